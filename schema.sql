@@ -1,0 +1,103 @@
+-- The database of the orchestrator: schema version 1.
+--
+-- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
+-- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
+-- documents are JSON text. No secret is stored in the clear: passwords are argon2id,
+-- tokens and keys of others are SHA-256. Keys of our own are files, never rows.
+--
+-- This file makes an empty database. Later versions are steps in src/store/migrate.rs;
+-- the version of a database is its PRAGMA user_version.
+
+CREATE TABLE users (
+    id            TEXT PRIMARY KEY,
+    handle        TEXT NOT NULL UNIQUE,
+    email         TEXT,
+    password_hash TEXT NOT NULL,                 -- PHC string, argon2id
+    is_active     INTEGER NOT NULL DEFAULT 1 CHECK (is_active IN (0, 1)),
+    is_admin      INTEGER NOT NULL DEFAULT 0 CHECK (is_admin IN (0, 1)),
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One login. Access tokens name their session and end with it.
+CREATE TABLE sessions (
+    id         TEXT PRIMARY KEY,
+    user_id    TEXT NOT NULL REFERENCES users (id),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_by_user ON sessions (user_id);
+
+-- A refresh token is good for one use. Used ones stay until they expire: the second use of
+-- one is how a theft shows.
+CREATE TABLE refresh_tokens (
+    token_sha256 TEXT PRIMARY KEY,
+    session_id   TEXT NOT NULL REFERENCES sessions (id),
+    expires_at   INTEGER NOT NULL,
+    used_at      INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id);
+
+CREATE TABLE nodes (
+    id                TEXT PRIMARY KEY,
+    slug              TEXT NOT NULL UNIQUE,
+    registered_at     INTEGER NOT NULL,
+    last_seen_at      INTEGER NOT NULL,
+    draining          INTEGER NOT NULL DEFAULT 0 CHECK (draining IN (0, 1)),
+    capability        TEXT NOT NULL,             -- JSON, the last report
+    capability_sha256 TEXT NOT NULL,
+    worker_url        TEXT,                      -- where dispatch reaches it
+    config            TEXT,                      -- JSON, what the node was last served
+    config_version    INTEGER NOT NULL DEFAULT 0,
+    ack_version       INTEGER,
+    ack_status        TEXT CHECK (ack_status IN ('applied', 'failed')),
+    ack_error         TEXT,
+    ack_at            INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tasks (
+    id         TEXT PRIMARY KEY,
+    user_id    TEXT NOT NULL REFERENCES users (id),
+    status     TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed', 'canceled')),
+    name       TEXT,
+    spec       TEXT NOT NULL,                    -- JSON, what was asked for
+    summary    TEXT,
+    exit_code  INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    started_at INTEGER,
+    ended_at   INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tasks_by_user ON tasks (user_id, id);
+
+-- What a node runs. Ids are version 7, so their order is the order of arrival.
+CREATE TABLE jobs (
+    id               TEXT PRIMARY KEY,
+    task_id          TEXT NOT NULL REFERENCES tasks (id),
+    status           TEXT NOT NULL CHECK
+                     (status IN ('queued', 'running', 'completed', 'failed', 'timeout', 'canceled', 'lost')),
+    attempt          INTEGER NOT NULL DEFAULT 0, -- fences every write about the job
+    max_attempts     INTEGER NOT NULL,
+    not_before       INTEGER NOT NULL,           -- backoff between attempts
+    node_id          TEXT REFERENCES nodes (id),
+    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    result           TEXT,                       -- JSON, as the Worker API answered it
+    outline          TEXT,                       -- JSON, how stdout and stderr came as events
+    created_at       INTEGER NOT NULL,
+    started_at       INTEGER,
+    ended_at         INTEGER,
+    CHECK (status <> 'running' OR node_id IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX jobs_by_task ON jobs (task_id);
+CREATE INDEX jobs_queued ON jobs (id) WHERE status = 'queued';
+CREATE INDEX jobs_running ON jobs (node_id) WHERE status = 'running';
+
+CREATE TABLE idempotency_keys (
+    user_id     TEXT NOT NULL REFERENCES users (id),
+    key         TEXT NOT NULL,
+    body_sha256 TEXT NOT NULL,
+    task_id     TEXT NOT NULL REFERENCES tasks (id),
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (user_id, key)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,274 @@
+//! Image references in one normal form.
+//!
+//! People write `alpine`; Docker means `docker.io/library/alpine:latest`. Everything that
+//! compares, allows or pulls an image works on that long form. The grammar is the one of
+//! the distribution project's `reference` package. What podman would take as a transport
+//! (`dir:/etc`) or as an option (`-v`) doesn't fit the grammar, so it can't get through.
+
+use std::{fmt, str::FromStr};
+
+const DEFAULT_DOMAIN: &str = "docker.io";
+
+/// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ImageRef(String);
+
+/// Why a text is no image reference.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; write it like alpine, localhost/tool:1 or registry.example.com/team/tool:1.2")]
+pub struct InvalidImage(&'static str);
+
+impl ImageRef {
+    /// The normal form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether one of `patterns` matches; `*` stands for any run of characters.
+    /// No patterns at all allow everything.
+    pub fn allowed_by(&self, patterns: &[String]) -> bool {
+        patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, &self.0))
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ImageRef {
+    type Err = InvalidImage;
+
+    fn from_str(text: &str) -> Result<Self, InvalidImage> {
+        if text.is_empty() {
+            return Err(InvalidImage("the image is empty"));
+        }
+        if text.len() > 512 {
+            return Err(InvalidImage("the image reference is longer than 512 bytes"));
+        }
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidImage("an image id is no reference"));
+        }
+        let (name, digest) = match text.split_once('@') {
+            Some((name, digest)) => (name, Some(digest)),
+            None => (text, None),
+        };
+        let (domain, rest) = match name.split_once('/') {
+            Some((first, rest)) if is_domain_like(first) => (first, rest),
+            _ => (DEFAULT_DOMAIN, name),
+        };
+        let (path, tag) = match rest.split_once(':') {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (rest, None),
+        };
+        if !valid_domain(domain) {
+            return Err(InvalidImage(
+                "the registry part is no host name (a transport such as dir: is not allowed)",
+            ));
+        }
+        if !path.split('/').all(valid_component) {
+            return Err(InvalidImage(
+                "the name may hold lower-case letters and digits, joined by single '.', '_' or '-'",
+            ));
+        }
+        if tag.is_some_and(|tag| !valid_tag(tag)) {
+            return Err(InvalidImage("the tag is not valid"));
+        }
+        if digest.is_some_and(|digest| !valid_digest(digest)) {
+            return Err(InvalidImage("the digest is not sha256:<64 hex digits>"));
+        }
+        let domain = if domain == "index.docker.io" {
+            DEFAULT_DOMAIN
+        } else {
+            domain
+        };
+        let library = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+            "library/"
+        } else {
+            ""
+        };
+        // A digest says more than a tag beside it, and podman takes only one of both.
+        Ok(Self(match digest {
+            Some(digest) => format!("{domain}/{library}{path}@{digest}"),
+            None => format!("{domain}/{library}{path}:{}", tag.unwrap_or("latest")),
+        }))
+    }
+}
+
+/// Docker's rule for telling `localhost/x` and `host:5000/x` from `user/x`.
+fn is_domain_like(first: &str) -> bool {
+    first == "localhost"
+        || first.contains(['.', ':'])
+        || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+fn valid_domain(domain: &str) -> bool {
+    let (host, port) = match domain.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (domain, None),
+    };
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        matches!((bytes.first(), bytes.last()), (Some(a), Some(z)) if a.is_ascii_alphanumeric() && z.is_ascii_alphanumeric())
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+    };
+    host.split('.').all(label)
+        && port.is_none_or(|p| (1..=5).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// `[a-z0-9]+` runs joined by one of `.`, `_`, `__` or any number of `-`.
+fn valid_component(component: &str) -> bool {
+    let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = component.as_bytes();
+    if !matches!((bytes.first(), bytes.last()), (Some(a), Some(z)) if alnum(*a) && alnum(*z)) {
+        return false;
+    }
+    bytes
+        .split(|b| alnum(*b))
+        .filter(|run| !run.is_empty())
+        .all(|run| matches!(run, b"." | b"_" | b"__") || run.iter().all(|b| *b == b'-'))
+}
+
+fn valid_tag(tag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=128).contains(&tag.len())
+        && word(tag.as_bytes()[0])
+        && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+fn valid_digest(digest: &str) -> bool {
+    digest.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// `*` matches any run, also an empty one; everything else matches itself.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn normal(text: &str) -> Option<String> {
+        text.parse::<ImageRef>().ok().map(|image| image.0)
+    }
+
+    #[test]
+    fn normalises_as_docker_does() {
+        let digest = "a".repeat(64);
+        for (text, expected) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("alpine:3.20", "docker.io/library/alpine:3.20"),
+            ("team/tool", "docker.io/team/tool:latest"),
+            ("index.docker.io/alpine", "docker.io/library/alpine:latest"),
+            ("localhost/t:1", "localhost/t:1"),
+            ("localhost:5000/t", "localhost:5000/t:latest"),
+            ("ghcr.example.org/a/b/c:v1", "ghcr.example.org/a/b/c:v1"),
+            ("docker-archive:foo", "docker.io/library/docker-archive:foo"),
+            (
+                &format!("a:1@sha256:{digest}"),
+                &format!("docker.io/library/a@sha256:{digest}"),
+            ),
+        ] {
+            assert_eq!(normal(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_transports_options_and_nonsense() {
+        for text in [
+            "",
+            " ",
+            "-v",
+            "--privileged",
+            "-v/etc:/x",
+            "dir:/etc",
+            "oci:/tmp/x",
+            "docker://alpine",
+            "Alpine",
+            "a b",
+            "a//b",
+            "/a",
+            "a/",
+            "a:",
+            "a:-x",
+            "a@sha256:12",
+            "a..b",
+            "a.-b",
+            "a\n",
+            "a\0",
+            "../a",
+            "a:b:c",
+            "localhost:/a",
+            "containers-storage:[overlay@/x]a",
+            "é",
+            &"a".repeat(600),
+            &"0".repeat(64),
+        ] {
+            assert_eq!(normal(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_work_on_the_normal_form() {
+        let image: ImageRef = "alpine".parse().unwrap();
+        let allowed = |patterns: &[&str]| {
+            image.allowed_by(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(allowed(&[]));
+        assert!(allowed(&["docker.io/library/*"]));
+        assert!(allowed(&["nothing", "docker.io/*:latest"]));
+        assert!(allowed(&["*alpine*"]));
+        assert!(!allowed(&["alpine"]));
+        assert!(!allowed(&["docker.io/library/alpine"]));
+        assert!(!allowed(&["*alpine*:3"]));
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_form_is_its_own_normal_form_and_never_an_option(text in "[ -~]{0,40}|([a-zA-Z0-9.:/@_-]{1,30})") {
+            if let Some(once) = normal(&text) {
+                prop_assert_eq!(normal(&once), Some(once.clone()));
+                prop_assert!(!once.starts_with('-'));
+                prop_assert!(once.bytes().all(|b| b.is_ascii_graphic()));
+                prop_assert!(once.contains('/'));
+            }
+        }
+
+        #[test]
+        fn glob_agrees_with_a_slow_one(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+            fn slow(p: &[u8], t: &[u8]) -> bool {
+                match p.split_first() {
+                    None => t.is_empty(),
+                    Some((b'*', rest)) => (0..=t.len()).any(|n| slow(rest, &t[n..])),
+                    Some((c, rest)) => t.first() == Some(c) && slow(rest, &t[1..]),
+                }
+            }
+            prop_assert_eq!(glob(&pattern, &text), slow(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Orchestrator and worker: run this, this is how it ended (contract, section 4).
+
+use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, time::Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Largest single element of `command`, in bytes; the kernel's own limit is 128 KiB.
+pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
+/// Largest `command` and `env` together, in bytes.
+pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
+/// Longest time limit of a job, in seconds; a node or an orchestrator may set less.
+pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
+/// Time limit of a job that names none, in seconds.
+pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
+/// Names that only cynode sets inside a sandbox start with this.
+pub const RESERVED_ENV_PREFIX: &str = "CYNODE_";
+
+/// Environment of a command.
+pub type Env = BTreeMap<String, String>;
+
+/// Body of `POST /v1/worker/jobs:run`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunJob {
+    /// Payload version, 1.
+    pub version: u64,
+    /// Whose job it is.
+    pub task_id: TaskId,
+    /// The idempotency key of the whole conversation.
+    pub job_id: JobId,
+    /// A higher attempt replaces a lower one.
+    #[serde(default = "first_attempt")]
+    pub attempt: u32,
+    /// What to run, and in what.
+    pub sandbox: SandboxSpec,
+}
+
+const fn first_attempt() -> u32 {
+    1
+}
+
+/// What to run, and in what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Image reference in any form that [`ImageRef`] reads.
+    pub image: String,
+    /// Program and arguments; no shell in between.
+    pub command: Vec<String>,
+    /// Added to the image's own environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Env>,
+    /// Seconds until the sandbox is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    /// What network the sandbox gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+    /// Whether the sandbox may reach the node's model server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_inference: Option<bool>,
+}
+
+/// What network a sandbox gets. Both are `--network=none` today.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkPolicy {
+    /// No network but its own loopback.
+    None,
+    /// Deny all; named separately since it may one day allow what an operator lists.
+    #[default]
+    Restricted,
+}
+
+impl NetworkPolicy {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Restricted => "restricted",
+        }
+    }
+}
+
+impl RunJob {
+    /// Checks everything that can be told from the body alone; answers with the image in normal form.
+    pub fn check(&self) -> Result<ImageRef, Problem> {
+        check_version(self.version)?;
+        if self.attempt == 0 {
+            return Err(Problem::field("/attempt", "attempts are counted from 1"));
+        }
+        check_command(
+            "/sandbox/command",
+            &self.sandbox.command,
+            self.sandbox.env.as_ref(),
+        )?;
+        check_env("/sandbox/env", self.sandbox.env.as_ref())?;
+        check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
+        if self.sandbox.use_inference == Some(true) {
+            return Err(Problem::new(
+                super::problem::Kind::InferenceNotAvailable,
+                "this worker has no inference to offer; send the job without use_inference",
+            )
+            .at("/sandbox/use_inference"));
+        }
+        parse_image("/sandbox/image", &self.sandbox.image)
+    }
+}
+
+/// The image at `pointer` in normal form.
+pub fn parse_image(pointer: &str, image: &str) -> Result<ImageRef, Problem> {
+    image
+        .parse()
+        .map_err(|error: super::image::InvalidImage| Problem::field(pointer, error.to_string()))
+}
+
+/// A command that the kernel will take: not empty, no NUL, within the size limits.
+pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Result<(), Problem> {
+    if command.first().is_none_or(String::is_empty) {
+        return Err(Problem::field(
+            pointer,
+            "is empty; give a program and its arguments, such as [\"echo\",\"hello\"]",
+        ));
+    }
+    for (n, argument) in command.iter().enumerate() {
+        let pointer = format!("{pointer}/{n}");
+        if argument.contains('\0') {
+            return Err(Problem::field(
+                &pointer,
+                "holds a NUL character, which no argument can",
+            ));
+        }
+        if argument.len() > MAX_ARGUMENT_BYTES {
+            return Err(Problem::field(
+                &pointer,
+                format!(
+                    "is {} bytes long; at most {MAX_ARGUMENT_BYTES} are possible",
+                    argument.len()
+                ),
+            ));
+        }
+    }
+    let total = command.iter().map(String::len).sum::<usize>()
+        + env
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>();
+    if total > MAX_COMMAND_BYTES {
+        return Err(Problem::field(
+            pointer,
+            format!(
+                "command and env are {total} bytes together; at most {MAX_COMMAND_BYTES} are possible"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Environment names a shell can use, outside of what is cynode's own.
+pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
+    for (name, value) in env.into_iter().flatten() {
+        let pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+        let mut bytes = name.bytes();
+        let valid = bytes
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if !valid {
+            return Err(Problem::field(
+                &pointer,
+                "is no name for an environment variable ([A-Za-z_][A-Za-z0-9_]*)",
+            ));
+        }
+        if name.starts_with(RESERVED_ENV_PREFIX) {
+            return Err(Problem::field(
+                &pointer,
+                "names that start with CYNODE_ are set by cynode; choose another",
+            ));
+        }
+        if value.contains('\0') {
+            return Err(Problem::field(
+                &pointer,
+                "holds a NUL character, which no variable can",
+            ));
+        }
+        if value.len() > MAX_ARGUMENT_BYTES {
+            return Err(Problem::field(
+                &pointer,
+                format!("is longer than {MAX_ARGUMENT_BYTES} bytes"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// At least one second.
+pub fn check_timeout(pointer: &str, seconds: Option<u64>) -> Result<(), Problem> {
+    if seconds == Some(0) {
+        return Err(Problem::field(pointer, "must be at least 1 second"));
+    }
+    Ok(())
+}
+
+/// How a job ended at its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Exit code 0.
+    Completed,
+    /// Another exit code, a signal, or an `error` that kept it from running.
+    Failed,
+    /// Killed at its time limit.
+    Timeout,
+    /// Killed on request.
+    Canceled,
+}
+
+/// Which streams were longer than what is kept.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Truncated {
+    /// Of stdout something is missing.
+    pub stdout: bool,
+    /// Of stderr something is missing.
+    pub stderr: bool,
+}
+
+/// Result of a job, as the Worker API answers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobResult {
+    /// Payload version, 1.
+    pub version: u64,
+    /// Whose job it was.
+    pub task_id: TaskId,
+    /// Which job.
+    pub job_id: JobId,
+    /// Which attempt of it.
+    pub attempt: u32,
+    /// How it ended.
+    pub status: Outcome,
+    /// The command's exit code, 128+N when signal N killed it; only for `completed` and `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The first 256 KiB of stdout.
+    pub stdout: String,
+    /// The first 256 KiB of stderr.
+    pub stderr: String,
+    /// When the sandbox was started.
+    pub started_at: Time,
+    /// When its command had ended.
+    pub ended_at: Time,
+    /// Which streams were longer.
+    pub truncated: Truncated,
+    /// What was really enforced; absent when nothing was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// Why the command could not run, or how it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+}
+
+/// What a sandbox really got.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Effective {
+    /// The image's id.
+    pub image_id: String,
+    /// podman's network mode.
+    pub network: String,
+    /// The OCI runtime; `default` for podman's own choice.
+    pub runtime: String,
+    /// Seconds after which the sandbox would have been killed.
+    pub timeout_seconds: u64,
+}
+
+/// Why a command could not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// What kind of trouble.
+    #[serde(rename = "type")]
+    pub kind: JobErrorKind,
+    /// The engine's own words, or ours.
+    pub message: String,
+}
+
+/// Kinds of trouble that keep a command from running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobErrorKind {
+    /// The node's or orchestrator's patterns don't allow the image.
+    ImageNotAllowed,
+    /// No registry has it.
+    ImageNotFound,
+    /// It could not be fetched this time.
+    ImagePullFailed,
+    /// podman, or the sandbox's init, failed.
+    EngineError,
+}
+
+impl JobErrorKind {
+    /// Whether another attempt may end better.
+    pub const fn is_retryable(self) -> bool {
+        matches!(self, Self::ImagePullFailed | Self::EngineError)
+    }
+}
+
+/// Where a job stands at its node; one entry of `GET /v1/worker/jobs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobState {
+    /// Payload version, 1.
+    pub version: u64,
+    /// Whose job it is.
+    pub task_id: TaskId,
+    /// Which job.
+    pub job_id: JobId,
+    /// Which attempt of it.
+    pub attempt: u32,
+    /// `running`, or how it ended.
+    pub status: String,
+}
+
+/// Answer of `GET /v1/worker/jobs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobList {
+    /// All that the node holds, running and ended.
+    pub jobs: Vec<JobState>,
+}

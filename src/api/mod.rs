@@ -1,0 +1,88 @@
+//! What travels on the wire: types, their JSON, and the rules a value must keep.
+//!
+//! One file per conversation. Nothing here reads a clock, a file or a socket, so every
+//! rule can be tested by itself, and both ends of a conversation share one definition.
+//! Validation answers with a [`Problem`](problem::Problem) that names the field.
+
+pub mod auth;
+pub mod events;
+pub mod image;
+pub mod jobs;
+pub mod nodes;
+pub mod problem;
+pub mod tasks;
+pub mod time;
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+use uuid::Uuid;
+
+/// The only payload version spoken between orchestrator and node.
+pub const PAYLOAD_VERSION: u64 = 1;
+
+/// Refuses a payload of another version, naming the one received and those supported.
+pub fn check_version(received: u64) -> Result<(), problem::Problem> {
+    if received == PAYLOAD_VERSION {
+        return Ok(());
+    }
+    Err(problem::Problem::new(
+        problem::Kind::UnsupportedPayloadVersion,
+        format!(
+            "payload version {received} was received; this cynode speaks version {PAYLOAD_VERSION}. \
+             Run the same release of cynode on both sides."
+        ),
+    )
+    .at("/version"))
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new id; version 7, so that ids sort by the time they were made.
+            #[allow(clippy::new_without_default, reason = "a default that differs each time misleads")]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = uuid::Error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Uuid::parse_str(text).map(Self)
+            }
+        }
+    };
+}
+
+id!(
+    /// A person who may log in.
+    UserId
+);
+id!(
+    /// One login of a user; ends at logout.
+    SessionId
+);
+id!(
+    /// What a user asked for.
+    TaskId
+);
+id!(
+    /// The unit that a node runs; idempotency key of the Worker API.
+    JobId
+);
+id!(
+    /// A registered machine, independent of its slug.
+    NodeId
+);

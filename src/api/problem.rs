@@ -1,0 +1,222 @@
+//! Errors on the wire: RFC 9457 `application/problem+json`.
+//!
+//! A [`Kind`] fixes type, title and status together, so an answer can't claim one thing
+//! in its status line and another in its body. `detail` is written for the caller: it is
+//! safe to show to a stranger and says what to do next.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the `type` URIs live; a slug is appended.
+pub const TYPE_BASE: &str = "https://cynode.ai/problems/";
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $status:literal $slug:literal $title:literal;)*) => {
+        /// The stable vocabulary of what can go wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            /// Every kind there is.
+            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            /// The HTTP status, always 4xx or 5xx.
+            pub const fn status(self) -> u16 {
+                match self { $(Kind::$name => $status,)* }
+            }
+
+            /// The last part of the `type` URI.
+            pub const fn slug(self) -> &'static str {
+                match self { $(Kind::$name => $slug,)* }
+            }
+
+            /// A short text that is the same for every problem of this kind.
+            pub const fn title(self) -> &'static str {
+                match self { $(Kind::$name => $title,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A body or a field is wrong.
+    InvalidRequest = 400 "invalid-request" "The request is invalid";
+    /// A payload between orchestrator and node has another version.
+    UnsupportedPayloadVersion = 400 "unsupported-payload-version" "The payload version is not supported";
+    /// A model was asked for, and none can be.
+    InferenceNotAvailable = 400 "inference-not-available" "Inference is not available";
+    /// No credentials, or wrong ones.
+    Unauthorized = 401 "unauthorized" "Credentials are missing or wrong";
+    /// The credentials are good, and not enough.
+    Forbidden = 403 "forbidden" "Not allowed";
+    /// There is no such thing, or not for this caller.
+    NotFound = 404 "not-found" "Not found";
+    /// The path exists, the method doesn't.
+    MethodNotAllowed = 405 "method-not-allowed" "The method is not allowed here";
+    /// The state of the thing forbids it.
+    Conflict = 409 "conflict" "The request conflicts with the present state";
+    /// The slug belongs to another machine.
+    SlugTaken = 409 "slug-taken" "The node's slug is taken";
+    /// The worker has finished and forgotten this job.
+    JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
+    /// An idempotency key came back with another body.
+    IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
+    /// The body passes the limit.
+    PayloadTooLarge = 413 "payload-too-large" "The body is too large";
+    /// The body isn't JSON.
+    UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
+    /// Too often, too many.
+    TooManyRequests = 429 "too-many-requests" "Too many requests";
+    /// A fault of ours; the log has the cause under the request id.
+    Internal = 500 "internal" "Internal error";
+    /// Not now; an operator can act on the reason.
+    Unavailable = 503 "unavailable" "Not available at present";
+}
+
+/// One wrong field.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FieldError {
+    /// Where in the body: a JSON pointer (RFC 6901) as a URI fragment, such as `#/env/PATH`.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// An error as the caller gets it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// What kind of problem; fixes `type`, `title` and `status`.
+    pub kind: Kind,
+    /// What happened here and what to do next.
+    pub detail: String,
+    /// The fields at fault, when the body was understood that far.
+    pub errors: Vec<FieldError>,
+    /// Seconds to wait before another try (`Retry-After`).
+    pub retry_after: Option<u64>,
+    /// The methods that do exist (`Allow`), for 405.
+    pub allow: Option<String>,
+}
+
+/// [`Problem`] as JSON, in both directions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProblemBody {
+    /// A URI that names the kind; [`TYPE_BASE`] and a slug.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// The kind in words.
+    #[serde(default)]
+    pub title: String,
+    /// The HTTP status again, for logs that lose it.
+    pub status: u16,
+    /// What happened and what to do next.
+    #[serde(default)]
+    pub detail: String,
+    /// The request id.
+    #[serde(default)]
+    pub instance: String,
+    /// The fields at fault.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+impl ProblemBody {
+    /// The slug of its type, empty when the type isn't one of ours.
+    pub fn slug(&self) -> &str {
+        self.kind.strip_prefix(TYPE_BASE).unwrap_or_default()
+    }
+}
+
+impl Problem {
+    /// A problem of `kind`, explained by `detail`.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// 400: the value at `pointer` (such as `/env/PATH`) is wrong because of `detail`.
+    pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidRequest, detail).at(pointer)
+    }
+
+    /// 401, with what to do about it.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Unauthorized, detail)
+    }
+
+    /// 404 for a `thing` that this caller can't see.
+    pub fn not_found(thing: &str) -> Self {
+        Self::new(
+            Kind::NotFound,
+            format!("there is no such {thing}, or it is not yours; check the id"),
+        )
+    }
+
+    /// 500. The cause belongs in the log, never in the answer.
+    pub fn internal() -> Self {
+        Self::new(
+            Kind::Internal,
+            "something went wrong on our side; try again, and give the operator the request id if it stays",
+        )
+    }
+
+    /// Names the field that the detail is about.
+    pub fn at(mut self, pointer: &str) -> Self {
+        let label = pointer.trim_start_matches('/').replace('/', ".");
+        self.errors.push(FieldError {
+            pointer: format!("#{pointer}"),
+            detail: self.detail.clone(),
+        });
+        if !label.is_empty() {
+            self.detail = format!("{label}: {}", self.detail);
+        }
+        self
+    }
+
+    /// The JSON body for the request named `instance`.
+    pub fn body(&self, instance: &str) -> ProblemBody {
+        ProblemBody {
+            kind: format!("{TYPE_BASE}{}", self.kind.slug()),
+            title: self.kind.title().to_owned(),
+            status: self.kind.status(),
+            detail: self.detail.clone(),
+            instance: instance.to_owned(),
+            errors: self.errors.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_an_error_with_a_slug_of_its_own() {
+        for (n, kind) in Kind::ALL.iter().enumerate() {
+            assert!((400..600).contains(&kind.status()), "{kind:?}");
+            assert!(
+                Kind::ALL[n + 1..]
+                    .iter()
+                    .all(|other| other.slug() != kind.slug()),
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_field_problem_names_the_field_twice_for_people_and_for_programs() {
+        let body = Problem::field("/env/A B", "is not a name").body("r1");
+        assert_eq!(body.detail, "env.A B: is not a name");
+        assert_eq!(
+            body.errors,
+            [FieldError {
+                pointer: "#/env/A B".into(),
+                detail: "is not a name".into()
+            }]
+        );
+        assert_eq!(body.kind, "https://cynode.ai/problems/invalid-request");
+    }
+}

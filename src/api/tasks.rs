@@ -1,0 +1,508 @@
+//! Users and their tasks (contract, section 2).
+
+use super::{
+    JobId, TaskId,
+    jobs::{self, Env, JobResult, NetworkPolicy, SandboxSpec},
+    nodes::check_label,
+    problem::{Kind, Problem},
+    time::Time,
+};
+use serde::{Deserialize, Serialize};
+
+/// Most characters of a task's name.
+pub const MAX_NAME_CHARS: usize = 200;
+/// Attempts when the user names none.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// Most attempts that one may ask for.
+pub const MAX_MAX_ATTEMPTS: u32 = 100;
+
+/// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CreateTask {
+    /// Text; what it means is up to `input_mode`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Program and arguments, run as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Run with `/bin/sh -c`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// How `prompt` is to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_mode: Option<InputMode>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
+    /// The sandbox's image; the orchestrator's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Added to the image's environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Env>,
+    /// Seconds until the sandbox is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    /// What network the sandbox gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+    /// Labels that the node must all bear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_labels: Option<Vec<String>>,
+    /// Whether the sandbox may reach a model server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_inference: Option<bool>,
+    /// How often infrastructure may fail; 1 means never run twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+}
+
+/// How a prompt is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputMode {
+    /// For a model.
+    Prompt,
+    /// A shell script.
+    Script,
+    /// Shell commands, one a line; the same as a script.
+    Commands,
+}
+
+/// A task that was checked and can be stored: what the sandbox will run, and where.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// The user's prompt, where the command came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
+    /// What the Worker API gets; the image is in normal form.
+    pub sandbox: SandboxSpec,
+    /// Labels that the node must all bear.
+    pub node_labels: Vec<String>,
+    /// How often infrastructure may fail.
+    pub max_attempts: u32,
+}
+
+impl CreateTask {
+    /// Checks every field and turns the three ways to say what to run into one command.
+    pub fn resolve(self, default_image: &str) -> Result<TaskSpec, Problem> {
+        if self.use_inference == Some(true) {
+            return Err(no_inference("/use_inference"));
+        }
+        let (command, pointer) = match (self.command, &self.script, &self.prompt) {
+            (Some(command), None, None) => (command, "/command"),
+            (None, Some(script), None) => (shell("/script", script)?, "/script"),
+            (None, None, Some(prompt)) => match self.input_mode {
+                Some(InputMode::Script | InputMode::Commands) => {
+                    (shell("/prompt", prompt)?, "/prompt")
+                }
+                Some(InputMode::Prompt) | None => return Err(no_inference("/prompt")),
+            },
+            _ => {
+                return Err(Problem::new(
+                    Kind::InvalidRequest,
+                    "give exactly one of command (an array), script (text for /bin/sh) and prompt",
+                ));
+            }
+        };
+        if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
+            return Err(Problem::field(
+                "/input_mode",
+                "goes with prompt, and there is none; leave it out",
+            ));
+        }
+        jobs::check_command(pointer, &command, self.env.as_ref())?;
+        jobs::check_env("/env", self.env.as_ref())?;
+        jobs::check_timeout("/timeout_seconds", self.timeout_seconds)?;
+        check_name(self.task_name.as_deref())?;
+        let node_labels = self.node_labels.unwrap_or_default();
+        for (n, label) in node_labels.iter().enumerate() {
+            check_label(&format!("/node_labels/{n}"), label)?;
+        }
+        if node_labels.len() > super::nodes::MAX_LABELS {
+            return Err(Problem::field(
+                "/node_labels",
+                format!("at most {} labels are possible", super::nodes::MAX_LABELS),
+            ));
+        }
+        let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
+        if !(1..=MAX_MAX_ATTEMPTS).contains(&max_attempts) {
+            return Err(Problem::field(
+                "/max_attempts",
+                format!("must be 1 to {MAX_MAX_ATTEMPTS}"),
+            ));
+        }
+        let image = jobs::parse_image("/image", self.image.as_deref().unwrap_or(default_image))?;
+        Ok(TaskSpec {
+            prompt: self.prompt,
+            task_name: self.task_name,
+            sandbox: SandboxSpec {
+                image: image.as_str().to_owned(),
+                command,
+                env: self.env,
+                timeout_seconds: self.timeout_seconds,
+                network_policy: self.network_policy,
+                use_inference: None,
+            },
+            node_labels,
+            max_attempts,
+        })
+    }
+}
+
+fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
+    if script.trim().is_empty() {
+        return Err(Problem::field(
+            pointer,
+            "is empty; give what /bin/sh is to run",
+        ));
+    }
+    if script.len() > jobs::MAX_ARGUMENT_BYTES {
+        return Err(Problem::field(
+            pointer,
+            format!("is longer than {} bytes", jobs::MAX_ARGUMENT_BYTES),
+        ));
+    }
+    if script.contains('\0') {
+        return Err(Problem::field(
+            pointer,
+            "holds a NUL character, which no script can",
+        ));
+    }
+    Ok(vec![
+        "/bin/sh".to_owned(),
+        "-c".to_owned(),
+        script.to_owned(),
+    ])
+}
+
+fn check_name(name: Option<&str>) -> Result<(), Problem> {
+    let Some(name) = name else { return Ok(()) };
+    if name.contains('\0') {
+        return Err(Problem::field("/task_name", "holds a NUL character"));
+    }
+    if name.chars().count() > MAX_NAME_CHARS {
+        return Err(Problem::field(
+            "/task_name",
+            format!("is longer than {MAX_NAME_CHARS} characters"),
+        ));
+    }
+    Ok(())
+}
+
+fn no_inference(pointer: &str) -> Problem {
+    Problem::new(
+        Kind::InferenceNotAvailable,
+        "this release has no inference; to run text as a shell script, send it as script, \
+         or as prompt with input_mode \"script\"",
+    )
+    .at(pointer)
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskStatus {
+    /// Waits for a node.
+    Queued,
+    /// A node has it.
+    Running,
+    /// Exit code 0.
+    Completed,
+    /// Anything else, a timeout too.
+    Failed,
+    /// Ended on request.
+    Canceled,
+}
+
+impl TaskStatus {
+    /// The name on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// Whether it stays as it is.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Canceled)
+    }
+}
+
+impl std::str::FromStr for TaskStatus {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == name)
+            .ok_or(())
+    }
+}
+
+/// Where a job stands, as the orchestrator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    /// Waits for a node.
+    Queued,
+    /// A node has it.
+    Running,
+    /// Exit code 0.
+    Completed,
+    /// Another exit code, or it could not run.
+    Failed,
+    /// Killed at its time limit.
+    Timeout,
+    /// Ended on request.
+    Canceled,
+    /// Nobody can know how it ended, and it may not run twice.
+    Lost,
+}
+
+impl JobStatus {
+    /// The name on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Canceled => "canceled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// What the job's task is then.
+    pub const fn task_status(self) -> TaskStatus {
+        match self {
+            Self::Queued => TaskStatus::Queued,
+            Self::Running => TaskStatus::Running,
+            Self::Completed => TaskStatus::Completed,
+            Self::Failed | Self::Timeout | Self::Lost => TaskStatus::Failed,
+            Self::Canceled => TaskStatus::Canceled,
+        }
+    }
+}
+
+/// A task as users see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The task's id.
+    pub id: TaskId,
+    /// The same once more.
+    pub task_id: TaskId,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// One line on how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// The user's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
+    /// The user's prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// In which image, in normal form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// When it was accepted.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+    /// When a node first took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// The command's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// Answer of `GET /v1/tasks`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskList {
+    /// Newest first.
+    pub tasks: Vec<Task>,
+    /// Give it as `cursor` to read on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// The same for callers that count (`offset`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_offset: Option<u64>,
+}
+
+/// Answer of `GET /v1/tasks/{id}/result`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Its jobs; one, today.
+    pub jobs: Vec<JobView>,
+}
+
+/// A job as users see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job's id.
+    pub id: JobId,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// The Worker API's result as a JSON string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// The same as an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_object: Option<JobResult>,
+    /// The node that has, or had, it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_slug: Option<String>,
+    /// How often it was given to a node.
+    pub attempt: u32,
+    /// When the sandbox started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+}
+
+/// Answer of `GET /v1/tasks/{id}/logs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskLogs {
+    /// Which task.
+    pub task_id: TaskId,
+    /// What it printed on stdout.
+    pub stdout: String,
+    /// What it printed on stderr.
+    pub stderr: String,
+}
+
+/// Answer of `POST /v1/tasks/{id}/cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelAnswer {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Whether it is, or will be, canceled; false when it had ended otherwise before.
+    pub canceled: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(json: &str) -> Result<TaskSpec, Problem> {
+        serde_json::from_str::<CreateTask>(json)
+            .unwrap()
+            .resolve("alpine")
+    }
+
+    #[test]
+    fn the_three_ways_to_say_what_to_run() {
+        assert_eq!(
+            resolve(r#"{"command":["echo","a b"]}"#)
+                .unwrap()
+                .sandbox
+                .command,
+            ["echo", "a b"]
+        );
+        assert_eq!(
+            resolve(r#"{"script":"echo a"}"#).unwrap().sandbox.command,
+            ["/bin/sh", "-c", "echo a"]
+        );
+        for mode in ["script", "commands"] {
+            let spec = resolve(&format!(r#"{{"prompt":"echo a","input_mode":"{mode}"}}"#)).unwrap();
+            assert_eq!(spec.sandbox.command, ["/bin/sh", "-c", "echo a"]);
+        }
+        assert_eq!(
+            resolve(r#"{"script":"x"}"#).unwrap().sandbox.image,
+            "docker.io/library/alpine:latest"
+        );
+    }
+
+    #[test]
+    fn wrong_tasks_name_the_field() {
+        let long = "x".repeat(jobs::MAX_ARGUMENT_BYTES + 1);
+        for (json, pointer) in [
+            (r#"{"command":[]}"#.to_owned(), "#/command"),
+            (r#"{"command":[""]}"#.to_owned(), "#/command"),
+            (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
+            (r#"{"script":" \n"}"#.to_owned(), "#/script"),
+            (format!(r#"{{"script":"{long}"}}"#), "#/script"),
+            (r#"{"prompt":"hello"}"#.to_owned(), "#/prompt"),
+            (
+                r#"{"script":"x","use_inference":true}"#.to_owned(),
+                "#/use_inference",
+            ),
+            (r#"{"script":"x","image":"-v"}"#.to_owned(), "#/image"),
+            (r#"{"script":"x","image":""}"#.to_owned(), "#/image"),
+            (
+                r#"{"script":"x","timeout_seconds":0}"#.to_owned(),
+                "#/timeout_seconds",
+            ),
+            (
+                r#"{"script":"x","env":{"A=B":"c"}}"#.to_owned(),
+                "#/env/A=B",
+            ),
+            (
+                r#"{"script":"x","env":{"CYNODE_JOB_ID":"c"}}"#.to_owned(),
+                "#/env/CYNODE_JOB_ID",
+            ),
+            (
+                r#"{"script":"x","max_attempts":0}"#.to_owned(),
+                "#/max_attempts",
+            ),
+            (
+                r#"{"script":"x","node_labels":["-x"]}"#.to_owned(),
+                "#/node_labels/0",
+            ),
+            (
+                r#"{"script":"x","input_mode":"prompt"}"#.to_owned(),
+                "#/input_mode",
+            ),
+            (
+                format!(r#"{{"script":"x","task_name":"{}"}}"#, "é".repeat(201)),
+                "#/task_name",
+            ),
+        ] {
+            let problem = resolve(&json).unwrap_err();
+            assert_eq!(
+                problem.errors.first().map(|e| e.pointer.as_str()),
+                Some(pointer),
+                "{json:.80}: {problem:?}"
+            );
+            assert_eq!(problem.kind.status(), 400);
+        }
+        for json in [
+            "{}",
+            r#"{"script":"a","command":["b"]}"#,
+            r#"{"script":"a","prompt":"b"}"#,
+        ] {
+            assert_eq!(resolve(json).unwrap_err().kind, Kind::InvalidRequest);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::{fmt, time::Duration};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+///
+/// Stored as the integer, written as `2026-11-23T14:54:46.123Z`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Time(i64);
+
+impl Time {
+    /// The time now, by this machine's wall clock.
+    pub fn now() -> Self {
+        Self(Timestamp::now().as_millisecond())
+    }
+
+    /// From milliseconds since the Unix epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// As milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// This time moved into the future.
+    pub fn plus(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_millisecond(self.0) {
+            Ok(time) => write!(f, "{time:.3}"),
+            // Outside of the years -9999 to 9999; can only come from a damaged store.
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let parsed: Timestamp = text.parse().map_err(|_| {
+            D::Error::custom("expected an RFC 3339 time, such as 2026-01-31T12:00:00Z")
+        })?;
+        Ok(Self(parsed.as_millisecond()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn travels_as_rfc_3339_in_utc() {
+        let json = serde_json::to_string(&Time::from_millis(1_790_000_000_007)).unwrap();
+        assert_eq!(json, "\"2026-09-21T14:13:20.007Z\"");
+        let back: Time = serde_json::from_str("\"2026-09-21T16:13:20.007+02:00\"").unwrap();
+        assert_eq!(back, Time::from_millis(1_790_000_000_007));
+        assert!(serde_json::from_str::<Time>("\"yesterday\"").is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! A task's output as it comes: server-sent events, taken up again after a cut.
+
+use super::gateway::Gateway;
+use crate::{
+    api::tasks::TaskStatus,
+    exit::{Exit, Failure},
+};
+use serde::Deserialize;
+use std::{
+    io::{self, BufRead as _, BufReader, Write},
+    time::Duration,
+};
+
+/// Cuts in a row without a single event between them.
+const MAX_CUTS: u32 = 30;
+
+/// The last event of a task.
+#[derive(Deserialize)]
+pub(super) struct End {
+    pub(super) status: TaskStatus,
+    #[serde(default)]
+    pub(super) exit_code: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    stream: String,
+    bytes: u64,
+}
+
+/// Prints a task's output on stdout and stderr until it ends. With `quiet` only waits.
+pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<End, Failure> {
+    let path = format!("/v1/tasks/{task}/logs?follow=true");
+    let mut last_id = String::new();
+    let mut cuts = 0;
+    loop {
+        let headers = [
+            ("accept", "text/event-stream"),
+            ("last-event-id", last_id.as_str()),
+        ];
+        let headers = if last_id.is_empty() {
+            &headers[..1]
+        } else {
+            &headers[..]
+        };
+        let stream = match gateway.stream(&path, headers) {
+            Ok(stream) => stream,
+            Err(failure) if failure.exit == Exit::Unreachable && cuts > 0 && cuts < MAX_CUTS => {
+                cuts += 1;
+                std::thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let mut events = Events {
+            lines: BufReader::new(stream),
+        };
+        while let Ok(Some(event)) = events.next() {
+            cuts = 0;
+            if !event.id.is_empty() {
+                last_id = event.id;
+            }
+            match event.name.as_str() {
+                "stdout" if !quiet => print(&mut io::stdout(), &event.data)?,
+                "stderr" if !quiet => print(&mut io::stderr(), &event.data)?,
+                "gap" if !quiet => {
+                    let Gap { stream, bytes } = parse(&event.data)?;
+                    super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
+                }
+                "end" => return parse(&event.data),
+                _ => {}
+            }
+        }
+        cuts += 1;
+        if cuts > MAX_CUTS {
+            return Err(Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "the connection breaks again and again; read on with: cynode task logs -f {task}"
+                ),
+            ));
+        }
+    }
+}
+
+fn print(to: &mut impl Write, data: &str) -> Result<(), Failure> {
+    let Output { data } = parse(data)?;
+    to.write_all(data.as_bytes())
+        .and_then(|()| to.flush())
+        .map_err(|error| {
+            // Whoever read our output has gone, as `head` does: end as a signal would have it.
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                Failure::silent(141)
+            } else {
+                Failure::internal(error)
+            }
+        })
+}
+
+fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(data).map_err(|error| {
+        Failure::internal(format!(
+            "the orchestrator sent an event that can't be read: {error}"
+        ))
+    })
+}
+
+struct Event {
+    id: String,
+    name: String,
+    data: String,
+}
+
+/// Events of a `text/event-stream`, by the WHATWG's rules as far as our gateway uses them.
+struct Events<R> {
+    lines: BufReader<R>,
+}
+
+impl<R: io::Read> Events<R> {
+    fn next(&mut self) -> io::Result<Option<Event>> {
+        let mut event = Event {
+            id: String::new(),
+            name: String::new(),
+            data: String::new(),
+        };
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.lines.read_line(&mut line)? == 0 {
+                return Ok(None);
+            }
+            let text = line.trim_end_matches(['\r', '\n']);
+            if text.is_empty() {
+                if event.name.is_empty() {
+                    continue;
+                }
+                return Ok(Some(event));
+            }
+            let (field, value) = text.split_once(':').unwrap_or((text, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "id" => value.clone_into(&mut event.id),
+                "event" => value.clone_into(&mut event.name),
+                "data" => event.data.push_str(value),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `cynode login`, `logout` and `whoami`.
+
+use super::{credentials, gateway::Gateway, print};
+use crate::{
+    api::auth::{Login, Logout, Tokens, User},
+    cli::{Client, LoginArgs, Output},
+    exit::Failure,
+    roles::secret,
+};
+use http::Method;
+use std::io::IsTerminal as _;
+
+/// Trades a password for tokens, and keeps those.
+pub fn login(args: LoginArgs) -> Result<(), Failure> {
+    let gateway = Gateway::open(&args.client)?;
+    let password = match secret(
+        "--password-file",
+        args.password_file.as_deref(),
+        "CYNODE_PASSWORD",
+    )? {
+        Some(password) => password.to_string(),
+        None if std::io::stdin().is_terminal() => {
+            rpassword::prompt_password(format!("Password of {} at {}: ", args.handle, gateway.url))?
+        }
+        None => {
+            return Err(Failure::usage(
+                "there is no terminal to ask at; give --password-file FILE or CYNODE_PASSWORD",
+            ));
+        }
+    };
+    let body = Login {
+        handle: args.handle.clone(),
+        password,
+    };
+    let tokens: Tokens = gateway.anonymous(Method::POST, "/v1/auth/login", Some(&body))?;
+    credentials::store(&gateway.url, &args.handle, tokens)?;
+    print::note(&format!("Logged in as {} at {}.", args.handle, gateway.url));
+    Ok(())
+}
+
+/// Ends the session there and forgets it here; the latter also when the orchestrator is away.
+pub fn logout(client: &Client) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(client)?;
+    let login = credentials::load()?
+        .logins
+        .remove(&gateway.url)
+        .ok_or_else(credentials::not_logged_in)?;
+    let body = Logout {
+        refresh_token: Some(login.refresh_token),
+    };
+    let ended = gateway.done(Method::POST, "/v1/auth/logout", Some(&body));
+    credentials::forget(&gateway.url)?;
+    if let Err(failure) = ended {
+        print::note(&format!(
+            "forgotten here, but not ended there: {}",
+            failure.message
+        ));
+    }
+    Ok(())
+}
+
+/// Who the tokens stand for.
+pub fn whoami(client: &Client) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(client)?;
+    let user: User = gateway.get("/v1/users/me")?;
+    match client.output {
+        Output::Json => print::json(&user),
+        Output::Text => {
+            let role = if user.is_admin { " (admin)" } else { "" };
+            print::line(&format!(
+                "{}{role} at {}",
+                print::clean(&user.handle),
+                gateway.url
+            ))
+        }
+    }
+}

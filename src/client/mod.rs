@@ -1,0 +1,13 @@
+//! The user's side: what people type, and what they see.
+//!
+//! Results go to stdout, everything else to stderr. Blocking throughout, over `ureq`; nothing
+//! here knows more of the orchestrator than its User API.
+
+pub mod credentials;
+mod follow;
+mod gateway;
+pub mod login;
+pub mod nodes;
+pub mod print;
+pub mod run;
+pub mod task;

@@ -1,0 +1,259 @@
+//! `cynode task …`.
+
+use super::{
+    follow::{End, follow},
+    gateway::Gateway,
+    print::{self, clean},
+};
+use crate::{
+    api::{
+        jobs::Env,
+        tasks::{
+            CancelAnswer, CreateTask, JobStatus, JobView, Task, TaskList, TaskLogs, TaskResult,
+            TaskStatus,
+        },
+    },
+    cli::{CreateArgs, ListArgs, LogsArgs, Output, SandboxOptions, TaskCommand, TaskId},
+    exit::Failure,
+};
+use http::Method;
+use std::io::Read as _;
+
+/// The job ran into its time limit.
+const EXIT_TIMEOUT: u8 = 124;
+/// There is no result to be had.
+const EXIT_NO_RESULT: u8 = 125;
+/// The task was canceled.
+const EXIT_CANCELED: u8 = 130;
+
+/// One of the subcommands.
+pub fn task(command: TaskCommand) -> Result<(), Failure> {
+    match command {
+        TaskCommand::Create(args) => create(args),
+        TaskCommand::List(args) => list(&args),
+        TaskCommand::Get(args) => get(&args),
+        TaskCommand::Result(args) => result(&args),
+        TaskCommand::Logs(args) => logs(&args),
+        TaskCommand::Cancel(args) => cancel(&args),
+        TaskCommand::Wait(args) => wait(&args),
+    }
+}
+
+/// What the flags say about a sandbox.
+pub(super) fn options(options: SandboxOptions) -> Result<CreateTask, Failure> {
+    let env = options
+        .env
+        .into_iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => match std::env::var(&pair) {
+                Ok(value) => Ok((pair, value)),
+                Err(_) => Err(Failure::usage(format!(
+                    "--env {pair}: it is not set here; write {pair}=VALUE"
+                ))),
+            },
+        })
+        .collect::<Result<Env, _>>()?;
+    let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    Ok(CreateTask {
+        task_name: options.name,
+        image: options.image,
+        env: (!env.is_empty()).then_some(env),
+        timeout_seconds: options.timeout.map(seconds),
+        node_labels: (!options.label.is_empty()).then_some(options.label),
+        max_attempts: options.max_attempts,
+        ..CreateTask::default()
+    })
+}
+
+fn create(args: CreateArgs) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.client)?;
+    let mut create = options(args.sandbox)?;
+    match args.script {
+        Some(script) if script == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            create.script = Some(text);
+        }
+        Some(script) => create.script = Some(script),
+        None => create.command = Some(args.command),
+    }
+    let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
+    match args.client.output {
+        Output::Json => print::json(&task),
+        Output::Text => print::line(&task.id.to_string()),
+    }
+}
+
+fn list(args: &ListArgs) -> Result<(), Failure> {
+    let mut query = format!("/v1/tasks?limit={}", args.limit);
+    for (name, value) in [
+        ("status", &args.status),
+        ("name", &args.name),
+        ("cursor", &args.cursor),
+    ] {
+        if let Some(value) = value {
+            query.push_str(&format!("&{name}={}", print::percent_encode(value)));
+        }
+    }
+    let list: TaskList = Gateway::open(&args.client)?.get(&query)?;
+    if args.client.output == Output::Json {
+        return print::json(&list);
+    }
+    let rows = list.tasks.iter().map(|task| {
+        let what = task
+            .task_name
+            .clone()
+            .or_else(|| task.command.as_ref().map(|c| c.join(" ")));
+        [
+            task.id.to_string(),
+            task.status.as_str().to_owned(),
+            print::age(task.created_at),
+            clean(&what.unwrap_or_default()),
+            clean(task.summary.as_deref().unwrap_or_default()),
+        ]
+    });
+    print::table(["ID", "STATUS", "AGE", "WHAT", "SUMMARY"], rows)?;
+    if let Some(cursor) = list.next_cursor {
+        print::note(&format!("There are more: --cursor {cursor}"));
+    }
+    Ok(())
+}
+
+fn get(args: &TaskId) -> Result<(), Failure> {
+    let task: Task = Gateway::open(&args.client)?.get(&path(&args.id, ""))?;
+    if args.client.output == Output::Json {
+        return print::json(&task);
+    }
+    let time = |time: Option<crate::api::time::Time>| {
+        time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+    };
+    print::pairs([
+        ("id", task.id.to_string()),
+        ("status", task.status.as_str().to_owned()),
+        ("summary", clean(task.summary.as_deref().unwrap_or("-"))),
+        ("name", clean(task.task_name.as_deref().unwrap_or("-"))),
+        (
+            "command",
+            clean(&task.command.unwrap_or_default().join(" ")),
+        ),
+        ("image", clean(task.image.as_deref().unwrap_or("-"))),
+        ("created", task.created_at.to_string()),
+        ("started", time(task.started_at)),
+        ("ended", time(task.ended_at)),
+    ])
+}
+
+fn result(args: &TaskId) -> Result<(), Failure> {
+    let result: TaskResult = Gateway::open(&args.client)?.get(&path(&args.id, "/result"))?;
+    if args.client.output == Output::Json {
+        return print::json(&result);
+    }
+    for job in &result.jobs {
+        show_job(result.status, job)?;
+    }
+    Ok(())
+}
+
+fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
+    let result = job.result_object.as_ref();
+    print::pairs([
+        ("task", task.as_str().to_owned()),
+        ("job", format!("{} ({})", job.id, job.status.as_str())),
+        ("node", clean(job.node_slug.as_deref().unwrap_or("-"))),
+        ("attempt", job.attempt.to_string()),
+        (
+            "exit code",
+            result
+                .and_then(|r| r.exit_code)
+                .map_or_else(|| "-".to_owned(), |code| code.to_string()),
+        ),
+    ])?;
+    let Some(result) = result else { return Ok(()) };
+    if let Some(error) = &result.error {
+        print::line(&format!("error      {}", clean(&error.message)))?;
+    }
+    for (name, text) in [("stdout", &result.stdout), ("stderr", &result.stderr)] {
+        if !text.is_empty() {
+            print::line(&format!("--- {name}"))?;
+            print::raw(text)?;
+            if !text.ends_with('\n') {
+                print::line("")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn logs(args: &LogsArgs) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.task.client)?;
+    if args.follow {
+        return follow(&mut gateway, &args.task.id, false).map(drop);
+    }
+    let logs: TaskLogs = gateway.get(&path(&args.task.id, "/logs"))?;
+    if args.task.client.output == Output::Json {
+        return print::json(&logs);
+    }
+    print::raw(&logs.stdout)?;
+    print::raw_stderr(&logs.stderr)
+}
+
+fn cancel(args: &TaskId) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.client)?;
+    let answer: CancelAnswer =
+        gateway.call(Method::POST, &path(&args.id, "/cancel"), None::<&()>)?;
+    match args.client.output {
+        Output::Json => print::json(&answer),
+        Output::Text if answer.canceled => print::line("canceled"),
+        Output::Text => print::line("it had ended before"),
+    }
+}
+
+fn wait(args: &TaskId) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.client)?;
+    let end = follow(&mut gateway, &args.id, true)?;
+    finish(&mut gateway, &args.id, &end, args.client.output)
+}
+
+/// Ends as the task ended: with its exit code, or with one that stands for its end.
+pub(super) fn finish(
+    gateway: &mut Gateway,
+    id: &str,
+    end: &End,
+    output: Output,
+) -> Result<(), Failure> {
+    if output == Output::Json {
+        print::json(&gateway.get::<TaskResult>(&path(id, "/result"))?)?;
+    }
+    let code = match (end.status, end.exit_code) {
+        (TaskStatus::Completed, _) => return Ok(()),
+        // Codes are bytes, as the kernel has them.
+        (_, Some(code)) => code.to_le_bytes()[0],
+        (TaskStatus::Canceled, None) => {
+            print::note("the task was canceled");
+            EXIT_CANCELED
+        }
+        (_, None) => {
+            let task: Task = gateway.get(&path(id, ""))?;
+            let jobs: TaskResult = gateway.get(&path(id, "/result"))?;
+            print::note(&format!(
+                "cynode: {}",
+                clean(task.summary.as_deref().unwrap_or("the task failed"))
+            ));
+            let timed_out = jobs
+                .jobs
+                .last()
+                .is_some_and(|job| job.status == JobStatus::Timeout);
+            if timed_out {
+                EXIT_TIMEOUT
+            } else {
+                EXIT_NO_RESULT
+            }
+        }
+    };
+    Err(Failure::silent(code))
+}
+
+fn path(id: &str, rest: &str) -> String {
+    format!("/v1/tasks/{}{rest}", print::percent_encode(id))
+}

@@ -1,0 +1,182 @@
+//! The directory in which a role keeps its state, and the rules for what lies there.
+//!
+//! The directory is 0700 and every file 0600, also those that existed before. A file is
+//! replaced by rename, so that a reader never sees half of one. A lock per role keeps a
+//! second process of the same role out.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+/// An opened data directory.
+#[derive(Clone, Debug)]
+pub struct DataDir(PathBuf);
+
+/// Keeps other processes of the same role out while it lives.
+#[derive(Debug)]
+pub struct RoleLock {
+    _file: File,
+}
+
+/// `addresses.json`: what was really bound.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub struct Addresses {
+    /// The User API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<SocketAddr>,
+    /// The Node API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<SocketAddr>,
+    /// The Worker API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<SocketAddr>,
+}
+
+impl DataDir {
+    /// Opens `path`, makes it when missing, and closes it to everybody else.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let failed = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "can't use {} as the data directory: {error}; choose another with --data-dir",
+                    path.display()
+                ),
+            )
+        };
+        let dir = Self(std::path::absolute(path).map_err(failed)?);
+        make_private_dir(&dir.0).map_err(failed)?;
+        Ok(dir)
+    }
+
+    /// A path inside.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The path itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A directory inside, made when missing, 0700.
+    pub fn subdir(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.join(name);
+        make_private_dir(&path)?;
+        Ok(path)
+    }
+
+    /// Takes the lock of `role`.
+    pub fn lock(&self, role: &str) -> io::Result<RoleLock> {
+        let path = self.join(format!("{role}.lock"));
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)?;
+        file.try_lock().map_err(|error| {
+            io::Error::other(format!(
+                "another cynode {role} uses {} ({error}); stop it, or give this one its own --data-dir",
+                self.0.display()
+            ))
+        })?;
+        Ok(RoleLock { _file: file })
+    }
+
+    /// Reads a file; `None` when there is none.
+    pub fn read(&self, name: &str) -> io::Result<Option<Zeroizing<String>>> {
+        match fs::read_to_string(self.join(name)) {
+            Ok(text) => Ok(Some(Zeroizing::new(text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("{}: {error}", self.join(name).display()),
+            )),
+        }
+    }
+
+    /// Writes a file, 0600, whole or not at all.
+    pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        write_private(&self.join(name), content)
+    }
+
+    /// Reads a secret, or makes it with `fresh` the first time; true when it was made now.
+    pub fn secret(
+        &self,
+        name: &str,
+        fresh: impl FnOnce() -> Zeroizing<String>,
+    ) -> io::Result<(Zeroizing<String>, bool)> {
+        if let Some(text) = self.read(name)? {
+            let text = Zeroizing::new(text.trim().to_owned());
+            if text.is_empty() {
+                return Err(io::Error::other(format!(
+                    "{} is empty; restore it from a backup, or delete it to have a new one made",
+                    self.join(name).display()
+                )));
+            }
+            fs::set_permissions(self.join(name), fs::Permissions::from_mode(0o600))?;
+            return Ok((text, false));
+        }
+        let text = fresh();
+        self.write(name, text.as_bytes())?;
+        Ok((text, true))
+    }
+
+    /// Changes `addresses.json`, leaving to other roles what is theirs.
+    pub fn update_addresses(&self, change: impl FnOnce(&mut Addresses)) -> io::Result<()> {
+        const NAME: &str = "addresses.json";
+        let mut addresses: Addresses = self
+            .read(NAME)?
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        change(&mut addresses);
+        let mut text = serde_json::to_string(&addresses)?;
+        text.push('\n');
+        self.write(NAME, text.as_bytes())
+    }
+}
+
+/// A directory of mode 0700, made with its parents when missing.
+pub fn make_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Writes a file of mode 0600 beside its place, makes it durable, and renames it there.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let failed = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("can't write {}: {error}", path.display()),
+        )
+    };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent()
+            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        failed(error)
+    })
+}

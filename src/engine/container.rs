@@ -1,0 +1,161 @@
+//! One container: the arguments of `podman run`, and the process that runs it.
+
+use super::{Engine, EngineError, command, end, or_status, read_tail, start};
+use crate::sandbox_init;
+use command_fds::{CommandFdExt as _, FdMapping};
+use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
+use tokio::process::Child;
+
+/// What a container starts from.
+#[derive(Clone, Copy)]
+pub enum Root<'a> {
+    /// An image, by id.
+    Image(&'a str),
+    /// A directory; only to find out what this host can do.
+    Directory(&'a Path),
+}
+
+/// Everything about a container that differs from one to the next. None of it is a job's own
+/// text: command and environment go to init over its socket, never through here.
+pub struct ContainerSpec<'a> {
+    /// Unique on this host.
+    pub name: &'a str,
+    /// What it starts from.
+    pub root: Root<'a>,
+    /// Our static binary, to be its init.
+    pub init: &'a Path,
+    /// The directory that becomes `/workspace`; none for a probe.
+    pub workspace: Option<&'a Path>,
+    /// `name=value` pairs.
+    pub labels: &'a [(&'static str, String)],
+    /// Init's descriptors 3, 4 and 5.
+    pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
+}
+
+/// A running `podman run`.
+pub struct Container {
+    child: Child,
+    message: tokio::task::JoinHandle<String>,
+}
+
+impl Container {
+    /// Waits for podman to end, which it does once the container is gone; what it said, when that
+    /// is an error. Can be dropped and called again.
+    pub async fn gone(&mut self) -> Result<(), String> {
+        let status = match self.child.wait().await {
+            Ok(status) => status,
+            Err(error) => return Err(error.to_string()),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        // Somebody who inherited podman's stderr could hold it open for long.
+        let message = tokio::time::timeout(Duration::from_secs(1), &mut self.message).await;
+        Err(or_status(
+            message.ok().and_then(Result::ok).unwrap_or_default(),
+            status,
+        ))
+    }
+
+    /// Ends a podman that hangs.
+    pub async fn end(&mut self) {
+        end(&mut self.child).await;
+    }
+}
+
+pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
+    let mut command = command(&engine.program);
+    command
+        .args(arguments(engine, spec)?)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mappings = spec
+        .descriptors
+        .iter()
+        .zip(3..)
+        .map(|(descriptor, child_fd)| {
+            Ok(FdMapping {
+                parent_fd: descriptor.try_clone()?,
+                child_fd,
+            })
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    let mut child = start(&engine.program, &mut command)?;
+    let stderr = child.stderr.take();
+    Ok(Container {
+        child,
+        message: tokio::spawn(read_tail(stderr)),
+    })
+}
+
+fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
+    let mut list = Vec::new();
+    if let Some(runtime) = &engine.way.runtime {
+        list.push(format!("--runtime={runtime}"));
+    }
+    let fixed = [
+        "run",
+        "--rm",
+        "--network=none",
+        "--pull=never",
+        // The command writes into our own pipes; podman's copy would be a second one.
+        "--log-driver=none",
+        // Podman copies the node's proxy variables into a container unless told otherwise.
+        "--http-proxy=false",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        // An image's health check would run beside the job, on a timer of the host's systemd.
+        "--no-healthcheck",
+        // Podman mounts cgroups and more for programs that look like an init.
+        "--systemd=false",
+    ];
+    list.extend(fixed.map(str::to_owned));
+    list.push(format!("--name={}", spec.name));
+    list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
+    list.extend(
+        engine
+            .way
+            .ulimits
+            .iter()
+            .map(|limit| format!("--ulimit={limit}")),
+    );
+    list.extend(
+        spec.labels
+            .iter()
+            .map(|(name, value)| format!("--label={name}={value}")),
+    );
+    list.push(format!(
+        "--volume={}:{}:ro,z",
+        volume_source(spec.init)?,
+        sandbox_init::PATH
+    ));
+    if let Some(workspace) = spec.workspace {
+        let source = volume_source(workspace)?;
+        list.push(format!(
+            "--volume={source}:{}:rw,U,Z,nosuid,nodev",
+            sandbox_init::WORKSPACE
+        ));
+        list.push(format!("--workdir={}", sandbox_init::WORKSPACE));
+    }
+    list.push(format!(
+        "--entrypoint=[\"{}\",\"{}\"]",
+        sandbox_init::PATH,
+        sandbox_init::ARGUMENT
+    ));
+    match spec.root {
+        Root::Image(id) => list.push(id.to_owned()),
+        Root::Directory(path) => list.extend(["--rootfs".to_owned(), path.display().to_string()]),
+    }
+    Ok(list)
+}
+
+/// `--volume` splits at colons and has no way to quote one.
+fn volume_source(path: &Path) -> Result<&str, EngineError> {
+    path.to_str().filter(|path| path.starts_with('/') && !path.contains(':')).ok_or_else(|| {
+        EngineError::Io(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} can't be mounted by podman; choose a --data-dir without ':' and with plain UTF-8", path.display()),
+        ))
+    })
+}

@@ -1,0 +1,269 @@
+//! The only room that starts podman.
+//!
+//! Podman has moods: under load it queues on its storage locks, and a client killed at the
+//! wrong moment leaks storage or leaves a lock behind. So every short call goes through
+//! [`Engine::call`], which bounds how many run at a time and how long each may take, and ends
+//! one with TERM before KILL. A container is started by [`Engine::spawn`].
+//!
+//! [`probe`] finds out at start what this host's podman can do.
+
+mod container;
+pub mod probe;
+
+pub use container::{Container, ContainerSpec, Root};
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::{Child, Command},
+    sync::Semaphore,
+};
+
+/// Short calls at the same time. More only wait for each other inside podman.
+const GATE: usize = 4;
+/// How long a call that was told to end may take to do so.
+const TERM_GRACE: Duration = Duration::from_secs(5);
+/// What is kept of podman's own messages, in bytes.
+const MESSAGE_BYTES: usize = 8 * 1024;
+/// What is read of podman's answers, in bytes.
+const ANSWER_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why podman did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such program.
+    #[error(
+        "{program:?} can't be started: {source}; install podman (apt-get install podman), or name it with --engine"
+    )]
+    NotFound {
+        /// What we tried to start.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It ended with an error.
+    #[error("podman {call} failed: {message}")]
+    Failed {
+        /// Its subcommand.
+        call: String,
+        /// Its own words.
+        message: String,
+    },
+    /// It did not end in time.
+    #[error("podman {call} did not end within {} s; see what holds it up with: podman ps --all", limit.as_secs())]
+    TimedOut {
+        /// Its subcommand.
+        call: String,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// No way to run a container was found.
+    #[error("podman can run no container on this host; what was tried:\n{0}")]
+    NoWay(String),
+    /// What it printed was not what we know.
+    #[error("podman {call} answered what this cynode doesn't understand: {reason}")]
+    Malformed {
+        /// Its subcommand.
+        call: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Something of ours in the way.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How this host runs containers: found by [`probe`], the same for every sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// An OCI runtime to name; podman's own choice when `None`.
+    pub runtime: Option<String>,
+    /// `--ulimit` values to give; podman's own when empty.
+    pub ulimits: Vec<String>,
+}
+
+/// What podman says of itself.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its version.
+    pub version: String,
+    /// Whether it runs without root.
+    pub rootless: bool,
+    /// Where it keeps images and containers.
+    pub graph_root: PathBuf,
+    /// Its storage driver, such as `overlay`.
+    pub graph_driver: String,
+    /// The runtime that it takes by itself.
+    pub default_runtime: String,
+}
+
+/// A podman that works; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    program: PathBuf,
+    gate: Arc<Semaphore>,
+    way: Way,
+    facts: Facts,
+}
+
+impl Engine {
+    /// How sandboxes are run.
+    pub fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// What podman says of itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The runtime that sandboxes get, by name.
+    pub fn runtime_name(&self) -> &str {
+        self.way
+            .runtime
+            .as_deref()
+            .unwrap_or(&self.facts.default_runtime)
+    }
+
+    /// Runs a short podman command and answers what it printed on stdout.
+    pub async fn call(&self, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
+        // The semaphore is never closed.
+        let _permit = self.gate.acquire().await;
+        call(&self.program, arguments, limit).await
+    }
+
+    /// Fetches an image. Takes long, so it doesn't count as one of the short calls.
+    pub async fn pull(&self, image: &str, limit: Duration) -> Result<String, EngineError> {
+        call(
+            &self.program,
+            &["pull", "--quiet", &format!("docker://{image}")],
+            limit,
+        )
+        .await
+    }
+
+    /// Runs our own binary as root of podman's user namespace, where files that a job left under
+    /// subordinate ids can be removed.
+    pub async fn unshare(&self, arguments: &[&str], limit: Duration) -> Result<(), EngineError> {
+        let all: Vec<&str> = ["unshare"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        self.call(&all, limit).await.map(drop)
+    }
+
+    /// Starts a container in the foreground of a podman of its own.
+    pub fn spawn(&self, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
+        container::spawn(self, spec)
+    }
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
+    command.stdin(Stdio::null()).process_group(0);
+    command
+}
+
+fn start(program: &Path, command: &mut Command) -> Result<Child, EngineError> {
+    command.spawn().map_err(|source| EngineError::NotFound {
+        program: program.to_owned(),
+        source,
+    })
+}
+
+async fn call(program: &Path, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
+    let name = arguments
+        .iter()
+        .take(2)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let mut command = command(program);
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = start(program, &mut command)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (out, err, status) = tokio::join!(
+            read_up_to(stdout, ANSWER_BYTES),
+            read_tail(stderr),
+            child.wait()
+        );
+        Ok::<_, io::Error>((out?, err, status?))
+    };
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => {
+            let (out, message, status) = done?;
+            if status.success() {
+                return Ok(String::from_utf8_lossy(&out).into_owned());
+            }
+            Err(EngineError::Failed {
+                call: name,
+                message: or_status(message, status),
+            })
+        }
+        Err(_) => {
+            end(&mut child).await;
+            Err(EngineError::TimedOut { call: name, limit })
+        }
+    }
+}
+
+/// TERM, and KILL to a podman that doesn't heed it.
+async fn end(child: &mut Child) {
+    if let Some(pid) = child
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
+    {
+        // It may have ended by itself just now.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    if tokio::time::timeout(TERM_GRACE, child.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("podman ignores TERM and is killed");
+        let _ = child.kill().await;
+    }
+}
+
+fn or_status(message: String, status: ExitStatus) -> String {
+    if message.is_empty() {
+        format!("it said nothing ({status})")
+    } else {
+        message
+    }
+}
+
+async fn read_up_to(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        stream.take(limit).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// Reads to the end and keeps the last [`MESSAGE_BYTES`], without podman's `Error: `.
+async fn read_tail(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let mut kept = Vec::new();
+    if let Some(mut stream) = stream {
+        let mut buffer = [0; 4096];
+        // A pipe that fails to be read has nothing more to tell.
+        while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+            kept.extend_from_slice(&buffer[..n]);
+            let surplus = kept.len().saturating_sub(MESSAGE_BYTES);
+            kept.drain(..surplus);
+        }
+    }
+    let text = String::from_utf8_lossy(&kept);
+    text.trim().trim_start_matches("Error: ").to_owned()
+}

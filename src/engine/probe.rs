@@ -1,0 +1,251 @@
+//! Finding out what this host's podman can do, by doing it.
+//!
+//! Where cgroups or resource limits are out of the ordinary (LXC, small VMs, CI), the default
+//! runtime fails or podman's default ulimits can't be set. Nobody should have to write a
+//! `containers.conf` for that: we run a container whose root is an empty directory and whose
+//! only program is our own init, with each runtime and each set of ulimits, and keep the
+//! first that works. No image is needed for it.
+
+use super::{Container, ContainerSpec, Engine, EngineError, Facts, Root, Way, call};
+use crate::sandbox_init::{
+    self,
+    wire::{REPORT_BYTES, Report, Request},
+};
+use rustix::process::{Resource, getrlimit};
+use serde::Deserialize;
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    sync::Semaphore,
+};
+
+const INFO_LIMIT: Duration = Duration::from_secs(30);
+const TRY_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the operator fixed; everything else is found out.
+pub struct Wanted {
+    /// Name or path of podman.
+    pub program: PathBuf,
+    /// The OCI runtime, when the operator insists on one.
+    pub runtime: Option<String>,
+}
+
+/// Finds a way to run containers. `init` is our static binary, `scratch` a directory to play in.
+pub async fn probe(wanted: Wanted, init: &Path, scratch: &Path) -> Result<Engine, EngineError> {
+    let began = Instant::now();
+    let facts = facts(&wanted.program).await?;
+    let mut engine = Engine {
+        program: wanted.program,
+        gate: Arc::new(Semaphore::new(super::GATE)),
+        way: Way {
+            runtime: None,
+            ulimits: Vec::new(),
+        },
+        facts,
+    };
+    let mut tried = Vec::new();
+    for way in ways(wanted.runtime) {
+        engine.way = way;
+        match run(&engine, init, scratch).await {
+            Ok(()) => {
+                tracing::info!(
+                    version = engine.facts.version,
+                    rootless = engine.facts.rootless,
+                    runtime = engine.runtime_name(),
+                    ulimits = engine.way.ulimits.join(" "),
+                    millis = began.elapsed().as_millis() as u64,
+                    "podman works"
+                );
+                return Ok(engine);
+            }
+            Err(error) => {
+                tracing::debug!(way = ?engine.way, %error, "podman can't run containers this way");
+                tried.push(format!(
+                    "  runtime {}, ulimits {}: {error}",
+                    engine.way.runtime.as_deref().unwrap_or("(podman's own)"),
+                    if engine.way.ulimits.is_empty() {
+                        "(podman's own)".to_owned()
+                    } else {
+                        engine.way.ulimits.join(" ")
+                    },
+                ));
+            }
+        }
+    }
+    Err(EngineError::NoWay(tried.join("\n")))
+}
+
+/// The plain way first; an operator's runtime is the only one that is tried.
+fn ways(runtime: Option<String>) -> Vec<Way> {
+    let runtimes = match runtime {
+        Some(runtime) => vec![Some(runtime)],
+        None => vec![None, Some("crun".to_owned()), Some("runc".to_owned())],
+    };
+    let within_our_own = own_ulimits();
+    runtimes
+        .into_iter()
+        .flat_map(|runtime| {
+            [Vec::new(), within_our_own.clone()].map(|ulimits| Way {
+                runtime: runtime.clone(),
+                ulimits,
+            })
+        })
+        .collect()
+}
+
+/// Our own hard limits, which podman may always give to a container. It asks for more by itself,
+/// and without `CAP_SYS_RESOURCE` that fails.
+fn own_ulimits() -> Vec<String> {
+    let hard =
+        |resource, ceiling: u64| getrlimit(resource).maximum.unwrap_or(u64::MAX).min(ceiling);
+    // Podman lowers its own limit of processes to this before it starts a container.
+    let pid_max = fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(32_768);
+    let files = hard(Resource::Nofile, 1_048_576);
+    let processes = hard(Resource::Nproc, pid_max);
+    vec![
+        format!("nofile={files}:{files}"),
+        format!("nproc={processes}:{processes}"),
+    ]
+}
+
+async fn facts(program: &Path) -> Result<Facts, EngineError> {
+    #[derive(Deserialize)]
+    struct Info {
+        host: Host,
+        store: Storage,
+        version: Version,
+    }
+    #[derive(Deserialize)]
+    struct Host {
+        security: Security,
+        #[serde(rename = "ociRuntime")]
+        oci_runtime: Runtime,
+    }
+    #[derive(Deserialize)]
+    struct Security {
+        rootless: bool,
+    }
+    #[derive(Deserialize)]
+    struct Runtime {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Storage {
+        #[serde(rename = "graphRoot")]
+        graph_root: PathBuf,
+        #[serde(rename = "graphDriverName")]
+        graph_driver: String,
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(rename = "Version")]
+        version: String,
+    }
+    let answer = call(program, &["info", "--format=json"], INFO_LIMIT).await?;
+    let info: Info = serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
+        call: "info".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(Facts {
+        version: info.version.version,
+        rootless: info.host.security.rootless,
+        graph_root: info.store.graph_root,
+        graph_driver: info.store.graph_driver,
+        default_runtime: info.host.oci_runtime.name,
+    })
+}
+
+/// Runs init with a command that can't be found: all of podman, runtime, mounts and descriptors
+/// has worked when init says so.
+async fn run(engine: &Engine, init: &Path, scratch: &Path) -> Result<(), EngineError> {
+    // Podman fills the root with mount points, so each try gets a fresh one.
+    let root = scratch.join("probe");
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+    let outcome = attempt(engine, init, &root).await;
+    // Left behind, it is removed before the next try.
+    let _ = fs::remove_dir_all(&root);
+    outcome
+}
+
+async fn attempt(engine: &Engine, init: &Path, root: &Path) -> Result<(), EngineError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let null = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+    };
+    let theirs = theirs.into_std()?;
+    theirs.set_nonblocking(false)?;
+    let mut container = engine.spawn(&ContainerSpec {
+        name: &format!("cynode-probe-{}", uuid::Uuid::new_v4()),
+        root: Root::Directory(root),
+        init,
+        workspace: None,
+        labels: &[],
+        descriptors: [theirs.into(), null()?, null()?],
+    })?;
+    let conversation = async {
+        let report = tokio::select! {
+            report = converse(ours) => report,
+            gone = container.gone() => {
+                return Err(failed(gone.err().unwrap_or_else(|| "init said nothing".to_owned())));
+            }
+        };
+        finish(&mut container, report).await
+    };
+    match tokio::time::timeout(TRY_LIMIT, conversation).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            container.end().await;
+            Err(EngineError::TimedOut {
+                call: "run".to_owned(),
+                limit: TRY_LIMIT,
+            })
+        }
+    }
+}
+
+fn failed(message: String) -> EngineError {
+    EngineError::Failed {
+        call: "run".to_owned(),
+        message,
+    }
+}
+
+async fn converse(mut socket: UnixStream) -> io::Result<Option<Report>> {
+    let request = Request {
+        command: vec!["/nothing/here".into()],
+        env: Vec::new(),
+    };
+    socket.write_all(&request.encode()).await?;
+    let mut started = [0; REPORT_BYTES];
+    socket.read_exact(&mut started).await?;
+    let mut ended = [0; REPORT_BYTES];
+    socket.read_exact(&mut ended).await?;
+    Ok(Report::decode(ended))
+}
+
+async fn finish(
+    container: &mut Container,
+    report: io::Result<Option<Report>>,
+) -> Result<(), EngineError> {
+    match (report, container.gone().await) {
+        (Ok(Some(Report::Exited(127))), Ok(())) => Ok(()),
+        (_, Err(message)) => Err(failed(message)),
+        (report, Ok(())) => Err(failed(format!("init answered {report:?}"))),
+    }
+}

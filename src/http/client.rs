@@ -1,0 +1,295 @@
+//! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
+
+use super::{MAX_BODY_BYTES, request::parse_json, resolve::HyperResolver};
+use crate::api::problem::ProblemBody;
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{error::Error as _, time::Duration};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer that isn't a stream may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest line of a stream: a result with both streams full, every byte escaped in JSON.
+const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Why a call gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No answer came: not reached, cut off, or too slow. Whether the other side acted is unknown.
+    #[error("no answer from {url}: {reason}")]
+    Transport {
+        /// Whom we called.
+        url: String,
+        /// What happened.
+        reason: String,
+        /// Whether a connection was made; without one the other side can't have acted.
+        connected: bool,
+    },
+    /// The other side refused.
+    #[error("{status} from {url}: {}", problem.detail)]
+    Refused {
+        /// Whom we called.
+        url: String,
+        /// Its status.
+        status: StatusCode,
+        /// Its reason; empty fields where it didn't speak problem+json.
+        problem: Box<ProblemBody>,
+    },
+    /// It answered something that isn't in the contract.
+    #[error("{url} answered what this cynode doesn't understand: {reason}")]
+    Malformed {
+        /// Whom we called.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl CallError {
+    /// Whether it is certain that the other side never heard of the call.
+    pub fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            Self::Transport {
+                connected: false,
+                ..
+            }
+        )
+    }
+
+    /// The status of a refusal.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// An HTTP client with a pool of connections; cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    inner: legacy::Client<HttpConnector<HyperResolver>, Full<Bytes>>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new_with_resolver(HyperResolver);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        // A node that lost power sends no FIN; this finds out within about 20 s.
+        connector.set_keepalive(Some(Duration::from_secs(10)));
+        connector.set_keepalive_interval(Some(Duration::from_secs(5)));
+        connector.set_keepalive_retries(Some(2));
+        let inner = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(15))
+            .build(connector);
+        Self { inner }
+    }
+}
+
+/// One call, before it is made.
+pub struct Call<'a> {
+    client: &'a Client,
+    method: Method,
+    url: String,
+    bearer: Option<&'a str>,
+    body: Option<serde_json::Result<Vec<u8>>>,
+}
+
+impl Client {
+    /// Prepares a call.
+    pub fn call(&self, method: Method, url: impl Into<String>) -> Call<'_> {
+        Call {
+            client: self,
+            method,
+            url: url.into(),
+            bearer: None,
+            body: None,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Shows this token.
+    pub fn bearer(mut self, token: &'a str) -> Self {
+        self.bearer = Some(token);
+        self
+    }
+
+    /// Sends this as JSON.
+    pub fn json(mut self, body: &impl Serialize) -> Self {
+        self.body = Some(serde_json::to_vec(body));
+        self
+    }
+
+    /// Makes the call and reads the answer as JSON.
+    pub async fn receive<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        let url = self.url.clone();
+        let bytes = self.whole().await?;
+        parse_json(&bytes).map_err(|problem| CallError::Malformed {
+            url,
+            reason: problem.detail,
+        })
+    }
+
+    /// Makes the call; any answer of success will do.
+    pub async fn done(self) -> Result<(), CallError> {
+        self.whole().await.map(drop)
+    }
+
+    /// Makes the call and reads the answer line by line as it comes.
+    pub async fn lines(self) -> Result<Lines, CallError> {
+        let url = self.url.clone();
+        let body = self.send("application/x-ndjson", None).await?;
+        Ok(Lines {
+            url,
+            body,
+            buffer: BytesMut::new(),
+        })
+    }
+
+    async fn whole(self) -> Result<Bytes, CallError> {
+        let url = self.url.clone();
+        let body = self.send("application/json", Some(ANSWER_TIMEOUT)).await?;
+        read_whole(url, body).await
+    }
+
+    async fn send(self, accept: &str, limit: Option<Duration>) -> Result<Incoming, CallError> {
+        let Self {
+            client,
+            method,
+            url,
+            bearer,
+            body,
+        } = self;
+        let malformed = |reason: String| CallError::Malformed {
+            url: url.clone(),
+            reason,
+        };
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(header::ACCEPT, accept);
+        if let Some(token) = bearer {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = match body {
+            Some(json) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                json.map_err(|error| malformed(error.to_string()))?.into()
+            }
+            None => Bytes::new(),
+        };
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| malformed(error.to_string()))?;
+        let sent = client.inner.request(request);
+        let answered = match limit {
+            Some(limit) => tokio::time::timeout(limit, sent)
+                .await
+                .map_err(|_| transport(&url, "it took too long"))?,
+            None => sent.await,
+        };
+        let (parts, body) = answered
+            .map_err(|error| CallError::Transport {
+                url: url.clone(),
+                reason: chain(&error),
+                connected: !error.is_connect(),
+            })?
+            .into_parts();
+        if parts.status.is_success() {
+            return Ok(body);
+        }
+        let bytes = read_whole(url.clone(), body).await.unwrap_or_default();
+        let problem = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
+            kind: String::new(),
+            title: String::new(),
+            status: parts.status.as_u16(),
+            detail: "it gave no reason; is this the address of a cynode?".to_owned(),
+            instance: String::new(),
+            errors: Vec::new(),
+        });
+        Err(CallError::Refused {
+            url,
+            status: parts.status,
+            problem: Box::new(problem),
+        })
+    }
+}
+
+async fn read_whole(url: String, body: Incoming) -> Result<Bytes, CallError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => Err(transport(&url, error.to_string())),
+        Err(_) => Err(transport(&url, "it took too long")),
+    }
+}
+
+fn transport(url: &str, reason: impl Into<String>) -> CallError {
+    CallError::Transport {
+        url: url.to_owned(),
+        reason: reason.into(),
+        connected: true,
+    }
+}
+
+/// hyper's errors say little by themselves; the cause is further down.
+fn chain(error: &legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The lines of an answer that is still being written.
+pub struct Lines {
+    url: String,
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Lines {
+    /// The next line read as a `T`; `None` at the end.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.buffer[searched..].iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(searched + at + 1);
+                return parse_json(&line)
+                    .map(Some)
+                    .map_err(|problem| CallError::Malformed {
+                        url: self.url.clone(),
+                        reason: problem.detail,
+                    });
+            }
+            searched = self.buffer.len();
+            if searched > MAX_LINE_BYTES {
+                return Err(CallError::Malformed {
+                    url: self.url.clone(),
+                    reason: "an endless line".to_owned(),
+                });
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self
+                    .buffer
+                    .extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(transport(&self.url, "the answer broke off")),
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
+
+use super::MAX_BODY_BYTES;
+use crate::api::problem::{Kind, Problem};
+use bytes::Bytes;
+use http::{HeaderMap, header, request::Parts};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use std::{collections::HashMap, net::SocketAddr, str::FromStr, time::Duration};
+
+/// How long a client may take to send a body that has begun.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Both ends of the connection that a request came by.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// Who called.
+    pub peer: SocketAddr,
+    /// The address of ours that was called.
+    pub local: SocketAddr,
+}
+
+/// A request on its way into a handler.
+pub struct Request {
+    parts: Parts,
+    body: Option<Incoming>,
+    params: HashMap<String, String>,
+    /// Where it came from.
+    pub connection: Connection,
+}
+
+impl Request {
+    pub(super) fn new(
+        parts: Parts,
+        body: Incoming,
+        params: HashMap<String, String>,
+        connection: Connection,
+    ) -> Self {
+        Self {
+            parts,
+            body: Some(body),
+            params,
+            connection,
+        }
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// A header's value, when it is there and plain text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether `Accept` names this media type.
+    pub fn accepts(&self, media_type: &str) -> bool {
+        self.header("accept").is_some_and(|accept| {
+            accept.split(',').any(|one| {
+                one.split(';')
+                    .next()
+                    .is_some_and(|one| one.trim() == media_type)
+            })
+        })
+    }
+
+    /// The token of `Authorization: Bearer …`.
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self
+            .header(header::AUTHORIZATION.as_str())?
+            .split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
+    /// The path parameter `name`; one that can't be read names nothing that exists: 404 for `thing`.
+    pub fn param<T: FromStr>(&self, name: &str, thing: &str) -> Result<T, Problem> {
+        self.params
+            .get(name)
+            .and_then(|value| value.parse().ok())
+            .ok_or_else(|| Problem::not_found(thing))
+    }
+
+    /// The query parameter `name`, decoded; `None` when absent.
+    pub fn query(&self, name: &str) -> Option<String> {
+        let query = self.parts.uri.query()?;
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then(|| percent_decode(value))
+        })
+    }
+
+    /// The query parameter `name` read as a `T`; `expected` tells the caller what would be right.
+    pub fn query_as<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
+        self.query(name)
+            .map(|value| {
+                value.parse().map_err(|_| {
+                    Problem::new(
+                        Kind::InvalidRequest,
+                        format!("query parameter {name}: expected {expected}"),
+                    )
+                })
+            })
+            .transpose()
+    }
+
+    /// The body as JSON of the shape `T`.
+    pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Err(Problem::new(
+                Kind::InvalidRequest,
+                "the body is empty; send a JSON object",
+            ));
+        }
+        self.parse(&bytes)
+    }
+
+    /// Like [`json`](Self::json), with the default of `T` where there is no body at all.
+    pub async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, Problem> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            Ok(T::default())
+        } else {
+            self.parse(&bytes)
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Problem> {
+        let media_type = self
+            .header(header::CONTENT_TYPE.as_str())
+            .unwrap_or_default();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Err(Problem::new(
+                Kind::UnsupportedMediaType,
+                "send the body as JSON, with Content-Type: application/json",
+            ));
+        }
+        parse_json(bytes)
+    }
+
+    /// The whole body, within the limits of size and time.
+    pub async fn bytes(&mut self) -> Result<Bytes, Problem> {
+        let too_large = || {
+            Problem::new(
+                Kind::PayloadTooLarge,
+                format!("the body is larger than {MAX_BODY_BYTES} bytes; send less"),
+            )
+        };
+        let length = self
+            .header(header::CONTENT_LENGTH.as_str())
+            .and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+            return Err(too_large());
+        }
+        let Some(body) = self.body.take() else {
+            return Ok(Bytes::new());
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await
+        {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err(Problem::new(
+                Kind::InvalidRequest,
+                "the body broke off; send it again",
+            )),
+            Err(_) => Err(Problem::new(
+                Kind::InvalidRequest,
+                format!(
+                    "the body did not arrive within {} s; send it again",
+                    BODY_TIMEOUT.as_secs()
+                ),
+            )),
+        }
+    }
+}
+
+/// Bytes as JSON of the shape `T`; a wrong field is named by a JSON pointer.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer(error.path());
+        let cause = error.into_inner();
+        if cause.is_data() {
+            Problem::field(&pointer, cause.to_string())
+        } else {
+            Problem::new(
+                Kind::InvalidRequest,
+                format!("the body is not valid JSON: {cause}"),
+            )
+        }
+    })?;
+    deserializer.end().map_err(|error| {
+        Problem::new(
+            Kind::InvalidRequest,
+            format!("the body is not valid JSON: {error}"),
+        )
+    })?;
+    Ok(value)
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .fold(String::new(), |pointer, segment| match segment {
+            Segment::Seq { index } => format!("{pointer}/{index}"),
+            Segment::Map { key } => {
+                format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            Segment::Enum { .. } | Segment::Unknown => pointer,
+        })
+}
+
+/// `%41` and `+` in a query value; what isn't valid UTF-8 is replaced.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = (first == b'%')
+            .then(|| tail.get(..2))
+            .flatten()
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match escaped {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(if first == b'+' { b' ' } else { first });
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(serde::Deserialize, Debug)]
+    #[allow(dead_code, reason = "only its shape matters")]
+    struct Shape {
+        list: Vec<HashMap<String, u8>>,
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_by_its_pointer() {
+        let problem = parse_json::<Shape>(br#"{"list":[{"a/b":1},{"c":"x"}]}"#).unwrap_err();
+        assert_eq!(problem.errors[0].pointer, "#/list/1/c");
+        assert!(
+            parse_json::<Shape>(b"{\"list\":[]} x")
+                .unwrap_err()
+                .detail
+                .contains("not valid JSON")
+        );
+        assert!(parse_json::<Shape>(b"{").unwrap_err().errors.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics_and_undoes_encoding(text in any::<String>(), raw in "[ -~]{0,20}") {
+            let _ = percent_decode(&raw);
+            let encoded: String = text.bytes().map(|b| format!("%{b:02X}")).collect();
+            prop_assert_eq!(percent_decode(&encoded), text);
+        }
+
+        #[test]
+        fn garbage_is_a_problem_not_a_panic(bytes: Vec<u8>) {
+            let _ = parse_json::<Shape>(&bytes);
+            let _ = parse_json::<crate::api::tasks::CreateTask>(&bytes);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Answers: JSON, plain text, problems, and streams of lines or server-sent events.
+
+use crate::api::problem::{Kind, Problem};
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::Frame;
+use serde::Serialize;
+use std::convert::Infallible;
+
+/// The body type of every answer.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// Every answer.
+pub type Response = http::Response<Body>;
+/// What a handler gives back.
+pub type Reply = Result<Response, Problem>;
+
+fn with(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(Full::new(body.into()).boxed_unsync());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// `value` as JSON.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    let body = serde_json::to_vec(value).map_err(|error| {
+        tracing::error!(%error, "an answer could not be written as JSON");
+        Problem::internal()
+    })?;
+    Ok(with(status, "application/json", body))
+}
+
+/// 200 and `value` as JSON.
+pub fn ok(value: &impl Serialize) -> Reply {
+    json(StatusCode::OK, value)
+}
+
+/// 204.
+pub fn no_content() -> Reply {
+    let mut response = http::Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// Plain text.
+pub fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    with(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// A problem with its headers, for the request named `instance`.
+pub fn problem(problem: &Problem, instance: &str) -> Response {
+    let status =
+        StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    // A problem body is made of strings and numbers, which always have a JSON form.
+    let body = serde_json::to_vec(&problem.body(instance)).unwrap_or_default();
+    let mut response = with(status, "application/problem+json", body);
+    let headers = response.headers_mut();
+    if problem.kind == Kind::Unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(Ok(allow)) = problem.allow.as_deref().map(HeaderValue::from_str) {
+        headers.insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// A body that grows while it is read, such as `application/x-ndjson` or `text/event-stream`.
+pub fn stream(
+    content_type: &'static str,
+    chunks: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response {
+    use futures_util::StreamExt as _;
+    let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
+    let mut response = http::Response::new(StreamBody::new(frames).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// One server-sent event. JSON holds no raw line feed, so one `data:` line is enough.
+pub fn sse_event(id: &str, name: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    let id = if id.is_empty() {
+        String::new()
+    } else {
+        format!("id: {id}\n")
+    };
+    Bytes::from(format!("{id}event: {name}\ndata: {data}\n\n"))
+}

@@ -1,0 +1,186 @@
+//! From method and path to a handler.
+//!
+//! The router is a [`tower::Service`]. It gives each request an id, answers 404 and 405 by
+//! itself, turns a [`Problem`] into its response and a panic into a 500, and logs each
+//! request once, without its query (cursors and names are nobody's business).
+
+use super::{
+    request::{Connection, Request},
+    response::{self, Reply, Response},
+};
+use crate::api::problem::{Kind, Problem};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{HeaderName, HeaderValue, Method};
+use hyper::body::Incoming;
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+use uuid::Uuid;
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+type Handler<S> = Arc<dyn Fn(Arc<S>, Request) -> BoxFuture<'static, Reply> + Send + Sync>;
+type Methods<S> = Vec<(Method, Handler<S>)>;
+
+/// Collects routes; see [`Router::new`].
+pub struct Builder<S> {
+    state: Arc<S>,
+    paths: BTreeMap<&'static str, Methods<S>>,
+}
+
+/// Routes over a shared state `S`.
+pub struct Router<S> {
+    state: Arc<S>,
+    paths: Arc<matchit::Router<Methods<S>>>,
+}
+
+impl<S> Clone for Router<S> {
+    fn clone(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            paths: Arc::clone(&self.paths),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Router<S> {
+    /// Starts an empty router.
+    #[allow(
+        clippy::new_ret_no_self,
+        reason = "a router without routes is of no use"
+    )]
+    pub fn new(state: Arc<S>) -> Builder<S> {
+        Builder {
+            state,
+            paths: BTreeMap::new(),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Builder<S> {
+    /// Adds a handler. `path` may hold `{name}` parameters.
+    pub fn route<F, R>(mut self, method: Method, path: &'static str, handler: F) -> Self
+    where
+        F: Fn(Arc<S>, Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Reply> + Send + 'static,
+    {
+        let handler: Handler<S> = Arc::new(move |state, request| Box::pin(handler(state, request)));
+        self.paths.entry(path).or_default().push((method, handler));
+        self
+    }
+
+    /// The finished router.
+    ///
+    /// # Panics
+    /// When two paths exclude each other, which every start of the role would show.
+    pub fn build(self) -> Router<S> {
+        let mut paths = matchit::Router::new();
+        for (path, methods) in self.paths {
+            if let Err(error) = paths.insert(path, methods) {
+                panic!("route {path}: {error}");
+            }
+        }
+        Router {
+            state: self.state,
+            paths: Arc::new(paths),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Router<S> {
+    fn find(
+        &self,
+        method: &Method,
+        path: &str,
+    ) -> Result<(Handler<S>, HashMap<String, String>), Problem> {
+        let found = self.paths.at(path).map_err(|_| {
+            Problem::new(
+                Kind::NotFound,
+                "there is nothing at this path; the docs list the calls that exist",
+            )
+        })?;
+        // HEAD is GET without the body, and hyper leaves the body out.
+        let wanted = if method == Method::HEAD {
+            &Method::GET
+        } else {
+            method
+        };
+        if let Some((_, handler)) = found.value.iter().find(|(method, _)| method == wanted) {
+            let params = found
+                .params
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect();
+            return Ok((Arc::clone(handler), params));
+        }
+        let mut allow: Vec<&str> = found
+            .value
+            .iter()
+            .map(|(method, _)| method.as_str())
+            .collect();
+        if allow.contains(&"GET") {
+            allow.push("HEAD");
+        }
+        let allow = allow.join(", ");
+        let mut problem = Problem::new(
+            Kind::MethodNotAllowed,
+            format!("{method} does nothing here; use {allow}"),
+        );
+        problem.allow = Some(allow);
+        Err(problem)
+    }
+
+    async fn answer(self, request: http::Request<Incoming>) -> Response {
+        let began = Instant::now();
+        let id = Uuid::now_v7().to_string();
+        let (parts, body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let reply = match (
+            self.find(&method, &path),
+            parts.extensions.get::<Connection>().copied(),
+        ) {
+            (Ok((handler, params)), Some(connection)) => {
+                let request = Request::new(parts, body, params, connection);
+                AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!(request = %id, %method, path, "a handler panicked; the lines above say where");
+                    Err(Problem::internal())
+                })
+            }
+            (Err(problem), _) => Err(problem),
+            (Ok(_), None) => Err(Problem::internal()),
+        };
+        let mut answer = reply.unwrap_or_else(|problem| response::problem(&problem, &id));
+        let status = answer.status().as_u16();
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if status >= 500 && status != 503 {
+            tracing::error!(request = %id, %method, path, status, micros, "request failed");
+        } else {
+            tracing::debug!(request = %id, %method, path, status, micros, "request");
+        }
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            answer.headers_mut().insert(&X_REQUEST_ID, value);
+        }
+        answer
+    }
+}
+
+impl<S: Send + Sync + 'static> tower::Service<http::Request<Incoming>> for Router<S> {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        let router = self.clone();
+        Box::pin(async move { Ok(router.answer(request).await) })
+    }
+}

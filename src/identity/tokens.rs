@@ -1,0 +1,170 @@
+//! What tokens are made of, and what is checked of them.
+
+use super::{ACCESS_LIFE, keys::Keys};
+use crate::api::{NodeId, SessionId, UserId, problem::Problem, time::Time};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac as _};
+use jwt_simple::prelude::{
+    Claims, HS256Key, HashSet, JWTClaims, MACLike as _, NoCustomClaims, VerificationOptions,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::Sha256;
+use std::time::Duration;
+
+const USERS: &str = "cynode-user";
+const NODES: &str = "cynode-node";
+const NODE_LIFE: Duration = Duration::from_hours(24 * 90);
+/// How far two clocks may differ. The library's own default would be 15 minutes.
+const TOLERANCE: Duration = Duration::from_secs(5);
+
+#[derive(Serialize, Deserialize)]
+struct SessionClaim {
+    sid: SessionId,
+}
+
+fn options(audience: &str) -> VerificationOptions {
+    VerificationOptions {
+        allowed_audiences: Some(HashSet::from([audience.to_owned()])),
+        time_tolerance: Some(TOLERANCE.into()),
+        max_token_length: Some(4096),
+        ..VerificationOptions::default()
+    }
+}
+
+fn issue<C: Serialize + DeserializeOwned>(
+    key: &str,
+    claims: JWTClaims<C>,
+) -> Result<String, Problem> {
+    HS256Key::from_bytes(key.as_bytes())
+        .authenticate(claims)
+        .map_err(|error| {
+            tracing::error!(%error, "a token could not be signed");
+            Problem::internal()
+        })
+}
+
+fn check<C: Serialize + DeserializeOwned>(
+    key: &str,
+    audience: &str,
+    token: &str,
+) -> Option<JWTClaims<C>> {
+    HS256Key::from_bytes(key.as_bytes())
+        .verify_token(token, Some(options(audience)))
+        .ok()
+}
+
+pub(super) fn issue_access(
+    keys: &Keys,
+    user: UserId,
+    session: SessionId,
+) -> Result<String, Problem> {
+    let claims = Claims::with_custom_claims(SessionClaim { sid: session }, ACCESS_LIFE.into())
+        .with_audience(USERS)
+        .with_subject(user);
+    issue(&keys.user_token, claims)
+}
+
+pub(super) fn check_access(keys: &Keys, token: &str) -> Option<(UserId, SessionId)> {
+    let claims: JWTClaims<SessionClaim> = check(&keys.user_token, USERS, token)?;
+    Some((claims.subject?.parse().ok()?, claims.custom.sid))
+}
+
+pub(super) fn issue_node(keys: &Keys, node: NodeId) -> Result<(String, Time), Problem> {
+    let claims = Claims::create(NODE_LIFE.into())
+        .with_audience(NODES)
+        .with_subject(node);
+    Ok((
+        issue(&keys.node_token, claims)?,
+        Time::now().plus(NODE_LIFE),
+    ))
+}
+
+pub(super) fn check_node(keys: &Keys, token: &str) -> Option<NodeId> {
+    let claims: JWTClaims<NoCustomClaims> = check(&keys.node_token, NODES, token)?;
+    claims.subject?.parse().ok()
+}
+
+/// Derived, not stored: a stolen database holds no token that a Worker API would take.
+pub(super) fn worker_bearer(keys: &Keys, node: NodeId) -> String {
+    let mut mac = match Hmac::<Sha256>::new_from_slice(keys.worker_token.as_bytes()) {
+        Ok(mac) => mac,
+        Err(_) => unreachable!("HMAC takes keys of any length"),
+    };
+    mac.update(b"cynode worker api bearer\0");
+    mac.update(node.to_string().as_bytes());
+    URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{data_dir::DataDir, identity::Keys};
+
+    fn keys() -> (tempfile::TempDir, Keys) {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::open(&DataDir::open(dir.path()).unwrap(), None).unwrap();
+        (dir, keys)
+    }
+
+    #[test]
+    fn no_token_passes_for_another_kind() {
+        let (_dir, keys) = keys();
+        let (user, session, node) = (UserId::new(), SessionId::new(), NodeId::new());
+        let access = issue_access(&keys, user, session).unwrap();
+        let (node_token, _) = issue_node(&keys, node).unwrap();
+        assert_eq!(check_access(&keys, &access), Some((user, session)));
+        assert_eq!(check_node(&keys, &node_token), Some(node));
+        assert_eq!(check_access(&keys, &node_token), None);
+        assert_eq!(check_node(&keys, &access), None);
+    }
+
+    #[test]
+    fn expired_foreign_tampered_and_unsigned_tokens_are_refused() {
+        let (_dir, keys) = keys();
+        let (user, session) = (UserId::new(), SessionId::new());
+        let make = |key: &str, audience: &str, life: Duration, age: Duration| {
+            let mut claims = Claims::with_custom_claims(SessionClaim { sid: session }, life.into())
+                .with_audience(audience)
+                .with_subject(user);
+            let back =
+                |time: Option<jwt_simple::prelude::UnixTimeStamp>| time.map(|t| t - age.into());
+            claims.issued_at = back(claims.issued_at);
+            claims.invalid_before = back(claims.invalid_before);
+            claims.expires_at = back(claims.expires_at);
+            issue(key, claims).unwrap()
+        };
+        let (minute, zero) = (Duration::from_mins(1), Duration::ZERO);
+        let good = make(&keys.user_token, USERS, minute, zero);
+        assert!(check_access(&keys, &good).is_some());
+        assert!(
+            check_access(
+                &keys,
+                &make(&keys.user_token, USERS, minute, minute + TOLERANCE * 2)
+            )
+            .is_none()
+        );
+        assert!(
+            check_access(
+                &keys,
+                &make(
+                    &keys.user_token,
+                    USERS,
+                    minute,
+                    minute + Duration::from_secs(1)
+                )
+            )
+            .is_some()
+        );
+        assert!(check_access(&keys, &make(&keys.user_token, NODES, minute, zero)).is_none());
+        assert!(
+            check_access(&keys, &make(&"another key ".repeat(4), USERS, minute, zero)).is_none()
+        );
+        let (payload, signature) = good.rsplit_once('.').unwrap();
+        let first = if signature.starts_with('A') { 'B' } else { 'A' };
+        assert!(check_access(&keys, &format!("{payload}.{first}{}", &signature[1..])).is_none());
+        let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
+        let body = payload.split_once('.').unwrap().1;
+        assert!(check_access(&keys, &format!("{none}.{body}.")).is_none());
+        assert!(check_access(&keys, &format!("{none}.{body}")).is_none());
+    }
+}

@@ -1,0 +1,33 @@
+//! Parses the command line and hands over to one role, or to a client command.
+
+use clap::Parser as _;
+use cynode::{
+    cli::{Cli, Command},
+    client, hidden, roles,
+};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // PID 1 of a sandbox and other helpers of ours: no runtime, no argument parser.
+    hidden::divert();
+    let Cli { common, command } = Cli::parse();
+    let outcome = match command {
+        Command::Dev(args) => roles::dev(&common, *args),
+        Command::ServeOrchestrator(args) => roles::serve_orchestrator(&common, *args),
+        Command::Node(args) => roles::node(&common, *args),
+        Command::Worker(args) => roles::worker(&common, *args),
+        Command::Run(args) => client::run::run(args),
+        Command::Task(command) => client::task::task(command),
+        Command::Nodes(command) => client::nodes::nodes(command),
+        Command::Status(args) => client::nodes::status(&args),
+        Command::Login(args) => client::login::login(args),
+        Command::Logout(args) => client::login::logout(&args),
+        Command::Whoami(args) => client::login::whoami(&args),
+        Command::Completions { shell } => client::print::completions(shell),
+        Command::Version => client::print::version(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => client::print::failure(&failure),
+    }
+}

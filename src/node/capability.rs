@@ -1,0 +1,146 @@
+//! What this machine is and can do.
+
+use super::{InferenceMode, Settings};
+use crate::{
+    api::{
+        PAYLOAD_VERSION,
+        nodes::{
+            CapabilityReport, Compute, ContainerRuntime, Gpu, Inference, NetworkCapability,
+            NodeInfo, Platform, SandboxCapability, WorkerApi,
+        },
+        time::Time,
+    },
+    data_dir::DataDir,
+    engine::Engine,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// This machine, as looked at once; what changes is looked at for each report.
+pub(super) struct Machine {
+    still: CapabilityReport,
+    data_dir: PathBuf,
+}
+
+impl Machine {
+    pub(super) fn look(
+        data_dir: &DataDir,
+        settings: &Settings,
+        engine: &Engine,
+        base_url: String,
+    ) -> Self {
+        let facts = engine.facts();
+        let uname = rustix::system::uname();
+        let present = ["/dev/nvidia0", "/dev/kfd"]
+            .iter()
+            .any(|device| Path::new(device).exists());
+        let still = CapabilityReport {
+            version: PAYLOAD_VERSION,
+            reported_at: Time::now(),
+            node: NodeInfo {
+                node_slug: settings.slug.clone(),
+                name: settings.name.clone(),
+                labels: Some(settings.labels.clone()),
+            },
+            platform: Platform {
+                os: std::env::consts::OS.to_owned(),
+                distro: distro(),
+                arch: std::env::consts::ARCH.to_owned(),
+                kernel_version: uname.release().to_str().ok().map(str::to_owned),
+            },
+            container_runtime: Some(ContainerRuntime {
+                runtime: "podman".to_owned(),
+                version: Some(facts.version.clone()),
+                rootless_supported: None,
+                rootless_enabled: Some(facts.rootless),
+            }),
+            compute: Compute {
+                cpu_model: field_of("/proc/cpuinfo", "model name"),
+                cpu_cores: cores(),
+                ram_mb: memory_mb(),
+                storage_free_mb: None,
+            },
+            gpu: Some(Gpu {
+                present,
+                devices: None,
+            }),
+            sandbox: Some(SandboxCapability {
+                supported: true,
+                features: Some(vec![
+                    "network-none".to_owned(),
+                    "workspace".to_owned(),
+                    "static-init".to_owned(),
+                ]),
+                max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
+            }),
+            network: Some(NetworkCapability {
+                orchestrator_reachable: Some(true),
+                outbound_policy: Some("none".to_owned()),
+            }),
+            inference: Some(Inference {
+                supported: false,
+                mode: Some(
+                    if settings.inference == InferenceMode::Off {
+                        "off"
+                    } else {
+                        "auto"
+                    }
+                    .to_owned(),
+                ),
+                running: Some(false),
+                existing_service: None,
+                models: None,
+            }),
+            worker_api: Some(WorkerApi { base_url }),
+            tls: None,
+        };
+        Self {
+            still,
+            data_dir: data_dir.path().to_owned(),
+        }
+    }
+
+    /// The report as it is now.
+    pub(super) fn report(&self) -> CapabilityReport {
+        let mut report = self.still.clone();
+        report.reported_at = Time::now();
+        report.compute.storage_free_mb = free_mb(&self.data_dir);
+        report
+    }
+}
+
+/// Logical processors that we may use.
+pub(crate) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+fn free_mb(path: &Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+}
+
+fn memory_mb() -> u64 {
+    let total = field_of("/proc/meminfo", "MemTotal");
+    let kib = total.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn distro() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(line.trim_matches('"').to_owned())
+}
+
+/// The value of the first `name : value` line of a file under /proc.
+fn field_of(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim().to_owned())
+    })
+}

@@ -1,0 +1,241 @@
+//! The Node API (contract, section 3): register, report, configuration, acknowledgement.
+
+use super::{Orchestrator, health};
+use crate::{
+    api::{
+        NodeId, PAYLOAD_VERSION,
+        image::ImageRef,
+        jobs::{MAX_TIMEOUT_SECONDS, NetworkPolicy},
+        nodes::{
+            self, Bootstrap, BootstrapAuth, BootstrapEndpoints, BootstrapOrchestrator,
+            CapabilityReport, ConfigAck, ConfigEndpoints, ConfigOrchestrator, ConfigWorkerApi,
+            Constraints, InferenceBackend, ModelCache, NodeConfig, Policy, Register, SandboxPolicy,
+            SandboxRegistry,
+        },
+        problem::{Kind, Problem},
+        time::Time,
+    },
+    digest::sha256_hex,
+    http::{
+        MAX_BODY_BYTES,
+        request::Request,
+        response::{self, Reply},
+        router::Router,
+    },
+    identity::store_problem,
+    store::{Node, Registration},
+};
+use http::{Method, StatusCode};
+use std::sync::Arc;
+
+const REGISTER: &str = "/v1/nodes/register";
+const REPORT: &str = "/v1/nodes/report";
+const CONFIG: &str = "/v1/nodes/config";
+
+/// All calls of the control plane.
+pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
+    let builder = Router::new(orchestrator)
+        .route(Method::POST, REGISTER, register)
+        .route(Method::POST, REPORT, report)
+        .route(Method::GET, CONFIG, config)
+        .route(Method::POST, CONFIG, acknowledge);
+    health::routes(builder).build()
+}
+
+async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let Register { psk, capability } = request.json().await?;
+    orchestrator
+        .identity
+        .check_psk(&psk, request.connection.peer.ip())?;
+    capability.check("/capability")?;
+    let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
+    let registered = orchestrator
+        .store
+        .node_register(capability, hash, Time::now())
+        .await
+        .map_err(store_problem)?;
+    let (status, id) = match registered {
+        Registration::Created(id) => (StatusCode::CREATED, id),
+        Registration::Known(id) => (StatusCode::OK, id),
+    };
+    tracing::info!(node = slug, new = status == StatusCode::CREATED, peer = %request.connection.peer, "node registered");
+    let base_url = base_url(&orchestrator, &request);
+    let (node_jwt, expires_at) = orchestrator.identity.node_token(id)?;
+    response::json(
+        status,
+        &Bootstrap {
+            version: PAYLOAD_VERSION,
+            issued_at: Time::now(),
+            orchestrator: BootstrapOrchestrator {
+                endpoints: BootstrapEndpoints {
+                    worker_registration_url: format!("{base_url}{REGISTER}"),
+                    node_report_url: format!("{base_url}{REPORT}"),
+                    node_config_url: format!("{base_url}{CONFIG}"),
+                },
+                base_url,
+            },
+            auth: BootstrapAuth {
+                node_jwt,
+                expires_at,
+            },
+        },
+    )
+}
+
+async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let report: CapabilityReport = request.json().await?;
+    report.check("")?;
+    own_slug("/node/node_slug", &report.node.node_slug, &node)?;
+    let hash = hash_of(&report);
+    orchestrator
+        .store
+        .node_report(node.id, report, hash, Time::now())
+        .await
+        .map_err(store_problem)?;
+    orchestrator.wake.notify_one();
+    response::no_content()
+}
+
+async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let mut config = content(&orchestrator, &node, base_url(&orchestrator, &request));
+    // What is compared and stored has neither secrets nor dates.
+    let stored = serde_json::to_string(&config).map_err(|_| Problem::internal())?;
+    let version = orchestrator
+        .store
+        .node_config_serve(node.id, stored)
+        .await
+        .map_err(store_problem)?;
+    config.config_version = version.to_string();
+    config.issued_at = Time::now();
+    config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
+    response::ok(&config)
+}
+
+async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let ack: ConfigAck = request.json().await?;
+    ack.check()?;
+    own_slug("/node_slug", &ack.node_slug, &node)?;
+    let version: i64 = ack.config_version.parse().map_err(|_| {
+        Problem::field(
+            "/config_version",
+            "expected the config_version of a configuration, such as \"1\"",
+        )
+    })?;
+    let (status, error) = (
+        ack.status,
+        ack.error.as_ref().map(|error| error.message.clone()),
+    );
+    let stored = orchestrator
+        .store
+        .node_ack(node.id, version, ack, Time::now())
+        .await
+        .map_err(store_problem)?;
+    if !stored {
+        return Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "this node was never served configuration {version}; fetch it and acknowledge that version"
+            ),
+        ));
+    }
+    tracing::info!(
+        node = node.slug,
+        version,
+        status = status.as_str(),
+        error,
+        "configuration acknowledged"
+    );
+    orchestrator.wake.notify_one();
+    response::no_content()
+}
+
+/// The node that calls. One that was removed has to register again.
+async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<Node, Problem> {
+    let id: NodeId = orchestrator.identity.node(request.bearer())?;
+    let node = orchestrator
+        .store
+        .node_get(id)
+        .await
+        .map_err(store_problem)?;
+    node.ok_or_else(|| {
+        Problem::unauthorized("this node is not registered any more; register again")
+    })
+}
+
+fn own_slug(pointer: &str, named: &str, node: &Node) -> Result<(), Problem> {
+    if named == node.slug {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        format!("is not the slug of this token's node, {}", node.slug),
+    ))
+}
+
+fn hash_of(report: &CapabilityReport) -> String {
+    format!(
+        "sha256:{}",
+        sha256_hex(serde_json::to_vec(report).unwrap_or_default())
+    )
+}
+
+/// How nodes reach us: as the operator says, or else as this node did.
+fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
+    if let Some(url) = &orchestrator.settings.public_url {
+        return url.trim_end_matches('/').to_owned();
+    }
+    // The name or forwarded port that the node used, where it is one; only this node is told.
+    let named = request.header("host").map(|host| format!("http://{host}"));
+    named
+        .filter(|url| nodes::check_url("", url).is_ok())
+        .unwrap_or_else(|| format!("http://{}", request.connection.local))
+}
+
+/// The configuration of a node, without version, date and token.
+fn content(orchestrator: &Orchestrator, node: &Node, base_url: String) -> NodeConfig {
+    let settings = &orchestrator.settings;
+    NodeConfig {
+        version: PAYLOAD_VERSION,
+        config_version: String::new(),
+        issued_at: Time::from_millis(0),
+        node_slug: node.slug.clone(),
+        orchestrator: ConfigOrchestrator {
+            endpoints: ConfigEndpoints {
+                worker_api_target_url: orchestrator.worker_url(node).unwrap_or_default().to_owned(),
+                node_report_url: format!("{base_url}{REPORT}"),
+            },
+            base_url,
+        },
+        sandbox_registry: SandboxRegistry {
+            registry_url: String::new(),
+        },
+        model_cache: ModelCache {
+            cache_url: String::new(),
+        },
+        policy: Policy {
+            sandbox: SandboxPolicy {
+                default_network_policy: NetworkPolicy::default(),
+                allowed_images: None,
+            },
+        },
+        worker_api: ConfigWorkerApi {
+            orchestrator_bearer_token: String::new(),
+        },
+        inference_backend: settings.inference_image.as_ref().map(|image: &ImageRef| {
+            InferenceBackend {
+                enabled: true,
+                image: Some(image.as_str().to_owned()),
+                variant: None,
+                port: None,
+                models: None,
+            }
+        }),
+        constraints: Some(Constraints {
+            max_request_bytes: MAX_BODY_BYTES as u64,
+            max_job_timeout_seconds: MAX_TIMEOUT_SECONDS,
+        }),
+    }
+}

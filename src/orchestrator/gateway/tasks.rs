@@ -1,0 +1,169 @@
+//! Tasks: create, list, get, result, cancel.
+
+use super::{Orchestrator, caller, visible_to};
+use crate::{
+    api::{
+        TaskId,
+        problem::{Kind, Problem},
+        tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
+        time::Time,
+    },
+    digest::sha256_hex,
+    http::{
+        request::{Request, parse_json},
+        response::{self, Reply},
+    },
+    identity::store_problem,
+    orchestrator::live::Moment,
+    store::{CancelOutcome, Creation, TaskFilter},
+};
+use http::{HeaderValue, StatusCode, header};
+use std::sync::Arc;
+
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 200;
+const MAX_KEY_BYTES: usize = 255;
+
+/// Stores a task and answers at once.
+pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let caller = caller(&orchestrator, &request).await?;
+    let key = idempotency_key(&request)?;
+    let wanted: serde_json::Value = request.json().await?;
+    // As it was understood, so that white space or the order of fields make no other request.
+    let body = wanted.to_string();
+    let create: CreateTask = parse_json(body.as_bytes())?;
+    let spec = create.resolve(orchestrator.settings.default_image.as_str())?;
+    let key = key.map(|key| (key, sha256_hex(&body)));
+    let stored = orchestrator
+        .store
+        .task_create(caller.user.id, spec, key, Time::now())
+        .await;
+    let task = match stored.map_err(store_problem)? {
+        Creation::Created(task) => {
+            orchestrator.wake.notify_one();
+            task
+        }
+        Creation::Repeated(task) => task,
+        Creation::KeyReused => {
+            return Err(Problem::new(
+                Kind::IdempotencyKeyReused,
+                "this Idempotency-Key was used for another body; choose a new key for a new task",
+            ));
+        }
+    };
+    let mut answer = response::json(StatusCode::CREATED, &task)?;
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", task.id)) {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(answer)
+}
+
+fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
+    let wrong = || {
+        let detail = format!(
+            "header Idempotency-Key: must be 1 to {MAX_KEY_BYTES} printable ASCII characters"
+        );
+        Problem::new(Kind::InvalidRequest, detail)
+    };
+    if !request.headers().contains_key("idempotency-key") {
+        return Ok(None);
+    }
+    let key = request.header("idempotency-key").ok_or_else(wrong)?;
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(wrong());
+    }
+    Ok(Some(key.to_owned()))
+}
+
+pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let caller = caller(&orchestrator, &request).await?;
+    let limit = request
+        .query_as("limit", "1 to 200")?
+        .unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Problem::new(
+            Kind::InvalidRequest,
+            "query parameter limit: expected 1 to 200",
+        ));
+    }
+    let offset: u64 = request
+        .query_as("offset", "a number of tasks to leave out")?
+        .unwrap_or(0);
+    let filter = TaskFilter {
+        owner: visible_to(&caller),
+        status: request.query_as("status", "queued, running, completed, failed or canceled")?,
+        name: request.query("name"),
+        before: request.query_as("cursor", "the next_cursor of an earlier answer")?,
+        offset,
+        limit,
+    };
+    let page = orchestrator
+        .store
+        .task_list(filter)
+        .await
+        .map_err(store_problem)?;
+    let last = page.tasks.last().filter(|_| page.more);
+    response::ok(&TaskList {
+        next_cursor: last.map(|task| task.id.to_string()),
+        next_offset: last.map(|_| offset + page.tasks.len() as u64),
+        tasks: page.tasks,
+    })
+}
+
+/// The task that the path names, when the caller may see it.
+pub(super) async fn named(orchestrator: &Orchestrator, request: &Request) -> Result<Task, Problem> {
+    let caller = caller(orchestrator, request).await?;
+    let id: TaskId = request.param("id", "task")?;
+    let found = orchestrator
+        .store
+        .task_get(id, visible_to(&caller))
+        .await
+        .map_err(store_problem)?;
+    found.ok_or_else(|| Problem::not_found("task"))
+}
+
+pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    response::ok(&named(&orchestrator, &request).await?)
+}
+
+pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let task = named(&orchestrator, &request).await?;
+    let jobs = orchestrator
+        .store
+        .task_jobs(task.id)
+        .await
+        .map_err(store_problem)?;
+    response::ok(&TaskResult {
+        task_id: task.id,
+        status: task.status,
+        jobs,
+    })
+}
+
+pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let task = named(&orchestrator, &request).await?;
+    let outcome = orchestrator
+        .store
+        .task_cancel(task.id, Time::now())
+        .await
+        .map_err(store_problem)?;
+    let canceled = match outcome {
+        CancelOutcome::Dequeued { attempt } => {
+            let live = orchestrator.live.task(task.id);
+            live.moves_to(Moment {
+                status: TaskStatus::Canceled,
+                attempt,
+            });
+            true
+        }
+        CancelOutcome::Running(job) => {
+            orchestrator.followers.cancel(job);
+            true
+        }
+        CancelOutcome::Ended { canceled } => canceled,
+    };
+    response::ok(&CancelAnswer {
+        task_id: task.id,
+        canceled,
+    })
+}

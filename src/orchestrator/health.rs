@@ -1,0 +1,29 @@
+//! `/healthz` and `/readyz`, the same on both listeners.
+
+use super::{Orchestrator, readiness};
+use crate::{
+    api::problem::{Kind, Problem},
+    http::{
+        request::Request,
+        response::{self, Reply},
+        router::Builder,
+    },
+};
+use http::{Method, StatusCode};
+use std::sync::Arc;
+
+/// Adds the health calls to a listener.
+pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
+    builder
+        .route(Method::GET, "/healthz", async |_, _| {
+            Ok(response::text(StatusCode::OK, "ok"))
+        })
+        .route(Method::GET, "/readyz", ready)
+}
+
+async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
+    let nodes = orchestrator.node_views().await?;
+    readiness::overall(&nodes, orchestrator.settings.require_inference)
+        .map(|()| response::text(StatusCode::OK, "ready"))
+        .map_err(|reason| Problem::new(Kind::Unavailable, reason))
+}

@@ -1,0 +1,228 @@
+//! Role `serve-orchestrator`: users create tasks here, nodes register here, and jobs are
+//! given to nodes from here.
+//!
+//! [`Orchestrator::start`] is the start-up order. A shut-down is the end of `shutdown`: the
+//! listeners finish their answers, the scheduler stops, running jobs stay at their nodes and
+//! are followed again after the next start ([`recovery`]).
+
+mod bootstrap;
+mod control_plane;
+mod dispatch;
+mod followers;
+mod gateway;
+mod health;
+mod live;
+mod node_client;
+mod readiness;
+mod recovery;
+mod scheduler;
+mod summary;
+
+pub use bootstrap::{Welcome, reachable_address};
+
+use crate::{
+    api::{image::ImageRef, nodes::NodeView, problem::Problem, time::Time},
+    data_dir::{DataDir, RoleLock},
+    http::{
+        client::Client,
+        server::{self, Shutdown},
+    },
+    identity::{Identity, Keys, store_problem},
+    store::{Node, Store, StoreError},
+};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use tokio::sync::Notify;
+use zeroize::Zeroizing;
+
+/// What the operator says.
+pub struct Settings {
+    /// Where users reach us.
+    pub gateway_listen: SocketAddr,
+    /// Where nodes reach us.
+    pub control_listen: SocketAddr,
+    /// How nodes are to call us; as they did when `None`.
+    pub public_url: Option<String>,
+    /// The pre-shared key; ours from the data directory when `None`.
+    pub psk: Option<Zeroizing<String>>,
+    /// The first admin's password; a random one when `None`.
+    pub admin_password: Option<Zeroizing<String>>,
+    /// Where nodes are reached, by slug, whatever they say.
+    pub worker_urls: HashMap<String, String>,
+    /// The image of a task that names none.
+    pub default_image: ImageRef,
+    /// The model server that nodes are to run.
+    pub inference_image: Option<ImageRef>,
+    /// Whether we are ready only with inference.
+    pub require_inference: bool,
+}
+
+/// Why the orchestrator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Files or sockets.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A setting.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// The state that all of the role shares.
+pub struct Orchestrator {
+    settings: Settings,
+    store: Store,
+    identity: Identity,
+    client: Client,
+    live: live::Live,
+    followers: followers::Followers,
+    /// Wakes the scheduler.
+    wake: Notify,
+    shutdown: Shutdown,
+}
+
+/// An orchestrator that serves.
+pub struct Running {
+    /// The shared state.
+    orchestrator: Arc<Orchestrator>,
+    /// Where users reach it.
+    pub gateway: SocketAddr,
+    /// Where nodes reach it.
+    pub control: SocketAddr,
+    /// What there is to tell after the first start.
+    pub welcome: Welcome,
+    listeners: Vec<tokio::task::JoinHandle<()>>,
+    _lock: RoleLock,
+}
+
+impl Orchestrator {
+    /// Brings everything up, in this order: state, keys, admin, listeners, the jobs that were
+    /// under way, the scheduler.
+    pub async fn start(
+        data_dir: &DataDir,
+        mut settings: Settings,
+        shutdown: Shutdown,
+    ) -> Result<Running, StartError> {
+        let lock = data_dir.lock("orchestrator")?;
+        data_dir
+            .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None))?;
+        let store = Store::open(&data_dir.join("cynode.db"))?;
+        let keys = Keys::open(data_dir, settings.psk.take())?;
+        let made_psk = keys
+            .psk_is_new
+            .then(|| Zeroizing::new(keys.psk().to_owned()));
+        let made_password = bootstrap::first_admin(&store, settings.admin_password.take()).await?;
+        let gateway = server::bind(settings.gateway_listen, "--gateway-listen").await?;
+        let control = server::bind(settings.control_listen, "--control-listen").await?;
+        let (gateway_address, control_address) = (gateway.local_addr()?, control.local_addr()?);
+        let join_url = bootstrap::join_url(settings.public_url.as_deref(), control_address);
+        let orchestrator = Arc::new(Self {
+            identity: Identity::new(store.clone(), keys),
+            settings,
+            store,
+            client: Client::default(),
+            live: live::Live::default(),
+            followers: followers::Followers::default(),
+            wake: Notify::new(),
+            shutdown: shutdown.clone(),
+        });
+        recovery::resume(&orchestrator).await?;
+        let listeners = vec![
+            tokio::spawn(server::serve(
+                gateway,
+                gateway::router(Arc::clone(&orchestrator)),
+                shutdown.clone(),
+            )),
+            tokio::spawn(server::serve(
+                control,
+                control_plane::router(Arc::clone(&orchestrator)),
+                shutdown.clone(),
+            )),
+            tokio::spawn(scheduler::run(Arc::clone(&orchestrator), shutdown)),
+        ];
+        data_dir.update_addresses(|addresses| {
+            (addresses.gateway, addresses.control) = (Some(gateway_address), Some(control_address));
+        })?;
+        tracing::info!(gateway = %gateway_address, control = %control_address, "the orchestrator listens");
+        let welcome = Welcome {
+            admin_password: made_password,
+            psk: made_psk,
+            join_url,
+        };
+        Ok(Running {
+            orchestrator,
+            gateway: gateway_address,
+            control: control_address,
+            welcome,
+            listeners,
+            _lock: lock,
+        })
+    }
+
+    /// Where dispatch reaches a node: as the operator says, or else as the node does.
+    fn worker_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
+        self.settings
+            .worker_urls
+            .get(&node.slug)
+            .or(node.worker_url.as_ref())
+            .map(String::as_str)
+    }
+
+    fn node_view(&self, node: Node) -> NodeView {
+        let url = self.worker_url(&node).map(str::to_owned);
+        let standing = readiness::standing(&node, url.as_deref(), Time::now());
+        NodeView {
+            status: standing.status,
+            reason: standing.reason,
+            worker_api_target_url: url,
+            config_version: node.config_version.to_string(),
+            acked_config_version: node.ack_version.map(|version| version.to_string()),
+            ack_status: node.ack_status,
+            last_seen_at: node.last_seen_at,
+            running_jobs: node.running_jobs,
+            max_concurrency: node.capability.max_concurrency(),
+            labels: node.capability.node.labels.unwrap_or_default(),
+            name: node.capability.node.name,
+            gpu: node.capability.gpu,
+            inference: node.capability.inference,
+            node_slug: node.slug,
+        }
+    }
+
+    async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {
+        let nodes = self.store.node_list().await.map_err(store_problem)?;
+        Ok(nodes.into_iter().map(|node| self.node_view(node)).collect())
+    }
+}
+
+impl Running {
+    /// Logs the admin in without a password: for the process that owns the data directory.
+    pub async fn admin_session(&self) -> Result<crate::api::auth::Tokens, StartError> {
+        let Orchestrator {
+            store, identity, ..
+        } = &*self.orchestrator;
+        let admin = store.user_by_handle(bootstrap::ADMIN.to_owned()).await?;
+        let admin = admin
+            .ok_or_else(|| StartError::Setting("there is no user admin any more".to_owned()))?;
+        identity
+            .open_session(admin.user)
+            .await
+            .map_err(|problem| StartError::Setting(problem.detail))
+    }
+
+    /// The pre-shared key, for a node in the same process.
+    pub fn psk(&self) -> Zeroizing<String> {
+        self.orchestrator.identity.psk()
+    }
+
+    /// Waits until the listeners have finished their answers.
+    pub async fn ended(self) {
+        for listener in self.listeners {
+            if listener.await.is_err() {
+                tracing::error!("a listener panicked; the lines above say where");
+            }
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! From raw arguments to the settings of a role, and the life of its process: logging,
+//! signals, start, end.
+
+use crate::{
+    api::{
+        image::ImageRef,
+        nodes::{check_url, slug_from_host_name},
+    },
+    cli::{
+        Common, Dev, EngineFlags, LogFormat, NodeArgs, Psk, SandboxFlags, ServeOrchestrator, State,
+        WorkerArgs,
+    },
+    client,
+    data_dir::DataDir,
+    engine::EngineError,
+    exit::{Exit, Failure},
+    http::server::Shutdown,
+    node::{self, InferenceMode, NodeError},
+    orchestrator::{self, Orchestrator, StartError},
+    worker::{self, Bench, Policy},
+};
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+/// Logs go to stderr; stdout belongs to results.
+fn start_logging(common: &Common) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&common.log_level).map_err(|error| {
+        Failure::usage(format!(
+            "--log-level: {error}; use error, warn, info, debug or trace"
+        ))
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false);
+    match common.log_format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => {
+            let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            builder
+                .with_ansi(io::stderr().is_terminal() && !plain)
+                .init();
+        }
+    }
+    Ok(())
+}
+
+/// Runs a role to its end on a runtime of its own; files that it makes are for nobody else.
+fn run(
+    common: &Common,
+    role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    start_logging(common)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
+    runtime.block_on(async {
+        let (order, shutdown) = watch::channel(false);
+        tokio::spawn(end_on_signal(order));
+        role(shutdown).await
+    })
+}
+
+/// The first signal orders an orderly end, the second ends the process at once.
+async fn end_on_signal(order: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!("signals can't be caught; the process will end at once on any");
+        return;
+    };
+    let mut signals = 0;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        signals += 1;
+        if signals > 1 {
+            std::process::exit(130);
+        }
+        tracing::info!("shutting down; a second signal ends at once");
+        order.send_replace(true);
+    }
+}
+
+/// `cynode serve-orchestrator`.
+pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<(), Failure> {
+    let data_dir = open_data_dir(&args.state)?;
+    let settings = orchestrator::Settings {
+        gateway_listen: args.flags.gateway_listen,
+        control_listen: args.control_listen,
+        public_url: args
+            .public_url
+            .map(|url| checked_url("--public-url", url))
+            .transpose()?,
+        psk: psk(&args.psk)?,
+        admin_password: admin_password(args.flags.admin_password_file.as_deref())?,
+        worker_urls: worker_urls(&args.worker_url)?,
+        default_image: image("--default-image", &args.flags.default_image)?,
+        inference_image: args
+            .inference_image
+            .map(|text| image("--inference-image", &text))
+            .transpose()?,
+        require_inference: args.require_inference,
+    };
+    run(common, async |shutdown| {
+        let running = Orchestrator::start(&data_dir, settings, shutdown.clone()).await?;
+        show(&running.welcome.to_string())?;
+        crate::http::server::ended(shutdown).await;
+        running.ended().await;
+        Ok(())
+    })
+}
+
+/// `cynode node`.
+pub fn node(common: &Common, args: NodeArgs) -> Result<(), Failure> {
+    let data_dir = open_data_dir(&args.state)?;
+    let grace = args.sandbox.engine.shutdown_grace;
+    let psk = psk(&args.psk)?.ok_or_else(|| {
+        Failure::usage(
+            "the node needs the pre-shared key: --psk-file FILE, --psk KEY or CYNODE_PSK",
+        )
+    })?;
+    let settings = node::Settings {
+        orchestrator: args.orchestrator,
+        psk,
+        slug: args.identity.slug.unwrap_or_else(host_slug),
+        name: args.identity.name,
+        labels: args.identity.label,
+        worker_listen: args.sandbox.worker_listen,
+        advertise_url: args.advertise_url,
+        inference: args.identity.inference.unwrap_or(InferenceMode::Auto),
+        sandbox: sandbox_settings(&args.sandbox.engine, args.sandbox.default_image.as_deref())?,
+    };
+    run(common, async |shutdown| {
+        let running = match node::start(&data_dir, settings, shutdown.clone()).await {
+            Err(NodeError::Stopped) => return Ok(()),
+            started => started?,
+        };
+        crate::http::server::ended(shutdown).await;
+        running.close(grace, false).await;
+        Ok(())
+    })
+}
+
+/// `cynode worker`.
+pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
+    let data_dir = open_data_dir(&args.state)?;
+    let token = secret("--token-file", args.token_file.as_deref(), "CYNODE_WORKER_TOKEN")?.ok_or_else(|| {
+        Failure::usage("the worker needs the token that callers must show: --token-file FILE or CYNODE_WORKER_TOKEN")
+    })?;
+    let SandboxFlags {
+        worker_listen,
+        engine,
+        default_image,
+    } = args.sandbox;
+    let settings = sandbox_settings(&engine, default_image.as_deref())?;
+    run(common, async |shutdown| {
+        data_dir.update_addresses(|addresses| addresses.worker = None)?;
+        let bench = Bench::prepare(&data_dir, settings).await?;
+        let (socket, bound) = worker::reserve(worker_listen)?;
+        let policy = Policy {
+            allowed_images: Vec::new(),
+            max_timeout_seconds: crate::api::jobs::MAX_TIMEOUT_SECONDS,
+        };
+        let worker = bench.open(socket.listen(1024)?, &token, policy, shutdown.clone());
+        data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
+        tracing::info!(worker = %bound, "the worker listens");
+        crate::http::server::ended(shutdown).await;
+        worker.close(engine.shutdown_grace, true).await;
+        Ok(())
+    })
+}
+
+/// `cynode dev`: the same roles, talking over loopback as they would over a network.
+pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
+    let data_dir = open_data_dir(&args.state)?;
+    let default_image = image("--default-image", &args.flags.default_image)?;
+    let settings = orchestrator::Settings {
+        gateway_listen: args.flags.gateway_listen,
+        control_listen: args.control_listen,
+        public_url: None,
+        psk: psk(&args.psk)?,
+        admin_password: admin_password(args.flags.admin_password_file.as_deref())?,
+        worker_urls: HashMap::new(),
+        default_image,
+        inference_image: None,
+        require_inference: false,
+    };
+    let sandbox = sandbox_settings(&args.engine, None)?;
+    let Dev {
+        identity,
+        worker_listen,
+        engine,
+        ..
+    } = args;
+    run(common, async |shutdown| {
+        // The orchestrator ends after the node, so that it still hears how the node's jobs ended.
+        let (order, orchestrator_shutdown) = watch::channel(false);
+        let running = Orchestrator::start(&data_dir, settings, orchestrator_shutdown).await?;
+        let settings = node::Settings {
+            orchestrator: format!("http://{}", running.control),
+            psk: running.psk(),
+            slug: identity.slug.unwrap_or_else(host_slug),
+            name: identity.name,
+            labels: identity.label,
+            worker_listen,
+            advertise_url: None,
+            inference: identity.inference.unwrap_or(InferenceMode::Off),
+            sandbox,
+        };
+        let node = match node::start(&data_dir, settings, shutdown.clone()).await {
+            Err(NodeError::Stopped) => None,
+            started => Some(started?),
+        };
+        if let Some(node) = node {
+            let gateway = format!("http://{}", running.gateway);
+            let tokens = running.admin_session().await?;
+            client::credentials::store(&gateway, "admin", tokens)?;
+            show(&running.welcome.to_string())?;
+            show(&format!(
+                "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
+            ))?;
+            crate::http::server::ended(shutdown).await;
+            node.close(engine.shutdown_grace, true).await;
+        }
+        order.send_replace(true);
+        running.ended().await;
+        Ok(())
+    })
+}
+
+/// What a person is to read, on stdout and never through the logger.
+fn show(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::internal)
+}
+
+fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
+    let path = match &state.data_dir {
+        Some(path) => path.clone(),
+        None => default_data_dir()?,
+    };
+    Ok(DataDir::open(&path)?)
+}
+
+/// `/var/lib/cynode` for root, else the XDG state directory.
+fn default_data_dir() -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/cynode"));
+    }
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    from("XDG_STATE_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/state")))
+        .map(|path| path.join("cynode"))
+        .ok_or_else(|| {
+            Failure::usage(
+                "neither XDG_STATE_HOME nor HOME is set; name a directory with --data-dir",
+            )
+        })
+}
+
+/// A secret from a file, or else from the environment.
+pub fn secret(
+    flag: &str,
+    file: Option<&Path>,
+    variable: &str,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    let text = match file {
+        Some(path) => Zeroizing::new(
+            std::fs::read_to_string(path)
+                .map_err(|error| Failure::usage(format!("{flag} {}: {error}", path.display())))?,
+        ),
+        None => match std::env::var(variable) {
+            Ok(text) => Zeroizing::new(text),
+            Err(_) => return Ok(None),
+        },
+    };
+    let text = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
+    if text.is_empty() {
+        let what = file.map_or_else(|| variable.to_owned(), |path| path.display().to_string());
+        return Err(Failure::usage(format!(
+            "{what} is empty; it must hold the secret"
+        )));
+    }
+    Ok(Some(text))
+}
+
+fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
+    match &psk.psk {
+        Some(text) if text.is_empty() => Err(Failure::usage("the pre-shared key is empty")),
+        Some(text) => Ok(Some(Zeroizing::new(text.clone()))),
+        None => match &psk.psk_file {
+            Some(path) => secret("--psk-file", Some(path), ""),
+            None => Ok(None),
+        },
+    }
+}
+
+fn admin_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
+    secret("--admin-password-file", file, "CYNODE_ADMIN_PASSWORD")
+}
+
+fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
+    text.parse()
+        .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))
+}
+
+fn checked_url(flag: &str, url: String) -> Result<String, Failure> {
+    check_url("", &url).map_err(|problem| Failure::usage(format!("{flag} {}", problem.detail)))?;
+    Ok(url)
+}
+
+fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
+    pairs
+        .iter()
+        .map(|pair| {
+            let (slug, url) = pair.split_once('=').ok_or_else(|| {
+                Failure::usage(format!("--worker-url {pair:?}: write it as SLUG=URL"))
+            })?;
+            Ok((
+                slug.to_owned(),
+                checked_url("--worker-url", url.to_owned())?,
+            ))
+        })
+        .collect()
+}
+
+fn sandbox_settings(
+    flags: &EngineFlags,
+    default_image: Option<&str>,
+) -> Result<worker::Settings, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(worker::Settings {
+        max_concurrency: flags.max_concurrency.map_or(cores, |n| n as usize),
+        allowed_images: flags.allowed_image.clone(),
+        default_image: default_image
+            .map(|text| image("--default-image", text))
+            .transpose()?,
+        engine: flags.engine.clone(),
+        engine_runtime: flags.engine_runtime.clone(),
+    })
+}
+
+fn host_slug() -> String {
+    slug_from_host_name(&rustix::system::uname().nodename().to_string_lossy())
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::chain(Exit::Internal, &error)
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::chain(Exit::Internal, &error)
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let exit = match &error {
+            NodeError::WrongPsk => Exit::NotAllowed,
+            NodeError::Setting(_) => Exit::Usage,
+            NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
+                Some(401 | 403) => Exit::NotAllowed,
+                Some(409) => Exit::Conflict,
+                Some(400) => Exit::Invalid,
+                None => Exit::Unreachable,
+                Some(_) => Exit::Internal,
+            },
+            _ => Exit::Internal,
+        };
+        Self::chain(exit, &error)
+    }
+}

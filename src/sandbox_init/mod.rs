@@ -1,0 +1,205 @@
+//! PID 1 inside a sandbox: starts the command, reaps, and tells how it ended.
+//!
+//! Our own static binary, mounted read-only into every sandbox and started as its
+//! entrypoint. Podman's argument list and environment never hold the command: it comes
+//! over a socket that the node opened, and so does the answer go back.
+//!
+//! ```text
+//! node ──── socket (3) ────▶ request                        init
+//!      ◀─── Started ───────
+//!      ◀─── pipes (4, 5) ── the command's stdout and stderr
+//!      ◀─── Exited / Killed / NotStarted
+//!      ──── a byte, or end of file ─▶ kill everything
+//! ```
+//!
+//! What the node can rely on:
+//! - The last report is sent only after every process of the sandbox but init is dead. All
+//!   that was ever printed is in the pipes then, also when somebody else still holds them open.
+//! - When the node dies, the socket closes and the sandbox ends. None is left behind.
+//!
+//! What the job can't do: it never holds the socket (close-on-exec), and can't take it from
+//! `/proc/1/fd` or by ptrace, since init is not dumpable and the job has no capabilities. So it
+//! can't forge its own end.
+//!
+//! std and libc only; no allocation that a job controls but the request itself.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    unsafe_code,
+    reason = "PID 1 speaks to the kernel; each use says why it is sound"
+)]
+
+pub mod wire;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{FromRawFd as _, OwnedFd, RawFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Command, Stdio, exit},
+    sync::atomic::{AtomicI32, Ordering},
+};
+use wire::Report;
+
+/// The argument by which the binary knows that it is init.
+pub const ARGUMENT: &str = "__sandbox-init";
+/// Where init stands inside a sandbox.
+pub const PATH: &str = "/.cynode-init";
+/// The working directory inside a sandbox.
+pub const WORKSPACE: &str = "/workspace";
+
+const CONTROL: RawFd = 3;
+const STDOUT: RawFd = 4;
+const STDERR: RawFd = 5;
+/// How many descriptors podman is to hand through, from 3 on.
+pub const DESCRIPTORS: i32 = 3;
+
+/// The command's process id, for the signal handler; 0 while there is none.
+static COMMAND: AtomicI32 = AtomicI32::new(0);
+
+/// Runs as init and never returns. Trouble that the node can't be told shows as exit code 70.
+pub fn main() -> ! {
+    let done = run();
+    exit(if done.is_ok() { 0 } else { 70 })
+}
+
+fn run() -> io::Result<()> {
+    // SAFETY: plain system call without pointers.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    let mut control = UnixStream::from(inherited(CONTROL)?);
+    let (stdout, stderr) = (inherited(STDOUT)?, inherited(STDERR)?);
+    let request = wire::Request::read(&mut control)?;
+    forward_signals();
+
+    let (program, arguments) = request
+        .command
+        .split_first()
+        .ok_or(io::ErrorKind::InvalidData)?;
+    let mut complaints = std::fs::File::from(stderr.try_clone()?);
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(request.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(WORKSPACE)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr);
+    let spawned = command.spawn();
+    // It holds copies of the pipes.
+    drop(command);
+    let child = match spawned {
+        Ok(child) => child,
+        Err(error) => return not_started(&mut control, &mut complaints, program, &error),
+    };
+    drop(complaints);
+    let pid = child.id().cast_signed();
+    COMMAND.store(pid, Ordering::SeqCst);
+    control.write_all(&Report::Started.encode())?;
+
+    let mut orders = control.try_clone()?;
+    std::thread::spawn(move || {
+        // Any byte is the order to end, and so is the end of the one who could give it.
+        let _ = orders.read(&mut [0]);
+        kill_all();
+    });
+    let status = wait_for(pid)?;
+    end_all();
+    let report = if libc::WIFSIGNALED(status) {
+        Report::Killed(libc::WTERMSIG(status))
+    } else {
+        Report::Exited(libc::WEXITSTATUS(status))
+    };
+    control.write_all(&report.encode())
+}
+
+/// Says in the job's stderr, as a shell would, what is wrong with the program.
+fn not_started(
+    control: &mut UnixStream,
+    complaints: &mut std::fs::File,
+    program: &std::ffi::OsStr,
+    error: &io::Error,
+) -> io::Result<()> {
+    let report = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => Report::Exited(127),
+        Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ETXTBSY) => {
+            Report::Exited(126)
+        }
+        errno => Report::NotStarted(errno.unwrap_or(0)),
+    };
+    let reason = if report == Report::Exited(127) {
+        "not found in the image".to_owned()
+    } else {
+        error.to_string()
+    };
+    // When the node doesn't read, the report below fails too.
+    let _ = writeln!(complaints, "cynode: {}: {reason}", program.display());
+    control.write_all(&Report::Started.encode())?;
+    control.write_all(&report.encode())
+}
+
+/// Takes over a descriptor that was handed through, and keeps it from the command.
+fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain system call without pointers; a descriptor that isn't open gives an error.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and nobody else in this process knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Signals that reach PID 1 go on to the command; without a handler the kernel would drop them.
+fn forward_signals() {
+    extern "C" fn forward(signal: libc::c_int) {
+        let pid = COMMAND.load(Ordering::SeqCst);
+        if pid > 0 {
+            // SAFETY: kill is async-signal-safe.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+    for signal in [
+        libc::SIGTERM,
+        libc::SIGINT,
+        libc::SIGHUP,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+    ] {
+        // SAFETY: the handler only loads an atomic and calls kill; exec resets it in the command.
+        unsafe { libc::signal(signal, forward as *const () as libc::sighandler_t) };
+    }
+}
+
+/// Reaps whoever ends until the command does; its wait status.
+fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if ended == pid {
+            return Ok(status);
+        }
+        if ended == -1 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Err(io::Error::last_os_error());
+        }
+    }
+}
+
+/// Everybody in the sandbox but init.
+fn kill_all() {
+    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+}
+
+/// Kills and reaps until nobody is left.
+fn end_all() {
+    loop {
+        kill_all();
+        // SAFETY: a null status pointer is allowed.
+        let ended = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
+        if ended == -1 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
+}

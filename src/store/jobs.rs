@@ -1,0 +1,288 @@
+//! The life of a job in the database.
+//!
+//! ```text
+//! queued ──claim (attempt + 1)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
+//!   ▲                               │ │
+//!   └────────retry (backoff)────────┘ └─release (the node refused: attempt − 1)──▶ queued
+//! ```
+//!
+//! Every write about a running job names its attempt and is conditional on it, so a late
+//! answer of an earlier attempt changes nothing. The task's row follows in the same commit.
+
+use super::{Store, StoreError, nodes, rows::document};
+use crate::api::{
+    JobId, NodeId, TaskId,
+    tasks::{JobStatus, TaskSpec, TaskStatus},
+    time::Time,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+/// A job that waits for a node.
+#[derive(Clone, Debug)]
+pub struct QueuedJob {
+    /// Which job.
+    pub id: JobId,
+    /// Labels that its node must all bear.
+    pub labels: Vec<String>,
+}
+
+/// A job that a node has.
+#[derive(Clone, Debug)]
+pub struct RunningJob {
+    /// Which job.
+    pub id: JobId,
+    /// Whose.
+    pub task_id: TaskId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// How many there may be.
+    pub max_attempts: u32,
+    /// The node.
+    pub node_id: NodeId,
+    /// Whether it is to be canceled.
+    pub cancel_requested: bool,
+    /// What is run.
+    pub spec: TaskSpec,
+}
+
+/// How an attempt ended, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct FinishedJob {
+    /// Which job.
+    pub id: JobId,
+    /// Which attempt; must still be the current one.
+    pub attempt: u32,
+    /// How it ended.
+    pub status: JobStatus,
+    /// The Worker API's result as JSON.
+    pub result: Option<String>,
+    /// How the output came as events; see [`OutputLog::outline`](crate::api::events::OutputLog::outline).
+    pub outline: Option<String>,
+    /// The command's exit code.
+    pub exit_code: Option<i32>,
+    /// One line for people.
+    pub summary: String,
+}
+
+/// What to decide on, in one consistent view.
+pub struct Backlog {
+    /// Jobs that may run now, oldest first.
+    pub queued: Vec<QueuedJob>,
+    /// All nodes.
+    pub nodes: Vec<nodes::Node>,
+    /// When the next job's backoff ends.
+    pub next_at: Option<Time>,
+}
+
+const RUNNING: &str =
+    "SELECT j.*, t.spec FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
+
+fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
+    let spec: String = row.get("spec")?;
+    Ok(RunningJob {
+        id: row.get("id")?,
+        task_id: row.get("task_id")?,
+        attempt: row.get("attempt")?,
+        max_attempts: row.get("max_attempts")?,
+        node_id: row.get("node_id")?,
+        cancel_requested: row.get("cancel_requested")?,
+        spec: document(&spec)?,
+    })
+}
+
+fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJob>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{RUNNING} AND j.id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(running).transpose()
+}
+
+fn task_follows(
+    c: &Connection,
+    job: JobId,
+    status: TaskStatus,
+    now: Time,
+) -> Result<(), StoreError> {
+    c.execute(
+        "UPDATE tasks SET status = ?2, updated_at = ?3,
+                started_at = CASE WHEN ?2 = 'running' THEN coalesce(started_at, ?3) ELSE started_at END,
+                ended_at = CASE WHEN ?4 THEN ?3 END
+         WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+        params![job, status.as_str(), now, status.is_final()],
+    )?;
+    Ok(())
+}
+
+impl Store {
+    /// Queued jobs and nodes as they stand together.
+    pub async fn job_backlog(&self, now: Time, limit: u32) -> Result<Backlog, StoreError> {
+        self.read(move |c| {
+            let snapshot = c.unchecked_transaction()?;
+            let mut statement = snapshot.prepare_cached(
+                "SELECT j.id, t.spec ->> '$.node_labels' AS labels FROM jobs j JOIN tasks t ON t.id = j.task_id
+                 WHERE j.status = 'queued' AND j.not_before <= ?1 ORDER BY j.id LIMIT ?2",
+            )?;
+            let mut rows = statement.query(params![now, limit])?;
+            let mut queued = Vec::new();
+            while let Some(row) = rows.next()? {
+                let labels: String = row.get("labels")?;
+                queued.push(QueuedJob { id: row.get("id")?, labels: document(&labels)? });
+            }
+            let next_at = snapshot.query_row(
+                "SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before > ?1",
+                [now],
+                |row| row.get(0),
+            )?;
+            let nodes = nodes::all(&snapshot)?;
+            Ok(Backlog { queued, nodes, next_at })
+        })
+        .await
+    }
+
+    /// Gives a queued job to a node; `None` when it isn't queued any more.
+    pub async fn job_claim(
+        &self,
+        id: JobId,
+        node: NodeId,
+        now: Time,
+    ) -> Result<Option<RunningJob>, StoreError> {
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = 'running', attempt = attempt + 1, node_id = ?2, started_at = ?3
+                 WHERE id = ?1 AND status = 'queued'",
+                params![id, node, now],
+            )?;
+            if changed == 0 {
+                return Ok(None);
+            }
+            task_follows(c, id, TaskStatus::Running, now)?;
+            running_by_id(c, id)
+        })
+        .await
+    }
+
+    /// All jobs that nodes have.
+    pub async fn job_running(&self) -> Result<Vec<RunningJob>, StoreError> {
+        self.read(|c| {
+            let mut statement = c.prepare_cached(RUNNING)?;
+            let mut rows = statement.query([])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                jobs.push(running(row)?);
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    /// Stores the end of the current attempt; false when it isn't the current one.
+    pub async fn job_finish(&self, end: FinishedJob, now: Time) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running'",
+                params![end.id, end.attempt, end.status.as_str(), end.result, end.outline, now],
+            )?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            task_follows(c, end.id, end.status.task_status(), now)?;
+            c.execute(
+                "UPDATE tasks SET summary = ?2, exit_code = ?3 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+                params![end.id, end.summary, end.exit_code],
+            )?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Puts a job back into the queue, not before `not_before`; false when the attempt isn't the
+    /// current one, or the job is to be canceled. With `refused` the node never
+    /// started this attempt, so that its number is free again.
+    pub async fn job_requeue(
+        &self,
+        id: JobId,
+        attempt: u32,
+        refused: bool,
+        not_before: Time,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = 'queued', attempt = attempt - ?3, node_id = NULL, started_at = NULL,
+                        not_before = ?4
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0",
+                params![id, attempt, i64::from(refused), not_before],
+            )?;
+            if changed > 0 {
+                task_follows(c, id, TaskStatus::Queued, now)?;
+            }
+            Ok(changed > 0)
+        })
+        .await
+    }
+
+    /// How the output of a task's last job came as events; empty where that isn't known.
+    pub async fn job_outline(&self, task: TaskId) -> Result<Vec<(u8, u64)>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT outline FROM jobs WHERE task_id = ?1 ORDER BY id DESC LIMIT 1";
+            let json: Option<String> = c
+                .query_row(sql, [task], |row| row.get(0))
+                .optional()?
+                .flatten();
+            json.map_or(Ok(Vec::new()), |json| document(&json))
+        })
+        .await
+    }
+
+    /// Asks for the end of a task. A queued one ends here and now; for a running one its job is
+    /// returned, so that its node can be told.
+    pub async fn task_cancel(&self, id: TaskId, now: Time) -> Result<CancelOutcome, StoreError> {
+        self.write(move |c| {
+            let sql = "SELECT id, status, attempt FROM jobs WHERE task_id = ?1 ORDER BY id DESC";
+            let found: Option<(JobId, String, u32)> = c
+                .query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let Some((job, status, attempt)) = found else {
+                return Ok(CancelOutcome::Ended { canceled: false });
+            };
+            match status.as_str() {
+                "queued" => {
+                    c.execute(
+                        "UPDATE jobs SET status = 'canceled', ended_at = ?2 WHERE id = ?1",
+                        params![job, now],
+                    )?;
+                    task_follows(c, job, TaskStatus::Canceled, now)?;
+                    c.execute(
+                        "UPDATE tasks SET summary = 'canceled before it started' WHERE id = ?1",
+                        [id],
+                    )?;
+                    Ok(CancelOutcome::Dequeued { attempt })
+                }
+                "running" => {
+                    c.execute("UPDATE jobs SET cancel_requested = 1 WHERE id = ?1", [job])?;
+                    Ok(CancelOutcome::Running(job))
+                }
+                ended => Ok(CancelOutcome::Ended {
+                    canceled: ended == "canceled",
+                }),
+            }
+        })
+        .await
+    }
+}
+
+/// What a request to cancel met.
+pub enum CancelOutcome {
+    /// The job waited, and has ended now.
+    Dequeued {
+        /// How often it had been given to a node before.
+        attempt: u32,
+    },
+    /// A node has the job.
+    Running(JobId),
+    /// It had ended before, by an earlier cancel or otherwise.
+    Ended {
+        /// Whether it had been canceled.
+        canceled: bool,
+    },
+}

@@ -1,0 +1,155 @@
+//! SQLite, and the only room with SQL.
+//!
+//! Writes go to one thread that owns the only write connection ([`writer`]); whatever waits
+//! there is committed in one transaction, and a caller is answered after the commit. Reads
+//! use a small pool of read-only connections on blocking threads. One file per family of
+//! tables adds its functions to [`Store`], noun first: `task_create`, `job_claim`.
+//!
+//! Guarantee: a write that was answered is on the disk (WAL, `synchronous=FULL`); a write
+//! that failed changed nothing, also when its neighbours in the same commit succeeded.
+
+mod jobs;
+mod migrate;
+mod nodes;
+mod rows;
+mod sessions;
+mod tasks;
+mod users;
+mod writer;
+
+pub use jobs::{Backlog, CancelOutcome, FinishedJob, QueuedJob, RunningJob};
+pub use nodes::{Node, Registration};
+pub use sessions::RefreshOutcome;
+pub use tasks::{Creation, TaskFilter, TaskPage};
+pub use users::{NewUser, UserRecord};
+
+use rusqlite::{Connection, OpenFlags};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+
+/// Reads at the same time; they share the page cache of the system, so few are enough.
+const READERS: usize = 4;
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database failed.
+    #[error("the database failed")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A row holds what this program never writes.
+    #[error("the database holds a damaged {0}")]
+    Damaged(&'static str),
+    /// A document could not be written or read.
+    #[error("a document in the database is not what it should be")]
+    Json(#[from] serde_json::Error),
+    /// The file belongs to a newer release.
+    #[error(
+        "{path} was written by a newer cynode (schema {found}; this one knows {known}); \
+         start the newer release, or restore a backup made before the upgrade"
+    )]
+    TooNew {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The commit that this write was part of failed.
+    #[error("the database could not commit: {0}")]
+    Commit(String),
+    /// The writer is gone.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// The database; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    writer: writer::Writer,
+    readers: Readers,
+}
+
+impl Store {
+    /// Opens the database at `path`, makes it when missing, and brings it to our schema.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        migrate::run(&mut connection, path)?;
+        let readers = Readers::open(path)?;
+        Ok(Self {
+            writer: writer::Writer::start(connection),
+            readers,
+        })
+    }
+
+    /// Runs `f` on the write connection, in a savepoint; answers after the commit.
+    async fn write<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.write(f).await
+    }
+
+    /// Runs `f` on a read-only connection, on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.read(f).await
+    }
+}
+
+#[derive(Clone)]
+struct Readers {
+    free: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let free = (0..READERS)
+            .map(|_| {
+                let connection = Connection::open_with_flags(path, flags)?;
+                connection.busy_timeout(BUSY_TIMEOUT)?;
+                Ok(connection)
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(Self {
+            free: Arc::new(Mutex::new(free)),
+            permits: Arc::new(Semaphore::new(READERS)),
+        })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        let free = Arc::clone(&self.free);
+        let read = move || {
+            let lock = || free.lock().unwrap_or_else(PoisonError::into_inner);
+            // As many permits as connections: one is always there.
+            let connection = lock().pop().ok_or(StoreError::Closed)?;
+            let answer = f(&connection);
+            lock().push(connection);
+            drop(permit);
+            answer
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| StoreError::Closed)?
+    }
+}

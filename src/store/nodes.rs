@@ -1,0 +1,207 @@
+//! Machines: what they reported, what they were served, what they acknowledged.
+
+use super::{
+    Store, StoreError,
+    rows::{document, named, to_document},
+};
+use crate::api::{
+    NodeId,
+    nodes::{AckStatus, CapabilityReport, ConfigAck},
+    time::Time,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+/// A registered machine.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its id; outlives a change of everything else.
+    pub id: NodeId,
+    /// Its name in commands.
+    pub slug: String,
+    /// Its last report.
+    pub capability: CapabilityReport,
+    /// When it was last heard.
+    pub last_seen_at: Time,
+    /// Whether it takes no more jobs.
+    pub draining: bool,
+    /// Where it says that it is reached.
+    pub worker_url: Option<String>,
+    /// What it was last served, as JSON without secrets and dates.
+    pub config: Option<String>,
+    /// Counts what it was served; 0 before the first time.
+    pub config_version: i64,
+    /// Which of them it acknowledged last.
+    pub ack_version: Option<i64>,
+    /// How that went.
+    pub ack_status: Option<AckStatus>,
+    /// Why it failed.
+    pub ack_error: Option<String>,
+    /// Jobs it has now.
+    pub running_jobs: u32,
+}
+
+/// How a registration ended.
+pub enum Registration {
+    /// The slug is new.
+    Created(NodeId),
+    /// The slug was known.
+    Known(NodeId),
+}
+
+const SELECT: &str =
+    "SELECT n.*, (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
+                      AS running_jobs FROM nodes n";
+
+fn node(row: &Row<'_>) -> Result<Node, StoreError> {
+    let capability: String = row.get("capability")?;
+    let ack_status: Option<String> = row.get("ack_status")?;
+    Ok(Node {
+        id: row.get("id")?,
+        slug: row.get("slug")?,
+        capability: document(&capability)?,
+        last_seen_at: row.get("last_seen_at")?,
+        draining: row.get("draining")?,
+        worker_url: row.get("worker_url")?,
+        config: row.get("config")?,
+        config_version: row.get("config_version")?,
+        ack_version: row.get("ack_version")?,
+        ack_status: ack_status
+            .map(|name| named(name, "ack_status"))
+            .transpose()?,
+        ack_error: row.get("ack_error")?,
+        running_jobs: row.get("running_jobs")?,
+    })
+}
+
+pub(super) fn all(c: &Connection) -> Result<Vec<Node>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{SELECT} ORDER BY n.slug"))?;
+    let mut rows = statement.query([])?;
+    let mut nodes = Vec::new();
+    while let Some(row) = rows.next()? {
+        nodes.push(node(row)?);
+    }
+    Ok(nodes)
+}
+
+impl Store {
+    /// Makes the node of this slug, or takes it up again.
+    pub async fn node_register(
+        &self,
+        report: CapabilityReport,
+        report_sha256: String,
+        now: Time,
+    ) -> Result<Registration, StoreError> {
+        self.write(move |c| {
+            let slug = report.node.node_slug.clone();
+            let known =
+                c.query_row("SELECT id FROM nodes WHERE slug = ?1", [&slug], |row| row.get(0)).optional()?;
+            if let Some(id) = known {
+                store_report(c, id, &report, &report_sha256, now)?;
+                return Ok(Registration::Known(id));
+            }
+            let id = NodeId::new();
+            c.execute(
+                "INSERT INTO nodes (id, slug, registered_at, last_seen_at, capability, capability_sha256)
+                 VALUES (?1, ?2, ?3, ?3, '{}', '')",
+                params![id, slug, now],
+            )?;
+            store_report(c, id, &report, &report_sha256, now)?;
+            Ok(Registration::Created(id))
+        })
+        .await
+    }
+
+    /// Stores a report; false when there is no such node.
+    pub async fn node_report(
+        &self,
+        id: NodeId,
+        report: CapabilityReport,
+        report_sha256: String,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.write(move |c| store_report(c, id, &report, &report_sha256, now))
+            .await
+    }
+
+    /// Notes what a node is served, and raises its version when that differs from the last time.
+    pub async fn node_config_serve(&self, id: NodeId, config: String) -> Result<i64, StoreError> {
+        self.write(move |c| {
+            c.execute(
+                "UPDATE nodes SET config = ?2, config_version = config_version + 1 WHERE id = ?1 AND config IS NOT ?2",
+                params![id, config],
+            )?;
+            Ok(c.query_row("SELECT config_version FROM nodes WHERE id = ?1", [id], |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// Stores an acknowledgement of version `version`; false when the node was never served that one.
+    pub async fn node_ack(
+        &self,
+        id: NodeId,
+        version: i64,
+        ack: ConfigAck,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            let error = ack.error.map(|error| format!("{}: {}", error.kind, error.message));
+            let changed = c.execute(
+                "UPDATE nodes SET ack_version = ?2, ack_status = ?3, ack_error = ?4, ack_at = ?5, last_seen_at = ?5
+                 WHERE id = ?1 AND ?2 BETWEEN 1 AND config_version",
+                params![id, version, ack.status.as_str(), error, now],
+            )?;
+            Ok(changed > 0)
+        })
+        .await
+    }
+
+    /// Stops or resumes giving jobs to a node; false when there is no such node.
+    pub async fn node_drain(&self, slug: String, draining: bool) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            Ok(c.execute(
+                "UPDATE nodes SET draining = ?2 WHERE slug = ?1",
+                params![slug, draining],
+            )? > 0)
+        })
+        .await
+    }
+
+    /// One node.
+    pub async fn node_get(&self, id: NodeId) -> Result<Option<Node>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(&format!("{SELECT} WHERE n.id = ?1"))?;
+            let mut rows = statement.query([id])?;
+            rows.next()?.map(node).transpose()
+        })
+        .await
+    }
+
+    /// The node of this slug.
+    pub async fn node_by_slug(&self, slug: String) -> Result<Option<Node>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(&format!("{SELECT} WHERE n.slug = ?1"))?;
+            let mut rows = statement.query([slug])?;
+            rows.next()?.map(node).transpose()
+        })
+        .await
+    }
+
+    /// All nodes, by slug.
+    pub async fn node_list(&self) -> Result<Vec<Node>, StoreError> {
+        self.read(all).await
+    }
+}
+
+fn store_report(
+    c: &Connection,
+    id: NodeId,
+    report: &CapabilityReport,
+    report_sha256: &str,
+    now: Time,
+) -> Result<bool, StoreError> {
+    let changed = c.execute(
+        "UPDATE nodes SET capability = ?2, capability_sha256 = ?3, worker_url = ?4, last_seen_at = ?5 WHERE id = ?1",
+        params![id, to_document(report)?, report_sha256, report.worker_api.as_ref().map(|api| &api.base_url), now],
+    )?;
+    Ok(changed > 0)
+}

@@ -1,0 +1,204 @@
+//! What users asked for.
+
+use super::{
+    Store, StoreError,
+    rows::{document, named, to_document},
+};
+use crate::api::{
+    JobId, TaskId, UserId,
+    tasks::{JobView, Task, TaskSpec, TaskStatus},
+    time::Time,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::time::Duration;
+
+/// How long an idempotency key keeps its answer.
+const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
+
+/// How a creation ended.
+pub enum Creation {
+    /// The task is stored.
+    Created(Task),
+    /// The same request came before; this is its task.
+    Repeated(Task),
+    /// The key came before, with another body.
+    KeyReused,
+}
+
+/// Which tasks to list.
+pub struct TaskFilter {
+    /// Only this user's; all of them for an admin.
+    pub owner: Option<UserId>,
+    /// Only those in this state.
+    pub status: Option<TaskStatus>,
+    /// Only those of this name.
+    pub name: Option<String>,
+    /// Only those older than this one.
+    pub before: Option<TaskId>,
+    /// Leaves out so many of the newest.
+    pub offset: u64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A part of a list.
+pub struct TaskPage {
+    /// Newest first.
+    pub tasks: Vec<Task>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
+const COLUMNS: &str =
+    "id, status, name, spec, summary, exit_code, created_at, updated_at, started_at, ended_at";
+
+fn task(row: &Row<'_>) -> Result<Task, StoreError> {
+    let spec: String = row.get("spec")?;
+    let spec: TaskSpec = document(&spec)?;
+    let id = row.get("id")?;
+    Ok(Task {
+        id,
+        task_id: id,
+        status: named(row.get("status")?, "task status")?,
+        summary: row.get("summary")?,
+        task_name: row.get("name")?,
+        prompt: spec.prompt,
+        command: Some(spec.sandbox.command),
+        image: Some(spec.sandbox.image),
+        created_at: row.get("created_at")?,
+        updated_at: row.get("updated_at")?,
+        started_at: row.get("started_at")?,
+        ended_at: row.get("ended_at")?,
+        exit_code: row.get("exit_code")?,
+    })
+}
+
+fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>, StoreError> {
+    let mut statement = c.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)"
+    ))?;
+    let mut rows = statement.query(params![id, owner])?;
+    rows.next()?.map(task).transpose()
+}
+
+impl Store {
+    /// Stores a task and its job, in one commit. `key` is an idempotency key and the hash of its body.
+    pub async fn task_create(
+        &self,
+        owner: UserId,
+        spec: TaskSpec,
+        key: Option<(String, String)>,
+        now: Time,
+    ) -> Result<Creation, StoreError> {
+        self.write(move |c| {
+            if let Some((key, body)) = &key {
+                let since = Time::from_millis(now.as_millis() - IDEMPOTENCY_WINDOW.as_millis() as i64);
+                c.execute("DELETE FROM idempotency_keys WHERE created_at < ?1", [since])?;
+                let known: Option<(String, TaskId)> = c
+                    .query_row(
+                        "SELECT body_sha256, task_id FROM idempotency_keys WHERE user_id = ?1 AND key = ?2",
+                        params![owner, key],
+                        |row| Ok((row.get(0)?, row.get(1)?)),
+                    )
+                    .optional()?;
+                match known {
+                    Some((known_body, _)) if known_body != *body => return Ok(Creation::KeyReused),
+                    Some((_, id)) => {
+                        let task = get(c, id, Some(owner))?.ok_or(StoreError::Damaged("idempotency key"))?;
+                        return Ok(Creation::Repeated(task));
+                    }
+                    None => {}
+                }
+            }
+            let id = TaskId::new();
+            c.execute(
+                "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
+                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
+                params![id, owner, spec.task_name, to_document(&spec)?, now],
+            )?;
+            c.execute(
+                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at)
+                 VALUES (?1, ?2, 'queued', ?3, ?4, ?4)",
+                params![JobId::new(), id, spec.max_attempts, now],
+            )?;
+            if let Some((key, body)) = key {
+                c.execute(
+                    "INSERT INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![owner, key, body, id, now],
+                )?;
+            }
+            let task = get(c, id, Some(owner))?.ok_or(StoreError::Damaged("task"))?;
+            Ok(Creation::Created(task))
+        })
+        .await
+    }
+
+    /// A task, when it belongs to `owner` or `owner` is `None`.
+    pub async fn task_get(
+        &self,
+        id: TaskId,
+        owner: Option<UserId>,
+    ) -> Result<Option<Task>, StoreError> {
+        self.read(move |c| get(c, id, owner)).await
+    }
+
+    /// Tasks, newest first.
+    pub async fn task_list(&self, filter: TaskFilter) -> Result<TaskPage, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM tasks
+                 WHERE (?1 IS NULL OR user_id = ?1) AND (?2 IS NULL OR status = ?2)
+                   AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR id < ?4)
+                 ORDER BY id DESC LIMIT ?5 OFFSET ?6"
+            ))?;
+            let status = filter.status.map(TaskStatus::as_str);
+            // One more than asked for tells whether there is more.
+            let limit = i64::from(filter.limit) + 1;
+            let offset = i64::try_from(filter.offset).unwrap_or(i64::MAX);
+            let mut rows = statement.query(params![
+                filter.owner,
+                status,
+                filter.name,
+                filter.before,
+                limit,
+                offset
+            ])?;
+            let mut tasks = Vec::new();
+            while let Some(row) = rows.next()? {
+                tasks.push(task(row)?);
+            }
+            let more = tasks.len() > filter.limit as usize;
+            tasks.truncate(filter.limit as usize);
+            Ok(TaskPage { tasks, more })
+        })
+        .await
+    }
+
+    /// The jobs of a task, with their results.
+    pub async fn task_jobs(&self, id: TaskId) -> Result<Vec<JobView>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT j.*, n.slug FROM jobs j LEFT JOIN nodes n ON n.id = j.node_id
+                 WHERE j.task_id = ?1 ORDER BY j.id",
+            )?;
+            let mut rows = statement.query([id])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                let result: Option<String> = row.get("result")?;
+                jobs.push(JobView {
+                    id: row.get("id")?,
+                    status: named(row.get("status")?, "job status")?,
+                    result_object: result.as_deref().map(document).transpose()?,
+                    result,
+                    node_slug: row.get("slug")?,
+                    attempt: row.get("attempt")?,
+                    started_at: row.get("started_at")?,
+                    ended_at: row.get("ended_at")?,
+                });
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+}

@@ -1,0 +1,165 @@
+//! The one writer, and group commit.
+//!
+//! ```text
+//! callers ──closures──▶ channel ──▶ thread: BEGIN
+//!                                            SAVEPOINT, closure 1, RELEASE
+//!                                            SAVEPOINT, closure 2, ROLLBACK TO (it failed)
+//!                                            …
+//!                                          COMMIT, one fsync ──▶ answers 1, 2, …
+//! ```
+//!
+//! A lone write is committed at once; writes that arrive while a commit is under way share
+//! the next one. So the wait for the disk is paid per group, and nobody waits for company.
+
+use super::StoreError;
+use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::{mpsc, oneshot};
+
+/// Writes that may wait; the next caller waits for a place.
+const QUEUE: usize = 1024;
+/// Most writes in one commit, so that the first of them isn't kept waiting for long.
+const GROUP: usize = 256;
+
+/// Told to a write once its group is committed, or isn't.
+type Answer = Box<dyn FnOnce(Result<(), &str>) + Send>;
+type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+
+#[derive(Clone)]
+pub(super) struct Writer(mpsc::Sender<Write>);
+
+impl Writer {
+    /// Starts the thread; it ends, and closes the connection, with the last clone of the writer.
+    pub(super) fn start(connection: Connection) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        std::thread::spawn(move || run(&connection, receiver));
+        Self(sender)
+    }
+
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let write: Write = Box::new(move |connection| {
+            let outcome = in_savepoint(connection, f);
+            Box::new(move |committed| {
+                let outcome = match committed {
+                    Ok(()) => outcome,
+                    Err(reason) => outcome.and(Err(StoreError::Commit(reason.to_owned()))),
+                };
+                // A caller that went away in the meantime doesn't want to know.
+                let _ = reply.send(outcome);
+            })
+        });
+        self.0.send(write).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while writes.blocking_recv_many(&mut group, GROUP) > 0 {
+        let began = connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .map_err(|error| error.to_string());
+        let mut answers = Vec::with_capacity(group.len());
+        if began.is_ok() {
+            answers.extend(group.drain(..).map(|write| write(connection)));
+        }
+        let committed = began.and_then(|()| {
+            connection
+                .execute_batch("COMMIT")
+                .map_err(|error| error.to_string())
+        });
+        if let Err(reason) = &committed {
+            tracing::error!(
+                reason,
+                "the database could not commit; nothing of this group was written"
+            );
+            if !connection.is_autocommit() {
+                let _ = connection.execute_batch("ROLLBACK");
+            }
+        }
+        // Where BEGIN failed, the writes are dropped here, and their callers see `Closed`.
+        group.clear();
+        for answer in answers {
+            answer(committed.as_ref().copied().map_err(String::as_str));
+        }
+    }
+}
+
+/// Runs `f` so that its failure, or its panic, leaves no trace in the transaction.
+fn in_savepoint<T>(
+    connection: &Connection,
+    f: impl FnOnce(&Connection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    // A full disk makes SQLite roll back the whole transaction. A savepoint outside of one would
+    // commit by itself, for a caller who is about to hear that nothing was written.
+    if connection.is_autocommit() {
+        return Err(StoreError::Commit(
+            "the transaction was rolled back".to_owned(),
+        ));
+    }
+    connection.execute_batch("SAVEPOINT one")?;
+    let outcome = catch_unwind(AssertUnwindSafe(|| f(connection)))
+        .unwrap_or_else(|_| Err(StoreError::Commit("the write panicked".to_owned())));
+    let end = if outcome.is_ok() {
+        "RELEASE one"
+    } else {
+        "ROLLBACK TO one; RELEASE one"
+    };
+    connection.execute_batch(end)?;
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> Writer {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+            .unwrap();
+        Writer::start(connection)
+    }
+
+    async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {
+        writer
+            .write(move |c| Ok(c.execute("INSERT INTO t VALUES (?1)", [n]).map(drop)?))
+            .await
+    }
+
+    async fn count(writer: &Writer) -> i64 {
+        writer
+            .write(|c| Ok(c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failing_or_panicking_write_leaves_its_neighbours_alone() {
+        let writer = writer();
+        let outcomes = futures_util::future::join_all((0..100).map(|n| {
+            let writer = &writer;
+            async move {
+                match n % 10 {
+                    3 => insert(writer, 0).await,
+                    7 => {
+                        let both = |c: &Connection| {
+                            c.execute("INSERT INTO t VALUES (?1)", [1000])?;
+                            panic!("on purpose")
+                        };
+                        writer.write(both).await
+                    }
+                    _ => insert(writer, n).await,
+                }
+            }
+        }))
+        .await;
+        let good = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(good, 80);
+        assert_eq!(count(&writer).await, 80);
+    }
+}

@@ -1,0 +1,148 @@
+//! The Worker API (contract, section 4): handlers between HTTP and the ledger.
+
+use super::{
+    job::{self, Workshop},
+    ledger::{Admission, Job, Ledger},
+};
+use crate::tasks::Tasks;
+use crate::{
+    api::{
+        jobs::{JobList, RunJob},
+        problem::{Kind, Problem},
+    },
+    digest::sha256_hex,
+    http::{
+        request::Request,
+        response::{self, Reply},
+        router::Router,
+    },
+};
+use http::{Method, StatusCode};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+/// What the handlers share.
+pub(super) struct Api {
+    pub(super) token_sha256: Zeroizing<String>,
+    pub(super) ledger: Ledger,
+    pub(super) shop: Arc<Workshop>,
+    pub(super) running: Tasks,
+    /// Set at shutdown: nothing new is started.
+    pub(super) closing: AtomicBool,
+}
+
+pub(super) fn router(api: Arc<Api>) -> Router<Api> {
+    Router::new(api)
+        .route(Method::POST, "/v1/worker/jobs:run", run)
+        .route(Method::GET, "/v1/worker/jobs", list)
+        .route(Method::GET, "/v1/worker/jobs/{id}", get)
+        .route(Method::DELETE, "/v1/worker/jobs/{id}", forget)
+        .route(Method::POST, "/v1/worker/jobs/{id}:cancel", cancel)
+        .route(Method::GET, "/healthz", async |_, _| {
+            Ok(response::text(StatusCode::OK, "ok"))
+        })
+        .route(Method::GET, "/readyz", ready)
+        .build()
+}
+
+impl Api {
+    fn authorize(&self, request: &Request) -> Result<(), Problem> {
+        let shown = sha256_hex(request.bearer().unwrap_or_default());
+        if request.bearer().is_some()
+            && bool::from(shown.as_bytes().ct_eq(self.token_sha256.as_bytes()))
+        {
+            return Ok(());
+        }
+        Err(Problem::unauthorized(
+            "this is not the token that the orchestrator gave this node; restart the node to have it fetch the present one",
+        ))
+    }
+}
+
+async fn run(api: Arc<Api>, mut request: Request) -> Reply {
+    api.authorize(&request)?;
+    let after = request
+        .query_as("after", "the number of an event")?
+        .unwrap_or(0);
+    let wanted: RunJob = request.json().await?;
+    let image = wanted.check()?;
+    if api.closing.load(Ordering::SeqCst) {
+        return Err(Problem::new(
+            Kind::Unavailable,
+            "this worker is shutting down; send the job to another node",
+        ));
+    }
+    let job = match api.ledger.admit(wanted, image)? {
+        Admission::Known(job) => job,
+        Admission::New(job) => {
+            api.running
+                .spawn(job::run(Arc::clone(&api.shop), Arc::clone(&job)));
+            job
+        }
+    };
+    if streams(&request) {
+        stream(&job, after)
+    } else {
+        response::ok(&job.log.ended().await)
+    }
+}
+
+async fn get(api: Arc<Api>, request: Request) -> Reply {
+    api.authorize(&request)?;
+    let job = api.ledger.get(request.param("id", "job")?)?;
+    if streams(&request) {
+        return stream(
+            &job,
+            request
+                .query_as("after", "the number of an event")?
+                .unwrap_or(0),
+        );
+    }
+    match job.log.result() {
+        Some(result) => response::ok(&result),
+        None => response::ok(&job.state()),
+    }
+}
+
+async fn list(api: Arc<Api>, request: Request) -> Reply {
+    api.authorize(&request)?;
+    response::ok(&JobList {
+        jobs: api.ledger.list().iter().map(|job| job.state()).collect(),
+    })
+}
+
+async fn cancel(api: Arc<Api>, request: Request) -> Reply {
+    api.authorize(&request)?;
+    let job = api.ledger.get(request.param("id", "job")?)?;
+    job.cancel.send_replace(true);
+    response::ok(&job.state())
+}
+
+async fn forget(api: Arc<Api>, request: Request) -> Reply {
+    api.authorize(&request)?;
+    api.ledger.forget(request.param("id", "job")?)?;
+    response::no_content()
+}
+
+async fn ready(api: Arc<Api>, _: Request) -> Reply {
+    Ok(if api.closing.load(Ordering::SeqCst) {
+        response::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down")
+    } else {
+        response::text(StatusCode::OK, "ready")
+    })
+}
+
+fn streams(request: &Request) -> bool {
+    request.accepts("application/x-ndjson")
+}
+
+fn stream(job: &Job, after: u64) -> Reply {
+    Ok(response::stream(
+        "application/x-ndjson",
+        Arc::clone(&job.log).lines(after),
+    ))
+}

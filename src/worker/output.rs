@@ -1,0 +1,117 @@
+//! A job's log while it is written and read at the same time.
+
+use crate::api::{
+    events::{JobEvent, OutputLog, ResultEvent, Stream},
+    jobs::JobResult,
+    time::Time,
+};
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+#[derive(Default)]
+struct State {
+    log: OutputLog,
+    started_at: Option<Time>,
+    result: Option<JobResult>,
+}
+
+/// One writer, any number of readers; a slow reader slows nobody.
+pub(super) struct JobLog {
+    attempt: u32,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+impl JobLog {
+    pub(super) fn new(attempt: u32) -> Self {
+        Self {
+            attempt,
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_replace(());
+    }
+
+    /// The command runs.
+    pub(super) fn started(&self) {
+        self.change(|state| {
+            state.started_at = Some(Time::now());
+            state.log.started();
+        });
+    }
+
+    /// The command printed.
+    pub(super) fn push(&self, stream: Stream, bytes: &[u8]) {
+        self.change(|state| state.log.push_bytes(stream, bytes));
+    }
+
+    /// The job has ended; `result` is made from the finished log and the time of the start.
+    pub(super) fn finish(&self, result: impl FnOnce(&OutputLog, Option<Time>) -> JobResult) {
+        self.change(|state| {
+            state.log.finish();
+            state.result = Some(result(&state.log, state.started_at));
+        });
+    }
+
+    /// The result, once there is one.
+    pub(super) fn result(&self) -> Option<JobResult> {
+        self.state().result.clone()
+    }
+
+    /// Waits for the result.
+    pub(super) async fn ended(&self) -> JobResult {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(result) = self.result() {
+                return result;
+            }
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
+    }
+
+    fn event(&self, seq: u64) -> Option<JobEvent> {
+        let state = self.state();
+        state.log.event(self.attempt, seq).or_else(|| {
+            let result = state
+                .result
+                .clone()
+                .filter(|_| seq == state.log.last_seq() + 1)?;
+            Some(JobEvent::Result(Box::new(ResultEvent { seq, result })))
+        })
+    }
+
+    /// Events from number `after + 1` on as lines of JSON, up to and with the result.
+    pub(super) fn lines(
+        self: Arc<Self>,
+        after: u64,
+    ) -> impl futures_util::Stream<Item = Bytes> + Send {
+        let changed = self.changed.subscribe();
+        futures_util::stream::unfold(Some((self, changed, after + 1)), |reader| async {
+            let (log, mut changed, seq) = reader?;
+            loop {
+                changed.mark_unchanged();
+                if let Some(event) = log.event(seq) {
+                    let last = matches!(event, JobEvent::Result(_));
+                    let mut line = serde_json::to_vec(&event).unwrap_or_default();
+                    line.push(b'\n');
+                    return Some((line.into(), (!last).then_some((log, changed, seq + 1))));
+                }
+                // A number past the end will never come.
+                if log.state().result.is_some() {
+                    return None;
+                }
+                changed.changed().await.ok()?;
+            }
+        })
+    }
+}

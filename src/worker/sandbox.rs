@@ -1,0 +1,405 @@
+//! One job's sandbox: a container, its pipes, its end.
+//!
+//! The end is known as soon as init tells it (see [`sandbox_init`]); podman then takes some
+//! 50 ms more to clear the container away, which [`Remains::clear`] waits for while the result
+//! is already on its way.
+
+use super::output::JobLog;
+use crate::{
+    api::events::Stream,
+    engine::{Container, ContainerSpec, Engine, EngineError, Root},
+    sandbox_init::wire::{REPORT_BYTES, Report, Request},
+};
+use bytes::BytesMut;
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
+    },
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+/// How long podman may take until the command runs.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long init may take to end everything before podman is asked to.
+const INIT_GRACE: Duration = Duration::from_secs(2);
+/// How long podman may take after that.
+const PODMAN_GRACE: Duration = Duration::from_secs(15);
+
+/// What is to be run.
+pub(super) struct Sandbox<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) init: &'a Path,
+    pub(super) name: String,
+    pub(super) image_id: &'a str,
+    pub(super) workspace: PathBuf,
+    pub(super) labels: Vec<(&'static str, String)>,
+    pub(super) request: Request,
+    pub(super) timeout: Duration,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Exited(i32),
+    Killed(i32),
+    Timeout,
+    Canceled,
+    /// podman or init failed; the command may or may not have run.
+    Engine(String),
+}
+
+/// Why it is being ended before its time.
+#[derive(Clone, Copy)]
+enum Order {
+    Timeout,
+    Canceled,
+}
+
+/// What podman still has to clear away.
+pub(super) struct Remains {
+    engine: Engine,
+    container: Container,
+    name: String,
+    /// To be removed once the container is gone.
+    pub(super) workspace: PathBuf,
+}
+
+impl Sandbox<'_> {
+    /// Runs the command to its end, or to the order to end it.
+    pub(super) async fn run(
+        self,
+        log: &JobLog,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<(End, Remains), EngineError> {
+        let (control, init_end) = UnixStream::pair()?;
+        let (stdout, out) = pipe_pair()?;
+        let (stderr, err) = pipe_pair()?;
+        let init_end = init_end.into_std()?;
+        init_end.set_nonblocking(false)?;
+        let container = self.engine.spawn(&ContainerSpec {
+            name: &self.name,
+            root: Root::Image(self.image_id),
+            init: self.init,
+            workspace: Some(&self.workspace),
+            labels: &self.labels,
+            descriptors: [init_end.into(), out, err],
+        })?;
+        let mut remains = Remains {
+            engine: self.engine.clone(),
+            container,
+            name: self.name,
+            workspace: self.workspace,
+        };
+        let (from_init, to_init) = control.into_split();
+        let watch = Watch {
+            reports: Reports {
+                socket: Some(from_init),
+                buffer: Vec::new(),
+            },
+            to_init,
+            unsent: BytesMut::from(self.request.encode().as_slice()),
+            stdout: Pipe::new(stdout, Stream::Stdout),
+            stderr: Pipe::new(stderr, Stream::Stderr),
+            log,
+            timeout: self.timeout,
+            phase: Phase::Starting,
+            deadline: Instant::now() + START_LIMIT,
+        };
+        let end = watch.follow(cancel, &mut remains).await;
+        Ok((end, remains))
+    }
+}
+
+fn pipe_pair() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    let read = OwnedFd::from(read);
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((pipe::Receiver::from_owned_fd(read)?, write.into()))
+}
+
+/// Where a sandbox stands; what its deadline means.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Podman is at work; at the deadline it has failed.
+    Starting,
+    /// The command runs; the deadline is its time limit.
+    Running,
+    /// Init was told to end everything; at the deadline podman is.
+    Ending(Order),
+    /// Podman was told; at the deadline we give up on it.
+    Killing(Order),
+}
+
+impl Phase {
+    fn order(self) -> Option<Order> {
+        match self {
+            Self::Starting | Self::Running => None,
+            Self::Ending(order) | Self::Killing(order) => Some(order),
+        }
+    }
+}
+
+struct Watch<'a> {
+    reports: Reports,
+    to_init: OwnedWriteHalf,
+    /// What init hasn't read yet: the request, and behind it the order to end.
+    unsent: BytesMut,
+    stdout: Pipe,
+    stderr: Pipe,
+    log: &'a JobLog,
+    timeout: Duration,
+    phase: Phase,
+    deadline: Instant,
+}
+
+impl Watch<'_> {
+    async fn follow(mut self, mut cancel: watch::Receiver<bool>, remains: &mut Remains) -> End {
+        loop {
+            tokio::select! {
+                // The socket's buffer may be smaller than the request; init reads it once it runs.
+                sent = self.to_init.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+                    if sent.is_err() {
+                        // Nobody reads any more; podman's end tells why.
+                        self.unsent.clear();
+                    }
+                }
+                report = self.reports.next(), if self.reports.open() => match report {
+                    Some(Report::Started) => self.started(),
+                    Some(last) => return self.ended(last),
+                    None => {}
+                },
+                () = self.stdout.pump(self.log), if self.stdout.open => {}
+                () = self.stderr.pump(self.log), if self.stderr.open => {}
+                gone = remains.container.gone() => return self.gone(gone).await,
+                () = super::job::canceled(&mut cancel), if self.phase.order().is_none() => {
+                    self.order(Order::Canceled);
+                }
+                () = sleep_until(self.deadline) => {
+                    if let Some(end) = self.expired(remains).await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    fn started(&mut self) {
+        self.log.started();
+        if matches!(self.phase, Phase::Starting) {
+            self.phase = Phase::Running;
+            self.deadline = Instant::now() + self.timeout;
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        self.unsent.extend_from_slice(b"k");
+        self.phase = Phase::Ending(order);
+        self.deadline = Instant::now() + INIT_GRACE;
+    }
+
+    async fn expired(&mut self, remains: &mut Remains) -> Option<End> {
+        match self.phase {
+            Phase::Running => {
+                self.order(Order::Timeout);
+                None
+            }
+            Phase::Ending(order) => {
+                self.phase = Phase::Killing(order);
+                self.deadline = Instant::now() + PODMAN_GRACE;
+                remains.kill();
+                None
+            }
+            Phase::Starting => {
+                remains.container.end().await;
+                let seconds = START_LIMIT.as_secs();
+                Some(End::Engine(format!(
+                    "the sandbox did not start within {seconds} s; see what holds podman up"
+                )))
+            }
+            Phase::Killing(order) => {
+                remains.container.end().await;
+                Some(order.end())
+            }
+        }
+    }
+
+    /// Podman is gone. Init reports before it ends, so its last words may just be unread.
+    async fn gone(mut self, gone: Result<(), String>) -> End {
+        match (self.reports.last_words().await, self.phase.order()) {
+            (Some(last), _) => self.ended(last),
+            (None, Some(order)) => order.end(),
+            (None, None) => {
+                self.drain();
+                End::Engine(
+                    gone.err()
+                        .unwrap_or_else(|| "the sandbox ended without telling how".to_owned()),
+                )
+            }
+        }
+    }
+
+    fn ended(&self, last: Report) -> End {
+        self.drain();
+        judge(last, self.phase.order())
+    }
+
+    /// Everybody who could write is dead; what they wrote is in the pipes, though conmon may
+    /// still hold them open.
+    fn drain(&self) {
+        self.stdout.drain(self.log);
+        self.stderr.drain(self.log);
+    }
+}
+
+impl Order {
+    fn end(self) -> End {
+        match self {
+            Self::Timeout => End::Timeout,
+            Self::Canceled => End::Canceled,
+        }
+    }
+}
+
+/// A command that ended before the order reached it ended by itself.
+fn judge(last: Report, order: Option<Order>) -> End {
+    match (last, order) {
+        (Report::Exited(code), _) => End::Exited(code),
+        (Report::Killed(libc::SIGKILL), Some(Order::Timeout)) => End::Timeout,
+        (Report::Killed(libc::SIGKILL), Some(Order::Canceled)) => End::Canceled,
+        (Report::Killed(signal), _) => End::Killed(signal),
+        (Report::NotStarted(errno), _) => {
+            let reason = io::Error::from_raw_os_error(errno);
+            End::Engine(format!("the system could not start the command: {reason}"))
+        }
+        (Report::Started, _) => End::Engine("init said twice that the command runs".to_owned()),
+    }
+}
+
+/// The node's end of one of the command's streams.
+struct Pipe {
+    pipe: pipe::Receiver,
+    stream: Stream,
+    buffer: Vec<u8>,
+    open: bool,
+}
+
+impl Pipe {
+    fn new(pipe: pipe::Receiver, stream: Stream) -> Self {
+        Self {
+            pipe,
+            stream,
+            buffer: vec![0; 64 * 1024],
+            open: true,
+        }
+    }
+
+    /// Moves what is there into the log. Can be interrupted without loss.
+    async fn pump(&mut self, log: &JobLog) {
+        match self.pipe.read(&mut self.buffer).await {
+            Ok(n @ 1..) => log.push(self.stream, &self.buffer[..n]),
+            _ => self.open = false,
+        }
+    }
+
+    fn drain(&self, log: &JobLog) {
+        let mut buffer = vec![0; self.buffer.len()];
+        while let Ok(n @ 1..) = self.pipe.try_read(&mut buffer) {
+            log.push(self.stream, &buffer[..n]);
+        }
+    }
+}
+
+/// Reports from init, read so that being interrupted loses nothing.
+struct Reports {
+    socket: Option<OwnedReadHalf>,
+    buffer: Vec<u8>,
+}
+
+impl Reports {
+    fn open(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// The next report; `None` once there can be no more.
+    async fn next(&mut self) -> Option<Report> {
+        loop {
+            if let Some((report, rest)) = self.buffer.split_first_chunk::<REPORT_BYTES>() {
+                let report = Report::decode(*report);
+                self.buffer = rest.to_vec();
+                return report;
+            }
+            if !matches!(
+                self.socket.as_mut()?.read_buf(&mut self.buffer).await,
+                Ok(1..)
+            ) {
+                self.socket = None;
+            }
+        }
+    }
+
+    /// What is still to be read once init is dead; the socket may be held open by conmon.
+    async fn last_words(&mut self) -> Option<Report> {
+        let mut last = None;
+        let all = async {
+            while let Some(report) = self.next().await {
+                last = Some(report).filter(|report| *report != Report::Started);
+            }
+        };
+        // Nothing is under way any more: what isn't there at once never comes.
+        let _ = tokio::time::timeout(Duration::from_millis(100), all).await;
+        last
+    }
+}
+
+impl Remains {
+    /// Asks podman to kill what init could not.
+    fn kill(&self) {
+        tracing::warn!(
+            name = self.name,
+            "a sandbox does not end by itself; podman is asked to kill it"
+        );
+        let (engine, name) = (self.engine.clone(), self.name.clone());
+        tokio::spawn(async move {
+            let killed = engine
+                .call(&["kill", "--signal=KILL", &name], PODMAN_GRACE)
+                .await;
+            if let Err(error) = killed {
+                tracing::warn!(%error, name, "podman could not kill a sandbox");
+            }
+        });
+    }
+
+    /// Waits until podman has removed the container, and makes it do so when it doesn't by itself.
+    pub(super) async fn clear(&mut self) {
+        match tokio::time::timeout(PODMAN_GRACE, self.container.gone()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(message)) => {
+                tracing::debug!(name = self.name, message, "podman ended with an error")
+            }
+            Err(_) => self.container.end().await,
+        }
+        remove(&self.engine, &self.name).await;
+    }
+}
+
+/// Removes a container, whatever its state; one that is gone is fine.
+async fn remove(engine: &Engine, name: &str) {
+    let removed = engine
+        .call(
+            &["rm", "--force", "--ignore", "--time=0", name],
+            Duration::from_secs(30),
+        )
+        .await;
+    if let Err(error) = removed {
+        tracing::warn!(%error, name, "podman could not remove a container; the next start tries again");
+    }
+}
