@@ -21,8 +21,8 @@ pub struct Welcome {
     pub admin_password: Option<Zeroizing<String>>,
     /// The pre-shared key, when we made it.
     pub psk: Option<Zeroizing<String>>,
-    /// How nodes call us.
-    pub join_url: String,
+    /// How nodes call us; `None` where only this machine can.
+    pub join_url: Option<String>,
 }
 
 impl fmt::Display for Welcome {
@@ -34,14 +34,19 @@ impl fmt::Display for Welcome {
             writeln!(f, "  password  {}\n", password.as_str())?;
             writeln!(f, "  log in    cynode login --handle {ADMIN}")?;
         }
+        let Some(url) = &self.join_url else {
+            return writeln!(
+                f,
+                "\nOnly this machine can join; for others, listen with --control-listen 0.0.0.0:12082.\n"
+            );
+        };
         let psk = match &self.psk {
             Some(psk) => format!("--psk {}", psk.as_str()),
             None => "--psk-file FILE".to_owned(),
         };
         writeln!(
             f,
-            "\nJoin another machine:\n\n  cynode node --orchestrator {} {psk}\n",
-            self.join_url
+            "\nJoin another machine:\n\n  cynode node --orchestrator {url} {psk}\n"
         )
     }
 }
@@ -81,21 +86,25 @@ pub(super) async fn first_admin(
 }
 
 /// The URL in the join line: the operator's, or the address of the interface with the default route.
-pub(super) fn join_url(public_url: Option<&str>, control: SocketAddr) -> String {
+/// None when we listen where no other machine can call.
+pub(super) fn join_url(public_url: Option<&str>, control: SocketAddr) -> Option<String> {
     if let Some(url) = public_url {
-        return url.trim_end_matches('/').to_owned();
+        return Some(url.trim_end_matches('/').to_owned());
     }
-    let address = if control.ip().is_unspecified() {
-        reachable_address().map_or(control, |ip| SocketAddr::new(ip, control.port()))
+    if control.ip().is_loopback() {
+        return None;
+    }
+    let ip = if control.ip().is_unspecified() {
+        reachable_address()?
     } else {
-        control
+        control.ip()
     };
-    format!("http://{address}")
+    Some(format!("http://{}", SocketAddr::new(ip, control.port())))
 }
 
 /// The address that this machine would use to reach others. Connecting a datagram socket asks the
 /// routing table and sends nothing; the target is one that is reserved for documentation.
-pub fn reachable_address() -> Option<IpAddr> {
+fn reachable_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())

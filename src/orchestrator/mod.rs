@@ -18,7 +18,7 @@ mod recovery;
 mod scheduler;
 mod summary;
 
-pub use bootstrap::{Welcome, reachable_address};
+pub use bootstrap::Welcome;
 
 use crate::{
     api::{image::ImageRef, nodes::NodeView, problem::Problem, time::Time},

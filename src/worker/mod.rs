@@ -10,6 +10,7 @@ mod init_copy;
 mod job;
 mod ledger;
 mod output;
+mod pipes;
 mod sandbox;
 
 pub use job::Policy;

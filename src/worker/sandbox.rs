@@ -4,25 +4,24 @@
 //! 50 ms more to clear the container away, which [`Remains::clear`] waits for while the result
 //! is already on its way.
 
-use super::output::JobLog;
+use super::{
+    output::JobLog,
+    pipes::{Pipe, Reports, pipe_pair},
+};
 use crate::{
     api::events::Stream,
     engine::{Container, ContainerSpec, Engine, EngineError, Root},
-    sandbox_init::wire::{REPORT_BYTES, Report, Request},
+    sandbox_init::wire::{Report, Request},
 };
 use bytes::BytesMut;
 use std::{
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
-    },
+    io::AsyncWriteExt as _,
+    net::{UnixStream, unix::OwnedWriteHalf},
     sync::watch,
     time::{Instant, sleep_until},
 };
@@ -101,10 +100,7 @@ impl Sandbox<'_> {
         };
         let (from_init, to_init) = control.into_split();
         let watch = Watch {
-            reports: Reports {
-                socket: Some(from_init),
-                buffer: Vec::new(),
-            },
+            reports: Reports::new(from_init),
             to_init,
             unsent: BytesMut::from(self.request.encode().as_slice()),
             stdout: Pipe::new(stdout, Stream::Stdout),
@@ -117,13 +113,6 @@ impl Sandbox<'_> {
         let end = watch.follow(cancel, &mut remains).await;
         Ok((end, remains))
     }
-}
-
-fn pipe_pair() -> io::Result<(pipe::Receiver, OwnedFd)> {
-    let (read, write) = io::pipe()?;
-    let read = OwnedFd::from(read);
-    rustix::io::ioctl_fionbio(&read, true)?;
-    Ok((pipe::Receiver::from_owned_fd(read)?, write.into()))
 }
 
 /// Where a sandbox stands; what its deadline means.
@@ -281,82 +270,6 @@ fn judge(last: Report, order: Option<Order>) -> End {
             End::Engine(format!("the system could not start the command: {reason}"))
         }
         (Report::Started, _) => End::Engine("init said twice that the command runs".to_owned()),
-    }
-}
-
-/// The node's end of one of the command's streams.
-struct Pipe {
-    pipe: pipe::Receiver,
-    stream: Stream,
-    buffer: Vec<u8>,
-    open: bool,
-}
-
-impl Pipe {
-    fn new(pipe: pipe::Receiver, stream: Stream) -> Self {
-        Self {
-            pipe,
-            stream,
-            buffer: vec![0; 64 * 1024],
-            open: true,
-        }
-    }
-
-    /// Moves what is there into the log. Can be interrupted without loss.
-    async fn pump(&mut self, log: &JobLog) {
-        match self.pipe.read(&mut self.buffer).await {
-            Ok(n @ 1..) => log.push(self.stream, &self.buffer[..n]),
-            _ => self.open = false,
-        }
-    }
-
-    fn drain(&self, log: &JobLog) {
-        let mut buffer = vec![0; self.buffer.len()];
-        while let Ok(n @ 1..) = self.pipe.try_read(&mut buffer) {
-            log.push(self.stream, &buffer[..n]);
-        }
-    }
-}
-
-/// Reports from init, read so that being interrupted loses nothing.
-struct Reports {
-    socket: Option<OwnedReadHalf>,
-    buffer: Vec<u8>,
-}
-
-impl Reports {
-    fn open(&self) -> bool {
-        self.socket.is_some()
-    }
-
-    /// The next report; `None` once there can be no more.
-    async fn next(&mut self) -> Option<Report> {
-        loop {
-            if let Some((report, rest)) = self.buffer.split_first_chunk::<REPORT_BYTES>() {
-                let report = Report::decode(*report);
-                self.buffer = rest.to_vec();
-                return report;
-            }
-            if !matches!(
-                self.socket.as_mut()?.read_buf(&mut self.buffer).await,
-                Ok(1..)
-            ) {
-                self.socket = None;
-            }
-        }
-    }
-
-    /// What is still to be read once init is dead; the socket may be held open by conmon.
-    async fn last_words(&mut self) -> Option<Report> {
-        let mut last = None;
-        let all = async {
-            while let Some(report) = self.next().await {
-                last = Some(report).filter(|report| *report != Report::Started);
-            }
-        };
-        // Nothing is under way any more: what isn't there at once never comes.
-        let _ = tokio::time::timeout(Duration::from_millis(100), all).await;
-        last
     }
 }
 

@@ -17,21 +17,21 @@
 //! A result is stored before the node may forget it; while the store takes no writes, we try
 //! again, and the node keeps the result.
 
+mod settle;
+
 use super::{
     Orchestrator,
     live::{LiveTask, Moment},
     node_client::NodeClient,
-    summary,
 };
 use crate::{
     api::{
         events::{JobEvent, KEPT_BYTES},
         jobs::{JobResult, Outcome},
-        tasks::{JobStatus, TaskStatus},
-        time::Time,
+        tasks::TaskStatus,
     },
     http::client::CallError,
-    store::{FinishedJob, Node, RunningJob},
+    store::{Node, RunningJob},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
@@ -41,10 +41,6 @@ const LEASE: Duration = Duration::from_mins(1);
 /// First pause before asking a silent node again; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Before a job that a node refused is offered again.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause between two attempts.
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// How to begin.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,7 +74,7 @@ pub(super) fn start(orchestrator: &Arc<Orchestrator>, job: RunningJob, entry: En
             attempt: job.attempt,
         });
         let verdict = follow(&orchestrator, &job, entry, &live, cancel).await;
-        settle(&orchestrator, &job, &live, verdict).await;
+        settle::settle(&orchestrator, &job, &live, verdict).await;
         orchestrator.followers.leave(job.id);
     });
 }
@@ -246,173 +242,4 @@ async fn cancel_when_asked(
         }
     }
     std::future::pending().await
-}
-
-/// Stores what became of an attempt, and then lets the node forget it.
-async fn settle(orchestrator: &Orchestrator, job: &RunningJob, live: &LiveTask, verdict: Verdict) {
-    let step = next_step(job, verdict, live);
-    let mut pause = FIRST_PAUSE;
-    let moment = loop {
-        match store(orchestrator, job, &step).await {
-            Ok(status) => break status,
-            Err(error) => {
-                tracing::error!(job = %job.id, %error, "an end can't be stored yet; trying again");
-                tokio::time::sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
-            }
-        }
-    };
-    if let Some(status) = moment {
-        live.moves_to(Moment {
-            status,
-            attempt: job.attempt,
-        });
-    }
-    orchestrator.wake.notify_one();
-    if step.node_may_forget {
-        forget(orchestrator, job).await;
-    }
-}
-
-/// What to write: the end of the job, or its way back into the queue.
-struct Step {
-    end: FinishedJob,
-    /// Back into the queue after this pause, unless it is to be canceled.
-    again: Option<Duration>,
-    /// The attempt never began, and its number is free.
-    not_begun: bool,
-    node_may_forget: bool,
-}
-
-fn next_step(job: &RunningJob, verdict: Verdict, live: &LiveTask) -> Step {
-    let tries_left = job.attempt < job.max_attempts;
-    let backoff = backoff(job.attempt);
-    let without_result = |status, summary: String| FinishedJob {
-        id: job.id,
-        attempt: job.attempt,
-        status,
-        result: None,
-        outline: None,
-        exit_code: None,
-        summary,
-    };
-    match verdict {
-        Verdict::Ended(result) => {
-            let retryable = result
-                .error
-                .as_ref()
-                .is_some_and(|error| error.kind.is_retryable());
-            let end = FinishedJob {
-                id: job.id,
-                attempt: job.attempt,
-                status: match result.status {
-                    Outcome::Completed => JobStatus::Completed,
-                    Outcome::Failed => JobStatus::Failed,
-                    Outcome::Timeout => JobStatus::Timeout,
-                    Outcome::Canceled => JobStatus::Canceled,
-                },
-                exit_code: result.exit_code,
-                summary: summary::of(&result),
-                outline: serde_json::to_string(&live.outline()).ok(),
-                result: serde_json::to_string(&result).ok(),
-            };
-            let again = (retryable && tries_left).then_some(backoff);
-            Step {
-                end,
-                again,
-                not_begun: false,
-                node_may_forget: true,
-            }
-        }
-        Verdict::NotBegun(reason) => {
-            tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
-            let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
-            Step {
-                end,
-                again: Some(REFUSED_PAUSE),
-                not_begun: true,
-                node_may_forget: false,
-            }
-        }
-        Verdict::Rejected(reason) => {
-            let end = without_result(JobStatus::Failed, format!("no node takes it: {reason}"));
-            Step {
-                end,
-                again: None,
-                not_begun: true,
-                node_may_forget: false,
-            }
-        }
-        Verdict::Lost(reason) => {
-            tracing::warn!(job = %job.id, attempt = job.attempt, reason, "an attempt is lost");
-            let tries = format!("attempt {} of {}", job.attempt, job.max_attempts);
-            let end = without_result(JobStatus::Lost, format!("lost ({tries}): {reason}"));
-            Step {
-                end,
-                again: tries_left.then_some(backoff),
-                not_begun: false,
-                node_may_forget: false,
-            }
-        }
-    }
-}
-
-/// Writes a step; where the task stands then, `None` when another attempt is the current one.
-async fn store(
-    orchestrator: &Orchestrator,
-    job: &RunningJob,
-    step: &Step,
-) -> Result<Option<TaskStatus>, crate::store::StoreError> {
-    let now = Time::now();
-    let mut end = step.end.clone();
-    if let Some(pause) = step.again {
-        let not_before = now.plus(pause);
-        if orchestrator
-            .store
-            .job_requeue(job.id, job.attempt, step.not_begun, not_before, now)
-            .await?
-        {
-            return Ok(Some(TaskStatus::Queued));
-        }
-        // It is to be canceled, so there is no other attempt.
-        end.status = JobStatus::Canceled;
-        "canceled".clone_into(&mut end.summary);
-    }
-    let status = end.status.task_status();
-    let stored = orchestrator.store.job_finish(end, now).await?;
-    if !stored {
-        tracing::warn!(job = %job.id, attempt = job.attempt, "a late result is discarded, its attempt is over");
-    }
-    Ok(stored.then_some(status))
-}
-
-async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
-    for _ in 0..3 {
-        let Ok(Some(node)) = orchestrator.store.node_get(job.node_id).await else {
-            return;
-        };
-        let Some(url) = orchestrator.worker_url(&node) else {
-            return;
-        };
-        let client = NodeClient::new(
-            &orchestrator.client,
-            url,
-            orchestrator.identity.worker_token(node.id),
-        );
-        match client.forget(job.id).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(job = %job.id, %error, "the node keeps a result that is stored");
-                tokio::time::sleep(FIRST_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Doubles with each attempt, up to [`LONGEST_BACKOFF`]; between half and all of it, so that jobs
-/// which failed together don't come back together.
-fn backoff(attempt: u32) -> Duration {
-    let full = LONGEST_BACKOFF.min(Duration::from_secs(1 << attempt.saturating_sub(1).min(6)));
-    let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-    full.mul_f64(0.5 + random / 2.0)
 }

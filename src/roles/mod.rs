@@ -1,31 +1,29 @@
 //! From raw arguments to the settings of a role, and the life of its process: logging,
 //! signals, start, end.
 
+mod failures;
+mod settings;
+
+pub use settings::secret;
+
 use crate::{
-    api::{
-        image::ImageRef,
-        nodes::{check_url, slug_from_host_name},
-    },
-    cli::{
-        Common, Dev, EngineFlags, LogFormat, NodeArgs, Psk, SandboxFlags, ServeOrchestrator, State,
-        WorkerArgs,
-    },
+    cli::{Common, Dev, LogFormat, NodeArgs, SandboxFlags, ServeOrchestrator, WorkerArgs},
     client,
-    data_dir::DataDir,
-    engine::EngineError,
-    exit::{Exit, Failure},
+    exit::Failure,
     http::server::Shutdown,
     node::{self, InferenceMode, NodeError},
-    orchestrator::{self, Orchestrator, StartError},
+    orchestrator::{self, Orchestrator},
     worker::{self, Bench, Policy},
+};
+use settings::{
+    admin_password, checked_url, host_slug, image, open_data_dir, psk, sandbox_settings,
+    worker_urls,
 };
 use std::{
     collections::HashMap,
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
 };
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 /// Logs go to stderr; stdout belongs to results.
 fn start_logging(common: &Common) -> Result<(), Failure> {
@@ -244,148 +242,4 @@ fn show(text: &str) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(Failure::internal)
-}
-
-fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
-    let path = match &state.data_dir {
-        Some(path) => path.clone(),
-        None => default_data_dir()?,
-    };
-    Ok(DataDir::open(&path)?)
-}
-
-/// `/var/lib/cynode` for root, else the XDG state directory.
-fn default_data_dir() -> Result<PathBuf, Failure> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/cynode"));
-    }
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    from("XDG_STATE_HOME")
-        .or_else(|| from("HOME").map(|home| home.join(".local/state")))
-        .map(|path| path.join("cynode"))
-        .ok_or_else(|| {
-            Failure::usage(
-                "neither XDG_STATE_HOME nor HOME is set; name a directory with --data-dir",
-            )
-        })
-}
-
-/// A secret from a file, or else from the environment.
-pub fn secret(
-    flag: &str,
-    file: Option<&Path>,
-    variable: &str,
-) -> Result<Option<Zeroizing<String>>, Failure> {
-    let text = match file {
-        Some(path) => Zeroizing::new(
-            std::fs::read_to_string(path)
-                .map_err(|error| Failure::usage(format!("{flag} {}: {error}", path.display())))?,
-        ),
-        None => match std::env::var(variable) {
-            Ok(text) => Zeroizing::new(text),
-            Err(_) => return Ok(None),
-        },
-    };
-    let text = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
-    if text.is_empty() {
-        let what = file.map_or_else(|| variable.to_owned(), |path| path.display().to_string());
-        return Err(Failure::usage(format!(
-            "{what} is empty; it must hold the secret"
-        )));
-    }
-    Ok(Some(text))
-}
-
-fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
-    match &psk.psk {
-        Some(text) if text.is_empty() => Err(Failure::usage("the pre-shared key is empty")),
-        Some(text) => Ok(Some(Zeroizing::new(text.clone()))),
-        None => match &psk.psk_file {
-            Some(path) => secret("--psk-file", Some(path), ""),
-            None => Ok(None),
-        },
-    }
-}
-
-fn admin_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
-    secret("--admin-password-file", file, "CYNODE_ADMIN_PASSWORD")
-}
-
-fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
-    text.parse()
-        .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))
-}
-
-fn checked_url(flag: &str, url: String) -> Result<String, Failure> {
-    check_url("", &url).map_err(|problem| Failure::usage(format!("{flag} {}", problem.detail)))?;
-    Ok(url)
-}
-
-fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
-    pairs
-        .iter()
-        .map(|pair| {
-            let (slug, url) = pair.split_once('=').ok_or_else(|| {
-                Failure::usage(format!("--worker-url {pair:?}: write it as SLUG=URL"))
-            })?;
-            Ok((
-                slug.to_owned(),
-                checked_url("--worker-url", url.to_owned())?,
-            ))
-        })
-        .collect()
-}
-
-fn sandbox_settings(
-    flags: &EngineFlags,
-    default_image: Option<&str>,
-) -> Result<worker::Settings, Failure> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(worker::Settings {
-        max_concurrency: flags.max_concurrency.map_or(cores, |n| n as usize),
-        allowed_images: flags.allowed_image.clone(),
-        default_image: default_image
-            .map(|text| image("--default-image", text))
-            .transpose()?,
-        engine: flags.engine.clone(),
-        engine_runtime: flags.engine_runtime.clone(),
-    })
-}
-
-fn host_slug() -> String {
-    slug_from_host_name(&rustix::system::uname().nodename().to_string_lossy())
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        Self::chain(Exit::Internal, &error)
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        Self::chain(Exit::Internal, &error)
-    }
-}
-
-impl From<NodeError> for Failure {
-    fn from(error: NodeError) -> Self {
-        let exit = match &error {
-            NodeError::WrongPsk => Exit::NotAllowed,
-            NodeError::Setting(_) => Exit::Usage,
-            NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
-                Some(401 | 403) => Exit::NotAllowed,
-                Some(409) => Exit::Conflict,
-                Some(400) => Exit::Invalid,
-                None => Exit::Unreachable,
-                Some(_) => Exit::Internal,
-            },
-            _ => Exit::Internal,
-        };
-        Self::chain(exit, &error)
-    }
 }

@@ -1,0 +1,51 @@
+# `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO  ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+BINARY := $(TARGET)/$(HOST)/release/cynode
+
+.PHONY: help demo test setup build fmt lint unit it bench dist install clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: setup build ## See a task of yours run in a real sandbox on a registered node
+	@scripts/demo.sh $(BINARY)
+
+test: setup fmt lint unit it ## Format, lints and all tests, with real containers
+
+setup: ## Install what building and testing need, where it is missing and can be installed
+	@scripts/setup.sh
+
+build: ## Build the one binary, static, with optimisation
+	$(CARGO) build --release --locked
+	@echo "built $(BINARY)"
+
+fmt: ## Check the format
+	$(CARGO) fmt --check
+
+lint: ## Clippy, warnings are errors
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+
+unit: ## Tests of rooms and pure decisions
+	$(CARGO) test --locked --lib
+
+it: ## Black-box tests of the real binary with real podman
+	$(CARGO) test --locked --test it
+
+bench: setup build ## What a task costs on top of `podman run --rm`, as ratios from one run
+	$(CARGO) bench --locked --bench overhead
+
+dist: ## The file that people download, with its SHA-256
+	$(CARGO) build --profile dist --locked
+	cd $(TARGET)/$(HOST)/dist && sha256sum cynode | tee cynode.sha256
+
+install: build ## Install into /usr/local/bin (PREFIX)
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/cynode
+
+clean: ## Remove what was built
+	$(CARGO) clean

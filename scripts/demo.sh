@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Starts `cynode dev` in a directory of its own, runs a task, and shows how to go on.
+# Usage: scripts/demo.sh BINARY
+set -euo pipefail
+
+binary=$1
+home=$(mktemp -d "${TMPDIR:-/tmp}/cynode-demo.XXXXXX")
+export XDG_CONFIG_HOME=$home/config
+pid=
+
+finish() {
+  status=$?
+  trap - EXIT
+  if [ -n "$pid" ] && kill -TERM "$pid" 2>/dev/null; then wait "$pid" || true; fi
+  if [ "$status" -ne 0 ]; then
+    echo "The demo failed; what cynode said (also in $home/log):" >&2
+    cat "$home/log" >&2 2>/dev/null || true
+  else
+    rm -rf "$home"
+  fi
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+image=$("$(dirname "$0")/demo-image.sh")
+
+echo
+echo "── 1. cynode dev: orchestrator, node and worker in one process"
+"$binary" dev --data-dir "$home/data" --default-image "$image" --shutdown-grace 0s \
+  --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 --worker-listen 127.0.0.1:0 \
+  >"$home/welcome" 2>"$home/log" &
+pid=$!
+# `cynode dev` says how to go on once a node is registered and takes jobs.
+until grep -q 'In another terminal' "$home/welcome"; do
+  kill -0 "$pid" 2>/dev/null || exit 1
+  sleep 0.1
+done
+"$binary" status
+
+echo
+echo "── 2. a task, in a fresh sandbox without a network"
+script='echo "hello from $(hostname), in $PWD"; echo "network: $(ls /sys/class/net | xargs)"; id -un'
+printf '$ cynode run -- sh -c %q\n' "$script"
+"$binary" run --name demo -- sh -c "$script"
+
+echo
+echo "── 3. its record, which survives restarts"
+"$binary" task list
+
+cat <<EOT
+
+It works. To go on, in one terminal:
+
+  $binary dev --default-image $image
+
+and in another:
+
+  $binary run -- echo hello
+  $binary task list
+
+README.md says how to use a second machine.
+EOT

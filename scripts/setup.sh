@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes sure that what building and testing need is there: a Rust toolchain, a C compiler (for
+# SQLite), podman with a runtime, and a static busybox (for the local test image). Installs
+# what is missing where that is possible, and otherwise says what to do. Says nothing when
+# all is there.
+set -euo pipefail
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+command -v cargo >/dev/null || fail "there is no Rust toolchain; install one from https://rustup.rs (1.91 or newer)"
+
+missing=()
+command -v cc      >/dev/null || missing+=(gcc libc6-dev)
+command -v podman  >/dev/null || missing+=(podman)
+command -v runc    >/dev/null || command -v crun >/dev/null || missing+=(runc)
+command -v busybox >/dev/null || missing+=(busybox-static)
+[ "${#missing[@]}" -eq 0 ] && exit 0
+
+command -v apt-get >/dev/null \
+  || fail "missing: ${missing[*]}; install them with this system's package manager, then try again"
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || fail "missing: ${missing[*]}; install them as root: apt-get install ${missing[*]}"
+  sudo=(sudo)
+fi
+echo "setup: installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null \
+  || fail "apt-get could not install ${missing[*]}; the lines above say why"

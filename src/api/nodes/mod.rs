@@ -1,0 +1,16 @@
+//! Nodes and the control plane (contract, section 3), one file per step of the conversation.
+//!
+//! Everything a node sends is hostile until checked: [`CapabilityReport::check`] bounds every
+//! text and every list, so a stored report can't grow past a few kilobytes.
+
+mod capability;
+mod config;
+mod registration;
+mod rules;
+mod view;
+
+pub use capability::*;
+pub use config::*;
+pub use registration::*;
+pub use rules::{MAX_LABELS, check_label, check_slug, check_url, slug_from_host_name};
+pub use view::*;

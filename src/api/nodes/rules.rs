@@ -1,0 +1,139 @@
+//! What slugs, labels, URLs and free texts of nodes must look like.
+
+use crate::api::problem::Problem;
+
+/// Most labels of a node, and of a task's wish.
+pub const MAX_LABELS: usize = 64;
+/// Longest free text, in bytes.
+pub(super) const MAX_TEXT: usize = 256;
+/// Longest URL, in bytes.
+pub(super) const MAX_URL: usize = 2048;
+
+/// `[a-z0-9][a-z0-9-]{0,62}`.
+pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let valid = (1..=63).contains(&slug.len())
+        && plain(slug.as_bytes()[0])
+        && slug.bytes().all(|b| plain(b) || b == b'-');
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "must be 1 to 63 lower-case letters, digits and '-', starting with a letter or digit",
+    ))
+}
+
+/// A slug made of a host's name: lower case, every other character a `-`.
+pub fn slug_from_host_name(name: &str) -> String {
+    let slug: String = name
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(63)
+        .collect();
+    let slug = slug.trim_start_matches('-');
+    if slug.is_empty() {
+        "node".to_owned()
+    } else {
+        slug.to_owned()
+    }
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}`.
+pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
+    let valid = (1..=63).contains(&label.len())
+        && label.as_bytes()[0].is_ascii_alphanumeric()
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._/=-".contains(&b));
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "is no label: 1 to 63 of A-Z a-z 0-9 . _ / = -, starting with a letter or digit",
+    ))
+}
+
+pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Problem> {
+    match text {
+        Some(text) if text.len() > MAX_TEXT => Err(Problem::field(
+            pointer,
+            format!("is longer than {MAX_TEXT} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `http://host[:port][/path]`, without user, query or fragment.
+pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
+    let wrong = |detail: &str| Err(Problem::field(pointer, detail));
+    if url.len() > MAX_URL {
+        return wrong("is too long for a URL");
+    }
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return wrong("is no URL; write it like http://host:12090");
+    };
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if uri.scheme_str() != Some("http")
+        || uri.host().is_none_or(str::is_empty)
+        || authority.contains('@')
+    {
+        return wrong("must be http://host[:port] without a user name");
+    }
+    if uri.query().is_some() || url.contains('#') {
+        return wrong("must have no query and no fragment");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn urls_that_a_node_may_name() {
+        for good in [
+            "http://10.0.0.2:12090",
+            "http://box.local/x",
+            "http://[::1]:1",
+        ] {
+            assert!(check_url("/u", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "box:1",
+            "https://box",
+            "ftp://box",
+            "http://",
+            "http://u@box",
+            "http://box/?q",
+            "/x",
+            "http://a b",
+        ] {
+            assert!(check_url("/u", bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_host_name_gives_a_slug(name in any::<String>()) {
+            prop_assert!(check_slug("/s", &slug_from_host_name(&name)).is_ok());
+        }
+
+        #[test]
+        fn slugs_and_labels_never_panic(text in any::<String>()) {
+            let _ = check_slug("/s", &text);
+            let _ = check_label("/l", &text);
+            let _ = check_url("/u", &text);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Nodes as users see them.
+
+use super::{AckStatus, Gpu, Inference};
+use crate::api::time::Time;
+use serde::{Deserialize, Serialize};
+
+/// Where a node stands, as users see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStatus {
+    /// Takes jobs.
+    Ready,
+    /// Heard, but takes none; the reason says why.
+    NotReady,
+    /// Finishes what it has.
+    Draining,
+    /// Not heard for 30 seconds.
+    Offline,
+}
+
+impl NodeStatus {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NotReady => "not_ready",
+            Self::Draining => "draining",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// A node as users see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name in commands.
+    pub node_slug: String,
+    /// Its name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it stands.
+    pub status: NodeStatus,
+    /// Why it isn't ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What tasks may ask for.
+    pub labels: Vec<String>,
+    /// Where dispatch reaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_api_target_url: Option<String>,
+    /// The configuration it was last served.
+    pub config_version: String,
+    /// The one that it last acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acked_config_version: Option<String>,
+    /// How that went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_status: Option<AckStatus>,
+    /// When it was last heard.
+    pub last_seen_at: Time,
+    /// Jobs it has now.
+    pub running_jobs: u32,
+    /// Jobs it takes at the same time.
+    pub max_concurrency: u32,
+    /// Its graphics processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+    /// Its model server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference: Option<Inference>,
+}
+
+/// Answer of `GET /v1/nodes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeList {
+    /// By slug.
+    pub nodes: Vec<NodeView>,
+}

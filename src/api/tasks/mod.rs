@@ -1,0 +1,7 @@
+//! Users and their tasks (contract, section 2): what they ask for, and what they see.
+
+mod create;
+mod view;
+
+pub use create::*;
+pub use view::*;

@@ -1,0 +1,213 @@
+//! Tasks and their jobs as users see them.
+
+use crate::api::{JobId, TaskId, jobs::JobResult, time::Time};
+use serde::{Deserialize, Serialize};
+
+/// Where a task stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskStatus {
+    /// Waits for a node.
+    Queued,
+    /// A node has it.
+    Running,
+    /// Exit code 0.
+    Completed,
+    /// Anything else, a timeout too.
+    Failed,
+    /// Ended on request.
+    Canceled,
+}
+
+impl TaskStatus {
+    /// The name on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// Whether it stays as it is.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Canceled)
+    }
+}
+
+impl std::str::FromStr for TaskStatus {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == name)
+            .ok_or(())
+    }
+}
+
+/// Where a job stands, as the orchestrator sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobStatus {
+    /// Waits for a node.
+    Queued,
+    /// A node has it.
+    Running,
+    /// Exit code 0.
+    Completed,
+    /// Another exit code, or it could not run.
+    Failed,
+    /// Killed at its time limit.
+    Timeout,
+    /// Ended on request.
+    Canceled,
+    /// Nobody can know how it ended, and it may not run twice.
+    Lost,
+}
+
+impl JobStatus {
+    /// The name on the wire and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Canceled => "canceled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// What the job's task is then.
+    pub const fn task_status(self) -> TaskStatus {
+        match self {
+            Self::Queued => TaskStatus::Queued,
+            Self::Running => TaskStatus::Running,
+            Self::Completed => TaskStatus::Completed,
+            Self::Failed | Self::Timeout | Self::Lost => TaskStatus::Failed,
+            Self::Canceled => TaskStatus::Canceled,
+        }
+    }
+}
+
+/// A task as users see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The task's id.
+    pub id: TaskId,
+    /// The same once more.
+    pub task_id: TaskId,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// One line on how it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// The user's name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_name: Option<String>,
+    /// The user's prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// What is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// In which image, in normal form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// When it was accepted.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+    /// When a node first took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// The command's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// Answer of `GET /v1/tasks`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskList {
+    /// Newest first.
+    pub tasks: Vec<Task>,
+    /// Give it as `cursor` to read on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// The same for callers that count (`offset`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_offset: Option<u64>,
+}
+
+/// Answer of `GET /v1/tasks/{id}/result`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Its jobs; one, today.
+    pub jobs: Vec<JobView>,
+}
+
+/// A job as users see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobView {
+    /// The job's id.
+    pub id: JobId,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// The Worker API's result as a JSON string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// The same as an object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_object: Option<JobResult>,
+    /// The node that has, or had, it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_slug: Option<String>,
+    /// How often it was given to a node.
+    pub attempt: u32,
+    /// When the sandbox started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+}
+
+/// Answer of `GET /v1/tasks/{id}/logs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskLogs {
+    /// Which task.
+    pub task_id: TaskId,
+    /// What it printed on stdout.
+    pub stdout: String,
+    /// What it printed on stderr.
+    pub stderr: String,
+}
+
+/// Answer of `POST /v1/tasks/{id}/cancel`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelAnswer {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Whether it is, or will be, canceled; false when it had ended otherwise before.
+    pub canceled: bool,
+}

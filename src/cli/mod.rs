@@ -1,0 +1,142 @@
+//! Every subcommand and flag, grouped as a user reads `--help`.
+//!
+//! These are the raw arguments; [`crate::roles`] turns those of a role into its settings.
+//! Each flag has an environment twin `CYNODE_<FLAG>`; a flag beats it.
+
+#![allow(
+    missing_docs,
+    reason = "doc comments are help texts here; flattened groups have none of their own"
+)]
+
+mod client;
+mod roles;
+
+pub use client::*;
+pub use roles::*;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::time::Duration;
+
+/// cynode runs your team's commands in fresh, network-less sandboxes on machines of your own.
+#[derive(Parser, Debug)]
+#[command(
+    name = "cynode",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Args, Debug)]
+pub struct Common {
+    /// Log what is at least this important: error, warn, info, debug, trace
+    #[arg(
+        long,
+        global = true,
+        env = "CYNODE_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    pub log_level: String,
+    /// How log lines look
+    #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Everything on this machine in one process, and you logged in: the quickest start
+    Dev(Box<Dev>),
+    /// Take users' tasks and give them to nodes
+    ServeOrchestrator(Box<ServeOrchestrator>),
+    /// Join this machine to an orchestrator and run its sandboxes
+    Node(Box<NodeArgs>),
+    /// The Worker API alone, for whoever shows its token
+    Worker(Box<WorkerArgs>),
+
+    /// Run a command in a sandbox, print its output live, and exit with its exit code
+    Run(RunArgs),
+    /// Create, list and read tasks
+    #[command(subcommand)]
+    Task(TaskCommand),
+    /// List nodes, and drain or resume one
+    #[command(subcommand)]
+    Nodes(NodesCommand),
+    /// Whether the orchestrator and its nodes can do work
+    Status(Client),
+
+    /// Log in; asks for the password unless it is given
+    Login(LoginArgs),
+    /// Log out, here and at the orchestrator
+    Logout(Client),
+    /// Who you are logged in as
+    Whoami(Client),
+
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// `90`, `90s`, `5m`, `2h`, `1d`, or `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write it like 90s, 5m or 2h".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "write it like 90s, 5m or 2h".to_owned())?;
+    Ok(Duration::from_millis(number.saturating_mul(millis)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, seconds) in [
+            ("90", 90),
+            ("90s", 90),
+            ("5m", 300),
+            ("2h", 7200),
+            ("1d", 86_400),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for text in ["", "m", "5 m", "-1s", "1.5s", "5w"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

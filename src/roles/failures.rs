@@ -1,0 +1,38 @@
+//! From the errors of a role to the exit code of its process.
+
+use crate::{
+    engine::EngineError,
+    exit::{Exit, Failure},
+    node::NodeError,
+    orchestrator::StartError,
+};
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::chain(Exit::Internal, &error)
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::chain(Exit::Internal, &error)
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let exit = match &error {
+            NodeError::WrongPsk => Exit::NotAllowed,
+            NodeError::Setting(_) => Exit::Usage,
+            NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
+                Some(401 | 403) => Exit::NotAllowed,
+                Some(409) => Exit::Conflict,
+                Some(400) => Exit::Invalid,
+                None => Exit::Unreachable,
+                Some(_) => Exit::Internal,
+            },
+            _ => Exit::Internal,
+        };
+        Self::chain(exit, &error)
+    }
+}
