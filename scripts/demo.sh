@@ -41,7 +41,7 @@ done
 echo
 echo "── 2. a task, in a fresh sandbox without a network"
 script='echo "hello from $(hostname), in $PWD"; echo "network: $(ls /sys/class/net | xargs)"; id -un'
-printf '$ cynode run -- sh -c %q\n' "$script"
+printf "$ cynode run -- sh -c '%s'\n" "$script"
 "$binary" run --name demo -- sh -c "$script"
 
 echo

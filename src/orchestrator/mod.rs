@@ -29,8 +29,10 @@ use crate::{
     },
     identity::{Identity, Keys, store_problem},
     store::{Node, Store, StoreError},
+    tasks::Tasks,
 };
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use futures_util::future::select_all;
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
@@ -78,6 +80,7 @@ pub struct Orchestrator {
     client: Client,
     live: live::Live,
     followers: followers::Followers,
+    following: Tasks,
     /// Wakes the scheduler.
     wake: Notify,
     shutdown: Shutdown,
@@ -93,7 +96,8 @@ pub struct Running {
     pub control: SocketAddr,
     /// What there is to tell after the first start.
     pub welcome: Welcome,
-    listeners: Vec<tokio::task::JoinHandle<()>>,
+    /// Both listeners and the scheduler.
+    parts: Vec<tokio::task::JoinHandle<()>>,
     _lock: RoleLock,
 }
 
@@ -125,11 +129,12 @@ impl Orchestrator {
             client: Client::default(),
             live: live::Live::default(),
             followers: followers::Followers::default(),
+            following: Tasks::default(),
             wake: Notify::new(),
             shutdown: shutdown.clone(),
         });
         recovery::resume(&orchestrator).await?;
-        let listeners = vec![
+        let parts = vec![
             tokio::spawn(server::serve(
                 gateway,
                 gateway::router(Arc::clone(&orchestrator)),
@@ -156,7 +161,7 @@ impl Orchestrator {
             gateway: gateway_address,
             control: control_address,
             welcome,
-            listeners,
+            parts,
             _lock: lock,
         })
     }
@@ -217,11 +222,21 @@ impl Running {
         self.orchestrator.identity.psk()
     }
 
+    /// Resolves when a part that should run until shutdown has ended before it: a fault of ours.
+    pub async fn broken(&mut self) {
+        let _ = select_all(&mut self.parts).await;
+    }
+
+    /// Waits, at most for `limit`, until the ends of all jobs that are followed are stored.
+    pub async fn settled(&self, limit: Duration) {
+        self.orchestrator.following.idle(limit).await;
+    }
+
     /// Waits until the listeners have finished their answers.
     pub async fn ended(self) {
-        for listener in self.listeners {
-            if listener.await.is_err() {
-                tracing::error!("a listener panicked; the lines above say where");
+        for part in self.parts {
+            if part.await.is_err() {
+                tracing::error!("a part of the orchestrator panicked; the lines above say where");
             }
         }
     }

@@ -1,10 +1,11 @@
 //! One line on how a job ended, for people.
 
 use crate::api::jobs::{JobResult, Outcome};
+use std::time::Duration;
 
-/// Such as `exit 0 after 0.12 s`.
+/// Such as `exit 0 after 120 ms`.
 pub(super) fn of(result: &JobResult) -> String {
-    let seconds = result.ended_at.since(result.started_at).as_secs_f64();
+    let after = after(result.ended_at.since(result.started_at));
     let end = match (result.status, result.exit_code, &result.error) {
         (_, _, Some(error)) => {
             let kind = serde_json::to_value(error.kind).ok();
@@ -15,12 +16,12 @@ pub(super) fn of(result: &JobResult) -> String {
             let line = error.message.lines().next().unwrap_or_default();
             return format!("could not run ({kind}): {line}");
         }
-        (Outcome::Timeout, ..) => format!("timed out after {seconds:.1} s"),
-        (Outcome::Canceled, ..) => format!("canceled after {seconds:.2} s"),
+        (Outcome::Timeout, ..) => format!("timed out after {after}"),
+        (Outcome::Canceled, ..) => format!("canceled after {after}"),
         (_, Some(code), _) if code > 128 => {
-            format!("exit {code} (signal {}) after {seconds:.2} s", code - 128)
+            format!("exit {code} (signal {}) after {after}", code - 128)
         }
-        (_, Some(code), _) => format!("exit {code} after {seconds:.2} s"),
+        (_, Some(code), _) => format!("exit {code} after {after}"),
         (status, None, None) => format!("{status:?}"),
     };
     match (result.truncated.stdout, result.truncated.stderr) {
@@ -28,5 +29,29 @@ pub(super) fn of(result: &JobResult) -> String {
         (true, false) => format!("{end}; stdout truncated"),
         (false, true) => format!("{end}; stderr truncated"),
         (true, true) => format!("{end}; stdout and stderr truncated"),
+    }
+}
+
+/// In the unit that a person would take.
+fn after(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        1..120 => format!("{:.1} s", time.as_secs_f64()),
+        seconds @ 120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_the_unit_that_fits() {
+        let told = |millis| after(Duration::from_millis(millis));
+        assert_eq!(told(7), "7 ms");
+        assert_eq!(told(1500), "1.5 s");
+        assert_eq!(told(150_000), "2 min 30 s");
+        assert_eq!(told(9_000_000), "2 h 30 min");
     }
 }

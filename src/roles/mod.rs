@@ -10,7 +10,7 @@ use crate::{
     cli::{Common, Dev, LogFormat, NodeArgs, SandboxFlags, ServeOrchestrator, WorkerArgs},
     client,
     exit::Failure,
-    http::server::Shutdown,
+    http::server::{Shutdown, ended},
     node::{self, InferenceMode, NodeError},
     orchestrator::{self, Orchestrator},
     worker::{self, Bench, Policy},
@@ -22,8 +22,12 @@ use settings::{
 use std::{
     collections::HashMap,
     io::{self, IsTerminal as _, Write as _},
+    time::Duration,
 };
 use tokio::sync::watch;
+
+/// How long `dev` waits for the ends of canceled jobs to be stored.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Logs go to stderr; stdout belongs to results.
 fn start_logging(common: &Common) -> Result<(), Failure> {
@@ -109,9 +113,12 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
         require_inference: args.require_inference,
     };
     run(common, async |shutdown| {
-        let running = Orchestrator::start(&data_dir, settings, shutdown.clone()).await?;
+        let mut running = Orchestrator::start(&data_dir, settings, shutdown.clone()).await?;
         show(&running.welcome.to_string())?;
-        crate::http::server::ended(shutdown).await;
+        tokio::select! {
+            () = ended(shutdown) => {}
+            () = running.broken() => return Err(broken()),
+        }
         running.ended().await;
         Ok(())
     })
@@ -142,7 +149,7 @@ pub fn node(common: &Common, args: NodeArgs) -> Result<(), Failure> {
             Err(NodeError::Stopped) => return Ok(()),
             started => started?,
         };
-        crate::http::server::ended(shutdown).await;
+        ended(shutdown).await;
         running.close(grace, false).await;
         Ok(())
     })
@@ -171,7 +178,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
         let worker = bench.open(socket.listen(1024)?, &token, policy, shutdown.clone());
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         tracing::info!(worker = %bound, "the worker listens");
-        crate::http::server::ended(shutdown).await;
+        ended(shutdown).await;
         worker.close(engine.shutdown_grace, true).await;
         Ok(())
     })
@@ -202,7 +209,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
     run(common, async |shutdown| {
         // The orchestrator ends after the node, so that it still hears how the node's jobs ended.
         let (order, orchestrator_shutdown) = watch::channel(false);
-        let running = Orchestrator::start(&data_dir, settings, orchestrator_shutdown).await?;
+        let mut running = Orchestrator::start(&data_dir, settings, orchestrator_shutdown).await?;
         let settings = node::Settings {
             orchestrator: format!("http://{}", running.control),
             psk: running.psk(),
@@ -226,13 +233,23 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             show(&format!(
                 "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
             ))?;
-            crate::http::server::ended(shutdown).await;
+            tokio::select! {
+                () = ended(shutdown) => {}
+                () = running.broken() => return Err(broken()),
+            }
             node.close(engine.shutdown_grace, true).await;
+            running.settled(SETTLE).await;
         }
         order.send_replace(true);
         running.ended().await;
         Ok(())
     })
+}
+
+fn broken() -> Failure {
+    Failure::internal(
+        "a part of the orchestrator ended by itself; the log above says why; start it again",
+    )
 }
 
 /// What a person is to read, on stdout and never through the logger.

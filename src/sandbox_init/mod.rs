@@ -38,7 +38,7 @@ use std::{
         unix::{net::UnixStream, process::CommandExt as _},
     },
     process::{Command, Stdio, exit},
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 use wire::Report;
 
@@ -57,6 +57,8 @@ pub const DESCRIPTORS: i32 = 3;
 
 /// The command's process id, for the signal handler; 0 while there is none.
 static COMMAND: AtomicI32 = AtomicI32::new(0);
+/// Set once everything is to be killed.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Runs as init and never returns. Trouble that the node can't be told shows as exit code 70.
 pub fn main() -> ! {
@@ -71,6 +73,8 @@ fn run() -> io::Result<()> {
     let (stdout, stderr) = (inherited(STDOUT)?, inherited(STDERR)?);
     let request = wire::Request::read(&mut control)?;
     forward_signals();
+    // Before the command, which could use up all that is allowed of processes.
+    obey(control.try_clone()?);
 
     let (program, arguments) = request
         .command
@@ -98,12 +102,9 @@ fn run() -> io::Result<()> {
     COMMAND.store(pid, Ordering::SeqCst);
     control.write_all(&Report::Started.encode())?;
 
-    let mut orders = control.try_clone()?;
-    std::thread::spawn(move || {
-        // Any byte is the order to end, and so is the end of the one who could give it.
-        let _ = orders.read(&mut [0]);
+    if ENDING.load(Ordering::SeqCst) {
         kill_all();
-    });
+    }
     let status = wait_for(pid)?;
     end_all();
     let report = if libc::WIFSIGNALED(status) {
@@ -112,6 +113,15 @@ fn run() -> io::Result<()> {
         Report::Exited(libc::WEXITSTATUS(status))
     };
     control.write_all(&report.encode())
+}
+
+/// Kills everything on order: any byte is one, and so is the end of the one who could give it.
+fn obey(mut orders: UnixStream) {
+    std::thread::spawn(move || {
+        let _ = orders.read(&mut [0]);
+        ENDING.store(true, Ordering::SeqCst);
+        kill_all();
+    });
 }
 
 /// Says in the job's stderr, as a shell would, what is wrong with the program.

@@ -66,8 +66,9 @@ enum Verdict {
 /// Follows `job` in the background until its end is stored.
 pub(super) fn start(orchestrator: &Arc<Orchestrator>, job: RunningJob, entry: Entry) {
     let cancel = orchestrator.followers.enter(job.id, job.cancel_requested);
-    let orchestrator = Arc::clone(orchestrator);
-    tokio::spawn(async move {
+    let shared = Arc::clone(orchestrator);
+    orchestrator.following.spawn(async move {
+        let orchestrator = shared;
         let live = orchestrator.live.task(job.task_id);
         live.moves_to(Moment {
             status: TaskStatus::Running,
@@ -191,7 +192,7 @@ fn refused(error: &CallError, entry: Entry) -> Trouble {
     let verdict = match (entry, error.status().map(|status| status.as_u16())) {
         (Entry::Run, Some(400 | 413 | 415)) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, Some(409)) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, Some(_)) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, Some(..=499 | 503)) => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, None) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Attach, Some(404)) => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
@@ -242,4 +243,154 @@ async fn cancel_when_asked(
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{
+        JobId, NodeId, TaskId,
+        jobs::{JobError, JobErrorKind, Truncated},
+        problem::ProblemBody,
+        time::Time,
+    };
+    use http::StatusCode;
+
+    pub(super) fn job() -> RunningJob {
+        let spec = serde_json::json!({
+            "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
+        });
+        RunningJob {
+            id: JobId::new(),
+            task_id: TaskId::new(),
+            attempt: 1,
+            max_attempts: 3,
+            node_id: NodeId::new(),
+            cancel_requested: false,
+            spec: serde_json::from_value(spec).unwrap(),
+        }
+    }
+
+    fn answer(job: &RunningJob) -> JobResult {
+        JobResult {
+            version: 1,
+            task_id: job.task_id,
+            job_id: job.id,
+            attempt: job.attempt,
+            status: Outcome::Completed,
+            exit_code: Some(0),
+            stdout: String::new(),
+            stderr: String::new(),
+            started_at: Time::from_millis(0),
+            ended_at: Time::from_millis(0),
+            truncated: Truncated::default(),
+            effective: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_result_that_cant_be_is_not_believed() {
+        let job = job();
+        let good = answer(&job);
+        assert!(check(&job, good.clone()).is_ok());
+        let error = Some(JobError {
+            kind: JobErrorKind::EngineError,
+            message: String::new(),
+        });
+        let forged = [
+            JobResult {
+                job_id: JobId::new(),
+                ..good.clone()
+            },
+            JobResult {
+                task_id: TaskId::new(),
+                ..good.clone()
+            },
+            JobResult {
+                attempt: 2,
+                ..good.clone()
+            },
+            JobResult {
+                exit_code: Some(1),
+                ..good.clone()
+            },
+            JobResult {
+                exit_code: None,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Failed,
+                exit_code: None,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Failed,
+                error,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Timeout,
+                ..good.clone()
+            },
+            JobResult {
+                stdout: "x".repeat(KEPT_BYTES + 1),
+                ..good
+            },
+        ];
+        for forged in forged {
+            assert!(check(&job, forged.clone()).is_err(), "{forged:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_means_not_begun_only_where_that_is_certain() {
+        let refusal = |status: u16| CallError::Refused {
+            url: String::new(),
+            status: StatusCode::from_u16(status).unwrap(),
+            problem: Box::new(ProblemBody {
+                kind: String::new(),
+                title: String::new(),
+                status,
+                detail: String::new(),
+                instance: String::new(),
+                errors: Vec::new(),
+            }),
+        };
+        let transport = |connected| CallError::Transport {
+            url: String::new(),
+            reason: String::new(),
+            connected,
+        };
+        for status in [401, 403, 404, 429, 503] {
+            assert!(
+                matches!(
+                    refused(&refusal(status), Entry::Run).verdict,
+                    Some(Verdict::NotBegun(_))
+                ),
+                "{status}"
+            );
+        }
+        assert!(matches!(
+            refused(&refusal(400), Entry::Run).verdict,
+            Some(Verdict::Rejected(_))
+        ));
+        assert!(matches!(
+            refused(&refusal(409), Entry::Run).verdict,
+            Some(Verdict::Lost(_))
+        ));
+        assert!(matches!(
+            refused(&transport(false), Entry::Run).verdict,
+            Some(Verdict::NotBegun(_))
+        ));
+        // It may have begun: ask, don't assume.
+        assert!(refused(&refusal(500), Entry::Run).verdict.is_none());
+        assert!(refused(&transport(true), Entry::Run).verdict.is_none());
+        assert!(refused(&transport(false), Entry::Attach).verdict.is_none());
+        assert!(refused(&refusal(503), Entry::Attach).verdict.is_none());
+        assert!(matches!(
+            refused(&refusal(404), Entry::Attach).verdict,
+            Some(Verdict::Lost(_))
+        ));
+    }
 }

@@ -197,3 +197,89 @@ fn backoff(attempt: u32) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
     full.mul_f64(0.5 + random / 2.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::jobs::{JobError, JobErrorKind, JobResult, Truncated},
+        orchestrator::{dispatch::tests::job, live::Live},
+    };
+
+    fn decide(attempt: u32, max_attempts: u32, verdict: Verdict) -> Step {
+        let job = RunningJob {
+            attempt,
+            max_attempts,
+            ..job()
+        };
+        next_step(&job, verdict, &Live::default().task(job.task_id))
+    }
+
+    fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -> Verdict {
+        let job = job();
+        Verdict::Ended(Box::new(JobResult {
+            version: 1,
+            task_id: job.task_id,
+            job_id: job.id,
+            attempt: 1,
+            status,
+            exit_code,
+            stdout: String::new(),
+            stderr: String::new(),
+            started_at: Time::from_millis(0),
+            ended_at: Time::from_millis(5),
+            truncated: Truncated::default(),
+            effective: None,
+            error: error.map(|kind| JobError {
+                kind,
+                message: "boom".to_owned(),
+            }),
+        }))
+    }
+
+    #[test]
+    fn only_infrastructure_is_tried_again_and_only_as_often_as_allowed() {
+        let failed = |code| ended(Outcome::Failed, Some(code), None);
+        let trouble = |kind| ended(Outcome::Failed, None, Some(kind));
+        assert!(
+            decide(1, 3, failed(7)).again.is_none(),
+            "a command's own failure is final"
+        );
+        assert!(
+            decide(1, 3, trouble(JobErrorKind::ImageNotFound))
+                .again
+                .is_none()
+        );
+        assert!(
+            decide(1, 3, trouble(JobErrorKind::EngineError))
+                .again
+                .is_some()
+        );
+        assert!(
+            decide(3, 3, trouble(JobErrorKind::EngineError))
+                .again
+                .is_none()
+        );
+        assert!(decide(2, 3, Verdict::Lost(String::new())).again.is_some());
+        let last = decide(1, 1, Verdict::Lost("gone".to_owned()));
+        assert!(
+            last.again.is_none()
+                && last.end.status == JobStatus::Lost
+                && last.end.summary.contains("gone")
+        );
+        // A node that never began costs no attempt, however many there may be.
+        let not_begun = decide(1, 1, Verdict::NotBegun(String::new()));
+        assert!(not_begun.again.is_some() && not_begun.not_begun && !not_begun.node_may_forget);
+        let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
+        assert!(rejected.again.is_none() && rejected.end.status == JobStatus::Failed);
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_within_bounds() {
+        for attempt in 1..200 {
+            let pause = backoff(attempt);
+            let full = LONGEST_BACKOFF.min(Duration::from_secs(1 << (attempt - 1).min(6)));
+            assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
+        }
+    }
+}
