@@ -91,6 +91,7 @@ CREATE TABLE jobs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);
 CREATE INDEX jobs_queued ON jobs (id) WHERE status = 'queued';
+CREATE INDEX jobs_backoff ON jobs (not_before) WHERE status = 'queued';
 CREATE INDEX jobs_running ON jobs (node_id) WHERE status = 'running';
 
 CREATE TABLE idempotency_keys (
@@ -101,3 +102,4 @@ CREATE TABLE idempotency_keys (
     created_at  INTEGER NOT NULL,
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);

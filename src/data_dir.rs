@@ -80,9 +80,9 @@ impl DataDir {
             .append(true)
             .mode(0o600)
             .open(&path)?;
-        file.try_lock().map_err(|error| {
+        file.try_lock().map_err(|_| {
             io::Error::other(format!(
-                "another cynode {role} uses {} ({error}); stop it, or give this one its own --data-dir",
+                "another cynode {role} uses {}; stop it, or give this one its own --data-dir",
                 self.0.display()
             ))
         })?;

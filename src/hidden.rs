@@ -1,6 +1,6 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
-use crate::worker::REMOVE_ARGUMENT;
+use crate::worker::{REMOVE_ARGUMENT, remove_tree};
 
 /// Becomes one of the helpers when the first argument says so, and then never returns.
 pub fn divert() {
@@ -13,7 +13,7 @@ pub fn divert() {
         crate::sandbox_init::main();
     }
     if first == REMOVE_ARGUMENT {
-        let removed = arguments.next().map(std::fs::remove_dir_all);
+        let removed = arguments.next().map(|tree| remove_tree(tree.as_ref()));
         std::process::exit(if matches!(removed, Some(Ok(()))) {
             0
         } else {

@@ -1,27 +1,39 @@
-//! cynode, the map of the house: one line per room.
+//! cynode, the map of the house.
 //!
-//! The library exists for the binary beside it, its tests and its bench; it is no API for
-//! others. Rooms may use what stands above them here, with two rules on top: `orchestrator`
-//! and `node`/`worker` never use each other and meet only over HTTP, and SQL, podman and
-//! other processes each have the one room that this list names.
+//! | room | what is there |
+//! |---|---|
+//! | [`api`] | what travels on the wire: types and their rules, no I/O |
+//! | [`http`] | hyper and tower plumbing, both directions; knows no business |
+//! | [`store`] | SQLite; the only room with SQL |
+//! | [`identity`] | users, nodes, passwords, tokens |
+//! | [`engine`] | the only room that starts podman |
+//! | [`sandbox_init`] | PID 1 inside a sandbox |
+//! | [`worker`] | role `worker`: the Worker API, the life of a job |
+//! | [`node`] | role `node`: joins an orchestrator and serves it a worker |
+//! | [`orchestrator`] | role `serve-orchestrator`: gateway, control plane, dispatch |
+//! | [`client`] | the user's commands and how they print |
+//! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
+//! | [`hidden`] | helpers that the binary starts itself |
+//! | [`data_dir`], [`digest`], [`exit`], [`pause`], [`tasks`] | small things that several rooms share |
+//!
+//! `orchestrator` and `node`/`worker` never use each other: they meet only over HTTP, in `dev`
+//! too. The library exists for the binary beside it, its tests and its bench; it is no API.
 
-pub mod api; // what travels on the wire: types and their rules, no I/O
-pub mod data_dir; // the state directory: 0700, 0600, locks, addresses.json
-pub mod digest; // SHA-256 in hex
-pub mod exit; // exit codes and failures of the process
-pub mod tasks; // background tasks that somebody waits for
-
-pub mod http; // hyper + tower plumbing, both directions
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod data_dir;
+pub mod digest;
+pub mod engine;
+pub mod exit;
+pub mod hidden;
+pub mod http;
 pub mod identity;
-pub mod store; // SQLite, the only room with SQL // users, nodes, passwords, tokens
-
-pub mod engine; // the only room that starts podman
-pub mod node; // role `node`: joins an orchestrator, serves it a worker
+pub mod node;
 pub mod orchestrator;
-pub mod sandbox_init; // PID 1 inside a sandbox
-pub mod worker; // role `worker`: the Worker API, the life of a job // role `serve-orchestrator`: gateway, control plane, dispatch
-
-pub mod cli; // every subcommand and flag
-pub mod client; // the user's commands and how they print
-pub mod hidden; // helpers that the binary starts itself
-pub mod roles; // from flags to a running role; also `dev`, all of them in one process
+pub mod pause;
+pub mod roles;
+pub mod sandbox_init;
+pub mod store;
+pub mod tasks;
+pub mod worker;

@@ -67,6 +67,9 @@ pub enum JobEvent {
     },
     /// The job has ended; the last event.
     Result(Box<ResultEvent>),
+    /// Something that a later release may tell.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The last event of a job: its result, numbered.
@@ -108,7 +111,7 @@ struct Kept {
 impl OutputLog {
     /// Notes that the command runs.
     pub fn started(&mut self) {
-        self.marks.push(Mark::Started);
+        self.mark(Mark::Started);
     }
 
     /// Takes bytes as a pipe delivers them, cut anywhere.
@@ -120,14 +123,15 @@ impl OutputLog {
     /// Takes text that is whole.
     pub fn push_text(&mut self, stream: Stream, text: &str) {
         if let Some((start, end)) = self.kept_mut(stream).keep(text) {
-            self.marks.push(Mark::Text { stream, start, end });
+            self.mark(Mark::Text { stream, start, end });
         }
     }
 
     /// Notes `bytes` that somebody before us dropped.
     pub fn push_gap(&mut self, stream: Stream, bytes: u64) {
-        self.kept_mut(stream).dropped += bytes;
-        self.marks.push(Mark::Gap(stream));
+        let kept = self.kept_mut(stream);
+        kept.dropped = kept.dropped.saturating_add(bytes);
+        self.mark(Mark::Gap(stream));
     }
 
     /// No more output will come: what is left undecoded is replaced, gaps are told.
@@ -139,8 +143,15 @@ impl OutputLog {
         }
         for stream in [Stream::Stdout, Stream::Stderr] {
             if self.kept(stream).dropped > 0 {
-                self.marks.push(Mark::Gap(stream));
+                self.mark(Mark::Gap(stream));
             }
+        }
+    }
+
+    /// More events than bytes can only come from somebody who wants to fill our memory.
+    fn mark(&mut self, mark: Mark) {
+        if self.marks.len() < 2 * KEPT_BYTES + 16 {
+            self.marks.push(mark);
         }
     }
 

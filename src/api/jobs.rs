@@ -138,11 +138,15 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
             ));
         }
     }
-    let total = command.iter().map(String::len).sum::<usize>()
+    // The kernel needs a pointer and a NUL more for each.
+    let total = command
+        .iter()
+        .map(|argument| argument.len() + 9)
+        .sum::<usize>()
         + env
             .into_iter()
             .flatten()
-            .map(|(name, value)| name.len() + value.len())
+            .map(|(name, value)| name.len() + value.len() + 10)
             .sum::<usize>();
     if total > MAX_COMMAND_BYTES {
         return Err(Problem::field(

@@ -151,7 +151,9 @@ impl Problem {
     pub fn not_found(thing: &str) -> Self {
         Self::new(
             Kind::NotFound,
-            format!("there is no such {thing}, or it is not yours; check the id"),
+            format!(
+                "there is no such {thing}, or it is not yours to see; check its name or id, a list shows what there is"
+            ),
         )
     }
 

@@ -55,12 +55,7 @@ pub struct RunArgs {
     #[arg(long, short)]
     pub detach: bool,
     /// The command and its arguments
-    #[arg(
-        trailing_var_arg = true,
-        required = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
@@ -89,13 +84,15 @@ pub struct CreateArgs {
     #[command(flatten)]
     pub sandbox: SandboxOptions,
     /// Text for /bin/sh, instead of a command; - reads it from stdin
-    #[arg(long, conflicts_with = "command")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub script: Option<String>,
+    /// A file with text for /bin/sh
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "script"])]
+    pub script_file: Option<PathBuf>,
     /// The command and its arguments
     #[arg(
         trailing_var_arg = true,
-        required_unless_present = "script",
-        allow_hyphen_values = true,
+        required_unless_present_any = ["script", "script_file"],
         value_name = "CMD"
     )]
     pub command: Vec<String>,

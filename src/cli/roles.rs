@@ -16,17 +16,11 @@ pub struct State {
 /// The pre-shared key.
 #[derive(Args, Debug)]
 pub struct Psk {
-    /// The pre-shared key by which nodes register
-    #[arg(
-        long,
-        env = "CYNODE_PSK",
-        hide_env_values = true,
-        value_name = "KEY",
-        conflicts_with = "psk_file"
-    )]
+    /// The pre-shared key by which nodes register (or CYNODE_PSK)
+    #[arg(long, value_name = "KEY", conflicts_with = "psk_file")]
     pub psk: Option<String>,
-    /// A file that holds the pre-shared key
-    #[arg(long, env = "CYNODE_PSK_FILE", value_name = "FILE")]
+    /// A file that holds the pre-shared key (or CYNODE_PSK_FILE)
+    #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 }
 

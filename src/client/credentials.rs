@@ -4,7 +4,7 @@
 //! whoever refreshes holds a lock and looks first whether another one was faster.
 
 use crate::{
-    api::{auth::Tokens, time::Time},
+    api::auth::Tokens,
     data_dir::{make_private_dir, write_private},
     exit::{Exit, Failure},
 };
@@ -15,7 +15,6 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
-    time::Duration,
 };
 
 /// One login.
@@ -27,8 +26,6 @@ pub struct Login {
     pub access_token: String,
     /// For the next pair of tokens.
     pub refresh_token: String,
-    /// When the access token ends.
-    pub expires_at: Time,
 }
 
 /// All logins of this user.
@@ -99,7 +96,6 @@ fn save(credentials: &Credentials, _: &Locked) -> Result<(), Failure> {
 fn login_of(handle: &str, tokens: Tokens) -> Login {
     Login {
         handle: handle.to_owned(),
-        expires_at: Time::now().plus(Duration::from_secs(tokens.expires_in)),
         access_token: tokens.access_token,
         refresh_token: tokens.refresh_token,
     }
@@ -137,7 +133,7 @@ pub fn renew(
         .logins
         .get(gateway)
         .cloned()
-        .ok_or_else(not_logged_in)?;
+        .ok_or_else(|| not_logged_in(gateway))?;
     if login.access_token != stale {
         return Ok(login);
     }
@@ -150,9 +146,9 @@ pub fn renew(
 }
 
 /// What to do about it.
-pub fn not_logged_in() -> Failure {
-    Failure::new(
-        Exit::NotAllowed,
-        "you are not logged in there; log in with: cynode login",
-    )
+pub fn not_logged_in(gateway: &str) -> Failure {
+    let text = format!(
+        "you are not logged in at {gateway}; log in with: cynode login --gateway-url {gateway}"
+    );
+    Failure::new(Exit::NotAllowed, text)
 }

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-/// Cuts in a row without a single event between them.
-const MAX_CUTS: u32 = 30;
+/// Cuts in a row without a single event between them: ten minutes.
+const MAX_CUTS: u32 = 600;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last event of a task.
 #[derive(Deserialize)]
@@ -33,58 +34,100 @@ struct Gap {
     bytes: u64,
 }
 
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    reason: Option<String>,
+}
+
 /// Prints a task's output on stdout and stderr until it ends. With `quiet` only waits.
 pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<End, Failure> {
-    let path = format!("/v1/tasks/{task}/logs?follow=true");
-    let mut last_id = String::new();
+    let path = format!("{}?follow=true", super::task::path(task, "/logs"));
+    let mut reader = Reader {
+        quiet,
+        last_id: String::new(),
+        attempt: String::new(),
+    };
     let mut cuts = 0;
     loop {
         let headers = [
             ("accept", "text/event-stream"),
-            ("last-event-id", last_id.as_str()),
+            ("last-event-id", reader.last_id.as_str()),
         ];
-        let headers = if last_id.is_empty() {
+        let headers = if reader.last_id.is_empty() {
             &headers[..1]
         } else {
             &headers[..]
         };
-        let stream = match gateway.stream(&path, headers) {
-            Ok(stream) => stream,
-            Err(failure) if failure.exit == Exit::Unreachable && cuts > 0 && cuts < MAX_CUTS => {
-                cuts += 1;
-                std::thread::sleep(Duration::from_secs(1));
-                continue;
-            }
-            Err(failure) => return Err(failure),
-        };
-        let mut events = Events {
-            lines: BufReader::new(stream),
-        };
-        while let Ok(Some(event)) = events.next() {
-            cuts = 0;
-            if !event.id.is_empty() {
-                last_id = event.id;
-            }
-            match event.name.as_str() {
-                "stdout" if !quiet => print(&mut io::stdout(), &event.data)?,
-                "stderr" if !quiet => print(&mut io::stderr(), &event.data)?,
-                "gap" if !quiet => {
-                    let Gap { stream, bytes } = parse(&event.data)?;
-                    super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
+        match gateway.stream(&path, headers) {
+            Ok(stream) => {
+                let mut events = Events {
+                    lines: BufReader::new(stream),
+                };
+                while let Ok(Some(event)) = events.next() {
+                    cuts = 0;
+                    if let Some(end) = reader.take(&event)? {
+                        return Ok(end);
+                    }
                 }
-                "end" => return parse(&event.data),
-                _ => {}
             }
+            // The first call shows whether there is anything to follow; later ones have patience.
+            Err(failure) if failure.exit != Exit::Unreachable || reader.last_id.is_empty() => {
+                return Err(failure);
+            }
+            Err(_) if cuts == 0 => super::print::note("the orchestrator is away; trying again"),
+            Err(_) => {}
         }
         cuts += 1;
         if cuts > MAX_CUTS {
-            return Err(Failure::new(
-                Exit::Unreachable,
-                format!(
-                    "the connection breaks again and again; read on with: cynode task logs -f {task}"
-                ),
-            ));
+            let text = format!(
+                "the orchestrator at {} stays away; the task goes on. Read on with: cynode task logs -f {task}",
+                gateway.url
+            );
+            return Err(Failure::new(Exit::Unreachable, text));
         }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// What was read so far.
+struct Reader {
+    quiet: bool,
+    last_id: String,
+    attempt: String,
+}
+
+impl Reader {
+    /// Shows an event; the end, when it is that.
+    fn take(&mut self, event: &Event) -> Result<Option<End>, Failure> {
+        if !event.id.is_empty() {
+            event.id.clone_into(&mut self.last_id);
+            let attempt = event.id.split('-').next().unwrap_or_default();
+            if attempt != self.attempt && attempt != "0" {
+                if !self.attempt.is_empty() {
+                    super::print::note(&format!(
+                        "[the node was lost; attempt {attempt} begins anew]"
+                    ));
+                }
+                attempt.clone_into(&mut self.attempt);
+            }
+        }
+        match event.name.as_str() {
+            "stdout" if !self.quiet => print(&mut io::stdout(), &event.data)?,
+            "stderr" if !self.quiet => print(&mut io::stderr(), &event.data)?,
+            "gap" if !self.quiet => {
+                let Gap { stream, bytes } = parse(&event.data)?;
+                super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
+            }
+            "status" => {
+                if let Some(reason) = parse::<Status>(&event.data)?.reason {
+                    super::print::note(&format!("waiting: {}", super::print::clean(&reason)));
+                }
+            }
+            "end" => return parse(&event.data).map(Some),
+            _ => {}
+        }
+        Ok(None)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Calls to the User API, with the login that belongs to it.
 
-use super::credentials::{self, not_logged_in};
+use super::{
+    credentials::{self, Credentials, not_logged_in},
+    print::clean,
+};
 use crate::{
     api::{
         auth::{Refresh, Tokens},
@@ -24,6 +27,8 @@ use ureq::{
 
 const DEFAULT_URL: &str = "http://127.0.0.1:12080";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without a byte a connection is taken for dead, as after a laptop's sleep.
+const SILENCE: Duration = Duration::from_secs(45);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The orchestrator that is meant.
@@ -77,7 +82,11 @@ impl Gateway {
             .gateway_url
             .clone()
             .or_else(|| older("CYNORK_GATEWAY_URL"));
-        let credentials = credentials::load()?;
+        // Who shows a token and names a gateway needs no login, nor a place to keep one.
+        let credentials = match (&fixed_token, &named) {
+            (Some(_), Some(_)) => Credentials::default(),
+            _ => credentials::load()?,
+        };
         let url = named
             .or(credentials.current)
             .unwrap_or_else(|| DEFAULT_URL.to_owned());
@@ -95,6 +104,8 @@ impl Gateway {
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            // The gateway says at least every 15 s that a stream is alive.
+            .timeout_per_read(Some(SILENCE))
             .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), Names);
@@ -178,7 +189,10 @@ impl Gateway {
         if let Some(token) = &self.fixed_token {
             return self.accepted(self.send(method, path, Some(token), headers, body)?);
         }
-        let token = self.access_token.clone().ok_or_else(not_logged_in)?;
+        let token = self
+            .access_token
+            .clone()
+            .ok_or_else(|| not_logged_in(&self.url))?;
         let answer = self.send(method, path, Some(&token), headers, body)?;
         if answer.status() != 401 {
             return self.accepted(answer);
@@ -244,10 +258,11 @@ impl Gateway {
             _ => Exit::Internal,
         };
         let message = match read_problem(answer.body_mut()) {
-            Some(problem) if status >= 500 => {
-                format!("{} (request {})", problem.detail, problem.instance)
-            }
-            Some(problem) => problem.detail,
+            Some(problem) if status >= 500 => clean(&format!(
+                "{} (request {})",
+                problem.detail, problem.instance
+            )),
+            Some(problem) => clean(&problem.detail),
             None => format!(
                 "{} answered {}; is that a cynode orchestrator?",
                 self.url,

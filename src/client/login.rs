@@ -44,7 +44,7 @@ pub fn logout(client: &Client) -> Result<(), Failure> {
     let login = credentials::load()?
         .logins
         .remove(&gateway.url)
-        .ok_or_else(credentials::not_logged_in)?;
+        .ok_or_else(|| credentials::not_logged_in(&gateway.url))?;
     let body = Logout {
         refresh_token: Some(login.refresh_token),
     };

@@ -90,10 +90,15 @@ pub(super) fn table<const N: usize>(
     })
 }
 
-/// Without control characters, with which a name could play tricks on a terminal.
+/// Without control characters, and without those that turn the direction of text: with either, a name
+/// could play tricks on a terminal.
 pub(super) fn clean(text: &str) -> String {
+    let tricks = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if tricks(c) { ' ' } else { c })
         .collect()
 }
 
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn what_could_play_tricks_is_taken_out() {
-        assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d"), "a [2Jb c d");
+        assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"), "a [2Jb c d e");
         assert_eq!(percent_encode("a b/é"), "a%20b%2F%C3%A9");
     }
 }

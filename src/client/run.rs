@@ -4,30 +4,35 @@ use super::{follow::follow, gateway::Gateway, print, task};
 use crate::{
     api::tasks::{CancelAnswer, CreateTask, Task},
     cli::{Output, RunArgs},
-    exit::Failure,
+    exit::{Exit, Failure},
 };
 use http::Method;
+use std::sync::mpsc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Creates the task, prints what it prints, and ends as it ends. The first Ctrl-C cancels it, the
-/// second gives up on it.
+/// second leaves it alone.
 pub fn run(args: RunArgs) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.client)?;
+    let output = args.client.output;
     let create = CreateTask {
         command: Some(args.command),
         ..task::options(args.sandbox)?
     };
-    let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
-    let id = task.id.to_string();
-    let output = args.client.output;
     if args.detach {
+        let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
         return match output {
             Output::Json => print::json(&task),
-            Output::Text => print::line(&id),
+            Output::Text => print::line(&task.id.to_string()),
         };
     }
-    cancel_on_signal(gateway.clone(), id.clone());
-    let quiet = output == Output::Json;
-    let ended = follow(&mut gateway, &id, quiet);
+    // Before the task exists, so that no signal falls between its creation and the listening.
+    let created = cancel_on_signal(gateway.clone())?;
+    let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
+    let id = task.id.to_string();
+    // The other end goes only with this process.
+    let _ = created.send(id.clone());
+    let ended = follow(&mut gateway, &id, output == Output::Json);
     if let Err(failure) = &ended
         && failure.message.is_empty()
     {
@@ -41,34 +46,48 @@ fn cancel(gateway: &mut Gateway, id: &str) -> Result<CancelAnswer, Failure> {
     gateway.call(Method::POST, &format!("/v1/tasks/{id}/cancel"), None::<&()>)
 }
 
-fn cancel_on_signal(mut gateway: Gateway, id: String) {
+/// Listens for signals in the background; wants to be told the task's id once there is one.
+fn cancel_on_signal(mut gateway: Gateway) -> Result<mpsc::Sender<String>, Failure> {
+    let (created, id) = mpsc::channel::<String>();
+    let (first, orders) = mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let signals = runtime.block_on(async {
+        Ok::<_, std::io::Error>((
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        ))
+    })?;
+    std::thread::spawn(move || runtime.block_on(listen(signals, &first)));
+    // A thread of its own: the second signal is heard also while the cancel hangs.
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let Ok(runtime) = runtime else { return };
-        let mut canceled = false;
-        while runtime.block_on(interrupted()).is_ok() {
-            if std::mem::replace(&mut canceled, true) {
-                std::process::exit(130);
-            }
-            print::note("canceling; a second Ctrl-C leaves the task alone");
-            if let Err(failure) = cancel(&mut gateway, &id) {
-                print::note(&format!("could not cancel: {}", failure.message));
-                std::process::exit(130);
-            }
+        let (Ok(()), Ok(id)) = (orders.recv(), id.recv()) else {
+            return;
+        };
+        if let Err(failure) = cancel(&mut gateway, &id) {
+            print::note(&format!("error: {}", failure.message));
+            print::note(&format!(
+                "The task goes on; end it with: cynode task cancel {id}"
+            ));
+            std::process::exit(Exit::Unreachable.code().into());
         }
     });
+    Ok(created)
 }
 
-async fn interrupted() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
+async fn listen((mut interrupt, mut terminate): (Signal, Signal), first: &mpsc::Sender<()>) {
+    let mut heard = 0;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        heard += 1;
+        if heard > 1 {
+            std::process::exit(130);
+        }
+        print::note("canceling; a second Ctrl-C leaves the task alone");
+        let _ = first.send(());
     }
 }

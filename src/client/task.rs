@@ -76,6 +76,13 @@ fn create(args: CreateArgs) -> Result<(), Failure> {
             create.script = Some(text);
         }
         Some(script) => create.script = Some(script),
+        None if args.script_file.is_some() => {
+            let path = args.script_file.unwrap_or_default();
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Failure::usage(format!("--script-file {}: {error}", path.display()))
+            })?;
+            create.script = Some(text);
+        }
         None => create.command = Some(args.command),
     }
     let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
@@ -132,6 +139,10 @@ fn get(args: &TaskId) -> Result<(), Failure> {
         ("id", task.id.to_string()),
         ("status", task.status.as_str().to_owned()),
         ("summary", clean(task.summary.as_deref().unwrap_or("-"))),
+        (
+            "waits for",
+            clean(task.waiting_for.as_deref().unwrap_or("-")),
+        ),
         ("name", clean(task.task_name.as_deref().unwrap_or("-"))),
         (
             "command",
@@ -170,8 +181,16 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
         ),
     ])?;
     let Some(result) = result else { return Ok(()) };
+    if result.truncated.stdout || result.truncated.stderr {
+        print::note("only the first 256 KiB of a stream are kept; there was more");
+    }
     if let Some(error) = &result.error {
-        print::line(&format!("error      {}", clean(&error.message)))?;
+        let kind = serde_json::to_value(error.kind).unwrap_or_default();
+        print::line(&format!(
+            "error      {}: {}",
+            kind.as_str().unwrap_or("error"),
+            clean(&error.message)
+        ))?;
     }
     for (name, text) in [("stdout", &result.stdout), ("stderr", &result.stderr)] {
         if !text.is_empty() {
@@ -195,7 +214,14 @@ fn logs(args: &LogsArgs) -> Result<(), Failure> {
         return print::json(&logs);
     }
     print::raw(&logs.stdout)?;
-    print::raw_stderr(&logs.stderr)
+    print::raw_stderr(&logs.stderr)?;
+    if logs
+        .truncated
+        .is_some_and(|truncated| truncated.stdout || truncated.stderr)
+    {
+        print::note("[only the first 256 KiB of a stream are kept; there was more]");
+    }
+    Ok(())
 }
 
 fn cancel(args: &TaskId) -> Result<(), Failure> {
@@ -254,6 +280,6 @@ pub(super) fn finish(
     Err(Failure::silent(code))
 }
 
-fn path(id: &str, rest: &str) -> String {
+pub(super) fn path(id: &str, rest: &str) -> String {
     format!("/v1/tasks/{}{rest}", print::percent_encode(id))
 }

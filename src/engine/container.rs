@@ -35,13 +35,23 @@ pub struct ContainerSpec<'a> {
 /// A running `podman run`.
 pub struct Container {
     child: Child,
-    message: tokio::task::JoinHandle<String>,
+    /// What podman says on stderr, until it was taken.
+    message: Option<tokio::task::JoinHandle<String>>,
+    outcome: Option<Result<(), String>>,
 }
 
 impl Container {
     /// Waits for podman to end, which it does once the container is gone; what it said, when that
-    /// is an error. Can be dropped and called again.
+    /// is an error. Can be interrupted, and called again.
     pub async fn gone(&mut self) -> Result<(), String> {
+        if self.outcome.is_none() {
+            let outcome = self.wait().await;
+            self.outcome = Some(outcome);
+        }
+        self.outcome.clone().unwrap_or(Ok(()))
+    }
+
+    async fn wait(&mut self) -> Result<(), String> {
         let status = match self.child.wait().await {
             Ok(status) => status,
             Err(error) => return Err(error.to_string()),
@@ -50,11 +60,15 @@ impl Container {
             return Ok(());
         }
         // Somebody who inherited podman's stderr could hold it open for long.
-        let message = tokio::time::timeout(Duration::from_secs(1), &mut self.message).await;
-        Err(or_status(
-            message.ok().and_then(Result::ok).unwrap_or_default(),
-            status,
-        ))
+        let message = match self.message.as_mut() {
+            Some(message) => tokio::time::timeout(Duration::from_secs(1), message)
+                .await
+                .ok()
+                .and_then(Result::ok),
+            None => None,
+        };
+        self.message = None;
+        Err(or_status(message.unwrap_or_default(), status))
     }
 
     /// Ends a podman that hangs.
@@ -85,7 +99,8 @@ pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Contain
     let stderr = child.stderr.take();
     Ok(Container {
         child,
-        message: tokio::spawn(read_tail(stderr)),
+        message: Some(tokio::spawn(read_tail(stderr))),
+        outcome: None,
     })
 }
 
@@ -103,6 +118,13 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
         "--log-driver=none",
         // Podman copies the node's proxy variables into a container unless told otherwise.
         "--http-proxy=false",
+        // What containers.conf could turn on for all containers: the node's environment, another
+        // init in our place, privileges.
+        "--env-host=false",
+        "--init=false",
+        "--privileged=false",
+        // A node under systemd has a socket to tell of its readiness, which is none of a job's business.
+        "--sdnotify=ignore",
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
         // An image's health check would run beside the job, on a timer of the host's systemd.

@@ -155,7 +155,8 @@ impl Engine {
             .into_iter()
             .chain(arguments.iter().copied())
             .collect();
-        self.call(&all, limit).await.map(drop)
+        // Takes long for a large tree, so it doesn't count as one of the short calls.
+        call(&self.program, &all, limit).await.map(drop)
     }
 
     /// Starts a container in the foreground of a podman of its own.
@@ -168,6 +169,23 @@ fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
     command.stdin(Stdio::null()).process_group(0);
+    // Podman and conmon live as long as a job does, and have no use for our secrets, nor for what
+    // systemd told us alone.
+    for (name, _) in std::env::vars_os() {
+        let ours = [
+            "CYNODE_",
+            "CYNORK_",
+            "LISTEN_",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_",
+        ];
+        if ours
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -1,7 +1,10 @@
 //! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
 
 use super::MAX_BODY_BYTES;
-use crate::api::problem::{Kind, Problem};
+use crate::api::{
+    check_raw_version,
+    problem::{Kind, Problem},
+};
 use bytes::Bytes;
 use http::{HeaderMap, header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -108,13 +111,16 @@ impl Request {
     /// The body as JSON of the shape `T`.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
-        if bytes.is_empty() {
-            return Err(Problem::new(
-                Kind::InvalidRequest,
-                "the body is empty; send a JSON object",
-            ));
-        }
         self.parse(&bytes)
+    }
+
+    /// Like [`json`](Self::json), for what orchestrator and nodes send each other: the version of the
+    /// payload, which stands in `at` or at the top, is looked at before anything else.
+    pub async fn payload<T: DeserializeOwned>(&mut self, at: Option<&str>) -> Result<T, Problem> {
+        let bytes = self.bytes().await?;
+        let raw: serde_json::Value = self.parse(&bytes)?;
+        check_raw_version(at.map_or(&raw, |at| &raw[at]))?;
+        parse_json(&bytes)
     }
 
     /// Like [`json`](Self::json), with the default of `T` where there is no body at all.
@@ -128,6 +134,12 @@ impl Request {
     }
 
     fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Problem> {
+        if bytes.is_empty() {
+            return Err(Problem::new(
+                Kind::InvalidRequest,
+                "the body is empty; send a JSON object",
+            ));
+        }
         let media_type = self
             .header(header::CONTENT_TYPE.as_str())
             .unwrap_or_default();

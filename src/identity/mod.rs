@@ -32,6 +32,10 @@ const ACCESS_LIFE: Duration = Duration::from_mins(15);
 /// How long a session lives without a refresh.
 const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
 
+/// Longer ones are wrong without a look; they would only fill memory.
+const MAX_HANDLE_BYTES: usize = 128;
+const MAX_PASSWORD_BYTES: usize = 1024;
+
 /// A user who showed a good access token.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -87,8 +91,14 @@ impl Identity {
         password: String,
         from: IpAddr,
     ) -> Result<Tokens, Problem> {
-        let keys = [from.to_string(), format!("{from} {handle}")];
-        self.logins.admit(&keys)?;
+        if handle.len() > MAX_HANDLE_BYTES || password.len() > MAX_PASSWORD_BYTES {
+            return Err(Problem::unauthorized(
+                "the handle or the password is wrong; try again",
+            ));
+        }
+        let attempt = self
+            .logins
+            .admit(vec![from.to_string(), format!("{from} {handle}")])?;
         let found = self
             .store
             .user_by_handle(handle)
@@ -101,7 +111,7 @@ impl Identity {
                 "the handle or the password is wrong; try again",
             ));
         };
-        self.logins.forgive(&keys);
+        attempt.succeed();
         self.open_session(user).await
     }
 
@@ -184,8 +194,7 @@ impl Identity {
 
     /// Whether this is the pre-shared key.
     pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
-        let keys = [from.to_string()];
-        self.registrations.admit(&keys)?;
+        let attempt = self.registrations.admit(vec![from.to_string()])?;
         // Equal lengths for a comparison in constant time.
         let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
         if !bool::from(shown.as_bytes().ct_eq(ours.as_bytes())) {
@@ -193,7 +202,7 @@ impl Identity {
                 "the pre-shared key is wrong; the orchestrator keeps it in keys/psk of its data directory",
             ));
         }
-        self.registrations.forgive(&keys);
+        attempt.succeed();
         Ok(())
     }
 

@@ -3,12 +3,14 @@
 use crate::api::problem::{Kind, Problem};
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Failures without consequence.
 const FREE: u32 = 5;
+/// Tries at the same time for a key that never failed: a team behind one address.
+const UNBLEMISHED: u32 = 16;
 /// Longest wait between two tries.
 const LONGEST: Duration = Duration::from_mins(1);
 /// After so long without a failure, a key is forgotten.
@@ -18,32 +20,61 @@ const KEYS: usize = 10_000;
 
 #[derive(Clone, Copy)]
 struct Entry {
-    tries: u32,
-    last: Instant,
+    failures: u32,
+    last_failure: Instant,
+    /// Tries that are being looked at.
+    under_way: u32,
 }
 
 impl Entry {
+    /// How long until a next try may begin.
     fn wait(self, now: Instant) -> Duration {
-        let Some(over) = self.tries.checked_sub(FREE) else {
-            return Duration::ZERO;
+        let Some(over) = self.failures.checked_sub(FREE) else {
+            // Tries that were not judged yet could all fail.
+            let open = if self.failures == 0 {
+                UNBLEMISHED
+            } else {
+                FREE - self.failures
+            };
+            return if self.under_way < open {
+                Duration::ZERO
+            } else {
+                Duration::from_millis(1)
+            };
         };
+        if self.under_way > 0 {
+            return Duration::from_millis(1);
+        }
         let delay = LONGEST.min(Duration::from_secs(1 << over.min(6)));
-        (self.last + delay).saturating_duration_since(now)
+        (self.last_failure + delay).saturating_duration_since(now)
+    }
+
+    fn is_forgotten(self, now: Instant) -> bool {
+        self.under_way == 0 && now.saturating_duration_since(self.last_failure) >= MEMORY
     }
 }
 
-/// Counts tries by key.
-#[derive(Default)]
-pub(super) struct Throttle(Mutex<HashMap<String, Entry>>);
+type Entries = HashMap<String, Entry>;
+
+/// Counts failures by key.
+#[derive(Clone, Default)]
+pub(super) struct Throttle(Arc<Mutex<Entries>>);
+
+/// A try that was let through. Counts as failed unless it is said to be good, so that hanging up
+/// in the middle gains nothing.
+pub(super) struct Try {
+    entries: Arc<Mutex<Entries>>,
+    keys: Vec<String>,
+    good: bool,
+}
 
 impl Throttle {
-    /// Lets a try through, or says how long to wait. The try counts as failed until
-    /// [`forgive`](Self::forgive), so that many at the same time don't slip through together.
-    pub(super) fn admit(&self, keys: &[String]) -> Result<(), Problem> {
+    /// Lets a try through, or says how long to wait.
+    pub(super) fn admit(&self, keys: Vec<String>) -> Result<Try, Problem> {
         self.admit_at(keys, Instant::now())
     }
 
-    fn admit_at(&self, keys: &[String], now: Instant) -> Result<(), Problem> {
+    fn admit_at(&self, keys: Vec<String>, now: Instant) -> Result<Try, Problem> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = keys
             .iter()
@@ -51,44 +82,83 @@ impl Throttle {
             .map(|entry| entry.wait(now))
             .max();
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            let seconds = wait.as_secs() + 1;
+            let seconds = wait.as_millis().div_ceil(1000);
             let mut problem = Problem::new(
                 Kind::TooManyRequests,
-                format!("too many failed tries; wait {seconds} s and try again"),
+                format!("too many tries; wait {seconds} s and try again"),
             );
-            problem.retry_after = Some(seconds);
+            problem.retry_after = u64::try_from(seconds).ok();
             return Err(problem);
         }
         if entries.len() + keys.len() > KEYS {
-            entries.retain(|_, entry| now.saturating_duration_since(entry.last) < MEMORY);
+            make_room(&mut entries, keys.len(), now);
         }
-        if entries.len() + keys.len() > KEYS {
-            entries.clear();
-        }
-        for key in keys {
-            let entry = entries.entry(key.clone()).or_insert(Entry {
-                tries: 0,
-                last: now,
-            });
-            if now.saturating_duration_since(entry.last) >= MEMORY {
-                entry.tries = 0;
-            }
-            *entry = Entry {
-                tries: entry.tries.saturating_add(1),
-                last: now,
+        for key in &keys {
+            let fresh = Entry {
+                failures: 0,
+                last_failure: now,
+                under_way: 0,
             };
+            let entry = entries.entry(key.clone()).or_insert(fresh);
+            if entry.is_forgotten(now) {
+                *entry = fresh;
+            }
+            entry.under_way += 1;
         }
-        Ok(())
+        Ok(Try {
+            entries: Arc::clone(&self.0),
+            keys,
+            good: false,
+        })
+    }
+}
+
+/// Forgets what is old, and then the longest unheard of, so that a flood of made-up keys can't wipe
+/// out the delay of somebody who is guessing just now.
+fn make_room(entries: &mut Entries, room: usize, now: Instant) {
+    entries.retain(|_, entry| !entry.is_forgotten(now));
+    // A tenth at once, so that a flood doesn't cost a sort for each of its keys.
+    let surplus = (entries.len() + room).saturating_sub(KEYS - KEYS / 10);
+    let mut by_age: Vec<_> = entries
+        .iter()
+        .map(|(key, entry)| (entry.last_failure, key.clone()))
+        .collect();
+    by_age.sort_unstable();
+    for (_, key) in by_age.into_iter().take(surplus) {
+        entries.remove(&key);
+    }
+}
+
+impl Try {
+    /// It was a good one, and costs nothing.
+    pub(super) fn succeed(mut self) {
+        self.good = true;
     }
 
-    /// Takes back what the try cost: it was a good one.
-    pub(super) fn forgive(&self, keys: &[String]) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in keys {
-            if let Some(entry) = entries.get_mut(key) {
-                entry.tries = entry.tries.saturating_sub(1);
+    #[cfg(test)]
+    fn fail_at(mut self, now: Instant) {
+        self.settle(now);
+        self.keys.clear();
+    }
+
+    fn settle(&mut self, now: Instant) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            let Some(entry) = entries.get_mut(key) else {
+                continue;
+            };
+            entry.under_way = entry.under_way.saturating_sub(1);
+            if !self.good {
+                entry.failures = entry.failures.saturating_add(1);
+                entry.last_failure = now;
             }
         }
+    }
+}
+
+impl Drop for Try {
+    fn drop(&mut self) {
+        self.settle(Instant::now());
     }
 }
 
@@ -96,34 +166,82 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    fn keys() -> Vec<String> {
+        vec!["a".to_owned()]
+    }
+
     #[test]
     fn five_are_free_then_the_wait_doubles_and_is_forgotten_in_time() {
         let throttle = Throttle::default();
-        let keys = ["a".to_owned()];
         let mut now = Instant::now();
         for _ in 0..FREE {
-            assert!(throttle.admit_at(&keys, now).is_ok());
+            throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let refused = throttle.admit_at(&keys, now).unwrap_err();
-            assert_eq!(refused.retry_after, Some(expected + 1));
+            let refused = throttle.admit_at(keys(), now).err().unwrap();
+            assert_eq!(refused.retry_after, Some(expected));
             now += Duration::from_secs(expected);
-            assert!(throttle.admit_at(&keys, now).is_ok());
+            throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
-        assert!(throttle.admit_at(&["b".to_owned()], now).is_ok());
+        throttle
+            .admit_at(vec!["b".to_owned()], now)
+            .unwrap()
+            .fail_at(now);
         now += MEMORY;
         for _ in 0..FREE {
-            assert!(throttle.admit_at(&keys, now).is_ok());
+            throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
     }
 
     #[test]
-    fn good_tries_cost_nothing() {
+    fn good_tries_cost_nothing_also_many_at_once_and_after_failures() {
         let throttle = Throttle::default();
-        let keys = ["a".to_owned()];
-        for _ in 0..100 {
-            assert!(throttle.admit(&keys).is_ok());
-            throttle.forgive(&keys);
+        let now = Instant::now();
+        let together: Vec<_> = (0..UNBLEMISHED)
+            .map(|_| throttle.admit_at(keys(), now).unwrap())
+            .collect();
+        together.into_iter().for_each(Try::succeed);
+        for _ in 0..FREE {
+            throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
+        for _ in 0..100 {
+            throttle
+                .admit_at(keys(), now + Duration::from_secs(1))
+                .unwrap()
+                .succeed();
+        }
+    }
+
+    #[test]
+    fn guesses_at_the_same_time_dont_slip_through_together() {
+        let throttle = Throttle::default();
+        let now = Instant::now();
+        throttle.admit_at(keys(), now).unwrap().fail_at(now);
+        let together: Vec<_> = (0..50)
+            .filter_map(|_| throttle.admit_at(keys(), now).ok())
+            .collect();
+        assert_eq!(together.len() as u32, FREE - 1);
+    }
+
+    #[test]
+    fn made_up_keys_dont_wipe_out_a_delay() {
+        let throttle = Throttle::default();
+        let mut now = Instant::now();
+        for n in 0..2 * KEYS {
+            now += Duration::from_micros(1);
+            throttle
+                .admit_at(vec![n.to_string()], now)
+                .unwrap()
+                .fail_at(now);
+            if n == KEYS {
+                for _ in 0..FREE {
+                    throttle
+                        .admit_at(keys(), now)
+                        .unwrap()
+                        .fail_at(now + Duration::from_secs(5));
+                }
+            }
+        }
+        assert!(throttle.admit_at(keys(), now).is_err());
     }
 }

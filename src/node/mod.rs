@@ -134,12 +134,12 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Running, NodeError> {
     settings.check()?;
-    data_dir.update_addresses(|addresses| addresses.worker = None)?;
     let bench = step(
         "look at the engine",
         Bench::prepare(data_dir, settings.sandbox.clone()),
     )
     .await?;
+    data_dir.update_addresses(|addresses| addresses.worker = None)?;
     let (socket, bound) = worker::reserve(settings.worker_listen)?;
     let base_url = match &settings.advertise_url {
         Some(url) => url.trim_end_matches('/').to_owned(),
@@ -154,7 +154,6 @@ pub async fn start(
     let machine = Machine::look(data_dir, &settings, bench.engine(), base_url);
 
     let mut session = Session::new(&settings.orchestrator, settings.psk.clone());
-    let stop = shutdown.clone();
     let started = async {
         step("register", async {
             patiently!("register", session.register(&machine))
@@ -169,7 +168,6 @@ pub async fn start(
             listener,
             &config.worker_api.orchestrator_bearer_token,
             policy(&config),
-            shutdown.clone(),
         );
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         if wants_inference(settings.inference, &config) {
@@ -190,10 +188,10 @@ pub async fn start(
     };
     let worker = tokio::select! {
         worker = started => worker?,
-        () = ended(stop.clone()) => return Err(NodeError::Stopped),
+        () = ended(shutdown.clone()) => return Err(NodeError::Stopped),
     };
     tracing::info!(slug = settings.slug, worker = %bound, "the node takes jobs");
-    let heart = tokio::spawn(beat(session, machine, stop));
+    let heart = tokio::spawn(beat(session, machine, shutdown));
     Ok(Running {
         worker_address: bound,
         worker,

@@ -7,6 +7,7 @@ use crate::{
         nodes::{Bootstrap, BootstrapEndpoints, ConfigAck, NodeConfig, Register},
     },
     http::client::{CallError, Client},
+    pause::Pauses,
 };
 use http::{Method, StatusCode};
 use std::time::Duration;
@@ -108,13 +109,13 @@ impl Session {
 /// another try can't mend is returned at once. `$call` is evaluated anew for each try.
 macro_rules! patiently {
     ($what:literal, $call:expr) => {{
-        let mut pauses = $crate::node::orchestrator_client::Pauses::default();
+        let mut pauses = $crate::node::orchestrator_client::pauses();
         loop {
             match $call.await {
                 Err($crate::node::NodeError::Call(error))
                     if $crate::node::orchestrator_client::may_pass(&error) =>
                 {
-                    pauses.wait($what, &error).await;
+                    $crate::node::orchestrator_client::wait(&mut pauses, $what, &error).await;
                 }
                 outcome => break outcome,
             }
@@ -131,19 +132,15 @@ pub(super) fn may_pass(error: &CallError) -> bool {
     }
 }
 
-/// Growing pauses, of which only the first is mentioned.
-#[derive(Default)]
-pub(super) struct Pauses(u32);
-
-impl Pauses {
-    pub(super) async fn wait(&mut self, what: &str, error: &CallError) {
-        if self.0 == 0 {
-            tracing::warn!(step = what, %error, "the orchestrator is not to be had; trying until it is");
-        }
-        let full = LONGEST_PAUSE.min(FIRST_PAUSE * 2_u32.pow(self.0.min(6)));
-        self.0 = self.0.saturating_add(1);
-        // Nodes that lost their orchestrator together don't come back together.
-        let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-        tokio::time::sleep(full.mul_f64(0.5 + random / 2.0)).await;
+/// Waits before the next try; only the first wait is mentioned.
+pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &CallError) {
+    if pauses.is_fresh() {
+        tracing::warn!(step = what, %error, "the orchestrator is not to be had; trying until it is");
     }
+    tokio::time::sleep(pauses.next()).await;
+}
+
+/// The pauses of one step.
+pub(super) const fn pauses() -> Pauses {
+    Pauses::new(FIRST_PAUSE, LONGEST_PAUSE)
 }

@@ -9,18 +9,23 @@ use crate::{
 use std::{
     fmt,
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
 };
 use zeroize::Zeroizing;
 
 /// The first admin's handle.
 pub(super) const ADMIN: &str = "admin";
 
-/// What only this start knows: secrets that were made by it, and how a node joins.
+/// What only this start knows: secrets that were made by it, and how to go on.
 pub struct Welcome {
     /// The admin's password, when we made it.
     pub admin_password: Option<Zeroizing<String>>,
     /// The pre-shared key, when we made it.
     pub psk: Option<Zeroizing<String>>,
+    /// Where the pre-shared key is kept, when it is ours.
+    pub psk_file: Option<PathBuf>,
+    /// Where users log in.
+    pub gateway: SocketAddr,
     /// How nodes call us; `None` where only this machine can.
     pub join_url: Option<String>,
 }
@@ -32,7 +37,11 @@ impl fmt::Display for Welcome {
             writeln!(f, "\nThis was made for you and is shown only now:\n")?;
             writeln!(f, "  user      {ADMIN}")?;
             writeln!(f, "  password  {}\n", password.as_str())?;
-            writeln!(f, "  log in    cynode login --handle {ADMIN}")?;
+            writeln!(
+                f,
+                "  log in    cynode login --handle {ADMIN} --gateway-url http://{}",
+                self.gateway
+            )?;
         }
         let Some(url) = &self.join_url else {
             return writeln!(
@@ -47,42 +56,63 @@ impl fmt::Display for Welcome {
         writeln!(
             f,
             "\nJoin another machine:\n\n  cynode node --orchestrator {url} {psk}\n"
-        )
+        )?;
+        match &self.psk_file {
+            Some(file) => writeln!(f, "The pre-shared key is kept in {}.\n", file.display()),
+            None => Ok(()),
+        }
     }
 }
 
-/// Makes the admin when there is no user yet; the password, when it was made too.
-pub(super) async fn first_admin(
-    store: &Store,
-    given: Option<Zeroizing<String>>,
-) -> Result<Option<Zeroizing<String>>, StartError> {
-    if store.user_any().await? {
-        return Ok(None);
+/// An admin that is yet to be made.
+pub(super) struct FirstAdmin {
+    password: Zeroizing<String>,
+    /// Whether we made the password, and have to tell it.
+    made: bool,
+}
+
+impl FirstAdmin {
+    /// None when there is a user already.
+    pub(super) async fn plan(
+        store: &Store,
+        given: Option<Zeroizing<String>>,
+    ) -> Result<Option<Self>, StartError> {
+        if store.user_any().await? {
+            return Ok(None);
+        }
+        let made = given.is_none();
+        let password = given.unwrap_or_else(random_secret);
+        if password.chars().count() < MIN_PASSWORD_CHARS {
+            let text = format!(
+                "the admin's password is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"
+            );
+            return Err(StartError::Setting(text));
+        }
+        Ok(Some(Self { password, made }))
     }
-    if given
-        .as_ref()
-        .is_some_and(|password| password.chars().count() < MIN_PASSWORD_CHARS)
-    {
-        let text = format!(
-            "the admin's password is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"
-        );
-        return Err(StartError::Setting(text));
+
+    /// The password, when the operator doesn't know it.
+    pub(super) fn untold(&self) -> Option<Zeroizing<String>> {
+        self.made.then(|| self.password.clone())
     }
-    let made = given.is_none().then(random_secret);
-    let password = given.or_else(|| made.clone()).unwrap_or_else(random_secret);
-    let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
-        .await
-        .map_err(|error| StartError::Setting(error.to_string()))?
-        .map_err(|error| {
-            StartError::Setting(format!("the admin's password could not be hashed: {error}"))
-        })?;
-    let admin = NewUser {
-        handle: ADMIN.to_owned(),
-        password_hash,
-        is_admin: true,
-    };
-    store.user_create(admin, Time::now()).await?;
-    Ok(made)
+
+    /// Stores the admin.
+    pub(super) async fn make(self, store: &Store) -> Result<(), StartError> {
+        let password = self.password;
+        let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
+            .await
+            .map_err(|error| StartError::Setting(error.to_string()))?
+            .map_err(|error| {
+                StartError::Setting(format!("the admin's password could not be hashed: {error}"))
+            })?;
+        let admin = NewUser {
+            handle: ADMIN.to_owned(),
+            password_hash,
+            is_admin: true,
+        };
+        store.user_create(admin, Time::now()).await?;
+        Ok(())
+    }
 }
 
 /// The URL in the join line: the operator's, or the address of the interface with the default route.

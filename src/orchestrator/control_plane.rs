@@ -1,6 +1,6 @@
 //! The Node API (contract, section 3): register, report, configuration, acknowledgement.
 
-use super::{Orchestrator, health};
+use super::{Orchestrator, Settings, health};
 use crate::{
     api::{
         NodeId, PAYLOAD_VERSION,
@@ -43,7 +43,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let Register { psk, capability } = request.json().await?;
+    let Register { psk, capability } = request.payload(Some("capability")).await?;
     orchestrator
         .identity
         .check_psk(&psk, request.connection.peer.ip())?;
@@ -84,7 +84,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
 
 async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let report: CapabilityReport = request.json().await?;
+    let report: CapabilityReport = request.payload(None).await?;
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
     let hash = hash_of(&report);
@@ -99,8 +99,11 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
 
 async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let mut config = content(&orchestrator, &node, base_url(&orchestrator, &request));
-    // What is compared and stored has neither secrets nor dates.
+    let mut config = content(
+        &orchestrator.settings,
+        &node.slug,
+        base_url(&orchestrator, &request),
+    );
     let stored = serde_json::to_string(&config).map_err(|_| Problem::internal())?;
     let version = orchestrator
         .store
@@ -110,12 +113,26 @@ async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     config.config_version = version.to_string();
     config.issued_at = Time::now();
     config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
+    let target = orchestrator.worker_url(&node).unwrap_or_default();
+    target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
     response::ok(&config)
+}
+
+/// Whether what the node was last served is not what it would be served now.
+pub(super) fn is_stale(settings: &Settings, node: &Node) -> bool {
+    let Some(served) = node.config.as_deref() else {
+        return false;
+    };
+    let Ok(before) = serde_json::from_str::<NodeConfig>(served) else {
+        return true;
+    };
+    let now = content(settings, &node.slug, before.orchestrator.base_url);
+    serde_json::to_string(&now).ok().as_deref() != Some(served)
 }
 
 async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let ack: ConfigAck = request.json().await?;
+    let ack: ConfigAck = request.payload(None).await?;
     ack.check()?;
     own_slug("/node_slug", &ack.node_slug, &node)?;
     let version: i64 = ack.config_version.parse().map_err(|_| {
@@ -194,17 +211,17 @@ fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
         .unwrap_or_else(|| format!("http://{}", request.connection.local))
 }
 
-/// The configuration of a node, without version, date and token.
-fn content(orchestrator: &Orchestrator, node: &Node, base_url: String) -> NodeConfig {
-    let settings = &orchestrator.settings;
+/// What of a node's configuration is compared and stored: neither version, dates and secrets, nor
+/// the node's own address, whose change is no change of configuration.
+fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
     NodeConfig {
         version: PAYLOAD_VERSION,
         config_version: String::new(),
         issued_at: Time::from_millis(0),
-        node_slug: node.slug.clone(),
+        node_slug: slug.to_owned(),
         orchestrator: ConfigOrchestrator {
             endpoints: ConfigEndpoints {
-                worker_api_target_url: orchestrator.worker_url(node).unwrap_or_default().to_owned(),
+                worker_api_target_url: String::new(),
                 node_report_url: format!("{base_url}{REPORT}"),
             },
             base_url,

@@ -7,6 +7,7 @@
 use crate::api::{
     TaskId,
     events::{JobEvent, OutputLog, Stream},
+    jobs::Truncated,
     tasks::TaskStatus,
 };
 use std::{
@@ -131,11 +132,16 @@ impl LiveTask {
         )
     }
 
+    /// Which streams lost something.
+    pub(super) fn truncated(&self) -> Truncated {
+        self.state().log.truncated()
+    }
+
     /// Where the task stands, and the event after `seq` of that attempt, if there is one.
     pub(super) fn look(&self, attempt: u32, seq: u64) -> (Moment, Option<JobEvent>) {
         let state = self.state();
         let event = (attempt == state.moment.attempt)
-            .then(|| state.log.event(attempt, seq + 1))
+            .then(|| state.log.event(attempt, seq.saturating_add(1)))
             .flatten();
         (state.moment, event)
     }

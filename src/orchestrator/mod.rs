@@ -5,6 +5,7 @@
 //! listeners finish their answers, the scheduler stops, running jobs stay at their nodes and
 //! are followed again after the next start ([`recovery`]).
 
+mod avoided;
 mod bootstrap;
 mod control_plane;
 mod dispatch;
@@ -18,10 +19,17 @@ mod recovery;
 mod scheduler;
 mod summary;
 
+use bootstrap::FirstAdmin;
 pub use bootstrap::Welcome;
 
 use crate::{
-    api::{image::ImageRef, nodes::NodeView, problem::Problem, time::Time},
+    api::{
+        TaskId,
+        image::ImageRef,
+        nodes::{NodeStatus, NodeView},
+        problem::Problem,
+        time::Time,
+    },
     data_dir::{DataDir, RoleLock},
     http::{
         client::Client,
@@ -80,6 +88,7 @@ pub struct Orchestrator {
     client: Client,
     live: live::Live,
     followers: followers::Followers,
+    avoided: avoided::Avoided,
     following: Tasks,
     /// Wakes the scheduler.
     wake: Notify,
@@ -94,34 +103,43 @@ pub struct Running {
     pub gateway: SocketAddr,
     /// Where nodes reach it.
     pub control: SocketAddr,
-    /// What there is to tell after the first start.
-    pub welcome: Welcome,
     /// Both listeners and the scheduler.
     parts: Vec<tokio::task::JoinHandle<()>>,
     _lock: RoleLock,
 }
 
 impl Orchestrator {
-    /// Brings everything up, in this order: state, keys, admin, listeners, the jobs that were
-    /// under way, the scheduler.
+    /// Brings everything up, in this order: state, keys, sockets, admin, the jobs that were under
+    /// way, the scheduler. `announce` tells the operator what was made before it is stored, so that
+    /// no password is ever in force that nobody saw.
     pub async fn start(
         data_dir: &DataDir,
         mut settings: Settings,
         shutdown: Shutdown,
+        announce: impl FnOnce(&Welcome) -> io::Result<()>,
     ) -> Result<Running, StartError> {
         let lock = data_dir.lock("orchestrator")?;
         data_dir
             .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None))?;
         let store = Store::open(&data_dir.join("cynode.db"))?;
-        let keys = Keys::open(data_dir, settings.psk.take())?;
-        let made_psk = keys
-            .psk_is_new
-            .then(|| Zeroizing::new(keys.psk().to_owned()));
-        let made_password = bootstrap::first_admin(&store, settings.admin_password.take()).await?;
         let gateway = server::bind(settings.gateway_listen, "--gateway-listen").await?;
         let control = server::bind(settings.control_listen, "--control-listen").await?;
         let (gateway_address, control_address) = (gateway.local_addr()?, control.local_addr()?);
-        let join_url = bootstrap::join_url(settings.public_url.as_deref(), control_address);
+        let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
+        let keys = Keys::open(data_dir, settings.psk.take())?;
+        let admin = FirstAdmin::plan(&store, settings.admin_password.take()).await?;
+        announce(&Welcome {
+            admin_password: admin.as_ref().and_then(FirstAdmin::untold),
+            psk: keys
+                .psk_is_new
+                .then(|| Zeroizing::new(keys.psk().to_owned())),
+            psk_file,
+            gateway: gateway_address,
+            join_url: bootstrap::join_url(settings.public_url.as_deref(), control_address),
+        })?;
+        if let Some(admin) = admin {
+            admin.make(&store).await?;
+        }
         let orchestrator = Arc::new(Self {
             identity: Identity::new(store.clone(), keys),
             settings,
@@ -129,6 +147,7 @@ impl Orchestrator {
             client: Client::default(),
             live: live::Live::default(),
             followers: followers::Followers::default(),
+            avoided: avoided::Avoided::default(),
             following: Tasks::default(),
             wake: Notify::new(),
             shutdown: shutdown.clone(),
@@ -151,16 +170,10 @@ impl Orchestrator {
             (addresses.gateway, addresses.control) = (Some(gateway_address), Some(control_address));
         })?;
         tracing::info!(gateway = %gateway_address, control = %control_address, "the orchestrator listens");
-        let welcome = Welcome {
-            admin_password: made_password,
-            psk: made_psk,
-            join_url,
-        };
         Ok(Running {
             orchestrator,
             gateway: gateway_address,
             control: control_address,
-            welcome,
             parts,
             _lock: lock,
         })
@@ -175,6 +188,12 @@ impl Orchestrator {
             .map(String::as_str)
     }
 
+    /// Whether a node may be given jobs now.
+    fn may_be_given_jobs(&self, node: &Node, now: Time) -> bool {
+        readiness::standing(node, self.worker_url(node), now).status == NodeStatus::Ready
+            && !self.avoided.has(node.id, now)
+    }
+
     fn node_view(&self, node: Node) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
         let standing = readiness::standing(&node, url.as_deref(), Time::now());
@@ -182,6 +201,7 @@ impl Orchestrator {
             status: standing.status,
             reason: standing.reason,
             worker_api_target_url: url,
+            config_stale: control_plane::is_stale(&self.settings, &node),
             config_version: node.config_version.to_string(),
             acked_config_version: node.ack_version.map(|version| version.to_string()),
             ack_status: node.ack_status,
@@ -194,6 +214,12 @@ impl Orchestrator {
             inference: node.capability.inference,
             node_slug: node.slug,
         }
+    }
+
+    /// Why a queued task waits, where that is more than the scheduler's next look.
+    async fn waits_for(&self, task: TaskId) -> Option<String> {
+        let labels = self.store.task_labels(task).await.ok()?;
+        readiness::waits_for(&labels, &self.node_views().await.ok()?)
     }
 
     async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {
@@ -224,7 +250,9 @@ impl Running {
 
     /// Resolves when a part that should run until shutdown has ended before it: a fault of ours.
     pub async fn broken(&mut self) {
-        let _ = select_all(&mut self.parts).await;
+        let (_, which, _) = select_all(&mut self.parts).await;
+        // What has ended can't be waited for again.
+        drop(self.parts.swap_remove(which));
     }
 
     /// Waits, at most for `limit`, until the ends of all jobs that are followed are stored.

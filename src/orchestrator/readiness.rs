@@ -111,6 +111,30 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
     Ok(())
 }
 
+/// Why a task with these labels can't start now; `None` when a node could take it.
+pub(super) fn waits_for(labels: &[String], nodes: &[NodeView]) -> Option<String> {
+    if let Err(reason) = overall(nodes, false) {
+        return Some(reason);
+    }
+    let mut fitting = nodes
+        .iter()
+        .filter(|node| {
+            node.status == NodeStatus::Ready
+                && labels.iter().all(|label| node.labels.contains(label))
+        })
+        .peekable();
+    if fitting.peek().is_none() {
+        return Some(format!(
+            "no node that takes jobs has the label {}",
+            labels.join(" and ")
+        ));
+    }
+    if fitting.all(|node| node.running_jobs >= node.max_concurrency) {
+        return Some("all slots are taken; it starts when a job ends".to_owned());
+    }
+    None
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

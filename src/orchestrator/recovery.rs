@@ -17,7 +17,8 @@ pub(super) async fn resume(orchestrator: &Arc<Orchestrator>) -> Result<(), Store
         );
     }
     for job in jobs {
-        dispatch::start(orchestrator, job, dispatch::Entry::Attach);
+        let follower = orchestrator.followers.enter(job.id);
+        dispatch::start(orchestrator, job, follower, dispatch::Entry::Attach);
     }
     Ok(())
 }

@@ -4,9 +4,9 @@
 //! carries out. Nothing polls: the loop sleeps until something could have changed (a task
 //! came, a slot got free, a node spoke) or until the next job's backoff ends.
 
-use super::{Orchestrator, dispatch, readiness};
+use super::{Orchestrator, dispatch};
 use crate::{
-    api::{JobId, NodeId, nodes::NodeStatus, time::Time},
+    api::{JobId, NodeId, time::Time},
     http::server::{Shutdown, ended},
     store::{QueuedJob, StoreError},
 };
@@ -28,7 +28,7 @@ pub(super) struct Candidate {
 }
 
 /// Gives each job, oldest first, to the least loaded node that bears its labels and has a free slot.
-pub(super) fn assign(queued: &[QueuedJob], mut nodes: Vec<Candidate>) -> Vec<(JobId, NodeId)> {
+pub(super) fn assign(queued: &[QueuedJob], nodes: &mut [Candidate]) -> Vec<(JobId, NodeId)> {
     let mut assigned = Vec::new();
     for job in queued {
         let fits = |node: &&mut Candidate| {
@@ -72,39 +72,52 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     }
 }
 
-/// One look: starts all that can be started, and says when to look again by itself.
+/// Starts all that can be started, and says when to look again by itself.
 async fn pass(orchestrator: &Arc<Orchestrator>) -> Result<Option<Time>, StoreError> {
-    loop {
-        let now = Time::now();
-        let backlog = orchestrator.store.job_backlog(now, LOOK).await?;
-        let candidates = backlog
-            .nodes
-            .iter()
-            .filter(|node| {
-                readiness::standing(node, orchestrator.worker_url(node), now).status
-                    == NodeStatus::Ready
-            })
-            .map(|node| Candidate {
-                id: node.id,
-                labels: node.capability.node.labels.clone().unwrap_or_default(),
-                running: node.running_jobs,
-                slots: node.capability.max_concurrency(),
-            })
-            .collect();
-        let assigned = assign(&backlog.queued, candidates);
-        if assigned.is_empty() {
-            return Ok(backlog.next_at);
-        }
-        // Together, so that they share one commit.
-        let claims = assigned
-            .into_iter()
-            .map(|(job, node)| orchestrator.store.job_claim(job, node, now));
-        for claimed in join_all(claims).await {
-            if let Some(job) = claimed? {
-                dispatch::start(orchestrator, job, dispatch::Entry::Run);
-            }
+    let now = Time::now();
+    let nodes = orchestrator.store.node_list().await?;
+    let mut candidates: Vec<Candidate> = nodes
+        .iter()
+        .filter(|node| orchestrator.may_be_given_jobs(node, now))
+        .map(|node| Candidate {
+            id: node.id,
+            labels: node.capability.node.labels.clone().unwrap_or_default(),
+            running: node.running_jobs,
+            slots: node.capability.max_concurrency(),
+        })
+        .collect();
+    let mut after = None;
+    // Page by page, so that jobs which no node can take hold up nobody behind them.
+    while candidates.iter().any(|node| node.running < node.slots) {
+        let queued = orchestrator.store.job_queued(now, after, LOOK).await?;
+        let assigned = assign(&queued, &mut candidates);
+        start_all(orchestrator, assigned, now).await?;
+        after = queued.last().map(|job| job.id);
+        if queued.len() < LOOK as usize {
+            break;
         }
     }
+    let backoff_ends = orchestrator.store.job_next_at(now).await?;
+    let avoidance_ends = orchestrator.avoided.next_end();
+    Ok([backoff_ends, avoidance_ends].into_iter().flatten().min())
+}
+
+/// Claims together, so that they share one commit, and starts whatever was claimed.
+async fn start_all(
+    orchestrator: &Arc<Orchestrator>,
+    assigned: Vec<(JobId, NodeId)>,
+    now: Time,
+) -> Result<(), StoreError> {
+    let claims = assigned.into_iter().map(|(job, node)| async move {
+        let follower = orchestrator.followers.enter(job);
+        let claimed = orchestrator.store.job_claim(job, node, now).await?;
+        if let Some(job) = claimed {
+            dispatch::start(orchestrator, job, follower, dispatch::Entry::Run);
+        }
+        Ok(())
+    });
+    // One that fails leaves the others alone.
+    join_all(claims).await.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -128,7 +141,7 @@ mod tests {
                 .into_iter()
                 .map(|(labels, running, slots)| Candidate { id: NodeId::new(), labels, running, slots })
                 .collect();
-            let assigned: HashMap<_, _> = assign(&queued, nodes.clone()).into_iter().collect();
+            let assigned: HashMap<_, _> = assign(&queued, &mut nodes.clone()).into_iter().collect();
             for node in &nodes {
                 let given = assigned.values().filter(|id| **id == node.id).count() as u32;
                 prop_assert!(given == 0 || node.running + given <= node.slots);
@@ -160,7 +173,7 @@ mod tests {
             labels: vec![],
         };
         assert_eq!(
-            assign(std::slice::from_ref(&job), vec![busy, free.clone()]),
+            assign(std::slice::from_ref(&job), &mut [busy, free.clone()]),
             [(job.id, free.id)]
         );
     }

@@ -3,6 +3,9 @@
 use crate::api::jobs::{JobResult, Outcome};
 use std::time::Duration;
 
+/// Most of a cause that a summary repeats, in bytes.
+const MAX_CAUSE: usize = 300;
+
 /// Such as `exit 0 after 120 ms`.
 pub(super) fn of(result: &JobResult) -> String {
     let after = after(result.ended_at.since(result.started_at));
@@ -14,13 +17,11 @@ pub(super) fn of(result: &JobResult) -> String {
                 .and_then(|kind| kind.as_str())
                 .unwrap_or("error");
             let line = error.message.lines().next().unwrap_or_default();
+            let line = &line[..line.floor_char_boundary(MAX_CAUSE)];
             return format!("could not run ({kind}): {line}");
         }
         (Outcome::Timeout, ..) => format!("timed out after {after}"),
         (Outcome::Canceled, ..) => format!("canceled after {after}"),
-        (_, Some(code), _) if code > 128 => {
-            format!("exit {code} (signal {}) after {after}", code - 128)
-        }
         (_, Some(code), _) => format!("exit {code} after {after}"),
         (status, None, None) => format!("{status:?}"),
     };

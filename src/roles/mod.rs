@@ -70,10 +70,12 @@ fn run(
 /// The first signal orders an orderly end, the second ends the process at once.
 async fn end_on_signal(order: watch::Sender<bool>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
         tracing::error!("signals can't be caught; the process will end at once on any");
         return;
     };
@@ -82,6 +84,7 @@ async fn end_on_signal(order: watch::Sender<bool>) {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
         signals += 1;
         if signals > 1 {
@@ -113,12 +116,9 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
         require_inference: args.require_inference,
     };
     run(common, async |shutdown| {
-        let mut running = Orchestrator::start(&data_dir, settings, shutdown.clone()).await?;
-        show(&running.welcome.to_string())?;
-        tokio::select! {
-            () = ended(shutdown) => {}
-            () = running.broken() => return Err(broken()),
-        }
+        let mut running =
+            Orchestrator::start(&data_dir, settings, shutdown.clone(), announce).await?;
+        until_shutdown(shutdown, &mut running).await?;
         running.ended().await;
         Ok(())
     })
@@ -168,14 +168,14 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
     } = args.sandbox;
     let settings = sandbox_settings(&engine, default_image.as_deref())?;
     run(common, async |shutdown| {
-        data_dir.update_addresses(|addresses| addresses.worker = None)?;
         let bench = Bench::prepare(&data_dir, settings).await?;
+        data_dir.update_addresses(|addresses| addresses.worker = None)?;
         let (socket, bound) = worker::reserve(worker_listen)?;
         let policy = Policy {
             allowed_images: Vec::new(),
             max_timeout_seconds: crate::api::jobs::MAX_TIMEOUT_SECONDS,
         };
-        let worker = bench.open(socket.listen(1024)?, &token, policy, shutdown.clone());
+        let worker = bench.open(socket.listen(1024)?, &token, policy);
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         tracing::info!(worker = %bound, "the worker listens");
         ended(shutdown).await;
@@ -209,7 +209,8 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
     run(common, async |shutdown| {
         // The orchestrator ends after the node, so that it still hears how the node's jobs ended.
         let (order, orchestrator_shutdown) = watch::channel(false);
-        let mut running = Orchestrator::start(&data_dir, settings, orchestrator_shutdown).await?;
+        let mut running =
+            Orchestrator::start(&data_dir, settings, orchestrator_shutdown, announce).await?;
         let settings = node::Settings {
             orchestrator: format!("http://{}", running.control),
             psk: running.psk(),
@@ -229,14 +230,10 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             let gateway = format!("http://{}", running.gateway);
             let tokens = running.admin_session().await?;
             client::credentials::store(&gateway, "admin", tokens)?;
-            show(&running.welcome.to_string())?;
             show(&format!(
                 "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
             ))?;
-            tokio::select! {
-                () = ended(shutdown) => {}
-                () = running.broken() => return Err(broken()),
-            }
+            until_shutdown(shutdown, &mut running).await?;
             node.close(engine.shutdown_grace, true).await;
             running.settled(SETTLE).await;
         }
@@ -246,17 +243,33 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
     })
 }
 
-fn broken() -> Failure {
-    Failure::internal(
+/// Waits for the order to end. All parts end on that order too, so it is looked at first.
+async fn until_shutdown(
+    shutdown: Shutdown,
+    running: &mut orchestrator::Running,
+) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        () = ended(shutdown.clone()) => return Ok(()),
+        () = running.broken() => {}
+    }
+    if *shutdown.borrow() {
+        return Ok(());
+    }
+    Err(Failure::internal(
         "a part of the orchestrator ended by itself; the log above says why; start it again",
-    )
+    ))
+}
+
+/// Tells the operator what only this start knows.
+fn announce(welcome: &orchestrator::Welcome) -> io::Result<()> {
+    show(&welcome.to_string())
 }
 
 /// What a person is to read, on stdout and never through the logger.
-fn show(text: &str) -> Result<(), Failure> {
+fn show(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
-        .map_err(Failure::internal)
 }

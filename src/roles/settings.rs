@@ -70,15 +70,22 @@ pub fn secret(
     Ok(Some(text))
 }
 
+/// By hand and not by clap, for which a variable and the other one's flag would be in conflict: a
+/// flag of either kind beats a variable of either kind.
 pub(super) fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
-    match &psk.psk {
-        Some(text) if text.is_empty() => Err(Failure::usage("the pre-shared key is empty")),
-        Some(text) => Ok(Some(Zeroizing::new(text.clone()))),
-        None => match &psk.psk_file {
-            Some(path) => secret("--psk-file", Some(path), ""),
-            None => Ok(None),
-        },
+    if let Some(text) = &psk.psk {
+        if text.is_empty() {
+            return Err(Failure::usage(
+                "--psk is empty; it must be the pre-shared key",
+            ));
+        }
+        return Ok(Some(Zeroizing::new(text.clone())));
     }
+    if psk.psk_file.is_some() || std::env::var_os("CYNODE_PSK").is_some() {
+        return secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK");
+    }
+    let file = std::env::var_os("CYNODE_PSK_FILE").map(PathBuf::from);
+    file.map_or(Ok(None), |file| secret("CYNODE_PSK_FILE", Some(&file), ""))
 }
 
 pub(super) fn admin_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {

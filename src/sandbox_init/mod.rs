@@ -133,9 +133,9 @@ fn not_started(
 ) -> io::Result<()> {
     let report = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => Report::Exited(127),
-        Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ETXTBSY) => {
-            Report::Exited(126)
-        }
+        Some(
+            libc::E2BIG | libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ETXTBSY,
+        ) => Report::Exited(126),
         errno => Report::NotStarted(errno.unwrap_or(0)),
     };
     let reason = if report == Report::Exited(127) {

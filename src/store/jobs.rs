@@ -9,7 +9,7 @@
 //! Every write about a running job names its attempt and is conditional on it, so a late
 //! answer of an earlier attempt changes nothing. The task's row follows in the same commit.
 
-use super::{Store, StoreError, nodes, rows::document};
+use super::{Store, StoreError, rows::document};
 use crate::api::{
     JobId, NodeId, TaskId,
     tasks::{JobStatus, TaskSpec, TaskStatus},
@@ -64,16 +64,6 @@ pub struct FinishedJob {
     pub summary: String,
 }
 
-/// What to decide on, in one consistent view.
-pub struct Backlog {
-    /// Jobs that may run now, oldest first.
-    pub queued: Vec<QueuedJob>,
-    /// All nodes.
-    pub nodes: Vec<nodes::Node>,
-    /// When the next job's backoff ends.
-    pub next_at: Option<Time>,
-}
-
 const RUNNING: &str =
     "SELECT j.*, t.spec FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
@@ -104,7 +94,8 @@ fn task_follows(
 ) -> Result<(), StoreError> {
     c.execute(
         "UPDATE tasks SET status = ?2, updated_at = ?3,
-                started_at = CASE WHEN ?2 = 'running' THEN coalesce(started_at, ?3) ELSE started_at END,
+                started_at = CASE ?2 WHEN 'running' THEN coalesce(started_at, ?3) WHEN 'queued' THEN NULL
+                             ELSE started_at END,
                 ended_at = CASE WHEN ?4 THEN ?3 END
          WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
         params![job, status.as_str(), now, status.is_final()],
@@ -113,27 +104,36 @@ fn task_follows(
 }
 
 impl Store {
-    /// Queued jobs and nodes as they stand together.
-    pub async fn job_backlog(&self, now: Time, limit: u32) -> Result<Backlog, StoreError> {
+    /// Jobs that may run now, oldest first, those behind `after`.
+    pub async fn job_queued(
+        &self,
+        now: Time,
+        after: Option<JobId>,
+        limit: u32,
+    ) -> Result<Vec<QueuedJob>, StoreError> {
         self.read(move |c| {
-            let snapshot = c.unchecked_transaction()?;
-            let mut statement = snapshot.prepare_cached(
+            let mut statement = c.prepare_cached(
                 "SELECT j.id, t.spec ->> '$.node_labels' AS labels FROM jobs j JOIN tasks t ON t.id = j.task_id
-                 WHERE j.status = 'queued' AND j.not_before <= ?1 ORDER BY j.id LIMIT ?2",
+                 WHERE j.status = 'queued' AND j.not_before <= ?1 AND j.id > coalesce(?2, '')
+                 ORDER BY j.id LIMIT ?3",
             )?;
-            let mut rows = statement.query(params![now, limit])?;
+            let mut rows = statement.query(params![now, after, limit])?;
             let mut queued = Vec::new();
             while let Some(row) = rows.next()? {
                 let labels: String = row.get("labels")?;
                 queued.push(QueuedJob { id: row.get("id")?, labels: document(&labels)? });
             }
-            let next_at = snapshot.query_row(
-                "SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before > ?1",
-                [now],
-                |row| row.get(0),
-            )?;
-            let nodes = nodes::all(&snapshot)?;
-            Ok(Backlog { queued, nodes, next_at })
+            Ok(queued)
+        })
+        .await
+    }
+
+    /// When the backoff of the next queued job ends.
+    pub async fn job_next_at(&self, now: Time) -> Result<Option<Time>, StoreError> {
+        self.read(move |c| {
+            let sql =
+                "SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before > ?1";
+            Ok(c.query_row(sql, [now], |row| row.get(0))?)
         })
         .await
     }

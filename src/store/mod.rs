@@ -17,7 +17,7 @@ mod tasks;
 mod users;
 mod writer;
 
-pub use jobs::{Backlog, CancelOutcome, FinishedJob, QueuedJob, RunningJob};
+pub use jobs::{CancelOutcome, FinishedJob, QueuedJob, RunningJob};
 pub use nodes::{Node, Registration};
 pub use sessions::RefreshOutcome;
 pub use tasks::{Creation, TaskFilter, TaskPage};
@@ -25,6 +25,9 @@ pub use users::{NewUser, UserRecord};
 
 use rusqlite::{Connection, OpenFlags};
 use std::{
+    fs::{OpenOptions, Permissions},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -63,6 +66,9 @@ pub enum StoreError {
     /// The commit that this write was part of failed.
     #[error("the database could not commit: {0}")]
     Commit(String),
+    /// The file can't be opened.
+    #[error("the database file can't be opened")]
+    Io(#[from] std::io::Error),
     /// The writer is gone.
     #[error("the database is closed")]
     Closed,
@@ -78,6 +84,7 @@ pub struct Store {
 impl Store {
     /// Opens the database at `path`, makes it when missing, and brings it to our schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        make_private(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -106,6 +113,25 @@ impl Store {
     ) -> Result<T, StoreError> {
         self.readers.read(f).await
     }
+}
+
+/// Gives the database a mode of 0600 before SQLite opens it, which makes its other files alike;
+/// those that are there already get it too.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone)]
@@ -143,10 +169,11 @@ impl Readers {
             let lock = || free.lock().unwrap_or_else(PoisonError::into_inner);
             // As many permits as connections: one is always there.
             let connection = lock().pop().ok_or(StoreError::Closed)?;
-            let answer = f(&connection);
+            // Also after a panic, the connection is as good as before.
+            let answer = catch_unwind(AssertUnwindSafe(|| f(&connection)));
             lock().push(connection);
             drop(permit);
-            answer
+            answer.unwrap_or_else(|panic| resume_unwind(panic))
         };
         tokio::task::spawn_blocking(read)
             .await

@@ -73,7 +73,7 @@ fn node(row: &Row<'_>) -> Result<Node, StoreError> {
     })
 }
 
-pub(super) fn all(c: &Connection) -> Result<Vec<Node>, StoreError> {
+fn all(c: &Connection) -> Result<Vec<Node>, StoreError> {
     let mut statement = c.prepare_cached(&format!("{SELECT} ORDER BY n.slug"))?;
     let mut rows = statement.query([])?;
     let mut nodes = Vec::new();

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long an idempotency key keeps its answer.
 const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 
+/// Longest command, and longest prompt, that a list shows.
+const LISTED_BYTES: usize = 4096;
+
 /// How a creation ended.
 pub enum Creation {
     /// The task is stored.
@@ -60,6 +63,7 @@ fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         id,
         task_id: id,
         status: named(row.get("status")?, "task status")?,
+        waiting_for: None,
         summary: row.get("summary")?,
         task_name: row.get("name")?,
         prompt: spec.prompt,
@@ -71,6 +75,23 @@ fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         ended_at: row.get("ended_at")?,
         exit_code: row.get("exit_code")?,
     })
+}
+
+/// A list of tasks is no place for a megabyte of script: what is long is left out of it.
+fn shortened(task: Task) -> Task {
+    let length = task
+        .command
+        .iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>();
+    let prompt = task.prompt.filter(|prompt| prompt.len() <= LISTED_BYTES);
+    let command = task.command.filter(|_| length <= LISTED_BYTES);
+    Task {
+        prompt,
+        command,
+        ..task
+    }
 }
 
 fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>, StoreError> {
@@ -143,6 +164,16 @@ impl Store {
         self.read(move |c| get(c, id, owner)).await
     }
 
+    /// The labels that a task's node must bear.
+    pub async fn task_labels(&self, id: TaskId) -> Result<Vec<String>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT spec ->> '$.node_labels' FROM tasks WHERE id = ?1";
+            let labels: String = c.query_row(sql, [id], |row| row.get(0))?;
+            document(&labels)
+        })
+        .await
+    }
+
     /// Tasks, newest first.
     pub async fn task_list(&self, filter: TaskFilter) -> Result<TaskPage, StoreError> {
         self.read(move |c| {
@@ -166,7 +197,7 @@ impl Store {
             ])?;
             let mut tasks = Vec::new();
             while let Some(row) = rows.next()? {
-                tasks.push(task(row)?);
+                tasks.push(shortened(task(row)?));
             }
             let more = tasks.len() > filter.limit as usize;
             tasks.truncate(filter.limit as usize);

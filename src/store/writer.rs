@@ -64,9 +64,8 @@ fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>) {
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|error| error.to_string());
         let mut answers = Vec::with_capacity(group.len());
-        if began.is_ok() {
-            answers.extend(group.drain(..).map(|write| write(connection)));
-        }
+        // Where BEGIN failed, each write finds that out for itself, and its caller hears why.
+        answers.extend(group.drain(..).map(|write| write(connection)));
         let committed = began.and_then(|()| {
             connection
                 .execute_batch("COMMIT")
@@ -81,8 +80,6 @@ fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>) {
                 let _ = connection.execute_batch("ROLLBACK");
             }
         }
-        // Where BEGIN failed, the writes are dropped here, and their callers see `Closed`.
-        group.clear();
         for answer in answers {
             answer(committed.as_ref().copied().map_err(String::as_str));
         }

@@ -21,7 +21,6 @@ use crate::{
 };
 use futures_util::FutureExt as _;
 use std::{
-    fs, io,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::Arc,
@@ -258,17 +257,16 @@ fn finish(job: &Job, end: Result<End, Halt>, effective: Option<Effective>) {
 /// Removes a job's directory, following no links out of it.
 async fn discard(shop: &Workshop, workspace: PathBuf) {
     let place = workspace.parent().unwrap_or(&workspace).to_owned();
-    remove_tree(&shop.engine, &shop.init, place).await;
+    remove_left(&shop.engine, &shop.init, place).await;
 }
 
 /// Removes a tree. Rootless, what a job's users wrote belongs to subordinate ids and can only be
 /// removed from inside podman's user namespace.
-pub(super) async fn remove_tree(engine: &Engine, init: &Path, tree: PathBuf) {
+pub(super) async fn remove_left(engine: &Engine, init: &Path, tree: PathBuf) {
     let here = tree.clone();
-    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(here)).await;
+    let removed = tokio::task::spawn_blocking(move || super::remove_tree(&here)).await;
     let error = match removed {
         Ok(Ok(())) => return,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return,
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };

@@ -55,7 +55,7 @@ impl Job {
     }
 
     fn has_ended(&self) -> bool {
-        self.log.result().is_some()
+        self.log.has_ended()
     }
 }
 

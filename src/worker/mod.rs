@@ -11,16 +11,18 @@ mod job;
 mod ledger;
 mod output;
 mod pipes;
+mod remove;
 mod sandbox;
 
 pub use job::Policy;
+pub use remove::remove_tree;
 
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, RoleLock, make_private_dir},
     digest::sha256_hex,
     engine::{Engine, EngineError, probe},
-    http::server::{self, Shutdown},
+    http::server,
     tasks::Tasks,
 };
 use std::{
@@ -35,7 +37,7 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use zeroize::Zeroizing;
 
@@ -68,12 +70,18 @@ pub struct Bench {
     node_uuid: String,
     jobs_dir: PathBuf,
     settings: Settings,
-    _lock: RoleLock,
+    lock: RoleLock,
 }
 
 /// A Worker API that serves.
 pub struct Worker {
     api: Arc<api::Api>,
+    /// Ends the listener, which is the last thing to go: until then the orchestrator can fetch
+    /// results, and a job that is still running can be canceled.
+    stop: watch::Sender<bool>,
+    listening: tokio::task::JoinHandle<()>,
+    /// No other process may sweep up while our jobs run.
+    _lock: RoleLock,
 }
 
 impl Bench {
@@ -98,7 +106,7 @@ impl Bench {
             node_uuid: node_uuid.to_string(),
             jobs_dir,
             settings,
-            _lock: lock,
+            lock,
         };
         bench.sweep().await?;
         Ok(bench)
@@ -130,29 +138,25 @@ impl Bench {
                 .into_iter()
                 .chain(ids)
                 .collect();
-            self.engine.call(&arguments, SWEEP_LIMIT).await?;
+            if let Err(error) = self.engine.call(&arguments, SWEEP_LIMIT).await {
+                tracing::warn!(%error, "some of them could not be removed; see podman ps --all");
+            }
         }
         for entry in fs::read_dir(&self.jobs_dir)? {
-            job::remove_tree(&self.engine, &self.init, entry?.path()).await;
+            job::remove_left(&self.engine, &self.init, entry?.path()).await;
         }
         Ok(())
     }
 
-    /// Serves the Worker API on `listener` until `shutdown`, for whoever shows `token`.
-    pub fn open(
-        self,
-        listener: TcpListener,
-        token: &str,
-        policy: Policy,
-        shutdown: Shutdown,
-    ) -> Worker {
+    /// Serves the Worker API on `listener`, for whoever shows `token`, until [`Worker::close`].
+    pub fn open(self, listener: TcpListener, token: &str, policy: Policy) -> Worker {
         let Self {
             engine,
             init,
             node_uuid,
             jobs_dir,
             settings,
-            _lock,
+            lock,
         } = self;
         let mut policy = policy;
         policy.allowed_images.push(settings.allowed_images);
@@ -181,30 +185,41 @@ impl Bench {
             running: Tasks::default(),
             closing: AtomicBool::new(false),
         });
-        let router = api::router(Arc::clone(&api));
-        tokio::spawn(async move {
-            server::serve(listener, router, shutdown).await;
-            drop(_lock);
-        });
-        Worker { api }
+        let (stop, stopped) = watch::channel(false);
+        let listening = tokio::spawn(server::serve(
+            listener,
+            api::router(Arc::clone(&api)),
+            stopped,
+        ));
+        Worker {
+            api,
+            stop,
+            listening,
+            _lock: lock,
+        }
     }
 }
 
 impl Worker {
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled
     /// and cleared away; without, it ends with this process.
-    pub async fn close(&self, grace: Duration, cancel: bool) {
+    pub async fn close(self, grace: Duration, cancel: bool) {
         self.api.closing.store(true, Ordering::SeqCst);
-        if self.api.running.idle(grace).await == 0 || !cancel {
-            return;
+        let mut left = self.api.running.idle(grace).await;
+        if left > 0 && cancel {
+            self.api.ledger.cancel_all();
+            left = self.api.running.idle(END_LIMIT).await;
         }
-        self.api.ledger.cancel_all();
-        let left = self.api.running.idle(END_LIMIT).await;
         if left > 0 {
             tracing::warn!(
                 left,
-                "some sandboxes could not be cleared away; the next start does"
+                "some jobs end with this process; the next start clears away what they leave"
             );
+            return;
+        }
+        self.stop.send_replace(true);
+        if self.listening.await.is_err() {
+            tracing::error!("the Worker API panicked; the lines above say where");
         }
     }
 }

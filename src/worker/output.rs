@@ -67,6 +67,11 @@ impl JobLog {
         self.state().result.clone()
     }
 
+    /// Whether there is a result.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state().result.is_some()
+    }
+
     /// Waits for the result.
     pub(super) async fn ended(&self) -> JobResult {
         let mut changed = self.changed.subscribe();
@@ -96,22 +101,28 @@ impl JobLog {
         after: u64,
     ) -> impl futures_util::Stream<Item = Bytes> + Send {
         let changed = self.changed.subscribe();
-        futures_util::stream::unfold(Some((self, changed, after + 1)), |reader| async {
-            let (log, mut changed, seq) = reader?;
-            loop {
-                changed.mark_unchanged();
-                if let Some(event) = log.event(seq) {
-                    let last = matches!(event, JobEvent::Result(_));
-                    let mut line = serde_json::to_vec(&event).unwrap_or_default();
-                    line.push(b'\n');
-                    return Some((line.into(), (!last).then_some((log, changed, seq + 1))));
+        futures_util::stream::unfold(
+            Some((self, changed, after.saturating_add(1))),
+            |reader| async {
+                let (log, mut changed, seq) = reader?;
+                loop {
+                    changed.mark_unchanged();
+                    if let Some(event) = log.event(seq) {
+                        let last = matches!(event, JobEvent::Result(_));
+                        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+                        line.push(b'\n');
+                        return Some((
+                            line.into(),
+                            (!last).then_some((log, changed, seq.saturating_add(1))),
+                        ));
+                    }
+                    // A number past the end will never come.
+                    if log.state().result.is_some() {
+                        return None;
+                    }
+                    changed.changed().await.ok()?;
                 }
-                // A number past the end will never come.
-                if log.state().result.is_some() {
-                    return None;
-                }
-                changed.changed().await.ok()?;
-            }
-        })
+            },
+        )
     }
 }

@@ -47,8 +47,13 @@ impl Pipe {
 
     pub(super) fn drain(&self, log: &JobLog) {
         let mut buffer = vec![0; self.buffer.len()];
-        while let Ok(n @ 1..) = self.pipe.try_read(&mut buffer) {
+        // A pipe holds a megabyte at most; should somebody still write, this ends all the same.
+        let mut left = 1 << 20;
+        while left > 0
+            && let Ok(n @ 1..) = self.pipe.try_read(&mut buffer)
+        {
             log.push(self.stream, &buffer[..n]);
+            left -= n.min(left);
         }
     }
 }

@@ -109,6 +109,7 @@ impl Sandbox<'_> {
             timeout: self.timeout,
             phase: Phase::Starting,
             deadline: Instant::now() + START_LIMIT,
+            started: false,
         };
         let end = watch.follow(cancel, &mut remains).await;
         Ok((end, remains))
@@ -148,6 +149,7 @@ struct Watch<'a> {
     timeout: Duration,
     phase: Phase,
     deadline: Instant,
+    started: bool,
 }
 
 impl Watch<'_> {
@@ -166,8 +168,9 @@ impl Watch<'_> {
                     Some(last) => return self.ended(last),
                     None => {}
                 },
-                () = self.stdout.pump(self.log), if self.stdout.open => {}
-                () = self.stderr.pump(self.log), if self.stderr.open => {}
+                // Not before it is told that the command runs: events come in that order.
+                () = self.stdout.pump(self.log), if self.started && self.stdout.open => {}
+                () = self.stderr.pump(self.log), if self.started && self.stderr.open => {}
                 gone = remains.container.gone() => return self.gone(gone).await,
                 () = super::job::canceled(&mut cancel), if self.phase.order().is_none() => {
                     self.order(Order::Canceled);
@@ -183,6 +186,7 @@ impl Watch<'_> {
 
     fn started(&mut self) {
         self.log.started();
+        self.started = true;
         if matches!(self.phase, Phase::Starting) {
             self.phase = Phase::Running;
             self.deadline = Instant::now() + self.timeout;
@@ -216,6 +220,7 @@ impl Watch<'_> {
             }
             Phase::Killing(order) => {
                 remains.container.end().await;
+                self.drain();
                 Some(order.end())
             }
         }
@@ -223,16 +228,15 @@ impl Watch<'_> {
 
     /// Podman is gone. Init reports before it ends, so its last words may just be unread.
     async fn gone(mut self, gone: Result<(), String>) -> End {
-        match (self.reports.last_words().await, self.phase.order()) {
-            (Some(last), _) => self.ended(last),
+        let last = self.reports.last_words().await;
+        self.drain();
+        match (last, self.phase.order()) {
+            (Some(last), order) => judge(last, order),
             (None, Some(order)) => order.end(),
-            (None, None) => {
-                self.drain();
-                End::Engine(
-                    gone.err()
-                        .unwrap_or_else(|| "the sandbox ended without telling how".to_owned()),
-                )
-            }
+            (None, None) => End::Engine(
+                gone.err()
+                    .unwrap_or_else(|| "the sandbox ended without telling how".to_owned()),
+            ),
         }
     }
 

@@ -50,6 +50,9 @@ pub struct NodeView {
     pub worker_api_target_url: Option<String>,
     /// The configuration it was last served.
     pub config_version: String,
+    /// Whether it would be served another one now; it keeps to the old one until it fetches.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub config_stale: bool,
     /// The one that it last acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acked_config_version: Option<String>,

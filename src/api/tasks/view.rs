@@ -1,6 +1,10 @@
 //! Tasks and their jobs as users see them.
 
-use crate::api::{JobId, TaskId, jobs::JobResult, time::Time};
+use crate::api::{
+    JobId, TaskId,
+    jobs::{JobResult, Truncated},
+    time::Time,
+};
 use serde::{Deserialize, Serialize};
 
 /// Where a task stands.
@@ -112,6 +116,9 @@ pub struct Task {
     pub task_id: TaskId,
     /// Where it stands.
     pub status: TaskStatus,
+    /// Why it still waits, where that is more than a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     /// One line on how it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
@@ -140,6 +147,21 @@ pub struct Task {
     /// The command's exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+}
+
+impl Task {
+    /// As it was when it was created.
+    pub fn as_created(self) -> Self {
+        Self {
+            status: TaskStatus::Queued,
+            summary: None,
+            updated_at: self.created_at,
+            started_at: None,
+            ended_at: None,
+            exit_code: None,
+            ..self
+        }
+    }
 }
 
 /// Answer of `GET /v1/tasks`.
@@ -201,6 +223,9 @@ pub struct TaskLogs {
     pub stdout: String,
     /// What it printed on stderr.
     pub stderr: String,
+    /// Which of them was longer than what is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Truncated>,
 }
 
 /// Answer of `POST /v1/tasks/{id}/cancel`.

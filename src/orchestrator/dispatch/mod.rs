@@ -21,26 +21,38 @@ mod settle;
 
 use super::{
     Orchestrator,
+    followers::Follower,
     live::{LiveTask, Moment},
     node_client::NodeClient,
 };
 use crate::{
     api::{
+        check_version,
         events::{JobEvent, KEPT_BYTES},
-        jobs::{JobResult, Outcome},
+        jobs::{DEFAULT_TIMEOUT_SECONDS, JobResult, MAX_TIMEOUT_SECONDS, Outcome},
         tasks::TaskStatus,
     },
     http::client::CallError,
+    pause::Pauses,
     store::{Node, RunningJob},
 };
-use std::{sync::Arc, time::Duration};
+use futures_util::FutureExt as _;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 /// How long a node may be away before its attempt is given up.
 const LEASE: Duration = Duration::from_mins(1);
-/// First pause before asking a silent node again; doubles up to [`LONGEST_PAUSE`].
+/// What a node may take beyond a job's time limit, mostly to fetch its image, before its attempt is given up.
+const MARGIN: Duration = Duration::from_mins(30);
+/// A stream of events that stood for so long was no mere refusal.
+const STEADY: Duration = Duration::from_secs(5);
+/// How long a node may take to end a job that it was told to.
+const CANCEL_LIMIT: Duration = Duration::from_mins(1);
+/// Pauses before asking a silent node, or a store that takes no writes, again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest cause of a failed job that is believed, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 /// How to begin.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,8 +76,15 @@ enum Verdict {
 }
 
 /// Follows `job` in the background until its end is stored.
-pub(super) fn start(orchestrator: &Arc<Orchestrator>, job: RunningJob, entry: Entry) {
-    let cancel = orchestrator.followers.enter(job.id, job.cancel_requested);
+pub(super) fn start(
+    orchestrator: &Arc<Orchestrator>,
+    job: RunningJob,
+    follower: Follower,
+    entry: Entry,
+) {
+    if job.cancel_requested {
+        orchestrator.followers.cancel(job.id);
+    }
     let shared = Arc::clone(orchestrator);
     orchestrator.following.spawn(async move {
         let orchestrator = shared;
@@ -74,10 +93,40 @@ pub(super) fn start(orchestrator: &Arc<Orchestrator>, job: RunningJob, entry: En
             status: TaskStatus::Running,
             attempt: job.attempt,
         });
-        let verdict = follow(&orchestrator, &job, entry, &live, cancel).await;
-        settle::settle(&orchestrator, &job, &live, verdict).await;
-        orchestrator.followers.leave(job.id);
+        let following = within_time(&orchestrator, &job, entry, &live, follower.cancel());
+        // A fault of ours must not leave a job that runs forever.
+        let verdict = AssertUnwindSafe(following)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                Verdict::Lost("the orchestrator made a mistake; its log says which".to_owned())
+            });
+        let may_forget = settle::settle(&orchestrator, &job, &live, verdict).await;
+        drop(follower);
+        if may_forget {
+            settle::forget(&orchestrator, &job).await;
+        }
     });
+}
+
+/// A node that goes on talking and never comes to an end is given up as well.
+async fn within_time(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    entry: Entry,
+    live: &LiveTask,
+    cancel: watch::Receiver<bool>,
+) -> Verdict {
+    let asked = job
+        .spec
+        .sandbox
+        .timeout_seconds
+        .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let limit = Duration::from_secs(asked.min(MAX_TIMEOUT_SECONDS)) + MARGIN;
+    match tokio::time::timeout(limit, follow(orchestrator, job, entry, live, cancel)).await {
+        Ok(verdict) => verdict,
+        Err(_) => Verdict::Lost(format!("its node told no end within {} s", limit.as_secs())),
+    }
 }
 
 async fn follow(
@@ -88,51 +137,72 @@ async fn follow(
     cancel: watch::Receiver<bool>,
 ) -> Verdict {
     let mut away_since = None;
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let reached = match orchestrator.store.node_get(job.node_id).await {
-            Ok(Some(node)) => talk(orchestrator, job, &node, entry, live, cancel.clone()).await,
+        let seen = live.last_seq();
+        let mut heard = false;
+        let trouble = match orchestrator.store.node_get(job.node_id).await {
             Ok(None) => return Verdict::Lost("its node was forgotten".to_owned()),
-            Err(error) => Err(Trouble {
-                reason: error.to_string(),
-                heard: false,
-                verdict: None,
-            }),
+            Ok(Some(node)) => {
+                let talked = talk(orchestrator, job, &node, entry, live, cancel.clone()).await;
+                entry = Entry::Attach;
+                match talked {
+                    Ok(result) => return Verdict::Ended(Box::new(result)),
+                    Err(Trouble {
+                        verdict: Some(verdict),
+                        ..
+                    }) => return verdict,
+                    Err(Trouble { reason, steady, .. }) => {
+                        heard = steady;
+                        reason
+                    }
+                }
+            }
+            Err(error) => error.to_string(),
         };
-        let trouble = match reached {
-            Ok(result) => return Verdict::Ended(Box::new(result)),
-            Err(Trouble {
-                verdict: Some(verdict),
-                ..
-            }) => return verdict,
-            Err(trouble) => trouble,
-        };
-        if trouble.heard {
+        // News show that the node is there, and so does a stream that stood for a while; an answer
+        // that breaks off at once does not.
+        if heard || live.last_seq() > seen {
             away_since = None;
-            pause = FIRST_PAUSE;
+            pauses.reset();
         }
-        entry = Entry::Attach;
-        tracing::debug!(job = %job.id, attempt = job.attempt, reason = trouble.reason, "a node does not answer");
+        tracing::debug!(job = %job.id, attempt = job.attempt, reason = trouble, "a node does not answer");
         let since = *away_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= LEASE {
             return Verdict::Lost(format!(
-                "its node did not answer for {} s: {}",
-                LEASE.as_secs(),
-                trouble.reason
+                "its node did not answer for {} s: {trouble}",
+                LEASE.as_secs()
             ));
         }
-        tokio::time::sleep(pause).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
+        tokio::time::sleep(pauses.next()).await;
     }
 }
 
 /// A conversation that did not lead to a result.
 struct Trouble {
     reason: String,
-    /// Whether the node had begun to tell us events.
-    heard: bool,
     /// What follows; ask again when `None`.
     verdict: Option<Verdict>,
+    /// Whether the node's events had stood open for longer than [`STEADY`].
+    steady: bool,
+}
+
+impl Trouble {
+    fn passing(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            verdict: None,
+            steady: false,
+        }
+    }
+
+    fn lost(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            verdict: Some(Verdict::Lost(reason.to_owned())),
+            steady: false,
+        }
+    }
 }
 
 async fn talk(
@@ -148,8 +218,8 @@ async fn talk(
         let verdict = (entry == Entry::Run).then(|| Verdict::NotBegun(reason.clone()));
         return Err(Trouble {
             reason,
-            heard: false,
             verdict,
+            steady: false,
         });
     };
     let client = NodeClient::new(
@@ -163,10 +233,11 @@ async fn talk(
             Entry::Attach => client.attach(job.id, live.last_seq()).await,
         };
         let mut events = opened.map_err(|error| refused(&error, entry))?;
+        orchestrator.avoided.took(node.id);
+        let opened = Instant::now();
         let cut = |reason: String| Trouble {
-            reason,
-            heard: true,
-            verdict: None,
+            steady: opened.elapsed() > STEADY,
+            ..Trouble::passing(reason)
         };
         loop {
             match events
@@ -182,67 +253,89 @@ async fn talk(
     };
     tokio::select! {
         outcome = conversation => outcome,
-        never = cancel_when_asked(&client, job, cancel) => match never {},
+        trouble = cancel_when_asked(&client, job, cancel) => Err(trouble),
     }
 }
 
-/// What a refusal means for the attempt.
+/// What a refusal means for the attempt. A 503 counts only in a node's own words: a proxy in
+/// between says the same of a node that it lost sight of.
 fn refused(error: &CallError, entry: Entry) -> Trouble {
     let reason = error.to_string();
-    let verdict = match (entry, error.status().map(|status| status.as_u16())) {
-        (Entry::Run, Some(400 | 413 | 415)) => Some(Verdict::Rejected(reason.clone())),
-        (Entry::Run, Some(409)) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, Some(..=499 | 503)) => Some(Verdict::NotBegun(reason.clone())),
-        (Entry::Run, None) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
-        (Entry::Attach, Some(404)) => Some(Verdict::Lost(
+    let (status, known) = match error {
+        CallError::Refused {
+            status, problem, ..
+        } => (status.as_u16(), !problem.slug().is_empty()),
+        _ => (0, false),
+    };
+    let verdict = match (entry, status) {
+        (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
+        (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405 | 429) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 503) if known => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Attach, 404) => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
         )),
         _ => None,
     };
     Trouble {
         reason,
-        heard: false,
         verdict,
+        steady: false,
     }
 }
 
-/// A node is not believed what can't be.
+/// A node is not believed what can't be, nor stored what is out of all proportion.
 fn check(job: &RunningJob, result: JobResult) -> Result<JobResult, Trouble> {
-    let sound = result.job_id == job.id
+    let small = |text: &str| text.len() <= 1024;
+    let sound = check_version(result.version).is_ok()
+        && result.job_id == job.id
         && result.task_id == job.task_id
         && result.attempt == job.attempt
         && result.stdout.len() <= KEPT_BYTES
         && result.stderr.len() <= KEPT_BYTES
-        && match result.status {
-            Outcome::Completed => result.exit_code == Some(0),
-            Outcome::Failed => result.exit_code.is_some() != result.error.is_some(),
-            Outcome::Timeout | Outcome::Canceled => result.exit_code.is_none(),
+        && result
+            .error
+            .as_ref()
+            .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
+        && result
+            .effective
+            .as_ref()
+            .is_none_or(|e| small(&e.image_id) && small(&e.network) && small(&e.runtime))
+        && match (result.status, result.exit_code, &result.error) {
+            (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
+            (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
+            (Outcome::Failed, None, Some(_)) => true,
+            (Outcome::Failed, ..) => false,
+            (Outcome::Timeout | Outcome::Canceled, code, _) => code.is_none(),
         };
     if sound {
-        return Ok(result);
+        Ok(result)
+    } else {
+        Err(Trouble::lost(
+            "its node answered a result that can't be this job's",
+        ))
     }
-    let reason = "its node answered a result that can't be this job's".to_owned();
-    Err(Trouble {
-        reason: reason.clone(),
-        heard: true,
-        verdict: Some(Verdict::Lost(reason)),
-    })
 }
 
-/// Once asked to, tells the node to end the job, until it has heard. Never returns.
+/// Once asked to, tells the node to end the job, until it has heard; and gives it up when it then
+/// tells no end.
 async fn cancel_when_asked(
     client: &NodeClient<'_>,
     job: &RunningJob,
     mut cancel: watch::Receiver<bool>,
-) -> std::convert::Infallible {
-    if cancel.wait_for(|cancel| *cancel).await.is_ok() {
-        // A 404 may mean that our own request to run is still under way.
-        while let Err(error) = client.cancel(job.id).await {
-            tracing::debug!(job = %job.id, %error, "a cancel was not heard");
-            tokio::time::sleep(FIRST_PAUSE).await;
-        }
+) -> Trouble {
+    if cancel.wait_for(|cancel| *cancel).await.is_err() {
+        // Nobody can ask any more, so nobody will.
+        return std::future::pending().await;
     }
-    std::future::pending().await
+    // A 404 may mean that our own request to run is still under way.
+    while let Err(error) = client.cancel(job.id).await {
+        tracing::debug!(job = %job.id, %error, "a cancel was not heard");
+        tokio::time::sleep(FIRST_PAUSE).await;
+    }
+    tokio::time::sleep(CANCEL_LIMIT).await;
+    Trouble::lost("its node was told to end it and did not")
 }
 
 #[cfg(test)]
@@ -251,7 +344,7 @@ mod tests {
     use crate::api::{
         JobId, NodeId, TaskId,
         jobs::{JobError, JobErrorKind, Truncated},
-        problem::ProblemBody,
+        problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };
     use http::StatusCode;
@@ -345,11 +438,15 @@ mod tests {
 
     #[test]
     fn a_refusal_means_not_begun_only_where_that_is_certain() {
-        let refusal = |status: u16| CallError::Refused {
+        let refusal = |status: u16, known: bool| CallError::Refused {
             url: String::new(),
             status: StatusCode::from_u16(status).unwrap(),
             problem: Box::new(ProblemBody {
-                kind: String::new(),
+                kind: if known {
+                    format!("{TYPE_BASE}x")
+                } else {
+                    String::new()
+                },
                 title: String::new(),
                 status,
                 detail: String::new(),
@@ -365,31 +462,36 @@ mod tests {
         for status in [401, 403, 404, 429, 503] {
             assert!(
                 matches!(
-                    refused(&refusal(status), Entry::Run).verdict,
+                    refused(&refusal(status, true), Entry::Run).verdict,
                     Some(Verdict::NotBegun(_))
                 ),
                 "{status}"
             );
         }
         assert!(matches!(
-            refused(&refusal(400), Entry::Run).verdict,
+            refused(&refusal(400, true), Entry::Run).verdict,
             Some(Verdict::Rejected(_))
         ));
         assert!(matches!(
-            refused(&refusal(409), Entry::Run).verdict,
+            refused(&refusal(409, true), Entry::Run).verdict,
             Some(Verdict::Lost(_))
         ));
         assert!(matches!(
             refused(&transport(false), Entry::Run).verdict,
             Some(Verdict::NotBegun(_))
         ));
-        // It may have begun: ask, don't assume.
-        assert!(refused(&refusal(500), Entry::Run).verdict.is_none());
+        // It may have begun: ask, don't assume. A proxy's answer is no node's.
+        assert!(refused(&refusal(503, false), Entry::Run).verdict.is_none());
+        assert!(refused(&refusal(500, true), Entry::Run).verdict.is_none());
         assert!(refused(&transport(true), Entry::Run).verdict.is_none());
         assert!(refused(&transport(false), Entry::Attach).verdict.is_none());
-        assert!(refused(&refusal(503), Entry::Attach).verdict.is_none());
+        assert!(
+            refused(&refusal(503, true), Entry::Attach)
+                .verdict
+                .is_none()
+        );
         assert!(matches!(
-            refused(&refusal(404), Entry::Attach).verdict,
+            refused(&refusal(404, true), Entry::Attach).verdict,
             Some(Verdict::Lost(_))
         ));
     }

@@ -15,44 +15,47 @@ use crate::{
         node_client::NodeClient,
         summary,
     },
+    pause::{self, Pauses},
     store::{FinishedJob, RunningJob, StoreError},
 };
 use std::time::Duration;
 
 /// Before a job that a node refused is offered again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause between two attempts.
+/// Pauses between two attempts.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
-/// Stores what became of an attempt, and then lets the node forget it.
+/// Stores what became of an attempt; whether its node may forget it then.
 pub(super) async fn settle(
     orchestrator: &Orchestrator,
     job: &RunningJob,
     live: &LiveTask,
     verdict: Verdict,
-) {
+) -> bool {
+    if let Verdict::NotBegun(_) = verdict {
+        orchestrator.avoided.refused(job.node_id);
+    }
     let step = next_step(job, verdict, live);
-    let mut pause = FIRST_PAUSE;
-    let moment = loop {
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let status = loop {
         match store(orchestrator, job, &step).await {
             Ok(status) => break status,
             Err(error) => {
                 tracing::error!(job = %job.id, %error, "an end can't be stored yet; trying again");
-                tokio::time::sleep(pause).await;
-                pause = LONGEST_PAUSE.min(pause * 2);
+                tokio::time::sleep(pauses.next()).await;
             }
         }
     };
-    if let Some(status) = moment {
+    if let Some(status) = status {
         live.moves_to(Moment {
             status,
             attempt: job.attempt,
         });
     }
     orchestrator.wake.notify_one();
-    if step.node_may_forget {
-        forget(orchestrator, job).await;
-    }
+    // Of a job that is tried again the node may have the next attempt already.
+    step.node_may_forget && status.is_some_and(TaskStatus::is_final)
 }
 
 /// What to write: the end of the job, or its way back into the queue.
@@ -67,7 +70,11 @@ struct Step {
 
 fn next_step(job: &RunningJob, verdict: Verdict, live: &LiveTask) -> Step {
     let tries_left = job.attempt < job.max_attempts;
-    let backoff = backoff(job.attempt);
+    let backoff = pause::nth(
+        FIRST_BACKOFF,
+        LONGEST_BACKOFF,
+        job.attempt.saturating_sub(1),
+    );
     let without_result = |status, summary: String| FinishedJob {
         id: job.id,
         attempt: job.attempt,
@@ -167,7 +174,8 @@ async fn store(
     Ok(stored.then_some(status))
 }
 
-async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
+/// Lets the node forget an attempt whose result is stored.
+pub(super) async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
     for _ in 0..3 {
         let Ok(Some(node)) = orchestrator.store.node_get(job.node_id).await else {
             return;
@@ -188,14 +196,6 @@ async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
             }
         }
     }
-}
-
-/// Doubles with each attempt, up to [`LONGEST_BACKOFF`]; between half and all of it, so that jobs
-/// which failed together don't come back together.
-fn backoff(attempt: u32) -> Duration {
-    let full = LONGEST_BACKOFF.min(Duration::from_secs(1 << attempt.saturating_sub(1).min(6)));
-    let random = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
-    full.mul_f64(0.5 + random / 2.0)
 }
 
 #[cfg(test)]
@@ -272,14 +272,5 @@ mod tests {
         assert!(not_begun.again.is_some() && not_begun.not_begun && !not_begun.node_may_forget);
         let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
         assert!(rejected.again.is_none() && rejected.end.status == JobStatus::Failed);
-    }
-
-    #[test]
-    fn pauses_grow_and_stay_within_bounds() {
-        for attempt in 1..200 {
-            let pause = backoff(attempt);
-            let full = LONGEST_BACKOFF.min(Duration::from_secs(1 << (attempt - 1).min(6)));
-            assert!(pause >= full / 2 && pause <= full, "{attempt}: {pause:?}");
-        }
     }
 }

@@ -93,13 +93,15 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
             }
         };
         let (stdout, stderr) = (of(Stream::Stdout, stdout), of(Stream::Stderr, stderr));
+        let truncated = Some(live.truncated()).filter(|which| which.stdout || which.stderr);
         return response::ok(&TaskLogs {
             task_id: id,
             stdout,
             stderr,
+            truncated,
         });
     }
-    let place = match request.header("last-event-id") {
+    let place = match request.header("last-event-id").filter(|id| !id.is_empty()) {
         Some(text) => text.parse().map_err(|()| {
             Problem::new(
                 Kind::InvalidRequest,
@@ -206,11 +208,11 @@ impl Reader {
             }
             if self.told != Some(moment) && !moment.status.is_final() {
                 self.told = Some(moment);
-                return Some(self.event("status", &json!({ "status": moment.status })));
+                return Some(self.status(moment.status).await);
             }
             match event {
                 Some(event) => {
-                    self.place.seq += 1;
+                    self.place.seq = self.place.seq.saturating_add(1);
                     if let Some(chunk) = self.output(&event) {
                         return Some(chunk);
                     }
@@ -219,6 +221,16 @@ impl Reader {
                 None => return None,
             }
         }
+    }
+
+    async fn status(&self, status: TaskStatus) -> Bytes {
+        let mut data = json!({ "status": status });
+        if status == TaskStatus::Queued
+            && let Some(reason) = self.orchestrator.waits_for(self.task).await
+        {
+            data["reason"] = reason.into();
+        }
+        self.event("status", &data)
     }
 
     fn output(&self, event: &JobEvent) -> Option<Bytes> {

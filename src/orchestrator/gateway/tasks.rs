@@ -18,7 +18,7 @@ use crate::{
     store::{CancelOutcome, Creation, TaskFilter},
 };
 use http::{HeaderValue, StatusCode, header};
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 200;
@@ -34,16 +34,19 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     let create: CreateTask = parse_json(body.as_bytes())?;
     let spec = create.resolve(orchestrator.settings.default_image.as_str())?;
     let key = key.map(|key| (key, sha256_hex(&body)));
-    let stored = orchestrator
-        .store
-        .task_create(caller.user.id, spec, key, Time::now())
-        .await;
-    let task = match stored.map_err(store_problem)? {
-        Creation::Created(task) => {
-            orchestrator.wake.notify_one();
-            task
-        }
-        Creation::Repeated(task) => task,
+    // In a task of its own: a client that hangs up must not come between the write and what follows.
+    let shared = Arc::clone(&orchestrator);
+    let stored = detached(async move {
+        let stored = shared
+            .store
+            .task_create(caller.user.id, spec, key, Time::now())
+            .await;
+        shared.wake.notify_one();
+        stored
+    });
+    let task = match stored.await?.map_err(store_problem)? {
+        Creation::Created(task) => task,
+        Creation::Repeated(task) => task.as_created(),
         Creation::KeyReused => {
             return Err(Problem::new(
                 Kind::IdempotencyKeyReused,
@@ -123,7 +126,11 @@ pub(super) async fn named(orchestrator: &Orchestrator, request: &Request) -> Res
 }
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    response::ok(&named(&orchestrator, &request).await?)
+    let mut task = named(&orchestrator, &request).await?;
+    if task.status == TaskStatus::Queued {
+        task.waiting_for = orchestrator.waits_for(task.id).await;
+    }
+    response::ok(&task)
 }
 
 pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
@@ -142,28 +149,37 @@ pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) ->
 
 pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let task = named(&orchestrator, &request).await?;
-    let outcome = orchestrator
-        .store
-        .task_cancel(task.id, Time::now())
-        .await
-        .map_err(store_problem)?;
-    let canceled = match outcome {
-        CancelOutcome::Dequeued { attempt } => {
-            let live = orchestrator.live.task(task.id);
-            live.moves_to(Moment {
-                status: TaskStatus::Canceled,
-                attempt,
-            });
-            true
-        }
-        CancelOutcome::Running(job) => {
-            orchestrator.followers.cancel(job);
-            true
-        }
-        CancelOutcome::Ended { canceled } => canceled,
-    };
+    let canceled = detached(async move {
+        let outcome = orchestrator.store.task_cancel(task.id, Time::now()).await?;
+        Ok(match outcome {
+            CancelOutcome::Dequeued { attempt } => {
+                let live = orchestrator.live.task(task.id);
+                live.moves_to(Moment {
+                    status: TaskStatus::Canceled,
+                    attempt,
+                });
+                true
+            }
+            CancelOutcome::Running(job) => {
+                orchestrator.followers.cancel(job);
+                true
+            }
+            CancelOutcome::Ended { canceled } => canceled,
+        })
+    });
+    let canceled = canceled.await?.map_err(store_problem)?;
     response::ok(&CancelAnswer {
         task_id: task.id,
         canceled,
+    })
+}
+
+/// Runs `work` to its end, also when the client hangs up and this handler is dropped.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|error| {
+        tracing::error!(%error, "work for a request panicked");
+        Problem::internal()
     })
 }

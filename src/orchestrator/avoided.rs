@@ -1,0 +1,63 @@
+//! Nodes that did not take a job just now, and are left alone for a while.
+//!
+//! A machine that died counts as heard for some seconds yet, and has all its slots free: without
+//! this it would be offered every job again and again.
+
+use crate::{
+    api::{NodeId, time::Time},
+    pause,
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Copy)]
+struct Entry {
+    refusals: u32,
+    until: Time,
+}
+
+/// The nodes that are left alone now.
+#[derive(Default)]
+pub(super) struct Avoided(Mutex<HashMap<NodeId, Entry>>);
+
+impl Avoided {
+    fn map(&self) -> MutexGuard<'_, HashMap<NodeId, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node did not take a job; each time in a row it is left alone for longer.
+    pub(super) fn refused(&self, node: NodeId) {
+        let mut map = self.map();
+        let refusals = map
+            .get(&node)
+            .map_or(0, |entry| entry.refusals.saturating_add(1));
+        let until = Time::now().plus(pause::nth(FIRST, LONGEST, refusals));
+        map.insert(node, Entry { refusals, until });
+    }
+
+    /// The node took a job.
+    pub(super) fn took(&self, node: NodeId) {
+        self.map().remove(&node);
+    }
+
+    /// Whether the node is to be left alone.
+    pub(super) fn has(&self, node: NodeId, now: Time) -> bool {
+        self.map().get(&node).is_some_and(|entry| entry.until > now)
+    }
+
+    /// When the first of them may be asked again.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        let now = Time::now();
+        self.map()
+            .values()
+            .map(|entry| entry.until)
+            .filter(|until| *until > now)
+            .min()
+    }
+}
