@@ -51,7 +51,9 @@ impl DataDir {
             )
         };
         let dir = Self(std::path::absolute(path).map_err(failed)?);
-        make_private_dir(&dir.0).map_err(failed)?;
+        make_private_dir(&dir.0)
+            .and_then(|()| make_files_private(&dir.0))
+            .map_err(failed)?;
         Ok(dir)
     }
 
@@ -140,6 +142,18 @@ impl DataDir {
         text.push('\n');
         self.write(NAME, text.as_bytes())
     }
+}
+
+/// Gives all files of a directory that existed before a mode of 0600.
+fn make_files_private(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // The kind of the entry itself: a link's target is none of ours.
+        if entry.file_type()?.is_file() {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
 }
 
 /// A directory of mode 0700, made with its parents when missing.

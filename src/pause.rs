@@ -26,7 +26,7 @@ impl Pauses {
     }
 
     /// How long to wait now.
-    pub fn next(&mut self) -> Duration {
+    pub fn take(&mut self) -> Duration {
         let pause = nth(self.first, self.longest, self.taken);
         self.taken = self.taken.saturating_add(1);
         pause
@@ -56,10 +56,10 @@ mod tests {
         let mut pauses = Pauses::new(first, longest);
         for n in 0..200_u32 {
             let full = longest.min(first * 2_u32.pow(n.min(6)));
-            let pause = pauses.next();
+            let pause = pauses.take();
             assert!(pause >= full / 2 && pause <= full, "{n}: {pause:?}");
         }
         pauses.reset();
-        assert!(pauses.next() <= first);
+        assert!(pauses.take() <= first);
     }
 }

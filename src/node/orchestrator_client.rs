@@ -137,7 +137,7 @@ pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &CallError) {
     if pauses.is_fresh() {
         tracing::warn!(step = what, %error, "the orchestrator is not to be had; trying until it is");
     }
-    tokio::time::sleep(pauses.next()).await;
+    tokio::time::sleep(pauses.take()).await;
 }
 
 /// The pauses of one step.

@@ -25,8 +25,8 @@ pub use users::{NewUser, UserRecord};
 
 use rusqlite::{Connection, OpenFlags};
 use std::{
-    fs::{OpenOptions, Permissions},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -84,7 +84,12 @@ pub struct Store {
 impl Store {
     /// Opens the database at `path`, makes it when missing, and brings it to our schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        make_private(path)?;
+        // Before SQLite, which gives its other files the mode of this one.
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -113,25 +118,6 @@ impl Store {
     ) -> Result<T, StoreError> {
         self.readers.read(f).await
     }
-}
-
-/// Gives the database a mode of 0600 before SQLite opens it, which makes its other files alike;
-/// those that are there already get it too.
-fn make_private(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
-    for suffix in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(suffix);
-        match std::fs::set_permissions(file, Permissions::from_mode(0o600)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 #[derive(Clone)]

@@ -45,12 +45,14 @@ impl Pipe {
         }
     }
 
+    /// Takes all that is there now. Asks the kernel and not tokio, which may not have heard yet that
+    /// there is something.
     pub(super) fn drain(&self, log: &JobLog) {
         let mut buffer = vec![0; self.buffer.len()];
         // A pipe holds a megabyte at most; should somebody still write, this ends all the same.
         let mut left = 1 << 20;
         while left > 0
-            && let Ok(n @ 1..) = self.pipe.try_read(&mut buffer)
+            && let Ok(n @ 1..) = rustix::io::read(&self.pipe, &mut buffer)
         {
             log.push(self.stream, &buffer[..n]);
             left -= n.min(left);

@@ -174,7 +174,7 @@ async fn follow(
                 LEASE.as_secs()
             ));
         }
-        tokio::time::sleep(pauses.next()).await;
+        tokio::time::sleep(pauses.take()).await;
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn settle(
             Ok(status) => break status,
             Err(error) => {
                 tracing::error!(job = %job.id, %error, "an end can't be stored yet; trying again");
-                tokio::time::sleep(pauses.next()).await;
+                tokio::time::sleep(pauses.take()).await;
             }
         }
     };

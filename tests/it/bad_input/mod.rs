@@ -1,0 +1,299 @@
+//! Bad input, on every listener: the contract's problem answer, never a 5xx, nothing stored and
+//! no container started.
+
+mod cases;
+
+use crate::support::{Cluster, Orchestrator, Worker, stand_in::capability, uuid};
+use cases::{send_broken_bodies, send_wrong_calls, wrong_fields};
+use serde_json::{Value, json};
+
+#[test]
+fn a_wrong_task_is_refused_by_name_and_not_stored() {
+    let cluster = Cluster::start();
+    let user = &cluster.user;
+    let invalid = "invalid-request";
+    let mut cases: Vec<(Value, &str)> = wrong_fields()
+        .into_iter()
+        .map(|(field, value, slug)| {
+            let mut task = json!({"command": ["true"]});
+            task[field] = value;
+            (task, slug)
+        })
+        .collect();
+    cases.extend([
+        (json!({}), invalid),
+        (json!({"command": ["true"], "script": "true"}), invalid),
+        (json!({"command": ["true"], "prompt": "true"}), invalid),
+        (json!({"script": ""}), invalid),
+        (json!({"script": " \n"}), invalid),
+        (json!({"script": "a\u{0}"}), invalid),
+        (json!({"script": "x".repeat(121 * 1024)}), invalid),
+        (json!({"prompt": "", "input_mode": "script"}), invalid),
+        (json!({"prompt": "true", "input_mode": "magic"}), invalid),
+        (json!({"script": "true", "input_mode": "prompt"}), invalid),
+        (json!({"prompt": "write a poem"}), "inference-not-available"),
+        (
+            json!({"prompt": "write a poem", "input_mode": "prompt"}),
+            "inference-not-available",
+        ),
+        (
+            json!({"script": "true", "task_name": "n".repeat(201)}),
+            invalid,
+        ),
+        (json!({"script": "true", "task_name": 7}), invalid),
+        (json!({"script": "true", "node_labels": "gpu"}), invalid),
+        (json!({"script": "true", "node_labels": ["-gpu"]}), invalid),
+        (json!({"script": "true", "node_labels": [""]}), invalid),
+        (json!({"script": "true", "max_attempts": 0}), invalid),
+        (json!({"script": "true", "max_attempts": -1}), invalid),
+    ]);
+    for (task, slug) in cases {
+        eprintln!("{:.120}", task.to_string());
+        user.post("/v1/tasks", &task).problem(400, slug);
+    }
+    send_broken_bodies(user, &["/v1/tasks"]);
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", ""),
+    ];
+    user.call("POST", "/v1/tasks", &headers, b"{\"script\":\"true\"}")
+        .problem(400, invalid);
+
+    assert_eq!(
+        user.get("/v1/tasks").json(200)["tasks"],
+        json!([]),
+        "nothing was stored"
+    );
+    assert_eq!(cluster.node.containers(), Vec::<String>::new());
+    assert!(cluster.node.workspaces().is_empty());
+}
+
+#[test]
+fn the_gateway_refuses_what_it_cant_read() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    send_broken_bodies(&user, &["/v1/auth/login", "/v1/auth/refresh"]);
+    for body in [
+        json!({"handle": "admin"}),
+        json!({"handle": 1, "password": "x"}),
+        json!({"password": "x"}),
+    ] {
+        user.post("/v1/auth/login", &body)
+            .problem(400, "invalid-request");
+    }
+    user.post("/v1/auth/logout", &json!({"refresh_token": 7}))
+        .problem(400, "invalid-request");
+    let unknown = format!("/v1/tasks/{}", uuid());
+    let unknown_parts: Vec<String> = ["", "/result", "/logs"]
+        .iter()
+        .map(|part| format!("{unknown}{part}"))
+        .collect();
+    for path in &unknown_parts {
+        user.get(path).problem(404, "not-found");
+    }
+    user.act(&format!("{unknown}/cancel"))
+        .problem(404, "not-found");
+    let calls = [
+        ("GET", "/", 404, "not-found"),
+        ("GET", "/v1", 404, "not-found"),
+        ("GET", "/v1/tasks/", 404, "not-found"),
+        ("GET", "/v2/tasks", 404, "not-found"),
+        ("GET", "/v1/models", 404, "not-found"),
+        ("POST", "/v1/chat/completions", 404, "not-found"),
+        ("GET", "/v1/nodes/register", 404, "not-found"),
+        ("GET", "/v1/worker/jobs", 404, "not-found"),
+        ("GET", "/v1/tasks/not-a-uuid", 404, "not-found"),
+        ("GET", "/v1/tasks/not-a-uuid/result", 404, "not-found"),
+        ("GET", "/v1/tasks/..%2f..%2fetc/logs", 404, "not-found"),
+        ("POST", "/v1/tasks/%00/cancel", 404, "not-found"),
+        ("GET", "/v1/nodes/nobody", 404, "not-found"),
+        ("POST", "/v1/nodes/nobody/drain", 404, "not-found"),
+        ("PUT", "/v1/tasks", 405, "method-not-allowed"),
+        ("DELETE", "/v1/tasks", 405, "method-not-allowed"),
+        ("POST", "/v1/users/me", 405, "method-not-allowed"),
+        ("GET", "/v1/auth/login", 405, "method-not-allowed"),
+        ("POST", "/healthz", 405, "method-not-allowed"),
+        ("BREW", "/v1/tasks", 405, "method-not-allowed"),
+        ("GET", "/v1/tasks?limit=0", 400, "invalid-request"),
+        ("GET", "/v1/tasks?limit=201", 400, "invalid-request"),
+        ("GET", "/v1/tasks?limit=-1", 400, "invalid-request"),
+        ("GET", "/v1/tasks?limit=many", 400, "invalid-request"),
+        ("GET", "/v1/tasks?limit=", 400, "invalid-request"),
+        ("GET", "/v1/tasks?cursor=nonsense", 400, "invalid-request"),
+        ("GET", "/v1/tasks?offset=-1", 400, "invalid-request"),
+        ("GET", "/v1/tasks?status=done", 400, "invalid-request"),
+    ];
+    send_wrong_calls(&user, &calls);
+}
+
+#[test]
+fn a_task_that_exists_is_asked_about_in_wrong_ways() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let task = user.post("/v1/tasks", &json!({"script": "true"})).json(201);
+    let path = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+    for query in ["stream=both", "stream=", "follow=perhaps", "follow=1"] {
+        user.get(&format!("{path}/logs?{query}"))
+            .problem(400, "invalid-request");
+    }
+    for place in ["1", "x-1", "1-x", "-1-1", "99999999999999-1"] {
+        let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", place)];
+        user.call("GET", &format!("{path}/logs"), &headers, b"")
+            .problem(400, "invalid-request");
+    }
+    assert_eq!(
+        user.act(&format!("{path}/cancel")).json(200)["canceled"],
+        true
+    );
+}
+
+#[test]
+fn the_control_plane_refuses_what_it_cant_read() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let control = &orchestrator.control;
+    send_broken_bodies(control, &["/v1/nodes/register"]);
+    for body in [
+        json!({"psk": 1}),
+        json!({"psk": "x"}),
+        json!({"psk": "x", "capability": {}}),
+    ] {
+        control
+            .post("/v1/nodes/register", &body)
+            .problem(400, "invalid-request");
+    }
+    let mut report = capability("box", "http://127.0.0.1:1");
+    report["compute"]["cpu_cores"] = json!("two");
+    control
+        .post(
+            "/v1/nodes/register",
+            &json!({"psk": "x", "capability": report}),
+        )
+        .problem(400, "invalid-request");
+    let calls = [
+        ("GET", "/", 404, "not-found"),
+        ("GET", "/v1/tasks", 404, "not-found"),
+        ("POST", "/v1/auth/login", 404, "not-found"),
+        ("GET", "/v1/nodes/register", 405, "method-not-allowed"),
+        ("GET", "/v1/nodes/report", 405, "method-not-allowed"),
+        ("DELETE", "/v1/nodes/config", 405, "method-not-allowed"),
+    ];
+    send_wrong_calls(control, &calls);
+    assert_eq!(
+        orchestrator.login().get("/v1/nodes").json(200),
+        json!({"nodes": []})
+    );
+}
+
+#[test]
+fn the_worker_refuses_what_it_cant_run() {
+    let worker = Worker::start(&[]);
+    let mut cases: Vec<(Value, &str)> = wrong_fields()
+        .into_iter()
+        .map(|(field, value, slug)| {
+            let mut job = Worker::job(&["true"]);
+            job["sandbox"][field] = value;
+            (job, slug)
+        })
+        .collect();
+    let changes = [
+        ("/version", json!(2), "unsupported-payload-version"),
+        ("/version", json!(0), "unsupported-payload-version"),
+        ("/version", json!("1"), "invalid-request"),
+        ("/task_id", json!("x"), "invalid-request"),
+        ("/job_id", json!("../../etc"), "invalid-request"),
+        ("/job_id", Value::Null, "invalid-request"),
+        ("/attempt", json!(-1), "invalid-request"),
+        ("/sandbox", json!({}), "invalid-request"),
+        ("/sandbox/image", Value::Null, "invalid-request"),
+        ("/sandbox/command", Value::Null, "invalid-request"),
+    ];
+    cases.extend(changes.map(|(pointer, value, slug)| {
+        let mut job = Worker::job(&["true"]);
+        *job.pointer_mut(pointer).unwrap_or(&mut Value::Null) = value.clone();
+        if let ("/attempt", Some(object)) = (pointer, job.as_object_mut()) {
+            object.insert("attempt".to_owned(), value);
+        }
+        (job, slug)
+    }));
+    for (job, slug) in cases {
+        eprintln!("{:.240}", job.to_string());
+        worker.send(&job).problem(400, slug);
+    }
+    send_broken_bodies(&worker.api, &["/v1/worker/jobs:run"]);
+    let calls = [
+        ("GET", "/v1/worker", 404, "not-found"),
+        ("GET", "/v1/worker/jobs/x", 404, "not-found"),
+        ("POST", "/v1/worker/jobs/x:cancel", 404, "not-found"),
+        ("DELETE", "/v1/worker/jobs/x", 404, "not-found"),
+        ("GET", "/v1/worker/jobs:run", 405, "method-not-allowed"),
+        ("POST", "/v1/worker/jobs", 405, "method-not-allowed"),
+    ];
+    send_wrong_calls(&worker.api, &calls);
+    let path = format!("/v1/worker/jobs/{}?after=x", uuid());
+    let reply = worker
+        .api
+        .call("GET", &path, &[("Accept", "application/x-ndjson")], b"");
+    assert!([400, 404].contains(&reply.status), "{}", reply.text());
+    // What another version looks like is not ours to know.
+    let problem = worker
+        .send(&json!({"version": 2, "jobs": []}))
+        .problem(400, "unsupported-payload-version");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        detail.contains('2') && detail.contains("version 1"),
+        "received and supported are named: {detail}"
+    );
+    assert_eq!(
+        worker.api.get("/v1/worker/jobs").json(200),
+        json!({"jobs": []})
+    );
+    assert_eq!(worker.containers(), Vec::<String>::new());
+    assert!(worker.workspaces().is_empty());
+}
+
+#[test]
+fn a_wrong_field_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let cases = [
+        (json!({"command": ["a", "b\u{0}"]}), "command.1"),
+        (
+            json!({"script": "x", "timeout_seconds": 0}),
+            "timeout_seconds",
+        ),
+        (
+            json!({"script": "x", "timeout_seconds": "5"}),
+            "timeout_seconds",
+        ),
+        (json!({"script": "x", "env": {"A B": "c"}}), "env.A B"),
+        (json!({"script": "x", "env": {"A": 1}}), "env.A"),
+        (json!({"script": "x", "image": "-v"}), "image"),
+        (
+            json!({"script": "x", "network_policy": "open"}),
+            "network_policy",
+        ),
+        (json!({"prompt": "x"}), "prompt"),
+    ];
+    for (task, field) in cases {
+        let problem = user.post("/v1/tasks", &task).problem(
+            400,
+            if field == "prompt" {
+                "inference-not-available"
+            } else {
+                "invalid-request"
+            },
+        );
+        assert!(
+            problem["detail"].as_str().unwrap().starts_with(field),
+            "{field}: {problem}"
+        );
+        assert_eq!(
+            problem["errors"][0]["pointer"],
+            format!("#/{}", field.replace('.', "/"))
+        );
+    }
+}

@@ -1,0 +1,388 @@
+//! What people type: output where it belongs, exit codes that scripts can rely on, and errors
+//! that say what to do.
+
+use crate::support::{
+    Cluster, Orchestrator, PASSWORD, Process,
+    cluster::secret_file,
+    cynode, eventually,
+    process::{Done, run},
+    uuid,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+
+/// A client command of somebody who is not logged in.
+fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
+    let mut command = cynode(home);
+    command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);
+    command
+}
+
+/// Fails unless it ended with this code, an error of the usual shape, and nothing on stdout.
+#[track_caller]
+fn fails(done: &Done, code: i32, hint: &str) {
+    assert_eq!(done.code, code, "{done:?}");
+    assert!(done.stderr.starts_with("error: "), "{done:?}");
+    assert!(done.stderr.contains(hint), "{hint:?} in {done:?}");
+    assert_eq!(done.stdout, "", "{done:?}");
+}
+
+#[test]
+fn run_is_as_if_the_command_ran_here() {
+    let cluster = Cluster::start();
+    let done = cluster.run(&["run", "--", "sh", "-c", "echo out; echo err >&2; exit 5"]);
+    assert_eq!(
+        (done.code, done.stdout.as_str(), done.stderr.as_str()),
+        (5, "out\n", "err\n")
+    );
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["run", "--", "true"], 0, ""),
+        (&["run", "echo", "--", "-n", "$HOME"], 0, "-- -n $HOME\n"),
+        (
+            &["run", "--env", "A=b=c d", "--", "sh", "-c", "echo \"$A\""],
+            0,
+            "b=c d\n",
+        ),
+        (
+            &[
+                "run",
+                "--image",
+                "localhost/cynode-test-env",
+                "--",
+                "sh",
+                "-c",
+                "echo $GREETING",
+            ],
+            0,
+            "hi\n",
+        ),
+        (&["run", "--", "no-such-program"], 127, ""),
+        (&["run", "--", "/etc/not-executable"], 126, ""),
+        (&["run", "--", "sh", "-c", "kill -9 $$"], 137, ""),
+        (
+            &[
+                "run",
+                "--timeout",
+                "1s",
+                "--",
+                "sh",
+                "-c",
+                "echo before; sleep 1000",
+            ],
+            124,
+            "before\n",
+        ),
+    ];
+    for (arguments, code, stdout) in cases {
+        let done = cluster.run(arguments);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (code, stdout),
+            "{arguments:?}: {}",
+            done.stderr
+        );
+    }
+    let missing = cluster.run(&["run", "--image", "localhost/cynode-not-there", "--", "true"]);
+    assert_eq!((missing.code, missing.stdout.as_str()), (125, ""));
+    assert!(missing.stderr.contains("image-not-found"), "{missing:?}");
+
+    let done = cluster.run(&[
+        "run",
+        "--output",
+        "json",
+        "--",
+        "sh",
+        "-c",
+        "echo out; exit 3",
+    ]);
+    assert_eq!(done.code, 3);
+    let result: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(result["jobs"][0]["result_object"]["stdout"], "out\n");
+}
+
+#[test]
+fn output_comes_while_the_command_runs_and_ctrl_c_cancels_it() {
+    let cluster = Cluster::start();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut client = cluster.spawn(&["run", "--", "sh", "-c", "echo up; sleep 1000"]);
+        eventually("its output is here", || {
+            (client.stdout() == "up\n").then_some(())
+        });
+        client.signal(signal);
+        assert_eq!(client.code(), 130);
+        cluster.node.assert_clean();
+        let tasks = cluster.user.get("/v1/tasks?limit=1").json(200);
+        assert_eq!(tasks["tasks"][0]["status"], "canceled");
+    }
+}
+
+#[test]
+fn tasks_are_created_listed_read_and_canceled() {
+    let cluster = Cluster::start();
+    let line = |arguments: &[&str]| {
+        let done = cluster.run(arguments);
+        assert_eq!(
+            (done.code, done.stderr.as_str()),
+            (0, ""),
+            "{arguments:?}: {done:?}"
+        );
+        done.stdout.trim().to_owned()
+    };
+    let detached = line(&[
+        "run",
+        "--detach",
+        "--name",
+        "mine",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 6",
+    ]);
+    let waited = cluster.run(&["task", "wait", &detached]);
+    assert_eq!((waited.code, waited.stdout.as_str()), (6, ""));
+    let logs = cluster.run(&["task", "logs", &detached]);
+    assert_eq!(
+        (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
+        (0, "out\n", "err\n")
+    );
+    let logs = cluster.run(&["task", "logs", "--follow", &detached]);
+    assert_eq!(
+        (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
+        (0, "out\n", "err\n")
+    );
+    let json = |arguments: &[&str]| -> Value {
+        let all = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&line(&all)).unwrap()
+    };
+    assert_eq!(json(&["task", "get", &detached])["exit_code"], 6);
+    assert_eq!(
+        json(&["task", "result", &detached])["jobs"][0]["result_object"]["stdout"],
+        "out\n"
+    );
+    assert_eq!(
+        json(&["task", "list", "--name", "mine"])["tasks"][0]["id"],
+        json!(detached)
+    );
+    assert_eq!(
+        json(&["task", "list", "--status", "queued"])["tasks"],
+        json!([])
+    );
+    assert_eq!(json(&["task", "logs", &detached])["stderr"], "err\n");
+    for shown in [
+        line(&["task", "list"]),
+        line(&["task", "get", &detached]),
+        line(&["task", "result", &detached]),
+    ] {
+        assert!(
+            shown.contains("failed") && !shown.contains('\u{1b}'),
+            "{shown}"
+        );
+    }
+
+    let waiting = line(&[
+        "task",
+        "create",
+        "--label",
+        "nowhere",
+        "--script",
+        "echo never",
+    ]);
+    assert_eq!(line(&["task", "cancel", &waiting]), "canceled");
+    assert_eq!(cluster.run(&["task", "wait", &waiting]).code, 130);
+    assert_eq!(json(&["task", "cancel", &detached])["canceled"], false);
+
+    assert!(line(&["status"]).contains("box"));
+    assert!(line(&["nodes", "list"]).contains("ready"));
+    line(&["nodes", "drain", "box"]);
+    assert_eq!(json(&["nodes", "show", "box"])["status"], "draining");
+    line(&["nodes", "resume", "box"]);
+    assert_eq!(json(&["nodes", "list"])["nodes"][0]["status"], "ready");
+}
+
+#[test]
+fn a_login_lasts_until_the_logout() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let url = orchestrator.gateway_url.as_str();
+    let run_here = |arguments: &[&str]| run(&mut client(home.path(), url, arguments));
+    fails(&run_here(&["whoami"]), 3, "cynode login");
+    let wrong = run(client(home.path(), url, &["login"]).env("CYNODE_PASSWORD", "wrong"));
+    fails(&wrong, 3, "password");
+    fails(&run_here(&["login"]), 2, "--password-file");
+
+    let file = secret_file(home.path(), "password", PASSWORD);
+    let done = run_here(&["login", "--handle", "admin", "--password-file", &file]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+    let credentials = home.path().join("config/cynode/credentials.json");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        (mode(&credentials), mode(credentials.parent().unwrap())),
+        (0o600, 0o700)
+    );
+    assert!(run_here(&["whoami"]).stdout.contains("admin"));
+    // The gateway of the last login is the one that is meant.
+    let done = run(cynode(home.path()).args(["whoami", "--output", "json"]));
+    assert_eq!(
+        serde_json::from_str::<Value>(&done.stdout).unwrap()["handle"],
+        "admin"
+    );
+
+    // An access token that ended is refreshed, once, and by one process of several.
+    let mut stored: Value = serde_json::from_slice(&fs::read(&credentials).unwrap()).unwrap();
+    let token = stored["logins"][url]["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    stored["logins"][url]["access_token"] = json!(format!("{token}x"));
+    fs::write(&credentials, stored.to_string()).unwrap();
+    let mut several: Vec<Process> = (0..5)
+        .map(|_| {
+            Process::start(
+                "whoami",
+                home.path(),
+                &mut client(home.path(), url, &["whoami"]),
+            )
+        })
+        .collect();
+    let codes: Vec<i32> = several.iter_mut().map(Process::code).collect();
+    assert_eq!(codes, [0; 5], "{}", several[0].stderr());
+    assert_eq!(mode(&credentials), 0o600);
+
+    assert_eq!(run_here(&["logout"]).code, 0);
+    fails(&run_here(&["whoami"]), 3, "cynode login");
+    assert_eq!(
+        orchestrator
+            .gateway
+            .with_token(&token)
+            .get("/v1/users/me")
+            .status,
+        401
+    );
+    let with_token = run(
+        client(home.path(), url, &["whoami"]).env("CYNODE_TOKEN", orchestrator.login().token())
+    );
+    assert!(with_token.stdout.contains("admin"), "{with_token:?}");
+    let older = run(cynode(home.path())
+        .arg("whoami")
+        .env("CYNORK_GATEWAY_URL", url)
+        .env("CYNORK_TOKEN", orchestrator.login().token()));
+    assert!(older.stdout.contains("admin"), "{older:?}");
+}
+
+#[test]
+fn every_kind_of_failure_has_its_code_and_its_advice() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let as_admin = |arguments: &[&str]| {
+        run(client(home.path(), &orchestrator.gateway_url, arguments)
+            .env("CYNODE_TOKEN", user.token()))
+    };
+    for arguments in [
+        &["run"][..],
+        &["run", "--timeout", "soon", "--", "true"],
+        &["run", "--env", "NOT_SET_ANYWHERE", "--", "true"],
+        &["task", "list", "--limit", "0"],
+        &["task"],
+        &["frobnicate"],
+        &["--frobnicate"],
+        &[],
+        &["task", "get"],
+        &["whoami", "--gateway-url", "not a url"],
+        &["whoami", "--output", "yaml"],
+        &["login", "--password-file", "/no/such/file"],
+    ] {
+        let done = as_admin(arguments);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (2, ""),
+            "{arguments:?}: {done:?}"
+        );
+        assert!(!done.stderr.is_empty());
+    }
+    let token = ["whoami"];
+    fails(
+        &run(client(home.path(), &orchestrator.gateway_url, &token).env("CYNODE_TOKEN", "garbage")),
+        3,
+        "log in",
+    );
+    for id in [uuid().as_str(), "nonsense", "a b", "../users/me", "x?y#z"] {
+        for command in ["get", "result", "logs", "wait", "cancel"] {
+            fails(&as_admin(&["task", command, id]), 4, "no such task");
+        }
+    }
+    fails(&as_admin(&["nodes", "show", "nobody"]), 4, "no such node");
+    for arguments in [
+        &["run", "--image=-v", "--", "true"][..],
+        &["run", "--env", "CYNODE_X=y", "--", "true"],
+        &["run", "--env", "A B=y", "--", "true"],
+        &["run", "--timeout", "0", "--", "true"],
+        &["run", "--max-attempts", "0", "--", "true"],
+        &["task", "create", "--script", " "],
+        &["task", "list", "--status", "done"],
+        &["task", "list", "--cursor", "nonsense"],
+    ] {
+        fails(&as_admin(arguments), 6, "");
+    }
+    fails(
+        &run(client(home.path(), "http://127.0.0.1:1", &["whoami"]).env("CYNODE_TOKEN", "x")),
+        7,
+        "--gateway-url",
+    );
+    fails(
+        &run(client(home.path(), "http://127.0.0.1:1", &["login"]).env("CYNODE_PASSWORD", "x")),
+        7,
+        "127.0.0.1:1",
+    );
+    assert_eq!(
+        user.get("/v1/tasks").json(200)["tasks"],
+        json!([]),
+        "nothing was stored"
+    );
+}
+
+#[test]
+fn help_and_version_are_there_for_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    let commands: [&[&str]; 24] = [
+        &[],
+        &["dev"],
+        &["serve-orchestrator"],
+        &["node"],
+        &["worker"],
+        &["run"],
+        &["task"],
+        &["task", "create"],
+        &["task", "list"],
+        &["task", "get"],
+        &["task", "result"],
+        &["task", "logs"],
+        &["task", "cancel"],
+        &["task", "wait"],
+        &["nodes"],
+        &["nodes", "list"],
+        &["nodes", "show"],
+        &["nodes", "drain"],
+        &["nodes", "resume"],
+        &["login"],
+        &["logout"],
+        &["whoami"],
+        &["status"],
+        &["version"],
+    ];
+    for command in commands {
+        let done = run(cynode(home.path()).args(command).arg("--help"));
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{command:?}");
+        assert!(
+            done.stdout.contains("Usage: cynode"),
+            "{command:?}: {}",
+            done.stdout
+        );
+    }
+    for arguments in ["version", "--version"] {
+        let done = run(cynode(home.path()).arg(arguments));
+        assert_eq!(done.code, 0);
+        assert!(done.stdout.contains(env!("CARGO_PKG_VERSION")), "{done:?}");
+    }
+}

@@ -1,0 +1,240 @@
+//! The Node API from a node's first call to the orchestrator being ready, step by step and with
+//! real nodes.
+
+use crate::support::{
+    Node, Orchestrator, Process, StandIn,
+    cluster::{PSK, secret_file, wait_ready},
+    eventually_eq,
+    server::role,
+    stand_in::capability,
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// An orchestrator and a stand-in node that it doesn't know yet.
+fn start(home: &Path) -> (Orchestrator, StandIn) {
+    let orchestrator = Orchestrator::start(home, &[]);
+    let node = StandIn::idle(&orchestrator, "box");
+    (orchestrator, node)
+}
+
+#[test]
+fn the_start_of_a_node_step_by_step() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    let user = orchestrator.login();
+    let reason = || {
+        orchestrator
+            .gateway
+            .get("/readyz")
+            .problem(503, "unavailable")["detail"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(reason().contains("no node is registered"), "{}", reason());
+
+    let body = json!({"psk": PSK, "capability": capability("box", &node.url)});
+    let bootstrap = orchestrator
+        .control
+        .post("/v1/nodes/register", &body)
+        .json(201);
+    assert_eq!(bootstrap["version"], 1);
+    let base = &orchestrator.control_url;
+    assert_eq!(bootstrap["orchestrator"]["base_url"], *base);
+    for url in [
+        "worker_registration_url",
+        "node_report_url",
+        "node_config_url",
+    ] {
+        let url = bootstrap["orchestrator"]["endpoints"][url]
+            .as_str()
+            .unwrap();
+        assert!(url.starts_with(base.as_str()), "{url}");
+    }
+    assert!(bootstrap["auth"]["expires_at"].as_str() > bootstrap["issued_at"].as_str());
+    orchestrator
+        .control
+        .post("/v1/nodes/register", &body)
+        .json(200);
+    node.register();
+    let view = || user.get("/v1/nodes/box").json(200);
+    assert_eq!(
+        (&view()["status"], &view()["config_version"]),
+        (&json!("not_ready"), &json!("0"))
+    );
+    node.ack(&json!("1"), "applied").problem(409, "conflict");
+
+    let config = node.config();
+    assert_eq!(
+        (
+            &config["version"],
+            &config["config_version"],
+            &config["node_slug"]
+        ),
+        (&json!(1), &json!("1"), &json!("box"))
+    );
+    assert_eq!(
+        config["orchestrator"]["endpoints"]["worker_api_target_url"],
+        node.url
+    );
+    assert_eq!(
+        (
+            &config["sandbox_registry"]["registry_url"],
+            &config["model_cache"]["cache_url"]
+        ),
+        (&json!(""), &json!(""))
+    );
+    assert_eq!(
+        config["policy"]["sandbox"]["default_network_policy"],
+        "restricted"
+    );
+    assert!(
+        config["worker_api"]["orchestrator_bearer_token"]
+            .as_str()
+            .unwrap()
+            .len()
+            >= 32
+    );
+    assert_eq!(config.get("inference_backend"), None);
+    let again = node.config();
+    assert_eq!(
+        (&again["config_version"], &again["worker_api"]),
+        (&config["config_version"], &config["worker_api"])
+    );
+    assert!(reason().contains("acknowledged"), "{}", reason());
+
+    node.ack(&json!("1"), "failed").expect(204);
+    assert_eq!(
+        (&view()["status"], &view()["ack_status"]),
+        (&json!("not_ready"), &json!("failed"))
+    );
+    assert!(reason().contains("could not apply"), "{}", reason());
+    node.ack(&json!("1"), "applied").expect(204);
+    assert_eq!(
+        orchestrator
+            .gateway
+            .get("/readyz")
+            .expect(200)
+            .text()
+            .trim(),
+        "ready"
+    );
+    let ready = view();
+    assert_eq!(
+        (
+            &ready["status"],
+            &ready["acked_config_version"],
+            &ready["ack_status"]
+        ),
+        (&json!("ready"), &json!("1"), &json!("applied"))
+    );
+    assert_eq!(
+        (&ready["worker_api_target_url"], &ready["labels"]),
+        (&json!(node.url), &json!(["stand-in"]))
+    );
+    assert_eq!(
+        (&ready["running_jobs"], &ready["max_concurrency"]),
+        (&json!(0), &json!(2))
+    );
+    assert_eq!(user.get("/v1/nodes").json(200)["nodes"], json!([ready]));
+
+    user.act("/v1/nodes/box/drain").expect(204);
+    assert_eq!(view()["status"], "draining");
+    assert!(reason().contains("draining"), "{}", reason());
+    user.act("/v1/nodes/box/resume").expect(204);
+    assert_eq!(view()["status"], "ready");
+}
+
+#[test]
+fn ready_needs_inference_where_it_is_required() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    drop(orchestrator);
+    let strict = Orchestrator::start(home.path(), &["--require-inference", "true"]);
+    node.control = strict.control.clone();
+    node.join();
+    let problem = strict.gateway.get("/readyz").problem(503, "unavailable");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("inference"),
+        "{problem}"
+    );
+    let mut report = capability("box", &node.url);
+    report["inference"] = json!({"supported": true, "running": true});
+    node.report(&report).expect(204);
+    strict.gateway.get("/readyz").expect(200);
+}
+
+#[test]
+fn a_real_node_reports_acknowledges_and_survives_a_restart_of_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let labels = [
+        "--label",
+        "zone=attic",
+        "--label",
+        "gpu",
+        "--name",
+        "The box",
+    ];
+    let mut node = Node::start(home.path(), "box", &orchestrator.control_url, &labels);
+    wait_ready(&orchestrator);
+    let view = user.get("/v1/nodes/box").json(200);
+    assert_eq!(
+        (&view["name"], &view["labels"]),
+        (&json!("The box"), &json!(["zone=attic", "gpu"]))
+    );
+    assert_eq!(
+        (&view["max_concurrency"], &view["ack_status"]),
+        (&json!(4), &json!("applied"))
+    );
+    assert_eq!(view["inference"]["supported"], false);
+    assert!(view["gpu"]["present"].is_boolean());
+    let id = node.node_uuid();
+    assert_eq!(node.process.terminate(), 0);
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    eventually_eq(
+        "the node's new address is known",
+        Value::from(node.url()),
+        || user.get("/v1/nodes/box").json(200)["worker_api_target_url"].clone(),
+    );
+    wait_ready(&orchestrator);
+    assert_eq!(
+        node.node_uuid(),
+        id,
+        "its containers are known by the same label"
+    );
+    assert_eq!(
+        user.get("/v1/nodes").json(200)["nodes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let psk = secret_file(home.path(), "wrong", "not the key");
+    let mut command = role(home.path(), "node", &home.path().join("box"));
+    command.args([
+        "--orchestrator",
+        &orchestrator.control_url,
+        "--psk-file",
+        &psk,
+        "--worker-listen",
+        "127.0.0.1:0",
+    ]);
+    let mut node = Process::start("node", home.path(), &mut command);
+    assert_eq!(node.code(), 3);
+    let stderr = node.stderr();
+    let error = stderr
+        .lines()
+        .find(|line| line.starts_with("error: "))
+        .unwrap_or_else(|| panic!("{stderr}"));
+    assert!(error.contains("keys/psk"), "{error}");
+    assert!(!stderr.contains("not the key"), "{stderr}");
+}

@@ -1,0 +1,113 @@
+//! `cynode dev`: every role in one process, and one is logged in.
+
+use crate::support::{
+    IMAGE, cynode, eventually, image,
+    process::run,
+    server::{Server, role},
+};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+const LISTEN: [&str; 6] = [
+    "--gateway-listen",
+    "127.0.0.1:0",
+    "--control-listen",
+    "127.0.0.1:0",
+    "--worker-listen",
+    "127.0.0.1:0",
+];
+
+/// Starts it, and waits until it says that one is logged in.
+fn start(home: &Path) -> Server {
+    image::ready();
+    let mut command = role(home, "dev", &home.join("dev"));
+    let mut dev = Server::launch(
+        home,
+        "dev",
+        command.args(LISTEN).args(["--default-image", IMAGE]),
+    );
+    eventually("it is ready", || {
+        dev.process.assert_runs();
+        dev.process.stdout().contains("logged in").then_some(())
+    });
+    dev
+}
+
+#[test]
+fn one_command_and_a_task_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let mut passwords = Vec::new();
+    for start_number in 1..=2 {
+        let mut dev = start(home.path());
+        let done = run(cynode(home.path()).args(["run", "--", "sh", "-c", "echo hello; exit 3"]));
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (3, "hello\n"),
+            "start {start_number}: {done:?}"
+        );
+        let status = run(cynode(home.path()).arg("status"));
+        assert_eq!(status.code, 0, "{status:?}");
+        let credentials = home.path().join("config/cynode/credentials.json");
+        assert_eq!(
+            fs::metadata(credentials).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        passwords.push(dev.process.stdout().contains("password"));
+        dev.assert_clean();
+        assert_eq!(dev.process.terminate(), 0);
+    }
+    assert_eq!(passwords, [true, false], "the password is shown once");
+}
+
+#[test]
+fn its_end_is_the_end_of_its_jobs() {
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = start(home.path());
+    let marker = crate::support::uuid();
+    let done = run(cynode(home.path()).args([
+        "run",
+        "--detach",
+        "--",
+        "sh",
+        "-c",
+        "echo up; sleep 1000; true",
+        &marker,
+    ]));
+    let id = done.stdout.trim().to_owned();
+    eventually("it runs", || {
+        let logs = run(cynode(home.path()).args(["task", "logs", &id]));
+        (logs.stdout == "up\n").then_some(())
+    });
+    dev.process.signal(rustix::process::Signal::TERM);
+    assert_eq!(dev.process.code(), 0);
+    assert!(!crate::sandbox::anywhere(&marker));
+    dev.assert_clean();
+
+    let dev = start(home.path());
+    let task = run(cynode(home.path()).args(["task", "wait", &id]));
+    assert_eq!(task.code, 130, "it was canceled: {task:?}");
+    drop(dev);
+}
+
+#[test]
+fn a_data_directory_has_one_owner() {
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = start(home.path());
+    let roles: [(&str, &[&str]); 2] = [("dev", &LISTEN), ("serve-orchestrator", &LISTEN[..4])];
+    for (name, listen) in roles {
+        let done = run(role(home.path(), name, &dev.data_dir).args(listen));
+        assert_ne!(done.code, 0, "{name}");
+        let error = done
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap_or_else(|| panic!("{done:?}"));
+        assert!(error.contains("--data-dir"), "{error}");
+    }
+    assert_eq!(
+        run(cynode(home.path()).args(["run", "--", "true"])).code,
+        0,
+        "the first one is none the worse"
+    );
+    dev.assert_clean();
+    assert_eq!(dev.process.terminate(), 0);
+}

@@ -1,0 +1,188 @@
+//! Which node gets a job, and when. The nodes are stand-ins that tell how they were asked.
+
+use crate::support::{
+    Call, Orchestrator, StandIn,
+    stage::{Stage, well},
+    stand_in::capability,
+};
+use serde_json::json;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+#[test]
+fn no_job_before_the_configuration_is_applied() {
+    let applied = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&applied);
+    let mut stage = Stage::set_without_joining(move |_, call, answer| {
+        // Whoever is asked too early says so, and the task shows it.
+        if call.is_run() && !seen.load(Ordering::SeqCst) {
+            answer.refuse(400);
+        } else {
+            well(call, answer);
+        }
+    });
+    let id = stage.create(json!({}));
+    stage.node.register();
+    stage
+        .node
+        .report(&capability("box", &stage.node.url))
+        .expect(204);
+    let version = stage.node.config()["config_version"].clone();
+    stage
+        .node
+        .report(&capability("box", &stage.node.url))
+        .expect(204);
+    stage
+        .node
+        .ack(&json!("7"), "applied")
+        .problem(409, "conflict");
+    stage.node.ack(&version, "failed").expect(204);
+    stage
+        .node
+        .report(&capability("box", &stage.node.url))
+        .expect(204);
+    assert_eq!(
+        stage.user.get(&format!("/v1/tasks/{id}")).json(200)["status"],
+        "queued"
+    );
+    assert!(stage.attempts().is_empty());
+    applied.store(true, Ordering::SeqCst);
+    stage.node.ack(&version, "applied").expect(204);
+    assert_eq!(stage.finish(&id).0["status"], "completed");
+    assert_eq!(stage.attempts(), [1]);
+}
+
+#[test]
+fn each_node_is_asked_at_its_own_address_with_its_own_token() {
+    let stage = Stage::set(|_, call, answer| well(call, answer));
+    let mut other = StandIn::start(&stage.orchestrator, "other", well);
+    other.register();
+    let mut report = capability("other", &other.url);
+    report["node"]["labels"] = json!(["other", "stand-in"]);
+    other.report(&report).expect(204);
+    other
+        .ack(&other.config()["config_version"], "applied")
+        .expect(204);
+    let token = |node: &StandIn| {
+        node.config()["worker_api"]["orchestrator_bearer_token"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_ne!(token(&stage.node), token(&other));
+
+    let id =
+        stage.create(json!({"node_labels": ["other"], "env": {"A": "b"}, "timeout_seconds": 5}));
+    let (_, job) = stage.finish(&id);
+    assert_eq!(job["node_slug"], "other");
+    let run = other.call("run", Call::is_run);
+    assert_eq!(
+        (&run.body["task_id"], &run.body["job_id"]),
+        (&json!(id), &job["id"])
+    );
+    assert_eq!(run.body["version"], 1);
+    let sandbox = &run.body["sandbox"];
+    assert_eq!(
+        (&sandbox["command"], &sandbox["env"]),
+        (&json!(["true"]), &json!({"A": "b"}))
+    );
+    assert_eq!(
+        (&sandbox["image"], &sandbox["timeout_seconds"]),
+        (&json!("localhost/cynode-test:latest"), &json!(5))
+    );
+    other.call("forget the job", |call| {
+        call.method == "DELETE" && call.path.contains(job["id"].as_str().unwrap())
+    });
+    assert!(
+        other.calls().iter().all(|call| call.token == token(&other)),
+        "{:?}",
+        other.calls()
+    );
+    assert!(
+        stage.attempts().is_empty(),
+        "the other node's label is not this one's"
+    );
+    let both = stage.create(json!({"node_labels": ["stand-in"]}));
+    assert_eq!(stage.finish(&both).0["status"], "completed");
+}
+
+#[test]
+fn a_new_address_counts_at_once_and_the_operators_word_counts_more() {
+    let stage = Stage::set(|_, _, answer| answer.refuse(400));
+    let moved = StandIn::start(&stage.orchestrator, "box", well);
+    stage
+        .node
+        .report(&capability("box", &moved.url))
+        .expect(204);
+    let view = stage.user.get("/v1/nodes/box").json(200);
+    assert_eq!(
+        (&view["status"], &view["worker_api_target_url"]),
+        (&json!("ready"), &json!(moved.url))
+    );
+    let id = stage.create(json!({}));
+    assert_eq!(stage.finish(&id).0["status"], "completed");
+
+    let Stage {
+        user,
+        mut node,
+        orchestrator,
+        home,
+    } = stage;
+    drop(orchestrator);
+    let said = format!("box={}", moved.url);
+    let orchestrator = Orchestrator::start(home.path(), &["--worker-url", &said]);
+    node.control = orchestrator.control.clone();
+    node.join();
+    let user = orchestrator.gateway.with_token(user.token());
+    assert_eq!(
+        user.get("/v1/nodes/box").json(200)["worker_api_target_url"],
+        moved.url
+    );
+    let stage = Stage {
+        user,
+        node,
+        orchestrator,
+        home,
+    };
+    let id = stage.create(json!({}));
+    assert_eq!(stage.finish(&id).0["status"], "completed");
+}
+
+#[test]
+fn a_draining_node_gets_nothing_and_labels_hold_up_nobody_else() {
+    let stage = Stage::set(|_, call, answer| well(call, answer));
+    let nowhere = stage.create(json!({"node_labels": ["stand-in", "nowhere"]}));
+    let first = stage.create(json!({}));
+    assert_eq!(stage.finish(&first).0["status"], "completed");
+    stage.user.act("/v1/nodes/box/drain").expect(204);
+    let waiting = stage.create(json!({}));
+    stage
+        .node
+        .report(&capability("box", &stage.node.url))
+        .expect(204);
+    let status = |id: &str| stage.user.get(&format!("/v1/tasks/{id}")).json(200)["status"].clone();
+    assert_eq!(
+        (status(&waiting), stage.attempts()),
+        (json!("queued"), vec![1])
+    );
+    stage.user.act("/v1/nodes/box/resume").expect(204);
+    assert_eq!(stage.finish(&waiting).0["status"], "completed");
+    assert_eq!(status(&nowhere), "queued");
+    assert_eq!(
+        stage
+            .user
+            .act(&format!("/v1/tasks/{nowhere}/cancel"))
+            .json(200)["canceled"],
+        true
+    );
+    assert_eq!(status(&nowhere), "canceled");
+    assert_eq!(
+        stage
+            .user
+            .act(&format!("/v1/tasks/{first}/cancel"))
+            .json(200)["canceled"],
+        false
+    );
+}

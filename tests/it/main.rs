@@ -1,0 +1,28 @@
+//! Black-box tests: the real binary, real containers, the wire.
+//!
+//! One module per promise of the contract. `support` is the harness; everything else is tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that fails says so by a panic"
+)]
+
+mod auth;
+mod bad_input;
+mod client;
+mod control_plane;
+mod dev;
+mod dispatch;
+mod happy_path;
+mod job_ends;
+mod logs;
+mod node_claims;
+mod node_faults;
+mod races;
+mod recovery;
+mod sandbox;
+mod secrets;
+mod support;
+mod worker_api;

@@ -1,0 +1,157 @@
+//! What goes wrong only now and then, or only when somebody means it: things at the same moment,
+//! workspaces built to hurt, jobs that stand in everybody's way.
+
+use crate::support::{
+    Cluster, Orchestrator, Process, Worker, cynode, eventually, image::NO_USER_IMAGE, process,
+};
+use serde_json::{Value, json};
+use std::{net::TcpListener, thread};
+
+#[test]
+fn commands_that_end_at_once_lose_no_output() {
+    let worker = Worker::start(&["--max-concurrency", "4"]);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..15 {
+                    let result = worker.run(&Worker::script("echo out; echo err >&2"));
+                    assert_eq!(
+                        (&result["stdout"], &result["stderr"]),
+                        (&json!("out\n"), &json!("err\n"))
+                    );
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_cancel_at_any_moment_is_heard() {
+    let cluster = Cluster::start();
+    let ids: Vec<String> = (0..25)
+        .map(|_| {
+            let id = cluster.script("sleep 600");
+            let answer = cluster
+                .user
+                .act(&format!("/v1/tasks/{id}/cancel"))
+                .json(200);
+            assert_eq!(answer["canceled"], true);
+            id
+        })
+        .collect();
+    for id in ids {
+        assert_eq!(cluster.finish(&id)["status"], "canceled");
+    }
+}
+
+#[test]
+fn a_workspace_deeper_than_any_stack_is_removed_and_the_worker_lives() {
+    let worker = Worker::start(&[]);
+    // Each round puts the whole tree into a new directory: depth grows, paths stay short.
+    let script = "i=0; while [ $i -lt 1500 ]; do mkdir b; [ -e a ] && mv a b/a; mv b a; i=$((i+1)); done; echo done";
+    assert_eq!(worker.run(&Worker::script(script))["stdout"], "done\n");
+    assert_eq!(
+        worker.run(&Worker::script("echo alive"))["stdout"],
+        "alive\n"
+    );
+}
+
+#[test]
+fn a_container_that_fails_leaves_no_workspace_behind() {
+    let worker = Worker::start(&[]);
+    let mut job = Worker::script("true");
+    job["sandbox"]["image"] = json!(NO_USER_IMAGE);
+    let result = worker.run(&job);
+    assert_eq!(result["error"]["type"], "engine-error", "{result}");
+    // The worker's end, with the test, is not clean while anything is left.
+}
+
+#[test]
+fn jobs_that_no_node_can_take_hold_up_nobody() {
+    let cluster = Cluster::start();
+    let nowhere = json!({"command": ["true"], "node_labels": ["nowhere"]});
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..275).for_each(|_| drop(cluster.create(&nowhere))));
+        }
+    });
+    assert_eq!(
+        cluster.finish(&cluster.script("true"))["status"],
+        "completed"
+    );
+    let page = cluster
+        .user
+        .get("/v1/tasks?status=queued&limit=1")
+        .json(200);
+    let waiting = page["tasks"][0]["id"].as_str().unwrap();
+    let reason = cluster.task(waiting)["waiting_for"].clone();
+    assert!(reason.as_str().unwrap().contains("nowhere"), "{reason}");
+}
+
+#[test]
+fn a_start_that_fails_makes_no_password_that_nobody_saw() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let start = |control: &str| {
+        let mut command = cynode(home.path());
+        command.args([
+            "serve-orchestrator",
+            "--gateway-listen=127.0.0.1:0",
+            "--control-listen",
+            control,
+        ]);
+        command.arg("--data-dir").arg(home.path().join("data"));
+        command
+    };
+    let failed = process::run(&mut start(&taken));
+    assert!(
+        failed.code != 0 && failed.stderr.contains("--control-listen"),
+        "{failed:?}"
+    );
+    let mut process = Process::start("second", home.path(), &mut start("127.0.0.1:0"));
+    eventually("the second start shows the password", || {
+        process.assert_runs();
+        process.stdout().contains("password").then_some(())
+    });
+    assert_eq!(process.terminate(), 0);
+}
+
+#[test]
+fn an_idempotency_key_gives_one_task_and_the_first_answer() {
+    let cluster = Cluster::start();
+    let create = |body: &Value| {
+        let body = serde_json::to_vec(body).unwrap();
+        let headers = [
+            ("content-type", "application/json"),
+            ("idempotency-key", "one"),
+        ];
+        cluster.user.call("POST", "/v1/tasks", &headers, &body)
+    };
+    let body = json!({"command": ["true"]});
+    let answers: Vec<Value> = thread::scope(|scope| {
+        (0..8)
+            .map(|_| scope.spawn(|| create(&body).json(201)))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .collect()
+    });
+    let id = answers[0]["id"].as_str().unwrap();
+    assert!(
+        answers.iter().all(|answer| answer == &answers[0]),
+        "{answers:?}"
+    );
+    assert_eq!(cluster.finish(id)["status"], "completed");
+    assert_eq!(create(&body).json(201), answers[0]);
+    create(&json!({"command": ["false"]})).problem(409, "idempotency-key-reused");
+}
+
+#[test]
+fn an_orderly_end_is_code_0_every_time() {
+    let home = tempfile::tempdir().unwrap();
+    for _ in 0..8 {
+        let mut orchestrator = Orchestrator::start(home.path(), &[]);
+        assert_eq!(orchestrator.process.terminate(), 0);
+    }
+}

@@ -1,0 +1,282 @@
+//! Ends without warning: orchestrator and node are killed, and nothing is lost, doubled or left.
+
+use crate::{
+    sandbox::anywhere,
+    support::{
+        Cluster, Node, Orchestrator,
+        cluster::wait_ready,
+        eventually, eventually_eq,
+        image::{IMAGE, podman},
+        lasting_port,
+        server::containers_of,
+        uuid,
+    },
+};
+use serde_json::{Value, json};
+use std::{fs, path::PathBuf};
+
+/// A script that prints, waits until it is let go, and prints again.
+const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after";
+
+/// A cluster whose orchestrator can come back at its addresses, and those.
+fn lasting_cluster() -> (Cluster, [String; 2]) {
+    let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let cluster = Cluster::start_at([&addresses[0], &addresses[1]]);
+    (cluster, addresses)
+}
+
+/// Lets the one job of a node go on.
+fn let_go(node: &Node) {
+    let place = eventually("there is a job", || node.workspaces().pop());
+    fs::write(place.join("workspace/go"), "").unwrap();
+}
+
+impl Cluster {
+    /// Starts the orchestrator again, at its addresses and with its state.
+    fn restart_orchestrator(&mut self, addresses: &[String; 2]) {
+        let again = [addresses[0].as_str(), addresses[1].as_str()];
+        self.orchestrator = Orchestrator::start_at(self.home(), again, &[]);
+    }
+
+    /// Starts the node again, with its state.
+    fn restart_node(&mut self) {
+        self.node = Node::start(self.home(), "box", &self.orchestrator.control_url, &[]);
+        wait_ready(&self.orchestrator);
+    }
+}
+
+#[test]
+fn results_outlive_the_orchestrator() {
+    let (mut cluster, addresses) = lasting_cluster();
+    let tasks = ["echo one", "echo two >&2; exit 2", "sleep 1000"]
+        .map(|script| cluster.create(&json!({"script": script, "timeout_seconds": 1})));
+    let finished = tasks
+        .each_ref()
+        .map(|id| (cluster.finish(id), cluster.result(id)));
+    let key = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", "once"),
+    ];
+    let keyed = |cluster: &Cluster| {
+        cluster
+            .user
+            .call("POST", "/v1/tasks", &key, b"{\"script\":\"true\"}")
+            .json(201)["id"]
+            .clone()
+    };
+    let first = keyed(&cluster);
+    cluster.finish(first.as_str().unwrap());
+    for end in ["kill", "terminate"] {
+        let process = &mut cluster.orchestrator.process;
+        if end == "kill" {
+            process.kill()
+        } else {
+            assert_eq!(process.terminate(), 0)
+        }
+        cluster.restart_orchestrator(&addresses);
+        for (id, (task, result)) in tasks.iter().zip(&finished) {
+            assert_eq!(
+                (&cluster.task(id), &cluster.result(id)),
+                (task, result),
+                "after {end}"
+            );
+        }
+        assert_eq!(keyed(&cluster), first, "a repeat is known, too");
+    }
+}
+
+#[test]
+fn a_job_under_way_outlives_the_orchestrator() {
+    let (mut cluster, addresses) = lasting_cluster();
+    for end in ["kill", "terminate"] {
+        let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+        cluster.printed(&id, "before\n");
+        let process = &mut cluster.orchestrator.process;
+        if end == "kill" {
+            process.kill()
+        } else {
+            assert_eq!(process.terminate(), 0)
+        }
+        let_go(&cluster.node);
+        cluster.restart_orchestrator(&addresses);
+        let seen: Vec<_> = cluster
+            .user
+            .events(&format!("/v1/tasks/{id}/logs"), Some("1-2"))
+            .collect();
+        let output: Vec<_> = seen
+            .iter()
+            .filter(|event| event.name == "stdout")
+            .map(|event| &event.data["data"])
+            .collect();
+        assert_eq!(
+            output,
+            ["after\n"],
+            "a reader goes on where it was: {seen:?}"
+        );
+        let task = cluster.finish(&id);
+        assert_eq!(
+            (&task["status"], &task["exit_code"]),
+            (&json!("completed"), &json!(0)),
+            "after {end}"
+        );
+        let job = &cluster.result(&id)["jobs"][0];
+        assert_eq!(
+            (&job["attempt"], &job["result_object"]["stdout"]),
+            (&json!(1), &json!("before\nafter\n"))
+        );
+    }
+}
+
+#[test]
+fn a_cancel_and_a_queue_outlive_the_orchestrator() {
+    let (mut cluster, addresses) = lasting_cluster();
+    let running = cluster.script("echo up; sleep 1000");
+    cluster.printed(&running, "up\n");
+    cluster.user.act("/v1/nodes/box/drain").expect(204);
+    let queued = cluster.script("echo later");
+    cluster.orchestrator.process.kill();
+    cluster.restart_orchestrator(&addresses);
+    assert_eq!(cluster.task(&queued)["status"], "queued");
+    assert_eq!(
+        cluster
+            .user
+            .act(&format!("/v1/tasks/{running}/cancel"))
+            .json(200)["canceled"],
+        true
+    );
+    assert_eq!(cluster.finish(&running)["status"], "canceled");
+    cluster.user.act("/v1/nodes/box/resume").expect(204);
+    assert_eq!(cluster.finish(&queued)["status"], "completed");
+}
+
+#[test]
+fn a_killed_node_leaves_no_sandbox_and_its_job_runs_again() {
+    let mut cluster = Cluster::start();
+    let marker = uuid();
+    let command = json!(["sh", "-c", format!("{WAITING}; true"), marker]);
+    let id = cluster.create(&json!({"command": command}));
+    cluster.printed(&id, "before\n");
+    assert!(anywhere(&marker));
+    let node = cluster.node.node_uuid();
+    cluster.node.process.kill();
+    eventually("the sandbox died with its node", || {
+        (!anywhere(&marker)).then_some(())
+    });
+    eventually("podman has cleared its container away", || {
+        containers_of(&node).is_empty().then_some(())
+    });
+    assert_eq!(
+        cluster.task(&id)["status"],
+        "running",
+        "nobody knows yet how it ended"
+    );
+
+    cluster.restart_node();
+    cluster.printed(&id, "before\n");
+    let_go(&cluster.node);
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let job = &cluster.result(&id)["jobs"][0];
+    assert_eq!(
+        (&job["attempt"], &job["result_object"]["stdout"]),
+        (&json!(2), &json!("before\nafter\n"))
+    );
+}
+
+#[test]
+fn a_killed_node_loses_a_job_that_must_not_run_twice() {
+    let mut cluster = Cluster::start();
+    let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+    cluster.printed(&id, "before\n");
+    cluster.node.process.kill();
+    cluster.restart_node();
+    let task = cluster.finish(&id);
+    assert_eq!(task["status"], "failed");
+    assert!(
+        task["summary"].as_str().unwrap().starts_with("lost"),
+        "{task}"
+    );
+    let job = &cluster.result(&id)["jobs"][0];
+    assert_eq!(
+        (&job["status"], &job["attempt"], job.get("result")),
+        (&json!("lost"), &json!(1), None)
+    );
+}
+
+#[test]
+fn a_node_that_is_asked_to_end_lets_its_job_finish() {
+    let mut cluster = Cluster::start();
+    let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+    cluster.printed(&id, "before\n");
+    let workspace = cluster.node.workspaces().pop().unwrap();
+    cluster.node.process.signal(rustix::process::Signal::TERM);
+    eventually("the node has heard it", || {
+        cluster
+            .node
+            .process
+            .stderr()
+            .contains("shutting down")
+            .then_some(())
+    });
+    fs::write(workspace.join("workspace/go"), "").unwrap();
+    assert_eq!(cluster.node.process.code(), 0);
+    let task = cluster.finish(&id);
+    assert_eq!(
+        (&task["status"], &task["exit_code"]),
+        (&json!("completed"), &json!(0)),
+        "{task}"
+    );
+    cluster.node.assert_clean();
+}
+
+#[test]
+fn a_start_sweeps_up_what_is_its_own_and_nothing_else() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    let own = node.node_uuid();
+    assert_eq!(node.process.terminate(), 0);
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("precious"), "x").unwrap();
+    let left: PathBuf = node.data_dir.join("worker/jobs/left-1/workspace");
+    fs::create_dir_all(left.join("deep/deeper")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), left.join("link")).unwrap();
+    let foreign = uuid();
+    let create = |label: &str| {
+        let label = format!("--label=io.cynode.node={label}");
+        podman(&["create", "--quiet", &label, "--network=none", IMAGE, "true"]).unwrap()
+    };
+    create(&own);
+    let other = create(&foreign);
+
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    assert!(node.workspaces().is_empty());
+    assert_eq!(node.containers(), Vec::<String>::new());
+    assert_eq!(
+        containers_of(&foreign),
+        [other.trim()],
+        "another node's container is not touched"
+    );
+    podman(&["rm", "--force", other.trim()]).unwrap();
+    assert!(outside.path().join("precious").exists());
+}
+
+#[test]
+fn a_node_waits_for_its_orchestrator() {
+    let home = tempfile::tempdir().unwrap();
+    let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let control = format!("http://{}", addresses[1]);
+    let mut node = Node::launch(home.path(), "box", &control, &[]);
+    eventually("it has tried", || {
+        node.process.assert_runs();
+        node.process
+            .stderr()
+            .contains("not to be had")
+            .then_some(())
+    });
+    let orchestrator = Orchestrator::start_at(home.path(), [&addresses[0], &addresses[1]], &[]);
+    wait_ready(&orchestrator);
+    let user = orchestrator.login();
+    eventually_eq("it is ready", Value::from("ready"), || {
+        user.get("/v1/nodes/box").json(200)["status"].clone()
+    });
+}

@@ -1,0 +1,297 @@
+//! Keys, passwords and tokens: in no log, no database, no argument list; and files that are
+//! nobody else's.
+
+use crate::{
+    sandbox::on_host,
+    support::{
+        Cluster, Orchestrator, PASSWORD, StandIn, Worker,
+        cluster::PSK,
+        cynode, eventually,
+        process::run,
+        read,
+        server::{Server, role},
+        worker::WORKER_TOKEN,
+    },
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+/// All files below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .flat_map(|entry| {
+            if entry.file_type().unwrap().is_dir() {
+                files(&entry.path())
+            } else {
+                vec![entry.path()]
+            }
+        })
+        .collect()
+}
+
+/// A cluster that has used every kind of secret, and all of them by name.
+fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
+    let cluster = Cluster::start();
+    let login = json!({"handle": "admin", "password": PASSWORD});
+    let first = cluster
+        .orchestrator
+        .gateway
+        .post("/v1/auth/login", &login)
+        .json(200);
+    let refresh = json!({"refresh_token": first["refresh_token"]});
+    let second = cluster
+        .orchestrator
+        .gateway
+        .post("/v1/auth/refresh", &refresh)
+        .json(200);
+    let mut stand_in = StandIn::idle(&cluster.orchestrator, "stand-in");
+    stand_in.register();
+    let worker_token = stand_in.config()["worker_api"]["orchestrator_bearer_token"].clone();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut secrets = vec![
+        ("password", PASSWORD.to_owned()),
+        ("psk", PSK.to_owned()),
+        ("access token", cluster.user.token().to_owned()),
+        ("access token", text(&first["access_token"])),
+        ("access token", text(&second["access_token"])),
+        ("refresh token", text(&first["refresh_token"])),
+        ("refresh token", text(&second["refresh_token"])),
+        ("node token", stand_in.control.token().to_owned()),
+        ("worker token", text(&worker_token)),
+    ];
+    for key in files(&cluster.orchestrator.data_dir.join("keys")) {
+        secrets.push(("key", read(key).trim().to_owned()));
+    }
+    assert!(
+        secrets.iter().all(|(_, secret)| secret.len() > 15),
+        "{secrets:?}"
+    );
+    (cluster, secrets)
+}
+
+#[test]
+fn no_secret_is_in_a_log_a_database_or_an_argument_list() {
+    let (cluster, secrets) = used_cluster();
+    // While all of them are in use: a job runs and is followed.
+    let mut client = cluster.spawn(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "echo up; until [ -e go ]; do usleep 5000; done",
+    ]);
+    eventually("the job runs", || (client.stdout() == "up\n").then_some(()));
+    // The client has its token from its own environment; the others have none in theirs.
+    for (name, secret) in &secrets {
+        let cmdline = |process: &PathBuf| read(process.join("cmdline")).contains(secret.as_str());
+        let shown: Vec<_> = on_host(secret)
+            .into_iter()
+            .filter(|process| cmdline(process) || !process.ends_with(client.pid().to_string()))
+            .collect();
+        assert_eq!(shown, Vec::<PathBuf>::new(), "{name}");
+    }
+    fs::write(cluster.node.workspaces()[0].join("workspace/go"), "").unwrap();
+    assert_eq!(client.code(), 0);
+
+    let orchestrator = &cluster.orchestrator.data_dir;
+    let databases: Vec<PathBuf> = files(orchestrator)
+        .into_iter()
+        .filter(|path| path.to_str().unwrap().contains("cynode.db"))
+        .collect();
+    assert!(
+        databases.len() >= 2,
+        "the database and its log: {databases:?}"
+    );
+    let logs: Vec<PathBuf> = fs::read_dir(cluster.home())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "stdout" || extension == "stderr")
+        })
+        .collect();
+    assert!(
+        logs.iter().any(|log| read(log).contains("DEBUG")),
+        "the logs say all they can"
+    );
+    for path in databases.iter().chain(&logs) {
+        let content = read(path);
+        for (name, secret) in &secrets {
+            assert!(
+                !content.contains(secret.as_str()),
+                "a {name} is in {}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_data_directory_is_nobody_elses() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("orchestrator");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    orchestrator.login();
+    assert_eq!(mode(&dir), 0o700, "although it existed");
+    let check = |dir: &Path, exempt: &str| {
+        for path in files(dir)
+            .into_iter()
+            .filter(|path| exempt.is_empty() || !path.to_str().unwrap().contains(exempt))
+        {
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+    };
+    check(&dir, "");
+    drop(orchestrator);
+    for path in files(&dir) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let _orchestrator = Orchestrator::start(home.path(), &[]);
+    check(&dir, "");
+
+    let worker = Worker::start(&[]);
+    assert_eq!(mode(&worker.data_dir), 0o700);
+    check(&worker.data_dir, "/init/");
+    assert!(!worker.process.stderr().contains(WORKER_TOKEN));
+}
+
+#[test]
+fn the_first_start_shows_what_it_made_once_and_nothing_that_it_was_given() {
+    let home = tempfile::tempdir().unwrap();
+    let start = |more: &[&str]| {
+        let mut command = role(home.path(), "serve-orchestrator", &home.path().join("made"));
+        let listen = [
+            "--gateway-listen",
+            "127.0.0.1:0",
+            "--control-listen",
+            "127.0.0.1:0",
+            "--public-url",
+            "http://box.example:7",
+        ];
+        let mut server = Server::launch(home.path(), "made", command.args(listen).args(more));
+        let gateway = server.address("gateway");
+        eventually("it tells how to join", || {
+            server
+                .process
+                .stdout()
+                .contains("cynode node")
+                .then_some(())
+        });
+        (server, format!("http://{gateway}"))
+    };
+    let (mut first, gateway) = start(&[]);
+    let shown = first.process.stdout();
+    let password = shown
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("password"))
+        .unwrap()
+        .trim()
+        .to_owned();
+    let psk = read(first.data_dir.join("keys/psk")).trim().to_owned();
+    let join = format!("cynode node --orchestrator http://box.example:7 --psk {psk}");
+    assert!(shown.contains(&join), "{shown}");
+    assert!(password.len() >= 20 && psk.len() >= 20, "{shown}");
+    let login = run(cynode(home.path())
+        .args(["login", "--handle", "admin", "--gateway-url", &gateway])
+        .env("CYNODE_PASSWORD", &password));
+    assert_eq!(login.code, 0, "{login:?}");
+    for secret in [&password, &psk] {
+        assert!(
+            !first.process.stderr().contains(secret.as_str()),
+            "not through the logger"
+        );
+    }
+    assert_eq!(first.process.terminate(), 0);
+
+    let password_file =
+        crate::support::cluster::secret_file(home.path(), "other", "another password entirely");
+    let (mut second, gateway) = start(&["--admin-password-file", &password_file]);
+    let shown = second.process.stdout();
+    assert!(
+        !shown.contains(&password) && !shown.contains("another password"),
+        "{shown}"
+    );
+    let login = run(cynode(home.path())
+        .args(["login", "--gateway-url", &gateway])
+        .env("CYNODE_PASSWORD", &password));
+    assert_eq!(
+        login.code, 0,
+        "a given password counts only when the admin is made: {login:?}"
+    );
+    assert_eq!(second.process.terminate(), 0);
+
+    let mut given = Orchestrator::start(home.path(), &["--public-url", "http://box.example:7"]);
+    eventually("it tells how to join", || {
+        given
+            .process
+            .stdout()
+            .contains("--psk-file FILE")
+            .then_some(())
+    });
+    let all = given.process.stdout() + &given.process.stderr();
+    assert!(!all.contains(PASSWORD) && !all.contains(PSK), "{all}");
+    assert_eq!(given.process.terminate(), 0);
+}
+
+#[test]
+fn a_weak_or_missing_secret_is_no_start() {
+    let home = tempfile::tempdir().unwrap();
+    let weak = crate::support::cluster::secret_file(home.path(), "weak", "short");
+    let empty = crate::support::cluster::secret_file(home.path(), "empty", "");
+    let listen = [
+        "--gateway-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+    ];
+    let cases: [(&str, &[&str], &str); 6] = [
+        (
+            "serve-orchestrator",
+            &["--admin-password-file", &weak],
+            "12 characters",
+        ),
+        (
+            "serve-orchestrator",
+            &["--admin-password-file", &empty],
+            "empty",
+        ),
+        (
+            "serve-orchestrator",
+            &["--psk-file", "/no/such/file"],
+            "--psk-file",
+        ),
+        ("serve-orchestrator", &["--psk-file", &empty], "empty"),
+        (
+            "node",
+            &["--orchestrator", "http://127.0.0.1:1"],
+            "--psk-file",
+        ),
+        (
+            "worker",
+            &["--worker-listen", "127.0.0.1:0"],
+            "--token-file",
+        ),
+    ];
+    for (name, arguments, hint) in cases {
+        let mut command = role(home.path(), name, &home.path().join("none"));
+        if name == "serve-orchestrator" {
+            command.args(listen);
+        }
+        let done = run(command.args(arguments));
+        assert_ne!(done.code, 0, "{name} {arguments:?}");
+        let error = done
+            .stderr
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap_or_else(|| panic!("{done:?}"));
+        assert!(error.contains(hint), "{name} {arguments:?}: {error}");
+    }
+}

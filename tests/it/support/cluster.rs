@@ -1,0 +1,264 @@
+//! Orchestrators, nodes and workers, alone and together, as an operator starts them.
+
+use super::{
+    Api, DEADLINE, IMAGE, Process, cynode, eventually, image,
+    process::{Done, run},
+    server::{Server, ends_clean, is_a_server, role},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+use tempfile::TempDir;
+
+/// The admin's password of every orchestrator that a test starts.
+pub(crate) const PASSWORD: &str = "a password of the tests";
+/// The pre-shared key of every orchestrator that a test starts.
+pub(crate) const PSK: &str = "a pre-shared key of the tests";
+
+/// An orchestrator.
+pub(crate) struct Orchestrator {
+    server: Server,
+    /// The User API, without a token.
+    pub(crate) gateway: Api,
+    /// The Node API, without a token.
+    pub(crate) control: Api,
+    /// `http://` and the address of the Node API.
+    pub(crate) control_url: String,
+    /// `http://` and the address of the User API.
+    pub(crate) gateway_url: String,
+}
+
+impl Orchestrator {
+    /// Starts one on free ports, with what the operator says in `more`.
+    pub(crate) fn start(home: &Path, more: &[&str]) -> Self {
+        Self::start_at(home, ["127.0.0.1:0", "127.0.0.1:0"], more)
+    }
+
+    /// Starts one at these addresses: gateway, control plane.
+    pub(crate) fn start_at(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Self {
+        let (psk, password) = (
+            secret_file(home, "psk", PSK),
+            secret_file(home, "password", PASSWORD),
+        );
+        let listen = ["--gateway-listen", gateway, "--control-listen", control];
+        let secrets = ["--psk-file", &psk, "--admin-password-file", &password];
+        let mut command = role(home, "serve-orchestrator", &home.join("orchestrator"));
+        command
+            .env("CYNODE_REQUIRE_INFERENCE", "false")
+            .env("CYNODE_DEFAULT_IMAGE", IMAGE);
+        let mut server = Server::launch(
+            home,
+            "orchestrator",
+            command.args(listen).args(secrets).args(more),
+        );
+        let (gateway, control) = (server.address("gateway"), server.address("control"));
+        Self {
+            server,
+            gateway: Api::new(&gateway),
+            control: Api::new(&control),
+            control_url: format!("http://{control}"),
+            gateway_url: format!("http://{gateway}"),
+        }
+    }
+
+    /// The User API as the admin, freshly logged in.
+    pub(crate) fn login(&self) -> Api {
+        let login = json!({"handle": "admin", "password": PASSWORD});
+        let tokens = self.gateway.post("/v1/auth/login", &login).json(200);
+        self.gateway
+            .with_token(tokens["access_token"].as_str().unwrap())
+    }
+}
+
+/// A node.
+pub(crate) struct Node {
+    server: Server,
+    url: String,
+}
+
+impl Node {
+    /// Starts one of this slug and waits until it serves.
+    pub(crate) fn start(home: &Path, slug: &str, control_url: &str, more: &[&str]) -> Self {
+        let mut node = Self::launch(home, slug, control_url, more);
+        node.url = format!("http://{}", node.server.address("worker"));
+        node
+    }
+
+    /// Starts one of this slug.
+    pub(crate) fn launch(home: &Path, slug: &str, control_url: &str, more: &[&str]) -> Self {
+        image::ready();
+        let psk = secret_file(home, "psk", PSK);
+        let whom = [
+            "--orchestrator",
+            control_url,
+            "--psk-file",
+            &psk,
+            "--slug",
+            slug,
+        ];
+        let how = [
+            "--worker-listen",
+            "127.0.0.1:0",
+            "--inference",
+            "off",
+            "--max-concurrency",
+            "4",
+        ];
+        let mut command = role(home, "node", &home.join(slug));
+        let server = Server::launch(home, slug, command.args(whom).args(how).args(more));
+        Self {
+            server,
+            url: String::new(),
+        }
+    }
+
+    /// Where its Worker API is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+is_a_server!(Orchestrator, Node);
+ends_clean!(Node);
+
+impl Drop for Orchestrator {
+    fn drop(&mut self) {
+        if !thread::panicking() && self.process.ended().is_none() {
+            assert_eq!(self.process.terminate(), 0, "an orderly end");
+        }
+    }
+}
+
+/// An orchestrator, a node of the slug `box`, and an admin who is logged in.
+pub(crate) struct Cluster {
+    /// The User API as the admin.
+    pub(crate) user: Api,
+    /// The node.
+    pub(crate) node: Node,
+    /// The orchestrator.
+    pub(crate) orchestrator: Orchestrator,
+    home: TempDir,
+}
+
+impl Cluster {
+    /// Starts both, and waits until the node takes jobs.
+    pub(crate) fn start() -> Self {
+        Self::start_at(["127.0.0.1:0", "127.0.0.1:0"])
+    }
+
+    /// The same with the orchestrator at these addresses.
+    pub(crate) fn start_at(addresses: [&str; 2]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let orchestrator = Orchestrator::start_at(home.path(), addresses, &[]);
+        let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+        wait_ready(&orchestrator);
+        Self {
+            user: orchestrator.login(),
+            node,
+            orchestrator,
+            home,
+        }
+    }
+
+    /// The directory below which everything of this test lies.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// Creates a task; its id.
+    pub(crate) fn create(&self, task: &Value) -> String {
+        let created = self.user.post("/v1/tasks", task).json(201);
+        created["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Creates a task that runs a script; its id.
+    pub(crate) fn script(&self, script: &str) -> String {
+        self.create(&json!({"script": script}))
+    }
+
+    /// The task as it is now.
+    pub(crate) fn task(&self, id: &str) -> Value {
+        self.user.get(&format!("/v1/tasks/{id}")).json(200)
+    }
+
+    /// The answer of `/result` as it is now.
+    pub(crate) fn result(&self, id: &str) -> Value {
+        self.user.get(&format!("/v1/tasks/{id}/result")).json(200)
+    }
+
+    /// Waits for a task's end; the task.
+    pub(crate) fn finish(&self, id: &str) -> Value {
+        finish(&self.user, id)
+    }
+
+    /// Waits until a task has printed `text` on stdout.
+    pub(crate) fn printed(&self, id: &str, text: &str) {
+        let mut seen = String::new();
+        for event in self.user.events(&format!("/v1/tasks/{id}/logs"), None) {
+            seen += event.data["data"]
+                .as_str()
+                .filter(|_| event.name == "stdout")
+                .unwrap_or_default();
+            if seen.contains(text) {
+                return;
+            }
+        }
+        panic!("the task ended without printing {text:?}: {seen:?}");
+    }
+
+    /// A client command of the logged-in admin.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
+        let mut command = cynode(self.home());
+        command
+            .args(arguments)
+            .env("CYNODE_GATEWAY_URL", &self.orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", self.user.token());
+        command
+    }
+
+    /// Runs a client command of the logged-in admin to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
+        run(&mut self.cli(arguments))
+    }
+
+    /// Starts a client command of the logged-in admin.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
+        Process::start("client", self.home(), &mut self.cli(arguments))
+    }
+}
+
+/// Waits for a task's end, on its event stream; the task.
+pub(crate) fn finish(user: &Api, id: &str) -> Value {
+    let last = user
+        .events(&format!("/v1/tasks/{id}/logs?follow=true"), None)
+        .last()
+        .unwrap();
+    assert_eq!(last.name, "end", "{last:?}");
+    let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+    assert_eq!(
+        task["status"], last.data["status"],
+        "the stream and the task agree"
+    );
+    task
+}
+
+/// Waits until the orchestrator says that work can be done.
+pub(crate) fn wait_ready(orchestrator: &Orchestrator) {
+    let mut reason = String::new();
+    eventually(&format!("/readyz is 200 within {DEADLINE:?}"), || {
+        let reply = orchestrator.gateway.get("/readyz");
+        reason = reply.text();
+        (reply.status == 200).then_some(())
+    });
+}
+
+/// Writes a secret into a file of the test; its path.
+pub(crate) fn secret_file(home: &Path, name: &str, secret: &str) -> String {
+    let path: PathBuf = home.join(format!("{name}.secret"));
+    fs::write(&path, format!("{secret}\n")).unwrap();
+    path.to_str().unwrap().to_owned()
+}

@@ -1,0 +1,170 @@
+//! Processes of the real binary: started with a clean environment, watched, and ended by pid.
+
+use super::{eventually, read};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    env,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+};
+
+/// A command of the binary under test, without anything of ours in its environment; its
+/// configuration and state live under `home`.
+pub(crate) fn cynode(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cynode"));
+    for (name, _) in env::vars_os() {
+        let upper = name.to_string_lossy().to_uppercase();
+        let ours = ["CYNODE_", "CYNORK_"]
+            .iter()
+            .any(|prefix| upper.starts_with(prefix));
+        if ours || upper.ends_with("_PROXY") || ["NO_COLOR", "RUST_LOG"].contains(&upper.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_STATE_HOME", home.join("state"))
+        .current_dir(home)
+        .stdin(Stdio::null());
+    command
+}
+
+/// A running process whose output goes to files.
+pub(crate) struct Process {
+    child: Child,
+    name: String,
+    logs: [PathBuf; 2],
+}
+
+impl Process {
+    /// Starts a command; its stdout and stderr are kept in `dir` under `name`.
+    pub(crate) fn start(name: &str, dir: &Path, command: &mut Command) -> Self {
+        let logs = ["stdout", "stderr"].map(|stream| {
+            (0..)
+                .map(|n| dir.join(format!("{name}.{n}.{stream}")))
+                .find(|path| !path.exists())
+                .unwrap()
+        });
+        let [out, err] = logs.each_ref().map(|path| File::create(path).unwrap());
+        let child = command
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self {
+            child,
+            name: name.to_owned(),
+            logs,
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed on stdout so far.
+    pub(crate) fn stdout(&self) -> String {
+        read(&self.logs[0])
+    }
+
+    /// What it has printed on stderr so far.
+    pub(crate) fn stderr(&self) -> String {
+        read(&self.logs[1])
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Fails when it has ended, and shows why.
+    pub(crate) fn assert_runs(&mut self) {
+        if let Some(status) = self.ended() {
+            panic!(
+                "{} ended ({status}):\n{}{}",
+                self.name,
+                self.stdout(),
+                self.stderr()
+            );
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        // It may have ended by itself just now; it is still ours to reap, so the pid is no other's.
+        let _ = kill_process(pid, signal);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        eventually(&what, || self.ended())
+    }
+
+    /// Waits for its end; the exit code.
+    pub(crate) fn code(&mut self) -> i32 {
+        let status = self.wait();
+        status
+            .code()
+            .unwrap_or_else(|| panic!("{} was killed: {status}", self.name))
+    }
+
+    /// Ends it as an operator does; the exit code.
+    pub(crate) fn terminate(&mut self) -> i32 {
+        self.signal(Signal::TERM);
+        self.code()
+    }
+
+    /// Ends it as a power cut does.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!(
+                "==== {} stdout\n{}==== {} stderr\n{}====",
+                self.name,
+                self.stdout(),
+                self.name,
+                self.stderr()
+            );
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        } else if self.ended().is_none() {
+            self.terminate();
+        }
+    }
+}
+
+/// What a command that runs to its end did.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// Its exit code.
+    pub(crate) code: i32,
+    /// What it printed on stdout.
+    pub(crate) stdout: String,
+    /// What it printed on stderr.
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Done {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Done {
+        code: output
+            .status
+            .code()
+            .unwrap_or_else(|| panic!("{command:?} was killed: {}", output.status)),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}

@@ -1,0 +1,120 @@
+//! A server role under test: its process, its data directory, and its clean end.
+
+use super::{Process, cynode, eventually, image::podman, read};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One server role and where it keeps its state.
+pub(crate) struct Server {
+    /// Its process.
+    pub(crate) process: Process,
+    /// Its data directory.
+    pub(crate) data_dir: PathBuf,
+}
+
+/// The command of a role with its data directory, logging all it can.
+pub(crate) fn role(home: &Path, role: &str, data_dir: &Path) -> Command {
+    let mut command = cynode(home);
+    command
+        .arg(role)
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(["--log-level", "debug"]);
+    command
+}
+
+impl Server {
+    /// Starts a command made by [`role`], whose data directory is `name` below `home`.
+    pub(crate) fn launch(home: &Path, name: &str, command: &mut Command) -> Self {
+        let data_dir = home.join(name);
+        // An address of an earlier process must not be taken for one of this.
+        let _ = fs::remove_file(data_dir.join("addresses.json"));
+        Self {
+            process: Process::start(name, home, command),
+            data_dir,
+        }
+    }
+
+    /// The address that it has bound for `listener`, once it has.
+    pub(crate) fn address(&mut self, listener: &str) -> String {
+        eventually(&format!("the address of {listener}"), || {
+            self.process.assert_runs();
+            let text = fs::read_to_string(self.data_dir.join("addresses.json")).ok()?;
+            let addresses: Value = serde_json::from_str(&text).unwrap();
+            addresses[listener].as_str().map(str::to_owned)
+        })
+    }
+
+    /// The label by which its containers are known.
+    pub(crate) fn node_uuid(&self) -> String {
+        read(self.data_dir.join("worker/node-uuid"))
+            .trim()
+            .to_owned()
+    }
+
+    /// The ids of the containers that it has left.
+    pub(crate) fn containers(&self) -> Vec<String> {
+        containers_of(&self.node_uuid())
+    }
+
+    /// The workspaces that it has left.
+    pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.data_dir.join("worker/jobs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+
+    /// Waits until no container and no workspace is left.
+    pub(crate) fn assert_clean(&self) {
+        eventually("no workspace is left", || {
+            self.workspaces().is_empty().then_some(())
+        });
+        eventually("no container is left", || {
+            self.containers().is_empty().then_some(())
+        });
+    }
+}
+
+/// The ids of the containers that bear a node's label, running or not.
+pub(crate) fn containers_of(node_uuid: &str) -> Vec<String> {
+    let filter = format!("--filter=label=io.cynode.node={node_uuid}");
+    let list = podman(&["ps", "--all", "--quiet", "--no-trunc", &filter]).unwrap();
+    list.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Lets a role be used as the [`Server`] that it is.
+macro_rules! is_a_server {
+    ($($name:ty),*) => {$(
+        impl std::ops::Deref for $name {
+            type Target = $crate::support::server::Server;
+            fn deref(&self) -> &$crate::support::server::Server {
+                &self.server
+            }
+        }
+        impl std::ops::DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut $crate::support::server::Server {
+                &mut self.server
+            }
+        }
+    )*};
+}
+
+/// Has a role leave nothing behind, at the end of every test that doesn't fail.
+macro_rules! ends_clean {
+    ($($name:ty),*) => {$(
+        impl Drop for $name {
+            fn drop(&mut self) {
+                if !std::thread::panicking() && self.server.process.ended().is_none() {
+                    self.server.assert_clean();
+                    assert_eq!(self.server.process.terminate(), 0, "an orderly end");
+                }
+            }
+        }
+    )*};
+}
+pub(crate) use {ends_clean, is_a_server};

@@ -1,0 +1,251 @@
+//! A node that is none: it speaks the Node API as a test tells it to, and plays the Worker API
+//! with a script of the test's.
+
+use super::{Api, Orchestrator, Reply, cluster::PSK, eventually, stream::read_head};
+use serde_json::{Value, json};
+use std::{
+    io::{BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// One call that the stand-in got.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Its method.
+    pub(crate) method: String,
+    /// Its path, with the query.
+    pub(crate) path: String,
+    /// The token that it showed.
+    pub(crate) token: String,
+    /// Its body; null when there was none.
+    pub(crate) body: Value,
+}
+
+impl Call {
+    /// Whether it is a `jobs:run`.
+    pub(crate) fn is_run(&self) -> bool {
+        self.path.starts_with("/v1/worker/jobs:run")
+    }
+
+    /// The sound result of the job that this call wants to be run.
+    pub(crate) fn result(&self, stdout: &str) -> Value {
+        let now = "2026-01-01T00:00:00Z";
+        json!({
+            "version": 1, "task_id": self.body["task_id"], "job_id": self.body["job_id"],
+            "attempt": self.body["attempt"], "status": "completed", "exit_code": 0, "stdout": stdout,
+            "stderr": "", "started_at": now, "ended_at": now, "truncated": {"stdout": false, "stderr": false},
+        })
+    }
+}
+
+/// Where a script writes its answer.
+pub(crate) struct Answer(TcpStream);
+
+impl Answer {
+    /// Answers at once, with a body or none.
+    pub(crate) fn status(mut self, status: u16, body: &Value) {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let head = format!(
+            "HTTP/1.1 {status} Stand-in\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let _ = self.0.write_all(format!("{head}{body}").as_bytes());
+    }
+
+    /// Refuses as a node does, with a problem.
+    pub(crate) fn refuse(self, status: u16) {
+        let kind = format!("https://cynode.ai/problems/on-purpose-{status}");
+        let problem = json!({
+            "type": kind, "title": "On purpose", "status": status, "detail": "on purpose", "instance": "x",
+        });
+        self.status(status, &problem);
+    }
+
+    /// Begins a stream of events; unless it is ended by a result, it is cut when dropped.
+    pub(crate) fn stream(mut self) -> Events {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        let _ = self.0.write_all(head.as_bytes());
+        Events(self.0)
+    }
+}
+
+/// A stream of events under way.
+pub(crate) struct Events(TcpStream);
+
+impl Events {
+    /// Sends one event.
+    pub(crate) fn send(&mut self, event: &Value) -> &mut Self {
+        let line = format!("{event}\n");
+        let _ = self
+            .0
+            .write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes());
+        self
+    }
+
+    /// Sends the result as the last event, and ends the stream.
+    pub(crate) fn end(mut self, seq: u64, result: &Value) {
+        let mut event = result.clone();
+        event["event"] = "result".into();
+        event["seq"] = seq.into();
+        self.send(&event);
+        let _ = self.0.write_all(b"0\r\n\r\n");
+    }
+}
+
+type Script = dyn Fn(&Call, Answer) + Send + Sync;
+
+/// A node that is none.
+pub(crate) struct StandIn {
+    /// Its name.
+    pub(crate) slug: String,
+    /// Where its Worker API is.
+    pub(crate) url: String,
+    /// The Node API, with the node's token once it is registered.
+    pub(crate) control: Api,
+    calls: Arc<Mutex<Vec<Call>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl StandIn {
+    /// Starts its Worker API. It is unknown to the orchestrator until it registers.
+    pub(crate) fn start(
+        orchestrator: &Orchestrator,
+        slug: &str,
+        script: impl Fn(&Call, Answer) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (calls, over) = (
+            Arc::<Mutex<Vec<Call>>>::default(),
+            Arc::<AtomicBool>::default(),
+        );
+        let (seen, ended, script): (_, _, Arc<Script>) =
+            (Arc::clone(&calls), Arc::clone(&over), Arc::new(script));
+        thread::spawn(move || {
+            for stream in listener
+                .incoming()
+                .map_while(Result::ok)
+                .take_while(|_| !ended.load(Ordering::SeqCst))
+            {
+                let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
+                thread::spawn(move || {
+                    if let Some(call) = receive(&stream) {
+                        seen.lock().unwrap().push(call.clone());
+                        script(&call, Answer(stream));
+                    }
+                });
+            }
+        });
+        Self {
+            slug: slug.to_owned(),
+            url,
+            control: orchestrator.control.clone(),
+            calls,
+            over,
+        }
+    }
+
+    /// Starts one whose Worker API takes nothing.
+    pub(crate) fn idle(orchestrator: &Orchestrator, slug: &str) -> Self {
+        Self::start(orchestrator, slug, |_, answer| answer.refuse(503))
+    }
+
+    /// Registers, fetches the configuration and acknowledges it: the orchestrator may give it jobs.
+    pub(crate) fn join(&mut self) {
+        self.register();
+        let version = self.config()["config_version"].clone();
+        self.ack(&version, "applied").expect(204);
+    }
+
+    /// Registers; the bootstrap payload.
+    pub(crate) fn register(&mut self) -> Value {
+        let body = json!({"psk": PSK, "capability": capability(&self.slug, &self.url)});
+        let reply = self.control.anonymous().post("/v1/nodes/register", &body);
+        assert!([200, 201].contains(&reply.status), "{}", reply.text());
+        let bootstrap: Value = serde_json::from_slice(&reply.body).unwrap();
+        self.control = self
+            .control
+            .with_token(bootstrap["auth"]["node_jwt"].as_str().unwrap());
+        bootstrap
+    }
+
+    /// Fetches the configuration.
+    pub(crate) fn config(&self) -> Value {
+        self.control.get("/v1/nodes/config").json(200)
+    }
+
+    /// Acknowledges a version.
+    pub(crate) fn ack(&self, version: &Value, status: &str) -> Reply {
+        let ack = json!({
+            "version": 1, "node_slug": self.slug, "config_version": version,
+            "ack_at": "2026-01-01T00:00:00Z", "status": status,
+        });
+        self.control.post("/v1/nodes/config", &ack)
+    }
+
+    /// Sends a capability report.
+    pub(crate) fn report(&self, report: &Value) -> Reply {
+        self.control.post("/v1/nodes/report", report)
+    }
+
+    /// All calls so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Waits for a call that is like this.
+    pub(crate) fn call(&self, what: &str, like: impl Fn(&Call) -> bool) -> Call {
+        eventually(&format!("the stand-in is asked to {what}"), || {
+            self.calls().into_iter().find(&like)
+        })
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Wakes the listener, so that it sees that it is over.
+        let _ = TcpStream::connect(self.url.trim_start_matches("http://"));
+    }
+}
+
+fn receive(stream: &TcpStream) -> Option<Call> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let (start, headers) = read_head(&mut reader).ok()?;
+    let value = |wanted: &str| {
+        headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map_or("", |(_, value)| value.as_str())
+    };
+    let mut body = vec![0; value("content-length").parse().unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let mut words = start.split(' ').map(str::to_owned);
+    Some(Call {
+        method: words.next()?,
+        path: words.next()?,
+        token: value("authorization")
+            .trim_start_matches("Bearer ")
+            .to_owned(),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    })
+}
+
+/// A capability report that says no more than it must.
+pub(crate) fn capability(slug: &str, url: &str) -> Value {
+    json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": slug, "labels": ["stand-in"]},
+        "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 1, "ram_mb": 1},
+        "sandbox": {"supported": true, "max_concurrency": 2}, "worker_api": {"base_url": url},
+    })
+}
