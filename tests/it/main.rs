@@ -15,6 +15,7 @@ mod client;
 mod control_plane;
 mod dev;
 mod dispatch;
+mod docs;
 mod happy_path;
 mod job_ends;
 mod logs;

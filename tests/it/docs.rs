@@ -1,0 +1,73 @@
+//! What the docs say of the tests and the command line is true.
+
+use crate::support::{cynode, process};
+use std::{fs, path::Path};
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_checklist_names_tests_that_exist() {
+    let checklist = fs::read_to_string("docs/phase1.md").unwrap();
+    let (mut file, mut tests, mut named) = ("", String::new(), 0);
+    for name in quoted(&checklist) {
+        if name.ends_with(".rs") {
+            file = name;
+            tests = fs::read_to_string(Path::new("tests/it").join(file)).unwrap();
+        } else if name.matches('_').count() >= 2 {
+            assert!(
+                tests.contains(&format!("#[test]\nfn {name}()")),
+                "{name} is no test of {file}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} tests were found in the checklist");
+}
+
+#[test]
+fn the_docs_name_flags_that_exist() {
+    let home = tempfile::tempdir().unwrap();
+    let help: String = [
+        vec!["dev"],
+        vec!["serve-orchestrator"],
+        vec!["node"],
+        vec!["worker"],
+        vec!["run"],
+        vec!["task", "create"],
+        vec!["task", "list"],
+        vec!["task", "logs"],
+        vec!["login"],
+    ]
+    .into_iter()
+    .map(|command| process::run(cynode(home.path()).args(command).arg("--help")).stdout)
+    .collect();
+    let others = ["--rm", "--restart"];
+    for file in [
+        "README.md",
+        "docs/usage.md",
+        "docs/sandbox.md",
+        "docs/api.md",
+    ] {
+        let text = fs::read_to_string(file).unwrap();
+        let flags = text
+            .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+            .filter(|word| word.starts_with("--") && word.len() > 3);
+        for flag in flags {
+            let ours = help
+                .split_whitespace()
+                .any(|word| word.trim_end_matches(',') == flag);
+            assert!(
+                ours || others.contains(&flag) || podmans(flag),
+                "{file} names {flag}"
+            );
+        }
+    }
+}
+
+/// Options of podman that the docs explain.
+fn podmans(flag: &str) -> bool {
+    ["--network", "--preserve-fds"].contains(&flag)
+}
