@@ -151,7 +151,12 @@ async fn facts(program: &Path) -> Result<Facts, EngineError> {
         #[serde(rename = "Version")]
         version: String,
     }
-    let answer = call(program, &["info", "--format=json"], INFO_LIMIT).await?;
+    let ask = || call(program, &["info", "--format=json"], INFO_LIMIT);
+    let answer = match ask().await {
+        // Podman waits for its own locks now and then; the second time it mostly has them.
+        Err(EngineError::TimedOut { .. }) => ask().await?,
+        answered => answered?,
+    };
     let info: Info = serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
         call: "info".to_owned(),
         reason: error.to_string(),
