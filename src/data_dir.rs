@@ -149,8 +149,17 @@ fn make_files_private(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         // The kind of the entry itself: a link's target is none of ours.
-        if entry.file_type()?.is_file() {
-            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))?;
+        let changed = entry.file_type().and_then(|kind| {
+            if kind.is_file() {
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))
+            } else {
+                Ok(())
+            }
+        });
+        match changed {
+            // Another role of this directory has just renamed or removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            changed => changed?,
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
 use crate::worker::{REMOVE_ARGUMENT, remove_tree};
+use std::io::Write as _;
 
 /// Becomes one of the helpers when the first argument says so, and then never returns.
 pub fn divert() {
@@ -13,11 +14,12 @@ pub fn divert() {
         crate::sandbox_init::main();
     }
     if first == REMOVE_ARGUMENT {
-        let removed = arguments.next().map(|tree| remove_tree(tree.as_ref()));
-        std::process::exit(if matches!(removed, Some(Ok(()))) {
-            0
-        } else {
-            1
-        });
+        let tree = arguments.next().unwrap_or_default();
+        if let Err(error) = remove_tree(tree.as_ref()) {
+            // For the one who started us and reads what we say.
+            let _ = writeln!(std::io::stderr(), "{}: {error}", tree.display());
+            std::process::exit(1);
+        }
+        std::process::exit(0);
     }
 }

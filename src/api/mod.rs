@@ -35,13 +35,22 @@ pub fn check_version(received: u64) -> Result<(), problem::Problem> {
     .at("/version"))
 }
 
-/// Like [`check_version`], for a payload whose other fields this release may not know: a different
-/// version is told as such, and not as the first field that looks wrong.
-pub fn check_raw_version(payload: &serde_json::Value) -> Result<(), problem::Problem> {
-    payload
-        .get("version")
-        .and_then(serde_json::Value::as_u64)
-        .map_or(Ok(()), check_version)
+/// Checks the version of a payload whose other fields this release may not know: a different version
+/// is told as such, and not as the first field that looks wrong. It stands at the top, or, in a
+/// registration, in `capability`. What isn't JSON, or has no number there, is left to the real parser.
+pub fn check_raw_version(payload: &[u8]) -> Result<(), problem::Problem> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        version: Option<u64>,
+        capability: Option<Inner>,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        version: Option<u64>,
+    }
+    let envelope: Option<Envelope> = serde_json::from_slice(payload).ok();
+    let version = envelope.and_then(|e| e.version.or(e.capability.and_then(|inner| inner.version)));
+    version.map_or(Ok(()), check_version)
 }
 
 macro_rules! id {

@@ -8,11 +8,11 @@ use crate::{
 use serde::Deserialize;
 use std::{
     io::{self, BufRead as _, BufReader, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-/// Cuts in a row without a single event between them: ten minutes.
-const MAX_CUTS: u32 = 600;
+/// How long the orchestrator may stay away.
+const PATIENCE: Duration = Duration::from_mins(10);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last event of a task.
@@ -48,7 +48,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
         last_id: String::new(),
         attempt: String::new(),
     };
-    let mut cuts = 0;
+    let mut away_since = None;
     loop {
         let headers = [
             ("accept", "text/event-stream"),
@@ -65,7 +65,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
                     lines: BufReader::new(stream),
                 };
                 while let Ok(Some(event)) = events.next() {
-                    cuts = 0;
+                    away_since = None;
                     if let Some(end) = reader.take(&event)? {
                         return Ok(end);
                     }
@@ -75,11 +75,12 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
             Err(failure) if failure.exit != Exit::Unreachable || reader.last_id.is_empty() => {
                 return Err(failure);
             }
-            Err(_) if cuts == 0 => super::print::note("the orchestrator is away; trying again"),
+            Err(_) if away_since.is_none() => {
+                super::print::note("the orchestrator is away; trying again")
+            }
             Err(_) => {}
         }
-        cuts += 1;
-        if cuts > MAX_CUTS {
+        if away_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
             let text = format!(
                 "the orchestrator at {} stays away; the task goes on. Read on with: cynode task logs -f {task}",
                 gateway.url
@@ -106,7 +107,7 @@ impl Reader {
             if attempt != self.attempt && attempt != "0" {
                 if !self.attempt.is_empty() {
                     super::print::note(&format!(
-                        "[the node was lost; attempt {attempt} begins anew]"
+                        "[that attempt failed; attempt {attempt} begins anew]"
                     ));
                 }
                 attempt.clone_into(&mut self.attempt);

@@ -4,7 +4,7 @@ use super::{follow::follow, gateway::Gateway, print, task};
 use crate::{
     api::tasks::{CancelAnswer, CreateTask, Task},
     cli::{Output, RunArgs},
-    exit::{Exit, Failure},
+    exit::Failure,
 };
 use http::Method;
 use std::sync::mpsc;
@@ -70,7 +70,7 @@ fn cancel_on_signal(mut gateway: Gateway) -> Result<mpsc::Sender<String>, Failur
             print::note(&format!(
                 "The task goes on; end it with: cynode task cancel {id}"
             ));
-            std::process::exit(Exit::Unreachable.code().into());
+            std::process::exit(failure.exit.code().into());
         }
     });
     Ok(created)

@@ -115,12 +115,11 @@ impl Request {
     }
 
     /// Like [`json`](Self::json), for what orchestrator and nodes send each other: the version of the
-    /// payload, which stands in `at` or at the top, is looked at before anything else.
-    pub async fn payload<T: DeserializeOwned>(&mut self, at: Option<&str>) -> Result<T, Problem> {
+    /// payload is looked at before anything else.
+    pub async fn payload<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
-        let raw: serde_json::Value = self.parse(&bytes)?;
-        check_raw_version(at.map_or(&raw, |at| &raw[at]))?;
-        parse_json(&bytes)
+        check_raw_version(&bytes)?;
+        self.parse(&bytes)
     }
 
     /// Like [`json`](Self::json), with the default of `T` where there is no body at all.

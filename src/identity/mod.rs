@@ -25,7 +25,7 @@ use crate::{
 };
 use std::{net::IpAddr, time::Duration};
 use subtle::ConstantTimeEq as _;
-use throttle::Throttle;
+use throttle::{Key, Throttle};
 
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
@@ -98,7 +98,7 @@ impl Identity {
         }
         let attempt = self
             .logins
-            .admit(vec![from.to_string(), format!("{from} {handle}")])?;
+            .admit(vec![Key::address(from), Key::handle(from, &handle)])?;
         let found = self
             .store
             .user_by_handle(handle)
@@ -194,7 +194,7 @@ impl Identity {
 
     /// Whether this is the pre-shared key.
     pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
-        let attempt = self.registrations.admit(vec![from.to_string()])?;
+        let attempt = self.registrations.admit(vec![Key::address(from)])?;
         // Equal lengths for a comparison in constant time.
         let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
         if !bool::from(shown.as_bytes().ct_eq(ours.as_bytes())) {

@@ -3,13 +3,14 @@
 use crate::api::problem::{Kind, Problem};
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Failures without consequence.
 const FREE: u32 = 5;
-/// Tries at the same time for a key that never failed: a team behind one address.
+/// Tries at the same time from an address that never failed: a team behind it.
 const UNBLEMISHED: u32 = 16;
 /// Longest wait between two tries.
 const LONGEST: Duration = Duration::from_mins(1);
@@ -28,11 +29,11 @@ struct Entry {
 
 impl Entry {
     /// How long until a next try may begin.
-    fn wait(self, now: Instant) -> Duration {
+    fn wait(self, at_once: u32, now: Instant) -> Duration {
         let Some(over) = self.failures.checked_sub(FREE) else {
             // Tries that were not judged yet could all fail.
             let open = if self.failures == 0 {
-                UNBLEMISHED
+                at_once
             } else {
                 FREE - self.failures
             };
@@ -54,6 +55,31 @@ impl Entry {
     }
 }
 
+/// What failures are counted by.
+pub(super) struct Key {
+    name: String,
+    /// Tries at the same time while none has failed.
+    at_once: u32,
+}
+
+impl Key {
+    /// An address, behind which a team may sit.
+    pub(super) fn address(address: IpAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            at_once: UNBLEMISHED,
+        }
+    }
+
+    /// A name that is tried from an address.
+    pub(super) fn handle(address: IpAddr, handle: &str) -> Self {
+        Self {
+            name: format!("{address} {handle}"),
+            at_once: FREE,
+        }
+    }
+}
+
 type Entries = HashMap<String, Entry>;
 
 /// Counts failures by key.
@@ -64,22 +90,21 @@ pub(super) struct Throttle(Arc<Mutex<Entries>>);
 /// in the middle gains nothing.
 pub(super) struct Try {
     entries: Arc<Mutex<Entries>>,
-    keys: Vec<String>,
+    keys: Vec<Key>,
     good: bool,
 }
 
 impl Throttle {
     /// Lets a try through, or says how long to wait.
-    pub(super) fn admit(&self, keys: Vec<String>) -> Result<Try, Problem> {
+    pub(super) fn admit(&self, keys: Vec<Key>) -> Result<Try, Problem> {
         self.admit_at(keys, Instant::now())
     }
 
-    fn admit_at(&self, keys: Vec<String>, now: Instant) -> Result<Try, Problem> {
+    fn admit_at(&self, keys: Vec<Key>, now: Instant) -> Result<Try, Problem> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = keys
             .iter()
-            .filter_map(|key| entries.get(key))
-            .map(|entry| entry.wait(now))
+            .filter_map(|key| Some(entries.get(&key.name)?.wait(key.at_once, now)))
             .max();
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             let seconds = wait.as_millis().div_ceil(1000);
@@ -99,7 +124,7 @@ impl Throttle {
                 last_failure: now,
                 under_way: 0,
             };
-            let entry = entries.entry(key.clone()).or_insert(fresh);
+            let entry = entries.entry(key.name.clone()).or_insert(fresh);
             if entry.is_forgotten(now) {
                 *entry = fresh;
             }
@@ -144,7 +169,7 @@ impl Try {
     fn settle(&mut self, now: Instant) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         for key in &self.keys {
-            let Some(entry) = entries.get_mut(key) else {
+            let Some(entry) = entries.get_mut(&key.name) else {
                 continue;
             };
             entry.under_way = entry.under_way.saturating_sub(1);
@@ -166,8 +191,15 @@ impl Drop for Try {
 mod tests {
     use super::*;
 
-    fn keys() -> Vec<String> {
-        vec!["a".to_owned()]
+    fn key(name: &str) -> Vec<Key> {
+        vec![Key {
+            name: name.to_owned(),
+            at_once: UNBLEMISHED,
+        }]
+    }
+
+    fn keys() -> Vec<Key> {
+        key("a")
     }
 
     #[test]
@@ -183,10 +215,7 @@ mod tests {
             now += Duration::from_secs(expected);
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
-        throttle
-            .admit_at(vec!["b".to_owned()], now)
-            .unwrap()
-            .fail_at(now);
+        throttle.admit_at(key("b"), now).unwrap().fail_at(now);
         now += MEMORY;
         for _ in 0..FREE {
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
@@ -230,7 +259,7 @@ mod tests {
         for n in 0..2 * KEYS {
             now += Duration::from_micros(1);
             throttle
-                .admit_at(vec![n.to_string()], now)
+                .admit_at(key(&n.to_string()), now)
                 .unwrap()
                 .fail_at(now);
             if n == KEYS {

@@ -31,18 +31,27 @@ impl Avoided {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node did not take a job; each time in a row it is left alone for longer.
+    /// The node did not take a job. Each time that it is asked again in vain it is left alone for
+    /// longer; jobs that failed together count once.
     pub(super) fn refused(&self, node: NodeId) {
+        let now = Time::now();
         let mut map = self.map();
-        let refusals = map
-            .get(&node)
-            .map_or(0, |entry| entry.refusals.saturating_add(1));
-        let until = Time::now().plus(pause::nth(FIRST, LONGEST, refusals));
-        map.insert(node, Entry { refusals, until });
+        let refusals = match map.get(&node) {
+            Some(entry) if entry.until > now => return,
+            Some(entry) => entry.refusals.saturating_add(1),
+            None => 0,
+        };
+        map.insert(
+            node,
+            Entry {
+                refusals,
+                until: now.plus(pause::nth(FIRST, LONGEST, refusals)),
+            },
+        );
     }
 
-    /// The node took a job.
-    pub(super) fn took(&self, node: NodeId) {
+    /// The node took a job, or has just said that it is ready.
+    pub(super) fn forgive(&self, node: NodeId) {
         self.map().remove(&node);
     }
 
@@ -51,9 +60,8 @@ impl Avoided {
         self.map().get(&node).is_some_and(|entry| entry.until > now)
     }
 
-    /// When the first of them may be asked again.
-    pub(super) fn next_end(&self) -> Option<Time> {
-        let now = Time::now();
+    /// When the first of those that are left alone at `now` may be asked again.
+    pub(super) fn next_end(&self, now: Time) -> Option<Time> {
         self.map()
             .values()
             .map(|entry| entry.until)

@@ -26,8 +26,8 @@ pub struct Welcome {
     pub psk_file: Option<PathBuf>,
     /// Where users log in.
     pub gateway: SocketAddr,
-    /// How nodes call us; `None` where only this machine can.
-    pub join_url: Option<String>,
+    /// How nodes call us.
+    pub join: Join,
 }
 
 impl fmt::Display for Welcome {
@@ -43,11 +43,13 @@ impl fmt::Display for Welcome {
                 self.gateway
             )?;
         }
-        let Some(url) = &self.join_url else {
-            return writeln!(
-                f,
-                "\nOnly this machine can join; for others, listen with --control-listen 0.0.0.0:12082.\n"
-            );
+        let url = match &self.join {
+            Join::At(url) => url,
+            Join::OnlyHere => {
+                let advice = "for others, listen with --control-listen 0.0.0.0:12082";
+                return writeln!(f, "\nOnly this machine can join; {advice}.\n");
+            }
+            Join::Unknown => "http://THIS-MACHINE:PORT (say which with --public-url)",
         };
         let psk = match &self.psk {
             Some(psk) => format!("--psk {}", psk.as_str()),
@@ -115,21 +117,34 @@ impl FirstAdmin {
     }
 }
 
-/// The URL in the join line: the operator's, or the address of the interface with the default route.
-/// None when we listen where no other machine can call.
-pub(super) fn join_url(public_url: Option<&str>, control: SocketAddr) -> Option<String> {
-    if let Some(url) = public_url {
-        return Some(url.trim_end_matches('/').to_owned());
+/// How another machine joins.
+pub enum Join {
+    /// At this URL.
+    At(String),
+    /// Not at all: we listen on loopback.
+    OnlyHere,
+    /// Somehow: we listen everywhere, and don't know how others call this machine.
+    Unknown,
+}
+
+impl Join {
+    /// The operator's URL, or the address of the interface with the default route.
+    pub(super) fn find(public_url: Option<&str>, control: SocketAddr) -> Self {
+        if let Some(url) = public_url {
+            return Self::At(url.trim_end_matches('/').to_owned());
+        }
+        if control.ip().is_loopback() {
+            return Self::OnlyHere;
+        }
+        let ip = if control.ip().is_unspecified() {
+            reachable_address()
+        } else {
+            Some(control.ip())
+        };
+        ip.map_or(Self::Unknown, |ip| {
+            Self::At(format!("http://{}", SocketAddr::new(ip, control.port())))
+        })
     }
-    if control.ip().is_loopback() {
-        return None;
-    }
-    let ip = if control.ip().is_unspecified() {
-        reachable_address()?
-    } else {
-        control.ip()
-    };
-    Some(format!("http://{}", SocketAddr::new(ip, control.port())))
 }
 
 /// The address that this machine would use to reach others. Connecting a datagram socket asks the

@@ -43,7 +43,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let Register { psk, capability } = request.payload(Some("capability")).await?;
+    let Register { psk, capability } = request.payload().await?;
     orchestrator
         .identity
         .check_psk(&psk, request.connection.peer.ip())?;
@@ -84,7 +84,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
 
 async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let report: CapabilityReport = request.payload(None).await?;
+    let report: CapabilityReport = request.payload().await?;
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
     let hash = hash_of(&report);
@@ -132,7 +132,7 @@ pub(super) fn is_stale(settings: &Settings, node: &Node) -> bool {
 
 async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let ack: ConfigAck = request.payload(None).await?;
+    let ack: ConfigAck = request.payload().await?;
     ack.check()?;
     own_slug("/node_slug", &ack.node_slug, &node)?;
     let version: i64 = ack.config_version.parse().map_err(|_| {
@@ -165,6 +165,7 @@ async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> R
         error,
         "configuration acknowledged"
     );
+    orchestrator.avoided.forgive(node.id);
     orchestrator.wake.notify_one();
     response::no_content()
 }

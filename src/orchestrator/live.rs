@@ -82,6 +82,10 @@ impl LiveTask {
     /// The task's state has changed; a new attempt begins with an empty log.
     pub(super) fn moves_to(&self, moment: Moment) {
         let mut state = self.state();
+        if state.moment.status.is_final() {
+            // The store has ended it; who tells of what was before comes late.
+            return;
+        }
         if moment.attempt != state.moment.attempt {
             state.log = OutputLog::default();
         }
@@ -107,6 +111,8 @@ impl LiveTask {
             JobEvent::Gap {
                 seq, stream, bytes, ..
             } if *seq == next => log.push_gap(*stream, *bytes),
+            // It has a number of its own, and nothing to show.
+            JobEvent::Unknown => log.started(),
             _ => return,
         }
         drop(state);

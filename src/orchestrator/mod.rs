@@ -19,8 +19,8 @@ mod recovery;
 mod scheduler;
 mod summary;
 
-use bootstrap::FirstAdmin;
 pub use bootstrap::Welcome;
+use bootstrap::{FirstAdmin, Join};
 
 use crate::{
     api::{
@@ -110,8 +110,8 @@ pub struct Running {
 
 impl Orchestrator {
     /// Brings everything up, in this order: state, keys, sockets, admin, the jobs that were under
-    /// way, the scheduler. `announce` tells the operator what was made before it is stored, so that
-    /// no password is ever in force that nobody saw.
+    /// way, the scheduler. `announce` tells the operator the password before it is stored, so that
+    /// none is ever in force that nobody saw.
     pub async fn start(
         data_dir: &DataDir,
         mut settings: Settings,
@@ -135,7 +135,7 @@ impl Orchestrator {
                 .then(|| Zeroizing::new(keys.psk().to_owned())),
             psk_file,
             gateway: gateway_address,
-            join_url: bootstrap::join_url(settings.public_url.as_deref(), control_address),
+            join: Join::find(settings.public_url.as_deref(), control_address),
         })?;
         if let Some(admin) = admin {
             admin.make(&store).await?;

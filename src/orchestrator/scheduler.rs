@@ -98,7 +98,7 @@ async fn pass(orchestrator: &Arc<Orchestrator>) -> Result<Option<Time>, StoreErr
         }
     }
     let backoff_ends = orchestrator.store.job_next_at(now).await?;
-    let avoidance_ends = orchestrator.avoided.next_end();
+    let avoidance_ends = orchestrator.avoided.next_end(now);
     Ok([backoff_ends, avoidance_ends].into_iter().flatten().min())
 }
 

@@ -70,21 +70,24 @@ fn run(
 /// The first signal orders an orderly end, the second ends the process at once.
 async fn end_on_signal(order: watch::Sender<bool>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [
-        SignalKind::terminate(),
-        SignalKind::interrupt(),
-        SignalKind::hangup(),
-    ];
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) else {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+    let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
         tracing::error!("signals can't be caught; the process will end at once on any");
         return;
     };
+    // Under nohup the end of the terminal is to be ignored, as it was when we were started.
+    let mut hangup = (!hangup_is_ignored())
+        .then(|| signal(SignalKind::hangup()).ok())
+        .flatten();
     let mut signals = 0;
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
+            () = heard(&mut hangup), if hangup.is_some() && signals == 0 => {
+                // It often comes twice, from the shell and from the kernel, which is no impatience.
+                hangup = None;
+            }
         }
         signals += 1;
         if signals > 1 {
@@ -93,6 +96,22 @@ async fn end_on_signal(order: watch::Sender<bool>) {
         tracing::info!("shutting down; a second signal ends at once");
         order.send_replace(true);
     }
+}
+
+async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP, signal 1, is among the ignored ones of proc(5).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 /// `cynode serve-orchestrator`.

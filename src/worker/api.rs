@@ -68,7 +68,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     let after = request
         .query_as("after", "the number of an event")?
         .unwrap_or(0);
-    let wanted: RunJob = request.payload(None).await?;
+    let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
     if api.closing.load(Ordering::SeqCst) {
         return Err(Problem::new(

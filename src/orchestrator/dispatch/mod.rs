@@ -40,7 +40,8 @@ use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
-/// How long a node may be away before its attempt is given up.
+/// How long a node may refuse to be talked to before its attempt is given up. One that takes calls and
+/// stalls isn't noticed by this, but by [`MARGIN`].
 const LEASE: Duration = Duration::from_mins(1);
 /// What a node may take beyond a job's time limit, mostly to fetch its image, before its attempt is given up.
 const MARGIN: Duration = Duration::from_mins(30);
@@ -101,7 +102,8 @@ pub(super) fn start(
             .unwrap_or_else(|_| {
                 Verdict::Lost("the orchestrator made a mistake; its log says which".to_owned())
             });
-        let may_forget = settle::settle(&orchestrator, &job, &live, verdict).await;
+        let canceled = *follower.cancel().borrow();
+        let may_forget = settle::settle(&orchestrator, &job, &live, verdict, canceled).await;
         drop(follower);
         if may_forget {
             settle::forget(&orchestrator, &job).await;
@@ -233,7 +235,7 @@ async fn talk(
             Entry::Attach => client.attach(job.id, live.last_seq()).await,
         };
         let mut events = opened.map_err(|error| refused(&error, entry))?;
-        orchestrator.avoided.took(node.id);
+        orchestrator.avoided.forgive(node.id);
         let opened = Instant::now();
         let cut = |reason: String| Trouble {
             steady: opened.elapsed() > STEADY,
@@ -257,8 +259,8 @@ async fn talk(
     }
 }
 
-/// What a refusal means for the attempt. A 503 counts only in a node's own words: a proxy in
-/// between says the same of a node that it lost sight of.
+/// What a refusal means for the attempt. A 503, and a 404 for a job that may be there, count only in a
+/// node's own words: a proxy in between says the same of a node that it lost sight of.
 fn refused(error: &CallError, entry: Entry) -> Trouble {
     let reason = error.to_string();
     let (status, known) = match error {
@@ -273,7 +275,7 @@ fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
         (Entry::Run, 401 | 403 | 404 | 405 | 429) => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 503) if known => Some(Verdict::NotBegun(reason.clone())),
-        (Entry::Attach, 404) => Some(Verdict::Lost(
+        (Entry::Attach, 404) if known => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
         )),
         _ => None,
@@ -318,8 +320,8 @@ fn check(job: &RunningJob, result: JobResult) -> Result<JobResult, Trouble> {
     }
 }
 
-/// Once asked to, tells the node to end the job, until it has heard; and gives it up when it then
-/// tells no end.
+/// Once asked to, tells the node to end the job until it has heard; and gives the attempt up when the
+/// node tells no end in time, whether it had heard or not.
 async fn cancel_when_asked(
     client: &NodeClient<'_>,
     job: &RunningJob,
@@ -329,13 +331,17 @@ async fn cancel_when_asked(
         // Nobody can ask any more, so nobody will.
         return std::future::pending().await;
     }
-    // A 404 may mean that our own request to run is still under way.
-    while let Err(error) = client.cancel(job.id).await {
-        tracing::debug!(job = %job.id, %error, "a cancel was not heard");
-        tokio::time::sleep(FIRST_PAUSE).await;
-    }
-    tokio::time::sleep(CANCEL_LIMIT).await;
-    Trouble::lost("its node was told to end it and did not")
+    let until = Instant::now() + CANCEL_LIMIT;
+    let told = async {
+        // A 404 may mean that our own request to run is still under way.
+        while let Err(error) = client.cancel(job.id).await {
+            tracing::debug!(job = %job.id, %error, "a cancel was not heard");
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
+        tokio::time::sleep_until(until).await;
+    };
+    let _ = tokio::time::timeout_at(until, told).await;
+    Trouble::lost("it was to be canceled, and its node told no end")
 }
 
 #[cfg(test)]
@@ -480,6 +486,11 @@ mod tests {
             refused(&transport(false), Entry::Run).verdict,
             Some(Verdict::NotBegun(_))
         ));
+        assert!(
+            refused(&refusal(404, false), Entry::Attach)
+                .verdict
+                .is_none()
+        );
         // It may have begun: ask, don't assume. A proxy's answer is no node's.
         assert!(refused(&refusal(503, false), Entry::Run).verdict.is_none());
         assert!(refused(&refusal(500, true), Entry::Run).verdict.is_none());

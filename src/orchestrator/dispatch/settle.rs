@@ -32,11 +32,16 @@ pub(super) async fn settle(
     job: &RunningJob,
     live: &LiveTask,
     verdict: Verdict,
+    canceled: bool,
 ) -> bool {
     if let Verdict::NotBegun(_) = verdict {
         orchestrator.avoided.refused(job.node_id);
     }
-    let step = next_step(job, verdict, live);
+    let mut step = next_step(job, verdict, live);
+    if canceled && step.end.status == JobStatus::Lost {
+        // Somebody was told that it is canceled, and it is to no one's harm if it was.
+        step.end.status = JobStatus::Canceled;
+    }
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     let status = loop {
         match store(orchestrator, job, &step).await {

@@ -10,7 +10,7 @@ use crate::{
     },
     digest::sha256_hex,
     http::{
-        request::{Request, parse_json},
+        request::Request,
         response::{self, Reply},
     },
     identity::store_problem,
@@ -28,12 +28,11 @@ const MAX_KEY_BYTES: usize = 255;
 pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
     let key = idempotency_key(&request)?;
-    let wanted: serde_json::Value = request.json().await?;
+    let create: CreateTask = request.json().await?;
     // As it was understood, so that white space or the order of fields make no other request.
-    let body = wanted.to_string();
-    let create: CreateTask = parse_json(body.as_bytes())?;
+    let body = sha256_hex(serde_json::to_vec(&create).map_err(|_| Problem::internal())?);
     let spec = create.resolve(orchestrator.settings.default_image.as_str())?;
-    let key = key.map(|key| (key, sha256_hex(&body)));
+    let key = key.map(|key| (key, body));
     // In a task of its own: a client that hangs up must not come between the write and what follows.
     let shared = Arc::clone(&orchestrator);
     let stored = detached(async move {
