@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         api::jobs::{JobError, JobErrorKind, JobResult, Truncated},
-        orchestrator::{dispatch::tests::job, live::Live},
+        orchestrator::{dispatch::verdict::tests::job, live::Live},
     };
 
     fn decide(attempt: u32, max_attempts: u32, verdict: Verdict) -> Step {

@@ -1,0 +1,279 @@
+//! What an answer of a node, or the lack of one, means for the attempt. Pure.
+
+use super::Entry;
+use crate::{
+    api::{
+        check_version,
+        events::KEPT_BYTES,
+        jobs::{JobResult, Outcome},
+    },
+    http::client::CallError,
+    store::RunningJob,
+};
+
+/// Longest cause of a failed job that is believed, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// What became of an attempt.
+pub(super) enum Verdict {
+    /// It ended.
+    Ended(Box<JobResult>),
+    /// The node never began.
+    NotBegun(String),
+    /// The node will never take it as it is.
+    Rejected(String),
+    /// Nobody can tell what happened.
+    Lost(String),
+}
+
+/// A conversation that did not lead to a result.
+pub(super) struct Trouble {
+    pub(super) reason: String,
+    /// What follows; ask again when `None`.
+    pub(super) verdict: Option<Verdict>,
+    /// Whether the node's events had stood open for longer than [`STEADY`].
+    pub(super) steady: bool,
+}
+
+impl Trouble {
+    pub(super) fn passing(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            verdict: None,
+            steady: false,
+        }
+    }
+
+    pub(super) fn lost(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            verdict: Some(Verdict::Lost(reason.to_owned())),
+            steady: false,
+        }
+    }
+}
+
+/// What a refusal means for the attempt. A 503, and a 404 for a job that may be there, count only in a
+/// node's own words: a proxy in between says the same of a node that it lost sight of.
+pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
+    let reason = error.to_string();
+    let (status, known) = match error {
+        CallError::Refused {
+            status, problem, ..
+        } => (status.as_u16(), !problem.slug().is_empty()),
+        _ => (0, false),
+    };
+    let verdict = match (entry, status) {
+        (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
+        (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405 | 429) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 503) if known => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Attach, 404) if known => Some(Verdict::Lost(
+            "its node does not know it (any more)".to_owned(),
+        )),
+        _ => None,
+    };
+    Trouble {
+        reason,
+        verdict,
+        steady: false,
+    }
+}
+
+/// A node is not believed what can't be, nor stored what is out of all proportion.
+pub(super) fn check(job: &RunningJob, result: JobResult) -> Result<JobResult, Trouble> {
+    let small = |text: &str| text.len() <= 1024;
+    let sound = check_version(result.version).is_ok()
+        && result.job_id == job.id
+        && result.task_id == job.task_id
+        && result.attempt == job.attempt
+        && result.stdout.len() <= KEPT_BYTES
+        && result.stderr.len() <= KEPT_BYTES
+        && result
+            .error
+            .as_ref()
+            .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
+        && result
+            .effective
+            .as_ref()
+            .is_none_or(|e| small(&e.image_id) && small(&e.network) && small(&e.runtime))
+        && match (result.status, result.exit_code, &result.error) {
+            (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
+            (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
+            (Outcome::Failed, None, Some(_)) => true,
+            (Outcome::Failed, ..) => false,
+            (Outcome::Timeout | Outcome::Canceled, code, _) => code.is_none(),
+        };
+    if sound {
+        Ok(result)
+    } else {
+        Err(Trouble::lost(
+            "its node answered a result that can't be this job's",
+        ))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::api::{
+        JobId, NodeId, TaskId,
+        jobs::{JobError, JobErrorKind, Truncated},
+        problem::{ProblemBody, TYPE_BASE},
+        time::Time,
+    };
+    use http::StatusCode;
+
+    pub(in crate::orchestrator::dispatch) fn job() -> RunningJob {
+        let spec = serde_json::json!({
+            "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
+        });
+        RunningJob {
+            id: JobId::new(),
+            task_id: TaskId::new(),
+            attempt: 1,
+            max_attempts: 3,
+            node_id: NodeId::new(),
+            cancel_requested: false,
+            spec: serde_json::from_value(spec).unwrap(),
+        }
+    }
+
+    fn answer(job: &RunningJob) -> JobResult {
+        JobResult {
+            version: 1,
+            task_id: job.task_id,
+            job_id: job.id,
+            attempt: job.attempt,
+            status: Outcome::Completed,
+            exit_code: Some(0),
+            stdout: String::new(),
+            stderr: String::new(),
+            started_at: Time::from_millis(0),
+            ended_at: Time::from_millis(0),
+            truncated: Truncated::default(),
+            effective: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_result_that_cant_be_is_not_believed() {
+        let job = job();
+        let good = answer(&job);
+        assert!(check(&job, good.clone()).is_ok());
+        let error = Some(JobError {
+            kind: JobErrorKind::EngineError,
+            message: String::new(),
+        });
+        let forged = [
+            JobResult {
+                job_id: JobId::new(),
+                ..good.clone()
+            },
+            JobResult {
+                task_id: TaskId::new(),
+                ..good.clone()
+            },
+            JobResult {
+                attempt: 2,
+                ..good.clone()
+            },
+            JobResult {
+                exit_code: Some(1),
+                ..good.clone()
+            },
+            JobResult {
+                exit_code: None,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Failed,
+                exit_code: None,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Failed,
+                error,
+                ..good.clone()
+            },
+            JobResult {
+                status: Outcome::Timeout,
+                ..good.clone()
+            },
+            JobResult {
+                stdout: "x".repeat(KEPT_BYTES + 1),
+                ..good
+            },
+        ];
+        for forged in forged {
+            assert!(check(&job, forged.clone()).is_err(), "{forged:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_means_not_begun_only_where_that_is_certain() {
+        let refusal = |status: u16, known: bool| CallError::Refused {
+            url: String::new(),
+            status: StatusCode::from_u16(status).unwrap(),
+            problem: Box::new(ProblemBody {
+                kind: if known {
+                    format!("{TYPE_BASE}x")
+                } else {
+                    String::new()
+                },
+                title: String::new(),
+                status,
+                detail: String::new(),
+                instance: String::new(),
+                errors: Vec::new(),
+            }),
+        };
+        let transport = |connected| CallError::Transport {
+            url: String::new(),
+            reason: String::new(),
+            connected,
+        };
+        for status in [401, 403, 404, 429, 503] {
+            assert!(
+                matches!(
+                    refused(&refusal(status, true), Entry::Run).verdict,
+                    Some(Verdict::NotBegun(_))
+                ),
+                "{status}"
+            );
+        }
+        assert!(matches!(
+            refused(&refusal(400, true), Entry::Run).verdict,
+            Some(Verdict::Rejected(_))
+        ));
+        assert!(matches!(
+            refused(&refusal(409, true), Entry::Run).verdict,
+            Some(Verdict::Lost(_))
+        ));
+        assert!(matches!(
+            refused(&transport(false), Entry::Run).verdict,
+            Some(Verdict::NotBegun(_))
+        ));
+        assert!(
+            refused(&refusal(404, false), Entry::Attach)
+                .verdict
+                .is_none()
+        );
+        // It may have begun: ask, don't assume. A proxy's answer is no node's.
+        assert!(refused(&refusal(503, false), Entry::Run).verdict.is_none());
+        assert!(refused(&refusal(500, true), Entry::Run).verdict.is_none());
+        assert!(refused(&transport(true), Entry::Run).verdict.is_none());
+        assert!(refused(&transport(false), Entry::Attach).verdict.is_none());
+        assert!(
+            refused(&refusal(503, true), Entry::Attach)
+                .verdict
+                .is_none()
+        );
+        assert!(matches!(
+            refused(&refusal(404, true), Entry::Attach).verdict,
+            Some(Verdict::Lost(_))
+        ));
+    }
+}
