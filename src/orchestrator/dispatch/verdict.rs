@@ -31,7 +31,7 @@ pub(super) struct Trouble {
     pub(super) reason: String,
     /// What follows; ask again when `None`.
     pub(super) verdict: Option<Verdict>,
-    /// Whether the node's events had stood open for longer than [`STEADY`].
+    /// Whether the node's events had stood open for longer than [`STEADY`](super::STEADY).
     pub(super) steady: bool,
 }
 
