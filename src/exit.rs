@@ -1,5 +1,6 @@
 //! How a process ends: an exit code that scripts can rely on, and two lines for a person.
 
+use crate::errors;
 use std::{error::Error, fmt::Display, io};
 
 /// Exit codes (contract, section 5).
@@ -74,17 +75,7 @@ impl Failure {
 
     /// An error with all its causes.
     pub fn chain(exit: Exit, error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // Some errors repeat their cause in their own text.
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = cause.source();
-        }
-        Self::new(exit, message)
+        Self::new(exit, errors::chain(error))
     }
 }
 

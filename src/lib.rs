@@ -14,7 +14,7 @@
 //! | [`client`] | the user's commands and how they print |
 //! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
 //! | [`hidden`] | helpers that the binary starts itself |
-//! | [`data_dir`], [`digest`], [`exit`], [`pause`], [`tasks`] | small things that several rooms share |
+//! | [`data_dir`], [`digest`], [`errors`], [`exit`], [`pause`], [`tasks`] | small things that several rooms share |
 //!
 //! `orchestrator` and `node`/`worker` never use each other: they meet only over HTTP, in `dev`
 //! too. The library exists for the binary beside it, its tests and its bench; it is no API.
@@ -25,6 +25,7 @@ pub mod client;
 pub mod data_dir;
 pub mod digest;
 pub mod engine;
+pub mod errors;
 pub mod exit;
 pub mod hidden;
 pub mod http;

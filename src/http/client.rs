@@ -1,7 +1,7 @@
 //! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
 
 use super::{MAX_BODY_BYTES, request::parse_json, resolve::HyperResolver};
-use crate::api::problem::ProblemBody;
+use crate::{api::problem::ProblemBody, errors};
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -11,7 +11,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -203,7 +203,8 @@ impl<'a> Call<'a> {
         let (parts, body) = answered
             .map_err(|error| CallError::Transport {
                 url: url.clone(),
-                reason: chain(&error),
+                // hyper's errors say little by themselves; the cause is further down.
+                reason: errors::chain(&error),
                 connected: !error.is_connect(),
             })?
             .into_parts();
@@ -241,17 +242,6 @@ fn transport(url: &str, reason: impl Into<String>) -> CallError {
         reason: reason.into(),
         connected: true,
     }
-}
-
-/// hyper's errors say little by themselves; the cause is further down.
-fn chain(error: &legacy::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// The lines of an answer that is still being written.

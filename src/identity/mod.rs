@@ -21,6 +21,7 @@ use crate::{
         time::Time,
     },
     digest::sha256_hex,
+    errors,
     store::{RefreshOutcome, Store, StoreError},
 };
 use std::{net::IpAddr, time::Duration};
@@ -56,13 +57,7 @@ pub struct Identity {
 
 /// A fault of the store is a 500, or 503 where an operator can act; its text goes to the log alone.
 pub fn store_problem(error: StoreError) -> Problem {
-    let mut chain = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        chain = format!("{chain}: {cause}");
-        source = cause.source();
-    }
-    tracing::error!(error = chain, "the store failed");
+    tracing::error!(error = errors::chain(&error), "the store failed");
     match error {
         StoreError::Commit(_) | StoreError::Closed => Problem::new(
             Kind::Unavailable,

@@ -112,7 +112,7 @@ impl Machine {
 }
 
 /// Logical processors that we may use.
-pub(crate) fn cores() -> u32 {
+fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 

@@ -7,6 +7,7 @@
 use super::{Orchestrator, dispatch};
 use crate::{
     api::{JobId, NodeId, time::Time},
+    errors,
     http::server::{Shutdown, ended},
     store::{QueuedJob, StoreError},
 };
@@ -53,7 +54,10 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
         let next_look = match pass(&orchestrator).await {
             Ok(next_at) => next_at.map(|at| at.since(Time::now())),
             Err(error) => {
-                tracing::error!(%error, "the scheduler can't read or write the store");
+                tracing::error!(
+                    error = errors::chain(&error),
+                    "the scheduler can't read or write the store"
+                );
                 Some(STORE_PAUSE)
             }
         };

@@ -9,6 +9,7 @@ use crate::{
         tasks::{JobStatus, TaskStatus},
         time::Time,
     },
+    errors,
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
@@ -47,7 +48,7 @@ pub(super) async fn settle(
         match store(orchestrator, job, &step).await {
             Ok(status) => break status,
             Err(error) => {
-                tracing::error!(job = %job.id, %error, "an end can't be stored yet; trying again");
+                tracing::error!(job = %job.id, error = errors::chain(&error), "an end can't be stored yet; trying again");
                 tokio::time::sleep(pauses.take()).await;
             }
         }
