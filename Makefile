@@ -35,6 +35,7 @@ unit: ## Tests of rooms and pure decisions
 	$(CARGO) test --locked --lib
 
 it: ## Black-box tests of the real binary with real podman
+	$(CARGO) build --locked --example stand-in-ollama
 	$(CARGO) test --locked --test it
 
 bench: setup build ## What a task costs on top of `podman run --rm`, as ratios from one run

@@ -19,6 +19,7 @@ mod docs;
 mod happy_path;
 mod job_ends;
 mod logs;
+mod model_server;
 mod node_claims;
 mod node_faults;
 mod races;

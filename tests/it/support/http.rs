@@ -62,6 +62,11 @@ impl Api {
         }
     }
 
+    /// Where calls go, as `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The token that it shows.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().unwrap()

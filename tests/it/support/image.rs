@@ -43,12 +43,7 @@ pub(crate) fn ready() {
             (ENV_IMAGE, &["ENV GREETING=hi", "ENV PATH=/opt/tools:/bin"]),
         ];
         for (name, changes) in variants {
-            if podman(&["image", "inspect", "--format={{.Labels.recipe}}", name])
-                .is_ok_and(|found| found.trim() == label)
-            {
-                continue;
-            }
-            import(root.path(), name, changes, &label);
+            provide(root.path(), name, changes, &label);
         }
     });
 }
@@ -87,6 +82,16 @@ fn lay_out(root: &Path) {
     fs::write(root.join("etc/not-executable"), "x").unwrap();
     let accounts = "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
     fs::write(root.join("etc/passwd"), accounts).unwrap();
+}
+
+/// Makes an image of a root file system and what `changes` say, unless there is one of the same
+/// label, which stands for all that goes into it.
+pub(crate) fn provide(root: &Path, name: &str, changes: &[&str], label: &str) {
+    let is_there = podman(&["image", "inspect", "--format={{.Labels.recipe}}", name])
+        .is_ok_and(|found| found.trim() == label);
+    if !is_there {
+        import(root, name, changes, label);
+    }
 }
 
 fn import(root: &Path, name: &str, changes: &[&str], label: &str) {

@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod model_server;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod stage;
@@ -14,6 +15,7 @@ pub(crate) mod worker;
 pub(crate) use cluster::{Cluster, Node, Orchestrator, PASSWORD};
 pub(crate) use http::{Api, Reply};
 pub(crate) use image::IMAGE;
+pub(crate) use model_server::ModelServer;
 pub(crate) use process::{Process, cynode};
 pub(crate) use stand_in::{Answer, Call, StandIn};
 pub(crate) use stream::SseEvent;
