@@ -22,6 +22,7 @@ mod logs;
 mod model_server;
 mod node_claims;
 mod node_faults;
+mod node_start;
 mod races;
 mod recovery;
 mod sandbox;

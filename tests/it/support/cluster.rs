@@ -100,15 +100,10 @@ impl Node {
             "--slug",
             slug,
         ];
-        let how = [
-            "--worker-listen",
-            "127.0.0.1:0",
-            "--inference",
-            "off",
-            "--max-concurrency",
-            "4",
-        ];
+        let how = ["--worker-listen", "127.0.0.1:0", "--max-concurrency", "4"];
         let mut command = role(home, "node", &home.join(slug));
+        // Not as a flag, which would forbid the same flag in `more`.
+        command.env("CYNODE_INFERENCE", "off");
         let server = Server::launch(home, slug, command.args(whom).args(how).args(more));
         Self {
             server,

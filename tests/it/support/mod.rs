@@ -4,7 +4,9 @@
 pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod listener;
 pub(crate) mod model_server;
+pub(crate) mod orchestrator_stand_in;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod stage;
@@ -15,9 +17,11 @@ pub(crate) mod worker;
 pub(crate) use cluster::{Cluster, Node, Orchestrator, PASSWORD};
 pub(crate) use http::{Api, Reply};
 pub(crate) use image::IMAGE;
+pub(crate) use listener::{Answer, Call};
 pub(crate) use model_server::ModelServer;
+pub(crate) use orchestrator_stand_in::{OrchestratorStandIn, Reaction, Step};
 pub(crate) use process::{Process, cynode};
-pub(crate) use stand_in::{Answer, Call, StandIn};
+pub(crate) use stand_in::StandIn;
 pub(crate) use stream::SseEvent;
 pub(crate) use worker::Worker;
 

@@ -1,30 +1,13 @@
 //! A node that is none: it speaks the Node API as a test tells it to, and plays the Worker API
 //! with a script of the test's.
 
-use super::{Api, Orchestrator, Reply, cluster::PSK, eventually, stream::read_head};
-use serde_json::{Value, json};
-use std::{
-    io::{BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+use super::{
+    Api, Orchestrator, Reply,
+    cluster::PSK,
+    listener::{Answer, Call, Calls, Listener},
 };
-
-/// One call that the stand-in got.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    /// Its method.
-    pub(crate) method: String,
-    /// Its path, with the query.
-    pub(crate) path: String,
-    /// The token that it showed.
-    pub(crate) token: String,
-    /// Its body; null when there was none.
-    pub(crate) body: Value,
-}
+use serde_json::{Value, json};
+use std::{io::Write as _, net::TcpStream};
 
 impl Call {
     /// Whether it is a `jobs:run`.
@@ -43,33 +26,7 @@ impl Call {
     }
 }
 
-/// Where a script writes its answer.
-pub(crate) struct Answer(TcpStream);
-
 impl Answer {
-    /// Answers at once, with a body or none.
-    pub(crate) fn status(mut self, status: u16, body: &Value) {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        let head = format!(
-            "HTTP/1.1 {status} Stand-in\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let _ = self.0.write_all(format!("{head}{body}").as_bytes());
-    }
-
-    /// Refuses as a node does, with a problem.
-    pub(crate) fn refuse(self, status: u16) {
-        let kind = format!("https://cynode.ai/problems/on-purpose-{status}");
-        let problem = json!({
-            "type": kind, "title": "On purpose", "status": status, "detail": "on purpose", "instance": "x",
-        });
-        self.status(status, &problem);
-    }
-
     /// Begins a stream of events; unless it is ended by a result, it is cut when dropped.
     pub(crate) fn stream(mut self) -> Events {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\
@@ -102,8 +59,6 @@ impl Events {
     }
 }
 
-type Script = dyn Fn(&Call, Answer) + Send + Sync;
-
 /// A node that is none.
 pub(crate) struct StandIn {
     /// Its name.
@@ -112,8 +67,8 @@ pub(crate) struct StandIn {
     pub(crate) url: String,
     /// The Node API, with the node's token once it is registered.
     pub(crate) control: Api,
-    calls: Arc<Mutex<Vec<Call>>>,
-    over: Arc<AtomicBool>,
+    calls: Calls,
+    _listener: Listener,
 }
 
 impl StandIn {
@@ -123,35 +78,14 @@ impl StandIn {
         slug: &str,
         script: impl Fn(&Call, Answer) + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (calls, over) = (
-            Arc::<Mutex<Vec<Call>>>::default(),
-            Arc::<AtomicBool>::default(),
-        );
-        let (seen, ended, script): (_, _, Arc<Script>) =
-            (Arc::clone(&calls), Arc::clone(&over), Arc::new(script));
-        thread::spawn(move || {
-            for stream in listener
-                .incoming()
-                .map_while(Result::ok)
-                .take_while(|_| !ended.load(Ordering::SeqCst))
-            {
-                let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
-                thread::spawn(move || {
-                    if let Some(call) = receive(&stream) {
-                        seen.lock().unwrap().push(call.clone());
-                        script(&call, Answer(stream));
-                    }
-                });
-            }
-        });
+        let calls = Calls::default();
+        let listener = Listener::open("127.0.0.1:0", &calls, script);
         Self {
             slug: slug.to_owned(),
-            url,
+            url: format!("http://{}", listener.address),
             control: orchestrator.control.clone(),
             calls,
-            over,
+            _listener: listener,
         }
     }
 
@@ -200,45 +134,13 @@ impl StandIn {
 
     /// All calls so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
-        self.calls.lock().unwrap().clone()
+        self.calls.all()
     }
 
     /// Waits for a call that is like this.
     pub(crate) fn call(&self, what: &str, like: impl Fn(&Call) -> bool) -> Call {
-        eventually(&format!("the stand-in is asked to {what}"), || {
-            self.calls().into_iter().find(&like)
-        })
+        self.calls.wait(what, like)
     }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // Wakes the listener, so that it sees that it is over.
-        let _ = TcpStream::connect(self.url.trim_start_matches("http://"));
-    }
-}
-
-fn receive(stream: &TcpStream) -> Option<Call> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let (start, headers) = read_head(&mut reader).ok()?;
-    let value = |wanted: &str| {
-        headers
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map_or("", |(_, value)| value.as_str())
-    };
-    let mut body = vec![0; value("content-length").parse().unwrap_or(0)];
-    reader.read_exact(&mut body).ok()?;
-    let mut words = start.split(' ').map(str::to_owned);
-    Some(Call {
-        method: words.next()?,
-        path: words.next()?,
-        token: value("authorization")
-            .trim_start_matches("Bearer ")
-            .to_owned(),
-        body: serde_json::from_slice(&body).unwrap_or_default(),
-    })
 }
 
 /// A capability report that says no more than it must.

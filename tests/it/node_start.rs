@@ -1,0 +1,237 @@
+//! A node's start and its life with an orchestrator, seen from the orchestrator: which calls it
+//! makes, in which order, where, and with which token.
+
+use crate::support::{
+    Api, Node, OrchestratorStandIn, Reaction, Step,
+    cluster::PSK,
+    eventually,
+    orchestrator_stand_in::{CONFIG, ENROL, FIRST, REPORT},
+};
+use serde_json::{Value, json};
+use std::{
+    net::TcpStream,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+/// What a node logs at the end of its start.
+const TAKES_JOBS: &str = "the node takes jobs";
+
+/// Starts a node that doesn't serve yet.
+fn launch(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Node {
+    Node::launch(home, "box", &orchestrator.url, more)
+}
+
+/// Waits until a node has logged this.
+fn logged(node: &mut Node, text: &str) {
+    eventually(&format!("the node logs {text:?}"), || {
+        node.process.assert_runs();
+        node.process.stderr().contains(text).then_some(())
+    });
+}
+
+/// What the Worker API at this URL answers to a caller with this token.
+fn worker_api(url: &str, token: &str) -> u16 {
+    let api = Api::new(url).with_token(token);
+    api.get("/v1/worker/jobs").status
+}
+
+/// The Worker API that a registration or a report tells of.
+fn base_url(capability: &Value) -> &str {
+    capability["worker_api"]["base_url"].as_str().unwrap()
+}
+
+/// Whether the node's Worker API serves, seen at each call before it is answered.
+type Meanwhile = Arc<Mutex<Vec<(Step, bool)>>>;
+
+/// Has the orchestrator look at the Worker API at each call, before it answers well.
+fn watch(orchestrator: &OrchestratorStandIn) -> Meanwhile {
+    let meanwhile = Meanwhile::default();
+    let (seen, url) = (Arc::clone(&meanwhile), Mutex::new(String::new()));
+    let token = orchestrator.worker_token();
+    orchestrator.script(move |call, answer| {
+        let Some(step) = Step::of(call) else {
+            return Some(answer);
+        };
+        let mut url = url.lock().unwrap();
+        if step == Step::Register {
+            base_url(&call.body["capability"]).clone_into(&mut url);
+        }
+        let serves = match step {
+            Step::Register | Step::Config => {
+                TcpStream::connect(url.trim_start_matches("http://")).is_ok()
+            }
+            Step::Ack | Step::Report => worker_api(&url, &token) == 200,
+        };
+        seen.lock().unwrap().push((step, serves));
+        Some(answer)
+    });
+    meanwhile
+}
+
+#[test]
+fn a_node_starts_in_the_order_of_the_contract_at_the_urls_it_is_given() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let meanwhile = watch(&orchestrator);
+    let node = Node::start(home.path(), "box", &orchestrator.url, &[]);
+    let reports = [1, 2].map(|nth| orchestrator.call(Step::Report, nth));
+    let meanwhile = meanwhile.lock().unwrap().clone();
+    let order = [
+        (Step::Register, false),
+        (Step::Config, false),
+        (Step::Ack, true),
+    ];
+    assert_eq!(meanwhile[..3], order, "it serves once it has the token");
+    assert_eq!(worker_api(node.url(), "another"), 401);
+
+    let [register, config, ack] =
+        [Step::Register, Step::Config, Step::Ack].map(|step| orchestrator.call(step, 1));
+    let paths = [&register, &config, &ack, &reports[0], &reports[1]].map(|call| call.path.as_str());
+    assert_eq!(paths, [FIRST, CONFIG, CONFIG, REPORT, REPORT]);
+    let mut steps = orchestrator.steps();
+    steps.retain(|step| *step != Step::Report);
+    assert_eq!(steps.len(), 3, "each of them once: {steps:?}");
+    for call in [&config, &ack].into_iter().chain(&reports) {
+        assert_eq!(call.token, orchestrator.jwt(), "{call:?}");
+    }
+
+    let capability = &register.body["capability"];
+    assert_eq!(register.token, "");
+    assert_eq!(register.body["psk"], PSK);
+    assert_eq!(config.body, Value::Null);
+    let told = ["version", "node_slug", "config_version", "status"].map(|field| &ack.body[field]);
+    assert_eq!(json!(told), json!([1, "box", "1", "applied"]));
+    let hash = ack.body["effective_config_hash"].as_str().unwrap();
+    assert!(hash.starts_with("sha256:"), "{hash}");
+    for report in [capability, &reports[0].body, &reports[1].body] {
+        assert_eq!(report["node"]["node_slug"], "box");
+        assert_eq!(base_url(report), node.url());
+    }
+    let pause = reports[1].at - reports[0].at;
+    assert!(pause > Duration::from_secs(5), "a report every {pause:?}");
+}
+
+#[test]
+fn every_step_is_tried_until_the_orchestrator_can() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.fail(Step::Register, Reaction::Problem(500, "internal"));
+    let mut node = launch(home.path(), &orchestrator, &[]);
+    let first = orchestrator.call(Step::Register, 3);
+    assert_eq!(first.path, FIRST, "nothing else was delivered yet");
+    assert!(!orchestrator.steps().contains(&Step::Config));
+    orchestrator.fail(Step::Config, Reaction::Problem(503, "unavailable"));
+    orchestrator.call(Step::Config, 2);
+    assert!(!orchestrator.steps().contains(&Step::Ack));
+    orchestrator.fail(Step::Ack, Reaction::Problem(500, "internal"));
+    orchestrator.call(Step::Ack, 2);
+    orchestrator.well_again();
+    logged(&mut node, TAKES_JOBS);
+    let mut steps = orchestrator.steps();
+    steps.dedup();
+    assert_eq!(steps[..3], [Step::Register, Step::Config, Step::Ack]);
+}
+
+#[test]
+fn an_orchestrator_that_is_away_is_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let mut orchestrator = OrchestratorStandIn::start();
+    orchestrator.close();
+    let mut node = launch(home.path(), &orchestrator, &[]);
+    logged(&mut node, "the orchestrator is not to be had");
+    orchestrator.reopen();
+    orchestrator.call(Step::Ack, 1);
+    orchestrator.close();
+    logged(&mut node, "the orchestrator does not take our report");
+    orchestrator.reopen();
+    orchestrator.call(Step::Report, 1);
+    logged(&mut node, "the orchestrator is back");
+    let steps = [Step::Register, Step::Config, Step::Ack, Step::Report];
+    assert_eq!(orchestrator.steps()[..4], steps, "it is still registered");
+}
+
+#[test]
+fn a_token_that_ended_is_replaced_without_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
+    // The acknowledgement has to be answered before its token ends.
+    logged(&mut node, TAKES_JOBS);
+    let old = orchestrator.jwt();
+    orchestrator.revoke();
+    assert_eq!(orchestrator.call(Step::Report, 1).token, old);
+    let again = orchestrator.call(Step::Register, 2);
+    assert_eq!(
+        (again.path.as_str(), &again.body["psk"]),
+        (ENROL, &json!(PSK))
+    );
+    let report = orchestrator.call(Step::Report, 2);
+    assert_ne!(report.token, old);
+    assert_eq!(report.token, orchestrator.jwt());
+    let fetched = orchestrator
+        .steps()
+        .into_iter()
+        .filter(|step| *step == Step::Config);
+    assert_eq!(fetched.count(), 1, "configuration is fetched at start only");
+    let token = orchestrator.worker_token();
+    assert_eq!(worker_api(node.url(), &token), 200, "it served all along");
+}
+
+#[test]
+fn a_refusal_that_waiting_does_not_mend_ends_the_start() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    for (step, problem, code) in [
+        (Step::Register, (409, "slug-taken"), 5),
+        (Step::Register, (401, "unauthorized"), 3),
+        (Step::Config, (400, "invalid"), 6),
+        (Step::Ack, (409, "conflict"), 5),
+    ] {
+        orchestrator.fail(step, Reaction::Problem(problem.0, problem.1));
+        let before = orchestrator.calls().len();
+        let mut node = launch(home.path(), &orchestrator, &[]);
+        assert_eq!(node.process.code(), code, "{problem:?} at {step:?}");
+        let stderr = node.process.stderr();
+        assert!(stderr.contains("error: "), "{stderr}");
+        let asked = &orchestrator.steps()[before..];
+        let times = asked.iter().filter(|asked| **asked == step).count();
+        assert_eq!(
+            times, 1,
+            "{problem:?} at {step:?} is not tried again: {asked:?}"
+        );
+        assert_eq!(asked.last(), Some(&step));
+    }
+}
+
+#[test]
+fn a_node_that_waits_for_an_answer_ends_when_it_is_told_to() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    for step in [Step::Register, Step::Config, Step::Ack] {
+        orchestrator.fail(step, Reaction::Silence);
+        let before = orchestrator.steps().iter().filter(|s| **s == step).count();
+        let mut node = launch(home.path(), &orchestrator, &[]);
+        orchestrator.call(step, before + 1);
+        assert_eq!(node.process.terminate(), 0, "while it waits for {step:?}");
+    }
+}
+
+#[test]
+fn a_configuration_that_offers_inference_is_applied_by_a_node_that_wants_none() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.change_config(|config| {
+        config["inference_backend"] = json!({"enabled": true, "image": "localhost/nobody-has-it"});
+    });
+    let flags = ["--inference", "off"];
+    let _node = Node::start(home.path(), "box", &orchestrator.url, &flags);
+    let ack = orchestrator.call(Step::Ack, 1).body;
+    assert_eq!(
+        (&ack["status"], &ack["config_version"]),
+        (&json!("applied"), &json!("2"))
+    );
+    let register = orchestrator.call(Step::Register, 1).body;
+    assert_eq!(register["capability"]["inference"]["supported"], false);
+}

@@ -1,0 +1,167 @@
+//! The listening half of what stand-ins are made of: a real port, whose calls are kept in the
+//! order in which they came and answered by a script.
+
+use super::{eventually, stream::read_head};
+use serde_json::{Value, json};
+use std::{
+    io::{BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+/// One call that a stand-in got.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Counts the calls of the stand-in, from 1.
+    pub(crate) number: usize,
+    /// When it was there in full.
+    pub(crate) at: Instant,
+    /// Its method.
+    pub(crate) method: String,
+    /// Its path, with the query.
+    pub(crate) path: String,
+    /// The token that it showed.
+    pub(crate) token: String,
+    /// Its body; null when there was none.
+    pub(crate) body: Value,
+}
+
+/// Where a script writes its answer. The call is left hanging for as long as this is kept, and
+/// cut when it is dropped.
+pub(crate) struct Answer(pub(super) TcpStream);
+
+impl Answer {
+    /// Answers at once, with a body or none.
+    pub(crate) fn status(mut self, status: u16, body: &Value) {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let head = format!(
+            "HTTP/1.1 {status} Stand-in\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let _ = self.0.write_all(format!("{head}{body}").as_bytes());
+    }
+
+    /// Refuses with a problem of no known kind.
+    pub(crate) fn refuse(self, status: u16) {
+        self.problem(status, &format!("on-purpose-{status}"));
+    }
+
+    /// Refuses with a problem of this kind.
+    pub(crate) fn problem(self, status: u16, slug: &str) {
+        let kind = format!("https://cynode.ai/problems/{slug}");
+        let problem = json!({
+            "type": kind, "title": "On purpose", "status": status, "detail": "on purpose", "instance": "x",
+        });
+        self.status(status, &problem);
+    }
+}
+
+/// The calls that a stand-in got, shared with those who wait for them.
+#[derive(Clone, Default)]
+pub(crate) struct Calls(Arc<Mutex<Vec<Call>>>);
+
+impl Calls {
+    /// All so far.
+    pub(crate) fn all(&self) -> Vec<Call> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for one that is like this.
+    pub(crate) fn wait(&self, what: &str, like: impl Fn(&Call) -> bool) -> Call {
+        eventually(&format!("the stand-in is asked to {what}"), || {
+            self.all().into_iter().find(&like)
+        })
+    }
+
+    fn receive(&self, stream: &TcpStream) -> Option<Call> {
+        let mut call = receive(stream)?;
+        let mut calls = self.0.lock().unwrap();
+        call.number = calls.len() + 1;
+        calls.push(call.clone());
+        Some(call)
+    }
+}
+
+/// An open port; closed when dropped, so that whoever calls is refused.
+pub(crate) struct Listener {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    over: Arc<AtomicBool>,
+    accepting: Option<thread::JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Opens one at an address. Each call is kept among `calls` before the script gets it.
+    pub(crate) fn open(
+        address: impl ToSocketAddrs,
+        calls: &Calls,
+        script: impl Fn(&Call, Answer) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let over = Arc::<AtomicBool>::default();
+        let (calls, ended, script) = (calls.clone(), Arc::clone(&over), Arc::new(script));
+        let accepting = thread::spawn(move || {
+            for stream in listener
+                .incoming()
+                .map_while(Result::ok)
+                .take_while(|_| !ended.load(Ordering::SeqCst))
+            {
+                let (calls, script) = (calls.clone(), Arc::clone(&script));
+                thread::spawn(move || {
+                    if let Some(call) = calls.receive(&stream) {
+                        script(&call, Answer(stream));
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            over,
+            accepting: Some(accepting),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Wakes it, so that it sees that it is over.
+        let _ = TcpStream::connect(self.address);
+        let _ = self.accepting.take().map(thread::JoinHandle::join);
+    }
+}
+
+/// Reads a call, without its number.
+fn receive(stream: &TcpStream) -> Option<Call> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let (start, headers) = read_head(&mut reader).ok()?;
+    let value = |wanted: &str| {
+        headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map_or("", |(_, value)| value.as_str())
+    };
+    let mut body = vec![0; value("content-length").parse().unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let mut words = start.split(' ').map(str::to_owned);
+    Some(Call {
+        number: 0,
+        at: Instant::now(),
+        method: words.next()?,
+        path: words.next()?,
+        token: value("authorization")
+            .trim_start_matches("Bearer ")
+            .to_owned(),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    })
+}
