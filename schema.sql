@@ -1,12 +1,13 @@
--- The database of the orchestrator: schema version 1.
+-- The database of the orchestrator: schema version 2.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
 -- documents are JSON text. No secret is stored in the clear: passwords are argon2id,
 -- tokens and keys of others are SHA-256. Keys of our own are files, never rows.
 --
--- This file makes an empty database. Later versions are steps in src/store/migrate.rs;
--- the version of a database is its PRAGMA user_version.
+-- This file makes an empty database of the present version. An older database gets there by the
+-- steps in src/store/migrate.rs, which append columns: a new one is the last of its table here too.
+-- The version of a database is its PRAGMA user_version.
 
 CREATE TABLE users (
     id            TEXT PRIMARY KEY,
@@ -53,7 +54,8 @@ CREATE TABLE nodes (
     ack_version       INTEGER,
     ack_status        TEXT CHECK (ack_status IN ('applied', 'failed')),
     ack_error         TEXT,
-    ack_at            INTEGER
+    ack_at            INTEGER,
+    node_key_sha256   TEXT                       -- whose slug it is; NULL where it came without a key
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tasks (
@@ -87,6 +89,7 @@ CREATE TABLE jobs (
     created_at       INTEGER NOT NULL,
     started_at       INTEGER,
     ended_at         INTEGER,
+    node_slug        TEXT,                       -- of a node that was forgotten; node_id is NULL then
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);

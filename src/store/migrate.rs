@@ -1,29 +1,128 @@
 //! Schema versions, and the way from one to the next.
+//!
+//! `schema.sql` makes an empty database of the present version at once; [`STEPS`] bring an older
+//! one there. Both ways end at the same tables, columns and indexes, which a test holds them to.
 
 use super::StoreError;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
-/// Step *n* brings a database of version *n* to *n + 1*; step 0 makes an empty one.
-const STEPS: &[&str] = &[include_str!("../../schema.sql")];
+/// An empty database of the present version.
+const FRESH: &str = include_str!("../../schema.sql");
 
-/// Brings the database to the version of [`STEPS`], in one transaction that sets the version too.
+/// The first step brings a database of version 1 to 2, and so on.
+const STEPS: &[&str] = &[
+    // 2: whose slug a node has, and the slug of a node that is gone.
+    "ALTER TABLE nodes ADD COLUMN node_key_sha256 TEXT;
+     ALTER TABLE jobs ADD COLUMN node_slug TEXT;",
+];
+
+/// The version that this program writes.
+const VERSION: i64 = STEPS.len() as i64 + 1;
+
+/// Brings the database to [`VERSION`], in one transaction that sets the version too.
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = STEPS.len() as i64;
-    let todo = usize::try_from(found)
-        .ok()
-        .and_then(|found| STEPS.get(found..))
-        .ok_or_else(|| StoreError::TooNew {
+    let found = version(&transaction)?;
+    if found == 0 {
+        transaction.execute_batch(FRESH)?;
+    } else {
+        let todo = usize::try_from(found - 1)
+            .ok()
+            .and_then(|done| STEPS.get(done..));
+        let todo = todo.ok_or_else(|| StoreError::TooNew {
             path: path.to_owned(),
             found,
-            known,
+            known: VERSION,
         })?;
-    for step in todo {
-        transaction.execute_batch(step)?;
+        for step in todo {
+            transaction.execute_batch(step)?;
+        }
     }
-    transaction.pragma_update(None, "user_version", known)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(())
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERSION_1: &str = include_str!("../../tests/fixtures/schema-v1.sql");
+
+    fn database(schema: &str, version: i64) -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(schema).unwrap();
+        connection
+            .pragma_update(None, "user_version", version)
+            .unwrap();
+        connection
+    }
+
+    fn upgrade(connection: &mut Connection) -> Result<(), StoreError> {
+        run(connection, Path::new("cynode.db"))
+    }
+
+    /// Every row of a query, as text.
+    fn rows(connection: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| {
+            (0..columns)
+                .map(|n| Ok(format!("{:?}", row.get_ref(n)?)))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        rows.unwrap().map(|row| row.unwrap().join(" ")).collect()
+    }
+
+    /// Tables and indexes with all their columns and references.
+    fn shape(connection: &Connection) -> Vec<String> {
+        [
+            "SELECT type, name, tbl_name FROM sqlite_schema ORDER BY name",
+            "SELECT s.name, x.* FROM sqlite_schema s, pragma_table_xinfo(s.name) x ORDER BY s.name, x.cid",
+            "SELECT s.name, x.* FROM sqlite_schema s, pragma_index_xinfo(s.name) x ORDER BY s.name, x.seqno",
+            "SELECT s.name, x.* FROM sqlite_schema s, pragma_foreign_key_list(s.name) x ORDER BY s.name, x.id",
+        ]
+        .iter()
+        .flat_map(|sql| rows(connection, sql))
+        .collect()
+    }
+
+    #[test]
+    fn an_upgraded_database_is_like_a_fresh_one() {
+        let mut fresh = Connection::open_in_memory().unwrap();
+        upgrade(&mut fresh).unwrap();
+        let mut old = database(VERSION_1, 1);
+        assert_ne!(shape(&old), shape(&fresh));
+        for _ in 0..2 {
+            upgrade(&mut old).unwrap();
+            assert_eq!(shape(&old), shape(&fresh));
+            assert_eq!(version(&old).unwrap(), VERSION);
+        }
+        assert!(shape(&fresh).len() > 60, "{:?}", shape(&fresh));
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing() {
+        let mut broken = database(VERSION_1, 1);
+        broken.execute_batch("DROP TABLE jobs").unwrap();
+        let before = shape(&broken);
+        upgrade(&mut broken).unwrap_err();
+        assert_eq!((version(&broken).unwrap(), shape(&broken)), (1, before));
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_left_alone() {
+        for unknown in [VERSION + 1, -1] {
+            let error = upgrade(&mut database("", unknown)).unwrap_err();
+            assert!(
+                matches!(error, StoreError::TooNew { found, known: VERSION, .. } if found == unknown),
+                "{error}"
+            );
+        }
+    }
 }

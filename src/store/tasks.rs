@@ -210,7 +210,8 @@ impl Store {
     pub async fn task_jobs(&self, id: TaskId) -> Result<Vec<JobView>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT j.*, n.slug FROM jobs j LEFT JOIN nodes n ON n.id = j.node_id
+                "SELECT j.*, coalesce(n.slug, j.node_slug) AS slug
+                 FROM jobs j LEFT JOIN nodes n ON n.id = j.node_id
                  WHERE j.task_id = ?1 ORDER BY j.id",
             )?;
             let mut rows = statement.query([id])?;

@@ -28,4 +28,5 @@ mod recovery;
 mod sandbox;
 mod secrets;
 mod support;
+mod upgrade;
 mod worker_api;
