@@ -41,6 +41,7 @@ impl Session {
     pub(super) async fn register(&mut self, machine: &Machine) -> Result<(), NodeError> {
         let body = Register {
             psk: self.psk.to_string(),
+            node_key: None,
             capability: machine.report(),
         };
         let answer: Result<Bootstrap, _> = self

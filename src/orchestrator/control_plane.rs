@@ -43,22 +43,31 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let Register { psk, capability } = request.payload().await?;
-    orchestrator
-        .identity
-        .check_psk(&psk, request.connection.peer.ip())?;
-    capability.check("/capability")?;
+    let body: Register = request.payload().await?;
+    let peer = request.connection.peer;
+    // First of all: who has no key is told nothing of slugs.
+    orchestrator.identity.check_psk(&body.psk, peer.ip())?;
+    body.check()?;
+    let Register {
+        capability,
+        node_key,
+        ..
+    } = body;
     let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
     let registered = orchestrator
         .store
-        .node_register(capability, hash, Time::now())
+        .node_register(capability, hash, node_key.map(sha256_hex), Time::now())
         .await
         .map_err(store_problem)?;
     let (status, id) = match registered {
         Registration::Created(id) => (StatusCode::CREATED, id),
         Registration::Known(id) => (StatusCode::OK, id),
+        Registration::Taken => {
+            tracing::warn!(node = slug, %peer, "a machine asked for the slug of another one");
+            return Err(slug_taken(&slug));
+        }
     };
-    tracing::info!(node = slug, new = status == StatusCode::CREATED, peer = %request.connection.peer, "node registered");
+    tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
     let base_url = base_url(&orchestrator, &request);
     let (node_jwt, expires_at) = orchestrator.identity.node_token(id)?;
     response::json(
@@ -79,6 +88,17 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
                 expires_at,
             },
         },
+    )
+}
+
+fn slug_taken(slug: &str) -> Problem {
+    Problem::new(
+        Kind::SlugTaken,
+        format!(
+            "the slug {slug} belongs to another machine; start this one with another --slug, or, where it \
+             takes the place of that machine or has lost its data directory, have an admin run: \
+             cynode nodes forget {slug}"
+        ),
     )
 }
 

@@ -10,6 +10,7 @@ use crate::api::{
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use subtle::ConstantTimeEq as _;
 
 /// A registered machine.
 #[derive(Clone, Debug)]
@@ -44,8 +45,10 @@ pub struct Node {
 pub enum Registration {
     /// The slug is new.
     Created(NodeId),
-    /// The slug was known.
+    /// The slug was known, and is this machine's.
     Known(NodeId),
+    /// The slug is another machine's; nothing was stored.
+    Taken,
 }
 
 const SELECT: &str =
@@ -84,26 +87,31 @@ fn all(c: &Connection) -> Result<Vec<Node>, StoreError> {
 }
 
 impl Store {
-    /// Makes the node of this slug, or takes it up again.
+    /// Makes the node of this slug, or takes it up again where it is this machine's.
     pub async fn node_register(
         &self,
         report: CapabilityReport,
         report_sha256: String,
+        key_sha256: Option<String>,
         now: Time,
     ) -> Result<Registration, StoreError> {
         self.write(move |c| {
             let slug = report.node.node_slug.clone();
-            let known =
-                c.query_row("SELECT id FROM nodes WHERE slug = ?1", [&slug], |row| row.get(0)).optional()?;
-            if let Some(id) = known {
+            let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
+            let known: Option<(NodeId, Option<String>)> =
+                c.query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            if let Some((id, owner)) = known {
+                if !may_use(owner.as_deref(), key_sha256.as_deref()) {
+                    return Ok(Registration::Taken);
+                }
                 store_report(c, id, &report, &report_sha256, now)?;
                 return Ok(Registration::Known(id));
             }
             let id = NodeId::new();
             c.execute(
-                "INSERT INTO nodes (id, slug, registered_at, last_seen_at, capability, capability_sha256)
-                 VALUES (?1, ?2, ?3, ?3, '{}', '')",
-                params![id, slug, now],
+                "INSERT INTO nodes (id, slug, registered_at, last_seen_at, capability, capability_sha256, node_key_sha256)
+                 VALUES (?1, ?2, ?3, ?3, '{}', '', ?4)",
+                params![id, slug, now, key_sha256],
             )?;
             store_report(c, id, &report, &report_sha256, now)?;
             Ok(Registration::Created(id))
@@ -190,6 +198,14 @@ impl Store {
     pub async fn node_list(&self) -> Result<Vec<Node>, StoreError> {
         self.read(all).await
     }
+}
+
+/// Whether a machine that shows this key may use a slug that was first registered with that one. A
+/// slug that came without a key belongs to nobody, as long as it is known.
+fn may_use(owner: Option<&str>, shown: Option<&str>) -> bool {
+    owner.is_none_or(|owner| {
+        shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(owner.as_bytes())))
+    })
 }
 
 fn store_report(

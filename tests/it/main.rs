@@ -27,6 +27,7 @@ mod races;
 mod recovery;
 mod sandbox;
 mod secrets;
+mod slugs;
 mod support;
 mod upgrade;
 mod worker_api;

@@ -50,6 +50,8 @@ fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
         .post("/v1/auth/refresh", &refresh)
         .json(200);
     let mut stand_in = StandIn::idle(&cluster.orchestrator, "stand-in");
+    let node_key = "a key of the machine that stands in";
+    stand_in.key = Some(node_key.to_owned());
     stand_in.register();
     let worker_token = stand_in.config()["worker_api"]["orchestrator_bearer_token"].clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -63,6 +65,7 @@ fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
         ("refresh token", text(&second["refresh_token"])),
         ("node token", stand_in.control.token().to_owned()),
         ("worker token", text(&worker_token)),
+        ("node key", node_key.to_owned()),
     ];
     for key in files(&cluster.orchestrator.data_dir.join("keys")) {
         secrets.push(("key", read(key).trim().to_owned()));

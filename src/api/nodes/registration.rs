@@ -1,16 +1,47 @@
 //! Registration: a pre-shared key for URLs and a token.
 
 use super::CapabilityReport;
-use crate::api::time::Time;
+use crate::api::{problem::Problem, time::Time};
 use serde::{Deserialize, Serialize};
+use std::{fmt, ops::RangeInclusive};
+
+/// How long a node's key may be, in bytes: too long to be guessed, and no burden.
+const NODE_KEY: RangeInclusive<usize> = 16..=256;
 
 /// Body of `POST /v1/nodes/register`.
 #[derive(Serialize, Deserialize)]
 pub struct Register {
     /// The pre-shared key.
     pub psk: String,
+    /// A random secret of the machine, by which its slug stays its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_key: Option<String>,
     /// What the machine is.
     pub capability: CapabilityReport,
+}
+
+impl Register {
+    /// Bounds and checks every field but the pre-shared key.
+    pub fn check(&self) -> Result<(), Problem> {
+        if let Some(key) = &self.node_key
+            && !NODE_KEY.contains(&key.len())
+        {
+            return Err(Problem::field(
+                "/node_key",
+                format!("must be {} to {} bytes", NODE_KEY.start(), NODE_KEY.end()),
+            ));
+        }
+        self.capability.check("/capability")
+    }
+}
+
+// Both keys are secrets.
+impl fmt::Debug for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Register")
+            .field("capability", &self.capability)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Answer to a registration.
@@ -53,4 +84,22 @@ pub struct BootstrapAuth {
     pub node_jwt: String,
     /// When it ends.
     pub expires_at: Time,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_is_shown_without_its_secrets() {
+        let body = serde_json::json!({
+            "psk": "the pre-shared key", "node_key": "a key of the machine",
+            "capability": {
+                "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+                "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+            },
+        });
+        let shown = format!("{:?}", serde_json::from_value::<Register>(body).unwrap());
+        assert!(shown.contains("box") && !shown.contains("key"), "{shown}");
+    }
 }

@@ -63,6 +63,8 @@ impl Events {
 pub(crate) struct StandIn {
     /// Its name.
     pub(crate) slug: String,
+    /// The key by which its slug is its own, if it shows one.
+    pub(crate) key: Option<String>,
     /// Where its Worker API is.
     pub(crate) url: String,
     /// The Node API, with the node's token once it is registered.
@@ -82,6 +84,7 @@ impl StandIn {
         let listener = Listener::open("127.0.0.1:0", &calls, script);
         Self {
             slug: slug.to_owned(),
+            key: None,
             url: format!("http://{}", listener.address),
             control: orchestrator.control.clone(),
             calls,
@@ -103,14 +106,22 @@ impl StandIn {
 
     /// Registers; the bootstrap payload.
     pub(crate) fn register(&mut self) -> Value {
-        let body = json!({"psk": PSK, "capability": capability(&self.slug, &self.url)});
-        let reply = self.control.anonymous().post("/v1/nodes/register", &body);
+        let reply = self.ask_to_register();
         assert!([200, 201].contains(&reply.status), "{}", reply.text());
         let bootstrap: Value = serde_json::from_slice(&reply.body).unwrap();
         self.control = self
             .control
             .with_token(bootstrap["auth"]["node_jwt"].as_str().unwrap());
         bootstrap
+    }
+
+    /// Asks to be registered; whatever the answer is.
+    pub(crate) fn ask_to_register(&self) -> Reply {
+        let mut body = json!({"psk": PSK, "capability": capability(&self.slug, &self.url)});
+        if let Some(key) = &self.key {
+            body["node_key"] = key.as_str().into();
+        }
+        self.control.anonymous().post("/v1/nodes/register", &body)
     }
 
     /// Fetches the configuration.
