@@ -143,6 +143,8 @@ pub enum NodesCommand {
     Drain(NodeSlug),
     /// Give a drained node jobs again
     Resume(NodeSlug),
+    /// Forget a node that is gone, so that another machine may take its slug
+    Forget(NodeSlug),
 }
 
 #[derive(Args, Debug)]

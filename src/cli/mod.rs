@@ -72,7 +72,7 @@ pub enum Command {
     /// Create, list and read tasks
     #[command(subcommand)]
     Task(TaskCommand),
-    /// List nodes, and drain or resume one
+    /// List nodes, and drain, resume or forget one
     #[command(subcommand)]
     Nodes(NodesCommand),
     /// Whether the orchestrator and its nodes can do work

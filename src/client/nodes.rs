@@ -11,6 +11,11 @@ use crate::{
 };
 use http::Method;
 
+/// What whoever forgets a node should know.
+const STILL_THERE: &str = "\
+Forgotten. If cynode still runs on that machine, it registers again by itself within seconds:
+stop it there first if it is to stay away, restart it there if it is to take jobs again.";
+
 /// One of the subcommands.
 pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
     match command {
@@ -40,6 +45,12 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
             &path(&args.slug, "/resume"),
             None::<&()>,
         ),
+        NodesCommand::Forget(args) => {
+            let path = path(&args.slug, "");
+            Gateway::open(&args.client)?.done(Method::DELETE, &path, None::<&()>)?;
+            print::note(STILL_THERE);
+            Ok(())
+        }
     }
 }
 

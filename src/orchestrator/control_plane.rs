@@ -108,11 +108,14 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
     let hash = hash_of(&report);
-    orchestrator
+    let stored = orchestrator
         .store
         .node_report(node.id, report, hash, Time::now())
         .await
         .map_err(store_problem)?;
+    if !stored {
+        return Err(forgotten());
+    }
     orchestrator.wake.notify_one();
     response::no_content()
 }
@@ -129,7 +132,8 @@ async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
         .store
         .node_config_serve(node.id, stored)
         .await
-        .map_err(store_problem)?;
+        .map_err(store_problem)?
+        .ok_or_else(forgotten)?;
     config.config_version = version.to_string();
     config.issued_at = Time::now();
     config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
@@ -171,6 +175,8 @@ async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> R
         .await
         .map_err(store_problem)?;
     if !stored {
+        // It may have been forgotten just now.
+        calling_node(&orchestrator, &request).await?;
         return Err(Problem::new(
             Kind::Conflict,
             format!(
@@ -190,7 +196,7 @@ async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> R
     response::no_content()
 }
 
-/// The node that calls. One that was removed has to register again.
+/// The node that calls. One that was forgotten has to register again.
 async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<Node, Problem> {
     let id: NodeId = orchestrator.identity.node(request.bearer())?;
     let node = orchestrator
@@ -198,9 +204,11 @@ async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<
         .node_get(id)
         .await
         .map_err(store_problem)?;
-    node.ok_or_else(|| {
-        Problem::unauthorized("this node is not registered any more; register again")
-    })
+    node.ok_or_else(forgotten)
+}
+
+fn forgotten() -> Problem {
+    Problem::unauthorized("this node is not registered any more; register again")
 }
 
 fn own_slug(pointer: &str, named: &str, node: &Node) -> Result<(), Problem> {

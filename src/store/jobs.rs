@@ -138,7 +138,7 @@ impl Store {
         .await
     }
 
-    /// Gives a queued job to a node; `None` when it isn't queued any more.
+    /// Gives a queued job to a node; `None` when it isn't queued any more, or the node was forgotten.
     pub async fn job_claim(
         &self,
         id: JobId,
@@ -148,7 +148,7 @@ impl Store {
         self.write(move |c| {
             let changed = c.execute(
                 "UPDATE jobs SET status = 'running', attempt = attempt + 1, node_id = ?2, started_at = ?3
-                 WHERE id = ?1 AND status = 'queued'",
+                 WHERE id = ?1 AND status = 'queued' AND EXISTS (SELECT 1 FROM nodes WHERE id = ?2)",
                 params![id, node, now],
             )?;
             if changed == 0 {

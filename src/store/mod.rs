@@ -18,7 +18,7 @@ mod users;
 mod writer;
 
 pub use jobs::{CancelOutcome, FinishedJob, QueuedJob, RunningJob};
-pub use nodes::{Node, Registration};
+pub use nodes::{Forgetting, Node, Registration};
 pub use sessions::RefreshOutcome;
 pub use tasks::{Creation, TaskFilter, TaskPage};
 pub use users::{NewUser, UserRecord};

@@ -51,6 +51,17 @@ pub enum Registration {
     Taken,
 }
 
+/// How it went to forget a node.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Forgetting {
+    /// It is gone.
+    Forgotten(NodeId),
+    /// It stays, since it has so many jobs now.
+    Busy(u32),
+    /// There is no such node.
+    Unknown,
+}
+
 const SELECT: &str =
     "SELECT n.*, (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
                       AS running_jobs FROM nodes n";
@@ -131,14 +142,20 @@ impl Store {
             .await
     }
 
-    /// Notes what a node is served, and raises its version when that differs from the last time.
-    pub async fn node_config_serve(&self, id: NodeId, config: String) -> Result<i64, StoreError> {
+    /// Notes what a node is served, and raises its version when that differs from the last time;
+    /// `None` when there is no such node.
+    pub async fn node_config_serve(
+        &self,
+        id: NodeId,
+        config: String,
+    ) -> Result<Option<i64>, StoreError> {
         self.write(move |c| {
             c.execute(
                 "UPDATE nodes SET config = ?2, config_version = config_version + 1 WHERE id = ?1 AND config IS NOT ?2",
                 params![id, config],
             )?;
-            Ok(c.query_row("SELECT config_version FROM nodes WHERE id = ?1", [id], |row| row.get(0))?)
+            let sql = "SELECT config_version FROM nodes WHERE id = ?1";
+            Ok(c.query_row(sql, [id], |row| row.get(0)).optional()?)
         })
         .await
     }
@@ -170,6 +187,33 @@ impl Store {
                 "UPDATE nodes SET draining = ?2 WHERE slug = ?1",
                 params![slug, draining],
             )? > 0)
+        })
+        .await
+    }
+
+    /// Forgets the node of this slug, unless it has jobs now. Its past jobs stay, with its slug.
+    pub async fn node_forget(&self, slug: String) -> Result<Forgetting, StoreError> {
+        self.write(move |c| {
+            let known: Option<(NodeId, u32)> = c
+                .query_row(
+                    "SELECT id, (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
+                     FROM nodes n WHERE slug = ?1",
+                    [&slug],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            let Some((id, running)) = known else {
+                return Ok(Forgetting::Unknown);
+            };
+            if running > 0 {
+                return Ok(Forgetting::Busy(running));
+            }
+            c.execute(
+                "UPDATE jobs SET node_id = NULL, node_slug = ?2 WHERE node_id = ?1",
+                params![id, slug],
+            )?;
+            c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
+            Ok(Forgetting::Forgotten(id))
         })
         .await
     }
@@ -220,4 +264,57 @@ fn store_report(
         params![id, to_document(report)?, report_sha256, report.worker_api.as_ref().map(|api| &api.base_url), now],
     )?;
     Ok(changed > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::tasks::CreateTask,
+        store::{Creation, NewUser},
+    };
+
+    /// The scheduler may have chosen a node just before it was forgotten.
+    #[tokio::test]
+    async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let now = Time::from_millis(1);
+        let user = NewUser {
+            handle: "u".to_owned(),
+            password_hash: String::new(),
+            is_admin: false,
+        };
+        let user = store.user_create(user, now).await.unwrap();
+        let report: CapabilityReport = serde_json::from_value(serde_json::json!({
+            "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+            "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+        }))
+        .unwrap();
+        let registered = store
+            .node_register(report.clone(), String::new(), None, now)
+            .await
+            .unwrap();
+        let Registration::Created(node) = registered else {
+            panic!("the slug is new");
+        };
+        let task = CreateTask {
+            command: Some(vec!["true".to_owned()]),
+            ..CreateTask::default()
+        };
+        let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
+        let created = store.task_create(user, spec, None, now).await.unwrap();
+        assert!(matches!(created, Creation::Created(_)));
+
+        let forgotten = store.node_forget("box".to_owned()).await.unwrap();
+        assert_eq!(forgotten, Forgetting::Forgotten(node));
+        let queued = store.job_queued(now, None, 9).await.unwrap();
+        let claimed = store.job_claim(queued[0].id, node, now).await.unwrap();
+        assert!(claimed.is_none());
+        assert_eq!(store.job_queued(now, None, 9).await.unwrap().len(), 1);
+        let late = store.node_report(node, report, String::new(), now).await;
+        assert!(!late.unwrap());
+        let served = store.node_config_serve(node, "{}".to_owned()).await;
+        assert_eq!(served.unwrap(), None);
+    }
 }

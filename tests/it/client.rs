@@ -345,7 +345,7 @@ fn every_kind_of_failure_has_its_code_and_its_advice() {
 #[test]
 fn help_and_version_are_there_for_every_command() {
     let home = tempfile::tempdir().unwrap();
-    let commands: [&[&str]; 24] = [
+    let commands: [&[&str]; 25] = [
         &[],
         &["dev"],
         &["serve-orchestrator"],
@@ -365,6 +365,7 @@ fn help_and_version_are_there_for_every_command() {
         &["nodes", "show"],
         &["nodes", "drain"],
         &["nodes", "resume"],
+        &["nodes", "forget"],
         &["login"],
         &["logout"],
         &["whoami"],

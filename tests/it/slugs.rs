@@ -1,7 +1,15 @@
 //! Whose slug it is: the machine that registered it first, until an admin has it forgotten.
 
-use crate::support::{Orchestrator, StandIn, cluster::PSK, stand_in::capability};
+use crate::support::{
+    Api, Node, Orchestrator, StandIn,
+    cluster::{PSK, wait_ready},
+    cynode, eventually, process,
+    stage::{Stage, well},
+    stand_in::capability,
+};
+use rusqlite::Connection;
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 
 const KEY: &str = "a key of this machine";
 const OTHER: &str = "a key of another machine";
@@ -11,6 +19,10 @@ fn machine(orchestrator: &Orchestrator, key: Option<&str>) -> StandIn {
     let mut machine = StandIn::idle(orchestrator, "box");
     machine.key = key.map(str::to_owned);
     machine
+}
+
+fn forget(user: &Api, slug: &str) -> crate::support::Reply {
+    user.call("DELETE", &format!("/v1/nodes/{slug}"), &[], b"")
 }
 
 fn detail(problem: &Value) -> &str {
@@ -82,4 +94,127 @@ fn a_key_is_neither_short_nor_long_and_the_pre_shared_key_comes_first() {
     for key in [json!("x".repeat(16)), json!("")] {
         ask("wrong", key).problem(401, "unauthorized");
     }
+}
+
+#[test]
+fn a_forgotten_node_is_a_stranger_and_its_slug_is_free() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let mut gone = machine(&orchestrator, Some(KEY));
+    gone.join();
+    wait_ready(&orchestrator);
+    forget(&user, "nobody").problem(404, "not-found");
+    forget(&user, "box").expect(204);
+    forget(&user, "box").problem(404, "not-found");
+    assert_eq!(user.get("/v1/nodes").json(200), json!({"nodes": []}));
+    let report = capability("box", &gone.url);
+    gone.report(&report).problem(401, "unauthorized");
+    gone.ack(&json!("1"), "applied")
+        .problem(401, "unauthorized");
+    gone.control
+        .get("/v1/nodes/config")
+        .problem(401, "unauthorized");
+
+    let mut next = machine(&orchestrator, Some(OTHER));
+    next.ask_to_register().json(201);
+    next.join();
+    assert_eq!(
+        next.config()["config_version"],
+        "1",
+        "it begins from the beginning"
+    );
+    gone.report(&report).problem(401, "unauthorized");
+    gone.ask_to_register().problem(409, "slug-taken");
+}
+
+#[test]
+fn results_outlive_the_node_and_a_node_with_jobs_stays() {
+    let held = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&held);
+    let stage = Stage::set(move |run, call, answer| {
+        if run == 2 {
+            *keep.lock().unwrap() = Some((call.clone(), answer.stream()));
+        } else {
+            well(call, answer);
+        }
+    });
+    let first = stage.create(json!({}));
+    let (_, before) = stage.finish(&first);
+    assert_eq!(before["node_slug"], "box");
+    let second = stage.create(json!({}));
+    let (call, events) = eventually("the second job runs", || held.lock().unwrap().take());
+    let problem = forget(&stage.user, "box").problem(409, "conflict");
+    for text in ["1 running job;", "cancel", "wait", "within about a minute"] {
+        assert!(detail(&problem).contains(text), "{problem}");
+    }
+    stage.user.get("/v1/nodes/box").expect(200);
+    events.end(1, &call.result("second\n"));
+    stage.finish(&second);
+    forget(&stage.user, "box").expect(204);
+    let job = |task: &str| {
+        let result = stage.user.get(&format!("/v1/tasks/{task}/result"));
+        result.json(200)["jobs"][0].clone()
+    };
+    assert_eq!(job(&first), before);
+    assert_eq!(
+        (
+            &job(&second)["node_slug"],
+            &job(&second)["result_object"]["stdout"]
+        ),
+        (&json!("box"), &json!("second\n"))
+    );
+    // The queue outlives the node as well.
+    let third = stage.create(json!({}));
+    let mut next = StandIn::start(&stage.orchestrator, "other", |call, answer| {
+        well(call, answer)
+    });
+    next.join();
+    assert_eq!(stage.finish(&third).1["node_slug"], "other");
+    assert_eq!(job(&first), before);
+}
+
+#[test]
+fn only_admins_have_a_node_forgotten() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    machine(&orchestrator, None).register();
+    let database = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
+    let admin = |is_admin: bool| {
+        database
+            .execute("UPDATE users SET is_admin = ?1", [is_admin])
+            .unwrap();
+    };
+    admin(false);
+    for slug in ["box", "nobody"] {
+        forget(&user, slug).problem(403, "forbidden");
+    }
+    admin(true);
+    user.get("/v1/nodes/box").expect(200);
+}
+
+#[test]
+fn a_node_that_still_runs_comes_back_by_itself_and_the_client_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    wait_ready(&orchestrator);
+    let nodes = |arguments: &[&str]| {
+        let mut command = cynode(home.path());
+        command
+            .arg("nodes")
+            .args(arguments)
+            .env("CYNODE_GATEWAY_URL", &orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", user.token());
+        process::run(&mut command)
+    };
+    let done = nodes(&["forget", "box"]);
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+    assert!(done.stderr.contains("stop it there first"), "{done:?}");
+    assert_eq!(nodes(&["forget", "box"]).code, 4);
+    eventually("the node is known again", || {
+        (user.get("/v1/nodes/box").status == 200).then_some(())
+    });
 }

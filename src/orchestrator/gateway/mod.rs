@@ -29,6 +29,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
         .route(Method::GET, "/v1/tasks/{id}/logs", logs::get)
         .route(Method::GET, "/v1/nodes", nodes::list)
         .route(Method::GET, "/v1/nodes/{slug}", nodes::get)
+        .route(Method::DELETE, "/v1/nodes/{slug}", nodes::forget)
         .route(Method::POST, "/v1/nodes/{slug}/drain", nodes::drain)
         .route(Method::POST, "/v1/nodes/{slug}/resume", nodes::resume);
     health::routes(builder).build()
