@@ -57,9 +57,15 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
             );
         }
         _ => {
+            // One that was forgotten while it ran is known again, and fetches only at its start.
+            let advice = if node.config_version == 0 {
+                "; restart the node if it stays so"
+            } else {
+                ""
+            };
             return is(
                 NodeStatus::NotReady,
-                "has not acknowledged its configuration yet".to_owned(),
+                format!("has not acknowledged its configuration yet{advice}"),
             );
         }
     }
@@ -80,35 +86,47 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
                 .to_owned(),
         );
     }
-    let mut ready = nodes
+    if nodes.iter().all(|node| node.status == NodeStatus::Draining) {
+        return Err("all nodes are draining; cynode nodes resume SLUG ends it".to_owned());
+    }
+    let ready: Vec<&NodeView> = nodes
         .iter()
         .filter(|node| node.status == NodeStatus::Ready)
-        .peekable();
-    if ready.peek().is_none() {
-        let each: Vec<String> = nodes
-            .iter()
-            .map(|node| {
-                format!(
-                    "node {}: {}",
-                    node.node_slug,
-                    node.reason.as_deref().unwrap_or("not ready")
-                )
-            })
-            .collect();
-        return Err(format!("no node takes jobs; {}", each.join("; ")));
+        .collect();
+    if ready.is_empty() {
+        let each = each(nodes, |node| node.reason.as_deref().unwrap_or("not ready"));
+        return Err(format!("no node takes jobs; {each}"));
     }
-    let infers = |node: &NodeView| {
-        node.inference
-            .as_ref()
-            .is_some_and(|i| i.supported && i.running == Some(true))
-    };
-    if require_inference && !ready.any(infers) {
-        return Err(
-            "no node has inference running; --require-inference false makes that optional"
-                .to_owned(),
-        );
+    let infers = |node: &&NodeView| why_no_inference(node).is_none();
+    if require_inference && !ready.iter().any(infers) {
+        let each = each(ready, |node| why_no_inference(node).unwrap_or_default());
+        return Err(format!(
+            "no node has inference running; {each}; --require-inference false makes that optional"
+        ));
     }
     Ok(())
+}
+
+/// What is to be said of each node.
+fn each<'a>(
+    nodes: impl IntoIterator<Item = &'a NodeView>,
+    say: impl Fn(&'a NodeView) -> &'a str,
+) -> String {
+    let said: Vec<String> = nodes
+        .into_iter()
+        .map(|node| format!("node {}: {}", node.node_slug, say(node)))
+        .collect();
+    said.join("; ")
+}
+
+/// Why a node has no inference running, by its last report; `None` when it has.
+fn why_no_inference(node: &NodeView) -> Option<&'static str> {
+    match &node.inference {
+        Some(inference) if inference.supported => {
+            (inference.running != Some(true)).then_some("its model server does not answer")
+        }
+        _ => Some("runs no inference (--inference off, or none configured)"),
+    }
 }
 
 /// Why a task with these labels can't start now; `None` when a node could take it.
@@ -218,5 +236,86 @@ pub(super) mod tests {
             assert_ne!(standing.status, NodeStatus::Ready);
             assert!(standing.reason.unwrap().contains(word), "{word}");
         }
+    }
+
+    fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {
+        let mut view = serde_json::json!({
+            "node_slug": slug, "status": status, "labels": [], "config_version": "1",
+            "last_seen_at": "2026-01-01T00:00:00Z", "running_jobs": 0, "max_concurrency": 1,
+        });
+        view.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        serde_json::from_value(view).unwrap()
+    }
+
+    #[test]
+    fn a_node_that_never_fetched_its_configuration_is_to_be_restarted() {
+        let reason = |config_version| {
+            let node = Node {
+                config_version,
+                ack_version: None,
+                ack_status: None,
+                ..node("a", 1, 0)
+            };
+            let standing = standing(&node, Some("http://box:1"), Time::from_millis(0));
+            standing.reason.unwrap()
+        };
+        assert!(reason(0).contains("not acknowledged") && reason(0).contains("restart the node"));
+        assert!(!reason(1).contains("restart"), "{}", reason(1));
+    }
+
+    #[test]
+    fn the_condition_that_fails_is_told_in_words() {
+        let none = serde_json::json!({});
+        let because = |reason: &str| serde_json::json!({"reason": reason});
+        let inference = |supported: bool, running: Option<bool>| serde_json::json!({"inference": {"supported": supported, "running": running}});
+        let ready = |slug: &str, more| view(slug, "ready", more);
+        let draining = |slug: &str| view(slug, "draining", because("draining; resume it"));
+        let silent = view("c", "offline", because("not heard for 31 s"));
+        let failed = view("d", "not_ready", because("could not apply: no disk"));
+        let off = "runs no inference (--inference off, or none configured)";
+        let dead = "its model server does not answer";
+        let optional = "; --require-inference false makes that optional";
+        let no_inference = |each: &str| format!("no node has inference running; {each}{optional}");
+        let join =
+            "no node is registered; start one with: cynode node --orchestrator URL --psk-file FILE";
+        let cases = [
+            (vec![], join.to_owned()),
+            (
+                vec![draining("a"), draining("b")],
+                "all nodes are draining; cynode nodes resume SLUG ends it".to_owned(),
+            ),
+            (
+                vec![draining("a"), silent.clone(), failed.clone()],
+                "no node takes jobs; node a: draining; resume it; node c: not heard for 31 s; \
+                 node d: could not apply: no disk"
+                    .to_owned(),
+            ),
+            (
+                vec![ready("a", none.clone()), silent.clone()],
+                no_inference(&format!("node a: {off}")),
+            ),
+            (
+                vec![
+                    ready("a", inference(false, None)),
+                    ready("b", inference(true, Some(false))),
+                    ready("e", inference(true, None)),
+                    view("f", "draining", inference(true, Some(true))),
+                ],
+                no_inference(&format!("node a: {off}; node b: {dead}; node e: {dead}")),
+            ),
+        ];
+        for (nodes, reason) in cases {
+            assert_eq!(overall(&nodes, true), Err(reason.clone()));
+            let sandboxes = nodes.iter().any(|node| node.status == NodeStatus::Ready);
+            let lenient = if sandboxes { Ok(()) } else { Err(reason) };
+            assert_eq!(overall(&nodes, false), lenient);
+        }
+        let good = [ready("a", none), ready("b", inference(true, Some(true)))];
+        assert_eq!(overall(&good, true), Ok(()));
+        // Not even one that lies: what is not supported does not run.
+        let lies = [ready("a", inference(false, Some(true)))];
+        assert!(overall(&lies, true).unwrap_err().contains(off));
     }
 }

@@ -155,14 +155,36 @@ fn ready_needs_inference_where_it_is_required() {
     node.control = strict.control.clone();
     node.join();
     let problem = strict.gateway.get("/readyz").problem(503, "unavailable");
-    assert!(
-        problem["detail"].as_str().unwrap().contains("inference"),
-        "{problem}"
-    );
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("node box: runs no inference"), "{problem}");
     let mut report = capability("box", &node.url);
     report["inference"] = json!({"supported": true, "running": true});
     node.report(&report).expect(204);
     strict.gateway.get("/readyz").expect(200);
+}
+
+#[test]
+fn a_node_that_falls_silent_is_offline_and_comes_back_by_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    let user = orchestrator.login();
+    let view = || user.get("/v1/nodes").json(200)["nodes"][0].clone();
+    node.join();
+    assert_eq!(view()["status"], "ready");
+    eventually_eq("the node is offline", json!("offline"), || {
+        view()["status"].clone()
+    });
+    let reason = view()["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("not heard for "), "{reason}");
+    let problem = orchestrator
+        .gateway
+        .get("/readyz")
+        .problem(503, "unavailable");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("node box: not heard for "), "{problem}");
+    node.report(&capability("box", &node.url)).expect(204);
+    assert_eq!(view()["status"], "ready");
+    orchestrator.gateway.get("/readyz").expect(200);
 }
 
 #[test]
