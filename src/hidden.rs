@@ -1,6 +1,9 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
-use crate::worker::{REMOVE_ARGUMENT, remove_tree};
+use crate::{
+    engine::devices,
+    worker::{REMOVE_ARGUMENT, remove_tree},
+};
 use std::io::Write as _;
 
 /// Becomes one of the helpers when the first argument says so, and then never returns.
@@ -12,6 +15,11 @@ pub fn divert() {
     #[cfg(target_os = "linux")]
     if first == crate::sandbox_init::ARGUMENT {
         crate::sandbox_init::main();
+    }
+    if first == devices::LIST_ARGUMENT {
+        // For the one who started us, as the lines below.
+        let _ = std::io::stdout().write_all(devices::list().as_bytes());
+        std::process::exit(0);
     }
     if first == REMOVE_ARGUMENT {
         let tree = arguments.next().unwrap_or_default();

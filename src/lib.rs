@@ -12,6 +12,7 @@
 //! | [`node`] | role `node`: joins an orchestrator and serves it a worker |
 //! | [`orchestrator`] | role `serve-orchestrator`: gateway, control plane, dispatch |
 //! | [`client`] | the user's commands and how they print |
+//! | [`doctor`] | what on this host would keep a role from working, and the mend |
 //! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
 //! | [`hidden`] | helpers that the binary starts itself |
 //! | [`data_dir`], [`digest`], [`errors`], [`exit`], [`pause`], [`tasks`] | small things that several rooms share |
@@ -24,6 +25,7 @@ pub mod cli;
 pub mod client;
 pub mod data_dir;
 pub mod digest;
+pub mod doctor;
 pub mod engine;
 pub mod errors;
 pub mod exit;

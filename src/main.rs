@@ -3,7 +3,7 @@
 use clap::Parser as _;
 use cynode::{
     cli::{Cli, Command},
-    client, hidden, roles,
+    client, doctor, hidden, roles,
 };
 use std::process::ExitCode;
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Login(args) => client::login::login(args),
         Command::Logout(args) => client::login::logout(&args),
         Command::Whoami(args) => client::login::whoami(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Completions { shell } => client::print::completions(shell),
         Command::Version => client::print::version(),
     };

@@ -9,9 +9,11 @@
 )]
 
 mod client;
+mod doctor;
 mod roles;
 
 pub use client::*;
+pub use doctor::*;
 pub use roles::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -85,6 +87,8 @@ pub enum Command {
     /// Who you are logged in as
     Whoami(Client),
 
+    /// What on this machine would keep a role from working, and how to mend it
+    Doctor(Box<DoctorArgs>),
     /// Print a completion script for a shell
     Completions {
         /// For which shell

@@ -115,6 +115,16 @@ pub struct EngineFlags {
         value_delimiter = ','
     )]
     pub allowed_image: Vec<String>,
+    #[command(flatten)]
+    pub podman: Podman,
+    /// How long running jobs may go on at shutdown, such as 10s
+    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub shutdown_grace: Duration,
+}
+
+/// Which podman, and what it is to use.
+#[derive(Args, Debug)]
+pub struct Podman {
     /// Name or path of podman
     #[arg(
         long,
@@ -126,9 +136,6 @@ pub struct EngineFlags {
     /// The OCI runtime that podman is to use [default: the first that works here]
     #[arg(long, env = "CYNODE_ENGINE_RUNTIME", value_name = "RUNTIME")]
     pub engine_runtime: Option<String>,
-    /// How long running jobs may go on at shutdown, such as 10s
-    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", default_value = "10s", value_parser = duration, value_name = "TIME")]
-    pub shutdown_grace: Duration,
 }
 
 /// Who a node is.

@@ -19,7 +19,7 @@ fn to_stdout(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> R
 }
 
 /// A line on stdout.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
     to_stdout(|out| writeln!(out, "{text}"))
 }
 
@@ -34,13 +34,13 @@ pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
 }
 
 /// A value for programs.
-pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::internal)?;
     line(&text)
 }
 
 /// A remark on stderr. When even that is closed, nobody is left to be told.
-pub(super) fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -92,7 +92,7 @@ pub(super) fn table<const N: usize>(
 
 /// Without control characters, and without those that turn the direction of text: with either, a name
 /// could play tricks on a terminal.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let tricks = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

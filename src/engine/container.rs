@@ -104,7 +104,12 @@ pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Contain
     })
 }
 
-fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
+/// How every container of ours is run: closed in, and with our own binary as its init.
+pub(super) fn hardened(
+    engine: &Engine,
+    name: &str,
+    init: &Path,
+) -> Result<Vec<String>, EngineError> {
     let mut list = Vec::new();
     if let Some(runtime) = &engine.way.runtime {
         list.push(format!("--runtime={runtime}"));
@@ -133,8 +138,7 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
         "--systemd=false",
     ];
     list.extend(fixed.map(str::to_owned));
-    list.push(format!("--name={}", spec.name));
-    list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
+    list.push(format!("--name={name}"));
     list.extend(
         engine
             .way
@@ -142,16 +146,27 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
             .iter()
             .map(|limit| format!("--ulimit={limit}")),
     );
+    list.push(format!(
+        "--volume={}:{}:ro,z",
+        volume_source(init)?,
+        sandbox_init::PATH
+    ));
+    Ok(list)
+}
+
+/// Has our binary be the helper of this name, as the container's only program.
+pub(super) fn entrypoint(argument: &str) -> String {
+    format!("--entrypoint=[\"{}\",\"{argument}\"]", sandbox_init::PATH)
+}
+
+fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
+    let mut list = hardened(engine, spec.name, spec.init)?;
+    list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
     list.extend(
         spec.labels
             .iter()
             .map(|(name, value)| format!("--label={name}={value}")),
     );
-    list.push(format!(
-        "--volume={}:{}:ro,z",
-        volume_source(spec.init)?,
-        sandbox_init::PATH
-    ));
     if let Some(workspace) = spec.workspace {
         let source = volume_source(workspace)?;
         list.push(format!(
@@ -160,11 +175,7 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
         ));
         list.push(format!("--workdir={}", sandbox_init::WORKSPACE));
     }
-    list.push(format!(
-        "--entrypoint=[\"{}\",\"{}\"]",
-        sandbox_init::PATH,
-        sandbox_init::ARGUMENT
-    ));
+    list.push(entrypoint(sandbox_init::ARGUMENT));
     match spec.root {
         Root::Image(id) => list.push(id.to_owned()),
         Root::Directory(path) => list.extend(["--rootfs".to_owned(), path.display().to_string()]),

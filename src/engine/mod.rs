@@ -5,9 +5,11 @@
 //! [`Engine::call`], which bounds how many run at a time and how long each may take, and ends
 //! one with TERM before KILL. A container is started by [`Engine::spawn`].
 //!
-//! [`probe`] finds out at start what this host's podman can do.
+//! [`probe`] finds out at start what this host's podman can do, [`devices`] which of the host's
+//! devices a container gets to see.
 
 mod container;
+pub mod devices;
 pub mod probe;
 
 pub use container::{Container, ContainerSpec, Root};
@@ -101,6 +103,10 @@ pub struct Facts {
     pub graph_driver: String,
     /// The runtime that it takes by itself.
     pub default_runtime: String,
+    /// `v1` or `v2`; empty where podman doesn't say.
+    pub cgroup_version: String,
+    /// Who makes cgroups: `systemd` or `cgroupfs`; empty where podman doesn't say.
+    pub cgroup_manager: String,
 }
 
 /// A podman that works; cheap to clone.

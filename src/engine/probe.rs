@@ -118,7 +118,18 @@ fn own_ulimits() -> Vec<String> {
     ]
 }
 
-async fn facts(program: &Path) -> Result<Facts, EngineError> {
+/// What podman calls its version. Needs nothing of the host, so it also works where nothing else does.
+pub async fn version(program: &Path) -> Result<String, EngineError> {
+    let answer = call(program, &["--version"], INFO_LIMIT).await?;
+    Ok(answer
+        .split_whitespace()
+        .last()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+/// What podman says of itself.
+pub async fn facts(program: &Path) -> Result<Facts, EngineError> {
     #[derive(Deserialize)]
     struct Info {
         host: Host,
@@ -130,6 +141,10 @@ async fn facts(program: &Path) -> Result<Facts, EngineError> {
         security: Security,
         #[serde(rename = "ociRuntime")]
         oci_runtime: Runtime,
+        #[serde(rename = "cgroupVersion", default)]
+        cgroup_version: String,
+        #[serde(rename = "cgroupManager", default)]
+        cgroup_manager: String,
     }
     #[derive(Deserialize)]
     struct Security {
@@ -167,6 +182,8 @@ async fn facts(program: &Path) -> Result<Facts, EngineError> {
         graph_root: info.store.graph_root,
         graph_driver: info.store.graph_driver,
         default_runtime: info.host.oci_runtime.name,
+        cgroup_version: info.host.cgroup_version,
+        cgroup_manager: info.host.cgroup_manager,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::{MAX_BODY_BYTES, request::parse_json, resolve::HyperResolver};
 use crate::{api::problem::ProblemBody, errors};
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -19,6 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest line of a stream: a result with both streams full, every byte escaped in JSON.
 const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
+/// What is read of an answer that is only looked at.
+const LOOK_BYTES: usize = 4096;
 
 /// Why a call gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +166,62 @@ impl<'a> Call<'a> {
         read_whole(url, body).await
     }
 
+    /// Makes the call and tells what came back, whatever it is: to find out who is there.
+    pub async fn look(self, limit: Duration) -> Result<Look, CallError> {
+        let url = self.url.clone();
+        let look = async {
+            let (parts, mut body) = self.exchange("*/*", None).await?;
+            let mut start = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| transport(&url, error.to_string()))?;
+                start.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+                if start.len() >= LOOK_BYTES {
+                    break;
+                }
+            }
+            start.truncate(LOOK_BYTES);
+            let date = parts.headers.get(header::DATE);
+            Ok(Look {
+                status: parts.status,
+                date: date
+                    .and_then(|value| value.to_str().ok())
+                    .map(str::to_owned),
+                body_start: String::from_utf8_lossy(&start).into_owned(),
+            })
+        };
+        tokio::time::timeout(limit, look)
+            .await
+            .unwrap_or_else(|_| Err(transport(&url, "it took too long")))
+    }
+
     async fn send(self, accept: &str, limit: Option<Duration>) -> Result<Incoming, CallError> {
+        let url = self.url.clone();
+        let (parts, body) = self.exchange(accept, limit).await?;
+        if parts.status.is_success() {
+            return Ok(body);
+        }
+        let bytes = read_whole(url.clone(), body).await.unwrap_or_default();
+        let problem = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
+            kind: String::new(),
+            title: String::new(),
+            status: parts.status.as_u16(),
+            detail: "it gave no reason; is this the address of a cynode?".to_owned(),
+            instance: String::new(),
+            errors: Vec::new(),
+        });
+        Err(CallError::Refused {
+            url,
+            status: parts.status,
+            problem: Box::new(problem),
+        })
+    }
+
+    /// Sends the call and receives the head of any answer.
+    async fn exchange(
+        self,
+        accept: &str,
+        limit: Option<Duration>,
+    ) -> Result<(response::Parts, Incoming), CallError> {
         let Self {
             client,
             method,
@@ -200,31 +257,13 @@ impl<'a> Call<'a> {
                 .map_err(|_| transport(&url, "it took too long"))?,
             None => sent.await,
         };
-        let (parts, body) = answered
-            .map_err(|error| CallError::Transport {
-                url: url.clone(),
-                // hyper's errors say little by themselves; the cause is further down.
-                reason: errors::chain(&error),
-                connected: !error.is_connect(),
-            })?
-            .into_parts();
-        if parts.status.is_success() {
-            return Ok(body);
-        }
-        let bytes = read_whole(url.clone(), body).await.unwrap_or_default();
-        let problem = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
-            kind: String::new(),
-            title: String::new(),
-            status: parts.status.as_u16(),
-            detail: "it gave no reason; is this the address of a cynode?".to_owned(),
-            instance: String::new(),
-            errors: Vec::new(),
-        });
-        Err(CallError::Refused {
-            url,
-            status: parts.status,
-            problem: Box::new(problem),
-        })
+        let answer = answered.map_err(|error| CallError::Transport {
+            url: url.clone(),
+            // hyper's errors say little by themselves; the cause is further down.
+            reason: errors::chain(&error),
+            connected: !error.is_connect(),
+        })?;
+        Ok(answer.into_parts())
     }
 }
 
@@ -242,6 +281,17 @@ fn transport(url: &str, reason: impl Into<String>) -> CallError {
         reason: reason.into(),
         connected: true,
     }
+}
+
+/// An answer of any kind, as it was found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its `Date` field: the other side's clock.
+    pub date: Option<String>,
+    /// How its body begins.
+    pub body_start: String,
 }
 
 /// The lines of an answer that is still being written.

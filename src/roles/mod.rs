@@ -4,6 +4,7 @@
 mod failures;
 mod settings;
 
+pub(crate) use settings::data_dir_path;
 pub use settings::secret;
 
 use crate::{

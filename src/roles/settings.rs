@@ -17,11 +17,15 @@ use std::{
 use zeroize::Zeroizing;
 
 pub(super) fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
-    let path = match &state.data_dir {
-        Some(path) => path.clone(),
-        None => default_data_dir()?,
-    };
-    Ok(DataDir::open(&path)?)
+    Ok(DataDir::open(&data_dir_path(state)?)?)
+}
+
+/// Where state is kept: as the operator says, or by default.
+pub(crate) fn data_dir_path(state: &State) -> Result<PathBuf, Failure> {
+    match &state.data_dir {
+        Some(path) => Ok(path.clone()),
+        None => default_data_dir(),
+    }
 }
 
 /// `/var/lib/cynode` for root, else the XDG state directory.
@@ -128,8 +132,8 @@ pub(super) fn sandbox_settings(
         default_image: default_image
             .map(|text| image("--default-image", text))
             .transpose()?,
-        engine: flags.engine.clone(),
-        engine_runtime: flags.engine_runtime.clone(),
+        engine: flags.podman.engine.clone(),
+        engine_runtime: flags.podman.engine_runtime.clone(),
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Makes the copy in `dir` unless it is there, and answers where it is.
-pub(super) fn install(dir: &Path) -> io::Result<PathBuf> {
+pub(crate) fn install(dir: &Path) -> io::Result<PathBuf> {
     make_private_dir(dir)?;
     let binary = fs::read("/proc/self/exe")?;
     if is_dynamic(&binary) {

@@ -14,6 +14,7 @@ mod pipes;
 mod remove;
 mod sandbox;
 
+pub(crate) use init_copy::install as install_init;
 pub use job::Policy;
 pub use remove::remove_tree;
 

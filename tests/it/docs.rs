@@ -40,6 +40,7 @@ fn the_docs_name_flags_that_exist() {
         vec!["task", "list"],
         vec!["task", "logs"],
         vec!["login"],
+        vec!["doctor"],
     ]
     .into_iter()
     .map(|command| process::run(cynode(home.path()).args(command).arg("--help")).stdout)

@@ -16,6 +16,7 @@ mod control_plane;
 mod dev;
 mod dispatch;
 mod docs;
+mod doctor;
 mod happy_path;
 mod job_ends;
 mod logs;

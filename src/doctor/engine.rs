@@ -1,0 +1,270 @@
+//! Podman: whether it is there, whether it runs containers here, and what holds them.
+
+use super::{Check, scratch::Scratch};
+use crate::{
+    cli,
+    engine::{Engine, EngineError, Facts, Way, probe},
+};
+use std::{io, path::Path};
+
+/// Before this one, too much of what sandboxes rely on is missing or different.
+const OLDEST: u32 = 4;
+
+/// What was found out about podman, for several checks.
+pub(super) struct Podman {
+    /// What it calls its version.
+    version: Result<String, EngineError>,
+    /// What it says of itself.
+    facts: Result<Facts, EngineError>,
+    /// A way to run containers.
+    engine: Result<Engine, EngineError>,
+    /// Whether the operator named a runtime.
+    runtime_is_named: bool,
+}
+
+/// Asks podman, and has it run a container the way a node would.
+pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Error>) -> Podman {
+    let wanted = probe::Wanted {
+        program: podman.engine.clone(),
+        runtime: podman.engine_runtime.clone(),
+    };
+    let engine = match scratch {
+        Ok(scratch) => probe::probe(wanted, scratch.init(), scratch.dir()).await,
+        Err(error) => Err(EngineError::Io(io::Error::new(
+            error.kind(),
+            error.to_string(),
+        ))),
+    };
+    let facts = match &engine {
+        Ok(engine) => Ok(engine.facts().clone()),
+        Err(_) => probe::facts(&podman.engine).await,
+    };
+    Podman {
+        version: probe::version(&podman.engine).await,
+        facts,
+        engine,
+        runtime_is_named: podman.engine_runtime.is_some(),
+    }
+}
+
+impl Podman {
+    /// An engine that runs containers.
+    pub(super) fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref().ok()
+    }
+
+    /// Whether it runs without root; a guess by our own user where it can't be asked.
+    pub(super) fn rootless(&self) -> bool {
+        self.facts.as_ref().map_or_else(
+            |_| !rustix::process::geteuid().is_root(),
+            |facts| facts.rootless,
+        )
+    }
+
+    /// Where it keeps images.
+    pub(super) fn graph_root(&self) -> Option<&Path> {
+        self.facts.as_ref().ok().map(|facts| &*facts.graph_root)
+    }
+
+    /// Whether there is a podman, and whether it is new enough.
+    pub(super) fn version_check(&self) -> Check {
+        const NAME: &str = "engine";
+        match &self.version {
+            Ok(version) => version_verdict(version),
+            Err(EngineError::NotFound { program, source }) => Check::fail(
+                NAME,
+                format!("{program:?} can't be started: {source}"),
+                "install podman (apt-get install podman, or dnf install podman), or name it with --engine",
+            ),
+            Err(error) => Check::fail(
+                NAME,
+                error.to_string(),
+                "see what it says by itself (podman --version), or name another with --engine",
+            ),
+        }
+    }
+
+    /// Whether a container runs.
+    pub(super) fn sandbox_check(&self) -> Check {
+        const NAME: &str = "sandbox";
+        let error = match (&self.engine, &self.version) {
+            (Ok(engine), _) => {
+                let detail = way_told(engine.way(), engine.facts(), self.runtime_is_named);
+                return Check::ok(NAME, detail);
+            }
+            (Err(_), Err(_)) => {
+                return Check::fail(NAME, "not tried: there is no podman", "mend engine first");
+            }
+            (Err(error), Ok(_)) => error,
+        };
+        let mend = match error {
+            EngineError::Io(_) => {
+                "give cynode a place to write: another --data-dir, or TMPDIR; what it says above may tell more"
+            }
+            _ => {
+                "put right what podman says above, the first line being its own choice of runtime;\n\
+                 without root mend rootless first, then run: podman system migrate\n\
+                 where a runtime is missing: apt-get install crun, or runc"
+            }
+        };
+        Check::fail(NAME, error.to_string(), mend)
+    }
+
+    /// What limits the resources of containers.
+    pub(super) fn cgroups_check(&self) -> Check {
+        match &self.facts {
+            Ok(facts) => {
+                cgroups_verdict(&facts.cgroup_version, &facts.cgroup_manager, facts.rootless)
+            }
+            Err(_) => Check::warn(
+                "cgroups",
+                "unknown: podman can't be asked",
+                "mend engine and sandbox first",
+            ),
+        }
+    }
+}
+
+fn version_verdict(version: &str) -> Check {
+    const NAME: &str = "engine";
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|n| n.parse::<u32>().ok());
+    match major {
+        Some(OLDEST..) => Check::ok(NAME, format!("podman {version}")),
+        Some(_) => Check::warn(
+            NAME,
+            format!("podman {version}, which cynode is not tried with"),
+            format!("upgrade to podman {OLDEST}.0 or newer, from a newer release of this system"),
+        ),
+        None => Check::warn(
+            NAME,
+            format!("it answers, but {version:?} is no version of podman"),
+            "name podman itself with --engine",
+        ),
+    }
+}
+
+/// The way, and what of it podman would not have done by itself.
+fn way_told(way: &Way, facts: &Facts, runtime_is_named: bool) -> String {
+    let runtime = way.runtime.as_deref().unwrap_or(&facts.default_runtime);
+    let ulimits = if way.ulimits.is_empty() {
+        "podman's own".to_owned()
+    } else {
+        way.ulimits.join(" ")
+    };
+    let mut text = format!("a container ran; runtime {runtime}, ulimits {ulimits}");
+    let mut own_fail = Vec::new();
+    if way.runtime.is_some() && !runtime_is_named {
+        own_fail.push(format!("runtime ({})", facts.default_runtime));
+    }
+    if !way.ulimits.is_empty() {
+        own_fail.push("ulimits".to_owned());
+    }
+    if !own_fail.is_empty() {
+        text += &format!(
+            "; podman's own {} won't do here, which a node finds out by itself",
+            own_fail.join(" and ")
+        );
+    }
+    text
+}
+
+fn cgroups_verdict(version: &str, manager: &str, rootless: bool) -> Check {
+    const NAME: &str = "cgroups";
+    let whose = if manager.is_empty() {
+        String::new()
+    } else {
+        format!(", manager {manager}")
+    };
+    let weak = if rootless {
+        "limits of resources can't be enforced without root"
+    } else {
+        "limits of resources can be enforced by root only"
+    };
+    match version {
+        "v2" => Check::ok(NAME, format!("v2{whose}")),
+        "" => Check::warn(
+            NAME,
+            "podman doesn't say which version they have",
+            "upgrade podman",
+        ),
+        // Podman calls the hybrid layout v1, too.
+        _ => Check::warn(
+            NAME,
+            format!("{version}, or a hybrid{whose}; {weak}"),
+            "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, mend its host",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn podman_4_or_newer_is_fine() {
+        for (version, status) in [
+            ("4.0.0", Status::Ok),
+            ("4.3.1", Status::Ok),
+            ("5.0.0-rc1", Status::Ok),
+            ("12.1", Status::Ok),
+            ("3.4.4", Status::Warn),
+            ("", Status::Warn),
+            ("(GNU coreutils)", Status::Warn),
+        ] {
+            assert_eq!(version_verdict(version).status, status, "{version}");
+        }
+    }
+
+    #[test]
+    fn only_the_second_version_of_cgroups_holds_without_root() {
+        assert_eq!(
+            cgroups_verdict("v2", "systemd", true).detail,
+            "v2, manager systemd"
+        );
+        for rootless in [true, false] {
+            assert_eq!(
+                cgroups_verdict("v1", "cgroupfs", rootless).status,
+                Status::Warn
+            );
+        }
+        assert!(
+            cgroups_verdict("v1", "", true)
+                .detail
+                .contains("without root")
+        );
+        assert_eq!(cgroups_verdict("", "", true).status, Status::Warn);
+    }
+
+    #[test]
+    fn what_podman_would_not_do_by_itself_is_said() {
+        let facts = Facts {
+            version: "4.3.1".to_owned(),
+            rootless: false,
+            graph_root: "/x".into(),
+            graph_driver: "overlay".to_owned(),
+            default_runtime: "crun".to_owned(),
+            cgroup_version: "v2".to_owned(),
+            cgroup_manager: "systemd".to_owned(),
+        };
+        let told = |runtime: Option<&str>, ulimits: &[&str], named| {
+            let way = Way {
+                runtime: runtime.map(str::to_owned),
+                ulimits: ulimits.iter().map(|&limit| limit.to_owned()).collect(),
+            };
+            way_told(&way, &facts, named)
+        };
+        let plain = "a container ran; runtime crun, ulimits podman's own";
+        assert_eq!(told(None, &[], false), plain);
+        assert!(told(Some("runc"), &[], false).contains("runtime runc"));
+        assert!(told(Some("runc"), &[], false).contains("podman's own runtime (crun) won't do"));
+        assert!(!told(Some("runc"), &[], true).contains("won't"));
+        assert!(
+            told(Some("runc"), &["nofile=1:1"], false)
+                .contains("ulimits nofile=1:1; podman's own runtime (crun) and ulimits won't")
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! All that doctor may change, and only with `--fix`: it says so on stderr before, and looks again
+//! after. Nothing here installs, removes or overwrites anything.
+
+use super::{Check, Status, host::Directory};
+use crate::{client::print::note, data_dir::make_private_dir};
+use std::{fs, path::Path, process::Stdio, time::Duration};
+
+/// Asking the driver about all its devices takes seconds.
+const GENERATE_LIMIT: Duration = Duration::from_secs(60);
+/// Where podman looks for a description of devices, and where an administrator puts one.
+pub(super) const CDI_DIR: &str = "/etc/cdi";
+/// How NVIDIA's own tool calls its description.
+pub(super) const CDI_FILE: &str = "/etc/cdi/nvidia.yaml";
+
+/// Checks the data directory, makes it when it is missing, closes it when it is open.
+pub(super) fn data_dir(path: &Path) -> Check {
+    let found = Directory::look(path);
+    let what = match found {
+        Directory::Missing => "make",
+        Directory::Ours(mode) if mode & 0o077 != 0 => "close",
+        _ => return found.verdict(path),
+    };
+    note(&format!("fix: {what} {}, mode 0700", path.display()));
+    if let Err(error) = make_private_dir(path) {
+        note(&format!("fix: that failed: {error}"));
+    }
+    let check = Directory::look(path).verdict(path);
+    let mended = path.exists() && check.status == Status::Ok;
+    if mended { check.fixed() } else { check }
+}
+
+/// Has NVIDIA's own tool describe the GPUs to podman; whether it did. Only for root, and only where no
+/// description is.
+pub(super) async fn describe_gpus(tool: &Path) -> bool {
+    note(&format!(
+        "fix: {} cdi generate --output={CDI_FILE}",
+        tool.display()
+    ));
+    let failed = |reason: String| {
+        note(&format!("fix: that failed: {reason}"));
+        false
+    };
+    if let Err(error) = fs::create_dir_all(CDI_DIR) {
+        return failed(error.to_string());
+    }
+    let mut command = tokio::process::Command::new(tool);
+    command
+        .args(["cdi", "generate", &format!("--output={CDI_FILE}")])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    match tokio::time::timeout(GENERATE_LIMIT, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => true,
+        Ok(Ok(output)) => {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let last = words.trim().lines().last().unwrap_or("it said nothing");
+            failed(crate::client::print::clean(last))
+        }
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => failed(format!("no end within {} s", GENERATE_LIMIT.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_data_directory_is_made_and_closed_and_nothing_else() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state");
+        assert!(data_dir(&path).fixed, "made");
+        let again = data_dir(&path);
+        assert_eq!((again.status, again.fixed), (Status::Ok, false));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let closed = data_dir(&path);
+        assert_eq!((closed.status, closed.fixed), (Status::Ok, true));
+        let file = home.path().join("file");
+        fs::write(&file, "").unwrap();
+        let check = data_dir(&file);
+        assert_eq!((check.status, check.fixed), (Status::Fail, false));
+    }
+}

@@ -1,0 +1,258 @@
+//! What roles need of the host's file systems: room, and a data directory of their own.
+
+use super::{Check, Status};
+use rustix::fs::{Access, access, statvfs};
+use std::{
+    env, fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+const GIB: u64 = 1 << 30;
+/// With less, nothing can be relied on: an image or a write of the database may not fit.
+const TOO_LITTLE: u64 = GIB;
+/// With less, a few images or one model fill it.
+const LITTLE: u64 = 10 * GIB;
+
+/// Where a program is, as a shell would find it.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
+}
+
+/// Whether there is room for images and for state.
+pub(super) fn disk(images: Option<&Path>, data_dir: &Path) -> Check {
+    let places = [(images, "images"), (Some(data_dir), "state")];
+    let rooms: Vec<(String, io::Result<u64>)> = places
+        .into_iter()
+        .filter_map(|(path, what)| {
+            let path = path?;
+            Some((format!("{} ({what})", path.display()), free(path)))
+        })
+        .collect();
+    let check = disk_verdict(&rooms);
+    if images.is_some() {
+        return check;
+    }
+    Check {
+        detail: format!("{}; where podman keeps images is unknown", check.detail),
+        ..check
+    }
+}
+
+fn disk_verdict(rooms: &[(String, io::Result<u64>)]) -> Check {
+    const NAME: &str = "disk";
+    let detail: Vec<String> = rooms
+        .iter()
+        .map(|(place, room)| match room {
+            Ok(bytes) => format!("{} free in {place}", gibibytes(*bytes)),
+            Err(error) => format!("{place} can't be asked: {error}"),
+        })
+        .collect();
+    let detail = detail.join(", ");
+    let worst = rooms
+        .iter()
+        .map(|(_, room)| room.as_ref().map_or(Status::Warn, |bytes| enough(*bytes)))
+        .max_by_key(|status| *status as u8);
+    match worst.unwrap_or(Status::Ok) {
+        Status::Ok => Check::ok(NAME, detail),
+        bad => Check::bad(
+            NAME,
+            bad,
+            detail,
+            "make room (podman image prune --all removes images that no container uses), or choose another --data-dir",
+        ),
+    }
+}
+
+fn enough(bytes: u64) -> Status {
+    match bytes {
+        0..TOO_LITTLE => Status::Fail,
+        TOO_LITTLE..LITTLE => Status::Warn,
+        LITTLE.. => Status::Ok,
+    }
+}
+
+/// In tenths, rounded down: 0.9 is less than 1.
+fn gibibytes(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / u128::from(GIB);
+    format!("{}.{} GiB", tenths / 10, tenths % 10)
+}
+
+/// Bytes that we may still write at a path, or where it would be made.
+fn free(path: &Path) -> io::Result<u64> {
+    let there = existing(path);
+    let stat = statvfs(there)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The path itself, or the nearest directory above that exists.
+fn existing(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|ancestor| ancestor.exists())
+        .unwrap_or(Path::new("/"))
+}
+
+/// What there is at the data directory's path.
+#[derive(Debug)]
+pub(super) enum Directory {
+    /// Nothing, and it can be made.
+    Missing,
+    /// Nothing, and this directory above lets us make nothing.
+    Unmakable(PathBuf),
+    /// Something else.
+    NoDirectory,
+    /// It belongs to this user.
+    NotOurs(u32),
+    /// Ours, but nothing can be written there.
+    Unwritable,
+    /// Ours and writable, and this mode.
+    Ours(u32),
+    /// It can't even be looked at.
+    Unseen(io::Error),
+}
+
+impl Directory {
+    pub(super) fn look(path: &Path) -> Self {
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let above = existing(path);
+                let writable = above.is_dir() && is_writable(above);
+                return if writable {
+                    Self::Missing
+                } else {
+                    Self::Unmakable(above.to_owned())
+                };
+            }
+            Err(error) => return Self::Unseen(error),
+        };
+        if !meta.is_dir() {
+            Self::NoDirectory
+        } else if meta.uid() != rustix::process::geteuid().as_raw() {
+            Self::NotOurs(meta.uid())
+        } else if !is_writable(path) {
+            Self::Unwritable
+        } else {
+            Self::Ours(meta.permissions().mode() & 0o7777)
+        }
+    }
+
+    pub(super) fn verdict(&self, path: &Path) -> Check {
+        const NAME: &str = "data-dir";
+        const OTHER: &str = "choose another with --data-dir";
+        let path = path.display();
+        match self {
+            Self::Missing => Check::ok(NAME, format!("{path} will be made")),
+            Self::Unmakable(above) => Check::fail(
+                NAME,
+                format!(
+                    "{path} can't be made: nothing can be written in {}",
+                    above.display()
+                ),
+                OTHER,
+            ),
+            Self::NoDirectory => Check::fail(NAME, format!("{path} is no directory"), OTHER),
+            Self::NotOurs(uid) => Check::fail(
+                NAME,
+                format!("{path} belongs to uid {uid}, and not to us"),
+                format!("run cynode as that user, or {OTHER}"),
+            ),
+            Self::Unwritable => Check::fail(
+                NAME,
+                format!("nothing can be written in {path}"),
+                format!(
+                    "chmod u+rwx {path}, or see whether its file system is read-only, or {OTHER}"
+                ),
+            ),
+            Self::Ours(mode) if mode & 0o077 != 0 => Check::warn(
+                NAME,
+                format!("{path} is open to others: mode {mode:04o}"),
+                format!(
+                    "cynode doctor --fix, or chmod 700 {path}; a role does so by itself at its start"
+                ),
+            ),
+            Self::Ours(mode) => Check::ok(NAME, format!("{path}, mode {mode:04o}")),
+            Self::Unseen(error) => {
+                Check::fail(NAME, format!("{path} can't be looked at: {error}"), OTHER)
+            }
+        }
+    }
+}
+
+fn is_writable(directory: &Path) -> bool {
+    access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether state can be kept.
+pub(super) fn data_dir(path: &Path) -> Check {
+    Directory::look(path).verdict(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_gibibyte_is_needed_and_ten_are_wanted() {
+        for (bytes, status) in [
+            (0, Status::Fail),
+            (GIB - 1, Status::Fail),
+            (GIB, Status::Warn),
+            (10 * GIB - 1, Status::Warn),
+            (10 * GIB, Status::Ok),
+            (u64::MAX, Status::Ok),
+        ] {
+            assert_eq!(enough(bytes), status, "{bytes}");
+        }
+        assert_eq!(gibibytes(GIB - 1), "0.9 GiB");
+        assert_eq!(gibibytes(GIB * 21 / 2), "10.5 GiB");
+    }
+
+    #[test]
+    fn the_fullest_place_decides() {
+        let room = |bytes| ("/x".to_owned(), Ok(bytes));
+        let unknown = || ("/y".to_owned(), Err(io::Error::other("why")));
+        let status = |rooms: &[_]| disk_verdict(rooms).status;
+        assert_eq!(status(&[room(20 * GIB), room(20 * GIB)]), Status::Ok);
+        assert_eq!(status(&[room(20 * GIB), room(2 * GIB)]), Status::Warn);
+        assert_eq!(status(&[room(5), room(20 * GIB)]), Status::Fail);
+        assert_eq!(status(&[room(20 * GIB), unknown()]), Status::Warn);
+        assert_eq!(status(&[room(5), unknown()]), Status::Fail);
+        assert_eq!(
+            disk_verdict(&[room(20 * GIB), unknown()]).detail,
+            "20.0 GiB free in /x, /y can't be asked: why"
+        );
+    }
+
+    #[test]
+    fn a_data_directory_is_ours_and_closed() {
+        let home = tempfile::tempdir().unwrap();
+        let inside = |name: &str| home.path().join(name);
+        let check = data_dir(&inside("a/b/c"));
+        assert_eq!(check.status, Status::Ok, "{check:?}");
+        assert!(check.detail.ends_with("will be made"), "{check:?}");
+        fs::write(inside("file"), "").unwrap();
+        assert_eq!(data_dir(&inside("file")).status, Status::Fail);
+        assert_eq!(data_dir(&inside("file/below")).status, Status::Fail);
+        fs::create_dir(inside("open")).unwrap();
+        for (mode, status) in [
+            (0o755, Status::Warn),
+            (0o710, Status::Warn),
+            (0o700, Status::Ok),
+        ] {
+            fs::set_permissions(inside("open"), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(data_dir(&inside("open")).status, status, "{mode:o}");
+        }
+        let foreign = Directory::NotOurs(7).verdict(Path::new("/x"));
+        assert_eq!((foreign.status, foreign.fixed), (Status::Fail, false));
+    }
+
+    #[test]
+    fn programs_are_found_in_path() {
+        assert!(in_path("sh").is_some());
+        assert_eq!(in_path("no-such-program-anywhere"), None);
+    }
+}

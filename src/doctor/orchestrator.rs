@@ -1,0 +1,156 @@
+//! Whether the orchestrator can be reached from here, and whether its clock and ours agree.
+
+use super::{Check, Status};
+use crate::http::client::{Client, Look};
+use http::Method;
+use jiff::{Timestamp, fmt::rfc2822};
+use std::time::{Duration, Instant};
+
+const NAME: &str = "orchestrator";
+const CLOCK: &str = "clock";
+const LIMIT: Duration = Duration::from_secs(10);
+/// What is allowed between two clocks by those who check the times in our tokens.
+const TOLERATED: u64 = 5;
+/// From here on tokens are over before they come, or come before they begin.
+const HOPELESS: u64 = 300;
+
+/// Asks the orchestrator, and compares clocks by its answer.
+pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
+    let Some(url) = url else {
+        return [
+            Check::ok(
+                NAME,
+                "not asked: name one with --orchestrator to have it checked",
+            ),
+            Check::ok(CLOCK, "not compared: that needs an orchestrator, too"),
+        ];
+    };
+    let client = Client::default();
+    let address = format!("{}/healthz", url.trim_end_matches('/'));
+    let began = Instant::now();
+    let look = client.call(Method::GET, address).look(LIMIT).await;
+    let took = began.elapsed();
+    match look {
+        Ok(look) => {
+            // The answer was written about in the middle of the call.
+            let middle = Timestamp::now() - took / 2;
+            [reached(url, &look, took), clock(&look, middle)]
+        }
+        Err(error) => [
+            Check::fail(
+                NAME,
+                error.to_string(),
+                format!(
+                    "see that the orchestrator runs, that {url} is its control plane (--control-listen there), and that no firewall is between"
+                ),
+            ),
+            Check::warn(
+                CLOCK,
+                "not compared: the orchestrator could not be asked",
+                "mend orchestrator first",
+            ),
+        ],
+    }
+}
+
+fn reached(url: &str, look: &Look, took: Duration) -> Check {
+    if look.status.is_success() && look.body_start == "ok" {
+        let took = took.as_millis();
+        return Check::ok(NAME, format!("{url} answered within {took} ms"));
+    }
+    Check::fail(
+        NAME,
+        format!(
+            "{url} answers, but not as an orchestrator does ({})",
+            look.status
+        ),
+        "name the orchestrator's control plane with --orchestrator, such as http://192.168.1.5:12082",
+    )
+}
+
+fn clock(look: &Look, now: Timestamp) -> Check {
+    let date = look.date.as_deref();
+    let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
+        return Check::warn(
+            CLOCK,
+            "not compared: the answer bears no date",
+            "name the orchestrator itself with --orchestrator; something between may take dates away",
+        );
+    };
+    skew_verdict(now.as_second() - theirs.timestamp().as_second())
+}
+
+/// By how many seconds our clock is ahead.
+fn skew_verdict(ahead: i64) -> Check {
+    let seconds = ahead.unsigned_abs();
+    let told = match ahead {
+        0 => "no second apart from the orchestrator's".to_owned(),
+        1.. => format!("{seconds} s ahead of the orchestrator's"),
+        _ => format!("{seconds} s behind the orchestrator's"),
+    };
+    let status = match seconds {
+        0..=TOLERATED => return Check::ok(CLOCK, told),
+        ..=HOPELESS => Status::Warn,
+        _ => Status::Fail,
+    };
+    Check::bad(
+        CLOCK,
+        status,
+        told,
+        "timedatectl set-ntp true, on whichever of both machines is wrong",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+
+    fn look(status: StatusCode, date: Option<&str>, body: &str) -> Look {
+        Look {
+            status,
+            date: date.map(str::to_owned),
+            body_start: body.to_owned(),
+        }
+    }
+
+    #[test]
+    fn five_seconds_are_tolerated_and_five_minutes_are_not() {
+        for (ahead, status) in [
+            (0, Status::Ok),
+            (5, Status::Ok),
+            (-5, Status::Ok),
+            (6, Status::Warn),
+            (-300, Status::Warn),
+            (301, Status::Fail),
+            (-301, Status::Fail),
+            (i64::MIN, Status::Fail),
+        ] {
+            assert_eq!(skew_verdict(ahead).status, status, "{ahead}");
+        }
+        assert_eq!(skew_verdict(-7).detail, "7 s behind the orchestrator's");
+    }
+
+    #[test]
+    fn the_other_clock_is_read_from_the_date() {
+        let at = |date| {
+            let answer = look(StatusCode::OK, date, "ok");
+            clock(&answer, "1994-11-06T08:50:37.9Z".parse().unwrap())
+        };
+        let check = at(Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(check.detail, "60 s ahead of the orchestrator's");
+        assert_eq!(at(None).status, Status::Warn);
+        assert_eq!(at(Some("yesterday")).status, Status::Warn);
+    }
+
+    #[test]
+    fn only_a_cynode_counts_as_reached() {
+        let status = |answer: &Look| reached("http://x", answer, Duration::ZERO).status;
+        assert_eq!(status(&look(StatusCode::OK, None, "ok")), Status::Ok);
+        assert_eq!(status(&look(StatusCode::OK, None, "<html>")), Status::Fail);
+        assert_eq!(
+            status(&look(StatusCode::NOT_FOUND, None, "ok")),
+            Status::Fail
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! Whether the addresses on which roles are to listen are free, or whoever has them is one of us.
+
+use super::{Check, Status};
+use crate::{cli::DoctorArgs, http::client::Client};
+use http::{Method, StatusCode};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+/// How long somebody who has an address may take to say who it is.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// One address.
+struct Port {
+    name: &'static str,
+    /// Who is to listen there.
+    whose: &'static str,
+    /// What changes it.
+    flag: &'static str,
+    address: SocketAddr,
+    /// Who may already be there.
+    expected: Owner,
+    /// What it means when somebody else is.
+    taken: Status,
+}
+
+/// Who has an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Owner {
+    Cynode,
+    /// With its version.
+    Ollama(String),
+    Stranger,
+}
+
+/// What was found at an address.
+#[derive(Debug)]
+enum Found {
+    /// Nobody; we could listen there.
+    Free,
+    /// Somebody.
+    Taken(Owner),
+    /// Nobody could listen there, or not we.
+    Refused(io::Error),
+}
+
+/// One check for each address, at the same time.
+pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
+    // A machine is mostly one of both, orchestrator or node; a node is the rule.
+    let port = |name, whose, flag, address, taken| Port {
+        name,
+        whose,
+        flag,
+        address,
+        expected: Owner::Cynode,
+        taken,
+    };
+    let model_server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.inference_port);
+    let client = Client::default();
+    let [gateway, control, worker, mut inference] = [
+        port(
+            "gateway-port",
+            "the User API",
+            "--gateway-listen",
+            args.gateway_listen,
+            Status::Warn,
+        ),
+        port(
+            "control-port",
+            "the Node API",
+            "--control-listen",
+            args.control_listen,
+            Status::Warn,
+        ),
+        port(
+            "worker-port",
+            "the Worker API",
+            "--worker-listen",
+            args.worker_listen,
+            Status::Fail,
+        ),
+        port(
+            "inference-port",
+            "the model server",
+            "--inference-port",
+            model_server,
+            Status::Fail,
+        ),
+    ];
+    inference.expected = Owner::Ollama(String::new());
+    let check = async |port: Port| port.verdict(&look(&client, port.address).await);
+    tokio::join!(
+        check(gateway),
+        check(control),
+        check(worker),
+        check(inference)
+    )
+    .into()
+}
+
+async fn look(client: &Client, address: SocketAddr) -> Found {
+    match TcpListener::bind(address) {
+        // Closed again at once.
+        Ok(_) => Found::Free,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Found::Taken(owner(client, reachable(address)).await)
+        }
+        Err(error) => Found::Refused(error),
+    }
+}
+
+/// Who listens everywhere is also on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Asks both questions at the same time: who is silent to one is silent to the other.
+async fn owner(client: &Client, address: SocketAddr) -> Owner {
+    let ask = async |path: &str| {
+        let call = client.call(Method::GET, format!("http://{address}{path}"));
+        let look = call.look(LIMIT).await.ok()?;
+        (look.status == StatusCode::OK).then_some(look.body_start)
+    };
+    let (health, version) = tokio::join!(ask("/healthz"), ask("/api/version"));
+    who(health.as_deref(), version.as_deref())
+}
+
+/// By what it answered to `/healthz` and to `/api/version`.
+fn who(health: Option<&str>, version: Option<&str>) -> Owner {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: String,
+    }
+    if health == Some("ok") {
+        return Owner::Cynode;
+    }
+    version
+        .and_then(|text| serde_json::from_str::<Version>(text).ok())
+        .map_or(Owner::Stranger, |ollama| Owner::Ollama(ollama.version))
+}
+
+impl Port {
+    fn verdict(&self, found: &Found) -> Check {
+        let Self {
+            name,
+            whose,
+            flag,
+            address,
+            ..
+        } = self;
+        let elsewhere = format!("choose another address for {whose} with {flag}");
+        match (found, &self.expected) {
+            (Found::Free, _) if address.port() == 0 => Check::ok(
+                name,
+                format!("{whose} takes any free port of {}", address.ip()),
+            ),
+            (Found::Free, _) => Check::ok(name, format!("{address} is free for {whose}")),
+            (Found::Taken(Owner::Cynode), Owner::Cynode) => {
+                Check::ok(name, format!("a cynode answers at {address}"))
+            }
+            (Found::Taken(Owner::Ollama(version)), Owner::Ollama(_)) => {
+                Check::ok(name, format!("Ollama {version} answers at {address}"))
+            }
+            (Found::Taken(owner), _) => {
+                let by = match owner {
+                    Owner::Cynode => "by a cynode".to_owned(),
+                    Owner::Ollama(version) => format!("by Ollama {version}"),
+                    Owner::Stranger => {
+                        "by a program that is neither a cynode nor Ollama".to_owned()
+                    }
+                };
+                let port = address.port();
+                Check::bad(
+                    name,
+                    self.taken,
+                    format!("{address}, meant for {whose}, is taken {by}"),
+                    format!(
+                        "end it (as root, ss -ltnp 'sport = :{port}' shows who it is), or {elsewhere}"
+                    ),
+                )
+            }
+            (Found::Refused(error), _) => Check::bad(
+                name,
+                self.taken,
+                format!("{whose} can't listen at {address}: {error}"),
+                elsewhere,
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_tell_who_it_is() {
+        let ollama = Owner::Ollama("0.5.1".to_owned());
+        for (health, version, expected) in [
+            (Some("ok"), None, Owner::Cynode),
+            (None, Some(r#"{"version":"0.5.1"}"#), ollama),
+            (Some("OK, fine"), Some("ok"), Owner::Stranger),
+            (None, Some("{}"), Owner::Stranger),
+            (None, None, Owner::Stranger),
+        ] {
+            assert_eq!(who(health, version), expected, "{health:?} {version:?}");
+        }
+    }
+
+    #[test]
+    fn everywhere_is_asked_on_loopback() {
+        for (listen, ask) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), ask.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn only_the_right_one_may_be_there_already() {
+        let ollama = || Owner::Ollama("1".to_owned());
+        let verdict = |expected, found| {
+            let port = Port {
+                name: "p",
+                whose: "the P",
+                flag: "--p",
+                address: "127.0.0.1:1".parse().unwrap(),
+                expected,
+                taken: Status::Fail,
+            };
+            port.verdict(&found)
+        };
+        let status = |expected, found| verdict(expected, found).status;
+        assert_eq!(status(Owner::Cynode, Found::Free), Status::Ok);
+        assert_eq!(
+            status(Owner::Cynode, Found::Taken(Owner::Cynode)),
+            Status::Ok
+        );
+        assert_eq!(status(Owner::Cynode, Found::Taken(ollama())), Status::Fail);
+        assert_eq!(status(ollama(), Found::Taken(ollama())), Status::Ok);
+        assert_eq!(status(ollama(), Found::Taken(Owner::Cynode)), Status::Fail);
+        for found in [
+            Found::Taken(Owner::Stranger),
+            Found::Refused(io::ErrorKind::PermissionDenied.into()),
+        ] {
+            let check = verdict(Owner::Cynode, found);
+            assert_eq!(check.status, Status::Fail);
+            assert!(check.mend.unwrap().ends_with("with --p"));
+        }
+    }
+}

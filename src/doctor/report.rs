@@ -1,0 +1,81 @@
+//! How checks look: a line each with its mend below for people, JSON for programs.
+
+use super::{Check, Status};
+use crate::{
+    cli::Output,
+    client::print::{self, clean},
+    exit::Failure,
+};
+use serde::Serialize;
+
+/// All of it for programs.
+#[derive(Serialize)]
+struct Report<'a> {
+    /// Whether no check failed.
+    ok: bool,
+    checks: &'a [Check],
+}
+
+/// Shows all checks on stdout.
+pub(super) fn show(checks: &[Check], output: Output) -> Result<(), Failure> {
+    if output == Output::Json {
+        let ok = checks.iter().all(|check| check.status != Status::Fail);
+        return print::json(&Report { ok, checks });
+    }
+    checks
+        .iter()
+        .try_for_each(|check| print::line(&text(check)))
+}
+
+fn text(check: &Check) -> String {
+    const INDENT: &str = "      ";
+    let status = match check.status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Fail => "fail",
+    };
+    let fixed = if check.fixed { " (fixed)" } else { "" };
+    // Podman's own words can have several lines.
+    let mut detail = check.detail.lines().map(clean);
+    let first = detail.next().unwrap_or_default();
+    let mut text = format!("{status:<4}  {:<14}  {first}{fixed}", check.name);
+    for line in detail {
+        text += &format!("\n{INDENT}{line}");
+    }
+    for (n, line) in check.mend.iter().flat_map(|mend| mend.lines()).enumerate() {
+        let lead = if n == 0 { "mend: " } else { INDENT };
+        text += &format!("\n{INDENT}{lead}{}", clean(line));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_each_and_the_mend_below() {
+        let ok = Check::ok("disk", "plenty").fixed();
+        assert_eq!(text(&ok), "ok    disk            plenty (fixed)");
+        let fail = Check::fail("sandbox", "tried:\nthis\u{1b}[2J", "do this\nand that");
+        assert_eq!(
+            text(&fail),
+            "fail  sandbox         tried:\n      this [2J\n      mend: do this\n            and that"
+        );
+    }
+
+    #[test]
+    fn programs_see_a_mend_only_where_there_is_one() {
+        let check = |check: &Check| serde_json::to_value(check).unwrap();
+        assert_eq!(
+            check(&Check::ok("disk", "plenty")),
+            serde_json::json!({"name": "disk", "status": "ok", "detail": "plenty"})
+        );
+        assert_eq!(
+            check(&Check::warn("disk", "little", "more").fixed()),
+            serde_json::json!({
+                "name": "disk", "status": "warn", "detail": "little", "mend": "more", "fixed": true,
+            })
+        );
+    }
+}

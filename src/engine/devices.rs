@@ -1,0 +1,92 @@
+//! Which of the host's GPU devices a container gets to see, found out by running one.
+//!
+//! Both halves live here: [`visible_devices`] outside, and [`list`], which our own binary runs
+//! inside. No image is needed for it.
+
+use super::{
+    Engine, EngineError,
+    container::{entrypoint, hardened},
+};
+use crate::sandbox_init;
+use std::{fs, path::Path, time::Duration};
+
+/// The argument by which the binary knows that it is to list devices, inside a container.
+pub const LIST_ARGUMENT: &str = "__list-devices";
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The devices that a container which gets `extra` arguments, such as `--device=…`, can open.
+/// `init` is our static binary, `scratch` a directory to play in.
+pub async fn visible_devices(
+    engine: &Engine,
+    init: &Path,
+    scratch: &Path,
+    extra: &[String],
+) -> Result<Vec<String>, EngineError> {
+    // Podman fills the root with mount points, so it is a fresh one.
+    let root = scratch.join("devices");
+    fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+    let name = format!("cynode-probe-{}", uuid::Uuid::new_v4());
+    let mut list = hardened(engine, &name, init)?;
+    // Nobody is at the other end of a socket here by whose end it would know to end.
+    list.push(format!("--timeout={}", LIMIT.as_secs()));
+    // SELinux keeps containers away from the host's devices, whatever podman hands in.
+    list.push("--security-opt=label=disable".to_owned());
+    list.extend_from_slice(extra);
+    list.push(entrypoint(LIST_ARGUMENT));
+    list.extend(["--rootfs".to_owned(), root.display().to_string()]);
+    let arguments: Vec<&str> = list.iter().map(String::as_str).collect();
+    let answer = engine.call(&arguments, LIMIT).await;
+    let _ = fs::remove_dir_all(&root);
+    Ok(answer?.lines().map(str::to_owned).collect())
+}
+
+/// The paths of all GPU devices that we can open, one a line.
+pub fn list() -> String {
+    let below = |directory: &str| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut paths: Vec<String> = below("/dev")
+        .into_iter()
+        .chain(below("/dev/dri"))
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .filter(|path| is_gpu(path) && opens(Path::new(path)))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| format!("{path}\n")).collect()
+}
+
+fn is_gpu(path: &str) -> bool {
+    path.starts_with("/dev/nvidia") || path == "/dev/kfd" || path.starts_with("/dev/dri/")
+}
+
+/// As a driver's library does, for reading and writing. Directories don't open like that.
+fn opens(path: &Path) -> bool {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gpus_are_listed() {
+        for path in [
+            "/dev/nvidia0",
+            "/dev/nvidiactl",
+            "/dev/kfd",
+            "/dev/dri/renderD128",
+        ] {
+            assert!(is_gpu(path), "{path}");
+        }
+        for path in ["/dev/null", "/dev/kfd2", "/dev/dri", "/dev/snd"] {
+            assert!(!is_gpu(path), "{path}");
+        }
+        assert!(!list().contains("/dev/null"));
+    }
+}
