@@ -102,8 +102,8 @@ pub(super) enum Directory {
     Missing,
     /// Nothing, and this directory above lets us make nothing.
     Unmakable(PathBuf),
-    /// Something else.
-    NoDirectory,
+    /// A file, or another thing that is no directory.
+    SomethingElse,
     /// It belongs to this user.
     NotOurs(u32),
     /// Ours, but nothing can be written there.
@@ -130,7 +130,7 @@ impl Directory {
             Err(error) => return Self::Unseen(error),
         };
         if !meta.is_dir() {
-            Self::NoDirectory
+            Self::SomethingElse
         } else if meta.uid() != rustix::process::geteuid().as_raw() {
             Self::NotOurs(meta.uid())
         } else if !is_writable(path) {
@@ -154,7 +154,7 @@ impl Directory {
                 ),
                 OTHER,
             ),
-            Self::NoDirectory => Check::fail(NAME, format!("{path} is no directory"), OTHER),
+            Self::SomethingElse => Check::fail(NAME, format!("{path} is no directory"), OTHER),
             Self::NotOurs(uid) => Check::fail(
                 NAME,
                 format!("{path} belongs to uid {uid}, and not to us"),

@@ -88,10 +88,13 @@ fn skew_verdict(ahead: i64) -> Check {
         1.. => format!("{seconds} s ahead of the orchestrator's"),
         _ => format!("{seconds} s behind the orchestrator's"),
     };
-    let status = match seconds {
-        0..=TOLERATED => return Check::ok(CLOCK, told),
-        ..=HOPELESS => Status::Warn,
-        _ => Status::Fail,
+    if seconds <= TOLERATED {
+        return Check::ok(CLOCK, told);
+    }
+    let status = if seconds <= HOPELESS {
+        Status::Warn
+    } else {
+        Status::Fail
     };
     Check::bad(
         CLOCK,

@@ -73,7 +73,8 @@ fn verdict(user: &User) -> Check {
     let short: Vec<String> = FILES
         .into_iter()
         .zip(has)
-        .filter_map(|(file, has)| (has < ENOUGH).then(|| format!("{has} ids in {file}")))
+        .filter(|(_, has)| *has < ENOUGH)
+        .map(|(file, has)| format!("{has} ids in {file}"))
         .collect();
     if short.is_empty() {
         let [users, groups] = has;

@@ -45,7 +45,7 @@ fn the_docs_name_flags_that_exist() {
     .into_iter()
     .map(|command| process::run(cynode(home.path()).args(command).arg("--help")).stdout)
     .collect();
-    let others = ["--rm", "--restart"];
+    let others = ["--rm", "--restart", "--add-subuids", "--add-subgids"];
     for file in [
         "README.md",
         "docs/usage.md",
