@@ -10,8 +10,11 @@ use super::{
     host::in_path,
     scratch::Scratch,
 };
-use crate::engine::devices::visible_devices;
-use std::{fs, path::Path};
+use crate::{
+    engine::devices::visible_devices,
+    node::gpu::{self, Vendor},
+};
+use std::fs;
 
 const NAME: &str = "gpu";
 /// Where podman looks for descriptions of devices by default.
@@ -19,45 +22,20 @@ const CDI_DIRS: [&str; 2] = [fix::CDI_DIR, "/var/run/cdi"];
 /// How NVIDIA's are called in them.
 const NVIDIA_KIND: &str = "nvidia.com/gpu";
 
-/// Who made a GPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Maker {
-    Nvidia,
-    Amd,
-}
-
-/// Whose GPUs this machine has, by the devices that their drivers make.
-fn devices() -> Vec<Maker> {
-    let any = |paths: &[&str]| paths.iter().any(|path| Path::new(path).exists());
-    [
-        (Maker::Nvidia, any(&["/dev/nvidiactl", "/dev/nvidia0"])),
-        (Maker::Amd, any(&["/dev/kfd"])),
-    ]
-    .into_iter()
-    .filter_map(|(maker, there)| there.then_some(maker))
-    .collect()
-}
-
-/// What podman is told to hand in.
-fn arguments(makers: &[Maker]) -> Vec<String> {
-    makers
-        .iter()
-        .flat_map(|maker| match maker {
-            Maker::Nvidia => &["--device=nvidia.com/gpu=all"][..],
-            Maker::Amd => &["--device=/dev/kfd", "--device=/dev/dri"],
-        })
-        .map(|argument| (*argument).to_owned())
-        .collect()
-}
-
 /// Looks for devices, then for them inside of a container.
 pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool) -> Check {
-    let makers = devices();
+    let devices = gpu::look().await;
+    let makers = gpu::usable(&devices);
     if makers.is_empty() {
-        return Check::ok(NAME, "none found; a model server would use the CPU");
+        let found = if devices.is_empty() {
+            "none found"
+        } else {
+            "AMD found, without a driver for computing (/dev/kfd)"
+        };
+        return Check::ok(NAME, format!("{found}; a model server would use the CPU"));
     }
     let mut fixed = false;
-    if makers.contains(&Maker::Nvidia) && !is_described(&CDI_DIRS) {
+    if makers.contains(&Vendor::Nvidia) && !is_described(&CDI_DIRS) {
         let tool = in_path("nvidia-ctk").filter(|_| rustix::process::geteuid().is_root());
         if let (true, Some(tool)) = (fix, tool) {
             fixed = fix::describe_gpus(&tool).await && is_described(&CDI_DIRS);
@@ -73,7 +51,12 @@ pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool)
             "mend sandbox first",
         );
     };
-    let extra = arguments(&makers);
+    let rootless = podman.rootless();
+    let extra: Vec<&str> = makers
+        .iter()
+        .flat_map(|maker| maker.arguments(rootless))
+        .copied()
+        .collect();
     let seen = visible_devices(engine, scratch.init(), scratch.dir(), &extra).await;
     let check = verdict(&makers, seen.map_err(|error| error.to_string()));
     if fixed && check.status == Status::Ok {
@@ -83,14 +66,8 @@ pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool)
     }
 }
 
-fn told(makers: &[Maker]) -> String {
-    let names: Vec<&str> = makers
-        .iter()
-        .map(|maker| match maker {
-            Maker::Nvidia => "NVIDIA",
-            Maker::Amd => "AMD",
-        })
-        .collect();
+fn told(makers: &[Vendor]) -> String {
+    let names: Vec<&str> = makers.iter().map(|maker| maker.name()).collect();
     format!("{} found", names.join(" and "))
 }
 
@@ -107,7 +84,7 @@ fn is_described(directories: &[&str]) -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(NVIDIA_KIND)))
 }
 
-fn undescribed(makers: &[Maker]) -> Check {
+fn undescribed(makers: &[Vendor]) -> Check {
     Check::warn(
         NAME,
         format!(
@@ -122,7 +99,7 @@ fn undescribed(makers: &[Maker]) -> Check {
     )
 }
 
-fn verdict(makers: &[Maker], seen: Result<Vec<String>, String>) -> Check {
+fn verdict(makers: &[Vendor], seen: Result<Vec<String>, String>) -> Check {
     let told = told(makers);
     match seen {
         Ok(seen) if !seen.is_empty() => {
@@ -148,17 +125,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn podman_is_told_what_to_hand_in() {
-        assert_eq!(arguments(&[Maker::Nvidia]), ["--device=nvidia.com/gpu=all"]);
-        assert_eq!(
-            arguments(&[Maker::Amd]),
-            ["--device=/dev/kfd", "--device=/dev/dri"]
-        );
-    }
-
-    #[test]
     fn one_device_inside_is_enough() {
-        let both = [Maker::Nvidia, Maker::Amd];
+        let both = [Vendor::Nvidia, Vendor::Amd];
         let check = verdict(&both, Ok(vec!["/dev/nvidia0".to_owned()]));
         assert_eq!(
             check.detail,
@@ -181,7 +149,7 @@ mod tests {
         fs::write(home.path().join("n.yaml"), "kind: nvidia.com/gpu\n").unwrap();
         assert!(is_described(&["/nothing/here", directory]));
         assert!(
-            undescribed(&[Maker::Nvidia])
+            undescribed(&[Vendor::Nvidia])
                 .mend
                 .unwrap()
                 .contains("nvidia-ctk cdi generate")

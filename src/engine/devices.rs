@@ -21,7 +21,7 @@ pub async fn visible_devices(
     engine: &Engine,
     init: &Path,
     scratch: &Path,
-    extra: &[String],
+    extra: &[&str],
 ) -> Result<Vec<String>, EngineError> {
     // Podman fills the root with mount points, so it is a fresh one.
     let root = scratch.join("devices");
@@ -30,9 +30,7 @@ pub async fn visible_devices(
     let mut list = hardened(engine, &name, init)?;
     // Nobody is at the other end of a socket here by whose end it would know to end.
     list.push(format!("--timeout={}", LIMIT.as_secs()));
-    // SELinux keeps containers away from the host's devices, whatever podman hands in.
-    list.push("--security-opt=label=disable".to_owned());
-    list.extend_from_slice(extra);
+    list.extend(extra.iter().map(|&argument| argument.to_owned()));
     list.push(entrypoint(LIST_ARGUMENT));
     list.extend(["--rootfs".to_owned(), root.display().to_string()]);
     let arguments: Vec<&str> = list.iter().map(String::as_str).collect();

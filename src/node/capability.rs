@@ -5,8 +5,8 @@ use crate::{
     api::{
         PAYLOAD_VERSION,
         nodes::{
-            CapabilityReport, Compute, ContainerRuntime, Gpu, Inference, NetworkCapability,
-            NodeInfo, Platform, SandboxCapability, WorkerApi,
+            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference,
+            NetworkCapability, NodeInfo, Platform, SandboxCapability, WorkerApi,
         },
         time::Time,
     },
@@ -30,12 +30,10 @@ impl Machine {
         settings: &Settings,
         engine: &Engine,
         base_url: String,
+        devices: Vec<GpuDevice>,
     ) -> Self {
         let facts = engine.facts();
         let uname = rustix::system::uname();
-        let present = ["/dev/nvidia0", "/dev/kfd"]
-            .iter()
-            .any(|device| Path::new(device).exists());
         let still = CapabilityReport {
             version: PAYLOAD_VERSION,
             reported_at: Time::now(),
@@ -63,8 +61,8 @@ impl Machine {
                 storage_free_mb: None,
             },
             gpu: Some(Gpu {
-                present,
-                devices: None,
+                present: !devices.is_empty(),
+                devices: Some(devices),
             }),
             sandbox: Some(SandboxCapability {
                 supported: true,

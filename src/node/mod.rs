@@ -5,6 +5,7 @@
 //! every ten seconds. The node uses the URLs that it was given and no path of its own.
 
 mod capability;
+pub mod gpu;
 mod orchestrator_client;
 
 use crate::{
@@ -151,7 +152,8 @@ pub async fn start(
             )
         ),
     };
-    let machine = Machine::look(data_dir, &settings, bench.engine(), base_url);
+    let devices = gpu::look().await;
+    let machine = Machine::look(data_dir, &settings, bench.engine(), base_url, devices);
 
     let mut session = Session::new(&settings.orchestrator, settings.psk.clone());
     let started = async {

@@ -7,7 +7,6 @@ use crate::support::{
     listener::{Calls, Listener},
     process::{Done, run},
 };
-use cynode::engine::{devices::visible_devices, probe};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -367,31 +366,4 @@ fn no_container_is_left_behind() {
         assert!(!left.contains(name), "{name} is left");
     }
     assert_eq!(files(&corner.data_dir()), [""; 0]);
-}
-
-#[test]
-fn a_container_tells_which_devices_it_can_open() {
-    let home = tempfile::tempdir().unwrap();
-    let init = Path::new(env!("CARGO_BIN_EXE_cynode"));
-    let wanted = probe::Wanted {
-        program: "podman".into(),
-        runtime: None,
-    };
-    // No GPU is needed: any device under such a name will do.
-    let given = [
-        "--device=/dev/null:/dev/nvidia0",
-        "--device=/dev/null:/dev/dri/card7",
-        "--device=/dev/null:/dev/other",
-    ];
-    let given = given.map(str::to_owned);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let [seen, without] = runtime.block_on(async {
-        let engine = probe::probe(wanted, init, home.path()).await.unwrap();
-        let seen = visible_devices(&engine, init, home.path(), &given).await;
-        let without = visible_devices(&engine, init, home.path(), &[]).await;
-        [seen.unwrap(), without.unwrap()]
-    });
-    assert_eq!(seen, ["/dev/dri/card7", "/dev/nvidia0"]);
-    assert_eq!(without, [""; 0]);
-    assert_eq!(files(home.path()), [""; 0]);
 }

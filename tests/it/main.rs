@@ -14,6 +14,7 @@ mod bad_input;
 mod client;
 mod control_plane;
 mod dev;
+mod devices;
 mod dispatch;
 mod docs;
 mod doctor;

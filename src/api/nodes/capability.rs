@@ -4,7 +4,8 @@ use super::rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, che
 use crate::api::{check_version, problem::Problem, time::Time};
 use serde::{Deserialize, Serialize};
 
-const MAX_DEVICES: usize = 64;
+/// Graphics processors in a report.
+pub const MAX_DEVICES: usize = 64;
 const MAX_LIST: usize = 256;
 
 /// What a machine is and can do.
@@ -113,7 +114,7 @@ pub struct Gpu {
 }
 
 /// One graphics processor.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct GpuDevice {
     /// `nvidia` or `amd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,7 +5,7 @@ use crate::api::problem::Problem;
 /// Most labels of a node, and of a task's wish.
 pub const MAX_LABELS: usize = 64;
 /// Longest free text, in bytes.
-pub(super) const MAX_TEXT: usize = 256;
+pub const MAX_TEXT: usize = 256;
 /// Longest URL, in bytes.
 pub(super) const MAX_URL: usize = 2048;
 

@@ -1,0 +1,250 @@
+//! AMD's, as `rocm-smi` tells them, or else their kernel module.
+
+use super::{Answer, Vendor, ask, features, value};
+use crate::api::nodes::GpuDevice;
+use serde_json::{Map, Value};
+use std::{fs, path::Path};
+
+/// AMD among the makers of PCI devices.
+const PCI_VENDOR: &str = "0x1002";
+
+/// All that there are.
+pub(super) async fn look(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
+    let what = [
+        "--showproductname",
+        "--showuniqueid",
+        "--showmeminfo",
+        "vram",
+        "--json",
+    ];
+    let found = match ask(tool, &what).await {
+        Answer::Said(text) => parse(&text),
+        Answer::Missing => Vec::new(),
+        Answer::Failed(words) => {
+            tracing::warn!(
+                words,
+                "rocm-smi fails; see that this user is in the groups video and render; a model server may not get at the cards"
+            );
+            Vec::new()
+        }
+    };
+    if found.is_empty() {
+        known_to_the_kernel(drm)
+    } else {
+        found
+    }
+}
+
+/// One object per card. What the keys are called, in which case, and whether a number is a number or
+/// a text, differs from version to version.
+fn parse(text: &str) -> Vec<GpuDevice> {
+    // Warnings come before.
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let Ok(cards) = serde_json::from_str::<Map<String, Value>>(json) else {
+        if !text.is_empty() {
+            let answer: String = text.chars().take(200).collect();
+            tracing::warn!(answer, "rocm-smi says what this cynode doesn't understand");
+        }
+        return Vec::new();
+    };
+    let mut numbered: Vec<(u32, &Map<String, Value>)> = cards
+        .iter()
+        .filter_map(|(name, card)| {
+            let number = name.strip_prefix("card")?.parse().ok()?;
+            Some((number, card.as_object()?))
+        })
+        .collect();
+    numbered.sort_by_key(|(number, _)| *number);
+    numbered.into_iter().map(|(_, card)| device(card)).collect()
+}
+
+fn device(card: &Map<String, Value>) -> GpuDevice {
+    let of = |name: &str| {
+        let (_, found) = card
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        match found {
+            Value::String(text) => value(text),
+            Value::Number(number) => value(&number.to_string()),
+            _ => None,
+        }
+    };
+    let is_name = |text: &String| !text.starts_with("0x");
+    let name = ["Card series", "Device Name", "Card model"]
+        .into_iter()
+        .find_map(|key| of(key).filter(is_name));
+    let bytes = of("VRAM Total Memory (B)").and_then(|bytes| bytes.parse::<u64>().ok());
+    GpuDevice {
+        vendor: Some(Vendor::Amd.as_str().to_owned()),
+        model: name.or_else(|| unnamed(of("Card model"))),
+        device_id: of("Unique ID"),
+        vram_mb: bytes.map(|bytes| bytes >> 20),
+        features: features([("gfx", of("GFX Version")), ("sku", of("Card SKU"))]),
+    }
+}
+
+/// What the kernel module knows: less, and without any tool.
+fn known_to_the_kernel(drm: &Path) -> Vec<GpuDevice> {
+    let entries = fs::read_dir(drm).into_iter().flatten().flatten();
+    let mut cards: Vec<(u32, std::path::PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            // Its outputs stand beside it, as `card0-DP-1`.
+            let number = name.to_str()?.strip_prefix("card")?.parse().ok()?;
+            Some((number, entry.path().join("device")))
+        })
+        .collect();
+    cards.sort();
+    cards.iter().filter_map(|(_, card)| known(card)).collect()
+}
+
+fn known(card: &Path) -> Option<GpuDevice> {
+    let of = |name: &str| value(&fs::read_to_string(card.join(name)).ok()?);
+    if of("vendor")? != PCI_VENDOR {
+        return None;
+    }
+    let bytes = of("mem_info_vram_total").and_then(|bytes| bytes.parse::<u64>().ok());
+    let slot = of_uevent(&of_file(card, "uevent"));
+    Some(GpuDevice {
+        vendor: Some(Vendor::Amd.as_str().to_owned()),
+        model: of("product_name").or_else(|| unnamed(of("device"))),
+        // The kernel leaves out what rocm-smi puts before it.
+        device_id: of("unique_id").and_then(|id| value(&format!("0x{id}"))),
+        vram_mb: bytes.map(|bytes| bytes >> 20),
+        features: features([("pci", slot)]),
+    })
+}
+
+fn of_file(card: &Path, name: &str) -> String {
+    fs::read_to_string(card.join(name)).unwrap_or_default()
+}
+
+fn of_uevent(text: &str) -> Option<String> {
+    let slot = text
+        .lines()
+        .find_map(|line| line.strip_prefix("PCI_SLOT_NAME="))?;
+    value(slot)
+}
+
+/// What to call a card of which only the PCI id is known.
+fn unnamed(id: Option<String>) -> Option<String> {
+    value(&format!("AMD GPU {}", id?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{assert_reportable, tool},
+        *,
+    };
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const OLD: &str = include_str!("../../../tests/fixtures/gpu/amd-two-mi100-old.json");
+    const NEW: &str = include_str!("../../../tests/fixtures/gpu/amd-7900xt-new.json");
+    const MIXED: &str = include_str!("../../../tests/fixtures/gpu/amd-6800-and-raphael.json");
+
+    fn told(devices: &[GpuDevice]) -> Value {
+        assert_reportable(devices);
+        serde_json::to_value(devices).unwrap()
+    }
+
+    #[test]
+    fn cards_as_an_old_tool_tells_them() {
+        let devices = parse(OLD);
+        assert_eq!(devices.len(), 2, "what stands beside the cards is none");
+        let name = "Arcturus GL-XL [AMD Instinct MI100]";
+        assert_eq!(told(&devices)[1]["model"], name);
+        assert_eq!(devices[1].vram_mb, Some(32752));
+    }
+
+    #[test]
+    fn a_card_as_a_new_tool_tells_it() {
+        assert_eq!(
+            told(&parse(NEW)),
+            json!([{
+                "vendor": "amd", "model": "Radeon RX 7900 XT", "vram_mb": 20464,
+                "features": {"gfx": "gfx1100", "sku": "D70401XT"},
+            }])
+        );
+    }
+
+    #[test]
+    fn a_processor_s_own_graphics_are_a_card_with_little_memory() {
+        let devices = parse(MIXED);
+        assert_reportable(&devices);
+        let memory: Vec<_> = devices.iter().map(|device| device.vram_mb).collect();
+        assert_eq!(memory, [Some(16368), Some(64)]);
+        assert_eq!(devices[1].device_id, None, "N/A is none");
+    }
+
+    /// A card as the kernel shows it.
+    fn sysfs(drm: &Path, name: &str, files: &[(&str, &str)]) {
+        let card = drm.join(name).join("device");
+        fs::create_dir_all(&card).unwrap();
+        for (file, text) in files {
+            fs::write(card.join(file), format!("{text}\n")).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_is_asked_where_the_tool_can_t_tell() {
+        let home = tempfile::tempdir().unwrap();
+        let drm = home.path().join("drm");
+        sysfs(
+            &drm,
+            "card1",
+            &[
+                ("vendor", "0x1002"),
+                ("device", "0x744c"),
+                ("unique_id", "92a6e8fdfc3ba04a"),
+                ("mem_info_vram_total", "25753026560"),
+                ("uevent", "DRIVER=amdgpu\nPCI_SLOT_NAME=0000:03:00.0"),
+            ],
+        );
+        sysfs(
+            &drm,
+            "card10",
+            &[("vendor", "0x1002"), ("product_name", "AMD INSTINCT MI250")],
+        );
+        sysfs(&drm, "card0", &[("vendor", "0x10de")]);
+        sysfs(&drm, "card1-DP-1", &[("vendor", "0x1002")]);
+        sysfs(&drm, "renderD128", &[("vendor", "0x1002")]);
+        let failing = tool(home.path(), "echo 'ERROR: no driver'; exit 1");
+        for tool in [&failing, Path::new("/nonexistent/tool")] {
+            assert_eq!(
+                told(&look(tool, &drm).await),
+                json!([
+                    {
+                        "vendor": "amd", "model": "AMD GPU 0x744c", "vram_mb": 24560,
+                        "device_id": "0x92a6e8fdfc3ba04a", "features": {"pci": "0000:03:00.0"},
+                    },
+                    {"vendor": "amd", "model": "AMD INSTINCT MI250"},
+                ])
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn warnings_before_the_answer_do_no_harm() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(
+            home.path().join("answer"),
+            format!("WARNING: no clue\n{NEW}"),
+        )
+        .unwrap();
+        let script = format!("exec cat {}/answer", home.path().display());
+        let nowhere = Path::new("/nonexistent");
+        assert_eq!(look(&tool(home.path(), &script), nowhere).await.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_can_be_reported(text in any::<String>(), name in any::<String>(), id in any::<String>()) {
+            assert_reportable(&parse(&text));
+            assert_reportable(&parse(&format!("{text}{{")));
+            let card = json!({"card0": {"Card series": name, "Unique ID": id, "VRAM Total Memory (B)": text}});
+            assert_reportable(&parse(&card.to_string()));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Which graphics processors this machine has, and how podman hands them on.
+//!
+//! | vendor | asked first | where that can't be had |
+//! |---|---|---|
+//! | NVIDIA | `nvidia-smi --query-gpu` | `/proc/driver/nvidia/gpus` of its kernel module |
+//! | AMD | `rocm-smi --json` | `/sys/class/drm` of its kernel module |
+//!
+//! A tool that is missing is no news: most machines have neither. One that is there and fails is
+//! mentioned, with its own words. What tools and files say is checked and bounded before it goes into
+//! a report.
+
+mod amd;
+mod nvidia;
+
+use crate::api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT};
+use std::{io, path::Path, process::Stdio, time::Duration};
+use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
+
+/// How long a tool may take; `nvidia-smi` wakes cards up, one by one.
+const LIMIT: Duration = Duration::from_secs(20);
+/// What is read of a tool's answer, in bytes.
+const ANSWER_BYTES: u64 = 1024 * 1024;
+
+/// Who made a graphics processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Vendor {
+    /// NVIDIA.
+    Nvidia,
+    /// AMD.
+    Amd,
+}
+
+impl Vendor {
+    /// The name for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nvidia => "NVIDIA",
+            Self::Amd => "AMD",
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nvidia => "nvidia",
+            Self::Amd => "amd",
+        }
+    }
+
+    /// The arguments by which podman hands all devices of this vendor to a container.
+    pub const fn arguments(self, rootless: bool) -> &'static [&'static str] {
+        // SELinux keeps containers from devices of the host unless their label is turned off.
+        match self {
+            Self::Nvidia => &[
+                "--device=nvidia.com/gpu=all",
+                "--security-opt=label=disable",
+            ],
+            // A user gets at /dev/kfd by the groups that they are in.
+            Self::Amd if rootless => &[
+                "--device=/dev/kfd",
+                "--device=/dev/dri",
+                "--group-add=keep-groups",
+                "--security-opt=label=disable",
+            ],
+            Self::Amd => &[
+                "--device=/dev/kfd",
+                "--device=/dev/dri",
+                "--security-opt=label=disable",
+            ],
+        }
+    }
+}
+
+/// What this machine has. Never fails: what can't be found out isn't there.
+pub async fn look() -> Vec<GpuDevice> {
+    let (nvidia, amd) = tokio::join!(
+        nvidia::look(
+            Path::new("nvidia-smi"),
+            Path::new("/proc/driver/nvidia/gpus")
+        ),
+        amd::look(Path::new("rocm-smi"), Path::new("/sys/class/drm")),
+    );
+    let mut devices = nvidia;
+    devices.extend(amd);
+    devices.truncate(MAX_DEVICES);
+    devices
+}
+
+/// With whose devices a model server can compute here.
+pub fn usable(devices: &[GpuDevice]) -> Vec<Vendor> {
+    let has = |vendor: Vendor| {
+        let is_its = |device: &GpuDevice| device.vendor.as_deref() == Some(vendor.as_str());
+        devices.iter().any(is_its)
+    };
+    // Many processors have a graphics part by AMD; only one with a compute driver is of use.
+    let computes = |vendor| vendor != Vendor::Amd || Path::new("/dev/kfd").exists();
+    [Vendor::Nvidia, Vendor::Amd]
+        .into_iter()
+        .filter(|&vendor| has(vendor) && computes(vendor))
+        .collect()
+}
+
+/// What a tool said.
+enum Answer {
+    /// What it printed.
+    Said(String),
+    /// Why there is nothing, in its own words.
+    Failed(String),
+    /// There is no such tool.
+    Missing,
+}
+
+/// Has a tool print what it knows.
+async fn ask(program: &Path, arguments: &[&str]) -> Answer {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        // These tools print their errors on stdout; what is on stderr are warnings.
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    // Whatever is called like such a tool has no use for our secrets.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CYNODE_") || name.starts_with("CYNORK_") {
+            command.env_remove(&*name);
+        }
+    }
+    match timeout(LIMIT, run(command)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Answer::Missing,
+        Ok(Err(error)) => Answer::Failed(error.to_string()),
+        Err(_) => Answer::Failed(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+async fn run(mut command: Command) -> io::Result<Answer> {
+    let mut child = command.spawn()?;
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(ANSWER_BYTES).read_to_end(&mut bytes).await?;
+    }
+    let status = child.wait().await?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    Ok(if status.success() {
+        Answer::Said(text)
+    } else {
+        let words: String = text.chars().take(500).collect();
+        Answer::Failed(format!("{words} ({status})"))
+    })
+}
+
+/// A value that says something, as long as a report takes it.
+fn value(text: &str) -> Option<String> {
+    let mut text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    let nothing = [
+        "",
+        "N/A",
+        "[N/A]",
+        "[Not Supported]",
+        "[Unknown Error]",
+        "[GPU requires reset]",
+        "[Insufficient Permissions]",
+    ];
+    (!nothing.contains(&text.as_str())).then_some(text)
+}
+
+/// Facts by name; those that say nothing are left out.
+fn features<const N: usize>(facts: [(&str, Option<String>); N]) -> Option<serde_json::Value> {
+    let facts: serde_json::Map<_, _> = facts
+        .into_iter()
+        .filter_map(|(name, fact)| Some((name.to_owned(), fact?.into())))
+        .collect();
+    (!facts.is_empty()).then(|| facts.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::nodes::CapabilityReport;
+    use proptest::prelude::*;
+    use std::{io::Write as _, path::PathBuf};
+
+    /// Fails unless an orchestrator takes these.
+    pub(super) fn assert_reportable(devices: &[GpuDevice]) {
+        let report: CapabilityReport = serde_json::from_value(serde_json::json!({
+            "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+            "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+            "gpu": {"present": true, "devices": devices},
+        }))
+        .unwrap();
+        report.check("").unwrap();
+    }
+
+    /// A tool that does this. Another process writes it: one of ours that is being forked off
+    /// meanwhile would have it open for writing, and then nobody could run it.
+    pub(super) fn tool(home: &Path, script: &str) -> PathBuf {
+        let path = home.join("tool");
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let text = format!("#!/bin/sh\n{script}\n");
+        shell
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        assert!(shell.wait().unwrap().success());
+        path
+    }
+
+    #[tokio::test]
+    async fn a_tool_is_quoted_when_it_fails_and_not_waited_for_when_it_is_missing() {
+        let home = tempfile::tempdir().unwrap();
+        let failing = tool(home.path(), "echo its own words; exit 9");
+        let Answer::Failed(words) = ask(&failing, &[]).await else {
+            panic!("it failed");
+        };
+        assert!(
+            words.contains("its own words") && words.contains('9'),
+            "{words}"
+        );
+        assert!(matches!(
+            ask(&home.path().join("none"), &[]).await,
+            Answer::Missing
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_prints_for_ever_is_cut_off() {
+        let home = tempfile::tempdir().unwrap();
+        let endless = tool(home.path(), "exec yes");
+        // It ends by a broken pipe once enough was read.
+        assert!(matches!(ask(&endless, &[]).await, Answer::Failed(_)));
+    }
+
+    #[test]
+    fn the_vendor_decides_what_podman_hands_on() {
+        let of = |vendor: &str| GpuDevice {
+            vendor: Some(vendor.to_owned()),
+            ..GpuDevice::default()
+        };
+        assert_eq!(usable(&[of("nvidia"), of("other")]), [Vendor::Nvidia]);
+        assert_eq!(usable(&[]), []);
+        assert_eq!(
+            Vendor::Nvidia.arguments(true)[0],
+            "--device=nvidia.com/gpu=all"
+        );
+        let groups = "--group-add=keep-groups";
+        assert!(Vendor::Amd.arguments(true).contains(&groups));
+        assert!(!Vendor::Amd.arguments(false).contains(&groups));
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_bounded(text in any::<String>()) {
+            if let Some(value) = value(&text) {
+                prop_assert!(!value.is_empty() && value.len() <= MAX_TEXT);
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! NVIDIA's, as `nvidia-smi` tells them, or else their kernel module.
+
+use super::{Answer, Vendor, ask, features, value};
+use crate::api::nodes::GpuDevice;
+use std::{fs, path::Path};
+
+/// The name comes last: it is the only one that could contain a comma.
+const FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,compute_cap,name";
+/// The same for drivers from before the fifth field.
+const OLD_FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,name";
+
+/// All that there are.
+pub(super) async fn look(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
+    let mut fields = FIELDS;
+    let mut answer = query(tool, fields).await;
+    if matches!(&answer, Answer::Failed(words) if words.contains("not a valid field")) {
+        fields = OLD_FIELDS;
+        answer = query(tool, fields).await;
+    }
+    match answer {
+        Answer::Said(text) => parse(&text, fields),
+        Answer::Missing => known_to_the_kernel(proc),
+        Answer::Failed(words) if words.contains("No devices were found") => Vec::new(),
+        Answer::Failed(words) => {
+            tracing::warn!(
+                words,
+                "nvidia-smi fails; after an update of the driver, restart this machine; a model server may not get at the cards"
+            );
+            known_to_the_kernel(proc)
+        }
+    }
+}
+
+async fn query(tool: &Path, fields: &str) -> Answer {
+    let query = format!("--query-gpu={fields}");
+    ask(tool, &[&query, "--format=csv,noheader,nounits"]).await
+}
+
+fn parse(text: &str, fields: &str) -> Vec<GpuDevice> {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let devices = lines.filter_map(|line| {
+        let device = parse_line(line, fields);
+        if device.is_none() {
+            let line: String = line.chars().take(200).collect();
+            tracing::warn!(
+                line,
+                "nvidia-smi says what this cynode doesn't understand; the card is not reported"
+            );
+        }
+        device
+    });
+    devices.collect()
+}
+
+fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
+    let names: Vec<&str> = fields.split(',').collect();
+    let values: Vec<&str> = line.splitn(names.len(), ',').collect();
+    let of = |name: &str| {
+        let at = names.iter().position(|known| *known == name)?;
+        value(values.get(at)?)
+    };
+    // A line of anything else has no such field.
+    let uuid = of("uuid").filter(|uuid| uuid.starts_with("GPU-"))?;
+    Some(GpuDevice {
+        vendor: Some(Vendor::Nvidia.as_str().to_owned()),
+        model: of("name"),
+        device_id: Some(uuid),
+        // Absent where the card shares the machine's memory.
+        vram_mb: of("memory.total").and_then(|mib| mib.parse().ok()),
+        features: features([
+            ("driver", of("driver_version")),
+            ("pci", of("pci.bus_id")),
+            ("compute_capability", of("compute_cap")),
+        ]),
+    })
+}
+
+/// What the kernel module knows: less, and without any tool.
+fn known_to_the_kernel(proc: &Path) -> Vec<GpuDevice> {
+    let cards = fs::read_dir(proc).into_iter().flatten().flatten();
+    let mut files: Vec<_> = cards.map(|card| card.path().join("information")).collect();
+    files.sort();
+    let texts = files
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok());
+    texts.filter_map(|text| parse_information(&text)).collect()
+}
+
+fn parse_information(text: &str) -> Option<GpuDevice> {
+    let of = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        let (_, found) = lines.find(|(known, _)| known.trim() == name)?;
+        value(found)
+    };
+    Some(GpuDevice {
+        vendor: Some(Vendor::Nvidia.as_str().to_owned()),
+        model: Some(of("Model")?),
+        device_id: of("GPU UUID"),
+        vram_mb: None,
+        features: features([
+            ("driver", of("GPU Firmware")),
+            ("pci", of("Bus Location")),
+            ("compute_capability", None),
+        ]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{assert_reportable, tool},
+        *,
+    };
+    use proptest::prelude::*;
+
+    const ONE: &str = include_str!("../../../tests/fixtures/gpu/nvidia-a10g.csv");
+    const SEVERAL: &str = include_str!("../../../tests/fixtures/gpu/nvidia-3090-3070.csv");
+    const SHARED: &str = include_str!("../../../tests/fixtures/gpu/nvidia-gb10.csv");
+    const OLD: &str = include_str!("../../../tests/fixtures/gpu/nvidia-2080-old-driver.csv");
+    const INFORMATION: &str = include_str!("../../../tests/fixtures/gpu/nvidia-3090-information");
+
+    fn told(devices: &[GpuDevice]) -> serde_json::Value {
+        assert_reportable(devices);
+        serde_json::to_value(devices).unwrap()
+    }
+
+    #[test]
+    fn one_card() {
+        assert_eq!(
+            told(&parse(ONE, FIELDS)),
+            serde_json::json!([{
+                "vendor": "nvidia", "model": "NVIDIA A10G", "vram_mb": 23028,
+                "device_id": "GPU-82523fd8-3897-f599-d088-ccd04ae45ec1",
+                "features": {"driver": "535.104.05", "pci": "00000000:00:1E.0", "compute_capability": "8.6"},
+            }])
+        );
+    }
+
+    #[test]
+    fn several_cards() {
+        let devices = parse(SEVERAL, FIELDS);
+        assert_reportable(&devices);
+        let told: Vec<_> = devices
+            .iter()
+            .map(|device| (device.model.as_deref().unwrap(), device.vram_mb.unwrap()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("NVIDIA GeForce RTX 3090", 24576),
+                ("NVIDIA GeForce RTX 3070", 8192)
+            ]
+        );
+        assert_ne!(devices[0].device_id, devices[1].device_id);
+    }
+
+    #[test]
+    fn memory_that_is_the_machine_s_is_not_told() {
+        let devices = parse(SHARED, FIELDS);
+        assert_reportable(&devices);
+        assert_eq!(devices[0].model.as_deref(), Some("NVIDIA GB10"));
+        assert_eq!(devices[0].vram_mb, None);
+    }
+
+    #[test]
+    fn the_kernel_module_knows_a_card_without_a_tool() {
+        let device = parse_information(INFORMATION).unwrap();
+        assert_reportable(std::slice::from_ref(&device));
+        assert_eq!(device.model.as_deref(), Some("NVIDIA GeForce RTX 3090"));
+        let uuid = "GPU-eaf23aa1-4d3d-596c-da66-b86b0e5db584";
+        assert_eq!(device.device_id.as_deref(), Some(uuid));
+    }
+
+    #[tokio::test]
+    async fn an_old_driver_is_asked_for_less() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("answer"), OLD).unwrap();
+        let script = format!(
+            "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac\nexec cat {}/answer",
+            home.path().display()
+        );
+        let devices = look(&tool(home.path(), &script), home.path()).await;
+        assert_eq!(devices[0].model.as_deref(), Some("GeForce RTX 2080"));
+        assert_eq!(devices[0].vram_mb, Some(7979));
+    }
+
+    #[tokio::test]
+    async fn the_kernel_is_asked_where_the_tool_can_t_tell() {
+        let home = tempfile::tempdir().unwrap();
+        let card = home.path().join("proc/0000:01:00.0");
+        fs::create_dir_all(&card).unwrap();
+        fs::write(card.join("information"), INFORMATION).unwrap();
+        let proc = home.path().join("proc");
+        let mismatch = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18";
+        for script in [mismatch, "echo 'No devices were found'; exit 6"] {
+            let devices = look(&tool(home.path(), script), &proc).await;
+            assert_eq!(devices.len(), usize::from(script == mismatch), "{script}");
+        }
+        assert_eq!(look(Path::new("/nonexistent/tool"), &proc).await.len(), 1);
+        let nowhere = Path::new("/nonexistent");
+        assert!(look(nowhere, nowhere).await.is_empty());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_out() {
+        for text in [
+            "",
+            "\n\n",
+            "NVIDIA-SMI has failed because it couldn't",
+            "GPU",
+            ",,,,,",
+        ] {
+            assert!(parse(text, FIELDS).is_empty(), "{text:?}");
+        }
+        let odd = "GPU-1, many, , [N/A], [Unknown Error], A card, with a comma";
+        let device = parse(odd, FIELDS).remove(0);
+        assert_eq!(device.model.as_deref(), Some("A card, with a comma"));
+        assert_eq!((device.vram_mb, device.features), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_can_be_reported(text in any::<String>(), tail in any::<String>()) {
+            assert_reportable(&parse(&format!("{text}\nGPU-{tail}"), FIELDS));
+            assert_reportable(parse_information(&text).as_slice());
+            assert_reportable(parse_information(&format!("Model: {text}\nGPU UUID:{tail}")).as_slice());
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Which of the host's devices a container gets to see.
+
+use cynode::engine::{devices::visible_devices, probe};
+use std::{fs, path::Path};
+
+#[test]
+fn a_container_tells_which_devices_it_can_open() {
+    let home = tempfile::tempdir().unwrap();
+    let init = Path::new(env!("CARGO_BIN_EXE_cynode"));
+    let wanted = probe::Wanted {
+        program: "podman".into(),
+        runtime: None,
+    };
+    // No GPU is needed: any device under such a name will do.
+    let given = [
+        "--device=/dev/null:/dev/nvidia0",
+        "--device=/dev/null:/dev/dri/card7",
+        "--device=/dev/null:/dev/other",
+    ];
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let [seen, without] = runtime.block_on(async {
+        let engine = probe::probe(wanted, init, home.path()).await.unwrap();
+        let seen = visible_devices(&engine, init, home.path(), &given).await;
+        let without = visible_devices(&engine, init, home.path(), &[]).await;
+        [seen.unwrap(), without.unwrap()]
+    });
+    assert_eq!(seen, ["/dev/dri/card7", "/dev/nvidia0"]);
+    assert_eq!(without, [""; 0]);
+    assert_eq!(
+        fs::read_dir(home.path()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+}
