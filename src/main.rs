@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Command::Login(args) => client::login::login(args),
         Command::Logout(args) => client::login::logout(&args),
         Command::Whoami(args) => client::login::whoami(&args),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => doctor::doctor(*args),
         Command::Completions { shell } => client::print::completions(shell),
         Command::Version => client::print::version(),
     };

@@ -19,14 +19,9 @@ pub struct DoctorArgs {
     pub orchestrator: Option<String>,
     #[command(flatten)]
     pub podman: Podman,
-    /// Where a worker is to listen
-    #[arg(
-        long,
-        env = "CYNODE_WORKER_LISTEN",
-        default_value = "0.0.0.0:12090",
-        value_name = "ADDR:PORT"
-    )]
-    pub worker_listen: SocketAddr,
+    /// Where a worker is to listen [default: 0.0.0.0:12090]
+    #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
+    pub worker_listen: Option<SocketAddr>,
     /// Where users are to reach an orchestrator
     #[arg(
         long,
@@ -43,12 +38,7 @@ pub struct DoctorArgs {
         value_name = "ADDR:PORT"
     )]
     pub control_listen: SocketAddr,
-    /// Where a node's model server is to listen, on 127.0.0.1
-    #[arg(
-        long,
-        env = "CYNODE_INFERENCE_PORT",
-        default_value_t = 11434,
-        value_name = "PORT"
-    )]
-    pub inference_port: u16,
+    /// Where a node's model server is to listen, on 127.0.0.1 [default: 11434]
+    #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT")]
+    pub inference_port: Option<u16>,
 }

@@ -35,24 +35,19 @@ pub struct Cli {
 }
 
 /// What every subcommand takes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Log what is at least this important: error, warn, info, debug, trace
-    #[arg(
-        long,
-        global = true,
-        env = "CYNODE_LOG_LEVEL",
-        default_value = "info",
-        value_name = "LEVEL"
-    )]
-    pub log_level: String,
-    /// How log lines look
-    #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
+    /// Log what is at least this important: error, warn, info, debug, trace [default: info]
+    #[arg(long, global = true, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Text,
     Json,
@@ -99,7 +94,7 @@ pub enum Command {
 }
 
 /// `90`, `90s`, `5m`, `2h`, `1d`, or `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());

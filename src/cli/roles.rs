@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where state is kept.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct State {
     /// Where state is kept [default: $XDG_STATE_HOME/cynode; root: /var/lib/cynode]
     #[arg(long, env = "CYNODE_DATA_DIR", value_name = "DIR")]
@@ -46,6 +46,18 @@ pub struct OrchestratorFlags {
         value_name = "IMAGE"
     )]
     pub default_image: String,
+    /// Have nodes run this model server image
+    #[arg(long, env = "CYNODE_INFERENCE_IMAGE", value_name = "IMAGE")]
+    pub inference_image: Option<String>,
+    /// Have nodes fetch this model for it, such as qwen3:0.6b; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_MODEL",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "inference_image"
+    )]
+    pub inference_model: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -75,9 +87,6 @@ pub struct ServeOrchestrator {
         value_delimiter = ','
     )]
     pub worker_url: Vec<String>,
-    /// Have nodes run this model server image
-    #[arg(long, env = "CYNODE_INFERENCE_IMAGE", value_name = "IMAGE")]
-    pub inference_image: Option<String>,
     /// Be ready only while a node has inference running
     #[arg(long, env = "CYNODE_REQUIRE_INFERENCE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub require_inference: bool,
@@ -86,19 +95,17 @@ pub struct ServeOrchestrator {
 /// What a machine that runs sandboxes is told.
 #[derive(Args, Debug)]
 pub struct SandboxFlags {
-    /// Where the Worker API listens; port 0 takes a free one
-    #[arg(
-        long,
-        env = "CYNODE_WORKER_LISTEN",
-        default_value = "0.0.0.0:12090",
-        value_name = "ADDR:PORT"
-    )]
-    pub worker_listen: SocketAddr,
+    /// Where the Worker API listens; port 0 takes a free one [default: 0.0.0.0:12090]
+    #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
+    pub worker_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub engine: EngineFlags,
     /// An image to fetch before the first job asks for it
     #[arg(long, env = "CYNODE_DEFAULT_IMAGE", value_name = "IMAGE")]
     pub default_image: Option<String>,
+    /// The longest body that the Worker API takes, in bytes [default: 10 MiB, which is also the most]
+    #[arg(long, env = "CYNODE_MAX_REQUEST_BYTES", value_name = "N")]
+    pub max_request_bytes: Option<usize>,
 }
 
 /// How sandboxes are run.
@@ -117,25 +124,30 @@ pub struct EngineFlags {
     pub allowed_image: Vec<String>,
     #[command(flatten)]
     pub podman: Podman,
-    /// How long running jobs may go on at shutdown, such as 10s
-    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", default_value = "10s", value_parser = duration, value_name = "TIME")]
-    pub shutdown_grace: Duration,
+    /// The longest that a job may run here, such as 30m [default: 3h, which is also the most]
+    #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub max_timeout: Option<Duration>,
+    /// How long running jobs may go on at shutdown [default: 10s]
+    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = duration, value_name = "TIME")]
+    pub shutdown_grace: Option<Duration>,
 }
 
 /// Which podman, and what it is to use.
 #[derive(Args, Debug)]
 pub struct Podman {
-    /// Name or path of podman
-    #[arg(
-        long,
-        env = "CYNODE_ENGINE",
-        default_value = "podman",
-        value_name = "PROGRAM"
-    )]
-    pub engine: PathBuf,
+    /// Name or path of podman [default: podman]
+    #[arg(long, env = "CYNODE_ENGINE", value_name = "PROGRAM")]
+    pub engine: Option<PathBuf>,
     /// The OCI runtime that podman is to use [default: the first that works here]
     #[arg(long, env = "CYNODE_ENGINE_RUNTIME", value_name = "RUNTIME")]
     pub engine_runtime: Option<String>,
+}
+
+impl Podman {
+    /// The program to start.
+    pub fn program(&self) -> PathBuf {
+        self.engine.clone().unwrap_or_else(|| "podman".into())
+    }
 }
 
 /// Who a node is.
@@ -155,9 +167,20 @@ pub struct Identity {
         value_delimiter = ','
     )]
     pub label: Vec<String>,
-    /// Whether to run a model server: auto follows the orchestrator
+}
+
+/// The one model server of a node.
+#[derive(Args, Debug)]
+pub struct InferenceFlags {
+    /// Whether to run a model server: auto follows the orchestrator [default: auto; in dev: off, unless an image is named]
     #[arg(long, env = "CYNODE_INFERENCE", value_name = "MODE")]
     pub inference: Option<InferenceMode>,
+    /// Its port, on loopback only [default: the orchestrator's word, else 11434]
+    #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub inference_port: Option<u16>,
+    /// How long fetching its image and starting it may take [default: 30m]
+    #[arg(long, env = "CYNODE_INFERENCE_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub inference_timeout: Option<Duration>,
 }
 
 #[derive(Args, Debug)]
@@ -166,11 +189,16 @@ pub struct NodeArgs {
     pub state: State,
     /// The orchestrator's control plane, such as http://192.168.1.5:12082
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
-    pub orchestrator: String,
+    pub orchestrator: Option<String>,
+    /// How long an answer of the orchestrator may take [default: 30s]
+    #[arg(long, env = "CYNODE_ORCHESTRATOR_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub orchestrator_timeout: Option<Duration>,
     #[command(flatten)]
     pub psk: Psk,
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub inference: InferenceFlags,
     /// Where the orchestrator reaches this node [default: the address that leads to it]
     #[arg(long, env = "CYNODE_ADVERTISE_URL", value_name = "URL")]
     pub advertise_url: Option<String>,
@@ -215,6 +243,8 @@ pub struct Dev {
     pub psk: Psk,
     #[command(flatten)]
     pub identity: Identity,
+    #[command(flatten)]
+    pub inference: InferenceFlags,
     #[command(flatten)]
     pub engine: EngineFlags,
 }

@@ -5,7 +5,7 @@ use super::{
     print::{self, clean},
 };
 use crate::{
-    api::nodes::{NodeList, NodeView},
+    api::nodes::{Gpu, GpuDevice, Inference, NodeList, NodeView},
     cli::{Client, NodesCommand, Output},
     exit::Failure,
 };
@@ -14,7 +14,7 @@ use http::Method;
 /// What whoever forgets a node should know.
 const STILL_THERE: &str = "\
 Forgotten. If cynode still runs on that machine, it registers again by itself within seconds:
-stop it there first if it is to stay away, restart it there if it is to take jobs again.";
+stop it there first if it is to stay away.";
 
 /// One of the subcommands.
 pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
@@ -82,11 +82,15 @@ fn table(nodes: &[NodeView]) -> Result<(), Failure> {
             clean(&node.node_slug),
             node.status.as_str().to_owned(),
             format!("{}/{}", node.running_jobs, node.max_concurrency),
+            inference(node.inference.as_ref()).to_owned(),
             clean(&node.labels.join(",")),
             clean(node.reason.as_deref().unwrap_or_default()),
         ]
     });
-    print::table(["NODE", "STATUS", "JOBS", "LABELS", "REASON"], rows)
+    print::table(
+        ["NODE", "STATUS", "JOBS", "INFERENCE", "LABELS", "REASON"],
+        rows,
+    )
 }
 
 fn show(node: &NodeView) -> Result<(), Failure> {
@@ -110,9 +114,115 @@ fn show(node: &NodeView) -> Result<(), Failure> {
             format!("{} (acknowledged {})", node.config_version, clean(acked)),
         ),
         ("last seen", node.last_seen_at.to_string()),
+        ("gpu", clean(&gpu(node.gpu.as_ref()))),
+        ("inference", served_by(node.inference.as_ref())),
+        ("models", clean(&models(node.inference.as_ref()))),
     ])
+}
+
+/// Whether a node's model server answers; `-` where it has none.
+fn inference(inference: Option<&Inference>) -> &'static str {
+    match inference {
+        Some(inference) if inference.supported && inference.running == Some(true) => "running",
+        Some(inference) if inference.supported => "not running",
+        _ => "-",
+    }
+}
+
+/// The same with whose server it is.
+fn served_by(service: Option<&Inference>) -> String {
+    let existing = service.is_some_and(|i| i.supported && i.existing_service == Some(true));
+    let whose = if existing {
+        " (a server that was there before cynode)"
+    } else {
+        ""
+    };
+    format!("{}{whose}", inference(service))
+}
+
+fn models(inference: Option<&Inference>) -> String {
+    let models = inference.and_then(|inference| inference.models.as_deref());
+    match models.unwrap_or_default() {
+        [] => "-".to_owned(),
+        models => models.join(", "),
+    }
+}
+
+/// Equal devices together: how many, which model, how much memory each.
+fn gpu(gpu: Option<&Gpu>) -> String {
+    let Some(gpu) = gpu.filter(|gpu| gpu.present) else {
+        return "-".to_owned();
+    };
+    let mut kinds: Vec<(String, usize)> = Vec::new();
+    for kind in gpu.devices.iter().flatten().map(device) {
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((kind, 1)),
+        }
+    }
+    if kinds.is_empty() {
+        return "present".to_owned();
+    }
+    let kinds = kinds
+        .iter()
+        .map(|(kind, count)| format!("{count} × {kind}"));
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
+fn device(device: &GpuDevice) -> String {
+    let name = device.model.as_deref().or(device.vendor.as_deref());
+    let name = name.unwrap_or("unknown");
+    device.vram_mb.map_or_else(
+        || name.to_owned(),
+        |mb| format!("{name} ({:.1} GiB)", mb as f64 / 1024.0),
+    )
 }
 
 fn path(slug: &str, rest: &str) -> String {
     format!("/v1/nodes/{}{rest}", print::percent_encode(slug))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn graphics_processors_are_counted_by_kind() {
+        let shown = |value| gpu(Some(&serde_json::from_value(value).unwrap()));
+        let h100 = json!({"vendor": "nvidia", "model": "H100", "vram_mb": 81_559});
+        let devices =
+            json!([h100, {"model": "W7900", "vram_mb": 49_152}, h100, {"vendor": "amd"}, {}]);
+        assert_eq!(
+            shown(json!({"present": true, "devices": devices})),
+            "2 × H100 (79.6 GiB), 1 × W7900 (48.0 GiB), 1 × amd, 1 × unknown"
+        );
+        assert_eq!(shown(json!({"present": true})), "present");
+        assert_eq!(shown(json!({"present": true, "devices": []})), "present");
+        assert_eq!(shown(json!({"present": false, "devices": devices})), "-");
+        assert_eq!(gpu(None), "-");
+    }
+
+    #[test]
+    fn a_model_server_runs_does_not_or_is_none() {
+        let of = |value| serde_json::from_value::<Inference>(value).unwrap();
+        for (value, text) in [
+            (json!({"supported": true, "running": true}), "running"),
+            (json!({"supported": true, "running": false}), "not running"),
+            (json!({"supported": true}), "not running"),
+            (json!({"supported": false, "running": true}), "-"),
+        ] {
+            assert_eq!(inference(Some(&of(value.clone()))), text);
+            assert_eq!(served_by(Some(&of(value))), text);
+        }
+        assert_eq!((inference(None), models(None)), ("-", "-".to_owned()));
+        let theirs = of(json!({
+            "supported": true, "running": true, "existing_service": true, "models": ["b:1", "a"],
+        }));
+        assert_eq!(
+            served_by(Some(&theirs)),
+            "running (a server that was there before cynode)"
+        );
+        assert_eq!(models(Some(&theirs)), "b:1, a");
+    }
 }

@@ -24,8 +24,9 @@ pub(super) struct Podman {
 
 /// Asks podman, and has it run a container the way a node would.
 pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Error>) -> Podman {
+    let program = podman.program();
     let wanted = probe::Wanted {
-        program: podman.engine.clone(),
+        program: program.clone(),
         runtime: podman.engine_runtime.clone(),
     };
     let engine = match scratch {
@@ -37,10 +38,10 @@ pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Er
     };
     let facts = match &engine {
         Ok(engine) => Ok(engine.facts().clone()),
-        Err(_) => probe::facts(&podman.engine).await,
+        Err(_) => probe::facts(&program).await,
     };
     Podman {
-        version: probe::version(&podman.engine).await,
+        version: probe::version(&program).await,
         facts,
         engine,
         runtime_is_named: podman.engine_runtime.is_some(),

@@ -90,13 +90,13 @@ impl Check {
 }
 
 /// `cynode doctor`.
-pub fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
+pub fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     let data_dir = std::path::absolute(roles::data_dir_path(&args.state)?)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let checks = runtime.block_on(async {
         // Dropped in the middle, the examination still removes its files.
         tokio::select! {
-            checks = examine(args, &data_dir) => Ok(checks),
+            checks = examine(&args, &data_dir) => Ok(checks),
             stopped = stopped() => Err(stopped),
         }
     })?;

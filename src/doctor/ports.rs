@@ -1,7 +1,10 @@
 //! Whether the addresses on which roles are to listen are free, or whoever has them is one of us.
 
 use super::{Check, Status};
-use crate::{cli::DoctorArgs, http::client::Client};
+use crate::{
+    cli::DoctorArgs, http::client::Client, node::MODEL_SERVER_PORT,
+    worker::DEFAULT_LISTEN as WORKER_LISTEN,
+};
 use http::{Method, StatusCode};
 use std::{
     io,
@@ -57,7 +60,8 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
         expected: Owner::Cynode,
         taken,
     };
-    let model_server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), args.inference_port);
+    let model_port = args.inference_port.unwrap_or(MODEL_SERVER_PORT);
+    let model_server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), model_port);
     let client = Client::default();
     let [gateway, control, worker, mut inference] = [
         port(
@@ -78,7 +82,7 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
             "worker-port",
             "the Worker API",
             "--worker-listen",
-            args.worker_listen,
+            args.worker_listen.unwrap_or(WORKER_LISTEN),
             Status::Fail,
         ),
         port(

@@ -99,53 +99,29 @@ pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Contain
     let stderr = child.stderr.take();
     Ok(Container {
         child,
-        message: Some(tokio::spawn(read_tail(stderr))),
+        message: Some(tokio::spawn(read_tail(stderr, |_| ()))),
         outcome: None,
     })
 }
 
-/// How every container of ours is run: closed in, and with our own binary as its init.
+/// How every container is run that is to end by itself: closed in, without a network, and with our
+/// own binary as its init.
 pub(super) fn hardened(
     engine: &Engine,
     name: &str,
     init: &Path,
 ) -> Result<Vec<String>, EngineError> {
-    let mut list = Vec::new();
-    if let Some(runtime) = &engine.way.runtime {
-        list.push(format!("--runtime={runtime}"));
-    }
-    let fixed = [
-        "run",
+    let mut list = beginning(engine);
+    let sandbox = [
         "--rm",
         "--network=none",
-        "--pull=never",
         // The command writes into our own pipes; podman's copy would be a second one.
         "--log-driver=none",
         // Podman copies the node's proxy variables into a container unless told otherwise.
         "--http-proxy=false",
-        // What containers.conf could turn on for all containers: the node's environment, another
-        // init in our place, privileges.
-        "--env-host=false",
-        "--init=false",
-        "--privileged=false",
-        // A node under systemd has a socket to tell of its readiness, which is none of a job's business.
-        "--sdnotify=ignore",
-        "--cap-drop=all",
-        "--security-opt=no-new-privileges",
-        // An image's health check would run beside the job, on a timer of the host's systemd.
-        "--no-healthcheck",
-        // Podman mounts cgroups and more for programs that look like an init.
-        "--systemd=false",
     ];
-    list.extend(fixed.map(str::to_owned));
+    list.extend(sandbox.map(str::to_owned));
     list.push(format!("--name={name}"));
-    list.extend(
-        engine
-            .way
-            .ulimits
-            .iter()
-            .map(|limit| format!("--ulimit={limit}")),
-    );
     list.push(format!(
         "--volume={}:{}:ro,z",
         volume_source(init)?,
@@ -162,11 +138,7 @@ pub(super) fn entrypoint(argument: &str) -> String {
 fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
     let mut list = hardened(engine, spec.name, spec.init)?;
     list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
-    list.extend(
-        spec.labels
-            .iter()
-            .map(|(name, value)| format!("--label={name}={value}")),
-    );
+    list.extend(labels(spec.labels));
     if let Some(workspace) = spec.workspace {
         let source = volume_source(workspace)?;
         list.push(format!(
@@ -181,6 +153,41 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
         Root::Directory(path) => list.extend(["--rootfs".to_owned(), path.display().to_string()]),
     }
     Ok(list)
+}
+
+/// `run`, the way that works on this host, and what is closed in every container of ours.
+pub(super) fn beginning(engine: &Engine) -> Vec<String> {
+    let mut list = Vec::new();
+    if let Some(runtime) = &engine.way.runtime {
+        list.push(format!("--runtime={runtime}"));
+    }
+    let closed = [
+        "run",
+        "--pull=never",
+        // What containers.conf could turn on for all containers: the node's environment, another
+        // init in our place, privileges.
+        "--env-host=false",
+        "--init=false",
+        "--privileged=false",
+        // A node under systemd has a socket to tell of its readiness, which is no container's business.
+        "--sdnotify=ignore",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        // An image's health check would run on a timer of the host's systemd.
+        "--no-healthcheck",
+        // Podman mounts cgroups and more for programs that look like an init.
+        "--systemd=false",
+    ];
+    list.extend(closed.map(str::to_owned));
+    let ulimits = engine.way.ulimits.iter();
+    list.extend(ulimits.map(|limit| format!("--ulimit={limit}")));
+    list
+}
+
+pub(super) fn labels(labels: &[(&'static str, String)]) -> impl Iterator<Item = String> {
+    labels
+        .iter()
+        .map(|(name, value)| format!("--label={name}={value}"))
 }
 
 /// `--volume` splits at colons and has no way to quote one.

@@ -3,16 +3,21 @@
 //! Podman has moods: under load it queues on its storage locks, and a client killed at the
 //! wrong moment leaks storage or leaves a lock behind. So every short call goes through
 //! [`Engine::call`], which bounds how many run at a time and how long each may take, and ends
-//! one with TERM before KILL. A container is started by [`Engine::spawn`].
+//! one with TERM before KILL. A sandbox is started by [`Engine::spawn`], a container that goes
+//! on by itself is a [`service`].
 //!
 //! [`probe`] finds out at start what this host's podman can do, [`devices`] which of the host's
 //! devices a container gets to see.
 
 mod container;
 pub mod devices;
+mod images;
+pub mod labels;
 pub mod probe;
+pub mod service;
 
 pub use container::{Container, ContainerSpec, Root};
+pub use images::{ImageError, Images};
 
 use std::{
     io,
@@ -141,17 +146,21 @@ impl Engine {
     pub async fn call(&self, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
         // The semaphore is never closed.
         let _permit = self.gate.acquire().await;
-        call(&self.program, arguments, limit).await
+        call(&self.program, arguments, limit, |_| ()).await
     }
 
-    /// Fetches an image. Takes long, so it doesn't count as one of the short calls.
-    pub async fn pull(&self, image: &str, limit: Duration) -> Result<String, EngineError> {
-        call(
-            &self.program,
-            &["pull", "--quiet", &format!("docker://{image}")],
-            limit,
-        )
-        .await
+    /// Fetches an image; `note` hears each line that podman says meanwhile. Takes long, so it doesn't
+    /// count as one of the short calls.
+    async fn pull(
+        &self,
+        image: &str,
+        limit: Duration,
+        note: impl FnMut(&str),
+    ) -> Result<(), EngineError> {
+        let image = format!("docker://{image}");
+        call(&self.program, &["pull", &image], limit, note)
+            .await
+            .map(drop)
     }
 
     /// Runs our own binary as root of podman's user namespace, where files that a job left under
@@ -162,7 +171,7 @@ impl Engine {
             .chain(arguments.iter().copied())
             .collect();
         // Takes long for a large tree, so it doesn't count as one of the short calls.
-        call(&self.program, &all, limit).await.map(drop)
+        call(&self.program, &all, limit, |_| ()).await.map(drop)
     }
 
     /// Starts a container in the foreground of a podman of its own.
@@ -179,6 +188,7 @@ fn command(program: &Path) -> Command {
     // systemd told us alone.
     for (name, _) in std::env::vars_os() {
         let ours = [
+            "CREDENTIALS_DIRECTORY",
             "CYNODE_",
             "CYNORK_",
             "LISTEN_",
@@ -202,7 +212,13 @@ fn start(program: &Path, command: &mut Command) -> Result<Child, EngineError> {
     })
 }
 
-async fn call(program: &Path, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
+/// `note` hears each line that podman says on stderr.
+async fn call(
+    program: &Path,
+    arguments: &[&str],
+    limit: Duration,
+    note: impl FnMut(&str),
+) -> Result<String, EngineError> {
     let name = arguments
         .iter()
         .take(2)
@@ -219,7 +235,7 @@ async fn call(program: &Path, arguments: &[&str], limit: Duration) -> Result<Str
     let work = async {
         let (out, err, status) = tokio::join!(
             read_up_to(stdout, ANSWER_BYTES),
-            read_tail(stderr),
+            read_tail(stderr, note),
             child.wait()
         );
         Ok::<_, io::Error>((out?, err, status?))
@@ -276,13 +292,17 @@ async fn read_up_to(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> io::R
     Ok(bytes)
 }
 
-/// Reads to the end and keeps the last [`MESSAGE_BYTES`], without podman's `Error: `.
-async fn read_tail(stream: Option<impl AsyncRead + Unpin>) -> String {
+/// Reads to the end and keeps the last [`MESSAGE_BYTES`], without podman's `Error: `; `note` hears
+/// each line, or what is read of one at a time.
+async fn read_tail(stream: Option<impl AsyncRead + Unpin>, mut note: impl FnMut(&str)) -> String {
     let mut kept = Vec::new();
     if let Some(mut stream) = stream {
         let mut buffer = [0; 4096];
         // A pipe that fails to be read has nothing more to tell.
         while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+            for line in String::from_utf8_lossy(&buffer[..n]).lines() {
+                note(line);
+            }
             kept.extend_from_slice(&buffer[..n]);
             let surplus = kept.len().saturating_sub(MESSAGE_BYTES);
             kept.drain(..surplus);

@@ -120,7 +120,7 @@ fn own_ulimits() -> Vec<String> {
 
 /// What podman calls its version. Needs nothing of the host, so it also works where nothing else does.
 pub async fn version(program: &Path) -> Result<String, EngineError> {
-    let answer = call(program, &["--version"], INFO_LIMIT).await?;
+    let answer = call(program, &["--version"], INFO_LIMIT, |_| ()).await?;
     Ok(answer
         .split_whitespace()
         .last()
@@ -166,7 +166,7 @@ pub async fn facts(program: &Path) -> Result<Facts, EngineError> {
         #[serde(rename = "Version")]
         version: String,
     }
-    let ask = || call(program, &["info", "--format=json"], INFO_LIMIT);
+    let ask = || call(program, &["info", "--format=json"], INFO_LIMIT, |_| ());
     let answer = match ask().await {
         // Podman waits for its own locks now and then; the second time it mostly has them.
         Err(EngineError::TimedOut { .. }) => ask().await?,

@@ -80,6 +80,7 @@ impl CallError {
 #[derive(Clone)]
 pub struct Client {
     inner: legacy::Client<HttpConnector<HyperResolver>, Full<Bytes>>,
+    answer_timeout: Duration,
 }
 
 impl Default for Client {
@@ -95,7 +96,10 @@ impl Default for Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(15))
             .build(connector);
-        Self { inner }
+        Self {
+            inner,
+            answer_timeout: ANSWER_TIMEOUT,
+        }
     }
 }
 
@@ -109,6 +113,14 @@ pub struct Call<'a> {
 }
 
 impl Client {
+    /// One that gives up on an answer that isn't a stream after this time.
+    pub fn answering_within(answer_timeout: Duration) -> Self {
+        Self {
+            answer_timeout,
+            ..Self::default()
+        }
+    }
+
     /// Prepares a call.
     pub fn call(&self, method: Method, url: impl Into<String>) -> Call<'_> {
         Call {
@@ -136,12 +148,20 @@ impl<'a> Call<'a> {
 
     /// Makes the call and reads the answer as JSON.
     pub async fn receive<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        self.receive_with_status().await.map(|(_, answer)| answer)
+    }
+
+    /// The same, for a call that has more than one kind of success.
+    pub async fn receive_with_status<T: DeserializeOwned>(
+        self,
+    ) -> Result<(StatusCode, T), CallError> {
         let url = self.url.clone();
-        let bytes = self.whole().await?;
-        parse_json(&bytes).map_err(|problem| CallError::Malformed {
+        let (status, bytes) = self.whole().await?;
+        let answer = parse_json(&bytes).map_err(|problem| CallError::Malformed {
             url,
             reason: problem.detail,
-        })
+        })?;
+        Ok((status, answer))
     }
 
     /// Makes the call; any answer of success will do.
@@ -152,7 +172,7 @@ impl<'a> Call<'a> {
     /// Makes the call and reads the answer line by line as it comes.
     pub async fn lines(self) -> Result<Lines, CallError> {
         let url = self.url.clone();
-        let body = self.send("application/x-ndjson", None).await?;
+        let (_, body) = self.send("application/x-ndjson", None).await?;
         Ok(Lines {
             url,
             body,
@@ -160,10 +180,11 @@ impl<'a> Call<'a> {
         })
     }
 
-    async fn whole(self) -> Result<Bytes, CallError> {
+    async fn whole(self) -> Result<(StatusCode, Bytes), CallError> {
         let url = self.url.clone();
-        let body = self.send("application/json", Some(ANSWER_TIMEOUT)).await?;
-        read_whole(url, body).await
+        let limit = self.client.answer_timeout;
+        let (status, body) = self.send("application/json", Some(limit)).await?;
+        Ok((status, read_whole(url, body, limit).await?))
     }
 
     /// Makes the call and tells what came back, whatever it is: to find out who is there.
@@ -194,13 +215,19 @@ impl<'a> Call<'a> {
             .unwrap_or_else(|_| Err(transport(&url, "it took too long")))
     }
 
-    async fn send(self, accept: &str, limit: Option<Duration>) -> Result<Incoming, CallError> {
-        let url = self.url.clone();
+    async fn send(
+        self,
+        accept: &str,
+        limit: Option<Duration>,
+    ) -> Result<(StatusCode, Incoming), CallError> {
+        let (url, answer_timeout) = (self.url.clone(), self.client.answer_timeout);
         let (parts, body) = self.exchange(accept, limit).await?;
         if parts.status.is_success() {
-            return Ok(body);
+            return Ok((parts.status, body));
         }
-        let bytes = read_whole(url.clone(), body).await.unwrap_or_default();
+        let bytes = read_whole(url.clone(), body, answer_timeout)
+            .await
+            .unwrap_or_default();
         let problem = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
             kind: String::new(),
             title: String::new(),
@@ -267,8 +294,8 @@ impl<'a> Call<'a> {
     }
 }
 
-async fn read_whole(url: String, body: Incoming) -> Result<Bytes, CallError> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Bytes, CallError> {
+    match tokio::time::timeout(limit, Limited::new(body, MAX_BODY_BYTES).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) => Err(transport(&url, error.to_string())),
         Err(_) => Err(transport(&url, "it took too long")),

@@ -28,6 +28,7 @@ pub struct Connection {
 pub struct Request {
     parts: Parts,
     body: Option<Incoming>,
+    body_limit: usize,
     params: HashMap<String, String>,
     /// Where it came from.
     pub connection: Connection,
@@ -43,6 +44,7 @@ impl Request {
         Self {
             parts,
             body: Some(body),
+            body_limit: MAX_BODY_BYTES,
             params,
             connection,
         }
@@ -152,25 +154,30 @@ impl Request {
         parse_json(bytes)
     }
 
+    /// Takes no longer body than this, nor than any listener takes.
+    pub fn limit_body(&mut self, bytes: usize) {
+        self.body_limit = self.body_limit.min(bytes);
+    }
+
     /// The whole body, within the limits of size and time.
     pub async fn bytes(&mut self) -> Result<Bytes, Problem> {
+        let limit = self.body_limit;
         let too_large = || {
             Problem::new(
                 Kind::PayloadTooLarge,
-                format!("the body is larger than {MAX_BODY_BYTES} bytes; send less"),
+                format!("the body is larger than {limit} bytes; send less"),
             )
         };
         let length = self
             .header(header::CONTENT_LENGTH.as_str())
             .and_then(|length| length.parse::<u64>().ok());
-        if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+        if length.is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
         let Some(body) = self.body.take() else {
             return Ok(Bytes::new());
         };
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await
-        {
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => Err(Problem::new(

@@ -17,11 +17,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+use tokio::sync::watch;
 
 /// This machine, as looked at once; what changes is looked at for each report.
 pub(super) struct Machine {
     still: CapabilityReport,
     data_dir: PathBuf,
+    inference: watch::Receiver<Inference>,
+    closing: watch::Receiver<bool>,
 }
 
 impl Machine {
@@ -31,6 +34,7 @@ impl Machine {
         engine: &Engine,
         base_url: String,
         devices: Vec<GpuDevice>,
+        (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
         let facts = engine.facts();
         let uname = rustix::system::uname();
@@ -51,7 +55,7 @@ impl Machine {
             container_runtime: Some(ContainerRuntime {
                 runtime: "podman".to_owned(),
                 version: Some(facts.version.clone()),
-                rootless_supported: None,
+                rootless_supported: Some(facts.rootless || has_subordinate_ids()),
                 rootless_enabled: Some(facts.rootless),
             }),
             compute: Compute {
@@ -77,26 +81,15 @@ impl Machine {
                 orchestrator_reachable: Some(true),
                 outbound_policy: Some("none".to_owned()),
             }),
-            inference: Some(Inference {
-                supported: false,
-                mode: Some(
-                    if settings.inference == InferenceMode::Off {
-                        "off"
-                    } else {
-                        "auto"
-                    }
-                    .to_owned(),
-                ),
-                running: Some(false),
-                existing_service: None,
-                models: None,
-            }),
+            inference: None,
             worker_api: Some(WorkerApi { base_url }),
             tls: None,
         };
         Self {
             still,
             data_dir: data_dir.path().to_owned(),
+            inference,
+            closing,
         }
     }
 
@@ -105,8 +98,35 @@ impl Machine {
         let mut report = self.still.clone();
         report.reported_at = Time::now();
         report.compute.storage_free_mb = free_mb(&self.data_dir);
+        report.inference = Some(self.inference.borrow().clone());
+        if let Some(sandbox) = &mut report.sandbox {
+            // A node that is about to end is given no more jobs.
+            sandbox.supported = !*self.closing.borrow();
+        }
         report
     }
+
+    /// Its graphics processors.
+    pub(super) fn gpus(&self) -> &[GpuDevice] {
+        let gpu = self.still.gpu.as_ref();
+        gpu.and_then(|gpu| gpu.devices.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// What is said of the model server before one is there.
+pub(super) fn no_inference(mode: InferenceMode) -> Inference {
+    Inference {
+        supported: mode == InferenceMode::On,
+        mode: Some(mode.as_str().to_owned()),
+        running: Some(false),
+        ..Inference::default()
+    }
+}
+
+/// Whether this host hands out ids for rootless containers at all.
+fn has_subordinate_ids() -> bool {
+    fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.trim().is_empty())
 }
 
 /// Logical processors that we may use.

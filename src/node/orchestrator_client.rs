@@ -1,16 +1,16 @@
 //! The node's side of the Node API.
 
-use super::{NodeError, capability::Machine};
+use super::{NodeError, capability::Machine, state::State};
 use crate::{
     api::{
         check_version,
-        nodes::{Bootstrap, BootstrapEndpoints, ConfigAck, NodeConfig, Register},
+        nodes::{Bootstrap, ConfigAck, NodeConfig, Register},
     },
     http::client::{CallError, Client},
     pause::Pauses,
 };
 use http::{Method, StatusCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -21,86 +21,117 @@ pub(super) struct Session {
     client: Client,
     register_url: String,
     psk: Zeroizing<String>,
+    state: State,
+    /// As the orchestrator delivered it; none before the registration.
+    delivered: Option<Delivered>,
+}
+
+/// Whether the orchestrator knew us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Registered {
+    /// It has what it gave us, and what we acknowledged.
+    Again,
+    /// It starts from nothing.
+    Anew,
+}
+
+struct Delivered {
     jwt: Zeroizing<String>,
-    /// As the orchestrator delivered them; none before the registration.
-    endpoints: Option<BootstrapEndpoints>,
+    report_url: String,
+    config_url: String,
+    /// When the token ends.
+    ends: Option<Instant>,
 }
 
 impl Session {
-    pub(super) fn new(orchestrator: &str, psk: Zeroizing<String>) -> Self {
+    pub(super) fn new(
+        orchestrator: &str,
+        answer_timeout: Duration,
+        psk: Zeroizing<String>,
+        state: State,
+    ) -> Self {
         Self {
-            client: Client::default(),
+            client: Client::answering_within(answer_timeout),
             register_url: format!("{}/v1/nodes/register", orchestrator.trim_end_matches('/')),
             psk,
-            jwt: Zeroizing::default(),
-            endpoints: None,
+            state,
+            delivered: None,
         }
     }
 
     /// Shows the pre-shared key and takes what is delivered for it.
-    pub(super) async fn register(&mut self, machine: &Machine) -> Result<(), NodeError> {
+    pub(super) async fn register(&mut self, machine: &Machine) -> Result<Registered, NodeError> {
         let body = Register {
             psk: self.psk.to_string(),
-            node_key: None,
+            node_key: Some(self.state.key()?.to_string()),
             capability: machine.report(),
         };
-        let answer: Result<Bootstrap, _> = self
+        let answer = self
             .client
             .call(Method::POST, &self.register_url)
             .json(&body)
-            .receive()
+            .receive_with_status::<Bootstrap>()
             .await;
-        let bootstrap = answer.map_err(|error| match error.status() {
+        let (status, bootstrap) = answer.map_err(|error| match error.status() {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
             _ => NodeError::Call(error),
         })?;
         check_version(bootstrap.version).map_err(|problem| NodeError::Setting(problem.detail))?;
-        self.jwt = Zeroizing::new(bootstrap.auth.node_jwt);
-        self.register_url
-            .clone_from(&bootstrap.orchestrator.endpoints.worker_registration_url);
-        self.endpoints = Some(bootstrap.orchestrator.endpoints);
-        Ok(())
+        self.state.keep_session(&bootstrap);
+        let life = bootstrap.auth.expires_at.since(bootstrap.issued_at);
+        let endpoints = bootstrap.orchestrator.endpoints;
+        self.register_url = endpoints.worker_registration_url;
+        self.delivered = Some(Delivered {
+            jwt: Zeroizing::new(bootstrap.auth.node_jwt),
+            report_url: endpoints.node_report_url,
+            config_url: endpoints.node_config_url,
+            // By our own clock's course, whatever time it shows.
+            ends: Instant::now().checked_add(life).filter(|_| !life.is_zero()),
+        });
+        Ok(if status == StatusCode::OK {
+            Registered::Again
+        } else {
+            Registered::Anew
+        })
+    }
+
+    /// Whether the token has run out.
+    pub(super) fn has_ended(&self) -> bool {
+        let ends = self.delivered.as_ref().and_then(|session| session.ends);
+        ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
     /// Fetches the configuration.
-    pub(super) async fn config(&mut self) -> Result<NodeConfig, NodeError> {
-        let url = &self.endpoints()?.node_config_url;
+    pub(super) async fn config(&self) -> Result<NodeConfig, NodeError> {
+        let session = self.delivered()?;
         let config: NodeConfig = self
             .client
-            .call(Method::GET, url)
-            .bearer(&self.jwt)
+            .call(Method::GET, &session.config_url)
+            .bearer(&session.jwt)
             .receive()
             .await?;
         check_version(config.version).map_err(|problem| NodeError::Setting(problem.detail))?;
+        self.state.keep_config(&config);
         Ok(config)
     }
 
     /// Says how the configuration was applied.
-    pub(super) async fn acknowledge(&mut self, ack: &ConfigAck) -> Result<(), NodeError> {
-        let url = &self.endpoints()?.node_config_url;
-        Ok(self
-            .client
-            .call(Method::POST, url)
-            .bearer(&self.jwt)
-            .json(ack)
-            .done()
-            .await?)
+    pub(super) async fn acknowledge(&self, ack: &ConfigAck) -> Result<(), NodeError> {
+        let session = self.delivered()?;
+        let call = self.client.call(Method::POST, &session.config_url);
+        Ok(call.bearer(&session.jwt).json(ack).done().await?)
     }
 
     /// Says what this machine is, and that it lives.
-    pub(super) async fn report(&mut self, machine: &Machine) -> Result<(), NodeError> {
-        let url = &self.endpoints()?.node_report_url;
-        Ok(self
-            .client
-            .call(Method::POST, url)
-            .bearer(&self.jwt)
-            .json(&machine.report())
-            .done()
-            .await?)
+    pub(super) async fn report(&self, machine: &Machine) -> Result<(), NodeError> {
+        let session = self.delivered()?;
+        let call = self.client.call(Method::POST, &session.report_url);
+        let report = machine.report();
+        Ok(call.bearer(&session.jwt).json(&report).done().await?)
     }
 
-    fn endpoints(&self) -> Result<&BootstrapEndpoints, NodeError> {
-        self.endpoints
+    fn delivered(&self) -> Result<&Delivered, NodeError> {
+        self.delivered
             .as_ref()
             .ok_or_else(|| NodeError::Setting("the node is not registered".to_owned()))
     }

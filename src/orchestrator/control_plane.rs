@@ -276,7 +276,8 @@ fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
                 image: Some(image.as_str().to_owned()),
                 variant: None,
                 port: None,
-                models: None,
+                models: (!settings.inference_models.is_empty())
+                    .then(|| settings.inference_models.clone()),
             }
         }),
         constraints: Some(Constraints {

@@ -62,6 +62,8 @@ pub struct Settings {
     pub default_image: ImageRef,
     /// The model server that nodes are to run.
     pub inference_image: Option<ImageRef>,
+    /// The models that it is to have; whatever it has when empty.
+    pub inference_models: Vec<String>,
     /// Whether we are ready only with inference.
     pub require_inference: bool,
 }

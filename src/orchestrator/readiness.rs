@@ -57,20 +57,17 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
             );
         }
         _ => {
-            // One that was forgotten while it ran is known again, and fetches only at its start.
-            let advice = if node.config_version == 0 {
-                "; restart the node if it stays so"
-            } else {
-                ""
-            };
             return is(
                 NodeStatus::NotReady,
-                format!("has not acknowledged its configuration yet{advice}"),
+                "has not acknowledged its configuration yet".to_owned(),
             );
         }
     }
     if node.capability.max_concurrency() == 0 {
-        return is(NodeStatus::NotReady, "runs no sandboxes".to_owned());
+        return is(
+            NodeStatus::NotReady,
+            "takes no jobs: it is shutting down, or runs no sandboxes".to_owned(),
+        );
     }
     Standing {
         status: NodeStatus::Ready,
@@ -229,7 +226,7 @@ pub(super) mod tests {
                 url,
                 "boom",
             ),
-            (node("a", 0, 0), url, "no sandboxes"),
+            (node("a", 0, 0), url, "takes no jobs"),
         ];
         for (node, url, word) in cases {
             let standing = standing(&node, url, now);
@@ -247,22 +244,6 @@ pub(super) mod tests {
             .unwrap()
             .extend(more.as_object().unwrap().clone());
         serde_json::from_value(view).unwrap()
-    }
-
-    #[test]
-    fn a_node_that_never_fetched_its_configuration_is_to_be_restarted() {
-        let reason = |config_version| {
-            let node = Node {
-                config_version,
-                ack_version: None,
-                ack_status: None,
-                ..node("a", 1, 0)
-            };
-            let standing = standing(&node, Some("http://box:1"), Time::from_millis(0));
-            standing.reason.unwrap()
-        };
-        assert!(reason(0).contains("not acknowledged") && reason(0).contains("restart the node"));
-        assert!(!reason(1).contains("restart"), "{}", reason(1));
     }
 
     #[test]

@@ -1,20 +1,29 @@
 //! From flags, files and environment to checked settings.
 
+use super::ANSWER;
 use crate::{
     api::{
         image::ImageRef,
-        nodes::{check_url, slug_from_host_name},
+        jobs::MAX_TIMEOUT_SECONDS,
+        nodes::{check_model, check_url, slug_from_host_name},
     },
-    cli::{EngineFlags, Psk, State},
+    cli::{EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State},
     data_dir::DataDir,
     exit::Failure,
-    worker,
+    http::MAX_BODY_BYTES,
+    node::{self, InferenceMode},
+    orchestrator, worker,
 };
 use std::{
     collections::HashMap,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use zeroize::Zeroizing;
+
+/// The least that a Worker API has to take; no job fits into less.
+const MIN_BODY_BYTES: usize = 1024;
 
 pub(super) fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
     Ok(DataDir::open(&data_dir_path(state)?)?)
@@ -76,7 +85,7 @@ pub fn secret(
 
 /// By hand and not by clap, for which a variable and the other one's flag would be in conflict: a
 /// flag of either kind beats a variable of either kind.
-pub(super) fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
+fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
     if let Some(text) = &psk.psk {
         if text.is_empty() {
             return Err(Failure::usage(
@@ -92,13 +101,18 @@ pub(super) fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
     file.map_or(Ok(None), |file| secret("CYNODE_PSK_FILE", Some(&file), ""))
 }
 
-pub(super) fn admin_password(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
-    secret("--admin-password-file", file, "CYNODE_ADMIN_PASSWORD")
-}
-
-pub(super) fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
+fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
     text.parse()
         .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))
+}
+
+fn models(names: Vec<String>) -> Result<Vec<String>, Failure> {
+    for name in &names {
+        check_model("", name).map_err(|problem| {
+            Failure::usage(format!("--inference-model {name:?} {}", problem.detail))
+        })?;
+    }
+    Ok(names)
 }
 
 pub(super) fn checked_url(flag: &str, url: String) -> Result<String, Failure> {
@@ -121,20 +135,108 @@ pub(super) fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, F
         .collect()
 }
 
-pub(super) fn sandbox_settings(
-    flags: &EngineFlags,
-    default_image: Option<&str>,
-) -> Result<worker::Settings, Failure> {
+/// What both kinds of orchestrator say alike; the rest is set by either.
+pub(super) fn orchestrator_settings(
+    flags: OrchestratorFlags,
+    psk_flags: &Psk,
+) -> Result<orchestrator::Settings, Failure> {
+    Ok(orchestrator::Settings {
+        gateway_listen: flags.gateway_listen,
+        control_listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        public_url: None,
+        psk: psk(psk_flags)?,
+        admin_password: secret(
+            "--admin-password-file",
+            flags.admin_password_file.as_deref(),
+            "CYNODE_ADMIN_PASSWORD",
+        )?,
+        worker_urls: HashMap::new(),
+        default_image: image("--default-image", &flags.default_image)?,
+        inference_image: flags
+            .inference_image
+            .map(|text| image("--inference-image", &text))
+            .transpose()?,
+        inference_models: models(flags.inference_model)?,
+        require_inference: false,
+    })
+}
+
+pub(super) fn node_settings(args: NodeArgs) -> Result<node::Settings, Failure> {
+    let wanting = |what: &str| Failure::usage(format!("the node needs {what}"));
+    Ok(node::Settings {
+        orchestrator: args
+            .orchestrator
+            .ok_or_else(|| wanting("the orchestrator's control plane: say --orchestrator URL"))?,
+        orchestrator_timeout: args.orchestrator_timeout.unwrap_or(ANSWER),
+        psk: psk(&args.psk)?.ok_or_else(|| {
+            wanting("the pre-shared key: say --psk-file FILE, --psk KEY or CYNODE_PSK")
+        })?,
+        slug: args.identity.slug.unwrap_or_else(host_slug),
+        name: args.identity.name,
+        labels: args.identity.label,
+        worker_listen: args.sandbox.worker_listen.unwrap_or(worker::DEFAULT_LISTEN),
+        advertise_url: args.advertise_url,
+        inference: inference_settings(&args.inference, InferenceMode::Auto),
+        sandbox: worker_settings(&args.sandbox)?,
+    })
+}
+
+/// What dev, a node and a worker say alike about sandboxes.
+pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = Duration::from_secs(MAX_TIMEOUT_SECONDS);
+    if let Some(asked) = flags.max_timeout
+        && !(Duration::from_secs(1)..=most).contains(&asked)
+    {
+        return Err(Failure::usage(format!(
+            "--max-timeout must be 1s to {}h",
+            most.as_secs() / 3600
+        )));
+    }
     Ok(worker::Settings {
         max_concurrency: flags.max_concurrency.map_or(cores, |n| n as usize),
         allowed_images: flags.allowed_image.clone(),
-        default_image: default_image
+        default_image: None,
+        engine: flags.podman.program(),
+        engine_runtime: flags.podman.engine_runtime.clone(),
+        max_timeout: flags.max_timeout,
+        max_request_bytes: None,
+    })
+}
+
+/// The same with what only a machine of its own has.
+pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, Failure> {
+    if let Some(bytes) = flags.max_request_bytes
+        && !(MIN_BODY_BYTES..=MAX_BODY_BYTES).contains(&bytes)
+    {
+        return Err(Failure::usage(format!(
+            "--max-request-bytes must be {MIN_BODY_BYTES} to {MAX_BODY_BYTES}"
+        )));
+    }
+    Ok(worker::Settings {
+        default_image: flags
+            .default_image
+            .as_deref()
             .map(|text| image("--default-image", text))
             .transpose()?,
-        engine: flags.podman.engine.clone(),
-        engine_runtime: flags.podman.engine_runtime.clone(),
+        max_request_bytes: flags.max_request_bytes,
+        ..sandbox_settings(&flags.engine)?
     })
+}
+
+pub(super) fn shutdown_grace(flags: &EngineFlags) -> Duration {
+    flags.shutdown_grace.unwrap_or(Duration::from_secs(10))
+}
+
+pub(super) fn inference_settings(
+    flags: &InferenceFlags,
+    default: InferenceMode,
+) -> node::InferenceSettings {
+    node::InferenceSettings {
+        mode: flags.inference.unwrap_or(default),
+        port: flags.inference_port,
+        timeout: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
+    }
 }
 
 pub(super) fn host_slug() -> String {

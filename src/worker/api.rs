@@ -10,7 +10,6 @@ use crate::{
         jobs::{JobList, RunJob},
         problem::{Kind, Problem},
     },
-    digest::sha256_hex,
     http::{
         request::Request,
         response::{self, Reply},
@@ -22,12 +21,9 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
 /// What the handlers share.
 pub(super) struct Api {
-    pub(super) token_sha256: Zeroizing<String>,
     pub(super) ledger: Ledger,
     pub(super) shop: Arc<Workshop>,
     pub(super) running: Tasks,
@@ -51,10 +47,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
 
 impl Api {
     fn authorize(&self, request: &Request) -> Result<(), Problem> {
-        let shown = sha256_hex(request.bearer().unwrap_or_default());
-        if request.bearer().is_some()
-            && bool::from(shown.as_bytes().ct_eq(self.token_sha256.as_bytes()))
-        {
+        if self.shop.terms.borrow().admit(request) {
             return Ok(());
         }
         Err(Problem::unauthorized(
@@ -68,6 +61,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     let after = request
         .query_as("after", "the number of an event")?
         .unwrap_or(0);
+    request.limit_body(api.shop.terms.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
     if api.closing.load(Ordering::SeqCst) {

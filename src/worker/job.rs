@@ -4,7 +4,7 @@
 //! soon as its command has ended; its slot is free once container and workspace are gone.
 
 use super::{
-    images::Images,
+    access::Terms,
     ledger::Job,
     sandbox::{End, Remains, Sandbox},
 };
@@ -16,7 +16,7 @@ use crate::{
         time::Time,
     },
     data_dir::make_private_dir,
-    engine::Engine,
+    engine::{Engine, ImageError, Images, labels},
     sandbox_init::{WORKSPACE, wire::Request},
 };
 use futures_util::FutureExt as _;
@@ -31,20 +31,6 @@ use tokio::sync::{Semaphore, watch};
 /// How long the removal of a workspace may take.
 const REMOVE_LIMIT: Duration = Duration::from_mins(5);
 
-/// Labels by which we know our own containers.
-pub(super) const LABEL_NODE: &str = "io.cynode.node";
-const LABEL_JOB: &str = "io.cynode.job-id";
-const LABEL_TASK: &str = "io.cynode.task-id";
-
-/// What may run here; node and orchestrator each have a say.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Lists of image patterns; each list must allow an image.
-    pub allowed_images: Vec<Vec<String>>,
-    /// Longest time limit of a job, in seconds.
-    pub max_timeout_seconds: u64,
-}
-
 /// All that jobs share.
 pub(super) struct Workshop {
     pub(super) engine: Engine,
@@ -52,7 +38,7 @@ pub(super) struct Workshop {
     pub(super) images: Arc<Images>,
     pub(super) node_uuid: String,
     pub(super) jobs_dir: PathBuf,
-    pub(super) policy: Policy,
+    pub(super) terms: watch::Receiver<Terms>,
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
 }
@@ -61,6 +47,18 @@ pub(super) struct Workshop {
 enum Halt {
     Canceled,
     Error(JobError),
+}
+
+impl From<ImageError> for Halt {
+    fn from(error: ImageError) -> Self {
+        let kind = match error {
+            ImageError::NotFound(_) => JobErrorKind::ImageNotFound,
+            ImageError::PullFailed(_) => JobErrorKind::ImagePullFailed,
+            ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
+        };
+        let message = error.to_string();
+        Self::Error(JobError { kind, message })
+    }
 }
 
 impl From<JobError> for Halt {
@@ -122,15 +120,11 @@ async fn prepare<'a>(
     shop: &'a Workshop,
     job: &Job,
 ) -> Result<(String, tokio::sync::SemaphorePermit<'a>), Halt> {
-    if !shop
-        .policy
-        .allowed_images
-        .iter()
-        .all(|patterns| job.image.allowed_by(patterns))
-    {
+    let lists = shop.terms.borrow().policy.allowed_images.clone();
+    if !lists.iter().all(|patterns| job.image.allowed_by(patterns)) {
         let message = format!(
-            "this node doesn't allow the image {}; allowed are {:?}",
-            job.image, shop.policy.allowed_images
+            "this node doesn't allow the image {}; allowed are {lists:?}",
+            job.image
         );
         return Err(JobError {
             kind: JobErrorKind::ImageNotAllowed,
@@ -148,7 +142,7 @@ async fn in_sandbox(shop: &Workshop, job: &Job, image_id: String) -> Option<Rema
         .spec
         .timeout_seconds
         .unwrap_or(DEFAULT_TIMEOUT_SECONDS)
-        .min(shop.policy.max_timeout_seconds);
+        .min(shop.terms.borrow().policy.max_timeout_seconds);
     let effective = Effective {
         image_id: image_id.clone(),
         network: "none".to_owned(),
@@ -177,9 +171,9 @@ async fn in_sandbox(shop: &Workshop, job: &Job, image_id: String) -> Option<Rema
         image_id: &image_id,
         workspace: workspace.clone(),
         labels: vec![
-            (LABEL_JOB, job.job_id.to_string()),
-            (LABEL_TASK, job.task_id.to_string()),
-            (LABEL_NODE, shop.node_uuid.clone()),
+            (labels::JOB, job.job_id.to_string()),
+            (labels::TASK, job.task_id.to_string()),
+            (labels::NODE, shop.node_uuid.clone()),
         ],
         request: request(job),
         timeout: Duration::from_secs(seconds),

@@ -4,8 +4,8 @@
 //! process left; [`Bench::open`] then serves the Worker API for whoever shows the token.
 //! `node` does the same in its own process, between the steps of its start.
 
+mod access;
 mod api;
-mod images;
 mod init_copy;
 mod job;
 mod ledger;
@@ -14,21 +14,22 @@ mod pipes;
 mod remove;
 mod sandbox;
 
+pub use access::Policy;
 pub(crate) use init_copy::install as install_init;
-pub use job::Policy;
 pub use remove::remove_tree;
+
+use access::Terms;
 
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, RoleLock, make_private_dir},
-    digest::sha256_hex,
-    engine::{Engine, EngineError, probe},
+    engine::{Engine, EngineError, Images, labels, probe},
     http::server,
     tasks::Tasks,
 };
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
@@ -45,7 +46,12 @@ use zeroize::Zeroizing;
 /// The argument by which the binary knows that it is to remove a tree, inside podman's user namespace.
 pub const REMOVE_ARGUMENT: &str = "__remove-tree";
 
+/// Where a Worker API listens unless told otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 12090);
+
 const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+/// How long fetching a sandbox's image may take.
+const PULL_LIMIT: Duration = Duration::from_mins(10);
 /// What is left to sandboxes that were told to end.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -62,6 +68,10 @@ pub struct Settings {
     pub engine: PathBuf,
     /// The OCI runtime, when the operator insists on one.
     pub engine_runtime: Option<String>,
+    /// Longest time limit of a job; the contract's when `None`.
+    pub max_timeout: Option<Duration>,
+    /// Longest body that the Worker API takes; the contract's when `None`.
+    pub max_request_bytes: Option<usize>,
 }
 
 /// A machine on which sandboxes work.
@@ -74,13 +84,18 @@ pub struct Bench {
     lock: RoleLock,
 }
 
-/// A Worker API that serves.
-pub struct Worker {
+/// A Worker API that serves; cheap to clone.
+#[derive(Clone)]
+pub struct Worker(Arc<Serving>);
+
+struct Serving {
     api: Arc<api::Api>,
+    settings: Settings,
+    terms: watch::Sender<Terms>,
     /// Ends the listener, which is the last thing to go: until then the orchestrator can fetch
     /// results, and a job that is still running can be canceled.
     stop: watch::Sender<bool>,
-    listening: tokio::task::JoinHandle<()>,
+    listening: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
     /// No other process may sweep up while our jobs run.
     _lock: RoleLock,
 }
@@ -118,17 +133,19 @@ impl Bench {
         &self.engine
     }
 
-    /// Removes containers that bear our label and workspaces without a job: a worker that was
+    /// By what containers of this machine's node are known.
+    pub fn node_uuid(&self) -> &str {
+        &self.node_uuid
+    }
+
+    /// Removes sandboxes that bear our label and workspaces without a job: a worker that was
     /// killed took its sandboxes with it, but podman may not have had the time to clear them away.
     async fn sweep(&self) -> Result<(), EngineError> {
-        let filter = format!("--filter=label={}={}", job::LABEL_NODE, self.node_uuid);
-        let left = self
-            .engine
-            .call(
-                &["ps", "--all", "--quiet", "--no-trunc", &filter],
-                SWEEP_LIMIT,
-            )
-            .await?;
+        let ours = format!("--filter=label={}={}", labels::NODE, self.node_uuid);
+        // A model server is ours, too, and is none of this.
+        let sandboxes = format!("--filter=label={}", labels::JOB);
+        let list = ["ps", "--all", "--quiet", "--no-trunc", &ours, &sandboxes];
+        let left = self.engine.call(&list, SWEEP_LIMIT).await?;
         let ids: Vec<&str> = left.split_whitespace().collect();
         if !ids.is_empty() {
             tracing::warn!(
@@ -159,14 +176,13 @@ impl Bench {
             settings,
             lock,
         } = self;
-        let mut policy = policy;
-        policy.allowed_images.push(settings.allowed_images);
-        let images = Arc::new(images::Images::new(engine.clone()));
-        if let Some(image) = settings.default_image {
+        let (terms, in_force) = watch::channel(Terms::new(token, policy, &settings));
+        let images = Arc::new(Images::new(engine.clone(), PULL_LIMIT));
+        if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
             tokio::spawn(async move {
                 if let Err(error) = images.resolve(&image).await {
-                    tracing::warn!(%image, error = error.message, "the default image is not here yet; the first job tries again");
+                    tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
                 }
             });
         }
@@ -176,11 +192,10 @@ impl Bench {
             images,
             node_uuid,
             jobs_dir,
-            policy,
+            terms: in_force,
             slots: Semaphore::new(settings.max_concurrency),
         };
         let api = Arc::new(api::Api {
-            token_sha256: Zeroizing::new(sha256_hex(token)),
             ledger: ledger::Ledger::new(settings.max_concurrency),
             shop: Arc::new(shop),
             running: Tasks::default(),
@@ -192,24 +207,38 @@ impl Bench {
             api::router(Arc::clone(&api)),
             stopped,
         ));
-        Worker {
+        Worker(Arc::new(Serving {
             api,
+            settings,
+            terms,
             stop,
-            listening,
+            listening: Some(listening).into(),
             _lock: lock,
-        }
+        }))
     }
 }
 
 impl Worker {
+    /// From now on takes this token and this policy; jobs that run already keep theirs.
+    pub fn renew(&self, token: &str, policy: Policy) {
+        let terms = Terms::new(token, policy, &self.0.settings);
+        self.0.terms.send_replace(terms);
+    }
+
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled
     /// and cleared away; without, it ends with this process.
-    pub async fn close(self, grace: Duration, cancel: bool) {
-        self.api.closing.store(true, Ordering::SeqCst);
-        let mut left = self.api.running.idle(grace).await;
+    pub async fn close(&self, grace: Duration, cancel: bool) {
+        let Serving {
+            api,
+            stop,
+            listening,
+            ..
+        } = &*self.0;
+        api.closing.store(true, Ordering::SeqCst);
+        let mut left = api.running.idle(grace).await;
         if left > 0 && cancel {
-            self.api.ledger.cancel_all();
-            left = self.api.running.idle(END_LIMIT).await;
+            api.ledger.cancel_all();
+            left = api.running.idle(END_LIMIT).await;
         }
         if left > 0 {
             tracing::warn!(
@@ -218,8 +247,10 @@ impl Worker {
             );
             return;
         }
-        self.stop.send_replace(true);
-        if self.listening.await.is_err() {
+        stop.send_replace(true);
+        if let Some(listening) = listening.lock().await.take()
+            && listening.await.is_err()
+        {
             tracing::error!("the Worker API panicked; the lines above say where");
         }
     }

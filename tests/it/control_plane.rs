@@ -4,7 +4,7 @@
 use crate::support::{
     Node, Orchestrator, Process, StandIn,
     cluster::{PSK, secret_file, wait_ready},
-    eventually_eq,
+    eventually_eq, process,
     server::role,
     stand_in::capability,
 };
@@ -161,6 +161,59 @@ fn ready_needs_inference_where_it_is_required() {
     report["inference"] = json!({"supported": true, "running": true});
     node.report(&report).expect(204);
     strict.gateway.get("/readyz").expect(200);
+}
+
+#[test]
+fn nodes_are_told_which_models_to_have() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    drop(orchestrator);
+    let image = ["--inference-image", "docker.io/ollama/ollama:latest"];
+    let models = ["--inference-model", "b:1,a", "--inference-model", "c"];
+    let orchestrator = Orchestrator::start(home.path(), &[&image[..], &models].concat());
+    node.control = orchestrator.control.clone();
+    node.join();
+    let first = node.config();
+    assert_eq!(
+        first["inference_backend"],
+        json!({"enabled": true, "image": image[1], "models": ["b:1", "a", "c"]})
+    );
+    drop(orchestrator);
+    // Another list is another configuration, which the node has once it has fetched it.
+    let orchestrator = Orchestrator::start(home.path(), &image);
+    let stale = || orchestrator.login().get("/v1/nodes/box").json(200)["config_stale"] == true;
+    assert!(stale());
+    node.control = orchestrator.control.with_token(node.control.token());
+    let second = node.config();
+    assert_eq!(
+        second["inference_backend"],
+        json!({"enabled": true, "image": image[1]})
+    );
+    assert_eq!(
+        [&first["config_version"], &second["config_version"]],
+        ["1", "2"]
+    );
+    assert!(!stale());
+}
+
+#[test]
+fn a_model_that_is_none_is_no_start() {
+    let home = tempfile::tempdir().unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = role(home.path(), "serve-orchestrator", &home.path().join("data"));
+        let done = process::run(command.args(arguments));
+        assert_eq!(done.code, 2, "{done:?}");
+        done.stderr
+    };
+    let image = ["--inference-image", "docker.io/ollama/ollama:latest"];
+    for name in ["", "-x", "a b", "a,,b", &"x".repeat(257)] {
+        let model = format!("--inference-model={name}");
+        let error = start(&[image[0], image[1], &model]);
+        assert!(error.contains("--inference-model"), "{error}");
+        assert!(error.contains("is no model"), "{error}");
+    }
+    let error = start(&["--inference-model", "a"]);
+    assert!(error.contains("--inference-image"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `cynode dev`: every role in one process, and one is logged in.
 
 use crate::support::{
-    IMAGE, cynode, eventually, image,
+    IMAGE, ModelPort, cynode, eventually, image,
+    model_server::{OLLAMA_IMAGE, VERSION},
     process::run,
     server::{Server, role},
 };
@@ -17,14 +18,14 @@ const LISTEN: [&str; 6] = [
 ];
 
 /// Starts it, and waits until it says that one is logged in.
-fn start(home: &Path) -> Server {
+fn start(home: &Path, more: &[&str]) -> Server {
     image::ready();
     let mut command = role(home, "dev", &home.join("dev"));
-    let mut dev = Server::launch(
-        home,
-        "dev",
-        command.args(LISTEN).args(["--default-image", IMAGE]),
-    );
+    command
+        .args(LISTEN)
+        .args(["--default-image", IMAGE])
+        .args(more);
+    let mut dev = Server::launch(home, "dev", &mut command);
     eventually("it is ready", || {
         dev.process.assert_runs();
         dev.process.stdout().contains("logged in").then_some(())
@@ -37,7 +38,7 @@ fn one_command_and_a_task_runs() {
     let home = tempfile::tempdir().unwrap();
     let mut passwords = Vec::new();
     for start_number in 1..=2 {
-        let mut dev = start(home.path());
+        let mut dev = start(home.path(), &[]);
         let done = run(cynode(home.path()).args(["run", "--", "sh", "-c", "echo hello; exit 3"]));
         assert_eq!(
             (done.code, done.stdout.as_str()),
@@ -61,7 +62,7 @@ fn one_command_and_a_task_runs() {
 #[test]
 fn its_end_is_the_end_of_its_jobs() {
     let home = tempfile::tempdir().unwrap();
-    let mut dev = start(home.path());
+    let mut dev = start(home.path(), &[]);
     let marker = crate::support::uuid();
     let done = run(cynode(home.path()).args([
         "run",
@@ -82,7 +83,7 @@ fn its_end_is_the_end_of_its_jobs() {
     assert!(!crate::sandbox::anywhere(&marker));
     dev.assert_clean();
 
-    let dev = start(home.path());
+    let dev = start(home.path(), &[]);
     let task = run(cynode(home.path()).args(["task", "wait", &id]));
     assert_eq!(task.code, 130, "it was canceled: {task:?}");
     drop(dev);
@@ -91,7 +92,7 @@ fn its_end_is_the_end_of_its_jobs() {
 #[test]
 fn a_data_directory_has_one_owner() {
     let home = tempfile::tempdir().unwrap();
-    let mut dev = start(home.path());
+    let mut dev = start(home.path(), &[]);
     let roles: [(&str, &[&str]); 2] = [("dev", &LISTEN), ("serve-orchestrator", &LISTEN[..4])];
     for (name, listen) in roles {
         let done = run(role(home.path(), name, &dev.data_dir).args(listen));
@@ -110,4 +111,18 @@ fn a_data_directory_has_one_owner() {
     );
     dev.assert_clean();
     assert_eq!(dev.process.terminate(), 0);
+}
+
+#[test]
+fn a_model_server_is_there_while_it_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let port = at.port.to_string();
+    let inference = ["--inference-image", OLLAMA_IMAGE, "--inference-port", &port];
+    let mut dev = start(home.path(), &inference);
+    assert_eq!(at.version(), VERSION);
+    let status = run(cynode(home.path()).arg("status"));
+    assert!(status.stdout.contains("running"), "{status:?}");
+    assert_eq!(dev.process.terminate(), 0);
+    assert_eq!(at.inspect(), None);
 }

@@ -76,14 +76,16 @@ fn a_node_starts_in_the_order_of_the_contract_at_the_urls_it_is_given() {
     let orchestrator = OrchestratorStandIn::start();
     let meanwhile = watch(&orchestrator);
     let node = Node::start(home.path(), "box", &orchestrator.url, &[]);
-    let reports = [1, 2].map(|nth| orchestrator.call(Step::Report, nth));
+    // The first comes with the acknowledgement, the others are heartbeats.
+    let reports = [1, 2, 3].map(|nth| orchestrator.call(Step::Report, nth));
     let meanwhile = meanwhile.lock().unwrap().clone();
     let order = [
         (Step::Register, false),
         (Step::Config, false),
+        (Step::Report, true),
         (Step::Ack, true),
     ];
-    assert_eq!(meanwhile[..3], order, "it serves once it has the token");
+    assert_eq!(meanwhile[..4], order, "it serves once it has the token");
     assert_eq!(worker_api(node.url(), "another"), 401);
 
     let [register, config, ack] =
@@ -105,11 +107,11 @@ fn a_node_starts_in_the_order_of_the_contract_at_the_urls_it_is_given() {
     assert_eq!(json!(told), json!([1, "box", "1", "applied"]));
     let hash = ack.body["effective_config_hash"].as_str().unwrap();
     assert!(hash.starts_with("sha256:"), "{hash}");
-    for report in [capability, &reports[0].body, &reports[1].body] {
+    for report in [capability, &reports[0].body, &reports[2].body] {
         assert_eq!(report["node"]["node_slug"], "box");
         assert_eq!(base_url(report), node.url());
     }
-    let pause = reports[1].at - reports[0].at;
+    let pause = reports[2].at - reports[1].at;
     assert!(pause > Duration::from_secs(5), "a report every {pause:?}");
 }
 
@@ -130,6 +132,7 @@ fn every_step_is_tried_until_the_orchestrator_can() {
     orchestrator.well_again();
     logged(&mut node, TAKES_JOBS);
     let mut steps = orchestrator.steps();
+    steps.retain(|step| *step != Step::Report);
     steps.dedup();
     assert_eq!(steps[..3], [Step::Register, Step::Config, Step::Ack]);
 }
@@ -146,10 +149,11 @@ fn an_orchestrator_that_is_away_is_waited_for() {
     orchestrator.close();
     logged(&mut node, "the orchestrator does not take our report");
     orchestrator.reopen();
-    orchestrator.call(Step::Report, 1);
     logged(&mut node, "the orchestrator is back");
-    let steps = [Step::Register, Step::Config, Step::Ack, Step::Report];
-    assert_eq!(orchestrator.steps()[..4], steps, "it is still registered");
+    let mut steps = orchestrator.steps();
+    steps.retain(|step| *step != Step::Report);
+    let start = [Step::Register, Step::Config, Step::Ack];
+    assert_eq!(steps, start, "it is still registered");
 }
 
 #[test]
@@ -161,13 +165,13 @@ fn a_token_that_ended_is_replaced_without_a_restart() {
     logged(&mut node, TAKES_JOBS);
     let old = orchestrator.jwt();
     orchestrator.revoke();
-    assert_eq!(orchestrator.call(Step::Report, 1).token, old);
+    assert_eq!(orchestrator.call(Step::Report, 2).token, old);
     let again = orchestrator.call(Step::Register, 2);
     assert_eq!(
         (again.path.as_str(), &again.body["psk"]),
         (ENROL, &json!(PSK))
     );
-    let report = orchestrator.call(Step::Report, 2);
+    let report = orchestrator.call(Step::Report, 3);
     assert_ne!(report.token, old);
     assert_eq!(report.token, orchestrator.jwt());
     let fetched = orchestrator
@@ -177,6 +181,46 @@ fn a_token_that_ended_is_replaced_without_a_restart() {
     assert_eq!(fetched.count(), 1, "configuration is fetched at start only");
     let token = orchestrator.worker_token();
     assert_eq!(worker_api(node.url(), &token), 200, "it served all along");
+}
+
+#[test]
+fn a_token_that_ends_during_the_start_is_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    for step in [Step::Config, Step::Report, Step::Ack] {
+        let before = orchestrator.steps().len();
+        orchestrator.fail(step, Reaction::Problem(401, "unauthorized"));
+        let mut node = launch(home.path(), &orchestrator, &[]);
+        let tried = orchestrator.steps().iter().filter(|s| **s == step).count();
+        orchestrator.call(step, tried + 2);
+        orchestrator.well_again();
+        logged(&mut node, TAKES_JOBS);
+        let steps = orchestrator.steps();
+        let registered = steps[before..].iter().filter(|s| **s == Step::Register);
+        assert!(registered.count() > 1, "{step:?}");
+        assert_eq!(node.process.terminate(), 0);
+    }
+}
+
+#[test]
+fn a_node_that_was_forgotten_starts_over_while_it_serves() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
+    logged(&mut node, TAKES_JOBS);
+    let old = orchestrator.worker_token();
+    orchestrator.change_config(|config| {
+        config["node_slug"] = "".into();
+        config["worker_api"]["orchestrator_bearer_token"] = "another worker token".into();
+    });
+    orchestrator.revoke();
+    assert_eq!(orchestrator.call(Step::Ack, 2).body["config_version"], "2");
+    let mut steps = orchestrator.steps();
+    steps.retain(|step| *step != Step::Report);
+    let start = [Step::Register, Step::Config, Step::Ack];
+    assert_eq!(steps, [start, start].concat());
+    assert_eq!(worker_api(node.url(), "another worker token"), 200);
+    assert_eq!(worker_api(node.url(), &old), 401);
 }
 
 #[test]

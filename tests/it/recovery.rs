@@ -21,7 +21,7 @@ const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo 
 /// A cluster whose orchestrator can come back at its addresses, and those.
 fn lasting_cluster() -> (Cluster, [String; 2]) {
     let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
-    let cluster = Cluster::start_at([&addresses[0], &addresses[1]]);
+    let cluster = Cluster::start_at([&addresses[0], &addresses[1]], &[]);
     (cluster, addresses)
 }
 
@@ -243,7 +243,17 @@ fn a_start_sweeps_up_what_is_its_own_and_nothing_else() {
     let foreign = uuid();
     let create = |label: &str| {
         let label = format!("--label=io.cynode.node={label}");
-        podman(&["create", "--quiet", &label, "--network=none", IMAGE, "true"]).unwrap()
+        let job = "--label=io.cynode.job-id=any";
+        podman(&[
+            "create",
+            "--quiet",
+            &label,
+            job,
+            "--network=none",
+            IMAGE,
+            "true",
+        ])
+        .unwrap()
     };
     create(&own);
     let other = create(&foreign);

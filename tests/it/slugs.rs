@@ -1,9 +1,9 @@
 //! Whose slug it is: the machine that registered it first, until an admin has it forgotten.
 
 use crate::support::{
-    Api, Node, Orchestrator, StandIn,
+    Api, Cluster, Node, Orchestrator, StandIn,
     cluster::{PSK, wait_ready},
-    cynode, eventually, process,
+    eventually,
     stage::{Stage, well},
     stand_in::capability,
 };
@@ -196,25 +196,37 @@ fn only_admins_have_a_node_forgotten() {
 
 #[test]
 fn a_node_that_still_runs_comes_back_by_itself_and_the_client_says_so() {
-    let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
-    let user = orchestrator.login();
-    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
-    wait_ready(&orchestrator);
-    let nodes = |arguments: &[&str]| {
-        let mut command = cynode(home.path());
-        command
-            .arg("nodes")
-            .args(arguments)
-            .env("CYNODE_GATEWAY_URL", &orchestrator.gateway_url)
-            .env("CYNODE_TOKEN", user.token());
-        process::run(&mut command)
-    };
-    let done = nodes(&["forget", "box"]);
+    let cluster = Cluster::start();
+    let first = cluster.user.get("/v1/nodes/box").json(200);
+    let done = cluster.run(&["nodes", "forget", "box"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
     assert!(done.stderr.contains("stop it there first"), "{done:?}");
-    assert_eq!(nodes(&["forget", "box"]).code, 4);
-    eventually("the node is known again", || {
-        (user.get("/v1/nodes/box").status == 200).then_some(())
-    });
+    assert_eq!(cluster.run(&["nodes", "forget", "box"]).code, 4);
+    // It joins again, with the new token that the orchestrator calls it by.
+    let id = cluster.script("echo again");
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let again = cluster.user.get("/v1/nodes/box").json(200);
+    assert_eq!(
+        again["worker_api_target_url"],
+        first["worker_api_target_url"]
+    );
+}
+
+#[test]
+fn another_machine_that_asks_for_the_slug_ends_and_says_what_to_do() {
+    let cluster = Cluster::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut other = Node::launch(
+        elsewhere.path(),
+        "box",
+        &cluster.orchestrator.control_url,
+        &[],
+    );
+    assert_eq!(other.process.code(), 5);
+    let stderr = other.process.stderr();
+    for text in ["--slug", "cynode nodes forget box"] {
+        assert!(stderr.contains(text), "{stderr}");
+    }
+    let id = cluster.script("echo still here");
+    assert_eq!(cluster.finish(&id)["status"], "completed");
 }

@@ -158,7 +158,7 @@ pub struct NetworkCapability {
 }
 
 /// Model server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Inference {
     /// Whether this node serves models at all.
     pub supported: bool,

@@ -12,5 +12,7 @@ mod view;
 pub use capability::*;
 pub use config::*;
 pub use registration::*;
-pub use rules::{MAX_LABELS, MAX_TEXT, check_label, check_slug, check_url, slug_from_host_name};
+pub use rules::{
+    MAX_LABELS, MAX_TEXT, check_label, check_model, check_slug, check_url, slug_from_host_name,
+};
 pub use view::*;

@@ -62,6 +62,25 @@ pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
     ))
 }
 
+/// A model's name, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`: 1 to 256 of
+/// `[A-Za-z0-9._:/-]`, starting with a letter or digit.
+pub fn check_model(pointer: &str, name: &str) -> Result<(), Problem> {
+    let valid = (1..=MAX_TEXT).contains(&name.len())
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b));
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        format!(
+            "is no model: 1 to {MAX_TEXT} of A-Z a-z 0-9 . _ : / -, starting with a letter or digit"
+        ),
+    ))
+}
+
 pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Problem> {
     match text {
         Some(text) if text.len() > MAX_TEXT => Err(Problem::field(
@@ -123,6 +142,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn models_have_names_that_are_safe_anywhere() {
+        let longest = "x".repeat(256);
+        for good in ["qwen3:0.6b", "hf.co/owner/A_b-c:Q4_K_M", "7", &longest] {
+            assert!(check_model("/m", good).is_ok(), "{good}");
+        }
+        let too_long = "x".repeat(257);
+        for bad in [
+            "", "-x", ":x", "/x", ".x", "a b", "a\n", "a,b", "é", "a@b", &too_long,
+        ] {
+            assert!(check_model("/m", bad).is_err(), "{bad:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_host_name_gives_a_slug(name in any::<String>()) {
@@ -133,6 +166,7 @@ mod tests {
         fn slugs_and_labels_never_panic(text in any::<String>()) {
             let _ = check_slug("/s", &text);
             let _ = check_label("/l", &text);
+            let _ = check_model("/m", &text);
             let _ = check_url("/u", &text);
         }
     }

@@ -90,6 +90,17 @@ impl Node {
 
     /// Starts one of this slug.
     pub(crate) fn launch(home: &Path, slug: &str, control_url: &str, more: &[&str]) -> Self {
+        Self::launch_in(home, slug, control_url, more, &[])
+    }
+
+    /// Starts one of this slug with these variables in its environment.
+    pub(crate) fn launch_in(
+        home: &Path,
+        slug: &str,
+        control_url: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         image::ready();
         let psk = secret_file(home, "psk", PSK);
         let whom = [
@@ -102,8 +113,10 @@ impl Node {
         ];
         let how = ["--worker-listen", "127.0.0.1:0", "--max-concurrency", "4"];
         let mut command = role(home, "node", &home.join(slug));
-        // Not as a flag, which would forbid the same flag in `more`.
-        command.env("CYNODE_INFERENCE", "off");
+        // Not as flags, which would forbid the same flags in `more`.
+        command
+            .env("CYNODE_INFERENCE", "off")
+            .envs(environment.iter().copied());
         let server = Server::launch(home, slug, command.args(whom).args(how).args(more));
         Self {
             server,
@@ -142,14 +155,19 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts both, and waits until the node takes jobs.
     pub(crate) fn start() -> Self {
-        Self::start_at(["127.0.0.1:0", "127.0.0.1:0"])
+        Self::start_with(&[])
+    }
+
+    /// The same with what the node's operator says in `more`.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
+        Self::start_at(["127.0.0.1:0", "127.0.0.1:0"], more)
     }
 
     /// The same with the orchestrator at these addresses.
-    pub(crate) fn start_at(addresses: [&str; 2]) -> Self {
+    pub(crate) fn start_at(addresses: [&str; 2], more: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let orchestrator = Orchestrator::start_at(home.path(), addresses, &[]);
-        let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+        let node = Node::start(home.path(), "box", &orchestrator.control_url, more);
         wait_ready(&orchestrator);
         Self {
             user: orchestrator.login(),

@@ -18,7 +18,7 @@ pub(crate) use cluster::{Cluster, Node, Orchestrator, PASSWORD};
 pub(crate) use http::{Api, Reply};
 pub(crate) use image::IMAGE;
 pub(crate) use listener::{Answer, Call};
-pub(crate) use model_server::ModelServer;
+pub(crate) use model_server::{ModelPort, ModelServer};
 pub(crate) use orchestrator_stand_in::{OrchestratorStandIn, Reaction, Step};
 pub(crate) use process::{Process, cynode};
 pub(crate) use stand_in::StandIn;

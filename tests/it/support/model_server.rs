@@ -4,10 +4,12 @@
 use super::{
     Api, DEADLINE, eventually,
     image::{podman, provide},
+    lasting_port,
     process::run,
     uuid,
 };
 use cynode::digest::sha256_hex;
+use serde_json::Value;
 use std::{
     env, fs,
     os::unix::fs::PermissionsExt as _,
@@ -198,6 +200,64 @@ impl Drop for Volume {
         let removed = podman(&["volume", "rm", "--force", &self.name]);
         if !thread::panicking() {
             removed.unwrap();
+        }
+    }
+}
+
+/// A port for the one model server of a node, and what a node makes for it: removed at the end of
+/// the test, also of one that fails.
+pub(crate) struct ModelPort {
+    /// The port.
+    pub(crate) port: u16,
+    /// The name of the container and of its volume.
+    pub(crate) name: String,
+}
+
+impl ModelPort {
+    /// One that nobody has.
+    pub(crate) fn new() -> Self {
+        ready();
+        let port = lasting_port();
+        Self {
+            port,
+            name: format!("cynode-ollama-{port}"),
+        }
+    }
+
+    /// What podman says of the container; `None` when there is none.
+    pub(crate) fn inspect(&self) -> Option<Value> {
+        let found = podman(&["container", "inspect", &self.name]).ok()?;
+        let found: Value = serde_json::from_str(&found).unwrap();
+        Some(found[0].clone())
+    }
+
+    /// The id of the container; empty when there is none.
+    pub(crate) fn id(&self) -> String {
+        let id = |container: Value| container["Id"].as_str().unwrap().to_owned();
+        self.inspect().map(id).unwrap_or_default()
+    }
+
+    /// Its API.
+    pub(crate) fn api(&self) -> Api {
+        Api::new(&format!("127.0.0.1:{}", self.port))
+    }
+
+    /// The version that whoever answers at the port tells.
+    pub(crate) fn version(&self) -> String {
+        let reply = self.api().get("/api/version");
+        let version: Value = serde_json::from_str(&reply.text()).unwrap();
+        version["version"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for ModelPort {
+    fn drop(&mut self) {
+        // A container of a test that failed may still be there, and be paused.
+        let container = podman(&["rm", "--force", "--ignore", "--time=0", &self.name]);
+        let volume = podman(&["volume", "rm", "--force", &self.name]);
+        if !thread::panicking() {
+            container.unwrap();
+            volume.unwrap();
         }
     }
 }

@@ -80,10 +80,11 @@ impl Server {
     }
 }
 
-/// The ids of the containers that bear a node's label, running or not.
+/// The ids of the sandboxes that bear a node's label, running or not.
 pub(crate) fn containers_of(node_uuid: &str) -> Vec<String> {
-    let filter = format!("--filter=label=io.cynode.node={node_uuid}");
-    let list = podman(&["ps", "--all", "--quiet", "--no-trunc", &filter]).unwrap();
+    let node = format!("--filter=label=io.cynode.node={node_uuid}");
+    let job = "--filter=label=io.cynode.job-id";
+    let list = podman(&["ps", "--all", "--quiet", "--no-trunc", &node, job]).unwrap();
     list.split_whitespace().map(str::to_owned).collect()
 }
 

@@ -5,23 +5,20 @@
 //! for as long as its image index is the same file with the same content; any pull, tag or
 //! removal by anybody replaces that file.
 
-use crate::{
-    api::{
-        image::ImageRef,
-        jobs::{JobError, JobErrorKind},
-    },
-    engine::{Engine, EngineError},
-};
+use super::{Engine, EngineError};
+use crate::api::image::ImageRef;
 use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const INSPECT_LIMIT: Duration = Duration::from_secs(30);
-const PULL_LIMIT: Duration = Duration::from_mins(10);
+/// How often a pull says that it goes on.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 /// Which content of the image index: inode, size, time of change.
 type Stamp = (u64, u64, i64, i64);
@@ -32,16 +29,35 @@ struct Known {
     ids: HashMap<ImageRef, String>,
 }
 
+/// Why an image can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No such image; asking again is of no use.
+    #[error("{0}")]
+    NotFound(String),
+    /// It could not be fetched now.
+    #[error("{0}")]
+    PullFailed(EngineError),
+    /// Podman could not say.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A fault of ours.
+    #[error("looking for an image ended early: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
 /// The images of this host.
-pub(super) struct Images {
+pub struct Images {
     engine: Engine,
     index: PathBuf,
+    pull_limit: Duration,
     known: Mutex<Known>,
     pulls: Mutex<HashMap<ImageRef, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
-    pub(super) fn new(engine: Engine) -> Self {
+    /// Images of this engine; a pull may take `pull_limit`.
+    pub fn new(engine: Engine, pull_limit: Duration) -> Self {
         let facts = engine.facts();
         let index = facts
             .graph_root
@@ -49,24 +65,23 @@ impl Images {
         Self {
             engine,
             index,
+            pull_limit,
             known: Mutex::default(),
             pulls: Mutex::default(),
         }
     }
 
     /// The id of `image`, pulled first where it is missing.
-    pub(super) async fn resolve(self: &Arc<Self>, image: &ImageRef) -> Result<String, JobError> {
+    pub async fn resolve(self: &Arc<Self>, image: &ImageRef) -> Result<String, ImageError> {
         if let Some(id) = self.recall(image) {
             return Ok(id);
         }
         let (images, image) = (Arc::clone(self), image.clone());
         // A task of its own: a job that is canceled stops waiting, and the pull goes on for others.
-        tokio::spawn(async move { images.find(&image).await })
-            .await
-            .unwrap_or_else(|error| Err(failed(JobErrorKind::EngineError, error.to_string())))
+        tokio::spawn(async move { images.find(&image).await }).await?
     }
 
-    async fn find(&self, image: &ImageRef) -> Result<String, JobError> {
+    async fn find(&self, image: &ImageRef) -> Result<String, ImageError> {
         if let Some(id) = self.inspect(image).await? {
             return Ok(id);
         }
@@ -74,7 +89,7 @@ impl Images {
             let message = format!(
                 "{image} is not on this node, and localhost/ images are in no registry; build it here"
             );
-            return Err(failed(JobErrorKind::ImageNotFound, message));
+            return Err(ImageError::NotFound(message));
         }
         let turn = {
             let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,22 +101,39 @@ impl Images {
             return Ok(id);
         }
         tracing::info!(%image, "pulling an image");
-        match self.engine.pull(image.as_str(), PULL_LIMIT).await {
-            Ok(_) => tracing::info!(%image, "the image is here"),
-            Err(error) => {
-                tracing::warn!(%image, %error, "the image could not be pulled");
-                return Err(pull_error(&error));
-            }
+        if let Err(error) = self.pull(image).await {
+            tracing::warn!(%image, %error, "the image could not be pulled");
+            return Err(pull_error(error));
         }
-        self.inspect(image).await?.ok_or_else(|| {
-            failed(
-                JobErrorKind::EngineError,
-                format!("{image} was pulled and is not there; see podman images"),
-            )
+        tracing::info!(%image, "the image is here");
+        let found = self.inspect(image).await?;
+        found.ok_or_else(|| {
+            ImageError::NotFound(format!(
+                "{image} was pulled and is not there; see podman images"
+            ))
         })
     }
 
-    async fn inspect(&self, image: &ImageRef) -> Result<Option<String>, JobError> {
+    /// Pulls, and says now and then how far it is.
+    async fn pull(&self, image: &ImageRef) -> Result<(), EngineError> {
+        let last = Mutex::new(String::new());
+        let note = |line: &str| {
+            line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
+        };
+        let mut pull = pin!(self.engine.pull(image.as_str(), self.pull_limit, note));
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                outcome = &mut pull => return outcome,
+                () = tokio::time::sleep(PROGRESS) => {
+                    let podman = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    tracing::info!(%image, seconds = began.elapsed().as_secs(), podman, "still pulling");
+                }
+            }
+        }
+    }
+
+    async fn inspect(&self, image: &ImageRef) -> Result<Option<String>, EngineError> {
         // Taken before podman looks: a change in between makes the answer useless, not wrong.
         let stamp = self.stamp();
         let asked = ["image", "inspect", "--format={{.Id}}", image.as_str()];
@@ -112,7 +144,7 @@ impl Images {
                 Ok(Some(id))
             }
             Err(EngineError::Failed { message, .. }) if is_missing(&message) => Ok(None),
-            Err(error) => Err(failed(JobErrorKind::EngineError, error.to_string())),
+            Err(error) => Err(error),
         }
     }
 
@@ -148,7 +180,7 @@ fn is_missing(message: &str) -> bool {
 }
 
 /// Podman has no codes for this, only words; those of the registry protocol are stable.
-fn pull_error(error: &EngineError) -> JobError {
+fn pull_error(error: EngineError) -> ImageError {
     let message = error.to_string();
     let nowhere = [
         "manifest unknown",
@@ -156,14 +188,9 @@ fn pull_error(error: &EngineError) -> JobError {
         "not found: ",
         "requested access to the resource is denied",
     ];
-    let kind = if nowhere.iter().any(|words| message.contains(words)) {
-        JobErrorKind::ImageNotFound
+    if nowhere.iter().any(|words| message.contains(words)) {
+        ImageError::NotFound(message)
     } else {
-        JobErrorKind::ImagePullFailed
-    };
-    failed(kind, message)
-}
-
-fn failed(kind: JobErrorKind, message: String) -> JobError {
-    JobError { kind, message }
+        ImageError::PullFailed(error)
+    }
 }

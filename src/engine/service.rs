@@ -1,0 +1,192 @@
+//! A container that goes on by itself, whether or not we do: today the model server.
+//!
+//! It is known by its name, which podman gives only once on a host, and by its labels: whose it
+//! is, and a hash of everything it was made from. So a later start of ours finds out whether a
+//! container that it finds is the one that it would make.
+
+use super::{Engine, EngineError, call, container, labels};
+use crate::digest::sha256_hex;
+use serde::Deserialize;
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+/// How long podman may take to make or to remove a container; a runtime's GPU hooks take seconds.
+const CHANGE_LIMIT: Duration = Duration::from_mins(2);
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// What of its last words is shown, in lines and about so many bytes.
+const WORDS: &str = "--tail=15";
+const WORDS_BYTES: usize = 2048;
+/// How often, and after which pauses, they are asked for while there are none.
+const WORDS_TRIES: u32 = 10;
+const WORDS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything about a service.
+pub struct ServiceSpec {
+    /// Unique on this host.
+    pub name: String,
+    /// Its image, by id; that image's own command is run.
+    pub image: String,
+    /// What it is, in one word.
+    pub service: &'static str,
+    /// Whose it is.
+    pub node_uuid: String,
+    /// The same for people.
+    pub slug: String,
+    /// Variables; nothing secret, since podman shows them to all who may ask it.
+    pub env: Vec<(&'static str, String)>,
+    /// The one address of the host at which it is reached, and its own port.
+    pub publish: (SocketAddr, u16),
+    /// A named volume, and where it is mounted.
+    pub volume: (String, &'static str),
+    /// More arguments, such as devices.
+    pub extra: &'static [&'static str],
+}
+
+/// A service as podman knows it.
+#[derive(Debug)]
+pub struct Service {
+    /// Whether it runs.
+    pub running: bool,
+    labels: HashMap<String, String>,
+}
+
+impl Service {
+    /// The value of a label; empty when it has none.
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.get(name).map_or("", String::as_str)
+    }
+}
+
+impl ServiceSpec {
+    /// A hash of all that a container is made from: with another one it has to be made anew.
+    pub fn recipe(&self, engine: &Engine) -> String {
+        sha256_hex(self.arguments(engine).join("\n"))
+    }
+
+    fn arguments(&self, engine: &Engine) -> Vec<String> {
+        let mut list = container::beginning(engine);
+        let service = [
+            "--detach",
+            // We look after it ourselves.
+            "--restart=no",
+            // Its last words tell why it ended; a file of this kind can be bounded.
+            "--log-driver=k8s-file",
+            "--log-opt=max-size=10mb",
+        ];
+        list.extend(service.map(str::to_owned));
+        list.push(format!("--name={}", self.name));
+        let (address, port) = self.publish;
+        list.push(format!("--publish={address}:{port}"));
+        let (volume, path) = &self.volume;
+        list.push(format!("--volume={volume}:{path}"));
+        let env = self.env.iter();
+        list.extend(env.map(|(name, value)| format!("--env={name}={value}")));
+        list.extend(self.extra.iter().map(|&argument| argument.to_owned()));
+        let known = [
+            (labels::NODE, self.node_uuid.clone()),
+            (labels::SLUG, self.slug.clone()),
+            (labels::SERVICE, self.service.to_owned()),
+        ];
+        list.extend(container::labels(&known));
+        list.push(self.image.clone());
+        list
+    }
+}
+
+impl Engine {
+    /// Makes and starts a service.
+    pub async fn service_run(&self, spec: &ServiceSpec) -> Result<(), EngineError> {
+        let mut arguments = spec.arguments(self);
+        let at = arguments.len() - 1;
+        let recipe = [(labels::RECIPE, spec.recipe(self))];
+        arguments.splice(at..at, container::labels(&recipe));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.call(&arguments, CHANGE_LIMIT).await.map(drop)
+    }
+
+    /// Starts a service that has ended.
+    pub async fn service_start(&self, name: &str) -> Result<(), EngineError> {
+        self.call(&["start", name], CHANGE_LIMIT).await.map(drop)
+    }
+
+    /// Ends and removes a service; fine when there is none.
+    pub async fn service_remove(&self, name: &str) -> Result<(), EngineError> {
+        let remove = ["rm", "--force", "--ignore", "--time=5", name];
+        self.call(&remove, CHANGE_LIMIT).await.map(drop)
+    }
+
+    /// The container of this name, whoever made it.
+    pub async fn service_find(&self, name: &str) -> Result<Option<Service>, EngineError> {
+        #[derive(Deserialize)]
+        struct Inspected {
+            #[serde(rename = "State")]
+            state: State,
+            #[serde(rename = "Config")]
+            config: Config,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(rename = "Running")]
+            running: bool,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            #[serde(rename = "Labels")]
+            labels: Option<HashMap<String, String>>,
+        }
+        let answer = match self.call(&["container", "inspect", name], LOOK_LIMIT).await {
+            Err(EngineError::Failed { message, .. }) if message.contains("no such container") => {
+                return Ok(None);
+            }
+            answered => answered?,
+        };
+        let found: Vec<Inspected> =
+            serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
+                call: "container inspect".to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(found.into_iter().next().map(|container| Service {
+            running: container.state.running,
+            labels: container.config.labels.unwrap_or_default(),
+        }))
+    }
+
+    /// The names of all containers that are this service of this node.
+    pub async fn services_of(
+        &self,
+        node_uuid: &str,
+        service: &str,
+    ) -> Result<Vec<String>, EngineError> {
+        let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
+        let these = format!("--filter=label={}={service}", labels::SERVICE);
+        let list = ["ps", "--all", "--format={{.Names}}", &ours, &these];
+        let names = self.call(&list, LOOK_LIMIT).await?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// What a service that has ended said last, on both of its streams.
+    pub async fn service_words(&self, name: &str) -> String {
+        // Under load its end is known before its log is complete.
+        for _ in 0..WORDS_TRIES {
+            let words = self.words(name).await;
+            match words {
+                Ok(words) if words.is_empty() => tokio::time::sleep(WORDS_PAUSE).await,
+                Ok(words) => return words,
+                Err(error) => return format!("unknown, since {error}"),
+            }
+        }
+        "none".to_owned()
+    }
+
+    async fn words(&self, name: &str) -> Result<String, EngineError> {
+        let mut said = String::new();
+        let note = |line: &str| {
+            if said.len() < WORDS_BYTES {
+                said.push_str(line);
+                said.push('\n');
+            }
+        };
+        let printed = call(&self.program, &["logs", WORDS, name], LOOK_LIMIT, note).await?;
+        let printed: String = printed.chars().take(WORDS_BYTES).collect();
+        Ok(format!("{printed}{said}").trim().to_owned())
+    }
+}

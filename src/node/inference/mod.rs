@@ -1,0 +1,369 @@
+//! The one model server of this machine: an Ollama in a container of its own.
+//!
+//! [`plan`] says what should be; [`Keeper::bring_up`] compares it with what is, and does what is
+//! missing. It can be repeated at any time, and is: at each start of the node, and whenever the
+//! server has died ([`watch`]).
+//!
+//! | there is | then |
+//! |---|---|
+//! | our container, made from the same image and settings | it is adopted, and started if it had ended |
+//! | our container, made from others | it is replaced; its models stay in their volume |
+//! | somebody else's container of that name | an error that says whose it is; it is never touched |
+//! | no container, and a model server at the port | that one is used (`existing_service`) |
+//! | no container, and something else at the port | an error |
+//! | nothing | the image is fetched and a container made |
+//!
+//! Never two: the name carries the port, podman gives a name only once on a host, and what we have
+//! left under another name is removed first. The server is published on loopback only; whoever is
+//! to reach it from elsewhere comes through the Worker API.
+//!
+//! The container outlives the node, so that a restart of the node costs no reload of a model.
+
+mod plan;
+mod server;
+mod watch;
+
+pub use plan::{MODEL_SERVER_PORT, Settings};
+pub(super) use plan::{Plan, plan};
+pub(super) use watch::watch;
+
+use crate::{
+    engine::{
+        Engine, EngineError, ImageError, Images, labels,
+        service::{Service, ServiceSpec},
+    },
+    node::gpu::Vendor,
+    pause::Pauses,
+};
+use server::ModelServer;
+use std::{net::TcpListener, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep};
+
+const SERVICE: &str = "model-server";
+/// Where Ollama listens inside, and keeps its models.
+const INNER_PORT: u16 = MODEL_SERVER_PORT;
+const INNER_HOME: &str = "/root/.ollama";
+/// How long a server that was running before us may take to answer before it is replaced.
+const ADOPTION: Duration = Duration::from_secs(30);
+/// How long one that was just made may take.
+const START: Duration = Duration::from_mins(2);
+/// How often we look again when somebody else was quicker to take the name.
+const TRIES: u32 = 3;
+
+/// Why there is no model server.
+#[derive(Debug, thiserror::Error)]
+pub enum InferenceError {
+    /// The orchestrator's configuration can't be followed.
+    #[error("the configuration of the model server is wrong: {0}; mend it at the orchestrator")]
+    Configuration(String),
+    /// No image.
+    #[error(
+        "the model server's image {image} can't be had: {source}; name another with --inference-image at the orchestrator, fetch it here with podman pull, or start this node with --inference off"
+    )]
+    Image {
+        /// Which.
+        image: String,
+        /// Why not.
+        source: ImageError,
+    },
+    /// The name is taken.
+    #[error(
+        "the container {name} belongs to {owner}, and is left alone; give this node a port of its own with --inference-port, or stop the other one"
+    )]
+    NotOurs {
+        /// The container.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The port is taken.
+    #[error(
+        "port {port} of 127.0.0.1 is taken by something that is no model server; stop it, or choose another port with --inference-port"
+    )]
+    PortTaken {
+        /// Which.
+        port: u16,
+    },
+    /// Podman could not make or start the container.
+    #[error("the model server could not be started: {source}{}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
+    NotStarted {
+        /// Podman's words.
+        source: EngineError,
+        /// What to do.
+        hint: Option<&'static str>,
+    },
+    /// It started and ended.
+    #[error("the model server ended as soon as it was started; its last words: {words}")]
+    Ended {
+        /// What it said.
+        words: String,
+    },
+    /// It runs and doesn't answer.
+    #[error("the model server did not answer within {} s; its last words: {words}; see that its image serves Ollama's API at port 11434, and that --inference-timeout isn't shorter than it needs", limit.as_secs())]
+    Silent {
+        /// How long we waited.
+        limit: Duration,
+        /// What it said.
+        words: String,
+    },
+    /// Podman could not say how things stand.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl InferenceError {
+    /// A stable word for programs, as the acknowledgement carries it.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Configuration(_) => "invalid-configuration",
+            Self::Image { .. } => "image-unavailable",
+            Self::NotOurs { .. } => "container-not-ours",
+            Self::PortTaken { .. } => "port-in-use",
+            Self::NotStarted { .. } | Self::Ended { .. } => "model-server-not-started",
+            Self::Silent { .. } => "model-server-silent",
+            Self::Engine(_) => "engine-error",
+        }
+    }
+}
+
+/// Where the model server comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// It is our container.
+    Container,
+    /// It was there before us, and isn't ours to start or stop.
+    Existing,
+}
+
+/// Brings the one model server up, and takes it away.
+#[derive(Clone)]
+pub(super) struct Keeper {
+    engine: Engine,
+    images: Arc<Images>,
+    node_uuid: String,
+    slug: String,
+    timeout: Duration,
+}
+
+impl Keeper {
+    pub(super) fn new(engine: &Engine, node_uuid: &str, slug: &str, timeout: Duration) -> Self {
+        Self {
+            images: Arc::new(Images::new(engine.clone(), timeout)),
+            engine: engine.clone(),
+            node_uuid: node_uuid.to_owned(),
+            slug: slug.to_owned(),
+            timeout,
+        }
+    }
+
+    /// Sees to it that the planned server answers; an error leaves none of ours behind that doesn't.
+    pub(super) async fn bring_up(&self, plan: &Plan) -> Result<Origin, InferenceError> {
+        let server = ModelServer::at(plan.port);
+        let name = plan.name();
+        self.remove_all_but(Some(&name)).await?;
+        let mut tries = 0;
+        loop {
+            let Some(found) = self.engine.service_find(&name).await? else {
+                if server.version().await.is_some() {
+                    tracing::info!(address = %server.address(), "a model server runs here already, and is used");
+                    return Ok(Origin::Existing);
+                }
+                if TcpListener::bind(server.address()).is_err() {
+                    return Err(InferenceError::PortTaken { port: plan.port });
+                }
+                tries += 1;
+                match self.run(plan, &name).await {
+                    // Whoever was quicker is found on the next look.
+                    Err(InferenceError::NotStarted { source, .. })
+                        if tries < TRIES && source.to_string().contains("already in use") => {}
+                    Err(error) => {
+                        self.remove_failed(&name).await;
+                        return Err(error);
+                    }
+                    Ok(()) => return self.answers(&server, &name).await,
+                }
+                continue;
+            };
+            if found.label(labels::NODE) != self.node_uuid {
+                let owner = owner(&found);
+                return Err(InferenceError::NotOurs { name, owner });
+            }
+            if self.is_as_planned(&found, plan).await?
+                && self.adopt(&server, &name, found.running).await
+            {
+                return Ok(Origin::Container);
+            }
+            self.engine.service_remove(&name).await?;
+        }
+    }
+
+    /// The models that a server which answers has.
+    pub(super) async fn models(&self, plan: &Plan) -> Option<Vec<String>> {
+        ModelServer::at(plan.port).models().await
+    }
+
+    /// Whether our container runs.
+    pub(super) async fn runs(&self, plan: &Plan) -> bool {
+        let found = self.engine.service_find(&plan.name()).await;
+        matches!(found, Ok(Some(found)) if found.running)
+    }
+
+    /// Brings back a server that has ended, or that runs and doesn't answer.
+    pub(super) async fn revive(&self, plan: &Plan) -> Result<Origin, InferenceError> {
+        let name = plan.name();
+        if let Some(found) = self.engine.service_find(&name).await?
+            && found.running
+            && found.label(labels::NODE) == self.node_uuid
+        {
+            self.engine.service_remove(&name).await?;
+        }
+        self.bring_up(plan).await
+    }
+
+    /// Whether a container of ours is the one that would be made now.
+    async fn is_as_planned(&self, found: &Service, plan: &Plan) -> Result<bool, InferenceError> {
+        let spec = self.spec(plan, self.image(plan).await?);
+        let same = spec.recipe(&self.engine) == found.label(labels::RECIPE);
+        if !same {
+            tracing::info!(
+                container = plan.name(),
+                "image or settings changed; the model server is replaced"
+            );
+        }
+        Ok(same)
+    }
+
+    /// Takes up a container of an earlier process; false when it doesn't come to life.
+    async fn adopt(&self, server: &ModelServer, name: &str, running: bool) -> bool {
+        if !running && let Err(error) = self.engine.service_start(name).await {
+            tracing::warn!(container = name, %error, "the model server's container can't be started again; it is made anew");
+            return false;
+        }
+        match self.wait(server, name, ADOPTION.min(self.timeout)).await {
+            Ok(version) => {
+                tracing::info!(
+                    container = name,
+                    version,
+                    was_running = running,
+                    "the model server of before is taken up"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::warn!(container = name, %error, "the model server of before doesn't work; it is made anew");
+                false
+            }
+        }
+    }
+
+    async fn run(&self, plan: &Plan, name: &str) -> Result<(), InferenceError> {
+        let spec = self.spec(plan, self.image(plan).await?);
+        tracing::info!(container = name, image = %plan.image, accelerator = plan.accelerator.map_or("none", Vendor::name), "starting the model server");
+        self.engine.service_run(&spec).await.map_err(|source| {
+            let words = source.to_string();
+            let hint = (words.contains("CDI") || words.contains("nvidia.com/gpu")).then_some(
+                "for NVIDIA cards podman needs a CDI specification: install nvidia-container-toolkit, then nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+            );
+            InferenceError::NotStarted { source, hint }
+        })
+    }
+
+    async fn image(&self, plan: &Plan) -> Result<String, InferenceError> {
+        self.images
+            .resolve(&plan.image)
+            .await
+            .map_err(|source| InferenceError::Image {
+                image: plan.image.to_string(),
+                source,
+            })
+    }
+
+    fn spec(&self, plan: &Plan, image: String) -> ServiceSpec {
+        ServiceSpec {
+            name: plan.name(),
+            image,
+            service: SERVICE,
+            node_uuid: self.node_uuid.clone(),
+            slug: self.slug.clone(),
+            env: vec![("OLLAMA_HOST", format!("0.0.0.0:{INNER_PORT}"))],
+            publish: (ModelServer::at(plan.port).address(), INNER_PORT),
+            volume: (plan.name(), INNER_HOME),
+            extra: plan.devices(self.engine.facts().rootless),
+        }
+    }
+
+    /// Waits until a server that was just made answers; one that doesn't is removed.
+    async fn answers(&self, server: &ModelServer, name: &str) -> Result<Origin, InferenceError> {
+        match self.wait(server, name, START.min(self.timeout)).await {
+            Ok(version) => {
+                tracing::info!(container = name, version, address = %server.address(), "the model server answers");
+                Ok(Origin::Container)
+            }
+            Err(error) => {
+                self.remove_failed(name).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what didn't work; why it didn't is what counts.
+    async fn remove_failed(&self, name: &str) {
+        let found = self.engine.service_find(name).await;
+        let ours = matches!(found, Ok(Some(found)) if found.label(labels::NODE) == self.node_uuid);
+        if ours && let Err(error) = self.engine.service_remove(name).await {
+            tracing::warn!(container = name, %error, "the model server that didn't work could not be removed");
+        }
+    }
+
+    /// Waits until the server answers, or is seen to have ended.
+    async fn wait(
+        &self,
+        server: &ModelServer,
+        name: &str,
+        limit: Duration,
+    ) -> Result<String, InferenceError> {
+        let deadline = Instant::now() + limit;
+        let mut pauses = Pauses::new(Duration::from_millis(100), Duration::from_secs(2));
+        loop {
+            if let Some(version) = server.version().await {
+                return Ok(version);
+            }
+            let runs = self
+                .engine
+                .service_find(name)
+                .await?
+                .is_some_and(|found| found.running);
+            if !runs {
+                let words = self.engine.service_words(name).await;
+                return Err(InferenceError::Ended { words });
+            }
+            if Instant::now() >= deadline {
+                let words = self.engine.service_words(name).await;
+                return Err(InferenceError::Silent { limit, words });
+            }
+            sleep(pauses.take()).await;
+        }
+    }
+
+    /// Removes every model server of this node, but the one of this name.
+    pub(super) async fn remove_all_but(&self, name: Option<&str>) -> Result<(), InferenceError> {
+        for left in self.engine.services_of(&self.node_uuid, SERVICE).await? {
+            if Some(left.as_str()) != name {
+                tracing::info!(
+                    container = left,
+                    "a model server that is not wanted any more is removed; its models stay"
+                );
+                self.engine.service_remove(&left).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whose a container is, in words.
+fn owner(found: &Service) -> String {
+    match (found.label(labels::SLUG), found.label(labels::NODE)) {
+        (_, "") => "nobody that cynode knows".to_owned(),
+        (slug, uuid) => format!("the node {slug} ({uuid})"),
+    }
+}

@@ -1,0 +1,235 @@
+//! Which model server this node is to run, if any. Pure: from what the operator, the orchestrator
+//! and the machine say.
+
+use super::InferenceError;
+use crate::{
+    api::{image::ImageRef, nodes::InferenceBackend},
+    node::{InferenceMode, gpu::Vendor},
+};
+
+/// What runs where nobody names an image.
+const OLLAMA: &str = "docker.io/ollama/ollama";
+/// Ollama's own port.
+pub const MODEL_SERVER_PORT: u16 = 11434;
+
+/// What the operator of this machine says about inference.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whether to run a model server.
+    pub mode: InferenceMode,
+    /// At which port of loopback; the orchestrator's word, or else Ollama's own port, when `None`.
+    pub port: Option<u16>,
+    /// How long fetching its image and starting it may take.
+    pub timeout: std::time::Duration,
+}
+
+/// A model server to run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::node) struct Plan {
+    pub(super) image: ImageRef,
+    pub(super) port: u16,
+    /// With whose devices it computes; the processor when `None`.
+    pub(super) accelerator: Option<Vendor>,
+    pub(super) models: Vec<String>,
+}
+
+/// What to run, or nothing: then this node runs sandboxes only. `usable` are this machine's devices.
+pub(in crate::node) fn plan(
+    settings: &Settings,
+    backend: Option<&InferenceBackend>,
+    usable: &[Vendor],
+) -> Result<Option<Plan>, InferenceError> {
+    let backend = backend.filter(|backend| backend.enabled);
+    match (settings.mode, backend) {
+        (InferenceMode::Off, _) | (InferenceMode::Auto, None) => return Ok(None),
+        (InferenceMode::Auto, Some(_)) | (InferenceMode::On, _) => {}
+    }
+    let named = |field: fn(&InferenceBackend) -> Option<&str>| backend.and_then(field);
+    let accelerator = accelerator(named(|backend| backend.variant.as_deref()), usable)?;
+    let image = named(|backend| backend.image.as_deref()).unwrap_or(OLLAMA);
+    let image: ImageRef = image
+        .parse()
+        .map_err(|error| InferenceError::Configuration(format!("the image {image:?}: {error}")))?;
+    let port = settings
+        .port
+        .or(backend.and_then(|backend| backend.port))
+        .unwrap_or(MODEL_SERVER_PORT);
+    if port == 0 {
+        return Err(InferenceError::Configuration(
+            "port 0 is no port".to_owned(),
+        ));
+    }
+    Ok(Some(Plan {
+        image: built_for(image, accelerator),
+        port,
+        accelerator,
+        models: backend
+            .and_then(|backend| backend.models.clone())
+            .unwrap_or_default(),
+    }))
+}
+
+/// The variant that the orchestrator insists on, or else what the machine has.
+fn accelerator(variant: Option<&str>, usable: &[Vendor]) -> Result<Option<Vendor>, InferenceError> {
+    match variant.unwrap_or_default() {
+        "" => Ok(usable.first().copied()),
+        "cuda" | "nvidia" => Ok(Some(Vendor::Nvidia)),
+        "rocm" | "amd" => Ok(Some(Vendor::Amd)),
+        "cpu" => Ok(None),
+        other => Err(InferenceError::Configuration(format!(
+            "the variant {other:?} is none of cuda, rocm and cpu"
+        ))),
+    }
+}
+
+/// Ollama's own image is built for AMD under tags of its own: `rocm`, and `1.2.3-rocm`.
+fn built_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
+    let tag = image
+        .as_str()
+        .strip_prefix(OLLAMA)
+        .and_then(|rest| rest.strip_prefix(':'))
+        .filter(|tag| accelerator == Some(Vendor::Amd) && !tag.ends_with("rocm"));
+    let wanted = match tag {
+        Some("latest") => format!("{OLLAMA}:rocm"),
+        Some(tag) if !tag.contains('@') => format!("{OLLAMA}:{tag}-rocm"),
+        _ => return image,
+    };
+    wanted.parse().unwrap_or(image)
+}
+
+impl Plan {
+    /// The arguments by which podman hands the accelerator on.
+    pub(super) fn devices(&self, rootless: bool) -> &'static [&'static str] {
+        self.accelerator
+            .map_or(&[], |vendor| vendor.arguments(rootless))
+    }
+
+    /// The container's name, and the volume's in which it keeps its models.
+    pub(super) fn name(&self) -> String {
+        format!("cynode-ollama-{}", self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings(mode: InferenceMode, port: Option<u16>) -> Settings {
+        Settings {
+            mode,
+            port,
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn backend(json: serde_json::Value) -> InferenceBackend {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn the_operator_and_the_orchestrator_decide_together() {
+        let enabled = backend(serde_json::json!({"enabled": true}));
+        let disabled = backend(serde_json::json!({"enabled": false}));
+        for (mode, backend, runs) in [
+            (InferenceMode::Off, Some(&enabled), false),
+            (InferenceMode::Auto, Some(&enabled), true),
+            (InferenceMode::Auto, Some(&disabled), false),
+            (InferenceMode::Auto, None, false),
+            (InferenceMode::On, Some(&enabled), true),
+            (InferenceMode::On, Some(&disabled), true),
+            (InferenceMode::On, None, true),
+        ] {
+            let plan = plan(&settings(mode, None), backend, &[]).unwrap();
+            assert_eq!(plan.is_some(), runs, "{mode:?} {backend:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearer_word_on_the_port_counts() {
+        let named = backend(serde_json::json!({"enabled": true, "port": 7}));
+        let plain = backend(serde_json::json!({"enabled": true}));
+        let port = |port, backend| {
+            let settings = settings(InferenceMode::Auto, port);
+            plan(&settings, Some(backend), &[]).unwrap().unwrap().port
+        };
+        assert_eq!(port(Some(9), &named), 9);
+        assert_eq!(port(None, &named), 7);
+        assert_eq!(port(None, &plain), MODEL_SERVER_PORT);
+    }
+
+    #[test]
+    fn each_accelerator_gets_its_image_and_its_devices() {
+        let planned = |image: &str, variant: Option<&str>, vendors: &[Vendor]| {
+            let backend =
+                backend(serde_json::json!({"enabled": true, "image": image, "variant": variant}));
+            plan(
+                &settings(InferenceMode::Auto, None),
+                Some(&backend),
+                vendors,
+            )
+            .unwrap()
+            .unwrap()
+        };
+        let latest = "docker.io/ollama/ollama:latest";
+        type Case<'a> = (&'a str, Option<&'a str>, &'a [Vendor], &'a str, &'a str);
+        let cases: [Case<'_>; 7] = [
+            (latest, None, &[], latest, ""),
+            (
+                latest,
+                None,
+                &[Vendor::Nvidia, Vendor::Amd],
+                latest,
+                "nvidia.com/gpu=all",
+            ),
+            (
+                latest,
+                None,
+                &[Vendor::Amd],
+                "docker.io/ollama/ollama:rocm",
+                "/dev/kfd",
+            ),
+            (
+                latest,
+                Some("rocm"),
+                &[Vendor::Nvidia],
+                "docker.io/ollama/ollama:rocm",
+                "/dev/kfd",
+            ),
+            (latest, Some("cpu"), &[Vendor::Nvidia], latest, ""),
+            (
+                "ollama/ollama:0.9.1",
+                None,
+                &[Vendor::Amd],
+                "docker.io/ollama/ollama:0.9.1-rocm",
+                "/dev/kfd",
+            ),
+            (
+                "localhost/mine",
+                None,
+                &[Vendor::Amd],
+                "localhost/mine:latest",
+                "/dev/kfd",
+            ),
+        ];
+        for (image, variant, vendors, expected, argument) in cases {
+            let plan = planned(image, variant, vendors);
+            assert_eq!(plan.image.as_str(), expected);
+            let devices = plan.devices(false).join(" ");
+            assert!(devices.contains(argument), "{devices}");
+            assert_eq!(devices.is_empty(), argument.is_empty(), "{devices}");
+        }
+    }
+
+    #[test]
+    fn nonsense_from_the_orchestrator_is_an_error() {
+        for wrong in [
+            serde_json::json!({"enabled": true, "image": "--privileged"}),
+            serde_json::json!({"enabled": true, "variant": "quantum"}),
+            serde_json::json!({"enabled": true, "port": 0}),
+        ] {
+            let backend = backend(wrong);
+            assert!(plan(&settings(InferenceMode::Auto, None), Some(&backend), &[]).is_err());
+        }
+    }
+}

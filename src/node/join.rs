@@ -1,0 +1,364 @@
+//! The start of a node, as the contract orders it: register → fetch the configuration → start the
+//! Worker API → start the model server → acknowledge.
+//!
+//! [`Node::walk`] is that list. Each step is logged with its duration; one that fails is named, with
+//! its cause. Every step can be done again: when the orchestrator has forgotten the node, it walks
+//! the list once more, and what is in place already stays, running jobs included. From the
+//! registration on the orchestrator hears that the node lives, however long an image takes.
+
+use super::{
+    NodeError, Settings, address,
+    capability::{Machine, no_inference},
+    gpu,
+    inference::{self, Keeper, Plan},
+    orchestrator_client::{Registered, Session, patiently, pauses},
+    state::State,
+};
+use crate::{
+    api::{
+        PAYLOAD_VERSION,
+        nodes::{AckError, AckStatus, ConfigAck, Inference, NodeConfig},
+        time::Time,
+    },
+    data_dir::DataDir,
+    digest::sha256_hex,
+    errors,
+    http::client::CallError,
+    worker::{self, Bench, Policy, Worker},
+};
+use http::StatusCode;
+use std::{
+    future::Future,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpSocket, sync::watch, task::JoinHandle, time::timeout};
+
+/// How often the orchestrator hears of us.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How long we try to tell the orchestrator why we can't serve, before we end.
+const REFUSAL: Duration = Duration::from_secs(15);
+/// What the orchestrator keeps of a cause, in bytes.
+const MAX_CAUSE: usize = 4000;
+
+/// A machine on its way to being a node, and what it is made of once it is one.
+pub(super) struct Node {
+    settings: Settings,
+    data_dir: DataDir,
+    session: Session,
+    machine: Machine,
+    keeper: Keeper,
+    /// The address is known before anybody may call it; taken when the Worker API opens.
+    reserved: Option<(Bench, TcpSocket)>,
+    address: SocketAddr,
+    worker: Option<Worker>,
+    inference: watch::Sender<Inference>,
+    watched: Option<Watched>,
+    /// Whether the list was walked to its end since the last registration.
+    joined: bool,
+}
+
+/// A model server that is looked after while this lives.
+struct Watched {
+    plan: Plan,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Node {
+    /// Finds out what this machine can do; nobody hears of it yet.
+    pub(super) async fn prepare(
+        data_dir: &DataDir,
+        settings: Settings,
+        closing: watch::Receiver<bool>,
+    ) -> Result<Self, NodeError> {
+        let bench = step("prepare", async {
+            Ok::<_, NodeError>(Bench::prepare(data_dir, settings.sandbox.clone()).await?)
+        })
+        .await?;
+        data_dir.update_addresses(|addresses| addresses.worker = None)?;
+        let (socket, address) = worker::reserve(settings.worker_listen)?;
+        let base_url = match &settings.advertise_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let ip = address::own(address, &settings.orchestrator).await?;
+                format!("http://{}", SocketAddr::new(ip, address.port()))
+            }
+        };
+        let (inference, told) = watch::channel(no_inference(settings.inference.mode));
+        let devices = gpu::look().await;
+        let machine = Machine::look(
+            data_dir,
+            &settings,
+            bench.engine(),
+            base_url,
+            devices,
+            (told, closing),
+        );
+        let timeout = settings.inference.timeout;
+        Ok(Self {
+            session: Session::new(
+                &settings.orchestrator,
+                settings.orchestrator_timeout,
+                settings.psk.clone(),
+                State::open(data_dir)?,
+            ),
+            keeper: Keeper::new(bench.engine(), bench.node_uuid(), &settings.slug, timeout),
+            data_dir: data_dir.clone(),
+            machine,
+            reserved: Some((bench, socket)),
+            address,
+            worker: None,
+            inference,
+            watched: None,
+            joined: false,
+            settings,
+        })
+    }
+
+    /// Walks the list, and again from its beginning where the token ends on the way, which may happen
+    /// while an image is fetched for hours.
+    pub(super) async fn join(&mut self) -> Result<(SocketAddr, Worker), NodeError> {
+        let mut pauses = pauses();
+        loop {
+            match self.walk().await {
+                Err(NodeError::Call(error)) if is_unauthorized(&error) => {
+                    tracing::warn!(%error, "the token ended during the start; registering again");
+                    tokio::time::sleep(pauses.take()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The list. An error after the configuration was fetched is acknowledged as `failed`.
+    async fn walk(&mut self) -> Result<(SocketAddr, Worker), NodeError> {
+        let registered = step("register", async {
+            patiently!("register", self.session.register(&self.machine))
+        })
+        .await?;
+        if let (Registered::Again, true, Some(worker)) = (registered, self.joined, &self.worker) {
+            // Only the token had ended; what we fetched at our start is still in force.
+            return Ok((self.address, worker.clone()));
+        }
+        self.joined = false;
+        let config = step("fetch the configuration", async {
+            patiently!("fetch the configuration", self.session.config())
+        })
+        .await?;
+        let applied = async {
+            let worker = step("start the Worker API", self.serve(&config)).await?;
+            step("start the model server", self.infer(&config)).await?;
+            Ok(worker)
+        };
+        match applied.await {
+            Ok(worker) => {
+                step("acknowledge", self.acknowledge(&config)).await?;
+                self.joined = true;
+                Ok((self.address, worker))
+            }
+            Err(error) => {
+                self.refuse(&config, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the Worker API for whoever shows the delivered token; one that is open goes over to it.
+    async fn serve(&mut self, config: &NodeConfig) -> Result<Worker, NodeError> {
+        let token = &config.worker_api.orchestrator_bearer_token;
+        if let Some((bench, socket)) = self.reserved.take() {
+            let worker = bench.open(socket.listen(1024)?, token, policy(config));
+            let address = self.address;
+            self.data_dir
+                .update_addresses(|addresses| addresses.worker = Some(address))?;
+            self.worker = Some(worker);
+        } else if let Some(worker) = &self.worker {
+            worker.renew(token, policy(config));
+        }
+        self.worker.clone().ok_or(NodeError::Stopped)
+    }
+
+    /// Brings the model server up where one is wanted, and takes away what is not wanted any more.
+    async fn infer(&mut self, config: &NodeConfig) -> Result<(), NodeError> {
+        let backend = config.inference_backend.as_ref();
+        let usable = gpu::usable(self.machine.gpus());
+        let wanted = inference::plan(&self.settings.inference, backend, &usable)?;
+        if self.watched.as_ref().map(|watched| &watched.plan) == wanted.as_ref() && wanted.is_some()
+        {
+            // It is looked after already.
+            return Ok(());
+        }
+        self.watched = None;
+        let mode = self.settings.inference.mode;
+        let Some(plan) = wanted else {
+            self.inference.send_replace(Inference {
+                supported: false,
+                ..no_inference(mode)
+            });
+            if let Err(error) = self.keeper.remove_all_but(None).await {
+                tracing::warn!(%error, "a model server of before may be left; see podman ps --all");
+            }
+            return Ok(());
+        };
+        self.inference.send_replace(Inference {
+            supported: true,
+            ..no_inference(mode)
+        });
+        let origin = self.while_reporting(self.keeper.bring_up(&plan)).await?;
+        let models = self.keeper.models(&plan).await;
+        let task = inference::watch(
+            self.keeper.clone(),
+            plan.clone(),
+            origin,
+            self.inference.clone(),
+        );
+        self.inference.send_modify(|inference| {
+            inference.running = Some(true);
+            inference.models = models;
+            inference.existing_service = Some(origin == inference::Origin::Existing);
+        });
+        let task = tokio::spawn(task);
+        self.watched = Some(Watched { plan, task });
+        Ok(())
+    }
+
+    /// Says that all of the configuration is in force; how the machine is now comes before it.
+    async fn acknowledge(&mut self, config: &NodeConfig) -> Result<(), NodeError> {
+        let ack = acknowledgement(&self.settings.slug, config, None);
+        patiently!("acknowledge", self.session.report(&self.machine))?;
+        patiently!("acknowledge", self.session.acknowledge(&ack))
+    }
+
+    /// Says that it is not, and why; we can't wait for ever for somebody to hear it.
+    async fn refuse(&self, config: &NodeConfig, error: &NodeError) {
+        let ack = acknowledgement(&self.settings.slug, config, Some(error));
+        let told = timeout(REFUSAL, async {
+            patiently!("acknowledge", self.session.acknowledge(&ack))
+        });
+        match told.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the orchestrator did not take our refusal"),
+            Err(_) => tracing::warn!("the orchestrator could not be told why this node ends"),
+        }
+    }
+
+    /// Does `work`, however long it takes, while the orchestrator goes on hearing of us.
+    async fn while_reporting<T>(&self, work: impl Future<Output = T>) -> T {
+        let beat = async {
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                if let Err(error) = self.session.report(&self.machine).await {
+                    tracing::debug!(%error, "a report was not taken");
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = beat => unreachable!("reports go on until the work is done"),
+        }
+    }
+
+    /// Tells the orchestrator how this machine is; walks the list again where it isn't known any more.
+    pub(super) async fn report(&mut self) -> Result<(), NodeError> {
+        let refused = match self.session.report(&self.machine).await {
+            Err(NodeError::Call(error)) if is_unauthorized(&error) => true,
+            outcome => outcome.map(|()| false)?,
+        };
+        if self.joined && !refused && !self.session.has_ended() {
+            return Ok(());
+        }
+        if self.joined {
+            tracing::info!("the node's token is not accepted any more; registering again");
+        }
+        self.join().await.map(drop)
+    }
+
+    pub(super) fn slug(&self) -> &str {
+        &self.settings.slug
+    }
+
+    pub(super) fn keeper(&self) -> Keeper {
+        self.keeper.clone()
+    }
+
+    /// Hears when the model server changes.
+    pub(super) fn changes(&self) -> watch::Receiver<Inference> {
+        self.inference.subscribe()
+    }
+}
+
+fn is_unauthorized(error: &CallError) -> bool {
+    error.status() == Some(StatusCode::UNAUTHORIZED)
+}
+
+/// Runs one step of the start and logs how long it took; a failure names the step.
+async fn step<T>(
+    name: &str,
+    work: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, NodeError> {
+    let began = Instant::now();
+    let outcome = work.await;
+    let millis = began.elapsed().as_millis() as u64;
+    match &outcome {
+        Ok(_) => tracing::info!(step = name, millis, "done"),
+        Err(error) => {
+            let error = errors::chain(error);
+            tracing::error!(step = name, millis, error, "failed");
+        }
+    }
+    outcome
+}
+
+fn policy(config: &NodeConfig) -> Policy {
+    let policy = Policy::default();
+    let constraints = config.constraints.as_ref();
+    Policy {
+        allowed_images: config
+            .policy
+            .sandbox
+            .allowed_images
+            .iter()
+            .cloned()
+            .collect(),
+        max_timeout_seconds: constraints.map_or(policy.max_timeout_seconds, |constraints| {
+            constraints.max_job_timeout_seconds
+        }),
+        max_request_bytes: constraints.map_or(policy.max_request_bytes, |constraints| {
+            usize::try_from(constraints.max_request_bytes).unwrap_or(usize::MAX)
+        }),
+    }
+}
+
+fn acknowledgement(slug: &str, config: &NodeConfig, failure: Option<&NodeError>) -> ConfigAck {
+    let hash = sha256_hex(serde_json::to_vec(config).unwrap_or_default());
+    ConfigAck {
+        version: PAYLOAD_VERSION,
+        node_slug: slug.to_owned(),
+        config_version: config.config_version.clone(),
+        ack_at: Time::now(),
+        status: match failure {
+            Some(_) => AckStatus::Failed,
+            None => AckStatus::Applied,
+        },
+        error: failure.map(|error| {
+            let mut message = errors::chain(error);
+            message.truncate(message.floor_char_boundary(MAX_CAUSE));
+            AckError {
+                kind: match error {
+                    NodeError::Inference(error) => error.kind(),
+                    _ => "worker-api",
+                }
+                .to_owned(),
+                message,
+                details: None,
+            }
+        }),
+        effective_config_hash: Some(format!("sha256:{hash}")),
+    }
+}

@@ -1,0 +1,95 @@
+//! The life of a role's process: logging, signals, an orderly end.
+
+use crate::{
+    cli::{Common, LogFormat},
+    exit::Failure,
+    http::server::Shutdown,
+};
+use std::io::{self, IsTerminal as _};
+use tokio::sync::watch;
+
+/// Logs go to stderr; stdout belongs to results.
+fn start_logging(common: &Common) -> Result<(), Failure> {
+    let level = common.log_level.as_deref().unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| {
+        Failure::usage(format!(
+            "--log-level: {error}; use error, warn, info, debug or trace"
+        ))
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false);
+    match common.log_format.unwrap_or(LogFormat::Text) {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => {
+            let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            builder
+                .with_ansi(io::stderr().is_terminal() && !plain)
+                .init();
+        }
+    }
+    Ok(())
+}
+
+/// Runs a role to its end on a runtime of its own; files that it makes are for nobody else.
+pub(super) fn run(
+    common: &Common,
+    role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    start_logging(common)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
+    runtime.block_on(async {
+        let (order, shutdown) = watch::channel(false);
+        tokio::spawn(end_on_signal(order));
+        role(shutdown).await
+    })
+}
+
+/// The first signal orders an orderly end, the second ends the process at once.
+async fn end_on_signal(order: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+    let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
+        tracing::error!("signals can't be caught; the process will end at once on any");
+        return;
+    };
+    // Under nohup the end of the terminal is to be ignored, as it was when we were started.
+    let mut hangup = (!hangup_is_ignored())
+        .then(|| signal(SignalKind::hangup()).ok())
+        .flatten();
+    let mut signals = 0;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = heard(&mut hangup), if hangup.is_some() && signals == 0 => {
+                // It often comes twice, from the shell and from the kernel, which is no impatience.
+                hangup = None;
+            }
+        }
+        signals += 1;
+        if signals > 1 {
+            std::process::exit(130);
+        }
+        tracing::info!("shutting down; a second signal ends at once");
+        order.send_replace(true);
+    }
+}
+
+async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP, signal 1, is among the ignored ones of proc(5).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}

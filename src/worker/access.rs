@@ -1,0 +1,67 @@
+//! Who may call the Worker API, and what may run: delivered to a node with its configuration, and
+//! again when it had to register anew, while jobs go on.
+
+use super::Settings;
+use crate::{
+    api::jobs::MAX_TIMEOUT_SECONDS,
+    digest::sha256_hex,
+    http::{MAX_BODY_BYTES, request::Request},
+};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+/// What may run here; node and orchestrator each have a say, and the stricter one counts.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Lists of image patterns; each list must allow an image.
+    pub allowed_images: Vec<Vec<String>>,
+    /// Longest time limit of a job, in seconds.
+    pub max_timeout_seconds: u64,
+    /// Longest body of a request.
+    pub max_request_bytes: usize,
+}
+
+impl Default for Policy {
+    /// What holds where nobody says more.
+    fn default() -> Self {
+        Self {
+            allowed_images: Vec::new(),
+            max_timeout_seconds: MAX_TIMEOUT_SECONDS,
+            max_request_bytes: MAX_BODY_BYTES,
+        }
+    }
+}
+
+/// What is in force.
+pub(super) struct Terms {
+    token_sha256: Zeroizing<String>,
+    pub(super) policy: Policy,
+}
+
+impl Terms {
+    /// The caller's word, and never more than the operator of this machine allows.
+    pub(super) fn new(token: &str, mut policy: Policy, settings: &Settings) -> Self {
+        policy.allowed_images.push(settings.allowed_images.clone());
+        let seconds = settings.max_timeout.map_or(u64::MAX, |max| max.as_secs());
+        policy.max_timeout_seconds = policy
+            .max_timeout_seconds
+            .min(seconds)
+            .min(MAX_TIMEOUT_SECONDS);
+        policy.max_request_bytes = policy
+            .max_request_bytes
+            .min(settings.max_request_bytes.unwrap_or(usize::MAX))
+            .min(MAX_BODY_BYTES);
+        Self {
+            token_sha256: Zeroizing::new(sha256_hex(token)),
+            policy,
+        }
+    }
+
+    /// Whether the request shows the token.
+    pub(super) fn admit(&self, request: &Request) -> bool {
+        request.bearer().is_some_and(|shown| {
+            let shown = sha256_hex(shown);
+            shown.as_bytes().ct_eq(self.token_sha256.as_bytes()).into()
+        })
+    }
+}

@@ -1,0 +1,263 @@
+//! The one model server of a node: started, found again, brought back, replaced, taken away; in real
+//! containers.
+
+use crate::support::{
+    ModelPort, ModelServer, Node, Orchestrator, OrchestratorStandIn, Step,
+    cluster::wait_ready,
+    eventually, eventually_eq,
+    image::podman,
+    model_server::{NEXT_OLLAMA_IMAGE, NEXT_VERSION, OLLAMA_IMAGE, VERSION},
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// An orchestrator that has its nodes run this image, and is ready only if one does.
+fn orchestrator(home: &Path, image: &str, more: &[&str]) -> Orchestrator {
+    let inference = ["--inference-image", image, "--require-inference", "true"];
+    Orchestrator::start(home, &[&inference, more].concat())
+}
+
+/// A node that follows its orchestrator, with its model server at this port.
+fn launch(home: &Path, control_url: &str, at: &ModelPort, more: &[&str]) -> Node {
+    let port = at.port.to_string();
+    let inference = ["--inference", "auto", "--inference-port", &port];
+    Node::launch(home, "box", control_url, &[&inference, more].concat())
+}
+
+/// Waits until the node has come through its start.
+fn started(node: &mut Node) {
+    eventually("the node takes jobs", || {
+        node.process.assert_runs();
+        let stderr = node.process.stderr();
+        stderr.contains("the node takes jobs").then_some(())
+    });
+}
+
+/// What an orchestrator knows of the node's model server.
+fn known(orchestrator: &Orchestrator) -> Value {
+    let node = orchestrator.login().get("/v1/nodes/box").json(200);
+    node["inference"].clone()
+}
+
+/// Waits until the orchestrator isn't ready, for this reason.
+fn wait_not_ready(orchestrator: &Orchestrator, reason: &str) {
+    eventually(&format!("/readyz is 503 with {reason:?}"), || {
+        let reply = orchestrator.gateway.get("/readyz");
+        (reply.status == 503 && reply.text().contains(reason)).then_some(())
+    });
+}
+
+#[test]
+fn readiness_follows_the_model_server() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
+    wait_not_ready(&orchestrator, "no node is registered");
+    let _node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    wait_ready(&orchestrator);
+    let first = at.id();
+    assert_eq!(at.version(), VERSION);
+    assert_eq!(
+        known(&orchestrator),
+        json!({"supported": true, "mode": "auto", "running": true, "existing_service": false, "models": []})
+    );
+
+    podman(&["kill", &at.name]).unwrap();
+    wait_not_ready(&orchestrator, "node box: its model server does not answer");
+    assert_eq!(known(&orchestrator)["running"], false);
+    wait_ready(&orchestrator);
+    assert_eq!(at.version(), VERSION);
+    assert_eq!(at.id(), first, "the same container was started again");
+
+    podman(&["rm", "--force", "--time=0", &at.name]).unwrap();
+    wait_not_ready(&orchestrator, "node box: its model server does not answer");
+    wait_ready(&orchestrator);
+    assert_ne!(at.id(), first, "a new one was made");
+}
+
+#[test]
+fn a_server_that_hangs_is_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
+    let _node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    wait_ready(&orchestrator);
+    let first = at.id();
+    podman(&["pause", &at.name]).unwrap();
+    wait_not_ready(&orchestrator, "its model server does not answer");
+    wait_ready(&orchestrator);
+    assert_ne!(at.id(), first);
+    assert_eq!(at.version(), VERSION);
+}
+
+#[test]
+fn it_outlives_the_node_and_is_found_again() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    started(&mut node);
+    let first = at.id();
+    node.process.kill();
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    started(&mut node);
+    assert_eq!(at.id(), first, "after a power cut of the node");
+    assert_eq!(node.process.terminate(), 0);
+    assert_eq!(at.version(), VERSION, "it serves without the node");
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    started(&mut node);
+    assert_eq!(at.id(), first, "after an orderly end of the node");
+    node.process.kill();
+    podman(&["stop", "--time=1", &at.name]).unwrap();
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    started(&mut node);
+    assert_eq!(at.id(), first, "one that had ended is started");
+    wait_ready(&orchestrator);
+}
+
+#[test]
+fn it_is_reached_from_this_machine_only_and_may_do_little() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.change_config(|config| {
+        config["inference_backend"] =
+            json!({"enabled": true, "image": OLLAMA_IMAGE, "port": at.port, "variant": "cpu"});
+    });
+    let flags = ["--inference", "auto"];
+    let mut node = Node::launch(home.path(), "box", &orchestrator.url, &flags);
+    started(&mut node);
+    let container = at.inspect().unwrap();
+    let host = &container["HostConfig"];
+    assert_eq!(
+        host["PortBindings"],
+        json!({"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": at.port.to_string()}]})
+    );
+    assert_eq!(container["EffectiveCaps"], Value::Null, "no capability");
+    assert_eq!(host["Privileged"], false);
+    assert!(
+        host["SecurityOpt"]
+            .to_string()
+            .contains("no-new-privileges")
+    );
+    let labels = &container["Config"]["Labels"];
+    assert_eq!(labels["io.cynode.node"], node.node_uuid());
+    assert_eq!(labels["io.cynode.slug"], "box");
+    let env = container["Config"]["Env"].to_string();
+    for secret in ["CYNODE_", "psk", "pre-shared", "NOTIFY_SOCKET"] {
+        assert!(!env.contains(secret), "{env}");
+    }
+}
+
+#[test]
+fn another_image_replaces_it_and_its_models_stay() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let url = OrchestratorStandIn::start();
+    let ask = |image: &str, models: Value| {
+        url.change_config(|config| {
+            config["inference_backend"] =
+                json!({"enabled": true, "image": image, "models": models});
+        });
+    };
+    ask(OLLAMA_IMAGE, json!(["example/tiny:1b", "other"]));
+    let mut node = launch(home.path(), &url.url, &at, &[]);
+    started(&mut node);
+    let first = at.id();
+    let models = json!(["example/tiny:1b", "other:latest"]);
+    eventually_eq(
+        "both models are fetched and reported",
+        models.clone(),
+        || {
+            let last = url
+                .calls()
+                .into_iter()
+                .rfind(|call| Step::of(call) == Some(Step::Report));
+            last.map_or(Value::Null, |report| {
+                report.body["inference"]["models"].clone()
+            })
+        },
+    );
+    assert_eq!(node.process.terminate(), 0);
+
+    ask(NEXT_OLLAMA_IMAGE, json!([]));
+    let mut node = launch(home.path(), &url.url, &at, &[]);
+    started(&mut node);
+    assert_ne!(at.id(), first);
+    assert_eq!(at.version(), NEXT_VERSION);
+    let tags: Value = serde_json::from_str(&at.api().get("/api/tags").text()).unwrap();
+    let names: Vec<&Value> = tags["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| &model["name"])
+        .collect();
+    assert_eq!(json!(names), models);
+    assert_eq!(node.process.terminate(), 0);
+
+    let off = ["--inference", "off"];
+    let mut node = Node::launch(home.path(), "box", &url.url, &off);
+    started(&mut node);
+    assert_eq!(at.inspect(), None, "a node that is to run none leaves none");
+    podman(&["volume", "exists", &at.name]).unwrap();
+}
+
+#[test]
+fn another_port_moves_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (old, new) = (ModelPort::new(), ModelPort::new());
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
+    let mut node = launch(home.path(), &orchestrator.control_url, &old, &[]);
+    started(&mut node);
+    assert_eq!(node.process.terminate(), 0);
+    let mut node = launch(home.path(), &orchestrator.control_url, &new, &[]);
+    started(&mut node);
+    assert_eq!(old.inspect(), None, "never two");
+    assert_eq!(new.version(), VERSION);
+}
+
+#[test]
+fn a_server_that_was_there_before_is_used_and_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let theirs = ModelServer::start(OLLAMA_IMAGE, &["--env=STAND_IN_MODELS=given"]);
+    let port = theirs.api.address().rsplit_once(':').unwrap().1.to_owned();
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
+    let flags = ["--inference", "auto", "--inference-port", &port];
+    let mut node = Node::launch(home.path(), "box", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    let ours = format!("cynode-ollama-{port}");
+    assert!(podman(&["container", "exists", &ours]).is_err());
+    eventually_eq(
+        "it is reported as there before us",
+        json!({"supported": true, "mode": "auto", "running": true, "existing_service": true, "models": ["given:latest"]}),
+        || known(&orchestrator),
+    );
+    assert_eq!(node.process.terminate(), 0);
+    assert_eq!(theirs.api.get("/api/version").status, 200);
+}
+
+#[test]
+fn the_orchestrator_says_which_models_are_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let models = [
+        "--inference-model",
+        "tiny",
+        "--inference-model",
+        "example/b:7b",
+    ];
+    let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &models);
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    started(&mut node);
+    eventually_eq(
+        "both models are there",
+        json!(["example/b:7b", "tiny:latest"]),
+        || {
+            let mut models = known(&orchestrator)["models"].clone();
+            if let Some(models) = models.as_array_mut() {
+                models.sort_by_key(Value::to_string);
+            }
+            models
+        },
+    );
+}

@@ -1,0 +1,166 @@
+//! A model server that is wanted and can't be had: the node says why, to its orchestrator and to its
+//! operator, ends, and has touched nothing that isn't its own.
+
+use crate::support::{
+    ModelPort, Node, Orchestrator, OrchestratorStandIn, Step,
+    cluster::wait_ready,
+    eventually,
+    image::podman,
+    model_server::{BROKEN_OLLAMA_IMAGE, BROKEN_REASON, OLLAMA_IMAGE, SILENT_OLLAMA_IMAGE},
+};
+use serde_json::{Value, json};
+use std::{net::TcpListener, path::Path, thread};
+
+/// An orchestrator that wants this image at this port.
+fn wanting(image: &str, at: &ModelPort) -> OrchestratorStandIn {
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.change_config(|config| {
+        config["inference_backend"] = json!({"enabled": true, "image": image, "port": at.port});
+    });
+    orchestrator
+}
+
+/// Starts a node that can't serve what is wanted, and waits for its end; what it acknowledged.
+fn refused(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Value {
+    let flags = [&["--inference", "auto"], more].concat();
+    let mut node = Node::launch(home, "box", &orchestrator.url, &flags);
+    assert_eq!(node.process.code(), 8);
+    let ack = orchestrator.call(Step::Ack, 1).body;
+    assert_eq!(
+        (&ack["status"], &ack["config_version"]),
+        (&json!("failed"), &json!("2"))
+    );
+    let message = ack["error"]["message"].as_str().unwrap();
+    let stderr = node.process.stderr();
+    assert!(
+        stderr.contains(message.lines().next().unwrap()),
+        "the operator reads the same: {stderr}"
+    );
+    assert!(
+        stderr.contains("start the model server"),
+        "and which step it was: {stderr}"
+    );
+    ack["error"].clone()
+}
+
+fn assert_told(error: &Value, kind: &str, words: &[&str]) {
+    assert_eq!(error["type"], kind, "{error}");
+    for word in words {
+        assert!(
+            error["message"].as_str().unwrap().contains(word),
+            "{word}: {error}"
+        );
+    }
+}
+
+#[test]
+fn an_image_that_can_not_be_had_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let image = "localhost/nobody-has-it:latest";
+    let error = refused(home.path(), &wanting(image, &at), &[]);
+    assert_told(&error, "image-unavailable", &[image, "--inference-image"]);
+    assert_eq!(at.inspect(), None);
+}
+
+#[test]
+fn one_that_ends_at_once_is_quoted() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let error = refused(home.path(), &wanting(BROKEN_OLLAMA_IMAGE, &at), &[]);
+    assert_told(&error, "model-server-not-started", &[BROKEN_REASON]);
+    assert_eq!(at.inspect(), None);
+}
+
+#[test]
+fn one_that_never_answers_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let limit = ["--inference-timeout", "2s"];
+    let error = refused(home.path(), &wanting(SILENT_OLLAMA_IMAGE, &at), &limit);
+    assert_told(
+        &error,
+        "model-server-silent",
+        &["within 2 s", "listens on", "--inference-timeout"],
+    );
+    assert_eq!(at.inspect(), None);
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let at = ModelPort::new();
+    for (backend, words) in [
+        (
+            json!({"enabled": true, "image": "dir:/etc"}),
+            ["dir:/etc", "orchestrator"],
+        ),
+        (
+            json!({"enabled": true, "image": OLLAMA_IMAGE, "variant": "abacus"}),
+            ["abacus", "rocm"],
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let orchestrator = wanting(OLLAMA_IMAGE, &at);
+        orchestrator.change_config(|config| {
+            config["config_version"] = "2".into();
+            config["inference_backend"] = backend;
+        });
+        let error = refused(home.path(), &orchestrator, &[]);
+        assert_told(&error, "invalid-configuration", &words);
+    }
+}
+
+#[test]
+fn a_port_that_something_else_has_is_left_to_it() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let stranger = TcpListener::bind(("127.0.0.1", at.port)).unwrap();
+    // It hangs up on whoever comes.
+    thread::spawn(move || stranger.incoming().for_each(drop));
+    let error = refused(home.path(), &wanting(OLLAMA_IMAGE, &at), &[]);
+    assert_told(
+        &error,
+        "port-in-use",
+        &[&at.port.to_string(), "--inference-port"],
+    );
+    assert_eq!(at.inspect(), None);
+}
+
+#[test]
+fn a_container_of_somebody_else_is_never_touched() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    podman(&["create", "--quiet", "--name", &at.name, OLLAMA_IMAGE]).unwrap();
+    let before = at.inspect();
+    let error = refused(home.path(), &wanting(OLLAMA_IMAGE, &at), &[]);
+    assert_told(
+        &error,
+        "container-not-ours",
+        &[&at.name, "nobody that cynode knows"],
+    );
+    assert_eq!(at.inspect(), before);
+}
+
+#[test]
+fn two_nodes_on_one_machine_do_not_share_a_model_server() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let orchestrator = Orchestrator::start(home.path(), &["--inference-image", OLLAMA_IMAGE]);
+    let port = at.port.to_string();
+    let flags = ["--inference", "auto", "--inference-port", &port];
+    let mut first = Node::launch(home.path(), "first", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    let id = at.id();
+    let mut second = Node::launch(home.path(), "second", &orchestrator.control_url, &flags);
+    assert_eq!(second.process.code(), 8);
+    let stderr = second.process.stderr();
+    let whose = format!("belongs to the node first ({})", first.node_uuid());
+    assert!(stderr.contains(&whose), "{stderr}");
+    assert_eq!(at.id(), id);
+    first.process.assert_runs();
+    let reason = eventually("the orchestrator knows why", || {
+        let node = orchestrator.login().get("/v1/nodes/second").json(200);
+        node["reason"].as_str().map(str::to_owned)
+    });
+    assert!(reason.contains(&whose), "{reason}");
+}

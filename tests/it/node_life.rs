@@ -1,0 +1,55 @@
+//! A node that is silent, and one that leaves: what its orchestrator and its users see of it.
+
+use crate::support::{Cluster, eventually, eventually_eq};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+fn status(cluster: &Cluster) -> (Value, String) {
+    let node = cluster.user.get("/v1/nodes/box").json(200);
+    let reason = node["reason"].as_str().unwrap_or_default().to_owned();
+    (node["status"].clone(), reason)
+}
+
+#[test]
+fn a_node_that_is_silent_for_half_a_minute_is_offline_and_comes_back_by_itself() {
+    let cluster = Cluster::start();
+    cluster.node.process.signal(Signal::STOP);
+    eventually_eq("it is offline", json!("offline"), || status(&cluster).0);
+    assert!(
+        status(&cluster).1.starts_with("not heard for 3"),
+        "{:?}",
+        status(&cluster)
+    );
+    let ready = cluster.orchestrator.gateway.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready.text().contains("node box: not heard for 3"),
+        "{}",
+        ready.text()
+    );
+    let id = cluster.script("echo back");
+    cluster.node.process.signal(Signal::CONT);
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    assert_eq!(status(&cluster).0, "ready");
+}
+
+#[test]
+fn a_node_that_leaves_says_so_and_gets_nothing_more() {
+    let mut cluster = Cluster::start_with(&["--shutdown-grace", "1m"]);
+    let under_way = cluster.script("echo begun; while ! [ -e /workspace/go ]; do sleep 0.1; done");
+    cluster.printed(&under_way, "begun");
+    let workspace = cluster.node.workspaces().remove(0);
+    cluster.node.process.signal(Signal::TERM);
+    eventually("it has said so", || {
+        status(&cluster).1.contains("shutting down").then_some(())
+    });
+    let next = cluster.script("true");
+    let waits = eventually("a task waits", || {
+        let task = cluster.task(&next);
+        task["waiting_for"].as_str().map(str::to_owned)
+    });
+    assert!(waits.contains("shutting down"), "{waits}");
+    std::fs::write(workspace.join("workspace/go"), "").unwrap();
+    assert_eq!(cluster.finish(&under_way)["status"], "completed");
+    assert_eq!(cluster.node.process.code(), 0);
+}
