@@ -2,7 +2,7 @@
 
 use super::{Output, Podman, State};
 use clap::Args;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
@@ -14,6 +14,9 @@ pub struct DoctorArgs {
     pub output: Output,
     #[command(flatten)]
     pub state: State,
+    /// A node's settings in YAML [default: /etc/cynode/node.yaml, if there is one]
+    #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The orchestrator's control plane that this machine is to reach, such as http://192.168.1.5:12082
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,

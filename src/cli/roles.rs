@@ -187,6 +187,9 @@ pub struct InferenceFlags {
 pub struct NodeArgs {
     #[command(flatten)]
     pub state: State,
+    /// Settings in YAML; a flag or a variable beats it [default: /etc/cynode/node.yaml, if there is one]
+    #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The orchestrator's control plane, such as http://192.168.1.5:12082
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,

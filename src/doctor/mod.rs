@@ -19,7 +19,10 @@ mod scratch;
 use crate::{
     cli::DoctorArgs,
     exit::{Exit, Failure},
-    roles,
+    roles::{
+        self,
+        node_file::{DEFAULT_PATH, NodeFile},
+    },
 };
 use serde::Serialize;
 use std::path::Path;
@@ -90,21 +93,41 @@ impl Check {
 }
 
 /// `cynode doctor`.
-pub fn doctor(args: DoctorArgs) -> Result<(), Failure> {
+pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
+    let config = config(&mut args);
     let data_dir = std::path::absolute(roles::data_dir_path(&args.state)?)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
-    let checks = runtime.block_on(async {
+    let mut checks = runtime.block_on(async {
         // Dropped in the middle, the examination still removes its files.
         tokio::select! {
             checks = examine(&args, &data_dir) => Ok(checks),
             stopped = stopped() => Err(stopped),
         }
     })?;
+    checks.insert(0, config);
     report::show(&checks, args.output)?;
     if checks.iter().any(|check| check.status == Status::Fail) {
         return Err(Failure::silent(1));
     }
     Ok(())
+}
+
+/// Reads what a node on this machine would read, and says what is wrong with it.
+fn config(args: &mut DoctorArgs) -> Check {
+    const NAME: &str = "config";
+    match NodeFile::find(args.config.as_deref()) {
+        Ok(Some(file)) => {
+            file.fill_doctor(args);
+            let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+            Check::ok(NAME, format!("{} is understood", path.display()))
+        }
+        Ok(None) => Check::ok(NAME, format!("no {DEFAULT_PATH}; flags alone count")),
+        Err(failure) => Check::fail(
+            NAME,
+            failure.message,
+            "correct that line; packaging/node.yaml of cynode's repository shows every key",
+        ),
+    }
 }
 
 /// All checks, in the order in which they are told.

@@ -1,6 +1,7 @@
 //! From raw arguments to the settings of a role, and its start and end.
 
 mod failures;
+pub(crate) mod node_file;
 mod process;
 mod settings;
 
@@ -16,6 +17,7 @@ use crate::{
     orchestrator::{self, Orchestrator},
     worker::{self, Bench, Policy},
 };
+use node_file::NodeFile;
 use process::run;
 use settings::{
     checked_url, host_slug, inference_settings, node_settings, open_data_dir,
@@ -55,11 +57,14 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
 }
 
 /// `cynode node`.
-pub fn node(common: &Common, args: NodeArgs) -> Result<(), Failure> {
+pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
+    let mut common = common.clone();
+    let file = NodeFile::find(args.config.as_deref())?.unwrap_or_default();
+    let psk_file = file.fill(&mut args, &mut common);
     let (state, grace) = (args.state.clone(), shutdown_grace(&args.sandbox.engine));
-    let settings = node_settings(args)?;
+    let settings = node_settings(args, psk_file.as_deref())?;
     let data_dir = open_data_dir(&state)?;
-    run(common, async |shutdown| {
+    run(&common, async |shutdown| {
         let running = match node::start(&data_dir, settings, shutdown.clone()).await {
             Err(NodeError::Stopped) => return Ok(()),
             started => started?,

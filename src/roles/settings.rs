@@ -1,6 +1,6 @@
 //! From flags, files and environment to checked settings.
 
-use super::ANSWER;
+use super::{ANSWER, node_file::DEFAULT_PATH};
 use crate::{
     api::{
         image::ImageRef,
@@ -161,14 +161,26 @@ pub(super) fn orchestrator_settings(
     })
 }
 
-pub(super) fn node_settings(args: NodeArgs) -> Result<node::Settings, Failure> {
-    let wanting = |what: &str| Failure::usage(format!("the node needs {what}"));
+/// `psk_file` is node.yaml's word, which counts only where nothing else says one.
+pub(super) fn node_settings(
+    args: NodeArgs,
+    psk_file: Option<&Path>,
+) -> Result<node::Settings, Failure> {
+    let psk = match (psk(&args.psk)?, psk_file) {
+        (None, Some(file)) => secret("orchestrator.psk_file", Some(file), "")?,
+        (psk, _) => psk,
+    };
+    let wanting = |what: &str| {
+        Failure::usage(format!(
+            "the node needs {what}, or have it in {DEFAULT_PATH} or another --config FILE"
+        ))
+    };
     Ok(node::Settings {
         orchestrator: args
             .orchestrator
             .ok_or_else(|| wanting("the orchestrator's control plane: say --orchestrator URL"))?,
         orchestrator_timeout: args.orchestrator_timeout.unwrap_or(ANSWER),
-        psk: psk(&args.psk)?.ok_or_else(|| {
+        psk: psk.ok_or_else(|| {
             wanting("the pre-shared key: say --psk-file FILE, --psk KEY or CYNODE_PSK")
         })?,
         slug: args.identity.slug.unwrap_or_else(host_slug),

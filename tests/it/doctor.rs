@@ -18,7 +18,8 @@ use std::{
 use tempfile::TempDir;
 
 /// All checks in their order.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
+    "config",
     "engine",
     "rootless",
     "linger",
@@ -62,6 +63,7 @@ impl Corner {
             .arg("doctor")
             .arg("--data-dir")
             .arg(self.data_dir())
+            .env("CYNODE_CONFIG", "/dev/null")
             .env("TMPDIR", self.home.path().join("tmp"))
             // Not as flags, which would forbid the same flags in `more`.
             .env("CYNODE_GATEWAY_LISTEN", "127.0.0.1:0")

@@ -26,6 +26,7 @@ mod logs;
 mod model_server;
 mod node_claims;
 mod node_faults;
+mod node_file;
 mod node_life;
 mod node_report;
 mod node_start;

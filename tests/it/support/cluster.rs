@@ -116,6 +116,7 @@ impl Node {
         // Not as flags, which would forbid the same flags in `more`.
         command
             .env("CYNODE_INFERENCE", "off")
+            .env("CYNODE_CONFIG", "/dev/null")
             .envs(environment.iter().copied());
         let server = Server::launch(home, slug, command.args(whom).args(how).args(more));
         Self {
