@@ -4,6 +4,7 @@ mod failures;
 pub(crate) mod node_file;
 mod process;
 mod settings;
+mod systemd;
 
 pub(crate) use settings::data_dir_path;
 pub use settings::secret;
@@ -50,6 +51,7 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
     run(common, async |shutdown| {
         let mut running =
             Orchestrator::start(&data_dir, settings, shutdown.clone(), announce).await?;
+        systemd::ready();
         until_shutdown(shutdown, &mut running).await?;
         running.ended().await;
         Ok(())
@@ -69,6 +71,7 @@ pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
             Err(NodeError::Stopped) => return Ok(()),
             started => started?,
         };
+        systemd::ready();
         ended(shutdown).await;
         running.close(grace, false).await;
         Ok(())
@@ -91,6 +94,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
         let worker = bench.open(socket.listen(1024)?, &token, Policy::default());
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         tracing::info!(worker = %bound, "the worker listens");
+        systemd::ready();
         ended(shutdown).await;
         worker.close(grace, true).await;
         Ok(())
@@ -149,6 +153,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             show(&format!(
                 "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
             ))?;
+            systemd::ready();
             until_shutdown(shutdown, &mut running).await?;
             node.close(grace, true).await;
             running.settled(SETTLE).await;

@@ -1,5 +1,6 @@
 //! The life of a role's process: logging, signals, an orderly end.
 
+use super::systemd;
 use crate::{
     cli::{Common, LogFormat},
     exit::Failure,
@@ -74,6 +75,7 @@ async fn end_on_signal(order: watch::Sender<bool>) {
             std::process::exit(130);
         }
         tracing::info!("shutting down; a second signal ends at once");
+        systemd::stopping();
         order.send_replace(true);
     }
 }

@@ -36,5 +36,6 @@ mod sandbox;
 mod secrets;
 mod slugs;
 mod support;
+mod systemd;
 mod upgrade;
 mod worker_api;

@@ -1,0 +1,20 @@
+//! What a service manager that started us hears: `Type=notify` of systemd.service(5). Without one,
+//! nothing is said.
+
+use sd_notify::NotifyState;
+
+/// The role does its work from now on.
+pub(super) fn ready() {
+    tell(NotifyState::Ready);
+}
+
+/// It was told to end, and is about to.
+pub(super) fn stopping() {
+    tell(NotifyState::Stopping);
+}
+
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be told; it may take this start for hung, see NOTIFY_SOCKET");
+    }
+}

@@ -1,0 +1,196 @@
+//! Roles as services: when they say that they are ready, and what their units promise.
+
+use crate::support::{
+    Api, OrchestratorStandIn, Reaction, Step,
+    cluster::{PASSWORD, PSK, secret_file},
+    cynode, eventually, image,
+    process::run,
+    server::{Server, role},
+};
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A service manager's ear.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new(home: &Path) -> Self {
+        let path = home.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self { socket, path }
+    }
+
+    /// What was said since the last time, if anything.
+    fn heard(&self) -> Option<String> {
+        let mut buffer = [0; 4096];
+        match self.socket.recv(&mut buffer) {
+            Ok(n) => Some(String::from_utf8(buffer[..n].to_vec()).unwrap()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn wait(&self, what: &str) {
+        let heard = eventually(&format!("{what} is said"), || self.heard());
+        assert_eq!(heard.trim(), what);
+    }
+
+    fn start(&self, home: &Path, name: &str, command: &mut Command) -> Server {
+        Server::launch(home, name, command.env("NOTIFY_SOCKET", &self.path))
+    }
+}
+
+#[test]
+fn an_orchestrator_is_ready_once_it_listens() {
+    let home = tempfile::tempdir().unwrap();
+    let manager = Manager::new(home.path());
+    let mut command = role(home.path(), "serve-orchestrator", &home.path().join("o"));
+    command
+        .args([
+            "--gateway-listen",
+            "127.0.0.1:0",
+            "--control-listen",
+            "127.0.0.1:0",
+        ])
+        .env("CYNODE_PSK", PSK)
+        .env("CYNODE_ADMIN_PASSWORD", PASSWORD);
+    let mut orchestrator = manager.start(home.path(), "o", &mut command);
+    manager.wait("READY=1");
+    let gateway = Api::new(&orchestrator.address("gateway"));
+    assert_eq!(gateway.get("/healthz").status, 200);
+    assert_eq!(orchestrator.process.terminate(), 0);
+    manager.wait("STOPPING=1");
+    assert_eq!(manager.heard(), None);
+}
+
+#[test]
+fn a_node_is_ready_once_it_has_acknowledged() {
+    image::ready();
+    let home = tempfile::tempdir().unwrap();
+    let manager = Manager::new(home.path());
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.fail(Step::Ack, Reaction::Problem(503, "unavailable"));
+    let psk = secret_file(home.path(), "psk", PSK);
+    let mut command = role(home.path(), "node", &home.path().join("box"));
+    command
+        .args(["--orchestrator", &orchestrator.url, "--psk-file", &psk])
+        .args(["--worker-listen", "127.0.0.1:0", "--inference", "off"])
+        .env("CYNODE_CONFIG", "/dev/null");
+    let mut node = manager.start(home.path(), "box", &mut command);
+    orchestrator.call(Step::Ack, 2);
+    assert_eq!(manager.heard(), None, "it isn't known yet");
+    orchestrator.well_again();
+    manager.wait("READY=1");
+    assert_eq!(node.process.terminate(), 0);
+    manager.wait("STOPPING=1");
+    assert_eq!(
+        manager.heard(),
+        None,
+        "podman and sandboxes have said nothing"
+    );
+}
+
+#[test]
+fn a_worker_is_ready_once_it_listens() {
+    let home = tempfile::tempdir().unwrap();
+    let manager = Manager::new(home.path());
+    let mut command = role(home.path(), "worker", &home.path().join("w"));
+    command
+        .args(["--worker-listen", "127.0.0.1:0"])
+        .env("CYNODE_WORKER_TOKEN", "a token of the tests");
+    let mut worker = manager.start(home.path(), "w", &mut command);
+    manager.wait("READY=1");
+    let api = Api::new(&worker.address("worker"));
+    assert_eq!(api.get("/readyz").status, 200);
+    assert_eq!(worker.process.terminate(), 0);
+    manager.wait("STOPPING=1");
+}
+
+/// The settings of a unit's `[Service]`, in their order.
+fn unit(name: &str) -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("packaging")
+        .join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with(['#', '[']))
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn setting<'a>(unit: &'a [(String, String)], key: &str) -> Option<&'a str> {
+    let found = unit.iter().find(|(known, _)| known == key);
+    found.map(|(_, value)| value.as_str())
+}
+
+#[test]
+fn units_start_what_there_is() {
+    let home = tempfile::tempdir().unwrap();
+    for name in ["cynode-orchestrator.service", "cynode-node.service"] {
+        let unit = unit(name);
+        assert_eq!(setting(&unit, "Type"), Some("notify"));
+        let command = setting(&unit, "ExecStart").unwrap();
+        let mut words = command.split(' ');
+        assert_eq!(words.next(), Some("/usr/local/bin/cynode"));
+        let role = words.next().unwrap();
+        let help = run(cynode(home.path()).args([role, "--help"])).stdout;
+        for flag in words.filter(|word| word.starts_with("--")) {
+            assert!(help.contains(&format!("{flag} <")), "{flag} of {name}");
+        }
+        // No secret stands where `ps` shows it, nor where the journal keeps it.
+        assert!(!command.contains("--psk "), "{command}");
+    }
+}
+
+#[test]
+fn a_node_s_unit_lets_podman_work_and_leaves_its_containers_alone() {
+    let unit = unit("cynode-node.service");
+    for (key, value) in [
+        ("KillMode", "process"),
+        ("Delegate", "yes"),
+        ("TimeoutStartSec", "infinity"),
+    ] {
+        assert_eq!(setting(&unit, key), Some(value), "{key}");
+    }
+    for key in [
+        "NoNewPrivileges",
+        "PrivateUsers",
+        "RestrictNamespaces",
+        "RestrictSUIDSGID",
+        "ProtectSystem",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateDevices",
+        "SystemCallFilter",
+        "CapabilityBoundingSet",
+        "DynamicUser",
+    ] {
+        assert_eq!(setting(&unit, key), None, "{key} breaks podman");
+    }
+}
+
+#[test]
+fn an_orchestrator_s_unit_lets_it_do_little() {
+    let unit = unit("cynode-orchestrator.service");
+    for (key, value) in [
+        ("DynamicUser", "yes"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("CapabilityBoundingSet", ""),
+        ("RestrictNamespaces", "yes"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("StateDirectoryMode", "0700"),
+    ] {
+        assert_eq!(setting(&unit, key), Some(value), "{key}");
+    }
+}
