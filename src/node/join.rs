@@ -92,6 +92,16 @@ impl Node {
         };
         let (inference, told) = watch::channel(no_inference(settings.inference.mode));
         let devices = gpu::look().await;
+        for device in &devices {
+            let [vendor, model] =
+                [&device.vendor, &device.model].map(|text| text.as_deref().unwrap_or_default());
+            tracing::info!(
+                vendor,
+                model,
+                vram_mb = device.vram_mb,
+                "a graphics processor was found"
+            );
+        }
         let machine = Machine::look(
             data_dir,
             &settings,

@@ -83,6 +83,9 @@ pub struct Settings {
     pub inference: InferenceSettings,
     /// What is said about sandboxes.
     pub sandbox: worker::Settings,
+    /// Whether nothing is to be left at its end: what still runs is canceled and the model server
+    /// removed. Else it ends with this process, and the model server stays for the next one.
+    pub ephemeral: bool,
 }
 
 /// Why a node did not start, or could not go on.
@@ -119,6 +122,7 @@ pub struct Running {
     pub worker_address: SocketAddr,
     worker: Worker,
     keeper: Keeper,
+    ephemeral: bool,
     closing: watch::Sender<bool>,
     /// True once the orchestrator was told that we leave, or could not be.
     told: watch::Receiver<bool>,
@@ -149,11 +153,19 @@ pub async fn start(
     shutdown: Shutdown,
 ) -> Result<Running, NodeError> {
     settings.check()?;
+    let ephemeral = settings.ephemeral;
     let (closing, is_closing) = watch::channel(false);
     let mut node = Node::prepare(data_dir, settings, is_closing.clone()).await?;
-    let (worker_address, worker) = tokio::select! {
-        joined = node.join() => joined?,
-        () = ended(shutdown) => return Err(NodeError::Stopped),
+    let joined = tokio::select! {
+        joined = node.join() => joined,
+        () = ended(shutdown) => Err(NodeError::Stopped),
+    };
+    let (worker_address, worker) = match joined {
+        Err(error) if ephemeral => {
+            leave_nothing(&node.keeper()).await;
+            return Err(error);
+        }
+        outcome => outcome?,
     };
     tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs");
     let (tell, told) = watch::channel(false);
@@ -161,6 +173,7 @@ pub async fn start(
         worker_address,
         worker,
         keeper: node.keeper(),
+        ephemeral,
         closing,
         told,
         life: tokio::spawn(life::live(node, is_closing, tell)),
@@ -168,16 +181,22 @@ pub async fn start(
 }
 
 impl Running {
-    /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run. With
-    /// `cancel` the rest is canceled and the model server removed; without, the rest ends with this
-    /// process, and the model server stays for the next one.
-    pub async fn close(mut self, grace: Duration, cancel: bool) {
+    /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run.
+    pub async fn close(mut self, grace: Duration) {
         self.closing.send_replace(true);
         let goodbye = timeout(GOODBYE, self.told.wait_for(|told| *told));
-        let (_, ()) = tokio::join!(goodbye, self.worker.close(grace, cancel));
+        let (_, ()) = tokio::join!(goodbye, self.worker.close(grace, self.ephemeral));
         self.life.abort();
-        if cancel && let Err(error) = self.keeper.remove_all_but(None).await {
-            tracing::warn!(%error, "the model server could not be removed");
+        // Nobody looks after the model server any more once that has ended.
+        let _ = self.life.await;
+        if self.ephemeral {
+            leave_nothing(&self.keeper).await;
         }
+    }
+}
+
+async fn leave_nothing(keeper: &Keeper) {
+    if let Err(error) = keeper.remove_all_but(None).await {
+        tracing::warn!(%error, "the model server could not be removed; see podman ps --all");
     }
 }

@@ -73,7 +73,7 @@ pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
         };
         systemd::ready();
         ended(shutdown).await;
-        running.close(grace, false).await;
+        running.close(grace).await;
         Ok(())
     })
 }
@@ -141,6 +141,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             advertise_url: None,
             inference,
             sandbox,
+            ephemeral: true,
         };
         let node = match node::start(&data_dir, settings, shutdown.clone()).await {
             Err(NodeError::Stopped) => None,
@@ -155,7 +156,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             ))?;
             systemd::ready();
             until_shutdown(shutdown, &mut running).await?;
-            node.close(grace, true).await;
+            node.close(grace).await;
             running.settled(SETTLE).await;
         }
         order.send_replace(true);

@@ -190,6 +190,7 @@ pub(super) fn node_settings(
         advertise_url: args.advertise_url,
         inference: inference_settings(&args.inference, InferenceMode::Auto),
         sandbox: worker_settings(&args.sandbox)?,
+        ephemeral: false,
     })
 }
 

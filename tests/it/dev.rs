@@ -3,10 +3,10 @@
 use crate::support::{
     IMAGE, ModelPort, cynode, eventually, image,
     model_server::{OLLAMA_IMAGE, VERSION},
-    process::run,
+    process::{run, with_tool},
     server::{Server, role},
 };
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 const LISTEN: [&str; 6] = [
     "--gateway-listen",
@@ -17,15 +17,20 @@ const LISTEN: [&str; 6] = [
     "127.0.0.1:0",
 ];
 
-/// Starts it, and waits until it says that one is logged in.
-fn start(home: &Path, more: &[&str]) -> Server {
+/// The command line that starts it.
+fn command(home: &Path, more: &[&str]) -> Command {
     image::ready();
     let mut command = role(home, "dev", &home.join("dev"));
     command
         .args(LISTEN)
         .args(["--default-image", IMAGE])
         .args(more);
-    let mut dev = Server::launch(home, "dev", &mut command);
+    command
+}
+
+/// Starts it, and waits until it says that one is logged in.
+fn start(home: &Path, more: &[&str]) -> Server {
+    let mut dev = Server::launch(home, "dev", &mut command(home, more));
     eventually("it is ready", || {
         dev.process.assert_runs();
         dev.process.stdout().contains("logged in").then_some(())
@@ -124,5 +129,30 @@ fn a_model_server_is_there_while_it_runs() {
     let status = run(cynode(home.path()).arg("status"));
     assert!(status.stdout.contains("running"), "{status:?}");
     assert_eq!(dev.process.terminate(), 0);
+    assert_eq!(at.inspect(), None);
+}
+
+#[test]
+fn ended_while_podman_makes_the_model_server_it_leaves_none() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let port = at.port.to_string();
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let (making, go) = (path("making"), path("go"));
+    let slow = format!(
+        "case \" $* \" in *' --detach '*) : >'{making}'; until [ -e '{go}' ]; do sleep 0.05; done;; esac
+         PATH=${{PATH#*:}} exec podman \"$@\""
+    );
+    let search = with_tool(home.path(), "podman", &slow);
+    let inference = ["--inference-image", OLLAMA_IMAGE, "--inference-port", &port];
+    let mut command = command(home.path(), &inference);
+    let mut dev = Server::launch(home.path(), "dev", command.env("PATH", search));
+    eventually("podman is asked for it", || {
+        dev.process.assert_runs();
+        fs::exists(&making).unwrap().then_some(())
+    });
+    dev.process.signal(rustix::process::Signal::TERM);
+    fs::write(&go, "").unwrap();
+    assert_eq!(dev.process.code(), 0);
     assert_eq!(at.inspect(), None);
 }

@@ -1,24 +1,11 @@
 //! What a node says of its machine, and what an orchestrator's users see of it.
 
-use crate::support::{Node, Orchestrator, OrchestratorStandIn, Step, cynode, process::run};
+use crate::support::{
+    Node, Orchestrator, OrchestratorStandIn, Step, cynode,
+    process::{run, with_tool},
+};
 use serde_json::{Value, json};
-use std::{env, fs, path::Path, process::Command};
-
-/// Puts a tool of this name and script before all others; the path to search.
-fn with_tool(home: &Path, name: &str, script: &str) -> String {
-    let bin = home.join("bin");
-    fs::create_dir_all(&bin).unwrap();
-    let path = bin.join(name);
-    // By another process: one of ours that is being forked off would have it open for writing.
-    let write = "printf '%s\\n' '#!/bin/sh' \"$1\" >\"$0\" && chmod 755 \"$0\"";
-    let written = Command::new("sh")
-        .args(["-c", write])
-        .arg(&path)
-        .arg(script)
-        .status();
-    assert!(written.unwrap().success());
-    format!("{}:{}", bin.display(), env::var("PATH").unwrap())
-}
+use std::{fs, process::Command};
 
 #[test]
 fn a_report_tells_what_a_machine_is_and_can_do() {

@@ -36,8 +36,11 @@ use crate::{
     pause::Pauses,
 };
 use server::ModelServer;
-use std::{net::TcpListener, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 const SERVICE: &str = "model-server";
 /// Where Ollama listens inside, and keeps its models.
@@ -143,6 +146,9 @@ pub(super) struct Keeper {
     node_uuid: String,
     slug: String,
     timeout: Duration,
+    /// Held while podman makes a container: it goes on with that when we are not asked to wait for it
+    /// any more, and whoever removes has to know that it is through.
+    making: Arc<Mutex<()>>,
 }
 
 impl Keeper {
@@ -153,6 +159,7 @@ impl Keeper {
             node_uuid: node_uuid.to_owned(),
             slug: slug.to_owned(),
             timeout,
+            making: Arc::default(),
         }
     }
 
@@ -259,10 +266,18 @@ impl Keeper {
     async fn run(&self, plan: &Plan, name: &str) -> Result<(), InferenceError> {
         let spec = self.spec(plan, self.image(plan).await?);
         tracing::info!(container = name, image = %plan.image, accelerator = plan.accelerator.map_or("none", Vendor::name), "starting the model server");
-        self.engine.service_run(&spec).await.map_err(|source| {
+        let (engine, making) = (
+            self.engine.clone(),
+            Arc::clone(&self.making).lock_owned().await,
+        );
+        let made = tokio::spawn(async move {
+            let _making = making;
+            engine.service_run(&spec).await
+        });
+        made.await.map_err(io::Error::from).map_err(EngineError::from).flatten().map_err(|source| {
             let words = source.to_string();
             let hint = (words.contains("CDI") || words.contains("nvidia.com/gpu")).then_some(
-                "for NVIDIA cards podman needs a CDI specification: install nvidia-container-toolkit, then nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                "for NVIDIA cards podman needs a CDI specification: install nvidia-container-toolkit, then nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml; or start this node with --inference off",
             );
             InferenceError::NotStarted { source, hint }
         })
@@ -347,6 +362,7 @@ impl Keeper {
 
     /// Removes every model server of this node, but the one of this name.
     pub(super) async fn remove_all_but(&self, name: Option<&str>) -> Result<(), InferenceError> {
+        let _making = self.making.lock().await;
         for left in self.engine.services_of(&self.node_uuid, SERVICE).await? {
             if Some(left.as_str()) != name {
                 tracing::info!(

@@ -3,7 +3,10 @@
 
 use super::InferenceError;
 use crate::{
-    api::{image::ImageRef, nodes::InferenceBackend},
+    api::{
+        image::ImageRef,
+        nodes::{InferenceBackend, check_model},
+    },
     node::{InferenceMode, gpu::Vendor},
 };
 
@@ -59,13 +62,19 @@ pub(in crate::node) fn plan(
             "port 0 is no port".to_owned(),
         ));
     }
+    let models = backend
+        .and_then(|backend| backend.models.clone())
+        .unwrap_or_default();
+    for model in &models {
+        check_model("", model).map_err(|problem| {
+            InferenceError::Configuration(format!("the model {model:?} {}", problem.detail))
+        })?;
+    }
     Ok(Some(Plan {
         image: built_for(image, accelerator),
         port,
         accelerator,
-        models: backend
-            .and_then(|backend| backend.models.clone())
-            .unwrap_or_default(),
+        models,
     }))
 }
 
@@ -227,6 +236,7 @@ mod tests {
             serde_json::json!({"enabled": true, "image": "--privileged"}),
             serde_json::json!({"enabled": true, "variant": "quantum"}),
             serde_json::json!({"enabled": true, "port": 0}),
+            serde_json::json!({"enabled": true, "models": ["tiny", "../../etc/passwd"]}),
         ] {
             let backend = backend(wrong);
             assert!(plan(&settings(InferenceMode::Auto, None), Some(&backend), &[]).is_err());

@@ -103,7 +103,8 @@ impl ModelServer {
         }
         let body = serde_json::json!({"model": model, "stream": true});
         let call = self.client.call(Method::POST, self.url("/api/pull"));
-        let mut lines = call.json(&body).lines().await?;
+        let answer = timeout(STALL, call.json(&body).lines());
+        let mut lines = answer.await.map_err(|_| PullError::Stalled)??;
         let (mut told, mut done) = (Instant::now(), false);
         loop {
             let next = timeout(STALL, lines.next::<Progress>()).await;

@@ -4,7 +4,7 @@ use super::{eventually, read};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -167,4 +167,20 @@ pub(crate) fn run(command: &mut Command) -> Done {
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }
+}
+
+/// Puts a tool of this name and script before all others; the path to search.
+pub(crate) fn with_tool(home: &Path, name: &str, script: &str) -> String {
+    let bin = home.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let path = bin.join(name);
+    // By another process: one of ours that is being forked off would have it open for writing.
+    let write = "printf '%s\\n' '#!/bin/sh' \"$1\" >\"$0\" && chmod 755 \"$0\"";
+    let written = Command::new("sh")
+        .args(["-c", write])
+        .arg(&path)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
+    format!("{}:{}", bin.display(), env::var("PATH").unwrap())
 }
