@@ -1,6 +1,7 @@
 //! Flags of `doctor`: those of the roles that say what it is to look at, and its own.
 
 use super::{Output, Podman, State};
+use crate::node::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -41,6 +42,9 @@ pub struct DoctorArgs {
         value_name = "ADDR:PORT"
     )]
     pub control_listen: SocketAddr,
+    /// Whether a node here is to run a model server [default: auto]
+    #[arg(long, env = "CYNODE_INFERENCE", value_name = "MODE")]
+    pub inference: Option<InferenceMode>,
     /// Where a node's model server is to listen, on 127.0.0.1 [default: 11434]
     #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT")]
     pub inference_port: Option<u16>,

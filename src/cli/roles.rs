@@ -178,9 +178,12 @@ pub struct InferenceFlags {
     /// Its port, on loopback only [default: the orchestrator's word, else 11434]
     #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub inference_port: Option<u16>,
-    /// How long fetching its image and starting it may take [default: 30m]
+    /// How long fetching its image may take [default: 30m]
     #[arg(long, env = "CYNODE_INFERENCE_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub inference_timeout: Option<Duration>,
+    /// How long it may take from its start to its first answer [default: 2m]
+    #[arg(long, env = "CYNODE_INFERENCE_START_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub inference_start_timeout: Option<Duration>,
 }
 
 #[derive(Args, Debug)]

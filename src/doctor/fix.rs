@@ -2,7 +2,7 @@
 //! after. Nothing here installs, removes or overwrites anything.
 
 use super::{Check, Status, host::Directory};
-use crate::{client::print::note, data_dir::make_private_dir};
+use crate::{client::print::note, data_dir::make_private_dir, environment};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 /// Asking the driver about all its devices takes seconds.
@@ -44,7 +44,7 @@ pub(super) async fn describe_gpus(tool: &Path) -> bool {
         return failed(error.to_string());
     }
     let mut command = tokio::process::Command::new(tool);
-    command
+    environment::close(&mut command)
         .args(["cdi", "generate", &format!("--output={CDI_FILE}")])
         .stdin(Stdio::null())
         .kill_on_drop(true);

@@ -25,50 +25,40 @@ const NVIDIA_KIND: &str = "nvidia.com/gpu";
 /// Looks for devices, then for them inside of a container.
 pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool) -> Check {
     let devices = gpu::look().await;
-    let makers = gpu::usable(&devices);
-    if makers.is_empty() {
+    // As a node does: its model server gets the first maker's.
+    let Some(&maker) = gpu::usable(&devices).first() else {
         let found = if devices.is_empty() {
             "none found"
         } else {
             "AMD found, without a driver for computing (/dev/kfd)"
         };
         return Check::ok(NAME, format!("{found}; a model server would use the CPU"));
-    }
+    };
     let mut fixed = false;
-    if makers.contains(&Vendor::Nvidia) && !is_described(&CDI_DIRS) {
+    if maker == Vendor::Nvidia && !is_described(&CDI_DIRS) {
         let tool = in_path("nvidia-ctk").filter(|_| rustix::process::geteuid().is_root());
         if let (true, Some(tool)) = (fix, tool) {
             fixed = fix::describe_gpus(&tool).await && is_described(&CDI_DIRS);
         }
         if !fixed {
-            return undescribed(&makers);
+            return undescribed();
         }
     }
     let (Some(engine), Some(scratch)) = (podman.engine(), scratch) else {
         return Check::warn(
             NAME,
-            format!("{}; no container runs to see them", told(&makers)),
+            format!("{} found; no container runs to see it", maker.name()),
             "mend sandbox first",
         );
     };
-    let rootless = podman.rootless();
-    let extra: Vec<&str> = makers
-        .iter()
-        .flat_map(|maker| maker.arguments(rootless))
-        .copied()
-        .collect();
-    let seen = visible_devices(engine, scratch.init(), scratch.dir(), &extra).await;
-    let check = verdict(&makers, seen.map_err(|error| error.to_string()));
+    let extra = maker.arguments(podman.rootless());
+    let seen = visible_devices(engine, scratch.init(), scratch.dir(), extra).await;
+    let check = verdict(maker, seen.map_err(|error| error.to_string()));
     if fixed && check.status == Status::Ok {
         check.fixed()
     } else {
         check
     }
-}
-
-fn told(makers: &[Vendor]) -> String {
-    let names: Vec<&str> = makers.iter().map(|maker| maker.name()).collect();
-    format!("{} found", names.join(" and "))
 }
 
 /// Whether podman knows what `nvidia.com/gpu` is.
@@ -84,12 +74,12 @@ fn is_described(directories: &[&str]) -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(NVIDIA_KIND)))
 }
 
-fn undescribed(makers: &[Vendor]) -> Check {
+fn undescribed() -> Check {
     Check::warn(
         NAME,
         format!(
-            "{}; podman can't hand it in: nothing in {} describes {NVIDIA_KIND}",
-            told(makers),
+            "{} found; podman can't hand it in: nothing in {} describes {NVIDIA_KIND}",
+            Vendor::Nvidia.name(),
             CDI_DIRS.join(" or ")
         ),
         format!(
@@ -99,20 +89,21 @@ fn undescribed(makers: &[Vendor]) -> Check {
     )
 }
 
-fn verdict(makers: &[Vendor], seen: Result<Vec<String>, String>) -> Check {
-    let told = told(makers);
+fn verdict(maker: Vendor, seen: Result<Vec<String>, String>) -> Check {
+    let name = maker.name();
     match seen {
-        Ok(seen) if !seen.is_empty() => {
-            Check::ok(NAME, format!("{told}; a container sees {}", seen.join(" ")))
-        }
+        Ok(seen) if maker.can_be_used_by(&seen) => Check::ok(
+            NAME,
+            format!("{name} found; a container sees {}", seen.join(" ")),
+        ),
         Ok(_) => Check::warn(
             NAME,
-            format!("{told}; a container can open none of its devices"),
+            format!("{name} found; a container can't open the devices that computing needs"),
             "see who may open them on the host (ls -l /dev/nvidia* /dev/kfd /dev/dri), and that cynode's user is one of them: usermod --append --groups video,render NAME",
         ),
         Err(error) => Check::warn(
             NAME,
-            format!("{told}; handing it to a container failed: {error}"),
+            format!("{name} found; handing it to a container failed: {error}"),
             format!(
                 "after a change of the driver, describe it anew, as root: nvidia-ctk cdi generate --output={CDI_FILE}; else put right what podman says above"
             ),
@@ -125,15 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_device_inside_is_enough() {
-        let both = [Vendor::Nvidia, Vendor::Amd];
-        let check = verdict(&both, Ok(vec!["/dev/nvidia0".to_owned()]));
-        assert_eq!(
-            check.detail,
-            "NVIDIA and AMD found; a container sees /dev/nvidia0"
-        );
-        assert_eq!(verdict(&both, Ok(Vec::new())).status, Status::Warn);
-        let check = verdict(&both, Err("its own words".to_owned()));
+    fn what_a_container_sees_has_to_be_enough_to_compute() {
+        let seen = || vec!["/dev/nvidia0".to_owned()];
+        let check = verdict(Vendor::Nvidia, Ok(seen()));
+        assert_eq!(check.detail, "NVIDIA found; a container sees /dev/nvidia0");
+        assert_eq!(verdict(Vendor::Nvidia, Ok(Vec::new())).status, Status::Warn);
+        assert_eq!(verdict(Vendor::Amd, Ok(seen())).status, Status::Warn);
+        let check = verdict(Vendor::Amd, Err("its own words".to_owned()));
         assert!(check.detail.ends_with("its own words"));
         assert_eq!(check.status, Status::Warn);
     }
@@ -149,7 +138,7 @@ mod tests {
         fs::write(home.path().join("n.yaml"), "kind: nvidia.com/gpu\n").unwrap();
         assert!(is_described(&["/nothing/here", directory]));
         assert!(
-            undescribed(&[Vendor::Nvidia])
+            undescribed()
                 .mend
                 .unwrap()
                 .contains("nvidia-ctk cdi generate")

@@ -125,7 +125,7 @@ fn config(args: &mut DoctorArgs) -> Check {
         Err(failure) => Check::fail(
             NAME,
             failure.message,
-            "correct that line; packaging/node.yaml of cynode's repository shows every key",
+            "correct what is named above; packaging/node.yaml of cynode's repository shows every key",
         ),
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{Check, Status};
 use crate::{
-    cli::DoctorArgs, http::client::Client, node::MODEL_SERVER_PORT,
+    cli::DoctorArgs,
+    http::client::Client,
+    node::{InferenceMode, MODEL_SERVER_PORT},
     worker::DEFAULT_LISTEN as WORKER_LISTEN,
 };
 use http::{Method, StatusCode};
@@ -95,11 +97,17 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
     ];
     inference.expected = Owner::Ollama(String::new());
     let check = async |port: Port| port.verdict(&look(&client, port.address).await);
+    let check_inference = async {
+        if args.inference == Some(InferenceMode::Off) {
+            return Check::ok(inference.name, "not needed: no model server is to run here");
+        }
+        check(inference).await
+    };
     tokio::join!(
         check(gateway),
         check(control),
         check(worker),
-        check(inference)
+        check_inference
     )
     .into()
 }

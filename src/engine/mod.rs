@@ -19,6 +19,7 @@ pub mod service;
 pub use container::{Container, ContainerSpec, Root};
 pub use images::{ImageError, Images};
 
+use crate::environment;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -184,24 +185,8 @@ fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
     command.stdin(Stdio::null()).process_group(0);
-    // Podman and conmon live as long as a job does, and have no use for our secrets, nor for what
-    // systemd told us alone.
-    for (name, _) in std::env::vars_os() {
-        let ours = [
-            "CREDENTIALS_DIRECTORY",
-            "CYNODE_",
-            "CYNORK_",
-            "LISTEN_",
-            "NOTIFY_SOCKET",
-            "WATCHDOG_",
-        ];
-        if ours
-            .iter()
-            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
-        {
-            command.env_remove(name);
-        }
-    }
+    // Podman and conmon live as long as a job does.
+    environment::close(&mut command);
     command
 }
 

@@ -71,6 +71,9 @@ impl ServiceSpec {
             // Its last words tell why it ended; a file of this kind can be bounded.
             "--log-driver=k8s-file",
             "--log-opt=max-size=10mb",
+            // With the host's network, which containers.conf may choose for all, podman would publish
+            // nothing, and the service would listen wherever it likes.
+            "--network=private",
         ];
         list.extend(service.map(str::to_owned));
         list.push(format!("--name={}", self.name));

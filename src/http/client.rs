@@ -148,20 +148,12 @@ impl<'a> Call<'a> {
 
     /// Makes the call and reads the answer as JSON.
     pub async fn receive<T: DeserializeOwned>(self) -> Result<T, CallError> {
-        self.receive_with_status().await.map(|(_, answer)| answer)
-    }
-
-    /// The same, for a call that has more than one kind of success.
-    pub async fn receive_with_status<T: DeserializeOwned>(
-        self,
-    ) -> Result<(StatusCode, T), CallError> {
         let url = self.url.clone();
-        let (status, bytes) = self.whole().await?;
-        let answer = parse_json(&bytes).map_err(|problem| CallError::Malformed {
+        let bytes = self.whole().await?;
+        parse_json(&bytes).map_err(|problem| CallError::Malformed {
             url,
             reason: problem.detail,
-        })?;
-        Ok((status, answer))
+        })
     }
 
     /// Makes the call; any answer of success will do.
@@ -172,7 +164,7 @@ impl<'a> Call<'a> {
     /// Makes the call and reads the answer line by line as it comes.
     pub async fn lines(self) -> Result<Lines, CallError> {
         let url = self.url.clone();
-        let (_, body) = self.send("application/x-ndjson", None).await?;
+        let body = self.send("application/x-ndjson", None).await?;
         Ok(Lines {
             url,
             body,
@@ -180,11 +172,11 @@ impl<'a> Call<'a> {
         })
     }
 
-    async fn whole(self) -> Result<(StatusCode, Bytes), CallError> {
+    async fn whole(self) -> Result<Bytes, CallError> {
         let url = self.url.clone();
         let limit = self.client.answer_timeout;
-        let (status, body) = self.send("application/json", Some(limit)).await?;
-        Ok((status, read_whole(url, body, limit).await?))
+        let body = self.send("application/json", Some(limit)).await?;
+        read_whole(url, body, limit).await
     }
 
     /// Makes the call and tells what came back, whatever it is: to find out who is there.
@@ -215,15 +207,11 @@ impl<'a> Call<'a> {
             .unwrap_or_else(|_| Err(transport(&url, "it took too long")))
     }
 
-    async fn send(
-        self,
-        accept: &str,
-        limit: Option<Duration>,
-    ) -> Result<(StatusCode, Incoming), CallError> {
+    async fn send(self, accept: &str, limit: Option<Duration>) -> Result<Incoming, CallError> {
         let (url, answer_timeout) = (self.url.clone(), self.client.answer_timeout);
         let (parts, body) = self.exchange(accept, limit).await?;
         if parts.status.is_success() {
-            return Ok((parts.status, body));
+            return Ok(body);
         }
         let bytes = read_whole(url.clone(), body, answer_timeout)
             .await

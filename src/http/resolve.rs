@@ -2,7 +2,8 @@
 //!
 //! The binary is linked statically, and a static glibc's `getaddrinfo` loads NSS modules of
 //! the host's own glibc, which can crash. So names are resolved by hickory, which reads
-//! `/etc/hosts` and `/etc/resolv.conf`.
+//! `/etc/hosts` and `/etc/resolv.conf`, anew for each name: a machine that starts before its network
+//! is up, or moves to another one, has other name servers then.
 
 use hickory_resolver::TokioResolver;
 use hyper_util::client::legacy::connect::dns::Name;
@@ -14,9 +15,6 @@ use std::{
     task::{Context, Poll},
     vec,
 };
-use tokio::sync::OnceCell;
-
-static RESOLVER: OnceCell<TokioResolver> = OnceCell::const_new();
 
 /// The addresses of `host`: a literal, `localhost`, or a name to be looked up.
 pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
@@ -32,11 +30,8 @@ pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
             "can't find the host {host:?}: {error}; check the name, or use its IP address"
         ))
     };
-    let resolver = RESOLVER
-        .get_or_try_init(|| async {
-            TokioResolver::builder_tokio().and_then(|builder| builder.build())
-        })
-        .await
+    let resolver = TokioResolver::builder_tokio()
+        .and_then(|builder| builder.build())
         .map_err(|error| failed(&error))?;
     let found = resolver
         .lookup_ip(host)

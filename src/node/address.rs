@@ -2,33 +2,72 @@
 
 use super::NodeError;
 use crate::http::resolve;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+};
+
+/// How the orchestrator is told to call the Worker API.
+pub(super) enum Advertised {
+    /// As the operator says.
+    Said(String),
+    /// By the address that is its own way back. Looked up anew each time: a machine that moves to
+    /// another network has another one.
+    Found {
+        /// Where the Worker API listens.
+        bound: SocketAddr,
+        /// The orchestrator.
+        orchestrator: String,
+    },
+}
+
+impl Advertised {
+    /// The URL, as it is now.
+    pub(super) async fn url(&self) -> Result<String, NodeError> {
+        match self {
+            Self::Said(url) => Ok(url.trim_end_matches('/').to_owned()),
+            Self::Found {
+                bound,
+                orchestrator,
+            } => {
+                let ip = own(*bound, orchestrator)
+                    .await
+                    .map_err(|source| NodeError::NoWay {
+                        orchestrator: orchestrator.clone(),
+                        source,
+                    })?;
+                Ok(format!("http://{}", SocketAddr::new(ip, bound.port())))
+            }
+        }
+    }
+}
 
 /// The address of ours that the orchestrator can call: the one we listen on, or, where that is all
 /// of them, the one that leads to the orchestrator.
-pub(super) async fn own(bound: SocketAddr, orchestrator: &str) -> Result<IpAddr, NodeError> {
+async fn own(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAddr> {
     if !bound.ip().is_unspecified() {
         return Ok(bound.ip());
     }
-    let uri: http::Uri = orchestrator
-        .parse()
-        .map_err(|_| NodeError::Setting("--orchestrator is no URL".to_owned()))?;
+    let uri: http::Uri = orchestrator.parse().map_err(io::Error::other)?;
     let found = resolve::addresses(uri.host().unwrap_or_default()).await?;
-    let advice = "say where the orchestrator reaches this node with --advertise-url";
-    found
-        .into_iter()
-        .find_map(|target| {
-            let from: SocketAddr = if target.is_ipv4() {
-                ([0, 0, 0, 0], 0).into()
-            } else {
-                ([0_u16; 8], 0).into()
-            };
-            let socket = UdpSocket::bind(from).ok()?;
-            // Asks the routing table; nothing is sent.
-            socket
-                .connect((target, uri.port_u16().unwrap_or(80)))
-                .ok()?;
-            Some(socket.local_addr().ok()?.ip())
-        })
-        .ok_or_else(|| NodeError::Setting(format!("there is no route to {orchestrator}; {advice}")))
+    let mut failed = io::Error::other("its name has no address");
+    for target in found {
+        match source(target, uri.port_u16().unwrap_or(80)) {
+            Ok(ip) => return Ok(ip),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Asks the routing table by which address of ours packets go there; nothing is sent.
+fn source(target: IpAddr, port: u16) -> io::Result<IpAddr> {
+    let from: SocketAddr = if target.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
+    let socket = UdpSocket::bind(from)?;
+    socket.connect((target, port))?;
+    Ok(socket.local_addr()?.ip())
 }

@@ -1,6 +1,6 @@
 //! What this machine is and can do.
 
-use super::{InferenceMode, Settings};
+use super::{InferenceMode, NodeError, Settings, address::Advertised};
 use crate::{
     api::{
         PAYLOAD_VERSION,
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 /// This machine, as looked at once; what changes is looked at for each report.
 pub(super) struct Machine {
     still: CapabilityReport,
+    advertised: Advertised,
     data_dir: PathBuf,
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
@@ -32,7 +33,7 @@ impl Machine {
         data_dir: &DataDir,
         settings: &Settings,
         engine: &Engine,
-        base_url: String,
+        advertised: Advertised,
         devices: Vec<GpuDevice>,
         (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
@@ -82,11 +83,12 @@ impl Machine {
                 outbound_policy: Some("none".to_owned()),
             }),
             inference: None,
-            worker_api: Some(WorkerApi { base_url }),
+            worker_api: None,
             tls: None,
         };
         Self {
             still,
+            advertised,
             data_dir: data_dir.path().to_owned(),
             inference,
             closing,
@@ -94,8 +96,11 @@ impl Machine {
     }
 
     /// The report as it is now.
-    pub(super) fn report(&self) -> CapabilityReport {
+    pub(super) async fn report(&self) -> Result<CapabilityReport, NodeError> {
         let mut report = self.still.clone();
+        report.worker_api = Some(WorkerApi {
+            base_url: self.advertised.url().await?,
+        });
         report.reported_at = Time::now();
         report.compute.storage_free_mb = free_mb(&self.data_dir);
         report.inference = Some(self.inference.borrow().clone());
@@ -103,7 +108,7 @@ impl Machine {
             // A node that is about to end is given no more jobs.
             sandbox.supported = !*self.closing.borrow();
         }
-        report
+        Ok(report)
     }
 
     /// Its graphics processors.

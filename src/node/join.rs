@@ -2,16 +2,17 @@
 //! Worker API → start the model server → acknowledge.
 //!
 //! [`Node::walk`] is that list. Each step is logged with its duration; one that fails is named, with
-//! its cause. Every step can be done again: when the orchestrator has forgotten the node, it walks
-//! the list once more, and what is in place already stays, running jobs included. From the
-//! registration on the orchestrator hears that the node lives, however long an image takes.
+//! its cause. Every step can be done again: when the token has ended, the node walks the list once
+//! more, and what is in place already stays, running jobs included. It doesn't ask whether the
+//! orchestrator still knows it: an answer that says so may have been lost. From the registration on the orchestrator hears that the node lives, however long an image takes.
 
 use super::{
-    NodeError, Settings, address,
+    NodeError, Settings,
+    address::Advertised,
     capability::{Machine, no_inference},
     gpu,
     inference::{self, Keeper, Plan},
-    orchestrator_client::{Registered, Session, patiently, pauses},
+    orchestrator_client::{Session, patiently, pauses},
     state::State,
 };
 use crate::{
@@ -64,6 +65,13 @@ struct Watched {
     task: JoinHandle<()>,
 }
 
+impl Watched {
+    /// It should go on for ever.
+    fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+}
+
 impl Drop for Watched {
     fn drop(&mut self) {
         self.task.abort();
@@ -83,12 +91,12 @@ impl Node {
         .await?;
         data_dir.update_addresses(|addresses| addresses.worker = None)?;
         let (socket, address) = worker::reserve(settings.worker_listen)?;
-        let base_url = match &settings.advertise_url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None => {
-                let ip = address::own(address, &settings.orchestrator).await?;
-                format!("http://{}", SocketAddr::new(ip, address.port()))
-            }
+        let advertised = match &settings.advertise_url {
+            Some(url) => Advertised::Said(url.clone()),
+            None => Advertised::Found {
+                bound: address,
+                orchestrator: settings.orchestrator.clone(),
+            },
         };
         let (inference, told) = watch::channel(no_inference(settings.inference.mode));
         let devices = gpu::look().await;
@@ -106,11 +114,10 @@ impl Node {
             data_dir,
             &settings,
             bench.engine(),
-            base_url,
+            advertised,
             devices,
             (told, closing),
         );
-        let timeout = settings.inference.timeout;
         Ok(Self {
             session: Session::new(
                 &settings.orchestrator,
@@ -118,7 +125,12 @@ impl Node {
                 settings.psk.clone(),
                 State::open(data_dir)?,
             ),
-            keeper: Keeper::new(bench.engine(), bench.node_uuid(), &settings.slug, timeout),
+            keeper: Keeper::new(
+                bench.engine(),
+                bench.node_uuid(),
+                &settings.slug,
+                &settings.inference,
+            ),
             data_dir: data_dir.clone(),
             machine,
             reserved: Some((bench, socket)),
@@ -148,15 +160,11 @@ impl Node {
 
     /// The list. An error after the configuration was fetched is acknowledged as `failed`.
     async fn walk(&mut self) -> Result<(SocketAddr, Worker), NodeError> {
-        let registered = step("register", async {
+        self.joined = false;
+        step("register", async {
             patiently!("register", self.session.register(&self.machine))
         })
         .await?;
-        if let (Registered::Again, true, Some(worker)) = (registered, self.joined, &self.worker) {
-            // Only the token had ended; what we fetched at our start is still in force.
-            return Ok((self.address, worker.clone()));
-        }
-        self.joined = false;
         let config = step("fetch the configuration", async {
             patiently!("fetch the configuration", self.session.config())
         })
@@ -280,10 +288,17 @@ impl Node {
             Err(NodeError::Call(error)) if is_unauthorized(&error) => true,
             outcome => outcome.map(|()| false)?,
         };
+        if self.watched.as_ref().is_some_and(Watched::is_over) {
+            tracing::error!(
+                "looking after the model server has ended by itself; the lines above say where"
+            );
+            self.watched = None;
+            self.joined = false;
+        }
         if self.joined && !refused && !self.session.has_ended() {
             return Ok(());
         }
-        if self.joined {
+        if refused || self.session.has_ended() {
             tracing::info!("the node's token is not accepted any more; registering again");
         }
         self.join().await.map(drop)

@@ -108,6 +108,16 @@ pub enum NodeError {
     /// The orchestrator refused, or answered what isn't in the contract.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Where the orchestrator is, or which address of ours leads to it, isn't known at present.
+    #[error(
+        "no way leads to {orchestrator}; see that its name is right and that this machine has a network, or say where this node is reached with --advertise-url"
+    )]
+    NoWay {
+        /// As the operator named it.
+        orchestrator: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// A model server is wanted, and doesn't run.
     #[error(transparent)]
     Inference(#[from] InferenceError),
@@ -146,16 +156,19 @@ impl Settings {
     }
 }
 
-/// Starts a node; returns once the orchestrator may give it jobs.
+/// Starts a node; returns once the orchestrator may give it jobs. `fit` is called before anybody
+/// hears of it: this machine can serve, and what is left is up to the orchestrator and to images.
 pub async fn start(
     data_dir: &DataDir,
     settings: Settings,
     shutdown: Shutdown,
+    fit: impl FnOnce(),
 ) -> Result<Running, NodeError> {
     settings.check()?;
     let ephemeral = settings.ephemeral;
     let (closing, is_closing) = watch::channel(false);
     let mut node = Node::prepare(data_dir, settings, is_closing.clone()).await?;
+    fit();
     let joined = tokio::select! {
         joined = node.join() => joined,
         () = ended(shutdown) => Err(NodeError::Stopped),
@@ -181,14 +194,23 @@ pub async fn start(
 }
 
 impl Running {
+    /// Resolves when reporting has ended by itself, which only a fault of ours can bring about.
+    pub async fn broken(&mut self) {
+        if (&mut self.life).await.is_err() {
+            tracing::error!("what keeps the node known panicked; the lines above say where");
+        }
+    }
+
     /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run.
     pub async fn close(mut self, grace: Duration) {
         self.closing.send_replace(true);
         let goodbye = timeout(GOODBYE, self.told.wait_for(|told| *told));
         let (_, ()) = tokio::join!(goodbye, self.worker.close(grace, self.ephemeral));
-        self.life.abort();
         // Nobody looks after the model server any more once that has ended.
-        let _ = self.life.await;
+        if !self.life.is_finished() {
+            self.life.abort();
+            let _ = self.life.await;
+        }
         if self.ephemeral {
             leave_nothing(&self.keeper).await;
         }

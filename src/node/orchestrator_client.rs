@@ -6,6 +6,7 @@ use crate::{
         check_version,
         nodes::{Bootstrap, ConfigAck, NodeConfig, Register},
     },
+    errors,
     http::client::{CallError, Client},
     pause::Pauses,
 };
@@ -24,15 +25,6 @@ pub(super) struct Session {
     state: State,
     /// As the orchestrator delivered it; none before the registration.
     delivered: Option<Delivered>,
-}
-
-/// Whether the orchestrator knew us.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Registered {
-    /// It has what it gave us, and what we acknowledged.
-    Again,
-    /// It starts from nothing.
-    Anew,
 }
 
 struct Delivered {
@@ -60,19 +52,19 @@ impl Session {
     }
 
     /// Shows the pre-shared key and takes what is delivered for it.
-    pub(super) async fn register(&mut self, machine: &Machine) -> Result<Registered, NodeError> {
+    pub(super) async fn register(&mut self, machine: &Machine) -> Result<(), NodeError> {
         let body = Register {
             psk: self.psk.to_string(),
             node_key: Some(self.state.key()?.to_string()),
-            capability: machine.report(),
+            capability: machine.report().await?,
         };
         let answer = self
             .client
             .call(Method::POST, &self.register_url)
             .json(&body)
-            .receive_with_status::<Bootstrap>()
+            .receive::<Bootstrap>()
             .await;
-        let (status, bootstrap) = answer.map_err(|error| match error.status() {
+        let bootstrap = answer.map_err(|error| match error.status() {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
             _ => NodeError::Call(error),
         })?;
@@ -88,11 +80,7 @@ impl Session {
             // By our own clock's course, whatever time it shows.
             ends: Instant::now().checked_add(life).filter(|_| !life.is_zero()),
         });
-        Ok(if status == StatusCode::OK {
-            Registered::Again
-        } else {
-            Registered::Anew
-        })
+        Ok(())
     }
 
     /// Whether the token has run out.
@@ -125,8 +113,8 @@ impl Session {
     /// Says what this machine is, and that it lives.
     pub(super) async fn report(&self, machine: &Machine) -> Result<(), NodeError> {
         let session = self.delivered()?;
+        let report = machine.report().await?;
         let call = self.client.call(Method::POST, &session.report_url);
-        let report = machine.report();
         Ok(call.bearer(&session.jwt).json(&report).done().await?)
     }
 
@@ -144,9 +132,7 @@ macro_rules! patiently {
         let mut pauses = $crate::node::orchestrator_client::pauses();
         loop {
             match $call.await {
-                Err($crate::node::NodeError::Call(error))
-                    if $crate::node::orchestrator_client::may_pass(&error) =>
-                {
+                Err(error) if $crate::node::orchestrator_client::may_pass(&error) => {
                     $crate::node::orchestrator_client::wait(&mut pauses, $what, &error).await;
                 }
                 outcome => break outcome,
@@ -157,17 +143,25 @@ macro_rules! patiently {
 pub(super) use patiently;
 
 /// Whether waiting may help.
-pub(super) fn may_pass(error: &CallError) -> bool {
-    match error.status() {
-        None => matches!(error, CallError::Transport { .. }),
-        Some(status) => status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS,
+pub(super) fn may_pass(error: &NodeError) -> bool {
+    match error {
+        NodeError::NoWay { .. } | NodeError::Call(CallError::Transport { .. }) => true,
+        NodeError::Call(error) => error.status().is_some_and(|status| {
+            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+        }),
+        _ => false,
     }
 }
 
 /// Waits before the next try; only the first wait is mentioned.
-pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &CallError) {
+pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &NodeError) {
     if pauses.is_fresh() {
-        tracing::warn!(step = what, %error, "the orchestrator is not to be had; trying until it is");
+        let error = errors::chain(error);
+        tracing::warn!(
+            step = what,
+            error,
+            "the orchestrator is not to be had; trying until it is"
+        );
     }
     tokio::time::sleep(pauses.take()).await;
 }

@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// A node that was not heard for so long is offline.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
+/// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
+const FAILED: &str = "could not apply its configuration: ";
+/// So many nodes are named one by one.
+const NAMED: usize = 10;
 
 /// Where a node stands: whether it may be given jobs, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +55,7 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
         (Some(AckStatus::Applied), true) => {}
         (Some(AckStatus::Failed), true) => {
             let cause = node.ack_error.as_deref().unwrap_or("it did not say why");
-            return is(
-                NodeStatus::NotReady,
-                format!("could not apply its configuration: {cause}"),
-            );
+            return is(NodeStatus::NotReady, format!("{FAILED}{cause}"));
         }
         _ => {
             return is(
@@ -91,12 +92,13 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         .filter(|node| node.status == NodeStatus::Ready)
         .collect();
     if ready.is_empty() {
-        let each = each(nodes, |node| node.reason.as_deref().unwrap_or("not ready"));
+        let each = each(nodes, brief);
         return Err(format!("no node takes jobs; {each}"));
     }
     let infers = |node: &&NodeView| why_no_inference(node).is_none();
     if require_inference && !ready.iter().any(infers) {
-        let each = each(ready, |node| why_no_inference(node).unwrap_or_default());
+        let why = |node| why_no_inference(node).unwrap_or_default().to_owned();
+        let each = each(ready, why);
         return Err(format!(
             "no node has inference running; {each}; --require-inference false makes that optional"
         ));
@@ -107,13 +109,35 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
 /// What is to be said of each node.
 fn each<'a>(
     nodes: impl IntoIterator<Item = &'a NodeView>,
-    say: impl Fn(&'a NodeView) -> &'a str,
+    say: impl Fn(&'a NodeView) -> String,
 ) -> String {
-    let said: Vec<String> = nodes
-        .into_iter()
+    let mut nodes = nodes.into_iter();
+    let named = nodes.by_ref().take(NAMED);
+    let mut said: Vec<String> = named
         .map(|node| format!("node {}: {}", node.node_slug, say(node)))
         .collect();
+    let more = nodes.count();
+    if more > 0 {
+        said.push(format!("and {more} more"));
+    }
     said.join("; ")
+}
+
+/// Why a node isn't ready, for whoever asks: of its own words only the kind, since its paths, images
+/// and logs are nobody's business.
+fn brief(node: &NodeView) -> String {
+    let reason = node.reason.as_deref().unwrap_or("not ready");
+    let Some(cause) = reason.strip_prefix(FAILED) else {
+        return reason.to_owned();
+    };
+    let kind = cause.split(':').next().unwrap_or_default();
+    let kind: String = kind
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || *c == '-')
+        .take(40)
+        .collect();
+    let slug = &node.node_slug;
+    format!("{FAILED}{kind}, more with cynode nodes show {slug}")
 }
 
 /// Why a node has no inference running, by its last report; `None` when it has.
@@ -254,7 +278,8 @@ pub(super) mod tests {
         let ready = |slug: &str, more| view(slug, "ready", more);
         let draining = |slug: &str| view(slug, "draining", because("draining; resume it"));
         let silent = view("c", "offline", because("not heard for 31 s"));
-        let failed = view("d", "not_ready", because("could not apply: no disk"));
+        let words = "could not apply its configuration: image-unavailable: /home/ann: no disk";
+        let failed = view("d", "not_ready", because(words));
         let off = "runs no inference (--inference off, or none configured)";
         let dead = "its model server does not answer";
         let optional = "; --require-inference false makes that optional";
@@ -270,7 +295,7 @@ pub(super) mod tests {
             (
                 vec![draining("a"), silent.clone(), failed.clone()],
                 "no node takes jobs; node a: draining; resume it; node c: not heard for 31 s; \
-                 node d: could not apply: no disk"
+                 node d: could not apply its configuration: image-unavailable, more with cynode nodes show d"
                     .to_owned(),
             ),
             (
@@ -293,6 +318,10 @@ pub(super) mod tests {
             let lenient = if sandboxes { Ok(()) } else { Err(reason) };
             assert_eq!(overall(&nodes, false), lenient);
         }
+        let many = vec![silent; 12];
+        let told = overall(&many, false).unwrap_err();
+        assert_eq!(told.matches("node c: ").count(), NAMED);
+        assert!(told.ends_with("; and 2 more"), "{told}");
         let good = [ready("a", none), ready("b", inference(true, Some(true)))];
         assert_eq!(overall(&good, true), Ok(()));
         // Not even one that lies: what is not supported does not run.

@@ -31,6 +31,7 @@ impl From<NodeError> for Failure {
                 None => Exit::Unreachable,
                 Some(_) => Exit::Internal,
             },
+            NodeError::NoWay { .. } => Exit::Unreachable,
             _ => Exit::Internal,
         };
         Self::chain(exit, &error)

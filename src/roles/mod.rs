@@ -51,7 +51,7 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
     run(common, async |shutdown| {
         let mut running =
             Orchestrator::start(&data_dir, settings, shutdown.clone(), announce).await?;
-        systemd::ready();
+        systemd::ready("takes tasks");
         until_shutdown(shutdown, &mut running).await?;
         running.ended().await;
         Ok(())
@@ -67,13 +67,17 @@ pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
     let settings = node_settings(args, psk_file.as_deref())?;
     let data_dir = open_data_dir(&state)?;
     run(&common, async |shutdown| {
-        let running = match node::start(&data_dir, settings, shutdown.clone()).await {
+        // Later would hold up a machine's whole boot while the orchestrator is away.
+        let fit = || systemd::ready("joining the orchestrator");
+        let mut running = match node::start(&data_dir, settings, shutdown.clone(), fit).await {
             Err(NodeError::Stopped) => return Ok(()),
             started => started?,
         };
-        systemd::ready();
-        ended(shutdown).await;
-        running.close(grace).await;
+        systemd::status("takes jobs");
+        tokio::select! {
+            () = ended(shutdown) => running.close(grace).await,
+            () = running.broken() => return Err(broken("the node")),
+        }
         Ok(())
     })
 }
@@ -94,7 +98,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
         let worker = bench.open(socket.listen(1024)?, &token, Policy::default());
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         tracing::info!(worker = %bound, "the worker listens");
-        systemd::ready();
+        systemd::ready("takes jobs");
         ended(shutdown).await;
         worker.close(grace, true).await;
         Ok(())
@@ -143,26 +147,40 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             sandbox,
             ephemeral: true,
         };
-        let node = match node::start(&data_dir, settings, shutdown.clone()).await {
-            Err(NodeError::Stopped) => None,
-            started => Some(started?),
+        let outcome = match node::start(&data_dir, settings, shutdown.clone(), || ()).await {
+            Err(NodeError::Stopped) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(mut node) => {
+                let outcome = be_used(shutdown, &mut running, &mut node).await;
+                // Also after a failure: nothing of `dev` is to be left.
+                node.close(grace).await;
+                running.settled(SETTLE).await;
+                outcome
+            }
         };
-        if let Some(node) = node {
-            let gateway = format!("http://{}", running.gateway);
-            let tokens = running.admin_session().await?;
-            client::credentials::store(&gateway, "admin", tokens)?;
-            show(&format!(
-                "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
-            ))?;
-            systemd::ready();
-            until_shutdown(shutdown, &mut running).await?;
-            node.close(grace).await;
-            running.settled(SETTLE).await;
-        }
         order.send_replace(true);
         running.ended().await;
-        Ok(())
+        outcome
     })
+}
+
+/// Logs the admin in, and says so; then waits for the order to end.
+async fn be_used(
+    shutdown: Shutdown,
+    running: &mut orchestrator::Running,
+    node: &mut node::Running,
+) -> Result<(), Failure> {
+    let gateway = format!("http://{}", running.gateway);
+    let tokens = running.admin_session().await?;
+    client::credentials::store(&gateway, "admin", tokens)?;
+    show(&format!(
+        "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
+    ))?;
+    systemd::ready("takes tasks");
+    tokio::select! {
+        outcome = until_shutdown(shutdown, running) => outcome,
+        () = node.broken() => Err(broken("the node")),
+    }
 }
 
 /// Waits for the order to end. All parts end on that order too, so it is looked at first.
@@ -178,8 +196,12 @@ async fn until_shutdown(
     if *shutdown.borrow() {
         return Ok(());
     }
-    Err(Failure::internal(
-        "a part of the orchestrator ended by itself; the log above says why; start it again",
+    Err(broken("the orchestrator"))
+}
+
+fn broken(role: &str) -> Failure {
+    Failure::internal(format!(
+        "a part of {role} ended by itself; the log above says why; start it again"
     ))
 }
 

@@ -6,6 +6,7 @@
 
 use crate::{
     cli::{Common, DoctorArgs, LogFormat, NodeArgs, duration},
+    client::print::note,
     exit::Failure,
     node::InferenceMode,
 };
@@ -83,6 +84,7 @@ struct InferencePart {
     mode: Option<InferenceMode>,
     port: Option<NonZeroU16>,
     timeout: Option<Span>,
+    start_timeout: Option<Span>,
 }
 
 #[derive(Default, Deserialize)]
@@ -126,7 +128,14 @@ impl NodeFile {
                 .map(Some)
                 .map_err(|error| wrong(&error)),
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(wrong(&error)),
+            // The service's own settings, which a user who tries a node by hand may not read.
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
+                note(&format!("{} is left out: {error}", path.display()));
+                Ok(None)
+            }
+            Err(error) => Err(wrong(&format!(
+                "{error}; see that --config names a file which this user may read"
+            ))),
         }
     }
 
@@ -180,6 +189,10 @@ impl NodeFile {
             &mut args.inference.inference_timeout,
             time(self.inference.timeout),
         );
+        under(
+            &mut args.inference.inference_start_timeout,
+            time(self.inference.start_timeout),
+        );
         under(&mut args.state.data_dir, self.storage.data_dir);
         under(&mut common.log_level, self.logging.level);
         under(&mut common.log_format, self.logging.format);
@@ -192,6 +205,7 @@ impl NodeFile {
         under(&mut args.worker_listen, self.worker_api.listen);
         under(&mut args.podman.engine, self.sandbox.engine);
         under(&mut args.podman.engine_runtime, self.sandbox.runtime);
+        under(&mut args.inference, self.inference.mode);
         under(
             &mut args.inference_port,
             self.inference.port.map(NonZeroU16::get),

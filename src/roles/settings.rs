@@ -248,7 +248,10 @@ pub(super) fn inference_settings(
     node::InferenceSettings {
         mode: flags.inference.unwrap_or(default),
         port: flags.inference_port,
-        timeout: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
+        fetch_limit: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
+        start_limit: flags
+            .inference_start_timeout
+            .unwrap_or(Duration::from_mins(2)),
     }
 }
 

@@ -3,18 +3,23 @@
 
 use sd_notify::NotifyState;
 
-/// The role does its work from now on.
-pub(super) fn ready() {
-    tell(NotifyState::Ready);
+/// The role has started; `state` is what `systemctl status` shows from now on.
+pub(super) fn ready(state: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(state)]);
+}
+
+/// What `systemctl status` shows from now on.
+pub(super) fn status(state: &str) {
+    tell(&[NotifyState::Status(state)]);
 }
 
 /// It was told to end, and is about to.
 pub(super) fn stopping() {
-    tell(NotifyState::Stopping);
+    tell(&[NotifyState::Stopping]);
 }
 
-fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager could not be told; it may take this start for hung, see NOTIFY_SOCKET");
     }
 }

@@ -9,7 +9,7 @@ use crate::support::{
     model_server::{NEXT_OLLAMA_IMAGE, NEXT_VERSION, OLLAMA_IMAGE, VERSION},
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{fs, path::Path};
 
 /// An orchestrator that has its nodes run this image, and is ready only if one does.
 fn orchestrator(home: &Path, image: &str, more: &[&str]) -> Orchestrator {
@@ -124,8 +124,16 @@ fn it_is_reached_from_this_machine_only_and_may_do_little() {
         config["inference_backend"] =
             json!({"enabled": true, "image": OLLAMA_IMAGE, "port": at.port, "variant": "cpu"});
     });
-    let flags = ["--inference", "auto"];
-    let mut node = Node::launch(home.path(), "box", &orchestrator.url, &flags);
+    // An operator's podman may give every container the host's network.
+    let conf = home.path().join("containers.conf");
+    fs::write(&conf, "[containers]\nnetns=\"host\"\n").unwrap();
+    let mut node = Node::launch_in(
+        home.path(),
+        "box",
+        &orchestrator.url,
+        &["--inference", "auto"],
+        &[("CONTAINERS_CONF", conf.to_str().unwrap())],
+    );
     started(&mut node);
     let container = at.inspect().unwrap();
     let host = &container["HostConfig"];

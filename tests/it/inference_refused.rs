@@ -76,12 +76,12 @@ fn one_that_ends_at_once_is_quoted() {
 fn one_that_never_answers_is_given_up() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
-    let limit = ["--inference-timeout", "2s"];
+    let limit = ["--inference-start-timeout", "2s"];
     let error = refused(home.path(), &wanting(SILENT_OLLAMA_IMAGE, &at), &limit);
     assert_told(
         &error,
         "model-server-silent",
-        &["within 2 s", "listens on", "--inference-timeout"],
+        &["within 2 s", "listens on", "--inference-start-timeout"],
     );
     assert_eq!(at.inspect(), None);
 }

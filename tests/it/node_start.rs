@@ -174,11 +174,8 @@ fn a_token_that_ended_is_replaced_without_a_restart() {
     let report = orchestrator.call(Step::Report, 3);
     assert_ne!(report.token, old);
     assert_eq!(report.token, orchestrator.jwt());
-    let fetched = orchestrator
-        .steps()
-        .into_iter()
-        .filter(|step| *step == Step::Config);
-    assert_eq!(fetched.count(), 1, "configuration is fetched at start only");
+    // Whether the orchestrator knew it, or an answer that said so was lost, is all the same.
+    assert_eq!(orchestrator.call(Step::Ack, 2).body["status"], "applied");
     let token = orchestrator.worker_token();
     assert_eq!(worker_api(node.url(), &token), 200, "it served all along");
 }
@@ -221,6 +218,38 @@ fn a_node_that_was_forgotten_starts_over_while_it_serves() {
     assert_eq!(steps, [start, start].concat());
     assert_eq!(worker_api(node.url(), "another worker token"), 200);
     assert_eq!(worker_api(node.url(), &old), 401);
+}
+
+#[test]
+fn a_registration_whose_answer_was_lost_is_followed_by_a_whole_start() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
+    logged(&mut node, TAKES_JOBS);
+    // It forgets the node, takes it in as a new one, and fails to say so. What follows looks like
+    // the registration of one that was known all along.
+    orchestrator.fail(Step::Register, Reaction::Problem(503, "unavailable"));
+    orchestrator.change_config(|config| {
+        config["worker_api"]["orchestrator_bearer_token"] = "another worker token".into();
+    });
+    orchestrator.revoke();
+    orchestrator.call(Step::Register, 2);
+    orchestrator.well_again();
+    assert_eq!(orchestrator.call(Step::Ack, 2).body["config_version"], "2");
+    assert_eq!(worker_api(node.url(), "another worker token"), 200);
+}
+
+#[test]
+fn a_node_without_a_network_waits_for_one() {
+    let home = tempfile::tempdir().unwrap();
+    // Where everything is listened on, the way to the orchestrator tells the address to be reported.
+    let flags = ["--worker-listen", "0.0.0.0:0"];
+    let url = "http://no-such-host.invalid:12082";
+    let mut node = Node::launch(home.path(), "box", url, &flags);
+    logged(&mut node, "trying until it is");
+    let stderr = node.process.stderr();
+    assert!(stderr.contains("no-such-host.invalid"), "{stderr}");
+    assert_eq!(node.process.terminate(), 0);
 }
 
 #[test]

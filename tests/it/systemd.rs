@@ -64,7 +64,7 @@ fn an_orchestrator_is_ready_once_it_listens() {
         .env("CYNODE_PSK", PSK)
         .env("CYNODE_ADMIN_PASSWORD", PASSWORD);
     let mut orchestrator = manager.start(home.path(), "o", &mut command);
-    manager.wait("READY=1");
+    manager.wait("READY=1\nSTATUS=takes tasks");
     let gateway = Api::new(&orchestrator.address("gateway"));
     assert_eq!(gateway.get("/healthz").status, 200);
     assert_eq!(orchestrator.process.terminate(), 0);
@@ -73,7 +73,7 @@ fn an_orchestrator_is_ready_once_it_listens() {
 }
 
 #[test]
-fn a_node_is_ready_once_it_has_acknowledged() {
+fn a_node_does_not_hold_up_a_boot_and_says_when_it_takes_jobs() {
     image::ready();
     let home = tempfile::tempdir().unwrap();
     let manager = Manager::new(home.path());
@@ -86,10 +86,11 @@ fn a_node_is_ready_once_it_has_acknowledged() {
         .args(["--worker-listen", "127.0.0.1:0", "--inference", "off"])
         .env("CYNODE_CONFIG", "/dev/null");
     let mut node = manager.start(home.path(), "box", &mut command);
+    manager.wait("READY=1\nSTATUS=joining the orchestrator");
     orchestrator.call(Step::Ack, 2);
     assert_eq!(manager.heard(), None, "it isn't known yet");
     orchestrator.well_again();
-    manager.wait("READY=1");
+    manager.wait("STATUS=takes jobs");
     assert_eq!(node.process.terminate(), 0);
     manager.wait("STOPPING=1");
     assert_eq!(
@@ -108,7 +109,7 @@ fn a_worker_is_ready_once_it_listens() {
         .args(["--worker-listen", "127.0.0.1:0"])
         .env("CYNODE_WORKER_TOKEN", "a token of the tests");
     let mut worker = manager.start(home.path(), "w", &mut command);
-    manager.wait("READY=1");
+    manager.wait("READY=1\nSTATUS=takes jobs");
     let api = Api::new(&worker.address("worker"));
     assert_eq!(api.get("/readyz").status, 200);
     assert_eq!(worker.process.terminate(), 0);
@@ -155,11 +156,7 @@ fn units_start_what_there_is() {
 #[test]
 fn a_node_s_unit_lets_podman_work_and_leaves_its_containers_alone() {
     let unit = unit("cynode-node.service");
-    for (key, value) in [
-        ("KillMode", "process"),
-        ("Delegate", "yes"),
-        ("TimeoutStartSec", "infinity"),
-    ] {
+    for (key, value) in [("KillMode", "process"), ("Delegate", "yes")] {
         assert_eq!(setting(&unit, key), Some(value), "{key}");
     }
     for key in [
@@ -174,6 +171,9 @@ fn a_node_s_unit_lets_podman_work_and_leaves_its_containers_alone() {
         "SystemCallFilter",
         "CapabilityBoundingSet",
         "DynamicUser",
+        "LockPersonality",
+        "ProtectClock",
+        "ProtectHostname",
     ] {
         assert_eq!(setting(&unit, key), None, "{key} breaks podman");
     }

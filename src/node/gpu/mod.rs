@@ -12,7 +12,10 @@
 mod amd;
 mod nvidia;
 
-use crate::api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT};
+use crate::{
+    api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT},
+    environment,
+};
 use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
@@ -43,6 +46,21 @@ impl Vendor {
         match self {
             Self::Nvidia => "nvidia",
             Self::Amd => "amd",
+        }
+    }
+
+    /// Whether who can open these devices can compute with this vendor's.
+    pub fn can_be_used_by(self, devices: &[String]) -> bool {
+        let any = |is: fn(&str) -> bool| devices.iter().any(|path| is(path));
+        match self {
+            // The others of its devices control it, or are for displays.
+            Self::Nvidia => any(|path| {
+                let number = path.strip_prefix("/dev/nvidia");
+                number.is_some_and(|n| n.parse::<u32>().is_ok())
+            }),
+            Self::Amd => {
+                any(|path| path == "/dev/kfd") && any(|path| path.starts_with("/dev/dri/renderD"))
+            }
         }
     }
 
@@ -121,12 +139,7 @@ async fn ask(program: &Path, arguments: &[&str]) -> Answer {
         .stderr(Stdio::null())
         .kill_on_drop(true);
     // Whatever is called like such a tool has no use for our secrets.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if name.starts_with("CYNODE_") || name.starts_with("CYNORK_") {
-            command.env_remove(&*name);
-        }
-    }
+    environment::close(&mut command);
     match timeout(LIMIT, run(command)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Answer::Missing,
@@ -255,6 +268,23 @@ mod tests {
         let groups = "--group-add=keep-groups";
         assert!(Vendor::Amd.arguments(true).contains(&groups));
         assert!(!Vendor::Amd.arguments(false).contains(&groups));
+    }
+
+    #[test]
+    fn a_screen_is_no_processor() {
+        let can = |vendor: Vendor, devices: &[&str]| {
+            let devices: Vec<String> = devices.iter().map(|&path| path.to_owned()).collect();
+            vendor.can_be_used_by(&devices)
+        };
+        assert!(can(Vendor::Nvidia, &["/dev/nvidiactl", "/dev/nvidia3"]));
+        assert!(!can(Vendor::Nvidia, &["/dev/nvidiactl", "/dev/nvidia-uvm"]));
+        assert!(can(Vendor::Amd, &["/dev/kfd", "/dev/dri/renderD128"]));
+        assert!(!can(
+            Vendor::Amd,
+            &["/dev/dri/card0", "/dev/dri/renderD128"]
+        ));
+        assert!(!can(Vendor::Amd, &["/dev/kfd", "/dev/dri/card0"]));
+        assert!(!can(Vendor::Amd, &["/dev/nvidia0"]));
     }
 
     proptest! {

@@ -48,8 +48,6 @@ const INNER_PORT: u16 = MODEL_SERVER_PORT;
 const INNER_HOME: &str = "/root/.ollama";
 /// How long a server that was running before us may take to answer before it is replaced.
 const ADOPTION: Duration = Duration::from_secs(30);
-/// How long one that was just made may take.
-const START: Duration = Duration::from_mins(2);
 /// How often we look again when somebody else was quicker to take the name.
 const TRIES: u32 = 3;
 
@@ -102,7 +100,7 @@ pub enum InferenceError {
         words: String,
     },
     /// It runs and doesn't answer.
-    #[error("the model server did not answer within {} s; its last words: {words}; see that its image serves Ollama's API at port 11434, and that --inference-timeout isn't shorter than it needs", limit.as_secs())]
+    #[error("the model server did not answer within {} s; its last words: {words}; see that its image serves Ollama's API at port 11434, and that --inference-start-timeout isn't shorter than it needs", limit.as_secs())]
     Silent {
         /// How long we waited.
         limit: Duration,
@@ -145,20 +143,20 @@ pub(super) struct Keeper {
     images: Arc<Images>,
     node_uuid: String,
     slug: String,
-    timeout: Duration,
+    start_limit: Duration,
     /// Held while podman makes a container: it goes on with that when we are not asked to wait for it
     /// any more, and whoever removes has to know that it is through.
     making: Arc<Mutex<()>>,
 }
 
 impl Keeper {
-    pub(super) fn new(engine: &Engine, node_uuid: &str, slug: &str, timeout: Duration) -> Self {
+    pub(super) fn new(engine: &Engine, node_uuid: &str, slug: &str, settings: &Settings) -> Self {
         Self {
-            images: Arc::new(Images::new(engine.clone(), timeout)),
+            images: Arc::new(Images::new(engine.clone(), settings.fetch_limit)),
             engine: engine.clone(),
             node_uuid: node_uuid.to_owned(),
             slug: slug.to_owned(),
-            timeout,
+            start_limit: settings.start_limit,
             making: Arc::default(),
         }
     }
@@ -209,10 +207,10 @@ impl Keeper {
         ModelServer::at(plan.port).models().await
     }
 
-    /// Whether our container runs.
-    pub(super) async fn runs(&self, plan: &Plan) -> bool {
-        let found = self.engine.service_find(&plan.name()).await;
-        matches!(found, Ok(Some(found)) if found.running)
+    /// Whether our container is known to have ended; podman may be too busy to say.
+    pub(super) async fn has_ended(&self, name: &str) -> bool {
+        let found = self.engine.service_find(name).await;
+        found.is_ok_and(|found| !found.is_some_and(|found| found.running))
     }
 
     /// Brings back a server that has ended, or that runs and doesn't answer.
@@ -221,6 +219,8 @@ impl Keeper {
         if let Some(found) = self.engine.service_find(&name).await?
             && found.running
             && found.label(labels::NODE) == self.node_uuid
+            // It may have come to itself meanwhile, and be at work.
+            && ModelServer::at(plan.port).version().await.is_none()
         {
             self.engine.service_remove(&name).await?;
         }
@@ -246,7 +246,12 @@ impl Keeper {
             tracing::warn!(container = name, %error, "the model server's container can't be started again; it is made anew");
             return false;
         }
-        match self.wait(server, name, ADOPTION.min(self.timeout)).await {
+        let limit = if running {
+            ADOPTION.min(self.start_limit)
+        } else {
+            self.start_limit
+        };
+        match self.wait(server, name, limit).await {
             Ok(version) => {
                 tracing::info!(
                     container = name,
@@ -309,7 +314,7 @@ impl Keeper {
 
     /// Waits until a server that was just made answers; one that doesn't is removed.
     async fn answers(&self, server: &ModelServer, name: &str) -> Result<Origin, InferenceError> {
-        match self.wait(server, name, START.min(self.timeout)).await {
+        match self.wait(server, name, self.start_limit).await {
             Ok(version) => {
                 tracing::info!(container = name, version, address = %server.address(), "the model server answers");
                 Ok(Origin::Container)
@@ -343,12 +348,7 @@ impl Keeper {
             if let Some(version) = server.version().await {
                 return Ok(version);
             }
-            let runs = self
-                .engine
-                .service_find(name)
-                .await?
-                .is_some_and(|found| found.running);
-            if !runs {
+            if self.has_ended(name).await {
                 let words = self.engine.service_words(name).await;
                 return Err(InferenceError::Ended { words });
             }

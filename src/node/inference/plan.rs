@@ -9,6 +9,7 @@ use crate::{
     },
     node::{InferenceMode, gpu::Vendor},
 };
+use std::time::Duration;
 
 /// What runs where nobody names an image.
 const OLLAMA: &str = "docker.io/ollama/ollama";
@@ -22,8 +23,10 @@ pub struct Settings {
     pub mode: InferenceMode,
     /// At which port of loopback; the orchestrator's word, or else Ollama's own port, when `None`.
     pub port: Option<u16>,
-    /// How long fetching its image and starting it may take.
-    pub timeout: std::time::Duration,
+    /// How long fetching its image may take.
+    pub fetch_limit: Duration,
+    /// How long it may take from its start to its first answer.
+    pub start_limit: Duration,
 }
 
 /// A model server to run.
@@ -122,13 +125,13 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn settings(mode: InferenceMode, port: Option<u16>) -> Settings {
         Settings {
             mode,
             port,
-            timeout: Duration::from_secs(1),
+            fetch_limit: Duration::from_secs(1),
+            start_limit: Duration::from_secs(1),
         }
     }
 

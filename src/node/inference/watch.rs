@@ -51,7 +51,7 @@ async fn keep(
             continue;
         }
         (misses, good) = (misses + 1, 0);
-        let ended = origin == Origin::Container && !keeper.runs(plan).await;
+        let ended = origin == Origin::Container && keeper.has_ended(&plan.name()).await;
         if !ended && misses < MISSES {
             sleep(LOOK).await;
             continue;

@@ -111,14 +111,15 @@ impl Node {
             "--slug",
             slug,
         ];
-        let how = ["--worker-listen", "127.0.0.1:0", "--max-concurrency", "4"];
         let mut command = role(home, "node", &home.join(slug));
         // Not as flags, which would forbid the same flags in `more`.
         command
             .env("CYNODE_INFERENCE", "off")
+            .env("CYNODE_WORKER_LISTEN", "127.0.0.1:0")
+            .env("CYNODE_MAX_CONCURRENCY", "4")
             .env("CYNODE_CONFIG", "/dev/null")
             .envs(environment.iter().copied());
-        let server = Server::launch(home, slug, command.args(whom).args(how).args(more));
+        let server = Server::launch(home, slug, command.args(whom).args(more));
         Self {
             server,
             url: String::new(),
