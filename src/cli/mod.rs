@@ -37,12 +37,23 @@ pub struct Cli {
 /// What every subcommand takes.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Log what is at least this important: error, warn, info, debug, trace [default: info]
+    /// Log what is at least this important [default: info]
     #[arg(long, global = true, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    pub log_level: Option<LogLevel>,
     /// How log lines look [default: text]
     #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// From which importance on something is logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// How log lines look.

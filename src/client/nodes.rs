@@ -5,7 +5,7 @@ use super::{
     print::{self, clean},
 };
 use crate::{
-    api::nodes::{Gpu, GpuDevice, Inference, NodeList, NodeView},
+    api::nodes::{Gpu, GpuDevice, Inference, NodeList, NodeStatus, NodeView},
     cli::{Client, NodesCommand, Output},
     exit::Failure,
 };
@@ -82,7 +82,12 @@ fn table(nodes: &[NodeView]) -> Result<(), Failure> {
             clean(&node.node_slug),
             node.status.as_str().to_owned(),
             format!("{}/{}", node.running_jobs, node.max_concurrency),
-            inference(node.inference.as_ref()).to_owned(),
+            inference(
+                node.inference
+                    .as_ref()
+                    .filter(|_| node.status != NodeStatus::Offline),
+            )
+            .to_owned(),
             clean(&node.labels.join(",")),
             clean(node.reason.as_deref().unwrap_or_default()),
         ]

@@ -10,6 +10,7 @@ mod engine;
 mod fix;
 mod gpu;
 mod host;
+mod model_server;
 mod orchestrator;
 mod ports;
 mod report;
@@ -115,13 +116,18 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
 /// Reads what a node on this machine would read, and says what is wrong with it.
 fn config(args: &mut DoctorArgs) -> Check {
     const NAME: &str = "config";
-    match NodeFile::find(args.config.as_deref()) {
-        Ok(Some(file)) => {
-            file.fill_doctor(args);
+    let found = NodeFile::find(args.config.as_deref()).and_then(|file| {
+        let Some(file) = file else { return Ok(false) };
+        file.fill_doctor(args);
+        // All of it: what a node would find out only at its start.
+        roles::check_node(args).map(|()| true)
+    });
+    match found {
+        Ok(true) => {
             let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-            Check::ok(NAME, format!("{} is understood", path.display()))
+            Check::ok(NAME, format!("a node takes {}", path.display()))
         }
-        Ok(None) => Check::ok(NAME, format!("no {DEFAULT_PATH}; flags alone count")),
+        Ok(false) => Check::ok(NAME, format!("no {DEFAULT_PATH}; flags alone count")),
         Err(failure) => Check::fail(
             NAME,
             failure.message,
@@ -144,11 +150,14 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
         let gpu = gpu::check(&podman, scratch.as_ref().ok(), args.fix).await;
         (podman, gpu)
     };
-    let ((podman, gpu), ports, [orchestrator, clock]) = tokio::join!(
+    let ((podman, gpu), mut ports, [orchestrator, clock]) = tokio::join!(
         containers,
         ports::checks(args),
         orchestrator::checks(args.orchestrator.as_deref()),
     );
+    if let (Some(port), [.., inference]) = (ports::model_server(args), &mut ports) {
+        *inference = model_server::whose(inference.clone(), port, &podman, data_dir).await;
+    }
     let [rootless, linger] = rootless::checks(podman.rootless());
     let mut checks = vec![
         podman.version_check(),

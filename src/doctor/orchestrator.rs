@@ -1,13 +1,17 @@
 //! Whether the orchestrator can be reached from here, and whether its clock and ours agree.
 
 use super::{Check, Status};
-use crate::http::client::{Client, Look};
-use http::Method;
+use crate::{
+    api::nodes::check_url,
+    http::client::{Client, Look},
+};
+use http::{Method, StatusCode};
 use jiff::{Timestamp, fmt::rfc2822};
 use std::time::{Duration, Instant};
 
 const NAME: &str = "orchestrator";
 const CLOCK: &str = "clock";
+const NOT_COMPARED: &str = "not compared: the orchestrator could not be asked";
 const LIMIT: Duration = Duration::from_secs(10);
 /// What is allowed between two clocks by those who check the times in our tokens.
 const TOLERATED: u64 = 5;
@@ -25,8 +29,16 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
             Check::ok(CLOCK, "not compared: that needs an orchestrator, too"),
         ];
     };
+    if let Err(problem) = check_url("", url) {
+        let mend = "write it like http://192.168.1.5:12082";
+        return [
+            Check::fail(NAME, format!("{url:?} {}", problem.detail), mend),
+            Check::warn(CLOCK, NOT_COMPARED, "mend orchestrator first"),
+        ];
+    }
     let client = Client::default();
-    let address = format!("{}/healthz", url.trim_end_matches('/'));
+    // Only nodes call there, and only with POST.
+    let address = format!("{}/v1/nodes/register", url.trim_end_matches('/'));
     let began = Instant::now();
     let look = client.call(Method::GET, address).look(LIMIT).await;
     let took = began.elapsed();
@@ -44,27 +56,23 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
                     "see that the orchestrator runs, that {url} is its control plane (--control-listen there), and that no firewall is between"
                 ),
             ),
-            Check::warn(
-                CLOCK,
-                "not compared: the orchestrator could not be asked",
-                "mend orchestrator first",
-            ),
+            Check::warn(CLOCK, NOT_COMPARED, "mend orchestrator first"),
         ],
     }
 }
 
 fn reached(url: &str, look: &Look, took: Duration) -> Check {
-    if look.status.is_success() && look.body_start == "ok" {
+    if look.status == StatusCode::METHOD_NOT_ALLOWED && look.body_start.contains("POST") {
         let took = took.as_millis();
         return Check::ok(NAME, format!("{url} answered within {took} ms"));
     }
     Check::fail(
         NAME,
         format!(
-            "{url} answers, but not as an orchestrator does ({})",
+            "{url} answers, but not as an orchestrator's control plane does ({})",
             look.status
         ),
-        "name the orchestrator's control plane with --orchestrator, such as http://192.168.1.5:12082",
+        "name the control plane (port 12082 by default; 12080 is for users, 12090 a node's own) with --orchestrator, such as http://192.168.1.5:12082",
     )
 }
 

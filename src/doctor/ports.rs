@@ -51,7 +51,13 @@ enum Found {
     Refused(io::Error),
 }
 
-/// One check for each address, at the same time.
+/// Where a model server is to listen, if there is to be one.
+pub(super) fn model_server(args: &DoctorArgs) -> Option<u16> {
+    let port = args.inference_port.unwrap_or(MODEL_SERVER_PORT);
+    (args.inference != Some(InferenceMode::Off)).then_some(port)
+}
+
+/// One check for each address, at the same time; the model server's is the last.
 pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
     // A machine is mostly one of both, orchestrator or node; a node is the rule.
     let port = |name, whose, flag, address, taken| Port {
@@ -62,8 +68,8 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
         expected: Owner::Cynode,
         taken,
     };
-    let model_port = args.inference_port.unwrap_or(MODEL_SERVER_PORT);
-    let model_server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), model_port);
+    let model_port = model_server(args);
+    let model_server = (Ipv4Addr::LOCALHOST, model_port.unwrap_or_default());
     let client = Client::default();
     let [gateway, control, worker, mut inference] = [
         port(
@@ -91,14 +97,14 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
             "inference-port",
             "the model server",
             "--inference-port",
-            model_server,
+            model_server.into(),
             Status::Fail,
         ),
     ];
     inference.expected = Owner::Ollama(String::new());
     let check = async |port: Port| port.verdict(&look(&client, port.address).await);
     let check_inference = async {
-        if args.inference == Some(InferenceMode::Off) {
+        if model_port.is_none() {
             return Check::ok(inference.name, "not needed: no model server is to run here");
         }
         check(inference).await

@@ -14,11 +14,13 @@ mod life;
 mod orchestrator_client;
 mod state;
 
-pub use inference::{InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings};
+pub use inference::{
+    InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name, owner,
+};
 
 use crate::{
     api::{
-        nodes::{check_label, check_slug, check_url},
+        nodes::{MAX_LABELS, check_label, check_slug, check_url},
         problem::Problem,
     },
     data_dir::DataDir,
@@ -140,12 +142,18 @@ pub struct Running {
 }
 
 impl Settings {
-    fn check(&self) -> Result<(), NodeError> {
+    /// What is wrong with them, if anything.
+    pub(crate) fn check(&self) -> Result<(), NodeError> {
         let flag = |flag: &str, checked: Result<(), Problem>| {
             checked.map_err(|problem| NodeError::Setting(format!("{flag} {}", problem.detail)))
         };
         flag("--slug", check_slug("", &self.slug))?;
         flag("--orchestrator", check_url("", &self.orchestrator))?;
+        if self.labels.len() > MAX_LABELS {
+            return Err(NodeError::Setting(format!(
+                "a node has at most {MAX_LABELS} labels; give fewer --label"
+            )));
+        }
         for label in &self.labels {
             flag(&format!("--label {label:?}"), check_label("", label))?;
         }

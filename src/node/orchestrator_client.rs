@@ -66,6 +66,12 @@ impl Session {
             .await;
         let bootstrap = answer.map_err(|error| match error.status() {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
+            Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
+                NodeError::Setting(format!(
+                    "no node can register at {}; name the orchestrator's control plane with --orchestrator (port 12082 by default; 12080 is for users)",
+                    self.register_url
+                ))
+            }
             _ => NodeError::Call(error),
         })?;
         check_version(bootstrap.version).map_err(|problem| NodeError::Setting(problem.detail))?;

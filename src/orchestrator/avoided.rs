@@ -16,10 +16,14 @@ use std::{
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(15);
 
-#[derive(Clone, Copy)]
+/// So much longer users are told of it: a job that waits is offered again at the end of each pause.
+const TOLD: Duration = Duration::from_secs(3);
+
 struct Entry {
     refusals: u32,
     until: Time,
+    /// What is wrong with it; nothing where it is only busy.
+    why: Option<String>,
 }
 
 /// The nodes that are left alone now.
@@ -31,9 +35,9 @@ impl Avoided {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The node did not take a job. Each time that it is asked again in vain it is left alone for
+    /// The node did not take a job, because of `why` where it isn't only busy. Each time that it is asked again in vain it is left alone for
     /// longer; jobs that failed together count once.
-    pub(super) fn refused(&self, node: NodeId) {
+    pub(super) fn refused(&self, node: NodeId, why: Option<&str>) {
         let now = Time::now();
         let mut map = self.map();
         let refusals = match map.get(&node) {
@@ -46,6 +50,7 @@ impl Avoided {
             Entry {
                 refusals,
                 until: now.plus(pause::nth(FIRST, LONGEST, refusals)),
+                why: why.map(str::to_owned),
             },
         );
     }
@@ -58,6 +63,15 @@ impl Avoided {
     /// Whether the node is to be left alone.
     pub(super) fn has(&self, node: NodeId, now: Time) -> bool {
         self.map().get(&node).is_some_and(|entry| entry.until > now)
+    }
+
+    /// Why a node that was asked just now did not take a job.
+    pub(super) fn why(&self, node: NodeId, now: Time) -> Option<String> {
+        let map = self.map();
+        let entry = map.get(&node)?;
+        // Once may be chance: a node that is just restarting.
+        let is_told = entry.refusals > 0 && entry.until.plus(TOLD) > now;
+        entry.why.clone().filter(|_| is_told)
     }
 
     /// When the first of those that are left alone at `now` may be asked again.

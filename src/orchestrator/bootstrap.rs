@@ -28,28 +28,42 @@ pub struct Welcome {
     pub gateway: SocketAddr,
     /// How nodes call us.
     pub join: Join,
+    /// Whether this machine has a node already.
+    pub has_node: bool,
+}
+
+impl Welcome {
+    /// How to log in, where only we know that.
+    fn credentials(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(password) = &self.admin_password else {
+            return Ok(());
+        };
+        writeln!(f, "\nThis was made for you and is shown only now:\n")?;
+        writeln!(f, "  user      {ADMIN}")?;
+        writeln!(f, "  password  {}\n", password.as_str())?;
+        writeln!(
+            f,
+            "  log in    cynode login --handle {ADMIN} --gateway-url http://{}",
+            self.gateway
+        )
+    }
 }
 
 impl fmt::Display for Welcome {
     /// For stdout, never for the log: it shows secrets, once. An operator's own are not repeated.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(password) = &self.admin_password {
-            writeln!(f, "\nThis was made for you and is shown only now:\n")?;
-            writeln!(f, "  user      {ADMIN}")?;
-            writeln!(f, "  password  {}\n", password.as_str())?;
-            writeln!(
-                f,
-                "  log in    cynode login --handle {ADMIN} --gateway-url http://{}",
-                self.gateway
-            )?;
-        }
-        let url = match &self.join {
-            Join::At(url) => url,
-            Join::OnlyHere => {
-                let advice = "for others, listen with --control-listen 0.0.0.0:12082";
-                return writeln!(f, "\nOnly this machine can join; {advice}.\n");
-            }
-            Join::Unknown => "http://THIS-MACHINE:PORT (say which with --public-url)",
+        self.credentials(f)?;
+        let (whom, url) = match &self.join {
+            Join::At(url) => ("another machine", url.as_str()),
+            Join::OnlyHere(_) if self.has_node => return writeln!(f),
+            Join::OnlyHere(url) => (
+                "this machine (for others, listen with --control-listen 0.0.0.0:12082)",
+                url.as_str(),
+            ),
+            Join::Unknown => (
+                "another machine",
+                "http://THIS-MACHINE:PORT (say which with --public-url)",
+            ),
         };
         let psk = match &self.psk {
             Some(psk) => format!("--psk {}", psk.as_str()),
@@ -57,7 +71,7 @@ impl fmt::Display for Welcome {
         };
         writeln!(
             f,
-            "\nJoin another machine:\n\n  cynode node --orchestrator {url} {psk}\n"
+            "\nJoin {whom}:\n\n  cynode node --orchestrator {url} {psk}\n"
         )?;
         match &self.psk_file {
             Some(file) => writeln!(f, "The pre-shared key is kept in {}.\n", file.display()),
@@ -80,13 +94,18 @@ impl FirstAdmin {
         given: Option<Zeroizing<String>>,
     ) -> Result<Option<Self>, StartError> {
         if store.user_any().await? {
+            if given.is_some() {
+                tracing::warn!(
+                    "there are users already, so the admin's password that was given counts for nothing"
+                );
+            }
             return Ok(None);
         }
         let made = given.is_none();
         let password = given.unwrap_or_else(random_secret);
         if password.chars().count() < MIN_PASSWORD_CHARS {
             let text = format!(
-                "the admin's password is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"
+                "the admin's password is shorter than {MIN_PASSWORD_CHARS} characters; put a longer one into --admin-password-file (or CYNODE_ADMIN_PASSWORD)"
             );
             return Err(StartError::Setting(text));
         }
@@ -121,8 +140,8 @@ impl FirstAdmin {
 pub enum Join {
     /// At this URL.
     At(String),
-    /// Not at all: we listen on loopback.
-    OnlyHere,
+    /// Not at all: we listen on loopback, at this URL.
+    OnlyHere(String),
     /// Somehow: we listen everywhere, and don't know how others call this machine.
     Unknown,
 }
@@ -134,7 +153,7 @@ impl Join {
             return Self::At(url.trim_end_matches('/').to_owned());
         }
         if control.ip().is_loopback() {
-            return Self::OnlyHere;
+            return Self::OnlyHere(format!("http://{control}"));
         }
         let ip = if control.ip().is_unspecified() {
             reachable_address()

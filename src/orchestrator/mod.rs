@@ -21,6 +21,7 @@ mod summary;
 
 pub use bootstrap::Welcome;
 use bootstrap::{FirstAdmin, Join};
+use readiness::Standing;
 
 use crate::{
     api::{
@@ -66,6 +67,8 @@ pub struct Settings {
     pub inference_models: Vec<String>,
     /// Whether we are ready only with inference.
     pub require_inference: bool,
+    /// Whether this process runs a node, too.
+    pub has_node: bool,
 }
 
 /// Why the orchestrator did not start.
@@ -138,6 +141,7 @@ impl Orchestrator {
             psk_file,
             gateway: gateway_address,
             join: Join::find(settings.public_url.as_deref(), control_address),
+            has_node: settings.has_node,
         })?;
         if let Some(admin) = admin {
             admin.make(&store).await?;
@@ -198,12 +202,22 @@ impl Orchestrator {
 
     fn node_view(&self, node: Node) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
-        let standing = readiness::standing(&node, url.as_deref(), Time::now());
+        let now = Time::now();
+        let mut standing = readiness::standing(&node, url.as_deref(), now);
+        if standing.status == NodeStatus::Ready
+            && let Some(why) = self.avoided.why(node.id, now)
+        {
+            standing = Standing::refuses(&why);
+        }
+        let stale = control_plane::is_stale(&self.settings, &node);
+        if standing.reason.is_none() && stale {
+            standing.reason = Some(readiness::STALE.to_owned());
+        }
         NodeView {
             status: standing.status,
             reason: standing.reason,
             worker_api_target_url: url,
-            config_stale: control_plane::is_stale(&self.settings, &node),
+            config_stale: stale,
             config_version: node.config_version.to_string(),
             acked_config_version: node.ack_version.map(|version| version.to_string()),
             ack_status: node.ack_status,

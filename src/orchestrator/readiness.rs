@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
 /// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
 const FAILED: &str = "could not apply its configuration: ";
+/// Said of a node that is ready, and for which there is a newer configuration.
+pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
 const NAMED: usize = 10;
 
@@ -21,6 +23,19 @@ const NAMED: usize = 10;
 pub(super) struct Standing {
     pub(super) status: NodeStatus,
     pub(super) reason: Option<String>,
+}
+
+impl Standing {
+    /// It counts as ready, and doesn't take jobs.
+    pub(super) fn refuses(why: &str) -> Self {
+        Self {
+            status: NodeStatus::NotReady,
+            reason: Some(format!(
+                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
+                 there (--advertise-url at the node, --worker-url at the orchestrator)"
+            )),
+        }
+    }
 }
 
 /// Where `node` stands at `now`, reached at `url`.
@@ -155,20 +170,25 @@ pub(super) fn waits_for(labels: &[String], nodes: &[NodeView]) -> Option<String>
     if let Err(reason) = overall(nodes, false) {
         return Some(reason);
     }
-    let mut fitting = nodes
+    let fitting: Vec<&NodeView> = nodes
         .iter()
-        .filter(|node| {
-            node.status == NodeStatus::Ready
-                && labels.iter().all(|label| node.labels.contains(label))
-        })
+        .filter(|node| labels.iter().all(|label| node.labels.contains(label)))
+        .collect();
+    let mut ready = fitting
+        .iter()
+        .filter(|node| node.status == NodeStatus::Ready)
         .peekable();
-    if fitting.peek().is_none() {
-        return Some(format!(
-            "no node that takes jobs has the label {}",
-            labels.join(" and ")
-        ));
+    if ready.peek().is_none() {
+        let labels = labels.join(" and ");
+        return Some(match fitting[..] {
+            [] => format!("no node has the label {labels}"),
+            _ => format!(
+                "no node that takes jobs has the label {labels}; {}",
+                each(fitting, brief)
+            ),
+        });
     }
-    if fitting.all(|node| node.running_jobs >= node.max_concurrency) {
+    if ready.all(|node| node.running_jobs >= node.max_concurrency) {
         return Some("all slots are taken; it starts when a job ends".to_owned());
     }
     None

@@ -4,7 +4,7 @@ use crate::api::jobs::{JobResult, Outcome};
 use std::time::Duration;
 
 /// Most of a cause that a summary repeats, in bytes.
-const MAX_CAUSE: usize = 300;
+const MAX_CAUSE: usize = 600;
 
 /// Such as `exit 0 after 120 ms`.
 pub(super) fn of(result: &JobResult) -> String {
@@ -16,7 +16,8 @@ pub(super) fn of(result: &JobResult) -> String {
                 .as_ref()
                 .and_then(|kind| kind.as_str())
                 .unwrap_or("error");
-            let line = error.message.lines().next().unwrap_or_default();
+            // Podman says first what it tries, and last why it failed.
+            let line = error.message.lines().collect::<Vec<_>>().join(" ");
             let line = &line[..line.floor_char_boundary(MAX_CAUSE)];
             return format!("could not run ({kind}): {line}");
         }

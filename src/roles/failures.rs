@@ -9,7 +9,11 @@ use crate::{
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        Self::chain(Exit::Internal, &error)
+        let exit = match error {
+            StartError::Setting(_) => Exit::Usage,
+            _ => Exit::Internal,
+        };
+        Self::chain(exit, &error)
     }
 }
 

@@ -10,14 +10,15 @@ pub(crate) use settings::data_dir_path;
 pub use settings::secret;
 
 use crate::{
-    cli::{Common, Dev, NodeArgs, ServeOrchestrator, WorkerArgs},
-    client,
+    cli::{Cli, Command, Common, Dev, DoctorArgs, NodeArgs, ServeOrchestrator, WorkerArgs},
+    client::{self, print::note},
     exit::Failure,
     http::server::{Shutdown, ended},
     node::{self, InferenceMode, NodeError},
     orchestrator::{self, Orchestrator},
     worker::{self, Bench, Policy},
 };
+use clap::Parser as _;
 use node_file::NodeFile;
 use process::run;
 use settings::{
@@ -61,6 +62,11 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
 /// `cynode node`.
 pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
     let mut common = common.clone();
+    if args.psk.psk.is_some() {
+        note(
+            "the pre-shared key stands in this process's arguments, where every user of this machine can read it; --psk-file FILE or CYNODE_PSK keeps it private",
+        );
+    }
     let file = NodeFile::find(args.config.as_deref())?.unwrap_or_default();
     let psk_file = file.fill(&mut args, &mut common);
     let (state, grace) = (args.state.clone(), shutdown_grace(&args.sandbox.engine));
@@ -80,6 +86,31 @@ pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+/// Whether a node would take the settings that it finds, for a doctor that was given these flags.
+pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<(), Failure> {
+    // As the role itself would read flags that nobody gave, and the environment.
+    let cli = Cli::try_parse_from(["cynode", "node"])
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let Command::Node(mut args) = cli.command else {
+        return Err(Failure::internal(
+            "the command line is not what it was made to be",
+        ));
+    };
+    let mut common = cli.common;
+    let Some(file) = NodeFile::find(doctor.config.as_deref())? else {
+        return Ok(());
+    };
+    let psk_file = file.fill(&mut args, &mut common);
+    // What the file leaves to flags is checked by those who see them.
+    let unsaid = || "http://127.0.0.1".to_owned();
+    args.orchestrator = args
+        .orchestrator
+        .or(doctor.orchestrator.clone())
+        .or_else(|| Some(unsaid()));
+    args.psk.psk = psk_file.is_none().then(|| "unsaid".to_owned());
+    Ok(node_settings(*args, psk_file.as_deref())?.check()?)
 }
 
 /// `cynode worker`.
@@ -124,6 +155,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             InferenceMode::Auto => is_asked_for,
             InferenceMode::Off => false,
         },
+        has_node: true,
         ..orchestrator_settings(args.flags, &args.psk)?
     };
     let sandbox = sandbox_settings(&args.engine)?;

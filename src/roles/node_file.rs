@@ -1,16 +1,17 @@
 //! `node.yaml`: what a node's flags say, in a file. A flag or a variable beats it.
 //!
 //! The file is laid under the parsed arguments, so that from there on there is one way from words to
-//! settings. A key that isn't known is an error which shows its line: a limit that was misspelt
+//! settings. A key that isn't known is an error which names its line: a limit that was misspelt
 //! must not be silently without effect.
 
 use crate::{
-    cli::{Common, DoctorArgs, LogFormat, NodeArgs, duration},
+    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration},
     client::print::note,
     exit::Failure,
     node::InferenceMode,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_saphyr::{SnippetMode, UserMessageFormatter};
 use std::{
     io,
     net::SocketAddr,
@@ -96,7 +97,7 @@ struct StoragePart {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct LoggingPart {
-    level: Option<String>,
+    level: Option<LogLevel>,
     format: Option<LogFormat>,
 }
 
@@ -126,7 +127,7 @@ impl NodeFile {
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path)
                 .map(Some)
-                .map_err(|error| wrong(&error)),
+                .map_err(|error| wrong(&told(&error, &text))),
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
             // The service's own settings, which a user who tries a node by hand may not read.
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
@@ -211,6 +212,23 @@ impl NodeFile {
             self.inference.port.map(NonZeroU16::get),
         );
         under(&mut args.state.data_dir, self.storage.data_dir);
+    }
+}
+
+/// What is wrong, and at which key. The line's value is left out: a secret may stand where it has no
+/// place.
+fn told(error: &serde_saphyr::Error, text: &str) -> String {
+    let plain = serde_saphyr::render_options! {
+        formatter: &UserMessageFormatter,
+        snippets: SnippetMode::Off,
+    };
+    let message = error.render_with_options(plain);
+    let line = error
+        .location()
+        .and_then(|location| text.lines().nth((location.line() as usize).checked_sub(1)?));
+    match line.and_then(|line| line.split_once(':')) {
+        Some((key, _)) => format!("{message} ({}: …)", key.trim()),
+        None => message,
     }
 }
 

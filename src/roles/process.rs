@@ -2,23 +2,25 @@
 
 use super::systemd;
 use crate::{
-    cli::{Common, LogFormat},
+    cli::{Common, LogFormat, LogLevel},
     exit::Failure,
     http::server::Shutdown,
 };
 use std::io::{self, IsTerminal as _};
 use tokio::sync::watch;
+use tracing::Level;
 
 /// Logs go to stderr; stdout belongs to results.
-fn start_logging(common: &Common) -> Result<(), Failure> {
-    let level = common.log_level.as_deref().unwrap_or("info");
-    let filter = tracing_subscriber::EnvFilter::try_new(level).map_err(|error| {
-        Failure::usage(format!(
-            "--log-level: {error}; use error, warn, info, debug or trace"
-        ))
-    })?;
+fn start_logging(common: &Common) {
+    let level = match common.log_level.unwrap_or(LogLevel::Info) {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    };
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false);
     match common.log_format.unwrap_or(LogFormat::Text) {
@@ -30,7 +32,6 @@ fn start_logging(common: &Common) -> Result<(), Failure> {
                 .init();
         }
     }
-    Ok(())
 }
 
 /// Runs a role to its end on a runtime of its own; files that it makes are for nobody else.
@@ -38,7 +39,7 @@ pub(super) fn run(
     common: &Common,
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    start_logging(common)?;
+    start_logging(common);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     runtime.block_on(async {

@@ -157,6 +157,7 @@ pub(super) fn orchestrator_settings(
             .map(|text| image("--inference-image", &text))
             .transpose()?,
         inference_models: models(flags.inference_model)?,
+        has_node: false,
         require_inference: false,
     })
 }

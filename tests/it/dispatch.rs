@@ -1,7 +1,9 @@
 //! Which node gets a job, and when. The nodes are stand-ins that tell how they were asked.
 
 use crate::support::{
-    Call, Orchestrator, StandIn,
+    Call, Node, Orchestrator, StandIn,
+    cluster::wait_ready,
+    eventually, lasting_port,
     stage::{Stage, well},
     stand_in::capability,
 };
@@ -185,4 +187,32 @@ fn a_draining_node_gets_nothing_and_labels_hold_up_nobody_else() {
             .json(200)["canceled"],
         false
     );
+}
+
+#[test]
+fn a_node_that_can_not_be_reached_is_named_with_the_reason() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let nowhere = format!("http://127.0.0.1:{}", lasting_port());
+    let flags = ["--advertise-url", &nowhere, "--label", "attic"];
+    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    let task = json!({"script": "true", "node_labels": ["attic"]});
+    let id = user.post("/v1/tasks", &task).json(201)["id"].clone();
+    let id = id.as_str().unwrap();
+    let reason = eventually("the task says what is wrong", || {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        let reason = task["waiting_for"].as_str()?.to_owned();
+        reason.contains(&nowhere).then_some(reason)
+    });
+    assert!(
+        reason.contains("node box") && reason.contains("--advertise-url"),
+        "{reason}"
+    );
+    let node = user.get("/v1/nodes/box").json(200);
+    assert_eq!(node["status"], "not_ready", "{node}");
+    user.act(&format!("/v1/tasks/{id}/cancel")).expect(200);
+    // Nobody asks it any more, so it has its chance again.
+    wait_ready(&orchestrator);
 }

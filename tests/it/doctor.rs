@@ -1,7 +1,7 @@
 //! `cynode doctor` says what is, mends only what it is told to, and leaves nothing behind.
 
 use crate::support::{
-    Orchestrator, cynode,
+    IMAGE, Orchestrator, cynode,
     image::podman,
     lasting_port,
     listener::{Calls, Listener},
@@ -310,6 +310,59 @@ fn an_orchestrator_that_is_away_is_a_failure() {
     assert!(detail.contains(&url), "{detail}");
     assert!(mend.contains("--control-listen"), "{mend}");
     report.check("clock", "warn");
+    // The address for users answers, too, and no node can register there.
+    let orchestrator = Orchestrator::start(corner.home.path(), &[]);
+    let report = corner.report(&["--orchestrator", &orchestrator.gateway_url]);
+    let (_, mend) = report.check("orchestrator", "fail");
+    assert!(mend.contains("12082"), "{mend}");
+    let report = corner.report(&["--orchestrator", orchestrator.control.address()]);
+    let (_, mend) = report.check("orchestrator", "fail");
+    assert!(mend.contains("http://"), "{mend}");
+}
+
+#[test]
+fn a_file_that_a_node_would_refuse_is_refused() {
+    let corner = Corner::new();
+    let path = corner.home.path().join("node.yaml");
+    let named = path.to_str().unwrap();
+    for (text, status, word) in [
+        ("node: {slug: box}\n", "ok", "node.yaml"),
+        ("node: {slug: BOX BAD}\n", "fail", "slug"),
+        ("node: {labels: [\"bad label\"]}\n", "fail", "bad label"),
+        ("orchestrator: {psk_file: nothere}\n", "fail", "nothere"),
+        ("sandbox: {max_timeout: 99h}\n", "fail", "max-timeout"),
+        ("logging: {level: loud}\n", "fail", "loud"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let mut command = corner.command(&["--config", named, "--output", "json"]);
+        let done = run(command.env_remove("CYNODE_CONFIG"));
+        let value: Value = serde_json::from_str(&done.stdout).unwrap();
+        let check = &value["checks"][0];
+        assert_eq!(check["status"], status, "{text}: {check}");
+        assert!(
+            check["detail"].as_str().unwrap().contains(word),
+            "{text}: {check}"
+        );
+    }
+}
+
+#[test]
+fn a_model_server_of_another_node_is_named() {
+    let corner = Corner::new();
+    let name = format!("cynode-ollama-{}", corner.inference_port);
+    let labels = [
+        "--label=io.cynode.node=another",
+        "--label=io.cynode.slug=attic",
+    ];
+    crate::support::image::ready();
+    podman(&[&["create", "--name", &name][..], &labels, &[IMAGE, "true"]].concat()).unwrap();
+    let report = corner.report(&[]);
+    podman(&["rm", &name]).unwrap();
+    let (detail, mend) = report.check("inference-port", "fail");
+    assert!(detail.contains("the node attic"), "{detail}");
+    assert!(mend.contains("--inference-port"), "{mend}");
+    let report = corner.report(&["--inference", "off"]);
+    report.check("inference-port", "ok");
 }
 
 #[test]

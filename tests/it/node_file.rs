@@ -37,7 +37,7 @@ fn what_is_not_known_is_named_with_its_line() {
             ["90s, 5m or 2h", "2"],
         ),
         ("inference:\n\n  mode: sometimes\n", ["sometimes", "3"]),
-        ("inference: {port: 70000}\n", ["70000", "1"]),
+        ("inference: {port: 70000}\n", ["inference", "1"]),
         ("node: {slug: a}\nnode: {slug: b}\n", ["node", "2"]),
         ("node: [\n", ["node.yaml", "1"]),
     ] {
@@ -49,6 +49,15 @@ fn what_is_not_known_is_named_with_its_line() {
         assert!(done.stderr.contains("node.yaml"), "{done:?}");
         assert!(!home.path().join("node").exists(), "it changes nothing");
     }
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let home = tempfile::tempdir().unwrap();
+    let text = "orchestrator:\n  url: http://127.0.0.1:1\n  psk: a secret of the operator\n";
+    let done = refused(home.path(), text, &[]);
+    assert!(done.stderr.contains("psk_file"), "{done:?}");
+    assert!(!done.stderr.contains("a secret"), "{done:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ mod plan;
 mod server;
 mod watch;
 
-pub use plan::{MODEL_SERVER_PORT, Settings};
+pub use plan::{MODEL_SERVER_PORT, Settings, container_name};
 pub(super) use plan::{Plan, plan};
 pub(super) use watch::watch;
 
@@ -377,7 +377,7 @@ impl Keeper {
 }
 
 /// Whose a container is, in words.
-fn owner(found: &Service) -> String {
+pub fn owner(found: &Service) -> String {
     match (found.label(labels::SLUG), found.label(labels::NODE)) {
         (_, "") => "nobody that cynode knows".to_owned(),
         (slug, uuid) => format!("the node {slug} ({uuid})"),

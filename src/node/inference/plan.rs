@@ -118,8 +118,13 @@ impl Plan {
 
     /// The container's name, and the volume's in which it keeps its models.
     pub(super) fn name(&self) -> String {
-        format!("cynode-ollama-{}", self.port)
+        container_name(self.port)
     }
+}
+
+/// The model server's container at this port, on any host.
+pub fn container_name(port: u16) -> String {
+    format!("cynode-ollama-{port}")
 }
 
 #[cfg(test)]

@@ -35,8 +35,10 @@ pub(super) async fn settle(
     verdict: Verdict,
     canceled: bool,
 ) -> bool {
-    if let Verdict::NotBegun(_) = verdict {
-        orchestrator.avoided.refused(job.node_id);
+    match &verdict {
+        Verdict::NotBegun(why) => orchestrator.avoided.refused(job.node_id, Some(why)),
+        Verdict::Busy(_) => orchestrator.avoided.refused(job.node_id, None),
+        _ => {}
     }
     let mut step = next_step(job, verdict, live);
     if canceled && step.end.status == JobStatus::Lost {
@@ -118,7 +120,7 @@ fn next_step(job: &RunningJob, verdict: Verdict, live: &LiveTask) -> Step {
                 node_may_forget: true,
             }
         }
-        Verdict::NotBegun(reason) => {
+        Verdict::NotBegun(reason) | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
             Step {

@@ -20,6 +20,8 @@ pub(super) enum Verdict {
     Ended(Box<JobResult>),
     /// The node never began.
     NotBegun(String),
+    /// The node never began, since it has no room at present.
+    Busy(String),
     /// The node will never take it as it is.
     Rejected(String),
     /// Nobody can tell what happened.
@@ -67,8 +69,9 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, 401 | 403 | 404 | 405 | 429) => Some(Verdict::NotBegun(reason.clone())),
-        (Entry::Run, 503) if known => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
+        (Entry::Run, 503) if known => Some(Verdict::Busy(reason.clone())),
         (Entry::Attach, 404) if known => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
         )),
