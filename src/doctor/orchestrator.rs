@@ -155,13 +155,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cynode_counts_as_reached() {
+    fn only_a_control_plane_counts_as_reached() {
         let status = |answer: &Look| reached("http://x", answer, Duration::ZERO).status;
-        assert_eq!(status(&look(StatusCode::OK, None, "ok")), Status::Ok);
-        assert_eq!(status(&look(StatusCode::OK, None, "<html>")), Status::Fail);
-        assert_eq!(
-            status(&look(StatusCode::NOT_FOUND, None, "ok")),
-            Status::Fail
-        );
+        let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
+        assert_eq!(status(&look(not_allowed, None, "use POST")), Status::Ok);
+        for (other, body) in [
+            (StatusCode::OK, "use POST"),
+            (not_allowed, "<html>"),
+            (StatusCode::UNAUTHORIZED, "log in"),
+        ] {
+            assert_eq!(status(&look(other, None, body)), Status::Fail);
+        }
     }
 }

@@ -238,12 +238,20 @@ pub(super) mod tests {
             reason: String::new(),
             connected,
         };
-        for status in [401, 403, 404, 429, 503] {
+        for (status, busy) in [
+            (401, false),
+            (403, false),
+            (404, false),
+            (429, true),
+            (503, true),
+        ] {
+            let verdict = refused(&refusal(status, true), Entry::Run).verdict;
             assert!(
-                matches!(
-                    refused(&refusal(status, true), Entry::Run).verdict,
-                    Some(Verdict::NotBegun(_))
-                ),
+                match verdict {
+                    Some(Verdict::NotBegun(_)) => !busy,
+                    Some(Verdict::Busy(_)) => busy,
+                    _ => false,
+                },
                 "{status}"
             );
         }
