@@ -218,6 +218,21 @@ pub enum Outcome {
     Canceled,
 }
 
+impl Outcome {
+    /// Every outcome there is.
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Timeout, Self::Canceled];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
 /// Which streams were longer than what is kept.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Truncated {

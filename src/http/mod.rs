@@ -3,9 +3,10 @@
 //! A role builds a [`router::Router`] of its own state and hands it to [`server::serve`].
 //! A handler takes a [`request::Request`] and answers a response or a
 //! [`Problem`](crate::api::problem::Problem); everything that is the same for all of them
-//! (request ids, limits, 404, 405, panics, problem bodies) happens here, once.
+//! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
 pub mod client;
+pub mod metrics;
 pub mod request;
 pub mod resolve;
 pub mod response;

@@ -16,7 +16,11 @@ pub type Response = http::Response<Body>;
 /// What a handler gives back.
 pub type Reply = Result<Response, Problem>;
 
-fn with(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+pub(super) fn with(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response {
     let mut response = http::Response::new(Full::new(body.into()).boxed_unsync());
     *response.status_mut() = status;
     response

@@ -1,10 +1,11 @@
 //! From method and path to a handler.
 //!
 //! The router is a [`tower::Service`]. It gives each request an id, answers 404 and 405 by
-//! itself, turns a [`Problem`] into its response and a panic into a 500, and logs each
-//! request once, without its query (cursors and names are nobody's business).
+//! itself, turns a [`Problem`] into its response and a panic into a 500, and logs and measures
+//! each request once, without its query (cursors and names are nobody's business).
 
 use super::{
+    metrics::{Requests, UNMATCHED},
     request::{Connection, Request},
     response::{self, Reply, Response},
 };
@@ -27,37 +28,48 @@ static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 type Handler<S> = Arc<dyn Fn(Arc<S>, Request) -> BoxFuture<'static, Reply> + Send + Sync>;
 type Methods<S> = Vec<(Method, Handler<S>)>;
+type Params = HashMap<String, String>;
+
+/// A path with its `{name}` parameters, and what is there.
+struct Route<S> {
+    template: &'static str,
+    methods: Methods<S>,
+}
 
 /// Collects routes; see [`Router::new`].
 pub struct Builder<S> {
     state: Arc<S>,
+    requests: Requests,
     paths: BTreeMap<&'static str, Methods<S>>,
 }
 
 /// Routes over a shared state `S`.
 pub struct Router<S> {
     state: Arc<S>,
-    paths: Arc<matchit::Router<Methods<S>>>,
+    requests: Requests,
+    paths: Arc<matchit::Router<Route<S>>>,
 }
 
 impl<S> Clone for Router<S> {
     fn clone(&self) -> Self {
         Self {
             state: Arc::clone(&self.state),
+            requests: self.requests.clone(),
             paths: Arc::clone(&self.paths),
         }
     }
 }
 
 impl<S: Send + Sync + 'static> Router<S> {
-    /// Starts an empty router.
+    /// Starts an empty router that tells `requests` what it answers.
     #[allow(
         clippy::new_ret_no_self,
         reason = "a router without routes is of no use"
     )]
-    pub fn new(state: Arc<S>) -> Builder<S> {
+    pub fn new(state: Arc<S>, requests: Requests) -> Builder<S> {
         Builder {
             state,
+            requests,
             paths: BTreeMap::new(),
         }
     }
@@ -81,49 +93,46 @@ impl<S: Send + Sync + 'static> Builder<S> {
     /// When two paths exclude each other, which every start of the role would show.
     pub fn build(self) -> Router<S> {
         let mut paths = matchit::Router::new();
-        for (path, methods) in self.paths {
-            if let Err(error) = paths.insert(path, methods) {
-                panic!("route {path}: {error}");
+        for (template, methods) in self.paths {
+            if let Err(error) = paths.insert(template, Route { template, methods }) {
+                panic!("route {template}: {error}");
             }
         }
         Router {
             state: self.state,
+            requests: self.requests,
             paths: Arc::new(paths),
         }
     }
 }
 
 impl<S: Send + Sync + 'static> Router<S> {
+    /// The template of the route, and its handler for this method.
     fn find(
         &self,
         method: &Method,
         path: &str,
-    ) -> Result<(Handler<S>, HashMap<String, String>), Problem> {
-        let found = self.paths.at(path).map_err(|_| {
-            Problem::new(
-                Kind::NotFound,
-                "there is nothing at this path; the docs list the calls that exist",
-            )
-        })?;
+    ) -> (&'static str, Result<(Handler<S>, Params), Problem>) {
+        let Ok(found) = self.paths.at(path) else {
+            let detail = "there is nothing at this path; the docs list the calls that exist";
+            return (UNMATCHED, Err(Problem::new(Kind::NotFound, detail)));
+        };
+        let Route { template, methods } = found.value;
         // HEAD is GET without the body, and hyper leaves the body out.
         let wanted = if method == Method::HEAD {
             &Method::GET
         } else {
             method
         };
-        if let Some((_, handler)) = found.value.iter().find(|(method, _)| method == wanted) {
+        if let Some((_, handler)) = methods.iter().find(|(method, _)| method == wanted) {
             let params = found
                 .params
                 .iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
-            return Ok((Arc::clone(handler), params));
+            return (template, Ok((Arc::clone(handler), params)));
         }
-        let mut allow: Vec<&str> = found
-            .value
-            .iter()
-            .map(|(method, _)| method.as_str())
-            .collect();
+        let mut allow: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if allow.contains(&"GET") {
             allow.push("HEAD");
         }
@@ -133,7 +142,7 @@ impl<S: Send + Sync + 'static> Router<S> {
             format!("{method} does nothing here; use {allow}"),
         );
         problem.allow = Some(allow);
-        Err(problem)
+        (template, Err(problem))
     }
 
     async fn answer(self, request: http::Request<Incoming>) -> Response {
@@ -141,10 +150,8 @@ impl<S: Send + Sync + 'static> Router<S> {
         let id = Uuid::now_v7().to_string();
         let (parts, body) = request.into_parts();
         let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        let reply = match (
-            self.find(&method, &path),
-            parts.extensions.get::<Connection>().copied(),
-        ) {
+        let (route, found) = self.find(&method, &path);
+        let reply = match (found, parts.extensions.get::<Connection>().copied()) {
             (Ok((handler, params)), Some(connection)) => {
                 let request = Request::new(parts, body, params, connection);
                 AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
@@ -156,8 +163,10 @@ impl<S: Send + Sync + 'static> Router<S> {
             (Ok(_), None) => Err(Problem::internal()),
         };
         let mut answer = reply.unwrap_or_else(|problem| response::problem(&problem, &id));
-        let status = answer.status().as_u16();
-        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (status, took) = (answer.status(), began.elapsed());
+        self.requests.observe(&method, route, status, took);
+        let status = status.as_u16();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         if status >= 500 && status != 503 {
             tracing::error!(request = %id, %method, path, status, micros, "request failed");
         } else {

@@ -34,7 +34,8 @@ const CONFIG: &str = "/v1/nodes/config";
 
 /// All calls of the control plane.
 pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
-    let builder = Router::new(orchestrator)
+    let requests = orchestrator.metrics.requests("control");
+    let builder = Router::new(orchestrator, requests)
         .route(Method::POST, REGISTER, register)
         .route(Method::POST, REPORT, report)
         .route(Method::GET, CONFIG, config)

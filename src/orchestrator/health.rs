@@ -1,6 +1,6 @@
-//! `/healthz` and `/readyz`, the same on both listeners.
+//! `/healthz`, `/readyz` and `/metrics`, the same on both listeners.
 
-use super::{Orchestrator, readiness};
+use super::{Orchestrator, metrics, readiness};
 use crate::{
     api::problem::{Kind, Problem},
     http::{
@@ -19,6 +19,7 @@ pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
             Ok(response::text(StatusCode::OK, "ok"))
         })
         .route(Method::GET, "/readyz", ready)
+        .route(Method::GET, "/metrics", metrics::get)
 }
 
 async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {

@@ -13,6 +13,7 @@ mod followers;
 mod gateway;
 mod health;
 mod live;
+mod metrics;
 mod node_client;
 mod readiness;
 mod recovery;
@@ -95,6 +96,7 @@ pub struct Orchestrator {
     followers: followers::Followers,
     avoided: avoided::Avoided,
     following: Tasks,
+    metrics: metrics::Metrics,
     /// Wakes the scheduler.
     wake: Notify,
     shutdown: Shutdown,
@@ -155,6 +157,7 @@ impl Orchestrator {
             followers: followers::Followers::default(),
             avoided: avoided::Avoided::default(),
             following: Tasks::default(),
+            metrics: metrics::Metrics::default(),
             wake: Notify::new(),
             shutdown: shutdown.clone(),
         });

@@ -116,6 +116,8 @@ async fn start_all(
         let follower = orchestrator.followers.enter(job);
         let claimed = orchestrator.store.job_claim(job, node, now).await?;
         if let Some(job) = claimed {
+            let waited = Time::now().since(job.eligible_at);
+            orchestrator.metrics.dispatched(waited);
             dispatch::start(orchestrator, job, follower, dispatch::Entry::Run);
         }
         Ok(())

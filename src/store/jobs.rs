@@ -41,6 +41,8 @@ pub struct RunningJob {
     pub node_id: NodeId,
     /// Whether it is to be canceled.
     pub cancel_requested: bool,
+    /// Since when it could have been given to a node.
+    pub eligible_at: Time,
     /// What is run.
     pub spec: TaskSpec,
 }
@@ -64,6 +66,18 @@ pub struct FinishedJob {
     pub summary: String,
 }
 
+/// How many jobs have not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobCounts {
+    /// Those that wait for a node, in a backoff or not.
+    pub queued: u32,
+    /// Those that nodes have.
+    pub running: u32,
+}
+
+const COUNTS: &str = "SELECT (SELECT count(*) FROM jobs WHERE status = 'queued') AS queued,
+                             (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
+
 const RUNNING: &str =
     "SELECT j.*, t.spec FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
@@ -76,6 +90,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         max_attempts: row.get("max_attempts")?,
         node_id: row.get("node_id")?,
         cancel_requested: row.get("cancel_requested")?,
+        eligible_at: row.get("not_before")?,
         spec: document(&spec)?,
     })
 }
@@ -170,6 +185,20 @@ impl Store {
                 jobs.push(running(row)?);
             }
             Ok(jobs)
+        })
+        .await
+    }
+
+    /// How many jobs wait and how many nodes have, at one moment. Reads two small indexes and no row.
+    pub async fn job_counts(&self) -> Result<JobCounts, StoreError> {
+        self.read(|c| {
+            let mut statement = c.prepare_cached(COUNTS)?;
+            Ok(statement.query_row([], |row| {
+                Ok(JobCounts {
+                    queued: row.get("queued")?,
+                    running: row.get("running")?,
+                })
+            })?)
         })
         .await
     }
@@ -285,4 +314,31 @@ pub enum CancelOutcome {
         /// Whether it had been canceled.
         canceled: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_are_counted_without_reading_them() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let plan = store.read(|c| {
+            let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {COUNTS}"))?;
+            let steps = statement.query_map([], |row| row.get::<_, String>("detail"))?;
+            Ok(steps.collect::<Result<Vec<_>, _>>()?.join("\n"))
+        });
+        let plan = plan.await.unwrap();
+        for index in ["jobs_queued", "jobs_running"] {
+            let step = format!("SCAN jobs USING COVERING INDEX {index}");
+            let search = format!("SEARCH jobs USING COVERING INDEX {index}");
+            assert!(plan.contains(&step) || plan.contains(&search), "{plan}");
+        }
+        let none = JobCounts {
+            queued: 0,
+            running: 0,
+        };
+        assert_eq!(store.job_counts().await.unwrap(), none);
+    }
 }

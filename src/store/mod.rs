@@ -17,7 +17,7 @@ mod tasks;
 mod users;
 mod writer;
 
-pub use jobs::{CancelOutcome, FinishedJob, QueuedJob, RunningJob};
+pub use jobs::{CancelOutcome, FinishedJob, JobCounts, QueuedJob, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
 pub use sessions::RefreshOutcome;
 pub use tasks::{Creation, TaskFilter, TaskPage};

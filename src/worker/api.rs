@@ -32,7 +32,8 @@ pub(super) struct Api {
 }
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
-    Router::new(api)
+    let requests = api.shop.metrics.requests();
+    Router::new(api, requests)
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
         .route(Method::GET, "/v1/worker/jobs/{id}", get)
@@ -42,6 +43,9 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             Ok(response::text(StatusCode::OK, "ok"))
         })
         .route(Method::GET, "/readyz", ready)
+        .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
+            api.shop.metrics.render(api.ledger.running())
+        })
         .build()
 }
 

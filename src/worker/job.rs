@@ -6,6 +6,7 @@
 use super::{
     access::Terms,
     ledger::Job,
+    metrics::Metrics,
     sandbox::{End, Remains, Sandbox},
 };
 use crate::{
@@ -41,6 +42,7 @@ pub(super) struct Workshop {
     pub(super) terms: watch::Receiver<Terms>,
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
+    pub(super) metrics: Metrics,
 }
 
 /// Why a job ended, when its command did not end by itself.
@@ -89,6 +91,7 @@ pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>) {
     // A fault of ours must not leave a job that never ends.
     if walked.is_err() && job.log.result().is_none() {
         finish(
+            &shop,
             &job,
             Err(engine_error(
                 "the worker made a mistake; its log says which",
@@ -111,7 +114,7 @@ async fn walk(shop: &Workshop, job: &Job) {
                 discard(shop, remains.workspace).await;
             }
         }
-        Err(halt) => finish(job, Err(halt), None),
+        Err(halt) => finish(shop, job, Err(halt), None),
     }
 }
 
@@ -155,6 +158,7 @@ async fn in_sandbox(shop: &Workshop, job: &Job, image_id: String) -> Option<Rema
     let workspace = place.join("workspace");
     if let Err(error) = make_private_dir(&place).and_then(|()| make_private_dir(&workspace)) {
         finish(
+            shop,
             job,
             Err(engine_error(format!(
                 "no workspace could be made in {}: {error}",
@@ -180,11 +184,11 @@ async fn in_sandbox(shop: &Workshop, job: &Job, image_id: String) -> Option<Rema
     };
     match sandbox.run(&job.log, job.cancel.subscribe()).await {
         Ok((end, remains)) => {
-            finish(job, Ok(end), Some(effective));
+            finish(shop, job, Ok(end), Some(effective));
             Some(remains)
         }
         Err(error) => {
-            finish(job, Err(engine_error(error)), None);
+            finish(shop, job, Err(engine_error(error)), None);
             discard(shop, workspace).await;
             None
         }
@@ -212,7 +216,7 @@ fn request(job: &Job) -> Request {
     }
 }
 
-fn finish(job: &Job, end: Result<End, Halt>, effective: Option<Effective>) {
+fn finish(shop: &Workshop, job: &Job, end: Result<End, Halt>, effective: Option<Effective>) {
     let (status, exit_code, error) = match end {
         Ok(End::Exited(0)) => (Outcome::Completed, Some(0), None),
         Ok(End::Exited(code)) => (Outcome::Failed, Some(code), None),
@@ -230,6 +234,7 @@ fn finish(job: &Job, end: Result<End, Halt>, effective: Option<Effective>) {
         Err(Halt::Error(error)) => (Outcome::Failed, None, Some(error)),
     };
     let ended_at = Time::now();
+    shop.metrics.job_ended(status);
     tracing::info!(job = %job.job_id, attempt = job.attempt, ?status, exit_code, error = ?error, "job ended");
     job.log.finish(|log, started_at| JobResult {
         version: PAYLOAD_VERSION,

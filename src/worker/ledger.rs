@@ -39,18 +39,13 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn state(&self) -> JobState {
-        let status = self
-            .log
-            .result()
-            .and_then(|result| serde_json::to_value(result.status).ok());
+        let ended = self.log.result().map(|result| result.status.as_str());
         JobState {
             version: crate::api::PAYLOAD_VERSION,
             task_id: self.task_id,
             job_id: self.job_id,
             attempt: self.attempt,
-            status: status
-                .and_then(|name| name.as_str().map(str::to_owned))
-                .unwrap_or_else(|| "running".to_owned()),
+            status: ended.unwrap_or("running").to_owned(),
         }
     }
 
@@ -170,6 +165,13 @@ impl Ledger {
         let mut jobs: Vec<_> = inner.jobs.values().cloned().collect();
         jobs.sort_by_key(|job| job.job_id);
         jobs
+    }
+
+    /// How many jobs have not ended.
+    pub(super) fn running(&self) -> usize {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = inner.jobs.values().filter(|job| !job.has_ended());
+        running.count()
     }
 
     /// Forgets a job that has ended; it leaves a tombstone.

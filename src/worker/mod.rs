@@ -9,6 +9,7 @@ mod api;
 mod init_copy;
 mod job;
 mod ledger;
+mod metrics;
 mod output;
 mod pipes;
 mod remove;
@@ -194,6 +195,7 @@ impl Bench {
             jobs_dir,
             terms: in_force,
             slots: Semaphore::new(settings.max_concurrency),
+            metrics: metrics::Metrics::default(),
         };
         let api = Arc::new(api::Api {
             ledger: ledger::Ledger::new(settings.max_concurrency),

@@ -247,6 +247,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", "/v1/nodes/box/resume".to_owned(), false),
         open("/healthz"),
         open("/readyz"),
+        open("/metrics"),
     ];
     let control = vec![
         ("POST", "/v1/nodes/register".to_owned(), true),
@@ -255,6 +256,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", "/v1/nodes/config".to_owned(), false),
         open("/healthz"),
         open("/readyz"),
+        open("/metrics"),
     ];
     let worker = vec![
         ("POST", "/v1/worker/jobs:run".to_owned(), false),
@@ -264,6 +266,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", format!("/v1/worker/jobs/{id}:cancel"), false),
         open("/healthz"),
         open("/readyz"),
+        open("/metrics"),
     ];
     [gateway, control, worker]
 }

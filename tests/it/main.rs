@@ -23,6 +23,7 @@ mod inference;
 mod inference_refused;
 mod job_ends;
 mod logs;
+mod metrics;
 mod model_server;
 mod node_claims;
 mod node_faults;

@@ -19,6 +19,9 @@ pub enum NodeStatus {
 }
 
 impl NodeStatus {
+    /// Every status there is.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::NotReady, Self::Draining, Self::Offline];
+
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -56,6 +56,7 @@ pub(super) async fn settle(
         }
     };
     if let Some(status) = status {
+        orchestrator.metrics.task_moved(status);
         live.moves_to(Moment {
             status,
             attempt: job.attempt,

@@ -139,6 +139,7 @@ pub(super) mod tests {
             max_attempts: 3,
             node_id: NodeId::new(),
             cancel_requested: false,
+            eligible_at: Time::from_millis(0),
             spec: serde_json::from_value(spec).unwrap(),
         }
     }

@@ -16,7 +16,8 @@ use std::sync::Arc;
 
 /// All calls of the gateway. Those under `/v1` but login and refresh need an access token.
 pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
-    let builder = Router::new(orchestrator)
+    let requests = orchestrator.metrics.requests("gateway");
+    let builder = Router::new(orchestrator, requests)
         .route(Method::POST, "/v1/auth/login", auth::login)
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)

@@ -40,6 +40,9 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
             .store
             .task_create(caller.user.id, spec, key, Time::now())
             .await;
+        if let Ok(Creation::Created(_)) = &stored {
+            shared.metrics.task_created();
+        }
         shared.wake.notify_one();
         stored
     });
@@ -152,6 +155,7 @@ pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) ->
         let outcome = orchestrator.store.task_cancel(task.id, Time::now()).await?;
         Ok(match outcome {
             CancelOutcome::Dequeued { attempt } => {
+                orchestrator.metrics.task_moved(TaskStatus::Canceled);
                 let live = orchestrator.live.task(task.id);
                 live.moves_to(Moment {
                     status: TaskStatus::Canceled,

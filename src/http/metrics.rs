@@ -1,0 +1,149 @@
+//! What a role measures of itself, in the Prometheus text format 0.0.4.
+//!
+//! A [`Base`] is one role's registry: it has the version and the histogram of all requests, and
+//! takes what the role adds. Nothing here is global, since `dev` runs several roles in one process.
+//! Guarantee: no stranger can add a label value. A route is told by its template, and a method or
+//! path that we don't know by one word for all of them.
+
+use super::response::{self, Reply};
+use crate::api::problem::Problem;
+use http::{Method, StatusCode};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TEXT_FORMAT, TextEncoder,
+    core::Collector,
+};
+use std::time::Duration;
+
+/// The route of what is no route of ours.
+pub(super) const UNMATCHED: &str = "unmatched";
+
+/// Bounds of the histogram of requests, in seconds: from a read of the store to a job that is
+/// waited for.
+const BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+/// The metrics that every role has, and the place for its own.
+pub struct Base {
+    registry: Registry,
+    requests: HistogramVec,
+}
+
+impl Default for Base {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let version = Opts::new(
+            "cynode_build_info",
+            "Always 1; the label says which version of cynode runs.",
+        )
+        .const_label("version", env!("CARGO_PKG_VERSION"));
+        add(&registry, IntGauge::with_opts(version)).set(1);
+        let seconds = HistogramOpts::new(
+            "cynode_http_request_duration_seconds",
+            "Seconds from the head of a request to the head of its answer.",
+        )
+        .buckets(BUCKETS.to_vec());
+        let labels = ["listener", "method", "route", "status"];
+        let requests = add(&registry, HistogramVec::new(seconds, &labels));
+        Self { registry, requests }
+    }
+}
+
+impl Base {
+    /// Adds a metric of the role's own.
+    ///
+    /// # Panics
+    /// As [`add`] does.
+    pub fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        add(&self.registry, made)
+    }
+
+    /// Adds a counter with a label `status`, at zero for each of these.
+    ///
+    /// # Panics
+    /// As [`add`] does.
+    pub fn count_by_status(
+        &self,
+        name: &str,
+        help: &str,
+        statuses: impl IntoIterator<Item = &'static str>,
+    ) -> IntCounterVec {
+        let counter = IntCounterVec::new(Opts::new(name, help), &["status"]);
+        let counter = self.add(counter);
+        for status in statuses {
+            counter.with_label_values(&[status]);
+        }
+        counter
+    }
+
+    /// Where a listener of this name tells of its requests.
+    pub fn requests(&self, listener: &'static str) -> Requests {
+        Requests {
+            seconds: self.requests.clone(),
+            listener,
+        }
+    }
+
+    /// All of it as an answer, with what was found out for this answer alone.
+    pub fn render(&self, momentary: &Registry) -> Reply {
+        let mut families = self.registry.gather();
+        families.extend(momentary.gather());
+        let text = TextEncoder::new()
+            .encode_to_string(&families)
+            .map_err(|error| {
+                tracing::error!(%error, "the metrics could not be written");
+                Problem::internal()
+            })?;
+        Ok(response::with(StatusCode::OK, TEXT_FORMAT, text))
+    }
+}
+
+/// Adds a metric to a registry.
+///
+/// # Panics
+/// When its name is none or is taken, which every start of the role, or every answer, would show.
+pub fn add<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let added = made.and_then(|metric| {
+        registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    });
+    added.unwrap_or_else(|error| panic!("a metric: {error}"))
+}
+
+/// The requests of one listener.
+#[derive(Clone)]
+pub struct Requests {
+    seconds: HistogramVec,
+    listener: &'static str,
+}
+
+impl Requests {
+    pub(super) fn observe(
+        &self,
+        method: &Method,
+        route: &'static str,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let labels = [self.listener, method_name(method), route, status.as_str()];
+        self.seconds
+            .with_label_values(&labels)
+            .observe(took.as_secs_f64());
+    }
+}
+
+/// The name of a method; anybody may make one up, so those that HTTP doesn't define share one.
+fn method_name(method: &Method) -> &str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::CONNECT
+        | Method::OPTIONS
+        | Method::TRACE
+        | Method::PATCH => method.as_str(),
+        _ => "other",
+    }
+}

@@ -1,0 +1,126 @@
+//! What an orchestrator measures of itself; both listeners answer the same.
+//!
+//! Counters and histograms begin at zero with the process, and are raised where a change was just
+//! committed. How many jobs and nodes there are is read from the store for each answer: it can't
+//! drift from what is true, and a store that fails is a failed answer and no zero.
+
+use super::Orchestrator;
+use crate::{
+    api::{
+        nodes::{NodeStatus, NodeView},
+        tasks::TaskStatus,
+    },
+    http::{
+        metrics::{Base, Requests, add},
+        request::Request,
+        response::Reply,
+    },
+    identity::store_problem,
+    store::JobCounts,
+};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::{sync::Arc, time::Duration};
+
+/// What a task that entered the queue for the first time is counted as.
+const CREATED: &str = "created";
+
+/// Bounds of the histogram of dispatch, in seconds: from a free slot to a night in the queue.
+const LATENCY_BUCKETS: [f64; 14] = [
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3600.0, 36000.0,
+];
+
+pub(super) struct Metrics {
+    base: Base,
+    tasks: IntCounterVec,
+    dispatch: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let base = Base::default();
+        let ends = TaskStatus::ALL.into_iter().filter(|end| end.is_final());
+        let tasks = base.count_by_status(
+            "cynode_tasks_total",
+            "Tasks that were created, and that ended as completed, failed or canceled, since this process started.",
+            ends.map(TaskStatus::as_str).chain([CREATED]),
+        );
+        let dispatch = HistogramOpts::new(
+            "cynode_dispatch_latency_seconds",
+            "Seconds from when a job could be given to a node to when it was, for each attempt.",
+        );
+        let dispatch = dispatch.buckets(LATENCY_BUCKETS.to_vec());
+        Self {
+            dispatch: base.add(Histogram::with_opts(dispatch)),
+            tasks,
+            base,
+        }
+    }
+}
+
+impl Metrics {
+    pub(super) fn requests(&self, listener: &'static str) -> Requests {
+        self.base.requests(listener)
+    }
+
+    /// A task was stored.
+    pub(super) fn task_created(&self) {
+        self.tasks.with_label_values(&[CREATED]).inc();
+    }
+
+    /// A task has moved on; its end counts, its way back into the queue doesn't.
+    pub(super) fn task_moved(&self, to: TaskStatus) {
+        if to.is_final() {
+            self.tasks.with_label_values(&[to.as_str()]).inc();
+        }
+    }
+
+    /// A job was claimed for a node, after it had waited for so long.
+    pub(super) fn dispatched(&self, waited: Duration) {
+        self.dispatch.observe(waited.as_secs_f64());
+    }
+}
+
+/// `GET /metrics`.
+pub(super) async fn get(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
+    let nodes = orchestrator.node_views().await?;
+    let counts = orchestrator.store.job_counts().await;
+    let counts = counts.map_err(store_problem)?;
+    orchestrator.metrics.base.render(&present(counts, &nodes))
+}
+
+/// How things stand now.
+fn present(counts: JobCounts, nodes: &[NodeView]) -> Registry {
+    let registry = Registry::new();
+    let jobs = |name, help, count: u32| add(&registry, IntGauge::new(name, help)).set(count.into());
+    jobs(
+        "cynode_jobs_running",
+        "Jobs that nodes have.",
+        counts.running,
+    );
+    jobs(
+        "cynode_jobs_queued",
+        "Jobs that wait for a node, those between two attempts too.",
+        counts.queued,
+    );
+    let gauge =
+        |name, help, label| add(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+    let up = gauge(
+        "cynode_node_up",
+        "1 while a registered node is heard, ready for jobs or not; 0 once it is offline, not heard for 30 seconds.",
+        "node",
+    );
+    let by_status = gauge(
+        "cynode_nodes",
+        "Registered nodes, by where they stand: ready, not_ready, draining or offline.",
+        "status",
+    );
+    for status in NodeStatus::ALL {
+        by_status.with_label_values(&[status.as_str()]);
+    }
+    for node in nodes {
+        let is_up = node.status != NodeStatus::Offline;
+        up.with_label_values(&[&node.node_slug]).set(is_up.into());
+        by_status.with_label_values(&[node.status.as_str()]).inc();
+    }
+    registry
+}
