@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 2.
+-- The database of the orchestrator: schema version 3.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -106,3 +106,37 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+
+-- Who did what, and who tried to: logins, sessions, registrations, administration. Never a secret, and
+-- no reference to what may be gone later: names are kept as they were.
+CREATE TABLE audit_log (
+    seq        INTEGER PRIMARY KEY,              -- order of arrival; the oldest go first
+    at         INTEGER NOT NULL,
+    action     TEXT NOT NULL,                    -- such as auth.login
+    outcome    TEXT NOT NULL CHECK (outcome IN ('success', 'failure', 'denied')),
+    actor_id   TEXT,                             -- a user's or a node's id
+    actor      TEXT,                             -- their handle or slug
+    target     TEXT,                             -- the handle or slug that it was done to
+    address    TEXT,                             -- where from
+    request_id TEXT,
+    reason     TEXT
+) STRICT;
+
+-- How many queued tasks each user has. Kept by triggers, so that it holds whoever moves a task, and
+-- costs the same however long the queue is.
+CREATE TABLE queue_depths (
+    user_id TEXT PRIMARY KEY REFERENCES users (id),
+    queued  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER queue_depths_enter AFTER INSERT ON tasks WHEN NEW.status = 'queued' BEGIN
+    INSERT INTO queue_depths VALUES (NEW.user_id, 1)
+    ON CONFLICT (user_id) DO UPDATE SET queued = queued + 1;
+END;
+CREATE TRIGGER queue_depths_move AFTER UPDATE OF status ON tasks
+WHEN (OLD.status = 'queued') <> (NEW.status = 'queued') BEGIN
+    INSERT INTO queue_depths VALUES (NEW.user_id, iif(NEW.status = 'queued', 1, -1))
+    ON CONFLICT (user_id) DO UPDATE SET queued = queued + excluded.queued;
+END;
+CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
+    UPDATE queue_depths SET queued = queued - 1 WHERE user_id = OLD.user_id;
+END;

@@ -19,6 +19,8 @@ fn main() -> ExitCode {
         Command::Run(args) => client::run::run(args),
         Command::Task(command) => client::task::task(command),
         Command::Nodes(command) => client::nodes::nodes(command),
+        Command::Users(command) => client::users::users(command),
+        Command::Audit(args) => client::users::audit(&args),
         Command::Status(args) => client::nodes::status(&args),
         Command::Login(args) => client::login::login(args),
         Command::Logout(args) => client::login::logout(&args),

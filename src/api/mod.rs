@@ -4,6 +4,7 @@
 //! rule can be tested by itself, and both ends of a conversation share one definition.
 //! Validation answers with a [`Problem`](problem::Problem) that names the field.
 
+pub mod audit;
 pub mod auth;
 pub mod events;
 pub mod image;
@@ -12,6 +13,7 @@ pub mod nodes;
 pub mod problem;
 pub mod tasks;
 pub mod time;
+pub mod users;
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};

@@ -66,6 +66,8 @@ kinds! {
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
     /// Too often, too many.
     TooManyRequests = 429 "too-many-requests" "Too many requests";
+    /// The queue of tasks is full.
+    QueueFull = 429 "queue-full" "The queue is full";
     /// A fault of ours; the log has the cause under the request id.
     Internal = 500 "internal" "Internal error";
     /// Not now; an operator can act on the reason.
@@ -163,6 +165,14 @@ impl Problem {
             Kind::Internal,
             "something went wrong on our side; try again, and give the operator the request id if it stays",
         )
+    }
+
+    /// When another try may go well, in seconds.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..self
+        }
     }
 
     /// Names the field that the detail is about.

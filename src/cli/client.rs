@@ -155,6 +155,81 @@ pub struct NodeSlug {
     pub slug: String,
 }
 
+#[derive(Subcommand, Debug)]
+pub enum UsersCommand {
+    /// List all users
+    List(Client),
+    /// Create a user
+    Create(UserCreate),
+    /// Keep a user out, at once
+    Disable(UserName),
+    /// Let a disabled user in again
+    Enable(UserName),
+    /// End all sessions of a user, at once
+    RevokeSessions(UserName),
+    /// Give a user another password, and end their sessions
+    ResetPassword(UserReset),
+}
+
+#[derive(Args, Debug)]
+pub struct UserName {
+    #[command(flatten)]
+    pub client: Client,
+    /// The user's name
+    pub handle: String,
+}
+
+#[derive(Args, Debug)]
+pub struct UserCreate {
+    #[command(flatten)]
+    pub user: UserName,
+    #[command(flatten)]
+    pub password: NewPassword,
+    /// A mail address, for people to write to
+    #[arg(long)]
+    pub email: Option<String>,
+    /// Let the user see and change everything
+    #[arg(long)]
+    pub admin: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct UserReset {
+    #[command(flatten)]
+    pub user: UserName,
+    #[command(flatten)]
+    pub password: NewPassword,
+}
+
+/// Where a new password comes from; asked for when nothing is said.
+#[derive(Args, Debug)]
+pub struct NewPassword {
+    /// Make up a password, and show it once
+    #[arg(long, conflicts_with = "new_password_file")]
+    pub generate: bool,
+    /// A file that holds the new password
+    #[arg(long, value_name = "FILE")]
+    pub new_password_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    pub client: Client,
+    /// Only this action, such as auth.login or user.create
+    #[arg(long)]
+    pub action: Option<String>,
+    /// Only what this user or node did, or what was done to it
+    #[arg(long, value_name = "NAME")]
+    pub who: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    pub limit: u32,
+    /// Read on after an earlier list
+    #[arg(long)]
+    pub cursor: Option<String>,
+}
+
 #[derive(Args, Debug)]
 pub struct LoginArgs {
     #[command(flatten)]

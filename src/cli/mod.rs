@@ -83,6 +83,11 @@ pub enum Command {
     /// List nodes, and drain, resume or forget one
     #[command(subcommand)]
     Nodes(NodesCommand),
+    /// Create, list, disable and enable users, end their sessions, reset passwords; for admins
+    #[command(subcommand)]
+    Users(UsersCommand),
+    /// Who did what: logins, registrations, administration; for admins
+    Audit(AuditArgs),
     /// Whether the orchestrator and its nodes can do work
     Status(Client),
 

@@ -3,7 +3,12 @@
 use super::duration;
 use crate::node::InferenceMode;
 use clap::{ArgAction, Args};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use ipnet::IpNet;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Where state is kept.
 #[derive(Args, Clone, Debug)]
@@ -58,6 +63,53 @@ pub struct OrchestratorFlags {
         requires = "inference_image"
     )]
     pub inference_model: Vec<String>,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What an orchestrator puts up with.
+#[derive(Args, Debug)]
+pub struct Limits {
+    /// Refuse new tasks while so many are queued
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub max_queued: u64,
+    /// Refuse a user's new tasks while so many of theirs are queued
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED_PER_USER",
+        default_value_t = 500_000,
+        value_name = "N"
+    )]
+    pub max_queued_per_user: u64,
+    /// Let each user make so many requests a second, five seconds' worth of them at once; 0: any number
+    #[arg(
+        long,
+        env = "CYNODE_USER_RATE",
+        default_value_t = 200,
+        value_name = "N"
+    )]
+    pub user_rate: u32,
+    /// Believe the X-Forwarded-For of this address or network, such as 10.0.0.0/8; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_TRUSTED_PROXY",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub trusted_proxy: Vec<IpNet>,
+}
+
+/// An address alone is a network of one.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let network = address.or_else(|_| text.parse());
+    network.map_err(|_| "write it like 192.168.1.5 or 10.0.0.0/8".to_owned())
 }
 
 #[derive(Args, Debug)]

@@ -11,3 +11,4 @@ pub mod nodes;
 pub mod print;
 pub mod run;
 pub mod task;
+pub mod users;

@@ -6,6 +6,7 @@
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
 pub mod client;
+pub mod gate;
 pub mod metrics;
 pub mod request;
 pub mod resolve;

@@ -2,6 +2,7 @@
 
 use super::MAX_BODY_BYTES;
 use crate::api::{
+    audit::Origin,
     check_raw_version,
     problem::{Kind, Problem},
 };
@@ -10,7 +11,12 @@ use http::{HeaderMap, header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
-use std::{collections::HashMap, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    time::Duration,
+};
 
 /// How long a client may take to send a body that has begun.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,6 +28,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The address of ours that was called.
     pub local: SocketAddr,
+    /// Where the request came from, as far as it can be believed.
+    pub client: IpAddr,
 }
 
 /// A request on its way into a handler.
@@ -32,6 +40,8 @@ pub struct Request {
     params: HashMap<String, String>,
     /// Where it came from.
     pub connection: Connection,
+    /// Its id, which the answer bears, too.
+    id: String,
 }
 
 impl Request {
@@ -40,6 +50,7 @@ impl Request {
         body: Incoming,
         params: HashMap<String, String>,
         connection: Connection,
+        id: String,
     ) -> Self {
         Self {
             parts,
@@ -47,6 +58,15 @@ impl Request {
             body_limit: MAX_BODY_BYTES,
             params,
             connection,
+            id,
+        }
+    }
+
+    /// What is written down of where it came from.
+    pub fn origin(&self) -> Origin {
+        Origin {
+            address: self.connection.client,
+            request_id: self.id.clone(),
         }
     }
 

@@ -153,7 +153,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         let (route, found) = self.find(&method, &path);
         let reply = match (found, parts.extensions.get::<Connection>().copied()) {
             (Ok((handler, params)), Some(connection)) => {
-                let request = Request::new(parts, body, params, connection);
+                let request = Request::new(parts, body, params, connection, id.clone());
                 AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
                     tracing::error!(request = %id, %method, path, "a handler panicked; the lines above say where");
                     Err(Problem::internal())

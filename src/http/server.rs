@@ -1,21 +1,34 @@
 //! Listening: from an address to connections, and an orderly end.
+//!
+//! A client that is slow is cut off: in sending a head, in sending a body
+//! ([`request`](super::request)), and in taking what we send.
 
-use super::{request::Connection, router::Router};
+use super::{
+    gate::{Gate, Place},
+    request::Connection,
+    router::Router,
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use std::{io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_io_timeout::TimeoutStream;
 use tower::{ServiceBuilder, util::MapRequestLayer};
 
 /// Headers must arrive within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is sent must be taken within this time. A stream's reader who is that slow comes back and goes
+/// on where they were.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest head of a request, in bytes.
+const HEAD_BYTES: usize = 64 * 1024;
 /// What a shutdown waits for answers under way.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -42,6 +55,7 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
 pub async fn serve<S: Send + Sync + 'static>(
     listener: TcpListener,
     router: Router<S>,
+    gate: Gate,
     shutdown: Shutdown,
 ) {
     let connections = GracefulShutdown::new();
@@ -59,26 +73,39 @@ pub async fn serve<S: Send + Sync + 'static>(
                 continue;
             }
         };
-        if let Some(connection) = ends(&stream) {
-            let service = ServiceBuilder::new()
-                .layer(MapRequestLayer::new(
-                    move |mut request: http::Request<_>| {
-                        request.extensions_mut().insert(connection);
-                        request
-                    },
-                ))
-                .service(router.clone());
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-            let served = connections.watch(served);
-            tokio::spawn(async move {
-                if let Err(error) = served.await {
-                    tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
-                }
-            });
-        }
+        let Some(connection) = ends(&stream) else {
+            continue;
+        };
+        let Some(place) = gate.admit(connection.peer.ip()) else {
+            tracing::debug!(peer = %connection.peer, "there are too many connections, or too many from there");
+            refuse(&stream);
+            continue;
+        };
+        let gate = gate.clone();
+        let service = ServiceBuilder::new()
+            .layer(MapRequestLayer::new(
+                move |mut request: http::Request<_>| {
+                    let client = gate.client(connection.client, request.headers());
+                    let connection = Connection {
+                        client,
+                        ..connection
+                    };
+                    request.extensions_mut().insert(connection);
+                    request
+                },
+            ))
+            .service(router.clone());
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(
+                TokioIo::new(Box::pin(stream)),
+                TowerToHyperService::new(service),
+            );
+        tokio::spawn(see_out(connections.watch(served), connection, place));
     }
     drop(listener);
     if tokio::time::timeout(DRAIN, connections.shutdown())
@@ -92,12 +119,31 @@ pub async fn serve<S: Send + Sync + 'static>(
     }
 }
 
+/// Serves a connection to its end.
+async fn see_out<E: std::fmt::Display>(
+    served: impl Future<Output = Result<(), E>>,
+    connection: Connection,
+    _place: Place,
+) {
+    if let Err(error) = served.await {
+        tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+    }
+}
+
+/// Says so to somebody for whom there is no place, if that can be done at once.
+fn refuse(stream: &TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let _ = stream.try_write(ANSWER);
+}
+
 /// Both ends of a connection; none when the peer is gone already.
 fn ends(stream: &TcpStream) -> Option<Connection> {
     // Answers are small and written whole; waiting to fill a segment only adds latency.
     stream.set_nodelay(true).ok()?;
+    let peer = stream.peer_addr().ok()?;
     Some(Connection {
-        peer: stream.peer_addr().ok()?,
+        peer,
         local: stream.local_addr().ok()?,
+        client: peer.ip(),
     })
 }

@@ -7,35 +7,36 @@
 
 mod keys;
 mod password;
+mod rates;
+mod sessions;
 mod throttle;
 mod tokens;
+mod users;
 
 pub use keys::{Keys, random_secret};
-pub use password::{MIN_PASSWORD_CHARS, hash as hash_password};
+pub use password::hash as hash_password;
+pub use users::Change;
 
 use crate::{
     api::{
         NodeId, SessionId,
-        auth::{Tokens, User},
+        audit::{AuditAction, AuditEvent, Origin},
+        auth::User,
         problem::{Kind, Problem},
         time::Time,
     },
     digest::sha256_hex,
     errors,
-    store::{RefreshOutcome, Store, StoreError},
+    store::{Store, StoreError},
 };
+use rates::Rates;
 use std::{net::IpAddr, time::Duration};
 use subtle::ConstantTimeEq as _;
 use throttle::{Key, Throttle};
+use tokio::sync::watch;
 
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
-/// How long a session lives without a refresh.
-const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
-
-/// Longer ones are wrong without a look; they would only fill memory.
-const MAX_HANDLE_BYTES: usize = 128;
-const MAX_PASSWORD_BYTES: usize = 1024;
 
 /// A user who showed a good access token.
 #[derive(Clone, Debug)]
@@ -46,13 +47,24 @@ pub struct Caller {
     pub session: SessionId,
 }
 
+impl Caller {
+    /// That this caller does something, to be written down with it.
+    pub fn did(&self, action: AuditAction, origin: &Origin) -> AuditEvent {
+        AuditEvent::new(action, Time::now(), Some(origin)).by(self.user.id, &self.user.handle)
+    }
+}
+
 /// The room's one door.
 pub struct Identity {
     store: Store,
     keys: Keys,
     logins: Throttle,
+    refreshes: Throttle,
     registrations: Throttle,
+    rates: Rates,
     hasher: password::Hasher,
+    /// Says that sessions were ended.
+    revoked: watch::Sender<()>,
 }
 
 /// A fault of the store is a 500, or 503 where an operator can act; its text goes to the log alone.
@@ -68,99 +80,19 @@ pub fn store_problem(error: StoreError) -> Problem {
 }
 
 impl Identity {
-    /// Over this store, with these keys.
-    pub fn new(store: Store, keys: Keys) -> Self {
+    /// Over this store, with these keys. Each user may make `rate` requests a second; any number
+    /// when it is 0.
+    pub fn new(store: Store, keys: Keys, rate: u32) -> Self {
         Self {
             store,
             keys,
             logins: Throttle::default(),
+            refreshes: Throttle::default(),
             registrations: Throttle::default(),
+            rates: Rates::new(rate),
             hasher: password::Hasher::default(),
+            revoked: watch::Sender::new(()),
         }
-    }
-
-    /// Opens a session for the right password.
-    pub async fn login(
-        &self,
-        handle: String,
-        password: String,
-        from: IpAddr,
-    ) -> Result<Tokens, Problem> {
-        if handle.len() > MAX_HANDLE_BYTES || password.len() > MAX_PASSWORD_BYTES {
-            return Err(Problem::unauthorized(
-                "the handle or the password is wrong; try again",
-            ));
-        }
-        let attempt = self
-            .logins
-            .admit(vec![Key::address(from), Key::handle(from, &handle)])?;
-        let found = self
-            .store
-            .user_by_handle(handle)
-            .await
-            .map_err(store_problem)?;
-        let user = self.hasher.check(found, password).await?;
-        // One answer for an unknown handle, a wrong password and a disabled user.
-        let Some(user) = user.filter(|user| user.is_active) else {
-            return Err(Problem::unauthorized(
-                "the handle or the password is wrong; try again",
-            ));
-        };
-        attempt.succeed();
-        self.open_session(user).await
-    }
-
-    /// Opens a session without a password, for a process that has the data directory in its hands.
-    pub async fn open_session(&self, user: User) -> Result<Tokens, Problem> {
-        let refresh = random_secret();
-        let now = Time::now();
-        let session = self
-            .store
-            .session_open(user.id, sha256_hex(&refresh), now, now.plus(SESSION_LIFE))
-            .await
-            .map_err(store_problem)?;
-        self.tokens(&user, session, &refresh)
-    }
-
-    /// Trades a refresh token for new tokens, once.
-    pub async fn refresh(&self, token: &str) -> Result<Tokens, Problem> {
-        let refresh = random_secret();
-        let now = Time::now();
-        let outcome = self
-            .store
-            .session_refresh(
-                sha256_hex(token),
-                sha256_hex(&refresh),
-                now,
-                now.plus(SESSION_LIFE),
-            )
-            .await
-            .map_err(store_problem)?;
-        match outcome {
-            RefreshOutcome::Rotated { user, session } => self.tokens(&user, session, &refresh),
-            RefreshOutcome::Reused => {
-                tracing::warn!("a refresh token was used twice; its session is revoked");
-                Err(Problem::unauthorized(
-                    "this refresh token was used before, so its session was ended; log in again",
-                ))
-            }
-            RefreshOutcome::Dead => Err(Problem::unauthorized(
-                "the refresh token is not valid any more; log in again",
-            )),
-        }
-    }
-
-    /// Ends the caller's session, and that of `refresh_token` where it is another one of theirs.
-    pub async fn logout(
-        &self,
-        caller: &Caller,
-        refresh_token: Option<String>,
-    ) -> Result<(), Problem> {
-        let other = refresh_token.as_deref().map(sha256_hex);
-        self.store
-            .session_revoke(caller.session, caller.user.id, other, Time::now())
-            .await
-            .map_err(store_problem)
     }
 
     /// Who shows this access token.
@@ -181,10 +113,47 @@ impl Identity {
             .session_user(session, user, Time::now())
             .await
             .map_err(store_problem)?;
-        Ok(Caller {
-            user: user.ok_or_else(dead)?,
-            session,
-        })
+        let user = user.ok_or_else(dead)?;
+        self.rates.admit(user.id)?;
+        Ok(Caller { user, session })
+    }
+
+    /// The same for what only admins may do. Whoever else tries is written down.
+    pub async fn admin(
+        &self,
+        bearer: Option<&str>,
+        action: AuditAction,
+        origin: &Origin,
+    ) -> Result<Caller, Problem> {
+        let caller = self.caller(bearer).await?;
+        if caller.user.is_admin {
+            return Ok(caller);
+        }
+        let problem = Problem::new(
+            Kind::Forbidden,
+            "only an admin may do this; ask one, or log in as one",
+        );
+        self.note(caller.did(action, origin).refused(&problem))
+            .await?;
+        Err(problem)
+    }
+
+    /// Whether a caller's session still lives; asked again after [`revocations`](Self::revocations)
+    /// has said something. Not when that can't be found out.
+    pub async fn lives(&self, caller: &Caller) -> bool {
+        let (session, user) = (caller.session, caller.user.id);
+        let found = self.store.session_user(session, user, Time::now()).await;
+        matches!(found, Ok(Some(_)))
+    }
+
+    /// Hears when sessions were ended.
+    pub fn revocations(&self) -> watch::Receiver<()> {
+        self.revoked.subscribe()
+    }
+
+    /// Writes down what changed nothing else.
+    pub async fn note(&self, event: AuditEvent) -> Result<(), Problem> {
+        self.store.audit_add(event).await.map_err(store_problem)
     }
 
     /// Whether this is the pre-shared key.
@@ -225,14 +194,5 @@ impl Identity {
     /// The token that we show at this node's Worker API.
     pub fn worker_token(&self, node: NodeId) -> String {
         tokens::worker_bearer(&self.keys, node)
-    }
-
-    fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, Problem> {
-        Ok(Tokens {
-            access_token: tokens::issue_access(&self.keys, user.id, session)?,
-            refresh_token: refresh.to_owned(),
-            token_type: "Bearer".to_owned(),
-            expires_in: ACCESS_LIFE.as_secs(),
-        })
     }
 }

@@ -1,21 +1,24 @@
 //! Passwords: argon2id with 19 MiB and 2 passes (OWASP's choice), stored as PHC strings.
+//!
+//! A string tells what it was made with. One that was made with less is made anew at the next login,
+//! when its password is at hand.
 
 use crate::{
-    api::{auth::User, problem::Problem},
+    api::problem::{Kind, Problem},
     store::UserRecord,
 };
 use argon2::{
-    Argon2,
+    Argon2, Params,
     password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString},
 };
 use std::sync::{Arc, LazyLock};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-/// Shortest password that is accepted, in characters.
-pub const MIN_PASSWORD_CHARS: usize = 12;
-/// Hashes at the same time: a storm of logins may take so many cores and so many times 19 MiB.
-const PARALLEL: usize = 2;
+/// Most hashes at the same time; each takes a core and 19 MiB.
+const MOST: usize = 4;
+/// Those that may wait for their turn; whoever comes then is sent away.
+const WAITING: usize = 256;
 
 /// Checked in place of the hash that an unknown handle doesn't have, so that it takes as long.
 static NOBODY: LazyLock<String> =
@@ -31,41 +34,139 @@ pub fn hash(password: &str) -> Result<String, argon2::password_hash::Error> {
         .to_string())
 }
 
-/// Checks passwords away from the threads that serve requests.
-pub(super) struct Hasher(Arc<Semaphore>);
+/// Whether a stored hash was made with less than is asked for today.
+fn is_weak(hash: &PasswordHash<'_>) -> bool {
+    let today = Params::default();
+    hash.algorithm.as_str() != "argon2id"
+        || Params::try_from(hash).map_or(true, |made| {
+            made.m_cost() < today.m_cost() || made.t_cost() < today.t_cost()
+        })
+}
+
+/// What a check found.
+pub(super) enum Checked {
+    /// It is the password. A hash that was made with less than today's comes back made anew.
+    Right {
+        /// What to store in place of the present hash.
+        anew: Option<String>,
+    },
+    /// It isn't, or there is no such user.
+    Wrong,
+}
+
+/// Hashes away from the threads that serve requests, a few at a time: half of the cores stay free
+/// for everything else, however many try to log in.
+pub(super) struct Hasher {
+    running: Arc<Semaphore>,
+    waiting: Semaphore,
+}
 
 impl Default for Hasher {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PARALLEL)))
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            running: Arc::new(Semaphore::new((cores / 2).clamp(1, MOST))),
+            waiting: Semaphore::new(WAITING),
+        }
     }
 }
 
 impl Hasher {
-    /// The user, when there is one and the password is theirs.
+    /// Whether the password is this user's. Takes as long where there is no such user.
     pub(super) async fn check(
         &self,
         found: Option<UserRecord>,
-        password: String,
-    ) -> Result<Option<User>, Problem> {
-        let password = Zeroizing::new(password);
-        let permit = Arc::clone(&self.0)
+        password: Zeroizing<String>,
+    ) -> Result<Checked, Problem> {
+        self.run(move || {
+            let known = found.as_ref().map(|record| record.password_hash.as_str());
+            let Ok(stored) = PasswordHash::new(known.unwrap_or(&NOBODY)) else {
+                return Checked::Wrong;
+            };
+            let verified = Argon2::default().verify_password(password.as_bytes(), &stored);
+            if verified.is_err() || known.is_none() {
+                return Checked::Wrong;
+            }
+            let anew = is_weak(&stored).then(|| hash(&password).ok()).flatten();
+            Checked::Right { anew }
+        })
+        .await
+    }
+
+    /// The hash of a new password.
+    pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Problem> {
+        self.run(move || hash(&password)).await?.map_err(|error| {
+            tracing::error!(%error, "a password could not be hashed");
+            Problem::internal()
+        })
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let Ok(place) = self.waiting.try_acquire() else {
+            let text = "too many logins at the same time; try again in a moment";
+            return Err(Problem::new(Kind::TooManyRequests, text).retry_after(1));
+        };
+        let permit = Arc::clone(&self.running)
             .acquire_owned()
             .await
             .map_err(|_| Problem::internal())?;
-        let check = move || {
-            let hash = found
-                .as_ref()
-                .map_or(NOBODY.as_str(), |record| &record.password_hash);
-            let right = PasswordHash::new(hash).is_ok_and(|hash| {
-                Argon2::default()
-                    .verify_password(password.as_bytes(), &hash)
-                    .is_ok()
-            });
-            drop(permit);
-            found.filter(|_| right).map(|record| record.user)
+        drop(place);
+        let work = move || {
+            let _permit = permit;
+            work()
         };
-        tokio::task::spawn_blocking(check)
+        tokio::task::spawn_blocking(work)
             .await
             .map_err(|_| Problem::internal())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argon2::{Algorithm, Version};
+
+    #[test]
+    fn what_was_made_with_less_is_weak() {
+        let made = |memory, passes| {
+            let params = Params::new(memory, passes, 1, None).unwrap();
+            let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+            Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                .hash_password(b"a password", &salt)
+                .unwrap()
+                .to_string()
+        };
+        let weak = |hash: &str| is_weak(&PasswordHash::new(hash).unwrap());
+        let today = hash("a password").unwrap();
+        assert!(
+            today.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{today}"
+        );
+        assert!(!weak(&today));
+        assert!(!weak(&made(20_000, 3)));
+        assert!(weak(&made(19_456, 1)));
+        assert!(weak(&made(8_192, 2)));
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_to_wait_is_sent_away() {
+        let hasher = Hasher {
+            running: Arc::new(Semaphore::new(0)),
+            waiting: Semaphore::new(1),
+        };
+        let wait = hasher.run(|| ());
+        let late = async {
+            let problem = hasher.run(|| ()).await.unwrap_err();
+            assert_eq!(
+                (problem.kind, problem.retry_after),
+                (Kind::TooManyRequests, Some(1))
+            );
+            hasher.running.add_permits(1);
+        };
+        let (waited, ()) = tokio::join!(biased; wait, late);
+        waited.unwrap();
     }
 }

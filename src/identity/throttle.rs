@@ -1,9 +1,12 @@
 //! Slows down those who guess: the first failures are free, then each doubles the wait.
+//!
+//! An address that guesses, or guesses a name, is refused meanwhile. A name that is guessed from
+//! everywhere at once is only slowed, so that nobody can lock its owner out.
 
 use crate::api::problem::{Kind, Problem};
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,6 +17,10 @@ const FREE: u32 = 5;
 const UNBLEMISHED: u32 = 16;
 /// Longest wait between two tries.
 const LONGEST: Duration = Duration::from_mins(1);
+/// Failures for a name, from wherever, before each further try for it is slowed.
+const SLOW_FREE: u32 = 20;
+/// How much it is slowed at most.
+const SLOWEST: Duration = Duration::from_secs(2);
 /// After so long without a failure, a key is forgotten.
 const MEMORY: Duration = Duration::from_mins(15);
 /// Keys that are remembered at most; a stranger chooses them, so they must not fill the memory.
@@ -50,6 +57,14 @@ impl Entry {
         (self.last_failure + delay).saturating_duration_since(now)
     }
 
+    /// How much a try is slowed.
+    fn delay(self) -> Duration {
+        let over = self.failures.checked_sub(SLOW_FREE);
+        over.map_or(Duration::ZERO, |over| {
+            SLOWEST.min(Duration::from_millis(100 << over.min(5)))
+        })
+    }
+
     fn is_forgotten(self, now: Instant) -> bool {
         self.under_way == 0 && now.saturating_duration_since(self.last_failure) >= MEMORY
     }
@@ -58,25 +73,57 @@ impl Entry {
 /// What failures are counted by.
 pub(super) struct Key {
     name: String,
-    /// Tries at the same time while none has failed.
-    at_once: u32,
+    effect: Effect,
+}
+
+/// What failures lead to.
+#[derive(Clone, Copy)]
+enum Effect {
+    /// The next try is refused for a while.
+    Refuse {
+        /// Tries at the same time while none has failed.
+        at_once: u32,
+    },
+    /// The next try takes longer.
+    Slow,
 }
 
 impl Key {
     /// An address, behind which a team may sit.
     pub(super) fn address(address: IpAddr) -> Self {
+        let at_once = UNBLEMISHED;
         Self {
-            name: address.to_string(),
-            at_once: UNBLEMISHED,
+            name: network(address).to_string(),
+            effect: Effect::Refuse { at_once },
         }
     }
 
     /// A name that is tried from an address.
-    pub(super) fn handle(address: IpAddr, handle: &str) -> Self {
+    pub(super) fn handle_from(address: IpAddr, handle: &str) -> Self {
+        let at_once = FREE;
         Self {
-            name: format!("{address} {handle}"),
-            at_once: FREE,
+            name: format!("{} {handle}", network(address)),
+            effect: Effect::Refuse { at_once },
         }
+    }
+
+    /// A name, wherever it is tried from.
+    pub(super) fn handle(handle: &str) -> Self {
+        Self {
+            name: format!("@ {handle}"),
+            effect: Effect::Slow,
+        }
+    }
+}
+
+/// What one stranger has: an address, but of IPv6 a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip => ip,
     }
 }
 
@@ -92,6 +139,8 @@ pub(super) struct Try {
     entries: Arc<Mutex<Entries>>,
     keys: Vec<Key>,
     good: bool,
+    /// How long to let it wait before it is looked at.
+    pub(super) delay: Duration,
 }
 
 impl Throttle {
@@ -102,18 +151,27 @@ impl Throttle {
 
     fn admit_at(&self, keys: Vec<Key>, now: Instant) -> Result<Try, Problem> {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = keys
-            .iter()
-            .filter_map(|key| Some(entries.get(&key.name)?.wait(key.at_once, now)))
-            .max();
+        let known = |key: &Key| {
+            let entry = entries.get(&key.name).copied();
+            entry.filter(|entry| !entry.is_forgotten(now))
+        };
+        let wait = keys.iter().filter_map(|key| match key.effect {
+            Effect::Refuse { at_once } => Some(known(key)?.wait(at_once, now)),
+            Effect::Slow => None,
+        });
+        let wait = wait.max();
+        let delay = keys.iter().filter_map(|key| match key.effect {
+            Effect::Refuse { .. } => None,
+            Effect::Slow => Some(known(key)?.delay()),
+        });
+        let delay = delay.max().unwrap_or_default();
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             let seconds = wait.as_millis().div_ceil(1000);
-            let mut problem = Problem::new(
+            let problem = Problem::new(
                 Kind::TooManyRequests,
                 format!("too many tries; wait {seconds} s and try again"),
             );
-            problem.retry_after = u64::try_from(seconds).ok();
-            return Err(problem);
+            return Err(problem.retry_after(u64::try_from(seconds).unwrap_or(1)));
         }
         if entries.len() + keys.len() > KEYS {
             make_room(&mut entries, keys.len(), now);
@@ -134,6 +192,7 @@ impl Throttle {
             entries: Arc::clone(&self.0),
             keys,
             good: false,
+            delay,
         })
     }
 }
@@ -192,9 +251,10 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Vec<Key> {
+        let at_once = UNBLEMISHED;
         vec![Key {
             name: name.to_owned(),
-            at_once: UNBLEMISHED,
+            effect: Effect::Refuse { at_once },
         }]
     }
 
@@ -250,6 +310,32 @@ mod tests {
             .filter_map(|_| throttle.admit_at(keys(), now).ok())
             .collect();
         assert_eq!(together.len() as u32, FREE - 1);
+    }
+
+    #[test]
+    fn a_name_that_is_guessed_from_everywhere_is_slowed_and_never_refused() {
+        let throttle = Throttle::default();
+        let now = Instant::now();
+        let admit = || throttle.admit_at(vec![Key::handle("admin")], now).unwrap();
+        for _ in 0..SLOW_FREE {
+            let attempt = admit();
+            assert_eq!(attempt.delay, Duration::ZERO);
+            attempt.fail_at(now);
+        }
+        for millis in [100, 200, 400, 800, 1600, 2000, 2000] {
+            let attempt = admit();
+            assert_eq!(attempt.delay, Duration::from_millis(millis));
+            attempt.fail_at(now);
+        }
+    }
+
+    #[test]
+    fn a_stranger_has_a_network_of_addresses() {
+        let of = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
     }
 
     #[test]

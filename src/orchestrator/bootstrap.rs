@@ -2,8 +2,12 @@
 
 use super::StartError;
 use crate::{
-    api::time::Time,
-    identity::{MIN_PASSWORD_CHARS, hash_password, random_secret},
+    api::{
+        audit::{AuditAction, AuditEvent},
+        time::Time,
+        users::check_password,
+    },
+    identity::{hash_password, random_secret},
     store::{NewUser, Store},
 };
 use std::{
@@ -103,12 +107,13 @@ impl FirstAdmin {
         }
         let made = given.is_none();
         let password = given.unwrap_or_else(random_secret);
-        if password.chars().count() < MIN_PASSWORD_CHARS {
+        check_password(&password).map_err(|problem| {
             let text = format!(
-                "the admin's password is shorter than {MIN_PASSWORD_CHARS} characters; put a longer one into --admin-password-file (or CYNODE_ADMIN_PASSWORD)"
+                "the admin's {}; put it into --admin-password-file (or CYNODE_ADMIN_PASSWORD)",
+                problem.detail
             );
-            return Err(StartError::Setting(text));
-        }
+            StartError::Setting(text)
+        })?;
         Ok(Some(Self { password, made }))
     }
 
@@ -129,9 +134,11 @@ impl FirstAdmin {
         let admin = NewUser {
             handle: ADMIN.to_owned(),
             password_hash,
+            email: None,
             is_admin: true,
         };
-        store.user_create(admin, Time::now()).await?;
+        let event = AuditEvent::new(AuditAction::UserCreate, Time::now(), None);
+        store.user_create(admin, event).await?;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::{Orchestrator, Settings, health};
 use crate::{
     api::{
         NodeId, PAYLOAD_VERSION,
+        audit::{AuditAction, AuditEvent},
         image::ImageRef,
         jobs::{MAX_TIMEOUT_SECONDS, NetworkPolicy},
         nodes::{
@@ -45,9 +46,15 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let body: Register = request.payload().await?;
-    let peer = request.connection.peer;
+    let (peer, origin) = (request.connection.peer, request.origin());
+    let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), Some(&origin));
     // First of all: who has no key is told nothing of slugs.
-    orchestrator.identity.check_psk(&body.psk, peer.ip())?;
+    if let Err(problem) = orchestrator.identity.check_psk(&body.psk, origin.address) {
+        if problem.kind == Kind::Unauthorized {
+            orchestrator.identity.note(event.refused(&problem)).await?;
+        }
+        return Err(problem);
+    }
     body.check()?;
     let Register {
         capability,
@@ -57,7 +64,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
     let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
     let registered = orchestrator
         .store
-        .node_register(capability, hash, node_key.map(sha256_hex), Time::now())
+        .node_register(capability, hash, node_key.map(sha256_hex), event)
         .await
         .map_err(store_problem)?;
     let (status, id) = match registered {

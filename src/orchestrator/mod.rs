@@ -35,13 +35,15 @@ use crate::{
     data_dir::{DataDir, RoleLock},
     http::{
         client::Client,
+        gate::Gate,
         server::{self, Shutdown},
     },
     identity::{Identity, Keys, store_problem},
-    store::{Node, Store, StoreError},
+    store::{Node, QueueLimits, Store, StoreError},
     tasks::Tasks,
 };
 use futures_util::future::select_all;
+use ipnet::IpNet;
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
@@ -70,6 +72,12 @@ pub struct Settings {
     pub require_inference: bool,
     /// Whether this process runs a node, too.
     pub has_node: bool,
+    /// How many tasks may be queued.
+    pub queue: QueueLimits,
+    /// How many requests a second each user may make; any number when 0.
+    pub user_rate: u32,
+    /// Those who are believed where a request came from.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Why the orchestrator did not start.
@@ -149,7 +157,7 @@ impl Orchestrator {
             admin.make(&store).await?;
         }
         let orchestrator = Arc::new(Self {
-            identity: Identity::new(store.clone(), keys),
+            identity: Identity::new(store.clone(), keys, settings.user_rate),
             settings,
             store,
             client: Client::default(),
@@ -166,11 +174,13 @@ impl Orchestrator {
             tokio::spawn(server::serve(
                 gateway,
                 gateway::router(Arc::clone(&orchestrator)),
+                Gate::new(&orchestrator.settings.trusted_proxies),
                 shutdown.clone(),
             )),
             tokio::spawn(server::serve(
                 control,
                 control_plane::router(Arc::clone(&orchestrator)),
+                Gate::new(&orchestrator.settings.trusted_proxies),
                 shutdown.clone(),
             )),
             tokio::spawn(scheduler::run(Arc::clone(&orchestrator), shutdown)),

@@ -41,12 +41,23 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     start_logging(common);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    allow_files();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     runtime.block_on(async {
         let (order, shutdown) = watch::channel(false);
         tokio::spawn(end_on_signal(order));
         role(shutdown).await
     })
+}
+
+/// As many open files as the system lets us have: each connection is one.
+fn allow_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, files) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// The first signal orders an orderly end, the second ends the process at once.

@@ -12,7 +12,9 @@ use crate::{
     exit::Failure,
     http::MAX_BODY_BYTES,
     node::{self, InferenceMode},
-    orchestrator, worker,
+    orchestrator,
+    store::QueueLimits,
+    worker,
 };
 use std::{
     collections::HashMap,
@@ -158,6 +160,12 @@ pub(super) fn orchestrator_settings(
             .transpose()?,
         inference_models: models(flags.inference_model)?,
         has_node: false,
+        queue: QueueLimits {
+            all: flags.limits.max_queued,
+            per_user: flags.limits.max_queued_per_user,
+        },
+        user_rate: flags.limits.user_rate,
+        trusted_proxies: flags.limits.trusted_proxy,
         require_inference: false,
     })
 }

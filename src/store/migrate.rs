@@ -15,6 +15,37 @@ const STEPS: &[&str] = &[
     // 2: whose slug a node has, and the slug of a node that is gone.
     "ALTER TABLE nodes ADD COLUMN node_key_sha256 TEXT;
      ALTER TABLE jobs ADD COLUMN node_slug TEXT;",
+    // 3: who did what, and how long each user's queue is.
+    "CREATE TABLE audit_log (
+         seq        INTEGER PRIMARY KEY,
+         at         INTEGER NOT NULL,
+         action     TEXT NOT NULL,
+         outcome    TEXT NOT NULL CHECK (outcome IN ('success', 'failure', 'denied')),
+         actor_id   TEXT,
+         actor      TEXT,
+         target     TEXT,
+         address    TEXT,
+         request_id TEXT,
+         reason     TEXT
+     ) STRICT;
+     CREATE TABLE queue_depths (
+         user_id TEXT PRIMARY KEY REFERENCES users (id),
+         queued  INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE TRIGGER queue_depths_enter AFTER INSERT ON tasks WHEN NEW.status = 'queued' BEGIN
+         INSERT INTO queue_depths VALUES (NEW.user_id, 1)
+         ON CONFLICT (user_id) DO UPDATE SET queued = queued + 1;
+     END;
+     CREATE TRIGGER queue_depths_move AFTER UPDATE OF status ON tasks
+     WHEN (OLD.status = 'queued') <> (NEW.status = 'queued') BEGIN
+         INSERT INTO queue_depths VALUES (NEW.user_id, iif(NEW.status = 'queued', 1, -1))
+         ON CONFLICT (user_id) DO UPDATE SET queued = queued + excluded.queued;
+     END;
+     CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
+         UPDATE queue_depths SET queued = queued - 1 WHERE user_id = OLD.user_id;
+     END;
+     INSERT INTO queue_depths
+     SELECT user_id, count(*) FROM tasks WHERE status = 'queued' GROUP BY user_id;",
 ];
 
 /// The version that this program writes.
@@ -104,6 +135,33 @@ mod tests {
             assert_eq!(version(&old).unwrap(), VERSION);
         }
         assert!(shape(&fresh).len() > 60, "{:?}", shape(&fresh));
+    }
+
+    #[test]
+    fn what_was_queued_before_is_counted() {
+        let mut old = database(VERSION_1, 1);
+        old.execute_batch(
+            "INSERT INTO users VALUES ('u', 'ann', NULL, '', 1, 0, 1, 1);
+             INSERT INTO tasks VALUES ('a', 'u', 'queued', NULL, '{}', NULL, NULL, 1, 1, NULL, NULL),
+                                      ('b', 'u', 'running', NULL, '{}', NULL, NULL, 1, 1, 1, NULL);",
+        )
+        .unwrap();
+        upgrade(&mut old).unwrap();
+        let depth = |old: &Connection| -> i64 {
+            let sql = "SELECT queued FROM queue_depths WHERE user_id = 'u'";
+            old.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(depth(&old), 1);
+        for (sql, expected) in [
+            ("UPDATE tasks SET status = 'running' WHERE id = 'a'", 0),
+            ("UPDATE tasks SET status = 'completed' WHERE id = 'b'", 0),
+            ("UPDATE tasks SET status = 'queued' WHERE id = 'a'", 1),
+            ("UPDATE tasks SET status = 'queued' WHERE id = 'a'", 1),
+            ("DELETE FROM tasks WHERE id = 'a'", 0),
+        ] {
+            old.execute_batch(sql).unwrap();
+            assert_eq!(depth(&old), expected, "{sql}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Guarantee: a write that was answered is on the disk (WAL, `synchronous=FULL`); a write
 //! that failed changed nothing, also when its neighbours in the same commit succeeded.
 
+mod audit;
 mod jobs;
 mod migrate;
 mod nodes;
@@ -17,11 +18,12 @@ mod tasks;
 mod users;
 mod writer;
 
+pub use audit::AuditFilter;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, QueuedJob, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
-pub use sessions::RefreshOutcome;
-pub use tasks::{Creation, TaskFilter, TaskPage};
-pub use users::{NewUser, UserRecord};
+pub use sessions::{Proof, RefreshOutcome};
+pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
+pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 
 use rusqlite::{Connection, OpenFlags};
 use std::{

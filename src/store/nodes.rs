@@ -1,11 +1,12 @@
 //! Machines: what they reported, what they were served, what they acknowledged.
 
 use super::{
-    Store, StoreError,
+    Store, StoreError, audit,
     rows::{document, named, to_document},
 };
 use crate::api::{
     NodeId,
+    audit::AuditEvent,
     nodes::{AckStatus, CapabilityReport, ConfigAck},
     time::Time,
 };
@@ -104,18 +105,20 @@ impl Store {
         report: CapabilityReport,
         report_sha256: String,
         key_sha256: Option<String>,
-        now: Time,
+        event: AuditEvent,
     ) -> Result<Registration, StoreError> {
         self.write(move |c| {
-            let slug = report.node.node_slug.clone();
+            let (now, slug) = (event.at, report.node.node_slug.clone());
             let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
             let known: Option<(NodeId, Option<String>)> =
                 c.query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             if let Some((id, owner)) = known {
                 if !may_use(owner.as_deref(), key_sha256.as_deref()) {
+                    audit::add(c, &event.to(slug).failed("slug-taken"))?;
                     return Ok(Registration::Taken);
                 }
                 store_report(c, id, &report, &report_sha256, now)?;
+                audit::add(c, &event.by(id, slug))?;
                 return Ok(Registration::Known(id));
             }
             let id = NodeId::new();
@@ -125,6 +128,7 @@ impl Store {
                 params![id, slug, now, key_sha256],
             )?;
             store_report(c, id, &report, &report_sha256, now)?;
+            audit::add(c, &event.by(id, slug))?;
             Ok(Registration::Created(id))
         })
         .await
@@ -181,18 +185,29 @@ impl Store {
     }
 
     /// Stops or resumes giving jobs to a node; false when there is no such node.
-    pub async fn node_drain(&self, slug: String, draining: bool) -> Result<bool, StoreError> {
+    pub async fn node_drain(
+        &self,
+        slug: String,
+        draining: bool,
+        event: AuditEvent,
+    ) -> Result<bool, StoreError> {
         self.write(move |c| {
-            Ok(c.execute(
-                "UPDATE nodes SET draining = ?2 WHERE slug = ?1",
-                params![slug, draining],
-            )? > 0)
+            let sql = "UPDATE nodes SET draining = ?2 WHERE slug = ?1";
+            let is_known = c.execute(sql, params![slug, draining])? > 0;
+            if is_known {
+                audit::add(c, &event.to(slug))?;
+            }
+            Ok(is_known)
         })
         .await
     }
 
     /// Forgets the node of this slug, unless it has jobs now. Its past jobs stay, with its slug.
-    pub async fn node_forget(&self, slug: String) -> Result<Forgetting, StoreError> {
+    pub async fn node_forget(
+        &self,
+        slug: String,
+        event: AuditEvent,
+    ) -> Result<Forgetting, StoreError> {
         self.write(move |c| {
             let known: Option<(NodeId, u32)> = c
                 .query_row(
@@ -206,6 +221,7 @@ impl Store {
                 return Ok(Forgetting::Unknown);
             };
             if running > 0 {
+                audit::add(c, &event.to(slug).failed("conflict"))?;
                 return Ok(Forgetting::Busy(running));
             }
             c.execute(
@@ -213,6 +229,7 @@ impl Store {
                 params![id, slug],
             )?;
             c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
+            audit::add(c, &event.to(slug))?;
             Ok(Forgetting::Forgotten(id))
         })
         .await
@@ -270,8 +287,8 @@ fn store_report(
 mod tests {
     use super::*;
     use crate::{
-        api::tasks::CreateTask,
-        store::{Creation, NewUser},
+        api::{audit::AuditAction, tasks::CreateTask},
+        store::{Creation, NewUser, QueueLimits},
     };
 
     /// The scheduler may have chosen a node just before it was forgotten.
@@ -280,19 +297,29 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let now = Time::from_millis(1);
+        let event = |action| AuditEvent::new(action, now, None);
         let user = NewUser {
             handle: "u".to_owned(),
             password_hash: String::new(),
+            email: None,
             is_admin: false,
         };
-        let user = store.user_create(user, now).await.unwrap();
+        let user = store
+            .user_create(user, event(AuditAction::UserCreate))
+            .await;
+        let user = user.unwrap().unwrap().id;
         let report: CapabilityReport = serde_json::from_value(serde_json::json!({
             "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
             "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
         }))
         .unwrap();
         let registered = store
-            .node_register(report.clone(), String::new(), None, now)
+            .node_register(
+                report.clone(),
+                String::new(),
+                None,
+                event(AuditAction::NodeRegister),
+            )
             .await
             .unwrap();
         let Registration::Created(node) = registered else {
@@ -302,11 +329,21 @@ mod tests {
             command: Some(vec!["true".to_owned()]),
             ..CreateTask::default()
         };
+        let limits = QueueLimits {
+            all: 1,
+            per_user: 1,
+        };
         let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
-        let created = store.task_create(user, spec, None, now).await.unwrap();
+        let created = store
+            .task_create(user, spec, None, limits, now)
+            .await
+            .unwrap();
         assert!(matches!(created, Creation::Created(_)));
 
-        let forgotten = store.node_forget("box".to_owned()).await.unwrap();
+        let forgotten = store
+            .node_forget("box".to_owned(), event(AuditAction::NodeForget))
+            .await
+            .unwrap();
         assert_eq!(forgotten, Forgetting::Forgotten(node));
         let queued = store.job_queued(now, None, 9).await.unwrap();
         let claimed = store.job_claim(queued[0].id, node, now).await.unwrap();

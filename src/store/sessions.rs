@@ -1,8 +1,17 @@
 //! Logins and their refresh tokens.
 
-use super::{Store, StoreError, users};
-use crate::api::{SessionId, UserId, auth::User, time::Time};
+use super::{Store, StoreError, audit, users};
+use crate::api::{SessionId, UserId, audit::AuditEvent, auth::User, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, params};
+
+/// The password hash that a login was checked against. It opens a session only while it is still the
+/// user's, so that no login with an old password outlives the change of it.
+pub struct Proof {
+    /// What was checked.
+    pub password_hash: String,
+    /// The same password hashed anew, to be stored in its place.
+    pub anew: Option<String>,
+}
 
 /// What became of a refresh token that was shown.
 pub enum RefreshOutcome {
@@ -20,57 +29,77 @@ pub enum RefreshOutcome {
 }
 
 impl Store {
-    /// Opens a session with its first refresh token.
+    /// Opens a session with its first refresh token; `None` when the user may not log in (any more).
+    /// Without a proof for whoever has the database anyway.
     pub async fn session_open(
         &self,
         user: UserId,
         token_sha256: String,
-        now: Time,
         expires_at: Time,
-    ) -> Result<SessionId, StoreError> {
+        proof: Option<Proof>,
+        event: AuditEvent,
+    ) -> Result<Option<SessionId>, StoreError> {
         let id = SessionId::new();
         self.write(move |c| {
+            let now = event.at;
+            if !may_open(c, user, proof.as_ref())? {
+                audit::add(c, &event.failed("disabled-or-changed"))?;
+                return Ok(None);
+            }
+            forget_expired(c, user, now)?;
             c.execute(
                 "INSERT INTO sessions (id, user_id, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
                 params![id, user, now, expires_at],
             )?;
             add_token(c, id, &token_sha256, expires_at)?;
-            Ok(id)
+            audit::add(c, &event)?;
+            Ok(Some(id))
         })
         .await
     }
 
-    /// Trades one refresh token for another, once.
+    /// Trades one refresh token for another, once. A token that nobody ever had costs no write.
     pub async fn session_refresh(
         &self,
         old_sha256: String,
         new_sha256: String,
-        now: Time,
         expires_at: Time,
+        event: AuditEvent,
     ) -> Result<RefreshOutcome, StoreError> {
+        let token = old_sha256.clone();
+        if self.read(move |c| shown(c, &token)).await?.is_none() {
+            return Ok(RefreshOutcome::Dead);
+        }
         self.write(move |c| {
-            let found = c
-                .query_row(
-                    "SELECT t.session_id, t.used_at IS NOT NULL AS used, u.*
-                     FROM refresh_tokens t
-                     JOIN sessions s ON s.id = t.session_id
-                     JOIN users u ON u.id = s.user_id
-                     WHERE t.token_sha256 = ?1 AND t.expires_at > ?2 AND s.revoked_at IS NULL AND u.is_active",
-                    params![old_sha256, now],
-                    |row| Ok((row.get("session_id")?, row.get("used")?, users::record(row)?)),
-                )
-                .optional()?;
-            let Some((session, used, record)): Option<(SessionId, bool, users::UserRecord)> = found else {
+            let Some(shown) = shown(c, &old_sha256)? else {
                 return Ok(RefreshOutcome::Dead);
             };
-            if used {
+            let (now, user, session) = (event.at, shown.user, shown.session);
+            let event = event.by(user.id, user.handle.clone());
+            if shown.revoked || shown.expires_at <= now || !user.is_active {
+                audit::add(c, &event.failed("expired-or-revoked"))?;
+                return Ok(RefreshOutcome::Dead);
+            }
+            if shown.used {
                 revoke(c, session, now)?;
+                audit::add(c, &event.failed("reused"))?;
                 return Ok(RefreshOutcome::Reused);
             }
-            c.execute("UPDATE refresh_tokens SET used_at = ?2 WHERE token_sha256 = ?1", params![old_sha256, now])?;
-            c.execute("UPDATE sessions SET expires_at = ?2 WHERE id = ?1", params![session, expires_at])?;
+            c.execute(
+                "UPDATE refresh_tokens SET used_at = ?2 WHERE token_sha256 = ?1",
+                params![old_sha256, now],
+            )?;
+            c.execute(
+                "DELETE FROM refresh_tokens WHERE session_id = ?1 AND expires_at <= ?2",
+                params![session, now],
+            )?;
+            c.execute(
+                "UPDATE sessions SET expires_at = ?2 WHERE id = ?1",
+                params![session, expires_at],
+            )?;
             add_token(c, session, &new_sha256, expires_at)?;
-            Ok(RefreshOutcome::Rotated { user: record.user, session })
+            audit::add(c, &event)?;
+            Ok(RefreshOutcome::Rotated { user, session })
         })
         .await
     }
@@ -99,10 +128,12 @@ impl Store {
         session: SessionId,
         user: UserId,
         token_sha256: Option<String>,
-        now: Time,
+        event: AuditEvent,
     ) -> Result<(), StoreError> {
         self.write(move |c| {
+            let now = event.at;
             revoke(c, session, now)?;
+            audit::add(c, &event)?;
             let other = token_sha256
                 .map(|token| {
                     c.query_row(
@@ -119,6 +150,77 @@ impl Store {
         })
         .await
     }
+}
+
+/// A refresh token that was shown.
+struct Shown {
+    session: SessionId,
+    user: User,
+    expires_at: Time,
+    used: bool,
+    revoked: bool,
+}
+
+fn shown(c: &Connection, token_sha256: &str) -> Result<Option<Shown>, StoreError> {
+    let mut statement = c.prepare_cached(
+        "SELECT t.session_id, t.expires_at AS ends, t.used_at IS NOT NULL AS used,
+                s.revoked_at IS NOT NULL AS revoked, u.*
+         FROM refresh_tokens t
+         JOIN sessions s ON s.id = t.session_id
+         JOIN users u ON u.id = s.user_id
+         WHERE t.token_sha256 = ?1",
+    )?;
+    let found = statement.query_row([token_sha256], |row| {
+        Ok(Shown {
+            session: row.get("session_id")?,
+            user: users::record(row)?.user,
+            expires_at: row.get("ends")?,
+            used: row.get("used")?,
+            revoked: row.get("revoked")?,
+        })
+    });
+    Ok(found.optional()?)
+}
+
+/// Whether a user may log in with this proof; stores the hash made anew, if there is one.
+fn may_open(c: &Connection, user: UserId, proof: Option<&Proof>) -> Result<bool, StoreError> {
+    let checked = proof.map(|proof| &proof.password_hash);
+    let may: bool = c.query_row(
+        "SELECT EXISTS (SELECT 1 FROM users WHERE id = ?1 AND is_active
+         AND (?2 IS NULL OR password_hash = ?2))",
+        params![user, checked],
+        |row| row.get(0),
+    )?;
+    if let (true, Some(anew)) = (may, proof.and_then(|proof| proof.anew.as_ref())) {
+        c.execute(
+            "UPDATE users SET password_hash = ?2 WHERE id = ?1",
+            params![user, anew],
+        )?;
+    }
+    Ok(may)
+}
+
+/// Clears away what a user's past logins have left.
+fn forget_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
+    c.execute(
+        "DELETE FROM refresh_tokens WHERE session_id IN
+         (SELECT id FROM sessions WHERE user_id = ?1 AND expires_at <= ?2)",
+        params![user, now],
+    )?;
+    c.execute(
+        "DELETE FROM sessions WHERE user_id = ?1 AND expires_at <= ?2",
+        params![user, now],
+    )?;
+    Ok(())
+}
+
+/// Ends all sessions of a user.
+pub(super) fn revoke_all(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
+    c.execute(
+        "UPDATE sessions SET revoked_at = ?2 WHERE user_id = ?1 AND revoked_at IS NULL",
+        params![user, now],
+    )?;
+    Ok(())
 }
 
 fn add_token(

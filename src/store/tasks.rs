@@ -26,6 +26,17 @@ pub enum Creation {
     Repeated(Task),
     /// The key came before, with another body.
     KeyReused,
+    /// There is no room for it; in which queue, in words.
+    QueueFull(&'static str),
+}
+
+/// How many tasks may be queued.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueLimits {
+    /// In all.
+    pub all: u64,
+    /// For one user.
+    pub per_user: u64,
 }
 
 /// Which tasks to list.
@@ -102,6 +113,28 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
     rows.next()?.map(task).transpose()
 }
 
+/// The queue in which there is no room for another task of this user.
+fn full_queue(
+    c: &Connection,
+    owner: UserId,
+    limits: QueueLimits,
+) -> Result<Option<&'static str>, StoreError> {
+    let mut statement = c.prepare_cached(
+        "SELECT coalesce(sum(queued), 0), coalesce(sum(queued) FILTER (WHERE user_id = ?1), 0)
+         FROM queue_depths",
+    )?;
+    let (all, own): (i64, i64) =
+        statement.query_row([owner], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let full = |count: i64, limit: u64| u64::try_from(count).is_ok_and(|count| count >= limit);
+    Ok(if full(own, limits.per_user) {
+        Some("your queue")
+    } else if full(all, limits.all) {
+        Some("the queue of all users")
+    } else {
+        None
+    })
+}
+
 impl Store {
     /// Stores a task and its job, in one commit. `key` is an idempotency key and the hash of its body.
     pub async fn task_create(
@@ -109,6 +142,7 @@ impl Store {
         owner: UserId,
         spec: TaskSpec,
         key: Option<(String, String)>,
+        limits: QueueLimits,
         now: Time,
     ) -> Result<Creation, StoreError> {
         self.write(move |c| {
@@ -130,6 +164,9 @@ impl Store {
                     }
                     None => {}
                 }
+            }
+            if let Some(whose) = full_queue(c, owner, limits)? {
+                return Ok(Creation::QueueFull(whose));
             }
             let id = TaskId::new();
             c.execute(

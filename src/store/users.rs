@@ -1,8 +1,8 @@
-//! People.
+//! People. What changes one is written together with who changed it.
 
-use super::{Store, StoreError};
-use crate::api::{UserId, auth::User, time::Time};
-use rusqlite::{OptionalExtension as _, Row, params};
+use super::{Store, StoreError, audit, sessions};
+use crate::api::{UserId, audit::AuditEvent, auth::User};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 /// A user with what only identity may see.
 #[derive(Clone)]
@@ -19,24 +19,63 @@ pub struct NewUser {
     pub handle: String,
     /// PHC string, argon2id.
     pub password_hash: String,
+    /// Mail address, where one was given.
+    pub email: Option<String>,
     /// Whether the user is an admin.
     pub is_admin: bool,
+}
+
+/// What to do to a user.
+pub enum UserChange {
+    /// Lets them in again.
+    Enable,
+    /// Keeps them out; ends their sessions.
+    Disable,
+    /// Ends their sessions.
+    RevokeSessions,
+    /// Gives them another password, as a PHC string; ends their sessions.
+    Password(String),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UserChanged {
+    /// It is done.
+    Done,
+    /// There is no such user.
+    Unknown,
+    /// Nobody would be left to administrate.
+    LastAdmin,
 }
 
 const COLUMNS: &str = "id, handle, email, is_active, is_admin, password_hash";
 
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<UserRecord> {
-    let user = User {
+    Ok(UserRecord {
+        user: user(row)?,
+        password_hash: row.get("password_hash")?,
+    })
+}
+
+fn user(row: &Row<'_>) -> rusqlite::Result<User> {
+    Ok(User {
         id: row.get("id")?,
         handle: row.get("handle")?,
         email: row.get("email")?,
         is_active: row.get("is_active")?,
         is_admin: row.get("is_admin")?,
-    };
-    Ok(UserRecord {
-        user,
-        password_hash: row.get("password_hash")?,
     })
+}
+
+fn get(c: &Connection, id: UserId) -> Result<Option<User>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM users WHERE id = ?1");
+    Ok(c.query_row(&sql, [id], user).optional()?)
+}
+
+/// Whether another active admin than this one remains.
+fn another_admin(c: &Connection, id: UserId) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE is_admin AND is_active AND id <> ?1)";
+    Ok(c.query_row(sql, [id], |row| row.get(0))?)
 }
 
 impl Store {
@@ -46,16 +85,64 @@ impl Store {
             .await
     }
 
-    /// Makes a user.
-    pub async fn user_create(&self, new: NewUser, now: Time) -> Result<UserId, StoreError> {
+    /// Makes a user; `None` when the handle is taken.
+    pub async fn user_create(
+        &self,
+        new: NewUser,
+        event: AuditEvent,
+    ) -> Result<Option<User>, StoreError> {
         let id = UserId::new();
         self.write(move |c| {
-            c.execute(
-                "INSERT INTO users (id, handle, password_hash, is_admin, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
-                params![id, new.handle, new.password_hash, new.is_admin, now],
+            let made = c.execute(
+                "INSERT INTO users (id, handle, password_hash, email, is_admin, created_at, updated_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (handle) DO NOTHING",
+                params![id, new.handle, new.password_hash, new.email, new.is_admin, event.at],
             )?;
-            Ok(id)
+            let event = event.to(new.handle);
+            if made == 0 {
+                audit::add(c, &event.failed("conflict"))?;
+                return Ok(None);
+            }
+            audit::add(c, &event)?;
+            get(c, id)
+        })
+        .await
+    }
+
+    /// Changes a user.
+    pub async fn user_change(
+        &self,
+        id: UserId,
+        change: UserChange,
+        event: AuditEvent,
+    ) -> Result<UserChanged, StoreError> {
+        self.write(move |c| {
+            let Some(user) = get(c, id)? else {
+                audit::add(c, &event.failed("not-found"))?;
+                return Ok(UserChanged::Unknown);
+            };
+            let (now, event) = (event.at, event.to(user.handle));
+            let was_admin = user.is_admin && user.is_active;
+            if matches!(change, UserChange::Disable) && was_admin && !another_admin(c, id)? {
+                audit::add(c, &event.failed("last-admin"))?;
+                return Ok(UserChanged::LastAdmin);
+            }
+            match &change {
+                UserChange::Enable | UserChange::Disable => c.execute(
+                    "UPDATE users SET is_active = ?2, updated_at = ?3 WHERE id = ?1",
+                    params![id, matches!(change, UserChange::Enable), now],
+                )?,
+                UserChange::Password(hash) => c.execute(
+                    "UPDATE users SET password_hash = ?2, updated_at = ?3 WHERE id = ?1",
+                    params![id, hash, now],
+                )?,
+                UserChange::RevokeSessions => 0,
+            };
+            if !matches!(change, UserChange::Enable) {
+                sessions::revoke_all(c, id, now)?;
+            }
+            audit::add(c, &event)?;
+            Ok(UserChanged::Done)
         })
         .await
     }
@@ -65,6 +152,23 @@ impl Store {
         self.read(move |c| {
             let sql = format!("SELECT {COLUMNS} FROM users WHERE handle = ?1");
             Ok(c.query_row(&sql, [handle], record).optional()?)
+        })
+        .await
+    }
+
+    /// Users by handle, from the one after `after` on.
+    pub async fn user_list(
+        &self,
+        after: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<User>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM users WHERE (?1 IS NULL OR handle > ?1)
+                 ORDER BY handle LIMIT ?2"
+            ))?;
+            let users = statement.query_map(params![after, limit], user)?;
+            Ok(users.collect::<Result<_, _>>()?)
         })
         .await
     }

@@ -123,15 +123,14 @@ impl Ledger {
             .filter(|job| job.job_id != run.job_id && !job.has_ended())
             .count();
         if others >= self.max_concurrency {
-            let mut problem = Problem::new(
+            let problem = Problem::new(
                 Kind::TooManyRequests,
                 format!(
                     "all {} slots of this worker are taken; try again when a job has ended",
                     self.max_concurrency
                 ),
             );
-            problem.retry_after = Some(1);
-            return Err(problem);
+            return Err(problem.retry_after(1));
         }
         if let Some(replaced) = known {
             replaced.cancel.send_replace(true);

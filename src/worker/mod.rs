@@ -25,7 +25,7 @@ use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, RoleLock, make_private_dir},
     engine::{Engine, EngineError, Images, labels, probe},
-    http::server,
+    http::{gate::Gate, server},
     tasks::Tasks,
 };
 use std::{
@@ -207,6 +207,7 @@ impl Bench {
         let listening = tokio::spawn(server::serve(
             listener,
             api::router(Arc::clone(&api)),
+            Gate::new(&[]),
             stopped,
         ));
         Worker(Arc::new(Serving {

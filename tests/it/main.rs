@@ -9,6 +9,7 @@
     reason = "a test that fails says so by a panic"
 )]
 
+mod audit;
 mod auth;
 mod bad_input;
 mod client;
@@ -39,4 +40,5 @@ mod slugs;
 mod support;
 mod systemd;
 mod upgrade;
+mod users;
 mod worker_api;

@@ -9,26 +9,30 @@ use crate::{
     },
 };
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 pub(super) async fn login(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let Login { handle, password } = request.json().await?;
-    response::ok(
-        &orchestrator
-            .identity
-            .login(handle, password, request.connection.peer.ip())
-            .await?,
-    )
+    let (password, origin) = (Zeroizing::new(password), request.origin());
+    let tokens = orchestrator.identity.login(handle, password, &origin);
+    response::ok(&tokens.await?)
 }
 
 pub(super) async fn refresh(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let Refresh { refresh_token } = request.json().await?;
-    response::ok(&orchestrator.identity.refresh(&refresh_token).await?)
+    let origin = request.origin();
+    let tokens = orchestrator.identity.refresh(&refresh_token, &origin);
+    response::ok(&tokens.await?)
 }
 
 pub(super) async fn logout(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
     let Logout { refresh_token } = request.json_or_default().await?;
-    orchestrator.identity.logout(&caller, refresh_token).await?;
+    let origin = request.origin();
+    let ended = orchestrator
+        .identity
+        .logout(&caller, refresh_token, &origin);
+    ended.await?;
     response::no_content()
 }
 

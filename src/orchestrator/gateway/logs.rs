@@ -4,7 +4,7 @@
 //! comes back with it (`Last-Event-ID`) gets what follows, from the live log while the task
 //! runs and from the stored one afterwards: the numbers are the same.
 
-use super::{Orchestrator, tasks::named};
+use super::{Orchestrator, caller, tasks::named_for};
 use crate::{
     api::{
         TaskId,
@@ -17,7 +17,7 @@ use crate::{
         response::{self, Reply},
         server::ended,
     },
-    identity::store_problem,
+    identity::{Caller, store_problem},
     orchestrator::live::{LiveTask, Moment},
 };
 use bytes::Bytes;
@@ -75,7 +75,10 @@ impl FromStr for Place {
 }
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let id = named(&orchestrator, &request).await?.id;
+    let caller = caller(&orchestrator, &request).await?;
+    // Before anything else, so that no end of the session goes unheard.
+    let revocations = orchestrator.identity.revocations();
+    let id = named_for(&orchestrator, &request, &caller).await?.id;
     let which = request
         .query_as("stream", "all, stdout or stderr")?
         .unwrap_or(Which::All);
@@ -113,6 +116,8 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
     let reader = Reader {
         changes: live.changes(),
         live,
+        caller,
+        revocations,
         orchestrator,
         task: task.id,
         which,
@@ -169,6 +174,9 @@ struct Reader {
     task: TaskId,
     live: Arc<LiveTask>,
     changes: watch::Receiver<()>,
+    /// Who reads; nobody any more once their session has ended.
+    caller: Caller,
+    revocations: watch::Receiver<()>,
     which: Which,
     place: Place,
     /// The state that the reader was told last.
@@ -183,12 +191,19 @@ impl Reader {
         }
         loop {
             self.changes.mark_unchanged();
+            if self.revocations.has_changed().unwrap_or(true) {
+                self.revocations.mark_unchanged();
+                if !self.orchestrator.identity.lives(&self.caller).await {
+                    return None;
+                }
+            }
             if let Some(chunk) = self.step().await {
                 return Some((chunk, self));
             }
             tokio::select! {
                 // The sender lives in `live`.
                 _ = self.changes.changed() => {}
+                _ = self.revocations.changed() => self.revocations.mark_changed(),
                 () = tokio::time::sleep(KEEP_ALIVE) => return Some((Bytes::from_static(b": still here\n\n"), self)),
                 () = ended(self.orchestrator.shutdown.clone()) => return None,
             }

@@ -1,18 +1,27 @@
 //! The User API (contract, section 2): one file per resource, and here the list of calls.
 
+mod audit;
 mod auth;
 mod logs;
 mod nodes;
 mod tasks;
+mod users;
 
 use super::{Orchestrator, health};
 use crate::{
-    api::{UserId, problem::Problem},
+    api::{
+        UserId,
+        audit::AuditAction,
+        problem::{Kind, Problem},
+    },
     http::{request::Request, router::Router},
     identity::Caller,
 };
 use http::Method;
 use std::sync::Arc;
+
+/// Most entries of a page.
+const MAX_LIMIT: u32 = 200;
 
 /// All calls of the gateway. Those under `/v1` but login and refresh need an access token.
 pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
@@ -22,6 +31,21 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)
         .route(Method::GET, "/v1/users/me", auth::me)
+        .route(Method::POST, "/v1/users", users::create)
+        .route(Method::GET, "/v1/users", users::list)
+        .route(Method::POST, "/v1/users/{id}/disable", users::disable)
+        .route(Method::POST, "/v1/users/{id}/enable", users::enable)
+        .route(
+            Method::POST,
+            "/v1/users/{id}/revoke_sessions",
+            users::revoke_sessions,
+        )
+        .route(
+            Method::POST,
+            "/v1/users/{id}/reset_password",
+            users::reset_password,
+        )
+        .route(Method::GET, "/v1/audit", audit::list)
         .route(Method::POST, "/v1/tasks", tasks::create)
         .route(Method::GET, "/v1/tasks", tasks::list)
         .route(Method::GET, "/v1/tasks/{id}", tasks::get)
@@ -39,6 +63,26 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 /// Who calls.
 async fn caller(orchestrator: &Orchestrator, request: &Request) -> Result<Caller, Problem> {
     orchestrator.identity.caller(request.bearer()).await
+}
+
+/// Who calls for what only admins may do.
+async fn admin(
+    orchestrator: &Orchestrator,
+    request: &Request,
+    action: AuditAction,
+) -> Result<Caller, Problem> {
+    let (bearer, origin) = (request.bearer(), request.origin());
+    orchestrator.identity.admin(bearer, action, &origin).await
+}
+
+/// How many entries a page is to have: what is asked for, or what is usual.
+fn page_limit(request: &Request, usual: u32) -> Result<u32, Problem> {
+    let limit = request.query_as("limit", "1 to 200")?.unwrap_or(usual);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    let text = "query parameter limit: expected 1 to 200";
+    Err(Problem::new(Kind::InvalidRequest, text))
 }
 
 /// Whose tasks a caller may see: their own, or, for an admin, everybody's.

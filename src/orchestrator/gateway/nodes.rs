@@ -1,8 +1,9 @@
 //! Nodes as users see them, and what admins do with them.
 
-use super::{Orchestrator, caller};
+use super::{Orchestrator, admin, caller};
 use crate::{
     api::{
+        audit::{AuditAction, AuditEvent},
         nodes::NodeList,
         problem::{Kind, Problem},
     },
@@ -43,11 +44,11 @@ pub(super) async fn resume(orchestrator: Arc<Orchestrator>, request: Request) ->
 }
 
 pub(super) async fn forget(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    only_admins(&orchestrator, &request).await?;
+    let event = by_admin(&orchestrator, &request, AuditAction::NodeForget).await?;
     let slug: String = request.param("slug", "node")?;
     let outcome = orchestrator
         .store
-        .node_forget(slug.clone())
+        .node_forget(slug.clone(), event)
         .await
         .map_err(store_problem)?;
     match outcome {
@@ -71,22 +72,27 @@ fn busy(slug: &str, jobs: u32) -> Problem {
     )
 }
 
-async fn only_admins(orchestrator: &Orchestrator, request: &Request) -> Result<(), Problem> {
-    if caller(orchestrator, request).await?.user.is_admin {
-        return Ok(());
-    }
-    Err(Problem::new(
-        Kind::Forbidden,
-        "only an admin may do this; ask one, or log in as one",
-    ))
+/// That an admin does this, to be written down with it; nobody else may.
+async fn by_admin(
+    orchestrator: &Orchestrator,
+    request: &Request,
+    action: AuditAction,
+) -> Result<AuditEvent, Problem> {
+    let admin = admin(orchestrator, request, action).await?;
+    Ok(admin.did(action, &request.origin()))
 }
 
 async fn set_draining(orchestrator: &Orchestrator, request: &Request, draining: bool) -> Reply {
-    only_admins(orchestrator, request).await?;
+    let action = if draining {
+        AuditAction::NodeDrain
+    } else {
+        AuditAction::NodeResume
+    };
+    let event = by_admin(orchestrator, request, action).await?;
     let slug: String = request.param("slug", "node")?;
     let found = orchestrator
         .store
-        .node_drain(slug, draining)
+        .node_drain(slug, draining, event)
         .await
         .map_err(store_problem)?;
     if !found {

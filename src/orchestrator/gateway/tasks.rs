@@ -1,6 +1,6 @@
 //! Tasks: create, list, get, result, cancel.
 
-use super::{Orchestrator, caller, visible_to};
+use super::{Orchestrator, caller, page_limit, visible_to};
 use crate::{
     api::{
         TaskId,
@@ -13,15 +13,16 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::store_problem,
+    identity::{Caller, store_problem},
     orchestrator::live::Moment,
     store::{CancelOutcome, Creation, TaskFilter},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
 
+/// When a place in a full queue may be free, in seconds.
+const QUEUE_PAUSE: u64 = 5;
 const DEFAULT_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 200;
 const MAX_KEY_BYTES: usize = 255;
 
 /// Stores a task and answers at once.
@@ -38,7 +39,13 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     let stored = detached(async move {
         let stored = shared
             .store
-            .task_create(caller.user.id, spec, key, Time::now())
+            .task_create(
+                caller.user.id,
+                spec,
+                key,
+                shared.settings.queue,
+                Time::now(),
+            )
             .await;
         if let Ok(Creation::Created(_)) = &stored {
             shared.metrics.task_created();
@@ -49,6 +56,12 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     let task = match stored.await?.map_err(store_problem)? {
         Creation::Created(task) => task,
         Creation::Repeated(task) => task.as_created(),
+        Creation::QueueFull(whose) => {
+            let text = format!(
+                "{whose} is full; wait until some of its tasks have started, and try again"
+            );
+            return Err(Problem::new(Kind::QueueFull, text).retry_after(QUEUE_PAUSE));
+        }
         Creation::KeyReused => {
             return Err(Problem::new(
                 Kind::IdempotencyKeyReused,
@@ -82,15 +95,7 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
 
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
-    let limit = request
-        .query_as("limit", "1 to 200")?
-        .unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::new(
-            Kind::InvalidRequest,
-            "query parameter limit: expected 1 to 200",
-        ));
-    }
+    let limit = page_limit(&request, DEFAULT_LIMIT)?;
     let offset: u64 = request
         .query_as("offset", "a number of tasks to leave out")?
         .unwrap_or(0);
@@ -116,12 +121,21 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
 }
 
 /// The task that the path names, when the caller may see it.
-pub(super) async fn named(orchestrator: &Orchestrator, request: &Request) -> Result<Task, Problem> {
+async fn named(orchestrator: &Orchestrator, request: &Request) -> Result<Task, Problem> {
     let caller = caller(orchestrator, request).await?;
+    named_for(orchestrator, request, &caller).await
+}
+
+/// The same for a caller who is known already.
+pub(super) async fn named_for(
+    orchestrator: &Orchestrator,
+    request: &Request,
+    caller: &Caller,
+) -> Result<Task, Problem> {
     let id: TaskId = request.param("id", "task")?;
     let found = orchestrator
         .store
-        .task_get(id, visible_to(&caller))
+        .task_get(id, visible_to(caller))
         .await
         .map_err(store_problem)?;
     found.ok_or_else(|| Problem::not_found("task"))

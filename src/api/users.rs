@@ -1,0 +1,150 @@
+//! What admins do with users (contract, section 2).
+
+use super::{auth::User, problem::Problem};
+use serde::{Deserialize, Serialize};
+
+/// Shortest password that is accepted, in characters.
+pub const MIN_PASSWORD_CHARS: usize = 12;
+/// Longest one, in bytes; a longer one would only cost memory.
+pub const MAX_PASSWORD_BYTES: usize = 1024;
+/// Longest handle, in bytes.
+pub const MAX_HANDLE_BYTES: usize = 64;
+/// Longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less its brackets).
+const MAX_EMAIL_BYTES: usize = 254;
+
+/// Body of `POST /v1/users`.
+#[derive(Deserialize, Serialize)]
+pub struct CreateUser {
+    /// The name used to log in.
+    pub handle: String,
+    /// The first password.
+    pub password: String,
+    /// A mail address, for people to write to; nothing is sent there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Whether the user may see and change everything.
+    #[serde(default)]
+    pub is_admin: bool,
+}
+
+impl CreateUser {
+    /// What is wrong with it, if anything.
+    pub fn check(&self) -> Result<(), Problem> {
+        check_handle(&self.handle)?;
+        check_password(&self.password)?;
+        self.email.as_deref().map_or(Ok(()), check_email)
+    }
+}
+
+/// Body of `POST /v1/users/{id}/reset_password`.
+#[derive(Deserialize, Serialize)]
+pub struct ResetPassword {
+    /// The new password.
+    pub password: String,
+}
+
+/// Answer of `GET /v1/users`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct UserList {
+    /// By handle.
+    pub users: Vec<User>,
+    /// Reads on after the last of these; absent at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// `[a-z0-9][a-z0-9._-]{0,63}`: no two that look alike, and nothing that a terminal or a path minds.
+pub fn check_handle(handle: &str) -> Result<(), Problem> {
+    let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_good = handle.len() <= MAX_HANDLE_BYTES
+        && handle.bytes().next().is_some_and(first)
+        && handle.bytes().all(|b| first(b) || b"._-".contains(&b));
+    if is_good {
+        return Ok(());
+    }
+    Err(Problem::field(
+        "/handle",
+        format!(
+            "must be 1 to {MAX_HANDLE_BYTES} of a-z, 0-9, '.', '_' and '-', the first of them a letter or digit"
+        ),
+    ))
+}
+
+/// Long enough to be worth something, short enough to be hashed.
+pub fn check_password(password: &str) -> Result<(), Problem> {
+    if password.chars().count() < MIN_PASSWORD_CHARS {
+        return Err(Problem::field(
+            "/password",
+            format!("is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"),
+        ));
+    }
+    if password.len() > MAX_PASSWORD_BYTES {
+        return Err(Problem::field(
+            "/password",
+            format!("is longer than {MAX_PASSWORD_BYTES} bytes; choose a shorter one"),
+        ));
+    }
+    Ok(())
+}
+
+/// Something, an `@`, something; whether mail arrives there only a mail can tell.
+fn check_email(email: &str) -> Result<(), Problem> {
+    let is_good = email.len() <= MAX_EMAIL_BYTES
+        && !email.chars().any(|c| c.is_control() || c.is_whitespace())
+        && email
+            .split_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+    if is_good {
+        return Ok(());
+    }
+    Err(Problem::field(
+        "/email",
+        format!("must look like ann@example.com, with at most {MAX_EMAIL_BYTES} bytes"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_handle_is_what_the_docs_say(handle in "\\PC{0,70}|[a-zA-Z0-9._-]{0,70}") {
+            let bytes = handle.as_bytes();
+            let inner = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+            let good = (1..=64).contains(&bytes.len())
+                && bytes.iter().all(inner)
+                && !b"._-".contains(&bytes[0]);
+            prop_assert_eq!(check_handle(&handle).is_ok(), good);
+        }
+
+        #[test]
+        fn a_password_counts_by_its_characters(password in "\\PC{0,20}") {
+            prop_assert_eq!(check_password(&password).is_ok(), password.chars().count() >= 12);
+        }
+    }
+
+    #[test]
+    fn the_field_at_fault_is_named() {
+        let user = |json| serde_json::from_value::<CreateUser>(json).unwrap();
+        let good = serde_json::json!({"handle": "ann", "password": "twelve chars", "email": "a@b"});
+        user(good.clone()).check().unwrap();
+        for (field, value) in [
+            ("handle", ""),
+            ("handle", "Ann"),
+            ("handle", "-ann"),
+            ("handle", "ann\u{1b}[2J"),
+            ("password", "elevenchars"),
+            ("email", "nobody"),
+            ("email", "a b@c"),
+            ("email", "@c"),
+        ] {
+            let mut wrong = good.clone();
+            wrong[field] = value.into();
+            let problem = user(wrong).check().unwrap_err();
+            assert_eq!(problem.errors[0].pointer, format!("#/{field}"));
+        }
+        assert!(check_password(&"x".repeat(MAX_PASSWORD_BYTES + 1)).is_err());
+    }
+}

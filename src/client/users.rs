@@ -1,0 +1,184 @@
+//! `cynode users …` and `cynode audit`, for admins.
+
+use super::{
+    gateway::Gateway,
+    print::{self, clean, percent_encode},
+};
+use crate::{
+    api::{
+        audit::{AuditEntry, AuditLog},
+        auth::User,
+        users::{CreateUser, ResetPassword, UserList},
+    },
+    cli::{AuditArgs, Client, NewPassword, Output, UserCreate, UserName, UsersCommand},
+    exit::{Exit, Failure},
+    identity::random_secret,
+    roles::secret,
+};
+use http::Method;
+use std::io::IsTerminal as _;
+use zeroize::Zeroizing;
+
+/// One of the subcommands.
+pub fn users(command: UsersCommand) -> Result<(), Failure> {
+    match command {
+        UsersCommand::List(client) => list(&client),
+        UsersCommand::Create(args) => create(args),
+        UsersCommand::Disable(user) => act(&user, "disable"),
+        UsersCommand::Enable(user) => act(&user, "enable"),
+        UsersCommand::RevokeSessions(user) => act(&user, "revoke_sessions"),
+        UsersCommand::ResetPassword(args) => {
+            let mut gateway = Gateway::open(&args.user.client)?;
+            let path = path(&mut gateway, &args.user.handle, "reset_password")?;
+            let (password, is_new) = new_password(&args.password, &args.user.handle)?;
+            let body = ResetPassword {
+                password: password.to_string(),
+            };
+            gateway.done(Method::POST, &path, Some(&body))?;
+            tell(&password, is_new)
+        }
+    }
+}
+
+fn list(client: &Client) -> Result<(), Failure> {
+    let users = all(&mut Gateway::open(client)?)?;
+    if client.output == Output::Json {
+        return print::json(&UserList {
+            users,
+            next_cursor: None,
+        });
+    }
+    let role = |user: &User| if user.is_admin { "admin" } else { "user" };
+    let state = |user: &User| if user.is_active { "active" } else { "disabled" };
+    let rows = users.iter().map(|user| {
+        [
+            clean(&user.handle),
+            role(user).to_owned(),
+            state(user).to_owned(),
+            clean(user.email.as_deref().unwrap_or("-")),
+        ]
+    });
+    print::table(["USER", "ROLE", "STATE", "EMAIL"], rows)
+}
+
+/// All users, page by page.
+fn all(gateway: &mut Gateway) -> Result<Vec<User>, Failure> {
+    let (mut users, mut path) = (Vec::new(), "/v1/users".to_owned());
+    loop {
+        let page: UserList = gateway.get(&path)?;
+        users.extend(page.users);
+        match page.next_cursor {
+            Some(cursor) => path = format!("/v1/users?cursor={}", percent_encode(&cursor)),
+            None => return Ok(users),
+        }
+    }
+}
+
+fn create(args: UserCreate) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.user.client)?;
+    let (password, is_new) = new_password(&args.password, &args.user.handle)?;
+    let body = CreateUser {
+        handle: args.user.handle,
+        password: password.to_string(),
+        email: args.email,
+        is_admin: args.admin,
+    };
+    let user: User = gateway.call(Method::POST, "/v1/users", Some(&body))?;
+    if args.user.client.output == Output::Json {
+        print::json(&user)?;
+    } else {
+        print::note(&format!("{} can log in now.", clean(&user.handle)));
+    }
+    tell(&password, is_new)
+}
+
+fn act(user: &UserName, action: &str) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&user.client)?;
+    let path = path(&mut gateway, &user.handle, action)?;
+    gateway.done(Method::POST, &path, None::<&()>)
+}
+
+/// Where to act on the user of this handle.
+fn path(gateway: &mut Gateway, handle: &str, action: &str) -> Result<String, Failure> {
+    let user = all(gateway)?.into_iter().find(|user| user.handle == handle);
+    let user = user.ok_or_else(|| {
+        let text = format!("there is no user {handle:?}; cynode users list shows who there is");
+        Failure::new(Exit::NotFound, text)
+    })?;
+    Ok(format!("/v1/users/{}/{action}", user.id))
+}
+
+/// The password that a user is to have, and whether it was made up here.
+fn new_password(from: &NewPassword, handle: &str) -> Result<(Zeroizing<String>, bool), Failure> {
+    if from.generate {
+        return Ok((random_secret(), true));
+    }
+    if let Some(file) = &from.new_password_file {
+        // There is none without a file.
+        let password = secret("--new-password-file", Some(file), "")?.unwrap_or_default();
+        return Ok((password, false));
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "there is no terminal to ask at; give --generate or --new-password-file FILE",
+        ));
+    }
+    let ask = |prompt: String| rpassword::prompt_password(prompt).map(Zeroizing::new);
+    let password = ask(format!("New password of {handle}: "))?;
+    if *ask("The same again: ".to_owned())? != *password {
+        return Err(Failure::usage(
+            "these were two different passwords; try again",
+        ));
+    }
+    Ok((password, false))
+}
+
+/// Shows a password that nobody else knows.
+fn tell(password: &str, is_new: bool) -> Result<(), Failure> {
+    if !is_new {
+        return Ok(());
+    }
+    print::note("This password is shown only now:");
+    print::line(password)
+}
+
+/// `cynode audit`.
+pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
+    let mut path = format!("/v1/audit?limit={}", args.limit);
+    for (name, value) in [
+        ("action", &args.action),
+        ("who", &args.who),
+        ("cursor", &args.cursor),
+    ] {
+        if let Some(value) = value {
+            path += &format!("&{name}={}", percent_encode(value));
+        }
+    }
+    let log: AuditLog = Gateway::open(&args.client)?.get(&path)?;
+    if args.client.output == Output::Json {
+        return print::json(&log);
+    }
+    let head = ["TIME", "WHO", "WHAT", "TO", "OUTCOME", "FROM"];
+    print::table(head, log.events.iter().map(row))?;
+    if let Some(cursor) = log.next_cursor {
+        print::note(&format!("There is more: --cursor {cursor}"));
+    }
+    Ok(())
+}
+
+fn row(entry: &AuditEntry) -> [String; 6] {
+    let text = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| clean(text));
+    let event = &entry.event;
+    let outcome = event.outcome.as_str();
+    [
+        event.at.to_string(),
+        text(event.actor.as_ref()),
+        event.action.as_str().to_owned(),
+        text(event.target.as_ref()),
+        event.reason.as_ref().map_or_else(
+            || outcome.to_owned(),
+            |reason| format!("{outcome}: {}", clean(reason)),
+        ),
+        text(event.address.as_ref()),
+    ]
+}

@@ -1,0 +1,150 @@
+//! Sessions: opened by a password, kept by refresh tokens, ended at once.
+
+use super::{
+    ACCESS_LIFE, Caller, Identity, keys::random_secret, password::Checked, store_problem,
+    throttle::Key, tokens,
+};
+use crate::{
+    api::{
+        SessionId,
+        audit::{AuditAction, AuditEvent, Origin},
+        auth::{Tokens, User},
+        problem::Problem,
+        time::Time,
+        users::{MAX_HANDLE_BYTES, MAX_PASSWORD_BYTES},
+    },
+    digest::sha256_hex,
+    store::{Proof, RefreshOutcome},
+};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long a session lives without a refresh.
+const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
+
+/// One answer for an unknown handle, a wrong password and a disabled user.
+fn wrong() -> Problem {
+    Problem::unauthorized("the handle or the password is wrong; try again")
+}
+
+impl Identity {
+    /// Opens a session for the right password.
+    pub async fn login(
+        &self,
+        handle: String,
+        password: Zeroizing<String>,
+        origin: &Origin,
+    ) -> Result<Tokens, Problem> {
+        // Longer ones are wrong without a look; they would only fill memory.
+        if handle.len() > MAX_HANDLE_BYTES || password.len() > MAX_PASSWORD_BYTES {
+            return Err(wrong());
+        }
+        let attempt = self.logins.admit(vec![
+            Key::address(origin.address),
+            Key::handle_from(origin.address, &handle),
+            Key::handle(&handle),
+        ])?;
+        tokio::time::sleep(attempt.delay).await;
+        let found = self
+            .store
+            .user_by_handle(handle)
+            .await
+            .map_err(store_problem)?;
+        let checked = self.hasher.check(found.clone(), password).await?;
+        let event = AuditEvent::new(AuditAction::Login, Time::now(), Some(origin));
+        let Some(record) = found else {
+            self.note(event.failed("unknown-handle")).await?;
+            return Err(wrong());
+        };
+        let event = event.by(record.user.id, &record.user.handle);
+        let Checked::Right { anew } = checked else {
+            self.note(event.failed("wrong-password")).await?;
+            return Err(wrong());
+        };
+        let proof = Proof {
+            password_hash: record.password_hash,
+            anew,
+        };
+        let tokens = self.open(record.user, Some(proof), event).await?;
+        attempt.succeed();
+        Ok(tokens)
+    }
+
+    /// Opens a session without a password, for a process that has the data directory in its hands.
+    pub async fn open_session(&self, user: User) -> Result<Tokens, Problem> {
+        let event = AuditEvent::new(AuditAction::Login, Time::now(), None);
+        let event = event.by(user.id, &user.handle);
+        self.open(user, None, event).await
+    }
+
+    async fn open(
+        &self,
+        user: User,
+        proof: Option<Proof>,
+        event: AuditEvent,
+    ) -> Result<Tokens, Problem> {
+        let refresh = random_secret();
+        let ends = event.at.plus(SESSION_LIFE);
+        let session = self
+            .store
+            .session_open(user.id, sha256_hex(&refresh), ends, proof, event)
+            .await
+            .map_err(store_problem)?;
+        self.tokens(&user, session.ok_or_else(wrong)?, &refresh)
+    }
+
+    /// Trades a refresh token for new tokens, once.
+    pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<Tokens, Problem> {
+        let attempt = self.refreshes.admit(vec![Key::address(origin.address)])?;
+        let refresh = random_secret();
+        let event = AuditEvent::new(AuditAction::Refresh, Time::now(), Some(origin));
+        let ends = event.at.plus(SESSION_LIFE);
+        let outcome = self
+            .store
+            .session_refresh(sha256_hex(token), sha256_hex(&refresh), ends, event)
+            .await
+            .map_err(store_problem)?;
+        match outcome {
+            RefreshOutcome::Rotated { user, session } => {
+                attempt.succeed();
+                self.tokens(&user, session, &refresh)
+            }
+            RefreshOutcome::Reused => {
+                self.revoked.send_replace(());
+                tracing::warn!("a refresh token was used twice; its session is revoked");
+                Err(Problem::unauthorized(
+                    "this refresh token was used before, so its session was ended; log in again",
+                ))
+            }
+            RefreshOutcome::Dead => Err(Problem::unauthorized(
+                "the refresh token is not valid any more; log in again",
+            )),
+        }
+    }
+
+    /// Ends the caller's session, and that of `refresh_token` where it is another one of theirs.
+    pub async fn logout(
+        &self,
+        caller: &Caller,
+        refresh_token: Option<String>,
+        origin: &Origin,
+    ) -> Result<(), Problem> {
+        let other = refresh_token.as_deref().map(sha256_hex);
+        let event = caller.did(AuditAction::Logout, origin);
+        self.store
+            .session_revoke(caller.session, caller.user.id, other, event)
+            .await
+            .map_err(store_problem)?;
+        self.revoked.send_replace(());
+        Ok(())
+    }
+
+    fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, Problem> {
+        Ok(Tokens {
+            access_token: tokens::issue_access(&self.keys, user.id, session)?,
+            refresh_token: refresh.to_owned(),
+            token_type: "Bearer".to_owned(),
+            expires_in: ACCESS_LIFE.as_secs(),
+        })
+    }
+}

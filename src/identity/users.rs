@@ -1,0 +1,85 @@
+//! What admins do with users.
+
+use super::{Caller, Identity, store_problem};
+use crate::{
+    api::{
+        UserId,
+        audit::{AuditAction, Origin},
+        auth::User,
+        problem::{Kind, Problem},
+        users::{CreateUser, ResetPassword, check_password},
+    },
+    store::{NewUser, UserChange, UserChanged},
+};
+use zeroize::Zeroizing;
+
+/// What to do to a user.
+pub enum Change {
+    /// Let them in again.
+    Enable,
+    /// Keep them out, at once.
+    Disable,
+    /// End their sessions.
+    RevokeSessions,
+    /// Give them another password, and end their sessions.
+    ResetPassword(ResetPassword),
+}
+
+impl Identity {
+    /// Makes a user.
+    pub async fn user_create(
+        &self,
+        admin: &Caller,
+        create: CreateUser,
+        origin: &Origin,
+    ) -> Result<User, Problem> {
+        create.check()?;
+        let handle = create.handle.clone();
+        let new = NewUser {
+            handle: create.handle,
+            password_hash: self.hasher.hash(Zeroizing::new(create.password)).await?,
+            email: create.email,
+            is_admin: create.is_admin,
+        };
+        let event = admin.did(AuditAction::UserCreate, origin);
+        let made = self.store.user_create(new, event).await;
+        made.map_err(store_problem)?.ok_or_else(|| {
+            let text = format!("there is a user {handle} already; choose another handle");
+            Problem::new(Kind::Conflict, text).at("/handle")
+        })
+    }
+
+    /// Changes a user. What ends sessions ends them at once, streams of output included.
+    pub async fn user_change(
+        &self,
+        admin: &Caller,
+        user: UserId,
+        change: Change,
+        origin: &Origin,
+    ) -> Result<(), Problem> {
+        let (action, change) = match change {
+            Change::Enable => (AuditAction::UserEnable, UserChange::Enable),
+            Change::Disable => (AuditAction::UserDisable, UserChange::Disable),
+            Change::RevokeSessions => (AuditAction::UserRevokeSessions, UserChange::RevokeSessions),
+            Change::ResetPassword(ResetPassword { password }) => {
+                let password = Zeroizing::new(password);
+                check_password(&password)?;
+                let hash = self.hasher.hash(password).await?;
+                (AuditAction::UserResetPassword, UserChange::Password(hash))
+            }
+        };
+        let event = admin.did(action, origin);
+        let changed = self.store.user_change(user, change, event).await;
+        match changed.map_err(store_problem)? {
+            UserChanged::Done => {
+                self.revoked.send_replace(());
+                Ok(())
+            }
+            UserChanged::Unknown => Err(Problem::not_found("user")),
+            UserChanged::LastAdmin => Err(Problem::new(
+                Kind::Conflict,
+                "this is the last active admin; enable or create another one first",
+            )),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Who did what, for admins.
+
+use super::{Orchestrator, admin, page_limit};
+use crate::{
+    api::audit::{AuditAction, AuditLog},
+    http::{
+        request::Request,
+        response::{self, Reply},
+    },
+    identity::store_problem,
+    store::AuditFilter,
+};
+use std::sync::Arc;
+
+const USUAL_LIMIT: u32 = 50;
+
+pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    admin(&orchestrator, &request, AuditAction::AdminRead).await?;
+    let limit = page_limit(&request, USUAL_LIMIT)?;
+    let filter = AuditFilter {
+        action: request.query_as("action", "the name of an action, such as auth.login")?,
+        who: request.query("who"),
+        before: request.query_as("cursor", "the next_cursor of an earlier answer")?,
+        limit: limit + 1,
+    };
+    let events = orchestrator.store.audit_list(filter).await;
+    let mut events = events.map_err(store_problem)?;
+    let more = events.len() > limit as usize;
+    events.truncate(limit as usize);
+    let last = events.last().filter(|_| more);
+    response::ok(&AuditLog {
+        next_cursor: last.map(|entry| entry.seq.to_string()),
+        events,
+    })
+}

@@ -1,0 +1,76 @@
+//! Users, for admins.
+
+use super::{MAX_LIMIT, Orchestrator, admin, page_limit};
+use crate::{
+    api::{
+        UserId,
+        audit::AuditAction,
+        users::{CreateUser, UserList},
+    },
+    http::{
+        request::Request,
+        response::{self, Reply},
+    },
+    identity::{Caller, Change, store_problem},
+};
+use http::StatusCode;
+use std::sync::Arc;
+
+pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let admin = admin(&orchestrator, &request, AuditAction::UserCreate).await?;
+    let create: CreateUser = request.json().await?;
+    let origin = request.origin();
+    let made = orchestrator.identity.user_create(&admin, create, &origin);
+    response::json(StatusCode::CREATED, &made.await?)
+}
+
+pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    admin(&orchestrator, &request, AuditAction::AdminRead).await?;
+    let limit = page_limit(&request, MAX_LIMIT)?;
+    let after = request.query("cursor");
+    // One more than asked for tells whether there is more.
+    let users = orchestrator.store.user_list(after, limit + 1).await;
+    let mut users = users.map_err(store_problem)?;
+    let more = users.len() > limit as usize;
+    users.truncate(limit as usize);
+    let last = users.last().filter(|_| more);
+    response::ok(&UserList {
+        next_cursor: last.map(|user| user.handle.clone()),
+        users,
+    })
+}
+
+pub(super) async fn disable(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let admin = admin(&orchestrator, &request, AuditAction::UserDisable).await?;
+    change(&orchestrator, &request, &admin, Change::Disable).await
+}
+
+pub(super) async fn enable(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let admin = admin(&orchestrator, &request, AuditAction::UserEnable).await?;
+    change(&orchestrator, &request, &admin, Change::Enable).await
+}
+
+pub(super) async fn revoke_sessions(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let admin = admin(&orchestrator, &request, AuditAction::UserRevokeSessions).await?;
+    change(&orchestrator, &request, &admin, Change::RevokeSessions).await
+}
+
+pub(super) async fn reset_password(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let admin = admin(&orchestrator, &request, AuditAction::UserResetPassword).await?;
+    let reset = Change::ResetPassword(request.json().await?);
+    change(&orchestrator, &request, &admin, reset).await
+}
+
+async fn change(
+    orchestrator: &Orchestrator,
+    request: &Request,
+    admin: &Caller,
+    change: Change,
+) -> Reply {
+    let (user, origin): (UserId, _) = (request.param("id", "user")?, request.origin());
+    let changed = orchestrator
+        .identity
+        .user_change(admin, user, change, &origin);
+    changed.await?;
+    response::no_content()
+}

@@ -1,0 +1,424 @@
+//! What admins do with users, and that it counts at once.
+
+use crate::support::{Api, Orchestrator, PASSWORD, cynode, eventually, process::run, uuid};
+use serde_json::{Value, json};
+use std::{fs, thread};
+
+/// A password that is long enough.
+const FIRST: &str = "the first password";
+
+/// Makes a user; their id.
+fn make(admin: &Api, handle: &str, is_admin: bool) -> String {
+    let user = json!({"handle": handle, "password": FIRST, "is_admin": is_admin});
+    let made = admin.post("/v1/users", &user).json(201);
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// The answer to a login.
+fn log_in(gateway: &Api, handle: &str, password: &str) -> crate::support::Reply {
+    let login = json!({"handle": handle, "password": password});
+    gateway.post("/v1/auth/login", &login)
+}
+
+/// The tokens of a login that goes well.
+fn tokens(gateway: &Api, handle: &str, password: &str) -> Value {
+    log_in(gateway, handle, password).json(200)
+}
+
+/// The API with these tokens.
+fn with(gateway: &Api, tokens: &Value) -> Api {
+    gateway.with_token(tokens["access_token"].as_str().unwrap())
+}
+
+/// Fails unless neither of the tokens is of any use.
+fn assert_dead(gateway: &Api, tokens: &Value) {
+    with(gateway, tokens)
+        .get("/v1/users/me")
+        .problem(401, "unauthorized");
+    let refresh = json!({"refresh_token": tokens["refresh_token"]});
+    gateway
+        .post("/v1/auth/refresh", &refresh)
+        .problem(401, "unauthorized");
+}
+
+#[test]
+fn an_admin_makes_users_and_lists_them() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let ann = json!({"handle": "ann", "password": FIRST, "email": "ann@example.com"});
+    let made = admin.post("/v1/users", &ann).json(201);
+    assert_eq!(
+        (
+            &made["handle"],
+            &made["email"],
+            &made["is_active"],
+            &made["is_admin"]
+        ),
+        (
+            &json!("ann"),
+            &json!("ann@example.com"),
+            &json!(true),
+            &json!(false)
+        )
+    );
+    assert_eq!(made.get("password"), None);
+    let me = with(
+        &orchestrator.gateway,
+        &tokens(&orchestrator.gateway, "ann", FIRST),
+    );
+    assert_eq!(me.get("/v1/users/me").json(200), made);
+    let taken = admin.post("/v1/users", &ann).problem(409, "conflict");
+    assert!(taken["detail"].as_str().unwrap().contains("another handle"));
+    for (field, value) in [
+        ("handle", json!("Ann")),
+        ("handle", json!("")),
+        ("handle", json!("a/b")),
+        ("handle", json!(7)),
+        ("password", json!("elevenchars")),
+        ("password", json!("x".repeat(2000))),
+        ("email", json!("nobody")),
+        ("is_admin", json!("yes")),
+    ] {
+        let mut wrong = ann.clone();
+        wrong["handle"] = "bob".into();
+        wrong[field] = value;
+        let problem = admin
+            .post("/v1/users", &wrong)
+            .problem(400, "invalid-request");
+        assert_eq!(
+            problem["errors"][0]["pointer"],
+            format!("#/{field}"),
+            "{wrong}"
+        );
+    }
+    make(&admin, "bob", false);
+    let handles = |list: &Value| -> Vec<String> {
+        let users = list["users"].as_array().unwrap().iter();
+        users
+            .map(|user| user["handle"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let list = admin.get("/v1/users").json(200);
+    assert_eq!(handles(&list), ["admin", "ann", "bob"]);
+    let first = admin.get("/v1/users?limit=2").json(200);
+    assert_eq!(handles(&first), ["admin", "ann"]);
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let rest = admin.get(&format!("/v1/users?cursor={cursor}")).json(200);
+    assert_eq!(
+        (handles(&rest), rest.get("next_cursor")),
+        (vec!["bob".to_owned()], None)
+    );
+}
+
+#[test]
+fn others_may_do_none_of_it_and_see_only_their_own() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let id = make(&admin, "ann", false);
+    let ann = with(
+        &orchestrator.gateway,
+        &tokens(&orchestrator.gateway, "ann", FIRST),
+    );
+    for path in ["/v1/users", "/v1/audit"] {
+        ann.get(path).problem(403, "forbidden");
+    }
+    let user = json!({"handle": "bob", "password": FIRST});
+    ann.post("/v1/users", &user).problem(403, "forbidden");
+    for action in ["disable", "enable", "revoke_sessions", "reset_password"] {
+        let path = format!("/v1/users/{id}/{action}");
+        ann.post(&path, &json!({"password": FIRST}))
+            .problem(403, "forbidden");
+    }
+    let path = "/v1/tasks";
+    let task = admin.post(path, &json!({"script": "true"})).json(201);
+    let theirs = format!("{path}/{}", task["id"].as_str().unwrap());
+    for path in [
+        theirs.clone(),
+        format!("{theirs}/result"),
+        format!("{theirs}/logs"),
+    ] {
+        ann.get(&path).problem(404, "not-found");
+    }
+    ann.act(&format!("{theirs}/cancel"))
+        .problem(404, "not-found");
+    assert_eq!(ann.get(path).json(200)["tasks"], json!([]));
+    let own = ann.post(path, &json!({"script": "true"})).json(201);
+    assert_eq!(ann.get(path).json(200)["tasks"][0]["id"], own["id"]);
+    assert_eq!(
+        admin.get(path).json(200)["tasks"].as_array().unwrap().len(),
+        2
+    );
+}
+
+#[test]
+fn what_ends_sessions_ends_them_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
+    let id = make(&admin, "ann", false);
+    let act = |action: &str, body: &Value| {
+        admin
+            .post(&format!("/v1/users/{id}/{action}"), body)
+            .expect(204);
+    };
+
+    let (here, there) = (tokens(gateway, "ann", FIRST), tokens(gateway, "ann", FIRST));
+    act("revoke_sessions", &Value::Null);
+    assert_dead(gateway, &here);
+    assert_dead(gateway, &there);
+
+    let session = tokens(gateway, "ann", FIRST);
+    act("disable", &Value::Null);
+    assert_dead(gateway, &session);
+    log_in(gateway, "ann", FIRST).problem(401, "unauthorized");
+    act("enable", &Value::Null);
+    assert_dead(gateway, &session);
+
+    let session = tokens(gateway, "ann", FIRST);
+    let short = json!({"password": "short"});
+    let reset = format!("/v1/users/{id}/reset_password");
+    admin.post(&reset, &short).problem(400, "invalid-request");
+    with(gateway, &session).get("/v1/users/me").expect(200);
+    act("reset_password", &json!({"password": "another password"}));
+    assert_dead(gateway, &session);
+    log_in(gateway, "ann", FIRST).problem(401, "unauthorized");
+    with(gateway, &tokens(gateway, "ann", "another password"))
+        .get("/v1/users/me")
+        .expect(200);
+
+    let nobody = format!("/v1/users/{}/disable", uuid());
+    admin.act(&nobody).problem(404, "not-found");
+    admin
+        .act("/v1/users/nonsense/disable")
+        .problem(404, "not-found");
+}
+
+#[test]
+fn a_stream_ends_with_its_session() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
+    let id = make(&admin, "ann", false);
+    let ends: [&dyn Fn(&Value); 3] = [
+        &|_| {
+            let path = format!("/v1/users/{id}/revoke_sessions");
+            admin.act(&path).expect(204);
+        },
+        &|session| {
+            with(gateway, session).act("/v1/auth/logout").expect(204);
+        },
+        &|session| {
+            let refresh = json!({"refresh_token": session["refresh_token"]});
+            for status in [200, 401] {
+                gateway.post("/v1/auth/refresh", &refresh).expect(status);
+            }
+        },
+    ];
+    for end in ends {
+        let session = tokens(gateway, "ann", FIRST);
+        let ann = with(gateway, &session);
+        // No node is there, so the task waits and its stream is silent.
+        let task = ann.post("/v1/tasks", &json!({"script": "true"})).json(201);
+        let path = format!(
+            "/v1/tasks/{}/logs?follow=true",
+            task["id"].as_str().unwrap()
+        );
+        let mut events = ann.events(&path, None);
+        assert_eq!(events.next().unwrap().name, "status");
+        let mut others = admin.events(&path, None);
+        assert_eq!(others.next().unwrap().name, "status");
+        end(&session);
+        assert!(
+            events.next().is_none(),
+            "it ends, without an end of the task"
+        );
+        // Somebody else's goes on.
+        ann.get("/v1/users/me").problem(401, "unauthorized");
+        let cancel = format!("/v1/tasks/{}/cancel", task["id"].as_str().unwrap());
+        admin.act(&cancel).expect(200);
+        assert_eq!(others.last().unwrap().name, "end");
+    }
+}
+
+#[test]
+fn one_active_admin_always_remains() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let first = admin.get("/v1/users/me").json(200)["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let disable = |id: &str| admin.act(&format!("/v1/users/{id}/disable"));
+    let refused = disable(&first).problem(409, "conflict");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("last active admin")
+    );
+    make(&admin, "ann", false);
+    disable(&first).problem(409, "conflict");
+    // Two admins who are disabled at the same moment, again and again.
+    let second = make(&admin, "root", true);
+    for _ in 0..5 {
+        let statuses: Vec<u16> = thread::scope(|scope| {
+            let both = [&first, &second].map(|id| scope.spawn(|| disable(id).status));
+            both.map(|one| one.join().unwrap()).into()
+        });
+        let disabled = statuses.iter().filter(|status| **status == 204).count();
+        assert!(disabled <= 1, "{statuses:?}");
+        let gateway = &orchestrator.gateway;
+        let (handle, password, other) = if log_in(gateway, "admin", PASSWORD).status == 200 {
+            ("admin", PASSWORD, &second)
+        } else {
+            ("root", FIRST, &first)
+        };
+        let left = with(gateway, &tokens(gateway, handle, password));
+        left.act(&format!("/v1/users/{other}/enable")).expect(204);
+        if handle == "root" {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_hash_that_is_too_weak_by_now_is_made_anew_at_the_next_login() {
+    use argon2::{
+        Algorithm, Argon2, Params, Version,
+        password_hash::{PasswordHasher as _, SaltString},
+    };
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    make(&admin, "ann", false);
+    let weak = Argon2::new(
+        Algorithm::Argon2id,
+        Version::V0x13,
+        Params::new(8192, 1, 1, None).unwrap(),
+    );
+    let salt = SaltString::encode_b64(&[9; 16]).unwrap();
+    let weak = weak
+        .hash_password(FIRST.as_bytes(), &salt)
+        .unwrap()
+        .to_string();
+    let database = rusqlite::Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
+    let sql = "UPDATE users SET password_hash = ?1 WHERE handle = 'ann'";
+    database.execute(sql, [&weak]).unwrap();
+    let stored = || -> String {
+        let sql = "SELECT password_hash FROM users WHERE handle = 'ann'";
+        database.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    log_in(&orchestrator.gateway, "ann", "a wrong password").expect(401);
+    assert_eq!(stored(), weak, "only the right password can be hashed anew");
+    tokens(&orchestrator.gateway, "ann", FIRST);
+    assert!(
+        stored().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+        "{}",
+        stored()
+    );
+    tokens(&orchestrator.gateway, "ann", FIRST);
+}
+
+#[test]
+fn the_commands_do_what_the_calls_do() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let cli = |arguments: &[&str]| {
+        run(cynode(home.path())
+            .args(arguments)
+            .env("CYNODE_GATEWAY_URL", &orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", admin.token()))
+    };
+    let file = home.path().join("new");
+    fs::write(&file, format!("{FIRST}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let created = cli(&["users", "create", "ann", "--new-password-file", file]);
+    assert_eq!(
+        (created.code, created.stdout.as_str()),
+        (0, ""),
+        "{created:?}"
+    );
+    tokens(&orchestrator.gateway, "ann", FIRST);
+    let generated = cli(&[
+        "users",
+        "create",
+        "bob",
+        "--generate",
+        "--admin",
+        "--email",
+        "b@c",
+    ]);
+    assert_eq!(generated.code, 0, "{generated:?}");
+    tokens(&orchestrator.gateway, "bob", generated.stdout.trim());
+    let list = cli(&["users", "list"]);
+    let rows: Vec<Vec<&str>> = list
+        .stdout
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ["USER", "ROLE", "STATE", "EMAIL"],
+            ["admin", "admin", "active", "-"],
+            ["ann", "user", "active", "-"],
+            ["bob", "admin", "active", "b@c"],
+        ]
+    );
+    let session = tokens(&orchestrator.gateway, "ann", FIRST);
+    for command in ["revoke-sessions", "disable", "enable"] {
+        assert_eq!(cli(&["users", command, "ann"]).code, 0, "{command}");
+    }
+    assert_dead(&orchestrator.gateway, &session);
+    let reset = cli(&["users", "reset-password", "ann", "--generate"]);
+    tokens(&orchestrator.gateway, "ann", reset.stdout.trim());
+    for (arguments, code) in [
+        (&["users", "create", "ann", "--generate"][..], 5),
+        (&["users", "create", "Ann", "--generate"], 6),
+        (&["users", "create", "carl"], 2),
+        (&["users", "disable", "nobody"], 4),
+    ] {
+        let done = cli(arguments);
+        assert_eq!(done.code, code, "{arguments:?}: {done:?}");
+        assert_eq!(
+            done.stdout, "",
+            "no password is shown that counts for nothing"
+        );
+    }
+    let audit = cli(&["audit", "--who", "bob"]);
+    assert!(audit.stdout.contains("user.create"), "{audit:?}");
+}
+
+#[test]
+fn terminals_that_refresh_at_the_same_moment_dont_log_each_other_out() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let password = home.path().join("password.secret");
+    let login = run(cynode(home.path()).args([
+        "login",
+        "--gateway-url",
+        &orchestrator.gateway_url,
+        "--password-file",
+        password.to_str().unwrap(),
+    ]));
+    assert_eq!(login.code, 0, "{login:?}");
+    let path = home.path().join("config/cynode/credentials.json");
+    for _ in 0..3 {
+        // As after a quarter of an hour: the access token is of no use any more.
+        let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file["logins"][&orchestrator.gateway_url]["access_token"] = "expired".into();
+        fs::write(&path, file.to_string()).unwrap();
+        let codes: Vec<i32> = thread::scope(|scope| {
+            let all = [(); 6].map(|()| scope.spawn(|| run(cynode(home.path()).arg("whoami"))));
+            all.map(|one| one.join().unwrap().code).into()
+        });
+        assert_eq!(codes, [0; 6]);
+    }
+    eventually("it is still logged in", || {
+        (run(cynode(home.path()).arg("whoami")).code == 0).then_some(())
+    });
+}
