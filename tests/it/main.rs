@@ -23,6 +23,7 @@ mod happy_path;
 mod inference;
 mod inference_refused;
 mod job_ends;
+mod limits;
 mod logs;
 mod metrics;
 mod model_server;

@@ -4,17 +4,22 @@
 use crate::{
     sandbox::on_host,
     support::{
-        Cluster, Orchestrator, PASSWORD, StandIn, Worker,
+        Api, Cluster, Orchestrator, PASSWORD, StandIn, Worker,
         cluster::PSK,
         cynode, eventually,
         process::run,
         read,
         server::{Server, role},
+        stand_in::capability,
         worker::WORKER_TOKEN,
     },
 };
+use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
+    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -36,7 +41,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// A cluster that has used every kind of secret, and all of them by name.
 fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start_orchestrated(&["--trusted-proxy", "127.0.0.1"]);
     let login = json!({"handle": "admin", "password": PASSWORD});
     let first = cluster
         .orchestrator
@@ -132,6 +137,124 @@ fn no_secret_is_in_a_log_a_database_or_an_argument_list() {
             );
         }
     }
+}
+
+/// All that could be a credential in a file: what is left when it is cut at whatever no credential
+/// of ours has in it, and at what JSON and logs put around a value.
+fn words(path: &Path) -> BTreeSet<String> {
+    let text = read(path);
+    let cut = |c: char| !(c.is_ascii_alphanumeric() || "-_.$+/=,".contains(c));
+    let words = text.split(cut).flat_map(|word| {
+        let value = word.split_once('=').map(|(_, value)| value);
+        [Some(word), value, Some(word.trim_matches(['.', ',']))]
+    });
+    let long_enough = |word: &&str| (12..4096).contains(&word.len());
+    words
+        .flatten()
+        .filter(long_enough)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Somebody with a copy of everything but the keys, and a new address for each try.
+struct Thief<'a> {
+    cluster: &'a Cluster,
+    /// What the stolen database has of passwords.
+    hashes: Vec<String>,
+    tries: Cell<u32>,
+}
+
+impl Thief<'_> {
+    fn post(&self, api: &Api, path: &str, body: &Value) -> u16 {
+        let n = self.tries.replace(self.tries.get() + 1);
+        let from = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255);
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("X-Forwarded-For", &from),
+        ];
+        let reply = api.call("POST", path, &headers, body.to_string().as_bytes());
+        assert_ne!(
+            reply.status, 429,
+            "a try that was not looked at proves nothing"
+        );
+        reply.status
+    }
+
+    /// What a string opens, if anything.
+    fn opens(&self, word: &str) -> Vec<&'static str> {
+        let orchestrator = &self.cluster.orchestrator;
+        let (gateway, control) = (&orchestrator.gateway, &orchestrator.control);
+        let worker = Api::new(self.cluster.node.url());
+        let get = |api: &Api, path: &str| api.with_token(word).get(path).status;
+        let register =
+            json!({"psk": word, "capability": capability("thief", "http://127.0.0.1:1")});
+        let mut opened = vec![
+            ("the gateway", get(gateway, "/v1/users/me")),
+            ("the control plane", get(control, "/v1/nodes/config")),
+            ("the worker", get(&worker, "/v1/worker/jobs")),
+            (
+                "a session",
+                self.post(gateway, "/v1/auth/refresh", &json!({"refresh_token": word})),
+            ),
+            (
+                "a registration",
+                self.post(control, "/v1/nodes/register", &register),
+            ),
+        ];
+        // As a login does it, less the pause that a guesser is given. Ids are told by their form.
+        let verifies = |hash: &String| {
+            let hash = PasswordHash::new(hash).unwrap();
+            Argon2::default()
+                .verify_password(word.as_bytes(), &hash)
+                .is_ok()
+        };
+        if uuid::Uuid::parse_str(word).is_err() && self.hashes.iter().any(verifies) {
+            opened.push(("a login", 200));
+        }
+        opened.retain(|(_, status)| *status != 401);
+        opened.into_iter().map(|(what, _)| what).collect()
+    }
+}
+
+#[test]
+fn a_stolen_copy_of_the_database_and_the_logs_opens_nothing() {
+    let (cluster, secrets) = used_cluster();
+    let id = cluster.script("echo done");
+    cluster.finish(&id);
+    let database = Connection::open(cluster.orchestrator.data_dir.join("cynode.db")).unwrap();
+    let mut rows = database.prepare("SELECT password_hash FROM users").unwrap();
+    let hashes = rows.query_map([], |row| row.get(0)).unwrap();
+    let thief = Thief {
+        cluster: &cluster,
+        hashes: hashes.map(Result::unwrap).collect(),
+        tries: Cell::new(0),
+    };
+    let copied = files(cluster.home()).into_iter().filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("cynode.db") || name.ends_with(".stdout") || name.ends_with(".stderr")
+    });
+    let words: BTreeSet<String> = copied.flat_map(|path| words(&path)).collect();
+    assert!(words.len() > 100, "{words:?}");
+    for word in &words {
+        assert_eq!(thief.opens(word), [""; 0], "{word}");
+    }
+    // The same tries open what they should with the real ones.
+    let real = |name: &str| {
+        // The newest first: an older refresh token that is shown again ends its session.
+        let of_it = secrets.iter().rev().filter(|(known, _)| *known == name);
+        of_it
+            .flat_map(|(_, secret)| thief.opens(secret))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(real("password"), ["a login"]);
+    assert_eq!(real("psk"), ["a registration"]);
+    assert_eq!(real("access token"), ["the gateway"; 3]);
+    assert_eq!(real("node token"), ["the control plane"]);
+    assert_eq!(
+        real("refresh token"),
+        ["a session"],
+        "the second one; the first is used up"
+    );
 }
 
 #[test]

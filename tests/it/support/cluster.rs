@@ -165,11 +165,20 @@ impl Cluster {
         Self::start_at(["127.0.0.1:0", "127.0.0.1:0"], more)
     }
 
+    /// The same with what the orchestrator's operator says in `more`.
+    pub(crate) fn start_orchestrated(more: &[&str]) -> Self {
+        Self::start_all(["127.0.0.1:0", "127.0.0.1:0"], more, &[])
+    }
+
     /// The same with the orchestrator at these addresses.
-    pub(crate) fn start_at(addresses: [&str; 2], more: &[&str]) -> Self {
+    pub(crate) fn start_at(addresses: [&str; 2], node: &[&str]) -> Self {
+        Self::start_all(addresses, &[], node)
+    }
+
+    fn start_all(addresses: [&str; 2], orchestrator: &[&str], node: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let orchestrator = Orchestrator::start_at(home.path(), addresses, &[]);
-        let node = Node::start(home.path(), "box", &orchestrator.control_url, more);
+        let orchestrator = Orchestrator::start_at(home.path(), addresses, orchestrator);
+        let node = Node::start(home.path(), "box", &orchestrator.control_url, node);
         wait_ready(&orchestrator);
         Self {
             user: orchestrator.login(),

@@ -1,0 +1,319 @@
+//! What the gateway puts up with: storms, floods, slow clients, full queues.
+
+use crate::support::{
+    Api, DEADLINE, Node, Orchestrator, PASSWORD,
+    cluster::{finish, wait_ready},
+    eventually,
+};
+use serde_json::{Value, json};
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
+
+/// A connection on which nothing was sent yet, and on which nothing is waited for longer than a test
+/// may take.
+fn connect(api: &Api) -> TcpStream {
+    let stream = TcpStream::connect(api.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// What comes on a connection until the other side closes it.
+fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("it was not closed: {error}"),
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The answer to a login that is said to come from there.
+fn guess(gateway: &Api, from: &str, handle: &str) -> crate::support::Reply {
+    let login = json!({"handle": handle, "password": "a guess"});
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("X-Forwarded-For", from),
+    ];
+    gateway.call(
+        "POST",
+        "/v1/auth/login",
+        &headers,
+        login.to_string().as_bytes(),
+    )
+}
+
+#[test]
+fn a_proxy_is_believed_only_where_it_is_trusted() {
+    let home = tempfile::tempdir().unwrap();
+    let trusting = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.0/8"]);
+    let gateway = &trusting.gateway;
+    for _ in 0..5 {
+        guess(gateway, "203.0.113.1", "admin").expect(401);
+    }
+    guess(gateway, "203.0.113.1", "admin").problem(429, "too-many-requests");
+    // What a client writes itself stands before what the proxy has seen.
+    guess(gateway, "198.51.100.1, 203.0.113.1", "admin").problem(429, "too-many-requests");
+    guess(gateway, "203.0.113.1, 198.51.100.1", "admin").expect(401);
+    let admin = trusting.login();
+    let log = admin.get("/v1/audit?action=auth.login").json(200);
+    assert_eq!(log["events"][1]["address"], "198.51.100.1");
+    drop(trusting);
+
+    let wary = Orchestrator::start(home.path(), &[]);
+    for n in 0..5 {
+        guess(&wary.gateway, &format!("203.0.113.{n}"), "admin").expect(401);
+    }
+    guess(&wary.gateway, "203.0.113.99", "admin").problem(429, "too-many-requests");
+}
+
+#[test]
+fn guesses_from_everywhere_don_t_lock_a_user_out() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.1"]);
+    for n in 0..40 {
+        guess(&orchestrator.gateway, &format!("203.0.113.{n}"), "admin").expect(401);
+    }
+    let login = json!({"handle": "admin", "password": PASSWORD}).to_string();
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("X-Forwarded-For", "198.51.100.1"),
+    ];
+    let gateway = &orchestrator.gateway;
+    gateway
+        .call("POST", "/v1/auth/login", &headers, login.as_bytes())
+        .expect(200);
+}
+
+#[test]
+fn a_user_s_requests_are_limited_and_nobody_else_s() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &["--user-rate", "1"]);
+    let admin = orchestrator.login();
+    let ann = json!({"handle": "ann", "password": "a good password"});
+    admin.post("/v1/users", &ann).expect(201);
+    let refused = (0..20)
+        .map(|_| admin.get("/v1/users/me"))
+        .find(|reply| reply.status != 200)
+        .unwrap();
+    refused.problem(429, "too-many-requests");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let tokens = orchestrator.gateway.post("/v1/auth/login", &ann).json(200);
+    let ann = orchestrator
+        .gateway
+        .with_token(tokens["access_token"].as_str().unwrap());
+    ann.get("/v1/users/me").expect(200);
+}
+
+#[test]
+fn a_full_queue_takes_nothing_and_has_room_again() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--max-queued", "3", "--max-queued-per-user", "2"];
+    let orchestrator = Orchestrator::start(home.path(), &flags);
+    let admin = orchestrator.login();
+    let mut users = vec![admin.clone()];
+    for handle in ["ann", "bob"] {
+        let user = json!({"handle": handle, "password": "a good password"});
+        admin.post("/v1/users", &user).expect(201);
+        let tokens = orchestrator.gateway.post("/v1/auth/login", &user).json(200);
+        let token = tokens["access_token"].as_str().unwrap();
+        users.push(orchestrator.gateway.with_token(token));
+    }
+    let task = json!({"script": "true"});
+    let create = |user: &Api, key: &str| {
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", key),
+        ];
+        user.call("POST", "/v1/tasks", &headers, task.to_string().as_bytes())
+    };
+    let first = create(&users[0], "a").json(201);
+    create(&users[0], "b").expect(201);
+    let full = create(&users[0], "c");
+    let detail = full.problem(429, "queue-full")["detail"].clone();
+    assert!(
+        detail.as_str().unwrap().starts_with("your queue"),
+        "{detail}"
+    );
+    assert!(full.header("retry-after").is_some());
+    assert_eq!(
+        create(&users[0], "a").json(201)["id"],
+        first["id"],
+        "what was taken stays taken"
+    );
+    create(&users[1], "a").expect(201);
+    let detail = create(&users[2], "a").problem(429, "queue-full")["detail"].clone();
+    assert!(detail.as_str().unwrap().contains("all users"), "{detail}");
+    let count = |admin: &Api| {
+        admin.get("/v1/tasks").json(200)["tasks"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(count(&admin), 3, "nothing is half accepted");
+    let cancel = format!("/v1/tasks/{}/cancel", first["id"].as_str().unwrap());
+    admin.act(&cancel).expect(200);
+    create(&users[2], "a").expect(201);
+    // Many at the same moment, for one place.
+    let second = admin.get("/v1/tasks?status=queued").json(200)["tasks"][0]["id"].clone();
+    admin
+        .act(&format!("/v1/tasks/{}/cancel", second.as_str().unwrap()))
+        .expect(200);
+    let statuses: Vec<u16> = thread::scope(|scope| {
+        let keys = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| format!("at once {n}"));
+        let all = keys.map(|key| scope.spawn(|| create(&users[1], &{ key }).status));
+        all.map(|one| one.join().unwrap()).into()
+    });
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 201).count(),
+        1,
+        "{statuses:?}"
+    );
+}
+
+#[test]
+fn a_task_that_starts_makes_room_in_the_queue() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--max-queued-per-user", "1"];
+    let orchestrator = Orchestrator::start(home.path(), &flags);
+    let user = orchestrator.login();
+    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    wait_ready(&orchestrator);
+    for _ in 0..5 {
+        // Each waits for a moment at most, and leaves the queue when it starts.
+        let id = eventually("there is room", || {
+            let reply = user.post("/v1/tasks", &json!({"script": "true"}));
+            (reply.status == 201).then(|| reply.json(201)["id"].as_str().unwrap().to_owned())
+        });
+        assert_eq!(finish(&user, &id)["status"], "completed");
+    }
+}
+
+#[test]
+fn half_open_connections_keep_nobody_out() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let half_open: Vec<TcpStream> = (0..200)
+        .map(|n| {
+            let mut stream = connect(&orchestrator.gateway);
+            // Some say nothing at all, some stop in their first line, some in their headers.
+            let begun: &[u8] = match n % 3 {
+                0 => b"",
+                1 => b"GET /v1/ta",
+                _ => b"GET /v1/tasks HTTP/1.1\r\nhost: x\r\nx-a:",
+            };
+            stream.write_all(begun).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        admin.get("/v1/tasks").expect(200);
+        admin
+            .post("/v1/tasks", &json!({"script": "true"}))
+            .expect(201);
+    }
+    drop(half_open);
+}
+
+#[test]
+fn one_address_can_not_take_all_connections() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.2"]);
+    let mut open = Vec::new();
+    let refused = loop {
+        let mut stream = connect(&orchestrator.gateway);
+        assert!(open.len() < 2000, "there is no limit");
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            .unwrap();
+        let mut head = [0; 12];
+        match stream.read_exact(&mut head) {
+            Ok(()) if head == *b"HTTP/1.1 200" => open.push(stream),
+            _ => break String::from_utf8_lossy(&head).into_owned(),
+        }
+    };
+    // It may have been reset before it was read.
+    assert!(
+        refused.contains("503") || refused.starts_with('\0'),
+        "{refused:?}"
+    );
+    assert!(open.len() >= 200, "only {} were let in", open.len());
+    open.truncate(open.len() - 5);
+    eventually("there is room again", || {
+        let reply = orchestrator
+            .gateway
+            .try_call("GET", "/healthz", &[], b"")
+            .ok()?;
+        (reply.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_slow_client_is_cut_off() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let token = admin.token().to_owned();
+    // Everything slow at the same time, since each takes its time.
+    let silent = connect(&orchestrator.gateway);
+    let in_the_head = connect(&orchestrator.gateway);
+    let in_the_body = connect(&orchestrator.gateway);
+    let after_an_answer = connect(&orchestrator.gateway);
+    let head = format!(
+        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    (&in_the_head)
+        .write_all(b"GET /healthz HTTP/1.1\r\nx-a: ")
+        .unwrap();
+    (&in_the_body).write_all(head.as_bytes()).unwrap();
+    (&after_an_answer)
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    let trickle = in_the_head.try_clone().unwrap();
+    let trickling = thread::spawn(move || {
+        // A byte now and then doesn't help, until the other side has enough of it.
+        while (&trickle).write_all(b"x").is_ok() {
+            thread::park_timeout(Duration::from_millis(500));
+        }
+    });
+    let body = rest(in_the_body);
+    assert!(body.starts_with("HTTP/1.1 400"), "{body}");
+    assert!(body.contains("did not arrive within"), "{body}");
+    for stream in [silent, in_the_head] {
+        let answer = rest(stream);
+        assert!(!answer.contains("200"), "{answer}");
+    }
+    assert!(rest(after_an_answer).starts_with("HTTP/1.1 200"));
+    trickling.join().unwrap();
+    let listed: Value = admin.get("/v1/tasks").json(200);
+    assert_eq!(listed["tasks"], json!([]));
+}
+
+#[test]
+fn heads_and_bodies_that_are_too_large_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let large = "x".repeat(200_000);
+    let mut stream = connect(&orchestrator.gateway);
+    let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-large: {large}\r\n\r\n");
+    // It may hang up before it has read all of it.
+    let _ = stream.write_all(head.as_bytes());
+    let answer = rest(stream);
+    assert!(!answer.contains("200 OK"), "{answer:.200}");
+    let mut stream = connect(&orchestrator.gateway);
+    let head = format!(
+        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        admin.token(),
+        11 << 20
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"HTTP/1.1 413", "before anything of it was sent");
+}
