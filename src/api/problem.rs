@@ -64,6 +64,8 @@ kinds! {
     PayloadTooLarge = 413 "payload-too-large" "The body is too large";
     /// The body isn't JSON.
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
+    /// The request line and headers pass the limit.
+    HeadTooLarge = 431 "head-too-large" "The head of the request is too large";
     /// Too often, too many.
     TooManyRequests = 429 "too-many-requests" "Too many requests";
     /// The queue of tasks is full.

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod gate;
 pub mod metrics;
+mod refusal;
 pub mod request;
 pub mod resolve;
 pub mod response;

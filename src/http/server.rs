@@ -5,6 +5,7 @@
 
 use super::{
     gate::{Gate, Place},
+    refusal::Polite,
     request::Connection,
     router::Router,
 };
@@ -102,7 +103,7 @@ pub async fn serve<S: Send + Sync + 'static>(
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(
-                TokioIo::new(Box::pin(stream)),
+                TokioIo::new(Polite::new(Box::pin(stream))),
                 TowerToHyperService::new(service),
             );
         tokio::spawn(see_out(connections.watch(served), connection, place));
