@@ -1,11 +1,12 @@
 //! Who did what: authentication and administration (contract, section 2).
 
 use super::{problem::Problem, time::Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// What was done.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub enum AuditAction {
     /// A user's login.
     #[serde(rename = "auth.login")]
@@ -98,7 +99,7 @@ impl std::str::FromStr for AuditAction {
 }
 
 /// How it ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditOutcome {
     /// It was done.
@@ -130,7 +131,7 @@ pub struct Origin {
 }
 
 /// Something that was done, or tried.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEvent {
     /// When.
     pub at: Time,
@@ -211,7 +212,7 @@ impl AuditEvent {
 }
 
 /// An event with its place in the log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
     /// Its place; later ones are greater.
     pub seq: i64,
@@ -221,7 +222,7 @@ pub struct AuditEntry {
 }
 
 /// Answer of `GET /v1/audit`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLog {
     /// Newest first.
     pub events: Vec<AuditEntry>,

@@ -1,10 +1,11 @@
 //! Login, sessions and who one is (contract, section 2).
 
 use super::UserId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Body of `POST /v1/auth/login`.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Login {
     /// The user's name.
     pub handle: String,
@@ -13,14 +14,14 @@ pub struct Login {
 }
 
 /// Body of `POST /v1/auth/refresh`.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Refresh {
     /// The refresh token of the last answer; it dies with this call.
     pub refresh_token: String,
 }
 
 /// Body of `POST /v1/auth/logout`; may be left out.
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Default, Deserialize, Serialize, JsonSchema)]
 pub struct Logout {
     /// Ends this token's session as well, should it be another one.
     #[serde(default)]
@@ -28,7 +29,7 @@ pub struct Logout {
 }
 
 /// Answer to login and refresh.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Tokens {
     /// Bearer token for the User API.
     pub access_token: String,
@@ -41,7 +42,7 @@ pub struct Tokens {
 }
 
 /// Answer of `GET /v1/users/me`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct User {
     /// Stable id.
     pub id: UserId,

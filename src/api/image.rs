@@ -7,6 +7,20 @@
 
 use std::{fmt, str::FromStr};
 
+/// The same grammar, and the rule for what is a domain, as a schema says it.
+pub const PATTERN: &str = concat!(
+    "^(?![0-9A-Fa-f]{64}$)",
+    // A domain, or a first component that is none; the components that follow.
+    "(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]{1,5})?",
+    "|[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*)/",
+    "(?:[a-z0-9]+(?:(?:\\.|__?|-+)[a-z0-9]+)*/)*)?",
+    // The last component, tag, digest.
+    "[a-z0-9]+(?:(?:\\.|__?|-+)[a-z0-9]+)*",
+    "(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
+);
+/// Longest reference, in bytes.
+pub const MAX_BYTES: usize = 512;
+
 const DEFAULT_DOMAIN: &str = "docker.io";
 
 /// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
@@ -44,7 +58,7 @@ impl FromStr for ImageRef {
         if text.is_empty() {
             return Err(InvalidImage("the image is empty"));
         }
-        if text.len() > 512 {
+        if text.len() > MAX_BYTES {
             return Err(InvalidImage("the image reference is longer than 512 bytes"));
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {

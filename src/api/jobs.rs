@@ -1,6 +1,7 @@
 //! Orchestrator and worker: run this, this is how it ended (contract, section 4).
 
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, time::Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -12,6 +13,10 @@ pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
 pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
 /// Time limit of a job that names none, in seconds.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
+/// What arguments, scripts and values of variables look like to a schema: no NUL.
+pub const TEXT_PATTERN: &str = "^[^\\u0000]*$";
+/// What names of variables look like to a schema; [`check_env`] reads them.
+pub const ENV_NAME_PATTERN: &str = "^(?!CYNODE_)[A-Za-z_][A-Za-z0-9_]*$";
 /// Names that only cynode sets inside a sandbox start with this.
 pub const RESERVED_ENV_PREFIX: &str = "CYNODE_";
 
@@ -60,7 +65,7 @@ pub struct SandboxSpec {
 }
 
 /// What network a sandbox gets. Both are `--network=none` today.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkPolicy {
     /// No network but its own loopback.
@@ -205,7 +210,7 @@ pub fn check_timeout(pointer: &str, seconds: Option<u64>) -> Result<(), Problem>
 }
 
 /// How a job ended at its node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Exit code 0.
@@ -234,7 +239,7 @@ impl Outcome {
 }
 
 /// Which streams were longer than what is kept.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Truncated {
     /// Of stdout something is missing.
     pub stdout: bool,
@@ -243,7 +248,7 @@ pub struct Truncated {
 }
 
 /// Result of a job, as the Worker API answers it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobResult {
     /// Payload version, 1.
     pub version: u64,
@@ -277,7 +282,7 @@ pub struct JobResult {
 }
 
 /// What a sandbox really got.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Effective {
     /// The image's id.
     pub image_id: String,
@@ -290,7 +295,7 @@ pub struct Effective {
 }
 
 /// Why a command could not run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobError {
     /// What kind of trouble.
     #[serde(rename = "type")]
@@ -300,7 +305,7 @@ pub struct JobError {
 }
 
 /// Kinds of trouble that keep a command from running.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobErrorKind {
     /// The node's or orchestrator's patterns don't allow the image.

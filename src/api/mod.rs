@@ -10,11 +10,13 @@ pub mod events;
 pub mod image;
 pub mod jobs;
 pub mod nodes;
+mod number;
 pub mod problem;
 pub mod tasks;
 pub mod time;
 pub mod users;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
@@ -58,8 +60,9 @@ pub fn check_raw_version(payload: &[u8]) -> Result<(), problem::Problem> {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
         #[serde(transparent)]
+        #[schemars(inline)]
         pub struct $name(Uuid);
 
         impl $name {

@@ -4,6 +4,7 @@
 //! in its status line and another in its body. `detail` is written for the caller: it is
 //! safe to show to a stranger and says what to do next.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where the `type` URIs live; a slug is appended.
@@ -27,6 +28,11 @@ macro_rules! kinds {
             /// The last part of the `type` URI.
             pub const fn slug(self) -> &'static str {
                 match self { $(Kind::$name => $slug,)* }
+            }
+
+            /// The `type` URI.
+            pub fn uri(self) -> String {
+                format!("{TYPE_BASE}{}", self.slug())
             }
 
             /// A short text that is the same for every problem of this kind.
@@ -77,7 +83,7 @@ kinds! {
 }
 
 /// One wrong field.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FieldError {
     /// Where in the body: a JSON pointer (RFC 6901) as a URI fragment, such as `#/env/PATH`.
     pub pointer: String,
@@ -100,11 +106,12 @@ pub struct Problem {
     pub allow: Option<String>,
 }
 
-/// [`Problem`] as JSON, in both directions.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A problem, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
-    /// A URI that names the kind; [`TYPE_BASE`] and a slug.
+    /// A URI that names the kind.
     #[serde(rename = "type", default)]
+    #[schemars(extend("enum" = Kind::ALL.iter().map(|kind| kind.uri()).collect::<Vec<_>>()))]
     pub kind: String,
     /// The kind in words.
     #[serde(default)]
@@ -193,7 +200,7 @@ impl Problem {
     /// The JSON body for the request named `instance`.
     pub fn body(&self, instance: &str) -> ProblemBody {
         ProblemBody {
-            kind: format!("{TYPE_BASE}{}", self.kind.slug()),
+            kind: self.kind.uri(),
             title: self.kind.title().to_owned(),
             status: self.kind.status(),
             detail: self.detail.clone(),

@@ -1,13 +1,15 @@
 //! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::{fmt, time::Duration};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 ///
 /// Stored as the integer, written as `2026-11-23T14:54:46.123Z`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema)]
+#[schemars(inline, extend("type" = "string", "format" = "date-time"))]
 pub struct Time(i64);
 
 impl Time {

@@ -1,26 +1,32 @@
 //! What admins do with users (contract, section 2).
 
 use super::{auth::User, problem::Problem};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Shortest password that is accepted, in characters.
 pub const MIN_PASSWORD_CHARS: usize = 12;
-/// Longest one, in bytes; a longer one would only cost memory.
-pub const MAX_PASSWORD_BYTES: usize = 1024;
+/// Longest one, in characters; a longer one would only cost memory.
+pub const MAX_PASSWORD_CHARS: usize = 1024;
 /// Longest handle, in bytes.
 pub const MAX_HANDLE_BYTES: usize = 64;
-/// Longest mail address, in bytes (RFC 5321, section 4.5.3.1.3, less its brackets).
-const MAX_EMAIL_BYTES: usize = 254;
+/// What [`check_handle`] takes, for schemas.
+const HANDLE_PATTERN: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
+/// What [`check_email`] takes, for schemas: parts as long as RFC 5321, section 4.5.3.1, has them.
+const EMAIL_PATTERN: &str = "^[!-?A-~]{1,64}@[!-?A-~]{1,189}$";
 
 /// Body of `POST /v1/users`.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 pub struct CreateUser {
     /// The name used to log in.
+    #[schemars(regex(pattern = HANDLE_PATTERN))]
     pub handle: String,
     /// The first password.
+    #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
     pub password: String,
     /// A mail address, for people to write to; nothing is sent there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = EMAIL_PATTERN))]
     pub email: Option<String>,
     /// Whether the user may see and change everything.
     #[serde(default)]
@@ -37,14 +43,15 @@ impl CreateUser {
 }
 
 /// Body of `POST /v1/users/{id}/reset_password`.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 pub struct ResetPassword {
     /// The new password.
+    #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
     pub password: String,
 }
 
 /// Answer of `GET /v1/users`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct UserList {
     /// By handle.
     pub users: Vec<User>,
@@ -72,16 +79,17 @@ pub fn check_handle(handle: &str) -> Result<(), Problem> {
 
 /// Long enough to be worth something, short enough to be hashed.
 pub fn check_password(password: &str) -> Result<(), Problem> {
-    if password.chars().count() < MIN_PASSWORD_CHARS {
+    let length = password.chars().count();
+    if length < MIN_PASSWORD_CHARS {
         return Err(Problem::field(
             "/password",
             format!("is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"),
         ));
     }
-    if password.len() > MAX_PASSWORD_BYTES {
+    if length > MAX_PASSWORD_CHARS {
         return Err(Problem::field(
             "/password",
-            format!("is longer than {MAX_PASSWORD_BYTES} bytes; choose a shorter one"),
+            format!("is longer than {MAX_PASSWORD_CHARS} characters; choose a shorter one"),
         ));
     }
     Ok(())
@@ -89,17 +97,17 @@ pub fn check_password(password: &str) -> Result<(), Problem> {
 
 /// Something, an `@`, something; whether mail arrives there only a mail can tell.
 fn check_email(email: &str) -> Result<(), Problem> {
-    let is_good = email.len() <= MAX_EMAIL_BYTES
-        && !email.chars().any(|c| c.is_control() || c.is_whitespace())
-        && email
-            .split_once('@')
-            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
-    if is_good {
+    let part = |text: &str, longest| {
+        let printable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'@');
+        printable && (1..=longest).contains(&text.len())
+    };
+    let parts = email.split_once('@');
+    if parts.is_some_and(|(name, host)| part(name, 64) && part(host, 189)) {
         return Ok(());
     }
     Err(Problem::field(
         "/email",
-        format!("must look like ann@example.com, with at most {MAX_EMAIL_BYTES} bytes"),
+        "must look like ann@example.com, in ASCII and with at most 254 characters",
     ))
 }
 
@@ -139,12 +147,13 @@ mod tests {
             ("email", "nobody"),
             ("email", "a b@c"),
             ("email", "@c"),
+            ("email", "a@b@c"),
         ] {
             let mut wrong = good.clone();
             wrong[field] = value.into();
             let problem = user(wrong).check().unwrap_err();
             assert_eq!(problem.errors[0].pointer, format!("#/{field}"));
         }
-        assert!(check_password(&"x".repeat(MAX_PASSWORD_BYTES + 1)).is_err());
+        assert!(check_password(&"x".repeat(MAX_PASSWORD_CHARS + 1)).is_err());
     }
 }

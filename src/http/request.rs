@@ -215,8 +215,15 @@ impl Request {
     }
 }
 
-/// Bytes as JSON of the shape `T`; a wrong field is named by a JSON pointer.
+/// Bytes as a JSON object of the shape `T`; a wrong field is named by a JSON pointer.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take the fields in their order from an array, which nobody has promised.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(
+            Kind::InvalidRequest,
+            "the body is a JSON array; send an object",
+        ));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let pointer = pointer(error.path());
@@ -298,6 +305,7 @@ mod tests {
                 .contains("not valid JSON")
         );
         assert!(parse_json::<Shape>(b"{").unwrap_err().errors.is_empty());
+        assert!(parse_json::<Shape>(b" [[]]").is_err());
     }
 
     proptest! {

@@ -38,6 +38,11 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     Ok(with(status, "application/json", body))
 }
 
+/// 200 and what is JSON already.
+pub fn raw_json(body: impl Into<Bytes>) -> Response {
+    with(StatusCode::OK, "application/json", body)
+}
+
 /// 200 and `value` as JSON.
 pub fn ok(value: &impl Serialize) -> Reply {
     json(StatusCode::OK, value)

@@ -38,8 +38,6 @@ struct Route<S> {
 
 /// Collects routes; see [`Router::new`].
 pub struct Builder<S> {
-    state: Arc<S>,
-    requests: Requests,
     paths: BTreeMap<&'static str, Methods<S>>,
 }
 
@@ -61,15 +59,13 @@ impl<S> Clone for Router<S> {
 }
 
 impl<S: Send + Sync + 'static> Router<S> {
-    /// Starts an empty router that tells `requests` what it answers.
+    /// Starts an empty router.
     #[allow(
         clippy::new_ret_no_self,
         reason = "a router without routes is of no use"
     )]
-    pub fn new(state: Arc<S>, requests: Requests) -> Builder<S> {
+    pub fn new() -> Builder<S> {
         Builder {
-            state,
-            requests,
             paths: BTreeMap::new(),
         }
     }
@@ -87,11 +83,19 @@ impl<S: Send + Sync + 'static> Builder<S> {
         self
     }
 
-    /// The finished router.
+    /// Every method and path that has a handler.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (&Method, &'static str)> {
+        self.paths
+            .iter()
+            .flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (method, *path)))
+    }
+
+    /// The finished router over a shared state, which tells `requests` what it answers.
     ///
     /// # Panics
     /// When two paths exclude each other, which every start of the role would show.
-    pub fn build(self) -> Router<S> {
+    pub fn build(self, state: Arc<S>, requests: Requests) -> Router<S> {
         let mut paths = matchit::Router::new();
         for (template, methods) in self.paths {
             if let Err(error) = paths.insert(template, Route { template, methods }) {
@@ -99,8 +103,8 @@ impl<S: Send + Sync + 'static> Builder<S> {
             }
         }
         Router {
-            state: self.state,
-            requests: self.requests,
+            state,
+            requests,
             paths: Arc::new(paths),
         }
     }

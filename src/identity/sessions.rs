@@ -11,7 +11,7 @@ use crate::{
         auth::{Tokens, User},
         problem::Problem,
         time::Time,
-        users::{MAX_HANDLE_BYTES, MAX_PASSWORD_BYTES},
+        users::{MAX_HANDLE_BYTES, MAX_PASSWORD_CHARS},
     },
     digest::sha256_hex,
     store::{Proof, RefreshOutcome},
@@ -36,7 +36,7 @@ impl Identity {
         origin: &Origin,
     ) -> Result<Tokens, Problem> {
         // Longer ones are wrong without a look; they would only fill memory.
-        if handle.len() > MAX_HANDLE_BYTES || password.len() > MAX_PASSWORD_BYTES {
+        if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
             return Err(wrong());
         }
         let attempt = self.logins.admit(vec![

@@ -36,12 +36,12 @@ const CONFIG: &str = "/v1/nodes/config";
 /// All calls of the control plane.
 pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
     let requests = orchestrator.metrics.requests("control");
-    let builder = Router::new(orchestrator, requests)
+    let builder = Router::new()
         .route(Method::POST, REGISTER, register)
         .route(Method::POST, REPORT, report)
         .route(Method::GET, CONFIG, config)
         .route(Method::POST, CONFIG, acknowledge);
-    health::routes(builder).build()
+    health::routes(builder).build(orchestrator, requests)
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {

@@ -33,7 +33,7 @@ pub(super) struct Api {
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
     let requests = api.shop.metrics.requests();
-    Router::new(api, requests)
+    Router::new()
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
         .route(Method::GET, "/v1/worker/jobs/{id}", get)
@@ -46,7 +46,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
             api.shop.metrics.render(api.ledger.running())
         })
-        .build()
+        .build(api, requests)
 }
 
 impl Api {

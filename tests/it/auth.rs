@@ -252,6 +252,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("DELETE", "/v1/nodes/box".to_owned(), false),
         ("POST", "/v1/nodes/box/drain".to_owned(), false),
         ("POST", "/v1/nodes/box/resume".to_owned(), false),
+        open("/openapi.json"),
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),

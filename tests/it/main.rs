@@ -33,6 +33,7 @@ mod node_file;
 mod node_life;
 mod node_report;
 mod node_start;
+mod openapi;
 mod races;
 mod recovery;
 mod sandbox;

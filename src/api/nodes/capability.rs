@@ -2,6 +2,7 @@
 
 use super::rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, check_url};
 use crate::api::{check_version, problem::Problem, time::Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Graphics processors in a report.
@@ -104,7 +105,7 @@ pub struct Compute {
 }
 
 /// Graphics processors.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
     /// Whether there is one.
     pub present: bool,
@@ -114,7 +115,7 @@ pub struct Gpu {
 }
 
 /// One graphics processor.
-#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GpuDevice {
     /// `nvidia` or `amd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,7 +159,7 @@ pub struct NetworkCapability {
 }
 
 /// Model server.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Inference {
     /// Whether this node serves models at all.
     pub supported: bool,

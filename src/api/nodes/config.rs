@@ -2,6 +2,7 @@
 
 use super::rules::check_text;
 use crate::api::{check_version, jobs::NetworkPolicy, problem::Problem, time::Time};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest cause of a failed acknowledgement, in bytes.
@@ -169,7 +170,7 @@ impl ConfigAck {
 }
 
 /// How applying a configuration went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckStatus {
     /// All of it is in force.

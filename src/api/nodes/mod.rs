@@ -13,6 +13,7 @@ pub use capability::*;
 pub use config::*;
 pub use registration::*;
 pub use rules::{
-    MAX_LABELS, MAX_TEXT, check_label, check_model, check_slug, check_url, slug_from_host_name,
+    LABEL_PATTERN, MAX_LABELS, MAX_TEXT, SLUG_PATTERN, check_label, check_model, check_slug,
+    check_url, slug_from_host_name,
 };
 pub use view::*;

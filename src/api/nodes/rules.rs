@@ -9,6 +9,11 @@ pub const MAX_TEXT: usize = 256;
 /// Longest URL, in bytes.
 pub(super) const MAX_URL: usize = 2048;
 
+/// What [`check_slug`] lets through, as schemas say it.
+pub const SLUG_PATTERN: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
+/// What [`check_label`] lets through, as schemas say it.
+pub const LABEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}$";
+
 /// `[a-z0-9][a-z0-9-]{0,62}`.
 pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();

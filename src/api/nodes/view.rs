@@ -2,10 +2,11 @@
 
 use super::{AckStatus, Gpu, Inference};
 use crate::api::time::Time;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where a node stands, as users see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeStatus {
     /// Takes jobs.
@@ -34,7 +35,7 @@ impl NodeStatus {
 }
 
 /// A node as users see it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeView {
     /// Its name in commands.
     pub node_slug: String,
@@ -77,7 +78,7 @@ pub struct NodeView {
 }
 
 /// Answer of `GET /v1/nodes`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeList {
     /// By slug.
     pub nodes: Vec<NodeView>,

@@ -1,11 +1,15 @@
 //! What a user asks for: checked, and turned into what a sandbox will run.
 
 use crate::api::{
+    image,
     jobs::{self, Env, NetworkPolicy, SandboxSpec},
-    nodes::{MAX_LABELS, check_label},
+    nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
+    number::whole,
     problem::{Kind, Problem},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Most characters of a task's name.
 pub const MAX_NAME_CHARS: usize = 200;
@@ -15,48 +19,107 @@ pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 pub const MAX_MAX_ATTEMPTS: u32 = 100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("allOf" = [one_way()]))]
 pub struct CreateTask {
     /// Text; what it means is up to `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = jobs::MAX_ARGUMENT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub prompt: Option<String>,
     /// Program and arguments, run as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), extend("prefixItems" = [text(1)], "items" = text(0)))]
     pub command: Option<Vec<String>>,
     /// Run with `/bin/sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = jobs::MAX_ARGUMENT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub script: Option<String>,
     /// How `prompt` is to be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_mode: Option<InputMode>,
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_NAME_CHARS), regex(pattern = jobs::TEXT_PATTERN))]
     pub task_name: Option<String>,
     /// The sandbox's image; the orchestrator's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = image::MAX_BYTES), regex(pattern = image::PATTERN))]
     pub image: Option<String>,
     /// Added to the image's environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text(0)))]
     pub env: Option<Env>,
     /// Seconds until the sandbox is killed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = u64::MAX))]
     pub timeout_seconds: Option<u64>,
     /// What network the sandbox gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
     /// Labels that the node must all bear.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_LABELS), inner(regex(pattern = LABEL_PATTERN)))]
     pub node_labels: Option<Vec<String>>,
     /// Whether the sandbox may reach a model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
     /// How often infrastructure may fail; 1 means never run twice.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = MAX_MAX_ATTEMPTS))]
     pub max_attempts: Option<u32>,
 }
 
+/// What a script looks like to a schema: no NUL, and not white space alone.
+const SCRIPT_PATTERN: &str = "^[^\\u0000]*[^\\u0000\\s][^\\u0000]*$";
+
+/// The schema of an argument or of a variable's value.
+fn text(shortest: usize) -> Value {
+    json!({
+        "type": "string",
+        "pattern": jobs::TEXT_PATTERN,
+        "minLength": shortest,
+        "maxLength": jobs::MAX_ARGUMENT_BYTES,
+    })
+}
+
+/// What the schemas of the fields can't say: exactly one way to say what to run, and none that
+/// needs a model.
+fn one_way() -> Value {
+    let ways = [
+        ("command", "array"),
+        ("script", "string"),
+        ("prompt", "string"),
+    ];
+    let schemas = ways.map(|(way, kind)| {
+        let only = |name| json!({"type": if name == way { kind } else { "null" }});
+        let (required, modes) = match way {
+            "prompt" => (json!([way, "input_mode"]), json!(["script", "commands"])),
+            _ => (json!([way]), json!(["script", "commands", null])),
+        };
+        json!({
+            "required": required,
+            "properties": {
+                "command": only("command"),
+                "script": only("script"),
+                "prompt": only("prompt"),
+                "input_mode": {"enum": modes},
+                "use_inference": {"enum": [false, null]},
+            },
+        })
+    });
+    json!({"oneOf": schemas})
+}
+
 /// How a prompt is to be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InputMode {
     /// For a model.

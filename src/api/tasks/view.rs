@@ -5,10 +5,11 @@ use crate::api::{
     jobs::{JobResult, Truncated},
     time::Time,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where a task stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskStatus {
     /// Waits for a node.
@@ -62,7 +63,7 @@ impl std::str::FromStr for TaskStatus {
 }
 
 /// Where a job stands, as the orchestrator sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     /// Waits for a node.
@@ -108,7 +109,7 @@ impl JobStatus {
 }
 
 /// A task as users see it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
     /// The task's id.
     pub id: TaskId,
@@ -165,7 +166,7 @@ impl Task {
 }
 
 /// Answer of `GET /v1/tasks`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskList {
     /// Newest first.
     pub tasks: Vec<Task>,
@@ -178,7 +179,7 @@ pub struct TaskList {
 }
 
 /// Answer of `GET /v1/tasks/{id}/result`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskResult {
     /// Which task.
     pub task_id: TaskId,
@@ -189,7 +190,7 @@ pub struct TaskResult {
 }
 
 /// A job as users see it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
     /// The job's id.
     pub id: JobId,
@@ -215,7 +216,7 @@ pub struct JobView {
 }
 
 /// Answer of `GET /v1/tasks/{id}/logs`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskLogs {
     /// Which task.
     pub task_id: TaskId,
@@ -229,7 +230,7 @@ pub struct TaskLogs {
 }
 
 /// Answer of `POST /v1/tasks/{id}/cancel`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelAnswer {
     /// Which task.
     pub task_id: TaskId,

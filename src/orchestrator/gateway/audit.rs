@@ -12,7 +12,8 @@ use crate::{
 };
 use std::sync::Arc;
 
-const USUAL_LIMIT: u32 = 50;
+/// Events of a page when the caller names no number.
+pub(super) const USUAL_LIMIT: u32 = 50;
 
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     admin(&orchestrator, &request, AuditAction::AdminRead).await?;

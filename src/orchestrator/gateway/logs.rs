@@ -85,6 +85,7 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
     let follow = request
         .query_as("follow", "true or false")?
         .unwrap_or(false);
+    let place = last_place(&request)?;
     let (task, live) = open(&orchestrator, id).await?;
     if !follow && !request.accepts("text/event-stream") {
         let (stdout, stderr) = live.texts();
@@ -104,15 +105,6 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
             truncated,
         });
     }
-    let place = match request.header("last-event-id").filter(|id| !id.is_empty()) {
-        Some(text) => text.parse().map_err(|()| {
-            Problem::new(
-                Kind::InvalidRequest,
-                "header Last-Event-ID: expected the id of an earlier event, or nothing",
-            )
-        })?,
-        None => Place::default(),
-    };
     let reader = Reader {
         changes: live.changes(),
         live,
@@ -129,6 +121,23 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
         "text/event-stream",
         futures_util::stream::unfold(reader, Reader::next),
     ))
+}
+
+/// Where the reader was before, should it say so.
+fn last_place(request: &Request) -> Result<Place, Problem> {
+    let Some(id) = request.headers().get("last-event-id") else {
+        return Ok(Place::default());
+    };
+    if id.is_empty() {
+        return Ok(Place::default());
+    }
+    let place = id.to_str().ok().and_then(|id| id.parse().ok());
+    place.ok_or_else(|| {
+        Problem::new(
+            Kind::InvalidRequest,
+            "header Last-Event-ID: expected the id of an earlier event, or nothing",
+        )
+    })
 }
 
 /// The task and its output, live or stored.

@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod logs;
 mod nodes;
+mod openapi;
 mod tasks;
 mod users;
 
@@ -14,11 +15,16 @@ use crate::{
         audit::AuditAction,
         problem::{Kind, Problem},
     },
-    http::{request::Request, router::Router},
+    http::{
+        request::Request,
+        response,
+        router::{Builder, Router},
+    },
     identity::Caller,
 };
+use bytes::Bytes;
 use http::Method;
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 /// Most entries of a page.
 const MAX_LIMIT: u32 = 200;
@@ -26,7 +32,12 @@ const MAX_LIMIT: u32 = 200;
 /// All calls of the gateway. Those under `/v1` but login and refresh need an access token.
 pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
     let requests = orchestrator.metrics.requests("gateway");
-    let builder = Router::new(orchestrator, requests)
+    routes().build(orchestrator, requests)
+}
+
+fn routes() -> Builder<Orchestrator> {
+    let document = Bytes::from(openapi::document().to_string());
+    let builder = Router::new()
         .route(Method::POST, "/v1/auth/login", auth::login)
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)
@@ -56,8 +67,11 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
         .route(Method::GET, "/v1/nodes/{slug}", nodes::get)
         .route(Method::DELETE, "/v1/nodes/{slug}", nodes::forget)
         .route(Method::POST, "/v1/nodes/{slug}/drain", nodes::drain)
-        .route(Method::POST, "/v1/nodes/{slug}/resume", nodes::resume);
-    health::routes(builder).build()
+        .route(Method::POST, "/v1/nodes/{slug}/resume", nodes::resume)
+        .route(Method::GET, "/openapi.json", move |_, _| {
+            ready(Ok(response::raw_json(document.clone())))
+        });
+    health::routes(builder)
 }
 
 /// Who calls.

@@ -22,8 +22,11 @@ use std::{future::Future, sync::Arc};
 
 /// When a place in a full queue may be free, in seconds.
 const QUEUE_PAUSE: u64 = 5;
-const DEFAULT_LIMIT: u32 = 50;
+/// Tasks of a list when the caller names no number.
+pub(super) const DEFAULT_LIMIT: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
+/// What an idempotency key looks like to a schema; spaces around a header are not its own.
+pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 
 /// Stores a task and answers at once.
 pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
@@ -87,7 +90,7 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
         return Ok(None);
     }
     let key = request.header("idempotency-key").ok_or_else(wrong)?;
-    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || key.contains('\t') {
         return Err(wrong());
     }
     Ok(Some(key.to_owned()))

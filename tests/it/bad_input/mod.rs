@@ -22,6 +22,7 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         .collect();
     cases.extend([
         (json!({}), invalid),
+        (json!([null, ["true"]]), invalid),
         (json!({"command": ["true"], "script": "true"}), invalid),
         (json!({"command": ["true"], "prompt": "true"}), invalid),
         (json!({"script": ""}), invalid),
@@ -52,12 +53,14 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         user.post("/v1/tasks", &task).problem(400, slug);
     }
     send_broken_bodies(user, &["/v1/tasks"]);
-    let headers = [
-        ("Content-Type", "application/json"),
-        ("Idempotency-Key", ""),
-    ];
-    user.call("POST", "/v1/tasks", &headers, b"{\"script\":\"true\"}")
-        .problem(400, invalid);
+    for key in ["", "a\tb", "é", &"k".repeat(256)] {
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", key),
+        ];
+        user.call("POST", "/v1/tasks", &headers, b"{\"script\":\"true\"}")
+            .problem(400, invalid);
+    }
 
     assert_eq!(
         user.get("/v1/tasks").json(200)["tasks"],
@@ -138,10 +141,12 @@ fn a_task_that_exists_is_asked_about_in_wrong_ways() {
         user.get(&format!("{path}/logs?{query}"))
             .problem(400, "invalid-request");
     }
-    for place in ["1", "x-1", "1-x", "-1-1", "99999999999999-1"] {
+    for place in ["1", "x-1", "1-x", "-1-1", "99999999999999-1", "é"] {
         let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", place)];
-        user.call("GET", &format!("{path}/logs"), &headers, b"")
-            .problem(400, "invalid-request");
+        for headers in [&headers[..], &headers[1..]] {
+            user.call("GET", &format!("{path}/logs"), headers, b"")
+                .problem(400, "invalid-request");
+        }
     }
     assert_eq!(
         user.act(&format!("{path}/cancel")).json(200)["canceled"],

@@ -1,0 +1,109 @@
+//! The document says what the router serves, and its schemas what the code checks.
+
+use super::*;
+use crate::{
+    api::{
+        nodes::{SLUG_PATTERN, check_slug},
+        tasks::CreateTask,
+    },
+    orchestrator::gateway,
+};
+use proptest::prelude::*;
+use std::{collections::BTreeSet, sync::LazyLock};
+
+#[test]
+fn every_call_is_documented_and_no_other() {
+    let routes = gateway::routes();
+    let served: BTreeSet<String> = routes
+        .calls()
+        .map(|(method, path)| format!("{method} {path}"))
+        .collect();
+    let documented: BTreeSet<String> = operations::all()
+        .iter()
+        .map(|operation| format!("{} {}", operation.method, operation.path))
+        .collect();
+    assert_eq!(served, documented);
+}
+
+#[test]
+fn the_document_is_always_the_same() {
+    assert_eq!(document().to_string(), document().to_string());
+}
+
+/// Whether the schema takes a task, after a look that the code decides likewise.
+fn takes(task: &Value) -> bool {
+    static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+        let mut schema = document();
+        schema["$ref"] = json!("#/components/schemas/CreateTask");
+        jsonschema::validator_for(&schema).unwrap()
+    });
+    let by_code = serde_json::from_value::<CreateTask>(task.clone())
+        .is_ok_and(|task| task.resolve("alpine").is_ok());
+    assert_eq!(SCHEMA.is_valid(task), by_code, "{task:.300}");
+    by_code
+}
+
+#[test]
+fn the_schema_of_a_task_takes_what_the_code_takes() {
+    let longest = "x".repeat(120 * 1024);
+    for task in [
+        json!({"command": ["true"]}),
+        json!({"command": ["a", ""], "script": null, "input_mode": "script", "unknown": 1}),
+        json!({"script": " x\n", "use_inference": false, "network_policy": "none", "env": null}),
+        json!({"script": longest, "env": {"_A1": longest}, "timeout_seconds": u64::MAX}),
+        json!({"prompt": "x", "input_mode": "commands", "timeout_seconds": 5.0, "max_attempts": 100}),
+        json!({"script": "x", "task_name": "é".repeat(200), "node_labels": vec!["a/b=c"; 64]}),
+    ] {
+        assert!(takes(&task), "{task:.300}");
+    }
+    let too_long = format!("{longest}x");
+    for task in [
+        json!({}),
+        json!([]),
+        json!({"command": []}),
+        json!({"command": [""]}),
+        json!({"command": ["a", "\u{0}"]}),
+        json!({"command": ["true"], "script": "true"}),
+        json!({"command": null, "script": null, "prompt": null}),
+        json!({"script": too_long}),
+        json!({"script": "x", "env": {"A": too_long}}),
+        json!({"script": "x", "env": {"A": 1}}),
+        json!({"script": "x", "env": {"A": "\u{0}"}}),
+        json!({"script": "x", "input_mode": "prompt"}),
+        json!({"script": "x", "use_inference": true}),
+        json!({"prompt": "x"}),
+        json!({"prompt": "x", "input_mode": null}),
+        json!({"script": "x", "task_name": "é".repeat(201)}),
+        json!({"script": "x", "node_labels": vec!["a"; 65]}),
+        json!({"script": "x", "timeout_seconds": 0}),
+        json!({"script": "x", "timeout_seconds": 1.5}),
+        json!({"script": "x", "timeout_seconds": 2e19}),
+        json!({"script": "x", "max_attempts": 101}),
+        json!({"script": "x", "network_policy": "open"}),
+    ] {
+        assert!(!takes(&task), "{task:.300}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_patterns_match_what_the_code_takes(
+        script in "[ \ta\0é]{0,4}",
+        name in "(CYNODE)?[A_a1é =]{0,3}",
+        label in "[-a./=_ é]{0,3}|[a-z]{62,65}",
+        slug in "[-a0A_é]{0,3}|[a-z]{62,65}",
+    ) {
+        takes(&json!({"script": script}));
+        takes(&json!({"script": "x", "env": {name: ""}}));
+        takes(&json!({"script": "x", "node_labels": [label]}));
+        let schema = json!({"pattern": SLUG_PATTERN});
+        prop_assert_eq!(jsonschema::is_valid(&schema, &json!(slug)), check_slug("/s", &slug).is_ok());
+    }
+
+    #[test]
+    fn the_pattern_of_images_matches_what_the_code_takes(
+        image in "[ -~]{0,9}|[aA0.:/@_-]{1,9}|(([aA0.-]{1,4}(:[0-9]{0,6})?/)?[a0]([a0._/-]{0,5}[a0])?(:[aA0._-]{1,3})?(@sha256:[0a]{63,65})?)|[0-9a-f]{63,65}",
+    ) {
+        takes(&json!({"script": "x", "image": image}));
+    }
+}
