@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it bench install clean
+.PHONY: help demo test setup build fmt lint unit it bench test-fuzz fuzz-api install clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,6 +40,13 @@ it: ## Black-box tests of the real binary with real podman
 
 bench: setup build ## What a task costs on top of `podman run --rm`, as ratios from one run
 	$(CARGO) bench --locked --bench overhead
+
+test-fuzz: fuzz-api ## Fuzz what strangers can send, a few minutes
+
+fuzz-api: ## Fuzz the User API from its own openapi.json (SEED, EXAMPLES)
+	@scripts/setup.sh --fuzz
+	$(CARGO) build --locked
+	@scripts/fuzz-api.sh $(TARGET)/$(HOST)/debug/cynode
 
 install: build ## Install into /usr/local/bin (PREFIX)
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/cynode

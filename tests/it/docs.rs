@@ -45,7 +45,13 @@ fn the_docs_name_flags_that_exist() {
     .into_iter()
     .map(|command| process::run(cynode(home.path()).args(command).arg("--help")).stdout)
     .collect();
-    let others = ["--rm", "--restart", "--add-subuids", "--add-subgids"];
+    let others = [
+        "--rm",
+        "--restart",
+        "--add-subuids",
+        "--add-subgids",
+        "--path",
+    ];
     for file in [
         "README.md",
         "docs/usage.md",

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Fuzzes the User API: a real orchestrator, and a fuzzer that makes good and bad requests from
+# its /openapi.json and holds every answer against it.
+#
+#   fuzz-api.sh BINARY        SEED= another run than the usual one, EXAMPLES= more or fewer of each kind
+set -euo pipefail
+
+fail() { printf 'fuzz-api: %s\n' "$*" >&2; exit 1; }
+
+binary=$(realpath "${1:?the binary to fuzz}")
+seed=${SEED:-1}
+examples=${EXAMPLES:-60}
+fuzzer=schemathesis==4.32.5
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
+venv=$target/fuzz-api/venv
+
+if [ "$(cat "$venv/installed" 2>/dev/null)" != "$fuzzer" ]; then
+  python3 -m venv --clear "$venv" || fail "python3 -m venv failed; scripts/setup.sh --fuzz installs what it needs"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "$fuzzer" \
+    || fail "pip could not install $fuzzer; the lines above say why"
+  printf '%s' "$fuzzer" >"$venv/installed"
+fi
+
+work=$(mktemp -d)
+orchestrator=
+end() {
+  [ -z "$orchestrator" ] || { kill "$orchestrator" && wait "$orchestrator"; } 2>/dev/null || true
+  rm -rf "$work"
+}
+trap end EXIT
+
+# No secret stands in an argument list, not even a throwaway one.
+(umask 077; head -c 24 /dev/urandom | base64 >"$work/password"; head -c 24 /dev/urandom | base64 >"$work/psk")
+env -i PATH="$PATH" "$binary" serve-orchestrator --data-dir "$work/data" --require-inference false \
+  --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 \
+  --admin-password-file "$work/password" --psk-file "$work/psk" >"$work/log" 2>&1 &
+orchestrator=$!
+
+# Asks the orchestrator; what comes on stdin is the body. Prints the answer.
+call() { # METHOD URL [TOKEN]
+  curl --silent --show-error --fail-with-body --request "$1" --header "content-type: application/json" \
+    --config <(printf 'header = "authorization: Bearer %s"\n' "${3:-}") --data @- "$2" \
+    || { tail -n 20 "$work/log" >&2; fail "$1 $2 was refused"; }
+}
+field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+log_in() {
+  printf '{"handle": "admin", "password": "%s"}' "$(cat "$work/password")" \
+    | call POST "$gateway/v1/auth/login" | field access_token
+}
+
+for _ in $(seq 300); do
+  grep -q gateway "$work/data/addresses.json" 2>/dev/null && break
+  kill -0 "$orchestrator" 2>/dev/null || { cat "$work/log" >&2; fail "the orchestrator did not start"; }
+  sleep 0.1
+done
+gateway=http://$(field gateway <"$work/data/addresses.json")
+control=http://$(field control <"$work/data/addresses.json")
+
+TOKEN=$(log_in)
+LOGOUT_TOKEN=$(log_in)
+# A task whose events have an end, and a node, so that calls find something.
+TASK=$(printf '{"script": "true"}' | call POST "$gateway/v1/tasks" "$TOKEN" | field id)
+call POST "$gateway/v1/tasks/$TASK/cancel" "$TOKEN" </dev/null >/dev/null
+call POST "$control/v1/nodes/register" >/dev/null <<JSON
+{"psk": "$(cat "$work/psk")", "capability": {"version": 1, "reported_at": "2026-01-01T00:00:00Z",
+ "node": {"node_slug": "box", "labels": ["here"]}, "platform": {"os": "linux", "arch": "x86_64"},
+ "compute": {"cpu_cores": 2, "ram_mb": 1024}, "inference": {"supported": false},
+ "gpu": {"present": true, "devices": [{"vendor": "amd", "features": {"gfx": "gfx1100"}}]}}}
+JSON
+
+cat >"$work/schemathesis.toml" <<'TOML'
+request-timeout = 20
+
+[auth.openapi.bearer]
+bearer = "${TOKEN}"
+
+[checks]
+# Needs two users; tests/it has it.
+object_level_authorization.enabled = false
+# Failed logins are slowed by 429.
+positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 429]
+
+# It ends a session: one of its own, so that the others go on.
+[[operations]]
+include-operation-id = "log_out"
+headers = { Authorization = "Bearer ${LOGOUT_TOKEN}" }
+
+# Nobody runs the tasks here: the events of another one would never end.
+[[operations]]
+include-operation-id = "get_task_logs"
+parameters = { "path.id" = "${TASK}" }
+
+[[operations]]
+include-operation-id = ["get_node", "drain_node", "resume_node"]
+parameters = { "path.slug" = "box" }
+
+# No node is ready, which is what it says.
+[[operations]]
+include-operation-id = "readyz"
+checks.not_a_server_error.enabled = false
+checks.positive_data_acceptance.enabled = false
+TOML
+
+export TOKEN LOGOUT_TOKEN TASK
+printf 'fuzz-api: SEED=%s EXAMPLES=%s\n' "$seed" "$examples"
+(cd "$work" && "$venv/bin/schemathesis" --config-file schemathesis.toml run "$gateway/openapi.json" \
+  --seed "$seed" --max-examples "$examples" --generation-database none --no-color) \
+  || fail "the API and its document disagree; the lines above say where (again with SEED=$seed)"
+
+# The fuzzer must not have cut off its own branch, nor have found a panic that it didn't look at.
+call GET "$gateway/v1/users/me" "$TOKEN" </dev/null >/dev/null
+if grep -E ' ERROR |panicked' "$work/log"; then fail "the orchestrator logged errors"; fi
