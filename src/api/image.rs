@@ -18,10 +18,12 @@ pub const PATTERN: &str = concat!(
     "[a-z0-9]+(?:(?:\\.|__?|-+)[a-z0-9]+)*",
     "(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
 );
-/// Longest reference, in bytes.
+/// Longest reference, in bytes, as it is written and in normal form alike: who gets the normal form
+/// takes no more.
 pub const MAX_BYTES: usize = 512;
 
 const DEFAULT_DOMAIN: &str = "docker.io";
+const TOO_LONG: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");
 
 /// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -59,7 +61,7 @@ impl FromStr for ImageRef {
             return Err(InvalidImage("the image is empty"));
         }
         if text.len() > MAX_BYTES {
-            return Err(InvalidImage("the image reference is longer than 512 bytes"));
+            return Err(TOO_LONG);
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(InvalidImage("an image id is no reference"));
@@ -103,10 +105,14 @@ impl FromStr for ImageRef {
             ""
         };
         // A digest says more than a tag beside it, and podman takes only one of both.
-        Ok(Self(match digest {
+        let normal = match digest {
             Some(digest) => format!("{domain}/{library}{path}@{digest}"),
             None => format!("{domain}/{library}{path}:{}", tag.unwrap_or("latest")),
-        }))
+        };
+        if normal.len() > MAX_BYTES {
+            return Err(TOO_LONG);
+        }
+        Ok(Self(normal))
     }
 }
 
@@ -241,6 +247,8 @@ mod tests {
             "containers-storage:[overlay@/x]a",
             "é",
             &"a".repeat(600),
+            // In normal form it is too long for whoever gets that.
+            &"a".repeat(500),
             &"0".repeat(64),
         ] {
             assert_eq!(normal(text), None, "{text:?}");
