@@ -1,6 +1,7 @@
 //! What slugs, labels, URLs and free texts of nodes must look like.
 
 use crate::api::problem::Problem;
+use std::{net::Ipv6Addr, num::NonZeroU16};
 
 /// Most labels of a node, and of a task's wish.
 pub const MAX_LABELS: usize = 64;
@@ -102,20 +103,38 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     if url.len() > MAX_URL {
         return wrong("is too long for a URL");
     }
-    let Ok(uri) = url.parse::<http::Uri>() else {
+    // The parser lets some of what isn't ASCII pass.
+    let parsed = url.parse::<http::Uri>().ok();
+    let Some(uri) = parsed.filter(|_| url.bytes().all(|b| b.is_ascii_graphic())) else {
         return wrong("is no URL; write it like http://host:12090");
     };
     let authority = uri.authority().map_or("", |authority| authority.as_str());
-    if uri.scheme_str() != Some("http")
-        || uri.host().is_none_or(str::is_empty)
-        || authority.contains('@')
-    {
+    let host = uri.host().unwrap_or_default();
+    if uri.scheme_str() != Some("http") || !is_host(host) || authority.contains('@') {
         return wrong("must be http://host[:port] without a user name");
+    }
+    // What the parser can't read as a port it passes over, and the call would go to port 80.
+    let port = authority.strip_prefix(host).unwrap_or_default();
+    let is_port = |port: &str| port.parse::<NonZeroU16>().is_ok();
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return wrong("must have a port of 1 to 65535, or none");
     }
     if uri.query().is_some() || url.contains('#') {
         return wrong("must have no query and no fragment");
     }
     Ok(())
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(plain),
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +148,7 @@ mod tests {
             "http://10.0.0.2:12090",
             "http://box.local/x",
             "http://[::1]:1",
+            "http://my_box-1",
         ] {
             assert!(check_url("/u", good).is_ok(), "{good}");
         }
@@ -142,6 +162,14 @@ mod tests {
             "http://box/?q",
             "/x",
             "http://a b",
+            "http://box:",
+            "http://$[::1]:1",
+            "http://[::1]2:1",
+            "http://[1]",
+            "http://box:0",
+            "http://box:65536",
+            "http://box/é",
+            "http://box/\u{7f}",
         ] {
             assert!(check_url("/u", bad).is_err(), "{bad}");
         }
