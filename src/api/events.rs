@@ -208,6 +208,7 @@ impl OutputLog {
     fn assemble(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Option<Self> {
         let mut log = Self::default();
         let (mut stdout, mut stderr) = (stdout, stderr);
+        let mut dropped = [0; 2];
         for &(kind, number) in outline {
             let (stream, rest) = if kind % 2 == 1 {
                 (Stream::Stdout, &mut stdout)
@@ -221,10 +222,15 @@ impl OutputLog {
                     log.push_text(stream, head);
                     *rest = tail;
                 }
-                3 | 4 => log.push_gap(stream, number),
+                // The number is of all that was dropped, however often and early that was told.
+                3 | 4 => {
+                    dropped[stream as usize] = number;
+                    log.mark(Mark::Gap(stream));
+                }
                 _ => return None,
             }
         }
+        [log.stdout.dropped, log.stderr.dropped] = dropped;
         (stdout.is_empty() && stderr.is_empty()).then_some(log)
     }
 
@@ -266,7 +272,7 @@ impl Kept {
             KEPT_BYTES - self.text.len()
         };
         let fits = text.floor_char_boundary(room);
-        self.dropped += (text.len() - fits) as u64;
+        self.dropped = self.dropped.saturating_add((text.len() - fits) as u64);
         let start = self.text.len();
         self.text.push_str(&text[..fits]);
         // KEPT_BYTES is far below u32::MAX.
@@ -362,6 +368,21 @@ mod tests {
             let other = OutputLog::restore(&log.outline(), &format!("{out}x"), err);
             prop_assert_eq!(replay(&other, 0), (format!("{out}x"), err.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_gap_of_any_size_is_told_once_and_nothing_is_kept_behind_it() {
+        let mut log = OutputLog::default();
+        log.push_gap(Stream::Stdout, u64::MAX);
+        log.push_text(Stream::Stdout, "x");
+        log.push_gap(Stream::Stdout, 7);
+        assert_eq!(log.text(Stream::Stdout), "");
+        let again = OutputLog::restore(&[(3, 10), (1, 1), (3, 10)], "a", "");
+        assert_eq!(replay(&again, 0).0, "a", "a gap of nothing came first");
+        assert!(matches!(
+            again.event(1, 3),
+            Some(JobEvent::Gap { bytes: 10, .. })
+        ));
     }
 
     #[test]
