@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Where the `type` URIs live; a slug is appended.
 pub const TYPE_BASE: &str = "https://cynode.ai/problems/";
 
+/// What is repeated of a text that a sender may have made as long as a body, in bytes.
+const MAX_REPEATED: usize = 2048;
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $status:literal $slug:literal $title:literal;)*) => {
         /// The stable vocabulary of what can go wrong.
@@ -186,6 +189,8 @@ impl Problem {
 
     /// Names the field that the detail is about.
     pub fn at(mut self, pointer: &str) -> Self {
+        let pointer = shortened(pointer.to_owned());
+        self.detail = shortened(self.detail);
         let label = pointer.trim_start_matches('/').replace('/', ".");
         self.errors.push(FieldError {
             pointer: format!("#{pointer}"),
@@ -210,9 +215,26 @@ impl Problem {
     }
 }
 
+/// `text` as far as it is repeated to others.
+pub(crate) fn shortened(mut text: String) -> String {
+    if text.len() > MAX_REPEATED {
+        text.truncate(text.floor_char_boundary(MAX_REPEATED));
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endless_name_of_a_field_makes_no_endless_problem() {
+        let name = "é".repeat(1 << 20);
+        let problem = Problem::field(&format!("/env/{name}"), format!("no {name}"));
+        let size = serde_json::to_vec(&problem.body("r1")).unwrap().len();
+        assert!(size < 5 * MAX_REPEATED, "{size}");
+    }
 
     #[test]
     fn every_kind_is_an_error_with_a_slug_of_its_own() {

@@ -1,7 +1,10 @@
 //! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
 
 use super::{MAX_BODY_BYTES, request::parse_json, resolve::HyperResolver};
-use crate::{api::problem::ProblemBody, errors};
+use crate::{
+    api::problem::{ProblemBody, shortened},
+    errors,
+};
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -216,7 +219,7 @@ impl<'a> Call<'a> {
         let bytes = read_whole(url.clone(), body, answer_timeout)
             .await
             .unwrap_or_default();
-        let problem = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
+        let mut problem: ProblemBody = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
             kind: String::new(),
             title: String::new(),
             status: parts.status.as_u16(),
@@ -224,6 +227,8 @@ impl<'a> Call<'a> {
             instance: String::new(),
             errors: Vec::new(),
         });
+        // It is logged, and stored as the end of a job.
+        problem.detail = shortened(problem.detail);
         Err(CallError::Refused {
             url,
             status: parts.status,
