@@ -88,7 +88,7 @@ impl NetworkPolicy {
 impl RunJob {
     /// Checks everything that can be told from the body alone; answers with the image in normal form.
     pub fn check(&self) -> Result<ImageRef, Problem> {
-        check_version(self.version)?;
+        check_version("", self.version)?;
         if self.attempt == 0 {
             return Err(Problem::field("/attempt", "attempts are counted from 1"));
         }

@@ -24,8 +24,9 @@ use uuid::Uuid;
 /// The only payload version spoken between orchestrator and node.
 pub const PAYLOAD_VERSION: u64 = 1;
 
-/// Refuses a payload of another version, naming the one received and those supported.
-pub fn check_version(received: u64) -> Result<(), problem::Problem> {
+/// Refuses a payload of another version, naming the one received and those supported. The payload
+/// stands at the pointer `at`.
+pub fn check_version(at: &str, received: u64) -> Result<(), problem::Problem> {
     if received == PAYLOAD_VERSION {
         return Ok(());
     }
@@ -36,7 +37,7 @@ pub fn check_version(received: u64) -> Result<(), problem::Problem> {
              Run the same release of cynode on both sides."
         ),
     )
-    .at("/version"))
+    .at(&format!("{at}/version")))
 }
 
 /// Checks the version of a payload whose other fields this release may not know: a different version
@@ -52,9 +53,15 @@ pub fn check_raw_version(payload: &[u8]) -> Result<(), problem::Problem> {
     struct Inner {
         version: Option<u64>,
     }
-    let envelope: Option<Envelope> = serde_json::from_slice(payload).ok();
-    let version = envelope.and_then(|e| e.version.or(e.capability.and_then(|inner| inner.version)));
-    version.map_or(Ok(()), check_version)
+    let Ok(envelope) = serde_json::from_slice::<Envelope>(payload) else {
+        return Ok(());
+    };
+    let inner = envelope.capability.and_then(|inner| inner.version);
+    match (envelope.version, inner) {
+        (Some(version), _) => check_version("", version),
+        (None, Some(version)) => check_version("/capability", version),
+        (None, None) => Ok(()),
+    }
 }
 
 macro_rules! id {
@@ -109,3 +116,26 @@ id!(
     /// A registered machine, independent of its slug.
     NodeId
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_named_where_it_stands() {
+        for (payload, pointer) in [
+            (r#"{"version":2,"new":[]}"#, "#/version"),
+            (
+                r#"{"psk":"x","capability":{"version":2}}"#,
+                "#/capability/version",
+            ),
+        ] {
+            let problem = check_raw_version(payload.as_bytes()).unwrap_err();
+            assert_eq!(problem.kind, problem::Kind::UnsupportedPayloadVersion);
+            assert_eq!(problem.errors[0].pointer, pointer);
+        }
+        for left in [r#"{"version":1}"#, r#"{"version":"2"}"#, "[]", "{"] {
+            assert!(check_raw_version(left.as_bytes()).is_ok(), "{left}");
+        }
+    }
+}

@@ -74,7 +74,8 @@ impl Session {
             }
             _ => NodeError::Call(error),
         })?;
-        check_version(bootstrap.version).map_err(|problem| NodeError::Setting(problem.detail))?;
+        check_version("", bootstrap.version)
+            .map_err(|problem| NodeError::Setting(problem.detail))?;
         self.state.keep_session(&bootstrap);
         let life = bootstrap.auth.expires_at.since(bootstrap.issued_at);
         let endpoints = bootstrap.orchestrator.endpoints;
@@ -104,7 +105,7 @@ impl Session {
             .bearer(&session.jwt)
             .receive()
             .await?;
-        check_version(config.version).map_err(|problem| NodeError::Setting(problem.detail))?;
+        check_version("", config.version).map_err(|problem| NodeError::Setting(problem.detail))?;
         self.state.keep_config(&config);
         Ok(config)
     }

@@ -195,7 +195,7 @@ pub struct Tls {
 impl CapabilityReport {
     /// Bounds and checks every field.
     pub fn check(&self, at: &str) -> Result<(), Problem> {
-        check_version(self.version)?;
+        check_version(at, self.version)?;
         check_slug(&format!("{at}/node/node_slug"), &self.node.node_slug)?;
         let labels = self.node.labels.as_deref().unwrap_or_default();
         if labels.len() > MAX_LABELS {

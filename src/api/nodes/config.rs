@@ -151,7 +151,7 @@ pub struct ConfigAck {
 impl ConfigAck {
     /// Bounds every field.
     pub fn check(&self) -> Result<(), Problem> {
-        check_version(self.version)?;
+        check_version("", self.version)?;
         check_text(
             "/effective_config_hash",
             self.effective_config_hash.as_deref(),
