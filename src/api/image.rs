@@ -272,16 +272,6 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_form_is_its_own_normal_form_and_never_an_option(text in "[ -~]{0,40}|([a-zA-Z0-9.:/@_-]{1,30})") {
-            if let Some(once) = normal(&text) {
-                prop_assert_eq!(normal(&once), Some(once.clone()));
-                prop_assert!(!once.starts_with('-'));
-                prop_assert!(once.bytes().all(|b| b.is_ascii_graphic()));
-                prop_assert!(once.contains('/'));
-            }
-        }
-
-        #[test]
         fn glob_agrees_with_a_slow_one(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
             fn slow(p: &[u8], t: &[u8]) -> bool {
                 match p.split_first() {

@@ -1,6 +1,9 @@
 //! Orchestrator and worker: run this, this is how it ended (contract, section 4).
 
-use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, time::Time};
+use super::{
+    JobId, PAYLOAD_VERSION, TaskId, check_version, events::KEPT_BYTES, image::ImageRef,
+    problem::Problem, time::Time,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +20,10 @@ pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
 pub const TEXT_PATTERN: &str = "^[^\\u0000]*$";
 /// What names of variables look like to a schema; [`check_env`] reads them.
 pub const ENV_NAME_PATTERN: &str = "^(?!CYNODE_)[A-Za-z_][A-Za-z0-9_]*$";
+/// Longest cause of a failed job that is believed, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
+/// Longest word on what a sandbox got that is believed, in bytes.
+const MAX_EFFECTIVE: usize = 1024;
 /// Names that only cynode sets inside a sandbox start with this.
 pub const RESERVED_ENV_PREFIX: &str = "CYNODE_";
 
@@ -279,6 +286,31 @@ pub struct JobResult {
     /// Why the command could not run, or how it was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
+}
+
+impl JobResult {
+    /// Whether it can be the end of any job, and nothing in it is out of all proportion.
+    pub fn is_sound(&self) -> bool {
+        let small = |text: &str| text.len() <= MAX_EFFECTIVE;
+        self.version == PAYLOAD_VERSION
+            && self.stdout.len() <= KEPT_BYTES
+            && self.stderr.len() <= KEPT_BYTES
+            && self
+                .error
+                .as_ref()
+                .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
+            && self
+                .effective
+                .as_ref()
+                .is_none_or(|e| small(&e.image_id) && small(&e.network) && small(&e.runtime))
+            && match (self.status, self.exit_code, &self.error) {
+                (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
+                (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
+                (Outcome::Failed, None, Some(_)) => true,
+                (Outcome::Failed, ..) => false,
+                (Outcome::Timeout | Outcome::Canceled, code, _) => code.is_none(),
+            }
+    }
 }
 
 /// What a sandbox really got.

@@ -132,6 +132,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -152,6 +153,20 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for text in ["", "m", "5 m", "-1s", "1.5s", "5w"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_duration_is_a_number_and_a_unit(number: u64, unit in 0usize..6, text in "[0-9smhd .+-]{0,6}|[0-9]{18,22}[sd]?") {
+            let (unit, millis) = [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)][unit];
+            // What no clock can count is as long as can be counted.
+            let expected = u64::try_from(u128::from(number) * millis).unwrap_or(u64::MAX);
+            prop_assert_eq!(duration(&format!("{number}{unit}")), Ok(Duration::from_millis(expected)));
+            if duration(&text).is_ok() {
+                let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+                prop_assert!(["ms", "", "s", "m", "h", "d"].contains(&unit) && unit.len() < text.len());
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
 
-use super::{MAX_BODY_BYTES, request::parse_json, resolve::HyperResolver};
+use super::{MAX_BODY_BYTES, lines::LineBuffer, request::parse_json, resolve::HyperResolver};
 use crate::{
     api::problem::{ProblemBody, shortened},
     errors,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -20,8 +20,6 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer that isn't a stream may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest line of a stream: a result with both streams full, every byte escaped in JSON.
-const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
 /// What is read of an answer that is only looked at.
 const LOOK_BYTES: usize = 4096;
 
@@ -171,7 +169,7 @@ impl<'a> Call<'a> {
         Ok(Lines {
             url,
             body,
-            buffer: BytesMut::new(),
+            buffer: LineBuffer::default(),
         })
     }
 
@@ -318,34 +316,23 @@ pub struct Look {
 pub struct Lines {
     url: String,
     body: Incoming,
-    buffer: BytesMut,
+    buffer: LineBuffer,
 }
 
 impl Lines {
     /// The next line read as a `T`; `None` at the end.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
-        let mut searched = 0;
         loop {
-            if let Some(at) = self.buffer[searched..].iter().position(|b| *b == b'\n') {
-                let line = self.buffer.split_to(searched + at + 1);
-                return parse_json(&line)
-                    .map(Some)
-                    .map_err(|problem| CallError::Malformed {
-                        url: self.url.clone(),
-                        reason: problem.detail,
-                    });
-            }
-            searched = self.buffer.len();
-            if searched > MAX_LINE_BYTES {
-                return Err(CallError::Malformed {
-                    url: self.url.clone(),
-                    reason: "an endless line".to_owned(),
-                });
+            let read = self.buffer.take_line();
+            let line = read.map_err(|reason| CallError::Malformed {
+                url: self.url.clone(),
+                reason,
+            })?;
+            if line.is_some() {
+                return Ok(line);
             }
             match self.body.frame().await {
-                Some(Ok(frame)) => self
-                    .buffer
-                    .extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Ok(frame)) => self.buffer.push(frame.data_ref().unwrap_or(&Bytes::new())),
                 Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
                 None => return Err(transport(&self.url, "the answer broke off")),

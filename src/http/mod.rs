@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod gate;
+pub mod lines;
 pub mod metrics;
 mod refusal;
 pub mod request;

@@ -109,11 +109,7 @@ impl Request {
 
     /// The query parameter `name`, decoded; `None` when absent.
     pub fn query(&self, name: &str) -> Option<String> {
-        let query = self.parts.uri.query()?;
-        query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then(|| percent_decode(value))
-        })
+        query_value(self.parts.uri.query()?, name)
     }
 
     /// The query parameter `name` read as a `T`; `expected` tells the caller what would be right.
@@ -258,6 +254,14 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
         })
 }
 
+/// The first value of `name` in a query string, decoded; empty where it has none.
+pub fn query_value(query: &str, name: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then(|| percent_decode(value))
+    })
+}
+
 /// `%41` and `+` in a query value; what isn't valid UTF-8 is replaced.
 fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
@@ -319,7 +323,6 @@ mod tests {
         #[test]
         fn garbage_is_a_problem_not_a_panic(bytes: Vec<u8>) {
             let _ = parse_json::<Shape>(&bytes);
-            let _ = parse_json::<crate::api::tasks::CreateTask>(&bytes);
         }
     }
 }

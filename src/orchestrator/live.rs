@@ -94,29 +94,12 @@ impl LiveTask {
         self.changed.send_replace(());
     }
 
-    /// Adds an event as the node numbered it. One that was seen before is passed over, and one that
-    /// leaves a hole too: the result will have it all.
+    /// Adds an event. One that was seen before is passed over, and one that leaves a hole too: the
+    /// result will have it all.
     pub(super) fn push(&self, event: &JobEvent) {
-        let mut state = self.state();
-        let log = &mut state.log;
-        let next = log.last_seq() + 1;
-        match event {
-            JobEvent::Started { seq, .. } if *seq == next => log.started(),
-            JobEvent::Stdout { seq, data, .. } if *seq == next => {
-                log.push_text(Stream::Stdout, data)
-            }
-            JobEvent::Stderr { seq, data, .. } if *seq == next => {
-                log.push_text(Stream::Stderr, data)
-            }
-            JobEvent::Gap {
-                seq, stream, bytes, ..
-            } if *seq == next => log.push_gap(*stream, *bytes),
-            // It has a number of its own, and nothing to show.
-            JobEvent::Unknown => log.started(),
-            _ => return,
+        if self.state().log.take(event) {
+            self.changed.send_replace(());
         }
-        drop(state);
-        self.changed.send_replace(());
     }
 
     /// Number of the newest event.

@@ -241,3 +241,64 @@ fn under_list<T>(said: &mut Vec<T>, otherwise: Vec<T>) {
         *said = otherwise;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    fn parse(text: &str) -> Result<NodeFile, String> {
+        NodeFile::parse(text, Path::new("/etc/node.yaml")).map_err(|error| error.to_string())
+    }
+
+    /// Every key there is. JSON is YAML, too.
+    fn whole(text: &str, number: u16) -> Value {
+        let time = format!("{number}s");
+        json!({
+            "orchestrator": {"url": text, "psk_file": "psk", "timeout": time},
+            "node": {"slug": text, "name": text, "labels": [text]},
+            "worker_api": {"listen": format!("127.0.0.1:{number}"), "public_url": text, "max_request_bytes": number},
+            "sandbox": {
+                "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
+                "default_image": text, "max_timeout": time, "shutdown_grace": time,
+            },
+            "inference": {"mode": "off", "port": number, "timeout": time},
+            "storage": {"data_dir": "state"},
+            "logging": {"level": text, "format": "json"},
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_file_or_an_error(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
+            let _ = parse(&text);
+            let _ = parse(&near);
+        }
+
+        #[test]
+        fn what_a_file_says_is_what_is_read(text in "\\PC{0,20}", number in 1u16..) {
+            let file = parse(&whole(&text, number).to_string()).unwrap();
+            prop_assert_eq!(file.orchestrator.url.as_deref(), Some(&*text));
+            prop_assert_eq!(file.orchestrator.psk_file.as_deref(), Some(Path::new("/etc/psk")));
+            prop_assert_eq!(&file.node.labels, std::slice::from_ref(&text));
+            prop_assert_eq!(file.worker_api.listen.unwrap().port(), number);
+            prop_assert_eq!(&file.sandbox.allowed_images, &[text]);
+            prop_assert_eq!(file.sandbox.max_concurrency.unwrap().get(), u32::from(number));
+            prop_assert_eq!(file.sandbox.max_timeout.unwrap().0, Duration::from_secs(number.into()));
+            prop_assert_eq!(file.inference.port.unwrap().get(), number);
+            prop_assert_eq!(file.storage.data_dir.as_deref(), Some(Path::new("/etc/state")));
+        }
+
+        #[test]
+        fn a_key_that_is_misspelt_is_an_error_that_shows_it(part in 0usize..8, key in "[a-z]{3,8}") {
+            let mut file = whole("x", 1);
+            let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/inference", "/storage", "/logging"];
+            let at = file.pointer_mut(parts[part]).unwrap().as_object_mut().unwrap();
+            prop_assume!(!at.contains_key(&key));
+            at.insert(key.clone(), json!(1));
+            let error = parse(&file.to_string()).err().unwrap();
+            prop_assert!(error.contains(&key) && error.contains("line 1"), "{}", error);
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Nodes and the control plane (contract, section 3), one file per step of the conversation.
 //!
 //! Everything a node sends is hostile until checked: [`CapabilityReport::check`] bounds every
-//! text and every list, so a stored report can't grow past a few kilobytes.
+//! text and every list, so a stored report stays below two megabytes.
 
 mod capability;
 mod config;

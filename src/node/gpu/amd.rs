@@ -134,7 +134,7 @@ fn unnamed(id: Option<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::tests::{assert_reportable, tool},
+        super::tests::{assert_reportable, damaged, tool},
         *,
     };
     use proptest::prelude::*;
@@ -245,6 +245,13 @@ mod tests {
             assert_reportable(&parse(&format!("{text}{{")));
             let card = json!({"card0": {"Card series": name, "Unique ID": id, "VRAM Total Memory (B)": text}});
             assert_reportable(&parse(&card.to_string()));
+        }
+
+        #[test]
+        fn a_damaged_answer_can_be_reported(old in damaged(OLD), new in damaged(NEW), mixed in damaged(MIXED)) {
+            for text in [old, new, mixed] {
+                assert_reportable(&parse(&text));
+            }
         }
     }
 }

@@ -207,6 +207,24 @@ mod tests {
         report.check("").unwrap();
     }
 
+    /// An answer that broke off, or of which a few bytes are others.
+    pub(super) fn damaged(answer: &'static str) -> impl Strategy<Value = String> {
+        let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+        (changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+            move |(changes, cut, whole)| {
+                let mut bytes = Vec::from(answer);
+                for (at, byte) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                if !whole {
+                    bytes.truncate(cut.index(answer.len()));
+                }
+                String::from_utf8_lossy(&bytes).into_owned()
+            },
+        )
+    }
+
     /// A tool that does this. Another process writes it: one of ours that is being forked off
     /// meanwhile would have it open for writing, and then nobody could run it.
     pub(super) fn tool(home: &Path, script: &str) -> PathBuf {

@@ -108,7 +108,7 @@ fn parse_information(text: &str) -> Option<GpuDevice> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::tests::{assert_reportable, tool},
+        super::tests::{assert_reportable, damaged, tool},
         *,
     };
     use proptest::prelude::*;
@@ -224,6 +224,16 @@ mod tests {
             assert_reportable(&parse(&format!("{text}\nGPU-{tail}"), FIELDS));
             assert_reportable(parse_information(&text).as_slice());
             assert_reportable(parse_information(&format!("Model: {text}\nGPU UUID:{tail}")).as_slice());
+        }
+
+        #[test]
+        fn a_damaged_answer_can_be_reported(text in damaged(SEVERAL), known in damaged(INFORMATION)) {
+            for fields in [FIELDS, OLD_FIELDS] {
+                let devices = parse(&text, fields);
+                assert_reportable(&devices);
+                assert!(devices.len() <= text.lines().count());
+            }
+            assert_reportable(parse_information(&known).as_slice());
         }
     }
 }

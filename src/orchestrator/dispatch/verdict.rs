@@ -1,18 +1,7 @@
 //! What an answer of a node, or the lack of one, means for the attempt. Pure.
 
 use super::Entry;
-use crate::{
-    api::{
-        check_version,
-        events::KEPT_BYTES,
-        jobs::{JobResult, Outcome},
-    },
-    http::client::CallError,
-    store::RunningJob,
-};
-
-/// Longest cause of a failed job that is believed, in bytes.
-const MAX_MESSAGE: usize = 16 * 1024;
+use crate::{api::jobs::JobResult, http::client::CallError, store::RunningJob};
 
 /// What became of an attempt.
 pub(super) enum Verdict {
@@ -86,29 +75,9 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
 
 /// A node is not believed what can't be, nor stored what is out of all proportion.
 pub(super) fn check(job: &RunningJob, result: JobResult) -> Result<JobResult, Trouble> {
-    let small = |text: &str| text.len() <= 1024;
-    let sound = check_version("", result.version).is_ok()
-        && result.job_id == job.id
-        && result.task_id == job.task_id
-        && result.attempt == job.attempt
-        && result.stdout.len() <= KEPT_BYTES
-        && result.stderr.len() <= KEPT_BYTES
-        && result
-            .error
-            .as_ref()
-            .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
-        && result
-            .effective
-            .as_ref()
-            .is_none_or(|e| small(&e.image_id) && small(&e.network) && small(&e.runtime))
-        && match (result.status, result.exit_code, &result.error) {
-            (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
-            (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
-            (Outcome::Failed, None, Some(_)) => true,
-            (Outcome::Failed, ..) => false,
-            (Outcome::Timeout | Outcome::Canceled, code, _) => code.is_none(),
-        };
-    if sound {
+    let its_own =
+        result.job_id == job.id && result.task_id == job.task_id && result.attempt == job.attempt;
+    if its_own && result.is_sound() {
         Ok(result)
     } else {
         Err(Trouble::lost(
@@ -122,7 +91,8 @@ pub(super) mod tests {
     use super::*;
     use crate::api::{
         JobId, NodeId, TaskId,
-        jobs::{JobError, JobErrorKind, Truncated},
+        events::KEPT_BYTES,
+        jobs::{JobError, JobErrorKind, Outcome, Truncated},
         problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };

@@ -1,6 +1,6 @@
 //! What a task prints: all at once, or live as server-sent events.
 //!
-//! An event's id is `<attempt>-<seq>`, its place in the output of that attempt. A reader that
+//! An event's id is its [`Place`], `<attempt>-<seq>`. A reader that
 //! comes back with it (`Last-Event-ID`) gets what follows, from the live log while the task
 //! runs and from the stored one afterwards: the numbers are the same.
 
@@ -10,7 +10,7 @@ use crate::{
         TaskId,
         events::{JobEvent, OutputLog, Stream},
         problem::{Kind, Problem},
-        tasks::{JobView, Task, TaskLogs, TaskStatus},
+        tasks::{JobView, Place, Task, TaskLogs, TaskStatus},
     },
     http::{
         request::Request,
@@ -52,25 +52,6 @@ impl FromStr for Which {
 impl Which {
     fn has(self, stream: Stream) -> bool {
         self == Self::All || self == Self::Only(stream)
-    }
-}
-
-/// A place in a task's output: `<attempt>-<seq>`.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-struct Place {
-    attempt: u32,
-    seq: u64,
-}
-
-impl FromStr for Place {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (attempt, seq) = text.split_once('-').ok_or(())?;
-        Ok(Self {
-            attempt: attempt.parse().map_err(|_| ())?,
-            seq: seq.parse().map_err(|_| ())?,
-        })
     }
 }
 
@@ -289,10 +270,6 @@ impl Reader {
     }
 
     fn event(&self, name: &str, data: &impl Serialize) -> Bytes {
-        response::sse_event(
-            &format!("{}-{}", self.place.attempt, self.place.seq),
-            name,
-            data,
-        )
+        response::sse_event(&self.place.to_string(), name, data)
     }
 }

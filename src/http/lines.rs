@@ -1,0 +1,61 @@
+//! Lines of JSON out of bytes that come in pieces, cut anywhere.
+
+use super::request::parse_json;
+use bytes::BytesMut;
+use serde::de::DeserializeOwned;
+
+/// Longest line: a result with both streams full, every byte escaped in JSON.
+const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
+
+/// What has come and was not read yet; never much more than one line.
+#[derive(Default)]
+pub struct LineBuffer {
+    bytes: BytesMut,
+    /// So many bytes from the start hold no end of a line.
+    searched: usize,
+}
+
+impl LineBuffer {
+    /// Takes the next piece.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next line read as a `T`; `None` until the whole line is there. Fails with what is wrong.
+    pub fn take_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, String> {
+        let unseen = &self.bytes[self.searched..];
+        if let Some(at) = unseen.iter().position(|b| *b == b'\n') {
+            let line = self.bytes.split_to(self.searched + at + 1);
+            self.searched = 0;
+            return parse_json(&line)
+                .map(Some)
+                .map_err(|problem| problem.detail);
+        }
+        self.searched = self.bytes.len();
+        if self.searched > MAX_LINE_BYTES {
+            return Err("an endless line".to_owned());
+        }
+        Ok(None)
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_is_not_kept_for_ever() {
+        let mut lines = LineBuffer::default();
+        let piece = vec![b' '; MAX_LINE_BYTES / 2];
+        lines.push(&piece);
+        lines.push(&piece);
+        assert_eq!(lines.take_line::<u8>(), Ok(None));
+        lines.push(b"7");
+        assert_eq!(lines.take_line::<u8>(), Err("an endless line".to_owned()));
+    }
+}

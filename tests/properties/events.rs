@@ -1,0 +1,157 @@
+//! What a job prints, and how a node tells it.
+
+use crate::oracles::events;
+use cynode::api::{
+    events::{JobEvent, KEPT_BYTES, OutputLog, Stream},
+    time::Time,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const ID: &str = "0198c0de-0000-7000-8000-000000000001";
+
+fn result(status: &str, exit_code: Option<i32>, message: Option<usize>) -> Value {
+    let mut result = json!({
+        "event": "result", "seq": 9, "version": 1, "task_id": ID, "job_id": ID, "attempt": 1, "status": status,
+        "stdout": "o", "stderr": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:00:01Z",
+        "truncated": {"stdout": false, "stderr": false},
+        "effective": {"image_id": "i", "network": "none", "runtime": "default", "timeout_seconds": 5},
+    });
+    if let Some(code) = exit_code {
+        result["exit_code"] = code.into();
+    }
+    if let Some(length) = message {
+        result["error"] = json!({"type": "engine-error", "message": "m".repeat(length)});
+    }
+    result
+}
+
+/// An event as a node may send it, or nearly.
+fn event() -> impl Strategy<Value = Value> {
+    let number = || prop_oneof![8 => 0u64..6, 1 => any::<u64>()];
+    let text = prop_oneof![
+        "[aé\n\u{0}]{0,4}",
+        Just("é".repeat(KEPT_BYTES / 2 - 1)),
+        any::<String>()
+    ];
+    let stream = proptest::sample::select(vec!["stdout", "stderr"]);
+    let status = proptest::sample::select(vec!["completed", "failed", "timeout", "canceled"]);
+    let code = proptest::option::of(-1..300);
+    let message = proptest::option::of(proptest::sample::select(vec![0, 16 * 1024, 16 * 1024 + 1]));
+    prop_oneof![
+        2 => number().prop_map(|seq| json!({"event": "started", "attempt": 1, "seq": seq})),
+        6 => (stream.clone(), number(), text)
+            .prop_map(|(stream, seq, data)| json!({"event": stream, "attempt": 1, "seq": seq, "data": data})),
+        2 => (stream, number(), number())
+            .prop_map(|(stream, seq, bytes)| json!({"event": "gap", "attempt": 1, "seq": seq, "stream": stream, "bytes": bytes})),
+        1 => (status, code, message).prop_map(|(status, code, message)| result(status, code, message)),
+        1 => Just(json!({"event": "news", "seq": 1})),
+        1 => Just(json!({"seq": 1})),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_stream_of_events_is_read_alike_however_it_is_cut(events in proptest::collection::vec(event(), 0..8), in_order: bool, cut in 0usize..3) {
+        let mut bytes = Vec::new();
+        for (n, mut event) in events.into_iter().enumerate() {
+            if in_order {
+                event["seq"] = (n + 1).into();
+            }
+            bytes.extend(serde_json::to_vec(&event).unwrap());
+            bytes.push(b'\n');
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        events::stream(&bytes);
+    }
+
+    #[test]
+    fn bytes_are_events_or_a_fault(bytes: Vec<u8>, text in "[{}\"a-z:,\n]{0,60}") {
+        events::stream(&bytes);
+        events::stream(text.as_bytes());
+    }
+
+    #[test]
+    fn any_cutting_of_the_bytes_gives_the_lossy_text(bytes: Vec<u8>, cuts in proptest::collection::vec(0usize..40, 0..20)) {
+        let mut log = OutputLog::default();
+        let mut rest = bytes.as_slice();
+        for cut in cuts {
+            let (head, tail) = rest.split_at(cut.min(rest.len()));
+            log.push_bytes(Stream::Stdout, head);
+            rest = tail;
+        }
+        log.push_bytes(Stream::Stdout, rest);
+        log.finish();
+        prop_assert_eq!(log.text(Stream::Stdout), &*String::from_utf8_lossy(&bytes));
+        events::kept(&log);
+    }
+
+    #[test]
+    fn what_is_kept_is_cut_between_characters(
+        room in 0usize..6,
+        pieces in proptest::collection::vec(prop_oneof!["[aé€😀]{0,3}".prop_map(String::into_bytes), any::<Vec<u8>>()], 0..6),
+    ) {
+        let mut log = OutputLog::default();
+        log.started();
+        let filling = "x".repeat(KEPT_BYTES - room);
+        log.push_text(Stream::Stderr, &filling);
+        let mut printed = Vec::from(filling);
+        for piece in pieces {
+            log.push_bytes(Stream::Stderr, &piece);
+            printed.extend(piece);
+        }
+        log.finish();
+        let whole = String::from_utf8_lossy(&printed);
+        let kept = log.text(Stream::Stderr);
+        prop_assert!(whole.starts_with(kept));
+        prop_assert!(kept.len() <= KEPT_BYTES);
+        let dropped = whole.len() - kept.len();
+        prop_assert_eq!(log.truncated().stderr, dropped > 0);
+        // Nothing more would have fitted than a part of the next character.
+        let next = whole[kept.len()..].chars().next().map_or(1, char::len_utf8);
+        prop_assert!(dropped == 0 || kept.len() + next > KEPT_BYTES);
+        let told = match log.event(1, log.last_seq()) {
+            Some(JobEvent::Gap { bytes, .. }) => bytes,
+            _ => 0,
+        };
+        prop_assert_eq!(told, dropped as u64);
+        events::kept(&log);
+    }
+
+    #[test]
+    fn an_outline_and_the_texts_give_the_same_events(
+        pushes in proptest::collection::vec((any::<bool>(), "[aé]{0,3}"), 0..20),
+        gaps in proptest::collection::vec((any::<bool>(), prop_oneof![1u64..9, Just(u64::MAX)]), 0..3),
+    ) {
+        let of = |err: bool| if err { Stream::Stderr } else { Stream::Stdout };
+        let mut log = OutputLog::default();
+        log.started();
+        for (err, text) in &pushes {
+            log.push_text(of(*err), text);
+        }
+        for (err, bytes) in gaps {
+            log.push_gap(of(err), bytes);
+        }
+        // What comes behind a gap is dropped as well.
+        for (err, text) in &pushes {
+            if (of(*err) == Stream::Stdout && log.truncated().stdout) || (*err && log.truncated().stderr) {
+                log.push_text(of(*err), text);
+            }
+        }
+        events::kept(&log);
+        let (out, err) = (log.text(Stream::Stdout), log.text(Stream::Stderr));
+        let other = OutputLog::restore(&log.outline(), &format!("{out}x"), err);
+        prop_assert_eq!(events::replay(&other), [format!("{out}x"), err.to_owned()]);
+    }
+
+    #[test]
+    fn times_come_back(millis in -377_705_023_201_000i64..253_402_207_200_000, text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])") {
+        let time = Time::from_millis(millis);
+        let json = serde_json::to_string(&time).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Time>(&json).unwrap(), time);
+        if let Ok(time) = serde_json::from_value::<Time>(Value::from(text)) {
+            let again = serde_json::to_value(time).unwrap();
+            prop_assert_eq!(serde_json::from_value::<Time>(again).unwrap(), time);
+        }
+    }
+}

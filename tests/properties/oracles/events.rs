@@ -1,0 +1,106 @@
+//! What a node tells of a job, as the orchestrator reads it.
+
+use cynode::{
+    api::{
+        events::{JobEvent, KEPT_BYTES, OutputLog, Stream},
+        jobs::{JobResult, Outcome},
+    },
+    http::lines::LineBuffer,
+};
+
+/// Lines are the same however they arrive; what is kept of them is bounded, and comes back whole.
+pub fn stream(bytes: &[u8]) {
+    let (told, fault) = read(bytes, bytes.len().max(1));
+    let (pieces, again) = read(bytes, 7);
+    assert_eq!(format!("{told:?}"), format!("{pieces:?}"));
+    assert_eq!(fault, again);
+    assert!(fault.is_none_or(|fault| fault.len() < 8 * 1024));
+    let mut log = OutputLog::default();
+    for event in &told {
+        one(event);
+        let before = log.last_seq();
+        let taken = log.take(event);
+        assert!(log.last_seq() <= before + u64::from(taken));
+    }
+    kept(&log);
+}
+
+/// The events up to the first line that can't be read, and what is wrong with that.
+fn read(bytes: &[u8], piece: usize) -> (Vec<JobEvent>, Option<String>) {
+    let (mut lines, mut events) = (LineBuffer::default(), Vec::new());
+    for piece in bytes.chunks(piece) {
+        lines.push(piece);
+        loop {
+            match lines.take_line() {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(fault) => return (events, Some(fault)),
+            }
+        }
+    }
+    (events, None)
+}
+
+fn one(event: &JobEvent) {
+    let json = serde_json::to_value(event).expect("an event is JSON");
+    let again: JobEvent = serde_json::from_value(json.clone()).expect("an event again");
+    assert_eq!(serde_json::to_value(again).ok(), Some(json));
+    if let JobEvent::Result(last) = event
+        && last.result.is_sound()
+    {
+        sound(&last.result);
+    }
+}
+
+/// What is believed of a result.
+fn sound(result: &JobResult) {
+    assert_eq!(result.version, 1);
+    assert!(result.stdout.len() <= KEPT_BYTES && result.stderr.len() <= KEPT_BYTES);
+    let ended = matches!(result.status, Outcome::Completed | Outcome::Failed);
+    match result.exit_code {
+        Some(0) => assert_eq!(result.status, Outcome::Completed),
+        Some(code) => {
+            assert!((1..=255).contains(&code));
+            assert_eq!(result.status, Outcome::Failed);
+        }
+        None => assert!(!ended || result.error.is_some()),
+    }
+    assert!(result.exit_code.is_none() || result.error.is_none());
+    let rest = JobResult {
+        stdout: String::new(),
+        stderr: String::new(),
+        ..result.clone()
+    };
+    let size = serde_json::to_vec(&rest).expect("a result is JSON").len();
+    assert!(size < 128 * 1024, "{size} bytes beside the output");
+}
+
+/// A log within its limits, whose events make up its texts, and which can be stored and restored.
+pub fn kept(log: &OutputLog) {
+    let texts = [Stream::Stdout, Stream::Stderr].map(|stream| log.text(stream));
+    assert!(texts.iter().all(|text| text.len() <= KEPT_BYTES));
+    assert_eq!(replay(log), texts.map(str::to_owned));
+    assert!(log.event(1, 0).is_none() && log.event(1, log.last_seq() + 1).is_none());
+    let [stdout, stderr] = texts;
+    let again = OutputLog::restore(&log.outline(), stdout, stderr);
+    assert_eq!(again.last_seq(), log.last_seq());
+    for seq in 1..=log.last_seq() {
+        assert_eq!(
+            format!("{:?}", again.event(1, seq)),
+            format!("{:?}", log.event(1, seq))
+        );
+    }
+}
+
+/// What a reader of all events has read.
+pub fn replay(log: &OutputLog) -> [String; 2] {
+    let mut texts = [String::new(), String::new()];
+    for seq in 1..=log.last_seq() {
+        match log.event(1, seq).expect("every number has an event") {
+            JobEvent::Stdout { data, .. } => texts[0].push_str(&data),
+            JobEvent::Stderr { data, .. } => texts[1].push_str(&data),
+            _ => {}
+        }
+    }
+    texts
+}
