@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it bench test-fuzz fuzz-api install clean
+.PHONY: help demo test setup build fmt lint unit it bench test-fuzz fuzz-parsers fuzz-api install clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,7 +41,10 @@ it: ## Black-box tests of the real binary with real podman
 bench: setup build ## What a task costs on top of `podman run --rm`, as ratios from one run
 	$(CARGO) bench --locked --bench overhead
 
-test-fuzz: fuzz-api ## Fuzz what strangers can send, a few minutes
+test-fuzz: fuzz-parsers fuzz-api ## Fuzz what strangers can send, bounded to a few minutes
+
+fuzz-parsers: ## Fuzz what reads a stranger's input
+	@scripts/fuzz.sh
 
 fuzz-api: ## Fuzz the User API from its own openapi.json (SEED, EXAMPLES)
 	@scripts/setup.sh --fuzz
