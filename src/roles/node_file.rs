@@ -249,7 +249,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn parse(text: &str) -> Result<NodeFile, String> {
-        NodeFile::parse(text, Path::new("/etc/node.yaml")).map_err(|error| error.to_string())
+        NodeFile::parse(text, Path::new("/etc/node.yaml")).map_err(|error| told(&error, text))
     }
 
     /// Every key there is. JSON is YAML, too.
@@ -263,9 +263,9 @@ mod tests {
                 "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
                 "default_image": text, "max_timeout": time, "shutdown_grace": time,
             },
-            "inference": {"mode": "off", "port": number, "timeout": time},
+            "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
             "storage": {"data_dir": "state"},
-            "logging": {"level": text, "format": "json"},
+            "logging": {"level": "debug", "format": "json"},
         })
     }
 
