@@ -38,8 +38,8 @@ it: ## Black-box tests of the real binary with real podman
 	$(CARGO) build --locked --example stand-in-ollama
 	$(CARGO) test --locked --test it
 
-bench: setup build ## What a task costs on top of `podman run --rm`, as ratios from one run
-	$(CARGO) bench --locked --bench overhead
+bench: setup build ## What a task costs on top of `podman run --rm`, and a storm of logins everybody else
+	$(CARGO) bench --locked --bench overhead --bench storm
 
 test-fuzz: fuzz-parsers fuzz-api ## Fuzz what strangers can send, bounded to a few minutes
 

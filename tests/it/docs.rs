@@ -40,6 +40,8 @@ fn the_docs_name_flags_that_exist() {
         vec!["task", "list"],
         vec!["task", "logs"],
         vec!["login"],
+        vec!["users", "create"],
+        vec!["audit"],
         vec!["doctor"],
     ]
     .into_iter()
