@@ -38,7 +38,7 @@ CREATE TABLE refresh_tokens (
     expires_at   INTEGER NOT NULL,
     used_at      INTEGER
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id);
+CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id, expires_at);
 
 CREATE TABLE nodes (
     id                TEXT PRIMARY KEY,

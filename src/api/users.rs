@@ -30,7 +30,7 @@ pub struct CreateUser {
     pub email: Option<String>,
     /// Whether the user may see and change everything.
     #[serde(default)]
-    pub is_admin: bool,
+    pub is_admin: Option<bool>,
 }
 
 impl CreateUser {

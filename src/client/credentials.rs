@@ -137,7 +137,17 @@ pub fn renew(
     if login.access_token != stale {
         return Ok(login);
     }
-    let renewed = login_of(&login.handle, refresh(&login.refresh_token)?);
+    let renewed = match refresh(&login.refresh_token) {
+        Ok(tokens) => login_of(&login.handle, tokens),
+        Err(failure) => {
+            if failure.exit == Exit::NotAllowed {
+                // It is of no use any more, here nor in another terminal.
+                credentials.logins.remove(gateway);
+                save(&credentials, &locked)?;
+            }
+            return Err(failure);
+        }
+    };
     credentials
         .logins
         .insert(gateway.to_owned(), renewed.clone());

@@ -117,6 +117,11 @@ impl Gateway {
         })
     }
 
+    /// Whether a token stands in for a login.
+    pub(super) fn has_fixed_token(&self) -> bool {
+        self.fixed_token.is_some()
+    }
+
     /// Calls without a login; the answer as JSON.
     pub(super) fn anonymous<T: DeserializeOwned>(
         &self,
@@ -187,7 +192,16 @@ impl Gateway {
         body: Option<&[u8]>,
     ) -> Result<Body, Failure> {
         if let Some(token) = &self.fixed_token {
-            return self.accepted(self.send(method, path, Some(token), headers, body)?);
+            let answer = self.send(method, path, Some(token), headers, body)?;
+            let refused = answer.status() == 401;
+            return self.accepted(answer).map_err(|failure| {
+                if refused {
+                    let text = "the token in CYNODE_TOKEN is not valid (any more); give another one, or unset it and log in";
+                    Failure::new(Exit::NotAllowed, text)
+                } else {
+                    failure
+                }
+            });
         }
         let token = self
             .access_token

@@ -35,12 +35,19 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
     let tokens: Tokens = gateway.anonymous(Method::POST, "/v1/auth/login", Some(&body))?;
     credentials::store(&gateway.url, &args.handle, tokens)?;
     print::note(&format!("Logged in as {} at {}.", args.handle, gateway.url));
+    if gateway.has_fixed_token() {
+        print::note("CYNODE_TOKEN is set and goes before this login; unset it to use the login.");
+    }
     Ok(())
 }
 
 /// Ends the session there and forgets it here; the latter also when the orchestrator is away.
 pub fn logout(client: &Client) -> Result<(), Failure> {
     let mut gateway = Gateway::open(client)?;
+    if gateway.has_fixed_token() {
+        // Its session alone: the login that is kept is another one.
+        return gateway.done(Method::POST, "/v1/auth/logout", None::<&()>);
+    }
     let login = credentials::load()?
         .logins
         .remove(&gateway.url)

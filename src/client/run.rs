@@ -39,6 +39,14 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         // Nobody reads the output any more, so nobody wants the rest of it.
         cancel(&mut gateway, &id)?;
     }
+    let ended = ended.map_err(|failure| match failure.message.as_str() {
+        "" => failure,
+        message => {
+            let text =
+                format!("{message}\nThe task goes on; see it again with: cynode task wait {id}");
+            Failure::new(failure.exit, text)
+        }
+    });
     task::finish(&mut gateway, &id, &ended?, output)
 }
 

@@ -16,6 +16,7 @@ use crate::{
     roles::secret,
 };
 use http::Method;
+use serde_json::{Value, json};
 use std::io::IsTerminal as _;
 use zeroize::Zeroizing;
 
@@ -35,7 +36,8 @@ pub fn users(command: UsersCommand) -> Result<(), Failure> {
                 password: password.to_string(),
             };
             gateway.done(Method::POST, &path, Some(&body))?;
-            tell(&password, is_new)
+            let shown = json!({"handle": args.user.handle});
+            tell(&args.user, shown, is_new.then_some(&*password))
         }
     }
 }
@@ -78,18 +80,17 @@ fn create(args: UserCreate) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.user.client)?;
     let (password, is_new) = new_password(&args.password, &args.user.handle)?;
     let body = CreateUser {
-        handle: args.user.handle,
+        handle: args.user.handle.clone(),
         password: password.to_string(),
         email: args.email,
-        is_admin: args.admin,
+        is_admin: Some(args.admin),
     };
     let user: User = gateway.call(Method::POST, "/v1/users", Some(&body))?;
-    if args.user.client.output == Output::Json {
-        print::json(&user)?;
-    } else {
-        print::note(&format!("{} can log in now.", clean(&user.handle)));
-    }
-    tell(&password, is_new)
+    let (handle, is_admin) = (body.handle, body.is_admin == Some(true));
+    let role = if is_admin { " as an admin" } else { "" };
+    print::note(&format!("{} can log in{role} now.", clean(&handle)));
+    let shown = serde_json::to_value(&user).map_err(Failure::internal)?;
+    tell(&args.user, shown, is_new.then_some(&*password))
 }
 
 fn act(user: &UserName, action: &str) -> Result<(), Failure> {
@@ -133,11 +134,17 @@ fn new_password(from: &NewPassword, handle: &str) -> Result<(Zeroizing<String>, 
     Ok((password, false))
 }
 
-/// Shows a password that nobody else knows.
-fn tell(password: &str, is_new: bool) -> Result<(), Failure> {
-    if !is_new {
-        return Ok(());
+/// Shows a user, and a password that nobody else knows.
+fn tell(user: &UserName, mut shown: Value, password: Option<&String>) -> Result<(), Failure> {
+    if user.client.output == Output::Json {
+        if let Some(password) = password {
+            shown["password"] = password.as_str().into();
+        }
+        return print::json(&shown);
     }
+    let Some(password) = password else {
+        return Ok(());
+    };
     print::note("This password is shown only now:");
     print::line(password)
 }

@@ -1,5 +1,6 @@
 //! Whom a listener lets in: how many connections, from where, and whose word on an address counts.
 
+use crate::network::network;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::{
@@ -38,17 +39,17 @@ impl Gate {
     }
 
     /// A place for a connection from there, until it is dropped; none where there are too many. One
-    /// address gets half of them, so that it can't keep all others out.
+    /// network gets a quarter of them, so that it can't keep all others out.
     pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
-        let peer = peer.to_canonical();
+        let share = if self.trusts(peer.to_canonical()) {
+            self.limit
+        } else {
+            self.limit.div_ceil(4)
+        };
+        let peer = network(peer);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = open.values().sum();
         let from_there = open.get(&peer).copied().unwrap_or(0);
-        let share = if self.trusts(peer) {
-            self.limit
-        } else {
-            self.limit.div_ceil(2)
-        };
         if all >= self.limit || from_there >= share {
             return None;
         }
@@ -139,9 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn one_address_gets_half_and_gives_it_back() {
-        let gate = gate(4, &["10.0.0.0/8"]);
+    fn one_network_gets_a_quarter_and_gives_it_back() {
+        let gate = gate(8, &["10.0.0.0/8"]);
         let [greedy, other, proxy] = ["192.0.2.1", "::ffff:192.0.2.2", "10.1.1.1"].map(ip);
+        let _more = [1, 2, 3, 4].map(|_| gate.admit(proxy).unwrap());
         let first = gate.admit(greedy).unwrap();
         let _second = gate.admit(greedy).unwrap();
         assert!(gate.admit(greedy).is_none());

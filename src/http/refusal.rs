@@ -32,6 +32,9 @@ impl<S> Polite<S> {
 
 /// What to send in place of this, if it is a refusal of hyper's own.
 fn instead(bytes: &[u8]) -> Option<Vec<u8>> {
+    if !bytes.starts_with(b"HTTP/1.") || bytes.get(9) != Some(&b'4') {
+        return None;
+    }
     let head = std::str::from_utf8(bytes).ok()?;
     let status = head.strip_prefix("HTTP/1.")?.get(2..5)?;
     let is_bare = head.ends_with("\r\n\r\n")
@@ -49,19 +52,24 @@ fn instead(bytes: &[u8]) -> Option<Vec<u8>> {
         ),
         _ => return None,
     };
+    Some(raw(&problem))
+}
+
+/// A problem as it stands on the wire, after which the connection is closed.
+pub(super) fn raw(problem: &Problem) -> Vec<u8> {
     let id = Uuid::now_v7().to_string();
     // A problem body is made of strings and numbers, which always have a JSON form.
     let body = serde_json::to_string(&problem.body(&id)).unwrap_or_default();
     let (status, title) = (problem.kind.status(), problem.kind.title());
-    tracing::debug!(request = %id, status, "a head that can't be read was refused");
+    tracing::debug!(request = %id, status, "refused before a request was read");
     let length = body.len();
-    Some(
-        format!(
-            "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n\
-             content-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
-        )
-        .into_bytes(),
+    let retry = problem.retry_after;
+    let retry = retry.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
+    format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n{retry}\
+         content-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
     )
+    .into_bytes()
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Polite<S> {

@@ -5,10 +5,11 @@
 
 use super::{
     gate::{Gate, Place},
-    refusal::Polite,
+    refusal::{Polite, raw},
     request::Connection,
     router::Router,
 };
+use crate::api::problem::{Kind, Problem};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -133,8 +134,9 @@ async fn see_out<E: std::fmt::Display>(
 
 /// Says so to somebody for whom there is no place, if that can be done at once.
 fn refuse(stream: &TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    let _ = stream.try_write(ANSWER);
+    let text = "too many connections are open, or too many from your address; close some, or try again in a moment";
+    let problem = Problem::new(Kind::Unavailable, text).retry_after(1);
+    let _ = stream.try_write(&raw(&problem));
 }
 
 /// Both ends of a connection; none when the peer is gone already.

@@ -27,14 +27,16 @@ use crate::{
     },
     digest::sha256_hex,
     errors,
-    store::{Store, StoreError},
+    store::{Authority, Store, StoreError},
 };
-use rates::Rates;
-use std::{net::IpAddr, time::Duration};
+use rates::{Denials, Rates};
+use std::{future::Future, net::IpAddr, time::Duration};
 use subtle::ConstantTimeEq as _;
 use throttle::{Key, Throttle};
 use tokio::sync::watch;
 
+/// How often a user's tokens may be refreshed in a second; each refresh stays written down.
+const REFRESHES: u32 = 2;
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
 
@@ -52,6 +54,15 @@ impl Caller {
     pub fn did(&self, action: AuditAction, origin: &Origin) -> AuditEvent {
         AuditEvent::new(action, Time::now(), Some(origin)).by(self.user.id, &self.user.handle)
     }
+
+    /// What a write is to look at again; see [`Authority`].
+    pub fn authority(&self) -> Authority {
+        Authority {
+            session: self.session,
+            user: self.user.id,
+            admin: false,
+        }
+    }
 }
 
 /// The room's one door.
@@ -59,9 +70,10 @@ pub struct Identity {
     store: Store,
     keys: Keys,
     logins: Throttle,
-    refreshes: Throttle,
     registrations: Throttle,
     rates: Rates,
+    refreshes: Rates,
+    denials: Denials,
     hasher: password::Hasher,
     /// Says that sessions were ended.
     revoked: watch::Sender<()>,
@@ -69,6 +81,9 @@ pub struct Identity {
 
 /// A fault of the store is a 500, or 503 where an operator can act; its text goes to the log alone.
 pub fn store_problem(error: StoreError) -> Problem {
+    if matches!(error, StoreError::NotAuthorized) {
+        return Problem::unauthorized("your session has ended meanwhile; log in again");
+    }
     tracing::error!(error = errors::chain(&error), "the store failed");
     match error {
         StoreError::Commit(_) | StoreError::Closed => Problem::new(
@@ -87,9 +102,10 @@ impl Identity {
             store,
             keys,
             logins: Throttle::default(),
-            refreshes: Throttle::default(),
             registrations: Throttle::default(),
             rates: Rates::new(rate),
+            refreshes: Rates::new(REFRESHES),
+            denials: Denials::default(),
             hasher: password::Hasher::default(),
             revoked: watch::Sender::new(()),
         }
@@ -108,14 +124,16 @@ impl Identity {
             )
         };
         let (user, session) = tokens::check_access(&self.keys, token).ok_or_else(dead)?;
+        self.rates.admit(user)?;
         let user = self
             .store
             .session_user(session, user, Time::now())
             .await
             .map_err(store_problem)?;
-        let user = user.ok_or_else(dead)?;
-        self.rates.admit(user.id)?;
-        Ok(Caller { user, session })
+        Ok(Caller {
+            user: user.ok_or_else(dead)?,
+            session,
+        })
     }
 
     /// The same for what only admins may do. Whoever else tries is written down.
@@ -133,8 +151,10 @@ impl Identity {
             Kind::Forbidden,
             "only an admin may do this; ask one, or log in as one",
         );
-        self.note(caller.did(action, origin).refused(&problem))
-            .await?;
+        if self.denials.is_news(caller.user.id, action) {
+            let event = caller.did(action, origin).refused(&problem);
+            self.note(event).await?;
+        }
         Err(problem)
     }
 
@@ -149,6 +169,27 @@ impl Identity {
     /// Hears when sessions were ended.
     pub fn revocations(&self) -> watch::Receiver<()> {
         self.revoked.subscribe()
+    }
+
+    /// Writes what may end sessions, and says so where it did; also when who asked hangs up meanwhile.
+    async fn revoking<T: Send + 'static>(
+        &self,
+        write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+        has_ended: fn(&T) -> bool,
+    ) -> Result<T, Problem> {
+        let revoked = self.revoked.clone();
+        let work = tokio::spawn(async move {
+            let outcome = write.await?;
+            if has_ended(&outcome) {
+                revoked.send_replace(());
+            }
+            Ok(outcome)
+        });
+        let outcome = work.await.map_err(|error| {
+            tracing::error!(%error, "a change of sessions panicked");
+            Problem::internal()
+        })?;
+        outcome.map_err(store_problem)
     }
 
     /// Writes down what changed nothing else.

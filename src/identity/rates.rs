@@ -2,6 +2,7 @@
 
 use crate::api::{
     UserId,
+    audit::AuditAction,
     problem::{Kind, Problem},
 };
 use std::{
@@ -42,7 +43,7 @@ impl Rates {
         if wait.is_zero() {
             return Ok(());
         }
-        let seconds = wait.as_millis().div_ceil(1000);
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
         let text = format!(
             "these are more than {} requests a second; wait {seconds} s, then go on more slowly",
             self.rate
@@ -80,6 +81,26 @@ impl Rates {
         } else {
             Duration::from_secs_f64((1.0 - tokens) / rate)
         }
+    }
+}
+
+/// So long a user who is denied the same again is no news.
+const SAME: Duration = Duration::from_mins(1);
+
+/// Who was denied what just now, so that insisting fills no log.
+#[derive(Default)]
+pub(super) struct Denials(Mutex<HashMap<(UserId, AuditAction), Instant>>);
+
+impl Denials {
+    pub(super) fn is_news(&self, user: UserId, action: AuditAction) -> bool {
+        let now = Instant::now();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, at| now.saturating_duration_since(*at) < SAME);
+        let news = !known.contains_key(&(user, action));
+        if news {
+            known.insert((user, action), now);
+        }
+        news
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         users::{MAX_HANDLE_BYTES, MAX_PASSWORD_CHARS},
     },
     digest::sha256_hex,
-    store::{Proof, RefreshOutcome},
+    store::{Proof, RefreshOutcome, UserChange},
 };
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -25,6 +25,10 @@ const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
 /// One answer for an unknown handle, a wrong password and a disabled user.
 fn wrong() -> Problem {
     Problem::unauthorized("the handle or the password is wrong; try again")
+}
+
+fn dead() -> Problem {
+    Problem::unauthorized("the refresh token is not valid any more; log in again")
 }
 
 impl Identity {
@@ -45,36 +49,63 @@ impl Identity {
             Key::handle(&handle),
         ])?;
         tokio::time::sleep(attempt.delay).await;
-        let found = self
-            .store
-            .user_by_handle(handle)
-            .await
-            .map_err(store_problem)?;
+        match self.judge(handle, password, origin).await {
+            Ok(Some(tokens)) => {
+                attempt.succeed();
+                Ok(tokens)
+            }
+            Ok(None) => Err(wrong()),
+            // Our own fault, or too much at once, which says nothing of the password.
+            Err(problem) => {
+                attempt.pass();
+                Err(problem)
+            }
+        }
+    }
+
+    /// The tokens of a new session, for the right password of a user who may log in.
+    async fn judge(
+        &self,
+        handle: String,
+        password: Zeroizing<String>,
+        origin: &Origin,
+    ) -> Result<Option<Tokens>, Problem> {
+        let found = self.store.user_by_handle(handle).await;
+        let found = found.map_err(store_problem)?;
         let checked = self.hasher.check(found.clone(), password).await?;
         let event = AuditEvent::new(AuditAction::Login, Time::now(), Some(origin));
         let Some(record) = found else {
             self.note(event.failed("unknown-handle")).await?;
-            return Err(wrong());
+            return Ok(None);
         };
         let event = event.by(record.user.id, &record.user.handle);
         let Checked::Right { anew } = checked else {
             self.note(event.failed("wrong-password")).await?;
-            return Err(wrong());
+            return Ok(None);
         };
         let proof = Proof {
             password_hash: record.password_hash,
             anew,
         };
-        let tokens = self.open(record.user, Some(proof), event).await?;
-        attempt.succeed();
-        Ok(tokens)
+        self.open(record.user, Some(proof), event).await
     }
 
-    /// Opens a session without a password, for a process that has the data directory in its hands.
+    /// Opens a session without a password, for a process that has the data directory in its hands; a
+    /// user who is disabled is let in again.
     pub async fn open_session(&self, user: User) -> Result<Tokens, Problem> {
-        let event = AuditEvent::new(AuditAction::Login, Time::now(), None);
-        let event = event.by(user.id, &user.handle);
-        self.open(user, None, event).await
+        let event = |action| AuditEvent::new(action, Time::now(), None);
+        if !user.is_active {
+            let (id, enable) = (user.id, UserChange::Enable);
+            let enabled = self
+                .store
+                .user_change(id, enable, None, event(AuditAction::UserEnable));
+            enabled.await.map_err(store_problem)?;
+        }
+        let event = event(AuditAction::Login).by(user.id, &user.handle);
+        let opened = self.open(user, None, event).await?;
+        opened.ok_or_else(|| {
+            Problem::unauthorized("this user is disabled; another admin can enable them")
+        })
     }
 
     async fn open(
@@ -82,7 +113,7 @@ impl Identity {
         user: User,
         proof: Option<Proof>,
         event: AuditEvent,
-    ) -> Result<Tokens, Problem> {
+    ) -> Result<Option<Tokens>, Problem> {
         let refresh = random_secret();
         let ends = event.at.plus(SESSION_LIFE);
         let session = self
@@ -90,35 +121,32 @@ impl Identity {
             .session_open(user.id, sha256_hex(&refresh), ends, proof, event)
             .await
             .map_err(store_problem)?;
-        self.tokens(&user, session.ok_or_else(wrong)?, &refresh)
+        session
+            .map(|session| self.tokens(&user, session, &refresh))
+            .transpose()
     }
 
     /// Trades a refresh token for new tokens, once.
     pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<Tokens, Problem> {
-        let attempt = self.refreshes.admit(vec![Key::address(origin.address)])?;
         let refresh = random_secret();
         let event = AuditEvent::new(AuditAction::Refresh, Time::now(), Some(origin));
         let ends = event.at.plus(SESSION_LIFE);
-        let outcome = self
-            .store
-            .session_refresh(sha256_hex(token), sha256_hex(&refresh), ends, event)
-            .await
-            .map_err(store_problem)?;
-        match outcome {
-            RefreshOutcome::Rotated { user, session } => {
-                attempt.succeed();
-                self.tokens(&user, session, &refresh)
-            }
+        let (old, new, store) = (sha256_hex(token), sha256_hex(&refresh), self.store.clone());
+        let owner = self.store.session_owner(old.clone()).await;
+        // A token that nobody ever had costs no write.
+        let owner = owner.map_err(store_problem)?.ok_or_else(dead)?;
+        self.refreshes.admit(owner)?;
+        let write = async move { store.session_refresh(old, new, ends, event).await };
+        let is_reused = |outcome: &RefreshOutcome| matches!(outcome, RefreshOutcome::Reused);
+        match self.revoking(write, is_reused).await? {
+            RefreshOutcome::Rotated { user, session } => self.tokens(&user, session, &refresh),
             RefreshOutcome::Reused => {
-                self.revoked.send_replace(());
                 tracing::warn!("a refresh token was used twice; its session is revoked");
                 Err(Problem::unauthorized(
                     "this refresh token was used before, so its session was ended; log in again",
                 ))
             }
-            RefreshOutcome::Dead => Err(Problem::unauthorized(
-                "the refresh token is not valid any more; log in again",
-            )),
+            RefreshOutcome::Dead => Err(dead()),
         }
     }
 
@@ -131,12 +159,9 @@ impl Identity {
     ) -> Result<(), Problem> {
         let other = refresh_token.as_deref().map(sha256_hex);
         let event = caller.did(AuditAction::Logout, origin);
-        self.store
-            .session_revoke(caller.session, caller.user.id, other, event)
-            .await
-            .map_err(store_problem)?;
-        self.revoked.send_replace(());
-        Ok(())
+        let (session, user, store) = (caller.session, caller.user.id, self.store.clone());
+        let write = async move { store.session_revoke(session, user, other, event).await };
+        self.revoking(write, |()| true).await
     }
 
     fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, Problem> {

@@ -9,7 +9,7 @@ use crate::{
         problem::{Kind, Problem},
         users::{CreateUser, ResetPassword, check_password},
     },
-    store::{NewUser, UserChange, UserChanged},
+    store::{Authority, NewUser, UserChange, UserChanged},
 };
 use zeroize::Zeroizing;
 
@@ -23,6 +23,13 @@ pub enum Change {
     RevokeSessions,
     /// Give them another password, and end their sessions.
     ResetPassword(ResetPassword),
+}
+
+fn as_admin(caller: &Caller) -> Authority {
+    Authority {
+        admin: true,
+        ..caller.authority()
+    }
 }
 
 impl Identity {
@@ -39,11 +46,11 @@ impl Identity {
             handle: create.handle,
             password_hash: self.hasher.hash(Zeroizing::new(create.password)).await?,
             email: create.email,
-            is_admin: create.is_admin,
+            is_admin: create.is_admin == Some(true),
         };
         let event = admin.did(AuditAction::UserCreate, origin);
-        let made = self.store.user_create(new, event).await;
-        made.map_err(store_problem)?.ok_or_else(|| {
+        let made = self.store.user_create(new, Some(as_admin(admin)), event);
+        made.await.map_err(store_problem)?.ok_or_else(|| {
             let text = format!("there is a user {handle} already; choose another handle");
             Problem::new(Kind::Conflict, text).at("/handle")
         })
@@ -68,13 +75,15 @@ impl Identity {
                 (AuditAction::UserResetPassword, UserChange::Password(hash))
             }
         };
-        let event = admin.did(action, origin);
-        let changed = self.store.user_change(user, change, event).await;
-        match changed.map_err(store_problem)? {
-            UserChanged::Done => {
-                self.revoked.send_replace(());
-                Ok(())
-            }
+        let (event, by, store) = (
+            admin.did(action, origin),
+            as_admin(admin),
+            self.store.clone(),
+        );
+        let write = async move { store.user_change(user, change, Some(by), event).await };
+        let is_done = |changed: &UserChanged| *changed == UserChanged::Done;
+        match self.revoking(write, is_done).await? {
+            UserChanged::Done => Ok(()),
             UserChanged::Unknown => Err(Problem::not_found("user")),
             UserChanged::LastAdmin => Err(Problem::new(
                 Kind::Conflict,

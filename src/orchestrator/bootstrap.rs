@@ -138,7 +138,7 @@ impl FirstAdmin {
             is_admin: true,
         };
         let event = AuditEvent::new(AuditAction::UserCreate, Time::now(), None);
-        store.user_create(admin, event).await?;
+        store.user_create(admin, None, event).await?;
         Ok(())
     }
 }

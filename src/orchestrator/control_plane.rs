@@ -29,6 +29,8 @@ use crate::{
 use http::{Method, StatusCode};
 use std::sync::Arc;
 
+/// Longest registration: a report at its limits is smaller.
+const MAX_REGISTRATION: usize = 1024 * 1024;
 const REGISTER: &str = "/v1/nodes/register";
 const REPORT: &str = "/v1/nodes/report";
 const CONFIG: &str = "/v1/nodes/config";
@@ -45,6 +47,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    request.limit_body(MAX_REGISTRATION);
     let body: Register = request.payload().await?;
     let (peer, origin) = (request.connection.peer, request.origin());
     let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), Some(&origin));

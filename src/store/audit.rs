@@ -1,11 +1,17 @@
 //! Who did what. Written in the commit of what it is about, so that neither is there without the other.
+//!
+//! What users and nodes bring about by themselves goes in time. What admins did stays, so that nobody
+//! can have it forgotten by making much of the former.
 
 use super::{Store, StoreError, rows::named};
 use crate::api::audit::{AuditAction, AuditEntry, AuditEvent};
 use rusqlite::{Connection, Row, params};
 
-/// The newest so many are kept: at a thousand a day, for years.
+/// Among the newest so many, all are kept: at a thousand a day, for years.
 const KEPT: i64 = 1_000_000;
+/// What goes after that. Each event is looked at once, when it is so many from the newest.
+const FORGET: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
+    OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register'))";
 
 /// Which events to list.
 pub struct AuditFilter {
@@ -36,7 +42,7 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
         event.request_id,
         event.reason
     ])?;
-    c.prepare_cached("DELETE FROM audit_log WHERE seq <= ?1")?
+    c.prepare_cached(FORGET)?
         .execute([c.last_insert_rowid() - KEPT])?;
     Ok(())
 }

@@ -44,6 +44,8 @@ const STEPS: &[&str] = &[
      CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
          UPDATE queue_depths SET queued = queued - 1 WHERE user_id = OLD.user_id;
      END;
+     DROP INDEX refresh_tokens_by_session;
+     CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id, expires_at);
      INSERT INTO queue_depths
      SELECT user_id, count(*) FROM tasks WHERE status = 'queued' GROUP BY user_id;",
 ];
@@ -120,7 +122,17 @@ mod tests {
         ]
         .iter()
         .flat_map(|sql| rows(connection, sql))
+        .chain(triggers(connection))
         .collect()
+    }
+
+    /// What triggers do, however it is laid out.
+    fn triggers(connection: &Connection) -> Vec<String> {
+        let sql = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' ORDER BY name";
+        let mut statement = connection.prepare(sql).unwrap();
+        let texts = statement.query_map([], |row| row.get::<_, String>(0));
+        let plain = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        texts.unwrap().map(|text| plain(text.unwrap())).collect()
     }
 
     #[test]

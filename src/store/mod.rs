@@ -21,7 +21,7 @@ mod writer;
 pub use audit::AuditFilter;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, QueuedJob, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
-pub use sessions::{Proof, RefreshOutcome};
+pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 
@@ -65,6 +65,9 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
+    /// Who asked for this write may not (any more); nothing was written.
+    #[error("the session of the one who asked has ended")]
+    NotAuthorized,
     /// The commit that this write was part of failed.
     #[error("the database could not commit: {0}")]
     Commit(String),

@@ -194,9 +194,13 @@ impl Store {
         self.write(move |c| {
             let sql = "UPDATE nodes SET draining = ?2 WHERE slug = ?1";
             let is_known = c.execute(sql, params![slug, draining])? > 0;
-            if is_known {
-                audit::add(c, &event.to(slug))?;
-            }
+            let event = event.to(slug);
+            let event = if is_known {
+                event
+            } else {
+                event.failed("not-found")
+            };
+            audit::add(c, &event)?;
             Ok(is_known)
         })
         .await
@@ -218,6 +222,7 @@ impl Store {
                 )
                 .optional()?;
             let Some((id, running)) = known else {
+                audit::add(c, &event.to(slug).failed("not-found"))?;
                 return Ok(Forgetting::Unknown);
             };
             if running > 0 {
@@ -288,8 +293,9 @@ mod tests {
     use super::*;
     use crate::{
         api::{audit::AuditAction, tasks::CreateTask},
-        store::{Creation, NewUser, QueueLimits},
+        store::{Authority, Creation, NewUser, QueueLimits},
     };
+    use std::time::Duration;
 
     /// The scheduler may have chosen a node just before it was forgotten.
     #[tokio::test]
@@ -305,7 +311,7 @@ mod tests {
             is_admin: false,
         };
         let user = store
-            .user_create(user, event(AuditAction::UserCreate))
+            .user_create(user, None, event(AuditAction::UserCreate))
             .await;
         let user = user.unwrap().unwrap().id;
         let report: CapabilityReport = serde_json::from_value(serde_json::json!({
@@ -329,13 +335,25 @@ mod tests {
             command: Some(vec!["true".to_owned()]),
             ..CreateTask::default()
         };
+        let opened = store.session_open(
+            user,
+            String::new(),
+            now.plus(Duration::from_secs(1)),
+            None,
+            event(AuditAction::Login),
+        );
+        let by = Authority {
+            session: opened.await.unwrap().unwrap(),
+            user,
+            admin: false,
+        };
         let limits = QueueLimits {
             all: 1,
             per_user: 1,
         };
         let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
         let created = store
-            .task_create(user, spec, None, limits, now)
+            .task_create(by, spec, None, limits, now)
             .await
             .unwrap();
         assert!(matches!(created, Creation::Created(_)));

@@ -4,6 +4,36 @@ use super::{Store, StoreError, audit, users};
 use crate::api::{SessionId, UserId, audit::AuditEvent, auth::User, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+/// Who asks for a write, looked at again in the write itself: between the look at the start of a request
+/// and its end, in which a body comes and a password is hashed, the session may have ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Authority {
+    /// By which login.
+    pub session: SessionId,
+    /// Who.
+    pub user: UserId,
+    /// Whether only an admin may ask for it.
+    pub admin: bool,
+}
+
+/// Fails where who asked may not any more.
+pub(super) fn authorize(c: &Connection, by: Authority, now: Time) -> Result<(), StoreError> {
+    let lives: bool = c
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
+             WHERE s.id = ?1 AND u.id = ?2 AND s.revoked_at IS NULL AND s.expires_at > ?3
+               AND u.is_active AND (u.is_admin OR NOT ?4))",
+        )?
+        .query_row(params![by.session, by.user, now, by.admin], |row| {
+            row.get(0)
+        })?;
+    if lives {
+        Ok(())
+    } else {
+        Err(StoreError::NotAuthorized)
+    }
+}
+
 /// The password hash that a login was checked against. It opens a session only while it is still the
 /// user's, so that no login with an old password outlives the change of it.
 pub struct Proof {
@@ -27,6 +57,9 @@ pub enum RefreshOutcome {
     /// Unknown, expired, revoked, or of a user who may not log in.
     Dead,
 }
+
+/// Most sessions of a user.
+const MAX_SESSIONS: u32 = 1000;
 
 impl Store {
     /// Opens a session with its first refresh token; `None` when the user may not log in (any more).
@@ -58,7 +91,13 @@ impl Store {
         .await
     }
 
-    /// Trades one refresh token for another, once. A token that nobody ever had costs no write.
+    /// Whose refresh token this is or was.
+    pub async fn session_owner(&self, token_sha256: String) -> Result<Option<UserId>, StoreError> {
+        let shown = self.read(move |c| shown(c, &token_sha256)).await?;
+        Ok(shown.map(|shown| shown.user.id))
+    }
+
+    /// Trades one refresh token for another, once.
     pub async fn session_refresh(
         &self,
         old_sha256: String,
@@ -66,17 +105,22 @@ impl Store {
         expires_at: Time,
         event: AuditEvent,
     ) -> Result<RefreshOutcome, StoreError> {
-        let token = old_sha256.clone();
-        if self.read(move |c| shown(c, &token)).await?.is_none() {
-            return Ok(RefreshOutcome::Dead);
-        }
         self.write(move |c| {
             let Some(shown) = shown(c, &old_sha256)? else {
                 return Ok(RefreshOutcome::Dead);
             };
             let (now, user, session) = (event.at, shown.user, shown.session);
             let event = event.by(user.id, user.handle.clone());
-            if shown.revoked || shown.expires_at <= now || !user.is_active {
+            let dead = shown.revoked || shown.expires_at <= now || !user.is_active;
+            if dead && shown.used {
+                // It was written down the first time; a client that insists fills no log.
+                return Ok(RefreshOutcome::Dead);
+            }
+            c.execute(
+                "UPDATE refresh_tokens SET used_at = coalesce(used_at, ?2) WHERE token_sha256 = ?1",
+                params![old_sha256, now],
+            )?;
+            if dead {
                 audit::add(c, &event.failed("expired-or-revoked"))?;
                 return Ok(RefreshOutcome::Dead);
             }
@@ -85,10 +129,6 @@ impl Store {
                 audit::add(c, &event.failed("reused"))?;
                 return Ok(RefreshOutcome::Reused);
             }
-            c.execute(
-                "UPDATE refresh_tokens SET used_at = ?2 WHERE token_sha256 = ?1",
-                params![old_sha256, now],
-            )?;
             c.execute(
                 "DELETE FROM refresh_tokens WHERE session_id = ?1 AND expires_at <= ?2",
                 params![session, now],
@@ -210,6 +250,12 @@ fn forget_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreEr
     c.execute(
         "DELETE FROM sessions WHERE user_id = ?1 AND expires_at <= ?2",
         params![user, now],
+    )?;
+    // Ids sort by time. Who logs in without end loses the oldest logins, not the disk.
+    c.execute(
+        "UPDATE sessions SET revoked_at = coalesce(revoked_at, ?2), expires_at = ?2 WHERE id IN
+         (SELECT id FROM sessions WHERE user_id = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?3)",
+        params![user, now, MAX_SESSIONS],
     )?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{
     Store, StoreError,
     rows::{document, named, to_document},
+    sessions::{Authority, authorize},
 };
 use crate::api::{
     JobId, TaskId, UserId,
@@ -139,13 +140,15 @@ impl Store {
     /// Stores a task and its job, in one commit. `key` is an idempotency key and the hash of its body.
     pub async fn task_create(
         &self,
-        owner: UserId,
+        by: Authority,
         spec: TaskSpec,
         key: Option<(String, String)>,
         limits: QueueLimits,
         now: Time,
     ) -> Result<Creation, StoreError> {
+        let owner = by.user;
         self.write(move |c| {
+            authorize(c, by, now)?;
             if let Some((key, body)) = &key {
                 let since = Time::from_millis(now.as_millis() - IDEMPOTENCY_WINDOW.as_millis() as i64);
                 c.execute("DELETE FROM idempotency_keys WHERE created_at < ?1", [since])?;
@@ -214,9 +217,14 @@ impl Store {
     /// Tasks, newest first.
     pub async fn task_list(&self, filter: TaskFilter) -> Result<TaskPage, StoreError> {
         self.read(move |c| {
+            // One way for each, so that an index leads to a user's tasks among everybody's.
+            let whose = match filter.owner {
+                Some(_) => "user_id = ?1",
+                None => "?1 IS NULL",
+            };
             let mut statement = c.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM tasks
-                 WHERE (?1 IS NULL OR user_id = ?1) AND (?2 IS NULL OR status = ?2)
+                 WHERE {whose} AND (?2 IS NULL OR status = ?2)
                    AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR id < ?4)
                  ORDER BY id DESC LIMIT ?5 OFFSET ?6"
             ))?;

@@ -1,6 +1,9 @@
 //! People. What changes one is written together with who changed it.
 
-use super::{Store, StoreError, audit, sessions};
+use super::{
+    Store, StoreError, audit,
+    sessions::{self, Authority, authorize},
+};
 use crate::api::{UserId, audit::AuditEvent, auth::User};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -85,14 +88,16 @@ impl Store {
             .await
     }
 
-    /// Makes a user; `None` when the handle is taken.
+    /// Makes a user; `None` when the handle is taken. `by` nobody only at the first start.
     pub async fn user_create(
         &self,
         new: NewUser,
+        by: Option<Authority>,
         event: AuditEvent,
     ) -> Result<Option<User>, StoreError> {
         let id = UserId::new();
         self.write(move |c| {
+            by.map_or(Ok(()), |by| authorize(c, by, event.at))?;
             let made = c.execute(
                 "INSERT INTO users (id, handle, password_hash, email, is_admin, created_at, updated_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (handle) DO NOTHING",
@@ -109,14 +114,16 @@ impl Store {
         .await
     }
 
-    /// Changes a user.
+    /// Changes a user; `by` nobody for a process that has the data directory in its hands.
     pub async fn user_change(
         &self,
         id: UserId,
         change: UserChange,
+        by: Option<Authority>,
         event: AuditEvent,
     ) -> Result<UserChanged, StoreError> {
         self.write(move |c| {
+            by.map_or(Ok(()), |by| authorize(c, by, event.at))?;
             let Some(user) = get(c, id)? else {
                 audit::add(c, &event.failed("not-found"))?;
                 return Ok(UserChanged::Unknown);

@@ -387,3 +387,21 @@ fn help_and_version_are_there_for_every_command() {
         assert!(done.stdout.contains(env!("CARGO_PKG_VERSION")), "{done:?}");
     }
 }
+
+#[test]
+fn a_token_that_stands_in_for_a_login_leaves_the_login_alone() {
+    let cluster = Cluster::start();
+    let password = secret_file(cluster.home(), "password", PASSWORD);
+    let gateway = ["--gateway-url", &cluster.orchestrator.gateway_url];
+    let plain = |arguments: &[&str]| run(cynode(cluster.home()).args(arguments).args(gateway));
+    assert_eq!(plain(&["login", "--password-file", &password]).code, 0);
+    assert_eq!(cluster.run(&["logout"]).code, 0);
+    cluster
+        .user
+        .get("/v1/users/me")
+        .problem(401, "unauthorized");
+    assert_eq!(plain(&["whoami"]).code, 0, "the other session goes on");
+    let dead = cluster.run(&["whoami"]);
+    assert_eq!(dead.code, 3);
+    assert!(dead.stderr.contains("CYNODE_TOKEN"), "{dead:?}");
+}

@@ -1,8 +1,15 @@
 //! What admins do with users, and that it counts at once.
 
-use crate::support::{Api, Orchestrator, PASSWORD, cynode, eventually, process::run, uuid};
+use crate::support::{
+    Api, DEADLINE, Orchestrator, PASSWORD, cynode, eventually, process::run, uuid,
+};
 use serde_json::{Value, json};
-use std::{fs, thread};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    thread,
+};
 
 /// A password that is long enough.
 const FIRST: &str = "the first password";
@@ -193,6 +200,66 @@ fn what_ends_sessions_ends_them_at_once() {
     admin
         .act("/v1/users/nonsense/disable")
         .problem(404, "not-found");
+}
+
+/// Sends a request but for the last byte of its body, does something, and sends that; the status.
+fn interrupted(api: &Api, path: &str, body: &Value, meanwhile: impl FnOnce()) -> u16 {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(api.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        api.token(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // It asks for the body once it knows who calls.
+    let mut line = [0; 25];
+    stream.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let (most, last) = body.split_at(body.len() - 1);
+    stream.write_all(most.as_bytes()).unwrap();
+    meanwhile();
+    stream.write_all(last.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    std::str::from_utf8(&status[9..]).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_request_that_outlives_its_session_changes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
+    let id = make(&admin, "root", true);
+    let act = |action: &str| {
+        let path = format!("/v1/users/{id}/{action}");
+        admin.act(&path).expect(204);
+    };
+    let backdoor = json!({"handle": "backdoor", "password": FIRST, "is_admin": true});
+    let own = format!("/v1/users/{id}/reset_password");
+    for (path, body) in [
+        ("/v1/users", backdoor),
+        (own.as_str(), json!({"password": "a backdoor password"})),
+        ("/v1/tasks", json!({"script": "true"})),
+    ] {
+        let root = with(gateway, &tokens(gateway, "root", FIRST));
+        assert_eq!(
+            interrupted(&root, path, &body, || act("disable")),
+            401,
+            "{path}"
+        );
+        act("enable");
+    }
+    assert_eq!(
+        admin.get("/v1/users").json(200)["users"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert_eq!(admin.get("/v1/tasks").json(200)["tasks"], json!([]));
+    tokens(gateway, "root", FIRST);
 }
 
 #[test]

@@ -21,7 +21,9 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     let filter = AuditFilter {
         action: request.query_as("action", "the name of an action, such as auth.login")?,
         who: request.query("who"),
-        before: request.query_as("cursor", "the next_cursor of an earlier answer")?,
+        before: request
+            .query_as::<u64>("cursor", "the next_cursor of an earlier answer")?
+            .map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)),
         limit: limit + 1,
     };
     let events = orchestrator.store.audit_list(filter).await;

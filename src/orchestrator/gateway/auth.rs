@@ -11,7 +11,11 @@ use crate::{
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
+/// Longest body of who isn't logged in yet: nobody is to fill our memory without a name.
+const SMALL: usize = 16 * 1024;
+
 pub(super) async fn login(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    request.limit_body(SMALL);
     let Login { handle, password } = request.json().await?;
     let (password, origin) = (Zeroizing::new(password), request.origin());
     let tokens = orchestrator.identity.login(handle, password, &origin);
@@ -19,6 +23,7 @@ pub(super) async fn login(orchestrator: Arc<Orchestrator>, mut request: Request)
 }
 
 pub(super) async fn refresh(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    request.limit_body(SMALL);
     let Refresh { refresh_token } = request.json().await?;
     let origin = request.origin();
     let tokens = orchestrator.identity.refresh(&refresh_token, &origin);

@@ -56,9 +56,9 @@ impl Which {
 }
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let caller = caller(&orchestrator, &request).await?;
     // Before anything else, so that no end of the session goes unheard.
     let revocations = orchestrator.identity.revocations();
+    let caller = caller(&orchestrator, &request).await?;
     let id = named_for(&orchestrator, &request, &caller).await?.id;
     let which = request
         .query_as("stream", "all, stdout or stderr")?
@@ -194,7 +194,11 @@ impl Reader {
                 // The sender lives in `live`.
                 _ = self.changes.changed() => {}
                 _ = self.revocations.changed() => self.revocations.mark_changed(),
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some((Bytes::from_static(b": still here\n\n"), self)),
+                () = tokio::time::sleep(KEEP_ALIVE) => {
+                    // A session may also run out, which nobody says.
+                    self.revocations.mark_changed();
+                    return Some((Bytes::from_static(b": still here\n\n"), self));
+                }
                 () = ended(self.orchestrator.shutdown.clone()) => return None,
             }
         }

@@ -43,7 +43,7 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
         let stored = shared
             .store
             .task_create(
-                caller.user.id,
+                caller.authority(),
                 spec,
                 key,
                 shared.settings.queue,

@@ -133,7 +133,7 @@ fn audit() -> Operation {
     .query(
         "cursor",
         "The next_cursor of an earlier answer.",
-        |_| json_schema!({"type": "integer", "minimum": 0, "maximum": i64::MAX}),
+        |_| json_schema!({"type": "string", "pattern": "^[0-9]{1,18}$"}),
     )
     .query("action", "Only of this action.", of::<AuditAction>)
     .query("who", "Only by this handle or slug, or done to it.", text)
