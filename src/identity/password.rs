@@ -12,7 +12,7 @@ use argon2::{
     password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString},
 };
 use std::sync::{Arc, LazyLock};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// Most hashes at the same time; each takes a core and 19 MiB.
@@ -114,31 +114,15 @@ impl Hasher {
             .await
             .map_err(|_| Problem::internal())?;
         drop(place);
-        let (done, outcome) = oneshot::channel();
-        // A thread of its own: its place in line can't be given back by one that others use, too.
-        let thread = std::thread::Builder::new().name("hash".to_owned());
-        let spawned = thread.spawn(move || {
+        let work = move || {
             let _permit = permit;
-            give_way();
-            // Who doesn't wait any more doesn't want to know.
-            let _ = done.send(work());
-        });
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread to hash a password");
-            return Err(Problem::internal());
-        }
-        outcome.await.map_err(|_| Problem::internal())
+            work()
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| Problem::internal())
     }
 }
-
-/// Lets every other thread of the system go first. On Linux this is about the calling thread alone.
-#[cfg(target_os = "linux")]
-fn give_way() {
-    let _ = rustix::process::nice(19);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn give_way() {}
 
 #[cfg(test)]
 mod tests {
