@@ -65,10 +65,16 @@ pub(super) fn broken_bodies() -> Vec<(Vec<u8>, Option<&'static str>, u16, &'stat
     ]
 }
 
-/// Sends them all to each path.
-pub(super) fn send_broken_bodies(api: &Api, paths: &[&str]) {
+/// What every listener takes of a body.
+pub(super) const LIMIT: usize = 10 * 1024 * 1024;
+
+/// Sends them all to each path; what is longer than `limit` isn't looked at.
+pub(super) fn send_broken_bodies(api: &Api, paths: &[&str], limit: usize) {
     for path in paths {
-        for (body, media_type, status, slug) in broken_bodies() {
+        for (body, media_type, mut status, mut slug) in broken_bodies() {
+            if body.len() > limit {
+                (status, slug) = (413, "payload-too-large");
+            }
             let headers: Vec<_> = media_type
                 .map(|value| ("Content-Type", value))
                 .into_iter()

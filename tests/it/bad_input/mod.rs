@@ -4,7 +4,7 @@
 mod cases;
 
 use crate::support::{Cluster, Orchestrator, Worker, stand_in::capability, uuid};
-use cases::{send_broken_bodies, send_wrong_calls, wrong_fields};
+use cases::{LIMIT, send_broken_bodies, send_wrong_calls, wrong_fields};
 use serde_json::{Value, json};
 
 #[test]
@@ -52,7 +52,7 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         eprintln!("{:.120}", task.to_string());
         user.post("/v1/tasks", &task).problem(400, slug);
     }
-    send_broken_bodies(user, &["/v1/tasks"]);
+    send_broken_bodies(user, &["/v1/tasks"], LIMIT);
     for key in ["", "a\tb", "é", &"k".repeat(256)] {
         let headers = [
             ("Content-Type", "application/json"),
@@ -76,7 +76,8 @@ fn the_gateway_refuses_what_it_cant_read() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
-    send_broken_bodies(&user, &["/v1/auth/login", "/v1/auth/refresh"]);
+    // Who isn't logged in yet is to fill nobody's memory.
+    send_broken_bodies(&user, &["/v1/auth/login", "/v1/auth/refresh"], 16 * 1024);
     for body in [
         json!({"handle": "admin"}),
         json!({"handle": 1, "password": "x"}),
@@ -159,7 +160,7 @@ fn the_control_plane_refuses_what_it_cant_read() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let control = &orchestrator.control;
-    send_broken_bodies(control, &["/v1/nodes/register"]);
+    send_broken_bodies(control, &["/v1/nodes/register"], LIMIT);
     for body in [
         json!({"psk": 1}),
         json!({"psk": "x"}),
@@ -227,7 +228,7 @@ fn the_worker_refuses_what_it_cant_run() {
         eprintln!("{:.240}", job.to_string());
         worker.send(&job).problem(400, slug);
     }
-    send_broken_bodies(&worker.api, &["/v1/worker/jobs:run"]);
+    send_broken_bodies(&worker.api, &["/v1/worker/jobs:run"], LIMIT);
     let calls = [
         ("GET", "/v1/worker", 404, "not-found"),
         ("GET", "/v1/worker/jobs/x", 404, "not-found"),
