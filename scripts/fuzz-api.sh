@@ -31,7 +31,7 @@ trap end EXIT
 
 # No secret stands in an argument list, not even a throwaway one.
 (umask 077; head -c 24 /dev/urandom | base64 >"$work/password"; head -c 24 /dev/urandom | base64 >"$work/psk")
-env -i PATH="$PATH" "$binary" serve-orchestrator --data-dir "$work/data" --require-inference false \
+env -i PATH="$PATH" "$binary" serve-orchestrator --data-dir "$work/data" --require-inference false --user-rate 0 \
   --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 \
   --admin-password-file "$work/password" --psk-file "$work/psk" >"$work/log" 2>&1 &
 orchestrator=$!
@@ -61,6 +61,9 @@ LOGOUT_TOKEN=$(log_in)
 # A task whose events have an end, and a node, so that calls find something.
 TASK=$(printf '{"script": "true"}' | call POST "$gateway/v1/tasks" "$TOKEN" | field id)
 call POST "$gateway/v1/tasks/$TASK/cancel" "$TOKEN" </dev/null >/dev/null
+# Somebody to be disabled and to lose sessions in place of the one who is logged in.
+VICTIM=$(printf '{"handle": "victim", "password": "%s"}' "$(cat "$work/password")" \
+  | call POST "$gateway/v1/users" "$TOKEN" | field id)
 call POST "$control/v1/nodes/register" >/dev/null <<JSON
 {"psk": "$(cat "$work/psk")", "capability": {"version": 1, "reported_at": "2026-01-01T00:00:00Z",
  "node": {"node_slug": "box", "labels": ["here"]}, "platform": {"os": "linux", "arch": "x86_64"},
@@ -91,6 +94,10 @@ include-operation-id = "get_task_logs"
 parameters = { "path.id" = "${TASK}" }
 
 [[operations]]
+include-operation-id = ["disable_user", "enable_user", "revoke_sessions", "reset_password"]
+parameters = { "path.id" = "${VICTIM}" }
+
+[[operations]]
 include-operation-id = ["get_node", "drain_node", "resume_node"]
 parameters = { "path.slug" = "box" }
 
@@ -101,7 +108,7 @@ checks.not_a_server_error.enabled = false
 checks.positive_data_acceptance.enabled = false
 TOML
 
-export TOKEN LOGOUT_TOKEN TASK
+export TOKEN LOGOUT_TOKEN TASK VICTIM
 printf 'fuzz-api: SEED=%s EXAMPLES=%s\n' "$seed" "$examples"
 (cd "$work" && "$venv/bin/schemathesis" --config-file schemathesis.toml run "$gateway/openapi.json" \
   --seed "$seed" --max-examples "$examples" --generation-database none --no-color) \

@@ -21,6 +21,9 @@ pub const PATTERN: &str = concat!(
 /// Longest reference, in bytes, as it is written and in normal form alike: who gets the normal form
 /// takes no more.
 pub const MAX_BYTES: usize = 512;
+/// Longest reference that a user writes: its normal form, which may have `docker.io/library/` and
+/// `:latest` in addition, is never too long.
+pub const MAX_WRITTEN_BYTES: usize = MAX_BYTES - "docker.io/library/:latest".len();
 
 const DEFAULT_DOMAIN: &str = "docker.io";
 const TOO_LONG: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");

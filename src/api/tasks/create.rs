@@ -43,7 +43,7 @@ pub struct CreateTask {
     pub task_name: Option<String>,
     /// The sandbox's image; the orchestrator's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = image::MAX_BYTES), regex(pattern = image::PATTERN))]
+    #[schemars(length(max = image::MAX_WRITTEN_BYTES), regex(pattern = image::PATTERN))]
     pub image: Option<String>,
     /// Added to the image's environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,7 +196,14 @@ impl CreateTask {
                 format!("must be 1 to {MAX_MAX_ATTEMPTS}"),
             ));
         }
-        let image = jobs::parse_image("/image", self.image.as_deref().unwrap_or(default_image))?;
+        let image = self.image.as_deref().unwrap_or(default_image);
+        if image.len() > image::MAX_WRITTEN_BYTES {
+            return Err(Problem::field(
+                "/image",
+                format!("is longer than {} bytes", image::MAX_WRITTEN_BYTES),
+            ));
+        }
+        let image = jobs::parse_image("/image", image)?;
         Ok(TaskSpec {
             prompt: self.prompt,
             task_name: self.task_name,
