@@ -2,16 +2,18 @@
 
 #![no_main]
 
-use cynode::api::events::{OutputLog, Stream};
+use cynode::api::events::{Decoder, OutputLog, Stream};
 use libfuzzer_sys::fuzz_target;
 use oracles::events;
 
 fuzz_target!(|data: &[u8]| {
     events::stream(data);
     let mut log = OutputLog::default();
+    let mut decoder = Decoder::default();
     for piece in data.chunks(3) {
-        log.push_bytes(Stream::Stdout, piece);
+        events::print(&mut log, Stream::Stdout, &decoder.decode(piece));
     }
+    events::print(&mut log, Stream::Stdout, decoder.finish());
     log.finish();
     assert_eq!(log.text(Stream::Stdout), String::from_utf8_lossy(data));
     events::kept(&log);

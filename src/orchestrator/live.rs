@@ -130,7 +130,7 @@ impl LiveTask {
     pub(super) fn look(&self, attempt: u32, seq: u64) -> (Moment, Option<JobEvent>) {
         let state = self.state();
         let event = (attempt == state.moment.attempt)
-            .then(|| state.log.event(attempt, seq.saturating_add(1)))
+            .then(|| state.log.event_after(attempt, seq))
             .flatten();
         (state.moment, event)
     }

@@ -3,6 +3,7 @@
 use super::{
     job::{self, Workshop},
     ledger::{Admission, Job, Ledger},
+    output::Telling,
 };
 use crate::tasks::Tasks;
 use crate::{
@@ -62,9 +63,7 @@ impl Api {
 
 async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     api.authorize(&request)?;
-    let after = request
-        .query_as("after", "the number of an event")?
-        .unwrap_or(0);
+    let telling = telling(&request)?;
     request.limit_body(api.shop.terms.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
@@ -83,7 +82,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
         }
     };
     if streams(&request) {
-        stream(&job, after)
+        stream(&job, telling)
     } else {
         response::ok(&job.log.ended().await)
     }
@@ -93,12 +92,7 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
     let job = api.ledger.get(request.param("id", "job")?)?;
     if streams(&request) {
-        return stream(
-            &job,
-            request
-                .query_as("after", "the number of an event")?
-                .unwrap_or(0),
-        );
+        return stream(&job, telling(&request)?);
     }
     match job.log.result() {
         Some(result) => response::ok(&result),
@@ -138,9 +132,19 @@ fn streams(request: &Request) -> bool {
     request.accepts("application/x-ndjson")
 }
 
-fn stream(job: &Job, after: u64) -> Reply {
+fn telling(request: &Request) -> Result<Telling, Problem> {
+    Ok(Telling {
+        after: request
+            .query_as("after", "the number of an event")?
+            .unwrap_or(0),
+        output: request.query_as("output", "true or false")?.unwrap_or(true),
+        follow: request.query_as("follow", "true or false")?.unwrap_or(true),
+    })
+}
+
+fn stream(job: &Job, telling: Telling) -> Reply {
     Ok(response::stream(
         "application/x-ndjson",
-        Arc::clone(&job.log).lines(after),
+        Arc::clone(&job.log).lines(telling),
     ))
 }

@@ -2,7 +2,7 @@
 
 use crate::oracles::events;
 use cynode::api::{
-    events::{JobEvent, KEPT_BYTES, OutputLog, Stream},
+    events::{Decoder, JobEvent, KEPT_BYTES, OutputLog, Stream},
     time::Time,
 };
 use proptest::prelude::*;
@@ -73,14 +73,15 @@ proptest! {
 
     #[test]
     fn any_cutting_of_the_bytes_gives_the_lossy_text(bytes: Vec<u8>, cuts in proptest::collection::vec(0usize..40, 0..20)) {
-        let mut log = OutputLog::default();
+        let (mut log, mut decoder) = (OutputLog::default(), Decoder::default());
         let mut rest = bytes.as_slice();
         for cut in cuts {
             let (head, tail) = rest.split_at(cut.min(rest.len()));
-            log.push_bytes(Stream::Stdout, head);
+            events::print(&mut log, Stream::Stdout, &decoder.decode(head));
             rest = tail;
         }
-        log.push_bytes(Stream::Stdout, rest);
+        events::print(&mut log, Stream::Stdout, &decoder.decode(rest));
+        events::print(&mut log, Stream::Stdout, decoder.finish());
         log.finish();
         prop_assert_eq!(log.text(Stream::Stdout), &*String::from_utf8_lossy(&bytes));
         events::kept(&log);
@@ -91,15 +92,16 @@ proptest! {
         room in 0usize..6,
         pieces in proptest::collection::vec(prop_oneof!["[aé€😀]{0,3}".prop_map(String::into_bytes), any::<Vec<u8>>()], 0..6),
     ) {
-        let mut log = OutputLog::default();
+        let (mut log, mut decoder) = (OutputLog::default(), Decoder::default());
         log.started();
         let filling = "x".repeat(KEPT_BYTES - room);
-        log.push_text(Stream::Stderr, &filling);
+        log.push(Stream::Stderr, &filling);
         let mut printed = Vec::from(filling);
         for piece in pieces {
-            log.push_bytes(Stream::Stderr, &piece);
+            events::print(&mut log, Stream::Stderr, &decoder.decode(&piece));
             printed.extend(piece);
         }
+        events::print(&mut log, Stream::Stderr, decoder.finish());
         log.finish();
         let whole = String::from_utf8_lossy(&printed);
         let kept = log.text(Stream::Stderr);
@@ -110,7 +112,7 @@ proptest! {
         // Nothing more would have fitted than a part of the next character.
         let next = whole[kept.len()..].chars().next().map_or(1, char::len_utf8);
         prop_assert!(dropped == 0 || kept.len() + next > KEPT_BYTES);
-        let told = match log.event(1, log.last_seq()) {
+        let told = match log.event_after(1, log.last_seq() - 1) {
             Some(JobEvent::Gap { bytes, .. }) => bytes,
             _ => 0,
         };
@@ -127,17 +129,18 @@ proptest! {
         let mut log = OutputLog::default();
         log.started();
         for (err, text) in &pushes {
-            log.push_text(of(*err), text);
+            events::print(&mut log, of(*err), text);
         }
         for (err, bytes) in gaps {
-            log.push_gap(of(err), bytes);
+            let seq = log.last_seq() + bytes % 7 + 1;
+            log.take(&JobEvent::Gap { attempt: 1, seq, stream: of(err), bytes });
         }
         // What comes behind a gap is dropped as well.
         for (err, text) in &pushes {
-            if (of(*err) == Stream::Stdout && log.truncated().stdout) || (*err && log.truncated().stderr) {
-                log.push_text(of(*err), text);
-            }
+            log.skip();
+            events::print(&mut log, of(*err), text);
         }
+        log.finish();
         events::kept(&log);
         let (out, err) = (log.text(Stream::Stdout), log.text(Stream::Stderr));
         let other = OutputLog::restore(&log.outline(), &format!("{out}x"), err);

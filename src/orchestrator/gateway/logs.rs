@@ -221,7 +221,7 @@ impl Reader {
             }
             match event {
                 Some(event) => {
-                    self.place.seq = self.place.seq.saturating_add(1);
+                    self.place.seq = event.seq().unwrap_or(u64::MAX);
                     if let Some(chunk) = self.output(&event) {
                         return Some(chunk);
                     }

@@ -1,0 +1,367 @@
+//! The part of a job's output that its result keeps, with the numbers of its events.
+//!
+//! A log keeps the first [`KEPT_BYTES`] of each stream as text; an event is a range of that
+//! text, so a job that prints single bytes costs a few bytes more per event, not a string.
+//! What passes the limit is counted and told by one gap per stream.
+
+use super::{JobEvent, KEPT_BYTES, Stream};
+use crate::api::jobs::Truncated;
+
+/// How texts came as events: `(kind, number)` pairs in the order of events. Kind 0 is the start, 1
+/// and 2 are so many bytes of stdout and stderr, 3 and 4 a gap of so many bytes, 5 so many event
+/// numbers of which nothing is kept.
+pub type Outline = Vec<(u8, u64)>;
+
+#[derive(Clone, Copy)]
+enum What {
+    Started,
+    Text {
+        stream: Stream,
+        start: u32,
+        end: u32,
+    },
+    Gap(Stream),
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    seq: u64,
+    what: What,
+}
+
+/// What is kept of the output of one attempt.
+#[derive(Default)]
+pub struct OutputLog {
+    stdout: Kept,
+    stderr: Kept,
+    marks: Vec<Mark>,
+    last_seq: u64,
+}
+
+#[derive(Default)]
+struct Kept {
+    text: String,
+    dropped: u64,
+    /// Number of the last event of which something was dropped.
+    last_dropped: u64,
+}
+
+impl OutputLog {
+    /// Notes that the command runs.
+    pub fn started(&mut self) {
+        let seq = self.number();
+        self.mark(seq, What::Started);
+    }
+
+    /// Takes what was printed, as one event.
+    pub fn push(&mut self, stream: Stream, text: &str) {
+        let seq = self.number();
+        self.keep(seq, stream, text);
+    }
+
+    /// Passes over an event of which nothing is kept.
+    pub fn skip(&mut self) {
+        self.number();
+    }
+
+    /// How much of `text` would still be kept. Who numbers events makes two where one would be
+    /// kept in part, so that each is kept whole or not at all.
+    pub fn fits(&self, stream: Stream, text: &str) -> usize {
+        self.kept(stream).fits(text)
+    }
+
+    /// Takes an event as the node numbered it; false when it was seen before.
+    pub fn take(&mut self, event: &JobEvent) -> bool {
+        let Some(seq) = event.seq().filter(|seq| *seq > self.last_seq) else {
+            return false;
+        };
+        self.last_seq = seq;
+        match event {
+            JobEvent::Started { .. } => self.mark(seq, What::Started),
+            JobEvent::Stdout { data, .. } => self.keep(seq, Stream::Stdout, data),
+            JobEvent::Stderr { data, .. } => self.keep(seq, Stream::Stderr, data),
+            JobEvent::Gap { stream, bytes, .. } => self.drop_bytes(seq, *stream, *bytes),
+            JobEvent::Status { .. } | JobEvent::Result(_) | JobEvent::Unknown => {}
+        }
+        true
+    }
+
+    /// No more output will come: gaps are told.
+    pub fn finish(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let kept = self.kept(stream);
+            if kept.dropped > 0 {
+                let seq = kept.last_dropped;
+                let at = self.marks.partition_point(|mark| mark.seq < seq);
+                self.marks.insert(
+                    at,
+                    Mark {
+                        seq,
+                        what: What::Gap(stream),
+                    },
+                );
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_seq = self.last_seq.saturating_add(1);
+        self.last_seq
+    }
+
+    /// Whole, or not at all.
+    fn keep(&mut self, seq: u64, stream: Stream, text: &str) {
+        let kept = self.kept_mut(stream);
+        if kept.fits(text) < text.len() {
+            self.drop_bytes(seq, stream, text.len() as u64);
+            return;
+        }
+        // KEPT_BYTES is far below u32::MAX.
+        let start = kept.text.len() as u32;
+        kept.text.push_str(text);
+        let end = kept.text.len() as u32;
+        if end > start {
+            self.mark(seq, What::Text { stream, start, end });
+        }
+    }
+
+    fn drop_bytes(&mut self, seq: u64, stream: Stream, bytes: u64) {
+        let kept = self.kept_mut(stream);
+        kept.dropped = kept.dropped.saturating_add(bytes);
+        kept.last_dropped = seq;
+    }
+
+    /// More events than bytes can only come from somebody who wants to fill our memory.
+    fn mark(&mut self, seq: u64, what: What) {
+        if self.marks.len() < 2 * KEPT_BYTES + 16 {
+            self.marks.push(Mark { seq, what });
+        }
+    }
+
+    /// The number of the newest event, 0 while there is none.
+    pub fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// The first event behind number `after`.
+    pub fn event_after(&self, attempt: u32, after: u64) -> Option<JobEvent> {
+        let at = self.marks.partition_point(|mark| mark.seq <= after);
+        let Mark { seq, what } = *self.marks.get(at)?;
+        Some(match what {
+            What::Started => JobEvent::Started { attempt, seq },
+            What::Gap(stream) => {
+                let bytes = self.kept(stream).dropped;
+                JobEvent::Gap {
+                    attempt,
+                    seq,
+                    stream,
+                    bytes,
+                }
+            }
+            What::Text { stream, start, end } => {
+                let data = self.kept(stream).text[start as usize..end as usize].to_owned();
+                JobEvent::output(attempt, seq, stream, data)
+            }
+        })
+    }
+
+    /// The shape of the log without its text, to be stored beside the two texts and given to
+    /// [`restore`](Self::restore).
+    pub fn outline(&self) -> Outline {
+        let mut outline = Outline::new();
+        let mut last = 0;
+        for &Mark { seq, what } in &self.marks {
+            if seq > last + 1 {
+                outline.push((5, seq - last - 1));
+            }
+            last = seq;
+            outline.push(match what {
+                What::Started => (0, 0),
+                What::Text { stream, start, end } => (1 + stream as u8, u64::from(end - start)),
+                What::Gap(stream) => (3 + stream as u8, self.kept(stream).dropped),
+            });
+        }
+        outline
+    }
+
+    /// A log with the same events as the one that `outline` was made of. Where outline and texts
+    /// don't belong together, each text becomes one event.
+    pub fn restore(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Self {
+        Self::assemble(outline, stdout, stderr).unwrap_or_else(|| {
+            let mut log = Self::default();
+            log.push(Stream::Stdout, stdout);
+            log.push(Stream::Stderr, stderr);
+            log
+        })
+    }
+
+    fn assemble(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Option<Self> {
+        let mut log = Self::default();
+        let (mut stdout, mut stderr) = (stdout, stderr);
+        for &(kind, number) in outline {
+            let (stream, rest) = if kind % 2 == 1 {
+                (Stream::Stdout, &mut stdout)
+            } else {
+                (Stream::Stderr, &mut stderr)
+            };
+            match kind {
+                0 => log.started(),
+                1 | 2 => {
+                    let (head, tail) = rest.split_at_checked(usize::try_from(number).ok()?)?;
+                    if log.fits(stream, head) < head.len() {
+                        return None;
+                    }
+                    log.push(stream, head);
+                    *rest = tail;
+                }
+                3 | 4 if log.kept(stream).dropped == 0 => {
+                    let seq = log.number();
+                    log.drop_bytes(seq, stream, number.max(1));
+                    log.mark(seq, What::Gap(stream));
+                }
+                5 => log.last_seq = log.last_seq.checked_add(number)?,
+                _ => return None,
+            }
+        }
+        (stdout.is_empty() && stderr.is_empty()).then_some(log)
+    }
+
+    /// All that is kept of a stream.
+    pub fn text(&self, stream: Stream) -> &str {
+        &self.kept(stream).text
+    }
+
+    /// Which streams lost something.
+    pub fn truncated(&self) -> Truncated {
+        Truncated {
+            stdout: self.stdout.dropped > 0,
+            stderr: self.stderr.dropped > 0,
+        }
+    }
+
+    fn kept(&self, stream: Stream) -> &Kept {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+
+    fn kept_mut(&mut self, stream: Stream) -> &mut Kept {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+}
+
+impl Kept {
+    /// How much of `text` has room, cut between characters. Once something was dropped, nothing
+    /// behind it may be kept: the text would have a hole.
+    fn fits(&self, text: &str) -> usize {
+        if self.dropped > 0 {
+            return 0;
+        }
+        text.floor_char_boundary(KEPT_BYTES - self.text.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(log: &OutputLog, mut after: u64) -> Vec<JobEvent> {
+        let mut events = Vec::new();
+        while let Some(event) = log.event_after(1, after) {
+            after = event.seq().unwrap();
+            events.push(event);
+        }
+        events
+    }
+
+    #[test]
+    fn a_gap_of_any_size_is_told_once_and_nothing_is_kept_behind_it() {
+        let mut log = OutputLog::default();
+        let gap = |seq, bytes| JobEvent::Gap {
+            attempt: 1,
+            seq,
+            stream: Stream::Stdout,
+            bytes,
+        };
+        assert!(log.take(&gap(4, u64::MAX)));
+        assert!(!log.take(&gap(4, 1)), "it was seen before");
+        log.push(Stream::Stdout, "x");
+        assert!(log.take(&gap(9, 7)));
+        log.finish();
+        assert_eq!(log.text(Stream::Stdout), "");
+        let told = replay(&log, 0);
+        assert!(
+            matches!(
+                told[..],
+                [JobEvent::Gap {
+                    bytes: u64::MAX,
+                    seq: 9,
+                    ..
+                }]
+            ),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn keeps_the_first_bytes_and_tells_the_rest_where_it_ended() {
+        let mut log = OutputLog::default();
+        log.started();
+        log.push(Stream::Stderr, "e");
+        log.push(Stream::Stdout, &"x".repeat(KEPT_BYTES - 1));
+        assert_eq!(log.fits(Stream::Stdout, "é"), 0);
+        log.push(Stream::Stdout, "é");
+        log.push(Stream::Stderr, "f");
+        log.push(Stream::Stdout, "y");
+        log.skip();
+        log.finish();
+        assert_eq!(log.text(Stream::Stdout).len(), KEPT_BYTES - 1);
+        assert_eq!(
+            log.truncated(),
+            Truncated {
+                stdout: true,
+                stderr: false
+            }
+        );
+        assert_eq!(log.last_seq(), 7);
+        let told: Vec<_> = replay(&log, 0).iter().filter_map(JobEvent::seq).collect();
+        assert_eq!(
+            told,
+            [1, 2, 3, 5, 6],
+            "the last number is of nothing that was dropped"
+        );
+        assert!(matches!(
+            log.event_after(1, 5),
+            Some(JobEvent::Gap {
+                stream: Stream::Stdout,
+                bytes: 3,
+                ..
+            })
+        ));
+        let again = OutputLog::restore(&log.outline(), log.text(Stream::Stdout), "ef");
+        assert_eq!(
+            format!("{:?}", replay(&again, 0)),
+            format!("{:?}", replay(&log, 0))
+        );
+    }
+
+    /// As the release before stored it: the gap behind everything.
+    #[test]
+    fn an_older_outline_still_reads() {
+        let log = OutputLog::restore(&[(0, 0), (1, 1), (2, 1), (3, 10)], "a", "b");
+        let told = replay(&log, 0);
+        assert_eq!(told.len(), 4);
+        assert!(matches!(
+            told[3],
+            JobEvent::Gap {
+                seq: 4,
+                bytes: 10,
+                ..
+            }
+        ));
+    }
+}
