@@ -1,8 +1,8 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
 use crate::{
-    engine::devices,
-    worker::{REMOVE_ARGUMENT, remove_tree},
+    engine::{REMOVE_ARGUMENT, devices, remove_tree},
+    shim,
 };
 use std::io::Write as _;
 
@@ -15,6 +15,9 @@ pub fn divert() {
     #[cfg(target_os = "linux")]
     if first == crate::sandbox_init::ARGUMENT {
         crate::sandbox_init::main();
+    }
+    if first == shim::ARGUMENT {
+        shim::main();
     }
     if first == devices::LIST_ARGUMENT {
         // For the one who started us, as the lines below.

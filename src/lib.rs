@@ -8,6 +8,8 @@
 //! | [`identity`] | users, nodes, passwords, tokens |
 //! | [`engine`] | the only room that starts podman |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
+//! | [`shim`] | one process per job, between worker and podman, that outlives the worker |
+//! | [`spool`] | a job's directory on disk: request, log, result |
 //! | [`worker`] | role `worker`: the Worker API, the life of a job |
 //! | [`node`] | role `node`: joins an orchestrator and serves it a worker |
 //! | [`orchestrator`] | role `serve-orchestrator`: gateway, control plane, dispatch |
@@ -39,6 +41,8 @@ pub mod orchestrator;
 pub mod pause;
 pub mod roles;
 pub mod sandbox_init;
+pub mod shim;
+pub mod spool;
 pub mod store;
 pub mod tasks;
 pub mod worker;

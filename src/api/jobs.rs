@@ -348,12 +348,14 @@ pub enum JobErrorKind {
     ImagePullFailed,
     /// podman, or the sandbox's init, failed.
     EngineError,
+    /// The command may have run, and nobody can know how it ended.
+    Lost,
 }
 
 impl JobErrorKind {
     /// Whether another attempt may end better.
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::ImagePullFailed | Self::EngineError)
+        matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
     }
 }
 

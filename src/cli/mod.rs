@@ -129,6 +129,25 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(number.saturating_mul(millis)))
 }
 
+/// `64MiB`, `2GiB`; a bare number is bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "write it like 64MiB or 2GiB".to_owned();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let bytes: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    Ok(number.saturating_mul(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +173,17 @@ mod tests {
         for text in ["", "m", "5 m", "-1s", "1.5s", "5w"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [("7", 7), ("7B", 7), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "64M", "-1", "1.5GiB", "64 MiB", "64mib"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(size("99999999999TiB"), Ok(u64::MAX));
     }
 
     proptest! {

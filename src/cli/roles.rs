@@ -1,6 +1,6 @@
 //! Flags of the roles: what operators say.
 
-use super::duration;
+use super::{duration, size};
 use crate::node::InferenceMode;
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -176,12 +176,31 @@ pub struct EngineFlags {
     pub allowed_image: Vec<String>,
     #[command(flatten)]
     pub podman: Podman,
+    #[command(flatten)]
+    pub storage: StorageFlags,
     /// The longest that a job may run here, such as 30m [default: 3h, which is also the most]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
     /// How long running jobs may go on at shutdown [default: 10s]
     #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = duration, value_name = "TIME")]
     pub shutdown_grace: Option<Duration>,
+}
+
+/// Where a worker keeps its jobs, and for how long.
+#[derive(Args, Debug)]
+pub struct StorageFlags {
+    /// Where each job has its directory [default: worker/jobs in the data directory]
+    #[arg(long, env = "CYNODE_JOBS_DIR", value_name = "DIR")]
+    pub jobs_dir: Option<PathBuf>,
+    /// Take no job while less than this is free there, such as 2GiB [default: 512MiB]
+    #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = size, value_name = "SIZE")]
+    pub min_free_disk: Option<u64>,
+    /// What is kept of each job's output for those who read along; the oldest goes first [default: 64MiB]
+    #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = size, value_name = "SIZE")]
+    pub job_log_size: Option<u64>,
+    /// How long a result is kept that the orchestrator doesn't fetch [default: 30d]
+    #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = duration, value_name = "TIME")]
+    pub ledger_retain: Option<Duration>,
 }
 
 /// Which podman, and what it is to use.

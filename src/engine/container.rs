@@ -71,6 +71,13 @@ impl Container {
         Err(or_status(message.unwrap_or_default(), status))
     }
 
+    /// Whether podman has ended by a signal; the container may go on then.
+    pub fn was_killed(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = self.child.try_wait().ok().flatten();
+        status.is_some_and(|status| status.signal().is_some())
+    }
+
     /// Ends a podman that hangs.
     pub async fn end(&mut self) {
         end(&mut self.child).await;

@@ -14,12 +14,15 @@ pub mod devices;
 mod images;
 pub mod labels;
 pub mod probe;
+mod remove;
 pub mod service;
 
 pub use container::{Container, ContainerSpec, Root};
 pub use images::{ImageError, Images};
+pub use remove::{REMOVE_ARGUMENT, remove_tree};
 
 use crate::environment;
+use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -35,6 +38,10 @@ use tokio::{
 
 /// Short calls at the same time. More only wait for each other inside podman.
 const GATE: usize = 4;
+/// How long the removal of a tree may take.
+const REMOVE_LIMIT: Duration = Duration::from_mins(5);
+/// How long the removal of a container may take.
+const SWEEP_LIMIT: Duration = Duration::from_mins(1);
 /// How long a call that was told to end may take to do so.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 /// What is kept of podman's own messages, in bytes.
@@ -88,7 +95,7 @@ pub enum EngineError {
 }
 
 /// How this host runs containers: found by [`probe`], the same for every sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
     /// An OCI runtime to name; podman's own choice when `None`.
     pub runtime: Option<String>,
@@ -97,7 +104,7 @@ pub struct Way {
 }
 
 /// What podman says of itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// Its version.
     pub version: String,
@@ -115,10 +122,12 @@ pub struct Facts {
     pub cgroup_manager: String,
 }
 
-/// A podman that works; cheap to clone.
-#[derive(Clone)]
+/// A podman that works; cheap to clone. Can be handed to another process, which has a gate of
+/// its own then.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Engine {
     program: PathBuf,
+    #[serde(skip, default = "gate")]
     gate: Arc<Semaphore>,
     way: Way,
     facts: Facts,
@@ -164,21 +173,49 @@ impl Engine {
             .map(drop)
     }
 
-    /// Runs our own binary as root of podman's user namespace, where files that a job left under
-    /// subordinate ids can be removed.
-    pub async fn unshare(&self, arguments: &[&str], limit: Duration) -> Result<(), EngineError> {
-        let all: Vec<&str> = ["unshare"]
-            .into_iter()
-            .chain(arguments.iter().copied())
-            .collect();
-        // Takes long for a large tree, so it doesn't count as one of the short calls.
-        call(&self.program, &all, limit, |_| ()).await.map(drop)
+    /// Removes a tree that a job may have written, following no links out of it; `init` is our own
+    /// binary. What can't be removed is left, and said.
+    pub async fn remove_tree(&self, init: &Path, tree: &Path) {
+        let here = tree.to_owned();
+        let removed = tokio::task::spawn_blocking(move || remove_tree(&here)).await;
+        let error = match removed {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let outcome = match (init.to_str(), tree.to_str()) {
+            // Rootless, what a job's users wrote belongs to subordinate ids and can only be removed
+            // from inside podman's user namespace. Takes long for a large tree, so it doesn't count
+            // as one of the short calls.
+            (Some(init), Some(tree)) if self.facts.rootless => {
+                let arguments = ["unshare", init, REMOVE_ARGUMENT, tree];
+                call(&self.program, &arguments, REMOVE_LIMIT, |_| ())
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            _ => Err(error),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(tree = %tree.display(), error, "a workspace could not be removed; the next start tries again");
+        }
+    }
+
+    /// Removes a container, whatever its state; one that is gone is fine.
+    pub async fn remove_container(&self, name: &str) {
+        let arguments = ["rm", "--force", "--ignore", "--time=0", name];
+        if let Err(error) = self.call(&arguments, SWEEP_LIMIT).await {
+            tracing::warn!(%error, name, "podman could not remove a container; the next start tries again");
+        }
     }
 
     /// Starts a container in the foreground of a podman of its own.
     pub fn spawn(&self, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
         container::spawn(self, spec)
     }
+}
+
+fn gate() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(GATE))
 }
 
 fn command(program: &Path) -> Command {

@@ -17,13 +17,11 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    sync::Semaphore,
 };
 
 const INFO_LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +41,7 @@ pub async fn probe(wanted: Wanted, init: &Path, scratch: &Path) -> Result<Engine
     let facts = facts(&wanted.program).await?;
     let mut engine = Engine {
         program: wanted.program,
-        gate: Arc::new(Semaphore::new(super::GATE)),
+        gate: super::gate(),
         way: Way {
             runtime: None,
             ulimits: Vec::new(),
@@ -253,6 +251,8 @@ async fn converse(mut socket: UnixStream) -> io::Result<Option<Report>> {
         command: vec!["/nothing/here".into()],
         env: Vec::new(),
     };
+    let mut ready = [0; REPORT_BYTES];
+    socket.read_exact(&mut ready).await?;
     socket.write_all(&request.encode()).await?;
     let mut started = [0; REPORT_BYTES];
     socket.read_exact(&mut started).await?;

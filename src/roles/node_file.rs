@@ -5,7 +5,7 @@
 //! must not be silently without effect.
 
 use crate::{
-    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration},
+    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration, size},
     client::print::note,
     exit::Failure,
     node::InferenceMode,
@@ -92,6 +92,10 @@ struct InferencePart {
 #[serde(deny_unknown_fields, default)]
 struct StoragePart {
     data_dir: Option<PathBuf>,
+    jobs_dir: Option<PathBuf>,
+    min_free_disk: Option<Size>,
+    job_log_size: Option<Size>,
+    ledger_retain: Option<Span>,
 }
 
 #[derive(Default, Deserialize)]
@@ -106,6 +110,16 @@ fn part<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A number of bytes, written as on the command line.
+struct Size(u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        size(&text).map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// A span of time, written as on the command line.
@@ -146,7 +160,12 @@ impl NodeFile {
         let mut file = file.unwrap_or_default();
         // Paths are meant as seen from the file, wherever the node is started.
         let home = path.parent().unwrap_or(Path::new(""));
-        for path in [&mut file.orchestrator.psk_file, &mut file.storage.data_dir] {
+        let paths = [
+            &mut file.orchestrator.psk_file,
+            &mut file.storage.data_dir,
+            &mut file.storage.jobs_dir,
+        ];
+        for path in paths {
             *path = path.take().map(|path| home.join(path));
         }
         Ok(file)
@@ -155,6 +174,7 @@ impl NodeFile {
     /// Lays the file under the arguments; its pre-shared key comes back, as it has no flag's rank.
     pub(crate) fn fill(self, args: &mut NodeArgs, common: &mut Common) -> Option<PathBuf> {
         let time = |span: Option<Span>| span.map(|span| span.0);
+        let bytes = |size: Option<Size>| size.map(|size| size.0);
         let (sandbox, engine) = (&mut args.sandbox, self.sandbox);
         under(&mut sandbox.worker_listen, self.worker_api.listen);
         under(
@@ -195,6 +215,19 @@ impl NodeFile {
             time(self.inference.start_timeout),
         );
         under(&mut args.state.data_dir, self.storage.data_dir);
+        under(&mut flags.storage.jobs_dir, self.storage.jobs_dir);
+        under(
+            &mut flags.storage.min_free_disk,
+            bytes(self.storage.min_free_disk),
+        );
+        under(
+            &mut flags.storage.job_log_size,
+            bytes(self.storage.job_log_size),
+        );
+        under(
+            &mut flags.storage.ledger_retain,
+            time(self.storage.ledger_retain),
+        );
         under(&mut common.log_level, self.logging.level);
         under(&mut common.log_format, self.logging.format);
         self.orchestrator.psk_file
@@ -264,7 +297,10 @@ mod tests {
                 "default_image": text, "max_timeout": time, "shutdown_grace": time,
             },
             "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
-            "storage": {"data_dir": "state"},
+            "storage": {
+                "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
+                "ledger_retain": time,
+            },
             "logging": {"level": "debug", "format": "json"},
         })
     }

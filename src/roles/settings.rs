@@ -7,7 +7,10 @@ use crate::{
         jobs::MAX_TIMEOUT_SECONDS,
         nodes::{check_model, check_url, slug_from_host_name},
     },
-    cli::{EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State},
+    cli::{
+        EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State,
+        StorageFlags,
+    },
     data_dir::DataDir,
     exit::Failure,
     http::MAX_BODY_BYTES,
@@ -26,6 +29,8 @@ use zeroize::Zeroizing;
 
 /// The least that a Worker API has to take; no job fits into less.
 const MIN_BODY_BYTES: usize = 1024;
+/// The least that is kept of a job's output.
+const MIN_LOG_BYTES: u64 = 1 << 20;
 
 pub(super) fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
     Ok(DataDir::open(&data_dir_path(state)?)?)
@@ -223,6 +228,21 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         engine_runtime: flags.podman.engine_runtime.clone(),
         max_timeout: flags.max_timeout,
         max_request_bytes: None,
+        storage: storage(&flags.storage)?,
+    })
+}
+
+fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
+    let default = worker::Storage::default();
+    let log_bytes = flags.job_log_size.unwrap_or(default.log_bytes);
+    if log_bytes < MIN_LOG_BYTES {
+        return Err(Failure::usage("--job-log-size must be 1MiB or more"));
+    }
+    Ok(worker::Storage {
+        jobs_dir: flags.jobs_dir.clone(),
+        min_free: flags.min_free_disk.unwrap_or(default.min_free),
+        log_bytes,
+        retain: flags.ledger_retain.unwrap_or(default.retain),
     })
 }
 

@@ -2,20 +2,21 @@
 //!
 //! Our own static binary, mounted read-only into every sandbox and started as its
 //! entrypoint. Podman's argument list and environment never hold the command: it comes
-//! over a socket that the node opened, and so does the answer go back.
+//! over a socket that the shim opened, and so does the answer go back.
 //!
 //! ```text
-//! node ──── socket (3) ────▶ request                        init
+//! shim ◀─── Ready ── socket (3) ──                          init
+//!      ──── request ───────▶
 //!      ◀─── Started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
 //!      ◀─── Exited / Killed / NotStarted
 //!      ──── a byte, or end of file ─▶ kill everything
 //! ```
 //!
-//! What the node can rely on:
+//! What the shim can rely on:
 //! - The last report is sent only after every process of the sandbox but init is dead. All
 //!   that was ever printed is in the pipes then, also when somebody else still holds them open.
-//! - When the node dies, the socket closes and the sandbox ends. None is left behind.
+//! - When the shim dies, the socket closes and the sandbox ends. None is left behind.
 //!
 //! What the job can't do: it never holds the socket (close-on-exec), and can't take it from
 //! `/proc/1/fd` or by ptrace, since init is not dumpable and the job has no capabilities. So it
@@ -71,6 +72,7 @@ fn run() -> io::Result<()> {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     let mut control = UnixStream::from(inherited(CONTROL)?);
     let (stdout, stderr) = (inherited(STDOUT)?, inherited(STDERR)?);
+    control.write_all(&Report::Ready.encode())?;
     let request = wire::Request::read(&mut control)?;
     forward_signals();
     // Before the command, which could use up all that is allowed of processes.

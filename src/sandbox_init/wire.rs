@@ -15,6 +15,9 @@ const MAX_REQUEST: usize = 8 * 1024 * 1024;
 /// Bytes of a report.
 pub const REPORT_BYTES: usize = 5;
 
+/// Instead of a request: there is nothing to do any more.
+pub const NOTHING: [u8; 4] = u32::MAX.to_le_bytes();
+
 /// What to run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -27,6 +30,8 @@ pub struct Request {
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// Init runs and waits for its request: the command can't have begun before.
+    Ready,
     /// The command runs, or its program could not be executed.
     Started,
     /// It ended with this code. 126 and 127 also stand for a program that can't be executed or found.
@@ -110,6 +115,7 @@ impl Report {
     /// As bytes.
     pub fn encode(self) -> [u8; REPORT_BYTES] {
         let (letter, number) = match self {
+            Self::Ready => (b'R', 0),
             Self::Started => (b'S', 0),
             Self::Exited(code) => (b'X', code),
             Self::Killed(signal) => (b'K', signal),
@@ -123,6 +129,7 @@ impl Report {
     pub fn decode([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
         let number = i32::from_le_bytes([a, b, c, d]);
         Some(match letter {
+            b'R' => Self::Ready,
             b'S' => Self::Started,
             b'X' => Self::Exited(number),
             b'K' => Self::Killed(number),
@@ -152,8 +159,8 @@ mod tests {
         }
 
         #[test]
-        fn reports_arrive_as_they_were_sent(n: i32, which in 0..4) {
-            let report = [Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
+        fn reports_arrive_as_they_were_sent(n: i32, which in 0..5) {
+            let report = [Report::Ready, Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
             prop_assert_eq!(Report::decode(report.encode()), Some(report));
         }
     }

@@ -1,9 +1,9 @@
 //! The Worker API (contract, section 4): handlers between HTTP and the ledger.
 
 use super::{
-    job::{self, Workshop},
+    job::{self, Entry, Workshop},
     ledger::{Admission, Job, Ledger},
-    output::Telling,
+    told::{self, Telling},
 };
 use crate::tasks::Tasks;
 use crate::{
@@ -25,7 +25,7 @@ use std::sync::{
 
 /// What the handlers share.
 pub(super) struct Api {
-    pub(super) ledger: Ledger,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) shop: Arc<Workshop>,
     pub(super) running: Tasks,
     /// Set at shutdown: nothing new is started.
@@ -51,6 +51,12 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
 }
 
 impl Api {
+    /// Runs a job in the background.
+    pub(super) fn start(&self, job: &Arc<Job>, entry: Entry) {
+        let (shop, job) = (Arc::clone(&self.shop), Arc::clone(job));
+        self.running.spawn(job::run(shop, job, entry));
+    }
+
     fn authorize(&self, request: &Request) -> Result<(), Problem> {
         if self.shop.terms.borrow().admit(request) {
             return Ok(());
@@ -73,18 +79,19 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
             "this worker is shutting down; send the job to another node",
         ));
     }
-    let job = match api.ledger.admit(wanted, image)? {
+    let job = match api.ledger.admit(wanted, &image, || api.shop.disk.check())? {
         Admission::Known(job) => job,
-        Admission::New(job) => {
-            api.running
-                .spawn(job::run(Arc::clone(&api.shop), Arc::clone(&job)));
+        Admission::New(job, spec) => {
+            api.start(&job, Entry::Begin(spec));
             job
         }
     };
     if streams(&request) {
-        stream(&job, telling)
-    } else {
-        response::ok(&job.log.ended().await)
+        return stream(job, telling);
+    }
+    match job.ended().await {
+        Some(last) => response::ok(&last.result),
+        None => Err(unreadable()),
     }
 }
 
@@ -92,11 +99,14 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
     let job = api.ledger.get(request.param("id", "job")?)?;
     if streams(&request) {
-        return stream(&job, telling(&request)?);
+        return stream(job, telling(&request)?);
     }
-    match job.log.result() {
-        Some(result) => response::ok(&result),
-        None => response::ok(&job.state()),
+    if !job.has_ended() {
+        return response::ok(&job.state());
+    }
+    match job.result().await {
+        Some(last) => response::ok(&last.result),
+        None => Err(unreadable()),
     }
 }
 
@@ -121,8 +131,11 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
 }
 
 async fn ready(api: Arc<Api>, _: Request) -> Reply {
+    let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
     Ok(if api.closing.load(Ordering::SeqCst) {
-        response::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down")
+        unavailable("shutting down")
+    } else if let Err(problem) = api.shop.disk.check() {
+        unavailable(&problem.detail)
     } else {
         response::text(StatusCode::OK, "ready")
     })
@@ -142,9 +155,16 @@ fn telling(request: &Request) -> Result<Telling, Problem> {
     })
 }
 
-fn stream(job: &Job, telling: Telling) -> Reply {
+fn stream(job: Arc<Job>, telling: Telling) -> Reply {
     Ok(response::stream(
         "application/x-ndjson",
-        Arc::clone(&job.log).lines(telling),
+        told::lines(job, telling),
     ))
+}
+
+fn unreadable() -> Problem {
+    Problem::new(
+        Kind::Internal,
+        "the job's result can't be read; the node's log says why",
+    )
 }

@@ -1,36 +1,36 @@
-//! The life of one job: allowed? → image → slot → workspace → sandbox → result → clean up.
+//! The life of one job: allowed? → image → slot → shim → its end → clean up.
 //!
-//! A job ends exactly once, in [`run`], whatever happens on the way. Its result is there as
-//! soon as its command has ended; its slot is free once container and workspace are gone.
+//! A job ends exactly once, when there is a result in its spool; its slot is free once container
+//! and workspace are gone. While it has a shim, it is the shim that writes there, and we only
+//! look; before and after, we do.
+//!
+//! ```text
+//! begin ──▶ prepare ──▶ start a shim ──▶ look on ──▶ the shim is gone: is there a result?
+//!              │                            ▲            ├─ yes ──────────────▶ done
+//!              ▼ not allowed, canceled, …   │            ├─ no, and a request ▶ start another
+//!           result              adopt ──────┘            └─ neither ──────────▶ lost
+//! ```
 
-use super::{
-    access::Terms,
-    ledger::Job,
-    metrics::Metrics,
-    sandbox::{End, Remains, Sandbox},
-};
+use super::{access::Terms, ledger::Job, metrics::Metrics, storage::Disk};
 use crate::{
     api::{
-        PAYLOAD_VERSION,
-        events::Stream,
-        jobs::{DEFAULT_TIMEOUT_SECONDS, Effective, JobError, JobErrorKind, JobResult, Outcome},
-        time::Time,
+        image::ImageRef,
+        jobs::{DEFAULT_TIMEOUT_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
     },
-    data_dir::make_private_dir,
-    engine::{Engine, ImageError, Images, labels},
-    sandbox_init::{WORKSPACE, wire::Request},
+    engine::{Engine, ImageError, Images},
+    pause::Pauses,
+    shim::{Link, Order, container_name},
+    spool::{Ending, Recorder},
 };
 use futures_util::FutureExt as _;
-use std::{
-    panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::sync::{Semaphore, watch};
+use std::{io, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-/// How long the removal of a workspace may take.
-const REMOVE_LIMIT: Duration = Duration::from_mins(5);
+/// How often a shim is started for one attempt, should somebody kill it before the command began.
+const STARTS: u32 = 3;
+/// Between tries to write a result for which there is no room.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// All that jobs share.
 pub(super) struct Workshop {
@@ -38,17 +38,26 @@ pub(super) struct Workshop {
     pub(super) init: PathBuf,
     pub(super) images: Arc<Images>,
     pub(super) node_uuid: String,
-    pub(super) jobs_dir: PathBuf,
+    pub(super) log_bytes: u64,
+    pub(super) disk: Disk,
     pub(super) terms: watch::Receiver<Terms>,
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
     pub(super) metrics: Metrics,
 }
 
-/// Why a job ended, when its command did not end by itself.
+/// Where to begin.
+pub(super) enum Entry {
+    /// Nothing was done yet.
+    Begin(SandboxSpec),
+    /// An earlier process started a shim; gone, where there is no link.
+    Adopt(Option<Link>),
+}
+
+/// Why a job ended before it had a shim.
 enum Halt {
     Canceled,
-    Error(JobError),
+    Trouble(JobErrorKind, String),
 }
 
 impl From<ImageError> for Halt {
@@ -58,26 +67,25 @@ impl From<ImageError> for Halt {
             ImageError::PullFailed(_) => JobErrorKind::ImagePullFailed,
             ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
         };
-        let message = error.to_string();
-        Self::Error(JobError { kind, message })
+        Self::Trouble(kind, error.to_string())
     }
 }
 
-impl From<JobError> for Halt {
-    fn from(error: JobError) -> Self {
-        Self::Error(error)
+impl From<Halt> for Ending {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Canceled => Self::stopped(Outcome::Canceled),
+            Halt::Trouble(kind, message) => Self::trouble(kind, message),
+        }
     }
 }
 
 fn engine_error(error: impl std::fmt::Display) -> Halt {
-    Halt::Error(JobError {
-        kind: JobErrorKind::EngineError,
-        message: error.to_string(),
-    })
+    Halt::Trouble(JobErrorKind::EngineError, error.to_string())
 }
 
 /// Resolves once the job is to be ended.
-pub(super) async fn canceled(cancel: &mut watch::Receiver<bool>) {
+async fn canceled(cancel: &mut watch::Receiver<bool>) {
     if cancel.wait_for(|cancel| *cancel).await.is_err() {
         // Nobody can cancel any more, so nobody will.
         std::future::pending().await
@@ -85,198 +93,166 @@ pub(super) async fn canceled(cancel: &mut watch::Receiver<bool>) {
 }
 
 /// Runs a job to its end.
-pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>) {
-    tracing::info!(job = %job.job_id, task = %job.task_id, attempt = job.attempt, image = %job.image, "job accepted");
-    let walked = AssertUnwindSafe(walk(&shop, &job)).catch_unwind().await;
+pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
+    let accepted = &job.accepted;
+    tracing::info!(job = %accepted.job_id, task = %accepted.task_id, attempt = accepted.attempt, image = accepted.image, "job accepted");
+    let walked = AssertUnwindSafe(walk(&shop, &job, entry))
+        .catch_unwind()
+        .await;
     // A fault of ours must not leave a job that never ends.
-    if walked.is_err() && job.log.result().is_none() {
-        finish(
-            &shop,
-            &job,
-            Err(engine_error(
-                "the worker made a mistake; its log says which",
-            )),
-            None,
-        );
+    if walked.is_err() && !job.has_ended() {
+        let halt = engine_error("the worker made a mistake; its log says which");
+        finish(&shop, &job, halt.into()).await;
     }
 }
 
-async fn walk(shop: &Workshop, job: &Job) {
-    let mut cancel = job.cancel.subscribe();
-    let prepared = tokio::select! {
-        prepared = prepare(shop, job) => prepared,
-        () = canceled(&mut cancel) => Err(Halt::Canceled),
-    };
-    match prepared {
-        Ok((image_id, _slot)) => {
-            if let Some(mut remains) = in_sandbox(shop, job, image_id).await {
-                remains.clear().await;
-                discard(shop, remains.workspace).await;
+async fn walk(shop: &Workshop, job: &Job, entry: Entry) {
+    let mut spec = match entry {
+        Entry::Begin(spec) => spec,
+        Entry::Adopt(link) => {
+            // A worker that was started anew with fewer slots has too many jobs for a while.
+            let _slot = shop.slots.try_acquire();
+            if let Some(link) = link {
+                look_on(shop, job, link).await;
+            }
+            match leftover(shop, job).await {
+                Some(spec) => spec,
+                None => return,
             }
         }
-        Err(halt) => finish(shop, job, Err(halt), None),
+    };
+    for _ in 0..STARTS {
+        let mut cancel = job.cancel.subscribe();
+        let prepared = tokio::select! {
+            prepared = prepare(shop, job) => prepared,
+            () = canceled(&mut cancel) => Err(Halt::Canceled),
+        };
+        let (image_id, _slot) = match prepared {
+            Ok(prepared) => prepared,
+            Err(halt) => return finish(shop, job, halt.into()).await,
+        };
+        match Link::start(&job.spool, &order(shop, job, &spec, image_id)).await {
+            Ok(link) => look_on(shop, job, link).await,
+            Err(error) => {
+                let halt = engine_error(format!("no shim could be started: {error}"));
+                return finish(shop, job, halt.into()).await;
+            }
+        }
+        match leftover(shop, job).await {
+            Some(again) => spec = again,
+            None => return,
+        }
     }
+    let halt = engine_error("somebody kills the sandbox's shim before it can begin");
+    finish(shop, job, halt.into()).await;
 }
 
-/// Everything that may take long before podman is started, and that a cancel may interrupt.
-async fn prepare<'a>(
-    shop: &'a Workshop,
-    job: &Job,
-) -> Result<(String, tokio::sync::SemaphorePermit<'a>), Halt> {
+/// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
+async fn prepare<'a>(shop: &'a Workshop, job: &Job) -> Result<(String, SemaphorePermit<'a>), Halt> {
+    let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
     let lists = shop.terms.borrow().policy.allowed_images.clone();
-    if !lists.iter().all(|patterns| job.image.allowed_by(patterns)) {
-        let message = format!(
-            "this node doesn't allow the image {}; allowed are {lists:?}",
-            job.image
-        );
-        return Err(JobError {
-            kind: JobErrorKind::ImageNotAllowed,
-            message,
-        }
-        .into());
+    if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
+        return Err(Halt::Trouble(
+            JobErrorKind::ImageNotAllowed,
+            format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
+        ));
     }
-    let image_id = shop.images.resolve(&job.image).await?;
+    let image_id = shop.images.resolve(&image).await?;
     let slot = shop.slots.acquire().await.map_err(engine_error)?;
     Ok((image_id, slot))
 }
 
-async fn in_sandbox(shop: &Workshop, job: &Job, image_id: String) -> Option<Remains> {
-    let seconds = job
-        .spec
-        .timeout_seconds
-        .unwrap_or(DEFAULT_TIMEOUT_SECONDS)
-        .min(shop.terms.borrow().policy.max_timeout_seconds);
+fn order(shop: &Workshop, job: &Job, spec: &SandboxSpec, image_id: String) -> Order {
+    let asked = spec.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let effective = Effective {
-        image_id: image_id.clone(),
+        image_id,
         network: "none".to_owned(),
         runtime: shop.engine.runtime_name().to_owned(),
-        timeout_seconds: seconds,
+        timeout_seconds: asked.min(shop.terms.borrow().policy.max_timeout_seconds),
     };
-    let place = shop
-        .jobs_dir
-        .join(format!("{}-{}", job.job_id, job.attempt));
-    let workspace = place.join("workspace");
-    if let Err(error) = make_private_dir(&place).and_then(|()| make_private_dir(&workspace)) {
-        finish(
-            shop,
-            job,
-            Err(engine_error(format!(
-                "no workspace could be made in {}: {error}",
-                place.display()
-            ))),
-            None,
-        );
+    Order {
+        spool: job.spool.path().to_owned(),
+        engine: shop.engine.clone(),
+        init: shop.init.clone(),
+        node_uuid: shop.node_uuid.clone(),
+        accepted: job.accepted.clone(),
+        effective,
+        log_bytes: shop.log_bytes,
+    }
+}
+
+/// Passes on what a shim says until it is gone, and to it that the job is to end.
+async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
+    let mut cancel = job.cancel.subscribe();
+    let mut told_to_end = false;
+    loop {
+        tokio::select! {
+            lives = link.news() => {
+                note_end(shop, job).await;
+                if !lives {
+                    return;
+                }
+                job.tell();
+            }
+            () = canceled(&mut cancel), if !told_to_end => {
+                told_to_end = true;
+                link.end().await;
+            }
+        }
+    }
+}
+
+/// Whether there is a result by now.
+async fn note_end(shop: &Workshop, job: &Job) -> bool {
+    if job.has_ended() {
+        return true;
+    }
+    let Some(result) = job.result().await.map(|last| last.result) else {
+        return false;
+    };
+    shop.metrics.job_ended(result.status);
+    tracing::info!(job = %result.job_id, attempt = result.attempt, status = ?result.status, exit_code = result.exit_code, error = ?result.error, "job ended");
+    job.end(result.status);
+    true
+}
+
+/// What a shim that is gone has left: clears it away, and has the job end, unless its command can't
+/// have begun, which is then to be run.
+async fn leftover(shop: &Workshop, job: &Job) -> Option<SandboxSpec> {
+    let workspace = job.spool.workspace();
+    if workspace.exists() {
+        // It had not the time to do so.
+        shop.engine
+            .remove_container(&container_name(&job.accepted))
+            .await;
+        shop.engine.remove_tree(&shop.init, &workspace).await;
+    }
+    if note_end(shop, job).await {
         return None;
     }
-    let sandbox = Sandbox {
-        engine: &shop.engine,
-        init: &shop.init,
-        name: format!("cynode-{}-{}", job.job_id, job.attempt),
-        image_id: &image_id,
-        workspace: workspace.clone(),
-        labels: vec![
-            (labels::JOB, job.job_id.to_string()),
-            (labels::TASK, job.task_id.to_string()),
-            (labels::NODE, shop.node_uuid.clone()),
-        ],
-        request: request(job),
-        timeout: Duration::from_secs(seconds),
-    };
-    match sandbox.run(&job.log, job.cancel.subscribe()).await {
-        Ok((end, remains)) => {
-            finish(shop, job, Ok(end), Some(effective));
-            Some(remains)
-        }
-        Err(error) => {
-            finish(shop, job, Err(engine_error(error)), None);
-            discard(shop, workspace).await;
-            None
-        }
+    if let Ok(Some(spec)) = job.spool.request() {
+        return Some(spec);
     }
+    let complaints = std::fs::read_to_string(job.spool.shim_log()).unwrap_or_default();
+    tracing::warn!(job = %job.accepted.job_id, attempt = job.accepted.attempt, complaints, "a job's shim is gone");
+    let message =
+        "its shim was killed, or its machine went down, while it ran; how it ended can't be known";
+    finish(shop, job, Ending::trouble(JobErrorKind::Lost, message)).await;
+    None
 }
 
-/// What init is told: the job's own environment, then what it can't override.
-fn request(job: &Job) -> Request {
-    let own = [
-        ("CYNODE_TASK_ID", job.task_id.to_string()),
-        ("CYNODE_JOB_ID", job.job_id.to_string()),
-        ("CYNODE_WORKSPACE_DIR", WORKSPACE.to_owned()),
-    ];
-    let asked = job
-        .spec
-        .env
-        .iter()
-        .flatten()
-        .map(|(name, value)| (name.into(), value.into()));
-    Request {
-        command: job.spec.command.iter().map(Into::into).collect(),
-        env: asked
-            .chain(own.map(|(name, value)| (name.into(), value.into())))
-            .collect(),
+/// Writes down the end of a job that has no shim, as often as it takes.
+async fn finish(shop: &Workshop, job: &Job, ending: Ending) {
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    while let Err(error) = write_end(shop, job, ending.clone()) {
+        tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
+        tokio::time::sleep(pauses.take()).await;
     }
+    note_end(shop, job).await;
 }
 
-fn finish(shop: &Workshop, job: &Job, end: Result<End, Halt>, effective: Option<Effective>) {
-    let (status, exit_code, error) = match end {
-        Ok(End::Exited(0)) => (Outcome::Completed, Some(0), None),
-        Ok(End::Exited(code)) => (Outcome::Failed, Some(code), None),
-        Ok(End::Killed(signal)) => (Outcome::Failed, Some(128 + signal), None),
-        Ok(End::Timeout) => (Outcome::Timeout, None, None),
-        Ok(End::Canceled) | Err(Halt::Canceled) => (Outcome::Canceled, None, None),
-        Ok(End::Engine(message)) => (
-            Outcome::Failed,
-            None,
-            Some(JobError {
-                kind: JobErrorKind::EngineError,
-                message,
-            }),
-        ),
-        Err(Halt::Error(error)) => (Outcome::Failed, None, Some(error)),
-    };
-    let ended_at = Time::now();
-    shop.metrics.job_ended(status);
-    tracing::info!(job = %job.job_id, attempt = job.attempt, ?status, exit_code, error = ?error, "job ended");
-    job.log.finish(|log, started_at| JobResult {
-        version: PAYLOAD_VERSION,
-        task_id: job.task_id,
-        job_id: job.job_id,
-        attempt: job.attempt,
-        status,
-        exit_code,
-        stdout: log.text(Stream::Stdout).to_owned(),
-        stderr: log.text(Stream::Stderr).to_owned(),
-        started_at: started_at.unwrap_or(ended_at),
-        ended_at,
-        truncated: log.truncated(),
-        effective,
-        error,
-    });
-}
-
-/// Removes a job's directory, following no links out of it.
-async fn discard(shop: &Workshop, workspace: PathBuf) {
-    let place = workspace.parent().unwrap_or(&workspace).to_owned();
-    remove_left(&shop.engine, &shop.init, place).await;
-}
-
-/// Removes a tree. Rootless, what a job's users wrote belongs to subordinate ids and can only be
-/// removed from inside podman's user namespace.
-pub(super) async fn remove_left(engine: &Engine, init: &Path, tree: PathBuf) {
-    let here = tree.clone();
-    let removed = tokio::task::spawn_blocking(move || super::remove_tree(&here)).await;
-    let error = match removed {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    let outcome = match (init.to_str(), tree.to_str()) {
-        (Some(init), Some(tree)) if engine.facts().rootless => engine
-            .unshare(&[init, super::REMOVE_ARGUMENT, tree], REMOVE_LIMIT)
-            .await
-            .map_err(|error| error.to_string()),
-        _ => Err(error),
-    };
-    if let Err(error) = outcome {
-        tracing::warn!(tree = %tree.display(), error, "a workspace could not be removed; the next start tries again");
-    }
+fn write_end(shop: &Workshop, job: &Job, ending: Ending) -> io::Result<()> {
+    let mut recorder = Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes)?;
+    job.spool.finish(&recorder.finish(ending, None))?;
+    job.spool.sync()
 }

@@ -10,21 +10,21 @@ mod init_copy;
 mod job;
 mod ledger;
 mod metrics;
-mod output;
-mod pipes;
-mod remove;
-mod sandbox;
+mod recovery;
+mod storage;
+mod told;
+mod tombstones;
 
 pub use access::Policy;
 pub(crate) use init_copy::install as install_init;
-pub use remove::remove_tree;
+pub use storage::Storage;
 
 use access::Terms;
 
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, RoleLock, make_private_dir},
-    engine::{Engine, EngineError, Images, labels, probe},
+    engine::{Engine, EngineError, Images, probe},
     http::{gate::Gate, server},
     tasks::Tasks,
 };
@@ -44,13 +44,9 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-/// The argument by which the binary knows that it is to remove a tree, inside podman's user namespace.
-pub const REMOVE_ARGUMENT: &str = "__remove-tree";
-
 /// Where a Worker API listens unless told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 12090);
 
-const SWEEP_LIMIT: Duration = Duration::from_mins(1);
 /// How long fetching a sandbox's image may take.
 const PULL_LIMIT: Duration = Duration::from_mins(10);
 /// What is left to sandboxes that were told to end.
@@ -73,6 +69,8 @@ pub struct Settings {
     pub max_timeout: Option<Duration>,
     /// Longest body that the Worker API takes; the contract's when `None`.
     pub max_request_bytes: Option<usize>,
+    /// Where jobs are kept, and for how long.
+    pub storage: Storage,
 }
 
 /// A machine on which sandboxes work.
@@ -82,6 +80,8 @@ pub struct Bench {
     node_uuid: String,
     jobs_dir: PathBuf,
     settings: Settings,
+    found: recovery::Found,
+    tombstones: tombstones::Tombstones,
     lock: RoleLock,
 }
 
@@ -102,12 +102,15 @@ struct Serving {
 }
 
 impl Bench {
-    /// Takes the data directory, finds a way to run containers, and sweeps up.
+    /// Takes the data directory, finds a way to run containers, finds the jobs of an earlier process,
+    /// and sweeps up what belongs to none.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let lock = data_dir.lock("worker")?;
         let home = data_dir.subdir("worker")?;
-        let jobs_dir = home.join("jobs");
+        let jobs_dir = settings.storage.jobs_dir.clone();
+        let jobs_dir = jobs_dir.unwrap_or_else(|| home.join("jobs"));
         make_private_dir(&jobs_dir)?;
+        let jobs_dir = fs::canonicalize(jobs_dir)?;
         let init = init_copy::install(&home.join("init"))?;
         let (node_uuid, _) = data_dir.secret("worker/node-uuid", || {
             Zeroizing::new(uuid::Uuid::new_v4().to_string())
@@ -117,16 +120,20 @@ impl Bench {
             runtime: settings.engine_runtime.clone(),
         };
         let engine = probe::probe(wanted, &init, &home).await?;
-        let bench = Self {
+        let tombstones =
+            tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
+        let found = recovery::find(&engine, &init, &jobs_dir, &tombstones).await?;
+        found.sweep(&engine, &node_uuid).await?;
+        Ok(Self {
             engine,
             init,
             node_uuid: node_uuid.to_string(),
             jobs_dir,
             settings,
+            found,
+            tombstones,
             lock,
-        };
-        bench.sweep().await?;
-        Ok(bench)
+        })
     }
 
     /// The engine, and what it can do.
@@ -139,34 +146,6 @@ impl Bench {
         &self.node_uuid
     }
 
-    /// Removes sandboxes that bear our label and workspaces without a job: a worker that was
-    /// killed took its sandboxes with it, but podman may not have had the time to clear them away.
-    async fn sweep(&self) -> Result<(), EngineError> {
-        let ours = format!("--filter=label={}={}", labels::NODE, self.node_uuid);
-        // A model server is ours, too, and is none of this.
-        let sandboxes = format!("--filter=label={}", labels::JOB);
-        let list = ["ps", "--all", "--quiet", "--no-trunc", &ours, &sandboxes];
-        let left = self.engine.call(&list, SWEEP_LIMIT).await?;
-        let ids: Vec<&str> = left.split_whitespace().collect();
-        if !ids.is_empty() {
-            tracing::warn!(
-                count = ids.len(),
-                "containers of an earlier process are removed"
-            );
-            let arguments: Vec<&str> = ["rm", "--force", "--ignore", "--time=0"]
-                .into_iter()
-                .chain(ids)
-                .collect();
-            if let Err(error) = self.engine.call(&arguments, SWEEP_LIMIT).await {
-                tracing::warn!(%error, "some of them could not be removed; see podman ps --all");
-            }
-        }
-        for entry in fs::read_dir(&self.jobs_dir)? {
-            job::remove_left(&self.engine, &self.init, entry?.path()).await;
-        }
-        Ok(())
-    }
-
     /// Serves the Worker API on `listener`, for whoever shows `token`, until [`Worker::close`].
     pub fn open(self, listener: TcpListener, token: &str, policy: Policy) -> Worker {
         let Self {
@@ -175,6 +154,8 @@ impl Bench {
             node_uuid,
             jobs_dir,
             settings,
+            found,
+            tombstones,
             lock,
         } = self;
         let (terms, in_force) = watch::channel(Terms::new(token, policy, &settings));
@@ -187,22 +168,37 @@ impl Bench {
                 }
             });
         }
-        let shop = job::Workshop {
+        let slots = settings.max_concurrency;
+        let shop = Arc::new(job::Workshop {
             engine,
             init,
             images,
             node_uuid,
-            jobs_dir,
+            log_bytes: settings.storage.log_bytes,
+            disk: storage::Disk {
+                jobs_dir: jobs_dir.clone(),
+                min_free: settings.storage.min_free,
+            },
             terms: in_force,
-            slots: Semaphore::new(settings.max_concurrency),
+            slots: Semaphore::new(slots),
             metrics: metrics::Metrics::default(),
-        };
+        });
+        let ledger = Arc::new(ledger::Ledger::new(
+            slots,
+            jobs_dir,
+            &found.jobs,
+            tombstones,
+        ));
         let api = Arc::new(api::Api {
-            ledger: ledger::Ledger::new(settings.max_concurrency),
-            shop: Arc::new(shop),
+            ledger: Arc::clone(&ledger),
+            shop: Arc::clone(&shop),
             running: Tasks::default(),
             closing: AtomicBool::new(false),
         });
+        for (job, entry) in found.open {
+            api.start(&job, entry);
+        }
+        tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(
             listener,
@@ -229,7 +225,7 @@ impl Worker {
     }
 
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled
-    /// and cleared away; without, it ends with this process.
+    /// and cleared away; without, it goes on under its shims, and the next start finds it.
     pub async fn close(&self, grace: Duration, cancel: bool) {
         let Serving {
             api,
@@ -244,9 +240,9 @@ impl Worker {
             left = api.running.idle(END_LIMIT).await;
         }
         if left > 0 {
-            tracing::warn!(
+            tracing::info!(
                 left,
-                "some jobs end with this process; the next start clears away what they leave"
+                "some jobs go on without this process; the next start finds them"
             );
             return;
         }

@@ -81,7 +81,8 @@ impl OutputLog {
             JobEvent::Stdout { data, .. } => self.keep(seq, Stream::Stdout, data),
             JobEvent::Stderr { data, .. } => self.keep(seq, Stream::Stderr, data),
             JobEvent::Gap { stream, bytes, .. } => self.drop_bytes(seq, *stream, *bytes),
-            JobEvent::Status { .. } | JobEvent::Result(_) | JobEvent::Unknown => {}
+            JobEvent::Status { .. } | JobEvent::Result(_) | JobEvent::Alive | JobEvent::Unknown => {
+            }
         }
         true
     }

@@ -79,6 +79,8 @@ pub enum JobEvent {
     },
     /// The job has ended; the last event.
     Result(Box<ResultEvent>),
+    /// Nothing has happened for a while, and the connection is no dead one.
+    Alive,
     /// Something that a later release may tell.
     #[serde(other)]
     Unknown,
@@ -93,7 +95,7 @@ impl JobEvent {
         }
     }
 
-    /// Its number; `None` for one that we don't know.
+    /// Its number; `None` where it has none.
     pub fn seq(&self) -> Option<u64> {
         match self {
             Self::Status { seq, .. }
@@ -102,7 +104,7 @@ impl JobEvent {
             | Self::Stderr { seq, .. }
             | Self::Gap { seq, .. } => Some(*seq),
             Self::Result(last) => Some(last.seq),
-            Self::Unknown => None,
+            Self::Alive | Self::Unknown => None,
         }
     }
 }

@@ -61,16 +61,31 @@ impl Server {
         containers_of(&self.node_uuid())
     }
 
-    /// The workspaces that it has left.
-    pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
+    /// The directories of its jobs, ended or not.
+    pub(crate) fn spools(&self) -> Vec<PathBuf> {
         fs::read_dir(self.data_dir.join("worker/jobs"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .collect()
     }
 
-    /// Waits until no container and no workspace is left.
+    /// Those of them in which there is a workspace.
+    pub(crate) fn workspaces(&self) -> Vec<PathBuf> {
+        let mut spools = self.spools();
+        spools.retain(|spool| spool.join("workspace").exists());
+        spools
+    }
+
+    /// The shims that it has started and that live.
+    pub(crate) fn shims(&self) -> Vec<i32> {
+        let init = self.data_dir.join("worker/init");
+        let init = init.to_str().unwrap();
+        processes(|arguments| arguments[0].starts_with(init) && arguments[1] == "__shim")
+    }
+
+    /// Waits until no container, no workspace and no shim is left.
     pub(crate) fn assert_clean(&self) {
+        eventually("no shim is left", || self.shims().is_empty().then_some(()));
         eventually("no workspace is left", || {
             self.workspaces().is_empty().then_some(())
         });
@@ -78,6 +93,19 @@ impl Server {
             self.containers().is_empty().then_some(())
         });
     }
+}
+
+/// The processes whose arguments, of which there are two or more, are as wanted.
+pub(crate) fn processes(wanted: impl Fn(&[&str]) -> bool) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        // One that has ended meanwhile has no arguments.
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = line.split('\0').collect();
+        arguments.len() > 2 && wanted(&arguments)
+    })
+    .collect()
 }
 
 /// The ids of the sandboxes that bear a node's label, running or not.

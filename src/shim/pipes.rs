@@ -1,6 +1,6 @@
-//! The node's ends of what a sandbox holds: its output, and what init reports.
+//! The shim's ends of what a sandbox holds: its output, and what init reports.
 
-use super::output::JobLog;
+use super::tape::Tape;
 use crate::{
     api::events::Stream,
     sandbox_init::wire::{REPORT_BYTES, Report},
@@ -19,7 +19,7 @@ pub(super) fn pipe_pair() -> io::Result<(pipe::Receiver, OwnedFd)> {
     Ok((pipe::Receiver::from_owned_fd(read)?, write.into()))
 }
 
-/// The node's end of one of the command's streams.
+/// The shim's end of one of the command's streams.
 pub(super) struct Pipe {
     pipe: pipe::Receiver,
     stream: Stream,
@@ -38,23 +38,23 @@ impl Pipe {
     }
 
     /// Moves what is there into the log. Can be interrupted without loss.
-    pub(super) async fn pump(&mut self, log: &JobLog) {
+    pub(super) async fn pump(&mut self, tape: &Tape) {
         match self.pipe.read(&mut self.buffer).await {
-            Ok(n @ 1..) => log.push(self.stream, &self.buffer[..n]),
+            Ok(n @ 1..) => tape.print(self.stream, &self.buffer[..n]),
             _ => self.open = false,
         }
     }
 
     /// Takes all that is there now. Asks the kernel and not tokio, which may not have heard yet that
     /// there is something.
-    pub(super) fn drain(&self, log: &JobLog) {
+    pub(super) fn drain(&self, tape: &Tape) {
         let mut buffer = vec![0; self.buffer.len()];
         // A pipe holds a megabyte at most; should somebody still write, this ends all the same.
         let mut left = 1 << 20;
         while left > 0
             && let Ok(n @ 1..) = rustix::io::read(&self.pipe, &mut buffer)
         {
-            log.push(self.stream, &buffer[..n]);
+            tape.print(self.stream, &buffer[..n]);
             left -= n.min(left);
         }
     }
@@ -100,7 +100,8 @@ impl Reports {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
-                last = Some(report).filter(|report| *report != Report::Started);
+                last = Some(report)
+                    .filter(|report| !matches!(report, Report::Ready | Report::Started));
             }
         };
         // Nothing is under way any more: what isn't there at once never comes.

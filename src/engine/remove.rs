@@ -16,6 +16,9 @@ use std::{
     path::Path,
 };
 
+/// The argument by which the binary knows that it is to remove a tree, inside podman's user namespace.
+pub const REMOVE_ARGUMENT: &str = "__remove-tree";
+
 /// Names that are read from a directory before they are worked on.
 const BATCH: usize = 1024;
 

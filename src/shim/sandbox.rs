@@ -1,24 +1,24 @@
 //! One job's sandbox: a container, its pipes, its end.
 //!
-//! The end is known as soon as init tells it (see [`sandbox_init`]); podman then takes some
-//! 50 ms more to clear the container away, which [`Remains::clear`] waits for while the result
-//! is already on its way.
+//! The end is known as soon as init tells it (see [`sandbox_init`](crate::sandbox_init)); podman
+//! then takes some 50 ms more to clear the container away, which [`Remains::clear`] waits for
+//! while the result is already on its way.
+//!
+//! Init asks for the request once it runs. Until then the command can't have begun, and the
+//! request stays in the spool; after that, the end is what init reports, or is not known.
 
 use super::{
-    output::JobLog,
     pipes::{Pipe, Reports, pipe_pair},
+    tape::Tape,
 };
 use crate::{
     api::events::Stream,
     engine::{Container, ContainerSpec, Engine, EngineError, Root},
-    sandbox_init::wire::{Report, Request},
+    sandbox_init::wire::{self, Report, Request},
+    spool::Spool,
 };
 use bytes::BytesMut;
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
@@ -37,9 +37,9 @@ const PODMAN_GRACE: Duration = Duration::from_secs(15);
 pub(super) struct Sandbox<'a> {
     pub(super) engine: &'a Engine,
     pub(super) init: &'a Path,
+    pub(super) spool: &'a Spool,
     pub(super) name: String,
     pub(super) image_id: &'a str,
-    pub(super) workspace: PathBuf,
     pub(super) labels: Vec<(&'static str, String)>,
     pub(super) request: Request,
     pub(super) timeout: Duration,
@@ -50,17 +50,37 @@ pub(super) struct Sandbox<'a> {
 pub(super) enum End {
     Exited(i32),
     Killed(i32),
-    Timeout,
-    Canceled,
-    /// podman or init failed; the command may or may not have run.
+    Halted(Halt),
+    /// podman or init failed, and the command did not run.
     Engine(String),
+    /// The command may or may not have run to its end.
+    Lost(String),
 }
 
-/// Why it is being ended before its time.
-#[derive(Clone, Copy)]
-enum Order {
+/// Why it is ended before its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Halt {
     Timeout,
     Canceled,
+    /// The machine goes down.
+    Shutdown,
+}
+
+/// Orders a halt; the first order counts.
+pub(super) fn halt(orders: &watch::Sender<Option<Halt>>, halt: Halt) {
+    orders.send_if_modified(|order| {
+        let is_first = order.is_none();
+        order.get_or_insert(halt);
+        is_first
+    });
+}
+
+async fn ordered(orders: &mut watch::Receiver<Option<Halt>>) -> Halt {
+    match orders.wait_for(Option::is_some).await.map(|order| *order) {
+        Ok(Some(order)) => order,
+        // Nobody can order any more, so nobody will.
+        _ => std::future::pending().await,
+    }
 }
 
 /// What podman still has to clear away.
@@ -68,16 +88,14 @@ pub(super) struct Remains {
     engine: Engine,
     container: Container,
     name: String,
-    /// To be removed once the container is gone.
-    pub(super) workspace: PathBuf,
 }
 
 impl Sandbox<'_> {
-    /// Runs the command to its end, or to the order to end it.
+    /// Runs the command to its end, or to the order to halt.
     pub(super) async fn run(
         self,
-        log: &JobLog,
-        cancel: watch::Receiver<bool>,
+        tape: &Tape,
+        orders: watch::Receiver<Option<Halt>>,
     ) -> Result<(End, Remains), EngineError> {
         let (control, init_end) = UnixStream::pair()?;
         let (stdout, out) = pipe_pair()?;
@@ -88,7 +106,7 @@ impl Sandbox<'_> {
             name: &self.name,
             root: Root::Image(self.image_id),
             init: self.init,
-            workspace: Some(&self.workspace),
+            workspace: Some(&self.spool.workspace()),
             labels: &self.labels,
             descriptors: [init_end.into(), out, err],
         })?;
@@ -96,22 +114,25 @@ impl Sandbox<'_> {
             engine: self.engine.clone(),
             container,
             name: self.name,
-            workspace: self.workspace,
         };
         let (from_init, to_init) = control.into_split();
         let watch = Watch {
             reports: Reports::new(from_init),
             to_init,
-            unsent: BytesMut::from(self.request.encode().as_slice()),
+            request: self.request,
+            unsent: BytesMut::new(),
+            spool: self.spool,
             stdout: Pipe::new(stdout, Stream::Stdout),
             stderr: Pipe::new(stderr, Stream::Stderr),
-            log,
+            tape,
             timeout: self.timeout,
             phase: Phase::Starting,
             deadline: Instant::now() + START_LIMIT,
+            begun: false,
             started: false,
+            orphaned: false,
         };
-        let end = watch.follow(cancel, &mut remains).await;
+        let end = watch.follow(orders, &mut remains).await;
         Ok((end, remains))
     }
 }
@@ -124,16 +145,16 @@ enum Phase {
     /// The command runs; the deadline is its time limit.
     Running,
     /// Init was told to end everything; at the deadline podman is.
-    Ending(Order),
+    Ending(Halt),
     /// Podman was told; at the deadline we give up on it.
-    Killing(Order),
+    Killing(Halt),
 }
 
 impl Phase {
-    fn order(self) -> Option<Order> {
+    fn halt(self) -> Option<Halt> {
         match self {
             Self::Starting | Self::Running => None,
-            Self::Ending(order) | Self::Killing(order) => Some(order),
+            Self::Ending(halt) | Self::Killing(halt) => Some(halt),
         }
     }
 }
@@ -141,22 +162,33 @@ impl Phase {
 struct Watch<'a> {
     reports: Reports,
     to_init: OwnedWriteHalf,
+    request: Request,
     /// What init hasn't read yet: the request, and behind it the order to end.
     unsent: BytesMut,
     stdout: Pipe,
     stderr: Pipe,
-    log: &'a JobLog,
+    spool: &'a Spool,
+    tape: &'a Tape,
     timeout: Duration,
     phase: Phase,
     deadline: Instant,
+    /// Init has asked for the request: the command may run.
+    begun: bool,
+    /// Init has said that the command runs.
     started: bool,
+    /// Somebody killed podman, and the container goes on.
+    orphaned: bool,
 }
 
 impl Watch<'_> {
-    async fn follow(mut self, mut cancel: watch::Receiver<bool>, remains: &mut Remains) -> End {
+    async fn follow(
+        mut self,
+        mut orders: watch::Receiver<Option<Halt>>,
+        remains: &mut Remains,
+    ) -> End {
         loop {
             tokio::select! {
-                // The socket's buffer may be smaller than the request; init reads it once it runs.
+                // The socket's buffer may be smaller than the request.
                 sent = self.to_init.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
                     if sent.is_err() {
                         // Nobody reads any more; podman's end tells why.
@@ -164,17 +196,29 @@ impl Watch<'_> {
                     }
                 }
                 report = self.reports.next(), if self.reports.open() => match report {
+                    Some(Report::Ready) => {
+                        if let Err(error) = self.begin() {
+                            return self.give_up(remains, error).await;
+                        }
+                    }
                     Some(Report::Started) => self.started(),
                     Some(last) => return self.ended(last),
+                    None if self.orphaned => return self.gone(Ok(())).await,
                     None => {}
                 },
                 // Not before it is told that the command runs: events come in that order.
-                () = self.stdout.pump(self.log), if self.started && self.stdout.open => {}
-                () = self.stderr.pump(self.log), if self.started && self.stderr.open => {}
-                gone = remains.container.gone() => return self.gone(gone).await,
-                () = super::job::canceled(&mut cancel), if self.phase.order().is_none() => {
-                    self.order(Order::Canceled);
+                () = self.stdout.pump(self.tape), if self.started && self.stdout.open => {}
+                () = self.stderr.pump(self.tape), if self.started && self.stderr.open => {}
+                gone = remains.container.gone(), if !self.orphaned => {
+                    // Without its podman a container goes on, and so does what init has to tell.
+                    if self.begun && self.reports.open() && remains.container.was_killed() {
+                        tracing::warn!("somebody killed podman; the sandbox goes on");
+                        self.orphaned = true;
+                    } else {
+                        return self.gone(gone).await;
+                    }
                 }
+                halt = ordered(&mut orders), if self.phase.halt().is_none() => self.halt(halt),
                 () = sleep_until(self.deadline) => {
                     if let Some(end) = self.expired(remains).await {
                         return end;
@@ -184,8 +228,27 @@ impl Watch<'_> {
         }
     }
 
+    /// Init runs and asks what to do. What is to be halted already is not begun any more.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.phase.halt().is_some() {
+            self.unsent.clear();
+            self.unsent.extend_from_slice(&wire::NOTHING);
+            return Ok(());
+        }
+        self.spool.begin()?;
+        self.begun = true;
+        let request = std::mem::take(&mut self.request);
+        self.unsent.extend_from_slice(&request.encode());
+        Ok(())
+    }
+
+    async fn give_up(&mut self, remains: &mut Remains, error: io::Error) -> End {
+        remains.container.end().await;
+        End::Engine(format!("the job's directory can't be written: {error}"))
+    }
+
     fn started(&mut self) {
-        self.log.started();
+        self.tape.started();
         self.started = true;
         if matches!(self.phase, Phase::Starting) {
             self.phase = Phase::Running;
@@ -193,20 +256,22 @@ impl Watch<'_> {
         }
     }
 
-    fn order(&mut self, order: Order) {
-        self.unsent.extend_from_slice(b"k");
-        self.phase = Phase::Ending(order);
+    fn halt(&mut self, halt: Halt) {
+        if self.begun {
+            self.unsent.extend_from_slice(b"k");
+        }
+        self.phase = Phase::Ending(halt);
         self.deadline = Instant::now() + INIT_GRACE;
     }
 
     async fn expired(&mut self, remains: &mut Remains) -> Option<End> {
         match self.phase {
             Phase::Running => {
-                self.order(Order::Timeout);
+                self.halt(Halt::Timeout);
                 None
             }
-            Phase::Ending(order) => {
-                self.phase = Phase::Killing(order);
+            Phase::Ending(halt) => {
+                self.phase = Phase::Killing(halt);
                 self.deadline = Instant::now() + PODMAN_GRACE;
                 remains.kill();
                 None
@@ -214,14 +279,15 @@ impl Watch<'_> {
             Phase::Starting => {
                 remains.container.end().await;
                 let seconds = START_LIMIT.as_secs();
-                Some(End::Engine(format!(
+                let message = format!(
                     "the sandbox did not start within {seconds} s; see what holds podman up"
-                )))
+                );
+                Some(self.unreported(message))
             }
-            Phase::Killing(order) => {
+            Phase::Killing(halt) => {
                 remains.container.end().await;
                 self.drain();
-                Some(order.end())
+                Some(End::Halted(halt))
             }
         }
     }
@@ -229,51 +295,55 @@ impl Watch<'_> {
     /// Podman is gone. Init reports before it ends, so its last words may just be unread.
     async fn gone(mut self, gone: Result<(), String>) -> End {
         let last = self.reports.last_words().await;
+        if last.is_some() && !self.started {
+            self.started();
+        }
         self.drain();
-        match (last, self.phase.order()) {
-            (Some(last), order) => judge(last, order),
-            (None, Some(order)) => order.end(),
-            (None, None) => End::Engine(
-                gone.err()
-                    .unwrap_or_else(|| "the sandbox ended without telling how".to_owned()),
-            ),
+        match (last, self.phase.halt()) {
+            (Some(last), halt) => judge(last, halt),
+            (None, Some(halt)) => End::Halted(halt),
+            (None, None) => {
+                let unknown = || "the sandbox ended without telling how".to_owned();
+                self.unreported(gone.err().unwrap_or_else(unknown))
+            }
+        }
+    }
+
+    /// Nobody tells how it ended: no harm as long as it can't have begun.
+    fn unreported(&self, message: String) -> End {
+        if self.begun {
+            End::Lost(message)
+        } else {
+            End::Engine(message)
         }
     }
 
     fn ended(&self, last: Report) -> End {
         self.drain();
-        judge(last, self.phase.order())
+        judge(last, self.phase.halt())
     }
 
     /// Everybody who could write is dead; what they wrote is in the pipes, though conmon may
     /// still hold them open.
     fn drain(&self) {
-        self.stdout.drain(self.log);
-        self.stderr.drain(self.log);
-    }
-}
-
-impl Order {
-    fn end(self) -> End {
-        match self {
-            Self::Timeout => End::Timeout,
-            Self::Canceled => End::Canceled,
-        }
+        self.stdout.drain(self.tape);
+        self.stderr.drain(self.tape);
     }
 }
 
 /// A command that ended before the order reached it ended by itself.
-fn judge(last: Report, order: Option<Order>) -> End {
-    match (last, order) {
+fn judge(last: Report, halt: Option<Halt>) -> End {
+    match (last, halt) {
         (Report::Exited(code), _) => End::Exited(code),
-        (Report::Killed(libc::SIGKILL), Some(Order::Timeout)) => End::Timeout,
-        (Report::Killed(libc::SIGKILL), Some(Order::Canceled)) => End::Canceled,
+        (Report::Killed(libc::SIGKILL), Some(halt)) => End::Halted(halt),
         (Report::Killed(signal), _) => End::Killed(signal),
         (Report::NotStarted(errno), _) => {
             let reason = io::Error::from_raw_os_error(errno);
             End::Engine(format!("the system could not start the command: {reason}"))
         }
-        (Report::Started, _) => End::Engine("init said twice that the command runs".to_owned()),
+        (Report::Ready | Report::Started, _) => {
+            End::Lost("init said twice that the command runs".to_owned())
+        }
     }
 }
 
@@ -304,19 +374,6 @@ impl Remains {
             }
             Err(_) => self.container.end().await,
         }
-        remove(&self.engine, &self.name).await;
-    }
-}
-
-/// Removes a container, whatever its state; one that is gone is fine.
-async fn remove(engine: &Engine, name: &str) {
-    let removed = engine
-        .call(
-            &["rm", "--force", "--ignore", "--time=0", name],
-            Duration::from_secs(30),
-        )
-        .await;
-    if let Err(error) = removed {
-        tracing::warn!(%error, name, "podman could not remove a container; the next start tries again");
+        self.engine.remove_container(&self.name).await;
     }
 }

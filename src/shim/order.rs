@@ -1,0 +1,29 @@
+//! What a worker tells a shim to do. The job's own words are not in it: they are in the spool.
+
+use crate::{api::jobs::Effective, engine::Engine, spool::Accepted};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Everything that a shim needs, and that no job can choose.
+#[derive(Serialize, Deserialize)]
+pub struct Order {
+    /// The directory of the attempt.
+    pub spool: PathBuf,
+    /// The podman that was found to work.
+    pub engine: Engine,
+    /// Our static binary, to be the sandbox's init.
+    pub init: PathBuf,
+    /// Whose container it is.
+    pub node_uuid: String,
+    /// What was accepted.
+    pub accepted: Accepted,
+    /// What is to be enforced.
+    pub effective: Effective,
+    /// How much of its log is kept.
+    pub log_bytes: u64,
+}
+
+/// The container of an attempt, as podman knows it.
+pub fn container_name(accepted: &Accepted) -> String {
+    format!("cynode-{}-{}", accepted.job_id, accepted.attempt)
+}

@@ -1,0 +1,124 @@
+//! The form of a job's log on disk: segments of records, of which the oldest go first.
+//!
+//! A segment begins with a [`Head`], which says what was printed before it, so that a reader who
+//! finds the ones before it gone can tell how much is missing. A record is a letter, a length
+//! (u32, little endian) and so many bytes. Records are numbered on from the head's `first_seq`.
+//! A record that was written in part is none: its writer is still at it, or was killed.
+
+use crate::api::events::Stream;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Bytes of a segment's head.
+pub const HEAD_BYTES: usize = 48;
+/// Bytes of a record before its content.
+pub const RECORD_BYTES: usize = 5;
+/// Longest content of a record: all of a pipe, with every byte replaced.
+pub const MAX_CONTENT: usize = 4 * 1024 * 1024;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"cynlog 1");
+
+/// What a record tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// What the node did before the command ran.
+    Status,
+    /// The command runs; the content is the time, in milliseconds.
+    Started,
+    /// The command printed.
+    Output(Stream),
+}
+
+impl Kind {
+    /// Its letter.
+    pub fn letter(self) -> u8 {
+        match self {
+            Self::Status => b'i',
+            Self::Started => b's',
+            Self::Output(Stream::Stdout) => b'o',
+            Self::Output(Stream::Stderr) => b'e',
+        }
+    }
+
+    /// By its letter.
+    pub fn of(letter: u8) -> Option<Self> {
+        Some(match letter {
+            b'i' => Self::Status,
+            b's' => Self::Started,
+            b'o' => Self::Output(Stream::Stdout),
+            b'e' => Self::Output(Stream::Stderr),
+            _ => return None,
+        })
+    }
+}
+
+/// How much of a stream there was, and the number of the last event of it.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Printed {
+    /// Bytes.
+    pub bytes: u64,
+    /// Number of the last event, 0 while there is none.
+    pub last_seq: u64,
+}
+
+/// The beginning of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Number of its first record.
+    pub first_seq: u64,
+    /// What came before it, of stdout and stderr.
+    pub before: [Printed; 2],
+}
+
+impl Head {
+    /// As bytes.
+    pub fn encode(&self) -> [u8; HEAD_BYTES] {
+        let [out, err] = self.before;
+        let numbers = [
+            MAGIC,
+            self.first_seq,
+            out.bytes,
+            out.last_seq,
+            err.bytes,
+            err.last_seq,
+        ];
+        let mut bytes = [0; HEAD_BYTES];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// From bytes; `None` when they are no head.
+    pub fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let number = |n: usize| u64::from_le_bytes(numbers[n]);
+        let printed = |n| Printed {
+            bytes: number(n),
+            last_seq: number(n + 1),
+        };
+        (number(0) == MAGIC).then(|| Self {
+            first_seq: number(1),
+            before: [printed(2), printed(4)],
+        })
+    }
+}
+
+/// Where a segment is.
+pub fn segment(directory: &Path, index: u64) -> PathBuf {
+    directory.join(format!("log.{index}"))
+}
+
+/// Which segments there are, oldest first.
+pub fn segments(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let index = name.to_str().and_then(|name| name.strip_prefix("log."));
+        found.extend(index.and_then(|index| index.parse::<u64>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}

@@ -1,0 +1,189 @@
+//! One attempt of a job on a node's disk: what worker and shim both write and read.
+//!
+//! ```text
+//! <jobs>/<job id>-<attempt>/
+//!   job.json       what was accepted; a directory without it was never told to anybody
+//!   request.json   what to run; gone before the command can have begun
+//!   workspace/     what the job sees as /workspace; gone once its container is
+//!   log.0 …        what the job printed (see [`log`])
+//!   result.json    how it ended
+//!   shim.sock      where its shim listens, while there is one
+//!   shim.log       what its shim had to complain about
+//! ```
+//!
+//! So whoever comes after a crash can tell: with a result, the job has ended; with a shim that
+//! answers, it goes on; with its request, it has not begun and may be started; with none of these
+//! nobody can know, and it is lost. Only files that the job can't reach are ever read, and nothing
+//! here is needed any more when the machine itself went down but results, so only they are synced.
+
+pub mod log;
+mod reader;
+mod recorder;
+mod writer;
+
+pub use reader::Reader;
+pub use recorder::{Ending, Recorder};
+pub use writer::Writer;
+
+use crate::api::{JobId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Write as _},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+const JOB: &str = "job.json";
+const REQUEST: &str = "request.json";
+const RESULT: &str = "result.json";
+
+/// What was accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Whose job it is.
+    pub task_id: TaskId,
+    /// Which job.
+    pub job_id: JobId,
+    /// Which attempt of it.
+    pub attempt: u32,
+    /// Its image, in normal form.
+    pub image: String,
+    /// By this a repeated request is known, without keeping what it asked for.
+    pub spec_sha256: String,
+    /// When it was accepted.
+    pub accepted_at: Time,
+}
+
+/// The directory of one attempt. Goes with the last one who holds it, once it is
+/// [doomed](Self::doom).
+#[derive(Debug)]
+pub struct Spool {
+    path: PathBuf,
+    doomed: AtomicBool,
+}
+
+impl Spool {
+    /// The directory at `path`, whether it exists or not.
+    pub fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            doomed: AtomicBool::new(false),
+        }
+    }
+
+    /// The name of the directory of an attempt.
+    pub fn name(job: JobId, attempt: u32) -> String {
+        format!("{job}-{attempt}")
+    }
+
+    /// Makes the directory, with what was accepted in it.
+    pub fn create(&self, accepted: &Accepted, request: &SandboxSpec) -> io::Result<()> {
+        crate::data_dir::make_private_dir(&self.path)?;
+        self.write(REQUEST, request)?;
+        self.write(JOB, accepted)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the job sees as `/workspace`.
+    pub fn workspace(&self) -> PathBuf {
+        self.path.join("workspace")
+    }
+
+    /// Where the shim complains.
+    pub fn shim_log(&self) -> PathBuf {
+        self.path.join("shim.log")
+    }
+
+    /// What was accepted; `None` where nothing was.
+    pub fn accepted(&self) -> io::Result<Option<Accepted>> {
+        self.read(JOB)
+    }
+
+    /// What to run; `None` once it may have begun.
+    pub fn request(&self) -> io::Result<Option<SandboxSpec>> {
+        self.read(REQUEST)
+    }
+
+    /// From here on the command may have begun.
+    pub fn begin(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(REQUEST))
+    }
+
+    /// How it ended; `None` while it hasn't.
+    pub fn result(&self) -> io::Result<Option<ResultEvent>> {
+        self.read(RESULT)
+    }
+
+    /// Writes down how it ended; in one piece, so that nobody reads half of it. What is left of the
+    /// request is not needed any more.
+    pub fn finish(&self, result: &ResultEvent) -> io::Result<()> {
+        self.write(RESULT, result)?;
+        match self.begin() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the result outlast a loss of power.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(self.path.join(RESULT))?.sync_all()?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// The path of the shim's socket, short enough for the kernel wherever the directory is, as
+    /// long as the file that comes with it is open.
+    pub fn socket(&self) -> io::Result<(File, PathBuf)> {
+        let directory = File::open(&self.path)?;
+        let path = format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd());
+        Ok((directory, path.into()))
+    }
+
+    /// Has the directory removed once nobody holds it any more.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Removes the log, which needs the most room.
+    pub fn drop_log(&self) -> io::Result<()> {
+        for index in log::segments(&self.path)? {
+            fs::remove_file(log::segment(&self.path, index))?;
+        }
+        Ok(())
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match File::open(self.path.join(name)) {
+            Ok(file) => Ok(serde_json::from_reader(BufReader::new(file))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
+        let temporary = self.path.join(format!(".{name}"));
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        serde_json::to_writer(&mut file, content)?;
+        file.flush()?;
+        fs::rename(temporary, self.path.join(name))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if !*self.doomed.get_mut() {
+            return;
+        }
+        // The job's own files went with its workspace; what is left is ours.
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a job's directory could not be removed; the next start tries again");
+        }
+    }
+}

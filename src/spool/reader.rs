@@ -1,0 +1,212 @@
+//! Those who read a job's log, each at their own pace, while it is written or afterwards.
+
+use super::log::{self, HEAD_BYTES, Head, Kind, MAX_CONTENT, Printed, RECORD_BYTES};
+use crate::api::{
+    events::{JobEvent, Stream},
+    time::Time,
+};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
+
+/// Reads events from a number on. A segment that is open stays readable, whoever removes it.
+pub struct Reader {
+    directory: PathBuf,
+    attempt: u32,
+    open: Option<Open>,
+    /// Events up to this number are passed over.
+    after: u64,
+    /// What this reader has read or was told to be missing.
+    printed: [Printed; 2],
+    started_at: Option<Time>,
+}
+
+struct Record {
+    seq: u64,
+    kind: Kind,
+    content: Vec<u8>,
+}
+
+struct Open {
+    file: File,
+    index: u64,
+    at: u64,
+    next_seq: u64,
+}
+
+impl Reader {
+    /// Reads what this attempt told behind number `after`.
+    pub fn open(directory: PathBuf, attempt: u32, after: u64) -> Self {
+        Self {
+            directory,
+            attempt,
+            open: None,
+            after,
+            printed: [Printed::default(); 2],
+            started_at: None,
+        }
+    }
+
+    /// When the command was started, should this reader have come by that.
+    pub fn started_at(&self) -> Option<Time> {
+        self.started_at
+    }
+
+    /// Some of the events that are there and were not read yet, with about `enough` bytes of text;
+    /// none when all were read. Without `output` what the command printed is passed over.
+    pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<JobEvent>> {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while bytes < enough {
+            let Some(record) = self.record(&mut events, output)? else {
+                break;
+            };
+            bytes += RECORD_BYTES + record.content.len();
+            events.extend(self.event(record, output));
+        }
+        Ok(events)
+    }
+
+    fn event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
+        let Record { seq, kind, content } = record;
+        let attempt = self.attempt;
+        if let Kind::Output(stream) = kind {
+            let printed = &mut self.printed[stream as usize];
+            printed.bytes += content.len() as u64;
+            printed.last_seq = seq;
+        }
+        if kind == Kind::Started {
+            let millis = content.as_slice().try_into().map(i64::from_le_bytes);
+            self.started_at = millis.ok().map(Time::from_millis);
+        }
+        let text = || String::from_utf8_lossy(&content).into_owned();
+        match kind {
+            _ if seq <= self.after => None,
+            Kind::Started => Some(JobEvent::Started { attempt, seq }),
+            Kind::Status => Some(JobEvent::Status {
+                attempt,
+                seq,
+                detail: text(),
+            }),
+            Kind::Output(stream) if output => Some(JobEvent::output(attempt, seq, stream, text())),
+            Kind::Output(_) => None,
+        }
+    }
+
+    /// The next whole record. What turns out to be missing before it becomes gaps among `events`.
+    fn record(&mut self, events: &mut Vec<JobEvent>, output: bool) -> io::Result<Option<Record>> {
+        loop {
+            let Some(open) = &mut self.open else {
+                match self.first_segment()? {
+                    Some(index) => self.enter(index, events, output)?,
+                    None => return Ok(None),
+                }
+                continue;
+            };
+            if let Some(record) = open.take()? {
+                return Ok(Some(record));
+            }
+            let next = log::segments(&self.directory)?
+                .into_iter()
+                .find(|index| *index > open.index);
+            let Some(next) = next else {
+                return Ok(None);
+            };
+            // What was written just before the next segment was begun.
+            match open.take()? {
+                Some(record) => return Ok(Some(record)),
+                None => self.enter(next, events, output)?,
+            }
+        }
+    }
+
+    /// The last segment that begins before what is wanted, so that little has to be passed over.
+    fn first_segment(&self) -> io::Result<Option<u64>> {
+        let segments = log::segments(&self.directory)?;
+        let mut first = segments.first().copied();
+        for &index in segments.iter().skip(1) {
+            // One that goes just now is not the one to begin with.
+            let Ok(file) = File::open(log::segment(&self.directory, index)) else {
+                continue;
+            };
+            match head(&file)? {
+                Some(head) if head.first_seq <= self.after.saturating_add(1) => first = Some(index),
+                _ => break,
+            }
+        }
+        Ok(first)
+    }
+
+    fn enter(&mut self, index: u64, events: &mut Vec<JobEvent>, output: bool) -> io::Result<()> {
+        let file = match File::open(log::segment(&self.directory, index)) {
+            Ok(file) => file,
+            // It was the oldest, and went just now: look again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let Some(head) = head(&file)? else {
+            return Err(io::Error::other("a segment of the log has no head"));
+        };
+        let mut gaps = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let attempt = self.attempt;
+            let (before, seen) = (head.before[stream as usize], self.printed[stream as usize]);
+            if output && before.last_seq > self.after.max(seen.last_seq) {
+                let bytes = before.bytes - seen.bytes.min(before.bytes);
+                let seq = before.last_seq;
+                gaps.push(JobEvent::Gap {
+                    attempt,
+                    seq,
+                    stream,
+                    bytes,
+                });
+            }
+        }
+        gaps.sort_by_key(JobEvent::seq);
+        events.extend(gaps);
+        self.printed = head.before;
+        self.open = Some(Open {
+            file,
+            index,
+            at: HEAD_BYTES as u64,
+            next_seq: head.first_seq,
+        });
+        Ok(())
+    }
+}
+
+impl Open {
+    /// The next record, if all of it is there.
+    fn take(&mut self) -> io::Result<Option<Record>> {
+        let mut start = [0; RECORD_BYTES];
+        if !read_whole(&self.file, &mut start, self.at)? {
+            return Ok(None);
+        }
+        let [letter, length @ ..] = start;
+        let length = u32::from_le_bytes(length) as usize;
+        let Some(kind) = Kind::of(letter).filter(|_| length <= MAX_CONTENT) else {
+            return Err(io::Error::other("the log holds what is no record"));
+        };
+        let mut content = vec![0; length];
+        if !read_whole(&self.file, &mut content, self.at + RECORD_BYTES as u64)? {
+            return Ok(None);
+        }
+        self.at += (RECORD_BYTES + length) as u64;
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Ok(Some(Record { seq, kind, content }))
+    }
+}
+
+fn head(file: &File) -> io::Result<Option<Head>> {
+    let mut bytes = [0; HEAD_BYTES];
+    Ok(read_whole(file, &mut bytes, 0)?
+        .then(|| Head::decode(&bytes))
+        .flatten())
+}
+
+/// Whether all of it was there.
+fn read_whole(file: &File, buffer: &mut [u8], at: u64) -> io::Result<bool> {
+    match file.read_exact_at(buffer, at) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,117 @@
+//! The one who writes a job's log.
+
+use super::log::{self, Head, Kind, Printed, RECORD_BYTES};
+use crate::api::events::{JobEvent, Stream};
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+/// Segments of a full log.
+const SEGMENTS: u64 = 8;
+/// No segment is smaller, so that a record always fits.
+const MIN_SEGMENT: u64 = 64 * 1024;
+
+/// Appends records, and drops the oldest segment when the log is full. What can't be written, on a
+/// full disk, is dropped as well, and shows as a gap: printing never fails.
+pub struct Writer {
+    directory: PathBuf,
+    segment_bytes: u64,
+    /// The open segment, its index and size; `None` when the next record begins a new one.
+    open: Option<(File, u64)>,
+    next_index: u64,
+    last_seq: u64,
+    printed: [Printed; 2],
+}
+
+impl Writer {
+    /// Goes on behind what is in `directory` already, once that was [recalled](Self::recall); keeps
+    /// the last `limit` bytes.
+    pub fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
+        let next_index = log::segments(&directory)?.last().map_or(0, |last| last + 1);
+        Ok(Self {
+            segment_bytes: (limit / SEGMENTS).max(MIN_SEGMENT),
+            open: None,
+            next_index,
+            last_seq: 0,
+            printed: [Printed::default(); 2],
+            directory,
+        })
+    }
+
+    /// Counts an event that is in the log already.
+    pub(super) fn recall(&mut self, event: &JobEvent) {
+        self.last_seq = event.seq().unwrap_or(self.last_seq);
+        let (stream, bytes) = match event {
+            JobEvent::Stdout { data, .. } => (Stream::Stdout, data.len() as u64),
+            JobEvent::Stderr { data, .. } => (Stream::Stderr, data.len() as u64),
+            JobEvent::Gap { stream, bytes, .. } => (*stream, *bytes),
+            _ => return,
+        };
+        self.count(stream, bytes);
+    }
+
+    fn count(&mut self, stream: Stream, bytes: u64) {
+        let printed = &mut self.printed[stream as usize];
+        printed.bytes += bytes;
+        printed.last_seq = self.last_seq;
+    }
+
+    /// Appends a record.
+    pub fn append(&mut self, kind: Kind, content: &[u8]) {
+        let head = Head {
+            first_seq: self.last_seq + 1,
+            before: self.printed,
+        };
+        self.last_seq += 1;
+        if let Kind::Output(stream) = kind {
+            self.count(stream, content.len() as u64);
+        }
+        if let Err(error) = self.write(&head, kind, content) {
+            // The next record begins a segment, whose head tells what is missing.
+            if self.open.take().is_some() {
+                tracing::warn!(%error, "output can't be kept; it goes on as soon as there is room");
+            }
+        }
+    }
+
+    fn write(&mut self, head: &Head, kind: Kind, content: &[u8]) -> io::Result<()> {
+        let mut record = Vec::with_capacity(RECORD_BYTES + content.len());
+        record.push(kind.letter());
+        record.extend_from_slice(&(content.len() as u32).to_le_bytes());
+        record.extend_from_slice(content);
+        let (file, size) = match &mut self.open {
+            Some(open) if open.1 + record.len() as u64 <= self.segment_bytes => open,
+            _ => {
+                let file = self.begin(head)?;
+                self.open.insert((file, log::HEAD_BYTES as u64))
+            }
+        };
+        if let Err(error) = file.write_all(&record) {
+            // A record that was written in part is none, and nothing may come behind it.
+            file.set_len(*size)?;
+            return Err(error);
+        }
+        *size += record.len() as u64;
+        Ok(())
+    }
+
+    fn begin(&mut self, head: &Head) -> io::Result<File> {
+        self.open = None;
+        let path = log::segment(&self.directory, self.next_index);
+        // Under its name only once it has its head.
+        let temporary = self.directory.join(".log");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&head.encode())?;
+        fs::rename(temporary, path)?;
+        self.next_index += 1;
+        if let Some(oldest) = self.next_index.checked_sub(SEGMENTS + 1) {
+            match fs::remove_file(log::segment(&self.directory, oldest)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(file)
+    }
+}

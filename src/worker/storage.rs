@@ -1,0 +1,116 @@
+//! Room on the disk: whether there is enough for another job, and what goes when it is too long ago.
+
+use super::{job::Workshop, ledger::Ledger};
+use crate::api::{
+    jobs::Truncated,
+    problem::{Kind, Problem},
+    time::Time,
+};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+/// How often old results are looked for.
+const ROUND: Duration = Duration::from_mins(10);
+
+/// Where jobs are kept, and for how long.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    /// Where each job has its directory; in the data directory when `None`.
+    pub jobs_dir: Option<PathBuf>,
+    /// Bytes that must be free there before a job is taken.
+    pub min_free: u64,
+    /// Bytes that are kept of each job's log.
+    pub log_bytes: u64,
+    /// How long a result is kept that nobody fetches.
+    pub retain: Duration,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            jobs_dir: None,
+            min_free: 512 << 20,
+            log_bytes: 64 << 20,
+            retain: Duration::from_hours(30 * 24),
+        }
+    }
+}
+
+/// The disk that jobs are on.
+pub(super) struct Disk {
+    pub(super) jobs_dir: PathBuf,
+    pub(super) min_free: u64,
+}
+
+impl Disk {
+    /// Whether there is room for one more job.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let free = self.free().map_err(|error| {
+            Problem::new(
+                Kind::InsufficientStorage,
+                format!("how much room this node has can't be found out: {error}"),
+            )
+        })?;
+        if free >= self.min_free {
+            return Ok(());
+        }
+        let (free, needed) = (free >> 20, self.min_free >> 20);
+        Err(Problem::new(
+            Kind::InsufficientStorage,
+            format!(
+                "this node's disk has {free} MiB left, and takes no job below {needed} MiB; make room in {}, or set --min-free-disk",
+                self.jobs_dir.display()
+            ),
+        ))
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.jobs_dir)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+/// Lets go of what nobody has fetched for `retain`, for as long as the worker lives: logs and texts
+/// first, so that for as long again a late request hears how its job ended and none is run twice.
+pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain: Duration) {
+    loop {
+        let (shop, ledger) = (Arc::clone(&shop), Arc::clone(&ledger));
+        let round = tokio::task::spawn_blocking(move || clean(&shop, &ledger, retain));
+        if round.await.is_err() {
+            tracing::error!("looking for old results failed; the lines above say where");
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
+    let now = Time::now();
+    let mut is_full = shop.disk.check().is_err();
+    for job in ledger.list().into_iter().filter(|job| job.has_ended()) {
+        let Ok(Some(mut last)) = job.spool.result() else {
+            continue;
+        };
+        let age = now.since(last.result.ended_at);
+        let id = job.accepted.job_id;
+        if age >= retain.saturating_mul(2) {
+            tracing::warn!(job = %id, "a result that nobody fetched is forgotten");
+            // Should that fail, the next round tries again.
+            let _ = ledger.forget(id);
+        } else if (age >= retain || is_full) && !last.outline.is_empty() {
+            tracing::warn!(job = %id, "of a result that nobody fetched only its end is kept");
+            last.outline.clear();
+            last.result.stdout.clear();
+            last.result.stderr.clear();
+            last.result.truncated = Truncated {
+                stdout: true,
+                stderr: true,
+            };
+            if let Err(error) = job.spool.finish(&last).and_then(|()| job.spool.drop_log()) {
+                tracing::warn!(job = %id, %error, "it could not be made smaller");
+            }
+            is_full = is_full && shop.disk.check().is_err();
+        }
+    }
+    for id in ledger.surplus() {
+        let _ = ledger.forget(id);
+    }
+}

@@ -1,0 +1,135 @@
+//! Jobs that were forgotten: their ids and attempts, so that a request that was long under way
+//! can't bring one back to life.
+//!
+//! A line per job in one file, appended; what is too old or too much goes when the file is read
+//! at the next start, or has grown to twice what is in it.
+
+use crate::api::{JobId, time::Time};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::{self, File},
+    io::{self, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// How many are kept; the oldest go first.
+const MOST: usize = 100_000;
+
+/// The graveyard.
+pub(super) struct Tombstones {
+    path: PathBuf,
+    file: File,
+    lines: usize,
+    attempts: HashMap<JobId, u32>,
+    order: VecDeque<(Time, JobId, u32)>,
+}
+
+impl Tombstones {
+    /// Reads what an earlier process left, but for what is older than `retain`.
+    pub(super) fn open(path: PathBuf, retain: Duration) -> io::Result<Self> {
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let now = Time::now();
+        let mut stones = Self {
+            file: File::options().append(true).create(true).open(&path)?,
+            path,
+            lines: 0,
+            attempts: HashMap::new(),
+            order: VecDeque::new(),
+        };
+        // A line that was written in part is none.
+        for (at, job, attempt) in text.lines().filter_map(parse) {
+            if now.since(at) < retain {
+                stones.put(at, job, attempt);
+            }
+        }
+        stones.compact()?;
+        Ok(stones)
+    }
+
+    /// The highest attempt of a job that is buried here.
+    pub(super) fn attempt(&self, job: JobId) -> Option<u32> {
+        self.attempts.get(&job).copied()
+    }
+
+    /// Buries an attempt, and all lower ones.
+    pub(super) fn bury(&mut self, job: JobId, attempt: u32) -> io::Result<()> {
+        let now = Time::now();
+        self.file.write_all(line(now, job, attempt).as_bytes())?;
+        self.lines += 1;
+        self.put(now, job, attempt);
+        if self.lines > 2 * MOST {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, at: Time, job: JobId, attempt: u32) {
+        self.attempts.insert(job, attempt);
+        self.order.push_back((at, job, attempt));
+        if self.order.len() > MOST
+            && let Some((_, oldest, attempt)) = self.order.pop_front()
+            && self.attempts.get(&oldest) == Some(&attempt)
+        {
+            self.attempts.remove(&oldest);
+        }
+    }
+
+    fn compact(&mut self) -> io::Result<()> {
+        let text: String = self
+            .order
+            .iter()
+            .map(|&(at, job, attempt)| line(at, job, attempt))
+            .collect();
+        let temporary = self.path.with_extension("new");
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, &self.path)?;
+        self.file = File::options().append(true).open(&self.path)?;
+        self.lines = self.order.len();
+        Ok(())
+    }
+}
+
+fn line(at: Time, job: JobId, attempt: u32) -> String {
+    format!("{} {job} {attempt}\n", at.as_millis())
+}
+
+fn parse(line: &str) -> Option<(Time, JobId, u32)> {
+    let mut words = line.split(' ');
+    let at = words.next()?.parse().ok().map(Time::from_millis)?;
+    Some((at, words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_stay_buried_over_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tombstones");
+        let day = Duration::from_secs(86_400);
+        let (first, second) = (JobId::new(), JobId::new());
+        let mut stones = Tombstones::open(path.clone(), day).unwrap();
+        stones.bury(first, 1).unwrap();
+        stones.bury(second, 2).unwrap();
+        stones.bury(first, 3).unwrap();
+        drop(stones);
+        // A process that was killed in the middle of a line.
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"17 0198c0de-0000").unwrap();
+        let stones = Tombstones::open(path.clone(), day).unwrap();
+        assert_eq!(
+            (stones.attempt(first), stones.attempt(second)),
+            (Some(3), Some(2))
+        );
+        assert_eq!(stones.attempt(JobId::new()), None);
+        drop(stones);
+        let stones = Tombstones::open(path, Duration::ZERO).unwrap();
+        assert_eq!(stones.attempt(first), None, "too old");
+    }
+}
