@@ -7,18 +7,23 @@
 
 use super::{Engine, EngineError};
 use crate::api::image::ImageRef;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use std::{
     collections::HashMap,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 const INSPECT_LIMIT: Duration = Duration::from_secs(30);
-/// How often a pull says that it goes on.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// How often a pull says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Which content of the image index: inode, size, time of change.
 type Stamp = (u64, u64, i64, i64);
@@ -52,7 +57,15 @@ pub struct Images {
     index: PathBuf,
     pull_limit: Duration,
     known: Mutex<Known>,
-    pulls: Mutex<HashMap<ImageRef, Arc<tokio::sync::Mutex<()>>>>,
+    searches: Mutex<HashMap<ImageRef, Search>>,
+}
+
+/// A look for an image that is under way, a pull included, shared by all who wait for it.
+#[derive(Clone)]
+struct Search {
+    outcome: Shared<BoxFuture<'static, Result<String, Arc<ImageError>>>>,
+    /// What there is to tell while it takes its time; empty before.
+    progress: watch::Receiver<String>,
 }
 
 impl Images {
@@ -67,21 +80,72 @@ impl Images {
             index,
             pull_limit,
             known: Mutex::default(),
-            pulls: Mutex::default(),
+            searches: Mutex::default(),
         }
     }
 
-    /// The id of `image`, pulled first where it is missing.
-    pub async fn resolve(self: &Arc<Self>, image: &ImageRef) -> Result<String, ImageError> {
+    /// The id of `image`, pulled first where it is missing; `note` hears how far that is.
+    pub async fn resolve(
+        self: &Arc<Self>,
+        image: &ImageRef,
+        mut note: impl FnMut(&str),
+    ) -> Result<String, Arc<ImageError>> {
         if let Some(id) = self.recall(image) {
             return Ok(id);
         }
-        let (images, image) = (Arc::clone(self), image.clone());
-        // A task of its own: a job that is canceled stops waiting, and the pull goes on for others.
-        tokio::spawn(async move { images.find(&image).await }).await?
+        let Search {
+            mut outcome,
+            mut progress,
+        } = self.search(image);
+        loop {
+            // One that comes late hears at once how far it is.
+            let told = progress.borrow_and_update().clone();
+            if !told.is_empty() {
+                note(&told);
+            }
+            tokio::select! {
+                found = &mut outcome => return found,
+                Ok(()) = progress.changed() => {}
+            }
+        }
     }
 
-    async fn find(&self, image: &ImageRef) -> Result<String, ImageError> {
+    /// The search for `image` that is under way, or a new one. It is a task of its own: a job that is
+    /// canceled stops waiting, and the search goes on for others.
+    fn search(self: &Arc<Self>, image: &ImageRef) -> Search {
+        let mut searches = self.searches();
+        if let Some(search) = searches.get(image)
+            && search.outcome.peek().is_none()
+        {
+            return search.clone();
+        }
+        let (told, progress) = watch::channel(String::new());
+        let (images, wanted) = (Arc::clone(self), image.clone());
+        let task = tokio::spawn(async move {
+            let found = images.find(&wanted, &told).await;
+            images.searches().remove(&wanted);
+            found
+        });
+        let outcome = async {
+            task.await
+                .unwrap_or_else(|error| Err(error.into()))
+                .map_err(Arc::new)
+        };
+        let outcome = outcome.boxed().shared();
+        let search = Search { outcome, progress };
+        searches.insert(image.clone(), search.clone());
+        search
+    }
+
+    fn searches(&self) -> MutexGuard<'_, HashMap<ImageRef, Search>> {
+        self.searches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn find(
+        &self,
+        image: &ImageRef,
+        progress: &watch::Sender<String>,
+    ) -> Result<String, ImageError> {
         if let Some(id) = self.inspect(image).await? {
             return Ok(id);
         }
@@ -91,17 +155,8 @@ impl Images {
             );
             return Err(ImageError::NotFound(message));
         }
-        let turn = {
-            let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-            pulls.retain(|_, turn| Arc::strong_count(turn) > 1);
-            Arc::clone(pulls.entry(image.clone()).or_default())
-        };
-        let _turn = turn.lock().await;
-        if let Some(id) = self.inspect(image).await? {
-            return Ok(id);
-        }
         tracing::info!(%image, "pulling an image");
-        if let Err(error) = self.pull(image).await {
+        if let Err(error) = self.pull(image, progress).await {
             tracing::warn!(%image, %error, "the image could not be pulled");
             return Err(pull_error(error));
         }
@@ -115,7 +170,12 @@ impl Images {
     }
 
     /// Pulls, and says now and then how far it is.
-    async fn pull(&self, image: &ImageRef) -> Result<(), EngineError> {
+    async fn pull(
+        &self,
+        image: &ImageRef,
+        progress: &watch::Sender<String>,
+    ) -> Result<(), EngineError> {
+        progress.send_replace(format!("pulling {image}"));
         let last = Mutex::new(String::new());
         let note = |line: &str| {
             line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
@@ -127,7 +187,9 @@ impl Images {
                 outcome = &mut pull => return outcome,
                 () = tokio::time::sleep(PROGRESS) => {
                     let podman = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    tracing::info!(%image, seconds = began.elapsed().as_secs(), podman, "still pulling");
+                    let seconds = began.elapsed().as_secs();
+                    tracing::info!(%image, seconds, podman, "still pulling");
+                    progress.send_replace(format!("pulling {image} for {seconds} s: {podman}"));
                 }
             }
         }

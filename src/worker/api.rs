@@ -98,8 +98,9 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
 async fn get(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
     let job = api.ledger.get(request.param("id", "job")?)?;
+    let telling = telling(&request)?;
     if streams(&request) {
-        return stream(job, telling(&request)?);
+        return stream(job, telling);
     }
     if !job.has_ended() {
         return response::ok(&job.state());

@@ -60,9 +60,9 @@ enum Halt {
     Trouble(JobErrorKind, String),
 }
 
-impl From<ImageError> for Halt {
-    fn from(error: ImageError) -> Self {
-        let kind = match error {
+impl From<Arc<ImageError>> for Halt {
+    fn from(error: Arc<ImageError>) -> Self {
+        let kind = match &*error {
             ImageError::NotFound(_) => JobErrorKind::ImageNotFound,
             ImageError::PullFailed(_) => JobErrorKind::ImagePullFailed,
             ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
@@ -157,9 +157,23 @@ async fn prepare<'a>(shop: &'a Workshop, job: &Job) -> Result<(String, Semaphore
             format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
         ));
     }
-    let image_id = shop.images.resolve(&image).await?;
+    let image_id = shop
+        .images
+        .resolve(&image, |progress| tell(shop, job, progress))
+        .await?;
     let slot = shop.slots.acquire().await.map_err(engine_error)?;
     Ok((image_id, slot))
+}
+
+/// Tells those who wait for the job what it waits for.
+fn tell(shop: &Workshop, job: &Job, progress: &str) {
+    match Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes) {
+        Ok(mut recorder) => recorder.status(progress),
+        Err(error) => {
+            tracing::warn!(job = %job.accepted.job_id, %error, "a job's log can't be written")
+        }
+    }
+    job.tell();
 }
 
 fn order(shop: &Workshop, job: &Job, spec: &SandboxSpec, image_id: String) -> Order {

@@ -163,7 +163,7 @@ impl Bench {
         if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
             tokio::spawn(async move {
-                if let Err(error) = images.resolve(&image).await {
+                if let Err(error) = images.resolve(&image, |_| ()).await {
                     tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
                 }
             });

@@ -38,6 +38,7 @@ mod races;
 mod recovery;
 mod sandbox;
 mod secrets;
+mod shims;
 mod slugs;
 mod support;
 mod systemd;

@@ -65,7 +65,7 @@ pub enum InferenceError {
         /// Which.
         image: String,
         /// Why not.
-        source: ImageError,
+        source: Arc<ImageError>,
     },
     /// The name is taken.
     #[error(
@@ -290,7 +290,7 @@ impl Keeper {
 
     async fn image(&self, plan: &Plan) -> Result<String, InferenceError> {
         self.images
-            .resolve(&plan.image)
+            .resolve(&plan.image, |_| ())
             .await
             .map_err(|source| InferenceError::Image {
                 image: plan.image.to_string(),

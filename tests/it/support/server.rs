@@ -1,6 +1,7 @@
 //! A server role under test: its process, its data directory, and its clean end.
 
 use super::{Process, cynode, eventually, image::podman, read};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
@@ -83,6 +84,13 @@ impl Server {
         processes(|arguments| arguments[0].starts_with(init) && arguments[1] == "__shim")
     }
 
+    /// Ends them as a machine that goes down does.
+    pub(crate) fn end_shims(&self) {
+        for pid in self.shims() {
+            kill(pid, Signal::TERM);
+        }
+    }
+
     /// Waits until no container, no workspace and no shim is left.
     pub(crate) fn assert_clean(&self) {
         eventually("no shim is left", || self.shims().is_empty().then_some(()));
@@ -93,6 +101,11 @@ impl Server {
             self.containers().is_empty().then_some(())
         });
     }
+}
+
+/// Sends a signal to a process that may have ended just now.
+pub(crate) fn kill(pid: i32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
 }
 
 /// The processes whose arguments, of which there are two or more, are as wanted.
@@ -138,7 +151,11 @@ macro_rules! ends_clean {
     ($($name:ty),*) => {$(
         impl Drop for $name {
             fn drop(&mut self) {
-                if !std::thread::panicking() && self.server.process.ended().is_none() {
+                if std::thread::panicking() {
+                    // What it runs would outlive it.
+                    self.server.process.kill();
+                    self.server.end_shims();
+                } else if self.server.process.ended().is_none() {
                     self.server.assert_clean();
                     assert_eq!(self.server.process.terminate(), 0, "an orderly end");
                 }

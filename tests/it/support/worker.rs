@@ -8,6 +8,7 @@ use super::{
     stream::Lines,
 };
 use serde_json::{Value, json};
+use std::path::Path;
 use tempfile::TempDir;
 
 /// The token of every worker that a test starts alone.
@@ -18,7 +19,8 @@ pub(crate) struct Worker {
     server: Server,
     /// Its API, with the right token.
     pub(crate) api: Api,
-    _home: TempDir,
+    home: TempDir,
+    arguments: Vec<String>,
 }
 
 impl Worker {
@@ -35,21 +37,29 @@ impl Worker {
     fn start_with(more: &[&str], variables: &[(&str, &str)]) -> Self {
         image::ready();
         let home = tempfile::tempdir().unwrap();
-        let token = secret_file(home.path(), "token", WORKER_TOKEN);
-        let fixed = ["--worker-listen", "127.0.0.1:0", "--token-file", &token];
-        let mut command = role(home.path(), "worker", &home.path().join("worker"));
-        command
-            .args(fixed)
-            .args(more)
-            .env("CYNODE_MAX_CONCURRENCY", "4")
-            .envs(variables.iter().copied());
-        let mut server = Server::launch(home.path(), "worker", &mut command);
-        let api = Api::new(&server.address("worker")).with_token(WORKER_TOKEN);
+        let arguments = more.iter().map(|&word| word.to_owned()).collect();
+        Self::launch(home, arguments, variables)
+    }
+
+    fn launch(home: TempDir, arguments: Vec<String>, variables: &[(&str, &str)]) -> Self {
+        let (server, api) = serve(home.path(), &arguments, variables);
         Self {
             server,
             api,
-            _home: home,
+            home,
+            arguments,
         }
+    }
+
+    /// Ends it as a power cut does, and starts it again with its state.
+    pub(crate) fn restart(&mut self) {
+        self.server.process.kill();
+        self.start_again();
+    }
+
+    /// Starts it again with its state.
+    pub(crate) fn start_again(&mut self) {
+        (self.server, self.api) = serve(self.home.path(), &self.arguments, &[]);
     }
 
     /// The body that runs a command in the plain image, as a fresh job.
@@ -107,10 +117,38 @@ impl Worker {
         )
     }
 
+    /// Lets it forget a job.
+    pub(crate) fn forget(&self, job: &Value) {
+        let reply = self.api.call("DELETE", &Self::path(job), &[], b"");
+        reply.expect(204);
+    }
+
     /// The path of a job that was sent.
     pub(crate) fn path(job: &Value) -> String {
         format!("/v1/worker/jobs/{}", job["job_id"].as_str().unwrap())
     }
+}
+
+fn serve(home: &Path, arguments: &[String], variables: &[(&str, &str)]) -> (Server, Api) {
+    let token = secret_file(home, "token", WORKER_TOKEN);
+    let fixed = ["--worker-listen", "127.0.0.1:0", "--token-file", &token];
+    let mut command = role(home, "worker", &home.join("worker"));
+    command
+        .args(fixed)
+        .args(arguments)
+        .env("CYNODE_MAX_CONCURRENCY", "4")
+        .envs(variables.iter().copied());
+    let mut server = Server::launch(home, "worker", &mut command);
+    let api = Api::new(&server.address("worker")).with_token(WORKER_TOKEN);
+    (server, api)
+}
+
+/// What events say was printed on a stream.
+pub(crate) fn printed(events: &[Value], stream: &str) -> String {
+    let of_stream = events.iter().filter(|event| event["event"] == stream);
+    of_stream
+        .map(|event| event["data"].as_str().unwrap())
+        .collect()
 }
 
 /// Lines of JSON, parsed.

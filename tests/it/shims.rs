@@ -1,0 +1,350 @@
+//! A job goes on whoever dies around it: its worker, podman's client; and ends honestly when its shim
+//! does. What it printed and how it ended is kept until it is fetched.
+
+use crate::support::{
+    Worker, eventually, eventually_eq,
+    image::podman,
+    server::{kill, processes},
+    uuid,
+    worker::printed,
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+
+/// A script that prints, waits until it is let go, and prints again.
+const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
+
+/// Sends a job and waits until it has printed.
+fn begin(worker: &Worker, script: &str) -> Value {
+    let job = Worker::script(script);
+    assert!(
+        worker
+            .follow(&job, 0)
+            .any(|event| event["data"] == "before\n")
+    );
+    job
+}
+
+fn let_go(worker: &Worker) {
+    fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
+}
+
+fn last(events: impl Iterator<Item = Value>) -> Value {
+    events.last().unwrap()
+}
+
+/// The client of podman that runs the one container of a worker.
+fn podman_client(worker: &Worker) -> i32 {
+    let label = format!("--label=io.cynode.node={}", worker.node_uuid());
+    let clients = processes(|arguments| {
+        arguments[0].ends_with("podman") && arguments.contains(&label.as_str())
+    });
+    assert_eq!(clients.len(), 1, "one podman for one job");
+    clients[0]
+}
+
+#[test]
+fn a_job_outlives_its_worker() {
+    let mut worker = Worker::start(&[]);
+    let job = begin(&worker, WAITING);
+    let container = worker.containers();
+    assert_eq!(container.len(), 1);
+
+    worker.restart();
+    let state = worker.api.get(&Worker::path(&job)).json(200);
+    assert_eq!(state["status"], "running");
+    assert_eq!(worker.containers(), container, "the very same goes on");
+    let_go(&worker);
+    let events: Vec<Value> = worker.follow(&job, 0).collect();
+    assert_eq!(printed(&events, "stdout"), "before\nafter\n");
+    let result = events.last().unwrap();
+    assert_eq!(
+        (&result["status"], &result["exit_code"], &result["attempt"]),
+        (&json!("failed"), &json!(3), &json!(1))
+    );
+    worker.assert_clean();
+
+    // It is known from then on, over restarts, and by what it was asked for.
+    worker.restart();
+    assert_eq!(&last(worker.attach(&job, 0)), result);
+    assert_eq!(&last(worker.follow(&job, 0)), result);
+    let mut other = job.clone();
+    other["sandbox"]["command"] = json!(["true"]);
+    worker.send(&other).problem(409, "conflict");
+    worker.forget(&job);
+    assert!(worker.spools().is_empty());
+    worker.restart();
+    worker.send(&job).problem(409, "job-already-finished");
+    worker.forget(&job);
+    worker
+        .api
+        .get(&Worker::path(&job))
+        .problem(404, "not-found");
+}
+
+#[test]
+fn a_job_may_end_while_its_worker_is_away() {
+    let mut worker = Worker::start(&[]);
+    let job = begin(&worker, WAITING);
+    worker.process.kill();
+    let_go(&worker);
+    eventually("the shim has cleared away", || {
+        (worker.shims().is_empty() && worker.workspaces().is_empty()).then_some(())
+    });
+    assert!(worker.containers().is_empty());
+    worker.start_again();
+    let events: Vec<Value> = worker.attach(&job, 0).collect();
+    assert_eq!(printed(&events, "stdout"), "before\nafter\n");
+    assert_eq!(events.last().unwrap()["exit_code"], 3);
+}
+
+#[test]
+fn a_job_of_an_earlier_process_can_be_canceled() {
+    let mut worker = Worker::start(&[]);
+    let job = begin(&worker, "trap '' TERM; echo before; sleep 1000");
+    worker.restart();
+    let cancel = format!("{}:cancel", Worker::path(&job));
+    worker.api.act(&cancel).json(200);
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(result["status"], "canceled");
+    assert_eq!(result["stdout"], "before\n");
+}
+
+#[test]
+fn a_higher_attempt_takes_the_place_of_one_from_before_a_restart() {
+    let mut worker = Worker::start(&[]);
+    let mut job = begin(&worker, "echo before; sleep 1000");
+    worker.restart();
+    job["attempt"] = json!(2);
+    let mut second = worker.follow(&job, 0);
+    assert!(second.any(|event| event["data"] == "before\n"));
+    eventually_eq("the first attempt is gone", 1, || worker.containers().len());
+    eventually_eq("and so is all of it", 1, || worker.spools().len());
+    worker
+        .api
+        .act(&format!("{}:cancel", Worker::path(&job)))
+        .json(200);
+    assert_eq!(second.last().unwrap()["status"], "canceled");
+}
+
+#[test]
+fn without_its_shim_a_job_is_lost_and_what_it_printed_is_not() {
+    let worker = Worker::start(&[]);
+    let job = begin(&worker, "echo before; sleep 1000");
+    let shims = worker.shims();
+    assert_eq!(shims.len(), 1);
+    kill(shims[0], Signal::KILL);
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(
+        (
+            &result["status"],
+            &result["error"]["type"],
+            &result["stdout"]
+        ),
+        (&json!("failed"), &json!("lost"), &json!("before\n")),
+        "{result}"
+    );
+    assert_eq!(result.get("exit_code"), None);
+    assert!(result["started_at"].as_str() < result["ended_at"].as_str());
+    worker.assert_clean();
+    assert_eq!(last(worker.follow(&job, 0)), result, "and is not run again");
+}
+
+#[test]
+fn a_shim_and_its_worker_that_die_together_leave_nothing() {
+    let mut worker = Worker::start(&[]);
+    let job = begin(&worker, "echo before; sleep 1000");
+    worker.process.kill();
+    kill(worker.shims()[0], Signal::KILL);
+    worker.start_again();
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(result["error"]["type"], "lost");
+    assert_eq!(result["stdout"], "before\n");
+    worker.assert_clean();
+}
+
+#[test]
+fn a_job_outlives_the_client_of_podman() {
+    let worker = Worker::start(&[]);
+    let job = begin(&worker, WAITING);
+    kill(podman_client(&worker), Signal::KILL);
+    let_go(&worker);
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(
+        (&result["exit_code"], &result["stdout"]),
+        (&json!(3), &json!("before\nafter\n"))
+    );
+    worker.assert_clean();
+}
+
+#[test]
+fn what_was_accepted_and_cannot_have_begun_is_run_after_a_restart() {
+    let mut worker = Worker::start(&["--max-concurrency", "1"]);
+    worker.run(&Worker::script("true"));
+    worker.process.kill();
+    // As the worker has it between accepting a job and starting its shim.
+    let template = worker.spools().pop().unwrap();
+    let (job, task) = (uuid(), uuid());
+    let spool = template.with_file_name(format!("{job}-1"));
+    fs::create_dir(&spool).unwrap();
+    let mut accepted: Value =
+        serde_json::from_str(&fs::read_to_string(template.join("job.json")).unwrap()).unwrap();
+    (accepted["job_id"], accepted["task_id"]) = (json!(job), json!(task));
+    fs::write(spool.join("job.json"), accepted.to_string()).unwrap();
+    let mut request = Worker::script("echo late")["sandbox"].clone();
+    fs::write(spool.join("request.json"), request.to_string()).unwrap();
+    // And one that was written in part, and so never accepted.
+    let half = template.with_file_name(format!("{}-1", uuid()));
+    fs::create_dir(&half).unwrap();
+    request["image"] = json!("x");
+    fs::write(half.join("request.json"), request.to_string()).unwrap();
+
+    worker.start_again();
+    assert!(!half.exists());
+    let result = last(worker.attach(&json!({"job_id": job}), 0));
+    assert_eq!(
+        (&result["status"], &result["stdout"]),
+        (&json!("completed"), &json!("late\n"))
+    );
+    assert_eq!(result["task_id"], json!(task));
+}
+
+#[test]
+fn a_log_keeps_its_newest_part_and_says_what_is_gone() {
+    let worker = Worker::start(&["--job-log-size", "1MiB"]);
+    let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3145728; echo end >&2";
+    let job = begin(&worker, script);
+    let along = worker.attach(&job, 0);
+    let_go(&worker);
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(
+        result["truncated"],
+        json!({"stdout": true, "stderr": false})
+    );
+    assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
+
+    let late: Vec<Value> = worker.attach(&job, 0).collect();
+    let gap = &late[0];
+    assert_eq!(
+        (&gap["event"], &gap["stream"]),
+        (&json!("gap"), &json!("stdout"))
+    );
+    let kept = printed(&late, "stdout").len() as u64;
+    assert!((500_000..=1_048_576).contains(&kept), "{kept}");
+    let whole = 3_145_728 + "before\n".len() as u64;
+    assert_eq!(gap["bytes"].as_u64().unwrap() + kept, whole);
+    assert_eq!(printed(&late, "stderr"), "end\n");
+    let size: u64 = fs::read_dir(&worker.spools()[0])
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_str().unwrap().starts_with("log."))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    assert!(size <= 1_048_576, "{size}");
+
+    // Whoever read along may have missed something in the middle, and was told how much.
+    let along: Vec<Value> = along.collect();
+    let missed: u64 = along
+        .iter()
+        .filter_map(|event| event.get("bytes")?.as_u64())
+        .sum();
+    assert_eq!(printed(&along, "stdout").len() as u64 + missed, whole);
+    assert!(printed(&along, "stdout").starts_with("before\n"));
+    let numbers: Vec<u64> = along
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert!(numbers.is_sorted_by(|a, b| a < b));
+}
+
+#[test]
+fn a_reader_reads_on_when_the_job_is_forgotten() {
+    let worker = Worker::start(&[]);
+    let job = Worker::script("yes 0123456789abcde | head -c 20971520");
+    let result = worker.run(&job);
+    assert_eq!(result["status"], "completed");
+    let mut reader = worker.attach(&job, 0);
+    assert!(reader.next().is_some());
+    worker.forget(&job);
+    worker
+        .api
+        .get(&Worker::path(&job))
+        .problem(404, "not-found");
+    let rest: Vec<Value> = reader.collect();
+    assert_eq!(printed(&rest, "stdout").len(), 20_971_520);
+    assert_eq!(rest.last().unwrap()["event"], "result");
+    eventually("nothing of it is left", || {
+        worker.spools().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_reader_may_leave_out_output_and_what_is_yet_to_come() {
+    let worker = Worker::start(&[]);
+    let job = begin(&worker, WAITING);
+    let path = Worker::path(&job);
+    let events = |query: &str| -> Vec<String> {
+        let path = format!("{path}?{query}");
+        let lines = worker
+            .api
+            .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
+        lines
+            .map(|line| serde_json::from_str::<Value>(&line).unwrap()["event"].to_string())
+            .collect()
+    };
+    assert_eq!(events("follow=false"), ["\"started\"", "\"stdout\""]);
+    assert_eq!(events("follow=false&output=false"), ["\"started\""]);
+    let_go(&worker);
+    assert_eq!(events("output=false"), ["\"started\"", "\"result\""]);
+    for query in ["follow=maybe", "output=1", "after=-1"] {
+        worker
+            .api
+            .get(&format!("{path}?{query}"))
+            .problem(400, "invalid-request");
+    }
+}
+
+#[test]
+fn without_room_no_job_is_taken() {
+    let worker = Worker::start(&["--min-free-disk", "100000TiB"]);
+    let reply = worker.send(&Worker::script("true"));
+    let detail = reply.problem(507, "insufficient-storage");
+    assert!(
+        detail["detail"]
+            .as_str()
+            .unwrap()
+            .contains("--min-free-disk"),
+        "{detail}"
+    );
+    assert!(worker.spools().is_empty());
+    assert_eq!(worker.api.get("/readyz").status, 503);
+}
+
+#[test]
+fn what_a_job_was_asked_to_do_is_nowhere_once_it_runs() {
+    let worker = Worker::start(&[]);
+    let secret = uuid();
+    let script = "echo before; until [ -e go ]; do usleep 5000; done";
+    let job = Worker::script_with(script, json!({"env": {"SECRET": secret}}));
+    assert!(
+        worker
+            .follow(&job, 0)
+            .any(|event| event["data"] == "before\n")
+    );
+    for entry in fs::read_dir(&worker.spools()[0]).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            let content = fs::read(&path).unwrap();
+            let held = content
+                .windows(secret.len())
+                .any(|w| w == secret.as_bytes());
+            assert!(!held, "{}", path.display());
+        }
+    }
+    let arguments = processes(|arguments| arguments.iter().any(|word| word.contains(&secret)));
+    assert!(arguments.is_empty());
+    let_go(&worker);
+    last(worker.attach(&job, 0));
+    assert!(podman(&["ps", "--quiet"]).is_ok());
+}
