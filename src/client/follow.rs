@@ -7,13 +7,15 @@ use crate::{
 };
 use serde::Deserialize;
 use std::{
-    io::{self, BufRead as _, BufReader, Write},
+    io::{self, BufRead as _, BufReader, Read as _, Write},
     time::{Duration, Instant},
 };
 
 /// How long the orchestrator may stay away.
 const PATIENCE: Duration = Duration::from_mins(10);
 const PAUSE: Duration = Duration::from_secs(1);
+/// Longest event, in bytes; far above what the contract's largest, a whole stream of a result, takes.
+const MAX_EVENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The last event of a task.
 #[derive(Deserialize)]
@@ -38,6 +40,8 @@ struct Gap {
 struct Status {
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    detail: Option<String>,
 }
 
 /// Prints a task's output on stdout and stderr until it ends. With `quiet` only waits.
@@ -64,7 +68,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
                 let mut events = Events {
                     lines: BufReader::new(stream),
                 };
-                while let Ok(Some(event)) = events.next() {
+                while let Some(event) = events.next()? {
                     away_since = None;
                     if let Some(end) = reader.take(&event)? {
                         return Ok(end);
@@ -121,8 +125,12 @@ impl Reader {
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
             }
             "status" => {
-                if let Some(reason) = parse::<Status>(&event.data)?.reason {
+                let Status { reason, detail } = parse(&event.data)?;
+                if let Some(reason) = reason {
                     super::print::note(&format!("waiting: {}", super::print::clean(&reason)));
+                }
+                if let Some(detail) = detail {
+                    super::print::note(&super::print::clean(&detail));
                 }
             }
             "end" => return parse(&event.data).map(Some),
@@ -166,21 +174,34 @@ struct Events<R> {
 }
 
 impl<R: io::Read> Events<R> {
-    fn next(&mut self) -> io::Result<Option<Event>> {
+    /// The next event; `None` at the end, and where the stream breaks off.
+    fn next(&mut self) -> Result<Option<Event>, Failure> {
         let mut event = Event {
             id: String::new(),
             name: String::new(),
             data: String::new(),
         };
-        let mut line = String::new();
+        let mut left = MAX_EVENT_BYTES;
+        let mut line = Vec::new();
         loop {
             line.clear();
-            if self.lines.read_line(&mut line)? == 0 {
+            let Ok(read) = (&mut self.lines).take(left).read_until(b'\n', &mut line) else {
+                return Ok(None);
+            };
+            left -= read as u64;
+            if !line.ends_with(b"\n") {
+                if left == 0 {
+                    return Err(Failure::internal(format!(
+                        "the orchestrator sent an event longer than {MAX_EVENT_BYTES} bytes; is that a cynode orchestrator?"
+                    )));
+                }
                 return Ok(None);
             }
-            let text = line.trim_end_matches(['\r', '\n']);
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches(['\r', '\n']);
             if text.is_empty() {
                 if event.name.is_empty() {
+                    left = MAX_EVENT_BYTES;
                     continue;
                 }
                 return Ok(Some(event));
@@ -194,5 +215,29 @@ impl<R: io::Read> Events<R> {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(text: &[u8]) -> Events<&[u8]> {
+        Events {
+            lines: BufReader::new(text),
+        }
+    }
+
+    #[test]
+    fn an_event_without_an_end_is_not_kept_for_ever() {
+        let size = usize::try_from(MAX_EVENT_BYTES).unwrap();
+        let endless = vec![b'x'; size + 1];
+        assert!(events(&endless).next().is_err());
+        let many = b"data: x\n".repeat(size / 8 + 1);
+        assert!(events(&many).next().is_err());
+        assert!(events(b"data: x\n").next().unwrap().is_none(), "broken off");
+        let mut alive = b": still here\n\n".repeat(size / 13);
+        alive.extend_from_slice(b"id: 1-2\nevent: stdout\ndata: {}\n\n");
+        assert_eq!(events(&alive).next().unwrap().unwrap().id, "1-2");
     }
 }

@@ -1,18 +1,13 @@
-//! What running tasks print, for those who watch.
+//! Where tasks stand now, for those who watch.
 //!
-//! A task has an entry while somebody fills or watches it. The entry holds the log of the
-//! current attempt; readers take events from it by number, so that a late one gets what was
-//! printed before and a slow one slows nobody.
+//! A task has an entry while somebody follows or watches it. The entry tells where the task
+//! stands and who has what it prints, never what that is: output stays at its node until somebody
+//! asks for it.
 
-use crate::api::{
-    TaskId,
-    events::{JobEvent, OutputLog, Stream},
-    jobs::Truncated,
-    tasks::TaskStatus,
-};
+use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 use tokio::sync::watch;
 
@@ -22,18 +17,19 @@ pub(super) struct Moment {
     pub(super) status: TaskStatus,
     /// Which attempt; 0 before the first.
     pub(super) attempt: u32,
+    /// Who has what this attempt prints; nobody before a node has taken it.
+    pub(super) source: Option<Source>,
 }
 
-struct State {
-    moment: Moment,
-    log: OutputLog,
+/// The node that took an attempt, and what of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Source {
+    pub(super) node: NodeId,
+    pub(super) job: JobId,
 }
 
-/// One task that is watched or filled.
-pub(super) struct LiveTask {
-    state: Mutex<State>,
-    changed: watch::Sender<()>,
-}
+/// One task that is watched or followed.
+pub(super) struct LiveTask(watch::Sender<Moment>);
 
 /// All of them.
 #[derive(Default)]
@@ -49,94 +45,44 @@ impl Live {
         if tasks.len() >= tasks.capacity() {
             tasks.retain(|_, task| task.strong_count() > 0);
         }
-        let moment = Moment {
-            status: TaskStatus::Queued,
-            attempt: 0,
-        };
-        let state = Mutex::new(State {
-            moment,
-            log: OutputLog::default(),
-        });
-        let task = Arc::new(LiveTask {
-            state,
-            changed: watch::Sender::new(()),
-        });
+        let queued = Moment::of(TaskStatus::Queued, 0);
+        let task = Arc::new(LiveTask(watch::Sender::new(queued)));
         tasks.insert(id, Arc::downgrade(&task));
         task
     }
 }
 
+impl Moment {
+    /// One in which no node has anything to tell.
+    pub(super) const fn of(status: TaskStatus, attempt: u32) -> Self {
+        Self {
+            status,
+            attempt,
+            source: None,
+        }
+    }
+
+    /// Whether a node has this attempt.
+    pub(super) fn runs(&self, attempt: u32) -> bool {
+        self.status == TaskStatus::Running && self.attempt == attempt
+    }
+}
+
 impl LiveTask {
-    /// A task that has ended, for those who come late.
-    pub(super) fn ended(moment: Moment, log: OutputLog) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State { moment, log }),
-            changed: watch::Sender::new(()),
-        })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The task's state has changed; a new attempt begins with an empty log.
+    /// The task's state has changed. One that the store has ended stays so, whoever tells late of what
+    /// was before.
     pub(super) fn moves_to(&self, moment: Moment) {
-        let mut state = self.state();
-        if state.moment.status.is_final() {
-            // The store has ended it; who tells of what was before comes late.
-            return;
-        }
-        if moment.attempt != state.moment.attempt {
-            state.log = OutputLog::default();
-        }
-        state.moment = moment;
-        drop(state);
-        self.changed.send_replace(());
+        self.0.send_if_modified(|now| {
+            let changes = !now.status.is_final() && *now != moment;
+            if changes {
+                *now = moment;
+            }
+            changes
+        });
     }
 
-    /// Adds an event. One that was seen before is passed over, and one that leaves a hole too: the
-    /// result will have it all.
-    pub(super) fn push(&self, event: &JobEvent) {
-        if self.state().log.take(event) {
-            self.changed.send_replace(());
-        }
-    }
-
-    /// Number of the newest event.
-    pub(super) fn last_seq(&self) -> u64 {
-        self.state().log.last_seq()
-    }
-
-    /// How the events came; see [`OutputLog::outline`].
-    pub(super) fn outline(&self) -> Vec<(u8, u64)> {
-        self.state().log.outline()
-    }
-
-    /// What was printed so far.
-    pub(super) fn texts(&self) -> (String, String) {
-        let state = self.state();
-        (
-            state.log.text(Stream::Stdout).to_owned(),
-            state.log.text(Stream::Stderr).to_owned(),
-        )
-    }
-
-    /// Which streams lost something.
-    pub(super) fn truncated(&self) -> Truncated {
-        self.state().log.truncated()
-    }
-
-    /// Where the task stands, and the event after `seq` of that attempt, if there is one.
-    pub(super) fn look(&self, attempt: u32, seq: u64) -> (Moment, Option<JobEvent>) {
-        let state = self.state();
-        let event = (attempt == state.moment.attempt)
-            .then(|| state.log.event_after(attempt, seq))
-            .flatten();
-        (state.moment, event)
-    }
-
-    /// Tells of changes from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    /// Tells of where it stands from now on.
+    pub(super) fn moments(&self) -> watch::Receiver<Moment> {
+        self.0.subscribe()
     }
 }

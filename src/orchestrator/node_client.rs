@@ -1,16 +1,17 @@
 //! How a node is reached: run, attach, cancel, forget.
 //!
-//! This is the one seam between dispatch and a node. Today it is HTTP to the Worker API;
+//! This is the one seam between us and a node. Today it is HTTP to the Worker API;
 //! nothing else in the orchestrator knows.
 
+use super::Orchestrator;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
         events::JobEvent,
         jobs::{JobState, RunJob},
     },
-    http::client::{CallError, Client, Lines},
-    store::RunningJob,
+    http::client::{Call, CallError, Client, Lines},
+    store::{Node, RunningJob},
 };
 use http::Method;
 
@@ -21,30 +22,45 @@ pub(super) struct NodeClient<'a> {
     token: String,
 }
 
+/// What is wanted of a job that a node has.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted {
+    /// Its start and its end, no output.
+    Course,
+    /// All that it tells, as it comes.
+    All,
+    /// What it has told so far.
+    SoFar,
+}
+
 /// The events of a job as its node sends them.
 pub(super) struct Events(Lines);
 
 impl Events {
-    /// The next event; `None` at the end.
+    /// The next event; `None` at the end. May be given up while it waits, without losing any.
     pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, CallError> {
         self.0.next().await
     }
 }
 
-impl<'a> NodeClient<'a> {
-    pub(super) fn new(client: &'a Client, base_url: &'a str, token: String) -> Self {
-        Self {
-            client,
-            base_url: base_url.trim_end_matches('/'),
-            token,
-        }
+impl Orchestrator {
+    /// The Worker API of `node`; none before it has said where that is.
+    pub(super) fn node_client<'a>(&'a self, node: &'a Node) -> Option<NodeClient<'a>> {
+        Some(NodeClient {
+            client: &self.client,
+            base_url: self.worker_url(node)?.trim_end_matches('/'),
+            token: self.identity.worker_token(node.id),
+        })
+    }
+}
+
+impl NodeClient<'_> {
+    fn call(&self, method: Method, rest: &str) -> Call<'_> {
+        let url = format!("{}/v1/worker/jobs{rest}", self.base_url);
+        self.client.call(method, url).bearer(&self.token)
     }
 
-    fn url(&self, rest: &str) -> String {
-        format!("{}/v1/worker/jobs{rest}", self.base_url)
-    }
-
-    /// Has the node run this attempt, or attaches to it where it has done so already.
+    /// Has the node run this attempt, or attaches to it where it has done so already; its course.
     pub(super) async fn run(&self, job: &RunningJob) -> Result<Events, CallError> {
         let body = RunJob {
             version: PAYLOAD_VERSION,
@@ -53,43 +69,34 @@ impl<'a> NodeClient<'a> {
             attempt: job.attempt,
             sandbox: job.spec.sandbox.clone(),
         };
-        self.client
-            .call(Method::POST, self.url(":run"))
-            .bearer(&self.token)
-            .json(&body)
-            .lines()
-            .await
-            .map(Events)
+        let call = self.call(Method::POST, ":run?output=false").json(&body);
+        call.lines().await.map(Events)
     }
 
     /// Follows a job that the node may have, without starting it; the events after number `after`.
-    pub(super) async fn attach(&self, job: JobId, after: u64) -> Result<Events, CallError> {
-        let url = self.url(&format!("/{job}?after={after}"));
-        self.client
-            .call(Method::GET, url)
-            .bearer(&self.token)
-            .lines()
-            .await
-            .map(Events)
+    pub(super) async fn attach(
+        &self,
+        job: JobId,
+        after: u64,
+        wanted: Wanted,
+    ) -> Result<Events, CallError> {
+        let which = match wanted {
+            Wanted::Course => "&output=false",
+            Wanted::All => "",
+            Wanted::SoFar => "&follow=false",
+        };
+        let call = self.call(Method::GET, &format!("/{job}?after={after}{which}"));
+        call.lines().await.map(Events)
     }
 
     /// Ends a job.
     pub(super) async fn cancel(&self, job: JobId) -> Result<(), CallError> {
-        let url = self.url(&format!("/{job}:cancel"));
-        self.client
-            .call(Method::POST, url)
-            .bearer(&self.token)
-            .receive::<JobState>()
-            .await
-            .map(drop)
+        let call = self.call(Method::POST, &format!("/{job}:cancel"));
+        call.receive::<JobState>().await.map(drop)
     }
 
     /// Lets the node forget a job whose result is stored.
     pub(super) async fn forget(&self, job: JobId) -> Result<(), CallError> {
-        self.client
-            .call(Method::DELETE, self.url(&format!("/{job}")))
-            .bearer(&self.token)
-            .done()
-            .await
+        self.call(Method::DELETE, &format!("/{job}")).done().await
     }
 }

@@ -1,6 +1,6 @@
 //! One line on how a job ended, for people.
 
-use crate::api::jobs::{JobResult, Outcome};
+use crate::api::jobs::{JobErrorKind, JobResult, Outcome};
 use std::time::Duration;
 
 /// Most of a cause that a summary repeats, in bytes.
@@ -19,7 +19,10 @@ pub(super) fn of(result: &JobResult) -> String {
             // Podman says first what it tries, and last why it failed.
             let line = error.message.lines().collect::<Vec<_>>().join(" ");
             let line = &line[..line.floor_char_boundary(MAX_CAUSE)];
-            return format!("could not run ({kind}): {line}");
+            return match error.kind {
+                JobErrorKind::Lost => format!("lost: {line}"),
+                _ => format!("could not run ({kind}): {line}"),
+            };
         }
         (Outcome::Timeout, ..) => format!("timed out after {after}"),
         (Outcome::Canceled, ..) => format!("canceled after {after}"),

@@ -85,6 +85,11 @@ fn each_node_is_asked_at_its_own_address_with_its_own_token() {
         (&json!(id), &job["id"])
     );
     assert_eq!(run.body["version"], 1);
+    assert!(
+        run.path.ends_with("?output=false"),
+        "nobody reads along: {}",
+        run.path
+    );
     let sandbox = &run.body["sandbox"];
     assert_eq!(
         (&sandbox["command"], &sandbox["env"]),

@@ -1,7 +1,11 @@
 //! What a task prints, as people and programs follow it: live, late, and again after a cut.
 
-use crate::support::{Cluster, SseEvent, eventually};
-use serde_json::json;
+use crate::support::{Call, Cluster, Process, SseEvent, cynode, eventually, stage::Stage};
+use serde_json::{Value, json};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// Reads the events of a task to their end.
 fn events(cluster: &Cluster, id: &str, last: Option<&str>) -> Vec<SseEvent> {
@@ -162,8 +166,10 @@ fn one_stream_can_be_had_alone() {
 fn what_was_dropped_is_told() {
     let cluster = Cluster::start();
     let id = cluster.script("head -c 300000 /dev/zero | tr '\\0' x; echo err >&2");
-    let live = events(&cluster, &id, None);
-    let task = cluster.task(&id);
+    // Whoever reads along may be told more than is kept.
+    let live = printed(&events(&cluster, &id, None), "stdout").len();
+    assert!((262_144..=300_000).contains(&live), "{live}");
+    let task = cluster.finish(&id);
     assert!(
         task["summary"]
             .as_str()
@@ -171,13 +177,40 @@ fn what_was_dropped_is_told() {
             .contains("stdout truncated"),
         "{task}"
     );
-    assert_eq!(printed(&live, "stdout").len(), 262_144);
-    let gap = live.iter().find(|event| event.name == "gap").unwrap();
-    assert_eq!(gap.data, json!({"stream": "stdout", "bytes": 37_856}));
     let late = events(&cluster, &id, None);
-    assert_eq!(output(&late), output(&live));
+    assert_eq!(printed(&late, "stdout").len(), 262_144);
+    assert_eq!(printed(&late, "stderr"), "err\n");
+    let gaps: Vec<_> = late.iter().filter(|event| event.name == "gap").collect();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0].data, json!({"stream": "stdout", "bytes": 37_856}));
+    let number = |event: &SseEvent| event.id[2..].parse::<u64>().unwrap();
+    let of_stdout = late.iter().filter(|event| event.name == "stdout");
+    assert!(of_stdout.map(number).all(|n| n < number(gaps[0])));
     let logs = cluster.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
     assert_eq!(logs["stdout"].as_str().unwrap().len(), 262_144);
+    assert_eq!(logs["truncated"], json!({"stdout": true, "stderr": false}));
+}
+
+#[test]
+fn what_was_printed_so_far_can_be_had_at_once() {
+    let cluster = Cluster::start();
+    let so_far = |id: &str| {
+        let logs = cluster.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
+        logs["stdout"].as_str().unwrap().to_owned()
+    };
+    let waiting = cluster.create(&json!({"script": "true", "node_labels": ["nowhere"]}));
+    assert_eq!(so_far(&waiting), "");
+    let id = cluster.script("echo before; sleep 1000");
+    cluster.printed(&id, "before\n");
+    assert_eq!(so_far(&id), "before\n");
+    let path = format!("/v1/tasks/{id}/logs?stream=stderr");
+    assert_eq!(cluster.user.get(&path).json(200)["stdout"], "");
+    cluster
+        .user
+        .act(&format!("/v1/tasks/{id}/cancel"))
+        .expect(200);
+    cluster.finish(&id);
+    assert_eq!(so_far(&id), "before\n", "and it is kept");
 }
 
 #[test]
@@ -199,4 +232,115 @@ fn a_task_that_waits_can_be_followed_too() {
         ("end", &json!("canceled"))
     );
     assert_eq!(cluster.finish(&id)["status"], "canceled");
+}
+
+/// Whether somebody who reads along asks a node for its output.
+fn is_reader(call: &Call) -> bool {
+    call.method == "GET" && !call.path.contains("output=false")
+}
+
+#[test]
+fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
+    let (readers, forgotten) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (read, forget) = (Arc::clone(&readers), Arc::clone(&forgotten));
+    let job = Mutex::new(None);
+    let stage = Stage::set(move |_, call, answer| {
+        if call.is_run() {
+            *job.lock().unwrap() = Some(call.clone());
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 1, "seq": 2}));
+            eventually("somebody reads along", || {
+                (read.load(Ordering::SeqCst) == 2).then_some(())
+            });
+            let mut result = call.result("one");
+            result["outline"] = json!([[5, 1], [0, 0], [1, 3]]);
+            events.end(5, &result);
+        } else if call.method == "DELETE" {
+            forget.fetch_add(1, Ordering::SeqCst);
+            answer.status(204, &Value::Null);
+        } else {
+            let printed = |seq, data: &str| json!({"event": "stdout", "attempt": 1, "seq": seq, "data": data});
+            let mut events = answer.stream();
+            events
+                .send(&json!({"event": "status", "attempt": 1, "seq": 1, "detail": "pulling it"}))
+                .send(&json!({"event": "started", "attempt": 1, "seq": 2}))
+                .send(&printed(3, "one"));
+            read.fetch_add(1, Ordering::SeqCst);
+            // The rest comes when all is over: this reader has it all the same.
+            eventually("the job was forgotten", || {
+                (forget.load(Ordering::SeqCst) > 0).then_some(())
+            });
+            events.send(&printed(4, "two"));
+            let wanted = job.lock().unwrap().clone().unwrap();
+            events.end(5, &wanted.result("one"));
+        }
+    });
+    let id = stage.create(json!({}));
+    let mut client = Process::start(
+        "logs",
+        stage.home.path(),
+        cynode(stage.home.path())
+            .args(["task", "logs", "--follow", &id])
+            .env("CYNODE_GATEWAY_URL", &stage.orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", stage.user.token()),
+    );
+    let path = format!("/v1/tasks/{id}/logs");
+    let live: Vec<_> = stage.user.events(&path, None).collect();
+    assert_eq!(printed(&live, "stdout"), "onetwo");
+    let detail = live.iter().find(|event| event.data.get("detail").is_some());
+    let detail = detail.unwrap();
+    assert_eq!(
+        (detail.id.as_str(), detail.name.as_str()),
+        ("1-1", "status")
+    );
+    assert_eq!(
+        detail.data,
+        json!({"status": "running", "detail": "pulling it"})
+    );
+    assert_eq!(live.last().unwrap().name, "end");
+    assert_eq!(client.code(), 0);
+    assert_eq!(
+        (client.stdout().as_str(), client.stderr().as_str()),
+        ("onetwo", "pulling it\n")
+    );
+    let late: Vec<_> = stage.user.events(&path, None).collect();
+    assert_eq!(printed(&late, "stdout"), "one");
+    let first = |events: &[SseEvent]| {
+        let found = events.iter().find(|event| event.name == "stdout");
+        found.unwrap().clone()
+    };
+    assert_eq!(first(&late), first(&live), "under the same number");
+    let asked = stage.node.calls();
+    assert_eq!(asked.iter().filter(|call| is_reader(call)).count(), 2);
+}
+
+#[test]
+fn a_node_that_does_not_answer_holds_up_nobody_for_long() {
+    let hanging = Mutex::new(Vec::<Box<dyn Send>>::new());
+    let stage = Stage::set(move |_, call, answer| {
+        if call.is_run() {
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 1, "seq": 1}));
+            hanging.lock().unwrap().push(Box::new(events));
+        } else {
+            hanging.lock().unwrap().push(Box::new(answer));
+        }
+    });
+    let id = stage.create(json!({}));
+    let path = format!("/v1/tasks/{id}/logs");
+    let other = stage.orchestrator.login();
+    let mut told = other.events(&path, None);
+    let running = told.find(|event| event.data["status"] == "running");
+    assert!(running.is_some());
+    stage.node.call("tell what is printed", is_reader);
+    other.act("/v1/auth/logout").expect(204);
+    assert!(
+        told.next().is_none(),
+        "its session has ended, and it with it"
+    );
+
+    let problem = stage.user.get(&path);
+    problem.problem(503, "unavailable");
+    assert!(problem.header("retry-after").is_some());
+    assert!(problem.text().contains("--follow"), "{}", problem.text());
 }

@@ -147,6 +147,9 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
         let event = |seq: u64, data: &str| json!({"event": "stdout", "attempt": 1, "seq": seq, "data": data});
         match (run, call.method.as_str()) {
             (1.., _) => begin_and_break_off(call, answer),
+            (_, "GET") if call.path.ends_with("?after=0") => {
+                answer.stream().send(&event(2, "half"));
+            }
             (_, "GET") if call.path.ends_with("?after=2") => {
                 // It repeats what was heard before, goes on, and breaks off again.
                 answer
@@ -161,7 +164,7 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
     });
     let id = stage.create(json!({}));
     let attach = stage.node.call("attach after what it has told", |call| {
-        call.path.ends_with("?after=4")
+        call.path.ends_with("?after=2&output=false")
     });
     assert_eq!(attach.method, "GET");
     let mut told = stage.user.events(&format!("/v1/tasks/{id}/logs"), None);
@@ -182,6 +185,9 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
             .collect::<Vec<_>>(),
         ["1-2", "1-3", "1-4"]
     );
+    stage.node.call("tell the reader what follows", |call| {
+        call.path.ends_with("?after=4")
+    });
     assert_eq!(
         stage.attempts(),
         [1],
@@ -194,6 +200,36 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
     stage.node.call("cancel", |call| {
         call.method == "POST" && call.path.ends_with(":cancel")
     });
+}
+
+#[test]
+fn a_node_is_not_believed_how_its_output_came() {
+    let outlines = [
+        (json!([[0, 0], [1, 2], [5, 3], [1, 3]]), vec!["1-2", "1-6"]),
+        (json!([[1, 6]]), vec!["1-1"]),
+        (json!([[5, u64::MAX], [5, 1], [1, 5]]), vec!["1-1"]),
+        (json!([[9, 0], [1, 5]]), vec!["1-1"]),
+    ];
+    let told: Vec<_> = outlines
+        .iter()
+        .map(|(outline, _)| outline.clone())
+        .collect();
+    let stage = Stage::set(move |run, call, answer| {
+        let Some(outline) = run.checked_sub(1).and_then(|n| told.get(n)) else {
+            return answer.status(204, &Value::Null);
+        };
+        let mut result = call.result("done\n");
+        result["outline"] = outline.clone();
+        answer.stream().end(1, &result);
+    });
+    for (outline, ids) in outlines {
+        let id = stage.create(json!({}));
+        stage.finish(&id);
+        let events = stage.user.events(&format!("/v1/tasks/{id}/logs"), None);
+        let printed: Vec<_> = events.filter(|event| event.name == "stdout").collect();
+        let found: Vec<_> = printed.iter().map(|event| event.id.as_str()).collect();
+        assert_eq!(found, ids, "{outline}");
+    }
 }
 
 #[test]

@@ -95,6 +95,19 @@ impl JobEvent {
         }
     }
 
+    /// Which attempt it is about; `None` where it tells none.
+    pub fn attempt(&self) -> Option<u32> {
+        match self {
+            Self::Status { attempt, .. }
+            | Self::Started { attempt, .. }
+            | Self::Stdout { attempt, .. }
+            | Self::Stderr { attempt, .. }
+            | Self::Gap { attempt, .. } => Some(*attempt),
+            Self::Result(last) => Some(last.result.attempt),
+            Self::Alive | Self::Unknown => None,
+        }
+    }
+
     /// Its number; `None` where it has none.
     pub fn seq(&self) -> Option<u64> {
         match self {

@@ -1,10 +1,10 @@
 //! Carries one decision out: gives an attempt to its node, follows it, stores how it ended.
 //!
 //! ```text
-//! Entry::Run ────POST jobs:run────▶ events … result ──▶ stored ──▶ DELETE at the node
+//! Entry::Run ────POST jobs:run────▶ started … result ──▶ stored ──▶ DELETE at the node
 //!                   │ cut                                  ▲
 //!                   ▼                                      │
-//! Entry::Attach ─GET jobs/{id}?after=n─▶ events … result ──┘   (also after our own restart)
+//! Entry::Attach ─GET jobs/{id}?after=n─▶ started … result ─┘   (also after our own restart)
 //!                   │ 404, or away for longer than the lease
 //!                   ▼
 //!                 lost ──▶ the next attempt, or the end
@@ -13,6 +13,9 @@
 //! An attempt is posted once. After a cut nobody can tell whether the node has begun, so we
 //! ask, and never start it again under the same number. A node that was never reached, or
 //! refused, has not begun: the job goes back to the queue and its attempt doesn't count.
+//!
+//! What the command prints doesn't come by here: whoever wants to read it asks the node. So a job that
+//! prints without end costs us nothing.
 //!
 //! A result is stored before the node may forget it; while the store takes no writes, we try
 //! again, and the node keeps the result.
@@ -23,17 +26,17 @@ mod verdict;
 use super::{
     Orchestrator,
     followers::Follower,
-    live::{LiveTask, Moment},
-    node_client::NodeClient,
+    live::{LiveTask, Moment, Source},
+    node_client::{NodeClient, Wanted},
 };
 use crate::{
     api::{
-        events::JobEvent,
-        jobs::{DEFAULT_TIMEOUT_SECONDS, JobResult, MAX_TIMEOUT_SECONDS},
+        events::{JobEvent, ResultEvent},
+        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
         tasks::TaskStatus,
     },
     pause::Pauses,
-    store::{Node, RunningJob},
+    store::RunningJob,
 };
 use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -71,14 +74,16 @@ pub(super) fn start(
     if job.cancel_requested {
         orchestrator.followers.cancel(job.id);
     }
+    let live = orchestrator.live.task(job.task_id);
+    // What it printed before our own restart is asked for at its node, which may have it.
+    let source = (entry == Entry::Attach).then(|| source(&job));
+    live.moves_to(Moment {
+        source,
+        ..Moment::of(TaskStatus::Running, job.attempt)
+    });
     let shared = Arc::clone(orchestrator);
     orchestrator.following.spawn(async move {
         let orchestrator = shared;
-        let live = orchestrator.live.task(job.task_id);
-        live.moves_to(Moment {
-            status: TaskStatus::Running,
-            attempt: job.attempt,
-        });
         let following = within_time(&orchestrator, &job, entry, &live, follower.cancel());
         // A fault of ours must not leave a job that runs forever.
         let verdict = AssertUnwindSafe(following)
@@ -96,6 +101,13 @@ pub(super) fn start(
     });
 }
 
+fn source(job: &RunningJob) -> Source {
+    Source {
+        node: job.node_id,
+        job: job.id,
+    }
+}
+
 /// A node that goes on talking and never comes to an end is given up as well.
 async fn within_time(
     orchestrator: &Orchestrator,
@@ -110,54 +122,44 @@ async fn within_time(
         .timeout_seconds
         .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let limit = Duration::from_secs(asked.min(MAX_TIMEOUT_SECONDS)) + MARGIN;
-    match tokio::time::timeout(limit, follow(orchestrator, job, entry, live, cancel)).await {
+    let conversation = Conversation {
+        orchestrator,
+        job,
+        live,
+        entry,
+        last_seq: 0,
+    };
+    match tokio::time::timeout(limit, follow(conversation, cancel)).await {
         Ok(verdict) => verdict,
         Err(_) => Verdict::Lost(format!("its node told no end within {} s", limit.as_secs())),
     }
 }
 
-async fn follow(
-    orchestrator: &Orchestrator,
-    job: &RunningJob,
-    mut entry: Entry,
-    live: &LiveTask,
-    cancel: watch::Receiver<bool>,
-) -> Verdict {
+async fn follow(mut conversation: Conversation<'_>, cancel: watch::Receiver<bool>) -> Verdict {
+    let job = conversation.job;
     let mut away_since = None;
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let seen = live.last_seq();
-        let mut heard = false;
-        let trouble = match orchestrator.store.node_get(job.node_id).await {
-            Ok(None) => return Verdict::Lost("its node was forgotten".to_owned()),
-            Ok(Some(node)) => {
-                let talked = talk(orchestrator, job, &node, entry, live, cancel.clone()).await;
-                entry = Entry::Attach;
-                match talked {
-                    Ok(result) => return Verdict::Ended(Box::new(result)),
-                    Err(Trouble {
-                        verdict: Some(verdict),
-                        ..
-                    }) => return verdict,
-                    Err(Trouble { reason, steady, .. }) => {
-                        heard = steady;
-                        reason
-                    }
-                }
-            }
-            Err(error) => error.to_string(),
+        let seen = conversation.last_seq;
+        let Trouble { reason, steady, .. } = match conversation.hold(cancel.clone()).await {
+            Ok(last) => return Verdict::Ended(Box::new(last)),
+            Err(Trouble {
+                verdict: Some(verdict),
+                ..
+            }) => return verdict,
+            Err(trouble) => trouble,
         };
         // News show that the node is there, and so does a stream that stood for a while; an answer
         // that breaks off at once does not.
-        if heard || live.last_seq() > seen {
+        if steady || conversation.last_seq > seen {
             away_since = None;
             pauses.reset();
         }
-        tracing::debug!(job = %job.id, attempt = job.attempt, reason = trouble, "a node does not answer");
+        tracing::debug!(job = %job.id, attempt = job.attempt, reason, "a node does not answer");
         let since = *away_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= LEASE {
             return Verdict::Lost(format!(
-                "its node did not answer for {} s: {trouble}",
+                "its node did not answer for {} s: {reason}",
                 LEASE.as_secs()
             ));
         }
@@ -165,55 +167,68 @@ async fn follow(
     }
 }
 
-async fn talk(
-    orchestrator: &Orchestrator,
-    job: &RunningJob,
-    node: &Node,
+/// What is said with a node about an attempt.
+struct Conversation<'a> {
+    orchestrator: &'a Orchestrator,
+    job: &'a RunningJob,
+    live: &'a LiveTask,
     entry: Entry,
-    live: &LiveTask,
-    cancel: watch::Receiver<bool>,
-) -> Result<JobResult, Trouble> {
-    let Some(url) = orchestrator.worker_url(node) else {
-        let reason = "it has not said where its Worker API is".to_owned();
-        let verdict = (entry == Entry::Run).then(|| Verdict::NotBegun(reason.clone()));
-        return Err(Trouble {
-            reason,
-            verdict,
-            steady: false,
-        });
-    };
-    let client = NodeClient::new(
-        &orchestrator.client,
-        url,
-        orchestrator.identity.worker_token(node.id),
-    );
-    let conversation = async {
-        let opened = match entry {
-            Entry::Run => client.run(job).await,
-            Entry::Attach => client.attach(job.id, live.last_seq()).await,
+    /// Number of the newest event that was heard.
+    last_seq: u64,
+}
+
+impl Conversation<'_> {
+    /// From the question to the result; may be held again.
+    async fn hold(&mut self, cancel: watch::Receiver<bool>) -> Result<ResultEvent, Trouble> {
+        let (orchestrator, job) = (self.orchestrator, self.job);
+        let found = orchestrator.store.node_get(job.node_id).await;
+        let node = found
+            .map_err(|error| Trouble::passing(error.to_string()))?
+            .ok_or_else(|| Trouble::lost("its node was forgotten"))?;
+        let entry = std::mem::replace(&mut self.entry, Entry::Attach);
+        let Some(client) = orchestrator.node_client(&node) else {
+            let reason = "it has not said where its Worker API is".to_owned();
+            let verdict = (entry == Entry::Run).then(|| Verdict::NotBegun(reason.clone()));
+            return Err(Trouble {
+                verdict,
+                ..Trouble::passing(reason)
+            });
         };
-        let mut events = opened.map_err(|error| refused(&error, entry))?;
-        orchestrator.avoided.forgive(node.id);
+        tokio::select! {
+            outcome = self.listen(&client, entry) => outcome,
+            trouble = cancel_when_asked(&client, job, cancel) => Err(trouble),
+        }
+    }
+
+    async fn listen(
+        &mut self,
+        client: &NodeClient<'_>,
+        entry: Entry,
+    ) -> Result<ResultEvent, Trouble> {
+        let job = self.job;
+        let asked = match entry {
+            Entry::Run => client.run(job).await,
+            Entry::Attach => client.attach(job.id, self.last_seq, Wanted::Course).await,
+        };
+        let mut events = asked.map_err(|error| refused(&error, entry))?;
+        self.orchestrator.avoided.forgive(job.node_id);
+        self.live.moves_to(Moment {
+            source: Some(source(job)),
+            ..Moment::of(TaskStatus::Running, job.attempt)
+        });
         let opened = Instant::now();
         let cut = |reason: String| Trouble {
             steady: opened.elapsed() > STEADY,
             ..Trouble::passing(reason)
         };
         loop {
-            match events
-                .next()
-                .await
-                .map_err(|error| cut(error.to_string()))?
-            {
-                Some(JobEvent::Result(last)) => return check(job, last.result),
-                Some(event) => live.push(&event),
+            let heard = events.next().await;
+            match heard.map_err(|error| cut(error.to_string()))? {
+                Some(JobEvent::Result(last)) => return check(job, *last),
+                Some(event) => self.last_seq = event.seq().unwrap_or(0).max(self.last_seq),
                 None => return Err(cut("the events ended without a result".to_owned())),
             }
         }
-    };
-    tokio::select! {
-        outcome = conversation => outcome,
-        trouble = cancel_when_asked(&client, job, cancel) => Err(trouble),
     }
 }
 

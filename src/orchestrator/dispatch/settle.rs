@@ -5,7 +5,8 @@
 use super::{FIRST_PAUSE, LONGEST_PAUSE, Verdict};
 use crate::{
     api::{
-        jobs::Outcome,
+        events::ResultEvent,
+        jobs::{JobErrorKind, Outcome},
         tasks::{JobStatus, TaskStatus},
         time::Time,
     },
@@ -13,7 +14,6 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        node_client::NodeClient,
         summary,
     },
     pause::{self, Pauses},
@@ -40,7 +40,7 @@ pub(super) async fn settle(
         Verdict::Busy(_) => orchestrator.avoided.refused(job.node_id, None),
         _ => {}
     }
-    let mut step = next_step(job, verdict, live);
+    let mut step = next_step(job, verdict);
     if canceled && step.end.status == JobStatus::Lost {
         // Somebody was told that it is canceled, and it is to no one's harm if it was.
         step.end.status = JobStatus::Canceled;
@@ -57,10 +57,7 @@ pub(super) async fn settle(
     };
     if let Some(status) = status {
         orchestrator.metrics.task_moved(status);
-        live.moves_to(Moment {
-            status,
-            attempt: job.attempt,
-        });
+        live.moves_to(Moment::of(status, job.attempt));
     }
     orchestrator.wake.notify_one();
     // Of a job that is tried again the node may have the next attempt already.
@@ -77,7 +74,7 @@ struct Step {
     node_may_forget: bool,
 }
 
-fn next_step(job: &RunningJob, verdict: Verdict, live: &LiveTask) -> Step {
+fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
     let tries_left = job.attempt < job.max_attempts;
     let backoff = pause::nth(
         FIRST_BACKOFF,
@@ -94,23 +91,25 @@ fn next_step(job: &RunningJob, verdict: Verdict, live: &LiveTask) -> Step {
         summary,
     };
     match verdict {
-        Verdict::Ended(result) => {
-            let retryable = result
-                .error
-                .as_ref()
-                .is_some_and(|error| error.kind.is_retryable());
+        Verdict::Ended(last) => {
+            let ResultEvent {
+                result, outline, ..
+            } = *last;
+            let trouble = result.error.as_ref().map(|error| error.kind);
+            let retryable = trouble.is_some_and(JobErrorKind::is_retryable);
             let end = FinishedJob {
                 id: job.id,
                 attempt: job.attempt,
                 status: match result.status {
                     Outcome::Completed => JobStatus::Completed,
+                    Outcome::Failed if trouble == Some(JobErrorKind::Lost) => JobStatus::Lost,
                     Outcome::Failed => JobStatus::Failed,
                     Outcome::Timeout => JobStatus::Timeout,
                     Outcome::Canceled => JobStatus::Canceled,
                 },
                 exit_code: result.exit_code,
                 summary: summary::of(&result),
-                outline: serde_json::to_string(&live.outline()).ok(),
+                outline: serde_json::to_string(&outline).ok(),
                 result: serde_json::to_string(&result).ok(),
             };
             let again = (retryable && tries_left).then_some(backoff);
@@ -189,14 +188,9 @@ pub(super) async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
         let Ok(Some(node)) = orchestrator.store.node_get(job.node_id).await else {
             return;
         };
-        let Some(url) = orchestrator.worker_url(&node) else {
+        let Some(client) = orchestrator.node_client(&node) else {
             return;
         };
-        let client = NodeClient::new(
-            &orchestrator.client,
-            url,
-            orchestrator.identity.worker_token(node.id),
-        );
         match client.forget(job.id).await {
             Ok(()) => return,
             Err(error) => {
@@ -212,7 +206,7 @@ mod tests {
     use super::*;
     use crate::{
         api::jobs::{JobError, JobErrorKind, JobResult, Truncated},
-        orchestrator::{dispatch::verdict::tests::job, live::Live},
+        orchestrator::dispatch::verdict::tests::job,
     };
 
     fn decide(attempt: u32, max_attempts: u32, verdict: Verdict) -> Step {
@@ -221,12 +215,12 @@ mod tests {
             max_attempts,
             ..job()
         };
-        next_step(&job, verdict, &Live::default().task(job.task_id))
+        next_step(&job, verdict)
     }
 
     fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -> Verdict {
         let job = job();
-        Verdict::Ended(Box::new(JobResult {
+        let result = JobResult {
             version: 1,
             task_id: job.task_id,
             job_id: job.id,
@@ -243,6 +237,11 @@ mod tests {
                 kind,
                 message: "boom".to_owned(),
             }),
+        };
+        Verdict::Ended(Box::new(ResultEvent {
+            seq: 1,
+            outline: vec![],
+            result,
         }))
     }
 

@@ -1,12 +1,16 @@
 //! What an answer of a node, or the lack of one, means for the attempt. Pure.
 
 use super::Entry;
-use crate::{api::jobs::JobResult, http::client::CallError, store::RunningJob};
+use crate::{
+    api::events::{OutputLog, ResultEvent},
+    http::client::CallError,
+    store::RunningJob,
+};
 
 /// What became of an attempt.
 pub(super) enum Verdict {
     /// It ended.
-    Ended(Box<JobResult>),
+    Ended(Box<ResultEvent>),
     /// The node never began.
     NotBegun(String),
     /// The node never began, since it has no room at present.
@@ -58,7 +62,7 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, 401 | 403 | 404 | 405) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405 | 507) => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         (Entry::Run, 503) if known => Some(Verdict::Busy(reason.clone())),
         (Entry::Attach, 404) if known => Some(Verdict::Lost(
@@ -73,17 +77,19 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
     }
 }
 
-/// A node is not believed what can't be, nor stored what is out of all proportion.
-pub(super) fn check(job: &RunningJob, result: JobResult) -> Result<JobResult, Trouble> {
+/// A node is not believed what can't be, nor stored what is out of all proportion. An outline that
+/// doesn't belong to the texts makes room for one that does.
+pub(super) fn check(job: &RunningJob, mut last: ResultEvent) -> Result<ResultEvent, Trouble> {
+    let result = &last.result;
     let its_own =
         result.job_id == job.id && result.task_id == job.task_id && result.attempt == job.attempt;
-    if its_own && result.is_sound() {
-        Ok(result)
-    } else {
-        Err(Trouble::lost(
+    if !(its_own && result.is_sound()) {
+        return Err(Trouble::lost(
             "its node answered a result that can't be this job's",
-        ))
+        ));
     }
+    last.outline = OutputLog::restore(&last.outline, &result.stdout, &result.stderr).outline();
+    Ok(last)
 }
 
 #[cfg(test)]
@@ -92,7 +98,7 @@ pub(super) mod tests {
     use crate::api::{
         JobId, NodeId, TaskId,
         events::KEPT_BYTES,
-        jobs::{JobError, JobErrorKind, Outcome, Truncated},
+        jobs::{JobError, JobErrorKind, JobResult, Outcome, Truncated},
         problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };
@@ -136,7 +142,25 @@ pub(super) mod tests {
     fn a_result_that_cant_be_is_not_believed() {
         let job = job();
         let good = answer(&job);
-        assert!(check(&job, good.clone()).is_ok());
+        let check = |result| {
+            let outline = vec![(3, 7)];
+            check(
+                &job,
+                ResultEvent {
+                    seq: 1,
+                    outline,
+                    result,
+                },
+            )
+        };
+        let stored = check(JobResult {
+            stdout: "x".to_owned(),
+            ..good.clone()
+        });
+        assert!(
+            stored.is_ok_and(|last| last.outline == [(1, 1)]),
+            "nor is its outline"
+        );
         let error = Some(JobError {
             kind: JobErrorKind::EngineError,
             message: String::new(),
@@ -182,7 +206,7 @@ pub(super) mod tests {
             },
         ];
         for forged in forged {
-            assert!(check(&job, forged.clone()).is_err(), "{forged:?}");
+            assert!(check(forged.clone()).is_err(), "{forged:?}");
         }
     }
 
@@ -213,6 +237,7 @@ pub(super) mod tests {
             (401, false),
             (403, false),
             (404, false),
+            (507, false),
             (429, true),
             (503, true),
         ] {

@@ -174,10 +174,7 @@ pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) ->
             CancelOutcome::Dequeued { attempt } => {
                 orchestrator.metrics.task_moved(TaskStatus::Canceled);
                 let live = orchestrator.live.task(task.id);
-                live.moves_to(Moment {
-                    status: TaskStatus::Canceled,
-                    attempt,
-                });
+                live.moves_to(Moment::of(TaskStatus::Canceled, attempt));
                 true
             }
             CancelOutcome::Running(job) => {

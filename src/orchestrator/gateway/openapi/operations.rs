@@ -21,7 +21,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 const EVENTS: &str = "\
 Each of the server-sent events that come with follow=true or when Accept names this type. In data, \
-`status` has `{\"status\", \"reason\"?}`, `stdout` and `stderr` have `{\"data\"}`, `gap` has \
+`status` has `{\"status\", \"reason\"?, \"detail\"?}`, `stdout` and `stderr` have `{\"data\"}`, `gap` has \
 `{\"stream\", \"bytes\"}` (output that was dropped), and the last one, `end`, has \
 `{\"status\", \"exit_code\"?}`. An id is `<attempt>-<seq>`; give it as Last-Event-ID to go on after it.";
 
