@@ -8,10 +8,11 @@ use crate::{
         eventually, eventually_eq,
         image::{IMAGE, podman},
         lasting_port,
-        server::containers_of,
+        server::{containers_of, kill},
         uuid,
     },
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf};
 
@@ -40,7 +41,14 @@ impl Cluster {
 
     /// Starts the node again, with its state.
     fn restart_node(&mut self) {
-        self.node = Node::start(self.home(), "box", &self.orchestrator.control_url, &[]);
+        self.restart_node_with(&[]);
+    }
+
+    fn restart_node_with(&mut self, more: &[&str]) {
+        if self.node.process.ended().is_none() {
+            self.node.process.terminate();
+        }
+        self.node = Node::start(self.home(), "box", &self.orchestrator.control_url, more);
         wait_ready(&self.orchestrator);
     }
 }
@@ -150,56 +158,101 @@ fn a_cancel_and_a_queue_outlive_the_orchestrator() {
 }
 
 #[test]
-fn a_killed_node_leaves_no_sandbox_and_its_job_runs_again() {
+fn a_job_outlives_its_node_and_is_not_run_twice() {
     let mut cluster = Cluster::start();
     let marker = uuid();
     let command = json!(["sh", "-c", format!("{WAITING}; true"), marker]);
-    let id = cluster.create(&json!({"command": command}));
+    let id = cluster.create(&json!({"command": command, "max_attempts": 1}));
     cluster.printed(&id, "before\n");
+    let sandbox = cluster.node.containers();
+    cluster.node.process.kill();
     assert!(anywhere(&marker));
+    assert_eq!(cluster.task(&id)["status"], "running");
+
+    cluster.restart_node();
+    assert_eq!(cluster.node.containers(), sandbox, "the very same goes on");
+    let_go(&cluster.node);
+    let task = cluster.finish(&id);
+    assert_eq!(task["status"], "completed", "{task}");
+    let job = &cluster.result(&id)["jobs"][0];
+    assert_eq!(
+        (&job["attempt"], &job["result_object"]["stdout"]),
+        (&json!(1), &json!("before\nafter\n"))
+    );
+    eventually("the node has let it go", || {
+        cluster.node.spools().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_job_whose_shim_dies_with_its_node_runs_again_where_it_may() {
+    let mut cluster = Cluster::start();
+    let marker = uuid();
+    let command = json!(["sh", "-c", format!("{WAITING}; true"), marker]);
+    let may = cluster.create(&json!({"command": command}));
+    cluster.printed(&may, "before\n");
     let node = cluster.node.node_uuid();
     cluster.node.process.kill();
-    eventually("the sandbox died with its node", || {
+    for shim in cluster.node.shims() {
+        kill(shim, Signal::KILL);
+    }
+    eventually("the sandbox died with its shim", || {
         (!anywhere(&marker)).then_some(())
     });
     eventually("podman has cleared its container away", || {
         containers_of(&node).is_empty().then_some(())
     });
     assert_eq!(
-        cluster.task(&id)["status"],
+        cluster.task(&may)["status"],
         "running",
         "nobody knows yet how it ended"
     );
-
     cluster.restart_node();
-    cluster.printed(&id, "before\n");
+    eventually("it runs again", || {
+        (cluster.result(&may)["jobs"][0]["attempt"] == 2).then_some(())
+    });
+    cluster.printed(&may, "before\n");
     let_go(&cluster.node);
-    assert_eq!(cluster.finish(&id)["status"], "completed");
-    let job = &cluster.result(&id)["jobs"][0];
-    assert_eq!(
-        (&job["attempt"], &job["result_object"]["stdout"]),
-        (&json!(2), &json!("before\nafter\n"))
-    );
-}
+    assert_eq!(cluster.finish(&may)["status"], "completed");
 
-#[test]
-fn a_killed_node_loses_a_job_that_must_not_run_twice() {
-    let mut cluster = Cluster::start();
-    let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
-    cluster.printed(&id, "before\n");
-    cluster.node.process.kill();
-    cluster.restart_node();
-    let task = cluster.finish(&id);
+    let must_not = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+    cluster.printed(&must_not, "before\n");
+    for shim in cluster.node.shims() {
+        kill(shim, Signal::KILL);
+    }
+    let task = cluster.finish(&must_not);
     assert_eq!(task["status"], "failed");
     assert!(
         task["summary"].as_str().unwrap().starts_with("lost"),
         "{task}"
     );
-    let job = &cluster.result(&id)["jobs"][0];
+    let job = &cluster.result(&must_not)["jobs"][0];
     assert_eq!(
-        (&job["status"], &job["attempt"], job.get("result")),
-        (&json!("lost"), &json!(1), None)
+        (
+            &job["status"],
+            &job["attempt"],
+            &job["result_object"]["stdout"]
+        ),
+        (&json!("lost"), &json!(1), &json!("before\n")),
+        "what it printed is kept"
     );
+}
+
+#[test]
+fn a_node_that_is_asked_to_end_leaves_what_outlasts_its_grace() {
+    let mut cluster = Cluster::start();
+    cluster.restart_node_with(&["--shutdown-grace", "0s"]);
+    let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+    cluster.printed(&id, "before\n");
+    let sandbox = cluster.node.containers();
+    assert_eq!(cluster.node.process.terminate(), 0);
+    assert_eq!(cluster.node.containers(), sandbox);
+    cluster.restart_node();
+    let_go(&cluster.node);
+    let task = cluster.finish(&id);
+    assert_eq!(task["status"], "completed", "{task}");
+    let job = &cluster.result(&id)["jobs"][0];
+    assert_eq!(job["attempt"], 1);
 }
 
 #[test]
@@ -208,7 +261,7 @@ fn a_node_that_is_asked_to_end_lets_its_job_finish() {
     let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
     cluster.printed(&id, "before\n");
     let workspace = cluster.node.workspaces().pop().unwrap();
-    cluster.node.process.signal(rustix::process::Signal::TERM);
+    cluster.node.process.signal(Signal::TERM);
     eventually("the node has heard it", || {
         cluster
             .node
