@@ -10,10 +10,17 @@ use std::{
     thread,
 };
 
+/// The binary under test: the one that was built with the tests, or, where they are run by another
+/// user, a copy that may be read by that.
+pub(crate) fn binary() -> PathBuf {
+    let copy = env::var_os("CYNODE_TEST_BINARY").map(PathBuf::from);
+    copy.unwrap_or_else(|| env!("CARGO_BIN_EXE_cynode").into())
+}
+
 /// A command of the binary under test, without anything of ours in its environment; its
 /// configuration and state live under `home`.
 pub(crate) fn cynode(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cynode"));
+    let mut command = Command::new(binary());
     for (name, _) in env::vars_os() {
         let upper = name.to_string_lossy().to_uppercase();
         let ours = ["CYNODE_", "CYNORK_"]

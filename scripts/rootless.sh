@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs the tests of sandboxes once more as a plain user, whose podman is rootless. Where they are run by
+# a plain user anyway, they were just that. Takes the binary under test; makes a user `cynode-test` where
+# there is none (userdel --remove cynode-test takes it away again).
+set -euo pipefail
+
+binary=$1
+user=cynode-test
+rooms=(escapes:: job_ends:: races:: sandbox:: shims:: worker_api::)
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "rootless: these tests run as $(id -un) already"
+  exit 0
+fi
+id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/sh "$user"
+grep -q "^$user:" /etc/subuid || usermod --add-subuids 1000000-1065535 --add-subgids 1000000-1065535 "$user"
+
+tests=$("${CARGO:-cargo}" test --locked --no-run --test it --message-format=json 2>/dev/null \
+  | sed -n 's/.*"executable":"\([^"]*\/it-[^"]*\)".*/\1/p')
+[ -x "$tests" ] || { echo "rootless: the tests could not be built; see: make it" >&2; exit 1; }
+
+# Where that user can read them, and where it has room of its own.
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+chmod 0755 "$place"
+install -m 0755 "$tests" "$place/it"
+install -m 0755 "$binary" "$place/cynode"
+install -d -o "$user" -m 0700 "$place/run" "$place/tmp"
+home=$(getent passwd "$user" | cut -d: -f6)
+
+cd "$home"
+setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \
+  env HOME="$home" XDG_RUNTIME_DIR="$place/run" TMPDIR="$place/tmp" PATH="$PATH" \
+  CYNODE_TEST_BINARY="$place/cynode" "$place/it" "${rooms[@]}"

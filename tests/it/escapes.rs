@@ -1,0 +1,113 @@
+//! Jobs that want out, or want to take the node down with them. Each ends as any other, and leaves the
+//! node as it was.
+
+use crate::support::{
+    Worker,
+    image::{IMAGE, USER_IMAGE},
+};
+use serde_json::{Value, json};
+
+/// A sandbox still does what it should.
+fn assert_well(worker: &Worker) {
+    let result = worker.run(&Worker::job(&["echo", "well"]));
+    assert_eq!(result["stdout"], "well\n", "{result}");
+    worker.assert_clean();
+}
+
+#[test]
+fn what_a_job_calls_like_our_own_files_is_never_read() {
+    let worker = Worker::start(&[]);
+    let script = "for name in result.json job.json request.json log.0 shim.sock shim.log; do \
+                  ln -s /etc/passwd $name || exit 1; mkfifo x-$name; \
+                  (echo forged > ../$name) 2>/dev/null; ln -s /workspace/$name ../$name 2>/dev/null; done; \
+                  mkfifo stdout stderr; ls -A | wc -l; exit 5";
+    let result = worker.run(&Worker::script(script));
+    assert_eq!(
+        (&result["stdout"], &result["exit_code"]),
+        (&json!("14\n"), &json!(5)),
+        "{result}"
+    );
+    assert_well(&worker);
+}
+
+#[test]
+fn a_workspace_can_be_spoilt_in_any_way() {
+    let worker = Worker::start(&[]);
+    let script = "mkdir -p a/b/c; touch a/b/c/file; chmod 0 a/b/c a/b a; cd /; rm -rf /workspace; rmdir /workspace; \
+                  mv /workspace /elsewhere; chmod 0 /workspace; echo spoilt; exit 4";
+    for image in [IMAGE, USER_IMAGE] {
+        let job = Worker::script_with(&format!("({script}) 2>/dev/null"), json!({"image": image}));
+        let result = worker.run(&job);
+        assert_eq!(
+            (&result["stdout"], &result["exit_code"]),
+            (&json!("spoilt\n"), &json!(4)),
+            "{image}: {result}"
+        );
+        assert_well(&worker);
+    }
+}
+
+#[test]
+fn nothing_in_a_workspace_gives_more_than_it_has() {
+    let worker = Worker::start(&[]);
+    let script = "grep ' /workspace ' /proc/mounts; grep -E '^(NoNewPrivs|CapEff|CapBnd)' /proc/self/status; \
+                  mknod device c 1 3 2>/dev/null && cat device; mount -t tmpfs none /tmp 2>/dev/null && echo mounted; \
+                  ls /proc/self/fd | wc -l";
+    let result = worker.run(&Worker::script(script));
+    let told = result["stdout"].as_str().unwrap();
+    for flag in ["nosuid", "nodev"] {
+        assert!(told.lines().next().unwrap().contains(flag), "{told}");
+    }
+    assert!(told.contains("NoNewPrivs:\t1"), "{told}");
+    assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
+    assert!(told.contains("CapBnd:\t0000000000000000"), "{told}");
+    assert!(!told.contains("mounted"), "{told}");
+    // Its own three and the directory that `ls` reads.
+    assert_eq!(told.lines().last(), Some("4"), "{told}");
+    assert_well(&worker);
+}
+
+#[test]
+fn a_job_that_multiplies_ends_at_its_time_limit_and_harms_nobody() {
+    let worker = Worker::start(&[]);
+    let bomb = Worker::script_with(
+        "bomb() { bomb | bomb & }; bomb; sleep 1000",
+        json!({"timeout_seconds": 3}),
+    );
+    let mut events = worker.follow(&bomb, 0);
+    assert_eq!(events.next().unwrap()["event"], "started");
+    let beside = worker.run(&Worker::job(&["echo", "beside"]));
+    assert_eq!(beside["stdout"], "beside\n", "{beside}");
+    let result = events.last().unwrap();
+    assert_eq!(result["status"], "timeout", "{result}");
+    assert_well(&worker);
+}
+
+#[test]
+fn a_job_that_kills_all_it_can_reaches_only_its_own() {
+    let worker = Worker::start(&[]);
+    let result = worker.run(&Worker::script("sleep 1000 & kill -9 -1; wait $!; exit $?"));
+    assert_eq!(result["exit_code"], 137, "{result}");
+    let result = worker.run(&Worker::script(
+        "trap '' TERM; kill -TERM 1; kill -9 1; echo $?; exit 6",
+    ));
+    assert_eq!(result["exit_code"], 6, "{result}");
+    assert_well(&worker);
+}
+
+/// Nobody reads along, and nobody waits for a reader.
+#[test]
+fn a_job_that_floods_is_never_held_up() {
+    let worker = Worker::start(&["--job-log-size", "2MiB"]);
+    let job = Worker::script("yes | head -c 200000000; yes | head -c 50000000 >&2; exit 3");
+    let mut slow = worker.follow(&job, 0);
+    assert_eq!(slow.next().unwrap()["event"], "started");
+    let result = worker.run(&job);
+    assert_eq!(
+        (&result["exit_code"], &result["truncated"]),
+        (&json!(3), &json!({"stdout": true, "stderr": true}))
+    );
+    let rest: Vec<Value> = slow.collect();
+    assert_eq!(rest.last().unwrap()["exit_code"], 3);
+    assert_well(&worker);
+}
