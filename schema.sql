@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 3.
+-- The database of the orchestrator: schema version 4.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -29,6 +29,7 @@ CREATE TABLE sessions (
     revoked_at INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_user ON sessions (user_id);
+CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
 -- A refresh token is good for one use. Used ones stay until they expire: the second use of
 -- one is how a theft shows.
@@ -39,6 +40,7 @@ CREATE TABLE refresh_tokens (
     used_at      INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id, expires_at);
+CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at);
 
 CREATE TABLE nodes (
     id                TEXT PRIMARY KEY,
@@ -72,6 +74,7 @@ CREATE TABLE tasks (
     ended_at   INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_by_user ON tasks (user_id, id);
+CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What a node runs. Ids are version 7, so their order is the order of arrival.
 CREATE TABLE jobs (
@@ -106,6 +109,7 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (user_id, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+CREATE INDEX idempotency_keys_by_task ON idempotency_keys (task_id);
 
 -- Who did what, and who tried to: logins, sessions, registrations, administration. Never a secret, and
 -- no reference to what may be gone later: names are kept as they were.
@@ -140,3 +144,22 @@ END;
 CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
     UPDATE queue_depths SET queued = queued - 1 WHERE user_id = OLD.user_id;
 END;
+
+-- How many finished tasks there are, in its one row; kept by triggers, as above. Once a task has ended,
+-- it stays so.
+CREATE TABLE finished_tasks (
+    finished INTEGER NOT NULL
+) STRICT;
+INSERT INTO finished_tasks VALUES (0);
+CREATE TRIGGER finished_tasks_enter AFTER UPDATE OF ended_at ON tasks
+WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN
+    UPDATE finished_tasks SET finished = finished + 1;
+END;
+CREATE TRIGGER finished_tasks_leave AFTER DELETE ON tasks WHEN OLD.ended_at IS NOT NULL BEGIN
+    UPDATE finished_tasks SET finished = finished - 1;
+END;
+
+-- What is written, and deleted at once, to see whether the disk has room again.
+CREATE TABLE probes (
+    filler BLOB NOT NULL
+) STRICT;

@@ -13,6 +13,9 @@ use std::{fmt, time::Duration};
 pub struct Time(i64);
 
 impl Time {
+    /// Later than any other.
+    pub const MAX: Self = Self(i64::MAX);
+
     /// The time now, by this machine's wall clock.
     pub fn now() -> Self {
         Self(Timestamp::now().as_millisecond())
@@ -33,6 +36,14 @@ impl Time {
         Self(
             self.0
                 .saturating_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
+    /// This time moved into the past.
+    pub fn minus(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
         )
     }
 

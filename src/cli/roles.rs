@@ -86,6 +86,17 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
+    /// Forget finished tasks, with what they printed, after this time, such as 12h or 30d; 0: never
+    #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = duration, value_name = "TIME")]
+    pub retain: Duration,
+    /// Forget the oldest finished tasks while there are more than so many; 0: any number
+    #[arg(
+        long,
+        env = "CYNODE_RETAIN_MAX",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub retain_max: u64,
     /// Let each user make so many requests a second, five seconds' worth of them at once; 0: any number
     #[arg(
         long,

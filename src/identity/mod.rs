@@ -81,12 +81,19 @@ pub struct Identity {
 
 /// A fault of the store is a 500, or 503 where an operator can act; its text goes to the log alone.
 pub fn store_problem(error: StoreError) -> Problem {
-    if matches!(error, StoreError::NotAuthorized) {
-        return Problem::unauthorized("your session has ended meanwhile; log in again");
-    }
-    tracing::error!(error = errors::chain(&error), "the store failed");
     match error {
-        StoreError::Commit(_) | StoreError::Closed => Problem::new(
+        StoreError::NotAuthorized => {
+            return Problem::unauthorized("your session has ended meanwhile; log in again");
+        }
+        // The log has it already, from when it was noted.
+        StoreError::Trouble(trouble) => {
+            return Problem::new(Kind::Unavailable, trouble.to_string());
+        }
+        _ => tracing::error!(error = errors::chain(&error), "the store failed"),
+    }
+    match (error.trouble(), error) {
+        (Some(trouble), _) => Problem::new(Kind::Unavailable, trouble.to_string()),
+        (None, StoreError::Commit(_) | StoreError::Closed) => Problem::new(
             Kind::Unavailable,
             "the database takes no writes at present; the operator finds the reason in the orchestrator's log",
         ),

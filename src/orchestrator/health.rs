@@ -23,6 +23,9 @@ pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
 }
 
 async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
+    if let Some(trouble) = orchestrator.store.trouble() {
+        return Err(Problem::new(Kind::Unavailable, trouble.to_string()));
+    }
     let nodes = orchestrator.node_views().await?;
     readiness::overall(&nodes, orchestrator.settings.require_inference)
         .map(|()| response::text(StatusCode::OK, "ready"))

@@ -19,6 +19,7 @@ mod readiness;
 mod recovery;
 mod scheduler;
 mod summary;
+mod upkeep;
 
 pub use bootstrap::Welcome;
 use bootstrap::{FirstAdmin, Join};
@@ -39,7 +40,7 @@ use crate::{
         server::{self, Shutdown},
     },
     identity::{Identity, Keys, store_problem},
-    store::{Node, QueueLimits, Store, StoreError},
+    store::{Node, QueueLimits, Retention, Store, StoreError},
     tasks::Tasks,
 };
 use futures_util::future::select_all;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub has_node: bool,
     /// How many tasks may be queued.
     pub queue: QueueLimits,
+    /// Which finished tasks are kept.
+    pub retention: Retention,
     /// How many requests a second each user may make; any number when 0.
     pub user_rate: u32,
     /// Those who are believed where a request came from.
@@ -118,14 +121,14 @@ pub struct Running {
     pub gateway: SocketAddr,
     /// Where nodes reach it.
     pub control: SocketAddr,
-    /// Both listeners and the scheduler.
+    /// Both listeners, the upkeep of the store and the scheduler.
     parts: Vec<tokio::task::JoinHandle<()>>,
     _lock: RoleLock,
 }
 
 impl Orchestrator {
     /// Brings everything up, in this order: state, keys, sockets, admin, the jobs that were under
-    /// way, the scheduler. `announce` tells the operator the password before it is stored, so that
+    /// way, the scheduler and the upkeep of the store. `announce` tells the operator the password before it is stored, so that
     /// none is ever in force that nobody saw.
     pub async fn start(
         data_dir: &DataDir,
@@ -183,6 +186,7 @@ impl Orchestrator {
                 Gate::new(&orchestrator.settings.trusted_proxies),
                 shutdown.clone(),
             )),
+            tokio::spawn(upkeep::run(Arc::clone(&orchestrator), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(&orchestrator), shutdown)),
         ];
         data_dir.update_addresses(|addresses| {

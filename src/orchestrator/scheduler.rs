@@ -78,6 +78,10 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
 
 /// Starts all that can be started, and says when to look again by itself.
 async fn pass(orchestrator: &Arc<Orchestrator>) -> Result<Option<Time>, StoreError> {
+    if orchestrator.store.trouble().is_some() {
+        // What may not be written to its end isn't begun; the end of the trouble wakes us.
+        return Ok(None);
+    }
     let now = Time::now();
     let nodes = orchestrator.store.node_list().await?;
     let mut candidates: Vec<Candidate> = nodes

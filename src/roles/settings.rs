@@ -16,7 +16,7 @@ use crate::{
     http::MAX_BODY_BYTES,
     node::{self, InferenceMode},
     orchestrator,
-    store::QueueLimits,
+    store::{QueueLimits, Retention},
     worker,
 };
 use std::{
@@ -168,6 +168,10 @@ pub(super) fn orchestrator_settings(
         queue: QueueLimits {
             all: flags.limits.max_queued,
             per_user: flags.limits.max_queued_per_user,
+        },
+        retention: Retention {
+            age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
+            most: Some(flags.limits.retain_max).filter(|most| *most > 0),
         },
         user_rate: flags.limits.user_rate,
         trusted_proxies: flags.limits.trusted_proxy,

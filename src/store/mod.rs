@@ -6,21 +6,29 @@
 //! tables adds its functions to [`Store`], noun first: `task_create`, `job_claim`.
 //!
 //! Guarantee: a write that was answered is on the disk (WAL, `synchronous=FULL`); a write
-//! that failed changed nothing, also when its neighbours in the same commit succeeded.
+//! that failed changed nothing, also when its neighbours in the same commit succeeded. What goes wrong
+//! by the fault of the disk is remembered ([`health`]), what is no longer needed goes ([`retention`]), and
+//! the files stay as small as what is in them ([`space`], [`wal`]).
 
 mod audit;
+mod health;
 mod jobs;
 mod migrate;
 mod nodes;
+mod retention;
 mod rows;
 mod sessions;
+mod space;
 mod tasks;
 mod users;
+mod wal;
 mod writer;
 
 pub use audit::AuditFilter;
+pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, QueuedJob, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
+pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
@@ -31,7 +39,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::Semaphore;
@@ -65,9 +73,22 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
+    /// The file can't be worked with.
+    #[error("{path}: {trouble}")]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        trouble: Trouble,
+        /// What SQLite says.
+        source: Box<StoreError>,
+    },
     /// Who asked for this write may not (any more); nothing was written.
     #[error("the session of the one who asked has ended")]
     NotAuthorized,
+    /// Something keeps the database from being written.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
     /// The commit that this write was part of failed.
     #[error("the database could not commit: {0}")]
     Commit(String),
@@ -79,16 +100,41 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// What it says of the disk and the file, if anything.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Trouble(trouble) => Some(*trouble),
+            Self::Sqlite(error) => Trouble::of(error),
+            _ => None,
+        }
+    }
+}
+
 /// The database; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     writer: writer::Writer,
     readers: Readers,
+    health: health::Health,
+    /// Has the next commit bring the files to their size.
+    cut_wanted: Arc<AtomicBool>,
 }
 
 impl Store {
     /// Opens the database at `path`, makes it when missing, and brings it to our schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::try_open(path).map_err(|error| match error.trouble() {
+            Some(trouble) => StoreError::Unusable {
+                path: path.to_owned(),
+                trouble,
+                source: Box::new(error),
+            },
+            None => error,
+        })
+    }
+
+    fn try_open(path: &Path) -> Result<Self, StoreError> {
         // Before SQLite, which gives its other files the mode of this one.
         OpenOptions::new()
             .create(true)
@@ -97,14 +143,21 @@ impl Store {
             .open(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        space::make_shrinkable(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "journal_size_limit", wal::USUAL)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         migrate::run(&mut connection, path)?;
+        space::rewrite_once(&connection)?;
         let readers = Readers::open(path)?;
+        let (health, cut_wanted) = (health::Health::default(), Arc::default());
+        let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
         Ok(Self {
-            writer: writer::Writer::start(connection),
+            writer: writer::Writer::start(connection, wal, health.clone()),
             readers,
+            health,
+            cut_wanted,
         })
     }
 
@@ -121,7 +174,9 @@ impl Store {
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.readers.read(f).await
+        let outcome = self.readers.read(f).await;
+        self.health.note(&outcome);
+        outcome
     }
 }
 

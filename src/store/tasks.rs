@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use std::time::Duration;
 
 /// How long an idempotency key keeps its answer.
-const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
+pub(super) const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 
 /// Longest command, and longest prompt, that a list shows.
 const LISTED_BYTES: usize = 4096;
@@ -146,16 +146,16 @@ impl Store {
         limits: QueueLimits,
         now: Time,
     ) -> Result<Creation, StoreError> {
+        self.takes_work()?;
         let owner = by.user;
         self.write(move |c| {
             authorize(c, by, now)?;
             if let Some((key, body)) = &key {
-                let since = Time::from_millis(now.as_millis() - IDEMPOTENCY_WINDOW.as_millis() as i64);
-                c.execute("DELETE FROM idempotency_keys WHERE created_at < ?1", [since])?;
                 let known: Option<(String, TaskId)> = c
                     .query_row(
-                        "SELECT body_sha256, task_id FROM idempotency_keys WHERE user_id = ?1 AND key = ?2",
-                        params![owner, key],
+                        "SELECT body_sha256, task_id FROM idempotency_keys
+                         WHERE user_id = ?1 AND key = ?2 AND created_at > ?3",
+                        params![owner, key, now.minus(IDEMPOTENCY_WINDOW)],
                         |row| Ok((row.get(0)?, row.get(1)?)),
                     )
                     .optional()?;
@@ -184,7 +184,7 @@ impl Store {
             )?;
             if let Some((key, body)) = key {
                 c.execute(
-                    "INSERT INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
+                    "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
                      VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![owner, key, body, id, now],
                 )?;

@@ -11,7 +11,8 @@
 //! A lone write is committed at once; writes that arrive while a commit is under way share
 //! the next one. So the wait for the disk is paid per group, and nobody waits for company.
 
-use super::StoreError;
+use super::{StoreError, Trouble, health::Health, wal::Wal};
+use crate::errors;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::{mpsc, oneshot};
@@ -22,18 +23,40 @@ const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 
 /// Told to a write once its group is committed, or isn't.
-type Answer = Box<dyn FnOnce(Result<(), &str>) + Send>;
+type Answer = Box<dyn FnOnce(Result<(), &Refusal>) + Send>;
 type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
 
+/// Why a group was not committed.
+struct Refusal {
+    reason: String,
+    trouble: Option<Trouble>,
+}
+
+impl Refusal {
+    fn error(&self) -> StoreError {
+        match self.trouble {
+            Some(trouble) => trouble.into(),
+            None => StoreError::Commit(self.reason.clone()),
+        }
+    }
+}
+
 #[derive(Clone)]
-pub(super) struct Writer(mpsc::Sender<Write>);
+pub(super) struct Writer {
+    queue: mpsc::Sender<Write>,
+    health: Health,
+}
 
 impl Writer {
     /// Starts the thread; it ends, and closes the connection, with the last clone of the writer.
-    pub(super) fn start(connection: Connection) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        std::thread::spawn(move || run(&connection, receiver));
-        Self(sender)
+    pub(super) fn start(connection: Connection, wal: Wal, health: Health) -> Self {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        let writer = Self {
+            queue,
+            health: health.clone(),
+        };
+        std::thread::spawn(move || run(&connection, receiver, wal, &health));
+        writer
     }
 
     pub(super) async fn write<T: Send + 'static>(
@@ -41,48 +64,58 @@ impl Writer {
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let health = self.health.clone();
         let write: Write = Box::new(move |connection| {
             let outcome = in_savepoint(connection, f);
+            health.note(&outcome);
             Box::new(move |committed| {
-                let outcome = match committed {
-                    Ok(()) => outcome,
-                    Err(reason) => outcome.and(Err(StoreError::Commit(reason.to_owned()))),
+                let outcome = match (outcome, committed) {
+                    (Ok(_) | Err(StoreError::Commit(_)), Err(refusal)) => Err(refusal.error()),
+                    (outcome, _) => outcome,
                 };
                 // A caller that went away in the meantime doesn't want to know.
                 let _ = reply.send(outcome);
             })
         });
-        self.0.send(write).await.map_err(|_| StoreError::Closed)?;
+        self.queue
+            .send(write)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>) {
+fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>, mut wal: Wal, health: &Health) {
     let mut group = Vec::with_capacity(GROUP);
     while writes.blocking_recv_many(&mut group, GROUP) > 0 {
-        let began = connection
-            .execute_batch("BEGIN IMMEDIATE")
-            .map_err(|error| error.to_string());
+        let began = connection.execute_batch("BEGIN IMMEDIATE");
         let mut answers = Vec::with_capacity(group.len());
         // Where BEGIN failed, each write finds that out for itself, and its caller hears why.
         answers.extend(group.drain(..).map(|write| write(connection)));
-        let committed = began.and_then(|()| {
-            connection
-                .execute_batch("COMMIT")
-                .map_err(|error| error.to_string())
-        });
-        if let Err(reason) = &committed {
-            tracing::error!(
-                reason,
-                "the database could not commit; nothing of this group was written"
-            );
-            if !connection.is_autocommit() {
-                let _ = connection.execute_batch("ROLLBACK");
-            }
-        }
+        let committed = began.and_then(|()| connection.execute_batch("COMMIT"));
+        let committed = committed.map_err(|error| refuse(connection, error.into(), health));
         for answer in answers {
-            answer(committed.as_ref().copied().map_err(String::as_str));
+            answer(committed.as_ref().copied());
         }
+        wal.keep_small(connection, health);
+    }
+}
+
+/// Leaves nothing of a group that could not be committed, and says why.
+fn refuse(connection: &Connection, error: StoreError, health: &Health) -> Refusal {
+    let reason = errors::chain(&error);
+    tracing::error!(
+        reason,
+        "the database could not commit; nothing of this group was written"
+    );
+    if !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    health.note(&Err::<(), _>(error));
+    // It may have been noted by a write of the group, at whose failure SQLite rolled all of it back.
+    Refusal {
+        reason,
+        trouble: health.trouble(),
     }
 }
 
@@ -113,13 +146,15 @@ fn in_savepoint<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{path::Path, sync::Arc};
 
     fn writer() -> Writer {
         let connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .unwrap();
-        Writer::start(connection)
+        let wal = Wal::of(Path::new("none"), Arc::default());
+        Writer::start(connection, wal, Health::default())
     }
 
     async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {

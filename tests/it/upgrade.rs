@@ -58,7 +58,8 @@ fn a_database_of_version_1_is_opened_with_all_that_is_in_it() {
     .unwrap();
     drop(old);
 
-    let orchestrator = Orchestrator::start(home.path(), &[]);
+    // What ended in 1970 would not be kept for long.
+    let orchestrator = Orchestrator::start(home.path(), &["--retain=0"]);
     let user = orchestrator.login();
     let node = user.get("/v1/nodes/attic").json(200);
     assert_eq!(node["status"], "offline", "{node}");
@@ -79,6 +80,11 @@ fn a_database_of_version_1_is_opened_with_all_that_is_in_it() {
     );
     user.post("/v1/tasks", &json!({"command": ["true"]}))
         .expect(201);
+    let now = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
+    let shrinks: i64 = now
+        .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
+        .unwrap();
+    assert_eq!(shrinks, 2, "it gives space back");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! [`eventually`] and on streams, never on time.
 
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod exposition;
 pub(crate) mod http;
 pub(crate) mod image;

@@ -29,28 +29,29 @@ pub(crate) fn well(call: &Call, answer: Answer) {
 impl Stage {
     /// The node answers calls as `script` says; the first argument counts the calls to run, from 1.
     pub(crate) fn set(script: impl Fn(usize, &Call, Answer) + Send + Sync + 'static) -> Self {
-        let stage = Self::set_without_joining(script);
-        let Self {
-            user,
-            mut node,
-            orchestrator,
-            home,
-        } = stage;
-        node.join();
-        Self {
-            user,
-            node,
-            orchestrator,
-            home,
-        }
+        Self::set_without_joining(script).joined()
+    }
+
+    /// The node joins.
+    pub(crate) fn joined(mut self) -> Self {
+        self.node.join();
+        self
     }
 
     /// The same with a node that is unknown yet.
     pub(crate) fn set_without_joining(
         script: impl Fn(usize, &Call, Answer) + Send + Sync + 'static,
     ) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let orchestrator = Orchestrator::start(home.path(), &[]);
+        Self::raise(tempfile::tempdir().unwrap(), &[], script)
+    }
+
+    /// The same below this directory, with what the orchestrator's operator says in `more`.
+    pub(crate) fn raise(
+        home: TempDir,
+        more: &[&str],
+        script: impl Fn(usize, &Call, Answer) + Send + Sync + 'static,
+    ) -> Self {
+        let orchestrator = Orchestrator::start(home.path(), more);
         let runs = AtomicUsize::new(0);
         let node = StandIn::start(&orchestrator, "box", move |call, answer| {
             let run = if call.is_run() {

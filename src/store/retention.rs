@@ -1,0 +1,145 @@
+//! What goes in time: finished tasks with all that hangs on them, and what has expired.
+//!
+//! Bounded rows per commit, so that no other write waits for long; and each look goes by an
+//! index to the oldest, so that one which finds nothing costs nothing, however much there is.
+
+use super::{Store, StoreError, tasks::IDEMPOTENCY_WINDOW};
+use crate::api::{TaskId, time::Time};
+use rusqlite::{Connection, params};
+use std::time::Duration;
+
+/// Most tasks, and most rows of each other kind, that go in one commit. A task's result may be half a
+/// megabyte.
+const BATCH: u32 = 50;
+
+/// Which finished tasks are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Those that ended within this time; all of them when there is none.
+    pub age: Option<Duration>,
+    /// At most so many, the newest; any number when there is none.
+    pub most: Option<u64>,
+}
+
+/// What went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forgotten {
+    /// How many tasks.
+    pub tasks: usize,
+    /// Whether there may be more to go.
+    pub more: bool,
+}
+
+/// Finished tasks that ended by a time, and those beyond a number: the oldest in both cases.
+const FINISHED: &str = "SELECT id FROM tasks WHERE ended_at IS NOT NULL AND ended_at <= ?1
+                        ORDER BY ended_at LIMIT ?2";
+const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
+
+/// A task and all that names it.
+const FORGET_TASK: [&str; 3] = [
+    "DELETE FROM idempotency_keys WHERE task_id = ?1",
+    "DELETE FROM jobs WHERE task_id = ?1",
+    "DELETE FROM tasks WHERE id = ?1",
+];
+
+/// What has expired at a time; at most so many rows. Tokens go before the session that they name.
+const EXPIRED: [&str; 3] = [
+    "DELETE FROM refresh_tokens WHERE token_sha256 IN
+     (SELECT token_sha256 FROM refresh_tokens WHERE expires_at <= ?1 LIMIT ?2)",
+    "DELETE FROM refresh_tokens WHERE token_sha256 IN
+     (SELECT t.token_sha256 FROM sessions s JOIN refresh_tokens t ON t.session_id = s.id
+      WHERE s.expires_at <= ?1 LIMIT ?2)",
+    "DELETE FROM sessions WHERE id IN
+     (SELECT id FROM sessions s WHERE expires_at <= ?1
+      AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE session_id = s.id) LIMIT ?2)",
+];
+const OLD_KEYS: &str = "DELETE FROM idempotency_keys WHERE (user_id, key) IN
+                        (SELECT user_id, key FROM idempotency_keys WHERE created_at <= ?1 LIMIT ?2)";
+
+impl Store {
+    /// Forgets some of what is not kept any more.
+    pub async fn forget_some(&self, keep: Retention, now: Time) -> Result<Forgotten, StoreError> {
+        self.write(move |c| {
+            let tasks = not_kept(c, keep, now)?;
+            for (id, sql) in tasks.iter().flat_map(|id| FORGET_TASK.map(|sql| (id, sql))) {
+                c.prepare_cached(sql)?.execute([id])?;
+            }
+            let is_full = |rows: usize| rows == BATCH as usize;
+            let mut more = is_full(tasks.len());
+            let expired = EXPIRED.map(|sql| (sql, now));
+            for (sql, by) in expired
+                .into_iter()
+                .chain([(OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW))])
+            {
+                more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH])?);
+            }
+            Ok(Forgotten {
+                tasks: tasks.len(),
+                more,
+            })
+        })
+        .await
+    }
+}
+
+/// The oldest of those that are to go.
+fn not_kept(c: &Connection, keep: Retention, now: Time) -> Result<Vec<TaskId>, StoreError> {
+    let oldest = |by: Time, limit: u32| -> Result<Vec<TaskId>, StoreError> {
+        let mut statement = c.prepare_cached(FINISHED)?;
+        let ids = statement.query_map(params![by, limit], |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    };
+    let old = match keep.age {
+        Some(age) => oldest(now.minus(age), BATCH)?,
+        None => Vec::new(),
+    };
+    let beyond = match keep.most {
+        Some(most) => {
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let beyond: i64 = c
+                .prepare_cached(BEYOND)?
+                .query_row([most], |row| row.get(0))?;
+            oldest(Time::MAX, BATCH.min(u32::try_from(beyond).unwrap_or(BATCH)))?
+        }
+        None => Vec::new(),
+    };
+    // Both begin at the oldest, so the longer one has the other in it.
+    Ok(if old.len() > beyond.len() {
+        old
+    } else {
+        beyond
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_look_goes_by_an_index() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        for sql in EXPIRED
+            .into_iter()
+            .chain(FORGET_TASK)
+            .chain([FINISHED, OLD_KEYS])
+        {
+            let plan = store.read(move |c| {
+                let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                let steps = statement
+                    .raw_query()
+                    .mapped(|row| row.get::<_, String>("detail"));
+                Ok(steps.collect::<Result<Vec<_>, _>>()?.join("; "))
+            });
+            let plan = plan.await.unwrap();
+            assert!(
+                plan.contains("INDEX") || plan.contains("PRIMARY KEY"),
+                "{sql}: {plan}"
+            );
+            assert!(
+                !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                "{sql}: {plan}"
+            );
+        }
+    }
+}

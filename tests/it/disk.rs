@@ -1,0 +1,180 @@
+//! A disk that is full, a database that is damaged: the orchestrator says so, takes no new work,
+//! and goes on once it can.
+
+use crate::support::{
+    Orchestrator,
+    cluster::finish,
+    disk::Disk,
+    eventually, process,
+    server::role,
+    stage::{Stage, well},
+    stand_in::capability,
+};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+/// Creates tasks with a long script until one is refused: the ids, and the refusal.
+fn create_until_refused(stage: &Stage) -> (Vec<String>, Value) {
+    let task = json!({"script": format!("# {}", "x".repeat(50_000))});
+    let mut ids = Vec::new();
+    loop {
+        let reply = stage.user.post("/v1/tasks", &task);
+        if reply.status != 201 {
+            return (ids, reply.problem(503, "unavailable"));
+        }
+        let created: Value = serde_json::from_slice(&reply.body).unwrap();
+        ids.push(created["id"].as_str().unwrap().to_owned());
+    }
+}
+
+/// The ids of all tasks, oldest first.
+fn all_ids(stage: &Stage) -> Vec<String> {
+    let list = stage.user.get("/v1/tasks?limit=200").json(200);
+    assert_eq!(list["next_cursor"], Value::Null, "one page has all");
+    let tasks = list["tasks"].as_array().unwrap();
+    let ids = tasks.iter().rev().map(|task| task["id"].as_str().unwrap());
+    ids.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_full_disk_takes_no_work_and_recovers_when_there_is_room() {
+    let Some(disk) = Disk::of_kib(16 * 1024) else {
+        return;
+    };
+    let home = tempfile::tempdir().unwrap();
+    disk.hold_orchestrator(home.path());
+    let stage = Stage::raise(home, &[], |_, call, answer| well(call, answer)).joined();
+    stage.orchestrator.gateway.get("/readyz").expect(200);
+    disk.fill_but(1024);
+
+    let (mut accepted, refusal) = create_until_refused(&stage);
+    for problem in [
+        refusal,
+        stage
+            .orchestrator
+            .gateway
+            .get("/readyz")
+            .problem(503, "unavailable"),
+    ] {
+        assert!(
+            problem["detail"].as_str().unwrap().contains("is full"),
+            "{problem}"
+        );
+    }
+    assert!(!accepted.is_empty());
+    assert_eq!(
+        all_ids(&stage),
+        accepted,
+        "what was accepted, and no more, is there"
+    );
+    // Not even what would find room.
+    stage
+        .user
+        .post("/v1/tasks", &json!({"command": ["true"]}))
+        .problem(503, "unavailable");
+
+    disk.free();
+    eventually("it is ready again", || {
+        stage
+            .node
+            .report(&capability(&stage.node.slug, &stage.node.url));
+        (stage.orchestrator.gateway.get("/readyz").status == 200).then_some(())
+    });
+    accepted.push(stage.create(json!({})));
+    for id in &accepted {
+        assert_eq!(finish(&stage.user, id)["status"], "completed");
+    }
+    assert_eq!(all_ids(&stage), accepted);
+    let Stage {
+        mut orchestrator, ..
+    } = stage;
+    assert_eq!(orchestrator.process.terminate(), 0);
+    assert_whole(&orchestrator.data_dir);
+}
+
+/// Fails unless the database is as it should be.
+fn assert_whole(data_dir: &Path) {
+    let database = Connection::open(data_dir.join("cynode.db")).unwrap();
+    let told: String = database
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(told, "ok");
+    let halves: i64 = database
+        .query_row(
+            "SELECT (SELECT count(*) FROM pragma_foreign_key_check)
+                  + (SELECT count(*) FROM tasks WHERE id NOT IN (SELECT task_id FROM jobs))",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(halves, 0);
+}
+
+/// Writes nonsense over the first page of a table.
+fn damage(database: &Path, table: &str) {
+    let connection = Connection::open(database).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: u64 = connection
+        .query_row(sql, [table], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .cast_unsigned();
+    drop(connection);
+    let file = OpenOptions::new().write(true).open(database).unwrap();
+    file.write_all_at(&[0xa5; 4096], (page - 1) * 4096).unwrap();
+}
+
+#[test]
+fn a_damaged_database_takes_no_work() {
+    let home = tempfile::tempdir().unwrap();
+    let mut orchestrator = Orchestrator::start(home.path(), &[]);
+    let task = json!({"command": ["true"]});
+    orchestrator.login().post("/v1/tasks", &task).expect(201);
+    assert_eq!(orchestrator.process.terminate(), 0);
+    damage(&orchestrator.data_dir.join("cynode.db"), "tasks");
+
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let told = [
+        user.post("/v1/tasks", &task),
+        orchestrator.gateway.get("/readyz"),
+        orchestrator.control.get("/readyz"),
+        user.get("/v1/tasks"),
+    ];
+    for reply in told {
+        let problem = reply.problem(503, "unavailable");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("damaged") && detail.contains("restore"),
+            "{detail}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_database_is_left_alone_and_named() {
+    let home = tempfile::tempdir().unwrap();
+    let data_dir = home.path().join("orchestrator");
+    fs::create_dir(&data_dir).unwrap();
+    fs::write(
+        data_dir.join("cynode.db"),
+        "no database at all".repeat(1000),
+    )
+    .unwrap();
+    let mut command = role(home.path(), "serve-orchestrator", &data_dir);
+    command.args([
+        "--gateway-listen=127.0.0.1:0",
+        "--control-listen=127.0.0.1:0",
+    ]);
+    let done = process::run(&mut command);
+    assert_eq!(done.code, 8, "{done:?}");
+    for text in ["cynode.db", "damaged", "restore a backup"] {
+        assert!(done.stderr.contains(text), "{text}: {}", done.stderr);
+    }
+    let left = fs::read_to_string(data_dir.join("cynode.db")).unwrap();
+    assert!(left.starts_with("no database at all"));
+}

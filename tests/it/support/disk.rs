@@ -1,0 +1,76 @@
+//! A disk of a few megabytes that a test may fill.
+
+use rustix::{io::Errno, process::geteuid};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// A small file system of its own; gone when dropped.
+pub(crate) struct Disk {
+    /// Where it is mounted.
+    mount: TempDir,
+}
+
+impl Disk {
+    /// One of so many KiB; none where this user may not mount any, and the test has nothing to say.
+    pub(crate) fn of_kib(size: u32) -> Option<Self> {
+        if !geteuid().is_root() {
+            eprintln!("not tried: only root may mount a disk");
+            return None;
+        }
+        let mount = tempfile::tempdir().unwrap();
+        let size = format!("size={size}k");
+        let mut command = Command::new("mount");
+        let command = command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]);
+        assert!(command.arg(mount.path()).status().unwrap().success());
+        Some(Self { mount })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.mount.path()
+    }
+
+    /// Has it hold the data directory of the orchestrator of a test.
+    pub(crate) fn hold_orchestrator(&self, home: &Path) {
+        symlink(self.path(), home.join("orchestrator")).unwrap();
+    }
+
+    /// Takes all of its room but so many KiB.
+    pub(crate) fn fill_but(&self, spared_kib: u64) {
+        let mut file = File::create(self.path().join("filler")).unwrap();
+        let piece = [7; 4096];
+        let full = loop {
+            if let Err(error) = file.write_all(&piece) {
+                break error;
+            }
+        };
+        assert_eq!(
+            full.raw_os_error(),
+            Some(Errno::NOSPC.raw_os_error()),
+            "{full}"
+        );
+        let length = file.metadata().unwrap().len();
+        file.set_len(length - spared_kib * 1024).unwrap();
+    }
+
+    /// Gives that room back.
+    pub(crate) fn free(&self) {
+        fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: what a failed test left open must not keep it.
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.path())
+            .status();
+    }
+}
