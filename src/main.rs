@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Login(args) => client::login::login(args),
         Command::Logout(args) => client::login::logout(&args),
         Command::Whoami(args) => client::login::whoami(&args),
+        Command::Backup(args) => roles::backup(&args),
         Command::Doctor(args) => doctor::doctor(*args),
         Command::Completions { shell } => client::print::completions(shell),
         Command::Version => client::print::version(),

@@ -98,6 +98,8 @@ pub enum Command {
     /// Who you are logged in as
     Whoami(Client),
 
+    /// Copy an orchestrator's database into a new file, also while it runs
+    Backup(BackupArgs),
     /// What on this machine would keep a role from working, and how to mend it
     Doctor(Box<DoctorArgs>),
     /// Print a completion script for a shell

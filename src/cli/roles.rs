@@ -1,6 +1,6 @@
 //! Flags of the roles: what operators say.
 
-use super::{duration, size};
+use super::{Output, duration, size};
 use crate::node::InferenceMode;
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
@@ -335,4 +335,15 @@ pub struct Dev {
     pub inference: InferenceFlags,
     #[command(flatten)]
     pub engine: EngineFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    pub state: State,
+    /// Text for people, JSON for programs
+    #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
+    pub output: Output,
+    /// The file to make
+    pub file: PathBuf,
 }

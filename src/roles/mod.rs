@@ -1,11 +1,13 @@
 //! From raw arguments to the settings of a role, and its start and end.
 
+mod backup;
 mod failures;
 pub(crate) mod node_file;
 mod process;
 mod settings;
 mod systemd;
 
+pub use backup::backup;
 pub(crate) use settings::data_dir_path;
 pub use settings::secret;
 

@@ -66,7 +66,7 @@ const STEPS: &[&str] = &[
 ];
 
 /// The version that this program writes.
-const VERSION: i64 = STEPS.len() as i64 + 1;
+pub(super) const VERSION: i64 = STEPS.len() as i64 + 1;
 
 /// Brings the database to [`VERSION`], in one transaction that sets the version too.
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
@@ -92,7 +92,8 @@ pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreE
     Ok(())
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
+/// The version of a database; 0 where it is empty.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 

@@ -11,6 +11,7 @@
 //! the files stay as small as what is in them ([`space`], [`wal`]).
 
 mod audit;
+mod backup;
 mod health;
 mod jobs;
 mod migrate;
@@ -25,6 +26,7 @@ mod wal;
 mod writer;
 
 pub use audit::AuditFilter;
+pub use backup::{BackupError, Copied, backup};
 pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, QueuedJob, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};

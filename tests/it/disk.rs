@@ -116,7 +116,7 @@ fn assert_whole(data_dir: &Path) {
 }
 
 /// Writes nonsense over the first page of a table.
-fn damage(database: &Path, table: &str) {
+pub(crate) fn damage(database: &Path, table: &str) {
     let connection = Connection::open(database).unwrap();
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
     let page: u64 = connection

@@ -42,6 +42,7 @@ fn the_docs_name_flags_that_exist() {
         vec!["login"],
         vec!["users", "create"],
         vec!["audit"],
+        vec!["backup"],
         vec!["doctor"],
     ]
     .into_iter()

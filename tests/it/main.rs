@@ -11,6 +11,7 @@
 
 mod audit;
 mod auth;
+mod backup;
 mod bad_input;
 mod client;
 mod control_plane;

@@ -1,0 +1,46 @@
+//! `cynode backup`: whoever has an orchestrator's data directory in their hands copies its database.
+
+use super::data_dir_path;
+use crate::{
+    cli::{BackupArgs, Output},
+    client::print,
+    exit::{Exit, Failure},
+    store::{self, BackupError},
+};
+use serde_json::json;
+
+/// `cynode backup`.
+pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
+    let data_dir = std::path::absolute(data_dir_path(&args.state)?)?;
+    let copied = store::backup(&data_dir.join("cynode.db"), &args.file)?;
+    let file = args.file.display();
+    match args.output {
+        Output::Json => print::json(&json!({
+            "file": std::path::absolute(&args.file)?,
+            "bytes": copied.bytes,
+            "schema": copied.schema,
+        })),
+        Output::Text => {
+            print::line(&format!(
+                "{file}: {} bytes, schema {}",
+                copied.bytes, copied.schema
+            ))?;
+            print::note(&format!(
+                "keep {} with it: a restore needs both",
+                data_dir.join("keys").display()
+            ));
+            Ok(())
+        }
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        let exit = match error {
+            BackupError::NoDatabase(_) | BackupError::NoDirectory(_) => Exit::NotFound,
+            BackupError::Exists(_) => Exit::Conflict,
+            _ => Exit::Internal,
+        };
+        Self::chain(exit, &error)
+    }
+}

@@ -1,0 +1,192 @@
+//! A copy of the database in one file, also while an orchestrator works on it.
+//!
+//! The copy is what was committed at one moment, written anew without gaps or a log beside it. It
+//! appears under its name once it is whole and on the disk, and never in the place of another file.
+//! Whoever makes it reads all along, so that the log of a busy database grows meanwhile, and is cut
+//! afterwards.
+
+use super::{BUSY_TIMEOUT, migrate, space};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags,
+    types::{ToSqlOutput, ValueRef},
+};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Nothing to copy.
+    #[error(
+        "{0} is no database of an orchestrator; name the data directory of one with --data-dir"
+    )]
+    NoDatabase(PathBuf),
+    /// The database belongs to a newer release.
+    #[error(
+        "{path} was written by a newer cynode (schema {found}; this one knows {known}); use that one"
+    )]
+    TooNew {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The copy's name is taken.
+    #[error("{0} exists already, and nothing is overwritten; choose another name")]
+    Exists(PathBuf),
+    /// The copy has nowhere to go.
+    #[error("there is no directory {0}; make it first, or choose another")]
+    NoDirectory(PathBuf),
+    /// A file can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The copy does not fit.
+    #[error("the disk of {0} is full, and nothing was left there; make room, or choose another")]
+    Full(PathBuf),
+    /// What was read isn't what was written.
+    #[error("{0} is damaged and can't be copied; restore an earlier backup, as docs/usage.md says")]
+    Damaged(PathBuf),
+    /// SQLite failed.
+    #[error("the database could not be copied")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// A copy that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// Its size.
+    pub bytes: u64,
+    /// Its schema version.
+    pub schema: i64,
+}
+
+/// Copies the database at `path` to `target`, which is made, 0600.
+pub fn backup(path: &Path, target: &Path) -> Result<Copied, BackupError> {
+    let directory = check_target(target)?;
+    let connection = open(path)?;
+    let schema = check_schema(&connection, path)?;
+    let copy = Temporary::beside(target)?;
+    // So that the copy of an older database can shrink, too. It fails, for this connection writes nothing,
+    // but only once it has said how copies are to be.
+    let _ = space::make_shrinkable(&connection);
+    let name = ValueRef::Text(copy.0.as_os_str().as_bytes());
+    let copied = connection.execute("VACUUM INTO ?1", [ToSqlOutput::Borrowed(name)]);
+    copied.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => BackupError::Full(target.to_owned()),
+        Some(ErrorCode::DatabaseCorrupt) => BackupError::Damaged(path.to_owned()),
+        _ => error.into(),
+    })?;
+    let bytes = copy.keep(target, &directory)?;
+    Ok(Copied { bytes, schema })
+}
+
+fn of_file(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    |source| BackupError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The directory of a target that can be made.
+fn check_target(target: &Path) -> Result<PathBuf, BackupError> {
+    let target = std::path::absolute(target).map_err(of_file(target))?;
+    if target.symlink_metadata().is_ok() {
+        return Err(BackupError::Exists(target));
+    }
+    let directory = target.parent().unwrap_or(&target).to_owned();
+    if !directory.is_dir() {
+        return Err(BackupError::NoDirectory(directory));
+    }
+    Ok(directory)
+}
+
+fn open(path: &Path) -> Result<Connection, BackupError> {
+    match fs::metadata(path) {
+        Ok(file) if file.is_file() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_file(path)(error)),
+        _ => return Err(BackupError::NoDatabase(path.to_owned())),
+    }
+    // SQLite says of any trouble that it can't open the file.
+    File::open(path).map_err(of_file(path))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+fn check_schema(connection: &Connection, path: &Path) -> Result<i64, BackupError> {
+    let (path, known) = (path.to_owned(), migrate::VERSION);
+    match migrate::version(connection) {
+        Ok(found) if found > known => Err(BackupError::TooNew { path, found, known }),
+        Ok(found) if found > 0 => Ok(found),
+        Err(error) if error.sqlite_error_code() != Some(ErrorCode::NotADatabase) => {
+            Err(error.into())
+        }
+        _ => Err(BackupError::NoDatabase(path)),
+    }
+}
+
+/// A file that is gone when dropped, with what SQLite keeps beside it.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(target: &Path) -> Result<Self, BackupError> {
+        let mut name = std::path::absolute(target)
+            .map_err(of_file(target))?
+            .into_os_string();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let path = PathBuf::from(name);
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        made.map_err(of_file(&path))?;
+        Ok(Self(path))
+    }
+
+    /// Makes it durable and gives it its name, unless that was taken meanwhile; its size.
+    fn keep(self, target: &Path, directory: &Path) -> Result<u64, BackupError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => BackupError::Exists(target.to_owned()),
+            io::ErrorKind::StorageFull => BackupError::Full(target.to_owned()),
+            _ => of_file(target)(error),
+        };
+        let file = File::open(&self.0).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        // Some file systems know no links, others no renaming that spares what is there.
+        match fs::hard_link(&self.0, target) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                renameat_with(CWD, &self.0, CWD, target, RenameFlags::NOREPLACE)
+                    .map_err(|error| failed(error.into()))?;
+            }
+            linked => linked.map_err(failed)?,
+        }
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed)?;
+        Ok(file.metadata().map_err(failed)?.len())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let mut journal = self.0.clone().into_os_string();
+        journal.push("-journal");
+        for path in [&self.0, Path::new(&journal)] {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
