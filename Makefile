@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it bench test-fuzz fuzz-parsers fuzz-api install clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-soak bench test-fuzz fuzz-parsers fuzz-api install clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,7 +16,7 @@ help: ## List the targets
 demo: setup build ## See a task of yours run in a real sandbox on a registered node
 	@scripts/demo.sh $(BINARY)
 
-test: setup fmt lint unit it ## Format, lints and all tests, with real containers
+test: setup fmt lint unit it rootless ## Format, lints and all tests, with real containers
 
 setup: ## Install what building and testing need, where it is missing and can be installed
 	@scripts/setup.sh
@@ -38,8 +38,15 @@ it: ## Black-box tests of the real binary with real podman
 	$(CARGO) build --locked --example stand-in-ollama
 	$(CARGO) test --locked --test it
 
-bench: setup build ## What a task costs on top of `podman run --rm`, and a storm of logins everybody else
-	$(CARGO) bench --locked --bench overhead --bench storm
+rootless: ## The tests of sandboxes once more as a plain user (where run by root)
+	$(CARGO) build --locked
+	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
+
+test-soak: setup ## A thousand jobs in a row, and what they leave behind (minutes)
+	$(CARGO) test --locked --release --test it -- --ignored soak::
+
+bench: setup build ## What a task costs beside `podman run --rm`, a flood of output in memory, a storm of logins for others
+	$(CARGO) bench --locked --bench overhead --bench flood --bench storm
 
 test-fuzz: fuzz-parsers fuzz-api ## Fuzz what strangers can send, bounded to a few minutes
 
