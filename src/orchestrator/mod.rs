@@ -230,6 +230,7 @@ impl Orchestrator {
         if standing.reason.is_none() && stale {
             standing.reason = Some(readiness::STALE.to_owned());
         }
+        let report = &node.capability;
         NodeView {
             status: standing.status,
             reason: standing.reason,
@@ -240,11 +241,11 @@ impl Orchestrator {
             ack_status: node.ack_status,
             last_seen_at: node.last_seen_at,
             running_jobs: node.running_jobs,
-            max_concurrency: node.capability.max_concurrency(),
-            labels: node.capability.node.labels.unwrap_or_default(),
-            name: node.capability.node.name,
-            gpu: node.capability.gpu,
-            inference: node.capability.inference,
+            max_concurrency: report.max_concurrency(),
+            labels: report.node.labels.clone().unwrap_or_default(),
+            name: report.node.name.clone(),
+            gpu: report.gpu.clone(),
+            inference: report.inference.clone(),
             node_slug: node.slug,
         }
     }

@@ -209,7 +209,7 @@ pub(super) mod tests {
         Node {
             id: NodeId::new(),
             slug: slug.to_owned(),
-            capability,
+            capability: capability.into(),
             last_seen_at: Time::from_millis(0),
             draining: false,
             worker_url: Some("http://box:1".to_owned()),

@@ -16,6 +16,7 @@ mod health;
 mod jobs;
 mod migrate;
 mod nodes;
+mod reports;
 mod retention;
 mod rows;
 mod sessions;
@@ -121,6 +122,7 @@ pub struct Store {
     health: health::Health,
     /// Has the next commit bring the files to their size.
     cut_wanted: Arc<AtomicBool>,
+    reports: reports::Reports,
 }
 
 impl Store {
@@ -160,6 +162,7 @@ impl Store {
             readers,
             health,
             cut_wanted,
+            reports: reports::Reports::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Store, StoreError, audit,
+    reports::Reports,
     rows::{document, named, to_document},
 };
 use crate::api::{
@@ -11,6 +12,7 @@ use crate::api::{
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 
 /// A registered machine.
@@ -21,7 +23,7 @@ pub struct Node {
     /// Its name in commands.
     pub slug: String,
     /// Its last report.
-    pub capability: CapabilityReport,
+    pub capability: Arc<CapabilityReport>,
     /// When it was last heard.
     pub last_seen_at: Time,
     /// Whether it takes no more jobs.
@@ -64,38 +66,33 @@ pub enum Forgetting {
 }
 
 const SELECT: &str =
-    "SELECT n.*, (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
-                      AS running_jobs FROM nodes n";
+    "SELECT n.id, n.slug, n.capability_sha256, n.capability, n.last_seen_at, n.draining,
+        n.worker_url, n.config, n.config_version, n.ack_version, n.ack_status, n.ack_error,
+        (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
+     FROM nodes n";
 
-fn node(row: &Row<'_>) -> Result<Node, StoreError> {
-    let capability: String = row.get("capability")?;
-    let ack_status: Option<String> = row.get("ack_status")?;
+/// A row of [`SELECT`]; by position, since there may be thousands at every turn of the scheduler.
+fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError> {
+    let text = |n| Ok::<_, rusqlite::Error>(row.get_ref(n)?.as_str()?);
+    let id = row.get(0)?;
+    let capability = reports.get(id, text(2)?, || document(text(3)?))?;
+    let ack_status: Option<String> = row.get(10)?;
     Ok(Node {
-        id: row.get("id")?,
-        slug: row.get("slug")?,
-        capability: document(&capability)?,
-        last_seen_at: row.get("last_seen_at")?,
-        draining: row.get("draining")?,
-        worker_url: row.get("worker_url")?,
-        config: row.get("config")?,
-        config_version: row.get("config_version")?,
-        ack_version: row.get("ack_version")?,
+        id,
+        slug: row.get(1)?,
+        capability,
+        last_seen_at: row.get(4)?,
+        draining: row.get(5)?,
+        worker_url: row.get(6)?,
+        config: row.get(7)?,
+        config_version: row.get(8)?,
+        ack_version: row.get(9)?,
         ack_status: ack_status
             .map(|name| named(name, "ack_status"))
             .transpose()?,
-        ack_error: row.get("ack_error")?,
-        running_jobs: row.get("running_jobs")?,
+        ack_error: row.get(11)?,
+        running_jobs: row.get(12)?,
     })
-}
-
-fn all(c: &Connection) -> Result<Vec<Node>, StoreError> {
-    let mut statement = c.prepare_cached(&format!("{SELECT} ORDER BY n.slug"))?;
-    let mut rows = statement.query([])?;
-    let mut nodes = Vec::new();
-    while let Some(row) = rows.next()? {
-        nodes.push(node(row)?);
-    }
-    Ok(nodes)
 }
 
 impl Store {
@@ -212,6 +209,7 @@ impl Store {
         slug: String,
         event: AuditEvent,
     ) -> Result<Forgetting, StoreError> {
+        let reports = self.reports.clone();
         self.write(move |c| {
             let known: Option<(NodeId, u32)> = c
                 .query_row(
@@ -234,6 +232,7 @@ impl Store {
                 params![id, slug],
             )?;
             c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
+            reports.forget(id);
             audit::add(c, &event.to(slug))?;
             Ok(Forgetting::Forgotten(id))
         })
@@ -242,27 +241,41 @@ impl Store {
 
     /// One node.
     pub async fn node_get(&self, id: NodeId) -> Result<Option<Node>, StoreError> {
-        self.read(move |c| {
-            let mut statement = c.prepare_cached(&format!("{SELECT} WHERE n.id = ?1"))?;
-            let mut rows = statement.query([id])?;
-            rows.next()?.map(node).transpose()
-        })
-        .await
+        self.node_where("n.id = ?1", id.to_string()).await
     }
 
     /// The node of this slug.
     pub async fn node_by_slug(&self, slug: String) -> Result<Option<Node>, StoreError> {
+        self.node_where("n.slug = ?1", slug).await
+    }
+
+    async fn node_where(
+        &self,
+        condition: &'static str,
+        value: String,
+    ) -> Result<Option<Node>, StoreError> {
+        let reports = self.reports.clone();
         self.read(move |c| {
-            let mut statement = c.prepare_cached(&format!("{SELECT} WHERE n.slug = ?1"))?;
-            let mut rows = statement.query([slug])?;
-            rows.next()?.map(node).transpose()
+            let mut statement = c.prepare_cached(&format!("{SELECT} WHERE {condition}"))?;
+            let mut rows = statement.query([value])?;
+            rows.next()?.map(|row| node(row, &reports)).transpose()
         })
         .await
     }
 
     /// All nodes, by slug.
     pub async fn node_list(&self) -> Result<Vec<Node>, StoreError> {
-        self.read(all).await
+        let reports = self.reports.clone();
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(&format!("{SELECT} ORDER BY n.slug"))?;
+            let mut rows = statement.query([])?;
+            let mut nodes = Vec::new();
+            while let Some(row) = rows.next()? {
+                nodes.push(node(row, &reports)?);
+            }
+            Ok(nodes)
+        })
+        .await
     }
 }
 
