@@ -93,12 +93,16 @@ CREATE TABLE jobs (
     started_at       INTEGER,
     ended_at         INTEGER,
     node_slug        TEXT,                       -- of a node that was forgotten; node_id is NULL then
+    user_id          TEXT,                       -- its task's, for whose turn it is
+    placement        TEXT NOT NULL DEFAULT '{}', -- JSON, what it asks of a node; the same text for the same
+    rank             INTEGER NOT NULL DEFAULT 0, -- lower first among a user's own: minus the task's priority
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);
-CREATE INDEX jobs_queued ON jobs (id) WHERE status = 'queued';
+-- In the order in which the scheduler reads it; whoever is in a backoff is stepped over within the index.
+CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHERE status = 'queued';
 CREATE INDEX jobs_backoff ON jobs (not_before) WHERE status = 'queued';
-CREATE INDEX jobs_running ON jobs (node_id) WHERE status = 'running';
+CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';
 
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL REFERENCES users (id),

@@ -7,28 +7,28 @@ use serde_json::Number;
 pub(super) fn whole<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
-    T: TryFrom<u64>,
+    T: TryFrom<i128>,
 {
     let Some(number) = Option::<Number>::deserialize(deserializer)? else {
         return Ok(None);
     };
-    let range = 0.0..u64::MAX as f64;
     let float = || {
         let float = number.as_f64()?;
-        (float.fract() == 0.0 && range.contains(&float)).then_some(float as u64)
+        (float.fract() == 0.0).then_some(float as i128)
     };
-    let whole = number.as_u64().or_else(float);
-    whole
-        .and_then(|whole| T::try_from(whole).ok())
-        .map(Some)
-        .ok_or_else(|| D::Error::custom(format!("expected a whole number from 0 on, not {number}")))
+    let whole = number
+        .as_i128()
+        .or_else(float)
+        .ok_or_else(|| D::Error::custom(format!("expected a whole number, not {number}")))?;
+    let fits = T::try_from(whole).map(Some);
+    fits.map_err(|_| D::Error::custom(format!("{number} is too small or too large")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(json: &str) -> Option<Option<u32>> {
+    fn read<T: TryFrom<i128>>(json: &str) -> Option<Option<T>> {
         whole(&mut serde_json::Deserializer::from_str(json)).ok()
     }
 
@@ -41,7 +41,7 @@ mod tests {
             ("1e2", Some(100)),
             ("-0.0", Some(0)),
         ] {
-            assert_eq!(read(json), Some(number), "{json}");
+            assert_eq!(read::<u32>(json), Some(number), "{json}");
         }
         for json in [
             "5.5",
@@ -54,7 +54,10 @@ mod tests {
             "true",
             "[]",
         ] {
-            assert_eq!(read(json), None, "{json}");
+            assert_eq!(read::<u32>(json), None, "{json}");
         }
+        assert_eq!(read::<i32>("-1.0"), Some(Some(-1)));
+        assert_eq!(read::<u64>("18446744073709551615"), Some(Some(u64::MAX)));
+        assert_eq!(read::<u64>("18446744073709551616"), None);
     }
 }

@@ -43,6 +43,9 @@ pub struct SandboxOptions {
     /// How often a lost node may be made up for; 1 never runs it twice
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<u32>,
+    /// Before your other tasks, or behind them when below 0: -100 to 100 [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
 }
 
 #[derive(Args, Debug)]

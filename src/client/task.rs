@@ -62,6 +62,7 @@ pub(super) fn options(options: SandboxOptions) -> Result<CreateTask, Failure> {
         timeout_seconds: options.timeout.map(seconds),
         node_labels: (!options.label.is_empty()).then_some(options.label),
         max_attempts: options.max_attempts,
+        priority: options.priority,
         ..CreateTask::default()
     })
 }
@@ -149,6 +150,7 @@ fn get(args: &TaskId) -> Result<(), Failure> {
             clean(&task.command.unwrap_or_default().join(" ")),
         ),
         ("image", clean(task.image.as_deref().unwrap_or("-"))),
+        ("priority", task.priority.to_string()),
         ("created", task.created_at.to_string()),
         ("started", time(task.started_at)),
         ("ended", time(task.ended_at)),

@@ -17,7 +17,7 @@ mod metrics;
 mod node_client;
 mod readiness;
 mod recovery;
-mod scheduler;
+pub mod scheduler;
 mod summary;
 mod upkeep;
 

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{
-        nodes::{AckStatus, NodeStatus, NodeView},
+        nodes::{AckStatus, Inference, NodeStatus, NodeView},
         time::Time,
     },
     store::Node,
@@ -110,9 +110,10 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         let each = each(nodes, brief);
         return Err(format!("no node takes jobs; {each}"));
     }
-    let infers = |node: &&NodeView| why_no_inference(node).is_none();
+    let why_not = |node: &NodeView| why_no_inference(node.inference.as_ref());
+    let infers = |node: &&NodeView| why_not(node).is_none();
     if require_inference && !ready.iter().any(infers) {
-        let why = |node| why_no_inference(node).unwrap_or_default().to_owned();
+        let why = |node| why_not(node).unwrap_or_default().to_owned();
         let each = each(ready, why);
         return Err(format!(
             "no node has inference running; {each}; --require-inference false makes that optional"
@@ -155,9 +156,9 @@ fn brief(node: &NodeView) -> String {
     format!("{FAILED}{kind}, more with cynode nodes show {slug}")
 }
 
-/// Why a node has no inference running, by its last report; `None` when it has.
-fn why_no_inference(node: &NodeView) -> Option<&'static str> {
-    match &node.inference {
+/// Why a node that reports this has no inference running; `None` when it has.
+pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static str> {
+    match inference {
         Some(inference) if inference.supported => {
             (inference.running != Some(true)).then_some("its model server does not answer")
         }

@@ -17,15 +17,6 @@ use crate::api::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-/// A job that waits for a node.
-#[derive(Clone, Debug)]
-pub struct QueuedJob {
-    /// Which job.
-    pub id: JobId,
-    /// Labels that its node must all bear.
-    pub labels: Vec<String>,
-}
-
 /// A job that a node has.
 #[derive(Clone, Debug)]
 pub struct RunningJob {
@@ -119,40 +110,6 @@ fn task_follows(
 }
 
 impl Store {
-    /// Jobs that may run now, oldest first, those behind `after`.
-    pub async fn job_queued(
-        &self,
-        now: Time,
-        after: Option<JobId>,
-        limit: u32,
-    ) -> Result<Vec<QueuedJob>, StoreError> {
-        self.read(move |c| {
-            let mut statement = c.prepare_cached(
-                "SELECT j.id, t.spec ->> '$.node_labels' AS labels FROM jobs j JOIN tasks t ON t.id = j.task_id
-                 WHERE j.status = 'queued' AND j.not_before <= ?1 AND j.id > coalesce(?2, '')
-                 ORDER BY j.id LIMIT ?3",
-            )?;
-            let mut rows = statement.query(params![now, after, limit])?;
-            let mut queued = Vec::new();
-            while let Some(row) = rows.next()? {
-                let labels: String = row.get("labels")?;
-                queued.push(QueuedJob { id: row.get("id")?, labels: document(&labels)? });
-            }
-            Ok(queued)
-        })
-        .await
-    }
-
-    /// When the backoff of the next queued job ends.
-    pub async fn job_next_at(&self, now: Time) -> Result<Option<Time>, StoreError> {
-        self.read(move |c| {
-            let sql =
-                "SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before > ?1";
-            Ok(c.query_row(sql, [now], |row| row.get(0))?)
-        })
-        .await
-    }
-
     /// Gives a queued job to a node; `None` when it isn't queued any more, or the node was forgotten.
     pub async fn job_claim(
         &self,

@@ -48,7 +48,8 @@ const STEPS: &[&str] = &[
      CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id, expires_at);
      INSERT INTO queue_depths
      SELECT user_id, count(*) FROM tasks WHERE status = 'queued' GROUP BY user_id;",
-    // 4: the way to what goes in time, and something to write.
+    // 4: the way to what goes in time, and something to write; in which order jobs are read, so that
+    // nobody's queue is in another's way.
     "CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
      CREATE INDEX sessions_by_expiry ON sessions (expires_at);
      CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at);
@@ -62,7 +63,20 @@ const STEPS: &[&str] = &[
      CREATE TRIGGER finished_tasks_leave AFTER DELETE ON tasks WHEN OLD.ended_at IS NOT NULL BEGIN
          UPDATE finished_tasks SET finished = finished - 1;
      END;
-     CREATE TABLE probes (filler BLOB NOT NULL) STRICT;",
+     CREATE TABLE probes (filler BLOB NOT NULL) STRICT;
+     ALTER TABLE jobs ADD COLUMN user_id TEXT;
+     ALTER TABLE jobs ADD COLUMN placement TEXT NOT NULL DEFAULT '{}';
+     ALTER TABLE jobs ADD COLUMN rank INTEGER NOT NULL DEFAULT 0;
+     UPDATE jobs SET user_id = (SELECT user_id FROM tasks WHERE id = task_id);
+     UPDATE jobs SET placement = (
+         SELECT iif(count(*) > 0, json_object('labels', json_group_array(value)), '{}')
+         FROM (SELECT DISTINCT label.value FROM tasks t, json_each(t.spec, '$.node_labels') label
+               WHERE t.id = jobs.task_id ORDER BY label.value)
+     ) WHERE status IN ('queued', 'running');
+     DROP INDEX jobs_queued;
+     CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHERE status = 'queued';
+     DROP INDEX jobs_running;
+     CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';",
 ];
 
 /// The version that this program writes.
@@ -100,6 +114,7 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rusqlite::types::ValueRef;
 
     const VERSION_1: &str = include_str!("../../tests/fixtures/schema-v1.sql");
 
@@ -190,6 +205,34 @@ mod tests {
             old.execute_batch(sql).unwrap();
             assert_eq!(depth(&old), expected, "{sql}");
         }
+    }
+
+    #[test]
+    fn what_was_queued_before_has_its_place_in_the_queue() {
+        let mut old = database(VERSION_1, 1);
+        let none = r#"{"node_labels":[]}"#;
+        let two = r#"{"node_labels":["zone=b","a/1","zone=b"]}"#;
+        old.execute_batch(&format!(
+            "INSERT INTO users VALUES ('u', 'ann', NULL, '', 1, 0, 1, 1);
+             INSERT INTO tasks VALUES ('a', 'u', 'queued', NULL, '{none}', NULL, NULL, 1, 1, NULL, NULL),
+                                      ('b', 'u', 'queued', NULL, '{two}', NULL, NULL, 1, 1, 1, NULL);
+             INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at)
+                 VALUES ('1', 'a', 'queued', 3, 1, 1), ('2', 'b', 'queued', 3, 1, 1);",
+        ))
+        .unwrap();
+        upgrade(&mut old).unwrap();
+        let placed = rows(
+            &old,
+            "SELECT id, placement, user_id, rank FROM jobs ORDER BY id",
+        );
+        let labels = r#"{"labels":["a/1","zone=b"]}"#;
+        let expected = [("1", "{}"), ("2", labels)];
+        let told = expected.map(|(id, placement)| {
+            let [id, placement, user] =
+                [id, placement, "u"].map(|text| format!("{:?}", ValueRef::from(text)));
+            format!("{id} {placement} {user} {:?}", ValueRef::Integer(0))
+        });
+        assert_eq!(placed, told);
     }
 
     #[test]

@@ -376,10 +376,16 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(forgotten, Forgetting::Forgotten(node));
-        let queued = store.job_queued(now, None, 9).await.unwrap();
-        let claimed = store.job_claim(queued[0].id, node, now).await.unwrap();
+        let first = || {
+            store.queue_look(now, |queue| {
+                let line = queue.lines()?.remove(0);
+                queue.next(&line, None)
+            })
+        };
+        let queued = first().await.unwrap().unwrap();
+        let claimed = store.job_claim(queued.id, node, now).await.unwrap();
         assert!(claimed.is_none());
-        assert_eq!(store.job_queued(now, None, 9).await.unwrap().len(), 1);
+        assert_eq!(first().await.unwrap(), Some(queued));
         let late = store.node_report(node, report, String::new(), now).await;
         assert!(!late.unwrap());
         let served = store.node_config_serve(node, "{}".to_owned()).await;

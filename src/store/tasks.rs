@@ -1,7 +1,7 @@
 //! What users asked for.
 
 use super::{
-    Store, StoreError,
+    Placement, Store, StoreError,
     rows::{document, named, to_document},
     sessions::{Authority, authorize},
 };
@@ -81,6 +81,7 @@ fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         prompt: spec.prompt,
         command: Some(spec.sandbox.command),
         image: Some(spec.sandbox.image),
+        priority: spec.priority,
         created_at: row.get("created_at")?,
         updated_at: row.get("updated_at")?,
         started_at: row.get("started_at")?,
@@ -178,9 +179,17 @@ impl Store {
                 params![id, owner, spec.task_name, to_document(&spec)?, now],
             )?;
             c.execute(
-                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at)
-                 VALUES (?1, ?2, 'queued', ?3, ?4, ?4)",
-                params![JobId::new(), id, spec.max_attempts, now],
+                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)
+                 VALUES (?1, ?2, 'queued', ?3, ?4, ?4, ?5, ?6, ?7)",
+                params![
+                    JobId::new(),
+                    id,
+                    spec.max_attempts,
+                    now,
+                    owner,
+                    Placement::of(&spec).text()?,
+                    -spec.priority
+                ],
             )?;
             if let Some((key, body)) = key {
                 c.execute(

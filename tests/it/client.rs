@@ -319,6 +319,7 @@ fn every_kind_of_failure_has_its_code_and_its_advice() {
         &["run", "--env", "A B=y", "--", "true"],
         &["run", "--timeout", "0", "--", "true"],
         &["run", "--max-attempts", "0", "--", "true"],
+        &["run", "--priority", "-101", "--", "true"],
         &["task", "create", "--script", " "],
         &["task", "list", "--status", "done"],
         &["task", "list", "--cursor", "nonsense"],

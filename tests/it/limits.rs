@@ -116,13 +116,7 @@ fn a_full_queue_takes_nothing_and_has_room_again() {
     let orchestrator = Orchestrator::start(home.path(), &flags);
     let admin = orchestrator.login();
     let mut users = vec![admin.clone()];
-    for handle in ["ann", "bob"] {
-        let user = json!({"handle": handle, "password": "a good password"});
-        admin.post("/v1/users", &user).expect(201);
-        let tokens = orchestrator.gateway.post("/v1/auth/login", &user).json(200);
-        let token = tokens["access_token"].as_str().unwrap();
-        users.push(orchestrator.gateway.with_token(token));
-    }
+    users.extend(["ann", "bob"].map(|handle| orchestrator.add_user(&admin, handle)));
     let task = json!({"script": "true"});
     let create = |user: &Api, key: &str| {
         let headers = [

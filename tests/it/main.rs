@@ -41,6 +41,7 @@ mod races;
 mod recovery;
 mod retention;
 mod sandbox;
+mod scheduling;
 mod secrets;
 mod shims;
 mod slugs;

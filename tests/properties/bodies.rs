@@ -11,7 +11,7 @@ fn task() -> Value {
     json!({
         "command": ["echo", "a b"], "task_name": "n", "image": "alpine:3", "env": {"A": "b", "C/D~": "e"},
         "timeout_seconds": 5, "network_policy": "none", "node_labels": ["gpu", "zone=a"],
-        "use_inference": false, "max_attempts": 2,
+        "use_inference": false, "max_attempts": 2, "priority": -3,
     })
 }
 

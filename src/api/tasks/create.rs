@@ -10,6 +10,7 @@ use crate::api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::{fmt::Display, ops::RangeInclusive};
 
 /// Most characters of a task's name.
 pub const MAX_NAME_CHARS: usize = 200;
@@ -17,6 +18,8 @@ pub const MAX_NAME_CHARS: usize = 200;
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// Most attempts that one may ask for.
 pub const MAX_MAX_ATTEMPTS: u32 = 100;
+/// Least and most urgent that a task may be; 0 when the user says nothing.
+pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +78,15 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = 1, max = MAX_MAX_ATTEMPTS))]
     pub max_attempts: Option<u32>,
+    /// Which of the user's own tasks start first: the higher, the sooner. Counts for nothing beside
+    /// those of others.
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = *PRIORITIES.start(), max = *PRIORITIES.end()))]
+    pub priority: Option<i32>,
 }
 
 /// What a script looks like to a schema: no NUL, and not white space alone.
@@ -145,6 +157,9 @@ pub struct TaskSpec {
     pub node_labels: Vec<String>,
     /// How often infrastructure may fail.
     pub max_attempts: u32,
+    /// Which of the user's own tasks start first.
+    #[serde(default)]
+    pub priority: i32,
 }
 
 impl CreateTask {
@@ -190,12 +205,9 @@ impl CreateTask {
             ));
         }
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
-        if !(1..=MAX_MAX_ATTEMPTS).contains(&max_attempts) {
-            return Err(Problem::field(
-                "/max_attempts",
-                format!("must be 1 to {MAX_MAX_ATTEMPTS}"),
-            ));
-        }
+        check_range("/max_attempts", max_attempts, 1..=MAX_MAX_ATTEMPTS)?;
+        let priority = self.priority.unwrap_or_default();
+        check_range("/priority", priority, PRIORITIES)?;
         let image = self.image.as_deref().unwrap_or(default_image);
         if image.len() > image::MAX_WRITTEN_BYTES {
             return Err(Problem::field(
@@ -217,6 +229,7 @@ impl CreateTask {
             },
             node_labels,
             max_attempts,
+            priority,
         })
     }
 }
@@ -259,6 +272,21 @@ fn check_name(name: Option<&str>) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+fn check_range<T: PartialOrd + Display>(
+    pointer: &str,
+    number: T,
+    range: RangeInclusive<T>,
+) -> Result<(), Problem> {
+    if range.contains(&number) {
+        return Ok(());
+    }
+    let (least, most) = range.into_inner();
+    Err(Problem::field(
+        pointer,
+        format!("must be {least} to {most}"),
+    ))
 }
 
 fn no_inference(pointer: &str) -> Problem {
@@ -335,6 +363,7 @@ mod tests {
                 r#"{"script":"x","max_attempts":0}"#.to_owned(),
                 "#/max_attempts",
             ),
+            (r#"{"script":"x","priority":-101}"#.to_owned(), "#/priority"),
             (
                 r#"{"script":"x","node_labels":["-x"]}"#.to_owned(),
                 "#/node_labels/0",

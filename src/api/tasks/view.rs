@@ -135,6 +135,9 @@ pub struct Task {
     /// In which image, in normal form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Which of the user's own tasks start first: the higher, the sooner.
+    #[serde(default)]
+    pub priority: i32,
     /// When it was accepted.
     pub created_at: Time,
     /// When it last changed.

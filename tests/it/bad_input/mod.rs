@@ -47,6 +47,7 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         (json!({"script": "true", "node_labels": [""]}), invalid),
         (json!({"script": "true", "max_attempts": 0}), invalid),
         (json!({"script": "true", "max_attempts": -1}), invalid),
+        (json!({"script": "true", "priority": 101}), invalid),
     ]);
     for (task, slug) in cases {
         eprintln!("{:.120}", task.to_string());

@@ -72,6 +72,15 @@ impl Orchestrator {
         self.gateway
             .with_token(tokens["access_token"].as_str().unwrap())
     }
+
+    /// Has the admin make a user; the User API as they, freshly logged in.
+    pub(crate) fn add_user(&self, admin: &Api, handle: &str) -> Api {
+        let user = json!({"handle": handle, "password": PASSWORD});
+        admin.post("/v1/users", &user).expect(201);
+        let tokens = self.gateway.post("/v1/auth/login", &user).json(200);
+        self.gateway
+            .with_token(tokens["access_token"].as_str().unwrap())
+    }
 }
 
 /// A node.

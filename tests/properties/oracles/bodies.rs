@@ -69,6 +69,7 @@ pub fn create(bytes: &[u8]) -> Result<TaskSpec, Problem> {
     assert!(name.chars().count() <= 200 && !name.contains('\0'));
     assert!(spec.node_labels.len() <= 64 && spec.node_labels.iter().all(|l| names::label(l)));
     assert!((1..=100).contains(&spec.max_attempts));
+    assert!((-100..=100).contains(&spec.priority));
     let job = RunJob {
         version: PAYLOAD_VERSION,
         task_id: TaskId::new(),

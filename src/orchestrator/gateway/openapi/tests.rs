@@ -53,6 +53,8 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"script": longest, "env": {"_A1": longest}, "timeout_seconds": u64::MAX}),
         json!({"prompt": "x", "input_mode": "commands", "timeout_seconds": 5.0, "max_attempts": 100}),
         json!({"script": "x", "task_name": "é".repeat(200), "node_labels": vec!["a/b=c"; 64]}),
+        json!({"script": "x", "priority": -100}),
+        json!({"script": "x", "priority": 1e2}),
     ] {
         assert!(takes(&task), "{task:.300}");
     }
@@ -80,6 +82,10 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"script": "x", "timeout_seconds": 2e19}),
         json!({"script": "x", "max_attempts": 101}),
         json!({"script": "x", "network_policy": "open"}),
+        json!({"script": "x", "priority": 101}),
+        json!({"script": "x", "priority": -101}),
+        json!({"script": "x", "priority": 0.5}),
+        json!({"script": "x", "priority": "high"}),
     ] {
         assert!(!takes(&task), "{task:.300}");
     }

@@ -1,0 +1,268 @@
+//! The decision is held to its rules by a slow look at everything.
+
+use super::*;
+use crate::{orchestrator::readiness::tests::node, store::Placement};
+use proptest::prelude::*;
+use std::{cell::Cell, sync::Arc};
+
+/// A job in the queue of a test.
+#[derive(Clone, Debug)]
+struct Job {
+    line: Line,
+    job: QueuedJob,
+    image: &'static str,
+}
+
+/// A queue in memory, and what runs.
+#[derive(Clone, Debug, Default)]
+struct World {
+    queue: Vec<Job>,
+    running: HashMap<UserId, u32>,
+    /// Jobs that were read of it.
+    read: Cell<usize>,
+}
+
+impl Queue for World {
+    fn running(&self) -> Result<HashMap<UserId, u32>, StoreError> {
+        Ok(self.running.clone())
+    }
+
+    fn lines(&self) -> Result<Vec<Line>, StoreError> {
+        let mut lines: Vec<Line> = Vec::new();
+        for job in &self.queue {
+            if !lines.contains(&job.line) {
+                lines.push(job.line.clone());
+            }
+        }
+        Ok(lines)
+    }
+
+    fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
+        self.read.set(self.read.get() + 1);
+        let line = self.queue.iter().filter(|job| job.line == *line);
+        let behind = line
+            .map(|job| job.job)
+            .filter(|job| last.is_none_or(|last| job > last));
+        Ok(behind.min())
+    }
+
+    fn image(&self, job: JobId) -> Result<String, StoreError> {
+        let job = self.queue.iter().find(|queued| queued.job.id == job);
+        Ok(job.unwrap().image.to_owned())
+    }
+}
+
+impl World {
+    fn add(&mut self, user: UserId, labels: &[&str], rank: i32) -> JobId {
+        let placement = Placement {
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            inference: false,
+        };
+        let placement = serde_json::to_string(&placement).unwrap();
+        let since = Time::from_millis(self.queue.len() as i64);
+        let id = JobId::new();
+        self.queue.push(Job {
+            line: Line { user, placement },
+            job: QueuedJob { rank, id, since },
+            image: "a",
+        });
+        id
+    }
+
+    /// The job runs now; whose it is.
+    fn start(&mut self, job: JobId) -> UserId {
+        let at = self
+            .queue
+            .iter()
+            .position(|queued| queued.job.id == job)
+            .unwrap();
+        let user = self.queue.remove(at).line.user;
+        *self.running.entry(user).or_default() += 1;
+        user
+    }
+}
+
+fn candidate(labels: &[&str], running: u32, slots: u32) -> Candidate {
+    let mut node = node("box", slots, running);
+    let report = Arc::make_mut(&mut node.capability);
+    report.node.labels = Some(labels.iter().map(|label| (*label).to_owned()).collect());
+    Candidate::from(node)
+}
+
+const LABELS: [&[&str]; 4] = [&[], &["a"], &["b"], &["a", "b"]];
+
+fn labels() -> impl Strategy<Value = &'static [&'static str]> {
+    proptest::sample::select(&LABELS[..])
+}
+
+/// Looks at every user, job and node: whether `job` on `node` is what the rules want next.
+fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(), TestCaseError> {
+    let could = |job: &&Job| {
+        let placement = job.line.placement().unwrap();
+        nodes
+            .iter()
+            .any(|node| node.has_room() && node.fits(&placement))
+    };
+    let job = world
+        .queue
+        .iter()
+        .find(|queued| queued.job.id == job)
+        .unwrap();
+    let running = |user| world.running.get(user).copied().unwrap_or(0);
+    let fewest = world
+        .queue
+        .iter()
+        .filter(could)
+        .map(|job| running(&job.line.user))
+        .min();
+    prop_assert_eq!(
+        Some(running(&job.line.user)),
+        fewest,
+        "the fewest run of this user"
+    );
+    let own = world
+        .queue
+        .iter()
+        .filter(|other| other.line.user == job.line.user);
+    let first = own.filter(could).map(|job| job.job).min();
+    prop_assert_eq!(Some(job.job), first, "it is this user's first");
+    let placement = job.line.placement().unwrap();
+    let node = nodes.iter().find(|node| node.id == to).unwrap();
+    prop_assert!(node.has_room() && node.fits(&placement));
+    let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
+    for other in nodes
+        .iter()
+        .filter(|other| other.has_room() && other.fits(&placement))
+    {
+        prop_assert!(share(node) <= share(other), "it is the least loaded");
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn no_slot_twice_no_label_ignored_nobody_passed_over_and_nothing_waits_that_could_run(
+        jobs in proptest::collection::vec((0usize..3, labels(), -1..2), 0..14),
+        running in proptest::array::uniform3(0u32..3),
+        nodes in proptest::collection::vec((labels(), 0u32..4, 0u32..4), 0..5),
+    ) {
+        let users = [(); 3].map(|()| UserId::new());
+        let mut world = World { running: users.into_iter().zip(running).collect(), ..World::default() };
+        for (user, labels, rank) in jobs {
+            world.add(users[user], labels, rank);
+        }
+        let mut nodes: Vec<_> = nodes.into_iter().map(|(labels, running, slots)| candidate(labels, running, slots)).collect();
+        for (job, to) in assign(&world, nodes.clone(), &mut Memory::default()).unwrap() {
+            check(&world, &nodes, job, to)?;
+            world.start(job);
+            nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
+        }
+        for job in &world.queue {
+            let placement = job.line.placement().unwrap();
+            prop_assert!(!nodes.iter().any(|node| node.has_room() && node.fits(&placement)));
+        }
+    }
+
+    /// Others queue without end; somebody comes with one task.
+    #[test]
+    fn whoever_has_nothing_running_waits_for_one_turn_of_each_other_at_most(
+        others in 1usize..5,
+        slots in 1u32..4,
+        before in 0usize..9,
+        ends in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
+    ) {
+        let users: Vec<_> = (0..others).map(|_| UserId::new()).collect();
+        let (mut world, mut memory, mut at_nodes) = (World::default(), Memory::default(), Vec::new());
+        let (late, mut turns, mut come) = (UserId::new(), 0, false);
+        for (round, end) in ends.iter().enumerate() {
+            for user in &users {
+                for _ in 0..slots {
+                    world.add(*user, &[], 0);
+                }
+            }
+            if round == before {
+                // It just had a turn, and is the last in every order.
+                memory.turn(late);
+                world.add(late, &[], 100);
+                come = true;
+            }
+            let free = candidate(&[], at_nodes.len() as u32, slots);
+            for (job, _) in assign(&world, vec![free], &mut memory).unwrap() {
+                let user = world.start(job);
+                at_nodes.push(user);
+                if user == late {
+                    return Ok(());
+                }
+                turns += usize::from(come);
+                prop_assert!(turns <= others, "{turns} turns of {others} others");
+            }
+            let ended = at_nodes.swap_remove(end.index(at_nodes.len()));
+            *world.running.get_mut(&ended).unwrap() -= 1;
+        }
+        prop_assert!(false, "it never came to the one task");
+    }
+}
+
+#[test]
+fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
+    let (mut world, user) = (World::default(), UserId::new());
+    for n in 0..500 {
+        world.add(user, if n % 2 == 0 { &[] } else { &["nowhere"] }, 0);
+    }
+    let given = assign(&world, vec![candidate(&[], 0, 3)], &mut Memory::default());
+    assert_eq!(given.unwrap().len(), 3);
+    // One for each slot, and the one behind them.
+    assert_eq!(world.read.get(), 4);
+}
+
+#[test]
+fn of_equally_loaded_nodes_the_one_that_had_the_image_comes_first() {
+    let nodes = [
+        candidate(&[], 0, 4),
+        candidate(&[], 0, 4),
+        candidate(&[], 1, 4),
+    ];
+    let ids = nodes.each_ref().map(|node| node.id);
+    let (mut world, mut memory) = (World::default(), Memory::default());
+    let job = world.add(UserId::new(), &[], 0);
+    let given = |memory: &mut Memory| assign(&world, nodes.to_vec(), memory).unwrap();
+    memory.given("a".to_owned(), ids[1]);
+    memory.given("b".to_owned(), ids[0]);
+    assert_eq!(given(&mut memory), [(job, ids[1])]);
+    // An emptier one is better than one that has it.
+    let mut memory = Memory::default();
+    memory.given("a".to_owned(), ids[2]);
+    assert_eq!(given(&mut memory), [(job, ids[0])]);
+    assert_eq!(given(&mut memory), [(job, ids[0])]);
+    for n in 0..2 * IMAGES {
+        memory.given(n.to_string(), ids[0]);
+        assert!(memory.images.len() <= IMAGES);
+    }
+}
+
+#[test]
+fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
+    let mut serves = candidate(&[], 0, 1);
+    Arc::make_mut(&mut serves.report).inference = Some(crate::api::nodes::Inference {
+        supported: true,
+        running: Some(true),
+        ..Default::default()
+    });
+    let mut down = serves.clone();
+    down.id = NodeId::new();
+    Arc::make_mut(&mut down.report)
+        .inference
+        .as_mut()
+        .unwrap()
+        .running = Some(false);
+    let mut world = World::default();
+    for _ in 0..2 {
+        world.add(UserId::new(), &[], 0);
+    }
+    for job in &mut world.queue {
+        job.line.placement = r#"{"inference":true}"#.to_owned();
+    }
+    let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
+    let given = assign(&world, nodes, &mut Memory::default()).unwrap();
+    assert_eq!(given, [(world.queue[0].job.id, serves.id)]);
+}

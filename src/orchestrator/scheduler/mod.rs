@@ -1,0 +1,152 @@
+//! Which job goes to which node now.
+//!
+//! ```text
+//! woken ──▶ anything due? ──▶ a free slot? ──▶ decision::assign ──▶ claims, one commit ──▶ dispatch
+//!             │ no               │ no              reads the queue line by line
+//!             ▼                  ▼
+//!           asleep until something could have changed
+//! ```
+//!
+//! [`decision`] decides, pure; [`look`] gives it what it needs; [`run`] is the loop that wakes, looks and
+//! carries out. Nothing polls: the loop sleeps until something could have changed (a task came, a slot
+//! got free, a node spoke) or until the next job's backoff ends. However many wake it meanwhile, it looks
+//! once more, and after a look it rests as long as that look took: a storm costs half a core at most.
+//!
+//! A look at an empty queue reads no node, one without a free slot reads no queue, and any other reads as
+//! much as there are nodes, lines of the queue ([`Queue`](crate::store::Queue)) and free slots, however
+//! long the lines are.
+
+mod decision;
+mod places;
+
+pub use decision::Memory;
+
+use super::{Orchestrator, dispatch};
+use crate::{
+    api::{JobId, NodeId, time::Time},
+    errors,
+    http::server::{Shutdown, ended},
+    store::{Node, Store, StoreError},
+};
+use futures_util::future::join_all;
+use places::Candidate;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How long to wait when the store fails.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a look came to.
+#[derive(Debug, Default)]
+pub struct Look {
+    /// Which jobs are to be given to which nodes.
+    pub assigned: Vec<(JobId, NodeId)>,
+    /// When the next backoff ends.
+    pub next_at: Option<Time>,
+}
+
+/// Decides what the free slots of those nodes that `may_be_given` jobs are given. Claims nothing yet.
+pub async fn look(
+    store: &Store,
+    memory: &mut Memory,
+    now: Time,
+    may_be_given: impl Fn(&Node) -> bool,
+) -> Result<Look, StoreError> {
+    let due = store.queue_due(now).await?;
+    let mut look = Look {
+        next_at: due.next_at,
+        ..Look::default()
+    };
+    if !due.now {
+        return Ok(look);
+    }
+    let nodes = store.node_list().await?;
+    let candidates = nodes.into_iter().filter(may_be_given).map(Candidate::from);
+    let free: Vec<Candidate> = candidates.filter(Candidate::has_room).collect();
+    if free.is_empty() {
+        return Ok(look);
+    }
+    // It is lost when the read fails, and is only good for preferences.
+    let mut kept = std::mem::take(memory);
+    let decided = store.queue_look(now, move |queue| {
+        Ok((decision::assign(queue, free, &mut kept)?, kept))
+    });
+    (look.assigned, *memory) = decided.await?;
+    Ok(look)
+}
+
+/// Runs until `shutdown`.
+pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
+    let mut memory = Memory::default();
+    loop {
+        let began = Instant::now();
+        let (pause, rested) = match pass(&orchestrator, &mut memory).await {
+            Ok((next_at, looked)) => (
+                next_at.map(|at| at.since(Time::now())),
+                looked + looked.duration_since(began),
+            ),
+            Err(error) => {
+                tracing::error!(
+                    error = errors::chain(&error),
+                    "the scheduler can't read or write the store"
+                );
+                (Some(STORE_PAUSE), began)
+            }
+        };
+        let pause = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // A wake-up during the pass is kept, so none is lost.
+            () = orchestrator.wake.notified() => {}
+            () = pause => {}
+            () = ended(shutdown.clone()) => return,
+        }
+        tokio::time::sleep_until(rested).await;
+    }
+}
+
+/// Starts all that can be started. Says when to look again by itself, and when its own look was over.
+async fn pass(
+    orchestrator: &Arc<Orchestrator>,
+    memory: &mut Memory,
+) -> Result<(Option<Time>, Instant), StoreError> {
+    if orchestrator.store.trouble().is_some() {
+        // What may not be written to its end isn't begun; the end of the trouble wakes us.
+        return Ok((None, Instant::now()));
+    }
+    let now = Time::now();
+    let may_be_given = |node: &Node| orchestrator.may_be_given_jobs(node, now);
+    let look = look(&orchestrator.store, memory, now, may_be_given).await?;
+    let looked = Instant::now();
+    start_all(orchestrator, look.assigned, now).await?;
+    let avoidance_ends = orchestrator.avoided.next_end(now);
+    let next_at = [look.next_at, avoidance_ends].into_iter().flatten().min();
+    Ok((next_at, looked))
+}
+
+/// Claims together, so that they share one commit, and starts whatever was claimed.
+async fn start_all(
+    orchestrator: &Arc<Orchestrator>,
+    assigned: Vec<(JobId, NodeId)>,
+    now: Time,
+) -> Result<(), StoreError> {
+    let claims = assigned.into_iter().map(|(job, node)| async move {
+        let follower = orchestrator.followers.enter(job);
+        let claimed = orchestrator.store.job_claim(job, node, now).await?;
+        if let Some(job) = claimed {
+            let waited = Time::now().since(job.eligible_at);
+            orchestrator.metrics.dispatched(waited);
+            dispatch::start(orchestrator, job, follower, dispatch::Entry::Run);
+        } else {
+            // It was canceled meanwhile, and its slot is free for another.
+            orchestrator.wake.notify_one();
+        }
+        Ok(())
+    });
+    // One that fails leaves the others alone.
+    join_all(claims).await.into_iter().collect()
+}

@@ -1,0 +1,130 @@
+//! Nodes with free slots, and which of them fits what a job asks.
+
+use crate::{
+    api::{NodeId, nodes::CapabilityReport},
+    orchestrator::readiness,
+    store::{Line, Node, Placement, StoreError},
+};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+/// A node that may be given jobs.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) id: NodeId,
+    pub(super) report: Arc<CapabilityReport>,
+    pub(super) running: u32,
+    pub(super) slots: u32,
+}
+
+impl From<Node> for Candidate {
+    fn from(node: Node) -> Self {
+        Self {
+            id: node.id,
+            running: node.running_jobs,
+            slots: node.capability.max_concurrency(),
+            report: node.capability,
+        }
+    }
+}
+
+impl Candidate {
+    pub(super) fn has_room(&self) -> bool {
+        self.running < self.slots
+    }
+
+    pub(super) fn labels(&self) -> &[String] {
+        self.report.node.labels.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn fits(&self, placement: &Placement) -> bool {
+        let inference = self.report.inference.as_ref();
+        let infers = || readiness::why_no_inference(inference).is_none();
+        placement
+            .labels
+            .iter()
+            .all(|label| self.labels().contains(label))
+            && (!placement.inference || infers())
+    }
+
+    /// Which of two has the smaller share of its slots taken, compared without division.
+    fn by_load(&self, other: &Self) -> Ordering {
+        let crossed = |a: u32, b: u32| u64::from(a) * u64::from(b);
+        crossed(self.running, other.slots).cmp(&crossed(other.running, self.slots))
+    }
+}
+
+/// The nodes with free slots.
+pub(super) struct Places {
+    nodes: Vec<Candidate>,
+    by_label: HashMap<String, Vec<usize>>,
+    /// By what is asked, those that fit it and had room when they were last asked.
+    fitting: HashMap<String, Vec<usize>>,
+}
+
+impl Places {
+    pub(super) fn new(nodes: Vec<Candidate>) -> Self {
+        let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
+        for (n, node) in nodes.iter().enumerate() {
+            for label in node.labels() {
+                by_label.entry(label.clone()).or_default().push(n);
+            }
+        }
+        Self {
+            nodes,
+            by_label,
+            fitting: HashMap::new(),
+        }
+    }
+
+    /// Whether a job of this line could have a slot.
+    pub(super) fn has_room(&mut self, line: &Line) -> Result<bool, StoreError> {
+        if !self.fitting.contains_key(&line.placement) {
+            let fitting = self.find(&line.placement()?);
+            self.fitting.insert(line.placement.clone(), fitting);
+        }
+        let fitting = self.fitting.get_mut(&line.placement);
+        Ok(fitting.is_some_and(|fitting| {
+            fitting.retain(|n| self.nodes[*n].has_room());
+            !fitting.is_empty()
+        }))
+    }
+
+    /// Takes a slot of the least loaded node for a line that [has room](Self::has_room), of equal ones
+    /// that of one of the `preferred`.
+    pub(super) fn take(
+        &mut self,
+        line: &Line,
+        preferred: Option<&HashSet<NodeId>>,
+    ) -> Option<NodeId> {
+        let is_strange = |node: &Candidate| preferred.is_none_or(|nodes| !nodes.contains(&node.id));
+        let fitting = self.fitting.get(&line.placement).into_iter().flatten();
+        let best = fitting.copied().min_by(|a, b| {
+            let [a, b] = [a, b].map(|n| &self.nodes[*n]);
+            let by_image = || is_strange(a).cmp(&is_strange(b));
+            a.by_load(b).then_with(by_image)
+        });
+        best.map(|n| {
+            self.nodes[n].running += 1;
+            self.nodes[n].id
+        })
+    }
+
+    /// Those that fit. Of all its labels the rarest leads there, so that one that no node bears costs nothing.
+    fn find(&self, placement: &Placement) -> Vec<usize> {
+        let fits = |n: &usize| self.nodes[*n].fits(placement);
+        let bearers = |label| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
+        match placement
+            .labels
+            .iter()
+            .map(bearers)
+            .min_by_key(|nodes| nodes.len())
+        {
+            Some(nodes) => nodes.iter().copied().filter(fits).collect(),
+            None => (0..self.nodes.len()).filter(fits).collect(),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Whose task is next.
+
+use crate::support::{
+    Call, Cluster,
+    stage::{Stage, well},
+    stand_in::capability,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn somebody_with_one_task_is_next_however_much_another_has_queued() {
+    let cluster = Cluster::start_with(&["--max-concurrency", "1"]);
+    let ann = cluster.orchestrator.add_user(&cluster.user, "ann");
+    let first = cluster.script("sleep 600");
+    let many: Vec<String> = (0..12).map(|_| cluster.script("true")).collect();
+    let one = ann.post("/v1/tasks", &json!({"script": "true"})).json(201);
+    cluster
+        .user
+        .act(&format!("/v1/tasks/{first}/cancel"))
+        .expect(200);
+
+    let one = cluster.finish(one["id"].as_str().unwrap());
+    assert_eq!(one["status"], "completed");
+    let started = |task: &Value| task["started_at"].as_str().unwrap().to_owned();
+    for id in many {
+        let task = cluster.finish(&id);
+        assert_eq!(task["status"], "completed");
+        assert!(started(&one) < started(&task), "{one} {task}");
+    }
+}
+
+#[test]
+fn users_take_turns_and_priorities_order_each_ones_own() {
+    let mut stage = Stage::set_without_joining(|_, call, answer| well(call, answer));
+    let ann = stage.orchestrator.add_user(&stage.user, "ann");
+    let create = |user: &crate::support::Api, priority: i64| {
+        let task = json!({"command": ["true"], "priority": priority});
+        let task = user.post("/v1/tasks", &task).json(201);
+        assert_eq!(task["priority"], priority);
+        task["id"].as_str().unwrap().to_owned()
+    };
+    let admins = [0, 0, 5, -1].map(|priority| create(&stage.user, priority));
+    // A hundred of hers get her nowhere beside others.
+    let anns = [99, 100].map(|priority| create(&ann, priority));
+
+    stage.node.register();
+    let mut report = capability("box", &stage.node.url);
+    report["sandbox"]["max_concurrency"] = 1.into();
+    stage.node.report(&report).expect(204);
+    let version = stage.node.config()["config_version"].clone();
+    stage.node.ack(&version, "applied").expect(204);
+    for id in admins.iter().chain(&anns) {
+        assert_eq!(stage.finish(id).0["status"], "completed");
+    }
+    let calls = stage.node.calls();
+    let runs = calls.iter().filter(|call| call.is_run());
+    let order: Vec<&str> = runs
+        .map(|call: &Call| call.body["task_id"].as_str().unwrap())
+        .collect();
+    let expected = [
+        &admins[2], &anns[1], &admins[0], &anns[0], &admins[1], &admins[3],
+    ];
+    assert_eq!(order, expected);
+    let plain = stage.create(json!({}));
+    assert_eq!(stage.finish(&plain).0["priority"], 0);
+}
