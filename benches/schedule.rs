@@ -1,0 +1,224 @@
+//! What it costs to give a slot that got free to a job, by the length of the queue and the number of nodes.
+//!
+//! `make bench`. A database with [`USERS`] users, nodes all of whose slots are taken, and a queue of which
+//! a tenth asks for a label that no node bears. Again and again one job ends, and the scheduler looks
+//! (`look`) and claims what it decided (`claim`, a commit). Beside it what a look costs while no slot is
+//! free. Prints medians and ratios of this one run; asserts nothing of them.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
+
+use cynode::{
+    api::{
+        JobId, UserId,
+        audit::{AuditAction, AuditEvent},
+        nodes::{AckStatus, CapabilityReport, ConfigAck},
+        tasks::{CreateTask, JobStatus},
+        time::Time,
+    },
+    orchestrator::scheduler::{Memory, look},
+    store::{Authority, Creation, FinishedJob, NewUser, QueueLimits, Registration, Store},
+};
+use futures_util::{StreamExt as _, stream};
+use std::time::{Duration, Instant};
+
+const USERS: usize = 100;
+const SLOTS: usize = 4;
+const NODES: [usize; 2] = [10, 1000];
+const QUEUED: [usize; 2] = [1_000, 100_000];
+const ROUNDS: usize = 300;
+/// Writes at the same time, so that they share commits.
+const WRITERS: usize = 256;
+const LIMITS: QueueLimits = QueueLimits {
+    all: u64::MAX,
+    per_user: u64::MAX,
+};
+
+#[tokio::main]
+async fn main() {
+    println!(
+        "{ROUNDS} times one slot gets free and is given away; {USERS} users, {SLOTS} slots a node"
+    );
+    println!(
+        "{:>6} {:>8} {:>11} {:>11} {:>11} {:>9} {:>9}",
+        "nodes", "queued", "look", "claim", "no slot", "queue x", "nodes x"
+    );
+    let mut few_nodes = Vec::new();
+    for nodes in NODES {
+        let stage = Stage::set(nodes).await;
+        stage.queue(nodes * SLOTS, false).await;
+        let (mut memory, mut at_nodes, mut queued) = (Memory::default(), Vec::new(), 0);
+        stage.give(&mut memory, &mut at_nodes).await;
+        let mut short = None;
+        for (n, length) in QUEUED.into_iter().enumerate() {
+            stage.queue(length - queued, true).await;
+            queued = length;
+            let [look, claim, full] = stage.measure(&mut memory, &mut at_nodes).await;
+            let base = *short.get_or_insert(look);
+            let fewer = *few_nodes.get(n).unwrap_or(&look);
+            if nodes == NODES[0] {
+                few_nodes.push(look);
+            }
+            println!(
+                "{nodes:>6} {length:>8} {:>8.3} ms {:>8.3} ms {:>8.3} ms {:>9.2} {:>9.2}",
+                millis(look),
+                millis(claim),
+                millis(full),
+                look.as_secs_f64() / base.as_secs_f64(),
+                look.as_secs_f64() / fewer.as_secs_f64(),
+            );
+        }
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// A database with users and nodes.
+struct Stage {
+    store: Store,
+    users: Vec<Authority>,
+    _home: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn set(nodes: usize) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let users = stream::iter(0..USERS).map(|n| add_user(&store, n));
+        let users = users.buffer_unordered(WRITERS).collect().await;
+        let added = stream::iter(0..nodes).map(|n| add_node(&store, n));
+        added.buffer_unordered(WRITERS).collect::<Vec<()>>().await;
+        Self {
+            store,
+            users,
+            _home: home,
+        }
+    }
+
+    /// Queues so many tasks, `some` of which no node can take.
+    async fn queue(&self, count: usize, some: bool) {
+        let tasks = stream::iter(0..count).map(|n| async move {
+            let labels = (some && n % 10 == 9).then(|| vec!["nowhere".to_owned()]);
+            let task = CreateTask {
+                command: Some(vec!["true".to_owned()]),
+                node_labels: labels,
+                ..CreateTask::default()
+            };
+            let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
+            let by = self.users[n / 10 % USERS];
+            let created = self.store.task_create(by, spec, None, LIMITS, Time::now());
+            assert!(matches!(created.await.unwrap(), Creation::Created(_)));
+        });
+        tasks.buffer_unordered(WRITERS).collect::<Vec<()>>().await;
+    }
+
+    /// Gives all free slots away; how long the look and the claims took.
+    async fn give(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
+        let began = Instant::now();
+        let look = look(&self.store, memory, Time::now(), |_| true)
+            .await
+            .unwrap();
+        let looked = began.elapsed();
+        let claims = look.assigned.into_iter().map(|(job, node)| async move {
+            let claimed = self.store.job_claim(job, node, Time::now()).await;
+            claimed.unwrap().unwrap().id
+        });
+        let claimed = stream::iter(claims).buffer_unordered(WRITERS);
+        at_nodes.extend(claimed.collect::<Vec<_>>().await);
+        [looked, began.elapsed() - looked]
+    }
+
+    /// Medians of a look that finds one slot, of its claim, and of a look that finds none.
+    async fn measure(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 3] {
+        let mut times = [Vec::new(), Vec::new(), Vec::new()];
+        for round in 0..ROUNDS {
+            let job = at_nodes.swap_remove(round * 7919 % at_nodes.len());
+            let end = FinishedJob {
+                id: job,
+                attempt: 1,
+                status: JobStatus::Completed,
+                result: None,
+                outline: None,
+                exit_code: Some(0),
+                summary: String::new(),
+            };
+            assert!(self.store.job_finish(end, Time::now()).await.unwrap());
+            let before = at_nodes.len();
+            let [look, claim] = self.give(memory, at_nodes).await;
+            assert_eq!(at_nodes.len(), before + 1, "one slot, one claim");
+            let [full, _] = self.give(memory, at_nodes).await;
+            for (times, time) in times.iter_mut().zip([look, claim, full]) {
+                times.push(time);
+            }
+        }
+        times.map(median)
+    }
+}
+
+fn event(action: AuditAction) -> AuditEvent {
+    AuditEvent::new(action, Time::now(), None)
+}
+
+async fn add_user(store: &Store, n: usize) -> Authority {
+    let user = NewUser {
+        handle: format!("user-{n}"),
+        password_hash: String::new(),
+        email: None,
+        is_admin: false,
+    };
+    let created = store.user_create(user, None, event(AuditAction::UserCreate));
+    let user: UserId = created.await.unwrap().unwrap().id;
+    let expires = Time::now().plus(Duration::from_hours(1));
+    let opened = store.session_open(
+        user,
+        format!("token {n}"),
+        expires,
+        None,
+        event(AuditAction::Login),
+    );
+    Authority {
+        session: opened.await.unwrap().unwrap(),
+        user,
+        admin: false,
+    }
+}
+
+async fn add_node(store: &Store, n: usize) {
+    let report: CapabilityReport = serde_json::from_value(serde_json::json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z",
+        "node": {"node_slug": format!("box-{n}"), "labels": ["linux", format!("rack={}", n % 20)]},
+        "platform": {"os": "linux", "distro": "Debian GNU/Linux 12 (bookworm)", "arch": "x86_64"},
+        "container_runtime": {"runtime": "podman", "version": "5.0.0"},
+        "compute": {"cpu_cores": 8, "ram_mb": 32000, "storage_free_mb": 100_000},
+        "gpu": {"present": true, "devices": vec![serde_json::json!({"vendor": "nvidia", "vram_mb": 24000}); 4]},
+        "sandbox": {"supported": true, "max_concurrency": SLOTS},
+        "worker_api": {"base_url": "http://127.0.0.1:1"},
+    }))
+    .unwrap();
+    let registered = store.node_register(
+        report,
+        n.to_string(),
+        None,
+        event(AuditAction::NodeRegister),
+    );
+    let Registration::Created(id) = registered.await.unwrap() else {
+        panic!("the slug is new");
+    };
+    store.node_config_serve(id, "{}".to_owned()).await.unwrap();
+    let ack = ConfigAck {
+        version: 1,
+        node_slug: format!("box-{n}"),
+        config_version: "1".to_owned(),
+        ack_at: Time::now(),
+        status: AckStatus::Applied,
+        error: None,
+        effective_config_hash: None,
+    };
+    assert!(store.node_ack(id, 1, ack, Time::now()).await.unwrap());
+}
