@@ -107,14 +107,17 @@ impl Bench {
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let lock = data_dir.lock("worker")?;
         let home = data_dir.subdir("worker")?;
-        let jobs_dir = settings.storage.jobs_dir.clone();
-        let jobs_dir = jobs_dir.unwrap_or_else(|| home.join("jobs"));
-        make_private_dir(&jobs_dir)?;
-        let jobs_dir = fs::canonicalize(jobs_dir)?;
         let init = init_copy::install(&home.join("init"))?;
         let (node_uuid, _) = data_dir.secret("worker/node-uuid", || {
             Zeroizing::new(uuid::Uuid::new_v4().to_string())
         })?;
+        // Below what the operator names there is room for others, and for other things.
+        let jobs_dir = match &settings.storage.jobs_dir {
+            Some(place) => place.join(format!("cynode-{}", *node_uuid)),
+            None => home.join("jobs"),
+        };
+        make_private_dir(&jobs_dir)?;
+        let jobs_dir = fs::canonicalize(jobs_dir)?;
         let wanted = probe::Wanted {
             program: settings.engine.clone(),
             runtime: settings.engine_runtime.clone(),

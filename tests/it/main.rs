@@ -37,6 +37,7 @@ mod node_life;
 mod node_report;
 mod node_start;
 mod openapi;
+mod pulls;
 mod races;
 mod recovery;
 mod retention;

@@ -322,6 +322,21 @@ fn without_room_no_job_is_taken() {
 }
 
 #[test]
+fn jobs_are_kept_where_the_operator_says_beside_what_else_is_there() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("precious"), "x").unwrap();
+    fs::create_dir(place.path().join("other")).unwrap();
+    let mut worker = Worker::start(&["--jobs-dir", place.path().to_str().unwrap()]);
+    let job = Worker::script("echo kept");
+    let result = worker.run(&job);
+    let own = place.path().join(format!("cynode-{}", worker.node_uuid()));
+    assert_eq!(fs::read_dir(own).unwrap().count(), 1);
+    worker.restart();
+    assert_eq!(worker.run(&job), result);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 3);
+}
+
+#[test]
 fn what_a_job_was_asked_to_do_is_nowhere_once_it_runs() {
     let worker = Worker::start(&[]);
     let secret = uuid();

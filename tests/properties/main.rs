@@ -13,6 +13,7 @@ mod image;
 mod names;
 mod oracles;
 mod queries;
+mod spool;
 mod wire;
 
 use proptest::prelude::*;

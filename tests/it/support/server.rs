@@ -64,10 +64,10 @@ impl Server {
 
     /// The directories of its jobs, ended or not.
     pub(crate) fn spools(&self) -> Vec<PathBuf> {
-        fs::read_dir(self.data_dir.join("worker/jobs"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect()
+        // Not there where the operator put them elsewhere.
+        let entries = fs::read_dir(self.data_dir.join("worker/jobs"));
+        let entries = entries.into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// Those of them in which there is a workspace.

@@ -1,0 +1,147 @@
+//! Images that are not here yet: fetched once for all who wait, who are told how far it is and may
+//! stop waiting. No registry is asked: podman stands behind a script that plays one for its pulls.
+
+use crate::support::{Worker, eventually, image::IMAGE, image::podman, uuid};
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use tempfile::TempDir;
+
+/// A podman whose pulls wait until they are let go, and then end as told.
+struct Registry {
+    home: TempDir,
+    image: String,
+}
+
+impl Registry {
+    fn new(end_of_a_pull: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let image = format!("registry.invalid/cynode/{}:latest", uuid());
+        let script = format!(
+            "#!/bin/sh\ncase \"$1\" in pull)\n  echo \"$*\" >> {home}/pulls; echo 'Copying blob 1 of 2' >&2\n  \
+             until [ -e {home}/go ]; do sleep 0.02; done\n  {end_of_a_pull};;\nesac\nexec podman \"$@\"\n",
+            home = home.path().display(),
+            end_of_a_pull = end_of_a_pull.replace("IMAGE", &image),
+        );
+        let registry = Self { home, image };
+        fs::write(registry.podman(), script).unwrap();
+        fs::set_permissions(registry.podman(), fs::Permissions::from_mode(0o755)).unwrap();
+        registry
+    }
+
+    fn podman(&self) -> PathBuf {
+        self.home.path().join("podman")
+    }
+
+    fn worker(&self) -> Worker {
+        Worker::start(&["--engine", self.podman().to_str().unwrap()])
+    }
+
+    /// A job that needs the image.
+    fn job(&self) -> Value {
+        Worker::script_with("echo here", json!({"image": self.image}))
+    }
+
+    fn let_go(&self) {
+        fs::write(self.home.path().join("go"), "").unwrap();
+    }
+
+    /// What was pulled, a line each time.
+    fn pulls(&self) -> String {
+        fs::read_to_string(self.home.path().join("pulls")).unwrap_or_default()
+    }
+}
+
+/// Sends a job and reads until it tells of the pull.
+fn wait_for_pull(worker: &Worker, job: &Value) -> impl Iterator<Item = Value> {
+    let mut events = worker.follow(job, 0);
+    let told = events.next().unwrap();
+    assert_eq!(told["event"], "status");
+    assert!(
+        told["detail"].as_str().unwrap().starts_with("pulling "),
+        "{told}"
+    );
+    events
+}
+
+#[test]
+fn a_missing_image_is_pulled_once_for_all_who_wait() {
+    let tag = format!("podman tag {IMAGE} IMAGE; exit");
+    let registry = Registry::new(&tag);
+    let worker = registry.worker();
+    let jobs = [registry.job(), registry.job(), registry.job()];
+    let waiting: Vec<_> = jobs.iter().map(|job| wait_for_pull(&worker, job)).collect();
+    registry.let_go();
+    for events in waiting {
+        assert_eq!(events.last().unwrap()["stdout"], "here\n");
+    }
+    assert_eq!(
+        registry.pulls(),
+        format!("pull docker://{}\n", registry.image)
+    );
+    // From then on it is here.
+    assert_eq!(worker.run(&registry.job())["stdout"], "here\n");
+    assert_eq!(registry.pulls().lines().count(), 1);
+    podman(&["untag", &registry.image]).unwrap();
+}
+
+#[test]
+fn a_pull_that_fails_fails_for_all_who_waited_in_the_registrys_words() {
+    let registry = Registry::new(
+        "echo 'Error: reading manifest latest: the registry is on fire' >&2; exit 125",
+    );
+    let worker = registry.worker();
+    let jobs = [registry.job(), registry.job()];
+    let waiting: Vec<_> = jobs.iter().map(|job| wait_for_pull(&worker, job)).collect();
+    registry.let_go();
+    for events in waiting {
+        let result = events.last().unwrap();
+        assert_eq!(result["error"]["type"], "image-pull-failed", "{result}");
+        let words = result["error"]["message"].as_str().unwrap();
+        assert!(words.contains("the registry is on fire"), "{words}");
+    }
+    assert_eq!(registry.pulls().lines().count(), 1);
+}
+
+#[test]
+fn who_is_canceled_waits_no_longer_and_the_pull_goes_on_for_others() {
+    let tag = format!("podman tag {IMAGE} IMAGE; exit");
+    let registry = Registry::new(&tag);
+    let worker = registry.worker();
+    let (canceled, waits) = (registry.job(), registry.job());
+    let told = wait_for_pull(&worker, &canceled);
+    let others = wait_for_pull(&worker, &waits);
+    worker
+        .api
+        .act(&format!("{}:cancel", Worker::path(&canceled)))
+        .json(200);
+    let result = told.last().unwrap();
+    assert_eq!(
+        result["status"], "canceled",
+        "before the pull has ended: {result}"
+    );
+    registry.let_go();
+    assert_eq!(others.last().unwrap()["stdout"], "here\n");
+    assert_eq!(registry.pulls().lines().count(), 1);
+    podman(&["untag", &registry.image]).unwrap();
+}
+
+/// Whoever dies in between: what was accepted is run once the image is here.
+#[test]
+fn a_job_that_waited_for_its_image_goes_on_waiting_after_a_restart() {
+    let tag = format!("podman tag {IMAGE} IMAGE; exit");
+    let registry = Registry::new(&tag);
+    let mut worker = registry.worker();
+    let job = registry.job();
+    drop(wait_for_pull(&worker, &job));
+    worker.restart();
+    eventually("it is pulled again", || {
+        (registry.pulls().lines().count() == 2).then_some(())
+    });
+    registry.let_go();
+    let result = worker.attach(&job, 0).last().unwrap();
+    assert_eq!(
+        (&result["stdout"], &result["attempt"]),
+        (&json!("here\n"), &json!(1))
+    );
+    podman(&["untag", &registry.image]).unwrap();
+}
