@@ -81,7 +81,7 @@ fn a_missing_image_is_pulled_once_for_all_who_wait() {
     // From then on it is here.
     assert_eq!(worker.run(&registry.job())["stdout"], "here\n");
     assert_eq!(registry.pulls().lines().count(), 1);
-    podman(&["untag", &registry.image]).unwrap();
+    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn who_is_canceled_waits_no_longer_and_the_pull_goes_on_for_others() {
     registry.let_go();
     assert_eq!(others.last().unwrap()["stdout"], "here\n");
     assert_eq!(registry.pulls().lines().count(), 1);
-    podman(&["untag", &registry.image]).unwrap();
+    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
 
 /// Whoever dies in between: what was accepted is run once the image is here.
@@ -143,5 +143,5 @@ fn a_job_that_waited_for_its_image_goes_on_waiting_after_a_restart() {
         (&result["stdout"], &result["attempt"]),
         (&json!("here\n"), &json!(1))
     );
-    podman(&["untag", &registry.image]).unwrap();
+    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
