@@ -242,8 +242,16 @@ fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
     if log_bytes < MIN_LOG_BYTES {
         return Err(Failure::usage("--job-log-size must be 1MiB or more"));
     }
+    let jobs_dir = flags.jobs_dir.clone();
+    if let Some(path) = &jobs_dir
+        && path.to_str().is_none_or(|text| text.contains(':'))
+    {
+        return Err(Failure::usage(
+            "--jobs-dir must be plain UTF-8 without ':', else podman can't mount what is in it",
+        ));
+    }
     Ok(worker::Storage {
-        jobs_dir: flags.jobs_dir.clone(),
+        jobs_dir,
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
         log_bytes,
         retain: flags.ledger_retain.unwrap_or(default.retain),

@@ -20,6 +20,7 @@ pub struct Link(UnixStream);
 impl Link {
     /// Starts a shim.
     pub async fn start(spool: &Spool, order: &Order) -> io::Result<Self> {
+        spool.set_container(&order.container)?;
         let (directory, path) = spool.socket()?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -27,10 +27,13 @@ mod sandbox;
 mod tape;
 
 pub use link::Link;
-pub use order::{Order, container_name};
+pub use order::Order;
 
 use crate::{
-    api::jobs::{JobErrorKind, Outcome},
+    api::{
+        events::ResultEvent,
+        jobs::{JobErrorKind, Outcome},
+    },
     engine::labels,
     pause::Pauses,
     sandbox_init::{WORKSPACE, wire::Request},
@@ -116,7 +119,6 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     tokio::spawn(heed_signals(halt.clone()));
 
     crate::data_dir::make_private_dir(&spool.workspace())?;
-    let name = container_name(&order.accepted);
     let sandbox = Sandbox {
         engine: &order.engine,
         init: &order.init,
@@ -129,7 +131,7 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
         ],
         request: request(&order, spec),
         timeout: Duration::from_secs(order.effective.timeout_seconds),
-        name,
+        name: order.container.clone(),
     };
     let (ending, remains) = match sandbox.run(&tape, halt.subscribe()).await {
         Ok((end, remains)) => (ending(end), Some(remains)),
@@ -149,14 +151,25 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     if let Err(error) = told {
         // The workspace may have been what took all the room.
         tracing::error!(%error, "the result can't be written yet");
-        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-        while spool.finish(&result).is_err() {
-            tokio::time::sleep(pauses.take()).await;
-        }
+        write_late(&spool, &result).await?;
         tape.tell();
     }
-    // Told first: power that fails just now is no worse than a moment ago.
     spool.sync()
+}
+
+/// Writes a result for which there was no room, as often as it takes; better without its log than not
+/// at all. Whose directory is gone, nobody asks for any more.
+async fn write_late(spool: &Spool, result: &ResultEvent) -> io::Result<()> {
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let dropped = spool.drop_log();
+        match dropped.and_then(|()| spool.finish(result)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tokio::time::sleep(pauses.take()).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// What init is told: the job's own environment, then what it can't override.
@@ -203,7 +216,7 @@ async fn answer(
     let mut worker: Option<UnixStream> = None;
     loop {
         tokio::select! {
-            arrived = listener.accept() => worker = arrived.ok().map(|(stream, _)| stream),
+            Ok((stream, _)) = listener.accept() => worker = Some(stream),
             told = news.changed() => if told.is_err() { return },
             order = ordered(&mut worker), if worker.is_some() => match order {
                 Ok(()) => sandbox::halt(&halt, Halt::Canceled),

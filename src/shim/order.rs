@@ -17,13 +17,10 @@ pub struct Order {
     pub node_uuid: String,
     /// What was accepted.
     pub accepted: Accepted,
+    /// What the container is to be called.
+    pub container: String,
     /// What is to be enforced.
     pub effective: Effective,
     /// How much of its log is kept.
     pub log_bytes: u64,
-}
-
-/// The container of an attempt, as podman knows it.
-pub fn container_name(accepted: &Accepted) -> String {
-    format!("cynode-{}-{}", accepted.job_id, accepted.attempt)
 }

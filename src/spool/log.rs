@@ -1,4 +1,5 @@
-//! The form of a job's log on disk: segments of records, of which the oldest go first.
+//! The form of a job's log on disk: segments of records, of which the first stays and of the others
+//! the oldest go first.
 //!
 //! A segment begins with a [`Head`], which says what was printed before it, so that a reader who
 //! finds the ones before it gone can tell how much is missing. A record is a letter, a length

@@ -6,6 +6,7 @@
 //!   request.json   what to run; gone before the command can have begun
 //!   workspace/     what the job sees as /workspace; gone once its container is
 //!   log.0 …        what the job printed (see [`log`])
+//!   container      what its container is called
 //!   result.json    how it ended
 //!   shim.sock      where its shim listens, while there is one
 //!   shim.log       what its shim had to complain about
@@ -13,8 +14,8 @@
 //!
 //! So whoever comes after a crash can tell: with a result, the job has ended; with a shim that
 //! answers, it goes on; with its request, it has not begun and may be started; with none of these
-//! nobody can know, and it is lost. Only files that the job can't reach are ever read, and nothing
-//! here is needed any more when the machine itself went down but results, so only they are synced.
+//! nobody can know, and it is lost. Only files that the job can't reach are ever read. Two things have to
+//! outlast a loss of power, and are synced: that the command may have begun, and how it ended.
 
 pub mod log;
 mod reader;
@@ -38,6 +39,7 @@ use std::{
 const JOB: &str = "job.json";
 const REQUEST: &str = "request.json";
 const RESULT: &str = "result.json";
+const CONTAINER: &str = "container";
 
 /// What was accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -112,7 +114,26 @@ impl Spool {
 
     /// From here on the command may have begun.
     pub fn begin(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(REQUEST))
+        fs::remove_file(self.path.join(REQUEST))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Whether the command is known to have begun.
+    pub fn has_begun(&self) -> bool {
+        let mut reader = Reader::open(self.path.clone(), 0, 0);
+        // Before it there is only what was done for it. A log that can't be read tells nothing.
+        let _ = reader.read(1 << 20, false);
+        reader.started_at().is_some()
+    }
+
+    /// Notes what its container is called.
+    pub fn set_container(&self, name: &str) -> io::Result<()> {
+        self.write(CONTAINER, &name)
+    }
+
+    /// What its container is called, once there may be one.
+    pub fn container(&self) -> Option<String> {
+        self.read(CONTAINER).ok().flatten()
     }
 
     /// How it ended; `None` while it hasn't.
@@ -124,15 +145,20 @@ impl Spool {
     /// request is not needed any more.
     pub fn finish(&self, result: &ResultEvent) -> io::Result<()> {
         self.write(RESULT, result)?;
+        self.forget_request()
+    }
+
+    /// Removes what is left of a request that is not needed any more.
+    pub fn forget_request(&self) -> io::Result<()> {
         match self.begin() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Has the result outlast a loss of power.
+    /// Has the result outlast a loss of power. It is told before: power that fails just then is no
+    /// worse than a moment earlier.
     pub fn sync(&self) -> io::Result<()> {
-        File::open(self.path.join(RESULT))?.sync_all()?;
         File::open(&self.path)?.sync_all()
     }
 
@@ -170,16 +196,20 @@ impl Spool {
         let mut file = BufWriter::new(File::create(&temporary)?);
         serde_json::to_writer(&mut file, content)?;
         file.flush()?;
+        if name == RESULT {
+            // Else its name could outlast a loss of power, and its content not.
+            file.get_ref().sync_all()?;
+        }
         fs::rename(temporary, self.path.join(name))
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if !*self.doomed.get_mut() {
+        // While the job's own files are there, this is not for us to remove; the next start does.
+        if !*self.doomed.get_mut() || self.workspace().exists() {
             return;
         }
-        // The job's own files went with its workspace; what is left is ours.
         if let Err(error) = fs::remove_dir_all(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {

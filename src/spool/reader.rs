@@ -17,11 +17,15 @@ pub struct Reader {
     /// What this reader has read or was told to be missing.
     printed: [Printed; 2],
     started_at: Option<Time>,
+    /// Index of a segment, and where in it to stop.
+    until: Option<(u64, u64)>,
 }
 
 struct Record {
     seq: u64,
     kind: Kind,
+    length: u64,
+    /// Left out where nobody wants it.
     content: Vec<u8>,
 }
 
@@ -42,7 +46,20 @@ impl Reader {
             after,
             printed: [Printed::default(); 2],
             started_at: None,
+            until: None,
         }
+    }
+
+    /// Reads only what is there now, however fast more is written.
+    pub fn up_to_now(mut self) -> io::Result<Self> {
+        let last = log::segments(&self.directory)?.pop();
+        let length =
+            |index| Ok::<_, io::Error>(log::segment(&self.directory, index).metadata()?.len());
+        self.until = Some(match last {
+            Some(index) => (index, length(index)?),
+            None => (0, 0),
+        });
+        Ok(self)
     }
 
     /// When the command was started, should this reader have come by that.
@@ -58,18 +75,23 @@ impl Reader {
             let Some(record) = self.record(&mut events, output)? else {
                 break;
             };
-            bytes += RECORD_BYTES + record.content.len();
+            bytes += RECORD_BYTES + record.length as usize;
             events.extend(self.event(record, output));
         }
         Ok(events)
     }
 
     fn event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
-        let Record { seq, kind, content } = record;
+        let Record {
+            seq,
+            kind,
+            length,
+            content,
+        } = record;
         let attempt = self.attempt;
         if let Kind::Output(stream) = kind {
             let printed = &mut self.printed[stream as usize];
-            printed.bytes += content.len() as u64;
+            printed.bytes += length;
             printed.last_seq = seq;
         }
         if kind == Kind::Started {
@@ -100,7 +122,11 @@ impl Reader {
                 }
                 continue;
             };
-            if let Some(record) = open.take()? {
+            let here = (open.index, open.at);
+            if self.until.is_some_and(|until| here >= until) {
+                return Ok(None);
+            }
+            if let Some(record) = open.take(output)? {
                 return Ok(Some(record));
             }
             let next = log::segments(&self.directory)?
@@ -110,7 +136,7 @@ impl Reader {
                 return Ok(None);
             };
             // What was written just before the next segment was begun.
-            match open.take()? {
+            match open.take(output)? {
                 Some(record) => return Ok(Some(record)),
                 None => self.enter(next, events, output)?,
             }
@@ -142,7 +168,15 @@ impl Reader {
             Err(error) => return Err(error),
         };
         let Some(head) = head(&file)? else {
-            return Err(io::Error::other("a segment of the log has no head"));
+            // Power failed while it was begun. The head of the next one tells what is missing.
+            let (at, next_seq) = (HEAD_BYTES as u64, self.after);
+            self.open = Some(Open {
+                file,
+                index,
+                at,
+                next_seq,
+            });
+            return Ok(());
         };
         let mut gaps = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -174,7 +208,7 @@ impl Reader {
 
 impl Open {
     /// The next record, if all of it is there.
-    fn take(&mut self) -> io::Result<Option<Record>> {
+    fn take(&mut self, output: bool) -> io::Result<Option<Record>> {
         let mut start = [0; RECORD_BYTES];
         if !read_whole(&self.file, &mut start, self.at)? {
             return Ok(None);
@@ -182,16 +216,28 @@ impl Open {
         let [letter, length @ ..] = start;
         let length = u32::from_le_bytes(length) as usize;
         let Some(kind) = Kind::of(letter).filter(|_| length <= MAX_CONTENT) else {
-            return Err(io::Error::other("the log holds what is no record"));
+            // Power failed while it was written; nothing in this segment comes behind it.
+            return Ok(None);
         };
-        let mut content = vec![0; length];
+        let is_wanted = output || !matches!(kind, Kind::Output(_));
+        let mut content = vec![0; if is_wanted { length } else { 0 }];
+        let end = self.at + (RECORD_BYTES + length) as u64;
+        if !is_wanted && self.file.metadata()?.len() < end {
+            return Ok(None);
+        }
         if !read_whole(&self.file, &mut content, self.at + RECORD_BYTES as u64)? {
             return Ok(None);
         }
-        self.at += (RECORD_BYTES + length) as u64;
+        self.at = end;
         let seq = self.next_seq;
         self.next_seq += 1;
-        Ok(Some(Record { seq, kind, content }))
+        let length = length as u64;
+        Ok(Some(Record {
+            seq,
+            kind,
+            length,
+            content,
+        }))
     }
 }
 

@@ -12,6 +12,9 @@ use std::io;
 /// What is read of a log at a time.
 const PIECE: usize = 256 * 1024;
 
+/// Longest word on what went wrong, in bytes; less than an orchestrator believes.
+const MAX_MESSAGE: usize = 12 * 1024;
+
 /// How an attempt ended, beside what it printed.
 #[derive(Clone, Debug)]
 pub struct Ending {
@@ -49,7 +52,8 @@ impl Ending {
 
     /// Trouble of this kind ended it.
     pub fn trouble(kind: JobErrorKind, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         Self {
             status: Outcome::Failed,
             exit_code: None,
@@ -74,7 +78,11 @@ impl Recorder {
         let mut writer = Writer::open(spool.path().to_owned(), limit)?;
         let mut reader = Reader::open(spool.path().to_owned(), accepted.attempt, 0);
         loop {
-            let events = reader.read(PIECE, true)?;
+            // What can't be read any more is no reason not to go on.
+            let events = reader.read(PIECE, true).unwrap_or_else(|error| {
+                tracing::warn!(job = %accepted.job_id, %error, "a part of a job's log can't be read");
+                Vec::new()
+            });
             if events.is_empty() {
                 break;
             }

@@ -13,8 +13,12 @@ const SEGMENTS: u64 = 8;
 /// No segment is smaller, so that a record always fits.
 const MIN_SEGMENT: u64 = 64 * 1024;
 
-/// Appends records, and drops the oldest segment when the log is full. What can't be written, on a
-/// full disk, is dropped as well, and shows as a gap: printing never fails.
+/// No segment is begun while less than this is free on the disk beside it, so that results have room.
+const RESERVE: u64 = 32 * 1024 * 1024;
+
+/// Appends records, and drops a segment when the log is full: the oldest but for the very first, in
+/// which is what a result keeps. What can't be written, on a full disk, is dropped as well, and
+/// shows as a gap: printing never fails.
 pub struct Writer {
     directory: PathBuf,
     segment_bytes: u64,
@@ -99,6 +103,10 @@ impl Writer {
 
     fn begin(&mut self, head: &Head) -> io::Result<File> {
         self.open = None;
+        let disk = rustix::fs::statvfs(&self.directory)?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < RESERVE + self.segment_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let path = log::segment(&self.directory, self.next_index);
         // Under its name only once it has its head.
         let temporary = self.directory.join(".log");
@@ -106,7 +114,7 @@ impl Writer {
         file.write_all(&head.encode())?;
         fs::rename(temporary, path)?;
         self.next_index += 1;
-        if let Some(oldest) = self.next_index.checked_sub(SEGMENTS + 1) {
+        if let Some(oldest @ 1..) = self.next_index.checked_sub(SEGMENTS) {
             match fs::remove_file(log::segment(&self.directory, oldest)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

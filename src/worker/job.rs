@@ -17,9 +17,10 @@ use crate::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
     },
+    data_dir::make_private_dir,
     engine::{Engine, ImageError, Images},
     pause::Pauses,
-    shim::{Link, Order, container_name},
+    shim::{Link, Order},
     spool::{Ending, Recorder},
 };
 use futures_util::FutureExt as _;
@@ -106,7 +107,7 @@ pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
     }
 }
 
-async fn walk(shop: &Workshop, job: &Job, entry: Entry) {
+async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
     let mut spec = match entry {
         Entry::Begin(spec) => spec,
         Entry::Adopt(link) => {
@@ -121,7 +122,7 @@ async fn walk(shop: &Workshop, job: &Job, entry: Entry) {
             }
         }
     };
-    for _ in 0..STARTS {
+    for start in 1..=STARTS {
         let mut cancel = job.cancel.subscribe();
         let prepared = tokio::select! {
             prepared = prepare(shop, job) => prepared,
@@ -131,7 +132,13 @@ async fn walk(shop: &Workshop, job: &Job, entry: Entry) {
             Ok(prepared) => prepared,
             Err(halt) => return finish(shop, job, halt.into()).await,
         };
-        match Link::start(&job.spool, &order(shop, job, &spec, image_id)).await {
+        // A name of its own: the podman of a shim that was killed may still be about to make its container.
+        let container = format!(
+            "cynode-{}-{}.{start}",
+            job.accepted.job_id, job.accepted.attempt
+        );
+        let order = order(shop, job, &spec, image_id, container);
+        match Link::start(&job.spool, &order).await {
             Ok(link) => look_on(shop, job, link).await,
             Err(error) => {
                 let halt = engine_error(format!("no shim could be started: {error}"));
@@ -176,7 +183,13 @@ fn tell(shop: &Workshop, job: &Job, progress: &str) {
     job.tell();
 }
 
-fn order(shop: &Workshop, job: &Job, spec: &SandboxSpec, image_id: String) -> Order {
+fn order(
+    shop: &Workshop,
+    job: &Job,
+    spec: &SandboxSpec,
+    image_id: String,
+    container: String,
+) -> Order {
     let asked = spec.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let effective = Effective {
         image_id,
@@ -190,6 +203,7 @@ fn order(shop: &Workshop, job: &Job, spec: &SandboxSpec, image_id: String) -> Or
         init: shop.init.clone(),
         node_uuid: shop.node_uuid.clone(),
         accepted: job.accepted.clone(),
+        container,
         effective,
         log_bytes: shop.log_bytes,
     }
@@ -204,7 +218,14 @@ async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
             lives = link.news() => {
                 note_end(shop, job).await;
                 if !lives {
-                    return;
+                    // Only one that can't be found again is gone.
+                    match Link::find(&job.spool) {
+                        Ok(Some(again)) => {
+                            tokio::time::sleep(FIRST_PAUSE).await;
+                            (link, told_to_end) = (again, false);
+                        }
+                        _ => return,
+                    }
                 }
                 job.tell();
             }
@@ -232,19 +253,21 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
 
 /// What a shim that is gone has left: clears it away, and has the job end, unless its command can't
 /// have begun, which is then to be run.
-async fn leftover(shop: &Workshop, job: &Job) -> Option<SandboxSpec> {
+async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
     let workspace = job.spool.workspace();
     if workspace.exists() {
         // It had not the time to do so.
-        shop.engine
-            .remove_container(&container_name(&job.accepted))
-            .await;
+        if let Some(name) = job.spool.container() {
+            shop.engine.remove_container(&name).await;
+        }
         shop.engine.remove_tree(&shop.init, &workspace).await;
     }
     if note_end(shop, job).await {
         return None;
     }
-    if let Ok(Some(spec)) = job.spool.request() {
+    if let Ok(Some(spec)) = job.spool.request()
+        && !job.spool.has_begun()
+    {
         return Some(spec);
     }
     let complaints = std::fs::read_to_string(job.spool.shim_log()).unwrap_or_default();
@@ -255,18 +278,32 @@ async fn leftover(shop: &Workshop, job: &Job) -> Option<SandboxSpec> {
     None
 }
 
-/// Writes down the end of a job that has no shim, as often as it takes.
-async fn finish(shop: &Workshop, job: &Job, ending: Ending) {
+/// Writes down the end of a job that has no shim, as often as it takes; better without its log than
+/// not at all.
+async fn finish(shop: &Workshop, job: &Arc<Job>, ending: Ending) {
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-    while let Err(error) = write_end(shop, job, ending.clone()) {
-        tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
+    loop {
+        let (held, ending, log_bytes) = (Arc::clone(job), ending.clone(), shop.log_bytes);
+        let written = tokio::task::spawn_blocking(move || {
+            write_end(&held, ending, log_bytes).inspect_err(|_| {
+                // It will be tried again in any case.
+                let _ = held.spool.drop_log();
+            })
+        });
+        match written.await.map_err(io::Error::from).flatten() {
+            Ok(()) => break,
+            Err(error) => {
+                tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
+            }
+        }
         tokio::time::sleep(pauses.take()).await;
     }
     note_end(shop, job).await;
 }
 
-fn write_end(shop: &Workshop, job: &Job, ending: Ending) -> io::Result<()> {
-    let mut recorder = Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes)?;
+fn write_end(job: &Job, ending: Ending, log_bytes: u64) -> io::Result<()> {
+    make_private_dir(job.spool.path())?;
+    let mut recorder = Recorder::open(&job.spool, job.accepted.clone(), log_bytes)?;
     job.spool.finish(&recorder.finish(ending, None))?;
     job.spool.sync()
 }

@@ -237,6 +237,8 @@ impl Ledger {
             return Err(no_room(&error));
         }
         inner.jobs.remove(&id);
+        // Its directory goes with the last who holds it, and not while everybody waits for the ledger.
+        drop(inner);
         job.spool.doom();
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::{job::Entry, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
     engine::{Engine, EngineError, labels},
-    shim::{Link, container_name},
+    shim::Link,
     spool::Spool,
 };
 use std::{
@@ -16,6 +16,8 @@ use std::{
 };
 
 const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+/// How long a shim of no known job may take to end it.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// What was found.
 #[derive(Default)]
@@ -39,20 +41,33 @@ pub(super) async fn find(
     for entry in fs::read_dir(jobs_dir)? {
         let path = entry?.path();
         let spool = Spool::at(path.clone());
-        let accepted = spool.accepted().unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "a job's directory can't be read");
+        let accepted = match spool.accepted() {
+            Ok(Some(accepted)) => accepted,
+            Ok(None) => {
+                end_unknown(&spool).await;
+                engine.remove_tree(init, &path).await;
+                continue;
+            }
+            Err(error) => {
+                // A later release may have written it: it is not for us to touch.
+                tracing::error!(path = %path.display(), %error, "a job's directory can't be read and is left alone");
+                found.containers.extend(spool.container());
+                continue;
+            }
+        };
+        let ended = spool.result().unwrap_or_else(|error| {
+            tracing::error!(job = %accepted.job_id, %error, "a result can't be read");
             None
         });
-        let Some(accepted) = accepted else {
-            engine.remove_tree(init, &path).await;
-            continue;
-        };
-        let ended = spool.result()?.map(|last| last.result.status);
+        let ended = ended.map(|last| last.result.status);
+        if ended.is_some() {
+            spool.forget_request()?;
+        }
         let is_buried = tombstones
             .attempt(accepted.job_id)
             .is_some_and(|attempt| attempt >= accepted.attempt);
         let job = Arc::new(Job::new(accepted, spool, ended));
-        found.take_up(&job, ended)?;
+        found.take_up(&job, ended);
         if is_buried {
             dismiss(&job);
         } else if let Some(other) = latest.insert(job.accepted.job_id, Arc::clone(&job)) {
@@ -69,6 +84,18 @@ pub(super) async fn find(
     Ok(found)
 }
 
+/// Has a shim end of which nobody knows what it runs.
+async fn end_unknown(spool: &Spool) {
+    let Ok(Some(mut link)) = Link::find(spool) else {
+        return;
+    };
+    link.end().await;
+    let gone = async { while link.news().await {} };
+    if tokio::time::timeout(END_LIMIT, gone).await.is_err() {
+        tracing::warn!(path = %spool.path().display(), "a shim of no known job doesn't end");
+    }
+}
+
 /// A job that nobody asks for any more.
 fn dismiss(job: &Job) {
     job.cancel.send_replace(true);
@@ -76,16 +103,18 @@ fn dismiss(job: &Job) {
 }
 
 impl Found {
-    fn take_up(&mut self, job: &Arc<Job>, ended: Option<Outcome>) -> io::Result<()> {
-        let link = Link::find(&job.spool)?;
+    fn take_up(&mut self, job: &Arc<Job>, ended: Option<Outcome>) {
+        let link = Link::find(&job.spool).unwrap_or_else(|error| {
+            tracing::error!(job = %job.accepted.job_id, %error, "a job's shim can't be looked for");
+            None
+        });
         if link.is_some() {
-            self.containers.insert(container_name(&job.accepted));
+            self.containers.extend(job.spool.container());
         } else if ended.is_some() && !job.spool.workspace().exists() {
-            return Ok(());
+            return;
         }
         tracing::info!(job = %job.accepted.job_id, attempt = job.accepted.attempt, lives = link.is_some(), "a job of an earlier process is taken up");
         self.open.push((Arc::clone(job), Entry::Adopt(link)));
-        Ok(())
     }
 
     /// Removes sandboxes that bear our label and belong to no shim that lives.

@@ -1,10 +1,13 @@
 //! Room on the disk: whether there is enough for another job, and what goes when it is too long ago.
 
 use super::{job::Workshop, ledger::Ledger};
-use crate::api::{
-    jobs::Truncated,
-    problem::{Kind, Problem},
-    time::Time,
+use crate::{
+    api::{
+        events::ResultEvent,
+        problem::{Kind, Problem},
+        time::Time,
+    },
+    spool::Spool,
 };
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -95,17 +98,9 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
             tracing::warn!(job = %id, "a result that nobody fetched is forgotten");
             // Should that fail, the next round tries again.
             let _ = ledger.forget(id);
-        } else if (age >= retain || is_full) && !last.outline.is_empty() {
-            tracing::warn!(job = %id, "of a result that nobody fetched only its end is kept");
-            last.outline.clear();
-            last.result.stdout.clear();
-            last.result.stderr.clear();
-            last.result.truncated = Truncated {
-                stdout: true,
-                stderr: true,
-            };
-            if let Err(error) = job.spool.finish(&last).and_then(|()| job.spool.drop_log()) {
-                tracing::warn!(job = %id, %error, "it could not be made smaller");
+        } else if age >= retain || is_full {
+            if let Err(error) = shrink(&job.spool, &mut last, age >= retain) {
+                tracing::warn!(job = %id, %error, "what a job left could not be made smaller");
             }
             is_full = is_full && shop.disk.check().is_err();
         }
@@ -113,4 +108,25 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
     for id in ledger.surplus() {
         let _ = ledger.forget(id);
     }
+}
+
+/// Lets go of the log, and of a result's texts where it is too old. The log first: on a full disk
+/// nothing can be written before.
+fn shrink(spool: &Spool, last: &mut ResultEvent, is_old: bool) -> io::Result<()> {
+    spool.drop_log()?;
+    if !is_old || last.outline.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(job = %last.result.job_id, "of a result that nobody fetched only its end is kept");
+    last.outline.clear();
+    let result = &mut last.result;
+    let streams = [
+        (&mut result.stdout, &mut result.truncated.stdout),
+        (&mut result.stderr, &mut result.truncated.stderr),
+    ];
+    for (text, is_cut) in streams {
+        *is_cut |= !text.is_empty();
+        text.clear();
+    }
+    spool.finish(last)
 }

@@ -8,7 +8,7 @@ use super::ledger::Job;
 use crate::{api::events::JobEvent, spool::Reader};
 use bytes::Bytes;
 use std::{io, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Text that is read at a time.
 const PIECE: usize = 256 * 1024;
@@ -31,6 +31,8 @@ struct Listener {
     news: watch::Receiver<()>,
     telling: Telling,
     reader: Option<Reader>,
+    /// When it was told something last.
+    told_at: Instant,
 }
 
 /// The events that `telling` asks for.
@@ -38,16 +40,18 @@ pub(super) fn lines(
     job: Arc<Job>,
     telling: Telling,
 ) -> impl futures_util::Stream<Item = Bytes> + Send {
-    let reader = Reader::open(
-        job.spool.path().to_owned(),
-        job.accepted.attempt,
-        telling.after,
-    );
+    let spool = job.spool.path().to_owned();
+    let reader = Reader::open(spool, job.accepted.attempt, telling.after);
+    let reader = match telling.follow {
+        true => Ok(reader),
+        false => reader.up_to_now(),
+    };
     let listener = Listener {
         news: job.news(),
         job,
         telling,
-        reader: Some(reader),
+        reader: reader.ok(),
+        told_at: Instant::now(),
     };
     futures_util::stream::unfold(Some(listener), async |listener| listener?.next().await)
 }
@@ -60,7 +64,7 @@ impl Listener {
             let has_ended = self.job.has_ended();
             match self.read().await {
                 Ok(events) if events.is_empty() => {}
-                Ok(events) => return Some((encode(&events), Some(self))),
+                Ok(events) => return Some(self.told(&events)),
                 Err(error) => {
                     tracing::error!(job = %self.job.accepted.job_id, %error, "a job's log can't be read");
                     return None;
@@ -75,13 +79,17 @@ impl Listener {
             if !self.telling.follow {
                 return None;
             }
-            if tokio::time::timeout(SILENCE, self.news.changed())
-                .await
-                .is_err()
-            {
-                return Some((encode(&[JobEvent::Alive]), Some(self)));
+            // From the last line on, also while there is much that isn't asked for.
+            let silence = tokio::time::timeout_at(self.told_at + SILENCE, self.news.changed());
+            if silence.await.is_err() || self.told_at.elapsed() >= SILENCE {
+                return Some(self.told(&[JobEvent::Alive]));
             }
         }
+    }
+
+    fn told(mut self, events: &[JobEvent]) -> (Bytes, Option<Self>) {
+        self.told_at = Instant::now();
+        (encode(events), Some(self))
     }
 
     /// Off the runtime's threads: it reads files.

@@ -59,7 +59,12 @@ impl Tombstones {
     /// Buries an attempt, and all lower ones.
     pub(super) fn bury(&mut self, job: JobId, attempt: u32) -> io::Result<()> {
         let now = Time::now();
-        self.file.write_all(line(now, job, attempt).as_bytes())?;
+        let length = self.file.metadata()?.len();
+        if let Err(error) = self.file.write_all(line(now, job, attempt).as_bytes()) {
+            // Half a line would spoil the next one.
+            self.file.set_len(length)?;
+            return Err(error);
+        }
         self.lines += 1;
         self.put(now, job, attempt);
         if self.lines > 2 * MOST {

@@ -10,7 +10,7 @@ use crate::support::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, io::Read as _, os::unix::net::UnixStream};
 
 /// A script that prints, waits until it is let go, and prints again.
 const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
@@ -224,12 +224,11 @@ fn a_log_keeps_its_newest_part_and_says_what_is_gone() {
     );
     assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
 
+    // The beginning stays, and the newest part; what is gone lies between.
     let late: Vec<Value> = worker.attach(&job, 0).collect();
-    let gap = &late[0];
-    assert_eq!(
-        (&gap["event"], &gap["stream"]),
-        (&json!("gap"), &json!("stdout"))
-    );
+    let gap = late.iter().find(|event| event["event"] == "gap").unwrap();
+    assert_eq!(gap["stream"], "stdout");
+    assert!(printed(&late, "stdout").starts_with("before\n"));
     let kept = printed(&late, "stdout").len() as u64;
     assert!((500_000..=1_048_576).contains(&kept), "{kept}");
     let whole = 3_145_728 + "before\n".len() as u64;
@@ -319,6 +318,85 @@ fn without_room_no_job_is_taken() {
     );
     assert!(worker.spools().is_empty());
     assert_eq!(worker.api.get("/readyz").status, 503);
+}
+
+/// As a power cut or a full disk leaves them.
+#[test]
+fn files_that_cannot_be_read_keep_no_worker_from_its_work() {
+    let mut worker = Worker::start(&["--max-concurrency", "1"]);
+    let jobs = [(); 3].map(|()| Worker::script("echo out"));
+    let [result, log, other] = jobs.each_ref().map(|job| {
+        worker.run(job);
+        let name = format!("{}-1", job["job_id"].as_str().unwrap());
+        worker.data_dir.join("worker/jobs").join(name)
+    });
+    worker.process.kill();
+    fs::write(result.join("result.json"), "").unwrap();
+    fs::remove_file(log.join("result.json")).unwrap();
+    fs::write(log.join("log.0"), "").unwrap();
+    fs::write(other.join("job.json"), "{\"of\": \"a later release\"}").unwrap();
+    worker.start_again();
+    for job in &jobs[..2] {
+        let result = last(worker.attach(job, 0));
+        assert_eq!(result["error"]["type"], "lost", "{result}");
+    }
+    assert_eq!(last(worker.attach(&jobs[0], 0))["stdout"], "out\n");
+    assert!(other.join("result.json").exists(), "it is left alone");
+    assert_eq!(worker.run(&Worker::script("echo well"))["stdout"], "well\n");
+}
+
+#[test]
+fn what_has_begun_is_never_begun_again_even_with_its_request_back() {
+    let mut worker = Worker::start(&[]);
+    let job = begin(&worker, "echo before; sleep 1000");
+    worker.process.kill();
+    kill(worker.shims()[0], Signal::KILL);
+    let request = job["sandbox"].to_string();
+    fs::write(worker.workspaces()[0].join("request.json"), request).unwrap();
+    worker.start_again();
+    let result = last(worker.attach(&job, 0));
+    assert_eq!(
+        (&result["error"]["type"], &result["stdout"]),
+        (&json!("lost"), &json!("before\n"))
+    );
+    worker.assert_clean();
+}
+
+#[test]
+fn a_second_caller_at_a_shims_socket_is_no_end_of_the_job() {
+    let worker = Worker::start(&[]);
+    let job = begin(&worker, WAITING);
+    let socket = worker.workspaces()[0].join("shim.sock");
+    let caller = UnixStream::connect(socket).unwrap();
+    eventually("the worker has come back", || {
+        // The shim has let go of this one.
+        (&caller)
+            .read(&mut [0; 64])
+            .is_ok_and(|n| n == 0)
+            .then_some(())
+    });
+    let_go(&worker);
+    assert_eq!(last(worker.attach(&job, 0))["exit_code"], 3);
+}
+
+#[test]
+fn what_is_there_is_told_and_no_more_however_fast_the_job_prints() {
+    let worker = Worker::start(&["--job-log-size", "2MiB"]);
+    let job = begin(
+        &worker,
+        "echo before; until [ -e go ]; do usleep 5000; done; yes",
+    );
+    let_go(&worker);
+    let path = format!("{}?follow=false", Worker::path(&job));
+    let lines = worker
+        .api
+        .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
+    assert!(lines.count() > 1);
+    worker
+        .api
+        .act(&format!("{}:cancel", Worker::path(&job)))
+        .json(200);
+    assert_eq!(last(worker.attach(&job, 0))["status"], "canceled");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Many jobs, one after the other: what each leaves behind, though it be little, would add up.
 
-use crate::support::{Worker, eventually_eq};
+use crate::support::{Worker, eventually, eventually_eq};
 use std::{fs, thread};
 
 /// How many. `make test-soak` runs this, alone on the machine: the suite's other tests make mounts, too.
@@ -67,6 +67,6 @@ fn a_thousand_jobs_leave_nothing_behind() {
     worker.assert_clean();
     assert!(worker.spools().is_empty());
     eventually_eq("descriptors are closed", open, descriptors);
-    eventually_eq("mounts are gone", mounted, mounts);
+    eventually("mounts are gone", || (mounts() <= mounted).then_some(()));
     eventually_eq("children are reaped", 0, || zombies(pid));
 }

@@ -12,6 +12,9 @@ use crate::api::jobs::Truncated;
 /// numbers of which nothing is kept.
 pub type Outline = Vec<(u8, u64)>;
 
+/// The largest number that is believed: readers are told 18 digits at most.
+const MAX_SEQ: u64 = 999_999_999_999_999_999;
+
 #[derive(Clone, Copy)]
 enum What {
     Started,
@@ -198,7 +201,7 @@ impl OutputLog {
 
     fn assemble(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Option<Self> {
         let mut log = Self::default();
-        let (mut stdout, mut stderr) = (stdout, stderr);
+        let (mut stdout, mut stderr, mut started) = (stdout, stderr, false);
         for &(kind, number) in outline {
             let (stream, rest) = if kind % 2 == 1 {
                 (Stream::Stdout, &mut stdout)
@@ -206,8 +209,8 @@ impl OutputLog {
                 (Stream::Stderr, &mut stderr)
             };
             match kind {
-                0 => log.started(),
-                1 | 2 => {
+                0 if !std::mem::replace(&mut started, true) => log.started(),
+                1 | 2 if number > 0 => {
                     let (head, tail) = rest.split_at_checked(usize::try_from(number).ok()?)?;
                     if log.fits(stream, head) < head.len() {
                         return None;
@@ -220,7 +223,10 @@ impl OutputLog {
                     log.drop_bytes(seq, stream, number.max(1));
                     log.mark(seq, What::Gap(stream));
                 }
-                5 => log.last_seq = log.last_seq.checked_add(number)?,
+                5 => {
+                    let last = log.last_seq.checked_add(number)?;
+                    log.last_seq = Some(last).filter(|last| *last <= MAX_SEQ)?;
+                }
                 _ => return None,
             }
         }
