@@ -4,8 +4,8 @@
 //! while [`STORM`] others try wrong passwords at the same time, each from an address of its own (of
 //! 127.0.0.0/8), so that nobody is turned away before a hash was computed; then while as many
 //! connections as [`HALF_OPEN`] stand half open. A storm keeps a core busy, and what a busy core costs whoever
-//! wakes up beside it is up to the kernel: so there is a row for one that a stranger's loop keeps busy. Prints percentiles and ratios of this one run;
-//! asserts nothing.
+//! wakes up beside it is up to the kernel: so there is a row for one that a stranger's loop keeps busy. Prints
+//! percentiles and ratios of this one run, on a machine that has nothing else to do; asserts nothing.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 

@@ -2,7 +2,7 @@
 //!
 //! Writes go to one thread that owns the only write connection ([`writer`]); whatever waits
 //! there is committed in one transaction, and a caller is answered after the commit. Reads
-//! use a small pool of read-only connections on blocking threads. One file per family of
+//! use a small pool of read-only connections ([`readers`]). One file per family of
 //! tables adds its functions to [`Store`], noun first: `task_create`, `job_claim`.
 //!
 //! Guarantee: a write that was answered is on the disk (WAL, `synchronous=FULL`); a write
@@ -17,6 +17,7 @@ mod jobs;
 mod migrate;
 mod nodes;
 mod queue;
+mod readers;
 mod reports;
 mod retention;
 mod rows;
@@ -38,19 +39,15 @@ pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt as _,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
-use tokio::sync::Semaphore;
 
-/// Reads at the same time; they share the page cache of the system, so few are enough.
-const READERS: usize = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the store did not do what it was asked.
@@ -120,11 +117,11 @@ impl StoreError {
 #[derive(Clone)]
 pub struct Store {
     writer: writer::Writer,
-    readers: Readers,
     health: health::Health,
     /// Has the next commit bring the files to their size.
     cut_wanted: Arc<AtomicBool>,
     reports: reports::Reports,
+    readers: readers::Readers,
 }
 
 impl Store {
@@ -156,9 +153,9 @@ impl Store {
         connection.pragma_update(None, "foreign_keys", true)?;
         migrate::run(&mut connection, path)?;
         space::rewrite_once(&connection)?;
-        let readers = Readers::open(path)?;
         let (health, cut_wanted) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
+        let readers = readers::Readers::open(path)?;
         Ok(Self {
             writer: writer::Writer::start(connection, wal, health.clone()),
             readers,
@@ -176,60 +173,23 @@ impl Store {
         self.writer.write(f).await
     }
 
-    /// Runs `f` on a read-only connection, on a thread that may block.
+    /// Runs `f` on a read-only connection; again, from its beginning, where it takes long.
     async fn read<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let outcome = self.readers.read(f).await;
         self.health.note(&outcome);
         outcome
     }
-}
 
-#[derive(Clone)]
-struct Readers {
-    free: Arc<Mutex<Vec<Connection>>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Readers {
-    fn open(path: &Path) -> Result<Self, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let free = (0..READERS)
-            .map(|_| {
-                let connection = Connection::open_with_flags(path, flags)?;
-                connection.busy_timeout(BUSY_TIMEOUT)?;
-                Ok(connection)
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        Ok(Self {
-            free: Arc::new(Mutex::new(free)),
-            permits: Arc::new(Semaphore::new(READERS)),
-        })
-    }
-
-    async fn read<T: Send + 'static>(
+    /// The same for one that can't begin anew.
+    async fn read_once<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| StoreError::Closed)?;
-        let free = Arc::clone(&self.free);
-        let read = move || {
-            let lock = || free.lock().unwrap_or_else(PoisonError::into_inner);
-            // As many permits as connections: one is always there.
-            let connection = lock().pop().ok_or(StoreError::Closed)?;
-            // Also after a panic, the connection is as good as before.
-            let answer = catch_unwind(AssertUnwindSafe(|| f(&connection)));
-            lock().push(connection);
-            drop(permit);
-            answer.unwrap_or_else(|panic| resume_unwind(panic))
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|_| StoreError::Closed)?
+        let outcome = self.readers.read_once(f).await;
+        self.health.note(&outcome);
+        outcome
     }
 }

@@ -257,7 +257,7 @@ impl Store {
         let reports = self.reports.clone();
         self.read(move |c| {
             let mut statement = c.prepare_cached(&format!("{SELECT} WHERE {condition}"))?;
-            let mut rows = statement.query([value])?;
+            let mut rows = statement.query([&value])?;
             rows.next()?.map(|row| node(row, &reports)).transpose()
         })
         .await

@@ -202,7 +202,7 @@ impl Store {
         now: Time,
         decide: impl FnOnce(&dyn Queue) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.read(move |c| {
+        self.read_once(move |c| {
             // So that all of it is read as it was at one moment.
             let connection = &c.unchecked_transaction()?;
             decide(&Snapshot { connection, now })

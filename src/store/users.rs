@@ -158,7 +158,7 @@ impl Store {
     pub async fn user_by_handle(&self, handle: String) -> Result<Option<UserRecord>, StoreError> {
         self.read(move |c| {
             let sql = format!("SELECT {COLUMNS} FROM users WHERE handle = ?1");
-            Ok(c.query_row(&sql, [handle], record).optional()?)
+            Ok(c.query_row(&sql, [&handle], record).optional()?)
         })
         .await
     }

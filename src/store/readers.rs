@@ -1,0 +1,162 @@
+//! Read-only connections, and where reads run.
+//!
+//! Most reads are done in less time than another thread takes to wake up, and on a busy machine that
+//! takes milliseconds. So a read begins on the thread of its caller, which serves requests. One that
+//! turns out long is broken off there and done anew on a thread that may block, so that nobody else
+//! waits for it: a caller's thread is held for [`BRIEF`] and the few rows, or pages of a slow disk,
+//! that were under way then.
+
+use super::{BUSY_TIMEOUT, StoreError};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Reads at the same time; they share the page cache of the system, so few are enough.
+const READERS: usize = 4;
+/// How long a read may keep its caller's thread.
+const BRIEF: Duration = Duration::from_millis(1);
+/// Steps of SQLite's machine between two looks at the time; a row takes some twenty.
+const STEPS: i32 = 64;
+
+#[derive(Clone)]
+pub(super) struct Readers {
+    free: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let free = (0..READERS)
+            .map(|_| {
+                let connection = Connection::open_with_flags(path, flags)?;
+                connection.busy_timeout(BUSY_TIMEOUT)?;
+                Ok(connection)
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(Self {
+            free: Arc::new(Mutex::new(free)),
+            permits: Arc::new(Semaphore::new(READERS)),
+        })
+    }
+
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        mut f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self.permit().await?;
+        match self.attempt(&mut f, Some(BRIEF)) {
+            Err(StoreError::Sqlite(error))
+                if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
+            answer => return answer,
+        }
+        self.blocking(permit, f).await
+    }
+
+    /// For a read that can't begin anew: on a thread that may block from the start.
+    pub(super) async fn read_once<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit = self.permit().await?;
+        let mut f = Some(f);
+        let once = move |c: &Connection| f.take().map_or(Err(StoreError::Closed), |f| f(c));
+        self.blocking(permit, once).await
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        permit.map_err(|_| StoreError::Closed)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        mut f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = self.clone();
+        let read = move || {
+            let _permit = permit;
+            readers.attempt(&mut f, None)
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|_| StoreError::Closed)?
+    }
+
+    /// Reads for as long as it takes, or until it was interrupted for taking longer than `most`.
+    fn attempt<T>(
+        &self,
+        f: &mut impl FnMut(&Connection) -> Result<T, StoreError>,
+        most: Option<Duration>,
+    ) -> Result<T, StoreError> {
+        let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // As many permits as connections: one is always there.
+        let mut connection = lock().pop().ok_or(StoreError::Closed)?;
+        let began = Instant::now();
+        let is_over = most.map(|most| move || began.elapsed() > most);
+        let read = || {
+            connection.progress_handler(STEPS, is_over)?;
+            f(&connection)
+        };
+        // Also after a panic, the connection is as good as before.
+        let answer = catch_unwind(AssertUnwindSafe(read));
+        lock().push(connection);
+        answer.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::{self, ThreadId};
+
+    fn readers(home: &tempfile::TempDir) -> Readers {
+        let path = home.path().join("db");
+        Connection::open(&path).unwrap();
+        Readers::open(&path).unwrap()
+    }
+
+    /// Counts to `n`: on which threads that was begun, and how far it came.
+    async fn count(readers: &Readers, n: u32) -> (Vec<ThreadId>, u32) {
+        let mut threads = Vec::new();
+        let count = move |c: &Connection| {
+            threads.push(thread::current().id());
+            let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                       SELECT count(*) FROM n";
+            let count = c.query_row(sql, [n], |row| row.get(0))?;
+            Ok((threads.clone(), count))
+        };
+        readers.read(count).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_long_read_holds_up_nobody_and_a_short_one_wakes_nobody() {
+        let home = tempfile::tempdir().unwrap();
+        let readers = readers(&home);
+        let here = thread::current().id();
+        assert_eq!(count(&readers, 2).await, (vec![here], 2));
+        let (threads, counted) = count(&readers, 300_000).await;
+        assert_eq!((threads[0], threads.len(), counted), (here, 2, 300_000));
+        assert_ne!(threads[1], here);
+        assert_eq!(count(&readers, 2).await, (vec![here], 2));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_panics_costs_no_connection() {
+        let home = tempfile::tempdir().unwrap();
+        let readers = readers(&home);
+        for _ in 0..=READERS {
+            let answer = readers
+                .read(|_| -> Result<(), _> { panic!("a test") })
+                .await;
+            assert!(matches!(answer, Err(StoreError::Closed)));
+        }
+        assert_eq!(count(&readers, 2).await.1, 2);
+    }
+}
