@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-soak bench test-fuzz fuzz-parsers fuzz-api install clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-soak bench test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,6 +53,9 @@ fuzz-api: ## Fuzz the User API from its own openapi.json (SEED, EXAMPLES)
 
 install: build ## Install into /usr/local/bin (PREFIX)
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/cynode
+
+release: ## Make what is handed out, into dist/: the binary, its SHA-256 and SBOM
+	@scripts/release.sh
 
 clean: ## Remove what was built
 	$(CARGO) clean
