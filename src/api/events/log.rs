@@ -13,7 +13,7 @@ use crate::api::jobs::Truncated;
 pub type Outline = Vec<(u8, u64)>;
 
 /// The largest number that is believed: readers are told 18 digits at most.
-const MAX_SEQ: u64 = 999_999_999_999_999_999;
+pub const MAX_SEQ: u64 = 999_999_999_999_999_999;
 
 #[derive(Clone, Copy)]
 enum What {
@@ -39,6 +39,7 @@ pub struct OutputLog {
     stderr: Kept,
     marks: Vec<Mark>,
     last_seq: u64,
+    has_started: bool,
 }
 
 #[derive(Default)]
@@ -53,7 +54,7 @@ impl OutputLog {
     /// Notes that the command runs.
     pub fn started(&mut self) {
         let seq = self.number();
-        self.mark(seq, What::Started);
+        self.start(seq);
     }
 
     /// Takes what was printed, as one event.
@@ -73,14 +74,17 @@ impl OutputLog {
         self.kept(stream).fits(text)
     }
 
-    /// Takes an event as the node numbered it; false when it was seen before.
+    /// Takes an event as the node numbered it; false when it was seen before, or can't be.
     pub fn take(&mut self, event: &JobEvent) -> bool {
-        let Some(seq) = event.seq().filter(|seq| *seq > self.last_seq) else {
+        let Some(seq) = event
+            .seq()
+            .filter(|seq| (self.last_seq + 1..=MAX_SEQ).contains(seq))
+        else {
             return false;
         };
         self.last_seq = seq;
         match event {
-            JobEvent::Started { .. } => self.mark(seq, What::Started),
+            JobEvent::Started { .. } => self.start(seq),
             JobEvent::Stdout { data, .. } => self.keep(seq, Stream::Stdout, data),
             JobEvent::Stderr { data, .. } => self.keep(seq, Stream::Stderr, data),
             JobEvent::Gap { stream, bytes, .. } => self.drop_bytes(seq, *stream, *bytes),
@@ -105,6 +109,13 @@ impl OutputLog {
                     },
                 );
             }
+        }
+    }
+
+    /// Once; of another start nothing is kept.
+    fn start(&mut self, seq: u64) {
+        if !std::mem::replace(&mut self.has_started, true) {
+            self.mark(seq, What::Started);
         }
     }
 
@@ -201,7 +212,7 @@ impl OutputLog {
 
     fn assemble(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Option<Self> {
         let mut log = Self::default();
-        let (mut stdout, mut stderr, mut started) = (stdout, stderr, false);
+        let (mut stdout, mut stderr) = (stdout, stderr);
         for &(kind, number) in outline {
             let (stream, rest) = if kind % 2 == 1 {
                 (Stream::Stdout, &mut stdout)
@@ -209,7 +220,7 @@ impl OutputLog {
                 (Stream::Stderr, &mut stderr)
             };
             match kind {
-                0 if !std::mem::replace(&mut started, true) => log.started(),
+                0 if !log.has_started => log.started(),
                 1 | 2 if number > 0 => {
                     let (head, tail) = rest.split_at_checked(usize::try_from(number).ok()?)?;
                     if log.fits(stream, head) < head.len() {

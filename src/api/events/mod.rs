@@ -10,7 +10,7 @@ mod decode;
 mod log;
 
 pub use decode::Decoder;
-pub use log::{Outline, OutputLog};
+pub use log::{MAX_SEQ, Outline, OutputLog};
 
 use super::jobs::JobResult;
 use serde::{Deserialize, Serialize};

@@ -91,35 +91,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
         summary,
     };
     match verdict {
-        Verdict::Ended(last) => {
-            let ResultEvent {
-                result, outline, ..
-            } = *last;
-            let trouble = result.error.as_ref().map(|error| error.kind);
-            let retryable = trouble.is_some_and(JobErrorKind::is_retryable);
-            let end = FinishedJob {
-                id: job.id,
-                attempt: job.attempt,
-                status: match result.status {
-                    Outcome::Completed => JobStatus::Completed,
-                    Outcome::Failed if trouble == Some(JobErrorKind::Lost) => JobStatus::Lost,
-                    Outcome::Failed => JobStatus::Failed,
-                    Outcome::Timeout => JobStatus::Timeout,
-                    Outcome::Canceled => JobStatus::Canceled,
-                },
-                exit_code: result.exit_code,
-                summary: summary::of(&result),
-                outline: serde_json::to_string(&outline).ok(),
-                result: serde_json::to_string(&result).ok(),
-            };
-            let again = (retryable && tries_left).then_some(backoff);
-            Step {
-                end,
-                again,
-                not_begun: false,
-                node_may_forget: true,
-            }
-        }
+        Verdict::Ended(last) => ended(job, *last, tries_left.then_some(backoff)),
         Verdict::NotBegun(reason) | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
@@ -150,6 +122,35 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 node_may_forget: false,
             }
         }
+    }
+}
+
+/// What a result means; another attempt `again`, where the trouble may pass.
+fn ended(job: &RunningJob, last: ResultEvent, again: Option<Duration>) -> Step {
+    let ResultEvent {
+        result, outline, ..
+    } = last;
+    let trouble = result.error.as_ref().map(|error| error.kind);
+    let end = FinishedJob {
+        id: job.id,
+        attempt: job.attempt,
+        status: match result.status {
+            Outcome::Completed => JobStatus::Completed,
+            Outcome::Failed if trouble == Some(JobErrorKind::Lost) => JobStatus::Lost,
+            Outcome::Failed => JobStatus::Failed,
+            Outcome::Timeout => JobStatus::Timeout,
+            Outcome::Canceled => JobStatus::Canceled,
+        },
+        exit_code: result.exit_code,
+        summary: summary::of(&result),
+        outline: serde_json::to_string(&outline).ok(),
+        result: serde_json::to_string(&result).ok(),
+    };
+    Step {
+        end,
+        again: again.filter(|_| trouble.is_some_and(JobErrorKind::is_retryable)),
+        not_begun: false,
+        node_may_forget: true,
     }
 }
 
