@@ -8,6 +8,7 @@ use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -79,6 +80,11 @@ impl LiveTask {
             }
             changes
         });
+    }
+
+    /// Waits until nobody watches it any more, at most for `limit`.
+    pub(super) async fn unwatched(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.0.closed()).await;
     }
 
     /// Tells of where it stands from now on.

@@ -116,8 +116,16 @@ impl Bench {
             Some(place) => place.join(format!("cynode-{}", *node_uuid)),
             None => home.join("jobs"),
         };
-        make_private_dir(&jobs_dir)?;
-        let jobs_dir = fs::canonicalize(jobs_dir)?;
+        let jobs_dir = make_private_dir(&jobs_dir)
+            .and_then(|()| fs::canonicalize(&jobs_dir))
+            .map_err(|error| {
+                let path = jobs_dir.display();
+                let advice = "choose another --jobs-dir";
+                io::Error::new(
+                    error.kind(),
+                    format!("no jobs can be kept in {path}: {error}; {advice}"),
+                )
+            })?;
         let wanted = probe::Wanted {
             program: settings.engine.clone(),
             runtime: settings.engine_runtime.clone(),

@@ -4,7 +4,7 @@ use crate::support::{Call, Cluster, Process, SseEvent, cynode, eventually, stage
 use serde_json::{Value, json};
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 /// Reads the events of a task to their end.
@@ -243,6 +243,7 @@ fn is_reader(call: &Call) -> bool {
 fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
     let (readers, forgotten) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (read, forget) = (Arc::clone(&readers), Arc::clone(&forgotten));
+    let ended = AtomicBool::new(false);
     let job = Mutex::new(None);
     let stage = Stage::set(move |_, call, answer| {
         if call.is_run() {
@@ -255,6 +256,7 @@ fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
             let mut result = call.result("one");
             result["outline"] = json!([[5, 1], [0, 0], [1, 3]]);
             events.end(5, &result);
+            ended.store(true, Ordering::SeqCst);
         } else if call.method == "DELETE" {
             forget.fetch_add(1, Ordering::SeqCst);
             answer.status(204, &Value::Null);
@@ -266,11 +268,13 @@ fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
                 .send(&json!({"event": "started", "attempt": 1, "seq": 2}))
                 .send(&printed(3, "one"));
             read.fetch_add(1, Ordering::SeqCst);
-            // The rest comes when all is over: this reader has it all the same.
-            eventually("the job was forgotten", || {
-                (forget.load(Ordering::SeqCst) > 0).then_some(())
+            // The rest comes when all is over: this reader has it all the same, and until then the node
+            // is not let forget it.
+            eventually("the result was told", || {
+                ended.load(Ordering::SeqCst).then_some(())
             });
             events.send(&printed(4, "two"));
+            assert_eq!(forget.load(Ordering::SeqCst), 0);
             let wanted = job.lock().unwrap().clone().unwrap();
             events.end(5, &wanted.result("one"));
         }

@@ -185,6 +185,39 @@ fn a_job_outlives_its_node_and_is_not_run_twice() {
 }
 
 #[test]
+fn who_read_along_reads_all_of_a_job_that_ended_while_its_node_was_away() {
+    let mut cluster = Cluster::start();
+    let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3000000; exit 3";
+    let id = cluster.create(&json!({"script": script, "max_attempts": 1}));
+    let path = format!("/v1/tasks/{id}/logs?follow=true");
+    let readers = [(); 2].map(|()| {
+        let mut events = cluster.user.events(&path, None);
+        assert!(events.any(|event| event.data["data"] == "before\n"));
+        events
+    });
+    cluster.node.process.kill();
+    let_go(&cluster.node);
+    eventually("the job has ended", || {
+        cluster.node.shims().is_empty().then_some(())
+    });
+    cluster.restart_node();
+    for events in readers {
+        let rest: Vec<_> = events.collect();
+        let printed: usize = rest
+            .iter()
+            .filter(|event| event.name == "stdout")
+            .map(|event| event.data["data"].as_str().unwrap().len())
+            .sum();
+        assert_eq!(printed, 3_000_000);
+        assert!(rest.iter().all(|event| event.name != "gap"));
+        assert_eq!(rest.last().unwrap().data["exit_code"], 3);
+    }
+    eventually("then the node forgets it", || {
+        cluster.node.spools().is_empty().then_some(())
+    });
+}
+
+#[test]
 fn a_job_whose_shim_dies_with_its_node_runs_again_where_it_may() {
     let mut cluster = Cluster::start();
     let marker = uuid();

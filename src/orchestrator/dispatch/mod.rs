@@ -52,6 +52,8 @@ const MARGIN: Duration = Duration::from_mins(30);
 const STEADY: Duration = Duration::from_secs(5);
 /// How long a node may take to end a job that it was told to.
 const CANCEL_LIMIT: Duration = Duration::from_mins(1);
+/// How long a node keeps what it was told to keep for those who read along, after the end.
+const READERS_LIMIT: Duration = Duration::from_mins(10);
 /// Pauses before asking a silent node, or a store that takes no writes, again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -96,6 +98,8 @@ pub(super) fn start(
         let may_forget = settle::settle(&orchestrator, &job, &live, verdict, canceled).await;
         drop(follower);
         if may_forget {
+            // Who reads along and was cut off, as when the node was restarted, reads the rest there.
+            live.unwatched(READERS_LIMIT).await;
             settle::forget(&orchestrator, &job).await;
         }
     });

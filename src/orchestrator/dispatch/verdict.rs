@@ -58,6 +58,11 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         } => (status.as_u16(), !problem.slug().is_empty()),
         _ => (0, false),
     };
+    let reason = match error {
+        // A node's own affair, which its own words tell best.
+        CallError::Refused { problem, .. } if status == 507 && known => problem.detail.clone(),
+        _ => reason,
+    };
     let verdict = match (entry, status) {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),

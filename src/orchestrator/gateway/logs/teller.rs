@@ -8,8 +8,8 @@
 //!                    what is missing, from the store ──▶ end ◀───────────────────────┘
 //! ```
 //!
-//! A node forgets a job as soon as its result is stored, and a stream that is open then goes on to
-//! its end. So who was there reads all of it, and who comes later what the result holds.
+//! A node is let forget a job once its result is stored and nobody reads along any more, within
+//! limits. So who was there reads all of it, and who comes later what the result holds.
 
 use super::{ANSWER_LIMIT, Orchestrator, Wanted, Which, ask, stored_log, stored_task};
 use crate::{
@@ -129,6 +129,8 @@ impl Teller {
             }
             let over = over(self.moments.clone(), self.place.attempt);
             if tokio::time::timeout(pauses.take(), over).await.is_ok() {
+                // The node forgets nothing while somebody reads: the rest is still to be had there.
+                self.whole = self.listen(source, to).await.is_ok();
                 return;
             }
         }
