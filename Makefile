@@ -38,6 +38,13 @@ it: ## Black-box tests of the real binary with real podman
 	$(CARGO) build --locked --example stand-in-ollama
 	$(CARGO) test --locked --test it
 
+rootless: ## The tests of sandboxes once more as a plain user (where run by root)
+	$(CARGO) build --locked
+	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
+
+test-soak: setup ## A thousand jobs in a row, and what they leave behind (minutes)
+	$(CARGO) test --locked --test it -- --ignored soak::
+
 bench: setup build ## What a task costs beside `podman run --rm`, a flood of output, a long queue, a storm of logins
 	$(CARGO) bench --locked --bench overhead --bench flood --bench schedule --bench storm
 
