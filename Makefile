@@ -16,7 +16,7 @@ help: ## List the targets
 demo: setup build ## See a task of yours run in a real sandbox on a registered node
 	@scripts/demo.sh $(BINARY)
 
-test: setup fmt lint unit it rootless ## Format, lints and all tests, with real containers
+test: setup fmt lint unit it ## Format, lints and all tests, with real containers
 
 setup: ## Install what building and testing need, where it is missing and can be installed
 	@scripts/setup.sh

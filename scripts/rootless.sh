@@ -28,7 +28,11 @@ install -m 0755 "$binary" "$place/cynode"
 install -d -o "$user" -m 0700 "$place/run" "$place/tmp"
 home=$(getent passwd "$user" | cut -d: -f6)
 
+# Where a plain user's containers have no control group, nothing bounds their processes but what the
+# user may have in all.
+echo "rootless: left out is a_job_that_multiplies, which can wear out all that this user may run"
+
 cd "$home"
 setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \
   env HOME="$home" XDG_RUNTIME_DIR="$place/run" TMPDIR="$place/tmp" PATH="$PATH" \
-  CYNODE_TEST_BINARY="$place/cynode" "$place/it" "${rooms[@]}"
+  CYNODE_TEST_BINARY="$place/cynode" "$place/it" "${rooms[@]}" --skip a_job_that_multiplies
