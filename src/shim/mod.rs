@@ -30,12 +30,8 @@ pub use link::Link;
 pub use order::Order;
 
 use crate::{
-    api::{
-        events::ResultEvent,
-        jobs::{JobErrorKind, Outcome},
-    },
+    api::jobs::{JobErrorKind, Outcome},
     engine::labels,
-    pause::Pauses,
     sandbox_init::{WORKSPACE, wire::Request},
     spool::{Ending, Recorder, Spool},
 };
@@ -58,9 +54,6 @@ use tokio::{
 pub const ARGUMENT: &str = "__shim";
 /// The listening socket that the worker hands over.
 const LISTENER: i32 = 3;
-/// Between tries to write a result for which there is no room.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs as a shim and never returns. The order comes on stdin.
 pub fn main() -> ! {
@@ -151,25 +144,10 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     if let Err(error) = told {
         // The workspace may have been what took all the room.
         tracing::error!(%error, "the result can't be written yet");
-        write_late(&spool, &result).await?;
+        spool.finish_at_last(&result).await?;
         tape.tell();
     }
     spool.sync()
-}
-
-/// Writes a result for which there was no room, as often as it takes; better without its log than not
-/// at all. Whose directory is gone, nobody asks for any more.
-async fn write_late(spool: &Spool, result: &ResultEvent) -> io::Result<()> {
-    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-    loop {
-        let dropped = spool.drop_log();
-        match dropped.and_then(|()| spool.finish(result)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tokio::time::sleep(pauses.take()).await;
-            }
-            done => return done,
-        }
-    }
 }
 
 /// What init is told: the job's own environment, then what it can't override.

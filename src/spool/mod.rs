@@ -24,9 +24,11 @@ mod writer;
 
 pub use reader::Reader;
 pub use recorder::{Ending, Recorder};
-pub use writer::Writer;
 
-use crate::api::{JobId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time};
+use crate::{
+    api::{JobId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
+    pause::Pauses,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
@@ -34,12 +36,16 @@ use std::{
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 const JOB: &str = "job.json";
 const REQUEST: &str = "request.json";
 const RESULT: &str = "result.json";
 const CONTAINER: &str = "container";
+/// Between tries to write a result for which there is no room.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What was accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,6 +152,24 @@ impl Spool {
     pub fn finish(&self, result: &ResultEvent) -> io::Result<()> {
         self.write(RESULT, result)?;
         self.forget_request()
+    }
+
+    /// The same, as often as it takes; better without the log than not at all. Fails only where the
+    /// directory is gone: then nobody asks for it any more.
+    pub async fn finish_at_last(&self, result: &ResultEvent) -> io::Result<()> {
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            match self.finish(result) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::error!(path = %self.path.display(), %error, "an end can't be written down yet; trying again");
+                }
+                done => return done,
+            }
+            if let Err(error) = self.drop_log() {
+                tracing::warn!(path = %self.path.display(), %error, "a log can't be removed");
+            }
+            tokio::time::sleep(pauses.take()).await;
+        }
     }
 
     /// Removes what is left of a request that is not needed any more.

@@ -62,6 +62,11 @@ impl Reader {
         Ok(self)
     }
 
+    /// The segment in which this reader is, and where what it has read ends there.
+    pub(super) fn position(&self) -> Option<(u64, u64)> {
+        self.open.as_ref().map(|open| (open.index, open.at))
+    }
+
     /// When the command was started, should this reader have come by that.
     pub fn started_at(&self) -> Option<Time> {
         self.started_at

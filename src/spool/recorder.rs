@@ -1,6 +1,6 @@
 //! Writes down what becomes of an attempt: its events, and its result in the end.
 
-use super::{Accepted, Reader, Spool, Writer, log::Kind};
+use super::{Accepted, Reader, Spool, log::Kind, writer::Writer};
 use crate::api::{
     PAYLOAD_VERSION,
     events::{Decoder, OutputLog, ResultEvent, Stream},
@@ -90,6 +90,9 @@ impl Recorder {
                 kept.take(event);
                 writer.recall(event);
             }
+        }
+        if let Some(position) = reader.position() {
+            writer.resume(position)?;
         }
         Ok(Self {
             accepted,

@@ -19,7 +19,7 @@ const RESERVE: u64 = 32 * 1024 * 1024;
 /// Appends records, and drops a segment when the log is full: the oldest but for the very first, in
 /// which is what a result keeps. What can't be written, on a full disk, is dropped as well, and
 /// shows as a gap: printing never fails.
-pub struct Writer {
+pub(super) struct Writer {
     directory: PathBuf,
     segment_bytes: u64,
     /// The open segment, its index and size; `None` when the next record begins a new one.
@@ -30,9 +30,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on behind what is in `directory` already, once that was [recalled](Self::recall); keeps
-    /// the last `limit` bytes.
-    pub fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
+    /// One that keeps `limit` bytes. What is in `directory` already has to be
+    /// [recalled](Self::recall), and then gone on [behind](Self::resume).
+    pub(super) fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
         let next_index = log::segments(&directory)?.last().map_or(0, |last| last + 1);
         Ok(Self {
             segment_bytes: (limit / SEGMENTS).max(MIN_SEGMENT),
@@ -56,6 +56,22 @@ impl Writer {
         self.count(stream, bytes);
     }
 
+    /// Goes on in the segment of an earlier writer, behind its last whole record. Else each writer
+    /// would begin one, and what was printed first would not be in the one that stays.
+    pub(super) fn resume(&mut self, (index, end): (u64, u64)) -> io::Result<()> {
+        if index + 1 != self.next_index {
+            return Ok(());
+        }
+        let path = log::segment(&self.directory, index);
+        let file = File::options().append(true).open(path)?;
+        // One without a head was begun when the power failed.
+        if file.metadata()?.len() >= end {
+            file.set_len(end)?;
+            self.open = Some((file, end));
+        }
+        Ok(())
+    }
+
     fn count(&mut self, stream: Stream, bytes: u64) {
         let printed = &mut self.printed[stream as usize];
         printed.bytes += bytes;
@@ -63,7 +79,7 @@ impl Writer {
     }
 
     /// Appends a record.
-    pub fn append(&mut self, kind: Kind, content: &[u8]) {
+    pub(super) fn append(&mut self, kind: Kind, content: &[u8]) {
         let head = Head {
             first_seq: self.last_seq + 1,
             before: self.printed,

@@ -19,7 +19,6 @@ use crate::{
     },
     data_dir::make_private_dir,
     engine::{Engine, ImageError, Images},
-    pause::Pauses,
     shim::{Link, Order},
     spool::{Ending, Recorder},
 };
@@ -29,9 +28,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 /// How often a shim is started for one attempt, should somebody kill it before the command began.
 const STARTS: u32 = 3;
-/// Between tries to write a result for which there is no room.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Before a shim that has let go of us is spoken to again, or an end is written down again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// All that jobs share.
 pub(super) struct Workshop {
@@ -221,7 +219,7 @@ async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
                     // Only one that can't be found again is gone.
                     match Link::find(&job.spool) {
                         Ok(Some(again)) => {
-                            tokio::time::sleep(FIRST_PAUSE).await;
+                            tokio::time::sleep(PAUSE).await;
                             (link, told_to_end) = (again, false);
                         }
                         _ => return,
@@ -278,32 +276,24 @@ async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
     None
 }
 
-/// Writes down the end of a job that has no shim, as often as it takes; better without its log than
-/// not at all.
+/// Writes down the end of a job that has no shim.
 async fn finish(shop: &Workshop, job: &Arc<Job>, ending: Ending) {
-    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-    loop {
-        let (held, ending, log_bytes) = (Arc::clone(job), ending.clone(), shop.log_bytes);
-        let written = tokio::task::spawn_blocking(move || {
-            write_end(&held, ending, log_bytes).inspect_err(|_| {
-                // It will be tried again in any case.
-                let _ = held.spool.drop_log();
-            })
-        });
-        match written.await.map_err(io::Error::from).flatten() {
-            Ok(()) => break,
-            Err(error) => {
-                tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
-            }
-        }
-        tokio::time::sleep(pauses.take()).await;
+    while let Err(error) = write_end(shop, job, ending.clone()).await {
+        tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
+        tokio::time::sleep(PAUSE).await;
     }
     note_end(shop, job).await;
 }
 
-fn write_end(job: &Job, ending: Ending, log_bytes: u64) -> io::Result<()> {
-    make_private_dir(job.spool.path())?;
-    let mut recorder = Recorder::open(&job.spool, job.accepted.clone(), log_bytes)?;
-    job.spool.finish(&recorder.finish(ending, None))?;
+async fn write_end(shop: &Workshop, job: &Arc<Job>, ending: Ending) -> io::Result<()> {
+    let (held, log_bytes) = (Arc::clone(job), shop.log_bytes);
+    // All that it printed is read for this, off the runtime's threads.
+    let result = tokio::task::spawn_blocking(move || {
+        make_private_dir(held.spool.path())?;
+        let mut recorder = Recorder::open(&held.spool, held.accepted.clone(), log_bytes)?;
+        Ok::<_, io::Error>(recorder.finish(ending, None))
+    });
+    let result = result.await.map_err(io::Error::from).flatten()?;
+    job.spool.finish_at_last(&result).await?;
     job.spool.sync()
 }

@@ -60,8 +60,10 @@ pub(super) async fn find(
             None
         });
         let ended = ended.map(|last| last.result.status);
-        if ended.is_some() {
-            spool.forget_request()?;
+        if ended.is_some()
+            && let Err(error) = spool.forget_request()
+        {
+            tracing::warn!(job = %accepted.job_id, %error, "a request that is over can't be removed");
         }
         let is_buried = tombstones
             .attempt(accepted.job_id)

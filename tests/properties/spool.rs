@@ -47,6 +47,8 @@ struct Listener {
     reader: Reader,
     at: [u64; 2],
     last_seq: u64,
+    /// Whether something was missing before anything was heard.
+    missed_the_beginning: bool,
 }
 
 impl Listener {
@@ -55,6 +57,7 @@ impl Listener {
             reader: Reader::open(spool.to_owned(), 7, 0),
             at: [0; 2],
             last_seq: 0,
+            missed_the_beginning: false,
         }
     }
 
@@ -69,7 +72,10 @@ impl Listener {
             match event {
                 JobEvent::Stdout { data, .. } => self.hear(Stream::Stdout, data),
                 JobEvent::Stderr { data, .. } => self.hear(Stream::Stderr, data),
-                JobEvent::Gap { stream, bytes, .. } => self.at[*stream as usize] += bytes,
+                JobEvent::Gap { stream, bytes, .. } => {
+                    self.missed_the_beginning |= self.at == [0; 2];
+                    self.at[*stream as usize] += bytes;
+                }
                 _ => {}
             }
         }
@@ -96,6 +102,37 @@ fn tear(spool: &Path) {
     }
 }
 
+fn accepted() -> Accepted {
+    Accepted {
+        task_id: TaskId::new(),
+        job_id: JobId::new(),
+        attempt: 7,
+        image: "a".to_owned(),
+        spec_sha256: String::new(),
+        accepted_at: Time::from_millis(0),
+    }
+}
+
+/// A node tells of a pull through a recorder of its own each time.
+#[test]
+fn what_was_printed_first_stays_whatever_was_told_before() {
+    let home = tempfile::tempdir().unwrap();
+    let spool = Spool::at(home.path().to_owned());
+    let recorder = || Recorder::open(&spool, accepted(), LIMIT).unwrap();
+    for _ in 0..20 {
+        recorder().status("pulling");
+    }
+    let mut writer = recorder();
+    let text: Vec<u8> = (0..2 * LIMIT).map(byte).collect();
+    for piece in text.chunks(10_000) {
+        writer.print(Stream::Stdout, piece);
+    }
+    let mut listener = Listener::new(home.path());
+    while listener.read(10_000) {}
+    assert_eq!(listener.at[0], 2 * LIMIT);
+    assert!(!listener.missed_the_beginning);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -103,10 +140,7 @@ proptest! {
     fn each_reader_hears_all_or_how_much_is_missing(steps in proptest::collection::vec(step(), 1..60)) {
         let home = tempfile::tempdir().unwrap();
         let spool = Spool::at(home.path().to_owned());
-        let accepted = Accepted {
-            task_id: TaskId::new(), job_id: JobId::new(), attempt: 7, image: "a".to_owned(),
-            spec_sha256: String::new(), accepted_at: Time::from_millis(0),
-        };
+        let accepted = accepted();
         let recorder = || Recorder::open(&spool, accepted.clone(), LIMIT).unwrap();
         let mut writer = recorder();
         let (mut printed, mut listeners) = ([0u64; 2], vec![Listener::new(home.path())]);
@@ -140,6 +174,7 @@ proptest! {
         for listener in &mut listeners {
             while listener.read(10_000) {}
             prop_assert_eq!(listener.at, printed);
+            prop_assert!(!listener.missed_the_beginning);
             prop_assert!(listener.last_seq < result.seq);
         }
         let (out, err) = (&result.result.stdout, &result.result.stderr);
