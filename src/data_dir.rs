@@ -174,6 +174,12 @@ pub fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Bytes that we may still write where `path` is.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Writes a file of mode 0600 beside its place, makes it durable, and renames it there.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let failed = |error: io::Error| {

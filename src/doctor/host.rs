@@ -1,7 +1,8 @@
 //! What roles need of the host's file systems: room, and a data directory of their own.
 
 use super::{Check, Status};
-use rustix::fs::{Access, access, statvfs};
+use crate::data_dir::free_bytes;
+use rustix::fs::{Access, access};
 use std::{
     env, fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -83,9 +84,7 @@ fn gibibytes(bytes: u64) -> String {
 
 /// Bytes that we may still write at a path, or where it would be made.
 fn free(path: &Path) -> io::Result<u64> {
-    let there = existing(path);
-    let stat = statvfs(there)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    free_bytes(existing(path))
 }
 
 /// The path itself, or the nearest directory above that exists.

@@ -10,7 +10,7 @@ use crate::{
         },
         time::Time,
     },
-    data_dir::DataDir,
+    data_dir::{DataDir, free_bytes},
     engine::Engine,
 };
 use std::{
@@ -140,8 +140,7 @@ fn cores() -> u32 {
 }
 
 fn free_mb(path: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+    free_bytes(path).ok().map(|bytes| bytes >> 20)
 }
 
 fn memory_mb() -> u64 {

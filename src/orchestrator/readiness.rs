@@ -30,10 +30,7 @@ impl Standing {
     pub(super) fn refuses(why: &str) -> Self {
         Self {
             status: NodeStatus::NotReady,
-            reason: Some(format!(
-                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
-                 there (--advertise-url at the node, --worker-url at the orchestrator)"
-            )),
+            reason: Some(why.to_owned()),
         }
     }
 }

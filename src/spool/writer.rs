@@ -1,7 +1,10 @@
 //! The one who writes a job's log.
 
 use super::log::{self, Head, Kind, Printed, RECORD_BYTES};
-use crate::api::events::{JobEvent, Stream};
+use crate::{
+    api::events::{JobEvent, Stream},
+    data_dir::free_bytes,
+};
 use std::{
     fs::{self, File},
     io::{self, Write as _},
@@ -119,8 +122,7 @@ impl Writer {
 
     fn begin(&mut self, head: &Head) -> io::Result<File> {
         self.open = None;
-        let disk = rustix::fs::statvfs(&self.directory)?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < RESERVE + self.segment_bytes {
+        if free_bytes(&self.directory)? < RESERVE + self.segment_bytes {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let path = log::segment(&self.directory, self.next_index);

@@ -7,6 +7,7 @@ use crate::{
         problem::{Kind, Problem},
         time::Time,
     },
+    data_dir::free_bytes,
     spool::Spool,
 };
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -47,28 +48,18 @@ pub(super) struct Disk {
 impl Disk {
     /// Whether there is room for one more job.
     pub(super) fn check(&self) -> Result<(), Problem> {
-        let free = self.free().map_err(|error| {
-            Problem::new(
-                Kind::InsufficientStorage,
-                format!("how much room this node has can't be found out: {error}"),
-            )
-        })?;
-        if free >= self.min_free {
-            return Ok(());
-        }
-        let (free, needed) = (free >> 20, self.min_free >> 20);
-        Err(Problem::new(
-            Kind::InsufficientStorage,
-            format!(
-                "this node's disk has {free} MiB left, and takes no job below {needed} MiB; make room in {}, or set --min-free-disk",
+        let refuse = |detail| Err(Problem::new(Kind::InsufficientStorage, detail));
+        match free_bytes(&self.jobs_dir) {
+            Ok(free) if free >= self.min_free => Ok(()),
+            Ok(_) => refuse(format!(
+                "this node's disk has less than {} MiB left, and so it takes no job; make room in {}, or set --min-free-disk",
+                self.min_free >> 20,
                 self.jobs_dir.display()
-            ),
-        ))
-    }
-
-    fn free(&self) -> io::Result<u64> {
-        let disk = rustix::fs::statvfs(&self.jobs_dir)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+            )),
+            Err(error) => refuse(format!(
+                "how much room this node has can't be found out: {error}"
+            )),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which node gets a job, and when. The nodes are stand-ins that tell how they were asked.
 
 use crate::support::{
-    Call, Node, Orchestrator, StandIn,
+    Call, IMAGE, Node, Orchestrator, StandIn,
     cluster::wait_ready,
     eventually, lasting_port,
     stage::{Stage, well},
@@ -220,4 +220,25 @@ fn a_node_that_can_not_be_reached_is_named_with_the_reason() {
     user.act(&format!("/v1/tasks/{id}/cancel")).expect(200);
     // Nobody asks it any more, so it has its chance again.
     wait_ready(&orchestrator);
+}
+
+#[test]
+fn a_node_without_room_is_named_in_its_own_words_and_its_job_waits() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let flags = ["--min-free-disk", "100000TiB"];
+    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    let user = orchestrator.login();
+    let task = user
+        .post("/v1/tasks", &json!({"script": "true", "image": IMAGE}))
+        .json(201);
+    let path = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+    let waiting = eventually("it says what it waits for", || {
+        let task = user.get(&path).json(200);
+        let why = task["waiting_for"].as_str()?.to_owned();
+        why.contains("--min-free-disk").then_some(why)
+    });
+    assert!(!waiting.contains("--advertise-url"), "{waiting}");
+    user.act(&format!("{path}/cancel")).json(200);
 }

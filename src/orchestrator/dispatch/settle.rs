@@ -36,7 +36,14 @@ pub(super) async fn settle(
     canceled: bool,
 ) -> bool {
     match &verdict {
-        Verdict::NotBegun(why) => orchestrator.avoided.refused(job.node_id, Some(why)),
+        Verdict::NotBegun(why) => {
+            let advice = format!(
+                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
+                 there (--advertise-url at the node, --worker-url at the orchestrator)"
+            );
+            orchestrator.avoided.refused(job.node_id, Some(&advice));
+        }
+        Verdict::Full(why) => orchestrator.avoided.refused(job.node_id, Some(why)),
         Verdict::Busy(_) => orchestrator.avoided.refused(job.node_id, None),
         _ => {}
     }
@@ -92,7 +99,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
     };
     match verdict {
         Verdict::Ended(last) => ended(job, *last, tries_left.then_some(backoff)),
-        Verdict::NotBegun(reason) | Verdict::Busy(reason) => {
+        Verdict::NotBegun(reason) | Verdict::Full(reason) | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
             Step {

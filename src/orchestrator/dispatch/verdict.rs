@@ -15,6 +15,8 @@ pub(super) enum Verdict {
     NotBegun(String),
     /// The node never began, since it has no room at present.
     Busy(String),
+    /// The node never began, and says by itself what is to be done about it.
+    Full(String),
     /// The node will never take it as it is.
     Rejected(String),
     /// Nobody can tell what happened.
@@ -67,7 +69,8 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, 401 | 403 | 404 | 405 | 507) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 507) if known => Some(Verdict::Full(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         (Entry::Run, 503) if known => Some(Verdict::Busy(reason.clone())),
         (Entry::Attach, 404) if known => Some(Verdict::Lost(
@@ -242,7 +245,6 @@ pub(super) mod tests {
             (401, false),
             (403, false),
             (404, false),
-            (507, false),
             (429, true),
             (503, true),
         ] {
@@ -256,6 +258,10 @@ pub(super) mod tests {
                 "{status}"
             );
         }
+        assert!(matches!(
+            refused(&refusal(507, true), Entry::Run).verdict,
+            Some(Verdict::Full(_))
+        ));
         assert!(matches!(
             refused(&refusal(400, true), Entry::Run).verdict,
             Some(Verdict::Rejected(_))
@@ -275,6 +281,7 @@ pub(super) mod tests {
         );
         // It may have begun: ask, don't assume. A proxy's answer is no node's.
         assert!(refused(&refusal(503, false), Entry::Run).verdict.is_none());
+        assert!(refused(&refusal(507, false), Entry::Run).verdict.is_none());
         assert!(refused(&refusal(500, true), Entry::Run).verdict.is_none());
         assert!(refused(&transport(true), Entry::Run).verdict.is_none());
         assert!(refused(&transport(false), Entry::Attach).verdict.is_none());
