@@ -27,6 +27,8 @@ image=$("$(dirname "$0")/demo-image.sh")
 
 echo
 echo "── 1. cynode dev: orchestrator, node and worker in one process"
+# Here before anybody looks into it.
+: >"$home/welcome"
 "$binary" dev --data-dir "$home/data" --default-image "$image" --shutdown-grace 0s \
   --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 --worker-listen 127.0.0.1:0 \
   >"$home/welcome" 2>"$home/log" &
