@@ -2,7 +2,7 @@
 //! and goes on once it can.
 
 use crate::support::{
-    Orchestrator,
+    Orchestrator, Worker,
     cluster::finish,
     disk::Disk,
     eventually, process,
@@ -177,4 +177,60 @@ fn what_is_no_database_is_left_alone_and_named() {
     }
     let left = fs::read_to_string(data_dir.join("cynode.db")).unwrap();
     assert!(left.starts_with("no database at all"));
+}
+
+/// A worker whose jobs have a small disk of their own, and take it to be large enough.
+fn worker_on(disk: &Disk) -> Worker {
+    let place = disk.path().to_str().unwrap();
+    Worker::start(&["--jobs-dir", place, "--min-free-disk", "0"])
+}
+
+#[test]
+fn a_job_that_fills_the_disk_ends_with_its_result() {
+    let Some(disk) = Disk::of_kib(24 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk);
+    let greedy = "echo before; cat /dev/zero > file; echo after; exit 3";
+    let result = worker.run(&Worker::script(greedy));
+    assert_eq!(
+        (&result["exit_code"], &result["stdout"]),
+        (&json!(3), &json!("before\nafter\n"))
+    );
+    // Its workspace is gone, and there is room again.
+    let next = worker.run(&Worker::script(
+        "head -c 9000000 /dev/zero > file && echo well",
+    ));
+    assert_eq!(next["stdout"], "well\n", "{next}");
+}
+
+#[test]
+fn a_flood_leaves_room_for_results() {
+    let Some(disk) = Disk::of_kib(64 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk);
+    let flood = "head -c 200000000 /dev/zero | tr '\\0' x; exit 3";
+    let jobs = [Worker::script(flood), Worker::script(flood)];
+    let results: Vec<Value> = std::thread::scope(|scope| {
+        let runs = jobs.each_ref().map(|job| scope.spawn(|| worker.run(job)));
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    for result in results {
+        assert_eq!(result["exit_code"], 3, "{result}");
+        assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
+    }
+}
+
+#[test]
+fn a_job_that_cannot_be_written_down_is_not_taken() {
+    let Some(disk) = Disk::of_kib(4 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk);
+    disk.fill_but(0);
+    let job = Worker::script("echo well");
+    worker.send(&job).problem(507, "insufficient-storage");
+    disk.free();
+    assert_eq!(worker.run(&job)["stdout"], "well\n");
 }
