@@ -65,7 +65,9 @@ fn a_thousand_jobs_leave_nothing_behind() {
         }
     });
     worker.assert_clean();
-    assert!(worker.spools().is_empty());
+    eventually("each job's directory is gone", || {
+        worker.spools().is_empty().then_some(())
+    });
     eventually_eq("descriptors are closed", open, descriptors);
     eventually("mounts are gone", || (mounts() <= mounted).then_some(()));
     eventually_eq("children are reaped", 0, || zombies(pid));
