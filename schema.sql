@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 4.
+-- The database of the orchestrator: schema version 5.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -82,7 +82,7 @@ CREATE TABLE jobs (
     task_id          TEXT NOT NULL REFERENCES tasks (id),
     status           TEXT NOT NULL CHECK
                      (status IN ('queued', 'running', 'completed', 'failed', 'timeout', 'canceled', 'lost')),
-    attempt          INTEGER NOT NULL DEFAULT 0, -- fences every write about the job
+    attempt          INTEGER NOT NULL DEFAULT 0, -- the one that counts; fences every write about the job
     max_attempts     INTEGER NOT NULL,
     not_before       INTEGER NOT NULL,           -- backoff between attempts
     node_id          TEXT REFERENCES nodes (id),
@@ -96,6 +96,8 @@ CREATE TABLE jobs (
     user_id          TEXT,                       -- its task's, for whose turn it is
     placement        TEXT NOT NULL DEFAULT '{}', -- JSON, what it asks of a node; the same text for the same
     rank             INTEGER NOT NULL DEFAULT 0, -- lower first among a user's own: minus the task's priority
+    last_attempt     INTEGER NOT NULL DEFAULT 0, -- the highest that any node may have heard of; none is given twice
+    offered_node_id  TEXT REFERENCES nodes (id), -- who is offered last_attempt while attempt's node is silent
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);
@@ -103,6 +105,7 @@ CREATE INDEX jobs_by_task ON jobs (task_id);
 CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHERE status = 'queued';
 CREATE INDEX jobs_backoff ON jobs (not_before) WHERE status = 'queued';
 CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';
+CREATE INDEX jobs_offered ON jobs (offered_node_id) WHERE offered_node_id IS NOT NULL;
 
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL REFERENCES users (id),

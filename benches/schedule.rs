@@ -121,7 +121,7 @@ impl Stage {
     /// Gives all free slots away; how long the look and the claims took.
     async fn give(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
         let began = Instant::now();
-        let look = look(&self.store, memory, Time::now(), |_| true)
+        let look = look(&self.store, memory, Vec::new(), Time::now(), |_| true)
             .await
             .unwrap();
         let looked = began.elapsed();

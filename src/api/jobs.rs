@@ -374,6 +374,11 @@ pub struct JobState {
     pub status: String,
 }
 
+impl JobState {
+    /// The status of a job that has not ended.
+    pub const RUNNING: &str = "running";
+}
+
 /// Answer of `GET /v1/worker/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobList {

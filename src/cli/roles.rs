@@ -86,6 +86,9 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
+    /// Offer what a node runs to another one after it was silent for so long
+    #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
+    pub lease: Duration,
     /// Forget finished tasks, with what they printed, after this time, such as 12h or 30d; 0: never
     #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = duration, value_name = "TIME")]
     pub retain: Duration,
@@ -114,6 +117,15 @@ pub struct Limits {
         value_parser = network
     )]
     pub trusted_proxy: Vec<IpNet>,
+}
+
+/// A lease that ends at once would hand a job over at each lost packet.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if lease < Duration::from_secs(1) {
+        return Err("expected 1s or more".to_owned());
+    }
+    Ok(lease)
 }
 
 /// An address alone is a network of one.

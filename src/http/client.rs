@@ -68,6 +68,11 @@ impl CallError {
         )
     }
 
+    /// An answer that was waited for in vain.
+    pub fn silent(url: &str, limit: Duration) -> Self {
+        transport(url, format!("nothing was heard for {} s", limit.as_secs()))
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {

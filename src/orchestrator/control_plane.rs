@@ -79,6 +79,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         }
     };
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
+    orchestrator.leftovers.owe(id);
     let base_url = base_url(&orchestrator, &request);
     let (node_jwt, expires_at) = orchestrator.identity.node_token(id)?;
     response::json(
@@ -119,14 +120,17 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
     let hash = hash_of(&report);
+    let now = Time::now();
     let stored = orchestrator
         .store
-        .node_report(node.id, report, hash, Time::now())
+        .node_report(node.id, report, hash, now)
         .await
         .map_err(store_problem)?;
     if !stored {
         return Err(forgotten());
     }
+    let silent = now.since(node.last_seen_at);
+    orchestrator.leftovers.heard(node.id, silent);
     orchestrator.wake.notify_one();
     response::no_content()
 }

@@ -27,6 +27,7 @@ pub(super) struct Moment {
 pub(super) struct Source {
     pub(super) node: NodeId,
     pub(super) job: JobId,
+    pub(super) attempt: u32,
 }
 
 /// One task that is watched or followed.
@@ -50,6 +51,14 @@ impl Live {
         let task = Arc::new(LiveTask(watch::Sender::new(queued)));
         tasks.insert(id, Arc::downgrade(&task));
         task
+    }
+}
+
+impl Live {
+    /// Whether somebody follows or watches a task.
+    pub(super) fn has(&self, id: TaskId) -> bool {
+        let tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.get(&id).is_some_and(|task| task.strong_count() > 0)
     }
 }
 

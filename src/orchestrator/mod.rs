@@ -12,6 +12,7 @@ mod dispatch;
 mod followers;
 mod gateway;
 mod health;
+mod leftovers;
 mod live;
 mod metrics;
 mod node_client;
@@ -75,6 +76,8 @@ pub struct Settings {
     pub has_node: bool,
     /// How many tasks may be queued.
     pub queue: QueueLimits,
+    /// How long a node may be silent before what it runs is offered to another one.
+    pub lease: Duration,
     /// Which finished tasks are kept.
     pub retention: Retention,
     /// How many requests a second each user may make; any number when 0.
@@ -106,6 +109,7 @@ pub struct Orchestrator {
     live: live::Live,
     followers: followers::Followers,
     avoided: avoided::Avoided,
+    leftovers: leftovers::Leftovers,
     following: Tasks,
     metrics: metrics::Metrics,
     /// Wakes the scheduler.
@@ -121,7 +125,7 @@ pub struct Running {
     pub gateway: SocketAddr,
     /// Where nodes reach it.
     pub control: SocketAddr,
-    /// Both listeners, the upkeep of the store and the scheduler.
+    /// Both listeners, the upkeep of the store and of nodes, and the scheduler.
     parts: Vec<tokio::task::JoinHandle<()>>,
     _lock: RoleLock,
 }
@@ -167,6 +171,7 @@ impl Orchestrator {
             live: live::Live::default(),
             followers: followers::Followers::default(),
             avoided: avoided::Avoided::default(),
+            leftovers: leftovers::Leftovers::default(),
             following: Tasks::default(),
             metrics: metrics::Metrics::default(),
             wake: Notify::new(),
@@ -187,6 +192,7 @@ impl Orchestrator {
                 shutdown.clone(),
             )),
             tokio::spawn(upkeep::run(Arc::clone(&orchestrator), shutdown.clone())),
+            tokio::spawn(leftovers::run(Arc::clone(&orchestrator), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(&orchestrator), shutdown)),
         ];
         data_dir.update_addresses(|addresses| {

@@ -8,12 +8,17 @@ use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
         events::JobEvent,
-        jobs::{JobState, RunJob},
+        jobs::{JobList, JobState, RunJob},
     },
     http::client::{Call, CallError, Client, Lines},
     store::{Node, RunningJob},
 };
 use http::Method;
+use std::time::Duration;
+
+/// A node says every 5 s that it is alive; one that says nothing for so long is not, or there is no way to
+/// it any more, which nobody tells us.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// The Worker API of one node.
 pub(super) struct NodeClient<'a> {
@@ -34,12 +39,17 @@ pub(super) enum Wanted {
 }
 
 /// The events of a job as its node sends them.
-pub(super) struct Events(Lines);
+pub(super) struct Events {
+    lines: Lines,
+    url: String,
+}
 
 impl Events {
-    /// The next event; `None` at the end. May be given up while it waits, without losing any.
+    /// The next event; `None` at the end. One that is silent for too long has broken off. May be given up
+    /// while it waits, without losing any.
     pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, CallError> {
-        self.0.next().await
+        let next = tokio::time::timeout(SILENCE, self.lines.next()).await;
+        next.unwrap_or_else(|_| Err(CallError::silent(&self.url, SILENCE)))
     }
 }
 
@@ -70,13 +80,14 @@ impl NodeClient<'_> {
             sandbox: job.spec.sandbox.clone(),
         };
         let call = self.call(Method::POST, ":run?output=false").json(&body);
-        call.lines().await.map(Events)
+        self.events(call).await
     }
 
-    /// Follows a job that the node may have, without starting it; the events after number `after`.
+    /// Follows an attempt that the node may have, without starting it; the events after number `after`.
     pub(super) async fn attach(
         &self,
         job: JobId,
+        attempt: u32,
         after: u64,
         wanted: Wanted,
     ) -> Result<Events, CallError> {
@@ -85,18 +96,33 @@ impl NodeClient<'_> {
             Wanted::All => "",
             Wanted::SoFar => "&follow=false",
         };
-        let call = self.call(Method::GET, &format!("/{job}?after={after}{which}"));
-        call.lines().await.map(Events)
+        let rest = format!("/{job}?attempt={attempt}&after={after}{which}");
+        self.events(self.call(Method::GET, &rest)).await
     }
 
-    /// Ends a job.
-    pub(super) async fn cancel(&self, job: JobId) -> Result<(), CallError> {
-        let call = self.call(Method::POST, &format!("/{job}:cancel"));
+    async fn events(&self, call: Call<'_>) -> Result<Events, CallError> {
+        let lines = tokio::time::timeout(SILENCE, call.lines()).await;
+        let lines = lines.unwrap_or_else(|_| Err(CallError::silent(self.base_url, SILENCE)))?;
+        let url = self.base_url.to_owned();
+        Ok(Events { lines, url })
+    }
+
+    /// What the node has, ended or not.
+    pub(super) async fn list(&self) -> Result<Vec<JobState>, CallError> {
+        let list = self.call(Method::GET, "").receive::<JobList>().await?;
+        Ok(list.jobs)
+    }
+
+    /// Ends an attempt.
+    pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
+        let rest = format!("/{job}:cancel?attempt={attempt}");
+        let call = self.call(Method::POST, &rest);
         call.receive::<JobState>().await.map(drop)
     }
 
-    /// Lets the node forget a job whose result is stored.
-    pub(super) async fn forget(&self, job: JobId) -> Result<(), CallError> {
-        self.call(Method::DELETE, &format!("/{job}")).done().await
+    /// Lets the node forget an attempt whose result is stored.
+    pub(super) async fn forget(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
+        let rest = format!("/{job}?attempt={attempt}");
+        self.call(Method::DELETE, &rest).done().await
     }
 }

@@ -169,6 +169,7 @@ pub(super) fn orchestrator_settings(
             all: flags.limits.max_queued,
             per_user: flags.limits.max_queued_per_user,
         },
+        lease: flags.limits.lease,
         retention: Retention {
             age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
             most: Some(flags.limits.retain_max).filter(|most| *most > 0),

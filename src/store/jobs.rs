@@ -1,13 +1,17 @@
 //! The life of a job in the database.
 //!
 //! ```text
-//! queued ──claim (attempt + 1)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
-//!   ▲                               │ │
-//!   └────────retry (backoff)────────┘ └─release (the node refused: attempt − 1)──▶ queued
+//! queued ──claim (next attempt)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
+//!   ▲                               │ │ │
+//!   └────────retry (backoff)────────┘ │ └─ offer, accept: see [`offers`](super::offers)
+//!   └─release (the node refused)──────┘
 //! ```
 //!
 //! Every write about a running job names its attempt and is conditional on it, so a late
 //! answer of an earlier attempt changes nothing. The task's row follows in the same commit.
+//!
+//! `last_attempt` counts the attempts that any node may have heard of: the next one has a number
+//! of its own, also where nobody knows what became of an offer.
 
 use super::{Store, StoreError, rows::document};
 use crate::api::{
@@ -26,14 +30,20 @@ pub struct RunningJob {
     pub task_id: TaskId,
     /// Which attempt.
     pub attempt: u32,
+    /// The highest that any node may have heard of.
+    pub last_attempt: u32,
     /// How many there may be.
     pub max_attempts: u32,
     /// The node.
     pub node_id: NodeId,
+    /// Another one, which is offered the last attempt.
+    pub offered_to: Option<NodeId>,
     /// Whether it is to be canceled.
     pub cancel_requested: bool,
     /// Since when it could have been given to a node.
     pub eligible_at: Time,
+    /// What it asks of a node, as the queue has it.
+    pub placement: String,
     /// What is run.
     pub spec: TaskSpec,
 }
@@ -72,21 +82,41 @@ const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths)
 const RUNNING: &str =
     "SELECT j.*, t.spec FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
+impl RunningJob {
+    /// Whether there may be another attempt.
+    pub fn may_be_tried_again(&self) -> bool {
+        self.last_attempt < self.max_attempts
+    }
+
+    /// What another node is offered, if it is.
+    pub fn offered(&self) -> Option<Self> {
+        Some(Self {
+            attempt: self.last_attempt,
+            node_id: self.offered_to?,
+            offered_to: None,
+            ..self.clone()
+        })
+    }
+}
+
 fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
     let spec: String = row.get("spec")?;
     Ok(RunningJob {
         id: row.get("id")?,
         task_id: row.get("task_id")?,
         attempt: row.get("attempt")?,
+        last_attempt: row.get("last_attempt")?,
         max_attempts: row.get("max_attempts")?,
         node_id: row.get("node_id")?,
+        offered_to: row.get("offered_node_id")?,
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
+        placement: row.get("placement")?,
         spec: document(&spec)?,
     })
 }
 
-fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJob>, StoreError> {
+pub(super) fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJob>, StoreError> {
     let mut statement = c.prepare_cached(&format!("{RUNNING} AND j.id = ?1"))?;
     let mut rows = statement.query([id])?;
     rows.next()?.map(running).transpose()
@@ -119,7 +149,8 @@ impl Store {
     ) -> Result<Option<RunningJob>, StoreError> {
         self.write(move |c| {
             let changed = c.execute(
-                "UPDATE jobs SET status = 'running', attempt = attempt + 1, node_id = ?2, started_at = ?3
+                "UPDATE jobs SET status = 'running', attempt = last_attempt + 1, last_attempt = last_attempt + 1,
+                        node_id = ?2, started_at = ?3
                  WHERE id = ?1 AND status = 'queued' AND EXISTS (SELECT 1 FROM nodes WHERE id = ?2)",
                 params![id, node, now],
             )?;
@@ -161,11 +192,12 @@ impl Store {
         .await
     }
 
-    /// Stores the end of the current attempt; false when it isn't the current one.
+    /// Stores the end of the current attempt, and takes back what is offered; false when it isn't the current
+    /// one.
     pub async fn job_finish(&self, end: FinishedJob, now: Time) -> Result<bool, StoreError> {
         self.write(move |c| {
             let changed = c.execute(
-                "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6
+                "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6, offered_node_id = NULL
                  WHERE id = ?1 AND attempt = ?2 AND status = 'running'",
                 params![end.id, end.attempt, end.status.as_str(), end.result, end.outline, now],
             )?;
@@ -195,8 +227,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.write(move |c| {
             let changed = c.execute(
-                "UPDATE jobs SET status = 'queued', attempt = attempt - ?3, node_id = NULL, started_at = NULL,
-                        not_before = ?4
+                "UPDATE jobs SET status = 'queued', attempt = attempt - ?3, last_attempt = last_attempt - ?3,
+                        node_id = NULL, offered_node_id = NULL, started_at = NULL, not_before = ?4
                  WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0",
                 params![id, attempt, i64::from(refused), not_before],
             )?;

@@ -77,6 +77,11 @@ const STEPS: &[&str] = &[
      CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHERE status = 'queued';
      DROP INDEX jobs_running;
      CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';",
+    // 5: attempts that are offered to another node while the one that has the job is silent.
+    "ALTER TABLE jobs ADD COLUMN last_attempt INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE jobs ADD COLUMN offered_node_id TEXT REFERENCES nodes (id);
+     UPDATE jobs SET last_attempt = attempt;
+     CREATE INDEX jobs_offered ON jobs (offered_node_id) WHERE offered_node_id IS NOT NULL;",
 ];
 
 /// The version that this program writes.

@@ -40,7 +40,7 @@ pub struct Node {
     pub ack_status: Option<AckStatus>,
     /// Why it failed.
     pub ack_error: Option<String>,
-    /// Jobs it has now.
+    /// Jobs it has now, or is offered.
     pub running_jobs: u32,
 }
 
@@ -69,6 +69,7 @@ const SELECT: &str =
     "SELECT n.id, n.slug, n.capability_sha256, n.capability, n.last_seen_at, n.draining,
         n.worker_url, n.config, n.config_version, n.ack_version, n.ack_status, n.ack_error,
         (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
+            + (SELECT count(*) FROM jobs j WHERE j.offered_node_id = n.id)
      FROM nodes n";
 
 /// A row of [`SELECT`]; by position, since there may be thousands at every turn of the scheduler.
@@ -214,6 +215,7 @@ impl Store {
             let known: Option<(NodeId, u32)> = c
                 .query_row(
                     "SELECT id, (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
+                            + (SELECT count(*) FROM jobs j WHERE j.offered_node_id = n.id)
                      FROM nodes n WHERE slug = ?1",
                     [&slug],
                     |row| Ok((row.get(0)?, row.get(1)?)),

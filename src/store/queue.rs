@@ -101,16 +101,14 @@ impl Placement {
         }
     }
 
+    /// From what is stored.
+    pub fn read(text: &str) -> Result<Self, StoreError> {
+        document(text)
+    }
+
     /// As it is stored.
     pub(super) fn text(&self) -> Result<String, StoreError> {
         to_document(self)
-    }
-}
-
-impl Line {
-    /// What its jobs ask.
-    pub fn placement(&self) -> Result<Placement, StoreError> {
-        document(&self.placement)
     }
 }
 

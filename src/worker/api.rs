@@ -97,7 +97,9 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
-    let job = api.ledger.get(request.param("id", "job")?)?;
+    let job = api
+        .ledger
+        .get(request.param("id", "job")?, attempt(&request)?)?;
     let telling = telling(&request)?;
     if streams(&request) {
         return stream(job, telling);
@@ -120,14 +122,17 @@ async fn list(api: Arc<Api>, request: Request) -> Reply {
 
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
-    let job = api.ledger.get(request.param("id", "job")?)?;
+    let job = api
+        .ledger
+        .get(request.param("id", "job")?, attempt(&request)?)?;
     job.cancel.send_replace(true);
     response::ok(&job.state())
 }
 
 async fn forget(api: Arc<Api>, request: Request) -> Reply {
     api.authorize(&request)?;
-    api.ledger.forget(request.param("id", "job")?)?;
+    let id = request.param("id", "job")?;
+    api.ledger.forget(id, attempt(&request)?)?;
     response::no_content()
 }
 
@@ -140,6 +145,11 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     } else {
         response::text(StatusCode::OK, "ready")
     })
+}
+
+/// Which attempt a call is about; whichever there is, where it names none.
+fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
+    request.query_as("attempt", "the number of an attempt")
 }
 
 fn streams(request: &Request) -> bool {

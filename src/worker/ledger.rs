@@ -59,7 +59,21 @@ impl Job {
             task_id: self.accepted.task_id,
             job_id: self.accepted.job_id,
             attempt: self.accepted.attempt,
-            status: ended.unwrap_or("running").to_owned(),
+            status: ended.unwrap_or(JobState::RUNNING).to_owned(),
+        }
+    }
+
+    /// What is said about one attempt doesn't hold for another.
+    fn check(&self, attempt: Option<u32>) -> Result<(), Problem> {
+        let has = self.accepted.attempt;
+        match attempt {
+            Some(attempt) if attempt != has => Err(Problem::new(
+                Kind::Conflict,
+                format!(
+                    "this node has attempt {has} of this job, not {attempt}; ask for that one, or for none"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -199,10 +213,12 @@ impl Ledger {
         Ok(Admission::New(job, run.sandbox))
     }
 
-    /// A job that is known.
-    pub(super) fn get(&self, id: JobId) -> Result<Arc<Job>, Problem> {
+    /// A job that is known, and of which this attempt is asked for, if any is.
+    pub(super) fn get(&self, id: JobId, attempt: Option<u32>) -> Result<Arc<Job>, Problem> {
         let known = self.inner().jobs.get(&id).cloned();
-        known.ok_or_else(|| Problem::not_found("job"))
+        let job = known.ok_or_else(|| Problem::not_found("job"))?;
+        job.check(attempt)?;
+        Ok(job)
     }
 
     /// All jobs, in the order of their ids.
@@ -218,13 +234,14 @@ impl Ledger {
         inner.jobs.values().filter(|job| !job.has_ended()).count()
     }
 
-    /// Forgets a job that has ended; it leaves a tombstone.
-    pub(super) fn forget(&self, id: JobId) -> Result<(), Problem> {
+    /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone.
+    pub(super) fn forget(&self, id: JobId, attempt: Option<u32>) -> Result<(), Problem> {
         let mut inner = self.inner();
         let Some(job) = inner.jobs.get(&id).cloned() else {
             let buried = inner.tombstones.attempt(id);
             return buried.map(drop).ok_or_else(|| Problem::not_found("job"));
         };
+        job.check(attempt)?;
         if !job.has_ended() {
             return Err(Problem::new(
                 Kind::Conflict,

@@ -88,7 +88,7 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
         if age >= retain.saturating_mul(2) {
             tracing::warn!(job = %id, "a result that nobody fetched is forgotten");
             // Should that fail, the next round tries again.
-            let _ = ledger.forget(id);
+            let _ = ledger.forget(id, None);
         } else if age >= retain || is_full {
             if let Err(error) = shrink(&job.spool, &mut last, age >= retain) {
                 tracing::warn!(job = %id, %error, "what a job left could not be made smaller");
@@ -97,7 +97,7 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
         }
     }
     for id in ledger.surplus() {
-        let _ = ledger.forget(id);
+        let _ = ledger.forget(id, None);
     }
 }
 

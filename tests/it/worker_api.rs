@@ -321,3 +321,27 @@ fn nobody_gets_in_without_the_token() {
         );
     }
 }
+
+#[test]
+fn what_is_said_of_one_attempt_leaves_another_alone() {
+    let worker = Worker::start(&[]);
+    let mut job = Worker::script("echo of-the-second");
+    job["attempt"] = 2.into();
+    worker.run(&job);
+    let path = Worker::path(&job);
+    let ask = |method, rest: &str| {
+        let path = format!("{path}{rest}");
+        worker.api.call(method, &path, &[], b"")
+    };
+    for attempt in [1, 3] {
+        ask("GET", &format!("?attempt={attempt}")).problem(409, "conflict");
+        ask("POST", &format!(":cancel?attempt={attempt}")).problem(409, "conflict");
+        ask("DELETE", &format!("?attempt={attempt}")).problem(409, "conflict");
+    }
+    ask("GET", "?attempt=first").problem(400, "invalid-request");
+    let result = ask("GET", "?attempt=2").json(200);
+    assert_eq!(result["stdout"], "of-the-second\n");
+    ask("POST", ":cancel?attempt=2").expect(200);
+    ask("DELETE", "?attempt=2").expect(204);
+    ask("GET", "?attempt=2").problem(404, "not-found");
+}

@@ -2,9 +2,14 @@
 //!
 //! [`next_step`] decides, pure; [`settle`] writes it down, as often as it takes.
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, Verdict};
+use super::{
+    Entry, FIRST_PAUSE, LONGEST_PAUSE,
+    attempt::{client_of, node_of},
+    verdict::{Trouble, Verdict},
+};
 use crate::{
     api::{
+        NodeId,
         events::ResultEvent,
         jobs::{JobErrorKind, Outcome},
         tasks::{JobStatus, TaskStatus},
@@ -24,51 +29,81 @@ use std::time::Duration;
 /// Before a job that a node refused is offered again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses between two attempts.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
-/// Stores what became of an attempt; whether its node may forget it then.
+/// What a node has of an attempt that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    /// Nothing: it never began.
+    Nothing,
+    /// What it printed, for those who still read it; then it may go.
+    Log,
+    /// Something that nobody waits for, be it still running.
+    Leftover,
+}
+
+/// Stores what became of an attempt; what its node has of it then.
 pub(super) async fn settle(
     orchestrator: &Orchestrator,
     job: &RunningJob,
     live: &LiveTask,
     verdict: Verdict,
     canceled: bool,
-) -> bool {
-    match &verdict {
-        Verdict::NotBegun(why) => {
-            let advice = format!(
-                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
-                 there (--advertise-url at the node, --worker-url at the orchestrator)"
-            );
-            orchestrator.avoided.refused(job.node_id, Some(&advice));
-        }
-        Verdict::Full(why) => orchestrator.avoided.refused(job.node_id, Some(why)),
-        Verdict::Busy(_) => orchestrator.avoided.refused(job.node_id, None),
-        _ => {}
-    }
+) -> Left {
+    avoid(orchestrator, job.node_id, &verdict);
     let mut step = next_step(job, verdict);
     if canceled && step.end.status == JobStatus::Lost {
         // Somebody was told that it is canceled, and it is to no one's harm if it was.
         step.end.status = JobStatus::Canceled;
     }
-    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let status = loop {
-        match store(orchestrator, job, &step).await {
-            Ok(status) => break status,
-            Err(error) => {
-                tracing::error!(job = %job.id, error = errors::chain(&error), "an end can't be stored yet; trying again");
-                tokio::time::sleep(pauses.take()).await;
-            }
-        }
-    };
+    let status = stored(job, || store(orchestrator, job, &step)).await;
     if let Some(status) = status {
         orchestrator.metrics.task_moved(status);
         live.moves_to(Moment::of(status, job.attempt));
     }
     orchestrator.wake.notify_one();
-    // Of a job that is tried again the node may have the next attempt already.
-    step.node_may_forget && status.is_some_and(TaskStatus::is_final)
+    match step.left {
+        Left::Log if !status.is_some_and(TaskStatus::is_final) => Left::Leftover,
+        left => left,
+    }
+}
+
+/// Writes about a job, as often as it takes.
+pub(super) async fn stored<T, F: Future<Output = Result<T, StoreError>>>(
+    job: &RunningJob,
+    write: impl Fn() -> F,
+) -> T {
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        match write().await {
+            Ok(written) => return written,
+            Err(error) => {
+                tracing::error!(job = %job.id, error = errors::chain(&error), "what became of a job can't be stored yet; trying again");
+                tokio::time::sleep(pauses.take()).await;
+            }
+        }
+    }
+}
+
+/// Leaves a node alone for a while that did not take an attempt.
+pub(super) fn avoid(orchestrator: &Orchestrator, node: NodeId, verdict: &Verdict) {
+    match verdict {
+        Verdict::NotBegun(why) => {
+            let advice = format!(
+                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
+                 there (--advertise-url at the node, --worker-url at the orchestrator)"
+            );
+            orchestrator.avoided.refused(node, Some(&advice));
+        }
+        Verdict::Full(why) => orchestrator.avoided.refused(node, Some(why)),
+        Verdict::Busy(_) => {
+            orchestrator.avoided.refused(node, None);
+            // It should have had room, so it runs what nobody waits for.
+            orchestrator.leftovers.owe(node);
+        }
+        _ => {}
+    }
 }
 
 /// What to write: the end of the job, or its way back into the queue.
@@ -78,11 +113,11 @@ struct Step {
     again: Option<Duration>,
     /// The attempt never began, and its number is free.
     not_begun: bool,
-    node_may_forget: bool,
+    left: Left,
 }
 
 fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
-    let tries_left = job.attempt < job.max_attempts;
+    let tries_left = job.may_be_tried_again();
     let backoff = pause::nth(
         FIRST_BACKOFF,
         LONGEST_BACKOFF,
@@ -106,7 +141,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end,
                 again: Some(REFUSED_PAUSE),
                 not_begun: true,
-                node_may_forget: false,
+                left: Left::Nothing,
             }
         }
         Verdict::Rejected(reason) => {
@@ -115,7 +150,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end,
                 again: None,
                 not_begun: true,
-                node_may_forget: false,
+                left: Left::Nothing,
             }
         }
         Verdict::Lost(reason) => {
@@ -126,7 +161,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end,
                 again: tries_left.then_some(backoff),
                 not_begun: false,
-                node_may_forget: false,
+                left: Left::Leftover,
             }
         }
     }
@@ -157,7 +192,7 @@ fn ended(job: &RunningJob, last: ResultEvent, again: Option<Duration>) -> Step {
         end,
         again: again.filter(|_| trouble.is_some_and(JobErrorKind::is_retryable)),
         not_begun: false,
-        node_may_forget: true,
+        left: Left::Log,
     }
 }
 
@@ -190,22 +225,17 @@ async fn store(
     Ok(stored.then_some(status))
 }
 
-/// Lets the node forget an attempt whose result is stored.
+/// Lets the node forget an attempt whose result is stored; at the latest when it is looked through.
 pub(super) async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
-    for _ in 0..3 {
-        let Ok(Some(node)) = orchestrator.store.node_get(job.node_id).await else {
-            return;
-        };
-        let Some(client) = orchestrator.node_client(&node) else {
-            return;
-        };
-        match client.forget(job.id).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(job = %job.id, %error, "the node keeps a result that is stored");
-                tokio::time::sleep(FIRST_PAUSE).await;
-            }
-        }
+    let forgotten = async {
+        let node = node_of(orchestrator, job).await?;
+        let client = client_of(orchestrator, &node, Entry::Attach)?;
+        let forgotten = client.forget(job.id, job.attempt).await;
+        forgotten.map_err(|error| Trouble::passing(error.to_string()))
+    };
+    if let Err(Trouble { reason, .. }) = forgotten.await {
+        tracing::debug!(job = %job.id, reason, "a node keeps a result that is stored");
+        orchestrator.leftovers.owe(job.node_id);
     }
 }
 
@@ -220,6 +250,7 @@ mod tests {
     fn decide(attempt: u32, max_attempts: u32, verdict: Verdict) -> Step {
         let job = RunningJob {
             attempt,
+            last_attempt: attempt,
             max_attempts,
             ..job()
         };
@@ -285,7 +316,9 @@ mod tests {
         );
         // A node that never began costs no attempt, however many there may be.
         let not_begun = decide(1, 1, Verdict::NotBegun(String::new()));
-        assert!(not_begun.again.is_some() && not_begun.not_begun && !not_begun.node_may_forget);
+        assert!(
+            not_begun.again.is_some() && not_begun.not_begun && not_begun.left == Left::Nothing
+        );
         let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
         assert!(rejected.again.is_none() && rejected.end.status == JobStatus::Failed);
     }

@@ -28,8 +28,6 @@ pub(super) struct Trouble {
     pub(super) reason: String,
     /// What follows; ask again when `None`.
     pub(super) verdict: Option<Verdict>,
-    /// Whether the node's events had stood open for longer than [`STEADY`](super::STEADY).
-    pub(super) steady: bool,
 }
 
 impl Trouble {
@@ -37,7 +35,6 @@ impl Trouble {
         Self {
             reason: reason.into(),
             verdict: None,
-            steady: false,
         }
     }
 
@@ -45,7 +42,6 @@ impl Trouble {
         Self {
             reason: reason.to_owned(),
             verdict: Some(Verdict::Lost(reason.to_owned())),
-            steady: false,
         }
     }
 }
@@ -73,16 +69,13 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, 507) if known => Some(Verdict::Full(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         (Entry::Run, 503) if known => Some(Verdict::Busy(reason.clone())),
-        (Entry::Attach, 404) if known => Some(Verdict::Lost(
+        // Of another attempt than ours it doesn't speak.
+        (Entry::Attach, 404 | 409) if known => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
         )),
         _ => None,
     };
-    Trouble {
-        reason,
-        verdict,
-        steady: false,
-    }
+    Trouble { reason, verdict }
 }
 
 /// A node is not believed what can't be, nor stored what is out of all proportion. An outline that
@@ -112,7 +105,7 @@ pub(super) mod tests {
     };
     use http::StatusCode;
 
-    pub(in crate::orchestrator::dispatch) fn job() -> RunningJob {
+    pub(in crate::orchestrator) fn job() -> RunningJob {
         let spec = serde_json::json!({
             "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
         });
@@ -120,10 +113,13 @@ pub(super) mod tests {
             id: JobId::new(),
             task_id: TaskId::new(),
             attempt: 1,
+            last_attempt: 1,
             max_attempts: 3,
             node_id: NodeId::new(),
+            offered_to: None,
             cancel_requested: false,
             eligible_at: Time::from_millis(0),
+            placement: "{}".to_owned(),
             spec: serde_json::from_value(spec).unwrap(),
         }
     }

@@ -8,7 +8,7 @@
 //! So a user of whom no job runs has the next turn but for one of each other user, however much those
 //! queue, and a job that fits no node holds up nobody, not even its own user.
 
-use super::places::{Candidate, Places};
+use super::{Sought, places::Places};
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
     store::{Line, Queue, QueuedJob, StoreError},
@@ -54,14 +54,29 @@ type Heads<'a> = BinaryHeap<Reverse<(QueuedJob, &'a Line)>>;
 /// What decides whose turn it is, the least first: jobs that run, the last turn, since when they wait.
 type Turn = (u32, u64, Time, UserId);
 
+/// Gives jobs whose node is silent another one, the oldest first. They had their turn, so no user's counts.
+pub(super) fn place(
+    sought: &[Sought],
+    places: &mut Places,
+) -> Result<Vec<(JobId, NodeId)>, StoreError> {
+    let mut placed = Vec::new();
+    for sought in sought {
+        if places.has_room(&sought.placement)?
+            && let Some(node) = places.take(&sought.placement, None, Some(sought.except))
+        {
+            placed.push((sought.job, node));
+        }
+    }
+    Ok(placed)
+}
+
 /// Gives each free slot a job, as long as there is one that fits.
 pub(super) fn assign(
     queue: &dyn Queue,
-    free: Vec<Candidate>,
+    mut places: Places,
     memory: &mut Memory,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
     let lines = queue.lines()?;
-    let mut places = Places::new(free);
     let mut users = heads(queue, &lines, &mut places)?;
     let running = queue.running()?;
     let mut turns: BinaryHeap<Reverse<Turn>> = users
@@ -99,7 +114,7 @@ fn heads<'a>(
 ) -> Result<HashMap<UserId, Heads<'a>>, StoreError> {
     let mut users: HashMap<UserId, Heads<'a>> = HashMap::new();
     for line in lines {
-        if places.has_room(line)?
+        if places.has_room(&line.placement)?
             && let Some(first) = queue.next(line, None)?
         {
             let heads = users.entry(line.user).or_default();
@@ -118,11 +133,11 @@ fn serve(
     memory: &mut Memory,
 ) -> Result<Option<(JobId, NodeId)>, StoreError> {
     while let Some(Reverse((job, line))) = heads.pop() {
-        if !places.has_room(line)? {
+        if !places.has_room(&line.placement)? {
             continue;
         }
         let image = queue.image(job.id)?;
-        if let Some(node) = places.take(line, memory.images.get(&image)) {
+        if let Some(node) = places.take(&line.placement, memory.images.get(&image), None) {
             memory.given(image, node);
             if let Some(next) = queue.next(line, Some(&job))? {
                 heads.push(Reverse((next, line)));

@@ -7,6 +7,9 @@
 //!           asleep until something could have changed
 //! ```
 //!
+//! Beside the queue there are jobs that run at a node which is silent: another node may have them
+//! ([`Sought`]), and they come first.
+//!
 //! [`decision`] decides, pure; [`look`] gives it what it needs; [`run`] is the loop that wakes, looks and
 //! carries out. Nothing polls: the loop sleeps until something could have changed (a task came, a slot
 //! got free, a node spoke) or until the next job's backoff ends. However many wake it meanwhile, it looks
@@ -21,6 +24,7 @@ mod places;
 
 pub use decision::Memory;
 
+pub use super::followers::Sought;
 use super::{Orchestrator, dispatch};
 use crate::{
     api::{JobId, NodeId, time::Time},
@@ -29,7 +33,7 @@ use crate::{
     store::{Node, Store, StoreError},
 };
 use futures_util::future::join_all;
-use places::Candidate;
+use places::{Candidate, Places};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -39,16 +43,20 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// What a look came to.
 #[derive(Debug, Default)]
 pub struct Look {
-    /// Which jobs are to be given to which nodes.
+    /// Which queued jobs are to be given to which nodes.
     pub assigned: Vec<(JobId, NodeId)>,
+    /// Which of those that are sought are to be offered to which nodes.
+    pub offered: Vec<(JobId, NodeId)>,
     /// When the next backoff ends.
     pub next_at: Option<Time>,
 }
 
-/// Decides what the free slots of those nodes that `may_be_given` jobs are given. Claims nothing yet.
+/// Decides what the free slots of those nodes that `may_be_given` jobs are given: those that are `sought`,
+/// then the queue. Claims nothing yet.
 pub async fn look(
     store: &Store,
     memory: &mut Memory,
+    sought: Vec<Sought>,
     now: Time,
     may_be_given: impl Fn(&Node) -> bool,
 ) -> Result<Look, StoreError> {
@@ -57,7 +65,7 @@ pub async fn look(
         next_at: due.next_at,
         ..Look::default()
     };
-    if !due.now {
+    if !due.now && sought.is_empty() {
         return Ok(look);
     }
     let nodes = store.node_list().await?;
@@ -69,9 +77,12 @@ pub async fn look(
     // It is lost when the read fails, and is only good for preferences.
     let mut kept = std::mem::take(memory);
     let decided = store.queue_look(now, move |queue| {
-        Ok((decision::assign(queue, free, &mut kept)?, kept))
+        let mut places = Places::new(free);
+        let offered = decision::place(&sought, &mut places)?;
+        let assigned = decision::assign(queue, places, &mut kept)?;
+        Ok((offered, assigned, kept))
     });
-    (look.assigned, *memory) = decided.await?;
+    (look.offered, look.assigned, *memory) = decided.await?;
     Ok(look)
 }
 
@@ -120,9 +131,14 @@ async fn pass(
     }
     let now = Time::now();
     let may_be_given = |node: &Node| orchestrator.may_be_given_jobs(node, now);
-    let look = look(&orchestrator.store, memory, now, may_be_given).await?;
+    let sought = orchestrator.followers.sought();
+    let look = look(&orchestrator.store, memory, sought, now, may_be_given).await?;
     let looked = Instant::now();
-    start_all(orchestrator, look.assigned, now).await?;
+    let offers = look.offered.into_iter();
+    let offers = offers.map(|(job, node)| orchestrator.followers.offer(job, node));
+    let claims = start_all(orchestrator, look.assigned, now);
+    let (_, claimed) = tokio::join!(join_all(offers), claims);
+    claimed?;
     let avoidance_ends = orchestrator.avoided.next_end(now);
     let next_at = [look.next_at, avoidance_ends].into_iter().flatten().min();
     Ok((next_at, looked))

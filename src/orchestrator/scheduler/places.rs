@@ -3,7 +3,7 @@
 use crate::{
     api::{NodeId, nodes::CapabilityReport},
     orchestrator::readiness,
-    store::{Line, Node, Placement, StoreError},
+    store::{Node, Placement, StoreError},
 };
 use std::{
     cmp::Ordering,
@@ -80,29 +80,31 @@ impl Places {
         }
     }
 
-    /// Whether a job of this line could have a slot.
-    pub(super) fn has_room(&mut self, line: &Line) -> Result<bool, StoreError> {
-        if !self.fitting.contains_key(&line.placement) {
-            let fitting = self.find(&line.placement()?);
-            self.fitting.insert(line.placement.clone(), fitting);
+    /// Whether a job that asks this of a node could have a slot.
+    pub(super) fn has_room(&mut self, placement: &str) -> Result<bool, StoreError> {
+        if !self.fitting.contains_key(placement) {
+            let fitting = self.find(&Placement::read(placement)?);
+            self.fitting.insert(placement.to_owned(), fitting);
         }
-        let fitting = self.fitting.get_mut(&line.placement);
+        let fitting = self.fitting.get_mut(placement);
         Ok(fitting.is_some_and(|fitting| {
             fitting.retain(|n| self.nodes[*n].has_room());
             !fitting.is_empty()
         }))
     }
 
-    /// Takes a slot of the least loaded node for a line that [has room](Self::has_room), of equal ones
-    /// that of one of the `preferred`.
+    /// Takes a slot of the least loaded node for a job that asks this and [has room](Self::has_room), of
+    /// equal ones that of one of the `preferred`; never one of `except`.
     pub(super) fn take(
         &mut self,
-        line: &Line,
+        placement: &str,
         preferred: Option<&HashSet<NodeId>>,
+        except: Option<NodeId>,
     ) -> Option<NodeId> {
         let is_strange = |node: &Candidate| preferred.is_none_or(|nodes| !nodes.contains(&node.id));
-        let fitting = self.fitting.get(&line.placement).into_iter().flatten();
-        let best = fitting.copied().min_by(|a, b| {
+        let fitting = self.fitting.get(placement).into_iter().flatten().copied();
+        let fitting = fitting.filter(|n| except != Some(self.nodes[*n].id));
+        let best = fitting.min_by(|a, b| {
             let [a, b] = [a, b].map(|n| &self.nodes[*n]);
             let by_image = || is_strange(a).cmp(&is_strange(b));
             a.by_load(b).then_with(by_image)

@@ -7,7 +7,11 @@ use super::{
     listener::{Answer, Call, Calls, Listener},
 };
 use serde_json::{Value, json};
-use std::{io::Write as _, net::TcpStream};
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    sync::{Arc, Mutex},
+};
 
 impl Call {
     /// Whether it is a `jobs:run`.
@@ -69,6 +73,8 @@ pub(crate) struct StandIn {
     pub(crate) url: String,
     /// The Node API, with the node's token once it is registered.
     pub(crate) control: Api,
+    /// What it says that it has, when it is asked for all of that.
+    pub(crate) jobs: Arc<Mutex<Vec<Value>>>,
     calls: Calls,
     _listener: Listener,
 }
@@ -81,12 +87,21 @@ impl StandIn {
         script: impl Fn(&Call, Answer) + Send + Sync + 'static,
     ) -> Self {
         let calls = Calls::default();
-        let listener = Listener::open("127.0.0.1:0", &calls, script);
+        let jobs = Arc::<Mutex<Vec<Value>>>::default();
+        let has = Arc::clone(&jobs);
+        let listener = Listener::open("127.0.0.1:0", &calls, move |call, answer| {
+            if (call.method.as_str(), call.path.as_str()) == ("GET", "/v1/worker/jobs") {
+                answer.status(200, &json!({ "jobs": *has.lock().unwrap() }));
+            } else {
+                script(call, answer);
+            }
+        });
         Self {
             slug: slug.to_owned(),
             key: None,
             url: format!("http://{}", listener.address),
             control: orchestrator.control.clone(),
+            jobs,
             calls,
             _listener: listener,
         }

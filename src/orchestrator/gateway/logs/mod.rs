@@ -222,8 +222,11 @@ async fn ask(
     let client = orchestrator
         .node_client(&node)
         .ok_or("it has not said where its Worker API is")?;
-    timeout(ANSWER_LIMIT, client.attach(source.job, after, wanted))
-        .await
-        .map_err(|_| "it does not answer")?
-        .map_err(|error| error.to_string())
+    timeout(
+        ANSWER_LIMIT,
+        client.attach(source.job, source.attempt, after, wanted),
+    )
+    .await
+    .map_err(|_| "it does not answer")?
+    .map_err(|error| error.to_string())
 }

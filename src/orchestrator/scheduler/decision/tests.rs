@@ -1,7 +1,10 @@
 //! The decision is held to its rules by a slow look at everything.
 
 use super::*;
-use crate::{orchestrator::readiness::tests::node, store::Placement};
+use crate::{
+    orchestrator::{readiness::tests::node, scheduler::places::Candidate},
+    store::Placement,
+};
 use proptest::prelude::*;
 use std::{cell::Cell, sync::Arc};
 
@@ -98,7 +101,7 @@ fn labels() -> impl Strategy<Value = &'static [&'static str]> {
 /// Looks at every user, job and node: whether `job` on `node` is what the rules want next.
 fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(), TestCaseError> {
     let could = |job: &&Job| {
-        let placement = job.line.placement().unwrap();
+        let placement = Placement::read(&job.line.placement).unwrap();
         nodes
             .iter()
             .any(|node| node.has_room() && node.fits(&placement))
@@ -126,7 +129,7 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
         .filter(|other| other.line.user == job.line.user);
     let first = own.filter(could).map(|job| job.job).min();
     prop_assert_eq!(Some(job.job), first, "it is this user's first");
-    let placement = job.line.placement().unwrap();
+    let placement = Placement::read(&job.line.placement).unwrap();
     let node = nodes.iter().find(|node| node.id == to).unwrap();
     prop_assert!(node.has_room() && node.fits(&placement));
     let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
@@ -152,13 +155,13 @@ proptest! {
             world.add(users[user], labels, rank);
         }
         let mut nodes: Vec<_> = nodes.into_iter().map(|(labels, running, slots)| candidate(labels, running, slots)).collect();
-        for (job, to) in assign(&world, nodes.clone(), &mut Memory::default()).unwrap() {
+        for (job, to) in assign(&world, Places::new(nodes.clone()), &mut Memory::default()).unwrap() {
             check(&world, &nodes, job, to)?;
             world.start(job);
             nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
         }
         for job in &world.queue {
-            let placement = job.line.placement().unwrap();
+            let placement = Placement::read(&job.line.placement).unwrap();
             prop_assert!(!nodes.iter().any(|node| node.has_room() && node.fits(&placement)));
         }
     }
@@ -187,7 +190,7 @@ proptest! {
                 come = true;
             }
             let free = candidate(&[], at_nodes.len() as u32, slots);
-            for (job, _) in assign(&world, vec![free], &mut memory).unwrap() {
+            for (job, _) in assign(&world, Places::new(vec![free]), &mut memory).unwrap() {
                 let user = world.start(job);
                 at_nodes.push(user);
                 if user == late {
@@ -209,7 +212,11 @@ fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
     for n in 0..500 {
         world.add(user, if n % 2 == 0 { &[] } else { &["nowhere"] }, 0);
     }
-    let given = assign(&world, vec![candidate(&[], 0, 3)], &mut Memory::default());
+    let given = assign(
+        &world,
+        Places::new(vec![candidate(&[], 0, 3)]),
+        &mut Memory::default(),
+    );
     assert_eq!(given.unwrap().len(), 3);
     // One for each slot, and the one behind them.
     assert_eq!(world.read.get(), 4);
@@ -225,7 +232,7 @@ fn of_equally_loaded_nodes_the_one_that_had_the_image_comes_first() {
     let ids = nodes.each_ref().map(|node| node.id);
     let (mut world, mut memory) = (World::default(), Memory::default());
     let job = world.add(UserId::new(), &[], 0);
-    let given = |memory: &mut Memory| assign(&world, nodes.to_vec(), memory).unwrap();
+    let given = |memory: &mut Memory| assign(&world, Places::new(nodes.to_vec()), memory).unwrap();
     memory.given("a".to_owned(), ids[1]);
     memory.given("b".to_owned(), ids[0]);
     assert_eq!(given(&mut memory), [(job, ids[1])]);
@@ -263,6 +270,6 @@ fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
         job.line.placement = r#"{"inference":true}"#.to_owned();
     }
     let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let given = assign(&world, nodes, &mut Memory::default()).unwrap();
+    let given = assign(&world, Places::new(nodes), &mut Memory::default()).unwrap();
     assert_eq!(given, [(world.queue[0].job.id, serves.id)]);
 }

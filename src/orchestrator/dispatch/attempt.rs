@@ -1,0 +1,190 @@
+//! One attempt, followed at its node from the request to the result.
+
+use super::{
+    Entry, FIRST_PAUSE, LONGEST_PAUSE, MARGIN,
+    lease::Lease,
+    source,
+    verdict::{Trouble, Verdict, check, refused},
+};
+use crate::{
+    api::{
+        events::{JobEvent, ResultEvent},
+        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
+        tasks::TaskStatus,
+    },
+    orchestrator::{
+        Orchestrator,
+        live::{LiveTask, Moment},
+        node_client::{NodeClient, Wanted},
+    },
+    pause::Pauses,
+    store::{Node, RunningJob},
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a node may take to end a job that it was told to.
+const CANCEL_LIMIT: Duration = Duration::from_mins(1);
+/// Longest pause before it is told so again.
+const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How an attempt ended. A node that goes on talking, or is silent, and never comes to an end is given up
+/// one day.
+pub(super) async fn attend(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    entry: Entry,
+    live: &LiveTask,
+    cancel: watch::Receiver<bool>,
+    lease: &Lease,
+) -> Verdict {
+    let asked = job.spec.sandbox.timeout_seconds;
+    let asked = asked.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let limit = Duration::from_secs(asked.min(MAX_TIMEOUT_SECONDS)) + MARGIN;
+    let conversation = Conversation {
+        orchestrator,
+        job,
+        live,
+        entry,
+        lease,
+        last_seq: 0,
+        heard: false,
+    };
+    tokio::select! {
+        verdict = follow(conversation) => verdict,
+        verdict = cancel_when_asked(orchestrator, job, cancel) => verdict,
+        () = tokio::time::sleep(limit) => {
+            Verdict::Lost(format!("its node told no end within {} s", limit.as_secs()))
+        }
+    }
+}
+
+async fn follow(mut conversation: Conversation<'_>) -> Verdict {
+    let job = conversation.job;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        conversation.heard = false;
+        let Trouble { reason, verdict } = match conversation.hold().await {
+            Ok(last) => return Verdict::Ended(Box::new(last)),
+            Err(trouble) => trouble,
+        };
+        if let Some(verdict) = verdict {
+            return verdict;
+        }
+        conversation.lease.is_silent();
+        // An answer that breaks off at once is no news.
+        if conversation.heard {
+            pauses.reset();
+        }
+        tracing::debug!(job = %job.id, attempt = job.attempt, reason, "a node does not answer");
+        tokio::time::sleep(pauses.take()).await;
+    }
+}
+
+/// What is said with a node about an attempt.
+struct Conversation<'a> {
+    orchestrator: &'a Orchestrator,
+    job: &'a RunningJob,
+    live: &'a LiveTask,
+    entry: Entry,
+    lease: &'a Lease,
+    /// Number of the newest event that was heard.
+    last_seq: u64,
+    /// Whether anything was heard since it was asked last.
+    heard: bool,
+}
+
+impl Conversation<'_> {
+    /// From the question to the result; may be held again.
+    async fn hold(&mut self) -> Result<ResultEvent, Trouble> {
+        let job = self.job;
+        let entry = std::mem::replace(&mut self.entry, Entry::Attach);
+        let node = node_of(self.orchestrator, job).await?;
+        let client = client_of(self.orchestrator, &node, entry)?;
+        let asked = match entry {
+            Entry::Run => client.run(job).await,
+            Entry::Attach => {
+                let after = self.last_seq;
+                client
+                    .attach(job.id, job.attempt, after, Wanted::Course)
+                    .await
+            }
+        };
+        let mut events = asked.map_err(|error| refused(&error, entry))?;
+        self.orchestrator.avoided.forgive(job.node_id);
+        self.live.moves_to(Moment {
+            source: Some(source(job)),
+            ..Moment::of(TaskStatus::Running, job.attempt)
+        });
+        loop {
+            let event = events.next().await;
+            let event = event.map_err(|error| Trouble::passing(error.to_string()))?;
+            if event.is_some() {
+                self.heard = true;
+                self.lease.renew();
+            }
+            match event {
+                Some(JobEvent::Result(last)) => return check(job, *last),
+                Some(event) => self.last_seq = event.seq().unwrap_or(0).max(self.last_seq),
+                None => return Err(Trouble::passing("the events ended without a result")),
+            }
+        }
+    }
+}
+
+/// The node of an attempt, as it is known now.
+pub(super) async fn node_of(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+) -> Result<Node, Trouble> {
+    let found = orchestrator.store.node_get(job.node_id).await;
+    found
+        .map_err(|error| Trouble::passing(error.to_string()))?
+        .ok_or_else(|| Trouble::lost("its node was forgotten"))
+}
+
+/// The Worker API of a node, where anybody knows where that is.
+pub(super) fn client_of<'a>(
+    orchestrator: &'a Orchestrator,
+    node: &'a Node,
+    entry: Entry,
+) -> Result<NodeClient<'a>, Trouble> {
+    orchestrator.node_client(node).ok_or_else(|| {
+        let reason = "it has not said where its Worker API is".to_owned();
+        Trouble {
+            verdict: (entry == Entry::Run).then(|| Verdict::NotBegun(reason.clone())),
+            reason,
+        }
+    })
+}
+
+/// Once asked to, tells the node to end the attempt until it has heard; and gives the attempt up when the
+/// node tells no end in time, whether it had heard or not.
+async fn cancel_when_asked(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    mut cancel: watch::Receiver<bool>,
+) -> Verdict {
+    if cancel.wait_for(|cancel| *cancel).await.is_err() {
+        // Nobody can ask any more, so nobody will.
+        return std::future::pending().await;
+    }
+    let told = async {
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_CANCEL_PAUSE);
+        // A 404 may mean that our own request to run is still under way.
+        while let Err(Trouble { reason, .. }) = tell_cancel(orchestrator, job).await {
+            tracing::debug!(job = %job.id, reason, "a cancel was not heard");
+            tokio::time::sleep(pauses.take()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let _ = tokio::time::timeout(CANCEL_LIMIT, told).await;
+    Verdict::Lost("it was to be canceled, and its node told no end".to_owned())
+}
+
+async fn tell_cancel(orchestrator: &Orchestrator, job: &RunningJob) -> Result<(), Trouble> {
+    let node = node_of(orchestrator, job).await?;
+    let client = client_of(orchestrator, &node, Entry::Attach)?;
+    let canceled = client.cancel(job.id, job.attempt).await;
+    canceled.map_err(|error| Trouble::passing(error.to_string()))
+}

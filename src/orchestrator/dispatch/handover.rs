@@ -1,0 +1,278 @@
+//! From a silent node to another one, without an attempt that nobody runs and without two that count.
+//!
+//! ```text
+//!        ┌──────────── the attempt that counts, asked again and again ───────────┐
+//!        │                                                                       ├─▶ its end
+//! lease ─┴▶ sought ──▶ offered (commit) ──▶ asked of the other node ──▶ taken ───┘
+//!             ▲                                │                          │
+//!             └──── backoff ◀── taken back ◀───┴── refused, or silent     └▶ accepted (commit): counts now
+//! ```
+//!
+//! All of it is one task, so that what is decided about a job is decided at one place, one thing after the
+//! other. Whatever was sent, the store says which attempt counts: a crash between two steps leaves an offer
+//! there, and after the next start the other node is asked whether it has taken it.
+
+use super::{
+    Entry, FIRST_PAUSE, LONGEST_PAUSE,
+    attempt::{attend, client_of, node_of},
+    lease::Lease,
+    settle::{FIRST_BACKOFF, LONGEST_BACKOFF, avoid, stored},
+    source,
+    verdict::{Trouble, Verdict, refused},
+};
+use crate::{
+    api::{tasks::TaskStatus, time::Time},
+    errors,
+    orchestrator::{
+        Orchestrator,
+        followers::{Chosen, Follower},
+        live::{LiveTask, Moment},
+        node_client::Wanted,
+    },
+    pause::Pauses,
+    store::RunningJob,
+};
+use futures_util::{FutureExt as _, future::BoxFuture};
+use std::pin::pin;
+use tokio::time::Instant;
+
+/// Follows a job until the attempt that counts has ended; `job` is that attempt then.
+pub(super) async fn follow(
+    orchestrator: &Orchestrator,
+    job: &mut RunningJob,
+    mut entry: Entry,
+    live: &LiveTask,
+    follower: &mut Follower,
+) -> Verdict {
+    loop {
+        match hold(orchestrator, job, entry, live, follower).await {
+            Turn::Over(verdict) => return verdict,
+            Turn::HandedOver(next) => {
+                tracing::warn!(
+                    job = %job.id, attempt = next.attempt,
+                    "a job goes on at another node, since its own is silent"
+                );
+                orchestrator.leftovers.owe(job.node_id);
+                live.moves_to(Moment {
+                    source: Some(source(&next)),
+                    ..Moment::of(TaskStatus::Running, next.attempt)
+                });
+                *job = *next;
+                entry = Entry::Attach;
+            }
+        }
+    }
+}
+
+/// How it goes on.
+enum Turn {
+    /// The attempt that counts has ended.
+    Over(Verdict),
+    /// Another one counts now.
+    HandedOver(Box<RunningJob>),
+}
+
+/// Follows one attempt for as long as it counts.
+async fn hold(
+    orchestrator: &Orchestrator,
+    job: &mut RunningJob,
+    entry: Entry,
+    live: &LiveTask,
+    follower: &mut Follower,
+) -> Turn {
+    let lease = Lease::new(orchestrator.settings.lease);
+    let (current, cancel) = (job.clone(), follower.cancel());
+    let mut ending = pin!(attend(orchestrator, &current, entry, live, cancel, &lease));
+    let mut end = None;
+    let offered = job.offered();
+    let mut offer = offered.map(|next| Offer::put(orchestrator, next, Entry::Attach));
+    let mut backoff = Pauses::new(FIRST_BACKOFF, LONGEST_BACKOFF);
+    let mut not_before = Instant::now();
+    loop {
+        let may_seek = offer.is_none() && job.may_be_tried_again() && !follower.is_canceled();
+        tokio::select! {
+            verdict = &mut ending, if end.is_none() => {
+                let is_last_word = matches!(verdict, Verdict::Ended(_)) || follower.is_canceled();
+                match &offer {
+                    // Another node may have taken it, and is given the word.
+                    Some(_) if !is_last_word => end = Some(verdict),
+                    Some(offer) => {
+                        // Its end in the store ends the offer.
+                        orchestrator.leftovers.owe(offer.job.node_id);
+                        return Turn::Over(verdict);
+                    }
+                    None => return Turn::Over(verdict),
+                }
+            }
+            (next, answer) = answered(&mut offer) => {
+                if conclude(orchestrator, job, &next, answer).await {
+                    return Turn::HandedOver(Box::new(next));
+                }
+                if let Some(verdict) = end {
+                    return Turn::Over(verdict);
+                }
+                not_before = Instant::now() + backoff.take();
+            }
+            () = lease.renewed(), if offer.is_some() && end.is_none() => {
+                if let Some(Offer { job: next, .. }) = offer.take() {
+                    conclude(orchestrator, job, &next, Answer::Unknown).await;
+                }
+            }
+            chosen = sought(orchestrator, &current, &lease, not_before, follower), if may_seek && end.is_none() => {
+                offer = offer_to(orchestrator, job, chosen).await;
+                if offer.is_none() {
+                    not_before = Instant::now() + backoff.take();
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the lease has run out and the scheduler has chosen another node.
+async fn sought(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    lease: &Lease,
+    not_before: Instant,
+    follower: &mut Follower,
+) -> Chosen {
+    loop {
+        tokio::time::sleep_until(not_before).await;
+        lease.ended().await;
+        let seeking = follower.seek(job);
+        orchestrator.wake.notify_one();
+        tokio::select! {
+            chosen = seeking => return chosen,
+            () = lease.renewed() => {}
+        }
+    }
+}
+
+/// Offers the next attempt to the node that was chosen. The scheduler waits until that is written.
+async fn offer_to<'a>(
+    orchestrator: &'a Orchestrator,
+    job: &mut RunningJob,
+    chosen: Chosen,
+) -> Option<Offer<'a>> {
+    let offered = orchestrator
+        .store
+        .job_offer(job.id, job.attempt, chosen.node)
+        .await;
+    match offered {
+        Ok(next) => {
+            let next = next?;
+            job.last_attempt = next.attempt;
+            Some(Offer::put(orchestrator, next, Entry::Run))
+        }
+        Err(error) => {
+            let error = errors::chain(&error);
+            tracing::warn!(job = %job.id, error, "an offer can't be written down now");
+            None
+        }
+    }
+}
+
+/// Writes down what the other node answered; whether its attempt is the one that counts now.
+async fn conclude(
+    orchestrator: &Orchestrator,
+    job: &mut RunningJob,
+    next: &RunningJob,
+    answer: Answer,
+) -> bool {
+    let store = &orchestrator.store;
+    let refused = match answer {
+        Answer::Taken => {
+            let accept = || store.job_accept(next.id, next.attempt, Time::now());
+            return stored(next, accept).await;
+        }
+        Answer::Refused(verdict) => {
+            avoid(orchestrator, next.node_id, &verdict);
+            true
+        }
+        Answer::Unknown => {
+            orchestrator.leftovers.owe(next.node_id);
+            false
+        }
+    };
+    let withdraw = || store.job_withdraw(next.id, next.attempt, refused);
+    if stored(next, withdraw).await && refused {
+        job.last_attempt -= 1;
+    }
+    false
+}
+
+/// An attempt that another node is asked to take.
+struct Offer<'a> {
+    job: RunningJob,
+    answer: BoxFuture<'a, Answer>,
+}
+
+/// What came of it.
+enum Answer {
+    /// It has it.
+    Taken,
+    /// It never began.
+    Refused(Verdict),
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl<'a> Offer<'a> {
+    fn put(orchestrator: &'a Orchestrator, job: RunningJob, entry: Entry) -> Self {
+        let next = job.clone();
+        Self {
+            job,
+            answer: async move { ask(orchestrator, &next, entry).await }.boxed(),
+        }
+    }
+}
+
+/// Waits for the answer to an offer, and takes it away then.
+async fn answered(offer: &mut Option<Offer<'_>>) -> (RunningJob, Answer) {
+    let Some(asked) = offer else {
+        return std::future::pending().await;
+    };
+    let answer = (&mut asked.answer).await;
+    match offer.take() {
+        Some(asked) => (asked.job, answer),
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks a node to take an attempt until it has said so, for as long as a lease.
+async fn ask(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -> Answer {
+    let until = Instant::now() + orchestrator.settings.lease;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let Trouble { reason, verdict } = match ask_once(orchestrator, next, entry).await {
+            Ok(()) => return Answer::Taken,
+            Err(trouble) => trouble,
+        };
+        tracing::debug!(job = %next.id, attempt = next.attempt, reason, "a node does not take an offer");
+        match verdict {
+            Some(Verdict::Lost(_) | Verdict::Ended(_)) => return Answer::Unknown,
+            Some(verdict) => return Answer::Refused(verdict),
+            None if Instant::now() >= until => return Answer::Unknown,
+            None => tokio::time::sleep(pauses.take()).await,
+        }
+        entry = Entry::Attach;
+    }
+}
+
+async fn ask_once(
+    orchestrator: &Orchestrator,
+    next: &RunningJob,
+    entry: Entry,
+) -> Result<(), Trouble> {
+    let node = node_of(orchestrator, next).await?;
+    let client = client_of(orchestrator, &node, entry)?;
+    let asked = match entry {
+        Entry::Run => client.run(next).await,
+        Entry::Attach => {
+            client
+                .attach(next.id, next.attempt, 0, Wanted::Course)
+                .await
+        }
+    };
+    asked.map(drop).map_err(|error| refused(&error, entry))
+}

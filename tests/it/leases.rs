@@ -1,0 +1,391 @@
+//! Nodes that fall silent: what they run goes on where it is, or at another node, and counts once. The
+//! nodes are stand-ins that tell how they were asked.
+
+use crate::support::{
+    Answer, Call, Orchestrator, StandIn, cluster::finish, eventually, lasting_port,
+    stand_in::capability, uuid,
+};
+use serde_json::{Value, json};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+use tempfile::TempDir;
+
+/// An orchestrator with a short lease, and where its data is.
+struct Scene {
+    orchestrator: Orchestrator,
+    addresses: [String; 2],
+    home: TempDir,
+}
+
+/// Something that a test turns on while stand-ins look at it.
+#[derive(Clone, Default)]
+struct Switch(Arc<AtomicBool>);
+
+impl Switch {
+    fn turn_on(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn wait(&self) {
+        eventually("the test goes on", || self.is_on().then_some(()));
+    }
+}
+
+impl Scene {
+    fn set() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+        Self {
+            orchestrator: Self::start(&home, &addresses),
+            addresses,
+            home,
+        }
+    }
+
+    fn start(home: &TempDir, addresses: &[String; 2]) -> Orchestrator {
+        let addresses = addresses.each_ref().map(String::as_str);
+        Orchestrator::start_at(home.path(), addresses, &["--lease", "1s"])
+    }
+
+    fn restart(&mut self) {
+        self.orchestrator.process.kill();
+        self.orchestrator = Self::start(&self.home, &self.addresses);
+    }
+
+    /// A node that joins.
+    fn join(&self, slug: &str, script: impl Fn(&Call, Answer) + Send + Sync + 'static) -> StandIn {
+        let mut node = StandIn::start(&self.orchestrator, slug, script);
+        node.join();
+        report(&node);
+        node
+    }
+
+    fn create(&self, changes: Value) -> String {
+        let mut task = json!({"command": ["true"]});
+        let fields = task.as_object_mut().unwrap();
+        fields.extend(changes.as_object().unwrap().clone());
+        let created = self.orchestrator.login().post("/v1/tasks", &task).json(201);
+        created["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for a task's end; its attempt, its node, and the whole of its job.
+    fn finish(&self, id: &str) -> (u64, String, Value) {
+        let user = self.orchestrator.login();
+        finish(&user, id);
+        let job = user.get(&format!("/v1/tasks/{id}/result")).json(200)["jobs"][0].clone();
+        let node = job["node_slug"].as_str().unwrap().to_owned();
+        (job["attempt"].as_u64().unwrap(), node, job)
+    }
+}
+
+fn report(node: &StandIn) {
+    node.report(&capability(&node.slug, &node.url)).expect(204);
+}
+
+/// The last call to run that a stand-in got.
+#[derive(Clone, Default)]
+struct LastRun(Arc<Mutex<Option<Call>>>);
+
+impl LastRun {
+    fn note(&self, call: &Call) {
+        *self.0.lock().unwrap() = Some(call.clone());
+    }
+
+    /// Tells how it ended.
+    fn end(&self, answer: Answer, stdout: &str) {
+        let run = self.0.lock().unwrap().clone().unwrap();
+        answer.stream().end(2, &run.result(stdout));
+    }
+}
+
+/// A node that takes whatever it is given, and has the result until it may forget it.
+fn willing() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
+    let last = LastRun::default();
+    move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+        }
+        if call.is_run() || call.method == "GET" {
+            last.end(answer, "done\n");
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    }
+}
+
+/// A node that takes an attempt, then is silent until it is back, and has the result by then.
+fn silent_until(back: &Switch) -> impl Fn(&Call, Answer) + Send + Sync + use<> {
+    let (back, last) = (back.clone(), LastRun::default());
+    move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+            let started = json!({"event": "started", "attempt": call.body["attempt"], "seq": 1});
+            // It is cut, as by a node that is switched off.
+            answer.stream().send(&started);
+        } else if !back.is_on() {
+            drop(answer);
+        } else if call.method == "GET" {
+            last.end(answer, "late\n");
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    }
+}
+
+fn attempts(node: &StandIn) -> Vec<u64> {
+    let runs = node.calls().into_iter().filter(Call::is_run);
+    runs.map(|call| call.body["attempt"].as_u64().unwrap())
+        .collect()
+}
+
+/// Whether it asks after an attempt: not for what it prints, as a reader would.
+fn is_attach(call: &Call) -> bool {
+    call.method == "GET" && call.path.contains("output=false")
+}
+
+fn attaches(node: &StandIn) -> usize {
+    node.calls().into_iter().filter(is_attach).count()
+}
+
+/// Waits until a node was asked for what it has for longer than a lease.
+fn outlast_lease(node: &StandIn) {
+    let first = node.call("attach", is_attach);
+    eventually("the lease is over", || {
+        let last = node.calls().pop()?;
+        (last.at.duration_since(first.at).as_millis() > 2500).then_some(())
+    });
+}
+
+#[test]
+fn a_silent_nodes_job_goes_on_at_another_one_and_its_late_copy_goes() {
+    let scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({}));
+    let run = away.call("run", Call::is_run);
+    let job_id = run.body["job_id"].as_str().unwrap().to_owned();
+    let copy = |status| {
+        json!({
+            "version": 1, "task_id": run.body["task_id"], "job_id": job_id, "attempt": 1, "status": status,
+        })
+    };
+    let stranger = uuid();
+    let unknown = json!({
+        "version": 1, "task_id": uuid(), "job_id": stranger, "attempt": 4, "status": "running",
+    });
+    *away.jobs.lock().unwrap() = vec![copy("running"), unknown];
+    let other = scene.join("other", willing());
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (2, "other"));
+    assert!(job["result"].as_str().unwrap().contains("done"), "{job}");
+    assert_eq!((attempts(&away), attempts(&other)), (vec![1], vec![2]));
+
+    // It is back, and still runs what nobody waits for.
+    back.turn_on();
+    report(&away);
+    away.call("cancel the copy", |call| {
+        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1")
+    });
+    away.call("cancel what nobody knows", |call| {
+        call.path == format!("/v1/worker/jobs/{stranger}:cancel?attempt=4")
+    });
+    *away.jobs.lock().unwrap() = vec![copy("canceled")];
+    away.call("forget the copy", |call| {
+        call.method == "DELETE" && call.path == format!("/v1/worker/jobs/{job_id}?attempt=1")
+    });
+    assert_eq!(scene.finish(&id).2, job, "what is stored stays");
+}
+
+#[test]
+fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
+    let scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({}));
+    outlast_lease(&away);
+    let user = scene.orchestrator.login();
+    assert_eq!(
+        user.get(&format!("/v1/tasks/{id}")).json(200)["status"],
+        "running",
+        "there is nobody else"
+    );
+    back.turn_on();
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (1, "away"));
+    assert!(job["result"].as_str().unwrap().contains("late"), "{job}");
+    assert_eq!(attempts(&away), [1]);
+}
+
+#[test]
+fn the_last_attempt_is_offered_to_nobody() {
+    let scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({"max_attempts": 1}));
+    away.call("run", Call::is_run);
+    let other = scene.join("other", willing());
+    outlast_lease(&away);
+    back.turn_on();
+    let (attempt, node, _) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (1, "away"));
+    assert!(attempts(&other).is_empty());
+}
+
+#[test]
+fn an_offer_that_is_refused_costs_nothing() {
+    let scene = Scene::set();
+    let (back, takes) = (Switch::default(), Switch::default());
+    let away = scene.join("away", silent_until(&back));
+    // With two attempts, one that counted in vain would leave none.
+    let id = scene.create(json!({"max_attempts": 2}));
+    away.call("run", Call::is_run);
+    let (may, taking) = (takes.clone(), willing());
+    let other = scene.join("other", move |call, answer| {
+        if call.is_run() && !may.is_on() {
+            answer.refuse(503);
+        } else {
+            taking(call, answer);
+        }
+    });
+    eventually("it is offered again", || {
+        (attempts(&other).len() >= 2).then_some(())
+    });
+    takes.turn_on();
+    let (attempt, node, _) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (2, "other"));
+    assert!(attempts(&other).iter().all(|attempt| *attempt == 2));
+}
+
+#[test]
+fn an_offer_is_asked_after_when_the_orchestrator_was_killed_in_the_middle_of_it() {
+    let mut scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({}));
+    away.call("run", Call::is_run);
+    // It takes the offer, and nobody hears of it.
+    let hears = Switch::default();
+    let (heard, last) = (hears.clone(), LastRun::default());
+    let other = scene.join("other", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+            heard.wait();
+        } else if call.method == "GET" && call.path.contains("attempt=2") {
+            last.end(answer, "taken\n");
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    });
+    other.call("take the offer", Call::is_run);
+    let shown = scene.orchestrator.login();
+    let job = shown.get(&format!("/v1/tasks/{id}/result")).json(200)["jobs"][0].clone();
+    assert_eq!(job["attempt"], 1, "it counts only once it is accepted");
+    scene.restart();
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (2, "other"));
+    assert!(job["result"].as_str().unwrap().contains("taken"), "{job}");
+    assert_eq!((attempts(&away), attempts(&other)), (vec![1], vec![2]));
+    hears.turn_on();
+}
+
+#[test]
+fn an_offer_of_which_nobody_knows_the_end_uses_its_number_up() {
+    let scene = Scene::set();
+    let (back, forgot) = (Switch::default(), Switch::default());
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({"max_attempts": 3}));
+    away.call("run", Call::is_run);
+    let (once, taking) = (forgot.clone(), willing());
+    let other = scene.join("other", move |call, answer| {
+        match (call.is_run(), once.is_on()) {
+            // It may have begun, and says later that it knows nothing of it.
+            (true, false) => drop(answer),
+            (false, false) if call.method == "GET" => {
+                once.turn_on();
+                answer.problem(404, "not-found");
+            }
+            _ => taking(call, answer),
+        }
+    });
+    let (attempt, node, _) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (3, "other"));
+    assert_eq!(attempts(&other), [2, 3]);
+}
+
+#[test]
+fn a_cancel_of_a_job_at_a_silent_node_reaches_the_one_that_is_offered_it_too() {
+    let scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({}));
+    away.call("run", Call::is_run);
+    let last = LastRun::default();
+    let canceled = Switch::default();
+    let heard = canceled.clone();
+    let other = scene.join("other", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+        }
+        let run = last.0.lock().unwrap().clone().unwrap();
+        if call.path.contains(":cancel") {
+            heard.turn_on();
+            let state = json!({
+                "version": 1, "task_id": run.body["task_id"], "job_id": run.body["job_id"], "attempt": 2,
+                "status": "running",
+            });
+            answer.status(200, &state);
+        } else if call.is_run() || call.method == "GET" {
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 2, "seq": 1}));
+            heard.wait();
+            let mut result = run.result("");
+            result["status"] = "canceled".into();
+            result["exit_code"] = Value::Null;
+            events.end(2, &result);
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    });
+    other.call("take the offer", Call::is_run);
+    let user = scene.orchestrator.login();
+    user.post(&format!("/v1/tasks/{id}/cancel"), &json!({}))
+        .expect(200);
+    eventually("the task is canceled", || {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        (task["status"] == "canceled").then_some(())
+    });
+    assert!(attaches(&away) > 0);
+}
+
+#[test]
+fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
+    let scene = Scene::set();
+    let over = Switch::default();
+    let (ended, last) = (over.clone(), LastRun::default());
+    let node = scene.join("box", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+            let started = json!({"event": "started", "attempt": 1, "seq": 1});
+            let mut stream = answer.stream();
+            stream.send(&started);
+            // Neither a word nor an end, as of a node whose network is gone.
+            ended.wait();
+        } else if call.method == "GET" {
+            last.end(answer, "done\n");
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    });
+    let id = scene.create(json!({"max_attempts": 1}));
+    let (attempt, ..) = scene.finish(&id);
+    assert_eq!(attempt, 1);
+    over.turn_on();
+    let asked = node.call("attach", is_attach);
+    assert!(asked.path.contains("attempt=1&after=1"), "{}", asked.path);
+}
