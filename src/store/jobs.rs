@@ -215,8 +215,8 @@ impl Store {
     }
 
     /// Puts a job back into the queue, not before `not_before`; false when the attempt isn't the
-    /// current one, or the job is to be canceled. With `refused` the node never
-    /// started this attempt, so that its number is free again.
+    /// current one, the job is to be canceled or may have no other attempt. With `refused` the node never
+    /// started this attempt, so that its number is free again, where no later one was given.
     pub async fn job_requeue(
         &self,
         id: JobId,
@@ -227,10 +227,12 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.write(move |c| {
             let changed = c.execute(
-                "UPDATE jobs SET status = 'queued', attempt = attempt - ?3, last_attempt = last_attempt - ?3,
+                "UPDATE jobs SET status = 'queued', attempt = attempt - (?3 AND attempt = last_attempt),
+                        last_attempt = last_attempt - (?3 AND attempt = last_attempt),
                         node_id = NULL, offered_node_id = NULL, started_at = NULL, not_before = ?4
-                 WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0",
-                params![id, attempt, i64::from(refused), not_before],
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0
+                   AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)",
+                params![id, attempt, refused, not_before],
             )?;
             if changed > 0 {
                 task_follows(c, id, TaskStatus::Queued, now)?;

@@ -123,3 +123,6 @@ impl Store {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;
