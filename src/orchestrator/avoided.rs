@@ -3,15 +3,13 @@
 //! A machine that died counts as heard for some seconds yet, and has all its slots free: without
 //! this it would be offered every job again and again.
 
-use crate::{
-    api::{NodeId, time::Time},
-    pause,
-};
+use crate::{api::NodeId, pause};
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::time::Instant;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(15);
@@ -21,7 +19,7 @@ const TOLD: Duration = Duration::from_secs(3);
 
 struct Entry {
     refusals: u32,
-    until: Time,
+    until: Instant,
     /// What is wrong with it; nothing where it is only busy.
     why: Option<String>,
 }
@@ -38,7 +36,7 @@ impl Avoided {
     /// The node did not take a job, because of `why` where it isn't only busy. Each time that it is asked again in vain it is left alone for
     /// longer; jobs that failed together count once.
     pub(super) fn refused(&self, node: NodeId, why: Option<&str>) {
-        let now = Time::now();
+        let now = Instant::now();
         let mut map = self.map();
         let refusals = match map.get(&node) {
             Some(entry) if entry.until > now => return,
@@ -49,7 +47,7 @@ impl Avoided {
             node,
             Entry {
                 refusals,
-                until: now.plus(pause::nth(FIRST, LONGEST, refusals)),
+                until: now + pause::nth(FIRST, LONGEST, refusals),
                 why: why.map(str::to_owned),
             },
         );
@@ -61,21 +59,23 @@ impl Avoided {
     }
 
     /// Whether the node is to be left alone.
-    pub(super) fn has(&self, node: NodeId, now: Time) -> bool {
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        let now = Instant::now();
         self.map().get(&node).is_some_and(|entry| entry.until > now)
     }
 
     /// Why a node that was asked just now did not take a job.
-    pub(super) fn why(&self, node: NodeId, now: Time) -> Option<String> {
+    pub(super) fn why(&self, node: NodeId) -> Option<String> {
         let map = self.map();
         let entry = map.get(&node)?;
         // Once may be chance: a node that is just restarting.
-        let is_told = entry.refusals > 0 && entry.until.plus(TOLD) > now;
+        let is_told = entry.refusals > 0 && entry.until + TOLD > Instant::now();
         entry.why.clone().filter(|_| is_told)
     }
 
-    /// When the first of those that are left alone at `now` may be asked again.
-    pub(super) fn next_end(&self, now: Time) -> Option<Time> {
+    /// When the first of those that are left alone now may be asked again.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let now = Instant::now();
         self.map()
             .values()
             .map(|entry| entry.until)

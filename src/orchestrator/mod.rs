@@ -220,7 +220,7 @@ impl Orchestrator {
     /// Whether a node may be given jobs now.
     fn may_be_given_jobs(&self, node: &Node, now: Time) -> bool {
         readiness::standing(node, self.worker_url(node), now).status == NodeStatus::Ready
-            && !self.avoided.has(node.id, now)
+            && !self.avoided.has(node.id)
     }
 
     fn node_view(&self, node: Node) -> NodeView {
@@ -228,7 +228,7 @@ impl Orchestrator {
         let now = Time::now();
         let mut standing = readiness::standing(&node, url.as_deref(), now);
         if standing.status == NodeStatus::Ready
-            && let Some(why) = self.avoided.why(node.id, now)
+            && let Some(why) = self.avoided.why(node.id)
         {
             standing = Standing::refuses(&why);
         }

@@ -35,7 +35,7 @@ pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
 pub use offers::Standing;
-pub use queue::{Due, Line, Placement, Queue, QueuedJob};
+pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
 pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};

@@ -10,6 +10,8 @@
 //!     bob  {}                   0  job 9
 //! ```
 //!
+//! A backoff longer than any ([`LONGEST_BACKOFF`]) is none: the clock was set back since.
+//!
 //! So a look costs as much as there are lines and as it takes jobs, however long the lines are. Only
 //! jobs in a backoff are stepped over one by one: not more than were given to nodes within its length.
 
@@ -20,7 +22,13 @@ use super::{
 use crate::api::{JobId, UserId, tasks::TaskSpec, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+/// Longest pause between two attempts.
+pub const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What a job asks of its node. What is the same has the same text in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +97,8 @@ const NEXT_LINE: &str = "SELECT placement FROM jobs
      WHERE status = 'queued' AND user_id = ?1 AND placement > ?2 ORDER BY placement LIMIT 1";
 
 const NEXT_JOB: &str = "SELECT rank, id, not_before FROM jobs
-     WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 AND (rank, id) > (?3, ?4) AND not_before <= ?5
+     WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 AND (rank, id) > (?3, ?4)
+       AND not_before NOT BETWEEN ?5 + 1 AND ?6
      ORDER BY rank, id LIMIT 1";
 
 impl Placement {
@@ -155,7 +164,14 @@ impl Queue for Snapshot<'_> {
         let rank = last.map_or(i64::MIN, |job| job.rank.into());
         let id = last.map(|job| job.id.to_string()).unwrap_or_default();
         let next = statement.query_row(
-            params![line.user, line.placement, rank, id, self.now],
+            params![
+                line.user,
+                line.placement,
+                rank,
+                id,
+                self.now,
+                self.now.plus(LONGEST_BACKOFF)
+            ],
             |row| {
                 Ok(QueuedJob {
                     rank: row.get(0)?,
@@ -180,10 +196,11 @@ impl Store {
     pub async fn queue_due(&self, now: Time) -> Result<Due, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND not_before <= ?1),
-                        (SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before > ?1)",
+                "SELECT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND not_before <= ?1)
+                            OR EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND not_before > ?2),
+                        (SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before BETWEEN ?1 + 1 AND ?2)",
             )?;
-            let due = statement.query_row([now], |row| {
+            let due = statement.query_row([now, now.plus(LONGEST_BACKOFF)], |row| {
                 Ok(Due {
                     now: row.get(0)?,
                     next_at: row.get(1)?,
@@ -262,8 +279,8 @@ mod tests {
                 Ok([
                     steps(NEXT_USER, &[&user])?,
                     steps(NEXT_LINE, &[&user, &"{}"])?,
-                    steps(NEXT_JOB, &[&user, &"{}", &i64::MIN, &"", &5])?,
-                    steps(NEXT_JOB, &[&user, &"{}", &0, &first, &5])?,
+                    steps(NEXT_JOB, &[&user, &"{}", &i64::MIN, &"", &5, &6])?,
+                    steps(NEXT_JOB, &[&user, &"{}", &0, &first, &5, &6])?,
                 ])
             });
             told.push(steps.await.unwrap());
@@ -314,6 +331,10 @@ mod tests {
         assert!(!due(-1).await.unwrap().now);
         assert_eq!(due(5).await.unwrap(), Due { now: true, next_at });
         assert_eq!(due(9).await.unwrap().next_at, None);
+        // The clock was set back by more than a backoff can be.
+        let before = 8 - LONGEST_BACKOFF.as_millis() as i64;
+        assert_eq!(read(before).await.unwrap(), ids(&[4, 1]));
+        assert!(due(before).await.unwrap().now);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE,
     attempt::{attend, client_of, node_of},
     lease::Lease,
-    settle::{FIRST_BACKOFF, LONGEST_BACKOFF, avoid, stored},
+    settle::{FIRST_BACKOFF, avoid, stored},
     source,
     verdict::{Trouble, Verdict, refused},
 };
@@ -30,7 +30,7 @@ use crate::{
         node_client::Wanted,
     },
     pause::Pauses,
-    store::RunningJob,
+    store::{LONGEST_BACKOFF, RunningJob},
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
 use std::pin::pin;

@@ -22,7 +22,7 @@ use crate::{
         summary,
     },
     pause::{self, Pauses},
-    store::{FinishedJob, RunningJob, StoreError},
+    store::{FinishedJob, LONGEST_BACKOFF, RunningJob, StoreError},
 };
 use std::time::Duration;
 
@@ -30,7 +30,6 @@ use std::time::Duration;
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses between two attempts.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-pub(super) const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What a node has of an attempt that is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

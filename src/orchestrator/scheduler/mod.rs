@@ -91,22 +91,19 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     let mut memory = Memory::default();
     loop {
         let began = Instant::now();
-        let (pause, rested) = match pass(&orchestrator, &mut memory).await {
-            Ok((next_at, looked)) => (
-                next_at.map(|at| at.since(Time::now())),
-                looked + looked.duration_since(began),
-            ),
+        let (next, rested) = match pass(&orchestrator, &mut memory).await {
+            Ok((next, looked)) => (next, looked + looked.duration_since(began)),
             Err(error) => {
                 tracing::error!(
                     error = errors::chain(&error),
                     "the scheduler can't read or write the store"
                 );
-                (Some(STORE_PAUSE), began)
+                (Some(began + STORE_PAUSE), began)
             }
         };
         let pause = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
                 None => std::future::pending().await,
             }
         };
@@ -124,7 +121,7 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
 async fn pass(
     orchestrator: &Arc<Orchestrator>,
     memory: &mut Memory,
-) -> Result<(Option<Time>, Instant), StoreError> {
+) -> Result<(Option<Instant>, Instant), StoreError> {
     if orchestrator.store.trouble().is_some() {
         // What may not be written to its end isn't begun; the end of the trouble wakes us.
         return Ok((None, Instant::now()));
@@ -139,9 +136,9 @@ async fn pass(
     let claims = start_all(orchestrator, look.assigned, now);
     let (_, claimed) = tokio::join!(join_all(offers), claims);
     claimed?;
-    let avoidance_ends = orchestrator.avoided.next_end(now);
-    let next_at = [look.next_at, avoidance_ends].into_iter().flatten().min();
-    Ok((next_at, looked))
+    let due = look.next_at.map(|at| looked + at.since(now));
+    let next = [due, orchestrator.avoided.next_end()];
+    Ok((next.into_iter().flatten().min(), looked))
 }
 
 /// Claims together, so that they share one commit, and starts whatever was claimed.
