@@ -138,7 +138,7 @@ async fn clear(orchestrator: &Orchestrator, node: &Node) -> Result<bool, StoreEr
     };
     let ids = jobs.iter().map(|job| job.job_id).collect();
     let standings = orchestrator.store.job_standings(ids).await?;
-    let is_read = |task| orchestrator.live.has(task);
+    let is_read = |task| orchestrator.live.moment(task).is_some();
     let mut is_clean = true;
     for JobState {
         job_id,

@@ -20,6 +20,8 @@ pub(super) struct Moment {
     pub(super) attempt: u32,
     /// Who has what this attempt prints; nobody before a node has taken it.
     pub(super) source: Option<Source>,
+    /// Whether that one has not answered for a while.
+    pub(super) is_silent: bool,
 }
 
 /// The node that took an attempt, and what of.
@@ -55,10 +57,12 @@ impl Live {
 }
 
 impl Live {
-    /// Whether somebody follows or watches a task.
-    pub(super) fn has(&self, id: TaskId) -> bool {
+    /// Where a task stands that somebody follows or watches.
+    pub(super) fn moment(&self, id: TaskId) -> Option<Moment> {
         let tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.get(&id).is_some_and(|task| task.strong_count() > 0)
+        let task = tasks.get(&id)?.upgrade()?;
+        let moment = *task.0.borrow();
+        Some(moment)
     }
 }
 
@@ -69,6 +73,7 @@ impl Moment {
             status,
             attempt,
             source: None,
+            is_silent: false,
         }
     }
 

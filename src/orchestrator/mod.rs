@@ -32,6 +32,7 @@ use crate::{
         image::ImageRef,
         nodes::{NodeStatus, NodeView},
         problem::Problem,
+        tasks::TaskStatus,
         time::Time,
     },
     data_dir::{DataDir, RoleLock},
@@ -256,10 +257,20 @@ impl Orchestrator {
         }
     }
 
-    /// Why a queued task waits, where that is more than the scheduler's next look.
-    async fn waits_for(&self, task: TaskId) -> Option<String> {
-        let labels = self.store.task_labels(task).await.ok()?;
-        readiness::waits_for(&labels, &self.node_views().await.ok()?)
+    /// What a task waits for, where that is more than a moment.
+    async fn waits_for(&self, task: TaskId, status: TaskStatus) -> Option<String> {
+        match status {
+            TaskStatus::Queued => {
+                let labels = self.store.task_labels(task).await.ok()?;
+                readiness::waits_for(&labels, &self.node_views().await.ok()?)
+            }
+            TaskStatus::Running => {
+                let moment = self.live.moment(task).filter(|moment| moment.is_silent)?;
+                let node = self.store.node_get(moment.source?.node).await.ok()??;
+                Some(readiness::silent(&node.slug))
+            }
+            _ => None,
+        }
     }
 
     async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {

@@ -163,6 +163,14 @@ pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static
     }
 }
 
+/// Why a task that runs at this node comes to no end.
+pub(super) fn silent(slug: &str) -> String {
+    format!(
+        "node {slug} does not answer; the task goes on as soon as it does, or at another node, where it may \
+         be tried again"
+    )
+}
+
 /// Why a task with these labels can't start now; `None` when a node could take it.
 pub(super) fn waits_for(labels: &[String], nodes: &[NodeView]) -> Option<String> {
     if let Err(reason) = overall(nodes, false) {

@@ -210,11 +210,16 @@ fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
     let id = scene.create(json!({}));
     outlast_lease(&away);
     let user = scene.orchestrator.login();
-    assert_eq!(
-        user.get(&format!("/v1/tasks/{id}")).json(200)["status"],
-        "running",
-        "there is nobody else"
-    );
+    let path = format!("/v1/tasks/{id}");
+    let why = eventually("it is told", || {
+        let task = user.get(&path).json(200);
+        assert_eq!(task["status"], "running", "there is nobody else");
+        task["waiting_for"].as_str().map(str::to_owned)
+    });
+    assert!(why.contains("node away does not answer"), "{why}");
+    let mut events = user.events(&format!("{path}/logs"), None);
+    let told = events.find(|event| event.data["reason"] == why.as_str());
+    assert_eq!(told.unwrap().data["status"], "running");
     back.turn_on();
     let (attempt, node, job) = scene.finish(&id);
     assert_eq!((attempt, node.as_str()), (1, "away"));

@@ -236,7 +236,7 @@ fn a_task_that_waits_can_be_followed_too() {
 
 /// Whether somebody who reads along asks a node for its output.
 fn is_reader(call: &Call) -> bool {
-    call.method == "GET" && !call.path.contains("output=false")
+    call.path.contains("after=") && !call.path.contains("output=false")
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub struct Task {
     pub task_id: TaskId,
     /// Where it stands.
     pub status: TaskStatus,
-    /// Why it still waits, where that is more than a moment.
+    /// Why it still waits, for a node or for a word of its own, where that is more than a moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
     /// One line on how it ended.

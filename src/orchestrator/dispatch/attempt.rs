@@ -3,14 +3,13 @@
 use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE, MARGIN,
     lease::Lease,
-    source,
+    moment,
     verdict::{Trouble, Verdict, check, refused},
 };
 use crate::{
     api::{
         events::{JobEvent, ResultEvent},
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        tasks::TaskStatus,
     },
     orchestrator::{
         Orchestrator,
@@ -27,6 +26,9 @@ use tokio::sync::watch;
 const CANCEL_LIMIT: Duration = Duration::from_mins(1);
 /// Longest pause before it is told so again.
 const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Users are told of a node that has not answered for so long.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// How an attempt ended. A node that goes on talking, or is silent, and never comes to an end is given up
 /// one day.
@@ -72,6 +74,12 @@ async fn follow(mut conversation: Conversation<'_>) -> Verdict {
             return verdict;
         }
         conversation.lease.is_silent();
+        if conversation.lease.silence() >= SILENCE {
+            conversation.live.moves_to(Moment {
+                is_silent: true,
+                ..moment(job)
+            });
+        }
         // An answer that breaks off at once is no news.
         if conversation.heard {
             pauses.reset();
@@ -112,10 +120,7 @@ impl Conversation<'_> {
         };
         let mut events = asked.map_err(|error| refused(&error, entry))?;
         self.orchestrator.avoided.forgive(job.node_id);
-        self.live.moves_to(Moment {
-            source: Some(source(job)),
-            ..Moment::of(TaskStatus::Running, job.attempt)
-        });
+        self.live.moves_to(moment(job));
         loop {
             let event = events.next().await;
             let event = event.map_err(|error| Trouble::passing(error.to_string()))?;

@@ -16,17 +16,17 @@ use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE,
     attempt::{attend, client_of, node_of},
     lease::Lease,
+    moment,
     settle::{FIRST_BACKOFF, avoid, stored},
-    source,
     verdict::{Trouble, Verdict, refused},
 };
 use crate::{
-    api::{tasks::TaskStatus, time::Time},
+    api::time::Time,
     errors,
     orchestrator::{
         Orchestrator,
         followers::{Chosen, Follower},
-        live::{LiveTask, Moment},
+        live::LiveTask,
         node_client::Wanted,
     },
     pause::Pauses,
@@ -53,10 +53,7 @@ pub(super) async fn follow(
                     "a job goes on at another node, since its own is silent"
                 );
                 orchestrator.leftovers.owe(job.node_id);
-                live.moves_to(Moment {
-                    source: Some(source(&next)),
-                    ..Moment::of(TaskStatus::Running, next.attempt)
-                });
+                live.moves_to(moment(&next));
                 *job = *next;
                 entry = Entry::Attach;
             }

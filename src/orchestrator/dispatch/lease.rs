@@ -38,6 +38,12 @@ impl Lease {
         });
     }
 
+    /// For how long it has not answered.
+    pub(super) fn silence(&self) -> Duration {
+        let since = *self.silent_since.borrow();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Waits until the node has been silent for as long as it may.
     pub(super) async fn ended(&self) {
         let mut changes = self.silent_since.subscribe();
@@ -86,6 +92,7 @@ mod tests {
         lease.is_silent();
         tokio::time::sleep(LENGTH / 2).await;
         lease.is_silent();
+        assert_eq!(lease.silence(), LENGTH / 2);
         assert!(timeout(LENGTH, lease.renewed()).await.is_err());
         assert!(timeout(Duration::ZERO, lease.ended()).await.is_ok());
     }

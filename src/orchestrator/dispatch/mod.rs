@@ -72,11 +72,10 @@ pub(super) fn start(
         orchestrator.followers.cancel(job.id);
     }
     let live = orchestrator.live.task(job.task_id);
-    // What it printed before our own restart is asked for at its node, which may have it.
-    let source = (entry == Entry::Attach).then(|| source(&job));
-    live.moves_to(Moment {
-        source,
-        ..Moment::of(TaskStatus::Running, job.attempt)
+    live.moves_to(match entry {
+        Entry::Run => Moment::of(TaskStatus::Running, job.attempt),
+        // What it printed before our own restart is asked for at its node, which may have it.
+        Entry::Attach => moment(&job),
     });
     let shared = Arc::clone(orchestrator);
     orchestrator.following.spawn(async move {
@@ -104,11 +103,16 @@ pub(super) fn start(
     });
 }
 
-fn source(job: &RunningJob) -> Source {
-    Source {
+/// A node has this attempt.
+fn moment(job: &RunningJob) -> Moment {
+    let source = Source {
         node: job.node_id,
         job: job.id,
         attempt: job.attempt,
+    };
+    Moment {
+        source: Some(source),
+        ..Moment::of(TaskStatus::Running, job.attempt)
     }
 }
 

@@ -146,9 +146,7 @@ pub(super) async fn named_for(
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let mut task = named(&orchestrator, &request).await?;
-    if task.status == TaskStatus::Queued {
-        task.waiting_for = orchestrator.waits_for(task.id).await;
-    }
+    task.waiting_for = orchestrator.waits_for(task.id, task.status).await;
     response::ok(&task)
 }
 

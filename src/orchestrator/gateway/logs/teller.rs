@@ -41,7 +41,7 @@ pub(super) struct Teller {
     which: Which,
     place: Place,
     /// The state that the reader was told last.
-    told: Option<(TaskStatus, u32)>,
+    told: Option<(TaskStatus, u32, bool)>,
     /// Whether all of the present attempt was told.
     whole: bool,
 }
@@ -96,15 +96,13 @@ impl Teller {
     }
 
     async fn tell_status(&mut self, moment: Moment, to: &mpsc::Sender<Bytes>) {
-        let state = Some((moment.status, moment.attempt));
+        let state = Some((moment.status, moment.attempt, moment.is_silent));
         if self.told == state {
             return;
         }
         self.told = state;
         let mut data = json!({ "status": moment.status });
-        if moment.status == TaskStatus::Queued
-            && let Some(reason) = self.orchestrator.waits_for(self.task).await
-        {
+        if let Some(reason) = self.orchestrator.waits_for(self.task, moment.status).await {
             data["reason"] = reason.into();
         }
         self.say("status", &data, to).await;
@@ -126,6 +124,10 @@ impl Teller {
             }
             if self.place.seq > before {
                 pauses.reset();
+            }
+            let moment = *self.moments.borrow();
+            if moment.runs(self.place.attempt) {
+                self.tell_status(moment, to).await;
             }
             let over = over(self.moments.clone(), self.place.attempt);
             if tokio::time::timeout(pauses.take(), over).await.is_ok() {
