@@ -110,11 +110,12 @@ fn podman_arguments(home: &Path, image: &str) -> Vec<String> {
         runtime: None,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let engine = runtime.block_on(probe::probe(
-        wanted,
-        &std::env::current_exe().unwrap(),
-        data_dir.path(),
-    ));
+    let ground = probe::Ground {
+        init: &std::env::current_exe().unwrap(),
+        scratch: data_dir.path(),
+        node_uuid: None,
+    };
+    let engine = runtime.block_on(probe::probe(wanted, ground));
     let way = match &engine {
         Ok(engine) => engine.way().clone(),
         Err(error) => panic!("{error}"),

@@ -16,8 +16,8 @@ pub(super) struct Podman {
     version: Result<String, EngineError>,
     /// What it says of itself.
     facts: Result<Facts, EngineError>,
-    /// A way to run containers.
-    engine: Result<Engine, EngineError>,
+    /// A way to run containers; not looked for where podman doesn't say what it is.
+    engine: Option<Result<Engine, EngineError>>,
     /// Whether the operator named a runtime.
     runtime_is_named: bool,
 }
@@ -29,19 +29,25 @@ pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Er
         program: program.clone(),
         runtime: podman.engine_runtime.clone(),
     };
-    let engine = match scratch {
-        Ok(scratch) => probe::probe(wanted, scratch.init(), scratch.dir()).await,
-        Err(error) => Err(EngineError::Io(io::Error::new(
-            error.kind(),
-            error.to_string(),
-        ))),
-    };
-    let facts = match &engine {
-        Ok(engine) => Ok(engine.facts().clone()),
-        Err(_) => probe::facts(&program).await,
+    let version = probe::version(&program).await;
+    let facts = probe::facts(&program).await;
+    let engine = match (&facts, scratch) {
+        (Err(_), _) => None,
+        (Ok(facts), Ok(scratch)) => {
+            let ground = probe::Ground {
+                init: scratch.init(),
+                scratch: scratch.dir(),
+                node_uuid: None,
+            };
+            Some(probe::find_way(wanted, facts.clone(), ground).await)
+        }
+        (Ok(_), Err(error)) => {
+            let error = io::Error::new(error.kind(), error.to_string());
+            Some(Err(EngineError::Io(error)))
+        }
     };
     Podman {
-        version: probe::version(&program).await,
+        version,
         facts,
         engine,
         runtime_is_named: podman.engine_runtime.is_some(),
@@ -51,7 +57,7 @@ pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Er
 impl Podman {
     /// An engine that runs containers.
     pub(super) fn engine(&self) -> Option<&Engine> {
-        self.engine.as_ref().ok()
+        self.engine.as_ref()?.as_ref().ok()
     }
 
     /// Whether it runs without root; a guess by our own user where it can't be asked.
@@ -88,19 +94,23 @@ impl Podman {
     /// Whether a container runs.
     pub(super) fn sandbox_check(&self) -> Check {
         const NAME: &str = "sandbox";
-        let error = match (&self.engine, &self.version) {
-            (Ok(engine), _) => {
-                let detail = way_told(engine.way(), engine.facts(), self.runtime_is_named);
-                return Check::ok(NAME, detail);
-            }
-            (Err(_), Err(_)) => {
+        let error = match (&self.version, &self.facts, &self.engine) {
+            (Err(_), ..) => {
                 return Check::fail(NAME, "not tried: there is no podman", "mend engine first");
             }
-            (Err(error), Ok(_)) => error,
+            (_, Ok(facts), Some(Ok(engine))) => {
+                let detail = way_told(engine.way(), facts, self.runtime_is_named);
+                return Check::ok(NAME, detail);
+            }
+            (_, Err(error), _) | (_, _, Some(Err(error))) => error,
+            (_, Ok(_), None) => return Check::fail(NAME, "not tried", "mend engine first"),
         };
         let mend = match error {
             EngineError::Io(_) => {
                 "give cynode a place to write: another --data-dir, or TMPDIR; what it says above may tell more"
+            }
+            EngineError::TimedOut { .. } => {
+                "end the podman that hangs, which the command above shows; where nothing but a restart of the machine helps, see what the kernel says of its disk (dmesg)"
             }
             _ => {
                 "put right what podman says above, the first line being its own choice of runtime;\n\

@@ -1,10 +1,12 @@
 //! One container: the arguments of `podman run`, and the process that runs it.
 
-use super::{Engine, EngineError, command, end, or_status, read_tail, start};
+use super::{
+    Engine, EngineError,
+    process::{Process, command, last_words, or_status},
+};
 use crate::sandbox_init;
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
-use tokio::process::Child;
 
 /// What a container starts from.
 #[derive(Clone, Copy)]
@@ -32,9 +34,9 @@ pub struct ContainerSpec<'a> {
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
 }
 
-/// A running `podman run`.
+/// A running `podman run`. Dropped before its end, podman is ended.
 pub struct Container {
-    child: Child,
+    podman: Process,
     /// What podman says on stderr, until it was taken.
     message: Option<tokio::task::JoinHandle<String>>,
     outcome: Option<Result<(), String>>,
@@ -52,7 +54,7 @@ impl Container {
     }
 
     async fn wait(&mut self) -> Result<(), String> {
-        let status = match self.child.wait().await {
+        let status = match self.podman.wait().await {
             Ok(status) => status,
             Err(error) => return Err(error.to_string()),
         };
@@ -74,13 +76,13 @@ impl Container {
     /// Whether podman has ended by a signal; the container may go on then.
     pub fn was_killed(&mut self) -> bool {
         use std::os::unix::process::ExitStatusExt as _;
-        let status = self.child.try_wait().ok().flatten();
+        let status = self.podman.ended();
         status.is_some_and(|status| status.signal().is_some())
     }
 
     /// Ends a podman that hangs.
     pub async fn end(&mut self) {
-        end(&mut self.child).await;
+        self.podman.end().await;
     }
 }
 
@@ -102,11 +104,11 @@ pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Contain
         })
         .collect::<io::Result<Vec<_>>>()?;
     command.fd_mappings(mappings).map_err(io::Error::other)?;
-    let mut child = start(&engine.program, &mut command)?;
-    let stderr = child.stderr.take();
+    let mut podman = Process::start(&engine.program, &mut command)?;
+    let stderr = podman.stderr();
     Ok(Container {
-        child,
-        message: Some(tokio::spawn(read_tail(stderr, |_| ()))),
+        podman,
+        message: Some(tokio::spawn(last_words(stderr))),
         outcome: None,
     })
 }

@@ -6,6 +6,7 @@
 use super::{
     Engine, EngineError,
     container::{entrypoint, hardened},
+    probe::PROBE,
 };
 use crate::sandbox_init;
 use std::{fs, path::Path, time::Duration};
@@ -26,7 +27,7 @@ pub async fn visible_devices(
     // Podman fills the root with mount points, so it is a fresh one.
     let root = scratch.join("devices");
     fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
-    let name = format!("cynode-probe-{}", uuid::Uuid::new_v4());
+    let name = format!("{PROBE}{}", uuid::Uuid::new_v4());
     let mut list = hardened(engine, &name, init)?;
     // Nobody is at the other end of a socket here by whose end it would know to end.
     list.push(format!("--timeout={}", LIMIT.as_secs()));

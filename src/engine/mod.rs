@@ -2,38 +2,38 @@
 //!
 //! Podman has moods: under load it queues on its storage locks, and a client killed at the
 //! wrong moment leaks storage or leaves a lock behind. So every short call goes through
-//! [`Engine::call`], which bounds how many run at a time and how long each may take, and ends
-//! one with TERM before KILL. A sandbox is started by [`Engine::spawn`], a container that goes
-//! on by itself is a [`service`].
+//! [`Engine::call`], which bounds how many run at a time and how long each may take, its wait for the
+//! others included, and ends one with TERM before KILL. A sandbox is started by [`Engine::spawn`], a
+//! container that goes on by itself is a [`service`].
 //!
 //! [`probe`] finds out at start what this host's podman can do, [`devices`] which of the host's
-//! devices a container gets to see.
+//! devices a container gets to see, [`watch`] whether podman still works when there is reason to doubt it.
 
 mod container;
 pub mod devices;
 mod images;
 pub mod labels;
 pub mod probe;
+mod process;
 mod remove;
 pub mod service;
+mod watch;
 
 pub use container::{Container, ContainerSpec, Root};
 pub use images::{ImageError, Images};
 pub use remove::{REMOVE_ARGUMENT, remove_tree};
 
-use crate::environment;
+use process::{call, timed_out};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _},
-    process::{Child, Command},
     sync::Semaphore,
+    time::{Instant, timeout_at},
 };
 
 /// Short calls at the same time. More only wait for each other inside podman.
@@ -42,12 +42,6 @@ const GATE: usize = 4;
 const REMOVE_LIMIT: Duration = Duration::from_mins(5);
 /// How long the removal of a container may take.
 const SWEEP_LIMIT: Duration = Duration::from_mins(1);
-/// How long a call that was told to end may take to do so.
-const TERM_GRACE: Duration = Duration::from_secs(5);
-/// What is kept of podman's own messages, in bytes.
-const MESSAGE_BYTES: usize = 8 * 1024;
-/// What is read of podman's answers, in bytes.
-const ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why podman did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +65,7 @@ pub enum EngineError {
         message: String,
     },
     /// It did not end in time.
-    #[error("podman {call} did not end within {} s; see what holds it up with: podman ps --all", limit.as_secs())]
+    #[error("podman {call} did not end within {} s; see what holds it up with: ps -C podman -o pid,stat,etime,args", limit.as_secs())]
     TimedOut {
         /// Its subcommand.
         call: String,
@@ -129,6 +123,8 @@ pub struct Engine {
     program: PathBuf,
     #[serde(skip, default = "gate")]
     gate: Arc<Semaphore>,
+    #[serde(skip)]
+    watch: watch::Watch,
     way: Way,
     facts: Facts,
 }
@@ -152,11 +148,22 @@ impl Engine {
             .unwrap_or(&self.facts.default_runtime)
     }
 
-    /// Runs a short podman command and answers what it printed on stdout.
+    /// Runs a short podman command and answers what it printed on stdout. Waiting for its turn is part
+    /// of `limit`: behind calls that hang, nobody waits longer than for one of them.
     pub async fn call(&self, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
-        // The semaphore is never closed.
-        let _permit = self.gate.acquire().await;
-        call(&self.program, arguments, limit, |_| ()).await
+        let deadline = Instant::now() + limit;
+        let outcome = match timeout_at(deadline, self.gate.acquire()).await {
+            // The semaphore is never closed, and who gets an error instead of a permit goes on.
+            Ok(_permit) => call(&self.program, arguments, deadline - Instant::now(), |_| ()).await,
+            Err(_) => Err(timed_out(arguments, limit)),
+        };
+        match outcome {
+            Err(EngineError::TimedOut { .. }) => {
+                self.suspect();
+                Err(timed_out(arguments, limit))
+            }
+            outcome => outcome,
+        }
     }
 
     /// Fetches an image; `note` hears each line that podman says meanwhile. Takes long, so it doesn't
@@ -204,7 +211,7 @@ impl Engine {
     pub async fn remove_container(&self, name: &str) {
         let arguments = ["rm", "--force", "--ignore", "--time=0", name];
         if let Err(error) = self.call(&arguments, SWEEP_LIMIT).await {
-            tracing::warn!(%error, name, "podman could not remove a container; the next start tries again");
+            tracing::warn!(%error, name, "podman could not remove a container; it is tried again later");
         }
     }
 
@@ -216,120 +223,4 @@ impl Engine {
 
 fn gate() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(GATE))
-}
-
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
-    command.stdin(Stdio::null()).process_group(0);
-    // Podman and conmon live as long as a job does.
-    environment::close(&mut command);
-    command
-}
-
-fn start(program: &Path, command: &mut Command) -> Result<Child, EngineError> {
-    command.spawn().map_err(|source| EngineError::NotFound {
-        program: program.to_owned(),
-        source,
-    })
-}
-
-/// `note` hears each line that podman says on stderr.
-async fn call(
-    program: &Path,
-    arguments: &[&str],
-    limit: Duration,
-    note: impl FnMut(&str),
-) -> Result<String, EngineError> {
-    let name = arguments
-        .iter()
-        .take(2)
-        .copied()
-        .collect::<Vec<_>>()
-        .join(" ");
-    let mut command = command(program);
-    command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = start(program, &mut command)?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let work = async {
-        let (out, err, status) = tokio::join!(
-            read_up_to(stdout, ANSWER_BYTES),
-            read_tail(stderr, note),
-            child.wait()
-        );
-        Ok::<_, io::Error>((out?, err, status?))
-    };
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => {
-            let (out, message, status) = done?;
-            if status.success() {
-                return Ok(String::from_utf8_lossy(&out).into_owned());
-            }
-            Err(EngineError::Failed {
-                call: name,
-                message: or_status(message, status),
-            })
-        }
-        Err(_) => {
-            end(&mut child).await;
-            Err(EngineError::TimedOut { call: name, limit })
-        }
-    }
-}
-
-/// TERM, and KILL to a podman that doesn't heed it.
-async fn end(child: &mut Child) {
-    if let Some(pid) = child
-        .id()
-        .and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()))
-    {
-        // It may have ended by itself just now.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-    if tokio::time::timeout(TERM_GRACE, child.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("podman ignores TERM and is killed");
-        let _ = child.kill().await;
-    }
-}
-
-fn or_status(message: String, status: ExitStatus) -> String {
-    if message.is_empty() {
-        format!("it said nothing ({status})")
-    } else {
-        message
-    }
-}
-
-async fn read_up_to(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        stream.take(limit).read_to_end(&mut bytes).await?;
-    }
-    Ok(bytes)
-}
-
-/// Reads to the end and keeps the last [`MESSAGE_BYTES`], without podman's `Error: `; `note` hears
-/// each line, or what is read of one at a time.
-async fn read_tail(stream: Option<impl AsyncRead + Unpin>, mut note: impl FnMut(&str)) -> String {
-    let mut kept = Vec::new();
-    if let Some(mut stream) = stream {
-        let mut buffer = [0; 4096];
-        // A pipe that fails to be read has nothing more to tell.
-        while let Ok(n @ 1..) = stream.read(&mut buffer).await {
-            for line in String::from_utf8_lossy(&buffer[..n]).lines() {
-                note(line);
-            }
-            kept.extend_from_slice(&buffer[..n]);
-            let surplus = kept.len().saturating_sub(MESSAGE_BYTES);
-            kept.drain(..surplus);
-        }
-    }
-    let text = String::from_utf8_lossy(&kept);
-    text.trim().trim_start_matches("Error: ").to_owned()
 }

@@ -6,7 +6,7 @@
 //! only program is our own init, with each runtime and each set of ulimits, and keep the
 //! first that works. No image is needed for it.
 
-use super::{Container, ContainerSpec, Engine, EngineError, Facts, Root, Way, call};
+use super::{Container, ContainerSpec, Engine, EngineError, Facts, Root, Way, call, labels};
 use crate::sandbox_init::{
     self,
     wire::{REPORT_BYTES, Report, Request},
@@ -27,6 +27,9 @@ use tokio::{
 const INFO_LIMIT: Duration = Duration::from_secs(30);
 const TRY_LIMIT: Duration = Duration::from_secs(20);
 
+/// How the names of containers begin that are run to find something out.
+pub const PROBE: &str = "cynode-probe-";
+
 /// What the operator fixed; everything else is found out.
 pub struct Wanted {
     /// Name or path of podman.
@@ -35,13 +38,34 @@ pub struct Wanted {
     pub runtime: Option<String>,
 }
 
-/// Finds a way to run containers. `init` is our static binary, `scratch` a directory to play in.
-pub async fn probe(wanted: Wanted, init: &Path, scratch: &Path) -> Result<Engine, EngineError> {
-    let began = Instant::now();
+/// Where a container is tried.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Our static binary.
+    pub init: &'a Path,
+    /// A directory to play in.
+    pub scratch: &'a Path,
+    /// Whose containers they are, so that a sweep finds one that was left; nobody's for a doctor.
+    pub node_uuid: Option<&'a str>,
+}
+
+/// Asks podman what it is, and finds a way to run containers.
+pub async fn probe(wanted: Wanted, ground: Ground<'_>) -> Result<Engine, EngineError> {
     let facts = facts(&wanted.program).await?;
+    find_way(wanted, facts, ground).await
+}
+
+/// Finds a way to run containers with a podman that said what it is.
+pub async fn find_way(
+    wanted: Wanted,
+    facts: Facts,
+    ground: Ground<'_>,
+) -> Result<Engine, EngineError> {
+    let began = Instant::now();
     let mut engine = Engine {
         program: wanted.program,
         gate: super::gate(),
+        watch: super::watch::Watch::default(),
         way: Way {
             runtime: None,
             ulimits: Vec::new(),
@@ -49,9 +73,14 @@ pub async fn probe(wanted: Wanted, init: &Path, scratch: &Path) -> Result<Engine
         facts,
     };
     let mut tried = Vec::new();
+    let mut hung = Vec::new();
     for way in ways(wanted.runtime) {
+        if hung.contains(&way.runtime) {
+            // Other limits of resources don't wake it up.
+            continue;
+        }
         engine.way = way;
-        match run(&engine, init, scratch).await {
+        match run(&engine, ground).await {
             Ok(()) => {
                 tracing::info!(
                     version = engine.facts.version,
@@ -65,6 +94,9 @@ pub async fn probe(wanted: Wanted, init: &Path, scratch: &Path) -> Result<Engine
             }
             Err(error) => {
                 tracing::debug!(way = ?engine.way, %error, "podman can't run containers this way");
+                if matches!(error, EngineError::TimedOut { .. }) {
+                    hung.push(engine.way.runtime.clone());
+                }
                 tried.push(format!(
                     "  runtime {}, ulimits {}: {error}",
                     engine.way.runtime.as_deref().unwrap_or("(podman's own)"),
@@ -185,22 +217,33 @@ pub async fn facts(program: &Path) -> Result<Facts, EngineError> {
     })
 }
 
+/// Whether podman still does what jobs need: finds images and runs containers.
+pub(super) async fn works(engine: &Engine, ground: Ground<'_>) -> Result<(), EngineError> {
+    // Not as one of the short calls, which may all hang.
+    let asked = ["image", "exists", "localhost/cynode-probe"];
+    match call(&engine.program, &asked, TRY_LIMIT, |_| ()).await {
+        // There is none, says a podman that works.
+        Ok(_) | Err(EngineError::Failed { .. }) => run(engine, ground).await,
+        Err(error) => Err(error),
+    }
+}
+
 /// Runs init with a command that can't be found: all of podman, runtime, mounts and descriptors
 /// has worked when init says so.
-async fn run(engine: &Engine, init: &Path, scratch: &Path) -> Result<(), EngineError> {
+async fn run(engine: &Engine, ground: Ground<'_>) -> Result<(), EngineError> {
     // Podman fills the root with mount points, so each try gets a fresh one.
-    let root = scratch.join("probe");
+    let root = ground.scratch.join("probe");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
-    let outcome = attempt(engine, init, &root).await;
+    let outcome = attempt(engine, ground, &root).await;
     // Left behind, it is removed before the next try.
     let _ = fs::remove_dir_all(&root);
     outcome
 }
 
-async fn attempt(engine: &Engine, init: &Path, root: &Path) -> Result<(), EngineError> {
+async fn attempt(engine: &Engine, ground: Ground<'_>, root: &Path) -> Result<(), EngineError> {
     let (ours, theirs) = UnixStream::pair()?;
     let null = || {
         fs::OpenOptions::new()
@@ -210,12 +253,18 @@ async fn attempt(engine: &Engine, init: &Path, root: &Path) -> Result<(), Engine
     };
     let theirs = theirs.into_std()?;
     theirs.set_nonblocking(false)?;
+    let whose = ground.node_uuid.map(|uuid| {
+        [
+            (labels::NODE, uuid.to_owned()),
+            (labels::JOB, "probe".to_owned()),
+        ]
+    });
     let mut container = engine.spawn(&ContainerSpec {
-        name: &format!("cynode-probe-{}", uuid::Uuid::new_v4()),
+        name: &format!("{PROBE}{}", uuid::Uuid::new_v4()),
         root: Root::Directory(root),
-        init,
+        init: ground.init,
         workspace: None,
-        labels: &[],
+        labels: whose.as_ref().map_or(&[], |labels| labels.as_slice()),
         descriptors: [theirs.into(), null()?, null()?],
     })?;
     let conversation = async {

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 /// This machine, as looked at once; what changes is looked at for each report.
 pub(super) struct Machine {
     still: CapabilityReport,
+    engine: Engine,
     advertised: Advertised,
     data_dir: PathBuf,
     inference: watch::Receiver<Inference>,
@@ -88,6 +89,7 @@ impl Machine {
         };
         Self {
             still,
+            engine: engine.clone(),
             advertised,
             data_dir: data_dir.path().to_owned(),
             inference,
@@ -105,8 +107,8 @@ impl Machine {
         report.compute.storage_free_mb = free_mb(&self.data_dir);
         report.inference = Some(self.inference.borrow().clone());
         if let Some(sandbox) = &mut report.sandbox {
-            // A node that is about to end is given no more jobs.
-            sandbox.supported = !*self.closing.borrow();
+            // A node that is about to end, or whose podman hangs, is given no more jobs.
+            sandbox.supported = !*self.closing.borrow() && self.engine.trouble().is_none();
         }
         Ok(report)
     }

@@ -175,7 +175,10 @@ pub async fn start(
     settings.check()?;
     let ephemeral = settings.ephemeral;
     let (closing, is_closing) = watch::channel(false);
-    let mut node = Node::prepare(data_dir, settings, is_closing.clone()).await?;
+    let mut node = tokio::select! {
+        node = Node::prepare(data_dir, settings, is_closing.clone()) => node?,
+        () = ended(shutdown.clone()) => return Err(NodeError::Stopped),
+    };
     fit();
     let joined = tokio::select! {
         joined = node.join() => joined,

@@ -125,7 +125,10 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
     let listen = args.sandbox.worker_listen.unwrap_or(worker::DEFAULT_LISTEN);
     let settings = worker_settings(&args.sandbox)?;
     run(common, async |shutdown| {
-        let bench = Bench::prepare(&data_dir, settings).await?;
+        let bench = tokio::select! {
+            bench = Bench::prepare(&data_dir, settings) => bench?,
+            () = ended(shutdown.clone()) => return Ok(()),
+        };
         data_dir.update_addresses(|addresses| addresses.worker = None)?;
         let (socket, bound) = worker::reserve(listen)?;
         let worker = bench.open(socket.listen(1024)?, &token, Policy::default());

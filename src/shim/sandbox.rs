@@ -270,6 +270,11 @@ impl Watch<'_> {
                 self.halt(Halt::Timeout);
                 None
             }
+            // Init has not even come, so podman hangs: nothing runs that podman could kill.
+            Phase::Ending(halt) if !self.begun => {
+                remains.container.end().await;
+                Some(End::Halted(halt))
+            }
             Phase::Ending(halt) => {
                 self.phase = Phase::Killing(halt);
                 self.deadline = Instant::now() + PODMAN_GRACE;

@@ -79,7 +79,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
             "this worker is shutting down; send the job to another node",
         ));
     }
-    let job = match api.ledger.admit(wanted, &image, || api.shop.disk.check())? {
+    let job = match api.ledger.admit(wanted, &image, || api.shop.check())? {
         Admission::Known(job) => job,
         Admission::New(job, spec) => {
             api.start(&job, Entry::Begin(spec));
@@ -140,7 +140,7 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
     Ok(if api.closing.load(Ordering::SeqCst) {
         unavailable("shutting down")
-    } else if let Err(problem) = api.shop.disk.check() {
+    } else if let Err(problem) = api.shop.check() {
         unavailable(&problem.detail)
     } else {
         response::text(StatusCode::OK, "ready")

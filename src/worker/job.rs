@@ -16,6 +16,7 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
+        problem::{Kind, Problem},
     },
     data_dir::make_private_dir,
     engine::{Engine, ImageError, Images},
@@ -23,13 +24,20 @@ use crate::{
     spool::{Ending, Recorder},
 };
 use futures_util::FutureExt as _;
-use std::{io, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use std::{io, panic::AssertUnwindSafe, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::{Instant, sleep_until, timeout},
+};
 
 /// How often a shim is started for one attempt, should somebody kill it before the command began.
 const STARTS: u32 = 3;
 /// Before a shim that has let go of us is spoken to again, or an end is written down again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After so long podman should have started a sandbox.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After so long a job should have a slot; podman clears a sandbox away much faster.
+const SOON: Duration = Duration::from_secs(2);
 
 /// All that jobs share.
 pub(super) struct Workshop {
@@ -43,6 +51,18 @@ pub(super) struct Workshop {
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
     pub(super) metrics: Metrics,
+}
+
+impl Workshop {
+    /// Whether one more job can be run here.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if let Some(reason) = self.engine.trouble() {
+            let detail =
+                format!("podman does not work on this node, and so it takes no job: {reason}");
+            return Err(Problem::new(Kind::Unavailable, detail).retry_after(PAUSE.as_secs()));
+        }
+        self.disk.check()
+    }
 }
 
 /// Where to begin.
@@ -166,8 +186,19 @@ async fn prepare<'a>(shop: &'a Workshop, job: &Job) -> Result<(String, Semaphore
         .images
         .resolve(&image, |progress| tell(shop, job, progress))
         .await?;
-    let slot = shop.slots.acquire().await.map_err(engine_error)?;
-    Ok((image_id, slot))
+    let mut slot = pin!(shop.slots.acquire());
+    let slot = match timeout(SOON, &mut slot).await {
+        Ok(slot) => slot,
+        Err(_) => {
+            tell(
+                shop,
+                job,
+                "waiting until podman has cleared away the sandbox of an earlier job",
+            );
+            slot.await
+        }
+    };
+    Ok((image_id, slot.map_err(engine_error)?))
 }
 
 /// Tells those who wait for the job what it waits for.
@@ -211,8 +242,16 @@ fn order(
 async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
     let mut cancel = job.cancel.subscribe();
     let mut told_to_end = false;
+    let doubtful = Instant::now() + PATIENCE;
+    let mut is_looked_at = false;
     loop {
         tokio::select! {
+            () = sleep_until(doubtful), if !is_looked_at => {
+                is_looked_at = true;
+                if !job.spool.has_begun() {
+                    shop.engine.suspect();
+                }
+            }
             lives = link.news() => {
                 note_end(shop, job).await;
                 if !lives {
@@ -245,6 +284,10 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
     };
     shop.metrics.job_ended(result.status);
     tracing::info!(job = %result.job_id, attempt = result.attempt, status = ?result.status, exit_code = result.exit_code, error = ?result.error, "job ended");
+    let kind = result.error.as_ref().map(|error| error.kind);
+    if kind == Some(JobErrorKind::EngineError) {
+        shop.engine.suspect();
+    }
     job.end(result.status);
     true
 }

@@ -77,6 +77,7 @@ pub struct Settings {
 pub struct Bench {
     engine: Engine,
     init: PathBuf,
+    home: PathBuf,
     node_uuid: String,
     jobs_dir: PathBuf,
     settings: Settings,
@@ -130,7 +131,12 @@ impl Bench {
             program: settings.engine.clone(),
             runtime: settings.engine_runtime.clone(),
         };
-        let engine = probe::probe(wanted, &init, &home).await?;
+        let ground = probe::Ground {
+            init: &init,
+            scratch: &home,
+            node_uuid: Some(&node_uuid),
+        };
+        let engine = probe::probe(wanted, ground).await?;
         let tombstones =
             tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
         let found = recovery::find(&engine, &init, &jobs_dir, &tombstones).await?;
@@ -138,6 +144,7 @@ impl Bench {
         Ok(Self {
             engine,
             init,
+            home,
             node_uuid: node_uuid.to_string(),
             jobs_dir,
             settings,
@@ -162,6 +169,7 @@ impl Bench {
         let Self {
             engine,
             init,
+            home,
             node_uuid,
             jobs_dir,
             settings,
@@ -209,6 +217,15 @@ impl Bench {
         for (job, entry) in found.open {
             api.start(&job, entry);
         }
+        let watched = Arc::clone(&shop);
+        tokio::spawn(async move {
+            let ground = probe::Ground {
+                init: &watched.init,
+                scratch: &home,
+                node_uuid: Some(&watched.node_uuid),
+            };
+            watched.engine.watch_over(ground).await;
+        });
         tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(

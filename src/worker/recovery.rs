@@ -3,10 +3,11 @@
 use super::{job::Entry, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
-    engine::{Engine, EngineError, labels},
+    engine::{Engine, EngineError, labels, probe::PROBE},
     shim::Link,
     spool::Spool,
 };
+use futures_util::future::join_all;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
@@ -119,20 +120,51 @@ impl Found {
         self.open.push((Arc::clone(job), Entry::Adopt(link)));
     }
 
-    /// Removes sandboxes that bear our label and belong to no shim that lives.
+    /// Removes sandboxes that belong to no shim that lives.
     pub(super) async fn sweep(&self, engine: &Engine, node_uuid: &str) -> Result<(), EngineError> {
-        let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
-        // A model server is ours, too, and is none of this.
-        let sandboxes = format!("--filter=label={}", labels::JOB);
-        let list = ["ps", "--all", "--format={{.Names}}", &ours, &sandboxes];
-        let names = engine.call(&list, SWEEP_LIMIT).await?;
-        for name in names
-            .lines()
-            .filter(|name| !self.containers.contains(*name))
-        {
-            tracing::warn!(name, "a container of an earlier process is removed");
-            engine.remove_container(name).await;
-        }
+        let held = |name: &str| self.containers.contains(name);
+        remove_all_but(held, sandboxes(engine, node_uuid).await?, engine).await;
         Ok(())
     }
+}
+
+/// Removes what a podman that hung has left of jobs that have ended, while others run.
+pub(super) async fn sweep_behind(
+    engine: &Engine,
+    node_uuid: &str,
+    jobs_dir: &Path,
+) -> Result<(), EngineError> {
+    // In this order: a job that begins meanwhile is not among them.
+    let sandboxes = sandboxes(engine, node_uuid).await?;
+    let mut held = HashSet::new();
+    for entry in fs::read_dir(jobs_dir)? {
+        let spool = Spool::at(entry?.path());
+        // One that can't be read may be anybody's.
+        if !matches!(spool.result(), Ok(Some(_))) {
+            held.extend(spool.container());
+        }
+    }
+    // A probe may be under way; of one that was left the next start finds the label.
+    let held = |name: &str| name.starts_with(PROBE) || held.contains(name);
+    remove_all_but(held, sandboxes, engine).await;
+    Ok(())
+}
+
+/// The names of all sandboxes that bear our label; a model server is ours, too, and is none.
+async fn sandboxes(engine: &Engine, node_uuid: &str) -> Result<Vec<String>, EngineError> {
+    let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
+    let sandboxes = format!("--filter=label={}", labels::JOB);
+    let list = ["ps", "--all", "--format={{.Names}}", &ours, &sandboxes];
+    let names = engine.call(&list, SWEEP_LIMIT).await?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+/// All at a time, so that those which can't be removed hold up no other.
+async fn remove_all_but(held: impl Fn(&str) -> bool, names: Vec<String>, engine: &Engine) {
+    let left = names.iter().filter(|name| !held(name));
+    let removals = left.map(|name| {
+        tracing::warn!(name, "a container that no job waits for is removed");
+        engine.remove_container(name)
+    });
+    join_all(removals).await;
 }

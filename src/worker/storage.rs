@@ -1,6 +1,6 @@
 //! Room on the disk: whether there is enough for another job, and what goes when it is too long ago.
 
-use super::{job::Workshop, ledger::Ledger};
+use super::{job::Workshop, ledger::Ledger, recovery::sweep_behind};
 use crate::{
     api::{
         events::ResultEvent,
@@ -66,13 +66,21 @@ impl Disk {
 /// Lets go of what nobody has fetched for `retain`, for as long as the worker lives: logs and texts
 /// first, so that for as long again a late request hears how its job ended and none is run twice.
 pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain: Duration) {
+    let (engine, node_uuid) = (shop.engine.clone(), shop.node_uuid.clone());
+    let jobs_dir = shop.disk.jobs_dir.clone();
     loop {
         let (shop, ledger) = (Arc::clone(&shop), Arc::clone(&ledger));
         let round = tokio::task::spawn_blocking(move || clean(&shop, &ledger, retain));
         if round.await.is_err() {
             tracing::error!("looking for old results failed; the lines above say where");
         }
-        tokio::time::sleep(ROUND).await;
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            () = engine.recovered() => {}
+        }
+        if let Err(error) = sweep_behind(&engine, &node_uuid, &jobs_dir).await {
+            tracing::warn!(%error, "what earlier jobs may have left can't be looked for; it is tried again");
+        }
     }
 }
 

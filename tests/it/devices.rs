@@ -19,7 +19,12 @@ fn a_container_tells_which_devices_it_can_open() {
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let [seen, without] = runtime.block_on(async {
-        let engine = probe::probe(wanted, init, home.path()).await.unwrap();
+        let ground = probe::Ground {
+            init,
+            scratch: home.path(),
+            node_uuid: None,
+        };
+        let engine = probe::probe(wanted, ground).await.unwrap();
         let seen = visible_devices(&engine, init, home.path(), &given).await;
         let without = visible_devices(&engine, init, home.path(), &[]).await;
         [seen.unwrap(), without.unwrap()]

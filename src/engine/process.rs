@@ -1,0 +1,309 @@
+//! One podman process: told to end when it takes too long, and never left behind.
+//!
+//! A podman that hangs may ignore TERM or be stopped, what it started may keep its pipes open, and in
+//! the kernel it heeds not even KILL. Whoever waits for it is held up by none of these: every wait
+//! here has an end. It has a process group of its own, which gets the signals, so that a rootless
+//! podman's second process goes with its first. What is to outlive it, conmon, has left that group.
+
+use super::EngineError;
+use crate::environment;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::{Child, ChildStderr, Command},
+    time::timeout,
+};
+
+/// How long a podman that was told to end may take to do so.
+const TERM_GRACE: Duration = Duration::from_secs(5);
+/// The same after KILL, and where we end ourselves and can't wait for long.
+const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// How long the pipes of a podman that has ended are read on, should others hold them open.
+const PIPE_GRACE: Duration = Duration::from_secs(1);
+/// What is kept of podman's own messages, in bytes.
+const MESSAGE_BYTES: usize = 8 * 1024;
+/// What is read of podman's answers, in bytes.
+const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// The command that starts podman.
+pub(super) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
+    command.stdin(Stdio::null()).process_group(0);
+    // Podman and conmon live as long as a job does.
+    environment::close(&mut command);
+    command
+}
+
+/// A podman that runs. Dropped before its end, it is ended.
+pub(super) struct Process {
+    child: Child,
+    /// Not even KILL has ended it.
+    is_given_up: bool,
+}
+
+impl Process {
+    pub(super) fn start(program: &Path, command: &mut Command) -> Result<Self, EngineError> {
+        let child = command.spawn().map_err(|source| EngineError::NotFound {
+            program: program.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            child,
+            is_given_up: false,
+        })
+    }
+
+    /// What it says on stderr; once.
+    pub(super) fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    /// Waits for its end. Can be interrupted, and called again.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// TERM, and KILL to a podman that doesn't heed it.
+    pub(super) async fn end(&mut self) {
+        self.tell(Signal::TERM);
+        if timeout(TERM_GRACE, self.child.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(pid = self.child.id(), "podman ignores TERM and is killed");
+        self.tell(Signal::KILL);
+        if timeout(SHORT_GRACE, self.child.wait()).await.is_err() {
+            tracing::error!(
+                pid = self.child.id(),
+                "podman can't even be killed and is left alone; see what the kernel says of its disk (dmesg)"
+            );
+            self.is_given_up = true;
+        }
+    }
+
+    fn tell(&self, signal: Signal) {
+        // Nothing once it was waited for: its number may be another's by then.
+        let pid = self.child.id().map(u32::cast_signed);
+        if let Some(group) = pid.and_then(Pid::from_raw) {
+            // It may have ended by itself just now. One that is stopped hears nothing until it goes on.
+            let _ = kill_process_group(group, signal);
+            let _ = kill_process_group(group, Signal::CONT);
+        }
+    }
+}
+
+/// Nobody waits for it any more, mostly since we end ourselves: no time is left to be patient.
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_given_up || self.child.id().is_none() {
+            return;
+        }
+        self.tell(Signal::TERM);
+        let began = Instant::now();
+        while self.ended().is_none() {
+            if began.elapsed() > SHORT_GRACE {
+                self.tell(Signal::KILL);
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Runs podman to its end and answers what it printed on stdout; `note` hears each line that it says on
+/// stderr.
+pub(super) async fn call(
+    program: &Path,
+    arguments: &[&str],
+    limit: Duration,
+    note: impl FnMut(&str),
+) -> Result<String, EngineError> {
+    let mut command = command(program);
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = Process::start(program, &mut command)?;
+    let (stdout, stderr) = (process.child.stdout.take(), process.stderr());
+    let (mut answer, mut message) = (Vec::new(), Vec::new());
+    let mut reading = Box::pin(async {
+        tokio::join!(
+            read(stdout, &mut answer),
+            read_tail(stderr, note, &mut message)
+        )
+    });
+    let mut is_read = false;
+    let ended = timeout(limit, async {
+        loop {
+            tokio::select! {
+                status = process.wait() => return status,
+                _ = &mut reading, if !is_read => is_read = true,
+            }
+        }
+    });
+    let Ok(status) = ended.await else {
+        process.end().await;
+        return Err(timed_out(arguments, limit));
+    };
+    let status = status?;
+    if !is_read {
+        // What it said itself is in the pipes by now.
+        let _ = timeout(PIPE_GRACE, &mut reading).await;
+    }
+    drop(reading);
+    if status.success() {
+        return Ok(String::from_utf8_lossy(&answer).into_owned());
+    }
+    Err(EngineError::Failed {
+        call: name(arguments),
+        message: or_status(words(&message), status),
+    })
+}
+
+/// A call that took too long.
+pub(super) fn timed_out(arguments: &[&str], limit: Duration) -> EngineError {
+    EngineError::TimedOut {
+        call: name(arguments),
+        limit,
+    }
+}
+
+fn name(arguments: &[&str]) -> String {
+    arguments[..arguments.len().min(2)].join(" ")
+}
+
+/// What podman said, or how it ended where it said nothing.
+pub(super) fn or_status(message: String, status: ExitStatus) -> String {
+    if message.is_empty() {
+        format!("it said nothing ({status})")
+    } else {
+        message
+    }
+}
+
+async fn read(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
+    if let Some(mut stream) = stream {
+        // A pipe that fails to be read has nothing more to tell.
+        while bytes.len() < ANSWER_BYTES && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
+    }
+}
+
+/// Reads to the end and keeps the last [`MESSAGE_BYTES`]; `note` hears each line, or what is read of one
+/// at a time.
+async fn read_tail(
+    stream: Option<impl AsyncRead + Unpin>,
+    mut note: impl FnMut(&str),
+    kept: &mut Vec<u8>,
+) {
+    let Some(mut stream) = stream else { return };
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        for line in String::from_utf8_lossy(&buffer[..n]).lines() {
+            note(line);
+        }
+        kept.extend_from_slice(&buffer[..n]);
+        let surplus = kept.len().saturating_sub(MESSAGE_BYTES);
+        kept.drain(..surplus);
+    }
+}
+
+/// Podman's last words, all of them.
+pub(super) async fn last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let mut kept = Vec::new();
+    read_tail(stream, |_| (), &mut kept).await;
+    words(&kept)
+}
+
+/// Without podman's `Error: `.
+fn words(kept: &[u8]) -> String {
+    let text = String::from_utf8_lossy(kept);
+    text.trim().trim_start_matches("Error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    async fn sh(script: &str, limit: Duration) -> Result<String, EngineError> {
+        call(Path::new("/bin/sh"), &["-c", script], limit, |_| ()).await
+    }
+
+    /// Whether a process is there and not only waited for.
+    fn lives(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    }
+
+    /// Waits a moment: who was killed is gone soon, and not at once.
+    fn goes(pid: &str) -> bool {
+        (0..200).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            !lives(pid)
+        })
+    }
+
+    fn end_helper(pid: &str) {
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_holds_its_pipes_open_does_not_hold_up_its_answer() {
+        let limit = Duration::from_secs(60);
+        let pid = sh("sleep 1000 & echo $!", limit).await.unwrap();
+        assert!(lives(&pid), "not ours to end: {pid:?}");
+        end_helper(&pid);
+        match sh("sleep 1000 & echo Error: $! >&2; exit 3", limit).await {
+            Err(EngineError::Failed { message, .. }) => end_helper(&message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_is_ended_with_what_it_started() {
+        let home = tempfile::tempdir().unwrap();
+        let pids = home.path().join("pids");
+        let script = format!(
+            "trap '' TERM; sleep 1000 & echo $$ $! >{}; wait",
+            pids.display()
+        );
+        let outcome = sh(&script, Duration::from_millis(500)).await;
+        assert!(matches!(outcome, Err(EngineError::TimedOut { .. })));
+        let pids = fs::read_to_string(pids).unwrap();
+        assert!(pids.split_whitespace().all(goes), "{pids}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_stopped_hears_term_and_needs_no_kill() {
+        let began = Instant::now();
+        let outcome = sh("kill -STOP $$", Duration::from_millis(500)).await;
+        assert!(matches!(outcome, Err(EngineError::TimedOut { .. })));
+        assert!(began.elapsed() < TERM_GRACE);
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_any_more_is_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("pid");
+        let script = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", path.display());
+        let call = sh(&script, Duration::from_secs(60));
+        assert!(timeout(Duration::from_millis(500), call).await.is_err());
+        let pid = fs::read_to_string(path).unwrap();
+        assert!(goes(&pid), "{pid}");
+    }
+}

@@ -1,0 +1,249 @@
+//! A podman that hangs or fails, wherever it does so: the worker answers, jobs end honestly and in time,
+//! and nothing is left. Podman stands behind a script that plays its moods.
+
+use crate::support::{
+    Process, Worker,
+    cluster::secret_file,
+    eventually, eventually_eq,
+    image::{self, IMAGE, USER_IMAGE, podman},
+    process::with_tool,
+    server::{kill, role},
+};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+/// What podman does in a mood. `wait` hangs, deaf to TERM, until the mood is over.
+const DEAF: &str = "trap '' TERM; wait_for_it";
+const STOPPED: &str = "kill -STOP $$";
+const AFTERWARDS: &str = "podman \"$@\"; code=$?; trap '' TERM; wait_for_it; exit $code";
+const HELD_OPEN: &str = "sleep 1000 & echo $! >>HOME/pids; podman \"$@\"; exit";
+const FAILING: &str = "echo 'Error: out of sorts' >&2; exit 125";
+
+/// A podman with moods, by subcommand.
+struct Moody(TempDir);
+
+impl Moody {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let script = "for word; do case $word in -*) ;; *) break;; esac; done\n\
+             mood=HOME/mood-$word\n\
+             wait_for_it() { while [ -e $mood ]; do sleep 0.05; done; }\n\
+             if [ -e $mood ]; then echo $$ >>HOME/pids; . $mood; fi\n\
+             exec podman \"$@\"";
+        let script = script.replace("HOME", home.path().to_str().unwrap());
+        with_tool(home.path(), "moody-podman", &script);
+        Self(home)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn engine(&self) -> String {
+        let program = self.path().join("bin/moody-podman");
+        program.to_str().unwrap().to_owned()
+    }
+
+    fn worker(&self, more: &[&str]) -> Worker {
+        Worker::start(&[&["--engine", &self.engine()], more].concat())
+    }
+
+    /// From now on `podman COMMAND` is in this mood.
+    fn get(&self, command: &str, mood: &str) {
+        let mood = mood.replace("HOME", self.path().to_str().unwrap());
+        let draft = self.path().join("draft");
+        fs::write(&draft, mood).unwrap();
+        fs::rename(draft, self.path().join(format!("mood-{command}"))).unwrap();
+    }
+
+    fn is_over(&self, command: &str) {
+        fs::remove_file(self.path().join(format!("mood-{command}"))).unwrap();
+    }
+
+    /// Whom the moods have caught.
+    fn caught(&self) -> Vec<i32> {
+        let pids = fs::read_to_string(self.path().join("pids")).unwrap_or_default();
+        pids.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    fn wait_until_caught(&self, n: usize) {
+        eventually("it is in the mood", || {
+            (self.caught().len() >= n).then_some(())
+        });
+    }
+
+    fn assert_none_lives(&self) {
+        for pid in self.caught() {
+            eventually("no podman is left", || {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                (stat.is_empty() || stat.contains(") Z ")).then_some(())
+            });
+        }
+    }
+}
+
+impl Drop for Moody {
+    /// Neither a test that fails nor a helper that is nobody's leaves anything.
+    fn drop(&mut self) {
+        for pid in self.caught() {
+            // By now its number may be another's.
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if line.contains("moody-podman") || line.contains("sleep\x001000") {
+                kill(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn cancel(worker: &Worker, job: &Value) {
+    worker
+        .api
+        .act(&format!("{}:cancel", Worker::path(job)))
+        .json(200);
+}
+
+fn last(events: impl Iterator<Item = Value>) -> Value {
+    events.last().unwrap()
+}
+
+#[test]
+fn a_job_whose_podman_hangs_before_its_sandbox_can_be_canceled() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    for (n, mood) in [DEAF, STOPPED].into_iter().enumerate() {
+        moody.get("run", mood);
+        let job = Worker::script("echo here");
+        let events = worker.follow(&job, 0);
+        moody.wait_until_caught(n + 1);
+        worker.api.get("/readyz").expect(200);
+        let state = worker.api.get(&Worker::path(&job)).json(200);
+        assert_eq!(state["status"], "running");
+        cancel(&worker, &job);
+        let result = last(events);
+        assert_eq!(result["status"], "canceled", "{result}");
+        moody.assert_none_lives();
+        moody.is_over("run");
+        assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    }
+}
+
+#[test]
+fn a_podman_that_hangs_after_the_command_holds_back_no_result_and_the_next_job_hears_why_it_waits()
+{
+    let moody = Moody::new();
+    let worker = moody.worker(&["--max-concurrency", "1"]);
+    moody.get("run", AFTERWARDS);
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    let next = Worker::script("echo next");
+    let mut events = worker.follow(&next, 0);
+    let told = events.next().unwrap();
+    assert_eq!(told["event"], "status", "{told}");
+    assert!(
+        told["detail"].as_str().unwrap().contains("cleared away"),
+        "{told}"
+    );
+    moody.is_over("run");
+    assert_eq!(last(events)["stdout"], "next\n");
+}
+
+#[test]
+fn calls_that_hang_hold_up_no_job_that_needs_none_and_go_with_the_worker() {
+    let moody = Moody::new();
+    let mut worker = moody.worker(&["--max-concurrency", "9"]);
+    worker.run(&Worker::script("true"));
+    moody.get("image", DEAF);
+    // More than may ask at the same time.
+    let nowhere = |n| json!({"image": format!("localhost/cynode-nowhere-{n}")});
+    let jobs: Vec<Value> = (0..6)
+        .map(|n| Worker::script_with("true", nowhere(n)))
+        .collect();
+    let waiting: Vec<_> = jobs.iter().map(|job| worker.follow(job, 0)).collect();
+    moody.wait_until_caught(4);
+    // Its image is known.
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    worker.api.get("/readyz").expect(200);
+    for (job, events) in jobs.iter().zip(waiting) {
+        cancel(&worker, job);
+        assert_eq!(last(events)["status"], "canceled");
+    }
+    assert_eq!(worker.process.terminate(), 0);
+    moody.assert_none_lives();
+}
+
+#[test]
+fn who_holds_podmans_pipes_open_holds_up_no_job() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    moody.get("image", HELD_OPEN);
+    let job = Worker::script_with("echo here", json!({"image": USER_IMAGE}));
+    assert_eq!(worker.run(&job)["stdout"], "here\n");
+    moody.get("run", HELD_OPEN);
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+}
+
+#[test]
+fn while_podman_runs_nothing_no_job_is_taken_and_the_reason_is_told() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    moody.get("run", FAILING);
+    let result = worker.run(&Worker::script("true"));
+    assert_eq!(result["error"]["type"], "engine-error", "{result}");
+    let told = eventually("it is not ready", || {
+        let reply = worker.api.get("/readyz");
+        (reply.status == 503).then(|| String::from_utf8_lossy(&reply.body).into_owned())
+    });
+    assert!(
+        told.contains("podman") && told.contains("out of sorts"),
+        "{told}"
+    );
+    let refusal = worker
+        .send(&Worker::script("true"))
+        .problem(503, "unavailable");
+    assert!(
+        refusal["detail"].as_str().unwrap().contains("out of sorts"),
+        "{refusal}"
+    );
+    // What it left while it was out of sorts goes as soon as it is well.
+    let name = format!("cynode-left-{}", crate::support::uuid());
+    leave(&worker, &name);
+    moody.is_over("run");
+    eventually_eq("it is ready again", 200, || {
+        worker.api.get("/readyz").status
+    });
+    eventually("what was left is swept up", || {
+        worker.containers().is_empty().then_some(())
+    });
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+}
+
+/// Makes a sandbox of the worker that no job waits for.
+fn leave(worker: &Worker, name: &str) {
+    let labels = [
+        format!("--label=io.cynode.node={}", worker.node_uuid()),
+        "--label=io.cynode.job-id=gone".to_owned(),
+    ];
+    let named = format!("--name={name}");
+    podman(&["create", &named, &labels[0], &labels[1], IMAGE, "true"]).unwrap();
+    assert_eq!(worker.containers().len(), 1);
+}
+
+#[test]
+fn a_start_ends_when_it_is_told_to_while_podman_hangs() {
+    image::ready();
+    let moody = Moody::new();
+    for command in ["info", "run", "ps"] {
+        let before = moody.caught().len();
+        moody.get(command, DEAF);
+        let token = secret_file(moody.path(), "token", "a token of this test");
+        let mut command_line = role(moody.path(), "worker", &moody.path().join("state"));
+        command_line.args(["--engine", &moody.engine(), "--token-file", &token]);
+        command_line.args(["--worker-listen", "127.0.0.1:0"]);
+        let mut worker = Process::start("worker", moody.path(), &mut command_line);
+        moody.wait_until_caught(before + 1);
+        assert_eq!(worker.terminate(), 0, "{command}");
+        moody.assert_none_lives();
+        moody.is_over(command);
+    }
+}
