@@ -28,7 +28,7 @@ impl Moody {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let script = "for word; do case $word in -*) ;; *) break;; esac; done\n\
-             mood=HOME/mood-$word\n\
+             mood=HOME/mood-$word; echo $word >>HOME/calls\n\
              wait_for_it() { while [ -e $mood ]; do sleep 0.05; done; }\n\
              if [ -e $mood ]; then echo $$ >>HOME/pids; . $mood; fi\n\
              exec podman \"$@\"";
@@ -60,6 +60,11 @@ impl Moody {
 
     fn is_over(&self, command: &str) {
         fs::remove_file(self.path().join(format!("mood-{command}"))).unwrap();
+    }
+
+    /// What was asked of it, by subcommand.
+    fn calls(&self) -> String {
+        fs::read_to_string(self.path().join("calls")).unwrap()
     }
 
     /// Whom the moods have caught.
@@ -124,6 +129,8 @@ fn a_job_whose_podman_hangs_before_its_sandbox_can_be_canceled() {
         let result = last(events);
         assert_eq!(result["status"], "canceled", "{result}");
         moody.assert_none_lives();
+        let calls = moody.calls();
+        assert!(!calls.contains("kill"), "nothing runs: {calls}");
         moody.is_over("run");
         assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
     }
