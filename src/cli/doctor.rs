@@ -1,6 +1,6 @@
 //! Flags of `doctor`: those of the roles that say what it is to look at, and its own.
 
-use super::{Output, Podman, State};
+use super::{Output, Podman, State, StorageFlags};
 use crate::node::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf};
@@ -23,6 +23,8 @@ pub struct DoctorArgs {
     pub orchestrator: Option<String>,
     #[command(flatten)]
     pub podman: Podman,
+    #[command(flatten)]
+    pub storage: StorageFlags,
     /// Where a worker is to listen [default: 0.0.0.0:12090]
     #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
     pub worker_listen: Option<SocketAddr>,

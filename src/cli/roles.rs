@@ -218,7 +218,7 @@ pub struct StorageFlags {
     /// Take no job while less than this is free there, such as 2GiB [default: 512MiB]
     #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = size, value_name = "SIZE")]
     pub min_free_disk: Option<u64>,
-    /// How much of each job's output is kept for those who read along: its beginning, and of the rest the oldest goes first; 1MiB or more [default: 64MiB]
+    /// How much of each job's output is kept for those who read along: its beginning, and of the rest the oldest goes first; 1MiB to 1TiB [default: 64MiB]
     #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,
     /// How long a result is kept that the orchestrator doesn't fetch [default: 30d]

@@ -1,7 +1,7 @@
 //! What roles need of the host's file systems: room, and a data directory of their own.
 
 use super::{Check, Status};
-use crate::data_dir::free_bytes;
+use crate::{cli, data_dir::free_bytes, worker};
 use rustix::fs::{Access, access};
 use std::{
     env, fs, io,
@@ -23,14 +23,36 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
 }
 
-/// Whether there is room for images and for state.
-pub(super) fn disk(images: Option<&Path>, data_dir: &Path) -> Check {
-    let places = [(images, "images"), (Some(data_dir), "state")];
-    let rooms: Vec<(String, io::Result<u64>)> = places
+/// A place that has to have room.
+struct Room {
+    place: String,
+    free: io::Result<u64>,
+    /// With less, a role doesn't work.
+    needed: u64,
+}
+
+/// Whether there is room for images, for state, and for jobs as the node wants it.
+pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::StorageFlags) -> Check {
+    let for_jobs = storage
+        .min_free_disk
+        .unwrap_or(worker::Storage::default().min_free);
+    let mut places = vec![(images, "images", TOO_LITTLE)];
+    match storage.jobs_dir.as_deref() {
+        Some(jobs_dir) => places.extend([
+            (Some(data_dir), "state", TOO_LITTLE),
+            (Some(jobs_dir), "jobs", for_jobs),
+        ]),
+        None => places.push((Some(data_dir), "state", for_jobs.max(TOO_LITTLE))),
+    }
+    let rooms: Vec<Room> = places
         .into_iter()
-        .filter_map(|(path, what)| {
+        .filter_map(|(path, what, needed)| {
             let path = path?;
-            Some((format!("{} ({what})", path.display()), free(path)))
+            Some(Room {
+                place: format!("{} ({what})", path.display()),
+                free: free(path),
+                needed,
+            })
         })
         .collect();
     let check = disk_verdict(&rooms);
@@ -43,36 +65,41 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path) -> Check {
     }
 }
 
-fn disk_verdict(rooms: &[(String, io::Result<u64>)]) -> Check {
+fn disk_verdict(rooms: &[Room]) -> Check {
     const NAME: &str = "disk";
-    let detail: Vec<String> = rooms
-        .iter()
-        .map(|(place, room)| match room {
-            Ok(bytes) => format!("{} free in {place}", gibibytes(*bytes)),
-            Err(error) => format!("{place} can't be asked: {error}"),
-        })
-        .collect();
+    let detail: Vec<String> = rooms.iter().map(Room::told).collect();
     let detail = detail.join(", ");
-    let worst = rooms
-        .iter()
-        .map(|(_, room)| room.as_ref().map_or(Status::Warn, |bytes| enough(*bytes)))
-        .max_by_key(|status| *status as u8);
-    match worst.unwrap_or(Status::Ok) {
-        Status::Ok => Check::ok(NAME, detail),
-        bad => Check::bad(
+    let worst = rooms.iter().map(Room::status);
+    match worst.max_by_key(|status| *status as u8) {
+        None | Some(Status::Ok) => Check::ok(NAME, detail),
+        Some(bad) => Check::bad(
             NAME,
             bad,
             detail,
-            "make room (podman image prune --all removes images that no container uses), or choose another --data-dir",
+            "make room (podman image prune --all removes images that no container uses), or choose another --data-dir or --jobs-dir, or a lower --min-free-disk",
         ),
     }
 }
 
-fn enough(bytes: u64) -> Status {
-    match bytes {
-        0..TOO_LITTLE => Status::Fail,
-        TOO_LITTLE..LITTLE => Status::Warn,
-        LITTLE.. => Status::Ok,
+impl Room {
+    fn told(&self) -> String {
+        let place = &self.place;
+        match &self.free {
+            Ok(bytes) if *bytes < self.needed => {
+                let [free, needed] = [*bytes, self.needed].map(gibibytes);
+                format!("{free} free in {place}, which needs {needed}")
+            }
+            Ok(bytes) => format!("{} free in {place}", gibibytes(*bytes)),
+            Err(error) => format!("{place} can't be asked: {error}"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self.free {
+            Ok(bytes) if bytes < self.needed => Status::Fail,
+            Ok(LITTLE..) => Status::Ok,
+            _ => Status::Warn,
+        }
     }
 }
 
@@ -194,6 +221,14 @@ pub(super) fn data_dir(path: &Path) -> Check {
 mod tests {
     use super::*;
 
+    fn room(bytes: u64, needed: u64) -> Room {
+        Room {
+            place: "/x".to_owned(),
+            free: Ok(bytes),
+            needed,
+        }
+    }
+
     #[test]
     fn one_gibibyte_is_needed_and_ten_are_wanted() {
         for (bytes, status) in [
@@ -204,16 +239,25 @@ mod tests {
             (10 * GIB, Status::Ok),
             (u64::MAX, Status::Ok),
         ] {
-            assert_eq!(enough(bytes), status, "{bytes}");
+            assert_eq!(room(bytes, GIB).status(), status, "{bytes}");
         }
+        assert_eq!(room(20 * GIB, 30 * GIB).status(), Status::Fail);
+        assert_eq!(
+            room(20 * GIB, 30 * GIB).told(),
+            "20.0 GiB free in /x, which needs 30.0 GiB"
+        );
         assert_eq!(gibibytes(GIB - 1), "0.9 GiB");
         assert_eq!(gibibytes(GIB * 21 / 2), "10.5 GiB");
     }
 
     #[test]
     fn the_fullest_place_decides() {
-        let room = |bytes| ("/x".to_owned(), Ok(bytes));
-        let unknown = || ("/y".to_owned(), Err(io::Error::other("why")));
+        let room = |bytes| room(bytes, GIB);
+        let unknown = || Room {
+            place: "/y".to_owned(),
+            free: Err(io::Error::other("why")),
+            needed: GIB,
+        };
         let status = |rooms: &[_]| disk_verdict(rooms).status;
         assert_eq!(status(&[room(20 * GIB), room(20 * GIB)]), Status::Ok);
         assert_eq!(status(&[room(20 * GIB), room(2 * GIB)]), Status::Warn);

@@ -165,7 +165,7 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
         linger,
         podman.sandbox_check(),
         podman.cgroups_check(),
-        host::disk(podman.graph_root(), data_dir),
+        host::disk(podman.graph_root(), data_dir, &args.storage),
         directory,
     ];
     checks.extend(ports);

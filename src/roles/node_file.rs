@@ -245,6 +245,11 @@ impl NodeFile {
             self.inference.port.map(NonZeroU16::get),
         );
         under(&mut args.state.data_dir, self.storage.data_dir);
+        under(&mut args.storage.jobs_dir, self.storage.jobs_dir);
+        under(
+            &mut args.storage.min_free_disk,
+            self.storage.min_free_disk.map(|size| size.0),
+        );
     }
 }
 

@@ -29,8 +29,8 @@ use zeroize::Zeroizing;
 
 /// The least that a Worker API has to take; no job fits into less.
 const MIN_BODY_BYTES: usize = 1024;
-/// The least that is kept of a job's output.
-const MIN_LOG_BYTES: u64 = 1 << 20;
+/// How much may be kept of a job's output.
+const LOG_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 
 pub(super) fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
     Ok(DataDir::open(&data_dir_path(state)?)?)
@@ -240,8 +240,10 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
 fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
     let default = worker::Storage::default();
     let log_bytes = flags.job_log_size.unwrap_or(default.log_bytes);
-    if log_bytes < MIN_LOG_BYTES {
-        return Err(Failure::usage("--job-log-size must be 1MiB or more"));
+    if !LOG_BYTES.contains(&log_bytes) {
+        return Err(Failure::usage(
+            "--job-log-size must be from 1MiB to 1TiB; each running job may fill that much of the disk",
+        ));
     }
     let jobs_dir = flags.jobs_dir.clone();
     if let Some(path) = &jobs_dir

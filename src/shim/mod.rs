@@ -180,6 +180,7 @@ fn ending(end: End) -> Ending {
             JobErrorKind::Lost,
             "the node's machine was shut down while the job ran",
         ),
+        End::Image(message) => Ending::trouble(JobErrorKind::ImageNotFound, message),
         End::Engine(message) => Ending::trouble(JobErrorKind::EngineError, message),
         End::Lost(message) => Ending::trouble(JobErrorKind::Lost, message),
     }

@@ -53,6 +53,8 @@ pub(super) enum End {
     Halted(Halt),
     /// podman or init failed, and the command did not run.
     Engine(String),
+    /// Nothing can be run in the image.
+    Image(String),
     /// The command may or may not have run to its end.
     Lost(String),
 }
@@ -307,10 +309,15 @@ impl Watch<'_> {
         match (last, self.phase.halt()) {
             (Some(last), halt) => judge(last, halt),
             (None, Some(halt)) => End::Halted(halt),
-            (None, None) => {
-                let unknown = || "the sandbox ended without telling how".to_owned();
-                self.unreported(gone.err().unwrap_or_else(unknown))
-            }
+            (None, None) => match gone.err() {
+                Some(words) if !self.begun && names_no_user(&words) => End::Image(format!(
+                    "the image's USER is not among its users: {words}; build it again with one that is, or a number"
+                )),
+                words => {
+                    let unknown = || "the sandbox ended without telling how".to_owned();
+                    self.unreported(words.unwrap_or_else(unknown))
+                }
+            },
         }
     }
 
@@ -334,6 +341,11 @@ impl Watch<'_> {
         self.stdout.drain(self.tape);
         self.stderr.drain(self.tape);
     }
+}
+
+/// Podman has no code for this, only words.
+fn names_no_user(words: &str) -> bool {
+    words.contains("unable to find user") || words.contains("unable to find group")
 }
 
 /// A command that ended before the order reached it ended by itself.

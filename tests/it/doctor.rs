@@ -229,6 +229,20 @@ fn a_podman_that_runs_nothing_is_quoted() {
 }
 
 #[test]
+fn a_disk_has_to_have_the_room_that_jobs_are_to_find() {
+    let corner = Corner::new();
+    let place = corner.home.path().join("jobs");
+    let jobs_dir = ["--jobs-dir", place.to_str().unwrap()];
+    let report = corner.report(&[&jobs_dir[..], &["--min-free-disk", "4096TiB"]].concat());
+    let (detail, mend) = report.check("disk", "fail");
+    assert!(
+        detail.contains("(jobs), which needs 4194304.0 GiB"),
+        "{detail}"
+    );
+    assert!(mend.contains("--min-free-disk"), "{mend}");
+}
+
+#[test]
 fn a_port_that_a_stranger_has_is_named_with_its_flag() {
     let corner = Corner::new();
     let strangers = [(); 2].map(|()| {

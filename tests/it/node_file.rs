@@ -79,13 +79,21 @@ fn a_file_that_is_not_there_or_says_too_little_is_an_error_that_says_so() {
         assert_eq!(done.code, 2, "{done:?}");
         assert!(done.stderr.contains(word), "{word}: {done:?}");
     }
-    let limits = "orchestrator: {url: 'http://127.0.0.1:1'}\nsandbox: {max_timeout: 4h}\n";
-    let done = refused(home.path(), limits, &["--psk", "x"]);
-    assert_eq!(done.code, 2);
-    assert!(
-        done.stderr.contains("--max-timeout must be 1s to 3h"),
-        "{done:?}"
-    );
+    for (limit, words) in [
+        (
+            "sandbox: {max_timeout: 4h}",
+            "--max-timeout must be 1s to 3h",
+        ),
+        (
+            "storage: {job_log_size: 9TiB}",
+            "--job-log-size must be from 1MiB to 1TiB",
+        ),
+    ] {
+        let text = format!("orchestrator: {{url: 'http://127.0.0.1:1'}}\n{limit}\n");
+        let done = refused(home.path(), &text, &["--psk", "x"]);
+        assert_eq!(done.code, 2);
+        assert!(done.stderr.contains(words), "{done:?}");
+    }
 }
 
 #[test]

@@ -62,7 +62,13 @@ fn a_container_that_fails_leaves_no_workspace_behind() {
     let mut job = Worker::script("true");
     job["sandbox"]["image"] = json!(NO_USER_IMAGE);
     let result = worker.run(&job);
-    assert_eq!(result["error"]["type"], "engine-error", "{result}");
+    // No other try would find the user that the image names.
+    assert_eq!(result["error"]["type"], "image-not-found", "{result}");
+    let words = result["error"]["message"].as_str().unwrap();
+    assert!(
+        words.contains("nobody-knows-them") && words.contains("USER"),
+        "{words}"
+    );
     // The worker's end, with the test, is not clean while anything is left.
 }
 
