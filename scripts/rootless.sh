@@ -6,7 +6,7 @@ set -euo pipefail
 
 binary=$1
 user=cynode-test
-rooms=(escapes:: job_ends:: races:: sandbox:: shims:: worker_api::)
+rooms=(escapes:: job_ends:: podman_moods:: races:: sandbox:: shims:: worker_api::)
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "rootless: these tests run as $(id -un) already"

@@ -287,7 +287,7 @@ impl Watch<'_> {
                 remains.container.end().await;
                 let seconds = START_LIMIT.as_secs();
                 let message = format!(
-                    "the sandbox did not start within {seconds} s; see what holds podman up"
+                    "the sandbox did not start within {seconds} s; see what holds podman up with: ps -C podman -o pid,stat,etime,args"
                 );
                 Some(self.unreported(message))
             }

@@ -296,13 +296,21 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
 /// have begun, which is then to be run.
 async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
     let workspace = job.spool.workspace();
-    if workspace.exists() {
+    let is_left = workspace.exists();
+    if is_left && let Some(name) = job.spool.container() {
         // It had not the time to do so.
-        if let Some(name) = job.spool.container() {
-            shop.engine.remove_container(&name).await;
-        }
+        shop.engine.remove_container(&name).await;
+    }
+    let again = conclude(shop, job).await;
+    if is_left {
+        // Last: how the job ended is told first, however long this takes.
         shop.engine.remove_tree(&shop.init, &workspace).await;
     }
+    again
+}
+
+/// Has a job end whose shim is gone, or answers what is to be run once more.
+async fn conclude(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
     if note_end(shop, job).await {
         return None;
     }
