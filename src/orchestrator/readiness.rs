@@ -79,7 +79,8 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
     if node.capability.max_concurrency() == 0 {
         return is(
             NodeStatus::NotReady,
-            "takes no jobs: it is shutting down, or runs no sandboxes".to_owned(),
+            "takes no jobs: it is shutting down, or podman runs no sandboxes there; its log and cynode doctor there say \
+             which".to_owned(),
         );
     }
     Standing {

@@ -95,7 +95,7 @@ pub(super) fn avoid(orchestrator: &Orchestrator, node: NodeId, verdict: &Verdict
             );
             orchestrator.avoided.refused(node, Some(&advice));
         }
-        Verdict::Full(why) => orchestrator.avoided.refused(node, Some(why)),
+        Verdict::Unable(why) => orchestrator.avoided.refused(node, Some(why)),
         Verdict::Busy(_) => {
             orchestrator.avoided.refused(node, None);
             // It should have had room, so it runs what nobody waits for.
@@ -133,7 +133,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
     };
     match verdict {
         Verdict::Ended(last) => ended(job, *last, tries_left.then_some(backoff)),
-        Verdict::NotBegun(reason) | Verdict::Full(reason) | Verdict::Busy(reason) => {
+        Verdict::NotBegun(reason) | Verdict::Unable(reason) | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
             Step {

@@ -15,8 +15,8 @@ pub(super) enum Verdict {
     NotBegun(String),
     /// The node never began, since it has no room at present.
     Busy(String),
-    /// The node never began, and says by itself what is to be done about it.
-    Full(String),
+    /// The node never began, and says by itself why it can't and what is to be done about it.
+    Unable(String),
     /// The node will never take it as it is.
     Rejected(String),
     /// Nobody can tell what happened.
@@ -58,7 +58,9 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
     };
     let reason = match error {
         // A node's own affair, which its own words tell best.
-        CallError::Refused { problem, .. } if status == 507 && known => problem.detail.clone(),
+        CallError::Refused { problem, .. } if matches!(status, 503 | 507) && known => {
+            problem.detail.clone()
+        }
         _ => reason,
     };
     let verdict = match (entry, status) {
@@ -66,9 +68,8 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
         (Entry::Run, 401 | 403 | 404 | 405) => Some(Verdict::NotBegun(reason.clone())),
-        (Entry::Run, 507) if known => Some(Verdict::Full(reason.clone())),
+        (Entry::Run, 503 | 507) if known => Some(Verdict::Unable(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
-        (Entry::Run, 503) if known => Some(Verdict::Busy(reason.clone())),
         // Of another attempt than ours it doesn't speak.
         (Entry::Attach, 404 | 409) if known => Some(Verdict::Lost(
             "its node does not know it (any more)".to_owned(),
@@ -237,13 +238,7 @@ pub(super) mod tests {
             reason: String::new(),
             connected,
         };
-        for (status, busy) in [
-            (401, false),
-            (403, false),
-            (404, false),
-            (429, true),
-            (503, true),
-        ] {
+        for (status, busy) in [(401, false), (403, false), (404, false), (429, true)] {
             let verdict = refused(&refusal(status, true), Entry::Run).verdict;
             assert!(
                 match verdict {
@@ -254,10 +249,10 @@ pub(super) mod tests {
                 "{status}"
             );
         }
-        assert!(matches!(
-            refused(&refusal(507, true), Entry::Run).verdict,
-            Some(Verdict::Full(_))
-        ));
+        for status in [503, 507] {
+            let verdict = refused(&refusal(status, true), Entry::Run).verdict;
+            assert!(matches!(verdict, Some(Verdict::Unable(_))), "{status}");
+        }
         assert!(matches!(
             refused(&refusal(400, true), Entry::Run).verdict,
             Some(Verdict::Rejected(_))
