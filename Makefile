@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-soak bench test-fuzz fuzz-parsers fuzz-api install release clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos bench test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,9 @@ rootless: ## The tests of sandboxes once more as a plain user (where run by root
 
 test-soak: setup ## A thousand jobs in a row, and what they leave behind (minutes)
 	$(CARGO) test --locked --test it -- --ignored soak::
+
+test-chaos: setup ## Kill and cut off everything while jobs run; CHAOS_SEED repeats a run (minutes, root)
+	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
 bench: setup build ## What a task costs beside `podman run --rm`, a flood of output, a long queue, a storm of logins
 	$(CARGO) bench --locked --bench overhead --bench flood --bench schedule --bench storm

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure that what building and testing need is there: a Rust toolchain, a C compiler (for
-# SQLite), podman with a runtime (rootless, too), and a static busybox (for the local test image); with --fuzz
+# SQLite), podman with a runtime (rootless, too), a static busybox (for the local test image), and, for root, ip; with --fuzz
 # also what the fuzzer of the User API needs (Python that can make virtual environments, curl). Installs
 # what is missing where that is possible, and otherwise says what to do. Says nothing when
 # all is there.
@@ -15,8 +15,9 @@ command -v cc      >/dev/null || missing+=(gcc libc6-dev)
 command -v podman  >/dev/null || missing+=(podman)
 command -v runc    >/dev/null || command -v crun >/dev/null || missing+=(runc)
 command -v busybox >/dev/null || missing+=(busybox-static)
-# Root's tests run podman as a plain user, too.
+# Root's tests run podman as a plain user, too, and nodes in network namespaces.
 [ "$(id -u)" -ne 0 ] || command -v newuidmap >/dev/null || missing+=(uidmap)
+[ "$(id -u)" -ne 0 ] || command -v ip        >/dev/null || missing+=(iproute2)
 if [ "${1:-}" = --fuzz ]; then
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   command -v curl >/dev/null || missing+=(curl)

@@ -139,9 +139,9 @@ impl Drop for Process {
             eprintln!(
                 "==== {} stdout\n{}==== {} stderr\n{}====",
                 self.name,
-                self.stdout(),
+                tail(&self.stdout()),
                 self.name,
-                self.stderr()
+                tail(&self.stderr())
             );
             self.signal(Signal::KILL);
             let _ = self.child.wait();
@@ -149,6 +149,12 @@ impl Drop for Process {
             self.terminate();
         }
     }
+}
+
+/// The end of a log, which may be long.
+fn tail(text: &str) -> &str {
+    let start = text.ceil_char_boundary(text.len().saturating_sub(64 * 1024));
+    &text[start..]
 }
 
 /// What a command that runs to its end did.

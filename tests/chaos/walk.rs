@@ -1,0 +1,384 @@
+//! One fault at each step of a job's walk.
+//!
+//! | step | what has happened | by what it is seen | how it is held there |
+//! |---|---|---|---|
+//! | 1 | the task is stored | its status is `queued` | the node is drained |
+//! | 2 | an attempt is claimed | its status is `running` | packets to the node vanish |
+//! | 3 | and sent to the node | bytes that wait at its port | the node's process is stopped |
+//! | 4 | the node has it on disk (`job.json`) | podman is asked for the image | that podman is held |
+//! | 5 | its shim lives | podman is started | that podman is held |
+//! | 6 | podman has made the container | the runtime is told to start it | that runtime is held |
+//! | 7 | the command runs | it says so itself | it waits for a file |
+//! | 8 | its end is on disk (`result.json`), and nobody knows | that file | the node's process is stopped, the runtime held before it clears away |
+//! | 9 | its result is stored | the task has ended, its directory is there | somebody reads its log and doesn't come to the end |
+//! | 10 | the node has forgotten it | its directory is gone | not at all: the fault comes as soon as that is seen |
+//!
+//! At each, everybody who has a part in it is killed in turn, and the network is cut for a moment.
+//! Then whoever was held is let go, who was killed is started again, and the job has to end as it
+//! should ([`crate::jobs`]), in the attempt that it was in where nothing but a watcher died, and
+//! leave nothing.
+
+use crate::{
+    arena::{Arena, WORKER_PORT, end, ms},
+    jobs::Plan,
+    network::{Cut, has_unread},
+    support::{DEADLINE, IMAGE, eventually, image::podman},
+    witness::Point,
+};
+use rustix::process::geteuid;
+use serde_json::Value;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+    time::Instant,
+};
+
+/// Who is killed, or what is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Orchestrator,
+    Node,
+    Shim,
+    Podman,
+    Wire,
+}
+use Victim::{Node, Orchestrator, Podman, Shim, Wire};
+
+/// At each step, who has a part in it, and in which attempt the job then ends; 0 where it may be
+/// the first or the second, as what is on its way arrives or not.
+const WALK: [(usize, &[(Victim, u64)]); 10] = [
+    (1, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+    (2, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
+    (3, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
+    (4, &[(Orchestrator, 1), (Node, 1), (Podman, 2), (Wire, 1)]),
+    (
+        5,
+        &[
+            (Orchestrator, 1),
+            (Node, 1),
+            (Shim, 1),
+            (Podman, 2),
+            (Wire, 1),
+        ],
+    ),
+    (
+        6,
+        &[
+            (Orchestrator, 1),
+            (Node, 1),
+            (Shim, 1),
+            (Podman, 2),
+            (Wire, 1),
+        ],
+    ),
+    (
+        7,
+        &[
+            (Orchestrator, 1),
+            (Node, 1),
+            (Shim, 2),
+            (Podman, 1),
+            (Wire, 1),
+        ],
+    ),
+    (
+        8,
+        &[
+            (Orchestrator, 1),
+            (Node, 1),
+            (Shim, 1),
+            (Podman, 1),
+            (Wire, 1),
+        ],
+    ),
+    (9, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+    (10, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+];
+
+/// One job on its walk, in an arena of one node.
+struct Walker<'a> {
+    arena: &'a mut Arena,
+    plan: Plan,
+    task: String,
+    /// Who reads its log and doesn't come to the end.
+    reader: Option<TcpStream>,
+    held: i32,
+}
+
+impl Walker<'_> {
+    fn status(&self) -> String {
+        let path = format!("/v1/tasks/{}", self.task);
+        let task = self.arena.user.get(&path).json(200);
+        task["status"].as_str().unwrap().to_owned()
+    }
+
+    fn wait_for_status(&self, wanted: &str) {
+        eventually(&format!("the task is {wanted}"), || {
+            (self.status() == wanted).then_some(())
+        });
+    }
+
+    fn job(&self) -> String {
+        let result = self.arena.result(&self.task);
+        result["jobs"][0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the command runs.
+    fn wait_for_command(&self) {
+        let job = self.job();
+        eventually("the command runs", || {
+            let starts = self.arena.witness.starts(&job);
+            starts
+                .iter()
+                .any(|start| !start.begun.is_empty())
+                .then_some(())
+        });
+    }
+
+    /// Lets every command of the job come to its end, also one that begins later.
+    fn let_go(&self) {
+        self.arena.witness.let_go(&self.job());
+    }
+
+    /// Comes to a step and stays there.
+    fn come_to(&mut self, step: usize) {
+        let act = |what: &str| {
+            let reply = self.arena.user.act(&format!("/v1/nodes/n0/{what}"));
+            reply.expect(204);
+        };
+        let site = &self.arena.sites[0];
+        let witness = &self.arena.witness;
+        match step {
+            1 => act("drain"),
+            2 => site.segment.cut(Cut::Silent),
+            3 => site.stall(),
+            4 => {
+                // Then what is known of images counts no more, and podman is asked.
+                podman(&["tag", IMAGE, "localhost/cynode-chaos:latest"]).unwrap();
+                podman(&["untag", "localhost/cynode-chaos:latest"]).unwrap();
+                podman(&["tag", IMAGE, IMAGE]).unwrap();
+                witness.hold(Point::Image);
+            }
+            5 => witness.hold(Point::Run),
+            6 => witness.hold(Point::Start),
+            8 => witness.hold(Point::Delete),
+            _ => {}
+        }
+        self.task = self.arena.submit(&self.plan);
+        let witness = &self.arena.witness;
+        match step {
+            1 => self.wait_for_status("queued"),
+            2 => self.wait_for_status("running"),
+            3 => {
+                let pid = self.arena.sites[0].node.process.pid();
+                eventually("it is at the node's port", || {
+                    has_unread(pid, WORKER_PORT).then_some(())
+                });
+            }
+            4 => self.held = witness.wait_held(Point::Image),
+            5 => self.held = witness.wait_held(Point::Run),
+            6 => {
+                witness.wait_held(Point::Start);
+            }
+            7 => self.wait_for_command(),
+            8 => self.come_to_its_end(),
+            9 => self.come_to_its_record(),
+            _ => {
+                self.wait_for_command();
+                self.let_go();
+                eventually("the node has forgotten it", || {
+                    let gone = self.arena.sites[0].node.spools().is_empty();
+                    gone.then_some(())
+                });
+            }
+        }
+    }
+
+    /// The end is on disk, and the node stands still.
+    fn come_to_its_end(&self) {
+        self.wait_for_command();
+        let site = &self.arena.sites[0];
+        site.stall();
+        self.let_go();
+        eventually("its end is on disk", || {
+            let spools = site.node.spools();
+            spools[0].join("result.json").exists().then_some(())
+        });
+        self.arena.witness.wait_held(Point::Delete);
+    }
+
+    /// The result is stored, and the node keeps it for one who reads along.
+    fn come_to_its_record(&mut self) {
+        self.wait_for_command();
+        let user = &self.arena.user;
+        let mut reader = TcpStream::connect(user.address()).unwrap();
+        let (task, token) = (&self.task, user.token());
+        write!(
+            reader,
+            "GET /v1/tasks/{task}/logs?follow=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        )
+        .unwrap();
+        reader.read_exact(&mut [0]).unwrap();
+        self.reader = Some(reader);
+        self.let_go();
+        eventually("it has ended", || {
+            (!["queued", "running"].contains(&self.status().as_str())).then_some(())
+        });
+        let kept = self.arena.sites[0].node.spools();
+        assert_eq!(kept.len(), 1, "the node keeps it for the reader");
+    }
+
+    fn strike(&mut self, step: usize, victim: Victim) {
+        let site = &mut self.arena.sites[0];
+        match victim {
+            Orchestrator => {
+                self.arena.kill_orchestrator();
+                self.arena.restart_orchestrator();
+            }
+            Node => {
+                site.node.process.kill();
+                self.arena.restart_node(0);
+            }
+            Shim => {
+                let shims = site.node.shims();
+                assert_eq!(shims.len(), 1, "a shim for the job");
+                end(shims[0]);
+            }
+            // It is held where it isn't podman yet.
+            Podman if [4, 5].contains(&step) => end(self.held),
+            Podman => {
+                let clients = site.podmans();
+                assert_eq!(clients.len(), 1, "a podman for the job");
+                end(clients[0]);
+            }
+            Wire => {
+                site.segment.cut(Cut::Silent);
+                thread::sleep(ms(1_500));
+                site.segment.heal();
+            }
+        }
+    }
+
+    /// Whatever held it goes.
+    fn go_on(&mut self, step: usize, victim: Victim) {
+        self.reader = None;
+        self.arena.witness.release();
+        let site = &self.arena.sites[0];
+        site.segment.heal();
+        site.go_on();
+        if victim == Node {
+            self.arena.wait_for_node_listening();
+        }
+        if step == 1 {
+            let resume = || {
+                let user = &self.arena.user;
+                user.try_call("POST", "/v1/nodes/n0/resume", &[], b"").ok()
+            };
+            eventually("the node is resumed", || {
+                resume().filter(|reply| reply.status == 204)
+            });
+        }
+    }
+
+    /// Waits for the end; the record.
+    fn end(&self) -> Value {
+        let began = Instant::now();
+        loop {
+            // A second attempt waits as the first one did.
+            self.let_go();
+            let result = self.arena.result(&self.task);
+            if !["queued", "running"].contains(&result["status"].as_str().unwrap()) {
+                return result;
+            }
+            assert!(began.elapsed() < DEADLINE, "it does not end: {result}");
+            thread::sleep(ms(50));
+        }
+    }
+}
+
+/// What is wrong after one fault at a step.
+fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result<(), String> {
+    let plan = Plan {
+        number: step as u64,
+        lines: 3,
+        pause_ms: 1,
+        flood: if step == 9 { 3_000_000 } else { 0 },
+        code: 5,
+        max_attempts: 10,
+        waits: true,
+    };
+    let mut walker = Walker {
+        arena,
+        plan,
+        task: String::new(),
+        reader: None,
+        held: 0,
+    };
+    walker.come_to(step);
+    walker.strike(step, victim);
+    walker.go_on(step, victim);
+    let result = walker.end();
+    let Walker { arena, plan, .. } = walker;
+    plan.check(&result, &arena.witness)?;
+    let made = result["jobs"][0]["attempt"].as_u64().unwrap();
+    if made != attempt && !(attempt == 0 && made <= 2) {
+        return Err(format!(
+            "it ended in attempt {made} and not {attempt}: {result}"
+        ));
+    }
+    let began = Instant::now();
+    loop {
+        let left = arena.left();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > ms(15_000) {
+            let told: Vec<_> = left.iter().map(|what| arena.told_of_left(what)).collect();
+            return Err(told.join("\n"));
+        }
+        thread::sleep(ms(50));
+    }
+}
+
+#[test]
+#[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
+fn a_job_ends_as_it_should_whoever_dies_at_any_step_of_its_walk() {
+    if !geteuid().is_root() {
+        eprintln!("not tried: only root may make network namespaces");
+        return;
+    }
+    let (began, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
+    let mut arena = Arena::start(10, 1);
+    for (step, victims) in WALK {
+        for (victim, attempt) in victims {
+            let from = Instant::now();
+            // What is broken at one step must not hide what is at another.
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                fault(&mut arena, step, *victim, *attempt)
+            }));
+            tried += 1;
+            let outcome = outcome.unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().cloned();
+                Err(text.unwrap_or_default())
+            });
+            let took = from.elapsed().as_millis();
+            let is_well = outcome.is_ok();
+            eprintln!(
+                "step {step}, {victim:?}: {} ({took} ms)",
+                if is_well { "well" } else { "WRONG" }
+            );
+            if let Err(error) = outcome {
+                wrong.push(format!("step {step}, {victim:?}: {error}"));
+                arena.begin_anew();
+            }
+        }
+    }
+    eprintln!(
+        "{tried} faults at {} steps in {} s",
+        WALK.len(),
+        began.elapsed().as_secs()
+    );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,194 @@
+//! What really ran. A `podman` and a `runc` in front of the real ones see every sandbox.
+//!
+//! Each `podman run` of a job is given one volume more, a directory of its own under `/witness`, in
+//! which the job writes down itself that it began (and the id that it drew) and how it ended. So a
+//! start that never came to the command can be told from one that did, and one command from another.
+//!
+//! The same two can be held at chosen points for as long as a file is there.
+
+use crate::support::{eventually, process::with_tool, read};
+use std::{
+    fmt::{self, Display},
+    fs,
+    path::{Path, PathBuf},
+};
+
+const PODMAN: &str = r#"
+hold() {
+  while [ -e "$HERE/hold/$1" ]; do echo $$ >"$HERE/hold/$1.held"; sleep 0.02; done
+}
+case "$1 $2" in "image inspect"|"image exists") hold image ;; esac
+name= run=
+for word; do case $word in --name=cynode-*-*) name=${word#--name=cynode-} ;; esac; done
+case " $* " in *" --label=io.cynode.job-id="*) run=1 ;; esac
+[ -n "$run" ] || exec "$REAL" "$@"
+place=$HERE/seen/$name.$$
+mkdir "$place"
+for word; do
+  shift
+  set -- "$@" "$word"
+  [ "$word" != run ] || [ -z "$run" ] || { run=; set -- "$@" "--volume=$place:/witness:rw"; }
+done
+hold run
+exec "$REAL" "$@"
+"#;
+
+const RUNC: &str = r#"
+for word; do
+  case $word in start|delete)
+    while [ -e "$HERE/hold/$word" ]; do echo $$ >"$HERE/hold/$word.held"; sleep 0.02; done
+    break ;;
+  esac
+done
+exec "$REAL" "$@"
+"#;
+
+/// Where sandboxes are held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Point {
+    /// Podman is asked for an image.
+    Image,
+    /// Podman is started.
+    Run,
+    /// Podman has made the container and is about to start it.
+    Start,
+    /// The container has ended and is about to be cleared away.
+    Delete,
+}
+
+impl Point {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Run => "run",
+            Self::Start => "start",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One `podman run` of a job.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Of which attempt.
+    pub(crate) attempt: u64,
+    /// The ids that were drawn by commands that began: one at most.
+    pub(crate) begun: Vec<String>,
+    /// The exit codes with which they ended.
+    pub(crate) ended: Vec<String>,
+    /// Where it wrote that.
+    place: PathBuf,
+}
+
+impl Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.place.file_name().unwrap_or_default().to_string_lossy();
+        write!(f, "{name} began {:?} ended {:?}", self.begun, self.ended)
+    }
+}
+
+/// Who sees all sandboxes.
+pub(crate) struct Witness {
+    here: PathBuf,
+}
+
+fn real(tool: &str) -> String {
+    let found = std::env::var("PATH").unwrap();
+    let found = found.split(':').map(|dir| Path::new(dir).join(tool));
+    let path = found.into_iter().find(|path| path.exists());
+    path.unwrap_or_else(|| panic!("there is no {tool}; run `make setup`"))
+        .display()
+        .to_string()
+}
+
+impl Witness {
+    /// One that keeps what it sees below `home`.
+    pub(crate) fn new(home: &Path) -> Self {
+        let here = home.join("witness");
+        for name in ["seen", "hold"] {
+            fs::create_dir_all(here.join(name)).unwrap();
+        }
+        for (tool, script) in [("podman", PODMAN), ("runc", RUNC)] {
+            let script = script
+                .replace("$HERE", &here.display().to_string())
+                .replace("$REAL", &real(tool));
+            with_tool(&here, tool, &script);
+        }
+        Self { here }
+    }
+
+    /// The variables by which a node uses what is in front of podman and its runtime.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 2] {
+        let tool = |name: &str| self.here.join("bin").join(name).display().to_string();
+        [
+            ("CYNODE_ENGINE", tool("podman")),
+            ("CYNODE_ENGINE_RUNTIME", tool("runc")),
+        ]
+    }
+
+    /// Every start of a job, by attempt.
+    pub(crate) fn starts(&self, job: &str) -> Vec<Start> {
+        let lines = |path: PathBuf| -> Vec<String> {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.lines().map(str::to_owned).collect()
+        };
+        let mut starts = Vec::new();
+        for entry in fs::read_dir(self.here.join("seen")).unwrap() {
+            let place = entry.unwrap().path();
+            let name = place.file_name().unwrap().to_str().unwrap();
+            let Some(rest) = name.strip_prefix(&format!("{job}-")) else {
+                continue;
+            };
+            let attempt = rest.split('.').next().unwrap().parse().unwrap();
+            starts.push(Start {
+                attempt,
+                begun: lines(place.join("begun")),
+                ended: lines(place.join("ended")),
+                place,
+            });
+        }
+        starts.sort_by(|a, b| (a.attempt, &a.place).cmp(&(b.attempt, &b.place)));
+        starts
+    }
+
+    /// How many sandboxes were started in all.
+    pub(crate) fn count(&self) -> usize {
+        fs::read_dir(self.here.join("seen")).unwrap().count()
+    }
+
+    /// Lets the commands of a job that wait for it go on.
+    pub(crate) fn let_go(&self, job: &str) {
+        for start in self.starts(job) {
+            fs::write(start.place.join("go"), "").unwrap();
+        }
+    }
+
+    /// From now on holds whoever comes there.
+    pub(crate) fn hold(&self, point: Point) {
+        let _ = fs::remove_file(self.held(point));
+        fs::write(self.here.join("hold").join(point.name()), "").unwrap();
+    }
+
+    /// Waits for somebody to be held there; their process.
+    pub(crate) fn wait_held(&self, point: Point) -> i32 {
+        eventually(&format!("somebody comes to {point:?}"), || {
+            let held = self.held(point);
+            held.exists()
+                .then(|| read(held).trim().parse().ok())
+                .flatten()
+        })
+    }
+
+    /// Lets all go on.
+    pub(crate) fn release(&self) {
+        for entry in fs::read_dir(self.here.join("hold")).unwrap() {
+            let _ = fs::remove_file(entry.unwrap().path());
+        }
+    }
+
+    fn held(&self, point: Point) -> PathBuf {
+        self.here
+            .join("hold")
+            .join(format!("{}.held", point.name()))
+    }
+}
