@@ -6,7 +6,9 @@ use crate::{
     support::{
         Api, Node, Orchestrator, Reply,
         cluster::wait_ready,
-        eventually, lasting_port,
+        eventually,
+        image::podman,
+        lasting_port,
         server::{kill, processes},
         uuid,
     },
@@ -22,7 +24,7 @@ pub(crate) const WORKER_PORT: u16 = 12090;
 /// Jobs at the same time, of each node.
 const SLOTS: &str = "4";
 /// What the operator of the orchestrator says.
-const ORCHESTRATOR: [&str; 0] = [];
+const ORCHESTRATOR: &[&str] = &[];
 
 /// A node and its place.
 pub(crate) struct Site {
@@ -109,12 +111,14 @@ impl Arena {
         });
     }
 
-    /// Waits until the orchestrator gives jobs to the first node again.
-    pub(crate) fn wait_for_node_listening(&self) {
-        let address = format!("{}:{WORKER_PORT}", self.sites[0].segment.node);
-        eventually("the node listens", || {
-            TcpStream::connect(&address).ok().map(drop)
-        });
+    /// Waits until all nodes listen again after a start.
+    pub(crate) fn wait_for_nodes_listening(&self) {
+        for Site { segment, .. } in &self.sites {
+            let address = format!("{}:{WORKER_PORT}", segment.node);
+            eventually("the node listens", || {
+                TcpStream::connect(&address).ok().map(drop)
+            });
+        }
     }
 
     /// After a failure: makes whole what is not, and throws away what nodes have.
@@ -208,6 +212,15 @@ impl Arena {
             left.extend(node.containers().iter().map(|id| format!("container {id}")));
             left.extend(node.spools().iter().map(|path| path.display().to_string()));
         }
+        // Also what only podman's storage knows of.
+        let all = podman(&["ps", "--all", "--external", "--format={{.Names}}"]).unwrap();
+        let jobs = self.witness.jobs();
+        let ours = |name: &&str| jobs.iter().any(|job| name.contains(job.as_str()));
+        left.extend(
+            all.lines()
+                .filter(ours)
+                .map(|name| format!("stored {name}")),
+        );
         left
     }
 }
@@ -237,7 +250,7 @@ impl Asking {
 
 fn start_orchestrator(home: &Path, addresses: &[String; 2]) -> Orchestrator {
     let addresses = [addresses[0].as_str(), addresses[1].as_str()];
-    Orchestrator::start_at(home, addresses, &ORCHESTRATOR)
+    Orchestrator::start_at(home, addresses, ORCHESTRATOR)
 }
 
 impl Site {

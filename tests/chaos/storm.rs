@@ -26,9 +26,9 @@ const JOBS: u64 = 200;
 const AT_FIRST: u64 = 28;
 const NODES: u8 = 3;
 /// For all jobs to end, from the start.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 /// For what they leave to go, after that.
-const CLEAN_LIMIT: Duration = Duration::from_secs(40);
+const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 
 /// One thing that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 
 use crate::support::{eventually, process::with_tool, read};
 use std::{
+    collections::BTreeSet,
     fmt::{self, Display},
     fs,
     path::{Path, PathBuf},
@@ -149,6 +150,15 @@ impl Witness {
         }
         starts.sort_by(|a, b| (a.attempt, &a.place).cmp(&(b.attempt, &b.place)));
         starts
+    }
+
+    /// The jobs of which any sandbox was started.
+    pub(crate) fn jobs(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.here.join("seen")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter_map(|name| Some(name.rsplit_once('-')?.0.to_owned()))
+            .collect()
     }
 
     /// How many sandboxes were started in all.
