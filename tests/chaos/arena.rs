@@ -212,15 +212,18 @@ impl Arena {
             left.extend(node.containers().iter().map(|id| format!("container {id}")));
             left.extend(node.spools().iter().map(|path| path.display().to_string()));
         }
-        // Also what only podman's storage knows of.
-        let all = podman(&["ps", "--all", "--external", "--format={{.Names}}"]).unwrap();
+        // Also what only podman's storage knows of. Others' containers may go while it looks.
+        let names = ["ps", "--all", "--external", "--format={{.Names}}"];
         let jobs = self.witness.jobs();
         let ours = |name: &&str| jobs.iter().any(|job| name.contains(job.as_str()));
-        left.extend(
-            all.lines()
-                .filter(ours)
-                .map(|name| format!("stored {name}")),
-        );
+        match podman(&names) {
+            Ok(all) => left.extend(
+                all.lines()
+                    .filter(ours)
+                    .map(|name| format!("stored {name}")),
+            ),
+            Err(error) => left.push(format!("what podman can't tell now: {error}")),
+        }
         left
     }
 }

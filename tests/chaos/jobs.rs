@@ -118,7 +118,7 @@ impl Plan {
                     Err("its end is not told as it was".to_owned())
                 }
                 (Some("lost"), _) => Ok(()),
-                (Some("failed"), Some("engine_error")) if never_began => Ok(()),
+                (Some("failed"), Some("engine-error")) if never_began => Ok(()),
                 _ => Err("it ended otherwise than a lost one may".to_owned()),
             };
         };
