@@ -13,6 +13,7 @@ mod container;
 pub mod devices;
 mod images;
 pub mod labels;
+mod orphans;
 pub mod probe;
 mod process;
 mod remove;
@@ -213,6 +214,7 @@ impl Engine {
         if let Err(error) = self.call(&arguments, SWEEP_LIMIT).await {
             tracing::warn!(%error, name, "podman could not remove a container; it is tried again later");
         }
+        orphans::remove(name).await;
     }
 
     /// Starts a container in the foreground of a podman of its own.
