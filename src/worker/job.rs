@@ -31,7 +31,7 @@ use tokio::{
 };
 
 /// How often a shim is started for one attempt, should somebody kill it before the command began.
-const STARTS: u32 = 3;
+const STARTS: usize = 3;
 /// Before a shim that has let go of us is spoken to again, or an end is written down again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// After so long podman should have started a sandbox.
@@ -140,7 +140,9 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             }
         }
     };
-    for start in 1..=STARTS {
+    // An earlier process of ours may have started some.
+    let earlier = job.spool.container().and_then(|name| number(&name));
+    for start in (earlier.unwrap_or(0) + 1..).take(STARTS) {
         let mut cancel = job.cancel.subscribe();
         let prepared = tokio::select! {
             prepared = prepare(shop, job) => prepared,
@@ -170,6 +172,11 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
     }
     let halt = engine_error("somebody kills the sandbox's shim before it can begin");
     finish(shop, job, halt.into()).await;
+}
+
+/// Which start a container is of, by its name.
+fn number(container: &str) -> Option<u32> {
+    container.rsplit_once('.')?.1.parse().ok()
 }
 
 /// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
