@@ -139,6 +139,21 @@ impl Arena {
         }
         self.restart_orchestrator();
         self.wait_for_nodes();
+        for conmon in self.conmons() {
+            let children = format!("/proc/{conmon}/task/{conmon}/children");
+            let children = fs::read_to_string(children).unwrap_or_default();
+            // It ends with its container.
+            let pids = children.split_whitespace();
+            pids.filter_map(|pid| pid.parse().ok()).for_each(end);
+        }
+        // It would wait to be let go.
+        let tasks = self.user.get("/v1/tasks?limit=1").json(200);
+        let last = tasks["tasks"][0]["id"].as_str().unwrap_or_default();
+        self.user.act(&format!("/v1/tasks/{last}/cancel"));
+        eventually("no job is left", || {
+            let mut sites = self.sites.iter();
+            sites.all(|site| site.node.shims().is_empty()).then_some(())
+        });
     }
 
     /// Kills the orchestrator.
@@ -182,7 +197,7 @@ impl Arena {
         for dir in homes.chain([self.home.path().to_owned()]) {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
-                if !path.extension().is_some_and(|kind| kind == "stderr") {
+                if path.extension().is_none_or(|kind| kind != "stderr") {
                     continue;
                 }
                 let text = fs::read(&path).unwrap_or_default();
@@ -204,6 +219,13 @@ impl Arena {
         format!("left: {what}\n{}", self.said_of(job))
     }
 
+    /// What watches over containers, also of those that podman doesn't know any more.
+    fn conmons(&self) -> Vec<i32> {
+        let jobs = self.witness.jobs();
+        let ours = |word: &&str| jobs.iter().any(|job| word.contains(job.as_str()));
+        processes(|arguments| arguments[0].ends_with("conmon") && arguments.iter().any(ours))
+    }
+
     /// What nodes still have: shims, containers, directories.
     pub(crate) fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -216,6 +238,7 @@ impl Arena {
         let names = ["ps", "--all", "--external", "--format={{.Names}}"];
         let jobs = self.witness.jobs();
         let ours = |name: &&str| jobs.iter().any(|job| name.contains(job.as_str()));
+        left.extend(self.conmons().iter().map(|pid| format!("conmon {pid}")));
         match podman(&names) {
             Ok(all) => left.extend(
                 all.lines()

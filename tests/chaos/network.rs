@@ -3,6 +3,8 @@
 //! In a silent cut, whoever sends believes in a neighbour that isn't there: packets leave and nobody
 //! takes them, as behind a switch without power. No end hears of it, so connections stay half open.
 
+use crate::support::server::kill;
+use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::{self, File},
@@ -64,7 +66,7 @@ fn wire_of(pid: &str, number: &str) -> String {
     format!("cyc{pid}n{number}")
 }
 
-/// Removes what runs that were killed have left.
+/// Removes what runs that were killed have left: what they started lives in their namespaces.
 pub(crate) fn sweep() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -75,6 +77,12 @@ pub(crate) fn sweep() {
             continue;
         };
         if !Path::new("/proc").join(pid).exists() {
+            let command = ["netns", "pids", &name];
+            let left = Command::new("ip").args(command).output().unwrap().stdout;
+            let pids = String::from_utf8_lossy(&left).into_owned();
+            for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                kill(pid, Signal::KILL);
+            }
             let _ = ip(&format!("link delete {}", wire_of(pid, number)));
             let _ = ip(&format!("netns delete {name}"));
         }

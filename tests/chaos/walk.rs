@@ -7,14 +7,15 @@
 //! | 3 | and sent to the node | bytes that wait at its port | the node's process is stopped |
 //! | 4 | the node has it on disk (`job.json`) | podman is asked for the image | that podman is held |
 //! | 5 | its shim lives | podman is started | that podman is held |
-//! | 6 | podman has made the container | the runtime is told to start it | that runtime is held |
-//! | 7 | the command runs | it says so itself | it waits for a file |
-//! | 8 | its end is on disk (`result.json`), and nobody knows | that file | the node's process is stopped, the runtime held before it clears away |
-//! | 9 | its result is stored | the task has ended, its directory is there | somebody reads its log and doesn't come to the end |
-//! | 10 | the node has forgotten it | its directory is gone | not at all: the fault comes as soon as that is seen |
+//! | 6 | podman makes the container | the runtime is told to make it | that runtime is held |
+//! | 7 | podman has made it | the runtime is told to start it | that runtime is held |
+//! | 8 | the command runs | it says so itself | it waits for a file |
+//! | 9 | its end is on disk (`result.json`), and nobody knows | that file | the node's process is stopped, the runtime held before it clears away |
+//! | 10 | its result is stored | the task has ended, its directory is there | somebody reads its log and doesn't come to the end |
+//! | 11 | the node has forgotten it | its directory is gone | not at all: the fault comes as soon as that is seen |
 //!
 //! At each, everybody who has a part in it is killed in turn, and the network is cut for a moment.
-//! A podman that dies at step 6 may have told the runtime to start the container or not, and a node that
+//! A podman that dies at step 7 may have told the runtime to start the container or not, and a node that
 //! dies before step 4 may have read what was sent to it or not: there either attempt is right.
 //! Then whoever was held is let go, who was killed is started again, and the job has to end as it
 //! should ([`crate::jobs`]), in the attempt that it was in where nothing but a watcher died, and
@@ -43,14 +44,16 @@ enum Victim {
     Orchestrator,
     Node,
     Shim,
+    /// The node and the shim at the same time, as by a machine's lack of memory.
+    Both,
     Podman,
     Wire,
 }
-use Victim::{Node, Orchestrator, Podman, Shim, Wire};
+use Victim::{Both, Node, Orchestrator, Podman, Shim, Wire};
 
 /// At each step, who has a part in it, and in which attempt the job then ends; 0 where it may be
 /// the first or the second, as what is on its way arrives or not.
-const WALK: [(usize, &[(Victim, u64)]); 10] = [
+const WALK: [(usize, &[(Victim, u64)]); 11] = [
     (1, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
     (2, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
     (3, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
@@ -61,6 +64,7 @@ const WALK: [(usize, &[(Victim, u64)]); 10] = [
             (Orchestrator, 1),
             (Node, 1),
             (Shim, 1),
+            (Both, 1),
             (Podman, 2),
             (Wire, 1),
         ],
@@ -71,7 +75,8 @@ const WALK: [(usize, &[(Victim, u64)]); 10] = [
             (Orchestrator, 1),
             (Node, 1),
             (Shim, 1),
-            (Podman, 0),
+            (Both, 1),
+            (Podman, 2),
             (Wire, 1),
         ],
     ),
@@ -80,8 +85,9 @@ const WALK: [(usize, &[(Victim, u64)]); 10] = [
         &[
             (Orchestrator, 1),
             (Node, 1),
-            (Shim, 2),
-            (Podman, 1),
+            (Shim, 1),
+            (Both, 1),
+            (Podman, 0),
             (Wire, 1),
         ],
     ),
@@ -90,13 +96,25 @@ const WALK: [(usize, &[(Victim, u64)]); 10] = [
         &[
             (Orchestrator, 1),
             (Node, 1),
-            (Shim, 1),
+            (Shim, 2),
+            (Both, 2),
             (Podman, 1),
             (Wire, 1),
         ],
     ),
-    (9, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+    (
+        9,
+        &[
+            (Orchestrator, 1),
+            (Node, 1),
+            (Shim, 1),
+            (Both, 1),
+            (Podman, 1),
+            (Wire, 1),
+        ],
+    ),
     (10, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+    (11, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
 ];
 
 /// For all of it. What isn't tried by then counts as wrong.
@@ -167,8 +185,9 @@ impl Walker<'_> {
                 self.arena.witness.hold(Point::Image);
             }
             5 => witness.hold(Point::Run),
-            6 => witness.hold(Point::Start),
-            8 => witness.hold(Point::Delete),
+            6 => witness.hold(Point::Create),
+            7 => witness.hold(Point::Start),
+            9 => witness.hold(Point::Delete),
             _ => {}
         }
         self.task = self.arena.submit(&self.plan);
@@ -185,11 +204,14 @@ impl Walker<'_> {
             4 => self.held = witness.wait_held(Point::Image),
             5 => self.held = witness.wait_held(Point::Run),
             6 => {
+                witness.wait_held(Point::Create);
+            }
+            7 => {
                 witness.wait_held(Point::Start);
             }
-            7 => self.wait_for_command(),
-            8 => self.come_to_its_end(),
-            9 => self.come_to_its_record(),
+            8 => self.wait_for_command(),
+            9 => self.come_to_its_end(),
+            10 => self.come_to_its_record(),
             _ => {
                 self.wait_for_command();
                 self.let_go();
@@ -246,10 +268,23 @@ impl Walker<'_> {
                 site.node.process.kill();
                 self.arena.restart_node(0);
             }
-            Shim => {
+            Shim | Both => {
+                if victim == Both {
+                    site.node.process.kill();
+                }
                 let shims = site.node.shims();
                 assert_eq!(shims.len(), 1, "a shim for the job");
                 end(shims[0]);
+                if victim == Both {
+                    self.arena.restart_node(0);
+                }
+                if victim == Both && step == 5 {
+                    // The podman of the first shim and that of the next are there at the same time.
+                    let first = self.held;
+                    eventually("another podman is held", || {
+                        (self.arena.witness.wait_held(Point::Run) != first).then_some(())
+                    });
+                }
             }
             // It is held where it isn't podman yet.
             Podman if [4, 5].contains(&step) => end(self.held),
@@ -273,7 +308,7 @@ impl Walker<'_> {
         let site = &self.arena.sites[0];
         site.segment.heal();
         site.go_on();
-        if victim == Node {
+        if [Node, Both].contains(&victim) {
             self.arena.wait_for_nodes_listening();
         }
         if step == 1 {
@@ -309,7 +344,7 @@ fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result
         number: step as u64,
         lines: 3,
         pause_ms: 1,
-        flood: if step == 9 { 3_000_000 } else { 0 },
+        flood: if step == 10 { 3_000_000 } else { 0 },
         code: 5,
         max_attempts: 10,
         waits: true,

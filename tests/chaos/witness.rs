@@ -36,7 +36,7 @@ exec "$REAL" "$@"
 
 const RUNC: &str = r#"
 for word; do
-  case $word in start|delete)
+  case $word in create|start|delete)
     while [ -e "$HERE/hold/$word" ]; do echo $$ >"$HERE/hold/$word.held"; sleep 0.02; done
     break ;;
   esac
@@ -51,6 +51,8 @@ pub(crate) enum Point {
     Image,
     /// Podman is started.
     Run,
+    /// The runtime is about to make the container.
+    Create,
     /// Podman has made the container and is about to start it.
     Start,
     /// The container has ended and is about to be cleared away.
@@ -62,6 +64,7 @@ impl Point {
         match self {
             Self::Image => "image",
             Self::Run => "run",
+            Self::Create => "create",
             Self::Start => "start",
             Self::Delete => "delete",
         }
