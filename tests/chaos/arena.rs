@@ -24,7 +24,7 @@ pub(crate) const WORKER_PORT: u16 = 12090;
 /// Jobs at the same time, of each node.
 const SLOTS: &str = "4";
 /// What the operator of the orchestrator says.
-const ORCHESTRATOR: &[&str] = &[];
+const ORCHESTRATOR: &[&str] = &["--lease", "2s"];
 
 /// A node and its place.
 pub(crate) struct Site {

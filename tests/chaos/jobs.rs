@@ -6,6 +6,8 @@
 //!   stands in each line: nothing is missing, doubled or another command's;
 //! - in each attempt the command began once at most. Podman may have been started more often: an
 //!   attempt of which the command can't have begun (its request was never taken) is started again;
+//! - a later attempt than that of the record may have begun, at a node that was offered it and whose answer
+//!   was lost: it doesn't count;
 //! - one with `max_attempts` 1 began once at most in all. It may end as lost, with a true part of its
 //!   output; or with an error of the engine, and then it never began;
 //! - any other has its true result.
@@ -99,8 +101,8 @@ impl Plan {
                 return Err(format!("attempt {attempt} ran twice"));
             }
         }
-        if starts.iter().any(|start| start.attempt > attempt.max(1)) {
-            return Err("an attempt ran that the record doesn't know".to_owned());
+        if starts.iter().any(|start| start.attempt > self.max_attempts) {
+            return Err("it was tried more often than it may be".to_owned());
         }
         let ran = begun(attempt).pop();
         let told = &job["result_object"];
