@@ -5,6 +5,7 @@ use crate::support::{
     Answer, Call, Orchestrator, StandIn, cluster::finish, eventually, lasting_port,
     stand_in::capability, uuid,
 };
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::{
     Arc, Mutex,
@@ -366,6 +367,65 @@ fn a_cancel_of_a_job_at_a_silent_node_reaches_the_one_that_is_offered_it_too() {
         (task["status"] == "canceled").then_some(())
     });
     assert!(attaches(&away) > 0);
+}
+
+/// The node is back while another one is being asked: with a word first, or with the result at once.
+#[test]
+fn a_copy_that_came_second_goes_however_long_that_takes_to_be_written() {
+    for first_word in [true, false] {
+        let scene = Scene::set();
+        let (back, ends, over) = (Switch::default(), Switch::default(), Switch::default());
+        let (is_back, may_end, last) = (back.clone(), ends.clone(), LastRun::default());
+        let away = scene.join("away", move |call, answer| {
+            if call.is_run() {
+                last.note(call);
+            } else if call.method != "GET" {
+                answer.status(204, &Value::Null);
+            } else if is_back.is_on() && !first_word {
+                last.end(answer, "late\n");
+            } else if is_back.is_on() {
+                let mut events = answer.stream();
+                events.send(&json!({"event": "alive"}));
+                may_end.wait();
+                let run = last.0.lock().unwrap().clone().unwrap();
+                events.end(2, &run.result("late\n"));
+            }
+        });
+        let id = scene.create(json!({}));
+        away.call("run", Call::is_run);
+        let hears = over.clone();
+        let other = scene.join("other", move |call, answer| match call.method.as_str() {
+            "GET" => answer.problem(404, "not-found"),
+            _ if call.is_run() => hears.wait(),
+            _ => answer.status(204, &Value::Null),
+        });
+        let run = other.call("take the offer", Call::is_run);
+        let copy = json!({
+            "version": 1, "task_id": run.body["task_id"], "job_id": run.body["job_id"], "attempt": 2,
+            "status": "running",
+        });
+        *other.jobs.lock().unwrap() = vec![copy];
+
+        // As by a slow disk: nothing is written from here on, and time goes by.
+        let database = Connection::open(scene.orchestrator.data_dir.join("cynode.db")).unwrap();
+        let user = scene.orchestrator.login();
+        database.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let asked = attaches(&away);
+        back.turn_on();
+        eventually("it is back", || (attaches(&away) > asked).then_some(()));
+        for _ in 0..50 {
+            user.get(&format!("/v1/tasks/{id}")).json(200);
+        }
+        drop(database);
+        let job = run.body["job_id"].as_str().unwrap();
+        other.call("cancel the copy", |call| {
+            call.path == format!("/v1/worker/jobs/{job}:cancel?attempt=2")
+        });
+        ends.turn_on();
+        let (attempt, node, _) = scene.finish(&id);
+        assert_eq!((attempt, node.as_str()), (1, "away"));
+        over.turn_on();
+    }
 }
 
 #[test]

@@ -93,12 +93,7 @@ async fn hold(
                 match &offer {
                     // Another node may have taken it, and is given the word.
                     Some(_) if !is_last_word => end = Some(verdict),
-                    Some(offer) => {
-                        // Its end in the store ends the offer.
-                        orchestrator.leftovers.owe(offer.job.node_id);
-                        return Turn::Over(verdict);
-                    }
-                    None => return Turn::Over(verdict),
+                    _ => return Turn::Over(verdict),
                 }
             }
             (next, answer) = answered(&mut offer) => {
@@ -159,6 +154,7 @@ async fn offer_to<'a>(
         Ok(next) => {
             let next = next?;
             job.last_attempt = next.attempt;
+            job.offered_to = Some(next.node_id);
             Some(Offer::put(orchestrator, next, Entry::Run))
         }
         Err(error) => {
@@ -177,23 +173,25 @@ async fn conclude(
     answer: Answer,
 ) -> bool {
     let store = &orchestrator.store;
-    let refused = match answer {
+    let refused = match &answer {
         Answer::Taken => {
             let accept = || store.job_accept(next.id, next.attempt, Time::now());
             return stored(next, accept).await;
         }
         Answer::Refused(verdict) => {
-            avoid(orchestrator, next.node_id, &verdict);
+            avoid(orchestrator, next.node_id, verdict);
             true
         }
-        Answer::Unknown => {
-            orchestrator.leftovers.owe(next.node_id);
-            false
-        }
+        Answer::Unknown => false,
     };
     let withdraw = || store.job_withdraw(next.id, next.attempt, refused);
     if stored(next, withdraw).await && refused {
         job.last_attempt -= 1;
+    }
+    job.offered_to = None;
+    if !refused {
+        // Not before: until that is written what is offered there counts as awaited.
+        orchestrator.leftovers.owe(next.node_id);
     }
     false
 }

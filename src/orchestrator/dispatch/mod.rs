@@ -91,6 +91,10 @@ pub(super) fn start(
         let canceled = follower.is_canceled();
         let left = settle::settle(&orchestrator, &job, &live, verdict, canceled).await;
         drop(follower);
+        if let Some(node) = job.offered_to {
+            // Its end in the store has ended the offer.
+            orchestrator.leftovers.owe(node);
+        }
         match left {
             Left::Nothing => {}
             Left::Leftover => orchestrator.leftovers.owe(job.node_id),
