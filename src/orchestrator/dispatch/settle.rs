@@ -133,7 +133,10 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
     };
     match verdict {
         Verdict::Ended(last) => ended(job, *last, tries_left.then_some(backoff)),
-        Verdict::NotBegun(reason) | Verdict::Unable(reason) | Verdict::Busy(reason) => {
+        // Its number is free again, unless a later one was given away: then there must be another.
+        Verdict::NotBegun(reason) | Verdict::Unable(reason) | Verdict::Busy(reason)
+            if tries_left || job.attempt == job.last_attempt =>
+        {
             tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
             Step {
@@ -152,7 +155,10 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 left: Left::Nothing,
             }
         }
-        Verdict::Lost(reason) => {
+        Verdict::Lost(reason)
+        | Verdict::NotBegun(reason)
+        | Verdict::Unable(reason)
+        | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, attempt = job.attempt, reason, "an attempt is lost");
             let tries = format!("attempt {} of {}", job.attempt, job.max_attempts);
             let end = without_result(JobStatus::Lost, format!("lost ({tries}): {reason}"));
@@ -318,6 +324,15 @@ mod tests {
         assert!(
             not_begun.again.is_some() && not_begun.not_begun && not_begun.left == Left::Nothing
         );
+        // A later one was offered meanwhile, and nobody knows what became of that: nobody has canceled it.
+        let job = RunningJob {
+            attempt: 1,
+            last_attempt: 2,
+            max_attempts: 2,
+            ..job()
+        };
+        let unknown = next_step(&job, Verdict::NotBegun(String::new()));
+        assert!(unknown.again.is_none() && unknown.end.status == JobStatus::Lost);
         let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
         assert!(rejected.again.is_none() && rejected.end.status == JobStatus::Failed);
     }
