@@ -429,6 +429,47 @@ fn a_copy_that_came_second_goes_however_long_that_takes_to_be_written() {
 }
 
 #[test]
+fn a_node_that_is_back_without_the_end_of_its_attempt_leaves_the_word_to_the_one_that_is_asked() {
+    let scene = Scene::set();
+    let (back, takes) = (Switch::default(), Switch::default());
+    let (is_back, last) = (back.clone(), LastRun::default());
+    let away = scene.join("away", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+        } else if call.method != "GET" {
+            answer.status(204, &Value::Null);
+        } else if is_back.is_on() {
+            // As after the machine went down.
+            let mut lost = last.0.lock().unwrap().clone().unwrap().result("");
+            (lost["status"], lost["exit_code"]) = ("failed".into(), Value::Null);
+            lost["error"] = json!({"type": "lost", "message": "the machine went down"});
+            answer.stream().end(2, &lost);
+        }
+    });
+    let id = scene.create(json!({"max_attempts": 2}));
+    away.call("run", Call::is_run);
+    let (may_take, taking) = (takes.clone(), willing());
+    let other = scene.join("other", move |call, answer| {
+        if call.is_run() {
+            may_take.wait();
+        }
+        taking(call, answer);
+    });
+    other.call("take the offer", Call::is_run);
+    let user = scene.orchestrator.login();
+    let asked = attaches(&away);
+    back.turn_on();
+    eventually("it is back", || (attaches(&away) > asked).then_some(()));
+    for _ in 0..50 {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        assert_eq!(task["status"], "running");
+    }
+    takes.turn_on();
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (2, "other"), "{job}");
+}
+
+#[test]
 fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
     let scene = Scene::set();
     let over = Switch::default();

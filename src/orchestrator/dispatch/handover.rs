@@ -89,7 +89,7 @@ async fn hold(
         let may_seek = offer.is_none() && job.may_be_tried_again() && !follower.is_canceled();
         tokio::select! {
             verdict = &mut ending, if end.is_none() => {
-                let is_last_word = matches!(verdict, Verdict::Ended(_)) || follower.is_canceled();
+                let is_last_word = verdict.is_last_word() || follower.is_canceled();
                 match &offer {
                     // Another node may have taken it, and is given the word.
                     Some(_) if !is_last_word => end = Some(verdict),

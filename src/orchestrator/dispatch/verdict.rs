@@ -23,6 +23,20 @@ pub(super) enum Verdict {
     Lost(String),
 }
 
+impl Verdict {
+    /// Whether it is the job's end, whatever another attempt would come to.
+    pub(super) fn is_last_word(&self) -> bool {
+        match self {
+            Self::Ended(last) => last
+                .result
+                .error
+                .as_ref()
+                .is_none_or(|error| !error.kind.is_retryable()),
+            _ => false,
+        }
+    }
+}
+
 /// A conversation that did not lead to a result.
 pub(super) struct Trouble {
     pub(super) reason: String,
