@@ -48,7 +48,7 @@ use crate::{
 use futures_util::future::select_all;
 use ipnet::IpNet;
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::sync::Notify;
+use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use zeroize::Zeroizing;
 
 /// What the operator says.
@@ -127,7 +127,7 @@ pub struct Running {
     /// Where nodes reach it.
     pub control: SocketAddr,
     /// Both listeners, the upkeep of the store and of nodes, and the scheduler.
-    parts: Vec<tokio::task::JoinHandle<()>>,
+    parts: Vec<JoinHandle<()>>,
     _lock: RoleLock,
 }
 
@@ -179,23 +179,7 @@ impl Orchestrator {
             shutdown: shutdown.clone(),
         });
         recovery::resume(&orchestrator).await?;
-        let parts = vec![
-            tokio::spawn(server::serve(
-                gateway,
-                gateway::router(Arc::clone(&orchestrator)),
-                Gate::new(&orchestrator.settings.trusted_proxies),
-                shutdown.clone(),
-            )),
-            tokio::spawn(server::serve(
-                control,
-                control_plane::router(Arc::clone(&orchestrator)),
-                Gate::new(&orchestrator.settings.trusted_proxies),
-                shutdown.clone(),
-            )),
-            tokio::spawn(upkeep::run(Arc::clone(&orchestrator), shutdown.clone())),
-            tokio::spawn(leftovers::run(Arc::clone(&orchestrator), shutdown.clone())),
-            tokio::spawn(scheduler::run(Arc::clone(&orchestrator), shutdown)),
-        ];
+        let parts = orchestrator.serve(gateway, control, &shutdown);
         data_dir.update_addresses(|addresses| {
             (addresses.gateway, addresses.control) = (Some(gateway_address), Some(control_address));
         })?;
@@ -207,6 +191,33 @@ impl Orchestrator {
             parts,
             _lock: lock,
         })
+    }
+
+    /// Starts all that goes on until `shutdown`.
+    fn serve(
+        self: &Arc<Self>,
+        gateway: TcpListener,
+        control: TcpListener,
+        shutdown: &Shutdown,
+    ) -> Vec<JoinHandle<()>> {
+        let gate = || Gate::new(&self.settings.trusted_proxies);
+        vec![
+            tokio::spawn(server::serve(
+                gateway,
+                gateway::router(Arc::clone(self)),
+                gate(),
+                shutdown.clone(),
+            )),
+            tokio::spawn(server::serve(
+                control,
+                control_plane::router(Arc::clone(self)),
+                gate(),
+                shutdown.clone(),
+            )),
+            tokio::spawn(upkeep::run(Arc::clone(self), shutdown.clone())),
+            tokio::spawn(leftovers::run(Arc::clone(self), shutdown.clone())),
+            tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
+        ]
     }
 
     /// Where dispatch reaches a node: as the operator says, or else as the node does.

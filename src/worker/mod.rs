@@ -217,15 +217,7 @@ impl Bench {
         for (job, entry) in found.open {
             api.start(&job, entry);
         }
-        let watched = Arc::clone(&shop);
-        tokio::spawn(async move {
-            let ground = probe::Ground {
-                init: &watched.init,
-                scratch: &home,
-                node_uuid: Some(&watched.node_uuid),
-            };
-            watched.engine.watch_over(ground).await;
-        });
+        tokio::spawn(watch_podman(Arc::clone(&shop), home));
         tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(
@@ -243,6 +235,16 @@ impl Bench {
             _lock: lock,
         }))
     }
+}
+
+/// Sees to podman for as long as the worker lives.
+async fn watch_podman(shop: Arc<job::Workshop>, home: PathBuf) {
+    let ground = probe::Ground {
+        init: &shop.init,
+        scratch: &home,
+        node_uuid: Some(&shop.node_uuid),
+    };
+    shop.engine.watch_over(ground).await;
 }
 
 impl Worker {
