@@ -2,7 +2,7 @@
 //!
 //! Each reader goes through the log on disk at their own pace and is woken when there is more; a
 //! slow one slows nobody. While nothing happens, an `alive` event now and then shows that the
-//! connection is no dead one.
+//! connection is no dead one; who follows only the course of a job gets the first one at once.
 
 use super::ledger::Job;
 use crate::{api::events::JobEvent, spool::Reader};
@@ -31,8 +31,8 @@ struct Listener {
     news: watch::Receiver<()>,
     telling: Telling,
     reader: Option<Reader>,
-    /// When it was told something last.
-    told_at: Instant,
+    /// When it is told that the job is alive, if nothing else is told before.
+    alive_at: Instant,
 }
 
 /// The events that `telling` asks for.
@@ -46,12 +46,18 @@ pub(super) fn lines(
         true => Ok(reader),
         false => reader.up_to_now(),
     };
+    // Who asks only after the course wants to know most of all whether there still is one.
+    let first_silence = if telling.output {
+        SILENCE
+    } else {
+        Duration::ZERO
+    };
     let listener = Listener {
         news: job.news(),
         job,
         telling,
         reader: reader.ok(),
-        told_at: Instant::now(),
+        alive_at: Instant::now() + first_silence,
     };
     futures_util::stream::unfold(Some(listener), async |listener| listener?.next().await)
 }
@@ -80,15 +86,15 @@ impl Listener {
                 return None;
             }
             // From the last line on, also while there is much that isn't asked for.
-            let silence = tokio::time::timeout_at(self.told_at + SILENCE, self.news.changed());
-            if silence.await.is_err() || self.told_at.elapsed() >= SILENCE {
+            let silence = tokio::time::timeout_at(self.alive_at, self.news.changed());
+            if silence.await.is_err() || self.alive_at <= Instant::now() {
                 return Some(self.told(&[JobEvent::Alive]));
             }
         }
     }
 
     fn told(mut self, events: &[JobEvent]) -> (Bytes, Option<Self>) {
-        self.told_at = Instant::now();
+        self.alive_at = Instant::now() + SILENCE;
         (encode(events), Some(self))
     }
 

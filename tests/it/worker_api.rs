@@ -3,7 +3,10 @@
 
 use crate::support::{Worker, eventually, uuid};
 use serde_json::{Value, json};
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 /// A command whose output differs with every run.
 const UNIQUE: &[&str] = &["cat", "/proc/sys/kernel/random/uuid"];
@@ -111,6 +114,26 @@ fn output_is_told_while_the_command_runs_and_a_reader_may_leave() {
         (&json!("second\n"), &json!(3))
     );
     assert_eq!(rest[1]["stdout"], "first\nsecond\n");
+}
+
+#[test]
+fn who_asks_only_after_the_course_of_a_job_hears_at_once_that_it_runs() {
+    let worker = Worker::start(&[]);
+    let job = Worker::script("echo first; until [ -e go ]; do usleep 10000; done");
+    worker
+        .follow(&job, 0)
+        .find(|event| event["data"] == "first\n");
+    let path = format!("{}?after=2&output=false", Worker::path(&job));
+    let asked = Instant::now();
+    let ndjson = [("Accept", "application/x-ndjson")];
+    let mut lines = worker.api.lines("GET", &path, &ndjson, b"");
+    assert_eq!(lines.next().unwrap(), r#"{"event":"alive"}"#);
+    assert!(
+        asked.elapsed() < Duration::from_secs(4),
+        "an alive of its own, and not that after 5 s"
+    );
+    std::fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
+    assert!(lines.any(|line| line.contains(r#""event":"result""#)));
 }
 
 #[test]

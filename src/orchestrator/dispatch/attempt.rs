@@ -80,7 +80,7 @@ async fn follow(mut conversation: Conversation<'_>) -> Verdict {
                 ..moment(job)
             });
         }
-        // An answer that breaks off at once is no news.
+        // Else one that breaks off each time would be asked without a pause.
         if conversation.heard {
             pauses.reset();
         }
@@ -98,7 +98,7 @@ struct Conversation<'a> {
     lease: &'a Lease,
     /// Number of the newest event that was heard.
     last_seq: u64,
-    /// Whether anything was heard since it was asked last.
+    /// Whether there was any news since it was asked last.
     heard: bool,
 }
 
@@ -124,14 +124,15 @@ impl Conversation<'_> {
         loop {
             let event = events.next().await;
             let event = event.map_err(|error| Trouble::passing(error.to_string()))?;
-            if event.is_some() {
-                self.heard = true;
-                self.lease.renew();
-            }
-            match event {
-                Some(JobEvent::Result(last)) => return check(job, *last),
-                Some(event) => self.last_seq = event.seq().unwrap_or(0).max(self.last_seq),
-                None => return Err(Trouble::passing("the events ended without a result")),
+            let Some(event) = event else {
+                return Err(Trouble::passing("the events ended without a result"));
+            };
+            self.lease.renew();
+            // That it is alive is its word, and no news.
+            self.heard |= event.seq().is_some();
+            self.last_seq = event.seq().unwrap_or(0).max(self.last_seq);
+            if let JobEvent::Result(last) = event {
+                return check(job, *last);
             }
         }
     }
