@@ -31,6 +31,9 @@ use tokio::sync::Notify;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// How long a look may take, since the others wait for it: one that has much is gone on with at the next.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+
 /// The nodes that are to be looked through, each with how often that was asked for.
 #[derive(Default)]
 pub(super) struct Leftovers {
@@ -113,7 +116,8 @@ async fn pass(orchestrator: &Orchestrator) -> Result<bool, StoreError> {
         if Time::now().since(node.last_seen_at) > HEARD_WITHIN {
             return Ok(true);
         }
-        let is_clean = clear(orchestrator, &node).await?;
+        let cleared = tokio::time::timeout(LOOK_LIMIT, clear(orchestrator, &node)).await;
+        let is_clean = cleared.unwrap_or(Ok(false))?;
         if is_clean {
             orchestrator.leftovers.settle(id, asked);
         }
@@ -162,7 +166,7 @@ async fn clear(orchestrator: &Orchestrator, node: &Node) -> Result<bool, StoreEr
     Ok(is_clean)
 }
 
-/// Whether the node has nothing more of that attempt: it did as it was told, or it has another one.
+/// Whether the node has nothing more of that attempt: it did as it was told, or does not know the job.
 fn is_settled(done: &Result<(), CallError>) -> bool {
     let status = done.as_ref().err().map(CallError::status);
     status.is_none_or(|status| matches!(status, Some(StatusCode::NOT_FOUND)))
