@@ -96,7 +96,7 @@ CREATE TABLE jobs (
     user_id          TEXT,                       -- its task's, for whose turn it is
     placement        TEXT NOT NULL DEFAULT '{}', -- JSON, what it asks of a node; the same text for the same
     rank             INTEGER NOT NULL DEFAULT 0, -- lower first among a user's own: minus the task's priority
-    last_attempt     INTEGER NOT NULL DEFAULT 0, -- the highest that any node may have heard of; none is given twice
+    last_attempt     INTEGER NOT NULL DEFAULT 0, -- the highest that any node may have heard of; one that was refused is free again
     offered_node_id  TEXT REFERENCES nodes (id), -- who is offered last_attempt while attempt's node is silent
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;

@@ -11,7 +11,7 @@
 //! Until the offer is accepted attempt 1 is the one that counts: when A is back first, its end is the
 //! job's. From that commit on it is attempt 2, and whatever A says of attempt 1 changes nothing. The
 //! order is: offer, commit, ask B, accept, commit. So a job never has two attempts that count, and none
-//! that nobody runs; and no number is ever given to two nodes.
+//! that nobody runs; and no number is given to two nodes, but for one that the first of them refused.
 
 use super::{
     Store, StoreError,
