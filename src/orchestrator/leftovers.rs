@@ -5,18 +5,21 @@
 //! again after it was offline, and whenever something was left there. What nobody waits for is canceled, and
 //! forgotten. The attempt stands in each of these calls, so that a newer one of the same job is safe.
 //!
+//! An attempt that was given up may not have come there yet: a request that was sent into a network that
+//! is down is delivered when it is up again. The node is told to forget that one, too, and refuses it then.
+//!
 //! A node that can't be reached stays owed, and is tried again when it is heard.
 
-use super::{Orchestrator, readiness::HEARD_WITHIN};
+use super::{Orchestrator, node_client::NodeClient, readiness::HEARD_WITHIN};
 use crate::{
-    api::{NodeId, TaskId, jobs::JobState, time::Time},
+    api::{JobId, NodeId, TaskId, time::Time},
     errors,
     http::{
         client::CallError,
         server::{Shutdown, ended},
     },
     pause::Pauses,
-    store::{Node, Standing, StoreError},
+    store::{Node, RunningJob, Standing, StoreError},
 };
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -34,22 +37,38 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How long a look may take, since the others wait for it: one that has much is gone on with at the next.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
-/// The nodes that are to be looked through, each with how often that was asked for.
+/// The nodes that are to be looked through.
 #[derive(Default)]
 pub(super) struct Leftovers {
-    owed: Mutex<HashMap<NodeId, u64>>,
+    owed: Mutex<HashMap<NodeId, Owed>>,
     wake: Notify,
 }
 
+/// What is owed to one node.
+#[derive(Clone, Default)]
+struct Owed {
+    /// How often it was asked for.
+    asked: u64,
+    /// Attempts that are over, whether the node has heard of them or not.
+    over: Vec<(JobId, u32)>,
+}
+
 impl Leftovers {
-    fn owed(&self) -> MutexGuard<'_, HashMap<NodeId, u64>> {
+    fn owed(&self) -> MutexGuard<'_, HashMap<NodeId, Owed>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something may be left at this node.
     pub(super) fn owe(&self, node: NodeId) {
-        *self.owed().entry(node).or_default() += 1;
+        self.owed().entry(node).or_default().asked += 1;
         self.wake.notify_one();
+    }
+
+    /// This attempt is over, and its node may have it or hear of it yet.
+    pub(super) fn owe_end(&self, of: &RunningJob) {
+        let over = (of.id, of.attempt);
+        self.owed().entry(of.node_id).or_default().over.push(over);
+        self.owe(of.node_id);
     }
 
     /// A node was heard, which had not been `since`.
@@ -61,11 +80,16 @@ impl Leftovers {
         }
     }
 
-    /// A node was found clean, which had been asked for so often.
-    fn settle(&self, node: NodeId, asked: u64) {
+    /// A node was found clean, of which this had been asked.
+    fn settle(&self, node: NodeId, done: &Owed) {
         let mut owed = self.owed();
-        if owed.get(&node) == Some(&asked) {
+        let Some(now) = owed.get_mut(&node) else {
+            return;
+        };
+        if now.asked == done.asked {
             owed.remove(&node);
+        } else {
+            now.over.drain(..done.over.len());
         }
     }
 }
@@ -108,18 +132,19 @@ async fn look_through(orchestrator: &Orchestrator) {
 /// Looks through all nodes that are owed it and there; whether all of those are clean.
 async fn pass(orchestrator: &Orchestrator) -> Result<bool, StoreError> {
     let owed = orchestrator.leftovers.owed().clone();
-    let looks = owed.into_iter().map(|(id, asked)| async move {
+    let looks = owed.into_iter().map(|(id, owed)| async move {
         let Some(node) = orchestrator.store.node_get(id).await? else {
-            orchestrator.leftovers.settle(id, asked);
+            orchestrator.leftovers.settle(id, &owed);
             return Ok(true);
         };
         if Time::now().since(node.last_seen_at) > HEARD_WITHIN {
             return Ok(true);
         }
-        let cleared = tokio::time::timeout(LOOK_LIMIT, clear(orchestrator, &node)).await;
+        let cleared =
+            tokio::time::timeout(LOOK_LIMIT, clear(orchestrator, &node, &owed.over)).await;
         let is_clean = cleared.unwrap_or(Ok(false))?;
         if is_clean {
-            orchestrator.leftovers.settle(id, asked);
+            orchestrator.leftovers.settle(id, &owed);
         }
         Ok(is_clean)
     });
@@ -127,8 +152,12 @@ async fn pass(orchestrator: &Orchestrator) -> Result<bool, StoreError> {
     Ok(looked?.into_iter().all(|is_clean| is_clean))
 }
 
-/// Has a node end and forget what nobody waits for; whether nothing of that is left.
-async fn clear(orchestrator: &Orchestrator, node: &Node) -> Result<bool, StoreError> {
+/// Has a node end and forget what is over, and what else nobody waits for; whether nothing of that is left.
+async fn clear(
+    orchestrator: &Orchestrator,
+    node: &Node,
+    over: &[(JobId, u32)],
+) -> Result<bool, StoreError> {
     let Some(client) = orchestrator.node_client(node) else {
         return Ok(true);
     };
@@ -143,33 +172,32 @@ async fn clear(orchestrator: &Orchestrator, node: &Node) -> Result<bool, StoreEr
     let ids = jobs.iter().map(|job| job.job_id).collect();
     let standings = orchestrator.store.job_standings(ids).await?;
     let is_read = |task| orchestrator.live.moment(task).is_some();
+    let left = jobs.iter().filter(|job| {
+        let standing = standings.get(&job.job_id);
+        !is_awaited(standing, node.id, job.attempt, is_read)
+    });
+    let left = left.map(|job| (job.job_id, job.attempt));
     let mut is_clean = true;
-    for JobState {
-        job_id,
-        attempt,
-        status,
-        ..
-    } in jobs
-    {
-        if is_awaited(standings.get(&job_id), node.id, attempt, is_read) {
-            continue;
-        }
-        let runs = status == JobState::RUNNING;
-        let done = if runs {
-            tracing::info!(node = node.slug, job = %job_id, attempt, "an attempt that nobody waits for is ended");
-            client.cancel(job_id, attempt).await
-        } else {
-            client.forget(job_id, attempt).await
-        };
-        is_clean &= !runs && is_settled(&done);
+    for (job, attempt) in over.iter().copied().chain(left) {
+        is_clean &= bury(&client, job, attempt).await;
     }
     Ok(is_clean)
 }
 
-/// Whether the node has nothing more of that attempt: it did as it was told, or does not know the job.
-fn is_settled(done: &Result<(), CallError>) -> bool {
-    let status = done.as_ref().err().map(CallError::status);
-    status.is_none_or(|status| matches!(status, Some(StatusCode::NOT_FOUND)))
+/// Has a node end and forget an attempt, and refuse it where it comes later; whether that is done.
+async fn bury(client: &NodeClient<'_>, job: JobId, attempt: u32) -> bool {
+    let status = |outcome: &Result<(), CallError>| outcome.as_ref().err().map(CallError::status);
+    let forgotten = client.forget(job, attempt).await;
+    match status(&forgotten) {
+        None | Some(Some(StatusCode::NOT_FOUND)) => true,
+        Some(Some(StatusCode::CONFLICT)) => {
+            tracing::info!(%job, attempt, "an attempt that nobody waits for is ended");
+            // It still runs; or it is another one's turn at that node, which refuses this one by itself.
+            let canceled = client.cancel(job, attempt).await;
+            matches!(status(&canceled), Some(Some(StatusCode::CONFLICT)))
+        }
+        Some(_) => false,
+    }
 }
 
 /// Whether somebody waits for this attempt at this node, or reads what it has printed.
@@ -194,6 +222,7 @@ fn is_awaited(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orchestrator::dispatch::tests::running;
 
     #[test]
     fn only_what_counts_or_is_read_is_awaited() {
@@ -230,11 +259,18 @@ mod tests {
         leftovers.heard(node, Duration::from_secs(1));
         assert!(leftovers.owed().is_empty(), "it was never away");
         leftovers.heard(node, Duration::from_mins(1));
-        let asked = leftovers.owed()[&node];
-        leftovers.owe(node);
-        leftovers.settle(node, asked);
-        assert!(leftovers.owed().contains_key(&node));
-        leftovers.settle(node, asked + 1);
+        let job = RunningJob {
+            node_id: node,
+            ..running()
+        };
+        leftovers.owe_end(&job);
+        let first = leftovers.owed()[&node].clone();
+        let next = RunningJob { attempt: 2, ..job };
+        leftovers.owe_end(&next);
+        leftovers.settle(node, &first);
+        let second = leftovers.owed()[&node].clone();
+        assert_eq!(second.over, [(next.id, 2)]);
+        leftovers.settle(node, &second);
         assert!(leftovers.owed().is_empty());
     }
 }

@@ -234,12 +234,16 @@ impl Ledger {
         inner.jobs.values().filter(|job| !job.has_ended()).count()
     }
 
-    /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone.
+    /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone. An
+    /// attempt that is not known leaves one, too: its request may still be under way.
     pub(super) fn forget(&self, id: JobId, attempt: Option<u32>) -> Result<(), Problem> {
         let mut inner = self.inner();
         let Some(job) = inner.jobs.get(&id).cloned() else {
             let buried = inner.tombstones.attempt(id);
-            return buried.map(drop).ok_or_else(|| Problem::not_found("job"));
+            return match attempt {
+                Some(attempt) if buried < Some(attempt) => inner.bury(id, attempt),
+                _ => buried.map(drop).ok_or_else(|| Problem::not_found("job")),
+            };
         };
         job.check(attempt)?;
         if !job.has_ended() {
@@ -249,10 +253,7 @@ impl Ledger {
             ));
         }
         // In this order: a job that is gone and not buried could be run again.
-        if let Err(error) = inner.tombstones.bury(id, job.accepted.attempt) {
-            tracing::error!(job = %id, %error, "a job can't be forgotten");
-            return Err(no_room(&error));
-        }
+        inner.bury(id, job.accepted.attempt)?;
         inner.jobs.remove(&id);
         // Its directory goes with the last who holds it, and not while everybody waits for the ledger.
         drop(inner);
@@ -283,6 +284,13 @@ impl Ledger {
 }
 
 impl Inner {
+    fn bury(&mut self, id: JobId, attempt: u32) -> Result<(), Problem> {
+        self.tombstones.bury(id, attempt).map_err(|error| {
+            tracing::error!(job = %id, %error, "a job can't be forgotten");
+            no_room(&error)
+        })
+    }
+
     /// The job that a request is about, where it needs no start; an error where it may have none.
     fn known(&self, run: &RunJob) -> Result<Option<Arc<Job>>, Problem> {
         let buried = self.tombstones.attempt(run.job_id);

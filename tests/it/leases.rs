@@ -122,7 +122,7 @@ fn willing() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
 
 /// A node that takes an attempt, then is silent until it is back, and has the result by then.
 fn silent_until(back: &Switch) -> impl Fn(&Call, Answer) + Send + Sync + use<> {
-    let (back, last) = (back.clone(), LastRun::default());
+    let (back, last, canceled) = (back.clone(), LastRun::default(), Switch::default());
     move |call, answer| {
         if call.is_run() {
             last.note(call);
@@ -133,8 +133,13 @@ fn silent_until(back: &Switch) -> impl Fn(&Call, Answer) + Send + Sync + use<> {
             drop(answer);
         } else if call.method == "GET" {
             last.end(answer, "late\n");
-        } else {
+        } else if call.path.contains(":cancel") {
+            canceled.turn_on();
             answer.status(204, &Value::Null);
+        } else if canceled.is_on() {
+            answer.status(204, &Value::Null);
+        } else {
+            answer.problem(409, "conflict");
         }
     }
 }
@@ -193,8 +198,8 @@ fn a_silent_nodes_job_goes_on_at_another_one_and_its_late_copy_goes() {
     away.call("cancel the copy", |call| {
         call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1")
     });
-    away.call("cancel what nobody knows", |call| {
-        call.path == format!("/v1/worker/jobs/{stranger}:cancel?attempt=4")
+    away.call("forget what nobody knows", |call| {
+        call.method == "DELETE" && call.path == format!("/v1/worker/jobs/{stranger}?attempt=4")
     });
     *away.jobs.lock().unwrap() = vec![copy("canceled")];
     away.call("forget the copy", |call| {
@@ -396,6 +401,7 @@ fn a_copy_that_came_second_goes_however_long_that_takes_to_be_written() {
         let hears = over.clone();
         let other = scene.join("other", move |call, answer| match call.method.as_str() {
             "GET" => answer.problem(404, "not-found"),
+            "DELETE" => answer.problem(409, "conflict"),
             _ if call.is_run() => hears.wait(),
             _ => answer.status(204, &Value::Null),
         });

@@ -367,4 +367,19 @@ fn what_is_said_of_one_attempt_leaves_another_alone() {
     ask("POST", ":cancel?attempt=2").expect(200);
     ask("DELETE", "?attempt=2").expect(204);
     ask("GET", "?attempt=2").problem(404, "not-found");
+    // One of which it has not heard yet is refused when it comes.
+    ask("DELETE", "?attempt=1").expect(204);
+    ask("DELETE", "?attempt=3").expect(204);
+    job["attempt"] = 3.into();
+    worker.send(&job).problem(409, "job-already-finished");
+    job["attempt"] = 4.into();
+    assert_eq!(worker.run(&job)["stdout"], "of-the-second\n");
+    let unknown = format!("/v1/worker/jobs/{}", uuid());
+    let forget = |rest: &str| {
+        worker
+            .api
+            .call("DELETE", &format!("{unknown}{rest}"), &[], b"")
+    };
+    forget("").problem(404, "not-found");
+    forget("?attempt=1").expect(204);
 }

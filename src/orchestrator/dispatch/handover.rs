@@ -52,7 +52,7 @@ pub(super) async fn follow(
                     job = %job.id, attempt = next.attempt,
                     "a job goes on at another node, since its own is silent"
                 );
-                orchestrator.leftovers.owe(job.node_id);
+                orchestrator.leftovers.owe_end(job);
                 live.moves_to(moment(&next));
                 *job = *next;
                 entry = Entry::Attach;
@@ -191,7 +191,7 @@ async fn conclude(
     job.offered_to = None;
     if !refused {
         // Not before: until that is written what is offered there counts as awaited.
-        orchestrator.leftovers.owe(next.node_id);
+        orchestrator.leftovers.owe_end(next);
     }
     false
 }

@@ -91,13 +91,13 @@ pub(super) fn start(
         let canceled = follower.is_canceled();
         let left = settle::settle(&orchestrator, &job, &live, verdict, canceled).await;
         drop(follower);
-        if let Some(node) = job.offered_to {
+        if let Some(offered) = job.offered() {
             // Its end in the store has ended the offer.
-            orchestrator.leftovers.owe(node);
+            orchestrator.leftovers.owe_end(&offered);
         }
         match left {
             Left::Nothing => {}
-            Left::Leftover => orchestrator.leftovers.owe(job.node_id),
+            Left::Leftover => orchestrator.leftovers.owe_end(&job),
             Left::Log => {
                 // Who reads along and was cut off, as when the node was restarted, reads the rest there.
                 live.unwatched(READERS_LIMIT).await;
