@@ -501,3 +501,45 @@ fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
     let asked = node.call("attach", is_attach);
     assert!(asked.path.contains("attempt=1&after=1"), "{}", asked.path);
 }
+
+#[test]
+fn who_reads_along_is_told_of_both_attempts() {
+    let scene = Scene::set();
+    let last = LastRun::default();
+    let away = scene.join("away", move |call, answer| {
+        let printed = json!({"event": "stdout", "attempt": 1, "seq": 2, "data": "early\n"});
+        if call.is_run() {
+            last.note(call);
+        }
+        if call.is_run() || (call.method == "GET" && !is_attach(call)) {
+            let started = json!({"event": "started", "attempt": 1, "seq": 1});
+            answer.stream().send(&started).send(&printed);
+        }
+    });
+    let id = scene.create(json!({}));
+    away.call("run", Call::is_run);
+    let user = scene.orchestrator.login();
+    let mut events = user.events(&format!("/v1/tasks/{id}/logs?follow=true"), None);
+    assert!(events.any(|event| event.data["data"] == "early\n"));
+    let last = LastRun::default();
+    let _other = scene.join("other", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+        }
+        if call.is_run() || call.method == "GET" {
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 2, "seq": 1}));
+            events.send(&json!({"event": "stdout", "attempt": 2, "seq": 2, "data": "done\n"}));
+            let run = last.0.lock().unwrap().clone().unwrap();
+            events.end(3, &run.result("done\n"));
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    });
+    let rest: Vec<_> = events.map(|event| (event.id, event.name)).collect();
+    let told = [("2-0", "status"), ("2-2", "stdout"), ("2-2", "end")];
+    assert_eq!(
+        rest,
+        told.map(|(id, name)| (id.to_owned(), name.to_owned()))
+    );
+}
