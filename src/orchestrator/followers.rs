@@ -24,6 +24,8 @@ pub struct Sought {
     pub placement: String,
     /// The node that has it.
     pub except: NodeId,
+    /// Those that were asked before, in vain.
+    pub tried: Vec<NodeId>,
 }
 
 /// The node that a job is to be offered to. Whoever chose it waits until this is dropped.
@@ -116,11 +118,16 @@ impl Follower {
     }
 
     /// Has another node sought for `job` from now on, for as long as the answer is waited for.
-    pub(super) fn seek(&self, job: &RunningJob) -> impl Future<Output = Chosen> + use<> {
+    pub(super) fn seek(
+        &self,
+        job: &RunningJob,
+        tried: &[NodeId],
+    ) -> impl Future<Output = Chosen> + use<> {
         let sought = Sought {
             job: job.id,
             placement: job.placement.clone(),
             except: job.node_id,
+            tried: tried.to_vec(),
         };
         let (seeker, chosen) = oneshot::channel();
         if let Some(entry) = self.followers.map().get_mut(&self.job) {
@@ -170,10 +177,10 @@ mod tests {
     async fn who_gave_up_is_not_sought_and_holds_up_nobody() {
         let (followers, job) = (Followers::default(), running());
         let (follower, node) = (followers.enter(job.id), NodeId::new());
-        drop(follower.seek(&job));
+        drop(follower.seek(&job, &[]));
         assert!(followers.sought().is_empty());
         followers.offer(job.id, node).await;
-        let seeking = follower.seek(&job);
+        let seeking = follower.seek(&job, &[]);
         assert_eq!(followers.sought().len(), 1);
         let (chosen, ()) =
             tokio::join!(async { seeking.await.node }, followers.offer(job.id, node));

@@ -171,14 +171,16 @@ async fn clear(
     };
     let ids = jobs.iter().map(|job| job.job_id).collect();
     let standings = orchestrator.store.job_standings(ids).await?;
-    let is_read = |task| orchestrator.live.moment(task).is_some();
-    let left = jobs.iter().filter(|job| {
-        let standing = standings.get(&job.job_id);
-        !is_awaited(standing, node.id, job.attempt, is_read)
-    });
-    let left = left.map(|job| (job.job_id, job.attempt));
-    let mut is_clean = true;
-    for (job, attempt) in over.iter().copied().chain(left) {
+    let (mut is_clean, mut left) = (true, over.to_vec());
+    for job in &jobs {
+        match awaited(standings.get(&job.job_id), node.id, job.attempt) {
+            Awaited::Yes => {}
+            // It goes when nobody reads it any more.
+            Awaited::ToBeRead(task) if orchestrator.live.moment(task).is_some() => is_clean = false,
+            Awaited::ToBeRead(_) | Awaited::No => left.push((job.job_id, job.attempt)),
+        }
+    }
+    for (job, attempt) in left {
         is_clean &= bury(&client, job, attempt).await;
     }
     Ok(is_clean)
@@ -200,23 +202,26 @@ async fn bury(client: &NodeClient<'_>, job: JobId, attempt: u32) -> bool {
     }
 }
 
-/// Whether somebody waits for this attempt at this node, or reads what it has printed.
-fn is_awaited(
-    standing: Option<&Standing>,
-    node: NodeId,
-    attempt: u32,
-    is_read: impl Fn(TaskId) -> bool,
-) -> bool {
+/// Whether somebody waits for an attempt at a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Awaited {
+    Yes,
+    No,
+    /// Its result is stored; somebody may still read what it has printed.
+    ToBeRead(TaskId),
+}
+
+fn awaited(standing: Option<&Standing>, node: NodeId, attempt: u32) -> Awaited {
     let Some(standing) = standing else {
-        return false;
+        return Awaited::No;
     };
     let is_current = standing.current == (attempt, Some(node));
     let is_offered = standing.offered == Some((attempt, node));
-    let has_ended = is_current && !standing.is_running;
-    if has_ended {
-        return is_read(standing.task);
+    match (is_current || is_offered, standing.is_running) {
+        (false, _) => Awaited::No,
+        (true, true) => Awaited::Yes,
+        (true, false) => Awaited::ToBeRead(standing.task),
     }
-    is_current || is_offered
 }
 
 #[cfg(test)]
@@ -225,7 +230,7 @@ mod tests {
     use crate::orchestrator::dispatch::tests::running;
 
     #[test]
-    fn only_what_counts_or_is_read_is_awaited() {
+    fn only_what_counts_or_may_be_read_is_awaited() {
         let [here, there] = [(); 2].map(|()| NodeId::new());
         let standing = |is_running, current, offered| Standing {
             task: TaskId::new(),
@@ -233,24 +238,21 @@ mod tests {
             current,
             offered,
         };
-        let awaited = |standing: &Standing, node, attempt| {
-            is_awaited(Some(standing), node, attempt, |_| false)
+        let awaits = |standing: &Standing| {
+            let at = |node| [1, 2].map(|attempt| awaited(Some(standing), node, attempt));
+            [at(here), at(there)]
         };
+        let (yes, no) = (Awaited::Yes, Awaited::No);
         let runs = standing(true, (2, Some(here)), None);
-        assert!(awaited(&runs, here, 2));
-        assert!(!awaited(&runs, here, 1) && !awaited(&runs, there, 2));
+        assert_eq!(awaits(&runs), [[no, yes], [no, no]]);
         let offered = standing(true, (1, Some(here)), Some((2, there)));
-        assert!(awaited(&offered, here, 1) && awaited(&offered, there, 2));
-        assert!(!awaited(&offered, there, 1) && !awaited(&offered, here, 2));
+        assert_eq!(awaits(&offered), [[yes, no], [no, yes]]);
         let ended = standing(false, (1, Some(here)), None);
-        assert!(!awaited(&ended, here, 1));
-        assert!(is_awaited(Some(&ended), here, 1, |task| task == ended.task));
-        assert!(!is_awaited(Some(&ended), there, 1, |_| true));
-        assert!(
-            !awaited(&standing(false, (1, None), None), here, 1),
-            "it is queued again"
-        );
-        assert!(!is_awaited(None, here, 1, |_| true));
+        let read = Awaited::ToBeRead(ended.task);
+        assert_eq!(awaits(&ended), [[read, no], [no, no]]);
+        let queued_again = standing(false, (1, None), None);
+        assert_eq!(awaits(&queued_again), [[no, no], [no, no]]);
+        assert_eq!(awaited(None, here, 1), no);
     }
 
     #[test]

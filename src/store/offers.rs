@@ -69,7 +69,9 @@ impl Store {
                  WHERE id = ?1 AND last_attempt = ?2 AND status = 'running' AND offered_node_id IS NOT NULL",
                 params![id, attempt, now],
             )?;
-            Ok(changed > 0)
+            // Written before, where only the answer to that was lost.
+            let sql = "SELECT 1 FROM jobs WHERE id = ?1 AND attempt = ?2 AND status = 'running'";
+            Ok(changed > 0 || c.prepare_cached(sql)?.exists(params![id, attempt])?)
         })
         .await
     }

@@ -30,7 +30,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Ended jobs that are kept, whatever room there is; the oldest go first.
-const MOST_ENDED: usize = 100_000;
+const MOST_ENDED: usize = 50_000;
 
 /// One attempt of a job.
 pub(super) struct Job {

@@ -145,7 +145,7 @@ fn results_outlive_the_node_and_a_node_with_jobs_stays() {
     let second = stage.create(json!({}));
     let (call, events) = eventually("the second job runs", || held.lock().unwrap().take());
     let problem = forget(&stage.user, "box").problem(409, "conflict");
-    for text in ["1 running job;", "cancel", "wait", "within about a minute"] {
+    for text in ["1 running job;", "cancel", "wait", "a minute at most"] {
         assert!(detail(&problem).contains(text), "{problem}");
     }
     stage.user.get("/v1/nodes/box").expect(200);

@@ -106,9 +106,9 @@ impl Conversation<'_> {
     /// From the question to the result; may be held again.
     async fn hold(&mut self) -> Result<ResultEvent, Trouble> {
         let job = self.job;
-        let entry = std::mem::replace(&mut self.entry, Entry::Attach);
         let node = node_of(self.orchestrator, job).await?;
-        let client = client_of(self.orchestrator, &node, entry)?;
+        let client = client_of(self.orchestrator, &node, self.entry)?;
+        let entry = self.entry.take();
         let asked = match entry {
             Entry::Run => client.run(job).await,
             Entry::Attach => {
@@ -127,6 +127,12 @@ impl Conversation<'_> {
             let Some(event) = event else {
                 return Err(Trouble::passing("the events ended without a result"));
             };
+            if event
+                .attempt()
+                .is_some_and(|attempt| attempt != job.attempt)
+            {
+                return Err(Trouble::passing("it tells of another attempt"));
+            }
             self.lease.renew();
             // That it is alive is its word, and no news.
             self.heard |= event.seq().is_some();

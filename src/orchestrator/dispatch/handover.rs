@@ -21,7 +21,7 @@ use super::{
     verdict::{Trouble, Verdict, refused},
 };
 use crate::{
-    api::time::Time,
+    api::{NodeId, time::Time},
     errors,
     orchestrator::{
         Orchestrator,
@@ -42,7 +42,7 @@ pub(super) async fn follow(
     job: &mut RunningJob,
     mut entry: Entry,
     live: &LiveTask,
-    follower: &mut Follower,
+    follower: &Follower,
 ) -> Verdict {
     loop {
         match hold(orchestrator, job, entry, live, follower).await {
@@ -75,7 +75,7 @@ async fn hold(
     job: &mut RunningJob,
     entry: Entry,
     live: &LiveTask,
-    follower: &mut Follower,
+    follower: &Follower,
 ) -> Turn {
     let lease = Lease::new(orchestrator.settings.lease);
     let (current, cancel) = (job.clone(), follower.cancel());
@@ -85,6 +85,8 @@ async fn hold(
     let mut offer = offered.map(|next| Offer::put(orchestrator, next, Entry::Attach));
     let mut backoff = Pauses::new(FIRST_BACKOFF, LONGEST_BACKOFF);
     let mut not_before = Instant::now();
+    // Those that were asked in vain come last.
+    let mut tried = Vec::new();
     loop {
         let may_seek = offer.is_none() && job.may_be_tried_again() && !follower.is_canceled();
         tokio::select! {
@@ -104,13 +106,14 @@ async fn hold(
                     return Turn::Over(verdict);
                 }
                 not_before = Instant::now() + backoff.take();
+                tried.push(next.node_id);
             }
             () = lease.renewed(), if offer.is_some() && end.is_none() => {
                 if let Some(Offer { job: next, .. }) = offer.take() {
                     conclude(orchestrator, job, &next, Answer::Unknown).await;
                 }
             }
-            chosen = sought(orchestrator, &current, &lease, not_before, follower), if may_seek && end.is_none() => {
+            chosen = sought(orchestrator, &current, &lease, not_before, &tried, follower), if may_seek && end.is_none() => {
                 offer = offer_to(orchestrator, job, chosen).await;
                 if offer.is_none() {
                     not_before = Instant::now() + backoff.take();
@@ -126,16 +129,18 @@ async fn sought(
     job: &RunningJob,
     lease: &Lease,
     not_before: Instant,
-    follower: &mut Follower,
+    tried: &[NodeId],
+    follower: &Follower,
 ) -> Chosen {
     loop {
         tokio::time::sleep_until(not_before).await;
         lease.ended().await;
-        let seeking = follower.seek(job);
+        let seeking = follower.seek(job, tried);
         orchestrator.wake.notify_one();
         tokio::select! {
-            chosen = seeking => return chosen,
+            biased;
             () = lease.renewed() => {}
+            chosen = seeking => return chosen,
         }
     }
 }
@@ -239,7 +244,7 @@ async fn ask(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -
     let until = Instant::now() + orchestrator.settings.lease;
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let Trouble { reason, verdict } = match ask_once(orchestrator, next, entry).await {
+        let Trouble { reason, verdict } = match ask_once(orchestrator, next, &mut entry).await {
             Ok(()) => return Answer::Taken,
             Err(trouble) => trouble,
         };
@@ -250,17 +255,17 @@ async fn ask(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -
             None if Instant::now() >= until => return Answer::Unknown,
             None => tokio::time::sleep(pauses.take()).await,
         }
-        entry = Entry::Attach;
     }
 }
 
 async fn ask_once(
     orchestrator: &Orchestrator,
     next: &RunningJob,
-    entry: Entry,
+    entry: &mut Entry,
 ) -> Result<(), Trouble> {
     let node = node_of(orchestrator, next).await?;
-    let client = client_of(orchestrator, &node, entry)?;
+    let client = client_of(orchestrator, &node, *entry)?;
+    let entry = entry.take();
     let asked = match entry {
         Entry::Run => client.run(next).await,
         Entry::Attach => {

@@ -11,48 +11,66 @@ use tokio::{sync::watch, time::Instant};
 /// The lease of one attempt.
 pub(super) struct Lease {
     length: Duration,
-    silent_since: watch::Sender<Option<Instant>>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It was asked, and may yet answer.
+    Asked,
+    /// It was heard, and nothing speaks against it since.
+    Heard,
+    /// It does not answer.
+    SilentSince(Instant),
 }
 
 impl Lease {
-    /// One that was not renewed yet.
+    /// That of a node which is asked now.
     pub(super) fn new(length: Duration) -> Self {
         Self {
             length,
-            silent_since: watch::Sender::new(Some(Instant::now())),
+            state: watch::Sender::new(State::Asked),
         }
     }
 
     /// The node is there.
     pub(super) fn renew(&self) {
-        self.silent_since
-            .send_if_modified(|since| since.take().is_some());
+        self.state.send_if_modified(|state| {
+            let was = std::mem::replace(state, State::Heard);
+            was != State::Heard
+        });
     }
 
     /// The node does not answer now.
     pub(super) fn is_silent(&self) {
-        self.silent_since.send_if_modified(|since| {
-            let begins = since.is_none();
-            since.get_or_insert_with(Instant::now);
+        self.state.send_if_modified(|state| {
+            let begins = !matches!(state, State::SilentSince(_));
+            if begins {
+                *state = State::SilentSince(Instant::now());
+            }
             begins
         });
     }
 
     /// For how long it has not answered.
     pub(super) fn silence(&self) -> Duration {
-        let since = *self.silent_since.borrow();
-        since.map_or(Duration::ZERO, |since| since.elapsed())
+        match *self.state.borrow() {
+            State::SilentSince(since) => since.elapsed(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Waits until the node has been silent for as long as it may.
     pub(super) async fn ended(&self) {
-        let mut changes = self.silent_since.subscribe();
+        let mut changes = self.state.subscribe();
         loop {
-            let since = *changes.borrow_and_update();
+            let state = *changes.borrow_and_update();
             let end = async {
-                match since {
-                    Some(since) => tokio::time::sleep_until(since + self.length).await,
-                    None => std::future::pending().await,
+                match state {
+                    State::SilentSince(since) => {
+                        tokio::time::sleep_until(since + self.length).await;
+                    }
+                    _ => std::future::pending().await,
                 }
             };
             tokio::select! {
@@ -63,13 +81,10 @@ impl Lease {
         }
     }
 
-    /// Waits until the node is there again.
+    /// Waits until the node was heard.
     pub(super) async fn renewed(&self) {
-        let _ = self
-            .silent_since
-            .subscribe()
-            .wait_for(Option::is_none)
-            .await;
+        let heard = |state: &State| *state == State::Heard;
+        let _ = self.state.subscribe().wait_for(heard).await;
     }
 }
 
@@ -83,9 +98,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_ends_after_a_silence_of_its_length_and_not_before() {
         let lease = Lease::new(LENGTH);
+        assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());
+        lease.is_silent();
         let begun = Instant::now();
         lease.ended().await;
-        assert_eq!(begun.elapsed(), LENGTH, "nothing was ever heard");
+        assert_eq!(begun.elapsed(), LENGTH);
+        assert!(timeout(LENGTH, lease.renewed()).await.is_err());
         lease.renew();
         lease.renewed().await;
         assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());

@@ -61,11 +61,18 @@ pub(super) enum Entry {
     Attach,
 }
 
+impl Entry {
+    /// How to begin now, with a node that is about to be asked; from then on it may have heard.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Attach)
+    }
+}
+
 /// Follows `job` in the background until its end is stored.
 pub(super) fn start(
     orchestrator: &Arc<Orchestrator>,
     job: RunningJob,
-    mut follower: Follower,
+    follower: Follower,
     entry: Entry,
 ) {
     if job.cancel_requested {
@@ -80,7 +87,7 @@ pub(super) fn start(
     let shared = Arc::clone(orchestrator);
     orchestrator.following.spawn(async move {
         let (orchestrator, mut job) = (shared, job);
-        let following = handover::follow(&orchestrator, &mut job, entry, &live, &mut follower);
+        let following = handover::follow(&orchestrator, &mut job, entry, &live, &follower);
         // A fault of ours must not leave a job that runs forever.
         let verdict = AssertUnwindSafe(following)
             .catch_unwind()

@@ -65,9 +65,9 @@ fn busy(slug: &str, jobs: u32) -> Problem {
     Problem::new(
         Kind::Conflict,
         format!(
-            "node {slug} has {jobs} running job{plural}; cancel what it runs or wait for its end, and try \
-             again (cynode nodes drain {slug} keeps new jobs away); if the machine is gone, its jobs end \
-             by themselves within about a minute"
+            "node {slug} has {jobs} running job{plural}; wait for the end, or cancel what it runs (cynode task list \
+             --status running), which takes a minute at most where the machine is gone, and try again; \
+             cynode nodes drain {slug} keeps new jobs away"
         ),
     )
 }

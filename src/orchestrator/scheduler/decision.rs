@@ -54,16 +54,21 @@ type Heads<'a> = BinaryHeap<Reverse<(QueuedJob, &'a Line)>>;
 /// What decides whose turn it is, the least first: jobs that run, the last turn, since when they wait.
 type Turn = (u32, u64, Time, UserId);
 
-/// Gives jobs whose node is silent another one, the oldest first. They had their turn, so no user's counts.
+/// Gives jobs whose node is silent another one, the oldest first; one that was asked in vain only where
+/// there is no other. They had their turn, so no user's counts.
 pub(super) fn place(
     sought: &[Sought],
     places: &mut Places,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
     let mut placed = Vec::new();
     for sought in sought {
-        if places.has_room(&sought.placement)?
-            && let Some(node) = places.take(&sought.placement, None, Some(sought.except))
-        {
+        if !places.has_room(&sought.placement)? {
+            continue;
+        }
+        let holder = [sought.except];
+        let asked = [&holder[..], &sought.tried].concat();
+        let mut take = |except: &[NodeId]| places.take(&sought.placement, None, except);
+        if let Some(node) = take(&asked).or_else(|| take(&holder)) {
             placed.push((sought.job, node));
         }
     }
@@ -137,7 +142,7 @@ fn serve(
             continue;
         }
         let image = queue.image(job.id)?;
-        if let Some(node) = places.take(&line.placement, memory.images.get(&image), None) {
+        if let Some(node) = places.take(&line.placement, memory.images.get(&image), &[]) {
             memory.given(image, node);
             if let Some(next) = queue.next(line, Some(&job))? {
                 heads.push(Reverse((next, line)));

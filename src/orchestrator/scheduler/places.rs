@@ -99,11 +99,11 @@ impl Places {
         &mut self,
         placement: &str,
         preferred: Option<&HashSet<NodeId>>,
-        except: Option<NodeId>,
+        except: &[NodeId],
     ) -> Option<NodeId> {
         let is_strange = |node: &Candidate| preferred.is_none_or(|nodes| !nodes.contains(&node.id));
         let fitting = self.fitting.get(placement).into_iter().flatten().copied();
-        let fitting = fitting.filter(|n| except != Some(self.nodes[*n].id));
+        let fitting = fitting.filter(|n| !except.contains(&self.nodes[*n].id));
         let best = fitting.min_by(|a, b| {
             let [a, b] = [a, b].map(|n| &self.nodes[*n]);
             let by_image = || is_strange(a).cmp(&is_strange(b));

@@ -80,6 +80,8 @@ impl Model {
             Write::Accept(aim) if self.is_offered(self.aim(aim)) => {
                 (self.attempt, self.node) = (self.last, self.offered.take());
             }
+            // Once more.
+            Write::Accept(aim) if self.runs(self.aim(aim)) => {}
             Write::Withdraw(aim, refused) if self.is_offered(self.aim(aim)) => {
                 self.offered = None;
                 self.last -= u32::from(refused);
