@@ -126,6 +126,9 @@ pub(super) fn hardened(
         "--network=none",
         // The command writes into our own pipes; podman's copy would be a second one.
         "--log-driver=none",
+        // A rootless podman is two processes; the second gets TERM when the first is killed, which is no
+        // word to the command. What ends that comes from us, by init.
+        "--sig-proxy=false",
         // Podman copies the node's proxy variables into a container unless told otherwise.
         "--http-proxy=false",
     ];

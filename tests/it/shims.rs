@@ -10,7 +10,7 @@ use crate::support::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, io::Read as _, os::unix::net::UnixStream};
+use std::{fs, io::Read as _, os::unix::net::UnixStream, path::Path};
 
 /// A script that prints, waits until it is let go, and prints again.
 const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
@@ -168,8 +168,11 @@ fn a_shim_and_its_worker_that_die_together_leave_nothing() {
 fn a_job_outlives_the_client_of_podman() {
     let worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
+    // One after the other: what the second one hears of the first one's end is nothing to the command.
     for process in podman_client(&worker) {
         kill(process, Signal::KILL);
+        let place = format!("/proc/{process}");
+        eventually("it is gone", || (!Path::new(&place).exists()).then_some(()));
     }
     let_go(&worker);
     let result = last(worker.attach(&job, 0));
