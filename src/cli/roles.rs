@@ -86,7 +86,8 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
-    /// Offer what a node runs to another one after it was silent for so long
+    /// Offer what a node runs to another one when it has not answered for so long (found out 15 s after its last
+    /// word at the latest)
     #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
     /// Forget finished tasks, with what they printed, after this time, such as 12h or 30d; 0: never

@@ -111,7 +111,7 @@ impl Reader {
             if attempt != self.attempt && attempt != "0" {
                 if !self.attempt.is_empty() {
                     super::print::note(&format!(
-                        "[that attempt failed; attempt {attempt} begins anew]"
+                        "[attempt {attempt} takes the place of the one before; its output begins anew]"
                     ));
                 }
                 attempt.clone_into(&mut self.attempt);

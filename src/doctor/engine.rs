@@ -96,7 +96,7 @@ impl Podman {
         const NAME: &str = "sandbox";
         let error = match (&self.version, &self.facts, &self.engine) {
             (Err(_), ..) => {
-                return Check::fail(NAME, "not tried: there is no podman", "mend engine first");
+                return Check::fail(NAME, "not tried: no podman answers", "mend engine first");
             }
             (_, Ok(facts), Some(Ok(engine))) => {
                 let detail = way_told(engine.way(), facts, self.runtime_is_named);

@@ -278,7 +278,8 @@ impl Orchestrator {
             TaskStatus::Running => {
                 let moment = self.live.moment(task).filter(|moment| moment.is_silent)?;
                 let node = self.store.node_get(moment.source?.node).await.ok()??;
-                Some(readiness::silent(&node.slug))
+                let prospects = self.store.job_prospects(task).await.ok()??;
+                Some(readiness::silent(&node.slug, prospects))
             }
             _ => None,
         }

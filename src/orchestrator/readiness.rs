@@ -5,7 +5,7 @@ use crate::{
         nodes::{AckStatus, Inference, NodeStatus, NodeView},
         time::Time,
     },
-    store::Node,
+    store::{Node, Prospects},
 };
 use std::time::Duration;
 
@@ -165,11 +165,17 @@ pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static
 }
 
 /// Why a task that runs at this node comes to no end.
-pub(super) fn silent(slug: &str) -> String {
-    format!(
-        "node {slug} does not answer; the task goes on as soon as it does, or at another node, where it may \
-         be tried again"
-    )
+pub(super) fn silent(slug: &str, prospects: Prospects) -> String {
+    let outlook = match prospects {
+        Prospects {
+            is_canceled: true, ..
+        } => "is canceled as soon as it does, and within a minute in any case",
+        Prospects { may_move: true, .. } => {
+            "goes on as soon as it does, or, after a lease, at another node that fits"
+        }
+        _ => "goes on as soon as it does; this was the last attempt that it may have",
+    };
+    format!("node {slug} does not answer; the task {outlook}")
 }
 
 /// Why a task with these labels can't start now; `None` when a node could take it.

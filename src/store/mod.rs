@@ -34,7 +34,7 @@ pub use backup::{BackupError, Copied, backup};
 pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, RunningJob};
 pub use nodes::{Forgetting, Node, Registration};
-pub use offers::Standing;
+pub use offers::{Prospects, Standing};
 pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
 pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};

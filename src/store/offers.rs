@@ -34,7 +34,33 @@ pub struct Standing {
     pub offered: Option<(u32, NodeId)>,
 }
 
+/// What may still become of a job that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prospects {
+    /// Whether it is to be canceled.
+    pub is_canceled: bool,
+    /// Whether another node may be given it.
+    pub may_move: bool,
+}
+
 impl Store {
+    /// What may still become of a task's job; nothing where none runs.
+    pub async fn job_prospects(&self, task: TaskId) -> Result<Option<Prospects>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT cancel_requested, last_attempt < max_attempts FROM jobs WHERE task_id = ?1 AND status = 'running'",
+            )?;
+            let prospects = statement.query_row([task], |row| {
+                Ok(Prospects {
+                    is_canceled: row.get(0)?,
+                    may_move: row.get(1)?,
+                })
+            });
+            Ok(prospects.optional()?)
+        })
+        .await
+    }
+
     /// Offers the next attempt of a job that runs to another node; what that is to run. `None` where there
     /// may be no other attempt, the job is to be canceled, something is offered already or the node is gone.
     pub async fn job_offer(

@@ -242,6 +242,12 @@ fn the_last_attempt_is_offered_to_nobody() {
     away.call("run", Call::is_run);
     let other = scene.join("other", willing());
     outlast_lease(&away);
+    let user = scene.orchestrator.login();
+    eventually("it is told that there is no other", || {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        let why = task["waiting_for"].as_str()?;
+        why.contains("the last attempt").then_some(())
+    });
     back.turn_on();
     let (attempt, node, _) = scene.finish(&id);
     assert_eq!((attempt, node.as_str()), (1, "away"));

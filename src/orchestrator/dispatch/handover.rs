@@ -48,8 +48,12 @@ pub(super) async fn follow(
         match hold(orchestrator, job, entry, live, follower).await {
             Turn::Over(verdict) => return verdict,
             Turn::HandedOver(next) => {
+                let [from, to] = [
+                    slug(orchestrator, job).await,
+                    slug(orchestrator, &next).await,
+                ];
                 tracing::warn!(
-                    job = %job.id, attempt = next.attempt,
+                    job = %job.id, attempt = next.attempt, from, to,
                     "a job goes on at another node, since its own is silent"
                 );
                 orchestrator.leftovers.owe_end(job);
@@ -59,6 +63,12 @@ pub(super) async fn follow(
             }
         }
     }
+}
+
+/// By what people know an attempt's node.
+async fn slug(orchestrator: &Orchestrator, job: &RunningJob) -> String {
+    let node = node_of(orchestrator, job).await;
+    node.map_or_else(|_| job.node_id.to_string(), |node| node.slug)
 }
 
 /// How it goes on.
