@@ -68,7 +68,9 @@ fn a_thousand_jobs_leave_nothing_behind() {
     eventually("each job's directory is gone", || {
         worker.spools().is_empty().then_some(())
     });
-    eventually_eq("descriptors are closed", open, descriptors);
+    eventually("descriptors are closed", || {
+        (descriptors() <= open).then_some(())
+    });
     eventually("mounts are gone", || (mounts() <= mounted).then_some(()));
     eventually_eq("children are reaped", 0, || zombies(pid));
 }
