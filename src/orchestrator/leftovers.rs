@@ -66,9 +66,13 @@ impl Leftovers {
 
     /// This attempt is over, and its node may have it or hear of it yet.
     pub(super) fn owe_end(&self, of: &RunningJob) {
-        let over = (of.id, of.attempt);
-        self.owed().entry(of.node_id).or_default().over.push(over);
-        self.owe(of.node_id);
+        let mut owed = self.owed();
+        let node = owed.entry(of.node_id).or_default();
+        node.over.push((of.id, of.attempt));
+        // Under one lock: a look that ends in between would take it for done.
+        node.asked += 1;
+        drop(owed);
+        self.wake.notify_one();
     }
 
     /// A node was heard, which had not been `since`.

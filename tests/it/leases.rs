@@ -98,6 +98,13 @@ impl LastRun {
         *self.0.lock().unwrap() = Some(call.clone());
     }
 
+    /// Whether another call is about its job.
+    fn is_about(&self, call: &Call) -> bool {
+        let run = self.0.lock().unwrap();
+        let job = run.as_ref().and_then(|run| run.body["job_id"].as_str());
+        job.is_some_and(|job| call.path.contains(job))
+    }
+
     /// Tells how it ended.
     fn end(&self, answer: Answer, stdout: &str) {
         let run = self.0.lock().unwrap().clone().unwrap();
@@ -136,10 +143,10 @@ fn silent_until(back: &Switch) -> impl Fn(&Call, Answer) + Send + Sync + use<> {
         } else if call.path.contains(":cancel") {
             canceled.turn_on();
             answer.status(204, &Value::Null);
-        } else if canceled.is_on() {
-            answer.status(204, &Value::Null);
-        } else {
+        } else if last.is_about(call) && !canceled.is_on() {
             answer.problem(409, "conflict");
+        } else {
+            answer.status(204, &Value::Null);
         }
     }
 }
