@@ -51,70 +51,39 @@ enum Victim {
 }
 use Victim::{Both, Node, Orchestrator, Podman, Shim, Wire};
 
-/// At each step, who has a part in it, and in which attempt the job then ends; 0 where it may be
-/// the first or the second, as what is on its way arrives or not.
-const WALK: [(usize, &[(Victim, u64)]); 11] = [
-    (1, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
-    (2, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
-    (3, &[(Orchestrator, 0), (Node, 0), (Wire, 1)]),
-    (4, &[(Orchestrator, 1), (Node, 1), (Podman, 2), (Wire, 1)]),
-    (
-        5,
-        &[
-            (Orchestrator, 1),
-            (Node, 1),
-            (Shim, 1),
-            (Both, 1),
-            (Podman, 2),
-            (Wire, 1),
-        ],
-    ),
-    (
-        6,
-        &[
-            (Orchestrator, 1),
-            (Node, 1),
-            (Shim, 1),
-            (Both, 1),
-            (Podman, 2),
-            (Wire, 1),
-        ],
-    ),
-    (
-        7,
-        &[
-            (Orchestrator, 1),
-            (Node, 1),
-            (Shim, 1),
-            (Both, 1),
-            (Podman, 0),
-            (Wire, 1),
-        ],
-    ),
-    (
-        8,
-        &[
-            (Orchestrator, 1),
-            (Node, 1),
-            (Shim, 2),
-            (Both, 2),
-            (Podman, 1),
-            (Wire, 1),
-        ],
-    ),
-    (
-        9,
-        &[
-            (Orchestrator, 1),
-            (Node, 1),
-            (Shim, 1),
-            (Both, 1),
-            (Podman, 1),
-            (Wire, 1),
-        ],
-    ),
-    (10, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
-    (11, &[(Orchestrator, 1), (Node, 1), (Wire, 1)]),
+/// Who has a part in a job, and in which attempt it then ends; 0 where it may be the first or the
+/// second, as what is on its way arrives or not.
+type Faults = &'static [(Victim, u64)];
+
+const WATCHERS: Faults = &[(Orchestrator, 1), (Node, 1), (Wire, 1)];
+const ON_ITS_WAY: Faults = &[(Orchestrator, 0), (Node, 0), (Wire, 1)];
+const ACCEPTED: Faults = &[(Orchestrator, 1), (Node, 1), (Podman, 2), (Wire, 1)];
+
+/// All of them, where only what comes of a shim, both or podman differs.
+const fn all(shim: u64, both: u64, podman: u64) -> [(Victim, u64); 6] {
+    [
+        (Orchestrator, 1),
+        (Node, 1),
+        (Shim, shim),
+        (Both, both),
+        (Podman, podman),
+        (Wire, 1),
+    ]
+}
+
+/// At each step, the faults that are tried.
+const WALK: [(usize, Faults); 11] = [
+    (1, WATCHERS),
+    (2, ON_ITS_WAY),
+    (3, ON_ITS_WAY),
+    (4, ACCEPTED),
+    (5, &all(1, 1, 2)),
+    (6, &all(1, 1, 2)),
+    (7, &all(1, 1, 0)),
+    (8, &all(2, 2, 1)),
+    (9, &all(1, 1, 1)),
+    (10, WATCHERS),
+    (11, WATCHERS),
 ];
 
 /// For all of it. What isn't tried by then counts as wrong.

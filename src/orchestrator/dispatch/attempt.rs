@@ -14,7 +14,7 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        node_client::{NodeClient, Wanted},
+        node_client::{Events, NodeClient, Wanted},
     },
     pause::Pauses,
     store::{Node, RunningJob},
@@ -106,19 +106,7 @@ impl Conversation<'_> {
     /// From the question to the result; may be held again.
     async fn hold(&mut self) -> Result<ResultEvent, Trouble> {
         let job = self.job;
-        let node = node_of(self.orchestrator, job).await?;
-        let client = client_of(self.orchestrator, &node, self.entry)?;
-        let entry = self.entry.take();
-        let asked = match entry {
-            Entry::Run => client.run(job).await,
-            Entry::Attach => {
-                let after = self.last_seq;
-                client
-                    .attach(job.id, job.attempt, after, Wanted::Course)
-                    .await
-            }
-        };
-        let mut events = asked.map_err(|error| refused(&error, entry))?;
+        let mut events = ask(self.orchestrator, job, &mut self.entry, self.last_seq).await?;
         self.orchestrator.avoided.forgive(job.node_id);
         self.live.moves_to(moment(job));
         loop {
@@ -142,6 +130,28 @@ impl Conversation<'_> {
             }
         }
     }
+}
+
+/// Asks the node of an attempt to run it, or after it where that was asked before: its events behind
+/// number `after`.
+pub(super) async fn ask(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    entry: &mut Entry,
+    after: u64,
+) -> Result<Events, Trouble> {
+    let node = node_of(orchestrator, job).await?;
+    let client = client_of(orchestrator, &node, *entry)?;
+    let entry = entry.take();
+    let asked = match entry {
+        Entry::Run => client.run(job).await,
+        Entry::Attach => {
+            client
+                .attach(job.id, job.attempt, after, Wanted::Course)
+                .await
+        }
+    };
+    asked.map_err(|error| refused(&error, entry))
 }
 
 /// The node of an attempt, as it is known now.

@@ -14,11 +14,11 @@
 
 use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE,
-    attempt::{attend, client_of, node_of},
+    attempt::{ask, attend, node_of},
     lease::Lease,
     moment,
     settle::{FIRST_BACKOFF, avoid, stored},
-    verdict::{Trouble, Verdict, refused},
+    verdict::{Trouble, Verdict},
 };
 use crate::{
     api::{NodeId, time::Time},
@@ -27,7 +27,6 @@ use crate::{
         Orchestrator,
         followers::{Chosen, Follower},
         live::LiveTask,
-        node_client::Wanted,
     },
     pause::Pauses,
     store::{LONGEST_BACKOFF, RunningJob},
@@ -232,7 +231,7 @@ impl<'a> Offer<'a> {
         let next = job.clone();
         Self {
             job,
-            answer: async move { ask(orchestrator, &next, entry).await }.boxed(),
+            answer: async move { ask_to_take(orchestrator, &next, entry).await }.boxed(),
         }
     }
 }
@@ -250,12 +249,12 @@ async fn answered(offer: &mut Option<Offer<'_>>) -> (RunningJob, Answer) {
 }
 
 /// Asks a node to take an attempt until it has said so, for as long as a lease.
-async fn ask(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -> Answer {
+async fn ask_to_take(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -> Answer {
     let until = Instant::now() + orchestrator.settings.lease;
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let Trouble { reason, verdict } = match ask_once(orchestrator, next, &mut entry).await {
-            Ok(()) => return Answer::Taken,
+        let Trouble { reason, verdict } = match ask(orchestrator, next, &mut entry, 0).await {
+            Ok(_) => return Answer::Taken,
             Err(trouble) => trouble,
         };
         tracing::debug!(job = %next.id, attempt = next.attempt, reason, "a node does not take an offer");
@@ -266,23 +265,4 @@ async fn ask(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -
             None => tokio::time::sleep(pauses.take()).await,
         }
     }
-}
-
-async fn ask_once(
-    orchestrator: &Orchestrator,
-    next: &RunningJob,
-    entry: &mut Entry,
-) -> Result<(), Trouble> {
-    let node = node_of(orchestrator, next).await?;
-    let client = client_of(orchestrator, &node, *entry)?;
-    let entry = entry.take();
-    let asked = match entry {
-        Entry::Run => client.run(next).await,
-        Entry::Attach => {
-            client
-                .attach(next.id, next.attempt, 0, Wanted::Course)
-                .await
-        }
-    };
-    asked.map(drop).map_err(|error| refused(&error, entry))
 }
