@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 5.
+-- The database of the orchestrator: schema version 6.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -8,6 +8,12 @@
 -- This file makes an empty database of the present version. An older database gets there by the
 -- steps in src/store/migrate.rs, which append columns: a new one is the last of its table here too.
 -- The version of a database is its PRAGMA user_version.
+
+-- The identity of this orchestrator, in its one row: made at the first start, kept by a backup. Nodes
+-- keep it with each job, so that no other orchestrator touches what this one started.
+CREATE TABLE orchestrator (
+    id TEXT NOT NULL
+) STRICT;
 
 CREATE TABLE users (
     id            TEXT PRIMARY KEY,
@@ -60,6 +66,11 @@ CREATE TABLE nodes (
     node_key_sha256   TEXT                       -- whose slug it is; NULL where it came without a key
 ) STRICT, WITHOUT ROWID;
 
+-- Machines that were draining when an admin had them forgotten: they drain again when they come back.
+CREATE TABLE drained_keys (
+    node_key_sha256 TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tasks (
     id         TEXT PRIMARY KEY,
     user_id    TEXT NOT NULL REFERENCES users (id),
@@ -74,6 +85,7 @@ CREATE TABLE tasks (
     ended_at   INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tasks_by_user ON tasks (user_id, id);
+CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What a node runs. Ids are version 7, so their order is the order of arrival.
@@ -98,6 +110,7 @@ CREATE TABLE jobs (
     rank             INTEGER NOT NULL DEFAULT 0, -- lower first among a user's own: minus the task's priority
     last_attempt     INTEGER NOT NULL DEFAULT 0, -- the highest that any node may have heard of; one that was refused is free again
     offered_node_id  TEXT REFERENCES nodes (id), -- who is offered last_attempt while attempt's node is silent
+    refusals         TEXT,                       -- JSON, which nodes can never run it, each with its reason
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);

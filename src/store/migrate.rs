@@ -82,6 +82,12 @@ const STEPS: &[&str] = &[
      ALTER TABLE jobs ADD COLUMN offered_node_id TEXT REFERENCES nodes (id);
      UPDATE jobs SET last_attempt = attempt;
      CREATE INDEX jobs_offered ON jobs (offered_node_id) WHERE offered_node_id IS NOT NULL;",
+    // 6: the identity of this orchestrator, drains that outlive a forgotten node, refusals that outlive
+    // an attempt, and tasks by name.
+    "CREATE TABLE orchestrator (id TEXT NOT NULL) STRICT;
+     CREATE TABLE drained_keys (node_key_sha256 TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+     ALTER TABLE jobs ADD COLUMN refusals TEXT;
+     CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;",
 ];
 
 /// The version that this program writes.
