@@ -117,6 +117,45 @@ id!(
     NodeId
 );
 
+/// Longest [`OrchestratorId`] that a node accepts, in bytes.
+const MAX_ORCHESTRATOR_ID_BYTES: usize = 256;
+
+/// Identity of an orchestrator, made at its first start and kept in its database (contract, section 3).
+/// A node compares it and reads nothing into it, so that a peer may give it a form of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct OrchestratorId(String);
+
+impl OrchestratorId {
+    /// A new identity.
+    #[allow(
+        clippy::new_without_default,
+        reason = "a default that differs each time misleads"
+    )]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7().to_string())
+    }
+}
+
+impl fmt::Display for OrchestratorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for OrchestratorId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if (1..=MAX_ORCHESTRATOR_ID_BYTES).contains(&text.len()) {
+            return Ok(Self(text));
+        }
+        Err(format!(
+            "an orchestrator_id must be 1 to {MAX_ORCHESTRATOR_ID_BYTES} bytes long"
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

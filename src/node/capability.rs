@@ -12,10 +12,12 @@ use crate::{
     },
     data_dir::{DataDir, free_bytes},
     engine::Engine,
+    worker::Worker,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 use tokio::sync::watch;
 
@@ -27,6 +29,7 @@ pub(super) struct Machine {
     data_dir: PathBuf,
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
+    worker: OnceLock<Worker>,
 }
 
 impl Machine {
@@ -78,6 +81,7 @@ impl Machine {
                     "static-init".to_owned(),
                 ]),
                 max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
+                other_jobs: 0,
             }),
             network: Some(NetworkCapability {
                 orchestrator_reachable: Some(true),
@@ -94,7 +98,14 @@ impl Machine {
             data_dir: data_dir.path().to_owned(),
             inference,
             closing,
+            worker: OnceLock::new(),
         }
+    }
+
+    /// Includes the jobs of `worker` in every report from now on.
+    pub(super) fn set_worker(&self, worker: &Worker) {
+        // A node has one worker for as long as it lives.
+        let _ = self.worker.set(worker.clone());
     }
 
     /// The report as it is now.
@@ -109,6 +120,8 @@ impl Machine {
         if let Some(sandbox) = &mut report.sandbox {
             // A node that is about to end, or whose podman hangs, is given no more jobs.
             sandbox.supported = !*self.closing.borrow() && self.engine.trouble().is_none();
+            let others = self.worker.get().map_or(0, Worker::other_jobs);
+            sandbox.other_jobs = u32::try_from(others).unwrap_or(u32::MAX);
         }
         Ok(report)
     }

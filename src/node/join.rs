@@ -25,7 +25,7 @@ use crate::{
     digest::sha256_hex,
     errors,
     http::client::CallError,
-    worker::{self, Bench, Policy, Worker},
+    worker::{self, Access, Bench, Policy, Worker},
 };
 use http::StatusCode;
 use std::{
@@ -189,15 +189,20 @@ impl Node {
 
     /// Opens the Worker API for whoever shows the delivered token; one that is open goes over to it.
     async fn serve(&mut self, config: &NodeConfig) -> Result<Worker, NodeError> {
-        let token = &config.worker_api.orchestrator_bearer_token;
+        let access = Access {
+            token: config.worker_api.orchestrator_bearer_token.clone().into(),
+            orchestrator: config.orchestrator_id.clone(),
+            policy: policy(config),
+        };
         if let Some((bench, socket)) = self.reserved.take() {
-            let worker = bench.open(socket.listen(1024)?, token, policy(config));
+            let worker = bench.open(socket.listen(1024)?, access);
+            self.machine.set_worker(&worker);
             let address = self.address;
             self.data_dir
                 .update_addresses(|addresses| addresses.worker = Some(address))?;
             self.worker = Some(worker);
         } else if let Some(worker) = &self.worker {
-            worker.renew(token, policy(config));
+            worker.renew(access);
         }
         self.worker.clone().ok_or(NodeError::Stopped)
     }

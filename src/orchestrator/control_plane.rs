@@ -87,6 +87,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         &Bootstrap {
             version: PAYLOAD_VERSION,
             issued_at: Time::now(),
+            orchestrator_id: Some(orchestrator.store.orchestrator_id().clone()),
             orchestrator: BootstrapOrchestrator {
                 endpoints: BootstrapEndpoints {
                     worker_registration_url: format!("{base_url}{REGISTER}"),
@@ -151,6 +152,7 @@ async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
         .ok_or_else(forgotten)?;
     config.config_version = version.to_string();
     config.issued_at = Time::now();
+    config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
     config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
     let target = orchestrator.worker_url(&node).unwrap_or_default();
     target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
@@ -255,14 +257,15 @@ fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
         .unwrap_or_else(|| format!("http://{}", request.connection.local))
 }
 
-/// What of a node's configuration is compared and stored: neither version, dates and secrets, nor
-/// the node's own address, whose change is no change of configuration.
+/// What of a node's configuration is compared and stored: neither version, identity, dates and secrets,
+/// nor the node's own address, whose change is no change of configuration.
 fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
     NodeConfig {
         version: PAYLOAD_VERSION,
         config_version: String::new(),
         issued_at: Time::from_millis(0),
         node_slug: slug.to_owned(),
+        orchestrator_id: None,
         orchestrator: ConfigOrchestrator {
             endpoints: ConfigEndpoints {
                 worker_api_target_url: String::new(),

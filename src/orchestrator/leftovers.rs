@@ -8,6 +8,10 @@
 //! An attempt that was given up may not have come there yet: a request that was sent into a network that
 //! is down is delivered when it is up again. The node is told to forget that one, too, and refuses it then.
 //!
+//! Only what this database gave out is ended and forgotten. A job that it doesn't know, and an attempt
+//! beyond the last one that it gave out, were started by another orchestrator or after the backup that this
+//! database was restored from: they go on, and their results stay at the node for as long as it keeps them.
+//!
 //! A node that can't be reached stays owed, and is tried again when it is heard.
 
 use super::{Orchestrator, node_client::NodeClient, readiness::HEARD_WITHIN};
@@ -176,13 +180,22 @@ async fn clear(
     let ids = jobs.iter().map(|job| job.job_id).collect();
     let standings = orchestrator.store.job_standings(ids).await?;
     let (mut is_clean, mut left) = (true, over.to_vec());
+    let mut unknown = 0;
     for job in &jobs {
         match awaited(standings.get(&job.job_id), node.id, job.attempt) {
             Awaited::Yes => {}
+            Awaited::Unknown => unknown += 1,
             // It goes when nobody reads it any more.
             Awaited::ToBeRead(task) if orchestrator.live.moment(task).is_some() => is_clean = false,
             Awaited::ToBeRead(_) | Awaited::No => left.push((job.job_id, job.attempt)),
         }
+    }
+    if unknown > 0 {
+        tracing::info!(
+            node = node.slug,
+            jobs = unknown,
+            "node holds jobs that this database never started; left alone"
+        );
     }
     for (job, attempt) in left {
         is_clean &= bury(&client, job, attempt).await;
@@ -211,13 +224,15 @@ async fn bury(client: &NodeClient<'_>, job: JobId, attempt: u32) -> bool {
 enum Awaited {
     Yes,
     No,
+    /// This database never gave it out.
+    Unknown,
     /// Its result is stored; somebody may still read what it has printed.
     ToBeRead(TaskId),
 }
 
 fn awaited(standing: Option<&Standing>, node: NodeId, attempt: u32) -> Awaited {
-    let Some(standing) = standing else {
-        return Awaited::No;
+    let Some(standing) = standing.filter(|standing| attempt <= standing.last_attempt) else {
+        return Awaited::Unknown;
     };
     let is_current = standing.current == (attempt, Some(node));
     let is_offered = standing.offered == Some((attempt, node));
@@ -241,6 +256,7 @@ mod tests {
             is_running,
             current,
             offered,
+            last_attempt: 2,
         };
         let awaits = |standing: &Standing| {
             let at = |node| [1, 2].map(|attempt| awaited(Some(standing), node, attempt));
@@ -256,7 +272,8 @@ mod tests {
         assert_eq!(awaits(&ended), [[read, no], [no, no]]);
         let queued_again = standing(false, (1, None), None);
         assert_eq!(awaits(&queued_again), [[no, no], [no, no]]);
-        assert_eq!(awaited(None, here, 1), no);
+        assert_eq!(awaited(None, here, 1), Awaited::Unknown);
+        assert_eq!(awaited(Some(&runs), here, 3), Awaited::Unknown);
     }
 
     #[test]

@@ -76,6 +76,13 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
             );
         }
     }
+    if node.capability.is_full_of_others() {
+        return is(
+            NodeStatus::NotReady,
+            "all its slots are taken by jobs of another orchestrator; it takes jobs when one ends"
+                .to_owned(),
+        );
+    }
     if node.capability.max_concurrency() == 0 {
         return is(
             NodeStatus::NotReady,

@@ -18,7 +18,7 @@ use crate::{
     http::server::{Shutdown, ended},
     node::{self, InferenceMode, NodeError},
     orchestrator::{self, Orchestrator},
-    worker::{self, Bench, Policy},
+    worker::{self, Access, Bench, Policy},
 };
 use clap::Parser as _;
 use node_file::NodeFile;
@@ -131,7 +131,12 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
         };
         data_dir.update_addresses(|addresses| addresses.worker = None)?;
         let (socket, bound) = worker::reserve(listen)?;
-        let worker = bench.open(socket.listen(1024)?, &token, Policy::default());
+        let access = Access {
+            token,
+            orchestrator: None,
+            policy: Policy::default(),
+        };
+        let worker = bench.open(socket.listen(1024)?, access);
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
         tracing::info!(worker = %bound, "the worker listens");
         systemd::ready("takes jobs");

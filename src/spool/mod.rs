@@ -26,7 +26,7 @@ pub use reader::Reader;
 pub use recorder::{Ending, Recorder};
 
 use crate::{
-    api::{JobId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
+    api::{JobId, OrchestratorId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
     pause::Pauses,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -62,6 +62,9 @@ pub struct Accepted {
     pub spec_sha256: String,
     /// When it was accepted.
     pub accepted_at: Time,
+    /// The orchestrator that sent it; unknown where that sent no identity, or an older release accepted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator_id: Option<OrchestratorId>,
 }
 
 /// The directory of one attempt. Goes with the last one who holds it, once it is

@@ -13,6 +13,7 @@
 mod audit;
 mod backup;
 mod health;
+mod identity;
 mod jobs;
 mod migrate;
 mod nodes;
@@ -41,6 +42,7 @@ pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 
+use crate::api::OrchestratorId;
 use rusqlite::Connection;
 use std::{
     fs::OpenOptions,
@@ -124,6 +126,7 @@ pub struct Store {
     cut_wanted: Arc<AtomicBool>,
     reports: reports::Reports,
     readers: readers::Readers,
+    orchestrator_id: OrchestratorId,
 }
 
 impl Store {
@@ -154,6 +157,7 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
         migrate::run(&mut connection, path)?;
+        let orchestrator_id = identity::ensure(&mut connection)?;
         space::rewrite_once(&connection)?;
         let (health, cut_wanted) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
@@ -164,7 +168,13 @@ impl Store {
             health,
             cut_wanted,
             reports: reports::Reports::default(),
+            orchestrator_id,
         })
+    }
+
+    /// Identity of the orchestrator whose database this is.
+    pub fn orchestrator_id(&self) -> &OrchestratorId {
+        &self.orchestrator_id
     }
 
     /// Runs `f` on the write connection, in a savepoint; answers after the commit.

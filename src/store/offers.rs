@@ -32,6 +32,8 @@ pub struct Standing {
     pub current: (u32, Option<NodeId>),
     /// The attempt that is offered, and to whom.
     pub offered: Option<(u32, NodeId)>,
+    /// The highest attempt that this database gave out.
+    pub last_attempt: u32,
 }
 
 /// What may still become of a job that runs.
@@ -140,6 +142,7 @@ impl Store {
                         is_running: row.get(1)?,
                         current: (row.get(2)?, row.get(3)?),
                         offered: offered_to.map(|node| (last_attempt, node)),
+                        last_attempt,
                     })
                 });
                 if let Some(standing) = found.optional()? {

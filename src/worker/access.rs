@@ -3,7 +3,7 @@
 
 use super::Settings;
 use crate::{
-    api::jobs::MAX_TIMEOUT_SECONDS,
+    api::{OrchestratorId, jobs::MAX_TIMEOUT_SECONDS},
     digest::sha256_hex,
     http::{MAX_BODY_BYTES, request::Request},
 };
@@ -32,15 +32,31 @@ impl Default for Policy {
     }
 }
 
+/// Access that the configuration of a node grants to its orchestrator.
+pub struct Access {
+    /// Bearer token of the Worker API.
+    pub token: Zeroizing<String>,
+    /// The orchestrator that shows the token; unknown where it sends no identity.
+    pub orchestrator: Option<OrchestratorId>,
+    /// Rules for its jobs.
+    pub policy: Policy,
+}
+
 /// What is in force.
 pub(super) struct Terms {
     token_sha256: Zeroizing<String>,
+    pub(super) orchestrator: Option<OrchestratorId>,
     pub(super) policy: Policy,
 }
 
 impl Terms {
     /// The caller's word, and never more than the operator of this machine allows.
-    pub(super) fn new(token: &str, mut policy: Policy, settings: &Settings) -> Self {
+    pub(super) fn new(access: Access, settings: &Settings) -> Self {
+        let Access {
+            token,
+            orchestrator,
+            mut policy,
+        } = access;
         policy.allowed_images.push(settings.allowed_images.clone());
         let seconds = settings.max_timeout.map_or(u64::MAX, |max| max.as_secs());
         policy.max_timeout_seconds = policy
@@ -52,7 +68,8 @@ impl Terms {
             .min(settings.max_request_bytes.unwrap_or(usize::MAX))
             .min(MAX_BODY_BYTES);
         Self {
-            token_sha256: Zeroizing::new(sha256_hex(token)),
+            token_sha256: Zeroizing::new(sha256_hex(token.as_str())),
+            orchestrator,
             policy,
         }
     }

@@ -8,6 +8,7 @@ use super::{
 use crate::tasks::Tasks;
 use crate::{
     api::{
+        OrchestratorId,
         jobs::{JobList, RunJob},
         problem::{Kind, Problem},
     },
@@ -57,18 +58,27 @@ impl Api {
         self.running.spawn(job::run(shop, job, entry));
     }
 
-    fn authorize(&self, request: &Request) -> Result<(), Problem> {
-        if self.shop.terms.borrow().admit(request) {
-            return Ok(());
+    /// Checks the token of a request; the orchestrator that it belongs to.
+    fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
+        let terms = self.shop.terms.borrow();
+        if terms.admit(request) {
+            return Ok(terms.orchestrator.clone());
         }
         Err(Problem::unauthorized(
             "this is not the token that the orchestrator gave this node; restart the node to have it fetch the present one",
         ))
     }
+
+    /// The job that a request names, where it belongs to the orchestrator that asks.
+    fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
+        let owner = self.authorize(request)?;
+        let id = request.param("id", "job")?;
+        self.ledger.get(owner.as_ref(), id, attempt(request)?)
+    }
 }
 
 async fn run(api: Arc<Api>, mut request: Request) -> Reply {
-    api.authorize(&request)?;
+    let owner = api.authorize(&request)?;
     let telling = telling(&request)?;
     request.limit_body(api.shop.terms.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
@@ -79,7 +89,10 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
             "this worker is shutting down; send the job to another node",
         ));
     }
-    let job = match api.ledger.admit(wanted, &image, || api.shop.check())? {
+    let admission = api
+        .ledger
+        .admit(owner, wanted, &image, || api.shop.check())?;
+    let job = match admission {
         Admission::Known(job) => job,
         Admission::New(job, spec) => {
             api.start(&job, Entry::Begin(spec));
@@ -96,10 +109,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
 }
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
-    api.authorize(&request)?;
-    let job = api
-        .ledger
-        .get(request.param("id", "job")?, attempt(&request)?)?;
+    let job = api.job(&request)?;
     let telling = telling(&request)?;
     if streams(&request) {
         return stream(job, telling);
@@ -114,25 +124,25 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
 }
 
 async fn list(api: Arc<Api>, request: Request) -> Reply {
-    api.authorize(&request)?;
+    let owner = api.authorize(&request)?;
+    let mut jobs = api.ledger.list();
+    jobs.retain(|job| job.belongs_to(owner.as_ref()));
     response::ok(&JobList {
-        jobs: api.ledger.list().iter().map(|job| job.state()).collect(),
+        jobs: jobs.iter().map(|job| job.state()).collect(),
     })
 }
 
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
-    api.authorize(&request)?;
-    let job = api
-        .ledger
-        .get(request.param("id", "job")?, attempt(&request)?)?;
+    let job = api.job(&request)?;
     job.cancel.send_replace(true);
     response::ok(&job.state())
 }
 
 async fn forget(api: Arc<Api>, request: Request) -> Reply {
-    api.authorize(&request)?;
+    let owner = api.authorize(&request)?;
     let id = request.param("id", "job")?;
-    api.ledger.forget(id, attempt(&request)?)?;
+    api.ledger
+        .forget_as(owner.as_ref(), id, attempt(&request)?)?;
     response::no_content()
 }
 

@@ -4,6 +4,10 @@
 //! repeated request gets what the first one got. The attempt fences: a higher one replaces
 //! a lower, a lower is refused. A forgotten job leaves a [tombstone](super::tombstones).
 //!
+//! A job belongs to the orchestrator that sent it. Another one, to which the node has moved meanwhile,
+//! neither sees, ends nor forgets it: it goes on, and its result stays for the first. A job without a
+//! known owner belongs to all of them.
+//!
 //! What is known of a job is on disk, in its [`Spool`], before anybody is told that it was
 //! accepted; here is only what is needed to find it. So a worker that was killed knows all of it
 //! again at its next start ([`super::recovery`]).
@@ -11,7 +15,7 @@
 use super::tombstones::Tombstones;
 use crate::{
     api::{
-        JobId, PAYLOAD_VERSION,
+        JobId, OrchestratorId, PAYLOAD_VERSION,
         events::ResultEvent,
         image::ImageRef,
         jobs::{JobState, Outcome, RunJob, SandboxSpec},
@@ -61,6 +65,12 @@ impl Job {
             attempt: self.accepted.attempt,
             status: ended.unwrap_or(JobState::RUNNING).to_owned(),
         }
+    }
+
+    /// Whether this orchestrator may see, end and forget the job.
+    pub(super) fn belongs_to(&self, orchestrator: Option<&OrchestratorId>) -> bool {
+        let owner = self.accepted.orchestrator_id.as_ref();
+        owner.is_none() || owner == orchestrator
     }
 
     /// What is said about one attempt doesn't hold for another.
@@ -165,30 +175,26 @@ impl Ledger {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a request in, or says why not. `room` tells whether there is room for one more.
+    /// Lets a request of `owner` in, or says why not. `room` tells whether there is room for one more.
     pub(super) fn admit(
         &self,
+        owner: Option<OrchestratorId>,
         run: RunJob,
         image: &ImageRef,
         room: impl FnOnce() -> Result<(), Problem>,
     ) -> Result<Admission, Problem> {
         let mut inner = self.inner();
-        if let Some(known) = inner.known(&run)? {
+        if let Some(known) = inner.known(owner.as_ref(), &run)? {
             return Ok(Admission::Known(known));
         }
-        let others = inner
+        let running = inner
             .jobs
             .values()
             .filter(|job| job.accepted.job_id != run.job_id && !job.has_ended());
-        if others.count() >= self.max_concurrency {
-            let problem = Problem::new(
-                Kind::TooManyRequests,
-                format!(
-                    "all {} slots of this worker are taken; try again when a job has ended",
-                    self.max_concurrency
-                ),
-            );
-            return Err(problem.retry_after(1));
+        let (own, others): (Vec<_>, Vec<_>) =
+            running.partition(|job| job.belongs_to(owner.as_ref()));
+        if own.len() + others.len() >= self.max_concurrency {
+            return Err(self.no_slot(others.len()));
         }
         room()?;
         let accepted = Accepted {
@@ -198,6 +204,7 @@ impl Ledger {
             image: image.to_string(),
             spec_sha256: digest(&run.sandbox),
             accepted_at: Time::now(),
+            orchestrator_id: owner,
         };
         let spool = Spool::at(self.jobs_dir.join(Spool::name(run.job_id, run.attempt)));
         if let Err(error) = spool.create(&accepted, &run.sandbox) {
@@ -213,10 +220,31 @@ impl Ledger {
         Ok(Admission::New(job, run.sandbox))
     }
 
-    /// A job that is known, and of which this attempt is asked for, if any is.
-    pub(super) fn get(&self, id: JobId, attempt: Option<u32>) -> Result<Arc<Job>, Problem> {
+    fn no_slot(&self, others: usize) -> Problem {
+        let slots = self.max_concurrency;
+        let by_others = match others {
+            0 => String::new(),
+            n => format!(" ({n} of them by jobs of another orchestrator)"),
+        };
+        Problem::new(
+            Kind::TooManyRequests,
+            format!(
+                "all {slots} slots of this worker are taken{by_others}; try again when a job has ended"
+            ),
+        )
+        .retry_after(1)
+    }
+
+    /// A job that is known and belongs to `owner`, and of which this attempt is asked for, if any is.
+    pub(super) fn get(
+        &self,
+        owner: Option<&OrchestratorId>,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<Arc<Job>, Problem> {
         let known = self.inner().jobs.get(&id).cloned();
-        let job = known.ok_or_else(|| Problem::not_found("job"))?;
+        let job = known.filter(|job| job.belongs_to(owner));
+        let job = job.ok_or_else(|| Problem::not_found("job"))?;
         job.check(attempt)?;
         Ok(job)
     }
@@ -232,6 +260,30 @@ impl Ledger {
     pub(super) fn running(&self) -> usize {
         let inner = self.inner();
         inner.jobs.values().filter(|job| !job.has_ended()).count()
+    }
+
+    /// How many jobs of other orchestrators than this one have not ended.
+    pub(super) fn running_for_others(&self, orchestrator: Option<&OrchestratorId>) -> usize {
+        let inner = self.inner();
+        let others = inner
+            .jobs
+            .values()
+            .filter(|job| !job.belongs_to(orchestrator) && !job.has_ended());
+        others.count()
+    }
+
+    /// Forgets a job as [`forget`](Self::forget) does, where it belongs to `owner`.
+    pub(super) fn forget_as(
+        &self,
+        owner: Option<&OrchestratorId>,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<(), Problem> {
+        let known = self.inner().jobs.get(&id).cloned();
+        if known.is_some_and(|job| !job.belongs_to(owner)) {
+            return Err(Problem::not_found("job"));
+        }
+        self.forget(id, attempt)
     }
 
     /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone. An
@@ -291,8 +343,12 @@ impl Inner {
         })
     }
 
-    /// The job that a request is about, where it needs no start; an error where it may have none.
-    fn known(&self, run: &RunJob) -> Result<Option<Arc<Job>>, Problem> {
+    /// The job that a request of `owner` is about, where it needs no start; an error where it may have none.
+    fn known(
+        &self,
+        owner: Option<&OrchestratorId>,
+        run: &RunJob,
+    ) -> Result<Option<Arc<Job>>, Problem> {
         let buried = self.tombstones.attempt(run.job_id);
         if buried.is_some_and(|attempt| run.attempt <= attempt) {
             return Err(Problem::new(
@@ -303,6 +359,12 @@ impl Inner {
         let Some(known) = self.jobs.get(&run.job_id) else {
             return Ok(None);
         };
+        if !known.belongs_to(owner) {
+            return Err(Problem::new(
+                Kind::Conflict,
+                "this job id belongs to a job of another orchestrator; use a new id for new work",
+            ));
+        }
         let Accepted {
             task_id,
             attempt,

@@ -15,7 +15,7 @@ mod storage;
 mod told;
 mod tombstones;
 
-pub use access::Policy;
+pub use access::{Access, Policy};
 pub(crate) use init_copy::install as install_init;
 pub use storage::Storage;
 
@@ -164,8 +164,8 @@ impl Bench {
         &self.node_uuid
     }
 
-    /// Serves the Worker API on `listener`, for whoever shows `token`, until [`Worker::close`].
-    pub fn open(self, listener: TcpListener, token: &str, policy: Policy) -> Worker {
+    /// Serves the Worker API on `listener`, with the access that is granted, until [`Worker::close`].
+    pub fn open(self, listener: TcpListener, access: Access) -> Worker {
         let Self {
             engine,
             init,
@@ -177,7 +177,7 @@ impl Bench {
             tombstones,
             lock,
         } = self;
-        let (terms, in_force) = watch::channel(Terms::new(token, policy, &settings));
+        let (terms, in_force) = watch::channel(Terms::new(access, &settings));
         let images = Arc::new(Images::new(engine.clone(), PULL_LIMIT));
         if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
@@ -248,10 +248,17 @@ async fn watch_podman(shop: Arc<job::Workshop>, home: PathBuf) {
 }
 
 impl Worker {
-    /// From now on takes this token and this policy; jobs that run already keep theirs.
-    pub fn renew(&self, token: &str, policy: Policy) {
-        let terms = Terms::new(token, policy, &self.0.settings);
-        self.0.terms.send_replace(terms);
+    /// Replaces the access of the orchestrator; jobs that run already keep their rules and their owner.
+    pub fn renew(&self, access: Access) {
+        self.0
+            .terms
+            .send_replace(Terms::new(access, &self.0.settings));
+    }
+
+    /// Number of jobs that run for other orchestrators than the one that has access now.
+    pub fn other_jobs(&self) -> usize {
+        let owner = self.0.terms.borrow().orchestrator.clone();
+        self.0.api.ledger.running_for_others(owner.as_ref())
     }
 
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled

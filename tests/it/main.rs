@@ -38,6 +38,7 @@ mod node_life;
 mod node_report;
 mod node_start;
 mod openapi;
+mod ownership;
 mod podman_moods;
 mod pulls;
 mod races;

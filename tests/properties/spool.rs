@@ -104,6 +104,7 @@ fn tear(spool: &Path) {
 
 fn accepted() -> Accepted {
     Accepted {
+        orchestrator_id: None,
         task_id: TaskId::new(),
         job_id: JobId::new(),
         attempt: 7,

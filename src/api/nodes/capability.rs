@@ -145,6 +145,14 @@ pub struct SandboxCapability {
     /// Jobs at the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
+    /// Slots that jobs of other orchestrators occupy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_jobs: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Network.
@@ -314,13 +322,20 @@ impl CapabilityReport {
         Ok(())
     }
 
-    /// Jobs that the node takes at the same time.
+    /// Jobs that the node runs at the same time for the orchestrator that it reports to.
     pub fn max_concurrency(&self) -> u32 {
         match &self.sandbox {
             Some(sandbox) if sandbox.supported => sandbox
                 .max_concurrency
-                .unwrap_or(self.compute.cpu_cores.max(1)),
+                .unwrap_or(self.compute.cpu_cores.max(1))
+                .saturating_sub(sandbox.other_jobs),
             _ => 0,
         }
+    }
+
+    /// Whether jobs of other orchestrators occupy every slot of the node.
+    pub fn is_full_of_others(&self) -> bool {
+        let runs_others = |sandbox: &SandboxCapability| sandbox.supported && sandbox.other_jobs > 0;
+        self.max_concurrency() == 0 && self.sandbox.as_ref().is_some_and(runs_others)
     }
 }

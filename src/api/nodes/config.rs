@@ -1,7 +1,9 @@
 //! What a node is told to do, and whether it does.
 
 use super::rules::check_text;
-use crate::api::{check_version, jobs::NetworkPolicy, problem::Problem, time::Time};
+use crate::api::{
+    OrchestratorId, check_version, jobs::NetworkPolicy, problem::Problem, time::Time,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,9 @@ pub struct NodeConfig {
     pub issued_at: Time,
     /// For which node.
     pub node_slug: String,
+    /// Identity of the orchestrator, which the node keeps with each job; a peer may send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator_id: Option<OrchestratorId>,
     /// Where things are.
     pub orchestrator: ConfigOrchestrator,
     /// Where sandbox images come from.

@@ -1,7 +1,7 @@
 //! Registration: a pre-shared key for URLs and a token.
 
 use super::CapabilityReport;
-use crate::api::{problem::Problem, time::Time};
+use crate::api::{OrchestratorId, problem::Problem, time::Time};
 use serde::{Deserialize, Serialize};
 use std::{fmt, ops::RangeInclusive};
 
@@ -51,6 +51,9 @@ pub struct Bootstrap {
     pub version: u64,
     /// When this was made.
     pub issued_at: Time,
+    /// Identity of the orchestrator; a peer may send none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator_id: Option<OrchestratorId>,
     /// Where to go from here.
     pub orchestrator: BootstrapOrchestrator,
     /// The node's credentials.
