@@ -3,6 +3,7 @@
 //! Every task of a role that outlives the call that started it is spawned through here, so
 //! that its end can be awaited at shutdown and its panic shows in the log.
 
+use crate::wait;
 use futures_util::FutureExt as _;
 use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 use tokio::sync::watch;
@@ -36,7 +37,7 @@ impl Tasks {
     /// Waits until none is left, at most for `limit`; how many were left then.
     pub async fn idle(&self, limit: Duration) -> usize {
         let mut running = self.running.subscribe();
-        let idle = running.wait_for(|n| *n == 0);
+        let idle = wait::until(&mut running, |n| *n == 0);
         // An error can't be: the sender lives in `self`.
         let _ = tokio::time::timeout(limit, idle).await;
         *self.running.borrow()

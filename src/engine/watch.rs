@@ -6,7 +6,7 @@
 //! it goes well, the trouble is over.
 
 use super::{Engine, probe, probe::Ground};
-use crate::pause::Pauses;
+use crate::{pause::Pauses, wait};
 use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::sleep};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     /// How often there was reason to doubt it.
     suspicions: u64,
@@ -40,8 +40,8 @@ impl Engine {
     pub async fn recovered(&self) {
         let mut states = self.watch.0.subscribe();
         // An error can't be: the sender lives in `self`.
-        let _ = states.wait_for(|state| state.trouble.is_some()).await;
-        let _ = states.wait_for(|state| state.trouble.is_none()).await;
+        let _ = wait::until(&mut states, |state| state.trouble.is_some()).await;
+        let _ = wait::until(&mut states, |state| state.trouble.is_none()).await;
     }
 
     /// Looks into each suspicion, for as long as it is awaited.
@@ -49,7 +49,7 @@ impl Engine {
         let mut states = self.watch.0.subscribe();
         let mut looked_into = 0;
         loop {
-            let raised = states.wait_for(|state| state.suspicions != looked_into);
+            let raised = wait::until(&mut states, |state| state.suspicions != looked_into);
             looked_into = raised.await.map_or(looked_into, |state| state.suspicions);
             let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
             while let Err(error) = probe::works(self, ground).await {

@@ -9,7 +9,10 @@ use super::{
     request::Connection,
     router::Router,
 };
-use crate::api::problem::{Kind, Problem};
+use crate::{
+    api::problem::{Kind, Problem},
+    wait,
+};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -40,7 +43,7 @@ pub type Shutdown = watch::Receiver<bool>;
 /// Resolves at shutdown, and when the one who could order it is gone.
 pub async fn ended(mut shutdown: Shutdown) {
     // An error means that the sender was dropped, which ends the role as well.
-    let _ = shutdown.wait_for(|end| *end).await;
+    let _ = wait::until(&mut shutdown, |end| *end).await;
 }
 
 /// Binds `address`; port 0 asks the system for a free one.

@@ -29,6 +29,7 @@ use crate::{
         client::CallError,
         server::{Shutdown, ended},
     },
+    wait,
     worker::{self, Worker},
 };
 use inference::Keeper;
@@ -215,7 +216,7 @@ impl Running {
     /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run.
     pub async fn close(mut self, grace: Duration) {
         self.closing.send_replace(true);
-        let goodbye = timeout(GOODBYE, self.told.wait_for(|told| *told));
+        let goodbye = timeout(GOODBYE, wait::until(&mut self.told, |told| *told));
         let (_, ()) = tokio::join!(goodbye, self.worker.close(grace, self.ephemeral));
         // Nobody looks after the model server any more once that has ended.
         if !self.life.is_finished() {

@@ -16,6 +16,7 @@ use crate::{
     engine::{Container, ContainerSpec, Engine, EngineError, Root},
     sandbox_init::wire::{self, Report, Request},
     spool::Spool,
+    wait,
 };
 use bytes::BytesMut;
 use std::{io, path::Path, time::Duration};
@@ -78,7 +79,7 @@ pub(super) fn halt(orders: &watch::Sender<Option<Halt>>, halt: Halt) {
 }
 
 async fn ordered(orders: &mut watch::Receiver<Option<Halt>>) -> Halt {
-    match orders.wait_for(Option::is_some).await.map(|order| *order) {
+    match wait::until(orders, Option::is_some).await {
         Ok(Some(order)) => order,
         // Nobody can order any more, so nobody will.
         _ => std::future::pending().await,

@@ -6,6 +6,7 @@
 //! not mend by itself, so that stays noted until the process ends.
 
 use super::{Store, StoreError};
+use crate::wait;
 use rusqlite::{ErrorCode, ffi::SQLITE_IOERR_SHMSIZE};
 use tokio::sync::watch;
 
@@ -117,7 +118,9 @@ impl Store {
     /// Waits until something keeps the database from being written that can pass.
     pub async fn troubled(&self) {
         let mut states = self.health.0.subscribe();
-        let troubled = states.wait_for(|state| state.trouble.is_some_and(Trouble::can_pass));
+        let troubled = wait::until(&mut states, |state| {
+            state.trouble.is_some_and(Trouble::can_pass)
+        });
         // An error can't be: the sender lives in `self`.
         let _ = troubled.await;
     }

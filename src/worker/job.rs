@@ -22,6 +22,7 @@ use crate::{
     engine::{Engine, ImageError, Images},
     shim::{Link, Order},
     spool::{Ending, Recorder},
+    wait,
 };
 use futures_util::FutureExt as _;
 use std::{io, panic::AssertUnwindSafe, path::PathBuf, pin::pin, sync::Arc, time::Duration};
@@ -105,7 +106,7 @@ fn engine_error(error: impl std::fmt::Display) -> Halt {
 
 /// Resolves once the job is to be ended.
 async fn canceled(cancel: &mut watch::Receiver<bool>) {
-    if cancel.wait_for(|cancel| *cancel).await.is_err() {
+    if wait::until(cancel, |cancel| *cancel).await.is_err() {
         // Nobody can cancel any more, so nobody will.
         std::future::pending().await
     }

@@ -24,6 +24,7 @@ use crate::{
     },
     digest::sha256_hex,
     spool::{Accepted, Spool},
+    wait,
 };
 use std::{
     collections::HashMap,
@@ -111,7 +112,7 @@ impl Job {
     /// Waits for the result.
     pub(super) async fn ended(&self) -> Option<ResultEvent> {
         // The sender lives in `self`.
-        let _ = self.ended.subscribe().wait_for(Option::is_some).await;
+        let _ = wait::until(&mut self.ended.subscribe(), Option::is_some).await;
         self.result().await
     }
 

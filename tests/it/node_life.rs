@@ -3,6 +3,7 @@
 use crate::support::{Cluster, eventually, eventually_eq};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::net::TcpListener;
 
 fn status(cluster: &Cluster) -> (Value, String) {
     let node = cluster.user.get("/v1/nodes/box").json(200);
@@ -52,4 +53,26 @@ fn a_node_that_leaves_says_so_and_gets_nothing_more() {
     std::fs::write(workspace.join("workspace/go"), "").unwrap();
     assert_eq!(cluster.finish(&under_way)["status"], "completed");
     assert_eq!(cluster.node.process.code(), 0);
+}
+
+#[test]
+fn node_ends_beside_its_orchestrator_despite_a_job() {
+    let mut cluster = Cluster::start();
+    let id = cluster.script("echo begun; sleep 200");
+    cluster.printed(&id, "begun");
+    cluster.orchestrator.process.signal(Signal::TERM);
+    cluster.node.process.signal(Signal::TERM);
+    assert_eq!(cluster.orchestrator.process.code(), 0);
+    assert_eq!(
+        cluster.node.process.code(),
+        0,
+        "{}",
+        cluster.node.process.stderr()
+    );
+    let address = cluster.node.url().strip_prefix("http://").unwrap();
+    TcpListener::bind(address).expect("its port is free");
+    cluster.node.end_shims();
+    eventually("no sandbox is left", || {
+        cluster.node.containers().is_empty().then_some(())
+    });
 }

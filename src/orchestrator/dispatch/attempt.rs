@@ -18,6 +18,7 @@ use crate::{
     },
     pause::Pauses,
     store::{Node, RunningJob},
+    wait,
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -187,7 +188,7 @@ async fn cancel_when_asked(
     job: &RunningJob,
     mut cancel: watch::Receiver<bool>,
 ) -> Verdict {
-    if cancel.wait_for(|cancel| *cancel).await.is_err() {
+    if wait::until(&mut cancel, |cancel| *cancel).await.is_err() {
         // Nobody can ask any more, so nobody will.
         return std::future::pending().await;
     }

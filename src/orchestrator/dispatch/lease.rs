@@ -5,6 +5,7 @@
 //! date nor a laptop's sleep moves: after a start of ours each begins anew at full length. That it has run
 //! out ends nothing.
 
+use crate::wait;
 use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
@@ -84,7 +85,7 @@ impl Lease {
     /// Waits until the node was heard.
     pub(super) async fn renewed(&self) {
         let heard = |state: &State| *state == State::Heard;
-        let _ = self.state.subscribe().wait_for(heard).await;
+        let _ = wait::until(&mut self.state.subscribe(), heard).await;
     }
 }
 

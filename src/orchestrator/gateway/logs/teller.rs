@@ -21,6 +21,7 @@ use crate::{
     http::response,
     orchestrator::live::{LiveTask, Moment, Source},
     pause::Pauses,
+    wait,
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -220,5 +221,5 @@ impl Teller {
 
 /// Waits until no node has this attempt any more.
 async fn over(mut moments: watch::Receiver<Moment>, attempt: u32) {
-    let _ = moments.wait_for(|moment| !moment.runs(attempt)).await;
+    let _ = wait::until(&mut moments, |moment| !moment.runs(attempt)).await;
 }
