@@ -47,6 +47,21 @@ impl Time {
         )
     }
 
+    /// `12:40 UTC`, with its date where that is another than the date of `now`.
+    pub fn to_the_minute(self, now: Self) -> String {
+        let shown = |time: Self, format: &str| {
+            let time = Timestamp::from_millisecond(time.0).ok()?;
+            Some(time.strftime(format).to_string())
+        };
+        let date = |time| shown(time, "%Y-%m-%d");
+        let format = if date(self) == date(now) {
+            "%H:%M UTC"
+        } else {
+            "%Y-%m-%d %H:%M UTC"
+        };
+        shown(self, format).unwrap_or_else(|| self.to_string())
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -90,5 +105,14 @@ mod tests {
         let back: Time = serde_json::from_str("\"2026-09-21T16:13:20.007+02:00\"").unwrap();
         assert_eq!(back, Time::from_millis(1_790_000_000_007));
         assert!(serde_json::from_str::<Time>("\"yesterday\"").is_err());
+    }
+
+    #[test]
+    fn another_day_is_shown_with_its_date() {
+        let time = Time::from_millis(1_790_000_000_007);
+        assert_eq!(time.to_the_minute(time), "14:13 UTC");
+        let later = time.plus(Duration::from_hours(10));
+        assert_eq!(time.to_the_minute(later), "2026-09-21 14:13 UTC");
+        assert_eq!(Time::MAX.to_the_minute(time), Time::MAX.to_string());
     }
 }

@@ -147,7 +147,7 @@ pub enum NodesCommand {
     /// Give a drained node jobs again
     Resume(NodeSlug),
     /// Forget a node that is gone, so that another machine may take its slug
-    Forget(NodeSlug),
+    Forget(NodeForget),
 }
 
 #[derive(Args, Debug)]
@@ -158,14 +158,23 @@ pub struct NodeSlug {
     pub slug: String,
 }
 
+#[derive(Args, Debug)]
+pub struct NodeForget {
+    #[command(flatten)]
+    pub node: NodeSlug,
+    /// Do not ask, even if the node is alive
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
 #[derive(Subcommand, Debug)]
 pub enum UsersCommand {
     /// List all users
     List(Client),
     /// Create a user
     Create(UserCreate),
-    /// Keep a user out, at once
-    Disable(UserName),
+    /// Disable a user immediately
+    Disable(UserDisable),
     /// Let a disabled user in again
     Enable(UserName),
     /// End all sessions of a user, at once
@@ -180,6 +189,15 @@ pub struct UserName {
     pub client: Client,
     /// The user's name
     pub handle: String,
+}
+
+#[derive(Args, Debug)]
+pub struct UserDisable {
+    #[command(flatten)]
+    pub user: UserName,
+    /// Do not ask, even if you disable yourself
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Args, Debug)]

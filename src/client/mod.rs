@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Blocking throughout, over `ureq`; nothing
 //! here knows more of the orchestrator than its User API.
 
+mod confirm;
 pub mod credentials;
 mod follow;
 mod gateway;

@@ -1,20 +1,21 @@
 //! `cynode nodes …` and `cynode status`.
 
 use super::{
+    confirm::confirm,
     gateway::Gateway,
     print::{self, clean},
 };
 use crate::{
     api::nodes::{Gpu, GpuDevice, Inference, NodeList, NodeStatus, NodeView},
-    cli::{Client, NodesCommand, Output},
+    cli::{Client, NodeForget, NodesCommand, Output},
     exit::Failure,
 };
 use http::Method;
 
 /// What whoever forgets a node should know.
 const STILL_THERE: &str = "\
-Forgotten. If cynode still runs on that machine, it registers again by itself within seconds:
-stop it there first if it is to stay away.";
+Forgotten. If cynode still runs on that machine, it registers again by itself within seconds, drained
+if it was: stop it there first if it is to stay away.";
 
 /// One of the subcommands.
 pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
@@ -45,13 +46,23 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
             &path(&args.slug, "/resume"),
             None::<&()>,
         ),
-        NodesCommand::Forget(args) => {
-            let path = path(&args.slug, "");
-            Gateway::open(&args.client)?.done(Method::DELETE, &path, None::<&()>)?;
-            print::note(STILL_THERE);
-            Ok(())
-        }
+        NodesCommand::Forget(args) => forget(&args),
     }
+}
+
+/// Asks first about a node that is alive: it takes back its slug, and an admin who mistook it for one that
+/// is gone should hear so.
+fn forget(args: &NodeForget) -> Result<(), Failure> {
+    let (mut gateway, slug) = (Gateway::open(&args.node.client)?, &args.node.slug);
+    let path = path(slug, "");
+    let node: NodeView = gateway.get(&path)?;
+    if node.status != NodeStatus::Offline {
+        let question = format!("Node {} is alive. Forget it anyway?", clean(slug));
+        confirm(&question, args.yes)?;
+    }
+    gateway.done(Method::DELETE, &path, None::<&()>)?;
+    print::note(STILL_THERE);
+    Ok(())
 }
 
 /// Whether work can be done, and by whom.

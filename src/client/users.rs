@@ -1,6 +1,7 @@
 //! `cynode users …` and `cynode audit`, for admins.
 
 use super::{
+    confirm::confirm,
     gateway::Gateway,
     print::{self, clean, percent_encode},
 };
@@ -10,7 +11,9 @@ use crate::{
         auth::User,
         users::{CreateUser, ResetPassword, UserList},
     },
-    cli::{AuditArgs, Client, NewPassword, Output, UserCreate, UserName, UsersCommand},
+    cli::{
+        AuditArgs, Client, NewPassword, Output, UserCreate, UserDisable, UserName, UsersCommand,
+    },
     exit::{Exit, Failure},
     identity::random_secret,
     roles::secret,
@@ -25,7 +28,7 @@ pub fn users(command: UsersCommand) -> Result<(), Failure> {
     match command {
         UsersCommand::List(client) => list(&client),
         UsersCommand::Create(args) => create(args),
-        UsersCommand::Disable(user) => act(&user, "disable"),
+        UsersCommand::Disable(args) => disable(&args),
         UsersCommand::Enable(user) => act(&user, "enable"),
         UsersCommand::RevokeSessions(user) => act(&user, "revoke_sessions"),
         UsersCommand::ResetPassword(args) => {
@@ -91,6 +94,20 @@ fn create(args: UserCreate) -> Result<(), Failure> {
     print::note(&format!("{} can log in{role} now.", clean(&handle)));
     let shown = serde_json::to_value(&user).map_err(Failure::internal)?;
     tell(&args.user, shown, is_new.then_some(&*password))
+}
+
+/// Asks first where admins disable themselves: only another admin could let them in again.
+fn disable(args: &UserDisable) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.user.client)?;
+    let me: User = gateway.get("/v1/users/me")?;
+    if me.handle == args.user.handle {
+        let question = format!(
+            "You are {}. Disable yourself? You are logged out at once, and only another admin can enable you again.",
+            clean(&me.handle)
+        );
+        confirm(&question, args.yes)?;
+    }
+    act(&args.user, "disable")
 }
 
 fn act(user: &UserName, action: &str) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use crate::{
     api::{
         PAYLOAD_VERSION,
         nodes::{
-            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference,
+            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT,
             NetworkCapability, NodeInfo, Platform, SandboxCapability, WorkerApi,
         },
         time::Time,
@@ -30,6 +30,8 @@ pub(super) struct Machine {
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
     worker: OnceLock<Worker>,
+    /// Set by the first report after `closing`.
+    stopping_since: OnceLock<Time>,
 }
 
 impl Machine {
@@ -50,6 +52,7 @@ impl Machine {
                 node_slug: settings.slug.clone(),
                 name: settings.name.clone(),
                 labels: Some(settings.labels.clone()),
+                stopping_since: None,
             },
             platform: Platform {
                 os: std::env::consts::OS.to_owned(),
@@ -82,6 +85,7 @@ impl Machine {
                 ]),
                 max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
                 other_jobs: 0,
+                reason: None,
             }),
             network: Some(NetworkCapability {
                 orchestrator_reachable: Some(true),
@@ -99,6 +103,7 @@ impl Machine {
             inference,
             closing,
             worker: OnceLock::new(),
+            stopping_since: OnceLock::new(),
         }
     }
 
@@ -117,11 +122,16 @@ impl Machine {
         report.reported_at = Time::now();
         report.compute.storage_free_mb = free_mb(&self.data_dir);
         report.inference = Some(self.inference.borrow().clone());
+        let is_closing = *self.closing.borrow();
+        report.node.stopping_since =
+            is_closing.then(|| *self.stopping_since.get_or_init(Time::now));
         if let Some(sandbox) = &mut report.sandbox {
             // A node that is about to end, or whose podman hangs, is given no more jobs.
-            sandbox.supported = !*self.closing.borrow() && self.engine.trouble().is_none();
             let others = self.worker.get().map_or(0, Worker::other_jobs);
             sandbox.other_jobs = u32::try_from(others).unwrap_or(u32::MAX);
+            let trouble = self.engine.trouble();
+            sandbox.supported = !is_closing && trouble.is_none();
+            sandbox.reason = trouble.map(brief);
         }
         Ok(report)
     }
@@ -132,6 +142,12 @@ impl Machine {
         gpu.and_then(|gpu| gpu.devices.as_deref())
             .unwrap_or_default()
     }
+}
+
+/// As much of a text as a report has room for.
+fn brief(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 /// What is said of the model server before one is there.

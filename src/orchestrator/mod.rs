@@ -279,7 +279,7 @@ impl Orchestrator {
                 let moment = self.live.moment(task).filter(|moment| moment.is_silent)?;
                 let node = self.store.node_get(moment.source?.node).await.ok()??;
                 let prospects = self.store.job_prospects(task).await.ok()??;
-                Some(readiness::silent(&node.slug, prospects))
+                Some(readiness::silent(&node, prospects, Time::now()))
             }
             _ => None,
         }

@@ -13,6 +13,8 @@ use std::time::Duration;
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
 /// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
 const FAILED: &str = "could not apply its configuration: ";
+/// How the reason of a node that runs no sandboxes begins; the node's own words follow.
+const UNSUPPORTED: &str = "runs no sandboxes at present: ";
 /// Said of a node that is ready, and for which there is a newer configuration.
 pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
@@ -41,6 +43,14 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
         status,
         reason: Some(reason),
     };
+    if let Some(stopped) = stopped(node, now) {
+        let jobs = match node.running_jobs {
+            0 => String::new(),
+            1 => ", 1 job goes on".to_owned(),
+            jobs => format!(", {jobs} jobs go on"),
+        };
+        return is(NodeStatus::Offline, format!("{stopped}{jobs}"));
+    }
     let silent = now.since(node.last_seen_at);
     if silent > HEARD_WITHIN {
         return is(
@@ -84,16 +94,21 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
         );
     }
     if node.capability.max_concurrency() == 0 {
-        return is(
-            NodeStatus::NotReady,
-            "takes no jobs: it is shutting down, or podman runs no sandboxes there; its log and cynode doctor there say \
-             which".to_owned(),
-        );
+        let sandbox = node.capability.sandbox.as_ref();
+        let cause = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
+        let cause = cause.unwrap_or("it did not say why; run cynode doctor there");
+        return is(NodeStatus::NotReady, format!("{UNSUPPORTED}{cause}"));
     }
     Standing {
         status: NodeStatus::Ready,
         reason: None,
     }
+}
+
+/// Since when a node is stopped that said so before it left, in words; `None` while it serves.
+pub(super) fn stopped(node: &Node, now: Time) -> Option<String> {
+    let since = node.capability.node.stopping_since?;
+    Some(format!("stopped at {}", since.to_the_minute(now)))
 }
 
 /// Whether the whole can do work, or the condition that fails.
@@ -148,6 +163,10 @@ fn each<'a>(
 /// and logs are nobody's business.
 fn brief(node: &NodeView) -> String {
     let reason = node.reason.as_deref().unwrap_or("not ready");
+    let slug = &node.node_slug;
+    if reason.starts_with(UNSUPPORTED) {
+        return format!("{UNSUPPORTED}cynode nodes show {slug} says why");
+    }
     let Some(cause) = reason.strip_prefix(FAILED) else {
         return reason.to_owned();
     };
@@ -157,7 +176,6 @@ fn brief(node: &NodeView) -> String {
         .filter(|c| c.is_ascii_lowercase() || *c == '-')
         .take(40)
         .collect();
-    let slug = &node.node_slug;
     format!("{FAILED}{kind}, more with cynode nodes show {slug}")
 }
 
@@ -172,17 +190,18 @@ pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static
 }
 
 /// Why a task that runs at this node comes to no end.
-pub(super) fn silent(slug: &str, prospects: Prospects) -> String {
+pub(super) fn silent(node: &Node, prospects: Prospects, now: Time) -> String {
     let outlook = match prospects {
         Prospects {
             is_canceled: true, ..
-        } => "is canceled as soon as it does, and within a minute in any case",
+        } => "is canceled as soon as it is back, and within a minute in any case",
         Prospects { may_move: true, .. } => {
-            "goes on as soon as it does, or, after a lease, at another node that fits"
+            "goes on as soon as it is back, or, after a lease, at another node that fits"
         }
-        _ => "goes on as soon as it does; this was the last attempt that it may have",
+        _ => "goes on as soon as it is back; this was the last attempt that it may have",
     };
-    format!("node {slug} does not answer; the task {outlook}")
+    let state = stopped(node, now).unwrap_or_else(|| "does not answer".to_owned());
+    format!("node {} {state}; the task {outlook}", node.slug)
 }
 
 /// Why a task with these labels can't start now; `None` when a node could take it.
@@ -290,7 +309,7 @@ pub(super) mod tests {
                 url,
                 "boom",
             ),
-            (node("a", 0, 0), url, "takes no jobs"),
+            (node("a", 0, 0), url, "runs no sandboxes"),
         ];
         for (node, url, word) in cases {
             let standing = standing(&node, url, now);

@@ -116,6 +116,7 @@ impl Store {
                     return Ok(Registration::Taken);
                 }
                 store_report(c, id, &report, &report_sha256, now)?;
+                restore_drain(c, id, key_sha256.as_deref())?;
                 audit::add(c, &event.by(id, slug))?;
                 return Ok(Registration::Known(id));
             }
@@ -126,6 +127,7 @@ impl Store {
                 params![id, slug, now, key_sha256],
             )?;
             store_report(c, id, &report, &report_sha256, now)?;
+            restore_drain(c, id, key_sha256.as_deref())?;
             audit::add(c, &event.by(id, slug))?;
             Ok(Registration::Created(id))
         })
@@ -204,7 +206,8 @@ impl Store {
         .await
     }
 
-    /// Forgets the node of this slug, unless it has jobs now. Its past jobs stay, with its slug.
+    /// Forgets the node of this slug, unless it has jobs now. Its past jobs stay, with its slug. A drain
+    /// outlives the node where its machine showed a key: see [`restore_drain`].
     pub async fn node_forget(
         &self,
         slug: String,
@@ -232,6 +235,11 @@ impl Store {
             c.execute(
                 "UPDATE jobs SET node_id = NULL, node_slug = ?2 WHERE node_id = ?1",
                 params![id, slug],
+            )?;
+            c.execute(
+                "INSERT OR IGNORE INTO drained_keys
+                 SELECT node_key_sha256 FROM nodes WHERE id = ?1 AND draining AND node_key_sha256 IS NOT NULL",
+                [id],
             )?;
             c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
             reports.forget(id);
@@ -287,6 +295,16 @@ fn may_use(owner: Option<&str>, shown: Option<&str>) -> bool {
     owner.is_none_or(|owner| {
         shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(owner.as_bytes())))
     })
+}
+
+/// Drains a node whose machine was draining when it was last forgotten: a machine that registers again
+/// by itself must not take jobs that an admin had kept away from it.
+fn restore_drain(c: &Connection, id: NodeId, key_sha256: Option<&str>) -> Result<(), StoreError> {
+    let sql = "DELETE FROM drained_keys WHERE node_key_sha256 = ?1";
+    if c.execute(sql, [key_sha256])? > 0 {
+        c.execute("UPDATE nodes SET draining = 1 WHERE id = ?1", [id])?;
+    }
+    Ok(())
 }
 
 fn store_report(

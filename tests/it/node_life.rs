@@ -42,17 +42,25 @@ fn a_node_that_leaves_says_so_and_gets_nothing_more() {
     let workspace = cluster.node.workspaces().remove(0);
     cluster.node.process.signal(Signal::TERM);
     eventually("it has said so", || {
-        status(&cluster).1.contains("shutting down").then_some(())
+        status(&cluster).1.starts_with("stopped at ").then_some(())
     });
+    let (state, reason) = status(&cluster);
+    assert_eq!(state, "offline");
+    assert!(reason.ends_with(" UTC, 1 job goes on"), "{reason}");
+    let ready = cluster.orchestrator.gateway.get("/readyz").text();
+    assert!(ready.contains(&format!("node box: {reason}")), "{ready}");
     let next = cluster.script("true");
     let waits = eventually("a task waits", || {
         let task = cluster.task(&next);
         task["waiting_for"].as_str().map(str::to_owned)
     });
-    assert!(waits.contains("shutting down"), "{waits}");
+    assert!(waits.contains("node box: stopped at "), "{waits}");
     std::fs::write(workspace.join("workspace/go"), "").unwrap();
     assert_eq!(cluster.finish(&under_way)["status"], "completed");
     assert_eq!(cluster.node.process.code(), 0);
+    let (state, reason) = status(&cluster);
+    assert_eq!(state, "offline");
+    assert!(reason.ends_with(" UTC"), "no job goes on: {reason}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::support::{
     Api, Cluster, Node, Orchestrator, StandIn,
     cluster::{PSK, wait_ready},
     eventually,
+    process::at_terminal,
     stage::{Stage, well},
     stand_in::capability,
 };
@@ -198,10 +199,10 @@ fn only_admins_have_a_node_forgotten() {
 fn a_node_that_still_runs_comes_back_by_itself_and_the_client_says_so() {
     let cluster = Cluster::start();
     let first = cluster.user.get("/v1/nodes/box").json(200);
-    let done = cluster.run(&["nodes", "forget", "box"]);
+    let done = cluster.run(&["nodes", "forget", "box", "--yes"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
     assert!(done.stderr.contains("stop it there first"), "{done:?}");
-    assert_eq!(cluster.run(&["nodes", "forget", "box"]).code, 4);
+    assert_eq!(cluster.run(&["nodes", "forget", "box", "--yes"]).code, 4);
     // It joins again, with the new token that the orchestrator calls it by.
     let id = cluster.script("echo again");
     assert_eq!(cluster.finish(&id)["status"], "completed");
@@ -210,6 +211,51 @@ fn a_node_that_still_runs_comes_back_by_itself_and_the_client_says_so() {
         again["worker_api_target_url"],
         first["worker_api_target_url"]
     );
+}
+
+#[test]
+fn forgetting_a_live_node_asks_first() {
+    let mut cluster = Cluster::start();
+    let unasked = cluster.run(&["nodes", "forget", "box"]);
+    assert_eq!(unasked.code, 2, "{unasked:?}");
+    for text in ["box is alive", "--yes"] {
+        assert!(unasked.stderr.contains(text), "{unasked:?}");
+    }
+    let no = at_terminal(&mut cluster.cli(&["nodes", "forget", "box"]), "n\n");
+    assert!(no.stdout.contains("Forget it anyway? [y/N]"), "{no:?}");
+    assert_eq!(no.code, 2, "{no:?}");
+    cluster.user.get("/v1/nodes/box").expect(200);
+    // One that was stopped is no longer alive, so nothing is asked.
+    assert_eq!(cluster.node.process.terminate(), 0);
+    let done = cluster.run(&["nodes", "forget", "box"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    cluster.user.get("/v1/nodes/box").problem(404, "not-found");
+}
+
+#[test]
+fn drain_outlives_forgetting_the_node() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let status = || user.get("/v1/nodes/box").json(200)["status"].clone();
+    let mut box_ = machine(&orchestrator, Some(KEY));
+    box_.join();
+    user.act("/v1/nodes/box/drain").expect(204);
+    forget(&user, "box").expect(204);
+    // Another machine of the same name is not the one that was drained.
+    let mut other = machine(&orchestrator, Some(OTHER));
+    other.join();
+    assert_eq!(status(), "ready");
+    forget(&user, "box").expect(204);
+    box_.join();
+    assert_eq!(status(), "draining");
+    // Remembered once: what an admin resumes stays so.
+    user.act("/v1/nodes/box/resume").expect(204);
+    box_.join();
+    assert_eq!(status(), "ready");
+    forget(&user, "box").expect(204);
+    box_.join();
+    assert_eq!(status(), "ready");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What admins do with users, and that it counts at once.
 
 use crate::support::{
-    Api, DEADLINE, Orchestrator, PASSWORD, cynode, eventually, process::run, uuid,
+    Api, DEADLINE, Orchestrator, PASSWORD, cynode, eventually,
+    process::{at_terminal, run},
+    uuid,
 };
 use serde_json::{Value, json};
 use std::{
@@ -458,6 +460,41 @@ fn the_commands_do_what_the_calls_do() {
     }
     let audit = cli(&["audit", "--who", "bob"]);
     assert!(audit.stdout.contains("user.create"), "{audit:?}");
+}
+
+#[test]
+fn disabling_oneself_asks_first() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let cli = |arguments: &[&str]| {
+        let mut command = cynode(home.path());
+        command
+            .args(arguments)
+            .env("CYNODE_GATEWAY_URL", &orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", user.token());
+        command
+    };
+    let other = run(&mut cli(&[
+        "users",
+        "create",
+        "ann",
+        "--admin",
+        "--generate",
+    ]));
+    assert_eq!(other.code, 0, "{other:?}");
+    let me = ["users", "disable", "admin"];
+    let unasked = run(&mut cli(&me));
+    assert_eq!(unasked.code, 2, "{unasked:?}");
+    for text in ["Disable yourself?", "--yes"] {
+        assert!(unasked.stderr.contains(text), "{unasked:?}");
+    }
+    let no = at_terminal(&mut cli(&me), "\n");
+    assert!(no.stdout.contains("Nothing was changed"), "{no:?}");
+    user.get("/v1/users/me").expect(200);
+    let yes = at_terminal(&mut cli(&me), "y\n");
+    assert_eq!(yes.code, 0, "{yes:?}");
+    user.get("/v1/users/me").problem(401, "unauthorized");
 }
 
 #[test]

@@ -56,6 +56,10 @@ pub struct NodeInfo {
     /// What tasks may ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
+    /// When the node was asked to stop, by its own clock; absent while it serves. What it still runs goes
+    /// on without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping_since: Option<Time>,
 }
 
 /// Operating system.
@@ -148,6 +152,9 @@ pub struct SandboxCapability {
     /// Slots that jobs of other orchestrators occupy.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_jobs: u32,
+    /// Why `supported` is false, in the node's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -240,6 +247,10 @@ impl CapabilityReport {
                 self.network
                     .as_ref()
                     .and_then(|n| n.outbound_policy.as_deref()),
+            ),
+            (
+                "sandbox/reason",
+                self.sandbox.as_ref().and_then(|s| s.reason.as_deref()),
             ),
             ("inference/mode", inference.and_then(|i| i.mode.as_deref())),
             (

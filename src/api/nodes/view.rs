@@ -15,7 +15,7 @@ pub enum NodeStatus {
     NotReady,
     /// Finishes what it has.
     Draining,
-    /// Not heard for 30 seconds.
+    /// Not heard for 30 seconds, or stopped.
     Offline,
 }
 

@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env,
     fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -179,6 +180,39 @@ pub(crate) fn run(command: &mut Command) -> Done {
             .unwrap_or_else(|| panic!("{command:?} was killed: {}", output.status)),
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
+    }
+}
+
+/// Runs a command to its end at a terminal of its own, on which somebody types `input`; what it printed
+/// on either stream is in `stdout`.
+pub(crate) fn at_terminal(command: &mut Command, input: &str) -> Done {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let line: Vec<String> = words
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut script = Command::new("script");
+    script
+        .args(["--quiet", "--return", "--echo", "never", "--command"])
+        .arg(line.join(" "))
+        .arg("/dev/null")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let mut child = script.spawn().unwrap();
+    // Its end would be a hangup, so it stays open until the command is done.
+    let mut keyboard = child.stdin.take().unwrap();
+    keyboard.write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(keyboard);
+    Done {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::new(),
     }
 }
 
