@@ -35,11 +35,11 @@ unit: ## Tests of rooms, pure decisions, and what reads a stranger's input
 	$(CARGO) test --locked --lib --test properties
 
 it: ## Black-box tests of the real binary with real podman
-	$(CARGO) build --locked --example stand-in-ollama
+	$(CARGO) build --locked --example stand-in-ollama --example attack
 	$(CARGO) test --locked --test it
 
 rootless: ## The tests of sandboxes once more as a plain user (where run by root)
-	$(CARGO) build --locked
+	$(CARGO) build --locked --bins --example attack
 	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
 
 test-soak: setup ## A thousand jobs in a row, and what they leave behind (minutes)

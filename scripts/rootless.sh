@@ -6,7 +6,7 @@ set -euo pipefail
 
 binary=$1
 user=cynode-test
-rooms=(escapes:: job_ends:: podman_moods:: races:: sandbox:: shims:: worker_api::)
+rooms=(escapes:: job_ends:: kernel:: podman_moods:: races:: sandbox:: shims:: worker_api::)
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "rootless: these tests run as $(id -un) already"
@@ -25,6 +25,7 @@ trap 'rm -rf "$place"' EXIT
 chmod 0755 "$place"
 install -m 0755 "$tests" "$place/it"
 install -m 0755 "$binary" "$place/cynode"
+install -m 0755 "$(dirname "$binary")/examples/attack" "$place/attack"
 install -d -o "$user" -m 0700 "$place/run" "$place/tmp"
 home=$(getent passwd "$user" | cut -d: -f6)
 
@@ -35,4 +36,4 @@ echo "rootless: left out is a_job_that_multiplies, which can wear out all that t
 cd "$home"
 setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \
   env HOME="$home" XDG_RUNTIME_DIR="$place/run" TMPDIR="$place/tmp" PATH="$PATH" \
-  CYNODE_TEST_BINARY="$place/cynode" "$place/it" "${rooms[@]}" --skip a_job_that_multiplies
+  CYNODE_TEST_BINARY="$place/cynode" CYNODE_TEST_EXAMPLES="$place" "$place/it" "${rooms[@]}" --skip a_job_that_multiplies

@@ -299,10 +299,12 @@ impl JobResult {
                 .error
                 .as_ref()
                 .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
-            && self
-                .effective
-                .as_ref()
-                .is_none_or(|e| small(&e.image_id) && small(&e.network) && small(&e.runtime))
+            && self.effective.as_ref().is_none_or(|e| {
+                let seccomp = e.seccomp.as_deref().unwrap_or_default();
+                [&e.image_id, &e.network, &e.runtime, seccomp]
+                    .into_iter()
+                    .all(small)
+            })
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
                 (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
@@ -324,6 +326,9 @@ pub struct Effective {
     pub runtime: String,
     /// Seconds after which the sandbox would have been killed.
     pub timeout_seconds: u64,
+    /// Filter of system calls that the command had on top of podman's; absent where a node has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<String>,
 }
 
 /// Why a command could not run.

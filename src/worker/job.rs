@@ -20,6 +20,7 @@ use crate::{
     },
     data_dir::make_private_dir,
     engine::{Engine, ImageError, Images},
+    sandbox_init::seccomp,
     shim::{Link, Order},
     spool::{Ending, Recorder},
     wait,
@@ -233,6 +234,7 @@ fn order(
         network: "none".to_owned(),
         runtime: shop.engine.runtime_name().to_owned(),
         timeout_seconds: asked.min(shop.terms.borrow().policy.max_timeout_seconds),
+        seccomp: Some(seccomp::NAME.to_owned()),
     };
     Order {
         spool: job.spool.path().to_owned(),

@@ -26,6 +26,7 @@ mod happy_path;
 mod inference;
 mod inference_refused;
 mod job_ends;
+mod kernel;
 mod leases;
 mod limits;
 mod logs;

@@ -1,6 +1,7 @@
 //! The harness: real processes, real podman, plain HTTP. Tests wait on conditions through
 //! [`eventually`] and on streams, never on time.
 
+pub(crate) mod attack;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod exposition;

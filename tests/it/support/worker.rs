@@ -68,6 +68,13 @@ impl Worker {
         json!({"version": 1, "task_id": super::uuid(), "job_id": super::uuid(), "sandbox": sandbox})
     }
 
+    /// The same in another image.
+    pub(crate) fn job_in(image: &str, command: &[&str]) -> Value {
+        let mut job = Self::job(command);
+        job["sandbox"]["image"] = image.into();
+        job
+    }
+
     /// The same for a shell script.
     pub(crate) fn script(script: &str) -> Value {
         Self::job(&["sh", "-c", script])

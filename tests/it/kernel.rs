@@ -1,0 +1,54 @@
+//! What a sandbox's command can ask the kernel for: everything that work needs, and nothing that outlives or
+//! leaves the sandbox.
+
+use crate::support::{Worker, attack};
+use serde_json::Value;
+
+/// The lines that the hostile command prints.
+fn lines(result: &Value) -> Vec<(String, String)> {
+    assert_eq!(result["status"], "completed", "{result}");
+    let stdout = result["stdout"].as_str().unwrap();
+    let line = |line: &str| {
+        let (name, outcome) = line.split_once(' ').unwrap();
+        (name.to_owned(), outcome.to_owned())
+    };
+    stdout.lines().map(line).collect()
+}
+
+#[test]
+fn hostile_calls_are_refused() {
+    let worker = Worker::start(&[]);
+    for image in attack::images() {
+        let result = worker.run(&Worker::job_in(image, &["/attack"]));
+        let tries = lines(&result);
+        let done: Vec<_> = tries
+            .iter()
+            .filter(|(_, outcome)| outcome == "done")
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert!(tries.len() > 35, "{tries:?}");
+        assert!(done.is_empty(), "in {image}: {done:?}");
+        assert_eq!(result["effective"]["seccomp"], "cynode-1", "{result}");
+    }
+    worker.assert_clean();
+}
+
+#[test]
+fn legitimate_calls_pass() {
+    let worker = Worker::start(&[]);
+    for image in attack::images() {
+        let result = worker.run(&Worker::job_in(image, &["/attack", "legitimate"]));
+        for (name, outcome) in lines(&result) {
+            assert_eq!(outcome, "done", "{name} in {image}");
+        }
+    }
+}
+
+#[test]
+fn command_is_the_first_choice_when_memory_runs_out() {
+    let worker = Worker::start(&[]);
+    for image in attack::images() {
+        let job = Worker::job_in(image, &["cat", "/proc/self/oom_score_adj"]);
+        assert_eq!(worker.run(&job)["stdout"], "1000\n", "{image}");
+    }
+}
