@@ -193,7 +193,7 @@ async fn add_node(store: &Store, n: usize) {
     let report: CapabilityReport = serde_json::from_value(serde_json::json!({
         "version": 1, "reported_at": "2026-01-01T00:00:00Z",
         "node": {"node_slug": format!("box-{n}"), "labels": ["linux", format!("rack={}", n % 20)]},
-        "platform": {"os": "linux", "distro": "Debian GNU/Linux 12 (bookworm)", "arch": "x86_64"},
+        "platform": {"os": "linux", "distro": "Debian GNU/Linux 12 (bookworm)", "arch": "amd64"},
         "container_runtime": {"runtime": "podman", "version": "5.0.0"},
         "compute": {"cpu_cores": 8, "ram_mb": 32000, "storage_free_mb": 100_000},
         "gpu": {"present": true, "devices": vec![serde_json::json!({"vendor": "nvidia", "vram_mb": 24000}); 4]},
@@ -215,7 +215,7 @@ async fn add_node(store: &Store, n: usize) {
         version: 1,
         node_slug: format!("box-{n}"),
         config_version: "1".to_owned(),
-        ack_at: Time::now(),
+        ack_at: Some(Time::now()),
         status: AckStatus::Applied,
         error: None,
         effective_config_hash: None,

@@ -66,7 +66,7 @@ VICTIM=$(printf '{"handle": "victim", "password": "%s"}' "$(cat "$work/password"
   | call POST "$gateway/v1/users" "$TOKEN" | field id)
 call POST "$control/v1/nodes/register" >/dev/null <<JSON
 {"psk": "$(cat "$work/psk")", "capability": {"version": 1, "reported_at": "2026-01-01T00:00:00Z",
- "node": {"node_slug": "box", "labels": ["here"]}, "platform": {"os": "linux", "arch": "x86_64"},
+ "node": {"node_slug": "box", "labels": ["here"]}, "platform": {"os": "linux", "arch": "amd64"},
  "compute": {"cpu_cores": 2, "ram_mb": 1024}, "inference": {"supported": false},
  "gpu": {"present": true, "devices": [{"vendor": "amd", "features": {"gfx": "gfx1100"}}]}}}
 JSON

@@ -1,6 +1,9 @@
 //! Login, sessions and who one is (contract, section 2).
 
-use super::UserId;
+use super::{
+    UserId,
+    tolerant::{or_default, or_true, yes},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +55,9 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Whether the user may log in.
+    #[serde(default = "yes", deserialize_with = "or_true")]
     pub is_active: bool,
-    /// Whether the user may see and change everything.
+    /// Whether the user may see and change everything. Not every gateway says it.
+    #[serde(default, deserialize_with = "or_default")]
     pub is_admin: bool,
 }

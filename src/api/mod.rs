@@ -14,6 +14,7 @@ mod number;
 pub mod problem;
 pub mod tasks;
 pub mod time;
+mod tolerant;
 pub mod users;
 
 use schemars::JsonSchema;

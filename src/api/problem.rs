@@ -50,7 +50,7 @@ kinds! {
     /// A body or a field is wrong.
     InvalidRequest = 400 "invalid-request" "The request is invalid";
     /// A payload between orchestrator and node has another version.
-    UnsupportedPayloadVersion = 400 "unsupported-payload-version" "The payload version is not supported";
+    UnsupportedPayloadVersion = 400 "unsupported-payload-version" "Unsupported payload version";
     /// A model was asked for, and none can be.
     InferenceNotAvailable = 400 "inference-not-available" "Inference is not available";
     /// No credentials, or wrong ones.

@@ -2,7 +2,10 @@
 
 use super::{MAX_BODY_BYTES, lines::LineBuffer, request::parse_json, resolve::HyperResolver};
 use crate::{
-    api::problem::{ProblemBody, shortened},
+    api::{
+        check_raw_version,
+        problem::{ProblemBody, shortened},
+    },
     errors,
 };
 use bytes::Bytes;
@@ -160,6 +163,19 @@ impl<'a> Call<'a> {
             url,
             reason: problem.detail,
         })
+    }
+
+    /// Like [`receive`](Self::receive), for what orchestrator and nodes send each other: the version of the
+    /// payload is looked at before anything else.
+    pub async fn payload<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        let url = self.url.clone();
+        let bytes = self.whole().await?;
+        check_raw_version(&bytes)
+            .and_then(|()| parse_json(&bytes))
+            .map_err(|problem| CallError::Malformed {
+                url,
+                reason: problem.detail,
+            })
     }
 
     /// Makes the call; any answer of success will do.

@@ -47,7 +47,7 @@ impl Machine {
         let uname = rustix::system::uname();
         let still = CapabilityReport {
             version: PAYLOAD_VERSION,
-            reported_at: Time::now(),
+            reported_at: Some(Time::now()),
             node: NodeInfo {
                 node_slug: settings.slug.clone(),
                 name: settings.name.clone(),
@@ -57,7 +57,7 @@ impl Machine {
             platform: Platform {
                 os: std::env::consts::OS.to_owned(),
                 distro: distro(),
-                arch: std::env::consts::ARCH.to_owned(),
+                arch: arch(std::env::consts::ARCH).to_owned(),
                 kernel_version: uname.release().to_str().ok().map(str::to_owned),
             },
             container_runtime: Some(ContainerRuntime {
@@ -119,7 +119,7 @@ impl Machine {
         report.worker_api = Some(WorkerApi {
             base_url: self.advertised.url().await?,
         });
-        report.reported_at = Time::now();
+        report.reported_at = Some(Time::now());
         report.compute.storage_free_mb = free_mb(&self.data_dir);
         report.inference = Some(self.inference.borrow().clone());
         let is_closing = *self.closing.borrow();
@@ -157,6 +157,15 @@ pub(super) fn no_inference(mode: InferenceMode) -> Inference {
         mode: Some(mode.as_str().to_owned()),
         running: Some(false),
         ..Inference::default()
+    }
+}
+
+/// The name by which Go, and so images and other implementations, know an architecture.
+fn arch(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

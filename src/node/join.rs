@@ -18,7 +18,10 @@ use super::{
 use crate::{
     api::{
         PAYLOAD_VERSION,
-        nodes::{AckError, AckStatus, ConfigAck, Inference, NodeConfig},
+        nodes::{
+            AckError, AckStatus, ConfigAck, Constraints, Inference, NodeConfig,
+            REPORT_INTERVAL_SECONDS,
+        },
         time::Time,
     },
     data_dir::DataDir,
@@ -35,8 +38,6 @@ use std::{
 };
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle, time::timeout};
 
-/// How often the orchestrator hears of us.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long we try to tell the orchestrator why we can't serve, before we end.
 const REFUSAL: Duration = Duration::from_secs(15);
 /// What the orchestrator keeps of a cause, in bytes.
@@ -54,6 +55,8 @@ pub(super) struct Node {
     address: SocketAddr,
     worker: Option<Worker>,
     inference: watch::Sender<Inference>,
+    /// As the configuration says.
+    report_interval: Duration,
     watched: Option<Watched>,
     /// Whether the list was walked to its end since the last registration.
     joined: bool,
@@ -137,6 +140,7 @@ impl Node {
             address,
             worker: None,
             inference,
+            report_interval: Duration::from_secs(REPORT_INTERVAL_SECONDS),
             watched: None,
             joined: false,
             settings,
@@ -169,7 +173,16 @@ impl Node {
             patiently!("fetch the configuration", self.session.config())
         })
         .await?;
+        self.report_interval = config.report_interval();
         let applied = async {
+            config
+                .check()
+                .map_err(|problem| NodeError::refused("configuration", &problem))?;
+            if config.names_registries() {
+                tracing::warn!(
+                    "the configuration names registries; this node fetches each image from the registry in its name"
+                );
+            }
             let worker = step("start the Worker API", self.serve(&config)).await?;
             step("start the model server", self.infer(&config)).await?;
             Ok(worker)
@@ -275,7 +288,7 @@ impl Node {
     async fn while_reporting<T>(&self, work: impl Future<Output = T>) -> T {
         let beat = async {
             loop {
-                tokio::time::sleep(HEARTBEAT).await;
+                tokio::time::sleep(self.report_interval).await;
                 if let Err(error) = self.session.report(&self.machine).await {
                     tracing::debug!(%error, "a report was not taken");
                 }
@@ -307,6 +320,11 @@ impl Node {
             tracing::info!("the node's token is not accepted any more; registering again");
         }
         self.join().await.map(drop)
+    }
+
+    /// How often the orchestrator wants to hear of this node.
+    pub(super) const fn report_interval(&self) -> Duration {
+        self.report_interval
     }
 
     pub(super) fn slug(&self) -> &str {
@@ -347,7 +365,10 @@ async fn step<T>(
 
 fn policy(config: &NodeConfig) -> Policy {
     let policy = Policy::default();
-    let constraints = config.constraints.as_ref();
+    let limit = |of: fn(&Constraints) -> Option<u64>| {
+        let limit = config.constraints.as_ref().and_then(of);
+        limit.filter(|limit| *limit > 0)
+    };
     Policy {
         allowed_images: config
             .policy
@@ -356,12 +377,12 @@ fn policy(config: &NodeConfig) -> Policy {
             .iter()
             .cloned()
             .collect(),
-        max_timeout_seconds: constraints.map_or(policy.max_timeout_seconds, |constraints| {
-            constraints.max_job_timeout_seconds
-        }),
-        max_request_bytes: constraints.map_or(policy.max_request_bytes, |constraints| {
-            usize::try_from(constraints.max_request_bytes).unwrap_or(usize::MAX)
-        }),
+        max_timeout_seconds: limit(|constraints| constraints.max_job_timeout_seconds)
+            .unwrap_or(policy.max_timeout_seconds),
+        max_request_bytes: limit(|constraints| constraints.max_request_bytes)
+            .map_or(policy.max_request_bytes, |bytes| {
+                usize::try_from(bytes).unwrap_or(usize::MAX)
+            }),
     }
 }
 
@@ -371,7 +392,7 @@ fn acknowledgement(slug: &str, config: &NodeConfig, failure: Option<&NodeError>)
         version: PAYLOAD_VERSION,
         node_slug: slug.to_owned(),
         config_version: config.config_version.clone(),
-        ack_at: Time::now(),
+        ack_at: Some(Time::now()),
         status: match failure {
             Some(_) => AckStatus::Failed,
             None => AckStatus::Applied,
@@ -382,6 +403,7 @@ fn acknowledgement(slug: &str, config: &NodeConfig, failure: Option<&NodeError>)
             AckError {
                 kind: match error {
                     NodeError::Inference(error) => error.kind(),
+                    NodeError::Refused { .. } => "invalid-configuration",
                     _ => "worker-api",
                 }
                 .to_owned(),

@@ -1,14 +1,15 @@
-//! A node's life once it has joined: reports, on change and every ten seconds.
+//! A node's life once it has joined: reports, on change and as often as the configuration says.
 //!
 //! An orchestrator that is away is mentioned once, when it goes, and once when it is back; running
 //! jobs go on meanwhile.
 
-use super::join::{HEARTBEAT, Node};
+use super::join::Node;
 use crate::{errors, pause::Pauses};
 use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Reports until it is aborted. Once `closing`, it says so at once, and `told` that it has.
 pub(super) async fn live(
@@ -17,11 +18,11 @@ pub(super) async fn live(
     told: watch::Sender<bool>,
 ) {
     let mut changes = node.changes();
-    let mut pauses = Pauses::new(FIRST_PAUSE, HEARTBEAT);
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         // One that is away is tried sooner at first, and never by all nodes at the same time.
         let pause = if pauses.is_fresh() {
-            HEARTBEAT
+            node.report_interval()
         } else {
             pauses.take()
         };

@@ -2,7 +2,7 @@
 //! model server.
 //!
 //! [`join`] is the start as the contract orders it, a list of steps; [`life`] is what comes after:
-//! a report every ten seconds and on change, and joining again when the orchestrator doesn't know
+//! a report on change and as often as the configuration says, and joining again when the orchestrator doesn't know
 //! the node any more. The node uses the URLs that it was given and no path of its own.
 
 mod address;
@@ -102,6 +102,14 @@ pub enum NodeError {
     /// A setting is wrong.
     #[error("{0}")]
     Setting(String),
+    /// The orchestrator answered what this node can't act on.
+    #[error("the orchestrator's {what}: {detail}")]
+    Refused {
+        /// Which answer of it.
+        what: &'static str,
+        /// The field at fault, and what to do.
+        detail: String,
+    },
     /// podman can't run sandboxes.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -127,6 +135,16 @@ pub enum NodeError {
     /// The node was told to end before its start was through.
     #[error("stopped before the node was ready")]
     Stopped,
+}
+
+impl NodeError {
+    /// The orchestrator's answer is well-formed, and wrong.
+    fn refused(what: &'static str, problem: &Problem) -> Self {
+        Self::Refused {
+            what,
+            detail: problem.detail.clone(),
+        }
+    }
 }
 
 /// A node that serves.

@@ -62,7 +62,7 @@ impl Session {
             .client
             .call(Method::POST, &self.register_url)
             .json(&body)
-            .receive::<Bootstrap>()
+            .payload::<Bootstrap>()
             .await;
         let bootstrap = answer.map_err(|error| match error.status() {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
@@ -75,17 +75,20 @@ impl Session {
             _ => NodeError::Call(error),
         })?;
         check_version("", bootstrap.version)
-            .map_err(|problem| NodeError::Setting(problem.detail))?;
+            .and_then(|()| bootstrap.check())
+            .map_err(|problem| NodeError::refused("registration", &problem))?;
         self.state.keep_session(&bootstrap);
-        let life = bootstrap.auth.expires_at.since(bootstrap.issued_at);
+        let life = bootstrap.life();
         let endpoints = bootstrap.orchestrator.endpoints;
-        self.register_url = endpoints.worker_registration_url;
+        if let Some(url) = endpoints.worker_registration_url {
+            self.register_url = url;
+        }
         self.delivered = Some(Delivered {
             jwt: Zeroizing::new(bootstrap.auth.node_jwt),
             report_url: endpoints.node_report_url,
             config_url: endpoints.node_config_url,
             // By our own clock's course, whatever time it shows.
-            ends: Instant::now().checked_add(life).filter(|_| !life.is_zero()),
+            ends: life.and_then(|life| Instant::now().checked_add(life)),
         });
         Ok(())
     }
@@ -103,9 +106,10 @@ impl Session {
             .client
             .call(Method::GET, &session.config_url)
             .bearer(&session.jwt)
-            .receive()
+            .payload()
             .await?;
-        check_version("", config.version).map_err(|problem| NodeError::Setting(problem.detail))?;
+        check_version("", config.version)
+            .map_err(|problem| NodeError::refused("configuration", &problem))?;
         self.state.keep_config(&config);
         Ok(config)
     }

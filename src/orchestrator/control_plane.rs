@@ -33,6 +33,8 @@ use std::sync::Arc;
 const MAX_REGISTRATION: usize = 1024 * 1024;
 const REGISTER: &str = "/v1/nodes/register";
 const REPORT: &str = "/v1/nodes/report";
+/// The report path by the name that other implementations know.
+const CAPABILITY: &str = "/v1/nodes/capability";
 const CONFIG: &str = "/v1/nodes/config";
 
 /// All calls of the control plane.
@@ -41,6 +43,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
     let builder = Router::new()
         .route(Method::POST, REGISTER, register)
         .route(Method::POST, REPORT, report)
+        .route(Method::POST, CAPABILITY, report)
         .route(Method::GET, CONFIG, config)
         .route(Method::POST, CONFIG, acknowledge);
     health::routes(builder).build(orchestrator, requests)
@@ -86,11 +89,11 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         status,
         &Bootstrap {
             version: PAYLOAD_VERSION,
-            issued_at: Time::now(),
+            issued_at: Some(Time::now()),
             orchestrator_id: Some(orchestrator.store.orchestrator_id().clone()),
             orchestrator: BootstrapOrchestrator {
                 endpoints: BootstrapEndpoints {
-                    worker_registration_url: format!("{base_url}{REGISTER}"),
+                    worker_registration_url: Some(format!("{base_url}{REGISTER}")),
                     node_report_url: format!("{base_url}{REPORT}"),
                     node_config_url: format!("{base_url}{CONFIG}"),
                 },
@@ -98,7 +101,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
             },
             auth: BootstrapAuth {
                 node_jwt,
-                expires_at,
+                expires_at: Some(expires_at),
             },
         },
     )
@@ -151,8 +154,9 @@ async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
         .map_err(store_problem)?
         .ok_or_else(forgotten)?;
     config.config_version = version.to_string();
-    config.issued_at = Time::now();
+    config.issued_at = Some(Time::now());
     config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
+    config.report_interval_seconds = Some(nodes::REPORT_INTERVAL_SECONDS);
     config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
     let target = orchestrator.worker_url(&node).unwrap_or_default();
     target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
@@ -258,12 +262,12 @@ fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
 }
 
 /// What of a node's configuration is compared and stored: neither version, identity, dates and secrets,
-/// nor the node's own address, whose change is no change of configuration.
+/// nor the node's own address and how often it reports, whose change is no change of configuration.
 fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
     NodeConfig {
         version: PAYLOAD_VERSION,
         config_version: String::new(),
-        issued_at: Time::from_millis(0),
+        issued_at: Some(Time::from_millis(0)),
         node_slug: slug.to_owned(),
         orchestrator_id: None,
         orchestrator: ConfigOrchestrator {
@@ -276,12 +280,13 @@ fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
         sandbox_registry: SandboxRegistry {
             registry_url: String::new(),
         },
+        sandbox_registries: Vec::new(),
         model_cache: ModelCache {
             cache_url: String::new(),
         },
         policy: Policy {
             sandbox: SandboxPolicy {
-                default_network_policy: NetworkPolicy::default(),
+                default_network_policy: Some(NetworkPolicy::default().as_str().to_owned()),
                 allowed_images: None,
             },
         },
@@ -299,8 +304,9 @@ fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
             }
         }),
         constraints: Some(Constraints {
-            max_request_bytes: MAX_BODY_BYTES as u64,
-            max_job_timeout_seconds: MAX_TIMEOUT_SECONDS,
+            max_request_bytes: Some(MAX_BODY_BYTES as u64),
+            max_job_timeout_seconds: Some(MAX_TIMEOUT_SECONDS),
         }),
+        report_interval_seconds: None,
     }
 }

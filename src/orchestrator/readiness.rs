@@ -241,7 +241,7 @@ pub(super) mod tests {
     pub(in crate::orchestrator) fn node(slug: &str, concurrency: u32, running_jobs: u32) -> Node {
         let capability: CapabilityReport = serde_json::from_value(serde_json::json!({
             "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": slug},
-            "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+            "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
             "sandbox": {"supported": concurrency > 0, "max_concurrency": concurrency.max(1)},
         }))
         .unwrap();

@@ -35,6 +35,7 @@ impl From<NodeError> for Failure {
                 None => Exit::Unreachable,
                 Some(_) => Exit::Internal,
             },
+            NodeError::Refused { .. } => Exit::Invalid,
             NodeError::NoWay { .. } => Exit::Unreachable,
             _ => Exit::Internal,
         };

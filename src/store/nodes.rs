@@ -316,7 +316,7 @@ fn store_report(
 ) -> Result<bool, StoreError> {
     let changed = c.execute(
         "UPDATE nodes SET capability = ?2, capability_sha256 = ?3, worker_url = ?4, last_seen_at = ?5 WHERE id = ?1",
-        params![id, to_document(report)?, report_sha256, report.worker_api.as_ref().map(|api| &api.base_url), now],
+        params![id, to_document(report)?, report_sha256, report.worker_url(), now],
     )?;
     Ok(changed > 0)
 }
@@ -349,7 +349,7 @@ mod tests {
         let user = user.unwrap().unwrap().id;
         let report: CapabilityReport = serde_json::from_value(serde_json::json!({
             "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
-            "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+            "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
         }))
         .unwrap();
         let registered = store

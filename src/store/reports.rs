@@ -55,7 +55,7 @@ mod tests {
         let report = |cores: u32| {
             let report = serde_json::json!({
                 "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
-                "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": cores, "ram_mb": 1},
+                "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": cores, "ram_mb": 1},
             });
             Ok(serde_json::from_value(report)?)
         };

@@ -31,6 +31,10 @@ fn a_report_tells_what_a_machine_is_and_can_do() {
             "{distro}"
         );
         let uname = run(Command::new("uname").args(["-rm"])).stdout;
+        let go = [("x86_64", "amd64"), ("aarch64", "arm64")];
+        let uname = go
+            .iter()
+            .fold(uname, |uname, (kernel, go)| uname.replace(kernel, go));
         let platform =
             ["kernel_version", "arch"].map(|field| report["platform"][field].as_str().unwrap());
         assert_eq!(platform.join(" "), uname.trim());

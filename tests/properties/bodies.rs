@@ -25,11 +25,11 @@ fn job() -> Value {
     })
 }
 
-fn capability() -> Value {
+pub(crate) fn capability() -> Value {
     json!({
         "version": 1, "reported_at": "2026-01-01T00:00:00Z",
         "node": {"node_slug": "box-1", "name": "A box", "labels": ["gpu"]},
-        "platform": {"os": "linux", "distro": "d", "arch": "x86_64", "kernel_version": "6"},
+        "platform": {"os": "linux", "distro": "d", "arch": "amd64", "kernel_version": "6"},
         "container_runtime": {"runtime": "podman", "version": "5", "rootless_supported": true, "rootless_enabled": false},
         "compute": {"cpu_model": "m", "cpu_cores": 2, "ram_mb": 1, "storage_free_mb": 7},
         "gpu": {"present": true, "devices": [
@@ -42,11 +42,11 @@ fn capability() -> Value {
     })
 }
 
-fn registration() -> Value {
+pub(crate) fn registration() -> Value {
     json!({"psk": "key", "node_key": "0123456789abcdef", "capability": capability()})
 }
 
-fn acknowledgement() -> Value {
+pub(crate) fn acknowledgement() -> Value {
     json!({
         "version": 1, "node_slug": "box-1", "config_version": "1", "ack_at": "2026-01-01T00:00:00Z",
         "status": "failed", "error": {"type": "t", "message": "m", "details": {"a": [1]}}, "effective_config_hash": "h",
@@ -86,7 +86,7 @@ fn other() -> impl Strategy<Value = Value> {
 }
 
 /// Pointers to everything in a value.
-fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
+pub(crate) fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     all.push(at.to_owned());
     match value {
         Value::Array(list) => {

@@ -12,6 +12,7 @@ mod events;
 mod image;
 mod names;
 mod oracles;
+mod peers;
 mod queries;
 mod spool;
 mod wire;

@@ -1,7 +1,12 @@
 //! What a machine is and can do.
 
 use super::rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, check_url};
-use crate::api::{check_version, problem::Problem, time::Time};
+use crate::api::{
+    check_version,
+    problem::Problem,
+    time::Time,
+    tolerant::{or_default, or_true, yes},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +15,26 @@ pub const MAX_DEVICES: usize = 64;
 const MAX_LIST: usize = 256;
 
 /// What a machine is and can do.
+///
+/// Needed of it are the version and the slug. Other implementations leave out what they don't know; a field
+/// that is there has to be right.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CapabilityReport {
     /// Payload version, 1.
     pub version: u64,
     /// When this was measured.
-    pub reported_at: Time,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<Time>,
     /// Who it is.
     pub node: NodeInfo,
     /// Operating system.
+    #[serde(default, deserialize_with = "or_default")]
     pub platform: Platform,
     /// Container engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_runtime: Option<ContainerRuntime>,
     /// CPU and memory.
+    #[serde(default, deserialize_with = "or_default")]
     pub compute: Compute,
     /// Graphics processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,14 +74,16 @@ pub struct NodeInfo {
 }
 
 /// Operating system.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Platform {
     /// Such as `linux`.
+    #[serde(default, deserialize_with = "or_default")]
     pub os: String,
     /// Such as `Debian GNU/Linux 12 (bookworm)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distro: Option<String>,
-    /// Such as `x86_64`.
+    /// Such as `amd64`: the name that Go has for it.
+    #[serde(default, deserialize_with = "or_default")]
     pub arch: String,
     /// Such as `6.1.0-18-amd64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +94,7 @@ pub struct Platform {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerRuntime {
     /// `podman`.
+    #[serde(default, deserialize_with = "or_default")]
     pub runtime: String,
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,14 +108,16 @@ pub struct ContainerRuntime {
 }
 
 /// CPU and memory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Compute {
     /// As the processor names itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
     /// Logical processors.
+    #[serde(default, deserialize_with = "or_default")]
     pub cpu_cores: u32,
     /// Memory in MiB.
+    #[serde(default, deserialize_with = "or_default")]
     pub ram_mb: u64,
     /// Free space under the data directory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +127,8 @@ pub struct Compute {
 /// Graphics processors.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
-    /// Whether there is one.
+    /// Whether there is one; an object that doesn't say it means it.
+    #[serde(default = "yes", deserialize_with = "or_true")]
     pub present: bool,
     /// Which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +158,8 @@ pub struct GpuDevice {
 /// Sandboxes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxCapability {
-    /// Whether this node runs any.
+    /// Whether this node runs any; an object that doesn't say it means it.
+    #[serde(default = "yes", deserialize_with = "or_true")]
     pub supported: bool,
     /// What they have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,7 +194,8 @@ pub struct NetworkCapability {
 /// Model server.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Inference {
-    /// Whether this node serves models at all.
+    /// Whether this node serves models at all; an object that doesn't say it means it.
+    #[serde(default = "yes", deserialize_with = "or_true")]
     pub supported: bool,
     /// How.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,7 +214,8 @@ pub struct Inference {
 /// The Worker API of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerApi {
-    /// Where the orchestrator reaches it.
+    /// Where the orchestrator reaches it; empty where the node can't tell.
+    #[serde(default, deserialize_with = "or_default")]
     pub base_url: String,
 }
 
@@ -264,8 +284,8 @@ impl CapabilityReport {
             check_text(&format!("{at}/{field}"), text)?;
         }
         self.check_lists(at)?;
-        if let Some(api) = &self.worker_api {
-            check_url(&format!("{at}/worker_api/base_url"), &api.base_url)?;
+        if let Some(url) = self.worker_url() {
+            check_url(&format!("{at}/worker_api/base_url"), url)?;
         }
         if self
             .sandbox
@@ -333,15 +353,23 @@ impl CapabilityReport {
         Ok(())
     }
 
-    /// Jobs that the node runs at the same time for the orchestrator that it reports to.
+    /// Where the node says that its Worker API is.
+    pub fn worker_url(&self) -> Option<&str> {
+        let api = self.worker_api.as_ref()?;
+        Some(api.base_url.as_str()).filter(|url| !url.is_empty())
+    }
+
+    /// Jobs that the node runs at the same time for the orchestrator that it reports to; as many as it has
+    /// processors where it doesn't say.
     pub fn max_concurrency(&self) -> u32 {
-        match &self.sandbox {
-            Some(sandbox) if sandbox.supported => sandbox
-                .max_concurrency
-                .unwrap_or(self.compute.cpu_cores.max(1))
-                .saturating_sub(sandbox.other_jobs),
-            _ => 0,
+        let sandbox = self.sandbox.as_ref();
+        if sandbox.is_some_and(|sandbox| !sandbox.supported) {
+            return 0;
         }
+        sandbox
+            .and_then(|sandbox| sandbox.max_concurrency)
+            .unwrap_or(self.compute.cpu_cores.max(1))
+            .saturating_sub(sandbox.map_or(0, |sandbox| sandbox.other_jobs))
     }
 
     /// Whether jobs of other orchestrators occupy every slot of the node.

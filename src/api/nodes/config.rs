@@ -2,37 +2,68 @@
 
 use super::rules::check_text;
 use crate::api::{
-    OrchestratorId, check_version, jobs::NetworkPolicy, problem::Problem, time::Time,
+    OrchestratorId, check_version,
+    jobs::NetworkPolicy,
+    number::whole,
+    problem::Problem,
+    time::Time,
+    tolerant::{if_readable, or_default, or_true, yes},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Longest cause of a failed acknowledgement, in bytes.
 const MAX_CAUSE: usize = 4096;
+/// Seconds between two reports of a node that isn't told another number.
+pub const REPORT_INTERVAL_SECONDS: u64 = 10;
+/// Seconds between two reports that an orchestrator may ask for; a node goes to the nearer end.
+const REPORT_INTERVALS: RangeInclusive<u64> = 1..=300;
 
 /// Answer of `GET node_config_url`.
+///
+/// Needed of it are the version, the `config_version` and the token; see [`check`](Self::check). Other
+/// implementations leave out the rest, or call it by another name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeConfig {
     /// Payload version, 1.
     pub version: u64,
-    /// Counts what this node was served; an integer as a string.
+    /// Counts what this node was served; an integer as a string. Of another orchestrator it is any text.
     pub config_version: String,
     /// When this was made.
-    pub issued_at: Time,
+    #[serde(default, deserialize_with = "if_readable")]
+    pub issued_at: Option<Time>,
     /// For which node.
+    #[serde(default, deserialize_with = "if_readable")]
     pub node_slug: String,
     /// Identity of the orchestrator, which the node keeps with each job; a peer may send none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub orchestrator_id: Option<OrchestratorId>,
     /// Where things are.
+    #[serde(default, deserialize_with = "if_readable")]
     pub orchestrator: ConfigOrchestrator,
     /// Where sandbox images come from.
+    #[serde(default, deserialize_with = "if_readable")]
     pub sandbox_registry: SandboxRegistry,
+    /// The same as a list, best first, as newer orchestrators say it.
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub sandbox_registries: Vec<SandboxRegistry>,
     /// Where models come from.
+    #[serde(default, deserialize_with = "if_readable")]
     pub model_cache: ModelCache,
     /// What is allowed.
+    #[serde(default, deserialize_with = "or_default")]
     pub policy: Policy,
     /// How the orchestrator will show itself at the Worker API.
+    #[serde(default, deserialize_with = "if_readable")]
     pub worker_api: ConfigWorkerApi,
     /// The model server to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,59 +71,117 @@ pub struct NodeConfig {
     /// Upper limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Constraints>,
+    /// Seconds between two reports of the node.
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub report_interval_seconds: Option<u64>,
+}
+
+impl NodeConfig {
+    /// Checks what a node can't do without and what it must not guess.
+    pub fn check(&self) -> Result<(), Problem> {
+        if self.worker_api.orchestrator_bearer_token.is_empty() {
+            return Err(Problem::field(
+                "/worker_api/orchestrator_bearer_token",
+                "is missing; without it nobody could call this node's Worker API",
+            ));
+        }
+        let policy = self.policy.sandbox.default_network_policy.as_deref();
+        let known = [NetworkPolicy::None, NetworkPolicy::Restricted].map(NetworkPolicy::as_str);
+        match policy {
+            None | Some("") => Ok(()),
+            Some(policy) if known.contains(&policy) => Ok(()),
+            Some(policy) => Err(Problem::field(
+                "/policy/sandbox/default_network_policy",
+                format!(
+                    "{policy:.64?} is not a policy that this node can enforce ({}); change it at the \
+                     orchestrator, or run a release of cynode that knows it",
+                    known.join(", ")
+                ),
+            )),
+        }
+    }
+
+    /// Whether it wants images from another registry than the one in their names.
+    pub fn names_registries(&self) -> bool {
+        let mut registries = self
+            .sandbox_registries
+            .iter()
+            .chain([&self.sandbox_registry]);
+        registries.any(|registry| !["", "docker.io"].contains(&registry.registry_url.as_str()))
+    }
+
+    /// How often the node reports.
+    pub fn report_interval(&self) -> Duration {
+        let asked = self.report_interval_seconds.filter(|seconds| *seconds > 0);
+        let seconds = asked.unwrap_or(REPORT_INTERVAL_SECONDS);
+        Duration::from_secs(seconds.clamp(*REPORT_INTERVALS.start(), *REPORT_INTERVALS.end()))
+    }
 }
 
 /// Where things are, for a configured node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ConfigOrchestrator {
     /// Root of the control plane.
+    #[serde(default)]
     pub base_url: String,
     /// URLs.
+    #[serde(default)]
     pub endpoints: ConfigEndpoints,
 }
 
 /// URLs for a configured node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ConfigEndpoints {
     /// Where the orchestrator will look for the node's Worker API.
+    #[serde(default)]
     pub worker_api_target_url: String,
     /// For capability reports.
+    #[serde(default)]
     pub node_report_url: String,
 }
 
 /// Where sandbox images come from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct SandboxRegistry {
     /// Empty when there is none.
+    #[serde(default)]
     pub registry_url: String,
 }
 
 /// Where models come from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ModelCache {
     /// Empty when there is none.
+    #[serde(default)]
     pub cache_url: String,
 }
 
-/// What is allowed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What is allowed. A wrong type in here is an error: nothing of it may be silently without effect.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// For sandboxes.
+    #[serde(default, deserialize_with = "or_default")]
     pub sandbox: SandboxPolicy,
 }
 
 /// What sandboxes are allowed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct SandboxPolicy {
-    /// The network of a job that names none.
-    pub default_network_policy: NetworkPolicy,
+    /// The network of a job that names none: the name of a [`NetworkPolicy`], or, until it is
+    /// [checked](NodeConfig::check), of one that this release doesn't know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_network_policy: Option<String>,
     /// `*` patterns on the normal form; absent allows all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_images: Option<Vec<String>>,
 }
 
 /// How the orchestrator shows itself at the Worker API.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct ConfigWorkerApi {
     /// The bearer token that the Worker API accepts.
     pub orchestrator_bearer_token: String,
@@ -107,7 +196,8 @@ impl std::fmt::Debug for ConfigWorkerApi {
 /// The model server to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InferenceBackend {
-    /// Whether to run one.
+    /// Whether to run one; an object that doesn't say wants one.
+    #[serde(default = "yes", deserialize_with = "or_true")]
     pub enabled: bool,
     /// Its image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,13 +213,23 @@ pub struct InferenceBackend {
     pub models: Option<Vec<String>>,
 }
 
-/// Upper limits.
+/// Upper limits. Where one is absent or 0, the node's own counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Constraints {
     /// Bytes of a body.
-    pub max_request_bytes: u64,
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub max_request_bytes: Option<u64>,
     /// Seconds of a job.
-    pub max_job_timeout_seconds: u64,
+    #[serde(
+        default,
+        deserialize_with = "whole",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub max_job_timeout_seconds: Option<u64>,
 }
 
 /// Body of `POST node_config_url`.
@@ -142,7 +242,8 @@ pub struct ConfigAck {
     /// What is acknowledged.
     pub config_version: String,
     /// When.
-    pub ack_at: Time,
+    #[serde(default, deserialize_with = "if_readable")]
+    pub ack_at: Option<Time>,
     /// How it went.
     pub status: AckStatus,
     /// Why it failed.
@@ -198,9 +299,10 @@ impl AckStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AckError {
     /// What kind of trouble.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
     pub kind: String,
     /// For the operator.
+    #[serde(default, deserialize_with = "or_default")]
     pub message: String,
     /// Anything more; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

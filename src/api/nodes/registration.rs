@@ -1,9 +1,14 @@
 //! Registration: a pre-shared key for URLs and a token.
 
-use super::CapabilityReport;
-use crate::api::{OrchestratorId, problem::Problem, time::Time};
+use super::{CapabilityReport, check_url};
+use crate::api::{
+    OrchestratorId,
+    problem::Problem,
+    time::Time,
+    tolerant::{if_readable, if_said},
+};
 use serde::{Deserialize, Serialize};
-use std::{fmt, ops::RangeInclusive};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 /// How long a node's key may be, in bytes: too long to be guessed, and no burden.
 const NODE_KEY: RangeInclusive<usize> = 16..=256;
@@ -44,15 +49,21 @@ impl fmt::Debug for Register {
     }
 }
 
-/// Answer to a registration.
+/// Answer to a registration. Needed of it are the version, the token, and where to report and to fetch the
+/// configuration.
 #[derive(Serialize, Deserialize)]
 pub struct Bootstrap {
     /// Payload version, 1.
     pub version: u64,
     /// When this was made.
-    pub issued_at: Time,
+    #[serde(default, deserialize_with = "if_readable")]
+    pub issued_at: Option<Time>,
     /// Identity of the orchestrator; a peer may send none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub orchestrator_id: Option<OrchestratorId>,
     /// Where to go from here.
     pub orchestrator: BootstrapOrchestrator,
@@ -60,10 +71,38 @@ pub struct Bootstrap {
     pub auth: BootstrapAuth,
 }
 
+impl Bootstrap {
+    /// Checks that a node can call the URLs.
+    pub fn check(&self) -> Result<(), Problem> {
+        let endpoints = &self.orchestrator.endpoints;
+        let urls = [
+            (
+                "worker_registration_url",
+                endpoints.worker_registration_url.as_ref(),
+            ),
+            ("node_report_url", Some(&endpoints.node_report_url)),
+            ("node_config_url", Some(&endpoints.node_config_url)),
+        ];
+        for (name, url) in urls {
+            if let Some(url) = url {
+                check_url(&format!("/orchestrator/endpoints/{name}"), url)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the token lives from now on, where that is known.
+    pub fn life(&self) -> Option<Duration> {
+        let life = self.auth.expires_at?.since(self.issued_at?);
+        Some(life).filter(|life| !life.is_zero())
+    }
+}
+
 /// Where a node finds the control plane.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapOrchestrator {
     /// Root of all that follows.
+    #[serde(default, deserialize_with = "if_readable")]
     pub base_url: String,
     /// The URLs; a node uses these and no path of its own.
     pub endpoints: BootstrapEndpoints,
@@ -72,8 +111,9 @@ pub struct BootstrapOrchestrator {
 /// The URLs that a node uses.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapEndpoints {
-    /// To register again.
-    pub worker_registration_url: String,
+    /// To register again; at the same URL as the first time where it is absent.
+    #[serde(default, deserialize_with = "if_said")]
+    pub worker_registration_url: Option<String>,
     /// For capability reports.
     pub node_report_url: String,
     /// To get and to acknowledge the configuration.
@@ -85,8 +125,9 @@ pub struct BootstrapEndpoints {
 pub struct BootstrapAuth {
     /// Bearer token for the control plane.
     pub node_jwt: String,
-    /// When it ends.
-    pub expires_at: Time,
+    /// When it ends; where that isn't known, a refusal tells.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub expires_at: Option<Time>,
 }
 
 #[cfg(test)]
@@ -99,7 +140,7 @@ mod tests {
             "psk": "the pre-shared key", "node_key": "a key of the machine",
             "capability": {
                 "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
-                "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+                "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
             },
         });
         let shown = format!("{:?}", serde_json::from_value::<Register>(body).unwrap());

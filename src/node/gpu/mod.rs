@@ -200,7 +200,7 @@ mod tests {
     pub(super) fn assert_reportable(devices: &[GpuDevice]) {
         let report: CapabilityReport = serde_json::from_value(serde_json::json!({
             "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
-            "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+            "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
             "gpu": {"present": true, "devices": devices},
         }))
         .unwrap();

@@ -173,7 +173,7 @@ impl StandIn {
 pub(crate) fn capability(slug: &str, url: &str) -> Value {
     json!({
         "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": slug, "labels": ["stand-in"]},
-        "platform": {"os": "linux", "arch": "x86_64"}, "compute": {"cpu_cores": 1, "ram_mb": 1},
+        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 1, "ram_mb": 1},
         "sandbox": {"supported": true, "max_concurrency": 2}, "worker_api": {"base_url": url},
     })
 }

@@ -143,8 +143,8 @@ fn capability(report: &CapabilityReport) {
     assert!(names::slug(&report.node.node_slug));
     let labels = report.node.labels.as_deref().unwrap_or_default();
     assert!(labels.len() <= 64 && labels.iter().all(|label| names::label(label)));
-    if let Some(api) = &report.worker_api {
-        names::url(&api.base_url);
+    if let Some(url) = report.worker_url() {
+        names::url(url);
     }
     assert!(
         report
