@@ -10,25 +10,18 @@ use super::{
     NodeError, Settings,
     address::Advertised,
     capability::{Machine, no_inference},
+    config::{acknowledgement, check, policy},
     gpu,
     inference::{self, Keeper, Plan},
     orchestrator_client::{Session, patiently, pauses},
     state::State,
 };
 use crate::{
-    api::{
-        PAYLOAD_VERSION,
-        nodes::{
-            AckError, AckStatus, ConfigAck, Constraints, Inference, NodeConfig,
-            REPORT_INTERVAL_SECONDS,
-        },
-        time::Time,
-    },
+    api::nodes::{Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
-    digest::sha256_hex,
     errors,
     http::client::CallError,
-    worker::{self, Access, Bench, Policy, Worker},
+    worker::{self, Access, Bench, Worker},
 };
 use http::StatusCode;
 use std::{
@@ -40,9 +33,6 @@ use tokio::{net::TcpSocket, sync::watch, task::JoinHandle, time::timeout};
 
 /// How long we try to tell the orchestrator why we can't serve, before we end.
 const REFUSAL: Duration = Duration::from_secs(15);
-/// What the orchestrator keeps of a cause, in bytes.
-const MAX_CAUSE: usize = 4000;
-
 /// A machine on its way to being a node, and what it is made of once it is one.
 pub(super) struct Node {
     settings: Settings,
@@ -175,14 +165,7 @@ impl Node {
         .await?;
         self.report_interval = config.report_interval();
         let applied = async {
-            config
-                .check()
-                .map_err(|problem| NodeError::refused("configuration", &problem))?;
-            if config.names_registries() {
-                tracing::warn!(
-                    "the configuration names registries; this node fetches each image from the registry in its name"
-                );
-            }
+            check(&config)?;
             let worker = step("start the Worker API", self.serve(&config)).await?;
             step("start the model server", self.infer(&config)).await?;
             Ok(worker)
@@ -361,56 +344,4 @@ async fn step<T>(
         }
     }
     outcome
-}
-
-fn policy(config: &NodeConfig) -> Policy {
-    let policy = Policy::default();
-    let limit = |of: fn(&Constraints) -> Option<u64>| {
-        let limit = config.constraints.as_ref().and_then(of);
-        limit.filter(|limit| *limit > 0)
-    };
-    Policy {
-        allowed_images: config
-            .policy
-            .sandbox
-            .allowed_images
-            .iter()
-            .cloned()
-            .collect(),
-        max_timeout_seconds: limit(|constraints| constraints.max_job_timeout_seconds)
-            .unwrap_or(policy.max_timeout_seconds),
-        max_request_bytes: limit(|constraints| constraints.max_request_bytes)
-            .map_or(policy.max_request_bytes, |bytes| {
-                usize::try_from(bytes).unwrap_or(usize::MAX)
-            }),
-    }
-}
-
-fn acknowledgement(slug: &str, config: &NodeConfig, failure: Option<&NodeError>) -> ConfigAck {
-    let hash = sha256_hex(serde_json::to_vec(config).unwrap_or_default());
-    ConfigAck {
-        version: PAYLOAD_VERSION,
-        node_slug: slug.to_owned(),
-        config_version: config.config_version.clone(),
-        ack_at: Some(Time::now()),
-        status: match failure {
-            Some(_) => AckStatus::Failed,
-            None => AckStatus::Applied,
-        },
-        error: failure.map(|error| {
-            let mut message = errors::chain(error);
-            message.truncate(message.floor_char_boundary(MAX_CAUSE));
-            AckError {
-                kind: match error {
-                    NodeError::Inference(error) => error.kind(),
-                    NodeError::Refused { .. } => "invalid-configuration",
-                    _ => "worker-api",
-                }
-                .to_owned(),
-                message,
-                details: None,
-            }
-        }),
-        effective_config_hash: Some(format!("sha256:{hash}")),
-    }
 }

@@ -7,6 +7,7 @@
 
 mod address;
 mod capability;
+mod config;
 pub mod gpu;
 mod inference;
 mod join;

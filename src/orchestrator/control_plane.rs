@@ -8,7 +8,7 @@ use crate::{
         image::ImageRef,
         jobs::{MAX_TIMEOUT_SECONDS, NetworkPolicy},
         nodes::{
-            self, Bootstrap, BootstrapAuth, BootstrapEndpoints, BootstrapOrchestrator,
+            self, AckStatus, Bootstrap, BootstrapAuth, BootstrapEndpoints, BootstrapOrchestrator,
             CapabilityReport, ConfigAck, ConfigEndpoints, ConfigOrchestrator, ConfigWorkerApi,
             Constraints, InferenceBackend, ModelCache, NodeConfig, Policy, Register, SandboxPolicy,
             SandboxRegistry,
@@ -133,7 +133,7 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     if !stored {
         return Err(forgotten());
     }
-    let silent = now.since(node.last_seen_at);
+    let silent = now.since(orchestrator.liveness.heard(&node).at);
     orchestrator.leftovers.heard(node.id, silent);
     orchestrator.wake.notify_one();
     response::no_content()
@@ -141,9 +141,11 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
 
 async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
+    let token = orchestrator.identity.worker_token(node.id);
     let mut config = content(
         &orchestrator.settings,
         &node.slug,
+        sha256_hex(&token),
         base_url(&orchestrator, &request),
     );
     let stored = serde_json::to_string(&config).map_err(|_| Problem::internal())?;
@@ -157,22 +159,48 @@ async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     config.issued_at = Some(Time::now());
     config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
     config.report_interval_seconds = Some(nodes::REPORT_INTERVAL_SECONDS);
-    config.worker_api.orchestrator_bearer_token = orchestrator.identity.worker_token(node.id);
+    config.worker_api.orchestrator_bearer_token = token;
     let target = orchestrator.worker_url(&node).unwrap_or_default();
     target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
     response::ok(&config)
 }
 
-/// Whether what the node was last served is not what it would be served now.
-pub(super) fn is_stale(settings: &Settings, node: &Node) -> bool {
+/// Whether the node runs with another configuration than it would be served now: what it was last served
+/// differs, or it has applied an older one only.
+pub(super) fn is_stale(orchestrator: &Orchestrator, node: &Node) -> bool {
     let Some(served) = node.config.as_deref() else {
         return false;
     };
+    if node.ack_status == Some(AckStatus::Applied) && node.ack_version != Some(node.config_version)
+    {
+        return true;
+    }
     let Ok(before) = serde_json::from_str::<NodeConfig>(served) else {
         return true;
     };
-    let now = content(settings, &node.slug, before.orchestrator.base_url);
+    let token = present_token(orchestrator, node, &before);
+    let base_url = before.orchestrator.base_url;
+    let now = content(&orchestrator.settings, &node.slug, token, base_url);
     serde_json::to_string(&now).ok().as_deref() != Some(served)
+}
+
+/// Whether what the node was last served carries the token by which it is called now. Our key for these
+/// tokens is a file, which may have been lost or restored since.
+pub(super) fn has_present_token(orchestrator: &Orchestrator, node: &Node) -> bool {
+    let served = node.config.as_deref();
+    let before = served.and_then(|served| serde_json::from_str::<NodeConfig>(served).ok());
+    before.is_none_or(|before| {
+        let token = &before.worker_api.orchestrator_bearer_token;
+        *token == present_token(orchestrator, node, &before)
+    })
+}
+
+/// What stands for the node's present token in what is stored; nothing in what an older release has stored.
+fn present_token(orchestrator: &Orchestrator, node: &Node, before: &NodeConfig) -> String {
+    if before.worker_api.orchestrator_bearer_token.is_empty() {
+        return String::new();
+    }
+    sha256_hex(orchestrator.identity.worker_token(node.id))
 }
 
 async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
@@ -261,9 +289,10 @@ fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
         .unwrap_or_else(|| format!("http://{}", request.connection.local))
 }
 
-/// What of a node's configuration is compared and stored: neither version, identity, dates and secrets,
-/// nor the node's own address and how often it reports, whose change is no change of configuration.
-fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
+/// What of a node's configuration is compared and stored: neither version, identity and dates, nor the node's
+/// own address and how often it reports, whose change is no change of configuration. For the token stands its
+/// SHA-256.
+fn content(settings: &Settings, slug: &str, token_sha256: String, base_url: String) -> NodeConfig {
     NodeConfig {
         version: PAYLOAD_VERSION,
         config_version: String::new(),
@@ -291,7 +320,7 @@ fn content(settings: &Settings, slug: &str, base_url: String) -> NodeConfig {
             },
         },
         worker_api: ConfigWorkerApi {
-            orchestrator_bearer_token: String::new(),
+            orchestrator_bearer_token: token_sha256,
         },
         inference_backend: settings.inference_image.as_ref().map(|image: &ImageRef| {
             InferenceBackend {

@@ -145,7 +145,7 @@ async fn pass(orchestrator: &Orchestrator) -> Result<bool, StoreError> {
             orchestrator.leftovers.settle(id, &owed);
             return Ok(true);
         };
-        if Time::now().since(node.last_seen_at) > HEARD_WITHIN {
+        if Time::now().since(orchestrator.liveness.heard(&node).at) > HEARD_WITHIN {
             return Ok(true);
         }
         let cleared =

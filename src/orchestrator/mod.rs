@@ -14,6 +14,7 @@ mod gateway;
 mod health;
 mod leftovers;
 mod live;
+mod liveness;
 mod metrics;
 mod node_client;
 mod readiness;
@@ -111,6 +112,7 @@ pub struct Orchestrator {
     followers: followers::Followers,
     avoided: avoided::Avoided,
     leftovers: leftovers::Leftovers,
+    liveness: liveness::Liveness,
     following: Tasks,
     metrics: metrics::Metrics,
     /// Wakes the scheduler.
@@ -173,6 +175,7 @@ impl Orchestrator {
             followers: followers::Followers::default(),
             avoided: avoided::Avoided::default(),
             leftovers: leftovers::Leftovers::default(),
+            liveness: liveness::Liveness::default(),
             following: Tasks::default(),
             metrics: metrics::Metrics::default(),
             wake: Notify::new(),
@@ -216,6 +219,7 @@ impl Orchestrator {
             )),
             tokio::spawn(upkeep::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(leftovers::run(Arc::clone(self), shutdown.clone())),
+            tokio::spawn(liveness::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
         ]
     }
@@ -231,20 +235,22 @@ impl Orchestrator {
 
     /// Whether a node may be given jobs now.
     fn may_be_given_jobs(&self, node: &Node, now: Time) -> bool {
-        readiness::standing(node, self.worker_url(node), now).status == NodeStatus::Ready
+        let heard = self.liveness.heard(node);
+        readiness::standing(node, self.worker_url(node), &heard, now).status == NodeStatus::Ready
             && !self.avoided.has(node.id)
     }
 
     fn node_view(&self, node: Node) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
         let now = Time::now();
-        let mut standing = readiness::standing(&node, url.as_deref(), now);
+        let heard = self.liveness.heard(&node);
+        let mut standing = readiness::standing(&node, url.as_deref(), &heard, now);
         if standing.status == NodeStatus::Ready
             && let Some(why) = self.avoided.why(node.id)
         {
             standing = Standing::refuses(&why);
         }
-        let stale = control_plane::is_stale(&self.settings, &node);
+        let stale = control_plane::is_stale(self, &node);
         if standing.reason.is_none() && stale {
             standing.reason = Some(readiness::STALE.to_owned());
         }
@@ -257,7 +263,7 @@ impl Orchestrator {
             config_version: node.config_version.to_string(),
             acked_config_version: node.ack_version.map(|version| version.to_string()),
             ack_status: node.ack_status,
-            last_seen_at: node.last_seen_at,
+            last_seen_at: heard.at,
             running_jobs: node.running_jobs,
             max_concurrency: report.max_concurrency(),
             labels: report.node.labels.clone().unwrap_or_default(),

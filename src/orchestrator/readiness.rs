@@ -1,5 +1,6 @@
 //! Why we are, or are not, ready. Pure: takes nodes and a time, answers in words.
 
+use super::liveness::Heard;
 use crate::{
     api::{
         nodes::{AckStatus, Inference, NodeStatus, NodeView},
@@ -15,6 +16,8 @@ pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
 const FAILED: &str = "could not apply its configuration: ";
 /// How the reason of a node that runs no sandboxes begins; the node's own words follow.
 const UNSUPPORTED: &str = "runs no sandboxes at present: ";
+/// How the reason of a node begins whose Worker API answers that it is not ready; its own words follow.
+const UNREADY: &str = "its Worker API is not ready: ";
 /// Said of a node that is ready, and for which there is a newer configuration.
 pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
@@ -37,8 +40,8 @@ impl Standing {
     }
 }
 
-/// Where `node` stands at `now`, reached at `url`.
-pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
+/// Where `node` stands at `now`, reached at `url` and last heard as `heard` says.
+pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time) -> Standing {
     let is = |status, reason: String| Standing {
         status,
         reason: Some(reason),
@@ -51,7 +54,7 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
         };
         return is(NodeStatus::Offline, format!("{stopped}{jobs}"));
     }
-    let silent = now.since(node.last_seen_at);
+    let silent = now.since(heard.at);
     if silent > HEARD_WITHIN {
         return is(
             NodeStatus::Offline,
@@ -70,19 +73,17 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
             "has not said where its Worker API is".to_owned(),
         );
     }
-    match (
-        node.ack_status,
-        node.ack_version == Some(node.config_version),
-    ) {
-        (Some(AckStatus::Applied), true) => {}
-        (Some(AckStatus::Failed), true) => {
+    // Whichever version it was: it goes on with the last that it applied. Those of another token are gone.
+    match node.ack_status {
+        Some(AckStatus::Applied) => {}
+        Some(AckStatus::Failed) => {
             let cause = node.ack_error.as_deref().unwrap_or("it did not say why");
             return is(NodeStatus::NotReady, format!("{FAILED}{cause}"));
         }
-        _ => {
+        None => {
             return is(
                 NodeStatus::NotReady,
-                "has not acknowledged its configuration yet".to_owned(),
+                "has not acknowledged its configuration yet; restart it if it stays so".to_owned(),
             );
         }
     }
@@ -98,6 +99,9 @@ pub(super) fn standing(node: &Node, url: Option<&str>, now: Time) -> Standing {
         let cause = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
         let cause = cause.unwrap_or("it did not say why; run cynode doctor there");
         return is(NodeStatus::NotReady, format!("{UNSUPPORTED}{cause}"));
+    }
+    if let Some(words) = &heard.not_ready {
+        return is(NodeStatus::NotReady, format!("{UNREADY}{words}"));
     }
     Standing {
         status: NodeStatus::Ready,
@@ -166,6 +170,9 @@ fn brief(node: &NodeView) -> String {
     let slug = &node.node_slug;
     if reason.starts_with(UNSUPPORTED) {
         return format!("{UNSUPPORTED}cynode nodes show {slug} says why");
+    }
+    if reason.starts_with(UNREADY) {
+        return format!("its Worker API is not ready, more with cynode nodes show {slug}");
     }
     let Some(cause) = reason.strip_prefix(FAILED) else {
         return reason.to_owned();
@@ -266,14 +273,20 @@ pub(super) mod tests {
         let now = Time::from_millis(0);
         let good = node("a", 1, 0);
         let url = Some("http://box:1");
-        assert_eq!(standing(&good, url, now).status, NodeStatus::Ready);
+        let reported = Heard::reported(now);
+        let status = |heard: &Heard, at| standing(&good, url, heard, at).status;
+        assert_eq!(status(&reported, now), NodeStatus::Ready);
         let later = now.plus(HEARD_WITHIN);
-        assert_eq!(standing(&good, url, later).status, NodeStatus::Ready);
-        assert_eq!(
-            standing(&good, url, later.plus(Duration::from_millis(1))).status,
-            NodeStatus::Offline
-        );
-        let cases: [(Node, Option<&str>, &str); 6] = [
+        assert_eq!(status(&reported, later), NodeStatus::Ready);
+        let too_late = later.plus(Duration::from_millis(1));
+        assert_eq!(status(&reported, too_late), NodeStatus::Offline);
+        assert_eq!(status(&Heard::reported(later), too_late), NodeStatus::Ready);
+        let unready = Heard {
+            at: later,
+            not_ready: Some("no podman".to_owned()),
+        };
+        assert_eq!(status(&unready, too_late), NodeStatus::NotReady);
+        let cases: [(Node, Option<&str>, &str); 5] = [
             (
                 Node {
                     draining: true,
@@ -283,14 +296,6 @@ pub(super) mod tests {
                 "draining",
             ),
             (good.clone(), None, "Worker API"),
-            (
-                Node {
-                    ack_version: Some(1),
-                    ..good.clone()
-                },
-                url,
-                "not acknowledged",
-            ),
             (
                 Node {
                     ack_version: None,
@@ -304,7 +309,7 @@ pub(super) mod tests {
                 Node {
                     ack_status: Some(AckStatus::Failed),
                     ack_error: Some("boom".into()),
-                    ..good
+                    ..good.clone()
                 },
                 url,
                 "boom",
@@ -312,10 +317,29 @@ pub(super) mod tests {
             (node("a", 0, 0), url, "runs no sandboxes"),
         ];
         for (node, url, word) in cases {
-            let standing = standing(&node, url, now);
+            let standing = standing(&node, url, &reported, now);
             assert_ne!(standing.status, NodeStatus::Ready);
             assert!(standing.reason.unwrap().contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn the_last_acknowledgement_counts_whichever_version() {
+        let now = Time::from_millis(0);
+        let status = |version, ack_status| {
+            let node = Node {
+                config_version: 3,
+                ack_version: Some(version),
+                ack_status: Some(ack_status),
+                ..node("a", 1, 0)
+            };
+            let url = node.worker_url.as_deref();
+            standing(&node, url, &Heard::reported(now), now).status
+        };
+        assert_eq!(status(1, AckStatus::Applied), NodeStatus::Ready);
+        assert_eq!(status(3, AckStatus::Applied), NodeStatus::Ready);
+        assert_eq!(status(2, AckStatus::Failed), NodeStatus::NotReady);
+        assert_eq!(status(3, AckStatus::Failed), NodeStatus::NotReady);
     }
 
     fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {

@@ -3,6 +3,7 @@
 use crate::{
     engine::EngineError,
     exit::{Exit, Failure},
+    http::client::CallError,
     node::NodeError,
     orchestrator::StartError,
 };
@@ -28,6 +29,9 @@ impl From<NodeError> for Failure {
         let exit = match &error {
             NodeError::WrongPsk => Exit::NotAllowed,
             NodeError::Setting(_) => Exit::Usage,
+            NodeError::Refused { .. } | NodeError::Call(CallError::Malformed { .. }) => {
+                Exit::Invalid
+            }
             NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
                 Some(401 | 403) => Exit::NotAllowed,
                 Some(409) => Exit::Conflict,
@@ -35,7 +39,6 @@ impl From<NodeError> for Failure {
                 None => Exit::Unreachable,
                 Some(_) => Exit::Internal,
             },
-            NodeError::Refused { .. } => Exit::Invalid,
             NodeError::NoWay { .. } => Exit::Unreachable,
             _ => Exit::Internal,
         };

@@ -16,6 +16,7 @@ mod health;
 mod identity;
 mod jobs;
 mod migrate;
+mod node_upkeep;
 mod nodes;
 mod offers;
 mod queue;

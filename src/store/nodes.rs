@@ -65,7 +65,7 @@ pub enum Forgetting {
     Unknown,
 }
 
-const SELECT: &str =
+pub(super) const SELECT: &str =
     "SELECT n.id, n.slug, n.capability_sha256, n.capability, n.last_seen_at, n.draining,
         n.worker_url, n.config, n.config_version, n.ack_version, n.ack_status, n.ack_error,
         (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
@@ -73,7 +73,7 @@ const SELECT: &str =
      FROM nodes n";
 
 /// A row of [`SELECT`]; by position, since there may be thousands at every turn of the scheduler.
-fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError> {
+pub(super) fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError> {
     let text = |n| Ok::<_, rusqlite::Error>(row.get_ref(n)?.as_str()?);
     let id = row.get(0)?;
     let capability = reports.get(id, text(2)?, || document(text(3)?))?;

@@ -40,6 +40,8 @@ mod node_report;
 mod node_start;
 mod openapi;
 mod ownership;
+mod peer_node;
+mod peer_orchestrator;
 mod podman_moods;
 mod pulls;
 mod races;

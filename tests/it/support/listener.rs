@@ -37,14 +37,23 @@ pub(crate) struct Answer(pub(super) TcpStream);
 
 impl Answer {
     /// Answers at once, with a body or none.
-    pub(crate) fn status(mut self, status: u16, body: &Value) {
+    pub(crate) fn status(self, status: u16, body: &Value) {
         let body = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
+        self.whole(status, "application/json", &body);
+    }
+
+    /// Answers at once, with plain text.
+    pub(crate) fn text(self, status: u16, body: &str) {
+        self.whole(status, "text/plain", body);
+    }
+
+    fn whole(mut self, status: u16, media_type: &str, body: &str) {
         let head = format!(
-            "HTTP/1.1 {status} Stand-in\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {status} Stand-in\r\nContent-Type: {media_type}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());

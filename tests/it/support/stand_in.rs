@@ -75,6 +75,9 @@ pub(crate) struct StandIn {
     pub(crate) control: Api,
     /// What it says that it has, when it is asked for all of that.
     pub(crate) jobs: Arc<Mutex<Vec<Value>>>,
+    /// What it answers to `GET /readyz`: 404, so that only its reports show it to be alive, or whatever a
+    /// test wants.
+    pub(crate) readyz: Arc<Mutex<(u16, String)>>,
     calls: Calls,
     _listener: Listener,
 }
@@ -88,12 +91,18 @@ impl StandIn {
     ) -> Self {
         let calls = Calls::default();
         let jobs = Arc::<Mutex<Vec<Value>>>::default();
-        let has = Arc::clone(&jobs);
+        let readyz = Arc::new(Mutex::new((404, String::new())));
+        let (has, ready) = (Arc::clone(&jobs), Arc::clone(&readyz));
         let listener = Listener::open("127.0.0.1:0", &calls, move |call, answer| {
-            if (call.method.as_str(), call.path.as_str()) == ("GET", "/v1/worker/jobs") {
-                answer.status(200, &json!({ "jobs": *has.lock().unwrap() }));
-            } else {
-                script(call, answer);
+            match (call.method.as_str(), call.path.as_str()) {
+                ("GET", "/v1/worker/jobs") => {
+                    answer.status(200, &json!({ "jobs": *has.lock().unwrap() }));
+                }
+                ("GET", "/readyz") => {
+                    let (status, text) = ready.lock().unwrap().clone();
+                    answer.text(status, &text);
+                }
+                _ => script(call, answer),
             }
         });
         Self {
@@ -102,6 +111,7 @@ impl StandIn {
             url: format!("http://{}", listener.address),
             control: orchestrator.control.clone(),
             jobs,
+            readyz,
             calls,
             _listener: listener,
         }

@@ -1,0 +1,87 @@
+//! What a configuration means for this node, and the acknowledgement of it.
+
+use super::NodeError;
+use crate::{
+    api::{
+        PAYLOAD_VERSION,
+        nodes::{AckError, AckStatus, ConfigAck, Constraints, NodeConfig},
+        time::Time,
+    },
+    digest::sha256_hex,
+    errors,
+    worker::Policy,
+};
+
+/// What the orchestrator keeps of a cause, in bytes.
+const MAX_CAUSE: usize = 4000;
+
+/// Refuses a configuration that lacks what this node needs, or asks for what it can't enforce.
+pub(super) fn check(config: &NodeConfig) -> Result<(), NodeError> {
+    config
+        .check()
+        .map_err(|problem| NodeError::refused("configuration", &problem))?;
+    if config.names_registries() {
+        tracing::warn!(
+            "the configuration names registries; this node fetches each image from the registry in its name"
+        );
+    }
+    Ok(())
+}
+
+/// What may run here, as the configuration says.
+pub(super) fn policy(config: &NodeConfig) -> Policy {
+    let policy = Policy::default();
+    let limit = |of: fn(&Constraints) -> Option<u64>| {
+        let limit = config.constraints.as_ref().and_then(of);
+        limit.filter(|limit| *limit > 0)
+    };
+    Policy {
+        allowed_images: config
+            .policy
+            .sandbox
+            .allowed_images
+            .iter()
+            .cloned()
+            .collect(),
+        max_timeout_seconds: limit(|constraints| constraints.max_job_timeout_seconds)
+            .unwrap_or(policy.max_timeout_seconds),
+        max_request_bytes: limit(|constraints| constraints.max_request_bytes)
+            .map_or(policy.max_request_bytes, |bytes| {
+                usize::try_from(bytes).unwrap_or(usize::MAX)
+            }),
+    }
+}
+
+/// Says that the configuration is in force, or why it is not.
+pub(super) fn acknowledgement(
+    slug: &str,
+    config: &NodeConfig,
+    failure: Option<&NodeError>,
+) -> ConfigAck {
+    let hash = sha256_hex(serde_json::to_vec(config).unwrap_or_default());
+    ConfigAck {
+        version: PAYLOAD_VERSION,
+        node_slug: slug.to_owned(),
+        config_version: config.config_version.clone(),
+        ack_at: Some(Time::now()),
+        status: match failure {
+            Some(_) => AckStatus::Failed,
+            None => AckStatus::Applied,
+        },
+        error: failure.map(|error| {
+            let mut message = errors::chain(error);
+            message.truncate(message.floor_char_boundary(MAX_CAUSE));
+            AckError {
+                kind: match error {
+                    NodeError::Inference(error) => error.kind(),
+                    NodeError::Refused { .. } => "invalid-configuration",
+                    _ => "worker-api",
+                }
+                .to_owned(),
+                message,
+                details: None,
+            }
+        }),
+        effective_config_hash: Some(format!("sha256:{hash}")),
+    }
+}
