@@ -11,12 +11,14 @@ use tokio::sync::watch;
 /// A group of background tasks.
 pub struct Tasks {
     running: watch::Sender<usize>,
+    stop: watch::Sender<bool>,
 }
 
 impl Default for Tasks {
     fn default() -> Self {
         Self {
             running: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
         }
     }
 }
@@ -26,12 +28,22 @@ impl Tasks {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.running.send_modify(|n| *n += 1);
         let running = self.running.clone();
+        let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-                tracing::error!("a background task panicked; the lines above say where");
+            tokio::select! {
+                outcome = AssertUnwindSafe(task).catch_unwind() => if outcome.is_err() {
+                    tracing::error!("a background task panicked; the lines above say where");
+                },
+                Ok(_) = wait::until(&mut stop, |stop| *stop) => {}
             }
             running.send_modify(|n| *n -= 1);
         });
+    }
+
+    /// Drops all tasks where they are, at most after `limit` for one that doesn't yield.
+    pub async fn stop(&self, limit: Duration) {
+        self.stop.send_replace(true);
+        self.idle(limit).await;
     }
 
     /// Waits until none is left, at most for `limit`; how many were left then.

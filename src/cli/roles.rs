@@ -43,6 +43,9 @@ pub struct OrchestratorFlags {
     /// The first admin's password, from a file; counts only at the first start
     #[arg(long, env = "CYNODE_ADMIN_PASSWORD_FILE", value_name = "FILE")]
     pub admin_password_file: Option<PathBuf>,
+    /// Begin with an empty database although the data directory holds keys of before
+    #[arg(long, env = "CYNODE_INIT")]
+    pub init: bool,
     /// The image of a task that names none
     #[arg(
         long,

@@ -167,6 +167,7 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
         podman.cgroups_check(),
         host::disk(podman.graph_root(), data_dir, &args.storage),
         directory,
+        orchestrator::database(data_dir),
     ];
     checks.extend(ports);
     checks.extend([orchestrator, clock, gpu]);

@@ -1,16 +1,22 @@
-//! Whether the orchestrator can be reached from here, and whether its clock and ours agree.
+//! Whether the orchestrator can be reached from here, whether its clock and ours agree, and whether an
+//! orchestrator here would find its database.
 
 use super::{Check, Status};
 use crate::{
     api::nodes::check_url,
     http::client::{Client, Look},
+    orchestrator,
 };
 use http::{Method, StatusCode};
 use jiff::{Timestamp, fmt::rfc2822};
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const NAME: &str = "orchestrator";
 const CLOCK: &str = "clock";
+const DATABASE: &str = "database";
 const NOT_COMPARED: &str = "not compared: the orchestrator could not be asked";
 const LIMIT: Duration = Duration::from_secs(10);
 /// What is allowed between two clocks by those who check the times in our tokens.
@@ -58,6 +64,23 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
             ),
             Check::warn(CLOCK, NOT_COMPARED, "mend orchestrator first"),
         ],
+    }
+}
+
+/// Whether an orchestrator would start with what is in the data directory.
+pub(super) fn database(data_dir: &Path) -> Check {
+    match orchestrator::missing_database(data_dir) {
+        Ok(None) => Check::ok(DATABASE, "no keys of an orchestrator lack theirs"),
+        Ok(Some(missing)) => Check::fail(
+            DATABASE,
+            missing.to_string(),
+            orchestrator::DatabaseMissing::FIX,
+        ),
+        Err(error) => Check::fail(
+            DATABASE,
+            format!("can't be read: {error}"),
+            "see that this user may read it: run the doctor as the orchestrator's user",
+        ),
     }
 }
 

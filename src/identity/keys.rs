@@ -2,8 +2,16 @@
 
 use crate::data_dir::DataDir;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use std::io;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 use zeroize::Zeroizing;
+
+/// Names of the keys that the first start makes; the operator brings none of them.
+const USER_TOKEN: &str = "keys/user-token.key";
+const NODE_TOKEN: &str = "keys/node-token.key";
+const WORKER_TOKEN: &str = "keys/worker-token.key";
 
 /// Everything the orchestrator signs, derives and compares with.
 pub struct Keys {
@@ -20,22 +28,25 @@ impl Keys {
     /// the place of the one in the file.
     pub fn open(data_dir: &DataDir, psk: Option<Zeroizing<String>>) -> io::Result<Self> {
         data_dir.subdir("keys")?;
-        let key = |name: &str| {
-            data_dir
-                .secret(&format!("keys/{name}"), random_secret)
-                .map(|(key, _)| key)
-        };
+        let key = |name: &str| data_dir.secret(name, random_secret).map(|(key, _)| key);
         let (psk, psk_is_new) = match psk {
             Some(psk) => (psk, false),
             None => data_dir.secret("keys/psk", random_secret)?,
         };
         Ok(Self {
-            user_token: key("user-token.key")?,
-            node_token: key("node-token.key")?,
-            worker_token: key("worker-token.key")?,
+            user_token: key(USER_TOKEN)?,
+            node_token: key(NODE_TOKEN)?,
+            worker_token: key(WORKER_TOKEN)?,
             psk,
             psk_is_new,
         })
+    }
+
+    /// Path of a key that an earlier start made, if there is one. The pre-shared key doesn't count: an
+    /// operator may have put it there.
+    pub fn find(data_dir: &Path) -> Option<PathBuf> {
+        let keys = [USER_TOKEN, NODE_TOKEN, WORKER_TOKEN].map(|name| data_dir.join(name));
+        keys.into_iter().find(|key| key.exists())
     }
 
     /// The pre-shared key of this orchestrator.

@@ -8,6 +8,7 @@
 mod avoided;
 mod bootstrap;
 mod control_plane;
+mod data;
 mod dispatch;
 mod followers;
 mod gateway;
@@ -25,6 +26,7 @@ mod upkeep;
 
 pub use bootstrap::Welcome;
 use bootstrap::{FirstAdmin, Join};
+pub use data::{DatabaseMissing, missing_database};
 use readiness::Standing;
 
 use crate::{
@@ -51,6 +53,9 @@ use ipnet::IpNet;
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use zeroize::Zeroizing;
+
+/// How long tasks that follow jobs may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the operator says.
 pub struct Settings {
@@ -80,6 +85,8 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// How long a node may be silent before what it runs is offered to another one.
     pub lease: Duration,
+    /// Whether an empty database may be made beside keys of before.
+    pub init: bool,
     /// Which finished tasks are kept.
     pub retention: Retention,
     /// How many requests a second each user may make; any number when 0.
@@ -100,6 +107,9 @@ pub enum StartError {
     /// A setting.
     #[error("{0}")]
     Setting(String),
+    /// There are keys, and no database.
+    #[error("{0}; {fix}", fix = DatabaseMissing::FIX)]
+    DatabaseMissing(#[from] DatabaseMissing),
 }
 
 /// The state that all of the role shares.
@@ -139,14 +149,30 @@ impl Orchestrator {
     /// none is ever in force that nobody saw.
     pub async fn start(
         data_dir: &DataDir,
-        mut settings: Settings,
+        settings: Settings,
         shutdown: Shutdown,
         announce: impl FnOnce(&Welcome) -> io::Result<()>,
     ) -> Result<Running, StartError> {
         let lock = data_dir.lock("orchestrator")?;
         data_dir
             .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None))?;
-        let store = Store::open(&data_dir.join("cynode.db"))?;
+        let store = data::open(data_dir.path(), settings.init)?;
+        let started = Self::start_on(store.clone(), lock, data_dir, settings, shutdown, announce);
+        let started = started.await;
+        if started.is_err() {
+            data::close(&store).await;
+        }
+        started
+    }
+
+    async fn start_on(
+        store: Store,
+        lock: RoleLock,
+        data_dir: &DataDir,
+        mut settings: Settings,
+        shutdown: Shutdown,
+        announce: impl FnOnce(&Welcome) -> io::Result<()>,
+    ) -> Result<Running, StartError> {
         let gateway = server::bind(settings.gateway_listen, "--gateway-listen").await?;
         let control = server::bind(settings.control_listen, "--control-listen").await?;
         let (gateway_address, control_address) = (gateway.local_addr()?, control.local_addr()?);
@@ -329,12 +355,15 @@ impl Running {
         self.orchestrator.following.idle(limit).await;
     }
 
-    /// Waits until the listeners have finished their answers.
+    /// Waits until the listeners have finished their answers, and closes the database.
     pub async fn ended(self) {
         for part in self.parts {
             if part.await.is_err() {
                 tracing::error!("a part of the orchestrator panicked; the lines above say where");
             }
         }
+        // Running jobs stay at their nodes; the next start follows them again.
+        self.orchestrator.following.stop(STOP_LIMIT).await;
+        data::close(&self.orchestrator.store).await;
     }
 }

@@ -12,6 +12,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match error {
             StartError::Setting(_) => Exit::Usage,
+            StartError::DatabaseMissing(_) => Exit::NotFound,
             _ => Exit::Internal,
         };
         Self::chain(exit, &error)

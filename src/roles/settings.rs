@@ -170,6 +170,7 @@ pub(super) fn orchestrator_settings(
             per_user: flags.limits.max_queued_per_user,
         },
         lease: flags.limits.lease,
+        init: flags.init,
         retention: Retention {
             age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
             most: Some(flags.limits.retain_max).filter(|most| *most > 0),

@@ -3,9 +3,14 @@
 //! `schema.sql` makes an empty database of the present version at once; [`STEPS`] bring an older
 //! one there. Both ways end at the same tables, columns and indexes, which a test holds them to.
 
-use super::StoreError;
+use super::{StoreError, wal};
 use rusqlite::{Connection, TransactionBehavior};
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
 
 /// An empty database of the present version.
 const FRESH: &str = include_str!("../../schema.sql");
@@ -115,6 +120,25 @@ pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreE
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Byte offset of `user_version` in a database file (SQLite file format, section 1.3).
+const VERSION_OFFSET: u64 = 60;
+
+/// Whether there is no database at `path`, or one that no migration has run on. The file is read as it
+/// is: SQLite would make files beside it. What is still in a log counts as content.
+pub fn is_empty(path: &Path) -> io::Result<bool> {
+    let mut version = [0; 4];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut version, VERSION_OFFSET));
+    match read {
+        Ok(()) if version != [0; 4] => return Ok(false),
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(error),
+    }
+    let log = fs::metadata(wal::path_of(path));
+    Ok(log.map_or(true, |log| log.len() == 0))
 }
 
 /// The version of a database; 0 where it is empty.

@@ -35,6 +35,7 @@ pub use audit::AuditFilter;
 pub use backup::{BackupError, Copied, backup};
 pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, RunningJob};
+pub use migrate::is_empty;
 pub use nodes::{Forgetting, Node, Registration};
 pub use offers::{Prospects, Standing};
 pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
@@ -46,7 +47,7 @@ pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 use crate::api::OrchestratorId;
 use rusqlite::Connection;
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -105,6 +106,9 @@ pub enum StoreError {
     /// The writer is gone.
     #[error("the database is closed")]
     Closed,
+    /// Another process reads the database, so its log could not be emptied.
+    #[error("another process reads the database, so a part of it is still in {0}")]
+    LogInUse(PathBuf),
 }
 
 impl StoreError {
@@ -159,6 +163,10 @@ impl Store {
         connection.pragma_update(None, "foreign_keys", true)?;
         migrate::run(&mut connection, path)?;
         let orchestrator_id = identity::ensure(&mut connection)?;
+        // The keys come after it, also on a disk that loses power.
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
         space::rewrite_once(&connection)?;
         let (health, cut_wanted) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
@@ -176,6 +184,13 @@ impl Store {
     /// Identity of the orchestrator whose database this is.
     pub fn orchestrator_id(&self) -> &OrchestratorId {
         &self.orchestrator_id
+    }
+
+    /// Closes the database once what was asked for before is done: readers first, the writer last, so
+    /// that all of it is in its one file. Later reads and writes fail.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.readers.close(BUSY_TIMEOUT).await;
+        self.writer.close().await
     }
 
     /// Runs `f` on the write connection, in a savepoint; answers after the commit.

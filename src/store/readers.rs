@@ -69,6 +69,18 @@ impl Readers {
         self.blocking(permit, once).await
     }
 
+    /// Waits for the reads under way, at most for `limit`, and closes the connections; later reads fail.
+    pub(super) async fn close(&self, limit: Duration) {
+        let all = self.permits.acquire_many(READERS as u32);
+        let all = tokio::time::timeout(limit, all).await;
+        if all.is_err() {
+            tracing::warn!("a read of the database takes too long to wait for");
+        }
+        self.permits.close();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.clear();
+    }
+
     async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         permit.map_err(|_| StoreError::Closed)
@@ -106,7 +118,9 @@ impl Readers {
         };
         // Also after a panic, the connection is as good as before.
         let answer = catch_unwind(AssertUnwindSafe(read));
-        lock().push(connection);
+        if !self.permits.is_closed() {
+            lock().push(connection);
+        }
         answer.unwrap_or(Err(StoreError::Closed))
     }
 }

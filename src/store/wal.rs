@@ -28,6 +28,13 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// After readers took longer than that, such as those of a backup.
 const REST: Duration = Duration::from_secs(5);
 
+/// Path of the log of the database at `path`.
+pub(super) fn path_of(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push("-wal");
+    name.into()
+}
+
 /// The log of a database.
 pub(super) struct Wal {
     path: PathBuf,
@@ -40,12 +47,23 @@ pub(super) struct Wal {
 impl Wal {
     /// The log of the database at `path`.
     pub(super) fn of(path: &Path, wanted: Arc<AtomicBool>) -> Self {
-        let mut name = OsString::from(path);
-        name.push("-wal");
         Self {
-            path: name.into(),
+            path: path_of(path),
             rests_until: None,
             wanted,
+        }
+    }
+
+    /// Copies all of the log into the database and closes the connection, so that the database is whole
+    /// in its one file. Readers of this process are closed before; another process that reads, such as a
+    /// backup, is waited for as usual, and leaves the log in place when it takes longer.
+    pub(super) fn close(self, connection: Connection) -> Result<(), super::StoreError> {
+        let is_empty = truncate(&connection, BUSY_TIMEOUT)?;
+        connection.close().map_err(|(_, error)| error)?;
+        if is_empty {
+            Ok(())
+        } else {
+            Err(super::StoreError::LogInUse(self.path))
         }
     }
 
@@ -59,7 +77,7 @@ impl Wal {
         if !is_due || self.rests_until.is_some_and(|until| now < until) {
             return;
         }
-        let outcome = truncate(connection);
+        let outcome = truncate(connection, PATIENCE);
         health.note(&outcome);
         match outcome {
             Ok(true) => self.wanted.store(false, Ordering::Relaxed),
@@ -69,9 +87,10 @@ impl Wal {
     }
 }
 
-/// Copies the whole log into the database and empties it; false when a reader was in the way for too long.
-fn truncate(connection: &Connection) -> Result<bool, super::StoreError> {
-    connection.busy_timeout(PATIENCE)?;
+/// Copies the whole log into the database and empties it; false when a reader was in the way for longer
+/// than `patience`.
+fn truncate(connection: &Connection, patience: Duration) -> Result<bool, super::StoreError> {
+    connection.busy_timeout(patience)?;
     let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
     let was_busy = connection.query_row(sql, [], |row| row.get::<_, bool>(0));
     connection.busy_timeout(BUSY_TIMEOUT)?;

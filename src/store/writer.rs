@@ -26,6 +26,13 @@ const GROUP: usize = 256;
 type Answer = Box<dyn FnOnce(Result<(), &Refusal>) + Send>;
 type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
 
+/// Message to the writer's thread.
+enum Message {
+    Write(Write),
+    /// Closes the connection after all writes before it; later writes fail.
+    Close(oneshot::Sender<Result<(), StoreError>>),
+}
+
 /// Why a group was not committed.
 struct Refusal {
     reason: String,
@@ -43,7 +50,7 @@ impl Refusal {
 
 #[derive(Clone)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Write>,
+    queue: mpsc::Sender<Message>,
     health: Health,
 }
 
@@ -55,7 +62,7 @@ impl Writer {
             queue,
             health: health.clone(),
         };
-        std::thread::spawn(move || run(&connection, receiver, wal, &health));
+        std::thread::spawn(move || run(connection, receiver, wal, &health));
         writer
     }
 
@@ -78,26 +85,61 @@ impl Writer {
             })
         });
         self.queue
-            .send(write)
+            .send(Message::Write(write))
             .await
             .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
+
+    /// Commits the writes that wait, empties the log into the database, and closes the connection.
+    pub(super) async fn close(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let close = self.queue.send(Message::Close(reply));
+        close.await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
 }
 
-fn run(connection: &Connection, mut writes: mpsc::Receiver<Write>, mut wal: Wal, health: &Health) {
+fn run(
+    connection: Connection,
+    mut messages: mpsc::Receiver<Message>,
+    mut wal: Wal,
+    health: &Health,
+) {
+    let mut received = Vec::with_capacity(GROUP);
     let mut group = Vec::with_capacity(GROUP);
-    while writes.blocking_recv_many(&mut group, GROUP) > 0 {
-        let began = connection.execute_batch("BEGIN IMMEDIATE");
-        let mut answers = Vec::with_capacity(group.len());
-        // Where BEGIN failed, each write finds that out for itself, and its caller hears why.
-        answers.extend(group.drain(..).map(|write| write(connection)));
-        let committed = began.and_then(|()| connection.execute_batch("COMMIT"));
-        let committed = committed.map_err(|error| refuse(connection, error.into(), health));
-        for answer in answers {
-            answer(committed.as_ref().copied());
+    while messages.blocking_recv_many(&mut received, GROUP) > 0 {
+        let mut close = None;
+        for message in received.drain(..) {
+            match message {
+                Message::Write(write) if close.is_none() => group.push(write),
+                Message::Close(reply) if close.is_none() => close = Some(reply),
+                // Dropped: the caller sees that the store is closed.
+                _ => {}
+            }
         }
-        wal.keep_small(connection, health);
+        if !group.is_empty() {
+            commit(&connection, &mut group, health);
+            wal.keep_small(&connection, health);
+        }
+        if let Some(reply) = close {
+            // The caller waits; it doesn't go away.
+            let _ = reply.send(wal.close(connection));
+            return;
+        }
+    }
+}
+
+/// Runs a group of writes in one transaction, and answers each after the commit.
+fn commit(connection: &Connection, group: &mut Vec<Write>, health: &Health) {
+    let began = connection.execute_batch("BEGIN IMMEDIATE");
+    let mut answers = Vec::with_capacity(group.len());
+    // Where BEGIN failed, each write finds that out for itself, and its caller hears why.
+    answers.extend(group.drain(..).map(|write| write(connection)));
+    let committed = began.and_then(|()| connection.execute_batch("COMMIT"));
+    let committed = committed.map_err(|error| refuse(connection, error.into(), health));
+    for answer in answers {
+        answer(committed.as_ref().copied());
     }
 }
 

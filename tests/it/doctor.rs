@@ -18,7 +18,7 @@ use std::{
 use tempfile::TempDir;
 
 /// All checks in their order.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "config",
     "engine",
     "rootless",
@@ -27,6 +27,7 @@ const NAMES: [&str; 15] = [
     "cgroups",
     "disk",
     "data-dir",
+    "database",
     "gateway-port",
     "control-port",
     "worker-port",

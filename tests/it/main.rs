@@ -15,6 +15,7 @@ mod backup;
 mod bad_input;
 mod client;
 mod control_plane;
+mod database;
 mod dev;
 mod devices;
 mod disk;
