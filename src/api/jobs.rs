@@ -21,7 +21,7 @@ pub const TEXT_PATTERN: &str = "^[^\\u0000]*$";
 /// What names of variables look like to a schema; [`check_env`] reads them.
 pub const ENV_NAME_PATTERN: &str = "^(?!CYNODE_)[A-Za-z_][A-Za-z0-9_]*$";
 /// Longest cause of a failed job that is believed, in bytes.
-const MAX_MESSAGE: usize = 16 * 1024;
+pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// Longest word on what a sandbox got that is believed, in bytes.
 const MAX_EFFECTIVE: usize = 1024;
 /// Names that only cynode sets inside a sandbox start with this.
@@ -291,7 +291,6 @@ pub struct JobResult {
 impl JobResult {
     /// Whether it can be the end of any job, and nothing in it is out of all proportion.
     pub fn is_sound(&self) -> bool {
-        let small = |text: &str| text.len() <= MAX_EFFECTIVE;
         self.version == PAYLOAD_VERSION
             && self.stdout.len() <= KEPT_BYTES
             && self.stderr.len() <= KEPT_BYTES
@@ -299,12 +298,7 @@ impl JobResult {
                 .error
                 .as_ref()
                 .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
-            && self.effective.as_ref().is_none_or(|e| {
-                let seccomp = e.seccomp.as_deref().unwrap_or_default();
-                [&e.image_id, &e.network, &e.runtime, seccomp]
-                    .into_iter()
-                    .all(small)
-            })
+            && self.effective.as_ref().is_none_or(Effective::is_small)
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
                 (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
@@ -331,6 +325,16 @@ pub struct Effective {
     pub seccomp: Option<String>,
 }
 
+impl Effective {
+    /// Whether nothing in it is out of all proportion.
+    pub(super) fn is_small(&self) -> bool {
+        let seccomp = self.seccomp.as_deref().unwrap_or_default();
+        [&self.image_id, &self.network, &self.runtime, seccomp]
+            .iter()
+            .all(|text| text.len() <= MAX_EFFECTIVE)
+    }
+}
+
 /// Why a command could not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobError {
@@ -355,12 +359,20 @@ pub enum JobErrorKind {
     EngineError,
     /// The command may have run, and nobody can know how it ended.
     Lost,
+    /// Something that this release has no word for.
+    #[serde(other)]
+    Other,
 }
 
 impl JobErrorKind {
     /// Whether another attempt may end better.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
+    }
+
+    /// Whether only this node can't run it: another one may allow the image, or have it.
+    pub const fn is_of_one_node(self) -> bool {
+        matches!(self, Self::ImageNotAllowed | Self::ImageNotFound)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod image;
 pub mod jobs;
 pub mod nodes;
 mod number;
+pub mod plain;
 pub mod problem;
 pub mod tasks;
 pub mod time;

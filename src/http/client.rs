@@ -1,6 +1,10 @@
 //! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
 
-use super::{MAX_BODY_BYTES, lines::LineBuffer, request::parse_json, resolve::HyperResolver};
+use super::{
+    answer::{Answer, Lines, collect},
+    request::parse_json,
+    resolve::HyperResolver,
+};
 use crate::{
     api::{
         check_raw_version,
@@ -10,7 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{Method, StatusCode, header, response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
@@ -23,6 +27,8 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer that isn't a stream may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Media type of lines of JSON.
+const NDJSON: &str = "application/x-ndjson";
 /// What is read of an answer that is only looked at.
 const LOOK_BYTES: usize = 4096;
 
@@ -76,6 +82,20 @@ impl CallError {
         transport(url, format!("nothing was heard for {} s", limit.as_secs()))
     }
 
+    /// Whether the other side may know no such call. A 404 in the words of a cynode is about a thing.
+    pub fn is_unsupported(&self) -> bool {
+        match self {
+            Self::Refused {
+                status, problem, ..
+            } => match *status {
+                StatusCode::NOT_FOUND => problem.slug().is_empty(),
+                StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
@@ -101,6 +121,9 @@ impl Default for Client {
         connector.set_keepalive(Some(Duration::from_secs(10)));
         connector.set_keepalive_interval(Some(Duration::from_secs(5)));
         connector.set_keepalive_retries(Some(2));
+        // The same where it owes us an acknowledgement, which keepalive doesn't look at.
+        #[cfg(target_os = "linux")]
+        connector.set_tcp_user_timeout(Some(Duration::from_secs(20)));
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(15))
@@ -159,10 +182,7 @@ impl<'a> Call<'a> {
     pub async fn receive<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let url = self.url.clone();
         let bytes = self.whole().await?;
-        parse_json(&bytes).map_err(|problem| CallError::Malformed {
-            url,
-            reason: problem.detail,
-        })
+        parse(&url, &bytes)
     }
 
     /// Like [`receive`](Self::receive), for what orchestrator and nodes send each other: the version of the
@@ -185,19 +205,25 @@ impl<'a> Call<'a> {
 
     /// Makes the call and reads the answer line by line as it comes.
     pub async fn lines(self) -> Result<Lines, CallError> {
+        Ok(self.open(NDJSON).await?.lines())
+    }
+
+    /// Makes the call and receives the head of an answer in one of the media types that `accept` names.
+    /// There is no time limit: some answers come only once the work is done.
+    pub async fn open(self, accept: &str) -> Result<Answer, CallError> {
         let url = self.url.clone();
-        let body = self.send("application/x-ndjson", None).await?;
-        Ok(Lines {
-            url,
-            body,
-            buffer: LineBuffer::default(),
-        })
+        let (head, body) = self.send(accept, None).await?;
+        let media_type = head.headers.get(header::CONTENT_TYPE);
+        let media_type = media_type.and_then(|value| value.to_str().ok());
+        let media_type = media_type.and_then(|value| value.split(';').next());
+        let has_lines = media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case(NDJSON));
+        Ok(Answer::new(url, has_lines, body))
     }
 
     async fn whole(self) -> Result<Bytes, CallError> {
         let url = self.url.clone();
         let limit = self.client.answer_timeout;
-        let body = self.send("application/json", Some(limit)).await?;
+        let (_, body) = self.send("application/json", Some(limit)).await?;
         read_whole(url, body, limit).await
     }
 
@@ -229,11 +255,15 @@ impl<'a> Call<'a> {
             .unwrap_or_else(|_| Err(transport(&url, "it took too long")))
     }
 
-    async fn send(self, accept: &str, limit: Option<Duration>) -> Result<Incoming, CallError> {
+    async fn send(
+        self,
+        accept: &str,
+        limit: Option<Duration>,
+    ) -> Result<(response::Parts, Incoming), CallError> {
         let (url, answer_timeout) = (self.url.clone(), self.client.answer_timeout);
         let (parts, body) = self.exchange(accept, limit).await?;
         if parts.status.is_success() {
-            return Ok(body);
+            return Ok((parts, body));
         }
         let bytes = read_whole(url.clone(), body, answer_timeout)
             .await
@@ -268,10 +298,7 @@ impl<'a> Call<'a> {
             bearer,
             body,
         } = self;
-        let malformed = |reason: String| CallError::Malformed {
-            url: url.clone(),
-            reason,
-        };
+        let malformed = |reason: String| malformed(&url, reason);
         let mut request = http::Request::builder()
             .method(method)
             .uri(&url)
@@ -307,14 +334,22 @@ impl<'a> Call<'a> {
 }
 
 async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Bytes, CallError> {
-    match tokio::time::timeout(limit, Limited::new(body, MAX_BODY_BYTES).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) => Err(transport(&url, error.to_string())),
-        Err(_) => Err(transport(&url, "it took too long")),
+    let read = tokio::time::timeout(limit, collect(&url, body)).await;
+    read.unwrap_or_else(|_| Err(transport(&url, "it took too long")))
+}
+
+pub(super) fn parse<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, CallError> {
+    parse_json(bytes).map_err(|problem| malformed(url, problem.detail))
+}
+
+pub(super) fn malformed(url: &str, reason: String) -> CallError {
+    CallError::Malformed {
+        url: url.to_owned(),
+        reason,
     }
 }
 
-fn transport(url: &str, reason: impl Into<String>) -> CallError {
+pub(super) fn transport(url: &str, reason: impl Into<String>) -> CallError {
     CallError::Transport {
         url: url.to_owned(),
         reason: reason.into(),
@@ -331,33 +366,4 @@ pub struct Look {
     pub date: Option<String>,
     /// How its body begins.
     pub body_start: String,
-}
-
-/// The lines of an answer that is still being written.
-pub struct Lines {
-    url: String,
-    body: Incoming,
-    buffer: LineBuffer,
-}
-
-impl Lines {
-    /// The next line read as a `T`; `None` at the end.
-    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
-        loop {
-            let read = self.buffer.take_line();
-            let line = read.map_err(|reason| CallError::Malformed {
-                url: self.url.clone(),
-                reason,
-            })?;
-            if line.is_some() {
-                return Ok(line);
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => self.buffer.push(frame.data_ref().unwrap_or(&Bytes::new())),
-                Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(transport(&self.url, "the answer broke off")),
-            }
-        }
-    }
 }

@@ -5,6 +5,7 @@
 //! [`Problem`](crate::api::problem::Problem); everything that is the same for all of them
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
+pub mod answer;
 pub mod client;
 pub mod gate;
 pub mod lines;

@@ -16,7 +16,7 @@
 
 use super::{Orchestrator, node_client::NodeClient, readiness::HEARD_WITHIN};
 use crate::{
-    api::{JobId, NodeId, TaskId, time::Time},
+    api::{JobId, NodeId, TaskId, jobs::JobState, time::Time},
     errors,
     http::{
         client::CallError,
@@ -172,6 +172,9 @@ async fn clear(
     // In this order: what a node had before we looked into the store was given to it before.
     let jobs = match client.list().await {
         Ok(jobs) => jobs,
+        // A worker that keeps no list, or writes it in a way of its own, can only be told what is over.
+        Err(error @ CallError::Malformed { .. }) => no_list(node, &error),
+        Err(error) if error.is_unsupported() && client.is_there().await => no_list(node, &error),
         Err(error) => {
             tracing::debug!(node = node.slug, %error, "a node can't be looked through");
             return Ok(false);
@@ -203,19 +206,33 @@ async fn clear(
     Ok(is_clean)
 }
 
+fn no_list(node: &Node, error: &CallError) -> Vec<JobState> {
+    tracing::debug!(node = node.slug, %error, "a node tells no list of its jobs");
+    Vec::new()
+}
+
 /// Has a node end and forget an attempt, and refuse it where it comes later; whether that is done.
 async fn bury(client: &NodeClient<'_>, job: JobId, attempt: u32) -> bool {
-    let status = |outcome: &Result<(), CallError>| outcome.as_ref().err().map(CallError::status);
-    let forgotten = client.forget(job, attempt).await;
-    match status(&forgotten) {
-        None | Some(Some(StatusCode::NOT_FOUND)) => true,
-        Some(Some(StatusCode::CONFLICT)) => {
+    let Err(kept) = client.forget(job, attempt).await else {
+        return true;
+    };
+    match kept.status() {
+        _ if kept.is_unsupported() => {
+            let is_there = client.is_there().await;
+            if is_there && let Err(error) = client.cancel(job, attempt).await {
+                // It may run yet, and was asked once to end it; whether it does can't be known.
+                tracing::debug!(%job, attempt, %error, "a node can't be told to end an attempt");
+            }
+            is_there
+        }
+        Some(StatusCode::NOT_FOUND) => true,
+        Some(StatusCode::CONFLICT) => {
             tracing::info!(%job, attempt, "an attempt that nobody waits for is ended");
             // It still runs; or it is another one's turn at that node, which refuses this one by itself.
             let canceled = client.cancel(job, attempt).await;
-            matches!(status(&canceled), Some(Some(StatusCode::CONFLICT)))
+            canceled.is_err_and(|error| error.status() == Some(StatusCode::CONFLICT))
         }
-        Some(_) => false,
+        _ => false,
     }
 }
 

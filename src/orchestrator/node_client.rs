@@ -2,6 +2,10 @@
 //!
 //! This is the one seam between us and a node. Today it is HTTP to the Worker API;
 //! nothing else in the orchestrator knows.
+//!
+//! Our own nodes answer a question about a job at once, with events. Another implementation of the
+//! contract may answer one document, and to `jobs:run` only once the job has ended: how long that takes
+//! is the caller's affair, who can find out meanwhile [whether the node is there](NodeClient::is_there).
 
 use super::Orchestrator;
 use crate::{
@@ -9,21 +13,30 @@ use crate::{
         JobId, PAYLOAD_VERSION,
         events::JobEvent,
         jobs::{JobList, JobState, RunJob},
+        plain::PlainAnswer,
     },
-    http::client::{Call, CallError, Client, Lines},
+    http::{
+        answer::{Answer, Lines},
+        client::{Call, CallError, Client},
+    },
     store::{Node, RunningJob},
 };
-use http::Method;
+use futures_util::{FutureExt as _, future::BoxFuture};
+use http::{Method, StatusCode};
 use std::time::Duration;
 
 /// A node says every 5 s that it is alive; one that says nothing for so long is not, or there is no way to
 /// it any more, which nobody tells us.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// Media types of an answer about a job, events rather than a document.
+const ACCEPTED: &str = "application/x-ndjson, application/json;q=0.5";
+/// Time limit of an answer that a node can give without any work.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The Worker API of one node.
 pub(super) struct NodeClient<'a> {
     client: &'a Client,
-    base_url: &'a str,
+    base_url: String,
     token: String,
 }
 
@@ -36,6 +49,17 @@ pub(super) enum Wanted {
     All,
     /// What it has told so far.
     SoFar,
+}
+
+/// Answer of a node to a question about a job, which is still to come.
+pub(super) type Pending<'a> = BoxFuture<'a, Result<JobAnswer, CallError>>;
+
+/// Answer of a node to a question about a job.
+pub(super) enum JobAnswer {
+    /// Events, as they come.
+    Events(Events),
+    /// One document, of a worker that sends no events.
+    Plain(Plain),
 }
 
 /// The events of a job as its node sends them.
@@ -53,25 +77,36 @@ impl Events {
     }
 }
 
+/// State or result of a job, as its node sends it.
+pub(super) struct Plain(Answer);
+
+impl Plain {
+    /// Whole document, however long that takes to come.
+    pub(super) async fn read(self) -> Result<PlainAnswer, CallError> {
+        self.0.document().await
+    }
+}
+
 impl Orchestrator {
     /// The Worker API of `node`; none before it has said where that is.
-    pub(super) fn node_client<'a>(&'a self, node: &'a Node) -> Option<NodeClient<'a>> {
+    pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
         Some(NodeClient {
             client: &self.client,
-            base_url: self.worker_url(node)?.trim_end_matches('/'),
+            base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
             token: self.identity.worker_token(node.id),
         })
     }
 }
 
-impl NodeClient<'_> {
+impl<'a> NodeClient<'a> {
     fn call(&self, method: Method, rest: &str) -> Call<'_> {
         let url = format!("{}/v1/worker/jobs{rest}", self.base_url);
         self.client.call(method, url).bearer(&self.token)
     }
 
-    /// Has the node run this attempt, or attaches to it where it has done so already; its course.
-    pub(super) async fn run(&self, job: &RunningJob) -> Result<Events, CallError> {
+    /// Has the node run this attempt, or attaches to it where it has done so already; its course, or, from a
+    /// worker that sends no events, its end.
+    pub(super) fn run(&self, job: &RunningJob) -> Pending<'a> {
         let body = RunJob {
             version: PAYLOAD_VERSION,
             task_id: job.task_id,
@@ -79,32 +114,57 @@ impl NodeClient<'_> {
             attempt: job.attempt,
             sandbox: job.spec.sandbox.clone(),
         };
-        let call = self.call(Method::POST, ":run?output=false").json(&body);
-        self.events(call).await
+        let (client, token) = (self.client, self.token.clone());
+        let url = format!("{}/v1/worker/jobs:run?output=false", self.base_url);
+        async move {
+            let call = client.call(Method::POST, url.as_str()).bearer(&token);
+            answer(call.json(&body), &url).await
+        }
+        .boxed()
     }
 
-    /// Follows an attempt that the node may have, without starting it; the events after number `after`.
-    pub(super) async fn attach(
+    /// Follows an attempt that the node may have, without starting it: its course after event number
+    /// `after`.
+    pub(super) fn attach(&self, job: JobId, attempt: u32, after: u64) -> Pending<'a> {
+        let (client, token) = (self.client, self.token.clone());
+        let url = format!(
+            "{}/v1/worker/jobs{}",
+            self.base_url,
+            about(job, attempt, after, Wanted::Course)
+        );
+        async move {
+            let call = client.call(Method::GET, url.as_str()).bearer(&token);
+            soon(&url, answer(call, &url)).await
+        }
+        .boxed()
+    }
+
+    /// Events of an attempt that the node may have, for who reads along: those after number `after`.
+    pub(super) async fn read(
         &self,
         job: JobId,
         attempt: u32,
         after: u64,
         wanted: Wanted,
     ) -> Result<Events, CallError> {
-        let which = match wanted {
-            Wanted::Course => "&output=false",
-            Wanted::All => "",
-            Wanted::SoFar => "&follow=false",
-        };
-        let rest = format!("/{job}?attempt={attempt}&after={after}{which}");
-        self.events(self.call(Method::GET, &rest)).await
+        let call = self.call(Method::GET, &about(job, attempt, after, wanted));
+        match soon(&self.base_url, answer(call, &self.base_url)).await? {
+            JobAnswer::Events(events) => Ok(events),
+            JobAnswer::Plain(_) => Err(CallError::Malformed {
+                url: self.base_url.clone(),
+                reason: "it sends no events".to_owned(),
+            }),
+        }
     }
 
-    async fn events(&self, call: Call<'_>) -> Result<Events, CallError> {
-        let lines = tokio::time::timeout(SILENCE, call.lines()).await;
-        let lines = lines.unwrap_or_else(|_| Err(CallError::silent(self.base_url, SILENCE)))?;
-        let url = self.base_url.to_owned();
-        Ok(Events { lines, url })
+    /// Whether the node lives, by its own word: a proxy that has lost sight of it says anything but 200.
+    /// Not whether it is ready, which one that is busy may deny.
+    pub(super) async fn is_there(&self) -> bool {
+        let call = self
+            .client
+            .call(Method::GET, format!("{}/healthz", self.base_url));
+        let answer = call.look(PROBE_TIMEOUT).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::OK)
     }
 
     /// What the node has, ended or not.
@@ -116,8 +176,7 @@ impl NodeClient<'_> {
     /// Ends an attempt.
     pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
         let rest = format!("/{job}:cancel?attempt={attempt}");
-        let call = self.call(Method::POST, &rest);
-        call.receive::<JobState>().await.map(drop)
+        self.call(Method::POST, &rest).done().await
     }
 
     /// Lets the node forget an attempt whose result is stored.
@@ -125,4 +184,35 @@ impl NodeClient<'_> {
         let rest = format!("/{job}?attempt={attempt}");
         self.call(Method::DELETE, &rest).done().await
     }
+}
+
+/// Where a question about a job goes.
+fn about(job: JobId, attempt: u32, after: u64, wanted: Wanted) -> String {
+    let which = match wanted {
+        Wanted::Course => "&output=false",
+        Wanted::All => "",
+        Wanted::SoFar => "&follow=false",
+    };
+    format!("/{job}?attempt={attempt}&after={after}{which}")
+}
+
+async fn answer(call: Call<'_>, url: &str) -> Result<JobAnswer, CallError> {
+    let answer = call.open(ACCEPTED).await?;
+    Ok(if answer.has_lines() {
+        JobAnswer::Events(Events {
+            lines: answer.lines(),
+            url: url.to_owned(),
+        })
+    } else {
+        JobAnswer::Plain(Plain(answer))
+    })
+}
+
+/// An answer that a node which is there gives at once.
+async fn soon<T>(
+    url: &str,
+    answer: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let answer = tokio::time::timeout(SILENCE, answer).await;
+    answer.unwrap_or_else(|_| Err(CallError::silent(url, SILENCE)))
 }

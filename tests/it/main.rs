@@ -43,6 +43,7 @@ mod openapi;
 mod ownership;
 mod peer_node;
 mod peer_orchestrator;
+mod peer_worker;
 mod podman_moods;
 mod pulls;
 mod races;

@@ -260,7 +260,7 @@ fn a_result_that_cant_be_this_jobs_is_not_stored() {
         answer.stream().end(1, &result);
     });
     for n in 0..count {
-        let id = stage.create(json!({"max_attempts": 1}));
+        let id = stage.create(json!({"max_attempts": 3}));
         let (task, job) = stage.finish(&id);
         assert_eq!(
             (&task["status"], &job["status"]),
@@ -275,6 +275,7 @@ fn a_result_that_cant_be_this_jobs_is_not_stored() {
         let logs = stage.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
         assert_eq!(logs["stdout"], "", "lie {n}");
     }
+    assert_eq!(stage.attempts(), vec![1; count], "it has run");
 }
 
 #[test]

@@ -14,39 +14,40 @@
 
 use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE,
-    attempt::{ask, attend, node_of},
+    attempt::{Opening, ask, attend, client_of, node_of, probe},
     lease::Lease,
-    moment,
     settle::{FIRST_BACKOFF, avoid, stored},
-    verdict::{Trouble, Verdict},
+    verdict::{Trouble, Verdict, refused},
 };
 use crate::{
-    api::{NodeId, time::Time},
+    api::{NodeId, tasks::TaskStatus, time::Time},
     errors,
     orchestrator::{
         Orchestrator,
         followers::{Chosen, Follower},
-        live::LiveTask,
+        live::{LiveTask, Moment},
+        node_client,
     },
     pause::Pauses,
     store::{LONGEST_BACKOFF, RunningJob},
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
-use std::pin::pin;
+use std::{future::ready, pin::pin};
 use tokio::time::Instant;
 
 /// Follows a job until the attempt that counts has ended; `job` is that attempt then.
 pub(super) async fn follow(
     orchestrator: &Orchestrator,
     job: &mut RunningJob,
-    mut entry: Entry,
+    entry: Entry,
     live: &LiveTask,
     follower: &Follower,
 ) -> Verdict {
+    let mut opening = Opening::from(entry);
     loop {
-        match hold(orchestrator, job, entry, live, follower).await {
+        match hold(orchestrator, job, opening, live, follower).await {
             Turn::Over(verdict) => return verdict,
-            Turn::HandedOver(next) => {
+            Turn::HandedOver(next, goes_on) => {
                 let [from, to] = [
                     slug(orchestrator, job).await,
                     slug(orchestrator, &next).await,
@@ -56,9 +57,9 @@ pub(super) async fn follow(
                     "a job goes on at another node, since its own is silent"
                 );
                 orchestrator.leftovers.owe_end(job);
-                live.moves_to(moment(&next));
+                live.moves_to(Moment::of(TaskStatus::Running, next.attempt));
                 *job = *next;
-                entry = Entry::Attach;
+                opening = goes_on;
             }
         }
     }
@@ -71,24 +72,31 @@ async fn slug(orchestrator: &Orchestrator, job: &RunningJob) -> String {
 }
 
 /// How it goes on.
-enum Turn {
+enum Turn<'a> {
     /// The attempt that counts has ended.
     Over(Verdict),
-    /// Another one counts now.
-    HandedOver(Box<RunningJob>),
+    /// Another one counts now; its node was asked already.
+    HandedOver(Box<RunningJob>, Opening<'a>),
 }
 
 /// Follows one attempt for as long as it counts.
-async fn hold(
-    orchestrator: &Orchestrator,
+async fn hold<'a>(
+    orchestrator: &'a Orchestrator,
     job: &mut RunningJob,
-    entry: Entry,
+    opening: Opening<'a>,
     live: &LiveTask,
     follower: &Follower,
-) -> Turn {
+) -> Turn<'a> {
     let lease = Lease::new(orchestrator.settings.lease);
     let (current, cancel) = (job.clone(), follower.cancel());
-    let mut ending = pin!(attend(orchestrator, &current, entry, live, cancel, &lease));
+    let mut ending = pin!(attend(
+        orchestrator,
+        &current,
+        opening,
+        live,
+        cancel,
+        &lease
+    ));
     let mut end = None;
     let offered = job.offered();
     let mut offer = offered.map(|next| Offer::put(orchestrator, next, Entry::Attach));
@@ -108,8 +116,8 @@ async fn hold(
                 }
             }
             (next, answer) = answered(&mut offer) => {
-                if conclude(orchestrator, job, &next, answer).await {
-                    return Turn::HandedOver(Box::new(next));
+                if let Some(goes_on) = conclude(orchestrator, job, &next, answer).await {
+                    return Turn::HandedOver(Box::new(next), goes_on);
                 }
                 if let Some(verdict) = end {
                     return Turn::Over(verdict);
@@ -179,21 +187,22 @@ async fn offer_to<'a>(
     }
 }
 
-/// Writes down what the other node answered; whether its attempt is the one that counts now.
-async fn conclude(
+/// Writes down what the other node answered; how it goes on there, where its attempt is the one that
+/// counts now.
+async fn conclude<'a>(
     orchestrator: &Orchestrator,
     job: &mut RunningJob,
     next: &RunningJob,
-    answer: Answer,
-) -> bool {
+    answer: Answer<'a>,
+) -> Option<Opening<'a>> {
     let store = &orchestrator.store;
-    let refused = match &answer {
-        Answer::Taken => {
+    let refused = match answer {
+        Answer::Taken(goes_on) => {
             let accept = || store.job_accept(next.id, next.attempt, Time::now());
-            return stored(next, accept).await;
+            return stored(next, accept).await.then_some(goes_on);
         }
         Answer::Refused(verdict) => {
-            avoid(orchestrator, next.node_id, verdict);
+            avoid(orchestrator, next.node_id, &verdict);
             true
         }
         Answer::Unknown => false,
@@ -207,19 +216,19 @@ async fn conclude(
         // Not before: until that is written what is offered there counts as awaited.
         orchestrator.leftovers.owe_end(next);
     }
-    false
+    None
 }
 
 /// An attempt that another node is asked to take.
 struct Offer<'a> {
     job: RunningJob,
-    answer: BoxFuture<'a, Answer>,
+    answer: BoxFuture<'a, Answer<'a>>,
 }
 
 /// What came of it.
-enum Answer {
-    /// It has it.
-    Taken,
+enum Answer<'a> {
+    /// It has it, and has begun to answer, or lives and will answer at the end.
+    Taken(Opening<'a>),
     /// It never began.
     Refused(Verdict),
     /// Nobody can tell.
@@ -237,7 +246,7 @@ impl<'a> Offer<'a> {
 }
 
 /// Waits for the answer to an offer, and takes it away then.
-async fn answered(offer: &mut Option<Offer<'_>>) -> (RunningJob, Answer) {
+async fn answered<'a>(offer: &mut Option<Offer<'a>>) -> (RunningJob, Answer<'a>) {
     let Some(asked) = offer else {
         return std::future::pending().await;
     };
@@ -249,20 +258,59 @@ async fn answered(offer: &mut Option<Offer<'_>>) -> (RunningJob, Answer) {
 }
 
 /// Asks a node to take an attempt until it has said so, for as long as a lease.
-async fn ask_to_take(orchestrator: &Orchestrator, next: &RunningJob, mut entry: Entry) -> Answer {
+async fn ask_to_take<'a>(
+    orchestrator: &'a Orchestrator,
+    next: &RunningJob,
+    mut entry: Entry,
+) -> Answer<'a> {
     let until = Instant::now() + orchestrator.settings.lease;
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
-        let Trouble { reason, verdict } = match ask(orchestrator, next, &mut entry, 0).await {
-            Ok(_) => return Answer::Taken,
+        let Trouble { reason, verdict } = match take(orchestrator, next, &mut entry).await {
+            Ok(goes_on) => return Answer::Taken(goes_on),
             Err(trouble) => trouble,
         };
         tracing::debug!(job = %next.id, attempt = next.attempt, reason, "a node does not take an offer");
         match verdict {
-            Some(Verdict::Lost(_) | Verdict::Ended(_)) => return Answer::Unknown,
+            Some(Verdict::Lost(_) | Verdict::Unreadable(_) | Verdict::Ended(_)) => {
+                return Answer::Unknown;
+            }
             Some(verdict) => return Answer::Refused(verdict),
             None if Instant::now() >= until => return Answer::Unknown,
             None => tokio::time::sleep(pauses.take()).await,
+        }
+    }
+}
+
+/// Asks a node to take an attempt. One that lives and leaves the answer open has taken it: it answers at
+/// the end.
+async fn take<'a>(
+    orchestrator: &'a Orchestrator,
+    next: &RunningJob,
+    entry: &mut Entry,
+) -> Result<Opening<'a>, Trouble> {
+    let node = node_of(orchestrator, next).await?;
+    let client = client_of(orchestrator, &node, *entry)?;
+    let entry = entry.take();
+    let mut pending = ask(&client, next, entry, 0);
+    let given_up = Instant::now() + node_client::SILENCE;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut pending => {
+                let answer = answer.map_err(|error| refused(&error, entry))?;
+                let pending = Some(ready(Ok(answer)).boxed());
+                return Ok(Opening { entry, pending });
+            }
+            is_there = probe(&client) => {
+                if is_there {
+                    let pending = Some(pending);
+                    return Ok(Opening { entry, pending });
+                }
+                if Instant::now() >= given_up {
+                    return Err(Trouble::passing("it does not answer"));
+                }
+            }
         }
     }
 }

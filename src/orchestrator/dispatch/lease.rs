@@ -6,13 +6,17 @@
 //! out ends nothing.
 
 use crate::wait;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::{sync::watch, time::Instant};
 
 /// The lease of one attempt.
 pub(super) struct Lease {
     length: Duration,
     state: watch::Sender<State>,
+    has_run: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,7 @@ impl Lease {
         Self {
             length,
             state: watch::Sender::new(State::Asked),
+            has_run: AtomicBool::new(false),
         }
     }
 
@@ -53,6 +58,16 @@ impl Lease {
         });
     }
 
+    /// The command has run: the lease never ends, since no other node may run it.
+    pub(super) fn mark_run(&self) {
+        self.has_run.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the command is known to have run.
+    pub(super) fn has_run(&self) -> bool {
+        self.has_run.load(Ordering::SeqCst)
+    }
+
     /// For how long it has not answered.
     pub(super) fn silence(&self) -> Duration {
         match *self.state.borrow() {
@@ -68,7 +83,8 @@ impl Lease {
             let state = *changes.borrow_and_update();
             let end = async {
                 match state {
-                    State::SilentSince(since) => {
+                    // Set while the node is heard, so before any silence that is awaited here.
+                    State::SilentSince(since) if !self.has_run() => {
                         tokio::time::sleep_until(since + self.length).await;
                     }
                     _ => std::future::pending().await,
@@ -114,5 +130,9 @@ mod tests {
         assert_eq!(lease.silence(), LENGTH / 2);
         assert!(timeout(LENGTH, lease.renewed()).await.is_err());
         assert!(timeout(Duration::ZERO, lease.ended()).await.is_ok());
+        lease.renew();
+        lease.mark_run();
+        lease.is_silent();
+        assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Entry::Run ────POST jobs:run────▶ started … result ──▶ stored ──▶ DELETE at the node
-//!                   │ cut, or silent for 20 s               ▲
+//!                   │ events cut or silent 15 s             ▲
 //!                   ▼                                       │
 //! Entry::Attach ─GET jobs/{id}?after=n─▶ started … result ──┤  (also after our own restart)
 //!                   │ silent for a lease                    │
@@ -14,6 +14,10 @@
 //! begun, so we ask, and never start it again under the same number. A node that was never reached, or
 //! refused, has not begun: the job goes back to the queue and its attempt doesn't count. One that does
 //! not know the attempt has lost it.
+//!
+//! Workers of other implementations may answer `jobs:run` with one document, and only at the end. Until
+//! then we ask whether the node is there. After such an answer the command has run: where it is not
+//! understood the job ends as lost, and no other attempt follows.
 //!
 //! A node that is merely silent loses nothing. When its [`lease`] has run out the scheduler finds another
 //! node, if there is one, and [`handover`] offers it the next attempt; the silent node is asked all the

@@ -155,6 +155,16 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 left: Left::Nothing,
             }
         }
+        Verdict::Unreadable(reason) => {
+            tracing::warn!(job = %job.id, attempt = job.attempt, reason, "job ran and its result is lost; not retried");
+            let summary = format!("lost: {reason}; the command has run, so it is not run again");
+            Step {
+                end: without_result(JobStatus::Lost, summary),
+                again: None,
+                not_begun: false,
+                left: Left::Leftover,
+            }
+        }
         Verdict::Lost(reason)
         | Verdict::NotBegun(reason)
         | Verdict::Unable(reason)
@@ -235,8 +245,12 @@ pub(super) async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
     let forgotten = async {
         let node = node_of(orchestrator, job).await?;
         let client = client_of(orchestrator, &node, Entry::Attach)?;
-        let forgotten = client.forget(job.id, job.attempt).await;
-        forgotten.map_err(|error| Trouble::passing(error.to_string()))
+        match client.forget(job.id, job.attempt).await {
+            // A worker that knows no such call keeps what it keeps.
+            Err(error) if error.is_unsupported() && client.is_there().await => Ok(()),
+            Err(error) => Err(Trouble::passing(error.to_string())),
+            Ok(()) => Ok(()),
+        }
     };
     if let Err(Trouble { reason, .. }) = forgotten.await {
         tracing::debug!(job = %job.id, reason, "a node keeps a result that is stored");

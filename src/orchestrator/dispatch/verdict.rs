@@ -21,6 +21,8 @@ pub(super) enum Verdict {
     Rejected(String),
     /// Nobody can tell what happened.
     Lost(String),
+    /// The command has run, and how it ended can't be understood: no other attempt would be the same.
+    Unreadable(String),
 }
 
 impl Verdict {
@@ -31,8 +33,16 @@ impl Verdict {
                 .result
                 .error
                 .as_ref()
-                .is_none_or(|error| !error.kind.is_retryable()),
+                .is_none_or(|error| !error.kind.is_retryable() && !error.kind.is_of_one_node()),
             _ => false,
+        }
+    }
+
+    /// The same of an attempt whose command is known to have run.
+    pub(super) fn of_run(self) -> Self {
+        match self {
+            Self::Lost(reason) => Self::Unreadable(reason),
+            other => other,
         }
     }
 }
@@ -56,6 +66,23 @@ impl Trouble {
         Self {
             reason: reason.to_owned(),
             verdict: Some(Verdict::Lost(reason.to_owned())),
+        }
+    }
+
+    /// An answer of success that can't be understood.
+    pub(super) fn unreadable(reason: &str) -> Self {
+        let reason = format!("its node's answer is not understood ({reason})");
+        Self {
+            verdict: Some(Verdict::Unreadable(reason.clone())),
+            reason,
+        }
+    }
+
+    /// An answer that broke off, or makes no sense.
+    pub(super) fn unread(error: &CallError) -> Self {
+        match error {
+            CallError::Malformed { reason, .. } => Self::unreadable(reason),
+            _ => Self::passing(error.to_string()),
         }
     }
 }
@@ -100,9 +127,7 @@ pub(super) fn check(job: &RunningJob, mut last: ResultEvent) -> Result<ResultEve
     let its_own =
         result.job_id == job.id && result.task_id == job.task_id && result.attempt == job.attempt;
     if !(its_own && result.is_sound()) {
-        return Err(Trouble::lost(
-            "its node answered a result that can't be this job's",
-        ));
+        return Err(Trouble::unreadable("a result that can't be this job's"));
     }
     last.outline = OutputLog::restore(&last.outline, &result.stdout, &result.stderr).outline();
     Ok(last)

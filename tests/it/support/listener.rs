@@ -43,19 +43,23 @@ impl Answer {
         } else {
             body.to_string()
         };
-        self.whole(status, "application/json", &body);
+        self.bytes(status, "application/json", &body);
     }
 
     /// Answers at once, with plain text.
     pub(crate) fn text(self, status: u16, body: &str) {
-        self.whole(status, "text/plain", body);
+        self.bytes(status, "text/plain", body);
     }
 
-    fn whole(mut self, status: u16, media_type: &str, body: &str) {
-        let head = format!(
-            "HTTP/1.1 {status} Stand-in\r\nContent-Type: {media_type}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+    /// Answers at once, with these bytes of this media type.
+    pub(crate) fn bytes(mut self, status: u16, media_type: &str, body: &str) {
+        let head = head(status, media_type, body.len());
+        let _ = self.0.write_all(format!("{head}{body}").as_bytes());
+    }
+
+    /// Begins an answer of one JSON document, and is cut in the middle of it.
+    pub(crate) fn break_off(mut self, body: &str) {
+        let head = head(200, "application/json", body.len() + 1);
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());
     }
 
@@ -72,6 +76,12 @@ impl Answer {
         });
         self.status(status, &problem);
     }
+}
+
+fn head(status: u16, media_type: &str, length: usize) -> String {
+    format!(
+        "HTTP/1.1 {status} Stand-in\r\nContent-Type: {media_type}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 /// The calls that a stand-in got, shared with those who wait for them.

@@ -89,11 +89,10 @@ impl StandIn {
         slug: &str,
         script: impl Fn(&Call, Answer) + Send + Sync + 'static,
     ) -> Self {
-        let calls = Calls::default();
         let jobs = Arc::<Mutex<Vec<Value>>>::default();
         let readyz = Arc::new(Mutex::new((404, String::new())));
         let (has, ready) = (Arc::clone(&jobs), Arc::clone(&readyz));
-        let listener = Listener::open("127.0.0.1:0", &calls, move |call, answer| {
+        let mut node = Self::start_bare(orchestrator, slug, move |call, answer| {
             match (call.method.as_str(), call.path.as_str()) {
                 ("GET", "/v1/worker/jobs") => {
                     answer.status(200, &json!({ "jobs": *has.lock().unwrap() }));
@@ -105,13 +104,25 @@ impl StandIn {
                 _ => script(call, answer),
             }
         });
+        (node.jobs, node.readyz) = (jobs, readyz);
+        node
+    }
+
+    /// The same where every call is the script's to answer.
+    pub(crate) fn start_bare(
+        orchestrator: &Orchestrator,
+        slug: &str,
+        script: impl Fn(&Call, Answer) + Send + Sync + 'static,
+    ) -> Self {
+        let calls = Calls::default();
+        let listener = Listener::open("127.0.0.1:0", &calls, script);
         Self {
             slug: slug.to_owned(),
             key: None,
             url: format!("http://{}", listener.address),
             control: orchestrator.control.clone(),
-            jobs,
-            readyz,
+            jobs: Arc::default(),
+            readyz: Arc::default(),
             calls,
             _listener: listener,
         }

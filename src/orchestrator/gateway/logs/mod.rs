@@ -224,7 +224,7 @@ async fn ask(
         .ok_or("it has not said where its Worker API is")?;
     timeout(
         ANSWER_LIMIT,
-        client.attach(source.job, source.attempt, after, wanted),
+        client.read(source.job, source.attempt, after, wanted),
     )
     .await
     .map_err(|_| "it does not answer")?
