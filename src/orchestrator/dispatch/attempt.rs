@@ -142,7 +142,7 @@ impl Conversation<'_> {
                 Ok(JobAnswer::Events(events)) => {
                     orchestrator.avoided.forgive(job.node_id);
                     self.live.moves_to(moment(job));
-                    return self.listen(events).await;
+                    return self.listen(entry, events).await;
                 }
                 Ok(JobAnswer::Plain(answer)) => {
                     orchestrator.avoided.forgive(job.node_id);
@@ -158,7 +158,7 @@ impl Conversation<'_> {
     }
 
     /// Follows the events of the attempt up to its result.
-    async fn listen(&mut self, mut events: Events) -> Result<ResultEvent, Trouble> {
+    async fn listen(&mut self, entry: Entry, mut events: Events) -> Result<ResultEvent, Trouble> {
         loop {
             let event = events.next().await;
             let Some(event) = event.map_err(|error| Trouble::unread(&error))? else {
@@ -168,7 +168,12 @@ impl Conversation<'_> {
                 .attempt()
                 .is_some_and(|attempt| attempt != self.job.attempt)
             {
-                return Err(Trouble::passing("it tells of another attempt"));
+                let reason = "it tells of another attempt";
+                return Err(match entry {
+                    Entry::Run => Trouble::unreadable(reason),
+                    // It has another one, and not this.
+                    Entry::Attach => Trouble::lost(reason),
+                });
             }
             self.lease.renew();
             // That it is alive is its word, and no news.
