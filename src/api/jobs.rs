@@ -365,6 +365,17 @@ pub enum JobErrorKind {
 }
 
 impl JobErrorKind {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ImageNotAllowed => "image-not-allowed",
+            Self::ImageNotFound => "image-not-found",
+            Self::ImagePullFailed => "image-pull-failed",
+            Self::EngineError => "engine-error",
+            Self::Lost => "lost",
+        }
+    }
+
     /// Whether another attempt may end better.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)

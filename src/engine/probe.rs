@@ -7,9 +7,12 @@
 //! first that works. No image is needed for it.
 
 use super::{Container, ContainerSpec, Engine, EngineError, Facts, Root, Way, call, labels};
-use crate::sandbox_init::{
-    self,
-    wire::{REPORT_BYTES, Report, Request},
+use crate::{
+    errors,
+    sandbox_init::{
+        self,
+        wire::{REPORT_BYTES, Report, Request},
+    },
 };
 use rustix::process::{Resource, getrlimit};
 use serde::Deserialize;
@@ -93,7 +96,12 @@ pub async fn find_way(
                 return Ok(engine);
             }
             Err(error) => {
-                tracing::debug!(way = ?engine.way, %error, "podman can't run containers this way");
+                tracing::debug!(
+                    runtime = engine.runtime_name(),
+                    ulimits = engine.way.ulimits.join(" "),
+                    error = errors::chain(&error),
+                    "podman can't run containers this way"
+                );
                 if matches!(error, EngineError::TimedOut { .. }) {
                     hung.push(engine.way.runtime.clone());
                 }

@@ -172,7 +172,8 @@ impl<S: Send + Sync + 'static> Router<S> {
         let status = status.as_u16();
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         if status >= 500 && status != 503 {
-            tracing::error!(request = %id, %method, path, status, micros, "request failed");
+            // The cause stands in a line of its own, as an error.
+            tracing::warn!(request = %id, %method, path, status, micros, "request failed");
         } else {
             tracing::debug!(request = %id, %method, path, status, micros, "request");
         }

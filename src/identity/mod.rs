@@ -210,6 +210,7 @@ impl Identity {
         // Equal lengths for a comparison in constant time.
         let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
         if !bool::from(shown.as_bytes().ct_eq(ours.as_bytes())) {
+            tracing::warn!(address = %from, "registration with a wrong pre-shared key refused");
             return Err(Problem::unauthorized(
                 "the pre-shared key is wrong; the orchestrator keeps it in keys/psk of its data directory",
             ));

@@ -22,9 +22,19 @@ use zeroize::Zeroizing;
 /// How long a session lives without a refresh.
 const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
 
+/// How much of a handle the log shows.
+const SHOWN_BYTES: usize = 64;
+
 /// One answer for an unknown handle, a wrong password and a disabled user.
 fn wrong() -> Problem {
     Problem::unauthorized("the handle or the password is wrong; try again")
+}
+
+/// A handle as the log shows it: strangers choose it, so it is cut, and the log quotes and escapes it.
+fn shown(handle: &str) -> String {
+    let end = handle.floor_char_boundary(SHOWN_BYTES);
+    let more = if end < handle.len() { "…" } else { "" };
+    format!("{}{more}", &handle[..end])
 }
 
 fn dead() -> Problem {
@@ -39,9 +49,14 @@ impl Identity {
         password: Zeroizing<String>,
         origin: &Origin,
     ) -> Result<Tokens, Problem> {
+        let shown = shown(&handle);
+        let failed = || {
+            tracing::warn!(handle = shown, address = %origin.address, "login failed");
+            wrong()
+        };
         // Longer ones are wrong without a look; they would only fill memory.
         if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
-            return Err(wrong());
+            return Err(failed());
         }
         let attempt = self.logins.admit(vec![
             Key::address(origin.address),
@@ -54,7 +69,7 @@ impl Identity {
                 attempt.succeed();
                 Ok(tokens)
             }
-            Ok(None) => Err(wrong()),
+            Ok(None) => Err(failed()),
             // Our own fault, or too much at once, which says nothing of the password.
             Err(problem) => {
                 attempt.pass();

@@ -167,7 +167,7 @@ impl Node {
         let applied = async {
             check(&config)?;
             let worker = step("start the Worker API", self.serve(&config)).await?;
-            step("start the model server", self.infer(&config)).await?;
+            self.infer(&config).await?;
             Ok(worker)
         };
         match applied.await {
@@ -208,26 +208,36 @@ impl Node {
         let backend = config.inference_backend.as_ref();
         let usable = gpu::usable(self.machine.gpus());
         let wanted = inference::plan(&self.settings.inference, backend, &usable)?;
-        if self.watched.as_ref().map(|watched| &watched.plan) == wanted.as_ref() && wanted.is_some()
-        {
+        match wanted {
+            Some(plan) => step("start the model server", self.start_server(plan)).await,
+            None => {
+                self.stop_server().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes away a model server that was wanted before.
+    async fn stop_server(&mut self) {
+        self.watched = None;
+        self.inference.send_replace(Inference {
+            supported: false,
+            ..no_inference(self.settings.inference.mode)
+        });
+        if let Err(error) = self.keeper.remove_all_but(None).await {
+            tracing::warn!(%error, "a model server of before may be left; see podman ps --all");
+        }
+    }
+
+    async fn start_server(&mut self, plan: Plan) -> Result<(), NodeError> {
+        if self.watched.as_ref().map(|watched| &watched.plan) == Some(&plan) {
             // It is looked after already.
             return Ok(());
         }
         self.watched = None;
-        let mode = self.settings.inference.mode;
-        let Some(plan) = wanted else {
-            self.inference.send_replace(Inference {
-                supported: false,
-                ..no_inference(mode)
-            });
-            if let Err(error) = self.keeper.remove_all_but(None).await {
-                tracing::warn!(%error, "a model server of before may be left; see podman ps --all");
-            }
-            return Ok(());
-        };
         self.inference.send_replace(Inference {
             supported: true,
-            ..no_inference(mode)
+            ..no_inference(self.settings.inference.mode)
         });
         let origin = self.while_reporting(self.keeper.bring_up(&plan)).await?;
         let models = self.keeper.models(&plan).await;
@@ -328,7 +338,8 @@ fn is_unauthorized(error: &CallError) -> bool {
     error.status() == Some(StatusCode::UNAUTHORIZED)
 }
 
-/// Runs one step of the start and logs how long it took; a failure names the step.
+/// Runs one step of the start and logs how long it took. A failure names the step only: its cause is
+/// reported once, by the caller that ends or retries.
 async fn step<T>(
     name: &str,
     work: impl Future<Output = Result<T, NodeError>>,
@@ -338,10 +349,7 @@ async fn step<T>(
     let millis = began.elapsed().as_millis() as u64;
     match &outcome {
         Ok(_) => tracing::info!(step = name, millis, "done"),
-        Err(error) => {
-            let error = errors::chain(error);
-            tracing::error!(step = name, millis, error, "failed");
-        }
+        Err(_) => tracing::warn!(step = name, millis, "failed"),
     }
     outcome
 }

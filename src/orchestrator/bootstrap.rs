@@ -30,6 +30,8 @@ pub struct Welcome {
     pub psk_file: Option<PathBuf>,
     /// Where users log in.
     pub gateway: SocketAddr,
+    /// Where nodes register.
+    pub control: SocketAddr,
     /// How nodes call us.
     pub join: Join,
     /// Whether this machine has a node already.
@@ -57,26 +59,29 @@ impl fmt::Display for Welcome {
     /// For stdout, never for the log: it shows secrets, once. An operator's own are not repeated.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.credentials(f)?;
+        let port = self.control.port();
         let (whom, url) = match &self.join {
-            Join::At(url) => ("another machine", url.as_str()),
+            Join::At(url) => ("another machine".to_owned(), url.clone()),
             Join::OnlyHere(_) if self.has_node => return writeln!(f),
             Join::OnlyHere(url) => (
-                "this machine (for others, listen with --control-listen 0.0.0.0:12082)",
-                url.as_str(),
+                format!("this machine (for others, listen with --control-listen 0.0.0.0:{port})"),
+                url.clone(),
             ),
             Join::Unknown => (
-                "another machine",
-                "http://THIS-MACHINE:PORT (say which with --public-url)",
+                "another machine, which knows this one by a name or address (--public-url says it here)".to_owned(),
+                format!("http://THIS-MACHINE:{port}"),
             ),
         };
-        let psk = match &self.psk {
-            Some(psk) => format!("--psk {}", psk.as_str()),
-            None => "--psk-file FILE".to_owned(),
-        };
-        writeln!(
-            f,
-            "\nJoin {whom}:\n\n  cynode node --orchestrator {url} {psk}\n"
-        )?;
+        writeln!(f, "\nJoin {whom}:\n")?;
+        // On stdin the key shows in no list of processes, and needs no file on a machine that has none yet.
+        match &self.psk {
+            Some(psk) => writeln!(
+                f,
+                "  echo {} | cynode node --orchestrator {url} --psk-file -\n",
+                psk.as_str()
+            )?,
+            None => writeln!(f, "  cynode node --orchestrator {url} --psk-file FILE\n")?,
+        }
         match &self.psk_file {
             Some(file) => writeln!(f, "The pre-shared key is kept in {}.\n", file.display()),
             None => Ok(()),

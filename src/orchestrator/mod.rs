@@ -18,10 +18,12 @@ mod live;
 mod liveness;
 mod metrics;
 mod node_client;
+mod presence;
 mod readiness;
 mod recovery;
 pub mod scheduler;
 mod summary;
+mod task_log;
 mod upkeep;
 
 pub use bootstrap::Welcome;
@@ -186,6 +188,7 @@ impl Orchestrator {
                 .then(|| Zeroizing::new(keys.psk().to_owned())),
             psk_file,
             gateway: gateway_address,
+            control: control_address,
             join: Join::find(settings.public_url.as_deref(), control_address),
             has_node: settings.has_node,
         })?;
@@ -246,6 +249,7 @@ impl Orchestrator {
             tokio::spawn(upkeep::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(leftovers::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(liveness::run(Arc::clone(self), shutdown.clone())),
+            tokio::spawn(presence::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
         ]
     }

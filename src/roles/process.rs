@@ -46,8 +46,20 @@ pub(super) fn run(
     runtime.block_on(async {
         let (order, shutdown) = watch::channel(false);
         tokio::spawn(end_on_signal(order));
-        role(shutdown).await
+        role(shutdown)
+            .await
+            .map_err(|failure| report(common, failure))
     })
+}
+
+/// Logs why a role ends where logs are for programs, which read nothing else; a person gets the same as text
+/// from whoever ends the process.
+fn report(common: &Common, failure: Failure) -> Failure {
+    if common.log_format != Some(LogFormat::Json) || failure.message.is_empty() {
+        return failure;
+    }
+    tracing::error!(error = failure.message, "the role ends");
+    Failure::new(failure.exit, "")
 }
 
 /// As many open files as the system lets us have: each connection is one.

@@ -293,8 +293,16 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
         return false;
     };
     shop.metrics.job_ended(result.status);
-    tracing::info!(job = %result.job_id, attempt = result.attempt, status = ?result.status, exit_code = result.exit_code, error = ?result.error, "job ended");
     let kind = result.error.as_ref().map(|error| error.kind);
+    tracing::info!(
+        job = %result.job_id,
+        attempt = result.attempt,
+        status = result.status.as_str(),
+        exit_code = result.exit_code,
+        error_type = kind.map(JobErrorKind::as_str),
+        error = result.error.as_ref().map(|error| error.message.as_str()),
+        "job ended"
+    );
     if kind == Some(JobErrorKind::EngineError) {
         shop.engine.suspect();
     }

@@ -30,6 +30,7 @@ mod job_ends;
 mod kernel;
 mod leases;
 mod limits;
+mod log_lines;
 mod logs;
 mod metrics;
 mod model_server;

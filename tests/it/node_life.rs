@@ -21,6 +21,12 @@ fn a_node_that_is_silent_for_half_a_minute_is_offline_and_comes_back_by_itself()
         "{:?}",
         status(&cluster)
     );
+    let logged = |line: &str| {
+        let log = cluster.orchestrator.process.stderr();
+        log.lines().filter(|logged| logged.contains(line)).count()
+    };
+    let offline = r#"node is offline node="box" reason="not heard for"#;
+    eventually_eq("the log says so", 1, || logged(offline));
     let ready = cluster.orchestrator.gateway.get("/readyz");
     assert_eq!(ready.status, 503);
     assert!(
@@ -32,6 +38,10 @@ fn a_node_that_is_silent_for_half_a_minute_is_offline_and_comes_back_by_itself()
     cluster.node.process.signal(Signal::CONT);
     assert_eq!(cluster.finish(&id)["status"], "completed");
     assert_eq!(status(&cluster).0, "ready");
+    eventually_eq("the log says so", 1, || {
+        logged(r#"node is back node="box""#)
+    });
+    assert_eq!(logged(offline), 1, "once");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::{
         Orchestrator,
         live::{LiveTask, Moment},
         node_client::{Events, JobAnswer, NodeClient, Pending, Plain},
+        task_log,
     },
     pause::Pauses,
     store::{Node, RunningJob},
@@ -75,6 +76,8 @@ pub(super) async fn attend<'a>(
         lease,
         last_seq: 0,
         heard: false,
+        // One that is attached to was logged when it was first taken.
+        is_logged: opening.entry == Entry::Attach,
     };
     let verdict = tokio::select! {
         verdict = follow(conversation) => verdict,
@@ -125,6 +128,8 @@ struct Conversation<'a> {
     last_seq: u64,
     /// Whether there was any news since it was asked last.
     heard: bool,
+    /// Whether the log says that the node took the attempt.
+    is_logged: bool,
 }
 
 impl Conversation<'_> {
@@ -140,12 +145,12 @@ impl Conversation<'_> {
             let pending = pending.unwrap_or_else(|| ask(&client, job, entry, self.last_seq));
             match self.wait_for(&client, pending).await {
                 Ok(JobAnswer::Events(events)) => {
-                    orchestrator.avoided.forgive(job.node_id);
+                    self.note_taken().await;
                     self.live.moves_to(moment(job));
                     return self.listen(entry, events).await;
                 }
                 Ok(JobAnswer::Plain(answer)) => {
-                    orchestrator.avoided.forgive(job.node_id);
+                    self.note_taken().await;
                     if let Some(last) = self.read(&client, entry, answer).await? {
                         return Ok(last);
                     }
@@ -154,6 +159,14 @@ impl Conversation<'_> {
             }
             // It runs, and there is no telling when it ends but by asking again.
             tokio::time::sleep(pauses.take()).await;
+        }
+    }
+
+    /// Notes that the node has the attempt.
+    async fn note_taken(&mut self) {
+        self.orchestrator.avoided.forgive(self.job.node_id);
+        if !std::mem::replace(&mut self.is_logged, true) {
+            task_log::started(self.orchestrator, self.job).await;
         }
     }
 

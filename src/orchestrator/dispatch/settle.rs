@@ -19,7 +19,7 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        summary,
+        summary, task_log,
     },
     pause::{self, Pauses},
     store::{FinishedJob, LONGEST_BACKOFF, RunningJob, StoreError},
@@ -60,6 +60,7 @@ pub(super) async fn settle(
     if let Some(status) = status {
         orchestrator.metrics.task_moved(status);
         live.moves_to(Moment::of(status, job.attempt));
+        task_log::moved(job.task_id, status, job.attempt, step.end.exit_code);
     }
     orchestrator.wake.notify_one();
     match step.left {

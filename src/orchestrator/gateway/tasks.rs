@@ -14,7 +14,7 @@ use crate::{
         response::{self, Reply},
     },
     identity::{Caller, store_problem},
-    orchestrator::live::Moment,
+    orchestrator::{live::Moment, task_log},
     store::{CancelOutcome, Creation, TaskFilter},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -39,6 +39,7 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     let key = key.map(|key| (key, body));
     // In a task of its own: a client that hangs up must not come between the write and what follows.
     let shared = Arc::clone(&orchestrator);
+    let user = caller.user.handle.clone();
     let stored = detached(async move {
         let stored = shared
             .store
@@ -50,8 +51,9 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
                 Time::now(),
             )
             .await;
-        if let Ok(Creation::Created(_)) = &stored {
+        if let Ok(Creation::Created(task)) = &stored {
             shared.metrics.task_created();
+            task_log::created(task.id, &user);
         }
         shared.wake.notify_one();
         stored
@@ -173,6 +175,7 @@ pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) ->
                 orchestrator.metrics.task_moved(TaskStatus::Canceled);
                 let live = orchestrator.live.task(task.id);
                 live.moves_to(Moment::of(TaskStatus::Canceled, attempt));
+                task_log::moved(task.id, TaskStatus::Canceled, attempt, None);
                 true
             }
             CancelOutcome::Running(job) => {

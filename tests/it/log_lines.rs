@@ -1,0 +1,243 @@
+//! The log of the roles: what an operator finds there, once each, and what strangers can't put there.
+
+use crate::support::{
+    Node, Orchestrator, Process,
+    cluster::{finish, wait_ready},
+    eventually,
+    server::role,
+};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+const JSON: [&str; 2] = ["--log-format", "json"];
+
+/// All lines of a log that is meant for programs.
+fn lines(log: &str) -> Vec<Value> {
+    log.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// The fields of all lines with this message, above debug.
+fn named(log: &str, message: &str) -> Vec<Value> {
+    let fields = lines(log)
+        .into_iter()
+        .filter(|line| line["level"] != "DEBUG");
+    let fields = fields.map(|mut line| line["fields"].take());
+    fields
+        .filter(|fields| fields["message"] == message)
+        .collect()
+}
+
+#[test]
+fn log_follows_a_task_by_its_id() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &JSON);
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &JSON);
+    wait_ready(&orchestrator);
+    let user = orchestrator.login();
+    let create = |body: Value| {
+        let task = user.post("/v1/tasks", &body).json(201);
+        task["id"].as_str().unwrap().to_owned()
+    };
+    let fails = create(json!({"script": "exit 7"}));
+    let no_image = create(json!({"script": "true", "image": "localhost/no-such:1"}));
+    let waits = create(json!({"script": "true", "node_labels": ["nowhere"]}));
+    for task in [&fails, &no_image] {
+        assert_eq!(finish(&user, task)["status"], "failed");
+    }
+    user.act(&format!("/v1/tasks/{waits}/cancel")).expect(200);
+
+    let log = orchestrator.process.stderr();
+    let of = |task: &str, message: &str| {
+        let mut found = named(&log, message);
+        found.retain(|fields| fields["task"] == *task);
+        assert_eq!(found.len(), 1, "{message} of {task}: {log}");
+        found.remove(0)
+    };
+    for task in [&fails, &no_image, &waits] {
+        assert_eq!(of(task, "task created")["user"], "admin");
+    }
+    let started = of(&fails, "task started");
+    assert_eq!(
+        (&started["node"], &started["attempt"]),
+        (&json!("box"), &json!(1))
+    );
+    let ended = of(&fails, "task ended");
+    assert_eq!(
+        (&ended["status"], &ended["exit_code"]),
+        (&json!("failed"), &json!(7))
+    );
+    assert_eq!(of(&waits, "task ended")["status"], "canceled");
+
+    let log = node.process.stderr();
+    let ends = named(&log, "job ended");
+    assert!(
+        ends.iter()
+            .any(|end| end["status"] == "failed" && end["exit_code"] == 7),
+        "{ends:?}"
+    );
+    let refused = ends
+        .iter()
+        .find(|end| end["error_type"] == "image-not-found");
+    let error = refused.unwrap_or_else(|| panic!("{ends:?}"))["error"]
+        .as_str()
+        .unwrap();
+    assert!(!error.contains("JobError"), "{error}");
+}
+
+#[test]
+fn log_fields_hold_no_debug_text() {
+    fn visit(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, found);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for call in text.split("tracing::").skip(1) {
+                let call = &call[..call.find(");").unwrap_or(call.len())];
+                if call.starts_with(|c: char| c.is_lowercase())
+                    && [" = ?", "(?", ", ?"]
+                        .iter()
+                        .any(|debug| call.contains(debug))
+                {
+                    found.push(format!("{}: {call}", path.display()));
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    visit(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut found,
+    );
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn failed_login_is_logged_and_forges_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let hostile = format!(
+        "eve\n2026-01-01 INFO forged\u{1b}[31m\u{202e}{}",
+        "x".repeat(200)
+    );
+    let secret = "a password that must not show";
+    for handle in [hostile.as_str(), "admin", &"y".repeat(5000)] {
+        let login = json!({"handle": handle, "password": secret});
+        orchestrator
+            .gateway
+            .post("/v1/auth/login", &login)
+            .expect(401);
+    }
+    let registration = json!({"psk": secret, "capability": crate::support::stand_in::capability("box", "http://127.0.0.1:1")});
+    orchestrator
+        .control
+        .post("/v1/nodes/register", &registration)
+        .expect(401);
+    let log = orchestrator.process.stderr();
+    let failed: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("login failed"))
+        .collect();
+    assert_eq!(failed.len(), 3, "{log}");
+    for line in &failed {
+        assert!(
+            line.contains("WARN") && line.contains("address=127.0.0.1"),
+            "{line}"
+        );
+        assert!(line.len() < 300, "{line}");
+    }
+    assert!(failed[0].contains(r"handle="), "{log}");
+    assert!(failed[0].contains(r"eve\n2026-01-01 INFO forged"), "{log}");
+    assert!(failed[1].contains(r#"handle="admin""#), "{log}");
+    assert!(
+        !log.contains(['\u{1b}', '\u{202e}']) && !log.contains(secret),
+        "{log}"
+    );
+    let refused = log
+        .lines()
+        .find(|line| line.contains("wrong pre-shared key"));
+    let refused = refused.unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        refused.contains("WARN") && refused.contains("127.0.0.1"),
+        "{refused}"
+    );
+}
+
+/// A node that finds no podman: its log once it has ended.
+fn failed_start(home: &Path, more: &[&str]) -> String {
+    let engine = ["--engine", "/nonexistent/podman"];
+    let more = [&engine[..], more].concat();
+    let mut node = Node::launch(home, "box", "http://127.0.0.1:1", &more);
+    assert_eq!(node.process.code(), 8);
+    node.process.stderr()
+}
+
+#[test]
+fn failed_start_is_reported_once() {
+    let home = tempfile::tempdir().unwrap();
+    let text = failed_start(home.path(), &[]);
+    assert_eq!(text.matches("/nonexistent/podman").count(), 1, "{text}");
+    assert!(!text.contains("ERROR"), "{text}");
+    assert!(
+        text.lines().last().unwrap().starts_with("error: "),
+        "{text}"
+    );
+
+    let log = failed_start(home.path(), &JSON);
+    let errors: Vec<_> = lines(&log)
+        .into_iter()
+        .filter(|line| line["level"] == "ERROR")
+        .collect();
+    assert_eq!(errors.len(), 1, "{log}");
+    assert_eq!(log.matches("/nonexistent/podman").count(), 1, "{log}");
+}
+
+#[test]
+fn no_model_server_is_no_step() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    wait_ready(&orchestrator);
+    let log = node.process.stderr();
+    assert!(
+        log.contains("start the Worker API") && log.contains("acknowledge"),
+        "{log}"
+    );
+    assert!(!log.contains("start the model server"), "{log}");
+}
+
+#[test]
+fn join_hint_names_the_real_port() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = role(
+        home.path(),
+        "serve-orchestrator",
+        &home.path().join("orchestrator"),
+    );
+    let listen = [
+        "--gateway-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+    ];
+    let mut process = Process::start("orchestrator", home.path(), command.args(listen));
+    let shown = eventually("it tells how to join", || {
+        process.assert_runs();
+        let shown = process.stdout();
+        shown.contains("kept in").then_some(shown)
+    });
+    let port = shown
+        .split("--orchestrator http://127.0.0.1:")
+        .nth(1)
+        .unwrap();
+    let port = port.split_whitespace().next().unwrap();
+    assert!(
+        shown.contains(&format!("--control-listen 0.0.0.0:{port})")),
+        "{shown}"
+    );
+    assert_eq!(process.terminate(), 0);
+}
