@@ -179,7 +179,7 @@ fn nodes_are_told_which_models_to_have() {
         json!({"enabled": true, "image": image[1], "models": ["b:1", "a", "c"]})
     );
     drop(orchestrator);
-    // Another list is another configuration, which the node has once it has fetched it.
+    // Another list is another configuration, which the node has once it has applied it.
     let orchestrator = Orchestrator::start(home.path(), &image);
     let stale = || orchestrator.login().get("/v1/nodes/box").json(200)["config_stale"] == true;
     assert!(stale());
@@ -193,6 +193,8 @@ fn nodes_are_told_which_models_to_have() {
         [&first["config_version"], &second["config_version"]],
         ["1", "2"]
     );
+    assert!(stale(), "it runs with the first one yet");
+    node.ack(&second["config_version"], "applied").expect(204);
     assert!(!stale());
 }
 

@@ -21,7 +21,7 @@ fn fewest(node: &StandIn) -> Value {
 
 /// A peer that registers, fetches, acknowledges, and then says nothing for a minute.
 fn join(orchestrator: &Orchestrator) -> StandIn {
-    let mut node = StandIn::start(orchestrator, "peer", |call, answer| well(call, answer));
+    let mut node = StandIn::start(orchestrator, "peer", well);
     *node.readyz.lock().unwrap() = (200, "ready".to_owned());
     register(&mut node, 201);
     let version = node.config()["config_version"].clone();
