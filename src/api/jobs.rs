@@ -19,13 +19,20 @@ pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
 /// What arguments, scripts and values of variables look like to a schema: no NUL.
 pub const TEXT_PATTERN: &str = "^[^\\u0000]*$";
 /// What names of variables look like to a schema; [`check_env`] reads them.
-pub const ENV_NAME_PATTERN: &str = "^(?!CYNODE_)[A-Za-z_][A-Za-z0-9_]*$";
+pub const ENV_NAME_PATTERN: &str =
+    "^(?!CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR)$)[A-Za-z_][A-Za-z0-9_]*$";
 /// Longest cause of a failed job that is believed, in bytes.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// Longest word on what a sandbox got that is believed, in bytes.
 const MAX_EFFECTIVE: usize = 1024;
-/// Names that only cynode sets inside a sandbox start with this.
-pub const RESERVED_ENV_PREFIX: &str = "CYNODE_";
+/// Variables that only cynode sets inside a sandbox, the last one once jobs can hand over files. Others that
+/// start with `CYNODE_` are the job's own.
+pub const RESERVED_ENV: [&str; 4] = [
+    "CYNODE_TASK_ID",
+    "CYNODE_JOB_ID",
+    "CYNODE_WORKSPACE_DIR",
+    "CYNODE_ARTIFACTS_DIR",
+];
 
 /// Environment of a command.
 pub type Env = BTreeMap<String, String>;
@@ -186,10 +193,10 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
                 "is no name for an environment variable ([A-Za-z_][A-Za-z0-9_]*)",
             ));
         }
-        if name.starts_with(RESERVED_ENV_PREFIX) {
+        if RESERVED_ENV.contains(&name.as_str()) {
             return Err(Problem::field(
                 &pointer,
-                "names that start with CYNODE_ are set by cynode; choose another",
+                format!("{name} is set by cynode; choose another name"),
             ));
         }
         if value.contains('\0') {

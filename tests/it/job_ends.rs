@@ -131,12 +131,12 @@ fn a_command_gets_what_was_asked_for_and_nothing_else() {
     );
 
     let value = "line 1\nline 2 \"quoted\" 'single' $HOME \\ é =";
-    let env = json!({"VALUE": value, "EMPTY": "", "_x1": "y"});
+    let env = json!({"VALUE": value, "EMPTY": "", "_x1": "y", "CYNODE_PROMPT": "hi"});
     let result = worker.run(&Worker::script_with(
-        "printf '%s|%s|%s' \"$VALUE\" \"${EMPTY-unset}\" \"$_x1\"",
+        "printf '%s|%s|%s|%s' \"$VALUE\" \"${EMPTY-unset}\" \"$_x1\" \"$CYNODE_PROMPT\"",
         json!({"env": env}),
     ));
-    assert_eq!(result["stdout"], format!("{value}||y"));
+    assert_eq!(result["stdout"], format!("{value}||y|hi"));
 
     let job = Worker::script(
         "echo $CYNODE_TASK_ID $CYNODE_JOB_ID $CYNODE_WORKSPACE_DIR; pwd; cat; ls -A | wc -l",

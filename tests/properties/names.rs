@@ -15,6 +15,11 @@ proptest! {
     }
 
     #[test]
+    fn only_names_that_we_set_are_ours(name in "CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR|PROMPT)[_1]?") {
+        names::name(&name);
+    }
+
+    #[test]
     fn a_url_that_is_taken_can_be_called(text in near("http://[::1]:80/a@?#%\\ é")) {
         names::url(&text);
         names::url(&format!("http://{text}"));

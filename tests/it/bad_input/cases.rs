@@ -134,7 +134,7 @@ pub(super) fn wrong_fields() -> Vec<(&'static str, Value, &'static str)> {
         ("env", json!({"A": "x\u{0}"}), invalid),
         ("env", json!({"A": long}), invalid),
         ("env", json!({"CYNODE_JOB_ID": "x"}), invalid),
-        ("env", json!({"CYNODE_ANYTHING": "x"}), invalid),
+        ("env", json!({"CYNODE_ARTIFACTS_DIR": "x"}), invalid),
         ("timeout_seconds", json!(0), invalid),
         ("timeout_seconds", json!(-1), invalid),
         ("timeout_seconds", json!(1.5), invalid),

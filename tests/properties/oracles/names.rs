@@ -49,7 +49,11 @@ fn model(text: &str) -> bool {
 pub fn env_name(text: &str) -> bool {
     let first = |c: char| c.is_ascii_alphabetic() || c == '_';
     let more = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    shaped(text, first, more, usize::MAX) && !text.starts_with("CYNODE_")
+    let own = ["TASK_ID", "JOB_ID", "WORKSPACE_DIR", "ARTIFACTS_DIR"];
+    let is_own = text
+        .strip_prefix("CYNODE_")
+        .is_some_and(|rest| own.contains(&rest));
+    shaped(text, first, more, usize::MAX) && !is_own
 }
 
 /// A value that a variable can have.

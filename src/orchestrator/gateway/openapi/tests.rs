@@ -54,6 +54,7 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"prompt": "x", "input_mode": "commands", "timeout_seconds": 5.0, "max_attempts": 100}),
         json!({"script": "x", "task_name": "é".repeat(200), "node_labels": vec!["a/b=c"; 64]}),
         json!({"script": "x", "priority": -100}),
+        json!({"script": "x", "env": {"CYNODE_PROMPT": "p", "CYNODE_JOB_ID_": "x", "CYNODE_": ""}}),
         json!({"script": "x", "priority": 1e2}),
     ] {
         assert!(takes(&task), "{task:.300}");
@@ -70,6 +71,8 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"script": too_long}),
         json!({"script": "x", "env": {"A": too_long}}),
         json!({"script": "x", "env": {"A": 1}}),
+        json!({"script": "x", "env": {"CYNODE_TASK_ID": "x"}}),
+        json!({"script": "x", "env": {"CYNODE_ARTIFACTS_DIR": "x"}}),
         json!({"script": "x", "env": {"A": "\u{0}"}}),
         json!({"script": "x", "input_mode": "prompt"}),
         json!({"script": "x", "use_inference": true}),
@@ -95,7 +98,7 @@ proptest! {
     #[test]
     fn the_patterns_match_what_the_code_takes(
         script in "[ \ta\0é]{0,4}",
-        name in "(CYNODE)?[A_a1é =]{0,3}",
+        name in "(CYNODE)?[A_a1é =]{0,3}|CYNODE_(JOB_ID|WORKSPACE_DIR)[_ ]?",
         label in "[-a./=_ é]{0,3}|[a-z]{62,65}",
         slug in "[-a0A_é]{0,3}|[a-z]{62,65}",
     ) {
