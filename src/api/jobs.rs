@@ -380,6 +380,7 @@ impl JobErrorKind {
             Self::ImagePullFailed => "image-pull-failed",
             Self::EngineError => "engine-error",
             Self::Lost => "lost",
+            Self::Other => "other",
         }
     }
 

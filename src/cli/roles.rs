@@ -205,6 +205,9 @@ pub struct EngineFlags {
     pub podman: Podman,
     #[command(flatten)]
     pub storage: StorageFlags,
+    /// Time limit of a job that names none, such as 15m [default: 1h, which is also the most]
+    #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    pub default_timeout: Option<Duration>,
     /// The longest that a job may run here, such as 30m [default: 3h, which is also the most]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,

@@ -19,7 +19,6 @@ use super::{
 use crate::{
     api::nodes::{Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
-    errors,
     http::client::CallError,
     worker::{self, Access, Bench, Worker},
 };

@@ -42,15 +42,18 @@ use zeroize::Zeroizing;
 /// How long the orchestrator is told that we leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Whether this node runs a model server.
+/// Whether this node runs a model server. In node.yaml each has another implementation's name, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InferenceMode {
     /// As the orchestrator's configuration says.
+    #[serde(alias = "allow")]
     Auto,
     /// Always.
+    #[serde(alias = "require")]
     On,
     /// Never.
+    #[serde(alias = "disabled")]
     Off,
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The file is laid under the parsed arguments, so that from there on there is one way from words to
 //! settings. A key that isn't known is an error which names its line: a limit that was misspelt
-//! must not be silently without effect.
+//! must not be silently without effect. Files of other implementations are understood, too ([`aliases`]).
+
+mod aliases;
 
 use crate::{
     cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration, size},
@@ -14,7 +16,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
     time::Duration,
@@ -27,6 +29,7 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/cynode/node.yaml";
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct NodeFile {
+    version: Option<u64>,
     #[serde(deserialize_with = "part")]
     orchestrator: OrchestratorPart,
     #[serde(deserialize_with = "part")]
@@ -48,6 +51,7 @@ pub(crate) struct NodeFile {
 struct OrchestratorPart {
     url: Option<String>,
     psk_file: Option<PathBuf>,
+    registration_psk_file: Option<PathBuf>,
     timeout: Option<Span>,
 }
 
@@ -55,6 +59,7 @@ struct OrchestratorPart {
 #[serde(deny_unknown_fields, default)]
 struct NodePart {
     slug: Option<String>,
+    id: Option<String>,
     name: Option<String>,
     labels: Vec<String>,
 }
@@ -63,20 +68,47 @@ struct NodePart {
 #[serde(deny_unknown_fields, default)]
 struct WorkerApiPart {
     listen: Option<SocketAddr>,
+    listen_host: Option<IpAddr>,
+    listen_port: Option<u16>,
     public_url: Option<String>,
+    public_base_url: Option<String>,
     max_request_bytes: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct SandboxPart {
+    mode: Option<SandboxMode>,
     engine: Option<PathBuf>,
     runtime: Option<String>,
     max_concurrency: Option<NonZeroU32>,
     allowed_images: Vec<String>,
     default_image: Option<String>,
+    default_timeout: Option<Span>,
     max_timeout: Option<Span>,
+    #[serde(deserialize_with = "part")]
+    timeouts: TimeoutsPart,
     shutdown_grace: Option<Span>,
+}
+
+/// The time limits of jobs, as other implementations write them.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutsPart {
+    default_seconds: Option<u64>,
+    max_seconds: Option<u64>,
+}
+
+/// What a node is for, as other implementations write it.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SandboxMode {
+    /// Sandboxes, and a model server where one is wanted.
+    Allow,
+    /// Sandboxes alone.
+    SandboxOnly,
+    /// No sandboxes.
+    Disabled,
 }
 
 #[derive(Default, Deserialize)]
@@ -92,6 +124,7 @@ struct InferencePart {
 #[serde(deny_unknown_fields, default)]
 struct StoragePart {
     data_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
     jobs_dir: Option<PathBuf>,
     min_free_disk: Option<Size>,
     job_log_size: Option<Size>,
@@ -141,7 +174,7 @@ impl NodeFile {
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path)
                 .map(Some)
-                .map_err(|error| wrong(&told(&error, &text))),
+                .map_err(|error| wrong(&error)),
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
             // The service's own settings, which a user who tries a node by hand may not read.
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
@@ -154,10 +187,12 @@ impl NodeFile {
         }
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, serde_saphyr::Error> {
+    fn parse(text: &str, path: &Path) -> Result<Self, String> {
         // A file of nothing but comments says nothing.
-        let file: Option<Self> = serde_saphyr::from_str(text)?;
+        let file: Option<Self> =
+            serde_saphyr::from_str(text).map_err(|error| told(&error, text))?;
         let mut file = file.unwrap_or_default();
+        file.resolve_aliases()?;
         // Paths are meant as seen from the file, wherever the node is started.
         let home = path.parent().unwrap_or(Path::new(""));
         let paths = [
@@ -189,6 +224,7 @@ impl NodeFile {
             &mut flags.max_concurrency,
             engine.max_concurrency.map(NonZeroU32::get),
         );
+        under(&mut flags.default_timeout, time(engine.default_timeout));
         under(&mut flags.max_timeout, time(engine.max_timeout));
         under(&mut flags.shutdown_grace, time(engine.shutdown_grace));
         under_list(&mut flags.allowed_image, engine.allowed_images);
@@ -281,65 +317,4 @@ fn under_list<T>(said: &mut Vec<T>, otherwise: Vec<T>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
-    fn parse(text: &str) -> Result<NodeFile, String> {
-        NodeFile::parse(text, Path::new("/etc/node.yaml")).map_err(|error| told(&error, text))
-    }
-
-    /// Every key there is. JSON is YAML, too.
-    fn whole(text: &str, number: u16) -> Value {
-        let time = format!("{number}s");
-        json!({
-            "orchestrator": {"url": text, "psk_file": "psk", "timeout": time},
-            "node": {"slug": text, "name": text, "labels": [text]},
-            "worker_api": {"listen": format!("127.0.0.1:{number}"), "public_url": text, "max_request_bytes": number},
-            "sandbox": {
-                "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
-                "default_image": text, "max_timeout": time, "shutdown_grace": time,
-            },
-            "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
-            "storage": {
-                "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
-                "ledger_retain": time,
-            },
-            "logging": {"level": "debug", "format": "json"},
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_file_or_an_error(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
-            let _ = parse(&text);
-            let _ = parse(&near);
-        }
-
-        #[test]
-        fn what_a_file_says_is_what_is_read(text in "\\PC{0,20}", number in 1u16..) {
-            let file = parse(&whole(&text, number).to_string()).unwrap();
-            prop_assert_eq!(file.orchestrator.url.as_deref(), Some(&*text));
-            prop_assert_eq!(file.orchestrator.psk_file.as_deref(), Some(Path::new("/etc/psk")));
-            prop_assert_eq!(&file.node.labels, std::slice::from_ref(&text));
-            prop_assert_eq!(file.worker_api.listen.unwrap().port(), number);
-            prop_assert_eq!(&file.sandbox.allowed_images, &[text]);
-            prop_assert_eq!(file.sandbox.max_concurrency.unwrap().get(), u32::from(number));
-            prop_assert_eq!(file.sandbox.max_timeout.unwrap().0, Duration::from_secs(number.into()));
-            prop_assert_eq!(file.inference.port.unwrap().get(), number);
-            prop_assert_eq!(file.storage.data_dir.as_deref(), Some(Path::new("/etc/state")));
-        }
-
-        #[test]
-        fn a_key_that_is_misspelt_is_an_error_that_shows_it(part in 0usize..8, key in "[a-z]{3,8}") {
-            let mut file = whole("x", 1);
-            let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/inference", "/storage", "/logging"];
-            let at = file.pointer_mut(parts[part]).unwrap().as_object_mut().unwrap();
-            prop_assume!(!at.contains_key(&key));
-            at.insert(key.clone(), json!(1));
-            let error = parse(&file.to_string()).err().unwrap();
-            prop_assert!(error.contains(&key) && error.contains("line 1"), "{}", error);
-        }
-    }
-}
+mod tests;

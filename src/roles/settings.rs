@@ -4,7 +4,7 @@ use super::{ANSWER, node_file::DEFAULT_PATH};
 use crate::{
     api::{
         image::ImageRef,
-        jobs::MAX_TIMEOUT_SECONDS,
+        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
         nodes::{check_model, check_url, slug_from_host_name},
     },
     cli::{
@@ -226,12 +226,21 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
             most.as_secs() / 3600
         )));
     }
+    let default = Duration::from_secs(DEFAULT_TIMEOUT_SECONDS);
+    if let Some(asked) = flags.default_timeout
+        && !(Duration::from_secs(1)..=default).contains(&asked)
+    {
+        return Err(Failure::usage(
+            "--default-timeout must be 1s to 1h; a task that needs longer says so itself",
+        ));
+    }
     Ok(worker::Settings {
         max_concurrency: flags.max_concurrency.map_or(cores, |n| n as usize),
         allowed_images: flags.allowed_image.clone(),
         default_image: None,
         engine: flags.podman.program(),
         engine_runtime: flags.podman.engine_runtime.clone(),
+        default_timeout: flags.default_timeout,
         max_timeout: flags.max_timeout,
         max_request_bytes: None,
         storage: storage(&flags.storage)?,

@@ -3,7 +3,10 @@
 
 use super::Settings;
 use crate::{
-    api::{OrchestratorId, jobs::MAX_TIMEOUT_SECONDS},
+    api::{
+        OrchestratorId,
+        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
+    },
     digest::sha256_hex,
     http::{MAX_BODY_BYTES, request::Request},
 };
@@ -46,6 +49,8 @@ pub struct Access {
 pub(super) struct Terms {
     token_sha256: Zeroizing<String>,
     pub(super) orchestrator: Option<OrchestratorId>,
+    /// Time limit of a job that names none, in seconds.
+    pub(super) default_timeout_seconds: u64,
     pub(super) policy: Policy,
 }
 
@@ -70,6 +75,9 @@ impl Terms {
         Self {
             token_sha256: Zeroizing::new(sha256_hex(token.as_str())),
             orchestrator,
+            default_timeout_seconds: settings
+                .default_timeout
+                .map_or(DEFAULT_TIMEOUT_SECONDS, |default| default.as_secs()),
             policy,
         }
     }

@@ -15,7 +15,7 @@ use super::{access::Terms, ledger::Job, metrics::Metrics, storage::Disk};
 use crate::{
     api::{
         image::ImageRef,
-        jobs::{DEFAULT_TIMEOUT_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
+        jobs::{Effective, JobErrorKind, Outcome, SandboxSpec},
         problem::{Kind, Problem},
     },
     data_dir::make_private_dir,
@@ -228,12 +228,18 @@ fn order(
     image_id: String,
     container: String,
 ) -> Order {
-    let asked = spec.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let (default, most) = {
+        let terms = shop.terms.borrow();
+        (
+            terms.default_timeout_seconds,
+            terms.policy.max_timeout_seconds,
+        )
+    };
     let effective = Effective {
         image_id,
         network: "none".to_owned(),
         runtime: shop.engine.runtime_name().to_owned(),
-        timeout_seconds: asked.min(shop.terms.borrow().policy.max_timeout_seconds),
+        timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
         seccomp: Some(seccomp::NAME.to_owned()),
     };
     Order {

@@ -65,6 +65,8 @@ pub struct Settings {
     pub engine: PathBuf,
     /// The OCI runtime, when the operator insists on one.
     pub engine_runtime: Option<String>,
+    /// Time limit of a job that names none; the contract's when `None`.
+    pub default_timeout: Option<Duration>,
     /// Longest time limit of a job; the contract's when `None`.
     pub max_timeout: Option<Duration>,
     /// Longest body that the Worker API takes; the contract's when `None`.

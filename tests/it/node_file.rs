@@ -1,7 +1,7 @@
 //! `node.yaml`: what a node's flags say, in a file.
 
 use crate::support::{
-    Api, IMAGE, Node, Orchestrator, OrchestratorStandIn, Process, Step,
+    Api, IMAGE, Node, Orchestrator, OrchestratorStandIn, Process, Step, Worker,
     cluster::{PSK, finish, wait_ready},
     cynode, image,
     process::{Done, run},
@@ -174,6 +174,66 @@ fn a_node_s_own_limits_are_the_stricter_ones() {
     let api = Api::new(node.url()).with_token(token);
     let big = json!({"version": 1, "padding": "x".repeat(2048)});
     assert_eq!(api.post("/v1/worker/jobs:run", &big).status, 413);
+}
+
+#[test]
+fn a_file_of_another_implementation_is_understood() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    image::ready();
+    fs::write(home.path().join("key"), PSK).unwrap();
+    let file = format!(
+        "version: 1\n\
+         orchestrator:\n  url: {}\n  registration_psk_file: key\n\
+         node:\n  id: foreign\n\
+         worker_api:\n  listen_host: 127.0.0.1\n  listen_port: 0\n\
+         sandbox:\n  mode: sandbox_only\n  runtime: podman\n  timeouts:\n    default_seconds: 1\n\
+         storage:\n  state_dir: state\n",
+        orchestrator.url
+    );
+    fs::write(home.path().join("node.yaml"), file).unwrap();
+    let mut command = cynode(home.path());
+    command.args(["node", "--config", "node.yaml"]);
+    let mut node = Process::start("node", home.path(), &mut command);
+    let register = orchestrator.call(Step::Register, 1).body;
+    let capability = &register["capability"];
+    assert_eq!(capability["node"]["node_slug"], "foreign");
+    assert_eq!(capability["inference"]["mode"], "off");
+    orchestrator.call(Step::Ack, 1);
+    let url = capability["worker_api"]["base_url"].as_str().unwrap();
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    let api = Api::new(url).with_token(&orchestrator.worker_token());
+    let result = api.post("/v1/worker/jobs:run", &Worker::job(&["sleep", "600"]));
+    let result = result.json(200);
+    assert_eq!(result["status"], "timeout");
+    assert_eq!(result["effective"]["timeout_seconds"], 1);
+    assert!(home.path().join("state/node/key").exists());
+    assert_eq!(node.terminate(), 0);
+}
+
+#[test]
+fn two_names_of_one_setting_end_the_start() {
+    let home = tempfile::tempdir().unwrap();
+    for (text, word) in [
+        (
+            "node: {slug: a, id: b}",
+            "node.slug and node.id are two names",
+        ),
+        ("version: 2", "version 2 is not supported"),
+        (
+            "sandbox: {mode: disabled}",
+            "sandbox.mode: disabled is not supported",
+        ),
+        (
+            "sandbox: {timeouts: {default_seconds: 7200}}",
+            "--default-timeout must be 1s to 1h",
+        ),
+    ] {
+        let text = format!("orchestrator: {{url: 'http://127.0.0.1:1'}}\n{text}\n");
+        let done = refused(home.path(), &text, &["--psk", "a key of sixteen bytes"]);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(done.stderr.contains(word), "{word}: {done:?}");
+    }
 }
 
 #[test]

@@ -71,13 +71,13 @@ pub(super) async fn attend<'a>(
         orchestrator,
         job,
         live,
+        // One that is attached to was logged when it was first taken.
+        is_logged: opening.entry == Entry::Attach,
         opening,
         began: Time::now(),
         lease,
         last_seq: 0,
         heard: false,
-        // One that is attached to was logged when it was first taken.
-        is_logged: opening.entry == Entry::Attach,
     };
     let verdict = tokio::select! {
         verdict = follow(conversation) => verdict,

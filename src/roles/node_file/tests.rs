@@ -1,0 +1,152 @@
+//! Any file is settings or an error that says where.
+
+use super::*;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn parse(text: &str) -> Result<NodeFile, String> {
+    NodeFile::parse(text, Path::new("/etc/node.yaml"))
+}
+
+/// Every key there is. JSON is YAML, too.
+fn whole(text: &str, number: u16) -> Value {
+    let time = format!("{number}s");
+    json!({
+        "orchestrator": {"url": text, "psk_file": "psk", "timeout": time},
+        "node": {"slug": text, "name": text, "labels": [text]},
+        "worker_api": {"listen": format!("127.0.0.1:{number}"), "public_url": text, "max_request_bytes": number},
+        "sandbox": {
+            "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
+            "default_image": text, "max_timeout": time, "shutdown_grace": time,
+        },
+        "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
+        "storage": {
+            "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
+            "ledger_retain": time,
+        },
+        "logging": {"level": "debug", "format": "json"},
+    })
+}
+
+/// A file of another implementation, with every name that isn't ours.
+fn foreign() -> Value {
+    json!({
+        "version": 1,
+        "orchestrator": {"url": "http://o:1", "registration_psk_file": "psk"},
+        "node": {"id": "box"},
+        "worker_api": {"listen_host": "127.0.0.1", "listen_port": 7, "public_base_url": "http://b:7"},
+        "sandbox": {
+            "mode": "allow", "runtime": "podman", "timeouts": {"default_seconds": 900, "max_seconds": 3600},
+        },
+        "inference": {"mode": "disabled"},
+        "storage": {"state_dir": "state"},
+    })
+}
+
+#[test]
+fn other_names_mean_the_same() {
+    let file = parse(&foreign().to_string()).unwrap();
+    assert_eq!(
+        file.orchestrator.psk_file.as_deref(),
+        Some(Path::new("/etc/psk"))
+    );
+    assert_eq!(file.node.slug.as_deref(), Some("box"));
+    assert_eq!(file.worker_api.listen, Some("127.0.0.1:7".parse().unwrap()));
+    assert_eq!(file.worker_api.public_url.as_deref(), Some("http://b:7"));
+    assert_eq!(file.sandbox.runtime, None);
+    let seconds = |span: Option<Span>| span.unwrap().0.as_secs();
+    assert_eq!(seconds(file.sandbox.default_timeout), 900);
+    assert_eq!(seconds(file.sandbox.max_timeout), 3600);
+    assert_eq!(file.inference.mode, Some(InferenceMode::Off));
+    assert_eq!(
+        file.storage.data_dir.as_deref(),
+        Some(Path::new("/etc/state"))
+    );
+    for (name, mode) in [
+        ("allow", InferenceMode::Auto),
+        ("require", InferenceMode::On),
+        ("on", InferenceMode::On),
+    ] {
+        let file = parse(&json!({"inference": {"mode": name}}).to_string()).unwrap();
+        assert_eq!(file.inference.mode, Some(mode));
+    }
+    let alone = parse("sandbox: {mode: sandbox_only}").unwrap();
+    assert_eq!(alone.inference.mode, Some(InferenceMode::Off));
+    let port = parse("worker_api: {listen_port: 9}").unwrap();
+    assert_eq!(port.worker_api.listen, Some("0.0.0.0:9".parse().unwrap()));
+}
+
+#[test]
+fn two_names_of_one_setting_are_refused() {
+    for (part, ours, value) in [
+        ("orchestrator", "psk_file", json!("x")),
+        ("node", "slug", json!("x")),
+        ("worker_api", "listen", json!("127.0.0.1:1")),
+        ("worker_api", "public_url", json!("x")),
+        ("sandbox", "default_timeout", json!("1s")),
+        ("sandbox", "max_timeout", json!("1s")),
+        ("storage", "data_dir", json!("x")),
+    ] {
+        let mut file = foreign();
+        file[part][ours] = value;
+        let error = parse(&file.to_string()).err().unwrap();
+        let keep = format!("keep {part}.{ours}");
+        assert!(error.contains(&keep), "{error}");
+    }
+}
+
+#[test]
+fn what_can_not_be_done_is_refused() {
+    for (text, word) in [
+        ("version: 2", "version 2"),
+        ("sandbox: {mode: disabled}", "sandbox.mode"),
+        ("sandbox: {mode: everything}", "everything"),
+        ("sandbox: {runtime: docker}", "docker"),
+        (
+            "{sandbox: {mode: sandbox_only}, inference: {mode: require}}",
+            "contradict",
+        ),
+        ("worker_api:\n  listen_host: box", "listen_host"),
+        (
+            "sandbox:\n  timeouts:\n    default_seconds: soon",
+            "default_seconds",
+        ),
+        ("sandbox: {timeouts: {hard: 1}}", "hard"),
+    ] {
+        let error = parse(text).err().unwrap();
+        assert!(error.contains(word), "{text}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_file_or_an_error(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
+        let _ = parse(&text);
+        let _ = parse(&near);
+    }
+
+    #[test]
+    fn what_a_file_says_is_what_is_read(text in "\\PC{0,20}", number in 1u16..) {
+        let file = parse(&whole(&text, number).to_string()).unwrap();
+        prop_assert_eq!(file.orchestrator.url.as_deref(), Some(&*text));
+        prop_assert_eq!(file.orchestrator.psk_file.as_deref(), Some(Path::new("/etc/psk")));
+        prop_assert_eq!(&file.node.labels, std::slice::from_ref(&text));
+        prop_assert_eq!(file.worker_api.listen.unwrap().port(), number);
+        prop_assert_eq!(&file.sandbox.allowed_images, &[text]);
+        prop_assert_eq!(file.sandbox.max_concurrency.unwrap().get(), u32::from(number));
+        prop_assert_eq!(file.sandbox.max_timeout.unwrap().0, Duration::from_secs(number.into()));
+        prop_assert_eq!(file.inference.port.unwrap().get(), number);
+        prop_assert_eq!(file.storage.data_dir.as_deref(), Some(Path::new("/etc/state")));
+    }
+
+    #[test]
+    fn a_key_that_is_misspelt_is_an_error_that_shows_it(part in 0usize..8, key in "[a-z]{3,8}") {
+        let mut file = whole("x", 1);
+        let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/inference", "/storage", "/logging"];
+        let at = file.pointer_mut(parts[part]).unwrap().as_object_mut().unwrap();
+        prop_assume!(!at.contains_key(&key));
+        at.insert(key.clone(), json!(1));
+        let error = parse(&file.to_string()).err().unwrap();
+        prop_assert!(error.contains(&key) && error.contains("line 1"), "{}", error);
+    }
+}
