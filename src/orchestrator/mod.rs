@@ -7,6 +7,7 @@
 
 mod avoided;
 mod bootstrap;
+mod cancel;
 mod control_plane;
 mod data;
 mod dispatch;

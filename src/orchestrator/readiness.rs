@@ -201,7 +201,7 @@ pub(super) fn silent(node: &Node, prospects: Prospects, now: Time) -> String {
     let outlook = match prospects {
         Prospects {
             is_canceled: true, ..
-        } => "is canceled as soon as it is back, and within a minute in any case",
+        } => "is canceled as soon as it is back, and within half a minute in any case",
         Prospects { may_move: true, .. } => {
             "goes on as soon as it is back, or, after a lease, at another node that fits"
         }

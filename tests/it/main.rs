@@ -13,6 +13,7 @@ mod audit;
 mod auth;
 mod backup;
 mod bad_input;
+mod cancels;
 mod client;
 mod control_plane;
 mod database;

@@ -193,10 +193,13 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
         [1],
         "it is asked for, never started again"
     );
+    // It tells no end, so its task has one without it.
     assert_eq!(
         stage.user.act(&format!("/v1/tasks/{id}/cancel")).json(200)["canceled"],
         true
     );
+    let task = stage.user.get(&format!("/v1/tasks/{id}")).json(200);
+    assert_eq!(task["status"], "canceled");
     stage.node.call("cancel", |call| {
         call.method == "POST" && call.path.ends_with(":cancel?attempt=1")
     });

@@ -237,6 +237,6 @@ pub struct TaskLogs {
 pub struct CancelAnswer {
     /// Which task.
     pub task_id: TaskId,
-    /// Whether it is, or will be, canceled; false when it had ended otherwise before.
+    /// Whether it ended as canceled; false when it ended otherwise before it could be.
     pub canceled: bool,
 }

@@ -29,7 +29,7 @@ use std::{pin::pin, time::Duration};
 use tokio::sync::watch;
 
 /// Time that a node has to end a job that is to be canceled.
-pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(in crate::orchestrator) const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause before it is told so again.
 const LONGEST_CANCEL_PAUSE: Duration = Duration::from_secs(1);
 

@@ -37,6 +37,8 @@ mod lease;
 mod settle;
 mod verdict;
 
+pub(super) use attempt::CANCEL_TIMEOUT;
+
 use super::{
     Orchestrator,
     followers::Follower,

@@ -5,7 +5,7 @@ use crate::{
     api::{
         TaskId,
         problem::{Kind, Problem},
-        tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
+        tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
         time::Time,
     },
     digest::sha256_hex,
@@ -14,14 +14,16 @@ use crate::{
         response::{self, Reply},
     },
     identity::{Caller, store_problem},
-    orchestrator::{live::Moment, task_log},
-    store::{CancelOutcome, Creation, TaskFilter},
+    orchestrator::{cancel, task_log},
+    store::{Creation, TaskFilter},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
 
 /// When a place in a full queue may be free, in seconds.
 const QUEUE_PAUSE: u64 = 5;
+/// When a cancel of which nothing is known yet may be decided, in seconds.
+const UNDECIDED_PAUSE: u64 = 5;
 /// Tasks of a list when the caller names no number.
 pub(super) const DEFAULT_LIMIT: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
@@ -166,26 +168,16 @@ pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) ->
     })
 }
 
+/// Has a task end, and answers once its end is stored.
 pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let task = named(&orchestrator, &request).await?;
-    let canceled = detached(async move {
-        let outcome = orchestrator.store.task_cancel(task.id, Time::now()).await?;
-        Ok(match outcome {
-            CancelOutcome::Dequeued { attempt } => {
-                orchestrator.metrics.task_moved(TaskStatus::Canceled);
-                let live = orchestrator.live.task(task.id);
-                live.moves_to(Moment::of(TaskStatus::Canceled, attempt));
-                task_log::moved(task.id, TaskStatus::Canceled, attempt, None);
-                true
-            }
-            CancelOutcome::Running(job) => {
-                orchestrator.followers.cancel(job);
-                true
-            }
-            CancelOutcome::Ended { canceled } => canceled,
-        })
-    });
+    let canceled = detached(async move { cancel::cancel(&orchestrator, task.id).await });
     let canceled = canceled.await?.map_err(store_problem)?;
+    let canceled = canceled.ok_or_else(|| {
+        let text = "the task is to be canceled, and whether it ends so can't be known yet; look at the task, or \
+                    cancel it again";
+        Problem::new(Kind::Unavailable, text).retry_after(UNDECIDED_PAUSE)
+    })?;
     response::ok(&CancelAnswer {
         task_id: task.id,
         canceled,

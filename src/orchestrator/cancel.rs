@@ -1,0 +1,50 @@
+//! Cancel of a task, answered once it is decided.
+//!
+//! A result and a cancel may cross each other on their way: what is asked for is no sign of what becomes of
+//! the task. So whoever cancels waits until its end is stored, and is told that. The wait is bounded, since
+//! dispatch [gives a node only so long](dispatch) to end a job. Only where no end can be stored, as
+//! on a full disk, does it stay undecided.
+
+use super::{Orchestrator, dispatch, live::Moment, task_log};
+use crate::{
+    api::{TaskId, tasks::TaskStatus, time::Time},
+    http::server::ended,
+    store::{CancelOutcome, StoreError},
+    wait,
+};
+use std::time::Duration;
+
+/// Longest wait for the end of a task. The store has a few seconds beyond what its node has.
+const DECISION_TIMEOUT: Duration = dispatch::CANCEL_TIMEOUT.saturating_add(Duration::from_secs(10));
+
+/// Has a task end. Whether it ended as canceled; `None` where that can't be known yet.
+pub(super) async fn cancel(
+    orchestrator: &Orchestrator,
+    task: TaskId,
+) -> Result<Option<bool>, StoreError> {
+    // Before the store is asked, so that no end goes unheard.
+    let live = orchestrator.live.task(task);
+    let mut moments = live.moments();
+    let outcome = orchestrator.store.task_cancel(task, Time::now()).await?;
+    let job = match outcome {
+        CancelOutcome::Dequeued { attempt } => {
+            orchestrator.metrics.task_moved(TaskStatus::Canceled);
+            live.moves_to(Moment::of(TaskStatus::Canceled, attempt));
+            task_log::moved(task, TaskStatus::Canceled, attempt, None);
+            return Ok(Some(true));
+        }
+        CancelOutcome::Ended { canceled } => return Ok(Some(canceled)),
+        CancelOutcome::Running(job) => job,
+    };
+    orchestrator.followers.cancel(job);
+    let end = async {
+        // The other end lives in `live`.
+        let last = wait::until(&mut moments, |moment| moment.status.is_final()).await;
+        last.ok().map(|last| last.status == TaskStatus::Canceled)
+    };
+    Ok(tokio::select! {
+        canceled = end => canceled,
+        () = tokio::time::sleep(DECISION_TIMEOUT) => None,
+        () = ended(orchestrator.shutdown.clone()) => None,
+    })
+}

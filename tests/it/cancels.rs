@@ -1,0 +1,133 @@
+//! Cancels that cross the result of their job on the way: what is answered is what the task becomes.
+
+use crate::support::{
+    Call, eventually,
+    stage::{Stage, well},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Barrier, Mutex},
+    thread,
+};
+
+/// Jobs of a stand-in that are to end, and how.
+#[derive(Clone, Default)]
+struct Ends(Arc<Mutex<HashSet<(String, &'static str)>>>);
+
+impl Ends {
+    fn order(&self, job: &str, how: &'static str) {
+        self.0.lock().unwrap().insert((job.to_owned(), how));
+    }
+
+    /// Waits until a job is to end.
+    fn wait(&self, job: &str) -> &'static str {
+        eventually("the job is to end", || {
+            let ends = self.0.lock().unwrap();
+            ["failed", "canceled"]
+                .into_iter()
+                .find(|how| ends.contains(&(job.to_owned(), how)))
+        })
+    }
+}
+
+/// A node whose jobs run until they are told how to end; a cancel is such a word unless it is `deaf`.
+fn stage(ends: &Ends, deaf: bool) -> Stage {
+    let ends = ends.clone();
+    Stage::set(move |_, call, answer| {
+        if call.is_run() {
+            let job = call.body["job_id"].as_str().unwrap();
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 1, "seq": 1}));
+            let mut result = call.result("");
+            match ends.wait(job) {
+                "failed" => (result["status"], result["exit_code"]) = (json!("failed"), json!(7)),
+                how => (result["status"], result["exit_code"]) = (json!(how), Value::Null),
+            }
+            events.end(2, &result);
+        } else if let Some((path, _)) = call.path.split_once(":cancel") {
+            if !deaf {
+                ends.order(path.rsplit('/').next().unwrap(), "canceled");
+            }
+            answer.status(200, &json!({"status": "running"}));
+        } else {
+            well(call, answer);
+        }
+    })
+}
+
+/// The job of a task, once its node has it.
+fn job_of(stage: &Stage, task: &str) -> String {
+    let run = stage.node.call("run", |call: &Call| {
+        call.is_run() && call.body["task_id"] == task
+    });
+    run.body["job_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn cancel_answers_what_the_task_became() {
+    let ends = Ends::default();
+    let deaf = stage(&ends, true);
+    let id = deaf.create(json!({}));
+    let job = job_of(&deaf, &id);
+    thread::scope(|scope| {
+        let cancel = scope.spawn(|| deaf.user.act(&format!("/v1/tasks/{id}/cancel")).json(200));
+        deaf.node
+            .call("cancel", |call| call.path.contains(":cancel"));
+        // Its command had ended before the cancel came.
+        ends.order(&job, "failed");
+        let answer = cancel.join().unwrap();
+        assert_eq!(answer, json!({"task_id": id, "canceled": false}));
+    });
+    let (task, _) = deaf.finish(&id);
+    assert_eq!(
+        (&task["status"], &task["exit_code"]),
+        (&json!("failed"), &json!(7))
+    );
+    let again = deaf.user.act(&format!("/v1/tasks/{id}/cancel")).json(200);
+    assert_eq!(again["canceled"], false);
+}
+
+#[test]
+fn cancel_and_result_in_a_race_agree() {
+    let ends = Ends::default();
+    let stage = stage(&ends, false);
+    for n in 0..60 {
+        let id = stage.create(json!({"max_attempts": 1}));
+        let job = job_of(&stage, &id);
+        let start = Barrier::new(2);
+        let answer = thread::scope(|scope| {
+            let cancel = scope.spawn(|| {
+                start.wait();
+                stage.user.act(&format!("/v1/tasks/{id}/cancel")).json(200)
+            });
+            start.wait();
+            ends.order(&job, "failed");
+            cancel.join().unwrap()
+        });
+        // At once: an answer that is true only later would show.
+        let status = stage.user.get(&format!("/v1/tasks/{id}")).json(200)["status"].clone();
+        assert_eq!(answer["canceled"], status == "canceled", "{n}: {status}");
+        assert!(
+            ["canceled", "failed"].contains(&status.as_str().unwrap()),
+            "{n}: {status}"
+        );
+    }
+}
+
+#[test]
+fn cancel_at_a_shutdown_is_left_open() {
+    let ends = Ends::default();
+    let mut stage = stage(&ends, true);
+    let id = stage.create(json!({}));
+    let job = job_of(&stage, &id);
+    let user = stage.user.clone();
+    let path = format!("/v1/tasks/{id}/cancel");
+    let cancel = thread::spawn(move || user.act(&path));
+    stage
+        .node
+        .call("cancel", |call| call.path.contains(":cancel"));
+    assert_eq!(stage.orchestrator.process.terminate(), 0);
+    cancel.join().unwrap().problem(503, "unavailable");
+    ends.order(&job, "canceled");
+}
