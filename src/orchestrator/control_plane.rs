@@ -241,6 +241,11 @@ async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> R
         "configuration acknowledged"
     );
     orchestrator.avoided.forgive(node.id);
+    if status == nodes::AckStatus::Applied {
+        // It has just started, and may have by now what it refused a job for.
+        let readmitted = orchestrator.store.node_readmit(node.id).await;
+        readmitted.map_err(store_problem)?;
+    }
     orchestrator.wake.notify_one();
     response::no_content()
 }

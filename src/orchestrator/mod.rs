@@ -309,8 +309,8 @@ impl Orchestrator {
     async fn waits_for(&self, task: TaskId, status: TaskStatus) -> Option<String> {
         match status {
             TaskStatus::Queued => {
-                let labels = self.store.task_labels(task).await.ok()?;
-                readiness::waits_for(&labels, &self.node_views().await.ok()?)
+                let demands = self.store.task_demands(task).await.ok()?;
+                readiness::waits_for(&demands, &self.node_views().await.ok()?)
             }
             TaskStatus::Running => {
                 let moment = self.live.moment(task).filter(|moment| moment.is_silent)?;

@@ -6,7 +6,8 @@ use crate::{
         nodes::{AckStatus, Inference, NodeStatus, NodeView},
         time::Time,
     },
-    store::{Node, Prospects},
+    orchestrator::summary,
+    store::{Demands, Node, Prospects},
 };
 use std::time::Duration;
 
@@ -211,14 +212,30 @@ pub(super) fn silent(node: &Node, prospects: Prospects, now: Time) -> String {
     format!("node {} {state}; the task {outlook}", node.slug)
 }
 
-/// Why a task with these labels can't start now; `None` when a node could take it.
-pub(super) fn waits_for(labels: &[String], nodes: &[NodeView]) -> Option<String> {
+/// Why a task with these demands can't start now; `None` when a node could take it.
+pub(super) fn waits_for(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
+    let why = no_free_node(demands, nodes)?;
+    let refusals = summary::refusals(&demands.refusals);
+    Some(if refusals.is_empty() {
+        why
+    } else {
+        format!("{why}; it was refused by {refusals}")
+    })
+}
+
+fn no_free_node(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
     if let Err(reason) = overall(nodes, false) {
         return Some(reason);
     }
+    let Demands { labels, refusals } = demands;
+    let has_refused = |node: &NodeView| {
+        let mut refusals = refusals.values();
+        refusals.any(|refusal| refusal.node == node.node_slug)
+    };
     let fitting: Vec<&NodeView> = nodes
         .iter()
         .filter(|node| labels.iter().all(|label| node.labels.contains(label)))
+        .filter(|node| !has_refused(node))
         .collect();
     let mut ready = fitting
         .iter()
@@ -227,6 +244,11 @@ pub(super) fn waits_for(labels: &[String], nodes: &[NodeView]) -> Option<String>
     if ready.peek().is_none() {
         let labels = labels.join(" and ");
         return Some(match fitting[..] {
+            [] if !refusals.is_empty() => "no other node fits".to_owned(),
+            _ if !refusals.is_empty() => {
+                let each = each(fitting, brief);
+                format!("no other node that fits takes jobs; {each}")
+            }
             [] => format!("no node has the label {labels}"),
             _ => format!(
                 "no node that takes jobs has the label {labels}; {}",

@@ -1,27 +1,29 @@
 //! One line on how a job ended, for people.
 
-use crate::api::jobs::{JobErrorKind, JobResult, Outcome};
+use crate::{
+    api::jobs::{JobError, JobErrorKind, JobResult, Outcome},
+    store::Refusals,
+};
 use std::time::Duration;
 
 /// Most of a cause that a summary repeats, in bytes.
 const MAX_CAUSE: usize = 600;
+/// Most nodes that a line names.
+const MAX_NAMED: usize = 10;
 
 /// Such as `exit 0 after 120 ms`.
 pub(super) fn of(result: &JobResult) -> String {
     let after = after(result.ended_at.since(result.started_at));
     let end = match (result.status, result.exit_code, &result.error) {
         (_, _, Some(error)) => {
-            let kind = serde_json::to_value(error.kind).ok();
-            let kind = kind
-                .as_ref()
-                .and_then(|kind| kind.as_str())
-                .unwrap_or("error");
-            // Podman says first what it tries, and last why it failed.
-            let line = error.message.lines().collect::<Vec<_>>().join(" ");
-            let line = &line[..line.floor_char_boundary(MAX_CAUSE)];
             return match error.kind {
-                JobErrorKind::Lost => format!("lost: {line}"),
-                _ => format!("could not run ({kind}): {line}"),
+                JobErrorKind::Lost => format!("lost: {}", line(&error.message)),
+                JobErrorKind::Other => line(&error.message),
+                _ => format!(
+                    "could not run ({}): {}",
+                    name(error.kind),
+                    line(&error.message)
+                ),
             };
         }
         (Outcome::Timeout, ..) => format!("timed out after {after}"),
@@ -35,6 +37,38 @@ pub(super) fn of(result: &JobResult) -> String {
         (false, true) => format!("{end}; stderr truncated"),
         (true, true) => format!("{end}; stdout and stderr truncated"),
     }
+}
+
+/// Error in one line, such as `image-not-found: no such image`.
+pub(super) fn cause(error: &JobError) -> String {
+    format!("{}: {}", name(error.kind), line(&error.message))
+}
+
+/// Refusals in one line, such as `node a (image-not-found: …); node b (…)`.
+pub(super) fn refusals(refusals: &Refusals) -> String {
+    let named = refusals.values().take(MAX_NAMED);
+    let mut told: Vec<String> = named
+        .map(|refusal| format!("node {} ({})", refusal.node, line(&refusal.reason)))
+        .collect();
+    if refusals.len() > MAX_NAMED {
+        told.push(format!("and {} more", refusals.len() - MAX_NAMED));
+    }
+    told.join("; ")
+}
+
+/// Name of an error on the wire.
+fn name(kind: JobErrorKind) -> String {
+    let name = serde_json::to_value(kind).ok();
+    let name = name.as_ref().and_then(|name| name.as_str());
+    name.unwrap_or("error").to_owned()
+}
+
+/// A cause in one line of bounded length.
+fn line(text: &str) -> String {
+    // Podman says first what it tries, and last why it failed.
+    let mut line = text.lines().collect::<Vec<_>>().join(" ");
+    line.truncate(line.floor_char_boundary(MAX_CAUSE));
+    line
 }
 
 /// In the unit that a person would take.

@@ -4,7 +4,7 @@
 //! queued ──claim (next attempt)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
 //!   ▲                               │ │ │
 //!   └────────retry (backoff)────────┘ │ └─ offer, accept: see [`offers`](super::offers)
-//!   └─release (the node refused)──────┘
+//!   └─release (the node refused)──────┘    a node that can never run it: see [`refusals`]
 //! ```
 //!
 //! Every write about a running job names its attempt and is conditional on it, so a late
@@ -13,7 +13,11 @@
 //! `last_attempt` counts the attempts that any node may have heard of: the next one has a number
 //! of its own, also where nobody knows what became of an offer.
 
-use super::{Store, StoreError, rows::document};
+use super::{
+    Store, StoreError,
+    refusals::{self, Refusals},
+    rows::document,
+};
 use crate::api::{
     JobId, NodeId, TaskId,
     tasks::{JobStatus, TaskSpec, TaskStatus},
@@ -44,6 +48,8 @@ pub struct RunningJob {
     pub eligible_at: Time,
     /// What it asks of a node, as the queue has it.
     pub placement: String,
+    /// Nodes that refused it.
+    pub refusals: Refusals,
     /// What is run.
     pub spec: TaskSpec,
 }
@@ -112,6 +118,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
         placement: row.get("placement")?,
+        refusals: refusals::read(row.get("refusals")?)?,
         spec: document(&spec)?,
     })
 }
@@ -122,7 +129,7 @@ pub(super) fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJ
     rows.next()?.map(running).transpose()
 }
 
-fn task_follows(
+pub(super) fn task_follows(
     c: &Connection,
     job: JobId,
     status: TaskStatus,

@@ -19,7 +19,7 @@ use super::{
     Store, StoreError,
     rows::{document, to_document},
 };
-use crate::api::{JobId, UserId, tasks::TaskSpec, time::Time};
+use crate::api::{JobId, NodeId, UserId, tasks::TaskSpec, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -39,6 +39,9 @@ pub struct Placement {
     /// Whether it must serve models.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inference: bool,
+    /// Nodes that refused the job.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub except: BTreeSet<NodeId>,
 }
 
 /// Jobs of one user that ask the same of a node.
@@ -107,6 +110,7 @@ impl Placement {
         Self {
             labels: spec.node_labels.iter().cloned().collect(),
             inference: spec.sandbox.use_inference == Some(true),
+            except: BTreeSet::new(),
         }
     }
 
@@ -131,6 +135,26 @@ fn text(
         .optional()?)
 }
 
+/// All lines in which somebody stands.
+pub(super) fn lines(c: &Connection) -> Result<Vec<Line>, StoreError> {
+    let mut next_user = c.prepare_cached(NEXT_USER)?;
+    let mut next_line = c.prepare_cached(NEXT_LINE)?;
+    let (mut lines, mut last) = (Vec::new(), String::new());
+    while let Some(user) = text(&mut next_user, [&last])? {
+        let id = user.parse().map_err(|_| StoreError::Damaged("user's id"))?;
+        let mut passed = String::new();
+        while let Some(placement) = text(&mut next_line, [&user, &passed])? {
+            passed.clone_from(&placement);
+            lines.push(Line {
+                user: id,
+                placement,
+            });
+        }
+        last = user;
+    }
+    Ok(lines)
+}
+
 impl Queue for Snapshot<'_> {
     fn running(&self) -> Result<HashMap<UserId, u32>, StoreError> {
         let mut statement = self.connection.prepare_cached(
@@ -141,22 +165,7 @@ impl Queue for Snapshot<'_> {
     }
 
     fn lines(&self) -> Result<Vec<Line>, StoreError> {
-        let mut next_user = self.connection.prepare_cached(NEXT_USER)?;
-        let mut next_line = self.connection.prepare_cached(NEXT_LINE)?;
-        let (mut lines, mut last) = (Vec::new(), String::new());
-        while let Some(user) = text(&mut next_user, [&last])? {
-            let id = user.parse().map_err(|_| StoreError::Damaged("user's id"))?;
-            let mut passed = String::new();
-            while let Some(placement) = text(&mut next_line, [&user, &passed])? {
-                passed.clone_from(&placement);
-                lines.push(Line {
-                    user: id,
-                    placement,
-                });
-            }
-            last = user;
-        }
-        Ok(lines)
+        lines(self.connection)
     }
 
     fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {

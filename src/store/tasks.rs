@@ -213,16 +213,6 @@ impl Store {
         self.read(move |c| get(c, id, owner)).await
     }
 
-    /// The labels that a task's node must bear.
-    pub async fn task_labels(&self, id: TaskId) -> Result<Vec<String>, StoreError> {
-        self.read(move |c| {
-            let sql = "SELECT spec ->> '$.node_labels' FROM tasks WHERE id = ?1";
-            let labels: String = c.query_row(sql, [id], |row| row.get(0))?;
-            document(&labels)
-        })
-        .await
-    }
-
     /// Tasks, newest first.
     pub async fn task_list(&self, filter: TaskFilter) -> Result<TaskPage, StoreError> {
         self.read(move |c| {

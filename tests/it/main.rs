@@ -50,6 +50,7 @@ mod podman_moods;
 mod pulls;
 mod races;
 mod recovery;
+mod refusals;
 mod retention;
 mod sandbox;
 mod scheduling;

@@ -19,10 +19,10 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        summary, task_log,
+        scheduler, summary, task_log,
     },
     pause::{self, Pauses},
-    store::{FinishedJob, LONGEST_BACKOFF, RunningJob, StoreError},
+    store::{FinishedJob, LONGEST_BACKOFF, Placement, Refusal, Refusals, RunningJob, StoreError},
 };
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ struct Step {
     again: Option<Duration>,
     /// The attempt never began, and its number is free.
     not_begun: bool,
+    /// Reason for which this node can't run it, where another one might.
+    refusal: Option<String>,
     left: Left,
 }
 
@@ -144,18 +146,17 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end,
                 again: Some(REFUSED_PAUSE),
                 not_begun: true,
+                refusal: None,
                 left: Left::Nothing,
             }
         }
-        Verdict::Rejected(reason) => {
-            let end = without_result(JobStatus::Failed, format!("no node takes it: {reason}"));
-            Step {
-                end,
-                again: None,
-                not_begun: true,
-                left: Left::Nothing,
-            }
-        }
+        Verdict::Rejected(reason) => Step {
+            end: without_result(JobStatus::Failed, String::new()),
+            again: None,
+            not_begun: true,
+            refusal: Some(reason),
+            left: Left::Nothing,
+        },
         Verdict::Unreadable(reason) => {
             tracing::warn!(job = %job.id, attempt = job.attempt, reason, "job ran and its result is lost; not retried");
             let summary = format!("lost: {reason}; the command has run, so it is not run again");
@@ -163,6 +164,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end: without_result(JobStatus::Lost, summary),
                 again: None,
                 not_begun: false,
+                refusal: None,
                 left: Left::Leftover,
             }
         }
@@ -177,6 +179,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
                 end,
                 again: tries_left.then_some(backoff),
                 not_begun: false,
+                refusal: None,
                 left: Left::Leftover,
             }
         }
@@ -189,6 +192,9 @@ fn ended(job: &RunningJob, last: ResultEvent, again: Option<Duration>) -> Step {
         result, outline, ..
     } = last;
     let trouble = result.error.as_ref().map(|error| error.kind);
+    let refusal = result.error.as_ref();
+    let refusal = refusal.filter(|error| error.kind.is_of_one_node());
+    let refusal = refusal.map(summary::cause);
     let end = FinishedJob {
         id: job.id,
         attempt: job.attempt,
@@ -208,6 +214,7 @@ fn ended(job: &RunningJob, last: ResultEvent, again: Option<Duration>) -> Step {
         end,
         again: again.filter(|_| trouble.is_some_and(JobErrorKind::is_retryable)),
         not_begun: false,
+        refusal,
         left: Left::Log,
     }
 }
@@ -220,6 +227,15 @@ async fn store(
 ) -> Result<Option<TaskStatus>, StoreError> {
     let now = Time::now();
     let mut end = step.end.clone();
+    if let Some(reason) = &step.refusal {
+        let (refusals, may_go_on) = refused(orchestrator, job, reason).await?;
+        end.summary = format!("could not run at {}", summary::refusals(&refusals));
+        let jobs = &orchestrator.store;
+        if may_go_on && jobs.job_refuse(job.id, job.attempt, refusals, now).await? {
+            tracing::info!(job = %job.id, attempt = job.attempt, reason, "node refused the job; requeued");
+            return Ok(Some(TaskStatus::Queued));
+        }
+    }
     if let Some(pause) = step.again {
         let not_before = now.plus(pause);
         if orchestrator
@@ -239,6 +255,25 @@ async fn store(
         tracing::warn!(job = %job.id, attempt = job.attempt, "a late result is discarded, its attempt is over");
     }
     Ok(stored.then_some(status))
+}
+
+/// Refusals of a job with that of its node, and whether a node is left that could run it.
+async fn refused(
+    orchestrator: &Orchestrator,
+    job: &RunningJob,
+    reason: &str,
+) -> Result<(Refusals, bool), StoreError> {
+    let nodes = orchestrator.store.node_list().await?;
+    let node = nodes.iter().find(|node| node.id == job.node_id);
+    let refusal = Refusal {
+        node: node.map_or_else(|| job.node_id.to_string(), |node| node.slug.clone()),
+        reason: reason.to_owned(),
+    };
+    let mut refusals = job.refusals.clone();
+    refusals.insert(job.node_id, refusal);
+    let mut placement = Placement::read(&job.placement)?;
+    placement.except = refusals.keys().copied().collect();
+    Ok((refusals, scheduler::any_fits(nodes, &placement)))
 }
 
 /// Lets the node forget an attempt whose result is stored; at the latest when it is looked through.
@@ -312,10 +347,9 @@ mod tests {
             decide(1, 3, failed(7)).again.is_none(),
             "a command's own failure is final"
         );
+        let refused = decide(1, 3, trouble(JobErrorKind::ImageNotFound));
         assert!(
-            decide(1, 3, trouble(JobErrorKind::ImageNotFound))
-                .again
-                .is_none()
+            refused.again.is_none() && refused.refusal.is_some() && refused.end.result.is_some()
         );
         assert!(
             decide(1, 3, trouble(JobErrorKind::EngineError))
@@ -349,6 +383,9 @@ mod tests {
         let unknown = next_step(&job, Verdict::NotBegun(String::new()));
         assert!(unknown.again.is_none() && unknown.end.status == JobStatus::Lost);
         let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
-        assert!(rejected.again.is_none() && rejected.end.status == JobStatus::Failed);
+        assert!(rejected.again.is_none() && rejected.refusal.is_some());
+        // What is not understood has run all the same.
+        let unreadable = decide(1, 3, Verdict::Unreadable(String::new()));
+        assert!(unreadable.again.is_none() && unreadable.end.status == JobStatus::Lost);
     }
 }

@@ -143,6 +143,7 @@ pub(super) mod tests {
         problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };
+    use crate::store::Refusals;
     use http::StatusCode;
 
     pub(in crate::orchestrator) fn job() -> RunningJob {
@@ -160,6 +161,7 @@ pub(super) mod tests {
             cancel_requested: false,
             eligible_at: Time::from_millis(0),
             placement: "{}".to_owned(),
+            refusals: Refusals::new(),
             spec: serde_json::from_value(spec).unwrap(),
         }
     }

@@ -30,7 +30,7 @@ use crate::{
     api::{JobId, NodeId, time::Time},
     errors,
     http::server::{Shutdown, ended},
-    store::{Node, Store, StoreError},
+    store::{Node, Placement, Store, StoreError},
 };
 use futures_util::future::join_all;
 use places::{Candidate, Places};
@@ -84,6 +84,12 @@ pub async fn look(
     });
     (look.offered, look.assigned, *memory) = decided.await?;
     Ok(look)
+}
+
+/// Whether any of these nodes, be it away or full now, could be given a job that asks this.
+pub(super) fn any_fits(nodes: Vec<Node>, placement: &Placement) -> bool {
+    let mut nodes = nodes.into_iter().map(Candidate::from);
+    nodes.any(|node| node.fits(placement))
 }
 
 /// Runs until `shutdown`.

@@ -47,6 +47,7 @@ impl Candidate {
             .labels
             .iter()
             .all(|label| self.labels().contains(label))
+            && !placement.except.contains(&self.id)
             && (!placement.inference || infers())
     }
 

@@ -59,7 +59,7 @@ impl World {
     fn add(&mut self, user: UserId, labels: &[&str], rank: i32) -> JobId {
         let placement = Placement {
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
-            inference: false,
+            ..Placement::default()
         };
         let placement = serde_json::to_string(&placement).unwrap();
         let since = Time::from_millis(self.queue.len() as i64);

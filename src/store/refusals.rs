@@ -1,0 +1,120 @@
+//! Nodes that refused a job for what they are: they don't allow its image or don't have it, or take no
+//! request of its size. Another node may run it.
+//!
+//! A job that was refused goes back to the queue, and stands there in a line of its own: the nodes to
+//! leave out are part of what it asks of a node ([`Placement`]). So scheduling stays as cheap as it was. A
+//! node that starts anew may have changed: it is left out no longer.
+//!
+//! The attempt ran nothing. Its number is not given again, since the node may have a record of it; the job
+//! may have one more instead.
+
+use super::{
+    Placement, Store, StoreError,
+    jobs::task_follows,
+    queue::lines,
+    rows::{document, to_document},
+};
+use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus, time::Time};
+use rusqlite::{OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Refusal of a job by one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Slug of the node.
+    pub node: String,
+    /// Reason, for people.
+    pub reason: String,
+}
+
+/// Refusals of a job, by node.
+pub type Refusals = BTreeMap<NodeId, Refusal>;
+
+/// Demands of a queued task, and who could not meet them.
+#[derive(Clone, Debug, Default)]
+pub struct Demands {
+    /// Labels that its node must bear.
+    pub labels: Vec<String>,
+    /// Nodes that refused it.
+    pub refusals: Refusals,
+}
+
+/// Refusals out of a column.
+pub(super) fn read(column: Option<String>) -> Result<Refusals, StoreError> {
+    column.map_or(Ok(Refusals::new()), |json| document(&json))
+}
+
+impl Store {
+    /// Puts a job back into the queue for any node but those that refused it; false when the attempt isn't
+    /// the current one, or the job is to be canceled.
+    pub async fn job_refuse(
+        &self,
+        id: JobId,
+        attempt: u32,
+        refusals: Refusals,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            let sql = "SELECT placement FROM jobs
+                       WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0";
+            let placement: Option<String> = c
+                .query_row(sql, params![id, attempt], |row| row.get(0))
+                .optional()?;
+            let Some(placement) = placement else {
+                return Ok(false);
+            };
+            let mut placement = Placement::read(&placement)?;
+            placement.except = refusals.keys().copied().collect();
+            c.execute(
+                "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
+                        not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
+                 WHERE id = ?1",
+                params![id, now, placement.text()?, to_document(&refusals)?],
+            )?;
+            task_follows(c, id, TaskStatus::Queued, now)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Lets queued jobs go to a node that refused them before.
+    pub async fn node_readmit(&self, node: NodeId) -> Result<(), StoreError> {
+        self.write(move |c| {
+            for line in lines(c)? {
+                let mut placement = Placement::read(&line.placement)?;
+                if placement.except.remove(&node) {
+                    c.execute(
+                        "UPDATE jobs SET placement = ?3, refusals = json_remove(refusals, ?4)
+                         WHERE status = 'queued' AND user_id = ?1 AND placement = ?2",
+                        params![
+                            line.user,
+                            line.placement,
+                            placement.text()?,
+                            format!("$.\"{node}\"")
+                        ],
+                    )?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Demands of a task.
+    pub async fn task_demands(&self, id: TaskId) -> Result<Demands, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT t.spec ->> '$.node_labels', j.refusals FROM tasks t JOIN jobs j ON j.task_id = t.id
+                 WHERE t.id = ?1 ORDER BY j.id DESC LIMIT 1",
+            )?;
+            let (labels, refusals): (String, Option<String>) =
+                statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(Demands {
+                labels: document(&labels)?,
+                refusals: read(refusals)?,
+            })
+        })
+        .await
+    }
+}
