@@ -226,9 +226,9 @@ pub struct AuditEntry {
 pub struct AuditLog {
     /// Newest first.
     pub events: Vec<AuditEntry>,
-    /// Reads on after the last of these; absent at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_cursor: Option<String>,
+    /// Give it as `cursor` to read on; empty at the end.
+    #[serde(default)]
+    pub next_cursor: String,
 }
 
 #[cfg(test)]

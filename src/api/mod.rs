@@ -17,6 +17,7 @@ pub mod tasks;
 pub mod time;
 mod tolerant;
 pub mod users;
+pub mod warning;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -55,9 +55,9 @@ pub struct ResetPassword {
 pub struct UserList {
     /// By handle.
     pub users: Vec<User>,
-    /// Reads on after the last of these; absent at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_cursor: Option<String>,
+    /// Give it as `cursor` to read on; empty at the end.
+    #[serde(default)]
+    pub next_cursor: String,
 }
 
 /// `[a-z0-9][a-z0-9._-]{0,63}`: no two that look alike, and nothing that a terminal or a path minds.

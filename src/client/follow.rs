@@ -7,7 +7,7 @@ use crate::{
 };
 use serde::Deserialize;
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write},
+    io::{self, BufRead as _, BufReader, Read as _},
     time::{Duration, Instant},
 };
 
@@ -110,16 +110,14 @@ impl Reader {
             let attempt = event.id.split('-').next().unwrap_or_default();
             if attempt != self.attempt && attempt != "0" {
                 if !self.attempt.is_empty() {
-                    super::print::note(&format!(
-                        "[attempt {attempt} takes the place of the one before; its output begins anew]"
-                    ));
+                    super::print::note(&format!("[retry: attempt {attempt}, output starts over]"));
                 }
                 attempt.clone_into(&mut self.attempt);
             }
         }
         match event.name.as_str() {
-            "stdout" if !self.quiet => print(&mut io::stdout(), &event.data)?,
-            "stderr" if !self.quiet => print(&mut io::stderr(), &event.data)?,
+            "stdout" if !self.quiet => super::print::raw(&output(&event.data)?)?,
+            "stderr" if !self.quiet => super::print::raw_stderr(&output(&event.data)?)?,
             "gap" if !self.quiet => {
                 let Gap { stream, bytes } = parse(&event.data)?;
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
@@ -140,18 +138,8 @@ impl Reader {
     }
 }
 
-fn print(to: &mut impl Write, data: &str) -> Result<(), Failure> {
-    let Output { data } = parse(data)?;
-    to.write_all(data.as_bytes())
-        .and_then(|()| to.flush())
-        .map_err(|error| {
-            // Whoever read our output has gone, as `head` does: end as a signal would have it.
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                Failure::silent(141)
-            } else {
-                Failure::internal(error)
-            }
-        })
+fn output(data: &str) -> Result<String, Failure> {
+    parse(data).map(|Output { data }| data)
 }
 
 fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Failure> {

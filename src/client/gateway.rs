@@ -2,12 +2,13 @@
 
 use super::{
     credentials::{self, Credentials, not_logged_in},
-    print::clean,
+    print::{clean, note},
 };
 use crate::{
     api::{
         auth::{Refresh, Tokens},
         problem::ProblemBody,
+        warning::{Warned, Warning},
     },
     cli::Client,
     exit::{Exit, Failure},
@@ -298,6 +299,10 @@ fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
     body.into_reader()
         .take(MAX_BODY_BYTES as u64)
         .read_to_end(&mut bytes)?;
+    let Warned { warnings } = serde_json::from_slice(&bytes).unwrap_or_default();
+    for Warning { field, detail } in warnings {
+        note(&clean(&format!("warning: {field}: {detail}")));
+    }
     serde_json::from_slice(&bytes).map_err(|error| {
         Failure::internal(format!(
             "the orchestrator answered what this cynode doesn't understand: {error}"

@@ -7,6 +7,7 @@ mod confirm;
 pub mod credentials;
 mod follow;
 mod gateway;
+mod input;
 pub mod login;
 pub mod nodes;
 pub mod print;

@@ -6,16 +6,22 @@ use serde::Serialize;
 use std::{
     io::{self, IsTerminal as _, Write},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 fn to_stdout(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     write(&mut stdout)
         .and_then(|()| stdout.flush())
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::silent(141),
-            _ => Failure::internal(error),
-        })
+        .map_err(unread)
+}
+
+/// Where whoever read our output has gone, as `head` does, the process ends as a signal would have it.
+fn unread(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(141),
+        _ => Failure::internal(error),
+    }
 }
 
 /// A line on stdout.
@@ -25,12 +31,28 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 
 /// A job's own output on stdout, as it is.
 pub(super) fn raw(text: &str) -> Result<(), Failure> {
+    note_replaced(text);
     to_stdout(|out| out.write_all(text.as_bytes()))
 }
 
 /// A job's own output on stderr, as it is.
 pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
-    Ok(io::stderr().lock().write_all(text.as_bytes())?)
+    note_replaced(text);
+    io::stderr()
+        .lock()
+        .write_all(text.as_bytes())
+        .map_err(unread)
+}
+
+/// Says, once in a process, that output may not be what the command printed: nodes send it as text.
+fn note_replaced(text: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if text.contains(char::REPLACEMENT_CHARACTER) && !SAID.swap(true, Ordering::Relaxed) {
+        note(
+            "warning: bytes of the output that are not UTF-8 are replaced by U+FFFD; until output is exact, have the \
+             command encode it, as with base64",
+        );
+    }
 }
 
 /// A value for programs.

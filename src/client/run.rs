@@ -1,6 +1,6 @@
 //! `cynode run`: a command in a sandbox, as if it ran here.
 
-use super::{follow::follow, gateway::Gateway, print, task};
+use super::{follow::follow, gateway::Gateway, input::UnusedInput, print, task};
 use crate::{
     api::tasks::{CancelAnswer, CreateTask, Task},
     cli::{Output, RunArgs},
@@ -19,8 +19,10 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         command: Some(args.command),
         ..task::options(args.sandbox)?
     };
+    let mut input = UnusedInput::default();
     if args.detach {
         let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
+        input.check();
         return match output {
             Output::Json => print::json(&task),
             Output::Text => print::line(&task.id.to_string()),
@@ -32,7 +34,9 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let id = task.id.to_string();
     // The other end goes only with this process.
     let _ = created.send(id.clone());
+    input.check();
     let ended = follow(&mut gateway, &id, output == Output::Json);
+    input.check();
     if let Err(failure) = &ended
         && failure.message.is_empty()
     {

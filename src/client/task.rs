@@ -3,6 +3,7 @@
 use super::{
     follow::{End, follow},
     gateway::Gateway,
+    input::UnusedInput,
     print::{self, clean},
 };
 use crate::{
@@ -70,6 +71,7 @@ pub(super) fn options(options: SandboxOptions) -> Result<CreateTask, Failure> {
 fn create(args: CreateArgs) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.client)?;
     let mut create = options(args.sandbox)?;
+    let takes_input = args.script.as_deref() == Some("-");
     match args.script {
         Some(script) if script == "-" => {
             let mut text = String::new();
@@ -87,6 +89,9 @@ fn create(args: CreateArgs) -> Result<(), Failure> {
         None => create.command = Some(args.command),
     }
     let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
+    if !takes_input {
+        UnusedInput::default().check();
+    }
     match args.client.output {
         Output::Json => print::json(&task),
         Output::Text => print::line(&task.id.to_string()),
@@ -122,8 +127,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
         ]
     });
     print::table(["ID", "STATUS", "AGE", "WHAT", "SUMMARY"], rows)?;
-    if let Some(cursor) = list.next_cursor {
-        print::note(&format!("There are more: --cursor {cursor}"));
+    if !list.next_cursor.is_empty() {
+        print::note(&format!("There are more: --cursor {}", list.next_cursor));
     }
     Ok(())
 }

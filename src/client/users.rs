@@ -50,7 +50,7 @@ fn list(client: &Client) -> Result<(), Failure> {
     if client.output == Output::Json {
         return print::json(&UserList {
             users,
-            next_cursor: None,
+            next_cursor: String::new(),
         });
     }
     let role = |user: &User| if user.is_admin { "admin" } else { "user" };
@@ -72,10 +72,10 @@ fn all(gateway: &mut Gateway) -> Result<Vec<User>, Failure> {
     loop {
         let page: UserList = gateway.get(&path)?;
         users.extend(page.users);
-        match page.next_cursor {
-            Some(cursor) => path = format!("/v1/users?cursor={}", percent_encode(&cursor)),
-            None => return Ok(users),
+        if page.next_cursor.is_empty() {
+            return Ok(users);
         }
+        path = format!("/v1/users?cursor={}", percent_encode(&page.next_cursor));
     }
 }
 
@@ -184,8 +184,8 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
     }
     let head = ["TIME", "WHO", "WHAT", "TO", "OUTCOME", "FROM"];
     print::table(head, log.events.iter().map(row))?;
-    if let Some(cursor) = log.next_cursor {
-        print::note(&format!("There is more: --cursor {cursor}"));
+    if !log.next_cursor.is_empty() {
+        print::note(&format!("There is more: --cursor {}", log.next_cursor));
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
+mod warnings;
 
 /// Largest body that any listener takes and any of our clients reads whole, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;

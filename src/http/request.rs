@@ -1,6 +1,6 @@
 //! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
 
-use super::MAX_BODY_BYTES;
+use super::{MAX_BODY_BYTES, warnings::Warnings};
 use crate::api::{
     audit::Origin,
     check_raw_version,
@@ -17,6 +17,9 @@ use std::{
     str::FromStr,
     time::Duration,
 };
+
+type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
+type JsonError = serde_path_to_error::Error<serde_json::Error>;
 
 /// How long a client may take to send a body that has begun.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +45,7 @@ pub struct Request {
     pub connection: Connection,
     /// Its id, which the answer bears, too.
     id: String,
+    warnings: Warnings,
 }
 
 impl Request {
@@ -51,6 +55,7 @@ impl Request {
         params: HashMap<String, String>,
         connection: Connection,
         id: String,
+        warnings: Warnings,
     ) -> Self {
         Self {
             parts,
@@ -59,6 +64,7 @@ impl Request {
             params,
             connection,
             id,
+            warnings,
         }
     }
 
@@ -99,16 +105,22 @@ impl Request {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// The path parameter `name`; one that can't be read names nothing that exists: 404 for `thing`.
+    /// Has the answer say that `field` was ignored or changed, where that is a JSON object.
+    pub fn warn(&self, field: &str, detail: impl Into<String>) {
+        self.warnings.add(field, detail.into());
+    }
+
+    /// The path parameter `name`, decoded; one that can't be read names nothing that exists: 404 for `thing`.
     pub fn param<T: FromStr>(&self, name: &str, thing: &str) -> Result<T, Problem> {
         self.params
             .get(name)
-            .and_then(|value| value.parse().ok())
+            .and_then(|value| percent_decode(value, false).parse().ok())
             .ok_or_else(|| Problem::not_found(thing))
     }
 
     /// The query parameter `name`, decoded; `None` when absent.
     pub fn query(&self, name: &str) -> Option<String> {
+        self.warnings.knows(name);
         query_value(self.parts.uri.query()?, name)
     }
 
@@ -129,7 +141,7 @@ impl Request {
     /// The body as JSON of the shape `T`.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
-        self.parse(&bytes)
+        self.read(&bytes)
     }
 
     /// Like [`json`](Self::json), for what orchestrator and nodes send each other: the version of the
@@ -137,7 +149,7 @@ impl Request {
     pub async fn payload<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
         check_raw_version(&bytes)?;
-        self.parse(&bytes)
+        self.read(&bytes)
     }
 
     /// Like [`json`](Self::json), with the default of `T` where there is no body at all.
@@ -146,11 +158,11 @@ impl Request {
         if bytes.is_empty() {
             Ok(T::default())
         } else {
-            self.parse(&bytes)
+            self.read(&bytes)
         }
     }
 
-    fn parse<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Problem> {
+    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Problem> {
         if bytes.is_empty() {
             return Err(Problem::new(
                 Kind::InvalidRequest,
@@ -167,7 +179,13 @@ impl Request {
                 "send the body as JSON, with Content-Type: application/json",
             ));
         }
-        parse_json(bytes)
+        parse(bytes, |deserializer| {
+            let mut ignored = |path: serde_ignored::Path<'_>| self.warnings.ignored(&path);
+            serde_path_to_error::deserialize(serde_ignored::Deserializer::new(
+                deserializer,
+                &mut ignored,
+            ))
+        })
     }
 
     /// Takes no longer body than this, nor than any listener takes.
@@ -213,6 +231,16 @@ impl Request {
 
 /// Bytes as a JSON object of the shape `T`; a wrong field is named by a JSON pointer.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    parse(bytes, |deserializer| {
+        serde_path_to_error::deserialize(deserializer)
+    })
+}
+
+/// The same, read by `read`.
+fn parse<'a, T>(
+    bytes: &'a [u8],
+    read: impl FnOnce(&mut JsonDeserializer<'a>) -> Result<T, JsonError>,
+) -> Result<T, Problem> {
     // serde would take the fields in their order from an array, which nobody has promised.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(
@@ -221,7 +249,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         ));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let value = read(&mut deserializer).map_err(|error| {
         let pointer = pointer(error.path());
         let cause = error.into_inner();
         if cause.is_data() {
@@ -258,12 +286,12 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
 pub fn query_value(query: &str, name: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then(|| percent_decode(value))
+        (key == name).then(|| percent_decode(value, true))
     })
 }
 
-/// `%41` and `+` in a query value; what isn't valid UTF-8 is replaced.
-fn percent_decode(text: &str) -> String {
+/// `%41`, and in a query `+` for a space; what isn't valid UTF-8 is replaced.
+pub(super) fn percent_decode(text: &str, is_query: bool) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -279,7 +307,11 @@ fn percent_decode(text: &str) -> String {
                 rest = &tail[2..];
             }
             None => {
-                bytes.push(if first == b'+' { b' ' } else { first });
+                bytes.push(if is_query && first == b'+' {
+                    b' '
+                } else {
+                    first
+                });
                 rest = tail;
             }
         }
@@ -315,9 +347,9 @@ mod tests {
     proptest! {
         #[test]
         fn decoding_never_panics_and_undoes_encoding(text in any::<String>(), raw in "[ -~]{0,20}") {
-            let _ = percent_decode(&raw);
+            let _ = percent_decode(&raw, true);
             let encoded: String = text.bytes().map(|b| format!("%{b:02X}")).collect();
-            prop_assert_eq!(percent_decode(&encoded), text);
+            prop_assert_eq!(percent_decode(&encoded, false), text);
         }
 
         #[test]

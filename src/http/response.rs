@@ -16,12 +16,17 @@ pub type Response = http::Response<Body>;
 /// What a handler gives back.
 pub type Reply = Result<Response, Problem>;
 
+/// A body that is there as a whole.
+pub(super) fn whole(body: impl Into<Bytes>) -> Body {
+    Full::new(body.into()).boxed_unsync()
+}
+
 pub(super) fn with(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response {
-    let mut response = http::Response::new(Full::new(body.into()).boxed_unsync());
+    let mut response = http::Response::new(whole(body));
     *response.status_mut() = status;
     response
         .headers_mut()

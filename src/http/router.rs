@@ -8,6 +8,7 @@ use super::{
     metrics::{Requests, UNMATCHED},
     request::{Connection, Request},
     response::{self, Reply, Response},
+    warnings::Warnings,
 };
 use crate::api::problem::{Kind, Problem};
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -39,6 +40,7 @@ struct Route<S> {
 /// Collects routes; see [`Router::new`].
 pub struct Builder<S> {
     paths: BTreeMap<&'static str, Methods<S>>,
+    warns_below: Option<&'static str>,
 }
 
 /// Routes over a shared state `S`.
@@ -46,6 +48,7 @@ pub struct Router<S> {
     state: Arc<S>,
     requests: Requests,
     paths: Arc<matchit::Router<Route<S>>>,
+    warns_below: Option<&'static str>,
 }
 
 impl<S> Clone for Router<S> {
@@ -54,6 +57,7 @@ impl<S> Clone for Router<S> {
             state: Arc::clone(&self.state),
             requests: self.requests.clone(),
             paths: Arc::clone(&self.paths),
+            warns_below: self.warns_below,
         }
     }
 }
@@ -67,6 +71,7 @@ impl<S: Send + Sync + 'static> Router<S> {
     pub fn new() -> Builder<S> {
         Builder {
             paths: BTreeMap::new(),
+            warns_below: None,
         }
     }
 }
@@ -81,6 +86,14 @@ impl<S: Send + Sync + 'static> Builder<S> {
         let handler: Handler<S> = Arc::new(move |state, request| Box::pin(handler(state, request)));
         self.paths.entry(path).or_default().push((method, handler));
         self
+    }
+
+    /// Has answers of the paths that begin with `prefix` name what was ignored of their requests.
+    pub fn warn_below(self, prefix: &'static str) -> Self {
+        Self {
+            warns_below: Some(prefix),
+            ..self
+        }
     }
 
     /// Every method and path that has a handler.
@@ -106,6 +119,7 @@ impl<S: Send + Sync + 'static> Builder<S> {
             state,
             requests,
             paths: Arc::new(paths),
+            warns_below: self.warns_below,
         }
     }
 }
@@ -153,11 +167,19 @@ impl<S: Send + Sync + 'static> Router<S> {
         let began = Instant::now();
         let id = Uuid::now_v7().to_string();
         let (parts, body) = request.into_parts();
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        let (route, found) = self.find(&method, &path);
+        let (method, uri) = (parts.method.clone(), parts.uri.clone());
+        let (path, warnings) = (uri.path(), Warnings::default());
+        let (route, found) = self.find(&method, path);
         let reply = match (found, parts.extensions.get::<Connection>().copied()) {
             (Ok((handler, params)), Some(connection)) => {
-                let request = Request::new(parts, body, params, connection, id.clone());
+                let request = Request::new(
+                    parts,
+                    body,
+                    params,
+                    connection,
+                    id.clone(),
+                    warnings.clone(),
+                );
                 AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
                     tracing::error!(request = %id, %method, path, "a handler panicked; the lines above say where");
                     Err(Problem::internal())
@@ -167,6 +189,12 @@ impl<S: Send + Sync + 'static> Router<S> {
             (Ok(_), None) => Err(Problem::internal()),
         };
         let mut answer = reply.unwrap_or_else(|problem| response::problem(&problem, &id));
+        if self
+            .warns_below
+            .is_some_and(|prefix| route.starts_with(prefix))
+        {
+            answer = warnings.write(uri.query(), answer).await;
+        }
         let (status, took) = (answer.status(), began.elapsed());
         self.requests.observe(&method, route, status, took);
         let status = status.as_u16();

@@ -3,6 +3,7 @@
 use super::systemd;
 use crate::{
     cli::{Common, LogFormat, LogLevel},
+    environment,
     exit::Failure,
     http::server::Shutdown,
 };
@@ -40,6 +41,7 @@ pub(super) fn run(
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     start_logging(common);
+    environment::warn_of_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     allow_files();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;

@@ -81,6 +81,7 @@ fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         prompt: spec.prompt,
         command: Some(spec.sandbox.command),
         image: Some(spec.sandbox.image),
+        timeout_seconds: spec.sandbox.timeout_seconds,
         priority: spec.priority,
         created_at: row.get("created_at")?,
         updated_at: row.get("updated_at")?,

@@ -40,6 +40,7 @@ fn the_docs_name_flags_that_exist() {
         vec!["task", "list"],
         vec!["task", "logs"],
         vec!["login"],
+        vec!["nodes", "forget"],
         vec!["users", "create"],
         vec!["audit"],
         vec!["backup"],

@@ -117,3 +117,60 @@ fn answers_are_as_the_document_says() {
         &unknown.problem(401, "unauthorized"),
     );
 }
+
+#[test]
+fn ignored_parts_of_a_request_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let document = user.get("/openapi.json").json(200);
+    let unknown = |field: &str, what: &str| json!({"field": field, "detail": format!("unknown {what}; ignored")});
+    let task = json!({"script": "true", "timout_seconds": 5, "sandbox": {"image": "x"}, "env": {"A": "b"}});
+    let created = user.post("/v1/tasks?dry_run=1", &task).json(201);
+    assert_eq!(
+        created["warnings"],
+        json!([
+            unknown("sandbox", "field"),
+            unknown("timout_seconds", "field"),
+            unknown("dry_run", "query parameter"),
+        ])
+    );
+    assert_described(
+        &document,
+        ["/v1/tasks", "post", "201"],
+        "application/json",
+        &created,
+    );
+    let listed = user.get("/v1/tasks?limit=1&statuss=queued").json(200);
+    assert_eq!(listed["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        listed["warnings"],
+        json!([unknown("statuss", "query parameter")])
+    );
+    let path = format!("/v1/tasks/{}", created["id"].as_str().unwrap());
+    for quiet in [
+        user.get(&format!("{path}/logs?stream=all&follow=false")),
+        user.get("/v1/tasks?limit=1&cursor=&status=queued&name=x&offset=0"),
+        user.get("/v1/users?limit=1&cursor="),
+        user.get("/v1/audit?limit=1&action=auth.login&who=x"),
+    ] {
+        assert_eq!(quiet.json(200)["warnings"], Value::Null);
+    }
+    let ann = json!({"handle": "ann", "password": "a password of ann", "admin": true});
+    let made = user.post("/v1/users", &ann).json(201);
+    assert_eq!(made["warnings"], json!([unknown("admin", "field")]));
+    let login = json!({"handle": "ann", "password": "a password of ann", "otp": 1});
+    let tokens = user.anonymous().post("/v1/auth/login", &login).json(200);
+    assert_eq!(tokens["warnings"], json!([unknown("otp", "field")]));
+    assert_eq!(user.get("/openapi.json?x=1").json(200), document);
+    // However much is unknown, little is said of it.
+    let mut many = json!({"script": "true"});
+    for n in 0..5000 {
+        many[format!("{n:05}{}", "x".repeat(1000))] = json!(1);
+    }
+    let answer = user.post("/v1/tasks", &many);
+    let warnings = answer.json(201)["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 17);
+    assert_eq!(warnings[16]["detail"], "4984 more were ignored");
+    assert!(answer.body.len() < 8192);
+}

@@ -108,7 +108,10 @@ fn a_forgotten_node_is_a_stranger_and_its_slug_is_free() {
     forget(&user, "nobody").problem(404, "not-found");
     forget(&user, "box").expect(204);
     forget(&user, "box").problem(404, "not-found");
-    assert_eq!(user.get("/v1/nodes").json(200), json!({"nodes": []}));
+    assert_eq!(
+        user.get("/v1/nodes").json(200),
+        json!({"nodes": [], "next_cursor": ""})
+    );
     let report = capability("box", &gone.url);
     gone.report(&report).problem(401, "unauthorized");
     gone.ack(&json!("1"), "applied")

@@ -82,4 +82,7 @@ pub struct NodeView {
 pub struct NodeList {
     /// By slug.
     pub nodes: Vec<NodeView>,
+    /// Always empty: the list has all nodes.
+    #[serde(default)]
+    pub next_cursor: String,
 }

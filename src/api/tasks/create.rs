@@ -87,6 +87,10 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = *PRIORITIES.start(), max = *PRIORITIES.end()))]
     pub priority: Option<i32>,
+    /// Files for the sandbox; none can be sent yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 0))]
+    pub attachments: Option<Vec<Value>>,
 }
 
 /// What a script looks like to a schema: no NUL, and not white space alone.
@@ -167,6 +171,12 @@ impl CreateTask {
     pub fn resolve(self, default_image: &str) -> Result<TaskSpec, Problem> {
         if self.use_inference == Some(true) {
             return Err(no_inference("/use_inference"));
+        }
+        if self.attachments.is_some_and(|files| !files.is_empty()) {
+            return Err(Problem::field(
+                "/attachments",
+                "files can't be sent to a sandbox yet; put what the command needs into its image, script or env",
+            ));
         }
         let (command, pointer) = match (self.command, &self.script, &self.prompt) {
             (Some(command), None, None) => (command, "/command"),
@@ -337,6 +347,10 @@ mod tests {
         for (json, pointer) in [
             (r#"{"command":[]}"#.to_owned(), "#/command"),
             (r#"{"command":[""]}"#.to_owned(), "#/command"),
+            (
+                r#"{"command":["a"],"attachments":[{"name":"b"}]}"#.to_owned(),
+                "#/attachments",
+            ),
             (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
             (r#"{"script":" \n"}"#.to_owned(), "#/script"),
             (format!(r#"{{"script":"{long}"}}"#), "#/script"),

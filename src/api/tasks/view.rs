@@ -135,6 +135,9 @@ pub struct Task {
     /// In which image, in normal form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Seconds after which its sandbox is killed, where the user asked for a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
     /// Which of the user's own tasks start first: the higher, the sooner.
     #[serde(default)]
     pub priority: i32,
@@ -173,9 +176,9 @@ impl Task {
 pub struct TaskList {
     /// Newest first.
     pub tasks: Vec<Task>,
-    /// Give it as `cursor` to read on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_cursor: Option<String>,
+    /// Give it as `cursor` to read on; empty at the end.
+    #[serde(default)]
+    pub next_cursor: String,
     /// The same for callers that count (`offset`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_offset: Option<u64>,

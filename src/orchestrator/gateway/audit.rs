@@ -1,6 +1,6 @@
 //! Who did what, for admins.
 
-use super::{Orchestrator, admin, page_limit};
+use super::{Orchestrator, admin, cursor, page_limit};
 use crate::{
     api::audit::{AuditAction, AuditLog},
     http::{
@@ -21,9 +21,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     let filter = AuditFilter {
         action: request.query_as("action", "the name of an action, such as auth.login")?,
         who: request.query("who"),
-        before: request
-            .query_as::<u64>("cursor", "the next_cursor of an earlier answer")?
-            .map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)),
+        before: cursor::<u64>(&request)?.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)),
         limit: limit + 1,
     };
     let events = orchestrator.store.audit_list(filter).await;
@@ -32,7 +30,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     events.truncate(limit as usize);
     let last = events.last().filter(|_| more);
     response::ok(&AuditLog {
-        next_cursor: last.map(|entry| entry.seq.to_string()),
+        next_cursor: last.map_or_else(String::new, |entry| entry.seq.to_string()),
         events,
     })
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::Method;
-use std::{future::ready, sync::Arc};
+use std::{future::ready, str::FromStr, sync::Arc};
 
 /// Most entries of a page.
 const MAX_LIMIT: u32 = 200;
@@ -38,6 +38,7 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 fn routes() -> Builder<Orchestrator> {
     let document = Bytes::from(openapi::document().to_string());
     let builder = Router::new()
+        .warn_below("/v1/")
         .route(Method::POST, "/v1/auth/login", auth::login)
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)
@@ -97,6 +98,14 @@ fn page_limit(request: &Request, usual: u32) -> Result<u32, Problem> {
     }
     let text = "query parameter limit: expected 1 to 200";
     Err(Problem::new(Kind::InvalidRequest, text))
+}
+
+/// Where a list goes on. An empty one, as the last page has it, means the beginning, as does none.
+fn cursor<T: FromStr>(request: &Request) -> Result<Option<T>, Problem> {
+    if request.query("cursor").is_some_and(|text| text.is_empty()) {
+        return Ok(None);
+    }
+    request.query_as("cursor", "the next_cursor of an earlier answer")
 }
 
 /// Whose tasks a caller may see: their own, or, for an admin, everybody's.

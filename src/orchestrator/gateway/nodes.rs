@@ -20,6 +20,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     caller(&orchestrator, &request).await?;
     response::ok(&NodeList {
         nodes: orchestrator.node_views().await?,
+        next_cursor: String::new(),
     })
 }
 

@@ -1,9 +1,10 @@
 //! Tasks: create, list, get, result, cancel.
 
-use super::{Orchestrator, caller, page_limit, visible_to};
+use super::{Orchestrator, caller, cursor, page_limit, visible_to};
 use crate::{
     api::{
         TaskId,
+        jobs::MAX_TIMEOUT_SECONDS,
         problem::{Kind, Problem},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
         time::Time,
@@ -35,6 +36,7 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     let caller = caller(&orchestrator, &request).await?;
     let key = idempotency_key(&request)?;
     let create: CreateTask = request.json().await?;
+    warn_of_limit(&request, create.timeout_seconds, MAX_TIMEOUT_SECONDS);
     // As it was understood, so that white space or the order of fields make no other request.
     let body = sha256_hex(serde_json::to_vec(&create).map_err(|_| Problem::internal())?);
     let spec = create.resolve(orchestrator.settings.default_image.as_str())?;
@@ -83,6 +85,14 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
     Ok(answer)
 }
 
+/// Says so where a sandbox is ended earlier than was asked for.
+fn warn_of_limit(request: &Request, asked: Option<u64>, effective: u64) {
+    if let Some(asked) = asked.filter(|asked| *asked > effective) {
+        let detail = format!("cut from {asked} to {effective}, the limit in force");
+        request.warn("timeout_seconds", detail);
+    }
+}
+
 fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
     let wrong = || {
         let detail = format!(
@@ -110,7 +120,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
         owner: visible_to(&caller),
         status: request.query_as("status", "queued, running, completed, failed or canceled")?,
         name: request.query("name"),
-        before: request.query_as("cursor", "the next_cursor of an earlier answer")?,
+        before: cursor(&request)?,
         offset,
         limit,
     };
@@ -121,7 +131,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
         .map_err(store_problem)?;
     let last = page.tasks.last().filter(|_| page.more);
     response::ok(&TaskList {
-        next_cursor: last.map(|task| task.id.to_string()),
+        next_cursor: last.map_or_else(String::new, |task| task.id.to_string()),
         next_offset: last.map(|_| offset + page.tasks.len() as u64),
         tasks: page.tasks,
     })
@@ -161,6 +171,11 @@ pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) ->
         .task_jobs(task.id)
         .await
         .map_err(store_problem)?;
+    // Of the last attempt: nodes differ in what they allow.
+    let last = jobs.last().and_then(|job| job.result_object.as_ref());
+    if let Some(effective) = last.and_then(|result| result.effective.as_ref()) {
+        warn_of_limit(&request, task.timeout_seconds, effective.timeout_seconds);
+    }
     response::ok(&TaskResult {
         task_id: task.id,
         status: task.status,

@@ -27,7 +27,7 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     admin(&orchestrator, &request, AuditAction::AdminRead).await?;
     let limit = page_limit(&request, MAX_LIMIT)?;
-    let after = request.query("cursor");
+    let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
     // One more than asked for tells whether there is more.
     let users = orchestrator.store.user_list(after, limit + 1).await;
     let mut users = users.map_err(store_problem)?;
@@ -35,7 +35,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     users.truncate(limit as usize);
     let last = users.last().filter(|_| more);
     response::ok(&UserList {
-        next_cursor: last.map(|user| user.handle.clone()),
+        next_cursor: last.map_or_else(String::new, |user| user.handle.clone()),
         users,
     })
 }

@@ -48,6 +48,10 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         (json!({"script": "true", "max_attempts": 0}), invalid),
         (json!({"script": "true", "max_attempts": -1}), invalid),
         (json!({"script": "true", "priority": 101}), invalid),
+        (
+            json!({"script": "true", "attachments": [{"path": "a"}]}),
+            invalid,
+        ),
     ]);
     for (task, slug) in cases {
         eprintln!("{:.120}", task.to_string());

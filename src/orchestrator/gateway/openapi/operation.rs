@@ -1,6 +1,7 @@
 //! One operation of the document, and what follows from what it is.
 
 use super::{name, reason, schemas::Schemas};
+use crate::api::warning::Warning;
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -217,6 +218,13 @@ impl Operation {
             let mut schema = schemas.answer(answer.schema);
             if !answer.description.is_empty() {
                 schema["description"] = answer.description.into();
+            }
+            if answer.kind == "application/json" && self.path.starts_with("/v1/") {
+                schema["properties"]["warnings"] = json!({
+                    "description": "What of the request was ignored or changed; absent where nothing was.",
+                    "type": "array",
+                    "items": schemas.answer(of::<Warning>),
+                });
             }
             success["content"][answer.kind] = json!({"schema": schema});
         }

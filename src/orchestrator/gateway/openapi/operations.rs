@@ -9,7 +9,6 @@ use super::{
     operation::{Operation, of, operation, text},
 };
 use crate::api::{
-    TaskId,
     audit::{AuditAction, AuditLog},
     auth::{Login, Logout, Refresh, Tokens, User},
     nodes::{NodeList, NodeView},
@@ -133,7 +132,7 @@ fn audit() -> Operation {
     .query(
         "cursor",
         "The next_cursor of an earlier answer.",
-        |_| json_schema!({"type": "string", "pattern": "^[0-9]{1,18}$"}),
+        |_| json_schema!({"type": "string", "pattern": "^[0-9]{0,18}$"}),
     )
     .query("action", "Only of this action.", of::<AuditAction>)
     .query("who", "Only by this handle or slug, or done to it.", text)
@@ -200,7 +199,7 @@ fn list_tasks() -> Operation {
     .query(
         "cursor",
         "The next_cursor of an earlier answer.",
-        of::<TaskId>,
+        |_| json_schema!({"type": "string", "anyOf": [{"format": "uuid"}, {"maxLength": 0}]}),
     )
     .query(
         "offset",

@@ -56,6 +56,8 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"script": "x", "priority": -100}),
         json!({"script": "x", "env": {"CYNODE_PROMPT": "p", "CYNODE_JOB_ID_": "x", "CYNODE_": ""}}),
         json!({"script": "x", "priority": 1e2}),
+        json!({"script": "x", "attachments": []}),
+        json!({"script": "x", "attachments": null}),
     ] {
         assert!(takes(&task), "{task:.300}");
     }
@@ -89,6 +91,8 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"script": "x", "priority": -101}),
         json!({"script": "x", "priority": 0.5}),
         json!({"script": "x", "priority": "high"}),
+        json!({"script": "x", "attachments": ["a"]}),
+        json!({"script": "x", "attachments": "a"}),
     ] {
         assert!(!takes(&task), "{task:.300}");
     }

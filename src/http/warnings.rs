@@ -1,0 +1,194 @@
+//! Names what a request asked for and did not get, in a field `warnings` of its answer.
+//!
+//! Unknown fields and query parameters are ignored, so that an older orchestrator serves a newer client.
+//! In silence that would hide every slip of the pen: `timout_seconds` would mean no limit at all. A
+//! [`Request`](super::request::Request) collects what was ignored while its handler reads it; the router
+//! writes it into the JSON object that the handler answers.
+
+use super::{
+    request::percent_decode,
+    response::{self, Response},
+};
+use crate::api::warning::Warning;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use http_body_util::BodyExt as _;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Most warnings of an answer; what goes beyond is only counted.
+const MAX_WARNINGS: usize = 16;
+/// Longest name of a field that is repeated, in bytes.
+const MAX_FIELD_BYTES: usize = 100;
+
+/// Warnings of one request, shared by its handler and the router.
+#[derive(Clone, Default)]
+pub(super) struct Warnings(Arc<Mutex<Collected>>);
+
+#[derive(Default)]
+struct Collected {
+    warnings: Vec<Warning>,
+    /// Beyond those.
+    uncounted: usize,
+    /// Query parameters that the handler asked for.
+    parameters: BTreeSet<String>,
+}
+
+impl Collected {
+    fn add(&mut self, field: &str, detail: String) {
+        if self.warnings.len() >= MAX_WARNINGS {
+            self.uncounted += 1;
+            return;
+        }
+        let end = field.floor_char_boundary(MAX_FIELD_BYTES);
+        let cut = if end < field.len() { "…" } else { "" };
+        self.warnings.push(Warning {
+            field: format!("{}{cut}", &field[..end]),
+            detail,
+        });
+    }
+
+    /// All warnings of a request with this query, the last of them standing for those left out.
+    fn finish(&mut self, query: &str) -> Vec<Warning> {
+        let named: BTreeSet<String> = query
+            .split('&')
+            .map(|pair| percent_decode(pair.split('=').next().unwrap_or_default(), true))
+            .filter(|name| !name.is_empty() && !self.parameters.contains(name))
+            .collect();
+        for name in named {
+            self.add(&name, "unknown query parameter; ignored".to_owned());
+        }
+        let mut warnings = std::mem::take(&mut self.warnings);
+        if self.uncounted > 0 {
+            warnings.push(Warning {
+                field: "…".to_owned(),
+                detail: format!("{} more were ignored", self.uncounted),
+            });
+        }
+        warnings
+    }
+}
+
+impl Warnings {
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a warning about a field.
+    pub(super) fn add(&self, field: &str, detail: String) {
+        self.collected().add(field, detail);
+    }
+
+    /// Adds a field that the type of the body does not have.
+    pub(super) fn ignored(&self, path: &serde_ignored::Path<'_>) {
+        self.add(&label(path), "unknown field; ignored".to_owned());
+    }
+
+    /// Notes that the handler knows this query parameter.
+    pub(super) fn knows(&self, parameter: &str) {
+        self.collected().parameters.insert(parameter.to_owned());
+    }
+
+    /// Writes the warnings into a successful answer, where that is a JSON object.
+    pub(super) async fn write(&self, query: Option<&str>, answer: Response) -> Response {
+        if !answer.status().is_success() || !is_json(&answer) {
+            return answer;
+        }
+        let warnings = self.collected().finish(query.unwrap_or_default());
+        if warnings.is_empty() {
+            return answer;
+        }
+        let (parts, body) = answer.into_parts();
+        // It can't fail: its error is uninhabited.
+        let body = body
+            .collect()
+            .await
+            .map_or_else(|never| match never {}, |whole| whole.to_bytes());
+        Response::from_parts(parts, response::whole(with(body, &warnings)))
+    }
+}
+
+fn is_json(answer: &Response) -> bool {
+    answer.headers().get(header::CONTENT_TYPE)
+        == Some(&HeaderValue::from_static("application/json"))
+}
+
+/// A JSON object with one more field; any other text as it is.
+fn with(body: Bytes, warnings: &[Warning]) -> Bytes {
+    let (Some(fields), Ok(warnings)) = (
+        body.strip_prefix(b"{")
+            .and_then(|body| body.strip_suffix(b"}")),
+        serde_json::to_string(warnings),
+    ) else {
+        return body;
+    };
+    let comma = if fields.is_empty() { "" } else { "," };
+    let mut whole = Vec::with_capacity(body.len() + warnings.len() + 16);
+    whole.extend_from_slice(b"{");
+    whole.extend_from_slice(fields);
+    whole.extend_from_slice(format!("{comma}\"warnings\":{warnings}}}").as_bytes());
+    whole.into()
+}
+
+/// `a.0.b` for the field `b` of the first element of `a`.
+fn label(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    let below = |parent: &Path<'_>, name: &str| match label(parent) {
+        parent if parent.is_empty() => name.to_owned(),
+        parent => format!("{parent}.{name}"),
+    };
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => below(parent, &index.to_string()),
+        Path::Map { parent, key } => below(parent, key),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => label(parent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_bounded_in_number_and_size() {
+        let warnings = Warnings::default();
+        for n in 0..1000 {
+            warnings.add(&format!("{n}{}", "é".repeat(1000)), "ignored".to_owned());
+        }
+        let all = warnings.collected().finish("x=1&limit=2");
+        assert_eq!(all.len(), MAX_WARNINGS + 1);
+        assert_eq!(all[MAX_WARNINGS].detail, "986 more were ignored");
+        assert!(serde_json::to_string(&all).unwrap().len() < 4096);
+    }
+
+    #[test]
+    fn parameters_are_named_once_and_decoded() {
+        let warnings = Warnings::default();
+        warnings.knows("limit");
+        let all = warnings.collected().finish("limit=1&a%20b=&a+b&&=x");
+        let fields: Vec<&str> = all.iter().map(|one| one.field.as_str()).collect();
+        assert_eq!(fields, ["a b"]);
+    }
+
+    #[test]
+    fn only_an_object_gets_the_field() {
+        let one = [Warning {
+            field: "a".to_owned(),
+            detail: "b".to_owned(),
+        }];
+        let written = |body: &'static str| with(body.into(), &one);
+        assert_eq!(
+            written("{\"x\":1}"),
+            "{\"x\":1,\"warnings\":[{\"field\":\"a\",\"detail\":\"b\"}]}"
+        );
+        assert_eq!(
+            written("{}"),
+            "{\"warnings\":[{\"field\":\"a\",\"detail\":\"b\"}]}"
+        );
+        assert_eq!(written("[1]"), "[1]");
+    }
+}
