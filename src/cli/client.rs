@@ -37,7 +37,7 @@ pub struct SandboxOptions {
     /// Only on a node with this label; repeatable
     #[arg(long, value_name = "LABEL")]
     pub label: Vec<String>,
-    /// A name to find the task by
+    /// Name the task; a number is added if you have used the name before
     #[arg(long)]
     pub name: Option<String>,
     /// How often a lost node may be made up for; 1 never runs it twice
@@ -108,7 +108,7 @@ pub struct ListArgs {
     /// Only queued, running, completed, failed or canceled ones
     #[arg(long)]
     pub status: Option<String>,
-    /// Only those of this name
+    /// List only tasks of this name, with a number or without
     #[arg(long)]
     pub name: Option<String>,
     /// At most so many
@@ -123,7 +123,7 @@ pub struct ListArgs {
 pub struct TaskId {
     #[command(flatten)]
     pub client: Client,
-    /// The task's id
+    /// The task's id, its name, or 8 or more characters from the beginning of its id
     pub id: String,
 }
 

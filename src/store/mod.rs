@@ -27,6 +27,7 @@ mod retention;
 mod rows;
 mod sessions;
 mod space;
+mod task_names;
 mod tasks;
 mod users;
 mod wal;
@@ -43,6 +44,7 @@ pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
 pub use refusals::{Demands, Refusal, Refusals};
 pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};
+pub use task_names::TaskMatch;
 pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 

@@ -4,10 +4,11 @@ use super::{
     Placement, Store, StoreError,
     rows::{document, named, to_document},
     sessions::{Authority, authorize},
+    task_names::free_name,
 };
 use crate::api::{
     JobId, TaskId, UserId,
-    tasks::{JobView, Task, TaskSpec, TaskStatus},
+    tasks::{JobView, Task, TaskSpec, TaskStatus, plain_name},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -46,7 +47,7 @@ pub struct TaskFilter {
     pub owner: Option<UserId>,
     /// Only those in this state.
     pub status: Option<TaskStatus>,
-    /// Only those of this name.
+    /// Only those of this name, with a number or without.
     pub name: Option<String>,
     /// Only those older than this one.
     pub before: Option<TaskId>,
@@ -174,10 +175,12 @@ impl Store {
                 return Ok(Creation::QueueFull(whose));
             }
             let id = TaskId::new();
+            let name = spec.task_name.as_deref();
+            let name = name.map(|base| free_name(c, owner, base)).transpose()?;
             c.execute(
                 "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
                  VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
-                params![id, owner, spec.task_name, to_document(&spec)?, now],
+                params![id, owner, name, to_document(&spec)?, now],
             )?;
             c.execute(
                 "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)
@@ -225,12 +228,15 @@ impl Store {
             let mut statement = c.prepare_cached(&format!(
                 "SELECT {COLUMNS} FROM tasks
                  WHERE {whose} AND (?2 IS NULL OR status = ?2)
-                   AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR id < ?4)
+                   AND (?3 IS NULL OR name IN (?3, ?7)
+                        OR name GLOB ?7 || '-[0-9]*' AND substr(name, length(?7) + 2) NOT GLOB '*[^0-9]*')
+                   AND (?4 IS NULL OR id < ?4)
                  ORDER BY id DESC LIMIT ?5 OFFSET ?6"
             ))?;
             let status = filter.status.map(TaskStatus::as_str);
             // One more than asked for tells whether there is more.
             let limit = i64::from(filter.limit) + 1;
+            let plain = filter.name.as_deref().and_then(plain_name);
             let offset = i64::try_from(filter.offset).unwrap_or(i64::MAX);
             let mut rows = statement.query(params![
                 filter.owner,
@@ -238,7 +244,8 @@ impl Store {
                 filter.name,
                 filter.before,
                 limit,
-                offset
+                offset,
+                plain
             ])?;
             let mut tasks = Vec::new();
             while let Some(row) = rows.next()? {

@@ -180,7 +180,7 @@ fn tasks_are_listed_newest_first_and_page_by_page() {
             let page = list(&query);
             seen.extend(listed(&page));
             let next = &page[format!("next_{step}")];
-            if next.is_null() {
+            if next.is_null() || next == "" {
                 break;
             }
             query = format!("limit=2&{step}={}", next.to_string().trim_matches('"'));

@@ -60,6 +60,7 @@ mod slugs;
 mod soak;
 mod support;
 mod systemd;
+mod task_names;
 mod upgrade;
 mod users;
 mod worker_api;

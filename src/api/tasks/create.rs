@@ -1,5 +1,6 @@
 //! What a user asks for: checked, and turned into what a sandbox will run.
 
+use super::name::{MAX_NAME_CHARS, base_name};
 use crate::api::{
     image,
     jobs::{self, Env, NetworkPolicy, SandboxSpec},
@@ -12,8 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{fmt::Display, ops::RangeInclusive};
 
-/// Most characters of a task's name.
-pub const MAX_NAME_CHARS: usize = 200;
 /// Attempts when the user names none.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// Most attempts that one may ask for.
@@ -40,7 +39,8 @@ pub struct CreateTask {
     /// How `prompt` is to be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_mode: Option<InputMode>,
-    /// A name for people.
+    /// A name to find the task by. It is made plain (lower case, `-` for other characters) and, by a number,
+    /// one that no other task of the user has: `build`, `build-2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_NAME_CHARS), regex(pattern = jobs::TEXT_PATTERN))]
     pub task_name: Option<String>,
@@ -152,7 +152,7 @@ pub struct TaskSpec {
     /// The user's prompt, where the command came from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// A name for people.
+    /// Name to begin with: where another task of the user has it, a number is added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_name: Option<String>,
     /// What the Worker API gets; the image is in normal form.
@@ -228,7 +228,7 @@ impl CreateTask {
         let image = jobs::parse_image("/image", image)?;
         Ok(TaskSpec {
             prompt: self.prompt,
-            task_name: self.task_name,
+            task_name: self.task_name.as_deref().and_then(base_name),
             sandbox: SandboxSpec {
                 image: image.as_str().to_owned(),
                 command,

@@ -123,7 +123,7 @@ pub struct Task {
     /// One line on how it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
-    /// The user's name for it.
+    /// The user's name for it, which no other task of theirs has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_name: Option<String>,
     /// The user's prompt.

@@ -3,7 +3,6 @@
 use super::{Orchestrator, caller, cursor, page_limit, visible_to};
 use crate::{
     api::{
-        TaskId,
         jobs::MAX_TIMEOUT_SECONDS,
         problem::{Kind, Problem},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
@@ -16,7 +15,7 @@ use crate::{
     },
     identity::{Caller, store_problem},
     orchestrator::{cancel, task_log},
-    store::{Creation, TaskFilter},
+    store::{Creation, TaskFilter, TaskMatch},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
@@ -137,7 +136,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     })
 }
 
-/// The task that the path names, when the caller may see it.
+/// The task that the path names, by id, name or the beginning of its id, when the caller may see it.
 async fn named(orchestrator: &Orchestrator, request: &Request) -> Result<Task, Problem> {
     let caller = caller(orchestrator, request).await?;
     named_for(orchestrator, request, &caller).await
@@ -149,13 +148,21 @@ pub(super) async fn named_for(
     request: &Request,
     caller: &Caller,
 ) -> Result<Task, Problem> {
-    let id: TaskId = request.param("id", "task")?;
-    let found = orchestrator
-        .store
-        .task_get(id, visible_to(caller))
-        .await
-        .map_err(store_problem)?;
-    found.ok_or_else(|| Problem::not_found("task"))
+    let word: String = request.param("id", "task")?;
+    let (store, user) = (&orchestrator.store, &caller.user);
+    let found = store.task_find(word, user.id, user.is_admin).await;
+    let several = |what: &str| Err(Problem::new(Kind::Conflict, what));
+    let id = match found.map_err(store_problem)? {
+        TaskMatch::One(id) => id,
+        TaskMatch::None => return Err(Problem::not_found("task")),
+        TaskMatch::SeveralNames => return several("several tasks have this name; give an id"),
+        TaskMatch::SeveralIds => {
+            return several("the ids of several tasks begin so; give more characters");
+        }
+    };
+    let task = store.task_get(id, visible_to(caller)).await;
+    task.map_err(store_problem)?
+        .ok_or_else(|| Problem::not_found("task"))
 }
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {

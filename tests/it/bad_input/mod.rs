@@ -194,7 +194,7 @@ fn the_control_plane_refuses_what_it_cant_read() {
     send_wrong_calls(control, &calls);
     assert_eq!(
         orchestrator.login().get("/v1/nodes").json(200),
-        json!({"nodes": []})
+        json!({"nodes": [], "next_cursor": ""})
     );
 }
 

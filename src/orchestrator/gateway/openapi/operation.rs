@@ -247,6 +247,10 @@ impl Operation {
         if self.path.contains('{') {
             statuses.push(404);
         }
+        // A name or the beginning of an id may mean several.
+        if self.path.starts_with("/v1/tasks/{id}") {
+            statuses.push(409);
+        }
         if !self.parameters.is_empty() {
             statuses.push(400);
         }
@@ -266,15 +270,22 @@ fn tag(path: &str) -> &str {
 }
 
 /// The parameters in a path: a slug, or else an id.
-fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
+fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
     let names = path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    names.map(|name| {
-        let schema = match name {
+    names.map(move |name| {
+        let mut parameter = json!({"in": "path", "name": name, "required": true});
+        parameter["schema"] = match name {
             "slug" => json!({"type": "string", "pattern": crate::api::nodes::SLUG_PATTERN}),
+            _ if tag(path) == "tasks" => {
+                parameter["description"] =
+                    "The task's id, its name, or the beginning of its id from 8 characters on."
+                        .into();
+                json!({"type": "string", "minLength": 1})
+            }
             _ => json!({"type": "string", "format": "uuid"}),
         };
-        json!({"in": "path", "name": name, "required": true, "schema": schema})
+        parameter
     })
 }

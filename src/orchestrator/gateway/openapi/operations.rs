@@ -207,7 +207,11 @@ fn list_tasks() -> Operation {
         |_| json_schema!({"type": "integer", "minimum": 0, "maximum": u64::MAX, "default": 0}),
     )
     .query("status", "Only those in this state.", of::<TaskStatus>)
-    .query("name", "Only those of this name.", text)
+    .query(
+        "name",
+        "Only those of this name, with a number or without.",
+        text,
+    )
     .gives::<TaskList>()
 }
 

@@ -1,0 +1,71 @@
+//! A task's name: what a user calls it, made into a word that can stand in a path or on a command line.
+
+/// Most characters of a task's name, as given and as made.
+pub const MAX_NAME_CHARS: usize = 200;
+/// Name of a task in whose name no letter or digit of ASCII is left.
+const FALLBACK: &str = "task";
+
+/// The word made of `text`: lower case, with `-` for each run of other characters, and none at either end.
+/// `None` where nothing is left.
+pub fn plain_name(text: &str) -> Option<String> {
+    let mut name = String::new();
+    for c in text.to_lowercase().chars() {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            name.push(c);
+        } else if !name.is_empty() && !name.ends_with('-') {
+            name.push('-');
+        }
+    }
+    name.truncate(MAX_NAME_CHARS);
+    name.truncate(name.trim_end_matches('-').len());
+    (!name.is_empty()).then_some(name)
+}
+
+/// The name to begin with for a task that is to be called `text`; an empty text asks for none.
+pub(super) fn base_name(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| plain_name(text).unwrap_or_else(|| FALLBACK.to_owned()))
+}
+
+/// The `n`th task of a name: `build`, `build-2`, `build-3`, and so on, cut where it would be too long.
+pub fn numbered_name(base: &str, n: u64) -> String {
+    if n <= 1 {
+        return base.to_owned();
+    }
+    let number = format!("-{n}");
+    let end = base.floor_char_boundary(MAX_NAME_CHARS.saturating_sub(number.len()));
+    format!("{}{number}", &base[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_made_plain() {
+        for (text, name) in [
+            ("build", Some("build")),
+            ("Nightly Build #7!", Some("nightly-build-7")),
+            ("--a__b..c--", Some("a-b-c")),
+            ("Übung", Some("bung")),
+            ("日本", None),
+            ("", None),
+        ] {
+            assert_eq!(plain_name(text).as_deref(), name, "{text}");
+        }
+        assert_eq!(base_name("日本").as_deref(), Some("task"));
+        assert_eq!(base_name(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_name_stays_as_it_is(text in "\\PC{0,250}", n in 1u64..u64::MAX) {
+            if let Some(name) = plain_name(&text) {
+                prop_assert_eq!(plain_name(&name), Some(name.clone()));
+                let numbered = numbered_name(&name, n);
+                prop_assert!(numbered.len() <= MAX_NAME_CHARS);
+                prop_assert!(n == 1 || numbered.ends_with(&format!("-{n}")));
+            }
+        }
+    }
+}

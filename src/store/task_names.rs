@@ -1,0 +1,175 @@
+//! Which task a word means, and which name is still free.
+//!
+//! A name belongs to one task of a user. Each look goes by an index, and there are few of them however many
+//! tasks bear a name.
+
+use super::{Store, StoreError};
+use crate::api::{
+    TaskId, UserId,
+    tasks::{numbered_name, plain_name},
+};
+use rusqlite::{Connection, params};
+use std::ops::Range;
+
+/// Shortest beginning of an id that stands for the whole, in characters.
+const MIN_PREFIX: usize = 8;
+/// Characters of an id.
+const ID_CHARS: usize = 36;
+
+/// Which task a word means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TaskMatch {
+    /// This one.
+    One(TaskId),
+    /// Several have this name; only tasks of a release before names were unique, or of several users.
+    SeveralNames,
+    /// The ids of several begin with it.
+    SeveralIds,
+    /// None that the caller may see.
+    None,
+}
+
+/// The first name of `base`, `base-2`, `base-3` … that no task of this user has. After old tasks were deleted
+/// there may be gaps, and then it is any that is free.
+pub(super) fn free_name(c: &Connection, owner: UserId, base: &str) -> Result<String, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM tasks WHERE user_id = ?1 AND name = ?2)";
+    let mut statement = c.prepare_cached(sql)?;
+    let n = first_free(|n| {
+        let taken = statement.query_row(params![owner, numbered_name(base, n)], |row| row.get(0));
+        Ok(taken?)
+    })?;
+    Ok(numbered_name(base, n))
+}
+
+/// A number from 1 that is not taken while the one before it is: doubled until one is free, then halved
+/// between the two.
+fn first_free(
+    mut is_taken: impl FnMut(u64) -> Result<bool, StoreError>,
+) -> Result<u64, StoreError> {
+    if !is_taken(1)? {
+        return Ok(1);
+    }
+    let Range { mut start, mut end } = 1..2;
+    while is_taken(end)? {
+        (start, end) = (end, end.saturating_mul(2));
+    }
+    while end - start > 1 {
+        let middle = start + (end - start) / 2;
+        if is_taken(middle)? {
+            start = middle;
+        } else {
+            end = middle;
+        }
+    }
+    Ok(end)
+}
+
+impl Store {
+    /// The task that `word` means for this user: one of this id, else of this name, else whose id begins with
+    /// it. Admins find the tasks of all, after their own.
+    pub async fn task_find(
+        &self,
+        word: String,
+        user: UserId,
+        is_admin: bool,
+    ) -> Result<TaskMatch, StoreError> {
+        self.read(move |c| {
+            let owner = (!is_admin).then_some(user);
+            if let Ok(id) = word.parse::<TaskId>() {
+                let sql = "SELECT id FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)";
+                let found = matches(c, sql, params![id, owner], TaskMatch::SeveralIds)?;
+                if found != TaskMatch::None {
+                    return Ok(found);
+                }
+            }
+            let plain = plain_name(&word).filter(|plain| *plain != word);
+            for name in [Some(&word), plain.as_ref()].into_iter().flatten() {
+                let found = named(c, name, user, is_admin)?;
+                if found != TaskMatch::None {
+                    return Ok(found);
+                }
+            }
+            begins_with(c, &word.to_ascii_lowercase(), owner)
+        })
+        .await
+    }
+}
+
+fn named(
+    c: &Connection,
+    name: &str,
+    user: UserId,
+    is_admin: bool,
+) -> Result<TaskMatch, StoreError> {
+    let own = "SELECT id FROM tasks WHERE user_id = ?1 AND name = ?2 LIMIT 2";
+    let found = matches(c, own, params![user, name], TaskMatch::SeveralNames)?;
+    if found != TaskMatch::None || !is_admin {
+        return Ok(found);
+    }
+    // User by user, since that is how the index goes.
+    let all =
+        "SELECT t.id FROM users u CROSS JOIN tasks t ON t.user_id = u.id AND t.name = ?1 LIMIT 2";
+    matches(c, all, params![name], TaskMatch::SeveralNames)
+}
+
+fn begins_with(
+    c: &Connection,
+    prefix: &str,
+    owner: Option<UserId>,
+) -> Result<TaskMatch, StoreError> {
+    let is_of_ids = |b: u8| b.is_ascii_hexdigit() || b == b'-';
+    if !(MIN_PREFIX..ID_CHARS).contains(&prefix.len()) || !prefix.bytes().all(is_of_ids) {
+        return Ok(TaskMatch::None);
+    }
+    let whose = match owner {
+        Some(_) => "user_id = ?3",
+        None => "?3 IS NULL",
+    };
+    // No character of an id comes after `f`.
+    let sql = format!("SELECT id FROM tasks WHERE {whose} AND id >= ?1 AND id < ?2 LIMIT 2");
+    let end = format!("{prefix}g");
+    matches(c, &sql, params![prefix, end, owner], TaskMatch::SeveralIds)
+}
+
+/// What a query for two ids at most finds.
+fn matches(
+    c: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    several: TaskMatch,
+) -> Result<TaskMatch, StoreError> {
+    let mut statement = c.prepare_cached(sql)?;
+    let ids = statement.query_map(params, |row| row.get(0))?;
+    let ids: Vec<TaskId> = ids.collect::<Result<_, _>>()?;
+    Ok(match ids[..] {
+        [] => TaskMatch::None,
+        [id] => TaskMatch::One(id),
+        _ => several,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_free_number_is_found_in_few_looks() {
+        let mut looks = 0;
+        let found = first_free(|n| {
+            looks += 1;
+            Ok(n <= 100_000)
+        });
+        assert_eq!((found.unwrap(), looks < 40), (100_001, true), "{looks}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_free_number_is_free_whatever_is_taken(taken: BTreeSet<u8>) {
+            let is_taken = |n: u64| taken.iter().any(|one| u64::from(*one) == n);
+            let free = first_free(|n| Ok(is_taken(n))).unwrap();
+            prop_assert!(!is_taken(free) && (free == 1 || is_taken(free - 1)));
+        }
+    }
+}
