@@ -190,7 +190,7 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
         if !valid {
             return Err(Problem::field(
                 &pointer,
-                "is no name for an environment variable ([A-Za-z_][A-Za-z0-9_]*)",
+                "is not a valid name for an environment variable ([A-Za-z_][A-Za-z0-9_]*)",
             ));
         }
         if RESERVED_ENV.contains(&name.as_str()) {

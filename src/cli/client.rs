@@ -7,10 +7,10 @@ use std::{path::PathBuf, time::Duration};
 /// How a client command reaches the orchestrator and prints.
 #[derive(Args, Clone, Debug)]
 pub struct Client {
-    /// The orchestrator's User API [default: where you logged in last, else http://127.0.0.1:12080]
+    /// URL of the orchestrator's User API [default: the last login's, else http://127.0.0.1:12080]
     #[arg(long, env = "CYNODE_GATEWAY_URL", value_name = "URL")]
     pub gateway_url: Option<String>,
-    /// Text for people, JSON for programs
+    /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
     pub output: Output,
 }
@@ -25,25 +25,25 @@ pub enum Output {
 /// What a sandbox gets.
 #[derive(Args, Debug)]
 pub struct SandboxOptions {
-    /// The sandbox's image [default: the orchestrator's]
+    /// Image to run the command in [default: the orchestrator's]
     #[arg(long)]
     pub image: Option<String>,
-    /// Set a variable, as NAME=VALUE; NAME alone takes it from here; repeatable
+    /// Set a variable; NAME alone copies it from your environment; repeatable
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
-    /// End it after this time, such as 90s, 5m or 2h
+    /// Kill the command after this time, such as 90s, 5m or 2h; 3h at most [default: 1h]
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
-    /// Only on a node with this label; repeatable
+    /// Run only on nodes with this label; repeatable
     #[arg(long, value_name = "LABEL")]
     pub label: Vec<String>,
     /// Name the task; a number is added if you have used the name before
     #[arg(long)]
     pub name: Option<String>,
-    /// How often a lost node may be made up for; 1 never runs it twice
+    /// Maximum attempts when a node fails or is lost; 1: never run the command twice [default: 3]
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<u32>,
-    /// Before your other tasks, or behind them when below 0: -100 to 100 [default: 0]
+    /// Priority among your own tasks, -100 to 100; higher starts sooner [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub priority: Option<i32>,
 }
@@ -54,10 +54,10 @@ pub struct RunArgs {
     pub client: Client,
     #[command(flatten)]
     pub sandbox: SandboxOptions,
-    /// Print the task's id and return at once
+    /// Print the task's id and return immediately
     #[arg(long, short)]
     pub detach: bool,
-    /// The command and its arguments
+    /// Command and arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
@@ -70,13 +70,13 @@ pub enum TaskCommand {
     List(ListArgs),
     /// Show one task
     Get(TaskId),
-    /// Show how a task ended, with its output
+    /// Show a task's result and output
     Result(TaskId),
-    /// Print what a task printed
+    /// Print a task's output
     Logs(LogsArgs),
-    /// End a task
+    /// Cancel a task
     Cancel(TaskId),
-    /// Wait for a task's end and exit with its exit code
+    /// Wait for a task to end and exit with its exit code
     Wait(TaskId),
 }
 
@@ -86,13 +86,13 @@ pub struct CreateArgs {
     pub client: Client,
     #[command(flatten)]
     pub sandbox: SandboxOptions,
-    /// Text for /bin/sh, instead of a command; - reads it from stdin
+    /// Script for /bin/sh instead of a command; - reads it from stdin
     #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub script: Option<String>,
-    /// A file with text for /bin/sh
+    /// Script file for /bin/sh
     #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "script"])]
     pub script_file: Option<PathBuf>,
-    /// The command and its arguments
+    /// Command and arguments
     #[arg(
         trailing_var_arg = true,
         required_unless_present_any = ["script", "script_file"],
@@ -105,16 +105,16 @@ pub struct CreateArgs {
 pub struct ListArgs {
     #[command(flatten)]
     pub client: Client,
-    /// Only queued, running, completed, failed or canceled ones
+    /// List only tasks that are queued, running, completed, failed or canceled
     #[arg(long)]
     pub status: Option<String>,
     /// List only tasks of this name, with a number or without
     #[arg(long)]
     pub name: Option<String>,
-    /// At most so many
+    /// Maximum number of tasks, 1 to 200
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,
-    /// Read on after an earlier list
+    /// Continue after an earlier list
     #[arg(long)]
     pub cursor: Option<String>,
 }
@@ -131,7 +131,7 @@ pub struct TaskId {
 pub struct LogsArgs {
     #[command(flatten)]
     pub task: TaskId,
-    /// Go on until the task ends
+    /// Follow the output until the task ends
     #[arg(long, short)]
     pub follow: bool,
 }
@@ -142,11 +142,11 @@ pub enum NodesCommand {
     List(Client),
     /// Show one node
     Show(NodeSlug),
-    /// Give a node no more jobs
+    /// Stop scheduling jobs on a node
     Drain(NodeSlug),
-    /// Give a drained node jobs again
+    /// Schedule jobs on a drained node again
     Resume(NodeSlug),
-    /// Forget a node that is gone, so that another machine may take its slug
+    /// Forget a node that is gone, so that another machine can use its slug
     Forget(NodeForget),
 }
 
@@ -154,7 +154,7 @@ pub enum NodesCommand {
 pub struct NodeSlug {
     #[command(flatten)]
     pub client: Client,
-    /// The node's slug
+    /// Slug of the node
     pub slug: String,
 }
 
@@ -175,11 +175,11 @@ pub enum UsersCommand {
     Create(UserCreate),
     /// Disable a user immediately
     Disable(UserDisable),
-    /// Let a disabled user in again
+    /// Enable a disabled user
     Enable(UserName),
-    /// End all sessions of a user, at once
+    /// End all sessions of a user immediately
     RevokeSessions(UserName),
-    /// Give a user another password, and end their sessions
+    /// Set a new password and end all sessions of the user
     ResetPassword(UserReset),
 }
 
@@ -187,7 +187,7 @@ pub enum UsersCommand {
 pub struct UserName {
     #[command(flatten)]
     pub client: Client,
-    /// The user's name
+    /// Handle of the user
     pub handle: String,
 }
 
@@ -206,10 +206,10 @@ pub struct UserCreate {
     pub user: UserName,
     #[command(flatten)]
     pub password: NewPassword,
-    /// A mail address, for people to write to
+    /// Email address
     #[arg(long)]
     pub email: Option<String>,
-    /// Let the user see and change everything
+    /// Make the user an admin
     #[arg(long)]
     pub admin: bool,
 }
@@ -225,10 +225,10 @@ pub struct UserReset {
 /// Where a new password comes from; asked for when nothing is said.
 #[derive(Args, Debug)]
 pub struct NewPassword {
-    /// Make up a password, and show it once
+    /// Generate a password and show it once
     #[arg(long, conflicts_with = "new_password_file")]
     pub generate: bool,
-    /// A file that holds the new password
+    /// Read the new password from a file
     #[arg(long, value_name = "FILE")]
     pub new_password_file: Option<PathBuf>,
 }
@@ -237,16 +237,16 @@ pub struct NewPassword {
 pub struct AuditArgs {
     #[command(flatten)]
     pub client: Client,
-    /// Only this action, such as auth.login or user.create
+    /// Show only this action, such as auth.login or user.create
     #[arg(long)]
     pub action: Option<String>,
-    /// Only what this user or node did, or what was done to it
+    /// Show only what this user or node did, or what was done to it
     #[arg(long, value_name = "NAME")]
     pub who: Option<String>,
-    /// At most so many
+    /// Maximum number of events, 1 to 200
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,
-    /// Read on after an earlier list
+    /// Continue after an earlier list
     #[arg(long)]
     pub cursor: Option<String>,
 }
@@ -255,10 +255,10 @@ pub struct AuditArgs {
 pub struct LoginArgs {
     #[command(flatten)]
     pub client: Client,
-    /// Your name
+    /// Your handle
     #[arg(long, env = "CYNODE_HANDLE", default_value = "admin")]
     pub handle: String,
-    /// A file that holds your password (or CYNODE_PASSWORD)
+    /// Read your password from a file (or set CYNODE_PASSWORD)
     #[arg(long, env = "CYNODE_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 }

@@ -7,28 +7,28 @@ use std::{net::SocketAddr, path::PathBuf};
 
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
-    /// Mend what is safe to mend, and say so: make or close the data directory; describe NVIDIA GPUs to podman
+    /// Fix what is safe to fix: create or close the data directory, describe NVIDIA GPUs to podman
     #[arg(long)]
     pub fix: bool,
-    /// Text for people, JSON for programs
+    /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
     pub output: Output,
     #[command(flatten)]
     pub state: State,
-    /// A node's settings in YAML [default: /etc/cynode/node.yaml, if there is one]
+    /// Node settings in YAML [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The orchestrator's control plane that this machine is to reach, such as http://192.168.1.5:12082
+    /// Check that this control plane can be reached, such as http://192.168.1.5:12082
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,
     #[command(flatten)]
     pub podman: Podman,
     #[command(flatten)]
     pub storage: StorageFlags,
-    /// Where a worker is to listen [default: 0.0.0.0:12090]
+    /// Address for the Worker API [default: 0.0.0.0:12090]
     #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
     pub worker_listen: Option<SocketAddr>,
-    /// Where users are to reach an orchestrator
+    /// Address for the User API
     #[arg(
         long,
         env = "CYNODE_GATEWAY_LISTEN",
@@ -36,7 +36,7 @@ pub struct DoctorArgs {
         value_name = "ADDR:PORT"
     )]
     pub gateway_listen: SocketAddr,
-    /// Where nodes are to reach an orchestrator
+    /// Address for the Node API
     #[arg(
         long,
         env = "CYNODE_CONTROL_LISTEN",
@@ -44,10 +44,10 @@ pub struct DoctorArgs {
         value_name = "ADDR:PORT"
     )]
     pub control_listen: SocketAddr,
-    /// Whether a node here is to run a model server [default: auto]
+    /// Whether a node here runs a model server [default: auto]
     #[arg(long, env = "CYNODE_INFERENCE", value_name = "MODE")]
     pub inference: Option<InferenceMode>,
-    /// Where a node's model server is to listen, on 127.0.0.1 [default: 11434]
+    /// Port of the model server, on 127.0.0.1 [default: 11434]
     #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT")]
     pub inference_port: Option<u16>,
 }

@@ -37,10 +37,10 @@ pub struct Cli {
 /// What every subcommand takes.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Log what is at least this important [default: info]
+    /// Log messages of this level and above [default: info]
     #[arg(long, global = true, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// How log lines look [default: text]
+    /// Format of log lines [default: text]
     #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 }
@@ -66,45 +66,45 @@ pub enum LogFormat {
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Everything on this machine in one process, and you logged in: the quickest start
+    /// Run all roles on this machine in one process and log in: the quickest start
     Dev(Box<Dev>),
-    /// Take users' tasks and give them to nodes
+    /// Run the orchestrator: accept tasks and schedule them on nodes
     ServeOrchestrator(Box<ServeOrchestrator>),
-    /// Join this machine to an orchestrator and run its sandboxes
+    /// Join this machine to an orchestrator as a node and run sandboxes
     Node(Box<NodeArgs>),
-    /// The Worker API alone, for whoever shows its token
+    /// Run only the Worker API, protected by a token
     Worker(Box<WorkerArgs>),
 
     /// Run a command in a sandbox, print its output live, and exit with its exit code
     Run(RunArgs),
-    /// Create, list and read tasks
+    /// Create, list, read and cancel tasks
     #[command(subcommand)]
     Task(TaskCommand),
-    /// List nodes, and drain, resume or forget one
+    /// List, drain, resume and forget nodes
     #[command(subcommand)]
     Nodes(NodesCommand),
-    /// Create, list, disable and enable users, end their sessions, reset passwords; for admins
+    /// Create, list, disable and enable users, reset passwords (admins only)
     #[command(subcommand)]
     Users(UsersCommand),
-    /// Who did what: logins, registrations, administration; for admins
+    /// Show the audit log: logins, registrations, administration (admins only)
     Audit(AuditArgs),
-    /// Whether the orchestrator and its nodes can do work
+    /// Show whether the orchestrator and its nodes are ready
     Status(Client),
 
-    /// Log in; asks for the password unless it is given
+    /// Log in (asks for the password unless it is given)
     Login(LoginArgs),
-    /// Log out, here and at the orchestrator
+    /// Log out
     Logout(Client),
-    /// Who you are logged in as
+    /// Show who you are logged in as
     Whoami(Client),
 
-    /// Copy an orchestrator's database into a new file, also while it runs
+    /// Back up the orchestrator's database to a new file, even while it runs
     Backup(BackupArgs),
-    /// What on this machine would keep a role from working, and how to mend it
+    /// Check this machine and show how to fix what is wrong
     Doctor(Box<DoctorArgs>),
-    /// Print a completion script for a shell
+    /// Print a shell completion script
     Completions {
-        /// For which shell
+        /// Shell to complete for
         shell: clap_complete::Shell,
     },
     /// Print the version

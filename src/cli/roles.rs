@@ -13,7 +13,7 @@ use std::{
 /// Where state is kept.
 #[derive(Args, Clone, Debug)]
 pub struct State {
-    /// Where state is kept [default: $XDG_STATE_HOME/cynode; root: /var/lib/cynode]
+    /// Directory for state [default: $XDG_STATE_HOME/cynode; root: /var/lib/cynode]
     #[arg(long, env = "CYNODE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
@@ -21,10 +21,10 @@ pub struct State {
 /// The pre-shared key.
 #[derive(Args, Debug)]
 pub struct Psk {
-    /// The pre-shared key by which nodes register (or CYNODE_PSK)
+    /// Pre-shared key with which nodes register (or CYNODE_PSK)
     #[arg(long, value_name = "KEY", conflicts_with = "psk_file")]
     pub psk: Option<String>,
-    /// A file that holds the pre-shared key (or CYNODE_PSK_FILE)
+    /// Read the pre-shared key from a file (or CYNODE_PSK_FILE)
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ pub struct Psk {
 /// What an orchestrator is told, alone or in `dev`.
 #[derive(Args, Debug)]
 pub struct OrchestratorFlags {
-    /// Where users reach it; port 0 takes a free one
+    /// Address for the User API; port 0 picks a free port
     #[arg(
         long,
         env = "CYNODE_GATEWAY_LISTEN",
@@ -40,13 +40,13 @@ pub struct OrchestratorFlags {
         value_name = "ADDR:PORT"
     )]
     pub gateway_listen: SocketAddr,
-    /// The first admin's password, from a file; counts only at the first start
+    /// Read the first admin's password from a file; used only at the first start
     #[arg(long, env = "CYNODE_ADMIN_PASSWORD_FILE", value_name = "FILE")]
     pub admin_password_file: Option<PathBuf>,
-    /// Begin with an empty database although the data directory holds keys of before
+    /// Begin with an empty database although the data directory has keys
     #[arg(long, env = "CYNODE_INIT")]
     pub init: bool,
-    /// The image of a task that names none
+    /// Image for tasks that name none
     #[arg(
         long,
         env = "CYNODE_DEFAULT_IMAGE",
@@ -54,10 +54,10 @@ pub struct OrchestratorFlags {
         value_name = "IMAGE"
     )]
     pub default_image: String,
-    /// Have nodes run this model server image
+    /// Run this model server image on nodes
     #[arg(long, env = "CYNODE_INFERENCE_IMAGE", value_name = "IMAGE")]
     pub inference_image: Option<String>,
-    /// Have nodes fetch this model for it, such as qwen3:0.6b; repeatable
+    /// Fetch this model on nodes, such as qwen3:0.6b; repeatable
     #[arg(
         long,
         env = "CYNODE_INFERENCE_MODEL",
@@ -73,7 +73,7 @@ pub struct OrchestratorFlags {
 /// What an orchestrator puts up with.
 #[derive(Args, Debug)]
 pub struct Limits {
-    /// Refuse new tasks while so many are queued
+    /// Refuse new tasks while this many are queued
     #[arg(
         long,
         env = "CYNODE_MAX_QUEUED",
@@ -81,7 +81,7 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued: u64,
-    /// Refuse a user's new tasks while so many of theirs are queued
+    /// Refuse a user's new tasks while this many of theirs are queued
     #[arg(
         long,
         env = "CYNODE_MAX_QUEUED_PER_USER",
@@ -89,14 +89,13 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
-    /// Offer what a node runs to another one when it has not answered for so long (found out 15 s after its last
-    /// word at the latest)
+    /// Reschedule the jobs of a node that has been silent for this long
     #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
-    /// Forget finished tasks, with what they printed, after this time, such as 12h or 30d; 0: never
+    /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
     #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = duration, value_name = "TIME")]
     pub retain: Duration,
-    /// Forget the oldest finished tasks while there are more than so many; 0: any number
+    /// Delete the oldest finished tasks beyond this number; 0: no limit
     #[arg(
         long,
         env = "CYNODE_RETAIN_MAX",
@@ -104,7 +103,7 @@ pub struct Limits {
         value_name = "N"
     )]
     pub retain_max: u64,
-    /// Let each user make so many requests a second, five seconds' worth of them at once; 0: any number
+    /// Requests per second for each user, with bursts of five seconds' worth; 0: no limit
     #[arg(
         long,
         env = "CYNODE_USER_RATE",
@@ -112,7 +111,7 @@ pub struct Limits {
         value_name = "N"
     )]
     pub user_rate: u32,
-    /// Believe the X-Forwarded-For of this address or network, such as 10.0.0.0/8; repeatable
+    /// Trust X-Forwarded-For from this address or network, such as 10.0.0.0/8; repeatable
     #[arg(
         long,
         env = "CYNODE_TRUSTED_PROXY",
@@ -145,7 +144,7 @@ pub struct ServeOrchestrator {
     pub state: State,
     #[command(flatten)]
     pub flags: OrchestratorFlags,
-    /// Where nodes reach it
+    /// Address for the Node API (control plane)
     #[arg(
         long,
         env = "CYNODE_CONTROL_LISTEN",
@@ -153,12 +152,12 @@ pub struct ServeOrchestrator {
         value_name = "ADDR:PORT"
     )]
     pub control_listen: SocketAddr,
-    /// How nodes are to call it [default: the address they came by]
+    /// URL under which nodes reach the control plane [default: the address they used]
     #[arg(long, env = "CYNODE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
     #[command(flatten)]
     pub psk: Psk,
-    /// Reach the node SLUG at URL, whatever it says; repeatable
+    /// Reach node SLUG at URL, overriding what it reports; repeatable
     #[arg(
         long,
         env = "CYNODE_WORKER_URL",
@@ -166,7 +165,7 @@ pub struct ServeOrchestrator {
         value_delimiter = ','
     )]
     pub worker_url: Vec<String>,
-    /// Be ready only while a node has inference running
+    /// Report ready only while a node has inference running
     #[arg(long, env = "CYNODE_REQUIRE_INFERENCE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub require_inference: bool,
 }
@@ -174,15 +173,15 @@ pub struct ServeOrchestrator {
 /// What a machine that runs sandboxes is told.
 #[derive(Args, Debug)]
 pub struct SandboxFlags {
-    /// Where the Worker API listens; port 0 takes a free one [default: 0.0.0.0:12090]
+    /// Address for the Worker API; port 0 picks a free port [default: 0.0.0.0:12090]
     #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
     pub worker_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub engine: EngineFlags,
-    /// An image to fetch before the first job asks for it
+    /// Image to fetch before the first job needs it
     #[arg(long, env = "CYNODE_DEFAULT_IMAGE", value_name = "IMAGE")]
     pub default_image: Option<String>,
-    /// The longest body that the Worker API takes, in bytes [default: 10 MiB, which is also the most]
+    /// Largest request body of the Worker API, in bytes [default and maximum: 10 MiB]
     #[arg(long, env = "CYNODE_MAX_REQUEST_BYTES", value_name = "N")]
     pub max_request_bytes: Option<usize>,
 }
@@ -190,7 +189,7 @@ pub struct SandboxFlags {
 /// How sandboxes are run.
 #[derive(Args, Debug)]
 pub struct EngineFlags {
-    /// Jobs at the same time [default: CPU cores]
+    /// Maximum number of jobs at a time [default: CPU cores]
     #[arg(long, env = "CYNODE_MAX_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrency: Option<u32>,
     /// Allow only images that match, such as docker.io/library/*; repeatable [default: all]
@@ -205,13 +204,13 @@ pub struct EngineFlags {
     pub podman: Podman,
     #[command(flatten)]
     pub storage: StorageFlags,
-    /// Time limit of a job that names none, such as 15m [default: 1h, which is also the most]
+    /// Time limit of a job that names none, such as 15m [default and maximum: 1h]
     #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub default_timeout: Option<Duration>,
-    /// The longest that a job may run here, such as 30m [default: 3h, which is also the most]
+    /// Longest time a job may run here, such as 30m [default and maximum: 3h]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
-    /// How long running jobs may go on at shutdown [default: 10s]
+    /// Time to wait for running jobs at shutdown [default: 10s]
     #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = duration, value_name = "TIME")]
     pub shutdown_grace: Option<Duration>,
 }
@@ -219,16 +218,16 @@ pub struct EngineFlags {
 /// Where a worker keeps its jobs, and for how long.
 #[derive(Args, Debug)]
 pub struct StorageFlags {
-    /// Where each job has its directory [default: worker/jobs in the data directory]
+    /// Directory for jobs [default: worker/jobs in the data directory]
     #[arg(long, env = "CYNODE_JOBS_DIR", value_name = "DIR")]
     pub jobs_dir: Option<PathBuf>,
-    /// Take no job while less than this is free there, such as 2GiB [default: 512MiB]
+    /// Refuse jobs while less than this is free there, such as 2GiB [default: 512MiB]
     #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = size, value_name = "SIZE")]
     pub min_free_disk: Option<u64>,
-    /// How much of each job's output is kept for those who read along: its beginning, and of the rest the oldest goes first; 1MiB to 1TiB [default: 64MiB]
+    /// Output to keep of each job for live readers: its start and the latest; 1MiB to 1TiB [default: 64MiB]
     #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,
-    /// How long a result is kept that the orchestrator doesn't fetch [default: 30d]
+    /// Time to keep results that the orchestrator does not fetch [default: 30d]
     #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = duration, value_name = "TIME")]
     pub ledger_retain: Option<Duration>,
 }
@@ -239,7 +238,7 @@ pub struct Podman {
     /// Name or path of podman [default: podman]
     #[arg(long, env = "CYNODE_ENGINE", value_name = "PROGRAM")]
     pub engine: Option<PathBuf>,
-    /// The OCI runtime that podman is to use [default: the first that works here]
+    /// OCI runtime for podman [default: the first that works here]
     #[arg(long, env = "CYNODE_ENGINE_RUNTIME", value_name = "RUNTIME")]
     pub engine_runtime: Option<String>,
 }
@@ -254,13 +253,13 @@ impl Podman {
 /// Who a node is.
 #[derive(Args, Debug)]
 pub struct Identity {
-    /// This machine's name in commands [default: the host's name]
+    /// Name of this node in commands [default: the host name]
     #[arg(long, env = "CYNODE_SLUG")]
     pub slug: Option<String>,
-    /// Its name for people
+    /// Display name of this node
     #[arg(long, env = "CYNODE_NAME")]
     pub name: Option<String>,
-    /// What tasks may ask for, such as gpu or zone=attic; repeatable
+    /// Label for placement, such as gpu or zone=attic; repeatable
     #[arg(
         long,
         env = "CYNODE_LABEL",
@@ -273,16 +272,16 @@ pub struct Identity {
 /// The one model server of a node.
 #[derive(Args, Debug)]
 pub struct InferenceFlags {
-    /// Whether to run a model server: auto follows the orchestrator [default: auto; in dev: off, unless an image is named]
+    /// Run a model server; auto follows the orchestrator [default: auto; dev: off unless an image is given]
     #[arg(long, env = "CYNODE_INFERENCE", value_name = "MODE")]
     pub inference: Option<InferenceMode>,
-    /// Its port, on loopback only [default: the orchestrator's word, else 11434]
+    /// Port of the model server, on loopback only [default: the orchestrator's setting, else 11434]
     #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub inference_port: Option<u16>,
-    /// How long fetching its image may take [default: 30m]
+    /// Time limit for fetching the model server image [default: 30m]
     #[arg(long, env = "CYNODE_INFERENCE_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub inference_timeout: Option<Duration>,
-    /// How long it may take from its start to its first answer [default: 2m]
+    /// Time limit for the model server to answer after its start [default: 2m]
     #[arg(long, env = "CYNODE_INFERENCE_START_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub inference_start_timeout: Option<Duration>,
 }
@@ -291,13 +290,13 @@ pub struct InferenceFlags {
 pub struct NodeArgs {
     #[command(flatten)]
     pub state: State,
-    /// Settings in YAML; a flag or a variable beats it [default: /etc/cynode/node.yaml, if there is one]
+    /// Settings in YAML; flags and variables override it [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The orchestrator's control plane, such as http://192.168.1.5:12082
+    /// URL of the orchestrator's control plane, such as http://192.168.1.5:12082
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,
-    /// How long an answer of the orchestrator may take [default: 30s]
+    /// Time limit for an answer of the orchestrator [default: 30s]
     #[arg(long, env = "CYNODE_ORCHESTRATOR_TIMEOUT", value_parser = duration, value_name = "TIME")]
     pub orchestrator_timeout: Option<Duration>,
     #[command(flatten)]
@@ -306,7 +305,7 @@ pub struct NodeArgs {
     pub identity: Identity,
     #[command(flatten)]
     pub inference: InferenceFlags,
-    /// Where the orchestrator reaches this node [default: the address that leads to it]
+    /// URL under which the orchestrator reaches this node [default: the address that leads to it]
     #[arg(long, env = "CYNODE_ADVERTISE_URL", value_name = "URL")]
     pub advertise_url: Option<String>,
     #[command(flatten)]
@@ -317,7 +316,7 @@ pub struct NodeArgs {
 pub struct WorkerArgs {
     #[command(flatten)]
     pub state: State,
-    /// A file that holds the token callers must show (or CYNODE_WORKER_TOKEN)
+    /// Read the token that callers must show from a file (or CYNODE_WORKER_TOKEN)
     #[arg(long, env = "CYNODE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     #[command(flatten)]
@@ -330,7 +329,7 @@ pub struct Dev {
     pub state: State,
     #[command(flatten)]
     pub flags: OrchestratorFlags,
-    /// Where its node reaches it
+    /// Address for the Node API (control plane)
     #[arg(
         long,
         env = "CYNODE_CONTROL_LISTEN",
@@ -338,7 +337,7 @@ pub struct Dev {
         value_name = "ADDR:PORT"
     )]
     pub control_listen: SocketAddr,
-    /// Where its Worker API listens
+    /// Address for the Worker API
     #[arg(
         long,
         env = "CYNODE_WORKER_LISTEN",
@@ -360,9 +359,9 @@ pub struct Dev {
 pub struct BackupArgs {
     #[command(flatten)]
     pub state: State,
-    /// Text for people, JSON for programs
+    /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
     pub output: Output,
-    /// The file to make
+    /// File to create
     pub file: PathBuf,
 }

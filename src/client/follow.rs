@@ -80,7 +80,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
                 return Err(failure);
             }
             Err(_) if away_since.is_none() => {
-                super::print::note("the orchestrator is away; trying again")
+                super::print::note("orchestrator unreachable; retrying")
             }
             Err(_) => {}
         }

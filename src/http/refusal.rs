@@ -44,7 +44,7 @@ fn instead(bytes: &[u8]) -> Option<Vec<u8>> {
         _ if !is_bare => return None,
         "400" => Problem::new(
             Kind::InvalidRequest,
-            "this is no HTTP/1.1 request that can be read; see what stands between you and us, such as a proxy or TLS, which is not spoken here",
+            "not a valid HTTP/1.1 request (check for a proxy or TLS mismatch in between)",
         ),
         "414" | "431" => Problem::new(
             Kind::HeadTooLarge,

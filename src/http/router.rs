@@ -132,7 +132,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         path: &str,
     ) -> (&'static str, Result<(Handler<S>, Params), Problem>) {
         let Ok(found) = self.paths.at(path) else {
-            let detail = "there is nothing at this path; the docs list the calls that exist";
+            let detail = format!("there is no such path; {}", self.directory());
             return (UNMATCHED, Err(Problem::new(Kind::NotFound, detail)));
         };
         let Route { template, methods } = found.value;
@@ -157,10 +157,22 @@ impl<S: Send + Sync + 'static> Router<S> {
         let allow = allow.join(", ");
         let mut problem = Problem::new(
             Kind::MethodNotAllowed,
-            format!("{method} does nothing here; use {allow}"),
+            format!(
+                "{template} takes {allow}, not {method}; {}",
+                self.directory()
+            ),
         );
         problem.allow = Some(allow);
         (template, Err(problem))
+    }
+
+    /// Where a caller finds out which calls there are.
+    fn directory(&self) -> &'static str {
+        if self.paths.at("/openapi.json").is_ok() {
+            "GET /openapi.json lists every call"
+        } else {
+            "docs/api.md lists every call"
+        }
     }
 
     async fn answer(self, request: http::Request<Incoming>) -> Response {

@@ -212,7 +212,7 @@ fn a_model_that_is_none_is_no_start() {
         let model = format!("--inference-model={name}");
         let error = start(&[image[0], image[1], &model]);
         assert!(error.contains("--inference-model"), "{error}");
-        assert!(error.contains("is no model"), "{error}");
+        assert!(error.contains("is not a valid model name"), "{error}");
     }
     let error = start(&["--inference-model", "a"]);
     assert!(error.contains("--inference-image"), "{error}");

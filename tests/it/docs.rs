@@ -82,3 +82,44 @@ fn the_docs_name_flags_that_exist() {
 fn podmans(flag: &str) -> bool {
     ["--network", "--preserve-fds"].contains(&flag)
 }
+
+#[test]
+fn no_text_for_users_is_a_riddle() {
+    let home = tempfile::tempdir().unwrap();
+    let mut texts: Vec<(String, String)> = ["README.md", "docs/usage.md", "docs/api.md"]
+        .map(|file| (file.to_owned(), fs::read_to_string(file).unwrap()))
+        .into();
+    let commands: [&[&str]; 9] = [
+        &[],
+        &["dev"],
+        &["serve-orchestrator"],
+        &["node"],
+        &["worker"],
+        &["run"],
+        &["nodes"],
+        &["users"],
+        &["doctor"],
+    ];
+    for command in commands {
+        let help = process::run(cynode(home.path()).args(command).arg("--help")).stdout;
+        texts.push((format!("{command:?} --help"), help));
+    }
+    let riddles = [
+        "and the mend",
+        "made up for",
+        "Offer what a node runs",
+        "Who did what",
+        "Keep a user out",
+        "no more jobs",
+        "whoever shows",
+        "What it still runs or keeps",
+        "It is looked for every",
+        "begins anew]",
+    ];
+    for (place, text) in texts {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for riddle in riddles {
+            assert!(!text.contains(riddle), "{place}: {riddle}");
+        }
+    }
+}

@@ -64,7 +64,7 @@ pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
     }
     Err(Problem::field(
         pointer,
-        "is no label: 1 to 63 of A-Z a-z 0-9 . _ / = -, starting with a letter or digit",
+        "is not a valid label: 1 to 63 of A-Z a-z 0-9 . _ / = -, starting with a letter or digit",
     ))
 }
 
@@ -82,7 +82,7 @@ pub fn check_model(pointer: &str, name: &str) -> Result<(), Problem> {
     Err(Problem::field(
         pointer,
         format!(
-            "is no model: 1 to {MAX_TEXT} of A-Z a-z 0-9 . _ : / -, starting with a letter or digit"
+            "is not a valid model name: 1 to {MAX_TEXT} of A-Z a-z 0-9 . _ : / -, starting with a letter or digit"
         ),
     ))
 }
@@ -106,7 +106,7 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     // The parser lets some of what isn't ASCII pass.
     let parsed = url.parse::<http::Uri>().ok();
     let Some(uri) = parsed.filter(|_| url.bytes().all(|b| b.is_ascii_graphic())) else {
-        return wrong("is no URL; write it like http://host:12090");
+        return wrong("is not a valid URL; write it like http://host:12090");
     };
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();

@@ -113,7 +113,7 @@ impl JobStatus {
 pub struct Task {
     /// The task's id.
     pub id: TaskId,
-    /// The same once more.
+    /// Same as `id`.
     pub task_id: TaskId,
     /// Where it stands.
     pub status: TaskStatus,

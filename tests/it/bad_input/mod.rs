@@ -137,6 +137,29 @@ fn the_gateway_refuses_what_it_cant_read() {
 }
 
 #[test]
+fn a_wrong_call_hears_which_calls_exist() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let detail = |problem: Value| problem["detail"].as_str().unwrap().to_owned();
+    let delete = user.call("DELETE", "/v1/tasks", &[], b"");
+    assert_eq!(
+        detail(delete.problem(405, "method-not-allowed")),
+        "/v1/tasks takes POST, GET, HEAD, not DELETE; GET /openapi.json lists every call"
+    );
+    let lost = detail(user.get("/v1/jobs").problem(404, "not-found"));
+    assert!(lost.contains("GET /openapi.json"), "{lost}");
+    // The Node API has no such document.
+    let lost = detail(
+        orchestrator
+            .control
+            .get("/v1/jobs")
+            .problem(404, "not-found"),
+    );
+    assert!(lost.contains("docs/api.md"), "{lost}");
+}
+
+#[test]
 fn a_task_that_exists_is_asked_about_in_wrong_ways() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);

@@ -98,13 +98,13 @@ fn users() -> Vec<Operation> {
         act(
             "/v1/users/{id}/disable",
             "disable_user",
-            "Keep a user out, at once; 409 for the last active admin",
+            "Disable a user immediately; 409 for the last active admin",
         )
         .or_problem(409),
         act(
             "/v1/users/{id}/enable",
             "enable_user",
-            "Let a disabled user in again",
+            "Enable a disabled user",
         ),
         act(
             "/v1/users/{id}/revoke_sessions",
@@ -125,7 +125,7 @@ fn audit() -> Operation {
     get(
         "/v1/audit",
         "audit",
-        "Who did what: logins, registrations, administration; newest first",
+        "Show the audit log: logins, registrations, administration; newest first",
     )
     .admin()
     .query("limit", "At most so many.", |_| limit(AUDIT_LIMIT))
@@ -230,13 +230,13 @@ fn nodes() -> Vec<Operation> {
         post(
             "/v1/nodes/{slug}/drain",
             "drain_node",
-            "Give a node no more jobs",
+            "Stop scheduling jobs on a node",
         )
         .admin(),
         post(
             "/v1/nodes/{slug}/resume",
             "resume_node",
-            "Give a node jobs again",
+            "Schedule jobs on a node again",
         )
         .admin(),
     ]
