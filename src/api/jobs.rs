@@ -10,6 +10,11 @@ use std::collections::BTreeMap;
 
 /// Largest single element of `command`, in bytes; the kernel's own limit is 128 KiB.
 pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
+/// Largest script, in bytes: the third element of a `command` that begins with [`SHELL`]. Init hands a long
+/// one over as a file.
+pub const MAX_SCRIPT_BYTES: usize = 256 * 1024;
+/// How the command of a script begins.
+pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 /// Largest `command` and `env` together, in bytes.
 pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
 /// Longest time limit of a job, in seconds; a node or an orchestrator may set less.
@@ -131,7 +136,7 @@ pub fn parse_image(pointer: &str, image: &str) -> Result<ImageRef, Problem> {
         .map_err(|error: super::image::InvalidImage| Problem::field(pointer, error.to_string()))
 }
 
-/// A command that the kernel will take: not empty, no NUL, within the size limits.
+/// A command that a sandbox can run: not empty, no NUL, within the size limits.
 pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Result<(), Problem> {
     if command.first().is_none_or(String::is_empty) {
         return Err(Problem::field(
@@ -139,6 +144,7 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
             "is empty; give a program and its arguments, such as [\"echo\",\"hello\"]",
         ));
     }
+    let is_script = command.len() == 3 && command[..2] == SHELL;
     for (n, argument) in command.iter().enumerate() {
         let pointer = format!("{pointer}/{n}");
         if argument.contains('\0') {
@@ -147,15 +153,12 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
                 "holds a NUL character, which no argument can",
             ));
         }
-        if argument.len() > MAX_ARGUMENT_BYTES {
-            return Err(Problem::field(
-                &pointer,
-                format!(
-                    "is {} bytes long; at most {MAX_ARGUMENT_BYTES} are possible",
-                    argument.len()
-                ),
-            ));
-        }
+        let most = if is_script && n == 2 {
+            MAX_SCRIPT_BYTES
+        } else {
+            MAX_ARGUMENT_BYTES
+        };
+        check_size(&pointer, argument, most)?;
     }
     // The kernel needs a pointer and a NUL more for each.
     let total = command
@@ -176,6 +179,18 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
         ));
     }
     Ok(())
+}
+
+/// A text of `most` bytes or fewer.
+pub fn check_size(pointer: &str, text: &str, most: usize) -> Result<(), Problem> {
+    let length = text.len();
+    if length <= most {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        format!("is {length} bytes long; at most {most} are possible"),
+    ))
 }
 
 /// Environment names a shell can use, outside of what is cynode's own.
@@ -205,12 +220,7 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
                 "holds a NUL character, which no variable can",
             ));
         }
-        if value.len() > MAX_ARGUMENT_BYTES {
-            return Err(Problem::field(
-                &pointer,
-                format!("is longer than {MAX_ARGUMENT_BYTES} bytes"),
-            ));
-        }
+        check_size(&pointer, value, MAX_ARGUMENT_BYTES)?;
     }
     Ok(())
 }

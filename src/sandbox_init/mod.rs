@@ -30,6 +30,7 @@
     reason = "PID 1 speaks to the kernel; each use says why it is sound"
 )]
 
+mod script;
 pub mod seccomp;
 pub mod wire;
 
@@ -79,8 +80,11 @@ fn run() -> io::Result<()> {
     // Before the command, which could use up all that is allowed of processes.
     obey(control.try_clone()?);
 
-    let (program, arguments) = request
-        .command
+    let from_file = script::from_file(&request.command)?;
+    let command_line = from_file
+        .as_ref()
+        .map_or(&request.command[..], |script| &script.command);
+    let (program, arguments) = command_line
         .split_first()
         .ok_or(io::ErrorKind::InvalidData)?;
     let mut complaints = std::fs::File::from(stderr.try_clone()?);

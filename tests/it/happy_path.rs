@@ -271,3 +271,36 @@ fn many_tasks_share_a_node_and_each_gets_its_own_answer() {
         );
     }
 }
+
+#[test]
+fn a_script_of_256_kib_runs_as_a_short_one() {
+    let cluster = Cluster::start();
+    let script = |length: usize| {
+        let mut script = "echo \"$0 $# $-\"; id -u; readlink /proc/self/exe; : '".to_owned();
+        let end = "'\n(exit 4); exit $?\n";
+        script += &"x".repeat(length - script.len() - end.len());
+        script + end
+    };
+    for image in ["localhost/cynode-test", "localhost/cynode-test-user"] {
+        // Below the limit of an argument, around it, and the longest.
+        let outcomes = [1000, 120 * 1024, 128 * 1024 - 1, 128 * 1024, 256 * 1024].map(|length| {
+            let id = cluster.create(&json!({"script": script(length), "image": image}));
+            assert_eq!(cluster.finish(&id)["exit_code"], 4);
+            let result = &cluster.result(&id)["jobs"][0]["result_object"];
+            (result["stdout"].clone(), result["stderr"].clone())
+        });
+        let uid = if image.ends_with("user") { "1000" } else { "0" };
+        let stdout = outcomes[0].0.as_str().unwrap();
+        assert!(stdout.starts_with("/bin/sh 0 "), "{stdout}");
+        assert!(stdout.contains(&format!("\n{uid}\n")), "{stdout}");
+        for outcome in &outcomes {
+            assert_eq!(outcome, &outcomes[0], "{image}");
+        }
+    }
+    let too_long = json!({"script": script(256 * 1024 + 1)});
+    let problem = cluster
+        .user
+        .post("/v1/tasks", &too_long)
+        .problem(400, "invalid-request");
+    assert_eq!(problem["errors"][0]["pointer"], "#/script");
+}

@@ -26,7 +26,7 @@ pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
 pub struct CreateTask {
     /// Text; what it means is up to `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = jobs::MAX_ARGUMENT_BYTES), regex(pattern = SCRIPT_PATTERN))]
+    #[schemars(length(max = jobs::MAX_SCRIPT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub prompt: Option<String>,
     /// Program and arguments, run as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ pub struct CreateTask {
     pub command: Option<Vec<String>>,
     /// Run with `/bin/sh -c`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = jobs::MAX_ARGUMENT_BYTES), regex(pattern = SCRIPT_PATTERN))]
+    #[schemars(length(max = jobs::MAX_SCRIPT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub script: Option<String>,
     /// How `prompt` is to be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,7 +179,13 @@ impl CreateTask {
             ));
         }
         let (command, pointer) = match (self.command, &self.script, &self.prompt) {
-            (Some(command), None, None) => (command, "/command"),
+            (Some(command), None, None) => {
+                // One that looks like a script is none: no argument is longer than any other.
+                for (n, argument) in command.iter().enumerate() {
+                    jobs::check_size(&format!("/command/{n}"), argument, jobs::MAX_ARGUMENT_BYTES)?;
+                }
+                (command, "/command")
+            }
             (None, Some(script), None) => (shell("/script", script)?, "/script"),
             (None, None, Some(prompt)) => match self.input_mode {
                 Some(InputMode::Script | InputMode::Commands) => {
@@ -251,23 +257,15 @@ fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
             "is empty; give what /bin/sh is to run",
         ));
     }
-    if script.len() > jobs::MAX_ARGUMENT_BYTES {
-        return Err(Problem::field(
-            pointer,
-            format!("is longer than {} bytes", jobs::MAX_ARGUMENT_BYTES),
-        ));
-    }
+    jobs::check_size(pointer, script, jobs::MAX_SCRIPT_BYTES)?;
     if script.contains('\0') {
         return Err(Problem::field(
             pointer,
             "holds a NUL character, which no script can",
         ));
     }
-    Ok(vec![
-        "/bin/sh".to_owned(),
-        "-c".to_owned(),
-        script.to_owned(),
-    ])
+    let [shell, option] = jobs::SHELL;
+    Ok([shell, option, script].map(str::to_owned).into())
 }
 
 fn check_name(name: Option<&str>) -> Result<(), Problem> {
@@ -343,7 +341,8 @@ mod tests {
 
     #[test]
     fn wrong_tasks_name_the_field() {
-        let long = "x".repeat(jobs::MAX_ARGUMENT_BYTES + 1);
+        let long = "x".repeat(jobs::MAX_SCRIPT_BYTES + 1);
+        let argument = &long[..=jobs::MAX_ARGUMENT_BYTES];
         for (json, pointer) in [
             (r#"{"command":[]}"#.to_owned(), "#/command"),
             (r#"{"command":[""]}"#.to_owned(), "#/command"),
@@ -354,6 +353,10 @@ mod tests {
             (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
             (r#"{"script":" \n"}"#.to_owned(), "#/script"),
             (format!(r#"{{"script":"{long}"}}"#), "#/script"),
+            (
+                format!(r#"{{"command":["/bin/sh","-c","{argument}"]}}"#),
+                "#/command/2",
+            ),
             (r#"{"prompt":"hello"}"#.to_owned(), "#/prompt"),
             (
                 r#"{"script":"x","use_inference":true}"#.to_owned(),

@@ -64,7 +64,8 @@ mod tests {
                 prop_assert_eq!(plain_name(&name), Some(name.clone()));
                 let numbered = numbered_name(&name, n);
                 prop_assert!(numbered.len() <= MAX_NAME_CHARS);
-                prop_assert!(n == 1 || numbered.ends_with(&format!("-{n}")));
+                let number = format!("-{n}");
+                prop_assert!(n == 1 || numbered.ends_with(&number));
             }
         }
     }

@@ -28,7 +28,11 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
         (json!({"script": ""}), invalid),
         (json!({"script": " \n"}), invalid),
         (json!({"script": "a\u{0}"}), invalid),
-        (json!({"script": "x".repeat(121 * 1024)}), invalid),
+        (json!({"script": "x".repeat(257 * 1024)}), invalid),
+        (
+            json!({"command": ["/bin/sh", "-c", "x".repeat(121 * 1024)]}),
+            invalid,
+        ),
         (json!({"prompt": "", "input_mode": "script"}), invalid),
         (json!({"prompt": "true", "input_mode": "magic"}), invalid),
         (json!({"script": "true", "input_mode": "prompt"}), invalid),
@@ -243,6 +247,21 @@ fn the_worker_refuses_what_it_cant_run() {
         ("/sandbox", json!({}), "invalid-request"),
         ("/sandbox/image", Value::Null, "invalid-request"),
         ("/sandbox/command", Value::Null, "invalid-request"),
+        (
+            "/sandbox/command",
+            json!(["/bin/sh", "-c", "x".repeat(257 * 1024)]),
+            "invalid-request",
+        ),
+        (
+            "/sandbox/command",
+            json!(["/bin/sh", "-c", "true", "x".repeat(121 * 1024)]),
+            "invalid-request",
+        ),
+        (
+            "/sandbox/command",
+            json!(["sh", "-c", "x".repeat(121 * 1024)]),
+            "invalid-request",
+        ),
     ];
     cases.extend(changes.map(|(pointer, value, slug)| {
         let mut job = Worker::job(&["true"]);

@@ -45,12 +45,13 @@ fn takes(task: &Value) -> bool {
 
 #[test]
 fn the_schema_of_a_task_takes_what_the_code_takes() {
-    let longest = "x".repeat(120 * 1024);
+    let (longest, script) = ("x".repeat(120 * 1024), "x".repeat(256 * 1024));
     for task in [
         json!({"command": ["true"]}),
         json!({"command": ["a", ""], "script": null, "input_mode": "script", "unknown": 1}),
         json!({"script": " x\n", "use_inference": false, "network_policy": "none", "env": null}),
-        json!({"script": longest, "env": {"_A1": longest}, "timeout_seconds": u64::MAX}),
+        json!({"script": script, "env": {"_A1": longest}, "timeout_seconds": u64::MAX}),
+        json!({"prompt": script, "input_mode": "script"}),
         json!({"prompt": "x", "input_mode": "commands", "timeout_seconds": 5.0, "max_attempts": 100}),
         json!({"script": "x", "task_name": "é".repeat(200), "node_labels": vec!["a/b=c"; 64]}),
         json!({"script": "x", "priority": -100}),
@@ -70,7 +71,8 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
         json!({"command": ["a", "\u{0}"]}),
         json!({"command": ["true"], "script": "true"}),
         json!({"command": null, "script": null, "prompt": null}),
-        json!({"script": too_long}),
+        json!({"script": format!("{script}x")}),
+        json!({"command": ["/bin/sh", "-c", too_long]}),
         json!({"script": "x", "env": {"A": too_long}}),
         json!({"script": "x", "env": {"A": 1}}),
         json!({"script": "x", "env": {"CYNODE_TASK_ID": "x"}}),

@@ -1,0 +1,100 @@
+//! Scripts too long to be an argument.
+//!
+//! The kernel takes no argument beyond 128 KiB, and a script may have twice that. So `/bin/sh -c SCRIPT` with
+//! a long one becomes a shell that reads it from a file without a name: `/bin/sh -c '. /proc/self/fd/N'`. To
+//! the script that looks the same: `$0` and `$#` are as they were, and `exit` ends the shell.
+
+use std::{
+    ffi::{CStr, OsStr, OsString},
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+};
+
+/// How a command begins whose next and last argument is a script.
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// Most that the kernel takes as one argument, in bytes without the NUL (execve(2), MAX_ARG_STRLEN).
+const MAX_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
+const NAME: &CStr = c"script";
+/// Lowest descriptor of the file: above those that scripts redirect by number.
+const LOWEST: RawFd = 100;
+
+/// A command that reads its script from a file, which has to stay open until it is started.
+pub(super) struct FromFile {
+    pub(super) command: [OsString; 3],
+    _file: OwnedFd,
+}
+
+/// What to run in place of this command; `None` where the kernel takes it as it is.
+pub(super) fn from_file(command: &[OsString]) -> io::Result<Option<FromFile>> {
+    let [shell, option, script] = command else {
+        return Ok(None);
+    };
+    let is_shell = [shell, option].map(|word| word.as_os_str()) == SHELL.map(OsStr::new);
+    if !is_shell || script.len() <= MAX_ARGUMENT_BYTES {
+        return Ok(None);
+    }
+    let mut file = File::from(anonymous()?);
+    file.write_all(script.as_bytes())?;
+    let file = inheritable(&file)?;
+    let source = format!(". /proc/self/fd/{}", file.as_raw_fd());
+    Ok(Some(FromFile {
+        command: [shell.clone(), option.clone(), source.into()],
+        _file: file,
+    }))
+}
+
+/// A file in memory alone. It is never to be executed itself, which some hosts insist on being told, and
+/// kernels before 6.3 don't know.
+fn anonymous() -> io::Result<OwnedFd> {
+    for flags in [libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL, libc::MFD_CLOEXEC] {
+        // SAFETY: the name ends with a NUL, and outlives the call.
+        let file = unsafe { libc::memfd_create(NAME.as_ptr(), flags) };
+        if file >= 0 {
+            // SAFETY: it was opened just now, and nobody else has it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(file) });
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+    }
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A copy that the command inherits.
+fn inheritable(file: &File) -> io::Result<OwnedFd> {
+    // SAFETY: plain system call without pointers, on a descriptor that is open.
+    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, LOWEST) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was made just now, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(shell: &str, option: &str, length: usize) -> Vec<OsString> {
+        vec![shell.into(), option.into(), "x".repeat(length).into()]
+    }
+
+    #[test]
+    fn only_a_long_script_becomes_a_file() {
+        let long = MAX_ARGUMENT_BYTES + 1;
+        for (command, is_file) in [
+            (command("/bin/sh", "-c", long), true),
+            (command("/bin/sh", "-c", long - 1), false),
+            (command("/bin/bash", "-c", long), false),
+            (command("/bin/sh", "-x", long), false),
+            (vec!["true".into()], false),
+        ] {
+            assert_eq!(from_file(&command).unwrap().is_some(), is_file);
+        }
+    }
+}
