@@ -168,7 +168,11 @@ pub(super) fn may_pass(error: &NodeError) -> bool {
 pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &NodeError) {
     if pauses.is_fresh() {
         let error = errors::chain(error);
-        tracing::warn!(step = what, error, "orchestrator unreachable; retrying");
+        tracing::warn!(
+            step = what,
+            error,
+            "the orchestrator is not to be had; trying until it is"
+        );
     }
     tokio::time::sleep(pauses.take()).await;
 }

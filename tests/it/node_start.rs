@@ -143,7 +143,7 @@ fn an_orchestrator_that_is_away_is_waited_for() {
     let mut orchestrator = OrchestratorStandIn::start();
     orchestrator.close();
     let mut node = launch(home.path(), &orchestrator, &[]);
-    logged(&mut node, "orchestrator unreachable; retrying");
+    logged(&mut node, "the orchestrator is not to be had");
     orchestrator.reopen();
     orchestrator.call(Step::Ack, 1);
     orchestrator.close();
