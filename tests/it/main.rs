@@ -63,4 +63,5 @@ mod systemd;
 mod task_names;
 mod upgrade;
 mod users;
+mod warnings;
 mod worker_api;

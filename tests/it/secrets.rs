@@ -4,7 +4,7 @@
 use crate::{
     sandbox::on_host,
     support::{
-        Api, Cluster, Node, Orchestrator, PASSWORD, StandIn, Worker,
+        Api, Cluster, Orchestrator, PASSWORD, StandIn, Worker,
         cluster::PSK,
         cynode, eventually,
         process::run,
@@ -420,31 +420,4 @@ fn a_weak_or_missing_secret_is_no_start() {
             .unwrap_or_else(|| panic!("{done:?}"));
         assert!(error.contains(hint), "{name} {arguments:?}: {error}");
     }
-}
-
-#[test]
-fn unknown_variables_are_named_without_values() {
-    let home = tempfile::tempdir().unwrap();
-    let environment = [
-        ("CYNODE_PKS", "a misspelled secret"),
-        ("CYNODE_LABELS", "gpu"),
-        ("CYNODE_GATEWAY_URL", "http://127.0.0.1:1"),
-        ("CYNODE_TOKEN", "a token of the client"),
-        ("CYNODE_RETAIN", "1d"),
-    ];
-    // Nobody answers there; what it says comes before it asks.
-    let mut node = Node::launch_in(home.path(), "box", "http://127.0.0.1:1", &[], &environment);
-    let log = eventually("it says so", || {
-        let log = node.process.stderr();
-        log.contains("unknown environment variables").then_some(log)
-    });
-    assert!(
-        log.contains("variables=\"CYNODE_LABELS, CYNODE_PKS\""),
-        "{log}"
-    );
-    assert!(
-        !log.contains("misspelled") && !log.contains("token of"),
-        "{log}"
-    );
-    assert_eq!(node.process.terminate(), 0);
 }

@@ -168,44 +168,21 @@ pub struct TaskSpec {
 
 impl CreateTask {
     /// Checks every field and turns the three ways to say what to run into one command.
-    pub fn resolve(self, default_image: &str) -> Result<TaskSpec, Problem> {
+    pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
         if self.use_inference == Some(true) {
             return Err(no_inference("/use_inference"));
         }
-        if self.attachments.is_some_and(|files| !files.is_empty()) {
+        if self
+            .attachments
+            .as_ref()
+            .is_some_and(|files| !files.is_empty())
+        {
             return Err(Problem::field(
                 "/attachments",
                 "files can't be sent to a sandbox yet; put what the command needs into its image, script or env",
             ));
         }
-        let (command, pointer) = match (self.command, &self.script, &self.prompt) {
-            (Some(command), None, None) => {
-                // One that looks like a script is none: no argument is longer than any other.
-                for (n, argument) in command.iter().enumerate() {
-                    jobs::check_size(&format!("/command/{n}"), argument, jobs::MAX_ARGUMENT_BYTES)?;
-                }
-                (command, "/command")
-            }
-            (None, Some(script), None) => (shell("/script", script)?, "/script"),
-            (None, None, Some(prompt)) => match self.input_mode {
-                Some(InputMode::Script | InputMode::Commands) => {
-                    (shell("/prompt", prompt)?, "/prompt")
-                }
-                Some(InputMode::Prompt) | None => return Err(no_inference("/prompt")),
-            },
-            _ => {
-                return Err(Problem::new(
-                    Kind::InvalidRequest,
-                    "give exactly one of command (an array), script (text for /bin/sh) and prompt",
-                ));
-            }
-        };
-        if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
-            return Err(Problem::field(
-                "/input_mode",
-                "goes with prompt, and there is none; leave it out",
-            ));
-        }
+        let (command, pointer) = self.what_to_run()?;
         jobs::check_command(pointer, &command, self.env.as_ref())?;
         jobs::check_env("/env", self.env.as_ref())?;
         jobs::check_timeout("/timeout_seconds", self.timeout_seconds)?;
@@ -247,6 +224,37 @@ impl CreateTask {
             max_attempts,
             priority,
         })
+    }
+
+    /// The command, and the field that it comes from.
+    fn what_to_run(&mut self) -> Result<(Vec<String>, &'static str), Problem> {
+        if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
+            return Err(Problem::field(
+                "/input_mode",
+                "goes with prompt, and there is none; leave it out",
+            ));
+        }
+        match (self.command.take(), &self.script, &self.prompt) {
+            (Some(command), None, None) => {
+                // One that looks like a script is none: no argument may be longer than any other.
+                for (n, argument) in command.iter().enumerate() {
+                    let pointer = format!("/command/{n}");
+                    jobs::check_size(&pointer, argument, jobs::MAX_ARGUMENT_BYTES)?;
+                }
+                Ok((command, "/command"))
+            }
+            (None, Some(script), None) => Ok((shell("/script", script)?, "/script")),
+            (None, None, Some(prompt)) => match self.input_mode {
+                Some(InputMode::Script | InputMode::Commands) => {
+                    Ok((shell("/prompt", prompt)?, "/prompt"))
+                }
+                Some(InputMode::Prompt) | None => Err(no_inference("/prompt")),
+            },
+            _ => Err(Problem::new(
+                Kind::InvalidRequest,
+                "give exactly one of command (an array), script (text for /bin/sh) and prompt",
+            )),
+        }
     }
 }
 
@@ -307,107 +315,4 @@ fn no_inference(pointer: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(json: &str) -> Result<TaskSpec, Problem> {
-        serde_json::from_str::<CreateTask>(json)
-            .unwrap()
-            .resolve("alpine")
-    }
-
-    #[test]
-    fn the_three_ways_to_say_what_to_run() {
-        assert_eq!(
-            resolve(r#"{"command":["echo","a b"]}"#)
-                .unwrap()
-                .sandbox
-                .command,
-            ["echo", "a b"]
-        );
-        assert_eq!(
-            resolve(r#"{"script":"echo a"}"#).unwrap().sandbox.command,
-            ["/bin/sh", "-c", "echo a"]
-        );
-        for mode in ["script", "commands"] {
-            let spec = resolve(&format!(r#"{{"prompt":"echo a","input_mode":"{mode}"}}"#)).unwrap();
-            assert_eq!(spec.sandbox.command, ["/bin/sh", "-c", "echo a"]);
-        }
-        assert_eq!(
-            resolve(r#"{"script":"x"}"#).unwrap().sandbox.image,
-            "docker.io/library/alpine:latest"
-        );
-    }
-
-    #[test]
-    fn wrong_tasks_name_the_field() {
-        let long = "x".repeat(jobs::MAX_SCRIPT_BYTES + 1);
-        let argument = &long[..=jobs::MAX_ARGUMENT_BYTES];
-        for (json, pointer) in [
-            (r#"{"command":[]}"#.to_owned(), "#/command"),
-            (r#"{"command":[""]}"#.to_owned(), "#/command"),
-            (
-                r#"{"command":["a"],"attachments":[{"name":"b"}]}"#.to_owned(),
-                "#/attachments",
-            ),
-            (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
-            (r#"{"script":" \n"}"#.to_owned(), "#/script"),
-            (format!(r#"{{"script":"{long}"}}"#), "#/script"),
-            (
-                format!(r#"{{"command":["/bin/sh","-c","{argument}"]}}"#),
-                "#/command/2",
-            ),
-            (r#"{"prompt":"hello"}"#.to_owned(), "#/prompt"),
-            (
-                r#"{"script":"x","use_inference":true}"#.to_owned(),
-                "#/use_inference",
-            ),
-            (r#"{"script":"x","image":"-v"}"#.to_owned(), "#/image"),
-            (r#"{"script":"x","image":""}"#.to_owned(), "#/image"),
-            (
-                r#"{"script":"x","timeout_seconds":0}"#.to_owned(),
-                "#/timeout_seconds",
-            ),
-            (
-                r#"{"script":"x","env":{"A=B":"c"}}"#.to_owned(),
-                "#/env/A=B",
-            ),
-            (
-                r#"{"script":"x","env":{"CYNODE_JOB_ID":"c"}}"#.to_owned(),
-                "#/env/CYNODE_JOB_ID",
-            ),
-            (
-                r#"{"script":"x","max_attempts":0}"#.to_owned(),
-                "#/max_attempts",
-            ),
-            (r#"{"script":"x","priority":-101}"#.to_owned(), "#/priority"),
-            (
-                r#"{"script":"x","node_labels":["-x"]}"#.to_owned(),
-                "#/node_labels/0",
-            ),
-            (
-                r#"{"script":"x","input_mode":"prompt"}"#.to_owned(),
-                "#/input_mode",
-            ),
-            (
-                format!(r#"{{"script":"x","task_name":"{}"}}"#, "é".repeat(201)),
-                "#/task_name",
-            ),
-        ] {
-            let problem = resolve(&json).unwrap_err();
-            assert_eq!(
-                problem.errors.first().map(|e| e.pointer.as_str()),
-                Some(pointer),
-                "{json:.80}: {problem:?}"
-            );
-            assert_eq!(problem.kind.status(), 400);
-        }
-        for json in [
-            "{}",
-            r#"{"script":"a","command":["b"]}"#,
-            r#"{"script":"a","prompt":"b"}"#,
-        ] {
-            assert_eq!(resolve(json).unwrap_err().kind, Kind::InvalidRequest);
-        }
-    }
-}
+mod tests;

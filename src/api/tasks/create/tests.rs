@@ -1,0 +1,104 @@
+//! What is taken as a task, and which field is named where it is not.
+
+use super::*;
+
+fn resolve(json: &str) -> Result<TaskSpec, Problem> {
+    serde_json::from_str::<CreateTask>(json)
+        .unwrap()
+        .resolve("alpine")
+}
+
+#[test]
+fn the_three_ways_to_say_what_to_run() {
+    assert_eq!(
+        resolve(r#"{"command":["echo","a b"]}"#)
+            .unwrap()
+            .sandbox
+            .command,
+        ["echo", "a b"]
+    );
+    assert_eq!(
+        resolve(r#"{"script":"echo a"}"#).unwrap().sandbox.command,
+        ["/bin/sh", "-c", "echo a"]
+    );
+    for mode in ["script", "commands"] {
+        let spec = resolve(&format!(r#"{{"prompt":"echo a","input_mode":"{mode}"}}"#)).unwrap();
+        assert_eq!(spec.sandbox.command, ["/bin/sh", "-c", "echo a"]);
+    }
+    assert_eq!(
+        resolve(r#"{"script":"x"}"#).unwrap().sandbox.image,
+        "docker.io/library/alpine:latest"
+    );
+}
+
+#[test]
+fn wrong_tasks_name_the_field() {
+    let long = "x".repeat(jobs::MAX_SCRIPT_BYTES + 1);
+    let argument = &long[..=jobs::MAX_ARGUMENT_BYTES];
+    for (json, pointer) in [
+        (r#"{"command":[]}"#.to_owned(), "#/command"),
+        (r#"{"command":[""]}"#.to_owned(), "#/command"),
+        (
+            r#"{"command":["a"],"attachments":[{"name":"b"}]}"#.to_owned(),
+            "#/attachments",
+        ),
+        (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
+        (r#"{"script":" \n"}"#.to_owned(), "#/script"),
+        (format!(r#"{{"script":"{long}"}}"#), "#/script"),
+        (
+            format!(r#"{{"command":["/bin/sh","-c","{argument}"]}}"#),
+            "#/command/2",
+        ),
+        (r#"{"prompt":"hello"}"#.to_owned(), "#/prompt"),
+        (
+            r#"{"script":"x","use_inference":true}"#.to_owned(),
+            "#/use_inference",
+        ),
+        (r#"{"script":"x","image":"-v"}"#.to_owned(), "#/image"),
+        (r#"{"script":"x","image":""}"#.to_owned(), "#/image"),
+        (
+            r#"{"script":"x","timeout_seconds":0}"#.to_owned(),
+            "#/timeout_seconds",
+        ),
+        (
+            r#"{"script":"x","env":{"A=B":"c"}}"#.to_owned(),
+            "#/env/A=B",
+        ),
+        (
+            r#"{"script":"x","env":{"CYNODE_JOB_ID":"c"}}"#.to_owned(),
+            "#/env/CYNODE_JOB_ID",
+        ),
+        (
+            r#"{"script":"x","max_attempts":0}"#.to_owned(),
+            "#/max_attempts",
+        ),
+        (r#"{"script":"x","priority":-101}"#.to_owned(), "#/priority"),
+        (
+            r#"{"script":"x","node_labels":["-x"]}"#.to_owned(),
+            "#/node_labels/0",
+        ),
+        (
+            r#"{"script":"x","input_mode":"prompt"}"#.to_owned(),
+            "#/input_mode",
+        ),
+        (
+            format!(r#"{{"script":"x","task_name":"{}"}}"#, "é".repeat(201)),
+            "#/task_name",
+        ),
+    ] {
+        let problem = resolve(&json).unwrap_err();
+        assert_eq!(
+            problem.errors.first().map(|e| e.pointer.as_str()),
+            Some(pointer),
+            "{json:.80}: {problem:?}"
+        );
+        assert_eq!(problem.kind.status(), 400);
+    }
+    for json in [
+        "{}",
+        r#"{"script":"a","command":["b"]}"#,
+        r#"{"script":"a","prompt":"b"}"#,
+    ] {
+        assert_eq!(resolve(json).unwrap_err().kind, Kind::InvalidRequest);
+    }
+}

@@ -1,0 +1,90 @@
+//! What a node that is gone can still be given.
+
+use super::*;
+use crate::{
+    api::{audit::AuditAction, tasks::CreateTask},
+    store::{Authority, Creation, NewUser, QueueLimits},
+};
+use std::time::Duration;
+
+/// The scheduler may have chosen a node just before it was forgotten.
+#[tokio::test]
+async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let now = Time::from_millis(1);
+    let event = |action| AuditEvent::new(action, now, None);
+    let user = NewUser {
+        handle: "u".to_owned(),
+        password_hash: String::new(),
+        email: None,
+        is_admin: false,
+    };
+    let user = store
+        .user_create(user, None, event(AuditAction::UserCreate))
+        .await;
+    let user = user.unwrap().unwrap().id;
+    let report: CapabilityReport = serde_json::from_value(serde_json::json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+    }))
+    .unwrap();
+    let registered = store
+        .node_register(
+            report.clone(),
+            String::new(),
+            None,
+            event(AuditAction::NodeRegister),
+        )
+        .await
+        .unwrap();
+    let Registration::Created(node) = registered else {
+        panic!("the slug is new");
+    };
+    let task = CreateTask {
+        command: Some(vec!["true".to_owned()]),
+        ..CreateTask::default()
+    };
+    let opened = store.session_open(
+        user,
+        String::new(),
+        now.plus(Duration::from_secs(1)),
+        None,
+        event(AuditAction::Login),
+    );
+    let by = Authority {
+        session: opened.await.unwrap().unwrap(),
+        user,
+        admin: false,
+    };
+    let limits = QueueLimits {
+        all: 1,
+        per_user: 1,
+    };
+    let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
+    let created = store
+        .task_create(by, spec, None, limits, now)
+        .await
+        .unwrap();
+    assert!(matches!(created, Creation::Created(_)));
+
+    let forgotten = store
+        .node_forget("box".to_owned(), event(AuditAction::NodeForget))
+        .await
+        .unwrap();
+    assert_eq!(forgotten, Forgetting::Forgotten(node));
+    let first = || {
+        store.queue_look(now, |queue| {
+            let line = queue.lines()?.remove(0);
+            queue.next(&line, None)
+        })
+    };
+    let queued = first().await.unwrap().unwrap();
+    let claimed = store.job_claim(queued.id, node, now).await.unwrap();
+    assert!(claimed.is_none());
+    assert_eq!(first().await.unwrap(), Some(queued));
+    let late = store.node_report(node, report, String::new(), now).await;
+    assert!(!late.unwrap());
+    let served = store.node_config_serve(node, "{}".to_owned()).await;
+    assert_eq!(served.unwrap(), None);
+}
