@@ -16,7 +16,11 @@
     missing_docs
 )]
 
-use cynode::{data_dir::DataDir, engine::probe, hidden};
+use cynode::{
+    data_dir::DataDir,
+    engine::{Program, probe},
+    hidden,
+};
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
@@ -106,7 +110,7 @@ fn image() -> String {
 fn podman_arguments(home: &Path, image: &str) -> Vec<String> {
     let data_dir = DataDir::open(&home.join("probe")).unwrap();
     let wanted = probe::Wanted {
-        program: "podman".into(),
+        program: Program::podman("podman", data_dir.path()).unwrap(),
         runtime: None,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

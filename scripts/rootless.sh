@@ -6,7 +6,7 @@ set -euo pipefail
 
 binary=$1
 user=cynode-test
-rooms=(escapes:: job_ends:: kernel:: podman_moods:: races:: sandbox:: shims:: worker_api::)
+rooms=(escapes:: host_settings:: init_alone:: job_ends:: kernel:: odd_images:: open_sandboxes:: podman_moods:: races:: sandbox:: shims:: worker_api::)
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "rootless: these tests run as $(id -un) already"
@@ -32,6 +32,7 @@ home=$(getent passwd "$user" | cut -d: -f6)
 # Where a plain user's containers have no control group, nothing bounds their processes but what the
 # user may have in all.
 echo "rootless: left out is a_job_that_multiplies, which can wear out all that this user may run"
+echo "rootless: left out are the two of open_sandboxes with a PID namespace of the node's, which only root can make"
 
 cd "$home"
 setpriv --reuid "$user" --regid "$user" --init-groups --reset-env \

@@ -370,6 +370,8 @@ pub enum JobErrorKind {
     ImageNotAllowed,
     /// No registry has it.
     ImageNotFound,
+    /// It is there, and no sandbox can be started from it, on any node.
+    ImageNotRunnable,
     /// It could not be fetched this time.
     ImagePullFailed,
     /// podman, or the sandbox's init, failed.
@@ -387,6 +389,7 @@ impl JobErrorKind {
         match self {
             Self::ImageNotAllowed => "image-not-allowed",
             Self::ImageNotFound => "image-not-found",
+            Self::ImageNotRunnable => "image-not-runnable",
             Self::ImagePullFailed => "image-pull-failed",
             Self::EngineError => "engine-error",
             Self::Lost => "lost",

@@ -3,7 +3,7 @@
 use super::{Check, scratch::Scratch};
 use crate::{
     cli,
-    engine::{Engine, EngineError, Facts, Way, probe},
+    engine::{Engine, EngineError, Facts, Program, Way, facts, probe},
 };
 use std::{io, path::Path};
 
@@ -24,13 +24,24 @@ pub(super) struct Podman {
 
 /// Asks podman, and has it run a container the way a node would.
 pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Error>) -> Podman {
-    let program = podman.program();
+    let plain = Program::plain(podman.program());
+    let version = facts::version(&plain).await;
+    // As a node would, with settings of our own, where there is a place for them.
+    let program = match scratch {
+        Ok(scratch) => Program::podman(podman.program(), scratch.dir()),
+        Err(_) => Ok(plain),
+    };
+    let (program, facts) = match program {
+        Ok(program) => {
+            let facts = facts::facts(&program).await;
+            (program, facts)
+        }
+        Err(error) => (Program::plain(podman.program()), Err(error)),
+    };
     let wanted = probe::Wanted {
-        program: program.clone(),
+        program,
         runtime: podman.engine_runtime.clone(),
     };
-    let version = probe::version(&program).await;
-    let facts = probe::facts(&program).await;
     let engine = match (&facts, scratch) {
         (Err(_), _) => None,
         (Ok(facts), Ok(scratch)) => {
@@ -108,6 +119,12 @@ impl Podman {
         let mend = match error {
             EngineError::Io(_) => {
                 "give cynode a place to write: another --data-dir, or TMPDIR; what it says above may tell more"
+            }
+            EngineError::NotClosed { .. } => {
+                "what is named in brackets mostly does it; see /etc/containers, OCI hooks, and what stands in for podman (--engine)"
+            }
+            EngineError::Settings { .. } => {
+                "correct the file that is named above; see: man containers.conf"
             }
             EngineError::TimedOut { .. } => {
                 "end the podman that hangs, which the command above shows; where nothing but a restart of the machine helps, see what the kernel says of its disk (dmesg)"

@@ -2,7 +2,8 @@
 
 use super::{
     Engine, EngineError,
-    process::{Process, command, last_words, or_status},
+    process::{Process, last_words, or_status},
+    settings,
 };
 use crate::sandbox_init;
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -87,7 +88,7 @@ impl Container {
 }
 
 pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
-    let mut command = command(&engine.program);
+    let mut command = engine.program.command();
     command
         .args(arguments(engine, spec)?)
         .stdout(Stdio::null())
@@ -175,9 +176,15 @@ pub(super) fn beginning(engine: &Engine) -> Vec<String> {
     }
     let closed = [
         "run",
+        settings::NO_MOUNTS_FILE,
         "--pull=never",
-        // What containers.conf could turn on for all containers: the node's environment, another
-        // init in our place, privileges.
+        // What containers.conf could choose for all containers, should it reach them after all: the
+        // host's namespaces, its environment, another init in our place, privileges.
+        "--pid=private",
+        "--ipc=private",
+        "--uts=private",
+        "--cgroupns=private",
+        "--userns=host",
         "--env-host=false",
         "--init=false",
         "--privileged=false",

@@ -6,22 +6,31 @@
 //! others included, and ends one with TERM before KILL. A sandbox is started by [`Engine::spawn`], a
 //! container that goes on by itself is a [`service`].
 //!
+//! Podman reads settings of ours ([`settings`]), so that the host's settings for containers reach none of ours.
+//!
 //! [`probe`] finds out at start what this host's podman can do, [`devices`] which of the host's
 //! devices a container gets to see, [`watch`] whether podman still works when there is reason to doubt it.
 
 mod container;
 pub mod devices;
+pub mod facts;
+mod image_fault;
 mod images;
+mod isolation;
 pub mod labels;
 mod orphans;
 pub mod probe;
 mod process;
 mod remove;
 pub mod service;
+mod settings;
 mod watch;
 
 pub use container::{Container, ContainerSpec, Root};
+pub use facts::Facts;
+pub use image_fault::is_same_reason;
 pub use images::{ImageError, Images};
+pub use process::Program;
 pub use remove::{REMOVE_ARGUMENT, remove_tree};
 
 use process::{call, timed_out};
@@ -76,6 +85,23 @@ pub enum EngineError {
     /// No way to run a container was found.
     #[error("podman can run no container on this host; what was tried:\n{0}")]
     NoWay(String),
+    /// A file of its settings can't be used.
+    #[error("podman's settings in {path} can't be used: {reason}; correct that file", path = path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A sandbox is not what was asked for.
+    #[error(
+        "a sandbox on this host is not closed, and a node takes no jobs like this: {}; take out what is named, or what stands in for podman (--engine)",
+        findings.join("; ")
+    )]
+    NotClosed {
+        /// What was found, each with the setting that does it.
+        findings: Vec<String>,
+    },
     /// What it printed was not what we know.
     #[error("podman {call} answered what this cynode doesn't understand: {reason}")]
     Malformed {
@@ -98,30 +124,11 @@ pub struct Way {
     pub ulimits: Vec<String>,
 }
 
-/// What podman says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Facts {
-    /// Its version.
-    pub version: String,
-    /// Whether it runs without root.
-    pub rootless: bool,
-    /// Where it keeps images and containers.
-    pub graph_root: PathBuf,
-    /// Its storage driver, such as `overlay`.
-    pub graph_driver: String,
-    /// The runtime that it takes by itself.
-    pub default_runtime: String,
-    /// `v1` or `v2`; empty where podman doesn't say.
-    pub cgroup_version: String,
-    /// Who makes cgroups: `systemd` or `cgroupfs`; empty where podman doesn't say.
-    pub cgroup_manager: String,
-}
-
 /// A podman that works; cheap to clone. Can be handed to another process, which has a gate of
 /// its own then.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Engine {
-    program: PathBuf,
+    program: Program,
     #[serde(skip, default = "gate")]
     gate: Arc<Semaphore>,
     #[serde(skip)]

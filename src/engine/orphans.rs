@@ -5,7 +5,7 @@
 //! rm` then removes what it knows of, and conmon waits forever for a container that nobody starts. We
 //! know it by its name, which stands among conmon's arguments with the runtime and the id.
 
-use super::{SWEEP_LIMIT, call};
+use super::{Program, SWEEP_LIMIT, call};
 use std::{fs, path::PathBuf, time::Duration};
 
 /// How long such a container may take to go.
@@ -24,6 +24,7 @@ pub(super) async fn remove(name: &str) {
     let removed = async {
         while let Some(Orphan { runtime, id }) = find(name) {
             let arguments = ["delete", "--force", &id];
+            let runtime = Program::plain(runtime);
             if let Err(error) = call(&runtime, &arguments, SWEEP_LIMIT, |_| ()).await {
                 tracing::debug!(name, id, %error, "the runtime could not remove a container");
             }

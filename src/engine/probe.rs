@@ -5,21 +5,27 @@
 //! `containers.conf` for that: we run a container whose root is an empty directory and whose
 //! only program is our own init, with each runtime and each set of ulimits, and keep the
 //! first that works. No image is needed for it.
+//!
+//! What a container works in is looked at from inside, and it has to be as closed as it was asked for
+//! ([`isolation`]).
 
-use super::{Container, ContainerSpec, Engine, EngineError, Facts, Root, Way, call, labels};
+use super::{
+    Container, ContainerSpec, Engine, EngineError, Facts, Program, Root, Way, call, facts::facts,
+    isolation, labels,
+};
 use crate::{
     errors,
     sandbox_init::{
         self,
-        wire::{REPORT_BYTES, Report, Request},
+        view::{self, View},
+        wire::{self, Greeting, REPORT_BYTES, Report, Request, Unfit},
     },
 };
 use rustix::process::{Resource, getrlimit};
-use serde::Deserialize;
 use std::{
     fs, io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -27,16 +33,17 @@ use tokio::{
     net::UnixStream,
 };
 
-const INFO_LIMIT: Duration = Duration::from_secs(30);
 const TRY_LIMIT: Duration = Duration::from_secs(20);
+/// What is read of a sandbox's view of itself, in bytes.
+const VIEW_BYTES: u32 = 1024 * 1024;
 
 /// How the names of containers begin that are run to find something out.
 pub const PROBE: &str = "cynode-probe-";
 
 /// What the operator fixed; everything else is found out.
 pub struct Wanted {
-    /// Name or path of podman.
-    pub program: PathBuf,
+    /// The podman.
+    pub program: Program,
     /// The OCI runtime, when the operator insists on one.
     pub runtime: Option<String>,
 }
@@ -83,7 +90,7 @@ pub async fn find_way(
             continue;
         }
         engine.way = way;
-        match run(&engine, ground).await {
+        match run(&engine, ground, None).await {
             Ok(()) => {
                 tracing::info!(
                     version = engine.facts.version,
@@ -102,8 +109,11 @@ pub async fn find_way(
                     error = errors::chain(&error),
                     "podman can't run containers this way"
                 );
-                if matches!(error, EngineError::TimedOut { .. }) {
-                    hung.push(engine.way.runtime.clone());
+                match error {
+                    EngineError::TimedOut { .. } => hung.push(engine.way.runtime.clone()),
+                    // It works, and what opens it is no runtime.
+                    EngineError::NotClosed { .. } => return Err(error),
+                    _ => {}
                 }
                 tried.push(format!(
                     "  runtime {}, ulimits {}: {error}",
@@ -156,103 +166,43 @@ fn own_ulimits() -> Vec<String> {
     ]
 }
 
-/// What podman calls its version. Needs nothing of the host, so it also works where nothing else does.
-pub async fn version(program: &Path) -> Result<String, EngineError> {
-    let answer = call(program, &["--version"], INFO_LIMIT, |_| ()).await?;
-    Ok(answer
-        .split_whitespace()
-        .last()
-        .unwrap_or_default()
-        .to_owned())
-}
-
-/// What podman says of itself.
-pub async fn facts(program: &Path) -> Result<Facts, EngineError> {
-    #[derive(Deserialize)]
-    struct Info {
-        host: Host,
-        store: Storage,
-        version: Version,
-    }
-    #[derive(Deserialize)]
-    struct Host {
-        security: Security,
-        #[serde(rename = "ociRuntime")]
-        oci_runtime: Runtime,
-        #[serde(rename = "cgroupVersion", default)]
-        cgroup_version: String,
-        #[serde(rename = "cgroupManager", default)]
-        cgroup_manager: String,
-    }
-    #[derive(Deserialize)]
-    struct Security {
-        rootless: bool,
-    }
-    #[derive(Deserialize)]
-    struct Runtime {
-        name: String,
-    }
-    #[derive(Deserialize)]
-    struct Storage {
-        #[serde(rename = "graphRoot")]
-        graph_root: PathBuf,
-        #[serde(rename = "graphDriverName")]
-        graph_driver: String,
-    }
-    #[derive(Deserialize)]
-    struct Version {
-        #[serde(rename = "Version")]
-        version: String,
-    }
-    let ask = || call(program, &["info", "--format=json"], INFO_LIMIT, |_| ());
-    let answer = match ask().await {
-        // Podman waits for its own locks now and then; the second time it mostly has them.
-        Err(EngineError::TimedOut { .. }) => ask().await?,
-        answered => answered?,
-    };
-    let info: Info = serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
-        call: "info".to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(Facts {
-        version: info.version.version,
-        rootless: info.host.security.rootless,
-        graph_root: info.store.graph_root,
-        graph_driver: info.store.graph_driver,
-        default_runtime: info.host.oci_runtime.name,
-        cgroup_version: info.host.cgroup_version,
-        cgroup_manager: info.host.cgroup_manager,
-    })
-}
-
 /// Whether podman still does what jobs need: finds images and runs containers.
 pub(super) async fn works(engine: &Engine, ground: Ground<'_>) -> Result<(), EngineError> {
     // Not as one of the short calls, which may all hang.
     let asked = ["image", "exists", "localhost/cynode-probe"];
     match call(&engine.program, &asked, TRY_LIMIT, |_| ()).await {
         // There is none, says a podman that works.
-        Ok(_) | Err(EngineError::Failed { .. }) => run(engine, ground).await,
+        Ok(_) | Err(EngineError::Failed { .. }) => run(engine, ground, None).await,
         Err(error) => Err(error),
     }
 }
 
 /// Runs init with a command that can't be found: all of podman, runtime, mounts and descriptors
 /// has worked when init says so.
-async fn run(engine: &Engine, ground: Ground<'_>) -> Result<(), EngineError> {
+pub(super) async fn run(
+    engine: &Engine,
+    ground: Ground<'_>,
+    workspace: Option<&Path>,
+) -> Result<(), EngineError> {
     // Podman fills the root with mount points, so each try gets a fresh one.
     let root = ground.scratch.join("probe");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
-    let outcome = attempt(engine, ground, &root).await;
+    let outcome = attempt(engine, ground, &root, workspace).await;
     // Left behind, it is removed before the next try.
     let _ = fs::remove_dir_all(&root);
     outcome
 }
 
-async fn attempt(engine: &Engine, ground: Ground<'_>, root: &Path) -> Result<(), EngineError> {
-    let (ours, theirs) = UnixStream::pair()?;
+async fn attempt(
+    engine: &Engine,
+    ground: Ground<'_>,
+    root: &Path,
+    workspace: Option<&Path>,
+) -> Result<(), EngineError> {
+    let (mut ours, theirs) = UnixStream::pair()?;
     let null = || {
         fs::OpenOptions::new()
             .write(true)
@@ -261,6 +211,7 @@ async fn attempt(engine: &Engine, ground: Ground<'_>, root: &Path) -> Result<(),
     };
     let theirs = theirs.into_std()?;
     theirs.set_nonblocking(false)?;
+    ours.write_all(&Greeting::ours()?.encode()).await?;
     let whose = ground.node_uuid.map(|uuid| {
         [
             (labels::NODE, uuid.to_owned()),
@@ -271,18 +222,18 @@ async fn attempt(engine: &Engine, ground: Ground<'_>, root: &Path) -> Result<(),
         name: &format!("{PROBE}{}", uuid::Uuid::new_v4()),
         root: Root::Directory(root),
         init: ground.init,
-        workspace: None,
+        workspace,
         labels: whose.as_ref().map_or(&[], |labels| labels.as_slice()),
         descriptors: [theirs.into(), null()?, null()?],
     })?;
     let conversation = async {
-        let report = tokio::select! {
-            report = converse(ours) => report,
+        let heard = tokio::select! {
+            heard = converse(ours) => heard,
             gone = container.gone() => {
                 return Err(failed(gone.err().unwrap_or_else(|| "init said nothing".to_owned())));
             }
         };
-        finish(&mut container, report).await
+        finish(engine, &mut container, heard).await
     };
     match tokio::time::timeout(TRY_LIMIT, conversation).await {
         Ok(outcome) => outcome,
@@ -303,28 +254,57 @@ fn failed(message: String) -> EngineError {
     }
 }
 
-async fn converse(mut socket: UnixStream) -> io::Result<Option<Report>> {
+/// What init had to say.
+#[derive(Debug)]
+enum Heard {
+    Unfit(Unfit),
+    Ended(View, Option<Report>),
+}
+
+async fn converse(mut socket: UnixStream) -> io::Result<Heard> {
+    let mut first = [0; REPORT_BYTES];
+    socket.read_exact(&mut first).await?;
+    if let Some(Report::Unfit(unfit)) = Report::decode(first) {
+        return Ok(Heard::Unfit(unfit));
+    }
+    socket.write_all(&wire::LOOK).await?;
+    let length = socket.read_u32_le().await?;
+    if length > VIEW_BYTES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut view = vec![0; length as usize];
+    socket.read_exact(&mut view).await?;
+    let view = View::decode(&String::from_utf8_lossy(&view));
+
     let request = Request {
         command: vec!["/nothing/here".into()],
         env: Vec::new(),
     };
-    let mut ready = [0; REPORT_BYTES];
-    socket.read_exact(&mut ready).await?;
     socket.write_all(&request.encode()).await?;
     let mut started = [0; REPORT_BYTES];
     socket.read_exact(&mut started).await?;
     let mut ended = [0; REPORT_BYTES];
     socket.read_exact(&mut ended).await?;
-    Ok(Report::decode(ended))
+    Ok(Heard::Ended(view, Report::decode(ended)))
 }
 
 async fn finish(
+    engine: &Engine,
     container: &mut Container,
-    report: io::Result<Option<Report>>,
+    heard: io::Result<Heard>,
 ) -> Result<(), EngineError> {
-    match (report, container.gone().await) {
-        (Ok(Some(Report::Exited(127))), Ok(())) => Ok(()),
-        (_, Err(message)) => Err(failed(message)),
-        (report, Ok(())) => Err(failed(format!("init answered {report:?}"))),
+    let gone = container.gone().await;
+    let findings = match (heard, gone) {
+        (Ok(Heard::Unfit(Unfit::NotAlone)), _) => vec![isolation::not_alone()],
+        (Ok(Heard::Ended(view, Some(Report::Exited(127)))), Ok(())) => {
+            isolation::findings(&view, &view::namespaces(), engine.facts.rootless)
+        }
+        (_, Err(message)) => return Err(failed(message)),
+        (heard, Ok(())) => return Err(failed(format!("init answered {heard:?}"))),
+    };
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(EngineError::NotClosed { findings })
     }
 }

@@ -5,12 +5,13 @@
 //! here has an end. It has a process group of its own, which gets the signals, so that a rootless
 //! podman's second process goes with its first. What is to outlive it, conmon, has left that group.
 
-use super::EngineError;
+use super::{EngineError, settings};
 use crate::environment;
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -32,14 +33,51 @@ const MESSAGE_BYTES: usize = 8 * 1024;
 /// What is read of podman's answers, in bytes.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
-/// The command that starts podman.
-pub(super) fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
-    command.stdin(Stdio::null()).process_group(0);
-    // Podman and conmon live as long as a job does.
-    environment::close(&mut command);
-    command
+/// A program to start, and what of the environment it gets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Program {
+    path: PathBuf,
+    /// The settings of a podman, see [`settings`].
+    settings: Option<PathBuf>,
+}
+
+impl Program {
+    /// A program that takes no settings of ours.
+    pub fn plain(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            settings: None,
+        }
+    }
+
+    /// A podman; `dir` gets the file with its settings, which has to stay for as long as its containers.
+    pub fn podman(path: impl Into<PathBuf>, dir: &Path) -> Result<Self, EngineError> {
+        Ok(Self {
+            path: path.into(),
+            settings: Some(settings::write(dir)?),
+        })
+    }
+
+    /// Its name or path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The command that starts it.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
+        command.stdin(Stdio::null()).process_group(0);
+        // Podman and conmon live as long as a job does.
+        environment::close(&mut command);
+        if let Some(settings) = &self.settings {
+            command
+                .env(settings::VARIABLE, settings)
+                .env_remove(settings::OVERRIDE_VARIABLE)
+                .env_remove(settings::USER_NAMESPACE_VARIABLE);
+        }
+        command
+    }
 }
 
 /// A podman that runs. Dropped before its end, it is ended.
@@ -50,9 +88,9 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn start(program: &Path, command: &mut Command) -> Result<Self, EngineError> {
+    pub(super) fn start(program: &Program, command: &mut Command) -> Result<Self, EngineError> {
         let child = command.spawn().map_err(|source| EngineError::NotFound {
-            program: program.to_owned(),
+            program: program.path.clone(),
             source,
         })?;
         Ok(Self {
@@ -125,12 +163,12 @@ impl Drop for Process {
 /// Runs podman to its end and answers what it printed on stdout; `note` hears each line that it says on
 /// stderr.
 pub(super) async fn call(
-    program: &Path,
+    program: &Program,
     arguments: &[&str],
     limit: Duration,
     note: impl FnMut(&str),
 ) -> Result<String, EngineError> {
-    let mut command = command(program);
+    let mut command = program.command();
     command
         .args(arguments)
         .stdout(Stdio::piped())
@@ -238,7 +276,7 @@ mod tests {
     use std::fs;
 
     async fn sh(script: &str, limit: Duration) -> Result<String, EngineError> {
-        call(Path::new("/bin/sh"), &["-c", script], limit, |_| ()).await
+        call(&Program::plain("/bin/sh"), &["-c", script], limit, |_| ()).await
     }
 
     /// Whether a process is there and not only waited for.

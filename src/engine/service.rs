@@ -4,7 +4,7 @@
 //! is, and a hash of everything it was made from. So a later start of ours finds out whether a
 //! container that it finds is the one that it would make.
 
-use super::{Engine, EngineError, call, container, labels};
+use super::{Engine, EngineError, call, container, labels, settings};
 use crate::digest::sha256_hex;
 use serde::Deserialize;
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
@@ -108,7 +108,8 @@ impl Engine {
 
     /// Starts a service that has ended.
     pub async fn service_start(&self, name: &str) -> Result<(), EngineError> {
-        self.call(&["start", name], CHANGE_LIMIT).await.map(drop)
+        let start = ["start", settings::NO_MOUNTS_FILE, name];
+        self.call(&start, CHANGE_LIMIT).await.map(drop)
     }
 
     /// Ends and removes a service; fine when there is none.

@@ -79,13 +79,13 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{EngineError, Facts, Way};
+    use crate::engine::{EngineError, Facts, Program, Way};
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
     fn engine(turns: usize) -> Engine {
         Engine {
-            program: "/bin/sh".into(),
+            program: Program::plain("/bin/sh"),
             gate: Arc::new(Semaphore::new(turns)),
             watch: Watch::default(),
             way: Way {

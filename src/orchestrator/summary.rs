@@ -21,7 +21,7 @@ pub(super) fn of(result: &JobResult) -> String {
                 JobErrorKind::Other => line(&error.message),
                 _ => format!(
                     "could not run ({}): {}",
-                    name(error.kind),
+                    error.kind.as_str(),
                     line(&error.message)
                 ),
             };
@@ -41,7 +41,7 @@ pub(super) fn of(result: &JobResult) -> String {
 
 /// Error in one line, such as `image-not-found: no such image`.
 pub(super) fn cause(error: &JobError) -> String {
-    format!("{}: {}", name(error.kind), line(&error.message))
+    format!("{}: {}", error.kind.as_str(), line(&error.message))
 }
 
 /// Refusals in one line, such as `node a (image-not-found: …); node b (…)`.
@@ -54,13 +54,6 @@ pub(super) fn refusals(refusals: &Refusals) -> String {
         told.push(format!("and {} more", refusals.len() - MAX_NAMED));
     }
     told.join("; ")
-}
-
-/// Name of an error on the wire.
-fn name(kind: JobErrorKind) -> String {
-    let name = serde_json::to_value(kind).ok();
-    let name = name.as_ref().and_then(|name| name.as_str());
-    name.unwrap_or("error").to_owned()
 }
 
 /// A cause in one line of bounded length.

@@ -5,7 +5,8 @@
 //! over a socket that the shim opened, and so does the answer go back.
 //!
 //! ```text
-//! shim ◀─── Ready ── socket (3) ──                          init
+//! shim ──── greeting ─ socket (3) ─▶                         init
+//!      ◀─── Ready, or Unfit and the end
 //!      ──── request ───────▶
 //!      ◀─── Started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
@@ -17,6 +18,12 @@
 //! - The last report is sent only after every process of the sandbox but init is dead. All
 //!   that was ever printed is in the pipes then, also when somebody else still holds them open.
 //! - When the shim dies, the socket closes and the sandbox ends. None is left behind.
+//!
+//! Init ends all processes that it can see, and as root it may do so with any. So it does nothing at all
+//! unless it is alone: PID 1 of a PID namespace that isn't the node's. In its own PID namespace it always
+//! is PID 1, and in the node's it never is, not even when the node itself is PID 1 of a container: that
+//! number is taken then. The node's greeting names its namespace besides, so that no runtime's
+//! arithmetic of process ids has to be trusted; nothing else is done before it was read.
 //!
 //! What the job can't do: it never holds the socket (close-on-exec), and can't take it from
 //! `/proc/1/fd` or by ptrace, since init is not dumpable and the job has no capabilities. So it
@@ -32,6 +39,7 @@
 
 mod script;
 pub mod seccomp;
+pub mod view;
 pub mod wire;
 
 use std::{
@@ -43,7 +51,8 @@ use std::{
     process::{Command, Stdio, exit},
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
-use wire::Report;
+use view::View;
+use wire::{Greeting, Order, Report, Request, Unfit};
 
 /// The argument by which the binary knows that it is init.
 pub const ARGUMENT: &str = "__sandbox-init";
@@ -74,8 +83,11 @@ fn run() -> io::Result<()> {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     let mut control = UnixStream::from(inherited(CONTROL)?);
     let (stdout, stderr) = (inherited(STDOUT)?, inherited(STDERR)?);
+    if let Some(unfit) = unfit(&mut control)? {
+        return control.write_all(&Report::Unfit(unfit).encode());
+    }
     control.write_all(&Report::Ready.encode())?;
-    let request = wire::Request::read(&mut control)?;
+    let request = request(&mut control)?;
     forward_signals();
     // Before the command, which could use up all that is allowed of processes.
     obey(control.try_clone()?);
@@ -148,6 +160,40 @@ fn volunteer_for_oom_killer() -> io::Result<()> {
     // SAFETY: plain system call without pointers; exec decides anew.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
     std::fs::write("/proc/self/oom_score_adj", "1000")
+}
+
+/// Why nothing must be done here.
+fn unfit(control: &mut UnixStream) -> io::Result<Option<Unfit>> {
+    if std::process::id() != 1 {
+        return Ok(Some(Unfit::NotAlone));
+    }
+    let greeting = Greeting::read(control)?;
+    if view::pid_namespace()? == greeting.pid_namespace {
+        return Ok(Some(Unfit::NotAlone));
+    }
+    // A runtime follows an image's links when it mounts. Whatever such a link points to is hidden then.
+    let is_in_place = is_dir(WORKSPACE) && !std::fs::symlink_metadata(PATH)?.is_symlink();
+    Ok((!is_in_place).then_some(Unfit::Misplaced))
+}
+
+/// Whether there is a directory, and not a link to one.
+fn is_dir(path: &str) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+/// What is to be run; before, what is asked about the sandbox is answered.
+fn request(control: &mut UnixStream) -> io::Result<Request> {
+    loop {
+        match Order::read(control)? {
+            Order::Run(request) => return Ok(request),
+            Order::Look => {
+                let view = View::take().encode();
+                let length = u32::try_from(view.len()).map_err(io::Error::other)?;
+                control.write_all(&length.to_le_bytes())?;
+                control.write_all(view.as_bytes())?;
+            }
+        }
+    }
 }
 
 /// Kills everything on order: any byte is one, and so is the end of the one who could give it.
@@ -233,7 +279,8 @@ fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
 
 /// Everybody in the sandbox but init.
 fn kill_all() {
-    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init.
+    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init: `unfit`
+    // has seen to that.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 

@@ -3,6 +3,8 @@
 //! A request is a length (u32, little endian) and so many bytes: the arguments, then pairs of
 //! name and value, each list preceded by its count and each text by its length. A report is
 //! a letter and an i32. Both ends are the same release, so there is no version.
+//!
+//! Before all that, and before init has asked for anything, comes a [`Greeting`].
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,6 +19,79 @@ pub const REPORT_BYTES: usize = 5;
 
 /// Instead of a request: there is nothing to do any more.
 pub const NOTHING: [u8; 4] = u32::MAX.to_le_bytes();
+/// Before a request: a [`View`](super::view::View) of the sandbox is wanted first. The answer is a length, as
+/// of a request, and its text.
+pub const LOOK: [u8; 4] = (u32::MAX - 1).to_le_bytes();
+
+/// First words to init: where it must not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Device and inode of the node's own PID namespace.
+    pub pid_namespace: (u64, u64),
+}
+
+/// Bytes of a greeting.
+pub const GREETING_BYTES: usize = 16;
+
+impl Greeting {
+    /// The greeting of this process.
+    pub fn ours() -> io::Result<Self> {
+        let pid_namespace = super::view::pid_namespace()?;
+        Ok(Self { pid_namespace })
+    }
+
+    /// As bytes.
+    pub fn encode(self) -> [u8; GREETING_BYTES] {
+        let (device, inode) = self.pid_namespace;
+        (u128::from(device) << 64 | u128::from(inode)).to_le_bytes()
+    }
+
+    /// Reads one from the socket.
+    pub fn read(from: &mut impl Read) -> io::Result<Self> {
+        let mut bytes = [0; GREETING_BYTES];
+        from.read_exact(&mut bytes)?;
+        let both = u128::from_le_bytes(bytes);
+        let pid_namespace = ((both >> 64) as u64, both as u64);
+        Ok(Self { pid_namespace })
+    }
+}
+
+/// What init is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A view of the sandbox; a request follows.
+    Look,
+    /// A command to run.
+    Run(Request),
+}
+
+impl Order {
+    /// Reads one from the socket.
+    pub fn read(from: &mut impl Read) -> io::Result<Self> {
+        let mut length = [0; 4];
+        from.read_exact(&mut length)?;
+        if length == LOOK {
+            return Ok(Self::Look);
+        }
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_REQUEST {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut bytes = vec![0; length];
+        from.read_exact(&mut bytes)?;
+        let request = Request::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self::Run(request))
+    }
+}
+
+/// Why init does nothing in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It has no PID namespace of its own, so that ending all would end the host's processes.
+    NotAlone,
+    /// In the image, the workspace's place is a link to another one, over which it is mounted now.
+    Misplaced,
+}
 
 /// What to run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,6 +105,8 @@ pub struct Request {
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// Instead of all others: init has done nothing, and ends.
+    Unfit(Unfit),
     /// Init runs and waits for its request: the command can't have begun before.
     Ready,
     /// The command runs, or its program could not be executed.
@@ -64,19 +141,6 @@ impl Request {
         let length = (bytes.len() - 4) as u32;
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         bytes
-    }
-
-    /// Reads one from the socket.
-    pub fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut length = [0; 4];
-        from.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_REQUEST {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut bytes = vec![0; length];
-        from.read_exact(&mut bytes)?;
-        Self::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -115,6 +179,8 @@ impl Report {
     /// As bytes.
     pub fn encode(self) -> [u8; REPORT_BYTES] {
         let (letter, number) = match self {
+            Self::Unfit(Unfit::NotAlone) => (b'U', 1),
+            Self::Unfit(Unfit::Misplaced) => (b'U', 2),
             Self::Ready => (b'R', 0),
             Self::Started => (b'S', 0),
             Self::Exited(code) => (b'X', code),
@@ -129,6 +195,8 @@ impl Report {
     pub fn decode([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
         let number = i32::from_le_bytes([a, b, c, d]);
         Some(match letter {
+            b'U' if number == 1 => Self::Unfit(Unfit::NotAlone),
+            b'U' if number == 2 => Self::Unfit(Unfit::Misplaced),
             b'R' => Self::Ready,
             b'S' => Self::Started,
             b'X' => Self::Exited(number),
@@ -155,12 +223,20 @@ mod tests {
             env in proptest::collection::vec((text(), text()), 0..5),
         ) {
             let request = Request { command, env };
-            prop_assert_eq!(Request::read(&mut request.encode().as_slice()).unwrap(), request);
+            let read = Order::read(&mut request.encode().as_slice()).unwrap();
+            prop_assert_eq!(read, Order::Run(request));
         }
 
         #[test]
-        fn reports_arrive_as_they_were_sent(n: i32, which in 0..5) {
-            let report = [Report::Ready, Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
+        fn greetings_arrive_as_they_were_sent(device: u64, inode: u64) {
+            let greeting = Greeting { pid_namespace: (device, inode) };
+            prop_assert_eq!(Greeting::read(&mut greeting.encode().as_slice()).unwrap(), greeting);
+        }
+
+        #[test]
+        fn reports_arrive_as_they_were_sent(n: i32, which in 0..7) {
+            let unfit = [Unfit::NotAlone, Unfit::Misplaced].map(Report::Unfit);
+            let report = [unfit[0], unfit[1], Report::Ready, Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
             prop_assert_eq!(Report::decode(report.encode()), Some(report));
         }
     }

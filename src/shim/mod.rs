@@ -20,10 +20,12 @@
 //! The job's command and environment come out of the request in the spool, which goes as soon as
 //! init has asked for them: from then on the command may have begun, and is never begun again.
 
+mod end;
 mod link;
 mod order;
 mod pipes;
 mod sandbox;
+mod start;
 mod tape;
 
 pub use link::Link;
@@ -35,7 +37,8 @@ use crate::{
     sandbox_init::{WORKSPACE, wire::Request},
     spool::{Ending, Recorder, Spool},
 };
-use sandbox::{End, Halt, Sandbox};
+use end::{End, Halt};
+use sandbox::Sandbox;
 use std::{
     io::{self, Read as _},
     os::{fd::FromRawFd as _, unix::net::UnixListener as StdListener},
@@ -122,11 +125,12 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
             (labels::TASK, order.accepted.task_id.to_string()),
             (labels::NODE, order.node_uuid.clone()),
         ],
-        request: request(&order, spec),
+        request: &request(&order, spec),
+        node_uuid: &order.node_uuid,
         timeout: Duration::from_secs(order.effective.timeout_seconds),
         name: order.container.clone(),
     };
-    let (ending, remains) = match sandbox.run(&tape, halt.subscribe()).await {
+    let (ending, remains) = match start::run(&sandbox, &tape, &halt).await {
         Ok((end, remains)) => (ending(end), Some(remains)),
         Err(error) => {
             let ending = Ending::trouble(JobErrorKind::EngineError, error.to_string());
@@ -180,8 +184,14 @@ fn ending(end: End) -> Ending {
             JobErrorKind::Lost,
             "the node's machine was shut down while the job ran",
         ),
-        End::Image(message) => Ending::trouble(JobErrorKind::ImageNotFound, message),
-        End::Engine(message) => Ending::trouble(JobErrorKind::EngineError, message),
+        End::Image(message) => {
+            let message =
+                format!("the image can't be run: {message}; correct the image, or take another");
+            Ending::trouble(JobErrorKind::ImageNotRunnable, message)
+        }
+        End::Refused(message) | End::Engine(message) => {
+            Ending::trouble(JobErrorKind::EngineError, message)
+        }
         End::Lost(message) => Ending::trouble(JobErrorKind::Lost, message),
     }
 }
@@ -198,7 +208,7 @@ async fn answer(
             Ok((stream, _)) = listener.accept() => worker = Some(stream),
             told = news.changed() => if told.is_err() { return },
             order = ordered(&mut worker), if worker.is_some() => match order {
-                Ok(()) => sandbox::halt(&halt, Halt::Canceled),
+                Ok(()) => end::halt(&halt, Halt::Canceled),
                 Err(_) => worker = None,
             },
         }
@@ -221,7 +231,7 @@ async fn heed_signals(halt: watch::Sender<Option<Halt>>) {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             terminate.recv().await;
-            sandbox::halt(&halt, Halt::Shutdown);
+            end::halt(&halt, Halt::Shutdown);
         }
         Err(error) => tracing::warn!(%error, "TERM can't be caught"),
     }

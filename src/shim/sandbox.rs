@@ -6,17 +6,20 @@
 //!
 //! Init asks for the request once it runs. Until then the command can't have begun, and the
 //! request stays in the spool; after that, the end is what init reports, or is not known.
+//!
+//! What podman refuses before init runs is started once more, to know whether it is the image that can't be
+//! run: see [`start`](super::start).
 
 use super::{
+    end::{End, Halt, judge, ordered},
     pipes::{Pipe, Reports, pipe_pair},
     tape::Tape,
 };
 use crate::{
     api::events::Stream,
     engine::{Container, ContainerSpec, Engine, EngineError, Root},
-    sandbox_init::wire::{self, Report, Request},
+    sandbox_init::wire::{self, Greeting, Report, Request},
     spool::Spool,
-    wait,
 };
 use bytes::BytesMut;
 use std::{io, path::Path, time::Duration};
@@ -41,49 +44,10 @@ pub(super) struct Sandbox<'a> {
     pub(super) spool: &'a Spool,
     pub(super) name: String,
     pub(super) image_id: &'a str,
+    pub(super) node_uuid: &'a str,
     pub(super) labels: Vec<(&'static str, String)>,
-    pub(super) request: Request,
+    pub(super) request: &'a Request,
     pub(super) timeout: Duration,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub(super) enum End {
-    Exited(i32),
-    Killed(i32),
-    Halted(Halt),
-    /// podman or init failed, and the command did not run.
-    Engine(String),
-    /// Nothing can be run in the image.
-    Image(String),
-    /// The command may or may not have run to its end.
-    Lost(String),
-}
-
-/// Why it is ended before its time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Halt {
-    Timeout,
-    Canceled,
-    /// The machine goes down.
-    Shutdown,
-}
-
-/// Orders a halt; the first order counts.
-pub(super) fn halt(orders: &watch::Sender<Option<Halt>>, halt: Halt) {
-    orders.send_if_modified(|order| {
-        let is_first = order.is_none();
-        order.get_or_insert(halt);
-        is_first
-    });
-}
-
-async fn ordered(orders: &mut watch::Receiver<Option<Halt>>) -> Halt {
-    match wait::until(orders, Option::is_some).await {
-        Ok(Some(order)) => order,
-        // Nobody can order any more, so nobody will.
-        _ => std::future::pending().await,
-    }
 }
 
 /// What podman still has to clear away.
@@ -96,13 +60,14 @@ pub(super) struct Remains {
 impl Sandbox<'_> {
     /// Runs the command to its end, or to the order to halt.
     pub(super) async fn run(
-        self,
+        &self,
         tape: &Tape,
         orders: watch::Receiver<Option<Halt>>,
     ) -> Result<(End, Remains), EngineError> {
         let (control, init_end) = UnixStream::pair()?;
         let (stdout, out) = pipe_pair()?;
         let (stderr, err) = pipe_pair()?;
+        let greeting = Greeting::ours()?.encode();
         let init_end = init_end.into_std()?;
         init_end.set_nonblocking(false)?;
         let container = self.engine.spawn(&ContainerSpec {
@@ -116,14 +81,14 @@ impl Sandbox<'_> {
         let mut remains = Remains {
             engine: self.engine.clone(),
             container,
-            name: self.name,
+            name: self.name.clone(),
         };
         let (from_init, to_init) = control.into_split();
         let watch = Watch {
             reports: Reports::new(from_init),
             to_init,
             request: self.request,
-            unsent: BytesMut::new(),
+            unsent: BytesMut::from(greeting.as_slice()),
             spool: self.spool,
             stdout: Pipe::new(stdout, Stream::Stdout),
             stderr: Pipe::new(stderr, Stream::Stderr),
@@ -165,8 +130,8 @@ impl Phase {
 struct Watch<'a> {
     reports: Reports,
     to_init: OwnedWriteHalf,
-    request: Request,
-    /// What init hasn't read yet: the request, and behind it the order to end.
+    request: &'a Request,
+    /// What init hasn't read yet: the greeting, the request, and behind it the order to end.
     unsent: BytesMut,
     stdout: Pipe,
     stderr: Pipe,
@@ -206,7 +171,7 @@ impl Watch<'_> {
                     }
                     Some(Report::Started) => self.started(),
                     Some(last) => return self.ended(last),
-                    None if self.orphaned => return self.gone(Ok(())).await,
+                    None if self.orphaned => return self.gone(Ok(()), true).await,
                     None => {}
                 },
                 // Not before it is told that the command runs: events come in that order.
@@ -214,11 +179,12 @@ impl Watch<'_> {
                 () = self.stderr.pump(self.tape), if self.started && self.stderr.open => {}
                 gone = remains.container.gone(), if !self.orphaned => {
                     // Without its podman a container goes on, and so does what init has to tell.
-                    if self.begun && self.reports.open() && remains.container.was_killed() {
+                    let was_killed = remains.container.was_killed();
+                    if self.begun && self.reports.open() && was_killed {
                         tracing::warn!("somebody killed podman; the sandbox goes on");
                         self.orphaned = true;
                     } else {
-                        return self.gone(gone).await;
+                        return self.gone(gone, was_killed).await;
                     }
                 }
                 halt = ordered(&mut orders), if self.phase.halt().is_none() => self.halt(halt),
@@ -240,8 +206,7 @@ impl Watch<'_> {
         }
         self.spool.begin()?;
         self.begun = true;
-        let request = std::mem::take(&mut self.request);
-        self.unsent.extend_from_slice(&request.encode());
+        self.unsent.extend_from_slice(&self.request.encode());
         Ok(())
     }
 
@@ -301,7 +266,7 @@ impl Watch<'_> {
     }
 
     /// Podman is gone. Init reports before it ends, so its last words may just be unread.
-    async fn gone(mut self, gone: Result<(), String>) -> End {
+    async fn gone(mut self, gone: Result<(), String>, was_killed: bool) -> End {
         let last = self.reports.last_words().await;
         if last.is_some() && !self.started {
             self.started();
@@ -311,9 +276,8 @@ impl Watch<'_> {
             (Some(last), halt) => judge(last, halt),
             (None, Some(halt)) => End::Halted(halt),
             (None, None) => match gone.err() {
-                Some(words) if !self.begun && names_no_user(&words) => End::Image(format!(
-                    "the image's USER is not among its users: {words}; build it again with one that is, or a number"
-                )),
+                // One that was killed has refused nothing.
+                Some(words) if !self.begun && !was_killed => End::Refused(words),
                 words => {
                     let unknown = || "the sandbox ended without telling how".to_owned();
                     self.unreported(words.unwrap_or_else(unknown))
@@ -341,27 +305,6 @@ impl Watch<'_> {
     fn drain(&self) {
         self.stdout.drain(self.tape);
         self.stderr.drain(self.tape);
-    }
-}
-
-/// Podman has no code for this, only words.
-fn names_no_user(words: &str) -> bool {
-    words.contains("unable to find user") || words.contains("unable to find group")
-}
-
-/// A command that ended before the order reached it ended by itself.
-fn judge(last: Report, halt: Option<Halt>) -> End {
-    match (last, halt) {
-        (Report::Exited(code), _) => End::Exited(code),
-        (Report::Killed(libc::SIGKILL), Some(halt)) => End::Halted(halt),
-        (Report::Killed(signal), _) => End::Killed(signal),
-        (Report::NotStarted(errno), _) => {
-            let reason = io::Error::from_raw_os_error(errno);
-            End::Engine(format!("the system could not start the command: {reason}"))
-        }
-        (Report::Ready | Report::Started, _) => {
-            End::Lost("init said twice that the command runs".to_owned())
-        }
     }
 }
 

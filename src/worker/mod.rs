@@ -24,7 +24,7 @@ use access::Terms;
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, RoleLock, make_private_dir},
-    engine::{Engine, EngineError, Images, probe},
+    engine::{Engine, EngineError, Images, Program, probe},
     http::{gate::Gate, server},
     tasks::Tasks,
 };
@@ -130,7 +130,7 @@ impl Bench {
                 )
             })?;
         let wanted = probe::Wanted {
-            program: settings.engine.clone(),
+            program: Program::podman(&settings.engine, &home)?,
             runtime: settings.engine_runtime.clone(),
         };
         let ground = probe::Ground {

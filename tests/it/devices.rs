@@ -1,14 +1,15 @@
 //! Which of the host's devices a container gets to see.
 
-use cynode::engine::{devices::visible_devices, probe};
+use cynode::engine::{Program, devices::visible_devices, probe};
 use std::{fs, path::Path};
 
 #[test]
 fn a_container_tells_which_devices_it_can_open() {
     let home = tempfile::tempdir().unwrap();
     let init = Path::new(env!("CARGO_BIN_EXE_cynode"));
+    let settings = tempfile::tempdir().unwrap();
     let wanted = probe::Wanted {
-        program: "podman".into(),
+        program: Program::podman("podman", settings.path()).unwrap(),
         runtime: None,
     };
     // No GPU is needed: any device under such a name will do.

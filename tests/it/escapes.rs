@@ -71,7 +71,8 @@ fn nothing_in_a_workspace_gives_more_than_it_has() {
 fn a_job_that_multiplies_ends_at_its_time_limit_and_harms_nobody() {
     let worker = Worker::start(&[]);
     let bomb = Worker::script_with(
-        "bomb() { bomb | bomb & }; bomb; sleep 1000",
+        // Without a process of its own, for which there may be no room any more.
+        "bomb() { bomb | bomb & }; bomb; exec sleep 1000",
         json!({"timeout_seconds": 3}),
     );
     let mut events = worker.follow(&bomb, 0);

@@ -70,6 +70,7 @@ fn faults_of_the_infrastructure_are_tried_again_and_no_others() {
         ("image-pull-failed", 2, "failed", 2),
         ("image-not-found", 3, "failed", 1),
         ("image-not-allowed", 3, "failed", 1),
+        ("image-not-runnable", 3, "failed", 1),
         ("exit", 3, "failed", 1),
     ];
     let mut before = 0;

@@ -1,7 +1,7 @@
 //! What the node and init say to each other.
 
 use crate::oracles::wire;
-use cynode::sandbox_init::wire::Request;
+use cynode::sandbox_init::wire::{Order, Request};
 use proptest::prelude::*;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
@@ -39,7 +39,7 @@ proptest! {
     }
 
     #[test]
-    fn a_report_is_read_only_as_it_was_written(bytes: [u8; 5], letter in "[RSXKE]") {
+    fn a_report_is_read_only_as_it_was_written(bytes: [u8; 5], letter in "[URSXKE]") {
         wire::report(bytes);
         let [_, a, b, c, d] = bytes;
         wire::report([letter.as_bytes()[0], a, b, c, d]);
@@ -49,6 +49,6 @@ proptest! {
 #[test]
 fn a_request_that_claims_to_be_huge_is_refused_unread() {
     let mut bytes = &u32::MAX.to_le_bytes()[..];
-    assert!(Request::read(&mut bytes).is_err());
+    assert!(Order::read(&mut bytes).is_err());
     wire::request(&u32::MAX.to_le_bytes());
 }

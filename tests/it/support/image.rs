@@ -94,6 +94,27 @@ pub(crate) fn provide(root: &Path, name: &str, changes: &[&str], label: &str) {
     }
 }
 
+/// Makes an image for one test from the root file system of the others, after `change` has had its way with
+/// it. It goes with the answer.
+pub(crate) fn odd(change: impl FnOnce(&Path), changes: &[&str]) -> OddImage {
+    let root = tempfile::tempdir().unwrap();
+    lay_out(root.path());
+    change(root.path());
+    let name = format!("localhost/cynode-test-odd:{}", super::uuid());
+    import(root.path(), &name, changes, "odd");
+    OddImage(name)
+}
+
+/// An image of one test, by its name.
+pub(crate) struct OddImage(pub(crate) String);
+
+impl Drop for OddImage {
+    fn drop(&mut self) {
+        // One that is still in use is left, and nobody asks for it.
+        let _ = podman(&["image", "rm", "--force", &self.0]);
+    }
+}
+
 fn import(root: &Path, name: &str, changes: &[&str], label: &str) {
     let mut tar = Command::new("tar")
         .args(["--create", "--owner=0", "--group=0", "--directory"])

@@ -11,6 +11,7 @@ pub(crate) mod listener;
 pub(crate) mod model_server;
 pub(crate) mod orchestrator_stand_in;
 pub(crate) mod peer_worker;
+pub(crate) mod podman_host;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod stage;

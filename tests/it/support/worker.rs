@@ -34,7 +34,8 @@ impl Worker {
         Self::start_with(&[], variables)
     }
 
-    fn start_with(more: &[&str], variables: &[(&str, &str)]) -> Self {
+    /// Starts one with both.
+    pub(crate) fn start_with(more: &[&str], variables: &[(&str, &str)]) -> Self {
         image::ready();
         let home = tempfile::tempdir().unwrap();
         let arguments = more.iter().map(|&word| word.to_owned()).collect();

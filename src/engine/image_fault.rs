@@ -1,0 +1,94 @@
+//! Whose fault it is that podman refuses to start a sandbox: the image's, or podman's own.
+//!
+//! Podman has only words for it, in many wordings, and they decide much: an image that can't run is never
+//! tried again, a podman with a bad moment is. So nothing is read out of the words. It is the image's fault
+//! when all of this holds:
+//!
+//! - a sandbox that differs in nothing but the image starts: the same podman, the same workspace, an empty
+//!   root ([`Engine::starts_without_image`]);
+//! - what is stored of the image can be mounted, so that no layer is broken on this node alone;
+//! - the image is refused a second time, after that, for [the same reason](is_same_reason).
+//!
+//! A lock that was taken, a name in use or a full disk fail one of these. Where podman takes too long or is
+//! killed, the question isn't asked: nothing was refused.
+
+use super::{
+    Engine, EngineError, call,
+    probe::{self, Ground},
+};
+use std::{path::Path, time::Duration};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// From so many digits on, a hexadecimal number is some id.
+const ID_DIGITS: usize = 12;
+
+impl Engine {
+    /// Whether podman is well, and so is what it stores of the image: runs a sandbox without the image, and
+    /// mounts the image without a sandbox. `ground` is the job's own.
+    pub async fn starts_without_image(
+        &self,
+        ground: Ground<'_>,
+        workspace: &Path,
+        image_id: &str,
+    ) -> Result<(), EngineError> {
+        probe::run(self, ground, Some(workspace)).await?;
+        self.image(&["mount", image_id]).await?;
+        self.image(&["unmount", image_id]).await
+    }
+
+    async fn image(&self, arguments: &[&str]) -> Result<(), EngineError> {
+        let mut line = vec!["image"];
+        line.extend(arguments);
+        let program = self.program.path().to_string_lossy();
+        if self.facts.rootless {
+            // Without root, only a user namespace lets us mount; podman's own holds the mount until the end.
+            line.splice(0..0, ["unshare", &program]);
+        }
+        // Not as one of the short calls: a job that can't run holds up none of those that can.
+        call(&self.program, &line, LIMIT, |_| ()).await.map(drop)
+    }
+}
+
+/// Whether podman says the same twice, apart from ids and numbers, which differ from one try to the next.
+pub fn is_same_reason(first: &str, second: &str) -> bool {
+    without_ids(first) == without_ids(second)
+}
+
+/// With a `#` for each id and number. Words are cut where neither letter nor digit stands.
+fn without_ids(words: &str) -> String {
+    let is_id =
+        |word: &str| word.len() >= ID_DIGITS && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let cut = words.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
+    let blurred = cut.map(|part| {
+        let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        let is_number = !word.is_empty() && word.bytes().all(|digit| digit.is_ascii_digit());
+        if is_number || is_id(word) {
+            format!("#{}", &part[word.len()..])
+        } else {
+            part.to_owned()
+        }
+    });
+    blurred.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_numbers_make_no_other_reason() {
+        let refused = |id: &str, fd: u32| {
+            format!(
+                "runc: mount /x:/workspace (via /proc/self/fd/{fd}), {id}/merged: not a directory"
+            )
+        };
+        let ids = [
+            "6132e0d805ff24a9768b093988ddaf49",
+            "bb44e5314b866e8489e8211c1b359097",
+        ];
+        assert!(is_same_reason(&refused(ids[0], 6), &refused(ids[1], 7)));
+        assert!(is_same_reason("no user", "no user"));
+        assert!(!is_same_reason("no user", "no group"));
+        assert!(!is_same_reason("faced", "decade"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Init does nothing unless it is alone. Each is tried in a PID namespace of the test's own, where a broken
+//! init could end nobody else.
+
+use crate::support::{eventually, process::binary};
+use command_fds::{CommandFdExt as _, FdMapping};
+use cynode::sandbox_init::wire::{Greeting, REPORT_BYTES, Report, Request, Unfit};
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::MetadataExt as _, net::UnixStream},
+    },
+    process::{Child, Command, Stdio},
+};
+
+/// A shell in a PID namespace of its own, with init's descriptors; and the other end of init's socket.
+fn start(script: &str) -> (Child, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["sh", "-c", script, "sh"])
+        .arg(binary())
+        .arg("__sandbox-init");
+    let null = || OwnedFd::from(File::create("/dev/null").unwrap());
+    let descriptors = [theirs.into(), null(), null()].into_iter().zip(3..);
+    let mappings = descriptors.map(|(parent_fd, child_fd)| FdMapping {
+        parent_fd,
+        child_fd,
+    });
+    command.fd_mappings(mappings.collect()).unwrap();
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    (child, ours)
+}
+
+fn report(socket: &mut UnixStream) -> Option<Report> {
+    let mut bytes = [0; REPORT_BYTES];
+    socket.read_exact(&mut bytes).ok()?;
+    Report::decode(bytes)
+}
+
+#[test]
+fn init_that_is_not_pid_1_does_nothing() {
+    let (child, mut socket) = start("sleep 1000 & \"$@\"; echo init ended $?; kill $!");
+    let elsewhere = Greeting {
+        pid_namespace: (1, 1),
+    };
+    socket.write_all(&elsewhere.encode()).unwrap();
+    // What would have it end all others.
+    let request = Request {
+        command: vec!["true".into()],
+        env: Vec::new(),
+    };
+    let _ = socket.write_all(&request.encode());
+    assert_eq!(report(&mut socket), Some(Report::Unfit(Unfit::NotAlone)));
+    assert_eq!(report(&mut socket), None);
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        (told.trim(), output.status.code()),
+        ("init ended 0", Some(0)),
+        "a bystander was ended"
+    );
+}
+
+#[test]
+fn init_in_the_nodes_own_namespace_does_nothing() {
+    for is_own in [true, false] {
+        let (mut child, mut socket) = start("exec \"$@\"");
+        let init = eventually("init is there", || {
+            let children = format!("/proc/{0}/task/{0}/children", child.id());
+            let pid = fs::read_to_string(children).unwrap();
+            let pid = pid.trim().to_owned();
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+            line.contains("\0__sandbox-init").then_some(pid)
+        });
+        let namespace = fs::metadata(format!("/proc/{init}/ns/pid")).unwrap();
+        let inode = if is_own {
+            namespace.ino()
+        } else {
+            namespace.ino() + 1
+        };
+        let greeting = Greeting {
+            pid_namespace: (namespace.dev(), inode),
+        };
+        socket.write_all(&greeting.encode()).unwrap();
+        let expected = if is_own {
+            Unfit::NotAlone
+        } else {
+            // This root has no workspace.
+            Unfit::Misplaced
+        };
+        assert_eq!(report(&mut socket), Some(Report::Unfit(expected)));
+        drop(socket);
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,154 @@
+//! Images in which nothing can be run, and odd ones in which it can: an image's fault is told from podman's.
+
+use crate::support::{
+    Worker,
+    image::{IMAGE, NO_USER_IMAGE, OddImage, odd},
+    process::with_tool,
+};
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+fn plain(_: &Path) {}
+
+fn run(worker: &Worker, image: &OddImage, script: &str) -> Value {
+    worker.run(&Worker::script_with(script, json!({"image": image.0})))
+}
+
+fn link(target: &str) -> impl FnOnce(&Path) {
+    move |root| symlink(target, root.join("workspace")).unwrap()
+}
+
+#[test]
+fn unrunnable_image_ends_a_job_in_the_engines_words() {
+    let worker = Worker::start(&[]);
+    let cases = [
+        (odd(plain, &["USER 4294967295"]), "2147483647"),
+        (odd(plain, &["USER 2147483648"]), "2147483647"),
+        (odd(plain, &["USER nobody:nogroup-either"]), "group"),
+        (odd(plain, &["VOLUME /"]), ""),
+        (
+            odd(|root| fs::write(root.join("workspace"), "x").unwrap(), &[]),
+            "not a directory",
+        ),
+        (odd(link("/etc"), &[]), "/workspace"),
+        (odd(link("/bin/busybox"), &[]), ""),
+        (odd(link("/nowhere/at/all"), &[]), "/workspace"),
+        (odd(link("/"), &[]), ""),
+        (
+            odd(
+                |root| symlink("/etc/not-executable", root.join(".cynode-init")).unwrap(),
+                &[],
+            ),
+            "link",
+        ),
+    ];
+    for (image, words) in &cases {
+        let result = run(&worker, image, "echo ran");
+        assert_eq!(result["error"]["type"], "image-not-runnable", "{result}");
+        let message = result["error"]["message"].as_str().unwrap();
+        assert!(message.contains(words), "{words} in {message}");
+        assert_eq!(result["stdout"], "", "{result}");
+    }
+    // Nobody has reason to doubt podman.
+    worker.api.get("/readyz").expect(200);
+    worker.assert_clean();
+}
+
+#[test]
+fn odd_images_run() {
+    let worker = Worker::start(&[]);
+    let no_etc = |root: &Path| fs::remove_dir_all(root.join("etc")).unwrap();
+    let cases = [
+        odd(plain, &["VOLUME /workspace", "VOLUME /data"]),
+        odd(plain, &["WORKDIR /no/such/place"]),
+        odd(plain, &["WORKDIR /etc/passwd"]),
+        odd(plain, &["ENV a.b=c", "ENV 1X==y"]),
+        odd(plain, &["STOPSIGNAL SIGKILL"]),
+        odd(no_etc, &[]),
+    ];
+    for image in &cases {
+        let script = "pwd; echo x >file && cat file; grep -c ' /workspace ' /proc/mounts; \
+                      grep -qw \"$(hostname)\" /etc/hosts && echo known";
+        let result = run(&worker, image, script);
+        assert_eq!(result["stdout"], "/workspace\nx\n1\nknown\n", "{result}");
+    }
+}
+
+#[test]
+fn hosts_file_names_the_sandbox_and_nothing_else() {
+    let worker = Worker::start(&[]);
+    let job = Worker::script("hostname; cat /etc/hosts; cat /etc/resolv.conf 2>/dev/null");
+    let result = worker.run(&job);
+    let text = result["stdout"].as_str().unwrap();
+    let (own, hosts) = text.split_once('\n').unwrap();
+    let mut names = Vec::new();
+    for line in hosts.lines() {
+        let mut words = line.split_whitespace();
+        assert!(
+            ["127.0.0.1", "::1"].contains(&words.next().unwrap()),
+            "{text}"
+        );
+        names.extend(words);
+    }
+    let container = format!("cynode-{}", job["job_id"].as_str().unwrap());
+    let known = |name: &&str| ["localhost", own].contains(name) || name.starts_with(&container);
+    assert!(
+        names.contains(&"localhost") && names.contains(&own),
+        "{text}"
+    );
+    assert!(names.iter().all(known), "{text}");
+}
+
+/// A podman that refuses to start a sandbox with an image as its script says, and does all else.
+fn refusing(home: &Path, refusal: &str) -> Worker {
+    let script = format!(
+        "case \" $* \" in *' image mount '*) kind=mount;; *' --rootfs '*) ;; *' run '*) kind=run;; esac\n\
+         PLACE={}; {refusal}\nexec podman \"$@\"",
+        home.display()
+    );
+    with_tool(home, "refusing-podman", &script);
+    let engine = home.join("bin/refusing-podman");
+    Worker::start(&["--engine", engine.to_str().unwrap()])
+}
+
+#[test]
+fn moment_of_podmans_costs_no_attempt() {
+    let home = tempfile::tempdir().unwrap();
+    let once = "[ \"$kind\" = run ] && mkdir $PLACE/refused 2>/dev/null && echo 'Error: a lock' >&2 && exit 125";
+    let worker = refusing(home.path(), once);
+    let result = worker.run(&Worker::script("echo ran"));
+    assert_eq!(result["stdout"], "ran\n", "{result}");
+    assert!(home.path().join("refused").exists());
+}
+
+#[test]
+fn trouble_of_podmans_is_no_fault_of_the_image() {
+    let changing = "[ \"$kind\" = run ] && if mkdir $PLACE/refused 2>/dev/null; then echo 'Error: a lock' >&2; else echo 'Error: a disk' >&2; fi && exit 125";
+    let broken_layer = "[ -n \"$kind\" ] && echo 'Error: layer not known' >&2 && exit 125";
+    let killed = "[ \"$kind\" = run ] && echo 'Error: killed' >&2 && kill -KILL $$";
+    for refusal in [changing, broken_layer, killed] {
+        let home = tempfile::tempdir().unwrap();
+        let worker = refusing(home.path(), refusal);
+        let result = worker.run(&Worker::script("echo ran"));
+        assert_eq!(result["error"]["type"], "engine-error", "{result}");
+    }
+}
+
+#[test]
+fn cancel_is_heard_while_the_fault_is_looked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let hangs = "[ \"$kind\" = mount ] && touch $PLACE/looking && exec sleep 1000";
+    let worker = refusing(home.path(), hangs);
+    let job = Worker::script_with("true", json!({"image": NO_USER_IMAGE}));
+    let events = worker.follow(&job, 0);
+    crate::support::eventually("it looks", || {
+        home.path().join("looking").exists().then_some(())
+    });
+    worker
+        .api
+        .act(&format!("{}:cancel", Worker::path(&job)))
+        .json(200);
+    assert_eq!(events.last().unwrap()["status"], "canceled");
+    let next = worker.run(&Worker::script_with("echo next", json!({"image": IMAGE})));
+    assert_eq!(next["stdout"], "next\n", "{next}");
+}
