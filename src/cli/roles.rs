@@ -21,10 +21,11 @@ pub struct State {
 /// The pre-shared key.
 #[derive(Args, Debug)]
 pub struct Psk {
-    /// Pre-shared key with which nodes register (or CYNODE_PSK)
+    /// Pre-shared key with which nodes register, at least 16 characters; other users can read it in the list
+    /// of processes, so prefer --psk-file (or CYNODE_PSK)
     #[arg(long, value_name = "KEY", conflicts_with = "psk_file")]
     pub psk: Option<String>,
-    /// Read the pre-shared key from a file (or CYNODE_PSK_FILE)
+    /// Read the pre-shared key from a file, or from stdin with - (or CYNODE_PSK_FILE)
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 }

@@ -6,9 +6,9 @@ use crate::{
     cli::{Client, LoginArgs, Output},
     exit::Failure,
     roles::secret,
+    terminal,
 };
 use http::Method;
-use std::io::IsTerminal as _;
 
 /// Trades a password for tokens, and keeps those.
 pub fn login(args: LoginArgs) -> Result<(), Failure> {
@@ -19,8 +19,9 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
         "CYNODE_PASSWORD",
     )? {
         Some(password) => password.to_string(),
-        None if std::io::stdin().is_terminal() => {
-            rpassword::prompt_password(format!("Password of {} at {}: ", args.handle, gateway.url))?
+        None if terminal::is_there() => {
+            let prompt = format!("Password of {} at {}: ", args.handle, gateway.url);
+            terminal::ask_secret(&prompt)?.to_string()
         }
         None => {
             return Err(Failure::usage(

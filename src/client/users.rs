@@ -17,10 +17,10 @@ use crate::{
     exit::{Exit, Failure},
     identity::random_secret,
     roles::secret,
+    terminal,
 };
 use http::Method;
 use serde_json::{Value, json};
-use std::io::IsTerminal as _;
 use zeroize::Zeroizing;
 
 /// One of the subcommands.
@@ -136,14 +136,13 @@ fn new_password(from: &NewPassword, handle: &str) -> Result<(Zeroizing<String>, 
         let password = secret("--new-password-file", Some(file), "")?.unwrap_or_default();
         return Ok((password, false));
     }
-    if !std::io::stdin().is_terminal() {
+    if !terminal::is_there() {
         return Err(Failure::usage(
             "there is no terminal to ask at; give --generate or --new-password-file FILE",
         ));
     }
-    let ask = |prompt: String| rpassword::prompt_password(prompt).map(Zeroizing::new);
-    let password = ask(format!("New password of {handle}: "))?;
-    if *ask("The same again: ".to_owned())? != *password {
+    let password = terminal::ask_secret(&format!("New password of {handle}: "))?;
+    if *terminal::ask_secret("The same again: ")? != *password {
         return Err(Failure::usage(
             "these were two different passwords; try again",
         ));

@@ -1,6 +1,6 @@
 //! Key material: files of mode 0600, never rows, never log lines.
 
-use crate::data_dir::DataDir;
+use crate::{api::nodes::check_psk, data_dir::DataDir};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
     io,
@@ -8,7 +8,9 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Names of the keys that the first start makes; the operator brings none of them.
+/// Name of the pre-shared key, which an operator may bring.
+const PSK: &str = "keys/psk";
+/// Names of the keys that the first start makes; an operator brings none of them.
 const USER_TOKEN: &str = "keys/user-token.key";
 const NODE_TOKEN: &str = "keys/node-token.key";
 const WORKER_TOKEN: &str = "keys/worker-token.key";
@@ -31,8 +33,17 @@ impl Keys {
         let key = |name: &str| data_dir.secret(name, random_secret).map(|(key, _)| key);
         let (psk, psk_is_new) = match psk {
             Some(psk) => (psk, false),
-            None => data_dir.secret("keys/psk", random_secret)?,
+            None => data_dir.secret(PSK, random_secret)?,
         };
+        check_psk(&psk).map_err(|problem| {
+            let path = data_dir.join(PSK);
+            let text = format!(
+                "the pre-shared key in {} {}",
+                path.display(),
+                problem.detail
+            );
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
         Ok(Self {
             user_token: key(USER_TOKEN)?,
             node_token: key(NODE_TOKEN)?,

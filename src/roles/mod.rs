@@ -13,7 +13,7 @@ pub use settings::secret;
 
 use crate::{
     cli::{Cli, Command, Common, Dev, DoctorArgs, NodeArgs, ServeOrchestrator, WorkerArgs},
-    client::{self, print::note},
+    client,
     exit::Failure,
     http::server::{Shutdown, ended},
     node::{self, InferenceMode, NodeError},
@@ -25,7 +25,8 @@ use node_file::NodeFile;
 use process::run;
 use settings::{
     checked_url, host_slug, inference_settings, node_settings, open_data_dir,
-    orchestrator_settings, sandbox_settings, shutdown_grace, worker_settings, worker_urls,
+    orchestrator_settings, sandbox_settings, shutdown_grace, warn_of_argument, worker_settings,
+    worker_urls,
 };
 use std::{
     io::{self, Write as _},
@@ -40,6 +41,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// `cynode serve-orchestrator`.
 pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<(), Failure> {
+    warn_of_argument(&args.psk);
     let data_dir = open_data_dir(&args.state)?;
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
@@ -64,11 +66,7 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
 /// `cynode node`.
 pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
     let mut common = common.clone();
-    if args.psk.psk.is_some() {
-        note(
-            "the pre-shared key stands in this process's arguments, where every user of this machine can read it; --psk-file FILE or CYNODE_PSK keeps it private",
-        );
-    }
+    warn_of_argument(&args.psk);
     let file = NodeFile::find(args.config.as_deref())?.unwrap_or_default();
     let psk_file = file.fill(&mut args, &mut common);
     let (state, grace) = (args.state.clone(), shutdown_grace(&args.sandbox.engine));
@@ -111,7 +109,9 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<(), Failure> {
         .orchestrator
         .or(doctor.orchestrator.clone())
         .or_else(|| Some(unsaid()));
-    args.psk.psk = psk_file.is_none().then(|| "unsaid".to_owned());
+    args.psk.psk = psk_file
+        .is_none()
+        .then(|| "unsaid, and not used".to_owned());
     Ok(node_settings(*args, psk_file.as_deref())?.check()?)
 }
 
@@ -148,6 +148,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
 
 /// `cynode dev`: the same roles, talking over loopback as they would over a network.
 pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
+    warn_of_argument(&args.psk);
     let data_dir = open_data_dir(&args.state)?;
     let is_asked_for = args.flags.inference_image.is_some();
     let inference = inference_settings(

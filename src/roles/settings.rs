@@ -5,22 +5,24 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{check_model, check_url, slug_from_host_name},
+        nodes::{check_model, check_psk, check_url, slug_from_host_name},
     },
     cli::{
         EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State,
         StorageFlags,
     },
+    client::print::note,
     data_dir::DataDir,
     exit::Failure,
     http::MAX_BODY_BYTES,
     node::{self, InferenceMode},
     orchestrator,
     store::{QueueLimits, Retention},
-    worker,
+    terminal, worker,
 };
 use std::{
     collections::HashMap,
+    io::{self, Read as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -64,13 +66,16 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
         })
 }
 
-/// A secret from a file, or else from the environment.
+/// A secret from a file, or else from the environment. The file `-` is stdin, or a question where that is a
+/// terminal.
 pub fn secret(
     flag: &str,
     file: Option<&Path>,
     variable: &str,
 ) -> Result<Option<Zeroizing<String>>, Failure> {
     let text = match file {
+        Some(path) if path == Path::new("-") => from_stdin(flag)
+            .map_err(|error| Failure::usage(format!("{flag} - (stdin): {error}")))?,
         Some(path) => Zeroizing::new(
             std::fs::read_to_string(path)
                 .map_err(|error| Failure::usage(format!("{flag} {}: {error}", path.display())))?,
@@ -90,22 +95,44 @@ pub fn secret(
     Ok(Some(text))
 }
 
+fn from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
+    if terminal::is_there() {
+        return terminal::ask_secret(&format!("Secret for {flag}: "));
+    }
+    let mut text = Zeroizing::new(String::new());
+    io::stdin().lock().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Warns of a key that everybody on this machine can read.
+pub(super) fn warn_of_argument(psk: &Psk) {
+    if psk.psk.is_some() {
+        note(
+            "the pre-shared key stands in this process's arguments, where every user of this machine can read it; \
+             --psk-file FILE (- is stdin) or CYNODE_PSK keeps it private",
+        );
+    }
+}
+
+/// A key that can't be guessed, or at least isn't short.
+fn checked_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
+    check_psk(&psk)
+        .map_err(|problem| Failure::usage(format!("the pre-shared key {}", problem.detail)))?;
+    Ok(psk)
+}
+
 /// By hand and not by clap, for which a variable and the other one's flag would be in conflict: a
 /// flag of either kind beats a variable of either kind.
 fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
-    if let Some(text) = &psk.psk {
-        if text.is_empty() {
-            return Err(Failure::usage(
-                "--psk is empty; it must be the pre-shared key",
-            ));
-        }
-        return Ok(Some(Zeroizing::new(text.clone())));
-    }
-    if psk.psk_file.is_some() || std::env::var_os("CYNODE_PSK").is_some() {
-        return secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK");
-    }
-    let file = std::env::var_os("CYNODE_PSK_FILE").map(PathBuf::from);
-    file.map_or(Ok(None), |file| secret("CYNODE_PSK_FILE", Some(&file), ""))
+    let found = if let Some(text) = &psk.psk {
+        Some(Zeroizing::new(text.clone()))
+    } else if psk.psk_file.is_some() || std::env::var_os("CYNODE_PSK").is_some() {
+        secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK")?
+    } else {
+        let file = std::env::var_os("CYNODE_PSK_FILE").map(PathBuf::from);
+        file.map_or(Ok(None), |file| secret("CYNODE_PSK_FILE", Some(&file), ""))?
+    };
+    found.map(checked_psk).transpose()
 }
 
 fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
@@ -187,7 +214,9 @@ pub(super) fn node_settings(
     psk_file: Option<&Path>,
 ) -> Result<node::Settings, Failure> {
     let psk = match (psk(&args.psk)?, psk_file) {
-        (None, Some(file)) => secret("orchestrator.psk_file", Some(file), "")?,
+        (None, Some(file)) => secret("orchestrator.psk_file", Some(file), "")?
+            .map(checked_psk)
+            .transpose()?,
         (psk, _) => psk,
     };
     let wanting = |what: &str| {
@@ -201,7 +230,7 @@ pub(super) fn node_settings(
             .ok_or_else(|| wanting("the orchestrator's control plane: say --orchestrator URL"))?,
         orchestrator_timeout: args.orchestrator_timeout.unwrap_or(ANSWER),
         psk: psk.ok_or_else(|| {
-            wanting("the pre-shared key: say --psk-file FILE, --psk KEY or CYNODE_PSK")
+            wanting("the pre-shared key: say --psk-file FILE (- is stdin) or CYNODE_PSK")
         })?,
         slug: args.identity.slug.unwrap_or_else(host_slug),
         name: args.identity.name,

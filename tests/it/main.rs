@@ -65,6 +65,7 @@ mod soak;
 mod support;
 mod systemd;
 mod task_names;
+mod typed_secrets;
 mod upgrade;
 mod users;
 mod warnings;

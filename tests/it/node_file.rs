@@ -90,7 +90,7 @@ fn a_file_that_is_not_there_or_says_too_little_is_an_error_that_says_so() {
         ),
     ] {
         let text = format!("orchestrator: {{url: 'http://127.0.0.1:1'}}\n{limit}\n");
-        let done = refused(home.path(), &text, &["--psk", "x"]);
+        let done = refused(home.path(), &text, &["--psk", PSK]);
         assert_eq!(done.code, 2);
         assert!(done.stderr.contains(words), "{done:?}");
     }

@@ -322,7 +322,8 @@ fn the_first_start_shows_what_it_made_once_and_nothing_that_it_was_given() {
         .trim()
         .to_owned();
     let psk = read(first.data_dir.join("keys/psk")).trim().to_owned();
-    let join = format!("cynode node --orchestrator http://box.example:7 --psk {psk}");
+    let join =
+        format!("echo {psk} | cynode node --orchestrator http://box.example:7 --psk-file -\n");
     assert!(shown.contains(&join), "{shown}");
     assert!(password.len() >= 20 && psk.len() >= 20, "{shown}");
     let login = run(cynode(home.path())

@@ -13,7 +13,7 @@ pub use capability::*;
 pub use config::*;
 pub use registration::*;
 pub use rules::{
-    LABEL_PATTERN, MAX_LABELS, MAX_TEXT, SLUG_PATTERN, check_label, check_model, check_slug,
-    check_url, slug_from_host_name,
+    LABEL_PATTERN, MAX_LABELS, MAX_TEXT, MIN_PSK_CHARS, SLUG_PATTERN, check_label, check_model,
+    check_psk, check_slug, check_url, slug_from_host_name,
 };
 pub use view::*;

@@ -10,6 +10,9 @@ pub const MAX_TEXT: usize = 256;
 /// Longest URL, in bytes.
 pub(super) const MAX_URL: usize = 2048;
 
+/// Fewest characters of a pre-shared key.
+pub const MIN_PSK_CHARS: usize = 16;
+
 /// What [`check_slug`] lets through, as schemas say it.
 pub const SLUG_PATTERN: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 /// What [`check_label`] lets through, as schemas say it.
@@ -28,6 +31,18 @@ pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
         pointer,
         "must be 1 to 63 lower-case letters, digits and '-', starting with a letter or digit",
     ))
+}
+
+/// A pre-shared key that isn't too short to be guessed; white space around it doesn't count.
+pub fn check_psk(psk: &str) -> Result<(), Problem> {
+    let chars = psk.trim().chars().count();
+    if chars >= MIN_PSK_CHARS {
+        return Ok(());
+    }
+    let text = format!(
+        "must have at least {MIN_PSK_CHARS} characters, and has {chars}; make one with: openssl rand -base64 32"
+    );
+    Err(Problem::field("", text))
 }
 
 /// A slug made of a host's name: lower case, every other character a `-`.
