@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what building and testing need is there: a Rust toolchain, a C compiler (for
-# SQLite), podman with a runtime (rootless, too), a static busybox (for the local test image), and, for root, ip; with --fuzz
+# SQLite), podman with a runtime (rootless, too), a static busybox (for the local test image), nginx (for tests behind a proxy;
+# its service is neither started nor enabled), and, for root, ip; with --fuzz
 # also what the fuzzer of the User API needs (Python that can make virtual environments, curl). Installs
 # what is missing where that is possible, and otherwise says what to do. Says nothing when
 # all is there.
@@ -15,6 +16,7 @@ command -v cc      >/dev/null || missing+=(gcc libc6-dev)
 command -v podman  >/dev/null || missing+=(podman)
 command -v runc    >/dev/null || command -v crun >/dev/null || missing+=(runc)
 command -v busybox >/dev/null || missing+=(busybox-static)
+[ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx-light)
 # Root's tests run podman as a plain user, too, and nodes in network namespaces.
 [ "$(id -u)" -ne 0 ] || command -v newuidmap >/dev/null || missing+=(uidmap)
 [ "$(id -u)" -ne 0 ] || command -v ip        >/dev/null || missing+=(iproute2)
@@ -33,6 +35,15 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+# Debian starts a service as soon as it is installed, unless this says no.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  trap '"${sudo[@]}" rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" install -m 0755 /dev/stdin "$policy"
+fi
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null \
   || fail "apt-get could not install ${missing[*]}; the lines above say why"
+case " ${missing[*]} " in
+  *" nginx-light "*) ! command -v systemctl >/dev/null || "${sudo[@]}" systemctl --quiet disable nginx || true ;;
+esac

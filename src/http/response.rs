@@ -3,11 +3,13 @@
 use crate::api::problem::{Kind, Problem};
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use serde::Serialize;
 use std::convert::Infallible;
+
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The body type of every answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -85,7 +87,8 @@ pub fn problem(problem: &Problem, instance: &str) -> Response {
     response
 }
 
-/// A body that grows while it is read, such as `application/x-ndjson` or `text/event-stream`.
+/// A body that grows while it is read, such as `application/x-ndjson` or `text/event-stream`. Its headers
+/// have proxies pass each piece on as it comes: nginx goes by `X-Accel-Buffering`, others by `no-transform`.
 pub fn stream(
     content_type: &'static str,
     chunks: impl Stream<Item = Bytes> + Send + 'static,
@@ -95,7 +98,9 @@ pub fn stream(
     let mut response = http::Response::new(StreamBody::new(frames).boxed_unsync());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let cache = HeaderValue::from_static("no-store, no-cache, no-transform");
+    headers.insert(header::CACHE_CONTROL, cache);
+    headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
 

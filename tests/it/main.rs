@@ -51,6 +51,7 @@ mod peer_node;
 mod peer_orchestrator;
 mod peer_worker;
 mod podman_moods;
+mod proxies;
 mod pulls;
 mod races;
 mod recovery;
