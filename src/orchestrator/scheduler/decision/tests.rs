@@ -57,7 +57,19 @@ impl Queue for World {
 
 impl World {
     fn add(&mut self, user: UserId, labels: &[&str], rank: i32) -> JobId {
+        self.add_refused(user, labels, rank, None)
+    }
+
+    /// The same for one that this node has refused.
+    fn add_refused(
+        &mut self,
+        user: UserId,
+        labels: &[&str],
+        rank: i32,
+        by: Option<NodeId>,
+    ) -> JobId {
         let placement = Placement {
+            except: by.into_iter().collect(),
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             ..Placement::default()
         };
@@ -132,6 +144,7 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
     let placement = Placement::read(&job.line.placement).unwrap();
     let node = nodes.iter().find(|node| node.id == to).unwrap();
     prop_assert!(node.has_room() && node.fits(&placement));
+    prop_assert!(!placement.except.contains(&to), "it has refused it");
     let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
     for other in nodes
         .iter()
@@ -145,16 +158,17 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
 proptest! {
     #[test]
     fn no_slot_twice_no_label_ignored_nobody_passed_over_and_nothing_waits_that_could_run(
-        jobs in proptest::collection::vec((0usize..3, labels(), -1..2), 0..14),
+        jobs in proptest::collection::vec((0usize..3, labels(), -1..2, 0usize..9), 0..14),
         running in proptest::array::uniform3(0u32..3),
         nodes in proptest::collection::vec((labels(), 0u32..4, 0u32..4), 0..5),
     ) {
         let users = [(); 3].map(|()| UserId::new());
         let mut world = World { running: users.into_iter().zip(running).collect(), ..World::default() };
-        for (user, labels, rank) in jobs {
-            world.add(users[user], labels, rank);
-        }
         let mut nodes: Vec<_> = nodes.into_iter().map(|(labels, running, slots)| candidate(labels, running, slots)).collect();
+        for (user, labels, rank, by) in jobs {
+            let by = nodes.get(by).map(|node| node.id);
+            world.add_refused(users[user], labels, rank, by);
+        }
         for (job, to) in assign(&world, Places::new(nodes.clone()), &mut Memory::default()).unwrap() {
             check(&world, &nodes, job, to)?;
             world.start(job);
