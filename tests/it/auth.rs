@@ -260,6 +260,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
     let control = vec![
         ("POST", "/v1/nodes/register".to_owned(), true),
         ("POST", "/v1/nodes/report".to_owned(), false),
+        ("POST", "/v1/nodes/capability".to_owned(), false),
         ("GET", "/v1/nodes/config".to_owned(), false),
         ("POST", "/v1/nodes/config".to_owned(), false),
         open("/healthz"),

@@ -295,7 +295,7 @@ fn a_real_node_reports_acknowledges_and_survives_a_restart_of_itself() {
 fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
-    let psk = secret_file(home.path(), "wrong", "not the key");
+    let psk = secret_file(home.path(), "wrong", "not the pre-shared key");
     let mut command = role(home.path(), "node", &home.path().join("box"));
     command.args([
         "--orchestrator",
@@ -313,5 +313,5 @@ fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
         .find(|line| line.starts_with("error: "))
         .unwrap_or_else(|| panic!("{stderr}"));
     assert!(error.contains("keys/psk"), "{error}");
-    assert!(!stderr.contains("not the key"), "{stderr}");
+    assert!(!stderr.contains("not the pre-shared key"), "{stderr}");
 }

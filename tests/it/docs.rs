@@ -55,6 +55,7 @@ fn the_docs_name_flags_that_exist() {
         "--add-subuids",
         "--add-subgids",
         "--path",
+        "--no-sandbox",
     ];
     for file in [
         "README.md",

@@ -7,6 +7,7 @@ use crate::support::{
     stage::{Stage, well},
     stand_in::capability,
 };
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::{
     Arc,
@@ -142,6 +143,25 @@ fn refused_job_waits_for_a_node_that_may_come_back() {
         (&task["status"], &job["node_slug"]),
         (&json!("completed"), &json!("other"))
     );
+}
+
+#[test]
+fn refused_job_does_not_wait_for_a_node_long_gone() {
+    let (mut stage, on) = stage("image-not-found");
+    let id = stage.create(json!({"node_labels": ["stand-in"]}));
+    stage.node.call("run", Call::is_run);
+    let gone = join(&stage, "gone", well);
+    drop(gone);
+    let database = Connection::open(stage.orchestrator.data_dir.join("cynode.db")).unwrap();
+    let aged = database.execute(
+        "UPDATE nodes SET last_seen_at = last_seen_at - 11 * 60 * 1000 WHERE slug = 'gone'",
+        [],
+    );
+    assert_eq!(aged.unwrap(), 1);
+    on.store(true, Ordering::SeqCst);
+    let (task, _) = stage.finish(&id);
+    assert_eq!(task["status"], "failed", "{task}");
+    assert_eq!(stage.attempts(), [1]);
 }
 
 #[test]

@@ -28,6 +28,9 @@ use std::time::Duration;
 
 /// Before a job that a node refused is offered again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// A refused job waits for a node that was heard within this time. One that is away for longer is
+/// likely gone, and a job whose image has a misspelt name would wait for it forever.
+const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
 /// Pauses between two attempts.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -263,7 +266,7 @@ async fn refused(
     job: &RunningJob,
     reason: &str,
 ) -> Result<(Refusals, bool), StoreError> {
-    let nodes = orchestrator.store.node_list().await?;
+    let mut nodes = orchestrator.store.node_list().await?;
     let node = nodes.iter().find(|node| node.id == job.node_id);
     let refusal = Refusal {
         node: node.map_or_else(|| job.node_id.to_string(), |node| node.slug.clone()),
@@ -273,6 +276,8 @@ async fn refused(
     refusals.insert(job.node_id, refusal);
     let mut placement = Placement::read(&job.placement)?;
     placement.except = refusals.keys().copied().collect();
+    let now = Time::now();
+    nodes.retain(|node| now.since(orchestrator.liveness.heard(node).at) <= RETURN_TIMEOUT);
     Ok((refusals, scheduler::any_fits(nodes, &placement)))
 }
 
