@@ -178,10 +178,21 @@ fn image_that_one_node_forbids_runs_at_another() {
         let nodes = nodes["nodes"].as_array().unwrap().clone();
         (nodes.len() == 2 && nodes.iter().all(|node| node["status"] == "ready")).then_some(())
     });
-    for _ in 0..4 {
-        let task = json!({"script": "true", "image": IMAGE, "max_attempts": 1});
-        let created = user.post("/v1/tasks", &task).json(201);
-        let task = finish(&user, created["id"].as_str().unwrap());
+    // As many as both nodes have slots, so that each is given some.
+    let ids: Vec<String> = (0..8)
+        .map(|_| {
+            let task = json!({"script": "sleep 0.2", "image": IMAGE, "max_attempts": 1});
+            let created = user.post("/v1/tasks", &task).json(201);
+            created["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let mut refused = 0;
+    for id in ids {
+        let task = finish(&user, &id);
         assert_eq!(task["status"], "completed", "{task}");
+        let result = user.get(&format!("/v1/tasks/{id}/result")).json(200);
+        assert_eq!(result["jobs"][0]["node_slug"], "free");
+        refused += usize::from(result["jobs"][0]["attempt"] == 2);
     }
+    assert!(refused > 0, "the strict node was given none");
 }
