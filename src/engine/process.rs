@@ -2,12 +2,13 @@
 //!
 //! A podman that hangs may ignore TERM or be stopped, what it started may keep its pipes open, and in
 //! the kernel it heeds not even KILL. Whoever waits for it is held up by none of these: every wait
-//! here has an end. It has a process group of its own, which gets the signals, so that a rootless
-//! podman's second process goes with its first. What is to outlive it, conmon, has left that group.
+//! here has an end. It has a process group of its own, which gets the signals, and which has to be empty:
+//! a rootless podman is two processes, and the second could still make a container that nobody looks for
+//! when the first is gone. What is to outlive it, conmon, has left that group.
 
 use super::{EngineError, settings};
 use crate::environment;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -28,6 +29,8 @@ const TERM_GRACE: Duration = Duration::from_secs(5);
 const SHORT_GRACE: Duration = Duration::from_secs(1);
 /// How long the pipes of a podman that has ended are read on, should others hold them open.
 const PIPE_GRACE: Duration = Duration::from_secs(1);
+/// Between two looks whether its group is empty.
+const GROUP_PAUSE: Duration = Duration::from_millis(5);
 /// What is kept of podman's own messages, in bytes.
 const MESSAGE_BYTES: usize = 8 * 1024;
 /// What is read of podman's answers, in bytes.
@@ -83,6 +86,7 @@ impl Program {
 /// A podman that runs. Dropped before its end, it is ended.
 pub(super) struct Process {
     child: Child,
+    group: Option<Pid>,
     /// Not even KILL has ended it.
     is_given_up: bool,
 }
@@ -93,8 +97,10 @@ impl Process {
             program: program.path.clone(),
             source,
         })?;
+        let group = child.id().map(u32::cast_signed).and_then(Pid::from_raw);
         Ok(Self {
             child,
+            group,
             is_given_up: false,
         })
     }
@@ -116,25 +122,44 @@ impl Process {
 
     /// TERM, and KILL to a podman that doesn't heed it.
     pub(super) async fn end(&mut self) {
-        self.tell(Signal::TERM);
-        if timeout(TERM_GRACE, self.child.wait()).await.is_ok() {
+        if self.child.id().is_none() {
+            // It was waited for: its group's number may be another's by now.
             return;
         }
-        tracing::warn!(pid = self.child.id(), "podman ignores TERM and is killed");
+        self.tell(Signal::TERM);
+        if timeout(TERM_GRACE, self.all_gone()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(group = ?self.group, "podman ignores TERM and is killed");
         self.tell(Signal::KILL);
-        if timeout(SHORT_GRACE, self.child.wait()).await.is_err() {
+        let is_killed = timeout(SHORT_GRACE, self.all_gone()).await.is_ok();
+        // What is left of a group without its first is dead, and nobody reaps it.
+        if !is_killed && self.child.id().is_some() {
             tracing::error!(
-                pid = self.child.id(),
+                group = ?self.group,
                 "podman can't even be killed and is left alone; see what the kernel says of its disk (dmesg)"
             );
             self.is_given_up = true;
         }
     }
 
+    /// Waits for its end, and for that of all that it has started and that has not left its group.
+    async fn all_gone(&mut self) {
+        // One that can't be waited for has ended.
+        let _ = self.child.wait().await;
+        while self.has_others() {
+            tokio::time::sleep(GROUP_PAUSE).await;
+        }
+    }
+
+    /// Whether its group is there. Its number is nobody else's as long as somebody is in it.
+    fn has_others(&self) -> bool {
+        self.group
+            .is_some_and(|group| test_kill_process_group(group).is_ok())
+    }
+
     fn tell(&self, signal: Signal) {
-        // Nothing once it was waited for: its number may be another's by then.
-        let pid = self.child.id().map(u32::cast_signed);
-        if let Some(group) = pid.and_then(Pid::from_raw) {
+        if let Some(group) = self.group {
             // It may have ended by itself just now. One that is stopped hears nothing until it goes on.
             let _ = kill_process_group(group, signal);
             let _ = kill_process_group(group, Signal::CONT);
@@ -150,12 +175,12 @@ impl Drop for Process {
         }
         self.tell(Signal::TERM);
         let began = Instant::now();
-        while self.ended().is_none() {
+        while self.ended().is_none() || self.has_others() {
             if began.elapsed() > SHORT_GRACE {
                 self.tell(Signal::KILL);
                 return;
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(GROUP_PAUSE);
         }
     }
 }
@@ -324,6 +349,17 @@ mod tests {
         assert!(matches!(outcome, Err(EngineError::TimedOut { .. })));
         let pids = fs::read_to_string(pids).unwrap();
         assert!(pids.split_whitespace().all(goes), "{pids}");
+    }
+
+    #[tokio::test]
+    async fn its_second_process_goes_with_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("pid");
+        let deaf = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", path.display());
+        let script = format!("sh -c \"{}\" & wait", deaf.replace('$', "\\$"));
+        let outcome = sh(&script, Duration::from_secs(2)).await;
+        assert!(matches!(outcome, Err(EngineError::TimedOut { .. })));
+        assert!(goes(&fs::read_to_string(path).unwrap()));
     }
 
     #[tokio::test]

@@ -131,6 +131,7 @@ fn trouble_of_podmans_is_no_fault_of_the_image() {
         let worker = refusing(home.path(), refusal);
         let result = worker.run(&Worker::script("echo ran"));
         assert_eq!(result["error"]["type"], "engine-error", "{result}");
+        worker.assert_clean();
     }
 }
 
