@@ -206,14 +206,15 @@ impl Node {
     async fn infer(&mut self, config: &NodeConfig) -> Result<(), NodeError> {
         let backend = config.inference_backend.as_ref();
         let usable = gpu::usable(self.machine.gpus());
-        let wanted = inference::plan(&self.settings.inference, backend, &usable)?;
-        match wanted {
-            Some(plan) => step("start the model server", self.start_server(plan)).await,
-            None => {
-                self.stop_server().await;
-                Ok(())
-            }
-        }
+        let Some(plan) = inference::plan(&self.settings.inference, backend, &usable).transpose()
+        else {
+            self.stop_server().await;
+            return Ok(());
+        };
+        step("start the model server", async {
+            self.start_server(plan?).await
+        })
+        .await
     }
 
     /// Takes away a model server that was wanted before.

@@ -147,7 +147,7 @@ fn refused_job_waits_for_a_node_that_may_come_back() {
 
 #[test]
 fn refused_job_does_not_wait_for_a_node_long_gone() {
-    let (mut stage, on) = stage("image-not-found");
+    let (stage, on) = stage("image-not-found");
     let id = stage.create(json!({"node_labels": ["stand-in"]}));
     stage.node.call("run", Call::is_run);
     let gone = join(&stage, "gone", well);
