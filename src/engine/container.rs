@@ -81,9 +81,11 @@ impl Container {
         status.is_some_and(|status| status.signal().is_some())
     }
 
-    /// Ends a podman that hangs.
+    /// Ends a podman that hangs. What it leaves is not known then, whatever its exit code says.
     pub async fn end(&mut self) {
         self.podman.end().await;
+        let ended = || Err("it was told to end".to_owned());
+        self.outcome.get_or_insert_with(ended);
     }
 }
 

@@ -52,6 +52,9 @@ const GATE: usize = 4;
 const REMOVE_LIMIT: Duration = Duration::from_mins(5);
 /// How long the removal of a container may take.
 const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+/// How often the removal of a container is tried, and after which pause.
+const REMOVE_TRIES: u32 = 3;
+const REMOVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why podman did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -218,8 +221,18 @@ impl Engine {
     /// Removes a container, whatever its state; one that is gone is fine.
     pub async fn remove_container(&self, name: &str) {
         let arguments = ["rm", "--force", "--ignore", "--time=0", name];
-        if let Err(error) = self.call(&arguments, SWEEP_LIMIT).await {
-            tracing::warn!(%error, name, "podman could not remove a container; it is tried again later");
+        for left in (0..REMOVE_TRIES).rev() {
+            match self.call(&arguments, SWEEP_LIMIT).await {
+                // Conmon may be about to clear it away as well, and then one of the two fails.
+                Err(EngineError::Failed { .. }) if left > 0 => {
+                    tokio::time::sleep(REMOVE_PAUSE).await
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, name, "podman could not remove a container; it is tried again later");
+                    break;
+                }
+            }
         }
         orphans::remove(name).await;
     }
