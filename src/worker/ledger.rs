@@ -12,19 +12,21 @@
 //! accepted; here is only what is needed to find it. So a worker that was killed knows all of it
 //! again at its next start ([`super::recovery`]).
 
+mod job;
+
+pub(super) use job::Job;
+
 use super::tombstones::Tombstones;
 use crate::{
     api::{
-        JobId, OrchestratorId, PAYLOAD_VERSION,
-        events::ResultEvent,
+        JobId, OrchestratorId,
         image::ImageRef,
-        jobs::{JobState, Outcome, RunJob, SandboxSpec},
+        jobs::{RunJob, SandboxSpec},
         problem::{Kind, Problem},
         time::Time,
     },
     digest::sha256_hex,
     spool::{Accepted, Spool},
-    wait,
 };
 use std::{
     collections::HashMap,
@@ -32,104 +34,8 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::watch;
-
 /// Ended jobs that are kept, whatever room there is; the oldest go first.
 const MOST_ENDED: usize = 50_000;
-
-/// One attempt of a job.
-pub(super) struct Job {
-    pub(super) accepted: Accepted,
-    pub(super) spool: Spool,
-    pub(super) cancel: watch::Sender<bool>,
-    ended: watch::Sender<Option<Outcome>>,
-    news: watch::Sender<()>,
-}
-
-impl Job {
-    pub(super) fn new(accepted: Accepted, spool: Spool, ended: Option<Outcome>) -> Self {
-        Self {
-            accepted,
-            spool,
-            cancel: watch::Sender::new(false),
-            ended: watch::Sender::new(ended),
-            news: watch::Sender::new(()),
-        }
-    }
-
-    pub(super) fn state(&self) -> JobState {
-        let ended = self.ended.borrow().map(Outcome::as_str);
-        JobState {
-            version: PAYLOAD_VERSION,
-            task_id: self.accepted.task_id,
-            job_id: self.accepted.job_id,
-            attempt: self.accepted.attempt,
-            status: ended.unwrap_or(JobState::RUNNING).to_owned(),
-        }
-    }
-
-    /// Whether this orchestrator may see, end and forget the job.
-    pub(super) fn belongs_to(&self, orchestrator: Option<&OrchestratorId>) -> bool {
-        let owner = self.accepted.orchestrator_id.as_ref();
-        owner.is_none() || owner == orchestrator
-    }
-
-    /// What is said about one attempt doesn't hold for another.
-    fn check(&self, attempt: Option<u32>) -> Result<(), Problem> {
-        let has = self.accepted.attempt;
-        match attempt {
-            Some(attempt) if attempt != has => Err(Problem::new(
-                Kind::Conflict,
-                format!(
-                    "this node has attempt {has} of this job, not {attempt}; ask for that one, or for none"
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether there is a result.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
-    }
-
-    /// There is more in the spool than before.
-    pub(super) fn tell(&self) {
-        self.news.send_replace(());
-    }
-
-    /// Hears that there is more in the spool.
-    pub(super) fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
-    }
-
-    /// There is a result in the spool.
-    pub(super) fn end(&self, outcome: Outcome) {
-        self.ended.send_replace(Some(outcome));
-        self.tell();
-    }
-
-    /// Waits for the result.
-    pub(super) async fn ended(&self) -> Option<ResultEvent> {
-        // The sender lives in `self`.
-        let _ = wait::until(&mut self.ended.subscribe(), Option::is_some).await;
-        self.result().await
-    }
-
-    /// The result, once there is one.
-    pub(super) async fn result(&self) -> Option<ResultEvent> {
-        let path = self.spool.path().to_owned();
-        let read = tokio::task::spawn_blocking(move || Spool::at(path).result()).await;
-        match read {
-            Ok(Ok(result)) => result,
-            Ok(Err(error)) => {
-                tracing::error!(job = %self.accepted.job_id, %error, "a result can't be read");
-                None
-            }
-            Err(_) => None,
-        }
-    }
-}
 
 /// What becomes of a request to run.
 pub(super) enum Admission {

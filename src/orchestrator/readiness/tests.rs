@@ -1,0 +1,169 @@
+use super::*;
+use crate::api::{NodeId, nodes::CapabilityReport};
+
+pub(in crate::orchestrator) fn node(slug: &str, concurrency: u32, running_jobs: u32) -> Node {
+    let capability: CapabilityReport = serde_json::from_value(serde_json::json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": slug},
+        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+        "sandbox": {"supported": concurrency > 0, "max_concurrency": concurrency.max(1)},
+    }))
+    .unwrap();
+    Node {
+        id: NodeId::new(),
+        slug: slug.to_owned(),
+        capability: capability.into(),
+        last_seen_at: Time::from_millis(0),
+        draining: false,
+        worker_url: Some("http://box:1".to_owned()),
+        config: None,
+        config_version: 2,
+        ack_version: Some(2),
+        ack_status: Some(AckStatus::Applied),
+        ack_error: None,
+        running_jobs,
+    }
+}
+
+#[test]
+fn each_missing_condition_is_named() {
+    let now = Time::from_millis(0);
+    let good = node("a", 1, 0);
+    let url = Some("http://box:1");
+    let reported = Heard::reported(now);
+    let status = |heard: &Heard, at| standing(&good, url, heard, at).status;
+    assert_eq!(status(&reported, now), NodeStatus::Ready);
+    let later = now.plus(HEARD_WITHIN);
+    assert_eq!(status(&reported, later), NodeStatus::Ready);
+    let too_late = later.plus(Duration::from_millis(1));
+    assert_eq!(status(&reported, too_late), NodeStatus::Offline);
+    assert_eq!(status(&Heard::reported(later), too_late), NodeStatus::Ready);
+    let unready = Heard {
+        at: later,
+        not_ready: Some("no podman".to_owned()),
+    };
+    assert_eq!(status(&unready, too_late), NodeStatus::NotReady);
+    let cases: [(Node, Option<&str>, &str); 5] = [
+        (
+            Node {
+                draining: true,
+                ..good.clone()
+            },
+            url,
+            "draining",
+        ),
+        (good.clone(), None, "Worker API"),
+        (
+            Node {
+                ack_version: None,
+                ack_status: None,
+                ..good.clone()
+            },
+            url,
+            "not acknowledged",
+        ),
+        (
+            Node {
+                ack_status: Some(AckStatus::Failed),
+                ack_error: Some("boom".into()),
+                ..good.clone()
+            },
+            url,
+            "boom",
+        ),
+        (node("a", 0, 0), url, "runs no sandboxes"),
+    ];
+    for (node, url, word) in cases {
+        let standing = standing(&node, url, &reported, now);
+        assert_ne!(standing.status, NodeStatus::Ready);
+        assert!(standing.reason.unwrap().contains(word), "{word}");
+    }
+}
+
+#[test]
+fn the_last_acknowledgement_counts_whichever_version() {
+    let now = Time::from_millis(0);
+    let status = |version, ack_status| {
+        let node = Node {
+            config_version: 3,
+            ack_version: Some(version),
+            ack_status: Some(ack_status),
+            ..node("a", 1, 0)
+        };
+        let url = node.worker_url.as_deref();
+        standing(&node, url, &Heard::reported(now), now).status
+    };
+    assert_eq!(status(1, AckStatus::Applied), NodeStatus::Ready);
+    assert_eq!(status(3, AckStatus::Applied), NodeStatus::Ready);
+    assert_eq!(status(2, AckStatus::Failed), NodeStatus::NotReady);
+    assert_eq!(status(3, AckStatus::Failed), NodeStatus::NotReady);
+}
+
+fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {
+    let mut view = serde_json::json!({
+        "node_slug": slug, "status": status, "labels": [], "config_version": "1",
+        "last_seen_at": "2026-01-01T00:00:00Z", "running_jobs": 0, "max_concurrency": 1,
+    });
+    view.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    serde_json::from_value(view).unwrap()
+}
+
+#[test]
+fn the_condition_that_fails_is_told_in_words() {
+    let none = serde_json::json!({});
+    let because = |reason: &str| serde_json::json!({"reason": reason});
+    let inference = |supported: bool, running: Option<bool>| serde_json::json!({"inference": {"supported": supported, "running": running}});
+    let ready = |slug: &str, more| view(slug, "ready", more);
+    let draining = |slug: &str| view(slug, "draining", because("draining; resume it"));
+    let silent = view("c", "offline", because("not heard for 31 s"));
+    let words = "could not apply its configuration: image-unavailable: /home/ann: no disk";
+    let failed = view("d", "not_ready", because(words));
+    let off = "runs no inference (--inference off, or none configured)";
+    let dead = "its model server does not answer";
+    let optional = "; --require-inference false makes that optional";
+    let no_inference = |each: &str| format!("no node has inference running; {each}{optional}");
+    let join =
+        "no node is registered; start one with: cynode node --orchestrator URL --psk-file FILE";
+    let cases = [
+        (vec![], join.to_owned()),
+        (
+            vec![draining("a"), draining("b")],
+            "all nodes are draining; cynode nodes resume SLUG ends it".to_owned(),
+        ),
+        (
+            vec![draining("a"), silent.clone(), failed.clone()],
+            "no node takes jobs; node a: draining; resume it; node c: not heard for 31 s; \
+             node d: could not apply its configuration: image-unavailable, more with cynode nodes show d"
+                .to_owned(),
+        ),
+        (
+            vec![ready("a", none.clone()), silent.clone()],
+            no_inference(&format!("node a: {off}")),
+        ),
+        (
+            vec![
+                ready("a", inference(false, None)),
+                ready("b", inference(true, Some(false))),
+                ready("e", inference(true, None)),
+                view("f", "draining", inference(true, Some(true))),
+            ],
+            no_inference(&format!("node a: {off}; node b: {dead}; node e: {dead}")),
+        ),
+    ];
+    for (nodes, reason) in cases {
+        assert_eq!(overall(&nodes, true), Err(reason.clone()));
+        let sandboxes = nodes.iter().any(|node| node.status == NodeStatus::Ready);
+        let lenient = if sandboxes { Ok(()) } else { Err(reason) };
+        assert_eq!(overall(&nodes, false), lenient);
+    }
+    let many = vec![silent; 12];
+    let told = overall(&many, false).unwrap_err();
+    assert_eq!(told.matches("node c: ").count(), NAMED);
+    assert!(told.ends_with("; and 2 more"), "{told}");
+    let good = [ready("a", none), ready("b", inference(true, Some(true)))];
+    assert_eq!(overall(&good, true), Ok(()));
+    // Not even one that lies: what is not supported does not run.
+    let lies = [ready("a", inference(false, Some(true)))];
+    assert!(overall(&lies, true).unwrap_err().contains(off));
+}

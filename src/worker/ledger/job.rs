@@ -1,0 +1,107 @@
+//! One attempt of a job that a worker accepted: its spool, whose it is, and who waits for it.
+
+use crate::{
+    api::{
+        OrchestratorId, PAYLOAD_VERSION,
+        events::ResultEvent,
+        jobs::{JobState, Outcome},
+        problem::{Kind, Problem},
+    },
+    spool::{Accepted, Spool},
+    wait,
+};
+use tokio::sync::watch;
+
+/// One attempt of a job.
+pub(in crate::worker) struct Job {
+    pub(in crate::worker) accepted: Accepted,
+    pub(in crate::worker) spool: Spool,
+    pub(in crate::worker) cancel: watch::Sender<bool>,
+    ended: watch::Sender<Option<Outcome>>,
+    news: watch::Sender<()>,
+}
+
+impl Job {
+    pub(in crate::worker) fn new(accepted: Accepted, spool: Spool, ended: Option<Outcome>) -> Self {
+        Self {
+            accepted,
+            spool,
+            cancel: watch::Sender::new(false),
+            ended: watch::Sender::new(ended),
+            news: watch::Sender::new(()),
+        }
+    }
+
+    pub(in crate::worker) fn state(&self) -> JobState {
+        let ended = self.ended.borrow().map(Outcome::as_str);
+        JobState {
+            version: PAYLOAD_VERSION,
+            task_id: self.accepted.task_id,
+            job_id: self.accepted.job_id,
+            attempt: self.accepted.attempt,
+            status: ended.unwrap_or(JobState::RUNNING).to_owned(),
+        }
+    }
+
+    /// Whether this orchestrator may see, end and forget the job.
+    pub(in crate::worker) fn belongs_to(&self, orchestrator: Option<&OrchestratorId>) -> bool {
+        let owner = self.accepted.orchestrator_id.as_ref();
+        owner.is_none() || owner == orchestrator
+    }
+
+    /// What is said about one attempt doesn't hold for another.
+    pub(super) fn check(&self, attempt: Option<u32>) -> Result<(), Problem> {
+        let has = self.accepted.attempt;
+        match attempt {
+            Some(attempt) if attempt != has => Err(Problem::new(
+                Kind::Conflict,
+                format!(
+                    "this node has attempt {has} of this job, not {attempt}; ask for that one, or for none"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is a result.
+    pub(in crate::worker) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// There is more in the spool than before.
+    pub(in crate::worker) fn tell(&self) {
+        self.news.send_replace(());
+    }
+
+    /// Hears that there is more in the spool.
+    pub(in crate::worker) fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// There is a result in the spool.
+    pub(in crate::worker) fn end(&self, outcome: Outcome) {
+        self.ended.send_replace(Some(outcome));
+        self.tell();
+    }
+
+    /// Waits for the result.
+    pub(in crate::worker) async fn ended(&self) -> Option<ResultEvent> {
+        // The sender lives in `self`.
+        let _ = wait::until(&mut self.ended.subscribe(), Option::is_some).await;
+        self.result().await
+    }
+
+    /// The result, once there is one.
+    pub(in crate::worker) async fn result(&self) -> Option<ResultEvent> {
+        let path = self.spool.path().to_owned();
+        let read = tokio::task::spawn_blocking(move || Spool::at(path).result()).await;
+        match read {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => {
+                tracing::error!(job = %self.accepted.job_id, %error, "a result can't be read");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
