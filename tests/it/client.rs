@@ -315,7 +315,7 @@ fn every_kind_of_failure_has_its_code_and_its_advice() {
     fails(&as_admin(&["nodes", "show", "nobody"]), 4, "no such node");
     for arguments in [
         &["run", "--image=-v", "--", "true"][..],
-        &["run", "--env", "CYNODE_X=y", "--", "true"],
+        &["run", "--env", "CYNODE_JOB_ID=y", "--", "true"],
         &["run", "--env", "A B=y", "--", "true"],
         &["run", "--timeout", "0", "--", "true"],
         &["run", "--max-attempts", "0", "--", "true"],
