@@ -54,9 +54,9 @@ impl Identity {
             tracing::warn!(handle = shown, address = %origin.address, "login failed");
             wrong()
         };
-        // Longer ones are wrong without a look; they would only fill memory.
+        // Longer ones are wrong without a look; they would only fill memory, and, without a limit, the log.
         if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
-            return Err(failed());
+            return Err(wrong());
         }
         let attempt = self.logins.admit(vec![
             Key::address(origin.address),

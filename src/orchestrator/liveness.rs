@@ -6,7 +6,7 @@
 //! | answer | the node |
 //! |---|---|
 //! | 200 | is heard, and takes jobs |
-//! | 503 | is heard, and takes no jobs until a later answer or a report says otherwise |
+//! | 503, and 200 to `GET /healthz` | is heard, and takes no jobs until a later answer or a report says otherwise |
 //! | anything else, or none | is not heard by that |
 //!
 //! Answers are kept in memory only: after a restart every late node is asked at once, and a node that
@@ -17,10 +17,7 @@ use super::{Orchestrator, readiness::HEARD_WITHIN};
 use crate::{
     api::{NodeId, time::Time},
     errors,
-    http::{
-        client::{CallError, Look},
-        server::{Shutdown, ended},
-    },
+    http::server::{Shutdown, ended},
     store::{Node, StoreError},
 };
 use futures_util::{StreamExt as _, stream};
@@ -44,8 +41,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Nodes that are asked at the same time.
 const CONCURRENCY_LIMIT: usize = 128;
-/// How much of a node's own words is kept, in characters.
-const WORDS_LIMIT: usize = 200;
 
 /// What late nodes have answered.
 #[derive(Default)]
@@ -58,19 +53,18 @@ struct Asked {
 }
 
 /// An answer of a node that is alive.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Answer {
     Ready,
-    /// With the node's own words, cut and without control characters.
-    NotReady(String),
+    NotReady,
 }
 
 /// When a node was last heard, by whichever way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Heard {
     pub(super) at: Time,
-    /// Why the node takes no jobs, in its own words, where it said so when it was asked.
-    pub(super) not_ready: Option<String>,
+    /// Whether the node said, when it was asked, that it takes no jobs.
+    pub(super) is_unready: bool,
 }
 
 impl Heard {
@@ -78,7 +72,7 @@ impl Heard {
     pub(super) const fn reported(at: Time) -> Self {
         Self {
             at,
-            not_ready: None,
+            is_unready: false,
         }
     }
 }
@@ -97,10 +91,7 @@ impl Liveness {
         {
             Some((at, answer)) if *at > node.last_seen_at => Heard {
                 at: *at,
-                not_ready: match answer {
-                    Answer::Ready => None,
-                    Answer::NotReady(words) => Some(words.clone()),
-                },
+                is_unready: *answer == Answer::NotReady,
             },
             _ => Heard::reported(node.last_seen_at),
         }
@@ -146,14 +137,12 @@ fn is_due(silent: Duration, asked_ago: Option<Duration>) -> bool {
     asked_ago.is_none_or(|ago| ago >= pause)
 }
 
-/// Whether a node that answers this is alive, and takes jobs.
-fn read(look: &Look) -> Option<Answer> {
-    match look.status {
+/// Whether a node is alive, and takes jobs, by the status of its `/readyz` and whether its `/healthz` is
+/// 200: a proxy in between answers 503 to both, for a node that is gone.
+const fn read(ready: StatusCode, is_healthy: bool) -> Option<Answer> {
+    match ready {
         StatusCode::OK => Some(Answer::Ready),
-        StatusCode::SERVICE_UNAVAILABLE => {
-            let words = look.body_start.trim().chars().filter(|c| !c.is_control());
-            Some(Answer::NotReady(words.take(WORDS_LIMIT).collect()))
-        }
+        StatusCode::SERVICE_UNAVAILABLE if is_healthy => Some(Answer::NotReady),
         _ => None,
     }
 }
@@ -193,23 +182,28 @@ async fn pass(orchestrator: &Orchestrator) -> Result<(), StoreError> {
 }
 
 async fn ask(orchestrator: &Orchestrator, node: &Node) {
-    let Some(url) = orchestrator.worker_url(node) else {
+    let (Some(url), Some(client)) = (
+        orchestrator.worker_url(node),
+        orchestrator.node_client(node),
+    ) else {
         return;
     };
     let url = format!("{}/readyz", url.trim_end_matches('/'));
     let call = orchestrator.client.call(Method::GET, url);
-    let answer = match call.look(ANSWER_TIMEOUT).await {
-        Ok(look) => read(&look),
-        Err(CallError::Transport { .. }) => None,
+    let ready = match call.look(ANSWER_TIMEOUT).await {
+        Ok(look) => look.status,
         Err(error) => {
-            tracing::debug!(node = node.slug, %error, "a late node can't be asked");
-            None
+            tracing::debug!(node = node.slug, %error, "late node does not answer");
+            return;
         }
     };
-    let Some(answer) = answer else { return };
+    let is_healthy = ready == StatusCode::OK || client.is_there().await;
+    let Some(answer) = read(ready, is_healthy) else {
+        return;
+    };
     let before = orchestrator.liveness.heard(node);
     let silent = Time::now().since(before.at);
-    let is_news = silent > HEARD_WITHIN || before.not_ready.is_some();
+    let is_news = silent > HEARD_WITHIN || before.is_unready;
     orchestrator.liveness.note(node.id, answer);
     orchestrator.leftovers.heard(node.id, silent);
     if is_news {
@@ -240,23 +234,14 @@ mod tests {
 
     #[test]
     fn only_a_worker_that_answers_is_alive() {
-        let look = |status: u16, body: &str| {
-            read(&Look {
-                status: StatusCode::from_u16(status).unwrap(),
-                date: None,
-                body_start: body.to_owned(),
-            })
-        };
-        assert_eq!(look(200, "anything"), Some(Answer::Ready));
+        let answer =
+            |status: u16, is_healthy| read(StatusCode::from_u16(status).unwrap(), is_healthy);
+        assert_eq!(answer(200, true), Some(Answer::Ready));
+        assert_eq!(answer(503, true), Some(Answer::NotReady));
+        assert_eq!(answer(503, false), None, "a proxy says the same");
         for status in [204, 301, 401, 404, 429, 500, 502] {
-            assert_eq!(look(status, "ready"), None, "{status}");
+            assert_eq!(answer(status, true), None, "{status}");
         }
-        let long = format!(" \u{1b}[31mdrain\u{7}ing\n{}", "é".repeat(4096));
-        let Some(Answer::NotReady(words)) = look(503, &long) else {
-            panic!("it is alive");
-        };
-        assert!(words.starts_with("[31mdrainingé"), "{words}");
-        assert_eq!(words.chars().count(), WORDS_LIMIT);
     }
 
     #[tokio::test]
@@ -271,10 +256,10 @@ mod tests {
             "it was asked just now"
         );
         assert_eq!(liveness.heard(&node), reported, "it has not answered");
-        liveness.note(node.id, Answer::NotReady("no podman".to_owned()));
+        liveness.note(node.id, Answer::NotReady);
         let answered = liveness.heard(&node);
         assert!(answered.at > reported.at);
-        assert_eq!(answered.not_ready.as_deref(), Some("no podman"));
+        assert!(answered.is_unready);
         let again = Node {
             last_seen_at: Time::now().plus(Duration::from_secs(1)),
             ..node.clone()

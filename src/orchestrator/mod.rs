@@ -22,6 +22,7 @@ mod node_client;
 mod presence;
 mod readiness;
 mod recovery;
+mod refusals;
 pub mod scheduler;
 mod summary;
 mod task_log;
@@ -251,6 +252,7 @@ impl Orchestrator {
             tokio::spawn(leftovers::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(liveness::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(presence::run(Arc::clone(self), shutdown.clone())),
+            tokio::spawn(refusals::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
         ]
     }

@@ -17,8 +17,9 @@ pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
 const FAILED: &str = "could not apply its configuration: ";
 /// How the reason of a node that runs no sandboxes begins; the node's own words follow.
 const UNSUPPORTED: &str = "runs no sandboxes at present: ";
-/// How the reason of a node begins whose Worker API answers that it is not ready; its own words follow.
-const UNREADY: &str = "its Worker API is not ready: ";
+/// Reason of a node whose Worker API answers that it is not ready. Its own words stay with it: whoever has
+/// its address could say anything to everybody here.
+const UNREADY: &str = "its Worker API answers that it is not ready; see its log";
 /// Said of a node that is ready, and for which there is a newer configuration.
 pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
@@ -101,8 +102,8 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
         let cause = cause.unwrap_or("it did not say why; run cynode doctor there");
         return is(NodeStatus::NotReady, format!("{UNSUPPORTED}{cause}"));
     }
-    if let Some(words) = &heard.not_ready {
-        return is(NodeStatus::NotReady, format!("{UNREADY}{words}"));
+    if heard.is_unready {
+        return is(NodeStatus::NotReady, UNREADY.to_owned());
     }
     Standing {
         status: NodeStatus::Ready,
@@ -171,9 +172,6 @@ fn brief(node: &NodeView) -> String {
     let slug = &node.node_slug;
     if reason.starts_with(UNSUPPORTED) {
         return format!("{UNSUPPORTED}cynode nodes show {slug} says why");
-    }
-    if reason.starts_with(UNREADY) {
-        return format!("its Worker API is not ready, more with cynode nodes show {slug}");
     }
     let Some(cause) = reason.strip_prefix(FAILED) else {
         return reason.to_owned();

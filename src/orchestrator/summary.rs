@@ -56,8 +56,13 @@ pub(super) fn refusals(refusals: &Refusals) -> String {
     told.join("; ")
 }
 
+/// Summary of a task that no node is left to run.
+pub(super) fn refused_by_all(refusals: &Refusals) -> String {
+    format!("could not run at {}", self::refusals(refusals))
+}
+
 /// A cause in one line of bounded length.
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     // Podman says first what it tries, and last why it failed.
     let mut line = text.lines().collect::<Vec<_>>().join(" ");
     line.truncate(line.floor_char_boundary(MAX_CAUSE));

@@ -41,7 +41,7 @@ pub use migrate::is_empty;
 pub use nodes::{Forgetting, Node, Registration};
 pub use offers::{Prospects, Standing};
 pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
-pub use refusals::{Demands, Refusal, Refusals};
+pub use refusals::{Demands, Refusal, Refusals, RefusedJob};
 pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use task_names::TaskMatch;

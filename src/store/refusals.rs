@@ -9,7 +9,7 @@
 //! may have one more instead.
 
 use super::{
-    Placement, Store, StoreError,
+    Line, Placement, Store, StoreError,
     jobs::task_follows,
     queue::lines,
     rows::{document, to_document},
@@ -30,6 +30,22 @@ pub struct Refusal {
 
 /// Refusals of a job, by node.
 pub type Refusals = BTreeMap<NodeId, Refusal>;
+
+/// A queued job that some nodes refused.
+#[derive(Clone, Debug)]
+pub struct RefusedJob {
+    /// The job.
+    pub id: JobId,
+    /// Its task.
+    pub task: TaskId,
+    /// The attempt that was refused last.
+    pub attempt: u32,
+    /// Nodes that refused it.
+    pub refusals: Refusals,
+}
+
+/// Jobs of a line that are read at a time.
+const LINE_LIMIT: u32 = 1000;
 
 /// Demands of a queued task, and who could not meet them.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +69,7 @@ impl Store {
         id: JobId,
         attempt: u32,
         refusals: Refusals,
+        not_before: Time,
         now: Time,
     ) -> Result<bool, StoreError> {
         self.write(move |c| {
@@ -70,9 +87,71 @@ impl Store {
                 "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
                         not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
                  WHERE id = ?1",
-                params![id, now, placement.text()?, to_document(&refusals)?],
+                params![id, not_before, placement.text()?, to_document(&refusals)?],
             )?;
             task_follows(c, id, TaskStatus::Queued, now)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Lines of queued jobs that some node refused, each with what it asks of a node.
+    pub async fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
+        self.read(move |c| {
+            let mut refused = Vec::new();
+            for line in lines(c)? {
+                let placement = Placement::read(&line.placement)?;
+                if !placement.except.is_empty() {
+                    refused.push((line, placement));
+                }
+            }
+            Ok(refused)
+        })
+        .await
+    }
+
+    /// Some of the jobs of a line, with who refused them.
+    pub async fn line_refusals(&self, line: Line) -> Result<Vec<RefusedJob>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(
+                "SELECT id, task_id, attempt, refusals FROM jobs
+                 WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 LIMIT ?3",
+            )?;
+            let mut rows = statement.query(params![line.user, line.placement, LINE_LIMIT])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                jobs.push(RefusedJob {
+                    id: row.get(0)?,
+                    task: row.get(1)?,
+                    attempt: row.get(2)?,
+                    refusals: read(row.get(3)?)?,
+                });
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    /// Fails a queued job that no node is left for; false when it is not queued any more.
+    pub async fn job_fail_refused(
+        &self,
+        id: JobId,
+        summary: String,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = 'failed', ended_at = ?2 WHERE id = ?1 AND status = 'queued'",
+                params![id, now],
+            )?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            task_follows(c, id, TaskStatus::Failed, now)?;
+            c.execute(
+                "UPDATE tasks SET summary = ?2 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+                params![id, summary],
+            )?;
             Ok(true)
         })
         .await

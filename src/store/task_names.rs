@@ -66,7 +66,8 @@ fn first_free(
 
 impl Store {
     /// The task that `word` means for this user: one of this id, else of this name, else whose id begins with
-    /// it. Admins find the tasks of all, after their own.
+    /// it. Admins find the tasks of all after their own: no name that a user chooses stands before the
+    /// beginning of an id, which it could imitate.
     pub async fn task_find(
         &self,
         word: String,
@@ -83,29 +84,35 @@ impl Store {
                 }
             }
             let plain = plain_name(&word).filter(|plain| *plain != word);
-            for name in [Some(&word), plain.as_ref()].into_iter().flatten() {
-                let found = named(c, name, user, is_admin)?;
+            let names = || [Some(&word), plain.as_ref()].into_iter().flatten();
+            for name in names() {
+                let found = own_named(c, name, user)?;
                 if found != TaskMatch::None {
                     return Ok(found);
                 }
             }
-            begins_with(c, &word.to_ascii_lowercase(), owner)
+            let found = begins_with(c, &word.to_ascii_lowercase(), owner)?;
+            if found != TaskMatch::None || !is_admin {
+                return Ok(found);
+            }
+            for name in names() {
+                let found = anybodys_named(c, name)?;
+                if found != TaskMatch::None {
+                    return Ok(found);
+                }
+            }
+            Ok(TaskMatch::None)
         })
         .await
     }
 }
 
-fn named(
-    c: &Connection,
-    name: &str,
-    user: UserId,
-    is_admin: bool,
-) -> Result<TaskMatch, StoreError> {
+fn own_named(c: &Connection, name: &str, user: UserId) -> Result<TaskMatch, StoreError> {
     let own = "SELECT id FROM tasks WHERE user_id = ?1 AND name = ?2 LIMIT 2";
-    let found = matches(c, own, params![user, name], TaskMatch::SeveralNames)?;
-    if found != TaskMatch::None || !is_admin {
-        return Ok(found);
-    }
+    matches(c, own, params![user, name], TaskMatch::SeveralNames)
+}
+
+fn anybodys_named(c: &Connection, name: &str) -> Result<TaskMatch, StoreError> {
     // User by user, since that is how the index goes.
     let all =
         "SELECT t.id FROM users u CROSS JOIN tasks t ON t.user_id = u.id AND t.name = ?1 LIMIT 2";

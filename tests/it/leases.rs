@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tempfile::TempDir;
 
@@ -515,6 +515,34 @@ fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
     over.turn_on();
     let asked = node.call("attach", is_attach);
     assert!(asked.path.contains("attempt=1&after=1"), "{}", asked.path);
+}
+
+#[test]
+fn page_of_a_proxy_is_no_answer_about_a_job() {
+    let scene = Scene::set();
+    let (last, asked) = (LastRun::default(), AtomicUsize::new(0));
+    let node = scene.join("box", move |call, answer| {
+        if call.is_run() {
+            last.note(call);
+            let started = json!({"event": "started", "attempt": 1, "seq": 1});
+            // It begins, and the connection is cut.
+            answer.stream().send(&started);
+        } else if call.method == "GET" {
+            match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => answer.bytes(200, "text/html", "<html>back soon</html>"),
+                1 => answer.bytes(200, "application/x-ndjson", "<html>\n"),
+                2 => answer.status(200, &json!({"status": "splendid"})),
+                _ => last.end(answer, "done\n"),
+            }
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    });
+    let id = scene.create(json!({}));
+    let (attempt, _, job) = scene.finish(&id);
+    assert_eq!((attempt, &job["status"]), (1, &json!("completed")), "{job}");
+    let ended = |call: &Call| call.path.contains(":cancel");
+    assert!(!node.calls().iter().any(ended), "it was left alone");
 }
 
 #[test]

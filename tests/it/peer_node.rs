@@ -107,8 +107,10 @@ fn a_late_node_that_answers_not_ready_gets_nothing() {
         view()["status"].clone()
     });
     let reason = view()["reason"].as_str().unwrap().to_owned();
-    assert!(reason.contains("not ready: [2Jno podman in"), "{reason}");
-    assert!(reason.len() < 256 && !reason.contains('\u{1b}'), "{reason}");
+    assert!(
+        reason.contains("is not ready") && !reason.contains("/home/ann"),
+        "{reason}"
+    );
     let public = orchestrator
         .gateway
         .get("/readyz")

@@ -146,6 +146,31 @@ fn refused_job_waits_for_a_node_that_may_come_back() {
 }
 
 #[test]
+fn waiting_job_fails_when_the_last_node_leaves() {
+    let (stage, on) = stage("image-not-found");
+    let id = stage.create(json!({"node_labels": ["stand-in"]}));
+    stage.node.call("run", Call::is_run);
+    let _other = join(&stage, "other", well);
+    stage.user.act("/v1/nodes/other/drain").expect(204);
+    on.store(true, Ordering::SeqCst);
+    let path = format!("/v1/tasks/{id}");
+    eventually("it waits for the other node", || {
+        let task = stage.user.get(&path).json(200);
+        let why = task["waiting_for"].as_str()?.to_owned();
+        why.contains("refused by node box").then_some(())
+    });
+    let forgotten = stage.user.call("DELETE", "/v1/nodes/other", &[], b"");
+    forgotten.expect(204);
+    let (task, _) = stage.finish(&id);
+    assert_eq!(task["status"], "failed", "{task}");
+    let summary = task["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("node box (image-not-found: on purpose)"),
+        "{summary}"
+    );
+}
+
+#[test]
 fn refused_job_does_not_wait_for_a_node_long_gone() {
     let (stage, on) = stage("image-not-found");
     let id = stage.create(json!({"node_labels": ["stand-in"]}));

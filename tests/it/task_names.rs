@@ -228,3 +228,19 @@ fn what_means_several_or_anothers_task_is_refused() {
     ann.act("/v1/tasks/double/cancel").problem(409, "conflict");
     assert_eq!(create(&ann, "double")["task_name"], "double-2");
 }
+
+#[test]
+fn name_of_a_user_imitates_no_id_of_an_admin() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let created = admin.post("/v1/tasks", &json!({"script": "true"}));
+    let id = created.json(201)["id"].as_str().unwrap().to_owned();
+    let mallory = orchestrator.add_user(&admin, "mallory");
+    let prefix = &id[..35];
+    let task = json!({"script": "true", "task_name": prefix});
+    let named = mallory.post("/v1/tasks", &task).json(201);
+    assert_eq!(named["task_name"], prefix);
+    let found = admin.get(&format!("/v1/tasks/{prefix}")).json(200);
+    assert_eq!(found["id"], json!(id));
+}

@@ -174,7 +174,7 @@ impl Conversation<'_> {
     async fn listen(&mut self, entry: Entry, mut events: Events) -> Result<ResultEvent, Trouble> {
         loop {
             let event = events.next().await;
-            let Some(event) = event.map_err(|error| Trouble::unread(&error))? else {
+            let Some(event) = event.map_err(|error| Trouble::unread(&error, entry))? else {
                 return Err(Trouble::passing("the events ended without a result"));
             };
             if event
@@ -209,7 +209,7 @@ impl Conversation<'_> {
             self.lease.mark_run();
         }
         let answer = self.wait_for(client, answer.read()).await;
-        let answer = answer.map_err(|error| Trouble::unread(&error))?;
+        let answer = answer.map_err(|error| Trouble::unread(&error, entry))?;
         self.note_life();
         let expected = Expected {
             task_id: self.job.task_id,
@@ -219,7 +219,10 @@ impl Conversation<'_> {
             ended_at: Time::now(),
         };
         let result = answer.result(expected);
-        let result = result.map_err(|reason| Trouble::unreadable(&reason))?;
+        let result = result.map_err(|reason| match entry {
+            Entry::Run => Trouble::unreadable(&reason),
+            Entry::Attach => Trouble::passing(reason),
+        })?;
         let last = result.map(|result| {
             let outline = Outline::new();
             let seq = 1;

@@ -19,7 +19,7 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        scheduler, summary, task_log,
+        refusals, summary, task_log,
     },
     pause::{self, Pauses},
     store::{FinishedJob, LONGEST_BACKOFF, Placement, Refusal, Refusals, RunningJob, StoreError},
@@ -28,9 +28,8 @@ use std::time::Duration;
 
 /// Before a job that a node refused is offered again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
-/// A refused job waits for a node that was heard within this time. One that is away for longer is
-/// likely gone, and a job whose image has a misspelt name would wait for it forever.
-const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
+/// A job that so many nodes have refused is offered to no other one.
+const MAX_REFUSALS: usize = 10;
 /// Pauses between two attempts.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -232,9 +231,14 @@ async fn store(
     let mut end = step.end.clone();
     if let Some(reason) = &step.refusal {
         let (refusals, may_go_on) = refused(orchestrator, job, reason).await?;
-        end.summary = format!("could not run at {}", summary::refusals(&refusals));
+        end.summary = summary::refused_by_all(&refusals);
         let jobs = &orchestrator.store;
-        if may_go_on && jobs.job_refuse(job.id, job.attempt, refusals, now).await? {
+        let not_before = now.plus(REFUSED_PAUSE);
+        if may_go_on
+            && jobs
+                .job_refuse(job.id, job.attempt, refusals, not_before, now)
+                .await?
+        {
             tracing::info!(job = %job.id, attempt = job.attempt, reason, "node refused the job; requeued");
             return Ok(Some(TaskStatus::Queued));
         }
@@ -266,19 +270,19 @@ async fn refused(
     job: &RunningJob,
     reason: &str,
 ) -> Result<(Refusals, bool), StoreError> {
-    let mut nodes = orchestrator.store.node_list().await?;
+    let nodes = orchestrator.store.node_list().await?;
     let node = nodes.iter().find(|node| node.id == job.node_id);
     let refusal = Refusal {
         node: node.map_or_else(|| job.node_id.to_string(), |node| node.slug.clone()),
-        reason: reason.to_owned(),
+        reason: summary::line(reason),
     };
     let mut refusals = job.refusals.clone();
     refusals.insert(job.node_id, refusal);
     let mut placement = Placement::read(&job.placement)?;
     placement.except = refusals.keys().copied().collect();
-    let now = Time::now();
-    nodes.retain(|node| now.since(orchestrator.liveness.heard(node).at) <= RETURN_TIMEOUT);
-    Ok((refusals, scheduler::any_fits(nodes, &placement)))
+    let may_go_on = refusals.len() < MAX_REFUSALS
+        && refusals::is_any_left(orchestrator, nodes, &placement, Time::now());
+    Ok((refusals, may_go_on))
 }
 
 /// Lets the node forget an attempt whose result is stored; at the latest when it is looked through.

@@ -78,10 +78,11 @@ impl Trouble {
         }
     }
 
-    /// An answer that broke off, or makes no sense.
-    pub(super) fn unread(error: &CallError) -> Self {
-        match error {
-            CallError::Malformed { reason, .. } => Self::unreadable(reason),
+    /// An answer that broke off, or makes no sense. After the start of an attempt the command has run, and
+    /// that is all there is to know; to a later question anybody in between may have answered.
+    pub(super) fn unread(error: &CallError, entry: Entry) -> Self {
+        match (error, entry) {
+            (CallError::Malformed { reason, .. }, Entry::Run) => Self::unreadable(reason),
             _ => Self::passing(error.to_string()),
         }
     }

@@ -39,7 +39,7 @@ fn each_missing_condition_is_named() {
     assert_eq!(status(&Heard::reported(later), too_late), NodeStatus::Ready);
     let unready = Heard {
         at: later,
-        not_ready: Some("no podman".to_owned()),
+        is_unready: true,
     };
     assert_eq!(status(&unready, too_late), NodeStatus::NotReady);
     let cases: [(Node, Option<&str>, &str); 5] = [

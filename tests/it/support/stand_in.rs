@@ -101,6 +101,8 @@ impl StandIn {
                     let (status, text) = ready.lock().unwrap().clone();
                     answer.text(status, &text);
                 }
+                // It is alive where a test says anything of its readiness.
+                ("GET", "/healthz") if ready.lock().unwrap().0 != 404 => answer.text(200, "ok"),
                 _ => script(call, answer),
             }
         });
