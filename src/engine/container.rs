@@ -74,6 +74,12 @@ impl Container {
         Err(or_status(message.unwrap_or_default(), status))
     }
 
+    /// Exit code of podman, once it has ended by itself: that of the container's PID 1, 128+N where signal N
+    /// killed it.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.podman.ended().and_then(|status| status.code())
+    }
+
     /// Whether podman has ended by a signal; the container may go on then.
     pub fn was_killed(&mut self) -> bool {
         use std::os::unix::process::ExitStatusExt as _;

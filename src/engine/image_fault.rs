@@ -49,9 +49,17 @@ impl Engine {
     }
 }
 
-/// Whether podman says the same twice, apart from ids and numbers, which differ from one try to the next.
+/// Whether podman says the same twice, apart from ids and numbers, which differ from one try to the next, and
+/// from what it logs besides.
 pub fn is_same_reason(first: &str, second: &str) -> bool {
-    without_ids(first) == without_ids(second)
+    let [first, second] = [first, second].map(|words| without_ids(&without_log(words)));
+    first == second
+}
+
+/// Without the lines of podman's log, which bear a time and may come or not.
+fn without_log(words: &str) -> String {
+    let lines = words.lines().filter(|line| !line.starts_with("time="));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// With a `#` for each id and number. Words are cut where neither letter nor digit stands.
@@ -90,5 +98,8 @@ mod tests {
         assert!(is_same_reason("no user", "no user"));
         assert!(!is_same_reason("no user", "no group"));
         assert!(!is_same_reason("faced", "decade"));
+        let warned = "time=\"2026-11-29T04:55:27Z\" level=warning msg=\"x\"\nError: no user";
+        assert!(is_same_reason(warned, "Error: no user"));
+        assert!(is_same_reason(warned, &warned.replace("27Z", "28Z")));
     }
 }

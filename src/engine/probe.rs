@@ -82,8 +82,7 @@ pub async fn find_way(
         },
         facts,
     };
-    let mut tried = Vec::new();
-    let mut hung = Vec::new();
+    let (mut tried, mut hung, mut not_closed) = (Vec::new(), Vec::new(), None);
     for way in ways(wanted.runtime) {
         if hung.contains(&way.runtime) {
             // Other limits of resources don't wake it up.
@@ -109,11 +108,8 @@ pub async fn find_way(
                     error = errors::chain(&error),
                     "podman can't run containers this way"
                 );
-                match error {
-                    EngineError::TimedOut { .. } => hung.push(engine.way.runtime.clone()),
-                    // It works, and what opens it is no runtime.
-                    EngineError::NotClosed { .. } => return Err(error),
-                    _ => {}
+                if matches!(error, EngineError::TimedOut { .. }) {
+                    hung.push(engine.way.runtime.clone());
                 }
                 tried.push(format!(
                     "  runtime {}, ulimits {}: {error}",
@@ -124,10 +120,14 @@ pub async fn find_way(
                         engine.way.ulimits.join(" ")
                     },
                 ));
+                if matches!(error, EngineError::NotClosed { .. }) {
+                    // Containers run, so this tells an operator more than why another way does not.
+                    not_closed.get_or_insert(error);
+                }
             }
         }
     }
-    Err(EngineError::NoWay(tried.join("\n")))
+    Err(not_closed.unwrap_or_else(|| EngineError::NoWay(tried.join("\n"))))
 }
 
 /// The plain way first; an operator's runtime is the only one that is tried.

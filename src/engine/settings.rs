@@ -38,6 +38,9 @@ const FILE: &str = "containers.conf";
 const CONTAINERS: &str = "containers";
 /// What of that section tells how containers can be run on this host at all, and gives them nothing.
 const KEPT: [&str; 2] = ["cgroups", "keyring"];
+/// What of that section is kept where it has this value: the cure where podman can't load its own profile, as in
+/// a container, and no way for a job to anything that the rest of a sandbox doesn't close.
+const KEPT_VALUE: (&str, &str) = ("apparmor_profile", "unconfined");
 /// What we say in that section: no names of the host in `/etc/hosts`.
 const OURS: [(&str, &str); 2] = [
     ("base_hosts_file", "none"),
@@ -178,7 +181,10 @@ fn without_containers(mut settings: Table) -> Table {
     let mut section: Table = kept
         .unwrap_or_default()
         .into_iter()
-        .filter(|(name, _)| KEPT.contains(&name.as_str()))
+        .filter(|(name, value)| {
+            KEPT.contains(&name.as_str())
+                || (name.as_str(), value.as_str()) == (KEPT_VALUE.0, Some(KEPT_VALUE.1))
+        })
         .collect();
     for (name, value) in OURS {
         section.insert(name.to_owned(), value.into());
@@ -234,6 +240,12 @@ mod tests {
             let expected = "[engine]\nx=1\n[containers]\nbase_hosts_file='none'\nhost_containers_internal_ip='none'";
             assert_eq!(left, expected.parse().unwrap(), "{spelling}");
         }
+        let apparmor = |profile: &str| {
+            let text = format!("[containers]\napparmor_profile='{profile}'");
+            without_containers(text.parse().unwrap())[CONTAINERS].to_string()
+        };
+        assert!(apparmor("unconfined").contains("unconfined"));
+        assert!(!apparmor("mine").contains("mine"));
         let left = without_containers("[containers]\ncgroups='disabled'\nenv=[]".parse().unwrap());
         assert_eq!(left[CONTAINERS]["cgroups"].as_str(), Some("disabled"));
     }

@@ -277,7 +277,7 @@ impl<'a> Call<'a> {
             errors: Vec::new(),
         });
         // It is logged, and stored as the end of a job.
-        problem.detail = shortened(problem.detail);
+        problem.detail = shortened(problem.detail.replace(char::is_control, " "));
         Err(CallError::Refused {
             url,
             status: parts.status,

@@ -105,7 +105,6 @@ fn run() -> io::Result<()> {
         .args(arguments)
         .envs(request.env.iter().map(|(name, value)| (name, value)))
         .current_dir(WORKSPACE)
-        .process_group(0)
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
@@ -113,6 +112,10 @@ fn run() -> io::Result<()> {
     // SAFETY: between fork and exec there are only system calls, and what they need exists already.
     unsafe {
         command.pre_exec(move || {
+            // Out of init's session: a command in its process group could change what holds for the group.
+            if libc::setsid() == -1 {
+                return Err(io::Error::last_os_error());
+            }
             volunteer_for_oom_killer()?;
             seccomp::apply(&filter)
         });
@@ -154,7 +157,8 @@ fn own_threads() -> io::Result<Vec<u32>> {
 }
 
 /// Makes the command, and all that it starts, the kernel's first choice when memory runs out: neither init,
-/// which reports how the command ended, nor anything of the host.
+/// which reports how the command ended, nor anything of the host. A hostile command can take that back for
+/// itself; what it can bring about by it is a `failed` of its own, see the shim.
 fn volunteer_for_oom_killer() -> io::Result<()> {
     // The file belongs to root while a process is not dumpable, and a command may run as another user.
     // SAFETY: plain system call without pointers; exec decides anew.

@@ -43,8 +43,9 @@ const NATIVE: u32 = 0xc000_00f3;
 /// From this number on, calls on x86-64 are those of the x32 ABI.
 const X32: u32 = 0x4000_0000;
 
-/// `open_tree_attr`, of Linux 6.15; the same on all architectures.
+/// `open_tree_attr`, of Linux 6.15, and `file_setattr`, of 6.17; the same on all architectures.
 const SYS_OPEN_TREE_ATTR: c_long = 467;
+const SYS_FILE_SETATTR: c_long = 469;
 
 /// All namespaces that a call of the family of clone(2) makes.
 const CLONE_NEW: u32 = (libc::CLONE_NEWNS
@@ -234,6 +235,7 @@ pub(super) fn filter(init: &[u32]) -> Vec<sock_filter> {
     let mut requests = SUBVOLUMES.to_vec();
     requests.push(FSSETXATTR);
     program.close(&[libc::SYS_ioctl], &[OneOf(1, requests)], libc::EPERM);
+    program.close(&[SYS_FILE_SETATTR], &[], libc::ENOSYS);
     close_init(&mut program, init);
     program.0.push(sock_filter {
         code: RETURN as u16,

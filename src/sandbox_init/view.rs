@@ -104,10 +104,15 @@ pub fn namespaces() -> Vec<(String, String)> {
     NAMESPACES.iter().filter_map(identity).collect()
 }
 
-/// File system type and place out of a line of mountinfo, see proc(5).
+/// File system type and place out of a line of mountinfo, see proc(5); nothing for the empty directory by which
+/// crun closes places of the kernel's file systems, wherever that comes from.
 fn mount(line: &str) -> Option<(String, String)> {
     let (ours, of_its_type) = line.split_once(" - ")?;
-    let place = ours.split(' ').nth(4)?;
+    let mut fields = ours.split(' ').skip(3);
+    let (root, place) = (fields.next()?, fields.next()?);
+    if root.ends_with("/.empty-directory") {
+        return None;
+    }
     let kind = of_its_type.split(' ').next()?;
     Some((kind.to_owned(), place.to_owned()))
 }

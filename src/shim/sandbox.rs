@@ -171,7 +171,7 @@ impl Watch<'_> {
                     }
                     Some(Report::Started) => self.started(),
                     Some(last) => return self.ended(last),
-                    None if self.orphaned => return self.gone(Ok(()), true).await,
+                    None if self.orphaned => return self.gone(Ok(()), None).await,
                     None => {}
                 },
                 // Not before it is told that the command runs: events come in that order.
@@ -184,7 +184,7 @@ impl Watch<'_> {
                         tracing::warn!("somebody killed podman; the sandbox goes on");
                         self.orphaned = true;
                     } else {
-                        return self.gone(gone, was_killed).await;
+                        return self.gone(gone, remains.container.exit_code()).await;
                     }
                 }
                 halt = ordered(&mut orders), if self.phase.halt().is_none() => self.halt(halt),
@@ -265,8 +265,9 @@ impl Watch<'_> {
         }
     }
 
-    /// Podman is gone. Init reports before it ends, so its last words may just be unread.
-    async fn gone(mut self, gone: Result<(), String>, was_killed: bool) -> End {
+    /// Podman is gone, by itself with this exit code. Init reports before it ends, so its last words may just
+    /// be unread.
+    async fn gone(mut self, gone: Result<(), String>, code: Option<i32>) -> End {
         let last = self.reports.last_words().await;
         if last.is_some() && !self.started {
             self.started();
@@ -275,9 +276,14 @@ impl Watch<'_> {
         match (last, self.phase.halt()) {
             (Some(last), halt) => judge(last, halt),
             (None, Some(halt)) => End::Halted(halt),
+            // Init was killed, and the command with it: by the kernel, for memory that the command took, or on
+            // purpose. A job that can bring that about must not be run again for it.
+            (None, None) if self.begun && code == Some(128 + libc::SIGKILL) => {
+                End::Killed(libc::SIGKILL)
+            }
             (None, None) => match gone.err() {
                 // One that was killed has refused nothing.
-                Some(words) if !self.begun && !was_killed => End::Refused(words),
+                Some(words) if !self.begun && code.is_some() => End::Refused(words),
                 words => {
                     let unknown = || "the sandbox ended without telling how".to_owned();
                     self.unreported(words.unwrap_or_else(unknown))

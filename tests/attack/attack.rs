@@ -187,6 +187,7 @@ fn init() {
         report(&name("priority"), &call!(SYS_setpriority, 0, thread, 19));
         report(&name("ioprio"), &call!(SYS_ioprio_set, 1, thread, 3 << 13));
     }
+    report("join-group", &call!(SYS_setpgid, 0, 1));
     report("priority-group", &call!(SYS_setpriority, 1, 1, 19));
     report("priority-user", &call!(SYS_setpriority, 2, 0, 19));
     report("ioprio-user", &call!(SYS_ioprio_set, 3, 0, 3 << 13));

@@ -1,8 +1,9 @@
 //! What a sandbox's command can ask the kernel for: everything that work needs, and nothing that outlives or
 //! leaves the sandbox.
 
-use crate::support::{Worker, attack};
-use serde_json::Value;
+use crate::support::{Worker, attack, image::podman};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 /// The lines that the hostile command prints.
 fn lines(result: &Value) -> Vec<(String, String)> {
@@ -51,4 +52,24 @@ fn command_is_the_first_choice_when_memory_runs_out() {
         let job = Worker::job_in(image, &["cat", "/proc/self/oom_score_adj"]);
         assert_eq!(worker.run(&job)["stdout"], "1000\n", "{image}");
     }
+}
+
+#[test]
+fn killed_init_fails_the_job_and_runs_nothing_again() {
+    let worker = Worker::start(&[]);
+    let job = Worker::script("echo begun; exec sleep 1000");
+    let mut events = worker.follow(&job, 0);
+    while events.next().unwrap()["event"] != "stdout" {}
+    let label = format!("label=io.cynode.job-id={}", job["job_id"].as_str().unwrap());
+    let pid = podman(&["ps", "--filter", &label, "--format", "{{.Pid}}"]).unwrap();
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    // As the kernel does when memory runs out and a command made init its first choice.
+    kill_process(pid, Signal::KILL).unwrap();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["status"], &last["exit_code"], last.get("error")),
+        (&json!("failed"), &json!(137), None),
+        "{last}"
+    );
+    worker.assert_clean();
 }

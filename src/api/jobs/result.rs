@@ -178,8 +178,12 @@ impl JobErrorKind {
         matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
     }
 
-    /// Whether only this node can't run it: another one may allow the image, or have it.
+    /// Whether only this node can't run it: another one may allow the image, have it, or have the user ids and
+    /// the runtime that it needs.
     pub const fn is_of_one_node(self) -> bool {
-        matches!(self, Self::ImageNotAllowed | Self::ImageNotFound)
+        matches!(
+            self,
+            Self::ImageNotAllowed | Self::ImageNotFound | Self::ImageNotRunnable
+        )
     }
 }

@@ -79,6 +79,7 @@ fn closed_calls_fail_and_their_neighbours_pass() {
         (call(libc::SYS_unshare, &[0x80]), perm),
         (call(libc::SYS_unshare, &[libc::CLONE_NEWNET as u64]), perm),
         (call(SYS_OPEN_TREE_ATTR, &[]), perm),
+        (call(SYS_FILE_SETATTR, &[]), nosys),
         (call(libc::SYS_socket, &[1, 1, 0]), ALLOWED),
         (call(libc::SYS_socket, &[10, 2, 17]), ALLOWED),
         (call(libc::SYS_socket, &[40, 1, 0]), family),
