@@ -25,7 +25,7 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
         }
         None => {
             return Err(Failure::usage(
-                "there is no terminal to ask at; give --password-file FILE or CYNODE_PASSWORD",
+                "there is no terminal to ask at; give --password-file FILE (- reads stdin) or CYNODE_PASSWORD",
             ));
         }
     };

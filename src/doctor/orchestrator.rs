@@ -70,7 +70,10 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
 /// Whether an orchestrator would start with what is in the data directory.
 pub(super) fn database(data_dir: &Path) -> Check {
     match orchestrator::missing_database(data_dir) {
-        Ok(None) => Check::ok(DATABASE, "no keys of an orchestrator lack theirs"),
+        Ok(None) => Check::ok(
+            DATABASE,
+            "nothing is missing beside the keys of an orchestrator",
+        ),
         Ok(Some(missing)) => Check::fail(
             DATABASE,
             missing.to_string(),

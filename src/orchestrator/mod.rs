@@ -284,10 +284,11 @@ impl Orchestrator {
             standing = Standing::refuses(&why);
         }
         let stale = control_plane::is_stale(self, &node);
-        if standing.reason.is_none() && stale {
-            standing.reason = Some(readiness::STALE.to_owned());
-        }
         let report = &node.capability;
+        if standing.reason.is_none() {
+            let others = readiness::other_jobs(report);
+            standing.reason = others.or(stale.then(|| readiness::STALE.to_owned()));
+        }
         NodeView {
             status: standing.status,
             reason: standing.reason,
@@ -315,8 +316,11 @@ impl Orchestrator {
                 readiness::waits_for(&demands, &self.node_views().await.ok()?)
             }
             TaskStatus::Running => {
-                let moment = self.live.moment(task).filter(|moment| moment.is_silent)?;
+                let moment = self.live.moment(task)?;
                 let node = self.store.node_get(moment.source?.node).await.ok()??;
+                if !moment.is_silent && node.capability.node.stopping_since.is_none() {
+                    return None;
+                }
                 let prospects = self.store.job_prospects(task).await.ok()??;
                 Some(readiness::silent(&node, prospects, Time::now()))
             }

@@ -3,7 +3,7 @@
 use super::liveness::Heard;
 use crate::{
     api::{
-        nodes::{AckStatus, Inference, NodeStatus, NodeView},
+        nodes::{AckStatus, CapabilityReport, Inference, NodeStatus, NodeView},
         time::Time,
     },
     orchestrator::summary,
@@ -108,6 +108,17 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
     Standing {
         status: NodeStatus::Ready,
         reason: None,
+    }
+}
+
+/// Slots of a ready node that are not free for this orchestrator, in words; `None` where all are.
+pub(super) fn other_jobs(report: &CapabilityReport) -> Option<String> {
+    match report.sandbox.as_ref()?.other_jobs {
+        0 => None,
+        1 => Some("1 more slot is taken by a job of another orchestrator".to_owned()),
+        jobs => Some(format!(
+            "{jobs} more slots are taken by jobs of another orchestrator"
+        )),
     }
 }
 

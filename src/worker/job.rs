@@ -116,7 +116,9 @@ async fn canceled(cancel: &mut watch::Receiver<bool>) {
 /// Runs a job to its end.
 pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
     let accepted = &job.accepted;
-    tracing::info!(job = %accepted.job_id, task = %accepted.task_id, attempt = accepted.attempt, image = accepted.image, "job accepted");
+    if matches!(entry, Entry::Begin(_)) {
+        tracing::info!(job = %accepted.job_id, task = %accepted.task_id, attempt = accepted.attempt, image = accepted.image, "job accepted");
+    }
     let walked = AssertUnwindSafe(walk(&shop, &job, entry))
         .catch_unwind()
         .await;
