@@ -1,3 +1,5 @@
+//! Decisions on readiness, condition by condition.
+
 use super::*;
 use crate::api::{NodeId, nodes::CapabilityReport};
 

@@ -1,3 +1,5 @@
+//! The filter, judged by a small model of the BPF machine of the kernel.
+
 use super::*;
 use proptest::prelude::*;
 
