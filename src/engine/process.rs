@@ -130,13 +130,16 @@ impl Process {
         if timeout(TERM_GRACE, self.all_gone()).await.is_ok() {
             return;
         }
-        tracing::warn!(group = ?self.group, "podman ignores TERM and is killed");
+        tracing::warn!(
+            group = self.group.map(|group| group.as_raw_nonzero().get()),
+            "podman ignores TERM and is killed"
+        );
         self.tell(Signal::KILL);
         let is_killed = timeout(SHORT_GRACE, self.all_gone()).await.is_ok();
         // What is left of a group without its first is dead, and nobody reaps it.
         if !is_killed && self.child.id().is_some() {
             tracing::error!(
-                group = ?self.group,
+                group = self.group.map(|group| group.as_raw_nonzero().get()),
                 "podman can't even be killed and is left alone; see what the kernel says of its disk (dmesg)"
             );
             self.is_given_up = true;

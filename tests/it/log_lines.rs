@@ -122,7 +122,7 @@ fn failed_login_is_logged_and_forges_nothing() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let hostile = format!(
         "eve\n2026-01-01 INFO forged\u{1b}[31m\u{202e}{}",
-        "x".repeat(200)
+        "x".repeat(20)
     );
     let secret = "a password that must not show";
     for handle in [hostile.as_str(), "admin", &"y".repeat(5000)] {
@@ -142,7 +142,8 @@ fn failed_login_is_logged_and_forges_nothing() {
         .lines()
         .filter(|line| line.contains("login failed"))
         .collect();
-    assert_eq!(failed.len(), 3, "{log}");
+    // One too long to be anybody's is refused before any limit counts it, and must not fill the log.
+    assert_eq!(failed.len(), 2, "{log}");
     for line in &failed {
         assert!(
             line.contains("WARN") && line.contains("address=127.0.0.1"),
