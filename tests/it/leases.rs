@@ -565,6 +565,9 @@ fn who_reads_along_is_told_of_both_attempts() {
     let mut events = user.events(&format!("/v1/tasks/{id}/logs?follow=true"), None);
     assert!(events.any(|event| event.data["data"] == "early\n"));
     let last = LastRun::default();
+    // The end comes once the reader has seen the output: before, it would be served from the result.
+    let seen = Switch::default();
+    let is_seen = seen.clone();
     let _other = scene.join("other", move |call, answer| {
         if call.is_run() {
             last.note(call);
@@ -574,12 +577,20 @@ fn who_reads_along_is_told_of_both_attempts() {
             events.send(&json!({"event": "started", "attempt": 2, "seq": 1}));
             events.send(&json!({"event": "stdout", "attempt": 2, "seq": 2, "data": "done\n"}));
             let run = last.0.lock().unwrap().clone().unwrap();
+            is_seen.wait();
             events.end(3, &run.result("done\n"));
         } else {
             answer.status(204, &Value::Null);
         }
     });
-    let rest: Vec<_> = events.map(|event| (event.id, event.name)).collect();
+    let rest: Vec<_> = events
+        .map(|event| {
+            if event.name == "stdout" {
+                seen.turn_on();
+            }
+            (event.id, event.name)
+        })
+        .collect();
     let told = [("2-0", "status"), ("2-2", "stdout"), ("2-2", "end")];
     assert_eq!(
         rest,
