@@ -54,6 +54,17 @@ fn join(
     node
 }
 
+/// A task that its one node refuses while the only other one that fits is drained: both, and its id.
+fn refused_beside_a_drained_node() -> (Stage, StandIn, String) {
+    let (stage, on) = stage("image-not-found");
+    let id = stage.create(json!({"node_labels": ["stand-in"]}));
+    stage.node.call("run", Call::is_run);
+    let other = join(&stage, "other", well);
+    stage.user.act("/v1/nodes/other/drain").expect(204);
+    on.store(true, Ordering::SeqCst);
+    (stage, other, id)
+}
+
 #[test]
 fn refused_job_runs_at_another_node() {
     for how in ["image-not-allowed", "image-not-found", "400", "413", "415"] {
@@ -111,12 +122,7 @@ fn job_refused_by_all_fails_with_each_reason() {
 
 #[test]
 fn refused_job_waits_for_a_node_that_may_come_back() {
-    let (mut stage, on) = stage("image-not-found");
-    let id = stage.create(json!({"node_labels": ["stand-in"]}));
-    stage.node.call("run", Call::is_run);
-    let _other = join(&stage, "other", well);
-    stage.user.act("/v1/nodes/other/drain").expect(204);
-    on.store(true, Ordering::SeqCst);
+    let (mut stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
     let why = eventually("it says what it waits for", || {
         let task = stage.user.get(&path).json(200);
@@ -147,12 +153,7 @@ fn refused_job_waits_for_a_node_that_may_come_back() {
 
 #[test]
 fn waiting_job_fails_when_the_last_node_leaves() {
-    let (stage, on) = stage("image-not-found");
-    let id = stage.create(json!({"node_labels": ["stand-in"]}));
-    stage.node.call("run", Call::is_run);
-    let _other = join(&stage, "other", well);
-    stage.user.act("/v1/nodes/other/drain").expect(204);
-    on.store(true, Ordering::SeqCst);
+    let (stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
     eventually("it waits for the other node", || {
         let task = stage.user.get(&path).json(200);
