@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 6.
+-- The database of the orchestrator: schema version 7.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -63,7 +63,8 @@ CREATE TABLE nodes (
     ack_status        TEXT CHECK (ack_status IN ('applied', 'failed')),
     ack_error         TEXT,
     ack_at            INTEGER,
-    node_key_sha256   TEXT                       -- whose slug it is; NULL where it came without a key
+    node_key_sha256   TEXT,                      -- whose slug it is; NULL where it came without a key
+    registration      INTEGER NOT NULL DEFAULT 0 -- counts registrations: tokens name theirs, and end with it
 ) STRICT, WITHOUT ROWID;
 
 -- Machines that were draining when an admin had them forgotten: they drain again when they come back.

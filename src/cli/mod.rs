@@ -10,11 +10,15 @@
 
 mod client;
 mod doctor;
+mod orchestrator;
 mod roles;
+mod sandbox;
 
 pub use client::*;
 pub use doctor::*;
+pub use orchestrator::*;
 pub use roles::*;
+pub use sandbox::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;

@@ -93,6 +93,8 @@ const STEPS: &[&str] = &[
      CREATE TABLE drained_keys (node_key_sha256 TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
      ALTER TABLE jobs ADD COLUMN refusals TEXT;
      CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;",
+    // 7: which registration of a node its tokens belong to.
+    "ALTER TABLE nodes ADD COLUMN registration INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// The version that this program writes.

@@ -1,0 +1,151 @@
+//! Flags of the orchestrator.
+
+use super::{Psk, State, duration};
+use clap::{ArgAction, Args};
+use ipnet::IpNet;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// What an orchestrator is told, alone or in `dev`.
+#[derive(Args, Debug)]
+pub struct OrchestratorFlags {
+    /// Address for the User API; port 0 picks a free port
+    #[arg(
+        long,
+        env = "CYNODE_GATEWAY_LISTEN",
+        default_value = "127.0.0.1:12080",
+        value_name = "ADDR:PORT"
+    )]
+    pub gateway_listen: SocketAddr,
+    /// Read the first admin's password from a file; used only at the first start
+    #[arg(long, env = "CYNODE_ADMIN_PASSWORD_FILE", value_name = "FILE")]
+    pub admin_password_file: Option<PathBuf>,
+    /// Begin with an empty database although the data directory has keys
+    #[arg(long, env = "CYNODE_INIT")]
+    pub init: bool,
+    /// Image for tasks that name none
+    #[arg(
+        long,
+        env = "CYNODE_DEFAULT_IMAGE",
+        default_value = "docker.io/library/alpine:latest",
+        value_name = "IMAGE"
+    )]
+    pub default_image: String,
+    /// Run this model server image on nodes
+    #[arg(long, env = "CYNODE_INFERENCE_IMAGE", value_name = "IMAGE")]
+    pub inference_image: Option<String>,
+    /// Fetch this model on nodes, such as qwen3:0.6b; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_MODEL",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "inference_image"
+    )]
+    pub inference_model: Vec<String>,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What an orchestrator puts up with.
+#[derive(Args, Debug)]
+pub struct Limits {
+    /// Refuse new tasks while this many are queued
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub max_queued: u64,
+    /// Refuse a user's new tasks while this many of theirs are queued
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED_PER_USER",
+        default_value_t = 500_000,
+        value_name = "N"
+    )]
+    pub max_queued_per_user: u64,
+    /// Reschedule the jobs of a node that has been silent for this long
+    #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
+    pub lease: Duration,
+    /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
+    #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = duration, value_name = "TIME")]
+    pub retain: Duration,
+    /// Delete the oldest finished tasks beyond this number; 0: no limit
+    #[arg(
+        long,
+        env = "CYNODE_RETAIN_MAX",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub retain_max: u64,
+    /// Requests per second for each user, with bursts of five seconds' worth; 0: no limit
+    #[arg(
+        long,
+        env = "CYNODE_USER_RATE",
+        default_value_t = 200,
+        value_name = "N"
+    )]
+    pub user_rate: u32,
+    /// Trust X-Forwarded-For from this address or network, such as 10.0.0.0/8; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_TRUSTED_PROXY",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub trusted_proxy: Vec<IpNet>,
+}
+
+/// A lease that ends at once would hand a job over at each lost packet.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if lease < Duration::from_secs(1) {
+        return Err("expected 1s or more".to_owned());
+    }
+    Ok(lease)
+}
+
+/// An address alone is a network of one.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let network = address.or_else(|_| text.parse());
+    network.map_err(|_| "write it like 192.168.1.5 or 10.0.0.0/8".to_owned())
+}
+
+#[derive(Args, Debug)]
+pub struct ServeOrchestrator {
+    #[command(flatten)]
+    pub state: State,
+    #[command(flatten)]
+    pub flags: OrchestratorFlags,
+    /// Address for the Node API (control plane)
+    #[arg(
+        long,
+        env = "CYNODE_CONTROL_LISTEN",
+        default_value = "0.0.0.0:12082",
+        value_name = "ADDR:PORT"
+    )]
+    pub control_listen: SocketAddr,
+    /// URL under which nodes reach the control plane [default: the address they used]
+    #[arg(long, env = "CYNODE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    #[command(flatten)]
+    pub psk: Psk,
+    /// Reach node SLUG at URL, overriding what it reports; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_WORKER_URL",
+        value_name = "SLUG=URL",
+        value_delimiter = ','
+    )]
+    pub worker_url: Vec<String>,
+    /// Report ready only while a node has inference running
+    #[arg(long, env = "CYNODE_REQUIRE_INFERENCE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub require_inference: bool,
+}
