@@ -1,0 +1,189 @@
+//! Configurations of nodes: serving one, and acknowledgements of it.
+
+use super::{REPORT, base_url, calling_node, forgotten, own_slug};
+use crate::{
+    api::{
+        PAYLOAD_VERSION,
+        image::ImageRef,
+        jobs::{MAX_TIMEOUT_SECONDS, NetworkPolicy},
+        nodes::{
+            self, AckStatus, ConfigAck, ConfigEndpoints, ConfigOrchestrator, ConfigWorkerApi,
+            Constraints, InferenceBackend, ModelCache, NodeConfig, Policy, SandboxPolicy,
+            SandboxRegistry,
+        },
+        problem::{Kind, Problem},
+        time::Time,
+    },
+    digest::sha256_hex,
+    http::{
+        MAX_BODY_BYTES,
+        request::Request,
+        response::{self, Reply},
+    },
+    identity::store_problem,
+    orchestrator::{Orchestrator, Settings},
+    store::Node,
+};
+use std::sync::Arc;
+
+pub(super) async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let token = orchestrator.identity.worker_token(node.id);
+    let mut config = content(
+        &orchestrator.settings,
+        &node.slug,
+        sha256_hex(&token),
+        base_url(&orchestrator, &request),
+    );
+    let stored = serde_json::to_string(&config).map_err(|_| Problem::internal())?;
+    let version = orchestrator
+        .store
+        .node_config_serve(node.id, stored)
+        .await
+        .map_err(store_problem)?
+        .ok_or_else(forgotten)?;
+    config.config_version = version.to_string();
+    config.issued_at = Some(Time::now());
+    config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
+    config.report_interval_seconds = Some(nodes::REPORT_INTERVAL_SECONDS);
+    config.worker_api.orchestrator_bearer_token = token;
+    let target = orchestrator.worker_url(&node).unwrap_or_default();
+    target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
+    response::ok(&config)
+}
+
+/// Whether the node runs with another configuration than it would be served now: what it was last served
+/// differs, or it has applied an older one only.
+pub(in crate::orchestrator) fn is_stale(orchestrator: &Orchestrator, node: &Node) -> bool {
+    let Some(served) = node.config.as_deref() else {
+        return false;
+    };
+    if node.ack_status == Some(AckStatus::Applied) && node.ack_version != Some(node.config_version)
+    {
+        return true;
+    }
+    let Ok(before) = serde_json::from_str::<NodeConfig>(served) else {
+        return true;
+    };
+    let token = present_token(orchestrator, node, &before);
+    let base_url = before.orchestrator.base_url;
+    let now = content(&orchestrator.settings, &node.slug, token, base_url);
+    serde_json::to_string(&now).ok().as_deref() != Some(served)
+}
+
+/// Whether what the node was last served carries the token by which it is called now. Our key for these
+/// tokens is a file, which may have been lost or restored since.
+pub(in crate::orchestrator) fn has_present_token(orchestrator: &Orchestrator, node: &Node) -> bool {
+    let served = node.config.as_deref();
+    let before = served.and_then(|served| serde_json::from_str::<NodeConfig>(served).ok());
+    before.is_none_or(|before| {
+        let token = &before.worker_api.orchestrator_bearer_token;
+        *token == present_token(orchestrator, node, &before)
+    })
+}
+
+/// What stands for the node's present token in what is stored; nothing in what an older release has stored.
+fn present_token(orchestrator: &Orchestrator, node: &Node, before: &NodeConfig) -> String {
+    if before.worker_api.orchestrator_bearer_token.is_empty() {
+        return String::new();
+    }
+    sha256_hex(orchestrator.identity.worker_token(node.id))
+}
+
+pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let ack: ConfigAck = request.payload().await?;
+    ack.check()?;
+    own_slug("/node_slug", &ack.node_slug, &node)?;
+    let version: i64 = ack.config_version.parse().map_err(|_| {
+        Problem::field(
+            "/config_version",
+            "expected the config_version of a configuration, such as \"1\"",
+        )
+    })?;
+    let (status, error) = (
+        ack.status,
+        ack.error.as_ref().map(|error| error.message.clone()),
+    );
+    let stored = orchestrator
+        .store
+        .node_ack(node.id, version, ack, Time::now())
+        .await
+        .map_err(store_problem)?;
+    if !stored {
+        // It may have been forgotten just now.
+        calling_node(&orchestrator, &request).await?;
+        return Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "this node was never served configuration {version}; fetch it and acknowledge that version"
+            ),
+        ));
+    }
+    tracing::info!(
+        node = node.slug,
+        version,
+        status = status.as_str(),
+        error,
+        "configuration acknowledged"
+    );
+    orchestrator.avoided.forgive(node.id);
+    if status == nodes::AckStatus::Applied {
+        // It has just started, and may have by now what it refused a job for.
+        let readmitted = orchestrator.store.node_readmit(node.id).await;
+        readmitted.map_err(store_problem)?;
+    }
+    orchestrator.wake.notify_one();
+    response::no_content()
+}
+
+/// What of a node's configuration is compared and stored: neither version, identity and dates, nor the node's
+/// own address and how often it reports, whose change is no change of configuration. For the token stands its
+/// SHA-256.
+fn content(settings: &Settings, slug: &str, token_sha256: String, base_url: String) -> NodeConfig {
+    NodeConfig {
+        version: PAYLOAD_VERSION,
+        config_version: String::new(),
+        issued_at: Some(Time::from_millis(0)),
+        node_slug: slug.to_owned(),
+        orchestrator_id: None,
+        orchestrator: ConfigOrchestrator {
+            endpoints: ConfigEndpoints {
+                worker_api_target_url: String::new(),
+                node_report_url: format!("{base_url}{REPORT}"),
+            },
+            base_url,
+        },
+        sandbox_registry: SandboxRegistry {
+            registry_url: String::new(),
+        },
+        sandbox_registries: Vec::new(),
+        model_cache: ModelCache {
+            cache_url: String::new(),
+        },
+        policy: Policy {
+            sandbox: SandboxPolicy {
+                default_network_policy: Some(NetworkPolicy::default().as_str().to_owned()),
+                allowed_images: None,
+            },
+        },
+        worker_api: ConfigWorkerApi {
+            orchestrator_bearer_token: token_sha256,
+        },
+        inference_backend: settings.inference_image.as_ref().map(|image: &ImageRef| {
+            InferenceBackend {
+                enabled: true,
+                image: Some(image.as_str().to_owned()),
+                variant: None,
+                port: None,
+                models: (!settings.inference_models.is_empty())
+                    .then(|| settings.inference_models.clone()),
+            }
+        }),
+        constraints: Some(Constraints {
+            max_request_bytes: Some(MAX_BODY_BYTES as u64),
+            max_job_timeout_seconds: Some(MAX_TIMEOUT_SECONDS),
+        }),
+        report_interval_seconds: None,
+    }
+}

@@ -1,0 +1,183 @@
+//! The Node API (contract, section 3): register, report, configuration, acknowledgement.
+
+mod config;
+
+pub(super) use config::{has_present_token, is_stale};
+
+use super::{Orchestrator, health};
+use crate::{
+    api::{
+        NodeId, PAYLOAD_VERSION,
+        audit::{AuditAction, AuditEvent},
+        nodes::{
+            self, Bootstrap, BootstrapAuth, BootstrapEndpoints, BootstrapOrchestrator,
+            CapabilityReport, Register,
+        },
+        problem::{Kind, Problem},
+        time::Time,
+    },
+    digest::sha256_hex,
+    http::{
+        request::Request,
+        response::{self, Reply},
+        router::Router,
+    },
+    identity::store_problem,
+    store::{Node, Registration},
+};
+use http::{Method, StatusCode};
+use std::sync::Arc;
+
+/// Longest registration: a report at its limits is smaller.
+const MAX_REGISTRATION: usize = 1024 * 1024;
+const REGISTER: &str = "/v1/nodes/register";
+const REPORT: &str = "/v1/nodes/report";
+/// The report path by the name that other implementations know.
+const CAPABILITY: &str = "/v1/nodes/capability";
+const CONFIG: &str = "/v1/nodes/config";
+
+/// All calls of the control plane.
+pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
+    let requests = orchestrator.metrics.requests("control");
+    let builder = Router::new()
+        .route(Method::POST, REGISTER, register)
+        .route(Method::POST, REPORT, report)
+        .route(Method::POST, CAPABILITY, report)
+        .route(Method::GET, CONFIG, config::config)
+        .route(Method::POST, CONFIG, config::acknowledge);
+    health::routes(builder).build(orchestrator, requests)
+}
+
+async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    request.limit_body(MAX_REGISTRATION);
+    let body: Register = request.payload().await?;
+    let (peer, origin) = (request.connection.peer, request.origin());
+    let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), Some(&origin));
+    // First of all: who has no key is told nothing of slugs.
+    if let Err(problem) = orchestrator.identity.check_psk(&body.psk, origin.address) {
+        if problem.kind == Kind::Unauthorized {
+            orchestrator.identity.note(event.refused(&problem)).await?;
+        }
+        return Err(problem);
+    }
+    body.check()?;
+    let Register {
+        capability,
+        node_key,
+        ..
+    } = body;
+    let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
+    let registered = orchestrator
+        .store
+        .node_register(capability, hash, node_key.map(sha256_hex), event)
+        .await
+        .map_err(store_problem)?;
+    let (status, id) = match registered {
+        Registration::Created(id) => (StatusCode::CREATED, id),
+        Registration::Known(id) => (StatusCode::OK, id),
+        Registration::Taken => {
+            tracing::warn!(node = slug, %peer, "a machine asked for the slug of another one");
+            return Err(slug_taken(&slug));
+        }
+    };
+    tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
+    orchestrator.leftovers.owe(id);
+    let base_url = base_url(&orchestrator, &request);
+    let (node_jwt, expires_at) = orchestrator.identity.node_token(id)?;
+    response::json(
+        status,
+        &Bootstrap {
+            version: PAYLOAD_VERSION,
+            issued_at: Some(Time::now()),
+            orchestrator_id: Some(orchestrator.store.orchestrator_id().clone()),
+            orchestrator: BootstrapOrchestrator {
+                endpoints: BootstrapEndpoints {
+                    worker_registration_url: Some(format!("{base_url}{REGISTER}")),
+                    node_report_url: format!("{base_url}{REPORT}"),
+                    node_config_url: format!("{base_url}{CONFIG}"),
+                },
+                base_url,
+            },
+            auth: BootstrapAuth {
+                node_jwt,
+                expires_at: Some(expires_at),
+            },
+        },
+    )
+}
+
+fn slug_taken(slug: &str) -> Problem {
+    Problem::new(
+        Kind::SlugTaken,
+        format!(
+            "the slug {slug} belongs to another machine; start this one with another --slug, or, where it \
+             takes the place of that machine or has lost its data directory, have an admin run: \
+             cynode nodes forget {slug}"
+        ),
+    )
+}
+
+async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
+    let node = calling_node(&orchestrator, &request).await?;
+    let report: CapabilityReport = request.payload().await?;
+    report.check("")?;
+    own_slug("/node/node_slug", &report.node.node_slug, &node)?;
+    let hash = hash_of(&report);
+    let now = Time::now();
+    let stored = orchestrator
+        .store
+        .node_report(node.id, report, hash, now)
+        .await
+        .map_err(store_problem)?;
+    if !stored {
+        return Err(forgotten());
+    }
+    let silent = now.since(orchestrator.liveness.heard(&node).at);
+    orchestrator.leftovers.heard(node.id, silent);
+    orchestrator.wake.notify_one();
+    response::no_content()
+}
+
+/// The node that calls. One that was forgotten has to register again.
+async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<Node, Problem> {
+    let id: NodeId = orchestrator.identity.node(request.bearer())?;
+    let node = orchestrator
+        .store
+        .node_get(id)
+        .await
+        .map_err(store_problem)?;
+    node.ok_or_else(forgotten)
+}
+
+fn forgotten() -> Problem {
+    Problem::unauthorized("this node is not registered any more; register again")
+}
+
+fn own_slug(pointer: &str, named: &str, node: &Node) -> Result<(), Problem> {
+    if named == node.slug {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        format!("is not the slug of this token's node, {}", node.slug),
+    ))
+}
+
+fn hash_of(report: &CapabilityReport) -> String {
+    format!(
+        "sha256:{}",
+        sha256_hex(serde_json::to_vec(report).unwrap_or_default())
+    )
+}
+
+/// How nodes reach us: as the operator says, or else as this node did.
+fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
+    if let Some(url) = &orchestrator.settings.public_url {
+        return url.trim_end_matches('/').to_owned();
+    }
+    // The name or forwarded port that the node used, where it is one; only this node is told.
+    let named = request.header("host").map(|host| format!("http://{host}"));
+    named
+        .filter(|url| nodes::check_url("", url).is_ok())
+        .unwrap_or_else(|| format!("http://{}", request.connection.local))
+}
