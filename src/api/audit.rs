@@ -38,6 +38,9 @@ pub enum AuditAction {
     /// A node's registration.
     #[serde(rename = "node.register")]
     NodeRegister,
+    /// Another address of a node's Worker API.
+    #[serde(rename = "node.change_worker_url")]
+    NodeWorkerUrl,
     /// A node that gets no more jobs.
     #[serde(rename = "node.drain")]
     NodeDrain,
@@ -51,7 +54,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// Every action there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Login,
         Self::Refresh,
         Self::Logout,
@@ -62,6 +65,7 @@ impl AuditAction {
         Self::UserResetPassword,
         Self::AdminRead,
         Self::NodeRegister,
+        Self::NodeWorkerUrl,
         Self::NodeDrain,
         Self::NodeResume,
         Self::NodeForget,
@@ -80,6 +84,7 @@ impl AuditAction {
             Self::UserResetPassword => "user.reset_password",
             Self::AdminRead => "admin.read",
             Self::NodeRegister => "node.register",
+            Self::NodeWorkerUrl => "node.change_worker_url",
             Self::NodeDrain => "node.drain",
             Self::NodeResume => "node.resume",
             Self::NodeForget => "node.forget",
@@ -154,7 +159,7 @@ pub struct AuditEvent {
     /// The id of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Why it was not done.
+    /// Why it was not done; of an address that changed, the old one and the new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -188,6 +193,14 @@ impl AuditEvent {
     pub fn to(self, target: impl Into<String>) -> Self {
         Self {
             target: Some(target.into()),
+            ..self
+        }
+    }
+
+    /// What it changed.
+    pub fn changed(self, from: &str, to: &str) -> Self {
+        Self {
+            reason: Some(format!("from {from} to {to}")),
             ..self
         }
     }

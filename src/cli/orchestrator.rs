@@ -145,6 +145,15 @@ pub struct ServeOrchestrator {
         value_delimiter = ','
     )]
     pub worker_url: Vec<String>,
+    /// Call nodes only at addresses in this network, such as 10.0.0.0/8; --worker-url is exempt; repeatable
+    #[arg(
+        long,
+        env = "CYNODE_WORKER_URL_ALLOW",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub worker_url_allow: Vec<IpNet>,
     /// Report ready only while a node has inference running
     #[arg(long, env = "CYNODE_REQUIRE_INFERENCE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub require_inference: bool,

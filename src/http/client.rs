@@ -3,11 +3,12 @@
 use super::{
     answer::{Answer, Lines, collect},
     request::parse_json,
-    resolve::HyperResolver,
+    resolve::{Connector, Guard},
 };
 use crate::{
     api::{
         check_raw_version,
+        nodes::Reach,
         problem::{ProblemBody, shortened},
     },
     errors,
@@ -17,11 +18,11 @@ use http::{Method, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -108,22 +109,30 @@ impl CallError {
 /// An HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    inner: legacy::Client<HttpConnector<HyperResolver>, Full<Bytes>>,
+    inner: legacy::Client<Connector, Full<Bytes>>,
     answer_timeout: Duration,
 }
 
 impl Default for Client {
     fn default() -> Self {
-        let mut connector = HttpConnector::new_with_resolver(HyperResolver);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        // A node that lost power sends no FIN; this finds out within about 20 s.
-        connector.set_keepalive(Some(Duration::from_secs(10)));
-        connector.set_keepalive_interval(Some(Duration::from_secs(5)));
-        connector.set_keepalive_retries(Some(2));
-        // The same where it owes us an acknowledgement, which keepalive doesn't look at.
-        #[cfg(target_os = "linux")]
-        connector.set_tcp_user_timeout(Some(Duration::from_secs(20)));
+        Self::within(Guard::new(Reach::Anywhere, Arc::new([])))
+    }
+}
+
+impl Client {
+    /// One that calls only addresses that `guard` allows. Its connections are its own.
+    pub fn within(guard: Guard) -> Self {
+        let connector = Connector::new(guard, |connector| {
+            connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+            connector.set_nodelay(true);
+            // A node that lost power sends no FIN; this finds out within about 20 s.
+            connector.set_keepalive(Some(Duration::from_secs(10)));
+            connector.set_keepalive_interval(Some(Duration::from_secs(5)));
+            connector.set_keepalive_retries(Some(2));
+            // The same where it owes us an acknowledgement, which keepalive doesn't look at.
+            #[cfg(target_os = "linux")]
+            connector.set_tcp_user_timeout(Some(Duration::from_secs(20)));
+        });
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(15))
@@ -133,18 +142,7 @@ impl Default for Client {
             answer_timeout: ANSWER_TIMEOUT,
         }
     }
-}
 
-/// One call, before it is made.
-pub struct Call<'a> {
-    client: &'a Client,
-    method: Method,
-    url: String,
-    bearer: Option<&'a str>,
-    body: Option<serde_json::Result<Vec<u8>>>,
-}
-
-impl Client {
     /// One that gives up on an answer that isn't a stream after this time.
     pub fn answering_within(answer_timeout: Duration) -> Self {
         Self {
@@ -163,6 +161,15 @@ impl Client {
             body: None,
         }
     }
+}
+
+/// One call, before it is made.
+pub struct Call<'a> {
+    client: &'a Client,
+    method: Method,
+    url: String,
+    bearer: Option<&'a str>,
+    body: Option<serde_json::Result<Vec<u8>>>,
 }
 
 impl<'a> Call<'a> {

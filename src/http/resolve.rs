@@ -5,21 +5,26 @@
 //! `/etc/hosts` and `/etc/resolv.conf`, anew for each name: a machine that starts before its network
 //! is up, or moves to another one, has other name servers then.
 
+use crate::api::nodes::Reach;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_resolver::TokioResolver;
-use hyper_util::client::legacy::connect::dns::Name;
+use http::Uri;
+use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
+use ipnet::IpNet;
 use std::{
-    future::Future,
+    error::Error,
+    future::{Future, ready},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     vec,
 };
 
 /// The addresses of `host`: a literal, `localhost`, or a name to be looked up.
 pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
-    let literal = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = literal.parse() {
+    if let Some(address) = literal(host) {
         return Ok(vec![address]);
     }
     if host.eq_ignore_ascii_case("localhost") {
@@ -40,9 +45,96 @@ pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok(found.iter().collect())
 }
 
-/// The same for hyper's connector.
+/// The address that a host is, where it is no name.
+fn literal(host: &str) -> Option<IpAddr> {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    literal.parse().ok()
+}
+
+/// Addresses that calls may go to. Checked where a connection is made: a name may have another address each
+/// time that it is looked up.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    reach: Reach,
+    networks: Arc<[IpNet]>,
+}
+
+impl Guard {
+    /// Addresses of this reach, in these networks where there are any.
+    pub fn new(reach: Reach, networks: Arc<[IpNet]>) -> Self {
+        Self { reach, networks }
+    }
+
+    /// Whether a call may go to this address.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.reach.allows_within(&self.networks, address)
+    }
+
+    /// Those of `addresses` that a call may go to; an error where it may go to none of them.
+    pub fn filter(&self, host: &str, mut addresses: Vec<IpAddr>) -> io::Result<Vec<IpAddr>> {
+        let named = addresses.first().copied();
+        addresses.retain(|address| self.allows(*address));
+        match named {
+            Some(named) if addresses.is_empty() => Err(io::Error::other(self.refusal(host, named))),
+            _ => Ok(addresses),
+        }
+    }
+
+    /// Reason for which no call goes to this address, and what to do.
+    fn refusal(&self, host: &str, address: IpAddr) -> String {
+        let advice = "start the node with --advertise-url and an address under which the orchestrator reaches it, \
+                      or start the orchestrator with --worker-url SLUG=URL";
+        if self.reach.allows(address) {
+            return format!(
+                "{host:.255} ({address}) is in no network of --worker-url-allow; {advice}"
+            );
+        }
+        format!(
+            "{host:.255} ({address}) is a loopback, link-local, metadata or otherwise special address; {advice}"
+        )
+    }
+}
+
+/// The same for hyper's connector: resolves within a [`Guard`], also what is an address already.
 #[derive(Clone)]
-pub(super) struct HyperResolver;
+pub(super) struct Connector {
+    guard: Guard,
+    inner: HttpConnector<HyperResolver>,
+}
+
+impl Connector {
+    pub(super) fn new(guard: Guard, set: impl FnOnce(&mut HttpConnector<HyperResolver>)) -> Self {
+        let mut inner = HttpConnector::new_with_resolver(HyperResolver(guard.clone()));
+        set(&mut inner);
+        Self { guard, inner }
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = <HttpConnector<HyperResolver> as tower::Service<Uri>>::Response;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        // hyper doesn't resolve an address.
+        let host = uri.host().unwrap_or_default();
+        if let Some(address) = literal(host)
+            && let Err(refused) = self.guard.filter(host, vec![address])
+        {
+            return ready(Err(refused.into())).boxed();
+        }
+        let connecting = self.inner.call(uri);
+        async move { Ok(connecting.await?) }.boxed()
+    }
+}
+
+/// Resolves names for hyper.
+#[derive(Clone)]
+pub(super) struct HyperResolver(Guard);
 
 impl tower::Service<Name> for HyperResolver {
     type Response = vec::IntoIter<SocketAddr>;
@@ -54,8 +146,9 @@ impl tower::Service<Name> for HyperResolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
+        let guard = self.0.clone();
         Box::pin(async move {
-            let found = addresses(name.as_str()).await?;
+            let found = guard.filter(name.as_str(), addresses(name.as_str()).await?)?;
             // hyper puts the port of the URL in place of the 0.
             Ok(found
                 .into_iter()

@@ -6,7 +6,7 @@ use crate::{
         PAYLOAD_VERSION,
         nodes::{
             CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT,
-            NetworkCapability, NodeInfo, Platform, SandboxCapability, WorkerApi,
+            NetworkCapability, NodeInfo, Platform, Reach, SandboxCapability, WorkerApi,
         },
         time::Time,
     },
@@ -118,6 +118,7 @@ impl Machine {
         let mut report = self.still.clone();
         report.worker_api = Some(WorkerApi {
             base_url: self.advertised.url().await?,
+            reach: Reach::default(),
         });
         report.reported_at = Some(Time::now());
         report.compute.storage_free_mb = free_mb(&self.data_dir);

@@ -21,7 +21,7 @@ pub use inference::{
 
 use crate::{
     api::{
-        nodes::{MAX_LABELS, check_label, check_slug, check_url},
+        nodes::{MAX_LABELS, check_label, check_slug, check_url, check_worker_url},
         problem::Problem,
     },
     data_dir::DataDir,
@@ -181,7 +181,7 @@ impl Settings {
             flag(&format!("--label {label:?}"), check_label("", label))?;
         }
         if let Some(url) = &self.advertise_url {
-            flag("--advertise-url", check_url("", url))?;
+            flag("--advertise-url", check_worker_url("", url))?;
         }
         Ok(())
     }

@@ -189,7 +189,7 @@ async fn ask(orchestrator: &Orchestrator, node: &Node) {
         return;
     };
     let url = format!("{}/readyz", url.trim_end_matches('/'));
-    let call = orchestrator.client.call(Method::GET, url);
+    let call = orchestrator.client_for(node).call(Method::GET, url);
     let ready = match call.look(ANSWER_TIMEOUT).await {
         Ok(look) => look.status,
         Err(error) => {

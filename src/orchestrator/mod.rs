@@ -18,6 +18,7 @@ mod leftovers;
 mod live;
 mod liveness;
 mod metrics;
+mod node_address;
 mod node_client;
 mod presence;
 mod readiness;
@@ -44,7 +45,6 @@ use crate::{
     },
     data_dir::{DataDir, RoleLock},
     http::{
-        client::Client,
         gate::Gate,
         server::{self, Shutdown},
     },
@@ -75,6 +75,8 @@ pub struct Settings {
     pub admin_password: Option<Zeroizing<String>>,
     /// Where nodes are reached, by slug, whatever they say.
     pub worker_urls: HashMap<String, String>,
+    /// Networks in which nodes may say that they are reached; any where there are none.
+    pub worker_url_allow: Vec<IpNet>,
     /// The image of a task that names none.
     pub default_image: ImageRef,
     /// The model server that nodes are to run.
@@ -121,7 +123,7 @@ pub struct Orchestrator {
     settings: Settings,
     store: Store,
     identity: Identity,
-    client: Client,
+    clients: node_address::Clients,
     live: live::Live,
     followers: followers::Followers,
     avoided: avoided::Avoided,
@@ -197,11 +199,12 @@ impl Orchestrator {
         if let Some(admin) = admin {
             admin.make(&store).await?;
         }
+        let clients = node_address::Clients::new(&settings);
         let orchestrator = Arc::new(Self {
             identity: Identity::new(store.clone(), keys, settings.user_rate),
             settings,
             store,
-            client: Client::default(),
+            clients,
             live: live::Live::default(),
             followers: followers::Followers::default(),
             avoided: avoided::Avoided::default(),
@@ -255,15 +258,6 @@ impl Orchestrator {
             tokio::spawn(refusals::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
         ]
-    }
-
-    /// Where dispatch reaches a node: as the operator says, or else as the node does.
-    fn worker_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
-        self.settings
-            .worker_urls
-            .get(&node.slug)
-            .or(node.worker_url.as_ref())
-            .map(String::as_str)
     }
 
     /// Whether a node may be given jobs now.

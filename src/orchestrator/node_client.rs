@@ -91,7 +91,7 @@ impl Orchestrator {
     /// The Worker API of `node`; none before it has said where that is.
     pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
         Some(NodeClient {
-            client: &self.client,
+            client: self.client_for(node),
             base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
             token: self.identity.worker_token(node.id),
         })

@@ -50,6 +50,7 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
             .map(|url| checked_url("--public-url", url))
             .transpose()?,
         worker_urls: worker_urls(&args.worker_url)?,
+        worker_url_allow: args.worker_url_allow,
         require_inference: args.require_inference,
         ..orchestrator_settings(args.flags, &args.psk)?
     };

@@ -185,6 +185,7 @@ pub(super) fn orchestrator_settings(
             "CYNODE_ADMIN_PASSWORD",
         )?,
         worker_urls: HashMap::new(),
+        worker_url_allow: Vec::new(),
         default_image: image("--default-image", &flags.default_image)?,
         inference_image: flags
             .inference_image

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::api::{
     NodeId,
-    audit::AuditEvent,
+    audit::{AuditAction, AuditEvent},
     nodes::{AckStatus, CapabilityReport, ConfigAck},
     time::Time,
 };
@@ -115,7 +115,7 @@ impl Store {
                     audit::add(c, &event.to(slug).failed("slug-taken"))?;
                     return Ok(Registration::Taken);
                 }
-                store_report(c, id, &report, &report_sha256, now)?;
+                store_report(c, id, &report, &report_sha256, &event)?;
                 restore_drain(c, id, key_sha256.as_deref())?;
                 audit::add(c, &event.by(id, slug))?;
                 return Ok(Registration::Known(id));
@@ -126,7 +126,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?3, '{}', '', ?4)",
                 params![id, slug, now, key_sha256],
             )?;
-            store_report(c, id, &report, &report_sha256, now)?;
+            store_report(c, id, &report, &report_sha256, &event)?;
             restore_drain(c, id, key_sha256.as_deref())?;
             audit::add(c, &event.by(id, slug))?;
             Ok(Registration::Created(id))
@@ -134,15 +134,15 @@ impl Store {
         .await
     }
 
-    /// Stores a report; false when there is no such node.
+    /// Stores a report; false when there is no such node. `event` says when and from where it came.
     pub async fn node_report(
         &self,
         id: NodeId,
         report: CapabilityReport,
         report_sha256: String,
-        now: Time,
+        event: AuditEvent,
     ) -> Result<bool, StoreError> {
-        self.write(move |c| store_report(c, id, &report, &report_sha256, now))
+        self.write(move |c| store_report(c, id, &report, &report_sha256, &event))
             .await
     }
 
@@ -307,16 +307,32 @@ fn restore_drain(c: &Connection, id: NodeId, key_sha256: Option<&str>) -> Result
     Ok(())
 }
 
+/// Stores a report that came with `event`, and writes down where the Worker API was and is where that has
+/// changed.
 fn store_report(
     c: &Connection,
     id: NodeId,
     report: &CapabilityReport,
     report_sha256: &str,
-    now: Time,
+    event: &AuditEvent,
 ) -> Result<bool, StoreError> {
+    let (now, url) = (event.at, report.worker_url());
+    let sql = "SELECT worker_url FROM nodes WHERE id = ?1";
+    let before: Option<String> = c
+        .query_row(sql, [id], |row| row.get(0))
+        .optional()?
+        .flatten();
+    if let Some(before) = before.filter(|before| Some(before.as_str()) != url) {
+        let event = AuditEvent {
+            action: AuditAction::NodeWorkerUrl,
+            ..event.clone()
+        };
+        let event = event.by(id, report.node.node_slug.as_str());
+        audit::add(c, &event.changed(&before, url.unwrap_or("none")))?;
+    }
     let changed = c.execute(
         "UPDATE nodes SET capability = ?2, capability_sha256 = ?3, worker_url = ?4, last_seen_at = ?5 WHERE id = ?1",
-        params![id, to_document(report)?, report_sha256, report.worker_url(), now],
+        params![id, to_document(report)?, report_sha256, url, now],
     )?;
     Ok(changed > 0)
 }

@@ -315,7 +315,7 @@ fn no_route_is_missing_from_the_list() {
             "src/orchestrator/health.rs",
         ][..],
         &[
-            "src/orchestrator/control_plane.rs",
+            "src/orchestrator/control_plane/mod.rs",
             "src/orchestrator/health.rs",
         ],
         &["src/worker/api.rs"],

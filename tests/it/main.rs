@@ -37,6 +37,7 @@ mod log_lines;
 mod logs;
 mod metrics;
 mod model_server;
+mod node_address;
 mod node_claims;
 mod node_faults;
 mod node_file;

@@ -1,11 +1,14 @@
 //! What a machine is and can do.
 
-use super::rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, check_url};
+use super::{
+    Reach,
+    rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, check_worker_url},
+};
 use crate::api::{
     check_version,
     problem::Problem,
     time::Time,
-    tolerant::{or_default, or_true, yes},
+    tolerant::{if_readable, or_default, or_true, yes},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -217,6 +220,14 @@ pub struct WorkerApi {
     /// Where the orchestrator reaches it; empty where the node can't tell.
     #[serde(default, deserialize_with = "or_default")]
     pub base_url: String,
+    /// Addresses at which it may be. Set by the orchestrator by where the report came from, whatever a node
+    /// sends here.
+    #[serde(
+        default,
+        deserialize_with = "if_readable",
+        skip_serializing_if = "Reach::is_routable"
+    )]
+    pub reach: Reach,
 }
 
 /// TLS.
@@ -285,7 +296,7 @@ impl CapabilityReport {
         }
         self.check_lists(at)?;
         if let Some(url) = self.worker_url() {
-            check_url(&format!("{at}/worker_api/base_url"), url)?;
+            check_worker_url(&format!("{at}/worker_api/base_url"), url)?;
         }
         if self
             .sandbox
@@ -357,6 +368,13 @@ impl CapabilityReport {
     pub fn worker_url(&self) -> Option<&str> {
         let api = self.worker_api.as_ref()?;
         Some(api.base_url.as_str()).filter(|url| !url.is_empty())
+    }
+
+    /// Addresses at which the Worker API may be.
+    pub fn reach(&self) -> Reach {
+        self.worker_api
+            .as_ref()
+            .map_or_else(Reach::default, |api| api.reach)
     }
 
     /// Jobs that the node runs at the same time for the orchestrator that it reports to; as many as it has

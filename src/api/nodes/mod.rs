@@ -5,15 +5,17 @@
 
 mod capability;
 mod config;
+mod reach;
 mod registration;
 mod rules;
 mod view;
 
 pub use capability::*;
 pub use config::*;
+pub use reach::Reach;
 pub use registration::*;
 pub use rules::{
     LABEL_PATTERN, MAX_LABELS, MAX_TEXT, MIN_PSK_CHARS, SLUG_PATTERN, check_label, check_model,
-    check_psk, check_slug, check_url, slug_from_host_name,
+    check_psk, check_slug, check_url, check_worker_url, slug_from_host_name,
 };
 pub use view::*;

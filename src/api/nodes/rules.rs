@@ -140,6 +140,20 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// `http://host[:port]`: where a node's Worker API is. We add the paths, so that a node can't have us call
+/// one of its choice.
+pub fn check_worker_url(pointer: &str, url: &str) -> Result<(), Problem> {
+    check_url(pointer, url)?;
+    let path = url.parse::<http::Uri>().ok();
+    if path.is_some_and(|uri| ["", "/"].contains(&uri.path())) {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "must be http://host[:port] without a path",
+    ))
+}
+
 /// A name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
@@ -187,6 +201,22 @@ mod tests {
             "http://box/\u{7f}",
         ] {
             assert!(check_url("/u", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn worker_urls_have_no_path() {
+        for good in ["http://box:1", "http://box:1/", "http://[::1]"] {
+            assert!(check_worker_url("/u", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://box:1/x",
+            "http://box:1//",
+            "http://box/?q",
+            "http://u@box",
+            "http://box:1/#x",
+        ] {
+            assert!(check_worker_url("/u", bad).is_err(), "{bad}");
         }
     }
 

@@ -62,10 +62,13 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
     }
     body.check()?;
     let Register {
-        capability,
+        mut capability,
         node_key,
         ..
     } = body;
+    orchestrator
+        .check_worker_address(&request, &mut capability, "/capability")
+        .await?;
     let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
     let registered = orchestrator
         .store
@@ -119,14 +122,18 @@ fn slug_taken(slug: &str) -> Problem {
 
 async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let report: CapabilityReport = request.payload().await?;
+    let mut report: CapabilityReport = request.payload().await?;
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
+    orchestrator
+        .check_worker_address(&request, &mut report, "")
+        .await?;
     let hash = hash_of(&report);
     let now = Time::now();
+    let event = AuditEvent::new(AuditAction::NodeWorkerUrl, now, Some(&request.origin()));
     let stored = orchestrator
         .store
-        .node_report(node.id, report, hash, now)
+        .node_report(node.id, report, hash, event)
         .await
         .map_err(store_problem)?;
     if !stored {

@@ -63,6 +63,15 @@ impl Answer {
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());
     }
 
+    /// Sends the caller elsewhere.
+    pub(crate) fn redirect(mut self, status: u16, to: &str) {
+        let head = head(status, "text/plain", 0);
+        let head = head.trim_end_matches("\r\n");
+        let _ = self
+            .0
+            .write_all(format!("{head}\r\nLocation: {to}\r\n\r\n").as_bytes());
+    }
+
     /// Refuses with a problem of no known kind.
     pub(crate) fn refuse(self, status: u16) {
         self.problem(status, &format!("on-purpose-{status}"));
