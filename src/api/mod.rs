@@ -24,6 +24,11 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
+/// Header in which an orchestrator names its process to nodes: a random id, made at each start.
+pub const INSTANCE_HEADER: &str = "cynode-instance-id";
+/// Longest id of a process, in bytes.
+pub const MAX_INSTANCE_ID: usize = 64;
+
 /// The only payload version spoken between orchestrator and node.
 pub const PAYLOAD_VERSION: u64 = 1;
 

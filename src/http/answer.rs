@@ -26,6 +26,11 @@ impl Answer {
         }
     }
 
+    /// Whom was called.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Whether its media type is lines of JSON, not one document.
     pub fn has_lines(&self) -> bool {
         self.has_lines

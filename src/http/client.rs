@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::{
-        check_raw_version,
+        INSTANCE_HEADER, check_raw_version,
         nodes::Reach,
         problem::{ProblemBody, shortened},
     },
@@ -22,7 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,6 +158,7 @@ impl Client {
             method,
             url: url.into(),
             bearer: None,
+            instance: None,
             body: None,
         }
     }
@@ -168,14 +169,21 @@ pub struct Call<'a> {
     client: &'a Client,
     method: Method,
     url: String,
-    bearer: Option<&'a str>,
+    bearer: Option<Cow<'a, str>>,
+    instance: Option<&'a str>,
     body: Option<serde_json::Result<Vec<u8>>>,
 }
 
 impl<'a> Call<'a> {
     /// Shows this token.
-    pub fn bearer(mut self, token: &'a str) -> Self {
-        self.bearer = Some(token);
+    pub fn bearer(mut self, token: impl Into<Cow<'a, str>>) -> Self {
+        self.bearer = Some(token.into());
+        self
+    }
+
+    /// Names the process that calls.
+    pub fn instance(mut self, instance: &'a str) -> Self {
+        self.instance = Some(instance);
         self
     }
 
@@ -303,6 +311,7 @@ impl<'a> Call<'a> {
             method,
             url,
             bearer,
+            instance,
             body,
         } = self;
         let malformed = |reason: String| malformed(&url, reason);
@@ -312,6 +321,9 @@ impl<'a> Call<'a> {
             .header(header::ACCEPT, accept);
         if let Some(token) = bearer {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(instance) = instance {
+            request = request.header(INSTANCE_HEADER, instance);
         }
         let body = match body {
             Some(json) => {

@@ -224,13 +224,13 @@ impl Identity {
         zeroize::Zeroizing::new(self.keys.psk().to_owned())
     }
 
-    /// A token for a node, and when it ends.
-    pub fn node_token(&self, node: NodeId) -> Result<(String, Time), Problem> {
-        tokens::issue_node(&self.keys, node)
+    /// A token for this registration of a node, and when it ends.
+    pub fn node_token(&self, node: NodeId, registration: i64) -> Result<(String, Time), Problem> {
+        tokens::issue_node(&self.keys, node, registration)
     }
 
-    /// Which node shows this token.
-    pub fn node(&self, bearer: Option<&str>) -> Result<NodeId, Problem> {
+    /// Which node shows this token, and of which registration it is.
+    pub fn node(&self, bearer: Option<&str>) -> Result<(NodeId, i64), Problem> {
         bearer
             .and_then(|token| tokens::check_node(&self.keys, token))
             .ok_or_else(|| {
@@ -240,8 +240,8 @@ impl Identity {
             })
     }
 
-    /// The token that we show at this node's Worker API.
-    pub fn worker_token(&self, node: NodeId) -> String {
-        tokens::worker_bearer(&self.keys, node)
+    /// The token that we show at this node's Worker API, as delivered after this registration.
+    pub fn worker_token(&self, node: NodeId, registration: i64) -> String {
+        tokens::worker_bearer(&self.keys, node, registration)
     }
 }

@@ -5,7 +5,7 @@ use crate::api::{NodeId, SessionId, UserId, problem::Problem, time::Time};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use jwt_simple::prelude::{
-    Claims, HS256Key, HashSet, JWTClaims, MACLike as _, NoCustomClaims, VerificationOptions,
+    Claims, HS256Key, HashSet, JWTClaims, MACLike as _, VerificationOptions,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
@@ -20,6 +20,13 @@ const TOLERANCE: Duration = Duration::from_secs(5);
 #[derive(Serialize, Deserialize)]
 struct SessionClaim {
     sid: SessionId,
+}
+
+/// The registration that a node's token is of. A release that counted none left it out.
+#[derive(Serialize, Deserialize)]
+struct RegistrationClaim {
+    #[serde(rename = "reg", default)]
+    registration: i64,
 }
 
 fn options(audience: &str) -> VerificationOptions {
@@ -69,8 +76,12 @@ pub(super) fn check_access(keys: &Keys, token: &str) -> Option<(UserId, SessionI
     Some((claims.subject?.parse().ok()?, claims.custom.sid))
 }
 
-pub(super) fn issue_node(keys: &Keys, node: NodeId) -> Result<(String, Time), Problem> {
-    let claims = Claims::create(NODE_LIFE.into())
+pub(super) fn issue_node(
+    keys: &Keys,
+    node: NodeId,
+    registration: i64,
+) -> Result<(String, Time), Problem> {
+    let claims = Claims::with_custom_claims(RegistrationClaim { registration }, NODE_LIFE.into())
         .with_audience(NODES)
         .with_subject(node);
     Ok((
@@ -79,19 +90,24 @@ pub(super) fn issue_node(keys: &Keys, node: NodeId) -> Result<(String, Time), Pr
     ))
 }
 
-pub(super) fn check_node(keys: &Keys, token: &str) -> Option<NodeId> {
-    let claims: JWTClaims<NoCustomClaims> = check(&keys.node_token, NODES, token)?;
-    claims.subject?.parse().ok()
+/// The node of a token, and the registration that it is of.
+pub(super) fn check_node(keys: &Keys, token: &str) -> Option<(NodeId, i64)> {
+    let claims: JWTClaims<RegistrationClaim> = check(&keys.node_token, NODES, token)?;
+    Some((claims.subject?.parse().ok()?, claims.custom.registration))
 }
 
-/// Derived, not stored: a stolen database holds no token that a Worker API would take.
-pub(super) fn worker_bearer(keys: &Keys, node: NodeId) -> String {
+/// Derived, not stored: a stolen database holds no token that a Worker API would take. Each registration has
+/// one of its own; 0 stands for those of a release that did not count them.
+pub(super) fn worker_bearer(keys: &Keys, node: NodeId, registration: i64) -> String {
     let mut mac = match Hmac::<Sha256>::new_from_slice(keys.worker_token.as_bytes()) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
     };
     mac.update(b"cynode worker api bearer\0");
     mac.update(node.to_string().as_bytes());
+    if registration > 0 {
+        mac.update(format!("\0{registration}").as_bytes());
+    }
     URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
 }
 
@@ -111,11 +127,24 @@ mod tests {
         let (_dir, keys) = keys();
         let (user, session, node) = (UserId::new(), SessionId::new(), NodeId::new());
         let access = issue_access(&keys, user, session).unwrap();
-        let (node_token, _) = issue_node(&keys, node).unwrap();
+        let (node_token, _) = issue_node(&keys, node, 7).unwrap();
         assert_eq!(check_access(&keys, &access), Some((user, session)));
-        assert_eq!(check_node(&keys, &node_token), Some(node));
+        assert_eq!(check_node(&keys, &node_token), Some((node, 7)));
         assert_eq!(check_access(&keys, &node_token), None);
         assert_eq!(check_node(&keys, &access), None);
+    }
+
+    #[test]
+    fn node_tokens_differ_by_registration() {
+        let (_dir, keys) = keys();
+        let node = NodeId::new();
+        let claims = Claims::create(NODE_LIFE.into())
+            .with_audience(NODES)
+            .with_subject(node);
+        let older = issue(&keys.node_token, claims).unwrap();
+        assert_eq!(check_node(&keys, &older), Some((node, 0)));
+        let bearers: HashSet<_> = [0, 1, 2, 12].map(|n| worker_bearer(&keys, node, n)).into();
+        assert_eq!(bearers.len(), 4);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Session {
         let config: NodeConfig = self
             .client
             .call(Method::GET, &session.config_url)
-            .bearer(&session.jwt)
+            .bearer(session.jwt.as_str())
             .payload()
             .await?;
         check_version("", config.version)
@@ -118,7 +118,7 @@ impl Session {
     pub(super) async fn acknowledge(&self, ack: &ConfigAck) -> Result<(), NodeError> {
         let session = self.delivered()?;
         let call = self.client.call(Method::POST, &session.config_url);
-        Ok(call.bearer(&session.jwt).json(ack).done().await?)
+        Ok(call.bearer(session.jwt.as_str()).json(ack).done().await?)
     }
 
     /// Says what this machine is, and that it lives.
@@ -126,7 +126,11 @@ impl Session {
         let session = self.delivered()?;
         let report = machine.report().await?;
         let call = self.client.call(Method::POST, &session.report_url);
-        Ok(call.bearer(&session.jwt).json(&report).done().await?)
+        Ok(call
+            .bearer(session.jwt.as_str())
+            .json(&report)
+            .done()
+            .await?)
     }
 
     fn delivered(&self) -> Result<&Delivered, NodeError> {

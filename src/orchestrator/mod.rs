@@ -36,7 +36,7 @@ use readiness::Standing;
 
 use crate::{
     api::{
-        TaskId,
+        NodeId, TaskId,
         image::ImageRef,
         nodes::{NodeStatus, NodeView},
         problem::Problem,
@@ -49,6 +49,7 @@ use crate::{
         server::{self, Shutdown},
     },
     identity::{Identity, Keys, store_problem},
+    instances::Instances,
     store::{Node, QueueLimits, Retention, Store, StoreError},
     tasks::Tasks,
 };
@@ -130,6 +131,10 @@ pub struct Orchestrator {
     leftovers: leftovers::Leftovers,
     liveness: liveness::Liveness,
     following: Tasks,
+    /// This process; made at each start.
+    instance: String,
+    /// Processes that call as nodes.
+    instances: Instances<NodeId>,
     metrics: metrics::Metrics,
     /// Wakes the scheduler.
     wake: Notify,
@@ -211,6 +216,8 @@ impl Orchestrator {
             leftovers: leftovers::Leftovers::default(),
             liveness: liveness::Liveness::default(),
             following: Tasks::default(),
+            instance: uuid::Uuid::new_v4().to_string(),
+            instances: Instances::default(),
             metrics: metrics::Metrics::default(),
             wake: Notify::new(),
             shutdown: shutdown.clone(),

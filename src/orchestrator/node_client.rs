@@ -34,10 +34,39 @@ const ACCEPTED: &str = "application/x-ndjson, application/json;q=0.5";
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The Worker API of one node.
+#[derive(Clone)]
 pub(super) struct NodeClient<'a> {
     client: &'a Client,
     base_url: String,
-    token: String,
+    tokens: Tokens,
+    /// This process, so that a node finds out where two call as one orchestrator.
+    instance: &'a str,
+}
+
+/// Tokens of which the node accepts one: that which it was served last, and, until it has acknowledged that,
+/// the one that it applied before. Neither is shown at an address that was named after a later registration
+/// ([`crate::store`] sees to it).
+#[derive(Clone)]
+struct Tokens {
+    newest: String,
+    applied: Option<String>,
+}
+
+impl Tokens {
+    /// Makes a call with the one, and, where the node knows no such token, with the other: a refusal of the
+    /// token is certain to have done nothing.
+    async fn try_each<T, F>(&self, call: impl Fn(String) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let outcome = call(self.newest.clone()).await;
+        match (&outcome, &self.applied) {
+            (Err(error), Some(applied)) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
+                call(applied.clone()).await
+            }
+            _ => outcome,
+        }
+    }
 }
 
 /// What is wanted of a job that a node has.
@@ -90,18 +119,40 @@ impl Plain {
 impl Orchestrator {
     /// The Worker API of `node`; none before it has said where that is.
     pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
+        let token = |registration| self.identity.worker_token(node.id, registration);
+        let served = node.served();
+        let registration = served.as_ref().map(|served| served.registration);
         Some(NodeClient {
             client: self.client_for(node),
             base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
-            token: self.identity.worker_token(node.id),
+            tokens: Tokens {
+                newest: token(registration.unwrap_or(node.registration)),
+                applied: served.and_then(|served| served.applied).map(token),
+            },
+            instance: &self.instance,
         })
     }
 }
 
 impl<'a> NodeClient<'a> {
-    fn call(&self, method: Method, rest: &str) -> Call<'_> {
+    /// Makes a call about jobs.
+    async fn call<T, F>(
+        &self,
+        method: Method,
+        rest: &str,
+        read: impl Fn(Call<'a>) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
         let url = format!("{}/v1/worker/jobs{rest}", self.base_url);
-        self.client.call(method, url).bearer(&self.token)
+        let call = |token: String| read(self.about(method.clone(), &url, token));
+        self.tokens.try_each(call).await
+    }
+
+    fn about(&self, method: Method, url: &str, token: String) -> Call<'a> {
+        let call = self.client.call(method, url).bearer(token);
+        call.instance(self.instance)
     }
 
     /// Has the node run this attempt, or attaches to it where it has done so already; its course, or, from a
@@ -114,11 +165,10 @@ impl<'a> NodeClient<'a> {
             attempt: job.attempt,
             sandbox: job.spec.sandbox.clone(),
         };
-        let (client, token) = (self.client, self.token.clone());
-        let url = format!("{}/v1/worker/jobs:run?output=false", self.base_url);
+        let this = self.clone();
         async move {
-            let call = client.call(Method::POST, url.as_str()).bearer(&token);
-            answer(call.json(&body), &url).await
+            let call = |call: Call<'a>| answer(call.json(&body));
+            this.call(Method::POST, ":run?output=false", call).await
         }
         .boxed()
     }
@@ -126,15 +176,10 @@ impl<'a> NodeClient<'a> {
     /// Follows an attempt that the node may have, without starting it: its course after event number
     /// `after`.
     pub(super) fn attach(&self, job: JobId, attempt: u32, after: u64) -> Pending<'a> {
-        let (client, token) = (self.client, self.token.clone());
-        let url = format!(
-            "{}/v1/worker/jobs{}",
-            self.base_url,
-            about(job, attempt, after, Wanted::Course)
-        );
+        let (this, rest) = (self.clone(), about(job, attempt, after, Wanted::Course));
         async move {
-            let call = client.call(Method::GET, url.as_str()).bearer(&token);
-            soon(&url, answer(call, &url)).await
+            let answer = this.call(Method::GET, &rest, answer);
+            soon(&this.base_url, answer).await
         }
         .boxed()
     }
@@ -147,8 +192,8 @@ impl<'a> NodeClient<'a> {
         after: u64,
         wanted: Wanted,
     ) -> Result<Events, CallError> {
-        let call = self.call(Method::GET, &about(job, attempt, after, wanted));
-        match soon(&self.base_url, answer(call, &self.base_url)).await? {
+        let rest = about(job, attempt, after, wanted);
+        match soon(&self.base_url, self.call(Method::GET, &rest, answer)).await? {
             JobAnswer::Events(events) => Ok(events),
             JobAnswer::Plain(_) => Err(CallError::Malformed {
                 url: self.base_url.clone(),
@@ -169,20 +214,20 @@ impl<'a> NodeClient<'a> {
 
     /// What the node has, ended or not.
     pub(super) async fn list(&self) -> Result<Vec<JobState>, CallError> {
-        let list = self.call(Method::GET, "").receive::<JobList>().await?;
-        Ok(list.jobs)
+        let list = self.call(Method::GET, "", Call::receive::<JobList>);
+        Ok(list.await?.jobs)
     }
 
     /// Ends an attempt.
     pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
         let rest = format!("/{job}:cancel?attempt={attempt}");
-        self.call(Method::POST, &rest).done().await
+        self.call(Method::POST, &rest, Call::done).await
     }
 
     /// Lets the node forget an attempt whose result is stored.
     pub(super) async fn forget(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
         let rest = format!("/{job}?attempt={attempt}");
-        self.call(Method::DELETE, &rest).done().await
+        self.call(Method::DELETE, &rest, Call::done).await
     }
 }
 
@@ -196,12 +241,12 @@ fn about(job: JobId, attempt: u32, after: u64, wanted: Wanted) -> String {
     format!("/{job}?attempt={attempt}&after={after}{which}")
 }
 
-async fn answer(call: Call<'_>, url: &str) -> Result<JobAnswer, CallError> {
+async fn answer(call: Call<'_>) -> Result<JobAnswer, CallError> {
     let answer = call.open(ACCEPTED).await?;
     Ok(if answer.has_lines() {
         JobAnswer::Events(Events {
+            url: answer.url().to_owned(),
             lines: answer.lines(),
-            url: url.to_owned(),
         })
     } else {
         JobAnswer::Plain(Plain(answer))

@@ -33,7 +33,7 @@ pub(super) async fn resume(orchestrator: &Arc<Orchestrator>) -> Result<(), Store
 /// Tokens change only while we are away, with the file that holds our key for them.
 async fn expire_acks(orchestrator: &Orchestrator, nodes: &[Node]) -> Result<(), StoreError> {
     let expired = nodes.iter().filter(|node| {
-        node.ack_status.is_some() && !control_plane::has_present_token(orchestrator, node)
+        node.ack_status.is_some() && !control_plane::has_present_key(orchestrator, node)
     });
     let mut ids = Vec::new();
     for node in expired {

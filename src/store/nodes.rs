@@ -2,13 +2,14 @@
 
 use super::{
     Store, StoreError, audit,
+    node_config::end_older_tokens,
     reports::Reports,
     rows::{document, named, to_document},
 };
 use crate::api::{
     NodeId,
     audit::{AuditAction, AuditEvent},
-    nodes::{AckStatus, CapabilityReport, ConfigAck},
+    nodes::{AckStatus, CapabilityReport},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -30,7 +31,7 @@ pub struct Node {
     pub draining: bool,
     /// Where it says that it is reached.
     pub worker_url: Option<String>,
-    /// What it was last served, as JSON without secrets and dates.
+    /// What it was last served, as JSON; see [`Node::served`].
     pub config: Option<String>,
     /// Counts what it was served; 0 before the first time.
     pub config_version: i64,
@@ -42,14 +43,16 @@ pub struct Node {
     pub ack_error: Option<String>,
     /// Jobs it has now, or is offered.
     pub running_jobs: u32,
+    /// Counts its registrations; tokens of earlier ones are over.
+    pub registration: i64,
 }
 
 /// How a registration ended.
 pub enum Registration {
-    /// The slug is new.
-    Created(NodeId),
+    /// The slug is new; the node's id, and the number of this registration.
+    Created(NodeId, i64),
     /// The slug was known, and is this machine's.
-    Known(NodeId),
+    Known(NodeId, i64),
     /// The slug is another machine's; nothing was stored.
     Taken,
 }
@@ -69,7 +72,7 @@ pub(super) const SELECT: &str =
     "SELECT n.id, n.slug, n.capability_sha256, n.capability, n.last_seen_at, n.draining,
         n.worker_url, n.config, n.config_version, n.ack_version, n.ack_status, n.ack_error,
         (SELECT count(*) FROM jobs j WHERE j.node_id = n.id AND j.status = 'running')
-            + (SELECT count(*) FROM jobs j WHERE j.offered_node_id = n.id)
+            + (SELECT count(*) FROM jobs j WHERE j.offered_node_id = n.id), n.registration
      FROM nodes n";
 
 /// A row of [`SELECT`]; by position, since there may be thousands at every turn of the scheduler.
@@ -93,6 +96,7 @@ pub(super) fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError>
             .transpose()?,
         ack_error: row.get(11)?,
         running_jobs: row.get(12)?,
+        registration: row.get(13)?,
     })
 }
 
@@ -115,10 +119,11 @@ impl Store {
                     audit::add(c, &event.to(slug).failed("slug-taken"))?;
                     return Ok(Registration::Taken);
                 }
+                let registration = count_registration(c, id)?;
                 store_report(c, id, &report, &report_sha256, &event)?;
                 restore_drain(c, id, key_sha256.as_deref())?;
                 audit::add(c, &event.by(id, slug))?;
-                return Ok(Registration::Known(id));
+                return Ok(Registration::Known(id, registration));
             }
             let id = NodeId::new();
             c.execute(
@@ -126,60 +131,31 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?3, '{}', '', ?4)",
                 params![id, slug, now, key_sha256],
             )?;
+            let registration = count_registration(c, id)?;
             store_report(c, id, &report, &report_sha256, &event)?;
             restore_drain(c, id, key_sha256.as_deref())?;
             audit::add(c, &event.by(id, slug))?;
-            Ok(Registration::Created(id))
+            Ok(Registration::Created(id, registration))
         })
         .await
     }
 
-    /// Stores a report; false when there is no such node. `event` says when and from where it came.
+    /// Stores a report of a node of this registration; false when there is none. `event` says when and from where it came.
     pub async fn node_report(
         &self,
         id: NodeId,
+        registration: i64,
         report: CapabilityReport,
         report_sha256: String,
         event: AuditEvent,
     ) -> Result<bool, StoreError> {
-        self.write(move |c| store_report(c, id, &report, &report_sha256, &event))
-            .await
-    }
-
-    /// Notes what a node is served, and raises its version when that differs from the last time;
-    /// `None` when there is no such node.
-    pub async fn node_config_serve(
-        &self,
-        id: NodeId,
-        config: String,
-    ) -> Result<Option<i64>, StoreError> {
         self.write(move |c| {
-            c.execute(
-                "UPDATE nodes SET config = ?2, config_version = config_version + 1 WHERE id = ?1 AND config IS NOT ?2",
-                params![id, config],
-            )?;
-            let sql = "SELECT config_version FROM nodes WHERE id = ?1";
-            Ok(c.query_row(sql, [id], |row| row.get(0)).optional()?)
-        })
-        .await
-    }
-
-    /// Stores an acknowledgement of version `version`; false when the node was never served that one.
-    pub async fn node_ack(
-        &self,
-        id: NodeId,
-        version: i64,
-        ack: ConfigAck,
-        now: Time,
-    ) -> Result<bool, StoreError> {
-        self.write(move |c| {
-            let error = ack.error.map(|error| format!("{}: {}", error.kind, error.message));
-            let changed = c.execute(
-                "UPDATE nodes SET ack_version = ?2, ack_status = ?3, ack_error = ?4, ack_at = ?5, last_seen_at = ?5
-                 WHERE id = ?1 AND ?2 BETWEEN 1 AND config_version",
-                params![id, version, ack.status.as_str(), error, now],
-            )?;
-            Ok(changed > 0)
+            let sql = "SELECT registration FROM nodes WHERE id = ?1";
+            let present: Option<i64> = c.query_row(sql, [id], |row| row.get(0)).optional()?;
+            if present != Some(registration) {
+                return Ok(false);
+            }
+            store_report(c, id, &report, &report_sha256, &event)
         })
         .await
     }
@@ -307,6 +283,13 @@ fn restore_drain(c: &Connection, id: NodeId, key_sha256: Option<&str>) -> Result
     Ok(())
 }
 
+/// Counts a registration of this node; its number.
+fn count_registration(c: &Connection, id: NodeId) -> Result<i64, StoreError> {
+    let sql =
+        "UPDATE nodes SET registration = registration + 1 WHERE id = ?1 RETURNING registration";
+    Ok(c.query_row(sql, [id], |row| row.get(0))?)
+}
+
 /// Stores a report that came with `event`, and writes down where the Worker API was and is where that has
 /// changed.
 fn store_report(
@@ -322,6 +305,9 @@ fn store_report(
         .query_row(sql, [id], |row| row.get(0))
         .optional()?
         .flatten();
+    if before.as_deref() != url {
+        end_older_tokens(c, id)?;
+    }
     if let Some(before) = before.filter(|before| Some(before.as_str()) != url) {
         let event = AuditEvent {
             action: AuditAction::NodeWorkerUrl,

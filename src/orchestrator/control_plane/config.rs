@@ -1,6 +1,6 @@
 //! Configurations of nodes: serving one, and acknowledgements of it.
 
-use super::{REPORT, base_url, calling_node, forgotten, own_slug};
+use super::{REPORT, base_url, calling_node, own_slug, unregistered};
 use crate::{
     api::{
         PAYLOAD_VERSION,
@@ -22,26 +22,27 @@ use crate::{
     },
     identity::store_problem,
     orchestrator::{Orchestrator, Settings},
-    store::Node,
+    store::{Acknowledged, Node},
 };
 use std::sync::Arc;
 
 pub(super) async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
-    let token = orchestrator.identity.worker_token(node.id);
+    let token = orchestrator
+        .identity
+        .worker_token(node.id, node.registration);
     let mut config = content(
         &orchestrator.settings,
         &node.slug,
         sha256_hex(&token),
         base_url(&orchestrator, &request),
     );
-    let stored = serde_json::to_string(&config).map_err(|_| Problem::internal())?;
     let version = orchestrator
         .store
-        .node_config_serve(node.id, stored)
+        .node_config_serve(node.id, node.registration, config.clone())
         .await
         .map_err(store_problem)?
-        .ok_or_else(forgotten)?;
+        .ok_or_else(unregistered)?;
     config.config_version = version.to_string();
     config.issued_at = Some(Time::now());
     config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
@@ -55,39 +56,42 @@ pub(super) async fn config(orchestrator: Arc<Orchestrator>, request: Request) ->
 /// Whether the node runs with another configuration than it would be served now: what it was last served
 /// differs, or it has applied an older one only.
 pub(in crate::orchestrator) fn is_stale(orchestrator: &Orchestrator, node: &Node) -> bool {
-    let Some(served) = node.config.as_deref() else {
+    if node.config.is_none() {
         return false;
-    };
+    }
     if node.ack_status == Some(AckStatus::Applied) && node.ack_version != Some(node.config_version)
     {
         return true;
     }
-    let Ok(before) = serde_json::from_str::<NodeConfig>(served) else {
+    let Some(served) = node.served() else {
         return true;
     };
-    let token = present_token(orchestrator, node, &before);
-    let base_url = before.orchestrator.base_url;
+    let before = served.content;
+    let token = if before.worker_api.orchestrator_bearer_token.is_empty() {
+        // An older release stored none.
+        String::new()
+    } else {
+        sha256_hex(
+            orchestrator
+                .identity
+                .worker_token(node.id, node.registration),
+        )
+    };
+    let base_url = before.orchestrator.base_url.clone();
     let now = content(&orchestrator.settings, &node.slug, token, base_url);
-    serde_json::to_string(&now).ok().as_deref() != Some(served)
+    serde_json::to_string(&now).ok() != serde_json::to_string(&before).ok()
 }
 
-/// Whether what the node was last served carries the token by which it is called now. Our key for these
-/// tokens is a file, which may have been lost or restored since.
-pub(in crate::orchestrator) fn has_present_token(orchestrator: &Orchestrator, node: &Node) -> bool {
-    let served = node.config.as_deref();
-    let before = served.and_then(|served| serde_json::from_str::<NodeConfig>(served).ok());
-    before.is_none_or(|before| {
-        let token = &before.worker_api.orchestrator_bearer_token;
-        *token == present_token(orchestrator, node, &before)
+/// Whether what the node was last served carries the token that our key gives for it. That key is a file,
+/// which may have been lost or restored since.
+pub(in crate::orchestrator) fn has_present_key(orchestrator: &Orchestrator, node: &Node) -> bool {
+    node.served().is_none_or(|served| {
+        let stored = &served.content.worker_api.orchestrator_bearer_token;
+        let token = orchestrator
+            .identity
+            .worker_token(node.id, served.registration);
+        stored.is_empty() || *stored == sha256_hex(token)
     })
-}
-
-/// What stands for the node's present token in what is stored; nothing in what an older release has stored.
-fn present_token(orchestrator: &Orchestrator, node: &Node, before: &NodeConfig) -> String {
-    if before.worker_api.orchestrator_bearer_token.is_empty() {
-        return String::new();
-    }
-    sha256_hex(orchestrator.identity.worker_token(node.id))
 }
 
 pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
@@ -105,21 +109,27 @@ pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Re
         ack.status,
         ack.error.as_ref().map(|error| error.message.clone()),
     );
-    let stored = orchestrator
+    let outcome = orchestrator
         .store
-        .node_ack(node.id, version, ack, Time::now())
+        .node_ack(node.id, node.registration, version, ack, Time::now())
         .await
         .map_err(store_problem)?;
-    if !stored {
-        // It may have been forgotten just now.
-        calling_node(&orchestrator, &request).await?;
-        return Err(Problem::new(
-            Kind::Conflict,
-            format!(
+    let conflict = |detail: String| Err(Problem::new(Kind::Conflict, detail));
+    let is_first = match outcome {
+        Acknowledged::Stored { is_first } => is_first,
+        Acknowledged::Unregistered => return Err(unregistered()),
+        Acknowledged::NeverServed => {
+            return conflict(format!(
                 "this node was never served configuration {version}; fetch it and acknowledge that version"
-            ),
-        ));
-    }
+            ));
+        }
+        Acknowledged::Replaced => {
+            return conflict(format!(
+                "configuration {version} carried a Worker API token that was replaced since; fetch the present \
+                 configuration, apply it and acknowledge that version"
+            ));
+        }
+    };
     tracing::info!(
         node = node.slug,
         version,
@@ -128,8 +138,9 @@ pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Re
         "configuration acknowledged"
     );
     orchestrator.avoided.forgive(node.id);
-    if status == nodes::AckStatus::Applied {
-        // It has just started, and may have by now what it refused a job for.
+    if status == AckStatus::Applied && is_first {
+        // It has just started, and may have by now what it refused a job for. One that says so again and
+        // again has not.
         let readmitted = orchestrator.store.node_readmit(node.id).await;
         readmitted.map_err(store_problem)?;
     }

@@ -2,7 +2,7 @@
 
 mod config;
 
-pub(super) use config::{has_present_token, is_stale};
+pub(super) use config::{has_present_key, is_stale};
 
 use super::{Orchestrator, health};
 use crate::{
@@ -75,9 +75,9 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         .node_register(capability, hash, node_key.map(sha256_hex), event)
         .await
         .map_err(store_problem)?;
-    let (status, id) = match registered {
-        Registration::Created(id) => (StatusCode::CREATED, id),
-        Registration::Known(id) => (StatusCode::OK, id),
+    let (status, id, registration) = match registered {
+        Registration::Created(id, registration) => (StatusCode::CREATED, id, registration),
+        Registration::Known(id, registration) => (StatusCode::OK, id, registration),
         Registration::Taken => {
             tracing::warn!(node = slug, %peer, "a machine asked for the slug of another one");
             return Err(slug_taken(&slug));
@@ -86,7 +86,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
     orchestrator.leftovers.owe(id);
     let base_url = base_url(&orchestrator, &request);
-    let (node_jwt, expires_at) = orchestrator.identity.node_token(id)?;
+    let (node_jwt, expires_at) = orchestrator.identity.node_token(id, registration)?;
     response::json(
         status,
         &Bootstrap {
@@ -133,11 +133,11 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     let event = AuditEvent::new(AuditAction::NodeWorkerUrl, now, Some(&request.origin()));
     let stored = orchestrator
         .store
-        .node_report(node.id, report, hash, event)
+        .node_report(node.id, node.registration, report, hash, event)
         .await
         .map_err(store_problem)?;
     if !stored {
-        return Err(forgotten());
+        return Err(unregistered());
     }
     let silent = now.since(orchestrator.liveness.heard(&node).at);
     orchestrator.leftovers.heard(node.id, silent);
@@ -147,17 +147,22 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
 
 /// The node that calls. One that was forgotten has to register again.
 async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<Node, Problem> {
-    let id: NodeId = orchestrator.identity.node(request.bearer())?;
+    let (id, registration): (NodeId, i64) = orchestrator.identity.node(request.bearer())?;
     let node = orchestrator
         .store
         .node_get(id)
         .await
         .map_err(store_problem)?;
-    node.ok_or_else(forgotten)
+    // A later one than ours was given out before this database was restored from a backup.
+    node.filter(|node| node.registration == registration)
+        .ok_or_else(unregistered)
 }
 
-fn forgotten() -> Problem {
-    Problem::unauthorized("this node is not registered any more; register again")
+fn unregistered() -> Problem {
+    Problem::unauthorized(
+        "this node is not registered any more, or has registered again since it was given this token; \
+         register again",
+    )
 }
 
 fn own_slug(pointer: &str, named: &str, node: &Node) -> Result<(), Problem> {

@@ -23,6 +23,7 @@ pub(in crate::orchestrator) fn node(slug: &str, concurrency: u32, running_jobs: 
         ack_status: Some(AckStatus::Applied),
         ack_error: None,
         running_jobs,
+        registration: 1,
     }
 }
 

@@ -1,0 +1,168 @@
+//! Processes that call under one identity, such as a node's.
+//!
+//! A data directory that was copied to a second machine makes two processes of one identity. Each process
+//! names itself by a random id. An id that follows another one is a restart; one that calls again after its
+//! successor did (A, B, A) shows that both are alive. That is over once only one of them has been heard for
+//! [`ALONE_AFTER`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Three intervals between reports.
+pub(crate) const ALONE_AFTER: Duration = Duration::from_secs(30);
+/// Processes of one identity that are remembered.
+const REMEMBERED: usize = 16;
+
+/// Answer to who calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Caller {
+    /// The only process of its identity.
+    Alone,
+    /// One of several; whether that was found just now.
+    Duplicate { is_news: bool },
+}
+
+/// Processes by identity.
+pub(crate) struct Instances<K>(Mutex<HashMap<K, Processes>>);
+
+impl<K> Default for Instances<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// Processes of one identity.
+struct Processes {
+    current: String,
+    /// Those before it, the last one last.
+    before: VecDeque<String>,
+    /// When each was heard last; empty while there is one.
+    rivals: HashMap<String, Instant>,
+}
+
+impl<K: Eq + Hash> Instances<K> {
+    fn map(&self) -> MutexGuard<'_, HashMap<K, Processes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this process has called.
+    pub(crate) fn hear(&self, identity: K, process: &str, now: Instant) -> Caller {
+        let mut map = self.map();
+        let processes = map.entry(identity).or_insert_with(|| Processes {
+            current: process.to_owned(),
+            before: VecDeque::new(),
+            rivals: HashMap::new(),
+        });
+        processes.hear(process, now)
+    }
+
+    /// Whether several processes have this identity now.
+    pub(crate) fn has_duplicate(&self, identity: &K, now: Instant) -> bool {
+        let map = self.map();
+        let processes = map.get(identity);
+        processes.is_some_and(|processes| processes.heard(now).count() > 1)
+    }
+
+    /// Forgets an identity.
+    pub(crate) fn forget(&self, identity: &K) {
+        self.map().remove(identity);
+    }
+}
+
+impl Processes {
+    /// Rivals that were heard lately.
+    fn heard(&self, now: Instant) -> impl Iterator<Item = &String> {
+        let is_recent = move |at: &Instant| now.saturating_duration_since(*at) < ALONE_AFTER;
+        let rivals = self.rivals.iter();
+        rivals
+            .filter(move |(_, at)| is_recent(at))
+            .map(|(id, _)| id)
+    }
+
+    fn hear(&mut self, process: &str, now: Instant) -> Caller {
+        let is_known = process == self.current;
+        if self.rivals.is_empty() {
+            if is_known {
+                return Caller::Alone;
+            }
+            if !self.before.iter().any(|id| id == process) {
+                self.replace(process);
+                return Caller::Alone;
+            }
+            self.rivals.insert(self.current.clone(), now);
+            self.rivals.insert(process.to_owned(), now);
+            return Caller::Duplicate { is_news: true };
+        }
+        if self.rivals.len() < REMEMBERED || self.rivals.contains_key(process) {
+            self.rivals.insert(process.to_owned(), now);
+        }
+        if self.heard(now).any(|id| id != process) {
+            return Caller::Duplicate { is_news: false };
+        }
+        for rival in std::mem::take(&mut self.rivals).into_keys() {
+            self.remember(rival);
+        }
+        self.replace(process);
+        Caller::Alone
+    }
+
+    /// Takes a process for the present one.
+    fn replace(&mut self, process: &str) {
+        let before = std::mem::replace(&mut self.current, process.to_owned());
+        self.remember(before);
+        self.before.retain(|id| id != process);
+    }
+
+    fn remember(&mut self, process: String) {
+        self.before.retain(|id| *id != process);
+        self.before.push_back(process);
+        if self.before.len() > REMEMBERED {
+            self.before.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALONE: Caller = Caller::Alone;
+    const FOUND: Caller = Caller::Duplicate { is_news: true };
+    const STILL: Caller = Caller::Duplicate { is_news: false };
+
+    #[test]
+    fn only_a_process_that_calls_again_is_a_duplicate() {
+        let (instances, now) = (Instances::default(), Instant::now());
+        let hear = |process: &str, seconds| {
+            instances.hear("box", process, now + Duration::from_secs(seconds))
+        };
+        let has_duplicate =
+            |seconds| instances.has_duplicate(&"box", now + Duration::from_secs(seconds));
+        // Restarts.
+        assert_eq!(
+            [hear("a", 0), hear("a", 1), hear("b", 2), hear("c", 3)],
+            [ALONE; 4]
+        );
+        assert!(!has_duplicate(3));
+        assert_eq!(instances.hear("other", "a", now), ALONE);
+        assert_eq!(
+            [hear("b", 4), hear("c", 5), hear("b", 34)],
+            [FOUND, STILL, STILL]
+        );
+        assert!(has_duplicate(34));
+        // A restart of one of them is none that ends it.
+        assert_eq!(hear("d", 34), STILL);
+        // Only one goes on.
+        assert_eq!(hear("d", 63), STILL);
+        assert!(!has_duplicate(64));
+        assert_eq!([hear("d", 64), hear("d", 65), hear("e", 66)], [ALONE; 3]);
+        assert_eq!(hear("b", 67), FOUND, "it is there again");
+        instances.forget(&"box");
+        assert_eq!(hear("e", 68), ALONE);
+    }
+}
