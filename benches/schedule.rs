@@ -16,7 +16,9 @@ use cynode::{
         time::Time,
     },
     orchestrator::scheduler::{Memory, look},
-    store::{Authority, Creation, FinishedJob, NewUser, QueueLimits, Registration, Store},
+    store::{
+        Acknowledged, Authority, Creation, FinishedJob, NewUser, QueueLimits, Registration, Store,
+    },
 };
 use futures_util::{StreamExt as _, stream};
 use std::time::{Duration, Instant};
@@ -207,10 +209,15 @@ async fn add_node(store: &Store, n: usize) {
         None,
         event(AuditAction::NodeRegister),
     );
-    let Registration::Created(id) = registered.await.unwrap() else {
+    let Registration::Created(id, registration) = registered.await.unwrap() else {
         panic!("the slug is new");
     };
-    store.node_config_serve(id, "{}".to_owned()).await.unwrap();
+    let content = serde_json::json!({"version": 1, "config_version": ""});
+    let content = serde_json::from_value(content).unwrap();
+    store
+        .node_config_serve(id, registration, content)
+        .await
+        .unwrap();
     let ack = ConfigAck {
         version: 1,
         node_slug: format!("box-{n}"),
@@ -220,5 +227,9 @@ async fn add_node(store: &Store, n: usize) {
         error: None,
         effective_config_hash: None,
     };
-    assert!(store.node_ack(id, 1, ack, Time::now()).await.unwrap());
+    let acknowledged = store.node_ack(id, registration, 1, ack, Time::now());
+    assert!(matches!(
+        acknowledged.await.unwrap(),
+        Acknowledged::Stored { .. }
+    ));
 }

@@ -41,6 +41,9 @@ pub enum AuditAction {
     /// Another address of a node's Worker API.
     #[serde(rename = "node.change_worker_url")]
     NodeWorkerUrl,
+    /// Two machines found to call as one node.
+    #[serde(rename = "node.duplicate")]
+    NodeDuplicate,
     /// A node that gets no more jobs.
     #[serde(rename = "node.drain")]
     NodeDrain,
@@ -54,7 +57,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// Every action there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Login,
         Self::Refresh,
         Self::Logout,
@@ -66,6 +69,7 @@ impl AuditAction {
         Self::AdminRead,
         Self::NodeRegister,
         Self::NodeWorkerUrl,
+        Self::NodeDuplicate,
         Self::NodeDrain,
         Self::NodeResume,
         Self::NodeForget,
@@ -85,6 +89,7 @@ impl AuditAction {
             Self::AdminRead => "admin.read",
             Self::NodeRegister => "node.register",
             Self::NodeWorkerUrl => "node.change_worker_url",
+            Self::NodeDuplicate => "node.duplicate",
             Self::NodeDrain => "node.drain",
             Self::NodeResume => "node.resume",
             Self::NodeForget => "node.forget",

@@ -29,6 +29,11 @@ pub const INSTANCE_HEADER: &str = "cynode-instance-id";
 /// Longest id of a process, in bytes.
 pub const MAX_INSTANCE_ID: usize = 64;
 
+/// Whether a text can be the id of a process.
+pub fn is_instance_id(text: &str) -> bool {
+    (1..=MAX_INSTANCE_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// The only payload version spoken between orchestrator and node.
 pub const PAYLOAD_VERSION: u64 = 1;
 
@@ -130,7 +135,7 @@ const MAX_ORCHESTRATOR_ID_BYTES: usize = 256;
 
 /// Identity of an orchestrator, made at its first start and kept in its database (contract, section 3).
 /// A node compares it and reads nothing into it, so that a peer may give it a form of its own.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OrchestratorId(String);
 

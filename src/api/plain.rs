@@ -71,7 +71,7 @@ impl PlainAnswer {
         let status = Outcome::ALL
             .into_iter()
             .find(|status| status.as_str() == self.status)
-            .ok_or_else(|| format!("unknown status {:.40?}", self.status))?;
+            .ok_or_else(|| "its status is none that we know".to_owned())?;
         let (exit_code, error) = end(status, self.exit_code, self.error.map(error));
         let truncated = |stream| {
             let truncated = self.truncated.as_ref();

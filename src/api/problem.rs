@@ -65,6 +65,8 @@ kinds! {
     Conflict = 409 "conflict" "The request conflicts with the present state";
     /// The slug belongs to another machine.
     SlugTaken = 409 "slug-taken" "The node's slug is taken";
+    /// Two processes call under one identity.
+    DuplicateInstance = 409 "duplicate-instance" "Two processes run with the same data directory";
     /// The worker has finished and forgotten this job.
     JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
     /// An idempotency key came back with another body.

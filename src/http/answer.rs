@@ -2,7 +2,8 @@
 
 use super::{
     MAX_BODY_BYTES,
-    client::{CallError, malformed, parse, transport},
+    call_error::{CallError, malformed, transport},
+    client::parse,
     lines::LineBuffer,
 };
 use bytes::Bytes;

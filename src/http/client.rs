@@ -1,7 +1,10 @@
 //! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
 
+pub use super::call_error::CallError;
+
 use super::{
     answer::{Answer, Lines, collect},
+    call_error::{malformed, transport},
     request::parse_json,
     resolve::{Connector, Guard},
 };
@@ -32,79 +35,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const NDJSON: &str = "application/x-ndjson";
 /// What is read of an answer that is only looked at.
 const LOOK_BYTES: usize = 4096;
-
-/// Why a call gave no usable answer.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// No answer came: not reached, cut off, or too slow. Whether the other side acted is unknown.
-    #[error("no answer from {url}: {reason}")]
-    Transport {
-        /// Whom we called.
-        url: String,
-        /// What happened.
-        reason: String,
-        /// Whether a connection was made; without one the other side can't have acted.
-        connected: bool,
-    },
-    /// The other side refused.
-    #[error("{status} from {url}: {}", problem.detail)]
-    Refused {
-        /// Whom we called.
-        url: String,
-        /// Its status.
-        status: StatusCode,
-        /// Its reason; empty fields where it didn't speak problem+json.
-        problem: Box<ProblemBody>,
-    },
-    /// It answered something that isn't in the contract.
-    #[error("{url} answered what this cynode doesn't understand: {reason}")]
-    Malformed {
-        /// Whom we called.
-        url: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl CallError {
-    /// Whether it is certain that the other side never heard of the call.
-    pub fn is_unsent(&self) -> bool {
-        matches!(
-            self,
-            Self::Transport {
-                connected: false,
-                ..
-            }
-        )
-    }
-
-    /// An answer that was waited for in vain.
-    pub fn silent(url: &str, limit: Duration) -> Self {
-        transport(url, format!("nothing was heard for {} s", limit.as_secs()))
-    }
-
-    /// Whether the other side may know no such call. A 404 in the words of a cynode is about a thing.
-    pub fn is_unsupported(&self) -> bool {
-        match self {
-            Self::Refused {
-                status, problem, ..
-            } => match *status {
-                StatusCode::NOT_FOUND => problem.slug().is_empty(),
-                StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => true,
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-
-    /// The status of a refusal.
-    pub fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Refused { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
-}
 
 /// An HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
@@ -359,21 +289,6 @@ async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Byte
 
 pub(super) fn parse<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, CallError> {
     parse_json(bytes).map_err(|problem| malformed(url, problem.detail))
-}
-
-pub(super) fn malformed(url: &str, reason: String) -> CallError {
-    CallError::Malformed {
-        url: url.to_owned(),
-        reason,
-    }
-}
-
-pub(super) fn transport(url: &str, reason: impl Into<String>) -> CallError {
-    CallError::Transport {
-        url: url.to_owned(),
-        reason: reason.into(),
-        connected: true,
-    }
 }
 
 /// An answer of any kind, as it was found.

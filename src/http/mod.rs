@@ -6,6 +6,7 @@
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
 pub mod answer;
+mod call_error;
 pub mod client;
 pub mod gate;
 pub mod lines;

@@ -50,6 +50,7 @@ impl Machine {
             reported_at: Some(Time::now()),
             node: NodeInfo {
                 node_slug: settings.slug.clone(),
+                instance_id: Some(uuid::Uuid::new_v4().to_string()),
                 name: settings.name.clone(),
                 labels: Some(settings.labels.clone()),
                 stopping_since: None,

@@ -5,6 +5,7 @@ use crate::{
     api::{
         check_version,
         nodes::{Bootstrap, ConfigAck, NodeConfig, Register},
+        problem::Kind,
     },
     errors,
     http::client::{CallError, Client},
@@ -161,9 +162,14 @@ pub(super) use patiently;
 pub(super) fn may_pass(error: &NodeError) -> bool {
     match error {
         NodeError::NoWay { .. } | NodeError::Call(CallError::Transport { .. }) => true,
-        NodeError::Call(error) => error.status().is_some_and(|status| {
-            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
-        }),
+        NodeError::Call(error) => {
+            let status = error.status();
+            // Another machine calls as this node, and may be stopped.
+            error.is_problem(Kind::DuplicateInstance)
+                || status.is_some_and(|status| {
+                    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+                })
+        }
         _ => false,
     }
 }
@@ -175,7 +181,7 @@ pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &NodeError) {
         tracing::warn!(
             step = what,
             error,
-            "the orchestrator is not to be had; trying until it is"
+            "the orchestrator is unreachable or refuses this node at present; retrying"
         );
     }
     tokio::time::sleep(pauses.take()).await;

@@ -3,6 +3,7 @@
 //! A machine that died counts as heard for some seconds yet, and has all its slots free: without
 //! this it would be offered every job again and again.
 
+use super::node_words::Reason;
 use crate::{api::NodeId, pause};
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ struct Entry {
     refusals: u32,
     until: Instant,
     /// What is wrong with it; nothing where it is only busy.
-    why: Option<String>,
+    why: Option<Reason>,
 }
 
 /// The nodes that are left alone now.
@@ -35,7 +36,7 @@ impl Avoided {
 
     /// The node did not take a job, because of `why` where it isn't only busy. Each time that it is asked again in vain it is left alone for
     /// longer; jobs that failed together count once.
-    pub(super) fn refused(&self, node: NodeId, why: Option<&str>) {
+    pub(super) fn refused(&self, node: NodeId, why: Option<Reason>) {
         let now = Instant::now();
         let mut map = self.map();
         let refusals = match map.get(&node) {
@@ -48,7 +49,7 @@ impl Avoided {
             Entry {
                 refusals,
                 until: now + pause::nth(FIRST, LONGEST, refusals),
-                why: why.map(str::to_owned),
+                why,
             },
         );
     }
@@ -65,7 +66,7 @@ impl Avoided {
     }
 
     /// Why a node that was asked just now did not take a job.
-    pub(super) fn why(&self, node: NodeId) -> Option<String> {
+    pub(super) fn why(&self, node: NodeId) -> Option<Reason> {
         let map = self.map();
         let entry = map.get(&node)?;
         // Once may be chance: a node that is just restarting.

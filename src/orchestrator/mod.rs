@@ -20,6 +20,8 @@ mod liveness;
 mod metrics;
 mod node_address;
 mod node_client;
+mod node_views;
+mod node_words;
 mod presence;
 mod readiness;
 mod recovery;
@@ -32,25 +34,17 @@ mod upkeep;
 pub use bootstrap::Welcome;
 use bootstrap::{FirstAdmin, Join};
 pub use data::{DatabaseMissing, missing_database};
-use readiness::Standing;
 
 use crate::{
-    api::{
-        NodeId, TaskId,
-        image::ImageRef,
-        nodes::{NodeStatus, NodeView},
-        problem::Problem,
-        tasks::TaskStatus,
-        time::Time,
-    },
+    api::{NodeId, TaskId, image::ImageRef, tasks::TaskStatus, time::Time},
     data_dir::{DataDir, RoleLock},
     http::{
         gate::Gate,
         server::{self, Shutdown},
     },
-    identity::{Identity, Keys, store_problem},
+    identity::{Identity, Keys},
     instances::Instances,
-    store::{Node, QueueLimits, Retention, Store, StoreError},
+    store::{QueueLimits, Retention, Store, StoreError},
     tasks::Tasks,
 };
 use futures_util::future::select_all;
@@ -267,48 +261,6 @@ impl Orchestrator {
         ]
     }
 
-    /// Whether a node may be given jobs now.
-    fn may_be_given_jobs(&self, node: &Node, now: Time) -> bool {
-        let heard = self.liveness.heard(node);
-        readiness::standing(node, self.worker_url(node), &heard, now).status == NodeStatus::Ready
-            && !self.avoided.has(node.id)
-    }
-
-    fn node_view(&self, node: Node) -> NodeView {
-        let url = self.worker_url(&node).map(str::to_owned);
-        let now = Time::now();
-        let heard = self.liveness.heard(&node);
-        let mut standing = readiness::standing(&node, url.as_deref(), &heard, now);
-        if standing.status == NodeStatus::Ready
-            && let Some(why) = self.avoided.why(node.id)
-        {
-            standing = Standing::refuses(&why);
-        }
-        let stale = control_plane::is_stale(self, &node);
-        let report = &node.capability;
-        if standing.reason.is_none() {
-            let others = readiness::other_jobs(report);
-            standing.reason = others.or(stale.then(|| readiness::STALE.to_owned()));
-        }
-        NodeView {
-            status: standing.status,
-            reason: standing.reason,
-            worker_api_target_url: url,
-            config_stale: stale,
-            config_version: node.config_version.to_string(),
-            acked_config_version: node.ack_version.map(|version| version.to_string()),
-            ack_status: node.ack_status,
-            last_seen_at: heard.at,
-            running_jobs: node.running_jobs,
-            max_concurrency: report.max_concurrency(),
-            labels: report.node.labels.clone().unwrap_or_default(),
-            name: report.node.name.clone(),
-            gpu: report.gpu.clone(),
-            inference: report.inference.clone(),
-            node_slug: node.slug,
-        }
-    }
-
     /// What a task waits for, where that is more than a moment.
     async fn waits_for(&self, task: TaskId, status: TaskStatus) -> Option<String> {
         match status {
@@ -327,11 +279,6 @@ impl Orchestrator {
             }
             _ => None,
         }
-    }
-
-    async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {
-        let nodes = self.store.node_list().await.map_err(store_problem)?;
-        Ok(nodes.into_iter().map(|node| self.node_view(node)).collect())
     }
 }
 

@@ -3,10 +3,10 @@
 use super::liveness::Heard;
 use crate::{
     api::{
-        nodes::{AckStatus, CapabilityReport, Inference, NodeStatus, NodeView},
+        nodes::{AckError, AckStatus, CapabilityReport, Inference, NodeStatus, NodeView},
         time::Time,
     },
-    orchestrator::summary,
+    orchestrator::{node_words::Reason, summary},
     store::{Demands, Node, Prospects},
 };
 use std::time::Duration;
@@ -14,12 +14,16 @@ use std::time::Duration;
 /// A node that was not heard for so long is offline.
 pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
 /// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
-const FAILED: &str = "could not apply its configuration: ";
+const FAILED: &str = "could not apply its configuration";
 /// How the reason of a node that runs no sandboxes begins; the node's own words follow.
-const UNSUPPORTED: &str = "runs no sandboxes at present: ";
+const UNSUPPORTED: &str = "runs no sandboxes at present";
 /// Reason of a node whose Worker API answers that it is not ready. Its own words stay with it: whoever has
 /// its address could say anything to everybody here.
 const UNREADY: &str = "its Worker API answers that it is not ready; see its log";
+/// Reason of a node as which two machines call.
+pub(super) const DUPLICATE: &str = "two machines run with the same data directory as this node; stop one of them, \
+    or start it with another --data-dir and another --slug; jobs are given to neither until only one has been heard \
+    for 30 s";
 /// Said of a node that is ready, and for which there is a newer configuration.
 pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
@@ -29,15 +33,15 @@ const NAMED: usize = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) status: NodeStatus,
-    pub(super) reason: Option<String>,
+    pub(super) reason: Option<Reason>,
 }
 
 impl Standing {
     /// It counts as ready, and doesn't take jobs.
-    pub(super) fn refuses(why: &str) -> Self {
+    pub(super) fn refuses(why: impl Into<Reason>) -> Self {
         Self {
             status: NodeStatus::NotReady,
-            reason: Some(why.to_owned()),
+            reason: Some(why.into()),
         }
     }
 }
@@ -46,7 +50,11 @@ impl Standing {
 pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time) -> Standing {
     let is = |status, reason: String| Standing {
         status,
-        reason: Some(reason),
+        reason: Some(reason.into()),
+    };
+    let refuses = |ours: String, words: Option<&str>| Standing {
+        status: NodeStatus::NotReady,
+        reason: Some(Reason::with_words(ours, words)),
     };
     if let Some(stopped) = stopped(node, now) {
         let jobs = match node.running_jobs {
@@ -79,8 +87,9 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
     match node.ack_status {
         Some(AckStatus::Applied) => {}
         Some(AckStatus::Failed) => {
-            let cause = node.ack_error.as_deref().unwrap_or("it did not say why");
-            return is(NodeStatus::NotReady, format!("{FAILED}{cause}"));
+            let (kind, words) = AckError::stored(node.ack_error.as_deref().unwrap_or_default());
+            let kind = kind.unwrap_or("it did not say why in words that we know");
+            return refuses(format!("{FAILED}: {kind}"), words);
         }
         None => {
             return is(
@@ -99,8 +108,11 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
     if node.capability.max_concurrency() == 0 {
         let sandbox = node.capability.sandbox.as_ref();
         let cause = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
-        let cause = cause.unwrap_or("it did not say why; run cynode doctor there");
-        return is(NodeStatus::NotReady, format!("{UNSUPPORTED}{cause}"));
+        let ours = match cause {
+            Some(_) => UNSUPPORTED.to_owned(),
+            None => format!("{UNSUPPORTED}: it did not say why; run cynode doctor there"),
+        };
+        return refuses(ours, cause);
     }
     if heard.is_unready {
         return is(NodeStatus::NotReady, UNREADY.to_owned());
@@ -144,7 +156,7 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         .filter(|node| node.status == NodeStatus::Ready)
         .collect();
     if ready.is_empty() {
-        let each = each(nodes, brief);
+        let each = each(nodes, reason);
         return Err(format!("no node takes jobs; {each}"));
     }
     let why_not = |node: &NodeView| why_no_inference(node.inference.as_ref());
@@ -176,24 +188,10 @@ fn each<'a>(
     said.join("; ")
 }
 
-/// Why a node isn't ready, for whoever asks: of its own words only the kind, since its paths, images
-/// and logs are nobody's business.
-fn brief(node: &NodeView) -> String {
-    let reason = node.reason.as_deref().unwrap_or("not ready");
-    let slug = &node.node_slug;
-    if reason.starts_with(UNSUPPORTED) {
-        return format!("{UNSUPPORTED}cynode nodes show {slug} says why");
-    }
-    let Some(cause) = reason.strip_prefix(FAILED) else {
-        return reason.to_owned();
-    };
-    let kind = cause.split(':').next().unwrap_or_default();
-    let kind: String = kind
-        .chars()
-        .filter(|c| c.is_ascii_lowercase() || *c == '-')
-        .take(40)
-        .collect();
-    format!("{FAILED}{kind}, more with cynode nodes show {slug}")
+/// Why a node isn't ready, as its view for everybody says it.
+fn reason(node: &NodeView) -> String {
+    let reason = node.reason.as_deref();
+    reason.unwrap_or("not ready").to_owned()
 }
 
 /// Why a node that reports this has no inference running; `None` when it has.
@@ -255,13 +253,13 @@ fn no_free_node(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
         return Some(match fitting[..] {
             [] if !refusals.is_empty() => "no other node fits".to_owned(),
             _ if !refusals.is_empty() => {
-                let each = each(fitting, brief);
+                let each = each(fitting, reason);
                 format!("no other node that fits takes jobs; {each}")
             }
             [] => format!("no node has the label {labels}"),
             _ => format!(
                 "no node that takes jobs has the label {labels}; {}",
-                each(fitting, brief)
+                each(fitting, reason)
             ),
         });
     }

@@ -1,13 +1,12 @@
 //! One line on how a job ended, for people.
 
+use super::node_words::clean;
 use crate::{
     api::jobs::{JobError, JobErrorKind, JobResult, Outcome},
     store::Refusals,
 };
 use std::time::Duration;
 
-/// Most of a cause that a summary repeats, in bytes.
-const MAX_CAUSE: usize = 600;
 /// Most nodes that a line names.
 const MAX_NAMED: usize = 10;
 
@@ -18,7 +17,10 @@ pub(super) fn of(result: &JobResult) -> String {
         (_, _, Some(error)) => {
             return match error.kind {
                 JobErrorKind::Lost => format!("lost: {}", line(&error.message)),
-                JobErrorKind::Other => line(&error.message),
+                JobErrorKind::Other => {
+                    "could not run, or ended, for a reason of no kind that we know; its result has the node's words"
+                        .to_owned()
+                }
                 _ => format!(
                     "could not run ({}): {}",
                     error.kind.as_str(),
@@ -63,10 +65,7 @@ pub(super) fn refused_by_all(refusals: &Refusals) -> String {
 
 /// A cause in one line of bounded length.
 pub(super) fn line(text: &str) -> String {
-    // Podman says first what it tries, and last why it failed.
-    let mut line = text.lines().collect::<Vec<_>>().join(" ");
-    line.truncate(line.floor_char_boundary(MAX_CAUSE));
-    line
+    clean(text)
 }
 
 /// In the unit that a person would take.

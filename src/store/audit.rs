@@ -11,7 +11,8 @@ use rusqlite::{Connection, Row, params};
 const KEPT: i64 = 1_000_000;
 /// What goes after that. Each event is looked at once, when it is so many from the newest.
 const FORGET: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
-    OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register', 'node.change_worker_url'))";
+    OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
+        'node.change_worker_url', 'node.duplicate'))";
 
 /// Which events to list.
 pub struct AuditFilter {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     NodeId,
-    nodes::{AckStatus, ConfigAck, NodeConfig},
+    nodes::{AckError, AckStatus, ConfigAck, NodeConfig},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -174,7 +174,7 @@ impl Store {
             if version < served.token_since {
                 return Ok(Acknowledged::Replaced);
             }
-            let error = ack.error.as_ref().map(|error| format!("{}: {}", error.kind, error.message));
+            let error = ack.error.as_ref().map(AckError::line);
             c.execute(
                 "UPDATE nodes SET ack_version = ?2, ack_status = ?3, ack_error = ?4, ack_at = ?5, last_seen_at = ?5
                  WHERE id = ?1",

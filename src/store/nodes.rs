@@ -101,6 +101,23 @@ pub(super) fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError>
 }
 
 impl Store {
+    /// The node of this slug, where a machine that shows this key may use it.
+    pub async fn node_owned(
+        &self,
+        slug: String,
+        key_sha256: Option<String>,
+    ) -> Result<Option<NodeId>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
+            let known: Option<(NodeId, Option<String>)> = c
+                .query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let owned = known.filter(|(_, owner)| may_use(owner.as_deref(), key_sha256.as_deref()));
+            Ok(owned.map(|(id, _)| id))
+        })
+        .await
+    }
+
     /// Makes the node of this slug, or takes it up again where it is this machine's.
     pub async fn node_register(
         &self,

@@ -5,10 +5,9 @@ use super::{
     ledger::{Admission, Job, Ledger},
     told::{self, Telling},
 };
-use crate::tasks::Tasks;
 use crate::{
     api::{
-        OrchestratorId,
+        INSTANCE_HEADER, OrchestratorId, is_instance_id,
         jobs::{JobList, RunJob},
         problem::{Kind, Problem},
     },
@@ -17,18 +16,29 @@ use crate::{
         response::{self, Reply},
         router::Router,
     },
+    instances::{Caller, Instances},
+    tasks::Tasks,
 };
 use http::{Method, StatusCode};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use tokio::time::Instant;
+
+/// Reason for which no orchestrator may start or forget jobs while two of them call as one.
+const DUPLICATE: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
+    results kept, until only one has called for 30 s";
+/// When one may try again, in seconds.
+const RETRY_SECONDS: u64 = 10;
 
 /// What the handlers share.
 pub(super) struct Api {
     pub(super) ledger: Arc<Ledger>,
     pub(super) shop: Arc<Workshop>,
     pub(super) running: Tasks,
+    /// Processes that call as orchestrators.
+    pub(super) instances: Instances<OrchestratorId>,
     /// Set at shutdown: nothing new is started.
     pub(super) closing: AtomicBool,
 }
@@ -60,13 +70,41 @@ impl Api {
 
     /// Checks the token of a request; the orchestrator that it belongs to.
     fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
-        let terms = self.shop.terms.borrow();
-        if terms.admit(request) {
-            return Ok(terms.orchestrator.clone());
+        let owner = {
+            let terms = self.shop.terms.borrow();
+            terms.admit(request).then(|| terms.orchestrator.clone())
+        };
+        if let Some(owner) = owner {
+            if let Some(owner) = &owner {
+                self.hear(owner, request);
+            }
+            return Ok(owner);
         }
         Err(Problem::unauthorized(
             "this is not the token that the orchestrator gave this node; restart the node to have it fetch the present one",
         ))
+    }
+
+    /// Notes which process of an orchestrator calls.
+    fn hear(&self, owner: &OrchestratorId, request: &Request) {
+        let instance = request.header(INSTANCE_HEADER);
+        let Some(instance) = instance.filter(|instance| is_instance_id(instance)) else {
+            return;
+        };
+        let caller = self.instances.hear(owner.clone(), instance, Instant::now());
+        if caller == (Caller::Duplicate { is_news: true }) {
+            tracing::warn!(address = %request.connection.client, "{DUPLICATE}");
+        }
+    }
+
+    /// Refuses what two orchestrators with one database would each do without the other's knowledge.
+    fn check_alone(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
+        let is_duplicate =
+            owner.is_some_and(|owner| self.instances.has_duplicate(owner, Instant::now()));
+        if is_duplicate {
+            return Err(Problem::new(Kind::Unavailable, DUPLICATE).retry_after(RETRY_SECONDS));
+        }
+        Ok(())
     }
 
     /// The job that a request names, where it belongs to the orchestrator that asks.
@@ -89,9 +127,11 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
             "this worker is shutting down; send the job to another node",
         ));
     }
-    let admission = api
-        .ledger
-        .admit(owner, wanted, &image, || api.shop.check())?;
+    let caller = owner.clone();
+    let admission = api.ledger.admit(owner, wanted, &image, || {
+        api.check_alone(caller.as_ref())?;
+        api.shop.check()
+    })?;
     let job = match admission {
         Admission::Known(job) => job,
         Admission::New(job, spec) => {
@@ -140,6 +180,7 @@ async fn cancel(api: Arc<Api>, request: Request) -> Reply {
 
 async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
+    api.check_alone(owner.as_ref())?;
     let id = request.param("id", "job")?;
     api.ledger
         .forget_as(owner.as_ref(), id, attempt(&request)?)?;

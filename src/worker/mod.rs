@@ -26,6 +26,7 @@ use crate::{
     data_dir::{DataDir, RoleLock, make_private_dir},
     engine::{Engine, EngineError, Images, Program, probe},
     http::{gate::Gate, server},
+    instances::Instances,
     tasks::Tasks,
 };
 use std::{
@@ -214,6 +215,7 @@ impl Bench {
             ledger: Arc::clone(&ledger),
             shop: Arc::clone(&shop),
             running: Tasks::default(),
+            instances: Instances::default(),
             closing: AtomicBool::new(false),
         });
         for (job, entry) in found.open {

@@ -295,6 +295,34 @@ impl AckStatus {
     }
 }
 
+/// Kinds of trouble that we know.
+const KNOWN_CAUSES: [&str; 9] = [
+    "invalid-configuration",
+    "worker-api",
+    "image-unavailable",
+    "container-not-ours",
+    "port-in-use",
+    "model-server-not-started",
+    "model-server-silent",
+    "engine-error",
+    "image-not-allowed",
+];
+
+impl AckError {
+    /// What is stored of it.
+    pub fn line(&self) -> String {
+        format!("{}: {}", self.kind, self.message)
+    }
+
+    /// What was stored of one: its kind and its message, where we know the kind.
+    pub fn stored(line: &str) -> (Option<&str>, Option<&str>) {
+        match line.split_once(": ") {
+            Some((kind, message)) if KNOWN_CAUSES.contains(&kind) => (Some(kind), Some(message)),
+            _ => (None, None),
+        }
+    }
+}
+
 /// Why a configuration could not be applied.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AckError {

@@ -7,6 +7,7 @@ mod capability;
 mod config;
 mod reach;
 mod registration;
+mod report_check;
 mod rules;
 mod view;
 

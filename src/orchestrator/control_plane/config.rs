@@ -21,7 +21,7 @@ use crate::{
         response::{self, Reply},
     },
     identity::store_problem,
-    orchestrator::{Orchestrator, Settings},
+    orchestrator::{Orchestrator, Settings, node_words::clean},
     store::{Acknowledged, Node},
 };
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Re
     })?;
     let (status, error) = (
         ack.status,
-        ack.error.as_ref().map(|error| error.message.clone()),
+        ack.error.as_ref().map(|error| clean(&error.line())),
     );
     let outcome = orchestrator
         .store

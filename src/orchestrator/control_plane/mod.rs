@@ -4,7 +4,7 @@ mod config;
 
 pub(super) use config::{has_present_key, is_stale};
 
-use super::{Orchestrator, health};
+use super::{Orchestrator, health, readiness};
 use crate::{
     api::{
         NodeId, PAYLOAD_VERSION,
@@ -23,10 +23,12 @@ use crate::{
         router::Router,
     },
     identity::store_problem,
+    instances::Caller,
     store::{Node, Registration},
 };
 use http::{Method, StatusCode};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Longest registration: a report at its limits is smaller.
 const MAX_REGISTRATION: usize = 1024 * 1024;
@@ -70,9 +72,20 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         .check_worker_address(&request, &mut capability, "/capability")
         .await?;
     let (slug, hash) = (capability.node.node_slug.clone(), hash_of(&capability));
+    let key = node_key.map(sha256_hex);
+    let instance = capability.node.instance_id.clone();
+    // Whose slug it is comes first: nobody else can make a node look like two.
+    let known = orchestrator
+        .store
+        .node_owned(slug.clone(), key.clone())
+        .await
+        .map_err(store_problem)?;
+    if let Some(id) = known {
+        hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?;
+    }
     let registered = orchestrator
         .store
-        .node_register(capability, hash, node_key.map(sha256_hex), event)
+        .node_register(capability, hash, key, event)
         .await
         .map_err(store_problem)?;
     let (status, id, registration) = match registered {
@@ -83,6 +96,11 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
             return Err(slug_taken(&slug));
         }
     };
+    if known.is_none()
+        && let Some(instance) = &instance
+    {
+        orchestrator.instances.hear(id, instance, Instant::now());
+    }
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
     orchestrator.leftovers.owe(id);
     let base_url = base_url(&orchestrator, &request);
@@ -109,6 +127,33 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
     )
 }
 
+/// Notes which process of a node calls. While there are two, both are refused, and neither is given jobs:
+/// each would end and forget what the other one runs.
+async fn hear(
+    orchestrator: &Orchestrator,
+    id: NodeId,
+    slug: &str,
+    instance: Option<&str>,
+    request: &Request,
+) -> Result<(), Problem> {
+    let Some(instance) = instance else {
+        return Ok(());
+    };
+    let caller = orchestrator.instances.hear(id, instance, Instant::now());
+    let Caller::Duplicate { is_news } = caller else {
+        return Ok(());
+    };
+    let problem = Problem::new(Kind::DuplicateInstance, readiness::DUPLICATE);
+    if is_news {
+        tracing::warn!(node = slug, address = %request.connection.client, "{}", readiness::DUPLICATE);
+        let origin = request.origin();
+        let event = AuditEvent::new(AuditAction::NodeDuplicate, Time::now(), Some(&origin));
+        let event = event.by(id, slug).refused(&problem);
+        orchestrator.identity.note(event).await?;
+    }
+    Err(problem.retry_after(nodes::REPORT_INTERVAL_SECONDS))
+}
+
 fn slug_taken(slug: &str) -> Problem {
     Problem::new(
         Kind::SlugTaken,
@@ -125,6 +170,8 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     let mut report: CapabilityReport = request.payload().await?;
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
+    let instance = report.node.instance_id.as_deref();
+    hear(&orchestrator, node.id, &node.slug, instance, &request).await?;
     orchestrator
         .check_worker_address(&request, &mut report, "")
         .await?;

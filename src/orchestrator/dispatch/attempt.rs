@@ -19,6 +19,7 @@ use crate::{
         Orchestrator,
         live::{LiveTask, Moment},
         node_client::{Events, JobAnswer, NodeClient, Pending, Plain},
+        node_words::Reason,
         task_log,
     },
     pause::Pauses,
@@ -83,7 +84,7 @@ pub(super) async fn attend<'a>(
         verdict = follow(conversation) => verdict,
         verdict = cancel_when_asked(orchestrator, job, cancel) => verdict,
         () = tokio::time::sleep(limit) => {
-            Verdict::Lost(format!("its node told no end within {} s", limit.as_secs()))
+            Verdict::Lost(format!("its node told no end within {} s", limit.as_secs()).into())
         }
     };
     if lease.has_run() {
@@ -110,7 +111,7 @@ async fn follow(mut conversation: Conversation<'_>) -> Verdict {
         if conversation.heard {
             pauses.reset();
         }
-        tracing::debug!(job = %job.id, attempt = job.attempt, reason, "a node does not answer");
+        tracing::debug!(job = %job.id, attempt = job.attempt, %reason, "a node does not answer");
         tokio::time::sleep(pauses.take()).await;
     }
 }
@@ -324,7 +325,7 @@ pub(super) fn client_of<'a>(
     entry: Entry,
 ) -> Result<NodeClient<'a>, Trouble> {
     orchestrator.node_client(node).ok_or_else(|| {
-        let reason = "it has not said where its Worker API is".to_owned();
+        let reason = Reason::from("it has not said where its Worker API is");
         Trouble {
             verdict: (entry == Entry::Run).then(|| Verdict::NotBegun(reason.clone())),
             reason,
@@ -347,18 +348,18 @@ async fn cancel_when_asked(
         let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_CANCEL_PAUSE);
         // A 404 may mean that our own request to run is still under way.
         while let Err(Trouble { reason, .. }) = tell_cancel(orchestrator, job).await {
-            tracing::debug!(job = %job.id, reason, "a cancel was not heard");
+            tracing::debug!(job = %job.id, %reason, "a cancel was not heard");
             tokio::time::sleep(pauses.take()).await;
         }
         std::future::pending::<()>().await;
     };
     let _ = tokio::time::timeout(CANCEL_TIMEOUT, told).await;
-    Verdict::Lost("it was to be canceled, and its node told no end".to_owned())
+    Verdict::Lost("it was to be canceled, and its node told no end".into())
 }
 
 async fn tell_cancel(orchestrator: &Orchestrator, job: &RunningJob) -> Result<(), Trouble> {
     let node = node_of(orchestrator, job).await?;
     let client = client_of(orchestrator, &node, Entry::Attach)?;
     let canceled = client.cancel(job.id, job.attempt).await;
-    canceled.map_err(|error| Trouble::passing(error.to_string()))
+    canceled.map_err(|error| Trouble::passing(Reason::of(&error)))
 }

@@ -270,7 +270,7 @@ async fn ask_to_take<'a>(
             Ok(goes_on) => return Answer::Taken(goes_on),
             Err(trouble) => trouble,
         };
-        tracing::debug!(job = %next.id, attempt = next.attempt, reason, "a node does not take an offer");
+        tracing::debug!(job = %next.id, attempt = next.attempt, %reason, "a node does not take an offer");
         match verdict {
             Some(Verdict::Lost(_) | Verdict::Unreadable(_) | Verdict::Ended(_)) => {
                 return Answer::Unknown;

@@ -99,7 +99,7 @@ pub(super) fn start(
             .catch_unwind()
             .await
             .unwrap_or_else(|_| {
-                Verdict::Lost("the orchestrator made a mistake; its log says which".to_owned())
+                Verdict::Lost("the orchestrator made a mistake; its log says which".into())
             });
         let canceled = follower.is_canceled();
         let left = settle::settle(&orchestrator, &job, &live, verdict, canceled).await;

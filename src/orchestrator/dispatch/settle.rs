@@ -19,6 +19,7 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
+        node_words::Reason,
         refusals, summary, task_log,
     },
     pause::{self, Pauses},
@@ -92,13 +93,20 @@ pub(super) async fn stored<T, F: Future<Output = Result<T, StoreError>>>(
 pub(super) fn avoid(orchestrator: &Orchestrator, node: NodeId, verdict: &Verdict) {
     match verdict {
         Verdict::NotBegun(why) => {
-            let advice = format!(
-                "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
-                 there (--advertise-url at the node, --worker-url at the orchestrator)"
-            );
-            orchestrator.avoided.refused(node, Some(&advice));
+            let advice = why.clone().map(|why| {
+                format!(
+                    "does not take jobs ({why}); see its log, and that the orchestrator reaches its Worker API \
+                     there (--advertise-url at the node, --worker-url at the orchestrator)"
+                )
+            });
+            orchestrator.avoided.refused(node, Some(advice));
         }
-        Verdict::Unable(why) => orchestrator.avoided.refused(node, Some(why)),
+        Verdict::Unable(why) => {
+            let why = why
+                .clone()
+                .map(|why| format!("does not take jobs at present ({why})"));
+            orchestrator.avoided.refused(node, Some(why));
+        }
         Verdict::Busy(_) => {
             orchestrator.avoided.refused(node, None);
             // It should have had room, so it runs what nobody waits for.
@@ -142,7 +150,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
         Verdict::NotBegun(reason) | Verdict::Unable(reason) | Verdict::Busy(reason)
             if tries_left || job.attempt == job.last_attempt =>
         {
-            tracing::warn!(job = %job.id, reason, "a node did not take a job; it is offered again");
+            tracing::warn!(job = %job.id, %reason, "a node did not take a job; it is offered again");
             let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
             Step {
                 end,
@@ -156,11 +164,11 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
             end: without_result(JobStatus::Failed, String::new()),
             again: None,
             not_begun: true,
-            refusal: Some(reason),
+            refusal: Some(reason.to_string()),
             left: Left::Nothing,
         },
         Verdict::Unreadable(reason) => {
-            tracing::warn!(job = %job.id, attempt = job.attempt, reason, "job ran and its result is lost; not retried");
+            tracing::warn!(job = %job.id, attempt = job.attempt, %reason, "job ran and its result is lost; not retried");
             let summary = format!("lost: {reason}; the command has run, so it is not run again");
             Step {
                 end: without_result(JobStatus::Lost, summary),
@@ -174,7 +182,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
         | Verdict::NotBegun(reason)
         | Verdict::Unable(reason)
         | Verdict::Busy(reason) => {
-            tracing::warn!(job = %job.id, attempt = job.attempt, reason, "an attempt is lost");
+            tracing::warn!(job = %job.id, attempt = job.attempt, %reason, "an attempt is lost");
             let tries = format!("attempt {} of {}", job.attempt, job.max_attempts);
             let end = without_result(JobStatus::Lost, format!("lost ({tries}): {reason}"));
             Step {
@@ -293,108 +301,15 @@ pub(super) async fn forget(orchestrator: &Orchestrator, job: &RunningJob) {
         match client.forget(job.id, job.attempt).await {
             // A worker that knows no such call keeps what it keeps.
             Err(error) if error.is_unsupported() && client.is_there().await => Ok(()),
-            Err(error) => Err(Trouble::passing(error.to_string())),
+            Err(error) => Err(Trouble::passing(Reason::of(&error))),
             Ok(()) => Ok(()),
         }
     };
     if let Err(Trouble { reason, .. }) = forgotten.await {
-        tracing::debug!(job = %job.id, reason, "a node keeps a result that is stored");
+        tracing::debug!(job = %job.id, %reason, "a node keeps a result that is stored");
         orchestrator.leftovers.owe(job.node_id);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        api::jobs::{JobError, JobErrorKind, JobResult, Truncated},
-        orchestrator::dispatch::verdict::tests::job,
-    };
-
-    fn decide(attempt: u32, max_attempts: u32, verdict: Verdict) -> Step {
-        let job = RunningJob {
-            attempt,
-            last_attempt: attempt,
-            max_attempts,
-            ..job()
-        };
-        next_step(&job, verdict)
-    }
-
-    fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -> Verdict {
-        let job = job();
-        let result = JobResult {
-            version: 1,
-            task_id: job.task_id,
-            job_id: job.id,
-            attempt: 1,
-            status,
-            exit_code,
-            stdout: String::new(),
-            stderr: String::new(),
-            started_at: Time::from_millis(0),
-            ended_at: Time::from_millis(5),
-            truncated: Truncated::default(),
-            effective: None,
-            error: error.map(|kind| JobError {
-                kind,
-                message: "boom".to_owned(),
-            }),
-        };
-        Verdict::Ended(Box::new(ResultEvent {
-            seq: 1,
-            outline: vec![],
-            result,
-        }))
-    }
-
-    #[test]
-    fn only_infrastructure_is_tried_again_and_only_as_often_as_allowed() {
-        let failed = |code| ended(Outcome::Failed, Some(code), None);
-        let trouble = |kind| ended(Outcome::Failed, None, Some(kind));
-        assert!(
-            decide(1, 3, failed(7)).again.is_none(),
-            "a command's own failure is final"
-        );
-        let refused = decide(1, 3, trouble(JobErrorKind::ImageNotFound));
-        assert!(
-            refused.again.is_none() && refused.refusal.is_some() && refused.end.result.is_some()
-        );
-        assert!(
-            decide(1, 3, trouble(JobErrorKind::EngineError))
-                .again
-                .is_some()
-        );
-        assert!(
-            decide(3, 3, trouble(JobErrorKind::EngineError))
-                .again
-                .is_none()
-        );
-        assert!(decide(2, 3, Verdict::Lost(String::new())).again.is_some());
-        let last = decide(1, 1, Verdict::Lost("gone".to_owned()));
-        assert!(
-            last.again.is_none()
-                && last.end.status == JobStatus::Lost
-                && last.end.summary.contains("gone")
-        );
-        // A node that never began costs no attempt, however many there may be.
-        let not_begun = decide(1, 1, Verdict::NotBegun(String::new()));
-        assert!(
-            not_begun.again.is_some() && not_begun.not_begun && not_begun.left == Left::Nothing
-        );
-        // A later one was offered meanwhile, and nobody knows what became of that: nobody has canceled it.
-        let job = RunningJob {
-            attempt: 1,
-            last_attempt: 2,
-            max_attempts: 2,
-            ..job()
-        };
-        let unknown = next_step(&job, Verdict::NotBegun(String::new()));
-        assert!(unknown.again.is_none() && unknown.end.status == JobStatus::Lost);
-        let rejected = decide(1, 3, Verdict::Rejected("no".to_owned()));
-        assert!(rejected.again.is_none() && rejected.refusal.is_some());
-        // What is not understood has run all the same.
-        let unreadable = decide(1, 3, Verdict::Unreadable(String::new()));
-        assert!(unreadable.again.is_none() && unreadable.end.status == JobStatus::Lost);
-    }
-}
+mod tests;

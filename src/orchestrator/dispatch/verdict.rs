@@ -4,6 +4,7 @@ use super::Entry;
 use crate::{
     api::events::{OutputLog, ResultEvent},
     http::client::CallError,
+    orchestrator::node_words::Reason,
     store::RunningJob,
 };
 
@@ -12,17 +13,17 @@ pub(super) enum Verdict {
     /// It ended.
     Ended(Box<ResultEvent>),
     /// The node never began.
-    NotBegun(String),
+    NotBegun(Reason),
     /// The node never began, since it has no room at present.
-    Busy(String),
+    Busy(Reason),
     /// The node never began, and says by itself why it can't and what is to be done about it.
-    Unable(String),
+    Unable(Reason),
     /// The node will never take it as it is.
-    Rejected(String),
+    Rejected(Reason),
     /// Nobody can tell what happened.
-    Lost(String),
+    Lost(Reason),
     /// The command has run, and how it ended can't be understood: no other attempt would be the same.
-    Unreadable(String),
+    Unreadable(Reason),
 }
 
 impl Verdict {
@@ -49,13 +50,13 @@ impl Verdict {
 
 /// A conversation that did not lead to a result.
 pub(super) struct Trouble {
-    pub(super) reason: String,
+    pub(super) reason: Reason,
     /// What follows; ask again when `None`.
     pub(super) verdict: Option<Verdict>,
 }
 
 impl Trouble {
-    pub(super) fn passing(reason: impl Into<String>) -> Self {
+    pub(super) fn passing(reason: impl Into<Reason>) -> Self {
         Self {
             reason: reason.into(),
             verdict: None,
@@ -64,14 +65,14 @@ impl Trouble {
 
     pub(super) fn lost(reason: &str) -> Self {
         Self {
-            reason: reason.to_owned(),
-            verdict: Some(Verdict::Lost(reason.to_owned())),
+            reason: reason.into(),
+            verdict: Some(Verdict::Lost(reason.into())),
         }
     }
 
     /// An answer of success that can't be understood.
     pub(super) fn unreadable(reason: &str) -> Self {
-        let reason = format!("its node's answer is not understood ({reason})");
+        let reason = Reason::from(format!("its node's answer is not understood ({reason})"));
         Self {
             verdict: Some(Verdict::Unreadable(reason.clone())),
             reason,
@@ -82,8 +83,11 @@ impl Trouble {
     /// that is all there is to know; to a later question anybody in between may have answered.
     pub(super) fn unread(error: &CallError, entry: Entry) -> Self {
         match (error, entry) {
-            (CallError::Malformed { reason, .. }, Entry::Run) => Self::unreadable(reason),
-            _ => Self::passing(error.to_string()),
+            (CallError::Malformed { .. }, Entry::Run) => {
+                tracing::debug!(%error, "answer of a node not understood");
+                Self::unreadable("it is not what the contract says")
+            }
+            _ => Self::passing(Reason::of(error)),
         }
     }
 }
@@ -91,20 +95,13 @@ impl Trouble {
 /// What a refusal means for the attempt. A 503, and a 404 for a job that may be there, count only in a
 /// node's own words: a proxy in between says the same of a node that it lost sight of.
 pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
-    let reason = error.to_string();
     let (status, known) = match error {
         CallError::Refused {
             status, problem, ..
         } => (status.as_u16(), !problem.slug().is_empty()),
         _ => (0, false),
     };
-    let reason = match error {
-        // A node's own affair, which its own words tell best.
-        CallError::Refused { problem, .. } if matches!(status, 503 | 507) && known => {
-            problem.detail.clone()
-        }
-        _ => reason,
-    };
+    let reason = Reason::of(error);
     let verdict = match (entry, status) {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
@@ -113,9 +110,9 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, 503 | 507) if known => Some(Verdict::Unable(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         // Of another attempt than ours it doesn't speak.
-        (Entry::Attach, 404 | 409) if known => Some(Verdict::Lost(
-            "its node does not know it (any more)".to_owned(),
-        )),
+        (Entry::Attach, 404 | 409) if known => {
+            Some(Verdict::Lost("its node does not know it (any more)".into()))
+        }
         _ => None,
     };
     Trouble { reason, verdict }

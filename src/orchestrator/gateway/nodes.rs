@@ -17,15 +17,15 @@ use crate::{
 use std::sync::Arc;
 
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    caller(&orchestrator, &request).await?;
+    let caller = caller(&orchestrator, &request).await?;
     response::ok(&NodeList {
-        nodes: orchestrator.node_views().await?,
+        nodes: orchestrator.node_views_for(caller.user.is_admin).await?,
         next_cursor: String::new(),
     })
 }
 
 pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    caller(&orchestrator, &request).await?;
+    let caller = caller(&orchestrator, &request).await?;
     let slug: String = request.param("slug", "node")?;
     let node = orchestrator
         .store
@@ -33,7 +33,7 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
         .await
         .map_err(store_problem)?;
     let node = node.ok_or_else(|| Problem::not_found("node"))?;
-    response::ok(&orchestrator.node_view(node))
+    response::ok(&orchestrator.node_view(node, caller.user.is_admin))
 }
 
 pub(super) async fn drain(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
@@ -53,7 +53,10 @@ pub(super) async fn forget(orchestrator: Arc<Orchestrator>, request: Request) ->
         .await
         .map_err(store_problem)?;
     match outcome {
-        Forgetting::Forgotten(id) => orchestrator.avoided.forgive(id),
+        Forgetting::Forgotten(id) => {
+            orchestrator.avoided.forgive(id);
+            orchestrator.instances.forget(&id);
+        }
         Forgetting::Busy(jobs) => return Err(busy(&slug, jobs)),
         Forgetting::Unknown => return Err(Problem::not_found("node")),
     }

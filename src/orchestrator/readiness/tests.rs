@@ -67,7 +67,7 @@ fn each_missing_condition_is_named() {
         (
             Node {
                 ack_status: Some(AckStatus::Failed),
-                ack_error: Some("boom".into()),
+                ack_error: Some("worker-api: boom".into()),
                 ..good.clone()
             },
             url,
@@ -78,7 +78,31 @@ fn each_missing_condition_is_named() {
     for (node, url, word) in cases {
         let standing = standing(&node, url, &reported, now);
         assert_ne!(standing.status, NodeStatus::Ready);
-        assert!(standing.reason.unwrap().contains(word), "{word}");
+        assert!(standing.reason.unwrap().full().contains(word), "{word}");
+    }
+}
+
+#[test]
+fn words_of_a_node_are_for_admins_alone() {
+    let now = Time::from_millis(0);
+    let reason = |node: &Node| {
+        let url = node.worker_url.as_deref();
+        standing(node, url, &Heard::reported(now), now)
+            .reason
+            .unwrap()
+    };
+    let failed = |error: &str| Node {
+        ack_status: Some(AckStatus::Failed),
+        ack_error: Some(error.to_owned()),
+        ..node("a", 1, 0)
+    };
+    let known = reason(&failed("image-unavailable: no /home/ann"));
+    assert!(known.full().ends_with("image-unavailable: no /home/ann"));
+    let public = known.public("a");
+    assert!(public.contains("image-unavailable; admins") && !public.contains("ann"));
+    for unknown in ["hi-ann: no /home/ann", "image-unavailable", ""] {
+        let unknown = reason(&failed(unknown)).full();
+        assert!(unknown.contains("it did not say why") && !unknown.contains("ann"));
     }
 }
 
@@ -120,7 +144,7 @@ fn the_condition_that_fails_is_told_in_words() {
     let ready = |slug: &str, more| view(slug, "ready", more);
     let draining = |slug: &str| view(slug, "draining", because("draining; resume it"));
     let silent = view("c", "offline", because("not heard for 31 s"));
-    let words = "could not apply its configuration: image-unavailable: /home/ann: no disk";
+    let words = "could not apply its configuration: image-unavailable";
     let failed = view("d", "not_ready", because(words));
     let off = "runs no inference (--inference off, or none configured)";
     let dead = "its model server does not answer";
@@ -137,7 +161,7 @@ fn the_condition_that_fails_is_told_in_words() {
         (
             vec![draining("a"), silent.clone(), failed.clone()],
             "no node takes jobs; node a: draining; resume it; node c: not heard for 31 s; \
-             node d: could not apply its configuration: image-unavailable, more with cynode nodes show d"
+             node d: could not apply its configuration: image-unavailable"
                 .to_owned(),
         ),
         (

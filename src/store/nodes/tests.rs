@@ -38,7 +38,7 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         )
         .await
         .unwrap();
-    let Registration::Created(node) = registered else {
+    let Registration::Created(node, registration) = registered else {
         panic!("the slug is new");
     };
     let task = CreateTask {
@@ -83,8 +83,14 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
     let claimed = store.job_claim(queued.id, node, now).await.unwrap();
     assert!(claimed.is_none());
     assert_eq!(first().await.unwrap(), Some(queued));
-    let late = store.node_report(node, report, String::new(), now).await;
+    let event = event(AuditAction::NodeWorkerUrl);
+    let late = store
+        .node_report(node, registration, report, String::new(), event)
+        .await;
     assert!(!late.unwrap());
-    let served = store.node_config_serve(node, "{}".to_owned()).await;
+    let content = serde_json::from_value(serde_json::json!({"version": 1, "config_version": ""}));
+    let served = store
+        .node_config_serve(node, registration, content.unwrap())
+        .await;
     assert_eq!(served.unwrap(), None);
 }

@@ -19,7 +19,10 @@ use crate::{
         tasks::{Place, TaskStatus},
     },
     http::response,
-    orchestrator::live::{LiveTask, Moment, Source},
+    orchestrator::{
+        live::{LiveTask, Moment, Source},
+        node_words::clean,
+    },
     pause::Pauses,
     wait,
 };
@@ -183,7 +186,7 @@ impl Teller {
             }
             JobEvent::Status { detail, .. } => (
                 "status",
-                json!({ "status": TaskStatus::Running, "detail": detail }),
+                json!({ "status": TaskStatus::Running, "detail": clean(detail) }),
             ),
             _ => return,
         };
