@@ -83,10 +83,16 @@ CREATE TABLE tasks (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     started_at INTEGER,
-    ended_at   INTEGER
+    ended_at   INTEGER,
+    stem       TEXT                              -- the name without its number: build of build-2
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX tasks_by_user ON tasks (user_id, id);
-CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;
+-- Lists seek by all that they filter and read in the order of ids. One without a status reads each status
+-- and merges them.
+CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
+CREATE INDEX tasks_by_status ON tasks (status, id);
+CREATE INDEX tasks_by_name ON tasks (name, user_id) WHERE name IS NOT NULL;
+CREATE INDEX tasks_by_stem ON tasks (stem, status, id) WHERE stem IS NOT NULL;
+CREATE INDEX tasks_by_user_stem ON tasks (user_id, stem, status, id) WHERE stem IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What a node runs. Ids are version 7, so their order is the order of arrival.
@@ -146,24 +152,32 @@ CREATE TABLE audit_log (
     request_id TEXT,
     reason     TEXT
 ) STRICT;
+-- Lists by handle or slug read what it did and what was done to it, and merge the two.
+CREATE INDEX audit_by_action ON audit_log (action, seq);
+CREATE INDEX audit_by_actor ON audit_log (actor, action, seq) WHERE actor IS NOT NULL;
+CREATE INDEX audit_by_target ON audit_log (target, action, seq) WHERE target IS NOT NULL;
 
--- How many queued tasks each user has. Kept by triggers, so that it holds whoever moves a task, and
--- costs the same however long the queue is.
+-- How many queued tasks each user has, and how many bytes their specs take. Kept by triggers, so that it
+-- holds whoever moves a task, and costs the same however long the queue is.
 CREATE TABLE queue_depths (
     user_id TEXT PRIMARY KEY REFERENCES users (id),
-    queued  INTEGER NOT NULL
+    queued  INTEGER NOT NULL,
+    bytes   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER queue_depths_enter AFTER INSERT ON tasks WHEN NEW.status = 'queued' BEGIN
-    INSERT INTO queue_depths VALUES (NEW.user_id, 1)
-    ON CONFLICT (user_id) DO UPDATE SET queued = queued + 1;
+    INSERT INTO queue_depths VALUES (NEW.user_id, 1, octet_length(NEW.spec))
+    ON CONFLICT (user_id) DO UPDATE SET queued = queued + 1, bytes = bytes + excluded.bytes;
 END;
 CREATE TRIGGER queue_depths_move AFTER UPDATE OF status ON tasks
 WHEN (OLD.status = 'queued') <> (NEW.status = 'queued') BEGIN
-    INSERT INTO queue_depths VALUES (NEW.user_id, iif(NEW.status = 'queued', 1, -1))
-    ON CONFLICT (user_id) DO UPDATE SET queued = queued + excluded.queued;
+    INSERT INTO queue_depths
+    VALUES (NEW.user_id, iif(NEW.status = 'queued', 1, -1),
+            iif(NEW.status = 'queued', 1, -1) * octet_length(NEW.spec))
+    ON CONFLICT (user_id) DO UPDATE SET queued = queued + excluded.queued, bytes = bytes + excluded.bytes;
 END;
 CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
-    UPDATE queue_depths SET queued = queued - 1 WHERE user_id = OLD.user_id;
+    UPDATE queue_depths SET queued = queued - 1, bytes = bytes - octet_length(OLD.spec)
+    WHERE user_id = OLD.user_id;
 END;
 
 -- How many finished tasks there are, in its one row; kept by triggers, as above. Once a task has ended,

@@ -33,6 +33,8 @@ const WRITERS: usize = 256;
 const LIMITS: QueueLimits = QueueLimits {
     all: u64::MAX,
     per_user: u64::MAX,
+    bytes: u64::MAX,
+    bytes_per_user: u64::MAX,
 };
 
 #[tokio::main]

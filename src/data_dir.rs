@@ -130,18 +130,39 @@ impl DataDir {
         Ok((text, true))
     }
 
-    /// Changes `addresses.json`, leaving to other roles what is theirs.
-    pub fn update_addresses(&self, change: impl FnOnce(&mut Addresses)) -> io::Result<()> {
-        const NAME: &str = "addresses.json";
-        let mut addresses: Addresses = self
-            .read(NAME)?
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .unwrap_or_default();
+    /// Changes `addresses.json`, leaving to other roles what is theirs. The file is for scripts: no role
+    /// needs it, so one that is damaged or can't be written is logged and stops no start.
+    pub fn update_addresses(&self, change: impl FnOnce(&mut Addresses)) {
+        let path = self.join("addresses.json");
+        let mut addresses = read_addresses(&path);
         change(&mut addresses);
-        let mut text = serde_json::to_string(&addresses)?;
-        text.push('\n');
-        self.write(NAME, text.as_bytes())
+        let written = serde_json::to_string(&addresses)
+            .map_err(io::Error::from)
+            .and_then(|text| write_private(&path, format!("{text}\n").as_bytes()));
+        if let Err(error) = written {
+            tracing::warn!(
+                %error,
+                "addresses.json not updated; the addresses are in this log, and scripts can't read them from the file"
+            );
+            // Rather none than those of an earlier start.
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "addresses.json of an earlier start not removed");
+            }
+        }
     }
+}
+
+/// Addresses in a file; none where it is missing or damaged.
+fn read_addresses(path: &Path) -> Addresses {
+    let read = fs::read(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    read.unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(%error, "addresses.json can't be read; it is written again");
+        }
+        Addresses::default()
+    })
 }
 
 /// Gives all files of a directory that existed before a mode of 0600.

@@ -53,11 +53,14 @@ pub enum AuditAction {
     /// A node forgotten.
     #[serde(rename = "node.forget")]
     NodeForget,
+    /// A finished task deleted before its time.
+    #[serde(rename = "task.delete")]
+    TaskDelete,
 }
 
 impl AuditAction {
     /// Every action there is.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Login,
         Self::Refresh,
         Self::Logout,
@@ -73,6 +76,7 @@ impl AuditAction {
         Self::NodeDrain,
         Self::NodeResume,
         Self::NodeForget,
+        Self::TaskDelete,
     ];
 
     /// The name on the wire.
@@ -93,6 +97,7 @@ impl AuditAction {
             Self::NodeDrain => "node.drain",
             Self::NodeResume => "node.resume",
             Self::NodeForget => "node.forget",
+            Self::TaskDelete => "task.delete",
         }
     }
 }

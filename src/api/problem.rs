@@ -83,7 +83,7 @@ kinds! {
     QueueFull = 429 "queue-full" "The queue is full";
     /// A fault of ours; the log has the cause under the request id.
     Internal = 500 "internal" "Internal error";
-    /// The disk has no room for another job.
+    /// The disk has no room for another job or task.
     InsufficientStorage = 507 "insufficient-storage" "Not enough storage";
     /// Not now; an operator can act on the reason.
     Unavailable = 503 "unavailable" "Not available at present";

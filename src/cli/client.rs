@@ -76,6 +76,8 @@ pub enum TaskCommand {
     Logs(LogsArgs),
     /// Cancel a task
     Cancel(TaskId),
+    /// Delete finished tasks with their output, before their retention ends
+    Delete(TaskIds),
     /// Wait for a task to end and exit with its exit code
     Wait(TaskId),
 }
@@ -125,6 +127,15 @@ pub struct TaskId {
     pub client: Client,
     /// The task's id, its name, or 8 or more characters from the beginning of its id
     pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct TaskIds {
+    #[command(flatten)]
+    pub client: Client,
+    /// Ids of the tasks, their names, or 8 or more characters from the beginning of an id
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,6 @@
 //! Flags of the orchestrator.
 
-use super::{Psk, State, duration};
+use super::{Psk, State, duration, size};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use std::{
@@ -69,6 +69,15 @@ pub struct Limits {
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
+    /// Refuse new tasks while the queued ones take this much of the database, such as 1GiB
+    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES", default_value = "1GiB", value_parser = size, value_name = "SIZE")]
+    pub max_queued_bytes: u64,
+    /// Refuse a user's new tasks while their queued ones take this much of the database
+    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES_PER_USER", default_value = "512MiB", value_parser = size, value_name = "SIZE")]
+    pub max_queued_bytes_per_user: u64,
+    /// Refuse new tasks while less than this is free on the disk that holds the database; 0: no reserve
+    #[arg(long, env = "CYNODE_RESERVE_DISK", default_value = "512MiB", value_parser = size, value_name = "SIZE")]
+    pub reserve_disk: u64,
     /// Reschedule the jobs of a node that has been silent for this long
     #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,

@@ -14,7 +14,7 @@ use crate::{
             TaskStatus,
         },
     },
-    cli::{CreateArgs, ListArgs, LogsArgs, Output, SandboxOptions, TaskCommand, TaskId},
+    cli::{CreateArgs, ListArgs, LogsArgs, Output, SandboxOptions, TaskCommand, TaskId, TaskIds},
     exit::Failure,
 };
 use http::Method;
@@ -36,6 +36,7 @@ pub fn task(command: TaskCommand) -> Result<(), Failure> {
         TaskCommand::Result(args) => result(&args),
         TaskCommand::Logs(args) => logs(&args),
         TaskCommand::Cancel(args) => cancel(&args),
+        TaskCommand::Delete(args) => delete(&args),
         TaskCommand::Wait(args) => wait(&args),
     }
 }
@@ -240,6 +241,18 @@ fn cancel(args: &TaskId) -> Result<(), Failure> {
         Output::Text if answer.canceled => print::line("canceled"),
         Output::Text => print::line("it had ended before"),
     }
+}
+
+/// Stops at the first that can't be deleted.
+fn delete(args: &TaskIds) -> Result<(), Failure> {
+    let mut gateway = Gateway::open(&args.client)?;
+    for id in &args.ids {
+        gateway.done(Method::DELETE, &path(id, ""), None::<&()>)?;
+        if args.client.output == Output::Text {
+            print::line(&format!("{} deleted", clean(id)))?;
+        }
+    }
+    Ok(())
 }
 
 fn wait(args: &TaskId) -> Result<(), Failure> {

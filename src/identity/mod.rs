@@ -37,6 +37,10 @@ use tokio::sync::watch;
 
 /// How often a user's tokens may be refreshed in a second; each refresh stays written down.
 const REFRESHES: u32 = 2;
+/// When a read that was ended or refused may go better, in seconds.
+const READ_PAUSE: u64 = 5;
+/// When there may be room on a disk again, in seconds.
+const SPACE_PAUSE: u64 = 30;
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
 
@@ -84,6 +88,21 @@ pub fn store_problem(error: StoreError) -> Problem {
     match error {
         StoreError::NotAuthorized => {
             return Problem::unauthorized("your session has ended meanwhile; log in again");
+        }
+        StoreError::ListsBusy => {
+            let text = "you read too many lists at once; wait for those under way, then try again";
+            return Problem::new(Kind::TooManyRequests, text).retry_after(READ_PAUSE);
+        }
+        StoreError::TooSlow => {
+            tracing::warn!(error = %error, "a read of the database was ended");
+            let text = format!(
+                "{error}, and was ended; ask for less (a smaller limit), or try again later"
+            );
+            return Problem::new(Kind::Unavailable, text).retry_after(READ_PAUSE);
+        }
+        StoreError::LowSpace(low) => {
+            let text = format!("{low}; until then no new task is taken");
+            return Problem::new(Kind::InsufficientStorage, text).retry_after(SPACE_PAUSE);
         }
         // The log has it already, from when it was noted.
         StoreError::Trouble(trouble) => {

@@ -81,7 +81,7 @@ impl Node {
             Ok::<_, NodeError>(Bench::prepare(data_dir, settings.sandbox.clone()).await?)
         })
         .await?;
-        data_dir.update_addresses(|addresses| addresses.worker = None)?;
+        data_dir.update_addresses(|addresses| addresses.worker = None);
         let (socket, address) = worker::reserve(settings.worker_listen)?;
         let advertised = match &settings.advertise_url {
             Some(url) => Advertised::Said(url.clone()),
@@ -194,7 +194,7 @@ impl Node {
             self.machine.set_worker(&worker);
             let address = self.address;
             self.data_dir
-                .update_addresses(|addresses| addresses.worker = Some(address))?;
+                .update_addresses(|addresses| addresses.worker = Some(address));
             self.worker = Some(worker);
         } else if let Some(worker) = &self.worker {
             worker.renew(access);

@@ -4,6 +4,10 @@
 //! the task. So whoever cancels waits until its end is stored, and is told that. The wait is bounded, since
 //! dispatch [gives a node only so long](dispatch) to end a job. Only where no end can be stored, as
 //! on a full disk, does it stay undecided.
+//!
+//! A job that runs is stopped before that is written: a disk on which nothing can be written must not keep
+//! it alive. From then on this process starts no other attempt of it, and its end is stored once the disk
+//! has room.
 
 use super::{Orchestrator, dispatch, live::Moment, task_log};
 use crate::{
@@ -17,15 +21,31 @@ use std::time::Duration;
 /// Longest wait for the end of a task. The store has a few seconds beyond what its node has.
 const DECISION_TIMEOUT: Duration = dispatch::CANCEL_TIMEOUT.saturating_add(Duration::from_secs(10));
 
+/// Why a cancel could not be answered.
+pub(super) enum CancelError {
+    /// Nothing was done.
+    Failed(StoreError),
+    /// The node was told to stop the job, and nothing of it is written.
+    Unrecorded(StoreError),
+}
+
 /// Has a task end. Whether it ended as canceled; `None` where that can't be known yet.
 pub(super) async fn cancel(
     orchestrator: &Orchestrator,
     task: TaskId,
-) -> Result<Option<bool>, StoreError> {
+) -> Result<Option<bool>, CancelError> {
     // Before the store is asked, so that no end goes unheard.
     let live = orchestrator.live.task(task);
     let mut moments = live.moments();
-    let outcome = orchestrator.store.task_cancel(task, Time::now()).await?;
+    let running = orchestrator.store.task_running_job(task).await;
+    let running = running.map_err(CancelError::Failed)?;
+    let is_told = running.is_some_and(|job| orchestrator.followers.cancel(job));
+    let outcome = orchestrator.store.task_cancel(task, Time::now()).await;
+    let outcome = outcome.map_err(if is_told {
+        CancelError::Unrecorded
+    } else {
+        CancelError::Failed
+    })?;
     let job = match outcome {
         CancelOutcome::Dequeued { attempt } => {
             orchestrator.metrics.task_moved(TaskStatus::Canceled);

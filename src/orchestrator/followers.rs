@@ -72,11 +72,14 @@ impl Followers {
         }
     }
 
-    /// Tells the follower of a job, if it has one, to have it ended.
-    pub(super) fn cancel(&self, job: JobId) {
-        if let Some(follower) = self.map().get(&job) {
+    /// Tells the follower of a job to have it ended; false where it has none.
+    pub(super) fn cancel(&self, job: JobId) -> bool {
+        let map = self.map();
+        let follower = map.get(&job);
+        follower.is_some_and(|follower| {
             follower.cancel.send_replace(true);
-        }
+            true
+        })
     }
 
     /// The jobs that another node may have now, the oldest first.

@@ -26,6 +26,9 @@ async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
     if let Some(trouble) = orchestrator.store.trouble() {
         return Err(Problem::new(Kind::Unavailable, trouble.to_string()));
     }
+    if let Some(low) = orchestrator.store.low_space() {
+        return Err(Problem::new(Kind::Unavailable, low.to_string()));
+    }
     let nodes = orchestrator.node_views().await?;
     readiness::overall(&nodes, orchestrator.settings.require_inference)
         .map(|()| response::text(StatusCode::OK, "ready"))

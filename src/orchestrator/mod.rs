@@ -82,8 +82,10 @@ pub struct Settings {
     pub require_inference: bool,
     /// Whether this process runs a node, too.
     pub has_node: bool,
-    /// How many tasks may be queued.
+    /// How many tasks may be queued, and how large.
     pub queue: QueueLimits,
+    /// Room on the disk that new tasks may not use up, in bytes.
+    pub reserve_disk: u64,
     /// How long a node may be silent before what it runs is offered to another one.
     pub lease: Duration,
     /// Whether an empty database may be made beside keys of before.
@@ -160,8 +162,8 @@ impl Orchestrator {
     ) -> Result<Running, StartError> {
         let lock = data_dir.lock("orchestrator")?;
         data_dir
-            .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None))?;
-        let store = data::open(data_dir.path(), settings.init)?;
+            .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None));
+        let store = data::open(data_dir.path(), settings.init)?.reserving(settings.reserve_disk);
         let started = Self::start_on(store.clone(), lock, data_dir, settings, shutdown, announce);
         let started = started.await;
         if started.is_err() {
@@ -220,7 +222,7 @@ impl Orchestrator {
         let parts = orchestrator.serve(gateway, control, &shutdown);
         data_dir.update_addresses(|addresses| {
             (addresses.gateway, addresses.control) = (Some(gateway_address), Some(control_address));
-        })?;
+        });
         tracing::info!(gateway = %gateway_address, control = %control_address, "the orchestrator listens");
         Ok(Running {
             orchestrator,
@@ -265,6 +267,9 @@ impl Orchestrator {
     async fn waits_for(&self, task: TaskId, status: TaskStatus) -> Option<String> {
         match status {
             TaskStatus::Queued => {
+                if let Err(low) = self.store.start_space() {
+                    return Some(low.to_string());
+                }
                 let demands = self.store.task_demands(task).await.ok()?;
                 readiness::waits_for(&demands, &self.node_views().await.ok()?)
             }

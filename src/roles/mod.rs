@@ -130,7 +130,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
             bench = Bench::prepare(&data_dir, settings) => bench?,
             () = ended(shutdown.clone()) => return Ok(()),
         };
-        data_dir.update_addresses(|addresses| addresses.worker = None)?;
+        data_dir.update_addresses(|addresses| addresses.worker = None);
         let (socket, bound) = worker::reserve(listen)?;
         let access = Access {
             token,
@@ -138,7 +138,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
             policy: Policy::default(),
         };
         let worker = bench.open(socket.listen(1024)?, access);
-        data_dir.update_addresses(|addresses| addresses.worker = Some(bound))?;
+        data_dir.update_addresses(|addresses| addresses.worker = Some(bound));
         tracing::info!(worker = %bound, "the worker listens");
         systemd::ready("takes jobs");
         ended(shutdown).await;

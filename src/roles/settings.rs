@@ -196,7 +196,10 @@ pub(super) fn orchestrator_settings(
         queue: QueueLimits {
             all: flags.limits.max_queued,
             per_user: flags.limits.max_queued_per_user,
+            bytes: flags.limits.max_queued_bytes,
+            bytes_per_user: flags.limits.max_queued_bytes_per_user,
         },
+        reserve_disk: flags.limits.reserve_disk,
         lease: flags.limits.lease,
         init: flags.init,
         retention: Retention {

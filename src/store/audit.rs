@@ -4,15 +4,19 @@
 //! can have it forgotten by making much of the former.
 
 use super::{Store, StoreError, rows::named};
-use crate::api::audit::{AuditAction, AuditEntry, AuditEvent};
-use rusqlite::{Connection, Row, params};
+use crate::api::{
+    UserId,
+    audit::{AuditAction, AuditEntry, AuditEvent},
+};
+use rusqlite::{Connection, Row, named_params, params};
+use std::collections::BTreeMap;
 
 /// Among the newest so many, all are kept: at a thousand a day, for years.
 const KEPT: i64 = 1_000_000;
 /// What goes after that. Each event is looked at once, when it is so many from the newest.
 const FORGET: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
-        'node.change_worker_url', 'node.duplicate'))";
+        'node.change_worker_url', 'node.duplicate', 'task.delete'))";
 
 /// Which events to list.
 pub struct AuditFilter {
@@ -71,24 +75,122 @@ impl Store {
         self.write(move |c| add(c, &event)).await
     }
 
-    /// Events, newest first.
-    pub async fn audit_list(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>, StoreError> {
-        self.read(move |c| {
-            let mut statement = c.prepare_cached(
-                "SELECT * FROM audit_log
-                 WHERE (?1 IS NULL OR seq < ?1) AND (?2 IS NULL OR action = ?2)
-                   AND (?3 IS NULL OR actor = ?3 OR target = ?3)
-                 ORDER BY seq DESC LIMIT ?4",
-            )?;
-            let action = filter.action.map(AuditAction::as_str);
-            let mut rows =
-                statement.query(params![filter.before, action, filter.who, filter.limit])?;
-            let mut entries = Vec::new();
-            while let Some(row) = rows.next()? {
-                entries.push(entry(row)?);
+    /// Events, newest first, in a turn of the user `by`.
+    pub async fn audit_list(
+        &self,
+        by: UserId,
+        filter: AuditFilter,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        self.list(by, move |c| {
+            let mut found = BTreeMap::new();
+            for sql in seeks(&filter) {
+                let mut statement = c.prepare_cached(sql)?;
+                for action in actions(&filter) {
+                    let named = named_params! {
+                        ":before": filter.before.unwrap_or(i64::MAX),
+                        ":action": action,
+                        ":who": filter.who,
+                        ":limit": filter.limit,
+                    };
+                    // A seek knows only what it filters by.
+                    let known = named.iter().filter(|(name, _)| sql.contains(name));
+                    let known: Vec<_> = known.copied().collect();
+                    let mut rows = statement.query(&known[..])?;
+                    while let Some(row) = rows.next()? {
+                        let entry = entry(row)?;
+                        found.insert(entry.seq, entry);
+                    }
+                }
             }
-            Ok(entries)
+            let newest = found.into_values().rev();
+            Ok(newest.take(filter.limit as usize).collect())
         })
         .await
+    }
+}
+
+/// Each reads the newest events by an index; together they find all that a list may have.
+const SEEK_ALL: &str = "SELECT * FROM audit_log WHERE seq < :before ORDER BY seq DESC LIMIT :limit";
+const SEEK_ACTION: &str = "SELECT * FROM audit_log WHERE action = :action AND seq < :before
+    ORDER BY seq DESC LIMIT :limit";
+const SEEK_ACTOR: &str =
+    "SELECT * FROM audit_log WHERE actor = :who AND action = :action AND seq < :before
+    ORDER BY seq DESC LIMIT :limit";
+const SEEK_TARGET: &str =
+    "SELECT * FROM audit_log WHERE target = :who AND action = :action AND seq < :before
+    ORDER BY seq DESC LIMIT :limit";
+
+fn seeks(filter: &AuditFilter) -> &'static [&'static str] {
+    match (&filter.who, filter.action) {
+        (Some(_), _) => &[SEEK_ACTOR, SEEK_TARGET],
+        (None, Some(_)) => &[SEEK_ACTION],
+        (None, None) => &[SEEK_ALL],
+    }
+}
+
+/// The actions to seek in; one that stands for all where no index goes by it.
+fn actions(filter: &AuditFilter) -> Vec<&'static str> {
+    match (&filter.who, filter.action) {
+        (_, Some(action)) => vec![action.as_str()],
+        (Some(_), None) => AuditAction::ALL.map(AuditAction::as_str).to_vec(),
+        (None, None) => vec![""],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::time::Time, store::plans::assert_seeks};
+
+    #[tokio::test]
+    async fn every_list_of_events_reads_by_an_index() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let looked = store.read(|c| {
+            for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, FORGET] {
+                assert_seeks(c, sql);
+            }
+            Ok(())
+        });
+        looked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn lists_of_events_merge_actors_and_targets() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let by = UserId::new();
+        for (action, actor, target) in [
+            (AuditAction::Login, "ann", None),
+            (AuditAction::UserDisable, "root", Some("ann")),
+            (AuditAction::Login, "bob", None),
+            (AuditAction::UserEnable, "root", Some("bob")),
+            (AuditAction::Logout, "ann", Some("ann")),
+        ] {
+            let event = AuditEvent::new(action, Time::now(), None).by(by, actor);
+            let event = match target {
+                Some(target) => event.to(target),
+                None => event,
+            };
+            store.audit_add(event).await.unwrap();
+        }
+        let list = async |who: Option<&str>, action, before, limit| {
+            let filter = AuditFilter {
+                action,
+                who: who.map(str::to_owned),
+                before,
+                limit,
+            };
+            let events = store.audit_list(by, filter).await.unwrap();
+            events.iter().map(|entry| entry.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(list(None, None, None, 9).await, [5, 4, 3, 2, 1]);
+        assert_eq!(list(None, None, Some(4), 2).await, [3, 2]);
+        assert_eq!(list(Some("ann"), None, None, 9).await, [5, 2, 1]);
+        assert_eq!(list(Some("ann"), None, Some(5), 1).await, [2]);
+        let login = Some(AuditAction::Login);
+        assert_eq!(list(None, login, None, 9).await, [3, 1]);
+        assert_eq!(list(Some("ann"), login, None, 9).await, [1]);
+        assert!(list(Some("nobody"), None, None, 9).await.is_empty());
     }
 }

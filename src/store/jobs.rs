@@ -172,7 +172,7 @@ impl Store {
 
     /// All jobs that nodes have.
     pub async fn job_running(&self) -> Result<Vec<RunningJob>, StoreError> {
-        self.read(|c| {
+        self.read_long(|c| {
             let mut statement = c.prepare_cached(RUNNING)?;
             let mut rows = statement.query([])?;
             let mut jobs = Vec::new();
@@ -258,6 +258,16 @@ impl Store {
                 .optional()?
                 .flatten();
             json.map_or(Ok(Vec::new()), |json| document(&json))
+        })
+        .await
+    }
+
+    /// The job of a task that a node has, if one has it.
+    pub async fn task_running_job(&self, id: TaskId) -> Result<Option<JobId>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT id FROM jobs WHERE task_id = ?1 AND status = 'running'";
+            let mut statement = c.prepare_cached(sql)?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?)
         })
         .await
     }

@@ -3,7 +3,7 @@
 //! `schema.sql` makes an empty database of the present version at once; [`STEPS`] bring an older
 //! one there. Both ways end at the same tables, columns and indexes, which a test holds them to.
 
-use super::{StoreError, wal};
+use super::{StoreError, wal, wal_check};
 use rusqlite::{Connection, TransactionBehavior};
 use std::{
     fs::{self, File},
@@ -93,8 +93,48 @@ const STEPS: &[&str] = &[
      CREATE TABLE drained_keys (node_key_sha256 TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
      ALTER TABLE jobs ADD COLUMN refusals TEXT;
      CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;",
-    // 7: which registration of a node its tokens belong to.
-    "ALTER TABLE nodes ADD COLUMN registration INTEGER NOT NULL DEFAULT 0;",
+    // 7: which registration of a node its tokens belong to; an index for every list; the size of each
+    // user's queue in bytes.
+    "ALTER TABLE nodes ADD COLUMN registration INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE tasks ADD COLUMN stem TEXT;
+     UPDATE tasks SET stem = iif(
+         name GLOB '*[0-9]' AND rtrim(name, '0123456789') GLOB '*-',
+         substr(rtrim(name, '0123456789'), 1, length(rtrim(name, '0123456789')) - 1),
+         name
+     ) WHERE name IS NOT NULL;
+     DROP INDEX tasks_by_user;
+     CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
+     CREATE INDEX tasks_by_status ON tasks (status, id);
+     DROP INDEX tasks_by_name;
+     CREATE INDEX tasks_by_name ON tasks (name, user_id) WHERE name IS NOT NULL;
+     CREATE INDEX tasks_by_stem ON tasks (stem, status, id) WHERE stem IS NOT NULL;
+     CREATE INDEX tasks_by_user_stem ON tasks (user_id, stem, status, id) WHERE stem IS NOT NULL;
+     CREATE INDEX audit_by_action ON audit_log (action, seq);
+     CREATE INDEX audit_by_actor ON audit_log (actor, action, seq) WHERE actor IS NOT NULL;
+     CREATE INDEX audit_by_target ON audit_log (target, action, seq) WHERE target IS NOT NULL;
+     ALTER TABLE queue_depths ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+     DROP TRIGGER queue_depths_enter;
+     DROP TRIGGER queue_depths_move;
+     DROP TRIGGER queue_depths_leave;
+     CREATE TRIGGER queue_depths_enter AFTER INSERT ON tasks WHEN NEW.status = 'queued' BEGIN
+         INSERT INTO queue_depths VALUES (NEW.user_id, 1, octet_length(NEW.spec))
+         ON CONFLICT (user_id) DO UPDATE SET queued = queued + 1, bytes = bytes + excluded.bytes;
+     END;
+     CREATE TRIGGER queue_depths_move AFTER UPDATE OF status ON tasks
+     WHEN (OLD.status = 'queued') <> (NEW.status = 'queued') BEGIN
+         INSERT INTO queue_depths
+         VALUES (NEW.user_id, iif(NEW.status = 'queued', 1, -1),
+                 iif(NEW.status = 'queued', 1, -1) * octet_length(NEW.spec))
+         ON CONFLICT (user_id) DO UPDATE SET queued = queued + excluded.queued, bytes = bytes + excluded.bytes;
+     END;
+     CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queued' BEGIN
+         UPDATE queue_depths SET queued = queued - 1, bytes = bytes - octet_length(OLD.spec)
+         WHERE user_id = OLD.user_id;
+     END;
+     UPDATE queue_depths SET bytes = (
+         SELECT coalesce(sum(octet_length(spec)), 0) FROM tasks
+         WHERE user_id = queue_depths.user_id AND status = 'queued'
+     );",
 ];
 
 /// The version that this program writes.
@@ -104,6 +144,10 @@ pub(super) const VERSION: i64 = STEPS.len() as i64 + 1;
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&transaction)?;
+    if found == VERSION {
+        // Nothing to write: a start needs no room on the disk.
+        return Ok(());
+    }
     if found == 0 {
         transaction.execute_batch(FRESH)?;
     } else {
@@ -139,8 +183,9 @@ pub fn is_empty(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
         Err(error) => return Err(error),
     }
-    let log = fs::metadata(wal::path_of(path));
-    Ok(log.map_or(true, |log| log.len() == 0))
+    let log = wal::path_of(path);
+    let is_empty = fs::metadata(&log).map_or(true, |log| log.len() == 0);
+    Ok(is_empty || wal_check::is_damaged(&log)?)
 }
 
 /// The version of a database; 0 where it is empty.
@@ -241,6 +286,53 @@ mod tests {
         ] {
             old.execute_batch(sql).unwrap();
             assert_eq!(depth(&old), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn queued_bytes_and_stems_of_before_are_known() {
+        let mut old = database(VERSION_1, 1);
+        old.execute_batch(
+            "INSERT INTO users VALUES ('u', 'ann', NULL, '', 1, 0, 1, 1), ('v', 'bob', NULL, '', 1, 0, 1, 1);
+             INSERT INTO tasks VALUES ('a', 'u', 'queued', 'build', '{\"é\":1}', NULL, NULL, 1, 1, NULL, NULL),
+                                      ('b', 'u', 'queued', 'build-12', '{}', NULL, NULL, 1, 1, NULL, NULL),
+                                      ('c', 'u', 'running', 'Odd-', '{\"a\":1}', NULL, NULL, 1, 1, 1, NULL),
+                                      ('d', 'v', 'queued', NULL, '{}', NULL, NULL, 1, 1, NULL, NULL);",
+        )
+        .unwrap();
+        upgrade(&mut old).unwrap();
+        let bytes = |old: &Connection| {
+            let sql = "SELECT coalesce(max(bytes) FILTER (WHERE user_id = 'u'), 0), coalesce(max(bytes) FILTER (WHERE user_id = 'v'), 0) FROM queue_depths";
+            let pair = old.query_row(sql, [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+            });
+            pair.unwrap()
+        };
+        assert_eq!(bytes(&old), (10, 2));
+        for (sql, expected) in [
+            ("UPDATE tasks SET status = 'running' WHERE id = 'a'", (2, 2)),
+            ("UPDATE tasks SET status = 'queued' WHERE id = 'c'", (9, 2)),
+            ("DELETE FROM tasks WHERE id = 'b'", (7, 2)),
+            ("DELETE FROM tasks WHERE id = 'a'", (7, 2)),
+            (
+                "INSERT INTO tasks (id, user_id, status, spec, created_at, updated_at) VALUES ('e', 'v', 'queued', '{}', 1, 1)",
+                (7, 4),
+            ),
+        ] {
+            old.execute_batch(sql).unwrap();
+            assert_eq!(bytes(&old), expected, "{sql}");
+        }
+        let stems = old
+            .prepare("SELECT name, stem FROM tasks WHERE name IS NOT NULL")
+            .unwrap()
+            .query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
+        for (name, stem) in stems {
+            assert_eq!(stem, crate::api::tasks::stem_of(&name), "{name}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Writes go to one thread that owns the only write connection ([`writer`]); whatever waits
 //! there is committed in one transaction, and a caller is answered after the commit. Reads
-//! use a small pool of read-only connections ([`readers`]). One file per family of
+//! use small pools of read-only connections ([`readers`]), lists one of their own ([`lists`]). One file per family of
 //! tables adds its functions to [`Store`], noun first: `task_create`, `job_claim`.
 //!
 //! Guarantee: a write that was answered is on the disk (WAL, `synchronous=FULL`); a write
@@ -15,23 +15,29 @@ mod backup;
 mod health;
 mod identity;
 mod jobs;
+mod lists;
 mod migrate;
 mod node_config;
 mod node_upkeep;
 mod nodes;
 mod offers;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod readers;
 mod refusals;
 mod reports;
+mod reserve;
 mod retention;
 mod rows;
 mod sessions;
 mod space;
+mod task_lists;
 mod task_names;
 mod tasks;
 mod users;
 mod wal;
+mod wal_check;
 mod writer;
 
 pub use audit::AuditFilter;
@@ -44,13 +50,15 @@ pub use nodes::{Forgetting, Node, Registration};
 pub use offers::{Prospects, Standing};
 pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
 pub use refusals::{Demands, Refusal, Refusals, RefusedJob};
+pub use reserve::LowSpace;
 pub use retention::{Forgotten, Retention};
 pub use sessions::{Authority, Proof, RefreshOutcome};
+pub use task_lists::{MAX_OFFSET, TaskFilter, TaskPage};
 pub use task_names::TaskMatch;
-pub use tasks::{Creation, QueueLimits, TaskFilter, TaskPage};
+pub use tasks::{Creation, Deletion, QueueLimits};
 pub use users::{NewUser, UserChange, UserChanged, UserRecord};
 
-use crate::api::OrchestratorId;
+use crate::api::{OrchestratorId, UserId};
 use rusqlite::Connection;
 use std::{
     fs::{File, OpenOptions},
@@ -61,6 +69,11 @@ use std::{
 };
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reads at the same time; they share the page cache of the system, so few are enough.
+const READERS: usize = 4;
+const BACKGROUND_READERS: usize = 2;
+/// Longest read for a request; one by an index takes milliseconds.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -103,12 +116,21 @@ pub enum StoreError {
     /// Something keeps the database from being written.
     #[error(transparent)]
     Trouble(#[from] Trouble),
+    /// What is free on the disk is kept for what must be written.
+    #[error(transparent)]
+    LowSpace(#[from] LowSpace),
     /// The commit that this write was part of failed.
     #[error("the database could not commit: {0}")]
     Commit(String),
     /// The file can't be opened.
     #[error("the database file can't be opened")]
     Io(#[from] std::io::Error),
+    /// A read for a request took longer than [`READ_LIMIT`], and was ended.
+    #[error("the read took longer than {} s", READ_LIMIT.as_secs())]
+    TooSlow,
+    /// The lists that this user asked for before take longer than [`READ_LIMIT`].
+    #[error("the user reads too many lists at once")]
+    ListsBusy,
     /// The writer is gone.
     #[error("the database is closed")]
     Closed,
@@ -136,8 +158,14 @@ pub struct Store {
     /// Has the next commit bring the files to their size.
     cut_wanted: Arc<AtomicBool>,
     reports: reports::Reports,
+    /// For reads of a few rows that somebody waits for.
     readers: readers::Readers,
+    /// For lists, which nothing else waits behind.
+    lists: lists::Lists,
+    /// For reads of our own that take as long as they take, such as the scheduler's.
+    background: readers::Readers,
     orchestrator_id: OrchestratorId,
+    reserve: reserve::Reserve,
 }
 
 impl Store {
@@ -160,6 +188,7 @@ impl Store {
             .append(true)
             .mode(0o600)
             .open(path)?;
+        wal_check::set_aside_if_damaged(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         space::make_shrinkable(&connection)?;
@@ -176,14 +205,19 @@ impl Store {
         space::rewrite_once(&connection)?;
         let (health, cut_wanted) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
-        let readers = readers::Readers::open(path)?;
         Ok(Self {
             writer: writer::Writer::start(connection, wal, health.clone()),
-            readers,
+            readers: readers::Readers::open(path, READERS, Some(READ_LIMIT))?,
+            lists: lists::Lists::open(path)?,
+            background: readers::Readers::open(path, BACKGROUND_READERS, None)?,
             health,
             cut_wanted,
             reports: reports::Reports::default(),
             orchestrator_id,
+            reserve: reserve::Reserve {
+                directory: path.parent().unwrap_or(path).to_owned(),
+                bytes: 0,
+            },
         })
     }
 
@@ -195,7 +229,11 @@ impl Store {
     /// Closes the database once what was asked for before is done: readers first, the writer last, so
     /// that all of it is in its one file. Later reads and writes fail.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.readers.close(BUSY_TIMEOUT).await;
+        tokio::join!(
+            self.readers.close(BUSY_TIMEOUT),
+            self.lists.close(BUSY_TIMEOUT),
+            self.background.close(BUSY_TIMEOUT)
+        );
         self.writer.close().await
     }
 
@@ -217,12 +255,33 @@ impl Store {
         outcome
     }
 
+    /// The same for a list that the user `by` asks for, after at most [`lists::PER_USER`] others of theirs.
+    async fn list<T: Send + 'static>(
+        &self,
+        by: UserId,
+        f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = self.lists.read(by, f).await;
+        self.health.note(&outcome);
+        outcome
+    }
+
+    /// The same for a read of our own, which takes as long as it takes.
+    async fn read_long<T: Send + 'static>(
+        &self,
+        f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = self.background.read(f).await;
+        self.health.note(&outcome);
+        outcome
+    }
+
     /// The same for one that can't begin anew.
     async fn read_once<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let outcome = self.readers.read_once(f).await;
+        let outcome = self.background.read_once(f).await;
         self.health.note(&outcome);
         outcome
     }

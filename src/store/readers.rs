@@ -16,8 +16,6 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Reads at the same time; they share the page cache of the system, so few are enough.
-const READERS: usize = 4;
 /// How long a read may keep its caller's thread.
 const BRIEF: Duration = Duration::from_millis(1);
 /// Steps of SQLite's machine between two looks at the time; a row takes some twenty.
@@ -27,12 +25,20 @@ const STEPS: i32 = 64;
 pub(super) struct Readers {
     free: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    count: usize,
+    /// Longest read.
+    limit: Option<Duration>,
 }
 
 impl Readers {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens `count` connections; a read that takes longer than `limit` is ended.
+    pub(super) fn open(
+        path: &Path,
+        count: usize,
+        limit: Option<Duration>,
+    ) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let free = (0..READERS)
+        let free = (0..count)
             .map(|_| {
                 let connection = Connection::open_with_flags(path, flags)?;
                 connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -41,7 +47,9 @@ impl Readers {
             .collect::<Result<Vec<_>, StoreError>>()?;
         Ok(Self {
             free: Arc::new(Mutex::new(free)),
-            permits: Arc::new(Semaphore::new(READERS)),
+            permits: Arc::new(Semaphore::new(count)),
+            count,
+            limit,
         })
     }
 
@@ -51,8 +59,7 @@ impl Readers {
     ) -> Result<T, StoreError> {
         let permit = self.permit().await?;
         match self.attempt(&mut f, Some(BRIEF)) {
-            Err(StoreError::Sqlite(error))
-                if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
+            Err(error) if is_interrupted(&error) => {}
             answer => return answer,
         }
         self.blocking(permit, f).await
@@ -71,7 +78,7 @@ impl Readers {
 
     /// Waits for the reads under way, at most for `limit`, and closes the connections; later reads fail.
     pub(super) async fn close(&self, limit: Duration) {
-        let all = self.permits.acquire_many(READERS as u32);
+        let all = self.permits.acquire_many(self.count as u32);
         let all = tokio::time::timeout(limit, all).await;
         if all.is_err() {
             tracing::warn!("a read of the database takes too long to wait for");
@@ -94,7 +101,10 @@ impl Readers {
         let readers = self.clone();
         let read = move || {
             let _permit = permit;
-            readers.attempt(&mut f, None)
+            match readers.attempt(&mut f, readers.limit) {
+                Err(error) if is_interrupted(&error) => Err(StoreError::TooSlow),
+                answer => answer,
+            }
         };
         tokio::task::spawn_blocking(read)
             .await
@@ -125,6 +135,13 @@ impl Readers {
     }
 }
 
+fn is_interrupted(error: &StoreError) -> bool {
+    let StoreError::Sqlite(error) = error else {
+        return false;
+    };
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +150,7 @@ mod tests {
     fn readers(home: &tempfile::TempDir) -> Readers {
         let path = home.path().join("db");
         Connection::open(&path).unwrap();
-        Readers::open(&path).unwrap()
+        Readers::open(&path, 2, None).unwrap()
     }
 
     /// Counts to `n`: on which threads that was begun, and how far it came.
@@ -162,10 +179,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn read_beyond_its_limit_is_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let readers = Readers {
+            limit: Some(Duration::from_millis(20)),
+            ..readers(&home)
+        };
+        let endless = |c: &Connection| {
+            let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+            Ok(c.query_row(sql, [], |row| row.get::<_, i64>(0))?)
+        };
+        let answer = readers.read(endless).await;
+        assert!(matches!(answer, Err(StoreError::TooSlow)));
+        assert_eq!(count(&readers, 2).await.1, 2);
+    }
+
+    #[tokio::test]
     async fn a_read_that_panics_costs_no_connection() {
         let home = tempfile::tempdir().unwrap();
         let readers = readers(&home);
-        for _ in 0..=READERS {
+        for _ in 0..3 {
             let answer = readers
                 .read(|_| -> Result<(), _> { panic!("a test") })
                 .await;

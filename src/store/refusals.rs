@@ -97,7 +97,7 @@ impl Store {
 
     /// Lines of queued jobs that some node refused, each with what it asks of a node.
     pub async fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
-        self.read(move |c| {
+        self.read_long(move |c| {
             let mut refused = Vec::new();
             for line in lines(c)? {
                 let placement = Placement::read(&line.placement)?;
@@ -112,7 +112,7 @@ impl Store {
 
     /// Some of the jobs of a line, with who refused them.
     pub async fn line_refusals(&self, line: Line) -> Result<Vec<RefusedJob>, StoreError> {
-        self.read(move |c| {
+        self.read_long(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT id, task_id, attempt, refusals FROM jobs
                  WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 LIMIT ?3",

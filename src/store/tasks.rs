@@ -1,14 +1,15 @@
 //! What users asked for.
 
 use super::{
-    Placement, Store, StoreError,
+    Placement, Store, StoreError, audit, retention,
     rows::{document, named, to_document},
     sessions::{Authority, authorize},
     task_names::free_name,
 };
 use crate::api::{
     JobId, TaskId, UserId,
-    tasks::{JobView, Task, TaskSpec, TaskStatus, plain_name},
+    audit::AuditEvent,
+    tasks::{JobView, Task, TaskSpec, TaskStatus, stem_of},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -16,9 +17,6 @@ use std::time::Duration;
 
 /// How long an idempotency key keeps its answer.
 pub(super) const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
-
-/// Longest command, and longest prompt, that a list shows.
-const LISTED_BYTES: usize = 4096;
 
 /// How a creation ended.
 pub enum Creation {
@@ -32,43 +30,23 @@ pub enum Creation {
     QueueFull(&'static str),
 }
 
-/// How many tasks may be queued.
+/// How many tasks may be queued, and how large they may be together.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
-    /// In all.
+    /// Tasks in all.
     pub all: u64,
-    /// For one user.
+    /// Tasks of one user.
     pub per_user: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes of one user's tasks.
+    pub bytes_per_user: u64,
 }
 
-/// Which tasks to list.
-pub struct TaskFilter {
-    /// Only this user's; all of them for an admin.
-    pub owner: Option<UserId>,
-    /// Only those in this state.
-    pub status: Option<TaskStatus>,
-    /// Only those of this name, with a number or without.
-    pub name: Option<String>,
-    /// Only those older than this one.
-    pub before: Option<TaskId>,
-    /// Leaves out so many of the newest.
-    pub offset: u64,
-    /// At most so many.
-    pub limit: u32,
-}
-
-/// A part of a list.
-pub struct TaskPage {
-    /// Newest first.
-    pub tasks: Vec<Task>,
-    /// Whether there are older ones.
-    pub more: bool,
-}
-
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "id, status, name, spec, summary, exit_code, created_at, updated_at, started_at, ended_at";
 
-fn task(row: &Row<'_>) -> Result<Task, StoreError> {
+pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     let spec: String = row.get("spec")?;
     let spec: TaskSpec = document(&spec)?;
     let id = row.get("id")?;
@@ -92,23 +70,6 @@ fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     })
 }
 
-/// A list of tasks is no place for a megabyte of script: what is long is left out of it.
-fn shortened(task: Task) -> Task {
-    let length = task
-        .command
-        .iter()
-        .flatten()
-        .map(String::len)
-        .sum::<usize>();
-    let prompt = task.prompt.filter(|prompt| prompt.len() <= LISTED_BYTES);
-    let command = task.command.filter(|_| length <= LISTED_BYTES);
-    Task {
-        prompt,
-        command,
-        ..task
-    }
-}
-
 fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>, StoreError> {
     let mut statement = c.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)"
@@ -117,29 +78,72 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
     rows.next()?.map(task).transpose()
 }
 
-/// The queue in which there is no room for another task of this user.
+/// The queue in which there is no room for another task of this user, of so many bytes.
 fn full_queue(
     c: &Connection,
     owner: UserId,
+    size: usize,
     limits: QueueLimits,
 ) -> Result<Option<&'static str>, StoreError> {
     let mut statement = c.prepare_cached(
-        "SELECT coalesce(sum(queued), 0), coalesce(sum(queued) FILTER (WHERE user_id = ?1), 0)
+        "SELECT coalesce(sum(queued), 0), coalesce(sum(queued) FILTER (WHERE user_id = ?1), 0),
+                coalesce(sum(bytes), 0), coalesce(sum(bytes) FILTER (WHERE user_id = ?1), 0)
          FROM queue_depths",
     )?;
-    let (all, own): (i64, i64) =
-        statement.query_row([owner], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let full = |count: i64, limit: u64| u64::try_from(count).is_ok_and(|count| count >= limit);
-    Ok(if full(own, limits.per_user) {
+    let [all, own, bytes, own_bytes] = statement.query_row([owner], |row| {
+        let number =
+            |n| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(n)?).unwrap_or(0));
+        Ok([number(0)?, number(1)?, number(2)?, number(3)?])
+    })?;
+    let size = size as u64;
+    Ok(if own >= limits.per_user {
         Some("your queue")
-    } else if full(all, limits.all) {
+    } else if own_bytes + size > limits.bytes_per_user {
+        Some("your queue, counted in bytes (--max-queued-bytes-per-user),")
+    } else if all >= limits.all {
         Some("the queue of all users")
+    } else if bytes + size > limits.bytes {
+        Some("the queue of all users, counted in bytes (--max-queued-bytes),")
     } else {
         None
     })
 }
 
+/// How it went to delete a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deletion {
+    /// It is gone.
+    Deleted,
+    /// It stays, since it has not ended.
+    Unfinished(TaskStatus),
+    /// There is no such task.
+    Unknown,
+}
+
 impl Store {
+    /// Deletes a finished task with all that hangs on it, where it belongs to `owner` or `owner` is `None`.
+    pub async fn task_delete(
+        &self,
+        id: TaskId,
+        owner: Option<UserId>,
+        by: Authority,
+        event: AuditEvent,
+    ) -> Result<Deletion, StoreError> {
+        self.write(move |c| {
+            authorize(c, by, event.at)?;
+            let Some(task) = get(c, id, owner)? else {
+                return Ok(Deletion::Unknown);
+            };
+            if !task.status.is_final() {
+                return Ok(Deletion::Unfinished(task.status));
+            }
+            retention::forget_task(c, id)?;
+            audit::add(c, &event.to(id.to_string()))?;
+            Ok(Deletion::Deleted)
+        })
+        .await
+    }
+
     /// Stores a task and its job, in one commit. `key` is an idempotency key and the hash of its body.
     pub async fn task_create(
         &self,
@@ -150,7 +154,7 @@ impl Store {
         now: Time,
     ) -> Result<Creation, StoreError> {
         self.takes_work()?;
-        let owner = by.user;
+        let (owner, reserve) = (by.user, self.reserve.clone());
         self.write(move |c| {
             authorize(c, by, now)?;
             if let Some((key, body)) = &key {
@@ -171,16 +175,18 @@ impl Store {
                     None => {}
                 }
             }
-            if let Some(whose) = full_queue(c, owner, limits)? {
+            reserve.check_create()?;
+            let text = to_document(&spec)?;
+            if let Some(whose) = full_queue(c, owner, text.len(), limits)? {
                 return Ok(Creation::QueueFull(whose));
             }
             let id = TaskId::new();
             let name = spec.task_name.as_deref();
             let name = name.map(|base| free_name(c, owner, base)).transpose()?;
             c.execute(
-                "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
-                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
-                params![id, owner, name, to_document(&spec)?, now],
+                "INSERT INTO tasks (id, user_id, status, name, stem, spec, created_at, updated_at)
+                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?6, ?6)",
+                params![id, owner, name, name.as_deref().map(stem_of), text, now],
             )?;
             c.execute(
                 "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)
@@ -215,47 +221,6 @@ impl Store {
         owner: Option<UserId>,
     ) -> Result<Option<Task>, StoreError> {
         self.read(move |c| get(c, id, owner)).await
-    }
-
-    /// Tasks, newest first.
-    pub async fn task_list(&self, filter: TaskFilter) -> Result<TaskPage, StoreError> {
-        self.read(move |c| {
-            // One way for each, so that an index leads to a user's tasks among everybody's.
-            let whose = match filter.owner {
-                Some(_) => "user_id = ?1",
-                None => "?1 IS NULL",
-            };
-            let mut statement = c.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM tasks
-                 WHERE {whose} AND (?2 IS NULL OR status = ?2)
-                   AND (?3 IS NULL OR name IN (?3, ?7)
-                        OR name GLOB ?7 || '-[0-9]*' AND substr(name, length(?7) + 2) NOT GLOB '*[^0-9]*')
-                   AND (?4 IS NULL OR id < ?4)
-                 ORDER BY id DESC LIMIT ?5 OFFSET ?6"
-            ))?;
-            let status = filter.status.map(TaskStatus::as_str);
-            // One more than asked for tells whether there is more.
-            let limit = i64::from(filter.limit) + 1;
-            let plain = filter.name.as_deref().and_then(plain_name);
-            let offset = i64::try_from(filter.offset).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![
-                filter.owner,
-                status,
-                filter.name,
-                filter.before,
-                limit,
-                offset,
-                plain
-            ])?;
-            let mut tasks = Vec::new();
-            while let Some(row) = rows.next()? {
-                tasks.push(shortened(task(row)?));
-            }
-            let more = tasks.len() > filter.limit as usize;
-            tasks.truncate(filter.limit as usize);
-            Ok(TaskPage { tasks, more })
-        })
-        .await
     }
 
     /// The jobs of a task, with their results.

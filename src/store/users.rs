@@ -53,6 +53,9 @@ pub enum UserChanged {
 
 const COLUMNS: &str = "id, handle, email, is_active, is_admin, password_hash";
 
+const LIST: &str = "SELECT id, handle, email, is_active, is_admin FROM users
+    WHERE handle > ?1 ORDER BY handle LIMIT ?2";
+
 pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<UserRecord> {
     Ok(UserRecord {
         user: user(row)?,
@@ -163,20 +166,37 @@ impl Store {
         .await
     }
 
-    /// Users by handle, from the one after `after` on.
+    /// Users by handle, from the one after `after` on, in a turn of the user `by`.
     pub async fn user_list(
         &self,
+        by: UserId,
         after: Option<String>,
         limit: u32,
     ) -> Result<Vec<User>, StoreError> {
-        self.read(move |c| {
-            let mut statement = c.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM users WHERE (?1 IS NULL OR handle > ?1)
-                 ORDER BY handle LIMIT ?2"
-            ))?;
+        self.list(by, move |c| {
+            let mut statement = c.prepare_cached(LIST)?;
+            // No handle is empty.
+            let after = after.as_deref().unwrap_or_default();
             let users = statement.query_map(params![after, limit], user)?;
             Ok(users.collect::<Result<_, _>>()?)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::plans::assert_seeks;
+
+    #[tokio::test]
+    async fn users_are_listed_by_an_index() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let looked = store.read(|c| {
+            assert_seeks(c, LIST);
+            Ok(())
+        });
+        looked.await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -28,11 +28,19 @@ pub(super) struct Tombstones {
 impl Tombstones {
     /// Reads what an earlier process left, but for what is older than `retain`.
     pub(super) fn open(path: PathBuf, retain: Duration) -> io::Result<Self> {
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
+        let text = String::from_utf8_lossy(&bytes);
+        // A line that was written in part is the last one, and none.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let parsed: Vec<_> = text[..whole].lines().map(parse).collect();
+        let damaged = parsed.iter().filter(|line| line.is_none()).count();
+        if damaged > 0 {
+            set_aside(&path, damaged)?;
+        }
         let now = Time::now();
         let mut stones = Self {
             file: File::options().append(true).create(true).open(&path)?,
@@ -41,13 +49,15 @@ impl Tombstones {
             attempts: HashMap::new(),
             order: VecDeque::new(),
         };
-        // A line that was written in part is none.
-        for (at, job, attempt) in text.lines().filter_map(parse) {
+        for (at, job, attempt) in parsed.into_iter().flatten() {
             if now.since(at) < retain {
                 stones.put(at, job, attempt);
             }
         }
-        stones.compact()?;
+        if let Err(error) = stones.compact() {
+            // As on a full disk. It goes on growing where it is.
+            tracing::warn!(%error, "the list of forgotten jobs can't be written anew");
+        }
         Ok(stones)
     }
 
@@ -99,6 +109,19 @@ impl Tombstones {
     }
 }
 
+/// Keeps a damaged file beside the one that is written anew.
+fn set_aside(path: &Path, damaged: usize) -> io::Result<()> {
+    let kept = path.with_extension("damaged");
+    fs::rename(path, &kept)?;
+    tracing::error!(
+        lines = damaged,
+        kept = %kept.display(),
+        "the list of forgotten jobs is damaged; the lines that can be read are used. A late request to run one of \
+         the other jobs would run it again; orchestrators send none once they have stored its result"
+    );
+    Ok(())
+}
+
 fn line(at: Time, job: JobId, attempt: u32) -> String {
     format!("{} {job} {attempt}\n", at.as_millis())
 }
@@ -134,7 +157,29 @@ mod tests {
         );
         assert_eq!(stones.attempt(JobId::new()), None);
         drop(stones);
+        assert!(!path.with_extension("damaged").exists());
         let stones = Tombstones::open(path, Duration::ZERO).unwrap();
         assert_eq!(stones.attempt(first), None, "too old");
+    }
+
+    #[test]
+    fn damaged_lines_cost_only_themselves() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tombstones");
+        let day = Duration::from_secs(86_400);
+        let (first, second) = (JobId::new(), JobId::new());
+        let now = Time::now();
+        let mut bytes = line(now, first, 1).into_bytes();
+        bytes.extend(b"\xff\xfe\0 nonsense\n");
+        bytes.extend(line(now, second, 2).into_bytes());
+        fs::write(&path, &bytes).unwrap();
+        for _ in 0..2 {
+            let stones = Tombstones::open(path.clone(), day).unwrap();
+            assert_eq!(
+                (stones.attempt(first), stones.attempt(second)),
+                (Some(1), Some(2))
+            );
+            assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), bytes);
+        }
     }
 }

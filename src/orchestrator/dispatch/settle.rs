@@ -55,9 +55,8 @@ pub(super) async fn settle(
 ) -> Left {
     avoid(orchestrator, job.node_id, &verdict);
     let mut step = next_step(job, verdict);
-    if canceled && step.end.status == JobStatus::Lost {
-        // Somebody was told that it is canceled, and it is to no one's harm if it was.
-        step.end.status = JobStatus::Canceled;
+    if canceled {
+        step.cancel();
     }
     let status = stored(job, || store(orchestrator, job, &step)).await;
     if let Some(status) = status {
@@ -126,6 +125,21 @@ struct Step {
     /// Reason for which this node can't run it, where another one might.
     refusal: Option<String>,
     left: Left,
+}
+
+impl Step {
+    /// Makes it the end of a job that is to be canceled, also where the store could not record that yet.
+    fn cancel(&mut self) {
+        let goes_on = self.again.take().is_some() || self.refusal.take().is_some();
+        if goes_on {
+            self.end.status = JobStatus::Canceled;
+            "canceled".clone_into(&mut self.end.summary);
+        }
+        if self.end.status == JobStatus::Lost {
+            // Somebody was told that it is canceled, and it is to no one's harm if it was.
+            self.end.status = JobStatus::Canceled;
+        }
+    }
 }
 
 fn next_step(job: &RunningJob, verdict: Verdict) -> Step {

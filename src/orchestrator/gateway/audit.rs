@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(super) const USUAL_LIMIT: u32 = 50;
 
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    admin(&orchestrator, &request, AuditAction::AdminRead).await?;
+    let admin = admin(&orchestrator, &request, AuditAction::AdminRead).await?;
     let limit = page_limit(&request, USUAL_LIMIT)?;
     let filter = AuditFilter {
         action: request.query_as("action", "the name of an action, such as auth.login")?,
@@ -24,7 +24,7 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
         before: cursor::<u64>(&request)?.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)),
         limit: limit + 1,
     };
-    let events = orchestrator.store.audit_list(filter).await;
+    let events = orchestrator.store.audit_list(admin.user.id, filter).await;
     let mut events = events.map_err(store_problem)?;
     let more = events.len() > limit as usize;
     events.truncate(limit as usize);

@@ -61,6 +61,7 @@ fn routes() -> Builder<Orchestrator> {
         .route(Method::POST, "/v1/tasks", tasks::create)
         .route(Method::GET, "/v1/tasks", tasks::list)
         .route(Method::GET, "/v1/tasks/{id}", tasks::get)
+        .route(Method::DELETE, "/v1/tasks/{id}", tasks::delete)
         .route(Method::GET, "/v1/tasks/{id}/result", tasks::result)
         .route(Method::POST, "/v1/tasks/{id}/cancel", tasks::cancel)
         .route(Method::GET, "/v1/tasks/{id}/logs", logs::get)

@@ -1,8 +1,9 @@
-//! Tasks: create, list, get, result, cancel.
+//! Tasks: create, list, get, result, cancel, delete.
 
 use super::{Orchestrator, caller, cursor, page_limit, visible_to};
 use crate::{
     api::{
+        audit::AuditAction,
         jobs::MAX_TIMEOUT_SECONDS,
         problem::{Kind, Problem},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
@@ -14,8 +15,11 @@ use crate::{
         response::{self, Reply},
     },
     identity::{Caller, store_problem},
-    orchestrator::{cancel, task_log},
-    store::{Creation, TaskFilter, TaskMatch},
+    orchestrator::{
+        cancel::{self, CancelError},
+        task_log,
+    },
+    store::{Creation, Deletion, MAX_OFFSET, StoreError, TaskFilter, TaskMatch},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
@@ -112,9 +116,7 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
     let limit = page_limit(&request, DEFAULT_LIMIT)?;
-    let offset: u64 = request
-        .query_as("offset", "a number of tasks to leave out")?
-        .unwrap_or(0);
+    let offset = offset(&request)?;
     let filter = TaskFilter {
         owner: visible_to(&caller),
         status: request.query_as("status", "queued, running, completed, failed or canceled")?,
@@ -125,14 +127,29 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     };
     let page = orchestrator
         .store
-        .task_list(filter)
+        .task_list(caller.user.id, filter)
         .await
         .map_err(store_problem)?;
     let last = page.tasks.last().filter(|_| page.more);
     response::ok(&TaskList {
         next_cursor: last.map_or_else(String::new, |task| task.id.to_string()),
-        next_offset: last.map(|_| offset + page.tasks.len() as u64),
+        next_offset: last.map(|_| u64::from(offset) + page.tasks.len() as u64),
         tasks: page.tasks,
+    })
+}
+
+/// How many of the newest tasks a page leaves out.
+fn offset(request: &Request) -> Result<u32, Problem> {
+    let offset: u64 = request
+        .query_as("offset", "a number of tasks to leave out")?
+        .unwrap_or(0);
+    let offset = u32::try_from(offset).ok();
+    offset.filter(|offset| *offset <= MAX_OFFSET).ok_or_else(|| {
+        let text = format!(
+            "query parameter offset: expected at most {MAX_OFFSET}; to read further, give the next_cursor of the \
+             last page as cursor"
+        );
+        Problem::new(Kind::InvalidRequest, text)
     })
 }
 
@@ -194,7 +211,10 @@ pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) ->
 pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
     let task = named(&orchestrator, &request).await?;
     let canceled = detached(async move { cancel::cancel(&orchestrator, task.id).await });
-    let canceled = canceled.await?.map_err(store_problem)?;
+    let canceled = canceled.await?.map_err(|error| match error {
+        CancelError::Failed(error) => store_problem(error),
+        CancelError::Unrecorded(error) => unrecorded(error),
+    })?;
     let canceled = canceled.ok_or_else(|| {
         let text = "the task is to be canceled, and whether it ends so can't be known yet; look at the task, or \
                     cancel it again";
@@ -204,6 +224,38 @@ pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) ->
         task_id: task.id,
         canceled,
     })
+}
+
+/// A job was stopped, and that can't be written down.
+fn unrecorded(error: StoreError) -> Problem {
+    let cause = store_problem(error).detail;
+    let text = format!(
+        "the job was told to stop, but that can't be recorded yet: {cause}; the task shows its end once it can, so \
+         look at it again then"
+    );
+    Problem::new(Kind::Unavailable, text).retry_after(UNDECIDED_PAUSE)
+}
+
+/// Deletes a task that has ended, before its retention ends.
+pub(super) async fn delete(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
+    let caller = caller(&orchestrator, &request).await?;
+    let task = named_for(&orchestrator, &request, &caller).await?;
+    let event = caller.did(AuditAction::TaskDelete, &request.origin());
+    let (owner, by) = (visible_to(&caller), caller.authority());
+    let deleted = orchestrator.store.task_delete(task.id, owner, by, event);
+    match deleted.await.map_err(store_problem)? {
+        Deletion::Deleted => response::no_content(),
+        Deletion::Unknown => Err(Problem::not_found("task")),
+        Deletion::Unfinished(status) => Err(Problem::new(
+            Kind::Conflict,
+            format!(
+                "the task is {}, and only a finished one can be deleted; cancel it first (cynode task cancel {}), then \
+                 delete it",
+                status.as_str(),
+                task.id
+            ),
+        )),
+    }
 }
 
 /// Runs `work` to its end, also when the client hangs up and this handler is dropped.

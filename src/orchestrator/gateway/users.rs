@@ -25,12 +25,14 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
 }
 
 pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    admin(&orchestrator, &request, AuditAction::AdminRead).await?;
+    let admin = admin(&orchestrator, &request, AuditAction::AdminRead).await?;
     let limit = page_limit(&request, MAX_LIMIT)?;
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
     // One more than asked for tells whether there is more.
-    let users = orchestrator.store.user_list(after, limit + 1).await;
-    let mut users = users.map_err(store_problem)?;
+    let users = orchestrator
+        .store
+        .user_list(admin.user.id, after, limit + 1);
+    let mut users = users.await.map_err(store_problem)?;
     let more = users.len() > limit as usize;
     users.truncate(limit as usize);
     let last = users.last().filter(|_| more);

@@ -37,6 +37,8 @@ use places::{Candidate, Places};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
+/// Between two looks for room on the disk.
+const SPACE_PAUSE: Duration = Duration::from_secs(5);
 /// How long to wait when the store fails.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -131,6 +133,11 @@ async fn pass(
     if orchestrator.store.trouble().is_some() {
         // What may not be written to its end isn't begun; the end of the trouble wakes us.
         return Ok((None, Instant::now()));
+    }
+    if let Err(low) = orchestrator.store.start_space() {
+        tracing::warn!(reason = %low, "no queued task is started");
+        let now = Instant::now();
+        return Ok((Some(now + SPACE_PAUSE), now));
     }
     let now = Time::now();
     let may_be_given = |node: &Node| orchestrator.may_be_given_jobs(node, now);

@@ -58,6 +58,8 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         admin: false,
     };
     let limits = QueueLimits {
+        bytes: u64::MAX,
+        bytes_per_user: u64::MAX,
         all: 1,
         per_user: 1,
     };

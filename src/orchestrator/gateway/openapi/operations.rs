@@ -15,6 +15,7 @@ use crate::api::{
     tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskLogs, TaskResult, TaskStatus},
     users::{CreateUser, ResetPassword, UserList},
 };
+use crate::store::MAX_OFFSET;
 use http::Method;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -153,7 +154,8 @@ fn tasks() -> Vec<Operation> {
         )
         .takes::<CreateTask>()
         .creates::<Task>()
-        .or_problem(409),
+        .or_problem(409)
+        .or_problem(507),
         list_tasks(),
         get("/v1/tasks/{id}", "get_task", "A task").gives::<Task>(),
         get(
@@ -162,6 +164,13 @@ fn tasks() -> Vec<Operation> {
             "A task's jobs, with their results",
         )
         .gives::<TaskResult>(),
+        operation(
+            Method::DELETE,
+            "/v1/tasks/{id}",
+            "delete_task",
+            "Delete a finished task with its jobs and output",
+        )
+        .or_problem(409),
         post(
             "/v1/tasks/{id}/cancel",
             "cancel_task",
@@ -203,8 +212,8 @@ fn list_tasks() -> Operation {
     )
     .query(
         "offset",
-        "Leaves so many of the newest out.",
-        |_| json_schema!({"type": "integer", "minimum": 0, "maximum": u64::MAX, "default": 0}),
+        "Leaves so many of the newest out. To read further, use cursor.",
+        |_| json_schema!({"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0}),
     )
     .query("status", "Only those in this state.", of::<TaskStatus>)
     .query(

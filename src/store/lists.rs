@@ -1,0 +1,121 @@
+//! Reads of lists: on connections of their own, and only a few of one user at a time.
+//!
+//! A list may be a thousand times the work of a session check. So lists never take a connection that
+//! single rows are read by; and a user who asks for a hundred lists waits for their own, in the order in
+//! which they were asked for, while others find a connection free.
+
+use super::{READ_LIMIT, StoreError, readers::Readers};
+use crate::api::UserId;
+use rusqlite::Connection;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// Lists that are read at the same time.
+const READERS: usize = 4;
+/// Of those, lists of one user.
+pub(super) const PER_USER: usize = 2;
+
+/// Turns of users who read lists now or wait to.
+type Turns = HashMap<UserId, Arc<Semaphore>>;
+
+#[derive(Clone)]
+pub(super) struct Lists {
+    readers: Readers,
+    turns: Arc<Mutex<Turns>>,
+}
+
+impl Lists {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self {
+            readers: Readers::open(path, READERS, Some(READ_LIMIT))?,
+            turns: Arc::default(),
+        })
+    }
+
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        by: UserId,
+        f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _turn = timeout(READ_LIMIT, self.turn(by))
+            .await
+            .map_err(|_| StoreError::ListsBusy)??;
+        self.readers.read(f).await
+    }
+
+    async fn turn(&self, by: UserId) -> Result<OwnedSemaphorePermit, StoreError> {
+        let turns = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for.
+            all.retain(|user, turns| *user == by || Arc::strong_count(turns) > 1);
+            let turns = all.entry(by);
+            Arc::clone(turns.or_insert_with(|| Arc::new(Semaphore::new(PER_USER))))
+        };
+        let turn = turns.acquire_owned().await;
+        turn.map_err(|_| StoreError::Closed)
+    }
+
+    pub(super) async fn close(&self, limit: Duration) {
+        self.readers.close(limit).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test]
+    async fn one_users_lists_take_turns_and_anothers_pass() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("db");
+        Connection::open(&path).unwrap();
+        let lists = Lists::open(&path).unwrap();
+        let (greedy, other) = (UserId::new(), UserId::new());
+        let held = [
+            lists.turn(greedy).await.unwrap(),
+            lists.turn(greedy).await.unwrap(),
+        ];
+        let waiting = AtomicUsize::new(0);
+        let more = join_all((0..100).map(|_| async {
+            lists.read(greedy, |_| Ok(())).await.unwrap();
+            waiting.fetch_add(1, Ordering::SeqCst);
+        }));
+        let other = async {
+            lists.read(other, |_| Ok(())).await.unwrap();
+            assert_eq!(waiting.load(Ordering::SeqCst), 0);
+            drop(held);
+        };
+        tokio::join!(more, other);
+        assert_eq!(waiting.load(Ordering::SeqCst), 100);
+        drop(lists.turn(UserId::new()).await.unwrap());
+        assert_eq!(
+            lists.turns.lock().unwrap().len(),
+            1,
+            "no turn is kept for nobody"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn list_that_never_has_its_turn_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("db");
+        Connection::open(&path).unwrap();
+        let (lists, user) = (Lists::open(&path).unwrap(), UserId::new());
+        let _held = [
+            lists.turn(user).await.unwrap(),
+            lists.turn(user).await.unwrap(),
+        ];
+        let refused = lists.read(user, |_| Ok(())).await;
+        assert!(matches!(refused, Err(StoreError::ListsBusy)));
+    }
+}

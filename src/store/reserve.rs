@@ -1,0 +1,117 @@
+//! Room on the disk that new tasks may not use up.
+//!
+//! Logins, cancels, ends of jobs and the audit log are written whatever happens, so something has to be left
+//! for them. New tasks are refused while less than the reserve is free. Tasks that are queued already are
+//! not started while less than half of it is free: their results would use up the rest.
+
+use super::{Store, StoreError};
+use rustix::fs::statvfs;
+use std::path::PathBuf;
+
+/// Files that may be made on the disk at least, where its file system has a limit.
+const RESERVED_FILES: u64 = 64;
+
+/// Where the room is to be, and how much.
+#[derive(Clone, Debug)]
+pub(super) struct Reserve {
+    pub(super) directory: PathBuf,
+    /// None is kept free where this is 0.
+    pub(super) bytes: u64,
+}
+
+/// The disk has less room than is reserved on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LowSpace {
+    /// Bytes that are free, and that are to be.
+    #[error(
+        "only {} MiB are free on the disk that holds the database, and {} MiB are reserved there; make room on it, \
+         or start the orchestrator with a smaller --reserve-disk", .free >> 20, .reserved >> 20
+    )]
+    Bytes {
+        /// What is free.
+        free: u64,
+        /// What is to be.
+        reserved: u64,
+    },
+    /// Files that may still be made.
+    #[error(
+        "only {free} more files fit on the disk that holds the database; delete files that nobody needs there"
+    )]
+    Files {
+        /// How many.
+        free: u64,
+    },
+}
+
+impl Reserve {
+    /// What is wrong where less than `reserved` bytes are free.
+    fn check(&self, reserved: u64) -> Result<(), LowSpace> {
+        if reserved == 0 {
+            return Ok(());
+        }
+        let disk = match statvfs(&self.directory) {
+            Ok(disk) => disk,
+            Err(error) => {
+                // SQLite finds out for itself what may be wrong there.
+                tracing::debug!(%error, "the free room of the disk can't be read");
+                return Ok(());
+            }
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < reserved {
+            return Err(LowSpace::Bytes { free, reserved });
+        }
+        // Some file systems count no files.
+        if disk.f_files > 0 && disk.f_favail < RESERVED_FILES {
+            let free = disk.f_favail;
+            return Err(LowSpace::Files { free });
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for new tasks.
+    pub(super) fn check_create(&self) -> Result<(), LowSpace> {
+        self.check(self.bytes)
+    }
+}
+
+impl Store {
+    /// Reserves room on the disk of the database, in bytes; 0 reserves none.
+    #[must_use]
+    pub fn reserving(mut self, bytes: u64) -> Self {
+        self.reserve.bytes = bytes;
+        self
+    }
+
+    /// Why no new task is taken, where that is for want of room.
+    pub fn low_space(&self) -> Option<LowSpace> {
+        self.reserve.check_create().err()
+    }
+
+    /// Why no queued task is started, where that is for want of room.
+    pub fn start_space(&self) -> Result<(), StoreError> {
+        Ok(self.reserve.check(self.reserve.bytes / 2)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserve_counts_what_is_free_on_the_disk() {
+        let home = tempfile::tempdir().unwrap();
+        let reserve = |bytes| Reserve {
+            directory: home.path().to_owned(),
+            bytes,
+        };
+        assert_eq!(reserve(0).check_create(), Ok(()));
+        assert_eq!(reserve(1).check_create(), Ok(()));
+        let low = reserve(u64::MAX).check_create().unwrap_err();
+        let LowSpace::Bytes { free, reserved } = low else {
+            panic!("{low:?}");
+        };
+        assert!(free > 0 && reserved == u64::MAX);
+        assert!(low.to_string().contains("--reserve-disk"), "{low}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Lists of tasks, newest first.
+//!
+//! A page costs the same however deep it is in the list, however many tasks there are and however few of
+//! them match: everything that a list filters by is a prefix of an index whose last column is the id.
+//!
+//! ```text
+//! user, status, before      index tasks_by_user      (user_id, status, id)
+//! status, before            index tasks_by_status    (status, id)
+//! user, name, status, before      tasks_by_user_stem (user_id, stem, status, id)
+//! name, status, before            tasks_by_stem      (stem, status, id)
+//! ```
+//!
+//! A list without a status seeks in each of the five statuses and merges what it finds by id.
+
+use super::{
+    Store, StoreError,
+    tasks::{COLUMNS, task},
+};
+use crate::api::{
+    TaskId, UserId,
+    tasks::{Task, TaskStatus, plain_name},
+};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params_from_iter};
+use std::collections::BTreeSet;
+
+/// Largest offset of a page: the tasks before it are read and thrown away, which a cursor does without.
+pub const MAX_OFFSET: u32 = 10_000;
+/// Longest command, and longest prompt, that a list shows.
+const LISTED_BYTES: usize = 4096;
+/// Text that sorts after every id.
+const AFTER_IDS: &str = "g";
+
+/// Which tasks to list.
+pub struct TaskFilter {
+    /// Only this user's; all of them for an admin.
+    pub owner: Option<UserId>,
+    /// Only those in this state.
+    pub status: Option<TaskStatus>,
+    /// Only those of this name, with a number or without.
+    pub name: Option<String>,
+    /// Only those older than this one.
+    pub before: Option<TaskId>,
+    /// Leaves out so many of the newest; at most [`MAX_OFFSET`].
+    pub offset: u32,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A part of a list.
+pub struct TaskPage {
+    /// Newest first.
+    pub tasks: Vec<Task>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
+/// Columns with the values that they must have, in the order of an index.
+type Conditions<'a> = Vec<(&'static str, &'a dyn ToSql)>;
+
+impl TaskFilter {
+    /// Ids of the page and of the task behind it, newest first.
+    fn ids(&self, c: &Connection) -> Result<Vec<TaskId>, StoreError> {
+        // One more than asked for tells whether there is more.
+        let limit = self.limit as usize + 1;
+        let mut ids = BTreeSet::new();
+        match &self.name {
+            None => self.seek(c, None, &mut ids)?,
+            Some(name) => {
+                let plain = plain_name(name);
+                if let Some(plain) = &plain {
+                    self.seek(c, Some(plain), &mut ids)?;
+                }
+                // A name that ends in a number has another stem, and one of an earlier release may be of any form.
+                for name in BTreeSet::from_iter([Some(name), plain.as_ref()].into_iter().flatten())
+                {
+                    self.exact(c, name, &mut ids)?;
+                }
+            }
+        }
+        let page = ids.into_iter().rev().skip(self.offset as usize);
+        Ok(page.take(limit).collect())
+    }
+
+    /// Adds the newest tasks of each status, of this stem where there is one.
+    fn seek(
+        &self,
+        c: &Connection,
+        stem: Option<&String>,
+        ids: &mut BTreeSet<TaskId>,
+    ) -> Result<(), StoreError> {
+        let statuses = match &self.status {
+            Some(status) => std::slice::from_ref(status),
+            None => &TaskStatus::ALL[..],
+        };
+        let last = self.before.map(|id| id.to_string());
+        let last = last.as_deref().unwrap_or(AFTER_IDS);
+        let limit = i64::from(self.offset) + i64::from(self.limit) + 1;
+        for status in statuses.iter().map(|status| status.as_str()) {
+            let mut conditions = self.owned();
+            conditions.extend(stem.map(|stem| ("stem", stem as &dyn ToSql)));
+            conditions.push(("status", &status));
+            let mut statement = c.prepare_cached(&seek_sql(&conditions))?;
+            let values = conditions.iter().map(|(_, value)| *value);
+            let values = values.chain([&last as &dyn ToSql, &limit]);
+            let found = statement.query_map(params_from_iter(values), |row| row.get(0))?;
+            for id in found {
+                ids.insert(id?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the tasks of exactly this name: one of each user, or a few of a release before names were unique.
+    fn exact(
+        &self,
+        c: &Connection,
+        name: &str,
+        ids: &mut BTreeSet<TaskId>,
+    ) -> Result<(), StoreError> {
+        let status = self.status.map(TaskStatus::as_str);
+        let mut conditions: Conditions<'_> = vec![("name", &name)];
+        conditions.extend(self.owned());
+        conditions.extend(
+            status
+                .as_ref()
+                .map(|status| ("status", status as &dyn ToSql)),
+        );
+        let mut statement = c.prepare_cached(&exact_sql(&conditions))?;
+        let values = params_from_iter(conditions.iter().map(|(_, value)| *value));
+        for id in statement.query_map(values, |row| row.get(0))? {
+            let id = id?;
+            if self.before.is_none_or(|before| id < before) {
+                ids.insert(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn owned(&self) -> Conditions<'_> {
+        let owner = self.owner.as_ref();
+        owner
+            .map(|owner| ("user_id", owner as &dyn ToSql))
+            .into_iter()
+            .collect()
+    }
+}
+
+fn equal(conditions: &Conditions<'_>) -> String {
+    let terms = conditions.iter().map(|(column, _)| format!("{column} = ?"));
+    terms.collect::<Vec<_>>().join(" AND ")
+}
+
+fn seek_sql(conditions: &Conditions<'_>) -> String {
+    let equal = equal(conditions);
+    format!("SELECT id FROM tasks WHERE {equal} AND id < ? ORDER BY id DESC LIMIT ?")
+}
+
+fn exact_sql(conditions: &Conditions<'_>) -> String {
+    let equal = equal(conditions);
+    format!("SELECT id FROM tasks INDEXED BY tasks_by_name WHERE {equal}")
+}
+
+/// A list of tasks is no place for a megabyte of script: what is long is left out of it.
+fn shortened(task: Task) -> Task {
+    let length = task
+        .command
+        .iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>();
+    let prompt = task.prompt.filter(|prompt| prompt.len() <= LISTED_BYTES);
+    let command = task.command.filter(|_| length <= LISTED_BYTES);
+    Task {
+        prompt,
+        command,
+        ..task
+    }
+}
+
+impl Store {
+    /// Tasks, newest first, in a turn of the user `by`.
+    pub async fn task_list(&self, by: UserId, filter: TaskFilter) -> Result<TaskPage, StoreError> {
+        self.list(by, move |c| {
+            // So that no task is gone between its id and its row.
+            let c = &c.unchecked_transaction()?;
+            let ids = filter.ids(c)?;
+            let more = ids.len() > filter.limit as usize;
+            let mut statement =
+                c.prepare_cached(&format!("SELECT {COLUMNS} FROM tasks WHERE id = ?1"))?;
+            let mut tasks = Vec::new();
+            for id in ids.iter().take(filter.limit as usize) {
+                let row = statement.query_row([id], |row| Ok(task(row)));
+                tasks.extend(row.optional()?.transpose()?.map(shortened));
+            }
+            Ok(TaskPage { tasks, more })
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;
