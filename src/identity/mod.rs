@@ -39,8 +39,6 @@ use tokio::sync::watch;
 const REFRESHES: u32 = 2;
 /// When a read that was ended or refused may go better, in seconds.
 const READ_PAUSE: u64 = 5;
-/// When there may be room on a disk again, in seconds.
-const SPACE_PAUSE: u64 = 30;
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
 
@@ -102,7 +100,7 @@ pub fn store_problem(error: StoreError) -> Problem {
         }
         StoreError::LowSpace(low) => {
             let text = format!("{low}; until then no new task is taken");
-            return Problem::new(Kind::InsufficientStorage, text).retry_after(SPACE_PAUSE);
+            return Problem::new(Kind::InsufficientStorage, text);
         }
         // The log has it already, from when it was noted.
         StoreError::Trouble(trouble) => {

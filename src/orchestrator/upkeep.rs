@@ -53,6 +53,9 @@ async fn pass(store: &Store, keep: Retention) -> Result<(), StoreError> {
         tracing::info!(tasks, "finished tasks were forgotten");
     }
     while store.shrink().await? {}
+    if let Err(error) = store.restore_ballast() {
+        tracing::debug!(%error, "no room can be kept for a start on a full disk");
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 
 mod audit;
 mod backup;
+mod ballast;
 mod health;
 mod identity;
 mod jobs;
@@ -171,7 +172,19 @@ pub struct Store {
 impl Store {
     /// Opens the database at `path`, makes it when missing, and brings it to our schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::try_open(path).map_err(|error| match error.trouble() {
+        let mut opened = Self::try_open(path);
+        let is_full = |error: &StoreError| error.trouble() == Some(Trouble::Full);
+        if opened.as_ref().err().is_some_and(is_full) && ballast::drop_at(path) {
+            tracing::warn!(
+                "the disk that holds the database is full; the room kept for a start is used"
+            );
+            opened = Self::try_open(path);
+        } else if opened.is_ok()
+            && let Err(error) = ballast::ensure(path)
+        {
+            tracing::warn!(%error, "no room can be kept for a start on a full disk");
+        }
+        opened.map_err(|error| match error.trouble() {
             Some(trouble) => StoreError::Unusable {
                 path: path.to_owned(),
                 trouble,
@@ -215,7 +228,7 @@ impl Store {
             reports: reports::Reports::default(),
             orchestrator_id,
             reserve: reserve::Reserve {
-                directory: path.parent().unwrap_or(path).to_owned(),
+                database: path.to_owned(),
                 bytes: 0,
             },
         })

@@ -4,17 +4,17 @@
 //! for them. New tasks are refused while less than the reserve is free. Tasks that are queued already are
 //! not started while less than half of it is free: their results would use up the rest.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, ballast};
 use rustix::fs::statvfs;
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// Files that may be made on the disk at least, where its file system has a limit.
 const RESERVED_FILES: u64 = 64;
 
-/// Where the room is to be, and how much.
+/// The database on whose disk the room is to be, and how much.
 #[derive(Clone, Debug)]
 pub(super) struct Reserve {
-    pub(super) directory: PathBuf,
+    pub(super) database: PathBuf,
     /// None is kept free where this is 0.
     pub(super) bytes: u64,
 }
@@ -49,7 +49,7 @@ impl Reserve {
         if reserved == 0 {
             return Ok(());
         }
-        let disk = match statvfs(&self.directory) {
+        let disk = match statvfs(&self.database) {
             Ok(disk) => disk,
             Err(error) => {
                 // SQLite finds out for itself what may be wrong there.
@@ -88,6 +88,14 @@ impl Store {
         self.reserve.check_create().err()
     }
 
+    /// Makes again what a start on a full disk has used up, once there is room.
+    pub fn restore_ballast(&self) -> io::Result<()> {
+        match self.reserve.check_create() {
+            Ok(()) => ballast::ensure(&self.reserve.database),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Why no queued task is started, where that is for want of room.
     pub fn start_space(&self) -> Result<(), StoreError> {
         Ok(self.reserve.check(self.reserve.bytes / 2)?)
@@ -102,7 +110,7 @@ mod tests {
     fn reserve_counts_what_is_free_on_the_disk() {
         let home = tempfile::tempdir().unwrap();
         let reserve = |bytes| Reserve {
-            directory: home.path().to_owned(),
+            database: home.path().to_owned(),
             bytes,
         };
         assert_eq!(reserve(0).check_create(), Ok(()));

@@ -244,6 +244,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", "/v1/tasks".to_owned(), false),
         ("GET", "/v1/tasks".to_owned(), false),
         ("GET", format!("/v1/tasks/{id}"), false),
+        ("DELETE", format!("/v1/tasks/{id}"), false),
         ("GET", format!("/v1/tasks/{id}/result"), false),
         ("GET", format!("/v1/tasks/{id}/logs"), false),
         ("POST", format!("/v1/tasks/{id}/cancel"), false),

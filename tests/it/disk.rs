@@ -48,7 +48,8 @@ fn a_full_disk_takes_no_work_and_recovers_when_there_is_room() {
     };
     let home = tempfile::tempdir().unwrap();
     disk.hold_orchestrator(home.path());
-    let stage = Stage::raise(home, &[], |_, call, answer| well(call, answer)).joined();
+    let flags = ["--reserve-disk", "0"];
+    let stage = Stage::raise(home, &flags, |_, call, answer| well(call, answer)).joined();
     stage.orchestrator.gateway.get("/readyz").expect(200);
     disk.fill_but(1024);
 

@@ -135,6 +135,7 @@ fn the_gateway_refuses_what_it_cant_read() {
         ("GET", "/v1/tasks?limit=", 400, "invalid-request"),
         ("GET", "/v1/tasks?cursor=nonsense", 400, "invalid-request"),
         ("GET", "/v1/tasks?offset=-1", 400, "invalid-request"),
+        ("GET", "/v1/tasks?offset=10001", 400, "invalid-request"),
         ("GET", "/v1/tasks?status=done", 400, "invalid-request"),
     ];
     send_wrong_calls(&user, &calls);

@@ -39,7 +39,35 @@ impl Orchestrator {
     }
 
     /// Starts one at these addresses: gateway, control plane.
-    pub(crate) fn start_at(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Self {
+    pub(crate) fn start_at(home: &Path, addresses: [&str; 2], more: &[&str]) -> Self {
+        let mut server = Self::launch(home, addresses, more);
+        let (gateway, control) = (server.address("gateway"), server.address("control"));
+        Self::of(server, &gateway, &control)
+    }
+
+    /// Starts one that may not be able to write its addresses, which are lasting ports.
+    pub(crate) fn start_blind(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Self {
+        let server = Self::launch(home, [gateway, control], more);
+        let mut orchestrator = Self::of(server, gateway, control);
+        eventually("it serves", || {
+            orchestrator.process.assert_runs();
+            let reply = orchestrator.gateway.try_call("GET", "/healthz", &[], b"");
+            reply.ok().filter(|reply| reply.status == 200)
+        });
+        orchestrator
+    }
+
+    fn of(server: Server, gateway: &str, control: &str) -> Self {
+        Self {
+            server,
+            gateway: Api::new(gateway),
+            control: Api::new(control),
+            control_url: format!("http://{control}"),
+            gateway_url: format!("http://{gateway}"),
+        }
+    }
+
+    fn launch(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Server {
         let (psk, password) = (
             secret_file(home, "psk", PSK),
             secret_file(home, "password", PASSWORD),
@@ -50,19 +78,11 @@ impl Orchestrator {
         command
             .env("CYNODE_REQUIRE_INFERENCE", "false")
             .env("CYNODE_DEFAULT_IMAGE", IMAGE);
-        let mut server = Server::launch(
+        Server::launch(
             home,
             "orchestrator",
             command.args(listen).args(secrets).args(more),
-        );
-        let (gateway, control) = (server.address("gateway"), server.address("control"));
-        Self {
-            server,
-            gateway: Api::new(&gateway),
-            control: Api::new(&control),
-            control_url: format!("http://{control}"),
-            gateway_url: format!("http://{gateway}"),
-        }
+        )
     }
 
     /// The User API as the admin, freshly logged in.
