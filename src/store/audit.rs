@@ -146,7 +146,7 @@ mod tests {
     async fn every_list_of_events_reads_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read(|c| {
+        let looked = store.read_once(|c| {
             for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, FORGET] {
                 assert_seeks(c, sql);
             }

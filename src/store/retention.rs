@@ -133,7 +133,7 @@ mod tests {
             .chain(FORGET_TASK)
             .chain([FINISHED, OLD_KEYS])
         {
-            let looked = store.read(move |c| {
+            let looked = store.read_once(move |c| {
                 assert_seeks(c, sql);
                 Ok(())
             });

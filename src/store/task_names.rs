@@ -177,7 +177,7 @@ mod tests {
     async fn words_are_looked_up_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read(|c| {
+        let looked = store.read_once(|c| {
             let plan = assert_seeks(c, OWN_NAMED);
             assert!(plan.contains("name=? AND user_id=?"), "{plan}");
             let plan = assert_seeks(c, OWN_PREFIX);

@@ -193,7 +193,7 @@ mod tests {
     async fn users_are_listed_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read(|c| {
+        let looked = store.read_once(|c| {
             assert_seeks(c, LIST);
             Ok(())
         });
