@@ -15,7 +15,7 @@ use cynode::{
         tasks::{CreateTask, JobStatus},
         time::Time,
     },
-    orchestrator::scheduler::{Memory, look},
+    orchestrator::scheduler::{Memory, Slots, look},
     store::{
         Acknowledged, Authority, Creation, FinishedJob, NewUser, QueueLimits, Registration, Store,
     },
@@ -30,6 +30,10 @@ const QUEUED: [usize; 2] = [1_000, 100_000];
 const ROUNDS: usize = 300;
 /// Writes at the same time, so that they share commits.
 const WRITERS: usize = 256;
+const ALL: Slots = Slots {
+    per_node: u32::MAX,
+    in_all: u32::MAX,
+};
 const LIMITS: QueueLimits = QueueLimits {
     all: u64::MAX,
     per_user: u64::MAX,
@@ -125,7 +129,7 @@ impl Stage {
     /// Gives all free slots away; how long the look and the claims took.
     async fn give(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
         let began = Instant::now();
-        let look = look(&self.store, memory, Vec::new(), Time::now(), |_| true)
+        let look = look(&self.store, memory, Vec::new(), Time::now(), ALL, |_| true)
             .await
             .unwrap();
         let looked = began.elapsed();
@@ -209,6 +213,7 @@ async fn add_node(store: &Store, n: usize) {
         report,
         n.to_string(),
         None,
+        u32::MAX,
         event(AuditAction::NodeRegister),
     );
     let Registration::Created(id, registration) = registered.await.unwrap() else {

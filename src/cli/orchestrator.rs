@@ -78,6 +78,24 @@ pub struct Limits {
     /// Refuse new tasks while less than this is free on the disk that holds the database; 0: no reserve
     #[arg(long, env = "CYNODE_RESERVE_DISK", default_value = "512MiB", value_parser = size, value_name = "SIZE")]
     pub reserve_disk: u64,
+    /// Give a node at most this many jobs at a time, whatever it offers
+    #[arg(
+        long,
+        env = "CYNODE_MAX_JOBS_PER_NODE",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    pub max_jobs_per_node: u32,
+    /// Refuse new nodes while this many are registered
+    #[arg(
+        long,
+        env = "CYNODE_MAX_NODES",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    pub max_nodes: u32,
     /// Reschedule the jobs of a node that has been silent for this long
     #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,

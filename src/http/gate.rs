@@ -24,12 +24,17 @@ pub struct Gate {
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
+/// Descriptors of this process that connections and running jobs share; `None` where there is no limit.
+pub fn descriptors() -> Option<u64> {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.map(|files| files.saturating_sub(KEPT))
+}
+
 impl Gate {
     /// One that believes these proxies what they say of where a request came from.
     pub fn new(proxies: &[IpNet]) -> Self {
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        // Two listeners share a process.
-        let room = files.map(|files| files.saturating_sub(KEPT) / 2);
+        // Two listeners share a process, and leave half for running jobs.
+        let room = descriptors().map(|files| files / 4);
         let room = room.and_then(|room| usize::try_from(room).ok());
         Self {
             proxies: proxies.into(),

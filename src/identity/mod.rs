@@ -19,7 +19,7 @@ pub use users::Change;
 
 use crate::{
     api::{
-        NodeId, SessionId,
+        NodeId, SessionId, UserId,
         audit::{AuditAction, AuditEvent, Origin},
         auth::User,
         problem::{Kind, Problem},
@@ -27,6 +27,7 @@ use crate::{
     },
     digest::sha256_hex,
     errors,
+    network::network,
     store::{Authority, Store, StoreError},
 };
 use rates::{Denials, Rates};
@@ -39,6 +40,10 @@ use tokio::sync::watch;
 const REFRESHES: u32 = 2;
 /// When a read that was ended or refused may go better, in seconds.
 const READ_PAUSE: u64 = 5;
+/// Nodes that may register for the first time from one address, at once and a second after that: a rack of
+/// machines starts together, and somebody with the key can't fill the list of nodes.
+const NEW_NODES_BURST: u32 = 64;
+const NEW_NODES_RATE: u32 = 1;
 /// How long an access token lives.
 const ACCESS_LIFE: Duration = Duration::from_mins(15);
 
@@ -73,8 +78,9 @@ pub struct Identity {
     keys: Keys,
     logins: Throttle,
     registrations: Throttle,
-    rates: Rates,
-    refreshes: Rates,
+    new_nodes: Rates<IpAddr>,
+    rates: Rates<UserId>,
+    refreshes: Rates<UserId>,
     denials: Denials,
     hasher: password::Hasher,
     /// Says that sessions were ended.
@@ -127,6 +133,7 @@ impl Identity {
             keys,
             logins: Throttle::default(),
             registrations: Throttle::default(),
+            new_nodes: Rates::with_burst(NEW_NODES_RATE, NEW_NODES_BURST),
             rates: Rates::new(rate),
             refreshes: Rates::new(REFRESHES),
             denials: Denials::default(),
@@ -234,6 +241,16 @@ impl Identity {
         }
         attempt.succeed();
         Ok(())
+    }
+
+    /// Lets a node that isn't known register from there, or says how long to wait.
+    pub fn admit_new_node(&self, from: IpAddr) -> Result<(), Problem> {
+        self.new_nodes.admit_or(network(from), |seconds| {
+            format!(
+                "too many new nodes register from this address; wait {seconds} s and register again \
+                 (nodes that are known already are not limited)"
+            )
+        })
     }
 
     /// The pre-shared key itself, for a node in the same process.

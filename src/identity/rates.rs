@@ -1,4 +1,5 @@
-//! How many requests a user may make: a bucket of tokens each, which fills at a steady rate.
+//! Token buckets: how many requests a user may make, and how many unknown nodes may register from an
+//! address. Each has a bucket, which fills at a steady rate.
 
 use crate::api::{
     UserId,
@@ -7,6 +8,7 @@ use crate::api::{
 };
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,44 +23,61 @@ struct Bucket {
     at: Instant,
 }
 
-/// The buckets of all users.
-pub(super) struct Rates {
+/// One bucket for each key, such as a user.
+pub(super) struct Rates<K> {
     /// Requests a second; no limit when 0.
     rate: u32,
-    buckets: Mutex<HashMap<UserId, Bucket>>,
+    /// Requests at once.
+    burst: u32,
+    buckets: Mutex<HashMap<K, Bucket>>,
 }
 
-impl Rates {
-    /// So many requests a second for each user; no limit when 0.
+impl<K: Eq + Hash> Rates<K> {
+    /// So many requests a second for each key; no limit when 0.
     pub(super) fn new(rate: u32) -> Self {
+        Self::with_burst(rate, rate.saturating_mul(BURST))
+    }
+
+    /// The same with so many at once.
+    pub(super) fn with_burst(rate: u32, burst: u32) -> Self {
         Self {
             rate,
+            burst,
             buckets: Mutex::default(),
         }
     }
 
     /// Lets a request through, or says how long to wait.
-    pub(super) fn admit(&self, user: UserId) -> Result<(), Problem> {
-        let wait = self.wait(user, Instant::now());
+    pub(super) fn admit(&self, key: K) -> Result<(), Problem> {
+        self.admit_or(key, |seconds| {
+            let rate = self.rate;
+            format!("these are more than {rate} requests a second; wait {seconds} s, then go on more slowly")
+        })
+    }
+
+    /// The same with words of the caller's, who is given the seconds to wait.
+    pub(super) fn admit_or(
+        &self,
+        key: K,
+        explain: impl FnOnce(u64) -> String,
+    ) -> Result<(), Problem> {
+        let wait = self.wait(key, Instant::now());
         if wait.is_zero() {
             return Ok(());
         }
         let seconds = wait.as_millis().div_ceil(1000).max(1);
-        let text = format!(
-            "these are more than {} requests a second; wait {seconds} s, then go on more slowly",
-            self.rate
-        );
-        let problem = Problem::new(Kind::TooManyRequests, text);
-        Err(problem.retry_after(u64::try_from(seconds).unwrap_or(1)))
+        let seconds = u64::try_from(seconds).unwrap_or(1);
+        let problem = Problem::new(Kind::TooManyRequests, explain(seconds));
+        Err(problem.retry_after(seconds))
     }
 
     /// Takes a token; nothing to wait for when there was one.
-    fn wait(&self, user: UserId, now: Instant) -> Duration {
+    fn wait(&self, key: K, now: Instant) -> Duration {
         if self.rate == 0 {
             return Duration::ZERO;
         }
         let rate = f64::from(self.rate);
-        let full = rate * f64::from(BURST);
+        let full = f64::from(self.burst);
         let filled = |bucket: &Bucket| {
             let since = now.saturating_duration_since(bucket.at).as_secs_f64();
             (bucket.tokens + since * rate).min(full)
@@ -67,7 +86,7 @@ impl Rates {
         if buckets.len() >= MANY {
             buckets.retain(|_, bucket| filled(bucket) < full);
         }
-        let bucket = buckets.entry(user).or_insert(Bucket {
+        let bucket = buckets.entry(key).or_insert(Bucket {
             tokens: full,
             at: now,
         });

@@ -27,6 +27,7 @@ mod readiness;
 mod recovery;
 mod refusals;
 pub mod scheduler;
+mod slots;
 mod summary;
 mod task_log;
 mod upkeep;
@@ -92,6 +93,10 @@ pub struct Settings {
     pub init: bool,
     /// Which finished tasks are kept.
     pub retention: Retention,
+    /// Most jobs of one node at the same time.
+    pub max_jobs_per_node: u32,
+    /// Most nodes.
+    pub max_nodes: u32,
     /// How many requests a second each user may make; any number when 0.
     pub user_rate: u32,
     /// Those who are believed where a request came from.
@@ -125,6 +130,7 @@ pub struct Orchestrator {
     followers: followers::Followers,
     avoided: avoided::Avoided,
     leftovers: leftovers::Leftovers,
+    slots: slots::Slots,
     liveness: liveness::Liveness,
     following: Tasks,
     /// This process; made at each start.
@@ -203,6 +209,7 @@ impl Orchestrator {
         let clients = node_address::Clients::new(&settings);
         let orchestrator = Arc::new(Self {
             identity: Identity::new(store.clone(), keys, settings.user_rate),
+            slots: slots::Slots::new(settings.max_jobs_per_node),
             settings,
             store,
             clients,
@@ -271,7 +278,8 @@ impl Orchestrator {
                     return Some(low.to_string());
                 }
                 let demands = self.store.task_demands(task).await.ok()?;
-                readiness::waits_for(&demands, &self.node_views().await.ok()?)
+                let nodes = self.node_views().await.ok()?;
+                readiness::waits_for(&demands, &nodes).or_else(|| self.slots.full(&nodes))
             }
             TaskStatus::Running => {
                 let moment = self.live.moment(task)?;

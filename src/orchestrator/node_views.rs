@@ -51,8 +51,10 @@ impl Orchestrator {
         let stale = control_plane::is_stale(self, &node);
         let report = &node.capability;
         if reason.is_none() {
-            let others = readiness::other_jobs(report);
-            reason = others.or(stale.then(|| readiness::STALE.to_owned()));
+            let unused = || self.slots.unused(report.max_concurrency());
+            reason = readiness::other_jobs(report)
+                .or_else(unused)
+                .or_else(|| stale.then(|| readiness::STALE.to_owned()));
         }
         NodeView {
             status: standing.status,
@@ -64,7 +66,7 @@ impl Orchestrator {
             ack_status: node.ack_status,
             last_seen_at: heard.at,
             running_jobs: node.running_jobs,
-            max_concurrency: report.max_concurrency(),
+            max_concurrency: self.slots.of_node(report.max_concurrency()),
             labels: report.node.labels.clone().unwrap_or_default(),
             name: report.node.name.clone(),
             gpu: report.gpu.clone(),

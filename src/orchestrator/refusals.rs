@@ -26,7 +26,7 @@ pub(super) fn is_any_left(
     now: Time,
 ) -> bool {
     nodes.retain(|node| may_return(node, orchestrator.liveness.heard(node).at, now));
-    scheduler::any_fits(nodes, placement)
+    scheduler::any_fits(nodes, orchestrator.slots, placement)
 }
 
 /// Whether a node runs sandboxes, or may do so again soon.

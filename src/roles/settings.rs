@@ -206,6 +206,8 @@ pub(super) fn orchestrator_settings(
             age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
             most: Some(flags.limits.retain_max).filter(|most| *most > 0),
         },
+        max_jobs_per_node: flags.limits.max_jobs_per_node,
+        max_nodes: flags.limits.max_nodes,
         user_rate: flags.limits.user_rate,
         trusted_proxies: flags.limits.trusted_proxy,
         require_inference: false,

@@ -55,6 +55,8 @@ pub enum Registration {
     Known(NodeId, i64),
     /// The slug is another machine's; nothing was stored.
     Taken,
+    /// The slug is new, and there are as many nodes as there may be; nothing was stored.
+    Full,
 }
 
 /// How it went to forget a node.
@@ -118,12 +120,14 @@ impl Store {
         .await
     }
 
-    /// Makes the node of this slug, or takes it up again where it is this machine's.
+    /// Makes the node of this slug where there are fewer than `most`, or takes it up again where it is this
+    /// machine's.
     pub async fn node_register(
         &self,
         report: CapabilityReport,
         report_sha256: String,
         key_sha256: Option<String>,
+        most: u32,
         event: AuditEvent,
     ) -> Result<Registration, StoreError> {
         self.write(move |c| {
@@ -141,6 +145,11 @@ impl Store {
                 restore_drain(c, id, key_sha256.as_deref())?;
                 audit::add(c, &event.by(id, slug))?;
                 return Ok(Registration::Known(id, registration));
+            }
+            let nodes: u32 = c.query_row("SELECT count(*) FROM nodes", [], |row| row.get(0))?;
+            if nodes >= most {
+                audit::add(c, &event.to(slug).failed("too-many-nodes"))?;
+                return Ok(Registration::Full);
             }
             let id = NodeId::new();
             c.execute(

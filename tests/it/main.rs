@@ -26,6 +26,7 @@ mod docs;
 mod doctor;
 mod duplicates;
 mod escapes;
+mod greedy_nodes;
 mod happy_path;
 mod host_settings;
 mod inference;

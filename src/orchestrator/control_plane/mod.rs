@@ -80,12 +80,14 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         .node_owned(slug.clone(), key.clone())
         .await
         .map_err(store_problem)?;
-    if let Some(id) = known {
-        hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?;
+    match known {
+        Some(id) => hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?,
+        None => orchestrator.identity.admit_new_node(origin.address)?,
     }
+    let (offered, most) = (capability.max_concurrency(), orchestrator.settings.max_nodes);
     let registered = orchestrator
         .store
-        .node_register(capability, hash, key, event)
+        .node_register(capability, hash, key, most, event)
         .await
         .map_err(store_problem)?;
     let (status, id, registration) = match registered {
@@ -95,6 +97,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
             tracing::warn!(node = slug, %peer, "a machine asked for the slug of another one");
             return Err(slug_taken(&slug));
         }
+        Registration::Full => return Err(too_many_nodes(most)),
     };
     if known.is_none()
         && let Some(instance) = &instance
@@ -102,6 +105,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         orchestrator.instances.hear(id, instance, Instant::now());
     }
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
+    orchestrator.slots.note_offer(&slug, None, offered);
     orchestrator.leftovers.owe(id);
     let base_url = base_url(&orchestrator, &request);
     let (node_jwt, expires_at) = orchestrator.identity.node_token(id, registration)?;
@@ -165,6 +169,16 @@ fn slug_taken(slug: &str) -> Problem {
     )
 }
 
+fn too_many_nodes(most: u32) -> Problem {
+    Problem::new(
+        Kind::Conflict,
+        format!(
+            "this orchestrator has {most} nodes, which is its limit; have an admin remove those that are gone \
+             (cynode nodes forget SLUG), or restart the orchestrator with a higher --max-nodes"
+        ),
+    )
+}
+
 async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
     let mut report: CapabilityReport = request.payload().await?;
@@ -175,6 +189,11 @@ async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply 
     orchestrator
         .check_worker_address(&request, &mut report, "")
         .await?;
+    let before = node.capability.max_concurrency();
+    let offered = report.max_concurrency();
+    orchestrator
+        .slots
+        .note_offer(&node.slug, Some(before), offered);
     let hash = hash_of(&report);
     let now = Time::now();
     let event = AuditEvent::new(AuditAction::NodeWorkerUrl, now, Some(&request.origin()));

@@ -24,8 +24,8 @@ mod places;
 
 pub use decision::Memory;
 
-pub use super::followers::Sought;
 use super::{Orchestrator, dispatch};
+pub use super::{followers::Sought, slots::Slots};
 use crate::{
     api::{JobId, NodeId, time::Time},
     errors,
@@ -60,6 +60,7 @@ pub async fn look(
     memory: &mut Memory,
     sought: Vec<Sought>,
     now: Time,
+    slots: Slots,
     may_be_given: impl Fn(&Node) -> bool,
 ) -> Result<Look, StoreError> {
     let due = store.queue_due(now).await?;
@@ -71,15 +72,20 @@ pub async fn look(
         return Ok(look);
     }
     let nodes = store.node_list().await?;
-    let candidates = nodes.into_iter().filter(may_be_given).map(Candidate::from);
+    let running = nodes.iter().map(|node| node.running_jobs);
+    let left = slots
+        .in_all
+        .saturating_sub(running.fold(0, u32::saturating_add));
+    let candidates = nodes.into_iter().filter(may_be_given);
+    let candidates = candidates.map(|node| Candidate::new(node, slots));
     let free: Vec<Candidate> = candidates.filter(Candidate::has_room).collect();
-    if free.is_empty() {
+    if free.is_empty() || left == 0 {
         return Ok(look);
     }
     // It is lost when the read fails, and is only good for preferences.
     let mut kept = std::mem::take(memory);
     let decided = store.queue_look(now, move |queue| {
-        let mut places = Places::new(free);
+        let mut places = Places::new(free, left);
         let offered = decision::place(&sought, &mut places)?;
         let assigned = decision::assign(queue, places, &mut kept)?;
         Ok((offered, assigned, kept))
@@ -89,9 +95,12 @@ pub async fn look(
 }
 
 /// Whether any of these nodes, be it away or full now, could be given a job that asks this.
-pub(super) fn any_fits(nodes: Vec<Node>, placement: &Placement) -> bool {
-    let mut nodes = nodes.into_iter().map(Candidate::from);
-    nodes.any(|node| node.fits(placement))
+pub(super) fn any_fits(nodes: Vec<Node>, slots: Slots, placement: &Placement) -> bool {
+    let candidate = |node| Candidate::new(node, slots);
+    nodes
+        .into_iter()
+        .map(candidate)
+        .any(|node| node.fits(placement))
 }
 
 /// Runs until `shutdown`.
@@ -142,7 +151,15 @@ async fn pass(
     let now = Time::now();
     let may_be_given = |node: &Node| orchestrator.may_be_given_jobs(node, now);
     let sought = orchestrator.followers.sought();
-    let look = look(&orchestrator.store, memory, sought, now, may_be_given).await?;
+    let look = look(
+        &orchestrator.store,
+        memory,
+        sought,
+        now,
+        orchestrator.slots,
+        may_be_given,
+    )
+    .await?;
     let looked = Instant::now();
     let offers = look.offered.into_iter();
     let offers = offers.map(|(job, node)| orchestrator.followers.offer(job, node));

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{NodeId, nodes::CapabilityReport},
-    orchestrator::readiness,
+    orchestrator::{readiness, scheduler::Slots},
     store::{Node, Placement, StoreError},
 };
 use std::{
@@ -20,18 +20,17 @@ pub(super) struct Candidate {
     pub(super) slots: u32,
 }
 
-impl From<Node> for Candidate {
-    fn from(node: Node) -> Self {
+impl Candidate {
+    /// The node with as many of its slots as are used.
+    pub(super) fn new(node: Node, slots: Slots) -> Self {
         Self {
             id: node.id,
             running: node.running_jobs,
-            slots: node.capability.max_concurrency(),
+            slots: slots.of_node(node.capability.max_concurrency()),
             report: node.capability,
         }
     }
-}
 
-impl Candidate {
     pub(super) fn has_room(&self) -> bool {
         self.running < self.slots
     }
@@ -61,13 +60,16 @@ impl Candidate {
 /// The nodes with free slots.
 pub(super) struct Places {
     nodes: Vec<Candidate>,
+    /// Jobs that may yet be given away, whatever nodes have room.
+    left: u32,
     by_label: HashMap<String, Vec<usize>>,
     /// By what is asked, those that fit it and had room when they were last asked.
     fitting: HashMap<String, Vec<usize>>,
 }
 
 impl Places {
-    pub(super) fn new(nodes: Vec<Candidate>) -> Self {
+    /// These nodes, of whose slots `left` may be taken.
+    pub(super) fn new(nodes: Vec<Candidate>, left: u32) -> Self {
         let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
         for (n, node) in nodes.iter().enumerate() {
             for label in node.labels() {
@@ -76,6 +78,7 @@ impl Places {
         }
         Self {
             nodes,
+            left,
             by_label,
             fitting: HashMap::new(),
         }
@@ -83,6 +86,9 @@ impl Places {
 
     /// Whether a job that asks this of a node could have a slot.
     pub(super) fn has_room(&mut self, placement: &str) -> Result<bool, StoreError> {
+        if self.left == 0 {
+            return Ok(false);
+        }
         if !self.fitting.contains_key(placement) {
             let fitting = self.find(&Placement::read(placement)?);
             self.fitting.insert(placement.to_owned(), fitting);
@@ -112,6 +118,7 @@ impl Places {
         });
         best.map(|n| {
             self.nodes[n].running += 1;
+            self.left = self.left.saturating_sub(1);
             self.nodes[n].id
         })
     }

@@ -34,6 +34,7 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
             report.clone(),
             String::new(),
             None,
+            1,
             event(AuditAction::NodeRegister),
         )
         .await

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     thread,
 };
 use tempfile::TempDir;
@@ -40,14 +40,14 @@ impl Orchestrator {
 
     /// Starts one at these addresses: gateway, control plane.
     pub(crate) fn start_at(home: &Path, addresses: [&str; 2], more: &[&str]) -> Self {
-        let mut server = Self::launch(home, addresses, more);
+        let mut server = Self::launch(home, addresses, more, |command| command);
         let (gateway, control) = (server.address("gateway"), server.address("control"));
         Self::of(server, &gateway, &control)
     }
 
     /// Starts one that may not be able to write its addresses, which are lasting ports.
     pub(crate) fn start_blind(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Self {
-        let server = Self::launch(home, [gateway, control], more);
+        let server = Self::launch(home, [gateway, control], more, |command| command);
         let mut orchestrator = Self::of(server, gateway, control);
         eventually("it serves", || {
             orchestrator.process.assert_runs();
@@ -67,7 +67,35 @@ impl Orchestrator {
         }
     }
 
-    fn launch(home: &Path, [gateway, control]: [&str; 2], more: &[&str]) -> Server {
+    /// Starts one on free ports that may have so many files open.
+    pub(crate) fn start_with_files(home: &Path, files: u32, more: &[&str]) -> Self {
+        let free = ["127.0.0.1:0", "127.0.0.1:0"];
+        let mut server = Self::launch(home, free, more, |command| {
+            let mut limited = Command::new("prlimit");
+            limited
+                .arg(format!("--nofile={files}:{files}"))
+                .arg(command.get_program())
+                .args(command.get_args())
+                .current_dir(home)
+                .stdin(Stdio::null());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => limited.env(name, value),
+                    None => limited.env_remove(name),
+                };
+            }
+            limited
+        });
+        let (gateway, control) = (server.address("gateway"), server.address("control"));
+        Self::of(server, &gateway, &control)
+    }
+
+    fn launch(
+        home: &Path,
+        [gateway, control]: [&str; 2],
+        more: &[&str],
+        wrap: impl FnOnce(Command) -> Command,
+    ) -> Server {
         let (psk, password) = (
             secret_file(home, "psk", PSK),
             secret_file(home, "password", PASSWORD),
@@ -78,11 +106,8 @@ impl Orchestrator {
         command
             .env("CYNODE_REQUIRE_INFERENCE", "false")
             .env("CYNODE_DEFAULT_IMAGE", IMAGE);
-        Server::launch(
-            home,
-            "orchestrator",
-            command.args(listen).args(secrets).args(more),
-        )
+        command.args(listen).args(secrets).args(more);
+        Server::launch(home, "orchestrator", &mut wrap(command))
     }
 
     /// The User API as the admin, freshly logged in.

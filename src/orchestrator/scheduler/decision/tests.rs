@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    orchestrator::{readiness::tests::node, scheduler::places::Candidate},
+    orchestrator::{
+        readiness::tests::node,
+        scheduler::{Slots, places::Candidate},
+    },
     store::Placement,
 };
 use proptest::prelude::*;
@@ -101,7 +104,16 @@ fn candidate(labels: &[&str], running: u32, slots: u32) -> Candidate {
     let mut node = node("box", slots, running);
     let report = Arc::make_mut(&mut node.capability);
     report.node.labels = Some(labels.iter().map(|label| (*label).to_owned()).collect());
-    Candidate::from(node)
+    Candidate::new(node, ALL)
+}
+
+const ALL: Slots = Slots {
+    per_node: u32::MAX,
+    in_all: u32::MAX,
+};
+
+fn places(nodes: Vec<Candidate>) -> Places {
+    Places::new(nodes, ALL.in_all)
 }
 
 const LABELS: [&[&str]; 4] = [&[], &["a"], &["b"], &["a", "b"]];
@@ -161,6 +173,7 @@ proptest! {
         jobs in proptest::collection::vec((0usize..3, labels(), -1..2, 0usize..9), 0..14),
         running in proptest::array::uniform3(0u32..3),
         nodes in proptest::collection::vec((labels(), 0u32..4, 0u32..4), 0..5),
+        left in 0u32..20,
     ) {
         let users = [(); 3].map(|()| UserId::new());
         let mut world = World { running: users.into_iter().zip(running).collect(), ..World::default() };
@@ -169,12 +182,15 @@ proptest! {
             let by = nodes.get(by).map(|node| node.id);
             world.add_refused(users[user], labels, rank, by);
         }
-        for (job, to) in assign(&world, Places::new(nodes.clone()), &mut Memory::default()).unwrap() {
+        let assigned = assign(&world, Places::new(nodes.clone(), left), &mut Memory::default()).unwrap();
+        let given = assigned.len() as u32;
+        prop_assert!(given <= left, "no more than there may be in all");
+        for (job, to) in assigned {
             check(&world, &nodes, job, to)?;
             world.start(job);
             nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
         }
-        for job in &world.queue {
+        for job in world.queue.iter().filter(|_| given < left) {
             let placement = Placement::read(&job.line.placement).unwrap();
             prop_assert!(!nodes.iter().any(|node| node.has_room() && node.fits(&placement)));
         }
@@ -204,7 +220,7 @@ proptest! {
                 come = true;
             }
             let free = candidate(&[], at_nodes.len() as u32, slots);
-            for (job, _) in assign(&world, Places::new(vec![free]), &mut memory).unwrap() {
+            for (job, _) in assign(&world, places(vec![free]), &mut memory).unwrap() {
                 let user = world.start(job);
                 at_nodes.push(user);
                 if user == late {
@@ -228,7 +244,7 @@ fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
     }
     let given = assign(
         &world,
-        Places::new(vec![candidate(&[], 0, 3)]),
+        places(vec![candidate(&[], 0, 3)]),
         &mut Memory::default(),
     );
     assert_eq!(given.unwrap().len(), 3);
@@ -246,7 +262,7 @@ fn of_equally_loaded_nodes_the_one_that_had_the_image_comes_first() {
     let ids = nodes.each_ref().map(|node| node.id);
     let (mut world, mut memory) = (World::default(), Memory::default());
     let job = world.add(UserId::new(), &[], 0);
-    let given = |memory: &mut Memory| assign(&world, Places::new(nodes.to_vec()), memory).unwrap();
+    let given = |memory: &mut Memory| assign(&world, places(nodes.to_vec()), memory).unwrap();
     memory.given("a".to_owned(), ids[1]);
     memory.given("b".to_owned(), ids[0]);
     assert_eq!(given(&mut memory), [(job, ids[1])]);
@@ -284,6 +300,6 @@ fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
         job.line.placement = r#"{"inference":true}"#.to_owned();
     }
     let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let given = assign(&world, Places::new(nodes), &mut Memory::default()).unwrap();
+    let given = assign(&world, places(nodes), &mut Memory::default()).unwrap();
     assert_eq!(given, [(world.queue[0].job.id, serves.id)]);
 }
