@@ -3,7 +3,7 @@
 //! `make bench`. A database with [`USERS`] users, nodes all of whose slots are taken, and a queue of which
 //! a tenth asks for a label that no node bears. Again and again one job ends, and the scheduler looks
 //! (`look`) and claims what it decided (`claim`, a commit). Beside it what a look costs while no slot is
-//! free. Prints medians and ratios of this one run; asserts nothing of them.
+//! free, and last what it costs beside [`LINES`] sets of labels that no node bears (`lines x`). Prints medians and ratios of this one run; asserts nothing of them.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
@@ -34,6 +34,8 @@ const ALL: Slots = Slots {
     per_node: u32::MAX,
     in_all: u32::MAX,
 };
+/// Sets of labels that no node bears, of all users together.
+const LINES: usize = 50_000;
 const LIMITS: QueueLimits = QueueLimits {
     all: u64::MAX,
     per_user: u64::MAX,
@@ -53,12 +55,12 @@ async fn main() {
     let mut few_nodes = Vec::new();
     for nodes in NODES {
         let stage = Stage::set(nodes).await;
-        stage.queue(nodes * SLOTS, false).await;
+        stage.queue(nodes * SLOTS, |_| None).await;
         let (mut memory, mut at_nodes, mut queued) = (Memory::default(), Vec::new(), 0);
         stage.give(&mut memory, &mut at_nodes).await;
-        let mut short = None;
+        let (mut short, mut last) = (None, Duration::ZERO);
         for (n, length) in QUEUED.into_iter().enumerate() {
-            stage.queue(length - queued, true).await;
+            stage.queue(length - queued, tenth).await;
             queued = length;
             let [look, claim, full] = stage.measure(&mut memory, &mut at_nodes).await;
             let base = *short.get_or_insert(look);
@@ -74,8 +76,23 @@ async fn main() {
                 look.as_secs_f64() / base.as_secs_f64(),
                 look.as_secs_f64() / fewer.as_secs_f64(),
             );
+            last = look;
         }
+        stage.queue(LINES, |n| Some(format!("nowhere-{n}"))).await;
+        let [look, ..] = stage.measure(&mut memory, &mut at_nodes).await;
+        println!(
+            "{nodes:>6} {:>8} {:>8.3} ms {:>36} {:.2}",
+            queued + LINES,
+            millis(look),
+            "lines x",
+            look.as_secs_f64() / last.as_secs_f64(),
+        );
     }
+}
+
+/// A tenth of all tasks asks for a label that no node bears.
+fn tenth(n: usize) -> Option<String> {
+    (n % 10 == 9).then(|| "nowhere".to_owned())
 }
 
 fn millis(time: Duration) -> f64 {
@@ -109,10 +126,10 @@ impl Stage {
         }
     }
 
-    /// Queues so many tasks, `some` of which no node can take.
-    async fn queue(&self, count: usize, some: bool) {
+    /// Queues so many tasks, each of which may ask for a label.
+    async fn queue(&self, count: usize, label: fn(usize) -> Option<String>) {
         let tasks = stream::iter(0..count).map(|n| async move {
-            let labels = (some && n % 10 == 9).then(|| vec!["nowhere".to_owned()]);
+            let labels = label(n).map(|label| vec![label]);
             let task = CreateTask {
                 command: Some(vec!["true".to_owned()]),
                 node_labels: labels,

@@ -58,7 +58,8 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
 
 /// Fails every queued job that was refused and has no node left.
 async fn pass(orchestrator: &Orchestrator) -> Result<(), StoreError> {
-    let waiting = orchestrator.store.lines_refused().await?;
+    orchestrator.store.lines_sweep().await?;
+    let waiting = orchestrator.store.lines_refused()?;
     if waiting.is_empty() {
         return Ok(());
     }

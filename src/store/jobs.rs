@@ -14,7 +14,7 @@
 //! of its own, also where nobody knows what became of an offer.
 
 use super::{
-    Store, StoreError,
+    Line, Store, StoreError,
     refusals::{self, Refusals},
     rows::document,
 };
@@ -129,6 +129,14 @@ pub(super) fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJ
     rows.next()?.map(running).transpose()
 }
 
+/// A row of the line that a job is put into.
+fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
+    Ok(Line {
+        user: row.get(0)?,
+        placement: row.get(1)?,
+    })
+}
+
 pub(super) fn task_follows(
     c: &Connection,
     job: JobId,
@@ -232,19 +240,24 @@ impl Store {
         not_before: Time,
         now: Time,
     ) -> Result<bool, StoreError> {
+        let lines = self.lines.clone();
         self.write(move |c| {
-            let changed = c.execute(
+            let requeued = c.query_row(
                 "UPDATE jobs SET status = 'queued', attempt = attempt - (?3 AND attempt = last_attempt),
                         last_attempt = last_attempt - (?3 AND attempt = last_attempt),
                         node_id = NULL, offered_node_id = NULL, started_at = NULL, not_before = ?4
                  WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0
-                   AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)",
+                   AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)
+                 RETURNING user_id, placement",
                 params![id, attempt, refused, not_before],
-            )?;
-            if changed > 0 {
-                task_follows(c, id, TaskStatus::Queued, now)?;
-            }
-            Ok(changed > 0)
+                line,
+            );
+            let Some(line) = requeued.optional()? else {
+                return Ok(false);
+            };
+            lines.enter(line);
+            task_follows(c, id, TaskStatus::Queued, now)?;
+            Ok(true)
         })
         .await
     }

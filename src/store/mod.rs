@@ -16,6 +16,7 @@ mod ballast;
 mod health;
 mod identity;
 mod jobs;
+mod lines;
 mod lists;
 mod migrate;
 mod node_config;
@@ -45,6 +46,7 @@ pub use audit::AuditFilter;
 pub use backup::{BackupError, Copied, backup};
 pub use health::Trouble;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, RunningJob};
+pub use lines::{LINES_PER_USER, LineChanges, LineMark};
 pub use migrate::is_empty;
 pub use node_config::{Acknowledged, Served};
 pub use nodes::{Forgetting, Node, Registration};
@@ -159,6 +161,7 @@ pub struct Store {
     /// Has the next commit bring the files to their size.
     cut_wanted: Arc<AtomicBool>,
     reports: reports::Reports,
+    lines: lines::Lines,
     /// For reads of a few rows that somebody waits for.
     readers: readers::Readers,
     /// For lists, which nothing else waits behind.
@@ -218,6 +221,7 @@ impl Store {
         space::rewrite_once(&connection)?;
         let (health, cut_wanted) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
+        let lines = lines::Lines::open(&connection)?;
         Ok(Self {
             writer: writer::Writer::start(connection, wal, health.clone()),
             readers: readers::Readers::open(path, READERS, Some(READ_LIMIT))?,
@@ -226,6 +230,7 @@ impl Store {
             health,
             cut_wanted,
             reports: reports::Reports::default(),
+            lines,
             orchestrator_id,
             reserve: reserve::Reserve {
                 database: path.to_owned(),

@@ -4,15 +4,16 @@
 //!
 //! ```text
 //! index jobs_queued: (user, placement, rank, id, not_before)
-//!     ann  {"labels":["gpu"]}   0  job 4      lines() jumps from the first job of a line to that
-//!     ann  {}                  -5  job 7      of the next, next() from a job to the one behind it:
-//!     ann  {}                   0  job 1      one step down the index each, whatever stands between
+//!     ann  {"labels":["gpu"]}   0  job 4      next() jumps from a job to the one behind it: one step
+//!     ann  {}                  -5  job 7      down the index, whatever stands between
+//!     ann  {}                   0  job 1
 //!     bob  {}                   0  job 9
 //! ```
 //!
 //! A backoff longer than any ([`LONGEST_BACKOFF`]) is none: the clock was set back since.
 //!
-//! So a look costs as much as there are lines and as it takes jobs, however long the lines are. Only
+//! Which lines there are is known in memory ([`lines`](super::lines)). So a look costs as much as there are
+//! lines that a node could serve and as it takes jobs, however long the lines are. Only
 //! jobs in a backoff are stepped over one by one: not more than were given to nodes within its length.
 
 use super::{
@@ -24,6 +25,7 @@ use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -45,12 +47,12 @@ pub struct Placement {
 }
 
 /// Jobs of one user that ask the same of a node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Line {
     /// Whose.
     pub user: UserId,
     /// What they ask, as it is stored.
-    pub placement: String,
+    pub placement: Arc<str>,
 }
 
 /// A job that waits for a node; in a line the least comes first.
@@ -77,8 +79,6 @@ pub struct Due {
 pub trait Queue {
     /// How many jobs of each user nodes have.
     fn running(&self) -> Result<HashMap<UserId, u32>, StoreError>;
-    /// All lines in which somebody stands, be it in a backoff.
-    fn lines(&self) -> Result<Vec<Line>, StoreError>;
     /// The first job of a line that may run now, of those behind `last`.
     fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError>;
     /// The image of a job, in normal form.
@@ -135,7 +135,7 @@ fn text(
         .optional()?)
 }
 
-/// All lines in which somebody stands.
+/// All lines in which somebody stands, be it in a backoff.
 pub(super) fn lines(c: &Connection) -> Result<Vec<Line>, StoreError> {
     let mut next_user = c.prepare_cached(NEXT_USER)?;
     let mut next_line = c.prepare_cached(NEXT_LINE)?;
@@ -144,11 +144,11 @@ pub(super) fn lines(c: &Connection) -> Result<Vec<Line>, StoreError> {
         let id = user.parse().map_err(|_| StoreError::Damaged("user's id"))?;
         let mut passed = String::new();
         while let Some(placement) = text(&mut next_line, [&user, &passed])? {
-            passed.clone_from(&placement);
             lines.push(Line {
                 user: id,
-                placement,
+                placement: placement.as_str().into(),
             });
+            passed = placement;
         }
         last = user;
     }
@@ -162,10 +162,6 @@ impl Queue for Snapshot<'_> {
         )?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    fn lines(&self) -> Result<Vec<Line>, StoreError> {
-        lines(self.connection)
     }
 
     fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
@@ -319,10 +315,12 @@ mod tests {
             Ok(())
         });
         write.await.unwrap();
+        let lines = store.read(lines).await.unwrap();
         let read = |now| {
-            store.queue_look(Time::from_millis(now), |queue| {
+            let lines = lines.clone();
+            store.queue_look(Time::from_millis(now), move |queue| {
                 let mut read = Vec::new();
-                for line in queue.lines()? {
+                for line in lines {
                     let mut last = None;
                     while let Some(job) = queue.next(&line, last.as_ref())? {
                         read.push(job.id);

@@ -11,10 +11,9 @@
 use super::{
     Line, Placement, Store, StoreError,
     jobs::task_follows,
-    queue::lines,
     rows::{document, to_document},
 };
-use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus, time::Time};
+use crate::api::{JobId, NodeId, TaskId, UserId, tasks::TaskStatus, time::Time};
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,22 +71,25 @@ impl Store {
         not_before: Time,
         now: Time,
     ) -> Result<bool, StoreError> {
+        let lines = self.lines.clone();
         self.write(move |c| {
-            let sql = "SELECT placement FROM jobs
+            let sql = "SELECT user_id, placement FROM jobs
                        WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0";
-            let placement: Option<String> = c
-                .query_row(sql, params![id, attempt], |row| row.get(0))
+            let known: Option<(UserId, String)> = c
+                .query_row(sql, params![id, attempt], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let Some(placement) = placement else {
+            let Some((user, placement)) = known else {
                 return Ok(false);
             };
             let mut placement = Placement::read(&placement)?;
             placement.except = refusals.keys().copied().collect();
+            let placement = placement.text()?;
+            lines.enter(Line { user, placement: placement.as_str().into() });
             c.execute(
                 "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
                         not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
                  WHERE id = ?1",
-                params![id, not_before, placement.text()?, to_document(&refusals)?],
+                params![id, not_before, placement, to_document(&refusals)?],
             )?;
             task_follows(c, id, TaskStatus::Queued, now)?;
             Ok(true)
@@ -95,19 +97,13 @@ impl Store {
         .await
     }
 
-    /// Lines of queued jobs that some node refused, each with what it asks of a node.
-    pub async fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
-        self.read_long(move |c| {
-            let mut refused = Vec::new();
-            for line in lines(c)? {
-                let placement = Placement::read(&line.placement)?;
-                if !placement.except.is_empty() {
-                    refused.push((line, placement));
-                }
-            }
-            Ok(refused)
-        })
-        .await
+    /// Lines of queued jobs that some node refused, each with what it asks of a node; some may be empty.
+    pub fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
+        let with_refusals = self.lines.with("\"except\"").into_iter();
+        with_refusals
+            .map(|line| Ok((Placement::read(&line.placement)?, line)))
+            .map(|read| read.map(|(placement, line)| (line, placement)))
+            .collect()
     }
 
     /// Some of the jobs of a line, with who refused them.
@@ -159,17 +155,23 @@ impl Store {
 
     /// Lets queued jobs go to a node that refused them before.
     pub async fn node_readmit(&self, node: NodeId) -> Result<(), StoreError> {
+        let lines = self.lines.clone();
         self.write(move |c| {
-            for line in lines(c)? {
+            for line in lines.with(&node.to_string()) {
                 let mut placement = Placement::read(&line.placement)?;
                 if placement.except.remove(&node) {
+                    let placement = placement.text()?;
+                    lines.enter(Line {
+                        user: line.user,
+                        placement: placement.as_str().into(),
+                    });
                     c.execute(
                         "UPDATE jobs SET placement = ?3, refusals = json_remove(refusals, ?4)
                          WHERE status = 'queued' AND user_id = ?1 AND placement = ?2",
                         params![
                             line.user,
                             line.placement,
-                            placement.text()?,
+                            placement,
                             format!("$.\"{node}\"")
                         ],
                     )?;

@@ -1,7 +1,7 @@
 //! What users asked for.
 
 use super::{
-    Placement, Store, StoreError, audit, retention,
+    Line, Placement, Store, StoreError, audit, retention,
     rows::{document, named, to_document},
     sessions::{Authority, authorize},
     task_names::free_name,
@@ -28,6 +28,8 @@ pub enum Creation {
     KeyReused,
     /// There is no room for it; in which queue, in words.
     QueueFull(&'static str),
+    /// The user's queued tasks ask for as many different sets of labels as they may.
+    TooManyLines,
 }
 
 /// How many tasks may be queued, and how large they may be together.
@@ -154,7 +156,7 @@ impl Store {
         now: Time,
     ) -> Result<Creation, StoreError> {
         self.takes_work()?;
-        let (owner, reserve) = (by.user, self.reserve.clone());
+        let (owner, reserve, lines) = (by.user, self.reserve.clone(), self.lines.clone());
         self.write(move |c| {
             authorize(c, by, now)?;
             if let Some((key, body)) = &key {
@@ -180,6 +182,14 @@ impl Store {
             if let Some(whose) = full_queue(c, owner, text.len(), limits)? {
                 return Ok(Creation::QueueFull(whose));
             }
+            let placement = Placement::of(&spec).text()?;
+            if !lines.has_room(owner, &placement) {
+                return Ok(Creation::TooManyLines);
+            }
+            lines.enter(Line {
+                user: owner,
+                placement: placement.as_str().into(),
+            });
             let id = TaskId::new();
             let name = spec.task_name.as_deref();
             let name = name.map(|base| free_name(c, owner, base)).transpose()?;
@@ -197,7 +207,7 @@ impl Store {
                     spec.max_attempts,
                     now,
                     owner,
-                    Placement::of(&spec).text()?,
+                    placement,
                     -spec.priority
                 ],
             )?;

@@ -1,7 +1,7 @@
 //! Whose task is next.
 
 use crate::support::{
-    Call, Cluster,
+    Call, Cluster, eventually,
     stage::{Stage, well},
     stand_in::capability,
 };
@@ -27,6 +27,48 @@ fn somebody_with_one_task_is_next_however_much_another_has_queued() {
         assert_eq!(task["status"], "completed");
         assert!(started(&one) < started(&task), "{one} {task}");
     }
+}
+
+/// Different sets of labels that one user may have in the queue.
+const SETS: usize = 1024;
+
+#[test]
+fn labels_that_no_node_bears_cost_nobody_else() {
+    let home = tempfile::tempdir().unwrap();
+    let mut stage = Stage::raise(home, &["--user-rate", "0"], |_, call, answer| {
+        well(call, answer);
+    })
+    .joined();
+    let ann = stage.orchestrator.add_user(&stage.user, "ann");
+    let ask = |label: &str| {
+        let task = json!({"command": ["true"], "node_labels": ["stand-in", label]});
+        ann.post("/v1/tasks", &task)
+    };
+    let ids: Vec<String> = (0..SETS)
+        .map(|n| {
+            ask(&format!("nowhere-{n}")).json(201)["id"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    let refused = ask("one-more");
+    let detail = refused.problem(429, "queue-full")["detail"].clone();
+    assert!(detail.as_str().unwrap().contains("node_labels"), "{detail}");
+    assert!(refused.header("retry-after").is_some());
+    ask("nowhere-7").expect(201);
+    let other = stage.create(json!({}));
+    assert_eq!(stage.finish(&other).0["status"], "completed");
+
+    // Whoever waits for labels has their turn once a node bears them, and makes room in the queue.
+    let mut report = capability("box", &stage.node.url);
+    report["node"]["labels"] = json!(["stand-in", "nowhere-3"]);
+    stage.node.report(&report).expect(204);
+    assert_eq!(stage.finish(&ids[3]).0["status"], "completed");
+    eventually("there is room for another set", || {
+        (ask("one-more").status == 201).then_some(())
+    });
+    stage.node.register();
 }
 
 #[test]

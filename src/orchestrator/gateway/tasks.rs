@@ -19,7 +19,7 @@ use crate::{
         cancel::{self, CancelError},
         task_log,
     },
-    store::{Creation, Deletion, MAX_OFFSET, StoreError, TaskFilter, TaskMatch},
+    store::{Creation, Deletion, LINES_PER_USER, MAX_OFFSET, StoreError, TaskFilter, TaskMatch},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
@@ -71,6 +71,13 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
         Creation::QueueFull(whose) => {
             let text = format!(
                 "{whose} is full; wait until some of its tasks have started, and try again"
+            );
+            return Err(Problem::new(Kind::QueueFull, text).retry_after(QUEUE_PAUSE));
+        }
+        Creation::TooManyLines => {
+            let text = format!(
+                "your queued tasks ask for {LINES_PER_USER} different sets of node_labels, which is the limit; \
+                 wait until some have started or cancel some, and try again"
             );
             return Err(Problem::new(Kind::QueueFull, text).retry_after(QUEUE_PAUSE));
         }

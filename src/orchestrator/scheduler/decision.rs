@@ -8,10 +8,10 @@
 //! So a user of whom no job runs has the next turn but for one of each other user, however much those
 //! queue, and a job that fits no node holds up nobody, not even its own user.
 
-use super::{Sought, places::Places};
+use super::{Sought, places::Places, servable::Servable};
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
-    store::{Line, Queue, QueuedJob, StoreError},
+    store::{Line, LineMark, Queue, QueuedJob, StoreError},
 };
 use std::{
     cmp::Reverse,
@@ -21,10 +21,13 @@ use std::{
 /// Images of which it is remembered who was given them. All are forgotten when there are more.
 const IMAGES: usize = 256;
 
-/// What earlier decisions leave for later ones: only preferences, so that nothing is wrong where it is
-/// lost, as by a restart.
+/// What earlier decisions leave for later ones: preferences, and what is read again where it is lost, as by a
+/// restart.
 #[derive(Debug, Default)]
 pub struct Memory {
+    /// How far the lines of the queue are known, and which of them a node could serve.
+    pub(super) mark: LineMark,
+    pub(super) servable: Servable,
     turns: u64,
     /// When each user had their last turn.
     last_turn: HashMap<UserId, u64>,
@@ -75,14 +78,14 @@ pub(super) fn place(
     Ok(placed)
 }
 
-/// Gives each free slot a job, as long as there is one that fits.
+/// Gives each free slot a job of these lines, as long as there is one that fits.
 pub(super) fn assign(
     queue: &dyn Queue,
+    lines: &[Line],
     mut places: Places,
     memory: &mut Memory,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
-    let lines = queue.lines()?;
-    let mut users = heads(queue, &lines, &mut places)?;
+    let mut users = heads(queue, lines, &mut places)?;
     let running = queue.running()?;
     let mut turns: BinaryHeap<Reverse<Turn>> = users
         .iter()

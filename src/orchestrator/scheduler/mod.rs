@@ -16,11 +16,12 @@
 //! once more, and after a look it rests as long as that look took: a storm costs half a core at most.
 //!
 //! A look at an empty queue reads no node, one without a free slot reads no queue, and any other reads as
-//! much as there are nodes, lines of the queue ([`Queue`](crate::store::Queue)) and free slots, however
-//! long the lines are.
+//! much as there are nodes, lines of the queue ([`Queue`](crate::store::Queue)) that one of them could serve
+//! and free slots, however long the lines are and however many nobody could serve.
 
 mod decision;
 mod places;
+mod servable;
 
 pub use decision::Memory;
 
@@ -72,6 +73,10 @@ pub async fn look(
         return Ok(look);
     }
     let nodes = store.node_list().await?;
+    let mut kept = std::mem::take(memory);
+    let changes = store.line_changes(&mut kept.mark);
+    kept.servable.update(changes, &nodes)?;
+    let lines = kept.servable.lines();
     let running = nodes.iter().map(|node| node.running_jobs);
     let left = slots
         .in_all
@@ -80,14 +85,13 @@ pub async fn look(
     let candidates = candidates.map(|node| Candidate::new(node, slots));
     let free: Vec<Candidate> = candidates.filter(Candidate::has_room).collect();
     if free.is_empty() || left == 0 {
+        *memory = kept;
         return Ok(look);
     }
-    // It is lost when the read fails, and is only good for preferences.
-    let mut kept = std::mem::take(memory);
     let decided = store.queue_look(now, move |queue| {
         let mut places = Places::new(free, left);
         let offered = decision::place(&sought, &mut places)?;
-        let assigned = decision::assign(queue, places, &mut kept)?;
+        let assigned = decision::assign(queue, &lines, places, &mut kept)?;
         Ok((offered, assigned, kept))
     });
     (look.offered, look.assigned, *memory) = decided.await?;

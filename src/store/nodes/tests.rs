@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     api::{audit::AuditAction, tasks::CreateTask},
-    store::{Authority, Creation, NewUser, QueueLimits},
+    store::{Authority, Creation, LineMark, NewUser, QueueLimits},
 };
 use std::time::Duration;
 
@@ -77,10 +77,11 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         .unwrap();
     assert_eq!(forgotten, Forgetting::Forgotten(node));
     let first = || {
-        store.queue_look(now, |queue| {
-            let line = queue.lines()?.remove(0);
-            queue.next(&line, None)
-        })
+        let line = store
+            .line_changes(&mut LineMark::default())
+            .entered
+            .remove(0);
+        store.queue_look(now, move |queue| queue.next(&line, None))
     };
     let queued = first().await.unwrap().unwrap();
     let claimed = store.job_claim(queued.id, node, now).await.unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     api::{UserId, tasks::JobStatus},
-    store::{CancelOutcome, FinishedJob},
+    store::{CancelOutcome, FinishedJob, Line, LineMark},
 };
 use proptest::{prelude::*, sample::select};
 use std::collections::BTreeMap;
@@ -128,6 +128,8 @@ impl World {
         let (user, task, job) = (UserId::new(), TaskId::new(), JobId::new());
         let spec = r#"{"sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3}"#;
         let known = nodes.clone();
+        let placement = "{}".into();
+        store.lines.enter(Line { user, placement });
         let written = store.write(move |c| {
             c.execute("INSERT INTO users VALUES (?1, ?1, NULL, '', 1, 0, 0, 0)", [user])?;
             for node in known {
@@ -200,6 +202,12 @@ impl World {
                 (!matches!(canceled, CancelOutcome::Ended { .. }), None)
             }
         }
+    }
+
+    /// Whether the scheduler would hear of the job's line.
+    fn knows_line(&self) -> bool {
+        let changes = self.store.line_changes(&mut LineMark::default());
+        !changes.entered.is_empty()
     }
 
     /// What the store says, read as a restart does, as a look through nodes does, and from the row.
@@ -283,6 +291,10 @@ proptest! {
                     _ => {}
                 }
                 prop_assert!(model.last <= max);
+                let is_queued = model.status == JobStatus::Queued;
+                prop_assert!(world.knows_line() || !is_queued, "its line is known while it is queued");
+                world.store.lines_sweep().await.unwrap();
+                prop_assert_eq!(world.knows_line(), is_queued, "and only then, once that was looked at");
                 if let Some((number, node)) = given {
                     prop_assert!(heard.insert(number, node).is_none(), "{} was given before", number);
                 }

@@ -33,16 +33,6 @@ impl Queue for World {
         Ok(self.running.clone())
     }
 
-    fn lines(&self) -> Result<Vec<Line>, StoreError> {
-        let mut lines: Vec<Line> = Vec::new();
-        for job in &self.queue {
-            if !lines.contains(&job.line) {
-                lines.push(job.line.clone());
-            }
-        }
-        Ok(lines)
-    }
-
     fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
         self.read.set(self.read.get() + 1);
         let line = self.queue.iter().filter(|job| job.line == *line);
@@ -59,6 +49,14 @@ impl Queue for World {
 }
 
 impl World {
+    fn lines(&self) -> Vec<Line> {
+        let lines = self.queue.iter().map(|job| job.line.clone());
+        lines
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+
     fn add(&mut self, user: UserId, labels: &[&str], rank: i32) -> JobId {
         self.add_refused(user, labels, rank, None)
     }
@@ -76,7 +74,7 @@ impl World {
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             ..Placement::default()
         };
-        let placement = serde_json::to_string(&placement).unwrap();
+        let placement = serde_json::to_string(&placement).unwrap().into();
         let since = Time::from_millis(self.queue.len() as i64);
         let id = JobId::new();
         self.queue.push(Job {
@@ -182,7 +180,7 @@ proptest! {
             let by = nodes.get(by).map(|node| node.id);
             world.add_refused(users[user], labels, rank, by);
         }
-        let assigned = assign(&world, Places::new(nodes.clone(), left), &mut Memory::default()).unwrap();
+        let assigned = assign(&world, &world.lines(), Places::new(nodes.clone(), left), &mut Memory::default()).unwrap();
         let given = assigned.len() as u32;
         prop_assert!(given <= left, "no more than there may be in all");
         for (job, to) in assigned {
@@ -220,7 +218,7 @@ proptest! {
                 come = true;
             }
             let free = candidate(&[], at_nodes.len() as u32, slots);
-            for (job, _) in assign(&world, places(vec![free]), &mut memory).unwrap() {
+            for (job, _) in assign(&world, &world.lines(), places(vec![free]), &mut memory).unwrap() {
                 let user = world.start(job);
                 at_nodes.push(user);
                 if user == late {
@@ -244,6 +242,7 @@ fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
     }
     let given = assign(
         &world,
+        &world.lines(),
         places(vec![candidate(&[], 0, 3)]),
         &mut Memory::default(),
     );
@@ -262,7 +261,9 @@ fn of_equally_loaded_nodes_the_one_that_had_the_image_comes_first() {
     let ids = nodes.each_ref().map(|node| node.id);
     let (mut world, mut memory) = (World::default(), Memory::default());
     let job = world.add(UserId::new(), &[], 0);
-    let given = |memory: &mut Memory| assign(&world, places(nodes.to_vec()), memory).unwrap();
+    let given = |memory: &mut Memory| {
+        assign(&world, &world.lines(), places(nodes.to_vec()), memory).unwrap()
+    };
     memory.given("a".to_owned(), ids[1]);
     memory.given("b".to_owned(), ids[0]);
     assert_eq!(given(&mut memory), [(job, ids[1])]);
@@ -297,9 +298,15 @@ fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
         world.add(UserId::new(), &[], 0);
     }
     for job in &mut world.queue {
-        job.line.placement = r#"{"inference":true}"#.to_owned();
+        job.line.placement = r#"{"inference":true}"#.into();
     }
     let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let given = assign(&world, places(nodes), &mut Memory::default()).unwrap();
+    let given = assign(
+        &world,
+        &world.lines(),
+        places(nodes),
+        &mut Memory::default(),
+    )
+    .unwrap();
     assert_eq!(given, [(world.queue[0].job.id, serves.id)]);
 }
