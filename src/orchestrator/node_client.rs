@@ -95,14 +95,29 @@ pub(super) enum JobAnswer {
 pub(super) struct Events {
     lines: Lines,
     url: String,
+    /// An event that was looked at and not yet taken.
+    ahead: Option<JobEvent>,
 }
 
 impl Events {
     /// The next event; `None` at the end. One that is silent for too long has broken off. May be given up
     /// while it waits, without losing any.
     pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, CallError> {
+        if let Some(event) = self.ahead.take() {
+            return Ok(Some(event));
+        }
         let next = tokio::time::timeout(SILENCE, self.lines.next()).await;
         next.unwrap_or_else(|_| Err(CallError::silent(&self.url, SILENCE)))
+    }
+
+    /// The first event by which the node says more than that it is alive; it stays the next one.
+    pub(super) async fn first(&mut self) -> Result<Option<&JobEvent>, CallError> {
+        while let Some(event) = self.next().await? {
+            if event.seq().is_some() {
+                return Ok(Some(self.ahead.insert(event)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -247,6 +262,7 @@ async fn answer(call: Call<'_>) -> Result<JobAnswer, CallError> {
         JobAnswer::Events(Events {
             url: answer.url().to_owned(),
             lines: answer.lines(),
+            ahead: None,
         })
     } else {
         JobAnswer::Plain(Plain(answer))

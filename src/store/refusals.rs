@@ -97,6 +97,34 @@ impl Store {
         .await
     }
 
+    /// Takes an offer back from a node that can't run the job, and offers it to none of those in `refusals`
+    /// again; what the job asks of a node then. `None` where it isn't offered any more.
+    pub async fn job_exclude(
+        &self,
+        id: JobId,
+        attempt: u32,
+        refusals: Refusals,
+    ) -> Result<Option<String>, StoreError> {
+        self.write(move |c| {
+            let sql = "SELECT placement FROM jobs WHERE id = ?1 AND last_attempt = ?2 AND status = 'running'
+                       AND offered_node_id IS NOT NULL";
+            let offered = c.query_row(sql, params![id, attempt], |row| row.get::<_, String>(0));
+            let Some(placement) = offered.optional()? else {
+                return Ok(None);
+            };
+            let mut placement = Placement::read(&placement)?;
+            placement.except = refusals.keys().copied().collect();
+            let placement = placement.text()?;
+            c.execute(
+                "UPDATE jobs SET offered_node_id = NULL, placement = ?2, refusals = ?3, max_attempts = max_attempts + 1
+                 WHERE id = ?1",
+                params![id, placement, to_document(&refusals)?],
+            )?;
+            Ok(Some(placement))
+        })
+        .await
+    }
+
     /// Lines of queued jobs that some node refused, each with what it asks of a node; some may be empty.
     pub fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
         let with_refusals = self.lines.with("\"except\"").into_iter();

@@ -288,6 +288,60 @@ fn an_offer_that_is_refused_costs_nothing() {
     assert!(attempts(&other).iter().all(|attempt| *attempt == 2));
 }
 
+/// A node that looks for the image of a job after it has answered, and does not have it.
+fn without_image() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
+    move |call, answer| {
+        if call.is_run() {
+            let mut refused = call.result("");
+            (refused["status"], refused["exit_code"]) = ("failed".into(), Value::Null);
+            refused["error"] = json!({"type": "image-not-found", "message": "no such image"});
+            let mut events = answer.stream();
+            events.send(&json!({"event": "alive"}));
+            events.end(1, &refused);
+        } else {
+            answer.status(204, &Value::Null);
+        }
+    }
+}
+
+#[test]
+fn node_without_the_image_does_not_end_a_silent_attempt() {
+    let scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({"max_attempts": 2}));
+    away.call("run", Call::is_run);
+    let other = scene.join("other", without_image());
+    other.call("forget the offer", |call| call.method == "DELETE");
+    let shown = scene.orchestrator.login();
+    let job = shown.get(&format!("/v1/tasks/{id}/result")).json(200)["jobs"][0].clone();
+    assert_eq!(
+        (&job["attempt"], &job["status"]),
+        (&json!(1), &json!("running"))
+    );
+    back.turn_on();
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (1, "away"), "{job}");
+    assert_eq!(
+        (&job["status"], attempts(&other)),
+        (&json!("completed"), vec![2])
+    );
+}
+
+#[test]
+fn job_refused_at_handover_goes_to_a_third_node() {
+    let scene = Scene::set();
+    let away = scene.join("away", silent_until(&Switch::default()));
+    let id = scene.create(json!({"max_attempts": 2}));
+    away.call("run", Call::is_run);
+    let other = scene.join("other", without_image());
+    other.call("forget the offer", |call| call.method == "DELETE");
+    let third = scene.join("third", willing());
+    let (attempt, node, job) = scene.finish(&id);
+    assert_eq!((attempt, node.as_str()), (3, "third"), "{job}");
+    assert_eq!((attempts(&other), attempts(&third)), (vec![2], vec![3]));
+}
+
 #[test]
 fn an_offer_is_asked_after_when_the_orchestrator_was_killed_in_the_middle_of_it() {
     let mut scene = Scene::set();

@@ -3,10 +3,13 @@
 //! ```text
 //!        ┌──────────── the attempt that counts, asked again and again ───────────┐
 //!        │                                                                       ├─▶ its end
-//! lease ─┴▶ sought ──▶ offered (commit) ──▶ asked of the other node ──▶ taken ───┘
+//! lease ─┴▶ sought ──▶ offered (commit) ──▶ asked of the other node ──▶ begun ───┘
 //!             ▲                                │                          │
 //!             └──── backoff ◀── taken back ◀───┴── refused, or silent     └▶ accepted (commit): counts now
 //! ```
+//!
+//! A node that answers has not begun yet: it looks for the image first, and may not have it. Until it says
+//! that it has started, the attempt of the silent node is the one that counts.
 //!
 //! All of it is one task, so that what is decided about a job is decided at one place, one thing after the
 //! other. Whatever was sent, the store says which attempt counts: a crash between two steps leaves an offer
@@ -16,17 +19,18 @@ use super::{
     Entry, FIRST_PAUSE, LONGEST_PAUSE,
     attempt::{Opening, ask, attend, client_of, node_of, probe},
     lease::Lease,
-    settle::{FIRST_BACKOFF, avoid, stored},
-    verdict::{Trouble, Verdict, refused},
+    settle::{FIRST_BACKOFF, avoid, refused as refusals_with, stored},
+    verdict::{Trouble, Verdict, check, refused},
 };
 use crate::{
-    api::{NodeId, tasks::TaskStatus, time::Time},
+    api::{NodeId, events::JobEvent, tasks::TaskStatus, time::Time},
     errors,
     orchestrator::{
         Orchestrator,
         followers::{Chosen, Follower},
         live::{LiveTask, Moment},
-        node_client,
+        node_client::{self, JobAnswer},
+        summary,
     },
     pause::Pauses,
     store::{LONGEST_BACKOFF, RunningJob},
@@ -130,7 +134,7 @@ async fn hold<'a>(
                     conclude(orchestrator, job, &next, Answer::Unknown).await;
                 }
             }
-            chosen = sought(orchestrator, &current, &lease, not_before, &tried, follower), if may_seek && end.is_none() => {
+            chosen = sought(orchestrator, job, &lease, not_before, &tried, follower), if may_seek && end.is_none() => {
                 offer = offer_to(orchestrator, job, chosen).await;
                 if offer.is_none() {
                     not_before = Instant::now() + backoff.take();
@@ -205,6 +209,10 @@ async fn conclude<'a>(
             avoid(orchestrator, next.node_id, &verdict);
             true
         }
+        Answer::Unfit(reason) => {
+            exclude(orchestrator, job, next, &reason).await;
+            return None;
+        }
         Answer::Unknown => false,
     };
     let withdraw = || store.job_withdraw(next.id, next.attempt, refused);
@@ -219,6 +227,31 @@ async fn conclude<'a>(
     None
 }
 
+/// Takes an offer back for good from a node that can't run the job. The attempt ran nothing, and there may be
+/// another one instead; its number is not given again, since the node has a record of it.
+async fn exclude(
+    orchestrator: &Orchestrator,
+    job: &mut RunningJob,
+    next: &RunningJob,
+    reason: &str,
+) {
+    tracing::info!(job = %next.id, attempt = next.attempt, reason, "node refused an offered job");
+    let write = async || {
+        let (refusals, _) = refusals_with(orchestrator, next, reason).await?;
+        let excluded = orchestrator
+            .store
+            .job_exclude(next.id, next.attempt, refusals.clone())
+            .await?;
+        Ok(excluded.map(|placement| (placement, refusals)))
+    };
+    if let Some((placement, refusals)) = stored(next, write).await {
+        (job.placement, job.refusals) = (placement, refusals);
+        job.max_attempts += 1;
+    }
+    job.offered_to = None;
+    orchestrator.leftovers.owe_end(next);
+}
+
 /// An attempt that another node is asked to take.
 struct Offer<'a> {
     job: RunningJob,
@@ -227,10 +260,12 @@ struct Offer<'a> {
 
 /// What came of it.
 enum Answer<'a> {
-    /// It has it, and has begun to answer, or lives and will answer at the end.
+    /// It has started it, or, where it tells no events, lives and will answer at the end.
     Taken(Opening<'a>),
     /// It never began.
     Refused(Verdict),
+    /// It never began, and never will, being what it is; for this reason.
+    Unfit(String),
     /// Nobody can tell.
     Unknown,
 }
@@ -272,9 +307,14 @@ async fn ask_to_take<'a>(
         };
         tracing::debug!(job = %next.id, attempt = next.attempt, %reason, "a node does not take an offer");
         match verdict {
-            Some(Verdict::Lost(_) | Verdict::Unreadable(_) | Verdict::Ended(_)) => {
-                return Answer::Unknown;
+            Some(Verdict::Ended(last)) => {
+                let error = last.result.error.as_ref();
+                let error = error.filter(|error| error.kind.is_of_one_node());
+                return error.map_or(Answer::Unknown, |error| {
+                    Answer::Unfit(summary::cause(error))
+                });
             }
+            Some(Verdict::Lost(_) | Verdict::Unreadable(_)) => return Answer::Unknown,
             Some(verdict) => return Answer::Refused(verdict),
             None if Instant::now() >= until => return Answer::Unknown,
             None => tokio::time::sleep(pauses.take()).await,
@@ -299,7 +339,7 @@ async fn take<'a>(
             biased;
             answer = &mut pending => {
                 let answer = answer.map_err(|error| refused(&error, entry))?;
-                let pending = Some(ready(Ok(answer)).boxed());
+                let pending = Some(ready(Ok(begun(next, entry, answer).await?)).boxed());
                 return Ok(Opening { entry, pending });
             }
             is_there = probe(&client) => {
@@ -313,4 +353,27 @@ async fn take<'a>(
             }
         }
     }
+}
+
+/// Waits until a node that tells events has started an attempt, or has ended it with a result that is the
+/// job's whatever another node would come to.
+async fn begun(next: &RunningJob, entry: Entry, answer: JobAnswer) -> Result<JobAnswer, Trouble> {
+    let JobAnswer::Events(mut events) = answer else {
+        return Ok(answer);
+    };
+    match events.first().await {
+        Ok(Some(JobEvent::Result(last))) => {
+            let ended = Verdict::Ended(Box::new(check(next, (**last).clone())?));
+            if !ended.is_last_word() {
+                return Err(Trouble {
+                    reason: "it ended before it started".to_owned(),
+                    verdict: Some(ended),
+                });
+            }
+        }
+        Ok(Some(_)) => {}
+        Ok(None) => return Err(Trouble::passing("the events ended before the job started")),
+        Err(error) => return Err(Trouble::unread(&error, entry)),
+    }
+    Ok(JobAnswer::Events(events))
 }

@@ -287,7 +287,7 @@ async fn store(
 }
 
 /// Refusals of a job with that of its node, and whether a node is left that could run it.
-async fn refused(
+pub(super) async fn refused(
     orchestrator: &Orchestrator,
     job: &RunningJob,
     reason: &str,
