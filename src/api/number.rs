@@ -21,7 +21,10 @@ where
         .or_else(float)
         .ok_or_else(|| D::Error::custom(format!("expected a whole number, not {number}")))?;
     let fits = T::try_from(whole).map(Some);
-    fits.map_err(|_| D::Error::custom(format!("{number} is too small or too large")))
+    fits.map_err(|_| {
+        let which = if whole < 0 { "small" } else { "large" };
+        D::Error::custom(format!("{number} is too {which}"))
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod answer;
 mod call_error;
 pub mod client;
 pub mod gate;
+mod json_error;
 pub mod lines;
 pub mod metrics;
 mod refusal;

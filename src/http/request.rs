@@ -1,6 +1,6 @@
 //! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
 
-use super::{MAX_BODY_BYTES, warnings::Warnings};
+use super::{MAX_BODY_BYTES, json_error::explain, warnings::Warnings};
 use crate::api::{
     audit::Origin,
     check_raw_version,
@@ -253,7 +253,7 @@ fn parse<'a, T>(
         let pointer = pointer(error.path());
         let cause = error.into_inner();
         if cause.is_data() {
-            Problem::field(&pointer, cause.to_string())
+            Problem::field(&pointer, explain(&cause))
         } else {
             Problem::new(
                 Kind::InvalidRequest,

@@ -81,6 +81,57 @@ fn a_wrong_task_is_refused_by_name_and_not_stored() {
 }
 
 #[test]
+fn wrong_value_is_explained_in_plain_words() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    for (field, value, words) in [
+        ("timeout_seconds", json!(-1), "-1"),
+        ("timeout_seconds", json!(1.5), "whole number"),
+        ("timeout_seconds", json!("soon"), "number"),
+        ("max_attempts", json!(-1), "-1"),
+        ("max_attempts", json!(4_294_967_296_u64), "4294967296"),
+        ("max_attempts", json!([]), "list"),
+        ("image", json!(7), "text"),
+        ("env", json!("A=B"), "object"),
+        ("env", json!({"A": 1}), "text"),
+        ("command", json!("true"), "list"),
+        ("use_inference", json!("yes"), "true or false"),
+        ("input_mode", json!("song"), "script"),
+    ] {
+        let mut task = json!({"command": ["true"]});
+        task[field] = value.clone();
+        let problem = user
+            .post("/v1/tasks", &task)
+            .problem(400, "invalid-request");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(
+            detail.starts_with(field) && detail.contains(words),
+            "{value}: {detail}"
+        );
+        for riddle in [
+            "u64",
+            "u32",
+            "integer `",
+            "invalid type",
+            "invalid value",
+            "line 1",
+            "map",
+            "sequence",
+            "variant",
+        ] {
+            assert!(!detail.contains(riddle), "{riddle}: {detail}");
+        }
+    }
+    let broken = user.post_raw("/v1/tasks", b"{\"script\": tru}");
+    let detail = broken.problem(400, "invalid-request")["detail"].to_string();
+    assert!(
+        detail.contains("line 1 column"),
+        "where it breaks off: {detail}"
+    );
+}
+
+#[test]
 fn the_gateway_refuses_what_it_cant_read() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
