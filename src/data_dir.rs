@@ -4,12 +4,22 @@
 //! replaced by rename, so that a reader never sees half of one. A lock per role keeps a
 //! second process of the same role out.
 
+mod claim;
+mod place;
+mod secret;
+
+pub use claim::{Unfit, check};
+pub use place::{Misplaced, Place};
+pub use secret::SecretFile;
+
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -22,6 +32,14 @@ pub struct DataDir(PathBuf);
 #[derive(Debug)]
 pub struct RoleLock {
     _file: File,
+    path: PathBuf,
+}
+
+impl RoleLock {
+    /// Path of the lock.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// `addresses.json`: what was really bound.
@@ -39,18 +57,15 @@ pub struct Addresses {
 }
 
 impl DataDir {
-    /// Opens `path`, makes it when missing, and closes it to everybody else.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let failed = |error: io::Error| {
-            io::Error::new(
-                error.kind(),
-                format!(
-                    "can't use {} as the data directory: {error}; choose another with --data-dir",
-                    path.display()
-                ),
-            )
+    /// Opens `path`, makes it when missing, and closes it to everybody else. One that isn't empty and was
+    /// no data directory before is left as it is.
+    pub fn open(path: &Path) -> Result<Self, Unfit> {
+        let failed = |source: io::Error| Unfit::Unusable {
+            path: path.to_owned(),
+            source,
         };
         let dir = Self(std::path::absolute(path).map_err(failed)?);
+        check(&dir.0)?;
         make_private_dir(&dir.0)
             .and_then(|()| make_files_private(&dir.0))
             .map_err(failed)?;
@@ -88,7 +103,7 @@ impl DataDir {
                 self.0.display()
             ))
         })?;
-        Ok(RoleLock { _file: file })
+        Ok(RoleLock { _file: file, path })
     }
 
     /// Reads a file; `None` when there is none.
@@ -108,25 +123,18 @@ impl DataDir {
         write_private(&self.join(name), content)
     }
 
-    /// Reads a secret, or makes it with `fresh` the first time; true when it was made now.
+    /// Reads a secret, or makes it with `fresh` the first time; true when it was made now. One that is there
+    /// and can't be used is an error.
     pub fn secret(
         &self,
-        name: &str,
+        file: SecretFile,
         fresh: impl FnOnce() -> Zeroizing<String>,
     ) -> io::Result<(Zeroizing<String>, bool)> {
-        if let Some(text) = self.read(name)? {
-            let text = Zeroizing::new(text.trim().to_owned());
-            if text.is_empty() {
-                return Err(io::Error::other(format!(
-                    "{} is empty; restore it from a backup, or delete it to have a new one made",
-                    self.join(name).display()
-                )));
-            }
-            fs::set_permissions(self.join(name), fs::Permissions::from_mode(0o600))?;
+        if let Some(text) = file.read(&self.join(file.name))? {
             return Ok((text, false));
         }
         let text = fresh();
-        self.write(name, text.as_bytes())?;
+        self.write(file.name, text.as_bytes())?;
         Ok((text, true))
     }
 
@@ -193,6 +201,28 @@ pub fn make_private_dir(path: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// A directory of mode 0700, made when missing; the one above has to be there.
+pub fn make_private_subdir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Fails where something is at `path` that is no directory of this user, such as a link.
+pub fn check_owner(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(meta) if !meta.is_dir() => Err(io::Error::other("it is no directory")),
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => Err(io::Error::other(
+            format!("it belongs to uid {}, and not to us", meta.uid()),
+        )),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// Bytes that we may still write where `path` is.

@@ -26,6 +26,21 @@ pub const MAX_BYTES: usize = 512;
 pub const MAX_WRITTEN_BYTES: usize = MAX_BYTES - "docker.io/library/:latest".len();
 
 const DEFAULT_DOMAIN: &str = "docker.io";
+/// Registry part of images that exist only where they were built.
+const LOCAL: &str = "localhost";
+/// Endings of names that only the resolver of a network knows (RFC 6761, 6762, 8375, and what is used besides).
+const PRIVATE_ENDINGS: [&str; 10] = [
+    "localhost",
+    "local",
+    "localdomain",
+    "internal",
+    "intranet",
+    "private",
+    "corp",
+    "home",
+    "lan",
+    "home.arpa",
+];
 const TOO_LONG: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");
 
 /// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
@@ -41,6 +56,27 @@ impl ImageRef {
     /// The normal form.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Registry part: a host, and a port where one is named.
+    pub fn registry(&self) -> &str {
+        self.0.split_once('/').map_or("", |(registry, _)| registry)
+    }
+
+    /// Whether the image is in no registry, so that it is never pulled.
+    pub fn is_local(&self) -> bool {
+        self.registry() == LOCAL
+    }
+
+    /// Whether a node may pull the image. A pull makes the node connect to whatever a user names; so a
+    /// registry that can be a machine of the node's own network has to be named, without a wildcard, by
+    /// one of the operator's `patterns`.
+    pub fn may_be_pulled(&self, patterns: &[String]) -> bool {
+        let names_registry = |pattern: &String| {
+            let registry = pattern.split_once('/').map(|(registry, _)| registry);
+            registry == Some(self.registry()) && glob(pattern, &self.0)
+        };
+        !is_private(self.registry()) || patterns.iter().any(names_registry)
     }
 
     /// Whether one of `patterns` matches; `*` stands for any run of characters.
@@ -124,6 +160,26 @@ fn is_domain_like(first: &str) -> bool {
     first == "localhost"
         || first.contains(['.', ':'])
         || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// Whether a registry can be a machine of the network from which it is asked: an address in any spelling
+/// that a resolver takes, a port, a name without a dot, or a name that only a network of its own knows.
+fn is_private(registry: &str) -> bool {
+    let host = registry.to_ascii_lowercase();
+    let last = host.rsplit('.').next().unwrap_or_default();
+    // The URL standard's test for a host that is an IPv4 address: its last label is a number.
+    let is_number = last.bytes().all(|b| b.is_ascii_digit())
+        || last
+            .strip_prefix("0x")
+            .is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    let ends_with = |ending: &&str| {
+        let rest = host.strip_suffix(*ending);
+        rest.is_some_and(|rest| rest.ends_with('.'))
+    };
+    registry.contains(':')
+        || !registry.contains('.')
+        || is_number
+        || PRIVATE_ENDINGS.iter().any(ends_with)
 }
 
 fn valid_domain(domain: &str) -> bool {
@@ -271,6 +327,52 @@ mod tests {
         assert!(!allowed(&["alpine"]));
         assert!(!allowed(&["docker.io/library/alpine"]));
         assert!(!allowed(&["*alpine*:3"]));
+    }
+
+    #[test]
+    fn private_registry_is_pulled_only_where_it_is_named() {
+        let may = |image: &str, patterns: &[&str]| {
+            let image: ImageRef = image.parse().unwrap();
+            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+            image.may_be_pulled(&patterns)
+        };
+        for public in [
+            "alpine",
+            "2130706433/x",
+            "ghcr.example.org/x",
+            "10.example.org/x",
+            "x.0xg/y",
+            "local.example.org/x",
+            "mylocal/x",
+            "a.mylocal/x",
+        ] {
+            assert!(may(public, &[]), "{public}");
+        }
+        for private in [
+            "10.0.0.5/x",
+            "127.1/x",
+            "1.0x7f000001/x",
+            "0X7F.0X1/x",
+            "127.0.0.1:5000/x",
+            "registry.example.org:5000/x",
+            "docker.io:443/x",
+            "localhost:5000/x",
+            "registry:5000/x",
+            "LOCALHOST/x",
+            "Registry/x",
+            "a.localhost/x",
+            "metadata.google.INTERNAL/x",
+            "nas.home.arpa/x",
+            "nas.local/x",
+        ] {
+            assert!(!may(private, &[]), "{private}");
+            assert!(!may(private, &["*", "*/x:*", "1*/x:latest"]), "{private}");
+            let registry = private.split_once('/').unwrap().0;
+            assert!(may(private, &["*", &format!("{registry}/*")]), "{private}");
+            assert!(!may(private, &[&format!("{registry}/y:*")]), "{private}");
+        }
+        assert!("localhost/x".parse::<ImageRef>().unwrap().is_local());
+        assert!(!"localhost:1/x".parse::<ImageRef>().unwrap().is_local());
     }
 
     proptest! {

@@ -1,7 +1,11 @@
 //! What roles need of the host's file systems: room, and a data directory of their own.
 
 use super::{Check, Status};
-use crate::{cli, data_dir::free_bytes, worker};
+use crate::{
+    cli,
+    data_dir::{self, Unfit, free_bytes},
+    worker,
+};
 use rustix::fs::{Access, access};
 use std::{
     env, fs, io,
@@ -132,6 +136,8 @@ pub(super) enum Directory {
     SomethingElse,
     /// It belongs to this user.
     NotOurs(u32),
+    /// It is no place for state.
+    Unfit(Unfit),
     /// Ours, but nothing can be written there.
     Unwritable,
     /// Ours and writable, and this mode.
@@ -159,6 +165,8 @@ impl Directory {
             Self::SomethingElse
         } else if meta.uid() != rustix::process::geteuid().as_raw() {
             Self::NotOurs(meta.uid())
+        } else if let Err(unfit) = data_dir::check(path) {
+            Self::Unfit(unfit)
         } else if !is_writable(path) {
             Self::Unwritable
         } else {
@@ -186,6 +194,7 @@ impl Directory {
                 format!("{path} belongs to uid {uid}, and not to us"),
                 format!("run cynode as that user, or {OTHER}"),
             ),
+            Self::Unfit(unfit) => Check::fail(NAME, unfit.to_string(), OTHER),
             Self::Unwritable => Check::fail(
                 NAME,
                 format!("nothing can be written in {path}"),

@@ -69,16 +69,13 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
 
 /// Whether an orchestrator would start with what is in the data directory.
 pub(super) fn database(data_dir: &Path) -> Check {
-    match orchestrator::missing_database(data_dir) {
+    // Whether the orchestrator is given its pre-shared key isn't known here.
+    match orchestrator::check_state(data_dir, true) {
         Ok(None) => Check::ok(
             DATABASE,
-            "nothing is missing beside the keys of an orchestrator",
+            "neither the keys of an orchestrator nor its database are missing",
         ),
-        Ok(Some(missing)) => Check::fail(
-            DATABASE,
-            missing.to_string(),
-            orchestrator::DatabaseMissing::FIX,
-        ),
+        Ok(Some(incomplete)) => Check::fail(DATABASE, incomplete.to_string(), incomplete.fix()),
         Err(error) => Check::fail(
             DATABASE,
             format!("can't be read: {error}"),

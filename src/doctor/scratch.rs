@@ -1,6 +1,6 @@
 //! A directory of doctor's own, for the containers that it tries; removed at the end.
 
-use crate::worker::install_init;
+use crate::worker::InitCopy;
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -30,7 +30,8 @@ impl Scratch {
             dir,
             init: PathBuf::new(),
         };
-        scratch.init = install_init(&scratch.dir.join("init"))?;
+        let copy = InitCopy::install(&scratch.dir.join("init"))?;
+        copy.path().clone_into(&mut scratch.init);
         Ok(scratch)
     }
 

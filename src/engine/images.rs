@@ -4,9 +4,16 @@
 //! once, however many jobs wait for it. Asking podman costs some 40 ms, so answers are kept
 //! for as long as its image index is the same file with the same content; any pull, tag or
 //! removal by anybody replaces that file.
+//!
+//! A user names the image, and so the registry that the node connects to. One that can be in the node's own
+//! network is asked only where the operator named it, no user reads podman's words of a pull
+//! ([`PullFault`]), and a pull that nobody waits for any more is ended.
 
-use super::{Engine, EngineError};
-use crate::api::image::ImageRef;
+use super::{
+    Engine, EngineError,
+    pull_fault::{PullFault, for_log},
+};
+use crate::{api::image::ImageRef, wait};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -40,9 +47,23 @@ pub enum ImageError {
     /// No such image; asking again is of no use.
     #[error("{0}")]
     NotFound(String),
-    /// It could not be fetched now.
-    #[error("{0}")]
-    PullFailed(EngineError),
+    /// The node's operator doesn't permit its pull.
+    #[error(
+        "this node does not pull {0}: its registry can be a machine of the node's own network, which the node's operator has to permit by its name: --allowed-image '{registry}/*' (beside '*' or other patterns for all other images)",
+        registry = .0.registry()
+    )]
+    NotPermitted(ImageRef),
+    /// It could not be pulled.
+    #[error("{image} can't be pulled: {fault}")]
+    Pull {
+        /// Image.
+        image: ImageRef,
+        /// Class of the failure.
+        fault: PullFault,
+    },
+    /// Everybody who waited for it has gone.
+    #[error("the pull was ended, since nobody waited for it any more")]
+    Abandoned,
     /// Podman could not say.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -56,6 +77,8 @@ pub struct Images {
     engine: Engine,
     index: PathBuf,
     pull_limit: Duration,
+    /// Image patterns of the operator.
+    patterns: Vec<String>,
     known: Mutex<Known>,
     searches: Mutex<HashMap<ImageRef, Search>>,
 }
@@ -66,11 +89,22 @@ struct Search {
     outcome: Shared<BoxFuture<'static, Result<String, Arc<ImageError>>>>,
     /// What there is to tell while it takes its time; empty before.
     progress: watch::Receiver<String>,
+    /// Number of those who wait; counted while the searches are locked.
+    waiters: watch::Sender<usize>,
+}
+
+/// One who waits for a search.
+struct Waiter(watch::Sender<usize>);
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiters| *waiters -= 1);
+    }
 }
 
 impl Images {
-    /// Images of this engine; a pull may take `pull_limit`.
-    pub fn new(engine: Engine, pull_limit: Duration) -> Self {
+    /// Images of this engine; a pull may take `pull_limit`. `patterns` are the operator's.
+    pub fn new(engine: Engine, pull_limit: Duration, patterns: &[String]) -> Self {
         let facts = engine.facts();
         let index = facts
             .graph_root
@@ -79,6 +113,7 @@ impl Images {
             engine,
             index,
             pull_limit,
+            patterns: patterns.to_owned(),
             known: Mutex::default(),
             searches: Mutex::default(),
         }
@@ -96,7 +131,9 @@ impl Images {
         let Search {
             mut outcome,
             mut progress,
+            waiters,
         } = self.search(image);
+        let _waiter = Waiter(waiters);
         loop {
             // One that comes late hears at once how far it is.
             let told = progress.borrow_and_update().clone();
@@ -110,21 +147,43 @@ impl Images {
         }
     }
 
-    /// The search for `image` that is under way, or a new one. It is a task of its own: a job that is
-    /// canceled stops waiting, and the search goes on for others.
+    /// Whether the image is on this host; yes where podman can't say, for whoever uses it is told so.
+    pub async fn is_present(&self, image: &ImageRef) -> bool {
+        self.recall(image).is_some()
+            || self
+                .inspect(image)
+                .await
+                .map_or(true, |found| found.is_some())
+    }
+
+    /// The search for `image` that is under way, or a new one, with one more who waits for it. It is a task
+    /// of its own: a job that is canceled stops waiting, and the search goes on for others.
     fn search(self: &Arc<Self>, image: &ImageRef) -> Search {
         let mut searches = self.searches();
         if let Some(search) = searches.get(image)
             && search.outcome.peek().is_none()
         {
+            search.waiters.send_modify(|waiters| *waiters += 1);
             return search.clone();
         }
         let (told, progress) = watch::channel(String::new());
+        let (waiters, waiting) = watch::channel(1);
         let (images, wanted) = (Arc::clone(self), image.clone());
         let task = tokio::spawn(async move {
-            let found = images.find(&wanted, &told).await;
-            images.searches().remove(&wanted);
-            found
+            let (finder, sought) = (Arc::clone(&images), wanted.clone());
+            let mut find = async move { finder.find(&sought, &told).await }.boxed();
+            tokio::select! {
+                found = &mut find => {
+                    images.searches().remove(&wanted);
+                    found
+                }
+                () = images.abandoned(&wanted, waiting) => {
+                    // Waits for a podman that is told to end.
+                    tokio::task::spawn_blocking(|| drop(find));
+                    tracing::info!(image = %wanted, "nobody waits for an image any more; its pull is ended");
+                    Err(ImageError::Abandoned)
+                }
+            }
         });
         let outcome = async {
             task.await
@@ -132,9 +191,28 @@ impl Images {
                 .map_err(Arc::new)
         };
         let outcome = outcome.boxed().shared();
-        let search = Search { outcome, progress };
+        let search = Search {
+            outcome,
+            progress,
+            waiters,
+        };
         searches.insert(image.clone(), search.clone());
         search
+    }
+
+    /// Resolves once nobody waits for the search any more; from then on it is found by nobody.
+    async fn abandoned(&self, image: &ImageRef, mut waiting: watch::Receiver<usize>) {
+        // An error can't be: the search that is found holds a sender.
+        while wait::until(&mut waiting, |waiters| *waiters == 0)
+            .await
+            .is_ok()
+        {
+            let mut searches = self.searches();
+            if *waiting.borrow_and_update() == 0 {
+                searches.remove(image);
+                return;
+            }
+        }
     }
 
     fn searches(&self) -> MutexGuard<'_, HashMap<ImageRef, Search>> {
@@ -149,16 +227,21 @@ impl Images {
         if let Some(id) = self.inspect(image).await? {
             return Ok(id);
         }
-        if image.as_str().starts_with("localhost/") {
+        if image.is_local() {
             let message = format!(
                 "{image} is not on this node, and localhost/ images are in no registry; build it here"
             );
             return Err(ImageError::NotFound(message));
         }
+        if !image.may_be_pulled(&self.patterns) {
+            return Err(ImageError::NotPermitted(image.clone()));
+        }
         tracing::info!(%image, "pulling an image");
         if let Err(error) = self.pull(image, progress).await {
-            tracing::warn!(%image, %error, "the image could not be pulled");
-            return Err(pull_error(error));
+            let (fault, error) = (PullFault::of(&error), for_log(&error.to_string()));
+            tracing::warn!(%image, error, "the image could not be pulled");
+            let image = image.clone();
+            return Err(ImageError::Pull { image, fault });
         }
         tracing::info!(%image, "the image is here");
         let found = self.inspect(image).await?;
@@ -186,10 +269,10 @@ impl Images {
             tokio::select! {
                 outcome = &mut pull => return outcome,
                 () = tokio::time::sleep(PROGRESS) => {
-                    let podman = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    let podman = for_log(&last.lock().unwrap_or_else(PoisonError::into_inner));
                     let seconds = began.elapsed().as_secs();
                     tracing::info!(%image, seconds, podman, "still pulling");
-                    progress.send_replace(format!("pulling {image} for {seconds} s: {podman}"));
+                    progress.send_replace(format!("pulling {image} for {seconds} s"));
                 }
             }
         }
@@ -239,20 +322,4 @@ fn is_missing(message: &str) -> bool {
     message.contains("no such image")
         || message.contains("image not known")
         || message.contains("failed to find image")
-}
-
-/// Podman has no codes for this, only words; those of the registry protocol are stable.
-fn pull_error(error: EngineError) -> ImageError {
-    let message = error.to_string();
-    let nowhere = [
-        "manifest unknown",
-        "name unknown",
-        "not found: ",
-        "requested access to the resource is denied",
-    ];
-    if nowhere.iter().any(|words| message.contains(words)) {
-        ImageError::NotFound(message)
-    } else {
-        ImageError::PullFailed(error)
-    }
 }

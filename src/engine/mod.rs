@@ -21,6 +21,7 @@ pub mod labels;
 mod orphans;
 pub mod probe;
 mod process;
+mod pull_fault;
 mod remove;
 pub mod service;
 mod settings;
@@ -31,6 +32,7 @@ pub use facts::Facts;
 pub use image_fault::is_same_reason;
 pub use images::{ImageError, Images};
 pub use process::Program;
+pub use pull_fault::PullFault;
 pub use remove::{REMOVE_ARGUMENT, remove_tree};
 
 use process::{call, timed_out};

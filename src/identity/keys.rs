@@ -1,6 +1,9 @@
 //! Key material: files of mode 0600, never rows, never log lines.
 
-use crate::{api::nodes::check_psk, data_dir::DataDir};
+use crate::{
+    api::nodes::check_psk,
+    data_dir::{DataDir, SecretFile},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
     io,
@@ -14,6 +17,10 @@ const PSK: &str = "keys/psk";
 const USER_TOKEN: &str = "keys/user-token.key";
 const NODE_TOKEN: &str = "keys/node-token.key";
 const WORKER_TOKEN: &str = "keys/worker-token.key";
+/// What to do about a key that can't be used.
+const ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, which ends all logins and has nodes register again";
+/// Length of a random secret, in characters.
+const SECRET_CHARS: usize = 43;
 
 /// Everything the orchestrator signs, derives and compares with.
 pub struct Keys {
@@ -30,10 +37,28 @@ impl Keys {
     /// the place of the one in the file.
     pub fn open(data_dir: &DataDir, psk: Option<Zeroizing<String>>) -> io::Result<Self> {
         data_dir.subdir("keys")?;
-        let key = |name: &str| data_dir.secret(name, random_secret).map(|(key, _)| key);
+        let key = |name| {
+            let (form, advice) = (check_random_secret as fn(&str) -> _, ADVICE);
+            let file = SecretFile { name, form, advice };
+            data_dir.secret(file, random_secret).map(|(key, _)| key)
+        };
         let (psk, psk_is_new) = match psk {
             Some(psk) => (psk, false),
-            None => data_dir.secret(PSK, random_secret)?,
+            None => {
+                // Whether an operator's own is long enough is said below, in the words of --psk-file.
+                let psk = SecretFile {
+                    name: PSK,
+                    form: |text| {
+                        if text.is_empty() {
+                            Err("is empty")
+                        } else {
+                            Ok(())
+                        }
+                    },
+                    advice: "restore it from a backup, name another with --psk-file, or move it away and start once with --new-keys, which makes another",
+                };
+                data_dir.secret(psk, random_secret)?
+            }
         };
         check_psk(&psk).map_err(|problem| {
             let path = data_dir.join(PSK);
@@ -60,10 +85,31 @@ impl Keys {
         keys.into_iter().find(|key| key.exists())
     }
 
+    /// Paths of the keys that are missing; the pre-shared key among them unless the operator `has_psk`.
+    pub fn missing(data_dir: &Path, has_psk: bool) -> Vec<PathBuf> {
+        let psk = (!has_psk).then_some(PSK);
+        let names = [USER_TOKEN, NODE_TOKEN, WORKER_TOKEN]
+            .into_iter()
+            .chain(psk);
+        names
+            .map(|name| data_dir.join(name))
+            .filter(|path| !path.exists())
+            .collect()
+    }
+
     /// The pre-shared key of this orchestrator.
     pub fn psk(&self) -> &str {
         &self.psk
     }
+}
+
+/// Checks that a text can be a [`random_secret`].
+pub fn check_random_secret(text: &str) -> Result<(), &'static str> {
+    let is_of_it = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    if text.len() != SECRET_CHARS || !text.bytes().all(is_of_it) {
+        return Err("is no key: 43 letters, digits, '-' and '_'");
+    }
+    Ok(())
 }
 
 /// 256 random bits as text that needs no quoting anywhere.

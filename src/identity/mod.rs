@@ -13,7 +13,7 @@ mod throttle;
 mod tokens;
 mod users;
 
-pub use keys::{Keys, random_secret};
+pub use keys::{Keys, check_random_secret, random_secret};
 pub use password::hash as hash_password;
 pub use users::Change;
 
@@ -230,13 +230,18 @@ impl Identity {
 
     /// Whether this is the pre-shared key.
     pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
-        let attempt = self.registrations.admit(vec![Key::address(from)])?;
+        let admitted = self.registrations.admit(vec![Key::address(from)]);
+        let attempt = admitted.map_err(|problem| {
+            let why = "nodes at this address have shown a wrong pre-shared key, this one or others; give each of them the present one";
+            let detail = format!("{}: {why}", problem.detail);
+            Problem { detail, ..problem }
+        })?;
         // Equal lengths for a comparison in constant time.
         let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
         if !bool::from(shown.as_bytes().ct_eq(ours.as_bytes())) {
             tracing::warn!(address = %from, "registration with a wrong pre-shared key refused");
             return Err(Problem::unauthorized(
-                "the pre-shared key is wrong; the orchestrator keeps it in keys/psk of its data directory",
+                "the pre-shared key is wrong, or an old one; copy the present one from keys/psk of the orchestrator's data directory, or from its --psk-file",
             ));
         }
         attempt.succeed();

@@ -86,6 +86,7 @@ impl Machine {
                 ]),
                 max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
                 other_jobs: 0,
+                pulling_jobs: 0,
                 reason: None,
             }),
             network: Some(NetworkCapability {
@@ -129,9 +130,14 @@ impl Machine {
             is_closing.then(|| *self.stopping_since.get_or_init(Time::now));
         if let Some(sandbox) = &mut report.sandbox {
             // A node that is about to end, or whose podman hangs, is given no more jobs.
-            let others = self.worker.get().map_or(0, Worker::other_jobs);
-            sandbox.other_jobs = u32::try_from(others).unwrap_or(u32::MAX);
-            let trouble = self.engine.trouble();
+            let count = |of: fn(&Worker) -> usize| {
+                let jobs = self.worker.get().map_or(0, of);
+                u32::try_from(jobs).unwrap_or(u32::MAX)
+            };
+            sandbox.other_jobs = count(Worker::other_jobs);
+            sandbox.pulling_jobs = count(Worker::pulling_jobs);
+            let misplaced = self.worker.get().and_then(Worker::misplaced);
+            let trouble = misplaced.or_else(|| self.engine.trouble());
             sandbox.supported = !is_closing && trouble.is_none();
             sandbox.reason = trouble.map(brief);
         }

@@ -122,6 +122,7 @@ impl Node {
                 bench.node_uuid(),
                 &settings.slug,
                 &settings.inference,
+                &settings.sandbox.allowed_images,
             ),
             data_dir: data_dir.clone(),
             machine,
@@ -326,6 +327,12 @@ impl Node {
 
     pub(super) fn keeper(&self) -> Keeper {
         self.keeper.clone()
+    }
+
+    /// Hears when a report about the worker would say something else.
+    pub(super) fn worker_changes(&self) -> watch::Receiver<()> {
+        let worker = self.worker.as_ref();
+        worker.map_or_else(|| watch::channel(()).1, Worker::changes)
     }
 
     /// Hears when the model server changes.

@@ -18,6 +18,7 @@ pub(super) async fn live(
     told: watch::Sender<bool>,
 ) {
     let mut changes = node.changes();
+    let mut worker_changes = node.worker_changes();
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         // One that is away is tried sooner at first, and never by all nodes at the same time.
@@ -29,6 +30,7 @@ pub(super) async fn live(
         tokio::select! {
             () = sleep(pause) => {}
             Ok(()) = changes.changed() => {}
+            Ok(()) = worker_changes.changed() => {}
             Ok(()) = closing.changed() => {}
         }
         let is_closing = *closing.borrow_and_update();

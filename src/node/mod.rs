@@ -100,7 +100,7 @@ pub struct Settings {
 pub enum NodeError {
     /// The orchestrator doesn't know the pre-shared key.
     #[error(
-        "the orchestrator refuses the pre-shared key; it is in keys/psk of the orchestrator's data directory"
+        "the orchestrator refuses this node's pre-shared key, which may be an old one; copy the present one, from keys/psk of the orchestrator's data directory or from its --psk-file, to this node's --psk-file and start it again"
     )]
     WrongPsk,
     /// A setting is wrong.

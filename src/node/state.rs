@@ -11,7 +11,8 @@
 
 use crate::{
     api::nodes::{Bootstrap, NodeConfig},
-    data_dir::DataDir,
+    data_dir::{DataDir, SecretFile},
+    identity::{check_random_secret, random_secret},
 };
 use serde::Serialize;
 use std::io;
@@ -28,8 +29,12 @@ impl State {
 
     /// The key of this machine, made the first time.
     pub(super) fn key(&self) -> io::Result<Zeroizing<String>> {
-        let fresh = crate::identity::random_secret;
-        self.0.secret("node/key", fresh).map(|(key, _)| key)
+        let file = SecretFile {
+            name: "node/key",
+            form: check_random_secret,
+            advice: "restore it from a backup, or delete it and have the orchestrator forget this node with: cynode nodes forget SLUG",
+        };
+        self.0.secret(file, random_secret).map(|(key, _)| key)
     }
 
     pub(super) fn keep_session(&self, session: &Bootstrap) {

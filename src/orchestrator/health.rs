@@ -23,7 +23,7 @@ pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
 }
 
 async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
-    if let Some(trouble) = orchestrator.store.trouble() {
+    if let Some(trouble) = orchestrator.trouble() {
         return Err(Problem::new(Kind::Unavailable, trouble.to_string()));
     }
     if let Some(low) = orchestrator.store.low_space() {

@@ -34,18 +34,18 @@ mod upkeep;
 
 pub use bootstrap::Welcome;
 use bootstrap::{FirstAdmin, Join};
-pub use data::{DatabaseMissing, missing_database};
+pub use data::{Incomplete, check as check_state};
 
 use crate::{
     api::{NodeId, TaskId, image::ImageRef, tasks::TaskStatus, time::Time},
-    data_dir::{DataDir, RoleLock},
+    data_dir::{DataDir, Place, RoleLock},
     http::{
         gate::Gate,
         server::{self, Shutdown},
     },
     identity::{Identity, Keys},
     instances::Instances,
-    store::{QueueLimits, Retention, Store, StoreError},
+    store::{QueueLimits, Retention, Store, StoreError, Trouble},
     tasks::Tasks,
 };
 use futures_util::future::select_all;
@@ -91,6 +91,8 @@ pub struct Settings {
     pub lease: Duration,
     /// Whether an empty database may be made beside keys of before.
     pub init: bool,
+    /// Whether keys may be made beside a database of before.
+    pub new_keys: bool,
     /// Which finished tasks are kept.
     pub retention: Retention,
     /// Most jobs of one node at the same time.
@@ -115,9 +117,9 @@ pub enum StartError {
     /// A setting.
     #[error("{0}")]
     Setting(String),
-    /// There are keys, and no database.
-    #[error("{0}; {fix}", fix = DatabaseMissing::FIX)]
-    DatabaseMissing(#[from] DatabaseMissing),
+    /// A part of the state is missing.
+    #[error("{0}; {fix}", fix = .0.fix())]
+    Incomplete(#[from] Incomplete),
 }
 
 /// The state that all of the role shares.
@@ -141,6 +143,8 @@ pub struct Orchestrator {
     /// Wakes the scheduler.
     wake: Notify,
     shutdown: Shutdown,
+    /// Paths under which the database and the lock have to stay.
+    place: Place,
 }
 
 /// An orchestrator that serves.
@@ -169,7 +173,7 @@ impl Orchestrator {
         let lock = data_dir.lock("orchestrator")?;
         data_dir
             .update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None));
-        let store = data::open(data_dir.path(), settings.init)?.reserving(settings.reserve_disk);
+        let store = data::open(data_dir.path(), &settings)?.reserving(settings.reserve_disk);
         let started = Self::start_on(store.clone(), lock, data_dir, settings, shutdown, announce);
         let started = started.await;
         if started.is_err() {
@@ -224,6 +228,7 @@ impl Orchestrator {
             metrics: metrics::Metrics::default(),
             wake: Notify::new(),
             shutdown: shutdown.clone(),
+            place: Place::of([lock.path(), &data_dir.join("cynode.db")])?,
         });
         recovery::resume(&orchestrator).await?;
         let parts = orchestrator.serve(gateway, control, &shutdown);
@@ -268,6 +273,14 @@ impl Orchestrator {
             tokio::spawn(refusals::run(Arc::clone(self), shutdown.clone())),
             tokio::spawn(scheduler::run(Arc::clone(self), shutdown.clone())),
         ]
+    }
+
+    /// What keeps new work from being taken: a data directory that is no more where it was, or the database.
+    fn trouble(&self) -> Option<Trouble> {
+        if self.place.check().is_err() {
+            self.store.report(Trouble::Misplaced);
+        }
+        self.store.trouble()
     }
 
     /// What a task waits for, where that is more than a moment.

@@ -1,5 +1,5 @@
 //! What an orchestrator does for its store beside all work: forgets what is not kept any more,
-//! gives the room back, and sees when a disk that failed is well again.
+//! gives the room back, and sees when a data directory goes away and when a disk that failed is well again.
 
 use super::Orchestrator;
 use crate::{
@@ -14,6 +14,8 @@ use std::{sync::Arc, time::Duration};
 /// Between two looks for what is not kept any more. So late may a task be forgotten.
 const LONGEST_LOOK: Duration = Duration::from_secs(10);
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);
+/// How often the data directory is looked at.
+const PLACE_INTERVAL: Duration = Duration::from_secs(2);
 /// Pauses between two probes.
 const FIRST_PROBE: Duration = Duration::from_secs(1);
 const LONGEST_PROBE: Duration = Duration::from_secs(15);
@@ -23,7 +25,16 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     tokio::select! {
         () = forget(&orchestrator.store, orchestrator.settings.retention) => {}
         () = mend(&orchestrator) => {}
+        () = watch_place(&orchestrator) => {}
         () = ended(shutdown) => {}
+    }
+}
+
+/// Notes when the data directory is no more where it was.
+async fn watch_place(orchestrator: &Orchestrator) {
+    loop {
+        tokio::time::sleep(PLACE_INTERVAL).await;
+        orchestrator.trouble();
     }
 }
 
@@ -67,6 +78,10 @@ async fn mend(orchestrator: &Orchestrator) {
         let mut pauses = Pauses::new(FIRST_PROBE, LONGEST_PROBE);
         while store.trouble().is_some() {
             tokio::time::sleep(pauses.take()).await;
+            if orchestrator.place.check().is_err() {
+                // It can be written well enough, where nobody finds it.
+                continue;
+            }
             if let Err(error) = store.probe().await {
                 tracing::debug!(error = errors::chain(&error), "the store is not well yet");
             }

@@ -1,6 +1,7 @@
 //! From the errors of a role to the exit code of its process.
 
 use crate::{
+    data_dir::Unfit,
     engine::EngineError,
     exit::{Exit, Failure},
     http::client::CallError,
@@ -12,8 +13,18 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = match error {
             StartError::Setting(_) => Exit::Usage,
-            StartError::DatabaseMissing(_) => Exit::NotFound,
+            StartError::Incomplete(_) => Exit::NotFound,
             _ => Exit::Internal,
+        };
+        Self::chain(exit, &error)
+    }
+}
+
+impl From<Unfit> for Failure {
+    fn from(error: Unfit) -> Self {
+        let exit = match error {
+            Unfit::Unusable { .. } => Exit::Internal,
+            _ => Exit::Usage,
         };
         Self::chain(exit, &error)
     }

@@ -41,7 +41,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// `cynode serve-orchestrator`.
 pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<(), Failure> {
-    warn_of_argument(&args.psk);
+    let psk_is_argument = args.psk.psk.is_some();
     let data_dir = open_data_dir(&args.state)?;
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
@@ -55,6 +55,7 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
         ..orchestrator_settings(args.flags, &args.psk)?
     };
     run(common, async |shutdown| {
+        warn_of_argument(psk_is_argument);
         let mut running =
             Orchestrator::start(&data_dir, settings, shutdown.clone(), announce).await?;
         systemd::ready("takes tasks");
@@ -67,13 +68,14 @@ pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<()
 /// `cynode node`.
 pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
     let mut common = common.clone();
-    warn_of_argument(&args.psk);
+    let psk_is_argument = args.psk.psk.is_some();
     let file = NodeFile::find(args.config.as_deref())?.unwrap_or_default();
     let psk_file = file.fill(&mut args, &mut common);
     let (state, grace) = (args.state.clone(), shutdown_grace(&args.sandbox.engine));
     let settings = node_settings(args, psk_file.as_deref())?;
     let data_dir = open_data_dir(&state)?;
     run(&common, async |shutdown| {
+        warn_of_argument(psk_is_argument);
         // Later would hold up a machine's whole boot while the orchestrator is away.
         let fit = || systemd::ready("joining the orchestrator");
         let mut running = match node::start(&data_dir, settings, shutdown.clone(), fit).await {
@@ -149,7 +151,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
 
 /// `cynode dev`: the same roles, talking over loopback as they would over a network.
 pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
-    warn_of_argument(&args.psk);
+    let psk_is_argument = args.psk.psk.is_some();
     let data_dir = open_data_dir(&args.state)?;
     let is_asked_for = args.flags.inference_image.is_some();
     let inference = inference_settings(
@@ -174,6 +176,7 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
     let grace = shutdown_grace(&args.engine);
     let (identity, worker_listen) = (args.identity, args.worker_listen);
     run(common, async |shutdown| {
+        warn_of_argument(psk_is_argument);
         // The orchestrator ends after the node, so that it still hears how the node's jobs ended.
         let (order, orchestrator_shutdown) = watch::channel(false);
         let mut running =

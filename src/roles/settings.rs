@@ -11,7 +11,6 @@ use crate::{
         EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State,
         StorageFlags,
     },
-    client::print::note,
     data_dir::DataDir,
     exit::Failure,
     http::MAX_BODY_BYTES,
@@ -104,10 +103,10 @@ fn from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// Warns of a key that everybody on this machine can read.
-pub(super) fn warn_of_argument(psk: &Psk) {
-    if psk.psk.is_some() {
-        note(
+/// Warns, once there is a log, of a key that everybody on this machine can read.
+pub(super) fn warn_of_argument(is_argument: bool) {
+    if is_argument {
+        tracing::warn!(
             "the pre-shared key stands in this process's arguments, where every user of this machine can read it; \
              --psk-file FILE (- is stdin) or CYNODE_PSK keeps it private",
         );
@@ -202,6 +201,7 @@ pub(super) fn orchestrator_settings(
         reserve_disk: flags.limits.reserve_disk,
         lease: flags.limits.lease,
         init: flags.init,
+        new_keys: flags.new_keys,
         retention: Retention {
             age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
             most: Some(flags.limits.retain_max).filter(|most| *most > 0),

@@ -114,7 +114,7 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     tokio::spawn(answer(listener, tape.news(), halt.clone()));
     tokio::spawn(heed_signals(halt.clone()));
 
-    crate::data_dir::make_private_dir(&spool.workspace())?;
+    crate::data_dir::make_private_subdir(&spool.workspace())?;
     let sandbox = Sandbox {
         engine: &order.engine,
         init: &order.init,

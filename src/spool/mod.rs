@@ -91,7 +91,7 @@ impl Spool {
 
     /// Makes the directory, with what was accepted in it.
     pub fn create(&self, accepted: &Accepted, request: &SandboxSpec) -> io::Result<()> {
-        crate::data_dir::make_private_dir(&self.path)?;
+        crate::data_dir::make_private_subdir(&self.path)?;
         self.write(REQUEST, request)?;
         self.write(JOB, accepted)
     }

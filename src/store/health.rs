@@ -29,6 +29,9 @@ pub enum Trouble {
         "the disk that holds the database reports errors; the logs of the orchestrator and of the system say which"
     )]
     Disk,
+    /// The files are no more where they were opened.
+    #[error("{}", crate::data_dir::Misplaced)]
+    Misplaced,
     /// What is read isn't what was written.
     #[error(
         "the database is damaged; stop the orchestrator and restore a backup, as docs/usage.md says step by step"
@@ -105,6 +108,11 @@ impl Store {
     /// What keeps the database from being written now.
     pub fn trouble(&self) -> Option<Trouble> {
         self.health.trouble()
+    }
+
+    /// Notes what others found to be wrong with the files.
+    pub fn report(&self, trouble: Trouble) {
+        self.health.note(&Err::<(), _>(trouble.into()));
     }
 
     /// Fails while something does: what may not be written to its end isn't begun.

@@ -59,7 +59,7 @@ pub use sessions::{Authority, Proof, RefreshOutcome};
 pub use task_lists::{MAX_OFFSET, TaskFilter, TaskPage};
 pub use task_names::TaskMatch;
 pub use tasks::{Creation, Deletion, QueueLimits};
-pub use users::{NewUser, UserChange, UserChanged, UserRecord};
+pub use users::{NewUser, UserChange, UserChanged, UserRecord, has_users};
 
 use crate::api::{OrchestratorId, UserId};
 use rusqlite::Connection;

@@ -1,11 +1,24 @@
 //! People. What changes one is written together with who changed it.
 
 use super::{
-    Store, StoreError, audit,
+    BUSY_TIMEOUT, Store, StoreError, audit,
     sessions::{self, Authority, authorize},
 };
 use crate::api::{UserId, audit::AuditEvent, auth::User};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use std::path::Path;
+
+/// Whether the database at `path` has users. Reads it beside an orchestrator that may run.
+pub fn has_users(path: &Path) -> Result<bool, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    any(&connection)
+}
+
+fn any(c: &Connection) -> Result<bool, StoreError> {
+    Ok(c.query_row("SELECT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))?)
+}
 
 /// A user with what only identity may see.
 #[derive(Clone)]
@@ -87,8 +100,7 @@ fn another_admin(c: &Connection, id: UserId) -> Result<bool, StoreError> {
 impl Store {
     /// Whether there is any user at all; there is none only before the first start is through.
     pub async fn user_any(&self) -> Result<bool, StoreError> {
-        self.read(|c| Ok(c.query_row("SELECT EXISTS (SELECT 1 FROM users)", [], |row| row.get(0))?))
-            .await
+        self.read(any).await
     }
 
     /// Makes a user; `None` when the handle is taken. `by` nobody only at the first start.

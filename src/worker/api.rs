@@ -127,6 +127,11 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
             "this worker is shutting down; send the job to another node",
         ));
     }
+    if let Err(full) = api.ledger.check_pulls(&wanted)
+        && !api.shop.images.is_present(&image).await
+    {
+        return Err(full);
+    }
     let caller = owner.clone();
     let admission = api.ledger.admit(owner, wanted, &image, || {
         api.check_alone(caller.as_ref())?;

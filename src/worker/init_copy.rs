@@ -1,17 +1,117 @@
 //! The copy of our own binary that sandboxes get as their init.
 //!
-//! A copy, named by its hash, so that an upgrade never pulls it from under a running job.
+//! A copy, named by its hash, so that an upgrade never pulls it from under a running job. It is compared with
+//! ourselves at the start, and again before a sandbox is started where its file is not the one that was
+//! compared last: a copy that was damaged, removed or lost its mode would end every job.
 
-use crate::{data_dir::make_private_dir, digest::sha256_hex};
+use crate::{
+    data_dir::{make_private_dir, make_private_subdir},
+    digest::sha256_hex,
+};
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-/// Makes the copy in `dir` unless it is there, and answers where it is.
-pub(crate) fn install(dir: &Path) -> io::Result<PathBuf> {
-    make_private_dir(dir)?;
+/// What sandboxes need of the file: nobody writes it, everybody runs it.
+const MODE: u32 = 0o555;
+
+/// Identity and times of a file: inode, size, mode, change of content, change of anything.
+type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
+
+/// The copy; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct InitCopy {
+    path: PathBuf,
+    /// Of the file that was last compared with our own binary.
+    compared: Arc<Mutex<Option<Stamp>>>,
+}
+
+impl InitCopy {
+    /// Makes the copy in `dir`, where there is none that is whole.
+    pub(crate) fn install(dir: &Path) -> io::Result<Self> {
+        make_private_dir(dir)?;
+        let binary = own_binary()?;
+        let copy = Self {
+            path: dir.join(format!("init-{}", &sha256_hex(&binary)[..16])),
+            compared: Arc::default(),
+        };
+        copy.compare(&binary)?;
+        Ok(copy)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the copy where it is not the file any more that was compared last, nor the same as it.
+    pub(crate) async fn ensure(&self) -> io::Result<()> {
+        if self.is_known() {
+            return Ok(());
+        }
+        let copy = self.clone();
+        tokio::task::spawn_blocking(move || copy.compare(&own_binary()?)).await?
+    }
+
+    fn is_known(&self) -> bool {
+        let compared = *self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        compared.is_some() && compared == self.stamp()
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        let file = fs::symlink_metadata(&self.path).ok()?;
+        let (content, change) = (
+            (file.mtime(), file.mtime_nsec()),
+            (file.ctime(), file.ctime_nsec()),
+        );
+        Some((file.ino(), file.size(), file.mode(), content, change))
+    }
+
+    fn compare(&self, binary: &[u8]) -> io::Result<()> {
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken before the look: a change in between is seen at the next one.
+        let stamp = self.stamp();
+        if stamp.is_some() && is_whole(&self.path, binary) {
+            *compared = stamp;
+            return Ok(());
+        }
+        if stamp.is_some() {
+            tracing::warn!(path = %self.path.display(), "copy of this binary for sandboxes was damaged; replaced");
+        }
+        self.write(binary)?;
+        *compared = self.stamp();
+        Ok(())
+    }
+
+    fn write(&self, binary: &[u8]) -> io::Result<()> {
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        // Its parent has to be there: a data directory that was moved is not made anew.
+        make_private_subdir(dir)?;
+        let temporary = dir.join(format!(".{}", std::process::id()));
+        // One that is left of an earlier process may be read-only.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::write(&temporary, binary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))?;
+        fs::File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, &self.path)
+    }
+}
+
+/// Whether a file is the binary and can be run by every user of a sandbox.
+fn is_whole(path: &Path, binary: &[u8]) -> bool {
+    let meta = fs::symlink_metadata(path);
+    meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == MODE)
+        && fs::read(path).is_ok_and(|content| content == binary)
+}
+
+/// Our own binary, which has to be linked statically.
+fn own_binary() -> io::Result<Vec<u8>> {
     let binary = fs::read("/proc/self/exe")?;
     if is_dynamic(&binary) {
         return Err(io::Error::other(
@@ -19,16 +119,7 @@ pub(crate) fn install(dir: &Path) -> io::Result<PathBuf> {
              build it with the project's own .cargo/config.toml (make build), or take a release",
         ));
     }
-    let path = dir.join(format!("init-{}", &sha256_hex(&binary)[..16]));
-    if fs::metadata(&path).is_ok_and(|there| there.len() == binary.len() as u64) {
-        return Ok(path);
-    }
-    let temporary = dir.join(format!(".{}", std::process::id()));
-    fs::write(&temporary, &binary)?;
-    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o555))?;
-    fs::File::open(&temporary)?.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    Ok(path)
+    Ok(binary)
 }
 
 /// Whether an ELF file asks for a dynamic linker (a `PT_INTERP` segment), by the layout in elf(5).

@@ -11,25 +11,31 @@
 //!           result              adopt ──────┘            └─ neither ──────────▶ lost
 //! ```
 
-use super::{access::Terms, ledger::Job, metrics::Metrics, storage::Disk};
+use super::{
+    access::Terms,
+    init_copy::InitCopy,
+    ledger::Job,
+    metrics::Metrics,
+    prepare::{Halt, engine_error, prepare},
+    storage::Disk,
+};
 use crate::{
     api::{
-        image::ImageRef,
-        jobs::{Effective, JobErrorKind, Outcome, SandboxSpec},
+        jobs::{Effective, JobErrorKind, SandboxSpec},
         problem::{Kind, Problem},
     },
-    data_dir::make_private_dir,
-    engine::{Engine, ImageError, Images},
+    data_dir::{Place, make_private_subdir},
+    engine::{Engine, Images},
     sandbox_init::seccomp,
     shim::{Link, Order},
     spool::{Ending, Recorder},
     wait,
 };
 use futures_util::FutureExt as _;
-use std::{io, panic::AssertUnwindSafe, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, watch},
-    time::{Instant, sleep_until, timeout},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep_until},
 };
 
 /// How often a shim is started for one attempt, should somebody kill it before the command began.
@@ -38,13 +44,10 @@ const STARTS: usize = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// After so long podman should have started a sandbox.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long a job should have a slot; podman clears a sandbox away much faster.
-const SOON: Duration = Duration::from_secs(2);
-
 /// All that jobs share.
 pub(super) struct Workshop {
     pub(super) engine: Engine,
-    pub(super) init: PathBuf,
+    pub(super) init: InitCopy,
     pub(super) images: Arc<Images>,
     pub(super) node_uuid: String,
     pub(super) log_bytes: u64,
@@ -53,11 +56,18 @@ pub(super) struct Workshop {
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
     pub(super) metrics: Metrics,
+    /// Paths under which everything has to stay.
+    pub(super) place: Place,
+    /// Says that jobs began or ceased to wait for images, or that the place changed.
+    pub(super) changed: watch::Sender<()>,
 }
 
 impl Workshop {
     /// Whether one more job can be run here.
     pub(super) fn check(&self) -> Result<(), Problem> {
+        if let Err(misplaced) = self.place.check() {
+            return Err(Problem::new(Kind::Unavailable, misplaced.to_string()));
+        }
         if let Some(reason) = self.engine.trouble() {
             let detail =
                 format!("podman does not work on this node, and so it takes no job: {reason}");
@@ -73,36 +83,6 @@ pub(super) enum Entry {
     Begin(SandboxSpec),
     /// An earlier process started a shim; gone, where there is no link.
     Adopt(Option<Link>),
-}
-
-/// Why a job ended before it had a shim.
-enum Halt {
-    Canceled,
-    Trouble(JobErrorKind, String),
-}
-
-impl From<Arc<ImageError>> for Halt {
-    fn from(error: Arc<ImageError>) -> Self {
-        let kind = match &*error {
-            ImageError::NotFound(_) => JobErrorKind::ImageNotFound,
-            ImageError::PullFailed(_) => JobErrorKind::ImagePullFailed,
-            ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
-        };
-        Self::Trouble(kind, error.to_string())
-    }
-}
-
-impl From<Halt> for Ending {
-    fn from(halt: Halt) -> Self {
-        match halt {
-            Halt::Canceled => Self::stopped(Outcome::Canceled),
-            Halt::Trouble(kind, message) => Self::trouble(kind, message),
-        }
-    }
-}
-
-fn engine_error(error: impl std::fmt::Display) -> Halt {
-    Halt::Trouble(JobErrorKind::EngineError, error.to_string())
 }
 
 /// Resolves once the job is to be ended.
@@ -162,7 +142,11 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             job.accepted.job_id, job.accepted.attempt
         );
         let order = order(shop, job, &spec, image_id, container);
-        match Link::start(&job.spool, &order).await {
+        let started = async {
+            shop.init.ensure().await?;
+            Link::start(&job.spool, &order).await
+        };
+        match started.await {
             Ok(link) => look_on(shop, job, link).await,
             Err(error) => {
                 let halt = engine_error(format!("no shim could be started: {error}"));
@@ -181,46 +165,6 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
 /// Which start a container is of, by its name.
 fn number(container: &str) -> Option<u32> {
     container.rsplit_once('.')?.1.parse().ok()
-}
-
-/// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
-async fn prepare<'a>(shop: &'a Workshop, job: &Job) -> Result<(String, SemaphorePermit<'a>), Halt> {
-    let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
-    let lists = shop.terms.borrow().policy.allowed_images.clone();
-    if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
-        return Err(Halt::Trouble(
-            JobErrorKind::ImageNotAllowed,
-            format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
-        ));
-    }
-    let image_id = shop
-        .images
-        .resolve(&image, |progress| tell(shop, job, progress))
-        .await?;
-    let mut slot = pin!(shop.slots.acquire());
-    let slot = match timeout(SOON, &mut slot).await {
-        Ok(slot) => slot,
-        Err(_) => {
-            tell(
-                shop,
-                job,
-                "waiting until podman has cleared away the sandbox of an earlier job",
-            );
-            slot.await
-        }
-    };
-    Ok((image_id, slot.map_err(engine_error)?))
-}
-
-/// Tells those who wait for the job what it waits for.
-fn tell(shop: &Workshop, job: &Job, progress: &str) {
-    match Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes) {
-        Ok(mut recorder) => recorder.status(progress),
-        Err(error) => {
-            tracing::warn!(job = %job.accepted.job_id, %error, "a job's log can't be written")
-        }
-    }
-    job.tell();
 }
 
 fn order(
@@ -247,7 +191,7 @@ fn order(
     Order {
         spool: job.spool.path().to_owned(),
         engine: shop.engine.clone(),
-        init: shop.init.clone(),
+        init: shop.init.path().to_owned(),
         node_uuid: shop.node_uuid.clone(),
         accepted: job.accepted.clone(),
         container,
@@ -330,7 +274,7 @@ async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
     let again = conclude(shop, job).await;
     if is_left {
         // Last: how the job ended is told first, however long this takes.
-        shop.engine.remove_tree(&shop.init, &workspace).await;
+        shop.engine.remove_tree(shop.init.path(), &workspace).await;
     }
     again
 }
@@ -366,7 +310,7 @@ async fn write_end(shop: &Workshop, job: &Arc<Job>, ending: Ending) -> io::Resul
     let (held, log_bytes) = (Arc::clone(job), shop.log_bytes);
     // All that it printed is read for this, off the runtime's threads.
     let result = tokio::task::spawn_blocking(move || {
-        make_private_dir(held.spool.path())?;
+        make_private_subdir(held.spool.path())?;
         let mut recorder = Recorder::open(&held.spool, held.accepted.clone(), log_bytes)?;
         Ok::<_, io::Error>(recorder.finish(ending, None))
     });

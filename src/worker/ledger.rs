@@ -97,7 +97,7 @@ impl Ledger {
         let running = inner
             .jobs
             .values()
-            .filter(|job| job.accepted.job_id != run.job_id && !job.has_ended());
+            .filter(|job| job.accepted.job_id != run.job_id && job.has_slot());
         let (own, others): (Vec<_>, Vec<_>) =
             running.partition(|job| job.belongs_to(owner.as_ref()));
         if own.len() + others.len() >= self.max_concurrency {
@@ -169,14 +169,36 @@ impl Ledger {
         inner.jobs.values().filter(|job| !job.has_ended()).count()
     }
 
-    /// How many jobs of other orchestrators than this one have not ended.
+    /// Number of slots that jobs of other orchestrators than this one occupy.
     pub(super) fn running_for_others(&self, orchestrator: Option<&OrchestratorId>) -> usize {
         let inner = self.inner();
         let others = inner
             .jobs
             .values()
-            .filter(|job| !job.belongs_to(orchestrator) && !job.has_ended());
+            .filter(|job| !job.belongs_to(orchestrator) && job.has_slot());
         others.count()
+    }
+
+    /// Number of jobs of this orchestrator that wait for the pull of their image, and occupy no slot.
+    pub(super) fn pulling_for(&self, orchestrator: Option<&OrchestratorId>) -> usize {
+        let inner = self.inner();
+        let pulling = inner
+            .jobs
+            .values()
+            .filter(|job| job.belongs_to(orchestrator) && job.is_pulling());
+        pulling.count()
+    }
+
+    /// Refuses a new job whose image is not here while as many wait for theirs as there are slots: each
+    /// holds a place in memory, and most of them a podman.
+    pub(super) fn check_pulls(&self, run: &RunJob) -> Result<(), Problem> {
+        let inner = self.inner();
+        let pulling = inner.jobs.values().filter(|job| job.is_pulling());
+        if inner.jobs.contains_key(&run.job_id) || pulling.count() < self.max_concurrency {
+            return Ok(());
+        }
+        let detail = "as many jobs as this worker has slots wait for images that are being pulled; try again when one of them is there";
+        Err(Problem::new(Kind::TooManyRequests, detail).retry_after(1))
     }
 
     /// Forgets a job as [`forget`](Self::forget) does, where it belongs to `owner`.

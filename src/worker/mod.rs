@@ -10,20 +10,21 @@ mod init_copy;
 mod job;
 mod ledger;
 mod metrics;
+mod prepare;
 mod recovery;
 mod storage;
 mod told;
 mod tombstones;
 
 pub use access::{Access, Policy};
-pub(crate) use init_copy::install as install_init;
+pub(crate) use init_copy::InitCopy;
 pub use storage::Storage;
 
 use access::Terms;
 
 use crate::{
     api::image::ImageRef,
-    data_dir::{DataDir, RoleLock, make_private_dir},
+    data_dir::{DataDir, Place, RoleLock, SecretFile, check_owner, make_private_dir},
     engine::{Engine, EngineError, Images, Program, probe},
     http::{gate::Gate, server},
     instances::Instances,
@@ -32,7 +33,7 @@ use crate::{
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -50,6 +51,8 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 
 /// How long fetching a sandbox's image may take.
 const PULL_LIMIT: Duration = Duration::from_mins(10);
+/// How often the data directory is looked at.
+const PLACE_INTERVAL: Duration = Duration::from_secs(2);
 /// What is left to sandboxes that were told to end.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -79,10 +82,11 @@ pub struct Settings {
 /// A machine on which sandboxes work.
 pub struct Bench {
     engine: Engine,
-    init: PathBuf,
+    init: InitCopy,
     home: PathBuf,
     node_uuid: String,
     jobs_dir: PathBuf,
+    place: Place,
     settings: Settings,
     found: recovery::Found,
     tombstones: tombstones::Tombstones,
@@ -111,45 +115,31 @@ impl Bench {
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let lock = data_dir.lock("worker")?;
         let home = data_dir.subdir("worker")?;
-        let init = init_copy::install(&home.join("init"))?;
-        let (node_uuid, _) = data_dir.secret("worker/node-uuid", || {
-            Zeroizing::new(uuid::Uuid::new_v4().to_string())
-        })?;
-        // Below what the operator names there is room for others, and for other things.
-        let jobs_dir = match &settings.storage.jobs_dir {
-            Some(place) => place.join(format!("cynode-{}", *node_uuid)),
-            None => home.join("jobs"),
-        };
-        let jobs_dir = make_private_dir(&jobs_dir)
-            .and_then(|()| fs::canonicalize(&jobs_dir))
-            .map_err(|error| {
-                let path = jobs_dir.display();
-                let advice = "choose another --jobs-dir";
-                io::Error::new(
-                    error.kind(),
-                    format!("no jobs can be kept in {path}: {error}; {advice}"),
-                )
-            })?;
+        let init = InitCopy::install(&home.join("init"))?;
+        let node_uuid = node_uuid(data_dir)?;
+        let jobs_dir = jobs_dir(&settings.storage, &home, &node_uuid)?;
+        let place = Place::of([lock.path(), &home, &jobs_dir])?;
         let wanted = probe::Wanted {
             program: Program::podman(&settings.engine, &home)?,
             runtime: settings.engine_runtime.clone(),
         };
         let ground = probe::Ground {
-            init: &init,
+            init: init.path(),
             scratch: &home,
             node_uuid: Some(&node_uuid),
         };
         let engine = probe::probe(wanted, ground).await?;
         let tombstones =
             tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
-        let found = recovery::find(&engine, &init, &jobs_dir, &tombstones).await?;
+        let found = recovery::find(&engine, init.path(), &jobs_dir, &tombstones).await?;
         found.sweep(&engine, &node_uuid).await?;
         Ok(Self {
             engine,
             init,
             home,
-            node_uuid: node_uuid.to_string(),
+            node_uuid,
             jobs_dir,
+            place,
             settings,
             found,
             tombstones,
@@ -175,13 +165,18 @@ impl Bench {
             home,
             node_uuid,
             jobs_dir,
+            place,
             settings,
             found,
             tombstones,
             lock,
         } = self;
         let (terms, in_force) = watch::channel(Terms::new(access, &settings));
-        let images = Arc::new(Images::new(engine.clone(), PULL_LIMIT));
+        let images = Arc::new(Images::new(
+            engine.clone(),
+            PULL_LIMIT,
+            &settings.allowed_images,
+        ));
         if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
             tokio::spawn(async move {
@@ -204,6 +199,8 @@ impl Bench {
             terms: in_force,
             slots: Semaphore::new(slots),
             metrics: metrics::Metrics::default(),
+            place,
+            changed: watch::Sender::new(()),
         });
         let ledger = Arc::new(ledger::Ledger::new(
             slots,
@@ -222,6 +219,7 @@ impl Bench {
             api.start(&job, entry);
         }
         tokio::spawn(watch_podman(Arc::clone(&shop), home));
+        tokio::spawn(watch_place(Arc::clone(&shop)));
         tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(
@@ -244,11 +242,70 @@ impl Bench {
 /// Sees to podman for as long as the worker lives.
 async fn watch_podman(shop: Arc<job::Workshop>, home: PathBuf) {
     let ground = probe::Ground {
-        init: &shop.init,
+        init: shop.init.path(),
         scratch: &home,
         node_uuid: Some(&shop.node_uuid),
     };
     shop.engine.watch_over(ground).await;
+}
+
+/// Says when the data directory goes away, and when it is back, for as long as the worker lives.
+async fn watch_place(shop: Arc<job::Workshop>) {
+    let mut is_there = true;
+    loop {
+        tokio::time::sleep(PLACE_INTERVAL).await;
+        let found = shop.place.check();
+        if found.is_ok() == is_there {
+            continue;
+        }
+        is_there = found.is_ok();
+        match found {
+            Ok(()) => tracing::info!("data directory is back; taking jobs"),
+            Err(misplaced) => tracing::error!(reason = %misplaced, "taking no jobs"),
+        }
+        shop.changed.send_replace(());
+    }
+}
+
+/// By what containers of this machine's node are known; made the first time.
+fn node_uuid(data_dir: &DataDir) -> io::Result<String> {
+    let file = SecretFile {
+        name: "worker/node-uuid",
+        form: |text| {
+            let parsed = uuid::Uuid::try_parse(text);
+            parsed.map(drop).map_err(|_| "is no UUID")
+        },
+        advice: "restore it from a backup, or delete it: containers that were left behind then have to be removed by hand",
+    };
+    let fresh = || Zeroizing::new(uuid::Uuid::new_v4().to_string());
+    let (uuid, _) = data_dir.secret(file, fresh)?;
+    Ok(uuid.to_string())
+}
+
+/// Where jobs are kept. Below what the operator names there is room for others, and for other things.
+fn jobs_dir(storage: &Storage, home: &Path, node_uuid: &str) -> io::Result<PathBuf> {
+    let jobs_dir = match &storage.jobs_dir {
+        Some(place) => place.join(format!("cynode-{node_uuid}")),
+        None => home.join("jobs"),
+    };
+    let is_elsewhere = storage.jobs_dir.is_some();
+    // Elsewhere others may have been quicker.
+    let checked = if is_elsewhere {
+        check_owner(&jobs_dir)
+    } else {
+        Ok(())
+    };
+    checked
+        .and_then(|()| make_private_dir(&jobs_dir))
+        .and_then(|()| fs::canonicalize(&jobs_dir))
+        .map_err(|error| {
+            let path = jobs_dir.display();
+            let advice = "choose another --jobs-dir";
+            io::Error::new(
+                error.kind(),
+                format!("no jobs can be kept in {path}: {error}; {advice}"),
+            )
+        })
 }
 
 impl Worker {
@@ -263,6 +320,23 @@ impl Worker {
     pub fn other_jobs(&self) -> usize {
         let owner = self.0.terms.borrow().orchestrator.clone();
         self.0.api.ledger.running_for_others(owner.as_ref())
+    }
+
+    /// Number of jobs of the orchestrator that has access now that wait for images and occupy no slot.
+    pub fn pulling_jobs(&self) -> usize {
+        let owner = self.0.terms.borrow().orchestrator.clone();
+        self.0.api.ledger.pulling_for(owner.as_ref())
+    }
+
+    /// Why the data directory can't be relied on, if so.
+    pub fn misplaced(&self) -> Option<String> {
+        let found = self.0.api.shop.place.check();
+        found.err().map(|misplaced| misplaced.to_string())
+    }
+
+    /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`misplaced`](Self::misplaced) changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.api.shop.changed.subscribe()
     }
 
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled

@@ -67,7 +67,7 @@ impl Disk {
 /// first, so that for as long again a late request hears how its job ended and none is run twice.
 pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain: Duration) {
     let (engine, node_uuid) = (shop.engine.clone(), shop.node_uuid.clone());
-    let jobs_dir = shop.disk.jobs_dir.clone();
+    let (jobs_dir, shop_place) = (shop.disk.jobs_dir.clone(), Arc::clone(&shop));
     loop {
         let (shop, ledger) = (Arc::clone(&shop), Arc::clone(&ledger));
         let round = tokio::task::spawn_blocking(move || clean(&shop, &ledger, retain));
@@ -77,6 +77,10 @@ pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain:
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             () = engine.recovered() => {}
+        }
+        if shop_place.place.check().is_err() {
+            // What stands in its place knows nothing of the jobs that run.
+            continue;
         }
         if let Err(error) = sweep_behind(&engine, &node_uuid, &jobs_dir).await {
             tracing::warn!(%error, "what earlier jobs may have left can't be looked for; it is tried again");

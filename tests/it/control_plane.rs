@@ -4,7 +4,7 @@
 use crate::support::{
     Node, Orchestrator, Process, StandIn,
     cluster::{PSK, secret_file, wait_ready},
-    eventually_eq, process,
+    eventually, eventually_eq, process,
     server::role,
     stand_in::capability,
 };
@@ -292,6 +292,20 @@ fn a_real_node_reports_acknowledges_and_survives_a_restart_of_itself() {
 }
 
 #[test]
+fn registration_limit_names_its_cause() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let wrong = json!({"psk": "an old pre-shared key", "capability": capability("old", "http://127.0.0.1:1")});
+    let limited = eventually("it is limited", || {
+        let reply = orchestrator.control.post("/v1/nodes/register", &wrong);
+        (reply.status != 401).then_some(reply)
+    });
+    let problem = limited.problem(429, "too-many-requests");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("wrong pre-shared key"), "{detail}");
+}
+
+#[test]
 fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
@@ -312,6 +326,8 @@ fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
         .lines()
         .find(|line| line.starts_with("error: "))
         .unwrap_or_else(|| panic!("{stderr}"));
-    assert!(error.contains("keys/psk"), "{error}");
+    for words in ["keys/psk", "--psk-file", "start it again"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
     assert!(!stderr.contains("not the pre-shared key"), "{stderr}");
 }

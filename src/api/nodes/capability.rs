@@ -170,6 +170,9 @@ pub struct SandboxCapability {
     /// Slots that jobs of other orchestrators occupy.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_jobs: u32,
+    /// Jobs of the orchestrator that gets the report that wait for their images and occupy no slot.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pulling_jobs: u32,
     /// Why `supported` is false, in the node's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -249,17 +252,22 @@ impl CapabilityReport {
             .map_or_else(Reach::default, |api| api.reach)
     }
 
-    /// Jobs that the node runs at the same time for the orchestrator that it reports to; as many as it has
-    /// processors where it doesn't say.
+    /// Jobs that the node takes at the same time from the orchestrator that it reports to, those that wait for
+    /// images among them; as many as it has processors where it doesn't say.
     pub fn max_concurrency(&self) -> u32 {
         let sandbox = self.sandbox.as_ref();
         if sandbox.is_some_and(|sandbox| !sandbox.supported) {
             return 0;
         }
-        sandbox
+        let slots = sandbox
             .and_then(|sandbox| sandbox.max_concurrency)
-            .unwrap_or(self.compute.cpu_cores.max(1))
-            .saturating_sub(sandbox.map_or(0, |sandbox| sandbox.other_jobs))
+            .unwrap_or(self.compute.cpu_cores.max(1));
+        let [others, pulling] =
+            sandbox.map_or([0, 0], |sandbox| [sandbox.other_jobs, sandbox.pulling_jobs]);
+        // No more than it has: what is waited for will need slots, too.
+        slots
+            .saturating_sub(others)
+            .saturating_add(pulling.min(slots))
     }
 
     /// Whether jobs of other orchestrators occupy every slot of the node.

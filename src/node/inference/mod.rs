@@ -19,17 +19,19 @@
 //!
 //! The container outlives the node, so that a restart of the node costs no reload of a model.
 
+mod error;
 mod plan;
 mod server;
 mod watch;
 
+pub use error::InferenceError;
 pub use plan::{MODEL_SERVER_PORT, Settings, container_name};
 pub(super) use plan::{Plan, plan};
 pub(super) use watch::watch;
 
 use crate::{
     engine::{
-        Engine, EngineError, ImageError, Images, labels,
+        Engine, EngineError, Images, labels,
         service::{Service, ServiceSpec},
     },
     node::gpu::Vendor,
@@ -51,82 +53,6 @@ const ADOPTION: Duration = Duration::from_secs(30);
 /// How often we look again when somebody else was quicker to take the name.
 const TRIES: u32 = 3;
 
-/// Why there is no model server.
-#[derive(Debug, thiserror::Error)]
-pub enum InferenceError {
-    /// The orchestrator's configuration can't be followed.
-    #[error("the configuration of the model server is wrong: {0}; mend it at the orchestrator")]
-    Configuration(String),
-    /// No image.
-    #[error(
-        "the model server's image {image} can't be had: {source}; name another with --inference-image at the orchestrator, fetch it here with podman pull, or start this node with --inference off"
-    )]
-    Image {
-        /// Which.
-        image: String,
-        /// Why not.
-        source: Arc<ImageError>,
-    },
-    /// The name is taken.
-    #[error(
-        "the container {name} belongs to {owner}, and is left alone; give this node a port of its own with --inference-port, or stop the other one"
-    )]
-    NotOurs {
-        /// The container.
-        name: String,
-        /// Whose it is.
-        owner: String,
-    },
-    /// The port is taken.
-    #[error(
-        "port {port} of 127.0.0.1 is taken by something that is no model server; stop it, or choose another port with --inference-port"
-    )]
-    PortTaken {
-        /// Which.
-        port: u16,
-    },
-    /// Podman could not make or start the container.
-    #[error("the model server could not be started: {source}{}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
-    NotStarted {
-        /// Podman's words.
-        source: EngineError,
-        /// What to do.
-        hint: Option<&'static str>,
-    },
-    /// It started and ended.
-    #[error("the model server ended as soon as it was started; its last words: {words}")]
-    Ended {
-        /// What it said.
-        words: String,
-    },
-    /// It runs and doesn't answer.
-    #[error("the model server did not answer within {} s; its last words: {words}; see that its image serves Ollama's API at port 11434, and that --inference-start-timeout isn't shorter than it needs", limit.as_secs())]
-    Silent {
-        /// How long we waited.
-        limit: Duration,
-        /// What it said.
-        words: String,
-    },
-    /// Podman could not say how things stand.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
-impl InferenceError {
-    /// A stable word for programs, as the acknowledgement carries it.
-    pub(super) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Configuration(_) => "invalid-configuration",
-            Self::Image { .. } => "image-unavailable",
-            Self::NotOurs { .. } => "container-not-ours",
-            Self::PortTaken { .. } => "port-in-use",
-            Self::NotStarted { .. } | Self::Ended { .. } => "model-server-not-started",
-            Self::Silent { .. } => "model-server-silent",
-            Self::Engine(_) => "engine-error",
-        }
-    }
-}
-
 /// Where the model server comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
@@ -141,6 +67,8 @@ pub(super) enum Origin {
 pub(super) struct Keeper {
     engine: Engine,
     images: Arc<Images>,
+    /// Image patterns of the operator; empty allows all.
+    allowed_images: Vec<String>,
     node_uuid: String,
     slug: String,
     start_limit: Duration,
@@ -150,9 +78,17 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(engine: &Engine, node_uuid: &str, slug: &str, settings: &Settings) -> Self {
+    pub(super) fn new(
+        engine: &Engine,
+        node_uuid: &str,
+        slug: &str,
+        settings: &Settings,
+        allowed_images: &[String],
+    ) -> Self {
+        let images = Images::new(engine.clone(), settings.fetch_limit, allowed_images);
         Self {
-            images: Arc::new(Images::new(engine.clone(), settings.fetch_limit)),
+            images: Arc::new(images),
+            allowed_images: allowed_images.to_owned(),
             engine: engine.clone(),
             node_uuid: node_uuid.to_owned(),
             slug: slug.to_owned(),
@@ -163,6 +99,11 @@ impl Keeper {
 
     /// Sees to it that the planned server answers; an error leaves none of ours behind that doesn't.
     pub(super) async fn bring_up(&self, plan: &Plan) -> Result<Origin, InferenceError> {
+        if !plan.image.allowed_by(&self.allowed_images) {
+            self.remove_all_but(None).await?;
+            let image = plan.image.to_string();
+            return Err(InferenceError::ImageNotAllowed { image });
+        }
         let server = ModelServer::at(plan.port);
         let name = plan.name();
         self.remove_all_but(Some(&name)).await?;

@@ -10,6 +10,7 @@ use crate::{
     spool::{Accepted, Spool},
     wait,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// One attempt of a job.
@@ -19,6 +20,7 @@ pub(in crate::worker) struct Job {
     pub(in crate::worker) cancel: watch::Sender<bool>,
     ended: watch::Sender<Option<Outcome>>,
     news: watch::Sender<()>,
+    is_pulling: AtomicBool,
 }
 
 impl Job {
@@ -29,6 +31,7 @@ impl Job {
             cancel: watch::Sender::new(false),
             ended: watch::Sender::new(ended),
             news: watch::Sender::new(()),
+            is_pulling: AtomicBool::new(false),
         }
     }
 
@@ -61,6 +64,21 @@ impl Job {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Notes whether the job waits for the pull of its image; whether it did before.
+    pub(in crate::worker) fn set_pulling(&self, is_pulling: bool) -> bool {
+        self.is_pulling.swap(is_pulling, Ordering::SeqCst)
+    }
+
+    /// Whether the job waits for the pull of its image.
+    pub(super) fn is_pulling(&self) -> bool {
+        self.is_pulling.load(Ordering::SeqCst) && !self.has_ended()
+    }
+
+    /// Whether the job occupies a slot.
+    pub(super) fn has_slot(&self) -> bool {
+        !self.has_ended() && !self.is_pulling()
     }
 
     /// Whether there is a result.

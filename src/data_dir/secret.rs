@@ -1,0 +1,77 @@
+//! Files that hold a secret of ours, or another text that is made once and has to stay.
+//!
+//! One that is there is never overwritten: a damaged key that was replaced in silence would end every login
+//! and lock out every node.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+use zeroize::Zeroizing;
+
+/// Others may write it.
+const OTHERS_WRITE: u32 = 0o022;
+/// Others may do anything with it.
+const OTHERS: u32 = 0o077;
+const PRIVATE: u32 = 0o600;
+/// Longest file that is read.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// A text that is made once.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretFile {
+    /// Path below the data directory.
+    pub name: &'static str,
+    /// Checks the text; an error completes "its content …".
+    pub form: fn(&str) -> Result<(), &'static str>,
+    /// What to do about one that can't be used.
+    pub advice: &'static str,
+}
+
+impl SecretFile {
+    /// Reads the text at `path`; `None` when there is none.
+    pub(super) fn read(&self, path: &Path) -> io::Result<Option<Zeroizing<String>>> {
+        let refuse = |what: &str| {
+            let text = format!("{} {what}; {}", path.display(), self.advice);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(refuse(&format!("can't be read: {error}"))),
+        };
+        if !meta.is_file() || meta.len() > MAX_BYTES {
+            return Err(refuse("is no file of ours"));
+        }
+        let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
+        // What root has put there is as good.
+        if !is_ours && meta.uid() != 0 {
+            let what = format!("belongs to uid {}, who may have changed it", meta.uid());
+            return Err(refuse(&what));
+        }
+        let mode = meta.permissions().mode();
+        if mode & OTHERS_WRITE != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "other users can write {path}, and may have changed it; if it is right, close it with: chmod 600 {path}; if not, {}",
+                    self.advice,
+                    path = path.display(),
+                ),
+            ));
+        }
+        let bytes = fs::read(path).map(Zeroizing::new);
+        let bytes = bytes.map_err(|error| refuse(&format!("can't be read: {error}")))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is damaged: it is no text"))?;
+        let text = Zeroizing::new(text.trim().to_owned());
+        (self.form)(&text).map_err(|what| refuse(&format!("is damaged: its content {what}")))?;
+        if mode & OTHERS != 0 {
+            tracing::warn!(path = %path.display(), "other users could read a secret until now; replace it if any of them may have");
+            if is_ours {
+                fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))?;
+            }
+        }
+        Ok(Some(text))
+    }
+}

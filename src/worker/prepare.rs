@@ -1,0 +1,120 @@
+//! What a job waits for before its sandbox is started: permission, its image, a slot.
+
+use super::{job::Workshop, ledger::Job};
+use crate::{
+    api::{
+        image::ImageRef,
+        jobs::{JobErrorKind, Outcome},
+    },
+    engine::{ImageError, PullFault},
+    spool::{Ending, Recorder},
+};
+use std::{pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::{SemaphorePermit, watch},
+    time::timeout,
+};
+
+/// After so long a job should have a slot; podman clears a sandbox away much faster.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Why a job ended before it had a shim.
+pub(super) enum Halt {
+    Canceled,
+    Trouble(JobErrorKind, String),
+}
+
+impl From<Arc<ImageError>> for Halt {
+    fn from(error: Arc<ImageError>) -> Self {
+        let kind = match &*error {
+            ImageError::NotPermitted(_) => JobErrorKind::ImageNotAllowed,
+            ImageError::NotFound(_)
+            | ImageError::Pull {
+                fault: PullFault::NotFound,
+                ..
+            } => JobErrorKind::ImageNotFound,
+            ImageError::Pull { .. } | ImageError::Abandoned => JobErrorKind::ImagePullFailed,
+            ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
+        };
+        Self::Trouble(kind, error.to_string())
+    }
+}
+
+impl From<Halt> for Ending {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Canceled => Self::stopped(Outcome::Canceled),
+            Halt::Trouble(kind, message) => Self::trouble(kind, message),
+        }
+    }
+}
+
+pub(super) fn engine_error(error: impl std::fmt::Display) -> Halt {
+    Halt::Trouble(JobErrorKind::EngineError, error.to_string())
+}
+
+/// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
+pub(super) async fn prepare<'a>(
+    shop: &'a Workshop,
+    job: &Job,
+) -> Result<(String, SemaphorePermit<'a>), Halt> {
+    let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
+    let lists = shop.terms.borrow().policy.allowed_images.clone();
+    if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
+        return Err(Halt::Trouble(
+            JobErrorKind::ImageNotAllowed,
+            format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
+        ));
+    }
+    let pull = Pull(job, &shop.changed);
+    let image_id = shop.images.resolve(&image, |progress| {
+        pull.begin();
+        tell(shop, job, progress);
+    });
+    let image_id = image_id.await?;
+    drop(pull);
+    let mut slot = pin!(shop.slots.acquire());
+    let slot = match timeout(SOON, &mut slot).await {
+        Ok(slot) => slot,
+        Err(_) => {
+            tell(
+                shop,
+                job,
+                "waiting for a slot: an earlier job runs, or podman has not cleared its sandbox away yet",
+            );
+            slot.await
+        }
+    };
+    Ok((image_id, slot.map_err(engine_error)?))
+}
+
+/// A job that may have to wait for the pull of its image. While it does, it occupies no slot: a registry
+/// that never answers holds up nobody else.
+struct Pull<'a>(&'a Job, &'a watch::Sender<()>);
+
+impl Pull<'_> {
+    fn begin(&self) {
+        if !self.0.set_pulling(true) {
+            self.1.send_replace(());
+        }
+    }
+}
+
+impl Drop for Pull<'_> {
+    fn drop(&mut self) {
+        if self.0.set_pulling(false) {
+            self.1.send_replace(());
+        }
+    }
+}
+
+/// Tells those who wait for the job what it waits for.
+fn tell(shop: &Workshop, job: &Job, progress: &str) {
+    match Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes) {
+        Ok(mut recorder) => recorder.status(progress),
+        Err(error) => {
+            tracing::warn!(job = %job.accepted.job_id, %error, "a job's log can't be written")
+        }
+    }
+    job.tell();
+}
