@@ -26,7 +26,7 @@ pub struct OrchestratorFlags {
     /// Begin with an empty database although the data directory has keys
     #[arg(long, env = "CYNODE_INIT")]
     pub init: bool,
-    /// Make the keys that are missing beside an existing database; new ones end all logins
+    /// Make the keys that are missing beside an existing database; nodes then register again
     #[arg(long, env = "CYNODE_NEW_KEYS")]
     pub new_keys: bool,
     /// Image for tasks that name none

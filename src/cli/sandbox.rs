@@ -26,7 +26,8 @@ pub struct EngineFlags {
     /// Maximum number of jobs at a time [default: CPU cores]
     #[arg(long, env = "CYNODE_MAX_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrency: Option<u32>,
-    /// Allow only images that match, such as docker.io/library/*; repeatable [default: all]
+    /// Allow only images that match, such as docker.io/library/*, for jobs and the model server; a registry
+    /// with a port or in the own network has to be named, as in registry.lan:5000/*; repeatable [default: all]
     #[arg(
         long,
         env = "CYNODE_ALLOWED_IMAGE",

@@ -27,6 +27,8 @@ const HARMLESS: [&str; 8] = [
 const DOCTORS: &str = ".doctor-";
 /// So many foreign files are named.
 const NAMED: usize = 3;
+/// Directories that all users share on every host.
+const SHARED: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 /// May be written by everybody; and then entries by their owners only.
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
@@ -102,11 +104,13 @@ pub fn check(path: &Path) -> Result<(), Unfit> {
             uid: meta.uid(),
         });
     }
-    if meta.permissions().mode() & OTHERS_WRITE != 0 {
+    let names = foreign(path).map_err(unusable)?;
+    // A fresh file system of its own may be as open, and empty.
+    let is_open = meta.permissions().mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE | STICKY;
+    if is_shared(path) || is_open && !names.is_empty() {
         return Err(Unfit::Shared(path.to_owned()));
     }
-    let names = foreign(path).map_err(unusable)?;
-    if names.is_empty() {
+    if names.is_empty() || is_marked(path) {
         return Ok(());
     }
     Err(Unfit::Foreign {
@@ -129,15 +133,27 @@ fn check_parent(path: &Path) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Names of what isn't ours, quoted and cut; none where a marker shows that the directory is.
+fn is_shared(path: &Path) -> bool {
+    let path = fs::canonicalize(path);
+    path.is_ok_and(|path| SHARED.iter().any(|shared| path == Path::new(shared)))
+}
+
+/// Whether it was a data directory before.
+fn is_marked(path: &Path) -> bool {
+    MARKERS.iter().any(|name| path.join(name).is_file())
+}
+
+/// Names of what isn't ours, quoted and cut.
 fn foreign(path: &Path) -> io::Result<String> {
-    if MARKERS.iter().any(|name| path.join(name).is_file()) {
-        return Ok(String::new());
-    }
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if !HARMLESS.contains(&name.as_str()) && !name.starts_with(DOCTORS) {
+        let is_database = name.starts_with("cynode.db");
+        if !is_database
+            && !MARKERS.contains(&name.as_str())
+            && !HARMLESS.contains(&name.as_str())
+            && !name.starts_with(DOCTORS)
+        {
             names.push(format!("{name:.60?}"));
         }
     }
@@ -178,10 +194,16 @@ mod tests {
         check(&path).unwrap();
         set_mode(&path, 0o1777);
         assert!(matches!(check(&path), Err(Unfit::Shared(_))));
+        let mounted = home.path().join("mounted");
+        fs::create_dir(&mounted).unwrap();
+        set_mode(&mounted, 0o1777);
+        check(&mounted).unwrap();
         assert!(matches!(check(&path.join("a")), Err(Unfit::NoDirectory(_))));
         set_mode(&path, 0o777);
         let inside = check(&path.join("new"));
         assert!(matches!(inside, Err(Unfit::Replaceable { .. })));
-        assert!(check(Path::new("/")).is_err());
+        for path in ["/", "/tmp", "/dev/shm"] {
+            assert!(check(Path::new(path)).is_err());
+        }
     }
 }

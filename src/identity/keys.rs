@@ -18,7 +18,7 @@ const USER_TOKEN: &str = "keys/user-token.key";
 const NODE_TOKEN: &str = "keys/node-token.key";
 const WORKER_TOKEN: &str = "keys/worker-token.key";
 /// What to do about a key that can't be used.
-const ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, which ends all logins and has nodes register again";
+const ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens end and nodes register again";
 /// Length of a random secret, in characters.
 const SECRET_CHARS: usize = 43;
 

@@ -3,7 +3,7 @@
 //! A first start makes the database, then the keys, then the first user. So keys beside no database, or
 //! beside an empty one, mean that a database was lost, or left behind by a copy; a database with users whose
 //! keys aren't all there means that keys were lost. An orchestrator that began anew there would hide that:
-//! with an empty database, or with keys that end every login and lock out every node.
+//! with an empty database, or with keys that lock out whoever holds a token of the old ones.
 
 use super::{Settings, StartError};
 use crate::{
@@ -43,7 +43,7 @@ impl Incomplete {
                 "restore cynode.db (and cynode.db-wal, where there was one) from the original or a backup, or start with --init to begin with an empty database"
             }
             Self::Keys { .. } => {
-                "restore keys/ from the original or a backup, give the pre-shared key with --psk-file if it was only that, or start once with --new-keys to have those made that are missing: new signing keys end all logins and have nodes register again, a new pre-shared key has to be given to every node"
+                "restore keys/ from the original or a backup, give the pre-shared key with --psk-file if it was only that, or start once with --new-keys to have those made that are missing: new signing keys end access tokens and have nodes register again, a new pre-shared key has to be given to every node"
             }
         }
     }

@@ -172,11 +172,10 @@ impl Bench {
             lock,
         } = self;
         let (terms, in_force) = watch::channel(Terms::new(access, &settings));
-        let images = Arc::new(Images::new(
-            engine.clone(),
-            PULL_LIMIT,
-            &settings.allowed_images,
-        ));
+        let mut patterns = settings.allowed_images.clone();
+        // The operator has named it, and so its registry.
+        patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
+        let images = Arc::new(Images::new(engine.clone(), PULL_LIMIT, &patterns));
         if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
             tokio::spawn(async move {

@@ -99,7 +99,10 @@ fn directory_open_to_everybody_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let shared = home.path().join("shared");
     fs::create_dir(&shared).unwrap();
-    // As /tmp is.
+    // As /tmp is, after a slip of the hand.
+    for name in ["letter.txt", "worker.lock"] {
+        fs::write(shared.join(name), "").unwrap();
+    }
     set_mode(&shared, 0o1777);
     let path = shared.to_str().unwrap();
     assert_refused_untouched(home.path(), &shared, &[path, "everybody", "--data-dir"]);
@@ -107,11 +110,13 @@ fn directory_open_to_everybody_is_refused() {
 
 #[test]
 fn directory_of_another_user_is_refused() {
+    let home = tempfile::tempdir().unwrap();
     if !is_root() {
-        // Nobody else can give one away.
+        // Only root can give one away, and nobody else can harm root's.
+        let data_dir = Path::new("/usr");
+        assert_refused_untouched(home.path(), data_dir, &["/usr", "uid 0", "--data-dir"]);
         return;
     }
-    let home = tempfile::tempdir().unwrap();
     let theirs = home.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
     std::os::unix::fs::chown(&theirs, Some(1000), Some(1000)).unwrap();
@@ -346,8 +351,10 @@ fn damaged_init_copy_is_replaced() {
         );
     }
     worker.process.kill();
-    set_mode(&path, 0o755);
+    // What runs from it goes on with the old one.
+    fs::remove_file(&path).unwrap();
     fs::write(&path, &damaged).unwrap();
+    set_mode(&path, 0o555);
     worker.start_again();
     assert_eq!(worker.run(&echo)["stdout"], "here\n");
     assert!(fs::read(&path).unwrap() == whole);

@@ -385,7 +385,7 @@ fn an_open_data_directory_is_closed_only_when_told_to() {
     let corner = Corner::new();
     let path = corner.data_dir();
     fs::create_dir(&path).unwrap();
-    fs::write(path.join("kept"), "as it is").unwrap();
+    fs::write(path.join("addresses.json"), "as it is").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
 
@@ -408,8 +408,11 @@ fn an_open_data_directory_is_closed_only_when_told_to() {
     assert!(!again.is_fixed("data-dir"), "there was nothing to do");
     assert_eq!(again.done.stderr, "");
     // The containers were tried in there.
-    assert_eq!(files(&path), ["kept"]);
-    assert_eq!(fs::read_to_string(path.join("kept")).unwrap(), "as it is");
+    assert_eq!(files(&path), ["addresses.json"]);
+    assert_eq!(
+        fs::read_to_string(path.join("addresses.json")).unwrap(),
+        "as it is"
+    );
 }
 
 #[test]

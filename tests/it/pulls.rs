@@ -85,7 +85,7 @@ fn a_missing_image_is_pulled_once_for_all_who_wait() {
 }
 
 #[test]
-fn a_pull_that_fails_fails_for_all_who_waited_in_the_registrys_words() {
+fn failed_pull_fails_for_all_who_waited() {
     let registry = Registry::new(
         "echo 'Error: reading manifest latest: the registry is on fire' >&2; exit 125",
     );
@@ -97,8 +97,11 @@ fn a_pull_that_fails_fails_for_all_who_waited_in_the_registrys_words() {
         let result = events.last().unwrap();
         assert_eq!(result["error"]["type"], "image-pull-failed", "{result}");
         let words = result["error"]["message"].as_str().unwrap();
-        assert!(words.contains("the registry is on fire"), "{words}");
+        assert!(words.contains("can't be pulled"), "{words}");
+        assert!(!words.contains("the registry is on fire"), "{words}");
     }
+    let log = worker.process.stderr();
+    assert!(log.contains("the registry is on fire"), "{log}");
     assert_eq!(registry.pulls().lines().count(), 1);
 }
 

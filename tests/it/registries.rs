@@ -129,6 +129,19 @@ fn pattern_that_names_a_registry_permits_its_pull() {
 }
 
 #[test]
+fn default_image_permits_its_own_pull() {
+    let engine = Engine::failing("Error: no");
+    let image = "registry.invalid:5000/team/tool:1";
+    let worker = engine.worker(&["--default-image", image]);
+    eventually("it is pulled", || {
+        let pulled = format!("pull docker://{image}\n");
+        engine.pulls().contains(&pulled).then_some(())
+    });
+    let (kind, _) = error_of(&worker, "registry.invalid:5000/team/other:1");
+    assert_eq!(kind, "image-not-allowed");
+}
+
+#[test]
 fn present_image_of_any_registry_runs() {
     let worker = Worker::start(&[]);
     let image = format!("localhost:5000/cynode/{}:1", uuid());
