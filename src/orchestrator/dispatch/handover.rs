@@ -366,7 +366,7 @@ async fn begun(next: &RunningJob, entry: Entry, answer: JobAnswer) -> Result<Job
             let ended = Verdict::Ended(Box::new(check(next, (**last).clone())?));
             if !ended.is_last_word() {
                 return Err(Trouble {
-                    reason: "it ended before it started".to_owned(),
+                    reason: "it ended before it started".into(),
                     verdict: Some(ended),
                 });
             }
