@@ -1,6 +1,6 @@
 //! What one stranger has of the network.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What belongs to whoever has this address: it alone, or, of IPv6, its whole /64.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
@@ -11,6 +11,15 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
         }
         ip => ip,
     }
+}
+
+/// What failed tries from this address are counted by: its network, or all of loopback, of whose addresses
+/// anybody on the machine has millions.
+pub(crate) fn guesser(address: IpAddr) -> IpAddr {
+    if address.to_canonical().is_loopback() {
+        return Ipv4Addr::LOCALHOST.into();
+    }
+    network(address)
 }
 
 #[cfg(test)]
@@ -24,5 +33,14 @@ mod tests {
         assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    }
+    #[test]
+    fn loopback_is_one_guesser() {
+        let of = |text: &str| guesser(text.parse().unwrap()).to_string();
+        for address in ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.2"] {
+            assert_eq!(of(address), "127.0.0.1", "{address}");
+        }
+        assert_eq!(of("192.0.2.7"), "192.0.2.7");
+        assert_eq!(of("2001:db8:1:2:3::"), of("2001:db8:1:2:4::"));
     }
 }

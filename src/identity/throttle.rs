@@ -5,7 +5,7 @@
 
 use crate::{
     api::problem::{Kind, Problem},
-    network::network,
+    network::guesser,
 };
 use std::{
     collections::HashMap,
@@ -96,7 +96,7 @@ impl Key {
     pub(super) fn address(address: IpAddr) -> Self {
         let at_once = UNBLEMISHED;
         Self {
-            name: network(address).to_string(),
+            name: guesser(address).to_string(),
             effect: Effect::Refuse { at_once },
         }
     }
@@ -105,7 +105,7 @@ impl Key {
     pub(super) fn handle_from(address: IpAddr, handle: &str) -> Self {
         let at_once = FREE;
         Self {
-            name: format!("{} {handle}", network(address)),
+            name: format!("{} {handle}", guesser(address)),
             effect: Effect::Refuse { at_once },
         }
     }
