@@ -75,6 +75,8 @@ kinds! {
     PayloadTooLarge = 413 "payload-too-large" "The body is too large";
     /// The body isn't JSON.
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
+    /// The host that the request names is another one's.
+    Misdirected = 421 "misdirected-request" "The request is for another host";
     /// The request line and headers pass the limit.
     HeadTooLarge = 431 "head-too-large" "The head of the request is too large";
     /// Too often, too many.

@@ -65,7 +65,8 @@ impl Client {
         });
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(15))
+            // Less than a listener of ours waits for the next request.
+            .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
         Self {
             inner,

@@ -1,12 +1,16 @@
-//! Whom a listener lets in: how many connections, from where, and whose word on an address counts.
+//! Whom a listener lets in: how many connections, by which name, and whose word on an address counts.
 
-use crate::network::network;
-use http::{HeaderMap, HeaderName};
+use super::{
+    connections::{Connections, Place},
+    host::{self, Hosts},
+};
+use crate::api::problem::Problem;
+use http::{HeaderMap, HeaderName, uri::Authority};
 use ipnet::IpNet;
 use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
 };
 
 /// Connections at the same time, where the system has descriptors for so many.
@@ -16,53 +20,58 @@ const KEPT: u64 = 128;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// What a listener puts up with; cheap to clone, and counted together.
-#[derive(Clone)]
-pub struct Gate {
-    proxies: Arc<[IpNet]>,
-    limit: usize,
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
 /// Descriptors of this process that connections and running jobs share; `None` where there is no limit.
 pub fn descriptors() -> Option<u64> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map(|files| files.saturating_sub(KEPT))
 }
 
+/// Connections that one listener takes at the same time.
+pub fn connection_limit() -> usize {
+    // Two listeners share a process, and leave half for running jobs.
+    let room = descriptors().map(|files| files / 4);
+    let room = room.and_then(|room| usize::try_from(room).ok());
+    CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1)
+}
+
+/// What a listener puts up with; cheap to clone, and counted together.
+#[derive(Clone)]
+pub struct Gate {
+    proxies: Arc<[IpNet]>,
+    hosts: Arc<Hosts>,
+    connections: Connections,
+}
+
 impl Gate {
-    /// One that believes these proxies what they say of where a request came from.
-    pub fn new(proxies: &[IpNet]) -> Self {
-        // Two listeners share a process, and leave half for running jobs.
-        let room = descriptors().map(|files| files / 4);
-        let room = room.and_then(|room| usize::try_from(room).ok());
+    /// One that believes these proxies what they say of where a request came from, and, on loopback,
+    /// answers to these names.
+    pub fn new(proxies: &[IpNet], hosts: Hosts) -> Self {
         Self {
             proxies: proxies.into(),
-            limit: CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1),
-            open: Arc::default(),
+            hosts: Arc::new(hosts),
+            connections: Connections::new(connection_limit()),
         }
     }
 
-    /// A place for a connection from there, until it is dropped; none where there are too many. One
-    /// network gets a quarter of them, so that it can't keep all others out.
+    /// A place for a connection from there, until it is dropped; none where there are too many.
     pub(super) fn admit(&self, peer: IpAddr) -> Option<Place> {
-        let share = if self.trusts(peer.to_canonical()) {
-            self.limit
-        } else {
-            self.limit.div_ceil(4)
-        };
-        let peer = network(peer);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let from_there = open.get(&peer).copied().unwrap_or(0);
-        if all >= self.limit || from_there >= share {
-            return None;
+        let is_trusted = self.trusts(peer.to_canonical());
+        self.connections.admit(peer, is_trusted, Instant::now())
+    }
+
+    /// Checks which host a request names: with HTTP/1.1 there must be one, and on a listener that is bound
+    /// to loopback it must be ours, unless a proxy that we trust sends it.
+    pub(super) fn authority<B>(
+        &self,
+        request: &http::Request<B>,
+        listener: SocketAddr,
+        peer: IpAddr,
+    ) -> Result<Option<Authority>, Problem> {
+        let authority = host::authority(request)?;
+        if listener.ip().to_canonical().is_loopback() && !self.trusts(peer.to_canonical()) {
+            self.hosts.check(authority.as_ref())?;
         }
-        open.insert(peer, from_there + 1);
-        Some(Place {
-            open: Arc::clone(&self.open),
-            peer,
-        })
+        Ok(authority)
     }
 
     /// Where a request came from: its peer, or, where that is a proxy that we trust, the last address
@@ -101,35 +110,14 @@ fn address(hop: &str) -> Option<IpAddr> {
     address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// The place of a connection.
-pub(super) struct Place {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    peer: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.peer);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn gate(limit: usize, proxies: &[&str]) -> Gate {
+    fn gate(proxies: &[&str]) -> Gate {
         let proxies: Vec<IpNet> = proxies.iter().map(|net| net.parse().unwrap()).collect();
-        Gate {
-            limit,
-            ..Gate::new(&proxies)
-        }
+        Gate::new(&proxies, Hosts::default())
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -145,26 +133,24 @@ mod tests {
     }
 
     #[test]
-    fn one_network_gets_a_quarter_and_gives_it_back() {
-        let gate = gate(8, &["10.0.0.0/8"]);
-        let [greedy, other, proxy] = ["192.0.2.1", "::ffff:192.0.2.2", "10.1.1.1"].map(ip);
-        let _more = [1, 2, 3, 4].map(|_| gate.admit(proxy).unwrap());
-        let first = gate.admit(greedy).unwrap();
-        let _second = gate.admit(greedy).unwrap();
-        assert!(gate.admit(greedy).is_none());
-        let third = gate.admit(other).unwrap();
-        let _fourth = gate.admit(proxy).unwrap();
-        assert!(gate.admit(proxy).is_none(), "there is no more room");
-        drop(third);
-        assert!(gate.admit(greedy).is_none());
-        drop(first);
-        let _again = gate.admit(greedy).unwrap();
-        assert!(gate.admit(proxy).is_some(), "a proxy may have all");
+    fn other_names_are_refused_on_loopback_only() {
+        let gate = gate(&["127.0.0.9/32"]);
+        let request = http::Request::builder().header("host", "evil.example");
+        let request = request.body(()).unwrap();
+        for (listener, peer, is_taken) in [
+            ("127.0.0.1:1", "127.0.0.1", false),
+            ("[::1]:1", "::1", false),
+            ("127.0.0.1:1", "127.0.0.9", true),
+            ("0.0.0.0:1", "127.0.0.1", true),
+        ] {
+            let named = gate.authority(&request, listener.parse().unwrap(), ip(peer));
+            assert_eq!(named.is_ok(), is_taken, "{listener} {peer}");
+        }
     }
 
     #[test]
     fn only_a_trusted_proxy_is_believed() {
-        let gate = gate(9, &["10.0.0.0/8", "::1/128"]);
+        let gate = gate(&["10.0.0.0/8", "::1/128"]);
         for (peer, told, expected) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
@@ -189,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_stranger_can_say_what_they_like(told in "[ -~]{0,60}") {
-            let gate = gate(9, &["10.0.0.0/8"]);
+            let gate = gate(&["10.0.0.0/8"]);
             prop_assert_eq!(client(&gate, "192.0.2.1", &[&told]), "192.0.2.1");
             // Nor does it count before what the proxy itself has seen.
             let seen = format!("{told}, 198.51.100.7");

@@ -6,9 +6,12 @@
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
 pub mod answer;
+pub mod budget;
 mod call_error;
 pub mod client;
+mod connections;
 pub mod gate;
+pub mod host;
 mod json_error;
 pub mod lines;
 pub mod metrics;

@@ -1,20 +1,26 @@
 //! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
 
-use super::{MAX_BODY_BYTES, json_error::explain, warnings::Warnings};
+use super::{
+    MAX_BODY_BYTES,
+    budget::{Account, Share},
+    connections::Place,
+    json_error::explain,
+    warnings::Warnings,
+};
 use crate::api::{
     audit::Origin,
     check_raw_version,
     problem::{Kind, Problem},
 };
-use bytes::Bytes;
-use http::{HeaderMap, header, request::Parts};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::{HeaderMap, header, request::Parts, uri::Authority};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -35,6 +41,15 @@ pub struct Connection {
     pub client: IpAddr,
 }
 
+/// How a request came.
+pub(super) struct Arrival {
+    pub(super) connection: Connection,
+    /// What it calls us.
+    pub(super) authority: Option<Authority>,
+    /// The place of its connection.
+    pub(super) place: Arc<Place>,
+}
+
 /// A request on its way into a handler.
 pub struct Request {
     parts: Parts,
@@ -43,6 +58,12 @@ pub struct Request {
     params: HashMap<String, String>,
     /// Where it came from.
     pub connection: Connection,
+    authority: Option<Authority>,
+    place: Arc<Place>,
+    /// Who has shown good credentials.
+    account: OnceLock<Account>,
+    /// Memory of the body, until the request is done.
+    share: Option<Share>,
     /// Its id, which the answer bears, too.
     id: String,
     warnings: Warnings,
@@ -53,7 +74,7 @@ impl Request {
         parts: Parts,
         body: Incoming,
         params: HashMap<String, String>,
-        connection: Connection,
+        arrival: Arrival,
         id: String,
         warnings: Warnings,
     ) -> Self {
@@ -62,7 +83,11 @@ impl Request {
             body: Some(body),
             body_limit: MAX_BODY_BYTES,
             params,
-            connection,
+            connection: arrival.connection,
+            authority: arrival.authority,
+            place: arrival.place,
+            account: OnceLock::new(),
+            share: None,
             id,
             warnings,
         }
@@ -74,6 +99,24 @@ impl Request {
             address: self.connection.client,
             request_id: self.id.clone(),
         }
+    }
+
+    /// The host and port that it calls us by, in its target or in `Host`.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_ref().map(Authority::as_str)
+    }
+
+    /// Notes that it has shown good credentials: its connection stays when others need room, and its
+    /// body is charged to this account.
+    pub fn authorize(&self, account: Account) {
+        self.authorize_connection();
+        // The first one counts; a request has one caller.
+        let _ = self.account.set(account);
+    }
+
+    /// The same for credentials that its body has shown.
+    pub fn authorize_connection(&self) {
+        self.place.authorize();
     }
 
     /// The header fields.
@@ -193,40 +236,64 @@ impl Request {
         self.body_limit = self.body_limit.min(bytes);
     }
 
-    /// The whole body, within the limits of size and time.
-    pub async fn bytes(&mut self) -> Result<Bytes, Problem> {
-        let limit = self.body_limit;
-        let too_large = || {
-            Problem::new(
-                Kind::PayloadTooLarge,
-                format!("the body is larger than {limit} bytes; send less"),
-            )
-        };
+    /// The whole body, within the limits of size, memory and time. Its memory counts until the request is
+    /// dropped, since what is read from it is no smaller.
+    pub async fn bytes(&mut self) -> Result<Vec<u8>, Problem> {
         let length = self
             .header(header::CONTENT_LENGTH.as_str())
             .and_then(|length| length.parse::<u64>().ok());
-        if length.is_some_and(|length| length > limit as u64) {
-            return Err(too_large());
+        if length.is_some_and(|length| length > self.body_limit as u64) {
+            return Err(too_large(self.body_limit));
         }
         let Some(body) = self.body.take() else {
-            return Ok(Bytes::new());
+            return Ok(Vec::new());
         };
-        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err(Problem::new(
-                Kind::InvalidRequest,
-                "the body broke off; send it again",
-            )),
-            Err(_) => Err(Problem::new(
+        let account = self.account.get().copied();
+        let account = account.unwrap_or_else(|| Account::stranger(self.connection.client));
+        let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(0);
+        let mut share = Share::open(account, announced)?;
+        let read = read_whole(body, self.body_limit, &mut share);
+        let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
+        self.share = Some(share);
+        read.unwrap_or_else(|_| {
+            Err(Problem::new(
                 Kind::InvalidRequest,
                 format!(
                     "the body did not arrive within {} s; send it again",
                     BODY_TIMEOUT.as_secs()
                 ),
-            )),
-        }
+            ))
+        })
     }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        Kind::PayloadTooLarge,
+        format!("the body is larger than {limit} bytes; send less"),
+    )
+}
+
+/// Copies a body out of the buffers in which it comes, which are larger than what is in them.
+async fn read_whole(
+    mut body: Incoming,
+    limit: usize,
+    share: &mut Share,
+) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| Problem::new(Kind::InvalidRequest, "the body broke off; send it again"))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large(limit));
+        }
+        share.take(data.len())?;
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
 }
 
 /// Bytes as a JSON object of the shape `T`; a wrong field is named by a JSON pointer.

@@ -5,9 +5,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -102,6 +106,37 @@ pub fn stream(
     headers.insert(header::CACHE_CONTROL, cache);
     headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
+}
+
+/// Body that keeps something until it was sent, or given up.
+struct Keeping<T> {
+    body: Body,
+    _kept: T,
+}
+
+impl<T: Unpin> hyper::body::Body for Keeping<T> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The same answer, which keeps `kept` until its body was handed over.
+pub(super) fn while_sent<T: Unpin + Send + 'static>(answer: Response, kept: T) -> Response {
+    answer.map(|body| Keeping { body, _kept: kept }.boxed_unsync())
 }
 
 /// One server-sent event. JSON holds no raw line feed, so one `data:` line is enough.

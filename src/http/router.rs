@@ -1,12 +1,12 @@
 //! From method and path to a handler.
 //!
-//! The router is a [`tower::Service`]. It gives each request an id, answers 404 and 405 by
+//! The router gives each request an id, answers 404 and 405 by
 //! itself, turns a [`Problem`] into its response and a panic into a 500, and logs and measures
 //! each request once, without its query (cursors and names are nobody's business).
 
 use super::{
     metrics::{Requests, UNMATCHED},
-    request::{Connection, Request},
+    request::{Arrival, Request},
     response::{self, Reply, Response},
     warnings::Warnings,
 };
@@ -16,11 +16,9 @@ use http::{HeaderName, HeaderValue, Method};
 use hyper::body::Incoming;
 use std::{
     collections::{BTreeMap, HashMap},
-    convert::Infallible,
     future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
-    task::{Context, Poll},
     time::Instant,
 };
 use uuid::Uuid;
@@ -175,30 +173,29 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
     }
 
-    async fn answer(self, request: http::Request<Incoming>) -> Response {
+    /// Answers one request, or says what is wrong with how it came.
+    pub(super) async fn answer(
+        self,
+        request: http::Request<Incoming>,
+        arrival: Result<Arrival, Problem>,
+    ) -> Response {
         let began = Instant::now();
         let id = Uuid::now_v7().to_string();
         let (parts, body) = request.into_parts();
         let (method, uri) = (parts.method.clone(), parts.uri.clone());
         let (path, warnings) = (uri.path(), Warnings::default());
         let (route, found) = self.find(&method, path);
-        let reply = match (found, parts.extensions.get::<Connection>().copied()) {
-            (Ok((handler, params)), Some(connection)) => {
-                let request = Request::new(
-                    parts,
-                    body,
-                    params,
-                    connection,
-                    id.clone(),
-                    warnings.clone(),
-                );
+        let found = arrival.and_then(|arrival| found.map(|found| (found, arrival)));
+        let reply = match found {
+            Ok(((handler, params), arrival)) => {
+                let request =
+                    Request::new(parts, body, params, arrival, id.clone(), warnings.clone());
                 AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
                     tracing::error!(request = %id, %method, path, "a handler panicked; the lines above say where");
                     Err(Problem::internal())
                 })
             }
-            (Err(problem), _) => Err(problem),
-            (Ok(_), None) => Err(Problem::internal()),
+            Err(problem) => Err(problem),
         };
         let mut answer = reply.unwrap_or_else(|problem| response::problem(&problem, &id));
         if self
@@ -221,20 +218,5 @@ impl<S: Send + Sync + 'static> Router<S> {
             answer.headers_mut().insert(&X_REQUEST_ID, value);
         }
         answer
-    }
-}
-
-impl<S: Send + Sync + 'static> tower::Service<http::Request<Incoming>> for Router<S> {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
-        let router = self.clone();
-        Box::pin(async move { Ok(router.answer(request).await) })
     }
 }

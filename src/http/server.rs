@@ -1,34 +1,35 @@
 //! Listening: from an address to connections, and an orderly end.
 //!
 //! A client that is slow is cut off: in sending a head, in sending a body
-//! ([`request`](super::request)), and in taking what we send.
+//! ([`request`](super::request)), and in taking what we send. Where there is no room, those who send
+//! nothing are cut off for others ([`connections`](super::connections)).
 
 use super::{
-    gate::{Gate, Place},
+    connections::Place,
+    gate::Gate,
     refusal::{Polite, raw},
-    request::Connection,
+    request::{Arrival, Connection},
+    response::{Response, while_sent},
     router::Router,
 };
 use crate::{
     api::problem::{Kind, Problem},
     wait,
 };
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
 use tokio_io_timeout::TimeoutStream;
-use tower::{ServiceBuilder, util::MapRequestLayer};
 
-/// Headers must arrive within this time.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Headers must arrive within this time, and the next request on a kept connection, too.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is sent must be taken within this time. A stream's reader who is that slow comes back and goes
 /// on where they were.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +65,10 @@ pub async fn serve<S: Send + Sync + 'static>(
     shutdown: Shutdown,
 ) {
     let connections = GracefulShutdown::new();
+    let Ok(address) = listener.local_addr() else {
+        tracing::error!("a listener has no address; it serves nobody");
+        return;
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -81,35 +86,29 @@ pub async fn serve<S: Send + Sync + 'static>(
         let Some(connection) = ends(&stream) else {
             continue;
         };
-        let Some(place) = gate.admit(connection.peer.ip()) else {
+        let Some(place) = gate.admit(connection.peer.ip()).map(Arc::new) else {
             tracing::debug!(peer = %connection.peer, "there are too many connections, or too many from there");
             refuse(&stream);
             continue;
         };
-        let gate = gate.clone();
-        let service = ServiceBuilder::new()
-            .layer(MapRequestLayer::new(
-                move |mut request: http::Request<_>| {
-                    let client = gate.client(connection.client, request.headers());
-                    let connection = Connection {
-                        client,
-                        ..connection
-                    };
-                    request.extensions_mut().insert(connection);
-                    request
-                },
-            ))
-            .service(router.clone());
+        let (gate, router, held) = (gate.clone(), router.clone(), Arc::clone(&place));
+        let service = service_fn(move |request| {
+            exchange(
+                gate.clone(),
+                router.clone(),
+                Arc::clone(&held),
+                request,
+                address,
+                connection,
+            )
+        });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(
-                TokioIo::new(Polite::new(Box::pin(stream))),
-                TowerToHyperService::new(service),
-            );
+            .serve_connection(TokioIo::new(Polite::new(Box::pin(stream))), service);
         tokio::spawn(see_out(connections.watch(served), connection, place));
     }
     drop(listener);
@@ -124,14 +123,45 @@ pub async fn serve<S: Send + Sync + 'static>(
     }
 }
 
-/// Serves a connection to its end.
+/// Answers one request. Its place is worth nothing to newcomers until all of the answer was handed over.
+async fn exchange<S: Send + Sync + 'static>(
+    gate: Gate,
+    router: Router<S>,
+    place: Arc<Place>,
+    request: http::Request<Incoming>,
+    listener: SocketAddr,
+    connection: Connection,
+) -> Result<Response, Infallible> {
+    let exchange = place.begin();
+    let client = gate.client(connection.client, request.headers());
+    let authority = gate.authority(&request, listener, connection.peer.ip());
+    let arrival = authority.map(|authority| Arrival {
+        connection: Connection {
+            client,
+            ..connection
+        },
+        authority,
+        place,
+    });
+    let answer = router.answer(request, arrival).await;
+    Ok(while_sent(answer, exchange))
+}
+
+/// Serves a connection to its end, or until its place is needed for another one.
 async fn see_out<E: std::fmt::Display>(
     served: impl Future<Output = Result<(), E>>,
     connection: Connection,
-    _place: Place,
+    place: Arc<Place>,
 ) {
-    if let Err(error) = served.await {
-        tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+    tokio::select! {
+        served = served => {
+            if let Err(error) = served {
+                tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+            }
+        }
+        () = place.given_up() => {
+            tracing::debug!(peer = %connection.peer, "connection closed to make room for another one");
+        }
     }
 }
 

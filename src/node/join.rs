@@ -191,7 +191,8 @@ impl Node {
             policy: policy(config),
         };
         if let Some((bench, socket)) = self.reserved.take() {
-            let worker = bench.open(socket.listen(1024)?, access);
+            let public_url = self.settings.advertise_url.as_deref();
+            let worker = bench.open(socket.listen(1024)?, access, public_url);
             self.machine.set_worker(&worker);
             let address = self.address;
             self.data_dir

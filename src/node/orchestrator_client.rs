@@ -62,6 +62,8 @@ impl Session {
         let answer = self
             .client
             .call(Method::POST, &self.register_url)
+            // In the head, too: a long report is read only from those who have the key.
+            .bearer(&self.psk)
             .json(&body)
             .payload::<Bootstrap>()
             .await;

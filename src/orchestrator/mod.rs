@@ -41,6 +41,7 @@ use crate::{
     data_dir::{DataDir, Place, RoleLock},
     http::{
         gate::Gate,
+        host::Hosts,
         server::{self, Shutdown},
     },
     identity::{Identity, Keys},
@@ -56,6 +57,9 @@ use zeroize::Zeroizing;
 
 /// How long tasks that follow jobs may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Which flags let other names in on loopback.
+const HOST_ADVICE: &str = ", or have the operator name the proxy that sends this with --trusted-proxy, or this name in --public-url";
 
 /// What the operator says.
 pub struct Settings {
@@ -129,6 +133,7 @@ pub struct Orchestrator {
     identity: Identity,
     clients: node_address::Clients,
     live: live::Live,
+    log_readers: gateway::LogReaders,
     followers: followers::Followers,
     avoided: avoided::Avoided,
     leftovers: leftovers::Leftovers,
@@ -218,6 +223,7 @@ impl Orchestrator {
             store,
             clients,
             live: live::Live::default(),
+            log_readers: gateway::LogReaders::default(),
             followers: followers::Followers::default(),
             avoided: avoided::Avoided::default(),
             leftovers: leftovers::Leftovers::default(),
@@ -252,7 +258,9 @@ impl Orchestrator {
         control: TcpListener,
         shutdown: &Shutdown,
     ) -> Vec<JoinHandle<()>> {
-        let gate = || Gate::new(&self.settings.trusted_proxies);
+        let public_url = self.settings.public_url.as_deref();
+        let hosts = || Hosts::of_urls(public_url, HOST_ADVICE);
+        let gate = || Gate::new(&self.settings.trusted_proxies, hosts());
         vec![
             tokio::spawn(server::serve(
                 gateway,

@@ -76,7 +76,7 @@ pub(super) enum Wanted {
     Course,
     /// All that it tells, as it comes.
     All,
-    /// What it has told so far.
+    /// What it has told so far, as much as a result would keep of it.
     SoFar,
 }
 
@@ -251,7 +251,7 @@ fn about(job: JobId, attempt: u32, after: u64, wanted: Wanted) -> String {
     let which = match wanted {
         Wanted::Course => "&output=false",
         Wanted::All => "",
-        Wanted::SoFar => "&follow=false",
+        Wanted::SoFar => "&follow=false&kept=true",
     };
     format!("/{job}?attempt={attempt}&after={after}{which}")
 }

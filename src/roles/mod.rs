@@ -2,6 +2,7 @@
 
 mod backup;
 mod failures;
+mod memory;
 pub(crate) mod node_file;
 mod process;
 mod settings;
@@ -139,7 +140,7 @@ pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
             orchestrator: None,
             policy: Policy::default(),
         };
-        let worker = bench.open(socket.listen(1024)?, access);
+        let worker = bench.open(socket.listen(1024)?, access, None);
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound));
         tracing::info!(worker = %bound, "the worker listens");
         systemd::ready("takes jobs");

@@ -1,6 +1,6 @@
 //! The life of a role's process: logging, signals, an orderly end.
 
-use super::systemd;
+use super::{memory::give_memory_back, systemd};
 use crate::{
     cli::{Common, LogFormat, LogLevel},
     environment,
@@ -44,6 +44,7 @@ pub(super) fn run(
     environment::warn_of_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     allow_files();
+    give_memory_back();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     runtime.block_on(async {
         let (order, shutdown) = watch::channel(false);

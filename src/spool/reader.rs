@@ -2,7 +2,7 @@
 
 use super::log::{self, HEAD_BYTES, Head, Kind, MAX_CONTENT, Printed, RECORD_BYTES};
 use crate::api::{
-    events::{JobEvent, Stream},
+    events::{JobEvent, KEPT_BYTES, Stream},
     time::Time,
 };
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
@@ -19,6 +19,8 @@ pub struct Reader {
     started_at: Option<Time>,
     /// Index of a segment, and where in it to stop.
     until: Option<(u64, u64)>,
+    /// Whether output that a result doesn't keep is passed over.
+    only_kept: bool,
 }
 
 struct Record {
@@ -47,6 +49,16 @@ impl Reader {
             printed: [Printed::default(); 2],
             started_at: None,
             until: None,
+            only_kept: false,
+        }
+    }
+
+    /// Reads of the output only what a result keeps: the beginning of each stream, then one gap for what
+    /// follows, and nothing more once both are that long.
+    pub fn only_kept(self) -> Self {
+        Self {
+            only_kept: true,
+            ..self
         }
     }
 
@@ -76,7 +88,10 @@ impl Reader {
     /// none when all were read. Without `output` what the command printed is passed over.
     pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<JobEvent>> {
         let (mut events, mut bytes) = (Vec::new(), 0);
-        while bytes < enough {
+        while bytes < enough || (self.only_kept && events.is_empty()) {
+            if self.only_kept && self.is_long() == [true; 2] {
+                break;
+            }
             let Some(record) = self.record(&mut events, output)? else {
                 break;
             };
@@ -84,6 +99,12 @@ impl Reader {
             events.extend(self.event(record, output));
         }
         Ok(events)
+    }
+
+    /// Whether more was read of each stream than a result keeps.
+    fn is_long(&self) -> [bool; 2] {
+        self.printed
+            .map(|printed| printed.bytes > KEPT_BYTES as u64)
     }
 
     fn event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
@@ -94,6 +115,7 @@ impl Reader {
             content,
         } = record;
         let attempt = self.attempt;
+        let was_long = self.is_long();
         if let Kind::Output(stream) = kind {
             let printed = &mut self.printed[stream as usize];
             printed.bytes += length;
@@ -112,6 +134,16 @@ impl Reader {
                 seq,
                 detail: text(),
             }),
+            Kind::Output(stream) if self.only_kept && was_long[stream as usize] => None,
+            Kind::Output(stream) if self.only_kept && output && self.is_long()[stream as usize] => {
+                let bytes = length;
+                Some(JobEvent::Gap {
+                    attempt,
+                    seq,
+                    stream,
+                    bytes,
+                })
+            }
             Kind::Output(stream) if output => Some(JobEvent::output(attempt, seq, stream, text())),
             Kind::Output(_) => None,
         }
@@ -120,6 +152,10 @@ impl Reader {
     /// The next whole record. What turns out to be missing before it becomes gaps among `events`.
     fn record(&mut self, events: &mut Vec<JobEvent>, output: bool) -> io::Result<Option<Record>> {
         loop {
+            let unwanted = match output {
+                true if self.only_kept => self.is_long(),
+                _ => [!output; 2],
+            };
             let Some(open) = &mut self.open else {
                 match self.first_segment()? {
                     Some(index) => self.enter(index, events, output)?,
@@ -131,7 +167,7 @@ impl Reader {
             if self.until.is_some_and(|until| here >= until) {
                 return Ok(None);
             }
-            if let Some(record) = open.take(output)? {
+            if let Some(record) = open.take(unwanted)? {
                 return Ok(Some(record));
             }
             let next = log::segments(&self.directory)?
@@ -141,7 +177,7 @@ impl Reader {
                 return Ok(None);
             };
             // What was written just before the next segment was begun.
-            match open.take(output)? {
+            match open.take(unwanted)? {
                 Some(record) => return Ok(Some(record)),
                 None => self.enter(next, events, output)?,
             }
@@ -212,8 +248,9 @@ impl Reader {
 }
 
 impl Open {
-    /// The next record, if all of it is there.
-    fn take(&mut self, output: bool) -> io::Result<Option<Record>> {
+    /// The next record, if all of it is there; without its content where that is output of an unwanted
+    /// stream.
+    fn take(&mut self, unwanted: [bool; 2]) -> io::Result<Option<Record>> {
         let mut start = [0; RECORD_BYTES];
         if !read_whole(&self.file, &mut start, self.at)? {
             return Ok(None);
@@ -224,7 +261,7 @@ impl Open {
             // Power failed while it was written; nothing in this segment comes behind it.
             return Ok(None);
         };
-        let is_wanted = output || !matches!(kind, Kind::Output(_));
+        let is_wanted = !matches!(kind, Kind::Output(stream) if unwanted[stream as usize]);
         let mut content = vec![0; if is_wanted { length } else { 0 }];
         let end = self.at + (RECORD_BYTES + length) as u64;
         if !is_wanted && self.file.metadata()?.len() < end {

@@ -12,6 +12,7 @@ use crate::{
         problem::{Kind, Problem},
     },
     http::{
+        budget::Account,
         request::Request,
         response::{self, Reply},
         router::Router,
@@ -75,6 +76,7 @@ impl Api {
             terms.admit(request).then(|| terms.orchestrator.clone())
         };
         if let Some(owner) = owner {
+            request.authorize(Account::Sole);
             if let Some(owner) = &owner {
                 self.hear(owner, request);
             }
@@ -147,6 +149,8 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     if streams(&request) {
         return stream(job, telling);
     }
+    // The job may run for hours, and its request is in the ledger.
+    drop(request);
     match job.ended().await {
         Some(last) => response::ok(&last.result),
         None => Err(unreadable()),
@@ -213,12 +217,17 @@ fn streams(request: &Request) -> bool {
 }
 
 fn telling(request: &Request) -> Result<Telling, Problem> {
+    let flag = |name: &str, default| {
+        let flag = request.query_as(name, "true or false")?;
+        Ok::<bool, Problem>(flag.unwrap_or(default))
+    };
     Ok(Telling {
         after: request
             .query_as("after", "the number of an event")?
             .unwrap_or(0),
-        output: request.query_as("output", "true or false")?.unwrap_or(true),
-        follow: request.query_as("follow", "true or false")?.unwrap_or(true),
+        output: flag("output", true)?,
+        kept: flag("kept", false)?,
+        follow: flag("follow", true)?,
     })
 }
 

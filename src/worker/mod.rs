@@ -26,7 +26,7 @@ use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, Place, RoleLock, SecretFile, check_owner, make_private_dir},
     engine::{Engine, EngineError, Images, Program, probe},
-    http::{gate::Gate, server},
+    http::{gate::Gate, host::Hosts, server},
     instances::Instances,
     tasks::Tasks,
 };
@@ -49,6 +49,8 @@ use zeroize::Zeroizing;
 /// Where a Worker API listens unless told otherwise.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 12090);
 
+/// Which flags let other names in on loopback.
+const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// How long fetching a sandbox's image may take.
 const PULL_LIMIT: Duration = Duration::from_mins(10);
 /// How often the data directory is looked at.
@@ -157,8 +159,9 @@ impl Bench {
         &self.node_uuid
     }
 
-    /// Serves the Worker API on `listener`, with the access that is granted, until [`Worker::close`].
-    pub fn open(self, listener: TcpListener, access: Access) -> Worker {
+    /// Serves the Worker API on `listener`, with the access that is granted, until [`Worker::close`]; on
+    /// loopback also by the name of `public_url`.
+    pub fn open(self, listener: TcpListener, access: Access, public_url: Option<&str>) -> Worker {
         let Self {
             engine,
             init,
@@ -224,7 +227,7 @@ impl Bench {
         let listening = tokio::spawn(server::serve(
             listener,
             api::router(Arc::clone(&api)),
-            Gate::new(&[]),
+            Gate::new(&[], Hosts::of_urls(public_url, HOST_ADVICE)),
             stopped,
         ));
         Worker(Arc::new(Serving {

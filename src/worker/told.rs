@@ -22,6 +22,8 @@ pub(super) struct Telling {
     pub(super) after: u64,
     /// What the command prints; else only its start and its result.
     pub(super) output: bool,
+    /// Of that only what a result keeps.
+    pub(super) kept: bool,
     /// What is yet to come; else only what is there.
     pub(super) follow: bool,
 }
@@ -42,6 +44,10 @@ pub(super) fn lines(
 ) -> impl futures_util::Stream<Item = Bytes> + Send {
     let spool = job.spool.path().to_owned();
     let reader = Reader::open(spool, job.accepted.attempt, telling.after);
+    let reader = match telling.kept {
+        true => reader.only_kept(),
+        false => reader,
+    };
     let reader = match telling.follow {
         true => Ok(reader),
         false => reader.up_to_now(),

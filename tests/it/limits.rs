@@ -1,36 +1,18 @@
 //! What the gateway puts up with: storms, floods, slow clients, full queues.
 
 use crate::support::{
-    Api, DEADLINE, Node, Orchestrator, PASSWORD,
+    Api, Node, Orchestrator, PASSWORD,
     cluster::{finish, wait_ready},
     eventually,
+    raw::{connect_to, rest},
 };
 use serde_json::{Value, json};
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
     thread,
     time::Duration,
 };
-
-/// A connection on which nothing was sent yet, and on which nothing is waited for longer than a test
-/// may take.
-fn connect(api: &Api) -> TcpStream {
-    let stream = TcpStream::connect(api.address()).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream
-}
-
-/// What comes on a connection until the other side closes it.
-fn rest(mut stream: TcpStream) -> String {
-    let mut bytes = Vec::new();
-    match stream.read_to_end(&mut bytes) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("it was not closed: {error}"),
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
 
 /// The answer to a login that is said to come from there.
 fn guess(gateway: &Api, from: &str, handle: &str) -> crate::support::Reply {
@@ -194,12 +176,12 @@ fn half_open_connections_keep_nobody_out() {
     let admin = orchestrator.login();
     let half_open: Vec<TcpStream> = (0..200)
         .map(|n| {
-            let mut stream = connect(&orchestrator.gateway);
+            let mut stream = connect_to(&orchestrator.gateway);
             // Some say nothing at all, some stop in their first line, some in their headers.
             let begun: &[u8] = match n % 3 {
                 0 => b"",
                 1 => b"GET /v1/ta",
-                _ => b"GET /v1/tasks HTTP/1.1\r\nhost: x\r\nx-a:",
+                _ => b"GET /v1/tasks HTTP/1.1\r\nhost: localhost\r\nx-a:",
             };
             stream.write_all(begun).unwrap();
             stream
@@ -218,16 +200,19 @@ fn half_open_connections_keep_nobody_out() {
 fn one_address_can_not_take_all_connections() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.2"]);
+    // A known address gets more than a stranger's.
+    orchestrator.login();
     let mut open = Vec::new();
     let refused = loop {
-        let mut stream = connect(&orchestrator.gateway);
+        let mut stream = connect_to(&orchestrator.gateway);
         assert!(open.len() < 2000, "there is no limit");
-        stream
-            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-            .unwrap();
+        // Of a body that doesn't come.
+        let login = "POST /v1/auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                     content-length: 9\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(login.as_bytes()).unwrap();
         let mut head = [0; 12];
         match stream.read_exact(&mut head) {
-            Ok(()) if head == *b"HTTP/1.1 200" => open.push(stream),
+            Ok(()) if head == *b"HTTP/1.1 100" => open.push(stream),
             _ => break String::from_utf8_lossy(&head).into_owned(),
         }
     };
@@ -254,19 +239,19 @@ fn a_slow_client_is_cut_off() {
     let admin = orchestrator.login();
     let token = admin.token().to_owned();
     // Everything slow at the same time, since each takes its time.
-    let silent = connect(&orchestrator.gateway);
-    let in_the_head = connect(&orchestrator.gateway);
-    let in_the_body = connect(&orchestrator.gateway);
-    let after_an_answer = connect(&orchestrator.gateway);
+    let silent = connect_to(&orchestrator.gateway);
+    let in_the_head = connect_to(&orchestrator.gateway);
+    let in_the_body = connect_to(&orchestrator.gateway);
+    let after_an_answer = connect_to(&orchestrator.gateway);
     let head = format!(
-        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        "POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
     );
     (&in_the_head)
         .write_all(b"GET /healthz HTTP/1.1\r\nx-a: ")
         .unwrap();
     (&in_the_body).write_all(head.as_bytes()).unwrap();
     (&after_an_answer)
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .unwrap();
     let trickle = in_the_head.try_clone().unwrap();
     let trickling = thread::spawn(move || {
@@ -314,17 +299,17 @@ fn what_is_no_request_is_told_so() {
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..],
         b"GET\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nno colon\r\n\r\n",
-        b"GET /healthz HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"GET /healthz HTTP/9.9\r\nhost: localhost\r\n\r\n",
     ] {
         for listener in [&orchestrator.gateway, &orchestrator.control] {
-            let mut stream = connect(listener);
+            let mut stream = connect_to(listener);
             stream.write_all(nonsense).unwrap();
             assert_problem(&rest(stream), 400, "invalid-request");
         }
     }
     // After a good request on the same connection, too.
-    let mut stream = connect(&orchestrator.gateway);
-    let both = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n";
+    let mut stream = connect_to(&orchestrator.gateway);
+    let both = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nnonsense\r\n\r\n";
     stream.write_all(both).unwrap();
     let answers = rest(stream);
     assert!(answers.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
@@ -338,8 +323,8 @@ fn heads_and_bodies_that_are_too_large_are_refused() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
     let large = "x".repeat(200_000);
-    let mut stream = connect(&orchestrator.gateway);
-    let head = format!("GET /healthz HTTP/1.1\r\nhost: x\r\nx-large: {large}\r\n\r\n");
+    let mut stream = connect_to(&orchestrator.gateway);
+    let head = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-large: {large}\r\n\r\n");
     // It may hang up before it has read all of it.
     let _ = stream.write_all(head.as_bytes());
     let answer = rest(stream);
@@ -347,9 +332,9 @@ fn heads_and_bodies_that_are_too_large_are_refused() {
     if !answer.is_empty() {
         assert_problem(&answer, 431, "head-too-large");
     }
-    let mut stream = connect(&orchestrator.gateway);
+    let mut stream = connect_to(&orchestrator.gateway);
     let head = format!(
-        "POST /v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         admin.token(),
         11 << 20
     );

@@ -231,7 +231,7 @@ fn the_url_that_nodes_get_is_the_one_they_reach() {
         .to_owned();
     let headers = [
         ("Content-Type", "application/json"),
-        ("Host", "box.example:4"),
+        ("Host", "box.localhost:4"),
     ];
     let body = json!({"psk": PSK, "capability": capability("box", &node.url)}).to_string();
     let reply = orchestrator
@@ -239,7 +239,7 @@ fn the_url_that_nodes_get_is_the_one_they_reach() {
         .call("POST", "/v1/nodes/register", &headers, body.as_bytes());
     let bootstrap: Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(
-        bootstrap["orchestrator"]["base_url"], "http://box.example:4",
+        bootstrap["orchestrator"]["base_url"], "http://box.localhost:4",
         "a name or a forwarded port"
     );
     assert!(

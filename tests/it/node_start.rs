@@ -100,7 +100,7 @@ fn a_node_starts_in_the_order_of_the_contract_at_the_urls_it_is_given() {
     }
 
     let capability = &register.body["capability"];
-    assert_eq!(register.token, "");
+    assert_eq!(register.token, PSK, "it is shown before the body is read");
     assert_eq!(register.body["psk"], PSK);
     assert_eq!(config.body, Value::Null);
     let told = ["version", "node_slug", "config_version", "status"].map(|field| &ack.body[field]);

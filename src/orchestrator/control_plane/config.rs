@@ -1,6 +1,6 @@
 //! Configurations of nodes: serving one, and acknowledgements of it.
 
-use super::{REPORT, base_url, calling_node, own_slug, unregistered};
+use super::{MAX_REPORT, REPORT, base_url, calling_node, own_slug, unregistered};
 use crate::{
     api::{
         PAYLOAD_VERSION,
@@ -96,6 +96,7 @@ pub(in crate::orchestrator) fn has_present_key(orchestrator: &Orchestrator, node
 
 pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
+    request.limit_body(MAX_REPORT);
     let ack: ConfigAck = request.payload().await?;
     ack.check()?;
     own_slug("/node_slug", &ack.node_slug, &node)?;

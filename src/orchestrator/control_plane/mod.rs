@@ -18,6 +18,7 @@ use crate::{
     },
     digest::sha256_hex,
     http::{
+        budget::Account,
         request::Request,
         response::{self, Reply},
         router::Router,
@@ -29,9 +30,13 @@ use crate::{
 use http::{Method, StatusCode};
 use std::sync::Arc;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-/// Longest registration: a report at its limits is smaller.
-const MAX_REGISTRATION: usize = 1024 * 1024;
+/// Longest report, acknowledgement, and registration that shows the pre-shared key in its head: a report at
+/// its limits is smaller.
+const MAX_REPORT: usize = 1024 * 1024;
+/// Longest one that shows it in its body, which anybody may send.
+const MAX_UNPROVEN_REGISTRATION: usize = 256 * 1024;
 const REGISTER: &str = "/v1/nodes/register";
 const REPORT: &str = "/v1/nodes/report";
 /// The report path by the name that other implementations know.
@@ -51,17 +56,9 @@ pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
 }
 
 async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    request.limit_body(MAX_REGISTRATION);
-    let body: Register = request.payload().await?;
     let (peer, origin) = (request.connection.peer, request.origin());
     let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), Some(&origin));
-    // First of all: who has no key is told nothing of slugs.
-    if let Err(problem) = orchestrator.identity.check_psk(&body.psk, origin.address) {
-        if problem.kind == Kind::Unauthorized {
-            orchestrator.identity.note(event.refused(&problem)).await?;
-        }
-        return Err(problem);
-    }
+    let body = proven_registration(&orchestrator, &mut request, &event).await?;
     body.check()?;
     let Register {
         mut capability,
@@ -131,6 +128,44 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
     )
 }
 
+/// A registration whose sender has the pre-shared key: in its head, or, as the published contract has it, in
+/// its body, which is short then. Who has no key is told nothing of slugs.
+async fn proven_registration(
+    orchestrator: &Orchestrator,
+    request: &mut Request,
+    event: &AuditEvent,
+) -> Result<Register, Problem> {
+    let address = request.connection.client;
+    let check = async |psk: &str| {
+        let checked = orchestrator.identity.check_psk(psk, address);
+        if let Err(problem) = &checked
+            && problem.kind == Kind::Unauthorized
+        {
+            let denied = event.clone().refused(problem);
+            orchestrator.identity.note(denied).await?;
+        }
+        checked
+    };
+    if let Some(psk) = request.bearer() {
+        check(psk).await?;
+        // Those who have the key are one party as far as memory goes.
+        request.authorize(Account::Known(Uuid::nil()));
+        request.limit_body(MAX_REPORT);
+        return request.payload().await;
+    }
+    request.limit_body(MAX_UNPROVEN_REGISTRATION);
+    let body: Register = request.payload().await.map_err(|mut problem| {
+        if problem.kind == Kind::PayloadTooLarge {
+            problem.detail +=
+                ", or show the pre-shared key in the head, as Authorization: Bearer KEY";
+        }
+        problem
+    })?;
+    check(&body.psk).await?;
+    request.authorize_connection();
+    Ok(body)
+}
+
 /// Notes which process of a node calls. While there are two, both are refused, and neither is given jobs:
 /// each would end and forget what the other one runs.
 async fn hear(
@@ -181,6 +216,7 @@ fn too_many_nodes(most: u32) -> Problem {
 
 async fn report(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let node = calling_node(&orchestrator, &request).await?;
+    request.limit_body(MAX_REPORT);
     let mut report: CapabilityReport = request.payload().await?;
     report.check("")?;
     own_slug("/node/node_slug", &report.node.node_slug, &node)?;
@@ -220,8 +256,11 @@ async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<
         .await
         .map_err(store_problem)?;
     // A later one than ours was given out before this database was restored from a backup.
-    node.filter(|node| node.registration == registration)
-        .ok_or_else(unregistered)
+    let node = node
+        .filter(|node| node.registration == registration)
+        .ok_or_else(unregistered)?;
+    request.authorize(Account::Known(node.id.into()));
+    Ok(node)
 }
 
 fn unregistered() -> Problem {
@@ -254,7 +293,7 @@ fn base_url(orchestrator: &Orchestrator, request: &Request) -> String {
         return url.trim_end_matches('/').to_owned();
     }
     // The name or forwarded port that the node used, where it is one; only this node is told.
-    let named = request.header("host").map(|host| format!("http://{host}"));
+    let named = request.authority().map(|host| format!("http://{host}"));
     named
         .filter(|url| nodes::check_url("", url).is_ok())
         .unwrap_or_else(|| format!("http://{}", request.connection.local))

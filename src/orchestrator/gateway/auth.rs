@@ -11,27 +11,32 @@ use crate::{
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// Longest body of who isn't logged in yet: nobody is to fill our memory without a name.
-const SMALL: usize = 16 * 1024;
+/// Longest body of a login, a refresh or a logout, most of which anybody may send.
+const MAX_BODY_BYTES: usize = 16 * 1024;
 
 pub(super) async fn login(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    request.limit_body(SMALL);
+    request.limit_body(MAX_BODY_BYTES);
     let Login { handle, password } = request.json().await?;
     let (password, origin) = (Zeroizing::new(password), request.origin());
     let tokens = orchestrator.identity.login(handle, password, &origin);
-    response::ok(&tokens.await?)
+    let tokens = tokens.await?;
+    request.authorize_connection();
+    response::ok(&tokens)
 }
 
 pub(super) async fn refresh(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    request.limit_body(SMALL);
+    request.limit_body(MAX_BODY_BYTES);
     let Refresh { refresh_token } = request.json().await?;
     let origin = request.origin();
     let tokens = orchestrator.identity.refresh(&refresh_token, &origin);
-    response::ok(&tokens.await?)
+    let tokens = tokens.await?;
+    request.authorize_connection();
+    response::ok(&tokens)
 }
 
 pub(super) async fn logout(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
+    request.limit_body(MAX_BODY_BYTES);
     let Logout { refresh_token } = request.json_or_default().await?;
     let origin = request.origin();
     let ended = orchestrator

@@ -8,6 +8,8 @@ mod openapi;
 mod tasks;
 mod users;
 
+pub(super) use logs::LogReaders;
+
 use super::{Orchestrator, health};
 use crate::{
     api::{
@@ -16,6 +18,7 @@ use crate::{
         problem::{Kind, Problem},
     },
     http::{
+        budget::Account,
         request::Request,
         response,
         router::{Builder, Router},
@@ -78,7 +81,9 @@ fn routes() -> Builder<Orchestrator> {
 
 /// Who calls.
 async fn caller(orchestrator: &Orchestrator, request: &Request) -> Result<Caller, Problem> {
-    orchestrator.identity.caller(request.bearer()).await
+    let caller = orchestrator.identity.caller(request.bearer()).await?;
+    request.authorize(Account::Known(caller.user.id.into()));
+    Ok(caller)
 }
 
 /// Who calls for what only admins may do.
@@ -88,7 +93,9 @@ async fn admin(
     action: AuditAction,
 ) -> Result<Caller, Problem> {
     let (bearer, origin) = (request.bearer(), request.origin());
-    orchestrator.identity.admin(bearer, action, &origin).await
+    let admin = orchestrator.identity.admin(bearer, action, &origin).await?;
+    request.authorize(Account::Known(admin.user.id.into()));
+    Ok(admin)
 }
 
 /// How many entries a page is to have: what is asked for, or what is usual.

@@ -31,6 +31,8 @@ const UNDECIDED_PAUSE: u64 = 5;
 /// Tasks of a list when the caller names no number.
 pub(super) const DEFAULT_LIMIT: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
+/// Longest task: command and environment at their limit are half of it.
+const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 /// What an idempotency key looks like to a schema; spaces around a header are not its own.
 pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 
@@ -38,6 +40,7 @@ pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let caller = caller(&orchestrator, &request).await?;
     let key = idempotency_key(&request)?;
+    request.limit_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
     warn_of_limit(&request, create.timeout_seconds, MAX_TIMEOUT_SECONDS);
     // As it was understood, so that white space or the order of fields make no other request.

@@ -16,8 +16,12 @@ use crate::{
 use http::StatusCode;
 use std::sync::Arc;
 
+/// Longest user: handle, password and address at their limits are far smaller.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
 pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let admin = admin(&orchestrator, &request, AuditAction::UserCreate).await?;
+    request.limit_body(MAX_BODY_BYTES);
     let create: CreateUser = request.json().await?;
     let origin = request.origin();
     let made = orchestrator.identity.user_create(&admin, create, &origin);
@@ -59,6 +63,7 @@ pub(super) async fn revoke_sessions(orchestrator: Arc<Orchestrator>, request: Re
 
 pub(super) async fn reset_password(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
     let admin = admin(&orchestrator, &request, AuditAction::UserResetPassword).await?;
+    request.limit_body(MAX_BODY_BYTES);
     let reset = Change::ResetPassword(request.json().await?);
     change(&orchestrator, &request, &admin, reset).await
 }

@@ -13,6 +13,7 @@ pub(crate) mod orchestrator_stand_in;
 pub(crate) mod peer_worker;
 pub(crate) mod podman_host;
 pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod server;
 pub(crate) mod stage;
 pub(crate) mod stand_in;

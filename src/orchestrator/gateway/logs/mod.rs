@@ -5,6 +5,7 @@
 //! that comes back with it (`Last-Event-ID`) gets what follows, from the one or the other: the
 //! numbers are the same.
 
+mod limits;
 mod reader;
 mod teller;
 
@@ -26,6 +27,7 @@ use crate::{
         node_client::{Events, Wanted},
     },
 };
+pub(in crate::orchestrator) use limits::LogReaders;
 use reader::Reader;
 use std::{str::FromStr, sync::Arc, time::Duration};
 use teller::Teller;
@@ -80,18 +82,24 @@ pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Re
     // entry, and one that had ended before is in the store.
     let live = orchestrator.live.task(id);
     let task = stored_task(&orchestrator, id).await?;
+    let user = caller.user.id;
     if follow || request.accepts("text/event-stream") {
+        let following = orchestrator.log_readers.follow(user)?;
         let teller = Teller::new(Arc::clone(&orchestrator), id, live, which, place);
         let reader = Reader::new(
             |chunks| teller.tell(task.status, chunks),
             orchestrator,
             caller,
             revocations,
+            following,
         );
         return Ok(response::stream("text/event-stream", reader.chunks()));
     }
+    let _turn = orchestrator.log_readers.turn(user).await?;
+    // After the turn, which may have been a while.
+    let task = stored_task(&orchestrator, id).await?;
     let moment = *live.moments().borrow();
-    let log = printed(&orchestrator, &task, moment).await?;
+    let log = printed(&orchestrator, &task, moment, which).await?;
     let of = |stream| {
         if which.has(stream) {
             log.text(stream).to_owned()
@@ -160,12 +168,17 @@ async fn printed(
     orchestrator: &Orchestrator,
     task: &Task,
     moment: Moment,
+    which: Which,
 ) -> Result<OutputLog, Problem> {
     if !task.status.is_final() && !moment.status.is_final() {
         let Some(source) = moment.source else {
             return Ok(OutputLog::default());
         };
-        let asked = timeout(WHOLE_LIMIT, so_far(orchestrator, source, moment.attempt)).await;
+        let asked = timeout(
+            WHOLE_LIMIT,
+            so_far(orchestrator, source, moment.attempt, which),
+        )
+        .await;
         match asked.unwrap_or_else(|_| Err("it has much to say, or is slow".to_owned())) {
             Ok(log) => return Ok(log),
             Err(reason) => {
@@ -187,6 +200,7 @@ async fn so_far(
     orchestrator: &Orchestrator,
     source: Source,
     attempt: u32,
+    which: Which,
 ) -> Result<OutputLog, String> {
     let mut events = ask(orchestrator, source, 0, Wanted::SoFar).await?;
     let mut log = OutputLog::default();
@@ -200,7 +214,8 @@ async fn so_far(
             log.take(&event);
         }
         let full = log.truncated();
-        if full.stdout && full.stderr {
+        let is_open = |stream, is_full: bool| which.has(stream) && !is_full;
+        if !is_open(Stream::Stdout, full.stdout) && !is_open(Stream::Stderr, full.stderr) {
             return Ok(log);
         }
     }

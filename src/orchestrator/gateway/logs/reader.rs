@@ -3,7 +3,7 @@
 //! What is told comes from a [`Teller`](super::teller::Teller), which goes on only while we are
 //! asked for more. So a slow reader slows nobody but the stream that was opened for it.
 
-use super::Orchestrator;
+use super::{Orchestrator, limits::Following};
 use crate::{http::server::ended, identity::Caller};
 use bytes::Bytes;
 use futures_util::{
@@ -24,6 +24,7 @@ pub(super) struct Reader {
     /// Who reads; nobody any more once their session has ended.
     caller: Caller,
     revocations: watch::Receiver<()>,
+    _following: Following,
 }
 
 impl Reader {
@@ -33,6 +34,7 @@ impl Reader {
         orchestrator: Arc<Orchestrator>,
         caller: Caller,
         revocations: watch::Receiver<()>,
+        following: Following,
     ) -> Self {
         let (sender, chunks) = mpsc::channel(1);
         Self {
@@ -41,6 +43,7 @@ impl Reader {
             orchestrator,
             caller,
             revocations,
+            _following: following,
         }
     }
 
