@@ -6,6 +6,7 @@
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
 pub mod answer;
+mod body;
 pub mod budget;
 mod call_error;
 pub mod client;

@@ -1,7 +1,7 @@
 //! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
 
 use super::{
-    MAX_BODY_BYTES,
+    MAX_BODY_BYTES, body,
     budget::{Account, Share},
     connections::Place,
     json_error::explain,
@@ -13,7 +13,6 @@ use crate::api::{
     problem::{Kind, Problem},
 };
 use http::{HeaderMap, header, request::Parts, uri::Authority};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::{
@@ -21,14 +20,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
 type JsonError = serde_path_to_error::Error<serde_json::Error>;
-
-/// How long a client may take to send a body that has begun.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Both ends of the connection that a request came by.
 #[derive(Clone, Copy, Debug)]
@@ -241,59 +236,18 @@ impl Request {
     pub async fn bytes(&mut self) -> Result<Vec<u8>, Problem> {
         let length = self
             .header(header::CONTENT_LENGTH.as_str())
-            .and_then(|length| length.parse::<u64>().ok());
-        if length.is_some_and(|length| length > self.body_limit as u64) {
-            return Err(too_large(self.body_limit));
-        }
+            .and_then(|length| length.parse().ok());
+        body::check_length(length, self.body_limit)?;
         let Some(body) = self.body.take() else {
             return Ok(Vec::new());
         };
         let account = self.account.get().copied();
         let account = account.unwrap_or_else(|| Account::stranger(self.connection.client));
-        let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(0);
-        let mut share = Share::open(account, announced)?;
-        let read = read_whole(body, self.body_limit, &mut share);
-        let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
+        let mut share = Share::open(account, length.unwrap_or(0))?;
+        let bytes = body::receive(body, self.body_limit, &mut share).await;
         self.share = Some(share);
-        read.unwrap_or_else(|_| {
-            Err(Problem::new(
-                Kind::InvalidRequest,
-                format!(
-                    "the body did not arrive within {} s; send it again",
-                    BODY_TIMEOUT.as_secs()
-                ),
-            ))
-        })
+        bytes
     }
-}
-
-fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        Kind::PayloadTooLarge,
-        format!("the body is larger than {limit} bytes; send less"),
-    )
-}
-
-/// Copies a body out of the buffers in which it comes, which are larger than what is in them.
-async fn read_whole(
-    mut body: Incoming,
-    limit: usize,
-    share: &mut Share,
-) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|_| Problem::new(Kind::InvalidRequest, "the body broke off; send it again"))?;
-        let Some(data) = frame.data_ref() else {
-            continue;
-        };
-        if bytes.len() + data.len() > limit {
-            return Err(too_large(limit));
-        }
-        share.take(data.len())?;
-        bytes.extend_from_slice(data);
-    }
-    Ok(bytes)
 }
 
 /// Bytes as a JSON object of the shape `T`; a wrong field is named by a JSON pointer.

@@ -63,7 +63,7 @@ impl Session {
             .client
             .call(Method::POST, &self.register_url)
             // In the head, too: a long report is read only from those who have the key.
-            .bearer(&self.psk)
+            .bearer(self.psk.as_str())
             .json(&body)
             .payload::<Bootstrap>()
             .await;

@@ -213,7 +213,7 @@ impl Walker<'_> {
         let (task, token) = (&self.task, user.token());
         write!(
             reader,
-            "GET /v1/tasks/{task}/logs?follow=true HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+            "GET /v1/tasks/{task}/logs?follow=true HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
         )
         .unwrap();
         reader.read_exact(&mut [0]).unwrap();
