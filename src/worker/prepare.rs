@@ -80,7 +80,7 @@ pub(super) async fn prepare<'a>(
             tell(
                 shop,
                 job,
-                "waiting for a slot: an earlier job runs, or podman has not cleared its sandbox away yet",
+                "waiting for a slot: an earlier job runs, or podman has not cleared away its sandbox yet",
             );
             slot.await
         }

@@ -204,7 +204,7 @@ fn an_acknowledgement_of_another_token_counts_no_more() {
     assert_eq!(status(&orchestrator), "ready", "its token is the same");
     drop(orchestrator);
     fs::remove_file(home.path().join("orchestrator/keys/worker-token.key")).unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let orchestrator = Orchestrator::start(home.path(), &["--new-keys"]);
     assert_eq!(status(&orchestrator), "not_ready");
     let log = orchestrator.process.stderr();
     assert!(log.contains("restart this node"), "{log}");
