@@ -59,7 +59,7 @@ fn a_database_of_version_1_is_opened_with_all_that_is_in_it() {
     drop(old);
 
     // What ended in 1970 would not be kept for long.
-    let orchestrator = Orchestrator::start(home.path(), &["--retain=0"]);
+    let orchestrator = Orchestrator::start(home.path(), &["--retain=0", "--new-keys"]);
     let user = orchestrator.login();
     let node = user.get("/v1/nodes/attic").json(200);
     assert_eq!(node["status"], "offline", "{node}");
