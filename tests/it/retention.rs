@@ -93,7 +93,10 @@ fn finished_tasks_beyond_a_number_go_with_all_that_names_them() {
 #[test]
 fn what_goes_in_time_leaves_the_disk_as_it_was() {
     let home = tempfile::tempdir().unwrap();
-    let stage = Stage::raise(home, &["--retain=10s"], |_, call, answer| well(call, answer)).joined();
+    let stage = Stage::raise(home, &["--retain=10s"], |_, call, answer| {
+        well(call, answer)
+    })
+    .joined();
     let size = || -> u64 {
         ["cynode.db", "cynode.db-wal"]
             .map(|name| {

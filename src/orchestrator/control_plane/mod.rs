@@ -81,7 +81,10 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         Some(id) => hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?,
         None => orchestrator.identity.admit_new_node(origin.address)?,
     }
-    let (offered, most) = (capability.max_concurrency(), orchestrator.settings.max_nodes);
+    let (offered, most) = (
+        capability.max_concurrency(),
+        orchestrator.settings.max_nodes,
+    );
     let registered = orchestrator
         .store
         .node_register(capability, hash, key, most, event)

@@ -92,3 +92,25 @@ fn only_infrastructure_is_tried_again_and_only_as_often_as_allowed() {
     let unreadable = decide(1, 3, Verdict::Unreadable(Reason::default()));
     assert!(unreadable.again.is_none() && unreadable.end.status == JobStatus::Lost);
 }
+#[test]
+fn canceled_job_has_no_other_attempt() {
+    let engine_error = ended(Outcome::Failed, None, Some(JobErrorKind::EngineError));
+    for verdict in [
+        engine_error,
+        Verdict::Lost(Reason::default()),
+        Verdict::NotBegun(Reason::default()),
+        Verdict::Rejected(Reason::default()),
+    ] {
+        let mut step = decide(1, 3, verdict);
+        step.cancel();
+        assert!(step.again.is_none() && step.refusal.is_none());
+        assert_eq!(step.end.status, JobStatus::Canceled);
+    }
+    let mut failed = decide(1, 3, ended(Outcome::Failed, Some(7), None));
+    failed.cancel();
+    assert_eq!(
+        failed.end.status,
+        JobStatus::Failed,
+        "its result came first"
+    );
+}
