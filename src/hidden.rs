@@ -1,7 +1,7 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
 use crate::{
-    engine::{REMOVE_ARGUMENT, devices, remove_tree},
+    engine::{CHECK_ARGUMENT, REMOVE_ARGUMENT, devices, files_fault, remove_tree},
     shim,
 };
 use std::io::Write as _;
@@ -23,6 +23,20 @@ pub fn divert() {
         // For the one who started us, as the lines below.
         let _ = std::io::stdout().write_all(devices::list().as_bytes());
         std::process::exit(0);
+    }
+    if first == CHECK_ARGUMENT {
+        let root = arguments.next().unwrap_or_default();
+        let (said, code) = match files_fault(root.as_ref()) {
+            Ok(fault) => (
+                write!(std::io::stdout(), "{}", fault.unwrap_or_default()),
+                0,
+            ),
+            Err(error) => (
+                writeln!(std::io::stderr(), "{}: {error}", root.display()),
+                1,
+            ),
+        };
+        std::process::exit(if said.is_ok() { code } else { 1 });
     }
     if first == REMOVE_ARGUMENT {
         let tree = arguments.next().unwrap_or_default();

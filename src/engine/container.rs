@@ -186,6 +186,9 @@ pub(super) fn beginning(engine: &Engine) -> Vec<String> {
         "run",
         settings::NO_MOUNTS_FILE,
         "--pull=never",
+        // Volumes that an image asks for would be made on the host, filled from the image and mounted over what the
+        // runtime makes, such as /dev; each takes one of podman's locks.
+        "--image-volume=ignore",
         // What containers.conf could choose for all containers, should it reach them after all: the
         // host's namespaces, its environment, another init in our place, privileges.
         "--pid=private",

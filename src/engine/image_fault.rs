@@ -32,11 +32,20 @@ impl Engine {
         image_id: &str,
     ) -> Result<(), EngineError> {
         probe::run(self, ground, Some(workspace)).await?;
-        self.image(&["mount", image_id]).await?;
-        self.image(&["unmount", image_id]).await
+        self.image_mount(image_id).await?;
+        self.image_unmount(image_id).await
     }
 
-    async fn image(&self, arguments: &[&str]) -> Result<(), EngineError> {
+    /// Mounts an image without a sandbox; where.
+    pub(super) async fn image_mount(&self, id: &str) -> Result<String, EngineError> {
+        self.image(&["mount", id]).await
+    }
+
+    pub(super) async fn image_unmount(&self, id: &str) -> Result<(), EngineError> {
+        self.image(&["unmount", id]).await.map(drop)
+    }
+
+    async fn image(&self, arguments: &[&str]) -> Result<String, EngineError> {
         let mut line = vec!["image"];
         line.extend(arguments);
         let program = self.program.path().to_string_lossy();
@@ -45,7 +54,7 @@ impl Engine {
             line.splice(0..0, ["unshare", &program]);
         }
         // Not as one of the short calls: a job that can't run holds up none of those that can.
-        call(&self.program, &line, LIMIT, |_| ()).await.map(drop)
+        call(&self.program, &line, LIMIT, |_| ()).await
     }
 }
 

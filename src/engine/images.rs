@@ -11,6 +11,7 @@
 
 use super::{
     Engine, EngineError,
+    image_check::Checked,
     pull_fault::{PullFault, for_log},
 };
 use crate::{api::image::ImageRef, wait};
@@ -74,13 +75,14 @@ pub enum ImageError {
 
 /// The images of this host.
 pub struct Images {
-    engine: Engine,
+    pub(super) engine: Engine,
     index: PathBuf,
     pull_limit: Duration,
     /// Image patterns of the operator.
     patterns: Vec<String>,
     known: Mutex<Known>,
     searches: Mutex<HashMap<ImageRef, Search>>,
+    pub(super) checked: Mutex<Checked>,
 }
 
 /// A look for an image that is under way, a pull included, shared by all who wait for it.
@@ -116,6 +118,7 @@ impl Images {
             patterns: patterns.to_owned(),
             known: Mutex::default(),
             searches: Mutex::default(),
+            checked: Mutex::default(),
         }
     }
 

@@ -14,6 +14,7 @@
 mod container;
 pub mod devices;
 pub mod facts;
+mod image_check;
 mod image_fault;
 mod images;
 mod isolation;
@@ -29,6 +30,7 @@ mod watch;
 
 pub use container::{Container, ContainerSpec, Root};
 pub use facts::Facts;
+pub use image_check::{CHECK_ARGUMENT, files_fault, not_runnable};
 pub use image_fault::is_same_reason;
 pub use images::{ImageError, Images};
 pub use process::Program;
@@ -220,23 +222,32 @@ impl Engine {
         }
     }
 
-    /// Removes a container, whatever its state; one that is gone is fine.
-    pub async fn remove_container(&self, name: &str) {
-        let arguments = ["rm", "--force", "--ignore", "--time=0", name];
+    /// Removes a container, whatever its state, with its unnamed volumes; one that is gone is fine. Whether nothing
+    /// of it is left: if not, [`Engine::left_behind`] says so to whoever looks for leftovers.
+    pub async fn remove_container(&self, name: &str) -> bool {
+        let arguments = ["rm", "--force", "--ignore", "--volumes", "--time=0", name];
+        let mut is_removed = false;
         for left in (0..REMOVE_TRIES).rev() {
             match self.call(&arguments, SWEEP_LIMIT).await {
                 // Conmon may be about to clear it away as well, and then one of the two fails.
                 Err(EngineError::Failed { .. }) if left > 0 => {
                     tokio::time::sleep(REMOVE_PAUSE).await
                 }
-                Ok(_) => break,
+                Ok(_) => {
+                    is_removed = true;
+                    break;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, name, "podman could not remove a container; it is tried again later");
+                    tracing::warn!(%error, name, "podman could not remove a container; retrying later");
                     break;
                 }
             }
         }
-        orphans::remove(name).await;
+        let is_removed = orphans::remove(name).await && is_removed;
+        if !is_removed {
+            self.note_left();
+        }
+        is_removed
     }
 
     /// Starts a container in the foreground of a podman of its own.

@@ -19,8 +19,8 @@ struct Orphan {
 }
 
 /// Has the runtime itself remove the container of this name, which podman doesn't know any more, as
-/// often as it takes: conmon may just be making it.
-pub(super) async fn remove(name: &str) {
+/// often as it takes: conmon may just be making it. Whether no conmon is left.
+pub(super) async fn remove(name: &str) -> bool {
     let removed = async {
         while let Some(Orphan { runtime, id }) = find(name) {
             let arguments = ["delete", "--force", &id];
@@ -31,12 +31,14 @@ pub(super) async fn remove(name: &str) {
             tokio::time::sleep(PAUSE).await;
         }
     };
-    if tokio::time::timeout(LIMIT, removed).await.is_err() {
+    let is_gone = tokio::time::timeout(LIMIT, removed).await.is_ok();
+    if !is_gone {
         tracing::warn!(
             name,
             "conmon of a removed container doesn't end; see: ps ax | grep conmon"
         );
     }
+    is_gone
 }
 
 fn find(name: &str) -> Option<Orphan> {

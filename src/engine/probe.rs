@@ -218,8 +218,9 @@ async fn attempt(
             (labels::JOB, "probe".to_owned()),
         ]
     });
+    let name = format!("{PROBE}{}", uuid::Uuid::new_v4());
     let mut container = engine.spawn(&ContainerSpec {
-        name: &format!("{PROBE}{}", uuid::Uuid::new_v4()),
+        name: &name,
         root: Root::Directory(root),
         init: ground.init,
         workspace,
@@ -235,7 +236,7 @@ async fn attempt(
         };
         finish(engine, &mut container, heard).await
     };
-    match tokio::time::timeout(TRY_LIMIT, conversation).await {
+    let outcome = match tokio::time::timeout(TRY_LIMIT, conversation).await {
         Ok(outcome) => outcome,
         Err(_) => {
             container.end().await;
@@ -244,7 +245,12 @@ async fn attempt(
                 limit: TRY_LIMIT,
             })
         }
+    };
+    if outcome.is_err() {
+        // Where podman hangs, the next sweep finds the label.
+        let _ = tokio::time::timeout(TRY_LIMIT, engine.remove_container(&name)).await;
     }
+    outcome
 }
 
 fn failed(message: String) -> EngineError {

@@ -112,9 +112,9 @@ impl Engine {
         self.call(&start, CHANGE_LIMIT).await.map(drop)
     }
 
-    /// Ends and removes a service; fine when there is none.
+    /// Ends and removes a service, and volumes that have no name; fine when there is none.
     pub async fn service_remove(&self, name: &str) -> Result<(), EngineError> {
-        let remove = ["rm", "--force", "--ignore", "--time=5", name];
+        let remove = ["rm", "--force", "--ignore", "--volumes", "--time=5", name];
         self.call(&remove, CHANGE_LIMIT).await.map(drop)
     }
 

@@ -13,12 +13,16 @@ use tokio::{sync::watch, time::sleep};
 /// Between two tries while podman doesn't work.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Before a container that could not be removed is looked for again.
+const LEFT_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Default)]
 struct State {
     /// How often there was reason to doubt it.
     suspicions: u64,
     trouble: Option<String>,
+    /// Whether a container could not be removed.
+    has_left: bool,
 }
 
 /// What is known of it; shared by all clones of an engine.
@@ -42,6 +46,20 @@ impl Engine {
         // An error can't be: the sender lives in `self`.
         let _ = wait::until(&mut states, |state| state.trouble.is_some()).await;
         let _ = wait::until(&mut states, |state| state.trouble.is_none()).await;
+    }
+
+    /// A container could not be removed.
+    pub(super) fn note_left(&self) {
+        self.watch.0.send_modify(|state| state.has_left = true);
+    }
+
+    /// Waits until a container could not be removed, and a moment more: it is to be looked for then.
+    pub async fn left_behind(&self) {
+        let mut states = self.watch.0.subscribe();
+        // An error can't be: the sender lives in `self`.
+        let _ = wait::until(&mut states, |state| state.has_left).await;
+        sleep(LEFT_PAUSE).await;
+        self.watch.0.send_modify(|state| state.has_left = false);
     }
 
     /// Looks into each suspicion, for as long as it is awaited.

@@ -33,7 +33,7 @@ pub use order::Order;
 
 use crate::{
     api::jobs::{JobErrorKind, Outcome},
-    engine::labels,
+    engine::{labels, not_runnable},
     sandbox_init::{WORKSPACE, wire::Request},
     spool::{Ending, Recorder, Spool},
 };
@@ -140,11 +140,15 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     let result = tape.finish(ending, Some(order.effective.clone()));
     let told = spool.finish(&result);
     tape.tell();
-    if let Some(mut remains) = remains {
-        remains.clear().await;
+    let is_cleared = match remains {
+        Some(mut remains) => remains.clear().await,
+        None => true,
+    };
+    // By a workspace that is there the worker knows that a container may be left, and removes both.
+    if is_cleared {
+        let workspace = spool.workspace();
+        order.engine.remove_tree(&order.init, &workspace).await;
     }
-    let workspace = spool.workspace();
-    order.engine.remove_tree(&order.init, &workspace).await;
     if let Err(error) = told {
         // The workspace may have been what took all the room.
         tracing::error!(%error, "the result can't be written yet");
@@ -185,9 +189,7 @@ fn ending(end: End) -> Ending {
             "the node's machine was shut down while the job ran",
         ),
         End::Image(message) => {
-            let message =
-                format!("the image can't be run: {message}; correct the image, or take another");
-            Ending::trouble(JobErrorKind::ImageNotRunnable, message)
+            Ending::trouble(JobErrorKind::ImageNotRunnable, not_runnable(&message))
         }
         End::Refused(message) | End::Engine(message) => {
             Ending::trouble(JobErrorKind::EngineError, message)

@@ -332,15 +332,16 @@ impl Remains {
         });
     }
 
-    /// Waits until podman has removed the container, and makes it do so when it doesn't by itself.
-    pub(super) async fn clear(&mut self) {
+    /// Waits until podman has removed the container, and makes it do so when it doesn't by itself. Whether nothing
+    /// is left of it.
+    pub(super) async fn clear(&mut self) -> bool {
         match tokio::time::timeout(PODMAN_GRACE, self.container.gone()).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(message)) => {
                 tracing::debug!(name = self.name, message, "podman ended with an error")
             }
             Err(_) => self.container.end().await,
         }
-        self.engine.remove_container(&self.name).await;
+        self.engine.remove_container(&self.name).await
     }
 }

@@ -6,7 +6,7 @@ use crate::{
         image::ImageRef,
         jobs::{JobErrorKind, Outcome},
     },
-    engine::{ImageError, PullFault},
+    engine::{ImageError, PullFault, not_runnable},
     spool::{Ending, Recorder},
 };
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -73,6 +73,13 @@ pub(super) async fn prepare<'a>(
     });
     let image_id = image_id.await?;
     drop(pull);
+    let fault = shop.images.fault(shop.init.path(), &image_id).await;
+    if let Some(fault) = fault.map_err(engine_error)? {
+        return Err(Halt::Trouble(
+            JobErrorKind::ImageNotRunnable,
+            not_runnable(&fault),
+        ));
+    }
     let mut slot = pin!(shop.slots.acquire());
     let slot = match timeout(SOON, &mut slot).await {
         Ok(slot) => slot,

@@ -17,6 +17,8 @@ use std::{
 };
 
 const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+/// Chooses containers that are older than any probe gets.
+const PROBE_AGE: &str = "--filter=until=5m";
 /// How long a shim of no known job may take to end it.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -144,17 +146,29 @@ pub(super) async fn sweep_behind(
             held.extend(spool.container());
         }
     }
-    // A probe may be under way; of one that was left the next start finds the label.
-    let held = |name: &str| name.starts_with(PROBE) || held.contains(name);
+    // A probe may be under way, but not for so long.
+    let old = sandboxes_with(engine, node_uuid, &[PROBE_AGE]).await?;
+    let is_probing = |name: &str| name.starts_with(PROBE) && !old.iter().any(|old| old == name);
+    let held = |name: &str| is_probing(name) || held.contains(name);
     remove_all_but(held, sandboxes, engine).await;
     Ok(())
 }
 
 /// The names of all sandboxes that bear our label; a model server is ours, too, and is none.
 async fn sandboxes(engine: &Engine, node_uuid: &str) -> Result<Vec<String>, EngineError> {
+    sandboxes_with(engine, node_uuid, &[]).await
+}
+
+/// Those of them that pass more filters.
+async fn sandboxes_with(
+    engine: &Engine,
+    node_uuid: &str,
+    filters: &[&str],
+) -> Result<Vec<String>, EngineError> {
     let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
     let sandboxes = format!("--filter=label={}", labels::JOB);
     let list = ["ps", "--all", "--format={{.Names}}", &ours, &sandboxes];
+    let list = [&list[..], filters].concat();
     let names = engine.call(&list, SWEEP_LIMIT).await?;
     Ok(names.lines().map(str::to_owned).collect())
 }

@@ -77,6 +77,7 @@ pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain:
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             () = engine.recovered() => {}
+            () = engine.left_behind() => {}
         }
         if shop_place.place.check().is_err() {
             // What stands in its place knows nothing of the jobs that run.

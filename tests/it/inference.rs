@@ -5,7 +5,7 @@ use crate::support::{
     ModelPort, ModelServer, Node, Orchestrator, OrchestratorStandIn, Step,
     cluster::wait_ready,
     eventually, eventually_eq,
-    image::podman,
+    image::{built, podman},
     model_server::{NEXT_OLLAMA_IMAGE, NEXT_VERSION, OLLAMA_IMAGE, VERSION},
 };
 use serde_json::{Value, json};
@@ -268,4 +268,22 @@ fn the_orchestrator_says_which_models_are_fetched() {
             models
         },
     );
+}
+
+#[test]
+fn model_server_has_no_volume_but_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let at = ModelPort::new();
+    let image = built(
+        &format!("FROM {OLLAMA_IMAGE}\nVOLUME /data\nVOLUME /dev"),
+        &[],
+    );
+    let orchestrator = orchestrator(home.path(), &image.0, &[]);
+    let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
+    wait_ready(&orchestrator);
+    started(&mut node);
+    let found = at.inspect().unwrap();
+    let mounts = found["Mounts"].as_array().unwrap();
+    assert_eq!(mounts.len(), 1, "{mounts:?}");
+    assert_eq!(mounts[0]["Name"], at.name, "{mounts:?}");
 }

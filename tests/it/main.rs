@@ -31,6 +31,7 @@ mod escapes;
 mod greedy_nodes;
 mod happy_path;
 mod host_settings;
+mod hostile_images;
 mod hosts;
 mod inference;
 mod inference_refused;

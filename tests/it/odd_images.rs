@@ -25,7 +25,6 @@ fn unrunnable_image_ends_a_job_in_the_engines_words() {
         (odd(plain, &["USER 4294967295"]), "2147483647"),
         (odd(plain, &["USER 2147483648"]), "2147483647"),
         (odd(plain, &["USER nobody:nogroup-either"]), "group"),
-        (odd(plain, &["VOLUME /"]), ""),
         (
             odd(|root| fs::write(root.join("workspace"), "x").unwrap(), &[]),
             "not a directory",
@@ -60,6 +59,7 @@ fn odd_images_run() {
     let no_etc = |root: &Path| fs::remove_dir_all(root.join("etc")).unwrap();
     let cases = [
         odd(plain, &["VOLUME /workspace", "VOLUME /data"]),
+        odd(plain, &["VOLUME /"]),
         odd(plain, &["WORKDIR /no/such/place"]),
         odd(plain, &["WORKDIR /etc/passwd"]),
         odd(plain, &["ENV a.b=c", "ENV 1X==y"]),
@@ -138,7 +138,9 @@ fn trouble_of_podmans_is_no_fault_of_the_image() {
 #[test]
 fn cancel_is_heard_while_the_fault_is_looked_for() {
     let home = tempfile::tempdir().unwrap();
-    let hangs = "[ \"$kind\" = mount ] && touch $PLACE/looking && exec sleep 1000";
+    // Every image is mounted once before it is run.
+    let hangs = "[ \"$kind\" = run ] && touch $PLACE/refused; \
+                 [ \"$kind\" = mount ] && [ -e $PLACE/refused ] && mkdir $PLACE/looking && exec sleep 1000";
     let worker = refusing(home.path(), hangs);
     let job = Worker::script_with("true", json!({"image": NO_USER_IMAGE}));
     let events = worker.follow(&job, 0);

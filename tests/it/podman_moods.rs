@@ -20,6 +20,9 @@ const STOPPED: &str = "kill -STOP $$";
 const AFTERWARDS: &str = "podman \"$@\"; code=$?; trap '' TERM; wait_for_it; exit $code";
 const HELD_OPEN: &str = "sleep 1000 & echo $! >>HOME/pids; podman \"$@\"; exit";
 const FAILING: &str = "echo 'Error: out of sorts' >&2; exit 125";
+/// Leaves a container of the name and the labels that were asked for, as a podman does that is ended midway.
+const LEAVING: &str = "kept=; for word; do case $word in --name=*|--label=*) kept=\"$kept $word\";; esac; done; \
+    podman create --quiet $kept IMAGE true >/dev/null";
 
 /// A podman with moods, by subcommand.
 struct Moody(TempDir);
@@ -223,6 +226,51 @@ fn while_podman_runs_nothing_no_job_is_taken_and_the_reason_is_told() {
         worker.containers().is_empty().then_some(())
     });
     assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+}
+
+fn leaving(then: &str) -> String {
+    format!("{}; {then}", LEAVING.replace("IMAGE", IMAGE))
+}
+
+#[test]
+fn start_that_was_given_up_leaves_no_container() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    // Told to end, it claims that all is well.
+    let given_up = leaving("trap 'exit 0' TERM; while :; do sleep 0.05; done");
+    moody.get("run", &given_up);
+    moody.get("rm", FAILING);
+    let job = Worker::script("true");
+    let events = worker.follow(&job, 0);
+    eventually("a container is there", || {
+        (worker.containers().len() == 1).then_some(())
+    });
+    cancel(&worker, &job);
+    assert_eq!(last(events)["status"], "canceled");
+    moody.is_over("run");
+    // However often the removal fails: by the shim, by the worker, by a look for what was left.
+    eventually("its removal was tried", || {
+        (moody.calls().matches("rm\n").count() > 6).then_some(())
+    });
+    assert_eq!(worker.containers().len(), 1);
+    moody.is_over("rm");
+    worker.assert_clean();
+    assert_eq!(worker.run(&Worker::script("echo next"))["stdout"], "next\n");
+}
+
+#[test]
+fn failed_probe_leaves_no_container() {
+    image::ready();
+    let moody = Moody::new();
+    moody.get("run", &leaving("exit 125"));
+    let token = secret_file(moody.path(), "token", "a token of this test");
+    let mut command = role(moody.path(), "worker", &moody.path().join("state"));
+    command.args(["--engine", &moody.engine(), "--token-file", &token]);
+    command.args(["--worker-listen", "127.0.0.1:0"]);
+    let mut worker = Process::start("worker", moody.path(), &mut command);
+    assert_ne!(worker.code(), 0);
+    let uuid = crate::support::read(moody.path().join("state/worker/node-uuid"));
+    assert!(crate::support::server::containers_of(uuid.trim()).is_empty());
 }
 
 /// Makes a sandbox of the worker that no job waits for.

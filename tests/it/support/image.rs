@@ -105,6 +105,17 @@ pub(crate) fn odd(change: impl FnOnce(&Path), changes: &[&str]) -> OddImage {
     OddImage(name)
 }
 
+/// Makes an image for one test as a Containerfile of one line says. It goes with the answer.
+pub(crate) fn built(containerfile: &str, more: &[&str]) -> OddImage {
+    let context = tempfile::tempdir().unwrap();
+    fs::write(context.path().join("Containerfile"), containerfile).unwrap();
+    let name = format!("localhost/cynode-test-odd:{}", super::uuid());
+    let fixed = ["build", "--quiet", "--pull=never", "--tag", &name];
+    let place = [context.path().to_str().unwrap()];
+    podman(&[&fixed, more, &place].concat()).unwrap();
+    OddImage(name)
+}
+
 /// An image of one test, by its name.
 pub(crate) struct OddImage(pub(crate) String);
 

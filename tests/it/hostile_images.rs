@@ -1,0 +1,229 @@
+//! Images that are made to reach podman or the host: none does, each ends its job with the reason, and the node
+//! takes the next one.
+
+use crate::support::{
+    Worker,
+    image::{OddImage, built, odd, podman},
+};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+fn plain(_: &Path) {}
+
+fn fifo(name: &'static str) -> impl Fn(&Path) {
+    move |root| {
+        let _ = fs::remove_file(root.join(name));
+        mknodat(CWD, root.join(name), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    }
+}
+
+fn link(name: &'static str, target: &'static str) -> impl Fn(&Path) {
+    move |root| {
+        let _ = fs::remove_file(root.join(name));
+        fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+        symlink(target, root.join(name)).unwrap();
+    }
+}
+
+fn run(worker: &Worker, image: &OddImage, script: &str) -> Value {
+    worker.run(&Worker::script_with(script, json!({"image": image.0})))
+}
+
+fn assert_refused(worker: &Worker, image: &OddImage, reason: &str) {
+    let result = run(worker, image, "echo ran");
+    assert_eq!(result["error"]["type"], "image-not-runnable", "{result}");
+    let message = result["error"]["message"].as_str().unwrap();
+    assert!(message.contains(reason), "{reason} in {message}");
+}
+
+/// The node is ready, takes a job, and nothing is left of those before.
+fn assert_serves(worker: &Worker) {
+    worker.api.get("/readyz").expect(200);
+    assert_eq!(worker.run(&Worker::script("echo next"))["stdout"], "next\n");
+    worker.assert_clean();
+}
+
+#[test]
+fn volumes_of_an_image_are_not_made() {
+    let worker = Worker::start(&[]);
+    let many: Vec<_> = (0..50).map(|n| format!("VOLUME /volume-{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let image = odd(plain, &many);
+    let script = "grep -c volume- /proc/mounts; echo up; sleep 1000";
+    let job = Worker::script_with(script, json!({"image": image.0}));
+    let mut events = worker.follow(&job, 0);
+    let seen = events.find(|event| event["event"] == "stdout").unwrap();
+    assert!(seen["data"].as_str().unwrap().starts_with("0\n"), "{seen}");
+    let [id] = &worker.containers()[..] else {
+        panic!("one container")
+    };
+    let types = "--format={{range .Mounts}}{{.Type}} {{end}}";
+    let types = podman(&["container", "inspect", types, id]).unwrap();
+    assert_eq!(types.trim(), "bind bind", "init and workspace");
+    let cancel = format!("{}:cancel", Worker::path(&job));
+    worker.api.act(&cancel).json(200);
+    assert_eq!(events.last().unwrap()["status"], "canceled");
+    assert_serves(&worker);
+}
+
+#[test]
+fn volume_of_an_image_hides_no_device() {
+    let worker = Worker::start(&[]);
+    // With `USER 1000`, a runtime that takes the image's file for the device gives the host's own to that user.
+    // As root the same can be seen without harm.
+    let fake = |root: &Path| {
+        fs::create_dir(root.join("dev")).unwrap();
+        symlink("/proc/keys", root.join("dev/null")).unwrap();
+    };
+    let image = odd(fake, &["VOLUME /dev", "VOLUME /proc", "VOLUME /etc"]);
+    let script = "test -c /dev/null && ! test -L /dev/null && echo device; \
+                  cat /proc/keys /proc/timer_list 2>/dev/null | wc -c";
+    let result = run(&worker, &image, script);
+    assert_eq!(result["stdout"], "device\n0\n", "{result}");
+    assert_serves(&worker);
+}
+
+#[test]
+fn odd_account_files_end_the_job_at_once() {
+    let worker = Worker::start(&[]);
+    let huge = |root: &Path| {
+        let file = fs::File::create(root.join("etc/passwd")).unwrap();
+        file.set_len(5 << 20).unwrap();
+    };
+    let directory = |root: &Path| fs::create_dir(root.join("etc/group")).unwrap();
+    let cases = [
+        (odd(fifo("etc/passwd"), &[]), "/etc/passwd"),
+        (odd(fifo("etc/group"), &["USER 1000"]), "/etc/group"),
+        (odd(directory, &[]), "/etc/group"),
+        (odd(huge, &[]), "larger"),
+        (
+            odd(
+                |root| {
+                    fifo("pipe")(root);
+                    link("etc/passwd", "/pipe")(root);
+                },
+                &[],
+            ),
+            "/etc/passwd",
+        ),
+        (odd(link("dev", "/etc"), &[]), "/dev"),
+        (odd(link("proc", "/etc"), &[]), "/proc"),
+        (odd(fifo("sys"), &[]), "/sys"),
+    ];
+    for (image, reason) in &cases {
+        assert_refused(&worker, image, reason);
+    }
+    assert_serves(&worker);
+}
+
+#[test]
+fn annotations_for_a_runtime_are_refused() {
+    let worker = Worker::start(&[]);
+    let from = |extra: &[&str]| built(&format!("FROM {}", crate::support::IMAGE), extra);
+    let orders = [
+        "run.oci.handler=wasm",
+        "org.systemd.property.DevicePolicy='auto'",
+    ];
+    for order in orders {
+        let image = from(&["--annotation", order]);
+        assert_refused(&worker, &image, order.split_once('=').unwrap().0);
+    }
+    let told = from(&["--annotation", "org.opencontainers.image.vendor=x"]);
+    assert_eq!(run(&worker, &told, "echo ran")["stdout"], "ran\n");
+    assert_serves(&worker);
+}
+
+#[test]
+fn labels_of_ours_are_refused() {
+    let worker = Worker::start(&[]);
+    for label in ["io.cynode.service=model-server", "io.cynode.node=x"] {
+        let image = odd(plain, &[&format!("LABEL {label}")]);
+        assert_refused(&worker, &image, "io.cynode.");
+    }
+    assert_serves(&worker);
+}
+
+#[test]
+fn links_at_podmans_own_files_reach_nothing_outside() {
+    let home = tempfile::tempdir().unwrap();
+    let target = home.path().to_str().unwrap().to_owned();
+    let worker = Worker::start(&[]);
+    let places = [
+        "etc/resolv.conf",
+        "etc/hosts",
+        "etc/hostname",
+        "etc/localtime",
+        "etc/mtab",
+        "etc/group",
+        "run/.containerenv",
+        "run/cynode",
+        "run/secrets",
+    ];
+    let to = |name: &str| format!("{target}/{}", name.replace('/', "-"));
+    let linked = |root: &Path| {
+        fs::create_dir(root.join("run")).unwrap();
+        for name in places {
+            symlink(to(name), root.join(name)).unwrap();
+        }
+    };
+    let fifos = |root: &Path| {
+        fs::create_dir(root.join("run")).unwrap();
+        for name in [
+            "etc/resolv.conf",
+            "etc/hosts",
+            "etc/hostname",
+            "run/.containerenv",
+            "run/cynode",
+        ] {
+            mknodat(CWD, root.join(name), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        }
+    };
+    let directories = |root: &Path| {
+        for name in ["etc/hosts", "etc/resolv.conf", "run/.containerenv"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+    };
+    let cases = [
+        odd(linked, &[]),
+        odd(fifos, &[]),
+        odd(directories, &[]),
+        odd(
+            |root| {
+                fs::remove_dir_all(root.join("etc")).unwrap();
+                symlink(&target, root.join("etc")).unwrap();
+            },
+            &[],
+        ),
+        odd(|root| symlink(&target, root.join("run")).unwrap(), &[]),
+    ];
+    for image in &cases {
+        let result = run(&worker, image, "echo ran");
+        // Which of them a runtime can mount over differs; none is podman's fault.
+        let kind = &result["error"]["type"];
+        let is_told = result["stdout"] == "ran\n" || kind == "image-not-runnable";
+        assert!(is_told, "{result}");
+        let left: Vec<_> = fs::read_dir(home.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert_serves(&worker);
+}
+
+#[test]
+fn garbage_in_an_images_settings_ends_the_job() {
+    let worker = Worker::start(&[]);
+    let long = format!("ENV LONG={}", "x".repeat(100_000));
+    let cases = [
+        odd(plain, &[&long]),
+        odd(plain, &["USER ../../etc"]),
+        odd(plain, &["WORKDIR /dev/null/x"]),
+        odd(plain, &["ONBUILD RUN false", "ENTRYPOINT [\"/nowhere\"]"]),
+    ];
+    for image in &cases {
+        let result = run(&worker, image, "echo ran");
+        let kind = &result["error"]["type"];
+        let is_told = result["stdout"] == "ran\n" || kind == "image-not-runnable";
+        assert!(is_told, "{result}");
+    }
+    assert_serves(&worker);
+}
