@@ -138,6 +138,9 @@ pub(super) fn hardened(
         // A rootless podman is two processes; the second gets TERM when the first is killed, which is no
         // word to the command. What ends that comes from us, by init.
         "--sig-proxy=false",
+        // When memory runs out, any process of any sandbox goes before one of the host. Set by a podman with
+        // CAP_SYS_RESOURCE, no process can take that back.
+        "--oom-score-adj=1000",
         // Podman copies the node's proxy variables into a container unless told otherwise.
         "--http-proxy=false",
     ];

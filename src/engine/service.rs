@@ -76,6 +76,7 @@ impl ServiceSpec {
             "--network=private",
         ];
         list.extend(service.map(str::to_owned));
+        list.push(format!("--oom-score-adj={}", oom_score(own_oom_score())));
         list.push(format!("--name={}", self.name));
         let (address, port) = self.publish;
         list.push(format!("--publish={address}:{port}"));
@@ -93,6 +94,17 @@ impl ServiceSpec {
         list.push(self.image.clone());
         list
     }
+}
+
+/// OOM score of a service: it doesn't inherit the protection that a node has by its unit, since it takes most
+/// memory itself and is started again. A higher score can't be lowered without privileges.
+fn oom_score(own: i32) -> i32 {
+    own.max(0)
+}
+
+fn own_oom_score() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
 }
 
 impl Engine {
@@ -192,5 +204,15 @@ impl Engine {
         let printed = call(&self.program, &["logs", WORDS, name], LOOK_LIMIT, note).await?;
         let printed: String = printed.chars().take(WORDS_BYTES).collect();
         Ok(format!("{printed}{said}").trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_does_not_inherit_protection() {
+        assert_eq!([-500, 0, 200].map(oom_score), [0, 0, 200]);
     }
 }

@@ -116,7 +116,6 @@ fn run() -> io::Result<()> {
             if libc::setsid() == -1 {
                 return Err(io::Error::last_os_error());
             }
-            volunteer_for_oom_killer()?;
             seccomp::apply(&filter)
         });
     }
@@ -154,16 +153,6 @@ fn own_threads() -> io::Result<Vec<u32>> {
         id.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     };
     entries.map(id).collect()
-}
-
-/// Makes the command, and all that it starts, the kernel's first choice when memory runs out: neither init,
-/// which reports how the command ended, nor anything of the host. A hostile command can take that back for
-/// itself; what it can bring about by it is a `failed` of its own, see the shim.
-fn volunteer_for_oom_killer() -> io::Result<()> {
-    // The file belongs to root while a process is not dumpable, and a command may run as another user.
-    // SAFETY: plain system call without pointers; exec decides anew.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
-    std::fs::write("/proc/self/oom_score_adj", "1000")
 }
 
 /// Why nothing must be done here.

@@ -42,6 +42,7 @@ fn main() {
     sockets();
     kernel();
     files();
+    host();
     init();
 }
 
@@ -159,6 +160,76 @@ fn files() {
     }
 }
 
+/// What only the host may do, and what a sandbox must see nothing of.
+fn host() {
+    let device = libc::makedev(1, 1);
+    let mode = libc::S_IFCHR | 0o666;
+    for place in [c"/workspace/device", c"/tmp/device"] {
+        let made = call!(SYS_mknodat, libc::AT_FDCWD, place.as_ptr(), mode, device);
+        report("mknod", &made);
+    }
+    let root = c"/".as_ptr();
+    report(
+        "remount",
+        &call!(SYS_mount, 0, root, 0, libc::MS_REMOUNT, 0),
+    );
+    for place in [c"/dev/null", c"/etc/hosts", c"/.cynode-init"] {
+        let owned = call!(SYS_fchownat, libc::AT_FDCWD, place.as_ptr(), 1234, 1234, 0);
+        report(&format!("chown-{}", place.to_string_lossy()), &owned);
+    }
+    report("chroot", &call!(SYS_chroot, root));
+    report("hostname", &call!(SYS_sethostname, c"x".as_ptr(), 1));
+    report("kernel-log", &call!(SYS_syslog, 10, 0, 0));
+    report("module", &call!(SYS_init_module, root, 1, root));
+    report("fanotify", &call!(SYS_fanotify_init, 0, 0));
+    report(
+        "handle",
+        &call!(SYS_open_by_handle_at, libc::AT_FDCWD, root, 0),
+    );
+    let pidfd = call!(SYS_pidfd_open, 1, 0);
+    if pidfd.is_ok() {
+        // It is the first descriptor behind the standard ones, in whatever order they were opened.
+        for fd in 3..8 {
+            report("descriptor-of-init", &call!(SYS_pidfd_getfd, fd, 3, 0));
+        }
+    }
+    for path in [
+        "/proc/keys",
+        "/proc/kcore",
+        "/proc/timer_list",
+        "/proc/sched_debug",
+        "/dev/kmsg",
+        "/dev/mem",
+    ] {
+        let seen =
+            fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut [0]));
+        report(&format!("read-{path}"), &seen);
+    }
+    for path in [
+        "/.cynode-init",
+        "/proc/sysrq-trigger",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/drop_caches",
+        "/sys/fs/cgroup/memory/release_agent",
+        "/sys/fs/cgroup/pids/pids.max",
+        "/sys/kernel/uevent_helper",
+        "/proc/1/environ",
+        "/proc/1/root/x",
+    ] {
+        let open = fs::OpenOptions::new().write(true).open(path);
+        report(&format!("write-{path}"), &open.map(drop));
+    }
+    // Files of the sandbox by themselves; the host has some of the same name.
+    for path in [
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+        "/run/.containerenv",
+    ] {
+        let _ = fs::write(path, "cynode-attack\n");
+    }
+}
+
 /// Everything that could end PID 1, or starve it.
 fn init() {
     let limit = [1_u64, 1];
@@ -220,4 +291,17 @@ fn legitimate() {
         &thread.join().map_err(|_| io::ErrorKind::Other.into()),
     );
     report("personality", &call!(SYS_personality, 0xffff_ffff_u32));
+    report("group-priority", &call!(SYS_setpriority, 1, 0, 6));
+    let batch = 0_i32;
+    report(
+        "own-scheduler",
+        &call!(SYS_sched_setscheduler, 0, 3, &raw const batch),
+    );
+    report("own-ioprio", &call!(SYS_ioprio_set, 1, 0, 3 << 13));
+    report("memfd", &call!(SYS_memfd_create, c"x".as_ptr(), 0));
+    report("epoll", &call!(SYS_epoll_create1, 0));
+    report("timer", &call!(SYS_timerfd_create, 1, 0));
+    report("inotify", &call!(SYS_inotify_init1, 0));
+    report("membarrier", &call!(SYS_membarrier, 0, 0, 0));
+    report("pidfd", &call!(SYS_pidfd_open, own, 0));
 }

@@ -286,4 +286,10 @@ fn model_server_has_no_volume_but_its_own() {
     let mounts = found["Mounts"].as_array().unwrap();
     assert_eq!(mounts.len(), 1, "{mounts:?}");
     assert_eq!(mounts[0]["Name"], at.name, "{mounts:?}");
+    let pid = &found["State"]["Pid"];
+    let score = |pid: &dyn std::fmt::Display| {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        text.trim().parse::<i32>().unwrap()
+    };
+    assert_eq!(score(pid), score(&"self").max(0));
 }

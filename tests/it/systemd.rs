@@ -139,6 +139,7 @@ fn units_start_what_there_is() {
     let home = tempfile::tempdir().unwrap();
     for name in ["cynode-orchestrator.service", "cynode-node.service"] {
         let unit = unit(name);
+        assert_eq!(setting(&unit, "OOMScoreAdjust"), Some("-500"));
         assert_eq!(setting(&unit, "Type"), Some("notify"));
         let command = setting(&unit, "ExecStart").unwrap();
         let mut words = command.split(' ');
