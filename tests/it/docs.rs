@@ -81,7 +81,7 @@ fn the_docs_name_flags_that_exist() {
 
 /// Options of podman that the docs explain.
 fn podmans(flag: &str) -> bool {
-    ["--network", "--preserve-fds"].contains(&flag)
+    ["--image-volume", "--network", "--preserve-fds"].contains(&flag)
 }
 
 #[test]
