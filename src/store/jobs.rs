@@ -4,7 +4,7 @@
 //! queued ──claim (next attempt)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
 //!   ▲                               │ │ │
 //!   └────────retry (backoff)────────┘ │ └─ offer, accept: see [`offers`](super::offers)
-//!   └─release (the node refused)──────┘    a node that can never run it: see [`refusals`]
+//!   └─release (the node refused)──────┘    a node that can never run it: see [`refusals`](super::refusals)
 //! ```
 //!
 //! Every write about a running job names its attempt and is conditional on it, so a late
@@ -48,8 +48,6 @@ pub struct RunningJob {
     pub eligible_at: Time,
     /// What it asks of a node, as the queue has it.
     pub placement: String,
-    /// Nodes that refused it.
-    pub refusals: Refusals,
     /// What is run.
     pub spec: TaskSpec,
 }
@@ -118,7 +116,6 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
         placement: row.get("placement")?,
-        refusals: refusals::read(row.get("refusals")?)?,
         spec: document(&spec)?,
     })
 }

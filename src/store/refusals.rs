@@ -14,7 +14,7 @@ use super::{
     rows::{document, to_document},
 };
 use crate::api::{JobId, NodeId, TaskId, UserId, tasks::TaskStatus, time::Time};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -58,6 +58,28 @@ pub struct Demands {
 /// Refusals out of a column.
 pub(super) fn read(column: Option<String>) -> Result<Refusals, StoreError> {
     column.map_or(Ok(Refusals::new()), |json| document(&json))
+}
+
+/// Takes a node out of what jobs that run elsewhere must not be given to.
+fn readmit_running(c: &Connection, node: NodeId) -> Result<(), StoreError> {
+    let sql = "SELECT id, placement, refusals FROM jobs WHERE status = 'running' AND refusals IS NOT NULL";
+    let mut refused = Vec::new();
+    let mut statement = c.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, placement): (JobId, String) = (row.get(0)?, row.get(1)?);
+        let mut refusals = read(row.get(2)?)?;
+        if refusals.remove(&node).is_some() {
+            let mut placement = Placement::read(&placement)?;
+            placement.except.remove(&node);
+            refused.push((id, placement, refusals));
+        }
+    }
+    for (id, placement, refusals) in refused {
+        let sql = "UPDATE jobs SET placement = ?2, refusals = ?3 WHERE id = ?1";
+        c.execute(sql, params![id, placement.text()?, to_document(&refusals)?])?;
+    }
+    Ok(())
 }
 
 impl Store {
@@ -181,10 +203,12 @@ impl Store {
         .await
     }
 
-    /// Lets queued jobs go to a node that refused them before.
+    /// Lets jobs go to a node that refused them before: those that are queued, and those that run elsewhere
+    /// and may be queued again.
     pub async fn node_readmit(&self, node: NodeId) -> Result<(), StoreError> {
         let lines = self.lines.clone();
         self.write(move |c| {
+            readmit_running(c, node)?;
             for line in lines.with(&node.to_string()) {
                 let mut placement = Placement::read(&line.placement)?;
                 if placement.except.remove(&node) {

@@ -157,7 +157,7 @@ fn two_orchestrators_of_one_identity_start_no_jobs() {
         let headers = [
             ("Authorization", bearer.as_str()),
             ("Content-Type", "application/json"),
-            ("Cynode-Instance-Id", "a copy"),
+            ("Cynode-Instance-Id", "a-copy"),
         ];
         api.call(method, path, &headers, body)
     };

@@ -51,6 +51,7 @@ mod node_file;
 mod node_life;
 mod node_report;
 mod node_start;
+mod node_words;
 mod odd_images;
 mod open_sandboxes;
 mod openapi;

@@ -43,6 +43,22 @@ fn stage(how: &'static str) -> (Stage, Arc<AtomicBool>) {
     (stage, on)
 }
 
+/// A node that refuses its first job once the switch is on, and runs every other one.
+fn stage_that_changes() -> (Stage, Arc<AtomicBool>) {
+    let on = Arc::new(AtomicBool::new(false));
+    let waits = Arc::clone(&on);
+    let stage = Stage::set(move |run, call, answer| {
+        if run != 1 {
+            return well(call, answer);
+        }
+        eventually("it may refuse", || {
+            waits.load(Ordering::SeqCst).then_some(())
+        });
+        refuse("image-not-found", call, answer);
+    });
+    (stage, on)
+}
+
 fn join(
     stage: &Stage,
     slug: &str,
@@ -91,6 +107,33 @@ fn refused_job_runs_at_another_node() {
             });
         }
     }
+}
+
+#[test]
+fn restarted_node_is_asked_again_for_a_running_job() {
+    let (mut stage, on) = stage_that_changes();
+    let id = stage.create(json!({"node_labels": ["stand-in"]}));
+    stage.node.call("run", Call::is_run);
+    let released = Arc::new(AtomicBool::new(false));
+    let waits = Arc::clone(&released);
+    let other = join(&stage, "other", move |call, answer| {
+        if call.is_run() {
+            eventually("it may refuse", || {
+                waits.load(Ordering::SeqCst).then_some(())
+            });
+        }
+        refuse("image-not-found", call, answer);
+    });
+    on.store(true, Ordering::SeqCst);
+    other.call("run what the first one refused", Call::is_run);
+    stage.node.join();
+    released.store(true, Ordering::SeqCst);
+    let (task, job) = stage.finish(&id);
+    assert_eq!(
+        (&task["status"], &job["node_slug"]),
+        (&json!("completed"), &json!("box")),
+        "{task}"
+    );
 }
 
 #[test]

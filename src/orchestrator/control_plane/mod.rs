@@ -193,7 +193,7 @@ async fn hear(
         let event = event.by(id, slug).refused(&problem);
         orchestrator.identity.note(event).await?;
     }
-    Err(problem.retry_after(nodes::REPORT_INTERVAL_SECONDS))
+    Err(problem)
 }
 
 fn slug_taken(slug: &str) -> Problem {

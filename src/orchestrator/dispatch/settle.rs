@@ -298,7 +298,8 @@ pub(super) async fn refused(
         node: node.map_or_else(|| job.node_id.to_string(), |node| node.slug.clone()),
         reason: summary::line(reason),
     };
-    let mut refusals = job.refusals.clone();
+    // As they are now: a node that has started again since is left out no longer.
+    let mut refusals = orchestrator.store.task_demands(job.task_id).await?.refusals;
     refusals.insert(job.node_id, refusal);
     let mut placement = Placement::read(&job.placement)?;
     placement.except = refusals.keys().copied().collect();

@@ -141,7 +141,6 @@ pub(super) mod tests {
         problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };
-    use crate::store::Refusals;
     use http::StatusCode;
 
     pub(in crate::orchestrator) fn job() -> RunningJob {
@@ -159,7 +158,6 @@ pub(super) mod tests {
             cancel_requested: false,
             eligible_at: Time::from_millis(0),
             placement: "{}".to_owned(),
-            refusals: Refusals::new(),
             spec: serde_json::from_value(spec).unwrap(),
         }
     }
