@@ -142,7 +142,7 @@ pub struct TaskIds {
 pub struct LogsArgs {
     #[command(flatten)]
     pub task: TaskId,
-    /// Follow the output until the task ends
+    /// Follow the output until the task ends; with --output json, one event per line
     #[arg(long, short)]
     pub follow: bool,
 }

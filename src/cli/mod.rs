@@ -80,6 +80,9 @@ pub enum Command {
     Worker(Box<WorkerArgs>),
 
     /// Run a command in a sandbox, print its output live, and exit with its exit code
+    ///
+    /// Ctrl-C, SIGTERM and a closed output pipe (as with `| head`) cancel the task; a second Ctrl-C leaves it
+    /// running and exits. Use --detach for a task that must outlive this command.
     Run(RunArgs),
     /// Create, list, read and cancel tasks
     #[command(subcommand)]

@@ -44,11 +44,22 @@ struct Status {
     detail: Option<String>,
 }
 
-/// Prints a task's output on stdout and stderr until it ends. With `quiet` only waits.
-pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<End, Failure> {
+/// Form in which events of a task are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Show {
+    /// Output as the command printed it, on stdout and stderr.
+    Output,
+    /// No output; only what the task waits for, on stderr.
+    Progress,
+    /// Every event as a line of JSON on stdout.
+    Events,
+}
+
+/// Prints events of a task until it ends.
+pub(super) fn follow(gateway: &mut Gateway, task: &str, show: Show) -> Result<End, Failure> {
     let path = format!("{}?follow=true", super::task::path(task, "/logs"));
     let mut reader = Reader {
-        quiet,
+        show,
         last_id: String::new(),
         attempt: String::new(),
     };
@@ -97,7 +108,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, quiet: bool) -> Result<E
 
 /// What was read so far.
 struct Reader {
-    quiet: bool,
+    show: Show,
     last_id: String,
     attempt: String,
 }
@@ -109,16 +120,22 @@ impl Reader {
             event.id.clone_into(&mut self.last_id);
             let attempt = event.id.split('-').next().unwrap_or_default();
             if attempt != self.attempt && attempt != "0" {
-                if !self.attempt.is_empty() {
+                if !self.attempt.is_empty() && self.show != Show::Events {
                     super::print::note(&format!("[retry: attempt {attempt}, output starts over]"));
                 }
                 attempt.clone_into(&mut self.attempt);
             }
         }
+        if self.show == Show::Events {
+            print_event(event)?;
+            let is_end = event.name == "end";
+            return is_end.then(|| parse(&event.data)).transpose();
+        }
+        let shows_output = self.show == Show::Output;
         match event.name.as_str() {
-            "stdout" if !self.quiet => super::print::raw(&output(&event.data)?)?,
-            "stderr" if !self.quiet => super::print::raw_stderr(&output(&event.data)?)?,
-            "gap" if !self.quiet => {
+            "stdout" if shows_output => super::print::raw(&output(&event.data)?)?,
+            "stderr" if shows_output => super::print::raw_stderr(&output(&event.data)?)?,
+            "gap" if shows_output => {
                 let Gap { stream, bytes } = parse(&event.data)?;
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
             }
@@ -136,6 +153,16 @@ impl Reader {
         }
         Ok(None)
     }
+}
+
+/// Prints an event as one line: its data, with its name and its id.
+fn print_event(event: &Event) -> Result<(), Failure> {
+    let mut line: serde_json::Map<String, serde_json::Value> = parse(&event.data)?;
+    line.insert("event".to_owned(), event.name.as_str().into());
+    if !event.id.is_empty() {
+        line.insert("id".to_owned(), event.id.as_str().into());
+    }
+    super::print::line(&serde_json::Value::from(line).to_string())
 }
 
 fn output(data: &str) -> Result<String, Failure> {

@@ -1,8 +1,13 @@
 //! `cynode run`: a command in a sandbox, as if it ran here.
 
-use super::{follow::follow, gateway::Gateway, input::UnusedInput, print, task};
+use super::{
+    follow::{Show, follow},
+    gateway::Gateway,
+    input::UnusedInput,
+    print, task,
+};
 use crate::{
-    api::tasks::{CancelAnswer, CreateTask, Task},
+    api::tasks::{CreateTask, Task},
     cli::{Output, RunArgs},
     exit::Failure,
 };
@@ -35,13 +40,17 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     // The other end goes only with this process.
     let _ = created.send(id.clone());
     input.check();
-    let ended = follow(&mut gateway, &id, output == Output::Json);
+    let show = match output {
+        Output::Json => Show::Progress,
+        Output::Text => Show::Output,
+    };
+    let ended = follow(&mut gateway, &id, show);
     input.check();
     if let Err(failure) = &ended
         && failure.message.is_empty()
     {
         // Nobody reads the output any more, so nobody wants the rest of it.
-        cancel(&mut gateway, &id)?;
+        task::cancel_task(&mut gateway, &id)?;
     }
     let ended = ended.map_err(|failure| match failure.message.as_str() {
         "" => failure,
@@ -52,10 +61,6 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         }
     });
     task::finish(&mut gateway, &id, &ended?, output)
-}
-
-fn cancel(gateway: &mut Gateway, id: &str) -> Result<CancelAnswer, Failure> {
-    gateway.call(Method::POST, &format!("/v1/tasks/{id}/cancel"), None::<&()>)
 }
 
 /// Listens for signals in the background; wants to be told the task's id once there is one.
@@ -77,7 +82,7 @@ fn cancel_on_signal(mut gateway: Gateway) -> Result<mpsc::Sender<String>, Failur
         let (Ok(()), Ok(id)) = (orders.recv(), id.recv()) else {
             return;
         };
-        if let Err(failure) = cancel(&mut gateway, &id) {
+        if let Err(failure) = task::cancel_task(&mut gateway, &id) {
             print::note(&format!("error: {}", failure.message));
             print::note(&format!(
                 "The task goes on; end it with: cynode task cancel {id}"

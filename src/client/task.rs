@@ -1,7 +1,7 @@
 //! `cynode task …`.
 
 use super::{
-    follow::{End, follow},
+    follow::{End, Show, follow},
     gateway::Gateway,
     input::UnusedInput,
     print::{self, clean},
@@ -18,8 +18,10 @@ use crate::{
     exit::Failure,
 };
 use http::Method;
-use std::io::Read as _;
+use std::{io::Read as _, sync::mpsc, time::Duration};
 
+/// A cancel that takes longer is explained.
+const CANCEL_NOTICE: Duration = Duration::from_secs(2);
 /// The job ran into its time limit.
 const EXIT_TIMEOUT: u8 = 124;
 /// There is no result to be had.
@@ -215,7 +217,11 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
 fn logs(args: &LogsArgs) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.task.client)?;
     if args.follow {
-        return follow(&mut gateway, &args.task.id, false).map(drop);
+        let show = match args.task.client.output {
+            Output::Json => Show::Events,
+            Output::Text => Show::Output,
+        };
+        return follow(&mut gateway, &args.task.id, show).map(drop);
     }
     let logs: TaskLogs = gateway.get(&path(&args.task.id, "/logs"))?;
     if args.task.client.output == Output::Json {
@@ -234,8 +240,7 @@ fn logs(args: &LogsArgs) -> Result<(), Failure> {
 
 fn cancel(args: &TaskId) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.client)?;
-    let answer: CancelAnswer =
-        gateway.call(Method::POST, &path(&args.id, "/cancel"), None::<&()>)?;
+    let answer = cancel_task(&mut gateway, &args.id)?;
     match args.client.output {
         Output::Json => print::json(&answer),
         Output::Text if answer.canceled => print::line("canceled"),
@@ -255,9 +260,23 @@ fn delete(args: &TaskIds) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Cancels a task. The answer comes once its node has confirmed the end, which may take half a minute where the
+/// node does not answer; that is said then.
+pub(super) fn cancel_task(gateway: &mut Gateway, id: &str) -> Result<CancelAnswer, Failure> {
+    let (answered, answer) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if answer.recv_timeout(CANCEL_NOTICE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            print::note("waiting for the node to confirm that the task has ended");
+        }
+    });
+    let answer = gateway.call(Method::POST, &path(id, "/cancel"), None::<&()>);
+    drop(answered);
+    answer
+}
+
 fn wait(args: &TaskId) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.client)?;
-    let end = follow(&mut gateway, &args.id, true)?;
+    let end = follow(&mut gateway, &args.id, Show::Progress)?;
     finish(&mut gateway, &args.id, &end, args.client.output)
 }
 

@@ -12,6 +12,13 @@
 //! beyond the last one that it gave out, were started by another orchestrator or after the backup that this
 //! database was restored from: they go on, and their results stay at the node for as long as it keeps them.
 //!
+//! Nor are such jobs taken up from there, also not one that is queued here, as after a restore of a backup from
+//! before it was given out. A number of an attempt fences only within one history: the restored database
+//! may give the same number to another node before the first is heard, and no list of a node tells the two
+//! apart. And a list is the word of a node alone: one that knew a job once could take it out of the queue with
+//! it, past labels, drains and refusals. Where such a job is given to the node that has it, under the number
+//! that it has there, the node answers with what it has; elsewhere the command runs again.
+//!
 //! A node that can't be reached stays owed, and is tried again when it is heard.
 
 use super::{Orchestrator, node_client::NodeClient, readiness::HEARD_WITHIN};

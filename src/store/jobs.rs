@@ -13,11 +13,7 @@
 //! `last_attempt` counts the attempts that any node may have heard of: the next one has a number
 //! of its own, also where nobody knows what became of an offer.
 
-use super::{
-    Line, Store, StoreError,
-    refusals::{self, Refusals},
-    rows::document,
-};
+use super::{Line, Store, StoreError, rows::document};
 use crate::api::{
     JobId, NodeId, TaskId,
     tasks::{JobStatus, TaskSpec, TaskStatus},

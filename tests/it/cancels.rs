@@ -1,7 +1,7 @@
 //! Cancels that cross the result of their job on the way: what is answered is what the task becomes.
 
 use crate::support::{
-    Call, eventually,
+    Call, Process, cynode, eventually,
     stage::{Stage, well},
 };
 use serde_json::{Value, json};
@@ -130,4 +130,27 @@ fn cancel_at_a_shutdown_is_left_open() {
     assert_eq!(stage.orchestrator.process.terminate(), 0);
     cancel.join().unwrap().problem(503, "unavailable");
     ends.order(&job, "canceled");
+}
+
+#[test]
+fn client_says_that_a_cancel_awaits_its_node() {
+    let ends = Ends::default();
+    let stage = stage(&ends, true);
+    let id = stage.create(json!({}));
+    let job = job_of(&stage, &id);
+    let home = stage.home.path();
+    let mut command = cynode(home);
+    command
+        .args(["task", "cancel", &id])
+        .env("CYNODE_GATEWAY_URL", &stage.orchestrator.gateway_url)
+        .env("CYNODE_TOKEN", stage.user.token());
+    let mut client = Process::start("client", home, &mut command);
+    eventually("it says what it waits for", || {
+        let said = client.stderr();
+        said.contains("waiting for the node to confirm")
+            .then_some(())
+    });
+    ends.order(&job, "canceled");
+    assert_eq!(client.code(), 0);
+    assert_eq!(client.stdout(), "canceled\n");
 }

@@ -169,6 +169,18 @@ fn tasks_are_created_listed_read_and_canceled() {
         json!([])
     );
     assert_eq!(json(&["task", "logs", &detached])["stderr"], "err\n");
+    let followed = cluster.run(&["task", "logs", "--follow", &detached, "--output", "json"]);
+    let events = followed.stdout.lines();
+    let events: Vec<Value> = events
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
+    assert_eq!(
+        (&of("stdout")["data"], &of("stderr")["data"]),
+        (&json!("out\n"), &json!("err\n"))
+    );
+    assert_eq!(events.last().unwrap()["exit_code"], 6, "{followed:?}");
+    assert_eq!((followed.code, followed.stderr.as_str()), (0, ""));
     for shown in [
         line(&["task", "list"]),
         line(&["task", "get", &detached]),

@@ -245,7 +245,7 @@ async fn exclude(
         Ok(excluded.map(|placement| (placement, refusals)))
     };
     if let Some((placement, refusals)) = stored(next, write).await {
-        (job.placement, job.refusals) = (placement, refusals);
+        job.placement = placement;
         job.max_attempts += 1;
     }
     job.offered_to = None;
