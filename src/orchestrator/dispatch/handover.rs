@@ -238,13 +238,12 @@ async fn exclude(
     tracing::info!(job = %next.id, attempt = next.attempt, reason, "node refused an offered job");
     let write = async || {
         let (refusals, _) = refusals_with(orchestrator, next, reason).await?;
-        let excluded = orchestrator
+        orchestrator
             .store
-            .job_exclude(next.id, next.attempt, refusals.clone())
-            .await?;
-        Ok(excluded.map(|placement| (placement, refusals)))
+            .job_exclude(next.id, next.attempt, refusals)
+            .await
     };
-    if let Some((placement, refusals)) = stored(next, write).await {
+    if let Some(placement) = stored(next, write).await {
         job.placement = placement;
         job.max_attempts += 1;
     }
