@@ -225,12 +225,6 @@ pub fn check_owner(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Bytes that we may still write where `path` is.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let disk = rustix::fs::statvfs(path)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
 /// Writes a file of mode 0600 beside its place, makes it durable, and renames it there.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let failed = |error: io::Error| {

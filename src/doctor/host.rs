@@ -3,7 +3,8 @@
 use super::{Check, Status};
 use crate::{
     cli,
-    data_dir::{self, Unfit, free_bytes},
+    data_dir::{self, Unfit},
+    disk_space::{DiskSpace, Resource},
     worker,
 };
 use rustix::fs::{Access, access};
@@ -30,8 +31,8 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
 /// A place that has to have room.
 struct Room {
     place: String,
-    free: io::Result<u64>,
-    /// With less, a role doesn't work.
+    space: io::Result<DiskSpace>,
+    /// With fewer bytes, or as small a share of the inodes, a role doesn't work.
     needed: u64,
 }
 
@@ -40,13 +41,14 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
     let for_jobs = storage
         .min_free_disk
         .unwrap_or(worker::Storage::default().min_free);
-    let mut places = vec![(images, "images", TOO_LITTLE)];
-    match storage.jobs_dir.as_deref() {
-        Some(jobs_dir) => places.extend([
-            (Some(data_dir), "state", TOO_LITTLE),
-            (Some(jobs_dir), "jobs", for_jobs),
-        ]),
-        None => places.push((Some(data_dir), "state", for_jobs.max(TOO_LITTLE))),
+    // A node takes no job while one of the three has less.
+    let needed = for_jobs.max(TOO_LITTLE);
+    let mut places = vec![
+        (images, "images", needed),
+        (Some(data_dir), "state", needed),
+    ];
+    if let Some(jobs_dir) = storage.jobs_dir.as_deref() {
+        places.push((Some(jobs_dir), "jobs", for_jobs));
     }
     let rooms: Vec<Room> = places
         .into_iter()
@@ -54,7 +56,7 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
             let path = path?;
             Some(Room {
                 place: format!("{} ({what})", path.display()),
-                free: free(path),
+                space: DiskSpace::at(existing(path)),
                 needed,
             })
         })
@@ -88,20 +90,24 @@ fn disk_verdict(rooms: &[Room]) -> Check {
 impl Room {
     fn told(&self) -> String {
         let place = &self.place;
-        match &self.free {
-            Ok(bytes) if *bytes < self.needed => {
-                let [free, needed] = [*bytes, self.needed].map(gibibytes);
-                format!("{free} free in {place}, which needs {needed}")
-            }
-            Ok(bytes) => format!("{} free in {place}", gibibytes(*bytes)),
-            Err(error) => format!("{place} can't be asked: {error}"),
-        }
+        let space = match &self.space {
+            Ok(space) => space,
+            Err(error) => return format!("{place} can't be asked: {error}"),
+        };
+        let Some(shortage) = space.shortage(self.needed) else {
+            return format!("{} free in {place}", gibibytes(space.bytes.free));
+        };
+        let [free, needed] = [shortage.free, shortage.reserve].map(|number| match shortage.of {
+            Resource::Bytes => gibibytes(number),
+            Resource::Inodes => shortage.of.amount(number),
+        });
+        format!("{free} free in {place}, which needs {needed}")
     }
 
     fn status(&self) -> Status {
-        match self.free {
-            Ok(bytes) if bytes < self.needed => Status::Fail,
-            Ok(LITTLE..) => Status::Ok,
+        match &self.space {
+            Ok(space) if space.shortage(self.needed).is_some() => Status::Fail,
+            Ok(space) if space.bytes.free >= LITTLE => Status::Ok,
             _ => Status::Warn,
         }
     }
@@ -111,11 +117,6 @@ impl Room {
 fn gibibytes(bytes: u64) -> String {
     let tenths = u128::from(bytes) * 10 / u128::from(GIB);
     format!("{}.{} GiB", tenths / 10, tenths % 10)
-}
-
-/// Bytes that we may still write at a path, or where it would be made.
-fn free(path: &Path) -> io::Result<u64> {
-    free_bytes(existing(path))
 }
 
 /// The path itself, or the nearest directory above that exists.
@@ -229,13 +230,38 @@ pub(super) fn data_dir(path: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk_space::Amount;
 
     fn room(bytes: u64, needed: u64) -> Room {
         Room {
             place: "/x".to_owned(),
-            free: Ok(bytes),
+            space: Ok(with_free(bytes, None)),
             needed,
         }
+    }
+
+    fn with_free(bytes: u64, inodes: Option<Amount>) -> DiskSpace {
+        let bytes = Amount {
+            free: bytes,
+            total: u64::MAX,
+        };
+        DiskSpace { bytes, inodes }
+    }
+
+    #[test]
+    fn inodes_that_run_out_fail_the_check() {
+        let amount = |free, total| Amount { free, total };
+        let space = DiskSpace {
+            bytes: amount(20 * GIB, 40 * GIB),
+            inodes: Some(amount(3, 400)),
+        };
+        let room = Room {
+            place: "/x".to_owned(),
+            space: Ok(space),
+            needed: GIB,
+        };
+        assert_eq!(room.status(), Status::Fail);
+        assert_eq!(room.told(), "3 inodes free in /x, which needs 10 inodes");
     }
 
     #[test]
@@ -264,7 +290,7 @@ mod tests {
         let room = |bytes| room(bytes, GIB);
         let unknown = || Room {
             place: "/y".to_owned(),
-            free: Err(io::Error::other("why")),
+            space: Err(io::Error::other("why")),
             needed: GIB,
         };
         let status = |rooms: &[_]| disk_verdict(rooms).status;

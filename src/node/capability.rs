@@ -10,7 +10,8 @@ use crate::{
         },
         time::Time,
     },
-    data_dir::{DataDir, free_bytes},
+    data_dir::DataDir,
+    disk_space::free_bytes,
     engine::Engine,
     worker::Worker,
 };
@@ -129,17 +130,17 @@ impl Machine {
         report.node.stopping_since =
             is_closing.then(|| *self.stopping_since.get_or_init(Time::now));
         if let Some(sandbox) = &mut report.sandbox {
-            // A node that is about to end, or whose podman hangs, is given no more jobs.
+            // A node that is about to end, whose podman hangs, or whose disk is full, is given no more jobs.
+            let worker = self.worker.get();
             let count = |of: fn(&Worker) -> usize| {
-                let jobs = self.worker.get().map_or(0, of);
+                let jobs = worker.map_or(0, |worker| of(worker));
                 u32::try_from(jobs).unwrap_or(u32::MAX)
             };
             sandbox.other_jobs = count(Worker::other_jobs);
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
-            let misplaced = self.worker.get().and_then(Worker::misplaced);
-            let trouble = misplaced.or_else(|| self.engine.trouble());
-            sandbox.supported = !is_closing && trouble.is_none();
-            sandbox.reason = trouble.map(brief);
+            let refusal = worker.map_or_else(|| self.engine.trouble(), |worker| worker.refusal());
+            sandbox.supported = !is_closing && refusal.is_none();
+            sandbox.reason = refusal.map(brief);
         }
         Ok(report)
     }

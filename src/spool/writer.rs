@@ -3,7 +3,7 @@
 use super::log::{self, Head, Kind, Printed, RECORD_BYTES};
 use crate::{
     api::events::{JobEvent, Stream},
-    data_dir::free_bytes,
+    disk_space::free_bytes,
 };
 use std::{
     fs::{self, File},

@@ -57,7 +57,9 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         })
         .route(Method::GET, "/readyz", ready)
         .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
-            api.shop.metrics.render(api.ledger.running())
+            api.shop
+                .metrics
+                .render(api.ledger.running(), &api.shop.disk)
         })
         .build(api, requests)
 }

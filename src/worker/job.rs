@@ -13,11 +13,11 @@
 
 use super::{
     access::Terms,
+    disk::Disk,
     init_copy::InitCopy,
     ledger::Job,
     metrics::Metrics,
     prepare::{Halt, engine_error, prepare},
-    storage::Disk,
 };
 use crate::{
     api::{

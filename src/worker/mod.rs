@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod disk;
 mod init_copy;
 mod job;
 mod ledger;
@@ -188,16 +189,15 @@ impl Bench {
             });
         }
         let slots = settings.max_concurrency;
+        let graph_root = &engine.facts().graph_root;
+        let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
         let shop = Arc::new(job::Workshop {
             engine,
             init,
             images,
             node_uuid,
             log_bytes: settings.storage.log_bytes,
-            disk: storage::Disk {
-                jobs_dir: jobs_dir.clone(),
-                min_free: settings.storage.min_free,
-            },
+            disk,
             terms: in_force,
             slots: Semaphore::new(slots),
             metrics: metrics::Metrics::default(),
@@ -316,6 +316,12 @@ impl Worker {
         self.0
             .terms
             .send_replace(Terms::new(access, &self.0.settings));
+    }
+
+    /// Why this machine takes no job at present; nothing while it does.
+    pub fn refusal(&self) -> Option<String> {
+        let refusal = self.0.api.shop.check().err();
+        refusal.map(|problem| problem.detail)
     }
 
     /// Number of jobs that run for other orchestrators than the one that has access now.

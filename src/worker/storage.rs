@@ -1,13 +1,8 @@
-//! Room on the disk: whether there is enough for another job, and what goes when it is too long ago.
+//! What is kept of jobs that have ended, for how long, and what goes sooner when room is short.
 
 use super::{job::Workshop, ledger::Ledger, recovery::sweep_behind};
 use crate::{
-    api::{
-        events::ResultEvent,
-        problem::{Kind, Problem},
-        time::Time,
-    },
-    data_dir::free_bytes,
+    api::{events::ResultEvent, time::Time},
     spool::Spool,
 };
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -20,7 +15,8 @@ const ROUND: Duration = Duration::from_mins(10);
 pub struct Storage {
     /// Where each job has its directory; in the data directory when `None`.
     pub jobs_dir: Option<PathBuf>,
-    /// Bytes that must be free there before a job is taken.
+    /// Bytes to keep free where jobs, images and state are, and as large a share of the inodes: below
+    /// that no job is taken.
     pub min_free: u64,
     /// Bytes that are kept of each job's log.
     pub log_bytes: u64,
@@ -35,30 +31,6 @@ impl Default for Storage {
             min_free: 512 << 20,
             log_bytes: 64 << 20,
             retain: Duration::from_hours(30 * 24),
-        }
-    }
-}
-
-/// The disk that jobs are on.
-pub(super) struct Disk {
-    pub(super) jobs_dir: PathBuf,
-    pub(super) min_free: u64,
-}
-
-impl Disk {
-    /// Whether there is room for one more job.
-    pub(super) fn check(&self) -> Result<(), Problem> {
-        let refuse = |detail| Err(Problem::new(Kind::InsufficientStorage, detail));
-        match free_bytes(&self.jobs_dir) {
-            Ok(free) if free >= self.min_free => Ok(()),
-            Ok(_) => refuse(format!(
-                "this node's disk has less than {} MiB left, and so it takes no job; make room in {}, or set --min-free-disk",
-                self.min_free >> 20,
-                self.jobs_dir.display()
-            )),
-            Err(error) => refuse(format!(
-                "how much room this node has can't be found out: {error}"
-            )),
         }
     }
 }
@@ -91,7 +63,7 @@ pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain:
 
 fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
     let now = Time::now();
-    let mut is_full = shop.disk.check().is_err();
+    let mut is_full = shop.disk.is_short_of_jobs();
     for job in ledger.list().into_iter().filter(|job| job.has_ended()) {
         let Ok(Some(mut last)) = job.spool.result() else {
             continue;
@@ -106,7 +78,7 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
             if let Err(error) = shrink(&job.spool, &mut last, age >= retain) {
                 tracing::warn!(job = %id, %error, "what a job left could not be made smaller");
             }
-            is_full = is_full && shop.disk.check().is_err();
+            is_full = is_full && shop.disk.is_short_of_jobs();
         }
     }
     for id in ledger.surplus() {

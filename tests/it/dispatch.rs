@@ -223,12 +223,11 @@ fn a_node_that_can_not_be_reached_is_named_with_the_reason() {
 }
 
 #[test]
-fn a_node_without_room_is_named_in_its_own_words_and_its_job_waits() {
+fn job_waits_for_a_node_without_room() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let flags = ["--min-free-disk", "100000TiB"];
     let _node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
-    wait_ready(&orchestrator);
     let user = orchestrator.login();
     let task = user
         .post("/v1/tasks", &json!({"script": "true", "image": IMAGE}))
@@ -237,8 +236,11 @@ fn a_node_without_room_is_named_in_its_own_words_and_its_job_waits() {
     let waiting = eventually("it says what it waits for", || {
         let task = user.get(&path).json(200);
         let why = task["waiting_for"].as_str()?.to_owned();
-        why.contains("--min-free-disk").then_some(why)
+        why.contains("cynode nodes show box").then_some(why)
     });
     assert!(!waiting.contains("--advertise-url"), "{waiting}");
+    let node = user.get("/v1/nodes/box").json(200);
+    let reason = node["reason"].as_str().unwrap();
+    assert!(reason.contains("--min-free-disk"), "{reason}");
     user.act(&format!("{path}/cancel")).json(200);
 }

@@ -23,6 +23,7 @@ mod deletes;
 mod dev;
 mod devices;
 mod disk;
+mod disk_room;
 mod dispatch;
 mod docs;
 mod doctor;

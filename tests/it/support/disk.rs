@@ -19,14 +19,22 @@ pub(crate) struct Disk {
 impl Disk {
     /// One of so many KiB; none where this user may not mount any, and the test has nothing to say.
     pub(crate) fn of_kib(size: u32) -> Option<Self> {
+        Self::mounted(&format!("size={size}k"))
+    }
+
+    /// One with so many inodes, too.
+    pub(crate) fn of_kib_and_inodes(size: u32, inodes: u32) -> Option<Self> {
+        Self::mounted(&format!("size={size}k,nr_inodes={inodes}"))
+    }
+
+    fn mounted(options: &str) -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("not tried: only root may mount a disk");
             return None;
         }
         let mount = tempfile::tempdir().unwrap();
-        let size = format!("size={size}k");
         let mut command = Command::new("mount");
-        let command = command.args(["-t", "tmpfs", "-o", &size, "tmpfs"]);
+        let command = command.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
         assert!(command.arg(mount.path()).status().unwrap().success());
         Some(Self { mount })
     }
@@ -57,6 +65,18 @@ impl Disk {
         );
         let length = file.metadata().unwrap().len();
         file.set_len(length - spared_kib * 1024).unwrap();
+    }
+
+    /// Makes files until so many inodes are left.
+    pub(crate) fn use_inodes_but(&self, spared: u64) {
+        let directory = self.path().join("files");
+        fs::create_dir(&directory).unwrap();
+        for n in 0.. {
+            if rustix::fs::statvfs(self.path()).unwrap().f_ffree <= spared {
+                return;
+            }
+            File::create(directory.join(format!("{n}"))).unwrap();
+        }
     }
 
     /// Gives that room back.

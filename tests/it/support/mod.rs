@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod listener;
 pub(crate) mod model_server;
 pub(crate) mod orchestrator_stand_in;
+pub(crate) mod own_storage;
 pub(crate) mod peer_worker;
 pub(crate) mod podman_host;
 pub(crate) mod process;

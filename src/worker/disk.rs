@@ -1,0 +1,138 @@
+//! The filesystems on which a node needs room: those of its jobs, of podman's images and of its state.
+
+use crate::{
+    api::problem::{Kind, Problem},
+    disk_space::{DiskSpace, Resource, Shortage},
+};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Use that a node makes of a filesystem.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// Workspaces, logs and results of jobs.
+    Jobs,
+    /// Podman's graph root: images, and what containers write outside of their workspace.
+    Images,
+    /// The data directory.
+    State,
+}
+
+/// One directory that needs room.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) purpose: Purpose,
+    pub(super) path: PathBuf,
+}
+
+/// All filesystems that matter to a node, and the reserve that is kept on each.
+pub(super) struct Disk {
+    pub(super) jobs_dir: PathBuf,
+    places: [Place; 3],
+    pub(super) min_free: u64,
+}
+
+impl Purpose {
+    /// Name in metrics and messages.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Images => "images",
+            Self::State => "state",
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn space(&self) -> io::Result<DiskSpace> {
+        DiskSpace::at(&self.path)
+    }
+
+    /// Number of the device that it is on: the same for two places that share their room.
+    pub(super) fn device(&self) -> io::Result<u64> {
+        Ok(fs::metadata(&self.path)?.dev())
+    }
+
+    fn describe(&self, shortage: &Shortage) -> String {
+        let advice = match (self.purpose, shortage.of) {
+            (Purpose::Images, _) => "make room (podman image prune --all)",
+            (_, Resource::Bytes) => "make room there",
+            (_, Resource::Inodes) => "remove files there",
+        };
+        format!(
+            "too little room in {} ({}): {shortage}; {advice}, or set a lower --min-free-disk",
+            self.path.display(),
+            self.purpose.as_str(),
+        )
+    }
+}
+
+impl Disk {
+    pub(super) fn new(jobs_dir: &Path, graph_root: &Path, state: &Path, min_free: u64) -> Self {
+        let place = |purpose, path: &Path| Place {
+            purpose,
+            path: path.to_owned(),
+        };
+        Self {
+            jobs_dir: jobs_dir.to_owned(),
+            places: [
+                place(Purpose::Jobs, jobs_dir),
+                place(Purpose::Images, graph_root),
+                place(Purpose::State, state),
+            ],
+            min_free,
+        }
+    }
+
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub(super) fn place(&self, purpose: Purpose) -> &Place {
+        let [jobs, images, state] = &self.places;
+        match purpose {
+            Purpose::Jobs => jobs,
+            Purpose::Images => images,
+            Purpose::State => state,
+        }
+    }
+
+    /// Places with less room than the reserve. One that can't be asked counts as having room: whoever
+    /// takes a job asks, and says so.
+    pub(super) fn shortages(&self) -> impl Iterator<Item = (&Place, Shortage)> {
+        self.places
+            .iter()
+            .filter_map(|place| Some((place, place.space().ok()?.shortage(self.min_free)?)))
+    }
+
+    /// Whether the filesystem of the jobs has less room than the reserve.
+    pub(super) fn is_short_of_jobs(&self) -> bool {
+        let space = self.place(Purpose::Jobs).space();
+        space.map_or(true, |space| space.shortage(self.min_free).is_some())
+    }
+
+    /// Whether there is room for one more job.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let refuse = |detail| Err(Problem::new(Kind::InsufficientStorage, detail));
+        for place in &self.places {
+            match place.space() {
+                Ok(space) => {
+                    if let Some(shortage) = space.shortage(self.min_free) {
+                        return refuse(place.describe(&shortage));
+                    }
+                }
+                Err(error) => {
+                    return refuse(format!(
+                        "the room in {} ({}) is unknown: {error}; let the node's user look into that directory",
+                        place.path.display(),
+                        place.purpose.as_str()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

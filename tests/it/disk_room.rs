@@ -1,0 +1,110 @@
+//! A node keeps a reserve on the filesystems of its jobs, its images and its state: it takes no job
+//! without it, and ends the job that uses it up.
+
+use crate::support::{
+    Orchestrator, Worker,
+    cluster::{Node, wait_ready},
+    disk::Disk,
+    eventually,
+    exposition::Exposition,
+    own_storage::OwnStorage,
+};
+use std::path::Path;
+
+/// A worker that keeps this reserve, with its jobs on a disk of its own.
+fn worker_on(disk: &Disk, reserve: &str) -> Worker {
+    let place = disk.path().to_str().unwrap();
+    Worker::start(&["--jobs-dir", place, "--min-free-disk", reserve])
+}
+
+/// Checks that no job is taken for want of room in `place`; what is said.
+fn refusal(worker: &Worker, place: &Path) -> String {
+    let problem = worker.send(&Worker::script("true"));
+    let problem = problem.problem(507, "insufficient-storage");
+    let detail = problem["detail"].as_str().unwrap().to_owned();
+    for text in [place.to_str().unwrap(), "--min-free-disk"] {
+        assert!(detail.contains(text), "{text}: {detail}");
+    }
+    let ready = worker.api.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert_eq!(ready.text(), detail);
+    detail
+}
+
+#[test]
+fn jobs_without_inodes_are_refused() {
+    let Some(disk) = Disk::of_kib_and_inodes(64 * 1024, 2000) else {
+        return;
+    };
+    let worker = worker_on(&disk, "16MiB");
+    assert_eq!(worker.run(&Worker::script("echo well"))["stdout"], "well\n");
+    disk.use_inodes_but(300);
+    let detail = refusal(&worker, disk.path());
+    assert!(detail.contains("500 inodes needed"), "{detail}");
+}
+
+#[test]
+fn a_full_graph_root_takes_no_jobs() {
+    let Some(disk) = Disk::of_kib(64 * 1024) else {
+        return;
+    };
+    let storage = OwnStorage::at(disk.path());
+    let flags = ["--engine", storage.engine(), "--min-free-disk", "16MiB"];
+    let worker = Worker::start(&flags);
+    assert_eq!(worker.run(&Worker::script("echo well"))["stdout"], "well\n");
+    disk.fill_but(8 * 1024);
+    let detail = refusal(&worker, &disk.path().join("graph"));
+    assert!(detail.contains("16 MiB needed"), "{detail}");
+    disk.free();
+    assert_eq!(worker.run(&Worker::script("echo well"))["stdout"], "well\n");
+}
+
+#[test]
+fn full_state_shows_in_the_nodes_reason() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let jobs = home.path().join("elsewhere");
+    let flags = [
+        "--jobs-dir",
+        jobs.to_str().unwrap(),
+        "--min-free-disk",
+        "16MiB",
+    ];
+    let node = Node::start(disk.path(), "box", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    disk.fill_but(8 * 1024);
+    let user = orchestrator.login();
+    let reason = eventually("the node says why it takes no job", || {
+        let node = user.get("/v1/nodes/box").json(200);
+        let reason = node["reason"].as_str()?.to_owned();
+        (node["status"] == "not_ready").then_some(reason)
+    });
+    for text in ["box/worker (state)", "16 MiB needed", "--min-free-disk"] {
+        assert!(reason.contains(text), "{text}: {reason}");
+    }
+    disk.free();
+    wait_ready(&orchestrator);
+    drop(node);
+}
+
+#[test]
+fn metrics_tell_the_room_of_each_filesystem() {
+    let Some(disk) = Disk::of_kib_and_inodes(64 * 1024, 2000) else {
+        return;
+    };
+    let worker = worker_on(&disk, "0");
+    let metrics = Exposition::of(&worker.api);
+    let of = |name: &str, place: &str| {
+        metrics.value(&format!(
+            "cynode_worker_disk_free_{name}{{place=\"{place}\"}}"
+        ))
+    };
+    for place in ["jobs", "images", "state"] {
+        assert!(of("bytes", place) > 0.0, "{place}");
+    }
+    assert!(of("bytes", "jobs") <= 64.0 * 1024.0 * 1024.0);
+    assert!(of("inodes", "jobs") <= 2000.0);
+}
