@@ -1,7 +1,10 @@
 //! What the binary is besides what `--help` shows: helpers that cynode starts itself.
 
 use crate::{
-    engine::{CHECK_ARGUMENT, REMOVE_ARGUMENT, devices, files_fault, remove_tree},
+    engine::{
+        CHECK_ARGUMENT, MEASURE_ARGUMENT, REMOVE_ARGUMENT, devices, files_fault, measure_as_ordered,
+        remove_tree,
+    },
     shim,
 };
 use std::io::Write as _;
@@ -37,6 +40,15 @@ pub fn divert() {
             ),
         };
         std::process::exit(if said.is_ok() { code } else { 1 });
+    }
+    if first == MEASURE_ARGUMENT {
+        let order = arguments.next().unwrap_or_default();
+        let Ok(answer) = measure_as_ordered(&order.to_string_lossy()) else {
+            let _ = writeln!(std::io::stderr(), "not an order to measure a sandbox");
+            std::process::exit(1);
+        };
+        let _ = std::io::stdout().write_all(answer.as_bytes());
+        std::process::exit(0);
     }
     if first == REMOVE_ARGUMENT {
         let tree = arguments.next().unwrap_or_default();

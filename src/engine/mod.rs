@@ -26,6 +26,8 @@ mod pull_fault;
 mod remove;
 pub mod service;
 mod settings;
+mod upper;
+mod usage;
 mod watch;
 
 pub use container::{Container, ContainerSpec, Root};
@@ -36,6 +38,7 @@ pub use images::{ImageError, Images};
 pub use process::Program;
 pub use pull_fault::PullFault;
 pub use remove::{REMOVE_ARGUMENT, remove_tree};
+pub use usage::{MEASURE_ARGUMENT, SandboxUsage, Usage, measure_as_ordered};
 
 use process::{call, timed_out};
 use serde::{Deserialize, Serialize};

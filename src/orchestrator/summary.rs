@@ -17,6 +17,7 @@ pub(super) fn of(result: &JobResult) -> String {
         (_, _, Some(error)) => {
             return match error.kind {
                 JobErrorKind::Lost => format!("lost: {}", line(&error.message)),
+                JobErrorKind::OutOfDisk => format!("out of disk: {}", line(&error.message)),
                 JobErrorKind::Other => {
                     "could not run, or ended, for a reason of no kind that we know; its result has the node's words"
                         .to_owned()

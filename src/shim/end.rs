@@ -1,5 +1,6 @@
 //! How a sandbox ends, and the order to end it.
 
+use super::Excess;
 use crate::{
     sandbox_init::{
         PATH, WORKSPACE,
@@ -31,6 +32,8 @@ pub(super) enum End {
 pub(super) enum Halt {
     Timeout,
     Canceled,
+    /// The node is short of room, for which this job accounts the most.
+    NoRoom(Excess),
     /// The machine goes down.
     Shutdown,
 }

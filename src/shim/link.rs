@@ -1,6 +1,6 @@
 //! The worker's end: starts a shim, finds one again, hears of it, orders it to end the job.
 
-use super::{ARGUMENT, LISTENER, Order};
+use super::{ARGUMENT, LISTENER, Order, Stop};
 use crate::{environment, spool::Spool};
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{
@@ -79,9 +79,9 @@ impl Link {
     }
 
     /// Has the shim end the job.
-    pub async fn end(&mut self) {
+    pub async fn end(&mut self, why: Stop) {
         // One that is gone shows in `news`.
-        let _ = self.0.write_u8(b'x').await;
+        let _ = self.0.write_all(&why.encode()).await;
     }
 }
 

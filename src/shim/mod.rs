@@ -11,8 +11,8 @@
 //! init's socket and pipes, writes down what comes out of them, keeps the time limit, and clears
 //! container and workspace away in the end. The truth is in the [`Spool`]; over the socket only
 //! two things are said. The shim says "look again" (a byte) when it has written something, and
-//! its end is the end of the connection. The worker says "end the job" (a byte). So any release
-//! of a worker understands the shim of any other.
+//! its end is the end of the connection. The worker says "end the job" (a byte, and [why](stop)).
+//! So any release of a worker understands the shim of any other.
 //!
 //! When a shim is killed, init's socket closes and init ends the sandbox: no job goes on that
 //! nobody watches. How it would have ended nobody can know, and the worker says so.
@@ -26,10 +26,12 @@ mod order;
 mod pipes;
 mod sandbox;
 mod start;
+mod stop;
 mod tape;
 
 pub use link::Link;
 pub use order::Order;
+pub use stop::{Excess, Stop};
 
 use crate::{
     api::jobs::{JobErrorKind, Outcome},
@@ -37,6 +39,7 @@ use crate::{
     sandbox_init::{WORKSPACE, wire::Request},
     spool::{Ending, Recorder, Spool},
 };
+use bytes::BytesMut;
 use end::{End, Halt};
 use sandbox::Sandbox;
 use std::{
@@ -188,6 +191,9 @@ fn ending(end: End) -> Ending {
             JobErrorKind::Lost,
             "the node's machine was shut down while the job ran",
         ),
+        End::Halted(Halt::NoRoom(excess)) => {
+            Ending::trouble(JobErrorKind::OutOfDisk, excess.reason())
+        }
         End::Image(message) => {
             Ending::trouble(JobErrorKind::ImageNotRunnable, not_runnable(&message))
         }
@@ -204,27 +210,36 @@ async fn answer(
     mut news: watch::Receiver<()>,
     halt: watch::Sender<Option<Halt>>,
 ) {
-    let mut worker: Option<UnixStream> = None;
+    let mut worker: Option<(UnixStream, BytesMut)> = None;
     loop {
         tokio::select! {
-            Ok((stream, _)) = listener.accept() => worker = Some(stream),
+            Ok((stream, _)) = listener.accept() => worker = Some((stream, BytesMut::new())),
             told = news.changed() => if told.is_err() { return },
             order = ordered(&mut worker), if worker.is_some() => match order {
-                Ok(()) => end::halt(&halt, Halt::Canceled),
+                Ok(Stop::Cancel) => end::halt(&halt, Halt::Canceled),
+                Ok(Stop::NoRoom(excess)) => end::halt(&halt, Halt::NoRoom(excess)),
                 Err(_) => worker = None,
             },
         }
-        if let Some(worker) = &worker {
+        if let Some((worker, _)) = &worker {
             // Full only when there are bytes that the worker hasn't read: it will look again anyway.
             let _ = worker.try_write(b"!");
         }
     }
 }
 
-async fn ordered(worker: &mut Option<UnixStream>) -> io::Result<()> {
-    match worker {
-        Some(worker) => worker.read_u8().await.map(drop),
-        None => std::future::pending().await,
+/// Reads the next order. Can be interrupted, and called again.
+async fn ordered(worker: &mut Option<(UnixStream, BytesMut)>) -> io::Result<Stop> {
+    let Some((worker, read)) = worker else {
+        return std::future::pending().await;
+    };
+    loop {
+        if let Some(stop) = Stop::decode(read) {
+            return Ok(stop);
+        }
+        if worker.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
 }
 

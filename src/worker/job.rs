@@ -14,6 +14,7 @@
 use super::{
     access::Terms,
     disk::Disk,
+    disk_guard::LiveJobs,
     init_copy::InitCopy,
     ledger::Job,
     metrics::Metrics,
@@ -27,7 +28,7 @@ use crate::{
     data_dir::{Place, make_private_subdir},
     engine::{Engine, Images},
     sandbox_init::seccomp,
-    shim::{Link, Order},
+    shim::{Excess, Link, Order, Stop},
     spool::{Ending, Recorder},
     wait,
 };
@@ -60,6 +61,8 @@ pub(super) struct Workshop {
     pub(super) place: Place,
     /// Says that jobs began or ceased to wait for images, or that the place changed.
     pub(super) changed: watch::Sender<()>,
+    /// Jobs that may have something on disk.
+    pub(super) live: LiveJobs,
 }
 
 impl Workshop {
@@ -93,6 +96,14 @@ async fn canceled(cancel: &mut watch::Receiver<bool>) {
     }
 }
 
+/// Resolves once the node has the job ended for want of room.
+async fn evicted(excess: &mut watch::Receiver<Option<Excess>>) -> Excess {
+    match wait::until(excess, Option::is_some).await {
+        Ok(Some(excess)) => excess,
+        _ => std::future::pending().await,
+    }
+}
+
 /// Runs a job to its end.
 pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
     let accepted = &job.accepted;
@@ -110,6 +121,7 @@ pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
 }
 
 async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
+    let _live = shop.live.enter(job);
     let mut spec = match entry {
         Entry::Begin(spec) => spec,
         Entry::Adopt(link) => {
@@ -203,6 +215,7 @@ fn order(
 /// Passes on what a shim says until it is gone, and to it that the job is to end.
 async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
     let mut cancel = job.cancel.subscribe();
+    let mut excess = job.excess.subscribe();
     let mut told_to_end = false;
     let doubtful = Instant::now() + PATIENCE;
     let mut is_looked_at = false;
@@ -230,7 +243,11 @@ async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
             }
             () = canceled(&mut cancel), if !told_to_end => {
                 told_to_end = true;
-                link.end().await;
+                link.end(Stop::Cancel).await;
+            }
+            excess = evicted(&mut excess), if !told_to_end => {
+                told_to_end = true;
+                link.end(Stop::NoRoom(excess)).await;
             }
         }
     }

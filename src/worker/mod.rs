@@ -7,6 +7,7 @@
 mod access;
 mod api;
 mod disk;
+mod disk_guard;
 mod init_copy;
 mod job;
 mod ledger;
@@ -203,6 +204,7 @@ impl Bench {
             metrics: metrics::Metrics::default(),
             place,
             changed: watch::Sender::new(()),
+            live: disk_guard::LiveJobs::default(),
         });
         let ledger = Arc::new(ledger::Ledger::new(
             slots,
@@ -222,6 +224,7 @@ impl Bench {
         }
         tokio::spawn(watch_podman(Arc::clone(&shop), home));
         tokio::spawn(watch_place(Arc::clone(&shop)));
+        tokio::spawn(disk_guard::run(Arc::clone(&shop)));
         tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(

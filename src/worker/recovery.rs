@@ -4,7 +4,7 @@ use super::{job::Entry, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
     engine::{Engine, EngineError, labels, probe::PROBE},
-    shim::Link,
+    shim::{Link, Stop},
     spool::Spool,
 };
 use futures_util::future::join_all;
@@ -94,7 +94,7 @@ async fn end_unknown(spool: &Spool) {
     let Ok(Some(mut link)) = Link::find(spool) else {
         return;
     };
-    link.end().await;
+    link.end(Stop::Cancel).await;
     let gone = async { while link.news().await {} };
     if tokio::time::timeout(END_LIMIT, gone).await.is_err() {
         tracing::warn!(path = %spool.path().display(), "a shim of no known job doesn't end");

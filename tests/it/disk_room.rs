@@ -9,7 +9,11 @@ use crate::support::{
     exposition::Exposition,
     own_storage::OwnStorage,
 };
-use std::path::Path;
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// A worker that keeps this reserve, with its jobs on a disk of its own.
 fn worker_on(disk: &Disk, reserve: &str) -> Worker {
@@ -107,4 +111,122 @@ fn metrics_tell_the_room_of_each_filesystem() {
     }
     assert!(of("bytes", "jobs") <= 64.0 * 1024.0 * 1024.0);
     assert!(of("inodes", "jobs") <= 2000.0);
+}
+
+/// Workspaces in the worker's data directory and on its disk.
+fn workspaces(worker: &Worker, disk: &Disk) -> Vec<PathBuf> {
+    let entries = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    let nodes = entries(disk.path()).filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().unwrap().starts_with("cynode-")
+    });
+    let spools = nodes.flat_map(|node| entries(&node.path()));
+    let mut found: Vec<_> = spools.map(|spool| spool.path().join("workspace")).collect();
+    found.retain(|workspace| workspace.exists());
+    found.extend(worker.workspaces());
+    found
+}
+
+/// Runs a job that is to be ended for want of room beside one that is to go on; what the first one's
+/// error says.
+fn evicted(worker: &Worker, disk: &Disk, greedy: &str) -> String {
+    let modest = Worker::script("echo small > file; echo on; until [ -e go ]; do sleep 0.05; done");
+    let mut events = worker.follow(&modest, 0);
+    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    let result = worker.run(&Worker::script(greedy));
+    let error = &result["error"];
+    assert_eq!(
+        (&result["status"], &error["type"]),
+        (&"failed".into(), &"out-of-disk".into()),
+        "{result}"
+    );
+    assert_eq!(result["exit_code"], Value::Null);
+    assert_eq!(result["stdout"], "before\n", "what it printed is kept");
+    let go = eventually("only the modest job is left", || {
+        let left = workspaces(worker, disk);
+        (left.len() == 1).then(|| left[0].join("go"))
+    });
+    fs::write(go, "").unwrap();
+    let last = events.last().unwrap();
+    assert_eq!(last["status"], "completed", "{last}");
+    error["message"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn job_that_fills_the_disk_is_ended() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk, "32MiB");
+    let message = evicted(
+        &worker,
+        &disk,
+        "echo before; cat /dev/zero > file; sleep 1000",
+    );
+    for text in ["32 MiB left", "used the most", "write less"] {
+        assert!(message.contains(text), "{text}: {message}");
+    }
+    assert_eq!(worker.api.get("/readyz").status, 200, "there is room again");
+}
+
+#[test]
+fn job_that_uses_up_inodes_is_ended() {
+    let Some(disk) = Disk::of_kib_and_inodes(64 * 1024, 8000) else {
+        return;
+    };
+    let worker = worker_on(&disk, "16MiB");
+    let many =
+        "echo before; n=0; while :; do mkdir d$n && touch d$n/1 d$n/2 d$n/3; n=$((n+1)); done";
+    let message = evicted(&worker, &disk, &format!("{many} 2>/dev/null"));
+    assert!(message.contains("2000 inodes left"), "{message}");
+}
+
+#[test]
+fn deleted_files_that_are_open_count() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk, "32MiB");
+    evicted(
+        &worker,
+        &disk,
+        "echo before; exec 9>file; rm file; cat /dev/zero >&9; sleep 1000",
+    );
+}
+
+#[test]
+fn job_that_fills_the_graph_root_is_ended() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let storage = OwnStorage::at(disk.path());
+    let flags = ["--engine", storage.engine(), "--min-free-disk", "32MiB"];
+    let worker = Worker::start(&flags);
+    evicted(
+        &worker,
+        &disk,
+        "echo before; cat /dev/zero > /opt/file; sleep 1000",
+    );
+}
+
+#[test]
+fn job_is_not_ended_for_what_others_fill() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let worker = worker_on(&disk, "32MiB");
+    let job = Worker::script("echo small > file; echo on; until [ -e go ]; do sleep 0.05; done");
+    let mut events = worker.follow(&job, 0);
+    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    disk.fill_but(8 * 1024);
+    eventually("it was looked at", || {
+        worker
+            .process
+            .stderr()
+            .contains("no job uses much of it")
+            .then_some(())
+    });
+    disk.free();
+    fs::write(workspaces(&worker, &disk).pop().unwrap().join("go"), "").unwrap();
+    assert_eq!(events.last().unwrap()["status"], "completed");
 }

@@ -154,6 +154,8 @@ pub enum JobErrorKind {
     EngineError,
     /// The command may have run, and nobody can know how it ended.
     Lost,
+    /// The node was short of room on its disk, and ended the job that used the most.
+    OutOfDisk,
     /// Something that this release has no word for.
     #[serde(other)]
     Other,
@@ -169,6 +171,7 @@ impl JobErrorKind {
             Self::ImagePullFailed => "image-pull-failed",
             Self::EngineError => "engine-error",
             Self::Lost => "lost",
+            Self::OutOfDisk => "out-of-disk",
             Self::Other => "other",
         }
     }

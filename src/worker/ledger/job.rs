@@ -7,6 +7,7 @@ use crate::{
         jobs::{JobState, Outcome},
         problem::{Kind, Problem},
     },
+    shim::Excess,
     spool::{Accepted, Spool},
     wait,
 };
@@ -18,6 +19,8 @@ pub(in crate::worker) struct Job {
     pub(in crate::worker) accepted: Accepted,
     pub(in crate::worker) spool: Spool,
     pub(in crate::worker) cancel: watch::Sender<bool>,
+    /// Set once the node has it ended for want of room.
+    pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
     ended: watch::Sender<Option<Outcome>>,
     news: watch::Sender<()>,
     is_pulling: AtomicBool,
@@ -29,6 +32,7 @@ impl Job {
             accepted,
             spool,
             cancel: watch::Sender::new(false),
+            excess: watch::Sender::new(None),
             ended: watch::Sender::new(ended),
             news: watch::Sender::new(()),
             is_pulling: AtomicBool::new(false),

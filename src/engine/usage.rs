@@ -1,0 +1,322 @@
+//! Room on disk that a running sandbox takes up.
+//!
+//! The job is hostile and still at work while it is measured. So nothing recurses and no link is
+//! followed; a tree that is too wide and deep for our descriptors counts as larger than any other; and
+//! files that have no name any more, but are open in a process of the sandbox, count as well. Rootless, a
+//! job's files belong to subordinate ids and are measured inside of podman's user namespace.
+
+use super::{Engine, EngineError, call};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, stat, statat};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The argument by which the binary knows that it is to measure a sandbox, inside podman's user namespace.
+pub const MEASURE_ARGUMENT: &str = "__measure-sandbox";
+
+/// How long one measurement may walk; what it has counted by then is the answer.
+const WALK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same with the start of podman.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Directories that are held open at a time.
+const OPEN_DIRECTORIES_LIMIT: usize = 400;
+/// Directories that wait for their turn.
+const PENDING_LIMIT: usize = 1_000_000;
+/// Entries of a directory between two looks at the clock.
+const CLOCK_INTERVAL: usize = 256;
+/// Unit of `st_blocks`, in bytes.
+const BLOCK_BYTES: u64 = 512;
+
+/// What is to be measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sandbox {
+    /// Directory of the attempt, with its workspace and its log.
+    spool: PathBuf,
+    /// Upper directory of the container's overlay.
+    upper: Option<PathBuf>,
+    /// PID of its init on this host.
+    init: Option<u32>,
+}
+
+/// Bytes and inodes in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Bytes of whole blocks.
+    pub bytes: u64,
+    /// Files and directories.
+    pub inodes: u64,
+}
+
+/// Room that a sandbox takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxUsage {
+    /// On the filesystem of the jobs.
+    pub jobs: Usage,
+    /// On the filesystem of podman's graph root.
+    pub images: Usage,
+}
+
+impl Usage {
+    /// Larger than any other.
+    const UNBOUNDED: Self = Self {
+        bytes: u64::MAX,
+        inodes: u64::MAX,
+    };
+
+    fn add(&mut self, stat: &Stat) {
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        self.bytes = self
+            .bytes
+            .saturating_add(blocks.saturating_mul(BLOCK_BYTES));
+        self.inodes = self.inodes.saturating_add(1);
+    }
+}
+
+impl Engine {
+    /// Measures the room that the sandbox in this container takes up; `init` is our own binary. What
+    /// podman can't say of the container is left out.
+    pub async fn measure(
+        &self,
+        init: &Path,
+        spool: &Path,
+        container: Option<&str>,
+    ) -> Result<SandboxUsage, EngineError> {
+        let (upper, pid) = match container {
+            Some(name) => tokio::join!(self.upper_dir(name), self.init_pid(name)),
+            None => (Ok(None), None),
+        };
+        let sandbox = Sandbox {
+            spool: spool.to_owned(),
+            upper: upper.unwrap_or_default(),
+            init: pid,
+        };
+        if !self.facts.rootless {
+            let measured = tokio::task::spawn_blocking(move || measure_sandbox(&sandbox));
+            return Ok(measured.await.map_err(io::Error::from)?);
+        }
+        let order = serde_json::to_string(&sandbox).map_err(io::Error::from)?;
+        let program = init.to_string_lossy();
+        let arguments = ["unshare", &program, MEASURE_ARGUMENT, &order];
+        // Walks for long, so it doesn't count as one of the short calls.
+        let answer = call(&self.program, &arguments, CALL_TIMEOUT, |_| ()).await?;
+        serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
+            call: "unshare".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    async fn init_pid(&self, container: &str) -> Option<u32> {
+        let inspect = ["container", "inspect", "--format={{.State.Pid}}", container];
+        let answer = self.call(&inspect, CALL_TIMEOUT).await.ok()?;
+        answer.trim().parse().ok().filter(|pid| *pid > 0)
+    }
+}
+
+/// Measures a sandbox as the order in `argument` says; the answer, to be printed.
+pub fn measure_as_ordered(argument: &str) -> serde_json::Result<String> {
+    let sandbox: Sandbox = serde_json::from_str(argument)?;
+    serde_json::to_string(&measure_sandbox(&sandbox))
+}
+
+/// Measures a sandbox.
+fn measure_sandbox(sandbox: &Sandbox) -> SandboxUsage {
+    let deadline = Instant::now() + WALK_TIMEOUT;
+    let mut usage = SandboxUsage {
+        jobs: measure_tree(&sandbox.spool, deadline),
+        images: sandbox
+            .upper
+            .as_deref()
+            .map_or_else(Usage::default, |upper| measure_tree(upper, deadline)),
+    };
+    if let Some(init) = sandbox.init {
+        add_unnamed_files(&mut usage, sandbox, init, deadline);
+    }
+    usage
+}
+
+/// A directory, and those in it that wait to be read.
+type Frame = (OwnedFd, Vec<CString>);
+
+/// What a tree takes up, as far as it could be walked by then. What vanishes meanwhile takes up nothing.
+fn measure_tree(top: &Path, deadline: Instant) -> Usage {
+    let mut walk = Walk {
+        usage: Usage::default(),
+        linked: HashSet::new(),
+        deadline,
+    };
+    let mut frames: Vec<Frame> = Vec::new();
+    let mut pending = 0;
+    let mut next = open(CWD, top).ok();
+    while let Some(directory) = next.take() {
+        let inner = walk.read(&directory);
+        pending += inner.len();
+        frames.push((directory, inner));
+        if pending > PENDING_LIMIT || frames.len() > OPEN_DIRECTORIES_LIMIT {
+            return Usage::UNBOUNDED;
+        }
+        while next.is_none() && !walk.is_over() {
+            let Some((parent, names)) = frames.last_mut() else {
+                break;
+            };
+            if let Some(name) = names.pop() {
+                pending -= 1;
+                next = open(&*parent, name.as_c_str()).ok();
+            }
+            // A chain of directories, however deep, holds one open at a time.
+            if names.is_empty() {
+                frames.pop();
+            }
+        }
+    }
+    walk.usage
+}
+
+/// One walk through a tree.
+struct Walk {
+    usage: Usage,
+    /// Inodes with several names, which count once.
+    linked: HashSet<u64>,
+    deadline: Instant,
+}
+
+impl Walk {
+    fn is_over(&self) -> bool {
+        Instant::now() > self.deadline
+    }
+
+    /// Counts what is in a directory, and answers the directories in it.
+    fn read(&mut self, directory: &OwnedFd) -> Vec<CString> {
+        let mut inner = Vec::new();
+        let Ok(entries) = Dir::read_from(directory) else {
+            return inner;
+        };
+        for (number, entry) in entries.flatten().enumerate() {
+            if number % CLOCK_INTERVAL == 0 && self.is_over() {
+                break;
+            }
+            let name = entry.file_name();
+            if name.to_bytes() == b"." || name.to_bytes() == b".." {
+                continue;
+            }
+            let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if is_directory {
+                inner.push(name.to_owned());
+            }
+            if is_directory || stat.st_nlink < 2 || self.linked.insert(stat.st_ino) {
+                self.usage.add(&stat);
+            }
+        }
+        inner
+    }
+}
+
+/// Nothing but a real directory is opened.
+fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(at, name, flags, Mode::empty())
+}
+
+/// Adds the files that processes of the sandbox hold open and that have no name any more.
+fn add_unnamed_files(usage: &mut SandboxUsage, sandbox: &Sandbox, init: u32, deadline: Instant) {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let device = |path: &Path| Some(stat(path).ok()?.st_dev);
+    let Some(inside) = namespace(init) else {
+        return;
+    };
+    let jobs = device(&sandbox.spool);
+    // Files on an overlay have its device, not that of the filesystem below.
+    let overlay = device(Path::new(&format!("/proc/{init}/root")));
+    let mut seen = HashSet::new();
+    for pid in numbers(Path::new("/proc")) {
+        if Instant::now() > deadline {
+            return;
+        }
+        if namespace(pid).as_ref() != Some(&inside) {
+            continue;
+        }
+        let descriptors = PathBuf::from(format!("/proc/{pid}/fd"));
+        for number in numbers(&descriptors) {
+            let Ok(file) = stat(descriptors.join(number.to_string())) else {
+                continue;
+            };
+            let is_unnamed = file.st_nlink == 0
+                && FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
+            if !is_unnamed || !seen.insert((file.st_dev, file.st_ino)) {
+                continue;
+            }
+            if Some(file.st_dev) == jobs {
+                usage.jobs.add(&file);
+            } else if Some(file.st_dev) == overlay {
+                usage.images.add(&file);
+            }
+        }
+    }
+}
+
+/// Entries of a directory under /proc that are numbers.
+fn numbers(directory: &Path) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::mkdirat;
+    use std::os::unix::fs::symlink;
+
+    fn measure(top: &Path) -> Usage {
+        measure_tree(top, Instant::now() + Duration::from_mins(1))
+    }
+
+    #[test]
+    fn each_file_counts_once_and_no_link_is_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let (tree, outside) = (home.path().join("tree"), home.path().join("outside"));
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("large"), vec![7; 1 << 20]).unwrap();
+        fs::write(tree.join("a/file"), vec![7; 1 << 16]).unwrap();
+        fs::hard_link(tree.join("a/file"), tree.join("a/b/again")).unwrap();
+        symlink(&outside, tree.join("a/b/link")).unwrap();
+        let usage = measure(&tree);
+        assert_eq!(usage.inodes, 4, "{usage:?}");
+        assert!((1 << 16..1 << 19).contains(&usage.bytes), "{usage:?}");
+        assert_eq!(measure(&home.path().join("missing")), Usage::default());
+    }
+
+    #[test]
+    fn deep_chain_is_walked_and_deep_comb_counts_as_the_largest() {
+        let home = tempfile::tempdir().unwrap();
+        for (tree, teeth) in [("chain", false), ("comb", true)] {
+            let tree = home.path().join(tree);
+            fs::create_dir(&tree).unwrap();
+            let mut at = open(CWD, &tree).unwrap();
+            for _ in 0..1000 {
+                for name in ["a", "b"].iter().take(1 + usize::from(teeth)) {
+                    mkdirat(&at, *name, Mode::RWXU).unwrap();
+                }
+                at = open(&at, "a").unwrap();
+            }
+            let expected = if teeth { u64::MAX } else { 1000 };
+            assert_eq!(measure(&tree).inodes, expected, "{}", tree.display());
+            crate::engine::remove_tree(&tree).unwrap();
+        }
+    }
+
+    #[test]
+    fn walk_ends_at_its_deadline() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("file"), "x").unwrap();
+        assert_eq!(measure_tree(home.path(), Instant::now()), Usage::default());
+    }
+}
