@@ -138,6 +138,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(number.saturating_mul(millis)))
 }
 
+/// The same, or `off`, which is none.
+pub(crate) fn duration_or_off(text: &str) -> Result<Duration, String> {
+    match text {
+        "off" => Ok(Duration::ZERO),
+        _ => duration(text).map_err(|advice| format!("{advice}, or off")),
+    }
+}
+
 /// `64MiB`, `2GiB`; a bare number is bytes.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let wrong = || "write it like 64MiB or 2GiB".to_owned();

@@ -1,6 +1,6 @@
 //! Flags of every role that runs sandboxes.
 
-use super::{duration, size};
+use super::{duration, duration_or_off, size};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -56,7 +56,8 @@ pub struct StorageFlags {
     /// Directory for jobs [default: worker/jobs in the data directory]
     #[arg(long, env = "CYNODE_JOBS_DIR", value_name = "DIR")]
     pub jobs_dir: Option<PathBuf>,
-    /// Refuse jobs while less than this is free there, such as 2GiB [default: 512MiB]
+    /// Keep this much free for jobs, images and state, such as 2GiB: refuse jobs below it, end the one that
+    /// uses it up [default: 512MiB]
     #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = size, value_name = "SIZE")]
     pub min_free_disk: Option<u64>,
     /// Output to keep of each job for live readers: its start and the latest; 1MiB to 1TiB [default: 64MiB]
@@ -65,6 +66,10 @@ pub struct StorageFlags {
     /// Time to keep results that the orchestrator does not fetch [default: 30d]
     #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = duration, value_name = "TIME")]
     pub ledger_retain: Option<Duration>,
+    /// Time to keep unused images that this node pulled; less where room is short; off: keep them
+    /// [default: 30d]
+    #[arg(long, env = "CYNODE_IMAGE_GC", value_parser = duration_or_off, value_name = "TIME|off")]
+    pub image_gc: Option<Duration>,
 }
 
 /// Which podman, and what it is to use.

@@ -10,7 +10,7 @@
 //! ([`PullFault`]), and a pull that nobody waits for any more is ended.
 
 use super::{
-    Engine, EngineError,
+    Engine, EngineError, ImageLease, PulledImages,
     image_check::Checked,
     pull_fault::{PullFault, for_log},
 };
@@ -76,6 +76,10 @@ pub enum ImageError {
 /// The images of this host.
 pub struct Images {
     pub(super) engine: Engine,
+    /// Those that may be removed again; `None` where nobody asks for that.
+    pub(super) pulled: Option<Arc<PulledImages>>,
+    /// Images that are never removed.
+    pub(super) kept: Vec<ImageRef>,
     index: PathBuf,
     pull_limit: Duration,
     /// Image patterns of the operator.
@@ -113,12 +117,31 @@ impl Images {
             .join(format!("{}-images/images.json", facts.graph_driver));
         Self {
             engine,
+            pulled: None,
+            kept: Vec::new(),
             index,
             pull_limit,
             patterns: patterns.to_owned(),
             known: Mutex::default(),
             searches: Mutex::default(),
             checked: Mutex::default(),
+        }
+    }
+
+    /// The same, which notes what is pulled, so that it can be removed again, but for the images to keep.
+    pub fn noting(self, pulled: PulledImages, kept: Vec<ImageRef>) -> Self {
+        Self {
+            pulled: Some(Arc::new(pulled)),
+            kept,
+            ..self
+        }
+    }
+
+    /// Keeps `image` from being removed until the answer is dropped; waits for a removal under way.
+    pub async fn lease(&self, image: &ImageRef) -> Option<ImageLease> {
+        match &self.pulled {
+            Some(pulled) => Some(pulled.lease(image).await),
+            None => None,
         }
     }
 
@@ -248,11 +271,16 @@ impl Images {
         }
         tracing::info!(%image, "the image is here");
         let found = self.inspect(image).await?;
-        found.ok_or_else(|| {
+        let id = found.ok_or_else(|| {
             ImageError::NotFound(format!(
                 "{image} was pulled and is not there; see podman images"
             ))
-        })
+        })?;
+        if let Some(pulled) = self.pulled.clone() {
+            pulled.note(image, &id);
+            tokio::task::spawn_blocking(move || pulled.save()).await?;
+        }
+        Ok(id)
     }
 
     /// Pulls, and says now and then how far it is.
@@ -321,7 +349,7 @@ impl Images {
     }
 }
 
-fn is_missing(message: &str) -> bool {
+pub(super) fn is_missing(message: &str) -> bool {
     message.contains("no such image")
         || message.contains("image not known")
         || message.contains("failed to find image")

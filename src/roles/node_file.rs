@@ -7,7 +7,7 @@
 mod aliases;
 
 use crate::{
-    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration, size},
+    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration, duration_or_off, size},
     client::print::note,
     exit::Failure,
     node::InferenceMode,
@@ -129,6 +129,7 @@ struct StoragePart {
     min_free_disk: Option<Size>,
     job_log_size: Option<Size>,
     ledger_retain: Option<Span>,
+    image_gc: Option<SpanOrOff>,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,6 +163,16 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         duration(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// The same, or `off`.
+struct SpanOrOff(Duration);
+
+impl<'de> Deserialize<'de> for SpanOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        duration_or_off(&text).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -264,6 +275,8 @@ impl NodeFile {
             &mut flags.storage.ledger_retain,
             time(self.storage.ledger_retain),
         );
+        let image_gc = self.storage.image_gc.map(|age| age.0);
+        under(&mut flags.storage.image_gc, image_gc);
         under(&mut common.log_level, self.logging.level);
         under(&mut common.log_format, self.logging.format);
         self.orchestrator.psk_file

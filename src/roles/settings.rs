@@ -303,6 +303,10 @@ fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
         log_bytes,
         retain: flags.ledger_retain.unwrap_or(default.retain),
+        image_gc: flags
+            .image_gc
+            .or(default.image_gc)
+            .filter(|age| !age.is_zero()),
     })
 }
 

@@ -26,7 +26,7 @@ use crate::{
         problem::{Kind, Problem},
     },
     data_dir::{Place, make_private_subdir},
-    engine::{Engine, Images},
+    engine::{Engine, ImageLease, Images},
     sandbox_init::seccomp,
     shim::{Excess, Link, Order, Stop},
     spool::{Ending, Recorder},
@@ -127,6 +127,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
         Entry::Adopt(link) => {
             // A worker that was started anew with fewer slots has too many jobs for a while.
             let _slot = shop.slots.try_acquire();
+            let _lease = lease(shop, job).await;
             if let Some(link) = link {
                 look_on(shop, job, link).await;
             }
@@ -144,7 +145,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             prepared = prepare(shop, job) => prepared,
             () = canceled(&mut cancel) => Err(Halt::Canceled),
         };
-        let (image_id, _slot) = match prepared {
+        let (image_id, _slot, _lease) = match prepared {
             Ok(prepared) => prepared,
             Err(halt) => return finish(shop, job, halt.into()).await,
         };
@@ -177,6 +178,12 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
 /// Which start a container is of, by its name.
 fn number(container: &str) -> Option<u32> {
     container.rsplit_once('.')?.1.parse().ok()
+}
+
+/// Keeps the image of a job that was started by an earlier process.
+async fn lease(shop: &Workshop, job: &Job) -> Option<ImageLease> {
+    let image = job.accepted.image.parse().ok()?;
+    shop.images.lease(&image).await
 }
 
 fn order(

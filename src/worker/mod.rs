@@ -8,6 +8,7 @@ mod access;
 mod api;
 mod disk;
 mod disk_guard;
+mod image_gc;
 mod init_copy;
 mod job;
 mod ledger;
@@ -27,7 +28,7 @@ use access::Terms;
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, Place, RoleLock, SecretFile, check_owner, make_private_dir},
-    engine::{Engine, EngineError, Images, Program, probe},
+    engine::{Engine, EngineError, Images, Program, PulledImages, probe},
     http::{gate::Gate, host::Hosts, server},
     instances::Instances,
     tasks::Tasks,
@@ -180,7 +181,10 @@ impl Bench {
         let mut patterns = settings.allowed_images.clone();
         // The operator has named it, and so its registry.
         patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
-        let images = Arc::new(Images::new(engine.clone(), PULL_LIMIT, &patterns));
+        let pulled = PulledImages::open(home.join("pulled-images.json"));
+        let kept = settings.default_image.iter().cloned().collect();
+        let images = Images::new(engine.clone(), PULL_LIMIT, &patterns).noting(pulled, kept);
+        let images = Arc::new(images);
         if let Some(image) = settings.default_image.clone() {
             let images = Arc::clone(&images);
             tokio::spawn(async move {
@@ -225,6 +229,9 @@ impl Bench {
         tokio::spawn(watch_podman(Arc::clone(&shop), home));
         tokio::spawn(watch_place(Arc::clone(&shop)));
         tokio::spawn(disk_guard::run(Arc::clone(&shop)));
+        if let Some(age) = settings.storage.image_gc {
+            tokio::spawn(image_gc::run(Arc::clone(&shop), age));
+        }
         tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(

@@ -6,7 +6,7 @@ use crate::{
         image::ImageRef,
         jobs::{JobErrorKind, Outcome},
     },
-    engine::{ImageError, PullFault, not_runnable},
+    engine::{ImageError, ImageLease, PullFault, not_runnable},
     spool::{Ending, Recorder},
 };
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -57,7 +57,7 @@ pub(super) fn engine_error(error: impl std::fmt::Display) -> Halt {
 pub(super) async fn prepare<'a>(
     shop: &'a Workshop,
     job: &Job,
-) -> Result<(String, SemaphorePermit<'a>), Halt> {
+) -> Result<(String, SemaphorePermit<'a>, Option<ImageLease>), Halt> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
     let lists = shop.terms.borrow().policy.allowed_images.clone();
     if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
@@ -66,6 +66,7 @@ pub(super) async fn prepare<'a>(
             format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
         ));
     }
+    let lease = shop.images.lease(&image).await;
     let pull = Pull(job, &shop.changed);
     let image_id = shop.images.resolve(&image, |progress| {
         pull.begin();
@@ -92,7 +93,7 @@ pub(super) async fn prepare<'a>(
             slot.await
         }
     };
-    Ok((image_id, slot.map_err(engine_error)?))
+    Ok((image_id, slot.map_err(engine_error)?, lease))
 }
 
 /// A job that may have to wait for the pull of its image. While it does, it occupies no slot: a registry

@@ -22,6 +22,8 @@ pub struct Storage {
     pub log_bytes: u64,
     /// How long a result is kept that nobody fetches.
     pub retain: Duration,
+    /// How long an image is kept that this node pulled and no job uses; `None`: for ever.
+    pub image_gc: Option<Duration>,
 }
 
 impl Default for Storage {
@@ -31,6 +33,7 @@ impl Default for Storage {
             min_free: 512 << 20,
             log_bytes: 64 << 20,
             retain: Duration::from_hours(30 * 24),
+            image_gc: Some(Duration::from_hours(30 * 24)),
         }
     }
 }

@@ -205,7 +205,7 @@ fn job_that_fills_the_graph_root_is_ended() {
     evicted(
         &worker,
         &disk,
-        "echo before; cat /dev/zero > /opt/file; sleep 1000",
+        "echo before; head -c 70000000 /dev/zero > /opt/file; sleep 1000",
     );
 }
 

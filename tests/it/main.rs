@@ -34,6 +34,7 @@ mod happy_path;
 mod host_settings;
 mod hostile_images;
 mod hosts;
+mod image_gc;
 mod inference;
 mod inference_refused;
 mod init_alone;

@@ -22,7 +22,7 @@ fn whole(text: &str, number: u16) -> Value {
         "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
-            "ledger_retain": time,
+            "ledger_retain": time, "image_gc": "off",
         },
         "logging": {"level": "debug", "format": "json"},
     })

@@ -126,14 +126,26 @@ impl Drop for OddImage {
     }
 }
 
-fn import(root: &Path, name: &str, changes: &[&str], label: &str) {
-    let mut tar = Command::new("tar")
-        .args(["--create", "--owner=0", "--group=0", "--directory"])
+/// Writes the root file system of the images into an archive.
+pub(crate) fn archive(path: &Path) {
+    let root = tempfile::tempdir().unwrap();
+    lay_out(root.path());
+    let mut tar = tar(root.path());
+    let written = tar.arg("--file").arg(path).status();
+    assert!(written.unwrap().success(), "tar failed");
+}
+
+/// A tar that packs a root file system; its options may go on.
+fn tar(root: &Path) -> Command {
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--owner=0", "--group=0", "--directory"])
         .arg(root)
-        .arg(".")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .arg(".");
+    tar
+}
+
+fn import(root: &Path, name: &str, changes: &[&str], label: &str) {
+    let mut tar = tar(root).stdout(Stdio::piped()).spawn().unwrap();
     let label = format!("LABEL recipe={label}");
     let changes = changes
         .iter()

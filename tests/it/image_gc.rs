@@ -1,0 +1,137 @@
+//! Images that a node pulled go when they are unused, by age and by room; others stay. No registry is
+//! asked: podman stands behind a script that imports an archive for each pull.
+
+use crate::support::{
+    Worker,
+    disk::Disk,
+    eventually,
+    image::{self, podman},
+    own_storage::OwnStorage,
+    podman_host::PodmanHost,
+    uuid,
+};
+use serde_json::{Value, json};
+use std::fs;
+
+/// A podman whose pulls come from an archive.
+struct Registry {
+    host: PodmanHost,
+    engine: String,
+    images: Vec<String>,
+}
+
+impl Registry {
+    /// Before this podman.
+    fn before(podman: &str) -> Self {
+        let host = PodmanHost::new();
+        image::archive(&host.path().join("root.tar"));
+        let script = format!(
+            "case \"$1\" in pull) echo \"$2\" >>HOME/pulls; exec {podman} import --quiet HOME/root.tar \"${{2#docker://}}\";; esac\nexec {podman} \"$@\""
+        );
+        let engine = host.engine(&script);
+        Self {
+            host,
+            engine,
+            images: Vec::new(),
+        }
+    }
+
+    /// A reference that nobody else uses.
+    fn image(&mut self) -> String {
+        let image = format!("registry.invalid/cynode/{}:latest", uuid());
+        self.images.push(image.clone());
+        image
+    }
+
+    fn worker(&self, flags: &[&str]) -> Worker {
+        Worker::start(&[&["--engine", &self.engine], flags].concat())
+    }
+
+    fn pulls(&self, image: &str) -> usize {
+        let pulls = fs::read_to_string(self.host.path().join("pulls")).unwrap_or_default();
+        pulls.lines().filter(|line| line.ends_with(image)).count()
+    }
+
+    fn has(&self, image: &str) -> bool {
+        let exists = std::process::Command::new(&self.engine)
+            .args(["image", "exists", image])
+            .status();
+        exists.unwrap().success()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        for image in &self.images {
+            let _ = podman(&["image", "rm", "--force", image]);
+        }
+    }
+}
+
+fn job(image: &str) -> Value {
+    Worker::script_with("echo here", json!({"image": image}))
+}
+
+#[test]
+fn unused_pulled_image_goes_and_comes_back() {
+    let mut registry = Registry::before("podman");
+    let [pulled, built] = [registry.image(), registry.image()];
+    let archive = registry.host.path().join("root.tar");
+    podman(&["import", "--quiet", archive.to_str().unwrap(), &built]).unwrap();
+    let worker = registry.worker(&["--image-gc", "1s"]);
+    // Whenever a removal is under way, a job gets its image.
+    while registry.pulls(&pulled) < 3 {
+        for image in [&built, &pulled] {
+            let result = worker.run(&job(image));
+            assert_eq!(result["stdout"], "here\n", "{result}");
+        }
+        let pulls = registry.pulls(&pulled);
+        if pulls == 1 {
+            eventually("it is removed", || (!registry.has(&pulled)).then_some(()));
+        }
+    }
+    assert!(registry.has(&built), "nobody pulled it");
+    let log = worker.process.stderr();
+    assert!(log.contains("removed an unused image"), "{log}");
+}
+
+#[test]
+fn image_of_a_running_job_stays() {
+    let mut registry = Registry::before("podman");
+    let [used, unused] = [registry.image(), registry.image()];
+    let mut worker = registry.worker(&["--image-gc", "1s"]);
+    let script = "echo on; until [ -e go ]; do sleep 0.05; done";
+    let running = Worker::script_with(script, json!({"image": used}));
+    let mut events = worker.follow(&running, 0);
+    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    for _ in 0..2 {
+        worker.run(&job(&unused));
+        eventually("the other one is removed", || {
+            (!registry.has(&unused)).then_some(())
+        });
+        assert!(registry.has(&used));
+        // Also of a job of an earlier process.
+        worker.restart();
+    }
+    fs::write(worker.workspaces().pop().unwrap().join("go"), "").unwrap();
+    let last = worker.attach(&running, 0).last().unwrap();
+    assert_eq!(last["status"], "completed", "{last}");
+    eventually("it goes, too", || (!registry.has(&used)).then_some(()));
+}
+
+#[test]
+fn images_go_early_for_want_of_room() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let storage = OwnStorage::at(disk.path());
+    let mut registry = Registry::before(storage.engine());
+    let image = registry.image();
+    let worker = registry.worker(&["--min-free-disk", "32MiB"]);
+    assert_eq!(worker.run(&job(&image))["stdout"], "here\n");
+    assert!(registry.has(&image), "there is room");
+    disk.fill_but(48 * 1024);
+    eventually("it is removed", || (!registry.has(&image)).then_some(()));
+    assert_eq!(worker.api.get("/readyz").status, 200);
+    assert!(registry.has(image::IMAGE), "nobody pulled it");
+}
