@@ -123,7 +123,8 @@ fn workspaces(worker: &Worker, disk: &Disk) -> Vec<PathBuf> {
     let spools = nodes.flat_map(|node| entries(&node.path()));
     let mut found: Vec<_> = spools.map(|spool| spool.path().join("workspace")).collect();
     found.retain(|workspace| workspace.exists());
-    found.extend(worker.workspaces());
+    let spools = worker.workspaces().into_iter();
+    found.extend(spools.map(|spool| spool.join("workspace")));
     found
 }
 

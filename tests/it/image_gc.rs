@@ -113,7 +113,7 @@ fn image_of_a_running_job_stays() {
         // Also of a job of an earlier process.
         worker.restart();
     }
-    fs::write(worker.workspaces().pop().unwrap().join("go"), "").unwrap();
+    fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
     let last = worker.attach(&running, 0).last().unwrap();
     assert_eq!(last["status"], "completed", "{last}");
     eventually("it goes, too", || (!registry.has(&used)).then_some(()));
