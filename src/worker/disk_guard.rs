@@ -149,7 +149,7 @@ async fn measure(shop: &Workshop, job: &Job) -> SandboxUsage {
     let container = job.spool.container();
     let measured = shop
         .engine
-        .measure(&shop.init, job.spool.path(), container.as_deref());
+        .measure(shop.init.path(), job.spool.path(), container.as_deref());
     measured.await.unwrap_or_else(|error| {
         tracing::warn!(job = %job.accepted.job_id, %error, "a sandbox can't be measured");
         SandboxUsage::default()
