@@ -19,6 +19,10 @@ command -v busybox >/dev/null || missing+=(busybox-static)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx-light)
 # Root's tests run podman as a plain user, too, and nodes in network namespaces.
 [ "$(id -u)" -ne 0 ] || command -v newuidmap >/dev/null || missing+=(uidmap)
+# And they remove trees on file systems of other kinds.
+[ "$(id -u)" -ne 0 ] || command -v mkfs.xfs   >/dev/null || missing+=(xfsprogs)
+[ "$(id -u)" -ne 0 ] || command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
+[ "$(id -u)" -ne 0 ] || command -v chattr     >/dev/null || missing+=(e2fsprogs)
 [ "$(id -u)" -ne 0 ] || command -v ip        >/dev/null || missing+=(iproute2)
 if [ "${1:-}" = --fuzz ]; then
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

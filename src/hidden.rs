@@ -2,8 +2,8 @@
 
 use crate::{
     engine::{
-        CHECK_ARGUMENT, MEASURE_ARGUMENT, REMOVE_ARGUMENT, devices, files_fault, measure_as_ordered,
-        remove_tree,
+        CHECK_ARGUMENT, MEASURE_ARGUMENT, REMOVE_ARGUMENT, devices, files_fault,
+        measure_as_ordered, remove_tree,
     },
     shim,
 };

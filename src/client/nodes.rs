@@ -133,7 +133,11 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         ("gpu", clean(&gpu(node.gpu.as_ref()))),
         ("inference", served_by(node.inference.as_ref())),
         ("models", clean(&models(node.inference.as_ref()))),
-    ])
+    ])?;
+    for warning in &node.warnings {
+        print::line(&format!("warning: {}", clean(warning)))?;
+    }
+    Ok(())
 }
 
 /// Whether a node's model server answers; `-` where it has none.

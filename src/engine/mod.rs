@@ -148,6 +148,9 @@ pub struct Engine {
     watch: watch::Watch,
     way: Way,
     facts: Facts,
+    /// The node whose the upper directories of sandboxes are, see [`upper`]; `None` where they stay podman's.
+    #[serde(default)]
+    node_of_uppers: Option<String>,
 }
 
 impl Engine {
@@ -202,16 +205,16 @@ impl Engine {
     }
 
     /// Removes a tree that a job may have written, following no links out of it; `init` is our own
-    /// binary. What can't be removed is left, and said.
-    pub async fn remove_tree(&self, init: &Path, tree: &Path) {
+    /// binary. What can't be removed is left, and the error says why.
+    pub async fn remove_tree(&self, init: &Path, tree: &Path) -> Result<(), String> {
         let here = tree.to_owned();
         let removed = tokio::task::spawn_blocking(move || remove_tree(&here)).await;
         let error = match removed {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        let outcome = match (init.to_str(), tree.to_str()) {
+        match (init.to_str(), tree.to_str()) {
             // Rootless, what a job's users wrote belongs to subordinate ids and can only be removed
             // from inside podman's user namespace. Takes long for a large tree, so it doesn't count
             // as one of the short calls.
@@ -219,12 +222,10 @@ impl Engine {
                 let arguments = ["unshare", init, REMOVE_ARGUMENT, tree];
                 call(&self.program, &arguments, REMOVE_LIMIT, |_| ())
                     .await
+                    .map(drop)
                     .map_err(|error| error.to_string())
             }
             _ => Err(error),
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(tree = %tree.display(), error, "a workspace could not be removed; the next start tries again");
         }
     }
 

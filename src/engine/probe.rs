@@ -81,6 +81,7 @@ pub async fn find_way(
             ulimits: Vec::new(),
         },
         facts,
+        node_of_uppers: None,
     };
     let (mut tried, mut hung, mut not_closed) = (Vec::new(), Vec::new(), None);
     for way in ways(wanted.runtime) {
@@ -270,9 +271,12 @@ enum Heard {
 async fn converse(mut socket: UnixStream) -> io::Result<Heard> {
     let mut first = [0; REPORT_BYTES];
     socket.read_exact(&mut first).await?;
-    if let Some(Report::Unfit(unfit)) = Report::decode(first) {
+    let first = Report::decode(first);
+    if let Some(Report::Unfit(unfit)) = first {
         return Ok(Heard::Unfit(unfit));
     }
+    let mut text = vec![0; first.map_or(0, Report::text_bytes)];
+    socket.read_exact(&mut text).await?;
     socket.write_all(&wire::LOOK).await?;
     let length = socket.read_u32_le().await?;
     if length > VIEW_BYTES {

@@ -1,172 +1,230 @@
 //! Removing what a job left, however it left it.
 //!
-//! A hostile tree may be deeper than any stack and than all descriptors, hold directories
-//! that can't be entered, and links to anywhere. So nothing here recurses, no link is ever
-//! followed, and two descriptors are enough: whatever lies deeper than one level is moved up
-//! to the top, under a name of ours, and emptied there.
+//! A hostile tree may be deeper than any stack and than all descriptors, hold directories that can't be entered,
+//! and links to anywhere. So nothing here recurses, no link is ever followed, no mount is entered, and a few
+//! descriptors are enough: whatever lies deeper than one level is moved up to the top, under a name of ours, and
+//! emptied there. What can't be moved (into another project of XFS or ext4, another subvolume of btrfs) is
+//! removed where it is ([`in_place`]).
+//!
+//! What the file system closes is opened as far as it may be ([`access`]). What can't be removed even then stops
+//! nothing else from being removed: it is left, and the error says what it is.
 
+mod access;
+mod in_place;
+
+use access::{make_accessible, open, open_inside, unlock};
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, openat, renameat, unlinkat},
+    fs::{AtFlags, CWD, Dir, DirEntry, FileType, renameat, statat, unlinkat},
     io::Errno,
 };
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::Path,
 };
 
-/// The argument by which the binary knows that it is to remove a tree, inside podman's user namespace.
+/// The argument by which the binary knows that it is to remove trees, inside podman's user namespace.
 pub const REMOVE_ARGUMENT: &str = "__remove-tree";
 
-/// Names that are read from a directory before they are worked on.
-const BATCH: usize = 1024;
+/// Failures after which the rest of a tree is left alone.
+const FAILURE_LIMIT: usize = 1000;
 
-/// Removes a directory and all that is in it; one that isn't there is fine.
+/// Removes a directory and all that is in it, as far as possible; one that isn't there is fine.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
+    make_accessible(CWD, path);
     let top = match open(CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
         opened => opened?,
     };
-    let mut moved = 0_u64;
-    loop {
-        let names = entries(&top)?;
-        if names.is_empty() {
-            break;
-        }
-        for (name, kind) in names {
-            remove_entry(&top, &name, kind, &mut moved)?;
-        }
+    let mut removal = Removal { top, moved: 0 };
+    let mut failures = Failures::default();
+    while removal.pass(&mut failures)? {
+        failures = Failures::default();
     }
-    Ok(unlinkat(CWD, path, AtFlags::REMOVEDIR)?)
+    failures.result()?;
+    match remove_one(CWD, path, FileType::Directory) {
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
 }
 
-/// Removes what `name` stands for in `top`; directories inside of it are moved up to `top`.
-fn remove_entry(top: &OwnedFd, name: &CString, kind: FileType, moved: &mut u64) -> io::Result<()> {
-    if kind != FileType::Directory {
-        return Ok(unlinkat(top, name, AtFlags::empty())?);
-    }
-    match unlinkat(top, name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST | Errno::ACCESS) => {}
-        done => return Ok(done?),
-    }
-    make_accessible(top, name);
-    let inner = open(top, name)?;
-    loop {
-        let names = entries(&inner)?;
-        if names.is_empty() {
-            break;
+/// A tree that is being removed.
+struct Removal {
+    top: OwnedFd,
+    /// Directories that were moved up to the top.
+    moved: u64,
+}
+
+impl Removal {
+    /// Goes once through all that is at the top. False where nothing has changed by that.
+    fn pass(&mut self, failures: &mut Failures) -> io::Result<bool> {
+        let mut has_changed = false;
+        for entry in Dir::read_from(&self.top)? {
+            if let Some((name, kind)) = named(&self.top, &entry?)? {
+                has_changed |= self.remove_at_top(&name, kind, failures);
+                failures.check()?;
+            }
         }
-        for (name, kind) in names {
-            if kind != FileType::Directory {
-                unlinkat(&inner, &name, AtFlags::empty())?;
-            } else if unlinkat(&inner, &name, AtFlags::REMOVEDIR).is_err() {
-                make_accessible(&inner, &name);
-                move_up(&inner, &name, top, moved)?;
+        Ok(has_changed)
+    }
+
+    /// Removes an entry of the top, after what is in it. False where nothing has changed by that.
+    fn remove_at_top(&mut self, name: &CStr, kind: FileType, failures: &mut Failures) -> bool {
+        let error = match remove_one(&self.top, name, kind) {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        if !is_to_be_emptied(kind, error) {
+            failures.add(name, error);
+            return false;
+        }
+        let known = failures.count;
+        let has_changed = self.flatten(name, failures).unwrap_or_else(|error| {
+            failures.add(name, error);
+            false
+        });
+        match remove_one(&self.top, name, kind) {
+            Ok(()) => true,
+            Err(error) => {
+                if failures.count == known {
+                    failures.add(name, error);
+                }
+                has_changed
             }
         }
     }
-    Ok(unlinkat(top, name, AtFlags::REMOVEDIR)?)
-}
 
-fn move_up(from: &OwnedFd, name: &CString, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
-    loop {
-        *moved += 1;
-        match renameat(from, name, top, format!(".cynode-{moved}")) {
-            // The job may have had the same idea for a name.
-            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
-            done => return Ok(done?),
+    /// Empties a directory at the top: what is no directory goes, and directories move up. False where nothing has
+    /// changed by that.
+    fn flatten(&mut self, name: &CStr, failures: &mut Failures) -> rustix::io::Result<bool> {
+        make_accessible(&self.top, name);
+        let inner = open_inside(&self.top, name)?;
+        let mut has_changed = false;
+        loop {
+            let (mut has_more, mut here) = (false, Failures::default());
+            for entry in Dir::read_from(&inner)? {
+                let Some((name, kind)) = named(&inner, &entry?)? else {
+                    continue;
+                };
+                has_more |= match remove_one(&inner, &name, kind) {
+                    Ok(()) => true,
+                    Err(error) if is_to_be_emptied(kind, error) => {
+                        self.move_up(&inner, &name) || in_place::remove(&inner, &name, &mut here)
+                    }
+                    Err(error) => {
+                        here.add(&name, error);
+                        false
+                    }
+                };
+                if here.check().is_err() {
+                    break;
+                }
+            }
+            has_changed |= has_more;
+            if !has_more {
+                failures.merge(here);
+                return Ok(has_changed);
+            }
+        }
+    }
+
+    /// Moves a directory to the top; false where it can't be.
+    fn move_up(&mut self, from: &OwnedFd, name: &CStr) -> bool {
+        make_accessible(from, name);
+        loop {
+            self.moved += 1;
+            match renameat(from, name, &self.top, format!(".cynode-{}", self.moved)) {
+                // The job may have had the same idea for a name.
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
+                done => return done.is_ok(),
+            }
         }
     }
 }
 
-/// Nothing but a real directory is opened.
-fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
-    openat(
-        at,
-        name,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+/// What could not be removed.
+#[derive(Default)]
+struct Failures {
+    first: Option<(CString, Errno)>,
+    count: usize,
 }
 
-/// Lets us into a directory of ours; where it isn't ours, what follows fails and says so. The name
-/// was just seen to be a directory, and whoever could have changed that is dead.
-fn make_accessible(at: &OwnedFd, name: &CString) {
-    let _ = chmodat(at, name, Mode::RWXU, AtFlags::empty());
-}
-
-fn entries(directory: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_bytes() == b"." || name.to_bytes() == b".." {
-            continue;
-        }
-        names.push((name.to_owned(), kind_of(directory, &entry)?));
-        if names.len() == BATCH {
-            break;
-        }
+impl Failures {
+    fn add(&mut self, name: &CStr, error: Errno) {
+        self.count += 1;
+        self.first.get_or_insert_with(|| (name.to_owned(), error));
     }
-    Ok(names)
+
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.first = self.first.take().or(other.first);
+    }
+
+    /// An error once there are too many.
+    fn check(&self) -> io::Result<()> {
+        if self.count < FAILURE_LIMIT {
+            return Ok(());
+        }
+        self.result()
+    }
+
+    fn result(&self) -> io::Result<()> {
+        let Some((name, error)) = &self.first else {
+            return Ok(());
+        };
+        let error = io::Error::from(*error);
+        let more = match self.count {
+            1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        let message = format!("{error}: {}{more}", name.to_string_lossy().escape_debug());
+        Err(io::Error::new(error.kind(), message))
+    }
 }
 
-/// Some file systems don't say in the directory itself.
-fn kind_of(directory: &OwnedFd, entry: &rustix::fs::DirEntry) -> io::Result<FileType> {
-    if entry.file_type() != FileType::Unknown {
-        return Ok(entry.file_type());
+/// Removes a file, a link or an empty directory; one that is gone is fine.
+fn remove_one(
+    at: impl std::os::fd::AsFd,
+    name: impl rustix::path::Arg + Copy,
+    kind: FileType,
+) -> rustix::io::Result<()> {
+    let flags = match kind {
+        FileType::Directory => AtFlags::REMOVEDIR,
+        _ => AtFlags::empty(),
+    };
+    match unlinkat(&at, name, flags) {
+        Err(Errno::PERM | Errno::ACCESS | Errno::ROFS) => {
+            unlock(&at, name, kind);
+            unlinkat(&at, name, flags)
+        }
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
     }
-    let stat = rustix::fs::statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// Whether what couldn't be removed may go after what is in it. Where something is mounted, it may not.
+fn is_to_be_emptied(kind: FileType, error: Errno) -> bool {
+    kind == FileType::Directory && error != Errno::BUSY
+}
+
+/// Name and kind of an entry; `None` for the directory itself and the one above.
+fn named(at: &OwnedFd, entry: &DirEntry) -> rustix::io::Result<Option<(CString, FileType)>> {
+    let name = entry.file_name();
+    if name == c"." || name == c".." {
+        return Ok(None);
+    }
+    let kind = match entry.file_type() {
+        // Some file systems don't say it in the directory.
+        FileType::Unknown => match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        },
+        kind => kind,
+    };
+    Ok(Some((name.to_owned(), kind)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::fs::mkdirat;
-    use std::{fs, os::unix::fs::symlink};
-
-    #[test]
-    fn a_tree_deeper_than_any_stack_goes() {
-        let home = tempfile::tempdir().unwrap();
-        let tree = home.path().join("tree");
-        fs::create_dir(&tree).unwrap();
-        let mut at = open(CWD, &tree).unwrap();
-        for _ in 0..20_000 {
-            mkdirat(&at, "d", Mode::RWXU).unwrap();
-            at = open(&at, "d").unwrap();
-        }
-        drop(at);
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists());
-        remove_tree(&tree).unwrap();
-    }
-
-    #[test]
-    fn links_are_removed_and_not_followed_and_odd_things_go() {
-        let home = tempfile::tempdir().unwrap();
-        let (tree, outside) = (home.path().join("tree"), home.path().join("outside"));
-        fs::create_dir_all(tree.join("a/b/c")).unwrap();
-        fs::create_dir_all(tree.join(".cynode-1/x")).unwrap();
-        fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("kept"), "x").unwrap();
-        symlink(&outside, tree.join("link")).unwrap();
-        symlink(&outside, tree.join("a/b/link")).unwrap();
-        symlink("nowhere", tree.join("a/dangling")).unwrap();
-        for n in 0..3000 {
-            fs::write(tree.join(format!("a/{n}")), "").unwrap();
-        }
-        for closed in ["a/b/c", "a/b", "a"] {
-            chmodat(CWD, tree.join(closed), Mode::empty(), AtFlags::empty()).unwrap();
-        }
-        remove_tree(&tree).unwrap();
-        assert!(!tree.exists() && outside.join("kept").exists());
-        symlink(&outside, &tree).unwrap();
-        assert!(
-            remove_tree(&tree).is_err(),
-            "a link in the tree's place is not followed"
-        );
-        assert!(outside.join("kept").exists());
-    }
-}
+mod tests;

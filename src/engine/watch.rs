@@ -119,6 +119,7 @@ mod tests {
                 cgroup_version: String::new(),
                 cgroup_manager: String::new(),
             },
+            node_of_uppers: None,
         }
     }
 

@@ -6,7 +6,8 @@ use crate::{
         PAYLOAD_VERSION,
         nodes::{
             CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT,
-            NetworkCapability, NodeInfo, Platform, Reach, SandboxCapability, WorkerApi,
+            MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach, SandboxCapability,
+            WorkerApi,
         },
         time::Time,
     },
@@ -89,6 +90,7 @@ impl Machine {
                 other_jobs: 0,
                 pulling_jobs: 0,
                 reason: None,
+                warnings: Vec::new(),
             }),
             network: Some(NetworkCapability {
                 orchestrator_reachable: Some(true),
@@ -140,7 +142,12 @@ impl Machine {
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
             let refusal = worker.map_or_else(|| self.engine.trouble(), |worker| worker.refusal());
             sandbox.supported = !is_closing && refusal.is_none();
-            sandbox.reason = refusal.map(brief);
+            sandbox.reason = refusal.map(|text| brief(text, MAX_TEXT));
+            let warnings = worker.map(|worker| worker.warnings());
+            let warnings = warnings.into_iter().flatten();
+            sandbox.warnings = warnings
+                .map(|text| brief(text, MAX_WARNING_BYTES))
+                .collect();
         }
         Ok(report)
     }
@@ -154,8 +161,8 @@ impl Machine {
 }
 
 /// As much of a text as a report has room for.
-fn brief(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(MAX_TEXT));
+fn brief(mut text: String, max_bytes: usize) -> String {
+    text.truncate(text.floor_char_boundary(max_bytes));
     text
 }
 

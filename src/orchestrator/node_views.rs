@@ -2,6 +2,7 @@
 
 use super::{
     Orchestrator, control_plane,
+    node_words::clean,
     readiness::{self, Standing},
 };
 use crate::{
@@ -56,7 +57,9 @@ impl Orchestrator {
                 .or_else(unused)
                 .or_else(|| stale.then(|| readiness::STALE.to_owned()));
         }
+        let warnings = report.warnings().iter().filter(|_| is_for_admin);
         NodeView {
+            warnings: warnings.map(|words| clean(words)).collect(),
             status: standing.status,
             reason,
             worker_api_target_url: url,

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! shim ──── greeting ─ socket (3) ─▶                         init
-//!      ◀─── Ready, or Unfit and the end
+//!      ◀─── Ready with the root's upper directory, or Unfit and the end
 //!      ──── request ───────▶
 //!      ◀─── Started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
@@ -86,7 +86,10 @@ fn run() -> io::Result<()> {
     if let Some(unfit) = unfit(&mut control)? {
         return control.write_all(&Report::Unfit(unfit).encode());
     }
-    control.write_all(&Report::Ready.encode())?;
+    let upper = view::upper_directory().unwrap_or_default();
+    let length = u16::try_from(upper.len()).map_err(io::Error::other)?;
+    control.write_all(&Report::Ready(length).encode())?;
+    control.write_all(upper.as_bytes())?;
     let request = request(&mut control)?;
     forward_signals();
     // Before the command, which could use up all that is allowed of processes.

@@ -117,6 +117,21 @@ fn mount(line: &str) -> Option<(String, String)> {
     Some((kind.to_owned(), place.to_owned()))
 }
 
+/// The upper directory of this process's root, as it was named when the root was mounted: where all that is
+/// written outside of other mounts goes. `None` where the root is no overlay.
+pub fn upper_directory() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // The last one hides what was mounted there before.
+    mounts.lines().rev().find_map(upper_of_root)
+}
+
+fn upper_of_root(line: &str) -> Option<String> {
+    mount(line).filter(|mount| *mount == ("overlay".to_owned(), "/".to_owned()))?;
+    let options = line.split_once(" - ")?.1.split(' ').nth(2)?;
+    let mut options = options.split(',');
+    options.find_map(|option| Some(option.strip_prefix("upperdir=")?.to_owned()))
+}
+
 fn privilege(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     let is_one = PRIVILEGES.contains(&name);
@@ -153,6 +168,19 @@ mod tests {
         let expected = ("ext4".to_owned(), "/etc/my\\040hosts".to_owned());
         assert_eq!(mount(line), Some(expected));
         assert_eq!(mount("nonsense"), None);
+    }
+
+    #[test]
+    fn only_an_overlay_as_root_has_an_upper_directory() {
+        let line = |place: &str, kind: &str| {
+            format!(
+                "79 73 0:45 / {place} rw - {kind} overlay rw,lowerdir=/l/A:/l/B,upperdir=/s/1/diff,workdir=/w"
+            )
+        };
+        let upper = |place, kind| upper_of_root(&line(place, kind));
+        assert_eq!(upper("/", "overlay").as_deref(), Some("/s/1/diff"));
+        assert_eq!(upper("/mnt", "overlay"), None);
+        assert_eq!(upper("/", "ext4"), None);
     }
 
     #[test]

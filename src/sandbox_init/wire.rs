@@ -107,8 +107,9 @@ pub struct Request {
 pub enum Report {
     /// Instead of all others: init has done nothing, and ends.
     Unfit(Unfit),
-    /// Init runs and waits for its request: the command can't have begun before.
-    Ready,
+    /// Init runs and waits for its request: the command can't have begun before. So many bytes follow: the
+    /// upper directory of the sandbox's root, see [`upper_directory`](super::view::upper_directory).
+    Ready(u16),
     /// The command runs, or its program could not be executed.
     Started,
     /// It ended with this code. 126 and 127 also stand for a program that can't be executed or found.
@@ -181,7 +182,7 @@ impl Report {
         let (letter, number) = match self {
             Self::Unfit(Unfit::NotAlone) => (b'U', 1),
             Self::Unfit(Unfit::Misplaced) => (b'U', 2),
-            Self::Ready => (b'R', 0),
+            Self::Ready(length) => (b'R', i32::from(length)),
             Self::Started => (b'S', 0),
             Self::Exited(code) => (b'X', code),
             Self::Killed(signal) => (b'K', signal),
@@ -191,13 +192,21 @@ impl Report {
         [letter, a, b, c, d]
     }
 
+    /// Bytes that follow this report and belong to it.
+    pub fn text_bytes(self) -> usize {
+        match self {
+            Self::Ready(length) => usize::from(length),
+            _ => 0,
+        }
+    }
+
     /// From bytes; `None` for what init never sends.
     pub fn decode([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
         let number = i32::from_le_bytes([a, b, c, d]);
         Some(match letter {
             b'U' if number == 1 => Self::Unfit(Unfit::NotAlone),
             b'U' if number == 2 => Self::Unfit(Unfit::Misplaced),
-            b'R' => Self::Ready,
+            b'R' => Self::Ready(u16::try_from(number).ok()?),
             b'S' => Self::Started,
             b'X' => Self::Exited(number),
             b'K' => Self::Killed(number),
@@ -234,9 +243,9 @@ mod tests {
         }
 
         #[test]
-        fn reports_arrive_as_they_were_sent(n: i32, which in 0..7) {
+        fn reports_arrive_as_they_were_sent(n: i32, length: u16, which in 0..7) {
             let unfit = [Unfit::NotAlone, Unfit::Misplaced].map(Report::Unfit);
-            let report = [unfit[0], unfit[1], Report::Ready, Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
+            let report = [unfit[0], unfit[1], Report::Ready(length), Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
             prop_assert_eq!(Report::decode(report.encode()), Some(report));
         }
     }

@@ -72,7 +72,7 @@ pub(super) fn judge(last: Report, halt: Option<Halt>) -> End {
         (Report::Unfit(Unfit::Misplaced), _) => End::Image(format!(
             "{WORKSPACE} or {PATH} is a link in the image, and whatever it points to would be hidden"
         )),
-        (Report::Ready | Report::Started, _) => {
+        (Report::Ready(_) | Report::Started, _) => {
             End::Lost("init said twice that the command runs".to_owned())
         }
     }

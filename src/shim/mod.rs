@@ -150,7 +150,10 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
     // By a workspace that is there the worker knows that a container may be left, and removes both.
     if is_cleared {
         let workspace = spool.workspace();
-        order.engine.remove_tree(&order.init, &workspace).await;
+        if let Err(error) = order.engine.remove_tree(&order.init, &workspace).await {
+            // The worker sees that it is still there, tries again and says so.
+            tracing::warn!(error, "the workspace can't be removed yet");
+        }
     }
     if let Err(error) = told {
         // The workspace may have been what took all the room.

@@ -64,6 +64,8 @@ impl Pipe {
 pub(super) struct Reports {
     socket: Option<OwnedReadHalf>,
     buffer: Vec<u8>,
+    /// What belonged to the last report that was read.
+    text: Vec<u8>,
 }
 
 impl Reports {
@@ -71,6 +73,7 @@ impl Reports {
         Self {
             socket: Some(socket),
             buffer: Vec::new(),
+            text: Vec::new(),
         }
     }
 
@@ -83,8 +86,12 @@ impl Reports {
         loop {
             if let Some((report, rest)) = self.buffer.split_first_chunk::<REPORT_BYTES>() {
                 let report = Report::decode(*report);
-                self.buffer = rest.to_vec();
-                return report;
+                let text_bytes = report.map_or(0, Report::text_bytes);
+                if let Some((text, rest)) = rest.split_at_checked(text_bytes) {
+                    self.text = text.to_vec();
+                    self.buffer = rest.to_vec();
+                    return report;
+                }
             }
             if !matches!(
                 self.socket.as_mut()?.read_buf(&mut self.buffer).await,
@@ -95,13 +102,18 @@ impl Reports {
         }
     }
 
+    /// The text of the report that was read last; empty for most.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// What is still to be read once init is dead; the socket may be held open by conmon.
     pub(super) async fn last_words(&mut self) -> Option<Report> {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
                 last = Some(report)
-                    .filter(|report| !matches!(report, Report::Ready | Report::Started));
+                    .filter(|report| !matches!(report, Report::Ready(_) | Report::Started));
             }
         };
         // Nothing is under way any more: what isn't there at once never comes.

@@ -164,7 +164,8 @@ impl Watch<'_> {
                     }
                 }
                 report = self.reports.next(), if self.reports.open() => match report {
-                    Some(Report::Ready) => {
+                    Some(Report::Ready(_)) => {
+                        remains.engine.detach_upper(&remains.name, self.reports.text());
                         if let Err(error) = self.begin() {
                             return self.give_up(remains, error).await;
                         }

@@ -205,7 +205,12 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     } else if let Err(problem) = api.shop.check() {
         unavailable(&problem.detail)
     } else {
-        response::text(StatusCode::OK, "ready")
+        let warnings = api.shop.trash.warnings().into_iter();
+        let lines = warnings.map(|warning| format!("\nwarning: {warning}"));
+        response::text(
+            StatusCode::OK,
+            format!("ready{}", lines.collect::<String>()),
+        )
     })
 }
 

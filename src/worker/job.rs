@@ -19,6 +19,7 @@ use super::{
     ledger::Job,
     metrics::Metrics,
     prepare::{Halt, engine_error, prepare},
+    trash::Trash,
 };
 use crate::{
     api::{
@@ -53,6 +54,8 @@ pub(super) struct Workshop {
     pub(super) node_uuid: String,
     pub(super) log_bytes: u64,
     pub(super) disk: Disk,
+    /// Where what ended jobs leave goes.
+    pub(super) trash: Arc<Trash>,
     pub(super) terms: watch::Receiver<Terms>,
     /// Sandboxes at the same time, counted until they are cleared away.
     pub(super) slots: Semaphore,
@@ -296,9 +299,22 @@ async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
         shop.engine.remove_container(&name).await;
     }
     let again = conclude(shop, job).await;
-    if is_left {
-        // Last: how the job ended is told first, however long this takes.
-        shop.engine.remove_tree(shop.init.path(), &workspace).await;
+    // Last: how the job ended is told first, however long this takes.
+    if is_left && again.is_some() {
+        // The next start needs an empty one.
+        let removed = shop.engine.remove_tree(shop.init.path(), &workspace).await;
+        if let Err(error) = removed {
+            tracing::warn!(job = %job.accepted.job_id, error, "a workspace can't be emptied");
+        }
+    } else if is_left {
+        shop.trash.add(workspace, Some(job));
+    }
+    if let Some(upper) = job
+        .spool
+        .container()
+        .and_then(|name| shop.engine.detached_upper(&name))
+    {
+        shop.trash.add(upper, None);
     }
     again
 }

@@ -18,6 +18,7 @@ mod recovery;
 mod storage;
 mod told;
 mod tombstones;
+mod trash;
 
 pub use access::{Access, Policy};
 pub(crate) use init_copy::InitCopy;
@@ -133,7 +134,8 @@ impl Bench {
             scratch: &home,
             node_uuid: Some(&node_uuid),
         };
-        let engine = probe::probe(wanted, ground).await?;
+        let mut engine = probe::probe(wanted, ground).await?;
+        engine.keep_uppers(&node_uuid);
         let tombstones =
             tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
         let found = recovery::find(&engine, init.path(), &jobs_dir, &tombstones).await?;
@@ -196,9 +198,15 @@ impl Bench {
         let slots = settings.max_concurrency;
         let graph_root = &engine.facts().graph_root;
         let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
+        let (trash, queued) = trash::Trash::new(engine.clone(), init.clone());
+        let trash = Arc::new(trash);
+        for path in found.stuck {
+            trash.add(path, None);
+        }
         let shop = Arc::new(job::Workshop {
             engine,
             init,
+            trash: Arc::clone(&trash),
             images,
             node_uuid,
             log_bytes: settings.storage.log_bytes,
@@ -226,6 +234,7 @@ impl Bench {
         for (job, entry) in found.open {
             api.start(&job, entry);
         }
+        tokio::spawn(async move { trash.run(queued).await });
         tokio::spawn(watch_podman(Arc::clone(&shop), home));
         tokio::spawn(watch_place(Arc::clone(&shop)));
         tokio::spawn(disk_guard::run(Arc::clone(&shop)));
@@ -355,6 +364,11 @@ impl Worker {
     /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`misplaced`](Self::misplaced) changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.0.api.shop.changed.subscribe()
+    }
+
+    /// What an operator should know of, though the worker takes jobs.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.api.shop.trash.warnings()
     }
 
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub(super) struct Found {
     pub(super) open: Vec<(Arc<Job>, Entry)>,
     /// Containers that belong to a shim that lives.
     containers: HashSet<String>,
+    /// Directories of no job that could not be removed.
+    pub(super) stuck: Vec<PathBuf>,
 }
 
 /// Reads all of `jobs_dir`; what belongs to no job is removed.
@@ -48,7 +50,10 @@ pub(super) async fn find(
             Ok(Some(accepted)) => accepted,
             Ok(None) => {
                 end_unknown(&spool).await;
-                engine.remove_tree(init, &path).await;
+                if let Err(error) = engine.remove_tree(init, &path).await {
+                    tracing::warn!(path = %path.display(), error, "a directory of no job can't be removed yet");
+                    found.stuck.push(path);
+                }
                 continue;
             }
             Err(error) => {
@@ -138,20 +143,26 @@ pub(super) async fn sweep_behind(
 ) -> Result<(), EngineError> {
     // In this order: a job that begins meanwhile is not among them.
     let sandboxes = sandboxes(engine, node_uuid).await?;
-    let mut held = HashSet::new();
-    for entry in fs::read_dir(jobs_dir)? {
-        let spool = Spool::at(entry?.path());
-        // One that can't be read may be anybody's.
-        if !matches!(spool.result(), Ok(Some(_))) {
-            held.extend(spool.container());
-        }
-    }
+    let held = containers_in_use(jobs_dir)?;
     // A probe may be under way, but not for so long.
     let old = sandboxes_with(engine, node_uuid, &[PROBE_AGE]).await?;
     let is_probing = |name: &str| name.starts_with(PROBE) && !old.iter().any(|old| old == name);
     let held = |name: &str| is_probing(name) || held.contains(name);
     remove_all_but(held, sandboxes, engine).await;
     Ok(())
+}
+
+/// The names of the containers of all jobs that have not ended, whether they exist yet or not.
+pub(super) fn containers_in_use(jobs_dir: &Path) -> io::Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    for entry in fs::read_dir(jobs_dir)? {
+        let spool = Spool::at(entry?.path());
+        // One that can't be read may be anybody's.
+        if !matches!(spool.result(), Ok(Some(_))) {
+            names.extend(spool.container());
+        }
+    }
+    Ok(names)
 }
 
 /// The names of all sandboxes that bear our label; a model server is ours, too, and is none.

@@ -84,6 +84,10 @@ fn clean(shop: &Workshop, ledger: &Ledger, retain: Duration) {
             is_full = is_full && shop.disk.is_short_of_jobs();
         }
     }
+    if let Err(error) = shop.trash.add_uppers(&shop.disk.jobs_dir) {
+        tracing::warn!(%error, "what ended jobs left can't be looked for; trying again");
+    }
+    shop.trash.retry();
     for id in ledger.surplus() {
         let _ = ledger.forget(id, None);
     }

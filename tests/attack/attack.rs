@@ -1,13 +1,16 @@
 //! A hostile command, for tests: tries what a sandbox must not allow, and prints a line for each try, its name
 //! and `refused` with the errno, or `done`. A static binary that is put into a local image.
 //!
-//! With the argument `legitimate` it tries, in the same form, what must stay possible.
+//! With the argument `legitimate` it tries, in the same form, what must stay possible. With `trees` and directories it
+//! fills each with what is hard to remove; with `files`, a number and a directory, with so many files.
 
 #![allow(
     unsafe_code,
     clippy::print_stdout,
     reason = "system calls that libraries don't offer, and a command's own output"
 )]
+
+mod trees;
 
 use std::{env, fs, io};
 
@@ -34,8 +37,13 @@ fn report(name: &str, outcome: &io::Result<()>) {
 }
 
 fn main() {
-    if env::args().nth(1).as_deref() == Some("legitimate") {
-        return legitimate();
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["legitimate"] => return legitimate(),
+        ["trees", ref places @ ..] => return places.iter().for_each(|place| trees::grow(place)),
+        ["files", count, place] => return trees::many_files(count, place),
+        _ => {}
     }
     key_rings();
     namespaces();

@@ -81,6 +81,7 @@ mod strangers;
 mod support;
 mod systemd;
 mod task_names;
+mod trees;
 mod typed_secrets;
 mod upgrade;
 mod users;

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Graphics processors in a report.
 pub const MAX_DEVICES: usize = 64;
+/// Bytes of a warning in a report.
+pub const MAX_WARNING_BYTES: usize = 1024;
 
 /// What a machine is and can do.
 ///
@@ -176,6 +178,13 @@ pub struct SandboxCapability {
     /// Why `supported` is false, in the node's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What an operator should know of, though the node takes jobs.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
+    pub warnings: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -239,6 +248,13 @@ pub struct Tls {
 }
 
 impl CapabilityReport {
+    /// What the node's operator should know of.
+    pub fn warnings(&self) -> &[String] {
+        self.sandbox
+            .as_ref()
+            .map_or(&[], |sandbox| &sandbox.warnings)
+    }
+
     /// Where the node says that its Worker API is.
     pub fn worker_url(&self) -> Option<&str> {
         let api = self.worker_api.as_ref()?;

@@ -1,13 +1,15 @@
 //! Bounds of what a machine reports.
 
 use super::{
-    CapabilityReport, MAX_DEVICES,
+    CapabilityReport, MAX_DEVICES, MAX_WARNING_BYTES,
     rules::{MAX_LABELS, MAX_URL, check_label, check_slug, check_text, check_worker_url},
 };
 use crate::api::{MAX_INSTANCE_ID, check_version, is_instance_id, problem::Problem};
 
 /// Entries of a list.
 const MAX_LIST: usize = 256;
+/// Warnings in a report.
+const MAX_WARNINGS: usize = 16;
 
 impl CapabilityReport {
     /// Bounds and checks every field.
@@ -117,6 +119,7 @@ impl CapabilityReport {
                 ));
             }
         }
+        self.check_warnings(at)?;
         let lists = [
             (
                 "sandbox/features",
@@ -137,6 +140,22 @@ impl CapabilityReport {
             }
             for (n, text) in list.iter().enumerate() {
                 check_text(&format!("{at}/{field}/{n}"), Some(text))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_warnings(&self, at: &str) -> Result<(), Problem> {
+        let at = format!("{at}/sandbox/warnings");
+        let warnings = self.warnings();
+        if warnings.len() > MAX_WARNINGS {
+            let detail = format!("at most {MAX_WARNINGS} entries are possible");
+            return Err(Problem::field(&at, detail));
+        }
+        for (n, warning) in warnings.iter().enumerate() {
+            if warning.len() > MAX_WARNING_BYTES {
+                let detail = format!("is longer than {MAX_WARNING_BYTES} bytes");
+                return Err(Problem::field(&format!("{at}/{n}"), detail));
             }
         }
         Ok(())

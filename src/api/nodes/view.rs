@@ -47,6 +47,9 @@ pub struct NodeView {
     /// Why it isn't ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What its operator should know of, though it may take jobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What tasks may ask for.
     pub labels: Vec<String>,
     /// Where dispatch reaches it.

@@ -28,7 +28,11 @@ pub(crate) fn images() -> [&'static str; 2] {
             fs::write(root.path().join(name), bytes).unwrap();
             fs::set_permissions(root.path().join(name), executable.clone()).unwrap();
         }
-        fs::create_dir(root.path().join("bin")).unwrap();
+        for (directory, mode) in [("bin", 0o755), ("tmp", 0o1777)] {
+            let directory = root.path().join(directory);
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+        }
         symlink("/busybox", root.path().join("bin/cat")).unwrap();
         fs::set_permissions(root.path(), executable).unwrap();
         let label = sha256_hex(&binary);

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 /// One server role and where it keeps its state.
@@ -77,6 +78,23 @@ impl Server {
         spools
     }
 
+    /// The upper directories of its sandboxes that are not removed yet, outside of podman's storage.
+    pub(crate) fn uppers(&self) -> Vec<PathBuf> {
+        let uppers = graph_root().join("cynode");
+        let prefix = format!("{}.", self.node_uuid());
+        // Not there where podman has another storage driver.
+        let entries = fs::read_dir(uppers).into_iter().flatten();
+        let mut uppers: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        uppers.retain(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with(&prefix)
+        });
+        uppers
+    }
+
     /// The shims that it has started and that live.
     pub(crate) fn shims(&self) -> Vec<i32> {
         let init = self.data_dir.join("worker/init");
@@ -91,7 +109,7 @@ impl Server {
         }
     }
 
-    /// Waits until no container, no workspace and no shim is left.
+    /// Waits until no container, no workspace, no upper directory and no shim is left.
     pub(crate) fn assert_clean(&self) {
         eventually("no shim is left", || self.shims().is_empty().then_some(()));
         eventually("no workspace is left", || {
@@ -100,7 +118,19 @@ impl Server {
         eventually("no container is left", || {
             self.containers().is_empty().then_some(())
         });
+        eventually("no upper directory is left", || {
+            self.uppers().is_empty().then_some(())
+        });
     }
+}
+
+/// Where podman keeps images and containers.
+pub(crate) fn graph_root() -> &'static Path {
+    static GRAPH_ROOT: OnceLock<PathBuf> = OnceLock::new();
+    GRAPH_ROOT.get_or_init(|| {
+        let asked = podman(&["info", "--format={{.Store.GraphRoot}}"]);
+        asked.unwrap().trim().into()
+    })
 }
 
 /// Sends a signal to a process that may have ended just now.

@@ -1,0 +1,151 @@
+//! Trees that jobs left behind: removed in the background, and kept in sight where they can't be.
+//!
+//! There are two kinds. The upper directory of a sandbox ([`Engine::detach_upper`]) is only waiting for its turn,
+//! since nobody should wait for it: its job has ended, its slot is free, and podman knows nothing of it. A
+//! workspace comes here only when the shim could not remove it. What can't be removed now is tried again in every
+//! round of the house-keeping and at every start; until then `/readyz`, the node's reports and the log name it.
+
+use super::{init_copy::InitCopy, ledger::Job, recovery::containers_in_use};
+use crate::engine::Engine;
+use futures_util::{StreamExt as _, stream};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Trees that are removed at the same time, so that a large one doesn't hold up the others.
+const CONCURRENCY_LIMIT: usize = 4;
+/// Trees that are named in a report.
+const NAMED_LIMIT: usize = 8;
+
+/// The trees that are to be removed.
+pub(super) struct Trash {
+    engine: Engine,
+    init: InitCopy,
+    trees: Mutex<BTreeMap<PathBuf, Tree>>,
+    queue: UnboundedSender<PathBuf>,
+}
+
+/// One tree.
+struct Tree {
+    /// The job whose directory stays until the tree is gone.
+    _job: Option<Arc<Job>>,
+    /// Whether it waits to be removed, or is being removed.
+    is_queued: bool,
+    /// Why it could not be removed.
+    failure: Option<String>,
+}
+
+impl Trash {
+    /// An empty one, and the trees that [`run`](Self::run) is to remove.
+    pub(super) fn new(engine: Engine, init: InitCopy) -> (Self, UnboundedReceiver<PathBuf>) {
+        let (queue, queued) = unbounded_channel();
+        let trash = Self {
+            engine,
+            init,
+            trees: Mutex::default(),
+            queue,
+        };
+        (trash, queued)
+    }
+
+    fn trees(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Tree>> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a tree removed. The directory of `job` stays until it is.
+    pub(super) fn add(&self, path: PathBuf, job: Option<&Arc<Job>>) {
+        let mut trees = self.trees();
+        if trees.contains_key(&path) {
+            return;
+        }
+        let tree = Tree {
+            _job: job.cloned(),
+            is_queued: true,
+            failure: None,
+        };
+        trees.insert(path.clone(), tree);
+        // The other end lives as long as the worker.
+        let _ = self.queue.send(path);
+    }
+
+    /// Has the upper directories removed whose containers belong to no job that runs.
+    pub(super) fn add_uppers(&self, jobs_dir: &Path) -> io::Result<()> {
+        // In this order: a job that begins meanwhile has none yet.
+        let uppers = self.engine.detached_uppers()?;
+        let in_use = containers_in_use(jobs_dir)?;
+        for (container, path) in uppers {
+            if !in_use.contains(&container) {
+                self.add(path, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has all tried again that could not be removed.
+    pub(super) fn retry(&self) {
+        let mut trees = self.trees();
+        for (path, tree) in trees.iter_mut().filter(|(_, tree)| !tree.is_queued) {
+            tree.is_queued = true;
+            let _ = self.queue.send(path.clone());
+        }
+    }
+
+    /// What could not be removed, and what to do about it.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let trees = self.trees();
+        let mut stuck = trees
+            .iter()
+            .filter_map(|(path, tree)| Some((path, tree.failure.as_ref()?)));
+        let named = stuck.by_ref().take(NAMED_LIMIT);
+        let mut warnings: Vec<_> = named.map(|(path, reason)| warning(path, reason)).collect();
+        let more = stuck.count();
+        if more > 0 {
+            warnings.push(format!(
+                "{more} more directories of ended jobs can't be removed; the node's log names them"
+            ));
+        }
+        warnings
+    }
+
+    /// Removes what is added, for as long as the worker lives.
+    pub(super) async fn run(&self, queued: UnboundedReceiver<PathBuf>) {
+        let paths = stream::unfold(queued, async |mut queued| {
+            let path = queued.recv().await?;
+            Some((path, queued))
+        });
+        let removals = paths.for_each_concurrent(CONCURRENCY_LIMIT, |path| self.remove(path));
+        removals.await;
+    }
+
+    async fn remove(&self, path: PathBuf) {
+        let removed = self.engine.remove_tree(self.init.path(), &path).await;
+        let mut trees = self.trees();
+        let gone = match removed {
+            Ok(()) => trees.remove(&path),
+            Err(error) => {
+                if let Some(tree) = trees.get_mut(&path) {
+                    if tree.failure.is_none() {
+                        tracing::warn!(path = %path.display(), error, "a directory of an ended job can't be removed; retrying");
+                    }
+                    tree.is_queued = false;
+                    tree.failure = Some(error);
+                }
+                None
+            }
+        };
+        drop(trees);
+        // The job's own directory may go with it, which takes a while.
+        drop(gone);
+    }
+}
+
+fn warning(path: &Path, reason: &str) -> String {
+    let path = path.display();
+    format!(
+        "{path}, left by an ended job, can't be removed ({reason}); see findmnt and lsattr for what holds it, or remove it as root; the node tries again every ten minutes"
+    )
+}
