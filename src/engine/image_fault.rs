@@ -23,17 +23,25 @@ const LIMIT: Duration = Duration::from_secs(30);
 const ID_DIGITS: usize = 12;
 
 impl Engine {
-    /// Whether podman is well, and so is what it stores of the image: runs a sandbox without the image, and
-    /// mounts the image without a sandbox. `ground` is the job's own.
+    /// Whether podman is well: runs a sandbox without the image. `ground` is the job's own.
     pub async fn starts_without_image(
         &self,
         ground: Ground<'_>,
         workspace: &Path,
-        image_id: &str,
     ) -> Result<(), EngineError> {
-        probe::run(self, ground, Some(workspace)).await?;
-        self.image_mount(image_id).await?;
-        self.image_unmount(image_id).await
+        probe::run(self, ground, Some(workspace)).await
+    }
+
+    /// Whether what podman stores of the image is well: mounts the image without a sandbox. Has to be awaited to
+    /// its end, or the image stays mounted.
+    pub async fn mounts_image(&self, image_id: &str) -> Result<(), EngineError> {
+        let mounted = self.image_mount(image_id).await.map(drop);
+        if matches!(mounted, Ok(()) | Err(EngineError::TimedOut { .. })) {
+            // One that took too long may have come to pass.
+            let unmounted = self.image_unmount(image_id).await;
+            return mounted.and(unmounted);
+        }
+        mounted
     }
 
     /// Mounts an image without a sandbox; where.

@@ -1,7 +1,7 @@
 //! A sandbox's start, and whose fault it is when podman refuses it.
 //!
 //! An image that can't be run is to end its task for good, and trouble of podman's is to be tried again. How
-//! the two are told apart is in [`Engine::starts_without_image`]; the second try that it takes is as good as
+//! the two are told apart is in [`Engine::starts_without_image`] and [`Engine::mounts_image`]; the second try that it takes is as good as
 //! the first, so a bad moment of podman's that is over by then costs the job nothing but that moment.
 //!
 //! [`Engine::starts_without_image`]: crate::engine::Engine::starts_without_image
@@ -37,16 +37,22 @@ pub(super) async fn run(
         node_uuid: Some(sandbox.node_uuid),
     };
     let workspace = sandbox.spool.workspace();
-    let looked = sandbox
-        .engine
-        .starts_without_image(ground, &workspace, sandbox.image_id);
+    let started = sandbox.engine.starts_without_image(ground, &workspace);
     let mut orders = halt.subscribe();
-    tokio::select! {
-        looked = looked => if let Err(error) = looked {
-            tracing::warn!(%error, "podman starts nothing else, either");
-            return Ok((End::Engine(words), remains));
-        },
+    let mut looked = tokio::select! {
+        started = started => started,
         halt = ordered(&mut orders) => return Ok((End::Halted(halt), remains)),
+    };
+    if looked.is_ok() {
+        // An order to halt waits for this: cut off in the middle, the image would stay mounted.
+        looked = sandbox.engine.mounts_image(sandbox.image_id).await;
+    }
+    if let Err(error) = looked {
+        tracing::warn!(%error, "podman starts nothing else, either");
+        return Ok((End::Engine(words), remains));
+    }
+    if let Some(halt) = *halt.borrow() {
+        return Ok((End::Halted(halt), remains));
     }
     let (end, remains) = sandbox.run(tape, halt.subscribe()).await?;
     let end = match end {
