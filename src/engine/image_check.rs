@@ -120,7 +120,7 @@ impl Engine {
         }
         let root = self.image_mount(id).await?;
         let fault = self.files_fault(init, root.trim()).await;
-        let unmounted = self.image_unmount(id).await;
+        let unmounted = self.unmount_image(id).await;
         let fault = fault?;
         unmounted.map(|()| fault)
     }

@@ -32,25 +32,27 @@ impl Engine {
         probe::run(self, ground, Some(workspace)).await
     }
 
-    /// Whether what podman stores of the image is well: mounts the image without a sandbox. Has to be awaited to
-    /// its end, or the image stays mounted.
+    /// Whether what podman stores of the image is well: mounts the image without a sandbox. Where this is not
+    /// awaited to its end, [`unmount_image`](Self::unmount_image) has to follow.
     pub async fn mounts_image(&self, image_id: &str) -> Result<(), EngineError> {
-        let mounted = self.image_mount(image_id).await.map(drop);
-        if matches!(mounted, Ok(()) | Err(EngineError::TimedOut { .. })) {
-            // One that took too long may have come to pass.
-            let unmounted = self.image_unmount(image_id).await;
-            return mounted.and(unmounted);
+        match self.image_mount(image_id).await {
+            Ok(_) => self.unmount_image(image_id).await,
+            // It may have come to pass all the same.
+            Err(error @ EngineError::TimedOut { .. }) => {
+                self.unmount_image(image_id).await.and(Err(error))
+            }
+            Err(error) => Err(error),
         }
-        mounted
+    }
+
+    /// Takes back what [`mounts_image`](Self::mounts_image) has mounted.
+    pub async fn unmount_image(&self, image_id: &str) -> Result<(), EngineError> {
+        self.image(&["unmount", image_id]).await.map(drop)
     }
 
     /// Mounts an image without a sandbox; where.
     pub(super) async fn image_mount(&self, id: &str) -> Result<String, EngineError> {
         self.image(&["mount", id]).await
-    }
-
-    pub(super) async fn image_unmount(&self, id: &str) -> Result<(), EngineError> {
-        self.image(&["unmount", id]).await.map(drop)
     }
 
     async fn image(&self, arguments: &[&str]) -> Result<String, EngineError> {

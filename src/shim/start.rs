@@ -1,10 +1,12 @@
 //! A sandbox's start, and whose fault it is when podman refuses it.
 //!
 //! An image that can't be run is to end its task for good, and trouble of podman's is to be tried again. How
-//! the two are told apart is in [`Engine::starts_without_image`] and [`Engine::mounts_image`]; the second try that it takes is as good as
-//! the first, so a bad moment of podman's that is over by then costs the job nothing but that moment.
+//! the two are told apart is in [`Engine::starts_without_image`] and [`Engine::mounts_image`]; the second try that
+//! it takes is as good as the first, so a bad moment of podman's that is over by then costs the job nothing but
+//! that moment.
 //!
 //! [`Engine::starts_without_image`]: crate::engine::Engine::starts_without_image
+//! [`Engine::mounts_image`]: crate::engine::Engine::mounts_image
 
 use super::{
     end::{End, Halt, ordered},
@@ -44,15 +46,20 @@ pub(super) async fn run(
         halt = ordered(&mut orders) => return Ok((End::Halted(halt), remains)),
     };
     if looked.is_ok() {
-        // An order to halt waits for this: cut off in the middle, the image would stay mounted.
-        looked = sandbox.engine.mounts_image(sandbox.image_id).await;
+        looked = tokio::select! {
+            mounted = sandbox.engine.mounts_image(sandbox.image_id) => mounted,
+            halt = ordered(&mut orders) => {
+                // Cut off in the middle, the image may be mounted.
+                if let Err(error) = sandbox.engine.unmount_image(sandbox.image_id).await {
+                    tracing::debug!(%error, "an image is not unmounted");
+                }
+                return Ok((End::Halted(halt), remains));
+            }
+        };
     }
     if let Err(error) = looked {
         tracing::warn!(%error, "podman starts nothing else, either");
         return Ok((End::Engine(words), remains));
-    }
-    if let Some(halt) = *halt.borrow() {
-        return Ok((End::Halted(halt), remains));
     }
     let (end, remains) = sandbox.run(tape, halt.subscribe()).await?;
     let end = match end {

@@ -2,9 +2,10 @@
 
 use crate::support::{
     Worker,
-    image::{IMAGE, NO_USER_IMAGE, OddImage, odd},
+    image::{IMAGE, NO_USER_IMAGE, OddImage, odd, podman},
     process::with_tool,
 };
+use rustix::process::geteuid;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -154,4 +155,26 @@ fn cancel_is_heard_while_the_fault_is_looked_for() {
     assert_eq!(events.last().unwrap()["status"], "canceled");
     let next = worker.run(&Worker::script_with("echo next", json!({"image": IMAGE})));
     assert_eq!(next["stdout"], "next\n", "{next}");
+}
+
+#[test]
+fn canceled_check_leaves_no_image_mounted() {
+    let home = tempfile::tempdir().unwrap();
+    let hangs = "[ \"$kind\" = mount ] && podman \"$@\" && touch $PLACE/mounted && exec sleep 1000";
+    let worker = refusing(home.path(), hangs);
+    let image = odd(plain, &["USER nobody-knows-them"]);
+    let job = Worker::job_in(&image.0, &["true"]);
+    let events = worker.follow(&job, 0);
+    crate::support::eventually("it is mounted", || {
+        home.path().join("mounted").exists().then_some(())
+    });
+    let cancel = format!("{}:cancel", Worker::path(&job));
+    worker.api.act(&cancel).json(200);
+    assert_eq!(events.last().unwrap()["status"], "canceled");
+    worker.assert_clean();
+    let list = ["unshare", "podman", "image", "mount"];
+    // Only rootless does it need a namespace for that.
+    let list = &list[if geteuid().is_root() { 2 } else { 0 }..];
+    let mounted = podman(list).unwrap();
+    assert!(!mounted.contains(&image.0), "{mounted}");
 }
