@@ -163,3 +163,22 @@ fn rename_closed(top: impl AsFd, from: &Path, to: &Path) -> rustix::io::Result<(
     fchmod(&directory, mode)?;
     renamed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_layer_is_taken_from_a_path() {
+        let layer = "0123456789abcdef".repeat(4);
+        let of = |path: &str| layer_of(path).map(str::to_owned);
+        for parent in ["/var/lib/containers/storage/overlay/", "", "/a,b/"] {
+            assert_eq!(of(&format!("{parent}{layer}/diff")), Some(layer.clone()));
+        }
+        for path in ["", "/diff", "../../diff", "/overlay/l/diff"] {
+            assert_eq!(of(path), None, "{path}");
+        }
+        assert_eq!(of(&format!("/{layer}/work")), None);
+        assert_eq!(of(&format!("/{}x/diff", &layer[1..])), None);
+    }
+}
