@@ -135,7 +135,7 @@ impl Machine {
             // A node that is about to end, whose podman hangs, or whose disk is full, is given no more jobs.
             let worker = self.worker.get();
             let count = |of: fn(&Worker) -> usize| {
-                let jobs = worker.map_or(0, |worker| of(worker));
+                let jobs = worker.map_or(0, of);
                 u32::try_from(jobs).unwrap_or(u32::MAX)
             };
             sandbox.other_jobs = count(Worker::other_jobs);

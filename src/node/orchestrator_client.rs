@@ -183,7 +183,7 @@ pub(super) async fn wait(pauses: &mut Pauses, what: &str, error: &NodeError) {
         tracing::warn!(
             step = what,
             error,
-            "the orchestrator is unreachable or refuses this node at present; retrying"
+            "the orchestrator is not to be had; trying until it is"
         );
     }
     tokio::time::sleep(pauses.take()).await;

@@ -239,6 +239,8 @@ fn job_waits_for_a_node_without_room() {
         why.contains("cynode nodes show box").then_some(why)
     });
     assert!(!waiting.contains("--advertise-url"), "{waiting}");
+    // What is to be done at the node is for admins.
+    assert!(!waiting.contains("--min-free-disk"), "{waiting}");
     let node = user.get("/v1/nodes/box").json(200);
     let reason = node["reason"].as_str().unwrap();
     assert!(reason.contains("--min-free-disk"), "{reason}");
