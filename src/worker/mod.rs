@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod background;
 mod disk;
 mod disk_guard;
 mod image_gc;
@@ -29,7 +30,7 @@ use access::Terms;
 use crate::{
     api::image::ImageRef,
     data_dir::{DataDir, Place, RoleLock, SecretFile, check_owner, make_private_dir},
-    engine::{Engine, EngineError, Images, Program, PulledImages, probe},
+    engine::{Engine, EngineError, Program, probe},
     http::{gate::Gate, host::Hosts, server},
     instances::Instances,
     tasks::Tasks,
@@ -55,10 +56,6 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 
 /// Which flags let other names in on loopback.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
-/// How long fetching a sandbox's image may take.
-const PULL_LIMIT: Duration = Duration::from_mins(10);
-/// How often the data directory is looked at.
-const PLACE_INTERVAL: Duration = Duration::from_secs(2);
 /// What is left to sandboxes that were told to end.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -180,21 +177,7 @@ impl Bench {
             lock,
         } = self;
         let (terms, in_force) = watch::channel(Terms::new(access, &settings));
-        let mut patterns = settings.allowed_images.clone();
-        // The operator has named it, and so its registry.
-        patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
-        let pulled = PulledImages::open(home.join("pulled-images.json"));
-        let kept = settings.default_image.iter().cloned().collect();
-        let images = Images::new(engine.clone(), PULL_LIMIT, &patterns).noting(pulled, kept);
-        let images = Arc::new(images);
-        if let Some(image) = settings.default_image.clone() {
-            let images = Arc::clone(&images);
-            tokio::spawn(async move {
-                if let Err(error) = images.resolve(&image, |_| ()).await {
-                    tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
-                }
-            });
-        }
+        let images = background::images(&engine, &home, &settings);
         let slots = settings.max_concurrency;
         let graph_root = &engine.facts().graph_root;
         let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
@@ -235,13 +218,7 @@ impl Bench {
             api.start(&job, entry);
         }
         tokio::spawn(async move { trash.run(queued).await });
-        tokio::spawn(watch_podman(Arc::clone(&shop), home));
-        tokio::spawn(watch_place(Arc::clone(&shop)));
-        tokio::spawn(disk_guard::run(Arc::clone(&shop)));
-        if let Some(age) = settings.storage.image_gc {
-            tokio::spawn(image_gc::run(Arc::clone(&shop), age));
-        }
-        tokio::spawn(storage::keep_house(shop, ledger, settings.storage.retain));
+        background::start(&shop, ledger, home, &settings.storage);
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(
             listener,
@@ -257,34 +234,6 @@ impl Bench {
             listening: Some(listening).into(),
             _lock: lock,
         }))
-    }
-}
-
-/// Sees to podman for as long as the worker lives.
-async fn watch_podman(shop: Arc<job::Workshop>, home: PathBuf) {
-    let ground = probe::Ground {
-        init: shop.init.path(),
-        scratch: &home,
-        node_uuid: Some(&shop.node_uuid),
-    };
-    shop.engine.watch_over(ground).await;
-}
-
-/// Says when the data directory goes away, and when it is back, for as long as the worker lives.
-async fn watch_place(shop: Arc<job::Workshop>) {
-    let mut is_there = true;
-    loop {
-        tokio::time::sleep(PLACE_INTERVAL).await;
-        let found = shop.place.check();
-        if found.is_ok() == is_there {
-            continue;
-        }
-        is_there = found.is_ok();
-        match found {
-            Ok(()) => tracing::info!("data directory is back; taking jobs"),
-            Err(misplaced) => tracing::error!(reason = %misplaced, "taking no jobs"),
-        }
-        shop.changed.send_replace(());
     }
 }
 
