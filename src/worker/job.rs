@@ -29,7 +29,7 @@ use crate::{
     data_dir::{Place, make_private_subdir},
     engine::{Engine, ImageLease, Images},
     sandbox_init::seccomp,
-    shim::{Excess, Link, Order, Stop},
+    shim::{Link, Order, Stop},
     spool::{Ending, Recorder},
     wait,
 };
@@ -99,11 +99,12 @@ async fn canceled(cancel: &mut watch::Receiver<bool>) {
     }
 }
 
-/// Resolves once the node has the job ended for want of room.
-async fn evicted(excess: &mut watch::Receiver<Option<Excess>>) -> Excess {
-    match wait::until(excess, Option::is_some).await {
-        Ok(Some(excess)) => excess,
-        _ => std::future::pending().await,
+/// Resolves once a job that has a sandbox is to be ended, with the reason.
+async fn stopped(job: &Job) -> Stop {
+    let (mut cancel, mut excess) = (job.cancel.subscribe(), job.excess.subscribe());
+    tokio::select! {
+        () = canceled(&mut cancel) => Stop::Cancel,
+        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => Stop::NoRoom(excess),
     }
 }
 
@@ -224,8 +225,6 @@ fn order(
 
 /// Passes on what a shim says until it is gone, and to it that the job is to end.
 async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
-    let mut cancel = job.cancel.subscribe();
-    let mut excess = job.excess.subscribe();
     let mut told_to_end = false;
     let doubtful = Instant::now() + PATIENCE;
     let mut is_looked_at = false;
@@ -251,13 +250,9 @@ async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
                 }
                 job.tell();
             }
-            () = canceled(&mut cancel), if !told_to_end => {
+            why = stopped(job), if !told_to_end => {
                 told_to_end = true;
-                link.end(Stop::Cancel).await;
-            }
-            excess = evicted(&mut excess), if !told_to_end => {
-                told_to_end = true;
-                link.end(Stop::NoRoom(excess)).await;
+                link.end(why).await;
             }
         }
     }
