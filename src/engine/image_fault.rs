@@ -35,14 +35,8 @@ impl Engine {
     /// Whether what podman stores of the image is well: mounts the image without a sandbox. Where this is not
     /// awaited to its end, [`unmount_image`](Self::unmount_image) has to follow.
     pub async fn mounts_image(&self, image_id: &str) -> Result<(), EngineError> {
-        match self.image_mount(image_id).await {
-            Ok(_) => self.unmount_image(image_id).await,
-            // It may have come to pass all the same.
-            Err(error @ EngineError::TimedOut { .. }) => {
-                self.unmount_image(image_id).await.and(Err(error))
-            }
-            Err(error) => Err(error),
-        }
+        self.image_mount(image_id).await?;
+        self.unmount_image(image_id).await
     }
 
     /// Takes back what [`mounts_image`](Self::mounts_image) has mounted.
@@ -52,7 +46,12 @@ impl Engine {
 
     /// Mounts an image without a sandbox; where.
     pub(super) async fn image_mount(&self, id: &str) -> Result<String, EngineError> {
-        self.image(&["mount", id]).await
+        let mounted = self.image(&["mount", id]).await;
+        if matches!(mounted, Err(EngineError::TimedOut { .. })) {
+            // It may have come to pass all the same.
+            self.unmount_image(id).await?;
+        }
+        mounted
     }
 
     async fn image(&self, arguments: &[&str]) -> Result<String, EngineError> {

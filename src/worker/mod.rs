@@ -117,7 +117,8 @@ impl Bench {
     /// and sweeps up what belongs to none.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let lock = data_dir.lock("worker")?;
-        let home = data_dir.subdir("worker")?;
+        // An OCI runtime takes no root that is reached by a link.
+        let home = fs::canonicalize(data_dir.subdir("worker")?)?;
         let init = InitCopy::install(&home.join("init"))?;
         let node_uuid = node_uuid(data_dir)?;
         let jobs_dir = jobs_dir(&settings.storage, &home, &node_uuid)?;

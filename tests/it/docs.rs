@@ -81,7 +81,8 @@ fn the_docs_name_flags_that_exist() {
 
 /// Options of podman that the docs explain.
 fn podmans(flag: &str) -> bool {
-    ["--image-volume", "--network", "--preserve-fds"].contains(&flag)
+    let options = ["--image-volume", "--network", "--preserve-fds", "--storage-opt"];
+    options.contains(&flag)
 }
 
 #[test]

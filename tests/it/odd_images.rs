@@ -160,7 +160,9 @@ fn cancel_is_heard_while_the_fault_is_looked_for() {
 #[test]
 fn canceled_check_leaves_no_image_mounted() {
     let home = tempfile::tempdir().unwrap();
-    let hangs = "[ \"$kind\" = mount ] && podman \"$@\" && touch $PLACE/mounted && exec sleep 1000";
+    // The first time it is mounted to look at it; the second, to know why podman refuses it.
+    let hangs = "[ \"$kind\" = mount ] && mkdir $PLACE/first 2>/dev/null && exec podman \"$@\"\n\
+         [ \"$kind\" = mount ] && podman \"$@\" && touch $PLACE/mounted && exec sleep 1000";
     let worker = refusing(home.path(), hangs);
     let image = odd(plain, &["USER nobody-knows-them"]);
     let job = Worker::job_in(&image.0, &["true"]);
