@@ -33,6 +33,18 @@ pub enum LowSpace {
         /// What is to be.
         reserved: u64,
     },
+    /// Bytes that are free, and that are to be before queued tasks are started.
+    #[error(
+        "only {} MiB are free on the disk that holds the database, and queued tasks wait until half of \
+         --reserve-disk is free, which is {} MiB; make room on it, or start the orchestrator with a smaller \
+         --reserve-disk", .free >> 20, .needed >> 20
+    )]
+    Start {
+        /// What is free.
+        free: u64,
+        /// What is to be.
+        needed: u64,
+    },
     /// Files that may still be made.
     #[error(
         "only {free} more files fit on the disk that holds the database; delete files that nobody needs there"
@@ -98,7 +110,14 @@ impl Store {
 
     /// Why no queued task is started, where that is for want of room.
     pub fn start_space(&self) -> Result<(), StoreError> {
-        Ok(self.reserve.check(self.reserve.bytes / 2)?)
+        match self.reserve.check(self.reserve.bytes / 2) {
+            Err(LowSpace::Bytes { free, reserved }) => Err(LowSpace::Start {
+                free,
+                needed: reserved,
+            }
+            .into()),
+            checked => Ok(checked?),
+        }
     }
 }
 

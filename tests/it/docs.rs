@@ -81,7 +81,12 @@ fn the_docs_name_flags_that_exist() {
 
 /// Options of podman that the docs explain.
 fn podmans(flag: &str) -> bool {
-    let options = ["--image-volume", "--network", "--preserve-fds", "--storage-opt"];
+    let options = [
+        "--image-volume",
+        "--network",
+        "--preserve-fds",
+        "--storage-opt",
+    ];
     options.contains(&flag)
 }
 

@@ -106,7 +106,7 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 400 | 413 | 415) => Some(Verdict::Rejected(reason.clone())),
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
-        (Entry::Run, 401 | 403 | 404 | 405) => Some(Verdict::NotBegun(reason.clone())),
+        (Entry::Run, 401 | 403 | 404 | 405 | 421) => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 503 | 507) if known => Some(Verdict::Unable(reason.clone())),
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         // Of another attempt than ours it doesn't speak.

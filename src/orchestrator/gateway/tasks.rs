@@ -64,8 +64,8 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
         if let Ok(Creation::Created(task)) = &stored {
             shared.metrics.task_created();
             task_log::created(task.id, &user);
+            shared.wake.notify_one();
         }
-        shared.wake.notify_one();
         stored
     });
     let task = match stored.await?.map_err(store_problem)? {
@@ -141,9 +141,11 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
         .await
         .map_err(store_problem)?;
     let last = page.tasks.last().filter(|_| page.more);
+    let next_offset = u64::from(offset) + page.tasks.len() as u64;
+    let has_next_offset = page.more && next_offset <= u64::from(MAX_OFFSET);
     response::ok(&TaskList {
         next_cursor: last.map_or_else(String::new, |task| task.id.to_string()),
-        next_offset: last.map(|_| u64::from(offset) + page.tasks.len() as u64),
+        next_offset: has_next_offset.then_some(next_offset),
         tasks: page.tasks,
     })
 }

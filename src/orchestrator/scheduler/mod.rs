@@ -110,9 +110,10 @@ pub(super) fn any_fits(nodes: Vec<Node>, slots: Slots, placement: &Placement) ->
 /// Runs until `shutdown`.
 pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     let mut memory = Memory::default();
+    let mut is_low = false;
     loop {
         let began = Instant::now();
-        let (next, rested) = match pass(&orchestrator, &mut memory).await {
+        let (next, rested) = match pass(&orchestrator, &mut memory, &mut is_low).await {
             Ok((next, looked)) => (next, looked + looked.duration_since(began)),
             Err(error) => {
                 tracing::error!(
@@ -138,17 +139,29 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     }
 }
 
+/// Whether the results of queued tasks would have room. Logged when that changes, and not at each look.
+fn has_room(orchestrator: &Orchestrator, is_low: &mut bool) -> bool {
+    let space = orchestrator.store.start_space();
+    match &space {
+        Err(low) if !*is_low => tracing::warn!(reason = %low, "no queued task is started"),
+        Ok(()) if *is_low => tracing::info!("queued tasks are started again"),
+        _ => {}
+    }
+    *is_low = space.is_err();
+    !*is_low
+}
+
 /// Starts all that can be started. Says when to look again by itself, and when its own look was over.
 async fn pass(
     orchestrator: &Arc<Orchestrator>,
     memory: &mut Memory,
+    is_low: &mut bool,
 ) -> Result<(Option<Instant>, Instant), StoreError> {
     if orchestrator.store.trouble().is_some() {
         // What may not be written to its end isn't begun; the end of the trouble wakes us.
         return Ok((None, Instant::now()));
     }
-    if let Err(low) = orchestrator.store.start_space() {
-        tracing::warn!(reason = %low, "no queued task is started");
+    if !has_room(orchestrator, is_low) {
         let now = Instant::now();
         return Ok((Some(now + SPACE_PAUSE), now));
     }
