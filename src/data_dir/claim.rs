@@ -12,8 +12,8 @@ use std::{
 /// Files of which one is in every data directory that was used before: every release has made them.
 const MARKERS: [&str; 3] = ["orchestrator.lock", "worker.lock", "cynode.db"];
 /// What else may be there before the first start: put there by an operator, by the file system, by doctor, or
-/// by podman where the directory is the home of a service's user.
-const HARMLESS: [&str; 8] = [
+/// by podman, `useradd` or a shell where the directory is the home of a service's user.
+const HARMLESS: [&str; 12] = [
     "keys",
     "worker",
     "node",
@@ -22,6 +22,10 @@ const HARMLESS: [&str; 8] = [
     ".cache",
     ".config",
     ".local",
+    ".bash_history",
+    ".bash_logout",
+    ".bashrc",
+    ".profile",
 ];
 /// How names of doctor's own directories begin.
 const DOCTORS: &str = ".doctor-";

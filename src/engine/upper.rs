@@ -63,13 +63,18 @@ impl Engine {
         };
         let from = Path::new(DRIVER).join(layer).join("diff");
         let to = Path::new(HOME).join(name);
-        match detach(&self.facts.graph_root, &from, &to) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(container, %error, "an upper directory stays in podman's storage");
-                false
+        let root = &self.facts.graph_root;
+        let detached = match detach(root, &from, &to) {
+            // Somebody removed our directory, as `podman system reset` does.
+            Err(Errno::NOENT) => {
+                make_private_dir(&root.join(HOME)).and_then(|()| Ok(detach(root, &from, &to)?))
             }
+            done => done.map_err(io::Error::from),
+        };
+        if let Err(error) = &detached {
+            tracing::info!(container, %error, "an upper directory stays in podman's storage");
         }
+        detached.is_ok()
     }
 
     /// The upper directory of a container, which holds what its processes wrote outside of its volumes. `None`
@@ -118,6 +123,27 @@ impl Engine {
             }
         }
         Ok(uppers)
+    }
+
+    /// The upper directories in our directory that are of other nodes, and of no container that podman has.
+    /// A node that uses this podman still may be about to remove them.
+    pub async fn stray_uppers(&self) -> Result<Vec<PathBuf>, EngineError> {
+        let Some(prefix) = self.upper_name("") else {
+            return Ok(Vec::new());
+        };
+        let list = ["ps", "--all", "--format={{.Names}}"];
+        let containers = self.call(&list, INSPECT_TIMEOUT).await?;
+        let mut strays = Vec::new();
+        for entry in fs::read_dir(self.facts.graph_root.join(HOME))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let container = name.split_once('.').map_or("", |(_, container)| container);
+            if !name.starts_with(&prefix) && !containers.lines().any(|known| known == container) {
+                strays.push(entry.path());
+            }
+        }
+        Ok(strays)
     }
 }
 

@@ -78,3 +78,21 @@ async fn watch_place(shop: Arc<Workshop>) {
         shop.changed.send_replace(());
     }
 }
+
+/// Names what nobody may remove any more: files of sandboxes of a node whose data directory is gone.
+pub(super) async fn warn_of_strays(engine: &Engine) {
+    match engine.stray_uppers().await {
+        Ok(strays) => {
+            if let Some(first) = strays.first() {
+                tracing::warn!(
+                    count = strays.len(),
+                    first = %first.display(),
+                    "files of another node's ended sandboxes are left; delete them where no such node runs any more"
+                );
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what other nodes may have left can't be looked for");
+        }
+    }
+}

@@ -138,6 +138,7 @@ impl Bench {
             tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
         let found = recovery::find(&engine, init.path(), &jobs_dir, &tombstones).await?;
         found.sweep(&engine, &node_uuid).await?;
+        background::warn_of_strays(&engine).await;
         Ok(Self {
             engine,
             init,
@@ -246,7 +247,7 @@ fn node_uuid(data_dir: &DataDir) -> io::Result<String> {
             let parsed = uuid::Uuid::try_parse(text);
             parsed.map(drop).map_err(|_| "is no UUID")
         },
-        advice: "restore it from a backup, or delete it: containers that were left behind then have to be removed by hand",
+        advice: "restore it from a backup, or delete it: containers that were left behind, and their directories in cynode/ below podman's graph root, then have to be removed by hand",
     };
     let fresh = || Zeroizing::new(uuid::Uuid::new_v4().to_string());
     let (uuid, _) = data_dir.secret(file, fresh)?;

@@ -42,20 +42,22 @@ impl Default for Storage {
 /// first, so that for as long again a late request hears how its job ended and none is run twice.
 pub(super) async fn keep_house(shop: Arc<Workshop>, ledger: Arc<Ledger>, retain: Duration) {
     let (engine, node_uuid) = (shop.engine.clone(), shop.node_uuid.clone());
-    let (jobs_dir, shop_place) = (shop.disk.jobs_dir.clone(), Arc::clone(&shop));
+    let jobs_dir = shop.disk.jobs_dir.clone();
     loop {
-        let (shop, ledger) = (Arc::clone(&shop), Arc::clone(&ledger));
-        let round = tokio::task::spawn_blocking(move || clean(&shop, &ledger, retain));
-        if round.await.is_err() {
-            tracing::error!("looking for old results failed; the lines above say where");
+        // What stands in the place of a data directory that is gone knows nothing of the jobs that run.
+        if shop.place.check().is_ok() {
+            let (shop, ledger) = (Arc::clone(&shop), Arc::clone(&ledger));
+            let round = tokio::task::spawn_blocking(move || clean(&shop, &ledger, retain));
+            if round.await.is_err() {
+                tracing::error!("looking for old results failed; the lines above say where");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             () = engine.recovered() => {}
             () = engine.left_behind() => {}
         }
-        if shop_place.place.check().is_err() {
-            // What stands in its place knows nothing of the jobs that run.
+        if shop.place.check().is_err() {
             continue;
         }
         if let Err(error) = sweep_behind(&engine, &node_uuid, &jobs_dir).await {

@@ -3,7 +3,7 @@
 
 use crate::support::{
     Answer, Call, Orchestrator, Process, Reply,
-    cluster::PASSWORD,
+    cluster::{PASSWORD, PSK, secret_file},
     disk::Disk,
     eventually, lasting_port,
     server::role,
@@ -203,9 +203,12 @@ fn damaged_address_file_stops_no_start() {
     let path = data_dir.join("addresses.json");
     fs::write(&path, b"\xff\xfe{").unwrap();
     let mut command = role(home.path(), "serve-orchestrator", &data_dir);
+    let psk = secret_file(home.path(), "psk", PSK);
     let command = command.args([
         "--gateway-listen=127.0.0.1:0",
         "--control-listen=127.0.0.1:0",
+        "--psk-file",
+        &psk,
     ]);
     let mut process = Process::start("again", home.path(), command);
     eventually("the addresses are written again", || {
