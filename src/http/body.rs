@@ -17,22 +17,24 @@ pub(super) fn check_length(length: Option<usize>, limit: usize) -> Result<(), Pr
     }
 }
 
-/// All of a body, whose memory is charged to `share` as it comes.
+/// All of a body, whose memory is charged to `share` as it comes, unless that is given up meanwhile.
 pub(super) async fn receive(
     body: Incoming,
     limit: usize,
     share: &mut Share,
 ) -> Result<Vec<u8>, Problem> {
-    let received = tokio::time::timeout(BODY_TIMEOUT, collect(body, limit, share));
-    received.await.unwrap_or_else(|_| {
-        Err(Problem::new(
+    let given_up = share.given_up();
+    tokio::select! {
+        received = collect(body, limit, share) => received,
+        problem = given_up => Err(problem),
+        () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::new(
             Kind::InvalidRequest,
             format!(
                 "the body did not arrive within {} s; send it again",
                 BODY_TIMEOUT.as_secs()
             ),
-        ))
-    })
+        )),
+    }
 }
 
 /// Copies a body out of the buffers in which it comes, which are larger than what is in them.
@@ -50,6 +52,7 @@ async fn collect(mut body: Incoming, limit: usize, share: &mut Share) -> Result<
         share.take(data.len())?;
         bytes.extend_from_slice(data);
     }
+    share.finish()?;
     Ok(bytes)
 }
 

@@ -243,7 +243,7 @@ impl Request {
         };
         let account = self.account.get().copied();
         let account = account.unwrap_or_else(|| Account::stranger(self.connection.client));
-        let mut share = Share::open(account, length.unwrap_or(0))?;
+        let mut share = Share::open(account, self.body_limit, length.unwrap_or(0))?;
         let bytes = body::receive(body, self.body_limit, &mut share).await;
         self.share = Some(share);
         bytes

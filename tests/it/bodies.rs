@@ -1,7 +1,7 @@
 //! Memory that requests and readers may take: of strangers, of one user, of all.
 
 use crate::support::{
-    Api, Orchestrator, Process, Worker,
+    Api, Orchestrator, PASSWORD, Process, Worker,
     cluster::PSK,
     eventually,
     raw::{connect_from, connect_to, rest},
@@ -179,6 +179,42 @@ fn one_user_s_bodies_keep_nobody_out() {
     let script = "#".repeat(256 * 1024);
     ann.post("/v1/tasks", &json!({"script": script}))
         .expect(201);
+}
+
+#[test]
+fn registrations_held_back_keep_no_login_out() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (control, path) = (&orchestrator.control, "/v1/nodes/register");
+    let from = |from: u8, each: usize| {
+        (0..each).map(move |_| {
+            let stream = connect_from([127, 0, 0, from], control);
+            hold(stream, path, "", 256 * 1024)
+        })
+    };
+    let held: Vec<_> = (11..=14)
+        .flat_map(|address| from(address, 8))
+        .chain(from(1, 8))
+        .collect();
+    let login = json!({"handle": "admin", "password": PASSWORD});
+    let padded = json!({"handle": "admin", "password": "x".repeat(8_000)});
+    let held_logins: Vec<_> = (0..200)
+        .map(|n| {
+            let stream = connect_from([127, 0, 0, 20 + n / 25], &orchestrator.gateway);
+            hold(stream, "/v1/auth/login", "", 16 * 1024)
+        })
+        .collect();
+    orchestrator
+        .gateway
+        .post("/v1/auth/login", &login)
+        .expect(200);
+    orchestrator
+        .gateway
+        .post("/v1/auth/login", &padded)
+        .expect(401);
+    let body = json!({"psk": PSK, "capability": capability("box", "http://127.0.0.1:1")});
+    control.post(path, &body).expect(201);
+    drop((held, held_logins));
 }
 
 #[test]
