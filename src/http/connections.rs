@@ -10,9 +10,14 @@
 //! ```
 //!
 //! Where a newcomer finds no room, the oldest connection that waits for a head goes, first those that never
-//! were authorized; then the oldest request of a stranger. An authorized request is never given up.
+//! were authorized; then the oldest request of a stranger, or of whoever has credentials and not sent all of
+//! its body. Any other authorized request is never given up. So one account gets a part of the connections.
 
-use crate::network::network;
+use super::budget::Account;
+use crate::{
+    api::problem::{Kind, Problem},
+    network::network,
+};
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -30,6 +35,8 @@ const NETWORKS: usize = 10_000;
 /// Age of a head before it makes room for another connection of its own network. A burst of clients on one
 /// machine is told to wait instead, which is better than a reset.
 const HEAD_GRACE: Duration = Duration::from_secs(1);
+/// Age of a request whose body is still to come before it does the same, also for its own account.
+const BODY_GRACE: Duration = Duration::from_secs(5);
 
 /// Open connections of one listener; cheap to clone.
 #[derive(Clone)]
@@ -50,6 +57,10 @@ struct Table {
 struct Entry {
     network: IpAddr,
     phase: Phase,
+    /// Whether some of the request's body is still to come.
+    is_receiving: bool,
+    /// Who has shown good credentials with the present request.
+    account: Option<Account>,
     /// Start of the phase.
     since: Instant,
     /// Whether a request on it was authorized, or its peer is a trusted proxy.
@@ -74,8 +85,18 @@ impl Entry {
             (Phase::Head, false) => Some(0),
             (Phase::Head, true) => Some(1),
             (Phase::Stranger, _) => Some(2),
-            (Phase::Authorized, _) => None,
+            (Phase::Authorized, _) => self.is_receiving.then_some(2),
         }
+    }
+
+    /// Whether it has waited so long for its peer that it makes room for others of the same origin.
+    fn is_stale(&self, now: Instant) -> bool {
+        let grace = match self.phase {
+            Phase::Head => HEAD_GRACE,
+            _ if self.is_receiving => BODY_GRACE,
+            _ => return false,
+        };
+        now.saturating_duration_since(self.since) >= grace
     }
 }
 
@@ -92,6 +113,15 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Requests that one account may have under way: fewer than a network may have connections, so that
+    /// others behind the same address get through, and more than it may follow logs.
+    fn share_of(&self, account: Account) -> usize {
+        match account {
+            Account::Sole => self.limit,
+            Account::Known(_) | Account::Stranger(_) => (self.limit * 3 / 16).max(1),
+        }
+    }
+
     /// Place for a connection from `peer`; none where there are too many. A trusted proxy may have all.
     pub(super) fn admit(&self, peer: IpAddr, is_trusted: bool, now: Instant) -> Option<Place> {
         let network = network(peer);
@@ -103,11 +133,7 @@ impl Connections {
             false => quarter.min(UNKNOWN_SHARE),
         };
         if table.from.get(&network).copied().unwrap_or(0) >= share {
-            table.give_up(|entry| {
-                let is_old = now.saturating_duration_since(entry.since) >= HEAD_GRACE;
-                let is_own = entry.network == network && entry.phase == Phase::Head;
-                is_own && is_old
-            })?;
+            table.give_up(|entry| entry.network == network && entry.is_stale(now))?;
         } else if table.open.len() >= self.limit {
             table.give_up(|_| true)?;
         }
@@ -117,6 +143,8 @@ impl Connections {
         let entry = Entry {
             network,
             phase: Phase::Head,
+            is_receiving: false,
+            account: None,
             since: now,
             is_known: is_trusted,
             closing: Arc::clone(&closing),
@@ -182,26 +210,63 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Notes that the head of a request is there, and, once the value is dropped, that it was answered.
-    pub(super) fn begin(self: &Arc<Self>) -> Exchange {
-        self.enter(Phase::Stranger);
+    /// Notes that the head of a request is there, and whether a body is to come, and, once the value is dropped,
+    /// that it was answered.
+    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> Exchange {
+        self.enter(Phase::Stranger, has_body, Instant::now());
         Exchange(Arc::clone(self))
+    }
+
+    /// Notes that all of the present request is there.
+    pub(super) fn receive(&self) {
+        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
+            entry.is_receiving = false;
+        }
     }
 
     /// Notes that the present request has shown good credentials.
     pub(super) fn authorize(&self) {
-        self.enter(Phase::Authorized);
+        self.authorize_at(Instant::now());
     }
 
-    fn enter(&self, phase: Phase) {
-        let now = Instant::now();
+    /// The same for credentials of this account; fails where it has too many requests under way.
+    pub(super) fn authorize_as(&self, account: Account) -> Result<(), Problem> {
+        self.take_turn(account, Instant::now())
+    }
+
+    fn take_turn(&self, account: Account, now: Instant) -> Result<(), Problem> {
+        self.authorize_at(now);
         let mut table = self.connections.table();
-        if phase == Phase::Authorized {
-            table.remember(self.network, now);
+        let is_own = |entry: &Entry| entry.account == Some(account);
+        if table.open.get(&self.id).is_some_and(is_own) {
+            return Ok(());
+        }
+        let own = table.open.values().filter(|entry| is_own(entry)).count();
+        if own >= self.connections.share_of(account) {
+            let gone = table.give_up(|entry| is_own(entry) && entry.is_stale(now));
+            gone.ok_or_else(|| {
+                let text = "too many requests of yours are under way; send this one again when some are answered, and fewer at a time";
+                Problem::new(Kind::Unavailable, text).retry_after(1)
+            })?;
         }
         if let Some(entry) = table.open.get_mut(&self.id) {
-            entry.is_known |= phase == Phase::Authorized;
+            entry.account = Some(account);
+        }
+        Ok(())
+    }
+
+    fn authorize_at(&self, now: Instant) {
+        let mut table = self.connections.table();
+        table.remember(self.network, now);
+        if let Some(entry) = table.open.get_mut(&self.id) {
+            (entry.phase, entry.since, entry.is_known) = (Phase::Authorized, now, true);
+        }
+    }
+
+    fn enter(&self, phase: Phase, is_receiving: bool, now: Instant) {
+        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
             (entry.phase, entry.since) = (phase, now);
+            (entry.is_receiving, entry.account) = (is_receiving, None);
         }
     }
 
@@ -222,7 +287,7 @@ pub(super) struct Exchange(Arc<Place>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.enter(Phase::Head);
+        self.0.enter(Phase::Head, false, Instant::now());
     }
 }
 
@@ -272,7 +337,7 @@ mod tests {
         let places: Vec<_> = (0..64)
             .map(|_| Arc::new(connections.admit(proxy, true, now).unwrap()))
             .collect();
-        let _exchanges: Vec<_> = places.iter().map(Place::begin).collect();
+        let _exchanges: Vec<_> = places.iter().map(|place| place.begin(false)).collect();
         places.iter().for_each(|place| place.authorize());
         assert!(connections.admit(ip("192.0.2.1"), false, now).is_none());
     }
@@ -285,27 +350,27 @@ mod tests {
             Arc::new(connections.admit(peer, false, now).unwrap())
         };
         let [authorized, stranger, idle, head, newer] = [1, 2, 3, 4, 5].map(admit);
-        let _running = authorized.begin();
+        let _running = authorized.begin(false);
         authorized.authorize();
-        let _asking = stranger.begin();
-        let exchange = idle.begin();
+        let _asking = stranger.begin(false);
+        let exchange = idle.begin(false);
         idle.authorize();
         drop(exchange);
         let mut newcomers = Vec::new();
         for (n, next) in [&head, &newer].into_iter().enumerate() {
             assert!(!is_given_up(next));
             newcomers.push(admit(6 + n as u8));
-            newcomers[n].begin();
+            newcomers[n].begin(false);
             newcomers[n].authorize();
             assert!(is_given_up(next), "{n}");
         }
         newcomers.push(admit(8));
-        let _busy: Vec<_> = newcomers.iter().map(Place::begin).collect();
+        let _busy: Vec<_> = newcomers.iter().map(|place| place.begin(false)).collect();
         newcomers.iter().for_each(|place| place.authorize());
         assert!(is_given_up(&idle), "then one that is only idle");
         let last = admit(9);
         assert!(is_given_up(&stranger), "then one that asks");
-        let _exchange = last.begin();
+        let _exchange = last.begin(false);
         last.authorize();
         assert!(connections.admit(ip("192.0.2.10"), false, now).is_none());
         assert!(!is_given_up(&authorized));
@@ -326,6 +391,53 @@ mod tests {
         let _newcomer = connections.admit(peer, false, now + HEAD_GRACE).unwrap();
         let given_up = places.iter().filter(|place| is_given_up(place)).count();
         assert_eq!((given_up, is_given_up(&other)), (1, false));
+    }
+
+    #[test]
+    fn one_account_leaves_places_at_its_own_address() {
+        let (connections, now) = (Connections::new(1024), Instant::now());
+        let [ann, bob] = [(); 2].map(|()| Account::Known(uuid::Uuid::now_v7()));
+        let ask = |account, now| {
+            let place = connections.admit(ip("127.0.0.1"), false, now).map(Arc::new);
+            let place = place.unwrap();
+            let exchange = place.begin(true);
+            let turn = place.take_turn(account, now);
+            turn.map(|()| (place, exchange))
+                .map_err(|problem| problem.kind)
+        };
+        let mut hers: Vec<_> = (0..192).map(|_| ask(ann, now).unwrap()).collect();
+        assert_eq!(ask(ann, now).err(), Some(Kind::Unavailable));
+        let _his = ask(bob, now).unwrap();
+        for (place, _) in &hers[1..] {
+            place.receive();
+        }
+        let later = now + BODY_GRACE;
+        let _newer = ask(ann, later).unwrap();
+        assert!(
+            is_given_up(&hers[0].0),
+            "a body that does not come makes room"
+        );
+        assert!(
+            ask(ann, later).is_err(),
+            "what is asked for in full is answered"
+        );
+        drop(hers.pop());
+        ask(ann, later).unwrap();
+    }
+
+    #[test]
+    fn unfinished_body_makes_room_whoever_sends_it() {
+        let (connections, now) = (Connections::new(2), Instant::now());
+        let admit = |last: u8| {
+            let peer = IpAddr::from([192, 0, 2, last]);
+            connections.admit(peer, false, now).map(Arc::new)
+        };
+        let [first, second] = [1, 2].map(|last| admit(last).unwrap());
+        let _exchanges = [&first, &second].map(|place| place.begin(true));
+        [&first, &second].map(|place| place.authorize());
+        first.receive();
+        let _newcomer = admit(3).unwrap();
+        assert!(is_given_up(&second) && !is_given_up(&first));
     }
 
     proptest! {

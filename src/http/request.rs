@@ -101,12 +101,13 @@ impl Request {
         self.authority.as_ref().map(Authority::as_str)
     }
 
-    /// Notes that it has shown good credentials: its connection stays when others need room, and its
-    /// body is charged to this account.
-    pub fn authorize(&self, account: Account) {
-        self.authorize_connection();
+    /// Notes that it has shown good credentials: its connection stays when others need room, once all of its
+    /// body is there, and its body is charged to this account. Fails where that has too much under way.
+    pub fn authorize(&self, account: Account) -> Result<(), Problem> {
+        self.place.authorize_as(account)?;
         // The first one counts; a request has one caller.
         let _ = self.account.set(account);
+        Ok(())
     }
 
     /// The same for credentials that its body has shown.
@@ -245,6 +246,7 @@ impl Request {
         let account = account.unwrap_or_else(|| Account::stranger(self.connection.client));
         let mut share = Share::open(account, self.body_limit, length.unwrap_or(0))?;
         let bytes = body::receive(body, self.body_limit, &mut share).await;
+        self.place.receive();
         self.share = Some(share);
         bytes
     }

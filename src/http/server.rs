@@ -16,7 +16,11 @@ use crate::{
     api::problem::{Kind, Problem},
     wait,
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -132,7 +136,7 @@ async fn exchange<S: Send + Sync + 'static>(
     listener: SocketAddr,
     connection: Connection,
 ) -> Result<Response, Infallible> {
-    let exchange = place.begin();
+    let exchange = place.begin(!request.body().is_end_stream());
     let client = gate.client(connection.client, request.headers());
     let authority = gate.authority(&request, listener, connection.peer.ip());
     let arrival = authority.map(|authority| Arrival {

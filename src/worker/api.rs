@@ -78,7 +78,7 @@ impl Api {
             terms.admit(request).then(|| terms.orchestrator.clone())
         };
         if let Some(owner) = owner {
-            request.authorize(Account::Sole);
+            request.authorize(Account::Sole)?;
             if let Some(owner) = &owner {
                 self.hear(owner, request);
             }

@@ -102,6 +102,44 @@ fn idle_connections_make_room_for_their_own_address() {
 }
 
 #[test]
+fn one_user_s_unsent_bodies_keep_nobody_out() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let gateway = &orchestrator.gateway;
+    let admin = orchestrator.login();
+    let eve = orchestrator.add_user(&admin, "eve");
+    let begun = format!(
+        "POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: 50\r\nauthorization: Bearer {}\r\n\r\n{{",
+        eve.token()
+    );
+    let hold = |from: u8| {
+        let mut stream = connect_from([127, 0, 0, from], gateway);
+        // A refusal may be on its way already.
+        let _ = stream.write_all(begun.as_bytes());
+        stream
+    };
+    let all: Vec<_> = (0..256 * 4).map(|n| hold(1 + (n / 256) as u8)).collect();
+    let answer = eventually("she is told to send fewer", || {
+        let answer = all.iter().rev().find_map(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            let mut start = [0; 4096];
+            { stream }
+                .read(&mut start)
+                .ok()
+                .filter(|n| *n > 0)
+                .map(|n| String::from_utf8_lossy(&start[..n]).into_owned())
+        });
+        answer.filter(|answer| answer.contains("of yours"))
+    });
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    for _ in 0..20 {
+        admin.get("/v1/users/me").expect(200);
+        gateway.get("/healthz").expect(200);
+    }
+}
+
+#[test]
 fn unfinished_head_is_cut_off_in_ten_seconds() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);

@@ -152,7 +152,7 @@ async fn proven_registration(
     if let Some(psk) = request.bearer() {
         check(psk).await?;
         // Those who have the key are one party as far as memory goes.
-        request.authorize(Account::Known(Uuid::nil()));
+        request.authorize(Account::Known(Uuid::nil()))?;
         request.limit_body(MAX_REPORT);
         return request.payload().await;
     }
@@ -262,7 +262,7 @@ async fn calling_node(orchestrator: &Orchestrator, request: &Request) -> Result<
     let node = node
         .filter(|node| node.registration == registration)
         .ok_or_else(unregistered)?;
-    request.authorize(Account::Known(node.id.into()));
+    request.authorize(Account::Known(node.id.into()))?;
     Ok(node)
 }
 

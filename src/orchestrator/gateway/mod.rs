@@ -82,7 +82,7 @@ fn routes() -> Builder<Orchestrator> {
 /// Who calls.
 async fn caller(orchestrator: &Orchestrator, request: &Request) -> Result<Caller, Problem> {
     let caller = orchestrator.identity.caller(request.bearer()).await?;
-    request.authorize(Account::Known(caller.user.id.into()));
+    request.authorize(Account::Known(caller.user.id.into()))?;
     Ok(caller)
 }
 
@@ -94,7 +94,7 @@ async fn admin(
 ) -> Result<Caller, Problem> {
     let (bearer, origin) = (request.bearer(), request.origin());
     let admin = orchestrator.identity.admin(bearer, action, &origin).await?;
-    request.authorize(Account::Known(admin.user.id.into()));
+    request.authorize(Account::Known(admin.user.id.into()))?;
     Ok(admin)
 }
 
