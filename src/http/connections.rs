@@ -11,7 +11,10 @@
 //!
 //! Where a newcomer finds no room, the oldest connection that waits for a head goes, first those that never
 //! were authorized; then the oldest request of a stranger, or of whoever has credentials and not sent all of
-//! its body. Any other authorized request is never given up. So one account gets a part of the connections.
+//! its body; then the oldest that only reads along. Any other authorized request is never given up. So one
+//! account gets a part of the connections.
+//!
+//! The sole caller of a listener counts for no network: its network may be a stranger's, too.
 
 use super::budget::Account;
 use crate::{
@@ -55,10 +58,13 @@ struct Table {
 }
 
 struct Entry {
-    network: IpAddr,
+    /// What its connection counts for; none once its peer was the sole caller of the listener.
+    network: Option<IpAddr>,
     phase: Phase,
     /// Whether some of the request's body is still to come.
     is_receiving: bool,
+    /// Whether it only reads along, and can do so on another connection.
+    yields: bool,
     /// Who has shown good credentials with the present request.
     account: Option<Account>,
     /// Start of the phase.
@@ -85,7 +91,8 @@ impl Entry {
             (Phase::Head, false) => Some(0),
             (Phase::Head, true) => Some(1),
             (Phase::Stranger, _) => Some(2),
-            (Phase::Authorized, _) => self.is_receiving.then_some(2),
+            (Phase::Authorized, _) if self.is_receiving => Some(2),
+            (Phase::Authorized, _) => self.yields.then_some(3),
         }
     }
 
@@ -117,7 +124,8 @@ impl Connections {
     /// others behind the same address get through, and more than it may follow logs.
     fn share_of(&self, account: Account) -> usize {
         match account {
-            Account::Sole => self.limit,
+            // What is left is for calls that take a moment, such as cancels.
+            Account::Sole => (self.limit - self.limit / 8).max(1),
             Account::Known(_) | Account::Stranger(_) => (self.limit * 3 / 16).max(1),
         }
     }
@@ -133,7 +141,7 @@ impl Connections {
             false => quarter.min(UNKNOWN_SHARE),
         };
         if table.from.get(&network).copied().unwrap_or(0) >= share {
-            table.give_up(|entry| entry.network == network && entry.is_stale(now))?;
+            table.give_up(|entry| entry.network == Some(network) && entry.is_stale(now))?;
         } else if table.open.len() >= self.limit {
             table.give_up(|_| true)?;
         }
@@ -141,9 +149,10 @@ impl Connections {
         table.next += 1;
         *table.from.entry(network).or_default() += 1;
         let entry = Entry {
-            network,
+            network: Some(network),
             phase: Phase::Head,
             is_receiving: false,
+            yields: false,
             account: None,
             since: now,
             is_known: is_trusted,
@@ -190,14 +199,25 @@ impl Table {
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
-        let entry = self.open.remove(&id)?;
-        if let Some(count) = self.from.get_mut(&entry.network) {
+        self.leave_network(id);
+        self.open.remove(&id)
+    }
+
+    /// Has a connection count for no network any more.
+    fn leave_network(&mut self, id: u64) {
+        let Some(network) = self
+            .open
+            .get_mut(&id)
+            .and_then(|entry| entry.network.take())
+        else {
+            return;
+        };
+        if let Some(count) = self.from.get_mut(&network) {
             *count -= 1;
             if *count == 0 {
-                self.from.remove(&entry.network);
+                self.from.remove(&network);
             }
         }
-        Some(entry)
     }
 }
 
@@ -243,7 +263,8 @@ impl Place {
         }
         let own = table.open.values().filter(|entry| is_own(entry)).count();
         if own >= self.connections.share_of(account) {
-            let gone = table.give_up(|entry| is_own(entry) && entry.is_stale(now));
+            let gone =
+                table.give_up(|entry| is_own(entry) && (entry.is_stale(now) || entry.yields));
             gone.ok_or_else(|| {
                 let text = "too many requests of yours are under way; send this one again when some are answered, and fewer at a time";
                 Problem::new(Kind::Unavailable, text).retry_after(1)
@@ -252,7 +273,23 @@ impl Place {
         if let Some(entry) = table.open.get_mut(&self.id) {
             entry.account = Some(account);
         }
+        if account == Account::Sole {
+            table.leave_network(self.id);
+        }
         Ok(())
+    }
+
+    /// Notes that the caller is the sole one of the listener, with a call that takes a moment.
+    pub(super) fn authorize_sole(&self) {
+        self.authorize();
+        self.connections.table().leave_network(self.id);
+    }
+
+    /// Notes that the present request only reads along: it makes room for any other.
+    pub(super) fn give_way(&self) {
+        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
+            entry.yields = true;
+        }
     }
 
     fn authorize_at(&self, now: Instant) {
@@ -266,7 +303,7 @@ impl Place {
     fn enter(&self, phase: Phase, is_receiving: bool, now: Instant) {
         if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
             (entry.phase, entry.since) = (phase, now);
-            (entry.is_receiving, entry.account) = (is_receiving, None);
+            (entry.is_receiving, entry.yields, entry.account) = (is_receiving, false, None);
         }
     }
 
@@ -292,173 +329,4 @@ impl Drop for Exchange {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::FutureExt as _;
-    use proptest::prelude::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn is_given_up(place: &Place) -> bool {
-        place.given_up().now_or_never().is_some()
-    }
-
-    #[test]
-    fn unknown_network_gets_few_places_until_authorized() {
-        let (connections, now) = (Connections::new(1024), Instant::now());
-        let [known, other] = ["192.0.2.1", "192.0.2.2"].map(ip);
-        let admit = |peer| connections.admit(peer, false, now).map(Arc::new);
-        let mut places: Vec<_> = (0..UNKNOWN_SHARE).map(|_| admit(known).unwrap()).collect();
-        assert!(admit(known).is_none());
-        assert!(admit(other).is_some());
-        places[0].authorize();
-        places.extend((UNKNOWN_SHARE..256).map(|_| admit(known).unwrap()));
-        assert!(admit(known).is_none(), "a quarter is the most");
-        places.clear();
-        assert!(connections.table().from.is_empty());
-        places.extend((0..256).map(|_| admit(known).unwrap()));
-        let later = now + MEMORY + HEAD_GRACE;
-        places.clear();
-        places.extend(
-            (0..UNKNOWN_SHARE).map(|_| Arc::new(connections.admit(known, false, later).unwrap())),
-        );
-        assert!(
-            connections.admit(known, false, later).is_none(),
-            "it is forgotten in time"
-        );
-    }
-
-    #[test]
-    fn proxies_may_have_all_places() {
-        let (connections, now) = (Connections::new(64), Instant::now());
-        let proxy = ip("10.0.0.1");
-        let places: Vec<_> = (0..64)
-            .map(|_| Arc::new(connections.admit(proxy, true, now).unwrap()))
-            .collect();
-        let _exchanges: Vec<_> = places.iter().map(|place| place.begin(false)).collect();
-        places.iter().for_each(|place| place.authorize());
-        assert!(connections.admit(ip("192.0.2.1"), false, now).is_none());
-    }
-
-    #[test]
-    fn least_valuable_connection_makes_room() {
-        let (connections, now) = (Connections::new(5), Instant::now());
-        let admit = |last: u8| {
-            let peer = IpAddr::from([192, 0, 2, last]);
-            Arc::new(connections.admit(peer, false, now).unwrap())
-        };
-        let [authorized, stranger, idle, head, newer] = [1, 2, 3, 4, 5].map(admit);
-        let _running = authorized.begin(false);
-        authorized.authorize();
-        let _asking = stranger.begin(false);
-        let exchange = idle.begin(false);
-        idle.authorize();
-        drop(exchange);
-        let mut newcomers = Vec::new();
-        for (n, next) in [&head, &newer].into_iter().enumerate() {
-            assert!(!is_given_up(next));
-            newcomers.push(admit(6 + n as u8));
-            newcomers[n].begin(false);
-            newcomers[n].authorize();
-            assert!(is_given_up(next), "{n}");
-        }
-        newcomers.push(admit(8));
-        let _busy: Vec<_> = newcomers.iter().map(|place| place.begin(false)).collect();
-        newcomers.iter().for_each(|place| place.authorize());
-        assert!(is_given_up(&idle), "then one that is only idle");
-        let last = admit(9);
-        assert!(is_given_up(&stranger), "then one that asks");
-        let _exchange = last.begin(false);
-        last.authorize();
-        assert!(connections.admit(ip("192.0.2.10"), false, now).is_none());
-        assert!(!is_given_up(&authorized));
-    }
-
-    #[test]
-    fn network_makes_room_with_its_own_old_heads() {
-        let (connections, now) = (Connections::new(1024), Instant::now());
-        let peer = ip("127.0.0.1");
-        let places: Vec<_> = (0..UNKNOWN_SHARE)
-            .map(|_| connections.admit(peer, false, now).unwrap())
-            .collect();
-        assert!(
-            connections.admit(peer, false, now).is_none(),
-            "a burst has to wait"
-        );
-        let other = connections.admit(ip("127.0.0.2"), false, now).unwrap();
-        let _newcomer = connections.admit(peer, false, now + HEAD_GRACE).unwrap();
-        let given_up = places.iter().filter(|place| is_given_up(place)).count();
-        assert_eq!((given_up, is_given_up(&other)), (1, false));
-    }
-
-    #[test]
-    fn one_account_leaves_places_at_its_own_address() {
-        let (connections, now) = (Connections::new(1024), Instant::now());
-        let [ann, bob] = [(); 2].map(|()| Account::Known(uuid::Uuid::now_v7()));
-        let ask = |account, now| {
-            let place = connections.admit(ip("127.0.0.1"), false, now).map(Arc::new);
-            let place = place.unwrap();
-            let exchange = place.begin(true);
-            let turn = place.take_turn(account, now);
-            turn.map(|()| (place, exchange))
-                .map_err(|problem| problem.kind)
-        };
-        let mut hers: Vec<_> = (0..192).map(|_| ask(ann, now).unwrap()).collect();
-        assert_eq!(ask(ann, now).err(), Some(Kind::Unavailable));
-        let _his = ask(bob, now).unwrap();
-        for (place, _) in &hers[1..] {
-            place.receive();
-        }
-        let later = now + BODY_GRACE;
-        let _newer = ask(ann, later).unwrap();
-        assert!(
-            is_given_up(&hers[0].0),
-            "a body that does not come makes room"
-        );
-        assert!(
-            ask(ann, later).is_err(),
-            "what is asked for in full is answered"
-        );
-        drop(hers.pop());
-        ask(ann, later).unwrap();
-    }
-
-    #[test]
-    fn unfinished_body_makes_room_whoever_sends_it() {
-        let (connections, now) = (Connections::new(2), Instant::now());
-        let admit = |last: u8| {
-            let peer = IpAddr::from([192, 0, 2, last]);
-            connections.admit(peer, false, now).map(Arc::new)
-        };
-        let [first, second] = [1, 2].map(|last| admit(last).unwrap());
-        let _exchanges = [&first, &second].map(|place| place.begin(true));
-        [&first, &second].map(|place| place.authorize());
-        first.receive();
-        let _newcomer = admit(3).unwrap();
-        assert!(is_given_up(&second) && !is_given_up(&first));
-    }
-
-    proptest! {
-        #[test]
-        fn table_never_exceeds_its_limits(limit in 1_usize..40, steps in prop::collection::vec((0_u8..6, 0_u8..4), 1..200)) {
-            let (connections, mut now) = (Connections::new(limit), Instant::now());
-            let mut places: Vec<Arc<Place>> = Vec::new();
-            for (peer, what) in steps {
-                now += Duration::from_millis(300);
-                match what {
-                    0 | 1 => places.extend(connections.admit(IpAddr::from([192, 0, 2, peer]), false, now).map(Arc::new)),
-                    2 => places.first().into_iter().for_each(|place| place.authorize()),
-                    _ => drop((!places.is_empty()).then(|| places.remove(usize::from(peer) % places.len()))),
-                }
-                let table = connections.table();
-                prop_assert!(table.open.len() <= limit);
-                prop_assert_eq!(table.from.values().sum::<usize>(), table.open.len());
-                prop_assert!(table.from.values().all(|count| *count <= limit.div_ceil(4)));
-            }
-            places.clear();
-            prop_assert!(connections.table().open.is_empty());
-        }
-    }
-}
+mod tests;

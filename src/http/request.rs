@@ -110,7 +110,19 @@ impl Request {
         Ok(())
     }
 
-    /// The same for credentials that its body has shown.
+    /// The same for the sole caller of a listener, for a call that takes a moment: it is let through also where
+    /// that caller has as much under way as it may.
+    pub fn authorize_sole(&self) {
+        self.place.authorize_sole();
+        let _ = self.account.set(Account::Sole);
+    }
+
+    /// Notes that it only reads along: its connection makes room for any other, and whoever reads comes back.
+    pub fn give_way(&self) {
+        self.place.give_way();
+    }
+
+    /// Notes good credentials that its body has shown.
     pub fn authorize_connection(&self) {
         self.place.authorize();
     }

@@ -71,14 +71,21 @@ impl Api {
         self.running.spawn(job::run(shop, job, entry));
     }
 
-    /// Checks the token of a request; the orchestrator that it belongs to.
+    /// Checks the token of a request that may take as long as a job; the orchestrator that it belongs to.
+    fn authorize_long(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
+        let owner = self.authorize(request)?;
+        request.authorize(Account::Sole)?;
+        Ok(owner)
+    }
+
+    /// Checks the token of a request that takes a moment; the orchestrator that it belongs to.
     fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = {
             let terms = self.shop.terms.borrow();
             terms.admit(request).then(|| terms.orchestrator.clone())
         };
         if let Some(owner) = owner {
-            request.authorize(Account::Sole)?;
+            request.authorize_sole();
             if let Some(owner) = &owner {
                 self.hear(owner, request);
             }
@@ -120,7 +127,7 @@ impl Api {
 }
 
 async fn run(api: Arc<Api>, mut request: Request) -> Reply {
-    let owner = api.authorize(&request)?;
+    let owner = api.authorize_long(&request)?;
     let telling = telling(&request)?;
     request.limit_body(api.shop.terms.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
@@ -163,6 +170,11 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     let job = api.job(&request)?;
     let telling = telling(&request)?;
     if streams(&request) {
+        request.authorize(Account::Sole)?;
+        if telling.output && telling.follow {
+            // What the job printed; whether it ends is asked without.
+            request.give_way();
+        }
         return stream(job, telling);
     }
     if !job.has_ended() {
