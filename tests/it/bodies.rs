@@ -222,7 +222,7 @@ fn key_in_the_head_is_checked_before_the_body() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (control, path) = (&orchestrator.control, "/v1/nodes/register");
-    let wrong = announced(control, path, "a wrong pre-shared key", 1000);
+    let wrong = announced(control, path, "a wrong pre-shared key", MIB);
     assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
     let mut report = capability("box", "http://127.0.0.1:1");
     report["padding"] = "x".repeat(600_000).into();
@@ -284,6 +284,27 @@ fn followers_are_bounded_by_user() {
         stream.read_exact(&mut start).unwrap();
         (start == *b"HTTP/1.1 200").then_some(())
     });
+}
+
+#[test]
+fn its_caller_may_read_along_more_than_a_network() {
+    let worker = Worker::start(&[]);
+    let job = Worker::script("until [ -e go ]; do usleep 5000; done");
+    let mut course = worker.follow(&job, 0);
+    course.next().unwrap();
+    let readers: Vec<_> = (0..300)
+        .map(|n| {
+            let mut reader = worker.attach(&job, 0);
+            let event = reader.next();
+            assert!(event.is_some(), "reader {n}");
+            reader
+        })
+        .collect();
+    let canceled = format!("{}:cancel", Worker::path(&job));
+    worker.api.call("POST", &canceled, &[], b"").expect(200);
+    worker.api.get("/healthz").expect(200);
+    assert_eq!(course.last().unwrap()["status"], "canceled");
+    drop(readers);
 }
 
 #[test]

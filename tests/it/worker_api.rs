@@ -12,27 +12,6 @@ use std::{
 const UNIQUE: &[&str] = &["cat", "/proc/sys/kernel/random/uuid"];
 
 #[test]
-fn its_caller_may_read_along_more_than_a_network() {
-    let worker = Worker::start(&[]);
-    let job = Worker::script("until [ -e go ]; do usleep 5000; done");
-    let mut course = worker.follow(&job, 0);
-    course.next().unwrap();
-    let readers: Vec<_> = (0..300)
-        .map(|n| {
-            let mut reader = worker.attach(&job, 0);
-            let event = reader.next();
-            assert!(event.is_some(), "reader {n}");
-            reader
-        })
-        .collect();
-    let canceled = format!("{}:cancel", Worker::path(&job));
-    worker.api.call("POST", &canceled, &[], b"").expect(200);
-    worker.api.get("/healthz").expect(200);
-    assert_eq!(course.last().unwrap()["status"], "canceled");
-    drop(readers);
-}
-
-#[test]
 fn a_job_is_answered_whole_or_as_it_goes_and_can_be_read_again() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo out; echo err >&2; exit 5");
