@@ -33,7 +33,7 @@ use crate::{
 use rates::{Denials, Rates};
 use std::{future::Future, net::IpAddr, time::Duration};
 use subtle::ConstantTimeEq as _;
-use throttle::{Key, Throttle};
+use throttle::{Key, Throttle, Try};
 use tokio::sync::watch;
 
 /// How often a user's tokens may be refreshed in a second; each refresh stays written down.
@@ -121,6 +121,21 @@ pub fn store_problem(error: StoreError) -> Problem {
             "the database takes no writes at present; the operator finds the reason in the orchestrator's log",
         ),
         _ => Problem::internal(),
+    }
+}
+
+/// A wrong pre-shared key, which counts as a guess once this is dropped.
+pub struct WrongPsk {
+    attempt: Try,
+}
+
+impl WrongPsk {
+    /// Counts it, and says what to do.
+    pub fn refuse(self, from: IpAddr) -> Problem {
+        tracing::warn!(address = %from, "registration with a wrong pre-shared key refused");
+        Problem::unauthorized(
+            "the pre-shared key is wrong, or an old one; copy the present one from keys/psk of the orchestrator's data directory, or from its --psk-file",
+        )
     }
 }
 
@@ -228,24 +243,41 @@ impl Identity {
         self.store.audit_add(event).await.map_err(store_problem)
     }
 
-    /// Whether this is the pre-shared key.
+    /// Checks the pre-shared key.
     pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
+        let shown = self.show_psk(psk, from)?;
+        shown.map_err(|wrong| wrong.refuse(from))
+    }
+
+    /// Whether this is the pre-shared key. One that is wrong counts as a guess, unless the same request shows
+    /// the right one as well.
+    pub fn show_psk(&self, psk: &str, from: IpAddr) -> Result<Result<(), WrongPsk>, Problem> {
         let admitted = self.registrations.admit(vec![Key::address(from)]);
         let attempt = admitted.map_err(|problem| {
             let why = "nodes at this address have shown a wrong pre-shared key, this one or others; give each of them the present one";
             let detail = format!("{}: {why}", problem.detail);
             Problem { detail, ..problem }
         })?;
-        // Equal lengths for a comparison in constant time.
-        let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
-        if !bool::from(shown.as_bytes().ct_eq(ours.as_bytes())) {
-            tracing::warn!(address = %from, "registration with a wrong pre-shared key refused");
-            return Err(Problem::unauthorized(
-                "the pre-shared key is wrong, or an old one; copy the present one from keys/psk of the orchestrator's data directory, or from its --psk-file",
-            ));
+        if !self.is_psk(psk) {
+            return Ok(Err(WrongPsk { attempt }));
         }
         attempt.succeed();
+        Ok(Ok(()))
+    }
+
+    /// Checks another key of a request that has shown a wrong one.
+    pub fn check_other_psk(&self, wrong: WrongPsk, psk: &str, from: IpAddr) -> Result<(), Problem> {
+        if !self.is_psk(psk) {
+            return Err(wrong.refuse(from));
+        }
+        wrong.attempt.succeed();
         Ok(())
+    }
+
+    fn is_psk(&self, psk: &str) -> bool {
+        // Equal lengths for a comparison in constant time.
+        let (shown, ours) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
+        shown.as_bytes().ct_eq(ours.as_bytes()).into()
     }
 
     /// Lets a node that isn't known register from there, or says how long to wait.

@@ -306,6 +306,28 @@ fn registration_limit_names_its_cause() {
 }
 
 #[test]
+fn other_token_in_the_head_is_no_guess() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (control, path) = (&orchestrator.control, "/v1/nodes/register");
+    let body = json!({"psk": PSK, "capability": capability("peer", "http://127.0.0.1:1")});
+    let token = control.post(path, &body).json(201)["auth"]["node_jwt"].clone();
+    let own = control.with_token(token.as_str().unwrap());
+    for token in [&own, &control.with_token("an older token")] {
+        for _ in 0..8 {
+            token.post(path, &body).expect(200);
+        }
+    }
+    control.post(path, &body).expect(200);
+    let wrong = json!({"psk": "an old pre-shared key", "capability": body["capability"]});
+    for _ in 0..4 {
+        own.post(path, &wrong).problem(401, "unauthorized");
+    }
+    own.post(path, &json!({"version": 1})).expect(400);
+    control.post(path, &body).problem(429, "too-many-requests");
+}
+
+#[test]
 fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);

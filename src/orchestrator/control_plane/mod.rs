@@ -138,35 +138,45 @@ async fn proven_registration(
     request: &mut Request,
     event: &AuditEvent,
 ) -> Result<Register, Problem> {
-    let address = request.connection.client;
-    let check = async |psk: &str| {
-        let checked = orchestrator.identity.check_psk(psk, address);
-        if let Err(problem) = &checked
-            && problem.kind == Kind::Unauthorized
-        {
-            let denied = event.clone().refused(problem);
-            orchestrator.identity.note(denied).await?;
+    let (identity, address) = (&orchestrator.identity, request.connection.client);
+    let shown = request.bearer().map(|psk| identity.show_psk(psk, address));
+    let wrong = match shown.transpose()? {
+        Some(Ok(())) => {
+            // Those who have the key are one party as far as memory goes.
+            request.authorize(Account::Known(Uuid::nil()))?;
+            request.limit_body(MAX_REPORT);
+            return request.payload().await;
         }
-        checked
+        // It may be another token of a node that shows the key in its body.
+        Some(Err(wrong)) => Some(wrong),
+        None => None,
     };
-    if let Some(psk) = request.bearer() {
-        check(psk).await?;
-        // Those who have the key are one party as far as memory goes.
-        request.authorize(Account::Known(Uuid::nil()))?;
-        request.limit_body(MAX_REPORT);
-        return request.payload().await;
-    }
     request.limit_body(MAX_UNPROVEN_REGISTRATION);
-    let body: Register = request.payload().await.map_err(|mut problem| {
-        if problem.kind == Kind::PayloadTooLarge {
-            problem.detail +=
-                ", or show the pre-shared key in the head, as Authorization: Bearer KEY";
+    let body: Result<Register, Problem> = request.payload().await;
+    let checked = match (body, wrong) {
+        (Ok(body), Some(wrong)) => identity
+            .check_other_psk(wrong, &body.psk, address)
+            .map(|()| body),
+        (Ok(body), None) => identity.check_psk(&body.psk, address).map(|()| body),
+        (Err(problem), Some(wrong)) if problem.kind == Kind::PayloadTooLarge => {
+            Err(wrong.refuse(address))
         }
-        problem
-    })?;
-    check(&body.psk).await?;
-    request.authorize_connection();
-    Ok(body)
+        (Err(mut problem), _) => {
+            if problem.kind == Kind::PayloadTooLarge {
+                problem.detail +=
+                    ", or show the pre-shared key in the head, as Authorization: Bearer KEY";
+            }
+            Err(problem)
+        }
+    };
+    match &checked {
+        Ok(_) => request.authorize_connection(),
+        Err(problem) if problem.kind == Kind::Unauthorized => {
+            identity.note(event.clone().refused(problem)).await?;
+        }
+        Err(_) => {}
+    }
+    checked
 }
 
 /// Notes which process of a node calls. While there are two, both are refused, and neither is given jobs:
