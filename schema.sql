@@ -83,16 +83,16 @@ CREATE TABLE tasks (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     started_at INTEGER,
-    ended_at   INTEGER,
-    stem       TEXT                              -- the name without its number: build of build-2
+    ended_at   INTEGER
 ) STRICT, WITHOUT ROWID;
 -- Lists seek by all that they filter and read in the order of ids. One without a status reads each status
--- and merges them.
+-- and merges them. The numbered tasks of a name, such as build-2, are those whose name without its last
+-- digits is build-; that is an index alone and no column, so that an upgrade rewrites no task.
 CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
 CREATE INDEX tasks_by_status ON tasks (status, id);
 CREATE INDEX tasks_by_name ON tasks (name, user_id) WHERE name IS NOT NULL;
-CREATE INDEX tasks_by_stem ON tasks (stem, status, id) WHERE stem IS NOT NULL;
-CREATE INDEX tasks_by_user_stem ON tasks (user_id, stem, status, id) WHERE stem IS NOT NULL;
+CREATE INDEX tasks_by_stem ON tasks (rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
+CREATE INDEX tasks_by_user_stem ON tasks (user_id, rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
 -- What a node runs. Ids are version 7, so their order is the order of arrival.

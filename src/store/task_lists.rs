@@ -6,8 +6,8 @@
 //! ```text
 //! user, status, before      index tasks_by_user      (user_id, status, id)
 //! status, before            index tasks_by_status    (status, id)
-//! user, name, status, before      tasks_by_user_stem (user_id, stem, status, id)
-//! name, status, before            tasks_by_stem      (stem, status, id)
+//! user, name, status, before      tasks_by_user_stem (user_id, STEM, status, id)
+//! name, status, before            tasks_by_stem      (STEM, status, id)
 //! ```
 //!
 //! A list without a status seeks in each of the five statuses and merges what it finds by id.
@@ -27,6 +27,8 @@ use std::collections::BTreeSet;
 pub const MAX_OFFSET: u32 = 10_000;
 /// Longest command, and longest prompt, that a list shows.
 const LISTED_BYTES: usize = 4096;
+/// A name without the digits at its end: `build-` of `build-2`. As the indexes have it.
+const STEM: &str = "rtrim(name, '0123456789')";
 /// Text that sorts after every id.
 const AFTER_IDS: &str = "g";
 
@@ -68,9 +70,9 @@ impl TaskFilter {
             Some(name) => {
                 let plain = plain_name(name);
                 if let Some(plain) = &plain {
-                    self.seek(c, Some(plain), &mut ids)?;
+                    self.seek(c, Some(&format!("{plain}-")), &mut ids)?;
                 }
-                // A name that ends in a number has another stem, and one of an earlier release may be of any form.
+                // A name of an earlier release may be of any form.
                 for name in BTreeSet::from_iter([Some(name), plain.as_ref()].into_iter().flatten())
                 {
                     self.exact(c, name, &mut ids)?;
@@ -97,7 +99,7 @@ impl TaskFilter {
         let limit = i64::from(self.offset) + i64::from(self.limit) + 1;
         for status in statuses.iter().map(|status| status.as_str()) {
             let mut conditions = self.owned();
-            conditions.extend(stem.map(|stem| ("stem", stem as &dyn ToSql)));
+            conditions.extend(stem.map(|stem| (STEM, stem as &dyn ToSql)));
             conditions.push(("status", &status));
             let mut statement = c.prepare_cached(&seek_sql(&conditions))?;
             let values = conditions.iter().map(|(_, value)| *value);

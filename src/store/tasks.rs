@@ -9,7 +9,7 @@ use super::{
 use crate::api::{
     JobId, TaskId, UserId,
     audit::AuditEvent,
-    tasks::{JobView, Task, TaskSpec, TaskStatus, stem_of},
+    tasks::{JobView, Task, TaskSpec, TaskStatus},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -194,9 +194,9 @@ impl Store {
             let name = spec.task_name.as_deref();
             let name = name.map(|base| free_name(c, owner, base)).transpose()?;
             c.execute(
-                "INSERT INTO tasks (id, user_id, status, name, stem, spec, created_at, updated_at)
-                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?6, ?6)",
-                params![id, owner, name, name.as_deref().map(stem_of), text, now],
+                "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
+                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
+                params![id, owner, name, text, now],
             )?;
             c.execute(
                 "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)

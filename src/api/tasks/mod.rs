@@ -6,6 +6,6 @@ mod place;
 mod view;
 
 pub use create::*;
-pub use name::{MAX_NAME_CHARS, numbered_name, plain_name, stem_of};
+pub use name::{MAX_NAME_CHARS, numbered_name, plain_name};
 pub use place::*;
 pub use view::*;

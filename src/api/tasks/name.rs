@@ -36,15 +36,6 @@ pub fn numbered_name(base: &str, n: u64) -> String {
     format!("{}{number}", &base[..end])
 }
 
-/// The name without its number: `build` of `build-2`, and of itself.
-pub fn stem_of(name: &str) -> &str {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    match stem.strip_suffix('-') {
-        Some(base) if stem.len() < name.len() => base,
-        _ => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,21 +55,6 @@ mod tests {
         }
         assert_eq!(base_name("日本").as_deref(), Some("task"));
         assert_eq!(base_name(""), None);
-    }
-
-    #[test]
-    fn stem_is_the_name_without_its_number() {
-        for (name, stem) in [
-            ("build", "build"),
-            ("build-2", "build"),
-            ("build-2-10", "build-2"),
-            ("7", "7"),
-            ("v7", "v7"),
-            ("odd-", "odd-"),
-            ("odd--3", "odd-"),
-        ] {
-            assert_eq!(stem_of(name), stem);
-        }
     }
 
     proptest! {
