@@ -64,7 +64,7 @@ CREATE TABLE nodes (
     ack_error         TEXT,
     ack_at            INTEGER,
     node_key_sha256   TEXT,                      -- whose slug it is; NULL where it came without a key
-    registration      INTEGER NOT NULL DEFAULT 0 -- counts registrations: tokens name theirs, and end with it
+    registration      INTEGER NOT NULL DEFAULT 0 -- a random number for each: tokens name theirs, and end with it
 ) STRICT, WITHOUT ROWID;
 
 -- Machines that were draining when an admin had them forgotten: they drain again when they come back.
@@ -126,6 +126,16 @@ CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHER
 CREATE INDEX jobs_backoff ON jobs (not_before) WHERE status = 'queued';
 CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';
 CREATE INDEX jobs_offered ON jobs (offered_node_id) WHERE offered_node_id IS NOT NULL;
+
+-- What is still known of jobs whose task was deleted: a node that was away may run or keep what this
+-- database gave out, and is told to end and forget it when it is back.
+CREATE TABLE deleted_jobs (
+    id           TEXT PRIMARY KEY,
+    task_id      TEXT NOT NULL,
+    last_attempt INTEGER NOT NULL,
+    ended_at     INTEGER NOT NULL                -- kept so long after this
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deleted_jobs_by_age ON deleted_jobs (ended_at);
 
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL REFERENCES users (id),

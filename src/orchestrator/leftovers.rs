@@ -8,9 +8,10 @@
 //! An attempt that was given up may not have come there yet: a request that was sent into a network that
 //! is down is delivered when it is up again. The node is told to forget that one, too, and refuses it then.
 //!
-//! Only what this database gave out is ended and forgotten. A job that it doesn't know, and an attempt
-//! beyond the last one that it gave out, were started by another orchestrator or after the backup that this
-//! database was restored from: they go on, and their results stay at the node for as long as it keeps them.
+//! Only what this database gave out is ended and forgotten, also of tasks that were deleted since. A job that
+//! it doesn't know, and an attempt beyond the last one that it gave out, were started by another orchestrator
+//! or after the backup that this database was restored from: they go on, and their results stay at the node
+//! for as long as it keeps them.
 //!
 //! Nor are such jobs taken up from there, also not one that is queued here, as after a restore of a backup from
 //! before it was given out. A number of an attempt fences only within one history: the restored database

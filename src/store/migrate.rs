@@ -94,8 +94,8 @@ const STEPS: &[&str] = &[
      CREATE TABLE drained_keys (node_key_sha256 TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
      ALTER TABLE jobs ADD COLUMN refusals TEXT;
      CREATE INDEX tasks_by_name ON tasks (user_id, name) WHERE name IS NOT NULL;",
-    // 7: which registration of a node its tokens belong to; an index for every list; the size of each
-    // user's queue in bytes.
+    // 7: which registration of a node its tokens belong to; an index for every list; what nodes may
+    // have of deleted tasks; the size of each user's queue in bytes.
     "ALTER TABLE nodes ADD COLUMN registration INTEGER NOT NULL DEFAULT 0;
      DROP INDEX tasks_by_user;
      CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
@@ -106,6 +106,10 @@ const STEPS: &[&str] = &[
      WHERE rtrim(name, '0123456789') IS NOT NULL;
      CREATE INDEX tasks_by_user_stem ON tasks (user_id, rtrim(name, '0123456789'), status, id)
      WHERE rtrim(name, '0123456789') IS NOT NULL;
+     CREATE TABLE deleted_jobs (
+         id TEXT PRIMARY KEY, task_id TEXT NOT NULL, last_attempt INTEGER NOT NULL, ended_at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX deleted_jobs_by_age ON deleted_jobs (ended_at);
      CREATE INDEX audit_by_action ON audit_log (action, seq);
      CREATE INDEX audit_by_actor ON audit_log (actor, action, seq) WHERE actor IS NOT NULL;
      CREATE INDEX audit_by_target ON audit_log (target, action, seq) WHERE target IS NOT NULL;
@@ -139,6 +143,7 @@ pub(super) const VERSION: i64 = STEPS.len() as i64 + 1;
 
 /// Brings the database to [`VERSION`], in one transaction that sets the version too.
 pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let begun = Instant::now();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&transaction)?;
     if found == VERSION {
@@ -156,22 +161,20 @@ pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreE
             found,
             known: VERSION,
         })?;
-        let (database, begun) = (path.display(), Instant::now());
         tracing::info!(
-            %database, found, wanted = VERSION,
+            database = %path.display(), found, wanted = VERSION,
             "database of an earlier release is upgraded; that takes a while where it is large"
         );
         for step in todo {
             transaction.execute_batch(step)?;
         }
-        transaction.pragma_update(None, "user_version", VERSION)?;
-        transaction.commit()?;
-        let seconds = begun.elapsed().as_secs();
-        tracing::info!(%database, seconds, "database is upgraded");
-        return Ok(());
     }
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
+    if found > 0 {
+        let seconds = begun.elapsed().as_secs();
+        tracing::info!(database = %path.display(), seconds, "database is upgraded");
+    }
     Ok(())
 }
 

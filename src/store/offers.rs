@@ -122,7 +122,7 @@ impl Store {
         .await
     }
 
-    /// Where these jobs stand; those that are not known are left out.
+    /// Where these jobs stand, also those of deleted tasks; what this database never had is left out.
     pub async fn job_standings(
         &self,
         ids: Vec<JobId>,
@@ -130,7 +130,9 @@ impl Store {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT task_id, status = 'running', attempt, node_id, last_attempt, offered_node_id
-                 FROM jobs WHERE id = ?1",
+                 FROM jobs WHERE id = ?1
+                 UNION ALL
+                 SELECT task_id, 0, 0, NULL, last_attempt, NULL FROM deleted_jobs WHERE id = ?1",
             )?;
             let mut standings = HashMap::new();
             for id in &ids {

@@ -35,9 +35,15 @@ const FINISHED: &str = "SELECT id FROM tasks WHERE ended_at IS NOT NULL AND ende
                         ORDER BY ended_at LIMIT ?2";
 const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
 
-/// A task and all that names it.
-const FORGET_TASK: [&str; 3] = [
+/// How long it is known, after a job's end, which attempts of it were given out. No sandbox runs for longer
+/// than a few hours; what else a node keeps is its spool, for as long as there is room.
+const DELETED_JOBS_KEPT: Duration = Duration::from_hours(30 * 24);
+
+/// A task and all that names it. A node may still have what was given out of its jobs.
+const FORGET_TASK: [&str; 4] = [
     "DELETE FROM idempotency_keys WHERE task_id = ?1",
+    "INSERT INTO deleted_jobs SELECT id, task_id, last_attempt, ended_at FROM jobs
+     WHERE task_id = ?1 AND last_attempt > 0 AND ended_at IS NOT NULL",
     "DELETE FROM jobs WHERE task_id = ?1",
     "DELETE FROM tasks WHERE id = ?1",
 ];
@@ -55,6 +61,8 @@ const EXPIRED: [&str; 3] = [
 ];
 const OLD_KEYS: &str = "DELETE FROM idempotency_keys WHERE (user_id, key) IN
                         (SELECT user_id, key FROM idempotency_keys WHERE created_at <= ?1 LIMIT ?2)";
+const OLD_DELETED_JOBS: &str = "DELETE FROM deleted_jobs WHERE id IN
+                                (SELECT id FROM deleted_jobs WHERE ended_at <= ?1 LIMIT ?2)";
 
 impl Store {
     /// Forgets some of what is not kept any more.
@@ -67,10 +75,10 @@ impl Store {
             let is_full = |rows: usize| rows == BATCH as usize;
             let mut more = is_full(tasks.len());
             let expired = EXPIRED.map(|sql| (sql, now));
-            for (sql, by) in expired
-                .into_iter()
-                .chain([(OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW))])
-            {
+            for (sql, by) in expired.into_iter().chain([
+                (OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW)),
+                (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_KEPT)),
+            ]) {
                 more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH])?);
             }
             Ok(Forgotten {
@@ -128,10 +136,11 @@ mod tests {
     async fn each_look_goes_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        for sql in EXPIRED
-            .into_iter()
-            .chain(FORGET_TASK)
-            .chain([FINISHED, OLD_KEYS])
+        for sql in
+            EXPIRED
+                .into_iter()
+                .chain(FORGET_TASK)
+                .chain([FINISHED, OLD_KEYS, OLD_DELETED_JOBS])
         {
             let looked = store.read_once(move |c| {
                 assert_seeks(c, sql);

@@ -218,6 +218,34 @@ fn a_silent_nodes_job_goes_on_at_another_one_and_its_late_copy_goes() {
 }
 
 #[test]
+fn what_runs_of_a_deleted_task_is_ended() {
+    let mut scene = Scene::set();
+    let back = Switch::default();
+    let away = scene.join("away", silent_until(&back));
+    let id = scene.create(json!({}));
+    let run = away.call("run", Call::is_run);
+    let job_id = run.body["job_id"].as_str().unwrap().to_owned();
+    let _other = scene.join("other", willing());
+    scene.finish(&id);
+    let user = scene.orchestrator.login();
+    user.call("DELETE", &format!("/v1/tasks/{id}"), &[], b"")
+        .expect(204);
+    *away.jobs.lock().unwrap() = vec![json!({
+        "version": 1, "task_id": id, "job_id": job_id, "attempt": 1, "status": "running",
+    })];
+    // All that was owed is known from the database alone.
+    scene.restart();
+    back.turn_on();
+    report(&away);
+    away.call("cancel the copy", |call| {
+        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1")
+    });
+    away.call("forget the copy", |call| {
+        call.method == "DELETE" && call.path == format!("/v1/worker/jobs/{job_id}?attempt=1")
+    });
+}
+
+#[test]
 fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
     let scene = Scene::set();
     let back = Switch::default();
