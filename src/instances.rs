@@ -61,6 +61,18 @@ impl<K: Eq + Hash> Instances<K> {
         processes.hear(process, now)
     }
 
+    /// Whether this process has never called, and would take the place of the one before.
+    pub(crate) fn is_newcomer(&self, identity: &K, process: &str) -> bool {
+        let map = self.map();
+        let is_known = |processes: &Processes| {
+            let is_rival = !processes.rivals.is_empty();
+            is_rival
+                || processes.current == process
+                || processes.before.iter().any(|id| id == process)
+        };
+        !map.get(identity).is_some_and(is_known)
+    }
+
     /// Whether several processes have this identity now.
     pub(crate) fn has_duplicate(&self, identity: &K, now: Instant) -> bool {
         let map = self.map();
@@ -149,12 +161,15 @@ mod tests {
             [ALONE; 4]
         );
         assert!(!has_duplicate(3));
+        let are_new = |all: [&str; 3]| all.map(|process| instances.is_newcomer(&"box", process));
+        assert_eq!(are_new(["a", "c", "d"]), [false, false, true]);
         assert_eq!(instances.hear("other", "a", now), ALONE);
         assert_eq!(
             [hear("b", 4), hear("c", 5), hear("b", 34)],
             [FOUND, STILL, STILL]
         );
         assert!(has_duplicate(34));
+        assert_eq!(are_new(["b", "c", "d"]), [false; 3]);
         // A restart of one of them is none that ends it.
         assert_eq!(hear("d", 34), STILL);
         // Only one goes on.

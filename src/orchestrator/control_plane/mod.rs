@@ -77,7 +77,14 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         .node_owned(slug.clone(), key.clone())
         .await
         .map_err(store_problem)?;
+    let is_newcomer = |id| {
+        let process = instance.as_deref();
+        process.is_some_and(|process| orchestrator.instances.is_newcomer(&id, process))
+    };
     match known {
+        // It is heard once it is registered: a late call of the process before it, whose token still counts,
+        // must not make the two look alive.
+        Some(id) if is_newcomer(id) => {}
         Some(id) => hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?,
         None => orchestrator.identity.admit_new_node(origin.address)?,
     }
@@ -99,11 +106,7 @@ async fn register(orchestrator: Arc<Orchestrator>, mut request: Request) -> Repl
         }
         Registration::Full => return Err(too_many_nodes(most)),
     };
-    if known.is_none()
-        && let Some(instance) = &instance
-    {
-        orchestrator.instances.hear(id, instance, Instant::now());
-    }
+    hear(&orchestrator, id, &slug, instance.as_deref(), &request).await?;
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
     orchestrator.slots.note_offer(&slug, None, offered);
     orchestrator.leftovers.owe(id);
