@@ -22,7 +22,7 @@ struct SessionClaim {
     sid: SessionId,
 }
 
-/// The registration that a node's token is of. A release that counted none left it out.
+/// The registration that a node's token is of. A release that knew none left it out.
 #[derive(Serialize, Deserialize)]
 struct RegistrationClaim {
     #[serde(rename = "reg", default)]
@@ -97,7 +97,7 @@ pub(super) fn check_node(keys: &Keys, token: &str) -> Option<(NodeId, i64)> {
 }
 
 /// Derived, not stored: a stolen database holds no token that a Worker API would take. Each registration has
-/// one of its own; 0 stands for those of a release that did not count them.
+/// one of its own; 0 stands for those of a release that knew none.
 pub(super) fn worker_bearer(keys: &Keys, node: NodeId, registration: i64) -> String {
     let mut mac = match Hmac::<Sha256>::new_from_slice(keys.worker_token.as_bytes()) {
         Ok(mac) => mac,

@@ -9,7 +9,7 @@ use crate::api::{
     audit::{AuditAction, AuditEntry, AuditEvent},
 };
 use rusqlite::{Connection, Row, named_params, params};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Among the newest so many, all are kept: at a thousand a day, for years.
 const KEPT: i64 = 1_000_000;
@@ -50,6 +50,42 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
     c.prepare_cached(FORGET)?
         .execute([c.last_insert_rowid() - KEPT])?;
     Ok(())
+}
+
+/// Most events of one action that a node brings about by itself, or that are about it, within [`BURST_TIME`].
+const BURST: u32 = 10;
+const BURST_TIME: Duration = Duration::from_mins(1);
+
+/// Writes an event that a node can bring about as often as it likes, unless there were [`BURST`] of its kind
+/// just before: the log must not fill the disk.
+pub(super) fn add_bounded(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
+    let (sql, who) = match &event.actor {
+        Some(actor) => (recent("actor"), Some(actor)),
+        None => (recent("target"), event.target.as_ref()),
+    };
+    let values = params![
+        who,
+        event.action.as_str(),
+        event.at.minus(BURST_TIME),
+        event.at,
+        BURST
+    ];
+    let before: u32 = c
+        .prepare_cached(&sql)?
+        .query_row(values, |row| row.get(0))?;
+    if before < BURST {
+        add(c, event)?;
+    }
+    Ok(())
+}
+
+/// How many of the newest events of a kind are of a time: no look goes further back.
+fn recent(column: &str) -> String {
+    format!(
+        "SELECT count(*) FROM (SELECT at FROM audit_log WHERE {column} = ?1 AND action = ?2
+                               ORDER BY seq DESC LIMIT ?5)
+         WHERE at > ?3 AND at <= ?4"
+    )
 }
 
 fn entry(row: &Row<'_>) -> Result<AuditEntry, StoreError> {
@@ -150,6 +186,40 @@ mod tests {
             for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, FORGET] {
                 assert_seeks(c, sql);
             }
+            for column in ["actor", "target"] {
+                let sql = recent(column);
+                let inner = sql.split(['(', ')']).nth(3).unwrap();
+                let plan = assert_seeks(c, inner);
+                assert!(plan.contains(&format!("{column}=? AND action=?")), "{plan}");
+            }
+            Ok(())
+        });
+        looked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_of_a_node_are_bounded() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let looked = store.write(|c| {
+            let logged = |c: &Connection| -> Result<u32, StoreError> {
+                Ok(c.query_row("SELECT count(*) FROM audit_log", [], |row| row.get(0))?)
+            };
+            let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
+            let by = |slug: &str| event.clone().by(UserId::new(), slug);
+            for _ in 0..3 * BURST {
+                add_bounded(c, &by("box"))?;
+                add_bounded(c, &event.clone().to("box").failed("slug-taken"))?;
+            }
+            assert_eq!(logged(c)?, 2 * BURST);
+            add_bounded(c, &by("other"))?;
+            assert_eq!(logged(c)?, 2 * BURST + 1, "each node has its own");
+            let later = AuditEvent {
+                at: event.at.plus(BURST_TIME),
+                ..by("box")
+            };
+            add_bounded(c, &later)?;
+            assert_eq!(logged(c)?, 2 * BURST + 2, "it goes on later");
             Ok(())
         });
         looked.await.unwrap();

@@ -29,7 +29,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Reads a column. An older release stored the content alone, and counted no registrations.
+    /// Reads a column. An older release stored the content alone, and knew no registrations.
     fn read(column: &str) -> Result<Self, StoreError> {
         if let Ok(served) = document(column) {
             return Ok(served);

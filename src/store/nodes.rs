@@ -43,7 +43,7 @@ pub struct Node {
     pub ack_error: Option<String>,
     /// Jobs it has now, or is offered.
     pub running_jobs: u32,
-    /// Counts its registrations; tokens of earlier ones are over.
+    /// Its last registration, a random number; tokens of earlier ones are over.
     pub registration: i64,
 }
 
@@ -137,18 +137,18 @@ impl Store {
                 c.query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             if let Some((id, owner)) = known {
                 if !may_use(owner.as_deref(), key_sha256.as_deref()) {
-                    audit::add(c, &event.to(slug).failed("slug-taken"))?;
+                    audit::add_bounded(c, &event.to(slug).failed("slug-taken"))?;
                     return Ok(Registration::Taken);
                 }
-                let registration = count_registration(c, id)?;
+                let registration = new_registration(c, id)?;
                 store_report(c, id, &report, &report_sha256, &event)?;
                 restore_drain(c, id, key_sha256.as_deref())?;
-                audit::add(c, &event.by(id, slug))?;
+                audit::add_bounded(c, &event.by(id, slug))?;
                 return Ok(Registration::Known(id, registration));
             }
             let nodes: u32 = c.query_row("SELECT count(*) FROM nodes", [], |row| row.get(0))?;
             if nodes >= most {
-                audit::add(c, &event.to(slug).failed("too-many-nodes"))?;
+                audit::add_bounded(c, &event.to(slug).failed("too-many-nodes"))?;
                 return Ok(Registration::Full);
             }
             let id = NodeId::new();
@@ -157,10 +157,10 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?3, '{}', '', ?4)",
                 params![id, slug, now, key_sha256],
             )?;
-            let registration = count_registration(c, id)?;
+            let registration = new_registration(c, id)?;
             store_report(c, id, &report, &report_sha256, &event)?;
             restore_drain(c, id, key_sha256.as_deref())?;
-            audit::add(c, &event.by(id, slug))?;
+            audit::add_bounded(c, &event.by(id, slug))?;
             Ok(Registration::Created(id, registration))
         })
         .await
@@ -309,10 +309,10 @@ fn restore_drain(c: &Connection, id: NodeId, key_sha256: Option<&str>) -> Result
     Ok(())
 }
 
-/// Counts a registration of this node; its number.
-fn count_registration(c: &Connection, id: NodeId) -> Result<i64, StoreError> {
-    let sql =
-        "UPDATE nodes SET registration = registration + 1 WHERE id = ?1 RETURNING registration";
+/// Makes the number of a registration of this node. It is random, since one that counts would come again, and
+/// with it the tokens of a registration that is over, once a database is restored from a backup.
+fn new_registration(c: &Connection, id: NodeId) -> Result<i64, StoreError> {
+    let sql = "UPDATE nodes SET registration = 1 + (random() & 0x3fffffffffffffff) WHERE id = ?1 RETURNING registration";
     Ok(c.query_row(sql, [id], |row| row.get(0))?)
 }
 
@@ -340,7 +340,7 @@ fn store_report(
             ..event.clone()
         };
         let event = event.by(id, report.node.node_slug.as_str());
-        audit::add(c, &event.changed(&before, url.unwrap_or("none")))?;
+        audit::add_bounded(c, &event.changed(&before, url.unwrap_or("none")))?;
     }
     let changed = c.execute(
         "UPDATE nodes SET capability = ?2, capability_sha256 = ?3, worker_url = ?4, last_seen_at = ?5 WHERE id = ?1",

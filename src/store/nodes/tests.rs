@@ -7,6 +7,14 @@ use crate::{
 };
 use std::time::Duration;
 
+fn report() -> CapabilityReport {
+    let report = serde_json::json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+    });
+    serde_json::from_value(report).unwrap()
+}
+
 /// The scheduler may have chosen a node just before it was forgotten.
 #[tokio::test]
 async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
@@ -24,11 +32,7 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         .user_create(user, None, event(AuditAction::UserCreate))
         .await;
     let user = user.unwrap().unwrap().id;
-    let report: CapabilityReport = serde_json::from_value(serde_json::json!({
-        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
-        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
-    }))
-    .unwrap();
+    let report = report();
     let registered = store
         .node_register(
             report.clone(),
@@ -97,4 +101,26 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         .node_config_serve(node, registration, content.unwrap())
         .await;
     assert_eq!(served.unwrap(), None);
+}
+
+/// Also in the history of a backup, where the same registrations come once more.
+#[tokio::test]
+async fn no_registration_has_the_number_of_another() {
+    let mut numbers = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        for _ in 0..3 {
+            let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
+            let registered = store.node_register(report(), String::new(), None, 1, event);
+            let (Registration::Created(_, number) | Registration::Known(_, number)) =
+                registered.await.unwrap()
+            else {
+                panic!("the slug is this machine's");
+            };
+            assert!(number > 0);
+            numbers.insert(number);
+        }
+    }
+    assert_eq!(numbers.len(), 6);
 }
