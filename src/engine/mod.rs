@@ -28,6 +28,7 @@ mod pulled;
 mod remove;
 pub mod service;
 mod settings;
+mod unnamed;
 mod upper;
 mod usage;
 mod watch;

@@ -1,17 +1,17 @@
 //! Room on disk that a running sandbox takes up.
 //!
 //! The job is hostile and still at work while it is measured. So nothing recurses and no link is
-//! followed; a tree that is too wide and deep for our descriptors counts as larger than any other; and
-//! files that have no name any more, but are open in a process of the sandbox, count as well. Rootless, a
-//! job's files belong to subordinate ids and are measured inside of podman's user namespace.
+//! followed; files without a name that a process of the sandbox holds ([`unnamed_files`]) count as well; and
+//! what can't be measured in time, or at all, counts as larger than any other, or a job would hide its files
+//! that way. Rootless, a job's files belong to subordinate ids and are measured inside of podman's user namespace.
 
-use super::{Engine, EngineError, call};
+use super::{Engine, EngineError, call, unnamed::unnamed_files};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, stat, statat};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
     ffi::CString,
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -20,10 +20,10 @@ use std::{
 /// The argument by which the binary knows that it is to measure a sandbox, inside podman's user namespace.
 pub const MEASURE_ARGUMENT: &str = "__measure-sandbox";
 
-/// How long one measurement may walk; what it has counted by then is the answer.
+/// How long each part of a measurement may take; what isn't done by then counts as larger than any other.
 const WALK_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same with the start of podman.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// All parts, with the start of podman.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Directories that are held open at a time.
 const OPEN_DIRECTORIES_LIMIT: usize = 400;
 /// Directories that wait for their turn.
@@ -126,16 +126,14 @@ pub fn measure_as_ordered(argument: &str) -> serde_json::Result<String> {
 
 /// Measures a sandbox.
 fn measure_sandbox(sandbox: &Sandbox) -> SandboxUsage {
-    let deadline = Instant::now() + WALK_TIMEOUT;
+    // Each part has a time of its own, so that a wide one doesn't hide another.
+    let tree = |top: &Path| measure_tree(top, Instant::now() + WALK_TIMEOUT);
     let mut usage = SandboxUsage {
-        jobs: measure_tree(&sandbox.spool, deadline),
-        images: sandbox
-            .upper
-            .as_deref()
-            .map_or_else(Usage::default, |upper| measure_tree(upper, deadline)),
+        jobs: tree(&sandbox.spool),
+        images: sandbox.upper.as_deref().map(tree).unwrap_or_default(),
     };
     if let Some(init) = sandbox.init {
-        add_unnamed_files(&mut usage, sandbox, init, deadline);
+        add_unnamed_files(&mut usage, sandbox, init);
     }
     usage
 }
@@ -143,12 +141,14 @@ fn measure_sandbox(sandbox: &Sandbox) -> SandboxUsage {
 /// A directory, and those in it that wait to be read.
 type Frame = (OwnedFd, Vec<CString>);
 
-/// What a tree takes up, as far as it could be walked by then. What vanishes meanwhile takes up nothing.
+/// What a tree takes up; more than any other, if it can't be walked by then. What vanishes meanwhile takes up
+/// nothing.
 fn measure_tree(top: &Path, deadline: Instant) -> Usage {
     let mut walk = Walk {
         usage: Usage::default(),
         linked: HashSet::new(),
         deadline,
+        is_cut_off: false,
     };
     let mut frames: Vec<Frame> = Vec::new();
     let mut pending = 0;
@@ -174,6 +174,9 @@ fn measure_tree(top: &Path, deadline: Instant) -> Usage {
             }
         }
     }
+    if walk.is_cut_off {
+        return Usage::UNBOUNDED;
+    }
     walk.usage
 }
 
@@ -183,11 +186,15 @@ struct Walk {
     /// Inodes with several names, which count once.
     linked: HashSet<u64>,
     deadline: Instant,
+    /// Whether something was left out for want of time.
+    is_cut_off: bool,
 }
 
 impl Walk {
-    fn is_over(&self) -> bool {
-        Instant::now() > self.deadline
+    /// Whether to stop for want of time.
+    fn is_over(&mut self) -> bool {
+        self.is_cut_off |= Instant::now() > self.deadline;
+        self.is_cut_off
     }
 
     /// Counts what is in a directory, and answers the directories in it.
@@ -225,54 +232,33 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
     openat(at, name, flags, Mode::empty())
 }
 
-/// Adds the files that processes of the sandbox hold open and that have no name any more.
-fn add_unnamed_files(usage: &mut SandboxUsage, sandbox: &Sandbox, init: u32, deadline: Instant) {
-    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+/// Adds the files that processes of the sandbox hold and that have no name any more.
+fn add_unnamed_files(usage: &mut SandboxUsage, sandbox: &Sandbox, init: u32) {
     let device = |path: &Path| Some(stat(path).ok()?.st_dev);
-    let Some(inside) = namespace(init) else {
-        return;
-    };
-    let jobs = device(&sandbox.spool);
+    let found = unnamed_files(init, Instant::now() + WALK_TIMEOUT);
     // Files on an overlay have its device, not that of the filesystem below.
     let overlay = device(Path::new(&format!("/proc/{init}/root")));
-    let mut seen = HashSet::new();
-    for pid in numbers(Path::new("/proc")) {
-        if Instant::now() > deadline {
-            return;
-        }
-        if namespace(pid).as_ref() != Some(&inside) {
+    let parts = [
+        (&mut usage.jobs, device(&sandbox.spool)),
+        (&mut usage.images, overlay),
+    ];
+    for (part, device) in parts {
+        let Some(device) = device else {
             continue;
-        }
-        let descriptors = PathBuf::from(format!("/proc/{pid}/fd"));
-        for number in numbers(&descriptors) {
-            let Ok(file) = stat(descriptors.join(number.to_string())) else {
-                continue;
-            };
-            let is_unnamed = file.st_nlink == 0
-                && FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
-            if !is_unnamed || !seen.insert((file.st_dev, file.st_ino)) {
-                continue;
-            }
-            if Some(file.st_dev) == jobs {
-                usage.jobs.add(&file);
-            } else if Some(file.st_dev) == overlay {
-                usage.images.add(&file);
-            }
+        };
+        let files = found.files.iter().filter(|file| file.st_dev == device);
+        files.for_each(|file| part.add(file));
+        if found.is_partial || found.unknown.contains(&device) {
+            *part = Usage::UNBOUNDED;
         }
     }
-}
-
-/// Entries of a directory under /proc that are numbers.
-fn numbers(directory: &Path) -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::fs::mkdirat;
-    use std::os::unix::fs::symlink;
+    use std::{fs, os::unix::fs::symlink};
 
     fn measure(top: &Path) -> Usage {
         measure_tree(top, Instant::now() + Duration::from_mins(1))
@@ -314,9 +300,9 @@ mod tests {
     }
 
     #[test]
-    fn walk_ends_at_its_deadline() {
+    fn walk_that_is_cut_off_counts_as_the_largest() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("file"), "x").unwrap();
-        assert_eq!(measure_tree(home.path(), Instant::now()), Usage::default());
+        assert_eq!(measure_tree(home.path(), Instant::now()), Usage::UNBOUNDED);
     }
 }
