@@ -36,29 +36,31 @@ const INNOCENT_BYTES: u64 = 16 << 20;
 const INNOCENT_INODES: u64 = 1024;
 /// Of a reserve that is small itself, a job that uses less than this part of it is never ended.
 const INNOCENT_PART: u64 = 4;
+/// Jobs that together use less than this part of what is missing have not caused the shortage.
+const CAUSE_PART: u64 = 2;
 
 /// Jobs that have, or may still have, something on disk.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct LiveJobs(watch::Sender<Vec<Arc<Job>>>);
 
-/// Takes a job off the list when dropped.
-pub(super) struct LiveJob<'a> {
-    jobs: &'a LiveJobs,
-    job: Arc<Job>,
+/// Takes a job off the list when dropped: once nothing of it is left on disk that will go.
+pub(super) struct LiveJob {
+    jobs: LiveJobs,
+    pub(super) job: Arc<Job>,
 }
 
 impl LiveJobs {
-    /// Lists a job until the answer is dropped.
-    pub(super) fn enter(&self, job: &Arc<Job>) -> LiveJob<'_> {
+    /// Lists a job until the answer, and what shares it, is dropped.
+    pub(super) fn enter(&self, job: &Arc<Job>) -> Arc<LiveJob> {
         self.0.send_modify(|jobs| jobs.push(Arc::clone(job)));
-        LiveJob {
-            jobs: self,
+        Arc::new(LiveJob {
+            jobs: self.clone(),
             job: Arc::clone(job),
-        }
+        })
     }
 }
 
-impl Drop for LiveJob<'_> {
+impl Drop for LiveJob {
     fn drop(&mut self) {
         let left = |job: &Arc<Job>| !Arc::ptr_eq(job, &self.job);
         self.jobs.0.send_modify(|jobs| jobs.retain(left));
@@ -74,12 +76,16 @@ struct Use {
 }
 
 /// Which job is to be ended, by its place in the list: of those that aren't ending already the one that
-/// uses most. None while the room of those that are ending makes up for what is missing, and none that
-/// uses so little that it can't be the cause: then something other than jobs has filled the disk.
+/// uses most. None while the room of those that are ending makes up for what is missing. None, either, if all
+/// together, or this one alone, use so little that something other than jobs has filled the disk.
 fn choose(shortage: &Shortage, uses: &[Use]) -> Option<usize> {
-    let ending = uses.iter().filter(|job| job.is_ending);
-    let coming = ending.fold(0_u64, |sum, job| sum.saturating_add(job.used));
-    if coming >= shortage.missing() {
+    let sum = |is_ending: bool| {
+        let part = uses.iter().filter(|job| job.is_ending == is_ending);
+        part.fold(0_u64, |sum, job| sum.saturating_add(job.used))
+    };
+    let missing = shortage.missing();
+    let coming = sum(true);
+    if coming >= missing || coming.saturating_add(sum(false)) < missing / CAUSE_PART {
         return None;
     }
     let innocent = match shortage.of {
@@ -115,7 +121,12 @@ pub(super) async fn run(shop: Arc<Workshop>) {
         let usages = join_all(jobs.iter().map(|job| measure(&shop, job))).await;
         let mut is_explained = false;
         for (place, shortage) in shortages {
-            is_explained |= relieve(&shop, place, &shortage, &jobs, &usages);
+            let relief = relieve(&shop, place, &shortage, &jobs, &usages);
+            is_explained |= relief != Relief::None;
+            if relief == Relief::Begun {
+                // Its room may be missing elsewhere, too: the next look will tell.
+                break;
+            }
         }
         unexplained = if is_explained {
             0
@@ -156,14 +167,25 @@ async fn measure(shop: &Workshop, job: &Job) -> SandboxUsage {
     })
 }
 
-/// Has the job end that accounts most for a shortage, if there is one; whether jobs account for it.
+/// Outcome of one look at a shortage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relief {
+    /// Jobs don't account for it.
+    None,
+    /// Jobs that are ending will give room.
+    Coming,
+    /// A job was told to end.
+    Begun,
+}
+
+/// Has the job end that accounts most for a shortage, if there is one.
 fn relieve(
     shop: &Workshop,
     place: &Place,
     shortage: &Shortage,
     jobs: &[Arc<Job>],
     usages: &[SandboxUsage],
-) -> bool {
+) -> Relief {
     let is_on = |purpose| {
         let device = shop.disk.place(purpose).device();
         matches!((device, place.device()), (Ok(one), Ok(other)) if one == other)
@@ -190,7 +212,12 @@ fn relieve(
         })
         .collect();
     let Some(index) = choose(shortage, &uses) else {
-        return uses.iter().any(|job| job.is_ending && job.used > 0);
+        let is_coming = uses.iter().any(|job| job.is_ending && job.used > 0);
+        return if is_coming {
+            Relief::Coming
+        } else {
+            Relief::None
+        };
     };
     let (job, used) = (&jobs[index], uses[index].used);
     tracing::warn!(
@@ -206,7 +233,7 @@ fn relieve(
         used,
         reserve: shortage.reserve,
     }));
-    true
+    Relief::Begun
 }
 
 #[cfg(test)]
@@ -237,6 +264,12 @@ mod tests {
         assert_eq!(choose(&[]), None);
         assert_eq!(choose(&[(20 * MIB, false), (900 * MIB, false)]), Some(1));
         assert_eq!(choose(&[(15 * MIB, false)]), None, "not its fault");
+        assert_eq!(choose(&[(20 * MIB, false); 3]), None, "nor theirs");
+        assert_eq!(
+            choose(&[(40 * MIB, false); 12]),
+            Some(11),
+            "together they are"
+        );
         assert_eq!(
             choose(&[(20 * MIB, false), (900 * MIB, true)]),
             None,
@@ -252,10 +285,13 @@ mod tests {
     #[test]
     fn small_reserve_spares_less() {
         assert_eq!(
-            choose(&short_of(0, 8 * MIB), &uses(&[(2 * MIB, false)])),
+            choose(&short_of(5 * MIB, 8 * MIB), &uses(&[(2 * MIB, false)])),
             Some(0)
         );
-        assert_eq!(choose(&short_of(0, 8 * MIB), &uses(&[(MIB, false)])), None);
+        assert_eq!(
+            choose(&short_of(7 * MIB, 8 * MIB), &uses(&[(MIB, false)])),
+            None
+        );
     }
 
     proptest! {
@@ -268,16 +304,21 @@ mod tests {
         ) {
             let shortage = Shortage { of, free: free.min(reserve), reserve };
             let uses = uses(&list);
-            let ending = uses.iter().filter(|job| job.is_ending);
-            let coming = ending.fold(0_u64, |sum, job| sum.saturating_add(job.used));
+            let sum = |list: &mut dyn Iterator<Item = &Use>| {
+                list.fold(0_u64, |sum, job| sum.saturating_add(job.used))
+            };
+            let all = sum(&mut uses.iter());
+            let coming = sum(&mut uses.iter().filter(|job| job.is_ending));
+            let missing = shortage.missing();
             match choose(&shortage, &uses) {
                 Some(index) => {
                     prop_assert!(!uses[index].is_ending && uses[index].used > 0);
                     prop_assert!(uses.iter().all(|job| job.is_ending || job.used <= uses[index].used));
-                    prop_assert!(coming < shortage.missing());
+                    prop_assert!(coming < missing && all >= missing / CAUSE_PART);
                 }
                 None => prop_assert!(
-                    coming >= shortage.missing()
+                    coming >= missing
+                        || all < missing / CAUSE_PART
                         || uses.iter().all(|job| job.is_ending || job.used < INNOCENT_BYTES)
                 ),
             }

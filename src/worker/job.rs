@@ -14,7 +14,7 @@
 use super::{
     access::Terms,
     disk::Disk,
-    disk_guard::LiveJobs,
+    disk_guard::{LiveJob, LiveJobs},
     init_copy::InitCopy,
     ledger::Job,
     metrics::Metrics,
@@ -125,7 +125,7 @@ pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
 }
 
 async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
-    let _live = shop.live.enter(job);
+    let live = shop.live.enter(job);
     let mut spec = match entry {
         Entry::Begin(spec) => spec,
         Entry::Adopt(link) => {
@@ -135,7 +135,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             if let Some(link) = link {
                 look_on(shop, job, link).await;
             }
-            match leftover(shop, job).await {
+            match leftover(shop, &live).await {
                 Some(spec) => spec,
                 None => return,
             }
@@ -170,7 +170,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
                 return finish(shop, job, halt.into()).await;
             }
         }
-        match leftover(shop, job).await {
+        match leftover(shop, &live).await {
             Some(again) => spec = again,
             None => return,
         }
@@ -286,7 +286,8 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
 
 /// What a shim that is gone has left: clears it away, and has the job end, unless its command can't
 /// have begun, which is then to be run.
-async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
+async fn leftover(shop: &Workshop, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
+    let job = &live.job;
     let workspace = job.spool.workspace();
     let is_left = workspace.exists();
     if is_left && let Some(name) = job.spool.container() {
@@ -302,14 +303,14 @@ async fn leftover(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
             tracing::warn!(job = %job.accepted.job_id, error, "a workspace can't be emptied");
         }
     } else if is_left {
-        shop.trash.add(workspace, Some(job));
+        shop.trash.add(workspace, Some(live));
     }
     if let Some(upper) = job
         .spool
         .container()
         .and_then(|name| shop.engine.detached_upper(&name))
     {
-        shop.trash.add(upper, None);
+        shop.trash.add(upper, Some(live));
     }
     again
 }

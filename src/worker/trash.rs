@@ -5,7 +5,7 @@
 //! workspace comes here only when the shim could not remove it. What can't be removed now is tried again in every
 //! round of the house-keeping and at every start; until then `/readyz`, the node's reports and the log name it.
 
-use super::{init_copy::InitCopy, ledger::Job, recovery::containers_in_use};
+use super::{disk_guard::LiveJob, init_copy::InitCopy, ledger::Job, recovery::containers_in_use};
 use crate::engine::Engine;
 use futures_util::{StreamExt as _, stream};
 use std::{
@@ -33,6 +33,8 @@ pub(super) struct Trash {
 struct Tree {
     /// The job whose directory stays until the tree is gone.
     _job: Option<Arc<Job>>,
+    /// Has its room count as coming back, as long as nothing has failed.
+    live: Option<Arc<LiveJob>>,
     /// Whether it waits to be removed, or is being removed.
     is_queued: bool,
     /// Why it could not be removed.
@@ -56,14 +58,15 @@ impl Trash {
         self.trees.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a tree removed. The directory of `job` stays until it is.
-    pub(super) fn add(&self, path: PathBuf, job: Option<&Arc<Job>>) {
+    /// Has a tree removed. The directory of its job stays until it is.
+    pub(super) fn add(&self, path: PathBuf, live: Option<&Arc<LiveJob>>) {
         let mut trees = self.trees();
         if trees.contains_key(&path) {
             return;
         }
         let tree = Tree {
-            _job: job.cloned(),
+            _job: live.map(|live| Arc::clone(&live.job)),
+            live: live.cloned(),
             is_queued: true,
             failure: None,
         };
@@ -133,6 +136,7 @@ impl Trash {
                     }
                     tree.is_queued = false;
                     tree.failure = Some(error);
+                    tree.live = None;
                 }
                 None
             }
