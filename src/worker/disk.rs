@@ -4,6 +4,7 @@ use crate::{
     api::problem::{Kind, Problem},
     disk_space::{DiskSpace, Resource, Shortage},
 };
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
@@ -51,9 +52,16 @@ impl Place {
         DiskSpace::at(&self.path)
     }
 
-    /// Number of the device that it is on: the same for two places that share their room.
+    /// Number of the device that it is on: the same for two places that share their room, as subvolumes of btrfs
+    /// do, which have numbers of their own only for files.
     pub(super) fn device(&self) -> io::Result<u64> {
-        Ok(fs::metadata(&self.path)?.dev())
+        let mount = statx(CWD, &self.path, AtFlags::empty(), StatxFlags::MNT_ID)?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        match device_of(&mounts, mount.stx_mnt_id) {
+            Some(device) => Ok(device),
+            // A kernel before 5.8 doesn't tell the mount.
+            None => Ok(fs::metadata(&self.path)?.dev()),
+        }
     }
 
     fn describe(&self, shortage: &Shortage) -> String {
@@ -68,6 +76,17 @@ impl Place {
             self.purpose.as_str(),
         )
     }
+}
+
+/// Device of a mount, by the list of all.
+fn device_of(mounts: &str, id: u64) -> Option<u64> {
+    let id = id.to_string();
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    mounts.find_map(|mut fields| {
+        let is_it = fields.next() == Some(&id);
+        let (major, minor) = fields.nth(1).filter(|_| is_it)?.split_once(':')?;
+        Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+    })
 }
 
 impl Disk {
@@ -134,5 +153,34 @@ impl Disk {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subvolumes_share_a_device() {
+        let mounts = "29 1 0:25 /@ / rw shared:1 - btrfs /dev/vda2 rw,subvol=/@\n\
+                      36 29 0:25 /@home /home rw - btrfs /dev/vda2 rw\n\
+                      40 29 8:1 / /boot rw - ext4 /dev/sda1 rw\n";
+        assert_eq!(device_of(mounts, 29), Some(makedev(0, 25)));
+        assert_eq!(device_of(mounts, 29), device_of(mounts, 36));
+        assert_eq!(device_of(mounts, 40), Some(makedev(8, 1)));
+        assert_eq!(device_of(mounts, 25), None);
+    }
+
+    #[test]
+    fn places_on_one_filesystem_share_a_device() {
+        let home = tempfile::tempdir().unwrap();
+        let place = |path: &Path| Place {
+            purpose: Purpose::Jobs,
+            path: path.to_owned(),
+        };
+        let device = |path: &Path| place(path).device().unwrap();
+        fs::create_dir(home.path().join("a")).unwrap();
+        assert_eq!(device(home.path()), device(&home.path().join("a")));
+        assert_ne!(device(home.path()), device(Path::new("/proc")));
     }
 }
