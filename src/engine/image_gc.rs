@@ -21,14 +21,14 @@ enum Removed {
 }
 
 impl Images {
-    /// Removes pulled images that nobody has used for `age`, and others, the longest unused first, while
-    /// `is_short` says that room is short. Those in use, and those to be kept in any case, stay.
-    pub async fn collect(&self, age: Duration, is_short: impl Fn() -> bool) {
+    /// Removes pulled images, the longest unused first, that nobody has used for as long as `limit` says, which
+    /// is asked before each. Those in use, and those to be kept in any case, stay.
+    pub async fn collect(&self, limit: impl Fn() -> Duration) {
         let Some(pulled) = &self.pulled else {
             return;
         };
         for (image, known, unused) in pulled.unused_for(Duration::ZERO) {
-            if unused < age && !is_short() {
+            if unused < limit() {
                 break;
             }
             if self.kept.contains(&image) {

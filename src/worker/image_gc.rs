@@ -1,6 +1,7 @@
 //! Keeps the images of jobs from filling the disk.
 
 use super::{disk::Purpose, job::Workshop};
+use crate::disk_space::DiskSpace;
 use std::{sync::Arc, time::Duration};
 
 /// Between two looks; with a short age a tenth of it.
@@ -8,6 +9,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Images go early while less than so many times the reserve is free: before a job is refused for it.
 const EARLY_FACTOR: u64 = 2;
+/// How long an image is unused before it goes early: or one job that takes room would have every image pulled
+/// again and again.
+const EARLY_AGE: Duration = Duration::from_hours(1);
 
 /// Removes images that this node pulled and that no job used for `age`, or sooner where room is short, for
 /// as long as it is awaited.
@@ -16,13 +20,48 @@ pub(super) async fn run(shop: Arc<Workshop>, age: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         if shop.engine.trouble().is_none() {
-            shop.images.collect(age, || is_short(&shop)).await;
+            shop.images.collect(|| limit(&shop, age)).await;
         }
     }
 }
 
-fn is_short(shop: &Workshop) -> bool {
-    let reserve = shop.disk.min_free.saturating_mul(EARLY_FACTOR);
+/// How long an image may be unused now.
+fn limit(shop: &Workshop, age: Duration) -> Duration {
     let space = shop.disk.place(Purpose::Images).space();
-    space.is_ok_and(|space| space.shortage(reserve).is_some())
+    space.map_or(age, |space| limit_at(&space, shop.disk.min_free, age))
+}
+
+/// The same with so much room: none below the reserve itself, where jobs are refused.
+fn limit_at(space: &DiskSpace, reserve: u64, age: Duration) -> Duration {
+    let is_below = |reserve| space.shortage(reserve).is_some();
+    if is_below(reserve) {
+        Duration::ZERO
+    } else if is_below(reserve.saturating_mul(EARLY_FACTOR)) {
+        age.min(EARLY_AGE)
+    } else {
+        age
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk_space::Amount;
+
+    #[test]
+    fn images_of_the_last_hour_stay_above_the_reserve() {
+        let limit = |free, age| {
+            let bytes = Amount { free, total: 1000 };
+            let space = DiskSpace {
+                bytes,
+                inodes: None,
+            };
+            limit_at(&space, 100, age)
+        };
+        let (month, minute) = (Duration::from_hours(720), Duration::from_mins(1));
+        assert_eq!(limit(200, month), month);
+        assert_eq!(limit(199, month), Duration::from_hours(1));
+        assert_eq!(limit(100, minute), minute);
+        assert_eq!(limit(99, month), Duration::ZERO);
+    }
 }
