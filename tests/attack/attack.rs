@@ -2,7 +2,8 @@
 //! and `refused` with the errno, or `done`. A static binary that is put into a local image.
 //!
 //! With the argument `legitimate` it tries, in the same form, what must stay possible. With `trees` and directories it
-//! fills each with what is hard to remove; with `files`, a number and a directory, with so many files.
+//! fills each with what is hard to remove; with `files`, a number and a directory, with so many files. With `mapped`
+//! and a directory it fills the disk with deleted files that it has mapped, and stays.
 
 #![allow(
     unsafe_code,
@@ -10,6 +11,7 @@
     reason = "system calls that libraries don't offer, and a command's own output"
 )]
 
+mod mapped;
 mod trees;
 
 use std::{env, fs, io};
@@ -42,6 +44,13 @@ fn main() {
     match arguments[..] {
         ["legitimate"] => return legitimate(),
         ["trees", ref places @ ..] => return places.iter().for_each(|place| trees::grow(place)),
+        ["mapped", place] => {
+            println!("before");
+            report("mapped", &mapped::fill(place));
+            loop {
+                std::thread::park();
+            }
+        }
         ["files", count, place] => return trees::many_files(count, place),
         _ => {}
     }
