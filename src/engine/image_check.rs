@@ -1,11 +1,10 @@
-//! Images that podman must not be asked to run, found before it is.
+//! Files of an image that podman must not meet, found before it is asked to run the image.
 //!
 //! Podman opens files of an image itself, outside of every sandbox and with the node's rights, to find out who
 //! its `USER` is: a FIFO as `/etc/passwd` holds it up forever, a huge file is read into memory, and a device
-//! node stands for the host's device. It hands an image's annotations to the runtime, and some runtimes
-//! take orders by them (`run.oci.handler`, `org.systemd.property.…`). An image's labels become the container's,
-//! and by its labels a node knows what is its own. No flag turns any of this off. So each image is looked at
-//! once before its first sandbox; an id always stands for the same content.
+//! node stands for the host's device. No flag turns that off. So the files of each image are looked at once before
+//! its first sandbox; an id always stands for the same files. What an image orders is another matter, see
+//! [`image_orders`](super::image_orders).
 
 use super::{Engine, EngineError, Images, call};
 use rustix::{
@@ -14,9 +13,8 @@ use rustix::{
     },
     io::Errno,
 };
-use serde::Deserialize;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     os::fd::OwnedFd,
     path::Path,
@@ -43,43 +41,12 @@ const MOUNTED: [&str; 4] = [
 ];
 /// Places where a runtime mounts the kernel's own file systems, and would follow a link.
 const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
-/// Annotations that only describe an image.
-const DESCRIBING: [&str; 2] = ["org.opencontainers.image.", "com.docker.official-images."];
-/// How all labels of ours begin.
-const OUR_LABELS: &str = "io.cynode.";
-
 /// Outcomes by image id: the fault, if there is one.
 pub(super) type Checked = HashMap<String, Option<String>>;
 
-#[derive(Deserialize)]
-struct Metadata {
-    annotations: Option<BTreeMap<String, String>>,
-    labels: Option<BTreeMap<String, String>>,
-}
-
-impl Metadata {
-    const FORMAT: &str =
-        r#"--format={"annotations":{{json .Annotations}},"labels":{{json .Labels}}}"#;
-
-    fn fault(&self) -> Option<String> {
-        let is_an_order = |name: &&String| !DESCRIBING.iter().any(|known| name.starts_with(known));
-        let mut annotations = self.annotations.iter().flat_map(BTreeMap::keys);
-        let mut labels = self.labels.iter().flat_map(BTreeMap::keys);
-        if let Some(name) = annotations.find(is_an_order) {
-            return Some(format!(
-                "it has the annotation {name:?}, which a container runtime may obey (allowed are org.opencontainers.image.…)"
-            ));
-        }
-        let name = labels.find(|name| name.starts_with(OUR_LABELS))?;
-        Some(format!(
-            "it has the label {name:?}, by which cynode knows its own containers"
-        ))
-    }
-}
-
 impl Images {
-    /// Why no sandbox may be started from an image, if there is a reason. `init` is our own binary.
-    pub async fn fault(
+    /// Why no sandbox may be started from an image's files, if there is a reason. `init` is our own binary.
+    pub async fn files_fault(
         self: &Arc<Self>,
         init: &Path,
         id: &str,
@@ -108,16 +75,6 @@ impl Images {
 
 impl Engine {
     async fn image_fault(&self, init: &Path, id: &str) -> Result<Option<String>, EngineError> {
-        let inspect = ["image", "inspect", Metadata::FORMAT, id];
-        let answer = self.call(&inspect, LIMIT).await?;
-        let metadata: Metadata =
-            serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
-                call: "image inspect".to_owned(),
-                reason: error.to_string(),
-            })?;
-        if let Some(fault) = metadata.fault() {
-            return Ok(Some(fault));
-        }
         let root = self.image_mount(id).await?;
         let fault = self.files_fault(init, root.trim()).await;
         let unmounted = self.unmount_image(id).await;
@@ -205,42 +162,6 @@ pub fn not_runnable(reason: &str) -> String {
 mod tests {
     use super::*;
     use std::{fs, os::unix::fs::symlink};
-
-    fn fault(annotations: &[&str], labels: &[&str]) -> Option<String> {
-        let map = |names: &[&str]| {
-            let pairs = names
-                .iter()
-                .map(|&name| (name.to_owned(), "x".to_owned()))
-                .collect();
-            Some(pairs)
-        };
-        let metadata = Metadata {
-            annotations: map(annotations),
-            labels: map(labels),
-        };
-        metadata.fault()
-    }
-
-    #[test]
-    fn describing_annotations_pass() {
-        let names = ["org.opencontainers.image.base.digest"];
-        assert_eq!(fault(&names, &["maintainer", "io.buildah.version"]), None);
-    }
-
-    #[test]
-    fn orders_to_a_runtime_are_refused() {
-        let orders = [
-            "run.oci.handler",
-            "org.systemd.property.DevicePolicy",
-            "org.opencontainers.imagex",
-            "",
-        ];
-        for name in orders {
-            assert!(fault(&[name], &[]).is_some_and(|fault| fault.contains(name)));
-        }
-        let label = "io.cynode.node";
-        assert!(fault(&[], &[label]).is_some_and(|fault| fault.contains(label)));
-    }
 
     /// What is found in an image that `change` has made.
     fn found(change: impl FnOnce(&Path)) -> Option<String> {

@@ -11,7 +11,8 @@
 
 use super::{
     Engine, EngineError, ImageLease, PulledImages,
-    image_check::Checked,
+    image_check::{Checked, not_runnable},
+    image_orders::{FoundImage, IndexStamp},
     pull_fault::{PullFault, for_log},
 };
 use crate::{api::image::ImageRef, wait};
@@ -21,25 +22,19 @@ use futures_util::{
 };
 use std::{
     collections::HashMap,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
-const INSPECT_LIMIT: Duration = Duration::from_secs(30);
 /// How often a pull says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Which content of the image index: inode, size, time of change.
-type Stamp = (u64, u64, i64, i64);
-
 #[derive(Default)]
 struct Known {
-    stamp: Option<Stamp>,
-    ids: HashMap<ImageRef, String>,
+    stamp: Option<IndexStamp>,
+    images: HashMap<ImageRef, FoundImage>,
 }
 
 /// Why an image can't be had.
@@ -62,6 +57,9 @@ pub enum ImageError {
         /// Class of the failure.
         fault: PullFault,
     },
+    /// It is here, and no sandbox may be started from it.
+    #[error("{}", not_runnable(.0))]
+    NotRunnable(String),
     /// Everybody who waited for it has gone.
     #[error("the pull was ended, since nobody waited for it any more")]
     Abandoned,
@@ -80,7 +78,6 @@ pub struct Images {
     pub(super) pulled: Option<Arc<PulledImages>>,
     /// Images that are never removed.
     pub(super) kept: Vec<ImageRef>,
-    index: PathBuf,
     pull_limit: Duration,
     /// Image patterns of the operator.
     patterns: Vec<String>,
@@ -92,7 +89,7 @@ pub struct Images {
 /// A look for an image that is under way, a pull included, shared by all who wait for it.
 #[derive(Clone)]
 struct Search {
-    outcome: Shared<BoxFuture<'static, Result<String, Arc<ImageError>>>>,
+    outcome: Shared<BoxFuture<'static, Result<FoundImage, Arc<ImageError>>>>,
     /// What there is to tell while it takes its time; empty before.
     progress: watch::Receiver<String>,
     /// Number of those who wait; counted while the searches are locked.
@@ -111,15 +108,10 @@ impl Drop for Waiter {
 impl Images {
     /// Images of this engine; a pull may take `pull_limit`. `patterns` are the operator's.
     pub fn new(engine: Engine, pull_limit: Duration, patterns: &[String]) -> Self {
-        let facts = engine.facts();
-        let index = facts
-            .graph_root
-            .join(format!("{}-images/images.json", facts.graph_driver));
         Self {
             engine,
             pulled: None,
             kept: Vec::new(),
-            index,
             pull_limit,
             patterns: patterns.to_owned(),
             known: Mutex::default(),
@@ -145,14 +137,14 @@ impl Images {
         }
     }
 
-    /// The id of `image`, pulled first where it is missing; `note` hears how far that is.
+    /// What `image` is, pulled first where it is missing; `note` hears how far that is.
     pub async fn resolve(
         self: &Arc<Self>,
         image: &ImageRef,
         mut note: impl FnMut(&str),
-    ) -> Result<String, Arc<ImageError>> {
-        if let Some(id) = self.recall(image) {
-            return Ok(id);
+    ) -> Result<FoundImage, Arc<ImageError>> {
+        if let Some(found) = self.recall(image) {
+            return permitted(found);
         }
         let Search {
             mut outcome,
@@ -167,7 +159,7 @@ impl Images {
                 note(&told);
             }
             tokio::select! {
-                found = &mut outcome => return found,
+                found = &mut outcome => return permitted(found?),
                 Ok(()) = progress.changed() => {}
             }
         }
@@ -249,9 +241,9 @@ impl Images {
         &self,
         image: &ImageRef,
         progress: &watch::Sender<String>,
-    ) -> Result<String, ImageError> {
-        if let Some(id) = self.inspect(image).await? {
-            return Ok(id);
+    ) -> Result<FoundImage, ImageError> {
+        if let Some(found) = self.inspect(image).await? {
+            return Ok(found);
         }
         if image.is_local() {
             let message = format!(
@@ -271,16 +263,16 @@ impl Images {
         }
         tracing::info!(%image, "the image is here");
         let found = self.inspect(image).await?;
-        let id = found.ok_or_else(|| {
+        let found = found.ok_or_else(|| {
             ImageError::NotFound(format!(
                 "{image} was pulled and is not there; see podman images"
             ))
         })?;
         if let Some(pulled) = self.pulled.clone() {
-            pulled.note(image, &id);
+            pulled.note(image, &found.id);
             tokio::task::spawn_blocking(move || pulled.save()).await?;
         }
-        Ok(id)
+        Ok(found)
     }
 
     /// Pulls, and says now and then how far it is.
@@ -309,43 +301,42 @@ impl Images {
         }
     }
 
-    async fn inspect(&self, image: &ImageRef) -> Result<Option<String>, EngineError> {
-        // Taken before podman looks: a change in between makes the answer useless, not wrong.
-        let stamp = self.stamp();
-        let asked = ["image", "inspect", "--format={{.Id}}", image.as_str()];
-        match self.engine.call(&asked, INSPECT_LIMIT).await {
-            Ok(id) => {
-                let id = id.trim().to_owned();
-                self.remember(image, &id, stamp);
-                Ok(Some(id))
+    async fn inspect(&self, image: &ImageRef) -> Result<Option<FoundImage>, EngineError> {
+        match self.engine.inspect_image(image.as_str()).await {
+            Ok(found) => {
+                self.remember(image, &found);
+                Ok(Some(found))
             }
             Err(EngineError::Failed { message, .. }) if is_missing(&message) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn stamp(&self) -> Option<Stamp> {
-        let file = std::fs::metadata(&self.index).ok()?;
-        Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
-    }
-
-    fn recall(&self, image: &ImageRef) -> Option<String> {
+    fn recall(&self, image: &ImageRef) -> Option<FoundImage> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.stamp.is_none() || known.stamp != self.stamp() {
+        if known.stamp.is_none() || known.stamp != self.engine.index_stamp() {
             return None;
         }
-        known.ids.get(image).cloned()
+        known.images.get(image).cloned()
     }
 
-    fn remember(&self, image: &ImageRef, id: &str, stamp: Option<Stamp>) {
+    fn remember(&self, image: &ImageRef, found: &FoundImage) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.stamp != stamp {
+        if known.stamp != found.stamp {
             *known = Known {
-                stamp,
-                ids: HashMap::new(),
+                stamp: found.stamp,
+                images: HashMap::new(),
             };
         }
-        known.ids.insert(image.clone(), id.to_owned());
+        known.images.insert(image.clone(), found.clone());
+    }
+}
+
+/// The image, unless what it orders forbids its use.
+fn permitted(found: FoundImage) -> Result<FoundImage, Arc<ImageError>> {
+    match found.fault {
+        None => Ok(found),
+        Some(fault) => Err(Arc::new(ImageError::NotRunnable(fault))),
     }
 }
 

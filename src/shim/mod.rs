@@ -123,6 +123,7 @@ async fn watch_over(order: Order, listener: StdListener) -> io::Result<()> {
         init: &order.init,
         spool: &spool,
         image_id: &order.effective.image_id,
+        image_index: order.image_index,
         labels: vec![
             (labels::JOB, order.accepted.job_id.to_string()),
             (labels::TASK, order.accepted.task_id.to_string()),

@@ -1,6 +1,10 @@
 //! What a worker tells a shim to do. The job's own words are not in it: they are in the spool.
 
-use crate::{api::jobs::Effective, engine::Engine, spool::Accepted};
+use crate::{
+    api::jobs::Effective,
+    engine::{Engine, IndexStamp},
+    spool::Accepted,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -19,6 +23,9 @@ pub struct Order {
     pub accepted: Accepted,
     /// What the container is to be called.
     pub container: String,
+    /// The image index by which the image was looked at.
+    #[serde(default)]
+    pub image_index: Option<IndexStamp>,
     /// What is to be enforced.
     pub effective: Effective,
     /// How much of its log is kept.

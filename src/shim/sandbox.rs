@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     api::events::Stream,
-    engine::{Container, ContainerSpec, Engine, EngineError, Root},
+    engine::{Container, ContainerSpec, Engine, EngineError, IndexStamp, Root},
     sandbox_init::wire::{self, Greeting, Report, Request},
     spool::Spool,
 };
 use bytes::BytesMut;
-use std::{io, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
@@ -44,6 +44,8 @@ pub(super) struct Sandbox<'a> {
     pub(super) spool: &'a Spool,
     pub(super) name: String,
     pub(super) image_id: &'a str,
+    /// The image index by which the image was looked at.
+    pub(super) image_index: Option<IndexStamp>,
     pub(super) node_uuid: &'a str,
     pub(super) labels: Vec<(&'static str, String)>,
     pub(super) request: &'a Request,
@@ -88,6 +90,7 @@ impl Sandbox<'_> {
             reports: Reports::new(from_init),
             to_init,
             request: self.request,
+            image_index: self.image_index,
             unsent: BytesMut::from(greeting.as_slice()),
             spool: self.spool,
             stdout: Pipe::new(stdout, Stream::Stdout),
@@ -131,6 +134,7 @@ struct Watch<'a> {
     reports: Reports,
     to_init: OwnedWriteHalf,
     request: &'a Request,
+    image_index: Option<IndexStamp>,
     /// What init hasn't read yet: the greeting, the request, and behind it the order to end.
     unsent: BytesMut,
     stdout: Pipe,
@@ -166,8 +170,13 @@ impl Watch<'_> {
                 report = self.reports.next(), if self.reports.open() => match report {
                     Some(Report::Ready(_)) => {
                         remains.engine.detach_upper(&remains.name, self.reports.text());
-                        if let Err(error) = self.begin() {
-                            return self.give_up(remains, error).await;
+                        let ready = match self.unfit(remains).await {
+                            None => self.begin(),
+                            Some(end) => Err(end),
+                        };
+                        if let Err(end) = ready {
+                            remains.container.end().await;
+                            return end;
                         }
                     }
                     Some(Report::Started) => self.started(),
@@ -198,22 +207,30 @@ impl Watch<'_> {
         }
     }
 
+    /// Why nothing may run in the container, if its image has become another one since it was looked at.
+    async fn unfit(&self, remains: &Remains) -> Option<End> {
+        if self.image_index.is_some() && self.image_index == remains.engine.index_stamp() {
+            return None;
+        }
+        match remains.engine.container_fault(&remains.name).await {
+            Ok(fault) => fault.map(End::Image),
+            Err(error) => Some(End::Engine(error.to_string())),
+        }
+    }
+
     /// Init runs and asks what to do. What is to be halted already is not begun any more.
-    fn begin(&mut self) -> io::Result<()> {
+    fn begin(&mut self) -> Result<(), End> {
         if self.phase.halt().is_some() {
             self.unsent.clear();
             self.unsent.extend_from_slice(&wire::NOTHING);
             return Ok(());
         }
-        self.spool.begin()?;
+        self.spool.begin().map_err(|error| {
+            End::Engine(format!("the job's directory can't be written: {error}"))
+        })?;
         self.begun = true;
         self.unsent.extend_from_slice(&self.request.encode());
         Ok(())
-    }
-
-    async fn give_up(&mut self, remains: &mut Remains, error: io::Error) -> End {
-        remains.container.end().await;
-        End::Engine(format!("the job's directory can't be written: {error}"))
     }
 
     fn started(&mut self) {

@@ -27,7 +27,7 @@ use crate::{
         problem::{Kind, Problem},
     },
     data_dir::{Place, make_private_subdir},
-    engine::{Engine, ImageLease, Images},
+    engine::{Engine, FoundImage, ImageLease, Images},
     sandbox_init::seccomp,
     shim::{Link, Order, Stop},
     spool::{Ending, Recorder},
@@ -149,7 +149,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             prepared = prepare(shop, job) => prepared,
             () = canceled(&mut cancel) => Err(Halt::Canceled),
         };
-        let (image_id, _slot, _lease) = match prepared {
+        let (image, _slot, _lease) = match prepared {
             Ok(prepared) => prepared,
             Err(halt) => return finish(shop, job, halt.into()).await,
         };
@@ -158,7 +158,7 @@ async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
             "cynode-{}-{}.{start}",
             job.accepted.job_id, job.accepted.attempt
         );
-        let order = order(shop, job, &spec, image_id, container);
+        let order = order(shop, job, &spec, image, container);
         let started = async {
             shop.init.ensure().await?;
             Link::start(&job.spool, &order).await
@@ -194,7 +194,7 @@ fn order(
     shop: &Workshop,
     job: &Job,
     spec: &SandboxSpec,
-    image_id: String,
+    image: FoundImage,
     container: String,
 ) -> Order {
     let (default, most) = {
@@ -205,7 +205,7 @@ fn order(
         )
     };
     let effective = Effective {
-        image_id,
+        image_id: image.id,
         network: "none".to_owned(),
         runtime: shop.engine.runtime_name().to_owned(),
         timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
@@ -218,6 +218,7 @@ fn order(
         node_uuid: shop.node_uuid.clone(),
         accepted: job.accepted.clone(),
         container,
+        image_index: image.stamp,
         effective,
         log_bytes: shop.log_bytes,
     }

@@ -6,7 +6,7 @@ use crate::{
         image::ImageRef,
         jobs::{JobErrorKind, Outcome},
     },
-    engine::{ImageError, ImageLease, PullFault, not_runnable},
+    engine::{FoundImage, ImageError, ImageLease, PullFault, not_runnable},
     spool::{Ending, Recorder},
 };
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -33,6 +33,7 @@ impl From<Arc<ImageError>> for Halt {
                 fault: PullFault::NotFound,
                 ..
             } => JobErrorKind::ImageNotFound,
+            ImageError::NotRunnable(_) => JobErrorKind::ImageNotRunnable,
             ImageError::Pull { .. } | ImageError::Abandoned => JobErrorKind::ImagePullFailed,
             ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
         };
@@ -57,7 +58,7 @@ pub(super) fn engine_error(error: impl std::fmt::Display) -> Halt {
 pub(super) async fn prepare<'a>(
     shop: &'a Workshop,
     job: &Job,
-) -> Result<(String, SemaphorePermit<'a>, Option<ImageLease>), Halt> {
+) -> Result<(FoundImage, SemaphorePermit<'a>, Option<ImageLease>), Halt> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
     let lists = shop.terms.borrow().policy.allowed_images.clone();
     if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
@@ -68,13 +69,13 @@ pub(super) async fn prepare<'a>(
     }
     let lease = shop.images.lease(&image).await;
     let pull = Pull(job, &shop.changed);
-    let image_id = shop.images.resolve(&image, |progress| {
+    let found = shop.images.resolve(&image, |progress| {
         pull.begin();
         tell(shop, job, progress);
     });
-    let image_id = image_id.await?;
+    let found = found.await?;
     drop(pull);
-    let fault = shop.images.fault(shop.init.path(), &image_id).await;
+    let fault = shop.images.files_fault(shop.init.path(), &found.id).await;
     if let Some(fault) = fault.map_err(engine_error)? {
         return Err(Halt::Trouble(
             JobErrorKind::ImageNotRunnable,
@@ -93,7 +94,7 @@ pub(super) async fn prepare<'a>(
             slot.await
         }
     };
-    Ok((image_id, slot.map_err(engine_error)?, lease))
+    Ok((found, slot.map_err(engine_error)?, lease))
 }
 
 /// A job that may have to wait for the pull of its image. While it does, it occupies no slot: a registry

@@ -4,10 +4,17 @@
 use crate::support::{
     Worker,
     image::{OddImage, built, odd, podman},
+    uuid,
 };
+use cynode::digest::sha256_hex;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+};
+use tempfile::TempDir;
 
 fn plain(_: &Path) {}
 
@@ -117,20 +124,106 @@ fn odd_account_files_end_the_job_at_once() {
     assert_serves(&worker);
 }
 
+fn from_ours(more: &[&str]) -> OddImage {
+    built(&format!("FROM {}", crate::support::IMAGE), more)
+}
+
 #[test]
 fn annotations_for_a_runtime_are_refused() {
     let worker = Worker::start(&[]);
-    let from = |extra: &[&str]| built(&format!("FROM {}", crate::support::IMAGE), extra);
     let orders = [
         "run.oci.handler=wasm",
         "org.systemd.property.DevicePolicy='auto'",
+        "io.podman.annotations.privileged=TRUE",
     ];
     for order in orders {
-        let image = from(&["--annotation", order]);
+        let image = from_ours(&["--annotation", order]);
         assert_refused(&worker, &image, order.split_once('=').unwrap().0);
     }
-    let told = from(&["--annotation", "org.opencontainers.image.vendor=x"]);
-    assert_eq!(run(&worker, &told, "echo ran")["stdout"], "ran\n");
+    for told in [
+        "org.opencontainers.image.vendor=x",
+        "com.example.team=x",
+        "maintainer=x",
+    ] {
+        let told = from_ours(&["--annotation", told]);
+        assert_eq!(run(&worker, &told, "echo ran")["stdout"], "ran\n");
+    }
+    assert_serves(&worker);
+}
+
+const ORDER: &str = "run.oci.cynode-test";
+
+/// What to pull to give an image, whose id stays, another manifest with an annotation that orders something.
+struct Twin(TempDir);
+
+impl Twin {
+    fn of(image: &OddImage) -> Self {
+        // Podman makes a name of the path, and names have no capitals.
+        let name = format!("cynode-{}", uuid());
+        let mut home = tempfile::Builder::new();
+        let twin = Self(home.prefix(&name).rand_bytes(0).tempdir().unwrap());
+        podman(&["push", "--quiet", &image.0, &twin.place()]).unwrap();
+        let blobs = twin.0.path().join("oci/blobs/sha256");
+        let read = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+        let index_path = twin.0.path().join("oci/index.json");
+        let mut index = read(&index_path);
+        let digest = index["manifests"][0]["digest"].as_str().unwrap();
+        let mut manifest = read(&blobs.join(digest.strip_prefix("sha256:").unwrap()));
+        manifest["annotations"][ORDER] = "x".into();
+        let manifest = manifest.to_string();
+        let digest = sha256_hex(&manifest);
+        fs::write(blobs.join(&digest), &manifest).unwrap();
+        index["manifests"][0]["digest"] = format!("sha256:{digest}").into();
+        index["manifests"][0]["size"] = manifest.len().into();
+        fs::write(index_path, index.to_string()).unwrap();
+        twin
+    }
+
+    fn place(&self) -> String {
+        format!("oci:{}/oci", self.0.path().display())
+    }
+}
+
+#[test]
+fn later_manifest_of_same_image_is_refused() {
+    let worker = Worker::start(&[]);
+    let image = from_ours(&["--label", &format!("test={}", uuid())]);
+    assert_eq!(run(&worker, &image, "echo ran")["stdout"], "ran\n");
+    let twin = Twin::of(&image);
+    let id = podman(&["pull", "--quiet", &twin.place()]).unwrap();
+    let pulled = OddImage(id.trim().to_owned());
+    let format = "--format={{.Id}}";
+    let before = podman(&["image", "inspect", format, &image.0]).unwrap();
+    assert_eq!(before.trim(), pulled.0, "they have the same id");
+    assert_refused(&worker, &image, ORDER);
+    assert_serves(&worker);
+}
+
+#[test]
+fn manifest_swapped_after_the_look_runs_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (engine, armed) = (home.path().join("podman"), home.path().join("armed"));
+    let image = from_ours(&["--label", &format!("test={}", uuid())]);
+    let twin = Twin::of(&image);
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' run '*) if [ -e {armed} ]; then podman pull --quiet {place} >/dev/null; fi;; esac\n\
+         exec podman \"$@\"\n",
+        armed = armed.display(),
+        place = twin.place(),
+    );
+    fs::write(&engine, script).unwrap();
+    fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
+    let worker = Worker::start(&["--engine", engine.to_str().unwrap()]);
+    assert_eq!(run(&worker, &image, "echo ran")["stdout"], "ran\n");
+    fs::write(&armed, "").unwrap();
+    let result = run(&worker, &image, "echo ran");
+    fs::remove_file(&armed).unwrap();
+    let id = podman(&["image", "inspect", "--format={{.Id}}", &image.0]).unwrap();
+    let _pulled = OddImage(id.trim().to_owned());
+    assert_eq!(result["error"]["type"], "image-not-runnable", "{result}");
+    let message = result["error"]["message"].as_str().unwrap();
+    assert!(message.contains(ORDER), "{message}");
+    assert_eq!(result["stdout"], "");
     assert_serves(&worker);
 }
 

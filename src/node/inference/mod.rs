@@ -233,6 +233,7 @@ impl Keeper {
         self.images
             .resolve(&plan.image, |_| ())
             .await
+            .map(|found| found.id)
             .map_err(|source| InferenceError::Image {
                 image: plan.image.to_string(),
                 source,
