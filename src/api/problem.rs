@@ -83,6 +83,8 @@ kinds! {
     TooManyRequests = 429 "too-many-requests" "Too many requests";
     /// The queue of tasks is full.
     QueueFull = 429 "queue-full" "The queue is full";
+    /// As many jobs as the worker has slots wait for pulls; one that needs none may go on.
+    PullsFull = 429 "pulls-full" "Too many jobs wait for the pull of an image";
     /// A fault of ours; the log has the cause under the request id.
     Internal = 500 "internal" "Internal error";
     /// The disk has no room for another job or task.

@@ -24,6 +24,7 @@ pub mod labels;
 mod orphans;
 pub mod probe;
 mod process;
+mod pull;
 mod pull_fault;
 mod pulled;
 mod remove;
@@ -191,20 +192,6 @@ impl Engine {
             }
             outcome => outcome,
         }
-    }
-
-    /// Fetches an image; `note` hears each line that podman says meanwhile. Takes long, so it doesn't
-    /// count as one of the short calls.
-    async fn pull(
-        &self,
-        image: &str,
-        limit: Duration,
-        note: impl FnMut(&str),
-    ) -> Result<(), EngineError> {
-        let image = format!("docker://{image}");
-        call(&self.program, &["pull", &image], limit, note)
-            .await
-            .map(drop)
     }
 
     /// Removes a tree that a job may have written, following no links out of it; `init` is our own

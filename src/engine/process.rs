@@ -8,11 +8,13 @@
 
 use super::{EngineError, settings};
 use crate::environment;
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
+    pin::pin,
     process::{ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -196,6 +198,17 @@ pub(super) async fn call(
     limit: Duration,
     note: impl FnMut(&str),
 ) -> Result<String, EngineError> {
+    let limit = tokio::time::sleep(limit).map(|()| limit);
+    call_until(program, arguments, limit, note).await
+}
+
+/// The same with a limit that may depend on what it says: once `over` resolves, it has taken so long.
+pub(super) async fn call_until(
+    program: &Program,
+    arguments: &[&str],
+    over: impl Future<Output = Duration>,
+    note: impl FnMut(&str),
+) -> Result<String, EngineError> {
     let mut command = program.command();
     command
         .args(arguments)
@@ -211,19 +224,17 @@ pub(super) async fn call(
         )
     });
     let mut is_read = false;
-    let ended = timeout(limit, async {
-        loop {
-            tokio::select! {
-                status = process.wait() => return status,
-                _ = &mut reading, if !is_read => is_read = true,
+    let mut over = pin!(over);
+    let status = loop {
+        tokio::select! {
+            status = process.wait() => break status?,
+            _ = &mut reading, if !is_read => is_read = true,
+            limit = &mut over => {
+                process.end().await;
+                return Err(timed_out(arguments, limit));
             }
         }
-    });
-    let Ok(status) = ended.await else {
-        process.end().await;
-        return Err(timed_out(arguments, limit));
     };
-    let status = status?;
     if !is_read {
         // What it said itself is in the pipes by now.
         let _ = timeout(PIPE_GRACE, &mut reading).await;

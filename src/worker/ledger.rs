@@ -37,6 +37,9 @@ use std::{
 /// Ended jobs that are kept, whatever room there is; the oldest go first.
 const MOST_ENDED: usize = 50_000;
 
+/// Before a job whose image has to be pulled is to be sent again while all places of pulls are taken, in seconds.
+const PULLS_PAUSE: u64 = 5;
+
 /// What becomes of a request to run.
 pub(super) enum Admission {
     /// It is new; start it.
@@ -198,7 +201,7 @@ impl Ledger {
             return Ok(());
         }
         let detail = "as many jobs as this worker has slots wait for images that are being pulled; try again when one of them is there";
-        Err(Problem::new(Kind::TooManyRequests, detail).retry_after(1))
+        Err(Problem::new(Kind::PullsFull, detail).retry_after(PULLS_PAUSE))
     }
 
     /// Forgets a job as [`forget`](Self::forget) does, where it belongs to `owner`.

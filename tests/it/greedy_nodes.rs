@@ -7,9 +7,12 @@ use crate::support::{
     stand_in::capability,
 };
 use serde_json::{Value, json};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 /// Slots that the node claims to have.
@@ -186,5 +189,44 @@ fn number_of_nodes_is_bounded() {
     user.call("DELETE", "/v1/nodes/two", &[], b"").expect(204);
     eventually("there is room again", || {
         (register(&orchestrator, "three").status == 201).then_some(())
+    });
+}
+
+#[test]
+fn full_pulls_put_off_only_jobs_that_pull() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let mut node = StandIn::start(&orchestrator, "box", |call, answer| {
+        if !call.is_run() {
+            return answer.status(204, &Value::Null);
+        }
+        let image = call.body["sandbox"]["image"].as_str().unwrap();
+        if image.contains("/endless/") {
+            let problem = json!({
+                "type": "https://cynode.ai/problems/pulls-full", "title": "", "status": 429,
+                "detail": "wait", "instance": "r1",
+            });
+            return answer.status(429, &problem);
+        }
+        answer.stream().end(1, &call.result("done\n"));
+    });
+    node.join();
+    for n in 0..10 {
+        let image = format!("registry.example.org/endless/{n}:1");
+        let task = json!({"command": ["true"], "image": image});
+        user.post("/v1/tasks", &task).expect(201);
+    }
+    let began = Instant::now();
+    for _ in 0..20 {
+        for id in create(&user, 1) {
+            assert_eq!(finish(&user, &id)["status"], "completed");
+        }
+    }
+    // A node that is left alone would take its jobs one for each pause, which grow to 15 s.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    node.call("run one that pulls", |call| {
+        call.body.to_string().contains("/endless/")
     });
 }

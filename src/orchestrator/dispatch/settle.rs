@@ -29,6 +29,8 @@ use std::time::Duration;
 
 /// Before a job that a node refused is offered again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// The same where only jobs whose image has to be pulled are refused: the node has room for all others.
+const PULLS_FULL_PAUSE: Duration = Duration::from_secs(5);
 /// A job that so many nodes have refused is offered to no other one.
 const MAX_REFUSALS: usize = 10;
 /// Pauses between two attempts.
@@ -158,21 +160,26 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
         exit_code: None,
         summary,
     };
+    // Its number is free again, unless a later one was given away: then there must be another.
+    let may_be_offered = tries_left || job.attempt == job.last_attempt;
+    let offered_again = |pause| Step {
+        end: without_result(JobStatus::Canceled, "canceled before it started".to_owned()),
+        again: Some(pause),
+        not_begun: true,
+        refusal: None,
+        left: Left::Nothing,
+    };
     match verdict {
         Verdict::Ended(last) => ended(job, *last, tries_left.then_some(backoff)),
-        // Its number is free again, unless a later one was given away: then there must be another.
+        Verdict::PullsFull(reason) if may_be_offered => {
+            tracing::info!(job = %job.id, %reason, "too many jobs of a node wait for pulls; job is offered again later");
+            offered_again(PULLS_FULL_PAUSE)
+        }
         Verdict::NotBegun(reason) | Verdict::Unable(reason) | Verdict::Busy(reason)
-            if tries_left || job.attempt == job.last_attempt =>
+            if may_be_offered =>
         {
             tracing::warn!(job = %job.id, %reason, "a node did not take a job; it is offered again");
-            let end = without_result(JobStatus::Canceled, "canceled before it started".to_owned());
-            Step {
-                end,
-                again: Some(REFUSED_PAUSE),
-                not_begun: true,
-                refusal: None,
-                left: Left::Nothing,
-            }
+            offered_again(REFUSED_PAUSE)
         }
         Verdict::Rejected(reason) => Step {
             end: without_result(JobStatus::Failed, String::new()),
@@ -195,6 +202,7 @@ fn next_step(job: &RunningJob, verdict: Verdict) -> Step {
         Verdict::Lost(reason)
         | Verdict::NotBegun(reason)
         | Verdict::Unable(reason)
+        | Verdict::PullsFull(reason)
         | Verdict::Busy(reason) => {
             tracing::warn!(job = %job.id, attempt = job.attempt, %reason, "an attempt is lost");
             let tries = format!("attempt {} of {}", job.attempt, job.max_attempts);

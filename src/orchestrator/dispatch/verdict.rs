@@ -2,7 +2,10 @@
 
 use super::Entry;
 use crate::{
-    api::events::{OutputLog, ResultEvent},
+    api::{
+        events::{OutputLog, ResultEvent},
+        problem::Kind,
+    },
     http::client::CallError,
     orchestrator::node_words::Reason,
     store::RunningJob,
@@ -16,6 +19,9 @@ pub(super) enum Verdict {
     NotBegun(Reason),
     /// The node never began, since it has no room at present.
     Busy(Reason),
+    /// The node never began, since the job's image has to be pulled and too many others wait for that: other jobs
+    /// may find it ready.
+    PullsFull(Reason),
     /// The node never began, and says by itself why it can't and what is to be done about it.
     Unable(Reason),
     /// The node will never take it as it is.
@@ -95,12 +101,13 @@ impl Trouble {
 /// What a refusal means for the attempt. A 503, and a 404 for a job that may be there, count only in a
 /// node's own words: a proxy in between says the same of a node that it lost sight of.
 pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
-    let (status, known) = match error {
+    let (status, slug) = match error {
         CallError::Refused {
             status, problem, ..
-        } => (status.as_u16(), !problem.slug().is_empty()),
-        _ => (0, false),
+        } => (status.as_u16(), problem.slug()),
+        _ => (0, ""),
     };
+    let known = !slug.is_empty();
     let reason = Reason::of(error);
     let verdict = match (entry, status) {
         (Entry::Run, _) if error.is_unsent() => Some(Verdict::NotBegun(reason.clone())),
@@ -108,6 +115,9 @@ pub(super) fn refused(error: &CallError, entry: Entry) -> Trouble {
         (Entry::Run, 409) => Some(Verdict::Lost(reason.clone())),
         (Entry::Run, 401 | 403 | 404 | 405 | 421) => Some(Verdict::NotBegun(reason.clone())),
         (Entry::Run, 503 | 507) if known => Some(Verdict::Unable(reason.clone())),
+        (Entry::Run, 429) if slug == Kind::PullsFull.slug() => {
+            Some(Verdict::PullsFull(reason.clone()))
+        }
         (Entry::Run, 429) => Some(Verdict::Busy(reason.clone())),
         // Of another attempt than ours it doesn't speak.
         (Entry::Attach, 404 | 409) if known => {
@@ -254,21 +264,21 @@ pub(super) mod tests {
 
     #[test]
     fn a_refusal_means_not_begun_only_where_that_is_certain() {
-        let refusal = |status: u16, known: bool| CallError::Refused {
+        let refused_as = |status: u16, kind: String| CallError::Refused {
             url: String::new(),
             status: StatusCode::from_u16(status).unwrap(),
             problem: Box::new(ProblemBody {
-                kind: if known {
-                    format!("{TYPE_BASE}x")
-                } else {
-                    String::new()
-                },
+                kind,
                 title: String::new(),
                 status,
                 detail: String::new(),
                 instance: String::new(),
                 errors: Vec::new(),
             }),
+        };
+        let refusal = |status, known: bool| {
+            let kind = known.then(|| format!("{TYPE_BASE}x"));
+            refused_as(status, kind.unwrap_or_default())
         };
         let transport = |connected| CallError::Transport {
             url: String::new(),
@@ -286,6 +296,11 @@ pub(super) mod tests {
                 "{status}"
             );
         }
+        let pulls_full = refused_as(429, Kind::PullsFull.uri());
+        assert!(matches!(
+            refused(&pulls_full, Entry::Run).verdict,
+            Some(Verdict::PullsFull(_))
+        ));
         for status in [503, 507] {
             let verdict = refused(&refusal(status, true), Entry::Run).verdict;
             assert!(matches!(verdict, Some(Verdict::Unable(_))), "{status}");

@@ -77,6 +77,8 @@ fn only_infrastructure_is_tried_again_and_only_as_often_as_allowed() {
     // A node that never began costs no attempt, however many there may be.
     let not_begun = decide(1, 1, Verdict::NotBegun(Reason::default()));
     assert!(not_begun.again.is_some() && not_begun.not_begun && not_begun.left == Left::Nothing);
+    let pulls_full = decide(1, 1, Verdict::PullsFull(Reason::default()));
+    assert!(pulls_full.not_begun && pulls_full.again > not_begun.again);
     // A later one was offered meanwhile, and nobody knows what became of that: nobody has canceled it.
     let job = RunningJob {
         attempt: 1,
