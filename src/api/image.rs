@@ -69,14 +69,18 @@ impl ImageRef {
     }
 
     /// Whether a node may pull the image. A pull makes the node connect to whatever a user names; so a
-    /// registry that can be a machine of the node's own network has to be named, without a wildcard, by
-    /// one of the operator's `patterns`.
+    /// registry that can be a machine of the node's own network has to be named by one of the operator's `patterns`.
     pub fn may_be_pulled(&self, patterns: &[String]) -> bool {
+        !is_private(self.registry()) || self.has_named_registry(patterns)
+    }
+
+    /// Whether one of `patterns` matches and names the registry, without a wildcard.
+    pub fn has_named_registry(&self, patterns: &[String]) -> bool {
         let names_registry = |pattern: &String| {
             let registry = pattern.split_once('/').map(|(registry, _)| registry);
             registry == Some(self.registry()) && glob(pattern, &self.0)
         };
-        !is_private(self.registry()) || patterns.iter().any(names_registry)
+        patterns.iter().any(names_registry)
     }
 
     /// Whether one of `patterns` matches; `*` stands for any run of characters.

@@ -256,7 +256,10 @@ impl Images {
         }
         tracing::info!(%image, "pulling an image");
         if let Err(error) = self.pull(image, progress).await {
-            let (fault, error) = (PullFault::of(&error), for_log(&error.to_string()));
+            let (mut fault, error) = (PullFault::of(&error), for_log(&error.to_string()));
+            if !image.has_named_registry(&self.patterns) {
+                fault = fault.of_unnamed();
+            }
             tracing::warn!(%image, error, "the image could not be pulled");
             let image = image.clone();
             return Err(ImageError::Pull { image, fault });

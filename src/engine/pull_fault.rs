@@ -41,6 +41,16 @@ pub enum PullFault {
 }
 
 impl PullFault {
+    /// The class that users see of a pull from a registry that no operator named: whoever has chosen it could
+    /// send the node elsewhere, by a redirect, a login server or the address of a name, and learn from the class what
+    /// answers there.
+    pub(super) fn of_unnamed(self) -> Self {
+        match self {
+            Self::NotFound | Self::Unauthorized | Self::NoRoom | Self::Other => self,
+            Self::Unreachable | Self::TimedOut | Self::Invalid => Self::Other,
+        }
+    }
+
     /// Class of a pull that ended with `error`. Podman has no codes for this, only words; those of the
     /// registry protocol and of the operating system are stable.
     pub(super) fn of(error: &EngineError) -> Self {
@@ -169,6 +179,25 @@ mod tests {
         let call = "pull".to_owned();
         let late = EngineError::TimedOut { call, limit };
         assert_eq!(PullFault::of(&late), PullFault::TimedOut);
+    }
+
+    #[test]
+    fn unnamed_registries_have_one_class_for_what_answers() {
+        for told in [
+            PullFault::NotFound,
+            PullFault::Unauthorized,
+            PullFault::NoRoom,
+        ] {
+            assert_eq!(told.of_unnamed(), told);
+        }
+        for hidden in [
+            PullFault::Unreachable,
+            PullFault::TimedOut,
+            PullFault::Invalid,
+            PullFault::Other,
+        ] {
+            assert_eq!(hidden.of_unnamed(), PullFault::Other);
+        }
     }
 
     #[test]

@@ -157,16 +157,28 @@ fn pull_error_tells_its_class_only() {
         "Error: initializing source: pinging container registry: Get \"https://10.1.2.3/v2/\": \
          dial tcp 10.1.2.3:443: connect: connection refused \u{1b}[31m\nsecret banner",
     );
-    let worker = engine.worker(&[]);
-    let (kind, message) = error_of(&worker, "registry.invalid/team/tool:1");
-    assert_eq!(kind, "image-pull-failed");
-    assert!(message.contains("could not be reached"), "{message}");
-    for words in ["10.1.2.3", "dial tcp", "refused", "banner", "podman pull"] {
-        assert!(!message.contains(words), "{words}: {message}");
+    let named = [
+        "--allowed-image",
+        "*",
+        "--allowed-image",
+        "registry.invalid/*",
+    ];
+    for (flags, class) in [
+        // Who chose the registry could have it lead elsewhere, and see what answers there.
+        (&[][..], "can't be pulled: the node's log says why"),
+        (&named, "could not be reached"),
+    ] {
+        let worker = engine.worker(flags);
+        let (kind, message) = error_of(&worker, "registry.invalid/team/tool:1");
+        assert_eq!(kind, "image-pull-failed");
+        assert!(message.contains(class), "{message}");
+        for words in ["10.1.2.3", "dial tcp", "refused", "banner", "podman pull"] {
+            assert!(!message.contains(words), "{words}: {message}");
+        }
+        let log = worker.process.stderr();
+        assert!(log.contains("dial tcp 10.1.2.3:443"), "{log}");
+        assert!(!log.contains("\u{1b}[31m") && !log.contains("\nsecret banner"));
     }
-    let log = worker.process.stderr();
-    assert!(log.contains("dial tcp 10.1.2.3:443"), "{log}");
-    assert!(!log.contains("\u{1b}[31m") && !log.contains("\nsecret banner"));
 }
 
 #[test]
@@ -187,7 +199,7 @@ fn jobs_go_on_while_a_registry_never_answers() {
     // No more wait than can run, so that nobody fills the node with them.
     worker
         .send(&Worker::job_in(&registry.image(), &["true"]))
-        .expect(429);
+        .problem(429, "pulls-full");
     assert_eq!(worker.run(&Worker::script("echo more"))["stdout"], "more\n");
     let held = worker.follow(&Worker::script("echo began; sleep 1000"), 0);
     let held_began = held.take(2).last().unwrap();
