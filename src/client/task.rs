@@ -8,14 +8,14 @@ use super::{
 };
 use crate::{
     api::{
-        jobs::Env,
+        jobs::{Env, MAX_SCRIPT_BYTES, check_size},
         tasks::{
             CancelAnswer, CreateTask, JobStatus, JobView, Task, TaskList, TaskLogs, TaskResult,
             TaskStatus,
         },
     },
     cli::{CreateArgs, ListArgs, LogsArgs, Output, SandboxOptions, TaskCommand, TaskId, TaskIds},
-    exit::Failure,
+    exit::{Exit, Failure},
 };
 use http::Method;
 use std::{io::Read as _, sync::mpsc, time::Duration};
@@ -90,6 +90,11 @@ fn create(args: CreateArgs) -> Result<(), Failure> {
             create.script = Some(text);
         }
         None => create.command = Some(args.command),
+    }
+    if let Some(script) = &create.script {
+        // A body that is refused while it is sent reads like an orchestrator that is gone.
+        check_size("/script", script, MAX_SCRIPT_BYTES)
+            .map_err(|problem| Failure::new(Exit::Invalid, problem.detail))?;
     }
     let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
@@ -248,16 +253,32 @@ fn cancel(args: &TaskId) -> Result<(), Failure> {
     }
 }
 
-/// Stops at the first that can't be deleted.
+/// Deletes all that can be; names each that can't, and ends with the code of the first of those.
 fn delete(args: &TaskIds) -> Result<(), Failure> {
     let mut gateway = Gateway::open(&args.client)?;
+    let (mut deleted, mut failed) = (Vec::new(), None);
     for id in &args.ids {
-        gateway.done(Method::DELETE, &path(id, ""), None::<&()>)?;
-        if args.client.output == Output::Text {
-            print::line(&format!("{} deleted", clean(id)))?;
+        match gateway.done(Method::DELETE, &path(id, ""), None::<&()>) {
+            Ok(()) => {
+                if args.client.output == Output::Text {
+                    print::line(&format!("{} deleted", clean(id)))?;
+                }
+                deleted.push(id);
+            }
+            Err(failure) => {
+                let (exit, mut told) = failed.take().unwrap_or((failure.exit, Vec::new()));
+                told.push(format!("{}: {}", clean(id), failure.message));
+                failed = Some((exit, told));
+            }
         }
     }
-    Ok(())
+    if args.client.output == Output::Json {
+        print::json(&serde_json::json!({ "deleted": deleted }))?;
+    }
+    match failed {
+        Some((exit, told)) => Err(Failure::new(exit, told.join("\n"))),
+        None => Ok(()),
+    }
 }
 
 /// Cancels a task. The answer comes once its node has confirmed the end, which may take half a minute where the

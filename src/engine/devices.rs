@@ -26,7 +26,12 @@ pub async fn visible_devices(
 ) -> Result<Vec<String>, EngineError> {
     // Podman fills the root with mount points, so it is a fresh one.
     let root = scratch.join("devices");
-    fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    // One by one: where the scratch directory is gone, nothing is made in its place.
+    fs::create_dir(&root)?;
+    fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
     let name = format!("{PROBE}{}", uuid::Uuid::new_v4());
     let mut list = hardened(engine, &name, init)?;
     // Nobody is at the other end of a socket here by whose end it would know to end.

@@ -190,7 +190,9 @@ pub(super) async fn run(
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    fs::create_dir_all(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+    // One by one: where the scratch directory is gone, nothing is made in its place.
+    fs::create_dir(&root)?;
+    fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
     let outcome = attempt(engine, ground, &root, workspace).await;
     // Left behind, it is removed before the next try.
     let _ = fs::remove_dir_all(&root);

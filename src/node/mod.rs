@@ -214,7 +214,12 @@ pub async fn start(
         }
         outcome => outcome?,
     };
-    tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs");
+    match worker.refusal() {
+        None => tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs"),
+        Some(reason) => {
+            tracing::warn!(slug = node.slug(), worker = %worker_address, reason, "the node takes no jobs yet");
+        }
+    }
     let (tell, told) = watch::channel(false);
     Ok(Running {
         worker_address,

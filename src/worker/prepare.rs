@@ -54,6 +54,14 @@ pub(super) fn engine_error(error: impl std::fmt::Display) -> Halt {
     Halt::Trouble(JobErrorKind::EngineError, error.to_string())
 }
 
+fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
+    let lists: Vec<_> = lists.iter().map(|patterns| patterns.join(", ")).collect();
+    format!(
+        "this node allows only the images {}; use one of those, or have its operator add --allowed-image '{image}'",
+        lists.join(" that are also among ")
+    )
+}
+
 /// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
 pub(super) async fn prepare<'a>(
     shop: &'a Workshop,
@@ -64,7 +72,7 @@ pub(super) async fn prepare<'a>(
     if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
         return Err(Halt::Trouble(
             JobErrorKind::ImageNotAllowed,
-            format!("this node doesn't allow the image {image}; allowed are {lists:?}"),
+            not_allowed(&image, &lists),
         ));
     }
     let lease = shop.images.lease(&image).await;
