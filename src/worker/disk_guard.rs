@@ -58,6 +58,12 @@ impl LiveJobs {
             job: Arc::clone(job),
         })
     }
+
+    /// Number of jobs on the list.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
 }
 
 impl Drop for LiveJob {

@@ -41,6 +41,24 @@ struct Tree {
     failure: Option<String>,
 }
 
+impl Tree {
+    fn of(live: Option<&Arc<LiveJob>>) -> Self {
+        Self {
+            _job: live.map(|live| Arc::clone(&live.job)),
+            live: live.cloned(),
+            is_queued: true,
+            failure: None,
+        }
+    }
+
+    /// Notes why it could not be removed.
+    fn fail(&mut self, reason: String) {
+        self.is_queued = false;
+        self.failure = Some(reason);
+        self.live = None;
+    }
+}
+
 impl Trash {
     /// An empty one, and the trees that [`run`](Self::run) is to remove.
     pub(super) fn new(engine: Engine, init: InitCopy) -> (Self, UnboundedReceiver<PathBuf>) {
@@ -64,13 +82,7 @@ impl Trash {
         if trees.contains_key(&path) {
             return;
         }
-        let tree = Tree {
-            _job: live.map(|live| Arc::clone(&live.job)),
-            live: live.cloned(),
-            is_queued: true,
-            failure: None,
-        };
-        trees.insert(path.clone(), tree);
+        trees.insert(path.clone(), Tree::of(live));
         // The other end lives as long as the worker.
         let _ = self.queue.send(path);
     }
@@ -134,9 +146,7 @@ impl Trash {
                     if tree.failure.is_none() {
                         tracing::warn!(path = %path.display(), error, "a directory of an ended job can't be removed; retrying");
                     }
-                    tree.is_queued = false;
-                    tree.failure = Some(error);
-                    tree.live = None;
+                    tree.fail(error);
                 }
                 None
             }
@@ -152,4 +162,34 @@ fn warning(path: &Path, reason: &str) -> String {
     format!(
         "{path}, left by an ended job, can't be removed ({reason}); see findmnt and lsattr for what holds it, or remove it as root; the node tries again every ten minutes"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{spool::Spool, worker::disk_guard::LiveJobs};
+    use serde_json::json;
+
+    #[test]
+    fn room_comes_back_while_trees_are_being_removed() {
+        let accepted = json!({
+            "task_id": "01a22660-6f24-77f8-92cd-eb2128634ef9",
+            "job_id": "01a22660-6f24-77f8-92cd-eb22bd9d8465",
+            "attempt": 1,
+            "image": "localhost/x:latest",
+            "spec_sha256": "",
+            "accepted_at": "2026-01-01T00:00:00.000Z",
+        });
+        let accepted = serde_json::from_value(accepted).unwrap();
+        let job = Arc::new(Job::new(accepted, Spool::at(PathBuf::from("/none")), None));
+        let jobs = LiveJobs::default();
+        let live = jobs.enter(&job);
+        let (workspace, mut upper) = (Tree::of(Some(&live)), Tree::of(Some(&live)));
+        drop(live);
+        assert_eq!(jobs.count(), 1, "it has ended, and its trees are there");
+        drop(workspace);
+        assert_eq!(jobs.count(), 1);
+        upper.fail("mounted".to_owned());
+        assert_eq!(jobs.count(), 0, "nothing will go");
+    }
 }

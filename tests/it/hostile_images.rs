@@ -161,7 +161,7 @@ impl Twin {
         // Podman makes a name of the path, and names have no capitals.
         let name = format!("cynode-{}", uuid());
         let mut home = tempfile::Builder::new();
-        let twin = Self(home.prefix(&name).rand_bytes(0).tempdir().unwrap());
+        let twin = Self(home.prefix(&name).rand_bytes(0).tempdir_in("/tmp").unwrap());
         podman(&["push", "--quiet", &image.0, &twin.place()]).unwrap();
         let blobs = twin.0.path().join("oci/blobs/sha256");
         let read = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();

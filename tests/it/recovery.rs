@@ -14,7 +14,7 @@ use crate::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 /// A script that prints, waits until it is let go, and prints again.
 const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after";
@@ -28,8 +28,16 @@ fn lasting_cluster() -> (Cluster, [String; 2]) {
 
 /// Lets the one job of a node go on.
 fn let_go(node: &Node) {
-    let place = eventually("there is a job", || node.workspaces().pop());
-    fs::write(place.join("workspace/go"), "").unwrap();
+    let places = eventually("there is a job", || {
+        Some(node.workspaces()).filter(|places| !places.is_empty())
+    });
+    for place in places {
+        // That of a job which has ended may be going.
+        match fs::write(place.join("workspace/go"), "") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.unwrap(),
+        }
+    }
 }
 
 impl Cluster {

@@ -73,7 +73,7 @@ fn many_tasks_of_one_name_cost_nothing() {
         .execute(
             "WITH RECURSIVE numbers(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
              INSERT INTO tasks SELECT printf('00000000-0000-7000-8000-%012d', n), user_id, 'completed',
-                 'flood-' || n, spec, summary, exit_code, created_at, updated_at, started_at, updated_at, 'flood'
+                 'flood-' || n, spec, summary, exit_code, created_at, updated_at, started_at, updated_at
              FROM tasks, numbers",
             [],
         )
@@ -183,7 +183,7 @@ fn what_means_several_or_anothers_task_is_refused() {
     let database = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
     let copy = |to: &str, name: Option<&str>| {
         let sql = "INSERT INTO tasks SELECT ?1, user_id, 'completed', ?2, spec, summary, exit_code, created_at,
-                       updated_at, started_at, updated_at, ?2 FROM tasks WHERE id = ?3";
+                       updated_at, started_at, updated_at FROM tasks WHERE id = ?3";
         database
             .execute(sql, params![to, name, id(&secret)])
             .unwrap();
