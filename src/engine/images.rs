@@ -71,6 +71,9 @@ pub enum ImageError {
     Broken(#[from] tokio::task::JoinError),
 }
 
+/// Pause before podman is asked again for an image that it said to be missing.
+const SECOND_LOOK: Duration = Duration::from_millis(200);
+
 /// The images of this host.
 pub struct Images {
     pub(super) engine: Engine,
@@ -305,7 +308,13 @@ impl Images {
     }
 
     async fn inspect(&self, image: &ImageRef) -> Result<Option<FoundImage>, EngineError> {
-        match self.engine.inspect_image(image.as_str()).await {
+        let mut found = self.engine.inspect_image(image.as_str()).await;
+        if matches!(&found, Err(EngineError::Failed { message, .. }) if is_missing(message)) {
+            // While another image is being removed, podman says so of any.
+            tokio::time::sleep(SECOND_LOOK).await;
+            found = self.engine.inspect_image(image.as_str()).await;
+        }
+        match found {
             Ok(found) => {
                 self.remember(image, &found);
                 Ok(Some(found))
