@@ -1,5 +1,7 @@
 //! How things look: tables for people, JSON for programs, two lines for a failure.
 
+pub(crate) use crate::text::clean;
+
 use crate::{api::time::Time, cli::Cli, exit::Failure};
 use clap::CommandFactory as _;
 use serde::Serialize;
@@ -112,18 +114,6 @@ pub(super) fn table<const N: usize>(
     })
 }
 
-/// Without control characters, and without those that turn the direction of text: with either, a name
-/// could play tricks on a terminal.
-pub(crate) fn clean(text: &str) -> String {
-    let tricks = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars()
-        .map(|c| if tricks(c) { ' ' } else { c })
-        .collect()
-}
-
 /// How long ago, in one unit.
 pub(super) fn age(time: Time) -> String {
     let seconds = Time::now().since(time).as_secs();
@@ -172,8 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_play_tricks_is_taken_out() {
-        assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"), "a [2Jb c d e");
+    fn paths_are_encoded() {
         assert_eq!(percent_encode("a b/é"), "a%20b%2F%C3%A9");
     }
 }

@@ -4,9 +4,10 @@
 //! alone: they would tell a stranger which machines and ports of its network answer, and how.
 
 use super::EngineError;
+use crate::text::brief;
 
-/// Longest cause of a failed pull in the log, in characters.
-const LOGGED_CHARS: usize = 1000;
+/// Longest cause of a failed pull in the log, in bytes.
+const LOGGED_BYTES: usize = 1000;
 
 /// Class of a failed pull, as users see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -117,10 +118,7 @@ impl PullFault {
 
 /// Words of podman for one line of the log: a registry may have written a part of them.
 pub(super) fn for_log(words: &str) -> String {
-    let words = words.chars().take(LOGGED_CHARS);
-    words
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    brief(words, LOGGED_BYTES)
 }
 
 #[cfg(test)]
@@ -203,7 +201,7 @@ mod tests {
     #[test]
     fn words_for_the_log_are_one_short_line() {
         let line = for_log(&"a\u{1b}[2J\nb".repeat(1000));
-        assert_eq!(line.chars().count(), LOGGED_CHARS);
+        assert_eq!(line.chars().count(), LOGGED_BYTES);
         assert!(!line.contains(char::is_control));
     }
 }

@@ -4,7 +4,7 @@
 //! keeps to itself. So its kind is told to everybody in words of our own, and its own words only to admins:
 //! of problems that we know, in one line of bounded length. Answers of no known kind are not repeated.
 
-use crate::http::client::CallError;
+use crate::{http::client::CallError, text::brief};
 use std::fmt;
 
 /// Most of a node's words that is repeated, in bytes.
@@ -92,16 +92,7 @@ impl fmt::Display for Reason {
 
 /// Words of a node in one line of bounded length, with nothing in it that a terminal obeys.
 pub(super) fn clean(text: &str) -> String {
-    let printable = |c: char| if is_printable(c) { c } else { ' ' };
-    let mut line: String = text.chars().take(MAX_WORDS).map(printable).collect();
-    line.truncate(line.floor_char_boundary(MAX_WORDS));
-    line
-}
-
-/// Whether a character stands for itself: no control, and none that hides or reorders others.
-fn is_printable(c: char) -> bool {
-    !(c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
+    brief(text, MAX_WORDS)
 }
 
 #[cfg(test)]

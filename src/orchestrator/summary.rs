@@ -16,8 +16,8 @@ pub(super) fn of(result: &JobResult) -> String {
     let end = match (result.status, result.exit_code, &result.error) {
         (_, _, Some(error)) => {
             return match error.kind {
-                JobErrorKind::Lost => format!("lost: {}", line(&error.message)),
-                JobErrorKind::OutOfDisk => format!("out of disk: {}", line(&error.message)),
+                JobErrorKind::Lost => format!("lost: {}", clean(&error.message)),
+                JobErrorKind::OutOfDisk => format!("out of disk: {}", clean(&error.message)),
                 JobErrorKind::Other => {
                     "could not run, or ended, for a reason of no kind that we know; its result has the node's words"
                         .to_owned()
@@ -25,7 +25,7 @@ pub(super) fn of(result: &JobResult) -> String {
                 _ => format!(
                     "could not run ({}): {}",
                     error.kind.as_str(),
-                    line(&error.message)
+                    clean(&error.message)
                 ),
             };
         }
@@ -44,14 +44,14 @@ pub(super) fn of(result: &JobResult) -> String {
 
 /// Error in one line, such as `image-not-found: no such image`.
 pub(super) fn cause(error: &JobError) -> String {
-    format!("{}: {}", error.kind.as_str(), line(&error.message))
+    format!("{}: {}", error.kind.as_str(), clean(&error.message))
 }
 
 /// Refusals in one line, such as `node a (image-not-found: …); node b (…)`.
 pub(super) fn refusals(refusals: &Refusals) -> String {
     let named = refusals.values().take(MAX_NAMED);
     let mut told: Vec<String> = named
-        .map(|refusal| format!("node {} ({})", refusal.node, line(&refusal.reason)))
+        .map(|refusal| format!("node {} ({})", refusal.node, clean(&refusal.reason)))
         .collect();
     if refusals.len() > MAX_NAMED {
         told.push(format!("and {} more", refusals.len() - MAX_NAMED));
@@ -62,11 +62,6 @@ pub(super) fn refusals(refusals: &Refusals) -> String {
 /// Summary of a task that no node is left to run.
 pub(super) fn refused_by_all(refusals: &Refusals) -> String {
     format!("could not run at {}", self::refusals(refusals))
-}
-
-/// A cause in one line of bounded length.
-pub(super) fn line(text: &str) -> String {
-    clean(text)
 }
 
 /// In the unit that a person would take.

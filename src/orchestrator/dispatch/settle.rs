@@ -19,7 +19,7 @@ use crate::{
     orchestrator::{
         Orchestrator,
         live::{LiveTask, Moment},
-        node_words::Reason,
+        node_words::{Reason, clean},
         refusals, summary, task_log,
     },
     pause::{self, Pauses},
@@ -304,7 +304,7 @@ pub(super) async fn refused(
     let node = nodes.iter().find(|node| node.id == job.node_id);
     let refusal = Refusal {
         node: node.map_or_else(|| job.node_id.to_string(), |node| node.slug.clone()),
-        reason: summary::line(reason),
+        reason: clean(reason),
     };
     // As they are now: a node that has started again since is left out no longer.
     let mut refusals = orchestrator.store.task_demands(job.task_id).await?.refusals;

@@ -1,0 +1,34 @@
+//! Text of strangers, made fit for a terminal and a log.
+
+/// The same with a space for each character that a terminal obeys, or that hides or reorders others.
+pub(crate) fn clean(text: &str) -> String {
+    let shown = |c: char| if is_printable(c) { c } else { ' ' };
+    text.chars().map(shown).collect()
+}
+
+/// Its beginning of at most so many bytes, as [`clean`] has it.
+pub(crate) fn brief(text: &str, most: usize) -> String {
+    clean(&text[..text.floor_char_boundary(most)])
+}
+
+/// Whether a character stands for itself. The joiners, which letters and emoji need, count as such.
+fn is_printable(c: char) -> bool {
+    !(c.is_control()
+        || matches!(
+            c,
+            '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_becomes_a_space() {
+        assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"), "a [2Jb c d e");
+        assert_eq!(clean("\u{200b}\u{feff}\u{2066}"), "   ");
+        let kept = "é 👩\u{200d}💻 می\u{200c}خواهم";
+        assert_eq!(clean(kept), kept);
+    }
+}
