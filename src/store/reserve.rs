@@ -5,7 +5,7 @@
 //! not started while less than half of it is free: their results would use up the rest.
 
 use super::{Store, StoreError, ballast};
-use rustix::fs::statvfs;
+use crate::disk_space::DiskSpace;
 use std::{io, path::PathBuf};
 
 /// Files that may be made on the disk at least, where its file system has a limit.
@@ -61,7 +61,7 @@ impl Reserve {
         if reserved == 0 {
             return Ok(());
         }
-        let disk = match statvfs(&self.database) {
+        let disk = match DiskSpace::at(&self.database) {
             Ok(disk) => disk,
             Err(error) => {
                 // SQLite finds out for itself what may be wrong there.
@@ -69,16 +69,16 @@ impl Reserve {
                 return Ok(());
             }
         };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = disk.bytes.free;
         if free < reserved {
             return Err(LowSpace::Bytes { free, reserved });
         }
-        // Some file systems count no files.
-        if disk.f_files > 0 && disk.f_favail < RESERVED_FILES {
-            let free = disk.f_favail;
-            return Err(LowSpace::Files { free });
+        match disk.inodes {
+            Some(inodes) if inodes.free < RESERVED_FILES => {
+                Err(LowSpace::Files { free: inodes.free })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether there is room for new tasks.
