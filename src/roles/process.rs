@@ -7,9 +7,15 @@ use crate::{
     exit::Failure,
     http::server::Shutdown,
 };
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 use tokio::sync::watch;
 use tracing::Level;
+
+/// What is left to blocking work when a role has ended.
+const BLOCKING_LIMIT: Duration = Duration::from_secs(5);
 
 /// Logs go to stderr; stdout belongs to results.
 fn start_logging(common: &Common) {
@@ -46,13 +52,16 @@ pub(super) fn run(
     allow_files();
     give_memory_back();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let (order, shutdown) = watch::channel(false);
         tokio::spawn(end_on_signal(order));
         role(shutdown)
             .await
             .map_err(|failure| report(common, failure))
-    })
+    });
+    // Else it would wait for the removal of a million files, which the next start takes up.
+    runtime.shutdown_timeout(BLOCKING_LIMIT);
+    outcome
 }
 
 /// Logs why a role ends where logs are for programs, which read nothing else; a person gets the same as text

@@ -4,6 +4,7 @@ use super::{Settings, Storage, disk_guard, image_gc, job::Workshop, ledger::Ledg
 use crate::{
     api::image::ImageRef,
     engine::{Engine, Images, PulledImages, probe},
+    tasks::Tasks,
 };
 use std::{
     path::{Path, PathBuf},
@@ -17,14 +18,20 @@ const PULL_LIMIT: Duration = Duration::from_mins(10);
 const PLACE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Starts them all, but the removal of what jobs left ([`trash`](super::trash)), which has a queue of its own.
-pub(super) fn start(shop: &Arc<Workshop>, ledger: Arc<Ledger>, home: PathBuf, storage: &Storage) {
-    tokio::spawn(watch_podman(Arc::clone(shop), home));
-    tokio::spawn(watch_place(Arc::clone(shop)));
-    tokio::spawn(disk_guard::run(Arc::clone(shop)));
+pub(super) fn start(
+    tasks: &Tasks,
+    shop: &Arc<Workshop>,
+    ledger: Arc<Ledger>,
+    home: PathBuf,
+    storage: &Storage,
+) {
+    tasks.spawn(watch_podman(Arc::clone(shop), home));
+    tasks.spawn(watch_place(Arc::clone(shop)));
+    tasks.spawn(disk_guard::run(Arc::clone(shop)));
     if let Some(age) = storage.image_gc {
-        tokio::spawn(image_gc::run(Arc::clone(shop), age));
+        tasks.spawn(image_gc::run(Arc::clone(shop), age));
     }
-    tokio::spawn(storage::keep_house(
+    tasks.spawn(storage::keep_house(
         Arc::clone(shop),
         ledger,
         storage.retain,
@@ -32,7 +39,12 @@ pub(super) fn start(shop: &Arc<Workshop>, ledger: Arc<Ledger>, home: PathBuf, st
 }
 
 /// The images of this host. Fetches the default image, so that the first job needn't wait for it.
-pub(super) fn images(engine: &Engine, home: &Path, settings: &Settings) -> Arc<Images> {
+pub(super) fn images(
+    tasks: &Tasks,
+    engine: &Engine,
+    home: &Path,
+    settings: &Settings,
+) -> Arc<Images> {
     let mut patterns = settings.allowed_images.clone();
     // The operator has named it, and so its registry.
     patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
@@ -42,7 +54,7 @@ pub(super) fn images(engine: &Engine, home: &Path, settings: &Settings) -> Arc<I
     let images = Arc::new(images);
     if let Some(image) = settings.default_image.clone() {
         let images = Arc::clone(&images);
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             if let Err(error) = images.resolve(&image, |_| ()).await {
                 tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
             }

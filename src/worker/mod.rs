@@ -58,6 +58,8 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// What is left to sandboxes that were told to end.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// What is left to background tasks, which the next start takes up where they were.
+const BACKGROUND_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the operator says about sandboxes.
 #[derive(Clone, Debug)]
@@ -108,6 +110,7 @@ struct Serving {
     /// results, and a job that is still running can be canceled.
     stop: watch::Sender<bool>,
     listening: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    background: Tasks,
     /// No other process may sweep up while our jobs run.
     _lock: RoleLock,
 }
@@ -178,8 +181,9 @@ impl Bench {
             tombstones,
             lock,
         } = self;
+        let background = Tasks::default();
         let (terms, in_force) = watch::channel(Terms::new(access, &settings));
-        let images = background::images(&engine, &home, &settings);
+        let images = background::images(&background, &engine, &home, &settings);
         let slots = settings.max_concurrency;
         let graph_root = &engine.facts().graph_root;
         let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
@@ -219,8 +223,8 @@ impl Bench {
         for (job, entry) in found.open {
             api.start(&job, entry);
         }
-        tokio::spawn(async move { trash.run(queued).await });
-        background::start(&shop, ledger, home, &settings.storage);
+        background.spawn(async move { trash.run(queued).await });
+        background::start(&background, &shop, ledger, home, &settings.storage);
         let (stop, stopped) = watch::channel(false);
         let listening = tokio::spawn(server::serve(
             listener,
@@ -234,6 +238,7 @@ impl Bench {
             terms,
             stop,
             listening: Some(listening).into(),
+            background,
             _lock: lock,
         }))
     }
@@ -329,6 +334,7 @@ impl Worker {
             api,
             stop,
             listening,
+            background,
             ..
         } = &*self.0;
         api.closing.store(true, Ordering::SeqCst);
@@ -350,6 +356,7 @@ impl Worker {
         {
             tracing::error!("the Worker API panicked; the lines above say where");
         }
+        background.stop(BACKGROUND_LIMIT).await;
     }
 }
 
