@@ -2,15 +2,26 @@
 
 use super::{
     Engine, EngineError,
-    images::{Images, is_missing},
-    pulled::PulledImage,
+    images::Images,
+    pulled::{PulledImage, PulledImages},
 };
 use crate::api::image::ImageRef;
+use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 
-/// How long podman may take to look at an image or to remove one.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long podman may take to remove an image.
 const REMOVE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What podman has by a name.
+#[derive(Deserialize)]
+struct Found {
+    id: String,
+    size: u64,
+}
+
+impl Found {
+    const FORMAT: &str = r#"--format={"id":{{json .ID}},"size":{{.Size}}}"#;
+}
 
 /// Outcome of one removal.
 enum Removed {
@@ -42,6 +53,9 @@ impl Images {
                 Ok(Removed::Yes(bytes)) => {
                     tracing::info!(%image, size_mib = bytes >> 20, unused_s = unused.as_secs(), "removed an unused image");
                     pulled.forget(&image);
+                    // At once: the operator may pull the same image next, and a list that was lost with a crash
+                    // would have it pass for ours.
+                    save(pulled).await;
                 }
                 Ok(Removed::NotOurs) => pulled.forget(&image),
                 // Such as one that a container of somebody else uses.
@@ -50,15 +64,15 @@ impl Images {
                 }
             }
         }
-        let pulled = Arc::clone(pulled);
-        if tokio::task::spawn_blocking(move || pulled.save())
-            .await
-            .is_err()
-        {
-            tracing::error!(
-                "writing the list of pulled images panicked; the lines above say where"
-            );
-        }
+        save(pulled).await;
+    }
+}
+
+async fn save(pulled: &Arc<PulledImages>) {
+    let pulled = Arc::clone(pulled);
+    let saved = tokio::task::spawn_blocking(move || pulled.save());
+    if saved.await.is_err() {
+        tracing::error!("writing the list of pulled images panicked; the lines above say where");
     }
 }
 
@@ -67,25 +81,13 @@ async fn remove(
     image: &ImageRef,
     known: &PulledImage,
 ) -> Result<Removed, EngineError> {
-    let inspect = [
-        "image",
-        "inspect",
-        "--format={{.Id}} {{.Size}}",
-        image.as_str(),
-    ];
-    let found = match engine.call(&inspect, INSPECT_TIMEOUT).await {
-        Err(EngineError::Failed { message, .. }) if is_missing(&message) => {
-            return Ok(Removed::NotOurs);
-        }
-        found => found?,
-    };
-    let (id, size) = found.trim().split_once(' ').unwrap_or_default();
-    if id != known.id {
+    let found: Option<Found> = engine.ask_of_image(Found::FORMAT, image.as_str()).await?;
+    let Some(found) = found.filter(|found| found.id == known.id) else {
         return Ok(Removed::NotOurs);
-    }
+    };
     // By its name and without force: another name of the same image stays, and so does one in use.
     engine
         .call(&["rmi", image.as_str()], REMOVE_TIMEOUT)
         .await?;
-    Ok(Removed::Yes(size.parse().unwrap_or(0)))
+    Ok(Removed::Yes(found.size))
 }

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Pause before podman is asked again for an image that it said to be missing.
+const SECOND_LOOK: Duration = Duration::from_millis(200);
 /// How the annotations begin that some runtime obeys: crun and krun, runc and youki, CRIU, systemd, Kata, gVisor,
 /// NVIDIA's, and those that take Kubernetes' words.
 const FOR_RUNTIMES: [&str; 15] = [
@@ -112,17 +114,37 @@ impl Engine {
     }
 
     /// Looks at the image that podman knows by this name.
-    pub(super) async fn inspect_image(&self, image: &str) -> Result<FoundImage, EngineError> {
+    pub(super) async fn inspect_image(
+        &self,
+        image: &str,
+    ) -> Result<Option<FoundImage>, EngineError> {
         // Taken before podman looks: a change in between makes the answer useless, not wrong.
         let stamp = self.index_stamp();
-        let asked = ["image", "inspect", Metadata::FORMAT, image];
-        let metadata: Metadata = self.ask(&asked).await?;
-        let fault = metadata.fault();
-        Ok(FoundImage {
+        let metadata: Option<Metadata> = self.ask_of_image(Metadata::FORMAT, image).await?;
+        Ok(metadata.map(|metadata| FoundImage {
+            fault: metadata.fault(),
             id: metadata.id,
-            fault,
             stamp,
-        })
+        }))
+    }
+
+    /// What podman says of an image in this format, which makes JSON; `None` where there is none of that name.
+    /// While another image is being removed podman says so of any, so it is asked twice.
+    pub(super) async fn ask_of_image<T: DeserializeOwned>(
+        &self,
+        format: &str,
+        image: &str,
+    ) -> Result<Option<T>, EngineError> {
+        let asked = ["image", "inspect", format, image];
+        let mut answer = self.ask(&asked).await;
+        if is_missing(&answer) {
+            tokio::time::sleep(SECOND_LOOK).await;
+            answer = self.ask(&asked).await;
+        }
+        if is_missing(&answer) {
+            return Ok(None);
+        }
+        answer.map(Some)
     }
 
     /// Why nothing may run in a container that was made from an image, if what the image ordered when it was made
@@ -144,6 +166,12 @@ impl Engine {
             reason: error.to_string(),
         })
     }
+}
+
+/// Whether podman has answered that there is no such image.
+fn is_missing<T>(answer: &Result<T, EngineError>) -> bool {
+    let says = ["no such image", "image not known", "failed to find image"];
+    matches!(answer, Err(EngineError::Failed { message, .. }) if says.iter().any(|said| message.contains(said)))
 }
 
 #[cfg(test)]

@@ -71,9 +71,6 @@ pub enum ImageError {
     Broken(#[from] tokio::task::JoinError),
 }
 
-/// Pause before podman is asked again for an image that it said to be missing.
-const SECOND_LOOK: Duration = Duration::from_millis(200);
-
 /// The images of this host.
 pub struct Images {
     pub(super) engine: Engine,
@@ -308,20 +305,11 @@ impl Images {
     }
 
     async fn inspect(&self, image: &ImageRef) -> Result<Option<FoundImage>, EngineError> {
-        let mut found = self.engine.inspect_image(image.as_str()).await;
-        if matches!(&found, Err(EngineError::Failed { message, .. }) if is_missing(message)) {
-            // While another image is being removed, podman says so of any.
-            tokio::time::sleep(SECOND_LOOK).await;
-            found = self.engine.inspect_image(image.as_str()).await;
+        let found = self.engine.inspect_image(image.as_str()).await?;
+        if let Some(found) = &found {
+            self.remember(image, found);
         }
-        match found {
-            Ok(found) => {
-                self.remember(image, &found);
-                Ok(Some(found))
-            }
-            Err(EngineError::Failed { message, .. }) if is_missing(&message) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(found)
     }
 
     fn recall(&self, image: &ImageRef) -> Option<FoundImage> {
@@ -350,10 +338,4 @@ fn permitted(found: FoundImage) -> Result<FoundImage, Arc<ImageError>> {
         None => Ok(found),
         Some(fault) => Err(Arc::new(ImageError::NotRunnable(fault))),
     }
-}
-
-pub(super) fn is_missing(message: &str) -> bool {
-    message.contains("no such image")
-        || message.contains("image not known")
-        || message.contains("failed to find image")
 }
