@@ -67,6 +67,15 @@ impl Scene {
         node
     }
 
+    /// A node that has a job, and answers nothing until the switch is turned on.
+    fn silent_with_job(&self, changes: Value) -> (StandIn, Switch, String) {
+        let back = Switch::default();
+        let away = self.join("away", silent_until(&back));
+        let id = self.create(changes);
+        away.call("run", Call::is_run);
+        (away, back, id)
+    }
+
     fn create(&self, changes: Value) -> String {
         let mut task = json!({"command": ["true"]});
         let fields = task.as_object_mut().unwrap();
@@ -273,10 +282,7 @@ fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
 #[test]
 fn the_last_attempt_is_offered_to_nobody() {
     let scene = Scene::set();
-    let back = Switch::default();
-    let away = scene.join("away", silent_until(&back));
-    let id = scene.create(json!({"max_attempts": 1}));
-    away.call("run", Call::is_run);
+    let (away, back, id) = scene.silent_with_job(json!({"max_attempts": 1}));
     let other = scene.join("other", willing());
     outlast_lease(&away);
     let user = scene.orchestrator.login();
@@ -335,10 +341,7 @@ fn without_image() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
 #[test]
 fn node_without_the_image_does_not_end_a_silent_attempt() {
     let scene = Scene::set();
-    let back = Switch::default();
-    let away = scene.join("away", silent_until(&back));
-    let id = scene.create(json!({"max_attempts": 2}));
-    away.call("run", Call::is_run);
+    let (_away, back, id) = scene.silent_with_job(json!({"max_attempts": 2}));
     let other = scene.join("other", without_image());
     other.call("forget the offer", |call| call.method == "DELETE");
     let shown = scene.orchestrator.login();
@@ -373,10 +376,7 @@ fn job_refused_at_handover_goes_to_a_third_node() {
 #[test]
 fn an_offer_is_asked_after_when_the_orchestrator_was_killed_in_the_middle_of_it() {
     let mut scene = Scene::set();
-    let back = Switch::default();
-    let away = scene.join("away", silent_until(&back));
-    let id = scene.create(json!({}));
-    away.call("run", Call::is_run);
+    let (away, _back, id) = scene.silent_with_job(json!({}));
     // It takes the offer, and nobody hears of it.
     let hears = Switch::default();
     let (heard, last) = (hears.clone(), LastRun::default());
@@ -429,10 +429,7 @@ fn an_offer_of_which_nobody_knows_the_end_uses_its_number_up() {
 #[test]
 fn a_cancel_of_a_job_at_a_silent_node_reaches_the_one_that_is_offered_it_too() {
     let scene = Scene::set();
-    let back = Switch::default();
-    let away = scene.join("away", silent_until(&back));
-    let id = scene.create(json!({}));
-    away.call("run", Call::is_run);
+    let (away, _back, id) = scene.silent_with_job(json!({}));
     let last = LastRun::default();
     let canceled = Switch::default();
     let heard = canceled.clone();
