@@ -23,6 +23,7 @@
 //! too. The library exists for the binary beside it, its tests and its bench; it is no API.
 
 pub mod api;
+pub mod background;
 pub mod cli;
 pub mod client;
 pub mod data_dir;
@@ -33,6 +34,7 @@ pub mod engine;
 mod environment;
 pub mod errors;
 pub mod exit;
+pub mod files;
 pub mod hidden;
 pub mod http;
 pub mod identity;
@@ -41,6 +43,7 @@ mod network;
 pub mod node;
 pub mod orchestrator;
 pub mod pause;
+pub mod retry;
 pub mod roles;
 pub mod sandbox_init;
 pub mod shim;
