@@ -19,7 +19,7 @@
 use cynode::{
     data_dir::DataDir,
     engine::{Program, probe},
-    hidden,
+    helpers,
 };
 use std::{
     fs,
@@ -34,7 +34,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_cynode");
 
 fn main() {
     // The engine's probe uses the running binary, which is this bench, as a sandbox's init.
-    hidden::divert();
+    helpers::run_if_requested();
     let home = tempfile::tempdir().unwrap();
     let image = image();
     let podman = podman_arguments(home.path(), &image);
@@ -109,19 +109,19 @@ fn image() -> String {
 /// The same runtime and ulimits as the node will use, so that only what cynode does is compared.
 fn podman_arguments(home: &Path, image: &str) -> Vec<String> {
     let data_dir = DataDir::open(&home.join("probe")).unwrap();
-    let wanted = probe::Wanted {
+    let wanted = probe::ProbeRequest {
         program: Program::podman("podman", data_dir.path()).unwrap(),
         runtime: None,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let ground = probe::Ground {
+    let probe_env = probe::ProbeEnv {
         init: &std::env::current_exe().unwrap(),
         scratch: data_dir.path(),
         node_uuid: None,
     };
-    let engine = runtime.block_on(probe::probe(wanted, ground));
+    let engine = runtime.block_on(probe::probe(wanted, probe_env));
     let way = match &engine {
-        Ok(engine) => engine.way().clone(),
+        Ok(engine) => engine.runtime_config().clone(),
         Err(error) => panic!("{error}"),
     };
     let runtime = way.runtime.map(|runtime| format!("--runtime={runtime}"));

@@ -15,9 +15,10 @@ use cynode::{
         tasks::{CreateTask, JobStatus},
         time::Time,
     },
-    orchestrator::scheduler::{Memory, Slots, look},
+    orchestrator::scheduler::{FairShare, SlotLimits, decide},
     store::{
-        Acknowledged, Authority, Creation, FinishedJob, NewUser, QueueLimits, Registration, Store,
+        AckOutcome, Authority, CreateOutcome, FinishedJob, NewUser, QueueLimits, RegisterOutcome,
+        Store,
     },
 };
 use futures_util::{StreamExt as _, stream};
@@ -30,9 +31,9 @@ const QUEUED: [usize; 2] = [1_000, 100_000];
 const ROUNDS: usize = 300;
 /// Writes at the same time, so that they share commits.
 const WRITERS: usize = 256;
-const ALL: Slots = Slots {
+const ALL: SlotLimits = SlotLimits {
     per_node: u32::MAX,
-    in_all: u32::MAX,
+    total: u32::MAX,
 };
 /// Sets of labels that no node bears, of all users together.
 const LINES: usize = 50_000;
@@ -56,13 +57,13 @@ async fn main() {
     for nodes in NODES {
         let stage = Stage::set(nodes).await;
         stage.queue(nodes * SLOTS, |_| None).await;
-        let (mut memory, mut at_nodes, mut queued) = (Memory::default(), Vec::new(), 0);
-        stage.give(&mut memory, &mut at_nodes).await;
+        let (mut shares, mut at_nodes, mut queued) = (FairShare::default(), Vec::new(), 0);
+        stage.give(&mut shares, &mut at_nodes).await;
         let (mut short, mut last) = (None, Duration::ZERO);
         for (n, length) in QUEUED.into_iter().enumerate() {
             stage.queue(length - queued, tenth).await;
             queued = length;
-            let [look, claim, full] = stage.measure(&mut memory, &mut at_nodes).await;
+            let [look, claim, full] = stage.measure(&mut shares, &mut at_nodes).await;
             let base = *short.get_or_insert(look);
             let fewer = *few_nodes.get(n).unwrap_or(&look);
             if nodes == NODES[0] {
@@ -79,7 +80,7 @@ async fn main() {
             last = look;
         }
         stage.queue(LINES, |n| Some(format!("nowhere-{n}"))).await;
-        let [look, ..] = stage.measure(&mut memory, &mut at_nodes).await;
+        let [look, ..] = stage.measure(&mut shares, &mut at_nodes).await;
         println!(
             "{nodes:>6} {:>8} {:>8.3} ms {:>36} {:.2}",
             queued + LINES,
@@ -138,19 +139,19 @@ impl Stage {
             let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
             let by = self.users[n / 10 % USERS];
             let created = self.store.task_create(by, spec, None, LIMITS, Time::now());
-            assert!(matches!(created.await.unwrap(), Creation::Created(_)));
+            assert!(matches!(created.await.unwrap(), CreateOutcome::Created(_)));
         });
         tasks.buffer_unordered(WRITERS).collect::<Vec<()>>().await;
     }
 
     /// Gives all free slots away; how long the look and the claims took.
-    async fn give(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
+    async fn give(&self, shares: &mut FairShare, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
         let began = Instant::now();
-        let look = look(&self.store, memory, Vec::new(), Time::now(), ALL, |_| true)
+        let decided = decide(&self.store, shares, Vec::new(), Time::now(), ALL, |_| true)
             .await
             .unwrap();
         let looked = began.elapsed();
-        let claims = look.assigned.into_iter().map(|(job, node)| async move {
+        let claims = decided.assigned.into_iter().map(|(job, node)| async move {
             let claimed = self.store.job_claim(job, node, Time::now()).await;
             claimed.unwrap().unwrap().id
         });
@@ -160,7 +161,7 @@ impl Stage {
     }
 
     /// Medians of a look that finds one slot, of its claim, and of a look that finds none.
-    async fn measure(&self, memory: &mut Memory, at_nodes: &mut Vec<JobId>) -> [Duration; 3] {
+    async fn measure(&self, shares: &mut FairShare, at_nodes: &mut Vec<JobId>) -> [Duration; 3] {
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..ROUNDS {
             let job = at_nodes.swap_remove(round * 7919 % at_nodes.len());
@@ -175,9 +176,9 @@ impl Stage {
             };
             assert!(self.store.job_finish(end, Time::now()).await.unwrap());
             let before = at_nodes.len();
-            let [look, claim] = self.give(memory, at_nodes).await;
+            let [look, claim] = self.give(shares, at_nodes).await;
             assert_eq!(at_nodes.len(), before + 1, "one slot, one claim");
-            let [full, _] = self.give(memory, at_nodes).await;
+            let [full, _] = self.give(shares, at_nodes).await;
             for (times, time) in times.iter_mut().zip([look, claim, full]) {
                 times.push(time);
             }
@@ -233,7 +234,7 @@ async fn add_node(store: &Store, n: usize) {
         u32::MAX,
         event(AuditAction::NodeRegister),
     );
-    let Registration::Created(id, registration) = registered.await.unwrap() else {
+    let RegisterOutcome::Created(id, registration) = registered.await.unwrap() else {
         panic!("the slug is new");
     };
     let content = serde_json::json!({"version": 1, "config_version": ""});
@@ -254,6 +255,6 @@ async fn add_node(store: &Store, n: usize) {
     let acknowledged = store.node_ack(id, registration, 1, ack, Time::now());
     assert!(matches!(
         acknowledged.await.unwrap(),
-        Acknowledged::Stored { .. }
+        AckOutcome::Stored { .. }
     ));
 }

@@ -16,10 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tracing::Instrument as _;
 
 /// Starts a background task. Its panic is logged, and reaches whoever awaits the handle.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one door to background work"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one door to background work")]
 pub fn spawn<T: Send + 'static>(
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,

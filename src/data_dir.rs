@@ -4,13 +4,13 @@
 //! replaced by rename, so that a reader never sees half of one. A lock per role keeps a
 //! second process of the same role out.
 
-mod claim;
-mod place;
+mod anchors;
 mod secret;
+mod validation;
 
-pub use claim::{Unfit, check};
-pub use place::{Misplaced, Place};
+pub use anchors::{DataDirMoved, PathAnchors};
 pub use secret::SecretFile;
+pub use validation::{DataDirError, ensure_usable};
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -59,13 +59,13 @@ pub struct Addresses {
 impl DataDir {
     /// Opens `path`, makes it when missing, and closes it to everybody else. One that isn't empty and was
     /// no data directory before is left as it is.
-    pub fn open(path: &Path) -> Result<Self, Unfit> {
-        let failed = |source: io::Error| Unfit::Unusable {
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |source: io::Error| DataDirError::Io {
             path: path.to_owned(),
             source,
         };
         let dir = Self(std::path::absolute(path).map_err(failed)?);
-        check(&dir.0)?;
+        ensure_usable(&dir.0)?;
         make_private_dir(&dir.0)
             .and_then(|()| make_files_private(&dir.0))
             .map_err(failed)?;

@@ -4,7 +4,7 @@ use std::{fmt, io, path::Path};
 
 /// How much of a filesystem's bytes or inodes there is, and how much of it is free to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Amount {
+pub struct Capacity {
     /// Free to a process without privileges.
     pub free: u64,
     /// In all.
@@ -15,9 +15,9 @@ pub struct Amount {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSpace {
     /// Bytes.
-    pub bytes: Amount,
+    pub bytes: Capacity,
     /// Inodes; `None` where the filesystem makes them as it needs them, as btrfs does.
-    pub inodes: Option<Amount>,
+    pub inodes: Option<Capacity>,
 }
 
 /// What a filesystem can be short of.
@@ -45,11 +45,11 @@ impl DiskSpace {
     pub fn at(path: &Path) -> io::Result<Self> {
         let disk = rustix::fs::statvfs(path)?;
         Ok(Self {
-            bytes: Amount {
+            bytes: Capacity {
                 free: disk.f_bavail.saturating_mul(disk.f_frsize),
                 total: disk.f_blocks.saturating_mul(disk.f_frsize),
             },
-            inodes: (disk.f_files > 0).then_some(Amount {
+            inodes: (disk.f_files > 0).then_some(Capacity {
                 free: disk.f_favail,
                 total: disk.f_files,
             }),
@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn space(bytes: (u64, u64), inodes: Option<(u64, u64)>) -> DiskSpace {
-        let amount = |(free, total)| Amount { free, total };
+        let amount = |(free, total)| Capacity { free, total };
         DiskSpace {
             bytes: amount(bytes),
             inodes: inodes.map(amount),
@@ -134,7 +134,7 @@ mod tests {
         }
 
         #[test]
-        fn a_shortage_misses_something(free: u64, total: u64, inodes: Option<(u64, u64)>, min_free: u64) {
+        fn shortage_names_missing_resources(free: u64, total: u64, inodes: Option<(u64, u64)>, min_free: u64) {
             if let Some(shortage) = space((free, total), inodes).shortage(min_free) {
                 prop_assert!(shortage.missing() > 0);
                 prop_assert!(shortage.of == Resource::Inodes || free < min_free);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_filesystem_has_room() {
+    fn real_filesystem_has_free_space() {
         let space = DiskSpace::at(Path::new("/")).unwrap();
         assert!(space.bytes.total >= space.bytes.free && space.bytes.total > 0);
     }

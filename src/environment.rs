@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 /// Variables that are not the twin of a flag, or are read apart from it: mostly secrets, which `--help`
 /// would show.
-const READ_BY_HAND: [&str; 6] = [
+const UNLISTED_VARIABLES: [&str; 6] = [
     "CYNODE_ADMIN_PASSWORD",
     "CYNODE_PASSWORD",
     "CYNODE_PSK",
@@ -17,7 +17,7 @@ const READ_BY_HAND: [&str; 6] = [
 ];
 
 /// Our secrets and settings, and what systemd told us alone.
-const OURS: [&str; 6] = [
+const PRIVATE_PREFIXES: [&str; 6] = [
     "CREDENTIALS_DIRECTORY",
     "CYNODE_",
     "CYNORK_",
@@ -27,10 +27,13 @@ const OURS: [&str; 6] = [
 ];
 
 /// Takes it out of what a program gets.
-pub(crate) fn close(command: &mut Command) -> &mut Command {
+pub(crate) fn scrub(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         let bytes = name.as_encoded_bytes();
-        if OURS.iter().any(|ours| bytes.starts_with(ours.as_bytes())) {
+        if PRIVATE_PREFIXES
+            .iter()
+            .any(|prefix| bytes.starts_with(prefix.as_bytes()))
+        {
             command.env_remove(name);
         }
     }
@@ -39,7 +42,7 @@ pub(crate) fn close(command: &mut Command) -> &mut Command {
 
 /// Says in the log which variables look like settings and are none: never with their values, which may be
 /// secrets under a misspelled name.
-pub(crate) fn warn_of_unknown() {
+pub(crate) fn warn_about_unknown() {
     let names = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     let variables = unknown(names).join(", ");
     if !variables.is_empty() {
@@ -63,7 +66,7 @@ fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
 
 /// Every variable that some command reads: those of the flags, by their own definition, and the others.
 fn known() -> BTreeSet<String> {
-    let mut known: BTreeSet<String> = READ_BY_HAND.map(str::to_owned).into();
+    let mut known: BTreeSet<String> = UNLISTED_VARIABLES.map(str::to_owned).into();
     let mut commands = vec![Cli::command()];
     while let Some(command) = commands.pop() {
         let variables = command.get_arguments().filter_map(clap::Arg::get_env);

@@ -3,28 +3,28 @@
 //! A data directory that was copied to a second machine makes two processes of one identity. Each process
 //! names itself by a random id. An id that follows another one is a restart; one that calls again after its
 //! successor did (A, B, A) shows that both are alive. That is over once only one of them has been heard for
-//! [`ALONE_AFTER`].
+//! [`RIVAL_TIMEOUT`].
 
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
 
 /// Three intervals between reports.
-pub(crate) const ALONE_AFTER: Duration = Duration::from_secs(30);
+pub(crate) const RIVAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Processes of one identity that are remembered.
-const REMEMBERED: usize = 16;
+const MAX_REMEMBERED_PROCESSES: usize = 16;
 
 /// Answer to who calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Caller {
+pub(crate) enum InstanceStatus {
     /// The only process of its identity.
-    Alone,
+    Sole,
     /// One of several; whether that was found just now.
-    Duplicate { is_news: bool },
+    Duplicate { is_new: bool },
 }
 
 /// Processes by identity.
@@ -47,22 +47,22 @@ struct Processes {
 
 impl<K: Eq + Hash> Instances<K> {
     fn map(&self) -> MutexGuard<'_, HashMap<K, Processes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Notes that this process has called.
-    pub(crate) fn hear(&self, identity: K, process: &str, now: Instant) -> Caller {
+    pub(crate) fn record_call(&self, identity: K, process: &str, now: Instant) -> InstanceStatus {
         let mut map = self.map();
         let processes = map.entry(identity).or_insert_with(|| Processes {
             current: process.to_owned(),
             before: VecDeque::new(),
             rivals: HashMap::new(),
         });
-        processes.hear(process, now)
+        processes.record_call(process, now)
     }
 
     /// Whether this process has never called, and would take the place of the one before.
-    pub(crate) fn is_newcomer(&self, identity: &K, process: &str) -> bool {
+    pub(crate) fn is_unknown(&self, identity: &K, process: &str) -> bool {
         let map = self.map();
         let is_known = |processes: &Processes| {
             let is_rival = !processes.rivals.is_empty();
@@ -77,7 +77,7 @@ impl<K: Eq + Hash> Instances<K> {
     pub(crate) fn has_duplicate(&self, identity: &K, now: Instant) -> bool {
         let map = self.map();
         let processes = map.get(identity);
-        processes.is_some_and(|processes| processes.heard(now).count() > 1)
+        processes.is_some_and(|processes| processes.recent_rivals(now).count() > 1)
     }
 
     /// Forgets an identity.
@@ -88,39 +88,39 @@ impl<K: Eq + Hash> Instances<K> {
 
 impl Processes {
     /// Rivals that were heard lately.
-    fn heard(&self, now: Instant) -> impl Iterator<Item = &String> {
-        let is_recent = move |at: &Instant| now.saturating_duration_since(*at) < ALONE_AFTER;
+    fn recent_rivals(&self, now: Instant) -> impl Iterator<Item = &String> {
+        let is_recent = move |at: &Instant| now.saturating_duration_since(*at) < RIVAL_TIMEOUT;
         let rivals = self.rivals.iter();
         rivals
             .filter(move |(_, at)| is_recent(at))
             .map(|(id, _)| id)
     }
 
-    fn hear(&mut self, process: &str, now: Instant) -> Caller {
+    fn record_call(&mut self, process: &str, now: Instant) -> InstanceStatus {
         let is_known = process == self.current;
         if self.rivals.is_empty() {
             if is_known {
-                return Caller::Alone;
+                return InstanceStatus::Sole;
             }
             if !self.before.iter().any(|id| id == process) {
                 self.replace(process);
-                return Caller::Alone;
+                return InstanceStatus::Sole;
             }
             self.rivals.insert(self.current.clone(), now);
             self.rivals.insert(process.to_owned(), now);
-            return Caller::Duplicate { is_news: true };
+            return InstanceStatus::Duplicate { is_new: true };
         }
-        if self.rivals.len() < REMEMBERED || self.rivals.contains_key(process) {
+        if self.rivals.len() < MAX_REMEMBERED_PROCESSES || self.rivals.contains_key(process) {
             self.rivals.insert(process.to_owned(), now);
         }
-        if self.heard(now).any(|id| id != process) {
-            return Caller::Duplicate { is_news: false };
+        if self.recent_rivals(now).any(|id| id != process) {
+            return InstanceStatus::Duplicate { is_new: false };
         }
         for rival in std::mem::take(&mut self.rivals).into_keys() {
             self.remember(rival);
         }
         self.replace(process);
-        Caller::Alone
+        InstanceStatus::Sole
     }
 
     /// Takes a process for the present one.
@@ -133,7 +133,7 @@ impl Processes {
     fn remember(&mut self, process: String) {
         self.before.retain(|id| *id != process);
         self.before.push_back(process);
-        if self.before.len() > REMEMBERED {
+        if self.before.len() > MAX_REMEMBERED_PROCESSES {
             self.before.pop_front();
         }
     }
@@ -143,15 +143,15 @@ impl Processes {
 mod tests {
     use super::*;
 
-    const ALONE: Caller = Caller::Alone;
-    const FOUND: Caller = Caller::Duplicate { is_news: true };
-    const STILL: Caller = Caller::Duplicate { is_news: false };
+    const ALONE: InstanceStatus = InstanceStatus::Sole;
+    const FOUND: InstanceStatus = InstanceStatus::Duplicate { is_new: true };
+    const STILL: InstanceStatus = InstanceStatus::Duplicate { is_new: false };
 
     #[test]
-    fn only_a_process_that_calls_again_is_a_duplicate() {
+    fn only_returning_process_is_duplicate() {
         let (instances, now) = (Instances::default(), Instant::now());
         let hear = |process: &str, seconds| {
-            instances.hear("box", process, now + Duration::from_secs(seconds))
+            instances.record_call("box", process, now + Duration::from_secs(seconds))
         };
         let has_duplicate =
             |seconds| instances.has_duplicate(&"box", now + Duration::from_secs(seconds));
@@ -161,9 +161,9 @@ mod tests {
             [ALONE; 4]
         );
         assert!(!has_duplicate(3));
-        let are_new = |all: [&str; 3]| all.map(|process| instances.is_newcomer(&"box", process));
+        let are_new = |all: [&str; 3]| all.map(|process| instances.is_unknown(&"box", process));
         assert_eq!(are_new(["a", "c", "d"]), [false, false, true]);
-        assert_eq!(instances.hear("other", "a", now), ALONE);
+        assert_eq!(instances.record_call("other", "a", now), ALONE);
         assert_eq!(
             [hear("b", 4), hear("c", 5), hear("b", 34)],
             [FOUND, STILL, STILL]

@@ -8,7 +8,7 @@
 //! | [`identity`] | users, nodes, passwords, tokens |
 //! | [`engine`] | the only room that starts podman |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
-//! | [`shim`] | one process per job, between worker and podman, that outlives the worker |
+//! | [`sandbox`] | one process per job, between worker and podman, that outlives the worker |
 //! | [`spool`] | a job's directory on disk: request, log, result |
 //! | [`worker`] | role `worker`: the Worker API, the life of a job |
 //! | [`node`] | role `node`: joins an orchestrator and serves it a worker |
@@ -16,14 +16,15 @@
 //! | [`client`] | the user's commands and how they print |
 //! | [`doctor`] | what on this host would keep a role from working, and the mend |
 //! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
-//! | [`hidden`] | helpers that the binary starts itself |
-//! | [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], `instances`, `network`, [`pause`], [`tasks`], `terminal`, `text`, `wait` | small things that several rooms share |
+//! | [`helpers`] | helpers that the binary starts itself |
+//! | [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], `instances`, `network`, `backoff`, [`background`], `terminal`, `text`, `wait` | small things that several rooms share |
 //!
 //! `orchestrator` and `node`/`worker` never use each other: they meet only over HTTP, in `dev`
 //! too. The library exists for the binary beside it, its tests and its bench; it is no API.
 
 pub mod api;
 pub mod background;
+pub mod backoff;
 pub mod cli;
 pub mod client;
 pub mod data_dir;
@@ -35,21 +36,19 @@ mod environment;
 pub mod errors;
 pub mod exit;
 pub mod files;
-pub mod hidden;
+pub mod helpers;
 pub mod http;
 pub mod identity;
 mod instances;
 mod network;
 pub mod node;
 pub mod orchestrator;
-pub mod pause;
 pub mod retry;
 pub mod roles;
+pub mod sandbox;
 pub mod sandbox_init;
-pub mod shim;
 pub mod spool;
 pub mod store;
-pub mod tasks;
 mod terminal;
 mod text;
 mod wait;

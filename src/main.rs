@@ -3,13 +3,13 @@
 use clap::Parser as _;
 use cynode::{
     cli::{Cli, Command},
-    client, doctor, hidden, roles,
+    client, doctor, helpers, roles,
 };
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // PID 1 of a sandbox and other helpers of ours: no runtime, no argument parser.
-    hidden::divert();
+    helpers::run_if_requested();
     let Cli { common, command } = Cli::parse();
     let outcome = match command {
         Command::Dev(args) => roles::dev(&common, *args),

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What belongs to whoever has this address: it alone, or, of IPv6, its whole /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();
@@ -15,11 +15,11 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
 
 /// What failed tries from this address are counted by: its network, or all of loopback, of whose addresses
 /// anybody on the machine has millions.
-pub(crate) fn guesser(address: IpAddr) -> IpAddr {
+pub(crate) fn rate_limit_key(address: IpAddr) -> IpAddr {
     if address.to_canonical().is_loopback() {
         return Ipv4Addr::LOCALHOST.into();
     }
-    network(address)
+    client_network(address)
 }
 
 #[cfg(test)]
@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn a_stranger_has_a_network_of_addresses() {
-        let of = |text: &str| network(text.parse().unwrap()).to_string();
+        let of = |text: &str| client_network(text.parse().unwrap()).to_string();
         assert_eq!(of("192.0.2.7"), "192.0.2.7");
         assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2:ffff::1"));
@@ -36,7 +36,7 @@ mod tests {
     }
     #[test]
     fn loopback_is_one_guesser() {
-        let of = |text: &str| guesser(text.parse().unwrap()).to_string();
+        let of = |text: &str| rate_limit_key(text.parse().unwrap()).to_string();
         for address in ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.2"] {
             assert_eq!(of(address), "127.0.0.1", "{address}");
         }

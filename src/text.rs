@@ -7,8 +7,8 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 /// Its beginning of at most so many bytes, as [`clean`] has it.
-pub(crate) fn brief(text: &str, most: usize) -> String {
-    clean(&text[..text.floor_char_boundary(most)])
+pub(crate) fn clean_prefix(text: &str, max_bytes: usize) -> String {
+    clean(&text[..text.floor_char_boundary(max_bytes)])
 }
 
 /// Whether a character stands for itself. The joiners, which letters and emoji need, count as such.
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_becomes_a_space() {
+    fn control_characters_become_spaces() {
         assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"), "a [2Jb c d e");
         assert_eq!(clean("\u{200b}\u{feff}\u{2066}"), "   ");
         let kept = "é 👩\u{200d}💻 می\u{200c}خواهم";

@@ -2,14 +2,14 @@
 
 #![no_main]
 
-use cynode::api::events::{Decoder, OutputLog, Stream};
+use cynode::api::events::{Utf8Decoder, OutputLog, Stream};
 use libfuzzer_sys::fuzz_target;
 use oracles::events;
 
 fuzz_target!(|data: &[u8]| {
     events::stream(data);
     let mut log = OutputLog::default();
-    let mut decoder = Decoder::default();
+    let mut decoder = Utf8Decoder::default();
     for piece in data.chunks(3) {
         events::print(&mut log, Stream::Stdout, &decoder.decode(piece));
     }

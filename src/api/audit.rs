@@ -138,7 +138,7 @@ impl AuditOutcome {
 
 /// Where a request came from.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct RequestOrigin {
     /// The caller's address; what a trusted proxy says it is, where one is between.
     pub address: IpAddr,
     /// The request's id.
@@ -176,7 +176,7 @@ pub struct AuditEvent {
 
 impl AuditEvent {
     /// An action that succeeded, of nobody in particular; the rest is filled in by whoever knows it.
-    pub fn new(action: AuditAction, at: Time, origin: Option<&Origin>) -> Self {
+    pub fn new(action: AuditAction, at: Time, origin: Option<&RequestOrigin>) -> Self {
         Self {
             at,
             action,

@@ -2,7 +2,7 @@
 
 use super::{
     UserId,
-    tolerant::{or_default, or_true, yes},
+    lenient::{default_true, null_as_default, null_as_true},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,9 +55,9 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Whether the user may log in.
-    #[serde(default = "yes", deserialize_with = "or_true")]
+    #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub is_active: bool,
     /// Whether the user may see and change everything. Not every gateway says it.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub is_admin: bool,
 }

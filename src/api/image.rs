@@ -23,13 +23,13 @@ pub const PATTERN: &str = concat!(
 pub const MAX_BYTES: usize = 512;
 /// Longest reference that a user writes: its normal form, which may have `docker.io/library/` and
 /// `:latest` in addition, is never too long.
-pub const MAX_WRITTEN_BYTES: usize = MAX_BYTES - "docker.io/library/:latest".len();
+pub const MAX_INPUT_BYTES: usize = MAX_BYTES - "docker.io/library/:latest".len();
 
 const DEFAULT_DOMAIN: &str = "docker.io";
 /// Registry part of images that exist only where they were built.
-const LOCAL: &str = "localhost";
+const LOCAL_REGISTRY: &str = "localhost";
 /// Endings of names that only the resolver of a network knows (RFC 6761, 6762, 8375, and what is used besides).
-const PRIVATE_ENDINGS: [&str; 10] = [
+const PRIVATE_SUFFIXES: [&str; 10] = [
     "localhost",
     "local",
     "localdomain",
@@ -41,7 +41,7 @@ const PRIVATE_ENDINGS: [&str; 10] = [
     "lan",
     "home.arpa",
 ];
-const TOO_LONG: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");
+const TOO_LONG_IMAGE: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");
 
 /// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -65,12 +65,12 @@ impl ImageRef {
 
     /// Whether the image is in no registry, so that it is never pulled.
     pub fn is_local(&self) -> bool {
-        self.registry() == LOCAL
+        self.registry() == LOCAL_REGISTRY
     }
 
     /// Whether a node may pull the image. A pull makes the node connect to whatever a user names; so a
     /// registry that can be a machine of the node's own network has to be named by one of the operator's `patterns`.
-    pub fn may_be_pulled(&self, patterns: &[String]) -> bool {
+    pub fn is_pullable(&self, patterns: &[String]) -> bool {
         !is_private(self.registry()) || self.has_named_registry(patterns)
     }
 
@@ -78,15 +78,18 @@ impl ImageRef {
     pub fn has_named_registry(&self, patterns: &[String]) -> bool {
         let names_registry = |pattern: &String| {
             let registry = pattern.split_once('/').map(|(registry, _)| registry);
-            registry == Some(self.registry()) && glob(pattern, &self.0)
+            registry == Some(self.registry()) && matches_glob(pattern, &self.0)
         };
         patterns.iter().any(names_registry)
     }
 
     /// Whether one of `patterns` matches; `*` stands for any run of characters.
     /// No patterns at all allow everything.
-    pub fn allowed_by(&self, patterns: &[String]) -> bool {
-        patterns.is_empty() || patterns.iter().any(|pattern| glob(pattern, &self.0))
+    pub fn is_allowed_by(&self, patterns: &[String]) -> bool {
+        patterns.is_empty()
+            || patterns
+                .iter()
+                .any(|pattern| matches_glob(pattern, &self.0))
     }
 }
 
@@ -104,7 +107,7 @@ impl FromStr for ImageRef {
             return Err(InvalidImage("the image is empty"));
         }
         if text.len() > MAX_BYTES {
-            return Err(TOO_LONG);
+            return Err(TOO_LONG_IMAGE);
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(InvalidImage("an image id is no reference"));
@@ -121,20 +124,20 @@ impl FromStr for ImageRef {
             Some((path, tag)) => (path, Some(tag)),
             None => (rest, None),
         };
-        if !valid_domain(domain) {
+        if !is_valid_domain(domain) {
             return Err(InvalidImage(
                 "the registry part is no host name (a transport such as dir: is not allowed)",
             ));
         }
-        if !path.split('/').all(valid_component) {
+        if !path.split('/').all(is_valid_component) {
             return Err(InvalidImage(
                 "the name may hold lower-case letters and digits, joined by single '.', '_' or '-'",
             ));
         }
-        if tag.is_some_and(|tag| !valid_tag(tag)) {
+        if tag.is_some_and(|tag| !is_valid_tag(tag)) {
             return Err(InvalidImage("the tag is not valid"));
         }
-        if digest.is_some_and(|digest| !valid_digest(digest)) {
+        if digest.is_some_and(|digest| !is_valid_digest(digest)) {
             return Err(InvalidImage("the digest is not sha256:<64 hex digits>"));
         }
         let domain = if domain == "index.docker.io" {
@@ -153,7 +156,7 @@ impl FromStr for ImageRef {
             None => format!("{domain}/{library}{path}:{}", tag.unwrap_or("latest")),
         };
         if normal.len() > MAX_BYTES {
-            return Err(TOO_LONG);
+            return Err(TOO_LONG_IMAGE);
         }
         Ok(Self(normal))
     }
@@ -183,10 +186,10 @@ fn is_private(registry: &str) -> bool {
     registry.contains(':')
         || !registry.contains('.')
         || is_number
-        || PRIVATE_ENDINGS.iter().any(ends_with)
+        || PRIVATE_SUFFIXES.iter().any(ends_with)
 }
 
-fn valid_domain(domain: &str) -> bool {
+fn is_valid_domain(domain: &str) -> bool {
     let (host, port) = match domain.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (domain, None),
@@ -203,7 +206,7 @@ fn valid_domain(domain: &str) -> bool {
 }
 
 /// `[a-z0-9]+` runs joined by one of `.`, `_`, `__` or any number of `-`.
-fn valid_component(component: &str) -> bool {
+fn is_valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
     if !matches!((bytes.first(), bytes.last()), (Some(a), Some(z)) if alnum(*a) && alnum(*z)) {
@@ -215,21 +218,21 @@ fn valid_component(component: &str) -> bool {
         .all(|run| matches!(run, b"." | b"_" | b"__") || run.iter().all(|b| *b == b'-'))
 }
 
-fn valid_tag(tag: &str) -> bool {
+fn is_valid_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     (1..=128).contains(&tag.len())
         && word(tag.as_bytes()[0])
         && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
 }
 
-fn valid_digest(digest: &str) -> bool {
+fn is_valid_digest(digest: &str) -> bool {
     digest.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 
 /// `*` matches any run, also an empty one; everything else matches itself.
-fn glob(pattern: &str, text: &str) -> bool {
+fn matches_glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else {
@@ -322,7 +325,7 @@ mod tests {
     fn patterns_work_on_the_normal_form() {
         let image: ImageRef = "alpine".parse().unwrap();
         let allowed = |patterns: &[&str]| {
-            image.allowed_by(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+            image.is_allowed_by(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
         };
         assert!(allowed(&[]));
         assert!(allowed(&["docker.io/library/*"]));
@@ -334,11 +337,11 @@ mod tests {
     }
 
     #[test]
-    fn private_registry_is_pulled_only_where_it_is_named() {
+    fn private_registry_needs_permission() {
         let may = |image: &str, patterns: &[&str]| {
             let image: ImageRef = image.parse().unwrap();
             let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-            image.may_be_pulled(&patterns)
+            image.is_pullable(&patterns)
         };
         for public in [
             "alpine",
@@ -389,7 +392,7 @@ mod tests {
                     Some((c, rest)) => t.first() == Some(c) && slow(rest, &t[1..]),
                 }
             }
-            prop_assert_eq!(glob(&pattern, &text), slow(pattern.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(matches_glob(&pattern, &text), slow(pattern.as_bytes(), text.as_bytes()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod result;
 
-pub(super) use result::MAX_MESSAGE;
+pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem};
@@ -24,7 +24,7 @@ pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
 /// Time limit of a job that names none, in seconds.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
 /// What arguments, scripts and values of variables look like to a schema: no NUL.
-pub const TEXT_PATTERN: &str = "^[^\\u0000]*$";
+pub const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";
 /// What names of variables look like to a schema; [`check_env`] reads them.
 pub const ENV_NAME_PATTERN: &str =
     "^(?!CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR)$)[A-Za-z_][A-Za-z0-9_]*$";
@@ -118,7 +118,7 @@ impl RunJob {
         check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
         if self.sandbox.use_inference == Some(true) {
             return Err(Problem::new(
-                super::problem::Kind::InferenceNotAvailable,
+                super::problem::ProblemKind::InferenceNotAvailable,
                 "this worker has no inference to offer; send the job without use_inference",
             )
             .at("/sandbox/use_inference"));

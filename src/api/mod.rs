@@ -8,14 +8,14 @@ pub mod audit;
 pub mod auth;
 pub mod events;
 pub mod image;
+mod integer;
+pub mod job_document;
 pub mod jobs;
+mod lenient;
 pub mod nodes;
-mod number;
-pub mod plain;
 pub mod problem;
 pub mod tasks;
 pub mod time;
-mod tolerant;
 pub mod users;
 pub mod warning;
 
@@ -27,11 +27,11 @@ use uuid::Uuid;
 /// Header in which an orchestrator names its process to nodes: a random id, made at each start.
 pub const INSTANCE_HEADER: &str = "cynode-instance-id";
 /// Longest id of a process, in bytes.
-pub const MAX_INSTANCE_ID: usize = 64;
+pub const MAX_INSTANCE_ID_BYTES: usize = 64;
 
 /// Whether a text can be the id of a process.
-pub fn is_instance_id(text: &str) -> bool {
-    (1..=MAX_INSTANCE_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+pub fn is_valid_instance_id(text: &str) -> bool {
+    (1..=MAX_INSTANCE_ID_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The only payload version spoken between orchestrator and node.
@@ -44,7 +44,7 @@ pub fn check_version(at: &str, received: u64) -> Result<(), problem::Problem> {
         return Ok(());
     }
     Err(problem::Problem::new(
-        problem::Kind::UnsupportedPayloadVersion,
+        problem::ProblemKind::UnsupportedPayloadVersion,
         format!(
             "payload version {received} was received; this cynode speaks version {PAYLOAD_VERSION}. \
              Run the same release of cynode on both sides."
@@ -56,7 +56,7 @@ pub fn check_version(at: &str, received: u64) -> Result<(), problem::Problem> {
 /// Checks the version of a payload whose other fields this release may not know: a different version
 /// is told as such, and not as the first field that looks wrong. It stands at the top, or, in a
 /// registration, in `capability`. What isn't JSON, or has no number there, is left to the real parser.
-pub fn check_raw_version(payload: &[u8]) -> Result<(), problem::Problem> {
+pub fn check_envelope_version(payload: &[u8]) -> Result<(), problem::Problem> {
     #[derive(Deserialize)]
     struct Envelope {
         version: Option<u64>,
@@ -188,12 +188,15 @@ mod tests {
                 "#/capability/version",
             ),
         ] {
-            let problem = check_raw_version(payload.as_bytes()).unwrap_err();
-            assert_eq!(problem.kind, problem::Kind::UnsupportedPayloadVersion);
+            let problem = check_envelope_version(payload.as_bytes()).unwrap_err();
+            assert_eq!(
+                problem.kind,
+                problem::ProblemKind::UnsupportedPayloadVersion
+            );
             assert_eq!(problem.errors[0].pointer, pointer);
         }
         for left in [r#"{"version":1}"#, r#"{"version":"2"}"#, "[]", "{"] {
-            assert!(check_raw_version(left.as_bytes()).is_ok(), "{left}");
+            assert!(check_envelope_version(left.as_bytes()).is_ok(), "{left}");
         }
     }
 }

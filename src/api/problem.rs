@@ -1,6 +1,6 @@
 //! Errors on the wire: RFC 9457 `application/problem+json`.
 //!
-//! A [`Kind`] fixes type, title and status together, so an answer can't claim one thing
+//! A [`ProblemKind`] fixes type, title and status together, so an answer can't claim one thing
 //! in its status line and another in its body. `detail` is written for the caller: it is
 //! safe to show to a stranger and says what to do next.
 
@@ -11,26 +11,26 @@ use serde::{Deserialize, Serialize};
 pub const TYPE_BASE: &str = "https://cynode.ai/problems/";
 
 /// What is repeated of a text that a sender may have made as long as a body, in bytes.
-const MAX_REPEATED: usize = 2048;
+const MAX_ECHOED_BYTES: usize = 2048;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $status:literal $slug:literal $title:literal;)*) => {
         /// The stable vocabulary of what can go wrong.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Kind { $($(#[$doc])* $name,)* }
+        pub enum ProblemKind { $($(#[$doc])* $name,)* }
 
-        impl Kind {
+        impl ProblemKind {
             /// Every kind there is.
-            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+            pub const ALL: &[ProblemKind] = &[$(ProblemKind::$name,)*];
 
             /// The HTTP status, always 4xx or 5xx.
             pub const fn status(self) -> u16 {
-                match self { $(Kind::$name => $status,)* }
+                match self { $(ProblemKind::$name => $status,)* }
             }
 
             /// The last part of the `type` URI.
             pub const fn slug(self) -> &'static str {
-                match self { $(Kind::$name => $slug,)* }
+                match self { $(ProblemKind::$name => $slug,)* }
             }
 
             /// The `type` URI.
@@ -40,7 +40,7 @@ macro_rules! kinds {
 
             /// A short text that is the same for every problem of this kind.
             pub const fn title(self) -> &'static str {
-                match self { $(Kind::$name => $title,)* }
+                match self { $(ProblemKind::$name => $title,)* }
             }
         }
     };
@@ -106,7 +106,7 @@ pub struct FieldError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
     /// What kind of problem; fixes `type`, `title` and `status`.
-    pub kind: Kind,
+    pub kind: ProblemKind,
     /// What happened here and what to do next.
     pub detail: String,
     /// The fields at fault, when the body was understood that far.
@@ -122,7 +122,7 @@ pub struct Problem {
 pub struct ProblemBody {
     /// A URI that names the kind.
     #[serde(rename = "type", default)]
-    #[schemars(extend("enum" = Kind::ALL.iter().map(|kind| kind.uri()).collect::<Vec<_>>()))]
+    #[schemars(extend("enum" = ProblemKind::ALL.iter().map(|kind| kind.uri()).collect::<Vec<_>>()))]
     pub kind: String,
     /// The kind in words.
     #[serde(default)]
@@ -149,7 +149,7 @@ impl ProblemBody {
 
 impl Problem {
     /// A problem of `kind`, explained by `detail`.
-    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
             detail: detail.into(),
@@ -161,18 +161,18 @@ impl Problem {
 
     /// 400: the value at `pointer` (such as `/env/PATH`) is wrong because of `detail`.
     pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
-        Self::new(Kind::InvalidRequest, detail).at(pointer)
+        Self::new(ProblemKind::InvalidRequest, detail).at(pointer)
     }
 
     /// 401, with what to do about it.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(Kind::Unauthorized, detail)
+        Self::new(ProblemKind::Unauthorized, detail)
     }
 
     /// 404 for a `thing` that this caller can't see.
     pub fn not_found(thing: &str) -> Self {
         Self::new(
-            Kind::NotFound,
+            ProblemKind::NotFound,
             format!(
                 "there is no such {thing}, or it is not yours to see; check its name or id, a list shows what there is"
             ),
@@ -182,7 +182,7 @@ impl Problem {
     /// 500. The cause belongs in the log, never in the answer.
     pub fn internal() -> Self {
         Self::new(
-            Kind::Internal,
+            ProblemKind::Internal,
             "something went wrong on our side; try again, and give the operator the request id if it stays",
         )
     }
@@ -197,8 +197,8 @@ impl Problem {
 
     /// Names the field that the detail is about.
     pub fn at(mut self, pointer: &str) -> Self {
-        let pointer = shortened(pointer.to_owned());
-        self.detail = shortened(self.detail);
+        let pointer = truncated(pointer.to_owned());
+        self.detail = truncated(self.detail);
         let label = pointer.trim_start_matches('/').replace('/', ".");
         self.errors.push(FieldError {
             pointer: format!("#{pointer}"),
@@ -224,9 +224,9 @@ impl Problem {
 }
 
 /// `text` as far as it is repeated to others.
-pub(crate) fn shortened(mut text: String) -> String {
-    if text.len() > MAX_REPEATED {
-        text.truncate(text.floor_char_boundary(MAX_REPEATED));
+pub(crate) fn truncated(mut text: String) -> String {
+    if text.len() > MAX_ECHOED_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_ECHOED_BYTES));
         text.push('…');
     }
     text
@@ -237,19 +237,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endless_name_of_a_field_makes_no_endless_problem() {
+    fn endless_field_name_makes_bounded_problem() {
         let name = "é".repeat(1 << 20);
         let problem = Problem::field(&format!("/env/{name}"), format!("no {name}"));
         let size = serde_json::to_vec(&problem.body("r1")).unwrap().len();
-        assert!(size < 5 * MAX_REPEATED, "{size}");
+        assert!(size < 5 * MAX_ECHOED_BYTES, "{size}");
     }
 
     #[test]
-    fn every_kind_is_an_error_with_a_slug_of_its_own() {
-        for (n, kind) in Kind::ALL.iter().enumerate() {
+    fn every_problem_kind_has_unique_slug() {
+        for (n, kind) in ProblemKind::ALL.iter().enumerate() {
             assert!((400..600).contains(&kind.status()), "{kind:?}");
             assert!(
-                Kind::ALL[n + 1..]
+                ProblemKind::ALL[n + 1..]
                     .iter()
                     .all(|other| other.slug() != kind.slug()),
                 "{kind:?}"
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_problem_names_the_field_twice_for_people_and_for_programs() {
+    fn field_problem_names_field_in_text_and_pointer() {
         let body = Problem::field("/env/A B", "is not a name").body("r1");
         assert_eq!(body.detail, "env.A B: is not a name");
         assert_eq!(

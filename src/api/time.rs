@@ -48,7 +48,7 @@ impl Time {
     }
 
     /// `12:40 UTC`, with its date where that is another than the date of `now`.
-    pub fn to_the_minute(self, now: Self) -> String {
+    pub fn to_minute_text(self, now: Self) -> String {
         let shown = |time: Self, format: &str| {
             let time = Timestamp::from_millisecond(time.0).ok()?;
             Some(time.strftime(format).to_string())
@@ -110,9 +110,9 @@ mod tests {
     #[test]
     fn another_day_is_shown_with_its_date() {
         let time = Time::from_millis(1_790_000_000_007);
-        assert_eq!(time.to_the_minute(time), "14:13 UTC");
+        assert_eq!(time.to_minute_text(time), "14:13 UTC");
         let later = time.plus(Duration::from_hours(10));
-        assert_eq!(time.to_the_minute(later), "2026-09-21 14:13 UTC");
-        assert_eq!(Time::MAX.to_the_minute(time), Time::MAX.to_string());
+        assert_eq!(time.to_minute_text(later), "2026-09-21 14:13 UTC");
+        assert_eq!(Time::MAX.to_minute_text(time), Time::MAX.to_string());
     }
 }

@@ -14,7 +14,7 @@ pub struct Warning {
 
 /// The part of any answer that holds its warnings; there is none where nothing is to be said.
 #[derive(Default, Deserialize)]
-pub struct Warned {
+pub struct WithWarnings {
     /// What was ignored or changed.
     #[serde(default)]
     pub warnings: Vec<Warning>,

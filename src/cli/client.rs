@@ -1,30 +1,30 @@
 //! Flags of the client commands: what users say.
 
-use super::duration;
+use super::parse_duration;
 use clap::{Args, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
 /// How a client command reaches the orchestrator and prints.
 #[derive(Args, Clone, Debug)]
-pub struct Client {
+pub struct ClientFlags {
     /// URL of the orchestrator's User API [default: the last login's, else http://127.0.0.1:12080]
     #[arg(long, env = "CYNODE_GATEWAY_URL", value_name = "URL")]
     pub gateway_url: Option<String>,
     /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
-    pub output: Output,
+    pub output: OutputFormat,
 }
 
 /// How a client command prints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     Text,
     Json,
 }
 
 /// What a sandbox gets.
 #[derive(Args, Debug)]
-pub struct SandboxOptions {
+pub struct TaskFlags {
     /// Image to run the command in [default: the orchestrator's]
     #[arg(long)]
     pub image: Option<String>,
@@ -32,7 +32,7 @@ pub struct SandboxOptions {
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// Kill the command after this time, such as 90s, 5m or 2h; 3h at most [default: 1h]
-    #[arg(long, value_parser = duration, value_name = "TIME")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
     /// Run only on nodes with this label; repeatable
     #[arg(long, value_name = "LABEL")]
@@ -51,9 +51,9 @@ pub struct SandboxOptions {
 #[derive(Args, Debug)]
 pub struct RunArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     #[command(flatten)]
-    pub sandbox: SandboxOptions,
+    pub sandbox: TaskFlags,
     /// Print the task's id and return immediately
     #[arg(long, short)]
     pub detach: bool,
@@ -65,29 +65,29 @@ pub struct RunArgs {
 #[derive(Subcommand, Debug)]
 pub enum TaskCommand {
     /// Create a task and print its id
-    Create(CreateArgs),
+    Create(TaskCreateArgs),
     /// List tasks, newest first
-    List(ListArgs),
+    List(TaskListArgs),
     /// Show one task
-    Get(TaskId),
+    Get(TaskArgs),
     /// Show a task's result and output
-    Result(TaskId),
+    Result(TaskArgs),
     /// Print a task's output
-    Logs(LogsArgs),
+    Logs(TaskLogsArgs),
     /// Cancel a task
-    Cancel(TaskId),
+    Cancel(TaskArgs),
     /// Delete finished tasks with their output, before their retention ends
-    Delete(TaskIds),
+    Delete(TasksArgs),
     /// Wait for a task to end and exit with its exit code
-    Wait(TaskId),
+    Wait(TaskArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct CreateArgs {
+pub struct TaskCreateArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     #[command(flatten)]
-    pub sandbox: SandboxOptions,
+    pub sandbox: TaskFlags,
     /// Script for /bin/sh instead of a command; - reads it from stdin
     #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub script: Option<String>,
@@ -104,9 +104,9 @@ pub struct CreateArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct ListArgs {
+pub struct TaskListArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// List only tasks that are queued, running, completed, failed or canceled
     #[arg(long)]
     pub status: Option<String>,
@@ -122,26 +122,26 @@ pub struct ListArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct TaskId {
+pub struct TaskArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// The task's id, its name, or 8 or more characters from the beginning of its id
     pub id: String,
 }
 
 #[derive(Args, Debug)]
-pub struct TaskIds {
+pub struct TasksArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// Ids of the tasks, their names, or 8 or more characters from the beginning of an id
     #[arg(required = true, value_name = "ID")]
     pub ids: Vec<String>,
 }
 
 #[derive(Args, Debug)]
-pub struct LogsArgs {
+pub struct TaskLogsArgs {
     #[command(flatten)]
-    pub task: TaskId,
+    pub task: TaskArgs,
     /// Follow the output until the task ends; with --output json, one event per line
     #[arg(long, short)]
     pub follow: bool,
@@ -150,29 +150,29 @@ pub struct LogsArgs {
 #[derive(Subcommand, Debug)]
 pub enum NodesCommand {
     /// List all nodes
-    List(Client),
+    List(ClientFlags),
     /// Show one node
-    Show(NodeSlug),
+    Show(NodeSlugArgs),
     /// Stop scheduling jobs on a node
-    Drain(NodeSlug),
+    Drain(NodeSlugArgs),
     /// Schedule jobs on a drained node again
-    Resume(NodeSlug),
+    Resume(NodeSlugArgs),
     /// Forget a node that is gone, so that another machine can use its slug
-    Forget(NodeForget),
+    Forget(NodeForgetArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct NodeSlug {
+pub struct NodeSlugArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// Slug of the node
     pub slug: String,
 }
 
 #[derive(Args, Debug)]
-pub struct NodeForget {
+pub struct NodeForgetArgs {
     #[command(flatten)]
-    pub node: NodeSlug,
+    pub node: NodeSlugArgs,
     /// Do not ask, even if the node is alive
     #[arg(long, short)]
     pub yes: bool,
@@ -181,42 +181,42 @@ pub struct NodeForget {
 #[derive(Subcommand, Debug)]
 pub enum UsersCommand {
     /// List all users
-    List(Client),
+    List(ClientFlags),
     /// Create a user
-    Create(UserCreate),
+    Create(UserCreateArgs),
     /// Disable a user immediately
-    Disable(UserDisable),
+    Disable(UserDisableArgs),
     /// Enable a disabled user
-    Enable(UserName),
+    Enable(UserArgs),
     /// End all sessions of a user immediately
-    RevokeSessions(UserName),
+    RevokeSessions(UserArgs),
     /// Set a new password and end all sessions of the user
-    ResetPassword(UserReset),
+    ResetPassword(UserResetArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct UserName {
+pub struct UserArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// Handle of the user
     pub handle: String,
 }
 
 #[derive(Args, Debug)]
-pub struct UserDisable {
+pub struct UserDisableArgs {
     #[command(flatten)]
-    pub user: UserName,
+    pub user: UserArgs,
     /// Do not ask, even if you disable yourself
     #[arg(long, short)]
     pub yes: bool,
 }
 
 #[derive(Args, Debug)]
-pub struct UserCreate {
+pub struct UserCreateArgs {
     #[command(flatten)]
-    pub user: UserName,
+    pub user: UserArgs,
     #[command(flatten)]
-    pub password: NewPassword,
+    pub password: NewPasswordFlags,
     /// Email address
     #[arg(long)]
     pub email: Option<String>,
@@ -226,16 +226,16 @@ pub struct UserCreate {
 }
 
 #[derive(Args, Debug)]
-pub struct UserReset {
+pub struct UserResetArgs {
     #[command(flatten)]
-    pub user: UserName,
+    pub user: UserArgs,
     #[command(flatten)]
-    pub password: NewPassword,
+    pub password: NewPasswordFlags,
 }
 
 /// Where a new password comes from; asked for when nothing is said.
 #[derive(Args, Debug)]
-pub struct NewPassword {
+pub struct NewPasswordFlags {
     /// Generate a password and show it once
     #[arg(long, conflicts_with = "new_password_file")]
     pub generate: bool,
@@ -247,7 +247,7 @@ pub struct NewPassword {
 #[derive(Args, Debug)]
 pub struct AuditArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// Show only this action, such as auth.login or user.create
     #[arg(long)]
     pub action: Option<String>,
@@ -265,7 +265,7 @@ pub struct AuditArgs {
 #[derive(Args, Debug)]
 pub struct LoginArgs {
     #[command(flatten)]
-    pub client: Client,
+    pub client: ClientFlags,
     /// Your handle
     #[arg(long, env = "CYNODE_HANDLE", default_value = "admin")]
     pub handle: String,

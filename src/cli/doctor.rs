@@ -1,6 +1,6 @@
 //! Flags of `doctor`: those of the roles that say what it is to look at, and its own.
 
-use super::{Output, Podman, State, StorageFlags};
+use super::{DataDirFlags, OutputFormat, PodmanFlags, StorageFlags};
 use crate::node::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf};
@@ -12,9 +12,9 @@ pub struct DoctorArgs {
     pub fix: bool,
     /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
-    pub output: Output,
+    pub output: OutputFormat,
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     /// Node settings in YAML [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -22,7 +22,7 @@ pub struct DoctorArgs {
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,
     #[command(flatten)]
-    pub podman: Podman,
+    pub podman: PodmanFlags,
     #[command(flatten)]
     pub storage: StorageFlags,
     /// Address for the Worker API [default: 0.0.0.0:12090]

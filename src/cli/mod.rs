@@ -33,14 +33,14 @@ use std::time::Duration;
 )]
 pub struct Cli {
     #[command(flatten)]
-    pub common: Common,
+    pub common: LogFlags,
     #[command(subcommand)]
     pub command: Command,
 }
 
 /// What every subcommand takes.
 #[derive(Args, Clone, Debug)]
-pub struct Common {
+pub struct LogFlags {
     /// Log messages of this level and above [default: info]
     #[arg(long, global = true, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
@@ -71,9 +71,9 @@ pub enum LogFormat {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run all roles on this machine in one process and log in: the quickest start
-    Dev(Box<Dev>),
+    Dev(Box<DevArgs>),
     /// Run the orchestrator: accept tasks and schedule them on nodes
-    ServeOrchestrator(Box<ServeOrchestrator>),
+    ServeOrchestrator(Box<ServeOrchestratorArgs>),
     /// Join this machine to an orchestrator as a node and run sandboxes
     Node(Box<NodeArgs>),
     /// Run only the Worker API, protected by a token
@@ -96,14 +96,14 @@ pub enum Command {
     /// Show the audit log: logins, registrations, administration (admins only)
     Audit(AuditArgs),
     /// Show whether the orchestrator and its nodes are ready
-    Status(Client),
+    Status(ClientFlags),
 
     /// Log in (asks for the password unless it is given)
     Login(LoginArgs),
     /// Log out
-    Logout(Client),
+    Logout(ClientFlags),
     /// Show who you are logged in as
-    Whoami(Client),
+    Whoami(ClientFlags),
 
     /// Back up the orchestrator's database to a new file, even while it runs
     Backup(BackupArgs),
@@ -119,7 +119,7 @@ pub enum Command {
 }
 
 /// `90`, `90s`, `5m`, `2h`, `1d`, or `500ms`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -139,15 +139,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The same, or `off`, which is none.
-pub(crate) fn duration_or_off(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration_or_off(text: &str) -> Result<Duration, String> {
     match text {
         "off" => Ok(Duration::ZERO),
-        _ => duration(text).map_err(|advice| format!("{advice}, or off")),
+        _ => parse_duration(text).map_err(|advice| format!("{advice}, or off")),
     }
 }
 
 /// `64MiB`, `2GiB`; a bare number is bytes.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "write it like 64MiB or 2GiB".to_owned();
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
@@ -184,23 +184,27 @@ mod tests {
             ("2h", 7200),
             ("1d", 86_400),
         ] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_secs(seconds)),
+                "{text}"
+            );
         }
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         for text in ["", "m", "5 m", "-1s", "1.5s", "5w"] {
-            assert!(duration(text).is_err(), "{text}");
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
         for (text, bytes) in [("7", 7), ("7B", 7), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
-            assert_eq!(size(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "MiB", "64M", "-1", "1.5GiB", "64 MiB", "64mib"] {
-            assert!(size(text).is_err(), "{text}");
+            assert!(parse_size(text).is_err(), "{text}");
         }
-        assert_eq!(size("99999999999TiB"), Ok(u64::MAX));
+        assert_eq!(parse_size("99999999999TiB"), Ok(u64::MAX));
     }
 
     proptest! {
@@ -209,8 +213,8 @@ mod tests {
             let (unit, millis) = [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)][unit];
             // What no clock can count is as long as can be counted.
             let expected = u64::try_from(u128::from(number) * millis).unwrap_or(u64::MAX);
-            prop_assert_eq!(duration(&format!("{number}{unit}")), Ok(Duration::from_millis(expected)));
-            if duration(&text).is_ok() {
+            prop_assert_eq!(parse_duration(&format!("{number}{unit}")), Ok(Duration::from_millis(expected)));
+            if parse_duration(&text).is_ok() {
                 let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
                 prop_assert!(["ms", "", "s", "m", "h", "d"].contains(&unit) && unit.len() < text.len());
             }

@@ -1,6 +1,6 @@
 //! Flags of the orchestrator.
 
-use super::{Psk, State, duration, size};
+use super::{DataDirFlags, PskFlags, parse_duration, parse_size};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use std::{
@@ -50,12 +50,12 @@ pub struct OrchestratorFlags {
     )]
     pub inference_model: Vec<String>,
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: LimitFlags,
 }
 
 /// What an orchestrator puts up with.
 #[derive(Args, Debug)]
-pub struct Limits {
+pub struct LimitFlags {
     /// Refuse new tasks while this many are queued
     #[arg(
         long,
@@ -73,13 +73,13 @@ pub struct Limits {
     )]
     pub max_queued_per_user: u64,
     /// Refuse new tasks while the queued ones take this much of the database, such as 1GiB
-    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES", default_value = "1GiB", value_parser = size, value_name = "SIZE")]
+    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES", default_value = "1GiB", value_parser = parse_size, value_name = "SIZE")]
     pub max_queued_bytes: u64,
     /// Refuse a user's new tasks while their queued ones take this much of the database
-    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES_PER_USER", default_value = "512MiB", value_parser = size, value_name = "SIZE")]
+    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES_PER_USER", default_value = "512MiB", value_parser = parse_size, value_name = "SIZE")]
     pub max_queued_bytes_per_user: u64,
     /// Refuse new tasks while less than this is free on the disk that holds the database; 0: no reserve
-    #[arg(long, env = "CYNODE_RESERVE_DISK", default_value = "512MiB", value_parser = size, value_name = "SIZE")]
+    #[arg(long, env = "CYNODE_RESERVE_DISK", default_value = "512MiB", value_parser = parse_size, value_name = "SIZE")]
     pub reserve_disk: u64,
     /// Give a node at most this many jobs at a time, whatever it offers
     #[arg(
@@ -100,10 +100,10 @@ pub struct Limits {
     )]
     pub max_nodes: u32,
     /// Reschedule the jobs of a node that has been silent for this long
-    #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = lease, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = parse_lease, value_name = "TIME")]
     pub lease: Duration,
     /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
-    #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = parse_duration, value_name = "TIME")]
     pub retain: Duration,
     /// Delete the oldest finished tasks beyond this number; 0: no limit
     #[arg(
@@ -127,14 +127,14 @@ pub struct Limits {
         env = "CYNODE_TRUSTED_PROXY",
         value_name = "CIDR",
         value_delimiter = ',',
-        value_parser = network
+        value_parser = parse_network
     )]
     pub trusted_proxy: Vec<IpNet>,
 }
 
 /// A lease that ends at once would hand a job over at each lost packet.
-fn lease(text: &str) -> Result<Duration, String> {
-    let lease = duration(text)?;
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text)?;
     if lease < Duration::from_secs(1) {
         return Err("expected 1s or more".to_owned());
     }
@@ -142,16 +142,16 @@ fn lease(text: &str) -> Result<Duration, String> {
 }
 
 /// An address alone is a network of one.
-fn network(text: &str) -> Result<IpNet, String> {
+fn parse_network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     let network = address.or_else(|_| text.parse());
     network.map_err(|_| "write it like 192.168.1.5 or 10.0.0.0/8".to_owned())
 }
 
 #[derive(Args, Debug)]
-pub struct ServeOrchestrator {
+pub struct ServeOrchestratorArgs {
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     #[command(flatten)]
     pub flags: OrchestratorFlags,
     /// Address for the Node API (control plane)
@@ -166,7 +166,7 @@ pub struct ServeOrchestrator {
     #[arg(long, env = "CYNODE_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
     #[command(flatten)]
-    pub psk: Psk,
+    pub psk: PskFlags,
     /// Reach node SLUG at URL, overriding what it reports; repeatable
     #[arg(
         long,
@@ -181,7 +181,7 @@ pub struct ServeOrchestrator {
         env = "CYNODE_WORKER_URL_ALLOW",
         value_name = "CIDR",
         value_delimiter = ',',
-        value_parser = network
+        value_parser = parse_network
     )]
     pub worker_url_allow: Vec<IpNet>,
     /// Report ready only while a node has inference running

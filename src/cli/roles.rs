@@ -1,14 +1,14 @@
 //! Flags of the roles: what operators say. Those of the orchestrator and of sandboxes, which several
 //! roles take, are beside this file.
 
-use super::{EngineFlags, OrchestratorFlags, Output, SandboxFlags, duration};
+use super::{EngineFlags, OrchestratorFlags, OutputFormat, SandboxFlags, parse_duration};
 use crate::node::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where state is kept.
 #[derive(Args, Clone, Debug)]
-pub struct State {
+pub struct DataDirFlags {
     /// Directory for state [default: $XDG_STATE_HOME/cynode; root: /var/lib/cynode]
     #[arg(long, env = "CYNODE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -16,7 +16,7 @@ pub struct State {
 
 /// The pre-shared key.
 #[derive(Args, Debug)]
-pub struct Psk {
+pub struct PskFlags {
     /// Pre-shared key with which nodes register, at least 16 characters; other users can read it in the list
     /// of processes, so prefer --psk-file (or CYNODE_PSK)
     #[arg(long, value_name = "KEY", conflicts_with = "psk_file")]
@@ -28,7 +28,7 @@ pub struct Psk {
 
 /// Who a node is.
 #[derive(Args, Debug)]
-pub struct Identity {
+pub struct IdentityFlags {
     /// Name of this node in commands [default: the host name]
     #[arg(long, env = "CYNODE_SLUG")]
     pub slug: Option<String>,
@@ -55,17 +55,17 @@ pub struct InferenceFlags {
     #[arg(long, env = "CYNODE_INFERENCE_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub inference_port: Option<u16>,
     /// Time limit for fetching the model server image [default: 30m]
-    #[arg(long, env = "CYNODE_INFERENCE_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_INFERENCE_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub inference_timeout: Option<Duration>,
     /// Time limit for the model server to answer after its start [default: 2m]
-    #[arg(long, env = "CYNODE_INFERENCE_START_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_INFERENCE_START_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub inference_start_timeout: Option<Duration>,
 }
 
 #[derive(Args, Debug)]
 pub struct NodeArgs {
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     /// Settings in YAML; flags and variables override it [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -73,12 +73,12 @@ pub struct NodeArgs {
     #[arg(long, env = "CYNODE_ORCHESTRATOR", value_name = "URL")]
     pub orchestrator: Option<String>,
     /// Time limit for an answer of the orchestrator [default: 30s]
-    #[arg(long, env = "CYNODE_ORCHESTRATOR_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_ORCHESTRATOR_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub orchestrator_timeout: Option<Duration>,
     #[command(flatten)]
-    pub psk: Psk,
+    pub psk: PskFlags,
     #[command(flatten)]
-    pub identity: Identity,
+    pub identity: IdentityFlags,
     #[command(flatten)]
     pub inference: InferenceFlags,
     /// URL under which the orchestrator reaches this node [default: the address that leads to it]
@@ -91,7 +91,7 @@ pub struct NodeArgs {
 #[derive(Args, Debug)]
 pub struct WorkerArgs {
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     /// Read the token that callers must show from a file (or CYNODE_WORKER_TOKEN)
     #[arg(long, env = "CYNODE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
@@ -100,9 +100,9 @@ pub struct WorkerArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct Dev {
+pub struct DevArgs {
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     #[command(flatten)]
     pub flags: OrchestratorFlags,
     /// Address for the Node API (control plane)
@@ -122,9 +122,9 @@ pub struct Dev {
     )]
     pub worker_listen: SocketAddr,
     #[command(flatten)]
-    pub psk: Psk,
+    pub psk: PskFlags,
     #[command(flatten)]
-    pub identity: Identity,
+    pub identity: IdentityFlags,
     #[command(flatten)]
     pub inference: InferenceFlags,
     #[command(flatten)]
@@ -134,10 +134,10 @@ pub struct Dev {
 #[derive(Args, Debug)]
 pub struct BackupArgs {
     #[command(flatten)]
-    pub state: State,
+    pub state: DataDirFlags,
     /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
-    pub output: Output,
+    pub output: OutputFormat,
     /// File to create
     pub file: PathBuf,
 }

@@ -1,6 +1,6 @@
 //! Flags of every role that runs sandboxes.
 
-use super::{duration, duration_or_off, size};
+use super::{parse_duration, parse_duration_or_off, parse_size};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -36,17 +36,17 @@ pub struct EngineFlags {
     )]
     pub allowed_image: Vec<String>,
     #[command(flatten)]
-    pub podman: Podman,
+    pub podman: PodmanFlags,
     #[command(flatten)]
     pub storage: StorageFlags,
     /// Time limit of a job that names none, such as 15m [default and maximum: 1h]
-    #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub default_timeout: Option<Duration>,
     /// Longest time a job may run here, such as 30m [default and maximum: 3h]
-    #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
     /// Time to wait for running jobs at shutdown [default: 10s]
-    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = parse_duration, value_name = "TIME")]
     pub shutdown_grace: Option<Duration>,
 }
 
@@ -58,23 +58,23 @@ pub struct StorageFlags {
     pub jobs_dir: Option<PathBuf>,
     /// Keep this much free for jobs, images and state, such as 2GiB: refuse jobs below it, end the one that
     /// uses it up [default: 512MiB]
-    #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = size, value_name = "SIZE")]
+    #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = parse_size, value_name = "SIZE")]
     pub min_free_disk: Option<u64>,
     /// Output to keep of each job for live readers: its start and the latest; 1MiB to 1TiB [default: 64MiB]
-    #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = size, value_name = "SIZE")]
+    #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = parse_size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,
     /// Time to keep results that the orchestrator does not fetch [default: 30d]
-    #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = parse_duration, value_name = "TIME")]
     pub ledger_retain: Option<Duration>,
     /// Time to keep unused images that this node pulled; less where room is short; off: keep them
     /// [default: 30d]
-    #[arg(long, env = "CYNODE_IMAGE_GC", value_parser = duration_or_off, value_name = "TIME|off")]
+    #[arg(long, env = "CYNODE_IMAGE_GC", value_parser = parse_duration_or_off, value_name = "TIME|off")]
     pub image_gc: Option<Duration>,
 }
 
 /// Which podman, and what it is to use.
 #[derive(Args, Debug)]
-pub struct Podman {
+pub struct PodmanFlags {
     /// Name or path of podman [default: podman]
     #[arg(long, env = "CYNODE_ENGINE", value_name = "PROGRAM")]
     pub engine: Option<PathBuf>,
@@ -83,7 +83,7 @@ pub struct Podman {
     pub engine_runtime: Option<String>,
 }
 
-impl Podman {
+impl PodmanFlags {
     /// The program to start.
     pub fn program(&self) -> PathBuf {
         self.engine.clone().unwrap_or_else(|| "podman".into())

@@ -19,7 +19,7 @@ use std::{
 
 /// One login.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Login {
+pub struct StoredLogin {
     /// As whom.
     pub handle: String,
     /// For calls.
@@ -36,11 +36,11 @@ pub struct Credentials {
     pub current: Option<String>,
     /// By gateway.
     #[serde(default)]
-    pub logins: BTreeMap<String, Login>,
+    pub logins: BTreeMap<String, StoredLogin>,
 }
 
 /// Keeps other processes from changing the file.
-struct Locked {
+struct CredentialsLock {
     _file: File,
 }
 
@@ -56,7 +56,7 @@ fn directory() -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::usage("neither XDG_CONFIG_HOME nor HOME is set, so there is no place for a login; set one"))
 }
 
-fn lock() -> Result<Locked, Failure> {
+fn lock() -> Result<CredentialsLock, Failure> {
     let directory = directory()?;
     make_private_dir(&directory)?;
     let path = directory.join("credentials.lock");
@@ -66,7 +66,7 @@ fn lock() -> Result<Locked, Failure> {
         .mode(0o600)
         .open(path)?;
     file.lock()?;
-    Ok(Locked { _file: file })
+    Ok(CredentialsLock { _file: file })
 }
 
 /// What is stored; nothing when there is no file.
@@ -85,7 +85,7 @@ pub fn load() -> Result<Credentials, Failure> {
     }
 }
 
-fn save(credentials: &Credentials, _: &Locked) -> Result<(), Failure> {
+fn save(credentials: &Credentials, _: &CredentialsLock) -> Result<(), Failure> {
     let bytes = serde_json::to_vec_pretty(credentials).map_err(Failure::internal)?;
     Ok(write_private(
         &directory()?.join("credentials.json"),
@@ -93,8 +93,8 @@ fn save(credentials: &Credentials, _: &Locked) -> Result<(), Failure> {
     )?)
 }
 
-fn login_of(handle: &str, tokens: Tokens) -> Login {
-    Login {
+fn login_of(handle: &str, tokens: Tokens) -> StoredLogin {
+    StoredLogin {
         handle: handle.to_owned(),
         access_token: tokens.access_token,
         refresh_token: tokens.refresh_token,
@@ -113,7 +113,7 @@ pub fn store(gateway: &str, handle: &str, tokens: Tokens) -> Result<(), Failure>
 }
 
 /// Forgets a login; it, when there was one.
-pub fn forget(gateway: &str) -> Result<Option<Login>, Failure> {
+pub fn forget(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
     let login = credentials.logins.remove(gateway);
@@ -126,7 +126,7 @@ pub fn renew(
     gateway: &str,
     stale: &str,
     refresh: impl FnOnce(&str) -> Result<Tokens, Failure>,
-) -> Result<Login, Failure> {
+) -> Result<StoredLogin, Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
     let login = credentials

@@ -1,6 +1,6 @@
 //! A task's output as it comes: server-sent events, taken up again after a cut.
 
-use super::gateway::Gateway;
+use super::api_client::ApiClient;
 use crate::{
     api::tasks::TaskStatus,
     exit::{Exit, Failure},
@@ -12,14 +12,14 @@ use std::{
 };
 
 /// How long the orchestrator may stay away.
-const PATIENCE: Duration = Duration::from_mins(10);
-const PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_TIMEOUT: Duration = Duration::from_mins(10);
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest event, in bytes; far above what the contract's largest, a whole stream of a result, takes.
 const MAX_EVENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// The last event of a task.
 #[derive(Deserialize)]
-pub(super) struct End {
+pub(super) struct TaskEnd {
     pub(super) status: TaskStatus,
     #[serde(default)]
     pub(super) exit_code: Option<i32>,
@@ -46,7 +46,7 @@ struct Status {
 
 /// Form in which events of a task are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Show {
+pub(super) enum FollowMode {
     /// Output as the command printed it, on stdout and stderr.
     Output,
     /// No output; only what the task waits for, on stderr.
@@ -56,9 +56,13 @@ pub(super) enum Show {
 }
 
 /// Prints events of a task until it ends.
-pub(super) fn follow(gateway: &mut Gateway, task: &str, show: Show) -> Result<End, Failure> {
+pub(super) fn follow(
+    gateway: &mut ApiClient,
+    task: &str,
+    show: FollowMode,
+) -> Result<TaskEnd, Failure> {
     let path = format!("{}?follow=true", super::task::path(task, "/logs"));
-    let mut reader = Reader {
+    let mut reader = EventPrinter {
         show,
         last_id: String::new(),
         attempt: String::new(),
@@ -76,7 +80,7 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, show: Show) -> Result<En
         };
         match gateway.stream(&path, headers) {
             Ok(stream) => {
-                let mut events = Events {
+                let mut events = SseReader {
                     lines: BufReader::new(stream),
                 };
                 while let Some(event) = events.next()? {
@@ -95,43 +99,43 @@ pub(super) fn follow(gateway: &mut Gateway, task: &str, show: Show) -> Result<En
             }
             Err(_) => {}
         }
-        if away_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+        if away_since.get_or_insert_with(Instant::now).elapsed() > RECONNECT_TIMEOUT {
             let text = format!(
                 "the orchestrator at {} stays away; the task goes on. Read on with: cynode task logs -f {task}",
                 gateway.url
             );
             return Err(Failure::new(Exit::Unreachable, text));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RECONNECT_INTERVAL);
     }
 }
 
 /// What was read so far.
-struct Reader {
-    show: Show,
+struct EventPrinter {
+    show: FollowMode,
     last_id: String,
     attempt: String,
 }
 
-impl Reader {
+impl EventPrinter {
     /// Shows an event; the end, when it is that.
-    fn take(&mut self, event: &Event) -> Result<Option<End>, Failure> {
+    fn take(&mut self, event: &SseEvent) -> Result<Option<TaskEnd>, Failure> {
         if !event.id.is_empty() {
             event.id.clone_into(&mut self.last_id);
             let attempt = event.id.split('-').next().unwrap_or_default();
             if attempt != self.attempt && attempt != "0" {
-                if !self.attempt.is_empty() && self.show != Show::Events {
+                if !self.attempt.is_empty() && self.show != FollowMode::Events {
                     super::print::note(&format!("[retry: attempt {attempt}, output starts over]"));
                 }
                 attempt.clone_into(&mut self.attempt);
             }
         }
-        if self.show == Show::Events {
+        if self.show == FollowMode::Events {
             print_event(event)?;
             let is_end = event.name == "end";
             return is_end.then(|| parse(&event.data)).transpose();
         }
-        let shows_output = self.show == Show::Output;
+        let shows_output = self.show == FollowMode::Output;
         match event.name.as_str() {
             "stdout" if shows_output => super::print::raw(&output(&event.data)?)?,
             "stderr" if shows_output => super::print::raw_stderr(&output(&event.data)?)?,
@@ -156,7 +160,7 @@ impl Reader {
 }
 
 /// Prints an event as one line: its data, with its name and its id.
-fn print_event(event: &Event) -> Result<(), Failure> {
+fn print_event(event: &SseEvent) -> Result<(), Failure> {
     let mut line: serde_json::Map<String, serde_json::Value> = parse(&event.data)?;
     line.insert("event".to_owned(), event.name.as_str().into());
     if !event.id.is_empty() {
@@ -177,21 +181,21 @@ fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Failure> {
     })
 }
 
-struct Event {
+struct SseEvent {
     id: String,
     name: String,
     data: String,
 }
 
-/// Events of a `text/event-stream`, by the WHATWG's rules as far as our gateway uses them.
-struct Events<R> {
+/// SseReader of a `text/event-stream`, by the WHATWG's rules as far as our gateway uses them.
+struct SseReader<R> {
     lines: BufReader<R>,
 }
 
-impl<R: io::Read> Events<R> {
+impl<R: io::Read> SseReader<R> {
     /// The next event; `None` at the end, and where the stream breaks off.
-    fn next(&mut self) -> Result<Option<Event>, Failure> {
-        let mut event = Event {
+    fn next(&mut self) -> Result<Option<SseEvent>, Failure> {
+        let mut event = SseEvent {
             id: String::new(),
             name: String::new(),
             data: String::new(),
@@ -237,14 +241,14 @@ impl<R: io::Read> Events<R> {
 mod tests {
     use super::*;
 
-    fn events(text: &[u8]) -> Events<&[u8]> {
-        Events {
+    fn events(text: &[u8]) -> SseReader<&[u8]> {
+        SseReader {
             lines: BufReader::new(text),
         }
     }
 
     #[test]
-    fn an_event_without_an_end_is_not_kept_for_ever() {
+    fn endless_event_is_bounded() {
         let size = usize::try_from(MAX_EVENT_BYTES).unwrap();
         let endless = vec![b'x'; size + 1];
         assert!(events(&endless).next().is_err());

@@ -12,11 +12,11 @@ use std::io::stdin;
 
 /// Says once, on stderr, that what is piped in does not reach the sandbox.
 #[derive(Default)]
-pub(super) struct UnusedInput {
+pub(super) struct StdinWarning {
     said: bool,
 }
 
-impl UnusedInput {
+impl StdinWarning {
     /// Looks whether there is input now: called when the task is there and once more at its end, since what
     /// writes into a pipe may be slower than we are.
     pub(super) fn check(&mut self) {

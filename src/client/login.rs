@@ -1,19 +1,19 @@
 //! `cynode login`, `logout` and `whoami`.
 
-use super::{credentials, gateway::Gateway, print};
+use super::{api_client::ApiClient, credentials, print};
 use crate::{
     api::auth::{Login, Logout, Tokens, User},
-    cli::{Client, LoginArgs, Output},
+    cli::{ClientFlags, LoginArgs, OutputFormat},
     exit::Failure,
-    roles::secret,
+    roles::read_secret,
     terminal,
 };
 use http::Method;
 
 /// Trades a password for tokens, and keeps those.
 pub fn login(args: LoginArgs) -> Result<(), Failure> {
-    let gateway = Gateway::open(&args.client)?;
-    let password = match secret(
+    let gateway = ApiClient::from_args(&args.client)?;
+    let password = match read_secret(
         "--password-file",
         args.password_file.as_deref(),
         "CYNODE_PASSWORD",
@@ -43,8 +43,8 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
 }
 
 /// Ends the session there and forgets it here; the latter also when the orchestrator is away.
-pub fn logout(client: &Client) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(client)?;
+pub fn logout(client: &ClientFlags) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(client)?;
     if gateway.has_fixed_token() {
         // Its session alone: the login that is kept is another one.
         return gateway.done(Method::POST, "/v1/auth/logout", None::<&()>);
@@ -68,12 +68,12 @@ pub fn logout(client: &Client) -> Result<(), Failure> {
 }
 
 /// Who the tokens stand for.
-pub fn whoami(client: &Client) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(client)?;
+pub fn whoami(client: &ClientFlags) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(client)?;
     let user: User = gateway.get("/v1/users/me")?;
     match client.output {
-        Output::Json => print::json(&user),
-        Output::Text => {
+        OutputFormat::Json => print::json(&user),
+        OutputFormat::Text => {
             let role = if user.is_admin { " (admin)" } else { "" };
             print::line(&format!(
                 "{}{role} at {}",

@@ -3,10 +3,10 @@
 //! Results go to stdout, everything else to stderr. Blocking throughout, over `ureq`; nothing
 //! here knows more of the orchestrator than its User API.
 
+mod api_client;
 mod confirm;
 pub mod credentials;
 mod follow;
-mod gateway;
 mod input;
 pub mod login;
 pub mod nodes;

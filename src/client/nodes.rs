@@ -1,19 +1,19 @@
 //! `cynode nodes …` and `cynode status`.
 
 use super::{
+    api_client::ApiClient,
     confirm::confirm,
-    gateway::Gateway,
     print::{self, clean},
 };
 use crate::{
     api::nodes::{Gpu, GpuDevice, Inference, NodeList, NodeStatus, NodeView},
-    cli::{Client, NodeForget, NodesCommand, Output},
+    cli::{ClientFlags, NodeForgetArgs, NodesCommand, OutputFormat},
     exit::Failure,
 };
 use http::Method;
 
 /// What whoever forgets a node should know.
-const STILL_THERE: &str = "\
+const FORGET_NOTICE: &str = "\
 Forgotten. If cynode still runs on that machine, it registers again by itself within seconds, drained
 if it was: stop it there first if it is to stay away.";
 
@@ -21,27 +21,27 @@ if it was: stop it there first if it is to stay away.";
 pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
     match command {
         NodesCommand::List(client) => {
-            let list: NodeList = Gateway::open(&client)?.get("/v1/nodes")?;
-            if client.output == Output::Json {
+            let list: NodeList = ApiClient::from_args(&client)?.get("/v1/nodes")?;
+            if client.output == OutputFormat::Json {
                 print::json(&list)
             } else {
                 table(&list.nodes)
             }
         }
         NodesCommand::Show(args) => {
-            let node: NodeView = Gateway::open(&args.client)?.get(&path(&args.slug, ""))?;
-            if args.client.output == Output::Json {
+            let node: NodeView = ApiClient::from_args(&args.client)?.get(&path(&args.slug, ""))?;
+            if args.client.output == OutputFormat::Json {
                 print::json(&node)
             } else {
                 show(&node)
             }
         }
-        NodesCommand::Drain(args) => Gateway::open(&args.client)?.done(
+        NodesCommand::Drain(args) => ApiClient::from_args(&args.client)?.done(
             Method::POST,
             &path(&args.slug, "/drain"),
             None::<&()>,
         ),
-        NodesCommand::Resume(args) => Gateway::open(&args.client)?.done(
+        NodesCommand::Resume(args) => ApiClient::from_args(&args.client)?.done(
             Method::POST,
             &path(&args.slug, "/resume"),
             None::<&()>,
@@ -52,8 +52,8 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
 
 /// Asks first about a node that is alive: it takes back its slug, and an admin who mistook it for one that
 /// is gone should hear so.
-fn forget(args: &NodeForget) -> Result<(), Failure> {
-    let (mut gateway, slug) = (Gateway::open(&args.node.client)?, &args.node.slug);
+fn forget(args: &NodeForgetArgs) -> Result<(), Failure> {
+    let (mut gateway, slug) = (ApiClient::from_args(&args.node.client)?, &args.node.slug);
     let path = path(slug, "");
     let node: NodeView = gateway.get(&path)?;
     if node.status != NodeStatus::Offline {
@@ -61,16 +61,16 @@ fn forget(args: &NodeForget) -> Result<(), Failure> {
         confirm(&question, args.yes)?;
     }
     gateway.done(Method::DELETE, &path, None::<&()>)?;
-    print::note(STILL_THERE);
+    print::note(FORGET_NOTICE);
     Ok(())
 }
 
 /// Whether work can be done, and by whom.
-pub fn status(client: &Client) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(client)?;
+pub fn status(client: &ClientFlags) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(client)?;
     let ready = gateway.ready()?;
     let list: NodeList = gateway.get("/v1/nodes")?;
-    if client.output == Output::Json {
+    if client.output == OutputFormat::Json {
         let reason = ready.as_ref().err();
         return print::json(&serde_json::json!({
             "gateway_url": gateway.url, "ready": ready.is_ok(), "reason": reason, "nodes": list.nodes,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_server_runs_does_not_or_is_none() {
+    fn model_server_states_are_distinguished() {
         let of = |value| serde_json::from_value::<Inference>(value).unwrap();
         for (value, text) in [
             (json!({"supported": true, "running": true}), "running"),

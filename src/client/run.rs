@@ -1,14 +1,14 @@
 //! `cynode run`: a command in a sandbox, as if it ran here.
 
 use super::{
-    follow::{Show, follow},
-    gateway::Gateway,
-    input::UnusedInput,
+    api_client::ApiClient,
+    follow::{FollowMode, follow},
+    input::StdinWarning,
     print, task,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
-    cli::{Output, RunArgs},
+    cli::{OutputFormat, RunArgs},
     exit::Failure,
 };
 use http::Method;
@@ -18,19 +18,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Creates the task, prints what it prints, and ends as it ends. The first Ctrl-C cancels it, the
 /// second leaves it alone.
 pub fn run(args: RunArgs) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.client)?;
+    let mut gateway = ApiClient::from_args(&args.client)?;
     let output = args.client.output;
     let create = CreateTask {
         command: Some(args.command),
         ..task::options(args.sandbox)?
     };
-    let mut input = UnusedInput::default();
+    let mut input = StdinWarning::default();
     if args.detach {
         let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
         input.check();
         return match output {
-            Output::Json => print::json(&task),
-            Output::Text => print::line(&task.id.to_string()),
+            OutputFormat::Json => print::json(&task),
+            OutputFormat::Text => print::line(&task.id.to_string()),
         };
     }
     // Before the task exists, so that no signal falls between its creation and the listening.
@@ -41,8 +41,8 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let _ = created.send(id.clone());
     input.check();
     let show = match output {
-        Output::Json => Show::Progress,
-        Output::Text => Show::Output,
+        OutputFormat::Json => FollowMode::Progress,
+        OutputFormat::Text => FollowMode::Output,
     };
     let ended = follow(&mut gateway, &id, show);
     input.check();
@@ -64,7 +64,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 /// Listens for signals in the background; wants to be told the task's id once there is one.
-fn cancel_on_signal(mut gateway: Gateway) -> Result<mpsc::Sender<String>, Failure> {
+fn cancel_on_signal(mut gateway: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
     let (created, id) = mpsc::channel::<String>();
     let (first, orders) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,9 +1,9 @@
 //! `cynode task …`.
 
 use super::{
-    follow::{End, Show, follow},
-    gateway::Gateway,
-    input::UnusedInput,
+    api_client::ApiClient,
+    follow::{FollowMode, TaskEnd, follow},
+    input::StdinWarning,
     print::{self, clean},
 };
 use crate::{
@@ -14,7 +14,10 @@ use crate::{
             TaskStatus,
         },
     },
-    cli::{CreateArgs, ListArgs, LogsArgs, Output, SandboxOptions, TaskCommand, TaskId, TaskIds},
+    cli::{
+        OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs, TaskLogsArgs,
+        TasksArgs,
+    },
     exit::{Exit, Failure},
 };
 use http::Method;
@@ -44,7 +47,7 @@ pub fn task(command: TaskCommand) -> Result<(), Failure> {
 }
 
 /// What the flags say about a sandbox.
-pub(super) fn options(options: SandboxOptions) -> Result<CreateTask, Failure> {
+pub(super) fn options(options: TaskFlags) -> Result<CreateTask, Failure> {
     let env = options
         .env
         .into_iter()
@@ -71,8 +74,8 @@ pub(super) fn options(options: SandboxOptions) -> Result<CreateTask, Failure> {
     })
 }
 
-fn create(args: CreateArgs) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.client)?;
+fn create(args: TaskCreateArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.client)?;
     let mut create = options(args.sandbox)?;
     let takes_input = args.script.as_deref() == Some("-");
     match args.script {
@@ -98,15 +101,15 @@ fn create(args: CreateArgs) -> Result<(), Failure> {
     }
     let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
-        UnusedInput::default().check();
+        StdinWarning::default().check();
     }
     match args.client.output {
-        Output::Json => print::json(&task),
-        Output::Text => print::line(&task.id.to_string()),
+        OutputFormat::Json => print::json(&task),
+        OutputFormat::Text => print::line(&task.id.to_string()),
     }
 }
 
-fn list(args: &ListArgs) -> Result<(), Failure> {
+fn list(args: &TaskListArgs) -> Result<(), Failure> {
     let mut query = format!("/v1/tasks?limit={}", args.limit);
     for (name, value) in [
         ("status", &args.status),
@@ -117,8 +120,8 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             query.push_str(&format!("&{name}={}", print::percent_encode(value)));
         }
     }
-    let list: TaskList = Gateway::open(&args.client)?.get(&query)?;
-    if args.client.output == Output::Json {
+    let list: TaskList = ApiClient::from_args(&args.client)?.get(&query)?;
+    if args.client.output == OutputFormat::Json {
         return print::json(&list);
     }
     let rows = list.tasks.iter().map(|task| {
@@ -141,9 +144,9 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn get(args: &TaskId) -> Result<(), Failure> {
-    let task: Task = Gateway::open(&args.client)?.get(&path(&args.id, ""))?;
-    if args.client.output == Output::Json {
+fn get(args: &TaskArgs) -> Result<(), Failure> {
+    let task: Task = ApiClient::from_args(&args.client)?.get(&path(&args.id, ""))?;
+    if args.client.output == OutputFormat::Json {
         return print::json(&task);
     }
     let time = |time: Option<crate::api::time::Time>| {
@@ -170,9 +173,9 @@ fn get(args: &TaskId) -> Result<(), Failure> {
     ])
 }
 
-fn result(args: &TaskId) -> Result<(), Failure> {
-    let result: TaskResult = Gateway::open(&args.client)?.get(&path(&args.id, "/result"))?;
-    if args.client.output == Output::Json {
+fn result(args: &TaskArgs) -> Result<(), Failure> {
+    let result: TaskResult = ApiClient::from_args(&args.client)?.get(&path(&args.id, "/result"))?;
+    if args.client.output == OutputFormat::Json {
         return print::json(&result);
     }
     for job in &result.jobs {
@@ -219,17 +222,17 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     Ok(())
 }
 
-fn logs(args: &LogsArgs) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.task.client)?;
+fn logs(args: &TaskLogsArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.task.client)?;
     if args.follow {
         let show = match args.task.client.output {
-            Output::Json => Show::Events,
-            Output::Text => Show::Output,
+            OutputFormat::Json => FollowMode::Events,
+            OutputFormat::Text => FollowMode::Output,
         };
         return follow(&mut gateway, &args.task.id, show).map(drop);
     }
     let logs: TaskLogs = gateway.get(&path(&args.task.id, "/logs"))?;
-    if args.task.client.output == Output::Json {
+    if args.task.client.output == OutputFormat::Json {
         return print::json(&logs);
     }
     print::raw(&logs.stdout)?;
@@ -243,24 +246,24 @@ fn logs(args: &LogsArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cancel(args: &TaskId) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.client)?;
+fn cancel(args: &TaskArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.client)?;
     let answer = cancel_task(&mut gateway, &args.id)?;
     match args.client.output {
-        Output::Json => print::json(&answer),
-        Output::Text if answer.canceled => print::line("canceled"),
-        Output::Text => print::line("it had ended before"),
+        OutputFormat::Json => print::json(&answer),
+        OutputFormat::Text if answer.canceled => print::line("canceled"),
+        OutputFormat::Text => print::line("it had ended before"),
     }
 }
 
 /// Deletes all that can be; names each that can't, and ends with the code of the first of those.
-fn delete(args: &TaskIds) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.client)?;
+fn delete(args: &TasksArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.client)?;
     let (mut deleted, mut failed) = (Vec::new(), None);
     for id in &args.ids {
         match gateway.done(Method::DELETE, &path(id, ""), None::<&()>) {
             Ok(()) => {
-                if args.client.output == Output::Text {
+                if args.client.output == OutputFormat::Text {
                     print::line(&format!("{} deleted", clean(id)))?;
                 }
                 deleted.push(id);
@@ -272,7 +275,7 @@ fn delete(args: &TaskIds) -> Result<(), Failure> {
             }
         }
     }
-    if args.client.output == Output::Json {
+    if args.client.output == OutputFormat::Json {
         print::json(&serde_json::json!({ "deleted": deleted }))?;
     }
     match failed {
@@ -283,7 +286,7 @@ fn delete(args: &TaskIds) -> Result<(), Failure> {
 
 /// Cancels a task. The answer comes once its node has confirmed the end, which may take half a minute where the
 /// node does not answer; that is said then.
-pub(super) fn cancel_task(gateway: &mut Gateway, id: &str) -> Result<CancelAnswer, Failure> {
+pub(super) fn cancel_task(gateway: &mut ApiClient, id: &str) -> Result<CancelAnswer, Failure> {
     let (answered, answer) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if answer.recv_timeout(CANCEL_NOTICE) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -295,20 +298,20 @@ pub(super) fn cancel_task(gateway: &mut Gateway, id: &str) -> Result<CancelAnswe
     answer
 }
 
-fn wait(args: &TaskId) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.client)?;
-    let end = follow(&mut gateway, &args.id, Show::Progress)?;
+fn wait(args: &TaskArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.client)?;
+    let end = follow(&mut gateway, &args.id, FollowMode::Progress)?;
     finish(&mut gateway, &args.id, &end, args.client.output)
 }
 
 /// Ends as the task ended: with its exit code, or with one that stands for its end.
 pub(super) fn finish(
-    gateway: &mut Gateway,
+    gateway: &mut ApiClient,
     id: &str,
-    end: &End,
-    output: Output,
+    end: &TaskEnd,
+    output: OutputFormat,
 ) -> Result<(), Failure> {
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         print::json(&gateway.get::<TaskResult>(&path(id, "/result"))?)?;
     }
     let code = match (end.status, end.exit_code) {

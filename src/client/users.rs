@@ -1,8 +1,8 @@
 //! `cynode users …` and `cynode audit`, for admins.
 
 use super::{
+    api_client::ApiClient,
     confirm::confirm,
-    gateway::Gateway,
     print::{self, clean, percent_encode},
 };
 use crate::{
@@ -12,11 +12,12 @@ use crate::{
         users::{CreateUser, ResetPassword, UserList},
     },
     cli::{
-        AuditArgs, Client, NewPassword, Output, UserCreate, UserDisable, UserName, UsersCommand,
+        AuditArgs, ClientFlags, NewPasswordFlags, OutputFormat, UserArgs, UserCreateArgs,
+        UserDisableArgs, UsersCommand,
     },
     exit::{Exit, Failure},
     identity::random_secret,
-    roles::secret,
+    roles::read_secret,
     terminal,
 };
 use http::Method;
@@ -32,7 +33,7 @@ pub fn users(command: UsersCommand) -> Result<(), Failure> {
         UsersCommand::Enable(user) => act(&user, "enable"),
         UsersCommand::RevokeSessions(user) => act(&user, "revoke_sessions"),
         UsersCommand::ResetPassword(args) => {
-            let mut gateway = Gateway::open(&args.user.client)?;
+            let mut gateway = ApiClient::from_args(&args.user.client)?;
             let path = path(&mut gateway, &args.user.handle, "reset_password")?;
             let (password, is_new) = new_password(&args.password, &args.user.handle)?;
             let body = ResetPassword {
@@ -45,9 +46,9 @@ pub fn users(command: UsersCommand) -> Result<(), Failure> {
     }
 }
 
-fn list(client: &Client) -> Result<(), Failure> {
-    let users = all(&mut Gateway::open(client)?)?;
-    if client.output == Output::Json {
+fn list(client: &ClientFlags) -> Result<(), Failure> {
+    let users = all(&mut ApiClient::from_args(client)?)?;
+    if client.output == OutputFormat::Json {
         return print::json(&UserList {
             users,
             next_cursor: String::new(),
@@ -67,7 +68,7 @@ fn list(client: &Client) -> Result<(), Failure> {
 }
 
 /// All users, page by page.
-fn all(gateway: &mut Gateway) -> Result<Vec<User>, Failure> {
+fn all(gateway: &mut ApiClient) -> Result<Vec<User>, Failure> {
     let (mut users, mut path) = (Vec::new(), "/v1/users".to_owned());
     loop {
         let page: UserList = gateway.get(&path)?;
@@ -79,8 +80,8 @@ fn all(gateway: &mut Gateway) -> Result<Vec<User>, Failure> {
     }
 }
 
-fn create(args: UserCreate) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.user.client)?;
+fn create(args: UserCreateArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.user.client)?;
     let (password, is_new) = new_password(&args.password, &args.user.handle)?;
     let body = CreateUser {
         handle: args.user.handle.clone(),
@@ -97,8 +98,8 @@ fn create(args: UserCreate) -> Result<(), Failure> {
 }
 
 /// Asks first where admins disable themselves: only another admin could let them in again.
-fn disable(args: &UserDisable) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&args.user.client)?;
+fn disable(args: &UserDisableArgs) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&args.user.client)?;
     let me: User = gateway.get("/v1/users/me")?;
     if me.handle == args.user.handle {
         let question = format!(
@@ -110,14 +111,14 @@ fn disable(args: &UserDisable) -> Result<(), Failure> {
     act(&args.user, "disable")
 }
 
-fn act(user: &UserName, action: &str) -> Result<(), Failure> {
-    let mut gateway = Gateway::open(&user.client)?;
+fn act(user: &UserArgs, action: &str) -> Result<(), Failure> {
+    let mut gateway = ApiClient::from_args(&user.client)?;
     let path = path(&mut gateway, &user.handle, action)?;
     gateway.done(Method::POST, &path, None::<&()>)
 }
 
 /// Where to act on the user of this handle.
-fn path(gateway: &mut Gateway, handle: &str, action: &str) -> Result<String, Failure> {
+fn path(gateway: &mut ApiClient, handle: &str, action: &str) -> Result<String, Failure> {
     let user = all(gateway)?.into_iter().find(|user| user.handle == handle);
     let user = user.ok_or_else(|| {
         let text = format!("there is no user {handle:?}; cynode users list shows who there is");
@@ -127,13 +128,16 @@ fn path(gateway: &mut Gateway, handle: &str, action: &str) -> Result<String, Fai
 }
 
 /// The password that a user is to have, and whether it was made up here.
-fn new_password(from: &NewPassword, handle: &str) -> Result<(Zeroizing<String>, bool), Failure> {
+fn new_password(
+    from: &NewPasswordFlags,
+    handle: &str,
+) -> Result<(Zeroizing<String>, bool), Failure> {
     if from.generate {
         return Ok((random_secret(), true));
     }
     if let Some(file) = &from.new_password_file {
         // There is none without a file.
-        let password = secret("--new-password-file", Some(file), "")?.unwrap_or_default();
+        let password = read_secret("--new-password-file", Some(file), "")?.unwrap_or_default();
         return Ok((password, false));
     }
     if !terminal::is_there() {
@@ -151,8 +155,8 @@ fn new_password(from: &NewPassword, handle: &str) -> Result<(Zeroizing<String>, 
 }
 
 /// Shows a user, and a password that nobody else knows.
-fn tell(user: &UserName, mut shown: Value, password: Option<&String>) -> Result<(), Failure> {
-    if user.client.output == Output::Json {
+fn tell(user: &UserArgs, mut shown: Value, password: Option<&String>) -> Result<(), Failure> {
+    if user.client.output == OutputFormat::Json {
         if let Some(password) = password {
             shown["password"] = password.as_str().into();
         }
@@ -177,8 +181,8 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
             path += &format!("&{name}={}", percent_encode(value));
         }
     }
-    let log: AuditLog = Gateway::open(&args.client)?.get(&path)?;
-    if args.client.output == Output::Json {
+    let log: AuditLog = ApiClient::from_args(&args.client)?.get(&path)?;
+    if args.client.output == OutputFormat::Json {
         return print::json(&log);
     }
     let head = ["TIME", "WHO", "WHAT", "TO", "OUTCOME", "FROM"];

@@ -11,12 +11,12 @@ use std::{
 use zeroize::Zeroizing;
 
 /// Others may write it.
-const OTHERS_WRITE: u32 = 0o022;
+const NOT_OWNER_WRITABLE: u32 = 0o022;
 /// Others may do anything with it.
-const OTHERS: u32 = 0o077;
-const PRIVATE: u32 = 0o600;
+const NOT_OWNER_ACCESS: u32 = 0o077;
+const PRIVATE_MODE: u32 = 0o600;
 /// Longest file that is read.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// A text that is made once.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,7 @@ pub struct SecretFile {
     /// Path below the data directory.
     pub name: &'static str,
     /// Checks the text; an error completes "its content …".
-    pub form: fn(&str) -> Result<(), &'static str>,
+    pub validate: fn(&str) -> Result<(), &'static str>,
     /// What to do about one that can't be used.
     pub advice: &'static str,
 }
@@ -41,7 +41,7 @@ impl SecretFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refuse(&format!("can't be read: {error}"))),
         };
-        if !meta.is_file() || meta.len() > MAX_BYTES {
+        if !meta.is_file() || meta.len() > MAX_SECRET_BYTES {
             return Err(refuse("is no file of ours"));
         }
         let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
@@ -51,7 +51,7 @@ impl SecretFile {
             return Err(refuse(&what));
         }
         let mode = meta.permissions().mode();
-        if mode & OTHERS_WRITE != 0 {
+        if mode & NOT_OWNER_WRITABLE != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
@@ -65,11 +65,12 @@ impl SecretFile {
         let bytes = bytes.map_err(|error| refuse(&format!("can't be read: {error}")))?;
         let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is damaged: it is no text"))?;
         let text = Zeroizing::new(text.trim().to_owned());
-        (self.form)(&text).map_err(|what| refuse(&format!("is damaged: its content {what}")))?;
-        if mode & OTHERS != 0 {
+        (self.validate)(&text)
+            .map_err(|what| refuse(&format!("is damaged: its content {what}")))?;
+        if mode & NOT_OWNER_ACCESS != 0 {
             tracing::warn!(path = %path.display(), "other users could read a secret until now; replace it if any of them may have");
             if is_ours {
-                fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE))?;
+                fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_MODE))?;
             }
         }
         Ok(Some(text))

@@ -3,19 +3,19 @@
 use super::{Check, scratch::Scratch};
 use crate::{
     cli,
-    engine::{Engine, EngineError, Facts, Program, Way, facts, probe},
+    engine::{Engine, EngineError, PodmanInfo, Program, RuntimeConfig, info, probe},
 };
 use std::{io, path::Path};
 
 /// Before this one, too much of what sandboxes rely on is missing or different.
-const OLDEST: u32 = 4;
+const MIN_PODMAN_MAJOR: u32 = 4;
 
 /// What was found out about podman, for several checks.
-pub(super) struct Podman {
+pub(super) struct PodmanFindings {
     /// What it calls its version.
     version: Result<String, EngineError>,
     /// What it says of itself.
-    facts: Result<Facts, EngineError>,
+    info: Result<PodmanInfo, EngineError>,
     /// A way to run containers; not looked for where podman doesn't say what it is.
     engine: Option<Result<Engine, EngineError>>,
     /// Whether the operator named a runtime.
@@ -23,49 +23,52 @@ pub(super) struct Podman {
 }
 
 /// Asks podman, and has it run a container the way a node would.
-pub(super) async fn look(podman: &cli::Podman, scratch: Result<&Scratch, &io::Error>) -> Podman {
+pub(super) async fn inspect(
+    podman: &cli::PodmanFlags,
+    scratch: Result<&Scratch, &io::Error>,
+) -> PodmanFindings {
     let plain = Program::plain(podman.program());
-    let version = facts::version(&plain).await;
+    let version = info::podman_version(&plain).await;
     // As a node would, with settings of our own, where there is a place for them.
     let program = match scratch {
         Ok(scratch) => Program::podman(podman.program(), scratch.dir()),
         Err(_) => Ok(plain),
     };
-    let (program, facts) = match program {
+    let (program, info) = match program {
         Ok(program) => {
-            let facts = facts::facts(&program).await;
-            (program, facts)
+            let info = info::podman_info(&program).await;
+            (program, info)
         }
         Err(error) => (Program::plain(podman.program()), Err(error)),
     };
-    let wanted = probe::Wanted {
+    let request = probe::ProbeRequest {
         program,
         runtime: podman.engine_runtime.clone(),
     };
-    let engine = match (&facts, scratch) {
+    let engine = match (&info, scratch) {
         (Err(_), _) => None,
-        (Ok(facts), Ok(scratch)) => {
-            let ground = probe::Ground {
+        (Ok(info), Ok(scratch)) => {
+            let probe_env = probe::ProbeEnv {
                 init: scratch.init(),
                 scratch: scratch.dir(),
                 node_uuid: None,
             };
-            Some(probe::find_way(wanted, facts.clone(), ground).await)
+            Some(probe::find_runtime_config(request, info.clone(), probe_env).await)
         }
         (Ok(_), Err(error)) => {
             let error = io::Error::new(error.kind(), error.to_string());
             Some(Err(EngineError::Io(error)))
         }
     };
-    Podman {
+    PodmanFindings {
         version,
-        facts,
+        info,
         engine,
         runtime_is_named: podman.engine_runtime.is_some(),
     }
 }
 
-impl Podman {
+impl PodmanFindings {
     /// An engine that runs containers.
     pub(super) fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()?.as_ref().ok()
@@ -73,15 +76,15 @@ impl Podman {
 
     /// Whether it runs without root; a guess by our own user where it can't be asked.
     pub(super) fn rootless(&self) -> bool {
-        self.facts.as_ref().map_or_else(
+        self.info.as_ref().map_or_else(
             |_| !rustix::process::geteuid().is_root(),
-            |facts| facts.rootless,
+            |info| info.rootless,
         )
     }
 
     /// Where it keeps images.
     pub(super) fn graph_root(&self) -> Option<&Path> {
-        self.facts.as_ref().ok().map(|facts| &*facts.graph_root)
+        self.info.as_ref().ok().map(|info| &*info.graph_root)
     }
 
     /// Whether there is a podman, and whether it is new enough.
@@ -89,7 +92,7 @@ impl Podman {
         const NAME: &str = "engine";
         match &self.version {
             Ok(version) => version_verdict(version),
-            Err(EngineError::NotFound { program, source }) => Check::fail(
+            Err(EngineError::NotStarted { program, source }) => Check::fail(
                 NAME,
                 format!("{program:?} can't be started: {source}"),
                 "install podman (apt-get install podman, or dnf install podman), or name it with --engine",
@@ -105,12 +108,12 @@ impl Podman {
     /// Whether a container runs.
     pub(super) fn sandbox_check(&self) -> Check {
         const NAME: &str = "sandbox";
-        let error = match (&self.version, &self.facts, &self.engine) {
+        let error = match (&self.version, &self.info, &self.engine) {
             (Err(_), ..) => {
                 return Check::fail(NAME, "not tried: no podman answers", "mend engine first");
             }
-            (_, Ok(facts), Some(Ok(engine))) => {
-                let detail = way_told(engine.way(), facts, self.runtime_is_named);
+            (_, Ok(info), Some(Ok(engine))) => {
+                let detail = describe_runtime(engine.runtime_config(), info, self.runtime_is_named);
                 return Check::ok(NAME, detail);
             }
             (_, Err(error), _) | (_, _, Some(Err(error))) => error,
@@ -120,10 +123,10 @@ impl Podman {
             EngineError::Io(_) => {
                 "give cynode a place to write: another --data-dir, or TMPDIR; what it says above may tell more"
             }
-            EngineError::NotClosed { .. } => {
+            EngineError::NotIsolated { .. } => {
                 "what is named in brackets mostly does it; see /etc/containers, OCI hooks, and what stands in for podman (--engine)"
             }
-            EngineError::Settings { .. } => {
+            EngineError::InvalidSettings { .. } => {
                 "correct the file that is named above; see: man containers.conf"
             }
             EngineError::TimedOut { .. } => {
@@ -140,10 +143,8 @@ impl Podman {
 
     /// What limits the resources of containers.
     pub(super) fn cgroups_check(&self) -> Check {
-        match &self.facts {
-            Ok(facts) => {
-                cgroups_verdict(&facts.cgroup_version, &facts.cgroup_manager, facts.rootless)
-            }
+        match &self.info {
+            Ok(info) => cgroups_verdict(&info.cgroup_version, &info.cgroup_manager, info.rootless),
             Err(_) => Check::warn(
                 "cgroups",
                 "unknown: podman can't be asked",
@@ -160,11 +161,13 @@ fn version_verdict(version: &str) -> Check {
         .next()
         .and_then(|n| n.parse::<u32>().ok());
     match major {
-        Some(OLDEST..) => Check::ok(NAME, format!("podman {version}")),
+        Some(MIN_PODMAN_MAJOR..) => Check::ok(NAME, format!("podman {version}")),
         Some(_) => Check::warn(
             NAME,
             format!("podman {version}, which cynode is not tried with"),
-            format!("upgrade to podman {OLDEST}.0 or newer, from a newer release of this system"),
+            format!(
+                "upgrade to podman {MIN_PODMAN_MAJOR}.0 or newer, from a newer release of this system"
+            ),
         ),
         None => Check::warn(
             NAME,
@@ -175,19 +178,19 @@ fn version_verdict(version: &str) -> Check {
 }
 
 /// The way, and what of it podman would not have done by itself.
-fn way_told(way: &Way, facts: &Facts, runtime_is_named: bool) -> String {
-    let runtime = way.runtime.as_deref().unwrap_or(&facts.default_runtime);
-    let ulimits = if way.ulimits.is_empty() {
+fn describe_runtime(config: &RuntimeConfig, info: &PodmanInfo, runtime_is_named: bool) -> String {
+    let runtime = config.runtime.as_deref().unwrap_or(&info.default_runtime);
+    let ulimits = if config.ulimits.is_empty() {
         "podman's own".to_owned()
     } else {
-        way.ulimits.join(" ")
+        config.ulimits.join(" ")
     };
     let mut text = format!("a container ran; runtime {runtime}, ulimits {ulimits}");
     let mut own_fail = Vec::new();
-    if way.runtime.is_some() && !runtime_is_named {
-        own_fail.push(format!("runtime ({})", facts.default_runtime));
+    if config.runtime.is_some() && !runtime_is_named {
+        own_fail.push(format!("runtime ({})", info.default_runtime));
     }
-    if !way.ulimits.is_empty() {
+    if !config.ulimits.is_empty() {
         own_fail.push("ulimits".to_owned());
     }
     if !own_fail.is_empty() {
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_second_version_of_cgroups_holds_without_root() {
+    fn rootless_limits_need_cgroups_v2() {
         assert_eq!(
             cgroups_verdict("v2", "systemd", true).detail,
             "v2, manager systemd"
@@ -268,8 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn what_podman_would_not_do_by_itself_is_said() {
-        let facts = Facts {
+    fn non_default_podman_settings_are_explicit() {
+        let info = PodmanInfo {
             version: "4.3.1".to_owned(),
             rootless: false,
             graph_root: "/x".into(),
@@ -279,11 +282,11 @@ mod tests {
             cgroup_manager: "systemd".to_owned(),
         };
         let told = |runtime: Option<&str>, ulimits: &[&str], named| {
-            let way = Way {
+            let config = RuntimeConfig {
                 runtime: runtime.map(str::to_owned),
                 ulimits: ulimits.iter().map(|&limit| limit.to_owned()).collect(),
             };
-            way_told(&way, &facts, named)
+            describe_runtime(&config, &info, named)
         };
         let plain = "a container ran; runtime crun, ulimits podman's own";
         assert_eq!(told(None, &[], false), plain);

@@ -1,12 +1,12 @@
 //! All that doctor may change, and only with `--fix`: it says so on stderr before, and looks again
 //! after. Nothing here installs, removes or overwrites anything.
 
-use super::{Check, Status, host::Directory};
+use super::{Check, Status, host::DataDirState};
 use crate::{client::print::note, data_dir::make_private_dir, environment};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 /// Asking the driver about all its devices takes seconds.
-const GENERATE_LIMIT: Duration = Duration::from_secs(60);
+const GENERATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where podman looks for a description of devices, and where an administrator puts one.
 pub(super) const CDI_DIR: &str = "/etc/cdi";
 /// How NVIDIA's own tool calls its description.
@@ -14,17 +14,17 @@ pub(super) const CDI_FILE: &str = "/etc/cdi/nvidia.yaml";
 
 /// Checks the data directory, makes it when it is missing, closes it when it is open.
 pub(super) fn data_dir(path: &Path) -> Check {
-    let found = Directory::look(path);
+    let found = DataDirState::look(path);
     let what = match found {
-        Directory::Missing => "make",
-        Directory::Ours(mode) if mode & 0o077 != 0 => "close",
+        DataDirState::Missing => "make",
+        DataDirState::Ours(mode) if mode & 0o077 != 0 => "close",
         _ => return found.verdict(path),
     };
     note(&format!("fix: {what} {}, mode 0700", path.display()));
     if let Err(error) = make_private_dir(path) {
         note(&format!("fix: that failed: {error}"));
     }
-    let check = Directory::look(path).verdict(path);
+    let check = DataDirState::look(path).verdict(path);
     let mended = path.exists() && check.status == Status::Ok;
     if mended { check.fixed() } else { check }
 }
@@ -44,11 +44,11 @@ pub(super) async fn describe_gpus(tool: &Path) -> bool {
         return failed(error.to_string());
     }
     let mut command = tokio::process::Command::new(tool);
-    environment::close(&mut command)
+    environment::scrub(&mut command)
         .args(["cdi", "generate", &format!("--output={CDI_FILE}")])
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    match tokio::time::timeout(GENERATE_LIMIT, command.output()).await {
+    match tokio::time::timeout(GENERATE_TIMEOUT, command.output()).await {
         Ok(Ok(output)) if output.status.success() => true,
         Ok(Ok(output)) => {
             let words = String::from_utf8_lossy(&output.stderr);
@@ -56,7 +56,7 @@ pub(super) async fn describe_gpus(tool: &Path) -> bool {
             failed(crate::client::print::clean(last))
         }
         Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no end within {} s", GENERATE_LIMIT.as_secs())),
+        Err(_) => failed(format!("no end within {} s", GENERATE_TIMEOUT.as_secs())),
     }
 }
 
@@ -66,7 +66,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn a_data_directory_is_made_and_closed_and_nothing_else() {
+    fn data_directory_is_created_private() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("state");
         assert!(data_dir(&path).fixed, "made");

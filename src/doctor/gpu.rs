@@ -5,7 +5,7 @@
 
 use super::{
     Check, Status,
-    engine::Podman,
+    engine::PodmanFindings,
     fix::{self, CDI_FILE},
     host::in_path,
     scratch::Scratch,
@@ -23,10 +23,10 @@ const CDI_DIRS: [&str; 2] = [fix::CDI_DIR, "/var/run/cdi"];
 const NVIDIA_KIND: &str = "nvidia.com/gpu";
 
 /// Looks for devices, then for them inside of a container.
-pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool) -> Check {
-    let devices = gpu::look().await;
+pub(super) async fn check(podman: &PodmanFindings, scratch: Option<&Scratch>, fix: bool) -> Check {
+    let devices = gpu::detect().await;
     // As a node does: its model server gets the first maker's.
-    let Some(&maker) = gpu::usable(&devices).first() else {
+    let Some(&maker) = gpu::usable_vendors(&devices).first() else {
         let found = if devices.is_empty() {
             "none found"
         } else {
@@ -47,11 +47,14 @@ pub(super) async fn check(podman: &Podman, scratch: Option<&Scratch>, fix: bool)
     let (Some(engine), Some(scratch)) = (podman.engine(), scratch) else {
         return Check::warn(
             NAME,
-            format!("{} found; no container runs to see it", maker.name()),
+            format!(
+                "{} found; no container runs to see it",
+                maker.display_name()
+            ),
             "mend sandbox first",
         );
     };
-    let extra = maker.arguments(podman.rootless());
+    let extra = maker.podman_args(podman.rootless());
     let seen = visible_devices(engine, scratch.init(), scratch.dir(), extra).await;
     let check = verdict(maker, seen.map_err(|error| error.to_string()));
     if fixed && check.status == Status::Ok {
@@ -79,7 +82,7 @@ fn undescribed() -> Check {
         NAME,
         format!(
             "{} found; podman can't hand it in: nothing in {} describes {NVIDIA_KIND}",
-            Vendor::Nvidia.name(),
+            Vendor::Nvidia.display_name(),
             CDI_DIRS.join(" or ")
         ),
         format!(
@@ -90,9 +93,9 @@ fn undescribed() -> Check {
 }
 
 fn verdict(maker: Vendor, seen: Result<Vec<String>, String>) -> Check {
-    let name = maker.name();
+    let name = maker.display_name();
     match seen {
-        Ok(seen) if maker.can_be_used_by(&seen) => Check::ok(
+        Ok(seen) if maker.is_usable_with(&seen) => Check::ok(
             NAME,
             format!("{name} found; a container sees {}", seen.join(" ")),
         ),
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_container_sees_has_to_be_enough_to_compute() {
+    fn container_devices_suffice_for_compute() {
         let seen = || vec!["/dev/nvidia0".to_owned()];
         let check = verdict(Vendor::Nvidia, Ok(seen()));
         assert_eq!(check.detail, "NVIDIA found; a container sees /dev/nvidia0");

@@ -3,7 +3,7 @@
 use super::{Check, Status};
 use crate::{
     cli,
-    data_dir::{self, Unfit},
+    data_dir::{self, DataDirError},
     disk_space::{DiskSpace, Resource},
     worker,
 };
@@ -16,9 +16,9 @@ use std::{
 
 const GIB: u64 = 1 << 30;
 /// With less, nothing can be relied on: an image or a write of the database may not fit.
-const TOO_LITTLE: u64 = GIB;
+const MIN_FREE_BYTES: u64 = GIB;
 /// With less, a few images or one model fill it.
-const LITTLE: u64 = 10 * GIB;
+const LOW_FREE_BYTES: u64 = 10 * GIB;
 
 /// Where a program is, as a shell would find it.
 pub(super) fn in_path(name: &str) -> Option<PathBuf> {
@@ -29,7 +29,7 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
 }
 
 /// A place that has to have room.
-struct Room {
+struct Location {
     place: String,
     space: io::Result<DiskSpace>,
     /// With fewer bytes, or as small a share of the inodes, a role doesn't work.
@@ -40,9 +40,9 @@ struct Room {
 pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::StorageFlags) -> Check {
     let for_jobs = storage
         .min_free_disk
-        .unwrap_or(worker::Storage::default().min_free);
+        .unwrap_or(worker::StorageSettings::default().min_free);
     // A node takes no job while one of the three has less.
-    let needed = for_jobs.max(TOO_LITTLE);
+    let needed = for_jobs.max(MIN_FREE_BYTES);
     let mut places = vec![
         (images, "images", needed),
         (Some(data_dir), "state", needed),
@@ -50,11 +50,11 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
     if let Some(jobs_dir) = storage.jobs_dir.as_deref() {
         places.push((Some(jobs_dir), "jobs", for_jobs));
     }
-    let rooms: Vec<Room> = places
+    let rooms: Vec<Location> = places
         .into_iter()
         .filter_map(|(path, what, needed)| {
             let path = path?;
-            Some(Room {
+            Some(Location {
                 place: format!("{} ({what})", path.display()),
                 space: DiskSpace::at(existing(path)),
                 needed,
@@ -71,11 +71,11 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
     }
 }
 
-fn disk_verdict(rooms: &[Room]) -> Check {
+fn disk_verdict(rooms: &[Location]) -> Check {
     const NAME: &str = "disk";
-    let detail: Vec<String> = rooms.iter().map(Room::told).collect();
+    let detail: Vec<String> = rooms.iter().map(Location::describe).collect();
     let detail = detail.join(", ");
-    let worst = rooms.iter().map(Room::status);
+    let worst = rooms.iter().map(Location::status);
     match worst.max_by_key(|status| *status as u8) {
         None | Some(Status::Ok) => Check::ok(NAME, detail),
         Some(bad) => Check::bad(
@@ -87,8 +87,8 @@ fn disk_verdict(rooms: &[Room]) -> Check {
     }
 }
 
-impl Room {
-    fn told(&self) -> String {
+impl Location {
+    fn describe(&self) -> String {
         let place = &self.place;
         let space = match &self.space {
             Ok(space) => space,
@@ -107,7 +107,7 @@ impl Room {
     fn status(&self) -> Status {
         match &self.space {
             Ok(space) if space.shortage(self.needed).is_some() => Status::Fail,
-            Ok(space) if space.bytes.free >= LITTLE => Status::Ok,
+            Ok(space) if space.bytes.free >= LOW_FREE_BYTES => Status::Ok,
             _ => Status::Warn,
         }
     }
@@ -128,7 +128,7 @@ fn existing(path: &Path) -> &Path {
 
 /// What there is at the data directory's path.
 #[derive(Debug)]
-pub(super) enum Directory {
+pub(super) enum DataDirState {
     /// Nothing, and it can be made.
     Missing,
     /// Nothing, and this directory above lets us make nothing.
@@ -138,7 +138,7 @@ pub(super) enum Directory {
     /// It belongs to this user.
     NotOurs(u32),
     /// It is no place for state.
-    Unfit(Unfit),
+    Unfit(DataDirError),
     /// Ours, but nothing can be written there.
     Unwritable,
     /// Ours and writable, and this mode.
@@ -147,7 +147,7 @@ pub(super) enum Directory {
     Unseen(io::Error),
 }
 
-impl Directory {
+impl DataDirState {
     pub(super) fn look(path: &Path) -> Self {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
@@ -166,7 +166,7 @@ impl Directory {
             Self::SomethingElse
         } else if meta.uid() != rustix::process::geteuid().as_raw() {
             Self::NotOurs(meta.uid())
-        } else if let Err(unfit) = data_dir::check(path) {
+        } else if let Err(unfit) = data_dir::ensure_usable(path) {
             Self::Unfit(unfit)
         } else if !is_writable(path) {
             Self::Unwritable
@@ -224,24 +224,24 @@ fn is_writable(directory: &Path) -> bool {
 
 /// Whether state can be kept.
 pub(super) fn data_dir(path: &Path) -> Check {
-    Directory::look(path).verdict(path)
+    DataDirState::look(path).verdict(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk_space::Amount;
+    use crate::disk_space::Capacity;
 
-    fn room(bytes: u64, needed: u64) -> Room {
-        Room {
+    fn room(bytes: u64, needed: u64) -> Location {
+        Location {
             place: "/x".to_owned(),
             space: Ok(with_free(bytes, None)),
             needed,
         }
     }
 
-    fn with_free(bytes: u64, inodes: Option<Amount>) -> DiskSpace {
-        let bytes = Amount {
+    fn with_free(bytes: u64, inodes: Option<Capacity>) -> DiskSpace {
+        let bytes = Capacity {
             free: bytes,
             total: u64::MAX,
         };
@@ -250,18 +250,21 @@ mod tests {
 
     #[test]
     fn inodes_that_run_out_fail_the_check() {
-        let amount = |free, total| Amount { free, total };
+        let amount = |free, total| Capacity { free, total };
         let space = DiskSpace {
             bytes: amount(20 * GIB, 40 * GIB),
             inodes: Some(amount(3, 400)),
         };
-        let room = Room {
+        let room = Location {
             place: "/x".to_owned(),
             space: Ok(space),
             needed: GIB,
         };
         assert_eq!(room.status(), Status::Fail);
-        assert_eq!(room.told(), "3 inodes free in /x, which needs 10 inodes");
+        assert_eq!(
+            room.describe(),
+            "3 inodes free in /x, which needs 10 inodes"
+        );
     }
 
     #[test]
@@ -278,7 +281,7 @@ mod tests {
         }
         assert_eq!(room(20 * GIB, 30 * GIB).status(), Status::Fail);
         assert_eq!(
-            room(20 * GIB, 30 * GIB).told(),
+            room(20 * GIB, 30 * GIB).describe(),
             "20.0 GiB free in /x, which needs 30.0 GiB"
         );
         assert_eq!(gibibytes(GIB - 1), "0.9 GiB");
@@ -286,9 +289,9 @@ mod tests {
     }
 
     #[test]
-    fn the_fullest_place_decides() {
+    fn fullest_filesystem_decides() {
         let room = |bytes| room(bytes, GIB);
-        let unknown = || Room {
+        let unknown = || Location {
             place: "/y".to_owned(),
             space: Err(io::Error::other("why")),
             needed: GIB,
@@ -324,7 +327,7 @@ mod tests {
             fs::set_permissions(inside("open"), fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(data_dir(&inside("open")).status, status, "{mode:o}");
         }
-        let foreign = Directory::NotOurs(7).verdict(Path::new("/x"));
+        let foreign = DataDirState::NotOurs(7).verdict(Path::new("/x"));
         assert_eq!((foreign.status, foreign.fixed), (Status::Fail, false));
     }
 

@@ -116,9 +116,9 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
 /// Reads what a node on this machine would read, and says what is wrong with it.
 fn config(args: &mut DoctorArgs) -> Check {
     const NAME: &str = "config";
-    let found = NodeFile::find(args.config.as_deref()).and_then(|file| {
+    let found = NodeFile::load(args.config.as_deref()).and_then(|file| {
         let Some(file) = file else { return Ok(false) };
-        file.fill_doctor(args);
+        file.apply_to_doctor(args);
         // All of it: what a node would find out only at its start.
         roles::check_node(args).map(|()| true)
     });
@@ -146,7 +146,7 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
     };
     let scratch = scratch::Scratch::make(data_dir);
     let containers = async {
-        let podman = engine::look(&args.podman, scratch.as_ref()).await;
+        let podman = engine::inspect(&args.podman, scratch.as_ref()).await;
         let gpu = gpu::check(&podman, scratch.as_ref().ok(), args.fix).await;
         (podman, gpu)
     };
@@ -156,7 +156,7 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
         orchestrator::checks(args.orchestrator.as_deref()),
     );
     if let (Some(port), [.., inference]) = (ports::model_server(args), &mut ports) {
-        *inference = model_server::whose(inference.clone(), port, &podman, data_dir).await;
+        *inference = model_server::check_owner(inference.clone(), port, &podman, data_dir).await;
     }
     let [rootless, linger] = rootless::checks(podman.rootless());
     let mut checks = vec![

@@ -1,12 +1,17 @@
 //! Whether the model server that answers is one that a node here may use: a container of another node's
 //! is left alone, and the start fails.
 
-use super::{Check, engine::Podman};
+use super::{Check, engine::PodmanFindings};
 use crate::{engine::labels, node};
 use std::{fs, path::Path};
 
 /// The check of the model server's port, where somebody answers there, with whose container it is.
-pub(super) async fn whose(check: Check, port: u16, podman: &Podman, data_dir: &Path) -> Check {
+pub(super) async fn check_owner(
+    check: Check,
+    port: u16,
+    podman: &PodmanFindings,
+    data_dir: &Path,
+) -> Check {
     let Some(engine) = podman.engine() else {
         return check;
     };
@@ -18,7 +23,7 @@ pub(super) async fn whose(check: Check, port: u16, podman: &Podman, data_dir: &P
     if found.label(labels::NODE) == ours.trim() {
         return check;
     }
-    let owner = node::owner(&found);
+    let owner = node::container_owner(&found);
     Check::fail(
         check.name,
         format!("the container {name} belongs to {owner}"),

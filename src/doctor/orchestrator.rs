@@ -4,7 +4,7 @@
 use super::{Check, Status};
 use crate::{
     api::nodes::check_url,
-    http::client::{Client, Look},
+    http::client::{Client, ProbeResponse},
     orchestrator,
 };
 use http::{Method, StatusCode};
@@ -18,11 +18,11 @@ const NAME: &str = "orchestrator";
 const CLOCK: &str = "clock";
 const DATABASE: &str = "database";
 const NOT_COMPARED: &str = "not compared: the orchestrator could not be asked";
-const LIMIT: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is allowed between two clocks by those who check the times in our tokens.
-const TOLERATED: u64 = 5;
+const MAX_SKEW_SECONDS: u64 = 5;
 /// From here on tokens are over before they come, or come before they begin.
-const HOPELESS: u64 = 300;
+const MAX_USABLE_SKEW_SECONDS: u64 = 300;
 
 /// Asks the orchestrator, and compares clocks by its answer.
 pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
@@ -46,7 +46,10 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
     // Only nodes call there, and only with POST.
     let address = format!("{}/v1/nodes/register", url.trim_end_matches('/'));
     let began = Instant::now();
-    let look = client.call(Method::GET, address).look(LIMIT).await;
+    let look = client
+        .call(Method::GET, address)
+        .probe(REQUEST_TIMEOUT)
+        .await;
     let took = began.elapsed();
     match look {
         Ok(look) => {
@@ -84,7 +87,7 @@ pub(super) fn database(data_dir: &Path) -> Check {
     }
 }
 
-fn reached(url: &str, look: &Look, took: Duration) -> Check {
+fn reached(url: &str, look: &ProbeResponse, took: Duration) -> Check {
     if look.status == StatusCode::METHOD_NOT_ALLOWED && look.body_start.contains("POST") {
         let took = took.as_millis();
         return Check::ok(NAME, format!("{url} answered within {took} ms"));
@@ -99,7 +102,7 @@ fn reached(url: &str, look: &Look, took: Duration) -> Check {
     )
 }
 
-fn clock(look: &Look, now: Timestamp) -> Check {
+fn clock(look: &ProbeResponse, now: Timestamp) -> Check {
     let date = look.date.as_deref();
     let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
         return Check::warn(
@@ -119,10 +122,10 @@ fn skew_verdict(ahead: i64) -> Check {
         1.. => format!("{seconds} s ahead of the orchestrator's"),
         _ => format!("{seconds} s behind the orchestrator's"),
     };
-    if seconds <= TOLERATED {
+    if seconds <= MAX_SKEW_SECONDS {
         return Check::ok(CLOCK, told);
     }
-    let status = if seconds <= HOPELESS {
+    let status = if seconds <= MAX_USABLE_SKEW_SECONDS {
         Status::Warn
     } else {
         Status::Fail
@@ -140,8 +143,8 @@ mod tests {
     use super::*;
     use http::StatusCode;
 
-    fn look(status: StatusCode, date: Option<&str>, body: &str) -> Look {
-        Look {
+    fn look(status: StatusCode, date: Option<&str>, body: &str) -> ProbeResponse {
+        ProbeResponse {
             status,
             date: date.map(str::to_owned),
             body_start: body.to_owned(),
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn five_seconds_are_tolerated_and_five_minutes_are_not() {
+    fn clock_skew_of_five_seconds_is_tolerated() {
         for (ahead, status) in [
             (0, Status::Ok),
             (5, Status::Ok),
@@ -179,7 +182,7 @@ mod tests {
 
     #[test]
     fn only_a_control_plane_counts_as_reached() {
-        let status = |answer: &Look| reached("http://x", answer, Duration::ZERO).status;
+        let status = |answer: &ProbeResponse| reached("http://x", answer, Duration::ZERO).status;
         let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
         assert_eq!(status(&look(not_allowed, None, "use POST")), Status::Ok);
         for (other, body) in [

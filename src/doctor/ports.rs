@@ -15,7 +15,7 @@ use std::{
 };
 
 /// How long somebody who has an address may take to say who it is.
-const LIMIT: Duration = Duration::from_secs(3);
+const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One address.
 struct Port {
@@ -26,14 +26,14 @@ struct Port {
     flag: &'static str,
     address: SocketAddr,
     /// Who may already be there.
-    expected: Owner,
+    expected: PortOwner,
     /// What it means when somebody else is.
     taken: Status,
 }
 
 /// Who has an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Owner {
+enum PortOwner {
     Cynode,
     /// With its version.
     Ollama(String),
@@ -42,11 +42,11 @@ enum Owner {
 
 /// What was found at an address.
 #[derive(Debug)]
-enum Found {
+enum PortState {
     /// Nobody; we could listen there.
     Free,
     /// Somebody.
-    Taken(Owner),
+    Taken(PortOwner),
     /// Nobody could listen there, or not we.
     Refused(io::Error),
 }
@@ -65,7 +65,7 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
         whose,
         flag,
         address,
-        expected: Owner::Cynode,
+        expected: PortOwner::Cynode,
         taken,
     };
     let model_port = model_server(args);
@@ -101,7 +101,7 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
             Status::Fail,
         ),
     ];
-    inference.expected = Owner::Ollama(String::new());
+    inference.expected = PortOwner::Ollama(String::new());
     let check = async |port: Port| port.verdict(&look(&client, port.address).await);
     let check_inference = async {
         if model_port.is_none() {
@@ -118,14 +118,14 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
     .into()
 }
 
-async fn look(client: &Client, address: SocketAddr) -> Found {
+async fn look(client: &Client, address: SocketAddr) -> PortState {
     match TcpListener::bind(address) {
         // Closed again at once.
-        Ok(_) => Found::Free,
+        Ok(_) => PortState::Free,
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Found::Taken(owner(client, reachable(address)).await)
+            PortState::Taken(owner(client, reachable(address)).await)
         }
-        Err(error) => Found::Refused(error),
+        Err(error) => PortState::Refused(error),
     }
 }
 
@@ -140,32 +140,34 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// Asks both questions at the same time: who is silent to one is silent to the other.
-async fn owner(client: &Client, address: SocketAddr) -> Owner {
+async fn owner(client: &Client, address: SocketAddr) -> PortOwner {
     let ask = async |path: &str| {
         let call = client.call(Method::GET, format!("http://{address}{path}"));
-        let look = call.look(LIMIT).await.ok()?;
+        let look = call.probe(IDENTIFY_TIMEOUT).await.ok()?;
         (look.status == StatusCode::OK).then_some(look.body_start)
     };
     let (health, version) = tokio::join!(ask("/healthz"), ask("/api/version"));
-    who(health.as_deref(), version.as_deref())
+    identify(health.as_deref(), version.as_deref())
 }
 
 /// By what it answered to `/healthz` and to `/api/version`.
-fn who(health: Option<&str>, version: Option<&str>) -> Owner {
+fn identify(health: Option<&str>, version: Option<&str>) -> PortOwner {
     #[derive(serde::Deserialize)]
     struct Version {
         version: String,
     }
     if health == Some("ok") {
-        return Owner::Cynode;
+        return PortOwner::Cynode;
     }
     version
         .and_then(|text| serde_json::from_str::<Version>(text).ok())
-        .map_or(Owner::Stranger, |ollama| Owner::Ollama(ollama.version))
+        .map_or(PortOwner::Stranger, |ollama| {
+            PortOwner::Ollama(ollama.version)
+        })
 }
 
 impl Port {
-    fn verdict(&self, found: &Found) -> Check {
+    fn verdict(&self, found: &PortState) -> Check {
         let Self {
             name,
             whose,
@@ -175,22 +177,22 @@ impl Port {
         } = self;
         let elsewhere = format!("choose another address for {whose} with {flag}");
         match (found, &self.expected) {
-            (Found::Free, _) if address.port() == 0 => Check::ok(
+            (PortState::Free, _) if address.port() == 0 => Check::ok(
                 name,
                 format!("{whose} takes any free port of {}", address.ip()),
             ),
-            (Found::Free, _) => Check::ok(name, format!("{address} is free for {whose}")),
-            (Found::Taken(Owner::Cynode), Owner::Cynode) => {
+            (PortState::Free, _) => Check::ok(name, format!("{address} is free for {whose}")),
+            (PortState::Taken(PortOwner::Cynode), PortOwner::Cynode) => {
                 Check::ok(name, format!("a cynode answers at {address}"))
             }
-            (Found::Taken(Owner::Ollama(version)), Owner::Ollama(_)) => {
+            (PortState::Taken(PortOwner::Ollama(version)), PortOwner::Ollama(_)) => {
                 Check::ok(name, format!("Ollama {version} answers at {address}"))
             }
-            (Found::Taken(owner), _) => {
+            (PortState::Taken(owner), _) => {
                 let by = match owner {
-                    Owner::Cynode => "by a cynode".to_owned(),
-                    Owner::Ollama(version) => format!("by Ollama {version}"),
-                    Owner::Stranger => {
+                    PortOwner::Cynode => "by a cynode".to_owned(),
+                    PortOwner::Ollama(version) => format!("by Ollama {version}"),
+                    PortOwner::Stranger => {
                         "by a program that is neither a cynode nor Ollama".to_owned()
                     }
                 };
@@ -204,7 +206,7 @@ impl Port {
                     ),
                 )
             }
-            (Found::Refused(error), _) => Check::bad(
+            (PortState::Refused(error), _) => Check::bad(
                 name,
                 self.taken,
                 format!("{whose} can't listen at {address}: {error}"),
@@ -219,16 +221,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_tell_who_it_is() {
-        let ollama = Owner::Ollama("0.5.1".to_owned());
+    fn answers_identify_the_worker() {
+        let ollama = PortOwner::Ollama("0.5.1".to_owned());
         for (health, version, expected) in [
-            (Some("ok"), None, Owner::Cynode),
+            (Some("ok"), None, PortOwner::Cynode),
             (None, Some(r#"{"version":"0.5.1"}"#), ollama),
-            (Some("OK, fine"), Some("ok"), Owner::Stranger),
-            (None, Some("{}"), Owner::Stranger),
-            (None, None, Owner::Stranger),
+            (Some("OK, fine"), Some("ok"), PortOwner::Stranger),
+            (None, Some("{}"), PortOwner::Stranger),
+            (None, None, PortOwner::Stranger),
         ] {
-            assert_eq!(who(health, version), expected, "{health:?} {version:?}");
+            assert_eq!(
+                identify(health, version),
+                expected,
+                "{health:?} {version:?}"
+            );
         }
     }
 
@@ -245,7 +251,7 @@ mod tests {
 
     #[test]
     fn only_the_right_one_may_be_there_already() {
-        let ollama = || Owner::Ollama("1".to_owned());
+        let ollama = || PortOwner::Ollama("1".to_owned());
         let verdict = |expected, found| {
             let port = Port {
                 name: "p",
@@ -258,19 +264,25 @@ mod tests {
             port.verdict(&found)
         };
         let status = |expected, found| verdict(expected, found).status;
-        assert_eq!(status(Owner::Cynode, Found::Free), Status::Ok);
+        assert_eq!(status(PortOwner::Cynode, PortState::Free), Status::Ok);
         assert_eq!(
-            status(Owner::Cynode, Found::Taken(Owner::Cynode)),
+            status(PortOwner::Cynode, PortState::Taken(PortOwner::Cynode)),
             Status::Ok
         );
-        assert_eq!(status(Owner::Cynode, Found::Taken(ollama())), Status::Fail);
-        assert_eq!(status(ollama(), Found::Taken(ollama())), Status::Ok);
-        assert_eq!(status(ollama(), Found::Taken(Owner::Cynode)), Status::Fail);
+        assert_eq!(
+            status(PortOwner::Cynode, PortState::Taken(ollama())),
+            Status::Fail
+        );
+        assert_eq!(status(ollama(), PortState::Taken(ollama())), Status::Ok);
+        assert_eq!(
+            status(ollama(), PortState::Taken(PortOwner::Cynode)),
+            Status::Fail
+        );
         for found in [
-            Found::Taken(Owner::Stranger),
-            Found::Refused(io::ErrorKind::PermissionDenied.into()),
+            PortState::Taken(PortOwner::Stranger),
+            PortState::Refused(io::ErrorKind::PermissionDenied.into()),
         ] {
-            let check = verdict(Owner::Cynode, found);
+            let check = verdict(PortOwner::Cynode, found);
             assert_eq!(check.status, Status::Fail);
             assert!(check.mend.unwrap().ends_with("with --p"));
         }

@@ -2,7 +2,7 @@
 
 use super::{Check, Status};
 use crate::{
-    cli::Output,
+    cli::OutputFormat,
     client::print::{self, clean},
     exit::Failure,
 };
@@ -17,8 +17,8 @@ struct Report<'a> {
 }
 
 /// Shows all checks on stdout.
-pub(super) fn show(checks: &[Check], output: Output) -> Result<(), Failure> {
-    if output == Output::Json {
+pub(super) fn show(checks: &[Check], output: OutputFormat) -> Result<(), Failure> {
+    if output == OutputFormat::Json {
         let ok = checks.iter().all(|check| check.status != Status::Fail);
         return print::json(&Report { ok, checks });
     }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_each_and_the_mend_below() {
+    fn findings_are_lines_with_fixes_below() {
         let ok = Check::ok("disk", "plenty").fixed();
         assert_eq!(text(&ok), "ok    disk            plenty (fixed)");
         let fail = Check::fail("sandbox", "tried:\nthis\u{1b}[2J", "do this\nand that");
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_see_a_mend_only_where_there_is_one() {
+    fn json_has_fix_only_where_one_exists() {
         let check = |check: &Check| serde_json::to_value(check).unwrap();
         assert_eq!(
             check(&Check::ok("disk", "plenty")),

@@ -10,9 +10,9 @@ use std::{fs, path::Path};
 const NAME: &str = "rootless";
 const LINGER: &str = "linger";
 /// A container's own 16 bits of users: images hold files of any of them.
-const ENOUGH: u64 = 65_536;
+const MIN_SUBORDINATE_IDS: u64 = 65_536;
 /// Where ranges begin by convention, above all ordinary users.
-const FIRST: u64 = 100_000;
+const FIRST_SUBORDINATE_ID: u64 = 100_000;
 
 /// What was read about one user.
 struct User {
@@ -26,9 +26,9 @@ struct User {
 }
 
 /// The files that hold subordinate ids.
-const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+const SUBORDINATE_ID_FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 /// The programs that hand them out.
-const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+const ID_MAP_HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
 
 /// Whether subordinate ids are there, and whether the user's programs live on after logout.
 pub(super) fn checks(rootless: bool) -> [Check; 2] {
@@ -43,8 +43,8 @@ pub(super) fn checks(rootless: bool) -> [Check; 2] {
     let user = User {
         uid,
         name: name_of(&read("/etc/passwd"), uid),
-        ranges: FILES.map(read),
-        helpers: HELPERS.map(|name| in_path(name).is_some()),
+        ranges: SUBORDINATE_ID_FILES.map(read),
+        helpers: ID_MAP_HELPERS.map(|name| in_path(name).is_some()),
     };
     let systemd = Path::new("/run/systemd/system").exists();
     let name = user.name.clone().unwrap_or_else(|| uid.to_string());
@@ -54,7 +54,7 @@ pub(super) fn checks(rootless: bool) -> [Check; 2] {
 
 fn verdict(user: &User) -> Check {
     let who = format!("rootless as uid {}", user.uid);
-    let missing: Vec<&str> = HELPERS
+    let missing: Vec<&str> = ID_MAP_HELPERS
         .into_iter()
         .zip(user.helpers)
         .filter_map(|(name, there)| (!there).then_some(name))
@@ -70,10 +70,10 @@ fn verdict(user: &User) -> Check {
         .ranges
         .each_ref()
         .map(|text| count_of(text, user.name.as_deref(), user.uid));
-    let short: Vec<String> = FILES
+    let short: Vec<String> = SUBORDINATE_ID_FILES
         .into_iter()
         .zip(has)
-        .filter(|(_, has)| *has < ENOUGH)
+        .filter(|(_, has)| *has < MIN_SUBORDINATE_IDS)
         .map(|(file, has)| format!("{has} ids in {file}"))
         .collect();
     if short.is_empty() {
@@ -86,7 +86,7 @@ fn verdict(user: &User) -> Check {
     Check::fail(
         NAME,
         format!(
-            "{who}, with only {}; images need {ENOUGH}",
+            "{who}, with only {}; images need {MIN_SUBORDINATE_IDS}",
             short.join(" and ")
         ),
         range_mend(user),
@@ -100,15 +100,15 @@ fn range_mend(user: &User) -> String {
         .iter()
         .flat_map(|text| ranges(text))
         .map(|(_, start, count)| start.saturating_add(count))
-        .fold(FIRST, u64::max);
-    let last = first + ENOUGH - 1;
+        .fold(FIRST_SUBORDINATE_ID, u64::max);
+    let last = first + MIN_SUBORDINATE_IDS - 1;
     match &user.name {
         Some(name) => format!(
             "as root: usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}\n\
              then: podman system migrate"
         ),
         None => format!(
-            "as root, add the line {}:{first}:{ENOUGH} to /etc/subuid and /etc/subgid\n\
+            "as root, add the line {}:{first}:{MIN_SUBORDINATE_IDS} to /etc/subuid and /etc/subgid\n\
              then: podman system migrate",
             user.uid
         ),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mend_takes_no_range_of_others() {
+    fn fix_avoids_id_ranges_of_others() {
         let mend = range_mend(&user("bob:100000:65536\n", "eve:200000:10\n"));
         assert!(mend.contains("--add-subuids 200010-265545 --add-subgids 200010-265545 ann"));
         let mut nameless = user("", "");

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_of_it() {
+    fn scratch_directory_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let scratch = Scratch::make(home.path()).unwrap();
         assert!(scratch.init().starts_with(home.path()));

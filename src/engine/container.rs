@@ -1,10 +1,10 @@
 //! One container: the arguments of `podman run`, and the process that runs it.
 
 use super::{
-    Engine, EngineError,
-    process::{Process, last_words, or_status},
-    settings,
+    Engine, EngineError, containers_conf,
+    process::{Process, message_or_status, read_stderr_tail},
 };
+use crate::background;
 use crate::sandbox_init;
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
@@ -46,7 +46,7 @@ pub struct Container {
 impl Container {
     /// Waits for podman to end, which it does once the container is gone; what it said, when that
     /// is an error. Can be interrupted, and called again.
-    pub async fn gone(&mut self) -> Result<(), String> {
+    pub async fn wait_exit(&mut self) -> Result<(), String> {
         if self.outcome.is_none() {
             let outcome = self.wait().await;
             self.outcome = Some(outcome);
@@ -71,25 +71,25 @@ impl Container {
             None => None,
         };
         self.message = None;
-        Err(or_status(message.unwrap_or_default(), status))
+        Err(message_or_status(message.unwrap_or_default(), status))
     }
 
     /// Exit code of podman, once it has ended by itself: that of the container's PID 1, 128+N where signal N
     /// killed it.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.podman.ended().and_then(|status| status.code())
+        self.podman.try_status().and_then(|status| status.code())
     }
 
     /// Whether podman has ended by a signal; the container may go on then.
     pub fn was_killed(&mut self) -> bool {
         use std::os::unix::process::ExitStatusExt as _;
-        let status = self.podman.ended();
+        let status = self.podman.try_status();
         status.is_some_and(|status| status.signal().is_some())
     }
 
     /// Ends a podman that hangs. What it leaves is not known then, whatever its exit code says.
-    pub async fn end(&mut self) {
-        self.podman.end().await;
+    pub async fn terminate(&mut self) {
+        self.podman.terminate().await;
         let ended = || Err("it was told to end".to_owned());
         self.outcome.get_or_insert_with(ended);
     }
@@ -98,7 +98,7 @@ impl Container {
 pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
     let mut command = engine.program.command();
     command
-        .args(arguments(engine, spec)?)
+        .args(run_args(engine, spec)?)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mappings = spec
@@ -117,19 +117,22 @@ pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Contain
     let stderr = podman.stderr();
     Ok(Container {
         podman,
-        message: Some(tokio::spawn(last_words(stderr))),
+        message: Some(background::spawn(
+            "read_podman_stderr",
+            read_stderr_tail(stderr),
+        )),
         outcome: None,
     })
 }
 
 /// How every container is run that is to end by itself: closed in, without a network, and with our
 /// own binary as its init.
-pub(super) fn hardened(
+pub(super) fn sandbox_args(
     engine: &Engine,
     name: &str,
     init: &Path,
 ) -> Result<Vec<String>, EngineError> {
-    let mut list = beginning(engine);
+    let mut list = base_args(engine);
     let sandbox = [
         "--rm",
         "--network=none",
@@ -155,14 +158,14 @@ pub(super) fn hardened(
 }
 
 /// Has our binary be the helper of this name, as the container's only program.
-pub(super) fn entrypoint(argument: &str) -> String {
+pub(super) fn entrypoint_arg(argument: &str) -> String {
     format!("--entrypoint=[\"{}\",\"{argument}\"]", sandbox_init::PATH)
 }
 
-fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
-    let mut list = hardened(engine, spec.name, spec.init)?;
+fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
+    let mut list = sandbox_args(engine, spec.name, spec.init)?;
     list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
-    list.extend(labels(spec.labels));
+    list.extend(label_args(spec.labels));
     if let Some(workspace) = spec.workspace {
         let source = volume_source(workspace)?;
         list.push(format!(
@@ -171,7 +174,7 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
         ));
         list.push(format!("--workdir={}", sandbox_init::WORKSPACE));
     }
-    list.push(entrypoint(sandbox_init::ARGUMENT));
+    list.push(entrypoint_arg(sandbox_init::ARGUMENT));
     match spec.root {
         Root::Image(id) => list.push(id.to_owned()),
         Root::Directory(path) => list.extend(["--rootfs".to_owned(), path.display().to_string()]),
@@ -180,14 +183,14 @@ fn arguments(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, E
 }
 
 /// `run`, the way that works on this host, and what is closed in every container of ours.
-pub(super) fn beginning(engine: &Engine) -> Vec<String> {
+pub(super) fn base_args(engine: &Engine) -> Vec<String> {
     let mut list = Vec::new();
-    if let Some(runtime) = &engine.way.runtime {
+    if let Some(runtime) = &engine.runtime_config.runtime {
         list.push(format!("--runtime={runtime}"));
     }
     let closed = [
         "run",
-        settings::NO_MOUNTS_FILE,
+        containers_conf::NO_DEFAULT_MOUNTS_ARG,
         "--pull=never",
         // Volumes that an image asks for would be made on the host, filled from the image and mounted over what the
         // runtime makes, such as /dev; each takes one of podman's locks.
@@ -212,12 +215,12 @@ pub(super) fn beginning(engine: &Engine) -> Vec<String> {
         "--systemd=false",
     ];
     list.extend(closed.map(str::to_owned));
-    let ulimits = engine.way.ulimits.iter();
+    let ulimits = engine.runtime_config.ulimits.iter();
     list.extend(ulimits.map(|limit| format!("--ulimit={limit}")));
     list
 }
 
-pub(super) fn labels(labels: &[(&'static str, String)]) -> impl Iterator<Item = String> {
+pub(super) fn label_args(labels: &[(&'static str, String)]) -> impl Iterator<Item = String> {
     labels
         .iter()
         .map(|(name, value)| format!("--label={name}={value}"))

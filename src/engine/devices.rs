@@ -1,20 +1,20 @@
 //! Which of the host's GPU devices a container gets to see, found out by running one.
 //!
-//! Both halves live here: [`visible_devices`] outside, and [`list`], which our own binary runs
+//! Both halves live here: [`visible_devices`] outside, and [`list_gpu_devices`], which our own binary runs
 //! inside. No image is needed for it.
 
 use super::{
     Engine, EngineError,
-    container::{entrypoint, hardened},
-    probe::PROBE,
+    container::{entrypoint_arg, sandbox_args},
+    probe::PROBE_NAME_PREFIX,
 };
 use crate::sandbox_init;
 use std::{fs, path::Path, time::Duration};
 
 /// The argument by which the binary knows that it is to list devices, inside a container.
-pub const LIST_ARGUMENT: &str = "__list-devices";
+pub const LIST_DEVICES_ARGUMENT: &str = "__list-devices";
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The devices that a container which gets `extra` arguments, such as `--device=…`, can open.
 /// `init` is our static binary, `scratch` a directory to play in.
@@ -32,21 +32,21 @@ pub async fn visible_devices(
     // One by one: where the scratch directory is gone, nothing is made in its place.
     fs::create_dir(&root)?;
     fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
-    let name = format!("{PROBE}{}", uuid::Uuid::new_v4());
-    let mut list = hardened(engine, &name, init)?;
+    let name = format!("{PROBE_NAME_PREFIX}{}", uuid::Uuid::new_v4());
+    let mut list = sandbox_args(engine, &name, init)?;
     // Nobody is at the other end of a socket here by whose end it would know to end.
-    list.push(format!("--timeout={}", LIMIT.as_secs()));
+    list.push(format!("--timeout={}", LIST_TIMEOUT.as_secs()));
     list.extend(extra.iter().map(|&argument| argument.to_owned()));
-    list.push(entrypoint(LIST_ARGUMENT));
+    list.push(entrypoint_arg(LIST_DEVICES_ARGUMENT));
     list.extend(["--rootfs".to_owned(), root.display().to_string()]);
     let arguments: Vec<&str> = list.iter().map(String::as_str).collect();
-    let answer = engine.call(&arguments, LIMIT).await;
+    let answer = engine.call(&arguments, LIST_TIMEOUT).await;
     let _ = fs::remove_dir_all(&root);
     Ok(answer?.lines().map(str::to_owned).collect())
 }
 
 /// The paths of all GPU devices that we can open, one a line.
-pub fn list() -> String {
+pub fn list_gpu_devices() -> String {
     let below = |directory: &str| {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect::<Vec<_>>()
@@ -55,7 +55,7 @@ pub fn list() -> String {
         .into_iter()
         .chain(below("/dev/dri"))
         .filter_map(|path| path.into_os_string().into_string().ok())
-        .filter(|path| is_gpu(path) && opens(Path::new(path)))
+        .filter(|path| is_gpu(path) && is_openable(Path::new(path)))
         .collect();
     paths.sort();
     paths.iter().map(|path| format!("{path}\n")).collect()
@@ -66,7 +66,7 @@ fn is_gpu(path: &str) -> bool {
 }
 
 /// As a driver's library does, for reading and writing. Directories don't open like that.
-fn opens(path: &Path) -> bool {
+fn is_openable(path: &Path) -> bool {
     fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -91,6 +91,6 @@ mod tests {
         for path in ["/dev/null", "/dev/kfd2", "/dev/dri", "/dev/snd"] {
             assert!(!is_gpu(path), "{path}");
         }
-        assert!(!list().contains("/dev/null"));
+        assert!(!list_gpu_devices().contains("/dev/null"));
     }
 }

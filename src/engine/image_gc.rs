@@ -3,7 +3,7 @@
 use super::{
     Engine, EngineError,
     images::Images,
-    pulled::{PulledImage, PulledImages},
+    pulled_images::{PulledImage, PulledImages},
 };
 use crate::api::image::ImageRef;
 use serde::Deserialize;
@@ -14,27 +14,27 @@ const REMOVE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What podman has by a name.
 #[derive(Deserialize)]
-struct Found {
+struct ImageInfo {
     id: String,
     size: u64,
 }
 
-impl Found {
+impl ImageInfo {
     const FORMAT: &str = r#"--format={"id":{{json .ID}},"size":{{.Size}}}"#;
 }
 
 /// Outcome of one removal.
-enum Removed {
+enum Removal {
     /// It is gone, with so many bytes.
-    Yes(u64),
+    Removed(u64),
     /// It was gone, or its reference means another image than the one that was pulled.
-    NotOurs,
+    NotOwned,
 }
 
 impl Images {
     /// Removes pulled images, the longest unused first, that nobody has used for as long as `limit` says, which
     /// is asked before each. Those in use, and those to be kept in any case, stay.
-    pub async fn collect(&self, limit: impl Fn() -> Duration) {
+    pub async fn remove_unused(&self, limit: impl Fn() -> Duration) {
         let Some(pulled) = &self.pulled else {
             return;
         };
@@ -42,22 +42,22 @@ impl Images {
             if unused < limit() {
                 break;
             }
-            if self.kept.contains(&image) {
+            if self.protected.contains(&image) {
                 continue;
             }
             // Held until it is gone: a job that wants it meanwhile waits, and pulls it again.
-            let Some(_taken) = pulled.take(&image) else {
+            let Some(_taken) = pulled.try_lock(&image) else {
                 continue;
             };
             match remove(&self.engine, &image, &known).await {
-                Ok(Removed::Yes(bytes)) => {
+                Ok(Removal::Removed(bytes)) => {
                     tracing::info!(%image, size_mib = bytes >> 20, unused_s = unused.as_secs(), "removed an unused image");
-                    pulled.forget(&image);
+                    pulled.remove(&image);
                     // At once: the operator may pull the same image next, and a list that was lost with a crash
                     // would have it pass for ours.
                     save(pulled).await;
                 }
-                Ok(Removed::NotOurs) => pulled.forget(&image),
+                Ok(Removal::NotOwned) => pulled.remove(&image),
                 // Such as one that a container of somebody else uses.
                 Err(error) => {
                     tracing::debug!(%image, %error, "an unused image can't be removed; trying again");
@@ -80,14 +80,16 @@ async fn remove(
     engine: &Engine,
     image: &ImageRef,
     known: &PulledImage,
-) -> Result<Removed, EngineError> {
-    let found: Option<Found> = engine.ask_of_image(Found::FORMAT, image.as_str()).await?;
+) -> Result<Removal, EngineError> {
+    let found: Option<ImageInfo> = engine
+        .inspect_image_as(ImageInfo::FORMAT, image.as_str())
+        .await?;
     let Some(found) = found.filter(|found| found.id == known.id) else {
-        return Ok(Removed::NotOurs);
+        return Ok(Removal::NotOwned);
     };
     // By its name and without force: another name of the same image stays, and so does one in use.
     engine
         .call(&["rmi", image.as_str()], REMOVE_TIMEOUT)
         .await?;
-    Ok(Removed::Yes(found.size))
+    Ok(Removal::Removed(found.size))
 }

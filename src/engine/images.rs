@@ -11,30 +11,31 @@
 
 use super::{
     Engine, EngineError, ImageLease, PulledImages,
-    image_check::{Checked, not_runnable},
-    image_orders::{FoundImage, IndexStamp},
-    pull_fault::{PullFault, for_log},
+    image_files::{FileCheckCache, not_runnable},
+    image_metadata::{IndexStamp, ResolvedImage},
+    pull_fault::{PullFault, sanitize_for_log},
 };
-use crate::{api::image::ImageRef, wait};
+use crate::{api::image::ImageRef, background, wait};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::HashMap,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
 
 /// How often a pull says how far it is.
-const PROGRESS: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
-struct Known {
+struct ResolvedCache {
     stamp: Option<IndexStamp>,
-    images: HashMap<ImageRef, FoundImage>,
+    images: HashMap<ImageRef, ResolvedImage>,
 }
 
 /// Why an image can't be had.
@@ -68,7 +69,7 @@ pub enum ImageError {
     Engine(#[from] EngineError),
     /// A fault of ours.
     #[error("looking for an image ended early: {0}")]
-    Broken(#[from] tokio::task::JoinError),
+    TaskFailed(#[from] tokio::task::JoinError),
 }
 
 /// The images of this host.
@@ -77,26 +78,26 @@ pub struct Images {
     /// Those that may be removed again; `None` where nobody asks for that.
     pub(super) pulled: Option<Arc<PulledImages>>,
     /// Images that are never removed.
-    pub(super) kept: Vec<ImageRef>,
+    pub(super) protected: Vec<ImageRef>,
     pull_limit: Duration,
     /// Image patterns of the operator.
     patterns: Vec<String>,
-    known: Mutex<Known>,
-    searches: Mutex<HashMap<ImageRef, Search>>,
-    pub(super) checked: Mutex<Checked>,
+    known: Mutex<ResolvedCache>,
+    resolutions: Mutex<HashMap<ImageRef, Resolution>>,
+    pub(super) checked: Mutex<FileCheckCache>,
 }
 
 /// A look for an image that is under way, a pull included, shared by all who wait for it.
 #[derive(Clone)]
-struct Search {
-    outcome: Shared<BoxFuture<'static, Result<FoundImage, Arc<ImageError>>>>,
+struct Resolution {
+    outcome: Shared<BoxFuture<'static, Result<ResolvedImage, Arc<ImageError>>>>,
     /// What there is to tell while it takes its time; empty before.
     progress: watch::Receiver<String>,
-    /// Number of those who wait; counted while the searches are locked.
+    /// Number of those who wait; counted while the resolutions are locked.
     waiters: watch::Sender<usize>,
 }
 
-/// One who waits for a search.
+/// One who waits for a resolution.
 struct Waiter(watch::Sender<usize>);
 
 impl Drop for Waiter {
@@ -111,20 +112,20 @@ impl Images {
         Self {
             engine,
             pulled: None,
-            kept: Vec::new(),
+            protected: Vec::new(),
             pull_limit,
             patterns: patterns.to_owned(),
             known: Mutex::default(),
-            searches: Mutex::default(),
+            resolutions: Mutex::default(),
             checked: Mutex::default(),
         }
     }
 
     /// The same, which notes what is pulled, so that it can be removed again, but for the images to keep.
-    pub fn noting(self, pulled: PulledImages, kept: Vec<ImageRef>) -> Self {
+    pub fn with_gc(self, pulled: PulledImages, protected: Vec<ImageRef>) -> Self {
         Self {
             pulled: Some(Arc::new(pulled)),
-            kept,
+            protected,
             ..self
         }
     }
@@ -137,29 +138,29 @@ impl Images {
         }
     }
 
-    /// What `image` is, pulled first where it is missing; `note` hears how far that is.
+    /// What `image` is, pulled first where it is missing; `on_progress` hears how far that is.
     pub async fn resolve(
         self: &Arc<Self>,
         image: &ImageRef,
-        mut note: impl FnMut(&str),
-    ) -> Result<FoundImage, Arc<ImageError>> {
-        if let Some(found) = self.recall(image) {
-            return permitted(found);
+        mut on_progress: impl FnMut(&str),
+    ) -> Result<ResolvedImage, Arc<ImageError>> {
+        if let Some(found) = self.cached(image) {
+            return check_metadata(found);
         }
-        let Search {
+        let Resolution {
             mut outcome,
             mut progress,
             waiters,
-        } = self.search(image);
+        } = self.join_resolution(image);
         let _waiter = Waiter(waiters);
         loop {
             // One that comes late hears at once how far it is.
             let told = progress.borrow_and_update().clone();
             if !told.is_empty() {
-                note(&told);
+                on_progress(&told);
             }
             tokio::select! {
-                found = &mut outcome => return permitted(found?),
+                found = &mut outcome => return check_metadata(found?),
                 Ok(()) = progress.changed() => {}
             }
         }
@@ -167,35 +168,35 @@ impl Images {
 
     /// Whether the image is on this host; yes where podman can't say, for whoever uses it is told so.
     pub async fn is_present(&self, image: &ImageRef) -> bool {
-        self.recall(image).is_some()
+        self.cached(image).is_some()
             || self
                 .inspect(image)
                 .await
                 .map_or(true, |found| found.is_some())
     }
 
-    /// The search for `image` that is under way, or a new one, with one more who waits for it. It is a task
-    /// of its own: a job that is canceled stops waiting, and the search goes on for others.
-    fn search(self: &Arc<Self>, image: &ImageRef) -> Search {
-        let mut searches = self.searches();
-        if let Some(search) = searches.get(image)
-            && search.outcome.peek().is_none()
+    /// The resolution for `image` that is under way, or a new one, with one more who waits for it. It is a task
+    /// of its own: a job that is canceled stops waiting, and the resolution goes on for others.
+    fn join_resolution(self: &Arc<Self>, image: &ImageRef) -> Resolution {
+        let mut resolutions = self.resolutions();
+        if let Some(resolution) = resolutions.get(image)
+            && resolution.outcome.peek().is_none()
         {
-            search.waiters.send_modify(|waiters| *waiters += 1);
-            return search.clone();
+            resolution.waiters.send_modify(|waiters| *waiters += 1);
+            return resolution.clone();
         }
         let (told, progress) = watch::channel(String::new());
         let (waiters, waiting) = watch::channel(1);
         let (images, wanted) = (Arc::clone(self), image.clone());
-        let task = tokio::spawn(async move {
+        let task = background::spawn("resolve_image", async move {
             let (finder, sought) = (Arc::clone(&images), wanted.clone());
-            let mut find = async move { finder.find(&sought, &told).await }.boxed();
+            let mut find = async move { finder.find_or_pull(&sought, &told).await }.boxed();
             tokio::select! {
                 found = &mut find => {
-                    images.searches().remove(&wanted);
+                    images.resolutions().remove(&wanted);
                     found
                 }
-                () = images.abandoned(&wanted, waiting) => {
+                () = images.wait_abandoned(&wanted, waiting) => {
                     // Waits for a podman that is told to end.
                     tokio::task::spawn_blocking(|| drop(find));
                     tracing::info!(image = %wanted, "nobody waits for an image any more; its pull is ended");
@@ -209,39 +210,39 @@ impl Images {
                 .map_err(Arc::new)
         };
         let outcome = outcome.boxed().shared();
-        let search = Search {
+        let resolution = Resolution {
             outcome,
             progress,
             waiters,
         };
-        searches.insert(image.clone(), search.clone());
-        search
+        resolutions.insert(image.clone(), resolution.clone());
+        resolution
     }
 
-    /// Resolves once nobody waits for the search any more; from then on it is found by nobody.
-    async fn abandoned(&self, image: &ImageRef, mut waiting: watch::Receiver<usize>) {
-        // An error can't be: the search that is found holds a sender.
+    /// Resolves once nobody waits for the resolution any more; from then on it is found by nobody.
+    async fn wait_abandoned(&self, image: &ImageRef, mut waiting: watch::Receiver<usize>) {
+        // An error can't be: the resolution that is found holds a sender.
         while wait::until(&mut waiting, |waiters| *waiters == 0)
             .await
             .is_ok()
         {
-            let mut searches = self.searches();
+            let mut resolutions = self.resolutions();
             if *waiting.borrow_and_update() == 0 {
-                searches.remove(image);
+                resolutions.remove(image);
                 return;
             }
         }
     }
 
-    fn searches(&self) -> MutexGuard<'_, HashMap<ImageRef, Search>> {
-        self.searches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn resolutions(&self) -> MutexGuard<'_, HashMap<ImageRef, Resolution>> {
+        self.resolutions.lock()
     }
 
-    async fn find(
+    async fn find_or_pull(
         &self,
         image: &ImageRef,
         progress: &watch::Sender<String>,
-    ) -> Result<FoundImage, ImageError> {
+    ) -> Result<ResolvedImage, ImageError> {
         if let Some(found) = self.inspect(image).await? {
             return Ok(found);
         }
@@ -251,14 +252,17 @@ impl Images {
             );
             return Err(ImageError::NotFound(message));
         }
-        if !image.may_be_pulled(&self.patterns) {
+        if !image.is_pullable(&self.patterns) {
             return Err(ImageError::NotPermitted(image.clone()));
         }
         tracing::info!(%image, "pulling an image");
         if let Err(error) = self.pull(image, progress).await {
-            let (mut fault, error) = (PullFault::of(&error), for_log(&error.to_string()));
+            let (mut fault, error) = (
+                PullFault::classify(&error),
+                sanitize_for_log(&error.to_string()),
+            );
             if !image.has_named_registry(&self.patterns) {
-                fault = fault.of_unnamed();
+                fault = fault.for_unnamed_registry();
             }
             tracing::warn!(%image, error, "the image could not be pulled");
             let image = image.clone();
@@ -272,7 +276,7 @@ impl Images {
             ))
         })?;
         if let Some(pulled) = self.pulled.clone() {
-            pulled.note(image, &found.id);
+            pulled.record(image, &found.id);
             tokio::task::spawn_blocking(move || pulled.save()).await?;
         }
         Ok(found)
@@ -286,16 +290,19 @@ impl Images {
     ) -> Result<(), EngineError> {
         progress.send_replace(format!("pulling {image}"));
         let last = Mutex::new(String::new());
-        let note = |line: &str| {
-            line.clone_into(&mut last.lock().unwrap_or_else(PoisonError::into_inner));
+        let on_progress = |line: &str| {
+            line.clone_into(&mut last.lock());
         };
-        let mut pull = pin!(self.engine.pull(image.as_str(), self.pull_limit, note));
+        let mut pull = pin!(
+            self.engine
+                .pull(image.as_str(), self.pull_limit, on_progress)
+        );
         let began = Instant::now();
         loop {
             tokio::select! {
                 outcome = &mut pull => return outcome,
-                () = tokio::time::sleep(PROGRESS) => {
-                    let podman = for_log(&last.lock().unwrap_or_else(PoisonError::into_inner));
+                () = tokio::time::sleep(PROGRESS_INTERVAL) => {
+                    let podman = sanitize_for_log(&last.lock());
                     let seconds = began.elapsed().as_secs();
                     tracing::info!(%image, seconds, podman, "still pulling");
                     progress.send_replace(format!("pulling {image} for {seconds} s"));
@@ -304,26 +311,26 @@ impl Images {
         }
     }
 
-    async fn inspect(&self, image: &ImageRef) -> Result<Option<FoundImage>, EngineError> {
+    async fn inspect(&self, image: &ImageRef) -> Result<Option<ResolvedImage>, EngineError> {
         let found = self.engine.inspect_image(image.as_str()).await?;
         if let Some(found) = &found {
-            self.remember(image, found);
+            self.cache(image, found);
         }
         Ok(found)
     }
 
-    fn recall(&self, image: &ImageRef) -> Option<FoundImage> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn cached(&self, image: &ImageRef) -> Option<ResolvedImage> {
+        let known = self.known.lock();
         if known.stamp.is_none() || known.stamp != self.engine.index_stamp() {
             return None;
         }
         known.images.get(image).cloned()
     }
 
-    fn remember(&self, image: &ImageRef, found: &FoundImage) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn cache(&self, image: &ImageRef, found: &ResolvedImage) {
+        let mut known = self.known.lock();
         if known.stamp != found.stamp {
-            *known = Known {
+            *known = ResolvedCache {
                 stamp: found.stamp,
                 images: HashMap::new(),
             };
@@ -333,7 +340,7 @@ impl Images {
 }
 
 /// The image, unless what it orders forbids its use.
-fn permitted(found: FoundImage) -> Result<FoundImage, Arc<ImageError>> {
+fn check_metadata(found: ResolvedImage) -> Result<ResolvedImage, Arc<ImageError>> {
     match found.fault {
         None => Ok(found),
         Some(fault) => Err(Arc::new(ImageError::NotRunnable(fault))),

@@ -1,6 +1,6 @@
 //! Whether a sandbox is as closed as it was asked for, by what it sees of itself.
 //!
-//! Podman is told all it can be told (see [`settings`](super::settings)). That it is heeded is not believed
+//! Podman is told all it can be told (see [`containers_conf`](super::containers_conf)). That it is heeded is not believed
 //! but looked at: a podman of another version, a wrapper around it, a hook or a runtime may do as it likes.
 //! Each finding names the setting by which a host mostly comes to it.
 
@@ -98,7 +98,7 @@ const PRIVILEGES: [(&str, &str, &str, &str); 3] = [
 ];
 
 /// That init has no PID namespace of its own, for which it does nothing.
-pub(super) fn not_alone() -> String {
+pub(super) fn shared_pid_namespace() -> String {
     let (name, setting) = NAMESPACES[0];
     shared(name, setting)
 }

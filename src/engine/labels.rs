@@ -12,4 +12,4 @@ pub const SLUG: &str = "io.cynode.slug";
 /// What a service is; a sandbox has no such label.
 pub const SERVICE: &str = "io.cynode.service";
 /// A hash of the image and settings that a service was made from.
-pub const RECIPE: &str = "io.cynode.recipe";
+pub const SPEC_HASH: &str = "io.cynode.recipe";

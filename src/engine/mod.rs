@@ -6,19 +6,21 @@
 //! others included, and ends one with TERM before KILL. A sandbox is started by [`Engine::spawn`], a
 //! container that goes on by itself is a [`service`].
 //!
-//! Podman reads settings of ours ([`settings`]), so that the host's settings for containers reach none of ours.
+//! Podman reads settings of ours ([`containers_conf`]), so that the host's settings for containers reach none of ours.
 //!
 //! [`probe`] finds out at start what this host's podman can do, [`devices`] which of the host's
-//! devices a container gets to see, [`watch`] whether podman still works when there is reason to doubt it.
+//! devices a container gets to see, [`health`] whether podman still works when there is reason to doubt it.
 
 mod container;
+mod containers_conf;
+mod deleted_files;
 pub mod devices;
-pub mod facts;
-mod image_check;
-mod image_fault;
+mod health;
+mod image_files;
 mod image_gc;
-mod image_orders;
+mod image_metadata;
 mod images;
+pub mod info;
 mod isolation;
 pub mod labels;
 mod orphans;
@@ -26,26 +28,24 @@ pub mod probe;
 mod process;
 mod pull;
 mod pull_fault;
-mod pulled;
+mod pulled_images;
 mod remove;
 pub mod service;
-mod settings;
-mod unnamed;
+mod start_failure;
 mod upper;
 mod usage;
-mod watch;
 
 pub use container::{Container, ContainerSpec, Root};
-pub use facts::Facts;
-pub use image_check::{CHECK_ARGUMENT, files_fault, not_runnable};
-pub use image_fault::is_same_reason;
-pub use image_orders::{FoundImage, IndexStamp};
+pub use image_files::{CHECK_IMAGE_ARGUMENT, files_fault, not_runnable};
+pub use image_metadata::{IndexStamp, ResolvedImage};
 pub use images::{ImageError, Images};
+pub use info::PodmanInfo;
 pub use process::Program;
 pub use pull_fault::PullFault;
-pub use pulled::{ImageLease, PulledImages};
-pub use remove::{REMOVE_ARGUMENT, remove_tree};
-pub use usage::{MEASURE_ARGUMENT, SandboxUsage, Usage, measure_as_ordered};
+pub use pulled_images::{ImageLease, PulledImages};
+pub use remove::{REMOVE_TREE_ARGUMENT, remove_tree};
+pub use start_failure::is_same_failure;
+pub use usage::{MEASURE_SANDBOX_ARGUMENT, SandboxUsage, Usage, measure_from_argument};
 
 use process::{call, timed_out};
 use serde::{Deserialize, Serialize};
@@ -61,14 +61,14 @@ use tokio::{
 };
 
 /// Short calls at the same time. More only wait for each other inside podman.
-const GATE: usize = 4;
+const MAX_CONCURRENT_CALLS: usize = 4;
 /// How long the removal of a tree may take.
-const REMOVE_LIMIT: Duration = Duration::from_mins(5);
+const TREE_REMOVAL_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long the removal of a container may take.
-const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+const CONTAINER_REMOVAL_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the removal of a container is tried, and after which pause.
-const REMOVE_TRIES: u32 = 3;
-const REMOVE_PAUSE: Duration = Duration::from_secs(1);
+const CONTAINER_REMOVAL_ATTEMPTS: u32 = 3;
+const CONTAINER_REMOVAL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Why podman did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ pub enum EngineError {
     #[error(
         "{program:?} can't be started: {source}; install podman (apt-get install podman), or name it with --engine"
     )]
-    NotFound {
+    NotStarted {
         /// What we tried to start.
         program: PathBuf,
         /// Why not.
@@ -101,10 +101,10 @@ pub enum EngineError {
     },
     /// No way to run a container was found.
     #[error("podman can run no container on this host; what was tried:\n{0}")]
-    NoWay(String),
+    NoRuntimeWorks(String),
     /// A file of its settings can't be used.
     #[error("podman's settings in {path} can't be used: {reason}; correct that file", path = path.display())]
-    Settings {
+    InvalidSettings {
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -115,13 +115,13 @@ pub enum EngineError {
         "a sandbox on this host is not closed, and a node takes no jobs like this: {}; take out what is named, or what stands in for podman (--engine)",
         findings.join("; ")
     )]
-    NotClosed {
+    NotIsolated {
         /// What was found, each with the setting that does it.
         findings: Vec<String>,
     },
     /// What it printed was not what we know.
     #[error("podman {call} answered what this cynode doesn't understand: {reason}")]
-    Malformed {
+    UnexpectedOutput {
         /// Its subcommand.
         call: String,
         /// What is wrong.
@@ -134,7 +134,7 @@ pub enum EngineError {
 
 /// How this host runs containers: found by [`probe`], the same for every sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
+pub struct RuntimeConfig {
     /// An OCI runtime to name; podman's own choice when `None`.
     pub runtime: Option<String>,
     /// `--ulimit` values to give; podman's own when empty.
@@ -146,48 +146,48 @@ pub struct Way {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Engine {
     program: Program,
-    #[serde(skip, default = "gate")]
-    gate: Arc<Semaphore>,
+    #[serde(skip, default = "call_permits")]
+    call_permits: Arc<Semaphore>,
     #[serde(skip)]
-    watch: watch::Watch,
-    way: Way,
-    facts: Facts,
+    health: health::Health,
+    runtime_config: RuntimeConfig,
+    info: PodmanInfo,
     /// The node whose the upper directories of sandboxes are, see [`upper`]; `None` where they stay podman's.
     #[serde(default)]
-    node_of_uppers: Option<String>,
+    upper_owner: Option<String>,
 }
 
 impl Engine {
     /// How sandboxes are run.
-    pub fn way(&self) -> &Way {
-        &self.way
+    pub fn runtime_config(&self) -> &RuntimeConfig {
+        &self.runtime_config
     }
 
     /// What podman says of itself.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn info(&self) -> &PodmanInfo {
+        &self.info
     }
 
     /// The runtime that sandboxes get, by name.
     pub fn runtime_name(&self) -> &str {
-        self.way
+        self.runtime_config
             .runtime
             .as_deref()
-            .unwrap_or(&self.facts.default_runtime)
+            .unwrap_or(&self.info.default_runtime)
     }
 
     /// Runs a short podman command and answers what it printed on stdout. Waiting for its turn is part
     /// of `limit`: behind calls that hang, nobody waits longer than for one of them.
     pub async fn call(&self, arguments: &[&str], limit: Duration) -> Result<String, EngineError> {
         let deadline = Instant::now() + limit;
-        let outcome = match timeout_at(deadline, self.gate.acquire()).await {
+        let outcome = match timeout_at(deadline, self.call_permits.acquire()).await {
             // The semaphore is never closed, and who gets an error instead of a permit goes on.
             Ok(_permit) => call(&self.program, arguments, deadline - Instant::now(), |_| ()).await,
             Err(_) => Err(timed_out(arguments, limit)),
         };
         match outcome {
             Err(EngineError::TimedOut { .. }) => {
-                self.suspect();
+                self.report_failure();
                 Err(timed_out(arguments, limit))
             }
             outcome => outcome,
@@ -208,9 +208,9 @@ impl Engine {
             // Rootless, what a job's users wrote belongs to subordinate ids and can only be removed
             // from inside podman's user namespace. Takes long for a large tree, so it doesn't count
             // as one of the short calls.
-            (Some(init), Some(tree)) if self.facts.rootless => {
-                let arguments = ["unshare", init, REMOVE_ARGUMENT, tree];
-                call(&self.program, &arguments, REMOVE_LIMIT, |_| ())
+            (Some(init), Some(tree)) if self.info.rootless => {
+                let arguments = ["unshare", init, REMOVE_TREE_ARGUMENT, tree];
+                call(&self.program, &arguments, TREE_REMOVAL_TIMEOUT, |_| ())
                     .await
                     .map(drop)
                     .map_err(|error| error.to_string())
@@ -220,15 +220,15 @@ impl Engine {
     }
 
     /// Removes a container, whatever its state, with its unnamed volumes; one that is gone is fine. Whether nothing
-    /// of it is left: if not, [`Engine::left_behind`] says so to whoever looks for leftovers.
+    /// of it is left: if not, [`Engine::wait_for_unremoved_container`] says so to whoever looks for leftovers.
     pub async fn remove_container(&self, name: &str) -> bool {
         let arguments = ["rm", "--force", "--ignore", "--volumes", "--time=0", name];
         let mut is_removed = false;
-        for left in (0..REMOVE_TRIES).rev() {
-            match self.call(&arguments, SWEEP_LIMIT).await {
+        for remaining in (0..CONTAINER_REMOVAL_ATTEMPTS).rev() {
+            match self.call(&arguments, CONTAINER_REMOVAL_TIMEOUT).await {
                 // Conmon may be about to clear it away as well, and then one of the two fails.
-                Err(EngineError::Failed { .. }) if left > 0 => {
-                    tokio::time::sleep(REMOVE_PAUSE).await
+                Err(EngineError::Failed { .. }) if remaining > 0 => {
+                    tokio::time::sleep(CONTAINER_REMOVAL_RETRY_DELAY).await
                 }
                 Ok(_) => {
                     is_removed = true;
@@ -240,9 +240,9 @@ impl Engine {
                 }
             }
         }
-        let is_removed = orphans::remove(name).await && is_removed;
+        let is_removed = orphans::remove_orphan(name).await && is_removed;
         if !is_removed {
-            self.note_left();
+            self.report_unremoved_container();
         }
         is_removed
     }
@@ -253,6 +253,6 @@ impl Engine {
     }
 }
 
-fn gate() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(GATE))
+fn call_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS))
 }

@@ -5,12 +5,12 @@
 //! rm` then removes what it knows of, and conmon waits forever for a container that nobody starts. We
 //! know it by its name, which stands among conmon's arguments with the runtime and the id.
 
-use super::{Program, SWEEP_LIMIT, call};
+use super::{CONTAINER_REMOVAL_TIMEOUT, Program, call};
 use std::{fs, path::PathBuf, time::Duration};
 
 /// How long such a container may take to go.
-const LIMIT: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(50);
+const ORPHAN_REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
+const ORPHAN_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// One conmon.
 struct Orphan {
@@ -20,18 +20,21 @@ struct Orphan {
 
 /// Has the runtime itself remove the container of this name, which podman doesn't know any more, as
 /// often as it takes: conmon may just be making it. Whether no conmon is left.
-pub(super) async fn remove(name: &str) -> bool {
+pub(super) async fn remove_orphan(name: &str) -> bool {
     let removed = async {
         while let Some(Orphan { runtime, id }) = find(name) {
             let arguments = ["delete", "--force", &id];
             let runtime = Program::plain(runtime);
-            if let Err(error) = call(&runtime, &arguments, SWEEP_LIMIT, |_| ()).await {
+            if let Err(error) = call(&runtime, &arguments, CONTAINER_REMOVAL_TIMEOUT, |_| ()).await
+            {
                 tracing::debug!(name, id, %error, "the runtime could not remove a container");
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(ORPHAN_RETRY_DELAY).await;
         }
     };
-    let is_gone = tokio::time::timeout(LIMIT, removed).await.is_ok();
+    let is_gone = tokio::time::timeout(ORPHAN_REMOVAL_TIMEOUT, removed)
+        .await
+        .is_ok();
     if !is_gone {
         tracing::warn!(
             name,
@@ -68,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conmon_is_known_by_the_name_of_its_container() {
+    fn conmon_is_identified_by_container_name() {
         let line = "/usr/bin/conmon\0--api-version\x001\0-c\0abc\0-u\0abc\0-r\0/usr/bin/runc\0-n\0cynode-a-1.1\0";
         let orphan = parse(line, "cynode-a-1.1").unwrap();
         assert_eq!(

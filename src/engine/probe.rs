@@ -10,15 +10,15 @@
 //! ([`isolation`]).
 
 use super::{
-    Container, ContainerSpec, Engine, EngineError, Facts, Program, Root, Way, call, facts::facts,
-    isolation, labels,
+    Container, ContainerSpec, Engine, EngineError, PodmanInfo, Program, Root, RuntimeConfig, call,
+    info::podman_info, isolation, labels,
 };
 use crate::{
     errors,
     sandbox_init::{
         self,
         view::{self, View},
-        wire::{self, Greeting, REPORT_BYTES, Report, Request, Unfit},
+        wire::{self, ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report},
     },
 };
 use rustix::process::{Resource, getrlimit};
@@ -33,15 +33,15 @@ use tokio::{
     net::UnixStream,
 };
 
-const TRY_LIMIT: Duration = Duration::from_secs(20);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What is read of a sandbox's view of itself, in bytes.
-const VIEW_BYTES: u32 = 1024 * 1024;
+const MAX_VIEW_BYTES: u32 = 1024 * 1024;
 
 /// How the names of containers begin that are run to find something out.
-pub const PROBE: &str = "cynode-probe-";
+pub const PROBE_NAME_PREFIX: &str = "cynode-probe-";
 
 /// What the operator fixed; everything else is found out.
-pub struct Wanted {
+pub struct ProbeRequest {
     /// The podman.
     pub program: Program,
     /// The OCI runtime, when the operator insists on one.
@@ -50,7 +50,7 @@ pub struct Wanted {
 
 /// Where a container is tried.
 #[derive(Clone, Copy)]
-pub struct Ground<'a> {
+pub struct ProbeEnv<'a> {
     /// Our static binary.
     pub init: &'a Path,
     /// A directory to play in.
@@ -60,43 +60,43 @@ pub struct Ground<'a> {
 }
 
 /// Asks podman what it is, and finds a way to run containers.
-pub async fn probe(wanted: Wanted, ground: Ground<'_>) -> Result<Engine, EngineError> {
-    let facts = facts(&wanted.program).await?;
-    find_way(wanted, facts, ground).await
+pub async fn probe(request: ProbeRequest, probe_env: ProbeEnv<'_>) -> Result<Engine, EngineError> {
+    let info = podman_info(&request.program).await?;
+    find_runtime_config(request, info, probe_env).await
 }
 
 /// Finds a way to run containers with a podman that said what it is.
-pub async fn find_way(
-    wanted: Wanted,
-    facts: Facts,
-    ground: Ground<'_>,
+pub async fn find_runtime_config(
+    request: ProbeRequest,
+    info: PodmanInfo,
+    probe_env: ProbeEnv<'_>,
 ) -> Result<Engine, EngineError> {
     let began = Instant::now();
     let mut engine = Engine {
-        program: wanted.program,
-        gate: super::gate(),
-        watch: super::watch::Watch::default(),
-        way: Way {
+        program: request.program,
+        call_permits: super::call_permits(),
+        health: super::health::Health::default(),
+        runtime_config: RuntimeConfig {
             runtime: None,
             ulimits: Vec::new(),
         },
-        facts,
-        node_of_uppers: None,
+        info,
+        upper_owner: None,
     };
     let (mut tried, mut hung, mut not_closed) = (Vec::new(), Vec::new(), None);
-    for way in ways(wanted.runtime) {
-        if hung.contains(&way.runtime) {
+    for config in candidate_configs(request.runtime) {
+        if hung.contains(&config.runtime) {
             // Other limits of resources don't wake it up.
             continue;
         }
-        engine.way = way;
-        match run(&engine, ground, None).await {
+        engine.runtime_config = config;
+        match run_probe(&engine, probe_env, None).await {
             Ok(()) => {
                 tracing::info!(
-                    version = engine.facts.version,
-                    rootless = engine.facts.rootless,
+                    version = engine.info.version,
+                    rootless = engine.info.rootless,
                     runtime = engine.runtime_name(),
-                    ulimits = engine.way.ulimits.join(" "),
+                    ulimits = engine.runtime_config.ulimits.join(" "),
                     millis = began.elapsed().as_millis() as u64,
                     "podman works"
                 );
@@ -105,34 +105,38 @@ pub async fn find_way(
             Err(error) => {
                 tracing::debug!(
                     runtime = engine.runtime_name(),
-                    ulimits = engine.way.ulimits.join(" "),
+                    ulimits = engine.runtime_config.ulimits.join(" "),
                     error = errors::chain(&error),
                     "podman can't run containers this way"
                 );
                 if matches!(error, EngineError::TimedOut { .. }) {
-                    hung.push(engine.way.runtime.clone());
+                    hung.push(engine.runtime_config.runtime.clone());
                 }
                 tried.push(format!(
                     "  runtime {}, ulimits {}: {error}",
-                    engine.way.runtime.as_deref().unwrap_or("(podman's own)"),
-                    if engine.way.ulimits.is_empty() {
+                    engine
+                        .runtime_config
+                        .runtime
+                        .as_deref()
+                        .unwrap_or("(podman's own)"),
+                    if engine.runtime_config.ulimits.is_empty() {
                         "(podman's own)".to_owned()
                     } else {
-                        engine.way.ulimits.join(" ")
+                        engine.runtime_config.ulimits.join(" ")
                     },
                 ));
-                if matches!(error, EngineError::NotClosed { .. }) {
+                if matches!(error, EngineError::NotIsolated { .. }) {
                     // Containers run, so this tells an operator more than why another way does not.
                     not_closed.get_or_insert(error);
                 }
             }
         }
     }
-    Err(not_closed.unwrap_or_else(|| EngineError::NoWay(tried.join("\n"))))
+    Err(not_closed.unwrap_or_else(|| EngineError::NoRuntimeWorks(tried.join("\n"))))
 }
 
 /// The plain way first; an operator's runtime is the only one that is tried.
-fn ways(runtime: Option<String>) -> Vec<Way> {
+fn candidate_configs(runtime: Option<String>) -> Vec<RuntimeConfig> {
     let runtimes = match runtime {
         Some(runtime) => vec![Some(runtime)],
         None => vec![None, Some("crun".to_owned()), Some("runc".to_owned())],
@@ -141,7 +145,7 @@ fn ways(runtime: Option<String>) -> Vec<Way> {
     runtimes
         .into_iter()
         .flat_map(|runtime| {
-            [Vec::new(), within_our_own.clone()].map(|ulimits| Way {
+            [Vec::new(), within_our_own.clone()].map(|ulimits| RuntimeConfig {
                 runtime: runtime.clone(),
                 ulimits,
             })
@@ -168,40 +172,43 @@ fn own_ulimits() -> Vec<String> {
 }
 
 /// Whether podman still does what jobs need: finds images and runs containers.
-pub(super) async fn works(engine: &Engine, ground: Ground<'_>) -> Result<(), EngineError> {
+pub(super) async fn health_check(
+    engine: &Engine,
+    probe_env: ProbeEnv<'_>,
+) -> Result<(), EngineError> {
     // Not as one of the short calls, which may all hang.
     let asked = ["image", "exists", "localhost/cynode-probe"];
-    match call(&engine.program, &asked, TRY_LIMIT, |_| ()).await {
+    match call(&engine.program, &asked, PROBE_TIMEOUT, |_| ()).await {
         // There is none, says a podman that works.
-        Ok(_) | Err(EngineError::Failed { .. }) => run(engine, ground, None).await,
+        Ok(_) | Err(EngineError::Failed { .. }) => run_probe(engine, probe_env, None).await,
         Err(error) => Err(error),
     }
 }
 
 /// Runs init with a command that can't be found: all of podman, runtime, mounts and descriptors
 /// has worked when init says so.
-pub(super) async fn run(
+pub(super) async fn run_probe(
     engine: &Engine,
-    ground: Ground<'_>,
+    probe_env: ProbeEnv<'_>,
     workspace: Option<&Path>,
 ) -> Result<(), EngineError> {
     // Podman fills the root with mount points, so each try gets a fresh one.
-    let root = ground.scratch.join("probe");
+    let root = probe_env.scratch.join("probe");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
     // One by one: where the scratch directory is gone, nothing is made in its place.
     fs::create_dir(&root)?;
     fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
-    let outcome = attempt(engine, ground, &root, workspace).await;
+    let outcome = try_container(engine, probe_env, &root, workspace).await;
     // Left behind, it is removed before the next try.
     let _ = fs::remove_dir_all(&root);
     outcome
 }
 
-async fn attempt(
+async fn try_container(
     engine: &Engine,
-    ground: Ground<'_>,
+    probe_env: ProbeEnv<'_>,
     root: &Path,
     workspace: Option<&Path>,
 ) -> Result<(), EngineError> {
@@ -214,49 +221,49 @@ async fn attempt(
     };
     let theirs = theirs.into_std()?;
     theirs.set_nonblocking(false)?;
-    ours.write_all(&Greeting::ours()?.encode()).await?;
-    let whose = ground.node_uuid.map(|uuid| {
+    ours.write_all(&Hello::of_this_process()?.encode()).await?;
+    let whose = probe_env.node_uuid.map(|uuid| {
         [
             (labels::NODE, uuid.to_owned()),
             (labels::JOB, "probe".to_owned()),
         ]
     });
-    let name = format!("{PROBE}{}", uuid::Uuid::new_v4());
+    let name = format!("{PROBE_NAME_PREFIX}{}", uuid::Uuid::new_v4());
     let mut container = engine.spawn(&ContainerSpec {
         name: &name,
         root: Root::Directory(root),
-        init: ground.init,
+        init: probe_env.init,
         workspace,
         labels: whose.as_ref().map_or(&[], |labels| labels.as_slice()),
         descriptors: [theirs.into(), null()?, null()?],
     })?;
     let conversation = async {
         let heard = tokio::select! {
-            heard = converse(ours) => heard,
-            gone = container.gone() => {
-                return Err(failed(gone.err().unwrap_or_else(|| "init said nothing".to_owned())));
+            heard = talk_to_init(ours) => heard,
+            gone = container.wait_exit() => {
+                return Err(run_failed(gone.err().unwrap_or_else(|| "init said nothing".to_owned())));
             }
         };
-        finish(engine, &mut container, heard).await
+        evaluate(engine, &mut container, heard).await
     };
-    let outcome = match tokio::time::timeout(TRY_LIMIT, conversation).await {
+    let outcome = match tokio::time::timeout(PROBE_TIMEOUT, conversation).await {
         Ok(outcome) => outcome,
         Err(_) => {
-            container.end().await;
+            container.terminate().await;
             Err(EngineError::TimedOut {
                 call: "run".to_owned(),
-                limit: TRY_LIMIT,
+                limit: PROBE_TIMEOUT,
             })
         }
     };
     if outcome.is_err() {
         // Where podman hangs, the next sweep finds the label.
-        let _ = tokio::time::timeout(TRY_LIMIT, engine.remove_container(&name)).await;
+        let _ = tokio::time::timeout(PROBE_TIMEOUT, engine.remove_container(&name)).await;
     }
     outcome
 }
 
-fn failed(message: String) -> EngineError {
+fn run_failed(message: String) -> EngineError {
     EngineError::Failed {
         call: "run".to_owned(),
         message,
@@ -266,33 +273,33 @@ fn failed(message: String) -> EngineError {
 /// What init had to say.
 #[derive(Debug)]
 enum Heard {
-    Unfit(Unfit),
+    Refused(InitRefusal),
     Ended(View, Option<Report>),
 }
 
-async fn converse(mut socket: UnixStream) -> io::Result<Heard> {
+async fn talk_to_init(mut socket: UnixStream) -> io::Result<Heard> {
     let mut first = [0; REPORT_BYTES];
     socket.read_exact(&mut first).await?;
     let first = Report::decode(first);
-    if let Some(Report::Unfit(unfit)) = first {
-        return Ok(Heard::Unfit(unfit));
+    if let Some(Report::Refused(unfit)) = first {
+        return Ok(Heard::Refused(unfit));
     }
     let mut text = vec![0; first.map_or(0, Report::text_bytes)];
     socket.read_exact(&mut text).await?;
-    socket.write_all(&wire::LOOK).await?;
+    socket.write_all(&wire::INSPECT).await?;
     let length = socket.read_u32_le().await?;
-    if length > VIEW_BYTES {
+    if length > MAX_VIEW_BYTES {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut view = vec![0; length as usize];
     socket.read_exact(&mut view).await?;
     let view = View::decode(&String::from_utf8_lossy(&view));
 
-    let request = Request {
+    let exec = ExecSpec {
         command: vec!["/nothing/here".into()],
         env: Vec::new(),
     };
-    socket.write_all(&request.encode()).await?;
+    socket.write_all(&exec.encode()).await?;
     let mut started = [0; REPORT_BYTES];
     socket.read_exact(&mut started).await?;
     let mut ended = [0; REPORT_BYTES];
@@ -300,23 +307,25 @@ async fn converse(mut socket: UnixStream) -> io::Result<Heard> {
     Ok(Heard::Ended(view, Report::decode(ended)))
 }
 
-async fn finish(
+async fn evaluate(
     engine: &Engine,
     container: &mut Container,
     heard: io::Result<Heard>,
 ) -> Result<(), EngineError> {
-    let gone = container.gone().await;
+    let gone = container.wait_exit().await;
     let findings = match (heard, gone) {
-        (Ok(Heard::Unfit(Unfit::NotAlone)), _) => vec![isolation::not_alone()],
-        (Ok(Heard::Ended(view, Some(Report::Exited(127)))), Ok(())) => {
-            isolation::findings(&view, &view::namespaces(), engine.facts.rootless)
+        (Ok(Heard::Refused(InitRefusal::SharedNamespace)), _) => {
+            vec![isolation::shared_pid_namespace()]
         }
-        (_, Err(message)) => return Err(failed(message)),
-        (heard, Ok(())) => return Err(failed(format!("init answered {heard:?}"))),
+        (Ok(Heard::Ended(view, Some(Report::Exited(127)))), Ok(())) => {
+            isolation::findings(&view, &view::namespaces(), engine.info.rootless)
+        }
+        (_, Err(message)) => return Err(run_failed(message)),
+        (heard, Ok(())) => return Err(run_failed(format!("init answered {heard:?}"))),
     };
     if findings.is_empty() {
         Ok(())
     } else {
-        Err(EngineError::NotClosed { findings })
+        Err(EngineError::NotIsolated { findings })
     }
 }

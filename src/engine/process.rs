@@ -6,7 +6,7 @@
 //! a rootless podman is two processes, and the second could still make a container that nobody looks for
 //! when the first is gone. What is to outlive it, conmon, has left that group.
 
-use super::{EngineError, settings};
+use super::{EngineError, containers_conf};
 use crate::environment;
 use futures_util::FutureExt as _;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
@@ -26,23 +26,23 @@ use tokio::{
 };
 
 /// How long a podman that was told to end may take to do so.
-const TERM_GRACE: Duration = Duration::from_secs(5);
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same after KILL, and where we end ourselves and can't wait for long.
-const SHORT_GRACE: Duration = Duration::from_secs(1);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the pipes of a podman that has ended are read on, should others hold them open.
-const PIPE_GRACE: Duration = Duration::from_secs(1);
+const PIPE_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two looks whether its group is empty.
-const GROUP_PAUSE: Duration = Duration::from_millis(5);
+const GROUP_POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// What is kept of podman's own messages, in bytes.
-const MESSAGE_BYTES: usize = 8 * 1024;
+const MAX_STDERR_BYTES: usize = 8 * 1024;
 /// What is read of podman's answers, in bytes.
-const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+const MAX_STDOUT_BYTES: usize = 16 * 1024 * 1024;
 
 /// A program to start, and what of the environment it gets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Program {
     path: PathBuf,
-    /// The settings of a podman, see [`settings`].
+    /// The settings of a podman, see [`containers_conf`].
     settings: Option<PathBuf>,
 }
 
@@ -59,7 +59,7 @@ impl Program {
     pub fn podman(path: impl Into<PathBuf>, dir: &Path) -> Result<Self, EngineError> {
         Ok(Self {
             path: path.into(),
-            settings: Some(settings::write(dir)?),
+            settings: Some(containers_conf::write_containers_conf(dir)?),
         })
     }
 
@@ -74,12 +74,12 @@ impl Program {
         // A group of its own: Ctrl-C at a terminal is for us, and we end our containers in order.
         command.stdin(Stdio::null()).process_group(0);
         // Podman and conmon live as long as a job does.
-        environment::close(&mut command);
+        environment::scrub(&mut command);
         if let Some(settings) = &self.settings {
             command
-                .env(settings::VARIABLE, settings)
-                .env_remove(settings::OVERRIDE_VARIABLE)
-                .env_remove(settings::USER_NAMESPACE_VARIABLE);
+                .env(containers_conf::CONF_VARIABLE, settings)
+                .env_remove(containers_conf::CONF_OVERRIDE_VARIABLE)
+                .env_remove(containers_conf::USERNS_VARIABLE);
         }
         command
     }
@@ -90,12 +90,12 @@ pub(super) struct Process {
     child: Child,
     group: Option<Pid>,
     /// Not even KILL has ended it.
-    is_given_up: bool,
+    is_abandoned: bool,
 }
 
 impl Process {
     pub(super) fn start(program: &Program, command: &mut Command) -> Result<Self, EngineError> {
-        let child = command.spawn().map_err(|source| EngineError::NotFound {
+        let child = command.spawn().map_err(|source| EngineError::NotStarted {
             program: program.path.clone(),
             source,
         })?;
@@ -103,7 +103,7 @@ impl Process {
         Ok(Self {
             child,
             group,
-            is_given_up: false,
+            is_abandoned: false,
         })
     }
 
@@ -118,52 +118,52 @@ impl Process {
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(super) fn try_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// TERM, and KILL to a podman that doesn't heed it.
-    pub(super) async fn end(&mut self) {
+    pub(super) async fn terminate(&mut self) {
         if self.child.id().is_none() {
             // It was waited for: its group's number may be another's by now.
             return;
         }
-        self.tell(Signal::TERM);
-        if timeout(TERM_GRACE, self.all_gone()).await.is_ok() {
+        self.signal(Signal::TERM);
+        if timeout(TERM_TIMEOUT, self.wait_for_group()).await.is_ok() {
             return;
         }
         tracing::warn!(
             group = self.group.map(|group| group.as_raw_nonzero().get()),
             "podman ignores TERM and is killed"
         );
-        self.tell(Signal::KILL);
-        let is_killed = timeout(SHORT_GRACE, self.all_gone()).await.is_ok();
+        self.signal(Signal::KILL);
+        let is_killed = timeout(KILL_TIMEOUT, self.wait_for_group()).await.is_ok();
         // What is left of a group without its first is dead, and nobody reaps it.
         if !is_killed && self.child.id().is_some() {
             tracing::error!(
                 group = self.group.map(|group| group.as_raw_nonzero().get()),
                 "podman can't even be killed and is left alone; see what the kernel says of its disk (dmesg)"
             );
-            self.is_given_up = true;
+            self.is_abandoned = true;
         }
     }
 
     /// Waits for its end, and for that of all that it has started and that has not left its group.
-    async fn all_gone(&mut self) {
+    async fn wait_for_group(&mut self) {
         // One that can't be waited for has ended.
         let _ = self.child.wait().await;
-        while self.has_others() {
-            tokio::time::sleep(GROUP_PAUSE).await;
+        while self.is_group_alive() {
+            tokio::time::sleep(GROUP_POLL_INTERVAL).await;
         }
     }
 
     /// Whether its group is there. Its number is nobody else's as long as somebody is in it.
-    fn has_others(&self) -> bool {
+    fn is_group_alive(&self) -> bool {
         self.group
             .is_some_and(|group| test_kill_process_group(group).is_ok())
     }
 
-    fn tell(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         if let Some(group) = self.group {
             // It may have ended by itself just now. One that is stopped hears nothing until it goes on.
             let _ = kill_process_group(group, signal);
@@ -175,39 +175,39 @@ impl Process {
 /// Nobody waits for it any more, mostly since we end ourselves: no time is left to be patient.
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.is_given_up || self.child.id().is_none() {
+        if self.is_abandoned || self.child.id().is_none() {
             return;
         }
-        self.tell(Signal::TERM);
+        self.signal(Signal::TERM);
         let began = Instant::now();
-        while self.ended().is_none() || self.has_others() {
-            if began.elapsed() > SHORT_GRACE {
-                self.tell(Signal::KILL);
+        while self.try_status().is_none() || self.is_group_alive() {
+            if began.elapsed() > KILL_TIMEOUT {
+                self.signal(Signal::KILL);
                 return;
             }
-            thread::sleep(GROUP_PAUSE);
+            thread::sleep(GROUP_POLL_INTERVAL);
         }
     }
 }
 
-/// Runs podman to its end and answers what it printed on stdout; `note` hears each line that it says on
+/// Runs podman to its end and answers what it printed on stdout; `on_line` hears each line that it says on
 /// stderr.
 pub(super) async fn call(
     program: &Program,
     arguments: &[&str],
     limit: Duration,
-    note: impl FnMut(&str),
+    on_line: impl FnMut(&str),
 ) -> Result<String, EngineError> {
     let limit = tokio::time::sleep(limit).map(|()| limit);
-    call_until(program, arguments, limit, note).await
+    call_until(program, arguments, limit, on_line).await
 }
 
-/// The same with a limit that may depend on what it says: once `over` resolves, it has taken so long.
+/// The same with a limit that may depend on what it says: once `expired` resolves, it has taken so long.
 pub(super) async fn call_until(
     program: &Program,
     arguments: &[&str],
-    over: impl Future<Output = Duration>,
-    note: impl FnMut(&str),
+    expired: impl Future<Output = Duration>,
+    on_line: impl FnMut(&str),
 ) -> Result<String, EngineError> {
     let mut command = program.command();
     command
@@ -219,50 +219,50 @@ pub(super) async fn call_until(
     let (mut answer, mut message) = (Vec::new(), Vec::new());
     let mut reading = Box::pin(async {
         tokio::join!(
-            read(stdout, &mut answer),
-            read_tail(stderr, note, &mut message)
+            read_stdout(stdout, &mut answer),
+            read_tail(stderr, on_line, &mut message)
         )
     });
     let mut is_read = false;
-    let mut over = pin!(over);
+    let mut expired = pin!(expired);
     let status = loop {
         tokio::select! {
             status = process.wait() => break status?,
             _ = &mut reading, if !is_read => is_read = true,
-            limit = &mut over => {
-                process.end().await;
+            limit = &mut expired => {
+                process.terminate().await;
                 return Err(timed_out(arguments, limit));
             }
         }
     };
     if !is_read {
         // What it said itself is in the pipes by now.
-        let _ = timeout(PIPE_GRACE, &mut reading).await;
+        let _ = timeout(PIPE_DRAIN_TIMEOUT, &mut reading).await;
     }
     drop(reading);
     if status.success() {
         return Ok(String::from_utf8_lossy(&answer).into_owned());
     }
     Err(EngineError::Failed {
-        call: name(arguments),
-        message: or_status(words(&message), status),
+        call: call_name(arguments),
+        message: message_or_status(without_prefix(&message), status),
     })
 }
 
 /// A call that took too long.
 pub(super) fn timed_out(arguments: &[&str], limit: Duration) -> EngineError {
     EngineError::TimedOut {
-        call: name(arguments),
+        call: call_name(arguments),
         limit,
     }
 }
 
-fn name(arguments: &[&str]) -> String {
+fn call_name(arguments: &[&str]) -> String {
     arguments[..arguments.len().min(2)].join(" ")
 }
 
 /// What podman said, or how it ended where it said nothing.
-pub(super) fn or_status(message: String, status: ExitStatus) -> String {
+pub(super) fn message_or_status(message: String, status: ExitStatus) -> String {
     if message.is_empty() {
         format!("it said nothing ({status})")
     } else {
@@ -270,41 +270,41 @@ pub(super) fn or_status(message: String, status: ExitStatus) -> String {
     }
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
+async fn read_stdout(stream: Option<impl AsyncRead + Unpin>, bytes: &mut Vec<u8>) {
     if let Some(mut stream) = stream {
         // A pipe that fails to be read has nothing more to tell.
-        while bytes.len() < ANSWER_BYTES && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
+        while bytes.len() < MAX_STDOUT_BYTES && matches!(stream.read_buf(bytes).await, Ok(1..)) {}
     }
 }
 
-/// Reads to the end and keeps the last [`MESSAGE_BYTES`]; `note` hears each line, or what is read of one
+/// Reads to the end and keeps the last [`MAX_STDERR_BYTES`]; `on_line` hears each line, or what is read of one
 /// at a time.
 async fn read_tail(
     stream: Option<impl AsyncRead + Unpin>,
-    mut note: impl FnMut(&str),
+    mut on_line: impl FnMut(&str),
     kept: &mut Vec<u8>,
 ) {
     let Some(mut stream) = stream else { return };
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer).await {
         for line in String::from_utf8_lossy(&buffer[..n]).lines() {
-            note(line);
+            on_line(line);
         }
         kept.extend_from_slice(&buffer[..n]);
-        let surplus = kept.len().saturating_sub(MESSAGE_BYTES);
+        let surplus = kept.len().saturating_sub(MAX_STDERR_BYTES);
         kept.drain(..surplus);
     }
 }
 
 /// Podman's last words, all of them.
-pub(super) async fn last_words(stream: Option<impl AsyncRead + Unpin>) -> String {
+pub(super) async fn read_stderr_tail(stream: Option<impl AsyncRead + Unpin>) -> String {
     let mut kept = Vec::new();
     read_tail(stream, |_| (), &mut kept).await;
-    words(&kept)
+    without_prefix(&kept)
 }
 
 /// Without podman's `Error: `.
-fn words(kept: &[u8]) -> String {
+fn without_prefix(kept: &[u8]) -> String {
     let text = String::from_utf8_lossy(kept);
     text.trim().trim_start_matches("Error: ").to_owned()
 }
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_holds_its_pipes_open_does_not_hold_up_its_answer() {
+    async fn inherited_pipes_do_not_delay_answer() {
         let limit = Duration::from_secs(60);
         let pid = sh("sleep 1000 & echo $!", limit).await.unwrap();
         assert!(lives(&pid), "not ours to end: {pid:?}");
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_hangs_is_ended_with_what_it_started() {
+    async fn hanging_call_is_killed_with_its_children() {
         let home = tempfile::tempdir().unwrap();
         let pids = home.path().join("pids");
         let script = format!(
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn its_second_process_goes_with_it() {
+    async fn killed_call_takes_its_children_along() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("pid");
         let deaf = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", path.display());
@@ -377,15 +377,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_stopped_hears_term_and_needs_no_kill() {
+    async fn stopped_call_ends_on_term() {
         let began = Instant::now();
         let outcome = sh("kill -STOP $$", Duration::from_millis(500)).await;
         assert!(matches!(outcome, Err(EngineError::TimedOut { .. })));
-        assert!(began.elapsed() < TERM_GRACE);
+        assert!(began.elapsed() < TERM_TIMEOUT);
     }
 
     #[tokio::test]
-    async fn one_that_nobody_waits_for_any_more_is_ended() {
+    async fn abandoned_call_is_ended() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("pid");
         let script = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", path.display());

@@ -11,57 +11,59 @@ use tokio::{
 };
 
 /// How long a registry may take until it has shown an image.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+const REGISTRY_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// How the lines begin that podman says from then on.
-const ANSWERED: [&str; 3] = ["Getting image source signatures", "Copying ", "Writing "];
+const ANSWER_LINES: [&str; 3] = ["Getting image source signatures", "Copying ", "Writing "];
 
 /// Time that a pull may take.
 #[derive(Clone, Copy)]
-struct Limits {
+struct PullTimeouts {
     answer: Duration,
-    all: Duration,
+    total: Duration,
 }
 
 impl Engine {
-    /// Fetches an image; `note` hears each line that podman says meanwhile. Takes long, so it doesn't
+    /// Fetches an image; `on_line` hears each line that podman says meanwhile. Takes long, so it doesn't
     /// count as one of the short calls.
     pub(super) async fn pull(
         &self,
         image: &str,
         limit: Duration,
-        note: impl FnMut(&str),
+        on_line: impl FnMut(&str),
     ) -> Result<(), EngineError> {
         let image = format!("docker://{image}");
-        let limits = Limits {
-            answer: ANSWER_LIMIT.min(limit),
-            all: limit,
+        let timeouts = PullTimeouts {
+            answer: REGISTRY_ANSWER_TIMEOUT.min(limit),
+            total: limit,
         };
-        call_within(&self.program, &["pull", &image], limits, note).await
+        call_with_timeouts(&self.program, &["pull", &image], timeouts, on_line).await
     }
 }
 
-async fn call_within(
+async fn call_with_timeouts(
     program: &Program,
     arguments: &[&str],
-    limits: Limits,
-    mut note: impl FnMut(&str),
+    timeouts: PullTimeouts,
+    mut on_line: impl FnMut(&str),
 ) -> Result<(), EngineError> {
     let answered = Notify::new();
-    let note = |line: &str| {
-        if ANSWERED.iter().any(|word| line.starts_with(word)) {
+    let on_line = |line: &str| {
+        if ANSWER_LINES.iter().any(|word| line.starts_with(word)) {
             answered.notify_one();
         }
-        note(line);
+        on_line(line);
     };
-    let over = async {
-        let all = sleep(limits.all);
-        if timeout(limits.answer, answered.notified()).await.is_err() {
-            return limits.answer;
+    let expired = async {
+        let total = sleep(timeouts.total);
+        if timeout(timeouts.answer, answered.notified()).await.is_err() {
+            return timeouts.answer;
         }
-        all.await;
-        limits.all
+        total.await;
+        timeouts.total
     };
-    call_until(program, arguments, over, note).await.map(drop)
+    call_until(program, arguments, expired, on_line)
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -69,16 +71,16 @@ mod tests {
     use super::*;
 
     async fn pull(script: &str) -> Result<(), EngineError> {
-        let limits = Limits {
+        let timeouts = PullTimeouts {
             answer: Duration::from_millis(300),
-            all: Duration::from_secs(2),
+            total: Duration::from_secs(2),
         };
         let program = Program::plain("/bin/sh");
-        call_within(&program, &["-c", script], limits, |_| ()).await
+        call_with_timeouts(&program, &["-c", script], timeouts, |_| ()).await
     }
 
     #[tokio::test]
-    async fn registry_that_shows_no_image_is_given_up_soon() {
+    async fn registry_without_image_fails_soon() {
         let silent = "echo Trying to pull docker://x/y:1... >&2; exec sleep 1000";
         match pull(silent).await {
             Err(EngineError::TimedOut { limit, .. }) => assert!(limit < Duration::from_secs(1)),

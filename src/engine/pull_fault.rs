@@ -4,10 +4,10 @@
 //! alone: they would tell a stranger which machines and ports of its network answer, and how.
 
 use super::EngineError;
-use crate::text::brief;
+use crate::text::clean_prefix;
 
 /// Longest cause of a failed pull in the log, in bytes.
-const LOGGED_BYTES: usize = 1000;
+const MAX_LOGGED_BYTES: usize = 1000;
 
 /// Class of a failed pull, as users see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ impl PullFault {
     /// The class that users see of a pull from a registry that no operator named: whoever has chosen it could
     /// send the node elsewhere, by a redirect, a login server or the address of a name, and learn from the class what
     /// answers there.
-    pub(super) fn of_unnamed(self) -> Self {
+    pub(super) fn for_unnamed_registry(self) -> Self {
         match self {
             Self::NotFound | Self::Unauthorized | Self::NoRoom | Self::Other => self,
             Self::Unreachable | Self::TimedOut | Self::Invalid => Self::Other,
@@ -54,7 +54,7 @@ impl PullFault {
 
     /// Class of a pull that ended with `error`. Podman has no codes for this, only words; those of the
     /// registry protocol and of the operating system are stable.
-    pub(super) fn of(error: &EngineError) -> Self {
+    pub(super) fn classify(error: &EngineError) -> Self {
         if matches!(error, EngineError::TimedOut { .. }) {
             return Self::TimedOut;
         }
@@ -117,8 +117,8 @@ impl PullFault {
 }
 
 /// Words of podman for one line of the log: a registry may have written a part of them.
-pub(super) fn for_log(words: &str) -> String {
-    brief(words, LOGGED_BYTES)
+pub(super) fn sanitize_for_log(words: &str) -> String {
+    clean_prefix(words, MAX_LOGGED_BYTES)
 }
 
 #[cfg(test)]
@@ -171,12 +171,12 @@ mod tests {
                 call: "pull".to_owned(),
                 message: words.to_owned(),
             };
-            assert_eq!(PullFault::of(&error), class, "{words}");
+            assert_eq!(PullFault::classify(&error), class, "{words}");
         }
         let limit = Duration::from_secs(1);
         let call = "pull".to_owned();
         let late = EngineError::TimedOut { call, limit };
-        assert_eq!(PullFault::of(&late), PullFault::TimedOut);
+        assert_eq!(PullFault::classify(&late), PullFault::TimedOut);
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
             PullFault::Unauthorized,
             PullFault::NoRoom,
         ] {
-            assert_eq!(told.of_unnamed(), told);
+            assert_eq!(told.for_unnamed_registry(), told);
         }
         for hidden in [
             PullFault::Unreachable,
@@ -194,14 +194,14 @@ mod tests {
             PullFault::Invalid,
             PullFault::Other,
         ] {
-            assert_eq!(hidden.of_unnamed(), PullFault::Other);
+            assert_eq!(hidden.for_unnamed_registry(), PullFault::Other);
         }
     }
 
     #[test]
-    fn words_for_the_log_are_one_short_line() {
-        let line = for_log(&"a\u{1b}[2J\nb".repeat(1000));
-        assert_eq!(line.chars().count(), LOGGED_BYTES);
+    fn log_texts_are_one_short_line() {
+        let line = sanitize_for_log(&"a\u{1b}[2J\nb".repeat(1000));
+        assert_eq!(line.chars().count(), MAX_LOGGED_BYTES);
         assert!(!line.contains(char::is_control));
     }
 }

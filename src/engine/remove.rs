@@ -25,10 +25,10 @@ use std::{
 };
 
 /// The argument by which the binary knows that it is to remove trees, inside podman's user namespace.
-pub const REMOVE_ARGUMENT: &str = "__remove-tree";
+pub const REMOVE_TREE_ARGUMENT: &str = "__remove-tree";
 
 /// Failures after which the rest of a tree is left alone.
-const FAILURE_LIMIT: usize = 1000;
+const MAX_FAILURES: usize = 1000;
 
 /// Removes a directory and all that is in it, as far as possible; one that isn't there is fine.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
@@ -61,7 +61,7 @@ impl Removal {
     fn pass(&mut self, failures: &mut Failures) -> io::Result<bool> {
         let mut has_changed = false;
         for entry in Dir::read_from(&self.top)? {
-            if let Some((name, kind)) = named(&self.top, &entry?)? {
+            if let Some((name, kind)) = entry_name_and_type(&self.top, &entry?)? {
                 has_changed |= self.remove_at_top(&name, kind, failures);
                 failures.check()?;
             }
@@ -75,7 +75,7 @@ impl Removal {
             Ok(()) => return true,
             Err(error) => error,
         };
-        if !is_to_be_emptied(kind, error) {
+        if !needs_emptying(kind, error) {
             failures.add(name, error);
             return false;
         }
@@ -104,12 +104,12 @@ impl Removal {
         loop {
             let (mut has_more, mut here) = (false, Failures::default());
             for entry in Dir::read_from(&inner)? {
-                let Some((name, kind)) = named(&inner, &entry?)? else {
+                let Some((name, kind)) = entry_name_and_type(&inner, &entry?)? else {
                     continue;
                 };
                 has_more |= match remove_one(&inner, &name, kind) {
                     Ok(()) => true,
-                    Err(error) if is_to_be_emptied(kind, error) => {
+                    Err(error) if needs_emptying(kind, error) => {
                         self.move_up(&inner, &name) || in_place::remove(&inner, &name, &mut here)
                     }
                     Err(error) => {
@@ -163,7 +163,7 @@ impl Failures {
 
     /// An error once there are too many.
     fn check(&self) -> io::Result<()> {
-        if self.count < FAILURE_LIMIT {
+        if self.count < MAX_FAILURES {
             return Ok(());
         }
         self.result()
@@ -204,12 +204,15 @@ fn remove_one(
 }
 
 /// Whether what couldn't be removed may go after what is in it. Where something is mounted, it may not.
-fn is_to_be_emptied(kind: FileType, error: Errno) -> bool {
+fn needs_emptying(kind: FileType, error: Errno) -> bool {
     kind == FileType::Directory && error != Errno::BUSY
 }
 
 /// Name and kind of an entry; `None` for the directory itself and the one above.
-fn named(at: &OwnedFd, entry: &DirEntry) -> rustix::io::Result<Option<(CString, FileType)>> {
+fn entry_name_and_type(
+    at: &OwnedFd,
+    entry: &DirEntry,
+) -> rustix::io::Result<Option<(CString, FileType)>> {
     let name = entry.file_name();
     if name == c"." || name == c".." {
         return Ok(None);

@@ -4,20 +4,20 @@
 //! is, and a hash of everything it was made from. So a later start of ours finds out whether a
 //! container that it finds is the one that it would make.
 
-use super::{Engine, EngineError, call, container, labels, settings};
+use super::{Engine, EngineError, call, container, containers_conf, labels};
 use crate::digest::sha256_hex;
 use serde::Deserialize;
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 /// How long podman may take to make or to remove a container; a runtime's GPU hooks take seconds.
-const CHANGE_LIMIT: Duration = Duration::from_mins(2);
-const LOOK_LIMIT: Duration = Duration::from_secs(30);
+const CHANGE_TIMEOUT: Duration = Duration::from_mins(2);
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What of its last words is shown, in lines and about so many bytes.
-const WORDS: &str = "--tail=15";
-const WORDS_BYTES: usize = 2048;
-/// How often, and after which pauses, they are asked for while there are none.
-const WORDS_TRIES: u32 = 10;
-const WORDS_PAUSE: Duration = Duration::from_millis(100);
+const LOG_TAIL_ARG: &str = "--tail=15";
+const MAX_LOG_TAIL_BYTES: usize = 2048;
+/// How often, and after which backoff, they are asked for while there are none.
+const LOG_TAIL_ATTEMPTS: u32 = 10;
+const LOG_TAIL_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Everything about a service.
 pub struct ServiceSpec {
@@ -58,12 +58,12 @@ impl Service {
 
 impl ServiceSpec {
     /// A hash of all that a container is made from: with another one it has to be made anew.
-    pub fn recipe(&self, engine: &Engine) -> String {
-        sha256_hex(self.arguments(engine).join("\n"))
+    pub fn spec_hash(&self, engine: &Engine) -> String {
+        sha256_hex(self.run_args(engine).join("\n"))
     }
 
-    fn arguments(&self, engine: &Engine) -> Vec<String> {
-        let mut list = container::beginning(engine);
+    fn run_args(&self, engine: &Engine) -> Vec<String> {
+        let mut list = container::base_args(engine);
         let service = [
             "--detach",
             // We look after it ourselves.
@@ -90,7 +90,7 @@ impl ServiceSpec {
             (labels::SLUG, self.slug.clone()),
             (labels::SERVICE, self.service.to_owned()),
         ];
-        list.extend(container::labels(&known));
+        list.extend(container::label_args(&known));
         list.push(self.image.clone());
         list
     }
@@ -110,24 +110,24 @@ fn own_oom_score() -> i32 {
 impl Engine {
     /// Makes and starts a service.
     pub async fn service_run(&self, spec: &ServiceSpec) -> Result<(), EngineError> {
-        let mut arguments = spec.arguments(self);
+        let mut arguments = spec.run_args(self);
         let at = arguments.len() - 1;
-        let recipe = [(labels::RECIPE, spec.recipe(self))];
-        arguments.splice(at..at, container::labels(&recipe));
+        let hash = [(labels::SPEC_HASH, spec.spec_hash(self))];
+        arguments.splice(at..at, container::label_args(&hash));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.call(&arguments, CHANGE_LIMIT).await.map(drop)
+        self.call(&arguments, CHANGE_TIMEOUT).await.map(drop)
     }
 
     /// Starts a service that has ended.
     pub async fn service_start(&self, name: &str) -> Result<(), EngineError> {
-        let start = ["start", settings::NO_MOUNTS_FILE, name];
-        self.call(&start, CHANGE_LIMIT).await.map(drop)
+        let start = ["start", containers_conf::NO_DEFAULT_MOUNTS_ARG, name];
+        self.call(&start, CHANGE_TIMEOUT).await.map(drop)
     }
 
     /// Ends and removes a service, and volumes that have no name; fine when there is none.
     pub async fn service_remove(&self, name: &str) -> Result<(), EngineError> {
         let remove = ["rm", "--force", "--ignore", "--volumes", "--time=5", name];
-        self.call(&remove, CHANGE_LIMIT).await.map(drop)
+        self.call(&remove, CHANGE_TIMEOUT).await.map(drop)
     }
 
     /// The container of this name, whoever made it.
@@ -149,14 +149,17 @@ impl Engine {
             #[serde(rename = "Labels")]
             labels: Option<HashMap<String, String>>,
         }
-        let answer = match self.call(&["container", "inspect", name], LOOK_LIMIT).await {
+        let answer = match self
+            .call(&["container", "inspect", name], INSPECT_TIMEOUT)
+            .await
+        {
             Err(EngineError::Failed { message, .. }) if message.contains("no such container") => {
                 return Ok(None);
             }
             answered => answered?,
         };
         let found: Vec<Inspected> =
-            serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
+            serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {
                 call: "container inspect".to_owned(),
                 reason: error.to_string(),
             })?;
@@ -167,7 +170,7 @@ impl Engine {
     }
 
     /// The names of all containers that are this service of this node.
-    pub async fn services_of(
+    pub async fn service_list(
         &self,
         node_uuid: &str,
         service: &str,
@@ -175,34 +178,40 @@ impl Engine {
         let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
         let these = format!("--filter=label={}={service}", labels::SERVICE);
         let list = ["ps", "--all", "--format={{.Names}}", &ours, &these];
-        let names = self.call(&list, LOOK_LIMIT).await?;
+        let names = self.call(&list, INSPECT_TIMEOUT).await?;
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
     /// What a service that has ended said last, on both of its streams.
-    pub async fn service_words(&self, name: &str) -> String {
+    pub async fn service_log_tail(&self, name: &str) -> String {
         // Under load its end is known before its log is complete.
-        for _ in 0..WORDS_TRIES {
-            let words = self.words(name).await;
-            match words {
-                Ok(words) if words.is_empty() => tokio::time::sleep(WORDS_PAUSE).await,
-                Ok(words) => return words,
+        for _ in 0..LOG_TAIL_ATTEMPTS {
+            let tail = self.log_tail(name).await;
+            match tail {
+                Ok(tail) if tail.is_empty() => tokio::time::sleep(LOG_TAIL_RETRY_DELAY).await,
+                Ok(tail) => return tail,
                 Err(error) => return format!("unknown, since {error}"),
             }
         }
         "none".to_owned()
     }
 
-    async fn words(&self, name: &str) -> Result<String, EngineError> {
+    async fn log_tail(&self, name: &str) -> Result<String, EngineError> {
         let mut said = String::new();
         let note = |line: &str| {
-            if said.len() < WORDS_BYTES {
+            if said.len() < MAX_LOG_TAIL_BYTES {
                 said.push_str(line);
                 said.push('\n');
             }
         };
-        let printed = call(&self.program, &["logs", WORDS, name], LOOK_LIMIT, note).await?;
-        let printed: String = printed.chars().take(WORDS_BYTES).collect();
+        let printed = call(
+            &self.program,
+            &["logs", LOG_TAIL_ARG, name],
+            INSPECT_TIMEOUT,
+            note,
+        )
+        .await?;
+        let printed: String = printed.chars().take(MAX_LOG_TAIL_BYTES).collect();
         Ok(format!("{printed}{said}").trim().to_owned())
     }
 }

@@ -32,22 +32,22 @@ use std::{
 };
 
 /// The driver whose upper directories can be moved, and its directory below the graph root.
-const DRIVER: &str = "overlay";
+const OVERLAY_DRIVER: &str = "overlay";
 /// Our directory below the graph root, for all nodes that share it.
-const HOME: &str = "cynode";
+const UPPERS_DIR: &str = "cynode";
 /// Length of the name of a layer, in hexadecimal digits.
 const LAYER_DIGITS: usize = 64;
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Has the upper directories of sandboxes kept as this node's.
-    pub fn keep_uppers(&mut self, node_uuid: &str) {
-        if self.facts.graph_driver != DRIVER {
+    pub fn enable_upper_detach(&mut self, node_uuid: &str) {
+        if self.info.graph_driver != OVERLAY_DRIVER {
             return;
         }
-        let home = self.facts.graph_root.join(HOME);
+        let home = self.info.graph_root.join(UPPERS_DIR);
         match make_private_dir(&home) {
-            Ok(()) => self.node_of_uppers = Some(node_uuid.to_owned()),
+            Ok(()) => self.upper_owner = Some(node_uuid.to_owned()),
             Err(error) => {
                 tracing::warn!(path = %home.display(), %error, "upper directories stay in podman's storage; large ones delay other jobs while podman removes them");
             }
@@ -61,14 +61,13 @@ impl Engine {
         let (Some(name), Some(layer)) = (self.upper_name(container), layer) else {
             return false;
         };
-        let from = Path::new(DRIVER).join(layer).join("diff");
-        let to = Path::new(HOME).join(name);
-        let root = &self.facts.graph_root;
+        let from = Path::new(OVERLAY_DRIVER).join(layer).join("diff");
+        let to = Path::new(UPPERS_DIR).join(name);
+        let root = &self.info.graph_root;
         let detached = match detach(root, &from, &to) {
             // Somebody removed our directory, as `podman system reset` does.
-            Err(Errno::NOENT) => {
-                make_private_dir(&root.join(HOME)).and_then(|()| Ok(detach(root, &from, &to)?))
-            }
+            Err(Errno::NOENT) => make_private_dir(&root.join(UPPERS_DIR))
+                .and_then(|()| Ok(detach(root, &from, &to)?)),
             done => done.map_err(io::Error::from),
         };
         if let Err(error) = &detached {
@@ -98,14 +97,14 @@ impl Engine {
 
     /// The name of a container's upper directory in our directory.
     fn upper_name(&self, container: &str) -> Option<String> {
-        let node_uuid = self.node_of_uppers.as_ref()?;
+        let node_uuid = self.upper_owner.as_ref()?;
         Some(format!("{node_uuid}.{container}"))
     }
 
     /// The upper directory of a container in our directory; `None` where it isn't there.
     pub fn detached_upper(&self, container: &str) -> Option<PathBuf> {
         let name = self.upper_name(container)?;
-        let path = self.facts.graph_root.join(HOME).join(name);
+        let path = self.info.graph_root.join(UPPERS_DIR).join(name);
         path.exists().then_some(path)
     }
 
@@ -115,7 +114,7 @@ impl Engine {
             return Ok(Vec::new());
         };
         let mut uppers = Vec::new();
-        for entry in fs::read_dir(self.facts.graph_root.join(HOME))? {
+        for entry in fs::read_dir(self.info.graph_root.join(UPPERS_DIR))? {
             let entry = entry?;
             let name = entry.file_name();
             if let Some(container) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) {
@@ -127,14 +126,14 @@ impl Engine {
 
     /// The upper directories in our directory that are of other nodes, and of no container that podman has.
     /// A node that uses this podman still may be about to remove them.
-    pub async fn stray_uppers(&self) -> Result<Vec<PathBuf>, EngineError> {
+    pub async fn orphaned_uppers(&self) -> Result<Vec<PathBuf>, EngineError> {
         let Some(prefix) = self.upper_name("") else {
             return Ok(Vec::new());
         };
         let list = ["ps", "--all", "--format={{.Names}}"];
         let containers = self.call(&list, INSPECT_TIMEOUT).await?;
         let mut strays = Vec::new();
-        for entry in fs::read_dir(self.facts.graph_root.join(HOME))? {
+        for entry in fs::read_dir(self.info.graph_root.join(UPPERS_DIR))? {
             let entry = entry?;
             let name = entry.file_name();
             let name = name.to_string_lossy();

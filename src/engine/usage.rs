@@ -1,11 +1,11 @@
 //! Room on disk that a running sandbox takes up.
 //!
 //! The job is hostile and still at work while it is measured. So nothing recurses and no link is
-//! followed; files without a name that a process of the sandbox holds ([`unnamed_files`]) count as well; and
+//! followed; files without a name that a process of the sandbox holds ([`deleted_open_files`]) count as well; and
 //! what can't be measured in time, or at all, counts as larger than any other, or a job would hide its files
 //! that way. Rootless, a job's files belong to subordinate ids and are measured inside of podman's user namespace.
 
-use super::{Engine, EngineError, call, unnamed::unnamed_files};
+use super::{Engine, EngineError, call, deleted_files::deleted_open_files};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, stat, statat};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -18,24 +18,24 @@ use std::{
 };
 
 /// The argument by which the binary knows that it is to measure a sandbox, inside podman's user namespace.
-pub const MEASURE_ARGUMENT: &str = "__measure-sandbox";
+pub const MEASURE_SANDBOX_ARGUMENT: &str = "__measure-sandbox";
 
 /// How long each part of a measurement may take; what isn't done by then counts as larger than any other.
 const WALK_TIMEOUT: Duration = Duration::from_secs(2);
 /// All parts, with the start of podman.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Directories that are held open at a time.
-const OPEN_DIRECTORIES_LIMIT: usize = 400;
+const MAX_OPEN_DIRECTORIES: usize = 400;
 /// Directories that wait for their turn.
-const PENDING_LIMIT: usize = 1_000_000;
+const MAX_PENDING_DIRECTORIES: usize = 1_000_000;
 /// Entries of a directory between two looks at the clock.
-const CLOCK_INTERVAL: usize = 256;
+const CLOCK_CHECK_ENTRIES: usize = 256;
 /// Unit of `st_blocks`, in bytes.
 const BLOCK_BYTES: u64 = 512;
 
 /// What is to be measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Sandbox {
+struct MeasureRequest {
     /// Directory of the attempt, with its workspace and its log.
     spool: PathBuf,
     /// Upper directory of the container's overlay.
@@ -91,21 +91,21 @@ impl Engine {
             Some(name) => tokio::join!(self.upper_dir(name), self.init_pid(name)),
             None => (Ok(None), None),
         };
-        let sandbox = Sandbox {
+        let sandbox = MeasureRequest {
             spool: spool.to_owned(),
             upper: upper.unwrap_or_default(),
             init: pid,
         };
-        if !self.facts.rootless {
+        if !self.info.rootless {
             let measured = tokio::task::spawn_blocking(move || measure_sandbox(&sandbox));
             return Ok(measured.await.map_err(io::Error::from)?);
         }
         let order = serde_json::to_string(&sandbox).map_err(io::Error::from)?;
         let program = init.to_string_lossy();
-        let arguments = ["unshare", &program, MEASURE_ARGUMENT, &order];
+        let arguments = ["unshare", &program, MEASURE_SANDBOX_ARGUMENT, &order];
         // Walks for long, so it doesn't count as one of the short calls.
         let answer = call(&self.program, &arguments, CALL_TIMEOUT, |_| ()).await?;
-        serde_json::from_str(&answer).map_err(|error| EngineError::Malformed {
+        serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {
             call: "unshare".to_owned(),
             reason: error.to_string(),
         })
@@ -119,13 +119,13 @@ impl Engine {
 }
 
 /// Measures a sandbox as the order in `argument` says; the answer, to be printed.
-pub fn measure_as_ordered(argument: &str) -> serde_json::Result<String> {
-    let sandbox: Sandbox = serde_json::from_str(argument)?;
+pub fn measure_from_argument(argument: &str) -> serde_json::Result<String> {
+    let sandbox: MeasureRequest = serde_json::from_str(argument)?;
     serde_json::to_string(&measure_sandbox(&sandbox))
 }
 
 /// Measures a sandbox.
-fn measure_sandbox(sandbox: &Sandbox) -> SandboxUsage {
+fn measure_sandbox(sandbox: &MeasureRequest) -> SandboxUsage {
     // Each part has a time of its own, so that a wide one doesn't hide another.
     let tree = |top: &Path| measure_tree(top, Instant::now() + WALK_TIMEOUT);
     let mut usage = SandboxUsage {
@@ -133,7 +133,7 @@ fn measure_sandbox(sandbox: &Sandbox) -> SandboxUsage {
         images: sandbox.upper.as_deref().map(tree).unwrap_or_default(),
     };
     if let Some(init) = sandbox.init {
-        add_unnamed_files(&mut usage, sandbox, init);
+        add_deleted_files(&mut usage, sandbox, init);
     }
     usage
 }
@@ -148,7 +148,7 @@ fn measure_tree(top: &Path, deadline: Instant) -> Usage {
         usage: Usage::default(),
         linked: HashSet::new(),
         deadline,
-        is_cut_off: false,
+        has_timed_out: false,
     };
     let mut frames: Vec<Frame> = Vec::new();
     let mut pending = 0;
@@ -157,10 +157,10 @@ fn measure_tree(top: &Path, deadline: Instant) -> Usage {
         let inner = walk.read(&directory);
         pending += inner.len();
         frames.push((directory, inner));
-        if pending > PENDING_LIMIT || frames.len() > OPEN_DIRECTORIES_LIMIT {
+        if pending > MAX_PENDING_DIRECTORIES || frames.len() > MAX_OPEN_DIRECTORIES {
             return Usage::UNBOUNDED;
         }
-        while next.is_none() && !walk.is_over() {
+        while next.is_none() && !walk.check_deadline() {
             let Some((parent, names)) = frames.last_mut() else {
                 break;
             };
@@ -174,7 +174,7 @@ fn measure_tree(top: &Path, deadline: Instant) -> Usage {
             }
         }
     }
-    if walk.is_cut_off {
+    if walk.has_timed_out {
         return Usage::UNBOUNDED;
     }
     walk.usage
@@ -187,14 +187,14 @@ struct Walk {
     linked: HashSet<u64>,
     deadline: Instant,
     /// Whether something was left out for want of time.
-    is_cut_off: bool,
+    has_timed_out: bool,
 }
 
 impl Walk {
     /// Whether to stop for want of time.
-    fn is_over(&mut self) -> bool {
-        self.is_cut_off |= Instant::now() > self.deadline;
-        self.is_cut_off
+    fn check_deadline(&mut self) -> bool {
+        self.has_timed_out |= Instant::now() > self.deadline;
+        self.has_timed_out
     }
 
     /// Counts what is in a directory, and answers the directories in it.
@@ -204,7 +204,7 @@ impl Walk {
             return inner;
         };
         for (number, entry) in entries.flatten().enumerate() {
-            if number % CLOCK_INTERVAL == 0 && self.is_over() {
+            if number % CLOCK_CHECK_ENTRIES == 0 && self.check_deadline() {
                 break;
             }
             let name = entry.file_name();
@@ -233,9 +233,9 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
 }
 
 /// Adds the files that processes of the sandbox hold and that have no name any more.
-fn add_unnamed_files(usage: &mut SandboxUsage, sandbox: &Sandbox, init: u32) {
+fn add_deleted_files(usage: &mut SandboxUsage, sandbox: &MeasureRequest, init: u32) {
     let device = |path: &Path| Some(stat(path).ok()?.st_dev);
-    let found = unnamed_files(init, Instant::now() + WALK_TIMEOUT);
+    let found = deleted_open_files(init, Instant::now() + WALK_TIMEOUT);
     // Files on an overlay have its device, not that of the filesystem below.
     let overlay = device(Path::new(&format!("/proc/{init}/root")));
     let parts = [
@@ -248,7 +248,7 @@ fn add_unnamed_files(usage: &mut SandboxUsage, sandbox: &Sandbox, init: u32) {
         };
         let files = found.files.iter().filter(|file| file.st_dev == device);
         files.for_each(|file| part.add(file));
-        if found.is_partial || found.unknown.contains(&device) {
+        if found.is_partial || found.unmeasured.contains(&device) {
             *part = Usage::UNBOUNDED;
         }
     }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn each_file_counts_once_and_no_link_is_followed() {
+    fn usage_counts_files_once_follows_no_links() {
         let home = tempfile::tempdir().unwrap();
         let (tree, outside) = (home.path().join("tree"), home.path().join("outside"));
         fs::create_dir_all(tree.join("a/b")).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_chain_is_walked_and_deep_comb_counts_as_the_largest() {
+    fn deep_tree_is_measured_or_counts_largest() {
         let home = tempfile::tempdir().unwrap();
         for (tree, teeth) in [("chain", false), ("comb", true)] {
             let tree = home.path().join(tree);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn walk_that_is_cut_off_counts_as_the_largest() {
+    fn truncated_measurement_counts_as_largest() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("file"), "x").unwrap();
         assert_eq!(measure_tree(home.path(), Instant::now()), Usage::UNBOUNDED);

@@ -1,7 +1,7 @@
 //! Bodies of requests: received within limits of size, memory and time.
 
-use super::budget::Share;
-use crate::api::problem::{Kind, Problem};
+use super::budget::BodyReservation;
+use crate::api::problem::{Problem, ProblemKind};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::time::Duration;
@@ -21,14 +21,14 @@ pub(super) fn check_length(length: Option<usize>, limit: usize) -> Result<(), Pr
 pub(super) async fn receive(
     body: Incoming,
     limit: usize,
-    share: &mut Share,
+    share: &mut BodyReservation,
 ) -> Result<Vec<u8>, Problem> {
-    let given_up = share.given_up();
+    let evicted = share.evicted();
     tokio::select! {
         received = collect(body, limit, share) => received,
-        problem = given_up => Err(problem),
+        problem = evicted => Err(problem),
         () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::new(
-            Kind::InvalidRequest,
+            ProblemKind::InvalidRequest,
             format!(
                 "the body did not arrive within {} s; send it again",
                 BODY_TIMEOUT.as_secs()
@@ -38,11 +38,19 @@ pub(super) async fn receive(
 }
 
 /// Copies a body out of the buffers in which it comes, which are larger than what is in them.
-async fn collect(mut body: Incoming, limit: usize, share: &mut Share) -> Result<Vec<u8>, Problem> {
+async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    share: &mut BodyReservation,
+) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|_| Problem::new(Kind::InvalidRequest, "the body broke off; send it again"))?;
+        let frame = frame.map_err(|_| {
+            Problem::new(
+                ProblemKind::InvalidRequest,
+                "the body broke off; send it again",
+            )
+        })?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
@@ -58,7 +66,7 @@ async fn collect(mut body: Incoming, limit: usize, share: &mut Share) -> Result<
 
 fn too_large(limit: usize) -> Problem {
     Problem::new(
-        Kind::PayloadTooLarge,
+        ProblemKind::PayloadTooLarge,
         format!("the body is larger than {limit} bytes; send less"),
     )
 }

@@ -7,25 +7,26 @@
 //! completed goes for the newer one.
 
 use crate::{
-    api::problem::{Kind, Problem},
-    network::network,
+    api::problem::{Problem, ProblemKind},
+    network::client_network,
 };
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock},
 };
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 /// Bodies of all requests that have shown good credentials, in bytes.
-const KNOWN_BYTES: usize = 56 * 1024 * 1024;
+const AUTHENTICATED_POOL_BYTES: usize = 56 * 1024 * 1024;
 /// Long bodies of all others, such as registrations.
-const LONG_STRANGER_BYTES: usize = 4 * 1024 * 1024;
+const ANONYMOUS_LARGE_POOL_BYTES: usize = 4 * 1024 * 1024;
 /// Short ones, such as logins.
-const SHORT_STRANGER_BYTES: usize = 4 * 1024 * 1024;
+const ANONYMOUS_SMALL_POOL_BYTES: usize = 4 * 1024 * 1024;
 /// Longest body that a call may take for its body to count as a short one.
-const SHORT: usize = 16 * 1024;
+const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 static BUDGET: LazyLock<Budget> = LazyLock::new(Budget::default);
 
@@ -33,98 +34,98 @@ static BUDGET: LazyLock<Budget> = LazyLock::new(Budget::default);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {
     /// Sender without credentials, by network.
-    Stranger(IpAddr),
+    Anonymous(IpAddr),
     /// User or node.
-    Known(Uuid),
+    Authenticated(Uuid),
     /// The one caller of a listener, who may use all of the budget.
-    Sole,
+    SoleClient,
 }
 
 /// What has a limit in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Part {
-    Known,
-    LongStranger,
-    ShortStranger,
+enum Pool {
+    Authenticated,
+    AnonymousLarge,
+    AnonymousSmall,
 }
 
 impl Account {
     /// Account of whoever sends from an address without credentials.
-    pub(super) fn stranger(address: IpAddr) -> Self {
-        Self::Stranger(network(address))
+    pub(super) fn anonymous(address: IpAddr) -> Self {
+        Self::Anonymous(client_network(address))
     }
 
-    /// Part that a body of at most `limit` bytes is taken from.
-    fn part(self, limit: usize) -> Part {
+    /// Pool that a body of at most `limit` bytes is taken from.
+    fn part(self, limit: usize) -> Pool {
         match self {
-            Self::Stranger(_) if limit <= SHORT => Part::ShortStranger,
-            Self::Stranger(_) => Part::LongStranger,
-            Self::Known(_) | Self::Sole => Part::Known,
+            Self::Anonymous(_) if limit <= SMALL_BODY_BYTES => Pool::AnonymousSmall,
+            Self::Anonymous(_) => Pool::AnonymousLarge,
+            Self::Authenticated(_) | Self::SoleClient => Pool::Authenticated,
         }
     }
 }
 
-impl Part {
+impl Pool {
     fn bytes(self) -> usize {
         match self {
-            Self::Known => KNOWN_BYTES,
-            Self::LongStranger => LONG_STRANGER_BYTES,
-            Self::ShortStranger => SHORT_STRANGER_BYTES,
+            Self::Authenticated => AUTHENTICATED_POOL_BYTES,
+            Self::AnonymousLarge => ANONYMOUS_LARGE_POOL_BYTES,
+            Self::AnonymousSmall => ANONYMOUS_SMALL_POOL_BYTES,
         }
     }
 }
 
 /// By whom and from what a body is paid.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Payer {
+struct PoolAccount {
     account: Account,
-    part: Part,
+    part: Pool,
 }
 
-impl Payer {
+impl PoolAccount {
     /// Bytes of this one alone.
     fn own_bytes(self) -> usize {
         match self.account {
-            Account::Sole => self.part.bytes(),
-            Account::Stranger(_) | Account::Known(_) => self.part.bytes() / 4,
+            Account::SoleClient => self.part.bytes(),
+            Account::Anonymous(_) | Account::Authenticated(_) => self.part.bytes() / 4,
         }
     }
 }
 
 #[derive(Default)]
-struct Budget(Mutex<Taken>);
+struct Budget(Mutex<Usage>);
 
 #[derive(Default)]
-struct Taken {
+struct Usage {
     next: u64,
-    parts: HashMap<Part, usize>,
-    payers: HashMap<Payer, usize>,
+    parts: HashMap<Pool, usize>,
+    payers: HashMap<PoolAccount, usize>,
     /// Bodies, oldest first.
     bodies: BTreeMap<u64, Body>,
 }
 
 struct Body {
-    payer: Payer,
+    payer: PoolAccount,
     bytes: usize,
     /// Tells a stranger's that it is given up; none for others, nor once it is there in full.
     closing: Option<Arc<Notify>>,
 }
 
-impl Taken {
+impl Usage {
     /// Why so many more bytes don't fit, if so.
-    fn lack(&self, payer: Payer, bytes: usize) -> Option<Lack> {
+    fn lack(&self, payer: PoolAccount, bytes: usize) -> Option<Shortage> {
         let own = self.payers.get(&payer).copied().unwrap_or(0);
         let all = self.parts.get(&payer.part).copied().unwrap_or(0);
         if own + bytes > payer.own_bytes() {
-            return Some(Lack::Own);
+            return Some(Shortage::Own);
         }
-        (all + bytes > payer.part.bytes()).then_some(Lack::All)
+        (all + bytes > payer.part.bytes()).then_some(Shortage::All)
     }
 
     /// Takes so many more bytes for a body, for which older ones may have to go.
     fn take(&mut self, id: u64, bytes: usize) -> Result<(), Problem> {
         let Some(payer) = self.bodies.get(&id).map(|body| body.payer) else {
-            return Err(Lack::All.problem());
+            return Err(Shortage::All.problem());
         };
         while let Some(lack) = self.lack(payer, bytes) {
             let oldest = self.oldest_unfinished(payer, lack);
@@ -142,11 +143,11 @@ impl Taken {
     }
 
     /// Oldest body that can be given up, and whose memory would be of use to this payer.
-    fn oldest_unfinished(&self, payer: Payer, lack: Lack) -> Option<u64> {
+    fn oldest_unfinished(&self, payer: PoolAccount, lack: Shortage) -> Option<u64> {
         let found = self.bodies.iter().find(|(_, body)| {
             let is_of_use = match lack {
-                Lack::Own => body.payer == payer,
-                Lack::All => body.payer.part == payer.part,
+                Shortage::Own => body.payer == payer,
+                Shortage::All => body.payer.part == payer.part,
             };
             is_of_use && body.bytes > 0 && body.closing.is_some()
         });
@@ -175,12 +176,12 @@ impl Taken {
 
 /// Whose limit is reached.
 #[derive(Clone, Copy)]
-enum Lack {
+enum Shortage {
     Own,
     All,
 }
 
-impl Lack {
+impl Shortage {
     fn problem(self) -> Problem {
         let text = match self {
             Self::Own => {
@@ -190,24 +191,24 @@ impl Lack {
                 "too many request bodies are being received; wait a moment and send it again"
             }
         };
-        Problem::new(Kind::Unavailable, text).retry_after(1)
+        Problem::new(ProblemKind::Unavailable, text).retry_after(1)
     }
 }
 
 impl Budget {
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn taken(&self) -> MutexGuard<'_, Usage> {
+        self.0.lock()
     }
 }
 
 /// Memory that one body has taken; given back when dropped.
-pub(super) struct Share {
+pub(super) struct BodyReservation {
     budget: &'static Budget,
     id: u64,
     closing: Arc<Notify>,
 }
 
-impl Share {
+impl BodyReservation {
     /// Nothing yet, for a body of at most `limit` bytes that is said to have so many; fails where those don't
     /// fit now. What strangers say doesn't count, only what they send.
     pub(super) fn open(account: Account, limit: usize, announced: usize) -> Result<Self, Problem> {
@@ -221,10 +222,10 @@ impl Share {
         announced: usize,
     ) -> Result<Self, Problem> {
         let part = account.part(limit);
-        let payer = Payer { account, part };
+        let payer = PoolAccount { account, part };
         let closing = Arc::<Notify>::default();
         let mut taken = budget.taken();
-        let is_known = part == Part::Known;
+        let is_known = part == Pool::Authenticated;
         if let Some(lack) = taken.lack(payer, announced).filter(|_| is_known) {
             return Err(lack.problem());
         }
@@ -249,11 +250,11 @@ impl Share {
     }
 
     /// Waits until the memory is needed for a newer body; what to tell the sender.
-    pub(super) fn given_up(&self) -> impl Future<Output = Problem> + use<> {
+    pub(super) fn evicted(&self) -> impl Future<Output = Problem> + use<> {
         let closing = Arc::clone(&self.closing);
         async move {
             closing.notified().await;
-            Lack::All.problem()
+            Shortage::All.problem()
         }
     }
 
@@ -261,12 +262,12 @@ impl Share {
     pub(super) fn finish(&mut self) -> Result<(), Problem> {
         let mut taken = self.budget.taken();
         let body = taken.bodies.get_mut(&self.id);
-        body.ok_or_else(|| Lack::All.problem())?.closing = None;
+        body.ok_or_else(|| Shortage::All.problem())?.closing = None;
         Ok(())
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyReservation {
     fn drop(&mut self) {
         self.budget.taken().remove(self.id);
     }
@@ -288,29 +289,29 @@ mod tests {
         account: Account,
         limit: usize,
         bytes: usize,
-    ) -> Result<Share, Problem> {
-        let mut share = Share::open_in(budget, account, limit, bytes)?;
+    ) -> Result<BodyReservation, Problem> {
+        let mut share = BodyReservation::open_in(budget, account, limit, bytes)?;
         share.take(bytes)?;
         Ok(share)
     }
 
-    fn stranger(last: u8) -> Account {
-        Account::stranger(IpAddr::from([192, 0, 2, last]))
+    fn anonymous(last: u8) -> Account {
+        Account::anonymous(IpAddr::from([192, 0, 2, last]))
     }
 
     #[test]
     fn one_account_gets_a_quarter() {
         let budget = budget();
         let share = |account, bytes| share(budget, account, LONG, bytes);
-        let [ann, bob] = [(); 2].map(|()| Account::Known(Uuid::now_v7()));
-        let _most = share(ann, KNOWN_BYTES / 4).unwrap();
+        let [ann, bob] = [(); 2].map(|()| Account::Authenticated(Uuid::now_v7()));
+        let _most = share(ann, AUTHENTICATED_POOL_BYTES / 4).unwrap();
         let refused = share(ann, 1).err().unwrap();
         assert_eq!(
             (refused.kind, refused.retry_after),
-            (Kind::Unavailable, Some(1))
+            (ProblemKind::Unavailable, Some(1))
         );
-        drop(share(bob, KNOWN_BYTES / 4).unwrap());
-        let rest = share(Account::Sole, KNOWN_BYTES / 4 * 3).unwrap();
+        drop(share(bob, AUTHENTICATED_POOL_BYTES / 4).unwrap());
+        let rest = share(Account::SoleClient, AUTHENTICATED_POOL_BYTES / 4 * 3).unwrap();
         assert!(share(bob, 1).is_err(), "there is no more room");
         drop(rest);
         share(bob, 1).unwrap();
@@ -320,27 +321,27 @@ mod tests {
     fn long_bodies_take_nothing_from_logins_or_users() {
         let budget = budget();
         let mut shares: Vec<_> = (0..4)
-            .map(|n| share(budget, stranger(n), LONG, LONG_STRANGER_BYTES / 4).unwrap())
+            .map(|n| share(budget, anonymous(n), LONG, ANONYMOUS_LARGE_POOL_BYTES / 4).unwrap())
             .collect();
         for share in &mut shares {
             share.finish().unwrap();
         }
-        assert!(share(budget, stranger(9), LONG, 1).is_err());
-        share(budget, stranger(9), SHORT, 1).unwrap();
-        share(budget, Account::Sole, LONG, KNOWN_BYTES).unwrap();
+        assert!(share(budget, anonymous(9), LONG, 1).is_err());
+        share(budget, anonymous(9), SMALL_BODY_BYTES, 1).unwrap();
+        share(budget, Account::SoleClient, LONG, AUTHENTICATED_POOL_BYTES).unwrap();
     }
 
     #[test]
     fn oldest_unfinished_body_makes_room() {
         let budget = budget();
-        let quarter = LONG_STRANGER_BYTES / 4;
+        let quarter = ANONYMOUS_LARGE_POOL_BYTES / 4;
         let mut held: Vec<_> = (0..4)
-            .map(|n| share(budget, stranger(n), LONG, quarter).unwrap())
+            .map(|n| share(budget, anonymous(n), LONG, quarter).unwrap())
             .collect();
         held[0].finish().unwrap();
-        let _own = share(budget, stranger(2), LONG, 1).unwrap();
+        let _own = share(budget, anonymous(2), LONG, 1).unwrap();
         assert!(held[2].take(1).is_err(), "the oldest of that network went");
-        drop(share(budget, stranger(8), LONG, quarter).unwrap());
+        drop(share(budget, anonymous(8), LONG, quarter).unwrap());
         assert!(held[1].take(1).is_err(), "then the oldest of all");
         assert!(held[1].finish().is_err());
         held[3].finish().unwrap();
@@ -349,14 +350,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_is_given_back(steps in prop::collection::vec((0_u8..4, 0_usize..20 << 20, any::<bool>()), 0..50)) {
+        fn body_budget_is_returned_whole(steps in prop::collection::vec((0_u8..4, 0_usize..20 << 20, any::<bool>()), 0..50)) {
             let budget = budget();
             let mut shares = Vec::new();
             for (who, bytes, is_finished) in steps {
                 let (account, bytes) = match who {
-                    0 => (Account::Sole, bytes),
-                    1 => (Account::Known(Uuid::nil()), bytes),
-                    n => (stranger(n), bytes / 16),
+                    0 => (Account::SoleClient, bytes),
+                    1 => (Account::Authenticated(Uuid::nil()), bytes),
+                    n => (anonymous(n), bytes / 16),
                 };
                 if let Ok(mut share) = share(budget, account, LONG, bytes) {
                     if is_finished {

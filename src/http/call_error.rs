@@ -1,6 +1,6 @@
 //! Why a call gave no usable answer.
 
-use crate::api::problem::{Kind, ProblemBody};
+use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub enum CallError {
 
 impl CallError {
     /// Whether it is certain that the other side never heard of the call.
-    pub fn is_unsent(&self) -> bool {
+    pub fn is_not_sent(&self) -> bool {
         matches!(
             self,
             Self::Transport {
@@ -50,7 +50,7 @@ impl CallError {
     }
 
     /// An answer that was waited for in vain.
-    pub fn silent(url: &str, limit: Duration) -> Self {
+    pub fn timed_out(url: &str, limit: Duration) -> Self {
         transport(url, format!("nothing was heard for {} s", limit.as_secs()))
     }
 
@@ -69,19 +69,19 @@ impl CallError {
     }
 
     /// Whether it is a refusal of this kind.
-    pub fn is_problem(&self, kind: Kind) -> bool {
+    pub fn is_problem(&self, kind: ProblemKind) -> bool {
         self.kind() == Some(kind)
     }
 
     /// Kind of a refusal in the words of a cynode; none where anything else refused.
-    pub fn kind(&self) -> Option<Kind> {
+    pub fn kind(&self) -> Option<ProblemKind> {
         let Self::Refused {
             status, problem, ..
         } = self
         else {
             return None;
         };
-        let mut kinds = Kind::ALL.iter().copied();
+        let mut kinds = ProblemKind::ALL.iter().copied();
         kinds.find(|kind| kind.slug() == problem.slug() && kind.status() == status.as_u16())
     }
 

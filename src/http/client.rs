@@ -3,16 +3,16 @@
 pub use super::call_error::CallError;
 
 use super::{
-    answer::{Answer, Lines, collect},
     call_error::{malformed, transport},
+    client_response::{ClientResponse, JsonLines, collect},
     request::parse_json,
-    resolve::{Connector, Guard},
+    resolve::{AddressGuard, Connector},
 };
 use crate::{
     api::{
-        INSTANCE_HEADER, check_raw_version,
+        INSTANCE_HEADER, check_envelope_version,
         nodes::Reach,
-        problem::{ProblemBody, shortened},
+        problem::{ProblemBody, truncated},
     },
     errors,
 };
@@ -34,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Media type of lines of JSON.
 const NDJSON: &str = "application/x-ndjson";
 /// What is read of an answer that is only looked at.
-const LOOK_BYTES: usize = 4096;
+const PROBE_BODY_BYTES: usize = 4096;
 
 /// An HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
@@ -45,13 +45,13 @@ pub struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        Self::within(Guard::new(Reach::Anywhere, Arc::new([])))
+        Self::with_guard(AddressGuard::new(Reach::Anywhere, Arc::new([])))
     }
 }
 
 impl Client {
     /// One that calls only addresses that `guard` allows. Its connections are its own.
-    pub fn within(guard: Guard) -> Self {
+    pub fn with_guard(guard: AddressGuard) -> Self {
         let connector = Connector::new(guard, |connector| {
             connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
             connector.set_nodelay(true);
@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// One that gives up on an answer that isn't a stream after this time.
-    pub fn answering_within(answer_timeout: Duration) -> Self {
+    pub fn with_answer_timeout(answer_timeout: Duration) -> Self {
         Self {
             answer_timeout,
             ..Self::default()
@@ -133,10 +133,10 @@ impl<'a> Call<'a> {
 
     /// Like [`receive`](Self::receive), for what orchestrator and nodes send each other: the version of the
     /// payload is looked at before anything else.
-    pub async fn payload<T: DeserializeOwned>(self) -> Result<T, CallError> {
+    pub async fn receive_payload<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let url = self.url.clone();
         let bytes = self.whole().await?;
-        check_raw_version(&bytes)
+        check_envelope_version(&bytes)
             .and_then(|()| parse_json(&bytes))
             .map_err(|problem| CallError::Malformed {
                 url,
@@ -150,20 +150,20 @@ impl<'a> Call<'a> {
     }
 
     /// Makes the call and reads the answer line by line as it comes.
-    pub async fn lines(self) -> Result<Lines, CallError> {
+    pub async fn lines(self) -> Result<JsonLines, CallError> {
         Ok(self.open(NDJSON).await?.lines())
     }
 
     /// Makes the call and receives the head of an answer in one of the media types that `accept` names.
     /// There is no time limit: some answers come only once the work is done.
-    pub async fn open(self, accept: &str) -> Result<Answer, CallError> {
+    pub async fn open(self, accept: &str) -> Result<ClientResponse, CallError> {
         let url = self.url.clone();
         let (head, body) = self.send(accept, None).await?;
         let media_type = head.headers.get(header::CONTENT_TYPE);
         let media_type = media_type.and_then(|value| value.to_str().ok());
         let media_type = media_type.and_then(|value| value.split(';').next());
         let has_lines = media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case(NDJSON));
-        Ok(Answer::new(url, has_lines, body))
+        Ok(ClientResponse::new(url, has_lines, body))
     }
 
     async fn whole(self) -> Result<Bytes, CallError> {
@@ -174,7 +174,7 @@ impl<'a> Call<'a> {
     }
 
     /// Makes the call and tells what came back, whatever it is: to find out who is there.
-    pub async fn look(self, limit: Duration) -> Result<Look, CallError> {
+    pub async fn probe(self, limit: Duration) -> Result<ProbeResponse, CallError> {
         let url = self.url.clone();
         let look = async {
             let (parts, mut body) = self.exchange("*/*", None).await?;
@@ -182,13 +182,13 @@ impl<'a> Call<'a> {
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(|error| transport(&url, error.to_string()))?;
                 start.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-                if start.len() >= LOOK_BYTES {
+                if start.len() >= PROBE_BODY_BYTES {
                     break;
                 }
             }
-            start.truncate(LOOK_BYTES);
+            start.truncate(PROBE_BODY_BYTES);
             let date = parts.headers.get(header::DATE);
-            Ok(Look {
+            Ok(ProbeResponse {
                 status: parts.status,
                 date: date
                     .and_then(|value| value.to_str().ok())
@@ -223,7 +223,7 @@ impl<'a> Call<'a> {
             errors: Vec::new(),
         });
         // It is logged, and stored as the end of a job.
-        problem.detail = shortened(problem.detail.replace(char::is_control, " "));
+        problem.detail = truncated(problem.detail.replace(char::is_control, " "));
         Err(CallError::Refused {
             url,
             status: parts.status,
@@ -294,7 +294,7 @@ pub(super) fn parse<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, C
 
 /// An answer of any kind, as it was found.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct ProbeResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its `Date` field: the other side's clock.

@@ -4,20 +4,20 @@
 //! only (DNS rebinding). Such a request bears that name in `Host`, so a listener on loopback refuses
 //! names that aren't its own. A trusted proxy is exempt: it has names of its own.
 
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use http::{Request, Version, header, uri::Authority};
 use std::net::IpAddr;
 
 /// Names that a listener on loopback answers to, besides those of loopback.
 #[derive(Clone, Default)]
-pub struct Hosts {
+pub struct AllowedHosts {
     names: Vec<String>,
     advice: &'static str,
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// The host parts of these URLs. `advice` tells a caller with another name which flag lets it in.
-    pub fn of_urls<'a>(urls: impl IntoIterator<Item = &'a str>, advice: &'static str) -> Self {
+    pub fn from_urls<'a>(urls: impl IntoIterator<Item = &'a str>, advice: &'static str) -> Self {
         let uris = urls.into_iter().filter_map(|url| url.parse().ok());
         let names = uris.filter_map(|uri: http::Uri| Some(bare(uri.host()?)));
         Self {
@@ -42,7 +42,7 @@ impl Hosts {
         }
         let shown = name.chars().take(100).collect::<String>();
         Err(Problem::new(
-            Kind::Misdirected,
+            ProblemKind::Misdirected,
             format!(
                 "this listens on loopback and is not {shown:?}; call it localhost or 127.0.0.1{}",
                 self.advice
@@ -60,7 +60,7 @@ fn bare(host: &str) -> String {
 
 /// The authority that a request names, by its target or else by `Host`; none in HTTP/1.0 without either.
 pub(super) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Problem> {
-    let wrong = |text| Err(Problem::new(Kind::InvalidRequest, text));
+    let wrong = |text| Err(Problem::new(ProblemKind::InvalidRequest, text));
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn only_own_names_are_answered() {
-        let hosts = Hosts::of_urls(["http://Box.example:12082/", "http://[2001:db8::7]:1"], "");
+        let hosts =
+            AllowedHosts::from_urls(["http://Box.example:12082/", "http://[2001:db8::7]:1"], "");
         let is_ours = |host: &str| hosts.check(Some(&host.parse().unwrap())).is_ok();
         for ours in [
             "localhost",
@@ -155,7 +156,7 @@ mod tests {
         fn no_host_panics(bytes in prop::collection::vec(32_u8..=255, 0..60)) {
             let request = Request::builder().header(header::HOST, bytes).body(());
             if let Ok(Ok(authority)) = request.map(|request| authority(&request)) {
-                let _ = Hosts::default().check(authority.as_ref());
+                let _ = AllowedHosts::default().check(authority.as_ref());
             }
         }
     }

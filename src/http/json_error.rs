@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn serdes_words_are_translated() {
+    fn serde_errors_become_plain_words() {
         let range = "expected a whole number from 0 to 18446744073709551615";
         assert_eq!(explained::<u64>("-1"), format!("{range}, not -1"));
         assert_eq!(explained::<u64>("1.5"), format!("{range}, not 1.5"));

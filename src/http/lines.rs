@@ -1,4 +1,4 @@
-//! Lines of JSON out of bytes that come in pieces, cut anywhere.
+//! JsonLines of JSON out of bytes that come in pieces, cut anywhere.
 
 use super::request::parse_json;
 use bytes::BytesMut;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_an_end_is_not_kept_for_ever() {
+    fn endless_line_is_bounded() {
         let mut lines = LineBuffer::default();
         let piece = vec![b' '; MAX_LINE_BYTES / 2];
         lines.push(&piece);

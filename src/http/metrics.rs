@@ -1,6 +1,6 @@
 //! What a role measures of itself, in the Prometheus text format 0.0.4.
 //!
-//! A [`Base`] is one role's registry: it has the version and the histogram of all requests, and
+//! A [`MetricsRegistry`] is one role's registry: it has the version and the histogram of all requests, and
 //! takes what the role adds. Nothing here is global, since `dev` runs several roles in one process.
 //! Guarantee: no stranger can add a label value. A route is told by its template, and a method or
 //! path that we don't know by one word for all of them.
@@ -15,21 +15,21 @@ use prometheus::{
 use std::time::Duration;
 
 /// The route of what is no route of ours.
-pub(super) const UNMATCHED: &str = "unmatched";
+pub(super) const UNMATCHED_ROUTE: &str = "unmatched";
 
 /// Bounds of the histogram of requests, in seconds: from a read of the store to a job that is
 /// waited for.
-const BUCKETS: [f64; 14] = [
+const DURATION_BUCKETS_SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
 
 /// The metrics that every role has, and the place for its own.
-pub struct Base {
+pub struct MetricsRegistry {
     registry: Registry,
     requests: HistogramVec,
 }
 
-impl Default for Base {
+impl Default for MetricsRegistry {
     fn default() -> Self {
         let registry = Registry::new();
         let version = Opts::new(
@@ -37,39 +37,39 @@ impl Default for Base {
             "Always 1; the label says which version of cynode runs.",
         )
         .const_label("version", env!("CARGO_PKG_VERSION"));
-        add(&registry, IntGauge::with_opts(version)).set(1);
+        register(&registry, IntGauge::with_opts(version)).set(1);
         let seconds = HistogramOpts::new(
             "cynode_http_request_duration_seconds",
             "Seconds from the head of a request to the head of its answer.",
         )
-        .buckets(BUCKETS.to_vec());
+        .buckets(DURATION_BUCKETS_SECONDS.to_vec());
         let labels = ["listener", "method", "route", "status"];
-        let requests = add(&registry, HistogramVec::new(seconds, &labels));
+        let requests = register(&registry, HistogramVec::new(seconds, &labels));
         Self { registry, requests }
     }
 }
 
-impl Base {
+impl MetricsRegistry {
     /// Adds a metric of the role's own.
     ///
     /// # Panics
-    /// As [`add`] does.
-    pub fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
-        add(&self.registry, made)
+    /// As [`register`] does.
+    pub fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        register(&self.registry, made)
     }
 
     /// Adds a counter with a label `status`, at zero for each of these.
     ///
     /// # Panics
-    /// As [`add`] does.
-    pub fn count_by_status(
+    /// As [`register`] does.
+    pub fn status_counter(
         &self,
         name: &str,
         help: &str,
         statuses: impl IntoIterator<Item = &'static str>,
     ) -> IntCounterVec {
         let counter = IntCounterVec::new(Opts::new(name, help), &["status"]);
-        let counter = self.add(counter);
+        let counter = self.register(counter);
         for status in statuses {
             counter.with_label_values(&[status]);
         }
@@ -77,8 +77,8 @@ impl Base {
     }
 
     /// Where a listener of this name tells of its requests.
-    pub fn requests(&self, listener: &'static str) -> Requests {
-        Requests {
+    pub fn requests(&self, listener: &'static str) -> RequestMetrics {
+        RequestMetrics {
             seconds: self.requests.clone(),
             listener,
         }
@@ -102,7 +102,10 @@ impl Base {
 ///
 /// # Panics
 /// When its name is none or is taken, which every start of the role, or every answer, would show.
-pub fn add<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+pub fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
     let added = made.and_then(|metric| {
         registry.register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -112,12 +115,12 @@ pub fn add<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus
 
 /// The requests of one listener.
 #[derive(Clone)]
-pub struct Requests {
+pub struct RequestMetrics {
     seconds: HistogramVec,
     listener: &'static str,
 }
 
-impl Requests {
+impl RequestMetrics {
     pub(super) fn observe(
         &self,
         method: &Method,

@@ -5,16 +5,16 @@
 //! [`Problem`](crate::api::problem::Problem); everything that is the same for all of them
 //! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
 
-pub mod answer;
 mod body;
 pub mod budget;
 mod call_error;
 pub mod client;
-mod connections;
-pub mod gate;
+pub mod client_response;
+mod connection_limiter;
 pub mod host;
 mod json_error;
 pub mod lines;
+pub mod listener_policy;
 pub mod metrics;
 mod refusal;
 pub mod request;

@@ -5,7 +5,7 @@
 //! out, and a whole one is sent in their place. They can't be mistaken: each answer of ours has
 //! a request id in its head, hyper's has none, and no body of ours holds a raw carriage return.
 
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use std::{
     io,
     pin::Pin,
@@ -43,11 +43,11 @@ fn instead(bytes: &[u8]) -> Option<Vec<u8>> {
     let problem = match status {
         _ if !is_bare => return None,
         "400" => Problem::new(
-            Kind::InvalidRequest,
+            ProblemKind::InvalidRequest,
             "not a valid HTTP/1.1 request (check for a proxy or TLS mismatch in between)",
         ),
         "414" | "431" => Problem::new(
-            Kind::HeadTooLarge,
+            ProblemKind::HeadTooLarge,
             "the request line and headers are too long together; send shorter ones",
         ),
         _ => return None,

@@ -2,15 +2,15 @@
 
 use super::{
     MAX_BODY_BYTES, body,
-    budget::{Account, Share},
-    connections::Place,
+    budget::{Account, BodyReservation},
+    connection_limiter::ConnectionPermit,
     json_error::explain,
     warnings::Warnings,
 };
 use crate::api::{
-    audit::Origin,
-    check_raw_version,
-    problem::{Kind, Problem},
+    audit::RequestOrigin,
+    check_envelope_version,
+    problem::{Problem, ProblemKind},
 };
 use http::{HeaderMap, header, request::Parts, uri::Authority};
 use hyper::body::Incoming;
@@ -27,7 +27,7 @@ type JsonError = serde_path_to_error::Error<serde_json::Error>;
 
 /// Both ends of the connection that a request came by.
 #[derive(Clone, Copy, Debug)]
-pub struct Connection {
+pub struct ConnectionInfo {
     /// Who called.
     pub peer: SocketAddr,
     /// The address of ours that was called.
@@ -37,12 +37,12 @@ pub struct Connection {
 }
 
 /// How a request came.
-pub(super) struct Arrival {
-    pub(super) connection: Connection,
+pub(super) struct RequestContext {
+    pub(super) connection: ConnectionInfo,
     /// What it calls us.
     pub(super) authority: Option<Authority>,
     /// The place of its connection.
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<ConnectionPermit>,
 }
 
 /// A request on its way into a handler.
@@ -52,13 +52,13 @@ pub struct Request {
     body_limit: usize,
     params: HashMap<String, String>,
     /// Where it came from.
-    pub connection: Connection,
+    pub connection: ConnectionInfo,
     authority: Option<Authority>,
-    place: Arc<Place>,
+    place: Arc<ConnectionPermit>,
     /// Who has shown good credentials.
     account: OnceLock<Account>,
     /// Memory of the body, until the request is done.
-    share: Option<Share>,
+    share: Option<BodyReservation>,
     /// Its id, which the answer bears, too.
     id: String,
     warnings: Warnings,
@@ -69,7 +69,7 @@ impl Request {
         parts: Parts,
         body: Incoming,
         params: HashMap<String, String>,
-        arrival: Arrival,
+        arrival: RequestContext,
         id: String,
         warnings: Warnings,
     ) -> Self {
@@ -89,8 +89,8 @@ impl Request {
     }
 
     /// What is written down of where it came from.
-    pub fn origin(&self) -> Origin {
-        Origin {
+    pub fn origin(&self) -> RequestOrigin {
+        RequestOrigin {
             address: self.connection.client,
             request_id: self.id.clone(),
         }
@@ -104,7 +104,7 @@ impl Request {
     /// Notes that it has shown good credentials: its connection stays when others need room, once all of its
     /// body is there, and its body is charged to this account. Fails where that has too much under way.
     pub fn authorize(&self, account: Account) -> Result<(), Problem> {
-        self.place.authorize_as(account)?;
+        self.place.authorize_account(account)?;
         // The first one counts; a request has one caller.
         let _ = self.account.set(account);
         Ok(())
@@ -112,14 +112,14 @@ impl Request {
 
     /// The same for the sole caller of a listener, for a call that takes a moment: it is let through also where
     /// that caller has as much under way as it may.
-    pub fn authorize_sole(&self) {
-        self.place.authorize_sole();
-        let _ = self.account.set(Account::Sole);
+    pub fn authorize_sole_client(&self) {
+        self.place.authorize_sole_client();
+        let _ = self.account.set(Account::SoleClient);
     }
 
     /// Notes that it only reads along: its connection makes room for any other, and whoever reads comes back.
-    pub fn give_way(&self) {
-        self.place.give_way();
+    pub fn mark_preemptible(&self) {
+        self.place.mark_preemptible();
     }
 
     /// Notes good credentials that its body has shown.
@@ -181,7 +181,7 @@ impl Request {
             .map(|value| {
                 value.parse().map_err(|_| {
                     Problem::new(
-                        Kind::InvalidRequest,
+                        ProblemKind::InvalidRequest,
                         format!("query parameter {name}: expected {expected}"),
                     )
                 })
@@ -199,7 +199,7 @@ impl Request {
     /// payload is looked at before anything else.
     pub async fn payload<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
-        check_raw_version(&bytes)?;
+        check_envelope_version(&bytes)?;
         self.read(&bytes)
     }
 
@@ -216,7 +216,7 @@ impl Request {
     fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, Problem> {
         if bytes.is_empty() {
             return Err(Problem::new(
-                Kind::InvalidRequest,
+                ProblemKind::InvalidRequest,
                 "the body is empty; send a JSON object",
             ));
         }
@@ -226,7 +226,7 @@ impl Request {
         let media_type = media_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("application/json") {
             return Err(Problem::new(
-                Kind::UnsupportedMediaType,
+                ProblemKind::UnsupportedMediaType,
                 "send the body as JSON, with Content-Type: application/json",
             ));
         }
@@ -255,8 +255,8 @@ impl Request {
             return Ok(Vec::new());
         };
         let account = self.account.get().copied();
-        let account = account.unwrap_or_else(|| Account::stranger(self.connection.client));
-        let mut share = Share::open(account, self.body_limit, length.unwrap_or(0))?;
+        let account = account.unwrap_or_else(|| Account::anonymous(self.connection.client));
+        let mut share = BodyReservation::open(account, self.body_limit, length.unwrap_or(0))?;
         let bytes = body::receive(body, self.body_limit, &mut share).await;
         self.place.receive();
         self.share = Some(share);
@@ -279,7 +279,7 @@ fn parse<'a, T>(
     // serde would take the fields in their order from an array, which nobody has promised.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(
-            Kind::InvalidRequest,
+            ProblemKind::InvalidRequest,
             "the body is a JSON array; send an object",
         ));
     }
@@ -291,14 +291,14 @@ fn parse<'a, T>(
             Problem::field(&pointer, explain(&cause))
         } else {
             Problem::new(
-                Kind::InvalidRequest,
+                ProblemKind::InvalidRequest,
                 format!("the body is not valid JSON: {cause}"),
             )
         }
     })?;
     deserializer.end().map_err(|error| {
         Problem::new(
-            Kind::InvalidRequest,
+            ProblemKind::InvalidRequest,
             format!("the body is not valid JSON: {error}"),
         )
     })?;

@@ -23,8 +23,8 @@ use std::{
 };
 
 /// The addresses of `host`: a literal, `localhost`, or a name to be looked up.
-pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
-    if let Some(address) = literal(host) {
+pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
+    if let Some(address) = parse_literal(host) {
         return Ok(vec![address]);
     }
     if host.eq_ignore_ascii_case("localhost") {
@@ -46,7 +46,7 @@ pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
 }
 
 /// The address that a host is, where it is no name.
-fn literal(host: &str) -> Option<IpAddr> {
+fn parse_literal(host: &str) -> Option<IpAddr> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     literal.parse().ok()
 }
@@ -54,12 +54,12 @@ fn literal(host: &str) -> Option<IpAddr> {
 /// Addresses that calls may go to. Checked where a connection is made: a name may have another address each
 /// time that it is looked up.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub struct AddressGuard {
     reach: Reach,
     networks: Arc<[IpNet]>,
 }
 
-impl Guard {
+impl AddressGuard {
     /// Addresses of this reach, in these networks where there are any.
     pub fn new(reach: Reach, networks: Arc<[IpNet]>) -> Self {
         Self { reach, networks }
@@ -95,15 +95,18 @@ impl Guard {
     }
 }
 
-/// The same for hyper's connector: resolves within a [`Guard`], also what is an address already.
+/// The same for hyper's connector: resolves within a [`AddressGuard`], also what is an address already.
 #[derive(Clone)]
 pub(super) struct Connector {
-    guard: Guard,
+    guard: AddressGuard,
     inner: HttpConnector<HyperResolver>,
 }
 
 impl Connector {
-    pub(super) fn new(guard: Guard, set: impl FnOnce(&mut HttpConnector<HyperResolver>)) -> Self {
+    pub(super) fn new(
+        guard: AddressGuard,
+        set: impl FnOnce(&mut HttpConnector<HyperResolver>),
+    ) -> Self {
         let mut inner = HttpConnector::new_with_resolver(HyperResolver(guard.clone()));
         set(&mut inner);
         Self { guard, inner }
@@ -122,7 +125,7 @@ impl tower::Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         // hyper doesn't resolve an address.
         let host = uri.host().unwrap_or_default();
-        if let Some(address) = literal(host)
+        if let Some(address) = parse_literal(host)
             && let Err(refused) = self.guard.filter(host, vec![address])
         {
             return ready(Err(refused.into())).boxed();
@@ -134,7 +137,7 @@ impl tower::Service<Uri> for Connector {
 
 /// Resolves names for hyper.
 #[derive(Clone)]
-pub(super) struct HyperResolver(Guard);
+pub(super) struct HyperResolver(AddressGuard);
 
 impl tower::Service<Name> for HyperResolver {
     type Response = vec::IntoIter<SocketAddr>;
@@ -148,7 +151,7 @@ impl tower::Service<Name> for HyperResolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let guard = self.0.clone();
         Box::pin(async move {
-            let found = guard.filter(name.as_str(), addresses(name.as_str()).await?)?;
+            let found = guard.filter(name.as_str(), resolve_host(name.as_str()).await?)?;
             // hyper puts the port of the URL in place of the 0.
             Ok(found
                 .into_iter()

@@ -1,6 +1,6 @@
 //! Answers: JSON, plain text, problems, and streams of lines or server-sent events.
 
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -79,7 +79,7 @@ pub fn problem(problem: &Problem, instance: &str) -> Response {
     let body = serde_json::to_vec(&problem.body(instance)).unwrap_or_default();
     let mut response = with(status, "application/problem+json", body);
     let headers = response.headers_mut();
-    if problem.kind == Kind::Unauthorized {
+    if problem.kind == ProblemKind::Unauthorized {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let Some(seconds) = problem.retry_after {
@@ -109,12 +109,12 @@ pub fn stream(
 }
 
 /// Body that keeps something until it was sent, or given up.
-struct Keeping<T> {
+struct GuardedBody<T> {
     body: Body,
     _kept: T,
 }
 
-impl<T: Unpin> hyper::body::Body for Keeping<T> {
+impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -135,8 +135,8 @@ impl<T: Unpin> hyper::body::Body for Keeping<T> {
 }
 
 /// The same answer, which keeps `kept` until its body was handed over.
-pub(super) fn while_sent<T: Unpin + Send + 'static>(answer: Response, kept: T) -> Response {
-    answer.map(|body| Keeping { body, _kept: kept }.boxed_unsync())
+pub(super) fn hold_until_sent<T: Unpin + Send + 'static>(answer: Response, kept: T) -> Response {
+    answer.map(|body| GuardedBody { body, _kept: kept }.boxed_unsync())
 }
 
 /// One server-sent event. JSON holds no raw line feed, so one `data:` line is enough.

@@ -5,12 +5,12 @@
 //! each request once, without its query (cursors and names are nobody's business).
 
 use super::{
-    metrics::{Requests, UNMATCHED},
-    request::{Arrival, Request},
+    metrics::{RequestMetrics, UNMATCHED_ROUTE},
+    request::{Request, RequestContext},
     response::{self, Reply, Response},
     warnings::Warnings,
 };
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method};
 use hyper::body::Incoming;
@@ -36,7 +36,7 @@ struct Route<S> {
 }
 
 /// Collects routes; see [`Router::new`].
-pub struct Builder<S> {
+pub struct RouterBuilder<S> {
     paths: BTreeMap<&'static str, Methods<S>>,
     warns_below: Option<&'static str>,
 }
@@ -44,7 +44,7 @@ pub struct Builder<S> {
 /// Routes over a shared state `S`.
 pub struct Router<S> {
     state: Arc<S>,
-    requests: Requests,
+    requests: RequestMetrics,
     paths: Arc<matchit::Router<Route<S>>>,
     warns_below: Option<&'static str>,
 }
@@ -66,15 +66,15 @@ impl<S: Send + Sync + 'static> Router<S> {
         clippy::new_ret_no_self,
         reason = "a router without routes is of no use"
     )]
-    pub fn new() -> Builder<S> {
-        Builder {
+    pub fn new() -> RouterBuilder<S> {
+        RouterBuilder {
             paths: BTreeMap::new(),
             warns_below: None,
         }
     }
 }
 
-impl<S: Send + Sync + 'static> Builder<S> {
+impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// Adds a handler. `path` may hold `{name}` parameters.
     pub fn route<F, R>(mut self, method: Method, path: &'static str, handler: F) -> Self
     where
@@ -87,7 +87,7 @@ impl<S: Send + Sync + 'static> Builder<S> {
     }
 
     /// Has answers of the paths that begin with `prefix` name what was ignored of their requests.
-    pub fn warn_below(self, prefix: &'static str) -> Self {
+    pub fn with_warnings_below(self, prefix: &'static str) -> Self {
         Self {
             warns_below: Some(prefix),
             ..self
@@ -106,7 +106,7 @@ impl<S: Send + Sync + 'static> Builder<S> {
     ///
     /// # Panics
     /// When two paths exclude each other, which every start of the role would show.
-    pub fn build(self, state: Arc<S>, requests: Requests) -> Router<S> {
+    pub fn build(self, state: Arc<S>, requests: RequestMetrics) -> Router<S> {
         let mut paths = matchit::Router::new();
         for (template, methods) in self.paths {
             if let Err(error) = paths.insert(template, Route { template, methods }) {
@@ -131,7 +131,10 @@ impl<S: Send + Sync + 'static> Router<S> {
     ) -> (&'static str, Result<(Handler<S>, Params), Problem>) {
         let Ok(found) = self.paths.at(path) else {
             let detail = format!("there is no such path; {}", self.directory());
-            return (UNMATCHED, Err(Problem::new(Kind::NotFound, detail)));
+            return (
+                UNMATCHED_ROUTE,
+                Err(Problem::new(ProblemKind::NotFound, detail)),
+            );
         };
         let Route { template, methods } = found.value;
         // HEAD is GET without the body, and hyper leaves the body out.
@@ -154,7 +157,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
         let allow = allow.join(", ");
         let mut problem = Problem::new(
-            Kind::MethodNotAllowed,
+            ProblemKind::MethodNotAllowed,
             format!(
                 "{template} takes {allow}, not {method}; {}",
                 self.directory()
@@ -177,7 +180,7 @@ impl<S: Send + Sync + 'static> Router<S> {
     pub(super) async fn answer(
         self,
         request: http::Request<Incoming>,
-        arrival: Result<Arrival, Problem>,
+        arrival: Result<RequestContext, Problem>,
     ) -> Response {
         let began = Instant::now();
         let id = Uuid::now_v7().to_string();

@@ -2,19 +2,19 @@
 //!
 //! A client that is slow is cut off: in sending a head, in sending a body
 //! ([`request`](super::request)), and in taking what we send. Where there is no room, those who send
-//! nothing are cut off for others ([`connections`](super::connections)).
+//! nothing are cut off for others ([`connection_limiter`](super::connection_limiter)).
 
 use super::{
-    connections::Place,
-    gate::Gate,
+    connection_limiter::ConnectionPermit,
+    listener_policy::ListenerPolicy,
     refusal::{Polite, raw},
-    request::{Arrival, Connection},
-    response::{Response, while_sent},
+    request::{ConnectionInfo, RequestContext},
+    response::{Response, hold_until_sent},
     router::Router,
 };
 use crate::{
-    api::problem::{Kind, Problem},
-    wait,
+    api::problem::{Problem, ProblemKind},
+    background, wait,
 };
 use hyper::{
     body::{Body as _, Incoming},
@@ -38,15 +38,15 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// on where they were.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
-const HEAD_BYTES: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// What a shutdown waits for answers under way.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A signal that every part of a role can wait for: `true` once it is time to end.
 pub type Shutdown = watch::Receiver<bool>;
 
 /// Resolves at shutdown, and when the one who could order it is gone.
-pub async fn ended(mut shutdown: Shutdown) {
+pub async fn shutdown_requested(mut shutdown: Shutdown) {
     // An error means that the sender was dropped, which ends the role as well.
     let _ = wait::until(&mut shutdown, |end| *end).await;
 }
@@ -65,7 +65,7 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
 pub async fn serve<S: Send + Sync + 'static>(
     listener: TcpListener,
     router: Router<S>,
-    gate: Gate,
+    gate: ListenerPolicy,
     shutdown: Shutdown,
 ) {
     let connections = GracefulShutdown::new();
@@ -76,7 +76,7 @@ pub async fn serve<S: Send + Sync + 'static>(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = ended(shutdown.clone()) => break,
+            () = shutdown_requested(shutdown.clone()) => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -90,7 +90,7 @@ pub async fn serve<S: Send + Sync + 'static>(
         let Some(connection) = ends(&stream) else {
             continue;
         };
-        let Some(place) = gate.admit(connection.peer.ip()).map(Arc::new) else {
+        let Some(place) = gate.acquire(connection.peer.ip()).map(Arc::new) else {
             tracing::debug!(peer = %connection.peer, "there are too many connections, or too many from there");
             refuse(&stream);
             continue;
@@ -111,36 +111,39 @@ pub async fn serve<S: Send + Sync + 'static>(
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(Polite::new(Box::pin(stream))), service);
-        tokio::spawn(see_out(connections.watch(served), connection, place));
+        background::spawn(
+            "http_connection",
+            serve_connection(connections.watch(served), connection, place),
+        );
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, connections.shutdown())
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown())
         .await
         .is_err()
     {
         tracing::info!(
             "some connections were still open after {} s and are cut",
-            DRAIN.as_secs()
+            DRAIN_TIMEOUT.as_secs()
         );
     }
 }
 
 /// Answers one request. Its place is worth nothing to newcomers until all of the answer was handed over.
 async fn exchange<S: Send + Sync + 'static>(
-    gate: Gate,
+    gate: ListenerPolicy,
     router: Router<S>,
-    place: Arc<Place>,
+    place: Arc<ConnectionPermit>,
     request: http::Request<Incoming>,
     listener: SocketAddr,
-    connection: Connection,
+    connection: ConnectionInfo,
 ) -> Result<Response, Infallible> {
     let exchange = place.begin(!request.body().is_end_stream());
     let client = gate.client(connection.client, request.headers());
     let authority = gate.authority(&request, listener, connection.peer.ip());
-    let arrival = authority.map(|authority| Arrival {
-        connection: Connection {
+    let arrival = authority.map(|authority| RequestContext {
+        connection: ConnectionInfo {
             client,
             ..connection
         },
@@ -148,14 +151,14 @@ async fn exchange<S: Send + Sync + 'static>(
         place,
     });
     let answer = router.answer(request, arrival).await;
-    Ok(while_sent(answer, exchange))
+    Ok(hold_until_sent(answer, exchange))
 }
 
 /// Serves a connection to its end, or until its place is needed for another one.
-async fn see_out<E: std::fmt::Display>(
+async fn serve_connection<E: std::fmt::Display>(
     served: impl Future<Output = Result<(), E>>,
-    connection: Connection,
-    place: Arc<Place>,
+    connection: ConnectionInfo,
+    place: Arc<ConnectionPermit>,
 ) {
     tokio::select! {
         served = served => {
@@ -163,7 +166,7 @@ async fn see_out<E: std::fmt::Display>(
                 tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
             }
         }
-        () = place.given_up() => {
+        () = place.evicted() => {
             tracing::debug!(peer = %connection.peer, "connection closed to make room for another one");
         }
     }
@@ -172,16 +175,16 @@ async fn see_out<E: std::fmt::Display>(
 /// Says so to somebody for whom there is no place, if that can be done at once.
 fn refuse(stream: &TcpStream) {
     let text = "too many connections are open, or too many from your address; close some, or try again in a moment";
-    let problem = Problem::new(Kind::Unavailable, text).retry_after(1);
+    let problem = Problem::new(ProblemKind::Unavailable, text).retry_after(1);
     let _ = stream.try_write(&raw(&problem));
 }
 
 /// Both ends of a connection; none when the peer is gone already.
-fn ends(stream: &TcpStream) -> Option<Connection> {
+fn ends(stream: &TcpStream) -> Option<ConnectionInfo> {
     // Answers are small and written whole; waiting to fill a segment only adds latency.
     stream.set_nodelay(true).ok()?;
     let peer = stream.peer_addr().ok()?;
-    Some(Connection {
+    Some(ConnectionInfo {
         peer,
         local: stream.local_addr().ok()?,
         client: peer.ip(),

@@ -13,10 +13,8 @@ use crate::api::warning::Warning;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body_util::BodyExt as _;
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use parking_lot::{Mutex, MutexGuard};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Most warnings of an answer; what goes beyond is only counted.
 const MAX_WARNINGS: usize = 16;
@@ -73,7 +71,7 @@ impl Collected {
 
 impl Warnings {
     fn collected(&self) -> MutexGuard<'_, Collected> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Adds a warning about a field.

@@ -12,13 +12,13 @@ use std::{
 use zeroize::Zeroizing;
 
 /// Name of the pre-shared key, which an operator may bring.
-const PSK: &str = "keys/psk";
+const PSK_FILE: &str = "keys/psk";
 /// Names of the keys that the first start makes; an operator brings none of them.
-const USER_TOKEN: &str = "keys/user-token.key";
-const NODE_TOKEN: &str = "keys/node-token.key";
-const WORKER_TOKEN: &str = "keys/worker-token.key";
+const USER_TOKEN_FILE: &str = "keys/user-token.key";
+const NODE_TOKEN_FILE: &str = "keys/node-token.key";
+const WORKER_TOKEN_FILE: &str = "keys/worker-token.key";
 /// What to do about a key that can't be used.
-const ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens end and nodes register again";
+const KEY_ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens end and nodes register again";
 /// Length of a random secret, in characters.
 const SECRET_CHARS: usize = 43;
 
@@ -29,7 +29,7 @@ pub struct Keys {
     pub(super) worker_token: Zeroizing<String>,
     psk: Zeroizing<String>,
     /// Whether the pre-shared key was made at this start.
-    pub psk_is_new: bool,
+    pub is_psk_generated: bool,
 }
 
 impl Keys {
@@ -38,17 +38,21 @@ impl Keys {
     pub fn open(data_dir: &DataDir, psk: Option<Zeroizing<String>>) -> io::Result<Self> {
         data_dir.subdir("keys")?;
         let key = |name| {
-            let (form, advice) = (check_random_secret as fn(&str) -> _, ADVICE);
-            let file = SecretFile { name, form, advice };
+            let (validate, advice) = (check_random_secret as fn(&str) -> _, KEY_ADVICE);
+            let file = SecretFile {
+                name,
+                validate,
+                advice,
+            };
             data_dir.secret(file, random_secret).map(|(key, _)| key)
         };
-        let (psk, psk_is_new) = match psk {
+        let (psk, is_psk_generated) = match psk {
             Some(psk) => (psk, false),
             None => {
                 // Whether an operator's own is long enough is said below, in the words of --psk-file.
                 let psk = SecretFile {
-                    name: PSK,
-                    form: |text| {
+                    name: PSK_FILE,
+                    validate: |text| {
                         if text.is_empty() {
                             Err("is empty")
                         } else {
@@ -61,7 +65,7 @@ impl Keys {
             }
         };
         check_psk(&psk).map_err(|problem| {
-            let path = data_dir.join(PSK);
+            let path = data_dir.join(PSK_FILE);
             let text = format!(
                 "the pre-shared key in {} {}",
                 path.display(),
@@ -70,25 +74,26 @@ impl Keys {
             io::Error::new(io::ErrorKind::InvalidData, text)
         })?;
         Ok(Self {
-            user_token: key(USER_TOKEN)?,
-            node_token: key(NODE_TOKEN)?,
-            worker_token: key(WORKER_TOKEN)?,
+            user_token: key(USER_TOKEN_FILE)?,
+            node_token: key(NODE_TOKEN_FILE)?,
+            worker_token: key(WORKER_TOKEN_FILE)?,
             psk,
-            psk_is_new,
+            is_psk_generated,
         })
     }
 
     /// Path of a key that an earlier start made, if there is one. The pre-shared key doesn't count: an
     /// operator may have put it there.
     pub fn find(data_dir: &Path) -> Option<PathBuf> {
-        let keys = [USER_TOKEN, NODE_TOKEN, WORKER_TOKEN].map(|name| data_dir.join(name));
+        let keys =
+            [USER_TOKEN_FILE, NODE_TOKEN_FILE, WORKER_TOKEN_FILE].map(|name| data_dir.join(name));
         keys.into_iter().find(|key| key.exists())
     }
 
     /// Paths of the keys that are missing; the pre-shared key among them unless the operator `has_psk`.
     pub fn missing(data_dir: &Path, has_psk: bool) -> Vec<PathBuf> {
-        let psk = (!has_psk).then_some(PSK);
-        let names = [USER_TOKEN, NODE_TOKEN, WORKER_TOKEN]
+        let psk = (!has_psk).then_some(PSK_FILE);
+        let names = [USER_TOKEN_FILE, NODE_TOKEN_FILE, WORKER_TOKEN_FILE]
             .into_iter()
             .chain(psk);
         names

@@ -7,7 +7,7 @@
 
 mod keys;
 mod password;
-mod rates;
+mod rate_limits;
 mod sessions;
 mod throttle;
 mod tokens;
@@ -15,37 +15,38 @@ mod users;
 
 pub use keys::{Keys, check_random_secret, random_secret};
 pub use password::hash as hash_password;
-pub use users::Change;
+pub use users::UserAction;
 
 use crate::{
     api::{
         NodeId, SessionId, UserId,
-        audit::{AuditAction, AuditEvent, Origin},
+        audit::{AuditAction, AuditEvent, RequestOrigin},
         auth::User,
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
         time::Time,
     },
+    background,
     digest::sha256_hex,
     errors,
-    network::network,
+    network::client_network,
     store::{Authority, Store, StoreError},
 };
-use rates::{Denials, Rates};
+use rate_limits::{DenialLog, RateLimiter};
 use std::{future::Future, net::IpAddr, time::Duration};
 use subtle::ConstantTimeEq as _;
-use throttle::{Key, Throttle, Try};
+use throttle::{Attempt, Throttle, ThrottleKey};
 use tokio::sync::watch;
 
 /// How often a user's tokens may be refreshed in a second; each refresh stays written down.
-const REFRESHES: u32 = 2;
+const REFRESHES_PER_SECOND: u32 = 2;
 /// When a read that was ended or refused may go better, in seconds.
-const READ_PAUSE: u64 = 5;
+const READ_RETRY_SECONDS: u64 = 5;
 /// Nodes that may register for the first time from one address, at once and a second after that: a rack of
 /// machines starts together, and somebody with the key can't fill the list of nodes.
 const NEW_NODES_BURST: u32 = 64;
-const NEW_NODES_RATE: u32 = 1;
+const NEW_NODES_PER_SECOND: u32 = 1;
 /// How long an access token lives.
-const ACCESS_LIFE: Duration = Duration::from_mins(15);
+const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(15);
 
 /// A user who showed a good access token.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ pub struct Caller {
 
 impl Caller {
     /// That this caller does something, to be written down with it.
-    pub fn did(&self, action: AuditAction, origin: &Origin) -> AuditEvent {
+    pub fn audit_event(&self, action: AuditAction, origin: &RequestOrigin) -> AuditEvent {
         AuditEvent::new(action, Time::now(), Some(origin)).by(self.user.id, &self.user.handle)
     }
 
@@ -78,10 +79,10 @@ pub struct Identity {
     keys: Keys,
     logins: Throttle,
     registrations: Throttle,
-    new_nodes: Rates<IpAddr>,
-    rates: Rates<UserId>,
-    refreshes: Rates<UserId>,
-    denials: Denials,
+    new_nodes: RateLimiter<IpAddr>,
+    requests: RateLimiter<UserId>,
+    refreshes: RateLimiter<UserId>,
+    denials: DenialLog,
     hasher: password::Hasher,
     /// Says that sessions were ended.
     revoked: watch::Sender<()>,
@@ -95,29 +96,30 @@ pub fn store_problem(error: StoreError) -> Problem {
         }
         StoreError::ListsBusy => {
             let text = "you read too many lists at once; wait for those under way, then try again";
-            return Problem::new(Kind::TooManyRequests, text).retry_after(READ_PAUSE);
+            return Problem::new(ProblemKind::TooManyRequests, text)
+                .retry_after(READ_RETRY_SECONDS);
         }
         StoreError::TooSlow => {
             tracing::warn!(error = %error, "a read of the database was ended");
             let text = format!(
                 "{error}, and was ended; ask for less (a smaller limit), or try again later"
             );
-            return Problem::new(Kind::Unavailable, text).retry_after(READ_PAUSE);
+            return Problem::new(ProblemKind::Unavailable, text).retry_after(READ_RETRY_SECONDS);
         }
         StoreError::LowSpace(low) => {
             let text = format!("{low}; until then no new task is taken");
-            return Problem::new(Kind::InsufficientStorage, text);
+            return Problem::new(ProblemKind::InsufficientStorage, text);
         }
         // The log has it already, from when it was noted.
-        StoreError::Trouble(trouble) => {
-            return Problem::new(Kind::Unavailable, trouble.to_string());
+        StoreError::Fault(trouble) => {
+            return Problem::new(ProblemKind::Unavailable, trouble.to_string());
         }
         _ => tracing::error!(error = errors::chain(&error), "the store failed"),
     }
-    match (error.trouble(), error) {
-        (Some(trouble), _) => Problem::new(Kind::Unavailable, trouble.to_string()),
+    match (error.storage_fault(), error) {
+        (Some(trouble), _) => Problem::new(ProblemKind::Unavailable, trouble.to_string()),
         (None, StoreError::Commit(_) | StoreError::Closed) => Problem::new(
-            Kind::Unavailable,
+            ProblemKind::Unavailable,
             "the database takes no writes at present; the operator finds the reason in the orchestrator's log",
         ),
         _ => Problem::internal(),
@@ -126,7 +128,7 @@ pub fn store_problem(error: StoreError) -> Problem {
 
 /// A wrong pre-shared key, which counts as a guess once this is dropped.
 pub struct WrongPsk {
-    attempt: Try,
+    attempt: Attempt,
 }
 
 impl WrongPsk {
@@ -148,10 +150,10 @@ impl Identity {
             keys,
             logins: Throttle::default(),
             registrations: Throttle::default(),
-            new_nodes: Rates::with_burst(NEW_NODES_RATE, NEW_NODES_BURST),
-            rates: Rates::new(rate),
-            refreshes: Rates::new(REFRESHES),
-            denials: Denials::default(),
+            new_nodes: RateLimiter::with_burst(NEW_NODES_PER_SECOND, NEW_NODES_BURST),
+            requests: RateLimiter::new(rate),
+            refreshes: RateLimiter::new(REFRESHES_PER_SECOND),
+            denials: DenialLog::default(),
             hasher: password::Hasher::default(),
             revoked: watch::Sender::new(()),
         }
@@ -170,7 +172,7 @@ impl Identity {
             )
         };
         let (user, session) = tokens::check_access(&self.keys, token).ok_or_else(dead)?;
-        self.rates.admit(user)?;
+        self.requests.admit(user)?;
         let user = self
             .store
             .session_user(session, user, Time::now())
@@ -187,26 +189,26 @@ impl Identity {
         &self,
         bearer: Option<&str>,
         action: AuditAction,
-        origin: &Origin,
+        origin: &RequestOrigin,
     ) -> Result<Caller, Problem> {
         let caller = self.caller(bearer).await?;
         if caller.user.is_admin {
             return Ok(caller);
         }
         let problem = Problem::new(
-            Kind::Forbidden,
+            ProblemKind::Forbidden,
             "only an admin may do this; ask one, or log in as one",
         );
-        if self.denials.is_news(caller.user.id, action) {
-            let event = caller.did(action, origin).refused(&problem);
-            self.note(event).await?;
+        if self.denials.is_new(caller.user.id, action) {
+            let event = caller.audit_event(action, origin).refused(&problem);
+            self.record_audit(event).await?;
         }
         Err(problem)
     }
 
     /// Whether a caller's session still lives; asked again after [`revocations`](Self::revocations)
     /// has said something. Not when that can't be found out.
-    pub async fn lives(&self, caller: &Caller) -> bool {
+    pub async fn is_session_active(&self, caller: &Caller) -> bool {
         let (session, user) = (caller.session, caller.user.id);
         let found = self.store.session_user(session, user, Time::now()).await;
         matches!(found, Ok(Some(_)))
@@ -218,13 +220,13 @@ impl Identity {
     }
 
     /// Writes what may end sessions, and says so where it did; also when who asked hangs up meanwhile.
-    async fn revoking<T: Send + 'static>(
+    async fn write_and_notify<T: Send + 'static>(
         &self,
         write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
         has_ended: fn(&T) -> bool,
     ) -> Result<T, Problem> {
         let revoked = self.revoked.clone();
-        let work = tokio::spawn(async move {
+        let work = background::spawn("write_and_notify", async move {
             let outcome = write.await?;
             if has_ended(&outcome) {
                 revoked.send_replace(());
@@ -239,20 +241,20 @@ impl Identity {
     }
 
     /// Writes down what changed nothing else.
-    pub async fn note(&self, event: AuditEvent) -> Result<(), Problem> {
+    pub async fn record_audit(&self, event: AuditEvent) -> Result<(), Problem> {
         self.store.audit_add(event).await.map_err(store_problem)
     }
 
     /// Checks the pre-shared key.
     pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
-        let shown = self.show_psk(psk, from)?;
+        let shown = self.verify_psk(psk, from)?;
         shown.map_err(|wrong| wrong.refuse(from))
     }
 
     /// Whether this is the pre-shared key. One that is wrong counts as a guess, unless the same request shows
     /// the right one as well.
-    pub fn show_psk(&self, psk: &str, from: IpAddr) -> Result<Result<(), WrongPsk>, Problem> {
-        let admitted = self.registrations.admit(vec![Key::address(from)]);
+    pub fn verify_psk(&self, psk: &str, from: IpAddr) -> Result<Result<(), WrongPsk>, Problem> {
+        let admitted = self.registrations.admit(vec![ThrottleKey::address(from)]);
         let attempt = admitted.map_err(|problem| {
             let why = "nodes at this address have shown a wrong pre-shared key, this one or others; give each of them the present one";
             let detail = format!("{}: {why}", problem.detail);
@@ -266,7 +268,12 @@ impl Identity {
     }
 
     /// Checks another key of a request that has shown a wrong one.
-    pub fn check_other_psk(&self, wrong: WrongPsk, psk: &str, from: IpAddr) -> Result<(), Problem> {
+    pub fn verify_other_psk(
+        &self,
+        wrong: WrongPsk,
+        psk: &str,
+        from: IpAddr,
+    ) -> Result<(), Problem> {
         if !self.is_psk(psk) {
             return Err(wrong.refuse(from));
         }
@@ -282,7 +289,7 @@ impl Identity {
 
     /// Lets a node that isn't known register from there, or says how long to wait.
     pub fn admit_new_node(&self, from: IpAddr) -> Result<(), Problem> {
-        self.new_nodes.admit_or(network(from), |seconds| {
+        self.new_nodes.admit_or(client_network(from), |seconds| {
             format!(
                 "too many new nodes register from this address; wait {seconds} s and register again \
                  (nodes that are known already are not limited)"

@@ -4,7 +4,7 @@
 //! when its password is at hand.
 
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     store::UserRecord,
 };
 use argon2::{
@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 /// Most hashes at the same time; each takes a core and 19 MiB.
-const MOST: usize = 4;
+const MAX_CONCURRENT_HASHES: usize = 4;
 /// Those that may wait for their turn; whoever comes then is sent away.
-const WAITING: usize = 256;
+const MAX_WAITING_HASHES: usize = 256;
 
-/// Checked in place of the hash that an unknown handle doesn't have, so that it takes as long.
-static NOBODY: LazyLock<String> =
+/// PasswordCheck in place of the hash that an unknown handle doesn't have, so that it takes as long.
+static UNKNOWN_USER_HASH: LazyLock<String> =
     LazyLock::new(|| hash("no password has this hash").unwrap_or_default());
 
 /// Hashes a password.
@@ -44,11 +44,11 @@ fn is_weak(hash: &PasswordHash<'_>) -> bool {
 }
 
 /// What a check found.
-pub(super) enum Checked {
+pub(super) enum PasswordCheck {
     /// It is the password. A hash that was made with less than today's comes back made anew.
     Right {
         /// What to store in place of the present hash.
-        anew: Option<String>,
+        rehashed: Option<String>,
     },
     /// It isn't, or there is no such user.
     Wrong,
@@ -65,8 +65,8 @@ impl Default for Hasher {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            running: Arc::new(Semaphore::new((cores / 2).clamp(1, MOST))),
-            waiting: Semaphore::new(WAITING),
+            running: Arc::new(Semaphore::new((cores / 2).clamp(1, MAX_CONCURRENT_HASHES))),
+            waiting: Semaphore::new(MAX_WAITING_HASHES),
         }
     }
 }
@@ -77,37 +77,39 @@ impl Hasher {
         &self,
         found: Option<UserRecord>,
         password: Zeroizing<String>,
-    ) -> Result<Checked, Problem> {
-        self.run(move || {
+    ) -> Result<PasswordCheck, Problem> {
+        self.run_blocking(move || {
             let known = found.as_ref().map(|record| record.password_hash.as_str());
-            let Ok(stored) = PasswordHash::new(known.unwrap_or(&NOBODY)) else {
-                return Checked::Wrong;
+            let Ok(stored) = PasswordHash::new(known.unwrap_or(&UNKNOWN_USER_HASH)) else {
+                return PasswordCheck::Wrong;
             };
             let verified = Argon2::default().verify_password(password.as_bytes(), &stored);
             if verified.is_err() || known.is_none() {
-                return Checked::Wrong;
+                return PasswordCheck::Wrong;
             }
-            let anew = is_weak(&stored).then(|| hash(&password).ok()).flatten();
-            Checked::Right { anew }
+            let rehashed = is_weak(&stored).then(|| hash(&password).ok()).flatten();
+            PasswordCheck::Right { rehashed }
         })
         .await
     }
 
     /// The hash of a new password.
     pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Problem> {
-        self.run(move || hash(&password)).await?.map_err(|error| {
-            tracing::error!(%error, "a password could not be hashed");
-            Problem::internal()
-        })
+        self.run_blocking(move || hash(&password))
+            .await?
+            .map_err(|error| {
+                tracing::error!(%error, "a password could not be hashed");
+                Problem::internal()
+            })
     }
 
-    async fn run<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Problem> {
         let Ok(place) = self.waiting.try_acquire() else {
             let text = "too many logins at the same time; try again in a moment";
-            return Err(Problem::new(Kind::TooManyRequests, text).retry_after(1));
+            return Err(Problem::new(ProblemKind::TooManyRequests, text).retry_after(1));
         };
         let permit = Arc::clone(&self.running)
             .acquire_owned()
@@ -130,7 +132,7 @@ mod tests {
     use argon2::{Algorithm, Version};
 
     #[test]
-    fn what_was_made_with_less_is_weak() {
+    fn hash_with_lower_cost_is_weak() {
         let made = |memory, passes| {
             let params = Params::new(memory, passes, 1, None).unwrap();
             let salt = SaltString::encode_b64(&[7; 16]).unwrap();
@@ -152,17 +154,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_place_to_wait_is_sent_away() {
+    async fn full_waiting_list_is_refused() {
         let hasher = Hasher {
             running: Arc::new(Semaphore::new(0)),
             waiting: Semaphore::new(1),
         };
-        let wait = hasher.run(|| ());
+        let wait = hasher.run_blocking(|| ());
         let late = async {
-            let problem = hasher.run(|| ()).await.unwrap_err();
+            let problem = hasher.run_blocking(|| ()).await.unwrap_err();
             assert_eq!(
                 (problem.kind, problem.retry_after),
-                (Kind::TooManyRequests, Some(1))
+                (ProblemKind::TooManyRequests, Some(1))
             );
             hasher.running.add_permits(1);
         };

@@ -1,43 +1,43 @@
 //! Sessions: opened by a password, kept by refresh tokens, ended at once.
 
 use super::{
-    ACCESS_LIFE, Caller, Identity, keys::random_secret, password::Checked, store_problem,
-    throttle::Key, tokens,
+    ACCESS_TOKEN_LIFETIME, Caller, Identity, keys::random_secret, password::PasswordCheck,
+    store_problem, throttle::ThrottleKey, tokens,
 };
 use crate::{
     api::{
         SessionId,
-        audit::{AuditAction, AuditEvent, Origin},
+        audit::{AuditAction, AuditEvent, RequestOrigin},
         auth::{Tokens, User},
         problem::Problem,
         time::Time,
         users::{MAX_HANDLE_BYTES, MAX_PASSWORD_CHARS},
     },
     digest::sha256_hex,
-    store::{Proof, RefreshOutcome, UserChange},
+    store::{PasswordProof, RefreshOutcome, UserChange},
 };
 use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// How long a session lives without a refresh.
-const SESSION_LIFE: Duration = Duration::from_hours(24 * 30);
+const SESSION_LIFETIME: Duration = Duration::from_hours(24 * 30);
 
 /// How much of a handle the log shows.
-const SHOWN_BYTES: usize = 64;
+const MAX_LOGGED_HANDLE_BYTES: usize = 64;
 
 /// One answer for an unknown handle, a wrong password and a disabled user.
-fn wrong() -> Problem {
+fn wrong_credentials() -> Problem {
     Problem::unauthorized("the handle or the password is wrong; try again")
 }
 
 /// A handle as the log shows it: strangers choose it, so it is cut, and the log quotes and escapes it.
-fn shown(handle: &str) -> String {
-    let end = handle.floor_char_boundary(SHOWN_BYTES);
+fn for_log(handle: &str) -> String {
+    let end = handle.floor_char_boundary(MAX_LOGGED_HANDLE_BYTES);
     let more = if end < handle.len() { "…" } else { "" };
     format!("{}{more}", &handle[..end])
 }
 
-fn dead() -> Problem {
+fn refresh_token_expired() -> Problem {
     Problem::unauthorized("the refresh token is not valid any more; log in again")
 }
 
@@ -47,24 +47,24 @@ impl Identity {
         &self,
         handle: String,
         password: Zeroizing<String>,
-        origin: &Origin,
+        origin: &RequestOrigin,
     ) -> Result<Tokens, Problem> {
-        let shown = shown(&handle);
+        let shown = for_log(&handle);
         let failed = || {
             tracing::warn!(handle = shown, address = %origin.address, "login failed");
-            wrong()
+            wrong_credentials()
         };
         // Longer ones are wrong without a look; they would only fill memory, and, without a limit, the log.
         if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
-            return Err(wrong());
+            return Err(wrong_credentials());
         }
         let attempt = self.logins.admit(vec![
-            Key::address(origin.address),
-            Key::handle_from(origin.address, &handle),
-            Key::handle(&handle),
+            ThrottleKey::address(origin.address),
+            ThrottleKey::handle_from(origin.address, &handle),
+            ThrottleKey::handle(&handle),
         ])?;
         tokio::time::sleep(attempt.delay).await;
-        match self.judge(handle, password, origin).await {
+        match self.check_login(handle, password, origin).await {
             Ok(Some(tokens)) => {
                 attempt.succeed();
                 Ok(tokens)
@@ -72,35 +72,35 @@ impl Identity {
             Ok(None) => Err(failed()),
             // Our own fault, or too much at once, which says nothing of the password.
             Err(problem) => {
-                attempt.pass();
+                attempt.discard();
                 Err(problem)
             }
         }
     }
 
     /// The tokens of a new session, for the right password of a user who may log in.
-    async fn judge(
+    async fn check_login(
         &self,
         handle: String,
         password: Zeroizing<String>,
-        origin: &Origin,
+        origin: &RequestOrigin,
     ) -> Result<Option<Tokens>, Problem> {
         let found = self.store.user_by_handle(handle).await;
         let found = found.map_err(store_problem)?;
         let checked = self.hasher.check(found.clone(), password).await?;
         let event = AuditEvent::new(AuditAction::Login, Time::now(), Some(origin));
         let Some(record) = found else {
-            self.note(event.failed("unknown-handle")).await?;
+            self.record_audit(event.failed("unknown-handle")).await?;
             return Ok(None);
         };
         let event = event.by(record.user.id, &record.user.handle);
-        let Checked::Right { anew } = checked else {
-            self.note(event.failed("wrong-password")).await?;
+        let PasswordCheck::Right { rehashed } = checked else {
+            self.record_audit(event.failed("wrong-password")).await?;
             return Ok(None);
         };
-        let proof = Proof {
+        let proof = PasswordProof {
             password_hash: record.password_hash,
-            anew,
+            anew: rehashed,
         };
         self.open(record.user, Some(proof), event).await
     }
@@ -126,11 +126,11 @@ impl Identity {
     async fn open(
         &self,
         user: User,
-        proof: Option<Proof>,
+        proof: Option<PasswordProof>,
         event: AuditEvent,
     ) -> Result<Option<Tokens>, Problem> {
         let refresh = random_secret();
-        let ends = event.at.plus(SESSION_LIFE);
+        let ends = event.at.plus(SESSION_LIFETIME);
         let session = self
             .store
             .session_open(user.id, sha256_hex(&refresh), ends, proof, event)
@@ -142,18 +142,20 @@ impl Identity {
     }
 
     /// Trades a refresh token for new tokens, once.
-    pub async fn refresh(&self, token: &str, origin: &Origin) -> Result<Tokens, Problem> {
+    pub async fn refresh(&self, token: &str, origin: &RequestOrigin) -> Result<Tokens, Problem> {
         let refresh = random_secret();
         let event = AuditEvent::new(AuditAction::Refresh, Time::now(), Some(origin));
-        let ends = event.at.plus(SESSION_LIFE);
+        let ends = event.at.plus(SESSION_LIFETIME);
         let (old, new, store) = (sha256_hex(token), sha256_hex(&refresh), self.store.clone());
         let owner = self.store.session_owner(old.clone()).await;
         // A token that nobody ever had costs no write.
-        let owner = owner.map_err(store_problem)?.ok_or_else(dead)?;
+        let owner = owner
+            .map_err(store_problem)?
+            .ok_or_else(refresh_token_expired)?;
         self.refreshes.admit(owner)?;
         let write = async move { store.session_refresh(old, new, ends, event).await };
         let is_reused = |outcome: &RefreshOutcome| matches!(outcome, RefreshOutcome::Reused);
-        match self.revoking(write, is_reused).await? {
+        match self.write_and_notify(write, is_reused).await? {
             RefreshOutcome::Rotated { user, session } => self.tokens(&user, session, &refresh),
             RefreshOutcome::Reused => {
                 tracing::warn!("a refresh token was used twice; its session is revoked");
@@ -161,7 +163,7 @@ impl Identity {
                     "this refresh token was used before, so its session was ended; log in again",
                 ))
             }
-            RefreshOutcome::Dead => Err(dead()),
+            RefreshOutcome::Dead => Err(refresh_token_expired()),
         }
     }
 
@@ -170,13 +172,13 @@ impl Identity {
         &self,
         caller: &Caller,
         refresh_token: Option<String>,
-        origin: &Origin,
+        origin: &RequestOrigin,
     ) -> Result<(), Problem> {
         let other = refresh_token.as_deref().map(sha256_hex);
-        let event = caller.did(AuditAction::Logout, origin);
+        let event = caller.audit_event(AuditAction::Logout, origin);
         let (session, user, store) = (caller.session, caller.user.id, self.store.clone());
         let write = async move { store.session_revoke(session, user, other, event).await };
-        self.revoking(write, |()| true).await
+        self.write_and_notify(write, |()| true).await
     }
 
     fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, Problem> {
@@ -184,7 +186,7 @@ impl Identity {
             access_token: tokens::issue_access(&self.keys, user.id, session)?,
             refresh_token: refresh.to_owned(),
             token_type: "Bearer".to_owned(),
-            expires_in: ACCESS_LIFE.as_secs(),
+            expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
         })
     }
 }

@@ -4,77 +4,78 @@
 //! everywhere at once is only slowed, so that nobody can lock its owner out.
 
 use crate::{
-    api::problem::{Kind, Problem},
-    network::guesser,
+    api::problem::{Problem, ProblemKind},
+    network::rate_limit_key,
 };
+use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 /// Failures without consequence.
-const FREE: u32 = 5;
+const FREE_FAILURES: u32 = 5;
 /// Tries at the same time from an address that never failed: a team behind it.
-const UNBLEMISHED: u32 = 16;
+const CONCURRENT_TRIES: u32 = 16;
 /// Longest wait between two tries.
-const LONGEST: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Failures for a name, from wherever, before each further try for it is slowed.
-const SLOW_FREE: u32 = 20;
+const FREE_FAILURES_PER_HANDLE: u32 = 20;
 /// How much it is slowed at most.
-const SLOWEST: Duration = Duration::from_secs(2);
+const MAX_DELAY: Duration = Duration::from_secs(2);
 /// After so long without a failure, a key is forgotten.
-const MEMORY: Duration = Duration::from_mins(15);
+const FORGET_AFTER: Duration = Duration::from_mins(15);
 /// Keys that are remembered at most; a stranger chooses them, so they must not fill the memory.
-const KEYS: usize = 10_000;
+const MAX_KEYS: usize = 10_000;
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct Failures {
     failures: u32,
     last_failure: Instant,
     /// Tries that are being looked at.
-    under_way: u32,
+    pending: u32,
 }
 
-impl Entry {
+impl Failures {
     /// How long until a next try may begin.
     fn wait(self, at_once: u32, now: Instant) -> Duration {
-        let Some(over) = self.failures.checked_sub(FREE) else {
+        let Some(over) = self.failures.checked_sub(FREE_FAILURES) else {
             // Tries that were not judged yet could all fail.
             let open = if self.failures == 0 {
                 at_once
             } else {
-                FREE - self.failures
+                FREE_FAILURES - self.failures
             };
-            return if self.under_way < open {
+            return if self.pending < open {
                 Duration::ZERO
             } else {
                 Duration::from_millis(1)
             };
         };
-        if self.under_way > 0 {
+        if self.pending > 0 {
             return Duration::from_millis(1);
         }
-        let delay = LONGEST.min(Duration::from_secs(1 << over.min(6)));
+        let delay = MAX_WAIT.min(Duration::from_secs(1 << over.min(6)));
         (self.last_failure + delay).saturating_duration_since(now)
     }
 
     /// How much a try is slowed.
     fn delay(self) -> Duration {
-        let over = self.failures.checked_sub(SLOW_FREE);
+        let over = self.failures.checked_sub(FREE_FAILURES_PER_HANDLE);
         over.map_or(Duration::ZERO, |over| {
-            SLOWEST.min(Duration::from_millis(100 << over.min(5)))
+            MAX_DELAY.min(Duration::from_millis(100 << over.min(5)))
         })
     }
 
     fn is_forgotten(self, now: Instant) -> bool {
-        self.under_way == 0 && now.saturating_duration_since(self.last_failure) >= MEMORY
+        self.pending == 0 && now.saturating_duration_since(self.last_failure) >= FORGET_AFTER
     }
 }
 
 /// What failures are counted by.
-pub(super) struct Key {
+pub(super) struct ThrottleKey {
     name: String,
     effect: Effect,
 }
@@ -91,21 +92,21 @@ enum Effect {
     Slow,
 }
 
-impl Key {
+impl ThrottleKey {
     /// An address, behind which a team may sit.
     pub(super) fn address(address: IpAddr) -> Self {
-        let at_once = UNBLEMISHED;
+        let at_once = CONCURRENT_TRIES;
         Self {
-            name: guesser(address).to_string(),
+            name: rate_limit_key(address).to_string(),
             effect: Effect::Refuse { at_once },
         }
     }
 
     /// A name that is tried from an address.
     pub(super) fn handle_from(address: IpAddr, handle: &str) -> Self {
-        let at_once = FREE;
+        let at_once = FREE_FAILURES;
         Self {
-            name: format!("{} {handle}", guesser(address)),
+            name: format!("{} {handle}", rate_limit_key(address)),
             effect: Effect::Refuse { at_once },
         }
     }
@@ -119,17 +120,17 @@ impl Key {
     }
 }
 
-type Entries = HashMap<String, Entry>;
+type FailuresByKey = HashMap<String, Failures>;
 
 /// Counts failures by key.
 #[derive(Clone, Default)]
-pub(super) struct Throttle(Arc<Mutex<Entries>>);
+pub(super) struct Throttle(Arc<Mutex<FailuresByKey>>);
 
 /// A try that was let through. Counts as failed unless it is said to be good, so that hanging up
 /// in the middle gains nothing.
-pub(super) struct Try {
-    entries: Arc<Mutex<Entries>>,
-    keys: Vec<Key>,
+pub(super) struct Attempt {
+    entries: Arc<Mutex<FailuresByKey>>,
+    keys: Vec<ThrottleKey>,
     outcome: Outcome,
     /// How long to let it wait before it is looked at.
     pub(super) delay: Duration,
@@ -138,21 +139,21 @@ pub(super) struct Try {
 /// What came of a try.
 #[derive(PartialEq, Eq)]
 enum Outcome {
-    Good,
+    Succeeded,
     /// Also where nobody waited for it.
     Failed,
-    Unjudged,
+    Discarded,
 }
 
 impl Throttle {
     /// Lets a try through, or says how long to wait.
-    pub(super) fn admit(&self, keys: Vec<Key>) -> Result<Try, Problem> {
+    pub(super) fn admit(&self, keys: Vec<ThrottleKey>) -> Result<Attempt, Problem> {
         self.admit_at(keys, Instant::now())
     }
 
-    fn admit_at(&self, keys: Vec<Key>, now: Instant) -> Result<Try, Problem> {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |key: &Key| {
+    fn admit_at(&self, keys: Vec<ThrottleKey>, now: Instant) -> Result<Attempt, Problem> {
+        let mut entries = self.0.lock();
+        let known = |key: &ThrottleKey| {
             let entry = entries.get(&key.name).copied();
             entry.filter(|entry| !entry.is_forgotten(now))
         };
@@ -169,27 +170,27 @@ impl Throttle {
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             let seconds = wait.as_millis().div_ceil(1000);
             let problem = Problem::new(
-                Kind::TooManyRequests,
+                ProblemKind::TooManyRequests,
                 format!("too many tries; wait {seconds} s and try again"),
             );
             return Err(problem.retry_after(u64::try_from(seconds).unwrap_or(1)));
         }
-        if entries.len() + keys.len() > KEYS {
+        if entries.len() + keys.len() > MAX_KEYS {
             make_room(&mut entries, keys.len(), now);
         }
         for key in &keys {
-            let fresh = Entry {
+            let fresh = Failures {
                 failures: 0,
                 last_failure: now,
-                under_way: 0,
+                pending: 0,
             };
             let entry = entries.entry(key.name.clone()).or_insert(fresh);
             if entry.is_forgotten(now) {
                 *entry = fresh;
             }
-            entry.under_way += 1;
+            entry.pending += 1;
         }
-        Ok(Try {
+        Ok(Attempt {
             entries: Arc::clone(&self.0),
             keys,
             outcome: Outcome::Failed,
@@ -200,13 +201,13 @@ impl Throttle {
 
 /// Forgets what is old, and then the longest unheard of, so that a flood of made-up keys can't wipe
 /// out the delay of somebody who is guessing just now.
-fn make_room(entries: &mut Entries, room: usize, now: Instant) {
+fn make_room(entries: &mut FailuresByKey, room: usize, now: Instant) {
     entries.retain(|_, entry| !entry.is_forgotten(now));
     // A tenth at once, so that a flood doesn't cost a sort for each of its keys.
-    let surplus = (entries.len() + room).saturating_sub(KEYS - KEYS / 10);
+    let surplus = (entries.len() + room).saturating_sub(MAX_KEYS - MAX_KEYS / 10);
     let mut by_age: Vec<_> = entries
         .iter()
-        .filter(|(_, entry)| entry.under_way == 0)
+        .filter(|(_, entry)| entry.pending == 0)
         .map(|(key, entry)| (entry.last_failure, key.clone()))
         .collect();
     by_age.sort_unstable();
@@ -215,15 +216,15 @@ fn make_room(entries: &mut Entries, room: usize, now: Instant) {
     }
 }
 
-impl Try {
+impl Attempt {
     /// It was a good one, and costs nothing.
     pub(super) fn succeed(mut self) {
-        self.outcome = Outcome::Good;
+        self.outcome = Outcome::Succeeded;
     }
 
     /// It was not judged.
-    pub(super) fn pass(mut self) {
-        self.outcome = Outcome::Unjudged;
+    pub(super) fn discard(mut self) {
+        self.outcome = Outcome::Discarded;
     }
 
     #[cfg(test)]
@@ -233,12 +234,12 @@ impl Try {
     }
 
     fn settle(&mut self, now: Instant) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.lock();
         for key in &self.keys {
             let Some(entry) = entries.get_mut(&key.name) else {
                 continue;
             };
-            entry.under_way = entry.under_way.saturating_sub(1);
+            entry.pending = entry.pending.saturating_sub(1);
             if self.outcome == Outcome::Failed {
                 entry.failures = entry.failures.saturating_add(1);
                 entry.last_failure = now;
@@ -247,7 +248,7 @@ impl Try {
     }
 }
 
-impl Drop for Try {
+impl Drop for Attempt {
     fn drop(&mut self) {
         self.settle(Instant::now());
     }
@@ -257,23 +258,23 @@ impl Drop for Try {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> Vec<Key> {
-        let at_once = UNBLEMISHED;
-        vec![Key {
+    fn key(name: &str) -> Vec<ThrottleKey> {
+        let at_once = CONCURRENT_TRIES;
+        vec![ThrottleKey {
             name: name.to_owned(),
             effect: Effect::Refuse { at_once },
         }]
     }
 
-    fn keys() -> Vec<Key> {
+    fn keys() -> Vec<ThrottleKey> {
         key("a")
     }
 
     #[test]
-    fn five_are_free_then_the_wait_doubles_and_is_forgotten_in_time() {
+    fn wait_doubles_after_five_failures_and_expires() {
         let throttle = Throttle::default();
         let mut now = Instant::now();
-        for _ in 0..FREE {
+        for _ in 0..FREE_FAILURES {
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
@@ -283,21 +284,21 @@ mod tests {
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
         throttle.admit_at(key("b"), now).unwrap().fail_at(now);
-        now += MEMORY;
-        for _ in 0..FREE {
+        now += FORGET_AFTER;
+        for _ in 0..FREE_FAILURES {
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
     }
 
     #[test]
-    fn good_tries_cost_nothing_also_many_at_once_and_after_failures() {
+    fn successful_attempts_are_never_delayed() {
         let throttle = Throttle::default();
         let now = Instant::now();
-        let together: Vec<_> = (0..UNBLEMISHED)
+        let together: Vec<_> = (0..CONCURRENT_TRIES)
             .map(|_| throttle.admit_at(keys(), now).unwrap())
             .collect();
-        together.into_iter().for_each(Try::succeed);
-        for _ in 0..FREE {
+        together.into_iter().for_each(Attempt::succeed);
+        for _ in 0..FREE_FAILURES {
             throttle.admit_at(keys(), now).unwrap().fail_at(now);
         }
         for _ in 0..100 {
@@ -309,22 +310,26 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_the_same_time_dont_slip_through_together() {
+    fn concurrent_guesses_are_limited() {
         let throttle = Throttle::default();
         let now = Instant::now();
         throttle.admit_at(keys(), now).unwrap().fail_at(now);
         let together: Vec<_> = (0..50)
             .filter_map(|_| throttle.admit_at(keys(), now).ok())
             .collect();
-        assert_eq!(together.len() as u32, FREE - 1);
+        assert_eq!(together.len() as u32, FREE_FAILURES - 1);
     }
 
     #[test]
-    fn a_name_that_is_guessed_from_everywhere_is_slowed_and_never_refused() {
+    fn handle_guessed_everywhere_is_slowed_not_refused() {
         let throttle = Throttle::default();
         let now = Instant::now();
-        let admit = || throttle.admit_at(vec![Key::handle("admin")], now).unwrap();
-        for _ in 0..SLOW_FREE {
+        let admit = || {
+            throttle
+                .admit_at(vec![ThrottleKey::handle("admin")], now)
+                .unwrap()
+        };
+        for _ in 0..FREE_FAILURES_PER_HANDLE {
             let attempt = admit();
             assert_eq!(attempt.delay, Duration::ZERO);
             attempt.fail_at(now);
@@ -337,17 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn made_up_keys_dont_wipe_out_a_delay() {
+    fn made_up_keys_do_not_evict_delays() {
         let throttle = Throttle::default();
         let mut now = Instant::now();
-        for n in 0..2 * KEYS {
+        for n in 0..2 * MAX_KEYS {
             now += Duration::from_micros(1);
             throttle
                 .admit_at(key(&n.to_string()), now)
                 .unwrap()
                 .fail_at(now);
-            if n == KEYS {
-                for _ in 0..FREE {
+            if n == MAX_KEYS {
+                for _ in 0..FREE_FAILURES {
                     throttle
                         .admit_at(keys(), now)
                         .unwrap()

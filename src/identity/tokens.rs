@@ -1,6 +1,6 @@
 //! What tokens are made of, and what is checked of them.
 
-use super::{ACCESS_LIFE, keys::Keys};
+use super::{ACCESS_TOKEN_LIFETIME, keys::Keys};
 use crate::api::{NodeId, SessionId, UserId, problem::Problem, time::Time};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use std::time::Duration;
 
-const USERS: &str = "cynode-user";
-const NODES: &str = "cynode-node";
-const NODE_LIFE: Duration = Duration::from_hours(24 * 90);
+const USER_AUDIENCE: &str = "cynode-user";
+const NODE_AUDIENCE: &str = "cynode-node";
+const NODE_TOKEN_LIFETIME: Duration = Duration::from_hours(24 * 90);
 /// How far two clocks may differ. The library's own default would be 15 minutes.
-const TOLERANCE: Duration = Duration::from_secs(5);
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
 struct SessionClaim {
@@ -32,7 +32,7 @@ struct RegistrationClaim {
 fn options(audience: &str) -> VerificationOptions {
     VerificationOptions {
         allowed_audiences: Some(HashSet::from([audience.to_owned()])),
-        time_tolerance: Some(TOLERANCE.into()),
+        time_tolerance: Some(CLOCK_TOLERANCE.into()),
         max_token_length: Some(4096),
         ..VerificationOptions::default()
     }
@@ -65,14 +65,15 @@ pub(super) fn issue_access(
     user: UserId,
     session: SessionId,
 ) -> Result<String, Problem> {
-    let claims = Claims::with_custom_claims(SessionClaim { sid: session }, ACCESS_LIFE.into())
-        .with_audience(USERS)
-        .with_subject(user);
+    let claims =
+        Claims::with_custom_claims(SessionClaim { sid: session }, ACCESS_TOKEN_LIFETIME.into())
+            .with_audience(USER_AUDIENCE)
+            .with_subject(user);
     issue(&keys.user_token, claims)
 }
 
 pub(super) fn check_access(keys: &Keys, token: &str) -> Option<(UserId, SessionId)> {
-    let claims: JWTClaims<SessionClaim> = check(&keys.user_token, USERS, token)?;
+    let claims: JWTClaims<SessionClaim> = check(&keys.user_token, USER_AUDIENCE, token)?;
     Some((claims.subject?.parse().ok()?, claims.custom.sid))
 }
 
@@ -81,18 +82,21 @@ pub(super) fn issue_node(
     node: NodeId,
     registration: i64,
 ) -> Result<(String, Time), Problem> {
-    let claims = Claims::with_custom_claims(RegistrationClaim { registration }, NODE_LIFE.into())
-        .with_audience(NODES)
-        .with_subject(node);
+    let claims = Claims::with_custom_claims(
+        RegistrationClaim { registration },
+        NODE_TOKEN_LIFETIME.into(),
+    )
+    .with_audience(NODE_AUDIENCE)
+    .with_subject(node);
     Ok((
         issue(&keys.node_token, claims)?,
-        Time::now().plus(NODE_LIFE),
+        Time::now().plus(NODE_TOKEN_LIFETIME),
     ))
 }
 
 /// The node of a token, and the registration that it is of.
 pub(super) fn check_node(keys: &Keys, token: &str) -> Option<(NodeId, i64)> {
-    let claims: JWTClaims<RegistrationClaim> = check(&keys.node_token, NODES, token)?;
+    let claims: JWTClaims<RegistrationClaim> = check(&keys.node_token, NODE_AUDIENCE, token)?;
     Some((claims.subject?.parse().ok()?, claims.custom.registration))
 }
 
@@ -138,8 +142,8 @@ mod tests {
     fn node_tokens_differ_by_registration() {
         let (_dir, keys) = keys();
         let node = NodeId::new();
-        let claims = Claims::create(NODE_LIFE.into())
-            .with_audience(NODES)
+        let claims = Claims::create(NODE_TOKEN_LIFETIME.into())
+            .with_audience(NODE_AUDIENCE)
             .with_subject(node);
         let older = issue(&keys.node_token, claims).unwrap();
         assert_eq!(check_node(&keys, &older), Some((node, 0)));
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_foreign_tampered_and_unsigned_tokens_are_refused() {
+    fn invalid_tokens_are_refused() {
         let (_dir, keys) = keys();
         let (user, session) = (UserId::new(), SessionId::new());
         let make = |key: &str, audience: &str, life: Duration, age: Duration| {
@@ -163,12 +167,17 @@ mod tests {
             issue(key, claims).unwrap()
         };
         let (minute, zero) = (Duration::from_mins(1), Duration::ZERO);
-        let good = make(&keys.user_token, USERS, minute, zero);
+        let good = make(&keys.user_token, USER_AUDIENCE, minute, zero);
         assert!(check_access(&keys, &good).is_some());
         assert!(
             check_access(
                 &keys,
-                &make(&keys.user_token, USERS, minute, minute + TOLERANCE * 2)
+                &make(
+                    &keys.user_token,
+                    USER_AUDIENCE,
+                    minute,
+                    minute + CLOCK_TOLERANCE * 2
+                )
             )
             .is_none()
         );
@@ -177,16 +186,22 @@ mod tests {
                 &keys,
                 &make(
                     &keys.user_token,
-                    USERS,
+                    USER_AUDIENCE,
                     minute,
                     minute + Duration::from_secs(1)
                 )
             )
             .is_some()
         );
-        assert!(check_access(&keys, &make(&keys.user_token, NODES, minute, zero)).is_none());
         assert!(
-            check_access(&keys, &make(&"another key ".repeat(4), USERS, minute, zero)).is_none()
+            check_access(&keys, &make(&keys.user_token, NODE_AUDIENCE, minute, zero)).is_none()
+        );
+        assert!(
+            check_access(
+                &keys,
+                &make(&"another key ".repeat(4), USER_AUDIENCE, minute, zero)
+            )
+            .is_none()
         );
         let (payload, signature) = good.rsplit_once('.').unwrap();
         let first = if signature.starts_with('A') { 'B' } else { 'A' };

@@ -4,17 +4,17 @@ use super::{Caller, Identity, store_problem};
 use crate::{
     api::{
         UserId,
-        audit::{AuditAction, Origin},
+        audit::{AuditAction, RequestOrigin},
         auth::User,
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
         users::{CreateUser, ResetPassword, check_password},
     },
-    store::{Authority, NewUser, UserChange, UserChanged},
+    store::{Authority, NewUser, UserChange, UserChangeOutcome},
 };
 use zeroize::Zeroizing;
 
 /// What to do to a user.
-pub enum Change {
+pub enum UserAction {
     /// Let them in again.
     Enable,
     /// Keep them out, at once.
@@ -38,7 +38,7 @@ impl Identity {
         &self,
         admin: &Caller,
         create: CreateUser,
-        origin: &Origin,
+        origin: &RequestOrigin,
     ) -> Result<User, Problem> {
         create.check()?;
         let handle = create.handle.clone();
@@ -48,11 +48,11 @@ impl Identity {
             email: create.email,
             is_admin: create.is_admin == Some(true),
         };
-        let event = admin.did(AuditAction::UserCreate, origin);
+        let event = admin.audit_event(AuditAction::UserCreate, origin);
         let made = self.store.user_create(new, Some(as_admin(admin)), event);
         made.await.map_err(store_problem)?.ok_or_else(|| {
             let text = format!("there is a user {handle} already; choose another handle");
-            Problem::new(Kind::Conflict, text).at("/handle")
+            Problem::new(ProblemKind::Conflict, text).at("/handle")
         })
     }
 
@@ -61,14 +61,16 @@ impl Identity {
         &self,
         admin: &Caller,
         user: UserId,
-        change: Change,
-        origin: &Origin,
+        change: UserAction,
+        origin: &RequestOrigin,
     ) -> Result<(), Problem> {
         let (action, change) = match change {
-            Change::Enable => (AuditAction::UserEnable, UserChange::Enable),
-            Change::Disable => (AuditAction::UserDisable, UserChange::Disable),
-            Change::RevokeSessions => (AuditAction::UserRevokeSessions, UserChange::RevokeSessions),
-            Change::ResetPassword(ResetPassword { password }) => {
+            UserAction::Enable => (AuditAction::UserEnable, UserChange::Enable),
+            UserAction::Disable => (AuditAction::UserDisable, UserChange::Disable),
+            UserAction::RevokeSessions => {
+                (AuditAction::UserRevokeSessions, UserChange::RevokeSessions)
+            }
+            UserAction::ResetPassword(ResetPassword { password }) => {
                 let password = Zeroizing::new(password);
                 check_password(&password)?;
                 let hash = self.hasher.hash(password).await?;
@@ -76,17 +78,17 @@ impl Identity {
             }
         };
         let (event, by, store) = (
-            admin.did(action, origin),
+            admin.audit_event(action, origin),
             as_admin(admin),
             self.store.clone(),
         );
         let write = async move { store.user_change(user, change, Some(by), event).await };
-        let is_done = |changed: &UserChanged| *changed == UserChanged::Done;
-        match self.revoking(write, is_done).await? {
-            UserChanged::Done => Ok(()),
-            UserChanged::Unknown => Err(Problem::not_found("user")),
-            UserChanged::LastAdmin => Err(Problem::new(
-                Kind::Conflict,
+        let is_done = |changed: &UserChangeOutcome| *changed == UserChangeOutcome::Done;
+        match self.write_and_notify(write, is_done).await? {
+            UserChangeOutcome::Done => Ok(()),
+            UserChangeOutcome::Unknown => Err(Problem::not_found("user")),
+            UserChangeOutcome::LastAdmin => Err(Problem::new(
+                ProblemKind::Conflict,
                 "this is the last active admin; enable or create another one first",
             )),
         }

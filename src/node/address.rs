@@ -8,12 +8,12 @@ use std::{
 };
 
 /// How the orchestrator is told to call the Worker API.
-pub(super) enum Advertised {
+pub(super) enum AdvertisedUrl {
     /// As the operator says.
-    Said(String),
+    Configured(String),
     /// By the address that is its own way back. Looked up anew each time: a machine that moves to
     /// another network has another one.
-    Found {
+    Detected {
         /// Where the Worker API listens.
         bound: SocketAddr,
         /// The orchestrator.
@@ -21,18 +21,18 @@ pub(super) enum Advertised {
     },
 }
 
-impl Advertised {
+impl AdvertisedUrl {
     /// The URL, as it is now.
     pub(super) async fn url(&self) -> Result<String, NodeError> {
         match self {
-            Self::Said(url) => Ok(url.trim_end_matches('/').to_owned()),
-            Self::Found {
+            Self::Configured(url) => Ok(url.trim_end_matches('/').to_owned()),
+            Self::Detected {
                 bound,
                 orchestrator,
             } => {
-                let ip = own(*bound, orchestrator)
+                let ip = local_address(*bound, orchestrator)
                     .await
-                    .map_err(|source| NodeError::NoWay {
+                    .map_err(|source| NodeError::NoRoute {
                         orchestrator: orchestrator.clone(),
                         source,
                     })?;
@@ -44,15 +44,15 @@ impl Advertised {
 
 /// The address of ours that the orchestrator can call: the one we listen on, or, where that is all
 /// of them, the one that leads to the orchestrator.
-async fn own(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAddr> {
+async fn local_address(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAddr> {
     if !bound.ip().is_unspecified() {
         return Ok(bound.ip());
     }
     let uri: http::Uri = orchestrator.parse().map_err(io::Error::other)?;
-    let found = resolve::addresses(uri.host().unwrap_or_default()).await?;
+    let found = resolve::resolve_host(uri.host().unwrap_or_default()).await?;
     let mut failed = io::Error::other("its name has no address");
     for target in found {
-        match source(target, uri.port_u16().unwrap_or(80)) {
+        match route_source(target, uri.port_u16().unwrap_or(80)) {
             Ok(ip) => return Ok(ip),
             Err(error) => failed = error,
         }
@@ -61,7 +61,7 @@ async fn own(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAddr> {
 }
 
 /// Asks the routing table by which address of ours packets go there; nothing is sent.
-fn source(target: IpAddr, port: u16) -> io::Result<IpAddr> {
+fn route_source(target: IpAddr, port: u16) -> io::Result<IpAddr> {
     let from: SocketAddr = if target.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {

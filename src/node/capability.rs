@@ -1,11 +1,11 @@
 //! What this machine is and can do.
 
-use super::{InferenceMode, NodeError, Settings, address::Advertised};
+use super::{InferenceMode, NodeError, Settings, address::AdvertisedUrl};
 use crate::{
     api::{
         PAYLOAD_VERSION,
         nodes::{
-            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT,
+            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT_BYTES,
             MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach, SandboxCapability,
             WorkerApi,
         },
@@ -25,9 +25,9 @@ use tokio::sync::watch;
 
 /// This machine, as looked at once; what changes is looked at for each report.
 pub(super) struct Machine {
-    still: CapabilityReport,
+    base_report: CapabilityReport,
     engine: Engine,
-    advertised: Advertised,
+    advertised: AdvertisedUrl,
     data_dir: PathBuf,
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
@@ -37,17 +37,17 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn look(
+    pub(super) fn inspect(
         data_dir: &DataDir,
         settings: &Settings,
         engine: &Engine,
-        advertised: Advertised,
+        advertised: AdvertisedUrl,
         devices: Vec<GpuDevice>,
         (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
-        let facts = engine.facts();
+        let info = engine.info();
         let uname = rustix::system::uname();
-        let still = CapabilityReport {
+        let base_report = CapabilityReport {
             version: PAYLOAD_VERSION,
             reported_at: Some(Time::now()),
             node: NodeInfo {
@@ -65,13 +65,13 @@ impl Machine {
             },
             container_runtime: Some(ContainerRuntime {
                 runtime: "podman".to_owned(),
-                version: Some(facts.version.clone()),
-                rootless_supported: Some(facts.rootless || has_subordinate_ids()),
-                rootless_enabled: Some(facts.rootless),
+                version: Some(info.version.clone()),
+                rootless_supported: Some(info.rootless || has_subordinate_ids()),
+                rootless_enabled: Some(info.rootless),
             }),
             compute: Compute {
-                cpu_model: field_of("/proc/cpuinfo", "model name"),
-                cpu_cores: cores(),
+                cpu_model: proc_field("/proc/cpuinfo", "model name"),
+                cpu_cores: cpu_cores(),
                 ram_mb: memory_mb(),
                 storage_free_mb: None,
             },
@@ -101,7 +101,7 @@ impl Machine {
             tls: None,
         };
         Self {
-            still,
+            base_report,
             engine: engine.clone(),
             advertised,
             data_dir: data_dir.path().to_owned(),
@@ -120,7 +120,7 @@ impl Machine {
 
     /// The report as it is now.
     pub(super) async fn report(&self) -> Result<CapabilityReport, NodeError> {
-        let mut report = self.still.clone();
+        let mut report = self.base_report.clone();
         report.worker_api = Some(WorkerApi {
             base_url: self.advertised.url().await?,
             reach: Reach::default(),
@@ -138,15 +138,18 @@ impl Machine {
                 let jobs = worker.map_or(0, of);
                 u32::try_from(jobs).unwrap_or(u32::MAX)
             };
-            sandbox.other_jobs = count(Worker::other_jobs);
+            sandbox.other_jobs = count(Worker::foreign_jobs);
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
-            let refusal = worker.map_or_else(|| self.engine.trouble(), |worker| worker.refusal());
+            let refusal = worker.map_or_else(
+                || self.engine.health_error(),
+                |worker| worker.unavailable_reason(),
+            );
             sandbox.supported = !is_closing && refusal.is_none();
-            sandbox.reason = refusal.map(|text| brief(text, MAX_TEXT));
+            sandbox.reason = refusal.map(|text| truncate_text(text, MAX_TEXT_BYTES));
             let warnings = worker.map(|worker| worker.warnings());
             let warnings = warnings.into_iter().flatten();
             sandbox.warnings = warnings
-                .map(|text| brief(text, MAX_WARNING_BYTES))
+                .map(|text| truncate_text(text, MAX_WARNING_BYTES))
                 .collect();
         }
         Ok(report)
@@ -154,20 +157,20 @@ impl Machine {
 
     /// Its graphics processors.
     pub(super) fn gpus(&self) -> &[GpuDevice] {
-        let gpu = self.still.gpu.as_ref();
+        let gpu = self.base_report.gpu.as_ref();
         gpu.and_then(|gpu| gpu.devices.as_deref())
             .unwrap_or_default()
     }
 }
 
 /// As much of a text as a report has room for.
-fn brief(mut text: String, max_bytes: usize) -> String {
+fn truncate_text(mut text: String, max_bytes: usize) -> String {
     text.truncate(text.floor_char_boundary(max_bytes));
     text
 }
 
 /// What is said of the model server before one is there.
-pub(super) fn no_inference(mode: InferenceMode) -> Inference {
+pub(super) fn initial_inference(mode: InferenceMode) -> Inference {
     Inference {
         supported: mode == InferenceMode::On,
         mode: Some(mode.as_str().to_owned()),
@@ -191,7 +194,7 @@ fn has_subordinate_ids() -> bool {
 }
 
 /// Logical processors that we may use.
-fn cores() -> u32 {
+fn cpu_cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
@@ -200,7 +203,7 @@ fn free_mb(path: &Path) -> Option<u64> {
 }
 
 fn memory_mb() -> u64 {
-    let total = field_of("/proc/meminfo", "MemTotal");
+    let total = proc_field("/proc/meminfo", "MemTotal");
     let kib = total.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) / 1024
 }
@@ -215,7 +218,7 @@ fn distro() -> Option<String> {
 }
 
 /// The value of the first `name : value` line of a file under /proc.
-fn field_of(path: &str, name: &str) -> Option<String> {
+fn proc_field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;

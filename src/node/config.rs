@@ -9,18 +9,18 @@ use crate::{
     },
     digest::sha256_hex,
     errors,
-    worker::Policy,
+    worker::JobPolicy,
 };
 
 /// What the orchestrator keeps of a cause, in bytes.
-const MAX_CAUSE: usize = 4000;
+const MAX_ERROR_MESSAGE_BYTES: usize = 4000;
 
 /// Refuses a configuration that lacks what this node needs, or asks for what it can't enforce.
-pub(super) fn check(config: &NodeConfig) -> Result<(), NodeError> {
+pub(super) fn validate(config: &NodeConfig) -> Result<(), NodeError> {
     config
         .check()
-        .map_err(|problem| NodeError::refused("configuration", &problem))?;
-    if config.names_registries() {
+        .map_err(|problem| NodeError::unusable_answer("configuration", &problem))?;
+    if config.has_custom_registries() {
         tracing::warn!(
             "the configuration names registries; this node fetches each image from the registry in its name"
         );
@@ -29,13 +29,13 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), NodeError> {
 }
 
 /// What may run here, as the configuration says.
-pub(super) fn policy(config: &NodeConfig) -> Policy {
-    let policy = Policy::default();
+pub(super) fn policy_from(config: &NodeConfig) -> JobPolicy {
+    let policy = JobPolicy::default();
     let limit = |of: fn(&Constraints) -> Option<u64>| {
         let limit = config.constraints.as_ref().and_then(of);
         limit.filter(|limit| *limit > 0)
     };
-    Policy {
+    JobPolicy {
         allowed_images: config
             .policy
             .sandbox
@@ -53,11 +53,7 @@ pub(super) fn policy(config: &NodeConfig) -> Policy {
 }
 
 /// Says that the configuration is in force, or why it is not.
-pub(super) fn acknowledgement(
-    slug: &str,
-    config: &NodeConfig,
-    failure: Option<&NodeError>,
-) -> ConfigAck {
+pub(super) fn build_ack(slug: &str, config: &NodeConfig, failure: Option<&NodeError>) -> ConfigAck {
     let hash = sha256_hex(serde_json::to_vec(config).unwrap_or_default());
     ConfigAck {
         version: PAYLOAD_VERSION,
@@ -70,11 +66,11 @@ pub(super) fn acknowledgement(
         },
         error: failure.map(|error| {
             let mut message = errors::chain(error);
-            message.truncate(message.floor_char_boundary(MAX_CAUSE));
+            message.truncate(message.floor_char_boundary(MAX_ERROR_MESSAGE_BYTES));
             AckError {
                 kind: match error {
                     NodeError::Inference(error) => error.kind(),
-                    NodeError::Refused { .. } => "invalid-configuration",
+                    NodeError::UnusableAnswer { .. } => "invalid-configuration",
                     _ => "worker-api",
                 }
                 .to_owned(),

@@ -1,7 +1,7 @@
 //! Role `node`: joins this machine to an orchestrator, and serves it sandboxes and, where wanted, a
 //! model server.
 //!
-//! [`join`] is the start as the contract orders it, a list of steps; [`life`] is what comes after:
+//! [`register`] is the start as the contract orders it, a list of steps; [`heartbeat`] is what comes after:
 //! a report on change and as often as the configuration says, and joining again when the orchestrator doesn't know
 //! the node any more. The node uses the URLs that it was given and no path of its own.
 
@@ -9,14 +9,15 @@ mod address;
 mod capability;
 mod config;
 pub mod gpu;
+mod heartbeat;
 mod inference;
-mod join;
-mod life;
 mod orchestrator_client;
-mod state;
+mod register;
+mod state_files;
 
 pub use inference::{
-    InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name, owner,
+    InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name,
+    container_owner,
 };
 
 use crate::{
@@ -24,23 +25,24 @@ use crate::{
         nodes::{MAX_LABELS, check_label, check_slug, check_url, check_worker_url},
         problem::Problem,
     },
+    background,
     data_dir::DataDir,
     engine::EngineError,
     http::{
         client::CallError,
-        server::{Shutdown, ended},
+        server::{Shutdown, shutdown_requested},
     },
     wait,
     worker::{self, Worker},
 };
-use inference::Keeper;
-use join::Node;
+use inference::ModelServerManager;
+use register::Node;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use zeroize::Zeroizing;
 
 /// How long the orchestrator is told that we leave.
-const GOODBYE: Duration = Duration::from_secs(2);
+const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Whether this node runs a model server. In node.yaml each has another implementation's name, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Deserialize)]
@@ -105,10 +107,10 @@ pub enum NodeError {
     WrongPsk,
     /// A setting is wrong.
     #[error("{0}")]
-    Setting(String),
+    InvalidSetting(String),
     /// The orchestrator answered what this node can't act on.
     #[error("the orchestrator's {what}: {detail}")]
-    Refused {
+    UnusableAnswer {
         /// Which answer of it.
         what: &'static str,
         /// The field at fault, and what to do.
@@ -127,7 +129,7 @@ pub enum NodeError {
     #[error(
         "no way leads to {orchestrator}; see that its name is right and that this machine has a network, or say where this node is reached with --advertise-url"
     )]
-    NoWay {
+    NoRoute {
         /// As the operator named it.
         orchestrator: String,
         /// Why not.
@@ -143,8 +145,8 @@ pub enum NodeError {
 
 impl NodeError {
     /// The orchestrator's answer is well-formed, and wrong.
-    fn refused(what: &'static str, problem: &Problem) -> Self {
-        Self::Refused {
+    fn unusable_answer(what: &'static str, problem: &Problem) -> Self {
+        Self::UnusableAnswer {
             what,
             detail: problem.detail.clone(),
         }
@@ -152,28 +154,29 @@ impl NodeError {
 }
 
 /// A node that serves.
-pub struct Running {
+pub struct RunningNode {
     /// Where its Worker API listens.
     pub worker_address: SocketAddr,
     worker: Worker,
-    keeper: Keeper,
+    model_server: ModelServerManager,
     ephemeral: bool,
     closing: watch::Sender<bool>,
     /// True once the orchestrator was told that we leave, or could not be.
-    told: watch::Receiver<bool>,
-    life: JoinHandle<()>,
+    final_report_sent: watch::Receiver<bool>,
+    heartbeat: JoinHandle<()>,
 }
 
 impl Settings {
     /// What is wrong with them, if anything.
     pub(crate) fn check(&self) -> Result<(), NodeError> {
         let flag = |flag: &str, checked: Result<(), Problem>| {
-            checked.map_err(|problem| NodeError::Setting(format!("{flag} {}", problem.detail)))
+            checked
+                .map_err(|problem| NodeError::InvalidSetting(format!("{flag} {}", problem.detail)))
         };
         flag("--slug", check_slug("", &self.slug))?;
         flag("--orchestrator", check_url("", &self.orchestrator))?;
         if self.labels.len() > MAX_LABELS {
-            return Err(NodeError::Setting(format!(
+            return Err(NodeError::InvalidSetting(format!(
                 "a node has at most {MAX_LABELS} labels; give fewer --label"
             )));
         }
@@ -187,55 +190,58 @@ impl Settings {
     }
 }
 
-/// Starts a node; returns once the orchestrator may give it jobs. `fit` is called before anybody
+/// Starts a node; returns once the orchestrator may give it jobs. `on_prepared` is called before anybody
 /// hears of it: this machine can serve, and what is left is up to the orchestrator and to images.
 pub async fn start(
     data_dir: &DataDir,
     settings: Settings,
     shutdown: Shutdown,
-    fit: impl FnOnce(),
-) -> Result<Running, NodeError> {
+    on_prepared: impl FnOnce(),
+) -> Result<RunningNode, NodeError> {
     settings.check()?;
     let ephemeral = settings.ephemeral;
     let (closing, is_closing) = watch::channel(false);
     let mut node = tokio::select! {
         node = Node::prepare(data_dir, settings, is_closing.clone()) => node?,
-        () = ended(shutdown.clone()) => return Err(NodeError::Stopped),
+        () = shutdown_requested(shutdown.clone()) => return Err(NodeError::Stopped),
     };
-    fit();
+    on_prepared();
     let joined = tokio::select! {
-        joined = node.join() => joined,
-        () = ended(shutdown) => Err(NodeError::Stopped),
+        joined = node.run_startup() => joined,
+        () = shutdown_requested(shutdown) => Err(NodeError::Stopped),
     };
     let (worker_address, worker) = match joined {
         Err(error) if ephemeral => {
-            leave_nothing(&node.keeper()).await;
+            remove_model_server(&node.model_server()).await;
             return Err(error);
         }
         outcome => outcome?,
     };
-    match worker.refusal() {
+    match worker.unavailable_reason() {
         None => tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs"),
         Some(reason) => {
             tracing::warn!(slug = node.slug(), worker = %worker_address, reason, "the node takes no jobs yet");
         }
     }
-    let (tell, told) = watch::channel(false);
-    Ok(Running {
+    let (mark_sent, final_report_sent) = watch::channel(false);
+    Ok(RunningNode {
         worker_address,
         worker,
-        keeper: node.keeper(),
+        model_server: node.model_server(),
         ephemeral,
         closing,
-        told,
-        life: tokio::spawn(life::live(node, is_closing, tell)),
+        final_report_sent,
+        heartbeat: background::spawn(
+            "heartbeat",
+            heartbeat::run_heartbeat(node, is_closing, mark_sent),
+        ),
     })
 }
 
-impl Running {
+impl RunningNode {
     /// Resolves when reporting has ended by itself, which only a fault of ours can bring about.
-    pub async fn broken(&mut self) {
-        if (&mut self.life).await.is_err() {
+    pub async fn wait_for_failure(&mut self) {
+        if (&mut self.heartbeat).await.is_err() {
             tracing::error!("what keeps the node known panicked; the lines above say where");
         }
     }
@@ -243,21 +249,24 @@ impl Running {
     /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run.
     pub async fn close(mut self, grace: Duration) {
         self.closing.send_replace(true);
-        let goodbye = timeout(GOODBYE, wait::until(&mut self.told, |told| *told));
-        let (_, ()) = tokio::join!(goodbye, self.worker.close(grace, self.ephemeral));
+        let final_report = timeout(
+            FINAL_REPORT_TIMEOUT,
+            wait::until(&mut self.final_report_sent, |sent| *sent),
+        );
+        let (_, ()) = tokio::join!(final_report, self.worker.close(grace, self.ephemeral));
         // Nobody looks after the model server any more once that has ended.
-        if !self.life.is_finished() {
-            self.life.abort();
-            let _ = self.life.await;
+        if !self.heartbeat.is_finished() {
+            self.heartbeat.abort();
+            let _ = self.heartbeat.await;
         }
         if self.ephemeral {
-            leave_nothing(&self.keeper).await;
+            remove_model_server(&self.model_server).await;
         }
     }
 }
 
-async fn leave_nothing(keeper: &Keeper) {
-    if let Err(error) = keeper.remove_all_but(None).await {
+async fn remove_model_server(model_server: &ModelServerManager) {
+    if let Err(error) = model_server.remove_all_except(None).await {
         tracing::warn!(%error, "the model server could not be removed; see podman ps --all");
     }
 }

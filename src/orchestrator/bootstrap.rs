@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 pub(super) const ADMIN: &str = "admin";
 
 /// What only this start knows: secrets that were made by it, and how to go on.
-pub struct Welcome {
+pub struct Banner {
     /// The admin's password, when we made it.
     pub admin_password: Option<Zeroizing<String>>,
     /// The pre-shared key, when we made it.
@@ -33,12 +33,12 @@ pub struct Welcome {
     /// Where nodes register.
     pub control: SocketAddr,
     /// How nodes call us.
-    pub join: Join,
+    pub join: JoinUrl,
     /// Whether this machine has a node already.
     pub has_node: bool,
 }
 
-impl Welcome {
+impl Banner {
     /// How to log in, where only we know that.
     fn credentials(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(password) = &self.admin_password else {
@@ -55,19 +55,19 @@ impl Welcome {
     }
 }
 
-impl fmt::Display for Welcome {
+impl fmt::Display for Banner {
     /// For stdout, never for the log: it shows secrets, once. An operator's own are not repeated.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.credentials(f)?;
         let port = self.control.port();
         let (whom, url) = match &self.join {
-            Join::At(url) => ("another machine".to_owned(), url.clone()),
-            Join::OnlyHere(_) if self.has_node => return writeln!(f),
-            Join::OnlyHere(url) => (
+            JoinUrl::Reachable(url) => ("another machine".to_owned(), url.clone()),
+            JoinUrl::Loopback(_) if self.has_node => return writeln!(f),
+            JoinUrl::Loopback(url) => (
                 format!("this machine (for others, listen with --control-listen 0.0.0.0:{port})"),
                 url.clone(),
             ),
-            Join::Unknown => (
+            JoinUrl::Unknown => (
                 "another machine, which knows this one by a name or address (--public-url says it here)".to_owned(),
                 format!("http://THIS-MACHINE:{port}"),
             ),
@@ -93,7 +93,7 @@ impl fmt::Display for Welcome {
 pub(super) struct FirstAdmin {
     password: Zeroizing<String>,
     /// Whether we made the password, and have to tell it.
-    made: bool,
+    is_generated: bool,
 }
 
 impl FirstAdmin {
@@ -110,7 +110,7 @@ impl FirstAdmin {
             }
             return Ok(None);
         }
-        let made = given.is_none();
+        let is_generated = given.is_none();
         let password = given.unwrap_or_else(random_secret);
         check_password(&password).map_err(|problem| {
             let text = format!(
@@ -119,16 +119,19 @@ impl FirstAdmin {
             );
             StartError::Setting(text)
         })?;
-        Ok(Some(Self { password, made }))
+        Ok(Some(Self {
+            password,
+            is_generated,
+        }))
     }
 
     /// The password, when the operator doesn't know it.
-    pub(super) fn untold(&self) -> Option<Zeroizing<String>> {
-        self.made.then(|| self.password.clone())
+    pub(super) fn generated_password(&self) -> Option<Zeroizing<String>> {
+        self.is_generated.then(|| self.password.clone())
     }
 
     /// Stores the admin.
-    pub(super) async fn make(self, store: &Store) -> Result<(), StartError> {
+    pub(super) async fn create(self, store: &Store) -> Result<(), StartError> {
         let password = self.password;
         let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
             .await
@@ -149,38 +152,38 @@ impl FirstAdmin {
 }
 
 /// How another machine joins.
-pub enum Join {
+pub enum JoinUrl {
     /// At this URL.
-    At(String),
+    Reachable(String),
     /// Not at all: we listen on loopback, at this URL.
-    OnlyHere(String),
+    Loopback(String),
     /// Somehow: we listen everywhere, and don't know how others call this machine.
     Unknown,
 }
 
-impl Join {
+impl JoinUrl {
     /// The operator's URL, or the address of the interface with the default route.
-    pub(super) fn find(public_url: Option<&str>, control: SocketAddr) -> Self {
+    pub(super) fn detect(public_url: Option<&str>, control: SocketAddr) -> Self {
         if let Some(url) = public_url {
-            return Self::At(url.trim_end_matches('/').to_owned());
+            return Self::Reachable(url.trim_end_matches('/').to_owned());
         }
         if control.ip().is_loopback() {
-            return Self::OnlyHere(format!("http://{control}"));
+            return Self::Loopback(format!("http://{control}"));
         }
         let ip = if control.ip().is_unspecified() {
-            reachable_address()
+            default_route_address()
         } else {
             Some(control.ip())
         };
         ip.map_or(Self::Unknown, |ip| {
-            Self::At(format!("http://{}", SocketAddr::new(ip, control.port())))
+            Self::Reachable(format!("http://{}", SocketAddr::new(ip, control.port())))
         })
     }
 }
 
 /// The address that this machine would use to reach others. Connecting a datagram socket asks the
 /// routing table and sends nothing; the target is one that is reserved for documentation.
-fn reachable_address() -> Option<IpAddr> {
+fn default_route_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())

@@ -9,10 +9,10 @@
 //! it alive. From then on this process starts no other attempt of it, and its end is stored once the disk
 //! has room.
 
-use super::{Orchestrator, dispatch, live::Moment, task_log};
+use super::{AppState, dispatch, task_log, task_watch::TaskState};
 use crate::{
     api::{TaskId, tasks::TaskStatus, time::Time},
-    http::server::ended,
+    http::server::shutdown_requested,
     store::{CancelOutcome, StoreError},
     wait,
 };
@@ -30,17 +30,14 @@ pub(super) enum CancelError {
 }
 
 /// Has a task end. Whether it ended as canceled; `None` where that can't be known yet.
-pub(super) async fn cancel(
-    orchestrator: &Orchestrator,
-    task: TaskId,
-) -> Result<Option<bool>, CancelError> {
+pub(super) async fn cancel(state: &AppState, task: TaskId) -> Result<Option<bool>, CancelError> {
     // Before the store is asked, so that no end goes unheard.
-    let live = orchestrator.live.task(task);
-    let mut moments = live.moments();
-    let running = orchestrator.store.task_running_job(task).await;
+    let watch = state.jobs.watches.for_task(task);
+    let mut states = watch.subscribe();
+    let running = state.store.task_running_job(task).await;
     let running = running.map_err(CancelError::Failed)?;
-    let is_told = running.is_some_and(|job| orchestrator.followers.cancel(job));
-    let outcome = orchestrator.store.task_cancel(task, Time::now()).await;
+    let is_told = running.is_some_and(|job| state.jobs.active.cancel(job));
+    let outcome = state.store.task_cancel(task, Time::now()).await;
     let outcome = outcome.map_err(if is_told {
         CancelError::Unrecorded
     } else {
@@ -48,23 +45,23 @@ pub(super) async fn cancel(
     })?;
     let job = match outcome {
         CancelOutcome::Dequeued { attempt } => {
-            orchestrator.metrics.task_moved(TaskStatus::Canceled);
-            live.moves_to(Moment::of(TaskStatus::Canceled, attempt));
-            task_log::moved(task, TaskStatus::Canceled, attempt, None);
+            state.metrics.record_transition(TaskStatus::Canceled);
+            watch.publish(TaskState::new(TaskStatus::Canceled, attempt));
+            task_log::transitioned(task, TaskStatus::Canceled, attempt, None);
             return Ok(Some(true));
         }
         CancelOutcome::Ended { canceled } => return Ok(Some(canceled)),
         CancelOutcome::Running(job) => job,
     };
-    orchestrator.followers.cancel(job);
+    state.jobs.active.cancel(job);
     let end = async {
         // The other end lives in `live`.
-        let last = wait::until(&mut moments, |moment| moment.status.is_final()).await;
+        let last = wait::until(&mut states, |state| state.status.is_final()).await;
         last.ok().map(|last| last.status == TaskStatus::Canceled)
     };
     Ok(tokio::select! {
         canceled = end => canceled,
         () = tokio::time::sleep(DECISION_TIMEOUT) => None,
-        () = ended(orchestrator.shutdown.clone()) => None,
+        () = shutdown_requested(state.shutdown.clone()) => None,
     })
 }

@@ -1,19 +1,19 @@
 //! `/healthz`, `/readyz` and `/metrics`, the same on both listeners.
 
-use super::{Orchestrator, metrics, readiness};
+use super::{AppState, metrics, readiness};
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     http::{
         request::Request,
         response::{self, Reply},
-        router::Builder,
+        router::RouterBuilder,
     },
 };
 use http::{Method, StatusCode};
 use std::sync::Arc;
 
 /// Adds the health calls to a listener.
-pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
+pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
     builder
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
@@ -22,15 +22,15 @@ pub(super) fn routes(builder: Builder<Orchestrator>) -> Builder<Orchestrator> {
         .route(Method::GET, "/metrics", metrics::get)
 }
 
-async fn ready(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
-    if let Some(trouble) = orchestrator.trouble() {
-        return Err(Problem::new(Kind::Unavailable, trouble.to_string()));
+async fn ready(state: Arc<AppState>, _: Request) -> Reply {
+    if let Some(trouble) = state.storage_fault() {
+        return Err(Problem::new(ProblemKind::Unavailable, trouble.to_string()));
     }
-    if let Some(low) = orchestrator.store.low_space() {
-        return Err(Problem::new(Kind::Unavailable, low.to_string()));
+    if let Some(low) = state.store.low_space() {
+        return Err(Problem::new(ProblemKind::Unavailable, low.to_string()));
     }
-    let nodes = orchestrator.node_views().await?;
-    readiness::overall(&nodes, orchestrator.settings.require_inference)
+    let nodes = state.node_views().await?;
+    readiness::overall(&nodes, state.settings.require_inference)
         .map(|()| response::text(StatusCode::OK, "ready"))
-        .map_err(|reason| Problem::new(Kind::Unavailable, reason))
+        .map_err(|reason| Problem::new(ProblemKind::Unavailable, reason))
 }

@@ -4,14 +4,14 @@
 //! committed. How many jobs and nodes there are is read from the store for each answer: it can't
 //! drift from what is true, and a store that fails is a failed answer and no zero.
 
-use super::Orchestrator;
+use super::AppState;
 use crate::{
     api::{
         nodes::{NodeStatus, NodeView},
         tasks::TaskStatus,
     },
     http::{
-        metrics::{Base, Requests, add},
+        metrics::{MetricsRegistry, RequestMetrics, register},
         request::Request,
         response::Reply,
     },
@@ -22,35 +22,35 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec,
 use std::{sync::Arc, time::Duration};
 
 /// What a task that entered the queue for the first time is counted as.
-const CREATED: &str = "created";
+const CREATED_LABEL: &str = "created";
 
 /// Bounds of the histogram of dispatch, in seconds: from a free slot to a night in the queue.
-const LATENCY_BUCKETS: [f64; 14] = [
+const LATENCY_BUCKETS_SECONDS: [f64; 14] = [
     0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3600.0, 36000.0,
 ];
 
 pub(super) struct Metrics {
-    base: Base,
+    base: MetricsRegistry,
     tasks: IntCounterVec,
     dispatch: Histogram,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let base = Base::default();
+        let base = MetricsRegistry::default();
         let ends = TaskStatus::ALL.into_iter().filter(|end| end.is_final());
-        let tasks = base.count_by_status(
+        let tasks = base.status_counter(
             "cynode_tasks_total",
             "Tasks that were created, and that ended as completed, failed or canceled, since this process started.",
-            ends.map(TaskStatus::as_str).chain([CREATED]),
+            ends.map(TaskStatus::as_str).chain([CREATED_LABEL]),
         );
         let dispatch = HistogramOpts::new(
             "cynode_dispatch_latency_seconds",
             "Seconds from when a job could be given to a node to when it was, for each attempt.",
         );
-        let dispatch = dispatch.buckets(LATENCY_BUCKETS.to_vec());
+        let dispatch = dispatch.buckets(LATENCY_BUCKETS_SECONDS.to_vec());
         Self {
-            dispatch: base.add(Histogram::with_opts(dispatch)),
+            dispatch: base.register(Histogram::with_opts(dispatch)),
             tasks,
             base,
         }
@@ -58,40 +58,41 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn requests(&self, listener: &'static str) -> Requests {
+    pub(super) fn requests(&self, listener: &'static str) -> RequestMetrics {
         self.base.requests(listener)
     }
 
     /// A task was stored.
-    pub(super) fn task_created(&self) {
-        self.tasks.with_label_values(&[CREATED]).inc();
+    pub(super) fn record_created(&self) {
+        self.tasks.with_label_values(&[CREATED_LABEL]).inc();
     }
 
     /// A task has moved on; its end counts, its way back into the queue doesn't.
-    pub(super) fn task_moved(&self, to: TaskStatus) {
+    pub(super) fn record_transition(&self, to: TaskStatus) {
         if to.is_final() {
             self.tasks.with_label_values(&[to.as_str()]).inc();
         }
     }
 
     /// A job was claimed for a node, after it had waited for so long.
-    pub(super) fn dispatched(&self, waited: Duration) {
+    pub(super) fn record_dispatch(&self, waited: Duration) {
         self.dispatch.observe(waited.as_secs_f64());
     }
 }
 
 /// `GET /metrics`.
-pub(super) async fn get(orchestrator: Arc<Orchestrator>, _: Request) -> Reply {
-    let nodes = orchestrator.node_views().await?;
-    let counts = orchestrator.store.job_counts().await;
+pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
+    let nodes = state.node_views().await?;
+    let counts = state.store.job_counts().await;
     let counts = counts.map_err(store_problem)?;
-    orchestrator.metrics.base.render(&present(counts, &nodes))
+    state.metrics.base.render(&current_gauges(counts, &nodes))
 }
 
 /// How things stand now.
-fn present(counts: JobCounts, nodes: &[NodeView]) -> Registry {
+fn current_gauges(counts: JobCounts, nodes: &[NodeView]) -> Registry {
     let registry = Registry::new();
-    let jobs = |name, help, count: u32| add(&registry, IntGauge::new(name, help)).set(count.into());
+    let jobs =
+        |name, help, count: u32| register(&registry, IntGauge::new(name, help)).set(count.into());
     jobs(
         "cynode_jobs_running",
         "Jobs that nodes have.",
@@ -103,7 +104,7 @@ fn present(counts: JobCounts, nodes: &[NodeView]) -> Registry {
         counts.queued,
     );
     let gauge =
-        |name, help, label| add(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+        |name, help, label| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
     let up = gauge(
         "cynode_node_up",
         "1 while a registered node is heard, ready for jobs or not; 0 once it is offline, not heard for 30 seconds.",

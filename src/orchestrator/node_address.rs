@@ -4,7 +4,7 @@
 //! wrong, and again at each connection, since a name may have another address by then. What the operator
 //! says with `--worker-url` is not questioned.
 
-use super::{Orchestrator, Settings};
+use super::{AppState, Settings};
 use crate::{
     api::{
         nodes::{CapabilityReport, Reach},
@@ -13,7 +13,7 @@ use crate::{
     http::{
         client::Client,
         request::Request,
-        resolve::{self, Guard},
+        resolve::{self, AddressGuard},
     },
     store::Node,
 };
@@ -25,23 +25,23 @@ use tokio::time::timeout;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A client for each reach. None uses a connection of another one.
-pub(super) struct Clients([(Guard, Client); 4]);
+pub(super) struct HttpClients([(AddressGuard, Client); 4]);
 
-impl Clients {
+impl HttpClients {
     pub(super) fn new(settings: &Settings) -> Self {
         let networks: Arc<[_]> = settings.worker_url_allow.clone().into();
         Self(Reach::ALL.map(|reach| {
-            let guard = Guard::new(reach, Arc::clone(&networks));
-            (guard.clone(), Client::within(guard))
+            let guard = AddressGuard::new(reach, Arc::clone(&networks));
+            (guard.clone(), Client::with_guard(guard))
         }))
     }
 
-    fn of(&self, reach: Reach) -> &(Guard, Client) {
+    fn of(&self, reach: Reach) -> &(AddressGuard, Client) {
         &self.0[reach as usize]
     }
 }
 
-impl Orchestrator {
+impl AppState {
     /// Where dispatch reaches a node: as the operator says, or else as the node does.
     pub(super) fn worker_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
         self.settings
@@ -52,13 +52,13 @@ impl Orchestrator {
     }
 
     /// The client that may call a node.
-    pub(super) fn client_for(&self, node: &Node) -> &Client {
+    pub(super) fn http_client_for(&self, node: &Node) -> &Client {
         let reach = if self.settings.worker_urls.contains_key(&node.slug) {
             Reach::Anywhere
         } else {
             node.capability.reach()
         };
-        &self.clients.of(reach).1
+        &self.nodes.clients.of(reach).1
     }
 
     /// Checks where a node says that its Worker API is, by where the node calls from, and notes that with
@@ -84,8 +84,8 @@ impl Orchestrator {
         {
             return Ok(());
         }
-        let (guard, _) = self.clients.of(api.reach);
-        match timeout(LOOKUP_TIMEOUT, resolve::addresses(host)).await {
+        let (guard, _) = self.nodes.clients.of(api.reach);
+        match timeout(LOOKUP_TIMEOUT, resolve::resolve_host(host)).await {
             Ok(Ok(addresses)) => guard.filter(host, addresses).map(drop).map_err(|refused| {
                 Problem::field(&format!("{at}/worker_api/base_url"), refused.to_string())
             }),
@@ -100,7 +100,7 @@ impl Orchestrator {
 fn reach_of_caller(request: &Request) -> Reach {
     let connection = &request.connection;
     let is_here = connection.client == connection.local.ip();
-    match Reach::of_peer(connection.client) {
+    match Reach::from_peer(connection.client) {
         Reach::Loopback if request.header("x-forwarded-for").is_some() => Reach::Routable,
         Reach::Routable if is_here => Reach::Loopback,
         reach => reach,

@@ -1,9 +1,9 @@
 //! Nodes as users see them, and whether they may be given jobs.
 
 use super::{
-    Orchestrator, control_plane,
-    node_words::clean,
-    readiness::{self, Standing},
+    AppState, control_plane,
+    readiness::{self, NodeReadiness},
+    reason::sanitize,
 };
 use crate::{
     api::{
@@ -16,51 +16,52 @@ use crate::{
 };
 use tokio::time::Instant;
 
-impl Orchestrator {
+impl AppState {
     /// Whether a node may be given jobs now.
-    pub(super) fn may_be_given_jobs(&self, node: &Node, now: Time) -> bool {
-        self.standing(node, now).status == NodeStatus::Ready && !self.avoided.has(node.id)
+    pub(super) fn is_schedulable(&self, node: &Node, now: Time) -> bool {
+        self.node_readiness(node, now).status == NodeStatus::Ready
+            && !self.nodes.backoff.is_backing_off(node.id)
     }
 
     /// Where a node stands, whatever came of the last jobs that it was offered.
-    fn standing(&self, node: &Node, now: Time) -> Standing {
-        if self.instances.has_duplicate(&node.id, Instant::now()) {
-            return Standing::refuses(readiness::DUPLICATE);
+    fn node_readiness(&self, node: &Node, now: Time) -> NodeReadiness {
+        if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
+            return NodeReadiness::not_ready(readiness::DUPLICATE_REASON);
         }
-        let heard = self.liveness.heard(node);
-        readiness::standing(node, self.worker_url(node), &heard, now)
+        let heard = self.nodes.liveness.last_contact(node);
+        readiness::node_readiness(node, self.worker_url(node), &heard, now)
     }
 
     /// A node as users see it: with its own words where they are admins.
     pub(super) fn node_view(&self, node: Node, is_for_admin: bool) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
         let now = Time::now();
-        let heard = self.liveness.heard(&node);
-        let mut standing = self.standing(&node, now);
-        if standing.status == NodeStatus::Ready
-            && let Some(why) = self.avoided.why(node.id)
+        let heard = self.nodes.liveness.last_contact(&node);
+        let mut readiness = self.node_readiness(&node, now);
+        if readiness.status == NodeStatus::Ready
+            && let Some(why) = self.nodes.backoff.reason(node.id)
         {
-            standing = Standing::refuses(why);
+            readiness = NodeReadiness::not_ready(why);
         }
-        let mut reason = standing.reason.map(|reason| {
+        let mut reason = readiness.reason.map(|reason| {
             if is_for_admin {
-                reason.full()
+                reason.for_admins()
             } else {
-                reason.public(&node.slug)
+                reason.for_users(&node.slug)
             }
         });
         let stale = control_plane::is_stale(self, &node);
         let report = &node.capability;
         if reason.is_none() {
-            let unused = || self.slots.unused(report.max_concurrency());
-            reason = readiness::other_jobs(report)
+            let unused = || self.nodes.slots.describe_unused(report.max_concurrency());
+            reason = readiness::foreign_jobs(report)
                 .or_else(unused)
-                .or_else(|| stale.then(|| readiness::STALE.to_owned()));
+                .or_else(|| stale.then(|| readiness::STALE_CONFIG_REASON.to_owned()));
         }
         let warnings = report.warnings().iter().filter(|_| is_for_admin);
         NodeView {
-            warnings: warnings.map(|words| clean(words)).collect(),
-            status: standing.status,
+            warnings: warnings.map(|words| sanitize(words)).collect(),
+            status: readiness.status,
             reason,
             worker_api_target_url: url,
             config_stale: stale,
@@ -69,7 +70,7 @@ impl Orchestrator {
             ack_status: node.ack_status,
             last_seen_at: heard.at,
             running_jobs: node.running_jobs,
-            max_concurrency: self.slots.of_node(report.max_concurrency()),
+            max_concurrency: self.nodes.slots.usable(report.max_concurrency()),
             labels: report.node.labels.clone().unwrap_or_default(),
             name: report.node.name.clone(),
             gpu: report.gpu.clone(),

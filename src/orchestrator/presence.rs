@@ -3,30 +3,30 @@
 //! A node goes offline by saying nothing, so no request shows it. The status of all nodes, as users see
 //! it, is compared with what it was a moment ago.
 
-use super::Orchestrator;
+use super::AppState;
 use crate::{
     api::nodes::{NodeStatus, NodeView},
-    http::server::{Shutdown, ended},
+    http::server::{Shutdown, shutdown_requested},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Time between two comparisons.
-const INTERVAL: Duration = Duration::from_secs(2);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Whether each node was offline when it was last looked at, by slug.
 #[derive(Default)]
 struct Presence(HashMap<String, bool>);
 
-/// Change of one node since the last comparison.
+/// PresenceChange of one node since the last comparison.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Change {
+enum PresenceChange {
     WentOffline { slug: String, reason: String },
     CameBack { slug: String },
 }
 
 impl Presence {
     /// Compares and remembers. A node seen for the first time, as all are after a start, has not changed.
-    fn update(&mut self, nodes: &[NodeView]) -> Vec<Change> {
+    fn update(&mut self, nodes: &[NodeView]) -> Vec<PresenceChange> {
         let now = nodes.iter().map(|node| {
             let is_offline = node.status == NodeStatus::Offline;
             (node.node_slug.clone(), is_offline)
@@ -36,11 +36,11 @@ impl Presence {
             let was_offline = *before.get(&node.node_slug)?;
             let slug = node.node_slug.clone();
             match (was_offline, node.status == NodeStatus::Offline) {
-                (false, true) => Some(Change::WentOffline {
+                (false, true) => Some(PresenceChange::WentOffline {
                     slug,
                     reason: node.reason.clone().unwrap_or_default(),
                 }),
-                (true, false) => Some(Change::CameBack { slug }),
+                (true, false) => Some(PresenceChange::CameBack { slug }),
                 _ => None,
             }
         });
@@ -49,28 +49,30 @@ impl Presence {
 }
 
 /// Runs until `shutdown`.
-pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
+pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
-        () = watch(&orchestrator) => {}
-        () = ended(shutdown) => {}
+        () = watch(&state) => {}
+        () = shutdown_requested(shutdown) => {}
     }
 }
 
-async fn watch(orchestrator: &Orchestrator) {
+async fn watch(state: &AppState) {
     let mut presence = Presence::default();
     loop {
         // A store that can't be read says so itself.
-        if let Ok(nodes) = orchestrator.node_views().await {
+        if let Ok(nodes) = state.node_views().await {
             for change in presence.update(&nodes) {
                 match change {
-                    Change::WentOffline { slug, reason } => {
+                    PresenceChange::WentOffline { slug, reason } => {
                         tracing::warn!(node = slug, reason, "node is offline");
                     }
-                    Change::CameBack { slug } => tracing::info!(node = slug, "node is back"),
+                    PresenceChange::CameBack { slug } => {
+                        tracing::info!(node = slug, "node is back")
+                    }
                 }
             }
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(COMPARE_INTERVAL).await;
     }
 }
 
@@ -97,11 +99,11 @@ mod tests {
         let mut presence = Presence::default();
         let mut update = |all: &[(&str, &str)]| presence.update(&nodes(all));
         assert_eq!(update(&[("a", "ready"), ("b", "offline")]), [], "a start");
-        let gone = Change::WentOffline {
+        let gone = PresenceChange::WentOffline {
             slug: "a".to_owned(),
             reason: "is offline".to_owned(),
         };
-        let back = |slug: &str| Change::CameBack {
+        let back = |slug: &str| PresenceChange::CameBack {
             slug: slug.to_owned(),
         };
         assert_eq!(update(&[("a", "offline"), ("b", "offline")]), [gone]);

@@ -1,44 +1,45 @@
 //! Why we are, or are not, ready. Pure: takes nodes and a time, answers in words.
 
-use super::liveness::Heard;
+use super::liveness::LastContact;
 use crate::{
     api::{
         nodes::{AckError, AckStatus, CapabilityReport, Inference, NodeStatus, NodeView},
         time::Time,
     },
-    orchestrator::{node_words::Reason, summary},
-    store::{Demands, Node, Prospects},
+    orchestrator::{reason::Reason, summary},
+    store::{JobOutlook, Node, TaskRequirements},
 };
 use std::time::Duration;
 
 /// A node that was not heard for so long is offline.
-pub(super) const HEARD_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const OFFLINE_AFTER: Duration = Duration::from_secs(30);
 /// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
-const FAILED: &str = "could not apply its configuration";
+const CONFIG_FAILED_REASON: &str = "could not apply its configuration";
 /// How the reason of a node that runs no sandboxes begins; the node's own words follow.
-const UNSUPPORTED: &str = "runs no sandboxes at present";
+const NO_SANDBOXES_REASON: &str = "runs no sandboxes at present";
 /// Reason of a node whose Worker API answers that it is not ready. Its own words stay with it: whoever has
 /// its address could say anything to everybody here.
-const UNREADY: &str = "its Worker API answers that it is not ready; see its log";
+const WORKER_NOT_READY_REASON: &str = "its Worker API answers that it is not ready; see its log";
 /// Reason of a node as which two machines call.
-pub(super) const DUPLICATE: &str = "two machines run with the same data directory as this node; stop one of them, \
+pub(super) const DUPLICATE_REASON: &str = "two machines run with the same data directory as this node; stop one of them, \
     or start it with another --data-dir and another --slug; jobs are given to neither until only one has been heard \
     for 30 s";
 /// Said of a node that is ready, and for which there is a newer configuration.
-pub(super) const STALE: &str = "runs with an older configuration; its next start takes the new one";
+pub(super) const STALE_CONFIG_REASON: &str =
+    "runs with an older configuration; its next start takes the new one";
 /// So many nodes are named one by one.
-const NAMED: usize = 10;
+const MAX_NAMED_NODES: usize = 10;
 
 /// Where a node stands: whether it may be given jobs, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct NodeReadiness {
     pub(super) status: NodeStatus,
     pub(super) reason: Option<Reason>,
 }
 
-impl Standing {
+impl NodeReadiness {
     /// It counts as ready, and doesn't take jobs.
-    pub(super) fn refuses(why: impl Into<Reason>) -> Self {
+    pub(super) fn not_ready(why: impl Into<Reason>) -> Self {
         Self {
             status: NodeStatus::NotReady,
             reason: Some(why.into()),
@@ -47,16 +48,21 @@ impl Standing {
 }
 
 /// Where `node` stands at `now`, reached at `url` and last heard as `heard` says.
-pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time) -> Standing {
-    let is = |status, reason: String| Standing {
+pub(super) fn node_readiness(
+    node: &Node,
+    url: Option<&str>,
+    heard: &LastContact,
+    now: Time,
+) -> NodeReadiness {
+    let is = |status, reason: String| NodeReadiness {
         status,
         reason: Some(reason.into()),
     };
-    let refuses = |ours: String, words: Option<&str>| Standing {
+    let refuses = |ours: String, words: Option<&str>| NodeReadiness {
         status: NodeStatus::NotReady,
-        reason: Some(Reason::with_words(ours, words)),
+        reason: Some(Reason::with_detail(ours, words)),
     };
-    if let Some(stopped) = stopped(node, now) {
+    if let Some(stopped) = stopped_since(node, now) {
         let jobs = match node.running_jobs {
             0 => String::new(),
             1 => ", 1 job goes on".to_owned(),
@@ -65,7 +71,7 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
         return is(NodeStatus::Offline, format!("{stopped}{jobs}"));
     }
     let silent = now.since(heard.at);
-    if silent > HEARD_WITHIN {
+    if silent > OFFLINE_AFTER {
         return is(
             NodeStatus::Offline,
             format!("not heard for {} s", silent.as_secs()),
@@ -87,9 +93,10 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
     match node.ack_status {
         Some(AckStatus::Applied) => {}
         Some(AckStatus::Failed) => {
-            let (kind, words) = AckError::stored(node.ack_error.as_deref().unwrap_or_default());
+            let (kind, words) =
+                AckError::parse_stored(node.ack_error.as_deref().unwrap_or_default());
             let kind = kind.unwrap_or("it did not say why in words that we know");
-            return refuses(format!("{FAILED}: {kind}"), words);
+            return refuses(format!("{CONFIG_FAILED_REASON}: {kind}"), words);
         }
         None => {
             return is(
@@ -98,7 +105,7 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
             );
         }
     }
-    if node.capability.is_full_of_others() {
+    if node.capability.is_full_with_other_jobs() {
         return is(
             NodeStatus::NotReady,
             "all its slots are taken by jobs of another orchestrator; it takes jobs when one ends"
@@ -109,22 +116,22 @@ pub(super) fn standing(node: &Node, url: Option<&str>, heard: &Heard, now: Time)
         let sandbox = node.capability.sandbox.as_ref();
         let cause = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
         let ours = match cause {
-            Some(_) => UNSUPPORTED.to_owned(),
-            None => format!("{UNSUPPORTED}: it did not say why; run cynode doctor there"),
+            Some(_) => NO_SANDBOXES_REASON.to_owned(),
+            None => format!("{NO_SANDBOXES_REASON}: it did not say why; run cynode doctor there"),
         };
         return refuses(ours, cause);
     }
     if heard.is_unready {
-        return is(NodeStatus::NotReady, UNREADY.to_owned());
+        return is(NodeStatus::NotReady, WORKER_NOT_READY_REASON.to_owned());
     }
-    Standing {
+    NodeReadiness {
         status: NodeStatus::Ready,
         reason: None,
     }
 }
 
 /// Slots of a ready node that are not free for this orchestrator, in words; `None` where all are.
-pub(super) fn other_jobs(report: &CapabilityReport) -> Option<String> {
+pub(super) fn foreign_jobs(report: &CapabilityReport) -> Option<String> {
     match report.sandbox.as_ref()?.other_jobs {
         0 => None,
         1 => Some("1 more slot is taken by a job of another orchestrator".to_owned()),
@@ -135,9 +142,9 @@ pub(super) fn other_jobs(report: &CapabilityReport) -> Option<String> {
 }
 
 /// Since when a node is stopped that said so before it left, in words; `None` while it serves.
-pub(super) fn stopped(node: &Node, now: Time) -> Option<String> {
+pub(super) fn stopped_since(node: &Node, now: Time) -> Option<String> {
     let since = node.capability.node.stopping_since?;
-    Some(format!("stopped at {}", since.to_the_minute(now)))
+    Some(format!("stopped at {}", since.to_minute_text(now)))
 }
 
 /// Whether the whole can do work, or the condition that fails.
@@ -156,14 +163,14 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         .filter(|node| node.status == NodeStatus::Ready)
         .collect();
     if ready.is_empty() {
-        let each = each(nodes, reason);
+        let each = list_nodes(nodes, reason);
         return Err(format!("no node takes jobs; {each}"));
     }
-    let why_not = |node: &NodeView| why_no_inference(node.inference.as_ref());
-    let infers = |node: &&NodeView| why_not(node).is_none();
+    let unavailable = |node: &NodeView| inference_unavailable(node.inference.as_ref());
+    let infers = |node: &&NodeView| unavailable(node).is_none();
     if require_inference && !ready.iter().any(infers) {
-        let why = |node| why_not(node).unwrap_or_default().to_owned();
-        let each = each(ready, why);
+        let why = |node| unavailable(node).unwrap_or_default().to_owned();
+        let each = list_nodes(ready, why);
         return Err(format!(
             "no node has inference running; {each}; --require-inference false makes that optional"
         ));
@@ -172,12 +179,12 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
 }
 
 /// What is to be said of each node.
-fn each<'a>(
+fn list_nodes<'a>(
     nodes: impl IntoIterator<Item = &'a NodeView>,
     say: impl Fn(&'a NodeView) -> String,
 ) -> String {
     let mut nodes = nodes.into_iter();
-    let named = nodes.by_ref().take(NAMED);
+    let named = nodes.by_ref().take(MAX_NAMED_NODES);
     let mut said: Vec<String> = named
         .map(|node| format!("node {}: {}", node.node_slug, say(node)))
         .collect();
@@ -195,7 +202,7 @@ fn reason(node: &NodeView) -> String {
 }
 
 /// Why a node that reports this has no inference running; `None` when it has.
-pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static str> {
+pub(super) fn inference_unavailable(inference: Option<&Inference>) -> Option<&'static str> {
     match inference {
         Some(inference) if inference.supported => {
             (inference.running != Some(true)).then_some("its model server does not answer")
@@ -205,22 +212,22 @@ pub(super) fn why_no_inference(inference: Option<&Inference>) -> Option<&'static
 }
 
 /// Why a task that runs at this node comes to no end.
-pub(super) fn silent(node: &Node, prospects: Prospects, now: Time) -> String {
+pub(super) fn unreachable_reason(node: &Node, prospects: JobOutlook, now: Time) -> String {
     let outlook = match prospects {
-        Prospects {
+        JobOutlook {
             is_canceled: true, ..
         } => "is canceled as soon as it is back, and within half a minute in any case",
-        Prospects { may_move: true, .. } => {
+        JobOutlook { may_move: true, .. } => {
             "goes on as soon as it is back, or, after a lease, at another node that fits"
         }
         _ => "goes on as soon as it is back; this was the last attempt that it may have",
     };
-    let state = stopped(node, now).unwrap_or_else(|| "does not answer".to_owned());
+    let state = stopped_since(node, now).unwrap_or_else(|| "does not answer".to_owned());
     format!("node {} {state}; the task {outlook}", node.slug)
 }
 
 /// Why a task with these demands can't start now; `None` when a node could take it.
-pub(super) fn waits_for(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
+pub(super) fn waiting_reason(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String> {
     let why = no_free_node(demands, nodes)?;
     let refusals = summary::refusals(&demands.refusals);
     Some(if refusals.is_empty() {
@@ -230,11 +237,11 @@ pub(super) fn waits_for(demands: &Demands, nodes: &[NodeView]) -> Option<String>
     })
 }
 
-fn no_free_node(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
+fn no_free_node(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String> {
     if let Err(reason) = overall(nodes, false) {
         return Some(reason);
     }
-    let Demands { labels, refusals } = demands;
+    let TaskRequirements { labels, refusals } = demands;
     let has_refused = |node: &NodeView| {
         let mut refusals = refusals.values();
         refusals.any(|refusal| refusal.node == node.node_slug)
@@ -253,13 +260,13 @@ fn no_free_node(demands: &Demands, nodes: &[NodeView]) -> Option<String> {
         return Some(match fitting[..] {
             [] if !refusals.is_empty() => "no other node fits".to_owned(),
             _ if !refusals.is_empty() => {
-                let each = each(fitting, reason);
+                let each = list_nodes(fitting, reason);
                 format!("no other node that fits takes jobs; {each}")
             }
             [] => format!("no node has the label {labels}"),
             _ => format!(
                 "no node that takes jobs has the label {labels}; {}",
-                each(fitting, reason)
+                list_nodes(fitting, reason)
             ),
         });
     }

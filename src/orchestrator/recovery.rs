@@ -4,13 +4,13 @@
 //! the store says is running is attached to, never started a second time; where it was being offered to
 //! another node, that one is asked whether it has taken it.
 
-use super::{Orchestrator, control_plane, dispatch};
+use super::{AppState, control_plane, dispatch};
 use crate::store::{Node, StoreError};
 use std::sync::Arc;
 
 /// Takes up every running job.
-pub(super) async fn resume(orchestrator: &Arc<Orchestrator>) -> Result<(), StoreError> {
-    let jobs = orchestrator.store.job_running().await?;
+pub(super) async fn resume_running_jobs(state: &Arc<AppState>) -> Result<(), StoreError> {
+    let jobs = state.store.job_running().await?;
     if !jobs.is_empty() {
         tracing::info!(
             count = jobs.len(),
@@ -18,23 +18,23 @@ pub(super) async fn resume(orchestrator: &Arc<Orchestrator>) -> Result<(), Store
         );
     }
     for job in jobs {
-        let follower = orchestrator.followers.enter(job.id);
-        dispatch::start(orchestrator, job, follower, dispatch::Entry::Attach);
+        let handle = state.jobs.active.register(job.id);
+        dispatch::start(state, job, handle, dispatch::Start::Attach);
     }
     // What a node has beyond that is of a time that we know nothing of.
-    let nodes = orchestrator.store.node_list().await?;
+    let nodes = state.store.node_list().await?;
     for node in &nodes {
-        orchestrator.leftovers.owe(node.id);
+        state.nodes.reconciler.mark_dirty(node.id);
     }
-    expire_acks(orchestrator, &nodes).await
+    expire_acks(state, &nodes).await
 }
 
 /// A node whose token is not the present one has to fetch and acknowledge again before it is given jobs.
 /// Tokens change only while we are away, with the file that holds our key for them.
-async fn expire_acks(orchestrator: &Orchestrator, nodes: &[Node]) -> Result<(), StoreError> {
-    let expired = nodes.iter().filter(|node| {
-        node.ack_status.is_some() && !control_plane::has_present_key(orchestrator, node)
-    });
+async fn expire_acks(state: &AppState, nodes: &[Node]) -> Result<(), StoreError> {
+    let expired = nodes
+        .iter()
+        .filter(|node| node.ack_status.is_some() && !control_plane::has_current_key(state, node));
     let mut ids = Vec::new();
     for node in expired {
         tracing::warn!(
@@ -46,5 +46,5 @@ async fn expire_acks(orchestrator: &Orchestrator, nodes: &[Node]) -> Result<(), 
     if ids.is_empty() {
         return Ok(());
     }
-    orchestrator.store.node_acks_expire(ids).await
+    state.store.node_acks_expire(ids).await
 }

@@ -4,11 +4,11 @@
 //! refused, and again and again while it waits, since nodes leave: a job whose image has a misspelt name
 //! must not wait forever for a machine that was taken away long ago.
 
-use super::{Orchestrator, live::Moment, scheduler, summary, task_log};
+use super::{AppState, scheduler, summary, task_log, task_watch::TaskState};
 use crate::{
     api::{nodes::AckStatus, tasks::TaskStatus, time::Time},
     errors,
-    http::server::{Shutdown, ended},
+    http::server::{Shutdown, shutdown_requested},
     store::{Node, Placement, StoreError},
 };
 use std::{sync::Arc, time::Duration};
@@ -16,35 +16,35 @@ use std::{sync::Arc, time::Duration};
 /// A node that was not heard for this long is not waited for.
 const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
 /// Between two looks for jobs that no node is left for.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether any of these nodes, be it full, drained or away for a short while, could run a job that asks this.
-pub(super) fn is_any_left(
-    orchestrator: &Orchestrator,
+pub(super) fn has_candidate(
+    state: &AppState,
     mut nodes: Vec<Node>,
     placement: &Placement,
     now: Time,
 ) -> bool {
-    nodes.retain(|node| may_return(node, orchestrator.liveness.heard(node).at, now));
-    scheduler::any_fits(nodes, orchestrator.slots, placement)
+    nodes.retain(|node| is_expected_back(node, state.nodes.liveness.last_contact(node).at, now));
+    scheduler::any_node_fits(nodes, state.nodes.slots, placement)
 }
 
 /// Whether a node runs sandboxes, or may do so again soon.
-fn may_return(node: &Node, heard_at: Time, now: Time) -> bool {
+fn is_expected_back(node: &Node, heard_at: Time, now: Time) -> bool {
     let capability = &node.capability;
     now.since(heard_at) <= RETURN_TIMEOUT
         && node.ack_status != Some(AckStatus::Failed)
         && (capability.max_concurrency() > 0
-            || capability.is_full_of_others()
+            || capability.is_full_with_other_jobs()
             || capability.node.stopping_since.is_some())
 }
 
 /// Runs until `shutdown`.
-pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
+pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     let look = async {
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            if let Err(error) = pass(&orchestrator).await {
+            tokio::time::sleep(SCAN_INTERVAL).await;
+            if let Err(error) = pass(&state).await {
                 let error = errors::chain(&error);
                 tracing::warn!(error, "cannot look for jobs that every node refused");
             }
@@ -52,33 +52,29 @@ pub(super) async fn run(orchestrator: Arc<Orchestrator>, shutdown: Shutdown) {
     };
     tokio::select! {
         () = look => {}
-        () = ended(shutdown) => {}
+        () = shutdown_requested(shutdown) => {}
     }
 }
 
 /// Fails every queued job that was refused and has no node left.
-async fn pass(orchestrator: &Orchestrator) -> Result<(), StoreError> {
-    orchestrator.store.lines_sweep().await?;
-    let waiting = orchestrator.store.lines_refused()?;
+async fn pass(state: &AppState) -> Result<(), StoreError> {
+    state.store.lane_sweep().await?;
+    let waiting = state.store.lane_list_refused()?;
     if waiting.is_empty() {
         return Ok(());
     }
-    let (nodes, now) = (orchestrator.store.node_list().await?, Time::now());
+    let (nodes, now) = (state.store.node_list().await?, Time::now());
     for (line, placement) in waiting {
-        if is_any_left(orchestrator, nodes.clone(), &placement, now) {
+        if has_candidate(state, nodes.clone(), &placement, now) {
             continue;
         }
-        for job in orchestrator.store.line_refusals(line).await? {
+        for job in state.store.lane_refusals(line).await? {
             let summary = summary::refused_by_all(&job.refusals);
-            if orchestrator
-                .store
-                .job_fail_refused(job.id, summary, now)
-                .await?
-            {
-                orchestrator.metrics.task_moved(TaskStatus::Failed);
-                let live = orchestrator.live.task(job.task);
-                live.moves_to(Moment::of(TaskStatus::Failed, job.attempt));
-                task_log::moved(job.task, TaskStatus::Failed, job.attempt, None);
+            if state.store.job_fail_refused(job.id, summary, now).await? {
+                state.metrics.record_transition(TaskStatus::Failed);
+                let watch = state.jobs.watches.for_task(job.task);
+                watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
+                task_log::transitioned(job.task, TaskStatus::Failed, job.attempt, None);
             }
         }
     }
@@ -91,9 +87,9 @@ mod tests {
     use crate::orchestrator::readiness::tests::node;
 
     #[test]
-    fn node_that_cannot_run_anything_is_not_waited_for() {
+    fn node_that_cannot_run_is_not_awaited() {
         let now = Time::from_millis(1_000_000_000);
-        let left = |node: &Node, silent| may_return(node, now.minus(silent), now);
+        let left = |node: &Node, silent| is_expected_back(node, now.minus(silent), now);
         let (short, long) = (Duration::from_mins(9), Duration::from_mins(11));
         let good = node("a", 1, 1);
         assert!(left(&good, short) && !left(&good, long));

@@ -5,38 +5,38 @@
 //! output. So what a node offers beyond `--max-jobs-per-node` is not used, and in all no more jobs run than
 //! there are descriptors for; the others stay in the queue, and their tasks tell why.
 
-use crate::{api::nodes::NodeView, http::gate};
+use crate::{api::nodes::NodeView, http::listener_policy};
 
 /// Descriptors for each running job; see above.
-const JOB_DESCRIPTORS: u64 = 3;
+const DESCRIPTORS_PER_JOB: u64 = 3;
 
 /// Bounds on the jobs that run.
 #[derive(Clone, Copy, Debug)]
-pub struct Slots {
+pub struct SlotLimits {
     /// At one node.
     pub per_node: u32,
     /// At all nodes together.
-    pub in_all: u32,
+    pub total: u32,
 }
 
-impl Slots {
+impl SlotLimits {
     /// So many at one node, and as many in all as this process has descriptors for.
     pub(super) fn new(per_node: u32) -> Self {
-        let files = gate::descriptors();
-        let in_all = files.map_or(u64::MAX, |files| files / 2 / JOB_DESCRIPTORS);
+        let files = listener_policy::available_descriptors();
+        let total = files.map_or(u64::MAX, |files| files / 2 / DESCRIPTORS_PER_JOB);
         Self {
             per_node,
-            in_all: u32::try_from(in_all).unwrap_or(u32::MAX).max(1),
+            total: u32::try_from(total).unwrap_or(u32::MAX).max(1),
         }
     }
 
-    /// Slots that are used of those that a node offers.
-    pub(super) fn of_node(self, offered: u32) -> u32 {
+    /// SlotLimits that are used of those that a node offers.
+    pub(super) fn usable(self, offered: u32) -> u32 {
         offered.min(self.per_node)
     }
 
-    /// Slots of a ready node that are not used, in words; `None` where all are.
-    pub(super) fn unused(self, offered: u32) -> Option<String> {
+    /// SlotLimits of a ready node that are not used, in words; `None` where all are.
+    pub(super) fn describe_unused(self, offered: u32) -> Option<String> {
         let used = self.per_node;
         (offered > used).then(|| {
             format!("offers {offered} slots, of which {used} are used (--max-jobs-per-node at the orchestrator)")
@@ -45,7 +45,7 @@ impl Slots {
 
     /// Says in the log that not all slots are used of a node that offers so many now, and offered so many
     /// `before`, where it was heard before.
-    pub(super) fn note_offer(self, node: &str, before: Option<u32>, offered: u32) {
+    pub(super) fn log_excess_slots(self, node: &str, before: Option<u32>, offered: u32) {
         let used = self.per_node;
         if offered > used && before.is_none_or(|before| before <= used) {
             tracing::warn!(
@@ -58,10 +58,10 @@ impl Slots {
     }
 
     /// Reason for which no node is given another job, where that is the number of jobs in all.
-    pub(super) fn full(self, nodes: &[NodeView]) -> Option<String> {
+    pub(super) fn exhausted_reason(self, nodes: &[NodeView]) -> Option<String> {
         let running = nodes.iter().map(|node| node.running_jobs);
         let running = running.fold(0, u32::saturating_add);
-        (running >= self.in_all).then(|| {
+        (running >= self.total).then(|| {
             format!(
                 "{running} jobs run, as many as the orchestrator can follow with its limit of open files \
                  (ulimit -n, LimitNOFILE=); it starts when a job ends"
@@ -76,12 +76,12 @@ mod tests {
 
     #[test]
     fn node_gets_no_more_than_its_share() {
-        let slots = Slots {
+        let slots = SlotLimits {
             per_node: 256,
-            in_all: 1000,
+            total: 1000,
         };
-        assert_eq!([slots.of_node(4), slots.of_node(100_000)], [4, 256]);
-        assert_eq!(slots.unused(256), None);
-        assert!(slots.unused(257).unwrap().contains("257"));
+        assert_eq!([slots.usable(4), slots.usable(100_000)], [4, 256]);
+        assert_eq!(slots.describe_unused(256), None);
+        assert!(slots.describe_unused(257).unwrap().contains("257"));
     }
 }

@@ -1,6 +1,6 @@
 //! One line on how a job ended, for people.
 
-use super::node_words::clean;
+use super::reason::sanitize;
 use crate::{
     api::jobs::{JobError, JobErrorKind, JobResult, Outcome},
     store::Refusals,
@@ -8,16 +8,16 @@ use crate::{
 use std::time::Duration;
 
 /// Most nodes that a line names.
-const MAX_NAMED: usize = 10;
+const MAX_NAMED_NODES: usize = 10;
 
 /// Such as `exit 0 after 120 ms`.
-pub(super) fn of(result: &JobResult) -> String {
-    let after = after(result.ended_at.since(result.started_at));
+pub(super) fn of_result(result: &JobResult) -> String {
+    let after = format_duration(result.ended_at.since(result.started_at));
     let end = match (result.status, result.exit_code, &result.error) {
         (_, _, Some(error)) => {
             return match error.kind {
-                JobErrorKind::Lost => format!("lost: {}", clean(&error.message)),
-                JobErrorKind::OutOfDisk => format!("out of disk: {}", clean(&error.message)),
+                JobErrorKind::Lost => format!("lost: {}", sanitize(&error.message)),
+                JobErrorKind::OutOfDisk => format!("out of disk: {}", sanitize(&error.message)),
                 JobErrorKind::Other => {
                     "could not run, or ended, for a reason of no kind that we know; its result has the node's words"
                         .to_owned()
@@ -25,7 +25,7 @@ pub(super) fn of(result: &JobResult) -> String {
                 _ => format!(
                     "could not run ({}): {}",
                     error.kind.as_str(),
-                    clean(&error.message)
+                    sanitize(&error.message)
                 ),
             };
         }
@@ -43,18 +43,18 @@ pub(super) fn of(result: &JobResult) -> String {
 }
 
 /// Error in one line, such as `image-not-found: no such image`.
-pub(super) fn cause(error: &JobError) -> String {
-    format!("{}: {}", error.kind.as_str(), clean(&error.message))
+pub(super) fn of_error(error: &JobError) -> String {
+    format!("{}: {}", error.kind.as_str(), sanitize(&error.message))
 }
 
 /// Refusals in one line, such as `node a (image-not-found: …); node b (…)`.
 pub(super) fn refusals(refusals: &Refusals) -> String {
-    let named = refusals.values().take(MAX_NAMED);
+    let named = refusals.values().take(MAX_NAMED_NODES);
     let mut told: Vec<String> = named
-        .map(|refusal| format!("node {} ({})", refusal.node, clean(&refusal.reason)))
+        .map(|refusal| format!("node {} ({})", refusal.node, sanitize(&refusal.reason)))
         .collect();
-    if refusals.len() > MAX_NAMED {
-        told.push(format!("and {} more", refusals.len() - MAX_NAMED));
+    if refusals.len() > MAX_NAMED_NODES {
+        told.push(format!("and {} more", refusals.len() - MAX_NAMED_NODES));
     }
     told.join("; ")
 }
@@ -65,7 +65,7 @@ pub(super) fn refused_by_all(refusals: &Refusals) -> String {
 }
 
 /// In the unit that a person would take.
-fn after(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
         1..120 => format!("{:.1} s", time.as_secs_f64()),
@@ -79,8 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_the_unit_that_fits() {
-        let told = |millis| after(Duration::from_millis(millis));
+    fn durations_use_a_fitting_unit() {
+        let told = |millis| format_duration(Duration::from_millis(millis));
         assert_eq!(told(7), "7 ms");
         assert_eq!(told(1500), "1.5 s");
         assert_eq!(told(150_000), "2 min 30 s");

@@ -2,7 +2,7 @@
 
 use super::data_dir_path;
 use crate::{
-    cli::{BackupArgs, Output},
+    cli::{BackupArgs, OutputFormat},
     client::print,
     exit::{Exit, Failure},
     store::{self, BackupError},
@@ -15,12 +15,12 @@ pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
     let copied = store::backup(&data_dir.join("cynode.db"), &args.file)?;
     let file = args.file.display();
     match args.output {
-        Output::Json => print::json(&json!({
+        OutputFormat::Json => print::json(&json!({
             "file": std::path::absolute(&args.file)?,
             "bytes": copied.bytes,
             "schema": copied.schema,
         })),
-        Output::Text => {
+        OutputFormat::Text => {
             print::line(&format!(
                 "{file}: {} bytes, schema {}",
                 copied.bytes, copied.schema

@@ -1,7 +1,7 @@
 //! From the errors of a role to the exit code of its process.
 
 use crate::{
-    data_dir::Unfit,
+    data_dir::DataDirError,
     engine::EngineError,
     exit::{Exit, Failure},
     http::client::CallError,
@@ -20,10 +20,10 @@ impl From<StartError> for Failure {
     }
 }
 
-impl From<Unfit> for Failure {
-    fn from(error: Unfit) -> Self {
+impl From<DataDirError> for Failure {
+    fn from(error: DataDirError) -> Self {
         let exit = match error {
-            Unfit::Unusable { .. } => Exit::Internal,
+            DataDirError::Io { .. } => Exit::Internal,
             _ => Exit::Usage,
         };
         Self::chain(exit, &error)
@@ -40,8 +40,8 @@ impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let exit = match &error {
             NodeError::WrongPsk => Exit::NotAllowed,
-            NodeError::Setting(_) => Exit::Usage,
-            NodeError::Refused { .. } | NodeError::Call(CallError::Malformed { .. }) => {
+            NodeError::InvalidSetting(_) => Exit::Usage,
+            NodeError::UnusableAnswer { .. } | NodeError::Call(CallError::Malformed { .. }) => {
                 Exit::Invalid
             }
             NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
@@ -51,7 +51,7 @@ impl From<NodeError> for Failure {
                 None => Exit::Unreachable,
                 Some(_) => Exit::Internal,
             },
-            NodeError::NoWay { .. } => Exit::Unreachable,
+            NodeError::NoRoute { .. } => Exit::Unreachable,
             _ => Exit::Internal,
         };
         Self::chain(exit, &error)

@@ -1,8 +1,8 @@
 //! From raw arguments to the settings of a role, and its start and end.
 
+mod allocator;
 mod backup;
 mod failures;
-mod memory;
 pub(crate) mod node_file;
 mod process;
 mod settings;
@@ -10,24 +10,26 @@ mod systemd;
 
 pub use backup::backup;
 pub(crate) use settings::data_dir_path;
-pub use settings::secret;
+pub use settings::read_secret;
 
 use crate::{
-    cli::{Cli, Command, Common, Dev, DoctorArgs, NodeArgs, ServeOrchestrator, WorkerArgs},
+    cli::{
+        Cli, Command, DevArgs, DoctorArgs, LogFlags, NodeArgs, ServeOrchestratorArgs, WorkerArgs,
+    },
     client,
     exit::Failure,
-    http::server::{Shutdown, ended},
+    http::server::{Shutdown, shutdown_requested},
     node::{self, InferenceMode, NodeError},
-    orchestrator::{self, Orchestrator},
-    worker::{self, Access, Bench, Policy},
+    orchestrator,
+    worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
 use clap::Parser as _;
 use node_file::NodeFile;
-use process::run;
+use process::run_role;
 use settings::{
-    checked_url, host_slug, inference_settings, node_settings, open_data_dir,
-    orchestrator_settings, sandbox_settings, shutdown_grace, warn_of_argument, worker_settings,
-    worker_urls,
+    default_slug, inference_settings, node_settings, open_data_dir, orchestrator_settings,
+    parse_worker_urls, sandbox_settings, shutdown_grace, validate_url, warn_of_psk_argument,
+    worker_settings,
 };
 use std::{
     io::{self, Write as _},
@@ -36,57 +38,57 @@ use std::{
 use tokio::sync::watch;
 
 /// How long `dev` waits for the ends of canceled jobs to be stored.
-const SETTLE: Duration = Duration::from_secs(5);
+const JOB_ENDS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer of the orchestrator may take, unless the operator says otherwise.
-const ANSWER: Duration = Duration::from_secs(30);
+const DEFAULT_ORCHESTRATOR_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `cynode serve-orchestrator`.
-pub fn serve_orchestrator(common: &Common, args: ServeOrchestrator) -> Result<(), Failure> {
+pub fn serve_orchestrator(common: &LogFlags, args: ServeOrchestratorArgs) -> Result<(), Failure> {
     let psk_is_argument = args.psk.psk.is_some();
     let data_dir = open_data_dir(&args.state)?;
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
         public_url: args
             .public_url
-            .map(|url| checked_url("--public-url", url))
+            .map(|url| validate_url("--public-url", url))
             .transpose()?,
-        worker_urls: worker_urls(&args.worker_url)?,
+        worker_urls: parse_worker_urls(&args.worker_url)?,
         worker_url_allow: args.worker_url_allow,
         require_inference: args.require_inference,
         ..orchestrator_settings(args.flags, &args.psk)?
     };
-    run(common, async |shutdown| {
-        warn_of_argument(psk_is_argument);
+    run_role(common, async |shutdown| {
+        warn_of_psk_argument(psk_is_argument);
         let mut running =
-            Orchestrator::start(&data_dir, settings, shutdown.clone(), announce).await?;
-        systemd::ready("takes tasks");
-        until_shutdown(shutdown, &mut running).await?;
-        running.ended().await;
+            orchestrator::start(&data_dir, settings, shutdown.clone(), print_banner).await?;
+        systemd::notify_ready("takes tasks");
+        wait_for_shutdown(shutdown, &mut running).await?;
+        running.wait_stopped().await;
         Ok(())
     })
 }
 
 /// `cynode node`.
-pub fn node(common: &Common, mut args: NodeArgs) -> Result<(), Failure> {
+pub fn node(common: &LogFlags, mut args: NodeArgs) -> Result<(), Failure> {
     let mut common = common.clone();
     let psk_is_argument = args.psk.psk.is_some();
-    let file = NodeFile::find(args.config.as_deref())?.unwrap_or_default();
-    let psk_file = file.fill(&mut args, &mut common);
+    let file = NodeFile::load(args.config.as_deref())?.unwrap_or_default();
+    let psk_file = file.apply_to(&mut args, &mut common);
     let (state, grace) = (args.state.clone(), shutdown_grace(&args.sandbox.engine));
     let settings = node_settings(args, psk_file.as_deref())?;
     let data_dir = open_data_dir(&state)?;
-    run(&common, async |shutdown| {
-        warn_of_argument(psk_is_argument);
+    run_role(&common, async |shutdown| {
+        warn_of_psk_argument(psk_is_argument);
         // Later would hold up a machine's whole boot while the orchestrator is away.
-        let fit = || systemd::ready("joining the orchestrator");
+        let fit = || systemd::notify_ready("joining the orchestrator");
         let mut running = match node::start(&data_dir, settings, shutdown.clone(), fit).await {
             Err(NodeError::Stopped) => return Ok(()),
             started => started?,
         };
-        systemd::status("takes jobs");
+        systemd::notify_status("takes jobs");
         tokio::select! {
-            () = ended(shutdown) => running.close(grace).await,
-            () = running.broken() => return Err(broken("the node")),
+            () = shutdown_requested(shutdown) => running.close(grace).await,
+            () = running.wait_for_failure() => return Err(component_failed("the node")),
         }
         Ok(())
     })
@@ -103,10 +105,10 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<(), Failure> {
         ));
     };
     let mut common = cli.common;
-    let Some(file) = NodeFile::find(doctor.config.as_deref())? else {
+    let Some(file) = NodeFile::load(doctor.config.as_deref())? else {
         return Ok(());
     };
-    let psk_file = file.fill(&mut args, &mut common);
+    let psk_file = file.apply_to(&mut args, &mut common);
     // What the file leaves to flags is checked by those who see them.
     let unsaid = || "http://127.0.0.1".to_owned();
     args.orchestrator = args
@@ -120,38 +122,38 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<(), Failure> {
 }
 
 /// `cynode worker`.
-pub fn worker(common: &Common, args: WorkerArgs) -> Result<(), Failure> {
+pub fn worker(common: &LogFlags, args: WorkerArgs) -> Result<(), Failure> {
     let data_dir = open_data_dir(&args.state)?;
-    let token = secret("--token-file", args.token_file.as_deref(), "CYNODE_WORKER_TOKEN")?.ok_or_else(|| {
+    let token = read_secret("--token-file", args.token_file.as_deref(), "CYNODE_WORKER_TOKEN")?.ok_or_else(|| {
         Failure::usage("the worker needs the token that callers must show: --token-file FILE or CYNODE_WORKER_TOKEN")
     })?;
     let grace = shutdown_grace(&args.sandbox.engine);
     let listen = args.sandbox.worker_listen.unwrap_or(worker::DEFAULT_LISTEN);
     let settings = worker_settings(&args.sandbox)?;
-    run(common, async |shutdown| {
-        let bench = tokio::select! {
-            bench = Bench::prepare(&data_dir, settings) => bench?,
-            () = ended(shutdown.clone()) => return Ok(()),
+    run_role(common, async |shutdown| {
+        let prepared = tokio::select! {
+            prepared = PreparedWorker::prepare(&data_dir, settings) => prepared?,
+            () = shutdown_requested(shutdown.clone()) => return Ok(()),
         };
         data_dir.update_addresses(|addresses| addresses.worker = None);
         let (socket, bound) = worker::reserve(listen)?;
-        let access = Access {
+        let access = AccessGrant {
             token,
             orchestrator: None,
-            policy: Policy::default(),
+            policy: JobPolicy::default(),
         };
-        let worker = bench.open(socket.listen(1024)?, access, None);
+        let worker = prepared.serve(socket.listen(1024)?, access, None);
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound));
         tracing::info!(worker = %bound, "the worker listens");
-        systemd::ready("takes jobs");
-        ended(shutdown).await;
+        systemd::notify_ready("takes jobs");
+        shutdown_requested(shutdown).await;
         worker.close(grace, true).await;
         Ok(())
     })
 }
 
 /// `cynode dev`: the same roles, talking over loopback as they would over a network.
-pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
+pub fn dev(common: &LogFlags, args: DevArgs) -> Result<(), Failure> {
     let psk_is_argument = args.psk.psk.is_some();
     let data_dir = open_data_dir(&args.state)?;
     let is_asked_for = args.flags.inference_image.is_some();
@@ -176,17 +178,17 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
     let sandbox = sandbox_settings(&args.engine)?;
     let grace = shutdown_grace(&args.engine);
     let (identity, worker_listen) = (args.identity, args.worker_listen);
-    run(common, async |shutdown| {
-        warn_of_argument(psk_is_argument);
+    run_role(common, async |shutdown| {
+        warn_of_psk_argument(psk_is_argument);
         // The orchestrator ends after the node, so that it still hears how the node's jobs ended.
         let (order, orchestrator_shutdown) = watch::channel(false);
         let mut running =
-            Orchestrator::start(&data_dir, settings, orchestrator_shutdown, announce).await?;
+            orchestrator::start(&data_dir, settings, orchestrator_shutdown, print_banner).await?;
         let settings = node::Settings {
             orchestrator: format!("http://{}", running.control),
-            orchestrator_timeout: ANSWER,
+            orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
             psk: running.psk(),
-            slug: identity.slug.unwrap_or_else(host_slug),
+            slug: identity.slug.unwrap_or_else(default_slug),
             name: identity.name,
             labels: identity.label,
             worker_listen,
@@ -199,67 +201,67 @@ pub fn dev(common: &Common, args: Dev) -> Result<(), Failure> {
             Err(NodeError::Stopped) => Ok(()),
             Err(error) => Err(error.into()),
             Ok(mut node) => {
-                let outcome = be_used(shutdown, &mut running, &mut node).await;
+                let outcome = on_ready(shutdown, &mut running, &mut node).await;
                 // Also after a failure: nothing of `dev` is to be left.
                 node.close(grace).await;
-                running.settled(SETTLE).await;
+                running.wait_idle(JOB_ENDS_TIMEOUT).await;
                 outcome
             }
         };
         order.send_replace(true);
-        running.ended().await;
+        running.wait_stopped().await;
         outcome
     })
 }
 
 /// Logs the admin in, and says so; then waits for the order to end.
-async fn be_used(
+async fn on_ready(
     shutdown: Shutdown,
-    running: &mut orchestrator::Running,
-    node: &mut node::Running,
+    running: &mut orchestrator::RunningOrchestrator,
+    node: &mut node::RunningNode,
 ) -> Result<(), Failure> {
     let gateway = format!("http://{}", running.gateway);
     let tokens = running.admin_session().await?;
     client::credentials::store(&gateway, "admin", tokens)?;
-    show(&format!(
+    print_stdout(&format!(
         "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
     ))?;
-    systemd::ready("takes tasks");
+    systemd::notify_ready("takes tasks");
     tokio::select! {
-        outcome = until_shutdown(shutdown, running) => outcome,
-        () = node.broken() => Err(broken("the node")),
+        outcome = wait_for_shutdown(shutdown, running) => outcome,
+        () = node.wait_for_failure() => Err(component_failed("the node")),
     }
 }
 
 /// Waits for the order to end. All parts end on that order too, so it is looked at first.
-async fn until_shutdown(
+async fn wait_for_shutdown(
     shutdown: Shutdown,
-    running: &mut orchestrator::Running,
+    running: &mut orchestrator::RunningOrchestrator,
 ) -> Result<(), Failure> {
     tokio::select! {
         biased;
-        () = ended(shutdown.clone()) => return Ok(()),
-        () = running.broken() => {}
+        () = shutdown_requested(shutdown.clone()) => return Ok(()),
+        () = running.wait_for_failure() => {}
     }
     if *shutdown.borrow() {
         return Ok(());
     }
-    Err(broken("the orchestrator"))
+    Err(component_failed("the orchestrator"))
 }
 
-fn broken(role: &str) -> Failure {
+fn component_failed(role: &str) -> Failure {
     Failure::internal(format!(
         "a part of {role} ended by itself; the log above says why; start it again"
     ))
 }
 
 /// Tells the operator what only this start knows.
-fn announce(welcome: &orchestrator::Welcome) -> io::Result<()> {
-    show(&welcome.to_string())
+fn print_banner(banner: &orchestrator::Banner) -> io::Result<()> {
+    print_stdout(&banner.to_string())
 }
 
 /// What a person is to read, on stdout and never through the logger.
-fn show(text: &str) -> io::Result<()> {
+fn print_stdout(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())

@@ -7,7 +7,10 @@
 mod aliases;
 
 use crate::{
-    cli::{Common, DoctorArgs, LogFormat, LogLevel, NodeArgs, duration, duration_or_off, size},
+    cli::{
+        DoctorArgs, LogFlags, LogFormat, LogLevel, NodeArgs, parse_duration, parse_duration_or_off,
+        parse_size,
+    },
     client::print::note,
     exit::Failure,
     node::InferenceMode,
@@ -30,34 +33,34 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/cynode/node.yaml";
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct NodeFile {
     version: Option<u64>,
-    #[serde(deserialize_with = "part")]
-    orchestrator: OrchestratorPart,
-    #[serde(deserialize_with = "part")]
-    node: NodePart,
-    #[serde(deserialize_with = "part")]
-    worker_api: WorkerApiPart,
-    #[serde(deserialize_with = "part")]
-    sandbox: SandboxPart,
-    #[serde(deserialize_with = "part")]
-    inference: InferencePart,
-    #[serde(deserialize_with = "part")]
-    storage: StoragePart,
-    #[serde(deserialize_with = "part")]
-    logging: LoggingPart,
+    #[serde(deserialize_with = "section")]
+    orchestrator: OrchestratorSection,
+    #[serde(deserialize_with = "section")]
+    node: NodeSection,
+    #[serde(deserialize_with = "section")]
+    worker_api: WorkerApiSection,
+    #[serde(deserialize_with = "section")]
+    sandbox: SandboxSection,
+    #[serde(deserialize_with = "section")]
+    inference: InferenceSection,
+    #[serde(deserialize_with = "section")]
+    storage: StorageSection,
+    #[serde(deserialize_with = "section")]
+    logging: LoggingSection,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct OrchestratorPart {
+struct OrchestratorSection {
     url: Option<String>,
     psk_file: Option<PathBuf>,
     registration_psk_file: Option<PathBuf>,
-    timeout: Option<Span>,
+    timeout: Option<DurationText>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct NodePart {
+struct NodeSection {
     slug: Option<String>,
     id: Option<String>,
     name: Option<String>,
@@ -66,7 +69,7 @@ struct NodePart {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct WorkerApiPart {
+struct WorkerApiSection {
     listen: Option<SocketAddr>,
     listen_host: Option<IpAddr>,
     listen_port: Option<u16>,
@@ -77,24 +80,24 @@ struct WorkerApiPart {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct SandboxPart {
+struct SandboxSection {
     mode: Option<SandboxMode>,
     engine: Option<PathBuf>,
     runtime: Option<String>,
     max_concurrency: Option<NonZeroU32>,
     allowed_images: Vec<String>,
     default_image: Option<String>,
-    default_timeout: Option<Span>,
-    max_timeout: Option<Span>,
-    #[serde(deserialize_with = "part")]
-    timeouts: TimeoutsPart,
-    shutdown_grace: Option<Span>,
+    default_timeout: Option<DurationText>,
+    max_timeout: Option<DurationText>,
+    #[serde(deserialize_with = "section")]
+    timeouts: TimeoutsSection,
+    shutdown_grace: Option<DurationText>,
 }
 
 /// The time limits of jobs, as other implementations write them.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct TimeoutsPart {
+struct TimeoutsSection {
     default_seconds: Option<u64>,
     max_seconds: Option<u64>,
 }
@@ -113,72 +116,74 @@ enum SandboxMode {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct InferencePart {
+struct InferenceSection {
     mode: Option<InferenceMode>,
     port: Option<NonZeroU16>,
-    timeout: Option<Span>,
-    start_timeout: Option<Span>,
+    timeout: Option<DurationText>,
+    start_timeout: Option<DurationText>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct StoragePart {
+struct StorageSection {
     data_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     jobs_dir: Option<PathBuf>,
-    min_free_disk: Option<Size>,
-    job_log_size: Option<Size>,
-    ledger_retain: Option<Span>,
-    image_gc: Option<SpanOrOff>,
+    min_free_disk: Option<SizeText>,
+    job_log_size: Option<SizeText>,
+    ledger_retain: Option<DurationText>,
+    image_gc: Option<DurationOrOff>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct LoggingPart {
+struct LoggingSection {
     level: Option<LogLevel>,
     format: Option<LogFormat>,
 }
 
 /// A part of which every line is commented out is null, and says nothing.
-fn part<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+fn section<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A number of bytes, written as on the command line.
-struct Size(u64);
+struct SizeText(u64);
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for SizeText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        size(&text).map(Self).map_err(D::Error::custom)
+        parse_size(&text).map(Self).map_err(D::Error::custom)
     }
 }
 
 /// A span of time, written as on the command line.
-struct Span(Duration);
+struct DurationText(Duration);
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        duration(&text).map(Self).map_err(D::Error::custom)
+        parse_duration(&text).map(Self).map_err(D::Error::custom)
     }
 }
 
 /// The same, or `off`.
-struct SpanOrOff(Duration);
+struct DurationOrOff(Duration);
 
-impl<'de> Deserialize<'de> for SpanOrOff {
+impl<'de> Deserialize<'de> for DurationOrOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        duration_or_off(&text).map(Self).map_err(D::Error::custom)
+        parse_duration_or_off(&text)
+            .map(Self)
+            .map_err(D::Error::custom)
     }
 }
 
 impl NodeFile {
     /// Reads the named file, or the one at the usual place, if there is one.
-    pub(crate) fn find(named: Option<&Path>) -> Result<Option<Self>, Failure> {
+    pub(crate) fn load(named: Option<&Path>) -> Result<Option<Self>, Failure> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         let wrong =
             |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
@@ -201,7 +206,7 @@ impl NodeFile {
     fn parse(text: &str, path: &Path) -> Result<Self, String> {
         // A file of nothing but comments says nothing.
         let file: Option<Self> =
-            serde_saphyr::from_str(text).map_err(|error| told(&error, text))?;
+            serde_saphyr::from_str(text).map_err(|error| describe_error(&error, text))?;
         let mut file = file.unwrap_or_default();
         file.resolve_aliases()?;
         // Paths are meant as seen from the file, wherever the node is started.
@@ -218,84 +223,84 @@ impl NodeFile {
     }
 
     /// Lays the file under the arguments; its pre-shared key comes back, as it has no flag's rank.
-    pub(crate) fn fill(self, args: &mut NodeArgs, common: &mut Common) -> Option<PathBuf> {
-        let time = |span: Option<Span>| span.map(|span| span.0);
-        let bytes = |size: Option<Size>| size.map(|size| size.0);
+    pub(crate) fn apply_to(self, args: &mut NodeArgs, common: &mut LogFlags) -> Option<PathBuf> {
+        let time = |span: Option<DurationText>| span.map(|span| span.0);
+        let bytes = |size: Option<SizeText>| size.map(|size| size.0);
         let (sandbox, engine) = (&mut args.sandbox, self.sandbox);
-        under(&mut sandbox.worker_listen, self.worker_api.listen);
-        under(
+        set_default(&mut sandbox.worker_listen, self.worker_api.listen);
+        set_default(
             &mut sandbox.max_request_bytes,
             self.worker_api.max_request_bytes,
         );
-        under(&mut sandbox.default_image, engine.default_image);
+        set_default(&mut sandbox.default_image, engine.default_image);
         let flags = &mut sandbox.engine;
-        under(&mut flags.podman.engine, engine.engine);
-        under(&mut flags.podman.engine_runtime, engine.runtime);
-        under(
+        set_default(&mut flags.podman.engine, engine.engine);
+        set_default(&mut flags.podman.engine_runtime, engine.runtime);
+        set_default(
             &mut flags.max_concurrency,
             engine.max_concurrency.map(NonZeroU32::get),
         );
-        under(&mut flags.default_timeout, time(engine.default_timeout));
-        under(&mut flags.max_timeout, time(engine.max_timeout));
-        under(&mut flags.shutdown_grace, time(engine.shutdown_grace));
-        under_list(&mut flags.allowed_image, engine.allowed_images);
-        under(&mut args.orchestrator, self.orchestrator.url);
-        under(
+        set_default(&mut flags.default_timeout, time(engine.default_timeout));
+        set_default(&mut flags.max_timeout, time(engine.max_timeout));
+        set_default(&mut flags.shutdown_grace, time(engine.shutdown_grace));
+        set_default_list(&mut flags.allowed_image, engine.allowed_images);
+        set_default(&mut args.orchestrator, self.orchestrator.url);
+        set_default(
             &mut args.orchestrator_timeout,
             time(self.orchestrator.timeout),
         );
-        under(&mut args.advertise_url, self.worker_api.public_url);
-        under(&mut args.identity.slug, self.node.slug);
-        under(&mut args.identity.name, self.node.name);
-        under_list(&mut args.identity.label, self.node.labels);
-        under(&mut args.inference.inference, self.inference.mode);
-        under(
+        set_default(&mut args.advertise_url, self.worker_api.public_url);
+        set_default(&mut args.identity.slug, self.node.slug);
+        set_default(&mut args.identity.name, self.node.name);
+        set_default_list(&mut args.identity.label, self.node.labels);
+        set_default(&mut args.inference.inference, self.inference.mode);
+        set_default(
             &mut args.inference.inference_port,
             self.inference.port.map(NonZeroU16::get),
         );
-        under(
+        set_default(
             &mut args.inference.inference_timeout,
             time(self.inference.timeout),
         );
-        under(
+        set_default(
             &mut args.inference.inference_start_timeout,
             time(self.inference.start_timeout),
         );
-        under(&mut args.state.data_dir, self.storage.data_dir);
-        under(&mut flags.storage.jobs_dir, self.storage.jobs_dir);
-        under(
+        set_default(&mut args.state.data_dir, self.storage.data_dir);
+        set_default(&mut flags.storage.jobs_dir, self.storage.jobs_dir);
+        set_default(
             &mut flags.storage.min_free_disk,
             bytes(self.storage.min_free_disk),
         );
-        under(
+        set_default(
             &mut flags.storage.job_log_size,
             bytes(self.storage.job_log_size),
         );
-        under(
+        set_default(
             &mut flags.storage.ledger_retain,
             time(self.storage.ledger_retain),
         );
         let image_gc = self.storage.image_gc.map(|age| age.0);
-        under(&mut flags.storage.image_gc, image_gc);
-        under(&mut common.log_level, self.logging.level);
-        under(&mut common.log_format, self.logging.format);
+        set_default(&mut flags.storage.image_gc, image_gc);
+        set_default(&mut common.log_level, self.logging.level);
+        set_default(&mut common.log_format, self.logging.format);
         self.orchestrator.psk_file
     }
 
     /// The same for a doctor that looks at what the node would do.
-    pub(crate) fn fill_doctor(self, args: &mut DoctorArgs) {
-        under(&mut args.orchestrator, self.orchestrator.url);
-        under(&mut args.worker_listen, self.worker_api.listen);
-        under(&mut args.podman.engine, self.sandbox.engine);
-        under(&mut args.podman.engine_runtime, self.sandbox.runtime);
-        under(&mut args.inference, self.inference.mode);
-        under(
+    pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) {
+        set_default(&mut args.orchestrator, self.orchestrator.url);
+        set_default(&mut args.worker_listen, self.worker_api.listen);
+        set_default(&mut args.podman.engine, self.sandbox.engine);
+        set_default(&mut args.podman.engine_runtime, self.sandbox.runtime);
+        set_default(&mut args.inference, self.inference.mode);
+        set_default(
             &mut args.inference_port,
             self.inference.port.map(NonZeroU16::get),
         );
-        under(&mut args.state.data_dir, self.storage.data_dir);
-        under(&mut args.storage.jobs_dir, self.storage.jobs_dir);
-        under(
+        set_default(&mut args.state.data_dir, self.storage.data_dir);
+        set_default(&mut args.storage.jobs_dir, self.storage.jobs_dir);
+        set_default(
             &mut args.storage.min_free_disk,
             self.storage.min_free_disk.map(|size| size.0),
         );
@@ -304,7 +309,7 @@ impl NodeFile {
 
 /// What is wrong, and at which key. The line's value is left out: a secret may stand where it has no
 /// place.
-fn told(error: &serde_saphyr::Error, text: &str) -> String {
+fn describe_error(error: &serde_saphyr::Error, text: &str) -> String {
     let plain = serde_saphyr::render_options! {
         formatter: &UserMessageFormatter,
         snippets: SnippetMode::Off,
@@ -319,11 +324,11 @@ fn told(error: &serde_saphyr::Error, text: &str) -> String {
     }
 }
 
-fn under<T>(said: &mut Option<T>, otherwise: Option<T>) {
+fn set_default<T>(said: &mut Option<T>, otherwise: Option<T>) {
     *said = said.take().or(otherwise);
 }
 
-fn under_list<T>(said: &mut Vec<T>, otherwise: Vec<T>) {
+fn set_default_list<T>(said: &mut Vec<T>, otherwise: Vec<T>) {
     if said.is_empty() {
         *said = otherwise;
     }

@@ -1,8 +1,9 @@
 //! The life of a role's process: logging, signals, an orderly end.
 
-use super::{memory::give_memory_back, systemd};
+use super::{allocator::tune_allocator, systemd};
 use crate::{
-    cli::{Common, LogFormat, LogLevel},
+    background,
+    cli::{LogFlags, LogFormat, LogLevel},
     environment,
     exit::Failure,
     http::server::Shutdown,
@@ -15,10 +16,10 @@ use tokio::sync::watch;
 use tracing::Level;
 
 /// What is left to blocking work when a role has ended.
-const BLOCKING_LIMIT: Duration = Duration::from_secs(5);
+const BLOCKING_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Logs go to stderr; stdout belongs to results.
-fn start_logging(common: &Common) {
+fn start_logging(common: &LogFlags) {
     let level = match common.log_level.unwrap_or(LogLevel::Info) {
         LogLevel::Error => Level::ERROR,
         LogLevel::Warn => Level::WARN,
@@ -42,31 +43,31 @@ fn start_logging(common: &Common) {
 }
 
 /// Runs a role to its end on a runtime of its own; files that it makes are for nobody else.
-pub(super) fn run(
-    common: &Common,
+pub(super) fn run_role(
+    common: &LogFlags,
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     start_logging(common);
-    environment::warn_of_unknown();
+    environment::warn_about_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    allow_files();
-    give_memory_back();
+    raise_file_limit();
+    tune_allocator();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let outcome = runtime.block_on(async {
         let (order, shutdown) = watch::channel(false);
-        tokio::spawn(end_on_signal(order));
+        background::spawn("handle_signals", handle_signals(order));
         role(shutdown)
             .await
-            .map_err(|failure| report(common, failure))
+            .map_err(|failure| log_failure(common, failure))
     });
     // Else it would wait for the removal of a million files, which the next start takes up.
-    runtime.shutdown_timeout(BLOCKING_LIMIT);
+    runtime.shutdown_timeout(BLOCKING_SHUTDOWN_TIMEOUT);
     outcome
 }
 
 /// Logs why a role ends where logs are for programs, which read nothing else; a person gets the same as text
 /// from whoever ends the process.
-fn report(common: &Common, failure: Failure) -> Failure {
+fn log_failure(common: &LogFlags, failure: Failure) -> Failure {
     if common.log_format != Some(LogFormat::Json) || failure.message.is_empty() {
         return failure;
     }
@@ -75,7 +76,7 @@ fn report(common: &Common, failure: Failure) -> Failure {
 }
 
 /// As many open files as the system lets us have: each connection is one.
-fn allow_files() {
+fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
@@ -85,7 +86,7 @@ fn allow_files() {
 }
 
 /// The first signal orders an orderly end, the second ends the process at once.
-async fn end_on_signal(order: watch::Sender<bool>) {
+async fn handle_signals(order: watch::Sender<bool>) {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
     let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
@@ -101,7 +102,7 @@ async fn end_on_signal(order: watch::Sender<bool>) {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = heard(&mut hangup), if hangup.is_some() && signals == 0 => {
+            () = recv_or_pending(&mut hangup), if hangup.is_some() && signals == 0 => {
                 // It often comes twice, from the shell and from the kernel, which is no impatience.
                 hangup = None;
             }
@@ -111,12 +112,12 @@ async fn end_on_signal(order: watch::Sender<bool>) {
             std::process::exit(130);
         }
         tracing::info!("shutting down; a second signal ends at once");
-        systemd::stopping();
+        systemd::notify_stopping();
         order.send_replace(true);
     }
 }
 
-async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+async fn recv_or_pending(signal: &mut Option<tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,

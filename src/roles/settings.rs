@@ -1,6 +1,6 @@
 //! From flags, files and environment to checked settings.
 
-use super::{ANSWER, node_file::DEFAULT_PATH};
+use super::{DEFAULT_ORCHESTRATOR_TIMEOUT, node_file::DEFAULT_PATH};
 use crate::{
     api::{
         image::ImageRef,
@@ -8,8 +8,8 @@ use crate::{
         nodes::{check_model, check_psk, check_url, slug_from_host_name},
     },
     cli::{
-        EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, Psk, SandboxFlags, State,
-        StorageFlags,
+        DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
+        SandboxFlags, StorageFlags,
     },
     data_dir::DataDir,
     exit::Failure,
@@ -29,16 +29,16 @@ use std::{
 use zeroize::Zeroizing;
 
 /// The least that a Worker API has to take; no job fits into less.
-const MIN_BODY_BYTES: usize = 1024;
+const MIN_REQUEST_BYTES: usize = 1024;
 /// How much may be kept of a job's output.
-const LOG_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
+const JOB_LOG_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 
-pub(super) fn open_data_dir(state: &State) -> Result<DataDir, Failure> {
+pub(super) fn open_data_dir(state: &DataDirFlags) -> Result<DataDir, Failure> {
     Ok(DataDir::open(&data_dir_path(state)?)?)
 }
 
 /// Where state is kept: as the operator says, or by default.
-pub(crate) fn data_dir_path(state: &State) -> Result<PathBuf, Failure> {
+pub(crate) fn data_dir_path(state: &DataDirFlags) -> Result<PathBuf, Failure> {
     match &state.data_dir {
         Some(path) => Ok(path.clone()),
         None => default_data_dir(),
@@ -67,13 +67,13 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
 
 /// A secret from a file, or else from the environment. The file `-` is stdin, or a question where that is a
 /// terminal.
-pub fn secret(
+pub fn read_secret(
     flag: &str,
     file: Option<&Path>,
     variable: &str,
 ) -> Result<Option<Zeroizing<String>>, Failure> {
     let text = match file {
-        Some(path) if path == Path::new("-") => from_stdin(flag)
+        Some(path) if path == Path::new("-") => read_secret_from_stdin(flag)
             .map_err(|error| Failure::usage(format!("{flag} - (stdin): {error}")))?,
         Some(path) => Zeroizing::new(
             std::fs::read_to_string(path)
@@ -94,7 +94,7 @@ pub fn secret(
     Ok(Some(text))
 }
 
-fn from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
+fn read_secret_from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
     if terminal::is_there() {
         return terminal::ask_secret(&format!("Secret for {flag}: "));
     }
@@ -104,7 +104,7 @@ fn from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
 }
 
 /// Warns, once there is a log, of a key that everybody on this machine can read.
-pub(super) fn warn_of_argument(is_argument: bool) {
+pub(super) fn warn_of_psk_argument(is_argument: bool) {
     if is_argument {
         tracing::warn!(
             "the pre-shared key stands in this process's arguments, where every user of this machine can read it; \
@@ -114,7 +114,7 @@ pub(super) fn warn_of_argument(is_argument: bool) {
 }
 
 /// A key that can't be guessed, or at least isn't short.
-fn checked_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
+fn validate_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
     check_psk(&psk)
         .map_err(|problem| Failure::usage(format!("the pre-shared key {}", problem.detail)))?;
     Ok(psk)
@@ -122,24 +122,26 @@ fn checked_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
 
 /// By hand and not by clap, for which a variable and the other one's flag would be in conflict: a
 /// flag of either kind beats a variable of either kind.
-fn psk(psk: &Psk) -> Result<Option<Zeroizing<String>>, Failure> {
+fn read_psk(psk: &PskFlags) -> Result<Option<Zeroizing<String>>, Failure> {
     let found = if let Some(text) = &psk.psk {
         Some(Zeroizing::new(text.clone()))
     } else if psk.psk_file.is_some() || std::env::var_os("CYNODE_PSK").is_some() {
-        secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK")?
+        read_secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK")?
     } else {
         let file = std::env::var_os("CYNODE_PSK_FILE").map(PathBuf::from);
-        file.map_or(Ok(None), |file| secret("CYNODE_PSK_FILE", Some(&file), ""))?
+        file.map_or(Ok(None), |file| {
+            read_secret("CYNODE_PSK_FILE", Some(&file), "")
+        })?
     };
-    found.map(checked_psk).transpose()
+    found.map(validate_psk).transpose()
 }
 
-fn image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
+fn parse_image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
     text.parse()
         .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))
 }
 
-fn models(names: Vec<String>) -> Result<Vec<String>, Failure> {
+fn validate_models(names: Vec<String>) -> Result<Vec<String>, Failure> {
     for name in &names {
         check_model("", name).map_err(|problem| {
             Failure::usage(format!("--inference-model {name:?} {}", problem.detail))
@@ -148,12 +150,12 @@ fn models(names: Vec<String>) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-pub(super) fn checked_url(flag: &str, url: String) -> Result<String, Failure> {
+pub(super) fn validate_url(flag: &str, url: String) -> Result<String, Failure> {
     check_url("", &url).map_err(|problem| Failure::usage(format!("{flag} {}", problem.detail)))?;
     Ok(url)
 }
 
-pub(super) fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
+pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
     pairs
         .iter()
         .map(|pair| {
@@ -162,7 +164,7 @@ pub(super) fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, F
             })?;
             Ok((
                 slug.to_owned(),
-                checked_url("--worker-url", url.to_owned())?,
+                validate_url("--worker-url", url.to_owned())?,
             ))
         })
         .collect()
@@ -171,26 +173,26 @@ pub(super) fn worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, F
 /// What both kinds of orchestrator say alike; the rest is set by either.
 pub(super) fn orchestrator_settings(
     flags: OrchestratorFlags,
-    psk_flags: &Psk,
+    psk_flags: &PskFlags,
 ) -> Result<orchestrator::Settings, Failure> {
     Ok(orchestrator::Settings {
         gateway_listen: flags.gateway_listen,
         control_listen: (Ipv4Addr::LOCALHOST, 0).into(),
         public_url: None,
-        psk: psk(psk_flags)?,
-        admin_password: secret(
+        psk: read_psk(psk_flags)?,
+        admin_password: read_secret(
             "--admin-password-file",
             flags.admin_password_file.as_deref(),
             "CYNODE_ADMIN_PASSWORD",
         )?,
         worker_urls: HashMap::new(),
         worker_url_allow: Vec::new(),
-        default_image: image("--default-image", &flags.default_image)?,
+        default_image: parse_image("--default-image", &flags.default_image)?,
         inference_image: flags
             .inference_image
-            .map(|text| image("--inference-image", &text))
+            .map(|text| parse_image("--inference-image", &text))
             .transpose()?,
-        inference_models: models(flags.inference_model)?,
+        inference_models: validate_models(flags.inference_model)?,
         has_node: false,
         queue: QueueLimits {
             all: flags.limits.max_queued,
@@ -204,7 +206,7 @@ pub(super) fn orchestrator_settings(
         new_keys: flags.new_keys,
         retention: Retention {
             age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
-            most: Some(flags.limits.retain_max).filter(|most| *most > 0),
+            max_tasks: Some(flags.limits.retain_max).filter(|most| *most > 0),
         },
         max_jobs_per_node: flags.limits.max_jobs_per_node,
         max_nodes: flags.limits.max_nodes,
@@ -219,9 +221,9 @@ pub(super) fn node_settings(
     args: NodeArgs,
     psk_file: Option<&Path>,
 ) -> Result<node::Settings, Failure> {
-    let psk = match (psk(&args.psk)?, psk_file) {
-        (None, Some(file)) => secret("orchestrator.psk_file", Some(file), "")?
-            .map(checked_psk)
+    let psk = match (read_psk(&args.psk)?, psk_file) {
+        (None, Some(file)) => read_secret("orchestrator.psk_file", Some(file), "")?
+            .map(validate_psk)
             .transpose()?,
         (psk, _) => psk,
     };
@@ -234,11 +236,13 @@ pub(super) fn node_settings(
         orchestrator: args
             .orchestrator
             .ok_or_else(|| wanting("the orchestrator's control plane: say --orchestrator URL"))?,
-        orchestrator_timeout: args.orchestrator_timeout.unwrap_or(ANSWER),
+        orchestrator_timeout: args
+            .orchestrator_timeout
+            .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
         psk: psk.ok_or_else(|| {
             wanting("the pre-shared key: say --psk-file FILE (- is stdin) or CYNODE_PSK")
         })?,
-        slug: args.identity.slug.unwrap_or_else(host_slug),
+        slug: args.identity.slug.unwrap_or_else(default_slug),
         name: args.identity.name,
         labels: args.identity.label,
         worker_listen: args.sandbox.worker_listen.unwrap_or(worker::DEFAULT_LISTEN),
@@ -278,14 +282,14 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         default_timeout: flags.default_timeout,
         max_timeout: flags.max_timeout,
         max_request_bytes: None,
-        storage: storage(&flags.storage)?,
+        storage: storage_settings(&flags.storage)?,
     })
 }
 
-fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
-    let default = worker::Storage::default();
+fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Failure> {
+    let default = worker::StorageSettings::default();
     let log_bytes = flags.job_log_size.unwrap_or(default.log_bytes);
-    if !LOG_BYTES.contains(&log_bytes) {
+    if !JOB_LOG_BYTES.contains(&log_bytes) {
         return Err(Failure::usage(
             "--job-log-size must be from 1MiB to 1TiB; each running job may fill that much of the disk",
         ));
@@ -298,7 +302,7 @@ fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
             "--jobs-dir must be plain UTF-8 without ':', else podman can't mount what is in it",
         ));
     }
-    Ok(worker::Storage {
+    Ok(worker::StorageSettings {
         jobs_dir,
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
         log_bytes,
@@ -313,17 +317,17 @@ fn storage(flags: &StorageFlags) -> Result<worker::Storage, Failure> {
 /// The same with what only a machine of its own has.
 pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, Failure> {
     if let Some(bytes) = flags.max_request_bytes
-        && !(MIN_BODY_BYTES..=MAX_BODY_BYTES).contains(&bytes)
+        && !(MIN_REQUEST_BYTES..=MAX_BODY_BYTES).contains(&bytes)
     {
         return Err(Failure::usage(format!(
-            "--max-request-bytes must be {MIN_BODY_BYTES} to {MAX_BODY_BYTES}"
+            "--max-request-bytes must be {MIN_REQUEST_BYTES} to {MAX_BODY_BYTES}"
         )));
     }
     Ok(worker::Settings {
         default_image: flags
             .default_image
             .as_deref()
-            .map(|text| image("--default-image", text))
+            .map(|text| parse_image("--default-image", text))
             .transpose()?,
         max_request_bytes: flags.max_request_bytes,
         ..sandbox_settings(&flags.engine)?
@@ -341,13 +345,13 @@ pub(super) fn inference_settings(
     node::InferenceSettings {
         mode: flags.inference.unwrap_or(default),
         port: flags.inference_port,
-        fetch_limit: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
-        start_limit: flags
+        pull_timeout: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
+        start_timeout: flags
             .inference_start_timeout
             .unwrap_or(Duration::from_mins(2)),
     }
 }
 
-pub(super) fn host_slug() -> String {
+pub(super) fn default_slug() -> String {
     slug_from_host_name(&rustix::system::uname().nodename().to_string_lossy())
 }

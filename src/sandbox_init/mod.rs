@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! shim ──── greeting ─ socket (3) ─▶                         init
-//!      ◀─── Ready with the root's upper directory, or Unfit and the end
+//!      ◀─── Ready with the root's upper directory, or InitRefusal and the end
 //!      ──── request ───────▶
 //!      ◀─── Started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
@@ -52,7 +52,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 use view::View;
-use wire::{Greeting, Order, Report, Request, Unfit};
+use wire::{ExecSpec, Hello, InitRefusal, InitRequest, Report};
 
 /// The argument by which the binary knows that it is init.
 pub const ARGUMENT: &str = "__sandbox-init";
@@ -81,28 +81,28 @@ pub fn main() -> ! {
 fn run() -> io::Result<()> {
     // SAFETY: plain system call without pointers.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-    let mut control = UnixStream::from(inherited(CONTROL)?);
-    let (stdout, stderr) = (inherited(STDOUT)?, inherited(STDERR)?);
-    if let Some(unfit) = unfit(&mut control)? {
-        return control.write_all(&Report::Unfit(unfit).encode());
+    let mut control = UnixStream::from(take_descriptor(CONTROL)?);
+    let (stdout, stderr) = (take_descriptor(STDOUT)?, take_descriptor(STDERR)?);
+    if let Some(unfit) = check_isolation(&mut control)? {
+        return control.write_all(&Report::Refused(unfit).encode());
     }
     let upper = view::upper_directory().unwrap_or_default();
     let length = u16::try_from(upper.len()).map_err(io::Error::other)?;
     control.write_all(&Report::Ready(length).encode())?;
     control.write_all(upper.as_bytes())?;
-    let request = request(&mut control)?;
+    let request = receive_exec(&mut control)?;
     forward_signals();
     // Before the command, which could use up all that is allowed of processes.
-    obey(control.try_clone()?);
+    kill_on_request(control.try_clone()?);
 
-    let from_file = script::from_file(&request.command)?;
+    let from_file = script::via_file(&request.command)?;
     let command_line = from_file
         .as_ref()
         .map_or(&request.command[..], |script| &script.command);
     let (program, arguments) = command_line
         .split_first()
         .ok_or(io::ErrorKind::InvalidData)?;
-    let mut complaints = std::fs::File::from(stderr.try_clone()?);
+    let mut error_output = std::fs::File::from(stderr.try_clone()?);
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -127,9 +127,9 @@ fn run() -> io::Result<()> {
     drop(command);
     let child = match spawned {
         Ok(child) => child,
-        Err(error) => return not_started(&mut control, &mut complaints, program, &error),
+        Err(error) => return report_not_started(&mut control, &mut error_output, program, &error),
     };
-    drop(complaints);
+    drop(error_output);
     let pid = child.id().cast_signed();
     COMMAND.store(pid, Ordering::SeqCst);
     control.write_all(&Report::Started.encode())?;
@@ -138,7 +138,7 @@ fn run() -> io::Result<()> {
         kill_all();
     }
     let status = wait_for(pid)?;
-    end_all();
+    kill_and_reap_all();
     let report = if libc::WIFSIGNALED(status) {
         Report::Killed(libc::WTERMSIG(status))
     } else {
@@ -159,17 +159,17 @@ fn own_threads() -> io::Result<Vec<u32>> {
 }
 
 /// Why nothing must be done here.
-fn unfit(control: &mut UnixStream) -> io::Result<Option<Unfit>> {
+fn check_isolation(control: &mut UnixStream) -> io::Result<Option<InitRefusal>> {
     if std::process::id() != 1 {
-        return Ok(Some(Unfit::NotAlone));
+        return Ok(Some(InitRefusal::SharedNamespace));
     }
-    let greeting = Greeting::read(control)?;
+    let greeting = Hello::read(control)?;
     if view::pid_namespace()? == greeting.pid_namespace {
-        return Ok(Some(Unfit::NotAlone));
+        return Ok(Some(InitRefusal::SharedNamespace));
     }
     // A runtime follows an image's links when it mounts. Whatever such a link points to is hidden then.
     let is_in_place = is_dir(WORKSPACE) && !std::fs::symlink_metadata(PATH)?.is_symlink();
-    Ok((!is_in_place).then_some(Unfit::Misplaced))
+    Ok((!is_in_place).then_some(InitRefusal::PathIsLink))
 }
 
 /// Whether there is a directory, and not a link to one.
@@ -178,12 +178,12 @@ fn is_dir(path: &str) -> bool {
 }
 
 /// What is to be run; before, what is asked about the sandbox is answered.
-fn request(control: &mut UnixStream) -> io::Result<Request> {
+fn receive_exec(control: &mut UnixStream) -> io::Result<ExecSpec> {
     loop {
-        match Order::read(control)? {
-            Order::Run(request) => return Ok(request),
-            Order::Look => {
-                let view = View::take().encode();
+        match InitRequest::read(control)? {
+            InitRequest::Run(request) => return Ok(request),
+            InitRequest::Inspect => {
+                let view = View::capture().encode();
                 let length = u32::try_from(view.len()).map_err(io::Error::other)?;
                 control.write_all(&length.to_le_bytes())?;
                 control.write_all(view.as_bytes())?;
@@ -193,7 +193,7 @@ fn request(control: &mut UnixStream) -> io::Result<Request> {
 }
 
 /// Kills everything on order: any byte is one, and so is the end of the one who could give it.
-fn obey(mut orders: UnixStream) {
+fn kill_on_request(mut orders: UnixStream) {
     std::thread::spawn(move || {
         let _ = orders.read(&mut [0]);
         ENDING.store(true, Ordering::SeqCst);
@@ -202,9 +202,9 @@ fn obey(mut orders: UnixStream) {
 }
 
 /// Says in the job's stderr, as a shell would, what is wrong with the program.
-fn not_started(
+fn report_not_started(
     control: &mut UnixStream,
-    complaints: &mut std::fs::File,
+    error_output: &mut std::fs::File,
     program: &std::ffi::OsStr,
     error: &io::Error,
 ) -> io::Result<()> {
@@ -221,13 +221,13 @@ fn not_started(
         error.to_string()
     };
     // When the node doesn't read, the report below fails too.
-    let _ = writeln!(complaints, "cynode: {}: {reason}", program.display());
+    let _ = writeln!(error_output, "cynode: {}: {reason}", program.display());
     control.write_all(&Report::Started.encode())?;
     control.write_all(&report.encode())
 }
 
 /// Takes over a descriptor that was handed through, and keeps it from the command.
-fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+fn take_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: plain system call without pointers; a descriptor that isn't open gives an error.
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
@@ -275,13 +275,13 @@ fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
 
 /// Everybody in the sandbox but init.
 fn kill_all() {
-    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init: `unfit`
+    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init: `check_isolation`
     // has seen to that.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
 /// Kills and reaps until nobody is left.
-fn end_all() {
+fn kill_and_reap_all() {
     loop {
         kill_all();
         // SAFETY: a null status pointer is allowed.

@@ -15,33 +15,33 @@ use std::{
 };
 
 /// How a command begins whose next and last argument is a script.
-const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+const SHELL_PREFIX: [&str; 2] = ["/bin/sh", "-c"];
 /// Most that the kernel takes as one argument, in bytes without the NUL (execve(2), MAX_ARG_STRLEN).
 const MAX_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
-const NAME: &CStr = c"script";
+const FILE_NAME: &CStr = c"script";
 /// Lowest descriptor of the file: above those that scripts redirect by number.
-const LOWEST: RawFd = 100;
+const MIN_DESCRIPTOR: RawFd = 100;
 
 /// A command that reads its script from a file, which has to stay open until it is started.
-pub(super) struct FromFile {
+pub(super) struct ScriptInFile {
     pub(super) command: [OsString; 3],
     _file: OwnedFd,
 }
 
 /// What to run in place of this command; `None` where the kernel takes it as it is.
-pub(super) fn from_file(command: &[OsString]) -> io::Result<Option<FromFile>> {
+pub(super) fn via_file(command: &[OsString]) -> io::Result<Option<ScriptInFile>> {
     let [shell, option, script] = command else {
         return Ok(None);
     };
-    let is_shell = [shell, option].map(|word| word.as_os_str()) == SHELL.map(OsStr::new);
+    let is_shell = [shell, option].map(|word| word.as_os_str()) == SHELL_PREFIX.map(OsStr::new);
     if !is_shell || script.len() <= MAX_ARGUMENT_BYTES {
         return Ok(None);
     }
-    let mut file = File::from(anonymous()?);
+    let mut file = File::from(memory_file()?);
     file.write_all(script.as_bytes())?;
     let file = inheritable(&file)?;
     let source = format!(". /proc/self/fd/{}", file.as_raw_fd());
-    Ok(Some(FromFile {
+    Ok(Some(ScriptInFile {
         command: [shell.clone(), option.clone(), source.into()],
         _file: file,
     }))
@@ -49,10 +49,10 @@ pub(super) fn from_file(command: &[OsString]) -> io::Result<Option<FromFile>> {
 
 /// A file in memory alone. It is never to be executed itself, which some hosts insist on being told, and
 /// kernels before 6.3 don't know.
-fn anonymous() -> io::Result<OwnedFd> {
+fn memory_file() -> io::Result<OwnedFd> {
     for flags in [libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL, libc::MFD_CLOEXEC] {
         // SAFETY: the name ends with a NUL, and outlives the call.
-        let file = unsafe { libc::memfd_create(NAME.as_ptr(), flags) };
+        let file = unsafe { libc::memfd_create(FILE_NAME.as_ptr(), flags) };
         if file >= 0 {
             // SAFETY: it was opened just now, and nobody else has it.
             return Ok(unsafe { OwnedFd::from_raw_fd(file) });
@@ -68,7 +68,7 @@ fn anonymous() -> io::Result<OwnedFd> {
 /// A copy that the command inherits.
 fn inheritable(file: &File) -> io::Result<OwnedFd> {
     // SAFETY: plain system call without pointers, on a descriptor that is open.
-    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, LOWEST) };
+    let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, MIN_DESCRIPTOR) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -94,7 +94,7 @@ mod tests {
             (command("/bin/sh", "-x", long), false),
             (vec!["true".into()], false),
         ] {
-            assert_eq!(from_file(&command).unwrap().is_some(), is_file);
+            assert_eq!(via_file(&command).unwrap().is_some(), is_file);
         }
     }
 }

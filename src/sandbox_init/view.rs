@@ -27,7 +27,7 @@ pub struct View {
 
 impl View {
     /// The view of this process.
-    pub fn take() -> Self {
+    pub fn capture() -> Self {
         let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
         let devices = fs::read_dir("/dev").into_iter().flatten().flatten();
         let devices = devices.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_view_arrives_as_it_was_taken() {
-        let view = View::take();
+        let view = View::capture();
         assert_eq!(view.namespaces.len(), NAMESPACES.len());
         assert_eq!(view.privileges.len(), PRIVILEGES.len());
         assert!(view.mounts.iter().any(|(_, place)| place == "/"));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_told_by_type_and_place() {
+    fn mount_is_identified_by_type_and_target() {
         let line =
             "79 73 254:0 /run/x/hosts /etc/my\\040hosts rw,relatime shared:1 - ext4 /dev/vda rw";
         let expected = ("ext4".to_owned(), "/etc/my\\040hosts".to_owned());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_overlay_as_root_has_an_upper_directory() {
+    fn only_rootful_overlay_has_upper_directory() {
         let line = |place: &str, kind: &str| {
             format!(
                 "79 73 0:45 / {place} rw - {kind} overlay rw,lowerdir=/l/A:/l/B,upperdir=/s/1/diff,workdir=/w"

@@ -4,7 +4,7 @@
 //! name and value, each list preceded by its count and each text by its length. A report is
 //! a letter and an i32. Both ends are the same release, so there is no version.
 //!
-//! Before all that, and before init has asked for anything, comes a [`Greeting`].
+//! Before all that, and before init has asked for anything, comes a [`Hello`].
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,42 +13,42 @@ use std::{
 };
 
 /// Largest request; twice what validation lets through, with room for the lengths.
-const MAX_REQUEST: usize = 8 * 1024 * 1024;
+const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a report.
 pub const REPORT_BYTES: usize = 5;
 
 /// Instead of a request: there is nothing to do any more.
-pub const NOTHING: [u8; 4] = u32::MAX.to_le_bytes();
+pub const EXIT: [u8; 4] = u32::MAX.to_le_bytes();
 /// Before a request: a [`View`](super::view::View) of the sandbox is wanted first. The answer is a length, as
 /// of a request, and its text.
-pub const LOOK: [u8; 4] = (u32::MAX - 1).to_le_bytes();
+pub const INSPECT: [u8; 4] = (u32::MAX - 1).to_le_bytes();
 
 /// First words to init: where it must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Greeting {
+pub struct Hello {
     /// Device and inode of the node's own PID namespace.
     pub pid_namespace: (u64, u64),
 }
 
 /// Bytes of a greeting.
-pub const GREETING_BYTES: usize = 16;
+pub const HELLO_BYTES: usize = 16;
 
-impl Greeting {
+impl Hello {
     /// The greeting of this process.
-    pub fn ours() -> io::Result<Self> {
+    pub fn of_this_process() -> io::Result<Self> {
         let pid_namespace = super::view::pid_namespace()?;
         Ok(Self { pid_namespace })
     }
 
     /// As bytes.
-    pub fn encode(self) -> [u8; GREETING_BYTES] {
+    pub fn encode(self) -> [u8; HELLO_BYTES] {
         let (device, inode) = self.pid_namespace;
         (u128::from(device) << 64 | u128::from(inode)).to_le_bytes()
     }
 
     /// Reads one from the socket.
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut bytes = [0; GREETING_BYTES];
+        let mut bytes = [0; HELLO_BYTES];
         from.read_exact(&mut bytes)?;
         let both = u128::from_le_bytes(bytes);
         let pid_namespace = ((both >> 64) as u64, both as u64);
@@ -58,44 +58,44 @@ impl Greeting {
 
 /// What init is asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum InitRequest {
     /// A view of the sandbox; a request follows.
-    Look,
+    Inspect,
     /// A command to run.
-    Run(Request),
+    Run(ExecSpec),
 }
 
-impl Order {
+impl InitRequest {
     /// Reads one from the socket.
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut length = [0; 4];
         from.read_exact(&mut length)?;
-        if length == LOOK {
-            return Ok(Self::Look);
+        if length == INSPECT {
+            return Ok(Self::Inspect);
         }
         let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_REQUEST {
+        if length > MAX_REQUEST_BYTES {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut bytes = vec![0; length];
         from.read_exact(&mut bytes)?;
-        let request = Request::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+        let request = ExecSpec::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self::Run(request))
     }
 }
 
 /// Why init does nothing in a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum InitRefusal {
     /// It has no PID namespace of its own, so that ending all would end the host's processes.
-    NotAlone,
+    SharedNamespace,
     /// In the image, the workspace's place is a link to another one, over which it is mounted now.
-    Misplaced,
+    PathIsLink,
 }
 
 /// What to run.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct ExecSpec {
     /// Program and arguments.
     pub command: Vec<OsString>,
     /// Added to the image's own environment, in this order.
@@ -106,7 +106,7 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
     /// Instead of all others: init has done nothing, and ends.
-    Unfit(Unfit),
+    Refused(InitRefusal),
     /// Init runs and waits for its request: the command can't have begun before. So many bytes follow: the
     /// upper directory of the sandbox's root, see [`upper_directory`](super::view::upper_directory).
     Ready(u16),
@@ -120,7 +120,7 @@ pub enum Report {
     NotStarted(i32),
 }
 
-impl Request {
+impl ExecSpec {
     /// As bytes, length first.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; 4];
@@ -180,8 +180,8 @@ impl Report {
     /// As bytes.
     pub fn encode(self) -> [u8; REPORT_BYTES] {
         let (letter, number) = match self {
-            Self::Unfit(Unfit::NotAlone) => (b'U', 1),
-            Self::Unfit(Unfit::Misplaced) => (b'U', 2),
+            Self::Refused(InitRefusal::SharedNamespace) => (b'U', 1),
+            Self::Refused(InitRefusal::PathIsLink) => (b'U', 2),
             Self::Ready(length) => (b'R', i32::from(length)),
             Self::Started => (b'S', 0),
             Self::Exited(code) => (b'X', code),
@@ -204,8 +204,8 @@ impl Report {
     pub fn decode([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
         let number = i32::from_le_bytes([a, b, c, d]);
         Some(match letter {
-            b'U' if number == 1 => Self::Unfit(Unfit::NotAlone),
-            b'U' if number == 2 => Self::Unfit(Unfit::Misplaced),
+            b'U' if number == 1 => Self::Refused(InitRefusal::SharedNamespace),
+            b'U' if number == 2 => Self::Refused(InitRefusal::PathIsLink),
             b'R' => Self::Ready(u16::try_from(number).ok()?),
             b'S' => Self::Started,
             b'X' => Self::Exited(number),
@@ -227,24 +227,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_arrive_as_they_were_sent(
+        fn request_frames_decode_as_encoded(
             command in proptest::collection::vec(text(), 0..5),
             env in proptest::collection::vec((text(), text()), 0..5),
         ) {
-            let request = Request { command, env };
-            let read = Order::read(&mut request.encode().as_slice()).unwrap();
-            prop_assert_eq!(read, Order::Run(request));
+            let request = ExecSpec { command, env };
+            let read = InitRequest::read(&mut request.encode().as_slice()).unwrap();
+            prop_assert_eq!(read, InitRequest::Run(request));
         }
 
         #[test]
-        fn greetings_arrive_as_they_were_sent(device: u64, inode: u64) {
-            let greeting = Greeting { pid_namespace: (device, inode) };
-            prop_assert_eq!(Greeting::read(&mut greeting.encode().as_slice()).unwrap(), greeting);
+        fn hello_decodes_as_encoded(device: u64, inode: u64) {
+            let greeting = Hello { pid_namespace: (device, inode) };
+            prop_assert_eq!(Hello::read(&mut greeting.encode().as_slice()).unwrap(), greeting);
         }
 
         #[test]
-        fn reports_arrive_as_they_were_sent(n: i32, length: u16, which in 0..7) {
-            let unfit = [Unfit::NotAlone, Unfit::Misplaced].map(Report::Unfit);
+        fn report_frames_decode_as_encoded(n: i32, length: u16, which in 0..7) {
+            let unfit = [InitRefusal::SharedNamespace, InitRefusal::PathIsLink].map(Report::Refused);
             let report = [unfit[0], unfit[1], Report::Ready(length), Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
             prop_assert_eq!(Report::decode(report.encode()), Some(report));
         }

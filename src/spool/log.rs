@@ -1,7 +1,7 @@
 //! The form of a job's log on disk: segments of records, of which the first stays and of the others
 //! the oldest go first.
 //!
-//! A segment begins with a [`Head`], which says what was printed before it, so that a reader who
+//! A segment begins with a [`SegmentHeader`], which says what was printed before it, so that a reader who
 //! finds the ones before it gone can tell how much is missing. A record is a letter, a length
 //! (u32, little endian) and so many bytes. Records are numbered on from the head's `first_seq`.
 //! A record that was written in part is none: its writer is still at it, or was killed.
@@ -13,17 +13,17 @@ use std::{
 };
 
 /// Bytes of a segment's head.
-pub const HEAD_BYTES: usize = 48;
+pub const HEADER_BYTES: usize = 48;
 /// Bytes of a record before its content.
-pub const RECORD_BYTES: usize = 5;
+pub const RECORD_HEADER_BYTES: usize = 5;
 /// Longest content of a record: all of a pipe, with every byte replaced.
-pub const MAX_CONTENT: usize = 4 * 1024 * 1024;
+pub const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"cynlog 1");
 
 /// What a record tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum RecordKind {
     /// What the node did before the command ran.
     Status,
     /// The command runs; the content is the time, in milliseconds.
@@ -32,7 +32,7 @@ pub enum Kind {
     Output(Stream),
 }
 
-impl Kind {
+impl RecordKind {
     /// Its letter.
     pub fn letter(self) -> u8 {
         match self {
@@ -57,7 +57,7 @@ impl Kind {
 
 /// How much of a stream there was, and the number of the last event of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Printed {
+pub struct StreamTotals {
     /// Bytes.
     pub bytes: u64,
     /// Number of the last event, 0 while there is none.
@@ -66,16 +66,16 @@ pub struct Printed {
 
 /// The beginning of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct SegmentHeader {
     /// Number of its first record.
     pub first_seq: u64,
     /// What came before it, of stdout and stderr.
-    pub before: [Printed; 2],
+    pub before: [StreamTotals; 2],
 }
 
-impl Head {
+impl SegmentHeader {
     /// As bytes.
-    pub fn encode(&self) -> [u8; HEAD_BYTES] {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let [out, err] = self.before;
         let numbers = [
             MAGIC,
@@ -85,7 +85,7 @@ impl Head {
             err.bytes,
             err.last_seq,
         ];
-        let mut bytes = [0; HEAD_BYTES];
+        let mut bytes = [0; HEADER_BYTES];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
@@ -93,10 +93,10 @@ impl Head {
     }
 
     /// From bytes; `None` when they are no head.
-    pub fn decode(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         let (numbers, _) = bytes.as_chunks::<8>();
         let number = |n: usize| u64::from_le_bytes(numbers[n]);
-        let printed = |n| Printed {
+        let printed = |n| StreamTotals {
             bytes: number(n),
             last_seq: number(n + 1),
         };
@@ -108,7 +108,7 @@ impl Head {
 }
 
 /// Where a segment is.
-pub fn segment(directory: &Path, index: u64) -> PathBuf {
+pub fn segment_path(directory: &Path, index: u64) -> PathBuf {
     directory.join(format!("log.{index}"))
 }
 

@@ -22,12 +22,12 @@ mod reader;
 mod recorder;
 mod writer;
 
-pub use reader::Reader;
-pub use recorder::{Ending, Recorder};
+pub use reader::LogReader;
+pub use recorder::{JobEnd, JobRecorder};
 
 use crate::{
     api::{JobId, OrchestratorId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
-    pause::Pauses,
+    backoff::Backoff,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -39,17 +39,17 @@ use std::{
     time::Duration,
 };
 
-const JOB: &str = "job.json";
-const REQUEST: &str = "request.json";
-const RESULT: &str = "result.json";
-const CONTAINER: &str = "container";
+const JOB_FILE: &str = "job.json";
+const REQUEST_FILE: &str = "request.json";
+const RESULT_FILE: &str = "result.json";
+const CONTAINER_FILE: &str = "container";
 /// Between tries to write a result for which there is no room.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What was accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Accepted {
+pub struct AcceptedJob {
     /// Whose job it is.
     pub task_id: TaskId,
     /// Which job.
@@ -68,11 +68,11 @@ pub struct Accepted {
 }
 
 /// The directory of one attempt. Goes with the last one who holds it, once it is
-/// [doomed](Self::doom).
+/// [is_removed_on_drop](Self::remove_on_drop).
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
-    doomed: AtomicBool,
+    is_removed_on_drop: AtomicBool,
 }
 
 impl Spool {
@@ -80,20 +80,20 @@ impl Spool {
     pub fn at(path: PathBuf) -> Self {
         Self {
             path,
-            doomed: AtomicBool::new(false),
+            is_removed_on_drop: AtomicBool::new(false),
         }
     }
 
     /// The name of the directory of an attempt.
-    pub fn name(job: JobId, attempt: u32) -> String {
+    pub fn dir_name(job: JobId, attempt: u32) -> String {
         format!("{job}-{attempt}")
     }
 
     /// Makes the directory, with what was accepted in it.
-    pub fn create(&self, accepted: &Accepted, request: &SandboxSpec) -> io::Result<()> {
+    pub fn create(&self, accepted: &AcceptedJob, request: &SandboxSpec) -> io::Result<()> {
         crate::data_dir::make_private_subdir(&self.path)?;
-        self.write(REQUEST, request)?;
-        self.write(JOB, accepted)
+        self.write(REQUEST_FILE, request)?;
+        self.write(JOB_FILE, accepted)
     }
 
     /// Where it is.
@@ -112,72 +112,72 @@ impl Spool {
     }
 
     /// What was accepted; `None` where nothing was.
-    pub fn accepted(&self) -> io::Result<Option<Accepted>> {
-        self.read(JOB)
+    pub fn accepted(&self) -> io::Result<Option<AcceptedJob>> {
+        self.read(JOB_FILE)
     }
 
     /// What to run; `None` once it may have begun.
     pub fn request(&self) -> io::Result<Option<SandboxSpec>> {
-        self.read(REQUEST)
+        self.read(REQUEST_FILE)
     }
 
     /// From here on the command may have begun.
-    pub fn begin(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(REQUEST))?;
+    pub fn mark_started(&self) -> io::Result<()> {
+        fs::remove_file(self.path.join(REQUEST_FILE))?;
         File::open(&self.path)?.sync_all()
     }
 
     /// Whether the command is known to have begun.
-    pub fn has_begun(&self) -> bool {
-        let mut reader = Reader::open(self.path.clone(), 0, 0);
+    pub fn has_started(&self) -> bool {
+        let mut reader = LogReader::open(self.path.clone(), 0, 0);
         // Before it there is only what was done for it. A log that can't be read tells nothing.
         let _ = reader.read(1 << 20, false);
         reader.started_at().is_some()
     }
 
     /// Notes what its container is called.
-    pub fn set_container(&self, name: &str) -> io::Result<()> {
-        self.write(CONTAINER, &name)
+    pub fn write_container_name(&self, name: &str) -> io::Result<()> {
+        self.write(CONTAINER_FILE, &name)
     }
 
     /// What its container is called, once there may be one.
-    pub fn container(&self) -> Option<String> {
-        self.read(CONTAINER).ok().flatten()
+    pub fn container_name(&self) -> Option<String> {
+        self.read(CONTAINER_FILE).ok().flatten()
     }
 
     /// How it ended; `None` while it hasn't.
     pub fn result(&self) -> io::Result<Option<ResultEvent>> {
-        self.read(RESULT)
+        self.read(RESULT_FILE)
     }
 
     /// Writes down how it ended; in one piece, so that nobody reads half of it. What is left of the
     /// request is not needed any more.
-    pub fn finish(&self, result: &ResultEvent) -> io::Result<()> {
-        self.write(RESULT, result)?;
-        self.forget_request()
+    pub fn write_result(&self, result: &ResultEvent) -> io::Result<()> {
+        self.write(RESULT_FILE, result)?;
+        self.delete_request()
     }
 
     /// The same, as often as it takes; better without the log than not at all. Fails only where the
     /// directory is gone: then nobody asks for it any more.
-    pub async fn finish_at_last(&self, result: &ResultEvent) -> io::Result<()> {
-        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+    pub async fn write_result_with_retry(&self, result: &ResultEvent) -> io::Result<()> {
+        let mut backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
         loop {
-            match self.finish(result) {
+            match self.write_result(result) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::error!(path = %self.path.display(), %error, "an end can't be written down yet; trying again");
                 }
                 done => return done,
             }
-            if let Err(error) = self.drop_log() {
+            if let Err(error) = self.delete_log() {
                 tracing::warn!(path = %self.path.display(), %error, "a log can't be removed");
             }
-            tokio::time::sleep(pauses.take()).await;
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
     /// Removes what is left of a request that is not needed any more.
-    pub fn forget_request(&self) -> io::Result<()> {
-        match self.begin() {
+    pub fn delete_request(&self) -> io::Result<()> {
+        match self.mark_started() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -191,21 +191,21 @@ impl Spool {
 
     /// The path of the shim's socket, short enough for the kernel wherever the directory is, as
     /// long as the file that comes with it is open.
-    pub fn socket(&self) -> io::Result<(File, PathBuf)> {
+    pub fn shim_socket(&self) -> io::Result<(File, PathBuf)> {
         let directory = File::open(&self.path)?;
         let path = format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd());
         Ok((directory, path.into()))
     }
 
     /// Has the directory removed once nobody holds it any more.
-    pub fn doom(&self) {
-        self.doomed.store(true, Ordering::Release);
+    pub fn remove_on_drop(&self) {
+        self.is_removed_on_drop.store(true, Ordering::Release);
     }
 
     /// Removes the log, which needs the most room.
-    pub fn drop_log(&self) -> io::Result<()> {
+    pub fn delete_log(&self) -> io::Result<()> {
         for index in log::segments(&self.path)? {
-            fs::remove_file(log::segment(&self.path, index))?;
+            fs::remove_file(log::segment_path(&self.path, index))?;
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Spool {
         let mut file = BufWriter::new(File::create(&temporary)?);
         serde_json::to_writer(&mut file, content)?;
         file.flush()?;
-        if name == RESULT {
+        if name == RESULT_FILE {
             // Else its name could outlast a loss of power, and its content not.
             file.get_ref().sync_all()?;
         }
@@ -234,7 +234,7 @@ impl Spool {
 impl Drop for Spool {
     fn drop(&mut self) {
         // While the job's own files are there, this is not for us to remove; the next start does.
-        if !*self.doomed.get_mut() || self.workspace().exists() {
+        if !*self.is_removed_on_drop.get_mut() || self.workspace().exists() {
             return;
         }
         if let Err(error) = fs::remove_dir_all(&self.path)

@@ -1,44 +1,47 @@
 //! Those who read a job's log, each at their own pace, while it is written or afterwards.
 
-use super::log::{self, HEAD_BYTES, Head, Kind, MAX_CONTENT, Printed, RECORD_BYTES};
+use super::log::{
+    self, HEADER_BYTES, MAX_CONTENT_BYTES, RECORD_HEADER_BYTES, RecordKind, SegmentHeader,
+    StreamTotals,
+};
 use crate::api::{
-    events::{JobEvent, KEPT_BYTES, Stream},
+    events::{JobEvent, OUTPUT_LIMIT_BYTES, Stream},
     time::Time,
 };
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
 
 /// Reads events from a number on. A segment that is open stays readable, whoever removes it.
-pub struct Reader {
+pub struct LogReader {
     directory: PathBuf,
     attempt: u32,
-    open: Option<Open>,
+    open: Option<OpenSegment>,
     /// Events up to this number are passed over.
     after: u64,
     /// What this reader has read or was told to be missing.
-    printed: [Printed; 2],
+    printed: [StreamTotals; 2],
     started_at: Option<Time>,
     /// Index of a segment, and where in it to stop.
     until: Option<(u64, u64)>,
     /// Whether output that a result doesn't keep is passed over.
-    only_kept: bool,
+    kept_only: bool,
 }
 
 struct Record {
     seq: u64,
-    kind: Kind,
+    kind: RecordKind,
     length: u64,
     /// Left out where nobody wants it.
     content: Vec<u8>,
 }
 
-struct Open {
+struct OpenSegment {
     file: File,
     index: u64,
     at: u64,
     next_seq: u64,
 }
 
-impl Reader {
+impl LogReader {
     /// Reads what this attempt told behind number `after`.
     pub fn open(directory: PathBuf, attempt: u32, after: u64) -> Self {
         Self {
@@ -46,27 +49,27 @@ impl Reader {
             attempt,
             open: None,
             after,
-            printed: [Printed::default(); 2],
+            printed: [StreamTotals::default(); 2],
             started_at: None,
             until: None,
-            only_kept: false,
+            kept_only: false,
         }
     }
 
     /// Reads of the output only what a result keeps: the beginning of each stream, then one gap for what
     /// follows, and nothing more once both are that long.
-    pub fn only_kept(self) -> Self {
+    pub fn kept_only(self) -> Self {
         Self {
-            only_kept: true,
+            kept_only: true,
             ..self
         }
     }
 
     /// Reads only what is there now, however fast more is written.
-    pub fn up_to_now(mut self) -> io::Result<Self> {
+    pub fn until_now(mut self) -> io::Result<Self> {
         let last = log::segments(&self.directory)?.pop();
         let length =
-            |index| Ok::<_, io::Error>(log::segment(&self.directory, index).metadata()?.len());
+            |index| Ok::<_, io::Error>(log::segment_path(&self.directory, index).metadata()?.len());
         self.until = Some(match last {
             Some(index) => (index, length(index)?),
             None => (0, 0),
@@ -88,26 +91,26 @@ impl Reader {
     /// none when all were read. Without `output` what the command printed is passed over.
     pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<JobEvent>> {
         let (mut events, mut bytes) = (Vec::new(), 0);
-        while bytes < enough || (self.only_kept && events.is_empty()) {
-            if self.only_kept && self.is_long() == [true; 2] {
+        while bytes < enough || (self.kept_only && events.is_empty()) {
+            if self.kept_only && self.exceeds_kept() == [true; 2] {
                 break;
             }
-            let Some(record) = self.record(&mut events, output)? else {
+            let Some(record) = self.next_record(&mut events, output)? else {
                 break;
             };
-            bytes += RECORD_BYTES + record.length as usize;
-            events.extend(self.event(record, output));
+            bytes += RECORD_HEADER_BYTES + record.length as usize;
+            events.extend(self.decode_event(record, output));
         }
         Ok(events)
     }
 
     /// Whether more was read of each stream than a result keeps.
-    fn is_long(&self) -> [bool; 2] {
+    fn exceeds_kept(&self) -> [bool; 2] {
         self.printed
-            .map(|printed| printed.bytes > KEPT_BYTES as u64)
+            .map(|printed| printed.bytes > OUTPUT_LIMIT_BYTES as u64)
     }
 
-    fn event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
+    fn decode_event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
         let Record {
             seq,
             kind,
@@ -115,27 +118,29 @@ impl Reader {
             content,
         } = record;
         let attempt = self.attempt;
-        let was_long = self.is_long();
-        if let Kind::Output(stream) = kind {
+        let was_long = self.exceeds_kept();
+        if let RecordKind::Output(stream) = kind {
             let printed = &mut self.printed[stream as usize];
             printed.bytes += length;
             printed.last_seq = seq;
         }
-        if kind == Kind::Started {
+        if kind == RecordKind::Started {
             let millis = content.as_slice().try_into().map(i64::from_le_bytes);
             self.started_at = millis.ok().map(Time::from_millis);
         }
         let text = || String::from_utf8_lossy(&content).into_owned();
         match kind {
             _ if seq <= self.after => None,
-            Kind::Started => Some(JobEvent::Started { attempt, seq }),
-            Kind::Status => Some(JobEvent::Status {
+            RecordKind::Started => Some(JobEvent::Started { attempt, seq }),
+            RecordKind::Status => Some(JobEvent::Status {
                 attempt,
                 seq,
                 detail: text(),
             }),
-            Kind::Output(stream) if self.only_kept && was_long[stream as usize] => None,
-            Kind::Output(stream) if self.only_kept && output && self.is_long()[stream as usize] => {
+            RecordKind::Output(stream) if self.kept_only && was_long[stream as usize] => None,
+            RecordKind::Output(stream)
+                if self.kept_only && output && self.exceeds_kept()[stream as usize] =>
+            {
                 let bytes = length;
                 Some(JobEvent::Gap {
                     attempt,
@@ -144,21 +149,27 @@ impl Reader {
                     bytes,
                 })
             }
-            Kind::Output(stream) if output => Some(JobEvent::output(attempt, seq, stream, text())),
-            Kind::Output(_) => None,
+            RecordKind::Output(stream) if output => {
+                Some(JobEvent::output(attempt, seq, stream, text()))
+            }
+            RecordKind::Output(_) => None,
         }
     }
 
     /// The next whole record. What turns out to be missing before it becomes gaps among `events`.
-    fn record(&mut self, events: &mut Vec<JobEvent>, output: bool) -> io::Result<Option<Record>> {
+    fn next_record(
+        &mut self,
+        events: &mut Vec<JobEvent>,
+        output: bool,
+    ) -> io::Result<Option<Record>> {
         loop {
             let unwanted = match output {
-                true if self.only_kept => self.is_long(),
+                true if self.kept_only => self.exceeds_kept(),
                 _ => [!output; 2],
             };
             let Some(open) = &mut self.open else {
                 match self.first_segment()? {
-                    Some(index) => self.enter(index, events, output)?,
+                    Some(index) => self.open_segment(index, events, output)?,
                     None => return Ok(None),
                 }
                 continue;
@@ -167,7 +178,7 @@ impl Reader {
             if self.until.is_some_and(|until| here >= until) {
                 return Ok(None);
             }
-            if let Some(record) = open.take(unwanted)? {
+            if let Some(record) = open.next_record(unwanted)? {
                 return Ok(Some(record));
             }
             let next = log::segments(&self.directory)?
@@ -177,9 +188,9 @@ impl Reader {
                 return Ok(None);
             };
             // What was written just before the next segment was begun.
-            match open.take(unwanted)? {
+            match open.next_record(unwanted)? {
                 Some(record) => return Ok(Some(record)),
-                None => self.enter(next, events, output)?,
+                None => self.open_segment(next, events, output)?,
             }
         }
     }
@@ -190,10 +201,10 @@ impl Reader {
         let mut first = segments.first().copied();
         for &index in segments.iter().skip(1) {
             // One that goes just now is not the one to begin with.
-            let Ok(file) = File::open(log::segment(&self.directory, index)) else {
+            let Ok(file) = File::open(log::segment_path(&self.directory, index)) else {
                 continue;
             };
-            match head(&file)? {
+            match header(&file)? {
                 Some(head) if head.first_seq <= self.after.saturating_add(1) => first = Some(index),
                 _ => break,
             }
@@ -201,17 +212,22 @@ impl Reader {
         Ok(first)
     }
 
-    fn enter(&mut self, index: u64, events: &mut Vec<JobEvent>, output: bool) -> io::Result<()> {
-        let file = match File::open(log::segment(&self.directory, index)) {
+    fn open_segment(
+        &mut self,
+        index: u64,
+        events: &mut Vec<JobEvent>,
+        output: bool,
+    ) -> io::Result<()> {
+        let file = match File::open(log::segment_path(&self.directory, index)) {
             Ok(file) => file,
             // It was the oldest, and went just now: look again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let Some(head) = head(&file)? else {
+        let Some(head) = header(&file)? else {
             // Power failed while it was begun. The head of the next one tells what is missing.
-            let (at, next_seq) = (HEAD_BYTES as u64, self.after);
-            self.open = Some(Open {
+            let (at, next_seq) = (HEADER_BYTES as u64, self.after);
+            self.open = Some(OpenSegment {
                 file,
                 index,
                 at,
@@ -237,37 +253,41 @@ impl Reader {
         gaps.sort_by_key(JobEvent::seq);
         events.extend(gaps);
         self.printed = head.before;
-        self.open = Some(Open {
+        self.open = Some(OpenSegment {
             file,
             index,
-            at: HEAD_BYTES as u64,
+            at: HEADER_BYTES as u64,
             next_seq: head.first_seq,
         });
         Ok(())
     }
 }
 
-impl Open {
+impl OpenSegment {
     /// The next record, if all of it is there; without its content where that is output of an unwanted
     /// stream.
-    fn take(&mut self, unwanted: [bool; 2]) -> io::Result<Option<Record>> {
-        let mut start = [0; RECORD_BYTES];
+    fn next_record(&mut self, unwanted: [bool; 2]) -> io::Result<Option<Record>> {
+        let mut start = [0; RECORD_HEADER_BYTES];
         if !read_whole(&self.file, &mut start, self.at)? {
             return Ok(None);
         }
         let [letter, length @ ..] = start;
         let length = u32::from_le_bytes(length) as usize;
-        let Some(kind) = Kind::of(letter).filter(|_| length <= MAX_CONTENT) else {
+        let Some(kind) = RecordKind::of(letter).filter(|_| length <= MAX_CONTENT_BYTES) else {
             // Power failed while it was written; nothing in this segment comes behind it.
             return Ok(None);
         };
-        let is_wanted = !matches!(kind, Kind::Output(stream) if unwanted[stream as usize]);
+        let is_wanted = !matches!(kind, RecordKind::Output(stream) if unwanted[stream as usize]);
         let mut content = vec![0; if is_wanted { length } else { 0 }];
-        let end = self.at + (RECORD_BYTES + length) as u64;
+        let end = self.at + (RECORD_HEADER_BYTES + length) as u64;
         if !is_wanted && self.file.metadata()?.len() < end {
             return Ok(None);
         }
-        if !read_whole(&self.file, &mut content, self.at + RECORD_BYTES as u64)? {
+        if !read_whole(
+            &self.file,
+            &mut content,
+            self.at + RECORD_HEADER_BYTES as u64,
+        )? {
             return Ok(None);
         }
         self.at = end;
@@ -283,10 +303,10 @@ impl Open {
     }
 }
 
-fn head(file: &File) -> io::Result<Option<Head>> {
-    let mut bytes = [0; HEAD_BYTES];
+fn header(file: &File) -> io::Result<Option<SegmentHeader>> {
+    let mut bytes = [0; HEADER_BYTES];
     Ok(read_whole(file, &mut bytes, 0)?
-        .then(|| Head::decode(&bytes))
+        .then(|| SegmentHeader::decode(&bytes))
         .flatten())
 }
 

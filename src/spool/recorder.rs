@@ -1,23 +1,23 @@
 //! Writes down what becomes of an attempt: its events, and its result in the end.
 
-use super::{Accepted, Reader, Spool, log::Kind, writer::Writer};
+use super::{AcceptedJob, LogReader, Spool, log::RecordKind, writer::LogWriter};
 use crate::api::{
     PAYLOAD_VERSION,
-    events::{Decoder, OutputLog, ResultEvent, Stream},
+    events::{OutputLog, ResultEvent, Stream, Utf8Decoder},
     jobs::{Effective, JobError, JobErrorKind, JobResult, Outcome},
     time::Time,
 };
 use std::io;
 
 /// What is read of a log at a time.
-const PIECE: usize = 256 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 
 /// Longest word on what went wrong, in bytes; less than an orchestrator believes.
-const MAX_MESSAGE: usize = 12 * 1024;
+const MAX_MESSAGE_BYTES: usize = 12 * 1024;
 
 /// How an attempt ended, beside what it printed.
 #[derive(Clone, Debug)]
-pub struct Ending {
+pub struct JobEnd {
     /// How.
     pub status: Outcome,
     /// With which code, where its command ended by itself.
@@ -26,7 +26,7 @@ pub struct Ending {
     pub error: Option<JobError>,
 }
 
-impl Ending {
+impl JobEnd {
     /// Its command ended with this code.
     pub fn exited(code: i32) -> Self {
         let status = if code == 0 {
@@ -51,9 +51,9 @@ impl Ending {
     }
 
     /// Trouble of this kind ended it.
-    pub fn trouble(kind: JobErrorKind, message: impl Into<String>) -> Self {
+    pub fn failed(kind: JobErrorKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         Self {
             status: Outcome::Failed,
             exit_code: None,
@@ -63,23 +63,23 @@ impl Ending {
 }
 
 /// The only writer of an attempt's log; goes on where an earlier one ended.
-pub struct Recorder {
-    accepted: Accepted,
-    writer: Writer,
+pub struct JobRecorder {
+    accepted: AcceptedJob,
+    writer: LogWriter,
     kept: OutputLog,
-    decoders: [Decoder; 2],
+    decoders: [Utf8Decoder; 2],
     started_at: Option<Time>,
 }
 
-impl Recorder {
+impl JobRecorder {
     /// Takes up the log of what was accepted; it keeps the last `limit` bytes.
-    pub fn open(spool: &Spool, accepted: Accepted, limit: u64) -> io::Result<Self> {
+    pub fn open(spool: &Spool, accepted: AcceptedJob, limit: u64) -> io::Result<Self> {
         let mut kept = OutputLog::default();
-        let mut writer = Writer::open(spool.path().to_owned(), limit)?;
-        let mut reader = Reader::open(spool.path().to_owned(), accepted.attempt, 0);
+        let mut writer = LogWriter::open(spool.path().to_owned(), limit)?;
+        let mut reader = LogReader::open(spool.path().to_owned(), accepted.attempt, 0);
         loop {
             // What can't be read any more is no reason not to go on.
-            let events = reader.read(PIECE, true).unwrap_or_else(|error| {
+            let events = reader.read(READ_BYTES, true).unwrap_or_else(|error| {
                 tracing::warn!(job = %accepted.job_id, %error, "a part of a job's log can't be read");
                 Vec::new()
             });
@@ -87,8 +87,8 @@ impl Recorder {
                 break;
             }
             for event in &events {
-                kept.take(event);
-                writer.recall(event);
+                kept.append(event);
+                writer.replay(event);
             }
         }
         if let Some(position) = reader.position() {
@@ -98,45 +98,46 @@ impl Recorder {
             accepted,
             writer,
             kept,
-            decoders: [Decoder::default(), Decoder::default()],
+            decoders: [Utf8Decoder::default(), Utf8Decoder::default()],
             started_at: reader.started_at(),
         })
     }
 
     /// Something to tell before the command runs.
-    pub fn status(&mut self, detail: &str) {
-        self.kept.skip();
-        self.writer.append(Kind::Status, detail.as_bytes());
+    pub fn append_status(&mut self, detail: &str) {
+        self.kept.skip_event();
+        self.writer.append(RecordKind::Status, detail.as_bytes());
     }
 
     /// The command runs.
-    pub fn started(&mut self) {
+    pub fn mark_started(&mut self) {
         let now = Time::now();
         self.started_at = Some(now);
-        self.kept.started();
+        self.kept.mark_started();
         self.writer
-            .append(Kind::Started, &now.as_millis().to_le_bytes());
+            .append(RecordKind::Started, &now.as_millis().to_le_bytes());
     }
 
     /// The command printed these bytes.
-    pub fn print(&mut self, stream: Stream, bytes: &[u8]) {
+    pub fn append_output(&mut self, stream: Stream, bytes: &[u8]) {
         let text = self.decoders[stream as usize].decode(bytes);
         self.push(stream, &text);
     }
 
     /// Cut where the result's limit is, so that each event is kept whole there or not at all.
     fn push(&mut self, stream: Stream, text: &str) {
-        let (kept, rest) = text.split_at(self.kept.fits(stream, text));
+        let (kept, rest) = text.split_at(self.kept.room_for(stream, text));
         for part in [kept, rest] {
             if !part.is_empty() {
                 self.kept.push(stream, part);
-                self.writer.append(Kind::Output(stream), part.as_bytes());
+                self.writer
+                    .append(RecordKind::Output(stream), part.as_bytes());
             }
         }
     }
 
     /// The result, now that no more output will come.
-    pub fn finish(&mut self, ending: Ending, effective: Option<Effective>) -> ResultEvent {
+    pub fn take_result(&mut self, end: JobEnd, effective: Option<Effective>) -> ResultEvent {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = self.decoders[stream as usize].finish();
             self.push(stream, rest);
@@ -148,15 +149,15 @@ impl Recorder {
             task_id: self.accepted.task_id,
             job_id: self.accepted.job_id,
             attempt: self.accepted.attempt,
-            status: ending.status,
-            exit_code: ending.exit_code,
+            status: end.status,
+            exit_code: end.exit_code,
             stdout: self.kept.text(Stream::Stdout).to_owned(),
             stderr: self.kept.text(Stream::Stderr).to_owned(),
             started_at: self.started_at.unwrap_or(ended_at),
             ended_at,
             truncated: self.kept.truncated(),
             effective,
-            error: ending.error,
+            error: end.error,
         };
         ResultEvent {
             seq: self.kept.last_seq() + 1,

@@ -1,6 +1,6 @@
 //! The one who writes a job's log.
 
-use super::log::{self, Head, Kind, Printed, RECORD_BYTES};
+use super::log::{self, RECORD_HEADER_BYTES, RecordKind, SegmentHeader, StreamTotals};
 use crate::{
     api::events::{JobEvent, Stream},
     disk_space::free_bytes,
@@ -12,43 +12,43 @@ use std::{
 };
 
 /// Segments of a full log.
-const SEGMENTS: u64 = 8;
+const MAX_SEGMENTS: u64 = 8;
 /// No segment is smaller, so that a record always fits.
-const MIN_SEGMENT: u64 = 64 * 1024;
+const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// No segment is begun while less than this is free on the disk beside it, so that results have room.
-const RESERVE: u64 = 32 * 1024 * 1024;
+const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Appends records, and drops a segment when the log is full: the oldest but for the very first, in
 /// which is what a result keeps. What can't be written, on a full disk, is dropped as well, and
 /// shows as a gap: printing never fails.
-pub(super) struct Writer {
+pub(super) struct LogWriter {
     directory: PathBuf,
     segment_bytes: u64,
     /// The open segment, its index and size; `None` when the next record begins a new one.
     open: Option<(File, u64)>,
     next_index: u64,
     last_seq: u64,
-    printed: [Printed; 2],
+    printed: [StreamTotals; 2],
 }
 
-impl Writer {
+impl LogWriter {
     /// One that keeps `limit` bytes. What is in `directory` already has to be
-    /// [recalled](Self::recall), and then gone on [behind](Self::resume).
+    /// [replayed](Self::replay), and then gone on [behind](Self::resume).
     pub(super) fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
         let next_index = log::segments(&directory)?.last().map_or(0, |last| last + 1);
         Ok(Self {
-            segment_bytes: (limit / SEGMENTS).max(MIN_SEGMENT),
+            segment_bytes: (limit / MAX_SEGMENTS).max(MIN_SEGMENT_BYTES),
             open: None,
             next_index,
             last_seq: 0,
-            printed: [Printed::default(); 2],
+            printed: [StreamTotals::default(); 2],
             directory,
         })
     }
 
     /// Counts an event that is in the log already.
-    pub(super) fn recall(&mut self, event: &JobEvent) {
+    pub(super) fn replay(&mut self, event: &JobEvent) {
         self.last_seq = event.seq().unwrap_or(self.last_seq);
         let (stream, bytes) = match event {
             JobEvent::Stdout { data, .. } => (Stream::Stdout, data.len() as u64),
@@ -65,7 +65,7 @@ impl Writer {
         if index + 1 != self.next_index {
             return Ok(());
         }
-        let path = log::segment(&self.directory, index);
+        let path = log::segment_path(&self.directory, index);
         let file = File::options().append(true).open(path)?;
         // One without a head was begun when the power failed.
         if file.metadata()?.len() >= end {
@@ -82,13 +82,13 @@ impl Writer {
     }
 
     /// Appends a record.
-    pub(super) fn append(&mut self, kind: Kind, content: &[u8]) {
-        let head = Head {
+    pub(super) fn append(&mut self, kind: RecordKind, content: &[u8]) {
+        let head = SegmentHeader {
             first_seq: self.last_seq + 1,
             before: self.printed,
         };
         self.last_seq += 1;
-        if let Kind::Output(stream) = kind {
+        if let RecordKind::Output(stream) = kind {
             self.count(stream, content.len() as u64);
         }
         if let Err(error) = self.write(&head, kind, content) {
@@ -99,16 +99,16 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, head: &Head, kind: Kind, content: &[u8]) -> io::Result<()> {
-        let mut record = Vec::with_capacity(RECORD_BYTES + content.len());
+    fn write(&mut self, head: &SegmentHeader, kind: RecordKind, content: &[u8]) -> io::Result<()> {
+        let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + content.len());
         record.push(kind.letter());
         record.extend_from_slice(&(content.len() as u32).to_le_bytes());
         record.extend_from_slice(content);
         let (file, size) = match &mut self.open {
             Some(open) if open.1 + record.len() as u64 <= self.segment_bytes => open,
             _ => {
-                let file = self.begin(head)?;
-                self.open.insert((file, log::HEAD_BYTES as u64))
+                let file = self.start_segment(head)?;
+                self.open.insert((file, log::HEADER_BYTES as u64))
             }
         };
         if let Err(error) = file.write_all(&record) {
@@ -120,20 +120,20 @@ impl Writer {
         Ok(())
     }
 
-    fn begin(&mut self, head: &Head) -> io::Result<File> {
+    fn start_segment(&mut self, head: &SegmentHeader) -> io::Result<File> {
         self.open = None;
-        if free_bytes(&self.directory)? < RESERVE + self.segment_bytes {
+        if free_bytes(&self.directory)? < RESERVED_BYTES + self.segment_bytes {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let path = log::segment(&self.directory, self.next_index);
+        let path = log::segment_path(&self.directory, self.next_index);
         // Under its name only once it has its head.
         let temporary = self.directory.join(".log");
         let mut file = File::create(&temporary)?;
         file.write_all(&head.encode())?;
         fs::rename(temporary, path)?;
         self.next_index += 1;
-        if let Some(oldest @ 1..) = self.next_index.checked_sub(SEGMENTS) {
-            match fs::remove_file(log::segment(&self.directory, oldest)) {
+        if let Some(oldest @ 1..) = self.next_index.checked_sub(MAX_SEGMENTS) {
+            match fs::remove_file(log::segment_path(&self.directory, oldest)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

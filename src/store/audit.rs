@@ -3,7 +3,7 @@
 //! What users and nodes bring about by themselves goes in time. What admins did stays, so that nobody
 //! can have it forgotten by making much of the former.
 
-use super::{Store, StoreError, rows::named};
+use super::{Store, StoreError, rows::parse_name};
 use crate::api::{
     UserId,
     audit::{AuditAction, AuditEntry, AuditEvent},
@@ -12,9 +12,9 @@ use rusqlite::{Connection, Row, named_params, params};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Among the newest so many, all are kept: at a thousand a day, for years.
-const KEPT: i64 = 1_000_000;
+const KEPT_EVENTS: i64 = 1_000_000;
 /// What goes after that. Each event is looked at once, when it is so many from the newest.
-const FORGET: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
+const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
         'node.change_worker_url', 'node.duplicate', 'task.delete'))";
 
@@ -47,18 +47,18 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
         event.request_id,
         event.reason
     ])?;
-    c.prepare_cached(FORGET)?
-        .execute([c.last_insert_rowid() - KEPT])?;
+    c.prepare_cached(DELETE_OLD)?
+        .execute([c.last_insert_rowid() - KEPT_EVENTS])?;
     Ok(())
 }
 
-/// Most events of one action that a node brings about by itself, or that are about it, within [`BURST_TIME`].
-const BURST: u32 = 10;
-const BURST_TIME: Duration = Duration::from_mins(1);
+/// Most events of one action that a node brings about by itself, or that are about it, within [`BURST_WINDOW`].
+const BURST_LIMIT: u32 = 10;
+const BURST_WINDOW: Duration = Duration::from_mins(1);
 
-/// Writes an event that a node can bring about as often as it likes, unless there were [`BURST`] of its kind
+/// Writes an event that a node can bring about as often as it likes, unless there were [`BURST_LIMIT`] of its kind
 /// just before: the log must not fill the disk.
-pub(super) fn add_bounded(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
+pub(super) fn add_rate_limited(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
     let (sql, who) = match &event.actor {
         Some(actor) => (recent("actor"), Some(actor)),
         None => (recent("target"), event.target.as_ref()),
@@ -66,14 +66,14 @@ pub(super) fn add_bounded(c: &Connection, event: &AuditEvent) -> Result<(), Stor
     let values = params![
         who,
         event.action.as_str(),
-        event.at.minus(BURST_TIME),
+        event.at.minus(BURST_WINDOW),
         event.at,
-        BURST
+        BURST_LIMIT
     ];
     let before: u32 = c
         .prepare_cached(&sql)?
         .query_row(values, |row| row.get(0))?;
-    if before < BURST {
+    if before < BURST_LIMIT {
         add(c, event)?;
     }
     Ok(())
@@ -93,8 +93,8 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry, StoreError> {
         seq: row.get("seq")?,
         event: AuditEvent {
             at: row.get("at")?,
-            action: named(row.get("action")?, "audit action")?,
-            outcome: named(row.get("outcome")?, "audit outcome")?,
+            action: parse_name(row.get("action")?, "audit action")?,
+            outcome: parse_name(row.get("outcome")?, "audit outcome")?,
             actor_id: row.get("actor_id")?,
             actor: row.get("actor")?,
             target: row.get("target")?,
@@ -176,14 +176,14 @@ fn actions(filter: &AuditFilter) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::time::Time, store::plans::assert_seeks};
+    use crate::{api::time::Time, store::query_plan::assert_seeks};
 
     #[tokio::test]
     async fn every_list_of_events_reads_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read_once(|c| {
-            for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, FORGET] {
+        let looked = store.read_blocking(|c| {
+            for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, DELETE_OLD] {
                 assert_seeks(c, sql);
             }
             for column in ["actor", "target"] {
@@ -207,19 +207,19 @@ mod tests {
             };
             let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
             let by = |slug: &str| event.clone().by(UserId::new(), slug);
-            for _ in 0..3 * BURST {
-                add_bounded(c, &by("box"))?;
-                add_bounded(c, &event.clone().to("box").failed("slug-taken"))?;
+            for _ in 0..3 * BURST_LIMIT {
+                add_rate_limited(c, &by("box"))?;
+                add_rate_limited(c, &event.clone().to("box").failed("slug-taken"))?;
             }
-            assert_eq!(logged(c)?, 2 * BURST);
-            add_bounded(c, &by("other"))?;
-            assert_eq!(logged(c)?, 2 * BURST + 1, "each node has its own");
+            assert_eq!(logged(c)?, 2 * BURST_LIMIT);
+            add_rate_limited(c, &by("other"))?;
+            assert_eq!(logged(c)?, 2 * BURST_LIMIT + 1, "each node has its own");
             let later = AuditEvent {
-                at: event.at.plus(BURST_TIME),
+                at: event.at.plus(BURST_WINDOW),
                 ..by("box")
             };
-            add_bounded(c, &later)?;
-            assert_eq!(logged(c)?, 2 * BURST + 2, "it goes on later");
+            add_rate_limited(c, &later)?;
+            assert_eq!(logged(c)?, 2 * BURST_LIMIT + 2, "it goes on later");
             Ok(())
         });
         looked.await.unwrap();

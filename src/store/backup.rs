@@ -65,7 +65,7 @@ pub enum BackupError {
 
 /// A copy that was made.
 #[derive(Clone, Copy, Debug)]
-pub struct Copied {
+pub struct BackupSummary {
     /// Its size.
     pub bytes: u64,
     /// Its schema version.
@@ -73,14 +73,14 @@ pub struct Copied {
 }
 
 /// Copies the database at `path` to `target`, which is made, 0600.
-pub fn backup(path: &Path, target: &Path) -> Result<Copied, BackupError> {
+pub fn backup(path: &Path, target: &Path) -> Result<BackupSummary, BackupError> {
     let directory = check_target(target)?;
     let connection = open(path)?;
     let schema = check_schema(&connection, path)?;
     let copy = Temporary::beside(target)?;
     // So that the copy of an older database can shrink, too. It fails, for this connection writes nothing,
     // but only once it has said how copies are to be.
-    let _ = space::make_shrinkable(&connection);
+    let _ = space::enable_incremental_vacuum(&connection);
     let name = ValueRef::Text(copy.0.as_os_str().as_bytes());
     let copied = connection.execute("VACUUM INTO ?1", [ToSqlOutput::Borrowed(name)]);
     copied.map_err(|error| match error.sqlite_error_code() {
@@ -89,7 +89,7 @@ pub fn backup(path: &Path, target: &Path) -> Result<Copied, BackupError> {
         _ => error.into(),
     })?;
     let bytes = copy.keep(target, &directory)?;
-    Ok(Copied { bytes, schema })
+    Ok(BackupSummary { bytes, schema })
 }
 
 fn of_file(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
@@ -118,7 +118,7 @@ fn open(path: &Path) -> Result<Connection, BackupError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(of_file(path)(error)),
         _ => return Err(BackupError::NoDatabase(path.to_owned())),
     }
-    // SQLite says of any trouble that it can't open the file.
+    // SQLite says of any fault that it can't open the file.
     File::open(path).map_err(of_file(path))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

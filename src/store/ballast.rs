@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Enough to open the database, and for some logins and cancels.
-const BYTES: usize = 1 << 20;
+const BALLAST_BYTES: usize = 1 << 20;
 
 /// Path of the ballast of the database at `path`.
 fn path_of(path: &Path) -> PathBuf {
@@ -32,7 +32,7 @@ pub(super) fn ensure(path: &Path) -> io::Result<()> {
         .open(&ballast)
         // Bytes that no file system makes less of.
         .and_then(|mut file| {
-            let mut bytes = vec![0; BYTES];
+            let mut bytes = vec![0; BALLAST_BYTES];
             getrandom::fill(&mut bytes).map_err(io::Error::other)?;
             file.write_all(&bytes)
         });
@@ -44,6 +44,6 @@ pub(super) fn ensure(path: &Path) -> io::Result<()> {
 }
 
 /// Gives its room away; false where there is none.
-pub(super) fn drop_at(path: &Path) -> bool {
+pub(super) fn remove(path: &Path) -> bool {
     fs::remove_file(path_of(path)).is_ok()
 }

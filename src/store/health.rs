@@ -1,9 +1,9 @@
 //! Whether the database can be written, and if not, why, in words that an operator can act on.
 //!
-//! What fails by the fault of the disk or of the file is noted; from then on the store takes no new
+//! What fails by the fault of the disk or of the file is fault_count; from then on the store takes no new
 //! work, until a [`Store::probe`] goes through. A probe is as large as what users send: on a disk that
 //! is nearly full, small writes still find room when a task or a result doesn't. A damaged file does
-//! not mend by itself, so that stays noted until the process ends.
+//! not mend by itself, so that stays fault_count until the process ends.
 
 use super::{Store, StoreError};
 use crate::wait;
@@ -11,11 +11,11 @@ use rusqlite::{ErrorCode, ffi::SQLITE_IOERR_SHMSIZE};
 use tokio::sync::watch;
 
 /// Size of a probe in bytes: the longest command, or both streams of a result, and some more.
-const PROBE: i64 = 1 << 20;
+const PROBE_BYTES: i64 = 1 << 20;
 
 /// What keeps the database from being written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum StorageFault {
     /// There is no room.
     #[error("the disk that holds the database is full; make room on it")]
     Full,
@@ -30,7 +30,7 @@ pub enum Trouble {
     )]
     Disk,
     /// The files are no more where they were opened.
-    #[error("{}", crate::data_dir::Misplaced)]
+    #[error("{}", crate::data_dir::DataDirMoved)]
     Misplaced,
     /// What is read isn't what was written.
     #[error(
@@ -39,7 +39,7 @@ pub enum Trouble {
     Damaged,
 }
 
-impl Trouble {
+impl StorageFault {
     /// What an error of SQLite says of the disk and the file; nothing where it is about the statement.
     pub(super) fn of(error: &rusqlite::Error) -> Option<Self> {
         let error = error.sqlite_error()?;
@@ -55,16 +55,16 @@ impl Trouble {
     }
 
     /// Whether it can pass while this process runs.
-    fn can_pass(self) -> bool {
+    fn is_transient(self) -> bool {
         self != Self::Damaged
     }
 }
 
 #[derive(Clone, Copy, Default)]
 struct State {
-    trouble: Option<Trouble>,
-    /// How often trouble was noted, so that a probe doesn't clear what came after it had begun.
-    noted: u64,
+    fault: Option<StorageFault>,
+    /// How often fault was fault_count, so that a probe doesn't clear what came after it had begun.
+    fault_count: u64,
 }
 
 /// What is known of it; shared by all clones.
@@ -73,29 +73,29 @@ pub(super) struct Health(watch::Sender<State>);
 
 impl Health {
     /// What keeps the database from being written now.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.0.borrow().trouble
+    pub(super) fn storage_fault(&self) -> Option<StorageFault> {
+        self.0.borrow().fault
     }
 
     /// Notes what a failure says of the disk and the file, if anything.
-    pub(super) fn note<T>(&self, outcome: &Result<T, StoreError>) {
-        let Some(trouble) = outcome.as_ref().err().and_then(StoreError::trouble) else {
+    pub(super) fn record<T>(&self, outcome: &Result<T, StoreError>) {
+        let Some(fault) = outcome.as_ref().err().and_then(StoreError::storage_fault) else {
             return;
         };
         self.0.send_modify(|state| {
-            if state.trouble != Some(trouble) && state.trouble.is_none_or(Trouble::can_pass) {
-                tracing::error!(reason = %trouble, "no new work is taken");
-                state.trouble = Some(trouble);
+            if state.fault != Some(fault) && state.fault.is_none_or(StorageFault::is_transient) {
+                tracing::error!(reason = %fault, "no new work is taken");
+                state.fault = Some(fault);
             }
-            state.noted += 1;
+            state.fault_count += 1;
         });
     }
 
-    /// A probe went well that had begun when trouble was noted so often.
-    fn is_well(&self, noted: u64) {
+    /// A probe went well that had begun when fault was fault_count so often.
+    fn clear_fault(&self, fault_count: u64) {
         self.0.send_if_modified(|state| {
-            let is_over =
-                state.noted == noted && state.trouble.take_if(|it| it.can_pass()).is_some();
+            let is_over = state.fault_count == fault_count
+                && state.fault.take_if(|it| it.is_transient()).is_some();
             if is_over {
                 tracing::info!("the database can be written again");
             }
@@ -106,41 +106,41 @@ impl Health {
 
 impl Store {
     /// What keeps the database from being written now.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.health.trouble()
+    pub fn storage_fault(&self) -> Option<StorageFault> {
+        self.health.storage_fault()
     }
 
     /// Notes what others found to be wrong with the files.
-    pub fn report(&self, trouble: Trouble) {
-        self.health.note(&Err::<(), _>(trouble.into()));
+    pub fn record_fault(&self, fault: StorageFault) {
+        self.health.record(&Err::<(), _>(fault.into()));
     }
 
     /// Fails while something does: what may not be written to its end isn't begun.
-    pub(super) fn takes_work(&self) -> Result<(), StoreError> {
-        match self.trouble() {
-            Some(trouble) => Err(trouble.into()),
+    pub(super) fn ensure_writable(&self) -> Result<(), StoreError> {
+        match self.storage_fault() {
+            Some(fault) => Err(fault.into()),
             None => Ok(()),
         }
     }
 
     /// Waits until something keeps the database from being written that can pass.
-    pub async fn troubled(&self) {
+    pub async fn wait_for_fault(&self) {
         let mut states = self.health.0.subscribe();
-        let troubled = wait::until(&mut states, |state| {
-            state.trouble.is_some_and(Trouble::can_pass)
+        let faulted = wait::until(&mut states, |state| {
+            state.fault.is_some_and(StorageFault::is_transient)
         });
         // An error can't be: the sender lives in `self`.
-        let _ = troubled.await;
+        let _ = faulted.await;
     }
 
     /// Tries whether the database can be written again.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let noted = self.health.0.borrow().noted;
-        self.write(|c| Ok(c.execute("INSERT INTO probes VALUES (zeroblob(?1))", [PROBE])?))
+        let fault_count = self.health.0.borrow().fault_count;
+        self.write(|c| Ok(c.execute("INSERT INTO probes VALUES (zeroblob(?1))", [PROBE_BYTES])?))
             .await?;
         self.write(|c| Ok(c.execute("DELETE FROM probes", [])?))
             .await?;
-        self.health.is_well(noted);
+        self.health.clear_fault(fault_count);
         Ok(())
     }
 }
@@ -160,49 +160,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_passes_is_cleared_by_a_probe_and_damage_is_not() {
+    async fn probe_clears_transient_faults_only() {
         use rusqlite::ffi;
         let (_home, store) = store().await;
-        for (code, trouble) in [
-            (ffi::SQLITE_FULL, Trouble::Full),
-            (ffi::SQLITE_IOERR_SHMSIZE, Trouble::Full),
-            (ffi::SQLITE_READONLY, Trouble::ReadOnly),
-            (ffi::SQLITE_READONLY_DBMOVED, Trouble::ReadOnly),
-            (ffi::SQLITE_IOERR_WRITE, Trouble::Disk),
-            (ffi::SQLITE_CANTOPEN, Trouble::Disk),
+        for (code, fault) in [
+            (ffi::SQLITE_FULL, StorageFault::Full),
+            (ffi::SQLITE_IOERR_SHMSIZE, StorageFault::Full),
+            (ffi::SQLITE_READONLY, StorageFault::ReadOnly),
+            (ffi::SQLITE_READONLY_DBMOVED, StorageFault::ReadOnly),
+            (ffi::SQLITE_IOERR_WRITE, StorageFault::Disk),
+            (ffi::SQLITE_CANTOPEN, StorageFault::Disk),
         ] {
             let failing = store.write(move |_| Err::<(), _>(failure(code)));
             failing.await.unwrap_err();
-            assert_eq!(store.trouble(), Some(trouble));
-            store.troubled().await;
+            assert_eq!(store.storage_fault(), Some(fault));
+            store.wait_for_fault().await;
             store.probe().await.unwrap();
-            assert_eq!(store.trouble(), None);
+            assert_eq!(store.storage_fault(), None);
         }
         let failing = store.read(|_| Err::<(), _>(failure(ffi::SQLITE_CORRUPT)));
         failing.await.unwrap_err();
         store.probe().await.unwrap();
         let full = store.write(|_| Err::<(), _>(failure(ffi::SQLITE_FULL)));
         full.await.unwrap_err();
-        assert_eq!(store.trouble(), Some(Trouble::Damaged));
+        assert_eq!(store.storage_fault(), Some(StorageFault::Damaged));
     }
 
     #[tokio::test]
-    async fn faults_of_a_statement_say_nothing_of_the_disk() {
+    async fn statement_errors_are_not_storage_faults() {
         let (_home, store) = store().await;
         for code in [rusqlite::ffi::SQLITE_CONSTRAINT, rusqlite::ffi::SQLITE_BUSY] {
             let failing = store.write(move |_| Err::<(), _>(failure(code)));
             failing.await.unwrap_err();
-            assert_eq!(store.trouble(), None);
+            assert_eq!(store.storage_fault(), None);
         }
     }
 
     #[tokio::test]
-    async fn a_probe_clears_nothing_that_came_after_it_had_begun() {
+    async fn probe_clears_only_earlier_faults() {
         let (_home, store) = store().await;
-        let noted = store.health.0.borrow().noted;
+        let fault_count = store.health.0.borrow().fault_count;
         let full = Err::<(), _>(failure(rusqlite::ffi::SQLITE_FULL));
-        store.health.note(&full);
-        store.health.is_well(noted);
-        assert_eq!(store.trouble(), Some(Trouble::Full));
+        store.health.record(&full);
+        store.health.clear_fault(fault_count);
+        assert_eq!(store.storage_fault(), Some(StorageFault::Full));
     }
 }

@@ -13,7 +13,7 @@
 //! `last_attempt` counts the attempts that any node may have heard of: the next one has a number
 //! of its own, also where nobody knows what became of an offer.
 
-use super::{Line, Store, StoreError, rows::document};
+use super::{Lane, Store, StoreError, rows::parse_document};
 use crate::api::{
     JobId, NodeId, TaskId,
     tasks::{JobStatus, TaskSpec, TaskStatus},
@@ -84,12 +84,12 @@ const RUNNING: &str =
 
 impl RunningJob {
     /// Whether there may be another attempt.
-    pub fn may_be_tried_again(&self) -> bool {
+    pub fn may_retry(&self) -> bool {
         self.last_attempt < self.max_attempts
     }
 
     /// What another node is offered, if it is.
-    pub fn offered(&self) -> Option<Self> {
+    pub fn offered_attempt(&self) -> Option<Self> {
         Some(Self {
             attempt: self.last_attempt,
             node_id: self.offered_to?,
@@ -112,7 +112,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
         placement: row.get("placement")?,
-        spec: document(&spec)?,
+        spec: parse_document(&spec)?,
     })
 }
 
@@ -122,15 +122,15 @@ pub(super) fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJ
     rows.next()?.map(running).transpose()
 }
 
-/// A row of the line that a job is put into.
-fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
-    Ok(Line {
+/// A row of the lane that a job is put into.
+fn lane(row: &Row<'_>) -> rusqlite::Result<Lane> {
+    Ok(Lane {
         user: row.get(0)?,
         placement: row.get(1)?,
     })
 }
 
-pub(super) fn task_follows(
+pub(super) fn sync_task_status(
     c: &Connection,
     job: JobId,
     status: TaskStatus,
@@ -165,7 +165,7 @@ impl Store {
             if changed == 0 {
                 return Ok(None);
             }
-            task_follows(c, id, TaskStatus::Running, now)?;
+            sync_task_status(c, id, TaskStatus::Running, now)?;
             running_by_id(c, id)
         })
         .await
@@ -212,7 +212,7 @@ impl Store {
             if changed == 0 {
                 return Ok(false);
             }
-            task_follows(c, end.id, end.status.task_status(), now)?;
+            sync_task_status(c, end.id, end.status.task_status(), now)?;
             c.execute(
                 "UPDATE tasks SET summary = ?2, exit_code = ?3 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
                 params![end.id, end.summary, end.exit_code],
@@ -233,7 +233,7 @@ impl Store {
         not_before: Time,
         now: Time,
     ) -> Result<bool, StoreError> {
-        let lines = self.lines.clone();
+        let lanes = self.lanes.clone();
         self.write(move |c| {
             let requeued = c.query_row(
                 "UPDATE jobs SET status = 'queued', attempt = attempt - (?3 AND attempt = last_attempt),
@@ -243,13 +243,13 @@ impl Store {
                    AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)
                  RETURNING user_id, placement",
                 params![id, attempt, refused, not_before],
-                line,
+                lane,
             );
-            let Some(line) = requeued.optional()? else {
+            let Some(lane) = requeued.optional()? else {
                 return Ok(false);
             };
-            lines.enter(line);
-            task_follows(c, id, TaskStatus::Queued, now)?;
+            lanes.enter(lane);
+            sync_task_status(c, id, TaskStatus::Queued, now)?;
             Ok(true)
         })
         .await
@@ -263,7 +263,7 @@ impl Store {
                 .query_row(sql, [task], |row| row.get(0))
                 .optional()?
                 .flatten();
-            json.map_or(Ok(Vec::new()), |json| document(&json))
+            json.map_or(Ok(Vec::new()), |json| parse_document(&json))
         })
         .await
     }
@@ -295,7 +295,7 @@ impl Store {
                         "UPDATE jobs SET status = 'canceled', ended_at = ?2 WHERE id = ?1",
                         params![job, now],
                     )?;
-                    task_follows(c, job, TaskStatus::Canceled, now)?;
+                    sync_task_status(c, job, TaskStatus::Canceled, now)?;
                     c.execute(
                         "UPDATE tasks SET summary = 'canceled before it started' WHERE id = ?1",
                         [id],
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn jobs_are_counted_without_reading_them() {
+    async fn job_counts_read_no_jobs() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let plan = store.read(|c| {

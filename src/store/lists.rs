@@ -4,39 +4,35 @@
 //! single rows are read by; and a user who asks for a hundred lists waits for their own, in the order in
 //! which they were asked for, while others find a connection free.
 
-use super::{READ_LIMIT, StoreError, readers::Readers};
+use super::{READ_TIMEOUT, StoreError, readers::ReaderPool};
 use crate::api::UserId;
+use parking_lot::Mutex;
 use rusqlite::Connection;
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
 /// Lists that are read at the same time.
-const READERS: usize = 4;
+const LIST_READERS: usize = 4;
 /// Of those, lists of one user.
-pub(super) const PER_USER: usize = 2;
+pub(super) const MAX_LISTS_PER_USER: usize = 2;
 
-/// Turns of users who read lists now or wait to.
-type Turns = HashMap<UserId, Arc<Semaphore>>;
+/// Permits of users who read lists now or wait to.
+type Permits = HashMap<UserId, Arc<Semaphore>>;
 
 #[derive(Clone)]
-pub(super) struct Lists {
-    readers: Readers,
-    turns: Arc<Mutex<Turns>>,
+pub(super) struct ListReaders {
+    readers: ReaderPool,
+    permits: Arc<Mutex<Permits>>,
 }
 
-impl Lists {
+impl ListReaders {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self {
-            readers: Readers::open(path, READERS, Some(READ_LIMIT))?,
-            turns: Arc::default(),
+            readers: ReaderPool::open(path, LIST_READERS, Some(READ_TIMEOUT))?,
+            permits: Arc::default(),
         })
     }
 
@@ -45,22 +41,22 @@ impl Lists {
         by: UserId,
         f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _turn = timeout(READ_LIMIT, self.turn(by))
+        let _permit = timeout(READ_TIMEOUT, self.acquire(by))
             .await
             .map_err(|_| StoreError::ListsBusy)??;
         self.readers.read(f).await
     }
 
-    async fn turn(&self, by: UserId) -> Result<OwnedSemaphorePermit, StoreError> {
-        let turns = {
-            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn acquire(&self, by: UserId) -> Result<OwnedSemaphorePermit, StoreError> {
+        let permits = {
+            let mut all = self.permits.lock();
             // Those that nobody holds or waits for.
-            all.retain(|user, turns| *user == by || Arc::strong_count(turns) > 1);
-            let turns = all.entry(by);
-            Arc::clone(turns.or_insert_with(|| Arc::new(Semaphore::new(PER_USER))))
+            all.retain(|user, permits| *user == by || Arc::strong_count(permits) > 1);
+            let permits = all.entry(by);
+            Arc::clone(permits.or_insert_with(|| Arc::new(Semaphore::new(MAX_LISTS_PER_USER))))
         };
-        let turn = turns.acquire_owned().await;
-        turn.map_err(|_| StoreError::Closed)
+        let permit = permits.acquire_owned().await;
+        permit.map_err(|_| StoreError::Closed)
     }
 
     pub(super) async fn close(&self, limit: Duration) {
@@ -79,11 +75,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("db");
         Connection::open(&path).unwrap();
-        let lists = Lists::open(&path).unwrap();
+        let lists = ListReaders::open(&path).unwrap();
         let (greedy, other) = (UserId::new(), UserId::new());
         let held = [
-            lists.turn(greedy).await.unwrap(),
-            lists.turn(greedy).await.unwrap(),
+            lists.acquire(greedy).await.unwrap(),
+            lists.acquire(greedy).await.unwrap(),
         ];
         let waiting = AtomicUsize::new(0);
         let more = join_all((0..100).map(|_| async {
@@ -97,11 +93,11 @@ mod tests {
         };
         tokio::join!(more, other);
         assert_eq!(waiting.load(Ordering::SeqCst), 100);
-        drop(lists.turn(UserId::new()).await.unwrap());
+        drop(lists.acquire(UserId::new()).await.unwrap());
         assert_eq!(
-            lists.turns.lock().unwrap().len(),
+            lists.permits.lock().len(),
             1,
-            "no turn is kept for nobody"
+            "no permit is kept for nobody"
         );
     }
 
@@ -110,10 +106,10 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("db");
         Connection::open(&path).unwrap();
-        let (lists, user) = (Lists::open(&path).unwrap(), UserId::new());
+        let (lists, user) = (ListReaders::open(&path).unwrap(), UserId::new());
         let _held = [
-            lists.turn(user).await.unwrap(),
-            lists.turn(user).await.unwrap(),
+            lists.acquire(user).await.unwrap(),
+            lists.acquire(user).await.unwrap(),
         ];
         let refused = lists.read(user, |_| Ok(())).await;
         assert!(matches!(refused, Err(StoreError::ListsBusy)));

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// An empty database of the present version.
-const FRESH: &str = include_str!("../../schema.sql");
+const SCHEMA: &str = include_str!("../../schema.sql");
 
 /// The first step brings a database of version 1 to 2, and so on.
 const STEPS: &[&str] = &[
@@ -142,7 +142,7 @@ const STEPS: &[&str] = &[
 pub(super) const VERSION: i64 = STEPS.len() as i64 + 1;
 
 /// Brings the database to [`VERSION`], in one transaction that sets the version too.
-pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let begun = Instant::now();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found = version(&transaction)?;
@@ -151,7 +151,7 @@ pub(super) fn run(connection: &mut Connection, path: &Path) -> Result<(), StoreE
         return Ok(());
     }
     if found == 0 {
-        transaction.execute_batch(FRESH)?;
+        transaction.execute_batch(SCHEMA)?;
     } else {
         let todo = usize::try_from(found - 1)
             .ok()
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn upgrade(connection: &mut Connection) -> Result<(), StoreError> {
-        run(connection, Path::new("cynode.db"))
+        migrate(connection, Path::new("cynode.db"))
     }
 
     /// Every row of a query, as text.
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_queued_before_is_counted() {
+    fn earlier_queue_is_counted() {
         let mut old = database(VERSION_1, 1);
         old.execute_batch(
             "INSERT INTO users VALUES ('u', 'ann', NULL, '', 1, 0, 1, 1);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_queued_before_has_its_place_in_the_queue() {
+    fn requeued_job_keeps_its_place() {
         let mut old = database(VERSION_1, 1);
         let none = r#"{"node_labels":[]}"#;
         let two = r#"{"node_labels":["zone=b","a/1","zone=b"]}"#;
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_changes_nothing() {
+    fn failed_migration_changes_nothing() {
         let mut broken = database(VERSION_1, 1);
         broken.execute_batch("DROP TABLE jobs").unwrap();
         let before = shape(&broken);
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_not_known_is_left_alone() {
+    fn unknown_version_is_left_alone() {
         for unknown in [VERSION + 1, -1] {
             let error = upgrade(&mut database("", unknown)).unwrap_err();
             assert!(

@@ -14,17 +14,17 @@ mod audit;
 mod backup;
 mod ballast;
 mod health;
-mod identity;
 mod jobs;
-mod lines;
+mod lanes;
 mod lists;
 mod migrate;
 mod node_config;
-mod node_upkeep;
+mod node_liveness;
 mod nodes;
 mod offers;
+mod orchestrator_id;
 #[cfg(test)]
-mod plans;
+mod query_plan;
 mod queue;
 mod readers;
 mod refusals;
@@ -43,23 +43,23 @@ mod wal_check;
 mod writer;
 
 pub use audit::AuditFilter;
-pub use backup::{BackupError, Copied, backup};
-pub use health::Trouble;
+pub use backup::{BackupError, BackupSummary, backup};
+pub use health::StorageFault;
 pub use jobs::{CancelOutcome, FinishedJob, JobCounts, RunningJob};
-pub use lines::{LINES_PER_USER, LineChanges, LineMark};
+pub use lanes::{LaneChanges, LaneCursor, MAX_LANES_PER_USER};
 pub use migrate::is_empty;
-pub use node_config::{Acknowledged, Served};
-pub use nodes::{Forgetting, Node, Registration};
-pub use offers::{Prospects, Standing};
-pub use queue::{Due, LONGEST_BACKOFF, Line, Placement, Queue, QueuedJob};
-pub use refusals::{Demands, Refusal, Refusals, RefusedJob};
+pub use node_config::{AckOutcome, ServedConfig};
+pub use nodes::{ForgetOutcome, Node, RegisterOutcome};
+pub use offers::{JobOutlook, JobOwnership};
+pub use queue::{Lane, MAX_BACKOFF, Placement, Queue, QueueStatus, QueuedJob};
+pub use refusals::{Refusal, Refusals, RefusedJob, TaskRequirements};
 pub use reserve::LowSpace;
-pub use retention::{Forgotten, Retention};
-pub use sessions::{Authority, Proof, RefreshOutcome};
+pub use retention::{ExpiredBatch, Retention};
+pub use sessions::{Authority, PasswordProof, RefreshOutcome};
 pub use task_lists::{MAX_OFFSET, TaskFilter, TaskPage};
 pub use task_names::TaskMatch;
-pub use tasks::{Creation, Deletion, QueueLimits};
-pub use users::{NewUser, UserChange, UserChanged, UserRecord, has_users};
+pub use tasks::{CreateOutcome, DeleteOutcome, QueueLimits};
+pub use users::{NewUser, UserChange, UserChangeOutcome, UserRecord, has_users};
 
 use crate::api::{OrchestratorId, UserId};
 use rusqlite::Connection;
@@ -73,10 +73,10 @@ use std::{
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads at the same time; they share the page cache of the system, so few are enough.
-const READERS: usize = 4;
+const REQUEST_READERS: usize = 4;
 const BACKGROUND_READERS: usize = 2;
 /// Longest read for a request; one by an index takes milliseconds.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -104,12 +104,12 @@ pub enum StoreError {
         known: i64,
     },
     /// The file can't be worked with.
-    #[error("{path}: {trouble}")]
+    #[error("{path}: {fault}")]
     Unusable {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        trouble: Trouble,
+        fault: StorageFault,
         /// What SQLite says.
         source: Box<StoreError>,
     },
@@ -118,7 +118,7 @@ pub enum StoreError {
     NotAuthorized,
     /// Something keeps the database from being written.
     #[error(transparent)]
-    Trouble(#[from] Trouble),
+    Fault(#[from] StorageFault),
     /// What is free on the disk is kept for what must be written.
     #[error(transparent)]
     LowSpace(#[from] LowSpace),
@@ -128,10 +128,10 @@ pub enum StoreError {
     /// The file can't be opened.
     #[error("the database file can't be opened")]
     Io(#[from] std::io::Error),
-    /// A read for a request took longer than [`READ_LIMIT`], and was ended.
-    #[error("the read took longer than {} s", READ_LIMIT.as_secs())]
+    /// A read for a request took longer than [`READ_TIMEOUT`], and was ended.
+    #[error("the read took longer than {} s", READ_TIMEOUT.as_secs())]
     TooSlow,
-    /// The lists that this user asked for before take longer than [`READ_LIMIT`].
+    /// The lists that this user asked for before take longer than [`READ_TIMEOUT`].
     #[error("the user reads too many lists at once")]
     ListsBusy,
     /// The writer is gone.
@@ -144,10 +144,10 @@ pub enum StoreError {
 
 impl StoreError {
     /// What it says of the disk and the file, if anything.
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn storage_fault(&self) -> Option<StorageFault> {
         match self {
-            Self::Trouble(trouble) => Some(*trouble),
-            Self::Sqlite(error) => Trouble::of(error),
+            Self::Fault(fault) => Some(*fault),
+            Self::Sqlite(error) => StorageFault::of(error),
             _ => None,
         }
     }
@@ -159,15 +159,15 @@ pub struct Store {
     writer: writer::Writer,
     health: health::Health,
     /// Has the next commit bring the files to their size.
-    cut_wanted: Arc<AtomicBool>,
-    reports: reports::Reports,
-    lines: lines::Lines,
+    truncate_requested: Arc<AtomicBool>,
+    reports: reports::ReportCache,
+    lanes: lanes::LaneRegistry,
     /// For reads of a few rows that somebody waits for.
-    readers: readers::Readers,
+    readers: readers::ReaderPool,
     /// For lists, which nothing else waits behind.
-    lists: lists::Lists,
+    lists: lists::ListReaders,
     /// For reads of our own that take as long as they take, such as the scheduler's.
-    background: readers::Readers,
+    background: readers::ReaderPool,
     orchestrator_id: OrchestratorId,
     reserve: reserve::Reserve,
 }
@@ -176,8 +176,8 @@ impl Store {
     /// Opens the database at `path`, makes it when missing, and brings it to our schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut opened = Self::try_open(path);
-        let is_full = |error: &StoreError| error.trouble() == Some(Trouble::Full);
-        if opened.as_ref().err().is_some_and(is_full) && ballast::drop_at(path) {
+        let is_full = |error: &StoreError| error.storage_fault() == Some(StorageFault::Full);
+        if opened.as_ref().err().is_some_and(is_full) && ballast::remove(path) {
             tracing::warn!(
                 "the disk that holds the database is full; the room kept for a start is used"
             );
@@ -187,10 +187,10 @@ impl Store {
         {
             tracing::warn!(%error, "no room can be kept for a start on a full disk");
         }
-        opened.map_err(|error| match error.trouble() {
-            Some(trouble) => StoreError::Unusable {
+        opened.map_err(|error| match error.storage_fault() {
+            Some(fault) => StoreError::Unusable {
                 path: path.to_owned(),
-                trouble,
+                fault,
                 source: Box::new(error),
             },
             None => error,
@@ -204,33 +204,33 @@ impl Store {
             .append(true)
             .mode(0o600)
             .open(path)?;
-        wal_check::set_aside_if_damaged(path)?;
+        wal_check::quarantine_if_damaged(path)?;
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        space::make_shrinkable(&connection)?;
+        space::enable_incremental_vacuum(&connection)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "journal_size_limit", wal::USUAL)?;
+        connection.pragma_update(None, "journal_size_limit", wal::WAL_RETAINED_BYTES)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        migrate::run(&mut connection, path)?;
-        let orchestrator_id = identity::ensure(&mut connection)?;
+        migrate::migrate(&mut connection, path)?;
+        let orchestrator_id = orchestrator_id::get_or_create(&mut connection)?;
         // The keys come after it, also on a disk that loses power.
         if let Some(directory) = path.parent() {
             File::open(directory)?.sync_all()?;
         }
-        space::rewrite_once(&connection)?;
-        let (health, cut_wanted) = (health::Health::default(), Arc::default());
-        let wal = wal::Wal::of(path, Arc::clone(&cut_wanted));
-        let lines = lines::Lines::open(&connection)?;
+        space::rewrite_if_needed(&connection)?;
+        let (health, truncate_requested) = (health::Health::default(), Arc::default());
+        let wal = wal::Wal::of(path, Arc::clone(&truncate_requested));
+        let lanes = lanes::LaneRegistry::open(&connection)?;
         Ok(Self {
             writer: writer::Writer::start(connection, wal, health.clone()),
-            readers: readers::Readers::open(path, READERS, Some(READ_LIMIT))?,
-            lists: lists::Lists::open(path)?,
-            background: readers::Readers::open(path, BACKGROUND_READERS, None)?,
+            readers: readers::ReaderPool::open(path, REQUEST_READERS, Some(READ_TIMEOUT))?,
+            lists: lists::ListReaders::open(path)?,
+            background: readers::ReaderPool::open(path, BACKGROUND_READERS, None)?,
             health,
-            cut_wanted,
-            reports: reports::Reports::default(),
-            lines,
+            truncate_requested,
+            reports: reports::ReportCache::default(),
+            lanes,
             orchestrator_id,
             reserve: reserve::Reserve {
                 database: path.to_owned(),
@@ -269,18 +269,18 @@ impl Store {
         f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let outcome = self.readers.read(f).await;
-        self.health.note(&outcome);
+        self.health.record(&outcome);
         outcome
     }
 
-    /// The same for a list that the user `by` asks for, after at most [`lists::PER_USER`] others of theirs.
+    /// The same for a list that the user `by` asks for, after at most [`lists::MAX_LISTS_PER_USER`] others of theirs.
     async fn list<T: Send + 'static>(
         &self,
         by: UserId,
         f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let outcome = self.lists.read(by, f).await;
-        self.health.note(&outcome);
+        self.health.record(&outcome);
         outcome
     }
 
@@ -290,17 +290,17 @@ impl Store {
         f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let outcome = self.background.read(f).await;
-        self.health.note(&outcome);
+        self.health.record(&outcome);
         outcome
     }
 
     /// The same for one that can't begin anew.
-    async fn read_once<T: Send + 'static>(
+    async fn read_blocking<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let outcome = self.background.read_once(f).await;
-        self.health.note(&outcome);
+        let outcome = self.background.read_blocking(f).await;
+        self.health.record(&outcome);
         outcome
     }
 }

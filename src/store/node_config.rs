@@ -5,7 +5,7 @@
 
 use super::{
     Node, Store, StoreError,
-    rows::{document, to_document},
+    rows::{parse_document, to_document},
 };
 use crate::api::{
     NodeId,
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// Configuration that a node was last served.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Served {
+pub struct ServedConfig {
     /// Its content, without version and dates. The SHA-256 of the token stands for the token.
     pub content: NodeConfig,
     /// The registration whose token it carries.
@@ -28,14 +28,14 @@ pub struct Served {
     pub applied: Option<i64>,
 }
 
-impl Served {
+impl ServedConfig {
     /// Reads a column. An older release stored the content alone, and knew no registrations.
     fn read(column: &str) -> Result<Self, StoreError> {
-        if let Ok(served) = document(column) {
+        if let Ok(served) = parse_document(column) {
             return Ok(served);
         }
         Ok(Self {
-            content: document(column)?,
+            content: parse_document(column)?,
             registration: 0,
             token_since: 1,
             applied: None,
@@ -49,14 +49,14 @@ impl Served {
 
 impl Node {
     /// What the node was last served; nothing where that can't be read any more.
-    pub fn served(&self) -> Option<Served> {
-        Served::read(self.config.as_deref()?).ok()
+    pub fn served_config(&self) -> Option<ServedConfig> {
+        ServedConfig::read(self.config.as_deref()?).ok()
     }
 }
 
 /// How it went to store an acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Acknowledged {
+pub enum AckOutcome {
     /// It is stored; whether it is the first one of its version.
     Stored {
         /// Whether the node has acknowledged no such version just before.
@@ -73,7 +73,7 @@ pub enum Acknowledged {
 /// What is stored of a node's configuration.
 struct State {
     registration: i64,
-    served: Option<Served>,
+    served: Option<ServedConfig>,
     version: i64,
     ack_version: Option<i64>,
     is_applied: bool,
@@ -97,12 +97,12 @@ impl State {
         let Some((state, served)) = row.optional()? else {
             return Ok(None);
         };
-        let served = served.as_deref().map(Served::read).transpose()?;
+        let served = served.as_deref().map(ServedConfig::read).transpose()?;
         Ok(Some(Self { served, ..state }))
     }
 
     /// The registration whose token the node applied last, once it is served this content.
-    fn applied(&self, served: &Served) -> Option<i64> {
+    fn applied(&self, served: &ServedConfig) -> Option<i64> {
         let has_applied = self.is_applied && self.ack_version >= Some(served.token_since);
         if has_applied {
             Some(served.registration)
@@ -128,7 +128,7 @@ impl Store {
             if state.registration != registration {
                 return Ok(None);
             }
-            let mut next = Served {
+            let mut next = ServedConfig {
                 content: content.clone(),
                 registration,
                 token_since: state.version + 1,
@@ -163,29 +163,29 @@ impl Store {
         version: i64,
         ack: ConfigAck,
         now: Time,
-    ) -> Result<Acknowledged, StoreError> {
+    ) -> Result<AckOutcome, StoreError> {
         self.write(move |c| {
             let Some(state) = State::read(c, id)?.filter(|state| state.registration == registration) else {
-                return Ok(Acknowledged::Unregistered);
+                return Ok(AckOutcome::Unregistered);
             };
             let Some(served) = state.served.filter(|_| (1..=state.version).contains(&version)) else {
-                return Ok(Acknowledged::NeverServed);
+                return Ok(AckOutcome::NeverServed);
             };
             if version < served.token_since {
-                return Ok(Acknowledged::Replaced);
+                return Ok(AckOutcome::Replaced);
             }
-            let error = ack.error.as_ref().map(AckError::line);
+            let error = ack.error.as_ref().map(AckError::to_stored);
             c.execute(
                 "UPDATE nodes SET ack_version = ?2, ack_status = ?3, ack_error = ?4, ack_at = ?5, last_seen_at = ?5
                  WHERE id = ?1",
                 params![id, version, ack.status.as_str(), error, now],
             )?;
             if served.applied.is_some() && ack.status == AckStatus::Applied {
-                let served = Served { applied: None, ..served };
+                let served = ServedConfig { applied: None, ..served };
                 c.execute("UPDATE nodes SET config = ?2 WHERE id = ?1", params![id, to_document(&served)?])?;
             }
             let is_first = state.ack_version != Some(version);
-            Ok(Acknowledged::Stored { is_first })
+            Ok(AckOutcome::Stored { is_first })
         })
         .await
     }
@@ -193,7 +193,7 @@ impl Store {
 
 /// Ends the tokens of earlier registrations, since the node's Worker API is somewhere else now: whoever
 /// registered again, and may not be the machine of before, must not be shown them.
-pub(super) fn end_older_tokens(c: &Connection, id: NodeId) -> Result<(), StoreError> {
+pub(super) fn revoke_older_tokens(c: &Connection, id: NodeId) -> Result<(), StoreError> {
     let Some(state) = State::read(c, id)? else {
         return Ok(());
     };
@@ -206,7 +206,7 @@ pub(super) fn end_older_tokens(c: &Connection, id: NodeId) -> Result<(), StoreEr
             )?;
         }
         Some(served) if served.applied.is_some() => {
-            let served = Served {
+            let served = ServedConfig {
                 applied: None,
                 ..served
             };

@@ -2,9 +2,9 @@
 
 use super::{
     Store, StoreError, audit,
-    node_config::end_older_tokens,
-    reports::Reports,
-    rows::{document, named, to_document},
+    node_config::revoke_older_tokens,
+    reports::ReportCache,
+    rows::{parse_document, parse_name, to_document},
 };
 use crate::api::{
     NodeId,
@@ -31,7 +31,7 @@ pub struct Node {
     pub draining: bool,
     /// Where it says that it is reached.
     pub worker_url: Option<String>,
-    /// What it was last served, as JSON; see [`Node::served`].
+    /// What it was last served, as JSON; see [`Node::served_config`].
     pub config: Option<String>,
     /// Counts what it was served; 0 before the first time.
     pub config_version: i64,
@@ -48,7 +48,7 @@ pub struct Node {
 }
 
 /// How a registration ended.
-pub enum Registration {
+pub enum RegisterOutcome {
     /// The slug is new; the node's id, and the number of this registration.
     Created(NodeId, i64),
     /// The slug was known, and is this machine's.
@@ -61,7 +61,7 @@ pub enum Registration {
 
 /// How it went to forget a node.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Forgetting {
+pub enum ForgetOutcome {
     /// It is gone.
     Forgotten(NodeId),
     /// It stays, since it has so many jobs now.
@@ -78,10 +78,10 @@ pub(super) const SELECT: &str =
      FROM nodes n";
 
 /// A row of [`SELECT`]; by position, since there may be thousands at every turn of the scheduler.
-pub(super) fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError> {
+pub(super) fn node(row: &Row<'_>, reports: &ReportCache) -> Result<Node, StoreError> {
     let text = |n| Ok::<_, rusqlite::Error>(row.get_ref(n)?.as_str()?);
     let id = row.get(0)?;
-    let capability = reports.get(id, text(2)?, || document(text(3)?))?;
+    let capability = reports.get_or_parse(id, text(2)?, || parse_document(text(3)?))?;
     let ack_status: Option<String> = row.get(10)?;
     Ok(Node {
         id,
@@ -94,7 +94,7 @@ pub(super) fn node(row: &Row<'_>, reports: &Reports) -> Result<Node, StoreError>
         config_version: row.get(8)?,
         ack_version: row.get(9)?,
         ack_status: ack_status
-            .map(|name| named(name, "ack_status"))
+            .map(|name| parse_name(name, "ack_status"))
             .transpose()?,
         ack_error: row.get(11)?,
         running_jobs: row.get(12)?,
@@ -114,7 +114,8 @@ impl Store {
             let known: Option<(NodeId, Option<String>)> = c
                 .query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let owned = known.filter(|(_, owner)| may_use(owner.as_deref(), key_sha256.as_deref()));
+            let owned =
+                known.filter(|(_, owner)| may_claim_slug(owner.as_deref(), key_sha256.as_deref()));
             Ok(owned.map(|(id, _)| id))
         })
         .await
@@ -129,27 +130,27 @@ impl Store {
         key_sha256: Option<String>,
         most: u32,
         event: AuditEvent,
-    ) -> Result<Registration, StoreError> {
+    ) -> Result<RegisterOutcome, StoreError> {
         self.write(move |c| {
             let (now, slug) = (event.at, report.node.node_slug.clone());
             let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
             let known: Option<(NodeId, Option<String>)> =
                 c.query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             if let Some((id, owner)) = known {
-                if !may_use(owner.as_deref(), key_sha256.as_deref()) {
-                    audit::add_bounded(c, &event.to(slug).failed("slug-taken"))?;
-                    return Ok(Registration::Taken);
+                if !may_claim_slug(owner.as_deref(), key_sha256.as_deref()) {
+                    audit::add_rate_limited(c, &event.to(slug).failed("slug-taken"))?;
+                    return Ok(RegisterOutcome::Taken);
                 }
                 let registration = new_registration(c, id)?;
                 store_report(c, id, &report, &report_sha256, &event)?;
-                restore_drain(c, id, key_sha256.as_deref())?;
-                audit::add_bounded(c, &event.by(id, slug))?;
-                return Ok(Registration::Known(id, registration));
+                carry_over_drain(c, id, key_sha256.as_deref())?;
+                audit::add_rate_limited(c, &event.by(id, slug))?;
+                return Ok(RegisterOutcome::Known(id, registration));
             }
             let nodes: u32 = c.query_row("SELECT count(*) FROM nodes", [], |row| row.get(0))?;
             if nodes >= most {
-                audit::add_bounded(c, &event.to(slug).failed("too-many-nodes"))?;
-                return Ok(Registration::Full);
+                audit::add_rate_limited(c, &event.to(slug).failed("too-many-nodes"))?;
+                return Ok(RegisterOutcome::Full);
             }
             let id = NodeId::new();
             c.execute(
@@ -159,9 +160,9 @@ impl Store {
             )?;
             let registration = new_registration(c, id)?;
             store_report(c, id, &report, &report_sha256, &event)?;
-            restore_drain(c, id, key_sha256.as_deref())?;
-            audit::add_bounded(c, &event.by(id, slug))?;
-            Ok(Registration::Created(id, registration))
+            carry_over_drain(c, id, key_sha256.as_deref())?;
+            audit::add_rate_limited(c, &event.by(id, slug))?;
+            Ok(RegisterOutcome::Created(id, registration))
         })
         .await
     }
@@ -209,12 +210,12 @@ impl Store {
     }
 
     /// Forgets the node of this slug, unless it has jobs now. Its past jobs stay, with its slug. A drain
-    /// outlives the node where its machine showed a key: see [`restore_drain`].
+    /// outlives the node where its machine showed a key: see [`carry_over_drain`].
     pub async fn node_forget(
         &self,
         slug: String,
         event: AuditEvent,
-    ) -> Result<Forgetting, StoreError> {
+    ) -> Result<ForgetOutcome, StoreError> {
         let reports = self.reports.clone();
         self.write(move |c| {
             let known: Option<(NodeId, u32)> = c
@@ -228,11 +229,11 @@ impl Store {
                 .optional()?;
             let Some((id, running)) = known else {
                 audit::add(c, &event.to(slug).failed("not-found"))?;
-                return Ok(Forgetting::Unknown);
+                return Ok(ForgetOutcome::Unknown);
             };
             if running > 0 {
                 audit::add(c, &event.to(slug).failed("conflict"))?;
-                return Ok(Forgetting::Busy(running));
+                return Ok(ForgetOutcome::Busy(running));
             }
             c.execute(
                 "UPDATE jobs SET node_id = NULL, node_slug = ?2 WHERE node_id = ?1",
@@ -244,9 +245,9 @@ impl Store {
                 [id],
             )?;
             c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
-            reports.forget(id);
+            reports.remove(id);
             audit::add(c, &event.to(slug))?;
-            Ok(Forgetting::Forgotten(id))
+            Ok(ForgetOutcome::Forgotten(id))
         })
         .await
     }
@@ -293,7 +294,7 @@ impl Store {
 
 /// Whether a machine that shows this key may use a slug that was first registered with that one. A
 /// slug that came without a key belongs to nobody, as long as it is known.
-fn may_use(owner: Option<&str>, shown: Option<&str>) -> bool {
+fn may_claim_slug(owner: Option<&str>, shown: Option<&str>) -> bool {
     owner.is_none_or(|owner| {
         shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(owner.as_bytes())))
     })
@@ -301,7 +302,11 @@ fn may_use(owner: Option<&str>, shown: Option<&str>) -> bool {
 
 /// Drains a node whose machine was draining when it was last forgotten: a machine that registers again
 /// by itself must not take jobs that an admin had kept away from it.
-fn restore_drain(c: &Connection, id: NodeId, key_sha256: Option<&str>) -> Result<(), StoreError> {
+fn carry_over_drain(
+    c: &Connection,
+    id: NodeId,
+    key_sha256: Option<&str>,
+) -> Result<(), StoreError> {
     let sql = "DELETE FROM drained_keys WHERE node_key_sha256 = ?1";
     if c.execute(sql, [key_sha256])? > 0 {
         c.execute("UPDATE nodes SET draining = 1 WHERE id = ?1", [id])?;
@@ -332,7 +337,7 @@ fn store_report(
         .optional()?
         .flatten();
     if before.as_deref() != url {
-        end_older_tokens(c, id)?;
+        revoke_older_tokens(c, id)?;
     }
     if let Some(before) = before.filter(|before| Some(before.as_str()) != url) {
         let event = AuditEvent {
@@ -340,7 +345,7 @@ fn store_report(
             ..event.clone()
         };
         let event = event.by(id, report.node.node_slug.as_str());
-        audit::add_bounded(c, &event.changed(&before, url.unwrap_or("none")))?;
+        audit::add_rate_limited(c, &event.changed(&before, url.unwrap_or("none")))?;
     }
     let changed = c.execute(
         "UPDATE nodes SET capability = ?2, capability_sha256 = ?3, worker_url = ?4, last_seen_at = ?5 WHERE id = ?1",

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 
 /// Which attempts of a job somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct JobOwnership {
     /// Whose.
     pub task: TaskId,
     /// Whether a node has it.
@@ -38,7 +38,7 @@ pub struct Standing {
 
 /// What may still become of a job that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prospects {
+pub struct JobOutlook {
     /// Whether it is to be canceled.
     pub is_canceled: bool,
     /// Whether another node may be given it.
@@ -47,13 +47,13 @@ pub struct Prospects {
 
 impl Store {
     /// What may still become of a task's job; nothing where none runs.
-    pub async fn job_prospects(&self, task: TaskId) -> Result<Option<Prospects>, StoreError> {
+    pub async fn job_outlook(&self, task: TaskId) -> Result<Option<JobOutlook>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT cancel_requested, last_attempt < max_attempts FROM jobs WHERE task_id = ?1 AND status = 'running'",
             )?;
             let prospects = statement.query_row([task], |row| {
-                Ok(Prospects {
+                Ok(JobOutlook {
                     is_canceled: row.get(0)?,
                     may_move: row.get(1)?,
                 })
@@ -82,7 +82,7 @@ impl Store {
             if changed == 0 {
                 return Ok(None);
             }
-            Ok(running_by_id(c, id)?.and_then(|job| job.offered()))
+            Ok(running_by_id(c, id)?.and_then(|job| job.offered_attempt()))
         })
         .await
     }
@@ -123,10 +123,10 @@ impl Store {
     }
 
     /// Where these jobs stand, also those of deleted tasks; what this database never had is left out.
-    pub async fn job_standings(
+    pub async fn job_ownership(
         &self,
         ids: Vec<JobId>,
-    ) -> Result<HashMap<JobId, Standing>, StoreError> {
+    ) -> Result<HashMap<JobId, JobOwnership>, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT task_id, status = 'running', attempt, node_id, last_attempt, offered_node_id
@@ -139,7 +139,7 @@ impl Store {
                 let found = statement.query_row([id], |row| {
                     let offered_to: Option<NodeId> = row.get(5)?;
                     let last_attempt = row.get(4)?;
-                    Ok(Standing {
+                    Ok(JobOwnership {
                         task: row.get(0)?,
                         is_running: row.get(1)?,
                         current: (row.get(2)?, row.get(3)?),

@@ -1,6 +1,6 @@
 //! The queue, as the scheduler reads it.
 //!
-//! Each user's jobs that ask the same of a node stand in one line, by priority and then by age:
+//! Each user's jobs that ask the same of a node stand in one lane, by priority and then by age:
 //!
 //! ```text
 //! index jobs_queued: (user, placement, rank, id, not_before)
@@ -10,15 +10,15 @@
 //!     bob  {}                   0  job 9
 //! ```
 //!
-//! A backoff longer than any ([`LONGEST_BACKOFF`]) is none: the clock was set back since.
+//! A backoff longer than any ([`MAX_BACKOFF`]) is none: the clock was set back since.
 //!
-//! Which lines there are is known in memory ([`lines`](super::lines)). So a look costs as much as there are
-//! lines that a node could serve and as it takes jobs, however long the lines are. Only
+//! Which lanes there are is known in memory ([`lanes`](super::lanes)). So a look costs as much as there are
+//! lanes that a node could serve and as it takes jobs, however long the lanes are. Only
 //! jobs in a backoff are stepped over one by one: not more than were given to nodes within its length.
 
 use super::{
     Store, StoreError,
-    rows::{document, to_document},
+    rows::{parse_document, to_document},
 };
 use crate::api::{JobId, NodeId, UserId, tasks::TaskSpec, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
@@ -30,7 +30,7 @@ use std::{
 };
 
 /// Longest pause between two attempts.
-pub const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
+pub const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What a job asks of its node. What is the same has the same text in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +48,14 @@ pub struct Placement {
 
 /// Jobs of one user that ask the same of a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Line {
+pub struct Lane {
     /// Whose.
     pub user: UserId,
     /// What they ask, as it is stored.
     pub placement: Arc<str>,
 }
 
-/// A job that waits for a node; in a line the least comes first.
+/// A job that waits for a node; in a lane the least comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueuedJob {
     /// Minus its priority.
@@ -63,14 +63,14 @@ pub struct QueuedJob {
     /// Which job; ids sort by age.
     pub id: JobId,
     /// Since when it could have been given to a node.
-    pub since: Time,
+    pub eligible_at: Time,
 }
 
 /// Whether jobs wait for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct QueueStatus {
     /// Some may run now.
-    pub now: bool,
+    pub has_eligible: bool,
     /// When the backoff of the next one ends.
     pub next_at: Option<Time>,
 }
@@ -79,8 +79,8 @@ pub struct Due {
 pub trait Queue {
     /// How many jobs of each user nodes have.
     fn running(&self) -> Result<HashMap<UserId, u32>, StoreError>;
-    /// The first job of a line that may run now, of those behind `last`.
-    fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError>;
+    /// The first job of a lane that may run now, of those behind `last`.
+    fn next(&self, lane: &Lane, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError>;
     /// The image of a job, in normal form.
     fn image(&self, job: JobId) -> Result<String, StoreError>;
 }
@@ -92,11 +92,11 @@ struct Snapshot<'a> {
 }
 
 // Two steps and not one with `(user_id, placement) > (?1, ?2)`: SQLite would go to the first job of the
-// line that is left, and pass all that stand in it.
+// lane that is left, and pass all that stand in it.
 const NEXT_USER: &str =
     "SELECT user_id FROM jobs WHERE status = 'queued' AND user_id > ?1 ORDER BY user_id LIMIT 1";
 
-const NEXT_LINE: &str = "SELECT placement FROM jobs
+const NEXT_LANE: &str = "SELECT placement FROM jobs
      WHERE status = 'queued' AND user_id = ?1 AND placement > ?2 ORDER BY placement LIMIT 1";
 
 const NEXT_JOB: &str = "SELECT rank, id, not_before FROM jobs
@@ -106,7 +106,7 @@ const NEXT_JOB: &str = "SELECT rank, id, not_before FROM jobs
 
 impl Placement {
     /// What a task's jobs ask.
-    pub(super) fn of(spec: &TaskSpec) -> Self {
+    pub(super) fn from_spec(spec: &TaskSpec) -> Self {
         Self {
             labels: spec.node_labels.iter().cloned().collect(),
             inference: spec.sandbox.use_inference == Some(true),
@@ -115,8 +115,8 @@ impl Placement {
     }
 
     /// From what is stored.
-    pub fn read(text: &str) -> Result<Self, StoreError> {
-        document(text)
+    pub fn parse(text: &str) -> Result<Self, StoreError> {
+        parse_document(text)
     }
 
     /// As it is stored.
@@ -135,16 +135,16 @@ fn text(
         .optional()?)
 }
 
-/// All lines in which somebody stands, be it in a backoff.
-pub(super) fn lines(c: &Connection) -> Result<Vec<Line>, StoreError> {
+/// All lanes in which somebody stands, be it in a backoff.
+pub(super) fn lanes(c: &Connection) -> Result<Vec<Lane>, StoreError> {
     let mut next_user = c.prepare_cached(NEXT_USER)?;
-    let mut next_line = c.prepare_cached(NEXT_LINE)?;
-    let (mut lines, mut last) = (Vec::new(), String::new());
+    let mut next_lane = c.prepare_cached(NEXT_LANE)?;
+    let (mut lanes, mut last) = (Vec::new(), String::new());
     while let Some(user) = text(&mut next_user, [&last])? {
         let id = user.parse().map_err(|_| StoreError::Damaged("user's id"))?;
         let mut passed = String::new();
-        while let Some(placement) = text(&mut next_line, [&user, &passed])? {
-            lines.push(Line {
+        while let Some(placement) = text(&mut next_lane, [&user, &passed])? {
+            lanes.push(Lane {
                 user: id,
                 placement: placement.as_str().into(),
             });
@@ -152,7 +152,7 @@ pub(super) fn lines(c: &Connection) -> Result<Vec<Line>, StoreError> {
         }
         last = user;
     }
-    Ok(lines)
+    Ok(lanes)
 }
 
 impl Queue for Snapshot<'_> {
@@ -164,24 +164,24 @@ impl Queue for Snapshot<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
+    fn next(&self, lane: &Lane, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
         let mut statement = self.connection.prepare_cached(NEXT_JOB)?;
         let rank = last.map_or(i64::MIN, |job| job.rank.into());
         let id = last.map(|job| job.id.to_string()).unwrap_or_default();
         let next = statement.query_row(
             params![
-                line.user,
-                line.placement,
+                lane.user,
+                lane.placement,
                 rank,
                 id,
                 self.now,
-                self.now.plus(LONGEST_BACKOFF)
+                self.now.plus(MAX_BACKOFF)
             ],
             |row| {
                 Ok(QueuedJob {
                     rank: row.get(0)?,
                     id: row.get(1)?,
-                    since: row.get(2)?,
+                    eligible_at: row.get(2)?,
                 })
             },
         );
@@ -198,16 +198,16 @@ impl Queue for Snapshot<'_> {
 
 impl Store {
     /// Whether jobs wait for a node. Costs the same however many.
-    pub async fn queue_due(&self, now: Time) -> Result<Due, StoreError> {
+    pub async fn queue_status(&self, now: Time) -> Result<QueueStatus, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND not_before <= ?1)
                             OR EXISTS (SELECT 1 FROM jobs WHERE status = 'queued' AND not_before > ?2),
                         (SELECT min(not_before) FROM jobs WHERE status = 'queued' AND not_before BETWEEN ?1 + 1 AND ?2)",
             )?;
-            let due = statement.query_row([now, now.plus(LONGEST_BACKOFF)], |row| {
-                Ok(Due {
-                    now: row.get(0)?,
+            let due = statement.query_row([now, now.plus(MAX_BACKOFF)], |row| {
+                Ok(QueueStatus {
+                    has_eligible: row.get(0)?,
                     next_at: row.get(1)?,
                 })
             });
@@ -222,7 +222,7 @@ impl Store {
         now: Time,
         decide: impl FnOnce(&dyn Queue) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.read_once(move |c| {
+        self.read_blocking(move |c| {
             // So that all of it is read as it was at one moment.
             let connection = &c.unchecked_transaction()?;
             decide(&Snapshot { connection, now })
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_passes_no_job_however_long_the_lines_are() {
+    async fn lane_scan_skips_no_job() {
         let (store, _home) = open();
         let user = UserId::new();
         let mut told = Vec::new();
@@ -283,7 +283,7 @@ mod tests {
                 };
                 Ok([
                     steps(NEXT_USER, &[&user])?,
-                    steps(NEXT_LINE, &[&user, &"{}"])?,
+                    steps(NEXT_LANE, &[&user, &"{}"])?,
                     steps(NEXT_JOB, &[&user, &"{}", &i64::MIN, &"", &5, &6])?,
                     steps(NEXT_JOB, &[&user, &"{}", &0, &first, &5, &6])?,
                 ])
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_told_apart_and_each_is_read_by_priority_and_age() {
+    async fn lanes_are_distinct_and_ordered() {
         let (store, _home) = open();
         let [ann, bob] = [(); 2].map(|()| UserId::new());
         let gpu = r#"{"labels":["gpu"]}"#;
@@ -315,14 +315,14 @@ mod tests {
             Ok(())
         });
         write.await.unwrap();
-        let lines = store.read(lines).await.unwrap();
+        let lanes = store.read(lanes).await.unwrap();
         let read = |now| {
-            let lines = lines.clone();
+            let lanes = lanes.clone();
             store.queue_look(Time::from_millis(now), move |queue| {
                 let mut read = Vec::new();
-                for line in lines {
+                for lane in lanes {
                     let mut last = None;
-                    while let Some(job) = queue.next(&line, last.as_ref())? {
+                    while let Some(job) = queue.next(&lane, last.as_ref())? {
                         read.push(job.id);
                         last = Some(job);
                     }
@@ -333,25 +333,31 @@ mod tests {
         let ids = |of: &[usize]| of.iter().map(|n| jobs[*n].0).collect::<Vec<_>>();
         assert_eq!(read(5).await.unwrap(), ids(&[3, 0, 2, 5]));
         assert_eq!(read(9).await.unwrap(), ids(&[4, 3, 0, 1, 2, 5]));
-        let due = |now| store.queue_due(Time::from_millis(now));
+        let due = |now| store.queue_status(Time::from_millis(now));
         let next_at = Some(Time::from_millis(9));
-        assert!(!due(-1).await.unwrap().now);
-        assert_eq!(due(5).await.unwrap(), Due { now: true, next_at });
+        assert!(!due(-1).await.unwrap().has_eligible);
+        assert_eq!(
+            due(5).await.unwrap(),
+            QueueStatus {
+                has_eligible: true,
+                next_at
+            }
+        );
         assert_eq!(due(9).await.unwrap().next_at, None);
         // The clock was set back by more than a backoff can be.
-        let before = 8 - LONGEST_BACKOFF.as_millis() as i64;
+        let before = 8 - MAX_BACKOFF.as_millis() as i64;
         assert_eq!(read(before).await.unwrap(), ids(&[4, 1]));
-        assert!(due(before).await.unwrap().now);
+        assert!(due(before).await.unwrap().has_eligible);
     }
 
     #[test]
-    fn what_asks_the_same_has_the_same_text() {
+    fn equal_requests_have_equal_text() {
         let of = |labels: &[&str]| {
             let json = serde_json::json!({
                 "sandbox": {"image": "a", "command": ["x"]}, "node_labels": labels, "max_attempts": 3,
             });
             let spec: TaskSpec = serde_json::from_value(json).unwrap();
-            Placement::of(&spec).text().unwrap()
+            Placement::from_spec(&spec).text().unwrap()
         };
         assert_eq!(of(&[]), "{}");
         assert_eq!(of(&["b", "a/1", "b"]), r#"{"labels":["a/1","b"]}"#);

@@ -3,26 +3,27 @@
 //! Most reads are done in less time than another thread takes to wake up, and on a busy machine that
 //! takes milliseconds. So a read begins on the thread of its caller, which serves requests. One that
 //! turns out long is broken off there and done anew on a thread that may block, so that nobody else
-//! waits for it: a caller's thread is held for [`BRIEF`] and the few rows, or pages of a slow disk,
+//! waits for it: a caller's thread is held for [`INLINE_READ_TIMEOUT`] and the few rows, or pages of a slow disk,
 //! that were under way then.
 
 use super::{BUSY_TIMEOUT, StoreError};
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a read may keep its caller's thread.
-const BRIEF: Duration = Duration::from_millis(1);
+const INLINE_READ_TIMEOUT: Duration = Duration::from_millis(1);
 /// Steps of SQLite's machine between two looks at the time; a row takes some twenty.
-const STEPS: i32 = 64;
+const PROGRESS_STEPS: i32 = 64;
 
 #[derive(Clone)]
-pub(super) struct Readers {
+pub(super) struct ReaderPool {
     free: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     count: usize,
@@ -30,7 +31,7 @@ pub(super) struct Readers {
     limit: Option<Duration>,
 }
 
-impl Readers {
+impl ReaderPool {
     /// Opens `count` connections; a read that takes longer than `limit` is ended.
     pub(super) fn open(
         path: &Path,
@@ -58,7 +59,7 @@ impl Readers {
         mut f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let permit = self.permit().await?;
-        match self.attempt(&mut f, Some(BRIEF)) {
+        match self.attempt(&mut f, Some(INLINE_READ_TIMEOUT)) {
             Err(error) if is_interrupted(&error) => {}
             answer => return answer,
         }
@@ -66,7 +67,7 @@ impl Readers {
     }
 
     /// For a read that can't begin anew: on a thread that may block from the start.
-    pub(super) async fn read_once<T: Send + 'static>(
+    pub(super) async fn read_blocking<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -84,7 +85,7 @@ impl Readers {
             tracing::warn!("a read of the database takes too long to wait for");
         }
         self.permits.close();
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         free.clear();
     }
 
@@ -117,13 +118,13 @@ impl Readers {
         f: &mut impl FnMut(&Connection) -> Result<T, StoreError>,
         most: Option<Duration>,
     ) -> Result<T, StoreError> {
-        let lock = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.free.lock();
         // As many permits as connections: one is always there.
         let mut connection = lock().pop().ok_or(StoreError::Closed)?;
         let began = Instant::now();
         let is_over = most.map(|most| move || began.elapsed() > most);
         let read = || {
-            connection.progress_handler(STEPS, is_over)?;
+            connection.progress_handler(PROGRESS_STEPS, is_over)?;
             f(&connection)
         };
         // Also after a panic, the connection is as good as before.
@@ -147,14 +148,14 @@ mod tests {
     use super::*;
     use std::thread::{self, ThreadId};
 
-    fn readers(home: &tempfile::TempDir) -> Readers {
+    fn readers(home: &tempfile::TempDir) -> ReaderPool {
         let path = home.path().join("db");
         Connection::open(&path).unwrap();
-        Readers::open(&path, 2, None).unwrap()
+        ReaderPool::open(&path, 2, None).unwrap()
     }
 
     /// Counts to `n`: on which threads that was begun, and how far it came.
-    async fn count(readers: &Readers, n: u32) -> (Vec<ThreadId>, u32) {
+    async fn count(readers: &ReaderPool, n: u32) -> (Vec<ThreadId>, u32) {
         let mut threads = Vec::new();
         let count = move |c: &Connection| {
             threads.push(thread::current().id());
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_read_holds_up_nobody_and_a_short_one_wakes_nobody() {
+    async fn long_read_blocks_nobody() {
         let home = tempfile::tempdir().unwrap();
         let readers = readers(&home);
         let here = thread::current().id();
@@ -181,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn read_beyond_its_limit_is_ended() {
         let home = tempfile::tempdir().unwrap();
-        let readers = Readers {
+        let readers = ReaderPool {
             limit: Some(Duration::from_millis(20)),
             ..readers(&home)
         };

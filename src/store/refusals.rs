@@ -1,7 +1,7 @@
 //! Nodes that refused a job for what they are: they don't allow its image or don't have it, or take no
 //! request of its size. Another node may run it.
 //!
-//! A job that was refused goes back to the queue, and stands there in a line of its own: the nodes to
+//! A job that was refused goes back to the queue, and stands there in a lane of its own: the nodes to
 //! leave out are part of what it asks of a node ([`Placement`]). So scheduling stays as cheap as it was. A
 //! node that starts anew may have changed: it is left out no longer.
 //!
@@ -9,9 +9,9 @@
 //! may have one more instead.
 
 use super::{
-    Line, Placement, Store, StoreError,
-    jobs::task_follows,
-    rows::{document, to_document},
+    Lane, Placement, Store, StoreError,
+    jobs::sync_task_status,
+    rows::{parse_document, to_document},
 };
 use crate::api::{JobId, NodeId, TaskId, UserId, tasks::TaskStatus, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -43,12 +43,12 @@ pub struct RefusedJob {
     pub refusals: Refusals,
 }
 
-/// Jobs of a line that are read at a time.
-const LINE_LIMIT: u32 = 1000;
+/// Jobs of a lane that are read at a time.
+const LANE_READ_LIMIT: u32 = 1000;
 
-/// Demands of a queued task, and who could not meet them.
+/// TaskRequirements of a queued task, and who could not meet them.
 #[derive(Clone, Debug, Default)]
-pub struct Demands {
+pub struct TaskRequirements {
     /// Labels that its node must bear.
     pub labels: Vec<String>,
     /// Nodes that refused it.
@@ -57,7 +57,7 @@ pub struct Demands {
 
 /// Refusals out of a column.
 pub(super) fn read(column: Option<String>) -> Result<Refusals, StoreError> {
-    column.map_or(Ok(Refusals::new()), |json| document(&json))
+    column.map_or(Ok(Refusals::new()), |json| parse_document(&json))
 }
 
 /// Takes a node out of what jobs that run elsewhere must not be given to.
@@ -70,7 +70,7 @@ fn readmit_running(c: &Connection, node: NodeId) -> Result<(), StoreError> {
         let (id, placement): (JobId, String) = (row.get(0)?, row.get(1)?);
         let mut refusals = read(row.get(2)?)?;
         if refusals.remove(&node).is_some() {
-            let mut placement = Placement::read(&placement)?;
+            let mut placement = Placement::parse(&placement)?;
             placement.except.remove(&node);
             refused.push((id, placement, refusals));
         }
@@ -93,7 +93,7 @@ impl Store {
         not_before: Time,
         now: Time,
     ) -> Result<bool, StoreError> {
-        let lines = self.lines.clone();
+        let lanes = self.lanes.clone();
         self.write(move |c| {
             let sql = "SELECT user_id, placement FROM jobs
                        WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0";
@@ -103,17 +103,17 @@ impl Store {
             let Some((user, placement)) = known else {
                 return Ok(false);
             };
-            let mut placement = Placement::read(&placement)?;
+            let mut placement = Placement::parse(&placement)?;
             placement.except = refusals.keys().copied().collect();
             let placement = placement.text()?;
-            lines.enter(Line { user, placement: placement.as_str().into() });
+            lanes.enter(Lane { user, placement: placement.as_str().into() });
             c.execute(
                 "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
                         not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
                  WHERE id = ?1",
                 params![id, not_before, placement, to_document(&refusals)?],
             )?;
-            task_follows(c, id, TaskStatus::Queued, now)?;
+            sync_task_status(c, id, TaskStatus::Queued, now)?;
             Ok(true)
         })
         .await
@@ -134,7 +134,7 @@ impl Store {
             let Some(placement) = offered.optional()? else {
                 return Ok(None);
             };
-            let mut placement = Placement::read(&placement)?;
+            let mut placement = Placement::parse(&placement)?;
             placement.except = refusals.keys().copied().collect();
             let placement = placement.text()?;
             c.execute(
@@ -148,22 +148,22 @@ impl Store {
     }
 
     /// Lines of queued jobs that some node refused, each with what it asks of a node; some may be empty.
-    pub fn lines_refused(&self) -> Result<Vec<(Line, Placement)>, StoreError> {
-        let with_refusals = self.lines.with("\"except\"").into_iter();
+    pub fn lane_list_refused(&self) -> Result<Vec<(Lane, Placement)>, StoreError> {
+        let with_refusals = self.lanes.with("\"except\"").into_iter();
         with_refusals
-            .map(|line| Ok((Placement::read(&line.placement)?, line)))
-            .map(|read| read.map(|(placement, line)| (line, placement)))
+            .map(|lane| Ok((Placement::parse(&lane.placement)?, lane)))
+            .map(|read| read.map(|(placement, lane)| (lane, placement)))
             .collect()
     }
 
-    /// Some of the jobs of a line, with who refused them.
-    pub async fn line_refusals(&self, line: Line) -> Result<Vec<RefusedJob>, StoreError> {
+    /// Some of the jobs of a lane, with who refused them.
+    pub async fn lane_refusals(&self, lane: Lane) -> Result<Vec<RefusedJob>, StoreError> {
         self.read_long(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT id, task_id, attempt, refusals FROM jobs
                  WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 LIMIT ?3",
             )?;
-            let mut rows = statement.query(params![line.user, line.placement, LINE_LIMIT])?;
+            let mut rows = statement.query(params![lane.user, lane.placement, LANE_READ_LIMIT])?;
             let mut jobs = Vec::new();
             while let Some(row) = rows.next()? {
                 jobs.push(RefusedJob {
@@ -193,7 +193,7 @@ impl Store {
             if changed == 0 {
                 return Ok(false);
             }
-            task_follows(c, id, TaskStatus::Failed, now)?;
+            sync_task_status(c, id, TaskStatus::Failed, now)?;
             c.execute(
                 "UPDATE tasks SET summary = ?2 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
                 params![id, summary],
@@ -206,23 +206,23 @@ impl Store {
     /// Lets jobs go to a node that refused them before: those that are queued, and those that run elsewhere
     /// and may be queued again.
     pub async fn node_readmit(&self, node: NodeId) -> Result<(), StoreError> {
-        let lines = self.lines.clone();
+        let lanes = self.lanes.clone();
         self.write(move |c| {
             readmit_running(c, node)?;
-            for line in lines.with(&node.to_string()) {
-                let mut placement = Placement::read(&line.placement)?;
+            for lane in lanes.with(&node.to_string()) {
+                let mut placement = Placement::parse(&lane.placement)?;
                 if placement.except.remove(&node) {
                     let placement = placement.text()?;
-                    lines.enter(Line {
-                        user: line.user,
+                    lanes.enter(Lane {
+                        user: lane.user,
                         placement: placement.as_str().into(),
                     });
                     c.execute(
                         "UPDATE jobs SET placement = ?3, refusals = json_remove(refusals, ?4)
                          WHERE status = 'queued' AND user_id = ?1 AND placement = ?2",
                         params![
-                            line.user,
-                            line.placement,
+                            lane.user,
+                            lane.placement,
                             placement,
                             format!("$.\"{node}\"")
                         ],
@@ -234,8 +234,8 @@ impl Store {
         .await
     }
 
-    /// Demands of a task.
-    pub async fn task_demands(&self, id: TaskId) -> Result<Demands, StoreError> {
+    /// TaskRequirements of a task.
+    pub async fn task_requirements(&self, id: TaskId) -> Result<TaskRequirements, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT t.spec ->> '$.node_labels', j.refusals FROM tasks t JOIN jobs j ON j.task_id = t.id
@@ -243,8 +243,8 @@ impl Store {
             )?;
             let (labels, refusals): (String, Option<String>) =
                 statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(Demands {
-                labels: document(&labels)?,
+            Ok(TaskRequirements {
+                labels: parse_document(&labels)?,
                 refusals: read(refusals)?,
             })
         })

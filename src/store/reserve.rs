@@ -90,7 +90,7 @@ impl Reserve {
 impl Store {
     /// Reserves room on the disk of the database, in bytes; 0 reserves none.
     #[must_use]
-    pub fn reserving(mut self, bytes: u64) -> Self {
+    pub fn with_disk_reserve(mut self, bytes: u64) -> Self {
         self.reserve.bytes = bytes;
         self
     }
@@ -109,7 +109,7 @@ impl Store {
     }
 
     /// Why no queued task is started, where that is for want of room.
-    pub fn start_space(&self) -> Result<(), StoreError> {
+    pub fn check_start_space(&self) -> Result<(), StoreError> {
         match self.reserve.check(self.reserve.bytes / 2) {
             Err(LowSpace::Bytes { free, reserved }) => Err(LowSpace::Start {
                 free,

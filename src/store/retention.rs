@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Most tasks, and most rows of each other kind, that go in one commit. A task's result may be half a
 /// megabyte.
-const BATCH: u32 = 50;
+const BATCH_LIMIT: u32 = 50;
 
 /// Which finished tasks are kept.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +18,12 @@ pub struct Retention {
     /// Those that ended within this time; all of them when there is none.
     pub age: Option<Duration>,
     /// At most so many, the newest; any number when there is none.
-    pub most: Option<u64>,
+    pub max_tasks: Option<u64>,
 }
 
 /// What went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Forgotten {
+pub struct ExpiredBatch {
     /// How many tasks.
     pub tasks: usize,
     /// Whether there may be more to go.
@@ -37,10 +37,10 @@ const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
 
 /// How long it is known, after a job's end, which attempts of it were given out. No sandbox runs for longer
 /// than a few hours; what else a node keeps is its spool, for as long as there is room.
-const DELETED_JOBS_KEPT: Duration = Duration::from_hours(30 * 24);
+const DELETED_JOBS_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// A task and all that names it. A node may still have what was given out of its jobs.
-const FORGET_TASK: [&str; 4] = [
+const DELETE_TASK: [&str; 4] = [
     "DELETE FROM idempotency_keys WHERE task_id = ?1",
     "INSERT INTO deleted_jobs SELECT id, task_id, last_attempt, ended_at FROM jobs
      WHERE task_id = ?1 AND last_attempt > 0 AND ended_at IS NOT NULL",
@@ -66,22 +66,26 @@ const OLD_DELETED_JOBS: &str = "DELETE FROM deleted_jobs WHERE id IN
 
 impl Store {
     /// Forgets some of what is not kept any more.
-    pub async fn forget_some(&self, keep: Retention, now: Time) -> Result<Forgotten, StoreError> {
+    pub async fn expired_delete(
+        &self,
+        keep: Retention,
+        now: Time,
+    ) -> Result<ExpiredBatch, StoreError> {
         self.write(move |c| {
-            let tasks = not_kept(c, keep, now)?;
+            let tasks = expired_tasks(c, keep, now)?;
             for id in &tasks {
-                forget_task(c, *id)?;
+                delete_task(c, *id)?;
             }
-            let is_full = |rows: usize| rows == BATCH as usize;
+            let is_full = |rows: usize| rows == BATCH_LIMIT as usize;
             let mut more = is_full(tasks.len());
             let expired = EXPIRED.map(|sql| (sql, now));
             for (sql, by) in expired.into_iter().chain([
                 (OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW)),
-                (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_KEPT)),
+                (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_RETENTION)),
             ]) {
-                more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH])?);
+                more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
             }
-            Ok(Forgotten {
+            Ok(ExpiredBatch {
                 tasks: tasks.len(),
                 more,
             })
@@ -91,31 +95,34 @@ impl Store {
 }
 
 /// Deletes a task that has ended, and all that names it.
-pub(super) fn forget_task(c: &Connection, id: TaskId) -> Result<(), StoreError> {
-    for sql in FORGET_TASK {
+pub(super) fn delete_task(c: &Connection, id: TaskId) -> Result<(), StoreError> {
+    for sql in DELETE_TASK {
         c.prepare_cached(sql)?.execute([id])?;
     }
     Ok(())
 }
 
 /// The oldest of those that are to go.
-fn not_kept(c: &Connection, keep: Retention, now: Time) -> Result<Vec<TaskId>, StoreError> {
+fn expired_tasks(c: &Connection, keep: Retention, now: Time) -> Result<Vec<TaskId>, StoreError> {
     let oldest = |by: Time, limit: u32| -> Result<Vec<TaskId>, StoreError> {
         let mut statement = c.prepare_cached(FINISHED)?;
         let ids = statement.query_map(params![by, limit], |row| row.get(0))?;
         Ok(ids.collect::<Result<_, _>>()?)
     };
     let old = match keep.age {
-        Some(age) => oldest(now.minus(age), BATCH)?,
+        Some(age) => oldest(now.minus(age), BATCH_LIMIT)?,
         None => Vec::new(),
     };
-    let beyond = match keep.most {
+    let beyond = match keep.max_tasks {
         Some(most) => {
             let most = i64::try_from(most).unwrap_or(i64::MAX);
             let beyond: i64 = c
                 .prepare_cached(BEYOND)?
                 .query_row([most], |row| row.get(0))?;
-            oldest(Time::MAX, BATCH.min(u32::try_from(beyond).unwrap_or(BATCH)))?
+            oldest(
+                Time::MAX,
+                BATCH_LIMIT.min(u32::try_from(beyond).unwrap_or(BATCH_LIMIT)),
+            )?
         }
         None => Vec::new(),
     };
@@ -130,7 +137,7 @@ fn not_kept(c: &Connection, keep: Retention, now: Time) -> Result<Vec<TaskId>, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::plans::assert_seeks;
+    use crate::store::query_plan::assert_seeks;
 
     #[tokio::test]
     async fn each_look_goes_by_an_index() {
@@ -139,10 +146,10 @@ mod tests {
         for sql in
             EXPIRED
                 .into_iter()
-                .chain(FORGET_TASK)
+                .chain(DELETE_TASK)
                 .chain([FINISHED, OLD_KEYS, OLD_DELETED_JOBS])
         {
-            let looked = store.read_once(move |c| {
+            let looked = store.read_blocking(move |c| {
                 assert_seeks(c, sql);
                 Ok(())
             });

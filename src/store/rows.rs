@@ -36,7 +36,7 @@ impl FromSql for Time {
 }
 
 /// A value of a small enum, by its name on the wire.
-pub(super) fn named<T: DeserializeOwned>(
+pub(super) fn parse_name<T: DeserializeOwned>(
     name: String,
     what: &'static str,
 ) -> Result<T, StoreError> {
@@ -44,7 +44,7 @@ pub(super) fn named<T: DeserializeOwned>(
 }
 
 /// A document column.
-pub(super) fn document<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
+pub(super) fn parse_document<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
     Ok(serde_json::from_str(json)?)
 }
 

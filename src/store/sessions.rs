@@ -36,7 +36,7 @@ pub(super) fn authorize(c: &Connection, by: Authority, now: Time) -> Result<(), 
 
 /// The password hash that a login was checked against. It opens a session only while it is still the
 /// user's, so that no login with an old password outlives the change of it.
-pub struct Proof {
+pub struct PasswordProof {
     /// What was checked.
     pub password_hash: String,
     /// The same password hashed anew, to be stored in its place.
@@ -69,7 +69,7 @@ impl Store {
         user: UserId,
         token_sha256: String,
         expires_at: Time,
-        proof: Option<Proof>,
+        proof: Option<PasswordProof>,
         event: AuditEvent,
     ) -> Result<Option<SessionId>, StoreError> {
         let id = SessionId::new();
@@ -79,7 +79,7 @@ impl Store {
                 audit::add(c, &event.failed("disabled-or-changed"))?;
                 return Ok(None);
             }
-            forget_expired(c, user, now)?;
+            delete_expired(c, user, now)?;
             c.execute(
                 "INSERT INTO sessions (id, user_id, created_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
                 params![id, user, now, expires_at],
@@ -223,7 +223,11 @@ fn shown(c: &Connection, token_sha256: &str) -> Result<Option<Shown>, StoreError
 }
 
 /// Whether a user may log in with this proof; stores the hash made anew, if there is one.
-fn may_open(c: &Connection, user: UserId, proof: Option<&Proof>) -> Result<bool, StoreError> {
+fn may_open(
+    c: &Connection,
+    user: UserId,
+    proof: Option<&PasswordProof>,
+) -> Result<bool, StoreError> {
     let checked = proof.map(|proof| &proof.password_hash);
     let may: bool = c.query_row(
         "SELECT EXISTS (SELECT 1 FROM users WHERE id = ?1 AND is_active
@@ -241,7 +245,7 @@ fn may_open(c: &Connection, user: UserId, proof: Option<&Proof>) -> Result<bool,
 }
 
 /// Clears away what a user's past logins have left.
-fn forget_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
+fn delete_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
     c.execute(
         "DELETE FROM refresh_tokens WHERE session_id IN
          (SELECT id FROM sessions WHERE user_id = ?1 AND expires_at <= ?2)",

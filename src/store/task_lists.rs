@@ -18,7 +18,7 @@ use super::{
 };
 use crate::api::{
     TaskId, UserId,
-    tasks::{Task, TaskStatus, plain_name},
+    tasks::{Task, TaskStatus, normalize_name},
 };
 use rusqlite::{Connection, OptionalExtension as _, ToSql, params_from_iter};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 /// Largest offset of a page: the tasks before it are read and thrown away, which a cursor does without.
 pub const MAX_OFFSET: u32 = 10_000;
 /// Longest command, and longest prompt, that a list shows.
-const LISTED_BYTES: usize = 4096;
+const MAX_LISTED_BYTES: usize = 4096;
 /// A name without the digits at its end: `build-` of `build-2`. As the indexes have it.
 const STEM: &str = "rtrim(name, '0123456789')";
 /// Text that sorts after every id.
@@ -68,7 +68,7 @@ impl TaskFilter {
         match &self.name {
             None => self.seek(c, None, &mut ids)?,
             Some(name) => {
-                let plain = plain_name(name);
+                let plain = normalize_name(name);
                 if let Some(plain) = &plain {
                     self.seek(c, Some(&format!("{plain}-")), &mut ids)?;
                 }
@@ -170,8 +170,10 @@ fn shortened(task: Task) -> Task {
         .flatten()
         .map(String::len)
         .sum::<usize>();
-    let prompt = task.prompt.filter(|prompt| prompt.len() <= LISTED_BYTES);
-    let command = task.command.filter(|_| length <= LISTED_BYTES);
+    let prompt = task
+        .prompt
+        .filter(|prompt| prompt.len() <= MAX_LISTED_BYTES);
+    let command = task.command.filter(|_| length <= MAX_LISTED_BYTES);
     Task {
         prompt,
         command,

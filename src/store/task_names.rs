@@ -6,7 +6,7 @@
 use super::{Store, StoreError};
 use crate::api::{
     TaskId, UserId,
-    tasks::{TaskStatus, numbered_name, plain_name},
+    tasks::{TaskStatus, normalize_name, numbered_name},
 };
 use rusqlite::{Connection, params};
 use std::ops::Range;
@@ -87,7 +87,7 @@ impl Store {
                     return Ok(found);
                 }
             }
-            let plain = plain_name(&word).filter(|plain| *plain != word);
+            let plain = normalize_name(&word).filter(|plain| *plain != word);
             let names = || [Some(&word), plain.as_ref()].into_iter().flatten();
             for name in names() {
                 let found = own_named(c, name, user)?;
@@ -95,12 +95,12 @@ impl Store {
                     return Ok(found);
                 }
             }
-            let found = begins_with(c, &word.to_ascii_lowercase(), owner)?;
+            let found = by_id_prefix(c, &word.to_ascii_lowercase(), owner)?;
             if found != TaskMatch::None || !is_admin {
                 return Ok(found);
             }
             for name in names() {
-                let found = anybodys_named(c, name)?;
+                let found = any_named(c, name)?;
                 if found != TaskMatch::None {
                     return Ok(found);
                 }
@@ -115,12 +115,12 @@ fn own_named(c: &Connection, name: &str, user: UserId) -> Result<TaskMatch, Stor
     matches(c, OWN_NAMED, params![user, name], TaskMatch::SeveralNames)
 }
 
-fn anybodys_named(c: &Connection, name: &str) -> Result<TaskMatch, StoreError> {
+fn any_named(c: &Connection, name: &str) -> Result<TaskMatch, StoreError> {
     let all = "SELECT id FROM tasks WHERE name = ?1 LIMIT 2";
     matches(c, all, params![name], TaskMatch::SeveralNames)
 }
 
-fn begins_with(
+fn by_id_prefix(
     c: &Connection,
     prefix: &str,
     owner: Option<UserId>,
@@ -169,7 +169,7 @@ fn matches(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::plans::assert_seeks;
+    use crate::store::query_plan::assert_seeks;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -177,7 +177,7 @@ mod tests {
     async fn words_are_looked_up_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read_once(|c| {
+        let looked = store.read_blocking(|c| {
             let plan = assert_seeks(c, OWN_NAMED);
             assert!(plan.contains("name=? AND user_id=?"), "{plan}");
             let plan = assert_seeks(c, OWN_PREFIX);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_number_is_found_in_few_looks() {
+    fn free_name_suffix_is_found_quickly() {
         let mut looks = 0;
         let found = first_free(|n| {
             looks += 1;

@@ -1,8 +1,8 @@
 //! What users asked for.
 
 use super::{
-    Line, Placement, Store, StoreError, audit, retention,
-    rows::{document, named, to_document},
+    Lane, Placement, Store, StoreError, audit, retention,
+    rows::{parse_document, parse_name, to_document},
     sessions::{Authority, authorize},
     task_names::free_name,
 };
@@ -19,7 +19,7 @@ use std::time::Duration;
 pub(super) const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 
 /// How a creation ended.
-pub enum Creation {
+pub enum CreateOutcome {
     /// The task is stored.
     Created(Task),
     /// The same request came before; this is its task.
@@ -29,7 +29,7 @@ pub enum Creation {
     /// There is no room for it; in which queue, in words.
     QueueFull(&'static str),
     /// The user's queued tasks ask for as many different sets of labels as they may.
-    TooManyLines,
+    TooManyLanes,
 }
 
 /// How many tasks may be queued, and how large they may be together.
@@ -50,12 +50,12 @@ pub(super) const COLUMNS: &str =
 
 pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     let spec: String = row.get("spec")?;
-    let spec: TaskSpec = document(&spec)?;
+    let spec: TaskSpec = parse_document(&spec)?;
     let id = row.get("id")?;
     Ok(Task {
         id,
         task_id: id,
-        status: named(row.get("status")?, "task status")?,
+        status: parse_name(row.get("status")?, "task status")?,
         waiting_for: None,
         summary: row.get("summary")?,
         task_name: row.get("name")?,
@@ -81,7 +81,7 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
 }
 
 /// The queue in which there is no room for another task of this user, of so many bytes.
-fn full_queue(
+fn exceeded_limit(
     c: &Connection,
     owner: UserId,
     size: usize,
@@ -113,7 +113,7 @@ fn full_queue(
 
 /// How it went to delete a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Deletion {
+pub enum DeleteOutcome {
     /// It is gone.
     Deleted,
     /// It stays, since it has not ended.
@@ -130,18 +130,18 @@ impl Store {
         owner: Option<UserId>,
         by: Authority,
         event: AuditEvent,
-    ) -> Result<Deletion, StoreError> {
+    ) -> Result<DeleteOutcome, StoreError> {
         self.write(move |c| {
             authorize(c, by, event.at)?;
             let Some(task) = get(c, id, owner)? else {
-                return Ok(Deletion::Unknown);
+                return Ok(DeleteOutcome::Unknown);
             };
             if !task.status.is_final() {
-                return Ok(Deletion::Unfinished(task.status));
+                return Ok(DeleteOutcome::Unfinished(task.status));
             }
-            retention::forget_task(c, id)?;
+            retention::delete_task(c, id)?;
             audit::add(c, &event.to(id.to_string()))?;
-            Ok(Deletion::Deleted)
+            Ok(DeleteOutcome::Deleted)
         })
         .await
     }
@@ -154,9 +154,9 @@ impl Store {
         key: Option<(String, String)>,
         limits: QueueLimits,
         now: Time,
-    ) -> Result<Creation, StoreError> {
-        self.takes_work()?;
-        let (owner, reserve, lines) = (by.user, self.reserve.clone(), self.lines.clone());
+    ) -> Result<CreateOutcome, StoreError> {
+        self.ensure_writable()?;
+        let (owner, reserve, lanes) = (by.user, self.reserve.clone(), self.lanes.clone());
         self.write(move |c| {
             authorize(c, by, now)?;
             if let Some((key, body)) = &key {
@@ -169,24 +169,24 @@ impl Store {
                     )
                     .optional()?;
                 match known {
-                    Some((known_body, _)) if known_body != *body => return Ok(Creation::KeyReused),
+                    Some((known_body, _)) if known_body != *body => return Ok(CreateOutcome::KeyReused),
                     Some((_, id)) => {
                         let task = get(c, id, Some(owner))?.ok_or(StoreError::Damaged("idempotency key"))?;
-                        return Ok(Creation::Repeated(task));
+                        return Ok(CreateOutcome::Repeated(task));
                     }
                     None => {}
                 }
             }
             reserve.check_create()?;
             let text = to_document(&spec)?;
-            if let Some(whose) = full_queue(c, owner, text.len(), limits)? {
-                return Ok(Creation::QueueFull(whose));
+            if let Some(whose) = exceeded_limit(c, owner, text.len(), limits)? {
+                return Ok(CreateOutcome::QueueFull(whose));
             }
-            let placement = Placement::of(&spec).text()?;
-            if !lines.has_room(owner, &placement) {
-                return Ok(Creation::TooManyLines);
+            let placement = Placement::from_spec(&spec).text()?;
+            if !lanes.has_room(owner, &placement) {
+                return Ok(CreateOutcome::TooManyLanes);
             }
-            lines.enter(Line {
+            lanes.enter(Lane {
                 user: owner,
                 placement: placement.as_str().into(),
             });
@@ -219,7 +219,7 @@ impl Store {
                 )?;
             }
             let task = get(c, id, Some(owner))?.ok_or(StoreError::Damaged("task"))?;
-            Ok(Creation::Created(task))
+            Ok(CreateOutcome::Created(task))
         })
         .await
     }
@@ -247,8 +247,8 @@ impl Store {
                 let result: Option<String> = row.get("result")?;
                 jobs.push(JobView {
                     id: row.get("id")?,
-                    status: named(row.get("status")?, "job status")?,
-                    result_object: result.as_deref().map(document).transpose()?,
+                    status: parse_name(row.get("status")?, "job status")?,
+                    result_object: result.as_deref().map(parse_document).transpose()?,
                     result,
                     node_slug: row.get("slug")?,
                     attempt: row.get("attempt")?,

@@ -55,7 +55,7 @@ pub enum UserChange {
 
 /// What came of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UserChanged {
+pub enum UserChangeOutcome {
     /// It is done.
     Done,
     /// There is no such user.
@@ -136,18 +136,18 @@ impl Store {
         change: UserChange,
         by: Option<Authority>,
         event: AuditEvent,
-    ) -> Result<UserChanged, StoreError> {
+    ) -> Result<UserChangeOutcome, StoreError> {
         self.write(move |c| {
             by.map_or(Ok(()), |by| authorize(c, by, event.at))?;
             let Some(user) = get(c, id)? else {
                 audit::add(c, &event.failed("not-found"))?;
-                return Ok(UserChanged::Unknown);
+                return Ok(UserChangeOutcome::Unknown);
             };
             let (now, event) = (event.at, event.to(user.handle));
             let was_admin = user.is_admin && user.is_active;
             if matches!(change, UserChange::Disable) && was_admin && !another_admin(c, id)? {
                 audit::add(c, &event.failed("last-admin"))?;
-                return Ok(UserChanged::LastAdmin);
+                return Ok(UserChangeOutcome::LastAdmin);
             }
             match &change {
                 UserChange::Enable | UserChange::Disable => c.execute(
@@ -164,7 +164,7 @@ impl Store {
                 sessions::revoke_all(c, id, now)?;
             }
             audit::add(c, &event)?;
-            Ok(UserChanged::Done)
+            Ok(UserChangeOutcome::Done)
         })
         .await
     }
@@ -199,13 +199,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::plans::assert_seeks;
+    use crate::store::query_plan::assert_seeks;
 
     #[tokio::test]
     async fn users_are_listed_by_an_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let looked = store.read_once(|c| {
+        let looked = store.read_blocking(|c| {
             assert_seeks(c, LIST);
             Ok(())
         });

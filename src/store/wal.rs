@@ -20,13 +20,13 @@ use std::{
 };
 
 /// What SQLite leaves of the file by itself where nobody is in its way, in bytes.
-pub(super) const USUAL: i64 = 4 << 20;
+pub(super) const WAL_RETAINED_BYTES: i64 = 4 << 20;
 /// From here on the file is cut.
-const LIMIT: u64 = 16 << 20;
+const MAX_WAL_BYTES: u64 = 16 << 20;
 /// How long writes wait for readers then; ours take milliseconds.
-const PATIENCE: Duration = Duration::from_millis(200);
+const TRUNCATE_TIMEOUT: Duration = Duration::from_millis(200);
 /// After readers took longer than that, such as those of a backup.
-const REST: Duration = Duration::from_secs(5);
+const TRUNCATE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Path of the log of the database at `path`.
 pub(super) fn path_of(path: &Path) -> PathBuf {
@@ -39,18 +39,18 @@ pub(super) fn path_of(path: &Path) -> PathBuf {
 pub(super) struct Wal {
     path: PathBuf,
     /// Not to be cut before.
-    rests_until: Option<Instant>,
+    retry_at: Option<Instant>,
     /// Set by who wants to see it cut with the next commit, for what is freed shows in the file only then.
-    wanted: Arc<AtomicBool>,
+    requested: Arc<AtomicBool>,
 }
 
 impl Wal {
     /// The log of the database at `path`.
-    pub(super) fn of(path: &Path, wanted: Arc<AtomicBool>) -> Self {
+    pub(super) fn of(path: &Path, requested: Arc<AtomicBool>) -> Self {
         Self {
             path: path_of(path),
-            rests_until: None,
-            wanted,
+            retry_at: None,
+            requested,
         }
     }
 
@@ -68,29 +68,30 @@ impl Wal {
     }
 
     /// Cuts the file where it has grown, between two transactions of the writer's connection. Also while
-    /// there is trouble: the log may have room when the database, where all of it goes, has none.
-    pub(super) fn keep_small(&mut self, connection: &Connection, health: &Health) {
-        let has_grown = || fs::metadata(&self.path).is_ok_and(|file| file.len() > LIMIT);
-        let is_due =
-            self.wanted.load(Ordering::Relaxed) || health.trouble().is_some() || has_grown();
+    /// there is fault: the log may have room when the database, where all of it goes, has none.
+    pub(super) fn truncate_if_due(&mut self, connection: &Connection, health: &Health) {
+        let is_large = || fs::metadata(&self.path).is_ok_and(|file| file.len() > MAX_WAL_BYTES);
+        let is_due = self.requested.load(Ordering::Relaxed)
+            || health.storage_fault().is_some()
+            || is_large();
         let now = Instant::now();
-        if !is_due || self.rests_until.is_some_and(|until| now < until) {
+        if !is_due || self.retry_at.is_some_and(|until| now < until) {
             return;
         }
-        let outcome = truncate(connection, PATIENCE);
-        health.note(&outcome);
+        let outcome = truncate(connection, TRUNCATE_TIMEOUT);
+        health.record(&outcome);
         match outcome {
-            Ok(true) => self.wanted.store(false, Ordering::Relaxed),
-            Ok(false) => self.rests_until = Some(now + REST),
+            Ok(true) => self.requested.store(false, Ordering::Relaxed),
+            Ok(false) => self.retry_at = Some(now + TRUNCATE_RETRY_INTERVAL),
             Err(error) => tracing::debug!(%error, "the database's log can't be cut"),
         }
     }
 }
 
 /// Copies the whole log into the database and empties it; false when a reader was in the way for longer
-/// than `patience`.
-fn truncate(connection: &Connection, patience: Duration) -> Result<bool, super::StoreError> {
-    connection.busy_timeout(patience)?;
+/// than `timeout`.
+fn truncate(connection: &Connection, timeout: Duration) -> Result<bool, super::StoreError> {
+    connection.busy_timeout(timeout)?;
     let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
     let was_busy = connection.query_row(sql, [], |row| row.get::<_, bool>(0));
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -153,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_log_is_cut_while_somebody_always_reads() {
-        let (home, _store, mut wal, mut readers) = grown_past(LIMIT).await;
+        let (home, _store, mut wal, mut readers) = grown_past(MAX_WAL_BYTES).await;
         let stop = Arc::new(AtomicBool::new(false));
         let reading = {
             let stop = Arc::clone(&stop);
@@ -166,22 +167,26 @@ mod tests {
         let writer = Connection::open(home.path().join("cynode.db")).unwrap();
         // Nobody writes, so SQLite does not begin the log anew by itself. A busy machine may keep the readers
         // from a turn for longer than is waited for.
-        let patience = Instant::now() + Duration::from_secs(60);
+        let timeout = Instant::now() + Duration::from_secs(60);
         while length(&wal) > 0 {
-            assert!(Instant::now() < patience, "{}", length(&wal));
-            wal.rests_until = None;
-            wal.keep_small(&writer, &Health::default());
+            assert!(Instant::now() < timeout, "{}", length(&wal));
+            wal.retry_at = None;
+            wal.truncate_if_due(&writer, &Health::default());
         }
         stop.store(true, Ordering::Relaxed);
         reading.join().unwrap();
     }
 
     #[tokio::test]
-    async fn a_write_that_passes_the_limit_has_the_log_cut() {
-        let (_home, store, wal, readers) = grown_past(LIMIT - (1 << 20)).await;
+    async fn write_beyond_limit_truncates_wal() {
+        let (_home, store, wal, readers) = grown_past(MAX_WAL_BYTES - (1 << 20)).await;
         drop(readers);
         store.probe().await.unwrap();
         // SQLite alone would leave its usual size.
-        assert!(length(&wal) < USUAL.unsigned_abs() / 2, "{}", length(&wal));
+        assert!(
+            length(&wal) < WAL_RETAINED_BYTES.unsigned_abs() / 2,
+            "{}",
+            length(&wal)
+        );
     }
 }

@@ -18,7 +18,7 @@ const LITTLE_ENDIAN: u32 = 0x377f_0682;
 const BIG_ENDIAN: u32 = 0x377f_0683;
 
 /// Keeps the log of the database at `path` under another name where it is none.
-pub(super) fn set_aside_if_damaged(path: &Path) -> io::Result<()> {
+pub(super) fn quarantine_if_damaged(path: &Path) -> io::Result<()> {
     let log = wal::path_of(path);
     if !is_damaged(&log)? {
         return Ok(());
@@ -115,7 +115,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = killed(home.path());
         assert!(!is_damaged(&wal::path_of(&path)).unwrap());
-        set_aside_if_damaged(&path).unwrap();
+        quarantine_if_damaged(&path).unwrap();
         assert_eq!(probes(&path), 1);
     }
 
@@ -132,7 +132,7 @@ mod tests {
             let mut bytes = fs::read(&log).unwrap();
             damage(&mut bytes);
             fs::write(&log, &bytes).unwrap();
-            set_aside_if_damaged(&path).unwrap();
+            quarantine_if_damaged(&path).unwrap();
             assert_eq!(probes(&path), 0, "SQLite alone would ignore it, too");
             let kept = home.path().join("cynode.db-wal.damaged-1");
             assert_eq!(fs::read(kept).unwrap(), bytes);

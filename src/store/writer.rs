@@ -11,19 +11,19 @@
 //! A lone write is committed at once; writes that arrive while a commit is under way share
 //! the next one. So the wait for the disk is paid per group, and nobody waits for company.
 
-use super::{StoreError, Trouble, health::Health, wal::Wal};
+use super::{StorageFault, StoreError, health::Health, wal::Wal};
 use crate::errors;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::{mpsc, oneshot};
 
 /// Writes that may wait; the next caller waits for a place.
-const QUEUE: usize = 1024;
+const QUEUE_LIMIT: usize = 1024;
 /// Most writes in one commit, so that the first of them isn't kept waiting for long.
-const GROUP: usize = 256;
+const GROUP_LIMIT: usize = 256;
 
 /// Told to a write once its group is committed, or isn't.
-type Answer = Box<dyn FnOnce(Result<(), &Refusal>) + Send>;
+type Answer = Box<dyn FnOnce(Result<(), &CommitFailure>) + Send>;
 type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
 
 /// Message to the writer's thread.
@@ -34,15 +34,15 @@ enum Message {
 }
 
 /// Why a group was not committed.
-struct Refusal {
+struct CommitFailure {
     reason: String,
-    trouble: Option<Trouble>,
+    fault: Option<StorageFault>,
 }
 
-impl Refusal {
+impl CommitFailure {
     fn error(&self) -> StoreError {
-        match self.trouble {
-            Some(trouble) => trouble.into(),
+        match self.fault {
+            Some(fault) => fault.into(),
             None => StoreError::Commit(self.reason.clone()),
         }
     }
@@ -57,7 +57,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread; it ends, and closes the connection, with the last clone of the writer.
     pub(super) fn start(connection: Connection, wal: Wal, health: Health) -> Self {
-        let (queue, receiver) = mpsc::channel(QUEUE);
+        let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
         let writer = Self {
             queue,
             health: health.clone(),
@@ -74,10 +74,10 @@ impl Writer {
         let health = self.health.clone();
         let write: Write = Box::new(move |connection| {
             let outcome = in_savepoint(connection, f);
-            health.note(&outcome);
+            health.record(&outcome);
             Box::new(move |committed| {
                 let outcome = match (outcome, committed) {
-                    (Ok(_) | Err(StoreError::Commit(_)), Err(refusal)) => Err(refusal.error()),
+                    (Ok(_) | Err(StoreError::Commit(_)), Err(failure)) => Err(failure.error()),
                     (outcome, _) => outcome,
                 };
                 // A caller that went away in the meantime doesn't want to know.
@@ -106,9 +106,9 @@ fn run(
     mut wal: Wal,
     health: &Health,
 ) {
-    let mut received = Vec::with_capacity(GROUP);
-    let mut group = Vec::with_capacity(GROUP);
-    while messages.blocking_recv_many(&mut received, GROUP) > 0 {
+    let mut received = Vec::with_capacity(GROUP_LIMIT);
+    let mut group = Vec::with_capacity(GROUP_LIMIT);
+    while messages.blocking_recv_many(&mut received, GROUP_LIMIT) > 0 {
         let mut close = None;
         for message in received.drain(..) {
             match message {
@@ -120,7 +120,7 @@ fn run(
         }
         if !group.is_empty() {
             commit(&connection, &mut group, health);
-            wal.keep_small(&connection, health);
+            wal.truncate_if_due(&connection, health);
         }
         if let Some(reply) = close {
             // The caller waits; it doesn't go away.
@@ -137,14 +137,14 @@ fn commit(connection: &Connection, group: &mut Vec<Write>, health: &Health) {
     // Where BEGIN failed, each write finds that out for itself, and its caller hears why.
     answers.extend(group.drain(..).map(|write| write(connection)));
     let committed = began.and_then(|()| connection.execute_batch("COMMIT"));
-    let committed = committed.map_err(|error| refuse(connection, error.into(), health));
+    let committed = committed.map_err(|error| abort_commit(connection, error.into(), health));
     for answer in answers {
         answer(committed.as_ref().copied());
     }
 }
 
 /// Leaves nothing of a group that could not be committed, and says why.
-fn refuse(connection: &Connection, error: StoreError, health: &Health) -> Refusal {
+fn abort_commit(connection: &Connection, error: StoreError, health: &Health) -> CommitFailure {
     let reason = errors::chain(&error);
     tracing::error!(
         reason,
@@ -153,11 +153,11 @@ fn refuse(connection: &Connection, error: StoreError, health: &Health) -> Refusa
     if !connection.is_autocommit() {
         let _ = connection.execute_batch("ROLLBACK");
     }
-    health.note(&Err::<(), _>(error));
-    // It may have been noted by a write of the group, at whose failure SQLite rolled all of it back.
-    Refusal {
+    health.record(&Err::<(), _>(error));
+    // It may have been fault_count by a write of the group, at whose failure SQLite rolled all of it back.
+    CommitFailure {
         reason,
-        trouble: health.trouble(),
+        fault: health.storage_fault(),
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_or_panicking_write_leaves_its_neighbours_alone() {
+    async fn failed_write_leaves_its_neighbours_committed() {
         let writer = writer();
         let outcomes = futures_util::future::join_all((0..100).map(|n| {
             let writer = &writer;

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 /// What may run here; node and orchestrator each have a say, and the stricter one counts.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct JobPolicy {
     /// Lists of image patterns; each list must allow an image.
     pub allowed_images: Vec<Vec<String>>,
     /// Longest time limit of a job, in seconds.
@@ -24,7 +24,7 @@ pub struct Policy {
     pub max_request_bytes: usize,
 }
 
-impl Default for Policy {
+impl Default for JobPolicy {
     /// What holds where nobody says more.
     fn default() -> Self {
         Self {
@@ -35,29 +35,29 @@ impl Default for Policy {
     }
 }
 
-/// Access that the configuration of a node grants to its orchestrator.
-pub struct Access {
+/// AccessGrant that the configuration of a node grants to its orchestrator.
+pub struct AccessGrant {
     /// Bearer token of the Worker API.
     pub token: Zeroizing<String>,
     /// The orchestrator that shows the token; unknown where it sends no identity.
     pub orchestrator: Option<OrchestratorId>,
     /// Rules for its jobs.
-    pub policy: Policy,
+    pub policy: JobPolicy,
 }
 
 /// What is in force.
-pub(super) struct Terms {
+pub(super) struct AccessPolicy {
     token_sha256: Zeroizing<String>,
     pub(super) orchestrator: Option<OrchestratorId>,
     /// Time limit of a job that names none, in seconds.
     pub(super) default_timeout_seconds: u64,
-    pub(super) policy: Policy,
+    pub(super) policy: JobPolicy,
 }
 
-impl Terms {
+impl AccessPolicy {
     /// The caller's word, and never more than the operator of this machine allows.
-    pub(super) fn new(access: Access, settings: &Settings) -> Self {
-        let Access {
+    pub(super) fn new(access: AccessGrant, settings: &Settings) -> Self {
+        let AccessGrant {
             token,
             orchestrator,
             mut policy,
@@ -83,7 +83,7 @@ impl Terms {
     }
 
     /// Whether the request shows the token.
-    pub(super) fn admit(&self, request: &Request) -> bool {
+    pub(super) fn is_authorized(&self, request: &Request) -> bool {
         request.bearer().is_some_and(|shown| {
             let shown = sha256_hex(shown);
             shown.as_bytes().ct_eq(self.token_sha256.as_bytes()).into()

@@ -1,24 +1,25 @@
 //! The Worker API (contract, section 4): handlers between HTTP and the ledger.
 
 use super::{
-    job::{self, Entry, Workshop},
+    context::WorkerContext,
+    event_stream::{self, EventQuery},
+    job::{self, JobStart},
     ledger::{Admission, Job, Ledger},
-    told::{self, Telling},
 };
 use crate::{
     api::{
-        INSTANCE_HEADER, OrchestratorId, is_instance_id,
+        INSTANCE_HEADER, OrchestratorId, is_valid_instance_id,
         jobs::{JobList, RunJob},
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
     },
+    background::BackgroundTasks,
     http::{
         budget::Account,
         request::Request,
         response::{self, Reply},
         router::Router,
     },
-    instances::{Caller, Instances},
-    tasks::Tasks,
+    instances::{InstanceStatus, Instances},
 };
 use http::{Method, StatusCode};
 use std::sync::{
@@ -28,16 +29,16 @@ use std::sync::{
 use tokio::time::Instant;
 
 /// Reason for which no orchestrator may start or forget jobs while two of them call as one.
-const DUPLICATE: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
+const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
     results kept, until only one has called for 30 s";
 /// When one may try again, in seconds.
-const RETRY_SECONDS: u64 = 10;
+const RETRY_AFTER_SECONDS: u64 = 10;
 
 /// What the handlers share.
 pub(super) struct Api {
     pub(super) ledger: Arc<Ledger>,
-    pub(super) shop: Arc<Workshop>,
-    pub(super) running: Tasks,
+    pub(super) ctx: Arc<WorkerContext>,
+    pub(super) job_tasks: BackgroundTasks,
     /// Processes that call as orchestrators.
     pub(super) instances: Instances<OrchestratorId>,
     /// Set at shutdown: nothing new is started.
@@ -45,7 +46,7 @@ pub(super) struct Api {
 }
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
-    let requests = api.shop.metrics.requests();
+    let requests = api.ctx.metrics.requests();
     Router::new()
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
@@ -57,37 +58,39 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         })
         .route(Method::GET, "/readyz", ready)
         .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
-            api.shop
+            api.ctx
                 .metrics
-                .render(api.ledger.running(), &api.shop.disk)
+                .render(api.ledger.running_count(), &api.ctx.disk)
         })
         .build(api, requests)
 }
 
 impl Api {
     /// Runs a job in the background.
-    pub(super) fn start(&self, job: &Arc<Job>, entry: Entry) {
-        let (shop, job) = (Arc::clone(&self.shop), Arc::clone(job));
-        self.running.spawn(job::run(shop, job, entry));
+    pub(super) fn start(&self, job: &Arc<Job>, start: JobStart) {
+        let (ctx, job) = (Arc::clone(&self.ctx), Arc::clone(job));
+        self.job_tasks.spawn("job", job::run(ctx, job, start));
     }
 
     /// Checks the token of a request that may take as long as a job; the orchestrator that it belongs to.
     fn authorize_long(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = self.authorize(request)?;
-        request.authorize(Account::Sole)?;
+        request.authorize(Account::SoleClient)?;
         Ok(owner)
     }
 
     /// Checks the token of a request that takes a moment; the orchestrator that it belongs to.
     fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = {
-            let terms = self.shop.terms.borrow();
-            terms.admit(request).then(|| terms.orchestrator.clone())
+            let access = self.ctx.access.borrow();
+            access
+                .is_authorized(request)
+                .then(|| access.orchestrator.clone())
         };
         if let Some(owner) = owner {
-            request.authorize_sole();
+            request.authorize_sole_client();
             if let Some(owner) = &owner {
-                self.hear(owner, request);
+                self.record_instance(owner, request);
             }
             return Ok(owner);
         }
@@ -97,23 +100,28 @@ impl Api {
     }
 
     /// Notes which process of an orchestrator calls.
-    fn hear(&self, owner: &OrchestratorId, request: &Request) {
+    fn record_instance(&self, owner: &OrchestratorId, request: &Request) {
         let instance = request.header(INSTANCE_HEADER);
-        let Some(instance) = instance.filter(|instance| is_instance_id(instance)) else {
+        let Some(instance) = instance.filter(|instance| is_valid_instance_id(instance)) else {
             return;
         };
-        let caller = self.instances.hear(owner.clone(), instance, Instant::now());
-        if caller == (Caller::Duplicate { is_news: true }) {
-            tracing::warn!(address = %request.connection.client, "{DUPLICATE}");
+        let caller = self
+            .instances
+            .record_call(owner.clone(), instance, Instant::now());
+        if caller == (InstanceStatus::Duplicate { is_new: true }) {
+            tracing::warn!(address = %request.connection.client, "{DUPLICATE_ORCHESTRATOR}");
         }
     }
 
     /// Refuses what two orchestrators with one database would each do without the other's knowledge.
-    fn check_alone(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
+    fn ensure_sole_orchestrator(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
         let is_duplicate =
             owner.is_some_and(|owner| self.instances.has_duplicate(owner, Instant::now()));
         if is_duplicate {
-            return Err(Problem::new(Kind::Unavailable, DUPLICATE).retry_after(RETRY_SECONDS));
+            return Err(
+                Problem::new(ProblemKind::Unavailable, DUPLICATE_ORCHESTRATOR)
+                    .retry_after(RETRY_AFTER_SECONDS),
+            );
         }
         Ok(())
     }
@@ -128,61 +136,61 @@ impl Api {
 
 async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     let owner = api.authorize_long(&request)?;
-    let telling = telling(&request)?;
-    request.limit_body(api.shop.terms.borrow().policy.max_request_bytes);
+    let query = event_query(&request)?;
+    request.limit_body(api.ctx.access.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
     if api.closing.load(Ordering::SeqCst) {
         return Err(Problem::new(
-            Kind::Unavailable,
+            ProblemKind::Unavailable,
             "this worker is shutting down; send the job to another node",
         ));
     }
-    if let Err(full) = api.ledger.check_pulls(&wanted)
-        && !api.shop.images.is_present(&image).await
+    if let Err(full) = api.ledger.check_pull_limit(&wanted)
+        && !api.ctx.images.is_present(&image).await
     {
         return Err(full);
     }
     let caller = owner.clone();
     let admission = api.ledger.admit(owner, wanted, &image, || {
-        api.check_alone(caller.as_ref())?;
-        api.shop.check()
+        api.ensure_sole_orchestrator(caller.as_ref())?;
+        api.ctx.ensure_ready()
     })?;
     let job = match admission {
         Admission::Known(job) => job,
         Admission::New(job, spec) => {
-            api.start(&job, Entry::Begin(spec));
+            api.start(&job, JobStart::New(spec));
             job
         }
     };
-    if streams(&request) {
-        return stream(job, telling);
+    if wants_stream(&request) {
+        return stream(job, query);
     }
     // The job may run for hours, and its request is in the ledger.
     drop(request);
-    match job.ended().await {
+    match job.wait_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable()),
+        None => Err(unreadable_result()),
     }
 }
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
     let job = api.job(&request)?;
-    let telling = telling(&request)?;
-    if streams(&request) {
-        request.authorize(Account::Sole)?;
-        if telling.output && telling.follow {
+    let query = event_query(&request)?;
+    if wants_stream(&request) {
+        request.authorize(Account::SoleClient)?;
+        if query.output && query.follow {
             // What the job printed; whether it ends is asked without.
-            request.give_way();
+            request.mark_preemptible();
         }
-        return stream(job, telling);
+        return stream(job, query);
     }
     if !job.has_ended() {
         return response::ok(&job.state());
     }
-    match job.result().await {
+    match job.read_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable()),
+        None => Err(unreadable_result()),
     }
 }
 
@@ -203,10 +211,10 @@ async fn cancel(api: Arc<Api>, request: Request) -> Reply {
 
 async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
-    api.check_alone(owner.as_ref())?;
+    api.ensure_sole_orchestrator(owner.as_ref())?;
     let id = request.param("id", "job")?;
     api.ledger
-        .forget_as(owner.as_ref(), id, attempt(&request)?)?;
+        .forget_owned(owner.as_ref(), id, attempt(&request)?)?;
     response::no_content()
 }
 
@@ -214,10 +222,10 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
     Ok(if api.closing.load(Ordering::SeqCst) {
         unavailable("shutting down")
-    } else if let Err(problem) = api.shop.check() {
+    } else if let Err(problem) = api.ctx.ensure_ready() {
         unavailable(&problem.detail)
     } else {
-        let warnings = api.shop.trash.warnings().into_iter();
+        let warnings = api.ctx.trash.warnings().into_iter();
         let lines = warnings.map(|warning| format!("\nwarning: {warning}"));
         response::text(
             StatusCode::OK,
@@ -231,16 +239,16 @@ fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
     request.query_as("attempt", "the number of an attempt")
 }
 
-fn streams(request: &Request) -> bool {
+fn wants_stream(request: &Request) -> bool {
     request.accepts("application/x-ndjson")
 }
 
-fn telling(request: &Request) -> Result<Telling, Problem> {
+fn event_query(request: &Request) -> Result<EventQuery, Problem> {
     let flag = |name: &str, default| {
         let flag = request.query_as(name, "true or false")?;
         Ok::<bool, Problem>(flag.unwrap_or(default))
     };
-    Ok(Telling {
+    Ok(EventQuery {
         after: request
             .query_as("after", "the number of an event")?
             .unwrap_or(0),
@@ -250,16 +258,16 @@ fn telling(request: &Request) -> Result<Telling, Problem> {
     })
 }
 
-fn stream(job: Arc<Job>, telling: Telling) -> Reply {
+fn stream(job: Arc<Job>, query: EventQuery) -> Reply {
     Ok(response::stream(
         "application/x-ndjson",
-        told::lines(job, telling),
+        event_stream::open(job, query),
     ))
 }
 
-fn unreadable() -> Problem {
+fn unreadable_result() -> Problem {
     Problem::new(
-        Kind::Internal,
+        ProblemKind::Internal,
         "the job's result can't be read; the node's log says why",
     )
 }

@@ -1,10 +1,12 @@
 //! Background tasks of a worker: each runs for as long as the worker lives.
 
-use super::{Settings, Storage, disk_guard, image_gc, job::Workshop, ledger::Ledger, storage};
+use super::{
+    Settings, StorageSettings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger,
+};
 use crate::{
     api::image::ImageRef,
+    background::BackgroundTasks,
     engine::{Engine, Images, PulledImages, probe},
-    tasks::Tasks,
 };
 use std::{
     path::{Path, PathBuf},
@@ -13,34 +15,30 @@ use std::{
 };
 
 /// How long fetching a sandbox's image may take.
-const PULL_LIMIT: Duration = Duration::from_mins(10);
+const PULL_TIMEOUT: Duration = Duration::from_mins(10);
 /// How often the data directory is looked at.
-const PLACE_INTERVAL: Duration = Duration::from_secs(2);
+const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Starts them all, but the removal of what jobs left ([`trash`](super::trash)), which has a queue of its own.
-pub(super) fn start(
-    tasks: &Tasks,
-    shop: &Arc<Workshop>,
+pub(super) fn spawn_all(
+    tasks: &BackgroundTasks,
+    ctx: &Arc<WorkerContext>,
     ledger: Arc<Ledger>,
     home: PathBuf,
-    storage: &Storage,
+    storage: &StorageSettings,
 ) {
-    tasks.spawn(watch_podman(Arc::clone(shop), home));
-    tasks.spawn(watch_place(Arc::clone(shop)));
-    tasks.spawn(disk_guard::run(Arc::clone(shop)));
+    tasks.spawn("watch_podman", watch_podman(Arc::clone(ctx), home));
+    tasks.spawn("watch_data_dir", watch_data_dir(Arc::clone(ctx)));
+    tasks.spawn("disk_guard", disk_guard::run_disk_guard(Arc::clone(ctx)));
     if let Some(age) = storage.image_gc {
-        tasks.spawn(image_gc::run(Arc::clone(shop), age));
+        tasks.spawn("image_gc", image_gc::run_image_gc(Arc::clone(ctx), age));
     }
-    tasks.spawn(storage::keep_house(
-        Arc::clone(shop),
-        ledger,
-        storage.retain,
-    ));
+    tasks.spawn("gc", gc::run_gc(Arc::clone(ctx), ledger, storage.retain));
 }
 
 /// The images of this host. Fetches the default image, so that the first job needn't wait for it.
-pub(super) fn images(
-    tasks: &Tasks,
+pub(super) fn open_images(
+    tasks: &BackgroundTasks,
     engine: &Engine,
     home: &Path,
     settings: &Settings,
@@ -50,11 +48,11 @@ pub(super) fn images(
     patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
     let pulled = PulledImages::open(home.join("pulled-images.json"));
     let kept = settings.default_image.iter().cloned().collect();
-    let images = Images::new(engine.clone(), PULL_LIMIT, &patterns).noting(pulled, kept);
+    let images = Images::new(engine.clone(), PULL_TIMEOUT, &patterns).with_gc(pulled, kept);
     let images = Arc::new(images);
     if let Some(image) = settings.default_image.clone() {
         let images = Arc::clone(&images);
-        tasks.spawn(async move {
+        tasks.spawn("prefetch_image", async move {
             if let Err(error) = images.resolve(&image, |_| ()).await {
                 tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
             }
@@ -64,21 +62,21 @@ pub(super) fn images(
 }
 
 /// Sees to podman for as long as the worker lives.
-async fn watch_podman(shop: Arc<Workshop>, home: PathBuf) {
-    let ground = probe::Ground {
-        init: shop.init.path(),
+async fn watch_podman(ctx: Arc<WorkerContext>, home: PathBuf) {
+    let probe_env = probe::ProbeEnv {
+        init: ctx.init.path(),
         scratch: &home,
-        node_uuid: Some(&shop.node_uuid),
+        node_uuid: Some(&ctx.node_uuid),
     };
-    shop.engine.watch_over(ground).await;
+    ctx.engine.run_health_monitor(probe_env).await;
 }
 
 /// Says when the data directory goes away, and when it is back, for as long as the worker lives.
-async fn watch_place(shop: Arc<Workshop>) {
+async fn watch_data_dir(ctx: Arc<WorkerContext>) {
     let mut is_there = true;
     loop {
-        tokio::time::sleep(PLACE_INTERVAL).await;
-        let found = shop.place.check();
+        tokio::time::sleep(DATA_DIR_CHECK_INTERVAL).await;
+        let found = ctx.anchors.verify();
         if found.is_ok() == is_there {
             continue;
         }
@@ -87,13 +85,13 @@ async fn watch_place(shop: Arc<Workshop>) {
             Ok(()) => tracing::info!("data directory is back; taking jobs"),
             Err(misplaced) => tracing::error!(reason = %misplaced, "taking no jobs"),
         }
-        shop.changed.send_replace(());
+        ctx.changed.send_replace(());
     }
 }
 
 /// Names what nobody may remove any more: files of sandboxes of a node whose data directory is gone.
-pub(super) async fn warn_of_strays(engine: &Engine) {
-    match engine.stray_uppers().await {
+pub(super) async fn warn_about_strays(engine: &Engine) {
+    match engine.orphaned_uppers().await {
         Ok(strays) => {
             if let Some(first) = strays.first() {
                 tracing::warn!(

@@ -1,7 +1,7 @@
 //! The filesystems on which a node needs room: those of its jobs, of podman's images and of its state.
 
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     disk_space::{DiskSpace, Resource, Shortage},
 };
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
@@ -13,7 +13,7 @@ use std::{
 
 /// Use that a node makes of a filesystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Purpose {
+pub(super) enum StorageArea {
     /// Workspaces, logs and results of jobs.
     Jobs,
     /// Podman's graph root: images, and what containers write outside of their workspace.
@@ -24,19 +24,19 @@ pub(super) enum Purpose {
 
 /// One directory that needs room.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) purpose: Purpose,
+pub(super) struct StorageDir {
+    pub(super) area: StorageArea,
     pub(super) path: PathBuf,
 }
 
 /// All filesystems that matter to a node, and the reserve that is kept on each.
 pub(super) struct Disk {
     pub(super) jobs_dir: PathBuf,
-    places: [Place; 3],
+    dirs: [StorageDir; 3],
     pub(super) min_free: u64,
 }
 
-impl Purpose {
+impl StorageArea {
     /// Name in metrics and messages.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -47,12 +47,12 @@ impl Purpose {
     }
 }
 
-impl Place {
+impl StorageDir {
     pub(super) fn space(&self) -> io::Result<DiskSpace> {
         DiskSpace::at(&self.path)
     }
 
-    /// Number of the device that it is on: the same for two places that share their room, as subvolumes of btrfs
+    /// Number of the device that it is on: the same for two dirs that share their room, as subvolumes of btrfs
     /// do, which have numbers of their own only for files.
     pub(super) fn device(&self) -> io::Result<u64> {
         let mount = statx(CWD, &self.path, AtFlags::empty(), StatxFlags::MNT_ID)?;
@@ -65,15 +65,15 @@ impl Place {
     }
 
     fn describe(&self, shortage: &Shortage) -> String {
-        let advice = match (self.purpose, shortage.of) {
-            (Purpose::Images, _) => "make room (podman image prune --all)",
+        let advice = match (self.area, shortage.of) {
+            (StorageArea::Images, _) => "make room (podman image prune --all)",
             (_, Resource::Bytes) => "make room there",
             (_, Resource::Inodes) => "remove files there",
         };
         format!(
             "too little room in {} ({}): {shortage}; {advice}, or set a lower --min-free-disk",
             self.path.display(),
-            self.purpose.as_str(),
+            self.area.as_str(),
         )
     }
 }
@@ -91,63 +91,63 @@ fn device_of(mounts: &str, id: u64) -> Option<u64> {
 
 impl Disk {
     pub(super) fn new(jobs_dir: &Path, graph_root: &Path, state: &Path, min_free: u64) -> Self {
-        let place = |purpose, path: &Path| Place {
-            purpose,
+        let dir = |area, path: &Path| StorageDir {
+            area,
             path: path.to_owned(),
         };
         Self {
             jobs_dir: jobs_dir.to_owned(),
-            places: [
-                place(Purpose::Jobs, jobs_dir),
-                place(Purpose::Images, graph_root),
-                place(Purpose::State, state),
+            dirs: [
+                dir(StorageArea::Jobs, jobs_dir),
+                dir(StorageArea::Images, graph_root),
+                dir(StorageArea::State, state),
             ],
             min_free,
         }
     }
 
-    pub(super) fn places(&self) -> &[Place] {
-        &self.places
+    pub(super) fn dirs(&self) -> &[StorageDir] {
+        &self.dirs
     }
 
-    pub(super) fn place(&self, purpose: Purpose) -> &Place {
-        let [jobs, images, state] = &self.places;
-        match purpose {
-            Purpose::Jobs => jobs,
-            Purpose::Images => images,
-            Purpose::State => state,
+    pub(super) fn dir(&self, area: StorageArea) -> &StorageDir {
+        let [jobs, images, state] = &self.dirs;
+        match area {
+            StorageArea::Jobs => jobs,
+            StorageArea::Images => images,
+            StorageArea::State => state,
         }
     }
 
     /// Places with less room than the reserve. One that can't be asked counts as having room: whoever
     /// takes a job asks, and says so.
-    pub(super) fn shortages(&self) -> impl Iterator<Item = (&Place, Shortage)> {
-        self.places
+    pub(super) fn shortages(&self) -> impl Iterator<Item = (&StorageDir, Shortage)> {
+        self.dirs
             .iter()
-            .filter_map(|place| Some((place, place.space().ok()?.shortage(self.min_free)?)))
+            .filter_map(|dir| Some((dir, dir.space().ok()?.shortage(self.min_free)?)))
     }
 
     /// Whether the filesystem of the jobs has less room than the reserve.
-    pub(super) fn is_short_of_jobs(&self) -> bool {
-        let space = self.place(Purpose::Jobs).space();
+    pub(super) fn is_jobs_dir_short(&self) -> bool {
+        let space = self.dir(StorageArea::Jobs).space();
         space.map_or(true, |space| space.shortage(self.min_free).is_some())
     }
 
     /// Whether there is room for one more job.
-    pub(super) fn check(&self) -> Result<(), Problem> {
-        let refuse = |detail| Err(Problem::new(Kind::InsufficientStorage, detail));
-        for place in &self.places {
-            match place.space() {
+    pub(super) fn ensure_space(&self) -> Result<(), Problem> {
+        let refuse = |detail| Err(Problem::new(ProblemKind::InsufficientStorage, detail));
+        for dir in &self.dirs {
+            match dir.space() {
                 Ok(space) => {
                     if let Some(shortage) = space.shortage(self.min_free) {
-                        return refuse(place.describe(&shortage));
+                        return refuse(dir.describe(&shortage));
                     }
                 }
                 Err(error) => {
                     return refuse(format!(
                         "the room in {} ({}) is unknown: {error}; let the node's user look into that directory",
-                        place.path.display(),
-                        place.purpose.as_str()
+                        dir.path.display(),
+                        dir.area.as_str()
                     ));
                 }
             }
@@ -174,11 +174,11 @@ mod tests {
     #[test]
     fn places_on_one_filesystem_share_a_device() {
         let home = tempfile::tempdir().unwrap();
-        let place = |path: &Path| Place {
-            purpose: Purpose::Jobs,
+        let dir = |path: &Path| StorageDir {
+            area: StorageArea::Jobs,
             path: path.to_owned(),
         };
-        let device = |path: &Path| place(path).device().unwrap();
+        let device = |path: &Path| dir(path).device().unwrap();
         fs::create_dir(home.path().join("a")).unwrap();
         assert_eq!(device(home.path()), device(&home.path().join("a")));
         assert_ne!(device(home.path()), device(Path::new("/proc")));

@@ -1,22 +1,23 @@
 //! The copy of our own binary that sandboxes get as their init.
 //!
-//! A copy, named by its hash, so that an upgrade never pulls it from under a running job. It is compared with
+//! A copy, named by its hash, so that an upgrade never pulls it from under a running job. It is verified with
 //! ourselves at the start, and again before a sandbox is started where its file is not the one that was
-//! compared last: a copy that was damaged, removed or lost its mode would end every job.
+//! verified last: a copy that was damaged, removed or lost its mode would end every job.
 
 use crate::{
     data_dir::{make_private_dir, make_private_subdir},
     digest::sha256_hex,
 };
+use parking_lot::Mutex;
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 /// What sandboxes need of the file: nobody writes it, everybody runs it.
-const MODE: u32 = 0o555;
+const INIT_MODE: u32 = 0o555;
 
 /// Identity and times of a file: inode, size, mode, change of content, change of anything.
 type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
@@ -25,20 +26,20 @@ type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
 #[derive(Clone, Debug)]
 pub(crate) struct InitCopy {
     path: PathBuf,
-    /// Of the file that was last compared with our own binary.
-    compared: Arc<Mutex<Option<Stamp>>>,
+    /// Of the file that was last verified with our own binary.
+    verified: Arc<Mutex<Option<Stamp>>>,
 }
 
 impl InitCopy {
     /// Makes the copy in `dir`, where there is none that is whole.
     pub(crate) fn install(dir: &Path) -> io::Result<Self> {
         make_private_dir(dir)?;
-        let binary = own_binary()?;
+        let binary = read_own_binary()?;
         let copy = Self {
             path: dir.join(format!("init-{}", &sha256_hex(&binary)[..16])),
-            compared: Arc::default(),
+            verified: Arc::default(),
         };
-        copy.compare(&binary)?;
+        copy.verify(&binary)?;
         Ok(copy)
     }
 
@@ -47,18 +48,18 @@ impl InitCopy {
         &self.path
     }
 
-    /// Replaces the copy where it is not the file any more that was compared last, nor the same as it.
+    /// Replaces the copy where it is not the file any more that was verified last, nor the same as it.
     pub(crate) async fn ensure(&self) -> io::Result<()> {
-        if self.is_known() {
+        if self.is_verified() {
             return Ok(());
         }
         let copy = self.clone();
-        tokio::task::spawn_blocking(move || copy.compare(&own_binary()?)).await?
+        tokio::task::spawn_blocking(move || copy.verify(&read_own_binary()?)).await?
     }
 
-    fn is_known(&self) -> bool {
-        let compared = *self.compared.lock().unwrap_or_else(PoisonError::into_inner);
-        compared.is_some() && compared == self.stamp()
+    fn is_verified(&self) -> bool {
+        let verified = *self.verified.lock();
+        verified.is_some() && verified == self.stamp()
     }
 
     fn stamp(&self) -> Option<Stamp> {
@@ -70,19 +71,19 @@ impl InitCopy {
         Some((file.ino(), file.size(), file.mode(), content, change))
     }
 
-    fn compare(&self, binary: &[u8]) -> io::Result<()> {
-        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+    fn verify(&self, binary: &[u8]) -> io::Result<()> {
+        let mut verified = self.verified.lock();
         // Taken before the look: a change in between is seen at the next one.
         let stamp = self.stamp();
-        if stamp.is_some() && is_whole(&self.path, binary) {
-            *compared = stamp;
+        if stamp.is_some() && is_intact(&self.path, binary) {
+            *verified = stamp;
             return Ok(());
         }
         if stamp.is_some() {
             tracing::warn!(path = %self.path.display(), "copy of this binary for sandboxes was damaged; replaced");
         }
         self.write(binary)?;
-        *compared = self.stamp();
+        *verified = self.stamp();
         Ok(())
     }
 
@@ -97,21 +98,21 @@ impl InitCopy {
             _ => {}
         }
         fs::write(&temporary, binary)?;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(INIT_MODE))?;
         fs::File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, &self.path)
     }
 }
 
 /// Whether a file is the binary and can be run by every user of a sandbox.
-fn is_whole(path: &Path, binary: &[u8]) -> bool {
+fn is_intact(path: &Path, binary: &[u8]) -> bool {
     let meta = fs::symlink_metadata(path);
-    meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == MODE)
+    meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == INIT_MODE)
         && fs::read(path).is_ok_and(|content| content == binary)
 }
 
 /// Our own binary, which has to be linked statically.
-fn own_binary() -> io::Result<Vec<u8>> {
+fn read_own_binary() -> io::Result<Vec<u8>> {
     let binary = fs::read("/proc/self/exe")?;
     if is_dynamic(&binary) {
         return Err(io::Error::other(

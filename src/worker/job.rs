@@ -12,87 +12,48 @@
 //! ```
 
 use super::{
-    access::Terms,
-    disk::Disk,
-    disk_guard::{LiveJob, LiveJobs},
-    init_copy::InitCopy,
+    context::WorkerContext,
+    disk_guard::LiveJob,
     ledger::Job,
-    metrics::Metrics,
-    prepare::{Halt, engine_error, prepare},
-    trash::Trash,
+    prepare::{PrepareError, engine_error, prepare},
 };
 use crate::{
-    api::{
-        jobs::{Effective, JobErrorKind, SandboxSpec},
-        problem::{Kind, Problem},
-    },
-    data_dir::{Place, make_private_subdir},
-    engine::{Engine, FoundImage, ImageLease, Images},
+    api::jobs::{Effective, JobErrorKind, SandboxSpec},
+    backoff::Backoff,
+    data_dir::make_private_subdir,
+    engine::{ImageLease, ResolvedImage},
+    retry::retry,
+    sandbox::shim::{ShimConfig, ShimHandle, StopRequest},
     sandbox_init::seccomp,
-    shim::{Link, Order, Stop},
-    spool::{Ending, Recorder},
+    spool::{JobEnd, JobRecorder},
     wait,
 };
 use futures_util::FutureExt as _;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
 /// How often a shim is started for one attempt, should somebody kill it before the command began.
-const STARTS: usize = 3;
+const MAX_SHIM_STARTS: usize = 3;
 /// Before a shim that has let go of us is spoken to again, or an end is written down again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest pause before the end of a job is written again.
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// After so long podman should have started a sandbox.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// All that jobs share.
-pub(super) struct Workshop {
-    pub(super) engine: Engine,
-    pub(super) init: InitCopy,
-    pub(super) images: Arc<Images>,
-    pub(super) node_uuid: String,
-    pub(super) log_bytes: u64,
-    pub(super) disk: Disk,
-    /// Where what ended jobs leave goes.
-    pub(super) trash: Arc<Trash>,
-    pub(super) terms: watch::Receiver<Terms>,
-    /// Sandboxes at the same time, counted until they are cleared away.
-    pub(super) slots: Semaphore,
-    pub(super) metrics: Metrics,
-    /// Paths under which everything has to stay.
-    pub(super) place: Place,
-    /// Says that jobs began or ceased to wait for images, or that the place changed.
-    pub(super) changed: watch::Sender<()>,
-    /// Jobs that may have something on disk.
-    pub(super) live: LiveJobs,
-}
-
-impl Workshop {
-    /// Whether one more job can be run here.
-    pub(super) fn check(&self) -> Result<(), Problem> {
-        if let Err(misplaced) = self.place.check() {
-            return Err(Problem::new(Kind::Unavailable, misplaced.to_string()));
-        }
-        if let Some(reason) = self.engine.trouble() {
-            let detail =
-                format!("podman does not work on this node, and so it takes no job: {reason}");
-            return Err(Problem::new(Kind::Unavailable, detail).retry_after(PAUSE.as_secs()));
-        }
-        self.disk.check()
-    }
-}
+const SLOW_START_DELAY: Duration = Duration::from_secs(10);
 
 /// Where to begin.
-pub(super) enum Entry {
+pub(super) enum JobStart {
     /// Nothing was done yet.
-    Begin(SandboxSpec),
-    /// An earlier process started a shim; gone, where there is no link.
-    Adopt(Option<Link>),
+    New(SandboxSpec),
+    /// An earlier process started a shim; gone, where there is no handle.
+    Adopted(Option<ShimHandle>),
 }
 
 /// Resolves once the job is to be ended.
-async fn canceled(cancel: &mut watch::Receiver<bool>) {
+async fn cancel_requested(cancel: &mut watch::Receiver<bool>) {
     if wait::until(cancel, |cancel| *cancel).await.is_err() {
         // Nobody can cancel any more, so nobody will.
         std::future::pending().await
@@ -100,174 +61,177 @@ async fn canceled(cancel: &mut watch::Receiver<bool>) {
 }
 
 /// Resolves once a job that has a sandbox is to be ended, with the reason.
-async fn stopped(job: &Job) -> Stop {
+async fn stop_requested(job: &Job) -> StopRequest {
     let (mut cancel, mut excess) = (job.cancel.subscribe(), job.excess.subscribe());
     tokio::select! {
-        () = canceled(&mut cancel) => Stop::Cancel,
-        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => Stop::NoRoom(excess),
+        () = cancel_requested(&mut cancel) => StopRequest::Cancel,
+        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => StopRequest::OutOfDisk(excess),
     }
 }
 
 /// Runs a job to its end.
-pub(super) async fn run(shop: Arc<Workshop>, job: Arc<Job>, entry: Entry) {
+pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart) {
     let accepted = &job.accepted;
-    if matches!(entry, Entry::Begin(_)) {
+    if matches!(start, JobStart::New(_)) {
         tracing::info!(job = %accepted.job_id, task = %accepted.task_id, attempt = accepted.attempt, image = accepted.image, "job accepted");
     }
-    let walked = AssertUnwindSafe(walk(&shop, &job, entry))
+    let outcome = AssertUnwindSafe(run_attempt(&ctx, &job, start))
         .catch_unwind()
         .await;
     // A fault of ours must not leave a job that never ends.
-    if walked.is_err() && !job.has_ended() {
-        let halt = engine_error("the worker made a mistake; its log says which");
-        finish(&shop, &job, halt.into()).await;
+    if outcome.is_err() && !job.has_ended() {
+        let error = engine_error("the worker made a mistake; its log says which");
+        end_without_shim(&ctx, &job, error.into()).await;
     }
 }
 
-async fn walk(shop: &Workshop, job: &Arc<Job>, entry: Entry) {
-    let live = shop.live.enter(job);
-    let mut spec = match entry {
-        Entry::Begin(spec) => spec,
-        Entry::Adopt(link) => {
+async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
+    let live = ctx.live.register(job);
+    let mut spec = match start {
+        JobStart::New(spec) => spec,
+        JobStart::Adopted(handle) => {
             // A worker that was started anew with fewer slots has too many jobs for a while.
-            let _slot = shop.slots.try_acquire();
-            let _lease = lease(shop, job).await;
-            if let Some(link) = link {
-                look_on(shop, job, link).await;
+            let _slot = ctx.slots.try_acquire();
+            let _lease = lease_image(ctx, job).await;
+            if let Some(handle) = handle {
+                supervise(ctx, job, handle).await;
             }
-            match leftover(shop, &live).await {
+            match recover(ctx, &live).await {
                 Some(spec) => spec,
                 None => return,
             }
         }
     };
     // An earlier process of ours may have started some.
-    let earlier = job.spool.container().and_then(|name| number(&name));
-    for start in (earlier.unwrap_or(0) + 1..).take(STARTS) {
+    let earlier = job
+        .spool
+        .container_name()
+        .and_then(|name| start_number(&name));
+    for start in (earlier.unwrap_or(0) + 1..).take(MAX_SHIM_STARTS) {
         let mut cancel = job.cancel.subscribe();
         let prepared = tokio::select! {
-            prepared = prepare(shop, job) => prepared,
-            () = canceled(&mut cancel) => Err(Halt::Canceled),
+            prepared = prepare(ctx, job) => prepared,
+            () = cancel_requested(&mut cancel) => Err(PrepareError::Canceled),
         };
         let (image, _slot, _lease) = match prepared {
             Ok(prepared) => prepared,
-            Err(halt) => return finish(shop, job, halt.into()).await,
+            Err(error) => return end_without_shim(ctx, job, error.into()).await,
         };
         // A name of its own: the podman of a shim that was killed may still be about to make its container.
         let container = format!(
             "cynode-{}-{}.{start}",
             job.accepted.job_id, job.accepted.attempt
         );
-        let order = order(shop, job, &spec, image, container);
+        let config = shim_config(ctx, job, &spec, image, container);
         let started = async {
-            shop.init.ensure().await?;
-            Link::start(&job.spool, &order).await
+            ctx.init.ensure().await?;
+            ShimHandle::start(&job.spool, &config).await
         };
         match started.await {
-            Ok(link) => look_on(shop, job, link).await,
+            Ok(handle) => supervise(ctx, job, handle).await,
             Err(error) => {
-                let halt = engine_error(format!("no shim could be started: {error}"));
-                return finish(shop, job, halt.into()).await;
+                let error = engine_error(format!("no shim could be started: {error}"));
+                return end_without_shim(ctx, job, error.into()).await;
             }
         }
-        match leftover(shop, &live).await {
+        match recover(ctx, &live).await {
             Some(again) => spec = again,
             None => return,
         }
     }
-    let halt = engine_error("somebody kills the sandbox's shim before it can begin");
-    finish(shop, job, halt.into()).await;
+    let error = engine_error("somebody kills the sandbox's shim before it can begin");
+    end_without_shim(ctx, job, error.into()).await;
 }
 
 /// Which start a container is of, by its name.
-fn number(container: &str) -> Option<u32> {
+fn start_number(container: &str) -> Option<u32> {
     container.rsplit_once('.')?.1.parse().ok()
 }
 
 /// Keeps the image of a job that was started by an earlier process.
-async fn lease(shop: &Workshop, job: &Job) -> Option<ImageLease> {
+async fn lease_image(ctx: &WorkerContext, job: &Job) -> Option<ImageLease> {
     let image = job.accepted.image.parse().ok()?;
-    shop.images.lease(&image).await
+    ctx.images.lease(&image).await
 }
 
-fn order(
-    shop: &Workshop,
+fn shim_config(
+    ctx: &WorkerContext,
     job: &Job,
     spec: &SandboxSpec,
-    image: FoundImage,
+    image: ResolvedImage,
     container: String,
-) -> Order {
+) -> ShimConfig {
     let (default, most) = {
-        let terms = shop.terms.borrow();
+        let access = ctx.access.borrow();
         (
-            terms.default_timeout_seconds,
-            terms.policy.max_timeout_seconds,
+            access.default_timeout_seconds,
+            access.policy.max_timeout_seconds,
         )
     };
     let effective = Effective {
         image_id: image.id,
         network: "none".to_owned(),
-        runtime: shop.engine.runtime_name().to_owned(),
+        runtime: ctx.engine.runtime_name().to_owned(),
         timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
         seccomp: Some(seccomp::NAME.to_owned()),
     };
-    Order {
+    ShimConfig {
         spool: job.spool.path().to_owned(),
-        engine: shop.engine.clone(),
-        init: shop.init.path().to_owned(),
-        node_uuid: shop.node_uuid.clone(),
+        engine: ctx.engine.clone(),
+        init: ctx.init.path().to_owned(),
+        node_uuid: ctx.node_uuid.clone(),
         accepted: job.accepted.clone(),
         container,
         image_index: image.stamp,
         effective,
-        log_bytes: shop.log_bytes,
+        log_bytes: ctx.log_bytes,
     }
 }
 
 /// Passes on what a shim says until it is gone, and to it that the job is to end.
-async fn look_on(shop: &Workshop, job: &Job, mut link: Link) {
-    let mut told_to_end = false;
-    let doubtful = Instant::now() + PATIENCE;
-    let mut is_looked_at = false;
+async fn supervise(ctx: &WorkerContext, job: &Job, mut handle: ShimHandle) {
+    let mut is_stopping = false;
+    let slow_start = Instant::now() + SLOW_START_DELAY;
+    let mut is_checked = false;
     loop {
         tokio::select! {
-            () = sleep_until(doubtful), if !is_looked_at => {
-                is_looked_at = true;
-                if !job.spool.has_begun() {
-                    shop.engine.suspect();
+            () = sleep_until(slow_start), if !is_checked => {
+                is_checked = true;
+                if !job.spool.has_started() {
+                    ctx.engine.report_failure();
                 }
             }
-            lives = link.news() => {
-                note_end(shop, job).await;
+            lives = handle.changed() => {
+                record_end(ctx, job).await;
                 if !lives {
                     // Only one that can't be found again is gone.
-                    match Link::find(&job.spool) {
+                    match ShimHandle::connect(&job.spool) {
                         Ok(Some(again)) => {
-                            tokio::time::sleep(PAUSE).await;
-                            (link, told_to_end) = (again, false);
+                            tokio::time::sleep(RETRY_INTERVAL).await;
+                            (handle, is_stopping) = (again, false);
                         }
                         _ => return,
                     }
                 }
-                job.tell();
+                job.notify();
             }
-            why = stopped(job), if !told_to_end => {
-                told_to_end = true;
-                link.end(why).await;
+            request = stop_requested(job), if !is_stopping => {
+                is_stopping = true;
+                handle.stop(request).await;
             }
         }
     }
 }
 
 /// Whether there is a result by now.
-async fn note_end(shop: &Workshop, job: &Job) -> bool {
+async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
     if job.has_ended() {
         return true;
     }
-    let Some(result) = job.result().await.map(|last| last.result) else {
+    let Some(result) = job.read_result().await.map(|last| last.result) else {
         return false;
     };
-    shop.metrics.job_ended(result.status);
+    ctx.metrics.job_ended(result.status);
     let kind = result.error.as_ref().map(|error| error.kind);
     tracing::info!(
         job = %result.job_id,
@@ -279,79 +243,80 @@ async fn note_end(shop: &Workshop, job: &Job) -> bool {
         "job ended"
     );
     if kind == Some(JobErrorKind::EngineError) {
-        shop.engine.suspect();
+        ctx.engine.report_failure();
     }
-    job.end(result.status);
+    job.set_outcome(result.status);
     true
 }
 
 /// What a shim that is gone has left: clears it away, and has the job end, unless its command can't
 /// have begun, which is then to be run.
-async fn leftover(shop: &Workshop, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
+async fn recover(ctx: &WorkerContext, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
     let job = &live.job;
     let workspace = job.spool.workspace();
-    let is_left = workspace.exists();
-    if is_left && let Some(name) = job.spool.container() {
+    let has_workspace = workspace.exists();
+    if has_workspace && let Some(name) = job.spool.container_name() {
         // It had not the time to do so.
-        shop.engine.remove_container(&name).await;
+        ctx.engine.remove_container(&name).await;
     }
-    let again = conclude(shop, job).await;
+    let again = resolve(ctx, job).await;
     // Last: how the job ended is told first, however long this takes.
-    if is_left && again.is_some() {
+    if has_workspace && again.is_some() {
         // The next start needs an empty one.
-        let removed = shop.engine.remove_tree(shop.init.path(), &workspace).await;
+        let removed = ctx.engine.remove_tree(ctx.init.path(), &workspace).await;
         if let Err(error) = removed {
             tracing::warn!(job = %job.accepted.job_id, error, "a workspace can't be emptied");
         }
-    } else if is_left {
-        shop.trash.add(workspace, Some(live));
+    } else if has_workspace {
+        ctx.trash.add(workspace, Some(live));
     }
     if let Some(upper) = job
         .spool
-        .container()
-        .and_then(|name| shop.engine.detached_upper(&name))
+        .container_name()
+        .and_then(|name| ctx.engine.detached_upper(&name))
     {
-        shop.trash.add(upper, Some(live));
+        ctx.trash.add(upper, Some(live));
     }
     again
 }
 
 /// Has a job end whose shim is gone, or answers what is to be run once more.
-async fn conclude(shop: &Workshop, job: &Arc<Job>) -> Option<SandboxSpec> {
-    if note_end(shop, job).await {
+async fn resolve(ctx: &WorkerContext, job: &Arc<Job>) -> Option<SandboxSpec> {
+    if record_end(ctx, job).await {
         return None;
     }
     if let Ok(Some(spec)) = job.spool.request()
-        && !job.spool.has_begun()
+        && !job.spool.has_started()
     {
         return Some(spec);
     }
-    let complaints = std::fs::read_to_string(job.spool.shim_log()).unwrap_or_default();
-    tracing::warn!(job = %job.accepted.job_id, attempt = job.accepted.attempt, complaints, "a job's shim is gone");
+    let shim_log = std::fs::read_to_string(job.spool.shim_log()).unwrap_or_default();
+    tracing::warn!(job = %job.accepted.job_id, attempt = job.accepted.attempt, shim_log, "a job's shim is gone");
     let message =
         "its shim was killed, or its machine went down, while it ran; how it ended can't be known";
-    finish(shop, job, Ending::trouble(JobErrorKind::Lost, message)).await;
+    end_without_shim(ctx, job, JobEnd::failed(JobErrorKind::Lost, message)).await;
     None
 }
 
 /// Writes down the end of a job that has no shim.
-async fn finish(shop: &Workshop, job: &Arc<Job>, ending: Ending) {
-    while let Err(error) = write_end(shop, job, ending.clone()).await {
-        tracing::error!(job = %job.accepted.job_id, %error, "an end can't be written down yet; trying again");
-        tokio::time::sleep(PAUSE).await;
-    }
-    note_end(shop, job).await;
+async fn end_without_shim(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) {
+    let backoff = Backoff::new(RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+    retry(backoff, "write the result of a job", || {
+        write_end(ctx, job, end.clone())
+    })
+    .await;
+    record_end(ctx, job).await;
 }
 
-async fn write_end(shop: &Workshop, job: &Arc<Job>, ending: Ending) -> io::Result<()> {
-    let (held, log_bytes) = (Arc::clone(job), shop.log_bytes);
+async fn write_end(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::Result<()> {
+    let (held, log_bytes) = (Arc::clone(job), ctx.log_bytes);
     // All that it printed is read for this, off the runtime's threads.
     let result = tokio::task::spawn_blocking(move || {
         make_private_subdir(held.spool.path())?;
-        let mut recorder = Recorder::open(&held.spool, held.accepted.clone(), log_bytes)?;
-        Ok::<_, io::Error>(recorder.finish(ending, None))
+        let mut recorder = JobRecorder::open(&held.spool, held.accepted.clone(), log_bytes)?;
+        Ok::<_, io::Error>(recorder.take_result(end, None))
     });
     let result = result.await.map_err(io::Error::from).flatten()?;
-    job.spool.finish_at_last(&result).await?;
+    job.spool.write_result_with_retry(&result).await?;
     job.spool.sync()
 }

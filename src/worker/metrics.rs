@@ -4,21 +4,21 @@ use super::disk::Disk;
 use crate::{
     api::jobs::Outcome,
     http::{
-        metrics::{Base, Requests, add},
+        metrics::{MetricsRegistry, RequestMetrics, register},
         response::Reply,
     },
 };
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 pub(super) struct Metrics {
-    base: Base,
+    base: MetricsRegistry,
     jobs: IntCounterVec,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let base = Base::default();
-        let jobs = base.count_by_status(
+        let base = MetricsRegistry::default();
+        let jobs = base.status_counter(
             "cynode_worker_jobs_total",
             "Jobs that ended since this process started, by the status of their result.",
             Outcome::ALL.map(Outcome::as_str),
@@ -28,7 +28,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub(super) fn requests(&self) -> Requests {
+    pub(super) fn requests(&self) -> RequestMetrics {
         self.base.requests("worker")
     }
 
@@ -39,15 +39,12 @@ impl Metrics {
 
     /// All of it, with the number of jobs that run now and the room that there is.
     pub(super) fn render(&self, running: usize, disk: &Disk) -> Reply {
-        let momentary = Registry::new();
+        let snapshot = Registry::new();
         let help = "Jobs that were taken and have not ended.";
-        let jobs = add(
-            &momentary,
-            IntGauge::new("cynode_worker_jobs_running", help),
-        );
+        let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
         jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
-        add_space(&momentary, disk);
-        self.base.render(&momentary)
+        add_space(&snapshot, disk);
+        self.base.render(&snapshot)
     }
 }
 
@@ -55,7 +52,7 @@ impl Metrics {
 fn add_space(registry: &Registry, disk: &Disk) {
     let gauge = |name, help| {
         let gauge = IntGaugeVec::new(Opts::new(name, help), &["place"]);
-        add(registry, gauge)
+        register(registry, gauge)
     };
     let bytes = gauge(
         "cynode_worker_disk_free_bytes",
@@ -66,9 +63,9 @@ fn add_space(registry: &Registry, disk: &Disk) {
         "Inodes free there, where their number is limited.",
     );
     let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
-    for place in disk.places() {
-        let Ok(space) = place.space() else { continue };
-        let label = [place.purpose.as_str()];
+    for dir in disk.dirs() {
+        let Ok(space) = dir.space() else { continue };
+        let label = [dir.area.as_str()];
         bytes
             .with_label_values(&label)
             .set(number(space.bytes.free));

@@ -1,14 +1,17 @@
 //! Role `worker`: takes jobs over HTTP and runs each in a sandbox of its own.
 //!
-//! [`Bench::prepare`] finds out what this machine can do and clears away what an earlier
-//! process left; [`Bench::open`] then serves the Worker API for whoever shows the token.
+//! [`PreparedWorker::prepare`] finds out what this machine can do and clears away what an earlier
+//! process left; [`PreparedWorker::serve`] then serves the Worker API for whoever shows the token.
 //! `node` does the same in its own process, between the steps of its start.
 
 mod access;
 mod api;
 mod background;
+mod context;
 mod disk;
 mod disk_guard;
+mod event_stream;
+mod gc;
 mod image_gc;
 mod init_copy;
 mod job;
@@ -16,24 +19,22 @@ mod ledger;
 mod metrics;
 mod prepare;
 mod recovery;
-mod storage;
-mod told;
 mod tombstones;
 mod trash;
 
-pub use access::{Access, Policy};
+pub use access::{AccessGrant, JobPolicy};
+pub use gc::StorageSettings;
 pub(crate) use init_copy::InitCopy;
-pub use storage::Storage;
 
-use access::Terms;
+use access::AccessPolicy;
 
 use crate::{
     api::image::ImageRef,
-    data_dir::{DataDir, Place, RoleLock, SecretFile, check_owner, make_private_dir},
+    background::BackgroundTasks,
+    data_dir::{DataDir, PathAnchors, RoleLock, SecretFile, check_owner, make_private_dir},
     engine::{Engine, EngineError, Program, probe},
-    http::{gate::Gate, host::Hosts, server},
+    http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
     instances::Instances,
-    tasks::Tasks,
 };
 use std::{
     fs, io,
@@ -57,9 +58,9 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 /// Which flags let other names in on loopback.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// What is left to sandboxes that were told to end.
-const END_LIMIT: Duration = Duration::from_secs(30);
+const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is left to background tasks, which the next start takes up where they were.
-const BACKGROUND_LIMIT: Duration = Duration::from_secs(1);
+const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the operator says about sandboxes.
 #[derive(Clone, Debug)]
@@ -81,41 +82,41 @@ pub struct Settings {
     /// Longest body that the Worker API takes; the contract's when `None`.
     pub max_request_bytes: Option<usize>,
     /// Where jobs are kept, and for how long.
-    pub storage: Storage,
+    pub storage: StorageSettings,
 }
 
 /// A machine on which sandboxes work.
-pub struct Bench {
+pub struct PreparedWorker {
     engine: Engine,
     init: InitCopy,
     home: PathBuf,
     node_uuid: String,
     jobs_dir: PathBuf,
-    place: Place,
+    anchors: PathAnchors,
     settings: Settings,
-    found: recovery::Found,
+    recovered: recovery::Recovered,
     tombstones: tombstones::Tombstones,
     lock: RoleLock,
 }
 
 /// A Worker API that serves; cheap to clone.
 #[derive(Clone)]
-pub struct Worker(Arc<Serving>);
+pub struct Worker(Arc<Inner>);
 
-struct Serving {
+struct Inner {
     api: Arc<api::Api>,
     settings: Settings,
-    terms: watch::Sender<Terms>,
+    set_access: watch::Sender<AccessPolicy>,
     /// Ends the listener, which is the last thing to go: until then the orchestrator can fetch
     /// results, and a job that is still running can be canceled.
     stop: watch::Sender<bool>,
     listening: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
-    background: Tasks,
+    background: BackgroundTasks,
     /// No other process may sweep up while our jobs run.
     _lock: RoleLock,
 }
 
-impl Bench {
+impl PreparedWorker {
     /// Takes the data directory, finds a way to run containers, finds the jobs of an earlier process,
     /// and sweeps up what belongs to none.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
@@ -125,32 +126,33 @@ impl Bench {
         let init = InitCopy::install(&home.join("init"))?;
         let node_uuid = node_uuid(data_dir)?;
         let jobs_dir = jobs_dir(&settings.storage, &home, &node_uuid)?;
-        let place = Place::of([lock.path(), &home, &jobs_dir])?;
-        let wanted = probe::Wanted {
+        let anchors = PathAnchors::open([lock.path(), &home, &jobs_dir])?;
+        let wanted = probe::ProbeRequest {
             program: Program::podman(&settings.engine, &home)?,
             runtime: settings.engine_runtime.clone(),
         };
-        let ground = probe::Ground {
+        let probe_env = probe::ProbeEnv {
             init: init.path(),
             scratch: &home,
             node_uuid: Some(&node_uuid),
         };
-        let mut engine = probe::probe(wanted, ground).await?;
-        engine.keep_uppers(&node_uuid);
+        let mut engine = probe::probe(wanted, probe_env).await?;
+        engine.enable_upper_detach(&node_uuid);
         let tombstones =
             tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
-        let found = recovery::find(&engine, init.path(), &jobs_dir, &tombstones).await?;
-        found.sweep(&engine, &node_uuid).await?;
-        background::warn_of_strays(&engine).await;
+        let recovered =
+            recovery::recover_jobs(&engine, init.path(), &jobs_dir, &tombstones).await?;
+        recovered.remove_orphans(&engine, &node_uuid).await?;
+        background::warn_about_strays(&engine).await;
         Ok(Self {
             engine,
             init,
             home,
             node_uuid,
             jobs_dir,
-            place,
+            anchors,
             settings,
-            found,
+            recovered,
             tombstones,
             lock,
         })
@@ -168,31 +170,36 @@ impl Bench {
 
     /// Serves the Worker API on `listener`, with the access that is granted, until [`Worker::close`]; on
     /// loopback also by the name of `public_url`.
-    pub fn open(self, listener: TcpListener, access: Access, public_url: Option<&str>) -> Worker {
+    pub fn serve(
+        self,
+        listener: TcpListener,
+        access: AccessGrant,
+        public_url: Option<&str>,
+    ) -> Worker {
         let Self {
             engine,
             init,
             home,
             node_uuid,
             jobs_dir,
-            place,
+            anchors,
             settings,
-            found,
+            recovered,
             tombstones,
             lock,
         } = self;
-        let background = Tasks::default();
-        let (terms, in_force) = watch::channel(Terms::new(access, &settings));
-        let images = background::images(&background, &engine, &home, &settings);
+        let background = BackgroundTasks::default();
+        let (set_access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
+        let images = background::open_images(&background, &engine, &home, &settings);
         let slots = settings.max_concurrency;
-        let graph_root = &engine.facts().graph_root;
+        let graph_root = &engine.info().graph_root;
         let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
         let (trash, queued) = trash::Trash::new(engine.clone(), init.clone());
         let trash = Arc::new(trash);
-        for path in found.stuck {
+        for path in recovered.unremovable {
             trash.add(path, None);
         }
-        let shop = Arc::new(job::Workshop {
+        let ctx = Arc::new(context::WorkerContext {
             engine,
             init,
             trash: Arc::clone(&trash),
@@ -200,42 +207,45 @@ impl Bench {
             node_uuid,
             log_bytes: settings.storage.log_bytes,
             disk,
-            terms: in_force,
+            access: access_policy,
             slots: Semaphore::new(slots),
             metrics: metrics::Metrics::default(),
-            place,
+            anchors,
             changed: watch::Sender::new(()),
             live: disk_guard::LiveJobs::default(),
         });
         let ledger = Arc::new(ledger::Ledger::new(
             slots,
             jobs_dir,
-            &found.jobs,
+            &recovered.jobs,
             tombstones,
         ));
         let api = Arc::new(api::Api {
             ledger: Arc::clone(&ledger),
-            shop: Arc::clone(&shop),
-            running: Tasks::default(),
+            ctx: Arc::clone(&ctx),
+            job_tasks: BackgroundTasks::default(),
             instances: Instances::default(),
             closing: AtomicBool::new(false),
         });
-        for (job, entry) in found.open {
-            api.start(&job, entry);
+        for (job, start) in recovered.unfinished {
+            api.start(&job, start);
         }
-        background.spawn(async move { trash.run(queued).await });
-        background::start(&background, &shop, ledger, home, &settings.storage);
+        background.spawn("trash", async move { trash.run(queued).await });
+        background::spawn_all(&background, &ctx, ledger, home, &settings.storage);
         let (stop, stopped) = watch::channel(false);
-        let listening = tokio::spawn(server::serve(
-            listener,
-            api::router(Arc::clone(&api)),
-            Gate::new(&[], Hosts::of_urls(public_url, HOST_ADVICE)),
-            stopped,
-        ));
-        Worker(Arc::new(Serving {
+        let listening = crate::background::spawn(
+            "worker_api",
+            server::serve(
+                listener,
+                api::router(Arc::clone(&api)),
+                ListenerPolicy::new(&[], AllowedHosts::from_urls(public_url, HOST_ADVICE)),
+                stopped,
+            ),
+        );
+        Worker(Arc::new(Inner {
             api,
             settings,
-            terms,
+            set_access,
             stop,
             listening: Some(listening).into(),
             background,
@@ -248,7 +258,7 @@ impl Bench {
 fn node_uuid(data_dir: &DataDir) -> io::Result<String> {
     let file = SecretFile {
         name: "worker/node-uuid",
-        form: |text| {
+        validate: |text| {
             let parsed = uuid::Uuid::try_parse(text);
             parsed.map(drop).map_err(|_| "is no UUID")
         },
@@ -260,7 +270,7 @@ fn node_uuid(data_dir: &DataDir) -> io::Result<String> {
 }
 
 /// Where jobs are kept. Below what the operator names there is room for others, and for other things.
-fn jobs_dir(storage: &Storage, home: &Path, node_uuid: &str) -> io::Result<PathBuf> {
+fn jobs_dir(storage: &StorageSettings, home: &Path, node_uuid: &str) -> io::Result<PathBuf> {
     let jobs_dir = match &storage.jobs_dir {
         Some(place) => place.join(format!("cynode-{node_uuid}")),
         None => home.join("jobs"),
@@ -287,50 +297,50 @@ fn jobs_dir(storage: &Storage, home: &Path, node_uuid: &str) -> io::Result<PathB
 
 impl Worker {
     /// Replaces the access of the orchestrator; jobs that run already keep their rules and their owner.
-    pub fn renew(&self, access: Access) {
+    pub fn set_access(&self, access: AccessGrant) {
         self.0
-            .terms
-            .send_replace(Terms::new(access, &self.0.settings));
+            .set_access
+            .send_replace(AccessPolicy::new(access, &self.0.settings));
     }
 
     /// Why this machine takes no job at present; nothing while it does.
-    pub fn refusal(&self) -> Option<String> {
-        let refusal = self.0.api.shop.check().err();
+    pub fn unavailable_reason(&self) -> Option<String> {
+        let refusal = self.0.api.ctx.ensure_ready().err();
         refusal.map(|problem| problem.detail)
     }
 
     /// Number of jobs that run for other orchestrators than the one that has access now.
-    pub fn other_jobs(&self) -> usize {
-        let owner = self.0.terms.borrow().orchestrator.clone();
-        self.0.api.ledger.running_for_others(owner.as_ref())
+    pub fn foreign_jobs(&self) -> usize {
+        let owner = self.0.set_access.borrow().orchestrator.clone();
+        self.0.api.ledger.foreign_slot_count(owner.as_ref())
     }
 
     /// Number of jobs of the orchestrator that has access now that wait for images and occupy no slot.
     pub fn pulling_jobs(&self) -> usize {
-        let owner = self.0.terms.borrow().orchestrator.clone();
-        self.0.api.ledger.pulling_for(owner.as_ref())
+        let owner = self.0.set_access.borrow().orchestrator.clone();
+        self.0.api.ledger.pulling_count(owner.as_ref())
     }
 
     /// Why the data directory can't be relied on, if so.
-    pub fn misplaced(&self) -> Option<String> {
-        let found = self.0.api.shop.place.check();
+    pub fn data_dir_fault(&self) -> Option<String> {
+        let found = self.0.api.ctx.anchors.verify();
         found.err().map(|misplaced| misplaced.to_string())
     }
 
-    /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`misplaced`](Self::misplaced) changed.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.0.api.shop.changed.subscribe()
+    /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`data_dir_fault`](Self::data_dir_fault) changed.
+    pub fn subscribe_changes(&self) -> watch::Receiver<()> {
+        self.0.api.ctx.changed.subscribe()
     }
 
     /// What an operator should know of, though the worker takes jobs.
     pub fn warnings(&self) -> Vec<String> {
-        self.0.api.shop.trash.warnings()
+        self.0.api.ctx.trash.warnings()
     }
 
     /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled
     /// and cleared away; without, it goes on under its shims, and the next start finds it.
     pub async fn close(&self, grace: Duration, cancel: bool) {
-        let Serving {
+        let Inner {
             api,
             stop,
             listening,
@@ -338,10 +348,10 @@ impl Worker {
             ..
         } = &*self.0;
         api.closing.store(true, Ordering::SeqCst);
-        let mut left = api.running.idle(grace).await;
+        let mut left = api.job_tasks.idle(grace).await;
         if left > 0 && cancel {
             api.ledger.cancel_all();
-            left = api.running.idle(END_LIMIT).await;
+            left = api.job_tasks.idle(SANDBOX_END_TIMEOUT).await;
         }
         if left > 0 {
             tracing::info!(
@@ -356,7 +366,7 @@ impl Worker {
         {
             tracing::error!("the Worker API panicked; the lines above say where");
         }
-        background.stop(BACKGROUND_LIMIT).await;
+        background.stop(BACKGROUND_STOP_TIMEOUT).await;
     }
 }
 

@@ -1,13 +1,13 @@
 //! What a job waits for before its sandbox is started: permission, its image, a slot.
 
-use super::{job::Workshop, ledger::Job};
+use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::{
         image::ImageRef,
         jobs::{JobErrorKind, Outcome},
     },
-    engine::{FoundImage, ImageError, ImageLease, PullFault, not_runnable},
-    spool::{Ending, Recorder},
+    engine::{ImageError, ImageLease, PullFault, ResolvedImage, not_runnable},
+    spool::{JobEnd, JobRecorder},
 };
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -16,15 +16,15 @@ use tokio::{
 };
 
 /// After so long a job should have a slot; podman clears a sandbox away much faster.
-const SOON: Duration = Duration::from_secs(2);
+const SLOT_NOTICE_DELAY: Duration = Duration::from_secs(2);
 
 /// Why a job ended before it had a shim.
-pub(super) enum Halt {
+pub(super) enum PrepareError {
     Canceled,
-    Trouble(JobErrorKind, String),
+    Failed(JobErrorKind, String),
 }
 
-impl From<Arc<ImageError>> for Halt {
+impl From<Arc<ImageError>> for PrepareError {
     fn from(error: Arc<ImageError>) -> Self {
         let kind = match &*error {
             ImageError::NotPermitted(_) => JobErrorKind::ImageNotAllowed,
@@ -35,23 +35,23 @@ impl From<Arc<ImageError>> for Halt {
             } => JobErrorKind::ImageNotFound,
             ImageError::NotRunnable(_) => JobErrorKind::ImageNotRunnable,
             ImageError::Pull { .. } | ImageError::Abandoned => JobErrorKind::ImagePullFailed,
-            ImageError::Engine(_) | ImageError::Broken(_) => JobErrorKind::EngineError,
+            ImageError::Engine(_) | ImageError::TaskFailed(_) => JobErrorKind::EngineError,
         };
-        Self::Trouble(kind, error.to_string())
+        Self::Failed(kind, error.to_string())
     }
 }
 
-impl From<Halt> for Ending {
-    fn from(halt: Halt) -> Self {
-        match halt {
-            Halt::Canceled => Self::stopped(Outcome::Canceled),
-            Halt::Trouble(kind, message) => Self::trouble(kind, message),
+impl From<PrepareError> for JobEnd {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Canceled => Self::stopped(Outcome::Canceled),
+            PrepareError::Failed(kind, message) => Self::failed(kind, message),
         }
     }
 }
 
-pub(super) fn engine_error(error: impl std::fmt::Display) -> Halt {
-    Halt::Trouble(JobErrorKind::EngineError, error.to_string())
+pub(super) fn engine_error(error: impl std::fmt::Display) -> PrepareError {
+    PrepareError::Failed(JobErrorKind::EngineError, error.to_string())
 }
 
 fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
@@ -64,38 +64,38 @@ fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
 
 /// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
 pub(super) async fn prepare<'a>(
-    shop: &'a Workshop,
+    ctx: &'a WorkerContext,
     job: &Job,
-) -> Result<(FoundImage, SemaphorePermit<'a>, Option<ImageLease>), Halt> {
+) -> Result<(ResolvedImage, SemaphorePermit<'a>, Option<ImageLease>), PrepareError> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
-    let lists = shop.terms.borrow().policy.allowed_images.clone();
-    if !lists.iter().all(|patterns| image.allowed_by(patterns)) {
-        return Err(Halt::Trouble(
+    let lists = ctx.access.borrow().policy.allowed_images.clone();
+    if !lists.iter().all(|patterns| image.is_allowed_by(patterns)) {
+        return Err(PrepareError::Failed(
             JobErrorKind::ImageNotAllowed,
             not_allowed(&image, &lists),
         ));
     }
-    let lease = shop.images.lease(&image).await;
-    let pull = Pull(job, &shop.changed);
-    let found = shop.images.resolve(&image, |progress| {
-        pull.begin();
-        tell(shop, job, progress);
+    let lease = ctx.images.lease(&image).await;
+    let pull = PullGuard(job, &ctx.changed);
+    let found = ctx.images.resolve(&image, |progress| {
+        pull.mark_pulling();
+        report_progress(ctx, job, progress);
     });
     let found = found.await?;
     drop(pull);
-    let fault = shop.images.files_fault(shop.init.path(), &found.id).await;
+    let fault = ctx.images.files_fault(ctx.init.path(), &found.id).await;
     if let Some(fault) = fault.map_err(engine_error)? {
-        return Err(Halt::Trouble(
+        return Err(PrepareError::Failed(
             JobErrorKind::ImageNotRunnable,
             not_runnable(&fault),
         ));
     }
-    let mut slot = pin!(shop.slots.acquire());
-    let slot = match timeout(SOON, &mut slot).await {
+    let mut slot = pin!(ctx.slots.acquire());
+    let slot = match timeout(SLOT_NOTICE_DELAY, &mut slot).await {
         Ok(slot) => slot,
         Err(_) => {
-            tell(
-                shop,
+            report_progress(
+                ctx,
                 job,
                 "waiting for a slot: an earlier job runs, or podman has not cleared away its sandbox yet",
             );
@@ -107,17 +107,17 @@ pub(super) async fn prepare<'a>(
 
 /// A job that may have to wait for the pull of its image. While it does, it occupies no slot: a registry
 /// that never answers holds up nobody else.
-struct Pull<'a>(&'a Job, &'a watch::Sender<()>);
+struct PullGuard<'a>(&'a Job, &'a watch::Sender<()>);
 
-impl Pull<'_> {
-    fn begin(&self) {
+impl PullGuard<'_> {
+    fn mark_pulling(&self) {
         if !self.0.set_pulling(true) {
             self.1.send_replace(());
         }
     }
 }
 
-impl Drop for Pull<'_> {
+impl Drop for PullGuard<'_> {
     fn drop(&mut self) {
         if self.0.set_pulling(false) {
             self.1.send_replace(());
@@ -126,12 +126,12 @@ impl Drop for Pull<'_> {
 }
 
 /// Tells those who wait for the job what it waits for.
-fn tell(shop: &Workshop, job: &Job, progress: &str) {
-    match Recorder::open(&job.spool, job.accepted.clone(), shop.log_bytes) {
-        Ok(mut recorder) => recorder.status(progress),
+fn report_progress(ctx: &WorkerContext, job: &Job, progress: &str) {
+    match JobRecorder::open(&job.spool, job.accepted.clone(), ctx.log_bytes) {
+        Ok(mut recorder) => recorder.append_status(progress),
         Err(error) => {
             tracing::warn!(job = %job.accepted.job_id, %error, "a job's log can't be written")
         }
     }
-    job.tell();
+    job.notify();
 }

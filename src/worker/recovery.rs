@@ -1,10 +1,10 @@
 //! What a start does with jobs that an earlier process accepted.
 
-use super::{job::Entry, ledger::Job, tombstones::Tombstones};
+use super::{job::JobStart, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
-    engine::{Engine, EngineError, labels, probe::PROBE},
-    shim::{Link, Stop},
+    engine::{Engine, EngineError, labels, probe::PROBE_NAME_PREFIX},
+    sandbox::shim::{ShimHandle, StopRequest},
     spool::Spool,
 };
 use futures_util::future::join_all;
@@ -16,50 +16,50 @@ use std::{
     time::Duration,
 };
 
-const SWEEP_LIMIT: Duration = Duration::from_mins(1);
+const LIST_TIMEOUT: Duration = Duration::from_mins(1);
 /// Chooses containers that are older than any probe gets.
-const PROBE_AGE: &str = "--filter=until=5m";
+const OLD_PROBE_FILTER: &str = "--filter=until=5m";
 /// How long a shim of no known job may take to end it.
-const END_LIMIT: Duration = Duration::from_secs(30);
+const SHIM_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was found.
+/// What was recovered.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Recovered {
     /// Jobs that are known.
     pub(super) jobs: Vec<Arc<Job>>,
     /// Those that go on, or are to.
-    pub(super) open: Vec<(Arc<Job>, Entry)>,
+    pub(super) unfinished: Vec<(Arc<Job>, JobStart)>,
     /// Containers that belong to a shim that lives.
     containers: HashSet<String>,
     /// Directories of no job that could not be removed.
-    pub(super) stuck: Vec<PathBuf>,
+    pub(super) unremovable: Vec<PathBuf>,
 }
 
 /// Reads all of `jobs_dir`; what belongs to no job is removed.
-pub(super) async fn find(
+pub(super) async fn recover_jobs(
     engine: &Engine,
     init: &Path,
     jobs_dir: &Path,
     tombstones: &Tombstones,
-) -> io::Result<Found> {
-    let (mut found, mut latest) = (Found::default(), HashMap::<JobId, Arc<Job>>::new());
+) -> io::Result<Recovered> {
+    let (mut recovered, mut latest) = (Recovered::default(), HashMap::<JobId, Arc<Job>>::new());
     for entry in fs::read_dir(jobs_dir)? {
         let path = entry?.path();
         let spool = Spool::at(path.clone());
         let accepted = match spool.accepted() {
             Ok(Some(accepted)) => accepted,
             Ok(None) => {
-                end_unknown(&spool).await;
+                stop_unknown_shim(&spool).await;
                 if let Err(error) = engine.remove_tree(init, &path).await {
                     tracing::warn!(path = %path.display(), error, "a directory of no job can't be removed yet");
-                    found.stuck.push(path);
+                    recovered.unremovable.push(path);
                 }
                 continue;
             }
             Err(error) => {
                 // A later release may have written it: it is not for us to touch.
                 tracing::error!(path = %path.display(), %error, "a job's directory can't be read and is left alone");
-                found.containers.extend(spool.container());
+                recovered.containers.extend(spool.container_name());
                 continue;
             }
         };
@@ -69,86 +69,92 @@ pub(super) async fn find(
         });
         let ended = ended.map(|last| last.result.status);
         if ended.is_some()
-            && let Err(error) = spool.forget_request()
+            && let Err(error) = spool.delete_request()
         {
             tracing::warn!(job = %accepted.job_id, %error, "a request that is over can't be removed");
         }
         let is_buried = tombstones
-            .attempt(accepted.job_id)
+            .highest_attempt(accepted.job_id)
             .is_some_and(|attempt| attempt >= accepted.attempt);
         let job = Arc::new(Job::new(accepted, spool, ended));
-        found.take_up(&job, ended);
+        recovered.adopt(&job, ended);
         if is_buried {
-            dismiss(&job);
+            discard(&job);
         } else if let Some(other) = latest.insert(job.accepted.job_id, Arc::clone(&job)) {
             let (kept, replaced) = if other.accepted.attempt > job.accepted.attempt {
                 (other, job)
             } else {
                 (job, other)
             };
-            dismiss(&replaced);
+            discard(&replaced);
             latest.insert(kept.accepted.job_id, kept);
         }
     }
-    found.jobs = latest.into_values().collect();
-    Ok(found)
+    recovered.jobs = latest.into_values().collect();
+    Ok(recovered)
 }
 
 /// Has a shim end of which nobody knows what it runs.
-async fn end_unknown(spool: &Spool) {
-    let Ok(Some(mut link)) = Link::find(spool) else {
+async fn stop_unknown_shim(spool: &Spool) {
+    let Ok(Some(mut handle)) = ShimHandle::connect(spool) else {
         return;
     };
-    link.end(Stop::Cancel).await;
-    let gone = async { while link.news().await {} };
-    if tokio::time::timeout(END_LIMIT, gone).await.is_err() {
+    handle.stop(StopRequest::Cancel).await;
+    let gone = async { while handle.changed().await {} };
+    if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
         tracing::warn!(path = %spool.path().display(), "a shim of no known job doesn't end");
     }
 }
 
 /// A job that nobody asks for any more.
-fn dismiss(job: &Job) {
+fn discard(job: &Job) {
     job.cancel.send_replace(true);
-    job.spool.doom();
+    job.spool.remove_on_drop();
 }
 
-impl Found {
-    fn take_up(&mut self, job: &Arc<Job>, ended: Option<Outcome>) {
-        let link = Link::find(&job.spool).unwrap_or_else(|error| {
+impl Recovered {
+    fn adopt(&mut self, job: &Arc<Job>, ended: Option<Outcome>) {
+        let handle = ShimHandle::connect(&job.spool).unwrap_or_else(|error| {
             tracing::error!(job = %job.accepted.job_id, %error, "a job's shim can't be looked for");
             None
         });
-        if link.is_some() {
-            self.containers.extend(job.spool.container());
+        if handle.is_some() {
+            self.containers.extend(job.spool.container_name());
         } else if ended.is_some() && !job.spool.workspace().exists() {
             return;
         }
-        tracing::info!(job = %job.accepted.job_id, attempt = job.accepted.attempt, lives = link.is_some(), "a job of an earlier process is taken up");
-        self.open.push((Arc::clone(job), Entry::Adopt(link)));
+        tracing::info!(job = %job.accepted.job_id, attempt = job.accepted.attempt, lives = handle.is_some(), "a job of an earlier process is taken up");
+        self.unfinished
+            .push((Arc::clone(job), JobStart::Adopted(handle)));
     }
 
     /// Removes sandboxes that belong to no shim that lives.
-    pub(super) async fn sweep(&self, engine: &Engine, node_uuid: &str) -> Result<(), EngineError> {
-        let held = |name: &str| self.containers.contains(name);
-        remove_all_but(held, sandboxes(engine, node_uuid).await?, engine).await;
+    pub(super) async fn remove_orphans(
+        &self,
+        engine: &Engine,
+        node_uuid: &str,
+    ) -> Result<(), EngineError> {
+        let in_use = |name: &str| self.containers.contains(name);
+        remove_all_but(in_use, list_sandboxes(engine, node_uuid).await?, engine).await;
         Ok(())
     }
 }
 
 /// Removes what a podman that hung has left of jobs that have ended, while others run.
-pub(super) async fn sweep_behind(
+pub(super) async fn remove_orphans(
     engine: &Engine,
     node_uuid: &str,
     jobs_dir: &Path,
 ) -> Result<(), EngineError> {
     // In this order: a job that begins meanwhile is not among them.
-    let sandboxes = sandboxes(engine, node_uuid).await?;
-    let held = containers_in_use(jobs_dir)?;
+    let sandboxes = list_sandboxes(engine, node_uuid).await?;
+    let in_use = containers_in_use(jobs_dir)?;
     // A probe may be under way, but not for so long.
-    let old = sandboxes_with(engine, node_uuid, &[PROBE_AGE]).await?;
-    let is_probing = |name: &str| name.starts_with(PROBE) && !old.iter().any(|old| old == name);
-    let held = |name: &str| is_probing(name) || held.contains(name);
-    remove_all_but(held, sandboxes, engine).await;
+    let old = list_sandboxes_with(engine, node_uuid, &[OLD_PROBE_FILTER]).await?;
+    let is_probing =
+        |name: &str| name.starts_with(PROBE_NAME_PREFIX) && !old.iter().any(|old| old == name);
+    let in_use = |name: &str| is_probing(name) || in_use.contains(name);
+    remove_all_but(in_use, sandboxes, engine).await;
     Ok(())
 }
 
@@ -159,19 +165,19 @@ pub(super) fn containers_in_use(jobs_dir: &Path) -> io::Result<HashSet<String>> 
         let spool = Spool::at(entry?.path());
         // One that can't be read may be anybody's.
         if !matches!(spool.result(), Ok(Some(_))) {
-            names.extend(spool.container());
+            names.extend(spool.container_name());
         }
     }
     Ok(names)
 }
 
 /// The names of all sandboxes that bear our label; a model server is ours, too, and is none.
-async fn sandboxes(engine: &Engine, node_uuid: &str) -> Result<Vec<String>, EngineError> {
-    sandboxes_with(engine, node_uuid, &[]).await
+async fn list_sandboxes(engine: &Engine, node_uuid: &str) -> Result<Vec<String>, EngineError> {
+    list_sandboxes_with(engine, node_uuid, &[]).await
 }
 
 /// Those of them that pass more filters.
-async fn sandboxes_with(
+async fn list_sandboxes_with(
     engine: &Engine,
     node_uuid: &str,
     filters: &[&str],
@@ -180,13 +186,13 @@ async fn sandboxes_with(
     let sandboxes = format!("--filter=label={}", labels::JOB);
     let list = ["ps", "--all", "--format={{.Names}}", &ours, &sandboxes];
     let list = [&list[..], filters].concat();
-    let names = engine.call(&list, SWEEP_LIMIT).await?;
+    let names = engine.call(&list, LIST_TIMEOUT).await?;
     Ok(names.lines().map(str::to_owned).collect())
 }
 
 /// All at a time, so that those which can't be removed hold up no other.
-async fn remove_all_but(held: impl Fn(&str) -> bool, names: Vec<String>, engine: &Engine) {
-    let left = names.iter().filter(|name| !held(name));
+async fn remove_all_but(in_use: impl Fn(&str) -> bool, names: Vec<String>, engine: &Engine) {
+    let left = names.iter().filter(|name| !in_use(name));
     let removals = left.map(|name| {
         tracing::warn!(name, "a container that no job waits for is removed");
         engine.remove_container(name)

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// How many are kept; the oldest go first.
-const MOST: usize = 100_000;
+const MAX_TOMBSTONES: usize = 100_000;
 
 /// The graveyard.
 pub(super) struct Tombstones {
@@ -42,7 +42,7 @@ impl Tombstones {
             set_aside(&path, damaged)?;
         }
         let now = Time::now();
-        let mut stones = Self {
+        let mut tombstones = Self {
             file: File::options().append(true).create(true).open(&path)?,
             path,
             lines: 0,
@@ -51,23 +51,23 @@ impl Tombstones {
         };
         for (at, job, attempt) in parsed.into_iter().flatten() {
             if now.since(at) < retain {
-                stones.put(at, job, attempt);
+                tombstones.index(at, job, attempt);
             }
         }
-        if let Err(error) = stones.compact() {
+        if let Err(error) = tombstones.compact() {
             // As on a full disk. It goes on growing where it is.
             tracing::warn!(%error, "the list of forgotten jobs can't be written anew");
         }
-        Ok(stones)
+        Ok(tombstones)
     }
 
     /// The highest attempt of a job that is buried here.
-    pub(super) fn attempt(&self, job: JobId) -> Option<u32> {
+    pub(super) fn highest_attempt(&self, job: JobId) -> Option<u32> {
         self.attempts.get(&job).copied()
     }
 
     /// Buries an attempt, and all lower ones.
-    pub(super) fn bury(&mut self, job: JobId, attempt: u32) -> io::Result<()> {
+    pub(super) fn insert(&mut self, job: JobId, attempt: u32) -> io::Result<()> {
         let now = Time::now();
         let length = self.file.metadata()?.len();
         if let Err(error) = self.file.write_all(line(now, job, attempt).as_bytes()) {
@@ -76,17 +76,17 @@ impl Tombstones {
             return Err(error);
         }
         self.lines += 1;
-        self.put(now, job, attempt);
-        if self.lines > 2 * MOST {
+        self.index(now, job, attempt);
+        if self.lines > 2 * MAX_TOMBSTONES {
             self.compact()?;
         }
         Ok(())
     }
 
-    fn put(&mut self, at: Time, job: JobId, attempt: u32) {
+    fn index(&mut self, at: Time, job: JobId, attempt: u32) {
         self.attempts.insert(job, attempt);
         self.order.push_back((at, job, attempt));
-        if self.order.len() > MOST
+        if self.order.len() > MAX_TOMBSTONES
             && let Some((_, oldest, attempt)) = self.order.pop_front()
             && self.attempts.get(&oldest) == Some(&attempt)
         {
@@ -137,29 +137,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dead_stay_buried_over_a_restart() {
+    fn tombstones_outlive_restart() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tombstones");
         let day = Duration::from_secs(86_400);
         let (first, second) = (JobId::new(), JobId::new());
-        let mut stones = Tombstones::open(path.clone(), day).unwrap();
-        stones.bury(first, 1).unwrap();
-        stones.bury(second, 2).unwrap();
-        stones.bury(first, 3).unwrap();
-        drop(stones);
+        let mut tombstones = Tombstones::open(path.clone(), day).unwrap();
+        tombstones.insert(first, 1).unwrap();
+        tombstones.insert(second, 2).unwrap();
+        tombstones.insert(first, 3).unwrap();
+        drop(tombstones);
         // A process that was killed in the middle of a line.
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(b"17 0198c0de-0000").unwrap();
-        let stones = Tombstones::open(path.clone(), day).unwrap();
+        let tombstones = Tombstones::open(path.clone(), day).unwrap();
         assert_eq!(
-            (stones.attempt(first), stones.attempt(second)),
+            (
+                tombstones.highest_attempt(first),
+                tombstones.highest_attempt(second)
+            ),
             (Some(3), Some(2))
         );
-        assert_eq!(stones.attempt(JobId::new()), None);
-        drop(stones);
+        assert_eq!(tombstones.highest_attempt(JobId::new()), None);
+        drop(tombstones);
         assert!(!path.with_extension("damaged").exists());
-        let stones = Tombstones::open(path, Duration::ZERO).unwrap();
-        assert_eq!(stones.attempt(first), None, "too old");
+        let tombstones = Tombstones::open(path, Duration::ZERO).unwrap();
+        assert_eq!(tombstones.highest_attempt(first), None, "too old");
     }
 
     #[test]
@@ -174,9 +177,12 @@ mod tests {
         bytes.extend(line(now, second, 2).into_bytes());
         fs::write(&path, &bytes).unwrap();
         for _ in 0..2 {
-            let stones = Tombstones::open(path.clone(), day).unwrap();
+            let tombstones = Tombstones::open(path.clone(), day).unwrap();
             assert_eq!(
-                (stones.attempt(first), stones.attempt(second)),
+                (
+                    tombstones.highest_attempt(first),
+                    tombstones.highest_attempt(second)
+                ),
                 (Some(1), Some(2))
             );
             assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), bytes);

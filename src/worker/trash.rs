@@ -8,11 +8,12 @@
 use super::{disk_guard::LiveJob, init_copy::InitCopy, ledger::Job, recovery::containers_in_use};
 use crate::engine::Engine;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -73,7 +74,7 @@ impl Trash {
     }
 
     fn trees(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Tree>> {
-        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trees.lock()
     }
 
     /// Has a tree removed. The directory of its job stays until it is.
@@ -171,7 +172,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn room_comes_back_while_trees_are_being_removed() {
+    fn space_returns_while_trees_are_removed() {
         let accepted = json!({
             "task_id": "01a22660-6f24-77f8-92cd-eb2128634ef9",
             "job_id": "01a22660-6f24-77f8-92cd-eb22bd9d8465",
@@ -183,7 +184,7 @@ mod tests {
         let accepted = serde_json::from_value(accepted).unwrap();
         let job = Arc::new(Job::new(accepted, Spool::at(PathBuf::from("/none")), None));
         let jobs = LiveJobs::default();
-        let live = jobs.enter(&job);
+        let live = jobs.register(&job);
         let (workspace, mut upper) = (Tree::of(Some(&live)), Tree::of(Some(&live)));
         drop(live);
         assert_eq!(jobs.count(), 1, "it has ended, and its trees are there");

@@ -35,7 +35,7 @@ pub(crate) struct Site {
 }
 
 /// All of it.
-pub(crate) struct Arena {
+pub(crate) struct TestBed {
     /// The nodes.
     pub(crate) sites: Vec<Site>,
     /// Who sees what they run.
@@ -68,7 +68,7 @@ fn start_node(home: &Path, segment: &Segment, slug: &str, control: &str, own: &W
     segment.inside(|| Node::launch_in(&home, slug, &orchestrator, &[], &variables))
 }
 
-impl Arena {
+impl TestBed {
     /// Starts it with so many nodes, called `n0`, `n1`, …, and waits until all take jobs.
     pub(crate) fn start(first: u8, nodes: u8) -> Self {
         sweep();
@@ -122,7 +122,7 @@ impl Arena {
     }
 
     /// After a failure: makes whole what is not, and throws away what nodes have.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.witness.release();
         self.kill_orchestrator();
         for n in 0..self.sites.len() {
@@ -191,7 +191,7 @@ impl Arena {
     }
 
     /// What the logs of all processes say of a job.
-    pub(crate) fn said_of(&self, job: &str) -> String {
+    pub(crate) fn log_lines_about(&self, job: &str) -> String {
         let homes = (0..self.sites.len()).map(|n| self.home.path().join(format!("n{n}")));
         let mut said = String::new();
         for dir in homes.chain([self.home.path().to_owned()]) {
@@ -213,10 +213,10 @@ impl Arena {
     }
 
     /// What was left, and what the logs say of the job whose directory it is.
-    pub(crate) fn told_of_left(&self, what: &str) -> String {
+    pub(crate) fn describe_leftover(&self, what: &str) -> String {
         let name = what.rsplit('/').next().unwrap_or_default();
         let job = name.rsplit_once('-').map_or(name, |(job, _)| job);
-        format!("left: {what}\n{}", self.said_of(job))
+        format!("left: {what}\n{}", self.log_lines_about(job))
     }
 
     /// What watches over containers, also of those that podman doesn't know any more.
@@ -294,7 +294,7 @@ impl Site {
     }
 
     /// Lets it go on.
-    pub(crate) fn go_on(&self) {
+    pub(crate) fn unblock(&self) {
         self.node.process.signal(Signal::CONT);
     }
 }

@@ -83,13 +83,13 @@ impl Plan {
     pub(crate) fn check(&self, result: &Value, witness: &Witness) -> Result<(), String> {
         let job = &result["jobs"][0];
         let starts = witness.starts(job["id"].as_str().unwrap_or_default());
-        self.judge(result, job, &starts).map_err(|wrong| {
+        self.check_record(result, job, &starts).map_err(|wrong| {
             let seen: String = starts.iter().map(|start| format!("  {start}\n")).collect();
             format!("{wrong}\n  {self:?}\n  {job}\n{seen}")
         })
     }
 
-    fn judge(&self, result: &Value, job: &Value, starts: &[Start]) -> Result<(), String> {
+    fn check_record(&self, result: &Value, job: &Value, starts: &[Start]) -> Result<(), String> {
         let attempt = job["attempt"].as_u64().unwrap_or(0);
         let begun = |attempt: u64| -> Vec<(&str, &Start)> {
             let of = starts.iter().filter(|start| start.attempt == attempt);

@@ -4,7 +4,7 @@
 //! Jobs are asked for while it storms, so that there are always some under way.
 
 use crate::{
-    arena::{Arena, end, ms},
+    arena::{TestBed, end, ms},
     jobs::Plan,
     network::Cut,
     random::Random,
@@ -66,7 +66,7 @@ enum Mend {
 
 /// The faults under way, and when each is to be over.
 struct Storm<'a> {
-    arena: &'a mut Arena,
+    arena: &'a mut TestBed,
     random: Random,
     mends: Vec<(Instant, Mend)>,
 }
@@ -83,7 +83,7 @@ impl Storm<'_> {
                 Mend::StartOrchestrator => self.arena.restart_orchestrator(),
                 Mend::StartNode(site) => self.arena.restart_node(site),
                 Mend::Heal(site) => self.arena.sites[site].segment.heal(),
-                Mend::GoOn(site) => self.arena.sites[site].go_on(),
+                Mend::GoOn(site) => self.arena.sites[site].unblock(),
             }
         }
     }
@@ -97,7 +97,7 @@ impl Storm<'_> {
     }
 
     /// Brings a fault about; false where there is nobody now whom it could meet.
-    fn strike(&mut self, fault: Fault) -> bool {
+    fn inject_fault(&mut self, fault: Fault) -> bool {
         let mend = match fault {
             Fault::Orchestrator => {
                 if self
@@ -163,7 +163,7 @@ impl Storm<'_> {
                 thread::sleep(ms(20));
             }
             let given_up = Instant::now() + Duration::from_secs(30);
-            while !self.strike(*fault) {
+            while !self.inject_fault(*fault) {
                 assert!(Instant::now() < given_up, "{fault:?} met nobody");
                 self.mend(false);
                 thread::sleep(ms(5));
@@ -193,7 +193,7 @@ fn plans(random: &mut Random) -> Vec<Plan> {
 }
 
 /// All tasks by id, read as often as there is an answer to be had.
-fn statuses(arena: &Arena) -> Option<BTreeMap<String, String>> {
+fn statuses(arena: &TestBed) -> Option<BTreeMap<String, String>> {
     let reply = arena.user.try_call("GET", "/v1/tasks?limit=200", &[], b"");
     let tasks = reply.ok().filter(|reply| reply.status == 200)?.json(200);
     assert_eq!(tasks["next_cursor"], "", "no task was made twice");
@@ -206,7 +206,7 @@ fn statuses(arena: &Arena) -> Option<BTreeMap<String, String>> {
     )
 }
 
-fn wait_for_ends(arena: &Arena, began: Instant) -> Vec<String> {
+fn wait_for_ends(arena: &TestBed, began: Instant) -> Vec<String> {
     loop {
         let all = statuses(arena).unwrap_or_default();
         let is_open = |status: &String| ["queued", "running"].contains(&status.as_str());
@@ -227,14 +227,14 @@ fn wait_for_ends(arena: &Arena, began: Instant) -> Vec<String> {
 }
 
 /// A job's record, and what logs say of it.
-fn told(arena: &Arena, result: &Value) -> String {
+fn told(arena: &TestBed, result: &Value) -> String {
     let job = result["jobs"][0]["id"].as_str().unwrap_or_default();
     let starts = arena.witness.starts(job);
     let starts: String = starts.iter().map(|start| format!("  {start}\n")).collect();
-    format!("{result}\n{starts}{}", arena.said_of(job))
+    format!("{result}\n{starts}{}", arena.log_lines_about(job))
 }
 
-fn wait_clean(arena: &Arena) -> Vec<String> {
+fn wait_clean(arena: &TestBed) -> Vec<String> {
     let began = Instant::now();
     loop {
         let left = arena.left();
@@ -246,7 +246,7 @@ fn wait_clean(arena: &Arena) -> Vec<String> {
 }
 
 /// What is wrong with the records.
-fn check(arena: &Arena, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<String, usize>) {
+fn check(arena: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<String, usize>) {
     let (mut wrong, mut ends) = (Vec::new(), BTreeMap::new());
     for (plan, task) in tasks {
         let result = arena.result(task);
@@ -255,7 +255,7 @@ fn check(arena: &Arena, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<Stri
         *ends.entry(end).or_default() += 1;
         if let Err(error) = plan.check(&result, &arena.witness) {
             let job = job["id"].as_str().unwrap_or_default();
-            wrong.push(format!("{error}{}", arena.said_of(job)));
+            wrong.push(format!("{error}{}", arena.log_lines_about(job)));
         }
         let logs = arena.user.get(&format!("/v1/tasks/{task}/logs")).json(200);
         let printed = &job["result_object"]["stdout"];
@@ -268,7 +268,7 @@ fn check(arena: &Arena, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<Stri
 
 #[test]
 #[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
-fn two_hundred_jobs_in_a_storm_end_as_they_should() {
+fn two_hundred_jobs_survive_fault_storm() {
     if !geteuid().is_root() {
         eprintln!("not tried: only root may make network namespaces");
         return;
@@ -283,7 +283,7 @@ fn two_hundred_jobs_in_a_storm_end_as_they_should() {
         .flat_map(|(fault, n)| std::iter::repeat_n(*fault, *n))
         .collect();
     random.shuffle(&mut faults);
-    let mut arena = Arena::start(0, NODES);
+    let mut arena = TestBed::start(0, NODES);
     let (allowed, tasks) = (AtomicU64::new(AT_FIRST), Mutex::new(Vec::new()));
     let asking = arena.asking();
     thread::scope(|scope| {
@@ -318,7 +318,7 @@ fn two_hundred_jobs_in_a_storm_end_as_they_should() {
     let (false_records, ends) = check(&arena, &tasks);
     wrong.extend(false_records);
     let left = wait_clean(&arena);
-    wrong.extend(left.iter().map(|what| arena.told_of_left(what)));
+    wrong.extend(left.iter().map(|what| arena.describe_leftover(what)));
     eprintln!(
         "{JOBS} jobs, {FAULTS:?}, {} sandboxes started, ends {ends:?}; storm over after {raged} s, all ended after {ended} s, in all {} s; CHAOS_SEED={seed}",
         arena.witness.count(),

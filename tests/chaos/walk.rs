@@ -22,7 +22,7 @@
 //! leave nothing.
 
 use crate::{
-    arena::{Arena, WORKER_PORT, end, ms},
+    arena::{TestBed, WORKER_PORT, end, ms},
     jobs::Plan,
     network::{Cut, has_unread},
     support::{DEADLINE, eventually},
@@ -91,7 +91,7 @@ const LIMIT: Duration = Duration::from_secs(140);
 
 /// One job on its walk, in an arena of one node.
 struct Walker<'a> {
-    arena: &'a mut Arena,
+    arena: &'a mut TestBed,
     plan: Plan,
     task: String,
     /// Who reads its log and doesn't come to the end.
@@ -130,12 +130,12 @@ impl Walker<'_> {
     }
 
     /// Lets every command of the job come to its end, also one that begins later.
-    fn let_go(&self) {
-        self.arena.witness.let_go(&self.job());
+    fn release_command(&self) {
+        self.arena.witness.release_command(&self.job());
     }
 
     /// Comes to a step and stays there.
-    fn come_to(&mut self, step: usize) {
+    fn reach_step(&mut self, step: usize) {
         let act = |what: &str| {
             let reply = self.arena.user.act(&format!("/v1/nodes/n0/{what}"));
             reply.expect(204);
@@ -179,11 +179,11 @@ impl Walker<'_> {
                 witness.wait_held(Point::Start);
             }
             8 => self.wait_for_command(),
-            9 => self.come_to_its_end(),
-            10 => self.come_to_its_record(),
+            9 => self.reach_end(),
+            10 => self.reach_record(),
             _ => {
                 self.wait_for_command();
-                self.let_go();
+                self.release_command();
                 eventually("the node has forgotten it", || {
                     let gone = self.arena.sites[0].node.spools().is_empty();
                     gone.then_some(())
@@ -193,11 +193,11 @@ impl Walker<'_> {
     }
 
     /// The end is on disk, and the node stands still.
-    fn come_to_its_end(&self) {
+    fn reach_end(&self) {
         self.wait_for_command();
         let site = &self.arena.sites[0];
         site.stall();
-        self.let_go();
+        self.release_command();
         eventually("its end is on disk", || {
             let spools = site.node.spools();
             spools[0].join("result.json").exists().then_some(())
@@ -206,7 +206,7 @@ impl Walker<'_> {
     }
 
     /// The result is stored, and the node keeps it for one who reads along.
-    fn come_to_its_record(&mut self) {
+    fn reach_record(&mut self) {
         self.wait_for_command();
         let user = &self.arena.user;
         let mut reader = TcpStream::connect(user.address()).unwrap();
@@ -218,7 +218,7 @@ impl Walker<'_> {
         .unwrap();
         reader.read_exact(&mut [0]).unwrap();
         self.reader = Some(reader);
-        self.let_go();
+        self.release_command();
         eventually("it has ended", || {
             (!["queued", "running"].contains(&self.status().as_str())).then_some(())
         });
@@ -226,7 +226,7 @@ impl Walker<'_> {
         assert_eq!(kept.len(), 1, "the node keeps it for the reader");
     }
 
-    fn strike(&mut self, step: usize, victim: Victim) {
+    fn inject_fault(&mut self, step: usize, victim: Victim) {
         let site = &mut self.arena.sites[0];
         match victim {
             Orchestrator => {
@@ -271,12 +271,12 @@ impl Walker<'_> {
     }
 
     /// Whatever held it goes.
-    fn go_on(&mut self, step: usize, victim: Victim) {
+    fn unblock(&mut self, step: usize, victim: Victim) {
         self.reader = None;
         self.arena.witness.release();
         let site = &self.arena.sites[0];
         site.segment.heal();
-        site.go_on();
+        site.unblock();
         if [Node, Both].contains(&victim) {
             self.arena.wait_for_nodes_listening();
         }
@@ -296,7 +296,7 @@ impl Walker<'_> {
         let began = Instant::now();
         loop {
             // A second attempt waits as the first one did.
-            self.let_go();
+            self.release_command();
             let result = self.arena.result(&self.task);
             if !["queued", "running"].contains(&result["status"].as_str().unwrap()) {
                 return result;
@@ -308,7 +308,7 @@ impl Walker<'_> {
 }
 
 /// What is wrong after one fault at a step.
-fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result<(), String> {
+fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result<(), String> {
     let plan = Plan {
         number: step as u64,
         lines: 3,
@@ -325,9 +325,9 @@ fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result
         reader: None,
         held: 0,
     };
-    walker.come_to(step);
-    walker.strike(step, victim);
-    walker.go_on(step, victim);
+    walker.reach_step(step);
+    walker.inject_fault(step, victim);
+    walker.unblock(step, victim);
     let result = walker.end();
     let Walker { arena, plan, .. } = walker;
     plan.check(&result, &arena.witness)?;
@@ -344,7 +344,10 @@ fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result
             return Ok(());
         }
         if began.elapsed() > ms(15_000) {
-            let told: Vec<_> = left.iter().map(|what| arena.told_of_left(what)).collect();
+            let told: Vec<_> = left
+                .iter()
+                .map(|what| arena.describe_leftover(what))
+                .collect();
             return Err(told.join("\n"));
         }
         thread::sleep(ms(50));
@@ -353,13 +356,13 @@ fn fault(arena: &mut Arena, step: usize, victim: Victim, attempt: u64) -> Result
 
 #[test]
 #[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
-fn a_job_ends_as_it_should_whoever_dies_at_any_step_of_its_walk() {
+fn job_survives_kill_of_any_process_anytime() {
     if !geteuid().is_root() {
         eprintln!("not tried: only root may make network namespaces");
         return;
     }
     let (began, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
-    let mut arena = Arena::start(10, 1);
+    let mut arena = TestBed::start(10, 1);
     for (step, victims) in WALK {
         for (victim, attempt) in victims {
             let from = Instant::now();
@@ -386,7 +389,7 @@ fn a_job_ends_as_it_should_whoever_dies_at_any_step_of_its_walk() {
             );
             if let Err(error) = outcome {
                 wrong.push(format!("step {step}, {victim:?}: {error}"));
-                arena.begin_anew();
+                arena.reset();
             }
         }
     }

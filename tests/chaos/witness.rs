@@ -170,7 +170,7 @@ impl Witness {
     }
 
     /// Lets the commands of a job that wait for it go on.
-    pub(crate) fn let_go(&self, job: &str) {
+    pub(crate) fn release_command(&self, job: &str) {
         for start in self.starts(job) {
             fs::write(start.place.join("go"), "").unwrap();
         }

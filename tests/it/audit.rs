@@ -24,7 +24,7 @@ fn rows(log: &Value) -> Vec<[String; 4]> {
 }
 
 #[test]
-fn what_is_done_is_written_down_with_who_and_how_it_ended() {
+fn audit_records_actor_action_and_outcome() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
@@ -114,7 +114,7 @@ fn what_is_done_is_written_down_with_who_and_how_it_ended() {
 }
 
 #[test]
-fn it_is_read_page_by_page_and_by_what_is_looked_for() {
+fn audit_log_pages_and_filters() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();

@@ -27,7 +27,7 @@ fn with(gateway: &Api, tokens: &Value) -> Api {
 }
 
 #[test]
-fn a_login_gives_tokens_that_say_who_one_is() {
+fn login_returns_tokens_for_its_user() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let gateway = &orchestrator.gateway;
@@ -98,7 +98,7 @@ fn guessing_is_slowed_and_good_logins_are_not() {
 }
 
 #[test]
-fn a_refresh_token_is_good_once_and_its_second_use_ends_the_session() {
+fn reused_refresh_token_ends_session() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let gateway = &orchestrator.gateway;
@@ -162,7 +162,7 @@ fn logout_works_at_once() {
 }
 
 #[test]
-fn a_session_outlives_a_restart_and_a_logout_too() {
+fn session_and_logout_outlive_restart() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (kept, ended) = (log_in(&orchestrator.gateway), log_in(&orchestrator.gateway));
@@ -181,7 +181,7 @@ fn a_session_outlives_a_restart_and_a_logout_too() {
 }
 
 #[test]
-fn a_token_is_good_for_one_kind_of_caller() {
+fn token_serves_one_kind_of_caller() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

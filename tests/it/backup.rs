@@ -37,7 +37,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_backup_under_load_restores_to_all_that_was_there() {
+fn backup_under_load_restores_everything() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--user-rate=0"]);
     let user = orchestrator.login();
@@ -108,7 +108,7 @@ fn a_backup_under_load_restores_to_all_that_was_there() {
 }
 
 #[test]
-fn what_is_no_backup_says_why_and_leaves_nothing() {
+fn failed_backup_says_why_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = Orchestrator::start(home.path(), &[]);
     orchestrator
@@ -182,7 +182,7 @@ fn what_is_no_backup_says_why_and_leaves_nothing() {
 }
 
 #[test]
-fn a_copy_of_an_older_database_can_give_space_back() {
+fn older_database_can_shrink() {
     let home = tempfile::tempdir().unwrap();
     let old = Connection::open(home.path().join("cynode.db")).unwrap();
     old.execute_batch(include_str!("../fixtures/schema-v1.sql"))

@@ -218,7 +218,7 @@ fn registrations_held_back_keep_no_login_out() {
 }
 
 #[test]
-fn key_in_the_head_is_checked_before_the_body() {
+fn psk_in_header_is_checked_before_body() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (control, path) = (&orchestrator.control, "/v1/nodes/register");
@@ -239,7 +239,7 @@ fn key_in_the_head_is_checked_before_the_body() {
 }
 
 #[test]
-fn followers_are_bounded_by_user() {
+fn log_subscribers_are_limited_by_user() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -287,7 +287,7 @@ fn followers_are_bounded_by_user() {
 }
 
 #[test]
-fn its_caller_may_read_along_more_than_a_network() {
+fn sole_caller_gets_more_readers_than_network() {
     let worker = Worker::start(&[]);
     let job = Worker::script("until [ -e go ]; do usleep 5000; done");
     let mut course = worker.follow(&job, 0);
@@ -308,7 +308,7 @@ fn its_caller_may_read_along_more_than_a_network() {
 }
 
 #[test]
-fn worker_tells_no_more_than_a_result_keeps() {
+fn worker_sends_only_stored_output() {
     let worker = Worker::start(&[]);
     let job = Worker::script(
         "yes stdout | head -c 3000000; echo begun >&2; yes more | head -c 300000; until [ -e go ]; do usleep 5000; done",

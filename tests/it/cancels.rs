@@ -65,7 +65,7 @@ fn job_of(stage: &Stage, task: &str) -> String {
 }
 
 #[test]
-fn cancel_answers_what_the_task_became() {
+fn cancel_returns_final_task_state() {
     let ends = Ends::default();
     let deaf = stage(&ends, true);
     let id = deaf.create(json!({}));

@@ -102,7 +102,7 @@ fn run_is_as_if_the_command_ran_here() {
 }
 
 #[test]
-fn output_comes_while_the_command_runs_and_ctrl_c_cancels_it() {
+fn run_streams_output_and_ctrl_c_cancels() {
     let cluster = Cluster::start();
     for signal in [Signal::INT, Signal::TERM] {
         let mut client = cluster.spawn(&["run", "--", "sh", "-c", "echo up; sleep 1000"]);
@@ -283,7 +283,7 @@ fn a_login_lasts_until_the_logout() {
 }
 
 #[test]
-fn every_kind_of_failure_has_its_code_and_its_advice() {
+fn every_failure_has_exit_code_and_advice() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -402,7 +402,7 @@ fn help_and_version_are_there_for_every_command() {
 }
 
 #[test]
-fn a_token_that_stands_in_for_a_login_leaves_the_login_alone() {
+fn token_variable_leaves_stored_login_alone() {
     let cluster = Cluster::start();
     let password = secret_file(cluster.home(), "password", PASSWORD);
     let gateway = ["--gateway-url", &cluster.orchestrator.gateway_url];

@@ -164,7 +164,7 @@ fn ready_needs_inference_where_it_is_required() {
 }
 
 #[test]
-fn nodes_are_told_which_models_to_have() {
+fn node_configuration_names_models() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     drop(orchestrator);
@@ -199,7 +199,7 @@ fn nodes_are_told_which_models_to_have() {
 }
 
 #[test]
-fn a_model_that_is_none_is_no_start() {
+fn invalid_model_name_stops_start() {
     let home = tempfile::tempdir().unwrap();
     let start = |arguments: &[&str]| {
         let mut command = role(home.path(), "serve-orchestrator", &home.path().join("data"));
@@ -219,7 +219,7 @@ fn a_model_that_is_none_is_no_start() {
 }
 
 #[test]
-fn a_node_that_falls_silent_is_offline_and_comes_back_by_itself() {
+fn silent_node_goes_offline_and_comes_back() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let user = orchestrator.login();
@@ -243,7 +243,7 @@ fn a_node_that_falls_silent_is_offline_and_comes_back_by_itself() {
 }
 
 #[test]
-fn a_real_node_reports_acknowledges_and_survives_a_restart_of_itself() {
+fn real_node_reports_acknowledges_and_survives_restart() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -328,7 +328,7 @@ fn other_token_in_the_head_is_no_guess() {
 }
 
 #[test]
-fn a_node_with_a_wrong_key_ends_and_says_where_the_right_one_is() {
+fn node_with_wrong_psk_ends_with_advice() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let psk = secret_file(home.path(), "wrong", "not the pre-shared key");

@@ -95,7 +95,7 @@ fn stopped_database_is_whole_in_one_file() {
 }
 
 #[test]
-fn reader_that_outlasts_the_stop_is_reported() {
+fn reader_beyond_shutdown_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = Orchestrator::start(home.path(), &[]);
     let reader = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();

@@ -65,7 +65,7 @@ fn one_command_and_a_task_runs() {
 }
 
 #[test]
-fn its_end_is_the_end_of_its_jobs() {
+fn dev_end_cancels_its_jobs() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = start(home.path(), &[]);
     let marker = crate::support::uuid();
@@ -133,7 +133,7 @@ fn a_model_server_is_there_while_it_runs() {
 }
 
 #[test]
-fn ended_while_podman_makes_the_model_server_it_leaves_none() {
+fn stop_during_model_server_start_leaves_none() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let port = at.port.to_string();

@@ -8,7 +8,7 @@ fn a_container_tells_which_devices_it_can_open() {
     let home = tempfile::tempdir().unwrap();
     let init = Path::new(env!("CARGO_BIN_EXE_cynode"));
     let settings = tempfile::tempdir().unwrap();
-    let wanted = probe::Wanted {
+    let wanted = probe::ProbeRequest {
         program: Program::podman("podman", settings.path()).unwrap(),
         runtime: None,
     };
@@ -20,12 +20,12 @@ fn a_container_tells_which_devices_it_can_open() {
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let [seen, without] = runtime.block_on(async {
-        let ground = probe::Ground {
+        let probe_env = probe::ProbeEnv {
             init,
             scratch: home.path(),
             node_uuid: None,
         };
-        let engine = probe::probe(wanted, ground).await.unwrap();
+        let engine = probe::probe(wanted, probe_env).await.unwrap();
         let seen = visible_devices(&engine, init, home.path(), &given).await;
         let without = visible_devices(&engine, init, home.path(), &[]).await;
         [seen.unwrap(), without.unwrap()]

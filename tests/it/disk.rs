@@ -42,7 +42,7 @@ fn all_ids(stage: &Stage) -> Vec<String> {
 }
 
 #[test]
-fn a_full_disk_takes_no_work_and_recovers_when_there_is_room() {
+fn full_disk_takes_no_work_and_recovers() {
     let Some(disk) = Disk::of_kib(16 * 1024) else {
         return;
     };
@@ -157,7 +157,7 @@ fn a_damaged_database_takes_no_work() {
 }
 
 #[test]
-fn what_is_no_database_is_left_alone_and_named() {
+fn foreign_file_is_refused_unchanged() {
     let home = tempfile::tempdir().unwrap();
     let data_dir = home.path().join("orchestrator");
     fs::create_dir(&data_dir).unwrap();
@@ -187,7 +187,7 @@ fn worker_on(disk: &Disk) -> Worker {
 }
 
 #[test]
-fn a_job_that_fills_the_disk_ends_with_its_result() {
+fn job_that_fills_disk_keeps_its_result() {
     let Some(disk) = Disk::of_kib(24 * 1024) else {
         return;
     };
@@ -224,7 +224,7 @@ fn a_flood_leaves_room_for_results() {
 }
 
 #[test]
-fn a_job_that_cannot_be_written_down_is_not_taken() {
+fn job_that_cannot_be_stored_is_refused() {
     let Some(disk) = Disk::of_kib(4 * 1024) else {
         return;
     };

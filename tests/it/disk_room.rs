@@ -95,7 +95,7 @@ fn full_state_shows_in_the_nodes_reason() {
 }
 
 #[test]
-fn metrics_tell_the_room_of_each_filesystem() {
+fn metrics_report_free_space_per_filesystem() {
     let Some(disk) = Disk::of_kib_and_inodes(64 * 1024, 2000) else {
         return;
     };

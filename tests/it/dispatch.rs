@@ -14,7 +14,7 @@ use std::sync::{
 };
 
 #[test]
-fn no_job_before_the_configuration_is_applied() {
+fn no_job_before_configuration_is_applied() {
     let applied = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&applied);
     let mut stage = Stage::set_without_joining(move |_, call, answer| {
@@ -57,7 +57,7 @@ fn no_job_before_the_configuration_is_applied() {
 }
 
 #[test]
-fn each_node_is_asked_at_its_own_address_with_its_own_token() {
+fn each_node_is_called_with_own_token() {
     let stage = Stage::set(|_, call, answer| well(call, answer));
     let mut other = StandIn::start(&stage.orchestrator, "other", well);
     other.register();
@@ -116,7 +116,7 @@ fn each_node_is_asked_at_its_own_address_with_its_own_token() {
 }
 
 #[test]
-fn a_new_address_counts_at_once_and_the_operators_word_counts_more() {
+fn new_address_applies_unless_operator_set_one() {
     let stage = Stage::set(|_, _, answer| answer.refuse(400));
     let moved = StandIn::start(&stage.orchestrator, "box", well);
     stage
@@ -158,7 +158,7 @@ fn a_new_address_counts_at_once_and_the_operators_word_counts_more() {
 }
 
 #[test]
-fn a_draining_node_gets_nothing_and_labels_hold_up_nobody_else() {
+fn draining_node_gets_nothing_labels_block_nobody() {
     let stage = Stage::set(|_, call, answer| well(call, answer));
     let nowhere = stage.create(json!({"node_labels": ["stand-in", "nowhere"]}));
     let first = stage.create(json!({}));
@@ -195,7 +195,7 @@ fn a_draining_node_gets_nothing_and_labels_hold_up_nobody_else() {
 }
 
 #[test]
-fn a_node_that_can_not_be_reached_is_named_with_the_reason() {
+fn unreachable_node_is_named_with_reason() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -223,7 +223,7 @@ fn a_node_that_can_not_be_reached_is_named_with_the_reason() {
 }
 
 #[test]
-fn job_waits_for_a_node_without_room() {
+fn job_waits_for_node_without_disk_space() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let flags = ["--min-free-disk", "100000TiB"];

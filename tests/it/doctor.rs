@@ -196,7 +196,7 @@ fn a_machine_that_works_passes_every_check() {
 }
 
 #[test]
-fn a_missing_podman_is_said_with_its_mend() {
+fn missing_podman_is_reported_with_fix() {
     let corner = Corner::new();
     let engine = ["--engine", "/nonexistent/podman"];
     let report = corner.report(&engine);
@@ -218,7 +218,7 @@ fn a_missing_podman_is_said_with_its_mend() {
 }
 
 #[test]
-fn a_podman_that_runs_nothing_is_quoted() {
+fn failing_podman_is_quoted() {
     let corner = Corner::new();
     let report = corner.report(&["--engine-runtime", "no-such-runtime"]);
     report.check("engine", "ok");
@@ -230,7 +230,7 @@ fn a_podman_that_runs_nothing_is_quoted() {
 }
 
 #[test]
-fn a_disk_has_to_have_the_room_that_jobs_are_to_find() {
+fn disk_must_have_the_reserve_for_jobs() {
     let corner = Corner::new();
     let place = corner.home.path().join("jobs");
     let jobs_dir = ["--jobs-dir", place.to_str().unwrap()];
@@ -244,7 +244,7 @@ fn a_disk_has_to_have_the_room_that_jobs_are_to_find() {
 }
 
 #[test]
-fn a_port_that_a_stranger_has_is_named_with_its_flag() {
+fn occupied_port_is_named_with_its_flag() {
     let corner = Corner::new();
     let strangers = [(); 2].map(|()| {
         Listener::open("127.0.0.1:0", &Calls::default(), |_, answer| {
@@ -264,7 +264,7 @@ fn a_port_that_a_stranger_has_is_named_with_its_flag() {
 }
 
 #[test]
-fn who_is_silent_does_not_hold_it_up() {
+fn doctor_does_not_wait_for_silent_peers() {
     let corner = Corner::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port().to_string();
@@ -274,7 +274,7 @@ fn who_is_silent_does_not_hold_it_up() {
 }
 
 #[test]
-fn an_ollama_is_known_where_a_model_server_is_to_be() {
+fn ollama_is_recognised_at_configured_port() {
     let corner = Corner::new();
     let ollama = Listener::open("127.0.0.1:0", &Calls::default(), |call, answer| {
         if call.path == "/api/version" {
@@ -336,7 +336,7 @@ fn an_orchestrator_that_is_away_is_a_failure() {
 }
 
 #[test]
-fn a_file_that_a_node_would_refuse_is_refused() {
+fn doctor_refuses_files_that_node_refuses() {
     let corner = Corner::new();
     let path = corner.home.path().join("node.yaml");
     let named = path.to_str().unwrap();
@@ -381,7 +381,7 @@ fn a_model_server_of_another_node_is_named() {
 }
 
 #[test]
-fn an_open_data_directory_is_closed_only_when_told_to() {
+fn open_data_directory_is_closed_on_request() {
     let corner = Corner::new();
     let path = corner.data_dir();
     fs::create_dir(&path).unwrap();

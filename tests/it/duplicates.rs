@@ -194,7 +194,7 @@ fn two_orchestrators_of_one_identity_start_no_jobs() {
 }
 
 #[test]
-fn second_process_on_a_data_directory_ends_at_once() {
+fn second_process_on_data_directory_ends() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let _first = Node::start(home.path(), "box", &orchestrator.url, &[]);

@@ -15,7 +15,7 @@ fn assert_well(worker: &Worker) {
 }
 
 #[test]
-fn what_a_job_calls_like_our_own_files_is_never_read() {
+fn job_files_named_like_ours_are_ignored() {
     let worker = Worker::start(&[]);
     let script = "for name in result.json job.json request.json log.0 shim.sock shim.log; do \
                   ln -s /etc/passwd $name || exit 1; mkfifo x-$name; \
@@ -31,7 +31,7 @@ fn what_a_job_calls_like_our_own_files_is_never_read() {
 }
 
 #[test]
-fn a_workspace_can_be_spoilt_in_any_way() {
+fn any_workspace_can_be_removed() {
     let worker = Worker::start(&[]);
     let script = "mkdir -p a/b/c; touch a/b/c/file; chmod 0 a/b/c a/b a; cd /; rm -rf /workspace; rmdir /workspace; \
                   mv /workspace /elsewhere; chmod 0 /workspace; echo spoilt; exit 4";
@@ -48,7 +48,7 @@ fn a_workspace_can_be_spoilt_in_any_way() {
 }
 
 #[test]
-fn nothing_in_a_workspace_gives_more_than_it_has() {
+fn workspace_files_gain_no_privileges() {
     let worker = Worker::start(&[]);
     let script = "grep ' /workspace ' /proc/mounts; grep -E '^(NoNewPrivs|CapEff|CapBnd)' /proc/self/status; \
                   mknod device c 1 3 2>/dev/null && cat device; mount -t tmpfs none /tmp 2>/dev/null && echo mounted; \
@@ -68,7 +68,7 @@ fn nothing_in_a_workspace_gives_more_than_it_has() {
 }
 
 #[test]
-fn a_job_that_multiplies_ends_at_its_time_limit_and_harms_nobody() {
+fn fork_bomb_ends_at_timeout_without_harm() {
     let worker = Worker::start(&[]);
     let bomb = Worker::script_with(
         // Without a process of its own, for which there may be no room any more.
@@ -85,7 +85,7 @@ fn a_job_that_multiplies_ends_at_its_time_limit_and_harms_nobody() {
 }
 
 #[test]
-fn a_job_that_kills_all_it_can_reaches_only_its_own() {
+fn job_kills_only_its_own_processes() {
     let worker = Worker::start(&[]);
     let result = worker.run(&Worker::script("sleep 1000 & kill -9 -1; wait $!; exit $?"));
     assert_eq!(result["exit_code"], 137, "{result}");

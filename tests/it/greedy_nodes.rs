@@ -144,7 +144,7 @@ fn register(orchestrator: &Orchestrator, slug: &str) -> crate::support::Reply {
 }
 
 #[test]
-fn flood_of_new_slugs_is_slowed_and_known_nodes_are_not() {
+fn new_slug_flood_spares_known_nodes() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

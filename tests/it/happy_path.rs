@@ -69,7 +69,7 @@ fn a_task_runs_and_its_result_comes_back() {
 }
 
 #[test]
-fn a_task_fails_as_its_command_does_and_is_not_run_again() {
+fn failed_command_is_not_retried() {
     let cluster = Cluster::start();
     let id = cluster.create(&json!({"command": ["sh", "-c", "echo tried; exit 7"]}));
     let task = cluster.finish(&id);
@@ -118,7 +118,7 @@ fn a_task_fails_as_its_command_does_and_is_not_run_again() {
 }
 
 #[test]
-fn there_are_three_ways_to_say_what_to_run() {
+fn three_ways_to_give_a_command() {
     let cluster = Cluster::start();
     let cases = [
         (
@@ -155,7 +155,7 @@ fn there_are_three_ways_to_say_what_to_run() {
 }
 
 #[test]
-fn tasks_are_listed_newest_first_and_page_by_page() {
+fn tasks_are_listed_newest_first_in_pages() {
     let cluster = Cluster::start();
     let ids: Vec<String> = (0..5)
         .map(|n| cluster.create(&json!({"script": "true", "task_name": format!("n {}", n % 2), "node_labels": ["nowhere"]})))
@@ -209,7 +209,7 @@ fn tasks_are_listed_newest_first_and_page_by_page() {
 }
 
 #[test]
-fn a_repeat_with_an_idempotency_key_is_the_first_answer() {
+fn repeated_idempotency_key_returns_first_answer() {
     let cluster = Cluster::start();
     let send = |key: &str, body: &str| {
         let headers = [
@@ -254,7 +254,7 @@ fn a_repeat_with_an_idempotency_key_is_the_first_answer() {
 }
 
 #[test]
-fn many_tasks_share_a_node_and_each_gets_its_own_answer() {
+fn concurrent_tasks_get_their_own_results() {
     let cluster = Cluster::start();
     let ids: Vec<String> = (0..12)
         .map(|n| cluster.script(&format!("echo {n}; exit {n}")))
@@ -273,7 +273,7 @@ fn many_tasks_share_a_node_and_each_gets_its_own_answer() {
 }
 
 #[test]
-fn a_script_of_256_kib_runs_as_a_short_one() {
+fn script_of_256_kib_runs() {
     let cluster = Cluster::start();
     let script = |length: usize| {
         let mut script = "echo \"$0 $# $-\"; id -u; readlink /proc/self/exe; : '".to_owned();

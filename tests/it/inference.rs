@@ -91,7 +91,7 @@ fn a_server_that_hangs_is_replaced() {
 }
 
 #[test]
-fn it_outlives_the_node_and_is_found_again() {
+fn model_server_outlives_node_and_is_reused() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
@@ -116,7 +116,7 @@ fn it_outlives_the_node_and_is_found_again() {
 }
 
 #[test]
-fn it_is_reached_from_this_machine_only_and_may_do_little() {
+fn model_server_is_local_and_unprivileged() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let orchestrator = OrchestratorStandIn::start();
@@ -225,7 +225,7 @@ fn another_port_moves_it() {
 }
 
 #[test]
-fn a_server_that_was_there_before_is_used_and_left_alone() {
+fn existing_model_server_is_used_and_kept() {
     let home = tempfile::tempdir().unwrap();
     let theirs = ModelServer::start(OLLAMA_IMAGE, &["--env=STAND_IN_MODELS=given"]);
     let port = theirs.api.address().rsplit_once(':').unwrap().1.to_owned();

@@ -54,7 +54,7 @@ fn assert_told(error: &Value, kind: &str, words: &[&str]) {
 }
 
 #[test]
-fn an_image_that_can_not_be_had_is_named() {
+fn unavailable_image_is_named() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let image = "localhost/nobody-has-it:latest";
@@ -64,7 +64,7 @@ fn an_image_that_can_not_be_had_is_named() {
 }
 
 #[test]
-fn one_that_ends_at_once_is_quoted() {
+fn failed_command_is_quoted() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let error = refused(home.path(), &wanting(BROKEN_OLLAMA_IMAGE, &at), &[]);
@@ -73,7 +73,7 @@ fn one_that_ends_at_once_is_quoted() {
 }
 
 #[test]
-fn one_that_never_answers_is_given_up() {
+fn unresponsive_command_is_given_up() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let limit = ["--inference-start-timeout", "2s"];
@@ -111,7 +111,7 @@ fn a_configuration_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_port_that_something_else_has_is_left_to_it() {
+fn occupied_port_is_left_alone() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let stranger = TcpListener::bind(("127.0.0.1", at.port)).unwrap();
@@ -142,7 +142,7 @@ fn a_container_of_somebody_else_is_never_touched() {
 }
 
 #[test]
-fn two_nodes_on_one_machine_do_not_share_a_model_server() {
+fn nodes_on_one_machine_have_own_servers() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let orchestrator = Orchestrator::start(home.path(), &["--inference-image", OLLAMA_IMAGE]);

@@ -3,7 +3,7 @@
 
 use crate::support::{eventually, process::binary};
 use command_fds::{CommandFdExt as _, FdMapping};
-use cynode::sandbox_init::wire::{Greeting, REPORT_BYTES, Report, Request, Unfit};
+use cynode::sandbox_init::wire::{ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report};
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
@@ -46,17 +46,20 @@ fn report(socket: &mut UnixStream) -> Option<Report> {
 #[test]
 fn init_that_is_not_pid_1_does_nothing() {
     let (child, mut socket) = start("sleep 1000 & \"$@\"; echo init ended $?; kill $!");
-    let elsewhere = Greeting {
+    let elsewhere = Hello {
         pid_namespace: (1, 1),
     };
     socket.write_all(&elsewhere.encode()).unwrap();
     // What would have it end all others.
-    let request = Request {
+    let request = ExecSpec {
         command: vec!["true".into()],
         env: Vec::new(),
     };
     let _ = socket.write_all(&request.encode());
-    assert_eq!(report(&mut socket), Some(Report::Unfit(Unfit::NotAlone)));
+    assert_eq!(
+        report(&mut socket),
+        Some(Report::Refused(InitRefusal::SharedNamespace))
+    );
     assert_eq!(report(&mut socket), None);
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
@@ -84,17 +87,17 @@ fn init_in_the_nodes_own_namespace_does_nothing() {
         } else {
             namespace.ino() + 1
         };
-        let greeting = Greeting {
+        let greeting = Hello {
             pid_namespace: (namespace.dev(), inode),
         };
         socket.write_all(&greeting.encode()).unwrap();
         let expected = if is_own {
-            Unfit::NotAlone
+            InitRefusal::SharedNamespace
         } else {
             // This root has no workspace.
-            Unfit::Misplaced
+            InitRefusal::PathIsLink
         };
-        assert_eq!(report(&mut socket), Some(Report::Unfit(expected)));
+        assert_eq!(report(&mut socket), Some(Report::Refused(expected)));
         drop(socket);
         child.wait().unwrap();
     }

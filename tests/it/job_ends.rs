@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::{Value, json};
 
 #[test]
-fn every_end_is_told_as_it_was() {
+fn every_job_end_is_reported_exactly() {
     let worker = Worker::start(&[]);
     let cases: [(&[&str], &str, i32); 10] = [
         (&["true"], "completed", 0),
@@ -45,7 +45,7 @@ fn every_end_is_told_as_it_was() {
 }
 
 #[test]
-fn the_first_256_kib_are_kept_and_bytes_that_are_no_text_are_replaced() {
+fn first_256_kib_kept_invalid_utf8_replaced() {
     let worker = Worker::start(&[]);
     let cut = worker.run(&Worker::script(
         "head -c 262143 /dev/zero | tr '\\0' x; printf 'é'; echo more; echo all >&2",
@@ -85,7 +85,7 @@ fn the_first_256_kib_are_kept_and_bytes_that_are_no_text_are_replaced() {
 }
 
 #[test]
-fn the_time_limit_ends_a_job_and_keeps_what_it_printed() {
+fn timeout_ends_job_and_keeps_output() {
     let worker = Worker::start(&[]);
     let script = "trap '' TERM INT; echo before; echo trouble >&2; sleep 1000; echo after";
     let result = worker.run(&Worker::script_with(script, json!({"timeout_seconds": 1})));
@@ -113,7 +113,7 @@ fn the_time_limit_ends_a_job_and_keeps_what_it_printed() {
 }
 
 #[test]
-fn a_command_gets_what_was_asked_for_and_nothing_else() {
+fn command_gets_only_requested_environment() {
     let worker = Worker::start(&[]);
     let arguments = [
         "printf",
@@ -164,7 +164,7 @@ fn a_command_gets_what_was_asked_for_and_nothing_else() {
 }
 
 #[test]
-fn of_an_image_env_path_and_user_count_and_its_entrypoint_does_not() {
+fn image_env_and_user_apply_entrypoint_does_not() {
     let worker = Worker::start(&[]);
     let run = |script: &str, changes: Value| worker.run(&Worker::script_with(script, changes));
     let result = run(
@@ -200,7 +200,7 @@ fn of_an_image_env_path_and_user_count_and_its_entrypoint_does_not() {
 }
 
 #[test]
-fn an_image_that_cant_be_had_is_told_without_a_run() {
+fn unavailable_image_is_reported_without_run() {
     let worker = Worker::start(&[
         "--allowed-image",
         "localhost/cynode-*",

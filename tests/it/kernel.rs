@@ -54,7 +54,7 @@ fn legitimate_calls_pass() {
 }
 
 #[test]
-fn sandbox_is_the_first_choice_when_memory_runs_out() {
+fn sandbox_is_first_oom_victim() {
     let worker = Worker::start(&[]);
     for image in attack::images() {
         let scores = ["cat", "/proc/1/oom_score_adj", "/proc/self/oom_score_adj"];
@@ -64,7 +64,7 @@ fn sandbox_is_the_first_choice_when_memory_runs_out() {
 }
 
 #[test]
-fn killed_init_fails_the_job_and_runs_nothing_again() {
+fn killed_init_fails_job_without_retry() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo begun; exec sleep 1000");
     let mut events = worker.follow(&job, 0);

@@ -185,7 +185,7 @@ fn outlast_lease(node: &StandIn) {
 }
 
 #[test]
-fn a_silent_nodes_job_goes_on_at_another_one_and_its_late_copy_goes() {
+fn silent_nodes_job_moves_and_late_copy_goes() {
     let scene = Scene::set();
     let back = Switch::default();
     let away = scene.join("away", silent_until(&back));
@@ -227,7 +227,7 @@ fn a_silent_nodes_job_goes_on_at_another_one_and_its_late_copy_goes() {
 }
 
 #[test]
-fn what_runs_of_a_deleted_task_is_ended() {
+fn jobs_of_deleted_task_are_ended() {
     let mut scene = Scene::set();
     let back = Switch::default();
     let away = scene.join("away", silent_until(&back));
@@ -255,7 +255,7 @@ fn what_runs_of_a_deleted_task_is_ended() {
 }
 
 #[test]
-fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
+fn node_back_before_handoff_keeps_its_job() {
     let scene = Scene::set();
     let back = Switch::default();
     let away = scene.join("away", silent_until(&back));
@@ -280,7 +280,7 @@ fn a_node_that_is_back_before_another_took_its_job_goes_on_with_it() {
 }
 
 #[test]
-fn the_last_attempt_is_offered_to_nobody() {
+fn last_attempt_is_never_handed_off() {
     let scene = Scene::set();
     let (away, back, id) = scene.silent_with_job(json!({"max_attempts": 1}));
     let other = scene.join("other", willing());
@@ -298,7 +298,7 @@ fn the_last_attempt_is_offered_to_nobody() {
 }
 
 #[test]
-fn an_offer_that_is_refused_costs_nothing() {
+fn refused_handoff_costs_no_attempt() {
     let scene = Scene::set();
     let (back, takes) = (Switch::default(), Switch::default());
     let away = scene.join("away", silent_until(&back));
@@ -339,7 +339,7 @@ fn without_image() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
 }
 
 #[test]
-fn node_without_the_image_does_not_end_a_silent_attempt() {
+fn node_without_image_keeps_silent_attempt() {
     let scene = Scene::set();
     let (_away, back, id) = scene.silent_with_job(json!({"max_attempts": 2}));
     let other = scene.join("other", without_image());
@@ -360,7 +360,7 @@ fn node_without_the_image_does_not_end_a_silent_attempt() {
 }
 
 #[test]
-fn job_refused_at_handover_goes_to_a_third_node() {
+fn job_refused_at_handoff_goes_to_third_node() {
     let scene = Scene::set();
     let away = scene.join("away", silent_until(&Switch::default()));
     let id = scene.create(json!({"max_attempts": 2}));
@@ -374,7 +374,7 @@ fn job_refused_at_handover_goes_to_a_third_node() {
 }
 
 #[test]
-fn an_offer_is_asked_after_when_the_orchestrator_was_killed_in_the_middle_of_it() {
+fn handoff_is_resolved_after_orchestrator_kill() {
     let mut scene = Scene::set();
     let (away, _back, id) = scene.silent_with_job(json!({}));
     // It takes the offer, and nobody hears of it.
@@ -403,7 +403,7 @@ fn an_offer_is_asked_after_when_the_orchestrator_was_killed_in_the_middle_of_it(
 }
 
 #[test]
-fn an_offer_of_which_nobody_knows_the_end_uses_its_number_up() {
+fn unresolved_handoff_consumes_its_attempt_number() {
     let scene = Scene::set();
     let (back, forgot) = (Switch::default(), Switch::default());
     let away = scene.join("away", silent_until(&back));
@@ -427,7 +427,7 @@ fn an_offer_of_which_nobody_knows_the_end_uses_its_number_up() {
 }
 
 #[test]
-fn a_cancel_of_a_job_at_a_silent_node_reaches_the_one_that_is_offered_it_too() {
+fn cancel_reaches_silent_node_and_its_replacement() {
     let scene = Scene::set();
     let (away, _back, id) = scene.silent_with_job(json!({}));
     let last = LastRun::default();
@@ -470,7 +470,7 @@ fn a_cancel_of_a_job_at_a_silent_node_reaches_the_one_that_is_offered_it_too() {
 
 /// The node is back while another one is being asked: with a word first, or with the result at once.
 #[test]
-fn a_copy_that_came_second_goes_however_long_that_takes_to_be_written() {
+fn superseded_copy_is_removed_despite_slow_store() {
     for first_word in [true, false] {
         let scene = Scene::set();
         let (back, ends, over) = (Switch::default(), Switch::default(), Switch::default());
@@ -529,7 +529,7 @@ fn a_copy_that_came_second_goes_however_long_that_takes_to_be_written() {
 }
 
 #[test]
-fn a_node_that_is_back_without_the_end_of_its_attempt_leaves_the_word_to_the_one_that_is_asked() {
+fn returned_node_without_result_defers_to_replacement() {
     let scene = Scene::set();
     let (back, takes) = (Switch::default(), Switch::default());
     let (is_back, last) = (back.clone(), LastRun::default());
@@ -570,7 +570,7 @@ fn a_node_that_is_back_without_the_end_of_its_attempt_leaves_the_word_to_the_one
 }
 
 #[test]
-fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
+fn stalled_stream_is_requested_again() {
     let scene = Scene::set();
     let over = Switch::default();
     let (ended, last) = (over.clone(), LastRun::default());
@@ -597,7 +597,7 @@ fn a_node_that_stalls_in_the_middle_of_its_stream_is_asked_again() {
 }
 
 #[test]
-fn page_of_a_proxy_is_no_answer_about_a_job() {
+fn proxy_page_is_no_job_answer() {
     let scene = Scene::set();
     let (last, asked) = (LastRun::default(), AtomicUsize::new(0));
     let node = scene.join("box", move |call, answer| {
@@ -625,7 +625,7 @@ fn page_of_a_proxy_is_no_answer_about_a_job() {
 }
 
 #[test]
-fn who_reads_along_is_told_of_both_attempts() {
+fn subscriber_sees_both_attempts() {
     let scene = Scene::set();
     let last = LastRun::default();
     let away = scene.join("away", move |call, answer| {

@@ -30,7 +30,7 @@ fn guess(gateway: &Api, from: &str, handle: &str) -> crate::support::Reply {
 }
 
 #[test]
-fn a_proxy_is_believed_only_where_it_is_trusted() {
+fn only_trusted_proxies_are_believed() {
     let home = tempfile::tempdir().unwrap();
     let trusting = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.0/8"]);
     let gateway = &trusting.gateway;
@@ -54,7 +54,7 @@ fn a_proxy_is_believed_only_where_it_is_trusted() {
 }
 
 #[test]
-fn guesses_from_everywhere_don_t_lock_a_user_out() {
+fn distributed_guesses_lock_nobody_out() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.1"]);
     for n in 0..40 {
@@ -72,7 +72,7 @@ fn guesses_from_everywhere_don_t_lock_a_user_out() {
 }
 
 #[test]
-fn a_user_s_requests_are_limited_and_nobody_else_s() {
+fn request_rate_is_limited_per_user() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--user-rate", "1"]);
     let admin = orchestrator.login();
@@ -92,7 +92,7 @@ fn a_user_s_requests_are_limited_and_nobody_else_s() {
 }
 
 #[test]
-fn a_full_queue_takes_nothing_and_has_room_again() {
+fn full_queue_refuses_tasks_until_one_starts() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--max-queued", "3", "--max-queued-per-user", "2"];
     let orchestrator = Orchestrator::start(home.path(), &flags);
@@ -152,7 +152,7 @@ fn a_full_queue_takes_nothing_and_has_room_again() {
 }
 
 #[test]
-fn a_task_that_starts_makes_room_in_the_queue() {
+fn started_task_makes_room_in_queue() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--max-queued-per-user", "1"];
     let orchestrator = Orchestrator::start(home.path(), &flags);
@@ -291,7 +291,7 @@ fn assert_problem(answer: &str, status: u16, slug: &str) {
 }
 
 #[test]
-fn what_is_no_request_is_told_so() {
+fn malformed_request_is_reported() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     for nonsense in [
@@ -318,7 +318,7 @@ fn what_is_no_request_is_told_so() {
 }
 
 #[test]
-fn heads_and_bodies_that_are_too_large_are_refused() {
+fn oversized_heads_and_bodies_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();

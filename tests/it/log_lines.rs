@@ -198,7 +198,7 @@ fn failed_start_is_reported_once() {
 }
 
 #[test]
-fn no_model_server_is_no_step() {
+fn missing_model_server_skips_step() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);

@@ -33,7 +33,7 @@ fn printed(events: &[SseEvent], stream: &str) -> String {
 }
 
 #[test]
-fn a_task_is_followed_live_and_read_again_from_any_event() {
+fn task_log_follows_live_and_resumes_anywhere() {
     let cluster = Cluster::start();
     let id = cluster.script(
         "for n in 1 2 3; do echo out $n; echo err $n >&2; until [ -e go$n ]; do usleep 5000; done; done; exit 4",
@@ -109,7 +109,7 @@ fn a_task_is_followed_live_and_read_again_from_any_event() {
 }
 
 #[test]
-fn a_reader_that_was_cut_off_goes_on_where_it_was() {
+fn disconnected_reader_resumes() {
     let cluster = Cluster::start();
     let id = cluster
         .script("for n in 1 2 3 4 5; do echo $n; until [ -e go$n ]; do usleep 5000; done; done");
@@ -163,7 +163,7 @@ fn one_stream_can_be_had_alone() {
 }
 
 #[test]
-fn what_was_dropped_is_told() {
+fn dropped_events_are_reported() {
     let cluster = Cluster::start();
     let id = cluster.script("head -c 300000 /dev/zero | tr '\\0' x; echo err >&2");
     // Whoever reads along may be told more than is kept.
@@ -192,7 +192,7 @@ fn what_was_dropped_is_told() {
 }
 
 #[test]
-fn what_was_printed_so_far_can_be_had_at_once() {
+fn output_so_far_is_available() {
     let cluster = Cluster::start();
     let so_far = |id: &str| {
         let logs = cluster.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
@@ -240,7 +240,7 @@ fn is_reader(call: &Call) -> bool {
 }
 
 #[test]
-fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
+fn live_and_late_subscribers_get_their_events() {
     let (readers, forgotten) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (read, forget) = (Arc::clone(&readers), Arc::clone(&forgotten));
     let ended = AtomicBool::new(false);
@@ -319,7 +319,7 @@ fn who_reads_along_hears_all_of_it_and_who_comes_late_what_was_kept() {
 }
 
 #[test]
-fn a_node_that_does_not_answer_holds_up_nobody_for_long() {
+fn unresponsive_node_delays_nobody() {
     let hanging = Mutex::new(Vec::<Box<dyn Send>>::new());
     let stage = Stage::set(move |_, call, answer| {
         if call.is_run() {

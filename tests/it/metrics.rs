@@ -121,7 +121,7 @@ fn a_task_moves_each_number_by_exactly_one() {
 }
 
 #[test]
-fn what_ends_without_its_node_is_counted_once() {
+fn jobs_ended_without_node_count_once() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (gateway, user) = (&orchestrator.gateway, orchestrator.login());
@@ -167,7 +167,7 @@ fn what_ends_without_its_node_is_counted_once() {
 }
 
 #[test]
-fn a_queue_outlives_a_restart_and_counters_do_not() {
+fn queue_outlives_restart_counters_start_over() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let task = json!({"command": ["true"]});
@@ -179,7 +179,7 @@ fn a_queue_outlives_a_restart_and_counters_do_not() {
 }
 
 #[test]
-fn a_node_is_up_while_it_is_heard() {
+fn node_is_online_while_it_reports() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -248,7 +248,7 @@ fn strangers_add_no_series() {
 }
 
 #[test]
-fn a_store_that_fails_is_a_problem_and_no_zero() {
+fn failing_store_is_a_problem_not_zero() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let database = database(home.path());

@@ -41,7 +41,7 @@ fn pull(api: &Api, model: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_model_is_pulled_and_answers_in_all_dialects() {
+fn model_is_pulled_and_answers_all_apis() {
     let server = ModelServer::start(OLLAMA_IMAGE, &[]);
     let api = &server.api;
     assert_eq!(api.get("/").expect(200).text(), "Ollama is running");
@@ -147,7 +147,7 @@ fn openai(api: &Api, talk: &Value) {
 }
 
 #[test]
-fn a_volume_keeps_models_when_the_container_is_replaced() {
+fn volume_keeps_models_over_container_replacement() {
     let volume = Volume::new();
     let mount = format!("--volume={}:/root/.ollama", volume.name);
     let given = "--env=STAND_IN_MODELS=given";
@@ -162,14 +162,14 @@ fn a_volume_keeps_models_when_the_container_is_replaced() {
 }
 
 #[test]
-fn a_broken_one_ends_and_says_why() {
+fn broken_model_server_ends_with_reason() {
     let server = ModelServer::launch(BROKEN_OLLAMA_IMAGE, &[]);
     assert_eq!(server.ended(), 1);
     assert!(server.logs().contains(BROKEN_REASON), "{}", server.logs());
 }
 
 #[test]
-fn a_silent_one_listens_and_never_answers() {
+fn silent_server_accepts_without_answering() {
     let server = ModelServer::launch(SILENT_OLLAMA_IMAGE, &[]);
     eventually("it listens", || {
         server.logs().contains("listens on").then_some(())

@@ -29,7 +29,7 @@ fn a_wrong_key_is_refused_and_slowed() {
 }
 
 #[test]
-fn what_a_node_says_is_bounded() {
+fn node_texts_are_bounded() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     node.register();
@@ -148,7 +148,7 @@ fn what_a_node_says_is_bounded() {
 }
 
 #[test]
-fn a_node_speaks_for_itself_and_in_version_1() {
+fn node_reports_own_slug_in_version_1() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     node.register();
@@ -220,7 +220,7 @@ fn a_node_is_known_by_its_token_alone() {
 }
 
 #[test]
-fn the_url_that_nodes_get_is_the_one_they_reach() {
+fn nodes_get_the_url_they_reached() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let port = orchestrator

@@ -9,7 +9,7 @@ use crate::support::{
 use serde_json::{Value, json};
 
 #[test]
-fn a_full_or_absent_node_costs_no_attempt() {
+fn full_or_unreachable_node_uses_no_attempt() {
     let stage = Stage::set(|run, call, answer| match run {
         1 => answer.refuse(429),
         2 => answer.refuse(503),
@@ -41,7 +41,7 @@ fn a_full_or_absent_node_costs_no_attempt() {
 }
 
 #[test]
-fn faults_of_the_infrastructure_are_tried_again_and_no_others() {
+fn only_infrastructure_faults_are_retried() {
     let failed = |call: &Call, kind: &str| {
         let mut result = call.result("");
         result["status"] = json!("failed");
@@ -105,7 +105,7 @@ fn begin_and_break_off(call: &Call, answer: Answer) {
 }
 
 #[test]
-fn a_job_that_its_node_forgot_is_lost_or_run_again() {
+fn job_forgotten_by_node_is_lost_or_retried() {
     let stage = Stage::set(|run, call, answer| match (run, call.method.as_str()) {
         (3, _) => well(call, answer),
         (1 | 2, _) => begin_and_break_off(call, answer),
@@ -143,7 +143,7 @@ fn a_job_that_its_node_forgot_is_lost_or_run_again() {
 }
 
 #[test]
-fn a_cut_stream_is_taken_up_without_gap_or_double() {
+fn cut_stream_resumes_without_gap_or_duplicate() {
     let stage = Stage::set(|run, call, answer| {
         let event = |seq: u64, data: &str| json!({"event": "stdout", "attempt": 1, "seq": seq, "data": data});
         match (run, call.method.as_str()) {
@@ -207,7 +207,7 @@ fn a_cut_stream_is_taken_up_without_gap_or_double() {
 }
 
 #[test]
-fn a_node_is_not_believed_how_its_output_came() {
+fn output_timing_of_node_is_not_trusted() {
     let outlines = [
         (json!([[0, 0], [1, 2], [5, 3], [1, 3]]), vec!["1-2", "1-6"]),
         (json!([[1, 6]]), vec!["1-1"]),
@@ -237,7 +237,7 @@ fn a_node_is_not_believed_how_its_output_came() {
 }
 
 #[test]
-fn a_result_that_cant_be_this_jobs_is_not_stored() {
+fn result_of_another_job_is_not_stored() {
     let lies = [
         ("job_id", json!("01900000-0000-7000-8000-000000000000")),
         ("task_id", json!("01900000-0000-7000-8000-000000000000")),
@@ -283,7 +283,7 @@ fn a_result_that_cant_be_this_jobs_is_not_stored() {
 }
 
 #[test]
-fn what_a_proxy_answers_is_not_the_nodes_word() {
+fn proxy_answer_is_not_nodes_answer() {
     // Nobody can tell whether the node has begun, so it is asked, and not told once more to run.
     let wanted = std::sync::Mutex::new(None);
     let stage = Stage::set(move |run, call, answer| match (run, call.method.as_str()) {

@@ -19,7 +19,7 @@ fn refused(home: &Path, text: &str, more: &[&str]) -> Done {
 }
 
 #[test]
-fn what_is_not_known_is_named_with_its_line() {
+fn unknown_key_is_named_with_line() {
     let home = tempfile::tempdir().unwrap();
     for (text, words) in [
         ("node:\n  slug: box\n  slog: box\n", ["slog", "3"]),
@@ -52,7 +52,7 @@ fn what_is_not_known_is_named_with_its_line() {
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_repeated() {
+fn misplaced_secret_is_not_repeated() {
     let home = tempfile::tempdir().unwrap();
     let text = "orchestrator:\n  url: http://127.0.0.1:1\n  psk: a secret of the operator\n";
     let done = refused(home.path(), text, &[]);
@@ -61,7 +61,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn a_file_that_is_not_there_or_says_too_little_is_an_error_that_says_so() {
+fn missing_or_incomplete_file_is_explained() {
     let home = tempfile::tempdir().unwrap();
     let mut command = role(home.path(), "node", &home.path().join("node"));
     let done = run(command.args(["--config", "/nonexistent/node.yaml"]));
@@ -143,7 +143,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
 }
 
 #[test]
-fn a_node_s_own_limits_are_the_stricter_ones() {
+fn stricter_limit_of_node_wins() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let file = home.path().join("limits.yaml");

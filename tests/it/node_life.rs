@@ -12,7 +12,7 @@ fn status(cluster: &Cluster) -> (Value, String) {
 }
 
 #[test]
-fn a_node_that_is_silent_for_half_a_minute_is_offline_and_comes_back_by_itself() {
+fn node_silent_half_a_minute_goes_offline() {
     let cluster = Cluster::start();
     cluster.node.process.signal(Signal::STOP);
     eventually_eq("it is offline", json!("offline"), || status(&cluster).0);
@@ -45,7 +45,7 @@ fn a_node_that_is_silent_for_half_a_minute_is_offline_and_comes_back_by_itself()
 }
 
 #[test]
-fn a_node_that_leaves_says_so_and_gets_nothing_more() {
+fn leaving_node_reports_it_and_gets_nothing() {
     let mut cluster = Cluster::start_with(&["--shutdown-grace", "1m"]);
     let under_way = cluster.script("echo begun; while ! [ -e /workspace/go ]; do sleep 0.1; done");
     cluster.printed(&under_way, "begun");

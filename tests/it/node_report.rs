@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::{fs, process::Command};
 
 #[test]
-fn a_report_tells_what_a_machine_is_and_can_do() {
+fn report_describes_the_machine() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let flags = [

@@ -71,7 +71,7 @@ fn watch(orchestrator: &OrchestratorStandIn) -> Meanwhile {
 }
 
 #[test]
-fn a_node_starts_in_the_order_of_the_contract_at_the_urls_it_is_given() {
+fn node_start_follows_contract_order() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let meanwhile = watch(&orchestrator);
@@ -157,7 +157,7 @@ fn an_orchestrator_that_is_away_is_waited_for() {
 }
 
 #[test]
-fn a_token_that_ended_is_replaced_without_a_restart() {
+fn expired_token_is_replaced_without_restart() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
@@ -181,7 +181,7 @@ fn a_token_that_ended_is_replaced_without_a_restart() {
 }
 
 #[test]
-fn a_token_that_ends_during_the_start_is_replaced() {
+fn token_expired_during_start_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     for step in [Step::Config, Step::Report, Step::Ack] {
@@ -200,7 +200,7 @@ fn a_token_that_ends_during_the_start_is_replaced() {
 }
 
 #[test]
-fn a_node_that_was_forgotten_starts_over_while_it_serves() {
+fn deleted_node_registers_again_while_serving() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
@@ -221,7 +221,7 @@ fn a_node_that_was_forgotten_starts_over_while_it_serves() {
 }
 
 #[test]
-fn a_registration_whose_answer_was_lost_is_followed_by_a_whole_start() {
+fn lost_registration_answer_restarts_registration() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
@@ -253,7 +253,7 @@ fn a_node_without_a_network_waits_for_one() {
 }
 
 #[test]
-fn a_refusal_that_waiting_does_not_mend_ends_the_start() {
+fn permanent_refusal_ends_node_start() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     for (step, problem, code) in [
@@ -279,7 +279,7 @@ fn a_refusal_that_waiting_does_not_mend_ends_the_start() {
 }
 
 #[test]
-fn a_node_that_waits_for_an_answer_ends_when_it_is_told_to() {
+fn node_waiting_for_answer_stops_on_signal() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     for step in [Step::Register, Step::Config, Step::Ack] {
@@ -292,7 +292,7 @@ fn a_node_that_waits_for_an_answer_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn a_configuration_that_offers_inference_is_applied_by_a_node_that_wants_none() {
+fn node_without_inference_applies_inference_configuration() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     orchestrator.change_config(|config| {

@@ -20,7 +20,7 @@ fn link(target: &str) -> impl FnOnce(&Path) {
 }
 
 #[test]
-fn unrunnable_image_ends_a_job_in_the_engines_words() {
+fn unrunnable_image_fails_job_with_podmans_reason() {
     let worker = Worker::start(&[]);
     let cases = [
         (odd(plain, &["USER 4294967295"]), "2147483647"),
@@ -113,7 +113,7 @@ fn refusing(home: &Path, refusal: &str) -> Worker {
 }
 
 #[test]
-fn moment_of_podmans_costs_no_attempt() {
+fn brief_podman_failure_costs_no_attempt() {
     let home = tempfile::tempdir().unwrap();
     let once = "[ \"$kind\" = run ] && mkdir $PLACE/refused 2>/dev/null && echo 'Error: a lock' >&2 && exit 125";
     let worker = refusing(home.path(), once);
@@ -123,7 +123,7 @@ fn moment_of_podmans_costs_no_attempt() {
 }
 
 #[test]
-fn trouble_of_podmans_is_no_fault_of_the_image() {
+fn podman_failure_is_no_image_fault() {
     let changing = "[ \"$kind\" = run ] && if mkdir $PLACE/refused 2>/dev/null; then echo 'Error: a lock' >&2; else echo 'Error: a disk' >&2; fi && exit 125";
     let broken_layer = "[ -n \"$kind\" ] && echo 'Error: layer not known' >&2 && exit 125";
     let killed = "[ \"$kind\" = run ] && echo 'Error: killed' >&2 && kill -KILL $$";
@@ -137,7 +137,7 @@ fn trouble_of_podmans_is_no_fault_of_the_image() {
 }
 
 #[test]
-fn cancel_is_heard_while_the_fault_is_looked_for() {
+fn cancel_works_during_fault_analysis() {
     let home = tempfile::tempdir().unwrap();
     // Every image is mounted once before it is run.
     let hangs = "[ \"$kind\" = run ] && touch $PLACE/refused; \

@@ -12,7 +12,7 @@ use crate::support::{
 use std::{path::Path, process::Command};
 
 #[test]
-fn a_node_refuses_to_start_where_sandboxes_are_open() {
+fn node_refuses_to_start_with_open_sandboxes() {
     let host = PodmanHost::new();
     let mut cases = vec![];
     for (section, named) in [
@@ -121,7 +121,7 @@ const PODMAN: &str = "exec podman --root HOME/storage --runroot HOME/run --tmpdi
 const PIDNS: &str = "[containers]\npidns='host'";
 
 #[test]
-fn a_sandbox_in_the_nodes_pid_namespace_does_nothing() {
+fn sandbox_in_host_pid_namespace_runs_nothing() {
     if needs_root() {
         return;
     }
@@ -139,7 +139,7 @@ fn a_sandbox_in_the_nodes_pid_namespace_does_nothing() {
 }
 
 #[test]
-fn a_pid_namespace_that_settings_share_is_not_shared() {
+fn shared_pid_namespace_setting_is_overridden() {
     if needs_root() {
         return;
     }

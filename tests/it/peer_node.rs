@@ -96,7 +96,7 @@ fn a_node_that_reports_each_minute_gets_jobs() {
 }
 
 #[test]
-fn a_late_node_that_answers_not_ready_gets_nothing() {
+fn unready_late_node_gets_no_job() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, node) = start(home.path());
     let user = orchestrator.login();

@@ -119,7 +119,7 @@ fn a_bootstrap_needs_a_token_and_two_urls() {
 }
 
 #[test]
-fn what_a_node_cannot_enforce_is_acknowledged_as_failed() {
+fn unenforceable_configuration_is_acknowledged_as_failed() {
     let home = tempfile::tempdir().unwrap();
     for (more, word) in [
         (
@@ -151,7 +151,7 @@ fn what_a_node_cannot_enforce_is_acknowledged_as_failed() {
 }
 
 #[test]
-fn a_node_reports_as_often_as_it_is_asked() {
+fn node_reports_at_configured_interval() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = serving(&json!({"report_interval_seconds": 1}));
     let _node = Node::start(home.path(), "box", &orchestrator.url, &[]);

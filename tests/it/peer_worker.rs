@@ -101,7 +101,7 @@ fn plain_results_read_as_any_others() {
 }
 
 #[test]
-fn a_worker_silent_until_its_end_keeps_its_job() {
+fn worker_without_progress_keeps_its_job() {
     let scene = Scene::set();
     let (ends, ended) = (Gate::default(), Gate::default());
     let may_end = ends.clone();
@@ -131,7 +131,7 @@ fn a_worker_silent_until_its_end_keeps_its_job() {
 }
 
 #[test]
-fn a_silent_worker_that_is_gone_loses_its_job() {
+fn silent_worker_that_is_gone_loses_job() {
     let scene = Scene::set();
     let ends = Gate::default();
     let may_end = ends.clone();
@@ -156,7 +156,7 @@ fn a_silent_worker_that_is_gone_loses_its_job() {
 }
 
 #[test]
-fn an_offer_is_taken_by_a_worker_silent_until_its_end() {
+fn handoff_is_accepted_by_worker_without_progress() {
     let scene = Scene::set();
     let away = PeerWorker::join_with(&scene.orchestrator, "away", |call, answer| {
         if call.is_run() {
@@ -243,7 +243,7 @@ fn answers_that_are_not_understood_run_nothing_twice() {
 }
 
 #[test]
-fn a_result_cut_in_the_middle_runs_nothing_twice() {
+fn truncated_result_runs_nothing_twice() {
     let scene = Scene::set();
     let node = PeerWorker::join(&scene.orchestrator, "peer", |call, answer| {
         answer.break_off(&call.plain_result(0, "out").to_string());
@@ -270,7 +270,7 @@ fn a_connection_cut_before_any_answer_is_retried() {
 }
 
 #[test]
-fn a_worker_that_tells_states_is_asked_until_the_end() {
+fn worker_that_reports_states_is_polled() {
     let scene = Scene::set();
     let (run, asked) = (Mutex::<Option<Call>>::default(), AtomicUsize::new(0));
     let node = PeerWorker::join_with(&scene.orchestrator, "peer", move |call, answer| {
@@ -302,7 +302,7 @@ fn a_worker_that_tells_states_is_asked_until_the_end() {
 }
 
 #[test]
-fn a_worker_without_a_list_is_left_in_peace() {
+fn worker_without_job_list_is_left_alone() {
     let scene = Scene::set();
     let node = PeerWorker::join(&scene.orchestrator, "peer", |call, answer| {
         answer.status(200, &call.plain_result(0, "done\n"));

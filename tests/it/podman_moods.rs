@@ -117,7 +117,7 @@ fn last(events: impl Iterator<Item = Value>) -> Value {
 }
 
 #[test]
-fn a_job_whose_podman_hangs_before_its_sandbox_can_be_canceled() {
+fn job_with_hanging_podman_can_be_canceled() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
     for (n, mood) in [DEAF, STOPPED].into_iter().enumerate() {
@@ -140,8 +140,7 @@ fn a_job_whose_podman_hangs_before_its_sandbox_can_be_canceled() {
 }
 
 #[test]
-fn a_podman_that_hangs_after_the_command_holds_back_no_result_and_the_next_job_hears_why_it_waits()
-{
+fn hanging_podman_delays_no_result_and_is_reported() {
     let moody = Moody::new();
     let worker = moody.worker(&["--max-concurrency", "1"]);
     moody.get("run", AFTERWARDS);
@@ -159,7 +158,7 @@ fn a_podman_that_hangs_after_the_command_holds_back_no_result_and_the_next_job_h
 }
 
 #[test]
-fn calls_that_hang_hold_up_no_job_that_needs_none_and_go_with_the_worker() {
+fn hanging_calls_delay_no_job_and_are_killed() {
     let moody = Moody::new();
     let mut worker = moody.worker(&["--max-concurrency", "9"]);
     worker.run(&Worker::script("true"));
@@ -183,7 +182,7 @@ fn calls_that_hang_hold_up_no_job_that_needs_none_and_go_with_the_worker() {
 }
 
 #[test]
-fn who_holds_podmans_pipes_open_holds_up_no_job() {
+fn inherited_podman_pipes_delay_no_job() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
     moody.get("image", HELD_OPEN);
@@ -194,7 +193,7 @@ fn who_holds_podmans_pipes_open_holds_up_no_job() {
 }
 
 #[test]
-fn while_podman_runs_nothing_no_job_is_taken_and_the_reason_is_told() {
+fn broken_podman_refuses_jobs_with_reason() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
     moody.get("run", FAILING);
@@ -285,7 +284,7 @@ fn leave(worker: &Worker, name: &str) {
 }
 
 #[test]
-fn a_start_ends_when_it_is_told_to_while_podman_hangs() {
+fn start_can_be_stopped_while_podman_hangs() {
     image::ready();
     let moody = Moody::new();
     for command in ["info", "run", "ps"] {

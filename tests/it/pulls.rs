@@ -64,7 +64,7 @@ fn wait_for_pull(worker: &Worker, job: &Value) -> impl Iterator<Item = Value> {
 }
 
 #[test]
-fn a_missing_image_is_pulled_once_for_all_who_wait() {
+fn missing_image_is_pulled_once_for_all() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
     let registry = Registry::new(&tag);
     let worker = registry.worker();
@@ -106,7 +106,7 @@ fn failed_pull_fails_for_all_who_waited() {
 }
 
 #[test]
-fn who_is_canceled_waits_no_longer_and_the_pull_goes_on_for_others() {
+fn canceled_job_leaves_pull_to_others() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
     let registry = Registry::new(&tag);
     let worker = registry.worker();
@@ -130,7 +130,7 @@ fn who_is_canceled_waits_no_longer_and_the_pull_goes_on_for_others() {
 
 /// Whoever dies in between: what was accepted is run once the image is here.
 #[test]
-fn a_job_that_waited_for_its_image_goes_on_waiting_after_a_restart() {
+fn job_waits_for_image_again_after_restart() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
     let registry = Registry::new(&tag);
     let mut worker = registry.worker();

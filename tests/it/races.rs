@@ -26,7 +26,7 @@ fn commands_that_end_at_once_lose_no_output() {
 }
 
 #[test]
-fn a_cancel_at_any_moment_is_heard() {
+fn cancel_works_at_any_time() {
     let cluster = Cluster::start();
     let ids: Vec<String> = (0..25)
         .map(|_| {
@@ -45,7 +45,7 @@ fn a_cancel_at_any_moment_is_heard() {
 }
 
 #[test]
-fn a_workspace_deeper_than_any_stack_is_removed_and_the_worker_lives() {
+fn very_deep_workspace_is_removed() {
     let worker = Worker::start(&[]);
     // Each round puts the whole tree into a new directory: depth grows, paths stay short.
     let script = "i=0; while [ $i -lt 1500 ]; do mkdir b; [ -e a ] && mv a b/a; mv b a; i=$((i+1)); done; echo done";
@@ -70,7 +70,7 @@ fn a_container_that_fails_leaves_no_workspace_behind() {
 }
 
 #[test]
-fn jobs_that_no_node_can_take_hold_up_nobody() {
+fn unplaceable_jobs_delay_nobody() {
     let cluster = Cluster::start();
     let nowhere = json!({"command": ["true"], "node_labels": ["nowhere"]});
     thread::scope(|scope| {
@@ -92,7 +92,7 @@ fn jobs_that_no_node_can_take_hold_up_nobody() {
 }
 
 #[test]
-fn a_start_that_fails_makes_no_password_that_nobody_saw() {
+fn failed_start_stores_no_unseen_password() {
     let home = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -121,7 +121,7 @@ fn a_start_that_fails_makes_no_password_that_nobody_saw() {
 }
 
 #[test]
-fn an_idempotency_key_gives_one_task_and_the_first_answer() {
+fn idempotency_key_creates_one_task() {
     let cluster = Cluster::start();
     let create = |body: &Value| {
         let body = serde_json::to_vec(body).unwrap();

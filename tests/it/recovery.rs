@@ -62,7 +62,7 @@ impl Cluster {
 }
 
 #[test]
-fn results_outlive_the_orchestrator() {
+fn results_survive_orchestrator_restart() {
     let (mut cluster, addresses) = lasting_cluster();
     let tasks = ["echo one", "echo two >&2; exit 2", "sleep 1000"]
         .map(|script| cluster.create(&json!({"script": script, "timeout_seconds": 1})));
@@ -102,7 +102,7 @@ fn results_outlive_the_orchestrator() {
 }
 
 #[test]
-fn a_job_under_way_outlives_the_orchestrator() {
+fn running_job_survives_orchestrator_restart() {
     let (mut cluster, addresses) = lasting_cluster();
     for end in ["kill", "terminate"] {
         let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
@@ -144,7 +144,7 @@ fn a_job_under_way_outlives_the_orchestrator() {
 }
 
 #[test]
-fn a_cancel_and_a_queue_outlive_the_orchestrator() {
+fn cancel_and_queue_survive_orchestrator_restart() {
     let (mut cluster, addresses) = lasting_cluster();
     let running = cluster.script("echo up; sleep 1000");
     cluster.printed(&running, "up\n");
@@ -166,7 +166,7 @@ fn a_cancel_and_a_queue_outlive_the_orchestrator() {
 }
 
 #[test]
-fn a_job_outlives_its_node_and_is_not_run_twice() {
+fn job_outlives_node_process_and_runs_once() {
     let mut cluster = Cluster::start();
     let marker = uuid();
     let command = json!(["sh", "-c", format!("{WAITING}; true"), marker]);
@@ -193,7 +193,7 @@ fn a_job_outlives_its_node_and_is_not_run_twice() {
 }
 
 #[test]
-fn who_read_along_reads_all_of_a_job_that_ended_while_its_node_was_away() {
+fn subscriber_gets_whole_job_after_node_outage() {
     let mut cluster = Cluster::start();
     let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3000000; exit 3";
     let id = cluster.create(&json!({"script": script, "max_attempts": 1}));
@@ -226,7 +226,7 @@ fn who_read_along_reads_all_of_a_job_that_ended_while_its_node_was_away() {
 }
 
 #[test]
-fn a_job_whose_shim_dies_with_its_node_runs_again_where_it_may() {
+fn job_without_shim_and_node_is_retried() {
     let mut cluster = Cluster::start();
     let marker = uuid();
     let command = json!(["sh", "-c", format!("{WAITING}; true"), marker]);
@@ -280,7 +280,7 @@ fn a_job_whose_shim_dies_with_its_node_runs_again_where_it_may() {
 }
 
 #[test]
-fn a_node_that_is_asked_to_end_leaves_what_outlasts_its_grace() {
+fn stopping_node_leaves_jobs_beyond_grace() {
     let mut cluster = Cluster::start();
     cluster.restart_node_with(&["--shutdown-grace", "0s"]);
     let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
@@ -297,7 +297,7 @@ fn a_node_that_is_asked_to_end_leaves_what_outlasts_its_grace() {
 }
 
 #[test]
-fn a_node_that_is_asked_to_end_lets_its_job_finish() {
+fn stopping_node_lets_its_job_finish() {
     let mut cluster = Cluster::start();
     let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
     cluster.printed(&id, "before\n");
@@ -323,7 +323,7 @@ fn a_node_that_is_asked_to_end_lets_its_job_finish() {
 }
 
 #[test]
-fn a_start_sweeps_up_what_is_its_own_and_nothing_else() {
+fn start_removes_only_own_orphans() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let mut node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
@@ -365,7 +365,7 @@ fn a_start_sweeps_up_what_is_its_own_and_nothing_else() {
 }
 
 #[test]
-fn a_node_waits_for_its_orchestrator() {
+fn node_waits_for_orchestrator() {
     let home = tempfile::tempdir().unwrap();
     let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
     let control = format!("http://{}", addresses[1]);

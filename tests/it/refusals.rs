@@ -110,7 +110,7 @@ fn refused_job_runs_at_another_node() {
 }
 
 #[test]
-fn restarted_node_is_asked_again_for_a_running_job() {
+fn restarted_node_is_asked_for_running_job() {
     let (mut stage, on) = stage_that_changes();
     let id = stage.create(json!({"node_labels": ["stand-in"]}));
     stage.node.call("run", Call::is_run);
@@ -164,7 +164,7 @@ fn job_refused_by_all_fails_with_each_reason() {
 }
 
 #[test]
-fn refused_job_waits_for_a_node_that_may_come_back() {
+fn refused_job_waits_for_recent_node() {
     let (mut stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
     let why = eventually("it says what it waits for", || {
@@ -215,7 +215,7 @@ fn waiting_job_fails_when_the_last_node_leaves() {
 }
 
 #[test]
-fn refused_job_does_not_wait_for_a_node_long_gone() {
+fn refused_job_skips_long_gone_node() {
     let (stage, on) = stage("image-not-found");
     let id = stage.create(json!({"node_labels": ["stand-in"]}));
     stage.node.call("run", Call::is_run);

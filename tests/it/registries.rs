@@ -152,7 +152,7 @@ fn present_image_of_any_registry_runs() {
 }
 
 #[test]
-fn pull_error_tells_its_class_only() {
+fn pull_error_shows_only_its_class() {
     let engine = Engine::failing(
         "Error: initializing source: pinging container registry: Get \"https://10.1.2.3/v2/\": \
          dial tcp 10.1.2.3:443: connect: connection refused \u{1b}[31m\nsecret banner",

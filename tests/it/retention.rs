@@ -43,7 +43,7 @@ fn id(reply: &Reply) -> String {
 }
 
 #[test]
-fn finished_tasks_beyond_a_number_go_with_all_that_names_them() {
+fn finished_tasks_beyond_limit_are_removed_whole() {
     let held = Arc::new(Mutex::new(Vec::new()));
     let hold = Arc::clone(&held);
     let home = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ fn finished_tasks_beyond_a_number_go_with_all_that_names_them() {
 }
 
 #[test]
-fn what_goes_in_time_leaves_the_disk_as_it_was() {
+fn steady_deletion_keeps_file_size() {
     let home = tempfile::tempdir().unwrap();
     let stage = Stage::raise(home, &["--retain=10s"], |_, call, answer| {
         well(call, answer)
@@ -121,7 +121,7 @@ fn what_goes_in_time_leaves_the_disk_as_it_was() {
 }
 
 #[test]
-fn what_has_expired_goes() {
+fn expired_data_is_removed() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--retain=1s"]);
     let user = orchestrator.login();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::{fs, path::PathBuf};
 
 #[test]
-fn a_sandbox_has_no_network_no_capabilities_and_nothing_of_the_node() {
+fn sandbox_has_no_network_capabilities_or_node_files() {
     let worker = Worker::start(&[]);
     let facts = "ls /sys/class/net; grep -c : /proc/net/dev; grep -E '^(Cap(Prm|Eff|Bnd|Amb)|NoNewPrivs)' /proc/self/status; \
                  mount | grep -c ' /workspace '";
@@ -79,7 +79,7 @@ fn the_nodes_environment_stays_outside() {
 }
 
 #[test]
-fn a_job_can_neither_forge_its_end_nor_touch_its_init() {
+fn job_cannot_forge_exit_or_touch_init() {
     let worker = Worker::start(&[]);
     let attack = "kill -9 1; kill -STOP 1; for fd in 0 1 2 3 4 5 6 7 8 9; do \
                   (printf 'X\\0\\0\\0\\0' > /proc/1/fd/$fd) 2>/dev/null && echo wrote $fd; done; \
@@ -101,7 +101,7 @@ fn a_job_can_neither_forge_its_end_nor_touch_its_init() {
 }
 
 #[test]
-fn removing_a_workspace_follows_no_link_out_of_it() {
+fn workspace_removal_follows_no_link() {
     let worker = Worker::start(&[]);
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("precious"), "x").unwrap();
@@ -116,7 +116,7 @@ fn removing_a_workspace_follows_no_link_out_of_it() {
 }
 
 #[test]
-fn command_and_environment_show_in_no_process_of_the_host() {
+fn host_processes_hide_command_and_environment() {
     let worker = Worker::start(&[]);
     let (argument, value) = (uuid(), uuid());
     let mut job = Worker::job(&["sh", "-c", "echo up; sleep 1000; true", &argument]);
@@ -175,7 +175,7 @@ fn processes_with(marker: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_worker_that_ends_takes_its_sandboxes_along() {
+fn stopping_worker_ends_its_sandboxes() {
     let mut worker = Worker::start(&["--shutdown-grace", "1ms"]);
     let marker = uuid();
     let job = Worker::job(&["sh", "-c", "echo up; sleep 1000; true", &marker]);

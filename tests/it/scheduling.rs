@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::{Value, json};
 
 #[test]
-fn somebody_with_one_task_is_next_however_much_another_has_queued() {
+fn user_with_one_task_goes_next() {
     let cluster = Cluster::start_with(&["--max-concurrency", "1"]);
     let ann = cluster.orchestrator.add_user(&cluster.user, "ann");
     let first = cluster.script("sleep 600");
@@ -72,7 +72,7 @@ fn labels_that_no_node_bears_cost_nobody_else() {
 }
 
 #[test]
-fn users_take_turns_and_priorities_order_each_ones_own() {
+fn users_alternate_and_priorities_order_own_tasks() {
     let mut stage = Stage::set_without_joining(|_, call, answer| well(call, answer));
     let ann = stage.orchestrator.add_user(&stage.user, "ann");
     let create = |user: &crate::support::Api, priority: i64| {

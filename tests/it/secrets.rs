@@ -83,7 +83,7 @@ fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
 }
 
 #[test]
-fn no_secret_is_in_a_log_a_database_or_an_argument_list() {
+fn no_secret_in_log_database_or_argv() {
     let (cluster, secrets) = used_cluster();
     // While all of them are in use: a job runs and is followed.
     let mut client = cluster.spawn(&[
@@ -217,7 +217,7 @@ impl Thief<'_> {
 }
 
 #[test]
-fn a_stolen_copy_of_the_database_and_the_logs_opens_nothing() {
+fn stolen_database_and_logs_hold_no_secret() {
     let (cluster, secrets) = used_cluster();
     let id = cluster.script("echo done");
     cluster.finish(&id);
@@ -258,7 +258,7 @@ fn a_stolen_copy_of_the_database_and_the_logs_opens_nothing() {
 }
 
 #[test]
-fn the_data_directory_is_nobody_elses() {
+fn data_directory_is_private() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("orchestrator");
     fs::create_dir(&dir).unwrap();
@@ -290,7 +290,7 @@ fn the_data_directory_is_nobody_elses() {
 }
 
 #[test]
-fn the_first_start_shows_what_it_made_once_and_nothing_that_it_was_given() {
+fn first_start_shows_generated_secrets_once() {
     let home = tempfile::tempdir().unwrap();
     let start = |more: &[&str]| {
         let mut command = role(home.path(), "serve-orchestrator", &home.path().join("made"));
@@ -369,7 +369,7 @@ fn the_first_start_shows_what_it_made_once_and_nothing_that_it_was_given() {
 }
 
 #[test]
-fn a_weak_or_missing_secret_is_no_start() {
+fn weak_or_missing_secret_stops_start() {
     let home = tempfile::tempdir().unwrap();
     let weak = crate::support::cluster::secret_file(home.path(), "weak", "short");
     let empty = crate::support::cluster::secret_file(home.path(), "empty", "");

@@ -84,7 +84,7 @@ fn a_job_outlives_its_worker() {
 }
 
 #[test]
-fn a_job_may_end_while_its_worker_is_away() {
+fn job_can_end_while_worker_is_down() {
     let mut worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
     worker.process.kill();
@@ -100,7 +100,7 @@ fn a_job_may_end_while_its_worker_is_away() {
 }
 
 #[test]
-fn a_job_of_an_earlier_process_can_be_canceled() {
+fn job_of_earlier_process_can_be_canceled() {
     let mut worker = Worker::start(&[]);
     let job = begin(&worker, "trap '' TERM; echo before; sleep 1000");
     worker.restart();
@@ -112,7 +112,7 @@ fn a_job_of_an_earlier_process_can_be_canceled() {
 }
 
 #[test]
-fn a_higher_attempt_takes_the_place_of_one_from_before_a_restart() {
+fn higher_attempt_replaces_one_from_before_restart() {
     let mut worker = Worker::start(&[]);
     let mut job = begin(&worker, "echo before; sleep 1000");
     worker.restart();
@@ -129,7 +129,7 @@ fn a_higher_attempt_takes_the_place_of_one_from_before_a_restart() {
 }
 
 #[test]
-fn without_its_shim_a_job_is_lost_and_what_it_printed_is_not() {
+fn job_without_shim_is_lost_output_kept() {
     let worker = Worker::start(&[]);
     let job = begin(&worker, "echo before; sleep 1000");
     let shims = worker.shims();
@@ -152,7 +152,7 @@ fn without_its_shim_a_job_is_lost_and_what_it_printed_is_not() {
 }
 
 #[test]
-fn a_shim_and_its_worker_that_die_together_leave_nothing() {
+fn shim_and_worker_killed_together_leave_nothing() {
     let mut worker = Worker::start(&[]);
     let job = begin(&worker, "echo before; sleep 1000");
     worker.process.kill();
@@ -184,7 +184,7 @@ fn a_job_outlives_the_client_of_podman() {
 }
 
 #[test]
-fn what_was_accepted_and_cannot_have_begun_is_run_after_a_restart() {
+fn accepted_job_runs_after_restart() {
     let mut worker = Worker::start(&["--max-concurrency", "1"]);
     worker.run(&Worker::script("true"));
     worker.process.kill();
@@ -216,7 +216,7 @@ fn what_was_accepted_and_cannot_have_begun_is_run_after_a_restart() {
 }
 
 #[test]
-fn a_log_keeps_its_newest_part_and_says_what_is_gone() {
+fn log_keeps_newest_part_and_reports_gap() {
     let worker = Worker::start(&["--job-log-size", "1MiB"]);
     let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3145728; echo end >&2";
     let job = begin(&worker, script);
@@ -263,7 +263,7 @@ fn a_log_keeps_its_newest_part_and_says_what_is_gone() {
 }
 
 #[test]
-fn a_reader_reads_on_when_the_job_is_forgotten() {
+fn reader_continues_after_job_is_deleted() {
     let worker = Worker::start(&[]);
     let job = Worker::script("yes 0123456789abcde | head -c 20971520");
     let result = worker.run(&job);
@@ -284,7 +284,7 @@ fn a_reader_reads_on_when_the_job_is_forgotten() {
 }
 
 #[test]
-fn a_reader_may_leave_out_output_and_what_is_yet_to_come() {
+fn reader_may_skip_output_and_future_events() {
     let worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
     let path = Worker::path(&job);
@@ -310,7 +310,7 @@ fn a_reader_may_leave_out_output_and_what_is_yet_to_come() {
 }
 
 #[test]
-fn without_room_no_job_is_taken() {
+fn full_disk_refuses_jobs() {
     let worker = Worker::start(&["--min-free-disk", "100000TiB"]);
     let reply = worker.send(&Worker::script("true"));
     let detail = reply.problem(507, "insufficient-storage");
@@ -327,7 +327,7 @@ fn without_room_no_job_is_taken() {
 
 /// As a power cut or a full disk leaves them.
 #[test]
-fn files_that_cannot_be_read_keep_no_worker_from_its_work() {
+fn unreadable_files_do_not_stop_worker() {
     let mut worker = Worker::start(&["--max-concurrency", "1"]);
     let jobs = [(); 3].map(|()| Worker::script("echo out"));
     let [result, log, other] = jobs.each_ref().map(|job| {
@@ -351,7 +351,7 @@ fn files_that_cannot_be_read_keep_no_worker_from_its_work() {
 }
 
 #[test]
-fn what_has_begun_is_never_begun_again_even_with_its_request_back() {
+fn started_job_never_starts_again() {
     let mut worker = Worker::start(&[]);
     let job = begin(&worker, "echo before; sleep 1000");
     worker.process.kill();
@@ -368,7 +368,7 @@ fn what_has_begun_is_never_begun_again_even_with_its_request_back() {
 }
 
 #[test]
-fn a_second_caller_at_a_shims_socket_is_no_end_of_the_job() {
+fn second_shim_connection_does_not_end_job() {
     let worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
     let socket = worker.workspaces()[0].join("shim.sock");
@@ -385,7 +385,7 @@ fn a_second_caller_at_a_shims_socket_is_no_end_of_the_job() {
 }
 
 #[test]
-fn what_is_there_is_told_and_no_more_however_fast_the_job_prints() {
+fn snapshot_ends_despite_fast_output() {
     let worker = Worker::start(&["--job-log-size", "2MiB"]);
     let job = begin(
         &worker,
@@ -405,7 +405,7 @@ fn what_is_there_is_told_and_no_more_however_fast_the_job_prints() {
 }
 
 #[test]
-fn jobs_are_kept_where_the_operator_says_beside_what_else_is_there() {
+fn jobs_directory_is_shared_with_other_files() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("precious"), "x").unwrap();
     fs::create_dir(place.path().join("other")).unwrap();
@@ -420,7 +420,7 @@ fn jobs_are_kept_where_the_operator_says_beside_what_else_is_there() {
 }
 
 #[test]
-fn what_a_job_was_asked_to_do_is_nowhere_once_it_runs() {
+fn request_is_deleted_once_job_runs() {
     let worker = Worker::start(&[]);
     let secret = uuid();
     let script = "echo before; until [ -e go ]; do usleep 5000; done";

@@ -31,7 +31,7 @@ fn detail(problem: &Value) -> &str {
 }
 
 #[test]
-fn a_slug_belongs_to_the_key_that_registered_it_first() {
+fn slug_belongs_to_first_registered_key() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let mut owner = machine(&orchestrator, Some(KEY));
@@ -62,7 +62,7 @@ fn a_slug_belongs_to_the_key_that_registered_it_first() {
 }
 
 #[test]
-fn a_slug_that_came_without_a_key_stays_without() {
+fn keyless_slug_stays_keyless() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     machine(&orchestrator, None).ask_to_register().json(201);
@@ -72,7 +72,7 @@ fn a_slug_that_came_without_a_key_stays_without() {
 }
 
 #[test]
-fn a_key_is_neither_short_nor_long_and_the_pre_shared_key_comes_first() {
+fn key_length_is_checked_after_psk() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let ask = |psk: &str, key: Value| {
@@ -98,7 +98,7 @@ fn a_key_is_neither_short_nor_long_and_the_pre_shared_key_comes_first() {
 }
 
 #[test]
-fn a_forgotten_node_is_a_stranger_and_its_slug_is_free() {
+fn deleted_node_frees_its_slug() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -133,7 +133,7 @@ fn a_forgotten_node_is_a_stranger_and_its_slug_is_free() {
 }
 
 #[test]
-fn results_outlive_the_node_and_a_node_with_jobs_stays() {
+fn node_with_jobs_stays_and_results_survive() {
     let held = Arc::new(Mutex::new(None));
     let keep = Arc::clone(&held);
     let stage = Stage::set(move |run, call, answer| {
@@ -199,7 +199,7 @@ fn only_admins_have_a_node_forgotten() {
 }
 
 #[test]
-fn a_node_that_still_runs_comes_back_by_itself_and_the_client_says_so() {
+fn deleted_running_node_returns_and_client_warns() {
     let cluster = Cluster::start();
     let first = cluster.user.get("/v1/nodes/box").json(200);
     let done = cluster.run(&["nodes", "forget", "box", "--yes"]);
@@ -262,7 +262,7 @@ fn drain_outlives_forgetting_the_node() {
 }
 
 #[test]
-fn another_machine_that_asks_for_the_slug_ends_and_says_what_to_do() {
+fn taken_slug_ends_node_with_advice() {
     let cluster = Cluster::start();
     let elsewhere = tempfile::tempdir().unwrap();
     let mut other = Node::launch(

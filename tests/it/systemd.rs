@@ -73,7 +73,7 @@ fn an_orchestrator_is_ready_once_it_listens() {
 }
 
 #[test]
-fn a_node_does_not_hold_up_a_boot_and_says_when_it_takes_jobs() {
+fn node_unit_does_not_delay_boot() {
     image::ready();
     let home = tempfile::tempdir().unwrap();
     let manager = Manager::new(home.path());
@@ -155,7 +155,7 @@ fn units_start_what_there_is() {
 }
 
 #[test]
-fn a_node_s_unit_lets_podman_work_and_leaves_its_containers_alone() {
+fn node_unit_keeps_containers_alive() {
     let unit = unit("cynode-node.service");
     for (key, value) in [("KillMode", "process"), ("Delegate", "yes")] {
         assert_eq!(setting(&unit, key), Some(value), "{key}");

@@ -148,7 +148,7 @@ fn a_name_or_prefix_stands_for_the_id() {
 }
 
 #[test]
-fn what_means_several_or_anothers_task_is_refused() {
+fn ambiguous_or_foreign_task_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -230,7 +230,7 @@ fn what_means_several_or_anothers_task_is_refused() {
 }
 
 #[test]
-fn name_of_a_user_imitates_no_id_of_an_admin() {
+fn user_name_cannot_imitate_admin_id() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();

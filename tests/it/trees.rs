@@ -151,7 +151,7 @@ fn trees_that_are_hard_to_remove_go() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_reported_and_tried_again() {
+fn failed_removal_is_reported_and_retried() {
     if !geteuid().is_root() {
         eprintln!("not tried: only root may mount anything");
         return;

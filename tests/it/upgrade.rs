@@ -19,7 +19,7 @@ fn database(home: &Path, version: i64, schema: &str) -> Connection {
 }
 
 #[test]
-fn a_database_of_version_1_is_opened_with_all_that_is_in_it() {
+fn version_1_database_is_migrated_whole() {
     let home = tempfile::tempdir().unwrap();
     let old = database(home.path(), 1, include_str!("../fixtures/schema-v1.sql"));
     let [user, node, task, job] = [(); 4].map(|()| uuid());
@@ -88,7 +88,7 @@ fn a_database_of_version_1_is_opened_with_all_that_is_in_it() {
 }
 
 #[test]
-fn a_database_of_a_newer_release_is_left_alone_and_named() {
+fn newer_database_is_refused_unchanged() {
     let home = tempfile::tempdir().unwrap();
     drop(database(home.path(), 1000, "CREATE TABLE unheard_of (x)"));
     let data_dir = home.path().join("orchestrator");

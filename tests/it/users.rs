@@ -121,7 +121,7 @@ fn an_admin_makes_users_and_lists_them() {
 }
 
 #[test]
-fn others_may_do_none_of_it_and_see_only_their_own() {
+fn users_see_and_do_only_their_own() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -162,7 +162,7 @@ fn others_may_do_none_of_it_and_see_only_their_own() {
 }
 
 #[test]
-fn what_ends_sessions_ends_them_at_once() {
+fn session_revocation_is_immediate() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
@@ -354,7 +354,7 @@ fn one_active_admin_always_remains() {
 }
 
 #[test]
-fn a_hash_that_is_too_weak_by_now_is_made_anew_at_the_next_login() {
+fn weak_hash_is_replaced_at_next_login() {
     use argon2::{
         Algorithm, Argon2, Params, Version,
         password_hash::{PasswordHasher as _, SaltString},
@@ -498,7 +498,7 @@ fn disabling_oneself_asks_first() {
 }
 
 #[test]
-fn terminals_that_refresh_at_the_same_moment_dont_log_each_other_out() {
+fn concurrent_refresh_logs_nobody_out() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let password = home.path().join("password.secret");

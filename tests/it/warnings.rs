@@ -13,7 +13,7 @@ fn with_input(cluster: &Cluster, arguments: &[&str], input: Stdio) -> Done {
 }
 
 #[test]
-fn unused_input_is_said_without_hanging() {
+fn unused_stdin_is_reported_without_hanging() {
     const WARNING: &str = "warning: input on stdin is not passed to the sandbox";
     let cluster = Cluster::start();
     let file = cluster.home().join("input");
@@ -103,7 +103,7 @@ fn replaced_bytes_are_said_once() {
 }
 
 #[test]
-fn a_limit_that_is_cut_is_said() {
+fn lowered_limit_is_reported() {
     let cluster = Cluster::start_with(&["--max-timeout", "1s"]);
     let done = cluster.run(&["run", "--timeout", "24h", "--", "sleep", "1000"]);
     assert_eq!(done.code, 124, "{done:?}");

@@ -12,7 +12,7 @@ use std::{
 const UNIQUE: &[&str] = &["cat", "/proc/sys/kernel/random/uuid"];
 
 #[test]
-fn a_job_is_answered_whole_or_as_it_goes_and_can_be_read_again() {
+fn job_answer_is_whole_or_streamed_and_repeatable() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo out; echo err >&2; exit 5");
     let result = worker.run(&job);
@@ -93,7 +93,7 @@ fn a_job_is_answered_whole_or_as_it_goes_and_can_be_read_again() {
 }
 
 #[test]
-fn output_is_told_while_the_command_runs_and_a_reader_may_leave() {
+fn output_streams_live_and_reader_may_leave() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo first; until [ -e go ]; do usleep 10000; done; echo second");
     // The first reader leaves in the middle; the job doesn't care.
@@ -117,7 +117,7 @@ fn output_is_told_while_the_command_runs_and_a_reader_may_leave() {
 }
 
 #[test]
-fn who_asks_only_after_the_course_of_a_job_hears_at_once_that_it_runs() {
+fn state_subscriber_gets_running_at_once() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo first; until [ -e go ]; do usleep 10000; done");
     worker
@@ -137,7 +137,7 @@ fn who_asks_only_after_the_course_of_a_job_hears_at_once_that_it_runs() {
 }
 
 #[test]
-fn one_id_is_one_run() {
+fn one_job_id_runs_once() {
     let worker = Worker::start(&[]);
     let job = Worker::job(UNIQUE);
     let results: Vec<Value> = thread::scope(|scope| {
@@ -162,7 +162,7 @@ fn one_id_is_one_run() {
 }
 
 #[test]
-fn a_higher_attempt_replaces_a_lower_one_which_is_refused_from_then_on() {
+fn higher_attempt_replaces_and_fences_lower_one() {
     let worker = Worker::start(&["--max-concurrency", "1"]);
     let first = Worker::script("cat /proc/sys/kernel/random/uuid; sleep 1000");
     let mut second = first.clone();
@@ -222,7 +222,7 @@ fn a_forgotten_job_does_not_come_back() {
 }
 
 #[test]
-fn a_canceled_job_ends_at_once_with_all_that_it_started() {
+fn canceled_job_ends_with_all_its_processes() {
     let worker = Worker::start(&[]);
     worker
         .api
@@ -290,7 +290,7 @@ fn a_full_worker_refuses_and_starts_nothing() {
 }
 
 #[test]
-fn nobody_gets_in_without_the_token() {
+fn worker_api_needs_token() {
     let worker = Worker::start(&[]);
     let id = uuid();
     let calls = [
@@ -346,7 +346,7 @@ fn nobody_gets_in_without_the_token() {
 }
 
 #[test]
-fn what_is_said_of_one_attempt_leaves_another_alone() {
+fn reports_apply_only_to_their_attempt() {
     let worker = Worker::start(&[]);
     let mut job = Worker::script("echo of-the-second");
     job["attempt"] = 2.into();

@@ -184,7 +184,7 @@ proptest! {
     }
 
     #[test]
-    fn a_task_may_have_as_much_as_said_and_no_more(labels in 60usize..70, name in 195usize..206, attempts in 0u32..103) {
+    fn task_limits_are_exact(labels in 60usize..70, name in 195usize..206, attempts in 0u32..103) {
         let of = |labels: usize, name: usize, attempts: u32| {
             let body = json!({
                 "script": "x", "node_labels": vec!["a"; labels], "task_name": "é".repeat(name), "max_attempts": attempts,
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn a_report_may_have_as_much_as_said_and_no_more(few in 60usize..70, many in 250usize..262) {
+    fn report_limits_are_exact(few in 60usize..70, many in 250usize..262) {
         let of = |pointer: &str, value: Value| {
             let mut body = capability();
             *body.pointer_mut(pointer).unwrap() = value;
@@ -234,7 +234,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn a_command_may_be_as_large_as_said_and_no_larger(over in 0usize..2, count in 1usize..9) {
+    fn command_size_limit_is_exact(over in 0usize..2, count in 1usize..9) {
         // Each element costs nine bytes more than its text.
         let room = 1024 * 1024 + over - 9 * (count + 1) - 1;
         let each = room / count;

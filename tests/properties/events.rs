@@ -2,7 +2,7 @@
 
 use crate::oracles::events;
 use cynode::api::{
-    events::{Decoder, JobEvent, KEPT_BYTES, OutputLog, Stream},
+    events::{JobEvent, OUTPUT_LIMIT_BYTES, OutputLog, Stream, Utf8Decoder},
     time::Time,
 };
 use proptest::prelude::*;
@@ -31,7 +31,7 @@ fn event() -> impl Strategy<Value = Value> {
     let number = || prop_oneof![8 => 0u64..6, 1 => any::<u64>()];
     let text = prop_oneof![
         "[aé\n\u{0}]{0,4}",
-        Just("é".repeat(KEPT_BYTES / 2 - 1)),
+        Just("é".repeat(OUTPUT_LIMIT_BYTES / 2 - 1)),
         any::<String>()
     ];
     let stream = proptest::sample::select(vec!["stdout", "stderr"]);
@@ -52,7 +52,7 @@ fn event() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn a_stream_of_events_is_read_alike_however_it_is_cut(events in proptest::collection::vec(event(), 0..8), in_order: bool, cut in 0usize..3) {
+    fn event_stream_decodes_alike_however_split(events in proptest::collection::vec(event(), 0..8), in_order: bool, cut in 0usize..3) {
         let mut bytes = Vec::new();
         for (n, mut event) in events.into_iter().enumerate() {
             if in_order {
@@ -72,8 +72,8 @@ proptest! {
     }
 
     #[test]
-    fn any_cutting_of_the_bytes_gives_the_lossy_text(bytes: Vec<u8>, cuts in proptest::collection::vec(0usize..40, 0..20)) {
-        let (mut log, mut decoder) = (OutputLog::default(), Decoder::default());
+    fn any_split_gives_lossy_text(bytes: Vec<u8>, cuts in proptest::collection::vec(0usize..40, 0..20)) {
+        let (mut log, mut decoder) = (OutputLog::default(), Utf8Decoder::default());
         let mut rest = bytes.as_slice();
         for cut in cuts {
             let (head, tail) = rest.split_at(cut.min(rest.len()));
@@ -88,13 +88,13 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_is_cut_between_characters(
+    fn text_is_cut_at_character_boundary(
         room in 0usize..6,
         pieces in proptest::collection::vec(prop_oneof!["[aé€😀]{0,3}".prop_map(String::into_bytes), any::<Vec<u8>>()], 0..6),
     ) {
-        let (mut log, mut decoder) = (OutputLog::default(), Decoder::default());
-        log.started();
-        let filling = "x".repeat(KEPT_BYTES - room);
+        let (mut log, mut decoder) = (OutputLog::default(), Utf8Decoder::default());
+        log.mark_started();
+        let filling = "x".repeat(OUTPUT_LIMIT_BYTES - room);
         log.push(Stream::Stderr, &filling);
         let mut printed = Vec::from(filling);
         for piece in pieces {
@@ -106,12 +106,12 @@ proptest! {
         let whole = String::from_utf8_lossy(&printed);
         let kept = log.text(Stream::Stderr);
         prop_assert!(whole.starts_with(kept));
-        prop_assert!(kept.len() <= KEPT_BYTES);
+        prop_assert!(kept.len() <= OUTPUT_LIMIT_BYTES);
         let dropped = whole.len() - kept.len();
         prop_assert_eq!(log.truncated().stderr, dropped > 0);
         // Nothing more would have fitted than a part of the next character.
         let next = whole[kept.len()..].chars().next().map_or(1, char::len_utf8);
-        prop_assert!(dropped == 0 || kept.len() + next > KEPT_BYTES);
+        prop_assert!(dropped == 0 || kept.len() + next > OUTPUT_LIMIT_BYTES);
         let told = match log.event_after(1, log.last_seq() - 1) {
             Some(JobEvent::Gap { bytes, .. }) => bytes,
             _ => 0,
@@ -121,23 +121,23 @@ proptest! {
     }
 
     #[test]
-    fn an_outline_and_the_texts_give_the_same_events(
+    fn outline_and_texts_give_same_events(
         pushes in proptest::collection::vec((any::<bool>(), "[aé]{0,3}"), 0..20),
         gaps in proptest::collection::vec((any::<bool>(), prop_oneof![1u64..9, Just(u64::MAX)]), 0..3),
     ) {
         let of = |err: bool| if err { Stream::Stderr } else { Stream::Stdout };
         let mut log = OutputLog::default();
-        log.started();
+        log.mark_started();
         for (err, text) in &pushes {
             events::print(&mut log, of(*err), text);
         }
         for (err, bytes) in gaps {
             let seq = log.last_seq() + bytes % 7 + 1;
-            log.take(&JobEvent::Gap { attempt: 1, seq, stream: of(err), bytes });
+            log.append(&JobEvent::Gap { attempt: 1, seq, stream: of(err), bytes });
         }
         // What comes behind a gap is dropped as well.
         for (err, text) in &pushes {
-            log.skip();
+            log.skip_event();
             events::print(&mut log, of(*err), text);
         }
         log.finish();

@@ -20,12 +20,12 @@ fn parts() -> impl Strategy<Value = (Option<String>, Vec<String>, Option<String>
 
 proptest! {
     #[test]
-    fn what_is_taken_is_normal_and_harmless(text in near("ab1.:/@_-A-:// sha256docker.io/localhost")) {
+    fn accepted_images_are_normalised(text in near("ab1.:/@_-A-:// sha256docker.io/localhost")) {
         image::reference(&text);
     }
 
     #[test]
-    fn a_well_formed_reference_is_taken_as_docker_reads_it((domain, path, tag, digest) in parts()) {
+    fn references_parse_as_docker_does((domain, path, tag, digest) in parts()) {
         let (path_text, tag_text) = (path.join("/"), tag.as_deref().unwrap_or("latest"));
         let mut text = domain.as_ref().map_or_else(String::new, |domain| format!("{domain}/"));
         text.push_str(&path_text);
@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn what_podman_would_take_as_more_than_a_name_is_refused(
+    fn ambiguous_image_names_are_refused(
         before in "-{1,2}|dir:/|oci:/|docker://|docker-archive:/|docker-daemon:/|containers-storage:\\[|ostree:/|sif:/|[\\x00-\\x20]",
         rest in "[a-z/:.]{0,10}",
     ) {

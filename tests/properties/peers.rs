@@ -4,7 +4,7 @@ use crate::bodies::{acknowledgement, capability, pointers, registration};
 use cynode::{
     api::{
         auth::User,
-        check_raw_version,
+        check_envelope_version,
         nodes::{Bootstrap, CapabilityReport, ConfigAck, NodeConfig, Register},
         problem::Problem,
     },
@@ -57,7 +57,7 @@ type Payload = (
 );
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    check_raw_version(bytes)?;
+    check_envelope_version(bytes)?;
     parse_json(bytes)
 }
 
@@ -124,7 +124,7 @@ fn without(body: &mut Value, at: &str) {
 }
 
 #[test]
-fn every_field_that_is_needed_is_missed() {
+fn missing_required_field_is_named() {
     for (body, needed, read) in payloads() {
         read(body.to_string().as_bytes()).unwrap();
         for at in needed {
@@ -202,7 +202,7 @@ fn wrong_types_in_unused_fields_end_no_node() {
 }
 
 #[test]
-fn inference_is_on_unless_it_is_said_to_be_off() {
+fn inference_is_on_unless_disabled() {
     for (backend, enabled) in [
         (json!({}), Some(true)),
         (json!({"enabled": null}), Some(true)),
@@ -239,7 +239,7 @@ fn report_intervals_stay_within_bounds() {
 
 proptest! {
     #[test]
-    fn what_is_not_needed_may_be_missing_null_or_unknown(
+    fn optional_fields_may_be_missing_or_null(
         which in 0usize..6,
         changes in proptest::collection::vec((any::<Index>(), 0u8..3, "[a-z_]{1,12}"), 1..6),
     ) {

@@ -2,7 +2,7 @@
 
 use crate::{near, oracles::queries};
 use cynode::{
-    api::tasks::{Place, TaskStatus},
+    api::tasks::{LogCursor, TaskStatus},
     http::request::query_value,
 };
 use proptest::prelude::*;
@@ -49,15 +49,15 @@ proptest! {
     }
 
     #[test]
-    fn places_come_back(attempt: u32, seq: u64, text in near("0123-+ ")) {
-        let place = Place { attempt, seq };
-        prop_assert_eq!(place.to_string().parse::<Place>(), Ok(place));
+    fn connection_permits_are_returned(attempt: u32, seq: u64, text in near("0123-+ ")) {
+        let place = LogCursor { attempt, seq };
+        prop_assert_eq!(place.to_string().parse::<LogCursor>(), Ok(place));
         queries::place(&text);
     }
 }
 
 #[test]
-fn only_a_place_that_was_told_is_one() {
+fn only_issued_log_cursors_are_valid() {
     for wrong in [
         "",
         "-",
@@ -71,7 +71,7 @@ fn only_a_place_that_was_told_is_one() {
         "1- 2",
         "4294967296-1",
     ] {
-        assert!(wrong.parse::<Place>().is_err(), "{wrong:?}");
+        assert!(wrong.parse::<LogCursor>().is_err(), "{wrong:?}");
     }
 }
 

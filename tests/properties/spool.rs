@@ -3,10 +3,10 @@
 use cynode::{
     api::{
         JobId, TaskId,
-        events::{JobEvent, KEPT_BYTES, OutputLog, Stream},
+        events::{JobEvent, OUTPUT_LIMIT_BYTES, OutputLog, Stream},
         time::Time,
     },
-    spool::{Accepted, Ending, Reader, Recorder, Spool},
+    spool::{AcceptedJob, JobEnd, JobRecorder, LogReader, Spool},
 };
 use proptest::prelude::*;
 use std::{fs, path::Path};
@@ -44,7 +44,7 @@ fn byte(at: u64) -> u8 {
 
 /// A reader, and how far it is in each stream.
 struct Listener {
-    reader: Reader,
+    reader: LogReader,
     at: [u64; 2],
     last_seq: u64,
     /// Whether something was missing before anything was heard.
@@ -54,7 +54,7 @@ struct Listener {
 impl Listener {
     fn new(spool: &Path) -> Self {
         Self {
-            reader: Reader::open(spool.to_owned(), 7, 0),
+            reader: LogReader::open(spool.to_owned(), 7, 0),
             at: [0; 2],
             last_seq: 0,
             missed_the_beginning: false,
@@ -95,15 +95,15 @@ impl Listener {
 fn tear(spool: &Path) {
     let newest = cynode::spool::log::segments(spool).unwrap().pop();
     if let Some(index) = newest {
-        let path = cynode::spool::log::segment(spool, index);
+        let path = cynode::spool::log::segment_path(spool, index);
         let mut torn = fs::read(&path).unwrap();
         torn.extend(b"o\xff\x00\x00\x00torn");
         fs::write(path, torn).unwrap();
     }
 }
 
-fn accepted() -> Accepted {
-    Accepted {
+fn accepted() -> AcceptedJob {
+    AcceptedJob {
         orchestrator_id: None,
         task_id: TaskId::new(),
         job_id: JobId::new(),
@@ -116,17 +116,17 @@ fn accepted() -> Accepted {
 
 /// A node tells of a pull through a recorder of its own each time.
 #[test]
-fn what_was_printed_first_stays_whatever_was_told_before() {
+fn first_output_stays_in_result() {
     let home = tempfile::tempdir().unwrap();
     let spool = Spool::at(home.path().to_owned());
-    let recorder = || Recorder::open(&spool, accepted(), LIMIT).unwrap();
+    let recorder = || JobRecorder::open(&spool, accepted(), LIMIT).unwrap();
     for _ in 0..20 {
-        recorder().status("pulling");
+        recorder().append_status("pulling");
     }
     let mut writer = recorder();
     let text: Vec<u8> = (0..2 * LIMIT).map(byte).collect();
     for piece in text.chunks(10_000) {
-        writer.print(Stream::Stdout, piece);
+        writer.append_output(Stream::Stdout, piece);
     }
     let mut listener = Listener::new(home.path());
     while listener.read(10_000) {}
@@ -138,11 +138,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn each_reader_hears_all_or_how_much_is_missing(steps in proptest::collection::vec(step(), 1..60)) {
+    fn each_reader_gets_everything_or_gap_size(steps in proptest::collection::vec(step(), 1..60)) {
         let home = tempfile::tempdir().unwrap();
         let spool = Spool::at(home.path().to_owned());
         let accepted = accepted();
-        let recorder = || Recorder::open(&spool, accepted.clone(), LIMIT).unwrap();
+        let recorder = || JobRecorder::open(&spool, accepted.clone(), LIMIT).unwrap();
         let mut writer = recorder();
         let (mut printed, mut listeners) = ([0u64; 2], vec![Listener::new(home.path())]);
         for step in steps {
@@ -150,10 +150,10 @@ proptest! {
                 Step::Print(stream, n) => {
                     let at = &mut printed[stream as usize];
                     let text: Vec<u8> = (*at..).take(n).map(byte).collect();
-                    writer.print(stream, &text);
+                    writer.append_output(stream, &text);
                     *at += n as u64;
                 }
-                Step::Status => writer.status("pulling"),
+                Step::Status => writer.append_status("pulling"),
                 Step::Open => listeners.push(Listener::new(home.path())),
                 Step::Read(which) => {
                     let which = which % listeners.len();
@@ -168,7 +168,7 @@ proptest! {
                 }
             }
         }
-        let result = writer.finish(Ending::exited(3), None);
+        let result = writer.take_result(JobEnd::exited(3), None);
         let size: u64 = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         prop_assert!(size <= LIMIT + 100, "{}", size);
         listeners.push(Listener::new(home.path()));
@@ -183,7 +183,7 @@ proptest! {
         prop_assert_eq!(&again.outline(), &result.outline);
         for (text, printed) in [(out, printed[0]), (err, printed[1])] {
             prop_assert!(text.bytes().zip(0..).all(|(kept, at)| kept == byte(at)));
-            prop_assert!(text.len() as u64 == printed || text.len() <= KEPT_BYTES);
+            prop_assert!(text.len() as u64 == printed || text.len() <= OUTPUT_LIMIT_BYTES);
         }
     }
 }

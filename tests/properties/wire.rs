@@ -1,7 +1,7 @@
 //! What the node and init say to each other.
 
 use crate::oracles::wire;
-use cynode::sandbox_init::wire::{Order, Request};
+use cynode::sandbox_init::wire::{ExecSpec, InitRequest};
 use proptest::prelude::*;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
@@ -12,12 +12,12 @@ fn text() -> impl Strategy<Value = OsString> {
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let command = proptest::collection::vec(text(), 0..4);
     let env = proptest::collection::vec((text(), text()), 0..4);
-    (command, env).prop_map(|(command, env)| Request { command, env }.encode())
+    (command, env).prop_map(|(command, env)| ExecSpec { command, env }.encode())
 }
 
 proptest! {
     #[test]
-    fn a_request_is_read_only_as_it_was_written(
+    fn requests_decode_as_encoded(
         mut bytes in request(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
         cut in proptest::option::of(any::<prop::sample::Index>()),
@@ -31,7 +31,7 @@ proptest! {
     }
 
     #[test]
-    fn a_count_costs_nothing_until_its_texts_are_there(count: u32, length in 4u32..64) {
+    fn text_count_costs_only_present_texts(count: u32, length in 4u32..64) {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.extend(count.to_le_bytes());
         bytes.resize(4 + length as usize, 0);
@@ -39,7 +39,7 @@ proptest! {
     }
 
     #[test]
-    fn a_report_is_read_only_as_it_was_written(bytes: [u8; 5], letter in "[URSXKE]") {
+    fn reports_decode_as_encoded(bytes: [u8; 5], letter in "[URSXKE]") {
         wire::report(bytes);
         let [_, a, b, c, d] = bytes;
         wire::report([letter.as_bytes()[0], a, b, c, d]);
@@ -47,8 +47,8 @@ proptest! {
 }
 
 #[test]
-fn a_request_that_claims_to_be_huge_is_refused_unread() {
+fn huge_request_is_refused_unread() {
     let mut bytes = &u32::MAX.to_le_bytes()[..];
-    assert!(Order::read(&mut bytes).is_err());
+    assert!(InitRequest::read(&mut bytes).is_err());
     wire::request(&u32::MAX.to_le_bytes());
 }

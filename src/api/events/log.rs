@@ -1,10 +1,10 @@
 //! The part of a job's output that its result keeps, with the numbers of its events.
 //!
-//! A log keeps the first [`KEPT_BYTES`] of each stream as text; an event is a range of that
+//! A log keeps the first [`OUTPUT_LIMIT_BYTES`] of each stream as text; an event is a range of that
 //! text, so a job that prints single bytes costs a few bytes more per event, not a string.
 //! What passes the limit is counted and told by one gap per stream.
 
-use super::{JobEvent, KEPT_BYTES, Stream};
+use super::{JobEvent, OUTPUT_LIMIT_BYTES, Stream};
 use crate::api::jobs::Truncated;
 
 /// How texts came as events: `(kind, number)` pairs in the order of events. Kind 0 is the start, 1
@@ -16,7 +16,7 @@ pub type Outline = Vec<(u8, u64)>;
 pub const MAX_SEQ: u64 = 999_999_999_999_999_999;
 
 #[derive(Clone, Copy)]
-enum What {
+enum MarkKind {
     Started,
     Text {
         stream: Stream,
@@ -27,23 +27,23 @@ enum What {
 }
 
 #[derive(Clone, Copy)]
-struct Mark {
+struct EventMark {
     seq: u64,
-    what: What,
+    what: MarkKind,
 }
 
 /// What is kept of the output of one attempt.
 #[derive(Default)]
 pub struct OutputLog {
-    stdout: Kept,
-    stderr: Kept,
-    marks: Vec<Mark>,
+    stdout: KeptText,
+    stderr: KeptText,
+    marks: Vec<EventMark>,
     last_seq: u64,
     has_started: bool,
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptText {
     text: String,
     dropped: u64,
     /// Number of the last event of which something was dropped.
@@ -52,7 +52,7 @@ struct Kept {
 
 impl OutputLog {
     /// Notes that the command runs.
-    pub fn started(&mut self) {
+    pub fn mark_started(&mut self) {
         let seq = self.number();
         self.start(seq);
     }
@@ -64,18 +64,18 @@ impl OutputLog {
     }
 
     /// Passes over an event of which nothing is kept.
-    pub fn skip(&mut self) {
+    pub fn skip_event(&mut self) {
         self.number();
     }
 
     /// How much of `text` would still be kept. Who numbers events makes two where one would be
     /// kept in part, so that each is kept whole or not at all.
-    pub fn fits(&self, stream: Stream, text: &str) -> usize {
+    pub fn room_for(&self, stream: Stream, text: &str) -> usize {
         self.kept(stream).fits(text)
     }
 
     /// Takes an event as the node numbered it; false when it was seen before, or can't be.
-    pub fn take(&mut self, event: &JobEvent) -> bool {
+    pub fn append(&mut self, event: &JobEvent) -> bool {
         let Some(seq) = event
             .seq()
             .filter(|seq| (self.last_seq + 1..=MAX_SEQ).contains(seq))
@@ -103,9 +103,9 @@ impl OutputLog {
                 let at = self.marks.partition_point(|mark| mark.seq < seq);
                 self.marks.insert(
                     at,
-                    Mark {
+                    EventMark {
                         seq,
-                        what: What::Gap(stream),
+                        what: MarkKind::Gap(stream),
                     },
                 );
             }
@@ -115,7 +115,7 @@ impl OutputLog {
     /// Once; of another start nothing is kept.
     fn start(&mut self, seq: u64) {
         if !std::mem::replace(&mut self.has_started, true) {
-            self.mark(seq, What::Started);
+            self.mark(seq, MarkKind::Started);
         }
     }
 
@@ -131,12 +131,12 @@ impl OutputLog {
             self.drop_bytes(seq, stream, text.len() as u64);
             return;
         }
-        // KEPT_BYTES is far below u32::MAX.
+        // OUTPUT_LIMIT_BYTES is far below u32::MAX.
         let start = kept.text.len() as u32;
         kept.text.push_str(text);
         let end = kept.text.len() as u32;
         if end > start {
-            self.mark(seq, What::Text { stream, start, end });
+            self.mark(seq, MarkKind::Text { stream, start, end });
         }
     }
 
@@ -147,9 +147,9 @@ impl OutputLog {
     }
 
     /// More events than bytes can only come from somebody who wants to fill our memory.
-    fn mark(&mut self, seq: u64, what: What) {
-        if self.marks.len() < 2 * KEPT_BYTES + 16 {
-            self.marks.push(Mark { seq, what });
+    fn mark(&mut self, seq: u64, what: MarkKind) {
+        if self.marks.len() < 2 * OUTPUT_LIMIT_BYTES + 16 {
+            self.marks.push(EventMark { seq, what });
         }
     }
 
@@ -161,10 +161,10 @@ impl OutputLog {
     /// The first event behind number `after`.
     pub fn event_after(&self, attempt: u32, after: u64) -> Option<JobEvent> {
         let at = self.marks.partition_point(|mark| mark.seq <= after);
-        let Mark { seq, what } = *self.marks.get(at)?;
+        let EventMark { seq, what } = *self.marks.get(at)?;
         Some(match what {
-            What::Started => JobEvent::Started { attempt, seq },
-            What::Gap(stream) => {
+            MarkKind::Started => JobEvent::Started { attempt, seq },
+            MarkKind::Gap(stream) => {
                 let bytes = self.kept(stream).dropped;
                 JobEvent::Gap {
                     attempt,
@@ -173,7 +173,7 @@ impl OutputLog {
                     bytes,
                 }
             }
-            What::Text { stream, start, end } => {
+            MarkKind::Text { stream, start, end } => {
                 let data = self.kept(stream).text[start as usize..end as usize].to_owned();
                 JobEvent::output(attempt, seq, stream, data)
             }
@@ -185,15 +185,15 @@ impl OutputLog {
     pub fn outline(&self) -> Outline {
         let mut outline = Outline::new();
         let mut last = 0;
-        for &Mark { seq, what } in &self.marks {
+        for &EventMark { seq, what } in &self.marks {
             if seq > last + 1 {
                 outline.push((5, seq - last - 1));
             }
             last = seq;
             outline.push(match what {
-                What::Started => (0, 0),
-                What::Text { stream, start, end } => (1 + stream as u8, u64::from(end - start)),
-                What::Gap(stream) => (3 + stream as u8, self.kept(stream).dropped),
+                MarkKind::Started => (0, 0),
+                MarkKind::Text { stream, start, end } => (1 + stream as u8, u64::from(end - start)),
+                MarkKind::Gap(stream) => (3 + stream as u8, self.kept(stream).dropped),
             });
         }
         outline
@@ -220,10 +220,10 @@ impl OutputLog {
                 (Stream::Stderr, &mut stderr)
             };
             match kind {
-                0 if !log.has_started => log.started(),
+                0 if !log.has_started => log.mark_started(),
                 1 | 2 if number > 0 => {
                     let (head, tail) = rest.split_at_checked(usize::try_from(number).ok()?)?;
-                    if log.fits(stream, head) < head.len() {
+                    if log.room_for(stream, head) < head.len() {
                         return None;
                     }
                     log.push(stream, head);
@@ -232,7 +232,7 @@ impl OutputLog {
                 3 | 4 if log.kept(stream).dropped == 0 => {
                     let seq = log.number();
                     log.drop_bytes(seq, stream, number.max(1));
-                    log.mark(seq, What::Gap(stream));
+                    log.mark(seq, MarkKind::Gap(stream));
                 }
                 5 => {
                     let last = log.last_seq.checked_add(number)?;
@@ -257,14 +257,14 @@ impl OutputLog {
         }
     }
 
-    fn kept(&self, stream: Stream) -> &Kept {
+    fn kept(&self, stream: Stream) -> &KeptText {
         match stream {
             Stream::Stdout => &self.stdout,
             Stream::Stderr => &self.stderr,
         }
     }
 
-    fn kept_mut(&mut self, stream: Stream) -> &mut Kept {
+    fn kept_mut(&mut self, stream: Stream) -> &mut KeptText {
         match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
@@ -272,14 +272,14 @@ impl OutputLog {
     }
 }
 
-impl Kept {
+impl KeptText {
     /// How much of `text` has room, cut between characters. Once something was dropped, nothing
     /// behind it may be kept: the text would have a hole.
     fn fits(&self, text: &str) -> usize {
         if self.dropped > 0 {
             return 0;
         }
-        text.floor_char_boundary(KEPT_BYTES - self.text.len())
+        text.floor_char_boundary(OUTPUT_LIMIT_BYTES - self.text.len())
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_of_any_size_is_told_once_and_nothing_is_kept_behind_it() {
+    fn gap_is_reported_once_and_ends_log() {
         let mut log = OutputLog::default();
         let gap = |seq, bytes| JobEvent::Gap {
             attempt: 1,
@@ -305,10 +305,10 @@ mod tests {
             stream: Stream::Stdout,
             bytes,
         };
-        assert!(log.take(&gap(4, u64::MAX)));
-        assert!(!log.take(&gap(4, 1)), "it was seen before");
+        assert!(log.append(&gap(4, u64::MAX)));
+        assert!(!log.append(&gap(4, 1)), "it was seen before");
         log.push(Stream::Stdout, "x");
-        assert!(log.take(&gap(9, 7)));
+        assert!(log.append(&gap(9, 7)));
         log.finish();
         assert_eq!(log.text(Stream::Stdout), "");
         let told = replay(&log, 0);
@@ -326,18 +326,18 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_first_bytes_and_tells_the_rest_where_it_ended() {
+    fn output_keeps_first_bytes_and_reports_end() {
         let mut log = OutputLog::default();
-        log.started();
+        log.mark_started();
         log.push(Stream::Stderr, "e");
-        log.push(Stream::Stdout, &"x".repeat(KEPT_BYTES - 1));
-        assert_eq!(log.fits(Stream::Stdout, "é"), 0);
+        log.push(Stream::Stdout, &"x".repeat(OUTPUT_LIMIT_BYTES - 1));
+        assert_eq!(log.room_for(Stream::Stdout, "é"), 0);
         log.push(Stream::Stdout, "é");
         log.push(Stream::Stderr, "f");
         log.push(Stream::Stdout, "y");
-        log.skip();
+        log.skip_event();
         log.finish();
-        assert_eq!(log.text(Stream::Stdout).len(), KEPT_BYTES - 1);
+        assert_eq!(log.text(Stream::Stdout).len(), OUTPUT_LIMIT_BYTES - 1);
         assert_eq!(
             log.truncated(),
             Truncated {

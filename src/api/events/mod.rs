@@ -6,17 +6,17 @@
 //! double. Where something is missing, a [`gap`](JobEvent::Gap) says how much, and bears the
 //! number of the last event that it stands for.
 
-mod decode;
 mod log;
+mod utf8_decoder;
 
-pub use decode::Decoder;
 pub use log::{MAX_SEQ, Outline, OutputLog};
+pub use utf8_decoder::Utf8Decoder;
 
 use super::jobs::JobResult;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of UTF-8 text that a result keeps of each stream.
-pub const KEPT_BYTES: usize = 256 * 1024;
+pub const OUTPUT_LIMIT_BYTES: usize = 256 * 1024;
 
 /// One of a command's two output streams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

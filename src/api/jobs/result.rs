@@ -1,13 +1,13 @@
 //! Result of a job, as the Worker API answers it and the orchestrator stores it.
 
-use crate::api::{JobId, PAYLOAD_VERSION, TaskId, events::KEPT_BYTES, time::Time};
+use crate::api::{JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, time::Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest cause of a failed job that is believed, in bytes.
-pub(in crate::api) const MAX_MESSAGE: usize = 16 * 1024;
+pub(in crate::api) const MAX_ERROR_MESSAGE_BYTES: usize = 16 * 1024;
 /// Longest word on what a sandbox got that is believed, in bytes.
-const MAX_EFFECTIVE: usize = 1024;
+const MAX_EFFECTIVE_BYTES: usize = 1024;
 
 /// How a job ended at its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -83,15 +83,18 @@ pub struct JobResult {
 
 impl JobResult {
     /// Whether it can be the end of any job, and nothing in it is out of all proportion.
-    pub fn is_sound(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         self.version == PAYLOAD_VERSION
-            && self.stdout.len() <= KEPT_BYTES
-            && self.stderr.len() <= KEPT_BYTES
+            && self.stdout.len() <= OUTPUT_LIMIT_BYTES
+            && self.stderr.len() <= OUTPUT_LIMIT_BYTES
             && self
                 .error
                 .as_ref()
-                .is_none_or(|error| error.message.len() <= MAX_MESSAGE)
-            && self.effective.as_ref().is_none_or(Effective::is_small)
+                .is_none_or(|error| error.message.len() <= MAX_ERROR_MESSAGE_BYTES)
+            && self
+                .effective
+                .as_ref()
+                .is_none_or(Effective::is_within_limits)
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
                 (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
@@ -120,11 +123,11 @@ pub struct Effective {
 
 impl Effective {
     /// Whether nothing in it is out of all proportion.
-    pub(in crate::api) fn is_small(&self) -> bool {
+    pub(in crate::api) fn is_within_limits(&self) -> bool {
         let seccomp = self.seccomp.as_deref().unwrap_or_default();
         [&self.image_id, &self.network, &self.runtime, seccomp]
             .iter()
-            .all(|text| text.len() <= MAX_EFFECTIVE)
+            .all(|text| text.len() <= MAX_EFFECTIVE_BYTES)
     }
 }
 
@@ -183,7 +186,7 @@ impl JobErrorKind {
 
     /// Whether only this node can't run it: another one may allow the image, have it, or have the user ids and
     /// the runtime that it needs.
-    pub const fn is_of_one_node(self) -> bool {
+    pub const fn is_node_specific(self) -> bool {
         matches!(
             self,
             Self::ImageNotAllowed | Self::ImageNotFound | Self::ImageNotRunnable

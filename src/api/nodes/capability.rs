@@ -2,8 +2,8 @@
 
 use super::Reach;
 use crate::api::{
+    lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
     time::Time,
-    tolerant::{if_readable, or_default, or_true, yes},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,13 +27,13 @@ pub struct CapabilityReport {
     /// Who it is.
     pub node: NodeInfo,
     /// Operating system.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub platform: Platform,
     /// Container engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_runtime: Option<ContainerRuntime>,
     /// CPU and memory.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub compute: Compute,
     /// Graphics processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,13 +79,13 @@ pub struct NodeInfo {
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Platform {
     /// Such as `linux`.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub os: String,
     /// Such as `Debian GNU/Linux 12 (bookworm)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distro: Option<String>,
     /// Such as `amd64`: the name that Go has for it.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub arch: String,
     /// Such as `6.1.0-18-amd64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +96,7 @@ pub struct Platform {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerRuntime {
     /// `podman`.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub runtime: String,
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,10 +116,10 @@ pub struct Compute {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
     /// Logical processors.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub cpu_cores: u32,
     /// Memory in MiB.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub ram_mb: u64,
     /// Free space under the data directory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +130,7 @@ pub struct Compute {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
     /// Whether there is one; an object that doesn't say it means it.
-    #[serde(default = "yes", deserialize_with = "or_true")]
+    #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub present: bool,
     /// Which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,7 +161,7 @@ pub struct GpuDevice {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxCapability {
     /// Whether this node runs any; an object that doesn't say it means it.
-    #[serde(default = "yes", deserialize_with = "or_true")]
+    #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub supported: bool,
     /// What they have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,7 +182,7 @@ pub struct SandboxCapability {
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "or_default"
+        deserialize_with = "null_as_default"
     )]
     pub warnings: Vec<String>,
 }
@@ -207,7 +207,7 @@ pub struct NetworkCapability {
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Inference {
     /// Whether this node serves models at all; an object that doesn't say it means it.
-    #[serde(default = "yes", deserialize_with = "or_true")]
+    #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub supported: bool,
     /// How.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,13 +227,13 @@ pub struct Inference {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerApi {
     /// Where the orchestrator reaches it; empty where the node can't tell.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub base_url: String,
     /// Addresses at which it may be. Set by the orchestrator by where the report came from, whatever a node
     /// sends here.
     #[serde(
         default,
-        deserialize_with = "if_readable",
+        deserialize_with = "invalid_as_default",
         skip_serializing_if = "Reach::is_routable"
     )]
     pub reach: Reach,
@@ -287,7 +287,7 @@ impl CapabilityReport {
     }
 
     /// Whether jobs of other orchestrators occupy every slot of the node.
-    pub fn is_full_of_others(&self) -> bool {
+    pub fn is_full_with_other_jobs(&self) -> bool {
         let runs_others = |sandbox: &SandboxCapability| sandbox.supported && sandbox.other_jobs > 0;
         self.max_concurrency() == 0 && self.sandbox.as_ref().is_some_and(runs_others)
     }

@@ -1,24 +1,24 @@
 //! What a node is told to do, and whether it does.
 
-use super::rules::check_text;
+use super::validation::check_text;
 use crate::api::{
     OrchestratorId, check_version,
+    integer::optional_integer,
     jobs::NetworkPolicy,
-    number::whole,
+    lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
     problem::Problem,
     time::Time,
-    tolerant::{if_readable, or_default, or_true, yes},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{ops::RangeInclusive, time::Duration};
 
 /// Longest cause of a failed acknowledgement, in bytes.
-const MAX_CAUSE: usize = 4096;
+const MAX_ACK_MESSAGE_BYTES: usize = 4096;
 /// Seconds between two reports of a node that isn't told another number.
 pub const REPORT_INTERVAL_SECONDS: u64 = 10;
 /// Seconds between two reports that an orchestrator may ask for; a node goes to the nearer end.
-const REPORT_INTERVALS: RangeInclusive<u64> = 1..=300;
+const REPORT_INTERVAL_RANGE_SECONDS: RangeInclusive<u64> = 1..=300;
 
 /// Answer of `GET node_config_url`.
 ///
@@ -31,39 +31,39 @@ pub struct NodeConfig {
     /// Counts what this node was served; an integer as a string. Of another orchestrator it is any text.
     pub config_version: String,
     /// When this was made.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub issued_at: Option<Time>,
     /// For which node.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub node_slug: String,
     /// Identity of the orchestrator, which the node keeps with each job; a peer may send none.
     #[serde(
         default,
-        deserialize_with = "if_readable",
+        deserialize_with = "invalid_as_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub orchestrator_id: Option<OrchestratorId>,
     /// Where things are.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub orchestrator: ConfigOrchestrator,
     /// Where sandbox images come from.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub sandbox_registry: SandboxRegistry,
     /// The same as a list, best first, as newer orchestrators say it.
     #[serde(
         default,
-        deserialize_with = "if_readable",
+        deserialize_with = "invalid_as_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub sandbox_registries: Vec<SandboxRegistry>,
     /// Where models come from.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub model_cache: ModelCache,
     /// What is allowed.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub policy: Policy,
     /// How the orchestrator will show itself at the Worker API.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub worker_api: ConfigWorkerApi,
     /// The model server to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,7 +74,7 @@ pub struct NodeConfig {
     /// Seconds between two reports of the node.
     #[serde(
         default,
-        deserialize_with = "if_readable",
+        deserialize_with = "invalid_as_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub report_interval_seconds: Option<u64>,
@@ -106,7 +106,7 @@ impl NodeConfig {
     }
 
     /// Whether it wants images from another registry than the one in their names.
-    pub fn names_registries(&self) -> bool {
+    pub fn has_custom_registries(&self) -> bool {
         let mut registries = self
             .sandbox_registries
             .iter()
@@ -118,7 +118,10 @@ impl NodeConfig {
     pub fn report_interval(&self) -> Duration {
         let asked = self.report_interval_seconds.filter(|seconds| *seconds > 0);
         let seconds = asked.unwrap_or(REPORT_INTERVAL_SECONDS);
-        Duration::from_secs(seconds.clamp(*REPORT_INTERVALS.start(), *REPORT_INTERVALS.end()))
+        Duration::from_secs(seconds.clamp(
+            *REPORT_INTERVAL_RANGE_SECONDS.start(),
+            *REPORT_INTERVAL_RANGE_SECONDS.end(),
+        ))
     }
 }
 
@@ -164,7 +167,7 @@ pub struct ModelCache {
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// For sandboxes.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub sandbox: SandboxPolicy,
 }
 
@@ -197,7 +200,7 @@ impl std::fmt::Debug for ConfigWorkerApi {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InferenceBackend {
     /// Whether to run one; an object that doesn't say wants one.
-    #[serde(default = "yes", deserialize_with = "or_true")]
+    #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub enabled: bool,
     /// Its image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,14 +222,14 @@ pub struct Constraints {
     /// Bytes of a body.
     #[serde(
         default,
-        deserialize_with = "whole",
+        deserialize_with = "optional_integer",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_request_bytes: Option<u64>,
     /// Seconds of a job.
     #[serde(
         default,
-        deserialize_with = "whole",
+        deserialize_with = "optional_integer",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_job_timeout_seconds: Option<u64>,
@@ -242,7 +245,7 @@ pub struct ConfigAck {
     /// What is acknowledged.
     pub config_version: String,
     /// When.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub ack_at: Option<Time>,
     /// How it went.
     pub status: AckStatus,
@@ -264,10 +267,10 @@ impl ConfigAck {
         )?;
         if let Some(error) = &self.error {
             check_text("/error/type", Some(&error.kind))?;
-            if error.message.len() > MAX_CAUSE {
+            if error.message.len() > MAX_ACK_MESSAGE_BYTES {
                 return Err(Problem::field(
                     "/error/message",
-                    format!("is longer than {MAX_CAUSE} bytes"),
+                    format!("is longer than {MAX_ACK_MESSAGE_BYTES} bytes"),
                 ));
             }
         }
@@ -296,7 +299,7 @@ impl AckStatus {
 }
 
 /// Kinds of trouble that we know.
-const KNOWN_CAUSES: [&str; 9] = [
+const KNOWN_ACK_ERRORS: [&str; 9] = [
     "invalid-configuration",
     "worker-api",
     "image-unavailable",
@@ -310,14 +313,16 @@ const KNOWN_CAUSES: [&str; 9] = [
 
 impl AckError {
     /// What is stored of it.
-    pub fn line(&self) -> String {
+    pub fn to_stored(&self) -> String {
         format!("{}: {}", self.kind, self.message)
     }
 
     /// What was stored of one: its kind and its message, where we know the kind.
-    pub fn stored(line: &str) -> (Option<&str>, Option<&str>) {
+    pub fn parse_stored(line: &str) -> (Option<&str>, Option<&str>) {
         match line.split_once(": ") {
-            Some((kind, message)) if KNOWN_CAUSES.contains(&kind) => (Some(kind), Some(message)),
+            Some((kind, message)) if KNOWN_ACK_ERRORS.contains(&kind) => {
+                (Some(kind), Some(message))
+            }
             _ => (None, None),
         }
     }
@@ -327,10 +332,10 @@ impl AckError {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AckError {
     /// What kind of trouble.
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    #[serde(rename = "type", default, deserialize_with = "null_as_default")]
     pub kind: String,
     /// For the operator.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub message: String,
     /// Anything more; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,16 +7,16 @@ mod capability;
 mod config;
 mod reach;
 mod registration;
-mod report_check;
-mod rules;
+mod report_validation;
+mod validation;
 mod view;
 
 pub use capability::*;
 pub use config::*;
 pub use reach::Reach;
 pub use registration::*;
-pub use rules::{
-    LABEL_PATTERN, MAX_LABELS, MAX_TEXT, MIN_PSK_CHARS, SLUG_PATTERN, check_label, check_model,
-    check_psk, check_slug, check_url, check_worker_url, slug_from_host_name,
+pub use validation::{
+    LABEL_PATTERN, MAX_LABELS, MAX_TEXT_BYTES, MIN_PSK_CHARS, SLUG_PATTERN, check_label,
+    check_model, check_psk, check_slug, check_url, check_worker_url, slug_from_host_name,
 };
 pub use view::*;

@@ -46,7 +46,7 @@ impl Reach {
     ];
 
     /// Reach of a node that called from this address.
-    pub fn of_peer(peer: IpAddr) -> Self {
+    pub fn from_peer(peer: IpAddr) -> Self {
         match peer.to_canonical() {
             peer if peer.is_loopback() => Self::Loopback,
             peer if is_link_local(peer) => Self::LinkLocal,
@@ -61,7 +61,7 @@ impl Reach {
 
     /// Whether a call may go to this address.
     pub fn allows(self, address: IpAddr) -> bool {
-        let address = embedded(address);
+        let address = embedded_ipv4(address);
         match self {
             Self::Anywhere => true,
             Self::Routable => is_routable(address),
@@ -75,7 +75,7 @@ impl Reach {
     /// Whether a call may go to this address, where the operator allows only some networks; all when there
     /// are none.
     pub fn allows_within(self, networks: &[IpNet], address: IpAddr) -> bool {
-        let is_inside = |network: &IpNet| network.contains(&embedded(address));
+        let is_inside = |network: &IpNet| network.contains(&embedded_ipv4(address));
         self.allows(address)
             && (self == Self::Anywhere || networks.is_empty() || networks.iter().any(is_inside))
     }
@@ -83,7 +83,7 @@ impl Reach {
 
 /// The IPv4 address that an IPv6 address stands for where it is mapped, compatible, translated (NAT64) or
 /// tunnelled (6to4); else itself.
-fn embedded(address: IpAddr) -> IpAddr {
+fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
@@ -177,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn a_node_may_name_the_kind_of_address_it_came_from() {
-        let of = |peer: &str| Reach::of_peer(peer.parse().unwrap());
+    fn node_may_use_address_kind_it_came_from() {
+        let of = |peer: &str| Reach::from_peer(peer.parse().unwrap());
         let local = of("::ffff:127.0.0.1");
         assert!(allowed(local, "127.0.0.1") && allowed(local, "::1"));
         assert!(!allowed(local, "169.254.1.1") && !allowed(local, "0.0.0.0"));

@@ -3,15 +3,15 @@
 use super::{CapabilityReport, check_url};
 use crate::api::{
     OrchestratorId,
+    lenient::{empty_as_none, invalid_as_default},
     problem::Problem,
     time::Time,
-    tolerant::{if_readable, if_said},
 };
 use serde::{Deserialize, Serialize};
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
 /// How long a node's key may be, in bytes: too long to be guessed, and no burden.
-const NODE_KEY: RangeInclusive<usize> = 16..=256;
+const NODE_KEY_BYTES: RangeInclusive<usize> = 16..=256;
 
 /// Body of `POST /v1/nodes/register`.
 #[derive(Serialize, Deserialize)]
@@ -29,11 +29,15 @@ impl Register {
     /// Bounds and checks every field but the pre-shared key.
     pub fn check(&self) -> Result<(), Problem> {
         if let Some(key) = &self.node_key
-            && !NODE_KEY.contains(&key.len())
+            && !NODE_KEY_BYTES.contains(&key.len())
         {
             return Err(Problem::field(
                 "/node_key",
-                format!("must be {} to {} bytes", NODE_KEY.start(), NODE_KEY.end()),
+                format!(
+                    "must be {} to {} bytes",
+                    NODE_KEY_BYTES.start(),
+                    NODE_KEY_BYTES.end()
+                ),
             ));
         }
         self.capability.check("/capability")
@@ -56,12 +60,12 @@ pub struct Bootstrap {
     /// Payload version, 1.
     pub version: u64,
     /// When this was made.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub issued_at: Option<Time>,
     /// Identity of the orchestrator; a peer may send none.
     #[serde(
         default,
-        deserialize_with = "if_readable",
+        deserialize_with = "invalid_as_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub orchestrator_id: Option<OrchestratorId>,
@@ -92,7 +96,7 @@ impl Bootstrap {
     }
 
     /// How long the token lives from now on, where that is known.
-    pub fn life(&self) -> Option<Duration> {
+    pub fn token_lifetime(&self) -> Option<Duration> {
         let life = self.auth.expires_at?.since(self.issued_at?);
         Some(life).filter(|life| !life.is_zero())
     }
@@ -102,7 +106,7 @@ impl Bootstrap {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapOrchestrator {
     /// Root of all that follows.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub base_url: String,
     /// The URLs; a node uses these and no path of its own.
     pub endpoints: BootstrapEndpoints,
@@ -112,7 +116,7 @@ pub struct BootstrapOrchestrator {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapEndpoints {
     /// To register again; at the same URL as the first time where it is absent.
-    #[serde(default, deserialize_with = "if_said")]
+    #[serde(default, deserialize_with = "empty_as_none")]
     pub worker_registration_url: Option<String>,
     /// For capability reports.
     pub node_report_url: String,
@@ -126,7 +130,7 @@ pub struct BootstrapAuth {
     /// Bearer token for the control plane.
     pub node_jwt: String,
     /// When it ends; where that isn't known, a refusal tells.
-    #[serde(default, deserialize_with = "if_readable")]
+    #[serde(default, deserialize_with = "invalid_as_default")]
     pub expires_at: Option<Time>,
 }
 

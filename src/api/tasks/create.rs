@@ -3,10 +3,10 @@
 use super::name::{MAX_NAME_CHARS, base_name};
 use crate::api::{
     image,
+    integer::optional_integer,
     jobs::{self, Env, NetworkPolicy, SandboxSpec},
     nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
-    number::whole,
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,13 +16,13 @@ use std::{fmt::Display, ops::RangeInclusive};
 /// Attempts when the user names none.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 /// Most attempts that one may ask for.
-pub const MAX_MAX_ATTEMPTS: u32 = 100;
+pub const MAX_ATTEMPTS_LIMIT: u32 = 100;
 /// Least and most urgent that a task may be; 0 when the user says nothing.
-pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
+pub const PRIORITY_RANGE: RangeInclusive<i32> = -100..=100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("allOf" = [one_way()]))]
+#[schemars(extend("allOf" = [exclusive_input_schema()]))]
 pub struct CreateTask {
     /// Text; what it means is up to `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,11 +42,11 @@ pub struct CreateTask {
     /// A name to find the task by. It is made plain (lower case, `-` for other characters) and, by a number,
     /// one that no other task of the user has: `build`, `build-2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = MAX_NAME_CHARS), regex(pattern = jobs::TEXT_PATTERN))]
+    #[schemars(length(max = MAX_NAME_CHARS), regex(pattern = jobs::NO_NUL_PATTERN))]
     pub task_name: Option<String>,
     /// The sandbox's image; the orchestrator's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = image::MAX_WRITTEN_BYTES), regex(pattern = image::PATTERN))]
+    #[schemars(length(max = image::MAX_INPUT_BYTES), regex(pattern = image::PATTERN))]
     pub image: Option<String>,
     /// Added to the image's environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,7 @@ pub struct CreateTask {
     /// Seconds until the sandbox is killed.
     #[serde(
         default,
-        deserialize_with = "whole",
+        deserialize_with = "optional_integer",
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(range(min = 1, max = u64::MAX))]
@@ -73,19 +73,19 @@ pub struct CreateTask {
     /// How often infrastructure may fail; 1 means never run twice.
     #[serde(
         default,
-        deserialize_with = "whole",
+        deserialize_with = "optional_integer",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = 1, max = MAX_MAX_ATTEMPTS))]
+    #[schemars(range(min = 1, max = MAX_ATTEMPTS_LIMIT))]
     pub max_attempts: Option<u32>,
     /// Which of the user's own tasks start first: the higher, the sooner. Counts for nothing beside
     /// those of others.
     #[serde(
         default,
-        deserialize_with = "whole",
+        deserialize_with = "optional_integer",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(range(min = *PRIORITIES.start(), max = *PRIORITIES.end()))]
+    #[schemars(range(min = *PRIORITY_RANGE.start(), max = *PRIORITY_RANGE.end()))]
     pub priority: Option<i32>,
     /// Files for the sandbox; none can be sent yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ const SCRIPT_PATTERN: &str = "^[^\\u0000]*[^\\u0000\\s][^\\u0000]*$";
 fn text(shortest: usize) -> Value {
     json!({
         "type": "string",
-        "pattern": jobs::TEXT_PATTERN,
+        "pattern": jobs::NO_NUL_PATTERN,
         "minLength": shortest,
         "maxLength": jobs::MAX_ARGUMENT_BYTES,
     })
@@ -108,7 +108,7 @@ fn text(shortest: usize) -> Value {
 
 /// What the schemas of the fields can't say: exactly one way to say what to run, and none that
 /// needs a model.
-fn one_way() -> Value {
+fn exclusive_input_schema() -> Value {
     let ways = [
         ("command", "array"),
         ("script", "string"),
@@ -170,7 +170,7 @@ impl CreateTask {
     /// Checks every field and turns the three ways to say what to run into one command.
     pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
         if self.use_inference == Some(true) {
-            return Err(no_inference("/use_inference"));
+            return Err(inference_unavailable("/use_inference"));
         }
         if self
             .attachments
@@ -182,7 +182,7 @@ impl CreateTask {
                 "files can't be sent to a sandbox yet; put what the command needs into its image, script or env",
             ));
         }
-        let (command, pointer) = self.what_to_run()?;
+        let (command, pointer) = self.take_command()?;
         jobs::check_command(pointer, &command, self.env.as_ref())?;
         jobs::check_env("/env", self.env.as_ref())?;
         jobs::check_timeout("/timeout_seconds", self.timeout_seconds)?;
@@ -198,14 +198,14 @@ impl CreateTask {
             ));
         }
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
-        check_range("/max_attempts", max_attempts, 1..=MAX_MAX_ATTEMPTS)?;
+        check_range("/max_attempts", max_attempts, 1..=MAX_ATTEMPTS_LIMIT)?;
         let priority = self.priority.unwrap_or_default();
-        check_range("/priority", priority, PRIORITIES)?;
+        check_range("/priority", priority, PRIORITY_RANGE)?;
         let image = self.image.as_deref().unwrap_or(default_image);
-        if image.len() > image::MAX_WRITTEN_BYTES {
+        if image.len() > image::MAX_INPUT_BYTES {
             return Err(Problem::field(
                 "/image",
-                format!("is longer than {} bytes", image::MAX_WRITTEN_BYTES),
+                format!("is longer than {} bytes", image::MAX_INPUT_BYTES),
             ));
         }
         let image = jobs::parse_image("/image", image)?;
@@ -227,7 +227,7 @@ impl CreateTask {
     }
 
     /// The command, and the field that it comes from.
-    fn what_to_run(&mut self) -> Result<(Vec<String>, &'static str), Problem> {
+    fn take_command(&mut self) -> Result<(Vec<String>, &'static str), Problem> {
         if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
             return Err(Problem::field(
                 "/input_mode",
@@ -248,10 +248,10 @@ impl CreateTask {
                 Some(InputMode::Script | InputMode::Commands) => {
                     Ok((shell("/prompt", prompt)?, "/prompt"))
                 }
-                Some(InputMode::Prompt) | None => Err(no_inference("/prompt")),
+                Some(InputMode::Prompt) | None => Err(inference_unavailable("/prompt")),
             },
             _ => Err(Problem::new(
-                Kind::InvalidRequest,
+                ProblemKind::InvalidRequest,
                 "give exactly one of command (an array), script (text for /bin/sh) and prompt",
             )),
         }
@@ -305,9 +305,9 @@ fn check_range<T: PartialOrd + Display>(
     ))
 }
 
-fn no_inference(pointer: &str) -> Problem {
+fn inference_unavailable(pointer: &str) -> Problem {
     Problem::new(
-        Kind::InferenceNotAvailable,
+        ProblemKind::InferenceNotAvailable,
         "this release has no inference; to run text as a shell script, send it as script, \
          or as prompt with input_mode \"script\"",
     )

@@ -3,11 +3,11 @@
 /// Most characters of a task's name, as given and as made.
 pub const MAX_NAME_CHARS: usize = 200;
 /// Name of a task in whose name no letter or digit of ASCII is left.
-const FALLBACK: &str = "task";
+const FALLBACK_NAME: &str = "task";
 
 /// The word made of `text`: lower case, with `-` for each run of other characters, and none at either end.
 /// `None` where nothing is left.
-pub fn plain_name(text: &str) -> Option<String> {
+pub fn normalize_name(text: &str) -> Option<String> {
     let mut name = String::new();
     for c in text.to_lowercase().chars() {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
@@ -23,7 +23,7 @@ pub fn plain_name(text: &str) -> Option<String> {
 
 /// The name to begin with for a task that is to be called `text`; an empty text asks for none.
 pub(super) fn base_name(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| plain_name(text).unwrap_or_else(|| FALLBACK.to_owned()))
+    (!text.is_empty()).then(|| normalize_name(text).unwrap_or_else(|| FALLBACK_NAME.to_owned()))
 }
 
 /// The `n`th task of a name: `build`, `build-2`, `build-3`, and so on, cut where it would be too long.
@@ -51,7 +51,7 @@ mod tests {
             ("日本", None),
             ("", None),
         ] {
-            assert_eq!(plain_name(text).as_deref(), name, "{text}");
+            assert_eq!(normalize_name(text).as_deref(), name, "{text}");
         }
         assert_eq!(base_name("日本").as_deref(), Some("task"));
         assert_eq!(base_name(""), None);
@@ -60,8 +60,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_plain_name_stays_as_it_is(text in "\\PC{0,250}", n in 1u64..u64::MAX) {
-            if let Some(name) = plain_name(&text) {
-                prop_assert_eq!(plain_name(&name), Some(name.clone()));
+            if let Some(name) = normalize_name(&text) {
+                prop_assert_eq!(normalize_name(&name), Some(name.clone()));
                 let numbered = numbered_name(&name, n);
                 prop_assert!(numbered.len() <= MAX_NAME_CHARS);
                 let number = format!("-{n}");

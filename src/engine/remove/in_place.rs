@@ -6,7 +6,7 @@
 use super::{
     Failures,
     access::{make_accessible, open, open_inside},
-    is_to_be_emptied, named, remove_one,
+    entry_name_and_type, needs_emptying, remove_one,
 };
 use rustix::{
     fs::{AtFlags, Dir, FileType, fstat, statat},
@@ -32,10 +32,10 @@ struct Step {
 pub(super) fn remove(parent: &OwnedFd, name: &CStr, failures: &mut Failures) -> bool {
     let mut walk = Walk {
         steps: Vec::new(),
-        given_up: HashSet::new(),
+        unremovable: HashSet::new(),
         failures,
     };
-    match walk.run(parent, name) {
+    match walk.remove(parent, name) {
         Ok(is_gone) => is_gone,
         Err(error) => {
             failures.add(name, error);
@@ -47,12 +47,12 @@ pub(super) fn remove(parent: &OwnedFd, name: &CStr, failures: &mut Failures) -> 
 struct Walk<'a> {
     steps: Vec<Step>,
     /// What can't be removed.
-    given_up: HashSet<Identity>,
+    unremovable: HashSet<Identity>,
     failures: &'a mut Failures,
 }
 
 impl Walk<'_> {
-    fn run(&mut self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<bool> {
+    fn remove(&mut self, parent: &OwnedFd, name: &CStr) -> rustix::io::Result<bool> {
         let mut current = self.enter(parent, name)?;
         loop {
             if let Some(name) = self.next_directory(&current)? {
@@ -94,16 +94,16 @@ impl Walk<'_> {
     /// Removes what can be removed of a directory until another one that isn't empty is in the way.
     fn next_directory(&mut self, current: &OwnedFd) -> rustix::io::Result<Option<CString>> {
         for entry in Dir::read_from(current)? {
-            let Some((name, kind)) = named(current, &entry?)? else {
+            let Some((name, kind)) = entry_name_and_type(current, &entry?)? else {
                 continue;
             };
             let Err(error) = remove_one(current, name.as_c_str(), kind) else {
                 continue;
             };
-            if self.given_up.contains(&identity_of(current, &name)?) {
+            if self.unremovable.contains(&identity_of(current, &name)?) {
                 continue;
             }
-            if is_to_be_emptied(kind, error) {
+            if needs_emptying(kind, error) {
                 return Ok(Some(name));
             }
             self.give_up(current, &name, error)?;
@@ -112,7 +112,7 @@ impl Walk<'_> {
     }
 
     fn give_up(&mut self, at: &OwnedFd, name: &CStr, error: Errno) -> rustix::io::Result<()> {
-        self.given_up.insert(identity_of(at, name)?);
+        self.unremovable.insert(identity_of(at, name)?);
         // A directory is mentioned only where nothing in it was.
         if error != Errno::NOTEMPTY {
             self.failures.add(name, error);

@@ -98,7 +98,7 @@ fn flags_that_root_may_clear_hold_up_nothing() {
 }
 
 #[test]
-fn what_stays_is_named_and_stops_nothing_else() {
+fn failed_removal_is_named_and_isolated() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("not tried: only root may mount anything");
         return;

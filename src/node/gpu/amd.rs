@@ -1,6 +1,6 @@
 //! AMD's, as `rocm-smi` tells them, or else their kernel module.
 
-use super::{Answer, Vendor, ask, features, value};
+use super::{ToolOutput, Vendor, clean_value, features, run_tool};
 use crate::api::nodes::GpuDevice;
 use serde_json::{Map, Value};
 use std::{fs, path::Path};
@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 const PCI_VENDOR: &str = "0x1002";
 
 /// All that there are.
-pub(super) async fn look(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
+pub(super) async fn detect(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
     let what = [
         "--showproductname",
         "--showuniqueid",
@@ -17,19 +17,19 @@ pub(super) async fn look(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
         "vram",
         "--json",
     ];
-    let found = match ask(tool, &what).await {
-        Answer::Said(text) => parse(&text),
-        Answer::Missing => Vec::new(),
-        Answer::Failed(words) => {
+    let found = match run_tool(tool, &what).await {
+        ToolOutput::Printed(text) => parse(&text),
+        ToolOutput::Missing => Vec::new(),
+        ToolOutput::Failed(output) => {
             tracing::warn!(
-                words,
+                output,
                 "rocm-smi fails; see that this user is in the groups video and render; a model server may not get at the cards"
             );
             Vec::new()
         }
     };
     if found.is_empty() {
-        known_to_the_kernel(drm)
+        read_from_kernel(drm)
     } else {
         found
     }
@@ -64,8 +64,8 @@ fn device(card: &Map<String, Value>) -> GpuDevice {
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name))?;
         match found {
-            Value::String(text) => value(text),
-            Value::Number(number) => value(&number.to_string()),
+            Value::String(text) => clean_value(text),
+            Value::Number(number) => clean_value(&number.to_string()),
             _ => None,
         }
     };
@@ -76,7 +76,7 @@ fn device(card: &Map<String, Value>) -> GpuDevice {
     let bytes = of("VRAM Total Memory (B)").and_then(|bytes| bytes.parse::<u64>().ok());
     GpuDevice {
         vendor: Some(Vendor::Amd.as_str().to_owned()),
-        model: name.or_else(|| unnamed(of("Card model"))),
+        model: name.or_else(|| fallback_name(of("Card model"))),
         device_id: of("Unique ID"),
         vram_mb: bytes.map(|bytes| bytes >> 20),
         features: features([("gfx", of("GFX Version")), ("sku", of("Card SKU"))]),
@@ -84,7 +84,7 @@ fn device(card: &Map<String, Value>) -> GpuDevice {
 }
 
 /// What the kernel module knows: less, and without any tool.
-fn known_to_the_kernel(drm: &Path) -> Vec<GpuDevice> {
+fn read_from_kernel(drm: &Path) -> Vec<GpuDevice> {
     let entries = fs::read_dir(drm).into_iter().flatten().flatten();
     let mut cards: Vec<(u32, std::path::PathBuf)> = entries
         .filter_map(|entry| {
@@ -95,40 +95,43 @@ fn known_to_the_kernel(drm: &Path) -> Vec<GpuDevice> {
         })
         .collect();
     cards.sort();
-    cards.iter().filter_map(|(_, card)| known(card)).collect()
+    cards
+        .iter()
+        .filter_map(|(_, card)| read_card(card))
+        .collect()
 }
 
-fn known(card: &Path) -> Option<GpuDevice> {
-    let of = |name: &str| value(&fs::read_to_string(card.join(name)).ok()?);
+fn read_card(card: &Path) -> Option<GpuDevice> {
+    let of = |name: &str| clean_value(&fs::read_to_string(card.join(name)).ok()?);
     if of("vendor")? != PCI_VENDOR {
         return None;
     }
     let bytes = of("mem_info_vram_total").and_then(|bytes| bytes.parse::<u64>().ok());
-    let slot = of_uevent(&of_file(card, "uevent"));
+    let slot = pci_slot(&read_card_file(card, "uevent"));
     Some(GpuDevice {
         vendor: Some(Vendor::Amd.as_str().to_owned()),
-        model: of("product_name").or_else(|| unnamed(of("device"))),
+        model: of("product_name").or_else(|| fallback_name(of("device"))),
         // The kernel leaves out what rocm-smi puts before it.
-        device_id: of("unique_id").and_then(|id| value(&format!("0x{id}"))),
+        device_id: of("unique_id").and_then(|id| clean_value(&format!("0x{id}"))),
         vram_mb: bytes.map(|bytes| bytes >> 20),
         features: features([("pci", slot)]),
     })
 }
 
-fn of_file(card: &Path, name: &str) -> String {
+fn read_card_file(card: &Path, name: &str) -> String {
     fs::read_to_string(card.join(name)).unwrap_or_default()
 }
 
-fn of_uevent(text: &str) -> Option<String> {
+fn pci_slot(text: &str) -> Option<String> {
     let slot = text
         .lines()
         .find_map(|line| line.strip_prefix("PCI_SLOT_NAME="))?;
-    value(slot)
+    clean_value(slot)
 }
 
 /// What to call a card of which only the PCI id is known.
-fn unnamed(id: Option<String>) -> Option<String> {
-    value(&format!("AMD GPU {}", id?))
+fn fallback_name(id: Option<String>) -> Option<String> {
+    clean_value(&format!("AMD GPU {}", id?))
 }
 
 #[cfg(test)]
@@ -144,24 +147,24 @@ mod tests {
     const NEW: &str = include_str!("../../../tests/fixtures/gpu/amd-7900xt-new.json");
     const MIXED: &str = include_str!("../../../tests/fixtures/gpu/amd-6800-and-raphael.json");
 
-    fn told(devices: &[GpuDevice]) -> Value {
+    fn reported(devices: &[GpuDevice]) -> Value {
         assert_reportable(devices);
         serde_json::to_value(devices).unwrap()
     }
 
     #[test]
-    fn cards_as_an_old_tool_tells_them() {
+    fn old_nvidia_smi_output_is_parsed() {
         let devices = parse(OLD);
         assert_eq!(devices.len(), 2, "what stands beside the cards is none");
         let name = "Arcturus GL-XL [AMD Instinct MI100]";
-        assert_eq!(told(&devices)[1]["model"], name);
+        assert_eq!(reported(&devices)[1]["model"], name);
         assert_eq!(devices[1].vram_mb, Some(32752));
     }
 
     #[test]
-    fn a_card_as_a_new_tool_tells_it() {
+    fn new_nvidia_smi_output_is_parsed() {
         assert_eq!(
-            told(&parse(NEW)),
+            reported(&parse(NEW)),
             json!([{
                 "vendor": "amd", "model": "Radeon RX 7900 XT", "vram_mb": 20464,
                 "features": {"gfx": "gfx1100", "sku": "D70401XT"},
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_s_own_graphics_are_a_card_with_little_memory() {
+    fn integrated_graphics_is_card_with_little_memory() {
         let devices = parse(MIXED);
         assert_reportable(&devices);
         let memory: Vec<_> = devices.iter().map(|device| device.vram_mb).collect();
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_kernel_is_asked_where_the_tool_can_t_tell() {
+    async fn kernel_answers_where_tool_cannot() {
         let home = tempfile::tempdir().unwrap();
         let drm = home.path().join("drm");
         sysfs(
@@ -213,7 +216,7 @@ mod tests {
         let failing = tool(home.path(), "echo 'ERROR: no driver'; exit 1");
         for tool in [&failing, Path::new("/nonexistent/tool")] {
             assert_eq!(
-                told(&look(tool, &drm).await),
+                reported(&detect(tool, &drm).await),
                 json!([
                     {
                         "vendor": "amd", "model": "AMD GPU 0x744c", "vram_mb": 24560,
@@ -235,7 +238,7 @@ mod tests {
         .unwrap();
         let script = format!("exec cat {}/answer", home.path().display());
         let nowhere = Path::new("/nonexistent");
-        assert_eq!(look(&tool(home.path(), &script), nowhere).await.len(), 1);
+        assert_eq!(detect(&tool(home.path(), &script), nowhere).await.len(), 1);
     }
 
     proptest! {

@@ -6,23 +6,23 @@
 //! | AMD | `rocm-smi --json` | `/sys/class/drm` of its kernel module |
 //!
 //! A tool that is missing is no news: most machines have neither. One that is there and fails is
-//! mentioned, with its own words. What tools and files say is checked and bounded before it goes into
+//! mentioned, with its own output. What tools and files say is checked and bounded before it goes into
 //! a report.
 
 mod amd;
 mod nvidia;
 
 use crate::{
-    api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT},
+    api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT_BYTES},
     environment,
 };
 use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
 /// How long a tool may take; `nvidia-smi` wakes cards up, one by one.
-const LIMIT: Duration = Duration::from_secs(20);
+const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
 /// What is read of a tool's answer, in bytes.
-const ANSWER_BYTES: u64 = 1024 * 1024;
+const MAX_OUTPUT_BYTES: u64 = 1024 * 1024;
 
 /// Who made a graphics processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ pub enum Vendor {
 
 impl Vendor {
     /// The name for people.
-    pub const fn name(self) -> &'static str {
+    pub const fn display_name(self) -> &'static str {
         match self {
             Self::Nvidia => "NVIDIA",
             Self::Amd => "AMD",
@@ -50,7 +50,7 @@ impl Vendor {
     }
 
     /// Whether who can open these devices can compute with this vendor's.
-    pub fn can_be_used_by(self, devices: &[String]) -> bool {
+    pub fn is_usable_with(self, devices: &[String]) -> bool {
         let any = |is: fn(&str) -> bool| devices.iter().any(|path| is(path));
         match self {
             // The others of its devices control it, or are for displays.
@@ -65,7 +65,7 @@ impl Vendor {
     }
 
     /// The arguments by which podman hands all devices of this vendor to a container.
-    pub const fn arguments(self, rootless: bool) -> &'static [&'static str] {
+    pub const fn podman_args(self, rootless: bool) -> &'static [&'static str] {
         // SELinux keeps containers from devices of the host unless their label is turned off.
         match self {
             Self::Nvidia => &[
@@ -89,13 +89,13 @@ impl Vendor {
 }
 
 /// What this machine has. Never fails: what can't be found out isn't there.
-pub async fn look() -> Vec<GpuDevice> {
+pub async fn detect() -> Vec<GpuDevice> {
     let (nvidia, amd) = tokio::join!(
-        nvidia::look(
+        nvidia::detect(
             Path::new("nvidia-smi"),
             Path::new("/proc/driver/nvidia/gpus")
         ),
-        amd::look(Path::new("rocm-smi"), Path::new("/sys/class/drm")),
+        amd::detect(Path::new("rocm-smi"), Path::new("/sys/class/drm")),
     );
     let mut devices = nvidia;
     devices.extend(amd);
@@ -104,7 +104,7 @@ pub async fn look() -> Vec<GpuDevice> {
 }
 
 /// With whose devices a model server can compute here.
-pub fn usable(devices: &[GpuDevice]) -> Vec<Vendor> {
+pub fn usable_vendors(devices: &[GpuDevice]) -> Vec<Vendor> {
     let has = |vendor: Vendor| {
         let is_its = |device: &GpuDevice| device.vendor.as_deref() == Some(vendor.as_str());
         devices.iter().any(is_its)
@@ -118,17 +118,17 @@ pub fn usable(devices: &[GpuDevice]) -> Vec<Vendor> {
 }
 
 /// What a tool said.
-enum Answer {
+enum ToolOutput {
     /// What it printed.
-    Said(String),
-    /// Why there is nothing, in its own words.
+    Printed(String),
+    /// Why there is nothing, in its own output.
     Failed(String),
     /// There is no such tool.
     Missing,
 }
 
 /// Has a tool print what it knows.
-async fn ask(program: &Path, arguments: &[&str]) -> Answer {
+async fn run_tool(program: &Path, arguments: &[&str]) -> ToolOutput {
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -139,35 +139,38 @@ async fn ask(program: &Path, arguments: &[&str]) -> Answer {
         .stderr(Stdio::null())
         .kill_on_drop(true);
     // Whatever is called like such a tool has no use for our secrets.
-    environment::close(&mut command);
-    match timeout(LIMIT, run(command)).await {
+    environment::scrub(&mut command);
+    match timeout(TOOL_TIMEOUT, read_output(command)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Answer::Missing,
-        Ok(Err(error)) => Answer::Failed(error.to_string()),
-        Err(_) => Answer::Failed(format!("no answer within {} s", LIMIT.as_secs())),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => ToolOutput::Missing,
+        Ok(Err(error)) => ToolOutput::Failed(error.to_string()),
+        Err(_) => ToolOutput::Failed(format!("no answer within {} s", TOOL_TIMEOUT.as_secs())),
     }
 }
 
-async fn run(mut command: Command) -> io::Result<Answer> {
+async fn read_output(mut command: Command) -> io::Result<ToolOutput> {
     let mut child = command.spawn()?;
     let mut bytes = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES).read_to_end(&mut bytes).await?;
+        stdout
+            .take(MAX_OUTPUT_BYTES)
+            .read_to_end(&mut bytes)
+            .await?;
     }
     let status = child.wait().await?;
     let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     Ok(if status.success() {
-        Answer::Said(text)
+        ToolOutput::Printed(text)
     } else {
-        let words: String = text.chars().take(500).collect();
-        Answer::Failed(format!("{words} ({status})"))
+        let output: String = text.chars().take(500).collect();
+        ToolOutput::Failed(format!("{output} ({status})"))
     })
 }
 
 /// A value that says something, as long as a report takes it.
-fn value(text: &str) -> Option<String> {
+fn clean_value(text: &str) -> Option<String> {
     let mut text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
-    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
     let nothing = [
         "",
         "N/A",
@@ -247,28 +250,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tool_is_quoted_when_it_fails_and_not_waited_for_when_it_is_missing() {
+    async fn failed_tool_is_quoted_missing_tool_skipped() {
         let home = tempfile::tempdir().unwrap();
         let failing = tool(home.path(), "echo its own words; exit 9");
-        let Answer::Failed(words) = ask(&failing, &[]).await else {
+        let ToolOutput::Failed(output) = run_tool(&failing, &[]).await else {
             panic!("it failed");
         };
         assert!(
-            words.contains("its own words") && words.contains('9'),
-            "{words}"
+            output.contains("its own words") && output.contains('9'),
+            "{output}"
         );
         assert!(matches!(
-            ask(&home.path().join("none"), &[]).await,
-            Answer::Missing
+            run_tool(&home.path().join("none"), &[]).await,
+            ToolOutput::Missing
         ));
     }
 
     #[tokio::test]
-    async fn a_tool_that_prints_for_ever_is_cut_off() {
+    async fn endless_tool_output_is_cut_off() {
         let home = tempfile::tempdir().unwrap();
         let endless = tool(home.path(), "exec yes");
         // It ends by a broken pipe once enough was read.
-        assert!(matches!(ask(&endless, &[]).await, Answer::Failed(_)));
+        assert!(matches!(
+            run_tool(&endless, &[]).await,
+            ToolOutput::Failed(_)
+        ));
     }
 
     #[test]
@@ -277,22 +283,25 @@ mod tests {
             vendor: Some(vendor.to_owned()),
             ..GpuDevice::default()
         };
-        assert_eq!(usable(&[of("nvidia"), of("other")]), [Vendor::Nvidia]);
-        assert_eq!(usable(&[]), []);
         assert_eq!(
-            Vendor::Nvidia.arguments(true)[0],
+            usable_vendors(&[of("nvidia"), of("other")]),
+            [Vendor::Nvidia]
+        );
+        assert_eq!(usable_vendors(&[]), []);
+        assert_eq!(
+            Vendor::Nvidia.podman_args(true)[0],
             "--device=nvidia.com/gpu=all"
         );
         let groups = "--group-add=keep-groups";
-        assert!(Vendor::Amd.arguments(true).contains(&groups));
-        assert!(!Vendor::Amd.arguments(false).contains(&groups));
+        assert!(Vendor::Amd.podman_args(true).contains(&groups));
+        assert!(!Vendor::Amd.podman_args(false).contains(&groups));
     }
 
     #[test]
     fn a_screen_is_no_processor() {
         let can = |vendor: Vendor, devices: &[&str]| {
             let devices: Vec<String> = devices.iter().map(|&path| path.to_owned()).collect();
-            vendor.can_be_used_by(&devices)
+            vendor.is_usable_with(&devices)
         };
         assert!(can(Vendor::Nvidia, &["/dev/nvidiactl", "/dev/nvidia3"]));
         assert!(!can(Vendor::Nvidia, &["/dev/nvidiactl", "/dev/nvidia-uvm"]));
@@ -308,8 +317,8 @@ mod tests {
     proptest! {
         #[test]
         fn values_are_bounded(text in any::<String>()) {
-            if let Some(value) = value(&text) {
-                prop_assert!(!value.is_empty() && value.len() <= MAX_TEXT);
+            if let Some(value) = clean_value(&text) {
+                prop_assert!(!value.is_empty() && value.len() <= MAX_TEXT_BYTES);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! NVIDIA's, as `nvidia-smi` tells them, or else their kernel module.
 
-use super::{Answer, Vendor, ask, features, value};
+use super::{ToolOutput, Vendor, clean_value, features, run_tool};
 use crate::api::nodes::GpuDevice;
 use std::{fs, path::Path};
 
@@ -10,30 +10,30 @@ const FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,compute_cap,na
 const OLD_FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,name";
 
 /// All that there are.
-pub(super) async fn look(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
+pub(super) async fn detect(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
     let mut fields = FIELDS;
     let mut answer = query(tool, fields).await;
-    if matches!(&answer, Answer::Failed(words) if words.contains("not a valid field")) {
+    if matches!(&answer, ToolOutput::Failed(output) if output.contains("not a valid field")) {
         fields = OLD_FIELDS;
         answer = query(tool, fields).await;
     }
     match answer {
-        Answer::Said(text) => parse(&text, fields),
-        Answer::Missing => known_to_the_kernel(proc),
-        Answer::Failed(words) if words.contains("No devices were found") => Vec::new(),
-        Answer::Failed(words) => {
+        ToolOutput::Printed(text) => parse(&text, fields),
+        ToolOutput::Missing => read_from_kernel(proc),
+        ToolOutput::Failed(output) if output.contains("No devices were found") => Vec::new(),
+        ToolOutput::Failed(output) => {
             tracing::warn!(
-                words,
+                output,
                 "nvidia-smi fails; after an update of the driver, restart this machine; a model server may not get at the cards"
             );
-            known_to_the_kernel(proc)
+            read_from_kernel(proc)
         }
     }
 }
 
-async fn query(tool: &Path, fields: &str) -> Answer {
+async fn query(tool: &Path, fields: &str) -> ToolOutput {
     let query = format!("--query-gpu={fields}");
-    ask(tool, &[&query, "--format=csv,noheader,nounits"]).await
+    run_tool(tool, &[&query, "--format=csv,noheader,nounits"]).await
 }
 
 fn parse(text: &str, fields: &str) -> Vec<GpuDevice> {
@@ -57,7 +57,7 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
     let values: Vec<&str> = line.splitn(names.len(), ',').collect();
     let of = |name: &str| {
         let at = names.iter().position(|known| *known == name)?;
-        value(values.get(at)?)
+        clean_value(values.get(at)?)
     };
     // A line of anything else has no such field.
     let uuid = of("uuid").filter(|uuid| uuid.starts_with("GPU-"))?;
@@ -76,7 +76,7 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
 }
 
 /// What the kernel module knows: less, and without any tool.
-fn known_to_the_kernel(proc: &Path) -> Vec<GpuDevice> {
+fn read_from_kernel(proc: &Path) -> Vec<GpuDevice> {
     let cards = fs::read_dir(proc).into_iter().flatten().flatten();
     let mut files: Vec<_> = cards.map(|card| card.path().join("information")).collect();
     files.sort();
@@ -90,7 +90,7 @@ fn parse_information(text: &str) -> Option<GpuDevice> {
     let of = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));
         let (_, found) = lines.find(|(known, _)| known.trim() == name)?;
-        value(found)
+        clean_value(found)
     };
     Some(GpuDevice {
         vendor: Some(Vendor::Nvidia.as_str().to_owned()),
@@ -119,15 +119,15 @@ mod tests {
     const OLD: &str = include_str!("../../../tests/fixtures/gpu/nvidia-2080-old-driver.csv");
     const INFORMATION: &str = include_str!("../../../tests/fixtures/gpu/nvidia-3090-information");
 
-    fn told(devices: &[GpuDevice]) -> serde_json::Value {
+    fn reported(devices: &[GpuDevice]) -> serde_json::Value {
         assert_reportable(devices);
         serde_json::to_value(devices).unwrap()
     }
 
     #[test]
-    fn one_card() {
+    fn one_card_is_reported() {
         assert_eq!(
-            told(&parse(ONE, FIELDS)),
+            reported(&parse(ONE, FIELDS)),
             serde_json::json!([{
                 "vendor": "nvidia", "model": "NVIDIA A10G", "vram_mb": 23028,
                 "device_id": "GPU-82523fd8-3897-f599-d088-ccd04ae45ec1",
@@ -137,15 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn several_cards() {
+    fn several_cards_are_reported() {
         let devices = parse(SEVERAL, FIELDS);
         assert_reportable(&devices);
-        let told: Vec<_> = devices
+        let reported: Vec<_> = devices
             .iter()
             .map(|device| (device.model.as_deref().unwrap(), device.vram_mb.unwrap()))
             .collect();
         assert_eq!(
-            told,
+            reported,
             [
                 ("NVIDIA GeForce RTX 3090", 24576),
                 ("NVIDIA GeForce RTX 3070", 8192)
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_the_machine_s_is_not_told() {
+    fn shared_graphics_memory_is_not_reported() {
         let devices = parse(SHARED, FIELDS);
         assert_reportable(&devices);
         assert_eq!(devices[0].model.as_deref(), Some("NVIDIA GB10"));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_module_knows_a_card_without_a_tool() {
+    fn kernel_module_reports_card_without_tool() {
         let device = parse_information(INFORMATION).unwrap();
         assert_reportable(std::slice::from_ref(&device));
         assert_eq!(device.model.as_deref(), Some("NVIDIA GeForce RTX 3090"));
@@ -179,13 +179,13 @@ mod tests {
             "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac\nexec cat {}/answer",
             home.path().display()
         );
-        let devices = look(&tool(home.path(), &script), home.path()).await;
+        let devices = detect(&tool(home.path(), &script), home.path()).await;
         assert_eq!(devices[0].model.as_deref(), Some("GeForce RTX 2080"));
         assert_eq!(devices[0].vram_mb, Some(7979));
     }
 
     #[tokio::test]
-    async fn the_kernel_is_asked_where_the_tool_can_t_tell() {
+    async fn kernel_answers_where_tool_cannot() {
         let home = tempfile::tempdir().unwrap();
         let card = home.path().join("proc/0000:01:00.0");
         fs::create_dir_all(&card).unwrap();
@@ -193,16 +193,16 @@ mod tests {
         let proc = home.path().join("proc");
         let mismatch = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18";
         for script in [mismatch, "echo 'No devices were found'; exit 6"] {
-            let devices = look(&tool(home.path(), script), &proc).await;
+            let devices = detect(&tool(home.path(), script), &proc).await;
             assert_eq!(devices.len(), usize::from(script == mismatch), "{script}");
         }
-        assert_eq!(look(Path::new("/nonexistent/tool"), &proc).await.len(), 1);
+        assert_eq!(detect(Path::new("/nonexistent/tool"), &proc).await.len(), 1);
         let nowhere = Path::new("/nonexistent");
-        assert!(look(nowhere, nowhere).await.is_empty());
+        assert!(detect(nowhere, nowhere).await.is_empty());
     }
 
     #[test]
-    fn what_makes_no_sense_is_left_out() {
+    fn nonsensical_values_are_omitted() {
         for text in [
             "",
             "\n\n",

@@ -54,18 +54,18 @@ pub enum InferenceError {
         hint: Option<&'static str>,
     },
     /// It started and ended.
-    #[error("the model server ended as soon as it was started; its last words: {words}")]
-    Ended {
+    #[error("the model server ended as soon as it was started; its last words: {output}")]
+    Exited {
         /// What it said.
-        words: String,
+        output: String,
     },
     /// It runs and doesn't answer.
-    #[error("the model server did not answer within {} s; its last words: {words}; see that its image serves Ollama's API at port 11434, and that --inference-start-timeout isn't shorter than it needs", limit.as_secs())]
-    Silent {
+    #[error("the model server did not answer within {} s; its last words: {output}; see that its image serves Ollama's API at port 11434, and that --inference-start-timeout isn't shorter than it needs", limit.as_secs())]
+    Unresponsive {
         /// How long we waited.
         limit: Duration,
         /// What it said.
-        words: String,
+        output: String,
     },
     /// Podman could not say how things stand.
     #[error(transparent)]
@@ -84,8 +84,8 @@ impl InferenceError {
             },
             Self::NotOurs { .. } => "container-not-ours",
             Self::PortTaken { .. } => "port-in-use",
-            Self::NotStarted { .. } | Self::Ended { .. } => "model-server-not-started",
-            Self::Silent { .. } => "model-server-silent",
+            Self::NotStarted { .. } | Self::Exited { .. } => "model-server-not-started",
+            Self::Unresponsive { .. } => "model-server-silent",
             Self::Engine(_) => "engine-error",
         }
     }

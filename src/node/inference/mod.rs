@@ -1,8 +1,8 @@
 //! The one model server of this machine: an Ollama in a container of its own.
 //!
-//! [`plan`] says what should be; [`Keeper::bring_up`] compares it with what is, and does what is
+//! [`plan`] says what should be; [`ModelServerManager::ensure_running`] compares it with what is, and does what is
 //! missing. It can be repeated at any time, and is: at each start of the node, and whenever the
-//! server has died ([`watch`]).
+//! server has died ([`monitor`]).
 //!
 //! | there is | then |
 //! |---|---|
@@ -20,64 +20,65 @@
 //! The container outlives the node, so that a restart of the node costs no reload of a model.
 
 mod error;
+mod monitor;
+mod ollama;
 mod plan;
-mod server;
-mod watch;
 
 pub use error::InferenceError;
+pub(super) use monitor::run_monitor;
 pub use plan::{MODEL_SERVER_PORT, Settings, container_name};
 pub(super) use plan::{Plan, plan};
-pub(super) use watch::watch;
 
 use crate::{
+    background,
+    backoff::Backoff,
     engine::{
         Engine, EngineError, Images, labels,
         service::{Service, ServiceSpec},
     },
     node::gpu::Vendor,
-    pause::Pauses,
 };
-use server::ModelServer;
+use ollama::OllamaClient;
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
 };
 
-const SERVICE: &str = "model-server";
+const SERVICE_KIND: &str = "model-server";
 /// Where Ollama listens inside, and keeps its models.
-const INNER_PORT: u16 = MODEL_SERVER_PORT;
-const INNER_HOME: &str = "/root/.ollama";
+const CONTAINER_PORT: u16 = MODEL_SERVER_PORT;
+const CONTAINER_HOME: &str = "/root/.ollama";
 /// How long a server that was running before us may take to answer before it is replaced.
-const ADOPTION: Duration = Duration::from_secs(30);
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often we look again when somebody else was quicker to take the name.
-const TRIES: u32 = 3;
+const MAX_CREATE_ATTEMPTS: u32 = 3;
 
 /// Where the model server comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
+pub(super) enum Source {
     /// It is our container.
     Container,
     /// It was there before us, and isn't ours to start or stop.
-    Existing,
+    External,
 }
 
 /// Brings the one model server up, and takes it away.
 #[derive(Clone)]
-pub(super) struct Keeper {
+pub(super) struct ModelServerManager {
     engine: Engine,
     images: Arc<Images>,
     /// Image patterns of the operator; empty allows all.
     allowed_images: Vec<String>,
     node_uuid: String,
     slug: String,
-    start_limit: Duration,
+    start_timeout: Duration,
     /// Held while podman makes a container: it goes on with that when we are not asked to wait for it
     /// any more, and whoever removes has to know that it is through.
-    making: Arc<Mutex<()>>,
+    creation: Arc<Mutex<()>>,
 }
 
-impl Keeper {
+impl ModelServerManager {
     pub(super) fn new(
         engine: &Engine,
         node_uuid: &str,
@@ -85,59 +86,60 @@ impl Keeper {
         settings: &Settings,
         allowed_images: &[String],
     ) -> Self {
-        let images = Images::new(engine.clone(), settings.fetch_limit, allowed_images);
+        let images = Images::new(engine.clone(), settings.pull_timeout, allowed_images);
         Self {
             images: Arc::new(images),
             allowed_images: allowed_images.to_owned(),
             engine: engine.clone(),
             node_uuid: node_uuid.to_owned(),
             slug: slug.to_owned(),
-            start_limit: settings.start_limit,
-            making: Arc::default(),
+            start_timeout: settings.start_timeout,
+            creation: Arc::default(),
         }
     }
 
     /// Sees to it that the planned server answers; an error leaves none of ours behind that doesn't.
-    pub(super) async fn bring_up(&self, plan: &Plan) -> Result<Origin, InferenceError> {
-        if !plan.image.allowed_by(&self.allowed_images) {
-            self.remove_all_but(None).await?;
+    pub(super) async fn ensure_running(&self, plan: &Plan) -> Result<Source, InferenceError> {
+        if !plan.image.is_allowed_by(&self.allowed_images) {
+            self.remove_all_except(None).await?;
             let image = plan.image.to_string();
             return Err(InferenceError::ImageNotAllowed { image });
         }
-        let server = ModelServer::at(plan.port);
+        let server = OllamaClient::new(plan.port);
         let name = plan.name();
-        self.remove_all_but(Some(&name)).await?;
-        let mut tries = 0;
+        self.remove_all_except(Some(&name)).await?;
+        let mut attempts = 0;
         loop {
             let Some(found) = self.engine.service_find(&name).await? else {
                 if server.version().await.is_some() {
                     tracing::info!(address = %server.address(), "a model server runs here already, and is used");
-                    return Ok(Origin::Existing);
+                    return Ok(Source::External);
                 }
                 if TcpListener::bind(server.address()).is_err() {
                     return Err(InferenceError::PortTaken { port: plan.port });
                 }
-                tries += 1;
-                match self.run(plan, &name).await {
+                attempts += 1;
+                match self.create(plan, &name).await {
                     // Whoever was quicker is found on the next look.
                     Err(InferenceError::NotStarted { source, .. })
-                        if tries < TRIES && source.to_string().contains("already in use") => {}
+                        if attempts < MAX_CREATE_ATTEMPTS
+                            && source.to_string().contains("already in use") => {}
                     Err(error) => {
                         self.remove_failed(&name).await;
                         return Err(error);
                     }
-                    Ok(()) => return self.answers(&server, &name).await,
+                    Ok(()) => return self.confirm_started(&server, &name).await,
                 }
                 continue;
             };
             if found.label(labels::NODE) != self.node_uuid {
-                let owner = owner(&found);
+                let owner = container_owner(&found);
                 return Err(InferenceError::NotOurs { name, owner });
             }
             if self.is_as_planned(&found, plan).await?
                 && self.adopt(&server, &name, found.running).await
             {
-                return Ok(Origin::Container);
+                return Ok(Source::Container);
             }
             self.engine.service_remove(&name).await?;
         }
@@ -145,7 +147,7 @@ impl Keeper {
 
     /// The models that a server which answers has.
     pub(super) async fn models(&self, plan: &Plan) -> Option<Vec<String>> {
-        ModelServer::at(plan.port).models().await
+        OllamaClient::new(plan.port).models().await
     }
 
     /// Whether our container is known to have ended; podman may be too busy to say.
@@ -155,23 +157,23 @@ impl Keeper {
     }
 
     /// Brings back a server that has ended, or that runs and doesn't answer.
-    pub(super) async fn revive(&self, plan: &Plan) -> Result<Origin, InferenceError> {
+    pub(super) async fn restart(&self, plan: &Plan) -> Result<Source, InferenceError> {
         let name = plan.name();
         if let Some(found) = self.engine.service_find(&name).await?
             && found.running
             && found.label(labels::NODE) == self.node_uuid
             // It may have come to itself meanwhile, and be at work.
-            && ModelServer::at(plan.port).version().await.is_none()
+            && OllamaClient::new(plan.port).version().await.is_none()
         {
             self.engine.service_remove(&name).await?;
         }
-        self.bring_up(plan).await
+        self.ensure_running(plan).await
     }
 
     /// Whether a container of ours is the one that would be made now.
     async fn is_as_planned(&self, found: &Service, plan: &Plan) -> Result<bool, InferenceError> {
         let spec = self.spec(plan, self.image(plan).await?);
-        let same = spec.recipe(&self.engine) == found.label(labels::RECIPE);
+        let same = spec.spec_hash(&self.engine) == found.label(labels::SPEC_HASH);
         if !same {
             tracing::info!(
                 container = plan.name(),
@@ -182,17 +184,17 @@ impl Keeper {
     }
 
     /// Takes up a container of an earlier process; false when it doesn't come to life.
-    async fn adopt(&self, server: &ModelServer, name: &str, running: bool) -> bool {
+    async fn adopt(&self, server: &OllamaClient, name: &str, running: bool) -> bool {
         if !running && let Err(error) = self.engine.service_start(name).await {
             tracing::warn!(container = name, %error, "the model server's container can't be started again; it is made anew");
             return false;
         }
         let limit = if running {
-            ADOPTION.min(self.start_limit)
+            ADOPTION_TIMEOUT.min(self.start_timeout)
         } else {
-            self.start_limit
+            self.start_timeout
         };
-        match self.wait(server, name, limit).await {
+        match self.wait_until_ready(server, name, limit).await {
             Ok(version) => {
                 tracing::info!(
                     container = name,
@@ -209,15 +211,15 @@ impl Keeper {
         }
     }
 
-    async fn run(&self, plan: &Plan, name: &str) -> Result<(), InferenceError> {
+    async fn create(&self, plan: &Plan, name: &str) -> Result<(), InferenceError> {
         let spec = self.spec(plan, self.image(plan).await?);
-        tracing::info!(container = name, image = %plan.image, accelerator = plan.accelerator.map_or("none", Vendor::name), "starting the model server");
-        let (engine, making) = (
+        tracing::info!(container = name, image = %plan.image, accelerator = plan.accelerator.map_or("none", Vendor::display_name), "starting the model server");
+        let (engine, creation) = (
             self.engine.clone(),
-            Arc::clone(&self.making).lock_owned().await,
+            Arc::clone(&self.creation).lock_owned().await,
         );
-        let made = tokio::spawn(async move {
-            let _making = making;
+        let made = background::spawn("create_model_server", async move {
+            let _creating = creation;
             engine.service_run(&spec).await
         });
         made.await.map_err(io::Error::from).map_err(EngineError::from).flatten().map_err(|source| {
@@ -244,22 +246,29 @@ impl Keeper {
         ServiceSpec {
             name: plan.name(),
             image,
-            service: SERVICE,
+            service: SERVICE_KIND,
             node_uuid: self.node_uuid.clone(),
             slug: self.slug.clone(),
-            env: vec![("OLLAMA_HOST", format!("0.0.0.0:{INNER_PORT}"))],
-            publish: (ModelServer::at(plan.port).address(), INNER_PORT),
-            volume: (plan.name(), INNER_HOME),
-            extra: plan.devices(self.engine.facts().rootless),
+            env: vec![("OLLAMA_HOST", format!("0.0.0.0:{CONTAINER_PORT}"))],
+            publish: (OllamaClient::new(plan.port).address(), CONTAINER_PORT),
+            volume: (plan.name(), CONTAINER_HOME),
+            extra: plan.podman_args(self.engine.info().rootless),
         }
     }
 
     /// Waits until a server that was just made answers; one that doesn't is removed.
-    async fn answers(&self, server: &ModelServer, name: &str) -> Result<Origin, InferenceError> {
-        match self.wait(server, name, self.start_limit).await {
+    async fn confirm_started(
+        &self,
+        server: &OllamaClient,
+        name: &str,
+    ) -> Result<Source, InferenceError> {
+        match self
+            .wait_until_ready(server, name, self.start_timeout)
+            .await
+        {
             Ok(version) => {
                 tracing::info!(container = name, version, address = %server.address(), "the model server answers");
-                Ok(Origin::Container)
+                Ok(Source::Container)
             }
             Err(error) => {
                 self.remove_failed(name).await;
@@ -278,34 +287,38 @@ impl Keeper {
     }
 
     /// Waits until the server answers, or is seen to have ended.
-    async fn wait(
+    async fn wait_until_ready(
         &self,
-        server: &ModelServer,
+        server: &OllamaClient,
         name: &str,
         limit: Duration,
     ) -> Result<String, InferenceError> {
         let deadline = Instant::now() + limit;
-        let mut pauses = Pauses::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
             if let Some(version) = server.version().await {
                 return Ok(version);
             }
             if self.has_ended(name).await {
-                let words = self.engine.service_words(name).await;
-                return Err(InferenceError::Ended { words });
+                let output = self.engine.service_log_tail(name).await;
+                return Err(InferenceError::Exited { output });
             }
             if Instant::now() >= deadline {
-                let words = self.engine.service_words(name).await;
-                return Err(InferenceError::Silent { limit, words });
+                let output = self.engine.service_log_tail(name).await;
+                return Err(InferenceError::Unresponsive { limit, output });
             }
-            sleep(pauses.take()).await;
+            sleep(backoff.next_delay()).await;
         }
     }
 
     /// Removes every model server of this node, but the one of this name.
-    pub(super) async fn remove_all_but(&self, name: Option<&str>) -> Result<(), InferenceError> {
-        let _making = self.making.lock().await;
-        for left in self.engine.services_of(&self.node_uuid, SERVICE).await? {
+    pub(super) async fn remove_all_except(&self, name: Option<&str>) -> Result<(), InferenceError> {
+        let _creating = self.creation.lock().await;
+        for left in self
+            .engine
+            .service_list(&self.node_uuid, SERVICE_KIND)
+            .await?
+        {
             if Some(left.as_str()) != name {
                 tracing::info!(
                     container = left,
@@ -319,7 +332,7 @@ impl Keeper {
 }
 
 /// Whose a container is, in words.
-pub fn owner(found: &Service) -> String {
+pub fn container_owner(found: &Service) -> String {
     match (found.label(labels::SLUG), found.label(labels::NODE)) {
         (_, "") => "nobody that cynode knows".to_owned(),
         (slug, uuid) => format!("the node {slug} ({uuid})"),

@@ -12,7 +12,7 @@ use crate::{
 use std::time::Duration;
 
 /// What runs where nobody names an image.
-const OLLAMA: &str = "docker.io/ollama/ollama";
+const OLLAMA_IMAGE: &str = "docker.io/ollama/ollama";
 /// Ollama's own port.
 pub const MODEL_SERVER_PORT: u16 = 11434;
 
@@ -24,9 +24,9 @@ pub struct Settings {
     /// At which port of loopback; the orchestrator's word, or else Ollama's own port, when `None`.
     pub port: Option<u16>,
     /// How long fetching its image may take.
-    pub fetch_limit: Duration,
+    pub pull_timeout: Duration,
     /// How long it may take from its start to its first answer.
-    pub start_limit: Duration,
+    pub start_timeout: Duration,
 }
 
 /// A model server to run.
@@ -52,7 +52,7 @@ pub(in crate::node) fn plan(
     }
     let named = |field: fn(&InferenceBackend) -> Option<&str>| backend.and_then(field);
     let accelerator = accelerator(named(|backend| backend.variant.as_deref()), usable)?;
-    let image = named(|backend| backend.image.as_deref()).unwrap_or(OLLAMA);
+    let image = named(|backend| backend.image.as_deref()).unwrap_or(OLLAMA_IMAGE);
     let image: ImageRef = image
         .parse()
         .map_err(|error| InferenceError::Configuration(format!("the image {image:?}: {error}")))?;
@@ -74,7 +74,7 @@ pub(in crate::node) fn plan(
         })?;
     }
     Ok(Some(Plan {
-        image: built_for(image, accelerator),
+        image: image_for(image, accelerator),
         port,
         accelerator,
         models,
@@ -95,15 +95,15 @@ fn accelerator(variant: Option<&str>, usable: &[Vendor]) -> Result<Option<Vendor
 }
 
 /// Ollama's own image is built for AMD under tags of its own: `rocm`, and `1.2.3-rocm`.
-fn built_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
+fn image_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
     let tag = image
         .as_str()
-        .strip_prefix(OLLAMA)
+        .strip_prefix(OLLAMA_IMAGE)
         .and_then(|rest| rest.strip_prefix(':'))
         .filter(|tag| accelerator == Some(Vendor::Amd) && !tag.ends_with("rocm"));
     let wanted = match tag {
-        Some("latest") => format!("{OLLAMA}:rocm"),
-        Some(tag) if !tag.contains('@') => format!("{OLLAMA}:{tag}-rocm"),
+        Some("latest") => format!("{OLLAMA_IMAGE}:rocm"),
+        Some(tag) if !tag.contains('@') => format!("{OLLAMA_IMAGE}:{tag}-rocm"),
         _ => return image,
     };
     wanted.parse().unwrap_or(image)
@@ -111,9 +111,9 @@ fn built_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
 
 impl Plan {
     /// The arguments by which podman hands the accelerator on.
-    pub(super) fn devices(&self, rootless: bool) -> &'static [&'static str] {
+    pub(super) fn podman_args(&self, rootless: bool) -> &'static [&'static str] {
         self.accelerator
-            .map_or(&[], |vendor| vendor.arguments(rootless))
+            .map_or(&[], |vendor| vendor.podman_args(rootless))
     }
 
     /// The container's name, and the volume's in which it keeps its models.
@@ -135,8 +135,8 @@ mod tests {
         Settings {
             mode,
             port,
-            fetch_limit: Duration::from_secs(1),
-            start_limit: Duration::from_secs(1),
+            pull_timeout: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(1),
         }
     }
 
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearer_word_on_the_port_counts() {
+    fn closest_port_setting_wins() {
         let named = backend(serde_json::json!({"enabled": true, "port": 7}));
         let plain = backend(serde_json::json!({"enabled": true}));
         let port = |port, backend| {
@@ -232,7 +232,7 @@ mod tests {
         for (image, variant, vendors, expected, argument) in cases {
             let plan = planned(image, variant, vendors);
             assert_eq!(plan.image.as_str(), expected);
-            let devices = plan.devices(false).join(" ");
+            let devices = plan.podman_args(false).join(" ");
             assert!(devices.contains(argument), "{devices}");
             assert_eq!(devices.is_empty(), argument.is_empty(), "{devices}");
         }

@@ -1,6 +1,8 @@
 //! Configurations of nodes: serving one, and acknowledgements of it.
 
-use super::{MAX_REPORT, REPORT, base_url, calling_node, own_slug, unregistered};
+use super::{
+    MAX_REPORT_BYTES, REPORT_PATH, authenticate_node, base_url, check_own_slug, unregistered,
+};
 use crate::{
     api::{
         PAYLOAD_VERSION,
@@ -11,7 +13,7 @@ use crate::{
             Constraints, InferenceBackend, ModelCache, NodeConfig, Policy, SandboxPolicy,
             SandboxRegistry,
         },
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
         time::Time,
     },
     digest::sha256_hex,
@@ -21,23 +23,21 @@ use crate::{
         response::{self, Reply},
     },
     identity::store_problem,
-    orchestrator::{Orchestrator, Settings, node_words::clean},
-    store::{Acknowledged, Node},
+    orchestrator::{AppState, Settings, reason::sanitize},
+    store::{AckOutcome, Node},
 };
 use std::sync::Arc;
 
-pub(super) async fn config(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let node = calling_node(&orchestrator, &request).await?;
-    let token = orchestrator
-        .identity
-        .worker_token(node.id, node.registration);
+pub(super) async fn config(state: Arc<AppState>, request: Request) -> Reply {
+    let node = authenticate_node(&state, &request).await?;
+    let token = state.identity.worker_token(node.id, node.registration);
     let mut config = content(
-        &orchestrator.settings,
+        &state.settings,
         &node.slug,
         sha256_hex(&token),
-        base_url(&orchestrator, &request),
+        base_url(&state, &request),
     );
-    let version = orchestrator
+    let version = state
         .store
         .node_config_serve(node.id, node.registration, config.clone())
         .await
@@ -45,17 +45,17 @@ pub(super) async fn config(orchestrator: Arc<Orchestrator>, request: Request) ->
         .ok_or_else(unregistered)?;
     config.config_version = version.to_string();
     config.issued_at = Some(Time::now());
-    config.orchestrator_id = Some(orchestrator.store.orchestrator_id().clone());
+    config.orchestrator_id = Some(state.store.orchestrator_id().clone());
     config.report_interval_seconds = Some(nodes::REPORT_INTERVAL_SECONDS);
     config.worker_api.orchestrator_bearer_token = token;
-    let target = orchestrator.worker_url(&node).unwrap_or_default();
+    let target = state.worker_url(&node).unwrap_or_default();
     target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
     response::ok(&config)
 }
 
 /// Whether the node runs with another configuration than it would be served now: what it was last served
 /// differs, or it has applied an older one only.
-pub(in crate::orchestrator) fn is_stale(orchestrator: &Orchestrator, node: &Node) -> bool {
+pub(in crate::orchestrator) fn is_stale(state: &AppState, node: &Node) -> bool {
     if node.config.is_none() {
         return false;
     }
@@ -63,7 +63,7 @@ pub(in crate::orchestrator) fn is_stale(orchestrator: &Orchestrator, node: &Node
     {
         return true;
     }
-    let Some(served) = node.served() else {
+    let Some(served) = node.served_config() else {
         return true;
     };
     let before = served.content;
@@ -71,35 +71,29 @@ pub(in crate::orchestrator) fn is_stale(orchestrator: &Orchestrator, node: &Node
         // An older release stored none.
         String::new()
     } else {
-        sha256_hex(
-            orchestrator
-                .identity
-                .worker_token(node.id, node.registration),
-        )
+        sha256_hex(state.identity.worker_token(node.id, node.registration))
     };
     let base_url = before.orchestrator.base_url.clone();
-    let now = content(&orchestrator.settings, &node.slug, token, base_url);
+    let now = content(&state.settings, &node.slug, token, base_url);
     serde_json::to_string(&now).ok() != serde_json::to_string(&before).ok()
 }
 
 /// Whether what the node was last served carries the token that our key gives for it. That key is a file,
 /// which may have been lost or restored since.
-pub(in crate::orchestrator) fn has_present_key(orchestrator: &Orchestrator, node: &Node) -> bool {
-    node.served().is_none_or(|served| {
+pub(in crate::orchestrator) fn has_current_key(state: &AppState, node: &Node) -> bool {
+    node.served_config().is_none_or(|served| {
         let stored = &served.content.worker_api.orchestrator_bearer_token;
-        let token = orchestrator
-            .identity
-            .worker_token(node.id, served.registration);
+        let token = state.identity.worker_token(node.id, served.registration);
         stored.is_empty() || *stored == sha256_hex(token)
     })
 }
 
-pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let node = calling_node(&orchestrator, &request).await?;
-    request.limit_body(MAX_REPORT);
+pub(super) async fn acknowledge(state: Arc<AppState>, mut request: Request) -> Reply {
+    let node = authenticate_node(&state, &request).await?;
+    request.limit_body(MAX_REPORT_BYTES);
     let ack: ConfigAck = request.payload().await?;
     ack.check()?;
-    own_slug("/node_slug", &ack.node_slug, &node)?;
+    check_own_slug("/node_slug", &ack.node_slug, &node)?;
     let version: i64 = ack.config_version.parse().map_err(|_| {
         Problem::field(
             "/config_version",
@@ -108,23 +102,23 @@ pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Re
     })?;
     let (status, error) = (
         ack.status,
-        ack.error.as_ref().map(|error| clean(&error.line())),
+        ack.error.as_ref().map(|error| sanitize(&error.to_stored())),
     );
-    let outcome = orchestrator
+    let outcome = state
         .store
         .node_ack(node.id, node.registration, version, ack, Time::now())
         .await
         .map_err(store_problem)?;
-    let conflict = |detail: String| Err(Problem::new(Kind::Conflict, detail));
+    let conflict = |detail: String| Err(Problem::new(ProblemKind::Conflict, detail));
     let is_first = match outcome {
-        Acknowledged::Stored { is_first } => is_first,
-        Acknowledged::Unregistered => return Err(unregistered()),
-        Acknowledged::NeverServed => {
+        AckOutcome::Stored { is_first } => is_first,
+        AckOutcome::Unregistered => return Err(unregistered()),
+        AckOutcome::NeverServed => {
             return conflict(format!(
                 "this node was never served configuration {version}; fetch it and acknowledge that version"
             ));
         }
-        Acknowledged::Replaced => {
+        AckOutcome::Replaced => {
             return conflict(format!(
                 "configuration {version} carried a Worker API token that was replaced since; fetch the present \
                  configuration, apply it and acknowledge that version"
@@ -138,14 +132,14 @@ pub(super) async fn acknowledge(orchestrator: Arc<Orchestrator>, mut request: Re
         error,
         "configuration acknowledged"
     );
-    orchestrator.avoided.forgive(node.id);
+    state.nodes.backoff.clear(node.id);
     if status == AckStatus::Applied && is_first {
         // It has just started, and may have by now what it refused a job for. One that says so again and
         // again has not.
-        let readmitted = orchestrator.store.node_readmit(node.id).await;
+        let readmitted = state.store.node_readmit(node.id).await;
         readmitted.map_err(store_problem)?;
     }
-    orchestrator.wake.notify_one();
+    state.jobs.wake.notify_one();
     response::no_content()
 }
 
@@ -162,7 +156,7 @@ fn content(settings: &Settings, slug: &str, token_sha256: String, base_url: Stri
         orchestrator: ConfigOrchestrator {
             endpoints: ConfigEndpoints {
                 worker_api_target_url: String::new(),
-                node_report_url: format!("{base_url}{REPORT}"),
+                node_report_url: format!("{base_url}{REPORT_PATH}"),
             },
             base_url,
         },

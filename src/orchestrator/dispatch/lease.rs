@@ -16,15 +16,15 @@ use tokio::{sync::watch, time::Instant};
 pub(super) struct Lease {
     length: Duration,
     state: watch::Sender<State>,
-    has_run: AtomicBool,
+    command_ran: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// It was asked, and may yet answer.
-    Asked,
+    Pending,
     /// It was heard, and nothing speaks against it since.
-    Heard,
+    Alive,
     /// It does not answer.
     SilentSince(Instant),
 }
@@ -34,21 +34,21 @@ impl Lease {
     pub(super) fn new(length: Duration) -> Self {
         Self {
             length,
-            state: watch::Sender::new(State::Asked),
-            has_run: AtomicBool::new(false),
+            state: watch::Sender::new(State::Pending),
+            command_ran: AtomicBool::new(false),
         }
     }
 
     /// The node is there.
     pub(super) fn renew(&self) {
         self.state.send_if_modified(|state| {
-            let was = std::mem::replace(state, State::Heard);
-            was != State::Heard
+            let was = std::mem::replace(state, State::Alive);
+            was != State::Alive
         });
     }
 
     /// The node does not answer now.
-    pub(super) fn is_silent(&self) {
+    pub(super) fn mark_silent(&self) {
         self.state.send_if_modified(|state| {
             let begins = !matches!(state, State::SilentSince(_));
             if begins {
@@ -59,13 +59,13 @@ impl Lease {
     }
 
     /// The command has run: the lease never ends, since no other node may run it.
-    pub(super) fn mark_run(&self) {
-        self.has_run.store(true, Ordering::SeqCst);
+    pub(super) fn mark_command_ran(&self) {
+        self.command_ran.store(true, Ordering::SeqCst);
     }
 
     /// Whether the command is known to have run.
-    pub(super) fn has_run(&self) -> bool {
-        self.has_run.load(Ordering::SeqCst)
+    pub(super) fn command_ran(&self) -> bool {
+        self.command_ran.load(Ordering::SeqCst)
     }
 
     /// For how long it has not answered.
@@ -77,14 +77,14 @@ impl Lease {
     }
 
     /// Waits until the node has been silent for as long as it may.
-    pub(super) async fn ended(&self) {
+    pub(super) async fn expired(&self) {
         let mut changes = self.state.subscribe();
         loop {
             let state = *changes.borrow_and_update();
             let end = async {
                 match state {
                     // Set while the node is heard, so before any silence that is awaited here.
-                    State::SilentSince(since) if !self.has_run() => {
+                    State::SilentSince(since) if !self.command_ran() => {
                         tokio::time::sleep_until(since + self.length).await;
                     }
                     _ => std::future::pending().await,
@@ -100,7 +100,7 @@ impl Lease {
 
     /// Waits until the node was heard.
     pub(super) async fn renewed(&self) {
-        let heard = |state: &State| *state == State::Heard;
+        let heard = |state: &State| *state == State::Alive;
         let _ = wait::until(&mut self.state.subscribe(), heard).await;
     }
 }
@@ -113,26 +113,26 @@ mod tests {
     const LENGTH: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_ends_after_a_silence_of_its_length_and_not_before() {
+    async fn lease_ends_exactly_after_its_length() {
         let lease = Lease::new(LENGTH);
-        assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());
-        lease.is_silent();
+        assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
+        lease.mark_silent();
         let begun = Instant::now();
-        lease.ended().await;
+        lease.expired().await;
         assert_eq!(begun.elapsed(), LENGTH);
         assert!(timeout(LENGTH, lease.renewed()).await.is_err());
         lease.renew();
         lease.renewed().await;
-        assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());
-        lease.is_silent();
+        assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
+        lease.mark_silent();
         tokio::time::sleep(LENGTH / 2).await;
-        lease.is_silent();
+        lease.mark_silent();
         assert_eq!(lease.silence(), LENGTH / 2);
         assert!(timeout(LENGTH, lease.renewed()).await.is_err());
-        assert!(timeout(Duration::ZERO, lease.ended()).await.is_ok());
+        assert!(timeout(Duration::ZERO, lease.expired()).await.is_ok());
         lease.renew();
-        lease.mark_run();
-        lease.is_silent();
-        assert!(timeout(10 * LENGTH, lease.ended()).await.is_err());
+        lease.mark_command_ran();
+        lease.mark_silent();
+        assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Who did what, for admins.
 
-use super::{Orchestrator, admin, cursor, page_limit};
+use super::{AppState, authenticate_admin, cursor, page_size};
 use crate::{
     api::audit::{AuditAction, AuditLog},
     http::{
@@ -13,18 +13,18 @@ use crate::{
 use std::sync::Arc;
 
 /// Events of a page when the caller names no number.
-pub(super) const USUAL_LIMIT: u32 = 50;
+pub(super) const DEFAULT_PAGE_SIZE: u32 = 50;
 
-pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::AdminRead).await?;
-    let limit = page_limit(&request, USUAL_LIMIT)?;
+pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
+    let limit = page_size(&request, DEFAULT_PAGE_SIZE)?;
     let filter = AuditFilter {
         action: request.query_as("action", "the name of an action, such as auth.login")?,
         who: request.query("who"),
         before: cursor::<u64>(&request)?.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)),
         limit: limit + 1,
     };
-    let events = orchestrator.store.audit_list(admin.user.id, filter).await;
+    let events = state.store.audit_list(admin.user.id, filter).await;
     let mut events = events.map_err(store_problem)?;
     let more = events.len() > limit as usize;
     events.truncate(limit as usize);

@@ -8,20 +8,20 @@ mod openapi;
 mod tasks;
 mod users;
 
-pub(super) use logs::LogReaders;
+pub(super) use logs::LogLimits;
 
-use super::{Orchestrator, health};
+use super::{AppState, health};
 use crate::{
     api::{
         UserId,
         audit::AuditAction,
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
     },
     http::{
         budget::Account,
         request::Request,
         response,
-        router::{Builder, Router},
+        router::{Router, RouterBuilder},
     },
     identity::Caller,
 };
@@ -30,18 +30,18 @@ use http::Method;
 use std::{future::ready, str::FromStr, sync::Arc};
 
 /// Most entries of a page.
-const MAX_LIMIT: u32 = 200;
+const MAX_PAGE_SIZE: u32 = 200;
 
 /// All calls of the gateway. Those under `/v1` but login and refresh need an access token.
-pub(super) fn router(orchestrator: Arc<Orchestrator>) -> Router<Orchestrator> {
-    let requests = orchestrator.metrics.requests("gateway");
-    routes().build(orchestrator, requests)
+pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
+    let requests = state.metrics.requests("gateway");
+    routes().build(state, requests)
 }
 
-fn routes() -> Builder<Orchestrator> {
+fn routes() -> RouterBuilder<AppState> {
     let document = Bytes::from(openapi::document().to_string());
     let builder = Router::new()
-        .warn_below("/v1/")
+        .with_warnings_below("/v1/")
         .route(Method::POST, "/v1/auth/login", auth::login)
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)
@@ -80,32 +80,32 @@ fn routes() -> Builder<Orchestrator> {
 }
 
 /// Who calls.
-async fn caller(orchestrator: &Orchestrator, request: &Request) -> Result<Caller, Problem> {
-    let caller = orchestrator.identity.caller(request.bearer()).await?;
-    request.authorize(Account::Known(caller.user.id.into()))?;
+async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, Problem> {
+    let caller = state.identity.caller(request.bearer()).await?;
+    request.authorize(Account::Authenticated(caller.user.id.into()))?;
     Ok(caller)
 }
 
 /// Who calls for what only admins may do.
-async fn admin(
-    orchestrator: &Orchestrator,
+async fn authenticate_admin(
+    state: &AppState,
     request: &Request,
     action: AuditAction,
 ) -> Result<Caller, Problem> {
     let (bearer, origin) = (request.bearer(), request.origin());
-    let admin = orchestrator.identity.admin(bearer, action, &origin).await?;
-    request.authorize(Account::Known(admin.user.id.into()))?;
+    let admin = state.identity.admin(bearer, action, &origin).await?;
+    request.authorize(Account::Authenticated(admin.user.id.into()))?;
     Ok(admin)
 }
 
 /// How many entries a page is to have: what is asked for, or what is usual.
-fn page_limit(request: &Request, usual: u32) -> Result<u32, Problem> {
+fn page_size(request: &Request, usual: u32) -> Result<u32, Problem> {
     let limit = request.query_as("limit", "1 to 200")?.unwrap_or(usual);
-    if (1..=MAX_LIMIT).contains(&limit) {
+    if (1..=MAX_PAGE_SIZE).contains(&limit) {
         return Ok(limit);
     }
     let text = "query parameter limit: expected 1 to 200";
-    Err(Problem::new(Kind::InvalidRequest, text))
+    Err(Problem::new(ProblemKind::InvalidRequest, text))
 }
 
 /// Where a list goes on. An empty one, as the last page has it, means the beginning, as does none.
@@ -117,6 +117,6 @@ fn cursor<T: FromStr>(request: &Request) -> Result<Option<T>, Problem> {
 }
 
 /// Whose tasks a caller may see: their own, or, for an admin, everybody's.
-fn visible_to(caller: &Caller) -> Option<UserId> {
+fn visible_owner(caller: &Caller) -> Option<UserId> {
     (!caller.user.is_admin).then_some(caller.user.id)
 }

@@ -1,14 +1,15 @@
 //! Tasks: create, list, get, result, cancel, delete.
 
-use super::{Orchestrator, caller, cursor, page_limit, visible_to};
+use super::{AppState, authenticate, cursor, page_size, visible_owner};
 use crate::{
     api::{
         audit::AuditAction,
         jobs::MAX_TIMEOUT_SECONDS,
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
         time::Time,
     },
+    background,
     digest::sha256_hex,
     http::{
         request::Request,
@@ -19,17 +20,20 @@ use crate::{
         cancel::{self, CancelError},
         task_log,
     },
-    store::{Creation, Deletion, LINES_PER_USER, MAX_OFFSET, StoreError, TaskFilter, TaskMatch},
+    store::{
+        CreateOutcome, DeleteOutcome, MAX_LANES_PER_USER, MAX_OFFSET, StoreError, TaskFilter,
+        TaskMatch,
+    },
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
 
 /// When a place in a full queue may be free, in seconds.
-const QUEUE_PAUSE: u64 = 5;
+const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
 /// When a cancel of which nothing is known yet may be decided, in seconds.
-const UNDECIDED_PAUSE: u64 = 5;
+const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Tasks of a list when the caller names no number.
-pub(super) const DEFAULT_LIMIT: u32 = 50;
+pub(super) const DEFAULT_PAGE_SIZE: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
 /// Longest task: command and environment at their limit are half of it.
 const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
@@ -37,18 +41,18 @@ const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 
 /// Stores a task and answers at once.
-pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let caller = caller(&orchestrator, &request).await?;
+pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
+    let caller = authenticate(&state, &request).await?;
     let key = idempotency_key(&request)?;
     request.limit_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
     warn_of_limit(&request, create.timeout_seconds, MAX_TIMEOUT_SECONDS);
     // As it was understood, so that white space or the order of fields make no other request.
     let body = sha256_hex(serde_json::to_vec(&create).map_err(|_| Problem::internal())?);
-    let spec = create.resolve(orchestrator.settings.default_image.as_str())?;
+    let spec = create.resolve(state.settings.default_image.as_str())?;
     let key = key.map(|key| (key, body));
     // In a task of its own: a client that hangs up must not come between the write and what follows.
-    let shared = Arc::clone(&orchestrator);
+    let shared = Arc::clone(&state);
     let user = caller.user.handle.clone();
     let stored = detached(async move {
         let stored = shared
@@ -61,32 +65,36 @@ pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request
                 Time::now(),
             )
             .await;
-        if let Ok(Creation::Created(task)) = &stored {
-            shared.metrics.task_created();
+        if let Ok(CreateOutcome::Created(task)) = &stored {
+            shared.metrics.record_created();
             task_log::created(task.id, &user);
-            shared.wake.notify_one();
+            shared.jobs.wake.notify_one();
         }
         stored
     });
     let task = match stored.await?.map_err(store_problem)? {
-        Creation::Created(task) => task,
-        Creation::Repeated(task) => task.as_created(),
-        Creation::QueueFull(whose) => {
+        CreateOutcome::Created(task) => task,
+        CreateOutcome::Repeated(task) => task.as_created(),
+        CreateOutcome::QueueFull(whose) => {
             let text = format!(
                 "{whose} is full; wait until some of its tasks have started, and try again"
             );
-            return Err(Problem::new(Kind::QueueFull, text).retry_after(QUEUE_PAUSE));
+            return Err(
+                Problem::new(ProblemKind::QueueFull, text).retry_after(QUEUE_FULL_RETRY_SECONDS)
+            );
         }
-        Creation::TooManyLines => {
+        CreateOutcome::TooManyLanes => {
             let text = format!(
-                "your queued tasks ask for {LINES_PER_USER} different sets of node_labels, which is the limit; \
+                "your queued tasks ask for {MAX_LANES_PER_USER} different sets of node_labels, which is the limit; \
                  wait until some have started or cancel some, and try again"
             );
-            return Err(Problem::new(Kind::QueueFull, text).retry_after(QUEUE_PAUSE));
+            return Err(
+                Problem::new(ProblemKind::QueueFull, text).retry_after(QUEUE_FULL_RETRY_SECONDS)
+            );
         }
-        Creation::KeyReused => {
+        CreateOutcome::KeyReused => {
             return Err(Problem::new(
-                Kind::IdempotencyKeyReused,
+                ProblemKind::IdempotencyKeyReused,
                 "this Idempotency-Key was used for another body; choose a new key for a new task",
             ));
         }
@@ -111,7 +119,7 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
         let detail = format!(
             "header Idempotency-Key: must be 1 to {MAX_KEY_BYTES} printable ASCII characters"
         );
-        Problem::new(Kind::InvalidRequest, detail)
+        Problem::new(ProblemKind::InvalidRequest, detail)
     };
     if !request.headers().contains_key("idempotency-key") {
         return Ok(None);
@@ -123,19 +131,19 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
     Ok(Some(key.to_owned()))
 }
 
-pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let caller = caller(&orchestrator, &request).await?;
-    let limit = page_limit(&request, DEFAULT_LIMIT)?;
+pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
+    let caller = authenticate(&state, &request).await?;
+    let limit = page_size(&request, DEFAULT_PAGE_SIZE)?;
     let offset = offset(&request)?;
     let filter = TaskFilter {
-        owner: visible_to(&caller),
+        owner: visible_owner(&caller),
         status: request.query_as("status", "queued, running, completed, failed or canceled")?,
         name: request.query("name"),
         before: cursor(&request)?,
         offset,
         limit,
     };
-    let page = orchestrator
+    let page = state
         .store
         .task_list(caller.user.id, filter)
         .await
@@ -161,26 +169,26 @@ fn offset(request: &Request) -> Result<u32, Problem> {
             "query parameter offset: expected at most {MAX_OFFSET}; to read further, give the next_cursor of the \
              last page as cursor"
         );
-        Problem::new(Kind::InvalidRequest, text)
+        Problem::new(ProblemKind::InvalidRequest, text)
     })
 }
 
 /// The task that the path names, by id, name or the beginning of its id, when the caller may see it.
-async fn named(orchestrator: &Orchestrator, request: &Request) -> Result<Task, Problem> {
-    let caller = caller(orchestrator, request).await?;
-    named_for(orchestrator, request, &caller).await
+async fn find_task(state: &AppState, request: &Request) -> Result<Task, Problem> {
+    let caller = authenticate(state, request).await?;
+    find_task_for(state, request, &caller).await
 }
 
 /// The same for a caller who is known already.
-pub(super) async fn named_for(
-    orchestrator: &Orchestrator,
+pub(super) async fn find_task_for(
+    state: &AppState,
     request: &Request,
     caller: &Caller,
 ) -> Result<Task, Problem> {
     let word: String = request.param("id", "task")?;
-    let (store, user) = (&orchestrator.store, &caller.user);
+    let (store, user) = (&state.store, &caller.user);
     let found = store.task_find(word, user.id, user.is_admin).await;
-    let several = |what: &str| Err(Problem::new(Kind::Conflict, what));
+    let several = |what: &str| Err(Problem::new(ProblemKind::Conflict, what));
     let id = match found.map_err(store_problem)? {
         TaskMatch::One(id) => id,
         TaskMatch::None => return Err(Problem::not_found("task")),
@@ -189,20 +197,20 @@ pub(super) async fn named_for(
             return several("the ids of several tasks begin so; give more characters");
         }
     };
-    let task = store.task_get(id, visible_to(caller)).await;
+    let task = store.task_get(id, visible_owner(caller)).await;
     task.map_err(store_problem)?
         .ok_or_else(|| Problem::not_found("task"))
 }
 
-pub(super) async fn get(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let mut task = named(&orchestrator, &request).await?;
-    task.waiting_for = orchestrator.waits_for(task.id, task.status).await;
+pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
+    let mut task = find_task(&state, &request).await?;
+    task.waiting_for = state.waiting_for(task.id, task.status).await;
     response::ok(&task)
 }
 
-pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let task = named(&orchestrator, &request).await?;
-    let jobs = orchestrator
+pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
+    let task = find_task(&state, &request).await?;
+    let jobs = state
         .store
         .task_jobs(task.id)
         .await
@@ -220,9 +228,9 @@ pub(super) async fn result(orchestrator: Arc<Orchestrator>, request: Request) ->
 }
 
 /// Has a task end, and answers once its end is stored.
-pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let task = named(&orchestrator, &request).await?;
-    let canceled = detached(async move { cancel::cancel(&orchestrator, task.id).await });
+pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
+    let task = find_task(&state, &request).await?;
+    let canceled = detached(async move { cancel::cancel(&state, task.id).await });
     let canceled = canceled.await?.map_err(|error| match error {
         CancelError::Failed(error) => store_problem(error),
         CancelError::Unrecorded(error) => unrecorded(error),
@@ -230,7 +238,7 @@ pub(super) async fn cancel(orchestrator: Arc<Orchestrator>, request: Request) ->
     let canceled = canceled.ok_or_else(|| {
         let text = "the task is to be canceled, and whether it ends so can't be known yet; look at the task, or \
                     cancel it again";
-        Problem::new(Kind::Unavailable, text).retry_after(UNDECIDED_PAUSE)
+        Problem::new(ProblemKind::Unavailable, text).retry_after(UNDECIDED_RETRY_SECONDS)
     })?;
     response::ok(&CancelAnswer {
         task_id: task.id,
@@ -245,21 +253,21 @@ fn unrecorded(error: StoreError) -> Problem {
         "the job was told to stop, but that can't be recorded yet: {cause}; the task shows its end once it can, so \
          look at it again then"
     );
-    Problem::new(Kind::Unavailable, text).retry_after(UNDECIDED_PAUSE)
+    Problem::new(ProblemKind::Unavailable, text).retry_after(UNDECIDED_RETRY_SECONDS)
 }
 
 /// Deletes a task that has ended, before its retention ends.
-pub(super) async fn delete(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let caller = caller(&orchestrator, &request).await?;
-    let task = named_for(&orchestrator, &request, &caller).await?;
-    let event = caller.did(AuditAction::TaskDelete, &request.origin());
-    let (owner, by) = (visible_to(&caller), caller.authority());
-    let deleted = orchestrator.store.task_delete(task.id, owner, by, event);
+pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {
+    let caller = authenticate(&state, &request).await?;
+    let task = find_task_for(&state, &request, &caller).await?;
+    let event = caller.audit_event(AuditAction::TaskDelete, &request.origin());
+    let (owner, by) = (visible_owner(&caller), caller.authority());
+    let deleted = state.store.task_delete(task.id, owner, by, event);
     match deleted.await.map_err(store_problem)? {
-        Deletion::Deleted => response::no_content(),
-        Deletion::Unknown => Err(Problem::not_found("task")),
-        Deletion::Unfinished(status) => Err(Problem::new(
-            Kind::Conflict,
+        DeleteOutcome::Deleted => response::no_content(),
+        DeleteOutcome::Unknown => Err(Problem::not_found("task")),
+        DeleteOutcome::Unfinished(status) => Err(Problem::new(
+            ProblemKind::Conflict,
             format!(
                 "the task is {}, and only a finished one can be deleted; cancel it first (cynode task cancel {}), then \
                  delete it",
@@ -274,8 +282,10 @@ pub(super) async fn delete(orchestrator: Arc<Orchestrator>, request: Request) ->
 async fn detached<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|error| {
-        tracing::error!(%error, "work for a request panicked");
-        Problem::internal()
-    })
+    background::spawn("detached_request", work)
+        .await
+        .map_err(|error| {
+            tracing::error!(%error, "work for a request panicked");
+            Problem::internal()
+        })
 }

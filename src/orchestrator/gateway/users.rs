@@ -1,6 +1,6 @@
 //! Users, for admins.
 
-use super::{MAX_LIMIT, Orchestrator, admin, page_limit};
+use super::{AppState, MAX_PAGE_SIZE, authenticate_admin, page_size};
 use crate::{
     api::{
         UserId,
@@ -11,7 +11,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::{Caller, Change, store_problem},
+    identity::{Caller, UserAction, store_problem},
 };
 use http::StatusCode;
 use std::sync::Arc;
@@ -19,23 +19,21 @@ use std::sync::Arc;
 /// Longest user: handle, password and address at their limits are far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-pub(super) async fn create(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::UserCreate).await?;
+pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::UserCreate).await?;
     request.limit_body(MAX_BODY_BYTES);
     let create: CreateUser = request.json().await?;
     let origin = request.origin();
-    let made = orchestrator.identity.user_create(&admin, create, &origin);
+    let made = state.identity.user_create(&admin, create, &origin);
     response::json(StatusCode::CREATED, &made.await?)
 }
 
-pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::AdminRead).await?;
-    let limit = page_limit(&request, MAX_LIMIT)?;
+pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
+    let limit = page_size(&request, MAX_PAGE_SIZE)?;
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
     // One more than asked for tells whether there is more.
-    let users = orchestrator
-        .store
-        .user_list(admin.user.id, after, limit + 1);
+    let users = state.store.user_list(admin.user.id, after, limit + 1);
     let mut users = users.await.map_err(store_problem)?;
     let more = users.len() > limit as usize;
     users.truncate(limit as usize);
@@ -46,38 +44,31 @@ pub(super) async fn list(orchestrator: Arc<Orchestrator>, request: Request) -> R
     })
 }
 
-pub(super) async fn disable(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::UserDisable).await?;
-    change(&orchestrator, &request, &admin, Change::Disable).await
+pub(super) async fn disable(state: Arc<AppState>, request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::UserDisable).await?;
+    change(&state, &request, &admin, UserAction::Disable).await
 }
 
-pub(super) async fn enable(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::UserEnable).await?;
-    change(&orchestrator, &request, &admin, Change::Enable).await
+pub(super) async fn enable(state: Arc<AppState>, request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::UserEnable).await?;
+    change(&state, &request, &admin, UserAction::Enable).await
 }
 
-pub(super) async fn revoke_sessions(orchestrator: Arc<Orchestrator>, request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::UserRevokeSessions).await?;
-    change(&orchestrator, &request, &admin, Change::RevokeSessions).await
+pub(super) async fn revoke_sessions(state: Arc<AppState>, request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::UserRevokeSessions).await?;
+    change(&state, &request, &admin, UserAction::RevokeSessions).await
 }
 
-pub(super) async fn reset_password(orchestrator: Arc<Orchestrator>, mut request: Request) -> Reply {
-    let admin = admin(&orchestrator, &request, AuditAction::UserResetPassword).await?;
+pub(super) async fn reset_password(state: Arc<AppState>, mut request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::UserResetPassword).await?;
     request.limit_body(MAX_BODY_BYTES);
-    let reset = Change::ResetPassword(request.json().await?);
-    change(&orchestrator, &request, &admin, reset).await
+    let reset = UserAction::ResetPassword(request.json().await?);
+    change(&state, &request, &admin, reset).await
 }
 
-async fn change(
-    orchestrator: &Orchestrator,
-    request: &Request,
-    admin: &Caller,
-    change: Change,
-) -> Reply {
+async fn change(state: &AppState, request: &Request, admin: &Caller, change: UserAction) -> Reply {
     let (user, origin): (UserId, _) = (request.param("id", "user")?, request.origin());
-    let changed = orchestrator
-        .identity
-        .user_change(admin, user, change, &origin);
+    let changed = state.identity.user_change(admin, user, change, &origin);
     changed.await?;
     response::no_content()
 }

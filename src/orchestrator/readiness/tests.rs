@@ -28,19 +28,22 @@ pub(in crate::orchestrator) fn node(slug: &str, concurrency: u32, running_jobs: 
 }
 
 #[test]
-fn each_missing_condition_is_named() {
+fn each_missing_readiness_condition_is_named() {
     let now = Time::from_millis(0);
     let good = node("a", 1, 0);
     let url = Some("http://box:1");
-    let reported = Heard::reported(now);
-    let status = |heard: &Heard, at| standing(&good, url, heard, at).status;
+    let reported = LastContact::reported(now);
+    let status = |heard: &LastContact, at| node_readiness(&good, url, heard, at).status;
     assert_eq!(status(&reported, now), NodeStatus::Ready);
-    let later = now.plus(HEARD_WITHIN);
+    let later = now.plus(OFFLINE_AFTER);
     assert_eq!(status(&reported, later), NodeStatus::Ready);
     let too_late = later.plus(Duration::from_millis(1));
     assert_eq!(status(&reported, too_late), NodeStatus::Offline);
-    assert_eq!(status(&Heard::reported(later), too_late), NodeStatus::Ready);
-    let unready = Heard {
+    assert_eq!(
+        status(&LastContact::reported(later), too_late),
+        NodeStatus::Ready
+    );
+    let unready = LastContact {
         at: later,
         is_unready: true,
     };
@@ -76,18 +79,21 @@ fn each_missing_condition_is_named() {
         (node("a", 0, 0), url, "runs no sandboxes"),
     ];
     for (node, url, word) in cases {
-        let standing = standing(&node, url, &reported, now);
-        assert_ne!(standing.status, NodeStatus::Ready);
-        assert!(standing.reason.unwrap().full().contains(word), "{word}");
+        let readiness = node_readiness(&node, url, &reported, now);
+        assert_ne!(readiness.status, NodeStatus::Ready);
+        assert!(
+            readiness.reason.unwrap().for_admins().contains(word),
+            "{word}"
+        );
     }
 }
 
 #[test]
-fn words_of_a_node_are_for_admins_alone() {
+fn node_reasons_are_for_admins() {
     let now = Time::from_millis(0);
     let reason = |node: &Node| {
         let url = node.worker_url.as_deref();
-        standing(node, url, &Heard::reported(now), now)
+        node_readiness(node, url, &LastContact::reported(now), now)
             .reason
             .unwrap()
     };
@@ -97,11 +103,15 @@ fn words_of_a_node_are_for_admins_alone() {
         ..node("a", 1, 0)
     };
     let known = reason(&failed("image-unavailable: no /home/ann"));
-    assert!(known.full().ends_with("image-unavailable: no /home/ann"));
-    let public = known.public("a");
+    assert!(
+        known
+            .for_admins()
+            .ends_with("image-unavailable: no /home/ann")
+    );
+    let public = known.for_users("a");
     assert!(public.contains("image-unavailable; admins") && !public.contains("ann"));
     for unknown in ["hi-ann: no /home/ann", "image-unavailable", ""] {
-        let unknown = reason(&failed(unknown)).full();
+        let unknown = reason(&failed(unknown)).for_admins();
         assert!(unknown.contains("it did not say why") && !unknown.contains("ann"));
     }
 }
@@ -117,7 +127,7 @@ fn the_last_acknowledgement_counts_whichever_version() {
             ..node("a", 1, 0)
         };
         let url = node.worker_url.as_deref();
-        standing(&node, url, &Heard::reported(now), now).status
+        node_readiness(&node, url, &LastContact::reported(now), now).status
     };
     assert_eq!(status(1, AckStatus::Applied), NodeStatus::Ready);
     assert_eq!(status(3, AckStatus::Applied), NodeStatus::Ready);
@@ -137,7 +147,7 @@ fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {
 }
 
 #[test]
-fn the_condition_that_fails_is_told_in_words() {
+fn failed_readiness_condition_is_explained() {
     let none = serde_json::json!({});
     let because = |reason: &str| serde_json::json!({"reason": reason});
     let inference = |supported: bool, running: Option<bool>| serde_json::json!({"inference": {"supported": supported, "running": running}});
@@ -186,7 +196,7 @@ fn the_condition_that_fails_is_told_in_words() {
     }
     let many = vec![silent; 12];
     let told = overall(&many, false).unwrap_err();
-    assert_eq!(told.matches("node c: ").count(), NAMED);
+    assert_eq!(told.matches("node c: ").count(), MAX_NAMED_NODES);
     assert!(told.ends_with("; and 2 more"), "{told}");
     let good = [ready("a", none), ready("b", inference(true, Some(true)))];
     assert_eq!(overall(&good, true), Ok(()));

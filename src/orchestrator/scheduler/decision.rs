@@ -8,10 +8,10 @@
 //! So a user of whom no job runs has the next turn but for one of each other user, however much those
 //! queue, and a job that fits no node holds up nobody, not even its own user.
 
-use super::{Sought, places::Places, servable::Servable};
+use super::{RescheduleRequest, free_slots::FreeSlots, servable::ServableLanes};
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
-    store::{Line, LineMark, Queue, QueuedJob, StoreError},
+    store::{Lane, LaneCursor, Queue, QueuedJob, StoreError},
 };
 use std::{
     cmp::Reverse,
@@ -19,15 +19,15 @@ use std::{
 };
 
 /// Images of which it is remembered who was given them. All are forgotten when there are more.
-const IMAGES: usize = 256;
+const MAX_IMAGES: usize = 256;
 
 /// What earlier decisions leave for later ones: preferences, and what is read again where it is lost, as by a
 /// restart.
 #[derive(Debug, Default)]
-pub struct Memory {
-    /// How far the lines of the queue are known, and which of them a node could serve.
-    pub(super) mark: LineMark,
-    pub(super) servable: Servable,
+pub struct FairShare {
+    /// How far the lanes of the queue are known, and which of them a node could serve.
+    pub(super) mark: LaneCursor,
+    pub(super) servable: ServableLanes,
     turns: u64,
     /// When each user had their last turn.
     last_turn: HashMap<UserId, u64>,
@@ -35,66 +35,66 @@ pub struct Memory {
     images: HashMap<String, HashSet<NodeId>>,
 }
 
-impl Memory {
+impl FairShare {
     /// The user has a turn; its number.
-    fn turn(&mut self, user: UserId) -> u64 {
+    fn record_turn(&mut self, user: UserId) -> u64 {
         self.turns += 1;
         self.last_turn.insert(user, self.turns);
         self.turns
     }
 
-    fn given(&mut self, image: String, node: NodeId) {
-        if self.images.len() >= IMAGES && !self.images.contains_key(&image) {
+    fn record_image(&mut self, image: String, node: NodeId) {
+        if self.images.len() >= MAX_IMAGES && !self.images.contains_key(&image) {
             self.images.clear();
         }
         self.images.entry(image).or_default().insert(node);
     }
 }
 
-/// The first jobs of a user's lines, the least first, and the line of each.
-type Heads<'a> = BinaryHeap<Reverse<(QueuedJob, &'a Line)>>;
+/// The first jobs of a user's lanes, the least first, and the lane of each.
+type LaneHeads<'a> = BinaryHeap<Reverse<(QueuedJob, &'a Lane)>>;
 
 /// What decides whose turn it is, the least first: jobs that run, the last turn, since when they wait.
-type Turn = (u32, u64, Time, UserId);
+type UserOrder = (u32, u64, Time, UserId);
 
 /// Gives jobs whose node is silent another one, the oldest first; one that was asked in vain only where
 /// there is no other. They had their turn, so no user's counts.
-pub(super) fn place(
-    sought: &[Sought],
-    places: &mut Places,
+pub(super) fn assign_reschedules(
+    sought: &[RescheduleRequest],
+    slots: &mut FreeSlots,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
-    let mut placed = Vec::new();
+    let mut assigned = Vec::new();
     for sought in sought {
-        if !places.has_room(&sought.placement)? {
+        if !slots.has_room(&sought.placement)? {
             continue;
         }
         let holder = [sought.except];
         let asked = [&holder[..], &sought.tried].concat();
-        let mut take = |except: &[NodeId]| places.take(&sought.placement, None, except);
+        let mut take = |except: &[NodeId]| slots.take(&sought.placement, None, except);
         if let Some(node) = take(&asked).or_else(|| take(&holder)) {
-            placed.push((sought.job, node));
+            assigned.push((sought.job, node));
         }
     }
-    Ok(placed)
+    Ok(assigned)
 }
 
-/// Gives each free slot a job of these lines, as long as there is one that fits.
-pub(super) fn assign(
+/// Gives each free slot a job of these lanes, as long as there is one that fits.
+pub(super) fn assign_queued(
     queue: &dyn Queue,
-    lines: &[Line],
-    mut places: Places,
-    memory: &mut Memory,
+    lanes: &[Lane],
+    mut slots: FreeSlots,
+    shares: &mut FairShare,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
-    let mut users = heads(queue, lines, &mut places)?;
+    let mut users = lane_heads(queue, lanes, &mut slots)?;
     let running = queue.running()?;
-    let mut turns: BinaryHeap<Reverse<Turn>> = users
+    let mut turns: BinaryHeap<Reverse<UserOrder>> = users
         .iter()
         .filter_map(|(user, heads)| {
             let running = running.get(user).copied().unwrap_or(0);
-            let last = memory.last_turn.get(user).copied().unwrap_or(0);
+            let last = shares.last_turn.get(user).copied().unwrap_or(0);
             heads
                 .peek()
-                .map(|Reverse((first, _))| Reverse((running, last, first.since, *user)))
+                .map(|Reverse((first, _))| Reverse((running, last, first.eligible_at, *user)))
         })
         .collect();
     let mut assigned = Vec::new();
@@ -102,53 +102,53 @@ pub(super) fn assign(
         let Some(heads) = users.get_mut(&user) else {
             continue;
         };
-        let Some(given) = serve(queue, heads, &mut places, memory)? else {
+        let Some(given) = assign_first(queue, heads, &mut slots, shares)? else {
             continue;
         };
         assigned.push(given);
-        let turn = memory.turn(user);
+        let turn = shares.record_turn(user);
         if let Some(Reverse((first, _))) = heads.peek() {
-            turns.push(Reverse((running + 1, turn, first.since, user)));
+            turns.push(Reverse((running + 1, turn, first.eligible_at, user)));
         }
     }
     Ok(assigned)
 }
 
-/// The first of each line in which somebody could have a slot, by user.
-fn heads<'a>(
+/// The first of each lane in which somebody could have a slot, by user.
+fn lane_heads<'a>(
     queue: &dyn Queue,
-    lines: &'a [Line],
-    places: &mut Places,
-) -> Result<HashMap<UserId, Heads<'a>>, StoreError> {
-    let mut users: HashMap<UserId, Heads<'a>> = HashMap::new();
-    for line in lines {
-        if places.has_room(&line.placement)?
-            && let Some(first) = queue.next(line, None)?
+    lanes: &'a [Lane],
+    slots: &mut FreeSlots,
+) -> Result<HashMap<UserId, LaneHeads<'a>>, StoreError> {
+    let mut users: HashMap<UserId, LaneHeads<'a>> = HashMap::new();
+    for lane in lanes {
+        if slots.has_room(&lane.placement)?
+            && let Some(first) = queue.next(lane, None)?
         {
-            let heads = users.entry(line.user).or_default();
-            heads.push(Reverse((first, line)));
+            let heads = users.entry(lane.user).or_default();
+            heads.push(Reverse((first, lane)));
         }
     }
     Ok(users)
 }
 
 /// Gives a slot to the first of these jobs that fits one. What fits none now fits none later, since
-/// slots only get fewer: its line is dropped.
-fn serve(
+/// slots only get fewer: its lane is dropped.
+fn assign_first(
     queue: &dyn Queue,
-    heads: &mut Heads<'_>,
-    places: &mut Places,
-    memory: &mut Memory,
+    heads: &mut LaneHeads<'_>,
+    slots: &mut FreeSlots,
+    shares: &mut FairShare,
 ) -> Result<Option<(JobId, NodeId)>, StoreError> {
-    while let Some(Reverse((job, line))) = heads.pop() {
-        if !places.has_room(&line.placement)? {
+    while let Some(Reverse((job, lane))) = heads.pop() {
+        if !slots.has_room(&lane.placement)? {
             continue;
         }
         let image = queue.image(job.id)?;
-        if let Some(node) = places.take(&line.placement, memory.images.get(&image), &[]) {
-            memory.given(image, node);
-            if let Some(next) = queue.next(line, Some(&job))? {
-                heads.push(Reverse((next, line)));
+        if let Some(node) = slots.take(&lane.placement, shares.images.get(&image), &[]) {
+            shares.record_image(image, node);
+            if let Some(next) = queue.next(lane, Some(&job))? {
+                heads.push(Reverse((next, lane)));
             }
             return Ok(Some((job.id, node)));
         }

@@ -1,11 +1,11 @@
-//! The lines of the queue that some node could serve.
+//! The lanes of the queue that some node could serve.
 //!
-//! A line whose labels no registered node bears is looked at when it comes into being and when a node's
+//! A lane whose labels no registered node bears is looked at when it comes into being and when a node's
 //! labels change, and at no turn in between: however many there are, they cost a decision nothing.
 
 use crate::{
     api::{NodeId, UserId, nodes::CapabilityReport},
-    store::{Line, LineChanges, Node, Placement, StoreError},
+    store::{Lane, LaneChanges, Node, Placement, StoreError},
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,17 +14,17 @@ use std::{
 
 /// Lines by whether some node could serve them.
 #[derive(Debug, Default)]
-pub(super) struct Servable {
-    placements: HashMap<Arc<str>, Known>,
-    nodes: Nodes,
-    lines: BTreeSet<Line>,
-    /// `lines` for who reads them, since it last changed.
-    shown: Option<Arc<[Line]>>,
+pub(super) struct ServableLanes {
+    placements: HashMap<Arc<str>, PlacementUsers>,
+    nodes: LabelIndex,
+    lanes: BTreeSet<Lane>,
+    /// `lanes` for who reads them, since it last changed.
+    snapshot: Option<Arc<[Lane]>>,
 }
 
 /// A placement, and whose jobs ask for it.
 #[derive(Debug)]
-struct Known {
+struct PlacementUsers {
     placement: Placement,
     is_servable: bool,
     users: HashSet<UserId>,
@@ -32,12 +32,12 @@ struct Known {
 
 /// What is known of the nodes: who bears which label.
 #[derive(Debug, Default)]
-struct Nodes {
+struct LabelIndex {
     reports: Vec<(NodeId, Arc<CapabilityReport>)>,
     bearers: HashMap<String, HashSet<NodeId>>,
 }
 
-impl Nodes {
+impl LabelIndex {
     fn new(nodes: &[Node]) -> Self {
         let mut bearers: HashMap<String, HashSet<NodeId>> = HashMap::new();
         for node in nodes {
@@ -55,7 +55,7 @@ impl Nodes {
     }
 
     /// Whether these are the same nodes with the same labels. A report that says the same is the same.
-    fn are(&self, nodes: &[Node]) -> bool {
+    fn matches(&self, nodes: &[Node]) -> bool {
         let labels = |report: &CapabilityReport| report.node.labels.clone().unwrap_or_default();
         self.reports.len() == nodes.len()
             && self.reports.iter().zip(nodes).all(|((id, report), node)| {
@@ -85,65 +85,65 @@ impl Nodes {
     }
 }
 
-impl Servable {
-    /// Takes up which lines came into being, and which nodes there are now.
+impl ServableLanes {
+    /// Takes up which lanes came into being, and which nodes there are now.
     pub(super) fn update(
         &mut self,
-        changes: LineChanges,
+        changes: LaneChanges,
         nodes: &[Node],
     ) -> Result<(), StoreError> {
         if changes.is_whole {
             self.placements.clear();
-            self.lines.clear();
-            self.shown = None;
+            self.lanes.clear();
+            self.snapshot = None;
         }
-        if !self.nodes.are(nodes) {
-            self.nodes = Nodes::new(nodes);
-            self.sort();
+        if !self.nodes.matches(nodes) {
+            self.nodes = LabelIndex::new(nodes);
+            self.recompute();
         }
-        for line in changes.entered {
-            self.enter(line)?;
+        for lane in changes.entered {
+            self.enter(lane)?;
         }
         Ok(())
     }
 
-    /// The lines that some node could serve.
-    pub(super) fn lines(&mut self) -> Arc<[Line]> {
-        let lines = &self.lines;
-        let shown = self
-            .shown
-            .get_or_insert_with(|| lines.iter().cloned().collect());
-        Arc::clone(shown)
+    /// The lanes that some node could serve.
+    pub(super) fn lanes(&mut self) -> Arc<[Lane]> {
+        let lanes = &self.lanes;
+        let snapshot = self
+            .snapshot
+            .get_or_insert_with(|| lanes.iter().cloned().collect());
+        Arc::clone(snapshot)
     }
 
-    fn enter(&mut self, line: Line) -> Result<(), StoreError> {
-        if !self.placements.contains_key(&line.placement) {
-            let placement = Placement::read(&line.placement)?;
-            let known = Known {
+    fn enter(&mut self, lane: Lane) -> Result<(), StoreError> {
+        if !self.placements.contains_key(&lane.placement) {
+            let placement = Placement::parse(&lane.placement)?;
+            let known = PlacementUsers {
                 is_servable: self.nodes.could_serve(&placement),
                 placement,
                 users: HashSet::new(),
             };
-            self.placements.insert(Arc::clone(&line.placement), known);
+            self.placements.insert(Arc::clone(&lane.placement), known);
         }
-        let Some(known) = self.placements.get_mut(&line.placement) else {
+        let Some(known) = self.placements.get_mut(&lane.placement) else {
             return Ok(());
         };
-        if known.users.insert(line.user) && known.is_servable {
-            self.lines.insert(line);
-            self.shown = None;
+        if known.users.insert(lane.user) && known.is_servable {
+            self.lanes.insert(lane);
+            self.snapshot = None;
         }
         Ok(())
     }
 
     /// Finds out anew which placements the nodes could serve.
-    fn sort(&mut self) {
-        self.lines.clear();
-        self.shown = None;
+    fn recompute(&mut self) {
+        self.lanes.clear();
+        self.snapshot = None;
         for (text, known) in &mut self.placements {
             known.is_servable = self.nodes.could_serve(&known.placement);
             if known.is_servable {
-                self.lines.extend(known.users.iter().map(|user| Line {
+                self.lanes.extend(known.users.iter().map(|user| Lane {
                     user: *user,
                     placement: Arc::clone(text),
                 }));
@@ -158,9 +158,9 @@ mod tests {
     use crate::{
         orchestrator::{
             readiness::tests::node,
-            scheduler::{Slots, places::Candidate},
+            scheduler::{SlotLimits, free_slots::Candidate},
         },
-        store::Line,
+        store::Lane,
     };
     use proptest::prelude::*;
 
@@ -197,13 +197,13 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in whatever order: the lines are those that a look at everything finds.
+        /// Whatever comes in whatever order: the lanes are those that a look at everything finds.
         #[test]
         fn servable_lines_are_those_that_a_node_fits(steps in proptest::collection::vec(step(), 1..30)) {
             let users = [(); 2].map(|()| UserId::new());
-            let (mut nodes, mut all, mut servable) = (Vec::new(), Vec::new(), Servable::default());
+            let (mut nodes, mut all, mut servable) = (Vec::new(), Vec::new(), ServableLanes::default());
             for step in steps {
-                let mut changes = LineChanges { is_whole: false, entered: Vec::new() };
+                let mut changes = LaneChanges { is_whole: false, entered: Vec::new() };
                 match step {
                     Step::Enter(user, labels, by) => {
                         let by = by.and_then(|by| nodes.get(by)).map(|node: &Node| node.id);
@@ -213,9 +213,9 @@ mod tests {
                             ..Placement::default()
                         };
                         let placement = serde_json::to_string(&placement).unwrap();
-                        let line = Line { user: users[user], placement: placement.into() };
-                        all.push(line.clone());
-                        changes.entered.push(line);
+                        let lane = Lane { user: users[user], placement: placement.into() };
+                        all.push(lane.clone());
+                        changes.entered.push(lane);
                     }
                     Step::Join(labels) => nodes.push(bearer(&labels)),
                     Step::Leave(n) if n < nodes.len() => drop(nodes.remove(n)),
@@ -223,16 +223,16 @@ mod tests {
                         nodes[n].capability = bearer(&labels).capability;
                     }
                     Step::Leave(_) | Step::Relabel(..) => {}
-                    Step::StartOver => changes = LineChanges { is_whole: true, entered: all.clone() },
+                    Step::StartOver => changes = LaneChanges { is_whole: true, entered: all.clone() },
                 }
                 servable.update(changes, &nodes).unwrap();
-                let slots = Slots { per_node: 1, in_all: 1 };
-                let fits = |line: &&Line| {
-                    let placement = Placement::read(&line.placement).unwrap();
+                let slots = SlotLimits { per_node: 1, total: 1 };
+                let fits = |lane: &&Lane| {
+                    let placement = Placement::parse(&lane.placement).unwrap();
                     nodes.iter().any(|node| Candidate::new(node.clone(), slots).fits(&placement))
                 };
                 let expected: BTreeSet<_> = all.iter().filter(fits).cloned().collect();
-                let found = servable.lines().iter().cloned().collect();
+                let found = servable.lanes().iter().cloned().collect();
                 prop_assert_eq!(expected, found);
             }
         }

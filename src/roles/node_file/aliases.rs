@@ -14,7 +14,7 @@
 //! | `inference.mode: allow`, `disabled`, `require` | `auto`, `off`, `on` |
 //! | `storage.state_dir` | `storage.data_dir` |
 
-use super::{NodeFile, SandboxMode, Span};
+use super::{DurationText, NodeFile, SandboxMode};
 use crate::{node::InferenceMode, worker::DEFAULT_LISTEN};
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,7 +27,7 @@ impl NodeFile {
             ));
         }
         let orchestrator = &mut self.orchestrator;
-        one_of(
+        take_alias(
             ("orchestrator.psk_file", &mut orchestrator.psk_file),
             (
                 "orchestrator.registration_psk_file",
@@ -35,9 +35,9 @@ impl NodeFile {
             ),
         )?;
         let node = &mut self.node;
-        one_of(("node.slug", &mut node.slug), ("node.id", node.id.take()))?;
+        take_alias(("node.slug", &mut node.slug), ("node.id", node.id.take()))?;
         let api = &mut self.worker_api;
-        one_of(
+        take_alias(
             ("worker_api.public_url", &mut api.public_url),
             ("worker_api.public_base_url", api.public_base_url.take()),
         )?;
@@ -48,12 +48,12 @@ impl NodeFile {
                 port.unwrap_or(DEFAULT_LISTEN.port()),
             )
         });
-        one_of(
+        take_alias(
             ("worker_api.listen", &mut api.listen),
             ("worker_api.listen_host or listen_port", listen),
         )?;
         let storage = &mut self.storage;
-        one_of(
+        take_alias(
             ("storage.data_dir", &mut storage.data_dir),
             ("storage.state_dir", storage.state_dir.take()),
         )?;
@@ -62,15 +62,15 @@ impl NodeFile {
 
     fn resolve_sandbox(&mut self) -> Result<(), String> {
         let sandbox = &mut self.sandbox;
-        let seconds = |seconds: Option<u64>| seconds.map(|n| Span(Duration::from_secs(n)));
-        one_of(
+        let seconds = |seconds: Option<u64>| seconds.map(|n| DurationText(Duration::from_secs(n)));
+        take_alias(
             ("sandbox.default_timeout", &mut sandbox.default_timeout),
             (
                 "sandbox.timeouts.default_seconds",
                 seconds(sandbox.timeouts.default_seconds.take()),
             ),
         )?;
-        one_of(
+        take_alias(
             ("sandbox.max_timeout", &mut sandbox.max_timeout),
             (
                 "sandbox.timeouts.max_seconds",
@@ -107,7 +107,7 @@ impl NodeFile {
 }
 
 /// Takes the value from whichever of the two names has it.
-fn one_of<T>(ours: (&str, &mut Option<T>), theirs: (&str, Option<T>)) -> Result<(), String> {
+fn take_alias<T>(ours: (&str, &mut Option<T>), theirs: (&str, Option<T>)) -> Result<(), String> {
     match (ours.1.is_some(), theirs.1) {
         (true, Some(_)) => Err(format!(
             "{} and {} are two names of one setting; keep {}",

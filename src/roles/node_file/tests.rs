@@ -54,7 +54,7 @@ fn other_names_mean_the_same() {
     assert_eq!(file.worker_api.listen, Some("127.0.0.1:7".parse().unwrap()));
     assert_eq!(file.worker_api.public_url.as_deref(), Some("http://b:7"));
     assert_eq!(file.sandbox.runtime, None);
-    let seconds = |span: Option<Span>| span.unwrap().0.as_secs();
+    let seconds = |span: Option<DurationText>| span.unwrap().0.as_secs();
     assert_eq!(seconds(file.sandbox.default_timeout), 900);
     assert_eq!(seconds(file.sandbox.max_timeout), 3600);
     assert_eq!(file.inference.mode, Some(InferenceMode::Off));
@@ -96,7 +96,7 @@ fn two_names_of_one_setting_are_refused() {
 }
 
 #[test]
-fn what_can_not_be_done_is_refused() {
+fn unsupported_sandbox_options_are_refused() {
     for (text, word) in [
         ("version: 2", "version 2"),
         ("sandbox: {mode: disabled}", "sandbox.mode"),
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_file_says_is_what_is_read(text in "\\PC{0,20}", number in 1u16..) {
+    fn node_file_values_are_read(text in "\\PC{0,20}", number in 1u16..) {
         let file = parse(&whole(&text, number).to_string()).unwrap();
         prop_assert_eq!(file.orchestrator.url.as_deref(), Some(&*text));
         prop_assert_eq!(file.orchestrator.psk_file.as_deref(), Some(Path::new("/etc/psk")));
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_that_is_misspelt_is_an_error_that_shows_it(part in 0usize..8, key in "[a-z]{3,8}") {
+    fn misspelled_key_is_named(part in 0usize..8, key in "[a-z]{3,8}") {
         let mut file = whole("x", 1);
         let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/inference", "/storage", "/logging"];
         let at = file.pointer_mut(parts[part]).unwrap().as_object_mut().unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     api::{audit::AuditAction, tasks::CreateTask},
-    store::{Authority, Creation, LineMark, NewUser, QueueLimits},
+    store::{Authority, CreateOutcome, LaneCursor, NewUser, QueueLimits},
 };
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn report() -> CapabilityReport {
 
 /// The scheduler may have chosen a node just before it was forgotten.
 #[tokio::test]
-async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
+async fn job_is_not_sent_to_deleted_node() {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(&home.path().join("cynode.db")).unwrap();
     let now = Time::from_millis(1);
@@ -43,7 +43,7 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         )
         .await
         .unwrap();
-    let Registration::Created(node, registration) = registered else {
+    let RegisterOutcome::Created(node, registration) = registered else {
         panic!("the slug is new");
     };
     let task = CreateTask {
@@ -73,19 +73,19 @@ async fn a_job_is_not_given_to_a_node_that_was_forgotten_meanwhile() {
         .task_create(by, spec, None, limits, now)
         .await
         .unwrap();
-    assert!(matches!(created, Creation::Created(_)));
+    assert!(matches!(created, CreateOutcome::Created(_)));
 
     let forgotten = store
         .node_forget("box".to_owned(), event(AuditAction::NodeForget))
         .await
         .unwrap();
-    assert_eq!(forgotten, Forgetting::Forgotten(node));
+    assert_eq!(forgotten, ForgetOutcome::Forgotten(node));
     let first = || {
-        let line = store
-            .line_changes(&mut LineMark::default())
+        let lane = store
+            .lane_changes(&mut LaneCursor::default())
             .entered
             .remove(0);
-        store.queue_look(now, move |queue| queue.next(&line, None))
+        store.queue_look(now, move |queue| queue.next(&lane, None))
     };
     let queued = first().await.unwrap().unwrap();
     let claimed = store.job_claim(queued.id, node, now).await.unwrap();
@@ -113,7 +113,7 @@ async fn no_registration_has_the_number_of_another() {
         for _ in 0..3 {
             let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
             let registered = store.node_register(report(), String::new(), None, 1, event);
-            let (Registration::Created(_, number) | Registration::Known(_, number)) =
+            let (RegisterOutcome::Created(_, number) | RegisterOutcome::Known(_, number)) =
                 registered.await.unwrap()
             else {
                 panic!("the slug is this machine's");

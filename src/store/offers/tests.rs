@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     api::{UserId, tasks::JobStatus},
-    store::{CancelOutcome, FinishedJob, Line, LineMark},
+    store::{CancelOutcome, FinishedJob, Lane, LaneCursor},
 };
 use proptest::{prelude::*, sample::select};
 use std::collections::BTreeMap;
@@ -129,7 +129,7 @@ impl World {
         let spec = r#"{"sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3}"#;
         let known = nodes.clone();
         let placement = "{}".into();
-        store.lines.enter(Line { user, placement });
+        store.lanes.enter(Lane { user, placement });
         let written = store.write(move |c| {
             c.execute("INSERT INTO users VALUES (?1, ?1, NULL, '', 1, 0, 0, 0)", [user])?;
             for node in known {
@@ -204,9 +204,9 @@ impl World {
         }
     }
 
-    /// Whether the scheduler would hear of the job's line.
-    fn knows_line(&self) -> bool {
-        let changes = self.store.line_changes(&mut LineMark::default());
+    /// Whether the scheduler would hear of the job's lane.
+    fn knows_lane(&self) -> bool {
+        let changes = self.store.lane_changes(&mut LaneCursor::default());
         !changes.entered.is_empty()
     }
 
@@ -222,7 +222,7 @@ impl World {
             })?)
         });
         let (status, is_canceled, last): (String, bool, u32) = row.await.unwrap();
-        let standing = self.store.job_standings(vec![job]).await.unwrap()[&job];
+        let standing = self.store.job_ownership(vec![job]).await.unwrap()[&job];
         let followed = self.store.job_running().await.unwrap();
         assert_eq!(
             followed.len(),
@@ -231,7 +231,9 @@ impl World {
         );
         for job in followed {
             assert_eq!((job.attempt, Some(job.node_id)), standing.current);
-            let offered = job.offered().map(|next| (next.attempt, next.node_id));
+            let offered = job
+                .offered_attempt()
+                .map(|next| (next.attempt, next.node_id));
             assert_eq!(offered, standing.offered);
         }
         Model {
@@ -269,7 +271,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn one_attempt_counts_whatever_is_written_and_no_number_is_given_twice(
+    fn one_attempt_counts_and_numbers_are_unique(
         writes in proptest::collection::vec(write(), 1..40),
         max in 1..6_u32,
     ) {
@@ -292,9 +294,9 @@ proptest! {
                 }
                 prop_assert!(model.last <= max);
                 let is_queued = model.status == JobStatus::Queued;
-                prop_assert!(world.knows_line() || !is_queued, "its line is known while it is queued");
-                world.store.lines_sweep().await.unwrap();
-                prop_assert_eq!(world.knows_line(), is_queued, "and only then, once that was looked at");
+                prop_assert!(world.knows_lane() || !is_queued, "its lane is known while it is queued");
+                world.store.lane_sweep().await.unwrap();
+                prop_assert_eq!(world.knows_lane(), is_queued, "and only then, once that was looked at");
                 if let Some((number, node)) = given {
                     prop_assert!(heard.insert(number, node).is_none(), "{} was given before", number);
                 }

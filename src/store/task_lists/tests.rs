@@ -1,7 +1,7 @@
 //! Every list reads by an index, and finds what a walk through all tasks would find.
 
 use super::*;
-use crate::store::plans::assert_seeks;
+use crate::store::query_plan::assert_seeks;
 use proptest::prelude::*;
 use rusqlite::params;
 
@@ -35,7 +35,7 @@ fn insert(c: &Connection, row: &Row) {
 /// What the list is to have, found the slow way.
 fn expected(rows: &[Row], filter: &TaskFilter) -> Vec<TaskId> {
     let is_named = |name: &str, asked: &str| {
-        let plain = plain_name(asked);
+        let plain = normalize_name(asked);
         let is_numbered = |plain: &String| {
             let rest = name.strip_prefix(plain.as_str());
             let number = rest.and_then(|rest| rest.strip_prefix('-'));

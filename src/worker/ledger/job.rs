@@ -5,10 +5,10 @@ use crate::{
         OrchestratorId, PAYLOAD_VERSION,
         events::ResultEvent,
         jobs::{JobState, Outcome},
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
     },
-    shim::Excess,
-    spool::{Accepted, Spool},
+    sandbox::shim::Excess,
+    spool::{AcceptedJob, Spool},
     wait,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,31 +16,35 @@ use tokio::sync::watch;
 
 /// One attempt of a job.
 pub(in crate::worker) struct Job {
-    pub(in crate::worker) accepted: Accepted,
+    pub(in crate::worker) accepted: AcceptedJob,
     pub(in crate::worker) spool: Spool,
     pub(in crate::worker) cancel: watch::Sender<bool>,
     /// Set once the node has it ended for want of room.
     pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
-    ended: watch::Sender<Option<Outcome>>,
-    news: watch::Sender<()>,
+    outcome: watch::Sender<Option<Outcome>>,
+    changed: watch::Sender<()>,
     is_pulling: AtomicBool,
 }
 
 impl Job {
-    pub(in crate::worker) fn new(accepted: Accepted, spool: Spool, ended: Option<Outcome>) -> Self {
+    pub(in crate::worker) fn new(
+        accepted: AcceptedJob,
+        spool: Spool,
+        outcome: Option<Outcome>,
+    ) -> Self {
         Self {
             accepted,
             spool,
             cancel: watch::Sender::new(false),
             excess: watch::Sender::new(None),
-            ended: watch::Sender::new(ended),
-            news: watch::Sender::new(()),
+            outcome: watch::Sender::new(outcome),
+            changed: watch::Sender::new(()),
             is_pulling: AtomicBool::new(false),
         }
     }
 
     pub(in crate::worker) fn state(&self) -> JobState {
-        let ended = self.ended.borrow().map(Outcome::as_str);
+        let ended = self.outcome.borrow().map(Outcome::as_str);
         JobState {
             version: PAYLOAD_VERSION,
             task_id: self.accepted.task_id,
@@ -57,11 +61,11 @@ impl Job {
     }
 
     /// What is said about one attempt doesn't hold for another.
-    pub(super) fn check(&self, attempt: Option<u32>) -> Result<(), Problem> {
+    pub(super) fn check_attempt(&self, attempt: Option<u32>) -> Result<(), Problem> {
         let has = self.accepted.attempt;
         match attempt {
             Some(attempt) if attempt != has => Err(Problem::new(
-                Kind::Conflict,
+                ProblemKind::Conflict,
                 format!(
                     "this node has attempt {has} of this job, not {attempt}; ask for that one, or for none"
                 ),
@@ -87,34 +91,34 @@ impl Job {
 
     /// Whether there is a result.
     pub(in crate::worker) fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
+        self.outcome.borrow().is_some()
     }
 
     /// There is more in the spool than before.
-    pub(in crate::worker) fn tell(&self) {
-        self.news.send_replace(());
+    pub(in crate::worker) fn notify(&self) {
+        self.changed.send_replace(());
     }
 
     /// Hears that there is more in the spool.
-    pub(in crate::worker) fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    pub(in crate::worker) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// There is a result in the spool.
-    pub(in crate::worker) fn end(&self, outcome: Outcome) {
-        self.ended.send_replace(Some(outcome));
-        self.tell();
+    pub(in crate::worker) fn set_outcome(&self, outcome: Outcome) {
+        self.outcome.send_replace(Some(outcome));
+        self.notify();
     }
 
     /// Waits for the result.
-    pub(in crate::worker) async fn ended(&self) -> Option<ResultEvent> {
+    pub(in crate::worker) async fn wait_result(&self) -> Option<ResultEvent> {
         // The sender lives in `self`.
-        let _ = wait::until(&mut self.ended.subscribe(), Option::is_some).await;
-        self.result().await
+        let _ = wait::until(&mut self.outcome.subscribe(), Option::is_some).await;
+        self.read_result().await
     }
 
     /// The result, once there is one.
-    pub(in crate::worker) async fn result(&self) -> Option<ResultEvent> {
+    pub(in crate::worker) async fn read_result(&self) -> Option<ResultEvent> {
         let path = self.spool.path().to_owned();
         let read = tokio::task::spawn_blocking(move || Spool::at(path).result()).await;
         match read {

@@ -8,7 +8,7 @@ use cases::{LIMIT, send_broken_bodies, send_wrong_calls, wrong_fields};
 use serde_json::{Value, json};
 
 #[test]
-fn a_wrong_task_is_refused_by_name_and_not_stored() {
+fn invalid_task_field_is_named_nothing_stored() {
     let cluster = Cluster::start();
     let user = &cluster.user;
     let invalid = "invalid-request";
@@ -193,7 +193,7 @@ fn the_gateway_refuses_what_it_cant_read() {
 }
 
 #[test]
-fn a_wrong_call_hears_which_calls_exist() {
+fn unknown_route_lists_known_routes() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -216,7 +216,7 @@ fn a_wrong_call_hears_which_calls_exist() {
 }
 
 #[test]
-fn a_task_that_exists_is_asked_about_in_wrong_ways() {
+fn wrong_requests_about_existing_task_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

@@ -5,7 +5,7 @@ use cynode::{
     api::{
         JobId, PAYLOAD_VERSION, TaskId,
         auth::{Login, Logout, Refresh},
-        check_raw_version,
+        check_envelope_version,
         jobs::{MAX_ARGUMENT_BYTES, MAX_COMMAND_BYTES, RunJob, SandboxSpec},
         nodes::{CapabilityReport, ConfigAck, Register},
         problem::Problem,
@@ -40,7 +40,7 @@ fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 }
 
 fn payload<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    check_raw_version(bytes)?;
+    check_envelope_version(bytes)?;
     parse_json(bytes)
 }
 

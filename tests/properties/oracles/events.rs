@@ -2,7 +2,7 @@
 
 use cynode::{
     api::{
-        events::{JobEvent, KEPT_BYTES, MAX_SEQ, OutputLog, Stream},
+        events::{JobEvent, MAX_SEQ, OUTPUT_LIMIT_BYTES, OutputLog, Stream},
         jobs::{JobResult, Outcome},
     },
     http::lines::LineBuffer,
@@ -19,7 +19,7 @@ pub fn stream(bytes: &[u8]) {
     for event in &told {
         one(event);
         let before = log.last_seq();
-        let taken = log.take(event);
+        let taken = log.append(event);
         let news = event.seq().filter(|seq| *seq > before && *seq <= MAX_SEQ);
         assert_eq!(taken, news.is_some());
         assert_eq!(log.last_seq(), news.unwrap_or(before));
@@ -49,7 +49,7 @@ fn one(event: &JobEvent) {
     let again: JobEvent = serde_json::from_value(json.clone()).expect("an event again");
     assert_eq!(serde_json::to_value(again).ok(), Some(json));
     if let JobEvent::Result(last) = event
-        && last.result.is_sound()
+        && last.result.is_valid()
     {
         sound(&last.result);
     }
@@ -58,7 +58,7 @@ fn one(event: &JobEvent) {
 /// What is believed of a result.
 fn sound(result: &JobResult) {
     assert_eq!(result.version, 1);
-    assert!(result.stdout.len() <= KEPT_BYTES && result.stderr.len() <= KEPT_BYTES);
+    assert!(result.stdout.len() <= OUTPUT_LIMIT_BYTES && result.stderr.len() <= OUTPUT_LIMIT_BYTES);
     let ended = matches!(result.status, Outcome::Completed | Outcome::Failed);
     match result.exit_code {
         Some(0) => assert_eq!(result.status, Outcome::Completed),
@@ -81,7 +81,7 @@ fn sound(result: &JobResult) {
 /// A log within its limits, whose events make up its texts, and which can be stored and restored.
 pub fn kept(log: &OutputLog) {
     let texts = [Stream::Stdout, Stream::Stderr].map(|stream| log.text(stream));
-    assert!(texts.iter().all(|text| text.len() <= KEPT_BYTES));
+    assert!(texts.iter().all(|text| text.len() <= OUTPUT_LIMIT_BYTES));
     let [stdout, stderr] = texts;
     let again = OutputLog::restore(&log.outline(), stdout, stderr);
     assert_eq!(
@@ -118,7 +118,7 @@ pub fn replay(log: &OutputLog) -> [String; 2] {
 
 /// As a node takes what a job prints: decoded, and cut where the result's limit is.
 pub fn print(log: &mut OutputLog, stream: Stream, text: &str) {
-    let (kept, dropped) = text.split_at(log.fits(stream, text));
+    let (kept, dropped) = text.split_at(log.room_for(stream, text));
     for part in [kept, dropped] {
         if !part.is_empty() {
             log.push(stream, part);

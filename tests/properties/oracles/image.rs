@@ -24,8 +24,8 @@ pub fn reference(text: &str) {
     );
     normal_form(normal);
     let owned = |pattern: &str| [pattern.to_owned()];
-    assert!(image.allowed_by(&[]) && image.allowed_by(&owned("*")));
-    assert!(image.allowed_by(&owned(normal)) && !image.allowed_by(&owned("")));
+    assert!(image.is_allowed_by(&[]) && image.is_allowed_by(&owned("*")));
+    assert!(image.is_allowed_by(&owned(normal)) && !image.is_allowed_by(&owned("")));
 }
 
 /// `host[:port]/name…` and `:tag` or `@sha256:…`, by the words of the contract.
@@ -87,7 +87,7 @@ pub fn pattern(image: &str, pattern: &str) {
     };
     let normal = image.as_str();
     assert_eq!(
-        image.allowed_by(&[pattern.to_owned()]),
+        image.is_allowed_by(&[pattern.to_owned()]),
         matches(pattern.as_bytes(), normal.as_bytes()),
         "{pattern:?} for {normal}"
     );

@@ -3,7 +3,7 @@
 use cynode::{
     api::{
         TaskId,
-        tasks::{Place, TaskStatus},
+        tasks::{LogCursor, TaskStatus},
     },
     http::request::query_value,
 };
@@ -51,7 +51,7 @@ pub fn id(text: &str) {
 
 /// A place that is taken is written as it was read: digits, a hyphen, digits.
 pub fn place(text: &str) {
-    let Ok(place) = text.parse::<Place>() else {
+    let Ok(place) = text.parse::<LogCursor>() else {
         return;
     };
     assert_eq!(place.to_string(), text);

@@ -1,14 +1,14 @@
 //! What the node and the init of a sandbox say to each other.
 
-use cynode::sandbox_init::wire::{LOOK, Order, REPORT_BYTES, Report};
+use cynode::sandbox_init::wire::{INSPECT, InitRequest, REPORT_BYTES, Report};
 use std::io::ErrorKind;
 
 /// A request that is read was written just so, and nothing of it is made up.
 pub fn request(bytes: &[u8]) {
     let mut rest = bytes;
-    match Order::read(&mut rest) {
-        Ok(Order::Look) => assert!(bytes.starts_with(&LOOK)),
-        Ok(Order::Run(request)) => {
+    match InitRequest::read(&mut rest) {
+        Ok(InitRequest::Inspect) => assert!(bytes.starts_with(&INSPECT)),
+        Ok(InitRequest::Run(request)) => {
             let read = &bytes[..bytes.len() - rest.len()];
             assert_eq!(request.encode(), read);
             let env = request.env.iter().flat_map(|(name, value)| [name, value]);

@@ -99,6 +99,6 @@ fn wrong_tasks_name_the_field() {
         r#"{"script":"a","command":["b"]}"#,
         r#"{"script":"a","prompt":"b"}"#,
     ] {
-        assert_eq!(resolve(json).unwrap_err().kind, Kind::InvalidRequest);
+        assert_eq!(resolve(json).unwrap_err().kind, ProblemKind::InvalidRequest);
     }
 }

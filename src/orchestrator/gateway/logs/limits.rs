@@ -1,18 +1,19 @@
 //! How many readers of logs there may be, in all and of one user.
 //!
 //! A reader costs a connection here and one to the node, and some memory. Who follows is counted and refused
-//! beyond the limits; who asks for what is there waits for a turn, since that takes a moment only.
+//! beyond the limits; who asks for what is there waits for a turn, since that takes a current only.
 
 use crate::{
     api::{
         UserId,
-        problem::{Kind, Problem},
+        problem::{Problem, ProblemKind},
     },
-    http::gate::connection_limit,
+    http::listener_policy::connection_limit,
 };
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::{
@@ -21,16 +22,16 @@ use tokio::{
 };
 
 /// Whole logs that are put together at the same time, each with some megabytes of memory.
-const WHOLE_LOGS: usize = 16;
+const MAX_COLLECTED_LOGS: usize = 16;
 /// Of one user.
-const OWN_WHOLE_LOGS: usize = 4;
+const MAX_COLLECTED_LOGS_PER_USER: usize = 4;
 /// How long to wait for a turn.
-const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// When one who was refused may try again, in seconds.
-const PAUSE: u64 = 5;
+const RETRY_SECONDS: u64 = 5;
 
 /// Readers of logs at present.
-pub(in crate::orchestrator) struct LogReaders {
+pub(in crate::orchestrator) struct LogLimits {
     followers: Arc<Mutex<HashMap<UserId, usize>>>,
     followers_limit: usize,
     own_followers_limit: usize,
@@ -38,52 +39,52 @@ pub(in crate::orchestrator) struct LogReaders {
     own_turns: Mutex<HashMap<UserId, Weak<Semaphore>>>,
 }
 
-impl Default for LogReaders {
+impl Default for LogLimits {
     fn default() -> Self {
         let connections = connection_limit();
         Self {
             followers: Arc::default(),
             followers_limit: (connections / 2).max(1),
             own_followers_limit: (connections / 8).max(1),
-            turns: Arc::new(Semaphore::new(WHOLE_LOGS)),
+            turns: Arc::new(Semaphore::new(MAX_COLLECTED_LOGS)),
             own_turns: Mutex::default(),
         }
     }
 }
 
 /// One follower, counted until dropped.
-pub(super) struct Following {
+pub(super) struct FollowPermit {
     user: UserId,
     followers: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// Turn of one who asks for a whole log.
-pub(super) struct Turn {
+/// ReadPermit of one who asks for a whole log.
+pub(super) struct ReadPermit {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
-impl LogReaders {
+impl LogLimits {
     /// Counts one more follower, where there may be one more.
-    pub(super) fn follow(&self, user: UserId) -> Result<Following, Problem> {
+    pub(super) fn acquire_follow(&self, user: UserId) -> Result<FollowPermit, Problem> {
         let mut followers = lock(&self.followers);
         let own = followers.get(&user).copied().unwrap_or(0);
         if own >= self.own_followers_limit {
             let text = format!(
                 "you follow {own} logs already; close some, or ask for what is there, without follow"
             );
-            return Err(Problem::new(Kind::TooManyRequests, text).retry_after(PAUSE));
+            return Err(Problem::new(ProblemKind::TooManyRequests, text).retry_after(RETRY_SECONDS));
         }
         if followers.values().sum::<usize>() >= self.followers_limit {
             let text = "too many logs are followed at present; try again, or ask for what is there, without follow";
-            return Err(Problem::new(Kind::Unavailable, text).retry_after(PAUSE));
+            return Err(Problem::new(ProblemKind::Unavailable, text).retry_after(RETRY_SECONDS));
         }
         followers.insert(user, own + 1);
-        Ok(Following {
+        Ok(FollowPermit {
             user,
             followers: Arc::clone(&self.followers),
         })
@@ -91,23 +92,23 @@ impl LogReaders {
 
     /// Waits for a turn to put a whole log together: first among the user's own requests, so that many
     /// of one user don't stand before those of others.
-    pub(super) async fn turn(&self, user: UserId) -> Result<Turn, Problem> {
+    pub(super) async fn acquire_read(&self, user: UserId) -> Result<ReadPermit, Problem> {
         let (own, all) = (self.own_turns(user), Arc::clone(&self.turns));
         let turn = async {
             let own = own.acquire_owned().await?;
             let all = all.acquire_owned().await?;
-            Ok::<_, tokio::sync::AcquireError>(Turn {
+            Ok::<_, tokio::sync::AcquireError>(ReadPermit {
                 _own: own,
                 _all: all,
             })
         };
-        match timeout(TURN_TIMEOUT, turn).await {
+        match timeout(PERMIT_TIMEOUT, turn).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) => Err(Problem::internal()),
             Err(_) => {
                 let text =
                     "too many logs are being read at present; try again, with fewer at a time";
-                Err(Problem::new(Kind::Unavailable, text).retry_after(PAUSE))
+                Err(Problem::new(ProblemKind::Unavailable, text).retry_after(RETRY_SECONDS))
             }
         }
     }
@@ -120,13 +121,13 @@ impl LogReaders {
         if users.len() >= users.capacity() {
             users.retain(|_, turns| turns.strong_count() > 0);
         }
-        let turns = Arc::new(Semaphore::new(OWN_WHOLE_LOGS));
+        let turns = Arc::new(Semaphore::new(MAX_COLLECTED_LOGS_PER_USER));
         users.insert(user, Arc::downgrade(&turns));
         turns
     }
 }
 
-impl Drop for Following {
+impl Drop for FollowPermit {
     fn drop(&mut self) {
         let mut followers = lock(&self.followers);
         if let Some(count) = followers.get_mut(&self.user) {
@@ -143,41 +144,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn followers_are_counted_by_user_and_in_all() {
-        let readers = LogReaders {
+    fn followers_are_limited_per_user_and_in_all() {
+        let readers = LogLimits {
             followers_limit: 5,
             own_followers_limit: 2,
-            ..LogReaders::default()
+            ..LogLimits::default()
         };
         let [ann, bob, eve] = [(); 3].map(|()| UserId::new());
-        let kind = |user| readers.follow(user).err().map(|problem| problem.kind);
+        let kind = |user| {
+            readers
+                .acquire_follow(user)
+                .err()
+                .map(|problem| problem.kind)
+        };
         let mut kept: Vec<_> = [ann, ann, bob, bob]
-            .map(|user| readers.follow(user).unwrap())
+            .map(|user| readers.acquire_follow(user).unwrap())
             .into();
-        assert_eq!(kind(ann), Some(Kind::TooManyRequests));
-        kept.push(readers.follow(eve).unwrap());
-        assert_eq!(kind(eve), Some(Kind::Unavailable));
+        assert_eq!(kind(ann), Some(ProblemKind::TooManyRequests));
+        kept.push(readers.acquire_follow(eve).unwrap());
+        assert_eq!(kind(eve), Some(ProblemKind::Unavailable));
         drop(kept.swap_remove(0));
-        assert_eq!(kind(bob), Some(Kind::TooManyRequests));
+        assert_eq!(kind(bob), Some(ProblemKind::TooManyRequests));
         assert_eq!(kind(eve), None);
         kept.clear();
         assert!(lock(&readers.followers).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_users_reads_leave_turns_to_others() {
-        let readers = LogReaders::default();
+    async fn one_users_reads_leave_permits_to_others() {
+        let readers = LogLimits::default();
         let (ann, bob) = (UserId::new(), UserId::new());
         let mut kept = Vec::new();
-        for _ in 0..OWN_WHOLE_LOGS {
-            kept.push(readers.turn(ann).await.unwrap());
+        for _ in 0..MAX_COLLECTED_LOGS_PER_USER {
+            kept.push(readers.acquire_read(ann).await.unwrap());
         }
         assert_eq!(
-            readers.turn(ann).await.err().unwrap().kind,
-            Kind::Unavailable
+            readers.acquire_read(ann).await.err().unwrap().kind,
+            ProblemKind::Unavailable
         );
-        kept.push(readers.turn(bob).await.unwrap());
+        kept.push(readers.acquire_read(bob).await.unwrap());
         drop(kept.swap_remove(0));
-        readers.turn(ann).await.unwrap();
+        readers.acquire_read(ann).await.unwrap();
     }
 }

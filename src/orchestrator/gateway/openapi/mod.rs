@@ -9,7 +9,7 @@ mod operation;
 mod operations;
 mod schemas;
 
-use crate::api::problem::{Kind, ProblemBody};
+use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;
 use operation::of;
 use schemas::Schemas;
@@ -65,14 +65,14 @@ fn reason(status: u16) -> &'static str {
 
 /// One answer for each status that a problem can have.
 fn problems(schema: &Value) -> Map<String, Value> {
-    Kind::ALL
+    ProblemKind::ALL
         .iter()
         .map(|kind| (name(kind.status()), problem(kind.status(), schema)))
         .collect()
 }
 
 fn problem(status: u16, schema: &Value) -> Value {
-    let kinds: Vec<String> = Kind::ALL
+    let kinds: Vec<String> = ProblemKind::ALL
         .iter()
         .filter(|kind| kind.status() == status)
         .map(|kind| format!("{}: `{}`", kind.title(), kind.slug()))

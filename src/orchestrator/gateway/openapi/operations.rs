@@ -2,9 +2,9 @@
 
 use super::{
     super::{
-        MAX_LIMIT,
-        audit::USUAL_LIMIT as AUDIT_LIMIT,
-        tasks::{DEFAULT_LIMIT, KEY_PATTERN},
+        MAX_PAGE_SIZE,
+        audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
+        tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
     operation::{Operation, of, operation, text},
 };
@@ -42,7 +42,7 @@ fn event(_: &mut SchemaGenerator) -> Schema {
 
 /// How long a page is to be.
 fn limit(usual: u32) -> Schema {
-    json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": usual})
+    json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": usual})
 }
 
 fn get(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
@@ -93,7 +93,7 @@ fn users() -> Vec<Operation> {
             .or_problem(409),
         get("/v1/users", "list_users", "All users, by handle")
             .admin()
-            .query("limit", "At most so many.", |_| limit(MAX_LIMIT))
+            .query("limit", "At most so many.", |_| limit(MAX_PAGE_SIZE))
             .query("cursor", "The next_cursor of an earlier answer.", text)
             .gives::<UserList>(),
         act(
@@ -129,7 +129,7 @@ fn audit() -> Operation {
         "Show the audit log: logins, registrations, administration; newest first",
     )
     .admin()
-    .query("limit", "At most so many.", |_| limit(AUDIT_LIMIT))
+    .query("limit", "At most so many.", |_| limit(AUDIT_PAGE_SIZE))
     .query(
         "cursor",
         "The next_cursor of an earlier answer.",
@@ -204,7 +204,7 @@ fn list_tasks() -> Operation {
         "list_tasks",
         "One's own tasks, newest first; an admin's list has everybody's",
     )
-    .query("limit", "At most so many.", |_| limit(DEFAULT_LIMIT))
+    .query("limit", "At most so many.", |_| limit(DEFAULT_PAGE_SIZE))
     .query(
         "cursor",
         "The next_cursor of an earlier answer.",

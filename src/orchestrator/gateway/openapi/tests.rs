@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use std::{collections::BTreeSet, sync::LazyLock};
 
 #[test]
-fn every_call_is_documented_and_no_other() {
+fn every_route_is_documented() {
     let routes = gateway::routes();
     let served: BTreeSet<String> = routes
         .calls()
@@ -26,7 +26,7 @@ fn every_call_is_documented_and_no_other() {
 }
 
 #[test]
-fn the_document_is_always_the_same() {
+fn document_is_deterministic() {
     assert_eq!(document().to_string(), document().to_string());
 }
 
@@ -44,7 +44,7 @@ fn takes(task: &Value) -> bool {
 }
 
 #[test]
-fn the_schema_of_a_task_takes_what_the_code_takes() {
+fn task_schema_accepts_what_the_code_accepts() {
     let (longest, script) = ("x".repeat(120 * 1024), "x".repeat(256 * 1024));
     for task in [
         json!({"command": ["true"]}),
@@ -102,7 +102,7 @@ fn the_schema_of_a_task_takes_what_the_code_takes() {
 
 proptest! {
     #[test]
-    fn the_patterns_match_what_the_code_takes(
+    fn patterns_match_what_the_code_accepts(
         script in "[ \ta\0é]{0,4}",
         name in "(CYNODE)?[A_a1é =]{0,3}|CYNODE_(JOB_ID|WORKSPACE_DIR)[_ ]?",
         label in "[-a./=_ é]{0,3}|[a-z]{62,65}",
@@ -116,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn the_pattern_of_images_matches_what_the_code_takes(
+    fn image_pattern_matches_what_the_code_accepts(
         image in "[ -~]{0,9}|[aA0.:/@_-]{1,9}|(([aA0.-]{1,4}(:[0-9]{0,6})?/)?[a0]([a0._/-]{0,5}[a0])?(:[aA0._-]{1,3})?(@sha256:[0a]{63,65})?)|[0-9a-f]{63,65}",
     ) {
         takes(&json!({"script": "x", "image": image}));

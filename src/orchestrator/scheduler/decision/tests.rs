@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     orchestrator::{
         readiness::tests::node,
-        scheduler::{Slots, places::Candidate},
+        scheduler::{SlotLimits, free_slots::Candidate},
     },
     store::Placement,
 };
@@ -14,12 +14,12 @@ use std::{cell::Cell, sync::Arc};
 /// A job in the queue of a test.
 #[derive(Clone, Debug)]
 struct Job {
-    line: Line,
+    lane: Lane,
     job: QueuedJob,
     image: &'static str,
 }
 
-/// A queue in memory, and what runs.
+/// A queue in shares, and what runs.
 #[derive(Clone, Debug, Default)]
 struct World {
     queue: Vec<Job>,
@@ -33,10 +33,10 @@ impl Queue for World {
         Ok(self.running.clone())
     }
 
-    fn next(&self, line: &Line, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
+    fn next(&self, lane: &Lane, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
         self.read.set(self.read.get() + 1);
-        let line = self.queue.iter().filter(|job| job.line == *line);
-        let behind = line
+        let lane = self.queue.iter().filter(|job| job.lane == *lane);
+        let behind = lane
             .map(|job| job.job)
             .filter(|job| last.is_none_or(|last| job > last));
         Ok(behind.min())
@@ -49,9 +49,9 @@ impl Queue for World {
 }
 
 impl World {
-    fn lines(&self) -> Vec<Line> {
-        let lines = self.queue.iter().map(|job| job.line.clone());
-        lines
+    fn lanes(&self) -> Vec<Lane> {
+        let lanes = self.queue.iter().map(|job| job.lane.clone());
+        lanes
             .collect::<std::collections::BTreeSet<_>>()
             .into_iter()
             .collect()
@@ -78,8 +78,12 @@ impl World {
         let since = Time::from_millis(self.queue.len() as i64);
         let id = JobId::new();
         self.queue.push(Job {
-            line: Line { user, placement },
-            job: QueuedJob { rank, id, since },
+            lane: Lane { user, placement },
+            job: QueuedJob {
+                rank,
+                id,
+                eligible_at: since,
+            },
             image: "a",
         });
         id
@@ -92,7 +96,7 @@ impl World {
             .iter()
             .position(|queued| queued.job.id == job)
             .unwrap();
-        let user = self.queue.remove(at).line.user;
+        let user = self.queue.remove(at).lane.user;
         *self.running.entry(user).or_default() += 1;
         user
     }
@@ -105,13 +109,13 @@ fn candidate(labels: &[&str], running: u32, slots: u32) -> Candidate {
     Candidate::new(node, ALL)
 }
 
-const ALL: Slots = Slots {
+const ALL: SlotLimits = SlotLimits {
     per_node: u32::MAX,
-    in_all: u32::MAX,
+    total: u32::MAX,
 };
 
-fn places(nodes: Vec<Candidate>) -> Places {
-    Places::new(nodes, ALL.in_all)
+fn free_slots(nodes: Vec<Candidate>) -> FreeSlots {
+    FreeSlots::new(nodes, ALL.total)
 }
 
 const LABELS: [&[&str]; 4] = [&[], &["a"], &["b"], &["a", "b"]];
@@ -123,10 +127,10 @@ fn labels() -> impl Strategy<Value = &'static [&'static str]> {
 /// Looks at every user, job and node: whether `job` on `node` is what the rules want next.
 fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(), TestCaseError> {
     let could = |job: &&Job| {
-        let placement = Placement::read(&job.line.placement).unwrap();
+        let placement = Placement::parse(&job.lane.placement).unwrap();
         nodes
             .iter()
-            .any(|node| node.has_room() && node.fits(&placement))
+            .any(|node| node.has_free_slot() && node.fits(&placement))
     };
     let job = world
         .queue
@@ -138,27 +142,27 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
         .queue
         .iter()
         .filter(could)
-        .map(|job| running(&job.line.user))
+        .map(|job| running(&job.lane.user))
         .min();
     prop_assert_eq!(
-        Some(running(&job.line.user)),
+        Some(running(&job.lane.user)),
         fewest,
         "the fewest run of this user"
     );
     let own = world
         .queue
         .iter()
-        .filter(|other| other.line.user == job.line.user);
+        .filter(|other| other.lane.user == job.lane.user);
     let first = own.filter(could).map(|job| job.job).min();
     prop_assert_eq!(Some(job.job), first, "it is this user's first");
-    let placement = Placement::read(&job.line.placement).unwrap();
+    let placement = Placement::parse(&job.lane.placement).unwrap();
     let node = nodes.iter().find(|node| node.id == to).unwrap();
-    prop_assert!(node.has_room() && node.fits(&placement));
+    prop_assert!(node.has_free_slot() && node.fits(&placement));
     prop_assert!(!placement.except.contains(&to), "it has refused it");
     let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
     for other in nodes
         .iter()
-        .filter(|other| other.has_room() && other.fits(&placement))
+        .filter(|other| other.has_free_slot() && other.fits(&placement))
     {
         prop_assert!(share(node) <= share(other), "it is the least loaded");
     }
@@ -167,7 +171,7 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
 
 proptest! {
     #[test]
-    fn no_slot_twice_no_label_ignored_nobody_passed_over_and_nothing_waits_that_could_run(
+    fn schedule_is_valid_fair_and_work_conserving(
         jobs in proptest::collection::vec((0usize..3, labels(), -1..2, 0usize..9), 0..14),
         running in proptest::array::uniform3(0u32..3),
         nodes in proptest::collection::vec((labels(), 0u32..4, 0u32..4), 0..5),
@@ -180,7 +184,7 @@ proptest! {
             let by = nodes.get(by).map(|node| node.id);
             world.add_refused(users[user], labels, rank, by);
         }
-        let assigned = assign(&world, &world.lines(), Places::new(nodes.clone(), left), &mut Memory::default()).unwrap();
+        let assigned = assign_queued(&world, &world.lanes(), FreeSlots::new(nodes.clone(), left), &mut FairShare::default()).unwrap();
         let given = assigned.len() as u32;
         prop_assert!(given <= left, "no more than there may be in all");
         for (job, to) in assigned {
@@ -189,21 +193,21 @@ proptest! {
             nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
         }
         for job in world.queue.iter().filter(|_| given < left) {
-            let placement = Placement::read(&job.line.placement).unwrap();
-            prop_assert!(!nodes.iter().any(|node| node.has_room() && node.fits(&placement)));
+            let placement = Placement::parse(&job.lane.placement).unwrap();
+            prop_assert!(!nodes.iter().any(|node| node.has_free_slot() && node.fits(&placement)));
         }
     }
 
     /// Others queue without end; somebody comes with one task.
     #[test]
-    fn whoever_has_nothing_running_waits_for_one_turn_of_each_other_at_most(
+    fn idle_user_waits_one_turn_each(
         others in 1usize..5,
         slots in 1u32..4,
         before in 0usize..9,
         ends in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
     ) {
         let users: Vec<_> = (0..others).map(|_| UserId::new()).collect();
-        let (mut world, mut memory, mut at_nodes) = (World::default(), Memory::default(), Vec::new());
+        let (mut world, mut shares, mut at_nodes) = (World::default(), FairShare::default(), Vec::new());
         let (late, mut turns, mut come) = (UserId::new(), 0, false);
         for (round, end) in ends.iter().enumerate() {
             for user in &users {
@@ -213,12 +217,12 @@ proptest! {
             }
             if round == before {
                 // It just had a turn, and is the last in every order.
-                memory.turn(late);
+                shares.record_turn(late);
                 world.add(late, &[], 100);
                 come = true;
             }
             let free = candidate(&[], at_nodes.len() as u32, slots);
-            for (job, _) in assign(&world, &world.lines(), places(vec![free]), &mut memory).unwrap() {
+            for (job, _) in assign_queued(&world, &world.lanes(), free_slots(vec![free]), &mut shares).unwrap() {
                 let user = world.start(job);
                 at_nodes.push(user);
                 if user == late {
@@ -235,16 +239,16 @@ proptest! {
 }
 
 #[test]
-fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
+fn scheduler_reads_only_jobs_it_can_place() {
     let (mut world, user) = (World::default(), UserId::new());
     for n in 0..500 {
         world.add(user, if n % 2 == 0 { &[] } else { &["nowhere"] }, 0);
     }
-    let given = assign(
+    let given = assign_queued(
         &world,
-        &world.lines(),
-        places(vec![candidate(&[], 0, 3)]),
-        &mut Memory::default(),
+        &world.lanes(),
+        free_slots(vec![candidate(&[], 0, 3)]),
+        &mut FairShare::default(),
     );
     assert_eq!(given.unwrap().len(), 3);
     // One for each slot, and the one behind them.
@@ -252,34 +256,34 @@ fn jobs_are_read_as_slots_are_given_and_not_as_they_wait() {
 }
 
 #[test]
-fn of_equally_loaded_nodes_the_one_that_had_the_image_comes_first() {
+fn image_breaks_ties_between_nodes() {
     let nodes = [
         candidate(&[], 0, 4),
         candidate(&[], 0, 4),
         candidate(&[], 1, 4),
     ];
     let ids = nodes.each_ref().map(|node| node.id);
-    let (mut world, mut memory) = (World::default(), Memory::default());
+    let (mut world, mut shares) = (World::default(), FairShare::default());
     let job = world.add(UserId::new(), &[], 0);
-    let given = |memory: &mut Memory| {
-        assign(&world, &world.lines(), places(nodes.to_vec()), memory).unwrap()
+    let given = |shares: &mut FairShare| {
+        assign_queued(&world, &world.lanes(), free_slots(nodes.to_vec()), shares).unwrap()
     };
-    memory.given("a".to_owned(), ids[1]);
-    memory.given("b".to_owned(), ids[0]);
-    assert_eq!(given(&mut memory), [(job, ids[1])]);
+    shares.record_image("a".to_owned(), ids[1]);
+    shares.record_image("b".to_owned(), ids[0]);
+    assert_eq!(given(&mut shares), [(job, ids[1])]);
     // An emptier one is better than one that has it.
-    let mut memory = Memory::default();
-    memory.given("a".to_owned(), ids[2]);
-    assert_eq!(given(&mut memory), [(job, ids[0])]);
-    assert_eq!(given(&mut memory), [(job, ids[0])]);
-    for n in 0..2 * IMAGES {
-        memory.given(n.to_string(), ids[0]);
-        assert!(memory.images.len() <= IMAGES);
+    let mut shares = FairShare::default();
+    shares.record_image("a".to_owned(), ids[2]);
+    assert_eq!(given(&mut shares), [(job, ids[0])]);
+    assert_eq!(given(&mut shares), [(job, ids[0])]);
+    for n in 0..2 * MAX_IMAGES {
+        shares.record_image(n.to_string(), ids[0]);
+        assert!(shares.images.len() <= MAX_IMAGES);
     }
 }
 
 #[test]
-fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
+fn inference_job_goes_only_to_serving_node() {
     let mut serves = candidate(&[], 0, 1);
     Arc::make_mut(&mut serves.report).inference = Some(crate::api::nodes::Inference {
         supported: true,
@@ -298,14 +302,14 @@ fn a_job_that_needs_a_model_goes_only_where_one_is_served() {
         world.add(UserId::new(), &[], 0);
     }
     for job in &mut world.queue {
-        job.line.placement = r#"{"inference":true}"#.into();
+        job.lane.placement = r#"{"inference":true}"#.into();
     }
     let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let given = assign(
+    let given = assign_queued(
         &world,
-        &world.lines(),
-        places(nodes),
-        &mut Memory::default(),
+        &world.lanes(),
+        free_slots(nodes),
+        &mut FairShare::default(),
     )
     .unwrap();
     assert_eq!(given, [(world.queue[0].job.id, serves.id)]);

@@ -1,0 +1,262 @@
+//! Plain answer of a worker about a job: one JSON document in place of events.
+//!
+//! Another implementation of the contract may leave out whatever its reader can know: the attempt, an exit
+//! code of 0, times, empty texts. So everything but the status is optional here, and what would spoil a
+//! result without telling how the command ended is left out of it. The command has run: a result that is
+//! not understood is not fetched by running it again.
+
+use super::{
+    JobId, PAYLOAD_VERSION, TaskId,
+    events::OUTPUT_LIMIT_BYTES,
+    jobs::{
+        Effective, JobError, JobErrorKind, JobResult, MAX_ERROR_MESSAGE_BYTES, Outcome, Truncated,
+    },
+    time::Time,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// States of a job that has not ended.
+const UNFINISHED: [&str; 4] = ["running", "queued", "pending", "accepted"];
+
+/// Attempt of a job that an answer is expected to be about.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpectedAttempt {
+    /// Task of the job.
+    pub task_id: TaskId,
+    /// Job.
+    pub job_id: JobId,
+    /// Attempt of the job.
+    pub attempt: u32,
+    /// Start of the attempt, where the answer names none.
+    pub started_at: Time,
+    /// End of the attempt, where the answer names none.
+    pub ended_at: Time,
+}
+
+/// State or result of a job, as any worker may write it.
+#[derive(Debug, Deserialize)]
+pub struct JobDocument {
+    version: Option<u64>,
+    task_id: Option<TaskId>,
+    job_id: Option<JobId>,
+    attempt: Option<u32>,
+    status: String,
+    exit_code: Option<i64>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    started_at: Option<Value>,
+    ended_at: Option<Value>,
+    truncated: Option<Value>,
+    effective: Option<Value>,
+    error: Option<Value>,
+}
+
+impl JobDocument {
+    /// Result of the expected attempt, `None` while it has not ended; or the reason why the answer can't
+    /// be about it.
+    pub fn result(self, expected: ExpectedAttempt) -> Result<Option<JobResult>, String> {
+        if let Some(version) = self.version.filter(|version| *version != PAYLOAD_VERSION) {
+            return Err(format!(
+                "payload version {version}, expected {PAYLOAD_VERSION}"
+            ));
+        }
+        if self.job_id.is_some_and(|id| id != expected.job_id)
+            || self.task_id.is_some_and(|id| id != expected.task_id)
+            || self.attempt.is_some_and(|n| n != expected.attempt)
+        {
+            return Err("it is about another job or attempt".to_owned());
+        }
+        if UNFINISHED.contains(&self.status.as_str()) {
+            return Ok(None);
+        }
+        let status = Outcome::ALL
+            .into_iter()
+            .find(|status| status.as_str() == self.status)
+            .ok_or_else(|| "its status is none that we know".to_owned())?;
+        let (exit_code, error) = end(status, self.exit_code, self.error.map(error));
+        let truncated = |stream| {
+            let truncated = self.truncated.as_ref();
+            truncated.and_then(|streams| streams.get(stream)?.as_bool()) == Some(true)
+        };
+        let (stdout, stdout_cut) = kept(self.stdout);
+        let (stderr, stderr_cut) = kept(self.stderr);
+        let started_at = lenient(self.started_at).unwrap_or(expected.started_at);
+        Ok(Some(JobResult {
+            version: PAYLOAD_VERSION,
+            task_id: expected.task_id,
+            job_id: expected.job_id,
+            attempt: expected.attempt,
+            status,
+            exit_code,
+            stdout,
+            stderr,
+            started_at,
+            ended_at: lenient(self.ended_at).unwrap_or(expected.ended_at),
+            truncated: Truncated {
+                stdout: truncated("stdout") || stdout_cut,
+                stderr: truncated("stderr") || stderr_cut,
+            },
+            effective: lenient::<Effective>(self.effective).filter(Effective::is_within_limits),
+            error,
+        }))
+    }
+}
+
+/// Exit code and error that belong to a status: no code is 0 for a command that completed, and for one
+/// that failed it leaves the cause unknown.
+fn end(
+    status: Outcome,
+    code: Option<i64>,
+    error: Option<JobError>,
+) -> (Option<i32>, Option<JobError>) {
+    let code = code.and_then(|code| i32::try_from(code).ok());
+    let unknown = |message: &str| {
+        let message = message.to_owned();
+        Some(JobError {
+            kind: JobErrorKind::Other,
+            message,
+        })
+    };
+    match (status, code, error) {
+        (Outcome::Completed, code, error) => (Some(code.unwrap_or(0)), error),
+        (Outcome::Failed, _, Some(error)) if error.kind != JobErrorKind::Other => {
+            (None, Some(error))
+        }
+        // A code tells more than words that are not the contract's.
+        (Outcome::Failed, Some(1..=255), _) => (code, None),
+        (Outcome::Failed, _, Some(error)) => (None, Some(error)),
+        (Outcome::Failed, Some(code), None) => (
+            None,
+            unknown(&format!(
+                "its node answered exit code {code}, which no command has"
+            )),
+        ),
+        (Outcome::Failed, None, None) => (
+            None,
+            unknown("its node answered neither an exit code nor an error"),
+        ),
+        (Outcome::Timeout | Outcome::Canceled, _, error) => (None, error),
+    }
+}
+
+/// Error in whatever words it was answered.
+fn error(answered: Value) -> JobError {
+    let field = |name: &str| answered.get(name).and_then(Value::as_str);
+    let kind = lenient(answered.get("type").cloned()).unwrap_or(JobErrorKind::Other);
+    let message = match (kind, field("type"), field("message").or(answered.as_str())) {
+        (JobErrorKind::Other, Some(kind), Some(message)) => format!("{kind}: {message}"),
+        (_, _, Some(message)) => message.to_owned(),
+        _ => answered.to_string(),
+    };
+    JobError {
+        kind,
+        message: cut(message, MAX_ERROR_MESSAGE_BYTES).0,
+    }
+}
+
+fn kept(text: Option<String>) -> (String, bool) {
+    cut(text.unwrap_or_default(), OUTPUT_LIMIT_BYTES)
+}
+
+/// Start of a text that has room, and whether there was more.
+fn cut(mut text: String, limit: usize) -> (String, bool) {
+    let is_longer = text.len() > limit;
+    text.truncate(text.floor_char_boundary(limit));
+    (text, is_longer)
+}
+
+/// Value of a field whose loss does no harm.
+fn lenient<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
+    value.and_then(|value| serde_json::from_value(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn expected() -> ExpectedAttempt {
+        ExpectedAttempt {
+            task_id: TaskId::new(),
+            job_id: JobId::new(),
+            attempt: 3,
+            started_at: Time::from_millis(1000),
+            ended_at: Time::from_millis(2000),
+        }
+    }
+
+    fn read(answer: Value) -> Result<Option<JobResult>, String> {
+        let answer: JobDocument = serde_json::from_value(answer).unwrap();
+        answer.result(expected())
+    }
+
+    fn result(answer: Value) -> JobResult {
+        let result = read(answer.clone()).unwrap().unwrap();
+        assert!(result.is_valid(), "{answer}: {result:?}");
+        result
+    }
+
+    #[test]
+    fn missing_result_fields_get_defaults() {
+        let least = result(json!({"status": "completed"}));
+        assert_eq!((least.exit_code, least.attempt), (Some(0), 3));
+        assert_eq!(least.ended_at.since(least.started_at).as_secs(), 1);
+        let full = result(json!({
+            "version": 1, "status": "failed", "exit_code": 7, "stdout": "out", "stderr": null,
+            "started_at": "2026-01-01T00:00:00Z", "ended_at": "soon", "truncated": {"stdout": true},
+            "effective": {"network": "none"}, "sandbox": {"un": "known"},
+        }));
+        assert_eq!((full.exit_code, full.stdout.as_str()), (Some(7), "out"));
+        assert!(full.effective.is_none() && full.truncated.stdout);
+        let long = result(
+            json!({"status": "timeout", "exit_code": -1, "stdout": "é".repeat(OUTPUT_LIMIT_BYTES)}),
+        );
+        assert!(long.exit_code.is_none() && long.truncated.stdout && !long.truncated.stderr);
+    }
+
+    #[test]
+    fn failure_without_exit_code_keeps_output() {
+        for (code, error) in [
+            (json!(null), json!(null)),
+            (json!(-1), json!(null)),
+            (json!(0), json!(null)),
+            (json!(256), json!(null)),
+            (json!(-1), json!("no such file")),
+            (
+                json!(null),
+                json!({"type": "oci-error", "message": "no such file"}),
+            ),
+        ] {
+            let answer =
+                json!({"status": "failed", "exit_code": code, "error": error, "stdout": "x"});
+            let result = result(answer);
+            let error = result.error.unwrap();
+            assert!(result.exit_code.is_none() && result.stdout == "x");
+            assert!(!error.kind.is_retryable(), "it has run: {error:?}");
+        }
+        let coded = result(json!({"status": "failed", "exit_code": 7, "error": "it failed"}));
+        assert_eq!((coded.exit_code, coded.error), (Some(7), None));
+        let known = json!({"type": "image-not-found", "message": "nowhere"});
+        let known = result(json!({"status": "failed", "error": known}))
+            .error
+            .unwrap();
+        assert_eq!(known.kind, JobErrorKind::ImageNotFound);
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_refused() {
+        for answer in [
+            json!({"status": "completed", "version": 2}),
+            json!({"status": "completed", "attempt": 2}),
+            json!({"status": "completed", "job_id": JobId::new()}),
+            json!({"status": "completed", "task_id": TaskId::new()}),
+            json!({"status": "splendid"}),
+        ] {
+            assert!(read(answer.clone()).is_err(), "{answer}");
+        }
+        assert!(matches!(read(json!({"status": "running"})), Ok(None)));
+        let contradiction = read(json!({"status": "completed", "exit_code": 1}));
+        assert!(!contradiction.unwrap().unwrap().is_valid());
+    }
+}

@@ -1,0 +1,243 @@
+//! What slugs, labels, URLs and free texts of nodes must look like.
+
+use crate::api::problem::Problem;
+use std::{net::Ipv6Addr, num::NonZeroU16};
+
+/// Most labels of a node, and of a task's wish.
+pub const MAX_LABELS: usize = 64;
+/// Longest free text, in bytes.
+pub const MAX_TEXT_BYTES: usize = 256;
+/// Longest URL, in bytes.
+pub(super) const MAX_URL_BYTES: usize = 2048;
+
+/// Fewest characters of a pre-shared key.
+pub const MIN_PSK_CHARS: usize = 16;
+
+/// What [`check_slug`] lets through, as schemas say it.
+pub const SLUG_PATTERN: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
+/// What [`check_label`] lets through, as schemas say it.
+pub const LABEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}$";
+
+/// `[a-z0-9][a-z0-9-]{0,62}`.
+pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let valid = (1..=63).contains(&slug.len())
+        && plain(slug.as_bytes()[0])
+        && slug.bytes().all(|b| plain(b) || b == b'-');
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "must be 1 to 63 lower-case letters, digits and '-', starting with a letter or digit",
+    ))
+}
+
+/// A pre-shared key that isn't too short to be guessed; white space around it doesn't count.
+pub fn check_psk(psk: &str) -> Result<(), Problem> {
+    let chars = psk.trim().chars().count();
+    if chars >= MIN_PSK_CHARS {
+        return Ok(());
+    }
+    let text = format!(
+        "must have at least {MIN_PSK_CHARS} characters, and has {chars}; make one with: openssl rand -base64 32"
+    );
+    Err(Problem::field("", text))
+}
+
+/// A slug made of a host's name: lower case, every other character a `-`.
+pub fn slug_from_host_name(name: &str) -> String {
+    let slug: String = name
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(63)
+        .collect();
+    let slug = slug.trim_start_matches('-');
+    if slug.is_empty() {
+        "node".to_owned()
+    } else {
+        slug.to_owned()
+    }
+}
+
+/// `[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}`.
+pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
+    let valid = (1..=63).contains(&label.len())
+        && label.as_bytes()[0].is_ascii_alphanumeric()
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._/=-".contains(&b));
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "is not a valid label: 1 to 63 of A-Z a-z 0-9 . _ / = -, starting with a letter or digit",
+    ))
+}
+
+/// A model's name, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`: 1 to 256 of
+/// `[A-Za-z0-9._:/-]`, starting with a letter or digit.
+pub fn check_model(pointer: &str, name: &str) -> Result<(), Problem> {
+    let valid = (1..=MAX_TEXT_BYTES).contains(&name.len())
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b));
+    if valid {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        format!(
+            "is not a valid model name: 1 to {MAX_TEXT_BYTES} of A-Z a-z 0-9 . _ : / -, starting with a letter or digit"
+        ),
+    ))
+}
+
+pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Problem> {
+    match text {
+        Some(text) if text.len() > MAX_TEXT_BYTES => Err(Problem::field(
+            pointer,
+            format!("is longer than {MAX_TEXT_BYTES} bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `http://host[:port][/path]`, without user, query or fragment.
+pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
+    let wrong = |detail: &str| Err(Problem::field(pointer, detail));
+    if url.len() > MAX_URL_BYTES {
+        return wrong("is too long for a URL");
+    }
+    // The parser lets some of what isn't ASCII pass.
+    let parsed = url.parse::<http::Uri>().ok();
+    let Some(uri) = parsed.filter(|_| url.bytes().all(|b| b.is_ascii_graphic())) else {
+        return wrong("is not a valid URL; write it like http://host:12090");
+    };
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = uri.host().unwrap_or_default();
+    if uri.scheme_str() != Some("http") || !is_host(host) || authority.contains('@') {
+        return wrong("must be http://host[:port] without a user name");
+    }
+    // What the parser can't read as a port it passes over, and the call would go to port 80.
+    let port = authority.strip_prefix(host).unwrap_or_default();
+    let is_port = |port: &str| port.parse::<NonZeroU16>().is_ok();
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return wrong("must have a port of 1 to 65535, or none");
+    }
+    if uri.query().is_some() || url.contains('#') {
+        return wrong("must have no query and no fragment");
+    }
+    Ok(())
+}
+
+/// `http://host[:port]`: where a node's Worker API is. We add the paths, so that a node can't have us call
+/// one of its choice.
+pub fn check_worker_url(pointer: &str, url: &str) -> Result<(), Problem> {
+    check_url(pointer, url)?;
+    let path = url.parse::<http::Uri>().ok();
+    if path.is_some_and(|uri| ["", "/"].contains(&uri.path())) {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "must be http://host[:port] without a path",
+    ))
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(plain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn urls_that_a_node_may_name() {
+        for good in [
+            "http://10.0.0.2:12090",
+            "http://box.local/x",
+            "http://[::1]:1",
+            "http://my_box-1",
+        ] {
+            assert!(check_url("/u", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "box:1",
+            "https://box",
+            "ftp://box",
+            "http://",
+            "http://u@box",
+            "http://box/?q",
+            "/x",
+            "http://a b",
+            "http://box:",
+            "http://$[::1]:1",
+            "http://[::1]2:1",
+            "http://[1]",
+            "http://box:0",
+            "http://box:65536",
+            "http://box/é",
+            "http://box/\u{7f}",
+        ] {
+            assert!(check_url("/u", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn worker_urls_have_no_path() {
+        for good in ["http://box:1", "http://box:1/", "http://[::1]"] {
+            assert!(check_worker_url("/u", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://box:1/x",
+            "http://box:1//",
+            "http://box/?q",
+            "http://u@box",
+            "http://box:1/#x",
+        ] {
+            assert!(check_worker_url("/u", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn models_have_names_that_are_safe_anywhere() {
+        let longest = "x".repeat(256);
+        for good in ["qwen3:0.6b", "hf.co/owner/A_b-c:Q4_K_M", "7", &longest] {
+            assert!(check_model("/m", good).is_ok(), "{good}");
+        }
+        let too_long = "x".repeat(257);
+        for bad in [
+            "", "-x", ":x", "/x", ".x", "a b", "a\n", "a,b", "é", "a@b", &too_long,
+        ] {
+            assert!(check_model("/m", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_host_name_gives_a_slug(name in any::<String>()) {
+            prop_assert!(check_slug("/s", &slug_from_host_name(&name)).is_ok());
+        }
+    }
+}

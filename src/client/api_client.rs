@@ -1,0 +1,320 @@
+//! Calls to the User API, with the login that belongs to it.
+
+use super::{
+    credentials::{self, Credentials, not_logged_in},
+    print::{clean, note},
+};
+use crate::{
+    api::{
+        auth::{Refresh, Tokens},
+        problem::ProblemBody,
+        warning::{Warning, WithWarnings},
+    },
+    cli::ClientFlags,
+    exit::{Exit, Failure},
+    http::{MAX_BODY_BYTES, resolve},
+};
+use http::{Method, Uri, header};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{io::Read as _, net::SocketAddr, time::Duration};
+use ureq::{
+    Agent, Body,
+    config::Config,
+    unversioned::{
+        resolver::{ResolvedSocketAddrs, Resolver},
+        transport::{DefaultConnector, NextTimeout},
+    },
+};
+
+const DEFAULT_URL: &str = "http://127.0.0.1:12080";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without a byte a connection is taken for dead, as after a laptop's sleep.
+const READ_TIMEOUT: Duration = Duration::from_secs(45);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The orchestrator that is meant.
+#[derive(Clone)]
+pub(super) struct ApiClient {
+    agent: Agent,
+    pub(super) url: String,
+    /// A token that stands for a login.
+    fixed_token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// Names are resolved as everywhere else in this binary; see [`resolve`].
+#[derive(Debug)]
+struct HostResolver;
+
+impl Resolver for HostResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let limited =
+            async { tokio::time::timeout(CONNECT_TIMEOUT, resolve::resolve_host(host)).await };
+        let found = runtime
+            .block_on(limited)
+            .map_err(|_| ureq::Error::HostNotFound)??;
+        let mut addresses = self.empty();
+        for ip in found.into_iter().take(16) {
+            addresses.push(SocketAddr::new(ip, uri.port_u16().unwrap_or(80)));
+        }
+        if addresses.is_empty() {
+            Err(ureq::Error::HostNotFound)
+        } else {
+            Ok(addresses)
+        }
+    }
+}
+
+impl ApiClient {
+    /// The one that the flags, the environment or the last login mean.
+    pub(super) fn from_args(client: &ClientFlags) -> Result<Self, Failure> {
+        let older = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let fixed_token = older("CYNODE_TOKEN").or_else(|| older("CYNORK_TOKEN"));
+        let named = client
+            .gateway_url
+            .clone()
+            .or_else(|| older("CYNORK_GATEWAY_URL"));
+        // Who shows a token and names a gateway needs no login, nor a place to keep one.
+        let credentials = match (&fixed_token, &named) {
+            (Some(_), Some(_)) => Credentials::default(),
+            _ => credentials::load()?,
+        };
+        let url = named
+            .or(credentials.current)
+            .unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let url = url.trim_end_matches('/').to_owned();
+        crate::api::nodes::check_url("", &url).map_err(|problem| {
+            Failure::usage(format!("the gateway URL {url:?} {}", problem.detail))
+        })?;
+        let access_token = credentials
+            .logins
+            .get(&url)
+            .map(|login| login.access_token.clone());
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
+            // The gateway says at least every 15 s that a stream is alive.
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), HostResolver);
+        Ok(Self {
+            agent,
+            url,
+            fixed_token,
+            access_token,
+        })
+    }
+
+    /// Whether a token stands in for a login.
+    pub(super) fn has_fixed_token(&self) -> bool {
+        self.fixed_token.is_some()
+    }
+
+    /// Calls without a login; the answer as JSON.
+    pub(super) fn anonymous<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let body = to_bytes(body)?;
+        read_json(self.accepted(self.send(&method, path, None, &[], body.as_deref())?)?)
+    }
+
+    /// Calls as the user; the answer as JSON.
+    pub(super) fn call<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let body = to_bytes(body)?;
+        read_json(self.as_user(&method, path, &[], body.as_deref())?)
+    }
+
+    /// Calls as the user; any answer of success will do.
+    pub(super) fn done(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<(), Failure> {
+        let body = to_bytes(body)?;
+        self.as_user(&method, path, &[], body.as_deref()).map(drop)
+    }
+
+    /// GET as JSON.
+    pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
+        self.call(Method::GET, path, None::<&()>)
+    }
+
+    /// GET as a stream, with additional headers.
+    pub(super) fn stream(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<impl std::io::Read + use<>, Failure> {
+        Ok(self
+            .as_user(&Method::GET, path, headers, None)?
+            .into_reader())
+    }
+
+    /// What `/readyz` says: nothing, or why not.
+    pub(super) fn ready(&self) -> Result<Result<(), String>, Failure> {
+        let mut answer = self.send(&Method::GET, "/readyz", None, &[], None)?;
+        if answer.status().is_success() {
+            return Ok(Ok(()));
+        }
+        let problem = read_problem(answer.body_mut());
+        Ok(Err(problem.map_or_else(
+            || answer.status().to_string(),
+            |problem| problem.detail,
+        )))
+    }
+
+    fn as_user(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Body, Failure> {
+        if let Some(token) = &self.fixed_token {
+            let answer = self.send(method, path, Some(token), headers, body)?;
+            let refused = answer.status() == 401;
+            return self.accepted(answer).map_err(|failure| {
+                if refused {
+                    let text = "the token in CYNODE_TOKEN is not valid (any more); give another one, or unset it and log in";
+                    Failure::new(Exit::NotAllowed, text)
+                } else {
+                    failure
+                }
+            });
+        }
+        let token = self
+            .access_token
+            .clone()
+            .ok_or_else(|| not_logged_in(&self.url))?;
+        let answer = self.send(method, path, Some(&token), headers, body)?;
+        if answer.status() != 401 {
+            return self.accepted(answer);
+        }
+        let renewed = credentials::renew(&self.url, &token, |refresh_token| {
+            let refresh_token = refresh_token.to_owned();
+            self.anonymous::<Tokens>(
+                Method::POST,
+                "/v1/auth/refresh",
+                Some(&Refresh { refresh_token }),
+            )
+        })?;
+        self.access_token = Some(renewed.access_token.clone());
+        self.accepted(self.send(method, path, Some(&renewed.access_token), headers, body)?)
+    }
+
+    fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<http::Response<Body>, Failure> {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = match body {
+            Some(body) => {
+                let request = request
+                    .header(header::CONTENT_TYPE, "application/json")
+                    .body(body);
+                self.agent.run(request.map_err(Failure::internal)?)
+            }
+            None => self.agent.run(request.body(()).map_err(Failure::internal)?),
+        };
+        answer.map_err(|error| {
+            let text = format!(
+                "can't reach the orchestrator at {}: {error}\nIs it running there? Name another with --gateway-url.",
+                self.url
+            );
+            Failure::new(Exit::Unreachable, text)
+        })
+    }
+
+    /// The body of a success, or the failure that the answer tells.
+    fn accepted(&self, mut answer: http::Response<Body>) -> Result<Body, Failure> {
+        let status = answer.status().as_u16();
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let exit = match status {
+            401 | 403 => Exit::NotAllowed,
+            404 => Exit::NotFound,
+            409 => Exit::Conflict,
+            400..=499 => Exit::Invalid,
+            _ => Exit::Internal,
+        };
+        let message = match read_problem(answer.body_mut()) {
+            Some(problem) if status >= 500 => clean(&format!(
+                "{} (request {})",
+                problem.detail, problem.instance
+            )),
+            Some(problem) => clean(&problem.detail),
+            None => format!(
+                "{} answered {}; is that a cynode orchestrator?",
+                self.url,
+                answer.status()
+            ),
+        };
+        Err(Failure::new(exit, message))
+    }
+}
+
+fn to_bytes(body: Option<&impl Serialize>) -> Result<Option<Vec<u8>>, Failure> {
+    body.map(serde_json::to_vec)
+        .transpose()
+        .map_err(Failure::internal)
+}
+
+fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
+    let mut bytes = Vec::new();
+    body.into_reader()
+        .take(MAX_BODY_BYTES as u64)
+        .read_to_end(&mut bytes)?;
+    let WithWarnings { warnings } = serde_json::from_slice(&bytes).unwrap_or_default();
+    for Warning { field, detail } in warnings {
+        note(&clean(&format!("warning: {field}: {detail}")));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failure::internal(format!(
+            "the orchestrator answered what this cynode doesn't understand: {error}"
+        ))
+    })
+}
+
+fn read_problem(body: &mut Body) -> Option<ProblemBody> {
+    let mut bytes = Vec::new();
+    body.as_reader()
+        .take(64 * 1024)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

@@ -1,0 +1,170 @@
+//! Files without a name that processes of a sandbox keep on disk.
+//!
+//! A deleted file keeps its room while a descriptor of any thread or a mapping holds it, or while it is under
+//! way through a socket. The size of the last is never known, and that of a mapped file only to root on the
+//! host; whoever measures has to think the worst of these.
+
+use rustix::fs::{FileType, Stat, makedev, stat};
+use std::{collections::HashSet, fs, io, path::Path, time::Instant};
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct DeletedFiles {
+    /// Files of known size, each once.
+    pub(super) files: Vec<Stat>,
+    /// Devices with files of unknown size.
+    pub(super) unmeasured: HashSet<u64>,
+    /// Whether there may be files that were not looked at, on any device.
+    pub(super) is_partial: bool,
+    seen: HashSet<(u64, u64)>,
+}
+
+/// Looks at all processes that share a PID namespace with `init`, until the deadline.
+pub(super) fn deleted_open_files(init: u32, deadline: Instant) -> DeletedFiles {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let mut found = DeletedFiles::default();
+    let Some(inside) = namespace(init) else {
+        return found;
+    };
+    for pid in numbers("/proc") {
+        if namespace(pid).as_ref() == Some(&inside) {
+            found.add_process(pid, deadline);
+        }
+        if Instant::now() > deadline {
+            found.is_partial = true;
+            break;
+        }
+    }
+    found
+}
+
+impl DeletedFiles {
+    fn add_process(&mut self, pid: u32, deadline: Instant) {
+        let mut is_mapped = false;
+        // Each thread may have descriptors of its own, but all have the same mappings. The first thread may be
+        // gone already, and has none then.
+        for thread in numbers(&format!("/proc/{pid}/task")) {
+            self.add_open(thread);
+            is_mapped = is_mapped || self.add_mapped(thread);
+            if Instant::now() > deadline {
+                self.is_partial = true;
+                return;
+            }
+        }
+    }
+
+    /// Adds what a thread has open.
+    fn add_open(&mut self, thread: u32) {
+        for number in numbers(&format!("/proc/{thread}/fd")) {
+            let Ok(file) = stat(format!("/proc/{thread}/fd/{number}")) else {
+                continue;
+            };
+            if FileType::from_raw_mode(file.st_mode) == FileType::Socket {
+                let fdinfo = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}"));
+                self.is_partial |= fdinfo.is_ok_and(|fdinfo| carries_descriptors(&fdinfo));
+            }
+            self.add(file);
+        }
+    }
+
+    /// Adds what a thread has mapped; whether it has any mappings.
+    fn add_mapped(&mut self, thread: u32) -> bool {
+        let maps = fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
+        let maps = String::from_utf8_lossy(&maps);
+        let mut visited = HashSet::new();
+        for mapping in maps.lines().filter_map(Mapping::parse) {
+            if !visited.insert((mapping.device, mapping.inode)) {
+                continue;
+            }
+            let (start, end) = mapping.range;
+            match stat(format!("/proc/{thread}/map_files/{start:x}-{end:x}")) {
+                Ok(file) => self.add(file),
+                // Unmapped meanwhile.
+                Err(error) if io::Error::from(error).kind() == io::ErrorKind::NotFound => {}
+                Err(_) if mapping.is_deleted => {
+                    self.unmeasured.insert(mapping.device);
+                }
+                Err(_) => {}
+            }
+        }
+        !maps.is_empty()
+    }
+
+    fn add(&mut self, file: Stat) {
+        let is_regular = FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
+        if is_regular && file.st_nlink == 0 && self.seen.insert((file.st_dev, file.st_ino)) {
+            self.files.push(file);
+        }
+    }
+}
+
+/// Whether descriptors wait in a socket to be received, by what /proc says of it.
+fn carries_descriptors(fdinfo: &str) -> bool {
+    let mut counts = fdinfo
+        .lines()
+        .filter_map(|line| line.strip_prefix("scm_fds:"));
+    counts.any(|count| count.trim() != "0")
+}
+
+/// A file in a process's memory.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping {
+    range: (u64, u64),
+    device: u64,
+    inode: u64,
+    is_deleted: bool,
+}
+
+impl Mapping {
+    /// From a line of /proc/PID/maps; `None` for memory of no file.
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (major, minor) = fields.nth(2)?.split_once(':')?;
+        let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
+        let address = |digits| u64::from_str_radix(digits, 16).ok();
+        let number = |digits| u32::from_str_radix(digits, 16).ok();
+        Some(Self {
+            range: (address(start)?, address(end)?),
+            device: makedev(number(major)?, number(minor)?),
+            inode,
+            is_deleted: line.ends_with(" (deleted)"),
+        })
+    }
+}
+
+/// Entries of a directory under /proc that are numbers.
+fn numbers(directory: impl AsRef<Path>) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_count_among_mappings() {
+        let line =
+            "00400000-7f0000001000 r--s 00000000 fd:01 77       /a b (deleted)/c\\012 (deleted)";
+        let mapping = Mapping {
+            range: (0x40_0000, 0x7f00_0000_1000),
+            device: makedev(0xfd, 1),
+            inode: 77,
+            is_deleted: true,
+        };
+        assert_eq!(Mapping::parse(line), Some(mapping));
+        let kept = "00400000-00401000 r-xp 00000000 fd:01 77 /bin/sh";
+        assert!(!Mapping::parse(kept).unwrap().is_deleted);
+        for line in ["", "00400000-00401000 rw-p 00000000 00:00 0 [heap]", "x"] {
+            assert_eq!(Mapping::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn descriptors_under_way_are_seen() {
+        let fdinfo = |count: &str| format!("pos:\t0\nflags:\t02\nscm_fds: {count}\n");
+        assert!(carries_descriptors(&fdinfo("1")));
+        assert!(!carries_descriptors(&fdinfo("0")) && !carries_descriptors("pos:\t0\n"));
+    }
+}

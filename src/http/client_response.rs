@@ -1,0 +1,92 @@
+//! Bodies of answers: as lines while they come, or whole.
+
+use super::{
+    MAX_BODY_BYTES,
+    call_error::{CallError, malformed, transport},
+    client::parse,
+    lines::LineBuffer,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+/// An answer of success whose body is yet to be read.
+pub struct ClientResponse {
+    url: String,
+    has_lines: bool,
+    body: Incoming,
+}
+
+impl ClientResponse {
+    pub(super) fn new(url: String, has_lines: bool, body: Incoming) -> Self {
+        Self {
+            url,
+            has_lines,
+            body,
+        }
+    }
+
+    /// Whom was called.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether its media type is lines of JSON, not one document.
+    pub fn has_lines(&self) -> bool {
+        self.has_lines
+    }
+
+    /// Reads it line by line as it comes.
+    pub fn lines(self) -> JsonLines {
+        JsonLines {
+            url: self.url,
+            body: self.body,
+            buffer: LineBuffer::default(),
+        }
+    }
+
+    /// Reads all of it as one JSON document, however long that takes to come.
+    pub async fn document<T: DeserializeOwned>(self) -> Result<T, CallError> {
+        let bytes = collect(&self.url, self.body).await?;
+        parse(&self.url, &bytes)
+    }
+}
+
+/// The lines of an answer that is still being written.
+pub struct JsonLines {
+    url: String,
+    body: Incoming,
+    buffer: LineBuffer,
+}
+
+impl JsonLines {
+    /// The next line read as a `T`; `None` at the end.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
+        loop {
+            let read = self.buffer.take_line();
+            let line = read.map_err(|reason| malformed(&self.url, reason))?;
+            if line.is_some() {
+                return Ok(line);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.push(frame.data_ref().unwrap_or(&Bytes::new())),
+                Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(transport(&self.url, "the answer broke off")),
+            }
+        }
+    }
+}
+
+/// All of a body, up to the limit of any body.
+pub(super) async fn collect(url: &str, body: Incoming) -> Result<Bytes, CallError> {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(malformed(
+            url,
+            format!("it is longer than {MAX_BODY_BYTES} bytes"),
+        )),
+        Err(error) => Err(transport(url, error.to_string())),
+    }
+}

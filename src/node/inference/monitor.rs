@@ -1,0 +1,159 @@
+//! Looking after the model server while the node runs: what it has, whether it answers, and
+//! bringing it back when it doesn't.
+
+use super::{ModelServerManager, Plan, Source, ollama::OllamaClient};
+use crate::{api::nodes::Inference, backoff::Backoff};
+use std::time::Duration;
+use tokio::{sync::watch, time::sleep};
+
+/// How often it is looked at.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// So many looks without an answer, and a server that still runs is taken for hung.
+const MAX_MISSED_PROBES: u32 = 5;
+/// After so many good looks the next death is the first again.
+const STABLE_PROBES: u32 = 30;
+const INITIAL_RESTART_BACKOFF: Duration = Duration::from_secs(2);
+const MAX_RESTART_BACKOFF: Duration = Duration::from_mins(1);
+const INITIAL_PULL_BACKOFF: Duration = Duration::from_secs(10);
+const MAX_PULL_BACKOFF: Duration = Duration::from_mins(10);
+
+/// Keeps the server up and its models there, for ever; `status` hears how it is.
+pub(in crate::node) async fn run_monitor(
+    manager: ModelServerManager,
+    plan: Plan,
+    source: Source,
+    status: watch::Sender<Inference>,
+) {
+    let server = OllamaClient::new(plan.port);
+    tokio::join!(
+        keep_running(&manager, &plan, source, &server, &status),
+        pull_missing(&server, &plan.models),
+    );
+}
+
+async fn keep_running(
+    manager: &ModelServerManager,
+    plan: &Plan,
+    mut source: Source,
+    server: &OllamaClient,
+    status: &watch::Sender<Inference>,
+) {
+    let mut backoff = Backoff::new(INITIAL_RESTART_BACKOFF, MAX_RESTART_BACKOFF);
+    let (mut misses, mut good) = (0, 0);
+    loop {
+        if server.version().await.is_some() {
+            (misses, good) = (0, good + 1);
+            if good == STABLE_PROBES {
+                backoff.reset();
+            }
+            publish(status, source, true, server.models().await);
+            sleep(PROBE_INTERVAL).await;
+            continue;
+        }
+        (misses, good) = (misses + 1, 0);
+        let ended = source == Source::Container && manager.has_ended(&plan.name()).await;
+        if !ended && misses < MAX_MISSED_PROBES {
+            sleep(PROBE_INTERVAL).await;
+            continue;
+        }
+        let changed = publish(status, source, false, None);
+        if source == Source::External {
+            if changed {
+                tracing::warn!(address = %server.address(), "the model server that was here before us does not answer any more; restart it, or restart this node to have it run one of its own");
+            }
+            sleep(PROBE_INTERVAL).await;
+            continue;
+        }
+        let pause = backoff.next_delay();
+        tracing::warn!(
+            container = plan.name(),
+            ended,
+            seconds = pause.as_secs_f32(),
+            "the model server does not answer; it is restarted after a pause"
+        );
+        sleep(pause).await;
+        match manager.restart(plan).await {
+            Ok(found) => source = found,
+            Err(error) => {
+                tracing::error!(%error, "the model server could not be restarted; trying on")
+            }
+        }
+        misses = 0;
+    }
+}
+
+/// Tells how it is, where that is changed; whether it was.
+fn publish(
+    status: &watch::Sender<Inference>,
+    source: Source,
+    running: bool,
+    models: Option<Vec<String>>,
+) -> bool {
+    status.send_if_modified(|known| {
+        let now = Inference {
+            running: Some(running),
+            existing_service: Some(source == Source::External),
+            models: models.or_else(|| known.models.clone()),
+            ..known.clone()
+        };
+        let changed = *known != now;
+        *known = now;
+        changed
+    })
+}
+
+/// Fetches the models that are wanted and missing, until all are there.
+async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
+    let mut backoff = Backoff::new(INITIAL_PULL_BACKOFF, MAX_PULL_BACKOFF);
+    loop {
+        let Some(there) = server.models().await else {
+            sleep(PROBE_INTERVAL).await;
+            continue;
+        };
+        let mut failed = false;
+        for model in wanted.iter().filter(|model| !has_model(&there, model)) {
+            tracing::info!(model, "fetching a model");
+            match server.pull(model).await {
+                Ok(()) => tracing::info!(model, "the model is here"),
+                Err(error) => {
+                    tracing::warn!(model, %error, "the model could not be fetched; trying again later");
+                    failed = true;
+                }
+            }
+        }
+        if !failed {
+            return;
+        }
+        sleep(backoff.next_delay()).await;
+    }
+}
+
+/// Whether a model is there; without a tag, `latest` is meant.
+fn has_model(there: &[String], wanted: &str) -> bool {
+    let tagged = wanted
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains(':'));
+    there
+        .iter()
+        .any(|name| name == wanted || (!tagged && *name == format!("{wanted}:latest")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_without_a_tag_is_its_latest() {
+        let there = ["a:latest".to_owned(), "b/c:7b".to_owned()];
+        for (wanted, is_there) in [
+            ("a", true),
+            ("a:latest", true),
+            ("a:7b", false),
+            ("b/c:7b", true),
+            ("b/c", false),
+        ] {
+            assert_eq!(has_model(&there, wanted), is_there, "{wanted}");
+        }
+    }
+}
