@@ -47,6 +47,7 @@ pub mod retry;
 pub mod roles;
 pub mod sandbox;
 pub mod sandbox_init;
+pub mod secrets;
 pub mod spool;
 pub mod store;
 mod terminal;

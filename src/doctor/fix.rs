@@ -2,7 +2,7 @@
 //! after. Nothing here installs, removes or overwrites anything.
 
 use super::{Check, Status, host::DataDirState};
-use crate::{client::print::note, data_dir::make_private_dir, environment};
+use crate::{data_dir::make_private_dir, environment, terminal::print_note};
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 /// Asking the driver about all its devices takes seconds.
@@ -20,9 +20,9 @@ pub(super) fn data_dir(path: &Path) -> Check {
         DataDirState::Ours(mode) if mode & 0o077 != 0 => "close",
         _ => return found.verdict(path),
     };
-    note(&format!("fix: {what} {}, mode 0700", path.display()));
+    print_note(&format!("fix: {what} {}, mode 0700", path.display()));
     if let Err(error) = make_private_dir(path) {
-        note(&format!("fix: that failed: {error}"));
+        print_note(&format!("fix: that failed: {error}"));
     }
     let check = DataDirState::look(path).verdict(path);
     let mended = path.exists() && check.status == Status::Ok;
@@ -32,12 +32,12 @@ pub(super) fn data_dir(path: &Path) -> Check {
 /// Has NVIDIA's own tool describe the GPUs to podman; whether it did. Only for root, and only where no
 /// description is.
 pub(super) async fn describe_gpus(tool: &Path) -> bool {
-    note(&format!(
+    print_note(&format!(
         "fix: {} cdi generate --output={CDI_FILE}",
         tool.display()
     ));
     let failed = |reason: String| {
-        note(&format!("fix: that failed: {reason}"));
+        print_note(&format!("fix: that failed: {reason}"));
         false
     };
     if let Err(error) = fs::create_dir_all(CDI_DIR) {
@@ -53,7 +53,7 @@ pub(super) async fn describe_gpus(tool: &Path) -> bool {
         Ok(Ok(output)) => {
             let words = String::from_utf8_lossy(&output.stderr);
             let last = words.trim().lines().last().unwrap_or("it said nothing");
-            failed(crate::client::print::clean(last))
+            failed(crate::text::clean(last))
         }
         Ok(Err(error)) => failed(error.to_string()),
         Err(_) => failed(format!("no end within {} s", GENERATE_TIMEOUT.as_secs())),

@@ -10,7 +10,6 @@ mod systemd;
 
 pub use backup::backup;
 pub(crate) use settings::data_dir_path;
-pub use settings::read_secret;
 
 use crate::{
     cli::{
@@ -21,6 +20,7 @@ use crate::{
     http::server::{Shutdown, shutdown_requested},
     node::{self, InferenceMode, NodeError},
     orchestrator,
+    secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
 use clap::Parser as _;
