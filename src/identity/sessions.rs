@@ -101,7 +101,7 @@ impl Identity {
         };
         let proof = PasswordProof {
             password_hash: record.password_hash,
-            anew: rehashed,
+            rehashed,
         };
         self.open(record.user, Some(proof), event).await
     }

@@ -6,7 +6,7 @@
 
 use crate::{
     api::{JobId, NodeId},
-    store::RunningJob,
+    store::{Placement, RunningJob},
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, future::Future, sync::Arc};
@@ -17,8 +17,8 @@ use tokio::sync::{oneshot, watch};
 pub struct RescheduleRequest {
     /// Which job.
     pub job: JobId,
-    /// What it asks of a node, as it is stored.
-    pub placement: String,
+    /// Requirements of the job on its node.
+    pub placement: Placement,
     /// The node that has it.
     pub except: NodeId,
     /// Those that were asked before, in vain.

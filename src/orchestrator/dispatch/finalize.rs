@@ -23,7 +23,7 @@ use crate::{
         refusals, summary, task_log,
         task_watch::{TaskState, TaskWatch},
     },
-    store::{FinishedJob, MAX_BACKOFF, Placement, Refusal, Refusals, RunningJob, StoreError},
+    store::{FinishedJob, MAX_BACKOFF, Refusal, Refusals, RunningJob, StoreError},
 };
 use std::time::Duration;
 
@@ -241,8 +241,8 @@ fn ended(job: &RunningJob, last: ResultEvent, again: Option<Duration>) -> Transi
         },
         exit_code: result.exit_code,
         summary: summary::of_result(&result),
-        outline: serde_json::to_string(&outline).ok(),
-        result: serde_json::to_string(&result).ok(),
+        outline: Some(outline),
+        result: Some(result),
     };
     Transition {
         end,
@@ -311,8 +311,7 @@ pub(super) async fn collect_refusals(
     // As they are now: a node that has started again since is cleanup out no longer.
     let mut refusals = state.store.task_requirements(job.task_id).await?.refusals;
     refusals.insert(job.node_id, refusal);
-    let mut placement = Placement::parse(&job.placement)?;
-    placement.except = refusals.keys().copied().collect();
+    let placement = job.placement.excluding(refusals.keys().copied());
     let may_go_on = refusals.len() < MAX_REFUSALS
         && refusals::has_candidate(state, nodes, &placement, Time::now());
     Ok((refusals, may_go_on))

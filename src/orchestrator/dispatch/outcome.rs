@@ -174,7 +174,7 @@ pub(super) mod tests {
             offered_to: None,
             cancel_requested: false,
             eligible_at: Time::from_millis(0),
-            placement: "{}".to_owned(),
+            placement: crate::store::Placement::default(),
             spec: serde_json::from_value(spec).unwrap(),
         }
     }

@@ -21,8 +21,8 @@ use crate::{
         task_log,
     },
     store::{
-        CreateOutcome, DeleteOutcome, MAX_LANES_PER_USER, MAX_OFFSET, StoreError, TaskFilter,
-        TaskMatch,
+        CreateOutcome, DeleteOutcome, IdempotencyKey, MAX_LANES_PER_USER, MAX_OFFSET, StoreError,
+        TaskFilter, TaskMatch,
     },
 };
 use http::{HeaderValue, StatusCode, header};
@@ -50,7 +50,10 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
     // As it was understood, so that white space or the order of fields make no other request.
     let body = sha256_hex(serde_json::to_vec(&create).map_err(|_| Problem::internal())?);
     let spec = create.resolve(state.settings.default_image.as_str())?;
-    let key = key.map(|key| (key, body));
+    let key = key.map(|key| IdempotencyKey {
+        key,
+        body_sha256: body,
+    });
     // In a task of its own: a client that hangs up must not come between the write and what follows.
     let shared = Arc::clone(&state);
     let user = caller.user.handle.clone();
