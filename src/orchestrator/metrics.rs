@@ -15,7 +15,6 @@ use crate::{
         request::Request,
         response::Reply,
     },
-    identity::store_problem,
     store::JobCounts,
 };
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -84,7 +83,7 @@ impl Metrics {
 pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let nodes = state.node_views().await?;
     let counts = state.store.job_counts().await;
-    let counts = counts.map_err(store_problem)?;
+    let counts = counts?;
     state.metrics.base.render(&current_gauges(counts, &nodes))
 }
 

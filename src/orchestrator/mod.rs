@@ -211,7 +211,7 @@ impl RunningOrchestrator {
         identity
             .open_session(admin.user)
             .await
-            .map_err(|problem| StartError::Setting(problem.detail))
+            .map_err(|error| StartError::Setting(error.problem().detail.clone()))
     }
 
     /// The pre-shared key, for a node in the same process.

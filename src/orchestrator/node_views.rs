@@ -7,11 +7,10 @@ use super::{
 };
 use crate::{
     api::{
+        error::ApiError,
         nodes::{NodeStatus, NodeView},
-        problem::Problem,
         time::Time,
     },
-    identity::store_problem,
     store::Node,
 };
 use tokio::time::Instant;
@@ -80,15 +79,15 @@ impl AppState {
     }
 
     /// All nodes as everybody may see them.
-    pub(super) async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {
+    pub(super) async fn node_views(&self) -> Result<Vec<NodeView>, ApiError> {
         self.node_views_for(false).await
     }
 
     pub(super) async fn node_views_for(
         &self,
         is_for_admin: bool,
-    ) -> Result<Vec<NodeView>, Problem> {
-        let nodes = self.store.node_list().await.map_err(store_problem)?;
+    ) -> Result<Vec<NodeView>, ApiError> {
+        let nodes = self.store.node_list().await?;
         let view = |node| self.node_view(node, is_for_admin);
         Ok(nodes.into_iter().map(view).collect())
     }

@@ -144,12 +144,13 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
         return Err(Problem::new(
             ProblemKind::Unavailable,
             "this worker is shutting down; send the job to another node",
-        ));
+        )
+        .into());
     }
     if let Err(full) = api.ledger.check_pull_limit(&wanted)
         && !api.ctx.images.is_present(&image).await
     {
-        return Err(full);
+        return Err(full.into());
     }
     let caller = owner.clone();
     let admission = api.ledger.admit(owner, wanted, &image, || {
@@ -170,7 +171,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     drop(request);
     match job.wait_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable_result()),
+        None => Err(unreadable_result().into()),
     }
 }
 
@@ -190,7 +191,7 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     }
     match job.read_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable_result()),
+        None => Err(unreadable_result().into()),
     }
 }
 

@@ -22,7 +22,6 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::store_problem,
     orchestrator::{AppState, Settings, reason::sanitize},
     store::{AckOutcome, Node},
 };
@@ -40,8 +39,7 @@ pub(super) async fn config(state: Arc<AppState>, request: Request) -> Reply {
     let version = state
         .store
         .node_config_serve(node.id, node.registration, config.clone())
-        .await
-        .map_err(store_problem)?
+        .await?
         .ok_or_else(unregistered)?;
     config.config_version = version.to_string();
     config.issued_at = Some(Time::now());
@@ -107,12 +105,11 @@ pub(super) async fn acknowledge(state: Arc<AppState>, mut request: Request) -> R
     let outcome = state
         .store
         .node_ack(node.id, node.registration, version, ack, Time::now())
-        .await
-        .map_err(store_problem)?;
-    let conflict = |detail: String| Err(Problem::new(ProblemKind::Conflict, detail));
+        .await?;
+    let conflict = |detail: String| Err(Problem::new(ProblemKind::Conflict, detail).into());
     let is_first = match outcome {
         AckOutcome::Stored { is_first } => is_first,
-        AckOutcome::Unregistered => return Err(unregistered()),
+        AckOutcome::Unregistered => return Err(unregistered().into()),
         AckOutcome::NeverServed => {
             return conflict(format!(
                 "this node was never served configuration {version}; fetch it and acknowledge that version"
@@ -137,7 +134,7 @@ pub(super) async fn acknowledge(state: Arc<AppState>, mut request: Request) -> R
         // It has just started, and may have by now what it refused a job for. One that says so again and
         // again has not.
         let readmitted = state.store.node_readmit(node.id).await;
-        readmitted.map_err(store_problem)?;
+        readmitted?;
     }
     state.jobs.wake.notify_one();
     response::no_content()

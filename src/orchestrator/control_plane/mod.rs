@@ -9,6 +9,7 @@ use crate::{
     api::{
         NodeId, PAYLOAD_VERSION,
         audit::{AuditAction, AuditEvent},
+        error::ApiError,
         nodes::{
             self, Bootstrap, BootstrapAuth, BootstrapEndpoints, BootstrapOrchestrator,
             CapabilityReport, Register,
@@ -23,7 +24,6 @@ use crate::{
         response::{self, Reply},
         router::Router,
     },
-    identity::store_problem,
     instances::InstanceStatus,
     store::{Node, RegisterOutcome},
 };
@@ -72,11 +72,7 @@ async fn register(state: Arc<AppState>, mut request: Request) -> Reply {
     let key = node_key.map(sha256_hex);
     let instance = capability.node.instance_id.clone();
     // Whose slug it is comes first: nobody else can make a node look like two.
-    let known = state
-        .store
-        .node_owned(slug.clone(), key.clone())
-        .await
-        .map_err(store_problem)?;
+    let known = state.store.node_owned(slug.clone(), key.clone()).await?;
     let is_newcomer = |id| {
         let process = instance.as_deref();
         process.is_some_and(|process| state.nodes.instances.is_unknown(&id, process))
@@ -92,16 +88,15 @@ async fn register(state: Arc<AppState>, mut request: Request) -> Reply {
     let registered = state
         .store
         .node_register(capability, hash, key, most, event)
-        .await
-        .map_err(store_problem)?;
+        .await?;
     let (status, id, registration) = match registered {
         RegisterOutcome::Created(id, registration) => (StatusCode::CREATED, id, registration),
         RegisterOutcome::Known(id, registration) => (StatusCode::OK, id, registration),
         RegisterOutcome::Taken => {
             tracing::warn!(node = slug, %peer, "a machine asked for the slug of another one");
-            return Err(slug_taken_error(&slug));
+            return Err(slug_taken_error(&slug).into());
         }
-        RegisterOutcome::Full => return Err(too_many_nodes(most)),
+        RegisterOutcome::Full => return Err(too_many_nodes(most).into()),
     };
     observe_instance(&state, id, &slug, instance.as_deref(), &request).await?;
     tracing::info!(node = slug, new = status == StatusCode::CREATED, %peer, "node registered");
@@ -137,7 +132,7 @@ async fn authenticate_registration(
     state: &AppState,
     request: &mut Request,
     event: &AuditEvent,
-) -> Result<Register, Problem> {
+) -> Result<Register, ApiError> {
     let (identity, address) = (&state.identity, request.connection.client);
     let shown = request
         .bearer()
@@ -147,7 +142,7 @@ async fn authenticate_registration(
             // Those who have the key are one party as far as memory goes.
             request.authorize(Account::Authenticated(Uuid::nil()))?;
             request.limit_body(MAX_REPORT_BYTES);
-            return request.payload().await;
+            return Ok(request.payload().await?);
         }
         // It may be another token of a node that shows the key in its body.
         Some(Err(wrong)) => Some(wrong),
@@ -180,7 +175,7 @@ async fn authenticate_registration(
         }
         Err(_) => {}
     }
-    checked
+    Ok(checked?)
 }
 
 /// Notes which process of a node calls. While there are two, both are refused, and neither is given jobs:
@@ -191,7 +186,7 @@ async fn observe_instance(
     slug: &str,
     instance: Option<&str>,
     request: &Request,
-) -> Result<(), Problem> {
+) -> Result<(), ApiError> {
     let Some(instance) = instance else {
         return Ok(());
     };
@@ -210,7 +205,7 @@ async fn observe_instance(
         let event = event.by(id, slug).refused(&problem);
         state.identity.record_audit(event).await?;
     }
-    Err(problem)
+    Err(problem.into())
 }
 
 fn slug_taken_error(slug: &str) -> Problem {
@@ -257,10 +252,9 @@ async fn report(state: Arc<AppState>, mut request: Request) -> Reply {
     let stored = state
         .store
         .node_report(node.id, node.registration, report, hash, event)
-        .await
-        .map_err(store_problem)?;
+        .await?;
     if !stored {
-        return Err(unregistered());
+        return Err(unregistered().into());
     }
     let silent = now.since(state.nodes.liveness.last_contact(&node).at);
     state.nodes.reconciler.record_contact(node.id, silent);
@@ -269,14 +263,15 @@ async fn report(state: Arc<AppState>, mut request: Request) -> Reply {
 }
 
 /// The node that calls. One that was forgotten has to register again.
-async fn authenticate_node(state: &AppState, request: &Request) -> Result<Node, Problem> {
+async fn authenticate_node(state: &AppState, request: &Request) -> Result<Node, ApiError> {
     let (id, registration): (NodeId, i64) = state.identity.node(request.bearer())?;
-    let node = state.store.node_get(id).await.map_err(store_problem)?;
+    let node = state.store.node_get(id).await?;
     // A later one than ours was given out before this database was restored from a backup.
     let node = node
         .filter(|node| node.registration == registration)
         .ok_or_else(unregistered)?;
     request.authorize(Account::Authenticated(node.id.into()))?;
+    tracing::Span::current().record("node", &node.slug);
     Ok(node)
 }
 

@@ -7,7 +7,6 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::store_problem,
     store::AuditFilter,
 };
 use std::sync::Arc;
@@ -25,7 +24,7 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
         limit: limit + 1,
     };
     let events = state.store.audit_list(admin.user.id, filter).await;
-    let mut events = events.map_err(store_problem)?;
+    let mut events = events?;
     let more = events.len() > limit as usize;
     events.truncate(limit as usize);
     let last = events.last().filter(|_| more);

@@ -15,6 +15,7 @@ use crate::{
     api::{
         UserId,
         audit::AuditAction,
+        error::ApiError,
         problem::{Problem, ProblemKind},
     },
     http::{
@@ -80,7 +81,7 @@ fn routes() -> RouterBuilder<AppState> {
 }
 
 /// Who calls.
-async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, Problem> {
+async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
     let caller = state.identity.caller(request.bearer()).await?;
     request.authorize(Account::Authenticated(caller.user.id.into()))?;
     Ok(caller)
@@ -91,7 +92,7 @@ async fn authenticate_admin(
     state: &AppState,
     request: &Request,
     action: AuditAction,
-) -> Result<Caller, Problem> {
+) -> Result<Caller, ApiError> {
     let (bearer, origin) = (request.bearer(), request.origin());
     let admin = state.identity.admin(bearer, action, &origin).await?;
     request.authorize(Account::Authenticated(admin.user.id.into()))?;

@@ -4,6 +4,7 @@ use super::{AppState, authenticate, authenticate_admin};
 use crate::{
     api::{
         audit::{AuditAction, AuditEvent},
+        error::ApiError,
         nodes::NodeList,
         problem::{Problem, ProblemKind},
     },
@@ -11,7 +12,6 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::store_problem,
     store::ForgetOutcome,
 };
 use std::sync::Arc;
@@ -27,11 +27,7 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
     let slug: String = request.param("slug", "node")?;
-    let node = state
-        .store
-        .node_by_slug(slug)
-        .await
-        .map_err(store_problem)?;
+    let node = state.store.node_by_slug(slug).await?;
     let node = node.ok_or_else(|| Problem::not_found("node"))?;
     response::ok(&state.node_view(node, caller.user.is_admin))
 }
@@ -47,18 +43,14 @@ pub(super) async fn resume(state: Arc<AppState>, request: Request) -> Reply {
 pub(super) async fn forget(state: Arc<AppState>, request: Request) -> Reply {
     let event = by_admin(&state, &request, AuditAction::NodeForget).await?;
     let slug: String = request.param("slug", "node")?;
-    let outcome = state
-        .store
-        .node_forget(slug.clone(), event)
-        .await
-        .map_err(store_problem)?;
+    let outcome = state.store.node_forget(slug.clone(), event).await?;
     match outcome {
         ForgetOutcome::Forgotten(id) => {
             state.nodes.backoff.clear(id);
             state.nodes.instances.forget(&id);
         }
-        ForgetOutcome::Busy(jobs) => return Err(busy(&slug, jobs)),
-        ForgetOutcome::Unknown => return Err(Problem::not_found("node")),
+        ForgetOutcome::Busy(jobs) => return Err(busy(&slug, jobs).into()),
+        ForgetOutcome::Unknown => return Err(Problem::not_found("node").into()),
     }
     tracing::info!(node = slug, "node forgotten");
     response::no_content()
@@ -81,7 +73,7 @@ async fn by_admin(
     state: &AppState,
     request: &Request,
     action: AuditAction,
-) -> Result<AuditEvent, Problem> {
+) -> Result<AuditEvent, ApiError> {
     let admin = authenticate_admin(state, request, action).await?;
     Ok(admin.audit_event(action, &request.origin()))
 }
@@ -94,13 +86,9 @@ async fn set_draining(state: &AppState, request: &Request, draining: bool) -> Re
     };
     let event = by_admin(state, request, action).await?;
     let slug: String = request.param("slug", "node")?;
-    let found = state
-        .store
-        .node_drain(slug, draining, event)
-        .await
-        .map_err(store_problem)?;
+    let found = state.store.node_drain(slug, draining, event).await?;
     if !found {
-        return Err(Problem::not_found("node"));
+        return Err(Problem::not_found("node").into());
     }
     state.jobs.wake.notify_one();
     response::no_content()

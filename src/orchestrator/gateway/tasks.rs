@@ -4,6 +4,7 @@ use super::{AppState, authenticate, cursor, page_size, visible_owner};
 use crate::{
     api::{
         audit::AuditAction,
+        error::ApiError,
         jobs::MAX_TIMEOUT_SECONDS,
         problem::{Problem, ProblemKind},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult},
@@ -15,7 +16,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::{Caller, store_problem},
+    identity::Caller,
     orchestrator::{
         cancel::{self, CancelError},
         task_log,
@@ -27,6 +28,7 @@ use crate::{
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{future::Future, sync::Arc};
+use tracing::Instrument as _;
 
 /// When a place in a full queue may be free, in seconds.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
@@ -75,31 +77,32 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
         }
         stored
     });
-    let task = match stored.await?.map_err(store_problem)? {
+    let task = match stored.await?? {
         CreateOutcome::Created(task) => task,
         CreateOutcome::Repeated(task) => task.as_created(),
         CreateOutcome::QueueFull(whose) => {
             let text = format!(
                 "{whose} is full; wait until some of its tasks have started, and try again"
             );
-            return Err(
-                Problem::new(ProblemKind::QueueFull, text).retry_after(QUEUE_FULL_RETRY_SECONDS)
-            );
+            return Err(Problem::new(ProblemKind::QueueFull, text)
+                .retry_after(QUEUE_FULL_RETRY_SECONDS)
+                .into());
         }
         CreateOutcome::TooManyLanes => {
             let text = format!(
                 "your queued tasks ask for {MAX_LANES_PER_USER} different sets of node_labels, which is the limit; \
                  wait until some have started or cancel some, and try again"
             );
-            return Err(
-                Problem::new(ProblemKind::QueueFull, text).retry_after(QUEUE_FULL_RETRY_SECONDS)
-            );
+            return Err(Problem::new(ProblemKind::QueueFull, text)
+                .retry_after(QUEUE_FULL_RETRY_SECONDS)
+                .into());
         }
         CreateOutcome::KeyReused => {
             return Err(Problem::new(
                 ProblemKind::IdempotencyKeyReused,
                 "this Idempotency-Key was used for another body; choose a new key for a new task",
-            ));
+            )
+            .into());
         }
     };
     let mut answer = response::json(StatusCode::CREATED, &task)?;
@@ -146,11 +149,7 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
         offset,
         limit,
     };
-    let page = state
-        .store
-        .task_list(caller.user.id, filter)
-        .await
-        .map_err(store_problem)?;
+    let page = state.store.task_list(caller.user.id, filter).await?;
     let last = page.tasks.last().filter(|_| page.more);
     let next_offset = u64::from(offset) + page.tasks.len() as u64;
     let has_next_offset = page.more && next_offset <= u64::from(MAX_OFFSET);
@@ -177,7 +176,7 @@ fn offset(request: &Request) -> Result<u32, Problem> {
 }
 
 /// The task that the path names, by id, name or the beginning of its id, when the caller may see it.
-async fn find_task(state: &AppState, request: &Request) -> Result<Task, Problem> {
+async fn find_task(state: &AppState, request: &Request) -> Result<Task, ApiError> {
     let caller = authenticate(state, request).await?;
     find_task_for(state, request, &caller).await
 }
@@ -187,22 +186,21 @@ pub(super) async fn find_task_for(
     state: &AppState,
     request: &Request,
     caller: &Caller,
-) -> Result<Task, Problem> {
+) -> Result<Task, ApiError> {
     let word: String = request.param("id", "task")?;
     let (store, user) = (&state.store, &caller.user);
     let found = store.task_find(word, user.id, user.is_admin).await;
-    let several = |what: &str| Err(Problem::new(ProblemKind::Conflict, what));
-    let id = match found.map_err(store_problem)? {
+    let several = |what: &str| Err(Problem::new(ProblemKind::Conflict, what).into());
+    let id = match found? {
         TaskMatch::One(id) => id,
-        TaskMatch::None => return Err(Problem::not_found("task")),
+        TaskMatch::None => return Err(Problem::not_found("task").into()),
         TaskMatch::SeveralNames => return several("several tasks have this name; give an id"),
         TaskMatch::SeveralIds => {
             return several("the ids of several tasks begin so; give more characters");
         }
     };
     let task = store.task_get(id, visible_owner(caller)).await;
-    task.map_err(store_problem)?
-        .ok_or_else(|| Problem::not_found("task"))
+    Ok(task?.ok_or_else(|| Problem::not_found("task"))?)
 }
 
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
@@ -213,11 +211,7 @@ pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
 
 pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
     let task = find_task(&state, &request).await?;
-    let jobs = state
-        .store
-        .task_jobs(task.id)
-        .await
-        .map_err(store_problem)?;
+    let jobs = state.store.task_jobs(task.id).await?;
     // Of the last attempt: nodes differ in what they allow.
     let last = jobs.last().and_then(|job| job.result_object.as_ref());
     if let Some(effective) = last.and_then(|result| result.effective.as_ref()) {
@@ -235,7 +229,7 @@ pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
     let task = find_task(&state, &request).await?;
     let canceled = detached(async move { cancel::cancel(&state, task.id).await });
     let canceled = canceled.await?.map_err(|error| match error {
-        CancelError::Failed(error) => store_problem(error),
+        CancelError::Failed(error) => error.into(),
         CancelError::Unrecorded(error) => unrecorded(error),
     })?;
     let canceled = canceled.ok_or_else(|| {
@@ -250,13 +244,15 @@ pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
 }
 
 /// A job was stopped, and that can't be written down.
-fn unrecorded(error: StoreError) -> Problem {
-    let cause = store_problem(error).detail;
-    let text = format!(
-        "the job was told to stop, but that can't be recorded yet: {cause}; the task shows its end once it can, so \
-         look at it again then"
-    );
-    Problem::new(ProblemKind::Unavailable, text).retry_after(UNDECIDED_RETRY_SECONDS)
+fn unrecorded(error: StoreError) -> ApiError {
+    ApiError::from(error).map_problem(|problem| {
+        let text = format!(
+            "the job was told to stop, but that can't be recorded yet: {}; the task shows its end once it can, so \
+             look at it again then",
+            problem.detail
+        );
+        Problem::new(ProblemKind::Unavailable, text).retry_after(UNDECIDED_RETRY_SECONDS)
+    })
 }
 
 /// Deletes a task that has ended, before its retention ends.
@@ -266,9 +262,9 @@ pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {
     let event = caller.audit_event(AuditAction::TaskDelete, &request.origin());
     let (owner, by) = (visible_owner(&caller), caller.authority());
     let deleted = state.store.task_delete(task.id, owner, by, event);
-    match deleted.await.map_err(store_problem)? {
+    match deleted.await? {
         DeleteOutcome::Deleted => response::no_content(),
-        DeleteOutcome::Unknown => Err(Problem::not_found("task")),
+        DeleteOutcome::Unknown => Err(Problem::not_found("task").into()),
         DeleteOutcome::Unfinished(status) => Err(Problem::new(
             ProblemKind::Conflict,
             format!(
@@ -277,18 +273,15 @@ pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {
                 status.as_str(),
                 task.id
             ),
-        )),
+        )
+        .into()),
     }
 }
 
 /// Runs `work` to its end, also when the client hangs up and this handler is dropped.
 async fn detached<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, Problem> {
-    background::spawn("detached_request", work)
-        .await
-        .map_err(|error| {
-            tracing::error!(%error, "work for a request panicked");
-            Problem::internal()
-        })
+) -> Result<T, ApiError> {
+    let work = background::spawn("detached_request", work.in_current_span());
+    work.await.map_err(ApiError::internal)
 }

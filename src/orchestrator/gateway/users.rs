@@ -11,7 +11,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::{Caller, UserAction, store_problem},
+    identity::{Caller, UserAction},
 };
 use http::StatusCode;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
     // One more than asked for tells whether there is more.
     let users = state.store.user_list(admin.user.id, after, limit + 1);
-    let mut users = users.await.map_err(store_problem)?;
+    let mut users = users.await?;
     let more = users.len() > limit as usize;
     users.truncate(limit as usize);
     let last = users.last().filter(|_| more);

@@ -13,6 +13,7 @@ use super::{AppState, authenticate, tasks::find_task_for};
 use crate::{
     api::{
         TaskId,
+        error::ApiError,
         events::{OutputLog, Stream},
         problem::{Problem, ProblemKind},
         tasks::{LogCursor, Task, TaskLogs},
@@ -21,7 +22,6 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::store_problem,
     orchestrator::{
         node_client::{EventSelection, NodeEvents},
         task_watch::{LogSource, TaskState},
@@ -132,19 +132,15 @@ fn last_place(request: &Request) -> Result<LogCursor, Problem> {
     })
 }
 
-async fn stored_task(state: &AppState, id: TaskId) -> Result<Task, Problem> {
-    let task = state
-        .store
-        .task_get(id, None)
-        .await
-        .map_err(store_problem)?;
-    task.ok_or_else(|| Problem::not_found("task"))
+async fn stored_task(state: &AppState, id: TaskId) -> Result<Task, ApiError> {
+    let task = state.store.task_get(id, None).await?;
+    Ok(task.ok_or_else(|| Problem::not_found("task"))?)
 }
 
 /// What is kept of a task's last attempt, and filter that is.
-async fn stored_log(state: &AppState, id: TaskId) -> Result<(u32, OutputLog), Problem> {
-    let jobs = state.store.task_jobs(id).await.map_err(store_problem)?;
-    let outline = state.store.job_outline(id).await.map_err(store_problem)?;
+async fn stored_log(state: &AppState, id: TaskId) -> Result<(u32, OutputLog), ApiError> {
+    let jobs = state.store.task_jobs(id).await?;
+    let outline = state.store.job_outline(id).await?;
     let Some(job) = jobs.last() else {
         return Ok((0, OutputLog::default()));
     };
@@ -161,7 +157,7 @@ async fn collect_output(
     task: &Task,
     current: TaskState,
     filter: StreamFilter,
-) -> Result<OutputLog, Problem> {
+) -> Result<OutputLog, ApiError> {
     if !task.status.is_final() && !current.status.is_final() {
         let Some(source) = current.source else {
             return Ok(OutputLog::default());
@@ -182,7 +178,8 @@ async fn collect_output(
             let text = "the node that runs this task does not answer at present; what it collect_output is kept there. \
                         Try again, or follow it (follow=true, --follow), filter waits for the node";
             return Err(Problem::new(ProblemKind::Unavailable, text)
-                .retry_after(NODE_UNREACHABLE_RETRY_SECONDS));
+                .retry_after(NODE_UNREACHABLE_RETRY_SECONDS)
+                .into());
         }
     }
     Ok(stored_log(state, task.id).await?.1)
