@@ -4,12 +4,12 @@ use super::{
     context::WorkerContext,
     event_stream::{self, EventQuery},
     job::{self, JobStart},
-    ledger::{Admission, Job, Ledger},
+    ledger::{Admission, Job, Ledger, Requester, Reservation},
 };
 use crate::{
     api::{
         INSTANCE_HEADER, OrchestratorId, is_valid_instance_id,
-        jobs::{JobList, RunJob},
+        jobs::{JobList, RunJob, SandboxSpec},
         problem::{Problem, ProblemKind},
     },
     background::BackgroundTasks,
@@ -26,7 +26,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 /// Reason for which no orchestrator may start or forget jobs while two of them call as one.
 const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
@@ -57,11 +57,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             Ok(response::text(StatusCode::OK, "ok"))
         })
         .route(Method::GET, "/readyz", ready)
-        .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
-            api.ctx
-                .metrics
-                .render(api.ledger.running_count(), &api.ctx.disk)
-        })
+        .route(Method::GET, "/metrics", metrics)
         .build(api, requests)
 }
 
@@ -70,6 +66,42 @@ impl Api {
     pub(super) fn start(&self, job: &Arc<Job>, start: JobStart) {
         let (ctx, job) = (Arc::clone(&self.ctx), Arc::clone(job));
         self.job_tasks.spawn("job", job::run(ctx, job, start));
+    }
+
+    /// Accepts a job and starts it. Goes on when the caller leaves: half an acceptance must not stay on disk.
+    async fn accept(
+        self: &Arc<Self>,
+        owner: Option<OrchestratorId>,
+        reservation: Reservation,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Job>, Problem> {
+        let (answer, accepted) = oneshot::channel();
+        let api = Arc::clone(self);
+        self.job_tasks.spawn("accept_job", async move {
+            let accepted = api.write_and_start(owner.as_ref(), reservation, spec).await;
+            // Fails when the caller has left.
+            let _ = answer.send(accepted);
+        });
+        accepted.await.unwrap_or_else(|_| Err(Problem::internal()))
+    }
+
+    async fn write_and_start(
+        &self,
+        owner: Option<&OrchestratorId>,
+        reservation: Reservation,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Job>, Problem> {
+        let mut ready = self.ensure_sole_orchestrator(owner);
+        if ready.is_ok() {
+            ready = self.ctx.ensure_ready().await;
+        }
+        if let Err(problem) = ready {
+            reservation.reject(&problem);
+            return Err(problem);
+        }
+        let (job, spec) = reservation.commit(spec).await?;
+        self.start(&job, JobStart::New(spec));
+        Ok(job)
     }
 
     /// Checks the token of a request that may take as long as a job; the orchestrator that it belongs to.
@@ -127,10 +159,10 @@ impl Api {
     }
 
     /// The job that a request names, where it belongs to the orchestrator that asks.
-    fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
+    async fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
         let owner = self.authorize(request)?;
         let id = request.param("id", "job")?;
-        self.ledger.get(owner.as_ref(), id, attempt(request)?)
+        self.ledger.get(owner.as_ref(), id, attempt(request)?).await
     }
 }
 
@@ -152,17 +184,10 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     {
         return Err(full.into());
     }
-    let caller = owner.clone();
-    let admission = api.ledger.admit(owner, wanted, &image, || {
-        api.ensure_sole_orchestrator(caller.as_ref())?;
-        api.ctx.ensure_ready()
-    })?;
+    let admission = api.ledger.admit(owner.clone(), &wanted, &image).await?;
     let job = match admission {
         Admission::Known(job) => job,
-        Admission::New(job, spec) => {
-            api.start(&job, JobStart::New(spec));
-            job
-        }
+        Admission::New(reservation) => api.accept(owner, reservation, wanted.sandbox).await?,
     };
     if wants_stream(&request) {
         return stream(job, query);
@@ -176,7 +201,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
 }
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
-    let job = api.job(&request)?;
+    let job = api.job(&request).await?;
     let query = event_query(&request)?;
     if wants_stream(&request) {
         request.authorize(Account::SoleClient)?;
@@ -197,15 +222,12 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
 
 async fn list(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
-    let mut jobs = api.ledger.list();
-    jobs.retain(|job| job.belongs_to(owner.as_ref()));
-    response::ok(&JobList {
-        jobs: jobs.iter().map(|job| job.state()).collect(),
-    })
+    let jobs = api.ledger.states(owner.as_ref());
+    response::ok(&JobList { jobs })
 }
 
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
-    let job = api.job(&request)?;
+    let job = api.job(&request).await?;
     job.cancel.send_replace(true);
     response::ok(&job.state())
 }
@@ -214,8 +236,9 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
     api.ensure_sole_orchestrator(owner.as_ref())?;
     let id = request.param("id", "job")?;
-    api.ledger
-        .forget_owned(owner.as_ref(), id, attempt(&request)?)?;
+    let requester = Requester::Orchestrator(owner.as_ref());
+    let attempt = attempt(&request)?;
+    api.ledger.forget(requester, id, attempt).await?;
     response::no_content()
 }
 
@@ -223,7 +246,7 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
     Ok(if api.closing.load(Ordering::SeqCst) {
         unavailable("shutting down")
-    } else if let Err(problem) = api.ctx.ensure_ready() {
+    } else if let Err(problem) = api.ctx.ensure_ready().await {
         unavailable(&problem.detail)
     } else {
         let warnings = api.ctx.trash.warnings().into_iter();
@@ -233,6 +256,13 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
             format!("ready{}", lines.collect::<String>()),
         )
     })
+}
+
+async fn metrics(api: Arc<Api>, _: Request) -> Reply {
+    // Without the gauges of a disk that hangs.
+    let spaces = api.ctx.probe_disk(|ctx| ctx.disk.spaces()).await;
+    let running = api.ledger.running_count();
+    api.ctx.metrics.render(running, &spaces.unwrap_or_default())
 }
 
 /// Which attempt a call is about; whichever there is, where it names none.

@@ -76,14 +76,14 @@ async fn watch_data_dir(ctx: Arc<WorkerContext>) {
     let mut is_there = true;
     loop {
         tokio::time::sleep(DATA_DIR_CHECK_INTERVAL).await;
-        let found = ctx.anchors.verify();
+        let found = ctx.verify_data_dir().await;
         if found.is_ok() == is_there {
             continue;
         }
         is_there = found.is_ok();
         match found {
             Ok(()) => tracing::info!("data directory is back; taking jobs"),
-            Err(misplaced) => tracing::error!(reason = %misplaced, "taking no jobs"),
+            Err(problem) => tracing::error!(reason = problem.detail, "taking no jobs"),
         }
         ctx.changed.send_replace(());
     }

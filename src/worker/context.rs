@@ -1,12 +1,12 @@
 //! State that all jobs of a worker share.
 
 use super::{
-    access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, init_copy::InitCopy, metrics::Metrics,
-    trash::Trash,
+    access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, disk_probe::DiskProbes,
+    init_copy::InitCopy, metrics::Metrics, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
-    data_dir::PathAnchors,
+    data_dir::{DataDirMoved, PathAnchors},
     engine::{Engine, Images},
 };
 use std::sync::Arc;
@@ -23,6 +23,7 @@ pub(super) struct WorkerContext {
     pub(super) node_uuid: String,
     pub(super) log_bytes: u64,
     pub(super) disk: Disk,
+    pub(super) disk_probes: DiskProbes,
     /// Where what ended jobs leave goes.
     pub(super) trash: Arc<Trash>,
     pub(super) access: watch::Receiver<AccessPolicy>,
@@ -38,18 +39,36 @@ pub(super) struct WorkerContext {
 }
 
 impl WorkerContext {
-    /// Whether one more job can be run here.
-    pub(super) fn ensure_ready(&self) -> Result<(), Problem> {
-        if let Err(moved) = self.anchors.verify() {
-            return Err(Problem::new(ProblemKind::Unavailable, moved.to_string()));
-        }
+    /// Fails while this node can't run one more job, with the reason.
+    pub(super) async fn ensure_ready(self: &Arc<Self>) -> Result<(), Problem> {
+        let look = |ctx: &Self| (ctx.anchors.verify(), ctx.disk.ensure_space());
+        let (in_place, has_space) = self.probe_disk(look).await?;
+        in_place.map_err(moved)?;
         if let Some(reason) = self.engine.health_error() {
             let detail =
-                format!("podman does not work on this node, and so it takes no job: {reason}");
-            return Err(
-                Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
-            );
+                format!("podman does not work on this node, so it takes no jobs: {reason}");
+            let problem = Problem::new(ProblemKind::Unavailable, detail);
+            return Err(problem.retry_after(RETRY_AFTER_SECONDS));
         }
-        self.disk.ensure_space()
+        has_space
     }
+
+    /// Fails while the data directory is not where it was at the start: files there are not ours.
+    pub(super) async fn verify_data_dir(self: &Arc<Self>) -> Result<(), Problem> {
+        let look = |ctx: &Self| ctx.anchors.verify();
+        self.probe_disk(look).await?.map_err(moved)
+    }
+
+    /// Runs a short look at the disk, off the runtime's threads; fails when the disk hangs.
+    pub(super) async fn probe_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let ctx = Arc::clone(self);
+        self.disk_probes.run(move || look(&ctx)).await
+    }
+}
+
+fn moved(error: DataDirMoved) -> Problem {
+    Problem::new(ProblemKind::Unavailable, error.to_string())
 }

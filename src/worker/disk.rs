@@ -106,10 +106,6 @@ impl Disk {
         }
     }
 
-    pub(super) fn dirs(&self) -> &[StorageDir] {
-        &self.dirs
-    }
-
     pub(super) fn dir(&self, area: StorageArea) -> &StorageDir {
         let [jobs, images, state] = &self.dirs;
         match area {
@@ -125,6 +121,14 @@ impl Disk {
         self.dirs
             .iter()
             .filter_map(|dir| Some((dir, dir.space().ok()?.shortage(self.min_free)?)))
+    }
+
+    /// Space in each directory, without those that can't be read.
+    pub(super) fn spaces(&self) -> Vec<(StorageArea, DiskSpace)> {
+        let spaces = self.dirs.iter();
+        spaces
+            .filter_map(|dir| Some((dir.area, dir.space().ok()?)))
+            .collect()
     }
 
     /// Whether the filesystem of the jobs has less room than the reserve.

@@ -1,8 +1,9 @@
 //! What a worker measures of itself.
 
-use super::disk::Disk;
+use super::disk::StorageArea;
 use crate::{
     api::jobs::Outcome,
+    disk_space::DiskSpace,
     http::{
         metrics::{MetricsRegistry, RequestMetrics, register},
         response::Reply,
@@ -38,18 +39,18 @@ impl Metrics {
     }
 
     /// All of it, with the number of jobs that run now and the room that there is.
-    pub(super) fn render(&self, running: usize, disk: &Disk) -> Reply {
+    pub(super) fn render(&self, running: usize, spaces: &[(StorageArea, DiskSpace)]) -> Reply {
         let snapshot = Registry::new();
         let help = "Jobs that were taken and have not ended.";
         let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
         jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
-        add_space(&snapshot, disk);
+        add_space(&snapshot, spaces);
         self.base.render(&snapshot)
     }
 }
 
 /// Room of each place; none of one that can't be asked, and no inodes where their number has no limit.
-fn add_space(registry: &Registry, disk: &Disk) {
+fn add_space(registry: &Registry, spaces: &[(StorageArea, DiskSpace)]) {
     let gauge = |name, help| {
         let gauge = IntGaugeVec::new(Opts::new(name, help), &["place"]);
         register(registry, gauge)
@@ -63,9 +64,8 @@ fn add_space(registry: &Registry, disk: &Disk) {
         "Inodes free there, where their number is limited.",
     );
     let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
-    for dir in disk.dirs() {
-        let Ok(space) = dir.space() else { continue };
-        let label = [dir.area.as_str()];
+    for (area, space) in spaces {
+        let label = [area.as_str()];
         bytes
             .with_label_values(&label)
             .set(number(space.bytes.free));

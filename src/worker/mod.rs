@@ -10,6 +10,7 @@ mod background;
 mod context;
 mod disk;
 mod disk_guard;
+mod disk_probe;
 mod event_stream;
 mod gc;
 mod image_gc;
@@ -95,7 +96,7 @@ pub struct PreparedWorker {
     anchors: PathAnchors,
     settings: Settings,
     recovered: recovery::Recovered,
-    tombstones: tombstones::Tombstones,
+    tombstones: (tombstones::TombstoneFile, tombstones::Tombstones),
     lock: RoleLock,
 }
 
@@ -139,9 +140,9 @@ impl PreparedWorker {
         let mut engine = probe::probe(wanted, probe_env).await?;
         engine.enable_upper_detach(&node_uuid);
         let tombstones =
-            tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
+            tombstones::TombstoneFile::open(home.join("tombstones"), settings.storage.retain)?;
         let recovered =
-            recovery::recover_jobs(&engine, init.path(), &jobs_dir, &tombstones).await?;
+            recovery::recover_jobs(&engine, init.path(), &jobs_dir, &tombstones.1).await?;
         recovered.remove_orphans(&engine, &node_uuid).await?;
         background::warn_about_strays(&engine).await;
         Ok(Self {
@@ -207,6 +208,7 @@ impl PreparedWorker {
             node_uuid,
             log_bytes: settings.storage.log_bytes,
             disk,
+            disk_probes: disk_probe::DiskProbes::default(),
             access: access_policy,
             slots: Semaphore::new(slots),
             metrics: metrics::Metrics::default(),
@@ -304,9 +306,9 @@ impl Worker {
     }
 
     /// Why this machine takes no job at present; nothing while it does.
-    pub fn unavailable_reason(&self) -> Option<String> {
-        let refusal = self.0.api.ctx.ensure_ready().err();
-        refusal.map(|problem| problem.detail)
+    pub async fn unavailable_reason(&self) -> Option<String> {
+        let ready = self.0.api.ctx.ensure_ready().await;
+        ready.err().map(|problem| problem.detail)
     }
 
     /// Number of jobs that run for other orchestrators than the one that has access now.
@@ -321,13 +323,7 @@ impl Worker {
         self.0.api.ledger.pulling_count(owner.as_ref())
     }
 
-    /// Why the data directory can't be relied on, if so.
-    pub fn data_dir_fault(&self) -> Option<String> {
-        let found = self.0.api.ctx.anchors.verify();
-        found.err().map(|misplaced| misplaced.to_string())
-    }
-
-    /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`data_dir_fault`](Self::data_dir_fault) changed.
+    /// Notifications that [`pulling_jobs`](Self::pulling_jobs) changed, or that the data directory was moved or is back.
     pub fn subscribe_changes(&self) -> watch::Receiver<()> {
         self.0.api.ctx.changed.subscribe()
     }

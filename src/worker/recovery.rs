@@ -109,7 +109,7 @@ async fn stop_unknown_shim(spool: &Spool) {
 /// A job that nobody asks for any more.
 fn discard(job: &Job) {
     job.cancel.send_replace(true);
-    job.spool.remove_on_drop();
+    job.remove_on_drop();
 }
 
 impl Recovered {
