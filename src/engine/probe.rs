@@ -18,7 +18,7 @@ use crate::{
     sandbox_init::{
         self,
         view::{self, View},
-        wire::{self, ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report},
+        wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report, take_report},
     },
 };
 use rustix::process::{Resource, getrlimit};
@@ -34,8 +34,6 @@ use tokio::{
 };
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-/// What is read of a sandbox's view of itself, in bytes.
-const MAX_VIEW_BYTES: u32 = 1024 * 1024;
 
 /// How the names of containers begin that are run to find something out.
 pub const PROBE_NAME_PREFIX: &str = "cynode-probe-";
@@ -238,13 +236,13 @@ async fn try_container(
         descriptors: [theirs.into(), null()?, null()?],
     })?;
     let conversation = async {
-        let heard = tokio::select! {
-            heard = talk_to_init(ours) => heard,
+        let answer = tokio::select! {
+            answer = talk_to_init(ours) => answer,
             gone = container.wait_exit() => {
                 return Err(run_failed(gone.err().unwrap_or_else(|| "init said nothing".to_owned())));
             }
         };
-        evaluate(engine, &mut container, heard).await
+        evaluate(engine, &mut container, answer).await
     };
     let outcome = match tokio::time::timeout(PROBE_TIMEOUT, conversation).await {
         Ok(outcome) => outcome,
@@ -270,58 +268,62 @@ fn run_failed(message: String) -> EngineError {
     }
 }
 
-/// What init had to say.
+/// Answer of init to a probe.
 #[derive(Debug)]
-enum Heard {
+enum InitAnswer {
     Refused(InitRefusal),
-    Ended(View, Option<Report>),
+    Ended(View, ExecEnd),
 }
 
-async fn talk_to_init(mut socket: UnixStream) -> io::Result<Heard> {
-    let mut first = [0; REPORT_BYTES];
-    socket.read_exact(&mut first).await?;
-    let first = Report::decode(first);
-    if let Some(Report::Refused(unfit)) = first {
-        return Ok(Heard::Refused(unfit));
+async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
+    let mut read = Vec::new();
+    if let Report::Refused(refusal) = next_report(&mut socket, &mut read).await? {
+        return Ok(InitAnswer::Refused(refusal));
     }
-    let mut text = vec![0; first.map_or(0, Report::text_bytes)];
-    socket.read_exact(&mut text).await?;
-    socket.write_all(&wire::INSPECT).await?;
-    let length = socket.read_u32_le().await?;
-    if length > MAX_VIEW_BYTES {
+    let inspect = InitRequest::Inspect.encode(ExecId::SANDBOX);
+    socket.write_all(&inspect).await?;
+    let Report::View(view) = next_report(&mut socket, &mut read).await? else {
         return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut view = vec![0; length as usize];
-    socket.read_exact(&mut view).await?;
+    };
     let view = View::decode(&String::from_utf8_lossy(&view));
-
     let exec = ExecSpec {
         command: vec!["/nothing/here".into()],
         env: Vec::new(),
     };
-    socket.write_all(&exec.encode()).await?;
-    let mut started = [0; REPORT_BYTES];
-    socket.read_exact(&mut started).await?;
-    let mut ended = [0; REPORT_BYTES];
-    socket.read_exact(&mut ended).await?;
-    Ok(Heard::Ended(view, Report::decode(ended)))
+    socket.write_all(&exec.encode(ExecId::FIRST)).await?;
+    loop {
+        if let Report::Ended(end) = next_report(&mut socket, &mut read).await? {
+            return Ok(InitAnswer::Ended(view, end));
+        }
+    }
+}
+
+async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<Report> {
+    loop {
+        if let Some((_, report)) = take_report(read)? {
+            return Ok(report);
+        }
+        if socket.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 async fn evaluate(
     engine: &Engine,
     container: &mut Container,
-    heard: io::Result<Heard>,
+    answer: io::Result<InitAnswer>,
 ) -> Result<(), EngineError> {
     let gone = container.wait_exit().await;
-    let findings = match (heard, gone) {
-        (Ok(Heard::Refused(InitRefusal::SharedNamespace)), _) => {
+    let findings = match (answer, gone) {
+        (Ok(InitAnswer::Refused(InitRefusal::SharedNamespace)), _) => {
             vec![isolation::shared_pid_namespace()]
         }
-        (Ok(Heard::Ended(view, Some(Report::Exited(127)))), Ok(())) => {
+        (Ok(InitAnswer::Ended(view, ExecEnd::Exited(127))), Ok(())) => {
             isolation::findings(&view, &view::namespaces(), engine.info.rootless)
         }
         (_, Err(message)) => return Err(run_failed(message)),
-        (heard, Ok(())) => return Err(run_failed(format!("init answered {heard:?}"))),
+        (answer, Ok(())) => return Err(run_failed(format!("init answered {answer:?}"))),
     };
     if findings.is_empty() {
         Ok(())

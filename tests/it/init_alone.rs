@@ -3,7 +3,9 @@
 
 use crate::support::{eventually, process::binary};
 use command_fds::{CommandFdExt as _, FdMapping};
-use cynode::sandbox_init::wire::{ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report};
+use cynode::sandbox_init::wire::{
+    ExecId, ExecSpec, HEADER_BYTES, Hello, InitRefusal, Report, VERSION, take_report,
+};
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
@@ -38,15 +40,23 @@ fn start(script: &str) -> (Child, UnixStream) {
 }
 
 fn report(socket: &mut UnixStream) -> Option<Report> {
-    let mut bytes = [0; REPORT_BYTES];
+    let mut bytes = vec![0; HEADER_BYTES];
     socket.read_exact(&mut bytes).ok()?;
-    Report::decode(bytes)
+    loop {
+        if let Some((_, report)) = take_report(&mut bytes).unwrap() {
+            return Some(report);
+        }
+        let mut byte = [0];
+        socket.read_exact(&mut byte).ok()?;
+        bytes.push(byte[0]);
+    }
 }
 
 #[test]
 fn init_that_is_not_pid_1_does_nothing() {
     let (child, mut socket) = start("sleep 1000 & \"$@\"; echo init ended $?; kill $!");
     let elsewhere = Hello {
+        version: VERSION,
         pid_namespace: (1, 1),
     };
     socket.write_all(&elsewhere.encode()).unwrap();
@@ -55,7 +65,7 @@ fn init_that_is_not_pid_1_does_nothing() {
         command: vec!["true".into()],
         env: Vec::new(),
     };
-    let _ = socket.write_all(&request.encode());
+    let _ = socket.write_all(&request.encode(ExecId::FIRST));
     assert_eq!(
         report(&mut socket),
         Some(Report::Refused(InitRefusal::SharedNamespace))
@@ -88,6 +98,7 @@ fn init_in_the_nodes_own_namespace_does_nothing() {
             namespace.ino() + 1
         };
         let greeting = Hello {
+            version: VERSION,
             pid_namespace: (namespace.dev(), inode),
         };
         socket.write_all(&greeting.encode()).unwrap();

@@ -4,7 +4,7 @@ use super::Excess;
 use crate::{
     sandbox_init::{
         PATH, WORKSPACE,
-        wire::{InitRefusal, Report},
+        wire::{ExecEnd, InitRefusal, Report},
     },
     wait,
 };
@@ -59,10 +59,10 @@ pub(super) async fn stop_requested(stops: &mut watch::Receiver<Option<StopReason
 /// A command that ended before the order reached it ended by itself.
 pub(super) fn classify_exit(last: Report, reason: Option<StopReason>) -> SandboxExit {
     match (last, reason) {
-        (Report::Exited(code), _) => SandboxExit::Exited(code),
-        (Report::Killed(libc::SIGKILL), Some(reason)) => SandboxExit::Stopped(reason),
-        (Report::Killed(signal), _) => SandboxExit::Signaled(signal),
-        (Report::NotStarted(errno), _) => {
+        (Report::Ended(ExecEnd::Exited(code)), _) => SandboxExit::Exited(code),
+        (Report::Ended(ExecEnd::Killed(libc::SIGKILL)), Some(reason)) => SandboxExit::Stopped(reason),
+        (Report::Ended(ExecEnd::Killed(signal)), _) => SandboxExit::Signaled(signal),
+        (Report::Ended(ExecEnd::NotStarted(errno)), _) => {
             let reason = io::Error::from_raw_os_error(errno);
             SandboxExit::EngineFailed(format!("the system could not start the command: {reason}"))
         }
@@ -72,7 +72,10 @@ pub(super) fn classify_exit(last: Report, reason: Option<StopReason>) -> Sandbox
         (Report::Refused(InitRefusal::PathIsLink), _) => SandboxExit::ImageNotRunnable(format!(
             "{WORKSPACE} or {PATH} is a link in the image, and whatever it points to would be hidden"
         )),
-        (Report::Ready(_) | Report::Started, _) => {
+        (Report::Refused(InitRefusal::UnsupportedVersion), _) => SandboxExit::EngineFailed(
+            "the sandbox's init is of another release; restart the node".to_owned(),
+        ),
+        _ => {
             SandboxExit::Lost("init said twice that the command runs".to_owned())
         }
     }

@@ -3,7 +3,7 @@
 use super::sink::OutputSink;
 use crate::{
     api::events::Stream,
-    sandbox_init::wire::{REPORT_BYTES, Report},
+    sandbox_init::wire::{Report, take_report},
 };
 use std::{io, os::fd::OwnedFd, time::Duration};
 use tokio::{
@@ -60,12 +60,10 @@ impl Pipe {
     }
 }
 
-/// ReportReader from init, read so that being interrupted loses nothing.
+/// Reader of init's reports. Cancel-safe.
 pub(super) struct ReportReader {
     socket: Option<OwnedReadHalf>,
     buffer: Vec<u8>,
-    /// What belonged to the last report that was read.
-    text: Vec<u8>,
 }
 
 impl ReportReader {
@@ -73,50 +71,36 @@ impl ReportReader {
         Self {
             socket: Some(socket),
             buffer: Vec::new(),
-            text: Vec::new(),
         }
     }
 
+    /// Whether more may come.
     pub(super) fn is_open(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// The next report; `None` once there can be no more.
+    /// The next report; `None` once there can be no more, also after one that makes no sense.
     pub(super) async fn next(&mut self) -> Option<Report> {
         loop {
-            if let Some((report, rest)) = self.buffer.split_first_chunk::<REPORT_BYTES>() {
-                let report = Report::decode(*report);
-                let text_bytes = report.map_or(0, Report::text_bytes);
-                if let Some((text, rest)) = rest.split_at_checked(text_bytes) {
-                    self.text = text.to_vec();
-                    self.buffer = rest.to_vec();
-                    return report;
-                }
-            }
-            if !matches!(
-                self.socket.as_mut()?.read_buf(&mut self.buffer).await,
-                Ok(1..)
-            ) {
-                self.socket = None;
+            let socket = self.socket.as_mut()?;
+            match take_report(&mut self.buffer) {
+                Ok(Some((_, report))) => return Some(report),
+                Ok(None) if matches!(socket.read_buf(&mut self.buffer).await, Ok(1..)) => {}
+                _ => self.socket = None,
             }
         }
     }
 
-    /// The text of the report that was read last; empty for most.
-    pub(super) fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    /// What is still to be read once init is dead; the socket may be held open by conmon.
+    /// The last report that is still to be read once init is dead; conmon may hold the socket open.
     pub(super) async fn final_report(&mut self) -> Option<Report> {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
                 last = Some(report)
-                    .filter(|report| !matches!(report, Report::Ready(_) | Report::Started));
+                    .filter(|report| matches!(report, Report::Ended(_) | Report::Refused(_)));
             }
         };
-        // Nothing is under way any more: what isn't there at once never comes.
+        // Running into the timeout is the usual end.
         let _ = tokio::time::timeout(Duration::from_millis(100), all).await;
         last
     }

@@ -19,7 +19,7 @@ use crate::{
     api::events::Stream,
     background,
     engine::{Container, ContainerSpec, Engine, EngineError, IndexStamp, Root},
-    sandbox_init::wire::{self, ExecSpec, Hello, Report},
+    sandbox_init::wire::{ExecId, ExecSpec, Hello, InitRequest, Report},
     spool::Spool,
 };
 use bytes::BytesMut;
@@ -169,8 +169,8 @@ impl Supervisor<'_> {
                     }
                 }
                 report = self.reports.next(), if self.reports.is_open() => match report {
-                    Some(Report::Ready(_)) => {
-                        cleanup.engine.detach_upper(&cleanup.name, self.reports.text());
+                    Some(Report::Ready { upper }) => {
+                        cleanup.engine.detach_upper(&cleanup.name, &upper);
                         let ready = match self.image_fault(cleanup).await {
                             None => self.hand_over_exec(),
                             Some(end) => Err(end),
@@ -222,15 +222,16 @@ impl Supervisor<'_> {
     /// Init runs and asks what to do. What is to be halted already is not begun any more.
     fn hand_over_exec(&mut self) -> Result<(), SandboxExit> {
         if self.phase.stop_reason().is_some() {
-            self.unsent.clear();
-            self.unsent.extend_from_slice(&wire::EXIT);
+            self.unsent
+                .extend_from_slice(&InitRequest::Kill.encode(ExecId::SANDBOX));
             return Ok(());
         }
         self.spool.mark_started().map_err(|error| {
             SandboxExit::EngineFailed(format!("the job's directory can't be written: {error}"))
         })?;
         self.exec_sent = true;
-        self.unsent.extend_from_slice(&self.request.encode());
+        self.unsent
+            .extend_from_slice(&self.request.encode(ExecId::FIRST));
         Ok(())
     }
 
@@ -245,7 +246,8 @@ impl Supervisor<'_> {
 
     fn begin_stop(&mut self, reason: StopReason) {
         if self.exec_sent {
-            self.unsent.extend_from_slice(b"k");
+            self.unsent
+                .extend_from_slice(&InitRequest::Kill.encode(ExecId::SANDBOX));
         }
         self.phase = Phase::Ending(reason);
         self.deadline = Instant::now() + INIT_END_TIMEOUT;
