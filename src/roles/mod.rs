@@ -12,13 +12,14 @@ pub use backup::backup;
 pub(crate) use settings::data_dir_path;
 
 use crate::{
+    api::nodes::InferenceMode,
     cli::{
         Cli, Command, DevArgs, DoctorArgs, LogFlags, NodeArgs, ServeOrchestratorArgs, WorkerArgs,
     },
     client,
     exit::Failure,
     http::server::{Shutdown, shutdown_requested},
-    node::{self, InferenceMode, NodeError},
+    node::{self, NodeError},
     orchestrator,
     secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},

@@ -7,12 +7,12 @@
 mod aliases;
 
 use crate::{
+    api::nodes::InferenceMode,
     cli::{
         DoctorArgs, LogFlags, LogFormat, LogLevel, NodeArgs, parse_duration, parse_duration_or_off,
         parse_size,
     },
     exit::Failure,
-    node::InferenceMode,
     terminal::print_note,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};

@@ -5,7 +5,7 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{check_model, check_psk, check_url, slug_from_host_name},
+        nodes::{InferenceMode, check_model, check_psk, check_url, slug_from_host_name},
     },
     cli::{
         DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
@@ -14,8 +14,7 @@ use crate::{
     data_dir::DataDir,
     exit::Failure,
     http::MAX_BODY_BYTES,
-    node::{self, InferenceMode},
-    orchestrator,
+    node, orchestrator,
     secrets::read_secret,
     store::{QueueLimits, Retention},
     worker,
