@@ -37,7 +37,7 @@ pub(super) struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let base = MetricsRegistry::default();
-        let ends = TaskStatus::ALL.into_iter().filter(|end| end.is_final());
+        let ends = TaskStatus::ALL.iter().copied().filter(|end| end.is_final());
         let tasks = base.status_counter(
             "cynode_tasks_total",
             "Tasks that were created, and that ended as completed, failed or canceled, since this process started.",

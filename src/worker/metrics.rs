@@ -22,7 +22,7 @@ impl Default for Metrics {
         let jobs = base.status_counter(
             "cynode_worker_jobs_total",
             "Jobs that ended since this process started, by the status of their result.",
-            Outcome::ALL.map(Outcome::as_str),
+            Outcome::ALL.iter().copied().map(Outcome::as_str),
         );
         Self { base, jobs }
     }

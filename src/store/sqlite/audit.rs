@@ -157,7 +157,10 @@ fn seeks(filter: &AuditFilter) -> &'static [&'static str] {
 fn actions(filter: &AuditFilter) -> Vec<&'static str> {
     match (&filter.who, filter.action) {
         (_, Some(action)) => vec![action.as_str()],
-        (Some(_), None) => AuditAction::ALL.map(AuditAction::as_str).to_vec(),
+        (Some(_), None) => AuditAction::ALL
+            .iter()
+            .map(|action| action.as_str())
+            .collect(),
         (None, None) => vec![""],
     }
 }
