@@ -7,6 +7,10 @@ pub const NODE: &str = "io.cynode.node";
 pub const JOB: &str = "io.cynode.job-id";
 /// The task of that job.
 pub const TASK: &str = "io.cynode.task-id";
+/// The attempt of that job.
+pub const ATTEMPT: &str = "io.cynode.attempt";
+/// The id of a sandbox.
+pub const SANDBOX: &str = "io.cynode.sandbox-id";
 /// The slug of a service's node, for people.
 pub const SLUG: &str = "io.cynode.slug";
 /// What a service is; a sandbox has no such label.

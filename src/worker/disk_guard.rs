@@ -14,7 +14,7 @@ use super::{
 use crate::{
     disk_space::{Resource, Shortage},
     engine::SandboxUsage,
-    sandbox::shim::Excess,
+    sandbox::Excess,
     wait,
 };
 use futures_util::future::join_all;

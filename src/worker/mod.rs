@@ -16,6 +16,7 @@ mod gc;
 mod image_gc;
 mod init_copy;
 mod job;
+pub(crate) mod job_shim;
 mod ledger;
 mod metrics;
 mod prepare;

@@ -4,7 +4,7 @@ use super::{job::JobStart, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
     engine::{Engine, EngineError, labels, probe::PROBE_NAME_PREFIX},
-    sandbox::shim::{ShimHandle, StopRequest},
+    sandbox::{StopReason, shim::ShimHandle},
     spool::Spool,
 };
 use futures_util::future::join_all;
@@ -96,10 +96,10 @@ pub(super) async fn recover_jobs(
 
 /// Has a shim end of which nobody knows what it runs.
 async fn stop_unknown_shim(spool: &Spool) {
-    let Ok(Some(mut handle)) = ShimHandle::connect(spool) else {
+    let Ok(Some(mut handle)) = ShimHandle::connect(spool.path()) else {
         return;
     };
-    handle.stop(StopRequest::Cancel).await;
+    handle.stop(StopReason::Canceled);
     let gone = async { while handle.changed().await {} };
     if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
         tracing::warn!(path = %spool.path().display(), "a shim of no known job doesn't end");
@@ -114,7 +114,7 @@ fn discard(job: &Job) {
 
 impl Recovered {
     fn adopt(&mut self, job: &Arc<Job>, ended: Option<Outcome>) {
-        let handle = ShimHandle::connect(&job.spool).unwrap_or_else(|error| {
+        let handle = ShimHandle::connect(job.spool.path()).unwrap_or_else(|error| {
             tracing::error!(job = %job.accepted.job_id, %error, "a job's shim can't be looked for");
             None
         });

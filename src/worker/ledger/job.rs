@@ -7,7 +7,7 @@ use crate::{
         jobs::{JobState, Outcome},
         problem::{Problem, ProblemKind},
     },
-    sandbox::shim::Excess,
+    sandbox::Excess,
     spool::{AcceptedJob, Spool},
     wait,
 };

@@ -1,6 +1,6 @@
-//! The shim's ends of what a sandbox holds: its output, and what init reports.
+//! The supervisor's ends of what a sandbox holds: the command's output, and init's reports.
 
-use super::sink::OutputSink;
+use super::OutputSink;
 use crate::{
     api::events::Stream,
     sandbox_init::wire::{Report, take_report},
@@ -11,6 +11,13 @@ use tokio::{
     net::unix::{OwnedReadHalf, pipe},
 };
 
+/// Bytes that are read of a pipe at a time.
+const READ_BYTES: usize = 64 * 1024;
+/// Largest content of a pipe, in bytes: what a user without privileges can set.
+const MAX_PIPE_BYTES: usize = 1024 * 1024;
+/// Time for reports that are under way when init is dead. They are in the socket already.
+const LAST_REPORT_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// A pipe: our end, which never blocks us, and the command's, which may block it.
 pub(super) fn pipe_pair() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (read, write) = io::pipe()?;
@@ -19,42 +26,46 @@ pub(super) fn pipe_pair() -> io::Result<(pipe::Receiver, OwnedFd)> {
     Ok((pipe::Receiver::from_owned_fd(read)?, write.into()))
 }
 
-/// The shim's end of one of the command's streams.
-pub(super) struct Pipe {
+/// Reader of one of the command's streams.
+pub(super) struct OutputPipe {
     pipe: pipe::Receiver,
     stream: Stream,
     buffer: Vec<u8>,
-    pub(super) open: bool,
+    is_open: bool,
 }
 
-impl Pipe {
+impl OutputPipe {
     pub(super) fn new(pipe: pipe::Receiver, stream: Stream) -> Self {
         Self {
             pipe,
             stream,
-            buffer: vec![0; 64 * 1024],
-            open: true,
+            buffer: vec![0; READ_BYTES],
+            is_open: true,
         }
     }
 
-    /// Moves what is there into the log. Can be interrupted without loss.
-    pub(super) async fn pump(&mut self, sink: &OutputSink) {
+    /// Whether more may come.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Moves what is there to the sink. Cancel-safe.
+    pub(super) async fn pump(&mut self, sink: &dyn OutputSink) {
         match self.pipe.read(&mut self.buffer).await {
-            Ok(n @ 1..) => sink.write(self.stream, &self.buffer[..n]),
-            _ => self.open = false,
+            Ok(n @ 1..) => sink.output(self.stream, &self.buffer[..n]),
+            _ => self.is_open = false,
         }
     }
 
-    /// Takes all that is there now. Asks the kernel and not tokio, which may not have heard yet that
-    /// there is something.
-    pub(super) fn drain(&self, sink: &OutputSink) {
-        let mut buffer = vec![0; self.buffer.len()];
-        // A pipe holds a megabyte at most; should somebody still write, this ends all the same.
-        let mut left = 1 << 20;
+    /// Moves all that is there now. Asks the kernel and not tokio, whose readiness may lag behind.
+    pub(super) fn drain(&self, sink: &dyn OutputSink) {
+        let mut buffer = vec![0; READ_BYTES];
+        // A bound, should a process outside of the sandbox go on writing.
+        let mut left = MAX_PIPE_BYTES;
         while left > 0
             && let Ok(n @ 1..) = rustix::io::read(&self.pipe, &mut buffer)
         {
-            sink.write(self.stream, &buffer[..n]);
+            sink.output(self.stream, &buffer[..n]);
             left -= n.min(left);
         }
     }
@@ -92,16 +103,15 @@ impl ReportReader {
     }
 
     /// The last report that is still to be read once init is dead; conmon may hold the socket open.
-    pub(super) async fn final_report(&mut self) -> Option<Report> {
+    pub(super) async fn last(&mut self) -> Option<Report> {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
-                last = Some(report)
-                    .filter(|report| matches!(report, Report::Ended(_) | Report::Refused(_)));
+                last = Some(report);
             }
         };
         // Running into the timeout is the usual end.
-        let _ = tokio::time::timeout(Duration::from_millis(100), all).await;
+        let _ = tokio::time::timeout(LAST_REPORT_TIMEOUT, all).await;
         last
     }
 }
