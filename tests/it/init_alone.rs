@@ -1,5 +1,5 @@
-//! Init does nothing unless it is alone. Each is tried in a PID namespace of the test's own, where a broken
-//! init could end nobody else.
+//! Init does nothing outside of a PID namespace of its own. Each test runs it in a namespace of the test's, where a
+//! broken init could kill no other process.
 
 use crate::support::{eventually, process::binary};
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -16,7 +16,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A shell in a PID namespace of its own, with init's descriptors; and the other end of init's socket.
+/// Shell in a PID namespace of its own, with init's descriptors, and the other end of init's socket.
 fn start(script: &str) -> (Child, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut command = Command::new("unshare");
@@ -60,7 +60,7 @@ fn init_that_is_not_pid_1_does_nothing() {
         pid_namespace: (1, 1),
     };
     socket.write_all(&elsewhere.encode()).unwrap();
-    // What would have it end all others.
+    // A request on which init would kill all others.
     let request = ExecSpec {
         command: vec!["true".into()],
         env: Vec::new(),
@@ -72,11 +72,11 @@ fn init_that_is_not_pid_1_does_nothing() {
     );
     assert_eq!(report(&mut socket), None);
     let output = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
-        (told.trim(), output.status.code()),
+        (printed.trim(), output.status.code()),
         ("init ended 0", Some(0)),
-        "a bystander was ended"
+        "another process was killed"
     );
 }
 
