@@ -74,7 +74,8 @@ async fn pass(state: &AppState) -> Result<(), StoreError> {
                 state.metrics.record_transition(TaskStatus::Failed);
                 let watch = state.jobs.watches.for_task(job.task);
                 watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
-                task_log::transitioned(job.task, TaskStatus::Failed, job.attempt, None);
+                task_log::span(job.task, job.attempt)
+                    .in_scope(|| task_log::transitioned(TaskStatus::Failed, None));
             }
         }
     }

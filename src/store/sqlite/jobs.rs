@@ -20,6 +20,7 @@ use super::{
 use crate::api::{
     JobId, NodeId, TaskId,
     events::Outline,
+    jobs::SandboxSpec,
     tasks::{JobStatus, TaskStatus},
     time::Time,
 };
@@ -28,11 +29,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths) AS queued,
                              (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
 
-const RUNNING: &str =
-    "SELECT j.*, t.spec FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
+const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
 fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
-    let spec: String = row.get("spec")?;
+    let timeout: Option<i64> = row.get("timeout_seconds")?;
     Ok(RunningJob {
         id: row.get("id")?,
         task_id: row.get("task_id")?,
@@ -44,7 +44,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
         placement: row.get("placement")?,
-        spec: parse_document(&spec)?,
+        timeout_seconds: timeout.and_then(|seconds| u64::try_from(seconds).ok()),
     })
 }
 
@@ -99,6 +99,17 @@ impl Store {
             }
             sync_task_status(c, id, TaskStatus::Running, now)?;
             running_by_id(c, id)
+        })
+        .await
+    }
+
+    /// Sandbox of a task, as a node is to run it: up to 1 MiB, so read for each request and not kept.
+    pub async fn task_sandbox(&self, id: TaskId) -> Result<SandboxSpec, StoreError> {
+        self.read(move |c| {
+            let mut statement =
+                c.prepare_cached("SELECT spec -> '$.sandbox' FROM tasks WHERE id = ?1")?;
+            let sandbox: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
+            parse_document(&sandbox.ok_or(StoreError::Damaged("task"))?)
         })
         .await
     }

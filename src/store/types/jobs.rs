@@ -2,11 +2,7 @@
 
 use super::Placement;
 use crate::api::{
-    JobId, NodeId, TaskId,
-    events::Outline,
-    jobs::JobResult,
-    tasks::{JobStatus, TaskSpec},
-    time::Time,
+    JobId, NodeId, TaskId, events::Outline, jobs::JobResult, tasks::JobStatus, time::Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,8 +30,8 @@ pub struct RunningJob {
     pub eligible_at: Time,
     /// Requirements on the node.
     pub placement: Placement,
-    /// Command, image and limits of the job.
-    pub spec: TaskSpec,
+    /// Timeout that the user asked for, in seconds.
+    pub timeout_seconds: Option<u64>,
 }
 
 impl RunningJob {

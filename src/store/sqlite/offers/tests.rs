@@ -305,3 +305,16 @@ proptest! {
         })?;
     }
 }
+
+/// A sandbox takes up to 1 MiB, and many jobs run for hours.
+#[tokio::test]
+async fn running_job_does_not_hold_its_sandbox() {
+    let world = World::new(3).await;
+    let claim = world.store.job_claim(world.job, world.nodes[0], NOW);
+    let claimed = claim.await.unwrap().unwrap();
+    let running = world.store.job_running().await.unwrap();
+    let held = format!("{claimed:?} {running:?}");
+    assert!(!held.contains("command"), "{held}");
+    let sandbox = world.store.task_sandbox(world.task).await.unwrap();
+    assert_eq!(sandbox.command, ["x"]);
+}

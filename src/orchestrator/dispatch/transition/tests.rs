@@ -1,9 +1,12 @@
-//! What follows from each end of an attempt.
+//! Transition for each kind of outcome.
 
 use super::*;
 use crate::{
-    api::jobs::{JobError, JobErrorKind, JobResult, Truncated},
-    orchestrator::dispatch::outcome::tests::job,
+    api::{
+        jobs::{JobError, JobResult, Truncated},
+        time::Time,
+    },
+    orchestrator::{dispatch::outcome::tests::job, reason::Reason},
 };
 
 fn decide(attempt: u32, max_attempts: u32, outcome: AttemptOutcome) -> Transition {
@@ -13,7 +16,7 @@ fn decide(attempt: u32, max_attempts: u32, outcome: AttemptOutcome) -> Transitio
         max_attempts,
         ..job()
     };
-    decide_transition(&job, outcome)
+    Transition::decide(&job, outcome)
 }
 
 fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -> AttemptOutcome {
@@ -46,55 +49,61 @@ fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -
 #[test]
 fn infrastructure_faults_are_retried_up_to_limit() {
     let failed = |code| ended(Outcome::Failed, Some(code), None);
-    let trouble = |kind| ended(Outcome::Failed, None, Some(kind));
+    let error = |kind| ended(Outcome::Failed, None, Some(kind));
     assert!(
-        decide(1, 3, failed(7)).again.is_none(),
+        decide(1, 3, failed(7)).requeue_after.is_none(),
         "a command's own failure is final"
     );
-    let refused = decide(1, 3, trouble(JobErrorKind::ImageNotFound));
-    assert!(refused.again.is_none() && refused.refusal.is_some() && refused.end.result.is_some());
+    let refused = decide(1, 3, error(JobErrorKind::ImageNotFound));
     assert!(
-        decide(1, 3, trouble(JobErrorKind::EngineError))
-            .again
+        refused.requeue_after.is_none()
+            && refused.refusal.is_some()
+            && refused.end.result.is_some()
+    );
+    assert!(
+        decide(1, 3, error(JobErrorKind::EngineError))
+            .requeue_after
             .is_some()
     );
     assert!(
-        decide(3, 3, trouble(JobErrorKind::EngineError))
-            .again
+        decide(3, 3, error(JobErrorKind::EngineError))
+            .requeue_after
             .is_none()
     );
     assert!(
         decide(2, 3, AttemptOutcome::Lost(Reason::default()))
-            .again
+            .requeue_after
             .is_some()
     );
     let last = decide(1, 1, AttemptOutcome::Lost("gone".into()));
     assert!(
-        last.again.is_none()
+        last.requeue_after.is_none()
             && last.end.status == JobStatus::Lost
             && last.end.summary.contains("gone")
     );
-    // A node that never began costs no attempt, however many there may be.
-    let not_begun = decide(1, 1, AttemptOutcome::NotStarted(Reason::default()));
+    // An attempt that did not start doesn't count, whatever the maximum.
+    let not_started = decide(1, 1, AttemptOutcome::NotStarted(Reason::default()));
     assert!(
-        not_begun.again.is_some() && not_begun.not_begun && not_begun.cleanup == Cleanup::Nothing
+        not_started.requeue_after.is_some()
+            && not_started.is_not_started
+            && not_started.cleanup == Cleanup::Nothing
     );
-    let pulls_full = decide(1, 1, AttemptOutcome::PullQueueFull(Reason::default()));
-    assert!(pulls_full.not_begun && pulls_full.again > not_begun.again);
-    // A later one was offered meanwhile, and nobody knows what became of that: nobody has canceled it.
+    let queue_full = decide(1, 1, AttemptOutcome::PullQueueFull(Reason::default()));
+    assert!(queue_full.is_not_started && queue_full.requeue_after > not_started.requeue_after);
+    // A later attempt was offered meanwhile with an unknown answer, so no number is left. No user canceled it.
     let job = RunningJob {
         attempt: 1,
         last_attempt: 2,
         max_attempts: 2,
         ..job()
     };
-    let unknown = decide_transition(&job, AttemptOutcome::NotStarted(Reason::default()));
-    assert!(unknown.again.is_none() && unknown.end.status == JobStatus::Lost);
+    let unknown = Transition::decide(&job, AttemptOutcome::NotStarted(Reason::default()));
+    assert!(unknown.requeue_after.is_none() && unknown.end.status == JobStatus::Lost);
     let rejected = decide(1, 3, AttemptOutcome::Rejected("no".into()));
-    assert!(rejected.again.is_none() && rejected.refusal.is_some());
-    // What is not understood has run all the same.
+    assert!(rejected.requeue_after.is_none() && rejected.refusal.is_some());
+    // A command with an invalid result has run.
     let unreadable = decide(1, 3, AttemptOutcome::Unreadable(Reason::default()));
-    assert!(unreadable.again.is_none() && unreadable.end.status == JobStatus::Lost);
+    assert!(unreadable.requeue_after.is_none() && unreadable.end.status == JobStatus::Lost);
 }
 #[test]
 fn canceled_job_has_no_other_attempt() {
@@ -107,7 +116,7 @@ fn canceled_job_has_no_other_attempt() {
     ] {
         let mut transition = decide(1, 3, outcome);
         transition.cancel();
-        assert!(transition.again.is_none() && transition.refusal.is_none());
+        assert!(transition.requeue_after.is_none() && transition.refusal.is_none());
         assert_eq!(transition.end.status, JobStatus::Canceled);
     }
     let mut failed = decide(1, 3, ended(Outcome::Failed, Some(7), None));
