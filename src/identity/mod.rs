@@ -5,6 +5,7 @@
 //! access token names its session and is valid only while that session is active, which is looked up on
 //! each call: a logout takes effect immediately.
 
+mod audit;
 mod error;
 mod keys;
 mod nodes;

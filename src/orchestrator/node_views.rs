@@ -1,7 +1,7 @@
 //! Nodes as users see them, and whether they may be given jobs.
 
 use super::{
-    AppState, control_plane,
+    AppState, node_config,
     readiness::{self, NodeReadiness},
     reason::sanitize,
 };
@@ -49,7 +49,7 @@ impl AppState {
                 reason.for_users(&node.slug)
             }
         });
-        let stale = control_plane::is_stale(self, &node);
+        let stale = node_config::is_stale(self, &node);
         let report = &node.capability;
         if reason.is_none() {
             let unused = || self.nodes.slots.describe_unused(report.max_concurrency());

@@ -1,12 +1,8 @@
-//! Users, for admins.
+//! Users: create, list, disable, enable, revoke sessions, reset password; for admins.
 
 use super::{AppState, MAX_PAGE_SIZE, authenticate_admin, page_size};
 use crate::{
-    api::{
-        UserId,
-        audit::AuditAction,
-        users::{CreateUser, UserList},
-    },
+    api::{UserId, audit::AuditAction, users::CreateUser},
     http::{
         request::Request,
         response::{self, Reply},
@@ -16,7 +12,7 @@ use crate::{
 use http::StatusCode;
 use std::sync::Arc;
 
-/// Longest user: handle, password and address at their limits are far smaller.
+/// Largest body of a new user; handle, password and e-mail address at their limits are far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
@@ -32,16 +28,8 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
     let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
     let limit = page_size(&request, MAX_PAGE_SIZE)?;
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
-    // One more than asked for tells whether there is more.
-    let users = state.store.user_list(admin.user.id, after, limit + 1);
-    let mut users = users.await?;
-    let more = users.len() > limit as usize;
-    users.truncate(limit as usize);
-    let last = users.last().filter(|_| more);
-    response::ok(&UserList {
-        next_cursor: last.map_or_else(String::new, |user| user.handle.clone()),
-        users,
-    })
+    let users = state.identity.user_list(&admin, after, limit);
+    response::ok(&users.await?)
 }
 
 pub(super) async fn disable(state: Arc<AppState>, request: Request) -> Reply {

@@ -77,6 +77,8 @@ impl From<CallError> for NodeCallError {
     }
 }
 
+impl std::error::Error for NodeCallError {}
+
 impl fmt::Display for NodeCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
