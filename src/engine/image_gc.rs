@@ -7,7 +7,7 @@ use super::{
 };
 use crate::api::image::ImageRef;
 use serde::Deserialize;
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 /// How long podman may take to remove an image.
 const REMOVE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -34,12 +34,12 @@ enum Removal {
 impl Images {
     /// Removes pulled images, the longest unused first, that nobody has used for as long as `limit` says, which
     /// is asked before each. Those in use, and those to be kept in any case, stay.
-    pub async fn remove_unused(&self, limit: impl Fn() -> Duration) {
+    pub async fn remove_unused<F: Future<Output = Duration>>(&self, limit: impl Fn() -> F) {
         let Some(pulled) = &self.pulled else {
             return;
         };
         for (image, known, unused) in pulled.unused_for(Duration::ZERO) {
-            if unused < limit() {
+            if unused < limit().await {
                 break;
             }
             if self.protected.contains(&image) {

@@ -1,4 +1,8 @@
 //! The Worker API (contract, section 4): handlers between HTTP and the ledger.
+//!
+//! Handlers check the token, parse, and call the [ledger](super::ledger) or the [context](super::context). They
+//! touch no disk themselves, and hold no lock while they wait: while a disk hangs, only the calls about the jobs
+//! that are being written or read wait for it.
 
 use super::{
     context::WorkerContext,
@@ -8,7 +12,9 @@ use super::{
 };
 use crate::{
     api::{
-        INSTANCE_HEADER, OrchestratorId, is_valid_instance_id,
+        INSTANCE_HEADER, OrchestratorId,
+        image::ImageRef,
+        is_valid_instance_id,
         jobs::{JobList, RunJob, SandboxSpec},
         problem::{Problem, ProblemKind},
     },
@@ -28,21 +34,22 @@ use std::sync::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-/// Reason for which no orchestrator may start or forget jobs while two of them call as one.
-const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
-    results kept, until only one has called for 30 s";
-/// When one may try again, in seconds.
+/// Reason of a refusal while two processes call as one orchestrator.
+const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; this node accepts no jobs, and forgets none, \
+    until only one has called for 30 s";
+/// Delay after which a call may be sent again that was refused because of two orchestrators.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// What the handlers share.
+/// State of the handlers.
 pub(super) struct Api {
     pub(super) ledger: Arc<Ledger>,
     pub(super) ctx: Arc<WorkerContext>,
+    /// Jobs that run or are being accepted.
     pub(super) job_tasks: BackgroundTasks,
     /// Processes that call as orchestrators.
-    pub(super) instances: Instances<OrchestratorId>,
-    /// Set at shutdown: nothing new is started.
-    pub(super) closing: AtomicBool,
+    instances: Instances<OrchestratorId>,
+    /// Set at shutdown: new jobs are refused.
+    is_closing: AtomicBool,
 }
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
@@ -62,10 +69,43 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
 }
 
 impl Api {
+    pub(super) fn new(ledger: Arc<Ledger>, ctx: Arc<WorkerContext>) -> Self {
+        Self {
+            ledger,
+            ctx,
+            job_tasks: BackgroundTasks::default(),
+            instances: Instances::default(),
+            is_closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses new jobs from now on.
+    pub(super) fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
     /// Runs a job in the background.
     pub(super) fn start(&self, job: &Arc<Job>, start: JobStart) {
         let (ctx, job) = (Arc::clone(&self.ctx), Arc::clone(job));
         self.job_tasks.spawn("job", job::run(ctx, job, start));
+    }
+
+    /// The job of a request, which is accepted and started where it is new.
+    async fn find_or_accept(
+        self: &Arc<Self>,
+        owner: Option<OrchestratorId>,
+        wanted: RunJob,
+        image: &ImageRef,
+    ) -> Result<Arc<Job>, Problem> {
+        let admission = self.ledger.admit(owner.clone(), &wanted, image).await?;
+        match admission {
+            Admission::Known(job) => Ok(job),
+            Admission::New(reservation) => self.accept(owner, reservation, wanted.sandbox).await,
+        }
     }
 
     /// Accepts a job and starts it. Goes on when the caller leaves: half an acceptance must not stay on disk.
@@ -104,14 +144,14 @@ impl Api {
         Ok(job)
     }
 
-    /// Checks the token of a request that may take as long as a job; the orchestrator that it belongs to.
+    /// Checks the token of a request that may take as long as a job. Returns the orchestrator that it belongs to.
     fn authorize_long(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = self.authorize(request)?;
         request.authorize(Account::SoleClient)?;
         Ok(owner)
     }
 
-    /// Checks the token of a request that takes a moment; the orchestrator that it belongs to.
+    /// Checks the token of a short request. Returns the orchestrator that it belongs to.
     fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = {
             let access = self.ctx.access.borrow();
@@ -127,11 +167,11 @@ impl Api {
             return Ok(owner);
         }
         Err(Problem::unauthorized(
-            "this is not the token that the orchestrator gave this node; restart the node to have it fetch the present one",
+            "this is not the token that the orchestrator gave this node; restart the node, which then gets the current one",
         ))
     }
 
-    /// Notes which process of an orchestrator calls.
+    /// Records the process of an orchestrator that calls.
     fn record_instance(&self, owner: &OrchestratorId, request: &Request) {
         let instance = request.header(INSTANCE_HEADER);
         let Some(instance) = instance.filter(|instance| is_valid_instance_id(instance)) else {
@@ -145,7 +185,7 @@ impl Api {
         }
     }
 
-    /// Refuses what two orchestrators with one database would each do without the other's knowledge.
+    /// Refuses a change while two processes call as one orchestrator: neither knows the changes of the other.
     fn ensure_sole_orchestrator(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
         let is_duplicate =
             owner.is_some_and(|owner| self.instances.has_duplicate(owner, Instant::now()));
@@ -172,7 +212,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     request.limit_body(api.ctx.access.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
-    if api.closing.load(Ordering::SeqCst) {
+    if api.is_closing() {
         return Err(Problem::new(
             ProblemKind::Unavailable,
             "this worker is shutting down; send the job to another node",
@@ -184,15 +224,11 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     {
         return Err(full.into());
     }
-    let admission = api.ledger.admit(owner.clone(), &wanted, &image).await?;
-    let job = match admission {
-        Admission::Known(job) => job,
-        Admission::New(reservation) => api.accept(owner, reservation, wanted.sandbox).await?,
-    };
+    let job = api.find_or_accept(owner, wanted, &image).await?;
     if wants_stream(&request) {
         return stream(job, query);
     }
-    // The job may run for hours, and its request is in the ledger.
+    // Frees its memory: the job may run for hours.
     drop(request);
     match job.wait_result().await {
         Some(last) => response::ok(&last.result),
@@ -206,7 +242,7 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     if wants_stream(&request) {
         request.authorize(Account::SoleClient)?;
         if query.output && query.follow {
-            // What the job printed; whether it ends is asked without.
+            // A reader of output can come back; the stream that waits for the end has none.
             request.mark_preemptible();
         }
         return stream(job, query);
@@ -243,8 +279,8 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
 }
 
 async fn ready(api: Arc<Api>, _: Request) -> Reply {
-    let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
-    Ok(if api.closing.load(Ordering::SeqCst) {
+    let unavailable = |reason: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, reason);
+    Ok(if api.is_closing() {
         unavailable("shutting down")
     } else if let Err(problem) = api.ctx.ensure_ready().await {
         unavailable(&problem.detail)
@@ -265,7 +301,7 @@ async fn metrics(api: Arc<Api>, _: Request) -> Reply {
     api.ctx.metrics.render(running, &spaces.unwrap_or_default())
 }
 
-/// Which attempt a call is about; whichever there is, where it names none.
+/// Attempt that a call is about; `None` for the current one.
 fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
     request.query_as("attempt", "the number of an attempt")
 }
@@ -299,6 +335,6 @@ fn stream(job: Arc<Job>, query: EventQuery) -> Reply {
 fn unreadable_result() -> Problem {
     Problem::new(
         ProblemKind::Internal,
-        "the job's result can't be read; the node's log says why",
+        "the job's result can't be read; see the node's log for the reason",
     )
 }

@@ -1,49 +1,24 @@
-//! What is kept of jobs that have ended, for how long, and what goes sooner when room is short.
+//! Collection of results that were never fetched, and of what ended jobs left.
+//!
+//! A result that is older than `--result-retention` loses its log and its texts; after as long again the job is
+//! forgotten. Where the disk of the jobs is short of space, logs go sooner.
 
 use super::{
     context::WorkerContext,
     ledger::{Job, Ledger, Requester},
-    recovery::remove_orphans,
+    orphans::remove_orphans,
 };
 use crate::{
     api::{JobId, events::ResultEvent, time::Time},
     spool::Spool,
 };
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
+use tokio::task::spawn_blocking;
 
-/// How often old results are looked for.
+/// Interval of the collection.
 const GC_INTERVAL: Duration = Duration::from_mins(10);
 
-/// Where jobs are kept, and for how long.
-#[derive(Clone, Debug)]
-pub struct StorageSettings {
-    /// Where each job has its directory; in the data directory when `None`.
-    pub jobs_dir: Option<PathBuf>,
-    /// Bytes to keep free where jobs, images and state are, and as large a share of the inodes: below
-    /// that no job is taken.
-    pub min_free: u64,
-    /// Bytes that are kept of each job's log.
-    pub log_bytes: u64,
-    /// How long a result is kept that nobody fetches.
-    pub retain: Duration,
-    /// How long an image is kept that this node pulled and no job uses; `None`: for ever.
-    pub image_gc: Option<Duration>,
-}
-
-impl Default for StorageSettings {
-    fn default() -> Self {
-        Self {
-            jobs_dir: None,
-            min_free: 512 << 20,
-            log_bytes: 64 << 20,
-            retain: Duration::from_hours(30 * 24),
-            image_gc: Some(Duration::from_hours(30 * 24)),
-        }
-    }
-}
-
-/// Collects the results that were not fetched for `retain`, for as long as the worker lives: logs and texts
-/// first, so that for as long again a late request learns how its job ended and none is run twice.
+/// Collects old results for as long as the worker lives.
 pub(super) async fn run_gc(ctx: Arc<WorkerContext>, ledger: Arc<Ledger>, retain: Duration) {
     let (engine, node_uuid) = (ctx.engine.clone(), ctx.node_uuid.clone());
     let jobs_dir = ctx.disk.jobs_dir.clone();
@@ -68,7 +43,7 @@ pub(super) async fn run_gc(ctx: Arc<WorkerContext>, ledger: Arc<Ledger>, retain:
 
 async fn collect(ctx: &Arc<WorkerContext>, ledger: &Arc<Ledger>, retain: Duration) {
     let (shared, jobs) = (Arc::clone(ctx), ledger.jobs());
-    let expired = tokio::task::spawn_blocking(move || shrink_results(&shared, &jobs, retain)).await;
+    let expired = spawn_blocking(move || shrink_results(&shared, &jobs, retain)).await;
     let expired = expired.unwrap_or_else(|error| {
         tracing::error!(%error, "collection of old results panicked; retrying");
         Vec::new()
@@ -107,14 +82,14 @@ fn shrink_results(ctx: &WorkerContext, jobs: &[Arc<Job>], retain: Duration) -> V
     expired
 }
 
-/// Lets go of the log, and of a result's texts where it is too old. The log first: on a full disk
-/// nothing can be written before.
+/// Removes the log, and the texts of a result that is too old: a late request still learns how its job ended, and
+/// none is run twice. The log goes first: on a full disk nothing can be written before.
 fn shrink_result(spool: &Spool, last: &mut ResultEvent, is_old: bool) -> io::Result<()> {
     spool.delete_log()?;
     if !is_old || last.outline.is_empty() {
         return Ok(());
     }
-    tracing::warn!(job = %last.result.job_id, "of a result that nobody fetched only its end is kept");
+    tracing::warn!(job = %last.result.job_id, "result was never fetched; removing its texts");
     last.outline.clear();
     let result = &mut last.result;
     let streams = [

@@ -25,7 +25,7 @@
 mod job;
 mod registry;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use job::Job;
 pub(super) use registry::Requester;

@@ -1,4 +1,4 @@
-//! What a worker measures of itself.
+//! Metrics of a worker.
 
 use super::disk::StorageArea;
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
 };
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+/// Metrics of a worker.
 pub(super) struct Metrics {
     base: MetricsRegistry,
     jobs: IntCounterVec,
@@ -33,15 +34,15 @@ impl Metrics {
         self.base.requests("worker")
     }
 
-    /// A job has got its result.
+    /// Counts a job that has a result now.
     pub(super) fn job_ended(&self, status: Outcome) {
         self.jobs.with_label_values(&[status.as_str()]).inc();
     }
 
-    /// All of it, with the number of jobs that run now and the room that there is.
+    /// Text of all metrics, with the number of running jobs and the free space of now.
     pub(super) fn render(&self, running: usize, spaces: &[(StorageArea, DiskSpace)]) -> Reply {
         let snapshot = Registry::new();
-        let help = "Jobs that were taken and have not ended.";
+        let help = "Jobs that were accepted and have not ended.";
         let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
         jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
         add_space(&snapshot, spaces);
@@ -49,7 +50,7 @@ impl Metrics {
     }
 }
 
-/// Room of each place; none of one that can't be asked, and no inodes where their number has no limit.
+/// Adds the free space of each area, and its inodes where their number is limited.
 fn add_space(registry: &Registry, spaces: &[(StorageArea, DiskSpace)]) {
     let gauge = |name, help| {
         let gauge = IntGaugeVec::new(Opts::new(name, help), &["place"]);

@@ -29,9 +29,10 @@ fn run_of(job_id: JobId, attempt: u32) -> RunJob {
     serde_json::from_value(run).unwrap()
 }
 
-fn accepted(job_id: JobId, task_id: TaskId, attempt: u32) -> AcceptedJob {
+/// An attempt of a job of a task of its own.
+pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
     AcceptedJob {
-        task_id,
+        task_id: TaskId::new(),
         job_id,
         attempt,
         image: "localhost/x:latest".to_owned(),
@@ -190,7 +191,7 @@ async fn forgotten_job_is_gone_from_disk() {
 #[test]
 fn shutdown_cancels_a_job_being_accepted() {
     let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
-    let wanted = accepted(JobId::new(), TaskId::new(), 1);
+    let wanted = accepted(JobId::new(), 1);
     registry.admit(&wanted).unwrap();
     registry.cancel_all();
     let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
@@ -232,7 +233,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Admit(n, attempt) => {
-                    let wanted = accepted(ids[n].0, ids[n].1, attempt);
+                    let task_id = ids[n].1;
+                    let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
                     match registry.admit(&wanted) {
                         Ok(registry::Admission::Begun) => {
                             prop_assert!(writing[n].is_none() && burying[n].is_none());
