@@ -21,7 +21,7 @@ pub fn spawn<T: Send + 'static>(
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
-    let span = tracing::debug_span!("background", name);
+    let span = tracing::debug_span!("background", background_task = name);
     tokio::spawn(logged(name, task).instrument(span))
 }
 

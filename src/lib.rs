@@ -50,7 +50,7 @@ pub mod sandbox_init;
 pub mod secrets;
 pub mod spool;
 pub mod store;
-mod terminal;
+pub mod terminal;
 mod text;
 mod wait;
 pub mod worker;

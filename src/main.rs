@@ -2,20 +2,23 @@
 
 use clap::Parser as _;
 use cynode::{
-    cli::{Cli, Command},
-    client, doctor, helpers, roles,
+    cli::{self, Cli, Command},
+    client, doctor, helpers, roles, terminal,
 };
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // PID 1 of a sandbox and other helpers of ours: no runtime, no argument parser.
     helpers::run_if_requested();
-    let Cli { common, command } = Cli::parse();
+    let Cli { log, command } = Cli::parse();
+    if log.is_given() && !command.writes_log() {
+        terminal::print_note(cli::LOG_FLAGS_NOTICE);
+    }
     let outcome = match command {
-        Command::Dev(args) => roles::dev(&common, *args),
-        Command::ServeOrchestrator(args) => roles::serve_orchestrator(&common, *args),
-        Command::Node(args) => roles::node(&common, *args),
-        Command::Worker(args) => roles::worker(&common, *args),
+        Command::Dev(args) => roles::dev(*args),
+        Command::ServeOrchestrator(args) => roles::serve_orchestrator(*args),
+        Command::Node(args) => roles::node(*args),
+        Command::Worker(args) => roles::worker(*args),
         Command::Run(args) => client::run::run(args),
         Command::Task(command) => client::task::task(command),
         Command::Nodes(command) => client::nodes::nodes(command),

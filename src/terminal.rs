@@ -43,7 +43,7 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// Prints a remark on stderr. A closed stderr is ignored: no other channel to the user is left.
-pub(crate) fn print_note(text: &str) {
+pub fn print_note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

@@ -1,31 +1,37 @@
-//! Flags of the client commands: what users say.
+//! Flags and arguments of the client commands.
 
-use super::parse_duration;
+use super::{number, parse_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
-/// How a client command reaches the orchestrator and prints.
+/// Flags of every client command: where the orchestrator is, and how to print.
 #[derive(Args, Clone, Debug)]
 pub struct ClientFlags {
     /// URL of the orchestrator's User API [default: the last login's, else http://127.0.0.1:12080]
-    #[arg(long, env = "CYNODE_GATEWAY_URL", value_name = "URL")]
+    #[arg(
+        long,
+        env = "CYNODE_GATEWAY_URL",
+        value_name = "URL",
+        help_heading = "Connection"
+    )]
     pub gateway_url: Option<String>,
     /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
     pub output: OutputFormat,
 }
 
-/// How a client command prints.
+/// Output format of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OutputFormat {
     Text,
     Json,
 }
 
-/// What a sandbox gets.
+/// Settings of a new task.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Sandbox")]
 pub struct TaskFlags {
-    /// Image to run the command in [default: the orchestrator's]
+    /// Image to run the command in [default: the orchestrator's --default-image]
     #[arg(long)]
     pub image: Option<String>,
     /// Set a variable; NAME alone copies it from your environment; repeatable
@@ -35,31 +41,37 @@ pub struct TaskFlags {
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
     /// Run only on nodes with this label; repeatable
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", help_heading = "Scheduling")]
     pub label: Vec<String>,
     /// Name the task; a number is added if you have used the name before
-    #[arg(long)]
+    #[arg(long, help_heading = "Scheduling")]
     pub name: Option<String>,
-    /// Maximum attempts when a node fails or is lost; 1: never run the command twice [default: 3]
-    #[arg(long, value_name = "N")]
+    /// Maximum attempts when a node fails or is lost, 1 to 100; 1: never run the command twice [default: 3]
+    #[arg(long, value_name = "N", value_parser = number::<u32, _>(..), help_heading = "Scheduling")]
     pub max_attempts: Option<u32>,
     /// Priority among your own tasks, -100 to 100; higher starts sooner [default: 0]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = number::<i32, _>(..),
+        allow_negative_numbers = true,
+        help_heading = "Scheduling"
+    )]
     pub priority: Option<i32>,
 }
 
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    #[command(flatten)]
-    pub client: ClientFlags,
-    #[command(flatten)]
-    pub sandbox: TaskFlags,
     /// Print the task's id and return immediately
     #[arg(long, short)]
     pub detach: bool,
     /// Command and arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientFlags,
+    #[command(flatten)]
+    pub sandbox: TaskFlags,
 }
 
 #[derive(Subcommand, Debug)]
@@ -84,10 +96,6 @@ pub enum TaskCommand {
 
 #[derive(Args, Debug)]
 pub struct TaskCreateArgs {
-    #[command(flatten)]
-    pub client: ClientFlags,
-    #[command(flatten)]
-    pub sandbox: TaskFlags,
     /// Script for /bin/sh instead of a command; - reads it from stdin
     #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub script: Option<String>,
@@ -101,6 +109,10 @@ pub struct TaskCreateArgs {
         value_name = "CMD"
     )]
     pub command: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientFlags,
+    #[command(flatten)]
+    pub sandbox: TaskFlags,
 }
 
 #[derive(Args, Debug)]
@@ -114,9 +126,9 @@ pub struct TaskListArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Maximum number of tasks, 1 to 200
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    #[arg(long, default_value_t = 20, value_parser = number::<u32, _>(1..=200), value_name = "N")]
     pub limit: u32,
-    /// Continue after an earlier list
+    /// Continue after the previous page: the cursor that it ended with
     #[arg(long)]
     pub cursor: Option<String>,
 }
@@ -125,7 +137,7 @@ pub struct TaskListArgs {
 pub struct TaskArgs {
     #[command(flatten)]
     pub client: ClientFlags,
-    /// The task's id, its name, or 8 or more characters from the beginning of its id
+    /// Id or name of the task, or the first 8 or more characters of its id
     pub id: String,
 }
 
@@ -133,7 +145,7 @@ pub struct TaskArgs {
 pub struct TasksArgs {
     #[command(flatten)]
     pub client: ClientFlags,
-    /// Ids of the tasks, their names, or 8 or more characters from the beginning of an id
+    /// Ids or names of the tasks, or the first 8 or more characters of their ids
     #[arg(required = true, value_name = "ID")]
     pub ids: Vec<String>,
 }
@@ -233,7 +245,7 @@ pub struct UserResetArgs {
     pub password: NewPasswordFlags,
 }
 
-/// Where a new password comes from; asked for when nothing is said.
+/// Source of a new password; without one, the command asks for it.
 #[derive(Args, Debug)]
 pub struct NewPasswordFlags {
     /// Generate a password and show it once
@@ -251,13 +263,13 @@ pub struct AuditArgs {
     /// Show only this action, such as auth.login or user.create
     #[arg(long)]
     pub action: Option<String>,
-    /// Show only what this user or node did, or what was done to it
+    /// Show only events by or about this user or node
     #[arg(long, value_name = "NAME")]
     pub who: Option<String>,
     /// Maximum number of events, 1 to 200
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    #[arg(long, default_value_t = 20, value_parser = number::<u32, _>(1..=200), value_name = "N")]
     pub limit: u32,
-    /// Continue after an earlier list
+    /// Continue after the previous page: the cursor that it ended with
     #[arg(long)]
     pub cursor: Option<String>,
 }
@@ -267,9 +279,19 @@ pub struct LoginArgs {
     #[command(flatten)]
     pub client: ClientFlags,
     /// Your handle
-    #[arg(long, env = "CYNODE_HANDLE", default_value = "admin")]
+    #[arg(
+        long,
+        env = "CYNODE_HANDLE",
+        default_value = "admin",
+        help_heading = "Identity"
+    )]
     pub handle: String,
     /// Read your password from a file (or set CYNODE_PASSWORD)
-    #[arg(long, env = "CYNODE_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CYNODE_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = "Identity"
+    )]
     pub password_file: Option<PathBuf>,
 }

@@ -1,18 +1,21 @@
-//! Every subcommand and flag, grouped as a user reads `--help`.
+//! Subcommands and flags, grouped as `--help` shows them.
 //!
-//! These are the raw arguments; [`crate::roles`] turns those of a role into its settings.
-//! Each flag has an environment twin `CYNODE_<FLAG>`; a flag beats it.
+//! These are the raw arguments; [`crate::roles`] turns those of a role into its settings. Each flag of a role has
+//! an environment twin `CYNODE_<FLAG>`, which the flag overrides. A renamed setting keeps its old name for one
+//! release ([`old_names`]).
 
 #![allow(
     missing_docs,
-    reason = "doc comments are help texts here; flattened groups have none of their own"
+    reason = "doc comments are help texts here; a flattened group has none of its own"
 )]
 
 mod client;
 mod doctor;
+mod old_names;
 mod orchestrator;
 mod roles;
 mod sandbox;
+mod values;
 mod variables;
 
 pub use client::*;
@@ -22,8 +25,11 @@ pub use roles::*;
 pub use sandbox::*;
 pub(crate) use variables::warn_about_unknown;
 
+pub(crate) use old_names::notices as old_name_notices;
+pub(crate) use values::{number, parse_duration, parse_duration_or_off, parse_listen, parse_size};
+use values::{parse_lease, parse_network};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::time::Duration;
 
 /// cynode runs your team's commands in fresh, network-less sandboxes on machines of your own.
 #[derive(Parser, Debug)]
@@ -35,23 +41,40 @@ use std::time::Duration;
 )]
 pub struct Cli {
     #[command(flatten)]
-    pub common: LogFlags,
+    pub log: AnyLogFlags,
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What every subcommand takes.
+/// Flags of the log, for the commands that write one.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logging")]
 pub struct LogFlags {
     /// Log messages of this level and above [default: info]
-    #[arg(long, global = true, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "CYNODE_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
     /// Format of log lines [default: text]
-    #[arg(long, global = true, env = "CYNODE_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, env = "CYNODE_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 }
 
-/// From which importance on something is logged.
+/// The same flags on every other command, and before the command: hidden, and accepted for one release.
+#[derive(Args, Clone, Debug)]
+pub struct AnyLogFlags {
+    #[arg(long, global = true, hide = true)]
+    log_level: Option<LogLevel>,
+    #[arg(long, global = true, hide = true)]
+    log_format: Option<LogFormat>,
+}
+
+impl AnyLogFlags {
+    /// Whether one of them was given.
+    pub const fn is_given(&self) -> bool {
+        self.log_level.is_some() || self.log_format.is_some()
+    }
+}
+
+/// Least importance of a message that is logged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -62,7 +85,7 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -120,106 +143,41 @@ pub enum Command {
     Version,
 }
 
-/// `90`, `90s`, `5m`, `2h`, `1d`, or `500ms`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err("write it like 90s, 5m or 2h".to_owned()),
-    };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "write it like 90s, 5m or 2h".to_owned())?;
-    Ok(Duration::from_millis(number.saturating_mul(millis)))
-}
-
-/// The same, or `off`, which is none.
-pub(crate) fn parse_duration_or_off(text: &str) -> Result<Duration, String> {
-    match text {
-        "off" => Ok(Duration::ZERO),
-        _ => parse_duration(text).map_err(|advice| format!("{advice}, or off")),
+impl Command {
+    /// Whether the command writes a log.
+    pub const fn writes_log(&self) -> bool {
+        matches!(
+            self,
+            Self::Dev(_) | Self::ServeOrchestrator(_) | Self::Node(_) | Self::Worker(_)
+        )
     }
 }
 
-/// `64MiB`, `2GiB`; a bare number is bytes.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || "write it like 64MiB or 2GiB".to_owned();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let bytes: u64 = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    Ok(number.saturating_mul(bytes))
-}
+/// Says why a flag of logs was given to a command that logs nothing.
+pub const LOG_FLAGS_NOTICE: &str =
+    "warning: --log-level and --log-format are deprecated here; this command writes no log";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn arguments_are_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
-        for (text, seconds) in [
-            ("90", 90),
-            ("90s", 90),
-            ("5m", 300),
-            ("2h", 7200),
-            ("1d", 86_400),
+    fn log_flags_are_read_before_and_after_a_role() {
+        for words in [
+            ["cynode", "--log-level=debug", "node"],
+            ["cynode", "node", "--log-level=debug"],
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_secs(seconds)),
-                "{text}"
-            );
+            let Command::Node(args) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("not a node");
+            };
+            assert_eq!(args.log.log_level, Some(LogLevel::Debug), "{words:?}");
         }
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        for text in ["", "m", "5 m", "-1s", "1.5s", "5w"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in [("7", 7), ("7B", 7), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "MiB", "64M", "-1", "1.5GiB", "64 MiB", "64mib"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
-        assert_eq!(parse_size("99999999999TiB"), Ok(u64::MAX));
-    }
-
-    proptest! {
-        #[test]
-        fn a_duration_is_a_number_and_a_unit(number: u64, unit in 0usize..6, text in "[0-9smhd .+-]{0,6}|[0-9]{18,22}[sd]?") {
-            let (unit, millis) = [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)][unit];
-            // What no clock can count is as long as can be counted.
-            let expected = u64::try_from(u128::from(number) * millis).unwrap_or(u64::MAX);
-            prop_assert_eq!(parse_duration(&format!("{number}{unit}")), Ok(Duration::from_millis(expected)));
-            if parse_duration(&text).is_ok() {
-                let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-                prop_assert!(["ms", "", "s", "m", "h", "d"].contains(&unit) && unit.len() < text.len());
-            }
-        }
+        let other = Cli::try_parse_from(["cynode", "version", "--log-level=debug"]).unwrap();
+        assert!(other.log.is_given());
     }
 }

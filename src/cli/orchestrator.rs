@@ -1,15 +1,14 @@
 //! Flags of the orchestrator.
 
-use super::{DataDirFlags, PskFlags, parse_duration, parse_size};
+use super::{
+    DataDirFlags, LogFlags, PskFlags, number, parse_duration, parse_lease, parse_listen,
+    parse_network, parse_size,
+};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// What an orchestrator is told, alone or in `dev`.
+/// Settings of an orchestrator, by itself or in `dev`.
 #[derive(Args, Debug)]
 pub struct OrchestratorFlags {
     /// Address for the User API; port 0 picks a free port
@@ -17,50 +16,69 @@ pub struct OrchestratorFlags {
         long,
         env = "CYNODE_GATEWAY_LISTEN",
         default_value = "127.0.0.1:12080",
-        value_name = "ADDR:PORT"
+        value_parser = parse_listen,
+        value_name = "ADDR:PORT",
+        help_heading = "Connection"
     )]
     pub gateway_listen: SocketAddr,
-    /// Read the first admin's password from a file; used only at the first start
-    #[arg(long, env = "CYNODE_ADMIN_PASSWORD_FILE", value_name = "FILE")]
+    /// Read the first admin's password from a file, or from stdin with - (or CYNODE_ADMIN_PASSWORD); used only
+    /// at the first start
+    #[arg(
+        long,
+        env = "CYNODE_ADMIN_PASSWORD_FILE",
+        value_name = "FILE",
+        help_heading = "Identity"
+    )]
     pub admin_password_file: Option<PathBuf>,
-    /// Begin with an empty database although the data directory has keys
-    #[arg(long, env = "CYNODE_INIT")]
-    pub init: bool,
-    /// Make the keys that are missing beside an existing database; nodes then register again
-    #[arg(long, env = "CYNODE_NEW_KEYS")]
-    pub new_keys: bool,
     /// Image for tasks that name none
     #[arg(
         long,
         env = "CYNODE_DEFAULT_IMAGE",
         default_value = "docker.io/library/alpine:latest",
-        value_name = "IMAGE"
+        value_name = "IMAGE",
+        help_heading = "Sandbox"
     )]
     pub default_image: String,
+    /// Create an empty database although the data directory has keys
+    #[arg(long, env = "CYNODE_INIT", help_heading = "Storage")]
+    pub init: bool,
+    /// Create the keys that are missing beside an existing database; nodes then register again
+    #[arg(long, env = "CYNODE_NEW_KEYS", help_heading = "Storage")]
+    pub new_keys: bool,
     /// Run this model server image on nodes
-    #[arg(long, env = "CYNODE_INFERENCE_IMAGE", value_name = "IMAGE")]
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_IMAGE",
+        value_name = "IMAGE",
+        help_heading = "Inference"
+    )]
     pub inference_image: Option<String>,
-    /// Fetch this model on nodes, such as qwen3:0.6b; repeatable
+    /// Pull this model on nodes, such as qwen3:0.6b; repeatable
     #[arg(
         long,
         env = "CYNODE_INFERENCE_MODEL",
         value_name = "NAME",
         value_delimiter = ',',
-        requires = "inference_image"
+        requires = "inference_image",
+        help_heading = "Inference"
     )]
     pub inference_model: Vec<String>,
     #[command(flatten)]
     pub limits: LimitFlags,
+    #[command(flatten)]
+    pub retention: RetentionFlags,
 }
 
-/// What an orchestrator puts up with.
+/// Limits of an orchestrator.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
     /// Refuse new tasks while this many are queued
     #[arg(
         long,
         env = "CYNODE_MAX_QUEUED",
         default_value_t = 1_000_000,
+        value_parser = number::<u64, _>(..),
         value_name = "N"
     )]
     pub max_queued: u64,
@@ -69,24 +87,34 @@ pub struct LimitFlags {
         long,
         env = "CYNODE_MAX_QUEUED_PER_USER",
         default_value_t = 500_000,
+        value_parser = number::<u64, _>(..),
         value_name = "N"
     )]
     pub max_queued_per_user: u64,
     /// Refuse new tasks while the queued ones take this much of the database, such as 1GiB
-    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES", default_value = "1GiB", value_parser = parse_size, value_name = "SIZE")]
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED_BYTES",
+        default_value = "1GiB",
+        value_parser = parse_size,
+        value_name = "SIZE"
+    )]
     pub max_queued_bytes: u64,
     /// Refuse a user's new tasks while their queued ones take this much of the database
-    #[arg(long, env = "CYNODE_MAX_QUEUED_BYTES_PER_USER", default_value = "512MiB", value_parser = parse_size, value_name = "SIZE")]
+    #[arg(
+        long,
+        env = "CYNODE_MAX_QUEUED_BYTES_PER_USER",
+        default_value = "512MiB",
+        value_parser = parse_size,
+        value_name = "SIZE"
+    )]
     pub max_queued_bytes_per_user: u64,
-    /// Refuse new tasks while less than this is free on the disk that holds the database; 0: no reserve
-    #[arg(long, env = "CYNODE_RESERVE_DISK", default_value = "512MiB", value_parser = parse_size, value_name = "SIZE")]
-    pub reserve_disk: u64,
-    /// Give a node at most this many jobs at a time, whatever it offers
+    /// Maximum number of jobs on a node at a time, whatever the node offers
     #[arg(
         long,
         env = "CYNODE_MAX_JOBS_PER_NODE",
         default_value_t = 256,
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = number::<u32, _>(1..),
         value_name = "N"
     )]
     pub max_jobs_per_node: u32,
@@ -95,84 +123,107 @@ pub struct LimitFlags {
         long,
         env = "CYNODE_MAX_NODES",
         default_value_t = 1024,
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = number::<u32, _>(1..),
         value_name = "N"
     )]
     pub max_nodes: u32,
-    /// Reschedule the jobs of a node that has been silent for this long
-    #[arg(long, env = "CYNODE_LEASE", default_value = "60s", value_parser = parse_lease, value_name = "TIME")]
-    pub lease: Duration,
-    /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
-    #[arg(long, env = "CYNODE_RETAIN", default_value = "30d", value_parser = parse_duration, value_name = "TIME")]
-    pub retain: Duration,
-    /// Delete the oldest finished tasks beyond this number; 0: no limit
-    #[arg(
-        long,
-        env = "CYNODE_RETAIN_MAX",
-        default_value_t = 1_000_000,
-        value_name = "N"
-    )]
-    pub retain_max: u64,
     /// Requests per second for each user, with bursts of five seconds' worth; 0: no limit
     #[arg(
         long,
         env = "CYNODE_USER_RATE",
         default_value_t = 200,
+        value_parser = number::<u32, _>(..),
         value_name = "N"
     )]
     pub user_rate: u32,
+    /// Reschedule the jobs of a node that has been silent for this long; 1s or more
+    #[arg(
+        long,
+        env = "CYNODE_LEASE",
+        default_value = "60s",
+        value_parser = parse_lease,
+        value_name = "TIME",
+        help_heading = "Scheduling"
+    )]
+    pub lease: Duration,
     /// Trust X-Forwarded-For from this address or network, such as 10.0.0.0/8; repeatable
     #[arg(
         long,
         env = "CYNODE_TRUSTED_PROXY",
         value_name = "CIDR",
         value_delimiter = ',',
-        value_parser = parse_network
+        value_parser = parse_network,
+        help_heading = "Connection"
     )]
     pub trusted_proxy: Vec<IpNet>,
 }
 
-/// A lease that ends at once would hand a job over at each lost packet.
-fn parse_lease(text: &str) -> Result<Duration, String> {
-    let lease = parse_duration(text)?;
-    if lease < Duration::from_secs(1) {
-        return Err("expected 1s or more".to_owned());
-    }
-    Ok(lease)
-}
-
-/// An address alone is a network of one.
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    let network = address.or_else(|_| text.parse());
-    network.map_err(|_| "write it like 192.168.1.5 or 10.0.0.0/8".to_owned())
+/// Disk space and retention of an orchestrator's database.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Storage")]
+pub struct RetentionFlags {
+    /// Refuse new tasks while less than this is free on the disk that holds the database; 0: no reserve
+    #[arg(
+        long,
+        env = "CYNODE_RESERVE_DISK",
+        default_value = "512MiB",
+        value_parser = parse_size,
+        value_name = "SIZE"
+    )]
+    pub reserve_disk: u64,
+    /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
+    #[arg(
+        long,
+        env = "CYNODE_RETAIN",
+        default_value = "30d",
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
+    pub retain: Duration,
+    /// Delete the oldest finished tasks beyond this number; 0: no limit
+    #[arg(
+        long,
+        env = "CYNODE_RETAIN_MAX",
+        default_value_t = 1_000_000,
+        value_parser = number::<u64, _>(..),
+        value_name = "N"
+    )]
+    pub retain_max: u64,
 }
 
 #[derive(Args, Debug)]
 pub struct ServeOrchestratorArgs {
     #[command(flatten)]
-    pub state: DataDirFlags,
-    #[command(flatten)]
     pub flags: OrchestratorFlags,
-    /// Address for the Node API (control plane)
+    /// Address for the Node API (control plane); port 0 picks a free port
     #[arg(
         long,
         env = "CYNODE_CONTROL_LISTEN",
         default_value = "0.0.0.0:12082",
-        value_name = "ADDR:PORT"
+        value_parser = parse_listen,
+        value_name = "ADDR:PORT",
+        help_heading = "Connection"
     )]
     pub control_listen: SocketAddr,
     /// URL under which nodes reach the control plane [default: the address they used]
-    #[arg(long, env = "CYNODE_PUBLIC_URL", value_name = "URL")]
+    #[arg(
+        long,
+        env = "CYNODE_PUBLIC_URL",
+        value_name = "URL",
+        help_heading = "Connection"
+    )]
     pub public_url: Option<String>,
     #[command(flatten)]
     pub psk: PskFlags,
+    #[command(flatten)]
+    pub state: DataDirFlags,
     /// Reach node SLUG at URL, overriding what it reports; repeatable
     #[arg(
         long,
         env = "CYNODE_WORKER_URL",
         value_name = "SLUG=URL",
-        value_delimiter = ','
+        value_delimiter = ',',
+        help_heading = "Connection"
     )]
     pub worker_url: Vec<String>,
     /// Call nodes only at addresses in this network, such as 10.0.0.0/8; --worker-url is exempt; repeatable
@@ -181,10 +232,20 @@ pub struct ServeOrchestratorArgs {
         env = "CYNODE_WORKER_URL_ALLOW",
         value_name = "CIDR",
         value_delimiter = ',',
-        value_parser = parse_network
+        value_parser = parse_network,
+        help_heading = "Connection"
     )]
     pub worker_url_allow: Vec<IpNet>,
     /// Report ready only while a node has inference running
-    #[arg(long, env = "CYNODE_REQUIRE_INFERENCE", default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    #[arg(
+        long,
+        env = "CYNODE_REQUIRE_INFERENCE",
+        default_value_t = true,
+        action = ArgAction::Set,
+        value_name = "BOOL",
+        help_heading = "Inference"
+    )]
     pub require_inference: bool,
+    #[command(flatten)]
+    pub log: LogFlags,
 }

@@ -1,30 +1,52 @@
 //! Flags of every role that runs sandboxes.
 
-use super::{parse_duration, parse_duration_or_off, parse_size};
+use super::{
+    number, old_names::variable, parse_duration, parse_duration_or_off, parse_listen, parse_size,
+};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// What a machine that runs sandboxes is told.
+/// Settings of a machine that runs sandboxes for others.
 #[derive(Args, Debug)]
 pub struct SandboxFlags {
     /// Address for the Worker API; port 0 picks a free port [default: 0.0.0.0:12090]
-    #[arg(long, env = "CYNODE_WORKER_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(
+        long,
+        env = "CYNODE_WORKER_LISTEN",
+        value_parser = parse_listen,
+        value_name = "ADDR:PORT",
+        help_heading = "Connection"
+    )]
     pub worker_listen: Option<SocketAddr>,
+    /// Largest request body of the Worker API, in bytes, 1024 to 10485760 [default: 10485760]
+    #[arg(
+        long,
+        env = "CYNODE_MAX_REQUEST_BYTES",
+        value_parser = number::<usize, _>(..),
+        value_name = "N",
+        help_heading = "Connection"
+    )]
+    pub max_request_bytes: Option<usize>,
     #[command(flatten)]
     pub engine: EngineFlags,
-    /// Image to fetch before the first job needs it
-    #[arg(long, env = "CYNODE_DEFAULT_IMAGE", value_name = "IMAGE")]
-    pub default_image: Option<String>,
-    /// Largest request body of the Worker API, in bytes [default and maximum: 10 MiB]
-    #[arg(long, env = "CYNODE_MAX_REQUEST_BYTES", value_name = "N")]
-    pub max_request_bytes: Option<usize>,
+    /// Image to pull at the start and to keep; repeatable
+    #[arg(
+        long,
+        alias = "default-image",
+        env = variable("CYNODE_PREFETCH_IMAGE"),
+        value_name = "IMAGE",
+        value_delimiter = ',',
+        help_heading = "Sandbox"
+    )]
+    pub prefetch_image: Vec<String>,
 }
 
-/// How sandboxes are run.
+/// Settings of sandboxes.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Sandbox")]
 pub struct EngineFlags {
     /// Maximum number of jobs at a time [default: CPU cores]
-    #[arg(long, env = "CYNODE_MAX_CONCURRENCY", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "CYNODE_MAX_CONCURRENCY", value_parser = number::<u32, _>(1..), value_name = "N")]
     pub max_concurrency: Option<u32>,
     /// Allow only images that match, such as docker.io/library/*, for jobs and the model server; a registry
     /// with a port or in the own network has to be named, as in registry.lan:5000/*; repeatable [default: all]
@@ -35,23 +57,24 @@ pub struct EngineFlags {
         value_delimiter = ','
     )]
     pub allowed_image: Vec<String>,
-    #[command(flatten)]
-    pub podman: PodmanFlags,
-    #[command(flatten)]
-    pub storage: StorageFlags,
-    /// Time limit of a job that names none, such as 15m [default and maximum: 1h]
+    /// Time limit of a job that names none, such as 15m; 1h at most [default: 1h]
     #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub default_timeout: Option<Duration>,
-    /// Longest time a job may run here, such as 30m [default and maximum: 3h]
+    /// Longest time limit of a job, such as 30m; 3h at most [default: 3h]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
     /// Time to wait for running jobs at shutdown [default: 10s]
     #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = parse_duration, value_name = "TIME")]
     pub shutdown_grace: Option<Duration>,
+    #[command(flatten)]
+    pub podman: PodmanFlags,
+    #[command(flatten)]
+    pub storage: StorageFlags,
 }
 
-/// Where a worker keeps its jobs, and for how long.
+/// Directory of a worker's jobs, and how much and how long to keep.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Storage")]
 pub struct StorageFlags {
     /// Directory for jobs [default: worker/jobs in the data directory]
     #[arg(long, env = "CYNODE_JOBS_DIR", value_name = "DIR")]
@@ -64,16 +87,23 @@ pub struct StorageFlags {
     #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = parse_size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,
     /// Time to keep results that the orchestrator does not fetch [default: 30d]
-    #[arg(long, env = "CYNODE_LEDGER_RETAIN", value_parser = parse_duration, value_name = "TIME")]
-    pub ledger_retain: Option<Duration>,
-    /// Time to keep unused images that this node pulled; less where room is short; off: keep them
+    #[arg(
+        long,
+        alias = "ledger-retain",
+        env = variable("CYNODE_RESULT_RETENTION"),
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
+    pub result_retention: Option<Duration>,
+    /// Time to keep unused images that this node pulled; less where space is short; off: keep them
     /// [default: 30d]
     #[arg(long, env = "CYNODE_IMAGE_GC", value_parser = parse_duration_or_off, value_name = "TIME|off")]
     pub image_gc: Option<Duration>,
 }
 
-/// Which podman, and what it is to use.
+/// Podman, and the runtime that it uses.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Sandbox")]
 pub struct PodmanFlags {
     /// Name or path of podman [default: podman]
     #[arg(long, env = "CYNODE_ENGINE", value_name = "PROGRAM")]
@@ -84,7 +114,7 @@ pub struct PodmanFlags {
 }
 
 impl PodmanFlags {
-    /// The program to start.
+    /// Podman's program.
     pub fn program(&self) -> PathBuf {
         self.engine.clone().unwrap_or_else(|| "podman".into())
     }

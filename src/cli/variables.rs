@@ -1,6 +1,6 @@
 //! Environment variables that cynode reads, and a warning about others with its prefix.
 
-use super::Cli;
+use super::{Cli, old_names};
 use clap::CommandFactory as _;
 use std::{collections::BTreeSet, env};
 
@@ -41,6 +41,7 @@ fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
 /// Names of all variables that some command reads.
 fn known() -> BTreeSet<String> {
     let mut known: BTreeSet<String> = UNLISTED_VARIABLES.map(str::to_owned).into();
+    known.extend(old_names::variables().map(str::to_owned));
     let mut commands = vec![Cli::command()];
     while let Some(command) = commands.pop() {
         let variables = command.get_arguments().filter_map(clap::Arg::get_env);

@@ -1,52 +1,53 @@
-//! `node.yaml`: what a node's flags say, in a file. A flag or a variable beats it.
+//! `node.yaml`: settings of a node in a file. A flag or a variable overrides it.
 //!
-//! The file is laid under the parsed arguments, so that from there on there is one way from words to
-//! settings. A key that isn't known is an error which names its line: a limit that was misspelt
-//! must not be silently without effect. Files of other implementations are understood, too ([`aliases`]).
+//! The file fills the parsed arguments where they are empty, so that flags, variables and the file become
+//! settings in one way. An unknown key is an error with its line: a misspelt limit must not silently do nothing.
+//! Files of other implementations, and of the previous release, are understood, too ([`aliases`]).
 
 mod aliases;
+mod parse;
 
 use crate::{
     api::nodes::InferenceMode,
-    cli::{
-        DoctorArgs, LogFlags, LogFormat, LogLevel, NodeArgs, parse_duration, parse_duration_or_off,
-        parse_size,
-    },
+    cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs},
     exit::Failure,
     terminal::print_note,
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_saphyr::{SnippetMode, UserMessageFormatter};
+use aliases::Alias;
+use serde::Deserialize;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-/// Where a node looks when it isn't told where.
+/// File that a node reads without `--config`, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/cynode/node.yaml";
 
-/// The whole file; every part of it may be left out.
+/// The whole file; each section and key may be missing.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct NodeFile {
+    #[serde(deserialize_with = "parse::count")]
     version: Option<u64>,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     orchestrator: OrchestratorSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     node: NodeSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     worker_api: WorkerApiSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     sandbox: SandboxSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     inference: InferenceSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     storage: StorageSection,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::section")]
     logging: LoggingSection,
+    /// Keys of the previous release that the file uses, and their new names.
+    #[serde(skip)]
+    old_keys: Vec<Alias>,
 }
 
 #[derive(Default, Deserialize)]
@@ -55,7 +56,8 @@ struct OrchestratorSection {
     url: Option<String>,
     psk_file: Option<PathBuf>,
     registration_psk_file: Option<PathBuf>,
-    timeout: Option<DurationText>,
+    #[serde(deserialize_with = "parse::duration")]
+    timeout: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -70,11 +72,16 @@ struct NodeSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct WorkerApiSection {
+    #[serde(deserialize_with = "parse::listen")]
     listen: Option<SocketAddr>,
+    #[serde(deserialize_with = "parse::host")]
     listen_host: Option<IpAddr>,
+    #[serde(deserialize_with = "parse::any_port")]
     listen_port: Option<u16>,
+    advertise_url: Option<String>,
     public_url: Option<String>,
     public_base_url: Option<String>,
+    #[serde(deserialize_with = "parse::count")]
     max_request_bytes: Option<usize>,
 }
 
@@ -84,29 +91,36 @@ struct SandboxSection {
     mode: Option<SandboxMode>,
     engine: Option<PathBuf>,
     runtime: Option<String>,
-    max_concurrency: Option<NonZeroU32>,
+    #[serde(deserialize_with = "parse::positive")]
+    max_concurrency: Option<u32>,
     allowed_images: Vec<String>,
+    prefetch_images: Vec<String>,
     default_image: Option<String>,
-    default_timeout: Option<DurationText>,
-    max_timeout: Option<DurationText>,
-    #[serde(deserialize_with = "section")]
+    #[serde(deserialize_with = "parse::duration")]
+    default_timeout: Option<Duration>,
+    #[serde(deserialize_with = "parse::duration")]
+    max_timeout: Option<Duration>,
+    #[serde(deserialize_with = "parse::section")]
     timeouts: TimeoutsSection,
-    shutdown_grace: Option<DurationText>,
+    #[serde(deserialize_with = "parse::duration")]
+    shutdown_grace: Option<Duration>,
 }
 
-/// The time limits of jobs, as other implementations write them.
+/// Time limits of jobs in files of other implementations.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct TimeoutsSection {
+    #[serde(deserialize_with = "parse::count")]
     default_seconds: Option<u64>,
+    #[serde(deserialize_with = "parse::count")]
     max_seconds: Option<u64>,
 }
 
-/// What a node is for, as other implementations write it.
+/// Purpose of a node in files of other implementations.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum SandboxMode {
-    /// Sandboxes, and a model server where one is wanted.
+    /// Sandboxes, and a model server where one is configured.
     Allow,
     /// Sandboxes alone.
     SandboxOnly,
@@ -118,9 +132,14 @@ enum SandboxMode {
 #[serde(deny_unknown_fields, default)]
 struct InferenceSection {
     mode: Option<InferenceMode>,
-    port: Option<NonZeroU16>,
-    timeout: Option<DurationText>,
-    start_timeout: Option<DurationText>,
+    #[serde(deserialize_with = "parse::port")]
+    port: Option<u16>,
+    #[serde(deserialize_with = "parse::duration")]
+    pull_timeout: Option<Duration>,
+    #[serde(deserialize_with = "parse::duration")]
+    timeout: Option<Duration>,
+    #[serde(deserialize_with = "parse::duration")]
+    start_timeout: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -129,10 +148,16 @@ struct StorageSection {
     data_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     jobs_dir: Option<PathBuf>,
-    min_free_disk: Option<SizeText>,
-    job_log_size: Option<SizeText>,
-    ledger_retain: Option<DurationText>,
-    image_gc: Option<DurationOrOff>,
+    #[serde(deserialize_with = "parse::size")]
+    min_free_disk: Option<u64>,
+    #[serde(deserialize_with = "parse::size")]
+    job_log_size: Option<u64>,
+    #[serde(deserialize_with = "parse::duration")]
+    result_retention: Option<Duration>,
+    #[serde(deserialize_with = "parse::duration")]
+    ledger_retain: Option<Duration>,
+    #[serde(deserialize_with = "parse::duration_or_off")]
+    image_gc: Option<Duration>,
 }
 
 #[derive(Default, Deserialize)]
@@ -142,47 +167,8 @@ struct LoggingSection {
     format: Option<LogFormat>,
 }
 
-/// A part of which every line is commented out is null, and says nothing.
-fn section<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// A number of bytes, written as on the command line.
-struct SizeText(u64);
-
-impl<'de> Deserialize<'de> for SizeText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_size(&text).map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// A span of time, written as on the command line.
-struct DurationText(Duration);
-
-impl<'de> Deserialize<'de> for DurationText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// The same, or `off`.
-struct DurationOrOff(Duration);
-
-impl<'de> Deserialize<'de> for DurationOrOff {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration_or_off(&text)
-            .map(Self)
-            .map_err(D::Error::custom)
-    }
-}
-
 impl NodeFile {
-    /// Reads the named file, or the one at the usual place, if there is one.
+    /// Reads the named file, or else the one at the default path, if it exists.
     pub(crate) fn load(named: Option<&Path>) -> Result<Option<Self>, Failure> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         let wrong =
@@ -194,22 +180,19 @@ impl NodeFile {
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
             // The service's own settings, which a user who tries a node by hand may not read.
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
-                print_note(&format!("{} is left out: {error}", path.display()));
+                print_note(&format!("{} is ignored: {error}", path.display()));
                 Ok(None)
             }
             Err(error) => Err(wrong(&format!(
-                "{error}; see that --config names a file which this user may read"
+                "{error}; --config must name a file that this user can read"
             ))),
         }
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, String> {
-        // A file of nothing but comments says nothing.
-        let file: Option<Self> =
-            serde_saphyr::from_str(text).map_err(|error| describe_error(&error, text))?;
-        let mut file = file.unwrap_or_default();
+        let mut file = parse::file(text)?;
         file.resolve_aliases()?;
-        // Paths are meant as seen from the file, wherever the node is started.
+        // Relative paths start at the file, wherever the node is started.
         let home = path.parent().unwrap_or(Path::new(""));
         let paths = [
             &mut file.orchestrator.psk_file,
@@ -222,115 +205,73 @@ impl NodeFile {
         Ok(file)
     }
 
-    /// Lays the file under the arguments; its pre-shared key comes back, as it has no flag's rank.
-    pub(crate) fn apply_to(self, args: &mut NodeArgs, common: &mut LogFlags) -> Option<PathBuf> {
-        let time = |span: Option<DurationText>| span.map(|span| span.0);
-        let bytes = |size: Option<SizeText>| size.map(|size| size.0);
-        let (sandbox, engine) = (&mut args.sandbox, self.sandbox);
-        set_default(&mut sandbox.worker_listen, self.worker_api.listen);
-        set_default(
-            &mut sandbox.max_request_bytes,
-            self.worker_api.max_request_bytes,
-        );
-        set_default(&mut sandbox.default_image, engine.default_image);
-        let flags = &mut sandbox.engine;
-        set_default(&mut flags.podman.engine, engine.engine);
-        set_default(&mut flags.podman.engine_runtime, engine.runtime);
-        set_default(
-            &mut flags.max_concurrency,
-            engine.max_concurrency.map(NonZeroU32::get),
-        );
-        set_default(&mut flags.default_timeout, time(engine.default_timeout));
-        set_default(&mut flags.max_timeout, time(engine.max_timeout));
-        set_default(&mut flags.shutdown_grace, time(engine.shutdown_grace));
-        set_default_list(&mut flags.allowed_image, engine.allowed_images);
+    /// Notices about keys of the previous release, to be logged.
+    pub(crate) fn old_key_notices(&self) -> impl Iterator<Item = String> {
+        let keys = self.old_keys.iter();
+        keys.map(|key| format!("node.yaml: {} is deprecated; use {}", key.old, key.new))
+    }
+
+    /// Fills the arguments that are empty. Returns the file's pre-shared key, which is not among them: a
+    /// variable overrides it, but not the flag.
+    pub(crate) fn apply_to(self, args: &mut NodeArgs) -> Option<PathBuf> {
         set_default(&mut args.orchestrator, self.orchestrator.url);
-        set_default(
-            &mut args.orchestrator_timeout,
-            time(self.orchestrator.timeout),
-        );
-        set_default(&mut args.advertise_url, self.worker_api.public_url);
-        set_default(&mut args.identity.slug, self.node.slug);
-        set_default(&mut args.identity.name, self.node.name);
-        set_default_list(&mut args.identity.label, self.node.labels);
-        set_default(&mut args.inference.inference, self.inference.mode);
-        set_default(
-            &mut args.inference.inference_port,
-            self.inference.port.map(NonZeroU16::get),
-        );
-        set_default(
-            &mut args.inference.inference_timeout,
-            time(self.inference.timeout),
-        );
-        set_default(
-            &mut args.inference.inference_start_timeout,
-            time(self.inference.start_timeout),
-        );
-        set_default(&mut args.state.data_dir, self.storage.data_dir);
-        set_default(&mut flags.storage.jobs_dir, self.storage.jobs_dir);
-        set_default(
-            &mut flags.storage.min_free_disk,
-            bytes(self.storage.min_free_disk),
-        );
-        set_default(
-            &mut flags.storage.job_log_size,
-            bytes(self.storage.job_log_size),
-        );
-        set_default(
-            &mut flags.storage.ledger_retain,
-            time(self.storage.ledger_retain),
-        );
-        let image_gc = self.storage.image_gc.map(|age| age.0);
-        set_default(&mut flags.storage.image_gc, image_gc);
-        set_default(&mut common.log_level, self.logging.level);
-        set_default(&mut common.log_format, self.logging.format);
+        set_default(&mut args.orchestrator_timeout, self.orchestrator.timeout);
+        let (identity, file) = (&mut args.identity, self.node);
+        set_default(&mut identity.slug, file.slug);
+        set_default(&mut identity.name, file.name);
+        set_default_list(&mut identity.label, file.labels);
+        let (inference, file) = (&mut args.inference, self.inference);
+        set_default(&mut inference.inference, file.mode);
+        set_default(&mut inference.inference_port, file.port);
+        set_default(&mut inference.inference_pull_timeout, file.pull_timeout);
+        set_default(&mut inference.inference_start_timeout, file.start_timeout);
+        let (sandbox, file) = (&mut args.sandbox, self.worker_api);
+        set_default(&mut args.advertise_url, file.advertise_url);
+        set_default(&mut sandbox.worker_listen, file.listen);
+        set_default(&mut sandbox.max_request_bytes, file.max_request_bytes);
+        let file = self.sandbox;
+        set_default_list(&mut sandbox.prefetch_image, file.prefetch_images);
+        let engine = &mut sandbox.engine;
+        set_default(&mut engine.podman.engine, file.engine);
+        set_default(&mut engine.podman.engine_runtime, file.runtime);
+        set_default(&mut engine.max_concurrency, file.max_concurrency);
+        set_default(&mut engine.default_timeout, file.default_timeout);
+        set_default(&mut engine.max_timeout, file.max_timeout);
+        set_default(&mut engine.shutdown_grace, file.shutdown_grace);
+        set_default_list(&mut engine.allowed_image, file.allowed_images);
+        let (storage, file) = (&mut engine.storage, self.storage);
+        set_default(&mut args.state.data_dir, file.data_dir);
+        set_default(&mut storage.jobs_dir, file.jobs_dir);
+        set_default(&mut storage.min_free_disk, file.min_free_disk);
+        set_default(&mut storage.job_log_size, file.job_log_size);
+        set_default(&mut storage.result_retention, file.result_retention);
+        set_default(&mut storage.image_gc, file.image_gc);
+        set_default(&mut args.log.log_level, self.logging.level);
+        set_default(&mut args.log.log_format, self.logging.format);
         self.orchestrator.psk_file
     }
 
-    /// The same for a doctor that looks at what the node would do.
+    /// Fills the arguments of a doctor that checks for this node.
     pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) {
         set_default(&mut args.orchestrator, self.orchestrator.url);
         set_default(&mut args.worker_listen, self.worker_api.listen);
         set_default(&mut args.podman.engine, self.sandbox.engine);
         set_default(&mut args.podman.engine_runtime, self.sandbox.runtime);
         set_default(&mut args.inference, self.inference.mode);
-        set_default(
-            &mut args.inference_port,
-            self.inference.port.map(NonZeroU16::get),
-        );
+        set_default(&mut args.inference_port, self.inference.port);
         set_default(&mut args.state.data_dir, self.storage.data_dir);
         set_default(&mut args.storage.jobs_dir, self.storage.jobs_dir);
-        set_default(
-            &mut args.storage.min_free_disk,
-            self.storage.min_free_disk.map(|size| size.0),
-        );
+        set_default(&mut args.storage.min_free_disk, self.storage.min_free_disk);
     }
 }
 
-/// What is wrong, and at which key. The line's value is left out: a secret may stand where it has no
-/// place.
-fn describe_error(error: &serde_saphyr::Error, text: &str) -> String {
-    let plain = serde_saphyr::render_options! {
-        formatter: &UserMessageFormatter,
-        snippets: SnippetMode::Off,
-    };
-    let message = error.render_with_options(plain);
-    let line = error
-        .location()
-        .and_then(|location| text.lines().nth((location.line() as usize).checked_sub(1)?));
-    match line.and_then(|line| line.split_once(':')) {
-        Some((key, _)) => format!("{message} ({}: …)", key.trim()),
-        None => message,
-    }
+fn set_default<T>(argument: &mut Option<T>, value: Option<T>) {
+    *argument = argument.take().or(value);
 }
 
-fn set_default<T>(said: &mut Option<T>, otherwise: Option<T>) {
-    *said = said.take().or(otherwise);
-}
-
-fn set_default_list<T>(said: &mut Vec<T>, otherwise: Vec<T>) {
-    if said.is_empty() {
-        *said = otherwise;
+fn set_default_list<T>(argument: &mut Vec<T>, values: Vec<T>) {
+    if argument.is_empty() {
+        *argument = values;
     }
 }
 

@@ -1,98 +1,73 @@
-//! The life of a role's process: logging, signals, an orderly end.
+//! Process of a role: log, signals, limits, and an orderly end.
 
-use super::{allocator::tune_allocator, systemd};
+use super::{allocator::tune_allocator, logging, systemd};
 use crate::{
     background,
-    cli::{self, LogFlags, LogFormat, LogLevel},
+    cli::{self, LogFlags, LogFormat},
     exit::Failure,
     http::server::Shutdown,
 };
-use std::{
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
+use std::time::Duration;
 use tokio::sync::watch;
-use tracing::Level;
 
-/// What is left to blocking work when a role has ended.
+/// Time limit for blocking work that is left when a role has ended.
 const BLOCKING_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Logs go to stderr; stdout belongs to results.
-fn start_logging(common: &LogFlags) {
-    let level = match common.log_level.unwrap_or(LogLevel::Info) {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Trace => Level::TRACE,
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr)
-        .with_target(false);
-    match common.log_format.unwrap_or(LogFormat::Text) {
-        LogFormat::Json => builder.json().init(),
-        LogFormat::Text => {
-            let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            builder
-                .with_ansi(io::stderr().is_terminal() && !plain)
-                .init();
-        }
-    }
-}
-
-/// Runs a role to its end on a runtime of its own; files that it makes are for nobody else.
+/// Runs a role to its end on a runtime of its own. Files that it creates are private to its user.
 pub(super) fn run_role(
-    common: &LogFlags,
+    log: &LogFlags,
+    notices: &[String],
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    start_logging(common);
+    logging::start(log);
+    for notice in notices {
+        tracing::warn!("{notice}");
+    }
     cli::warn_about_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_file_limit();
     tune_allocator();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let outcome = runtime.block_on(async {
-        let (order, shutdown) = watch::channel(false);
-        background::spawn("handle_signals", handle_signals(order));
+        let (request_shutdown, shutdown) = watch::channel(false);
+        background::spawn("handle_signals", handle_signals(request_shutdown));
         role(shutdown)
             .await
-            .map_err(|failure| log_failure(common, failure))
+            .map_err(|failure| log_failure(log, failure))
     });
-    // Else it would wait for the removal of a million files, which the next start takes up.
+    // Without a limit it would wait for the removal of a million files, which the next start goes on with.
     runtime.shutdown_timeout(BLOCKING_SHUTDOWN_TIMEOUT);
     outcome
 }
 
-/// Logs why a role ends where logs are for programs, which read nothing else; a person gets the same as text
-/// from whoever ends the process.
-fn log_failure(common: &LogFlags, failure: Failure) -> Failure {
-    if common.log_format != Some(LogFormat::Json) || failure.message.is_empty() {
+/// Logs the failure that ends a role where the log is JSON; otherwise the process prints it as text at its end.
+fn log_failure(log: &LogFlags, failure: Failure) -> Failure {
+    if log.log_format != Some(LogFormat::Json) || failure.message.is_empty() {
         return failure;
     }
-    tracing::error!(error = failure.message, "the role ends");
+    tracing::error!(error = failure.message, "role failed");
     Failure::new(failure.exit, "")
 }
 
-/// As many open files as the system lets us have: each connection is one.
+/// Raises the limit of open files to the maximum: each connection is one.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, files) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "limit of open files not raised");
     }
 }
 
-/// The first signal orders an orderly end, the second ends the process at once.
-async fn handle_signals(order: watch::Sender<bool>) {
+/// Requests the shutdown at the first signal; the second one ends the process at once.
+async fn handle_signals(request_shutdown: watch::Sender<bool>) {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
     let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
-        tracing::error!("signals can't be caught; the process will end at once on any");
+        tracing::error!("signals can not be caught; any signal ends the process at once");
         return;
     };
-    // Under nohup the end of the terminal is to be ignored, as it was when we were started.
+    // Under nohup SIGHUP stays ignored, as at the start of this process.
     let mut hangup = (!hangup_is_ignored())
         .then(|| signal(SignalKind::hangup()).ok())
         .flatten();
@@ -102,7 +77,7 @@ async fn handle_signals(order: watch::Sender<bool>) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = recv_or_pending(&mut hangup), if hangup.is_some() && signals == 0 => {
-                // It often comes twice, from the shell and from the kernel, which is no impatience.
+                // It often comes twice, from the shell and from the kernel, and must not count as a second signal.
                 hangup = None;
             }
         }
@@ -112,7 +87,7 @@ async fn handle_signals(order: watch::Sender<bool>) {
         }
         tracing::info!("shutting down; a second signal ends at once");
         systemd::notify_stopping();
-        order.send_replace(true);
+        request_shutdown.send_replace(true);
     }
 }
 

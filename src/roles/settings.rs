@@ -64,16 +64,6 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
         })
 }
 
-/// Warns, once there is a log, of a key that everybody on this machine can read.
-pub(super) fn warn_of_psk_argument(is_argument: bool) {
-    if is_argument {
-        tracing::warn!(
-            "the pre-shared key stands in this process's arguments, where every user of this machine can read it; \
-             --psk-file FILE (- is stdin) or CYNODE_PSK keeps it private",
-        );
-    }
-}
-
 /// A key that can't be guessed, or at least isn't short.
 fn validate_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
     check_psk(&psk)
@@ -161,13 +151,13 @@ pub(super) fn orchestrator_settings(
             bytes: flags.limits.max_queued_bytes,
             bytes_per_user: flags.limits.max_queued_bytes_per_user,
         },
-        reserve_disk: flags.limits.reserve_disk,
+        reserve_disk: flags.retention.reserve_disk,
         lease: flags.limits.lease,
         init: flags.init,
         new_keys: flags.new_keys,
         retention: Retention {
-            age: Some(flags.limits.retain).filter(|age| !age.is_zero()),
-            max_tasks: Some(flags.limits.retain_max).filter(|most| *most > 0),
+            age: Some(flags.retention.retain).filter(|age| !age.is_zero()),
+            max_tasks: Some(flags.retention.retain_max).filter(|most| *most > 0),
         },
         max_jobs_per_node: flags.limits.max_jobs_per_node,
         max_nodes: flags.limits.max_nodes,
@@ -237,7 +227,7 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
     Ok(worker::Settings {
         max_concurrency: flags.max_concurrency.map_or(cores, |n| n as usize),
         allowed_images: flags.allowed_image.clone(),
-        default_image: None,
+        prefetch_images: Vec::new(),
         engine: flags.podman.program(),
         engine_runtime: flags.podman.engine_runtime.clone(),
         default_timeout: flags.default_timeout,
@@ -267,7 +257,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
         jobs_dir,
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
         log_bytes,
-        retain: flags.ledger_retain.unwrap_or(default.retain),
+        retain: flags.result_retention.unwrap_or(default.retain),
         image_gc: flags
             .image_gc
             .or(default.image_gc)
@@ -285,11 +275,11 @@ pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, 
         )));
     }
     Ok(worker::Settings {
-        default_image: flags
-            .default_image
-            .as_deref()
-            .map(|text| parse_image("--default-image", text))
-            .transpose()?,
+        prefetch_images: flags
+            .prefetch_image
+            .iter()
+            .map(|text| parse_image("--prefetch-image", text))
+            .collect::<Result<_, _>>()?,
         max_request_bytes: flags.max_request_bytes,
         ..sandbox_settings(&flags.engine)?
     })
@@ -306,7 +296,9 @@ pub(super) fn inference_settings(
     node::InferenceSettings {
         mode: flags.inference.unwrap_or(default),
         port: flags.inference_port,
-        pull_timeout: flags.inference_timeout.unwrap_or(Duration::from_mins(30)),
+        pull_timeout: flags
+            .inference_pull_timeout
+            .unwrap_or(Duration::from_mins(30)),
         start_timeout: flags
             .inference_start_timeout
             .unwrap_or(Duration::from_mins(2)),

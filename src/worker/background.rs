@@ -39,7 +39,7 @@ pub(super) fn spawn_all(
     tasks.spawn("gc", gc::run_gc(Arc::clone(ctx), ledger, storage.retain));
 }
 
-/// Opens the images of this host, and pulls the default image in the background, before the first job needs it.
+/// Opens the images of this host, and pulls those to prefetch in the background, before the first job needs them.
 pub(super) fn open_images(
     tasks: &BackgroundTasks,
     engine: &Engine,
@@ -48,16 +48,16 @@ pub(super) fn open_images(
 ) -> Arc<Images> {
     let mut patterns = settings.allowed_images.clone();
     // An image that the operator names is allowed.
-    patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
+    patterns.extend(settings.prefetch_images.iter().map(ImageRef::to_string));
     let pulled = PulledImages::open(home.join("pulled-images.json"));
-    let kept = settings.default_image.iter().cloned().collect();
+    let kept = settings.prefetch_images.to_vec();
     let images = Images::new(engine.clone(), PULL_TIMEOUT, &patterns).with_gc(pulled, kept);
     let images = Arc::new(images);
-    if let Some(image) = settings.default_image.clone() {
+    for image in settings.prefetch_images.clone() {
         let images = Arc::clone(&images);
         tasks.spawn("prefetch_image", async move {
             if let Err(error) = images.resolve(&image, |_| ()).await {
-                tracing::warn!(%image, %error, "default image not pulled; the first job that needs it tries again");
+                tracing::warn!(%image, %error, "image not prefetched; the first job that needs it tries again");
             }
         });
     }

@@ -10,8 +10,8 @@ pub struct Settings {
     pub max_concurrency: usize,
     /// Patterns of images that may run; empty allows all.
     pub allowed_images: Vec<String>,
-    /// Image that is pulled at the start, before a job asks for it.
-    pub default_image: Option<ImageRef>,
+    /// Images to pull at the start, and to keep.
+    pub prefetch_images: Vec<ImageRef>,
     /// Name or path of podman.
     pub engine: PathBuf,
     /// OCI runtime; podman's choice when `None`.

@@ -31,12 +31,15 @@ fn unknown_key_is_named_with_line() {
             "sandbox:\n  max_concurrency: many\n",
             ["max_concurrency", "2"],
         ),
-        ("sandbox:\n  max_concurrency: 0\n", ["nonzero", "2"]),
+        ("sandbox:\n  max_concurrency: 0\n", ["1 or more", "2"]),
         (
             "sandbox:\n  max_timeout: 5 minutes\n",
             ["90s, 5m or 2h", "2"],
         ),
-        ("inference:\n\n  mode: sometimes\n", ["sometimes", "3"]),
+        (
+            "inference:\n\n  mode: sometimes\n",
+            ["expected one of", "3"],
+        ),
         ("inference: {port: 70000}\n", ["inference", "1"]),
         ("node: {slug: a}\nnode: {slug: b}\n", ["node", "2"]),
         ("node: [\n", ["node.yaml", "1"]),

@@ -132,7 +132,7 @@ fn pattern_that_names_a_registry_permits_its_pull() {
 fn default_image_permits_its_own_pull() {
     let engine = Engine::failing("Error: no");
     let image = "registry.invalid:5000/team/tool:1";
-    let worker = engine.worker(&["--default-image", image]);
+    let worker = engine.worker(&["--prefetch-image", image]);
     eventually("it is pulled", || {
         let pulled = format!("pull docker://{image}\n");
         engine.pulls().contains(&pulled).then_some(())

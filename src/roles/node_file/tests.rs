@@ -1,4 +1,4 @@
-//! Any file is settings or an error that says where.
+//! Any file is settings or an error that names the place.
 
 use super::*;
 use proptest::prelude::*;
@@ -14,15 +14,15 @@ fn whole(text: &str, number: u16) -> Value {
     json!({
         "orchestrator": {"url": text, "psk_file": "psk", "timeout": time},
         "node": {"slug": text, "name": text, "labels": [text]},
-        "worker_api": {"listen": format!("127.0.0.1:{number}"), "public_url": text, "max_request_bytes": number},
+        "worker_api": {"listen": format!("127.0.0.1:{number}"), "advertise_url": text, "max_request_bytes": number},
         "sandbox": {
             "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
-            "default_image": text, "max_timeout": time, "shutdown_grace": time,
+            "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
         },
-        "inference": {"mode": "off", "port": number, "timeout": time, "start_timeout": time},
+        "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
-            "ledger_retain": time, "image_gc": "off",
+            "result_retention": time, "image_gc": "off",
         },
         "logging": {"level": "debug", "format": "json"},
     })
@@ -52,9 +52,9 @@ fn other_names_mean_the_same() {
     );
     assert_eq!(file.node.slug.as_deref(), Some("box"));
     assert_eq!(file.worker_api.listen, Some("127.0.0.1:7".parse().unwrap()));
-    assert_eq!(file.worker_api.public_url.as_deref(), Some("http://b:7"));
+    assert_eq!(file.worker_api.advertise_url.as_deref(), Some("http://b:7"));
     assert_eq!(file.sandbox.runtime, None);
-    let seconds = |span: Option<DurationText>| span.unwrap().0.as_secs();
+    let seconds = |time: Option<Duration>| time.unwrap().as_secs();
     assert_eq!(seconds(file.sandbox.default_timeout), 900);
     assert_eq!(seconds(file.sandbox.max_timeout), 3600);
     assert_eq!(file.inference.mode, Some(InferenceMode::Off));
@@ -82,7 +82,7 @@ fn two_names_of_one_setting_are_refused() {
         ("orchestrator", "psk_file", json!("x")),
         ("node", "slug", json!("x")),
         ("worker_api", "listen", json!("127.0.0.1:1")),
-        ("worker_api", "public_url", json!("x")),
+        ("worker_api", "advertise_url", json!("x")),
         ("sandbox", "default_timeout", json!("1s")),
         ("sandbox", "max_timeout", json!("1s")),
         ("storage", "data_dir", json!("x")),
@@ -100,7 +100,10 @@ fn unsupported_sandbox_options_are_refused() {
     for (text, word) in [
         ("version: 2", "version 2"),
         ("sandbox: {mode: disabled}", "sandbox.mode"),
-        ("sandbox: {mode: everything}", "everything"),
+        (
+            "sandbox: {mode: everything}",
+            "expected one of allow, sandbox_only, disabled",
+        ),
         ("sandbox: {runtime: docker}", "docker"),
         (
             "{sandbox: {mode: sandbox_only}, inference: {mode: require}}",
@@ -118,6 +121,108 @@ fn unsupported_sandbox_options_are_refused() {
     }
 }
 
+/// Keys of the previous release, their values, and their names now.
+const OLD_KEYS: [(&str, &str, &str, &str); 4] = [
+    ("worker_api", "public_url", "http://b:7", "advertise_url"),
+    ("sandbox", "default_image", "alpine", "prefetch_images"),
+    ("inference", "timeout", "1m", "pull_timeout"),
+    ("storage", "ledger_retain", "1d", "result_retention"),
+];
+
+#[test]
+fn old_keys_are_read_and_noticed() {
+    for (section, old, value, new) in OLD_KEYS {
+        let file = parse(&format!("{section}: {{{old}: '{value}'}}")).unwrap();
+        let notices: Vec<_> = file.old_key_notices().collect();
+        let expected = format!("node.yaml: {section}.{old} is deprecated; use {section}.{new}");
+        assert_eq!(notices, [expected]);
+        let new_value = match new {
+            "prefetch_images" => json!([value]),
+            _ => json!(value),
+        };
+        let both = json!({section: {old: value, new: new_value}});
+        let error = parse(&both.to_string()).err().unwrap();
+        assert!(error.contains(&format!("keep {section}.{new}")), "{error}");
+    }
+    let file = parse(
+        "{worker_api: {public_url: 'http://b:7'}, sandbox: {default_image: alpine},\
+          inference: {timeout: 1m}, storage: {ledger_retain: 1d}}",
+    )
+    .unwrap();
+    assert_eq!(file.worker_api.advertise_url.as_deref(), Some("http://b:7"));
+    assert_eq!(file.sandbox.prefetch_images, ["alpine"]);
+    assert_eq!(file.inference.pull_timeout, Some(Duration::from_mins(1)));
+    assert_eq!(
+        file.storage.result_retention,
+        Some(Duration::from_hours(24))
+    );
+    assert_eq!(file.old_key_notices().count(), 4);
+}
+
+#[test]
+fn errors_name_line_key_and_form() {
+    for (text, expected) in [
+        (
+            "node:\n  slog: box",
+            "line 2: node.slog: is not a setting; expected one of slug, id, name, labels",
+        ),
+        (
+            "slog: box",
+            "line 1: slog: is not a setting; expected one of version, orchestrator, node",
+        ),
+        (
+            "sandbox:\n  max_concurrency: many",
+            "line 2: sandbox.max_concurrency: expected a whole number, 1 or more",
+        ),
+        (
+            "sandbox:\n  max_concurrency: 0",
+            "line 2: sandbox.max_concurrency: expected a whole number, 1 or more",
+        ),
+        (
+            "sandbox: {max_timeout: soon}",
+            "line 1: sandbox.max_timeout: expected a duration such as 90s, 5m or 2h",
+        ),
+        (
+            "storage:\n  image_gc: soon",
+            "line 2: storage.image_gc: expected a duration such as 90s, 5m or 2h, or off",
+        ),
+        (
+            "storage:\n  min_free_disk: [1]",
+            "line 2: storage.min_free_disk: expected one value",
+        ),
+        (
+            "inference: {port: 70000}",
+            "line 1: inference.port: expected a whole number from 1 to 65535",
+        ),
+        (
+            "inference:\n\n  mode: sometimes",
+            "line 3: inference.mode: expected one of ",
+        ),
+        (
+            "worker_api:\n  listen: box",
+            "line 2: worker_api.listen: expected ADDRESS:PORT",
+        ),
+        (
+            "node:\n  labels: gpu",
+            "line 2: node.labels: expected a list such as [a, b]",
+        ),
+        ("node: box", "line 1: node: expected settings below it"),
+        (
+            "node: {slug: a}\nnode: {slug: b}",
+            "line 2: node: is there twice; keep one of them",
+        ),
+        (
+            "logging:\n  level: [debug]",
+            "line 2: logging.level: expected one value",
+        ),
+        ("- a", "line 1: the file: expected settings below it"),
+        ("node: {slug: 'a", "not valid YAML: "),
+    ] {
+        let error = parse(text).err().unwrap();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_file_or_an_error(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
@@ -132,10 +237,11 @@ proptest! {
         prop_assert_eq!(file.orchestrator.psk_file.as_deref(), Some(Path::new("/etc/psk")));
         prop_assert_eq!(&file.node.labels, std::slice::from_ref(&text));
         prop_assert_eq!(file.worker_api.listen.unwrap().port(), number);
-        prop_assert_eq!(&file.sandbox.allowed_images, &[text]);
-        prop_assert_eq!(file.sandbox.max_concurrency.unwrap().get(), u32::from(number));
-        prop_assert_eq!(file.sandbox.max_timeout.unwrap().0, Duration::from_secs(number.into()));
-        prop_assert_eq!(file.inference.port.unwrap().get(), number);
+        prop_assert_eq!(&file.sandbox.allowed_images, std::slice::from_ref(&text));
+        prop_assert_eq!(&file.sandbox.prefetch_images, &[text]);
+        prop_assert_eq!(file.sandbox.max_concurrency, Some(u32::from(number)));
+        prop_assert_eq!(file.sandbox.max_timeout, Some(Duration::from_secs(number.into())));
+        prop_assert_eq!(file.inference.port, Some(number));
         prop_assert_eq!(file.storage.data_dir.as_deref(), Some(Path::new("/etc/state")));
     }
 

@@ -66,7 +66,7 @@ impl TaskFilter {
     ) -> Result<(), StoreError> {
         let statuses = match &self.status {
             Some(status) => std::slice::from_ref(status),
-            None => &TaskStatus::ALL[..],
+            None => TaskStatus::ALL,
         };
         let last = self.before.map(|id| id.to_string());
         let last = last.as_deref().unwrap_or(AFTER_IDS);

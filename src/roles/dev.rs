@@ -1,0 +1,105 @@
+//! `cynode dev`: orchestrator and node in one process, which talk over loopback as they would over a network.
+
+use super::{
+    DEFAULT_ORCHESTRATOR_TIMEOUT, component_failed, notices, print_banner, print_stdout,
+    process::run_role,
+    settings::{
+        default_slug, inference_settings, open_data_dir, orchestrator_settings, sandbox_settings,
+        shutdown_grace,
+    },
+    systemd, wait_for_shutdown,
+};
+use crate::{
+    api::nodes::InferenceMode,
+    cli::DevArgs,
+    client,
+    exit::Failure,
+    http::server::Shutdown,
+    node::{self, NodeError},
+    orchestrator,
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Time limit for storing the ends of canceled jobs at shutdown.
+const JOB_ENDS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs `cynode dev`.
+pub fn dev(args: DevArgs) -> Result<(), Failure> {
+    let notices = notices("dev", Some(&args.psk))?;
+    let data_dir = open_data_dir(&args.state)?;
+    let has_image = args.flags.inference_image.is_some();
+    let inference = inference_settings(
+        &args.inference,
+        if has_image {
+            InferenceMode::Auto
+        } else {
+            InferenceMode::Off
+        },
+    );
+    let settings = orchestrator::Settings {
+        control_listen: args.control_listen,
+        require_inference: match inference.mode {
+            InferenceMode::On => true,
+            InferenceMode::Auto => has_image,
+            InferenceMode::Off => false,
+        },
+        has_node: true,
+        ..orchestrator_settings(args.flags, &args.psk)?
+    };
+    let sandbox = sandbox_settings(&args.engine)?;
+    let grace = shutdown_grace(&args.engine);
+    let (identity, worker_listen) = (args.identity, args.worker_listen);
+    run_role(&args.log, &notices, async |shutdown| {
+        // The orchestrator ends after the node, so that it still receives the ends of the node's jobs.
+        let (stop_orchestrator, orchestrator_shutdown) = watch::channel(false);
+        let mut running =
+            orchestrator::start(&data_dir, settings, orchestrator_shutdown, print_banner).await?;
+        let settings = node::Settings {
+            orchestrator: format!("http://{}", running.control),
+            orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
+            psk: running.psk(),
+            slug: identity.slug.unwrap_or_else(default_slug),
+            name: identity.name,
+            labels: identity.label,
+            worker_listen,
+            advertise_url: None,
+            inference,
+            sandbox,
+            ephemeral: true,
+        };
+        let outcome = match node::start(&data_dir, settings, shutdown.clone(), || ()).await {
+            Err(NodeError::Stopped) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(mut node) => {
+                let outcome = on_ready(shutdown, &mut running, &mut node).await;
+                // Also after a failure: `dev` leaves nothing behind.
+                node.close(grace).await;
+                running.wait_idle(JOB_ENDS_TIMEOUT).await;
+                outcome
+            }
+        };
+        stop_orchestrator.send_replace(true);
+        running.wait_stopped().await;
+        outcome
+    })
+}
+
+/// Logs the admin in and prints how to go on; then waits for the shutdown.
+async fn on_ready(
+    shutdown: Shutdown,
+    running: &mut orchestrator::RunningOrchestrator,
+    node: &mut node::RunningNode,
+) -> Result<(), Failure> {
+    let gateway = format!("http://{}", running.gateway);
+    let tokens = running.admin_session().await?;
+    client::credentials::store(&gateway, "admin", tokens)?;
+    print_stdout(&format!(
+        "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
+    ))?;
+    systemd::notify_ready("takes tasks");
+    tokio::select! {
+        outcome = wait_for_shutdown(shutdown, running) => outcome,
+        () = node.wait_for_failure() => Err(component_failed("the node")),
+    }
+}
