@@ -17,7 +17,7 @@
 //! | [`doctor`] | what on this host would keep a role from working, and the mend |
 //! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
 //! | [`helpers`] | helpers that the binary starts itself |
-//! | [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], `instances`, `network`, `backoff`, [`background`], `terminal`, `text`, `wait` | small things that several rooms share |
+//! | [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], `instances`, `network`, `backoff`, [`background`], [`retry`], [`files`], [`secrets`], `terminal`, `text`, `wait` | small things that several rooms share |
 //!
 //! `orchestrator` and `node`/`worker` never use each other: they meet only over HTTP, in `dev`
 //! too. The library exists for the binary beside it, its tests and its bench; it is no API.
@@ -47,6 +47,7 @@ pub mod retry;
 pub mod roles;
 pub mod sandbox;
 pub mod sandbox_init;
+pub mod secrets;
 pub mod spool;
 pub mod store;
 mod terminal;

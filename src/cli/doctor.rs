@@ -1,7 +1,7 @@
 //! Flags of `doctor`: those of the roles that say what it is to look at, and its own.
 
 use super::{DataDirFlags, OutputFormat, PodmanFlags, StorageFlags};
-use crate::node::InferenceMode;
+use crate::api::nodes::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf};
 

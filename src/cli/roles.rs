@@ -2,7 +2,7 @@
 //! roles take, are beside this file.
 
 use super::{EngineFlags, OrchestratorFlags, OutputFormat, SandboxFlags, parse_duration};
-use crate::node::InferenceMode;
+use crate::api::nodes::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

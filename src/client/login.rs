@@ -5,7 +5,7 @@ use crate::{
     api::auth::{Login, Logout, Tokens, User},
     cli::{ClientFlags, LoginArgs, OutputFormat},
     exit::Failure,
-    roles::read_secret,
+    secrets::read_secret,
     terminal,
 };
 use http::Method;

@@ -16,8 +16,7 @@ use crate::{
         UserDisableArgs, UsersCommand,
     },
     exit::{Exit, Failure},
-    identity::random_secret,
-    roles::read_secret,
+    secrets::{random_secret, read_secret},
     terminal,
 };
 use http::Method;

@@ -2,9 +2,7 @@
 
 use super::{Check, Status};
 use crate::{
-    cli::DoctorArgs,
-    http::client::Client,
-    node::{InferenceMode, MODEL_SERVER_PORT},
+    api::nodes::InferenceMode, cli::DoctorArgs, http::client::Client, node::MODEL_SERVER_PORT,
     worker::DEFAULT_LISTEN as WORKER_LISTEN,
 };
 use http::{Method, StatusCode};

@@ -3,8 +3,8 @@
 use crate::{
     api::nodes::check_psk,
     data_dir::{DataDir, SecretFile},
+    secrets::{check_random_secret, random_secret},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -19,8 +19,6 @@ const NODE_TOKEN_FILE: &str = "keys/node-token.key";
 const WORKER_TOKEN_FILE: &str = "keys/worker-token.key";
 /// What to do about a key that can't be used.
 const KEY_ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens end and nodes register again";
-/// Length of a random secret, in characters.
-const SECRET_CHARS: usize = 43;
 
 /// Everything the orchestrator signs, derives and compares with.
 pub struct Keys {
@@ -106,25 +104,4 @@ impl Keys {
     pub fn psk(&self) -> &str {
         &self.psk
     }
-}
-
-/// Checks that a text can be a [`random_secret`].
-pub fn check_random_secret(text: &str) -> Result<(), &'static str> {
-    let is_of_it = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    if text.len() != SECRET_CHARS || !text.bytes().all(is_of_it) {
-        return Err("is no key: 43 letters, digits, '-' and '_'");
-    }
-    Ok(())
-}
-
-/// 256 random bits as text that needs no quoting anywhere.
-///
-/// # Panics
-/// When the system has no randomness to give; nothing safe could go on then.
-pub fn random_secret() -> Zeroizing<String> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    if let Err(error) = getrandom::fill(bytes.as_mut()) {
-        panic!("the system gives no random numbers: {error}");
-    }
-    Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref()))
 }

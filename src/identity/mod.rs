@@ -13,7 +13,7 @@ mod throttle;
 mod tokens;
 mod users;
 
-pub use keys::{Keys, check_random_secret, random_secret};
+pub use keys::Keys;
 pub use password::hash as hash_password;
 pub use users::UserAction;
 

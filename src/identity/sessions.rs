@@ -1,8 +1,8 @@
 //! Sessions: opened by a password, kept by refresh tokens, ended at once.
 
 use super::{
-    ACCESS_TOKEN_LIFETIME, Caller, Identity, keys::random_secret, password::PasswordCheck,
-    store_problem, throttle::ThrottleKey, tokens,
+    ACCESS_TOKEN_LIFETIME, Caller, Identity, password::PasswordCheck, store_problem,
+    throttle::ThrottleKey, tokens,
 };
 use crate::{
     api::{
@@ -14,6 +14,7 @@ use crate::{
         users::{MAX_HANDLE_BYTES, MAX_PASSWORD_CHARS},
     },
     digest::sha256_hex,
+    secrets::random_secret,
     store::{PasswordProof, RefreshOutcome, UserChange},
 };
 use std::time::Duration;

@@ -1,13 +1,13 @@
 //! What this machine is and can do.
 
-use super::{InferenceMode, NodeError, Settings, address::AdvertisedUrl};
+use super::{NodeError, Settings, address::AdvertisedUrl};
 use crate::{
     api::{
         PAYLOAD_VERSION,
         nodes::{
-            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, MAX_TEXT_BYTES,
-            MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach, SandboxCapability,
-            WorkerApi,
+            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, InferenceMode,
+            MAX_TEXT_BYTES, MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach,
+            SandboxCapability, WorkerApi,
         },
         time::Time,
     },

@@ -44,32 +44,6 @@ use zeroize::Zeroizing;
 /// How long the orchestrator is told that we leave.
 const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether this node runs a model server. In node.yaml each has another implementation's name, too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InferenceMode {
-    /// As the orchestrator's configuration says.
-    #[serde(alias = "allow")]
-    Auto,
-    /// Always.
-    #[serde(alias = "require")]
-    On,
-    /// Never.
-    #[serde(alias = "disabled")]
-    Off,
-}
-
-impl InferenceMode {
-    /// The name on the command line and on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
-        }
-    }
-}
-
 /// What the operator says.
 pub struct Settings {
     /// The control plane.

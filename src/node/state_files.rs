@@ -12,7 +12,7 @@
 use crate::{
     api::nodes::{Bootstrap, NodeConfig},
     data_dir::{DataDir, SecretFile},
-    identity::{check_random_secret, random_secret},
+    secrets::{check_random_secret, random_secret},
 };
 use serde::Serialize;
 use std::io;

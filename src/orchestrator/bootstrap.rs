@@ -7,7 +7,8 @@ use crate::{
         time::Time,
         users::check_password,
     },
-    identity::{hash_password, random_secret},
+    identity::hash_password,
+    secrets::random_secret,
     store::{NewUser, Store},
 };
 use std::{

@@ -10,17 +10,18 @@ mod systemd;
 
 pub use backup::backup;
 pub(crate) use settings::data_dir_path;
-pub use settings::read_secret;
 
 use crate::{
+    api::nodes::InferenceMode,
     cli::{
         Cli, Command, DevArgs, DoctorArgs, LogFlags, NodeArgs, ServeOrchestratorArgs, WorkerArgs,
     },
     client,
     exit::Failure,
     http::server::{Shutdown, shutdown_requested},
-    node::{self, InferenceMode, NodeError},
+    node::{self, NodeError},
     orchestrator,
+    secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
 use clap::Parser as _;

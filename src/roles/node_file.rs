@@ -7,13 +7,13 @@
 mod aliases;
 
 use crate::{
+    api::nodes::InferenceMode,
     cli::{
         DoctorArgs, LogFlags, LogFormat, LogLevel, NodeArgs, parse_duration, parse_duration_or_off,
         parse_size,
     },
     client::print::note,
     exit::Failure,
-    node::InferenceMode,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::{SnippetMode, UserMessageFormatter};

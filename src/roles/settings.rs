@@ -5,7 +5,7 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{check_model, check_psk, check_url, slug_from_host_name},
+        nodes::{InferenceMode, check_model, check_psk, check_url, slug_from_host_name},
     },
     cli::{
         DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
@@ -14,14 +14,13 @@ use crate::{
     data_dir::DataDir,
     exit::Failure,
     http::MAX_BODY_BYTES,
-    node::{self, InferenceMode},
-    orchestrator,
+    node, orchestrator,
+    secrets::read_secret,
     store::{QueueLimits, Retention},
-    terminal, worker,
+    worker,
 };
 use std::{
     collections::HashMap,
-    io::{self, Read as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
@@ -63,44 +62,6 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
                 "neither XDG_STATE_HOME nor HOME is set; name a directory with --data-dir",
             )
         })
-}
-
-/// A secret from a file, or else from the environment. The file `-` is stdin, or a question where that is a
-/// terminal.
-pub fn read_secret(
-    flag: &str,
-    file: Option<&Path>,
-    variable: &str,
-) -> Result<Option<Zeroizing<String>>, Failure> {
-    let text = match file {
-        Some(path) if path == Path::new("-") => read_secret_from_stdin(flag)
-            .map_err(|error| Failure::usage(format!("{flag} - (stdin): {error}")))?,
-        Some(path) => Zeroizing::new(
-            std::fs::read_to_string(path)
-                .map_err(|error| Failure::usage(format!("{flag} {}: {error}", path.display())))?,
-        ),
-        None => match std::env::var(variable) {
-            Ok(text) => Zeroizing::new(text),
-            Err(_) => return Ok(None),
-        },
-    };
-    let text = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
-    if text.is_empty() {
-        let what = file.map_or_else(|| variable.to_owned(), |path| path.display().to_string());
-        return Err(Failure::usage(format!(
-            "{what} is empty; it must hold the secret"
-        )));
-    }
-    Ok(Some(text))
-}
-
-fn read_secret_from_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
-    if terminal::is_there() {
-        return terminal::ask_secret(&format!("Secret for {flag}: "));
-    }
-    let mut text = Zeroizing::new(String::new());
-    io::stdin().lock().read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Warns, once there is a log, of a key that everybody on this machine can read.

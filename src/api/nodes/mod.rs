@@ -5,6 +5,7 @@
 
 mod capability;
 mod config;
+mod inference_mode;
 mod reach;
 mod registration;
 mod report_validation;
@@ -13,6 +14,7 @@ mod view;
 
 pub use capability::*;
 pub use config::*;
+pub use inference_mode::InferenceMode;
 pub use reach::Reach;
 pub use registration::*;
 pub use validation::{

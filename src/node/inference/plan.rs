@@ -5,9 +5,9 @@ use super::InferenceError;
 use crate::{
     api::{
         image::ImageRef,
-        nodes::{InferenceBackend, check_model},
+        nodes::{InferenceBackend, InferenceMode, check_model},
     },
-    node::{InferenceMode, gpu::Vendor},
+    node::gpu::Vendor,
 };
 use std::time::Duration;
 

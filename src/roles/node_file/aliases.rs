@@ -15,7 +15,7 @@
 //! | `storage.state_dir` | `storage.data_dir` |
 
 use super::{DurationText, NodeFile, SandboxMode};
-use crate::{node::InferenceMode, worker::DEFAULT_LISTEN};
+use crate::{api::nodes::InferenceMode, worker::DEFAULT_LISTEN};
 use std::{net::SocketAddr, time::Duration};
 
 impl NodeFile {
