@@ -1,22 +1,9 @@
-//! Our own environment: variables that nothing reads, and those that are not for the programs we start.
+//! Environment of the programs that cynode starts.
 
-use crate::cli::Cli;
-use clap::CommandFactory as _;
-use std::{collections::BTreeSet, env};
+use std::env;
 use tokio::process::Command;
 
-/// Variables that are not the twin of a flag, or are read apart from it: mostly secrets, which `--help`
-/// would show.
-const UNLISTED_VARIABLES: [&str; 6] = [
-    "CYNODE_ADMIN_PASSWORD",
-    "CYNODE_PASSWORD",
-    "CYNODE_PSK",
-    "CYNODE_PSK_FILE",
-    "CYNODE_TOKEN",
-    "CYNODE_WORKER_TOKEN",
-];
-
-/// Our secrets and settings, and what systemd told us alone.
+/// Prefixes of variables that are for this process alone: secrets, settings, and what systemd hands over.
 const PRIVATE_PREFIXES: [&str; 6] = [
     "CREDENTIALS_DIRECTORY",
     "CYNODE_",
@@ -26,7 +13,7 @@ const PRIVATE_PREFIXES: [&str; 6] = [
     "WATCHDOG_",
 ];
 
-/// Takes it out of what a program gets.
+/// Removes secrets and settings of this process from the environment of a program.
 pub(crate) fn scrub(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         let bytes = name.as_encoded_bytes();
@@ -38,89 +25,4 @@ pub(crate) fn scrub(command: &mut Command) -> &mut Command {
         }
     }
     command
-}
-
-/// Says in the log which variables look like settings and are none: never with their values, which may be
-/// secrets under a misspelled name.
-pub(crate) fn warn_about_unknown() {
-    let names = env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    let variables = unknown(names).join(", ");
-    if !variables.is_empty() {
-        tracing::warn!(
-            variables,
-            "unknown environment variables are ignored; check their names against --help"
-        );
-    }
-}
-
-/// Those of `names` that begin as our settings do and that no command reads.
-fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
-    let known = known();
-    let mut unknown: Vec<String> = names
-        .filter(|name| name.starts_with("CYNODE_") && !known.contains(name))
-        .map(|name| name.escape_debug().to_string())
-        .collect();
-    unknown.sort();
-    unknown
-}
-
-/// Every variable that some command reads: those of the flags, by their own definition, and the others.
-fn known() -> BTreeSet<String> {
-    let mut known: BTreeSet<String> = UNLISTED_VARIABLES.map(str::to_owned).into();
-    let mut commands = vec![Cli::command()];
-    while let Some(command) = commands.pop() {
-        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
-        known.extend(variables.map(|name| name.to_string_lossy().into_owned()));
-        commands.extend(command.get_subcommands().cloned());
-    }
-    known
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{fs, path::Path};
-
-    fn each_source(directory: &Path, see: &mut impl FnMut(&str)) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                each_source(&path, see);
-            } else {
-                see(&fs::read_to_string(path).unwrap());
-            }
-        }
-    }
-
-    #[test]
-    fn every_variable_in_the_code_is_known() {
-        let (known, mut seen) = (known(), 0);
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        for room in ["cli", "client", "roles"] {
-            each_source(&sources.join(room), &mut |source| {
-                for rest in source.split("\"CYNODE_").skip(1) {
-                    let name = rest.split('"').next().unwrap_or_default();
-                    let is_name = |c: char| c.is_ascii_uppercase() || c == '_';
-                    if !name.is_empty() && name.chars().all(is_name) {
-                        assert!(known.contains(&format!("CYNODE_{name}")), "{name}");
-                        seen += 1;
-                    }
-                }
-            });
-        }
-        assert!(seen > 30, "{seen}");
-    }
-
-    #[test]
-    fn only_unknown_settings_are_named() {
-        let names = [
-            "PATH",
-            "CYNODE_SLUG",
-            "CYNODE_PSK",
-            "CYNODE_LABELS",
-            "CYNODE_\u{1b}",
-        ];
-        let unknown = unknown(names.map(str::to_owned).into_iter());
-        assert_eq!(unknown, ["CYNODE_LABELS", "CYNODE_\\u{1b}"]);
-    }
 }

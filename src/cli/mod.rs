@@ -13,12 +13,14 @@ mod doctor;
 mod orchestrator;
 mod roles;
 mod sandbox;
+mod variables;
 
 pub use client::*;
 pub use doctor::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
+pub(crate) use variables::warn_about_unknown;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;

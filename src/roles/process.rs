@@ -3,8 +3,7 @@
 use super::{allocator::tune_allocator, systemd};
 use crate::{
     background,
-    cli::{LogFlags, LogFormat, LogLevel},
-    environment,
+    cli::{self, LogFlags, LogFormat, LogLevel},
     exit::Failure,
     http::server::Shutdown,
 };
@@ -48,7 +47,7 @@ pub(super) fn run_role(
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     start_logging(common);
-    environment::warn_about_unknown();
+    cli::warn_about_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_file_limit();
     tune_allocator();
