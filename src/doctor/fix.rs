@@ -2,11 +2,9 @@
 //! after. Nothing here installs, removes or overwrites anything.
 
 use super::{Check, Status, host::DataDirState};
-use crate::{client::print::note, data_dir::make_private_dir, environment};
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use crate::{client::print::note, data_dir::make_private_dir, node::gpu::generate_cdi};
+use std::{fs, path::Path};
 
-/// Asking the driver about all its devices takes seconds.
-const GENERATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where podman looks for a description of devices, and where an administrator puts one.
 pub(super) const CDI_DIR: &str = "/etc/cdi";
 /// How NVIDIA's own tool calls its description.
@@ -43,20 +41,9 @@ pub(super) async fn describe_gpus(tool: &Path) -> bool {
     if let Err(error) = fs::create_dir_all(CDI_DIR) {
         return failed(error.to_string());
     }
-    let mut command = tokio::process::Command::new(tool);
-    environment::scrub(&mut command)
-        .args(["cdi", "generate", &format!("--output={CDI_FILE}")])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match tokio::time::timeout(GENERATE_TIMEOUT, command.output()).await {
-        Ok(Ok(output)) if output.status.success() => true,
-        Ok(Ok(output)) => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let last = words.trim().lines().last().unwrap_or("it said nothing");
-            failed(crate::client::print::clean(last))
-        }
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no end within {} s", GENERATE_TIMEOUT.as_secs())),
+    match generate_cdi(tool, CDI_FILE.as_ref()).await {
+        Ok(()) => true,
+        Err(reason) => failed(reason),
     }
 }
 

@@ -12,6 +12,8 @@
 mod amd;
 mod nvidia;
 
+pub use nvidia::generate_cdi;
+
 use crate::{
     api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT_BYTES},
     environment,

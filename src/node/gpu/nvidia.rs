@@ -1,8 +1,12 @@
 //! NVIDIA's, as `nvidia-smi` tells them, or else their kernel module.
 
 use super::{ToolOutput, Vendor, clean_value, features, run_tool};
-use crate::api::nodes::GpuDevice;
-use std::{fs, path::Path};
+use crate::{api::nodes::GpuDevice, environment, text::clean};
+use std::{fs, path::Path, process::Stdio, time::Duration};
+use tokio::{process::Command, time::timeout};
+
+/// Reading all devices from the driver takes seconds.
+const GENERATE_CDI_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The name comes last: it is the only one that could contain a comma.
 const FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,compute_cap,name";
@@ -28,6 +32,30 @@ pub(super) async fn detect(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
             );
             read_from_kernel(proc)
         }
+    }
+}
+
+/// Writes a description of the GPUs for podman (CDI) with `nvidia-ctk`. Fails with the last line of the tool's error.
+pub async fn generate_cdi(tool: &Path, file: &Path) -> Result<(), String> {
+    let mut command = Command::new(tool);
+    command
+        .args(["cdi", "generate"])
+        .arg(format!("--output={}", file.display()))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    environment::scrub(&mut command);
+    match timeout(GENERATE_CDI_TIMEOUT, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => {
+            let message = String::from_utf8_lossy(&output.stderr);
+            let last = message.trim().lines().last();
+            Err(clean(last.unwrap_or("it printed no error")))
+        }
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!(
+            "it did not end within {} s",
+            GENERATE_CDI_TIMEOUT.as_secs()
+        )),
     }
 }
 
