@@ -31,8 +31,8 @@ fmt: ## Check the format
 lint: ## Clippy, warnings are errors
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 
-unit: ## Tests of rooms, pure decisions, and what reads a stranger's input
-	$(CARGO) test --locked --lib --test properties
+unit: ## Tests of rooms and their rules, pure decisions, and what reads a stranger's input
+	$(CARGO) test --locked --lib --test properties --test house
 
 it: ## Black-box tests of the real binary with real podman
 	$(CARGO) build --locked --example stand-in-ollama --example attack

@@ -1,0 +1,120 @@
+//! Sizes of files and functions.
+
+use crate::source::{SRC, Source, TESTS};
+
+/// Most lines of a file.
+const MAX_FILE_LINES: usize = 400;
+/// Most lines of a function, from `fn` to its closing brace.
+const MAX_FUNCTION_LINES: usize = 70;
+
+/// What is still too long, files by path and functions by name. Nothing comes in; what got short goes out.
+const STILL_LONG: &[&str] = &[
+    "src/store/migrate.rs",
+    "tests/chaos/walk.rs",
+    "tests/it/bad_input/mod.rs",
+    "tests/it/client.rs",
+    "tests/it/doctor.rs",
+    "tests/it/leases.rs",
+    "tests/it/secrets.rs",
+    "tests/it/shims.rs",
+    "tests/it/users.rs",
+    "check",
+    "inspect",
+    "register",
+    "decide_transition",
+    "refusal_means_not_started_only_where_certain",
+    "node_readiness",
+    "job_is_not_sent_to_deleted_node",
+    "task_create",
+    "serve",
+    "audit_records_actor_action_and_outcome",
+    "failed_backup_says_why_and_leaves_nothing",
+    "invalid_task_field_is_named_nothing_stored",
+    "the_worker_refuses_what_it_cant_run",
+    "run_is_as_if_the_command_ran_here",
+    "tasks_are_created_listed_read_and_canceled",
+    "every_failure_has_exit_code_and_advice",
+    "the_start_of_a_node_step_by_step",
+    "task_log_follows_live_and_resumes_anywhere",
+    "live_and_late_subscribers_get_their_events",
+    "node_texts_are_bounded",
+    "first_start_shows_generated_secrets_once",
+    "ambiguous_or_foreign_task_is_refused",
+    "job_answer_is_whole_or_streamed_and_repeatable",
+];
+
+/// Name, first line and number of lines of each function with a body.
+fn functions(source: &Source) -> Vec<(String, usize, usize)> {
+    let mut found = Vec::new();
+    for (n, token) in source.tokens.iter().enumerate() {
+        let Some(name) = source.tokens.get(n + 1) else {
+            break;
+        };
+        if token.text != "fn" || !name.is_word() {
+            continue;
+        }
+        let mut at = n + 2;
+        while at < source.tokens.len() && !source.at(at, &["{"]) && !source.at(at, &[";"]) {
+            at = match source.tokens[at].text.as_str() {
+                "(" | "[" => source.after_group(at),
+                _ => at + 1,
+            };
+        }
+        if source.at(at, &["{"]) {
+            let last = source.tokens[source.after_group(at) - 1].line;
+            found.push((name.text.clone(), token.line, last + 1 - token.line));
+        }
+    }
+    found
+}
+
+/// The path or the function's name of each that is too long, and where it is.
+fn too_long(source: &Source) -> Vec<(String, String)> {
+    let mut offenders = Vec::new();
+    if source.lines > MAX_FILE_LINES {
+        let place = format!("{}: {} lines", source.path, source.lines);
+        offenders.push((source.path.clone(), place));
+    }
+    for (name, line, lines) in functions(source) {
+        if lines > MAX_FUNCTION_LINES {
+            let place = format!("{}:{line}: fn {name}, {lines} lines", source.path);
+            offenders.push((name, place));
+        }
+    }
+    offenders
+}
+
+#[test]
+fn files_and_functions_stay_short() {
+    let (old, new): (Vec<_>, Vec<_>) = SRC
+        .iter()
+        .chain(TESTS.iter())
+        .flat_map(too_long)
+        .partition(|(name, _)| STILL_LONG.contains(&name.as_str()));
+    let places: Vec<_> = new.into_iter().map(|(_, place)| place).collect();
+    assert!(
+        places.is_empty(),
+        "a file has at most {MAX_FILE_LINES} lines, a function {MAX_FUNCTION_LINES}. Split these by what they do; a \
+         long file is a module that wants to be two:\n{}",
+        places.join("\n")
+    );
+    let is_gone = |name: &&&str| old.iter().all(|(old, _)| old != *name);
+    let gone: Vec<_> = STILL_LONG.iter().filter(is_gone).collect();
+    assert!(
+        gone.is_empty(),
+        "short by now, take it out of `STILL_LONG`: {gone:?}"
+    );
+}
+
+#[test]
+fn long_files_and_functions_are_found() {
+    let body = "    x();\n".repeat(MAX_FUNCTION_LINES - 1);
+    let long = format!(
+        "fn ok() {{\n    x();\n}}\ntrait T {{\n    fn none(&self);\n}}\nfn long(f: fn(u8) -> u8)\nwhere\n{{\n{body}}}\n"
+    );
+    let offenders = too_long(&Source::new("src/a.rs", &long));
+    assert_eq!(offenders[0].1, "src/a.rs:7: fn long, 73 lines");
+    assert_eq!(offenders.len(), 1);
+    let offenders = too_long(&Source::new("src/a.rs", &"//\n".repeat(MAX_FILE_LINES + 1)));
+    assert_eq!(offenders[0].1, "src/a.rs: 401 lines");
+}
