@@ -3,7 +3,7 @@
 use super::{job::JobStart, ledger::Job, tombstones::Tombstones};
 use crate::{
     api::{JobId, jobs::Outcome},
-    engine::{Engine, EngineError, labels, probe::PROBE_NAME_PREFIX},
+    engine::{Engine, EngineError},
     sandbox::shim::{ShimHandle, StopRequest},
     spool::Spool,
 };
@@ -16,9 +16,6 @@ use std::{
     time::Duration,
 };
 
-const LIST_TIMEOUT: Duration = Duration::from_mins(1);
-/// Chooses containers that are older than any probe gets.
-const OLD_PROBE_FILTER: &str = "--filter=until=5m";
 /// How long a shim of no known job may take to end it.
 const SHIM_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -135,7 +132,7 @@ impl Recovered {
         node_uuid: &str,
     ) -> Result<(), EngineError> {
         let in_use = |name: &str| self.containers.contains(name);
-        remove_all_but(in_use, list_sandboxes(engine, node_uuid).await?, engine).await;
+        remove_all_but(in_use, engine.sandbox_list(node_uuid).await?, engine).await;
         Ok(())
     }
 }
@@ -147,13 +144,9 @@ pub(super) async fn remove_orphans(
     jobs_dir: &Path,
 ) -> Result<(), EngineError> {
     // In this order: a job that begins meanwhile is not among them.
-    let sandboxes = list_sandboxes(engine, node_uuid).await?;
+    let sandboxes = engine.sandbox_list_without_probes(node_uuid).await?;
     let in_use = containers_in_use(jobs_dir)?;
-    // A probe may be under way, but not for so long.
-    let old = list_sandboxes_with(engine, node_uuid, &[OLD_PROBE_FILTER]).await?;
-    let is_probing =
-        |name: &str| name.starts_with(PROBE_NAME_PREFIX) && !old.iter().any(|old| old == name);
-    let in_use = |name: &str| is_probing(name) || in_use.contains(name);
+    let in_use = |name: &str| in_use.contains(name);
     remove_all_but(in_use, sandboxes, engine).await;
     Ok(())
 }
@@ -169,25 +162,6 @@ pub(super) fn containers_in_use(jobs_dir: &Path) -> io::Result<HashSet<String>> 
         }
     }
     Ok(names)
-}
-
-/// The names of all sandboxes that bear our label; a model server is ours, too, and is none.
-async fn list_sandboxes(engine: &Engine, node_uuid: &str) -> Result<Vec<String>, EngineError> {
-    list_sandboxes_with(engine, node_uuid, &[]).await
-}
-
-/// Those of them that pass more filters.
-async fn list_sandboxes_with(
-    engine: &Engine,
-    node_uuid: &str,
-    filters: &[&str],
-) -> Result<Vec<String>, EngineError> {
-    let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
-    let sandboxes = format!("--filter=label={}", labels::JOB);
-    let list = ["ps", "--all", "--format={{.Names}}", &ours, &sandboxes];
-    let list = [&list[..], filters].concat();
-    let names = engine.call(&list, LIST_TIMEOUT).await?;
-    Ok(names.lines().map(str::to_owned).collect())
 }
 
 /// All at a time, so that those which can't be removed hold up no other.

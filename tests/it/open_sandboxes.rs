@@ -19,7 +19,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
         ("env=['LEAK=1']", "variable LEAK (containers.conf: env)"),
         (
             "volumes=['HOME/leak:/leak']",
-            "/leak is mounted in it (containers.conf: volumes",
+            "/leak is mounted (containers.conf: volumes",
         ),
         (
             "seccomp_profile='unconfined'",
@@ -64,7 +64,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
     for (script, named) in cases {
         let told = host.refusal(&host.engine(&script), |command| command);
         assert!(
-            told.contains("not closed") && told.contains(named),
+            told.contains("not isolated") && told.contains(named),
             "{named}: {told}"
         );
     }

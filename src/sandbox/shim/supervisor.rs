@@ -210,7 +210,7 @@ impl Supervisor<'_> {
 
     /// Why nothing may run in the container, if its image has become another one since it was looked at.
     async fn image_fault(&self, cleanup: &ContainerCleanup) -> Option<SandboxExit> {
-        if self.image_index.is_some() && self.image_index == cleanup.engine.index_stamp() {
+        if self.image_index.is_some() && self.image_index == cleanup.engine.index_stamp().await {
             return None;
         }
         match cleanup.engine.container_fault(&cleanup.name).await {
@@ -342,10 +342,7 @@ impl ContainerCleanup {
         );
         let (engine, name) = (self.engine.clone(), self.name.clone());
         background::spawn("kill_container", async move {
-            let killed = engine
-                .call(&["kill", "--signal=KILL", &name], PODMAN_END_TIMEOUT)
-                .await;
-            if let Err(error) = killed {
+            if let Err(error) = engine.kill_container(&name).await {
                 tracing::warn!(%error, name, "podman could not kill a sandbox");
             }
         });
