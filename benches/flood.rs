@@ -1,8 +1,8 @@
-//! What a job that prints without end costs its node in memory.
+//! Memory of a node while a job prints without end.
 //!
-//! `make bench`. A worker runs a job that prints 5 GB, first while nobody reads along, then while
-//! somebody does. Prints the worker's largest resident memory meanwhile beside what it has when it
-//! is idle, and the same of the job's shim, all of one run; asserts nothing.
+//! `make bench`. A worker runs a job that prints 5 GB, first without a reader, then with one. Prints the
+//! largest resident memory of the worker and of the job's shim beside that of an idle one, all of one run;
+//! asserts nothing.
 
 #![allow(
     clippy::print_stdout,

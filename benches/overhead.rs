@@ -1,7 +1,7 @@
-//! What a task costs on top of `podman run --rm` of the same command.
+//! Overhead of a task over `podman run --rm` of the same command.
 //!
-//! `make bench`. Three ways to run `true` in the same image, taken in turn so that a change of
-//! the machine's speed meets all of them alike:
+//! `make bench`. Three ways to run `true` in the same image, in turn, so that a change of the
+//! machine's speed affects all of them alike:
 //!
 //! - `podman`: `podman run --rm --network=none`, as a process, from start to exit;
 //! - `task`: from `POST /v1/tasks` to the `end` event of its log, over a kept connection;

@@ -1,9 +1,9 @@
-//! What it costs to give a slot that got free to a job, by the length of the queue and the number of nodes.
+//! Cost of assigning a freed slot, by the length of the queue and the number of nodes.
 //!
-//! `make bench`. A database with [`USERS`] users, nodes all of whose slots are taken, and a queue of which
-//! a tenth asks for a label that no node bears. Again and again one job ends, and the scheduler looks
-//! (`look`) and claims what it decided (`claim`, a commit). Beside it what a look costs while no slot is
-//! free, and last what it costs beside [`LINES`] sets of labels that no node bears (`lines x`). Prints medians and ratios of this one run; asserts nothing of them.
+//! `make bench`. A database with [`USERS`] users, nodes whose slots are all taken, and a queue of which a
+//! tenth asks for a label that no node has. Repeatedly one job ends, and the scheduler decides (`look`) and
+//! claims the job (`claim`, a commit). Beside it the cost of a decision while no slot is free, and beside [`LINES`] sets of labels
+//! that no node has (`lines x`). Prints medians and ratios of this one run; asserts nothing.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 

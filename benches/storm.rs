@@ -1,11 +1,11 @@
-//! What a storm of wrong logins costs everybody else.
+//! Cost of a storm of wrong logins for other users.
 //!
-//! `make bench`. Asks for a list of tasks again and again over a kept connection, first in peace, then
+//! `make bench`. Requests a list of tasks repeatedly over a kept connection, first on an idle machine, then
 //! while [`STORM`] others try wrong passwords at the same time, each from an address of its own (of
-//! 127.0.0.0/8), so that nobody is turned away before a hash was computed; then while as many
-//! connections as [`HALF_OPEN`] stand half open. A storm keeps a core busy, and what a busy core costs whoever
-//! wakes up beside it is up to the kernel: so there is a row for one that a stranger's loop keeps busy. Prints
-//! percentiles and ratios of this one run, on a machine that has nothing else to do; asserts nothing.
+//! 127.0.0.0/8), so that a hash is computed for each; then while [`HALF_OPEN`] connections stand half open. A
+//! storm keeps a core busy, and the cost of a busy core for others is up to the kernel: so one row has a core
+//! that an unrelated loop keeps busy. Prints percentiles and ratios of this one run, on a machine that is
+//! otherwise idle; asserts nothing.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 

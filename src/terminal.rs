@@ -1,47 +1,87 @@
-//! Asking for a secret at a terminal.
+//! The terminal: results on stdout, remarks on stderr, and prompts for secrets.
 
+use crate::exit::Failure;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use serde::Serialize;
 use std::{
     fs::File,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write},
 };
 use zeroize::Zeroizing;
 
-/// Asks for a secret that doesn't show while it is typed. Echo is off before the prompt appears: what is
-/// typed, or pasted, as soon as it is seen must not show either.
-pub(crate) fn ask_secret(prompt: &str) -> io::Result<Zeroizing<String>> {
-    let _silent = Silence::begin()?;
-    Ok(Zeroizing::new(rpassword::prompt_password(prompt)?))
+/// Exit code of a process whose reader is gone, as after SIGPIPE.
+const BROKEN_PIPE_EXIT: u8 = 141;
+
+/// Writes to stdout and flushes it.
+pub(crate) fn to_stdout(
+    write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    write(&mut stdout)
+        .and_then(|()| stdout.flush())
+        .map_err(write_failure)
 }
 
-/// Whether there is a terminal to ask at.
-pub(crate) fn is_there() -> bool {
+/// The failure of a write to stdout or stderr. A reader that has left, such as `head`, is not an error worth
+/// a message.
+pub(crate) fn write_failure(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(BROKEN_PIPE_EXIT),
+        _ => Failure::internal(error),
+    }
+}
+
+/// Prints a line on stdout.
+pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    to_stdout(|out| writeln!(out, "{text}"))
+}
+
+/// Prints a value as indented JSON on stdout, for programs.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::internal)?;
+    print_line(&text)
+}
+
+/// Prints a remark on stderr. A closed stderr is ignored: no other channel to the user is left.
+pub(crate) fn print_note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether stdin is a terminal, so that a person can answer a prompt.
+pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Prompts for a secret without echo. Echo is off before the prompt appears, so that a secret that is typed
+/// or pasted early does not show either.
+pub(crate) fn ask_secret(prompt: &str) -> io::Result<Zeroizing<String>> {
+    let _echo_off = EchoOff::begin()?;
+    Ok(Zeroizing::new(rpassword::prompt_password(prompt)?))
+}
+
 /// A terminal without echo; restored when dropped.
-struct Silence {
+struct EchoOff {
     terminal: File,
     before: Termios,
 }
 
-impl Silence {
+impl EchoOff {
     fn begin() -> io::Result<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&terminal)?;
         let mut silent = before.clone();
-        // Without ISIG, Ctrl-C is left to the one that reads: a signal would end us with echo off.
+        // Without ISIG, Ctrl-C reaches the reader as a byte: a signal would end the process with echo off.
         silent.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ISIG;
         tcsetattr(&terminal, OptionalActions::Now, &silent)?;
         Ok(Self { terminal, before })
     }
 }
 
-impl Drop for Silence {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         let restored = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
         if let Err(error) = restored {
-            tracing::debug!(%error, "the terminal's echo could not be restored; see stty echo");
+            tracing::debug!(%error, "echo of the terminal could not be restored; see stty echo");
         }
     }
 }

@@ -19,7 +19,7 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
         "CYNODE_PASSWORD",
     )? {
         Some(password) => password.to_string(),
-        None if terminal::is_there() => {
+        None if terminal::is_interactive() => {
             let prompt = format!("Password of {} at {}: ", args.handle, gateway.url);
             terminal::ask_secret(&prompt)?.to_string()
         }

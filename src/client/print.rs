@@ -1,35 +1,22 @@
 //! How things look: tables for people, JSON for programs, two lines for a failure.
 
-pub(crate) use crate::text::clean;
+pub(super) use crate::{
+    terminal::{print_json as json, print_line as line, print_note as note},
+    text::clean,
+};
 
-use crate::{api::time::Time, cli::Cli, exit::Failure};
+use crate::{
+    api::time::Time,
+    cli::Cli,
+    exit::Failure,
+    terminal::{to_stdout, write_failure},
+};
 use clap::CommandFactory as _;
-use serde::Serialize;
 use std::{
     io::{self, IsTerminal as _, Write},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
-
-fn to_stdout(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    write(&mut stdout)
-        .and_then(|()| stdout.flush())
-        .map_err(unread)
-}
-
-/// Where whoever read our output has gone, as `head` does, the process ends as a signal would have it.
-fn unread(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::silent(141),
-        _ => Failure::internal(error),
-    }
-}
-
-/// A line on stdout.
-pub(crate) fn line(text: &str) -> Result<(), Failure> {
-    to_stdout(|out| writeln!(out, "{text}"))
-}
 
 /// A job's own output on stdout, as it is.
 pub(super) fn raw(text: &str) -> Result<(), Failure> {
@@ -43,7 +30,7 @@ pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
     io::stderr()
         .lock()
         .write_all(text.as_bytes())
-        .map_err(unread)
+        .map_err(write_failure)
 }
 
 /// Says, once in a process, that output may not be what the command printed: nodes send it as text.
@@ -55,17 +42,6 @@ fn note_replaced(text: &str) {
              command encode it, as with base64",
         );
     }
-}
-
-/// A value for programs.
-pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::internal)?;
-    line(&text)
-}
-
-/// A remark on stderr. When even that is closed, nobody is left to be told.
-pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Names and values below each other.

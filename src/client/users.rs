@@ -139,7 +139,7 @@ fn new_password(
         let password = read_secret("--new-password-file", Some(file), "")?.unwrap_or_default();
         return Ok((password, false));
     }
-    if !terminal::is_there() {
+    if !terminal::is_interactive() {
         return Err(Failure::usage(
             "there is no terminal to ask at; give --generate or --new-password-file FILE",
         ));

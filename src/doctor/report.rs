@@ -3,8 +3,9 @@
 use super::{Check, Status};
 use crate::{
     cli::OutputFormat,
-    client::print::{self, clean},
     exit::Failure,
+    terminal::{print_json, print_line},
+    text::clean,
 };
 use serde::Serialize;
 
@@ -20,11 +21,9 @@ struct Report<'a> {
 pub(super) fn show(checks: &[Check], output: OutputFormat) -> Result<(), Failure> {
     if output == OutputFormat::Json {
         let ok = checks.iter().all(|check| check.status != Status::Fail);
-        return print::json(&Report { ok, checks });
+        return print_json(&Report { ok, checks });
     }
-    checks
-        .iter()
-        .try_for_each(|check| print::line(&text(check)))
+    checks.iter().try_for_each(|check| print_line(&text(check)))
 }
 
 fn text(check: &Check) -> String {

@@ -49,7 +49,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.dir) {
-            crate::client::print::note(&format!(
+            crate::terminal::print_note(&format!(
                 "warning: {} could not be removed: {error}; remove it by hand",
                 self.dir.display()
             ));

@@ -3,9 +3,9 @@
 use super::data_dir_path;
 use crate::{
     cli::{BackupArgs, OutputFormat},
-    client::print,
     exit::{Exit, Failure},
     store::{self, BackupError},
+    terminal::{print_json, print_line, print_note},
 };
 use serde_json::json;
 
@@ -15,17 +15,17 @@ pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
     let copied = store::backup(&data_dir.join("cynode.db"), &args.file)?;
     let file = args.file.display();
     match args.output {
-        OutputFormat::Json => print::json(&json!({
+        OutputFormat::Json => print_json(&json!({
             "file": std::path::absolute(&args.file)?,
             "bytes": copied.bytes,
             "schema": copied.schema,
         })),
         OutputFormat::Text => {
-            print::line(&format!(
+            print_line(&format!(
                 "{file}: {} bytes, schema {}",
                 copied.bytes, copied.schema
             ))?;
-            print::note(&format!(
+            print_note(&format!(
                 "keep {} with it: a restore needs both",
                 data_dir.join("keys").display()
             ));

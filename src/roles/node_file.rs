@@ -12,8 +12,8 @@ use crate::{
         DoctorArgs, LogFlags, LogFormat, LogLevel, NodeArgs, parse_duration, parse_duration_or_off,
         parse_size,
     },
-    client::print::note,
     exit::Failure,
+    terminal::print_note,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
@@ -194,7 +194,7 @@ impl NodeFile {
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(None),
             // The service's own settings, which a user who tries a node by hand may not read.
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::PermissionDenied => {
-                note(&format!("{} is left out: {error}", path.display()));
+                print_note(&format!("{} is left out: {error}", path.display()));
                 Ok(None)
             }
             Err(error) => Err(wrong(&format!(

@@ -177,7 +177,7 @@ fn files() {
     }
 }
 
-/// What only the host may do, and what a sandbox must see nothing of.
+/// Operations for the host only, and objects that a sandbox must not see.
 fn host() {
     let device = libc::makedev(1, 1);
     let mode = libc::S_IFCHR | 0o666;
@@ -205,7 +205,7 @@ fn host() {
     );
     let pidfd = call!(SYS_pidfd_open, 1, 0);
     if pidfd.is_ok() {
-        // It is the first descriptor behind the standard ones, in whatever order they were opened.
+        // It is the first descriptor behind the standard ones, in any order of opening.
         for fd in 3..8 {
             report("descriptor-of-init", &call!(SYS_pidfd_getfd, fd, 3, 0));
         }

@@ -11,7 +11,7 @@ use std::{
 const FILE_BYTES: usize = 8 << 20;
 const PAGE_BYTES: usize = 4096;
 
-/// Fills the disk below a directory with them until there is no room.
+/// Fills the disk below a directory with them until it is full.
 pub(super) fn fill(place: &str) -> io::Result<()> {
     let path = format!("{place}/mapped");
     loop {
@@ -23,7 +23,7 @@ pub(super) fn fill(place: &str) -> io::Result<()> {
             .open(&path)?;
         fs::remove_file(&path)?;
         let written = file.write_all(&vec![7; FILE_BYTES]);
-        // SAFETY: a fresh mapping at an address of the kernel's choice, which nobody reads.
+        // SAFETY: a fresh mapping at an address of the kernel's choice, which is never read.
         let mapping = unsafe {
             libc::mmap(
                 ptr::null_mut(),

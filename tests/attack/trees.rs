@@ -39,7 +39,7 @@ pub(super) fn grow(place: &str) {
     report("wide", &wide);
     report("names", &odd_names(Path::new(&top)));
     report("kinds", &odd_kinds(&top));
-    // Last: whoever made it is kept out, too.
+    // Last: it keeps its own creator out, too.
     report("modes", &odd_modes(&top));
 }
 

@@ -1,4 +1,4 @@
-//! Who did what: every login and every act of an admin is written down, and no secret with it.
+//! The audit log: it records every login and every act of an admin, and no secret.
 
 use crate::support::{Orchestrator, PASSWORD, StandIn, uuid};
 use serde_json::{Value, json};
@@ -133,7 +133,7 @@ fn audit_log_pages_and_filters() {
             break;
         }
         path = format!("/v1/audit?limit=2&cursor={cursor}");
-        // What comes meanwhile doesn't move the pages.
+        // New events do not move the pages.
         let nobody = json!({"handle": uuid(), "password": "x"});
         orchestrator.gateway.post("/v1/auth/login", &nobody);
     }

@@ -1,4 +1,4 @@
-//! Who gets in: passwords, tokens, sessions, and the list of calls that need none of them.
+//! Authentication: passwords, tokens, sessions, and the list of calls that need none.
 
 use crate::support::{Api, Orchestrator, PASSWORD, StandIn, Worker, uuid};
 use serde_json::{Value, json};

@@ -31,7 +31,7 @@ impl Ends {
     }
 }
 
-/// A node whose jobs run until they are told how to end; a cancel is such a word unless it is `deaf`.
+/// A node whose jobs run until the test ends them, or a cancel unless the node is `deaf`.
 fn stage(ends: &Ends, deaf: bool) -> Stage {
     let ends = ends.clone();
     Stage::set(move |_, call, answer| {

@@ -1,9 +1,9 @@
-//! What the docs say of the tests and the command line is true.
+//! The docs agree with the tests and the command line.
 
 use crate::support::{cynode, process};
 use std::{fs, path::Path};
 
-/// What stands between backticks.
+/// Texts between backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

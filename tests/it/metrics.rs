@@ -1,4 +1,4 @@
-//! `/metrics`: whoever scrapes is told the truth, in a form that every scraper reads.
+//! `/metrics`: the values are true, in a form that every scraper reads.
 
 use crate::support::{
     Api, Cluster, Orchestrator, StandIn, Worker, eventually_eq, exposition::Exposition, read, uuid,
@@ -13,11 +13,11 @@ const QUEUED: &str = "cynode_jobs_queued";
 const RUNNING: &str = "cynode_jobs_running";
 const HELD: &str = "cynode_worker_jobs_running";
 
-/// What a listener tells of these series.
+/// Values of these series at a listener.
 #[track_caller]
 fn values<const N: usize>(api: &Api, series: [&str; N]) -> [f64; N] {
-    let told = Exposition::of(api);
-    series.map(|series| told.value(series))
+    let exposition = Exposition::of(api);
+    series.map(|series| exposition.value(series))
 }
 
 /// The numbers of tasks: created, completed, failed, canceled.
@@ -27,7 +27,7 @@ fn tasks(api: &Api) -> [f64; 4] {
     values(api, series.each_ref().map(String::as_str))
 }
 
-/// Waits for these numbers of tasks. A user may hear of an end just before it is counted.
+/// Waits for these numbers of tasks. A user may see an end just before it is counted.
 fn eventually_tasks(api: &Api, expected: [f64; 4]) {
     eventually_eq("the tasks are counted", expected, || tasks(api));
 }

@@ -1,7 +1,7 @@
 //! A sandbox that is more open than was asked for keeps a node from taking jobs.
 //!
-//! What shares the node's PID namespace is tried only within a PID namespace of the test's own, where a
-//! broken init could end nobody else.
+//! Tests that share the node's PID namespace run in a PID namespace of their own, where a broken init could
+//! end no other process.
 
 use crate::support::{
     Process, cynode,
@@ -116,7 +116,7 @@ fn in_namespace(marker: &Path, command: &Command) -> Command {
     within(&namespace, marker, command)
 }
 
-/// Storage of its own, since pids of that namespace are nobody else's.
+/// Storage of its own, since pids of that namespace mean nothing outside of it.
 const PODMAN: &str = "exec podman --root HOME/storage --runroot HOME/run --tmpdir HOME/tmp";
 const PIDNS: &str = "[containers]\npidns='host'";
 

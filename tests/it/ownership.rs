@@ -1,5 +1,5 @@
-//! Whose job it is: the orchestrator that started it, and no other one, whatever a node or a database goes
-//! through.
+//! Job ownership: only the orchestrator that started a job can see, end or delete it, also after restores
+//! and moves.
 
 use crate::support::{
     Api, Cluster, Node, Orchestrator, cluster::finish, cynode, eventually, eventually_eq,

@@ -1,5 +1,5 @@
-//! An orchestrator of another implementation, which serves the published contract and nothing more: no
-//! policy, no id, no interval, versions that are no numbers.
+//! An orchestrator of another implementation, which serves only the published contract: without policy, id
+//! or interval, and with versions that are not numbers.
 
 use crate::support::{
     Api, Node, OrchestratorStandIn, Step, Worker,

@@ -27,7 +27,7 @@ impl Nginx {
     fn start(upstream: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", lasting_port());
-        // What Debian's package says besides is about where files lie, and a user of its own.
+        // Debian's other settings are paths and a user of its own.
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {what};\n"))
             .concat();

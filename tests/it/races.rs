@@ -1,5 +1,4 @@
-//! What goes wrong only now and then, or only when somebody means it: things at the same moment,
-//! workspaces built to hurt, jobs that stand in everybody's way.
+//! Races and hostile jobs: concurrent requests, workspaces built to break removal, jobs that block others.
 
 use crate::support::{
     Cluster, Orchestrator, Process, Worker, cynode, eventually, image::NO_USER_IMAGE, process,

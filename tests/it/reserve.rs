@@ -18,7 +18,7 @@ use std::{
 /// Ends of jobs that a stand-in runs: each call to run waits for one.
 type Ends = Arc<Mutex<mpsc::Receiver<&'static str>>>;
 
-/// A node that runs each job until it is told its end: by a cancel, or by the sender.
+/// A node that runs each job until a cancel or the sender ends it.
 fn held() -> (
     mpsc::Sender<&'static str>,
     impl Fn(usize, &Call, Answer) + Send + Sync + 'static,

@@ -91,7 +91,7 @@ fn key_length_is_checked_after_psk() {
     }
     ask(PSK, json!("x".repeat(256))).json(201);
     ask(PSK, json!("x".repeat(16))).problem(409, "slug-taken");
-    // Of a slug that is taken, and of a key that is none, only who has the key hears.
+    // Only a caller with the pre-shared key learns that a slug is taken or a key is malformed.
     for key in [json!("x".repeat(16)), json!("")] {
         ask("wrong", key).problem(401, "unauthorized");
     }
@@ -228,7 +228,7 @@ fn forgetting_a_live_node_asks_first() {
     assert!(no.stdout.contains("Forget it anyway? [y/N]"), "{no:?}");
     assert_eq!(no.code, 2, "{no:?}");
     cluster.user.get("/v1/nodes/box").expect(200);
-    // One that was stopped is no longer alive, so nothing is asked.
+    // A stopped node is not alive, so the client asks nothing.
     assert_eq!(cluster.node.process.terminate(), 0);
     let done = cluster.run(&["nodes", "forget", "box"]);
     assert_eq!(done.code, 0, "{done:?}");

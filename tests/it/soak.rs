@@ -12,7 +12,7 @@ fn count(path: &str) -> usize {
     fs::read_dir(path).unwrap().count()
 }
 
-/// Children that have ended and that nobody has reaped.
+/// Children that have exited and are not reaped.
 fn zombies(pid: u32) -> usize {
     let children = |thread: fs::DirEntry| {
         let text = fs::read_to_string(thread.path().join("children")).unwrap_or_default();

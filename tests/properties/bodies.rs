@@ -53,7 +53,7 @@ pub(crate) fn acknowledgement() -> Value {
     })
 }
 
-/// What takes the place of something in a body.
+/// Replacement for a part of a body.
 fn other() -> impl Strategy<Value = Value> {
     let sizes = proptest::sample::select(vec![
         63,

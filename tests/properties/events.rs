@@ -1,4 +1,4 @@
-//! What a job prints, and how a node tells it.
+//! A job's output, and how a node reports it.
 
 use crate::oracles::events;
 use cynode::api::{
@@ -135,7 +135,7 @@ proptest! {
             let seq = log.last_seq() + bytes % 7 + 1;
             log.append(&JobEvent::Gap { attempt: 1, seq, stream: of(err), bytes });
         }
-        // What comes behind a gap is dropped as well.
+        // Output behind a gap is dropped, too.
         for (err, text) in &pushes {
             log.skip_event();
             events::print(&mut log, of(*err), text);

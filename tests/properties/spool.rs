@@ -1,4 +1,4 @@
-//! A job's log on disk, with whoever writes and reads it at any pace, and whoever dies meanwhile.
+//! A job's log on disk, with writers and readers at any pace that die at any time.
 
 use cynode::{
     api::{
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the byte at a place of a stream is.
+/// Byte at an offset of a stream.
 fn byte(at: u64) -> u8 {
     b'a' + (at % 23) as u8
 }
@@ -47,7 +47,7 @@ struct Listener {
     reader: LogReader,
     at: [u64; 2],
     last_seq: u64,
-    /// Whether something was missing before anything was heard.
+    /// Whether output was missing before the first event.
     missed_the_beginning: bool,
 }
 
@@ -114,7 +114,7 @@ fn accepted() -> AcceptedJob {
     }
 }
 
-/// A node tells of a pull through a recorder of its own each time.
+/// A node reports the progress of a pull through a new recorder each time.
 #[test]
 fn first_output_stays_in_result() {
     let home = tempfile::tempdir().unwrap();

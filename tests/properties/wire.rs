@@ -1,4 +1,4 @@
-//! What the node and init say to each other.
+//! The protocol between a shim and init.
 
 use crate::oracles::wire;
 use cynode::sandbox_init::wire::{ExecSpec, InitRequest};

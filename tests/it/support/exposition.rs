@@ -3,7 +3,7 @@
 use super::Api;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What one `/metrics` told.
+/// Content of one `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Exposition {
     /// Types, by the name of the metric.

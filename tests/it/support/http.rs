@@ -104,7 +104,7 @@ impl Api {
             .unwrap_or_else(|error| panic!("{method} {path} at {}: {error}", self.address))
     }
 
-    /// Any call; an error when there is nobody.
+    /// Any call; an error when nothing listens.
     pub(crate) fn try_call(
         &self,
         method: &str,
@@ -175,7 +175,7 @@ impl Api {
         }
         head += &format!("Content-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes())?;
-        // A server that refuses a large body doesn't read it; its answer tells why.
+        // A server that refuses a large body does not read it; its answer says why.
         let _ = stream.write_all(body);
         let mut reader = BufReader::new(stream);
         let (line, headers) = read_head(&mut reader)?;
@@ -232,7 +232,7 @@ impl Reply {
             .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// The problem that it tells: complete, of this status and kind.
+    /// The problem in the body: complete, of this status and kind.
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, slug: &str) -> Value {
         self.expect(status);

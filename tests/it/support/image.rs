@@ -121,7 +121,7 @@ pub(crate) struct OddImage(pub(crate) String);
 
 impl Drop for OddImage {
     fn drop(&mut self) {
-        // One that is still in use is left, and nobody asks for it.
+        // An image that is still in use stays, which harms no other test.
         let _ = podman(&["image", "rm", "--force", &self.0]);
     }
 }

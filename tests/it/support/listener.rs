@@ -119,7 +119,7 @@ impl Calls {
     }
 }
 
-/// An open port; closed when dropped, so that whoever calls is refused.
+/// An open port; closed when dropped, so that connections are refused.
 pub(crate) struct Listener {
     /// Where it listens.
     pub(crate) address: SocketAddr,

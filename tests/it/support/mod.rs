@@ -99,7 +99,7 @@ pub(crate) fn read(path: impl AsRef<Path>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A random lower-case id that nobody else uses.
+/// A random lower-case id.
 pub(crate) fn uuid() -> String {
     uuid::Uuid::now_v7().to_string()
 }

@@ -28,11 +28,11 @@ pub(crate) const BROKEN_OLLAMA_IMAGE: &str = "localhost/cynode-test-ollama-broke
 /// One that takes connections and never answers.
 pub(crate) const SILENT_OLLAMA_IMAGE: &str = "localhost/cynode-test-ollama-silent:latest";
 
-/// What [`OLLAMA_IMAGE`] tells as its version.
+/// Version that [`OLLAMA_IMAGE`] reports.
 pub(crate) const VERSION: &str = "0.0.0-stand-in";
-/// What [`NEXT_OLLAMA_IMAGE`] tells as its version.
+/// Version that [`NEXT_OLLAMA_IMAGE`] reports.
 pub(crate) const NEXT_VERSION: &str = "0.0.1-stand-in";
-/// What [`BROKEN_OLLAMA_IMAGE`] says on stderr before it ends with 1.
+/// Message of [`BROKEN_OLLAMA_IMAGE`] on stderr before it exits with 1.
 pub(crate) const BROKEN_REASON: &str = "no space for the model server";
 
 /// Raise it when the recipe below changes, so that images of an earlier one are replaced.
@@ -149,7 +149,7 @@ impl ModelServer {
         Err(failed)
     }
 
-    /// What it has printed so far: stdout, then stderr.
+    /// Its output so far: stdout, then stderr.
     pub(crate) fn logs(&self) -> String {
         let logs = run(Command::new("podman").args(["logs", &self.name]));
         logs.stdout + &logs.stderr
@@ -214,7 +214,7 @@ pub(crate) struct ModelPort {
 }
 
 impl ModelPort {
-    /// One that nobody has.
+    /// A free port.
     pub(crate) fn new() -> Self {
         ready();
         let port = lasting_port();
@@ -224,7 +224,7 @@ impl ModelPort {
         }
     }
 
-    /// What podman says of the container; `None` when there is none.
+    /// Podman's description of the container; `None` without one.
     pub(crate) fn inspect(&self) -> Option<Value> {
         let found = podman(&["container", "inspect", &self.name]).ok()?;
         let found: Value = serde_json::from_str(&found).unwrap();
@@ -242,7 +242,7 @@ impl ModelPort {
         Api::new(&format!("127.0.0.1:{}", self.port))
     }
 
-    /// The version that whoever answers at the port tells.
+    /// Version that the server at the port reports.
     pub(crate) fn version(&self) -> String {
         let reply = self.api().get("/api/version");
         let version: Value = serde_json::from_str(&reply.text()).unwrap();

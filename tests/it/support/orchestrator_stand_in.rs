@@ -1,8 +1,8 @@
 //! An orchestrator that is none: it plays the Node API for real nodes, at URLs that only what it
-//! delivers can tell, and does wrong what a test wants to be done wrong.
+//! delivers can report, and misbehaves where a test wants it to.
 //!
-//! Unless told otherwise it does well: it registers whoever shows the pre-shared key, serves a
-//! configuration, takes acknowledgements and reports, and wants the token that it gave last.
+//! By default it behaves well: it registers every caller with the pre-shared key, serves a
+//! configuration, accepts acknowledgements and reports, and requires the token that it issued last.
 
 use super::{
     cluster::PSK,
@@ -12,19 +12,19 @@ use super::{
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Where a node asks first; the only path that it may know by itself.
+/// Path of the first registration; the only one that a node may know in advance.
 pub(crate) const FIRST: &str = "/v1/nodes/register";
-/// Where it is told to register again.
+/// Delivered path of further registrations.
 pub(crate) const ENROL: &str = "/x/enrol-3";
-/// Where it is told to fetch and to acknowledge its configuration.
+/// Delivered path of the configuration and its acknowledgement.
 pub(crate) const CONFIG: &str = "/x/config-9";
-/// Where it is told to report.
+/// Delivered path of reports.
 pub(crate) const REPORT: &str = "/x/report-7";
 
 const NOW: &str = "2026-01-01T00:00:00Z";
 const LATER: &str = "2036-01-01T00:00:00Z";
 
-/// What a call of a node is.
+/// Kind of a node's call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Step {
     /// A registration.
@@ -38,7 +38,7 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// What this call is; `None` when it is none that a node was told to make.
+    /// Kind of this call; `None` for a path that no node was given.
     pub(crate) fn of(call: &Call) -> Option<Self> {
         match (call.method.as_str(), call.path.as_str()) {
             ("POST", FIRST | ENROL) => Some(Self::Register),
@@ -50,7 +50,7 @@ impl Step {
     }
 }
 
-/// What is done wrong.
+/// Misbehaviour of the orchestrator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reaction {
     /// A problem of this status and kind, such as 409 and `slug-taken`.
@@ -59,12 +59,12 @@ pub(crate) enum Reaction {
     Silence,
 }
 
-/// Answers a call, or hands it back to have it answered well.
+/// Answers a call, or returns it for the normal answer.
 type Script = dyn Fn(&Call, Answer) -> Option<Answer> + Send + Sync;
 
-/// An orchestrator that is none.
+/// A stand-in orchestrator.
 pub(crate) struct OrchestratorStandIn {
-    /// What a node is given as `--orchestrator`.
+    /// URL for a node's `--orchestrator`.
     pub(crate) url: String,
     address: String,
     calls: Calls,
@@ -84,9 +84,9 @@ struct State {
 }
 
 impl OrchestratorStandIn {
-    /// Starts one that does well.
+    /// Starts one that behaves well.
     pub(crate) fn start() -> Self {
-        // A port that nobody else takes while this is away.
+        // A port that stays reserved while the stand-in is away.
         let address = format!("127.0.0.1:{}", lasting_port());
         let url = format!("http://{address}");
         let state = State {
@@ -151,7 +151,7 @@ impl OrchestratorStandIn {
         change(&mut state.config);
     }
 
-    /// Goes away: whoever calls is refused.
+    /// Goes away: connections are refused.
     pub(crate) fn close(&mut self) {
         self.listener = None;
     }
@@ -173,7 +173,7 @@ impl OrchestratorStandIn {
         self.calls.all()
     }
 
-    /// What all calls so far were. Fails on one that no node was told to make.
+    /// Kinds of all calls so far. Fails on a path that no node was given.
     #[track_caller]
     pub(crate) fn steps(&self) -> Vec<Step> {
         let step = |call: &Call| {
@@ -199,12 +199,12 @@ impl OrchestratorStandIn {
         self.calls.wait(&what, this)
     }
 
-    /// The token that it gave a node last for its calls here.
+    /// Token that a node got last for its calls here.
     pub(crate) fn jwt(&self) -> String {
         jwt(self.state().registrations)
     }
 
-    /// The token that it tells a node to accept at its Worker API.
+    /// Token that a node has to accept at its Worker API.
     pub(crate) fn worker_token(&self) -> String {
         let state = self.state();
         let token = &state.config["worker_api"]["orchestrator_bearer_token"];

@@ -45,7 +45,7 @@ impl OwnStorage {
         storage
     }
 
-    /// What to give to `--engine`.
+    /// Value for `--engine`.
     pub(crate) fn engine(&self) -> &str {
         &self.engine
     }

@@ -62,7 +62,7 @@ impl PodmanHost {
         });
     }
 
-    /// What a worker says that refuses to start with this engine.
+    /// Error of a worker that refuses to start with this engine.
     pub(crate) fn refusal(&self, engine: &str, wrap: impl FnOnce(Command) -> Command) -> String {
         let mut command = role(self.path(), "worker", &self.data_dir());
         command.args(self.worker(engine));

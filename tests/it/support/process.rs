@@ -73,12 +73,12 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has printed on stdout so far.
+    /// Text on stdout so far.
     pub(crate) fn stdout(&self) -> String {
         read(&self.logs[0])
     }
 
-    /// What it has printed on stderr so far.
+    /// Text on stderr so far.
     pub(crate) fn stderr(&self) -> String {
         read(&self.logs[1])
     }
@@ -103,7 +103,7 @@ impl Process {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        // It may have ended by itself just now; it is still ours to reap, so the pid is no other's.
+        // It may have just exited; until it is reaped here, the pid stays its own.
         let _ = kill_process(pid, signal);
     }
 
@@ -158,14 +158,14 @@ fn tail(text: &str) -> &str {
     &text[start..]
 }
 
-/// What a command that runs to its end did.
+/// Outcome of a command that ran to its end.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// Its exit code.
     pub(crate) code: i32,
-    /// What it printed on stdout.
+    /// Its stdout.
     pub(crate) stdout: String,
-    /// What it printed on stderr.
+    /// Its stderr.
     pub(crate) stderr: String,
 }
 
@@ -183,8 +183,7 @@ pub(crate) fn run(command: &mut Command) -> Done {
     }
 }
 
-/// Runs a command to its end at a terminal of its own, on which somebody types `input`; what it printed
-/// on either stream is in `stdout`.
+/// Runs a command to its end at a terminal of its own, where `input` is typed; both streams are in `stdout`.
 pub(crate) fn at_terminal(command: &mut Command, input: &str) -> Done {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<String> = words

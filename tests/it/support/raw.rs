@@ -30,7 +30,7 @@ pub(crate) fn exchange(mut stream: TcpStream, sent: &[u8]) -> String {
     rest(stream)
 }
 
-/// What comes on a connection until the other side closes it.
+/// Everything received until the peer closes the connection.
 pub(crate) fn rest(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {

@@ -182,7 +182,7 @@ macro_rules! ends_clean {
         impl Drop for $name {
             fn drop(&mut self) {
                 if std::thread::panicking() {
-                    // What it runs would outlive it.
+                    // Its jobs would outlive it.
                     self.server.process.kill();
                     self.server.end_shims();
                 } else if self.server.process.ended().is_none() {

@@ -17,7 +17,7 @@ pub(crate) struct Stage {
     pub(crate) home: TempDir,
 }
 
-/// Answers a call to run with a stream that tells at once how it ended; anything else with 204.
+/// Answers a call to run with a stream that ends at once; anything else with 204.
 pub(crate) fn well(call: &Call, answer: Answer) {
     if call.is_run() {
         answer.stream().end(1, &call.result("done\n"));

@@ -1,5 +1,5 @@
-//! A node that is none: it speaks the Node API as a test tells it to, and plays the Worker API
-//! with a script of the test's.
+//! A stand-in node: it speaks the Node API as a test directs, and serves the Worker API from the
+//! test's script.
 
 use super::{
     Api, Orchestrator, Reply,
@@ -73,10 +73,9 @@ pub(crate) struct StandIn {
     pub(crate) url: String,
     /// The Node API, with the node's token once it is registered.
     pub(crate) control: Api,
-    /// What it says that it has, when it is asked for all of that.
+    /// Jobs that it lists.
     pub(crate) jobs: Arc<Mutex<Vec<Value>>>,
-    /// What it answers to `GET /readyz`: 404, so that only its reports show it to be alive, or whatever a
-    /// test wants.
+    /// Answer to `GET /readyz`: 404 by default, so that only its reports show that it is alive.
     pub(crate) readyz: Arc<Mutex<(u16, String)>>,
     calls: Calls,
     _listener: Listener,
@@ -153,7 +152,7 @@ impl StandIn {
         bootstrap
     }
 
-    /// Asks to be registered; whatever the answer is.
+    /// Sends a registration and returns the answer.
     pub(crate) fn ask_to_register(&self) -> Reply {
         let mut body = json!({"psk": PSK, "capability": capability(&self.slug, &self.url)});
         if let Some(key) = &self.key {

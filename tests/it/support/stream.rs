@@ -30,7 +30,7 @@ pub(crate) fn read_head(
     }
 }
 
-/// How the end of a body is told.
+/// Framing of a body.
 pub(crate) enum Framing {
     /// So many bytes are left.
     Length(usize),

@@ -151,7 +151,7 @@ fn serve(home: &Path, arguments: &[String], variables: &[(&str, &str)]) -> (Serv
     (server, api)
 }
 
-/// What events say was printed on a stream.
+/// Output of a stream according to events.
 pub(crate) fn printed(events: &[Value], stream: &str) -> String {
     let of_stream = events.iter().filter(|event| event["event"] == stream);
     of_stream
