@@ -13,7 +13,6 @@ const STILL_LONG: &[&str] = &[
     "tests/chaos/walk.rs",
     "tests/it/bad_input/mod.rs",
     "tests/it/client.rs",
-    "tests/it/doctor.rs",
     "tests/it/leases.rs",
     "tests/it/secrets.rs",
     "tests/it/shims.rs",
