@@ -121,7 +121,9 @@ impl PodmanFindings {
                 return Check::ok(NAME, detail);
             }
             (_, Err(error), _) | (_, _, Some(Err(error))) => error,
-            (_, Ok(_), None) => return Check::fail(NAME, "not checked", "first fix what engine reports"),
+            (_, Ok(_), None) => {
+                return Check::fail(NAME, "not checked", "first fix what engine reports");
+            }
         };
         let fix = match error {
             EngineError::Io(_) => {
