@@ -6,7 +6,7 @@
 -- tokens and keys of others are SHA-256. Keys of our own are files, never rows.
 --
 -- This file makes an empty database of the present version. An older database gets there by the
--- steps in src/store/migrate.rs, which append columns: a new one is the last of its table here too.
+-- steps in src/store/sqlite/migrations, which append columns: a new one is the last of its table here too.
 -- The version of a database is its PRAGMA user_version.
 
 -- The identity of this orchestrator, in its one row: made at the first start, kept by a backup. Nodes

@@ -15,7 +15,7 @@ use cynode::{
         tasks::{CreateTask, JobStatus},
         time::Time,
     },
-    orchestrator::scheduler::{FairShare, SlotLimits, decide},
+    orchestrator::scheduler::{SchedulerState, SlotLimits, decide},
     store::{
         AckOutcome, Authority, CreateOutcome, FinishedJob, NewUser, QueueLimits, RegisterOutcome,
         Store,
@@ -57,13 +57,13 @@ async fn main() {
     for nodes in NODES {
         let stage = Stage::set(nodes).await;
         stage.queue(nodes * SLOTS, |_| None).await;
-        let (mut shares, mut at_nodes, mut queued) = (FairShare::default(), Vec::new(), 0);
-        stage.give(&mut shares, &mut at_nodes).await;
+        let (mut scheduler, mut at_nodes, mut queued) = (SchedulerState::default(), Vec::new(), 0);
+        stage.give(&mut scheduler, &mut at_nodes).await;
         let (mut short, mut last) = (None, Duration::ZERO);
         for (n, length) in QUEUED.into_iter().enumerate() {
             stage.queue(length - queued, tenth).await;
             queued = length;
-            let [look, claim, full] = stage.measure(&mut shares, &mut at_nodes).await;
+            let [look, claim, full] = stage.measure(&mut scheduler, &mut at_nodes).await;
             let base = *short.get_or_insert(look);
             let fewer = *few_nodes.get(n).unwrap_or(&look);
             if nodes == NODES[0] {
@@ -80,7 +80,7 @@ async fn main() {
             last = look;
         }
         stage.queue(LINES, |n| Some(format!("nowhere-{n}"))).await;
-        let [look, ..] = stage.measure(&mut shares, &mut at_nodes).await;
+        let [look, ..] = stage.measure(&mut scheduler, &mut at_nodes).await;
         println!(
             "{nodes:>6} {:>8} {:>8.3} ms {:>36} {:.2}",
             queued + LINES,
@@ -145,11 +145,17 @@ impl Stage {
     }
 
     /// Gives all free slots away; how long the look and the claims took.
-    async fn give(&self, shares: &mut FairShare, at_nodes: &mut Vec<JobId>) -> [Duration; 2] {
+    async fn give(
+        &self,
+        scheduler: &mut SchedulerState,
+        at_nodes: &mut Vec<JobId>,
+    ) -> [Duration; 2] {
         let began = Instant::now();
-        let decided = decide(&self.store, shares, Vec::new(), Time::now(), ALL, |_| true)
-            .await
-            .unwrap();
+        let decided = decide(&self.store, scheduler, Vec::new(), Time::now(), ALL, |_| {
+            true
+        })
+        .await
+        .unwrap();
         let looked = began.elapsed();
         let claims = decided.assigned.into_iter().map(|(job, node)| async move {
             let claimed = self.store.job_claim(job, node, Time::now()).await;
@@ -161,7 +167,11 @@ impl Stage {
     }
 
     /// Medians of a look that finds one slot, of its claim, and of a look that finds none.
-    async fn measure(&self, shares: &mut FairShare, at_nodes: &mut Vec<JobId>) -> [Duration; 3] {
+    async fn measure(
+        &self,
+        scheduler: &mut SchedulerState,
+        at_nodes: &mut Vec<JobId>,
+    ) -> [Duration; 3] {
         let mut times = [Vec::new(), Vec::new(), Vec::new()];
         for round in 0..ROUNDS {
             let job = at_nodes.swap_remove(round * 7919 % at_nodes.len());
@@ -176,9 +186,9 @@ impl Stage {
             };
             assert!(self.store.job_finish(end, Time::now()).await.unwrap());
             let before = at_nodes.len();
-            let [look, claim] = self.give(shares, at_nodes).await;
+            let [look, claim] = self.give(scheduler, at_nodes).await;
             assert_eq!(at_nodes.len(), before + 1, "one slot, one claim");
-            let [full, _] = self.give(shares, at_nodes).await;
+            let [full, _] = self.give(scheduler, at_nodes).await;
             for (times, time) in times.iter_mut().zip([look, claim, full]) {
                 times.push(time);
             }

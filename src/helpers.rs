@@ -6,6 +6,7 @@ use crate::{
         measure_from_argument, remove_tree,
     },
     sandbox::shim,
+    worker::job_shim,
 };
 use std::io::Write as _;
 
@@ -20,7 +21,7 @@ pub fn run_if_requested() {
         crate::sandbox_init::main();
     }
     if first == shim::ARGUMENT {
-        shim::main();
+        job_shim::main();
     }
     if first == devices::LIST_DEVICES_ARGUMENT {
         // For the one who started us, as the lines below.

@@ -7,7 +7,5 @@ use oracles::wire;
 
 fuzz_target!(|data: &[u8]| {
     wire::request(data);
-    if let Some(report) = data.first_chunk() {
-        wire::report(*report);
-    }
+    wire::reports(data);
 });

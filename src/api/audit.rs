@@ -4,118 +4,115 @@ use super::{problem::Problem, time::Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// What was done.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 pub enum AuditAction {
     /// A user's login.
     #[serde(rename = "auth.login")]
+    #[strum(serialize = "auth.login")]
     Login,
     /// Tokens traded for new ones.
     #[serde(rename = "auth.refresh")]
+    #[strum(serialize = "auth.refresh")]
     Refresh,
     /// A session ended by its user.
     #[serde(rename = "auth.logout")]
+    #[strum(serialize = "auth.logout")]
     Logout,
     /// A user made.
     #[serde(rename = "user.create")]
+    #[strum(serialize = "user.create")]
     UserCreate,
     /// A user kept out.
     #[serde(rename = "user.disable")]
+    #[strum(serialize = "user.disable")]
     UserDisable,
     /// A user let in again.
     #[serde(rename = "user.enable")]
+    #[strum(serialize = "user.enable")]
     UserEnable,
     /// All sessions of a user ended.
     #[serde(rename = "user.revoke_sessions")]
+    #[strum(serialize = "user.revoke_sessions")]
     UserRevokeSessions,
     /// A user's password changed by an admin.
     #[serde(rename = "user.reset_password")]
+    #[strum(serialize = "user.reset_password")]
     UserResetPassword,
     /// A look at users or at this log.
     #[serde(rename = "admin.read")]
+    #[strum(serialize = "admin.read")]
     AdminRead,
     /// A node's registration.
     #[serde(rename = "node.register")]
+    #[strum(serialize = "node.register")]
     NodeRegister,
     /// Another address of a node's Worker API.
     #[serde(rename = "node.change_worker_url")]
+    #[strum(serialize = "node.change_worker_url")]
     NodeWorkerUrl,
     /// Two machines found to call as one node.
     #[serde(rename = "node.duplicate")]
+    #[strum(serialize = "node.duplicate")]
     NodeDuplicate,
     /// A node that gets no more jobs.
     #[serde(rename = "node.drain")]
+    #[strum(serialize = "node.drain")]
     NodeDrain,
     /// A node that gets jobs again.
     #[serde(rename = "node.resume")]
+    #[strum(serialize = "node.resume")]
     NodeResume,
     /// A node forgotten.
     #[serde(rename = "node.forget")]
+    #[strum(serialize = "node.forget")]
     NodeForget,
     /// A finished task deleted before its time.
     #[serde(rename = "task.delete")]
+    #[strum(serialize = "task.delete")]
     TaskDelete,
 }
 
 impl AuditAction {
-    /// Every action there is.
-    pub const ALL: [Self; 16] = [
-        Self::Login,
-        Self::Refresh,
-        Self::Logout,
-        Self::UserCreate,
-        Self::UserDisable,
-        Self::UserEnable,
-        Self::UserRevokeSessions,
-        Self::UserResetPassword,
-        Self::AdminRead,
-        Self::NodeRegister,
-        Self::NodeWorkerUrl,
-        Self::NodeDuplicate,
-        Self::NodeDrain,
-        Self::NodeResume,
-        Self::NodeForget,
-        Self::TaskDelete,
-    ];
+    /// Every action.
+    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
     /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Login => "auth.login",
-            Self::Refresh => "auth.refresh",
-            Self::Logout => "auth.logout",
-            Self::UserCreate => "user.create",
-            Self::UserDisable => "user.disable",
-            Self::UserEnable => "user.enable",
-            Self::UserRevokeSessions => "user.revoke_sessions",
-            Self::UserResetPassword => "user.reset_password",
-            Self::AdminRead => "admin.read",
-            Self::NodeRegister => "node.register",
-            Self::NodeWorkerUrl => "node.change_worker_url",
-            Self::NodeDuplicate => "node.duplicate",
-            Self::NodeDrain => "node.drain",
-            Self::NodeResume => "node.resume",
-            Self::NodeForget => "node.forget",
-            Self::TaskDelete => "task.delete",
-        }
-    }
-}
-
-impl std::str::FromStr for AuditAction {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        let all = Self::ALL.into_iter();
-        all.into_iter()
-            .find(|action| action.as_str() == name)
-            .ok_or(())
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
 /// How it ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum AuditOutcome {
     /// It was done.
     Success,
@@ -127,12 +124,8 @@ pub enum AuditOutcome {
 
 impl AuditOutcome {
     /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Denied => "denied",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -254,23 +247,4 @@ pub struct AuditLog {
     pub next_cursor: String,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_the_same_in_all_their_places() {
-        for action in AuditAction::ALL {
-            let name = action.as_str();
-            assert_eq!(serde_json::json!(action), name);
-            assert_eq!(name.parse(), Ok(action));
-        }
-        for outcome in [
-            AuditOutcome::Success,
-            AuditOutcome::Failure,
-            AuditOutcome::Denied,
-        ] {
-            assert_eq!(serde_json::json!(outcome), outcome.as_str());
-        }
-    }
-}
+crate::api::string_form::deserialize_by_name!(AuditAction, AuditOutcome);

@@ -41,7 +41,7 @@ const PRIVATE_SUFFIXES: [&str; 10] = [
     "lan",
     "home.arpa",
 ];
-const TOO_LONG_IMAGE: InvalidImage = InvalidImage("the image reference is longer than 512 bytes");
+const TOO_LONG_IMAGE: InvalidImage = InvalidImage("it is longer than 512 bytes");
 
 /// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -49,7 +49,9 @@ pub struct ImageRef(String);
 
 /// Why a text is no image reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}; write it like alpine, localhost/tool:1 or registry.example.com/team/tool:1.2")]
+#[error(
+    "not a valid image reference: {0}; write it like alpine, localhost/tool:1 or registry.example.com/team/tool:1.2"
+)]
 pub struct InvalidImage(&'static str);
 
 impl ImageRef {
@@ -104,13 +106,13 @@ impl FromStr for ImageRef {
 
     fn from_str(text: &str) -> Result<Self, InvalidImage> {
         if text.is_empty() {
-            return Err(InvalidImage("the image is empty"));
+            return Err(InvalidImage("it is empty"));
         }
         if text.len() > MAX_BYTES {
             return Err(TOO_LONG_IMAGE);
         }
         if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(InvalidImage("an image id is no reference"));
+            return Err(InvalidImage("it is an image id"));
         }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(digest)),
@@ -126,19 +128,19 @@ impl FromStr for ImageRef {
         };
         if !is_valid_domain(domain) {
             return Err(InvalidImage(
-                "the registry part is no host name (a transport such as dir: is not allowed)",
+                "the registry must be a host name (transports such as dir: are not allowed)",
             ));
         }
         if !path.split('/').all(is_valid_component) {
             return Err(InvalidImage(
-                "the name may hold lower-case letters and digits, joined by single '.', '_' or '-'",
+                "the name must be lower-case letters and digits, joined by single '.', '_' or '-'",
             ));
         }
         if tag.is_some_and(|tag| !is_valid_tag(tag)) {
             return Err(InvalidImage("the tag is not valid"));
         }
         if digest.is_some_and(|digest| !is_valid_digest(digest)) {
-            return Err(InvalidImage("the digest is not sha256:<64 hex digits>"));
+            return Err(InvalidImage("the digest must be sha256:<64 hex digits>"));
         }
         let domain = if domain == "index.docker.io" {
             DEFAULT_DOMAIN

@@ -1,42 +1,104 @@
-//! Whole numbers as JSON Schema counts them: `5.0` is 5, and some languages write it so.
+//! Deserialization of whole numbers as JSON Schema counts them: `5.0` is 5, and some languages write it so.
 
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::Number;
+use serde::{
+    Deserializer,
+    de::{self, Unexpected, Visitor},
+};
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::{Bound, RangeBounds},
+};
 
-/// For `deserialize_with`: a whole number within the limits of `T`, or null.
-pub(super) fn optional_integer<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+/// Optional whole number within `range`; `null` counts as absent.
+///
+/// # Errors
+/// Says the range and what came instead.
+pub(super) fn optional_integer<'de, D, T>(
+    deserializer: D,
+    range: impl RangeBounds<T>,
+) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
-    T: TryFrom<i128>,
+    T: Copy + PartialOrd + TryFrom<i128> + fmt::Display,
 {
-    let Some(number) = Option::<Number>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let float = || {
-        let float = number.as_f64()?;
-        (float.fract() == 0.0).then_some(float as i128)
-    };
-    let whole = number
-        .as_i128()
-        .or_else(float)
-        .ok_or_else(|| D::Error::custom(format!("expected a whole number, not {number}")))?;
-    let fits = T::try_from(whole).map(Some);
-    fits.map_err(|_| {
-        let which = if whole < 0 { "small" } else { "large" };
-        D::Error::custom(format!("{number} is too {which}"))
-    })
+    deserializer.deserialize_any(IntegerVisitor(range, PhantomData))
+}
+
+/// Form of a whole number within `range`, in words.
+pub(super) fn range_text<T: fmt::Display>(range: &impl RangeBounds<T>) -> String {
+    match (range.start_bound(), range.end_bound()) {
+        (Bound::Included(least), Bound::Included(most)) => {
+            format!("a whole number from {least} to {most}")
+        }
+        (Bound::Included(least), _) => format!("a whole number of at least {least}"),
+        _ => "a whole number".to_owned(),
+    }
+}
+
+struct IntegerVisitor<R, T>(R, PhantomData<T>);
+
+impl<R, T> IntegerVisitor<R, T>
+where
+    R: RangeBounds<T>,
+    T: Copy + PartialOrd + TryFrom<i128> + fmt::Display,
+{
+    fn accept<E: de::Error>(&self, number: i128, found: Unexpected<'_>) -> Result<Option<T>, E> {
+        let number = T::try_from(number).ok();
+        match number.filter(|number| self.0.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(E::invalid_value(found, self)),
+        }
+    }
+}
+
+impl<R, T> Visitor<'_> for IntegerVisitor<R, T>
+where
+    R: RangeBounds<T>,
+    T: Copy + PartialOrd + TryFrom<i128> + fmt::Display,
+{
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&range_text(&self.0))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Option<T>, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Option<T>, E> {
+        self.accept(number.into(), Unexpected::Signed(number))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Option<T>, E> {
+        self.accept(number.into(), Unexpected::Unsigned(number))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Option<T>, E> {
+        let found = Unexpected::Float(number);
+        if number.fract() == 0.0 {
+            // A float beyond the limits of i128 becomes the nearest of these, which no type here holds.
+            self.accept(number as i128, found)
+        } else {
+            Err(E::invalid_value(found, &self))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read<T: TryFrom<i128>>(json: &str) -> Option<Option<T>> {
-        optional_integer(&mut serde_json::Deserializer::from_str(json)).ok()
+    fn read<T>(json: &str, range: impl RangeBounds<T>) -> Option<Option<T>>
+    where
+        T: Copy + PartialOrd + TryFrom<i128> + fmt::Display,
+    {
+        optional_integer(&mut serde_json::Deserializer::from_str(json), range).ok()
     }
 
     #[test]
-    fn whole_numbers_have_no_fraction() {
+    fn whole_is_what_has_no_fraction() {
         for (json, number) in [
             ("null", None),
             ("5", Some(5)),
@@ -44,7 +106,7 @@ mod tests {
             ("1e2", Some(100)),
             ("-0.0", Some(0)),
         ] {
-            assert_eq!(read::<u32>(json), Some(number), "{json}");
+            assert_eq!(read::<u32>(json, 0..), Some(number), "{json}");
         }
         for json in [
             "5.5",
@@ -57,10 +119,34 @@ mod tests {
             "true",
             "[]",
         ] {
-            assert_eq!(read::<u32>(json), None, "{json}");
+            assert_eq!(read::<u32>(json, 0..), None, "{json}");
         }
-        assert_eq!(read::<i32>("-1.0"), Some(Some(-1)));
-        assert_eq!(read::<u64>("18446744073709551615"), Some(Some(u64::MAX)));
-        assert_eq!(read::<u64>("18446744073709551616"), None);
+        assert_eq!(read::<i32>("-1.0", ..), Some(Some(-1)));
+        assert_eq!(
+            read::<u64>("18446744073709551615", 1..),
+            Some(Some(u64::MAX))
+        );
+        assert_eq!(read::<u64>("18446744073709551616", 1..), None);
+    }
+
+    #[test]
+    fn range_is_enforced_and_named() {
+        assert_eq!(read::<u32>("100", 1..=100), Some(Some(100)));
+        for (json, range, text) in [
+            (
+                "101",
+                1..=100,
+                "invalid value: integer `101`, expected a whole number from 1 to 100",
+            ),
+            (
+                "true",
+                1..=9,
+                "invalid type: boolean `true`, expected a whole number from 1 to 9",
+            ),
+        ] {
+            let error =
+                optional_integer::<_, u32>(&mut serde_json::Deserializer::from_str(json), range);
+            assert!(error.unwrap_err().to_string().starts_with(text), "{json}");
+        }
     }
 }

@@ -70,10 +70,10 @@ impl JobDocument {
         if UNFINISHED.contains(&self.status.as_str()) {
             return Ok(None);
         }
-        let status = Outcome::ALL
-            .into_iter()
-            .find(|status| status.as_str() == self.status)
-            .ok_or_else(|| "its status is none that we know".to_owned())?;
+        let status: Outcome = self
+            .status
+            .parse()
+            .map_err(|_| format!("unknown status {:.64?}", self.status))?;
         let (exit_code, error) = end(status, self.exit_code, self.error.map(error));
         let truncated = |stream| {
             let truncated = self.truncated.as_ref();

@@ -9,6 +9,7 @@ use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 /// Largest single element of `command`, in bytes; the kernel's own limit is 128 KiB.
 pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
@@ -82,8 +83,21 @@ pub struct SandboxSpec {
 }
 
 /// What network a sandbox gets. Both are `--network=none` today.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum NetworkPolicy {
     /// No network but its own loopback.
     None,
@@ -94,11 +108,8 @@ pub enum NetworkPolicy {
 
 impl NetworkPolicy {
     /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Restricted => "restricted",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -107,7 +118,10 @@ impl RunJob {
     pub fn check(&self) -> Result<ImageRef, Problem> {
         check_version("", self.version)?;
         if self.attempt == 0 {
-            return Err(Problem::field("/attempt", "attempts are counted from 1"));
+            return Err(Problem::field(
+                "/attempt",
+                "must be a whole number of at least 1, got 0",
+            ));
         }
         check_command(
             "/sandbox/command",
@@ -119,7 +133,7 @@ impl RunJob {
         if self.sandbox.use_inference == Some(true) {
             return Err(Problem::new(
                 super::problem::ProblemKind::InferenceNotAvailable,
-                "this worker has no inference to offer; send the job without use_inference",
+                "is not available: this worker offers no inference; leave it out",
             )
             .at("/sandbox/use_inference"));
         }
@@ -131,7 +145,7 @@ impl RunJob {
 pub fn parse_image(pointer: &str, image: &str) -> Result<ImageRef, Problem> {
     image
         .parse()
-        .map_err(|error: super::image::InvalidImage| Problem::field(pointer, error.to_string()))
+        .map_err(|error: super::image::InvalidImage| Problem::field(pointer, format!("is {error}")))
 }
 
 /// A command that a sandbox can run: not empty, no NUL, within the size limits.
@@ -139,17 +153,14 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
     if command.first().is_none_or(String::is_empty) {
         return Err(Problem::field(
             pointer,
-            "is empty; give a program and its arguments, such as [\"echo\",\"hello\"]",
+            "must hold a program and its arguments, such as [\"echo\",\"hello\"]",
         ));
     }
     let is_script = command.len() == 3 && command[..2] == SHELL;
     for (n, argument) in command.iter().enumerate() {
         let pointer = format!("{pointer}/{n}");
         if argument.contains('\0') {
-            return Err(Problem::field(
-                &pointer,
-                "holds a NUL character, which no argument can",
-            ));
+            return Err(Problem::field(&pointer, "must not contain a NUL character"));
         }
         let most = if is_script && n == 2 {
             MAX_SCRIPT_BYTES
@@ -172,7 +183,7 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
         return Err(Problem::field(
             pointer,
             format!(
-                "command and env are {total} bytes together; at most {MAX_COMMAND_BYTES} are possible"
+                "is too long: together with env it takes {total} bytes, the limit is {MAX_COMMAND_BYTES}"
             ),
         ));
     }
@@ -187,7 +198,7 @@ pub fn check_size(pointer: &str, text: &str, most: usize) -> Result<(), Problem>
     }
     Err(Problem::field(
         pointer,
-        format!("is {length} bytes long; at most {most} are possible"),
+        format!("is {length} bytes long; the limit is {most} bytes"),
     ))
 }
 
@@ -203,20 +214,17 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
         if !valid {
             return Err(Problem::field(
                 &pointer,
-                "is not a valid name for an environment variable ([A-Za-z_][A-Za-z0-9_]*)",
+                "is not a valid environment variable name ([A-Za-z_][A-Za-z0-9_]*)",
             ));
         }
         if RESERVED_ENV.contains(&name.as_str()) {
             return Err(Problem::field(
                 &pointer,
-                format!("{name} is set by cynode; choose another name"),
+                "is set by cynode; choose another name",
             ));
         }
         if value.contains('\0') {
-            return Err(Problem::field(
-                &pointer,
-                "holds a NUL character, which no variable can",
-            ));
+            return Err(Problem::field(&pointer, "must not contain a NUL character"));
         }
         check_size(&pointer, value, MAX_ARGUMENT_BYTES)?;
     }
@@ -226,7 +234,8 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
 /// At least one second.
 pub fn check_timeout(pointer: &str, seconds: Option<u64>) -> Result<(), Problem> {
     if seconds == Some(0) {
-        return Err(Problem::field(pointer, "must be at least 1 second"));
+        let detail = "must be a whole number of at least 1, got 0";
+        return Err(Problem::field(pointer, detail));
     }
     Ok(())
 }
@@ -257,3 +266,5 @@ pub struct JobList {
     /// All that the node holds, running and ended.
     pub jobs: Vec<JobState>,
 }
+
+crate::api::string_form::deserialize_by_name!(NetworkPolicy);

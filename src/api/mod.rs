@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod auth;
+pub mod error;
 pub mod events;
 pub mod image;
 mod integer;
@@ -14,13 +15,14 @@ pub mod jobs;
 mod lenient;
 pub mod nodes;
 pub mod problem;
+mod string_form;
 pub mod tasks;
 pub mod time;
 pub mod users;
 pub mod warning;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
@@ -80,7 +82,7 @@ pub fn check_envelope_version(payload: &[u8]) -> Result<(), problem::Problem> {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
         #[serde(transparent)]
         #[schemars(inline)]
         pub struct $name(Uuid);
@@ -96,6 +98,12 @@ macro_rules! id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.hyphenated().fmt(f)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                string_form::parsed(deserializer, "a UUID", |text| text.parse().ok())
             }
         }
 

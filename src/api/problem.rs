@@ -199,13 +199,13 @@ impl Problem {
     pub fn at(mut self, pointer: &str) -> Self {
         let pointer = truncated(pointer.to_owned());
         self.detail = truncated(self.detail);
-        let label = pointer.trim_start_matches('/').replace('/', ".");
+        let field = pointer.trim_start_matches('/').replace('/', ".");
         self.errors.push(FieldError {
             pointer: format!("#{pointer}"),
             detail: self.detail.clone(),
         });
-        if !label.is_empty() {
-            self.detail = format!("{label}: {}", self.detail);
+        if !field.is_empty() {
+            self.detail = format!("`{field}` {}", self.detail);
         }
         self
     }
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn field_problem_names_field_in_text_and_pointer() {
         let body = Problem::field("/env/A B", "is not a name").body("r1");
-        assert_eq!(body.detail, "env.A B: is not a name");
+        assert_eq!(body.detail, "`env.A B` is not a name");
         assert_eq!(
             body.errors,
             [FieldError {

@@ -1,8 +1,9 @@
 //! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
 
+use super::string_form;
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, time::Duration};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -86,11 +87,11 @@ impl Serialize for Time {
 
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        let parsed: Timestamp = text.parse().map_err(|_| {
-            D::Error::custom("expected an RFC 3339 time, such as 2026-01-31T12:00:00Z")
-        })?;
-        Ok(Self(parsed.as_millisecond()))
+        let expected = "a time in RFC 3339, such as 2026-01-31T12:00:00Z";
+        string_form::parsed(deserializer, expected, |text| {
+            let time: Timestamp = text.parse().ok()?;
+            Some(Self(time.as_millisecond()))
+        })
     }
 }
 

@@ -72,7 +72,7 @@ pub fn check_handle(handle: &str) -> Result<(), Problem> {
     Err(Problem::field(
         "/handle",
         format!(
-            "must be 1 to {MAX_HANDLE_BYTES} of a-z, 0-9, '.', '_' and '-', the first of them a letter or digit"
+            "must be 1 to {MAX_HANDLE_BYTES} of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
         ),
     ))
 }
@@ -83,13 +83,13 @@ pub fn check_password(password: &str) -> Result<(), Problem> {
     if length < MIN_PASSWORD_CHARS {
         return Err(Problem::field(
             "/password",
-            format!("is shorter than {MIN_PASSWORD_CHARS} characters; choose a longer one"),
+            format!("must have at least {MIN_PASSWORD_CHARS} characters; choose a longer one"),
         ));
     }
     if length > MAX_PASSWORD_CHARS {
         return Err(Problem::field(
             "/password",
-            format!("is longer than {MAX_PASSWORD_CHARS} characters; choose a shorter one"),
+            format!("must have at most {MAX_PASSWORD_CHARS} characters; choose a shorter one"),
         ));
     }
     Ok(())

@@ -32,7 +32,7 @@ pub struct ContainerSpec<'a> {
     /// Directory that is mounted as `/workspace`; `None` for a probe.
     pub workspace: Option<&'a Path>,
     /// Labels, as pairs of name and value.
-    pub labels: &'a [(&'static str, String)],
+    pub labels: &'a [(&'a str, String)],
     /// Descriptors 3, 4 and 5 of init.
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
 }
@@ -220,7 +220,7 @@ pub(super) fn base_args(engine: &Engine) -> Vec<String> {
     list
 }
 
-pub(super) fn label_args(labels: &[(&'static str, String)]) -> impl Iterator<Item = String> {
+pub(super) fn label_args(labels: &[(&str, String)]) -> impl Iterator<Item = String> {
     labels
         .iter()
         .map(|(name, value)| format!("--label={name}={value}"))

@@ -33,12 +33,12 @@ enum Removal {
 impl Images {
     /// Removes pulled images that have been unused for longer than `limit`, the longest unused first. `limit` is asked
     /// before each. Images in use and protected ones stay.
-    pub async fn remove_unused(&self, limit: impl Fn() -> Duration) {
+    pub async fn remove_unused<F: Future<Output = Duration>>(&self, limit: impl Fn() -> F) {
         let Some(pulled) = &self.pulled else {
             return;
         };
         for (image, known, unused) in pulled.unused_for(Duration::ZERO) {
-            if unused < limit() {
+            if unused < limit().await {
                 break;
             }
             if self.protected.contains(&image) {

@@ -7,6 +7,10 @@ pub const NODE: &str = "io.cynode.node";
 pub const JOB: &str = "io.cynode.job-id";
 /// Task of that job.
 pub const TASK: &str = "io.cynode.task-id";
+/// Attempt of that job.
+pub const ATTEMPT: &str = "io.cynode.attempt";
+/// Id of a sandbox.
+pub const SANDBOX: &str = "io.cynode.sandbox-id";
 /// Slug of a service's node, for people.
 pub const SLUG: &str = "io.cynode.slug";
 /// Kind of a service; a sandbox has no such label.

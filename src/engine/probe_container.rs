@@ -11,7 +11,7 @@ use super::{
 use crate::sandbox_init::{
     self,
     view::{self, View},
-    wire::{self, ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report},
+    wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report, take_report},
 };
 use std::{
     fs, io,
@@ -26,8 +26,6 @@ use tokio::{
 };
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Largest view of a sandbox that is read.
-const MAX_VIEW_BYTES: u32 = 1024 * 1024;
 
 /// Runs a probe container to its end.
 pub(super) async fn run_probe(
@@ -132,41 +130,45 @@ fn run_failed(message: String) -> EngineError {
     }
 }
 
-/// Init's part of the conversation.
+/// Answer of init to a probe.
 #[derive(Debug)]
 enum InitAnswer {
     Refused(InitRefusal),
-    Ended(View, Option<Report>),
+    Ended(View, ExecEnd),
 }
 
 async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
-    let mut first = [0; REPORT_BYTES];
-    socket.read_exact(&mut first).await?;
-    let first = Report::decode(first);
-    if let Some(Report::Refused(refusal)) = first {
+    let mut read = Vec::new();
+    if let Report::Refused(refusal) = next_report(&mut socket, &mut read).await? {
         return Ok(InitAnswer::Refused(refusal));
     }
-    let mut text = vec![0; first.map_or(0, Report::text_bytes)];
-    socket.read_exact(&mut text).await?;
-    socket.write_all(&wire::INSPECT).await?;
-    let length = socket.read_u32_le().await?;
-    if length > MAX_VIEW_BYTES {
+    let inspect = InitRequest::Inspect.encode(ExecId::SANDBOX);
+    socket.write_all(&inspect).await?;
+    let Report::View(view) = next_report(&mut socket, &mut read).await? else {
         return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut view = vec![0; length as usize];
-    socket.read_exact(&mut view).await?;
+    };
     let view = View::decode(&String::from_utf8_lossy(&view));
-
     let exec = ExecSpec {
         command: vec!["/nothing/here".into()],
         env: Vec::new(),
     };
-    socket.write_all(&exec.encode()).await?;
-    let mut started = [0; REPORT_BYTES];
-    socket.read_exact(&mut started).await?;
-    let mut ended = [0; REPORT_BYTES];
-    socket.read_exact(&mut ended).await?;
-    Ok(InitAnswer::Ended(view, Report::decode(ended)))
+    socket.write_all(&exec.encode(ExecId::FIRST)).await?;
+    loop {
+        if let Report::Ended(end) = next_report(&mut socket, &mut read).await? {
+            return Ok(InitAnswer::Ended(view, end));
+        }
+    }
+}
+
+async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<Report> {
+    loop {
+        if let Some((_, report)) = take_report(read)? {
+            return Ok(report);
+        }
+        if socket.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
 }
 
 async fn evaluate(
@@ -179,7 +181,7 @@ async fn evaluate(
         (Ok(InitAnswer::Refused(InitRefusal::SharedNamespace)), _) => {
             vec![isolation::shared_pid_namespace()]
         }
-        (Ok(InitAnswer::Ended(view, Some(Report::Exited(127)))), Ok(())) => {
+        (Ok(InitAnswer::Ended(view, ExecEnd::Exited(127))), Ok(())) => {
             isolation::findings(&view, &view::namespaces(), engine.info.rootless)
         }
         (_, Err(message)) => return Err(run_failed(message)),

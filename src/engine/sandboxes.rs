@@ -4,7 +4,6 @@ use super::{Engine, EngineError, labels, orphans, probe::PROBE_NAME_PREFIX};
 use std::time::Duration;
 
 const LIST_TIMEOUT: Duration = Duration::from_mins(1);
-const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 const REMOVAL_TIMEOUT: Duration = Duration::from_mins(1);
 const MAX_REMOVAL_ATTEMPTS: u32 = 3;
 const REMOVAL_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -43,9 +42,9 @@ impl Engine {
     }
 
     /// Kills a sandbox that does not end by itself.
-    pub async fn kill_container(&self, name: &str) -> Result<(), EngineError> {
+    pub async fn kill_container(&self, name: &str, limit: Duration) -> Result<(), EngineError> {
         let kill = ["kill", "--signal=KILL", name];
-        self.call(&kill, KILL_TIMEOUT).await.map(drop)
+        self.call(&kill, limit).await.map(drop)
     }
 
     /// Removes a container in any state, and its unnamed volumes. Returns whether nothing of it is left; a container

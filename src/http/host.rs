@@ -64,16 +64,18 @@ pub(super) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Pr
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
-        return wrong("header Host: sent more than once; send one");
+        return wrong("header `Host` must be sent once, got several");
     }
     if host.is_none() && request.version() >= Version::HTTP_11 {
-        return wrong("header Host: missing; HTTP/1.1 needs one");
+        return wrong("header `Host` is missing; HTTP/1.1 requires it");
     }
     let host = match host.map(|host| Authority::try_from(host.as_bytes())) {
         None => None,
         Some(Ok(host)) if !host.as_str().contains('@') => Some(host),
         Some(_) => {
-            return wrong("header Host: expected a name or an address, and a port if it isn't 80");
+            return wrong(
+                "header `Host` must be a name or an address, with a port if it is not 80",
+            );
         }
     };
     // What the target says counts, whatever stands in Host.

@@ -6,7 +6,7 @@
 //! path that we don't know by one word for all of them.
 
 use super::response::{self, Reply};
-use crate::api::problem::Problem;
+use crate::api::error::ApiError;
 use http::{Method, StatusCode};
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TEXT_FORMAT, TextEncoder,
@@ -90,10 +90,7 @@ impl MetricsRegistry {
         families.extend(momentary.gather());
         let text = TextEncoder::new()
             .encode_to_string(&families)
-            .map_err(|error| {
-                tracing::error!(%error, "the metrics could not be written");
-                Problem::internal()
-            })?;
+            .map_err(ApiError::internal)?;
         Ok(response::with(StatusCode::OK, TEXT_FORMAT, text))
     }
 }

@@ -4,7 +4,7 @@ use super::{
     MAX_BODY_BYTES, body,
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
-    json_error::explain,
+    json_error::{self, JsonError},
     warnings::Warnings,
 };
 use crate::api::{
@@ -23,7 +23,6 @@ use std::{
 };
 
 type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
-type JsonError = serde_path_to_error::Error<serde_json::Error>;
 
 /// Both ends of the connection that a request came by.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +181,7 @@ impl Request {
                 value.parse().map_err(|_| {
                     Problem::new(
                         ProblemKind::InvalidRequest,
-                        format!("query parameter {name}: expected {expected}"),
+                        format!("query parameter `{name}` must be {expected}, got {value:?}"),
                     )
                 })
             })
@@ -217,7 +216,7 @@ impl Request {
         if bytes.is_empty() {
             return Err(Problem::new(
                 ProblemKind::InvalidRequest,
-                "the body is empty; send a JSON object",
+                "the body must be a JSON object, got none",
             ));
         }
         let media_type = self
@@ -280,41 +279,15 @@ fn parse<'a, T>(
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(
             ProblemKind::InvalidRequest,
-            "the body is a JSON array; send an object",
+            "the body must be a JSON object, got an array",
         ));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = read(&mut deserializer).map_err(|error| {
-        let pointer = pointer(error.path());
-        let cause = error.into_inner();
-        if cause.is_data() {
-            Problem::field(&pointer, explain(&cause))
-        } else {
-            Problem::new(
-                ProblemKind::InvalidRequest,
-                format!("the body is not valid JSON: {cause}"),
-            )
-        }
-    })?;
-    deserializer.end().map_err(|error| {
-        Problem::new(
-            ProblemKind::InvalidRequest,
-            format!("the body is not valid JSON: {error}"),
-        )
-    })?;
+    let value = read(&mut deserializer).map_err(json_error::problem)?;
+    deserializer
+        .end()
+        .map_err(|error| json_error::syntax(&error))?;
     Ok(value)
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .fold(String::new(), |pointer, segment| match segment {
-            Segment::Seq { index } => format!("{pointer}/{index}"),
-            Segment::Map { key } => {
-                format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
-            }
-            Segment::Enum { .. } | Segment::Unknown => pointer,
-        })
 }
 
 /// The first value of `name` in a query string, decoded; empty where it has none.

@@ -1,6 +1,9 @@
 //! Answers: JSON, plain text, problems, and streams of lines or server-sent events.
 
-use crate::api::problem::{Problem, ProblemKind};
+use crate::api::{
+    error::ApiError,
+    problem::{Problem, ProblemKind},
+};
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -20,7 +23,7 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// Every answer.
 pub type Response = http::Response<Body>;
 /// What a handler gives back.
-pub type Reply = Result<Response, Problem>;
+pub type Reply = Result<Response, ApiError>;
 
 /// A body that is there as a whole.
 pub(super) fn whole(body: impl Into<Bytes>) -> Body {
@@ -42,10 +45,7 @@ pub(super) fn with(
 
 /// `value` as JSON.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
-    let body = serde_json::to_vec(value).map_err(|error| {
-        tracing::error!(%error, "an answer could not be written as JSON");
-        Problem::internal()
-    })?;
+    let body = serde_json::to_vec(value).map_err(ApiError::internal)?;
     Ok(with(status, "application/json", body))
 }
 

@@ -1,8 +1,8 @@
 //! From method and path to a handler.
 //!
-//! The router gives each request an id, answers 404 and 405 by
-//! itself, turns a [`Problem`] into its response and a panic into a 500, and logs and measures
-//! each request once, without its query (cursors and names are nobody's business).
+//! The router gives each request an id and a span, answers 404 and 405 by itself, turns an
+//! [`ApiError`](crate::api::error::ApiError) into its response and a panic into a 500. It logs and
+//! measures each request once: without its query, which may hold names, and with the cause of its failure.
 
 use super::{
     metrics::{RequestMetrics, UNMATCHED_ROUTE},
@@ -10,17 +10,21 @@ use super::{
     response::{self, Reply, Response},
     warnings::Warnings,
 };
-use crate::api::problem::{Problem, ProblemKind};
+use crate::{
+    api::problem::{Problem, ProblemKind},
+    errors,
+};
 use futures_util::{FutureExt as _, future::BoxFuture};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use std::{
     collections::{BTreeMap, HashMap},
     future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tracing::{Instrument as _, field::Empty};
 use uuid::Uuid;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -176,50 +180,77 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
     }
 
-    /// Answers one request, or says what is wrong with how it came.
+    /// Answers one request, in a span that carries its id. Handlers that know who calls record `user` or `node`
+    /// in it.
     pub(super) async fn answer(
         self,
         request: http::Request<Incoming>,
-        arrival: Result<RequestContext, Problem>,
+        context: Result<RequestContext, Problem>,
     ) -> Response {
-        let began = Instant::now();
         let id = Uuid::now_v7().to_string();
-        let (parts, body) = request.into_parts();
-        let (method, uri) = (parts.method.clone(), parts.uri.clone());
-        let (path, warnings) = (uri.path(), Warnings::default());
-        let (route, found) = self.find(&method, path);
-        let found = arrival.and_then(|arrival| found.map(|found| (found, arrival)));
-        let reply = match found {
-            Ok(((handler, params), arrival)) => {
-                let request =
-                    Request::new(parts, body, params, arrival, id.clone(), warnings.clone());
-                AssertUnwindSafe(async { handler(self.state, request).await }).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(request = %id, %method, path, "a handler panicked; the lines above say where");
-                    Err(Problem::internal())
-                })
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let (route, found) = self.find(&method, uri.path());
+        // Of the level of errors, so that they have it at every log level.
+        let span = tracing::error_span!(
+            "request", request_id = id, %method, route, user = Empty, node = Empty
+        );
+        async move {
+            let began = Instant::now();
+            let warnings = Warnings::default();
+            let reply = match context.and_then(|context| found.map(|found| (found, context))) {
+                Ok(((handler, params), context)) => {
+                    let (parts, body) = request.into_parts();
+                    let (id, warnings) = (id.clone(), warnings.clone());
+                    let request = Request::new(parts, body, params, context, id, warnings);
+                    run(handler, self.state, request).await
+                }
+                Err(problem) => Err(problem.into()),
+            };
+            let (mut answer, cause) = match reply {
+                Ok(answer) => (answer, None),
+                Err(error) => {
+                    let cause = error.cause().map(errors::chain);
+                    (response::problem(error.problem(), &id), cause)
+                }
+            };
+            if self
+                .warns_below
+                .is_some_and(|prefix| route.starts_with(prefix))
+            {
+                answer = warnings.write(uri.query(), answer).await;
             }
-            Err(problem) => Err(problem),
-        };
-        let mut answer = reply.unwrap_or_else(|problem| response::problem(&problem, &id));
-        if self
-            .warns_below
-            .is_some_and(|prefix| route.starts_with(prefix))
-        {
-            answer = warnings.write(uri.query(), answer).await;
+            let (status, duration) = (answer.status(), began.elapsed());
+            self.requests.observe(&method, route, status, duration);
+            log_request(uri.path(), status, duration, cause);
+            if let Ok(value) = HeaderValue::from_str(&id) {
+                answer.headers_mut().insert(&X_REQUEST_ID, value);
+            }
+            answer
         }
-        let (status, took) = (answer.status(), began.elapsed());
-        self.requests.observe(&method, route, status, took);
-        let status = status.as_u16();
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        if status >= 500 && status != 503 {
-            // The cause stands in a line of its own, as an error.
-            tracing::warn!(request = %id, %method, path, status, micros, "request failed");
-        } else {
-            tracing::debug!(request = %id, %method, path, status, micros, "request");
-        }
-        if let Ok(value) = HeaderValue::from_str(&id) {
-            answer.headers_mut().insert(&X_REQUEST_ID, value);
-        }
-        answer
+        .instrument(span)
+        .await
+    }
+}
+
+/// Runs a handler; its panic is an internal error.
+async fn run<S>(handler: Handler<S>, state: Arc<S>, request: Request) -> Reply {
+    let reply = AssertUnwindSafe(async { handler(state, request).await }).catch_unwind();
+    reply.await.unwrap_or_else(|_| {
+        tracing::error!("request handler panicked; the message of the panic is in the log above");
+        Err(Problem::internal().into())
+    })
+}
+
+/// Logs a request once, with the cause of its failure. An internal error is ours to fix; others pass or are
+/// the operator's.
+fn log_request(path: &str, status: StatusCode, duration: Duration, cause: Option<String>) {
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let code = status.as_u16();
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(path, status = code, micros, error = cause, "request failed");
+    } else if cause.is_some() || (status.is_server_error() && code != 503) {
+        tracing::warn!(path, status = code, micros, error = cause, "request failed");
+    } else {
+        tracing::debug!(path, status = code, micros, "request answered");
     }
 }

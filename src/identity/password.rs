@@ -4,7 +4,10 @@
 //! when its password is at hand.
 
 use crate::{
-    api::problem::{Problem, ProblemKind},
+    api::{
+        error::ApiError,
+        problem::{Problem, ProblemKind},
+    },
     store::UserRecord,
 };
 use argon2::{
@@ -77,7 +80,7 @@ impl Hasher {
         &self,
         found: Option<UserRecord>,
         password: Zeroizing<String>,
-    ) -> Result<PasswordCheck, Problem> {
+    ) -> Result<PasswordCheck, ApiError> {
         self.run_blocking(move || {
             let known = found.as_ref().map(|record| record.password_hash.as_str());
             let Ok(stored) = PasswordHash::new(known.unwrap_or(&UNKNOWN_USER_HASH)) else {
@@ -94,27 +97,26 @@ impl Hasher {
     }
 
     /// The hash of a new password.
-    pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Problem> {
+    pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, ApiError> {
         self.run_blocking(move || hash(&password))
             .await?
-            .map_err(|error| {
-                tracing::error!(%error, "a password could not be hashed");
-                Problem::internal()
-            })
+            .map_err(|error| ApiError::internal(format!("the password was not hashed: {error}")))
     }
 
     async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Problem> {
+    ) -> Result<T, ApiError> {
         let Ok(place) = self.waiting.try_acquire() else {
             let text = "too many logins at the same time; try again in a moment";
-            return Err(Problem::new(ProblemKind::TooManyRequests, text).retry_after(1));
+            return Err(Problem::new(ProblemKind::TooManyRequests, text)
+                .retry_after(1)
+                .into());
         };
         let permit = Arc::clone(&self.running)
             .acquire_owned()
             .await
-            .map_err(|_| Problem::internal())?;
+            .map_err(ApiError::internal)?;
         drop(place);
         let work = move || {
             let _permit = permit;
@@ -122,7 +124,7 @@ impl Hasher {
         };
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|_| Problem::internal())
+            .map_err(ApiError::internal)
     }
 }
 
@@ -161,7 +163,8 @@ mod tests {
         };
         let wait = hasher.run_blocking(|| ());
         let late = async {
-            let problem = hasher.run_blocking(|| ()).await.unwrap_err();
+            let error = hasher.run_blocking(|| ()).await.unwrap_err();
+            let problem = error.problem();
             assert_eq!(
                 (problem.kind, problem.retry_after),
                 (ProblemKind::TooManyRequests, Some(1))

@@ -1,14 +1,14 @@
 //! Sessions: opened by a password, kept by refresh tokens, ended at once.
 
 use super::{
-    ACCESS_TOKEN_LIFETIME, Caller, Identity, password::PasswordCheck, store_problem,
-    throttle::ThrottleKey, tokens,
+    ACCESS_TOKEN_LIFETIME, Caller, Identity, password::PasswordCheck, throttle::ThrottleKey, tokens,
 };
 use crate::{
     api::{
         SessionId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         auth::{Tokens, User},
+        error::ApiError,
         problem::Problem,
         time::Time,
         users::{MAX_HANDLE_BYTES, MAX_PASSWORD_CHARS},
@@ -49,7 +49,7 @@ impl Identity {
         handle: String,
         password: Zeroizing<String>,
         origin: &RequestOrigin,
-    ) -> Result<Tokens, Problem> {
+    ) -> Result<Tokens, ApiError> {
         let shown = for_log(&handle);
         let failed = || {
             tracing::warn!(handle = shown, address = %origin.address, "login failed");
@@ -57,7 +57,7 @@ impl Identity {
         };
         // Longer ones are wrong without a look; they would only fill memory, and, without a limit, the log.
         if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
-            return Err(wrong_credentials());
+            return Err(wrong_credentials().into());
         }
         let attempt = self.logins.admit(vec![
             ThrottleKey::address(origin.address),
@@ -70,7 +70,7 @@ impl Identity {
                 attempt.succeed();
                 Ok(tokens)
             }
-            Ok(None) => Err(failed()),
+            Ok(None) => Err(failed().into()),
             // Our own fault, or too much at once, which says nothing of the password.
             Err(problem) => {
                 attempt.discard();
@@ -85,9 +85,9 @@ impl Identity {
         handle: String,
         password: Zeroizing<String>,
         origin: &RequestOrigin,
-    ) -> Result<Option<Tokens>, Problem> {
+    ) -> Result<Option<Tokens>, ApiError> {
         let found = self.store.user_by_handle(handle).await;
-        let found = found.map_err(store_problem)?;
+        let found = found?;
         let checked = self.hasher.check(found.clone(), password).await?;
         let event = AuditEvent::new(AuditAction::Login, Time::now(), Some(origin));
         let Some(record) = found else {
@@ -101,26 +101,26 @@ impl Identity {
         };
         let proof = PasswordProof {
             password_hash: record.password_hash,
-            anew: rehashed,
+            rehashed,
         };
         self.open(record.user, Some(proof), event).await
     }
 
     /// Opens a session without a password, for a process that has the data directory in its hands; a
     /// user who is disabled is let in again.
-    pub async fn open_session(&self, user: User) -> Result<Tokens, Problem> {
+    pub async fn open_session(&self, user: User) -> Result<Tokens, ApiError> {
         let event = |action| AuditEvent::new(action, Time::now(), None);
         if !user.is_active {
             let (id, enable) = (user.id, UserChange::Enable);
             let enabled = self
                 .store
                 .user_change(id, enable, None, event(AuditAction::UserEnable));
-            enabled.await.map_err(store_problem)?;
+            enabled.await?;
         }
         let event = event(AuditAction::Login).by(user.id, &user.handle);
         let opened = self.open(user, None, event).await?;
         opened.ok_or_else(|| {
-            Problem::unauthorized("this user is disabled; another admin can enable them")
+            Problem::unauthorized("this user is disabled; another admin can enable them").into()
         })
     }
 
@@ -129,30 +129,27 @@ impl Identity {
         user: User,
         proof: Option<PasswordProof>,
         event: AuditEvent,
-    ) -> Result<Option<Tokens>, Problem> {
+    ) -> Result<Option<Tokens>, ApiError> {
         let refresh = random_secret();
         let ends = event.at.plus(SESSION_LIFETIME);
         let session = self
             .store
             .session_open(user.id, sha256_hex(&refresh), ends, proof, event)
-            .await
-            .map_err(store_problem)?;
+            .await?;
         session
             .map(|session| self.tokens(&user, session, &refresh))
             .transpose()
     }
 
     /// Trades a refresh token for new tokens, once.
-    pub async fn refresh(&self, token: &str, origin: &RequestOrigin) -> Result<Tokens, Problem> {
+    pub async fn refresh(&self, token: &str, origin: &RequestOrigin) -> Result<Tokens, ApiError> {
         let refresh = random_secret();
         let event = AuditEvent::new(AuditAction::Refresh, Time::now(), Some(origin));
         let ends = event.at.plus(SESSION_LIFETIME);
         let (old, new, store) = (sha256_hex(token), sha256_hex(&refresh), self.store.clone());
         let owner = self.store.session_owner(old.clone()).await;
         // A token that nobody ever had costs no write.
-        let owner = owner
-            .map_err(store_problem)?
-            .ok_or_else(refresh_token_expired)?;
+        let owner = owner?.ok_or_else(refresh_token_expired)?;
         self.refreshes.admit(owner)?;
         let write = async move { store.session_refresh(old, new, ends, event).await };
         let is_reused = |outcome: &RefreshOutcome| matches!(outcome, RefreshOutcome::Reused);
@@ -162,9 +159,10 @@ impl Identity {
                 tracing::warn!("a refresh token was used twice; its session is revoked");
                 Err(Problem::unauthorized(
                     "this refresh token was used before, so its session was ended; log in again",
-                ))
+                )
+                .into())
             }
-            RefreshOutcome::Dead => Err(refresh_token_expired()),
+            RefreshOutcome::Dead => Err(refresh_token_expired().into()),
         }
     }
 
@@ -174,7 +172,7 @@ impl Identity {
         caller: &Caller,
         refresh_token: Option<String>,
         origin: &RequestOrigin,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), ApiError> {
         let other = refresh_token.as_deref().map(sha256_hex);
         let event = caller.audit_event(AuditAction::Logout, origin);
         let (session, user, store) = (caller.session, caller.user.id, self.store.clone());
@@ -182,7 +180,7 @@ impl Identity {
         self.write_and_notify(write, |()| true).await
     }
 
-    fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, Problem> {
+    fn tokens(&self, user: &User, session: SessionId, refresh: &str) -> Result<Tokens, ApiError> {
         Ok(Tokens {
             access_token: tokens::issue_access(&self.keys, user.id, session)?,
             refresh_token: refresh.to_owned(),

@@ -1,7 +1,7 @@
 //! What tokens are made of, and what is checked of them.
 
 use super::{ACCESS_TOKEN_LIFETIME, keys::Keys};
-use crate::api::{NodeId, SessionId, UserId, problem::Problem, time::Time};
+use crate::api::{NodeId, SessionId, UserId, error::ApiError, time::Time};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac as _};
 use jwt_simple::prelude::{
@@ -41,13 +41,10 @@ fn options(audience: &str) -> VerificationOptions {
 fn issue<C: Serialize + DeserializeOwned>(
     key: &str,
     claims: JWTClaims<C>,
-) -> Result<String, Problem> {
+) -> Result<String, ApiError> {
     HS256Key::from_bytes(key.as_bytes())
         .authenticate(claims)
-        .map_err(|error| {
-            tracing::error!(%error, "a token could not be signed");
-            Problem::internal()
-        })
+        .map_err(ApiError::internal)
 }
 
 fn check<C: Serialize + DeserializeOwned>(
@@ -64,7 +61,7 @@ pub(super) fn issue_access(
     keys: &Keys,
     user: UserId,
     session: SessionId,
-) -> Result<String, Problem> {
+) -> Result<String, ApiError> {
     let claims =
         Claims::with_custom_claims(SessionClaim { sid: session }, ACCESS_TOKEN_LIFETIME.into())
             .with_audience(USER_AUDIENCE)
@@ -81,7 +78,7 @@ pub(super) fn issue_node(
     keys: &Keys,
     node: NodeId,
     registration: i64,
-) -> Result<(String, Time), Problem> {
+) -> Result<(String, Time), ApiError> {
     let claims = Claims::with_custom_claims(
         RegistrationClaim { registration },
         NODE_TOKEN_LIFETIME.into(),

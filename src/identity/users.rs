@@ -1,11 +1,12 @@
 //! What admins do with users.
 
-use super::{Caller, Identity, store_problem};
+use super::{Caller, Identity};
 use crate::{
     api::{
         UserId,
         audit::{AuditAction, RequestOrigin},
         auth::User,
+        error::ApiError,
         problem::{Problem, ProblemKind},
         users::{CreateUser, ResetPassword, check_password},
     },
@@ -39,7 +40,7 @@ impl Identity {
         admin: &Caller,
         create: CreateUser,
         origin: &RequestOrigin,
-    ) -> Result<User, Problem> {
+    ) -> Result<User, ApiError> {
         create.check()?;
         let handle = create.handle.clone();
         let new = NewUser {
@@ -50,9 +51,11 @@ impl Identity {
         };
         let event = admin.audit_event(AuditAction::UserCreate, origin);
         let made = self.store.user_create(new, Some(as_admin(admin)), event);
-        made.await.map_err(store_problem)?.ok_or_else(|| {
+        made.await?.ok_or_else(|| {
             let text = format!("there is a user {handle} already; choose another handle");
-            Problem::new(ProblemKind::Conflict, text).at("/handle")
+            Problem::new(ProblemKind::Conflict, text)
+                .at("/handle")
+                .into()
         })
     }
 
@@ -63,7 +66,7 @@ impl Identity {
         user: UserId,
         change: UserAction,
         origin: &RequestOrigin,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), ApiError> {
         let (action, change) = match change {
             UserAction::Enable => (AuditAction::UserEnable, UserChange::Enable),
             UserAction::Disable => (AuditAction::UserDisable, UserChange::Disable),
@@ -86,11 +89,12 @@ impl Identity {
         let is_done = |changed: &UserChangeOutcome| *changed == UserChangeOutcome::Done;
         match self.write_and_notify(write, is_done).await? {
             UserChangeOutcome::Done => Ok(()),
-            UserChangeOutcome::Unknown => Err(Problem::not_found("user")),
+            UserChangeOutcome::Unknown => Err(Problem::not_found("user").into()),
             UserChangeOutcome::LastAdmin => Err(Problem::new(
                 ProblemKind::Conflict,
                 "this is the last active admin; enable or create another one first",
-            )),
+            )
+            .into()),
         }
     }
 }

@@ -140,10 +140,10 @@ impl Machine {
             };
             sandbox.other_jobs = count(Worker::foreign_jobs);
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
-            let refusal = worker.map_or_else(
-                || self.engine.health_error(),
-                |worker| worker.unavailable_reason(),
-            );
+            let refusal = match worker {
+                Some(worker) => worker.unavailable_reason().await,
+                None => self.engine.health_error(),
+            };
             sandbox.supported = !is_closing && refusal.is_none();
             sandbox.reason = refusal.map(|text| truncate_text(text, MAX_TEXT_BYTES));
             let warnings = worker.map(|worker| worker.warnings());

@@ -191,7 +191,7 @@ pub async fn start(
         }
         outcome => outcome?,
     };
-    match worker.unavailable_reason() {
+    match worker.unavailable_reason().await {
         None => tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs"),
         Some(reason) => {
             tracing::warn!(slug = node.slug(), worker = %worker_address, reason, "the node takes no jobs yet");

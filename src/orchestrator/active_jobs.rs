@@ -1,60 +1,59 @@
-//! Who follows which running job: so that a cancel finds its way, and so does another node that is to
-//! have it, its own being silent.
+//! Registry of the jobs that this process follows: a cancel reaches the task that follows a job here, and so
+//! does a node that the scheduler chose for a job whose own node is silent.
 //!
-//! A handle enters before its job is claimed in the store. So whoever asks to cancel
-//! either finds the job still queued, or finds the handle here.
+//! A job is registered before it is claimed in the store. So a cancel either finds the job still queued, or finds
+//! it here.
 
 use crate::{
     api::{JobId, NodeId},
-    store::RunningJob,
+    store::{Placement, RunningJob},
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, future::Future, sync::Arc};
 use tokio::sync::{oneshot, watch};
 
-/// A running job that another node may have.
+/// Request for another node for a job that runs.
 #[derive(Clone, Debug)]
 pub struct RescheduleRequest {
-    /// Which job.
+    /// Job to reschedule.
     pub job: JobId,
-    /// What it asks of a node, as it is stored.
-    pub placement: String,
-    /// The node that has it.
+    /// Requirements of the job on its node.
+    pub placement: Placement,
+    /// Node that has the job.
     pub except: NodeId,
-    /// Those that were asked before, in vain.
+    /// Nodes that were asked before, without success.
     pub tried: Vec<NodeId>,
 }
 
-/// The node that a job is to be offered to. Whoever chose it waits until this is dropped.
+/// Node that the scheduler chose for a job. The scheduler waits until this is dropped, once the offer is stored.
 pub(super) struct Assignment {
     pub(super) node: NodeId,
     _ack: oneshot::Sender<()>,
 }
 
+/// Job that is followed.
 struct ActiveJob {
     cancel: watch::Sender<bool>,
     reschedule: Option<(RescheduleRequest, oneshot::Sender<Assignment>)>,
 }
 
-type JobMap = HashMap<JobId, ActiveJob>;
-
-/// The jobs that are followed now.
+/// Jobs that are followed now.
 #[derive(Clone, Default)]
-pub(super) struct ActiveJobs(Arc<Mutex<JobMap>>);
+pub(super) struct ActiveJobs(Arc<Mutex<HashMap<JobId, ActiveJob>>>);
 
-/// One who follows; leaves when dropped.
+/// Registration of one job, which ends when dropped.
 pub(super) struct JobHandle {
     job: JobId,
     cancel: watch::Receiver<bool>,
-    followers: ActiveJobs,
+    jobs: ActiveJobs,
 }
 
 impl ActiveJobs {
-    fn map(&self) -> MutexGuard<'_, JobMap> {
+    fn map(&self) -> MutexGuard<'_, HashMap<JobId, ActiveJob>> {
         self.0.lock()
     }
 
-    /// A handle of `job` enters, in the place of an earlier one.
+    /// Registers a job, in place of an earlier registration of it.
     pub(super) fn register(&self, job: JobId) -> JobHandle {
         let (sender, cancel) = watch::channel(false);
         let entry = ActiveJob {
@@ -65,78 +64,78 @@ impl ActiveJobs {
         JobHandle {
             job,
             cancel,
-            followers: self.clone(),
+            jobs: self.clone(),
         }
     }
 
-    /// Tells the handle of a job to have it ended; false where it has none.
+    /// Requests the end of a job. Returns false where the job is not followed.
     pub(super) fn cancel(&self, job: JobId) -> bool {
         let map = self.map();
-        let handle = map.get(&job);
-        handle.is_some_and(|handle| {
-            handle.cancel.send_replace(true);
+        let active = map.get(&job);
+        active.is_some_and(|active| {
+            active.cancel.send_replace(true);
             true
         })
     }
 
-    /// The jobs that another node may have now, the oldest first.
+    /// Open requests for another node, oldest job first.
     pub(super) fn reschedule_requests(&self) -> Vec<RescheduleRequest> {
         let map = self.map();
-        let sought = map.values().filter_map(|entry| entry.reschedule.as_ref());
-        // A seeker that is closed has given up: the node is there again.
-        let sought = sought.filter(|(_, seeker)| !seeker.is_closed());
-        let mut sought: Vec<_> = sought.map(|(sought, _)| sought.clone()).collect();
-        sought.sort_by_key(|sought| sought.job);
-        sought
+        let requests = map.values().filter_map(|active| active.reschedule.as_ref());
+        // A closed sender is of a request that was taken back: the node answers again.
+        let open = requests.filter(|(_, sender)| !sender.is_closed());
+        let mut open: Vec<_> = open.map(|(request, _)| request.clone()).collect();
+        open.sort_by_key(|request| request.job);
+        open
     }
 
-    /// Has a job that is sought offered to `node`; done when that is written down, or is not to be.
+    /// Assigns a node to a job that requested one. Returns once the offer is stored, or not wanted any more.
     pub(super) async fn resolve_request(&self, job: JobId, node: NodeId) {
-        let sought = self
+        let request = self
             .map()
             .get_mut(&job)
-            .and_then(|entry| entry.reschedule.take());
-        let Some((_, seeker)) = sought else {
+            .and_then(|active| active.reschedule.take());
+        let Some((_, sender)) = request else {
             return;
         };
-        let (_ack, done) = oneshot::channel();
-        // The other end is only ever dropped; by one that seeks no more, at once.
-        let _ = seeker.send(Assignment { node, _ack });
-        let _ = done.await;
+        let (_ack, acknowledged) = oneshot::channel();
+        // The ack is never sent, only dropped: at once where the request was taken back.
+        let _ = sender.send(Assignment { node, _ack });
+        let _ = acknowledged.await;
     }
 }
 
 impl JobHandle {
-    /// Hears of a cancel.
+    /// Flag that is set when a user cancels the job.
     pub(super) fn cancellation(&self) -> watch::Receiver<bool> {
         self.cancel.clone()
     }
 
-    /// Whether the job is to be ended.
+    /// Whether a user canceled the job.
     pub(super) fn is_cancel_requested(&self) -> bool {
         *self.cancel.borrow()
     }
 
-    /// Has another node sought for `job` from now on, for as long as the answer is waited for.
+    /// Requests another node for `job`. The request is open until the returned future is dropped.
     pub(super) fn request_reschedule(
         &self,
         job: &RunningJob,
         tried: &[NodeId],
     ) -> impl Future<Output = Assignment> + use<> {
-        let sought = RescheduleRequest {
+        let request = RescheduleRequest {
             job: job.id,
             placement: job.placement.clone(),
             except: job.node_id,
             tried: tried.to_vec(),
         };
-        let (seeker, chosen) = oneshot::channel();
-        if let Some(entry) = self.followers.map().get_mut(&self.job) {
-            entry.reschedule = Some((sought, seeker));
+        let (sender, assignment) = oneshot::channel();
+        if let Some(active) = self.jobs.map().get_mut(&self.job) {
+            active.reschedule = Some((request, sender));
         }
         async {
-            match chosen.await {
-                Ok(chosen) => chosen,
-                // Somebody else has entered in our place, and nobody looks for us any more.
+            match assignment.await {
+                Ok(assignment) => assignment,
+                // A later registration took the place of this one, so no node comes.
                 Err(_) => std::future::pending().await,
             }
         }
@@ -145,12 +144,12 @@ impl JobHandle {
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
-        let mut map = self.followers.map();
-        // A later attempt may have entered meanwhile.
-        if map
-            .get(&self.job)
-            .is_some_and(|entry| entry.cancel.subscribe().same_channel(&self.cancel))
-        {
+        let mut map = self.jobs.map();
+        let active = map.get(&self.job);
+        // Not the entry of a later registration.
+        let is_own =
+            active.is_some_and(|active| active.cancel.subscribe().same_channel(&self.cancel));
+        if is_own {
             map.remove(&self.job);
         }
     }
@@ -163,33 +162,30 @@ mod tests {
 
     #[test]
     fn ended_attempt_keeps_next_attempts_handle() {
-        let (followers, job) = (ActiveJobs::default(), JobId::new());
-        let first = followers.register(job);
-        let second = followers.register(job);
+        let (jobs, job) = (ActiveJobs::default(), JobId::new());
+        let first = jobs.register(job);
+        let second = jobs.register(job);
         drop(first);
-        followers.cancel(job);
+        jobs.cancel(job);
         assert!(*second.cancellation().borrow());
         drop(second);
-        assert!(followers.map().is_empty());
+        assert!(jobs.map().is_empty());
     }
 
     #[tokio::test]
     async fn abandoned_reschedule_request_blocks_nobody() {
-        let (followers, job) = (ActiveJobs::default(), running());
-        let (handle, node) = (followers.register(job.id), NodeId::new());
+        let (jobs, job) = (ActiveJobs::default(), running());
+        let (handle, node) = (jobs.register(job.id), NodeId::new());
         drop(handle.request_reschedule(&job, &[]));
-        assert!(followers.reschedule_requests().is_empty());
-        followers.resolve_request(job.id, node).await;
-        let seeking = handle.request_reschedule(&job, &[]);
-        assert_eq!(followers.reschedule_requests().len(), 1);
-        let (chosen, ()) = tokio::join!(
-            async { seeking.await.node },
-            followers.resolve_request(job.id, node)
+        assert!(jobs.reschedule_requests().is_empty());
+        jobs.resolve_request(job.id, node).await;
+        let assignment = handle.request_reschedule(&job, &[]);
+        assert_eq!(jobs.reschedule_requests().len(), 1);
+        let (assigned, ()) = tokio::join!(
+            async { assignment.await.node },
+            jobs.resolve_request(job.id, node)
         );
-        assert_eq!(chosen, node);
-        assert!(
-            followers.reschedule_requests().is_empty(),
-            "it is offered once"
-        );
+        assert_eq!(assigned, node);
+        assert!(jobs.reschedule_requests().is_empty(), "it is resolved once");
     }
 }

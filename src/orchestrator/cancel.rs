@@ -47,7 +47,8 @@ pub(super) async fn cancel(state: &AppState, task: TaskId) -> Result<Option<bool
         CancelOutcome::Dequeued { attempt } => {
             state.metrics.record_transition(TaskStatus::Canceled);
             watch.publish(TaskState::new(TaskStatus::Canceled, attempt));
-            task_log::transitioned(task, TaskStatus::Canceled, attempt, None);
+            task_log::span(task, attempt)
+                .in_scope(|| task_log::transitioned(TaskStatus::Canceled, None));
             return Ok(Some(true));
         }
         CancelOutcome::Ended { canceled } => return Ok(Some(canceled)),

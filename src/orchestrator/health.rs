@@ -24,13 +24,13 @@ pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState
 
 async fn ready(state: Arc<AppState>, _: Request) -> Reply {
     if let Some(trouble) = state.storage_fault() {
-        return Err(Problem::new(ProblemKind::Unavailable, trouble.to_string()));
+        return Err(Problem::new(ProblemKind::Unavailable, trouble.to_string()).into());
     }
     if let Some(low) = state.store.low_space() {
-        return Err(Problem::new(ProblemKind::Unavailable, low.to_string()));
+        return Err(Problem::new(ProblemKind::Unavailable, low.to_string()).into());
     }
     let nodes = state.node_views().await?;
     readiness::overall(&nodes, state.settings.require_inference)
         .map(|()| response::text(StatusCode::OK, "ready"))
-        .map_err(|reason| Problem::new(ProblemKind::Unavailable, reason))
+        .map_err(|reason| Problem::new(ProblemKind::Unavailable, reason).into())
 }

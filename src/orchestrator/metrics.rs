@@ -15,7 +15,6 @@ use crate::{
         request::Request,
         response::Reply,
     },
-    identity::store_problem,
     store::JobCounts,
 };
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -38,7 +37,7 @@ pub(super) struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let base = MetricsRegistry::default();
-        let ends = TaskStatus::ALL.into_iter().filter(|end| end.is_final());
+        let ends = TaskStatus::ALL.iter().copied().filter(|end| end.is_final());
         let tasks = base.status_counter(
             "cynode_tasks_total",
             "Tasks that were created, and that ended as completed, failed or canceled, since this process started.",
@@ -84,7 +83,7 @@ impl Metrics {
 pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let nodes = state.node_views().await?;
     let counts = state.store.job_counts().await;
-    let counts = counts.map_err(store_problem)?;
+    let counts = counts?;
     state.metrics.base.render(&current_gauges(counts, &nodes))
 }
 

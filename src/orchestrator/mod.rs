@@ -14,12 +14,16 @@ mod dispatch;
 mod gateway;
 mod health;
 mod liveness;
+mod logs;
 mod maintenance;
 mod metrics;
 mod node_address;
 mod node_backoff;
 mod node_client;
+mod node_config;
+mod node_registration;
 mod node_views;
+mod nodes;
 mod presence;
 mod readiness;
 mod reason;
@@ -33,6 +37,7 @@ mod state;
 mod summary;
 mod task_log;
 mod task_watch;
+mod tasks;
 
 pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
@@ -211,7 +216,7 @@ impl RunningOrchestrator {
         identity
             .open_session(admin.user)
             .await
-            .map_err(|problem| StartError::Setting(problem.detail))
+            .map_err(|error| StartError::Setting(error.problem().detail.clone()))
     }
 
     /// The pre-shared key, for a node in the same process.

@@ -1,144 +1,115 @@
-//! How a node is reached: run, attach, cancel, forget.
+//! Interface to a node: run, attach, list, cancel, forget, probe.
 //!
-//! This is the one seam between us and a node. Today it is HTTP to the Worker API;
-//! nothing else in the orchestrator knows.
+//! This is the only place in the orchestrator that knows how a node is called: today over HTTP, at its Worker
+//! API. A tunnel that the node opens can take that place without a change elsewhere. The policy of these
+//! calls stands here, too: time limits, backoff ([`retry_backoff`]), both tokens of a node. A failed call is
+//! a [`NodeCallError`], which says whether the node may have acted.
 //!
-//! Our own nodes answer a question about a job at once, with events. Another implementation of the
-//! contract may answer one document, and to `jobs:run` only once the job has ended: how long that takes
-//! is the caller's affair, who can find out meanwhile [whether the node is there](NodeClient::is_alive).
+//! Every call about a job names the attempt, so that a repeated or late call never touches a newer one. `run`
+//! is idempotent: a node that has the attempt attaches the caller to it.
+//!
+//! A cynode node answers at once, with a stream of events. Another implementation of the contract may answer one
+//! document, and answer `jobs:run` only when the job has ended. So no time limit applies to that answer; the caller
+//! asks meanwhile [whether the node is alive](NodeClient::probe_later).
+
+mod error;
+mod events;
+
+pub(super) use error::{NodeCallError, NodeCallErrorKind};
+pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};
 
 use super::AppState;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
-        events::JobEvent,
-        job_document::JobDocument,
         jobs::{JobList, JobState, RunJob},
     },
-    http::{
-        client::{Call, CallError, Client},
-        client_response::{ClientResponse, JsonLines},
-    },
-    store::{Node, RunningJob},
+    backoff::Backoff,
+    http::client::{Call, CallError, Client},
+    store::{Node, RunningJob, Store},
 };
-use futures_util::{FutureExt as _, future::BoxFuture};
+use events::receive_response;
+use futures_util::FutureExt as _;
 use http::{Method, StatusCode};
 use std::time::Duration;
 
-/// A node says every 5 s that it is alive; one that says nothing for so long is not, or there is no way to
-/// it any more, which nobody tells us.
+/// Silence after which a stream or an answer counts as cut: three times the interval at which a node says that
+/// it is alive.
 pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Media types of an answer about a job, events rather than a document.
-const ACCEPTED_TYPES: &str = "application/x-ndjson, application/json;q=0.5";
-/// Time limit of an answer that a node can give without any work.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of `/healthz`, which costs a node no work.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of `/readyz`.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before a node is asked whether it is alive, while its answer to another call is awaited.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Backoff between calls to a node that does not answer.
+const INITIAL_CALL_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_CALL_BACKOFF: Duration = Duration::from_secs(5);
 
-/// The Worker API of one node.
+/// Backoff between calls to a node that does not answer.
+pub(super) const fn retry_backoff() -> Backoff {
+    Backoff::new(INITIAL_CALL_BACKOFF, MAX_CALL_BACKOFF)
+}
+
+/// Worker API of one node.
 #[derive(Clone)]
 pub(super) struct NodeClient<'a> {
     client: &'a Client,
+    store: &'a Store,
     base_url: String,
     tokens: Tokens,
-    /// This process, so that a node finds out where two call as one orchestrator.
+    /// Id of this process, by which a node notices two that call as one orchestrator.
     instance: &'a str,
 }
 
-/// Tokens of which the node accepts one: that which it was served last, and, until it has acknowledged that,
-/// the one that it applied before. Neither is shown at an address that was named after a later registration
-/// ([`crate::store`] sees to it).
+/// Tokens of a node, which accepts one of them: the newest that it was served, and, until it has acknowledged
+/// that, the one that it applied before. Neither is sent to an address that was reported after a later
+/// registration; [`crate::store`] sees to it.
 #[derive(Clone)]
 struct Tokens {
     newest: String,
     applied: Option<String>,
 }
 
-impl Tokens {
-    /// Makes a call with the one, and, where the node knows no such token, with the other: a refusal of the
-    /// token is certain to have done nothing.
-    async fn try_each<T, F>(&self, call: impl Fn(String) -> F) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<T, CallError>>,
-    {
-        let outcome = call(self.newest.clone()).await;
-        match (&outcome, &self.applied) {
-            (Err(error), Some(applied)) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
-                call(applied.clone()).await
-            }
-            _ => outcome,
-        }
-    }
-}
-
-/// What is wanted of a job that a node has.
+/// Selection of a job's events.
 #[derive(Clone, Copy)]
 pub(super) enum EventSelection {
-    /// Its start and its end, no output.
+    /// Start and end, without output.
     Lifecycle,
-    /// All that it tells, as it comes.
+    /// All events, as they come.
     All,
-    /// What it has told so far, as much as a result would keep of it.
+    /// All events so far, as much of the output as a result keeps.
     Kept,
 }
 
-/// Answer of a node to a question about a job, which is still to come.
-pub(super) type PendingResponse<'a> = BoxFuture<'a, Result<JobResponse, CallError>>;
-
-/// Answer of a node to a question about a job.
-pub(super) enum JobResponse {
-    /// NodeEvents, as they come.
-    Stream(NodeEvents),
-    /// One document, of a worker that sends no events.
-    Document(PendingDocument),
+/// Readiness of a node, as it answers by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Readiness {
+    Ready,
+    NotReady,
 }
 
-/// The events of a job as its node sends them.
-pub(super) struct NodeEvents {
-    lines: JsonLines,
-    url: String,
-    /// An event that was looked at and not yet taken.
-    peeked: Option<JobEvent>,
-}
-
-impl NodeEvents {
-    /// The next event; `None` at the end. One that is silent for too long has broken off. May be given up
-    /// while it waits, without losing any.
-    pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, CallError> {
-        if let Some(event) = self.peeked.take() {
-            return Ok(Some(event));
+impl Readiness {
+    /// Meaning of the status of `/readyz`; `None` where it doesn't show that the node is alive. A proxy
+    /// answers 503 for a node that is gone, but then `/healthz` is not 200, either.
+    const fn from_status(ready: StatusCode, is_alive: bool) -> Option<Self> {
+        match ready {
+            StatusCode::OK => Some(Self::Ready),
+            StatusCode::SERVICE_UNAVAILABLE if is_alive => Some(Self::NotReady),
+            _ => None,
         }
-        let next = tokio::time::timeout(SILENCE_TIMEOUT, self.lines.next()).await;
-        next.unwrap_or_else(|_| Err(CallError::timed_out(&self.url, SILENCE_TIMEOUT)))
-    }
-
-    /// The first event by which the node says more than that it is alive; it stays the next one.
-    pub(super) async fn peek_first(&mut self) -> Result<Option<&JobEvent>, CallError> {
-        while let Some(event) = self.next().await? {
-            if event.seq().is_some() {
-                return Ok(Some(self.peeked.insert(event)));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// State or result of a job, as its node sends it.
-pub(super) struct PendingDocument(ClientResponse);
-
-impl PendingDocument {
-    /// Whole document, however long that takes to come.
-    pub(super) async fn read(self) -> Result<JobDocument, CallError> {
-        self.0.document().await
     }
 }
 
 impl AppState {
-    /// The Worker API of `node`; none before it has said where that is.
+    /// Client of `node`; `None` before the node has reported the URL of its Worker API.
     pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
         let token = |registration| self.identity.worker_token(node.id, registration);
         let served = node.served_config();
         let registration = served.as_ref().map(|served| served.registration);
         Some(NodeClient {
             client: self.http_client_for(node),
+            store: &self.store,
             base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
             tokens: Tokens {
                 newest: token(registration.unwrap_or(node.registration)),
@@ -150,133 +121,172 @@ impl AppState {
 }
 
 impl<'a> NodeClient<'a> {
-    /// Makes a call about jobs.
-    async fn call<T, F>(
-        &self,
-        method: Method,
-        rest: &str,
-        read: impl Fn(Call<'a>) -> F,
-    ) -> Result<T, CallError>
-    where
-        F: Future<Output = Result<T, CallError>>,
-    {
-        let url = format!("{}/v1/worker/jobs{rest}", self.base_url);
-        let call = |token: String| read(self.authorized(method.clone(), &url, token));
-        self.tokens.try_each(call).await
-    }
-
-    fn authorized(&self, method: Method, url: &str, token: String) -> Call<'a> {
-        let call = self.client.call(method, url).bearer(token);
-        call.instance(self.instance)
-    }
-
-    /// Has the node run this attempt, or attaches to it where it has done so already; its course, or, from a
-    /// worker that sends no events, its end.
+    /// Runs this attempt at the node, or attaches to it where the node has it already. Streams the
+    /// [lifecycle](EventSelection::Lifecycle) of the attempt, or, from a worker without events, its result.
+    ///
+    /// The sandbox is read from the store for each request and dropped once sent.
     pub(super) fn run(&self, job: &RunningJob) -> PendingResponse<'a> {
-        let body = RunJob {
-            version: PAYLOAD_VERSION,
-            task_id: job.task_id,
-            job_id: job.id,
-            attempt: job.attempt,
-            sandbox: job.spec.sandbox.clone(),
-        };
         let this = self.clone();
+        let (task_id, job_id, attempt) = (job.task_id, job.id, job.attempt);
         async move {
-            let call = |call: Call<'a>| answer(call.json(&body));
-            this.call(Method::POST, ":run?output=false", call).await
+            let request = |call: Call<'a>| async {
+                let sandbox = this.store.task_sandbox(task_id).await;
+                let body = RunJob {
+                    version: PAYLOAD_VERSION,
+                    task_id,
+                    job_id,
+                    attempt,
+                    sandbox: sandbox.map_err(|error| NodeCallError::not_made(&error))?,
+                };
+                let call = call.json(&body);
+                drop(body);
+                receive_response(call).await
+            };
+            this.call(Method::POST, ":run?output=false", request).await
         }
         .boxed()
     }
 
-    /// Follows an attempt that the node may have, without starting it: its course after event number
-    /// `after`.
+    /// Streams the lifecycle of an attempt that the node may have, from the event after number `after`.
+    /// Never starts it.
     pub(super) fn attach(&self, job: JobId, attempt: u32, after: u64) -> PendingResponse<'a> {
-        let (this, rest) = (
-            self.clone(),
-            job_path(job, attempt, after, EventSelection::Lifecycle),
-        );
-        async move {
-            let answer = this.call(Method::GET, &rest, answer);
-            with_silence_timeout(&this.base_url, answer).await
-        }
-        .boxed()
+        let this = self.clone();
+        let path = job_path(job, attempt, after, EventSelection::Lifecycle);
+        async move { this.call_in_time(&path).await }.boxed()
     }
 
-    /// NodeEvents of an attempt that the node may have, for who reads along: those after number `after`.
+    /// Events of an attempt that the node may have, for a reader of its output, after number `after`.
     pub(super) async fn read_events(
         &self,
         job: JobId,
         attempt: u32,
         after: u64,
-        wanted: EventSelection,
-    ) -> Result<NodeEvents, CallError> {
-        let rest = job_path(job, attempt, after, wanted);
-        match with_silence_timeout(&self.base_url, self.call(Method::GET, &rest, answer)).await? {
+        selection: EventSelection,
+    ) -> Result<NodeEvents, NodeCallError> {
+        let path = job_path(job, attempt, after, selection);
+        match self.call_in_time(&path).await? {
             JobResponse::Stream(events) => Ok(events),
             JobResponse::Document(_) => Err(CallError::Malformed {
                 url: self.base_url.clone(),
                 reason: "it sends no events".to_owned(),
-            }),
+            }
+            .into()),
         }
     }
 
-    /// Whether the node lives, by its own word: a proxy that has lost sight of it says anything but 200.
-    /// Not whether it is ready, which one that is busy may deny.
+    /// Status of all jobs that the node has, ended or not.
+    pub(super) async fn list(&self) -> Result<Vec<JobState>, NodeCallError> {
+        let request = |call: Call<'a>| async { Ok(call.receive::<JobList>().await?.jobs) };
+        self.call(Method::GET, "", request).await
+    }
+
+    /// Ends an attempt.
+    pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), NodeCallError> {
+        let path = format!("/{job}:cancel?attempt={attempt}");
+        let request = |call: Call<'a>| async { Ok(call.done().await?) };
+        self.call(Method::POST, &path, request).await
+    }
+
+    /// Removes an attempt that has ended, with its result. The node refuses the attempt from then on.
+    pub(super) async fn forget(&self, job: JobId, attempt: u32) -> Result<(), NodeCallError> {
+        let path = format!("/{job}?attempt={attempt}");
+        let request = |call: Call<'a>| async { Ok(call.done().await?) };
+        self.call(Method::DELETE, &path, request).await
+    }
+
+    /// Whether the node is alive, by its own word; a proxy that lost sight of it never answers 200. A node that
+    /// is alive may be too busy to be ready.
     pub(super) async fn is_alive(&self) -> bool {
         let call = self
             .client
             .call(Method::GET, format!("{}/healthz", self.base_url));
-        let answer = call.probe(PROBE_TIMEOUT).await;
+        let answer = call.probe(HEALTH_TIMEOUT).await;
         answer.is_ok_and(|answer| answer.status == StatusCode::OK)
     }
 
-    /// What the node has, ended or not.
-    pub(super) async fn list(&self) -> Result<Vec<JobState>, CallError> {
-        let list = self.call(Method::GET, "", Call::receive::<JobList>);
-        Ok(list.await?.jobs)
+    /// Same as [`Self::is_alive`], after a pause.
+    pub(super) async fn probe_later(&self) -> bool {
+        tokio::time::sleep(PROBE_INTERVAL).await;
+        self.is_alive().await
     }
 
-    /// Ends an attempt.
-    pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
-        let rest = format!("/{job}:cancel?attempt={attempt}");
-        self.call(Method::POST, &rest, Call::done).await
+    /// Readiness of the node; `None` where nothing shows that it is alive.
+    pub(super) async fn readiness(&self) -> Option<Readiness> {
+        let url = format!("{}/readyz", self.base_url);
+        let answer = self.client.call(Method::GET, url);
+        let ready = match answer.probe(READINESS_TIMEOUT).await {
+            Ok(answer) => answer.status,
+            Err(error) => {
+                tracing::debug!(%error, "node does not answer");
+                return None;
+            }
+        };
+        let is_alive = ready == StatusCode::OK || self.is_alive().await;
+        Readiness::from_status(ready, is_alive)
     }
 
-    /// Lets the node forget an attempt whose result is stored.
-    pub(super) async fn forget(&self, job: JobId, attempt: u32) -> Result<(), CallError> {
-        let rest = format!("/{job}?attempt={attempt}");
-        self.call(Method::DELETE, &rest, Call::done).await
+    /// Whether the worker has no such call at all, and not only something in between.
+    pub(super) async fn lacks_call(&self, error: &NodeCallError) -> bool {
+        error.kind == NodeCallErrorKind::Unsupported && self.is_alive().await
+    }
+
+    /// Makes a call about jobs with the newest token, and with the applied one where the node does not know
+    /// the newest: a node that refuses the token has not acted.
+    async fn call<T, F>(
+        &self,
+        method: Method,
+        path: &str,
+        request: impl Fn(Call<'a>) -> F,
+    ) -> Result<T, NodeCallError>
+    where
+        F: Future<Output = Result<T, NodeCallError>>,
+    {
+        let url = format!("{}/v1/worker/jobs{path}", self.base_url);
+        let call = |token: &str| {
+            let call = self.client.call(method.clone(), &url);
+            request(call.bearer(token.to_owned()).instance(self.instance))
+        };
+        let answer = call(&self.tokens.newest).await;
+        match (&answer, &self.tokens.applied) {
+            (Err(error), Some(applied)) if error.kind == NodeCallErrorKind::UnknownToken => {
+                call(applied).await
+            }
+            _ => answer,
+        }
+    }
+
+    /// Asks about a job, within the time in which a node answers that is alive.
+    async fn call_in_time(&self, path: &str) -> Result<JobResponse, NodeCallError> {
+        let answer = self.call(Method::GET, path, receive_response);
+        let answer = tokio::time::timeout(SILENCE_TIMEOUT, answer).await;
+        answer.unwrap_or_else(|_| Err(CallError::timed_out(&self.base_url, SILENCE_TIMEOUT).into()))
     }
 }
 
-/// Where a question about a job goes.
-fn job_path(job: JobId, attempt: u32, after: u64, wanted: EventSelection) -> String {
-    let which = match wanted {
+/// Path of a question about a job, below `/v1/worker/jobs`.
+fn job_path(job: JobId, attempt: u32, after: u64, selection: EventSelection) -> String {
+    let selection = match selection {
         EventSelection::Lifecycle => "&output=false",
         EventSelection::All => "",
         EventSelection::Kept => "&follow=false&kept=true",
     };
-    format!("/{job}?attempt={attempt}&after={after}{which}")
+    format!("/{job}?attempt={attempt}&after={after}{selection}")
 }
 
-async fn answer(call: Call<'_>) -> Result<JobResponse, CallError> {
-    let answer = call.open(ACCEPTED_TYPES).await?;
-    Ok(if answer.has_lines() {
-        JobResponse::Stream(NodeEvents {
-            url: answer.url().to_owned(),
-            lines: answer.lines(),
-            peeked: None,
-        })
-    } else {
-        JobResponse::Document(PendingDocument(answer))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// An answer that a node which is there gives at once.
-async fn with_silence_timeout<T>(
-    url: &str,
-    answer: impl Future<Output = Result<T, CallError>>,
-) -> Result<T, CallError> {
-    let answer = tokio::time::timeout(SILENCE_TIMEOUT, answer).await;
-    answer.unwrap_or_else(|_| Err(CallError::timed_out(url, SILENCE_TIMEOUT)))
+    #[test]
+    fn only_worker_answers_show_readiness() {
+        let readiness = |status: u16, is_alive| {
+            Readiness::from_status(StatusCode::from_u16(status).unwrap(), is_alive)
+        };
+        assert_eq!(readiness(200, true), Some(Readiness::Ready));
+        assert_eq!(readiness(503, true), Some(Readiness::NotReady));
+        assert_eq!(readiness(503, false), None, "a proxy answers the same");
+        for status in [204, 301, 401, 404, 429, 500, 502] {
+            assert_eq!(readiness(status, true), None, "{status}");
+        }
+    }
 }

@@ -1,17 +1,16 @@
 //! Nodes as users see them, and whether they may be given jobs.
 
 use super::{
-    AppState, control_plane,
+    AppState, node_config,
     readiness::{self, NodeReadiness},
     reason::sanitize,
 };
 use crate::{
     api::{
+        error::ApiError,
         nodes::{NodeStatus, NodeView},
-        problem::Problem,
         time::Time,
     },
-    identity::store_problem,
     store::Node,
 };
 use tokio::time::Instant;
@@ -50,7 +49,7 @@ impl AppState {
                 reason.for_users(&node.slug)
             }
         });
-        let stale = control_plane::is_stale(self, &node);
+        let stale = node_config::is_stale(self, &node);
         let report = &node.capability;
         if reason.is_none() {
             let unused = || self.nodes.slots.describe_unused(report.max_concurrency());
@@ -80,15 +79,15 @@ impl AppState {
     }
 
     /// All nodes as everybody may see them.
-    pub(super) async fn node_views(&self) -> Result<Vec<NodeView>, Problem> {
+    pub(super) async fn node_views(&self) -> Result<Vec<NodeView>, ApiError> {
         self.node_views_for(false).await
     }
 
     pub(super) async fn node_views_for(
         &self,
         is_for_admin: bool,
-    ) -> Result<Vec<NodeView>, Problem> {
-        let nodes = self.store.node_list().await.map_err(store_problem)?;
+    ) -> Result<Vec<NodeView>, ApiError> {
+        let nodes = self.store.node_list().await?;
         let view = |node| self.node_view(node, is_for_admin);
         Ok(nodes.into_iter().map(view).collect())
     }

@@ -1,64 +1,65 @@
-//! What nodes have that nobody waits for: attempts that are superseded, and results that are stored.
+//! Reconciler of nodes: jobs that a node has are compared with the database, and what is over is stopped and
+//! removed.
 //!
-//! A node that was away may run an attempt whose place another one has taken, or keep a result that we
-//! could not have it forget. So it is looked through: at our own start, when it registers, when it is heard
-//! again after it was offline, and whenever something was left there. What nobody waits for is canceled, and
-//! forgotten. The attempt stands in each of these calls, so that a newer one of the same job is safe.
+//! A node that was away may still run an attempt that another one has superseded, or keep a result that it could
+//! not be told to remove. So a node is *dirty*, and is reconciled, at the start of the orchestrator, when the
+//! node registers, when it answers again after it was offline, and whenever an attempt there is over. A pass
+//! is idempotent: it lists the jobs of the node, compares each with the database, and stops and removes the
+//! attempts that are over. A node stays dirty until a pass has found nothing to do, and is reconciled again
+//! when it answers. Each call names the attempt, so that a newer one of the same job is safe.
 //!
-//! An attempt that was given up may not have come there yet: a request that was sent into a network that
-//! is down is delivered when it is up again. The node is told to forget that one, too, and refuses it then.
+//! A superseded attempt may not be in that list yet: a request that was sent into a broken network is
+//! delivered when the network is back. So such attempts are kept with the dirty node; the node is told to
+//! forget them, too, and refuses them from then on.
 //!
-//! Only what this database gave out is ended and forgotten, also of tasks that were deleted since. A job that
-//! it doesn't know, and an attempt beyond the last one that it gave out, were started by another orchestrator
-//! or after the backup that this database was restored from: they go on, and their results stay at the node
-//! for as long as it keeps them.
+//! Only attempts that this database gave out are stopped and removed, also those of tasks that were deleted
+//! since. A job that it doesn't know, and an attempt beyond the last one that it gave out, are of another
+//! orchestrator, or from after the backup that this database was restored from: they go on, and their results
+//! stay at the node until its retention ends.
 //!
-//! Nor are such jobs taken up from there, also not one that is queued here, as after a restore of a backup from
-//! before it was given out. A number of an attempt fences only within one history: the restored database
-//! may give the same number to another node before the first is heard, and no list of a node tells the two
-//! apart. And a list is the word of a node alone: one that knew a job once could take it out of the queue with
-//! it, past labels, drains and refusals. Where such a job is given to the node that has it, under the number
-//! that it has there, the node answers with what it has; elsewhere the command runs again.
-//!
-//! A node that can't be reached stays dirty, and is tried again when it is heard.
+//! Such jobs are not adopted, either, not even one that is queued here, as after a restore of a backup from before
+//! its claim. An attempt number fences only within one history: the restored database may give the same number
+//! to another node first, and no list of a node tells the two apart. Besides, the list is the word of one node:
+//! a node that knew a job once could take it out of the queue, past labels, drains and refusals. Where
+//! such a job is claimed for the node that has it, under the number that it has there, the node answers with what it
+//! has; elsewhere the command runs again.
 
-use super::{AppState, node_client::NodeClient, readiness::OFFLINE_AFTER};
+use super::{
+    AppState,
+    node_client::{NodeCallError, NodeCallErrorKind, NodeClient},
+    readiness::OFFLINE_AFTER,
+};
 use crate::{
     api::{JobId, NodeId, TaskId, jobs::JobState, time::Time},
     backoff::Backoff,
     errors,
-    http::{
-        client::CallError,
-        server::{Shutdown, shutdown_requested},
-    },
+    http::server::{Shutdown, shutdown_requested},
     store::{JobOwnership, Node, RunningJob, StoreError},
 };
 use futures_util::future::join_all;
-use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
-/// Backoff before nodes are looked through again that were not found clean.
+/// Backoff between passes while a node that answers is still dirty.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_mins(1);
-
-/// How long a look may take, since the others wait for it: one that has much is gone on with at the next.
+/// Time limit of one node in a pass, since all others wait for it. The next pass continues.
 const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The nodes that are to be looked through.
+/// Nodes that are to be reconciled.
 #[derive(Default)]
 pub(super) struct NodeReconciler {
     dirty: Mutex<HashMap<NodeId, DirtyNode>>,
     wake: Notify,
 }
 
-/// What is dirty to one node.
+/// Work at one node.
 #[derive(Clone, Default)]
 struct DirtyNode {
-    /// How often it was generation for.
+    /// Number of times that the node was marked.
     generation: u64,
-    /// Attempts that are superseded, whether the node has heard of them or not.
+    /// Attempts that are over, whether the node has received them or not.
     superseded: Vec<(JobId, u32)>,
 }
 
@@ -67,33 +68,33 @@ impl NodeReconciler {
         self.dirty.lock()
     }
 
-    /// Something may be left at this node.
+    /// Marks a node that may have attempts which are over.
     pub(super) fn mark_dirty(&self, node: NodeId) {
         self.dirty().entry(node).or_default().generation += 1;
         self.wake.notify_one();
     }
 
-    /// This attempt is superseded, and its node may have it or hear of it yet.
-    pub(super) fn mark_superseded(&self, of: &RunningJob) {
+    /// Marks an attempt that is over, and that its node may have or still receive.
+    pub(super) fn mark_superseded(&self, job: &RunningJob) {
         let mut dirty = self.dirty();
-        let node = dirty.entry(of.node_id).or_default();
-        node.superseded.push((of.id, of.attempt));
-        // Under one lock: a look that ends in between would take it for done.
+        let node = dirty.entry(job.node_id).or_default();
+        node.superseded.push((job.id, job.attempt));
+        // Under the same lock: a pass that ends in between must not count as one that did this.
         node.generation += 1;
         drop(dirty);
         self.wake.notify_one();
     }
 
-    /// A node was heard, which had not been `since`.
-    pub(super) fn record_contact(&self, node: NodeId, since: Duration) {
-        if since > OFFLINE_AFTER {
+    /// Records that a node answers again after such a silence.
+    pub(super) fn record_contact(&self, node: NodeId, silence: Duration) {
+        if silence > OFFLINE_AFTER {
             self.mark_dirty(node);
         } else if self.dirty().contains_key(&node) {
             self.wake.notify_one();
         }
     }
 
-    /// A node was found clean, of which this had been generation.
+    /// Marks the work clean that a pass has done. Work that was added since stays.
     fn mark_clean(&self, node: NodeId, done: &DirtyNode) {
         let mut dirty = self.dirty();
         let Some(now) = dirty.get_mut(&node) else {
@@ -107,7 +108,7 @@ impl NodeReconciler {
     }
 }
 
-/// Runs until `shutdown`.
+/// Reconciles dirty nodes until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
         () = reconcile(&state) => {}
@@ -118,11 +119,11 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
 async fn reconcile(state: &AppState) {
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
     loop {
-        let is_done = match pass(state).await {
+        let is_done = match reconcile_all(state).await {
             Ok(is_done) => is_done,
             Err(error) => {
                 let error = errors::chain(&error);
-                tracing::warn!(error, "nodes can't be looked through now");
+                tracing::warn!(error, "nodes can't be reconciled; retrying");
                 false
             }
         };
@@ -142,33 +143,30 @@ async fn reconcile(state: &AppState) {
     }
 }
 
-/// Looks through all nodes that are dirty it and there; whether all of those are clean.
-async fn pass(state: &AppState) -> Result<bool, StoreError> {
+/// One pass over all dirty nodes that answer. Returns whether all of them are clean.
+async fn reconcile_all(state: &AppState) -> Result<bool, StoreError> {
     let dirty = state.nodes.reconciler.dirty().clone();
-    let looks = dirty.into_iter().map(|(id, dirty)| async move {
+    let passes = dirty.into_iter().map(|(id, work)| async move {
         let Some(node) = state.store.node_get(id).await? else {
-            state.nodes.reconciler.mark_clean(id, &dirty);
+            state.nodes.reconciler.mark_clean(id, &work);
             return Ok(true);
         };
         if Time::now().since(state.nodes.liveness.last_contact(&node).at) > OFFLINE_AFTER {
             return Ok(true);
         }
-        let cleared = tokio::time::timeout(
-            NODE_TIMEOUT,
-            reconcile_node(state, &node, &dirty.superseded),
-        )
-        .await;
-        let is_clean = cleared.unwrap_or(Ok(false))?;
+        let pass = reconcile_node(state, &node, &work.superseded);
+        let pass = tokio::time::timeout(NODE_TIMEOUT, pass).await;
+        let is_clean = pass.unwrap_or(Ok(false))?;
         if is_clean {
-            state.nodes.reconciler.mark_clean(id, &dirty);
+            state.nodes.reconciler.mark_clean(id, &work);
         }
         Ok(is_clean)
     });
-    let looked: Result<Vec<bool>, StoreError> = join_all(looks).await.into_iter().collect();
-    Ok(looked?.into_iter().all(|is_clean| is_clean))
+    let passes: Result<Vec<bool>, StoreError> = join_all(passes).await.into_iter().collect();
+    Ok(passes?.into_iter().all(|is_clean| is_clean))
 }
 
-/// Has a node end and forget what is superseded, and what else nobody waits for; whether nothing of that is left.
+/// Stops and removes all attempts at a node that are over. Returns whether none is left.
 async fn reconcile_node(
     state: &AppState,
     node: &Node,
@@ -177,100 +175,107 @@ async fn reconcile_node(
     let Some(client) = state.node_client(node) else {
         return Ok(true);
     };
-    // In this order: what a node had before we looked into the store was given to it before.
-    let jobs = match client.list().await {
-        Ok(jobs) => jobs,
-        // A worker that keeps no list, or writes it in a way of its own, can only be told what is superseded.
-        Err(error @ CallError::Malformed { .. }) => without_list(node, &error),
-        Err(error) if error.is_unsupported() && client.is_alive().await => {
-            without_list(node, &error)
-        }
-        Err(error) => {
-            tracing::debug!(node = node.slug, %error, "a node can't be looked through");
-            return Ok(false);
-        }
+    // The list comes first: all that the node has then was given to it before the database is read.
+    let Some(jobs) = list_jobs(&client, node).await else {
+        return Ok(false);
     };
     let ids = jobs.iter().map(|job| job.job_id).collect();
-    let standings = state.store.job_ownership(ids).await?;
-    let (mut is_clean, mut left) = (true, superseded.to_vec());
-    let mut unknown = 0;
+    let ownership = state.store.job_ownership(ids).await?;
+    let (mut is_clean, mut over) = (true, superseded.to_vec());
+    let mut foreign = 0;
     for job in &jobs {
-        match disposition(standings.get(&job.job_id), node.id, job.attempt) {
+        match disposition(ownership.get(&job.job_id), node.id, job.attempt) {
             Disposition::Keep => {}
-            Disposition::Foreign => unknown += 1,
-            // It goes when nobody reads it any more.
+            Disposition::Foreign => foreign += 1,
+            // A task without a watch has no reader.
             Disposition::KeepForReaders(task) if state.jobs.watches.current(task).is_some() => {
-                is_clean = false
+                is_clean = false;
             }
             Disposition::KeepForReaders(_) | Disposition::Remove => {
-                left.push((job.job_id, job.attempt))
+                over.push((job.job_id, job.attempt));
             }
         }
     }
-    if unknown > 0 {
+    if foreign > 0 {
         tracing::info!(
             node = node.slug,
-            jobs = unknown,
-            "node holds jobs that this database never started; left alone"
+            jobs = foreign,
+            "node has jobs that this database never started; left alone"
         );
     }
-    for (job, attempt) in left {
-        is_clean &= remove_attempt(&client, job, attempt).await;
+    for (job, attempt) in over {
+        is_clean &= remove_attempt(&client, node, job, attempt).await;
     }
     Ok(is_clean)
 }
 
-fn without_list(node: &Node, error: &CallError) -> Vec<JobState> {
-    tracing::debug!(node = node.slug, %error, "a node tells no list of its jobs");
-    Vec::new()
+/// Jobs of a node; `None` where it does not answer. A worker without a list, or with one of its own format, has none
+/// here: it can only be told to remove known attempts.
+async fn list_jobs(client: &NodeClient<'_>, node: &Node) -> Option<Vec<JobState>> {
+    let error = match client.list().await {
+        Ok(jobs) => return Some(jobs),
+        Err(error) => error,
+    };
+    let has_no_list = error.kind == NodeCallErrorKind::Malformed || client.lacks_call(&error).await;
+    tracing::debug!(node = node.slug, %error, has_no_list, "node sent no list of its jobs");
+    has_no_list.then(Vec::new)
 }
 
-/// Has a node end and forget an attempt, and refuse it where it comes later; whether that is done.
-async fn remove_attempt(client: &NodeClient<'_>, job: JobId, attempt: u32) -> bool {
-    let Err(kept) = client.forget(job, attempt).await else {
+/// Stops and removes an attempt at a node, which then refuses it if it arrives later. Returns whether that is done.
+async fn remove_attempt(client: &NodeClient<'_>, node: &Node, job: JobId, attempt: u32) -> bool {
+    let Err(error) = client.forget(job, attempt).await else {
         return true;
     };
-    match kept.status() {
-        _ if kept.is_unsupported() => {
+    match error.kind {
+        NodeCallErrorKind::Unsupported => {
             let is_alive = client.is_alive().await;
-            if is_alive && let Err(error) = client.cancel(job, attempt).await {
-                // It may run yet, and was generation once to end it; whether it does can't be known.
-                tracing::debug!(%job, attempt, %error, "a node can't be told to end an attempt");
+            if is_alive {
+                // It may run on: a worker without this call can't be asked whether it does.
+                let canceled = client.cancel(job, attempt).await;
+                log_cancel_error(node, job, attempt, canceled);
             }
             is_alive
         }
-        Some(StatusCode::NOT_FOUND) => true,
-        Some(StatusCode::CONFLICT) => {
-            tracing::info!(%job, attempt, "an attempt that nobody waits for is ended");
-            // It still runs; or it is another one's turn at that node, which refuses this one by itself.
+        NodeCallErrorKind::NotFound => true,
+        NodeCallErrorKind::Conflict => {
+            tracing::info!(node = node.slug, %job, attempt, "superseded attempt stopped");
+            // It still runs; or the node has another attempt, and refuses this one by itself.
             let canceled = client.cancel(job, attempt).await;
-            canceled.is_err_and(|error| error.status() == Some(StatusCode::CONFLICT))
+            canceled.is_err_and(|error| error.kind == NodeCallErrorKind::Conflict)
         }
         _ => false,
     }
 }
 
-/// Whether somebody waits for an attempt at a node.
+fn log_cancel_error(node: &Node, job: JobId, attempt: u32, canceled: Result<(), NodeCallError>) {
+    if let Err(error) = canceled {
+        tracing::debug!(node = node.slug, %job, attempt, %error, "node did not stop an attempt");
+    }
+}
+
+/// Decision on an attempt at a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Disposition {
+    /// The attempt counts or is offered: it goes on.
     Keep,
+    /// The attempt is over: it is stopped and removed.
     Remove,
-    /// This database never gave it out.
+    /// This database never gave it out: it is left alone.
     Foreign,
-    /// Its result is stored; somebody may still read what it has printed.
+    /// Its result is stored; it is removed when no reader of its output is left.
     KeepForReaders(TaskId),
 }
 
-fn disposition(standing: Option<&JobOwnership>, node: NodeId, attempt: u32) -> Disposition {
-    let Some(standing) = standing.filter(|standing| attempt <= standing.last_attempt) else {
+fn disposition(ownership: Option<&JobOwnership>, node: NodeId, attempt: u32) -> Disposition {
+    let Some(ownership) = ownership.filter(|known| attempt <= known.last_attempt) else {
         return Disposition::Foreign;
     };
-    let is_current = standing.current == (attempt, Some(node));
-    let is_offered = standing.offered == Some((attempt, node));
-    match (is_current || is_offered, standing.is_running) {
+    let is_current = ownership.current == (attempt, Some(node));
+    let is_offered = ownership.offered == Some((attempt, node));
+    match (is_current || is_offered, ownership.is_running) {
         (false, _) => Disposition::Remove,
         (true, true) => Disposition::Keep,
-        (true, false) => Disposition::KeepForReaders(standing.task),
+        (true, false) => Disposition::KeepForReaders(ownership.task),
     }
 }
 
@@ -280,51 +285,54 @@ mod tests {
     use crate::orchestrator::dispatch::tests::running;
 
     #[test]
-    fn only_relevant_files_are_awaited() {
+    fn only_current_or_readable_attempts_are_kept() {
         let [here, there] = [(); 2].map(|()| NodeId::new());
-        let standing = |is_running, current, offered| JobOwnership {
+        let ownership = |is_running, current, offered| JobOwnership {
             task: TaskId::new(),
             is_running,
             current,
             offered,
             last_attempt: 2,
         };
-        let awaits = |standing: &JobOwnership| {
-            let at = |node| [1, 2].map(|attempt| disposition(Some(standing), node, attempt));
+        let dispositions = |ownership: &JobOwnership| {
+            let at = |node| [1, 2].map(|attempt| disposition(Some(ownership), node, attempt));
             [at(here), at(there)]
         };
-        let (yes, no) = (Disposition::Keep, Disposition::Remove);
-        let runs = standing(true, (2, Some(here)), None);
-        assert_eq!(awaits(&runs), [[no, yes], [no, no]]);
-        let offered = standing(true, (1, Some(here)), Some((2, there)));
-        assert_eq!(awaits(&offered), [[yes, no], [no, yes]]);
-        let ended = standing(false, (1, Some(here)), None);
+        let (keep, remove) = (Disposition::Keep, Disposition::Remove);
+        let runs = ownership(true, (2, Some(here)), None);
+        assert_eq!(dispositions(&runs), [[remove, keep], [remove, remove]]);
+        let offered = ownership(true, (1, Some(here)), Some((2, there)));
+        assert_eq!(dispositions(&offered), [[keep, remove], [remove, keep]]);
+        let ended = ownership(false, (1, Some(here)), None);
         let read = Disposition::KeepForReaders(ended.task);
-        assert_eq!(awaits(&ended), [[read, no], [no, no]]);
-        let queued_again = standing(false, (1, None), None);
-        assert_eq!(awaits(&queued_again), [[no, no], [no, no]]);
+        assert_eq!(dispositions(&ended), [[read, remove], [remove, remove]]);
+        let queued_again = ownership(false, (1, None), None);
+        assert_eq!(
+            dispositions(&queued_again),
+            [[remove, remove], [remove, remove]]
+        );
         assert_eq!(disposition(None, here, 1), Disposition::Foreign);
         assert_eq!(disposition(Some(&runs), here, 3), Disposition::Foreign);
     }
 
     #[test]
     fn node_stays_dirty_until_later_reconcile() {
-        let (leftovers, node) = (NodeReconciler::default(), NodeId::new());
-        leftovers.record_contact(node, Duration::from_secs(1));
-        assert!(leftovers.dirty().is_empty(), "it was never away");
-        leftovers.record_contact(node, Duration::from_mins(1));
+        let (reconciler, node) = (NodeReconciler::default(), NodeId::new());
+        reconciler.record_contact(node, Duration::from_secs(1));
+        assert!(reconciler.dirty().is_empty(), "it was never away");
+        reconciler.record_contact(node, Duration::from_mins(1));
         let job = RunningJob {
             node_id: node,
             ..running()
         };
-        leftovers.mark_superseded(&job);
-        let first = leftovers.dirty()[&node].clone();
+        reconciler.mark_superseded(&job);
+        let first = reconciler.dirty()[&node].clone();
         let next = RunningJob { attempt: 2, ..job };
-        leftovers.mark_superseded(&next);
-        leftovers.mark_clean(node, &first);
-        let second = leftovers.dirty()[&node].clone();
+        reconciler.mark_superseded(&next);
+        reconciler.mark_clean(node, &first);
+        let second = reconciler.dirty()[&node].clone();
         assert_eq!(second.superseded, [(next.id, 2)]);
-        leftovers.mark_clean(node, &second);
-        assert!(leftovers.dirty().is_empty());
+        reconciler.mark_clean(node, &second);
+        assert!(reconciler.dirty().is_empty());
     }
 }

@@ -4,7 +4,7 @@
 //! the store says is running is attached to, never started a second time; where it was being offered to
 //! another node, that one is asked whether it has taken it.
 
-use super::{AppState, control_plane, dispatch};
+use super::{AppState, dispatch, node_config};
 use crate::store::{Node, StoreError};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(super) async fn resume_running_jobs(state: &Arc<AppState>) -> Result<(), Sto
 async fn expire_acks(state: &AppState, nodes: &[Node]) -> Result<(), StoreError> {
     let expired = nodes
         .iter()
-        .filter(|node| node.ack_status.is_some() && !control_plane::has_current_key(state, node));
+        .filter(|node| node.ack_status.is_some() && !node_config::has_current_key(state, node));
     let mut ids = Vec::new();
     for node in expired {
         tracing::warn!(

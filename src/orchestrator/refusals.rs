@@ -59,22 +59,23 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
 /// Fails every queued job that was refused and has no node left.
 async fn pass(state: &AppState) -> Result<(), StoreError> {
     state.store.lane_sweep().await?;
-    let waiting = state.store.lane_list_refused()?;
+    let waiting = state.store.lane_list_refused();
     if waiting.is_empty() {
         return Ok(());
     }
     let (nodes, now) = (state.store.node_list().await?, Time::now());
-    for (line, placement) in waiting {
-        if has_candidate(state, nodes.clone(), &placement, now) {
+    for lane in waiting {
+        if has_candidate(state, nodes.clone(), &lane.placement, now) {
             continue;
         }
-        for job in state.store.lane_refusals(line).await? {
+        for job in state.store.lane_refusals(lane).await? {
             let summary = summary::refused_by_all(&job.refusals);
             if state.store.job_fail_refused(job.id, summary, now).await? {
                 state.metrics.record_transition(TaskStatus::Failed);
                 let watch = state.jobs.watches.for_task(job.task);
                 watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
-                task_log::transitioned(job.task, TaskStatus::Failed, job.attempt, None);
+                task_log::span(job.task, job.attempt)
+                    .in_scope(|| task_log::transitioned(TaskStatus::Failed, None));
             }
         }
     }

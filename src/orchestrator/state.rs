@@ -10,12 +10,12 @@
 //! from it, and from the nodes, after a restart.
 
 use super::{
-    Settings, active_jobs::ActiveJobs, gateway::LogLimits, liveness::Liveness, metrics::Metrics,
-    node_address::HttpClients, node_backoff::NodeBackoff, readiness, reconciler::NodeReconciler,
+    Settings, active_jobs::ActiveJobs, liveness::Liveness, logs::LogLimits, metrics::Metrics,
+    node_address::HttpClients, node_backoff::NodeBackoff, reconciler::NodeReconciler,
     slots::SlotLimits, task_watch::TaskWatches,
 };
 use crate::{
-    api::{NodeId, TaskId, tasks::TaskStatus, time::Time},
+    api::NodeId,
     background::BackgroundTasks,
     data_dir::PathAnchors,
     http::server::Shutdown,
@@ -115,30 +115,5 @@ impl AppState {
             self.store.record_fault(StorageFault::Misplaced);
         }
         self.store.storage_fault()
-    }
-
-    /// What a task waits for, where that is more than a current.
-    pub(super) async fn waiting_for(&self, task: TaskId, status: TaskStatus) -> Option<String> {
-        match status {
-            TaskStatus::Queued => {
-                if let Err(low) = self.store.check_start_space() {
-                    return Some(low.to_string());
-                }
-                let demands = self.store.task_requirements(task).await.ok()?;
-                let nodes = self.node_views().await.ok()?;
-                readiness::waiting_reason(&demands, &nodes)
-                    .or_else(|| self.nodes.slots.exhausted_reason(&nodes))
-            }
-            TaskStatus::Running => {
-                let current = self.jobs.watches.current(task)?;
-                let node = self.store.node_get(current.source?.node).await.ok()??;
-                if !current.is_unreachable && node.capability.node.stopping_since.is_none() {
-                    return None;
-                }
-                let prospects = self.store.job_outlook(task).await.ok()??;
-                Some(readiness::unreachable_reason(&node, prospects, Time::now()))
-            }
-            _ => None,
-        }
     }
 }

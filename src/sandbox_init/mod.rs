@@ -1,35 +1,34 @@
-//! PID 1 inside a sandbox: starts the command, reaps, and tells how it ended.
+//! PID 1 inside a sandbox: starts the command, reaps, and reports how it ended.
 //!
-//! Our own static binary, mounted read-only into every sandbox and started as its
-//! entrypoint. Podman's argument list and environment never hold the command: it comes
-//! over a socket that the shim opened, and so does the answer go back.
+//! Init is our own static binary, mounted read-only into every sandbox and started as its entrypoint. Podman's
+//! argument list and environment never hold the command: it comes over a socket that the shim opened, and the reports
+//! go back the same way ([`wire`]).
 //!
 //! ```text
-//! shim ──── greeting ─ socket (3) ─▶                         init
-//!      ◀─── Ready with the root's upper directory, or InitRefusal and the end
-//!      ──── request ───────▶
-//!      ◀─── Started ───────
+//! shim ──── hello ──── socket (3) ─▶                         init
+//!      ◀─── ready, with the root's upper directory; or refused, and the end
+//!      ──── run ───────────▶
+//!      ◀─── started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
-//!      ◀─── Exited / Killed / NotStarted
-//!      ──── a byte, or end of file ─▶ kill everything
+//!      ◀─── ended: exited, killed or not started
+//!      ──── kill, or end of file ─▶ init kills all
 //! ```
 //!
-//! What the shim can rely on:
-//! - The last report is sent only after every process of the sandbox but init is dead. All
-//!   that was ever printed is in the pipes then, also when somebody else still holds them open.
+//! Guarantees for the shim:
+//! - The end is reported only after every process of the sandbox but init is dead. All that was ever printed is in
+//!   the pipes then, also when a process outside of the sandbox still holds them open.
 //! - When the shim dies, the socket closes and the sandbox ends. None is left behind.
 //!
-//! Init ends all processes that it can see, and as root it may do so with any. So it does nothing at all
-//! unless it is alone: PID 1 of a PID namespace that isn't the node's. In its own PID namespace it always
-//! is PID 1, and in the node's it never is, not even when the node itself is PID 1 of a container: that
-//! number is taken then. The node's greeting names its namespace besides, so that no runtime's
-//! arithmetic of process ids has to be trusted; nothing else is done before it was read.
+//! Init kills every process that it can see, and as root it may kill any. So it does nothing at all unless it is PID 1
+//! of a PID namespace that isn't the node's. In its own PID namespace it always is PID 1, and in the node's it never
+//! is, not even when the node itself is PID 1 of a container: that number is taken then. The hello names the node's
+//! namespace besides, so that no runtime's arithmetic of process ids has to be trusted; nothing else is done before it
+//! was read.
 //!
-//! What the job can't do: it never holds the socket (close-on-exec), and can't take it from
-//! `/proc/1/fd` or by ptrace, since init is not dumpable and the job has no capabilities. So it
-//! can't forge its own end.
+//! A job can't forge its own end: it never holds the socket (close-on-exec), and can't take it from `/proc/1/fd` or
+//! by ptrace, since init is not dumpable and the job has no capabilities.
 //!
-//! std and libc only; no allocation that a job controls but the request itself.
+//! std and libc only; a job controls no allocation of init's but that of the request itself.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -43,36 +42,49 @@ pub mod view;
 pub mod wire;
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::{
         fd::{FromRawFd as _, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
     process::{Command, Stdio, exit},
-    sync::atomic::{AtomicBool, AtomicI32, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
 };
 use view::View;
-use wire::{ExecSpec, Hello, InitRefusal, InitRequest, Report};
+use wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report};
 
-/// The argument by which the binary knows that it is init.
+/// Argument by which the binary knows that it is init.
 pub const ARGUMENT: &str = "__sandbox-init";
-/// Where init stands inside a sandbox.
+/// Path of init inside a sandbox.
 pub const PATH: &str = "/.cynode-init";
-/// The working directory inside a sandbox.
+/// Working directory inside a sandbox.
 pub const WORKSPACE: &str = "/workspace";
 
 const CONTROL: RawFd = 3;
 const STDOUT: RawFd = 4;
 const STDERR: RawFd = 5;
-/// How many descriptors podman is to hand through, from 3 on.
+/// Number of descriptors that podman hands through, from 3 on.
 pub const DESCRIPTORS: i32 = 3;
 
-/// The command's process id, for the signal handler; 0 while there is none.
+/// Process id of the command, for the signal handler; 0 while there is none.
 static COMMAND: AtomicI32 = AtomicI32::new(0);
-/// Set once everything is to be killed.
+/// Whether all processes are to be killed.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Runs as init and never returns. Trouble that the node can't be told shows as exit code 70.
+/// Sender of reports, which two threads share.
+struct Reporter(Mutex<UnixStream>);
+
+impl Reporter {
+    fn send(&self, exec: ExecId, report: &Report) -> io::Result<()> {
+        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.write_all(&report.encode(exec))
+    }
+}
+
+/// Runs as init and never returns. A failure that can't be reported shows as exit code 70.
 pub fn main() -> ! {
     let done = run();
     exit(if done.is_ok() { 0 } else { 70 })
@@ -83,30 +95,58 @@ fn run() -> io::Result<()> {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     let mut control = UnixStream::from(take_descriptor(CONTROL)?);
     let (stdout, stderr) = (take_descriptor(STDOUT)?, take_descriptor(STDERR)?);
-    if let Some(unfit) = check_isolation(&mut control)? {
-        return control.write_all(&Report::Refused(unfit).encode());
+    let reporter = Reporter(Mutex::new(control.try_clone()?));
+    if let Some(refusal) = check_isolation(&mut control)? {
+        return reporter.send(ExecId::SANDBOX, &Report::Refused(refusal));
     }
-    let upper = view::upper_directory().unwrap_or_default();
-    let length = u16::try_from(upper.len()).map_err(io::Error::other)?;
-    control.write_all(&Report::Ready(length).encode())?;
-    control.write_all(upper.as_bytes())?;
-    let request = receive_exec(&mut control)?;
+    let upper = view::upper_directory().unwrap_or_default().into_bytes();
+    reporter.send(ExecId::SANDBOX, &Report::Ready { upper })?;
+    let Some((exec, spec)) = receive_exec(&mut control, &reporter)? else {
+        return Ok(());
+    };
     forward_signals();
-    // Before the command, which could use up all that is allowed of processes.
-    kill_on_request(control.try_clone()?);
+    let reporter = Arc::new(reporter);
+    // Before the command, which could use up all processes that are allowed.
+    kill_on_request(control, Arc::clone(&reporter));
+    let mut error_output = std::fs::File::from(stderr.try_clone()?);
+    let end = match start(&spec, stdout, stderr)? {
+        Ok(pid) => {
+            drop(error_output);
+            COMMAND.store(pid, Ordering::SeqCst);
+            reporter.send(exec, &Report::Started)?;
+            if ENDING.load(Ordering::SeqCst) {
+                kill_all();
+            }
+            let status = wait_for(pid)?;
+            kill_and_reap_all();
+            end_of(status)
+        }
+        Err(error) => {
+            let end = not_started(&mut error_output, &spec, &error);
+            reporter.send(exec, &Report::Started)?;
+            end
+        }
+    };
+    reporter.send(exec, &Report::Ended(end))
+}
 
-    let from_file = script::via_file(&request.command)?;
+/// Starts the command; its process id, or the error with which the system refused it.
+fn start(
+    spec: &ExecSpec,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> io::Result<Result<libc::pid_t, io::Error>> {
+    let from_file = script::via_file(&spec.command)?;
     let command_line = from_file
         .as_ref()
-        .map_or(&request.command[..], |script| &script.command);
+        .map_or(&spec.command[..], |script| &script.command);
     let (program, arguments) = command_line
         .split_first()
         .ok_or(io::ErrorKind::InvalidData)?;
-    let mut error_output = std::fs::File::from(stderr.try_clone()?);
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .envs(request.env.iter().map(|(name, value)| (name, value)))
+        .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .current_dir(WORKSPACE)
         .stdin(Stdio::null())
         .stdout(stdout)
@@ -122,32 +162,18 @@ fn run() -> io::Result<()> {
             seccomp::apply(&filter)
         });
     }
-    let spawned = command.spawn();
-    // It holds copies of the pipes.
-    drop(command);
-    let child = match spawned {
-        Ok(child) => child,
-        Err(error) => return report_not_started(&mut control, &mut error_output, program, &error),
-    };
-    drop(error_output);
-    let pid = child.id().cast_signed();
-    COMMAND.store(pid, Ordering::SeqCst);
-    control.write_all(&Report::Started.encode())?;
-
-    if ENDING.load(Ordering::SeqCst) {
-        kill_all();
-    }
-    let status = wait_for(pid)?;
-    kill_and_reap_all();
-    let report = if libc::WIFSIGNALED(status) {
-        Report::Killed(libc::WTERMSIG(status))
-    } else {
-        Report::Exited(libc::WEXITSTATUS(status))
-    };
-    control.write_all(&report.encode())
+    Ok(command.spawn().map(|child| child.id().cast_signed()))
 }
 
-/// The ids of all threads of init, which a command must not reach.
+fn end_of(status: libc::c_int) -> ExecEnd {
+    if libc::WIFSIGNALED(status) {
+        ExecEnd::Killed(libc::WTERMSIG(status))
+    } else {
+        ExecEnd::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Ids of all threads of init, which a command must not reach.
 fn own_threads() -> io::Result<Vec<u32>> {
     let entries = std::fs::read_dir("/proc/self/task")?;
     let id = |entry: io::Result<std::fs::DirEntry>| {
@@ -158,16 +184,19 @@ fn own_threads() -> io::Result<Vec<u32>> {
     entries.map(id).collect()
 }
 
-/// Why nothing must be done here.
+/// Reason for which nothing must be done here.
 fn check_isolation(control: &mut UnixStream) -> io::Result<Option<InitRefusal>> {
     if std::process::id() != 1 {
         return Ok(Some(InitRefusal::SharedNamespace));
     }
-    let greeting = Hello::read(control)?;
-    if view::pid_namespace()? == greeting.pid_namespace {
+    let hello = Hello::read(control)?;
+    if view::pid_namespace()? == hello.pid_namespace {
         return Ok(Some(InitRefusal::SharedNamespace));
     }
-    // A runtime follows an image's links when it mounts. Whatever such a link points to is hidden then.
+    if hello.version != wire::VERSION {
+        return Ok(Some(InitRefusal::UnsupportedVersion));
+    }
+    // A runtime follows an image's links when it mounts, and hides what they point to.
     let is_in_place = is_dir(WORKSPACE) && !std::fs::symlink_metadata(PATH)?.is_symlink();
     Ok((!is_in_place).then_some(InitRefusal::PathIsLink))
 }
@@ -177,53 +206,59 @@ fn is_dir(path: &str) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
-/// What is to be run; before, what is asked about the sandbox is answered.
-fn receive_exec(control: &mut UnixStream) -> io::Result<ExecSpec> {
+/// Waits for a command to run, and answers requests before it; `None` where init is to end without one.
+fn receive_exec(
+    control: &mut UnixStream,
+    reporter: &Reporter,
+) -> io::Result<Option<(ExecId, ExecSpec)>> {
     loop {
         match InitRequest::read(control)? {
-            InitRequest::Run(request) => return Ok(request),
-            InitRequest::Inspect => {
-                let view = View::capture().encode();
-                let length = u32::try_from(view.len()).map_err(io::Error::other)?;
-                control.write_all(&length.to_le_bytes())?;
-                control.write_all(view.as_bytes())?;
+            (exec, InitRequest::Run(spec)) => return Ok(Some((exec, spec))),
+            (_, InitRequest::Kill) => return Ok(None),
+            (exec, InitRequest::Inspect) => {
+                let view = View::capture().encode().into_bytes();
+                reporter.send(exec, &Report::View(view))?;
+            }
+            (exec, InitRequest::Unknown(kind)) => {
+                reporter.send(exec, &Report::Unsupported(kind))?;
             }
         }
     }
 }
 
-/// Kills everything on order: any byte is one, and so is the end of the one who could give it.
-fn kill_on_request(mut orders: UnixStream) {
+/// Kills all on request; the end of the socket is one, and so is what makes no sense.
+fn kill_on_request(mut control: UnixStream, reporter: Arc<Reporter>) {
     std::thread::spawn(move || {
-        let _ = orders.read(&mut [0]);
+        while let Ok((exec, request)) = InitRequest::read(&mut control)
+            && request != InitRequest::Kill
+        {
+            let unsupported = Report::Unsupported(request.kind());
+            if reporter.send(exec, &unsupported).is_err() {
+                break;
+            }
+        }
         ENDING.store(true, Ordering::SeqCst);
         kill_all();
     });
 }
 
-/// Says in the job's stderr, as a shell would, what is wrong with the program.
-fn report_not_started(
-    control: &mut UnixStream,
-    error_output: &mut std::fs::File,
-    program: &std::ffi::OsStr,
-    error: &io::Error,
-) -> io::Result<()> {
-    let report = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENOTDIR) => Report::Exited(127),
+/// End of a command whose program could not be started. Says in its stderr, as a shell would, what is wrong.
+fn not_started(error_output: &mut std::fs::File, spec: &ExecSpec, error: &io::Error) -> ExecEnd {
+    let (end, reason) = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            (ExecEnd::Exited(127), "not found in the image".to_owned())
+        }
         Some(
             libc::E2BIG | libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ETXTBSY,
-        ) => Report::Exited(126),
-        errno => Report::NotStarted(errno.unwrap_or(0)),
+        ) => (ExecEnd::Exited(126), error.to_string()),
+        errno => (ExecEnd::NotStarted(errno.unwrap_or(0)), error.to_string()),
     };
-    let reason = if report == Report::Exited(127) {
-        "not found in the image".to_owned()
-    } else {
-        error.to_string()
-    };
-    // When the node doesn't read, the report below fails too.
-    let _ = writeln!(error_output, "cynode: {}: {reason}", program.display());
-    control.write_all(&Report::Started.encode())?;
-    control.write_all(&report.encode())
+    let program = spec.command.first().map(|program| program.display());
+    if let Some(program) = program {
+        // When the shim doesn't read, the report fails too.
+        let _ = writeln!(error_output, "cynode: {program}: {reason}");
+    }
+    end
 }
 
 /// Takes over a descriptor that was handed through, and keeps it from the command.
@@ -232,11 +267,11 @@ fn take_descriptor(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and nobody else in this process knows it.
+    // SAFETY: the descriptor is open, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Signals that reach PID 1 go on to the command; without a handler the kernel would drop them.
+/// Forwards signals that reach PID 1 to the command; without a handler the kernel would drop them.
 fn forward_signals() {
     extern "C" fn forward(signal: libc::c_int) {
         let pid = COMMAND.load(Ordering::SeqCst);
@@ -258,7 +293,7 @@ fn forward_signals() {
     }
 }
 
-/// Reaps whoever ends until the command does; its wait status.
+/// Reaps processes until the command has ended; its wait status.
 fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
     loop {
         let mut status = 0;
@@ -273,14 +308,14 @@ fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
     }
 }
 
-/// Everybody in the sandbox but init.
+/// Kills every process of the sandbox but init.
 fn kill_all() {
-    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init: `check_isolation`
-    // has seen to that.
+    // SAFETY: plain system call; -1 is all of this PID namespace but the caller, which is its init, as
+    // `check_isolation` has found.
     unsafe { libc::kill(-1, libc::SIGKILL) };
 }
 
-/// Kills and reaps until nobody is left.
+/// Kills and reaps until no process is left.
 fn kill_and_reap_all() {
     loop {
         kill_all();

@@ -1,8 +1,8 @@
-//! Scripts too long to be an argument.
+//! Scripts that are too long for an argument.
 //!
-//! The kernel takes no argument beyond 128 KiB, and a script may have twice that. So `/bin/sh -c SCRIPT` with
-//! a long one becomes a shell that reads it from a file without a name: `/bin/sh -c '. /proc/self/fd/N'`. To
-//! the script that looks the same: `$0` and `$#` are as they were, and `exit` ends the shell.
+//! The kernel takes no argument beyond 128 KiB, and a script may have twice that. So `/bin/sh -c SCRIPT` with a long
+//! script becomes a shell that reads it from a file without a name: `/bin/sh -c '. /proc/self/fd/N'`. The script doesn't
+//! notice: `$0` and `$#` are the same, and `exit` ends the shell.
 
 use std::{
     ffi::{CStr, OsStr, OsString},
@@ -14,21 +14,21 @@ use std::{
     },
 };
 
-/// How a command begins whose next and last argument is a script.
+/// First words of a command whose next and last argument is a script.
 const SHELL_PREFIX: [&str; 2] = ["/bin/sh", "-c"];
-/// Most that the kernel takes as one argument, in bytes without the NUL (execve(2), MAX_ARG_STRLEN).
+/// Longest argument that the kernel takes, in bytes without the NUL (execve(2), MAX_ARG_STRLEN).
 const MAX_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
 const FILE_NAME: &CStr = c"script";
-/// Lowest descriptor of the file: above those that scripts redirect by number.
+/// Lowest descriptor of the file, above those that scripts redirect by number.
 const MIN_DESCRIPTOR: RawFd = 100;
 
-/// A command that reads its script from a file, which has to stay open until it is started.
+/// Command that reads its script from a file, which has to stay open until the command is started.
 pub(super) struct ScriptInFile {
     pub(super) command: [OsString; 3],
     _file: OwnedFd,
 }
 
-/// What to run in place of this command; `None` where the kernel takes it as it is.
+/// Command to run in place of this one; `None` where the kernel takes it as it is.
 pub(super) fn via_file(command: &[OsString]) -> io::Result<Option<ScriptInFile>> {
     let [shell, option, script] = command else {
         return Ok(None);
@@ -47,14 +47,14 @@ pub(super) fn via_file(command: &[OsString]) -> io::Result<Option<ScriptInFile>>
     }))
 }
 
-/// A file in memory alone. It is never to be executed itself, which some hosts insist on being told, and
-/// kernels before 6.3 don't know.
+/// File in memory alone. It is never executed itself, which some hosts require to be declared, and kernels before 6.3
+/// don't know.
 fn memory_file() -> io::Result<OwnedFd> {
     for flags in [libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL, libc::MFD_CLOEXEC] {
         // SAFETY: the name ends with a NUL, and outlives the call.
         let file = unsafe { libc::memfd_create(FILE_NAME.as_ptr(), flags) };
         if file >= 0 {
-            // SAFETY: it was opened just now, and nobody else has it.
+            // SAFETY: it was opened just now, and nothing else uses it.
             return Ok(unsafe { OwnedFd::from_raw_fd(file) });
         }
         let error = io::Error::last_os_error();
@@ -65,14 +65,14 @@ fn memory_file() -> io::Result<OwnedFd> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// A copy that the command inherits.
+/// Copy of a file's descriptor that the command inherits.
 fn inheritable(file: &File) -> io::Result<OwnedFd> {
     // SAFETY: plain system call without pointers, on a descriptor that is open.
     let copy = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, MIN_DESCRIPTOR) };
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it was made just now, and nobody else has it.
+    // SAFETY: it was made just now, and nothing else uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 

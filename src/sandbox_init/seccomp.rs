@@ -1,4 +1,4 @@
-//! The system calls that a command in a sandbox can't make.
+//! Filter of the system calls that a command in a sandbox can't make.
 //!
 //! Podman's default profile lets through what its users may need: key rings, user namespaces, sockets to the
 //! hypervisor. How much of it differs with podman's release and with the host's settings. So init applies a
@@ -16,8 +16,8 @@
 //! | limits and priorities of init | a job could end or starve its own PID 1, and with it the report of how it ended |
 //!
 //! A closed call fails with the errno of a kernel that doesn't have it, so that a program goes on without:
-//! `ENOSYS` where libraries fall back on it, and otherwise what the kernel answers to those who may not. A call
-//! of another architecture, such as a 32-bit one, ends the process: its numbers mean something else.
+//! `ENOSYS` where libraries fall back on it, and otherwise the errno for callers without permission. A call of another
+//! architecture, such as a 32-bit one, ends the process: its numbers mean something else.
 //!
 //! A filter is a program for the kernel's BPF machine (`linux/filter.h`). [`filter`] puts it together from
 //! rules: one block for each call, which loads the number, jumps behind the block where it is another one,
@@ -26,7 +26,7 @@
 use libc::{c_long, sock_filter};
 use std::io;
 
-/// Name of the filter in a result's `effective`; a change of what is closed is another number.
+/// Name of the filter in a result's `effective`; another number for every change of what is closed.
 pub const NAME: &str = "cynode-1";
 
 /// Offsets into `struct seccomp_data`.
@@ -40,7 +40,7 @@ const NATIVE: u32 = 0xc000_003e;
 const NATIVE: u32 = 0xc000_00b7;
 #[cfg(target_arch = "riscv64")]
 const NATIVE: u32 = 0xc000_00f3;
-/// From this number on, calls on x86-64 are those of the x32 ABI.
+/// First number of the x32 ABI's calls on x86-64.
 const X32: u32 = 0x4000_0000;
 
 /// `open_tree_attr`, of Linux 6.15, and `file_setattr`, of 6.17; the same on all architectures.
@@ -56,7 +56,7 @@ const CLONE_NEW: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET)
     .cast_unsigned();
-/// Only `unshare` knows it: for clone(2) it is part of a signal.
+/// Flag of `unshare` alone: for clone(2) it is part of a signal.
 const CLONE_NEWTIME: u32 = 0x80;
 
 /// Project ids: FS_IOC_FSSETXATTR.
@@ -72,10 +72,10 @@ const SUBVOLUMES: [u32; 7] = [
     0x4008_941a,
 ];
 
-/// The domain of a personality that changes nothing, and the one that asks.
+/// Personalities that change nothing: the default one, and the query.
 const PERSONALITIES: [u32; 2] = [0, u32::MAX];
 
-/// What of a call's arguments has to hold for it to be closed; arguments are counted from 0.
+/// Condition on a call's arguments under which it is closed; arguments are counted from 0.
 enum Test {
     /// The lower half has one of these bits.
     AnyBit(u32, u32),
@@ -89,7 +89,7 @@ enum Test {
 
 use Test::{AnyBit, NoneOf, NotNull, OneOf};
 
-/// Where a jump goes to.
+/// Target of a jump.
 #[derive(Clone, Copy)]
 enum To {
     Next,
@@ -98,7 +98,7 @@ enum To {
     End,
 }
 
-/// An instruction whose jumps aren't counted yet.
+/// Instruction whose jumps aren't counted yet.
 struct Instruction(u32, u32, To, To);
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -122,8 +122,8 @@ const fn fail(errno: i32) -> Instruction {
 }
 
 impl Test {
-    /// Goes on where the test holds, and behind the block where it doesn't. All architectures here store
-    /// the lower half first.
+    /// Instructions that continue where the test holds, and jump behind the block where it doesn't. All architectures
+    /// here store the lower half first.
     fn instructions(&self) -> Vec<Instruction> {
         let lower = |argument: &u32| load(ARGUMENTS + 8 * argument);
         match self {
@@ -157,7 +157,7 @@ impl Test {
     }
 }
 
-/// A filter under construction.
+/// Filter under construction.
 struct Program(Vec<sock_filter>);
 
 impl Program {
@@ -197,7 +197,7 @@ impl Program {
         }
     }
 
-    /// Has these calls fail with `errno` where all tests hold.
+    /// Makes these calls fail with `errno` where all tests hold.
     fn close(&mut self, calls: &[c_long], tests: &[Test], errno: i32) {
         for call in calls {
             let number = u32::try_from(*call).unwrap_or(u32::MAX);
@@ -212,7 +212,7 @@ impl Program {
     }
 }
 
-/// The filter for a command whose init has these threads.
+/// Filter for a command whose init has these threads.
 pub(super) fn filter(init: &[u32]) -> Vec<sock_filter> {
     let mut program = Program::new();
     let key_rings = [libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key];
@@ -247,7 +247,7 @@ pub(super) fn filter(init: &[u32]) -> Vec<sock_filter> {
 }
 
 fn close_namespaces(program: &mut Program) {
-    // It takes its flags from memory, where no filter can look; libraries fall back on clone.
+    // Its flags are in memory, which no filter can read; libraries fall back on clone.
     program.close(&[libc::SYS_clone3], &[], libc::ENOSYS);
     program.close(&[libc::SYS_clone], &[AnyBit(0, CLONE_NEW)], libc::EPERM);
     let flags = [AnyBit(0, CLONE_NEW | CLONE_NEWTIME)];
@@ -288,8 +288,8 @@ fn close_sockets(program: &mut Program) {
     );
 }
 
-/// Closes what could end init, or keep it from running: its limits, and its share of processor and disk.
-/// Those of the command's own processes stay open, which thread libraries set by their ids.
+/// Closes calls that could end init, or keep it from running: on its limits, and on its share of processor and disk.
+/// Those on the command's own processes stay open; thread libraries make them by id.
 fn close_init(program: &mut Program, init: &[u32]) {
     let first = || OneOf(0, init.to_vec());
     let limits = [first(), NotNull(2)];
@@ -301,7 +301,7 @@ fn close_init(program: &mut Program, init: &[u32]) {
         libc::SYS_sched_setaffinity,
     ];
     program.close(&scheduling, &[first()], libc::EPERM);
-    // Of a process, a group, or, with these numbers, of all that a user has.
+    // On a process, a group, or, with these numbers, on all processes of a user.
     for (call, of_a_user) in [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)] {
         program.close(&[call], &[OneOf(1, init.to_vec())], libc::EPERM);
         program.close(&[call], &[OneOf(0, vec![of_a_user])], libc::EPERM);

@@ -1,21 +1,21 @@
-//! A process's view of where it runs: namespaces, mounts, variables, devices, privileges.
+//! View of a sandbox from inside: namespaces, mounts, variables, devices, privileges.
 //!
-//! Init takes one of its sandbox when a probe asks for it, and the node compares it with what it asked podman
-//! for. It travels as lines of text, each a kind and what there is of it; std only, as all of init.
+//! Init captures it when a probe asks for it, and the node compares it with what it requested of podman. It travels as
+//! lines of text, each a kind, a name and a value; std only, as all of init.
 
 use std::{fs, io, path::Path};
 
-/// The namespaces in which a process can be, by their names below `/proc/self/ns`.
+/// Namespaces of a process, by their names below `/proc/self/ns`.
 pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
-/// What of `/proc/self/status` tells of privileges.
+/// Lines of `/proc/self/status` that describe privileges.
 const PRIVILEGES: [&str; 3] = ["CapBnd", "NoNewPrivs", "Seccomp"];
 
-/// A view of a sandbox from inside. What could not be read is missing.
+/// View of a sandbox from inside. Entries that could not be read are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// Name and identity of each namespace.
     pub namespaces: Vec<(String, String)>,
-    /// File system type and place of each mount.
+    /// File system type and mount point of each mount.
     pub mounts: Vec<(String, String)>,
     /// Names of environment variables.
     pub variables: Vec<String>,
@@ -26,7 +26,7 @@ pub struct View {
 }
 
 impl View {
-    /// The view of this process.
+    /// View of this process.
     pub fn capture() -> Self {
         let variables = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
         let devices = fs::read_dir("/dev").into_iter().flatten().flatten();
@@ -48,7 +48,7 @@ impl View {
         }
     }
 
-    /// As text, a line for each thing.
+    /// Text of the view, a line for each entry.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         let mut line = |kind: &str, words: [&str; 2]| {
@@ -73,7 +73,7 @@ impl View {
         text
     }
 
-    /// From text; lines of an unknown kind are left out.
+    /// View from text; lines of an unknown kind are left out.
     pub fn decode(text: &str) -> Self {
         let mut view = Self::default();
         for line in text.lines() {
@@ -104,8 +104,8 @@ pub fn namespaces() -> Vec<(String, String)> {
     NAMESPACES.iter().filter_map(identity).collect()
 }
 
-/// File system type and place out of a line of mountinfo, see proc(5); nothing for the empty directory by which
-/// crun closes places of the kernel's file systems, wherever that comes from.
+/// File system type and mount point out of a line of mountinfo, see proc(5); `None` for the empty directory by which
+/// crun closes directories of the kernel's file systems.
 fn mount(line: &str) -> Option<(String, String)> {
     let (ours, of_its_type) = line.split_once(" - ")?;
     let mut fields = ours.split(' ').skip(3);
@@ -117,8 +117,8 @@ fn mount(line: &str) -> Option<(String, String)> {
     Some((kind.to_owned(), place.to_owned()))
 }
 
-/// The upper directory of this process's root, as it was named when the root was mounted: where all that is
-/// written outside of other mounts goes. `None` where the root is no overlay.
+/// Upper directory of this process's root, as it was named when the root was mounted: it takes all that is written
+/// outside of other mounts. `None` where the root is not an overlay.
 pub fn upper_directory() -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     // The last one hides what was mounted there before.
@@ -138,8 +138,7 @@ fn privilege(line: &str) -> Option<(String, String)> {
     is_one.then(|| (name.to_owned(), value.trim().to_owned()))
 }
 
-/// The identity of the PID namespace of this process: device and inode, never those of another one that
-/// exists at the same time.
+/// Identity of the PID namespace of this process: device and inode, which no two namespaces share at a time.
 pub fn pid_namespace() -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
     let namespace = fs::metadata("/proc/self/ns/pid")?;

@@ -1,10 +1,30 @@
-//! What node and init say to each other; plain bytes, so that init needs no parser.
+//! Messages between the shim of a sandbox and the init in it; plain bytes, so that init needs no parser.
 //!
-//! A request is a length (u32, little endian) and so many bytes: the arguments, then pairs of
-//! name and value, each list preceded by its count and each text by its length. A report is
-//! a letter and an i32. Both ends are the same release, so there is no version.
+//! ```text
+//! shim ──▶ init   hello: magic (3), version (1), device (8) and inode (8) of the node's PID namespace
+//! both ways       message: type (1), exec id (4), length (4), so many bytes; numbers are little endian
+//! ```
 //!
-//! Before all that, and before init has asked for anything, comes a [`Hello`].
+//! Messages of several commands share one socket: each names the *exec* that it is about, a number that the shim
+//! chooses, or 0 for the whole sandbox. Types, and the numbers that are kept for what is to come:
+//!
+//! | to init | | from init | |
+//! |---|---|---|---|
+//! | 1 | run a command | 1 | refused: init does nothing in this sandbox |
+//! | 2 | kill all and end | 2 | ready; the upper directory of the sandbox's root |
+//! | 3 | inspect the sandbox | 3 | a view of the sandbox |
+//! | 4 | *stdin, and its end* | 4 | the command runs |
+//! | 5 | *a signal* | 5 | the command ended |
+//! | 6 | *a terminal's size* | 6 | a request of this type is not supported |
+//! | 7 | *a file, or its end* | 7 | *a file, or its end* |
+//! | 8 | *a socket: open, data, close* | 8 | *a socket: opened, data, closed* |
+//!
+//! A request of an unknown type is skipped by its length and answered with `6`; an unknown report is skipped. A
+//! sandbox's shim and its init are one binary, so that they differ in version only by mistake: init refuses a hello
+//! of another version, and does nothing.
+//!
+//! The command has no way to this socket (see [`sandbox_init`](super)), but init is not believed more than needed:
+//! no length and no count is trusted with memory before its bytes are there.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -12,118 +32,134 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
 
-/// Largest request; twice what validation lets through, with room for the lengths.
+/// Version of these messages.
+pub const VERSION: u8 = 1;
+const MAGIC: [u8; 3] = *b"cyn";
+/// Bytes of a hello.
+pub const HELLO_BYTES: usize = 20;
+/// Bytes of a message before its payload.
+pub const HEADER_BYTES: usize = 9;
+/// Largest payload to init: twice what validation of a job lets through, with room for the lengths.
 const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of a report.
-pub const REPORT_BYTES: usize = 5;
+/// Largest payload from init.
+const MAX_REPORT_BYTES: usize = 1024 * 1024;
 
-/// Instead of a request: there is nothing to do any more.
-pub const EXIT: [u8; 4] = u32::MAX.to_le_bytes();
-/// Before a request: a [`View`](super::view::View) of the sandbox is wanted first. The answer is a length, as
-/// of a request, and its text.
-pub const INSPECT: [u8; 4] = (u32::MAX - 1).to_le_bytes();
+/// Number of an exec in its sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecId(pub u32);
 
-/// First words to init: where it must not be.
+impl ExecId {
+    /// The whole sandbox.
+    pub const SANDBOX: Self = Self(0);
+    /// The first command.
+    pub const FIRST: Self = Self(1);
+}
+
+/// First message to init: the namespace in which it must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// Version of the messages that follow.
+    pub version: u8,
     /// Device and inode of the node's own PID namespace.
     pub pid_namespace: (u64, u64),
 }
 
-/// Bytes of a greeting.
-pub const HELLO_BYTES: usize = 16;
-
 impl Hello {
-    /// The greeting of this process.
+    /// The hello of this process.
     pub fn of_this_process() -> io::Result<Self> {
-        let pid_namespace = super::view::pid_namespace()?;
-        Ok(Self { pid_namespace })
+        Ok(Self {
+            version: VERSION,
+            pid_namespace: super::view::pid_namespace()?,
+        })
     }
 
-    /// As bytes.
+    /// Bytes of the hello.
     pub fn encode(self) -> [u8; HELLO_BYTES] {
         let (device, inode) = self.pid_namespace;
-        (u128::from(device) << 64 | u128::from(inode)).to_le_bytes()
+        let mut bytes = [0; HELLO_BYTES];
+        bytes[..3].copy_from_slice(&MAGIC);
+        bytes[3] = self.version;
+        bytes[4..12].copy_from_slice(&device.to_le_bytes());
+        bytes[12..].copy_from_slice(&inode.to_le_bytes());
+        bytes
     }
 
-    /// Reads one from the socket.
+    /// Reads a hello; fails on anything else.
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut bytes = [0; HELLO_BYTES];
         from.read_exact(&mut bytes)?;
-        let both = u128::from_le_bytes(bytes);
-        let pid_namespace = ((both >> 64) as u64, both as u64);
-        Ok(Self { pid_namespace })
+        let mut cursor = Cursor(&bytes);
+        let hello = cursor.hello().ok_or(io::ErrorKind::InvalidData)?;
+        Ok(hello)
     }
 }
 
-/// What init is asked for.
+/// Message to init.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InitRequest {
-    /// A view of the sandbox; a request follows.
-    Inspect,
-    /// A command to run.
+    /// Run a command.
     Run(ExecSpec),
+    /// Kill all processes of the sandbox and end; before a command runs, only end.
+    Kill,
+    /// Answer with a [`View`](super::view::View) of the sandbox.
+    Inspect,
+    /// A message of a type that this release doesn't know.
+    Unknown(u8),
 }
 
-impl InitRequest {
-    /// Reads one from the socket.
-    pub fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut length = [0; 4];
-        from.read_exact(&mut length)?;
-        if length == INSPECT {
-            return Ok(Self::Inspect);
-        }
-        let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_REQUEST_BYTES {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut bytes = vec![0; length];
-        from.read_exact(&mut bytes)?;
-        let request = ExecSpec::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self::Run(request))
-    }
-}
-
-/// Why init does nothing in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitRefusal {
-    /// It has no PID namespace of its own, so that ending all would end the host's processes.
-    SharedNamespace,
-    /// In the image, the workspace's place is a link to another one, over which it is mounted now.
-    PathIsLink,
-}
-
-/// What to run.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Command to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecSpec {
     /// Program and arguments.
     pub command: Vec<OsString>,
-    /// Added to the image's own environment, in this order.
+    /// Variables that are added to the image's environment, in this order.
     pub env: Vec<(OsString, OsString)>,
 }
 
-/// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// Instead of all others: init has done nothing, and ends.
-    Refused(InitRefusal),
-    /// Init runs and waits for its request: the command can't have begun before. So many bytes follow: the
-    /// upper directory of the sandbox's root, see [`upper_directory`](super::view::upper_directory).
-    Ready(u16),
-    /// The command runs, or its program could not be executed.
-    Started,
-    /// It ended with this code. 126 and 127 also stand for a program that can't be executed or found.
-    Exited(i32),
-    /// This signal ended it.
-    Killed(i32),
-    /// The system refused to start it, with this errno; not the command's fault.
-    NotStarted(i32),
+impl InitRequest {
+    /// Type of the message.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Run(_) => 1,
+            Self::Kill => 2,
+            Self::Inspect => 3,
+            Self::Unknown(kind) => *kind,
+        }
+    }
+
+    /// Bytes of the message.
+    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+        match self {
+            Self::Run(spec) => spec.encode(exec),
+            other => message(other.kind(), exec, &[]),
+        }
+    }
+
+    /// Reads a message. Fails on one that is too large or not what its type says.
+    pub fn read(from: &mut impl Read) -> io::Result<(ExecId, Self)> {
+        let mut header = [0; HEADER_BYTES];
+        from.read_exact(&mut header)?;
+        let (kind, exec, length) = decode_header(header);
+        if length > MAX_REQUEST_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut payload = vec![0; length];
+        from.read_exact(&mut payload)?;
+        let request = match kind {
+            1 => Self::Run(ExecSpec::decode(&payload).ok_or(io::ErrorKind::InvalidData)?),
+            2 => Self::Kill,
+            3 => Self::Inspect,
+            kind => Self::Unknown(kind),
+        };
+        Ok((exec, request))
+    }
 }
 
 impl ExecSpec {
-    /// As bytes, length first.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![0; 4];
+    /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
+    /// text after its length.
+    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+        let mut bytes = Vec::new();
         let number =
             |bytes: &mut Vec<u8>, n: usize| bytes.extend_from_slice(&(n as u32).to_le_bytes());
         let text = |bytes: &mut Vec<u8>, text: &OsStr| {
@@ -139,14 +175,12 @@ impl ExecSpec {
             text(&mut bytes, name);
             text(&mut bytes, value);
         }
-        let length = (bytes.len() - 4) as u32;
-        bytes[..4].copy_from_slice(&length.to_le_bytes());
-        bytes
+        message(1, exec, &bytes)
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut cursor = Cursor(bytes);
-        // Counts are not trusted with an allocation: each entry has to be there.
+        // A count is trusted with no allocation: each entry has to be there.
         let command = (0..cursor.number()?)
             .map(|_| cursor.text())
             .collect::<Option<_>>()?;
@@ -155,6 +189,132 @@ impl ExecSpec {
             .collect::<Option<_>>()?;
         cursor.0.is_empty().then_some(Self { command, env })
     }
+}
+
+/// Reason for which init does nothing in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitRefusal {
+    /// The sandbox has no PID namespace of its own, so that killing all would kill the host's processes.
+    SharedNamespace,
+    /// A directory that was mounted over is a link in the image, and the link's target is hidden.
+    PathIsLink,
+    /// The hello is of another version.
+    UnsupportedVersion,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecEnd {
+    /// It ended with this code. 126 and 127 also stand for a program that can't be executed or found.
+    Exited(i32),
+    /// This signal ended it.
+    Killed(i32),
+    /// The system refused to start it, with this errno; not the command's fault.
+    NotStarted(i32),
+}
+
+/// Message from init.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Instead of all others: init has done nothing, and ends.
+    Refused(InitRefusal),
+    /// Init runs and waits for a command: none can have begun before.
+    Ready {
+        /// [Upper directory](super::view::upper_directory) of the sandbox's root; empty where it has none.
+        upper: Vec<u8>,
+    },
+    /// View of the sandbox, as text.
+    View(Vec<u8>),
+    /// The command runs, or its program could not be executed.
+    Started,
+    /// The command ended, and every other process of the sandbox with it.
+    Ended(ExecEnd),
+    /// A request of this type is not supported.
+    Unsupported(u8),
+}
+
+impl Report {
+    /// Bytes of the message.
+    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+        let end = |how: u8, number: i32| {
+            let [a, b, c, d] = number.to_le_bytes();
+            vec![how, a, b, c, d]
+        };
+        let (kind, payload) = match self {
+            Self::Refused(InitRefusal::SharedNamespace) => (1, vec![1]),
+            Self::Refused(InitRefusal::PathIsLink) => (1, vec![2]),
+            Self::Refused(InitRefusal::UnsupportedVersion) => (1, vec![3]),
+            Self::Ready { upper } => (2, upper.clone()),
+            Self::View(text) => (3, text.clone()),
+            Self::Started => (4, Vec::new()),
+            Self::Ended(ExecEnd::Exited(code)) => (5, end(1, *code)),
+            Self::Ended(ExecEnd::Killed(signal)) => (5, end(2, *signal)),
+            Self::Ended(ExecEnd::NotStarted(errno)) => (5, end(3, *errno)),
+            Self::Unsupported(kind) => (6, vec![*kind]),
+        };
+        message(kind, exec, &payload)
+    }
+
+    /// A report of this type; `None` for an unknown type. Fails on one that is not what its type says.
+    fn decode(kind: u8, payload: &[u8]) -> io::Result<Option<Self>> {
+        let report = match (kind, payload) {
+            (1, [1]) => Self::Refused(InitRefusal::SharedNamespace),
+            (1, [2]) => Self::Refused(InitRefusal::PathIsLink),
+            (1, [3]) => Self::Refused(InitRefusal::UnsupportedVersion),
+            (2, upper) => Self::Ready {
+                upper: upper.to_vec(),
+            },
+            (3, text) => Self::View(text.to_vec()),
+            (4, []) => Self::Started,
+            (5, &[how @ 1..=3, a, b, c, d]) => {
+                let number = i32::from_le_bytes([a, b, c, d]);
+                Self::Ended(match how {
+                    1 => ExecEnd::Exited(number),
+                    2 => ExecEnd::Killed(number),
+                    _ => ExecEnd::NotStarted(number),
+                })
+            }
+            (6, [kind]) => Self::Unsupported(*kind),
+            (1..=6, _) => return Err(io::ErrorKind::InvalidData.into()),
+            _ => return Ok(None),
+        };
+        Ok(Some(report))
+    }
+}
+
+/// Takes the next report out of what was read; `None` while it isn't whole. Fails on what init never sends.
+pub fn take_report(read: &mut Vec<u8>) -> io::Result<Option<(ExecId, Report)>> {
+    loop {
+        let Some((header, rest)) = read.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let (kind, exec, length) = decode_header(*header);
+        if length > MAX_REPORT_BYTES {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let Some(payload) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let report = Report::decode(kind, payload)?;
+        read.drain(..HEADER_BYTES + length);
+        if let Some(report) = report {
+            return Ok(Some((exec, report)));
+        }
+    }
+}
+
+fn message(kind: u8, exec: ExecId, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
+    bytes.push(kind);
+    bytes.extend_from_slice(&exec.0.to_le_bytes());
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn decode_header([kind, a, b, c, d, length @ ..]: [u8; HEADER_BYTES]) -> (u8, ExecId, usize) {
+    let exec = ExecId(u32::from_le_bytes([a, b, c, d]));
+    (kind, exec, u32::from_le_bytes(length) as usize)
 }
 
 struct Cursor<'a>(&'a [u8]);
@@ -170,83 +330,27 @@ impl Cursor<'_> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?) as usize)
     }
 
+    fn long(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
     fn text(&mut self) -> Option<OsString> {
         let length = self.number()?;
         Some(OsString::from_vec(self.take(length)?.to_vec()))
     }
-}
 
-impl Report {
-    /// As bytes.
-    pub fn encode(self) -> [u8; REPORT_BYTES] {
-        let (letter, number) = match self {
-            Self::Refused(InitRefusal::SharedNamespace) => (b'U', 1),
-            Self::Refused(InitRefusal::PathIsLink) => (b'U', 2),
-            Self::Ready(length) => (b'R', i32::from(length)),
-            Self::Started => (b'S', 0),
-            Self::Exited(code) => (b'X', code),
-            Self::Killed(signal) => (b'K', signal),
-            Self::NotStarted(errno) => (b'E', errno),
-        };
-        let [a, b, c, d] = number.to_le_bytes();
-        [letter, a, b, c, d]
-    }
-
-    /// Bytes that follow this report and belong to it.
-    pub fn text_bytes(self) -> usize {
-        match self {
-            Self::Ready(length) => usize::from(length),
-            _ => 0,
+    fn hello(&mut self) -> Option<Hello> {
+        if self.take(MAGIC.len())? != MAGIC {
+            return None;
         }
-    }
-
-    /// From bytes; `None` for what init never sends.
-    pub fn decode([letter, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
-        let number = i32::from_le_bytes([a, b, c, d]);
-        Some(match letter {
-            b'U' if number == 1 => Self::Refused(InitRefusal::SharedNamespace),
-            b'U' if number == 2 => Self::Refused(InitRefusal::PathIsLink),
-            b'R' => Self::Ready(u16::try_from(number).ok()?),
-            b'S' => Self::Started,
-            b'X' => Self::Exited(number),
-            b'K' => Self::Killed(number),
-            b'E' => Self::NotStarted(number),
-            _ => return None,
+        let version = *self.take(1)?.first()?;
+        let pid_namespace = (self.long()?, self.long()?);
+        Some(Hello {
+            version,
+            pid_namespace,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn text() -> impl Strategy<Value = OsString> {
-        proptest::collection::vec(any::<u8>(), 0..20).prop_map(OsString::from_vec)
-    }
-
-    proptest! {
-        #[test]
-        fn request_frames_decode_as_encoded(
-            command in proptest::collection::vec(text(), 0..5),
-            env in proptest::collection::vec((text(), text()), 0..5),
-        ) {
-            let request = ExecSpec { command, env };
-            let read = InitRequest::read(&mut request.encode().as_slice()).unwrap();
-            prop_assert_eq!(read, InitRequest::Run(request));
-        }
-
-        #[test]
-        fn hello_decodes_as_encoded(device: u64, inode: u64) {
-            let greeting = Hello { pid_namespace: (device, inode) };
-            prop_assert_eq!(Hello::read(&mut greeting.encode().as_slice()).unwrap(), greeting);
-        }
-
-        #[test]
-        fn report_frames_decode_as_encoded(n: i32, length: u16, which in 0..7) {
-            let unfit = [InitRefusal::SharedNamespace, InitRefusal::PathIsLink].map(Report::Refused);
-            let report = [unfit[0], unfit[1], Report::Ready(length), Report::Started, Report::Exited(n), Report::Killed(n), Report::NotStarted(n)][which as usize];
-            prop_assert_eq!(Report::decode(report.encode()), Some(report));
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
-//! The form of a job's log on disk: segments of records, of which the first stays and of the others
-//! the oldest go first.
+//! Format of a job's log on disk: segments of records. The first segment stays; of the others the oldest is deleted
+//! when the log is full.
 //!
-//! A segment begins with a [`SegmentHeader`], which says what was printed before it, so that a reader who
-//! finds the ones before it gone can tell how much is missing. A record is a letter, a length
-//! (u32, little endian) and so many bytes. Records are numbered on from the head's `first_seq`.
-//! A record that was written in part is none: its writer is still at it, or was killed.
+//! A segment begins with a [`SegmentHeader`], which says how much was printed before it, so that a reader who finds the
+//! ones before it deleted can tell how much is missing. A record is a letter, a length (u32, little endian) and so many
+//! bytes. Records are numbered from the header's `first_seq` on. A record that was written in part doesn't count: its
+//! writer is still at it, or was killed.
 
 use crate::api::events::Stream;
 use std::{
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes of a segment's head.
+/// Bytes of a segment's header.
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of a record before its content.
 pub const RECORD_HEADER_BYTES: usize = 5;
@@ -21,10 +21,10 @@ pub const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"cynlog 1");
 
-/// What a record tells.
+/// Kind of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordKind {
-    /// What the node did before the command ran.
+    /// Progress of the node before the command runs.
     Status,
     /// The command runs; the content is the time, in milliseconds.
     Started,
@@ -33,7 +33,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    /// Its letter.
+    /// Letter of this kind.
     pub fn letter(self) -> u8 {
         match self {
             Self::Status => b'i',
@@ -43,7 +43,7 @@ impl RecordKind {
         }
     }
 
-    /// By its letter.
+    /// Kind of this letter; `None` for an unknown one.
     pub fn of(letter: u8) -> Option<Self> {
         Some(match letter {
             b'i' => Self::Status,
@@ -55,7 +55,7 @@ impl RecordKind {
     }
 }
 
-/// How much of a stream there was, and the number of the last event of it.
+/// Amount of a stream, and the number of its last event.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct StreamTotals {
     /// Bytes.
@@ -64,17 +64,17 @@ pub struct StreamTotals {
     pub last_seq: u64,
 }
 
-/// The beginning of a segment.
+/// Header of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
     /// Number of its first record.
     pub first_seq: u64,
-    /// What came before it, of stdout and stderr.
+    /// Totals of stdout and stderr before it.
     pub before: [StreamTotals; 2],
 }
 
 impl SegmentHeader {
-    /// As bytes.
+    /// Bytes of the header.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let [out, err] = self.before;
         let numbers = [
@@ -92,7 +92,7 @@ impl SegmentHeader {
         bytes
     }
 
-    /// From bytes; `None` when they are no head.
+    /// Header from bytes; `None` when they are not one.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         let (numbers, _) = bytes.as_chunks::<8>();
         let number = |n: usize| u64::from_le_bytes(numbers[n]);
@@ -107,12 +107,12 @@ impl SegmentHeader {
     }
 }
 
-/// Where a segment is.
+/// Path of a segment.
 pub fn segment_path(directory: &Path, index: u64) -> PathBuf {
     directory.join(format!("log.{index}"))
 }
 
-/// Which segments there are, oldest first.
+/// Indexes of all segments, oldest first.
 pub fn segments(directory: &Path) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {

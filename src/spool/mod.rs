@@ -1,21 +1,19 @@
-//! One attempt of a job on a node's disk: what worker and shim both write and read.
+//! One attempt of a job on a node's disk, which worker and shim both write and read.
 //!
 //! ```text
 //! <jobs>/<job id>-<attempt>/
-//!   job.json       what was accepted; a directory without it was never told to anybody
-//!   request.json   what to run; gone before the command can have begun
-//!   workspace/     what the job sees as /workspace; gone once its container is
-//!   log.0 …        what the job printed (see [`log`])
-//!   container      what its container is called
-//!   result.json    how it ended
-//!   shim.sock      where its shim listens, while there is one
-//!   shim.log       what its shim had to complain about
+//!   job.json       the accepted job; a directory without it was never acknowledged
+//!   request.json   the command and its environment; deleted before the command can have begun
+//!   container      name of its container
+//!   log.0 …        its output (see [`log`])
+//!   result.json    its result
+//!   workspace/, shim.sock, shim.log    the sandbox's, while there is one
 //! ```
 //!
-//! So whoever comes after a crash can tell: with a result, the job has ended; with a shim that
-//! answers, it goes on; with its request, it has not begun and may be started; with none of these
-//! nobody can know, and it is lost. Only files that the job can't reach are ever read. Two things have to
-//! outlast a loss of power, and are synced: that the command may have begun, and how it ended.
+//! After a crash these files tell how far a job came: with a result, it has ended; with a shim that answers, it runs;
+//! with a request, it has not begun and may be started; with none of these its end is unknown, and it is lost. Only
+//! files that the job can't reach are ever read. Two facts are synced, so that they survive a loss of power: that the
+//! command may have begun, and the result.
 
 pub mod log;
 mod reader;
@@ -28,12 +26,13 @@ pub use recorder::{JobEnd, JobRecorder};
 use crate::{
     api::{JobId, OrchestratorId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
     backoff::Backoff,
+    files::{Durability, replace_file},
+    retry::retry_if,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Write as _},
-    os::fd::AsRawFd as _,
+    io::{self, BufReader},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -43,32 +42,31 @@ const JOB_FILE: &str = "job.json";
 const REQUEST_FILE: &str = "request.json";
 const RESULT_FILE: &str = "result.json";
 const CONTAINER_FILE: &str = "container";
-/// Between tries to write a result for which there is no room.
+/// Shortest and longest pause before a result is written again for which there was no room.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What was accepted.
+/// Job that a worker has accepted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AcceptedJob {
-    /// Whose job it is.
+    /// Task of the job.
     pub task_id: TaskId,
-    /// Which job.
+    /// Id of the job.
     pub job_id: JobId,
-    /// Which attempt of it.
+    /// Number of the attempt.
     pub attempt: u32,
-    /// Its image, in normal form.
+    /// Image, in normal form.
     pub image: String,
-    /// By this a repeated request is known, without keeping what it asked for.
+    /// Hash of the request, by which a repeated one is recognised without keeping it.
     pub spec_sha256: String,
-    /// When it was accepted.
+    /// Time of the acceptance.
     pub accepted_at: Time,
-    /// The orchestrator that sent it; unknown where that sent no identity, or an older release accepted it.
+    /// Orchestrator that sent it; unknown where that sent no identity, or an earlier release accepted the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestrator_id: Option<OrchestratorId>,
 }
 
-/// The directory of one attempt. Goes with the last one who holds it, once it is
-/// [is_removed_on_drop](Self::remove_on_drop).
+/// Directory of one attempt. [`remove_on_drop`](Self::remove_on_drop) makes it go with the last reference.
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
@@ -76,7 +74,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// The directory at `path`, whether it exists or not.
+    /// Spool at `path`, whether it exists or not.
     pub fn at(path: PathBuf) -> Self {
         Self {
             path,
@@ -84,98 +82,89 @@ impl Spool {
         }
     }
 
-    /// The name of the directory of an attempt.
+    /// Name of the directory of an attempt.
     pub fn dir_name(job: JobId, attempt: u32) -> String {
         format!("{job}-{attempt}")
     }
 
-    /// Makes the directory, with what was accepted in it.
+    /// Creates the directory with the accepted job and its request.
     pub fn create(&self, accepted: &AcceptedJob, request: &SandboxSpec) -> io::Result<()> {
         crate::data_dir::make_private_subdir(&self.path)?;
         self.write(REQUEST_FILE, request)?;
         self.write(JOB_FILE, accepted)
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the job sees as `/workspace`.
+    /// Directory that the job sees as `/workspace`.
     pub fn workspace(&self) -> PathBuf {
         self.path.join("workspace")
     }
 
-    /// Where the shim complains.
-    pub fn shim_log(&self) -> PathBuf {
-        self.path.join("shim.log")
-    }
-
-    /// What was accepted; `None` where nothing was.
+    /// Accepted job; `None` where none was.
     pub fn accepted(&self) -> io::Result<Option<AcceptedJob>> {
         self.read(JOB_FILE)
     }
 
-    /// What to run; `None` once it may have begun.
+    /// Command and its environment; `None` once the command may have begun.
     pub fn request(&self) -> io::Result<Option<SandboxSpec>> {
         self.read(REQUEST_FILE)
     }
 
-    /// From here on the command may have begun.
+    /// Records that the command may begin from now on. Fails where the request is gone already.
     pub fn mark_started(&self) -> io::Result<()> {
         fs::remove_file(self.path.join(REQUEST_FILE))?;
         File::open(&self.path)?.sync_all()
     }
 
-    /// Whether the command is known to have begun.
+    /// Whether the log says that the command has begun.
     pub fn has_started(&self) -> bool {
         let mut reader = LogReader::open(self.path.clone(), 0, 0);
-        // Before it there is only what was done for it. A log that can't be read tells nothing.
+        // Only progress of the preparation stands before it. A log that can't be read says nothing.
         let _ = reader.read(1 << 20, false);
         reader.started_at().is_some()
     }
 
-    /// Notes what its container is called.
+    /// Records the name of the job's container, before there can be one.
     pub fn write_container_name(&self, name: &str) -> io::Result<()> {
         self.write(CONTAINER_FILE, &name)
     }
 
-    /// What its container is called, once there may be one.
+    /// Name of the job's container, once there may be one.
     pub fn container_name(&self) -> Option<String> {
         self.read(CONTAINER_FILE).ok().flatten()
     }
 
-    /// How it ended; `None` while it hasn't.
+    /// Result; `None` while there is none.
     pub fn result(&self) -> io::Result<Option<ResultEvent>> {
         self.read(RESULT_FILE)
     }
 
-    /// Writes down how it ended; in one piece, so that nobody reads half of it. What is left of the
-    /// request is not needed any more.
+    /// Writes the result, in one piece, and deletes a request that is left.
     pub fn write_result(&self, result: &ResultEvent) -> io::Result<()> {
         self.write(RESULT_FILE, result)?;
         self.delete_request()
     }
 
-    /// The same, as often as it takes; better without the log than not at all. Fails only where the
-    /// directory is gone: then nobody asks for it any more.
+    /// Writes the result, and tries again until it succeeds: after a failure without the log, whose room it may need.
+    /// Fails only where the directory is gone, because then the job was forgotten.
     pub async fn write_result_with_retry(&self, result: &ResultEvent) -> io::Result<()> {
-        let mut backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
-        loop {
-            match self.write_result(result) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::error!(path = %self.path.display(), %error, "an end can't be written down yet; trying again");
+        let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+        let is_there = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
+        retry_if(backoff, "write the result of a job", is_there, async || {
+            self.write_result(result).inspect_err(|_| {
+                if let Err(error) = self.delete_log() {
+                    tracing::warn!(path = %self.path.display(), %error, "log can't be deleted");
                 }
-                done => return done,
-            }
-            if let Err(error) = self.delete_log() {
-                tracing::warn!(path = %self.path.display(), %error, "a log can't be removed");
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
+            })
+        })
+        .await
     }
 
-    /// Removes what is left of a request that is not needed any more.
+    /// Deletes a request that is left.
     pub fn delete_request(&self) -> io::Result<()> {
         match self.mark_started() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -183,26 +172,18 @@ impl Spool {
         }
     }
 
-    /// Has the result outlast a loss of power. It is told before: power that fails just then is no
-    /// worse than a moment earlier.
+    /// Makes the result survive a loss of power. Readers may have seen it before: to lose power in between is no worse
+    /// than a little earlier.
     pub fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
 
-    /// The path of the shim's socket, short enough for the kernel wherever the directory is, as
-    /// long as the file that comes with it is open.
-    pub fn shim_socket(&self) -> io::Result<(File, PathBuf)> {
-        let directory = File::open(&self.path)?;
-        let path = format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd());
-        Ok((directory, path.into()))
-    }
-
-    /// Has the directory removed once nobody holds it any more.
+    /// Removes the directory when this value is dropped.
     pub fn remove_on_drop(&self) {
         self.is_removed_on_drop.store(true, Ordering::Release);
     }
 
-    /// Removes the log, which needs the most room.
+    /// Deletes the log, which takes the most room.
     pub fn delete_log(&self) -> io::Result<()> {
         for index in log::segments(&self.path)? {
             fs::remove_file(log::segment_path(&self.path, index))?;
@@ -219,28 +200,27 @@ impl Spool {
     }
 
     fn write(&self, name: &str, content: &impl Serialize) -> io::Result<()> {
-        let temporary = self.path.join(format!(".{name}"));
-        let mut file = BufWriter::new(File::create(&temporary)?);
-        serde_json::to_writer(&mut file, content)?;
-        file.flush()?;
-        if name == RESULT_FILE {
-            // Else its name could outlast a loss of power, and its content not.
-            file.get_ref().sync_all()?;
-        }
-        fs::rename(temporary, self.path.join(name))
+        // Without that, a result's name could survive a loss of power, and its content not.
+        let durability = if name == RESULT_FILE {
+            Durability::Content
+        } else {
+            Durability::Process
+        };
+        let content = serde_json::to_vec(content)?;
+        replace_file(&self.path.join(name), &content, durability)
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        // While the job's own files are there, this is not for us to remove; the next start does.
+        // The job's own files need more than this to be removed; the next start does it.
         if !*self.is_removed_on_drop.get_mut() || self.workspace().exists() {
             return;
         }
         if let Err(error) = fs::remove_dir_all(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(path = %self.path.display(), %error, "a job's directory could not be removed; the next start tries again");
+            tracing::warn!(path = %self.path.display(), %error, "job's directory can't be removed; the next start tries again");
         }
     }
 }

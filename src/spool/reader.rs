@@ -1,4 +1,4 @@
-//! Those who read a job's log, each at their own pace, while it is written or afterwards.
+//! Readers of a job's log, each at its own pace, while the log is written or afterwards.
 
 use super::log::{
     self, HEADER_BYTES, MAX_CONTENT_BYTES, RECORD_HEADER_BYTES, RecordKind, SegmentHeader,
@@ -10,19 +10,19 @@ use crate::api::{
 };
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
 
-/// Reads events from a number on. A segment that is open stays readable, whoever removes it.
+/// Reader of a log's events from a number on. A segment that is open stays readable when it is deleted.
 pub struct LogReader {
     directory: PathBuf,
     attempt: u32,
     open: Option<OpenSegment>,
-    /// Events up to this number are passed over.
+    /// Number up to which events are skipped.
     after: u64,
-    /// What this reader has read or was told to be missing.
+    /// Totals that were read or are missing.
     printed: [StreamTotals; 2],
     started_at: Option<Time>,
-    /// Index of a segment, and where in it to stop.
+    /// Index of a segment and the position in it at which to stop.
     until: Option<(u64, u64)>,
-    /// Whether output that a result doesn't keep is passed over.
+    /// Whether output that a result doesn't keep is skipped.
     kept_only: bool,
 }
 
@@ -30,7 +30,7 @@ struct Record {
     seq: u64,
     kind: RecordKind,
     length: u64,
-    /// Left out where nobody wants it.
+    /// Empty for output that was not asked for.
     content: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ struct OpenSegment {
 }
 
 impl LogReader {
-    /// Reads what this attempt told behind number `after`.
+    /// Reader of this attempt's events after number `after`.
     pub fn open(directory: PathBuf, attempt: u32, after: u64) -> Self {
         Self {
             directory,
@@ -56,8 +56,8 @@ impl LogReader {
         }
     }
 
-    /// Reads of the output only what a result keeps: the beginning of each stream, then one gap for what
-    /// follows, and nothing more once both are that long.
+    /// Reads of the output only as much as a result keeps: the beginning of each stream, then one gap for the rest, and
+    /// nothing more once both are that long.
     pub fn kept_only(self) -> Self {
         Self {
             kept_only: true,
@@ -65,7 +65,7 @@ impl LogReader {
         }
     }
 
-    /// Reads only what is there now, however fast more is written.
+    /// Reads up to the present end of the log, however fast it grows.
     pub fn until_now(mut self) -> io::Result<Self> {
         let last = log::segments(&self.directory)?.pop();
         let length =
@@ -77,18 +77,18 @@ impl LogReader {
         Ok(self)
     }
 
-    /// The segment in which this reader is, and where what it has read ends there.
+    /// Segment that is being read, and the position in it.
     pub(super) fn position(&self) -> Option<(u64, u64)> {
         self.open.as_ref().map(|open| (open.index, open.at))
     }
 
-    /// When the command was started, should this reader have come by that.
+    /// Time at which the command was started, where this reader has read it.
     pub fn started_at(&self) -> Option<Time> {
         self.started_at
     }
 
-    /// Some of the events that are there and were not read yet, with about `enough` bytes of text;
-    /// none when all were read. Without `output` what the command printed is passed over.
+    /// The next events, with about `enough` bytes of text; none when all were read. Without `output` the command's
+    /// output is skipped.
     pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<JobEvent>> {
         let (mut events, mut bytes) = (Vec::new(), 0);
         while bytes < enough || (self.kept_only && events.is_empty()) {
@@ -156,7 +156,7 @@ impl LogReader {
         }
     }
 
-    /// The next whole record. What turns out to be missing before it becomes gaps among `events`.
+    /// The next whole record. Output that is missing before it becomes gaps among `events`.
     fn next_record(
         &mut self,
         events: &mut Vec<JobEvent>,
@@ -187,7 +187,7 @@ impl LogReader {
             let Some(next) = next else {
                 return Ok(None);
             };
-            // What was written just before the next segment was begun.
+            // Records that were written just before the next segment was begun.
             match open.next_record(unwanted)? {
                 Some(record) => return Ok(Some(record)),
                 None => self.open_segment(next, events, output)?,
@@ -195,17 +195,19 @@ impl LogReader {
         }
     }
 
-    /// The last segment that begins before what is wanted, so that little has to be passed over.
+    /// Last segment that begins before the first event to read, so that little has to be skipped.
     fn first_segment(&self) -> io::Result<Option<u64>> {
         let segments = log::segments(&self.directory)?;
         let mut first = segments.first().copied();
         for &index in segments.iter().skip(1) {
-            // One that goes just now is not the one to begin with.
+            // One that is deleted just now is not the one to begin with.
             let Ok(file) = File::open(log::segment_path(&self.directory, index)) else {
                 continue;
             };
             match header(&file)? {
-                Some(head) if head.first_seq <= self.after.saturating_add(1) => first = Some(index),
+                Some(header) if header.first_seq <= self.after.saturating_add(1) => {
+                    first = Some(index)
+                }
                 _ => break,
             }
         }
@@ -220,12 +222,12 @@ impl LogReader {
     ) -> io::Result<()> {
         let file = match File::open(log::segment_path(&self.directory, index)) {
             Ok(file) => file,
-            // It was the oldest, and went just now: look again.
+            // It was the oldest, and was deleted just now: look again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let Some(head) = header(&file)? else {
-            // Power failed while it was begun. The head of the next one tells what is missing.
+        let Some(header) = header(&file)? else {
+            // Power failed while it was begun. The next header says what is missing.
             let (at, next_seq) = (HEADER_BYTES as u64, self.after);
             self.open = Some(OpenSegment {
                 file,
@@ -238,7 +240,10 @@ impl LogReader {
         let mut gaps = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let attempt = self.attempt;
-            let (before, seen) = (head.before[stream as usize], self.printed[stream as usize]);
+            let (before, seen) = (
+                header.before[stream as usize],
+                self.printed[stream as usize],
+            );
             if output && before.last_seq > self.after.max(seen.last_seq) {
                 let bytes = before.bytes - seen.bytes.min(before.bytes);
                 let seq = before.last_seq;
@@ -252,20 +257,19 @@ impl LogReader {
         }
         gaps.sort_by_key(JobEvent::seq);
         events.extend(gaps);
-        self.printed = head.before;
+        self.printed = header.before;
         self.open = Some(OpenSegment {
             file,
             index,
             at: HEADER_BYTES as u64,
-            next_seq: head.first_seq,
+            next_seq: header.first_seq,
         });
         Ok(())
     }
 }
 
 impl OpenSegment {
-    /// The next record, if all of it is there; without its content where that is output of an unwanted
-    /// stream.
+    /// The next record, if all of it is there; without its content for output of an unwanted stream.
     fn next_record(&mut self, unwanted: [bool; 2]) -> io::Result<Option<Record>> {
         let mut start = [0; RECORD_HEADER_BYTES];
         if !read_whole(&self.file, &mut start, self.at)? {
@@ -274,7 +278,7 @@ impl OpenSegment {
         let [letter, length @ ..] = start;
         let length = u32::from_le_bytes(length) as usize;
         let Some(kind) = RecordKind::of(letter).filter(|_| length <= MAX_CONTENT_BYTES) else {
-            // Power failed while it was written; nothing in this segment comes behind it.
+            // Power failed while it was written; nothing follows it in this segment.
             return Ok(None);
         };
         let is_wanted = !matches!(kind, RecordKind::Output(stream) if unwanted[stream as usize]);
@@ -310,7 +314,7 @@ fn header(file: &File) -> io::Result<Option<SegmentHeader>> {
         .flatten())
 }
 
-/// Whether all of it was there.
+/// Fills the buffer; false where the file ends before.
 fn read_whole(file: &File, buffer: &mut [u8], at: u64) -> io::Result<bool> {
     match file.read_exact_at(buffer, at) {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! Writes down what becomes of an attempt: its events, and its result in the end.
+//! Recorder of an attempt: its events, and in the end its result.
 
 use super::{AcceptedJob, LogReader, Spool, log::RecordKind, writer::LogWriter};
 use crate::api::{
@@ -9,25 +9,25 @@ use crate::api::{
 };
 use std::io;
 
-/// What is read of a log at a time.
+/// Bytes that are read of a log at a time.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Longest word on what went wrong, in bytes; less than an orchestrator believes.
+/// Longest error message, in bytes; less than an orchestrator accepts.
 const MAX_MESSAGE_BYTES: usize = 12 * 1024;
 
-/// How an attempt ended, beside what it printed.
+/// End of an attempt, without its output.
 #[derive(Clone, Debug)]
 pub struct JobEnd {
-    /// How.
+    /// Outcome.
     pub status: Outcome,
-    /// With which code, where its command ended by itself.
+    /// Exit code, where the command ended by itself.
     pub exit_code: Option<i32>,
-    /// Why, where something else ended it.
+    /// Error, where something else ended it.
     pub error: Option<JobError>,
 }
 
 impl JobEnd {
-    /// Its command ended with this code.
+    /// End of a command with this code.
     pub fn exited(code: i32) -> Self {
         let status = if code == 0 {
             Outcome::Completed
@@ -41,7 +41,7 @@ impl JobEnd {
         }
     }
 
-    /// It was ended on purpose.
+    /// End on request or at the time limit.
     pub fn stopped(status: Outcome) -> Self {
         Self {
             status,
@@ -50,7 +50,7 @@ impl JobEnd {
         }
     }
 
-    /// Trouble of this kind ended it.
+    /// End by an error.
     pub fn failed(kind: JobErrorKind, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
@@ -62,7 +62,7 @@ impl JobEnd {
     }
 }
 
-/// The only writer of an attempt's log; goes on where an earlier one ended.
+/// The only writer of an attempt's log. Continues where an earlier one ended.
 pub struct JobRecorder {
     accepted: AcceptedJob,
     writer: LogWriter,
@@ -72,15 +72,15 @@ pub struct JobRecorder {
 }
 
 impl JobRecorder {
-    /// Takes up the log of what was accepted; it keeps the last `limit` bytes.
+    /// Opens the log of a job; it keeps the last `limit` bytes.
     pub fn open(spool: &Spool, accepted: AcceptedJob, limit: u64) -> io::Result<Self> {
         let mut kept = OutputLog::default();
         let mut writer = LogWriter::open(spool.path().to_owned(), limit)?;
         let mut reader = LogReader::open(spool.path().to_owned(), accepted.attempt, 0);
         loop {
-            // What can't be read any more is no reason not to go on.
+            // A part that can't be read keeps no job from its end.
             let events = reader.read(READ_BYTES, true).unwrap_or_else(|error| {
-                tracing::warn!(job = %accepted.job_id, %error, "a part of a job's log can't be read");
+                tracing::warn!(job = %accepted.job_id, %error, "part of a job's log can't be read");
                 Vec::new()
             });
             if events.is_empty() {
@@ -103,13 +103,13 @@ impl JobRecorder {
         })
     }
 
-    /// Something to tell before the command runs.
+    /// Appends the progress of what is done before the command runs.
     pub fn append_status(&mut self, detail: &str) {
         self.kept.skip_event();
         self.writer.append(RecordKind::Status, detail.as_bytes());
     }
 
-    /// The command runs.
+    /// Records that the command runs.
     pub fn mark_started(&mut self) {
         let now = Time::now();
         self.started_at = Some(now);
@@ -118,13 +118,13 @@ impl JobRecorder {
             .append(RecordKind::Started, &now.as_millis().to_le_bytes());
     }
 
-    /// The command printed these bytes.
+    /// Appends output of the command.
     pub fn append_output(&mut self, stream: Stream, bytes: &[u8]) {
         let text = self.decoders[stream as usize].decode(bytes);
         self.push(stream, &text);
     }
 
-    /// Cut where the result's limit is, so that each event is kept whole there or not at all.
+    /// Appends text, cut at the result's limit, so that a result keeps each event whole or not at all.
     fn push(&mut self, stream: Stream, text: &str) {
         let (kept, rest) = text.split_at(self.kept.room_for(stream, text));
         for part in [kept, rest] {
@@ -136,7 +136,7 @@ impl JobRecorder {
         }
     }
 
-    /// The result, now that no more output will come.
+    /// Result of the attempt, once no more output can come.
     pub fn take_result(&mut self, end: JobEnd, effective: Option<Effective>) -> ResultEvent {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = self.decoders[stream as usize].finish();

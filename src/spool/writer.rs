@@ -1,4 +1,4 @@
-//! The one who writes a job's log.
+//! Writer of a job's log.
 
 use super::log::{self, RECORD_HEADER_BYTES, RecordKind, SegmentHeader, StreamTotals};
 use crate::{
@@ -13,19 +13,19 @@ use std::{
 
 /// Segments of a full log.
 const MAX_SEGMENTS: u64 = 8;
-/// No segment is smaller, so that a record always fits.
+/// Smallest size of a segment, so that a record always fits.
 const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
 
-/// No segment is begun while less than this is free on the disk beside it, so that results have room.
+/// Room that has to stay free on the disk for a segment to be begun, so that results have room.
 const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Appends records, and drops a segment when the log is full: the oldest but for the very first, in
-/// which is what a result keeps. What can't be written, on a full disk, is dropped as well, and
-/// shows as a gap: printing never fails.
+/// Writer that appends records, and deletes a segment when the log is full: the oldest but for the first, which holds
+/// the output that a result keeps. A record that can't be written, on a full disk, is dropped and shows as a gap:
+/// appending never fails.
 pub(super) struct LogWriter {
     directory: PathBuf,
     segment_bytes: u64,
-    /// The open segment, its index and size; `None` when the next record begins a new one.
+    /// Open segment and its size; `None` when the next record begins a new one.
     open: Option<(File, u64)>,
     next_index: u64,
     last_seq: u64,
@@ -33,8 +33,8 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// One that keeps `limit` bytes. What is in `directory` already has to be
-    /// [replayed](Self::replay), and then gone on [behind](Self::resume).
+    /// Writer of a log of `limit` bytes. Events that are in `directory` already have to be
+    /// [replayed](Self::replay), and the last segment [resumed](Self::resume).
     pub(super) fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
         let next_index = log::segments(&directory)?.last().map_or(0, |last| last + 1);
         Ok(Self {
@@ -59,15 +59,15 @@ impl LogWriter {
         self.count(stream, bytes);
     }
 
-    /// Goes on in the segment of an earlier writer, behind its last whole record. Else each writer
-    /// would begin one, and what was printed first would not be in the one that stays.
+    /// Continues in the segment of an earlier writer, behind its last whole record. Else each writer would begin one,
+    /// and the first output would not be in the one that stays.
     pub(super) fn resume(&mut self, (index, end): (u64, u64)) -> io::Result<()> {
         if index + 1 != self.next_index {
             return Ok(());
         }
         let path = log::segment_path(&self.directory, index);
         let file = File::options().append(true).open(path)?;
-        // One without a head was begun when the power failed.
+        // One without a header was begun when the power failed.
         if file.metadata()?.len() >= end {
             file.set_len(end)?;
             self.open = Some((file, end));
@@ -83,7 +83,7 @@ impl LogWriter {
 
     /// Appends a record.
     pub(super) fn append(&mut self, kind: RecordKind, content: &[u8]) {
-        let head = SegmentHeader {
+        let header = SegmentHeader {
             first_seq: self.last_seq + 1,
             before: self.printed,
         };
@@ -91,15 +91,20 @@ impl LogWriter {
         if let RecordKind::Output(stream) = kind {
             self.count(stream, content.len() as u64);
         }
-        if let Err(error) = self.write(&head, kind, content) {
-            // The next record begins a segment, whose head tells what is missing.
+        if let Err(error) = self.write(&header, kind, content) {
+            // The next record begins a segment, whose header says what is missing.
             if self.open.take().is_some() {
-                tracing::warn!(%error, "output can't be kept; it goes on as soon as there is room");
+                tracing::warn!(%error, "output can't be stored and is dropped until there is room");
             }
         }
     }
 
-    fn write(&mut self, head: &SegmentHeader, kind: RecordKind, content: &[u8]) -> io::Result<()> {
+    fn write(
+        &mut self,
+        header: &SegmentHeader,
+        kind: RecordKind,
+        content: &[u8],
+    ) -> io::Result<()> {
         let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + content.len());
         record.push(kind.letter());
         record.extend_from_slice(&(content.len() as u32).to_le_bytes());
@@ -107,12 +112,12 @@ impl LogWriter {
         let (file, size) = match &mut self.open {
             Some(open) if open.1 + record.len() as u64 <= self.segment_bytes => open,
             _ => {
-                let file = self.start_segment(head)?;
+                let file = self.start_segment(header)?;
                 self.open.insert((file, log::HEADER_BYTES as u64))
             }
         };
         if let Err(error) = file.write_all(&record) {
-            // A record that was written in part is none, and nothing may come behind it.
+            // Nothing may follow a record that was written in part.
             file.set_len(*size)?;
             return Err(error);
         }
@@ -120,16 +125,16 @@ impl LogWriter {
         Ok(())
     }
 
-    fn start_segment(&mut self, head: &SegmentHeader) -> io::Result<File> {
+    fn start_segment(&mut self, header: &SegmentHeader) -> io::Result<File> {
         self.open = None;
         if free_bytes(&self.directory)? < RESERVED_BYTES + self.segment_bytes {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let path = log::segment_path(&self.directory, self.next_index);
-        // Under its name only once it has its head.
+        // Under its name only once it has its header.
         let temporary = self.directory.join(".log");
         let mut file = File::create(&temporary)?;
-        file.write_all(&head.encode())?;
+        file.write_all(&header.encode())?;
         fs::rename(temporary, path)?;
         self.next_index += 1;
         if let Some(oldest @ 1..) = self.next_index.checked_sub(MAX_SEGMENTS) {

@@ -1,5 +1,5 @@
-//! Who may call the Worker API, and what may run: delivered to a node with its configuration, and
-//! again when it had to register anew, while jobs go on.
+//! Access to the Worker API, and the rules for jobs. A node gets both with its configuration, and new ones when it
+//! registers again, while jobs run.
 
 use super::Settings;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// What may run here; node and orchestrator each have a say, and the stricter one counts.
+/// Rules for jobs. Node and orchestrator each have some, and the stricter ones count.
 #[derive(Clone, Debug)]
 pub struct JobPolicy {
     /// Lists of image patterns; each list must allow an image.
@@ -25,7 +25,7 @@ pub struct JobPolicy {
 }
 
 impl Default for JobPolicy {
-    /// What holds where nobody says more.
+    /// Rules of the contract.
     fn default() -> Self {
         Self {
             allowed_images: Vec::new(),
@@ -35,17 +35,17 @@ impl Default for JobPolicy {
     }
 }
 
-/// AccessGrant that the configuration of a node grants to its orchestrator.
+/// Access that the configuration of a node grants to its orchestrator.
 pub struct AccessGrant {
     /// Bearer token of the Worker API.
     pub token: Zeroizing<String>,
-    /// The orchestrator that shows the token; unknown where it sends no identity.
+    /// Orchestrator that has the token; unknown where it sends no identity.
     pub orchestrator: Option<OrchestratorId>,
     /// Rules for its jobs.
     pub policy: JobPolicy,
 }
 
-/// What is in force.
+/// Access and rules that hold now.
 pub(super) struct AccessPolicy {
     token_sha256: Zeroizing<String>,
     pub(super) orchestrator: Option<OrchestratorId>,
@@ -55,7 +55,7 @@ pub(super) struct AccessPolicy {
 }
 
 impl AccessPolicy {
-    /// The caller's word, and never more than the operator of this machine allows.
+    /// The granted access, within the limits of this machine's operator.
     pub(super) fn new(access: AccessGrant, settings: &Settings) -> Self {
         let AccessGrant {
             token,

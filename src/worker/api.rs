@@ -1,15 +1,21 @@
 //! The Worker API (contract, section 4): handlers between HTTP and the ledger.
+//!
+//! Handlers check the token, parse, and call the [ledger](super::ledger) or the [context](super::context). They
+//! touch no disk themselves, and hold no lock while they wait: while a disk hangs, only the calls about the jobs
+//! that are being written or read wait for it.
 
 use super::{
     context::WorkerContext,
     event_stream::{self, EventQuery},
     job::{self, JobStart},
-    ledger::{Admission, Job, Ledger},
+    ledger::{Admission, Job, Ledger, Requester, Reservation},
 };
 use crate::{
     api::{
-        INSTANCE_HEADER, OrchestratorId, is_valid_instance_id,
-        jobs::{JobList, RunJob},
+        INSTANCE_HEADER, OrchestratorId,
+        image::ImageRef,
+        is_valid_instance_id,
+        jobs::{JobList, RunJob, SandboxSpec},
         problem::{Problem, ProblemKind},
     },
     background::BackgroundTasks,
@@ -26,23 +32,24 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
-/// Reason for which no orchestrator may start or forget jobs while two of them call as one.
-const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; new jobs are refused, and \
-    results kept, until only one has called for 30 s";
-/// When one may try again, in seconds.
+/// Reason of a refusal while two processes call as one orchestrator.
+const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; this node accepts no jobs, and forgets none, \
+    until only one has called for 30 s";
+/// Delay after which a call may be sent again that was refused because of two orchestrators.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// What the handlers share.
+/// State of the handlers.
 pub(super) struct Api {
     pub(super) ledger: Arc<Ledger>,
     pub(super) ctx: Arc<WorkerContext>,
+    /// Jobs that run or are being accepted.
     pub(super) job_tasks: BackgroundTasks,
     /// Processes that call as orchestrators.
-    pub(super) instances: Instances<OrchestratorId>,
-    /// Set at shutdown: nothing new is started.
-    pub(super) closing: AtomicBool,
+    instances: Instances<OrchestratorId>,
+    /// Set at shutdown: new jobs are refused.
+    is_closing: AtomicBool,
 }
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
@@ -57,29 +64,94 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             Ok(response::text(StatusCode::OK, "ok"))
         })
         .route(Method::GET, "/readyz", ready)
-        .route(Method::GET, "/metrics", async |api: Arc<Api>, _| {
-            api.ctx
-                .metrics
-                .render(api.ledger.running_count(), &api.ctx.disk)
-        })
+        .route(Method::GET, "/metrics", metrics)
         .build(api, requests)
 }
 
 impl Api {
+    pub(super) fn new(ledger: Arc<Ledger>, ctx: Arc<WorkerContext>) -> Self {
+        Self {
+            ledger,
+            ctx,
+            job_tasks: BackgroundTasks::default(),
+            instances: Instances::default(),
+            is_closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Refuses new jobs from now on.
+    pub(super) fn close(&self) {
+        self.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
+    }
+
     /// Runs a job in the background.
     pub(super) fn start(&self, job: &Arc<Job>, start: JobStart) {
         let (ctx, job) = (Arc::clone(&self.ctx), Arc::clone(job));
         self.job_tasks.spawn("job", job::run(ctx, job, start));
     }
 
-    /// Checks the token of a request that may take as long as a job; the orchestrator that it belongs to.
+    /// The job of a request, which is accepted and started where it is new.
+    async fn find_or_accept(
+        self: &Arc<Self>,
+        owner: Option<OrchestratorId>,
+        wanted: RunJob,
+        image: &ImageRef,
+    ) -> Result<Arc<Job>, Problem> {
+        let admission = self.ledger.admit(owner.clone(), &wanted, image).await?;
+        match admission {
+            Admission::Known(job) => Ok(job),
+            Admission::New(reservation) => self.accept(owner, reservation, wanted.sandbox).await,
+        }
+    }
+
+    /// Accepts a job and starts it. Goes on when the caller leaves: half an acceptance must not stay on disk.
+    async fn accept(
+        self: &Arc<Self>,
+        owner: Option<OrchestratorId>,
+        reservation: Reservation,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Job>, Problem> {
+        let (answer, accepted) = oneshot::channel();
+        let api = Arc::clone(self);
+        self.job_tasks.spawn("accept_job", async move {
+            let accepted = api.write_and_start(owner.as_ref(), reservation, spec).await;
+            // Fails when the caller has left.
+            let _ = answer.send(accepted);
+        });
+        accepted.await.unwrap_or_else(|_| Err(Problem::internal()))
+    }
+
+    async fn write_and_start(
+        &self,
+        owner: Option<&OrchestratorId>,
+        reservation: Reservation,
+        spec: SandboxSpec,
+    ) -> Result<Arc<Job>, Problem> {
+        let mut ready = self.ensure_sole_orchestrator(owner);
+        if ready.is_ok() {
+            ready = self.ctx.ensure_ready().await;
+        }
+        if let Err(problem) = ready {
+            reservation.reject(&problem);
+            return Err(problem);
+        }
+        let (job, spec) = reservation.commit(spec).await?;
+        self.start(&job, JobStart::New(spec));
+        Ok(job)
+    }
+
+    /// Checks the token of a request that may take as long as a job. Returns the orchestrator that it belongs to.
     fn authorize_long(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = self.authorize(request)?;
         request.authorize(Account::SoleClient)?;
         Ok(owner)
     }
 
-    /// Checks the token of a request that takes a moment; the orchestrator that it belongs to.
+    /// Checks the token of a short request. Returns the orchestrator that it belongs to.
     fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = {
             let access = self.ctx.access.borrow();
@@ -95,11 +167,11 @@ impl Api {
             return Ok(owner);
         }
         Err(Problem::unauthorized(
-            "this is not the token that the orchestrator gave this node; restart the node to have it fetch the present one",
+            "this is not the token that the orchestrator gave this node; restart the node, which then gets the current one",
         ))
     }
 
-    /// Notes which process of an orchestrator calls.
+    /// Records the process of an orchestrator that calls.
     fn record_instance(&self, owner: &OrchestratorId, request: &Request) {
         let instance = request.header(INSTANCE_HEADER);
         let Some(instance) = instance.filter(|instance| is_valid_instance_id(instance)) else {
@@ -113,7 +185,7 @@ impl Api {
         }
     }
 
-    /// Refuses what two orchestrators with one database would each do without the other's knowledge.
+    /// Refuses a change while two processes call as one orchestrator: neither knows the changes of the other.
     fn ensure_sole_orchestrator(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
         let is_duplicate =
             owner.is_some_and(|owner| self.instances.has_duplicate(owner, Instant::now()));
@@ -127,10 +199,10 @@ impl Api {
     }
 
     /// The job that a request names, where it belongs to the orchestrator that asks.
-    fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
+    async fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
         let owner = self.authorize(request)?;
         let id = request.param("id", "job")?;
-        self.ledger.get(owner.as_ref(), id, attempt(request)?)
+        self.ledger.get(owner.as_ref(), id, attempt(request)?).await
     }
 }
 
@@ -140,47 +212,37 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     request.limit_body(api.ctx.access.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
-    if api.closing.load(Ordering::SeqCst) {
+    if api.is_closing() {
         return Err(Problem::new(
             ProblemKind::Unavailable,
             "this worker is shutting down; send the job to another node",
-        ));
+        )
+        .into());
     }
     if let Err(full) = api.ledger.check_pull_limit(&wanted)
         && !api.ctx.images.is_present(&image).await
     {
-        return Err(full);
+        return Err(full.into());
     }
-    let caller = owner.clone();
-    let admission = api.ledger.admit(owner, wanted, &image, || {
-        api.ensure_sole_orchestrator(caller.as_ref())?;
-        api.ctx.ensure_ready()
-    })?;
-    let job = match admission {
-        Admission::Known(job) => job,
-        Admission::New(job, spec) => {
-            api.start(&job, JobStart::New(spec));
-            job
-        }
-    };
+    let job = api.find_or_accept(owner, wanted, &image).await?;
     if wants_stream(&request) {
         return stream(job, query);
     }
-    // The job may run for hours, and its request is in the ledger.
+    // Frees its memory: the job may run for hours.
     drop(request);
     match job.wait_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable_result()),
+        None => Err(unreadable_result().into()),
     }
 }
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
-    let job = api.job(&request)?;
+    let job = api.job(&request).await?;
     let query = event_query(&request)?;
     if wants_stream(&request) {
         request.authorize(Account::SoleClient)?;
         if query.output && query.follow {
-            // What the job printed; whether it ends is asked without.
+            // A reader of output can come back; the stream that waits for the end has none.
             request.mark_preemptible();
         }
         return stream(job, query);
@@ -190,21 +252,18 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     }
     match job.read_result().await {
         Some(last) => response::ok(&last.result),
-        None => Err(unreadable_result()),
+        None => Err(unreadable_result().into()),
     }
 }
 
 async fn list(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
-    let mut jobs = api.ledger.list();
-    jobs.retain(|job| job.belongs_to(owner.as_ref()));
-    response::ok(&JobList {
-        jobs: jobs.iter().map(|job| job.state()).collect(),
-    })
+    let jobs = api.ledger.states(owner.as_ref());
+    response::ok(&JobList { jobs })
 }
 
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
-    let job = api.job(&request)?;
+    let job = api.job(&request).await?;
     job.cancel.send_replace(true);
     response::ok(&job.state())
 }
@@ -213,16 +272,17 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
     api.ensure_sole_orchestrator(owner.as_ref())?;
     let id = request.param("id", "job")?;
-    api.ledger
-        .forget_owned(owner.as_ref(), id, attempt(&request)?)?;
+    let requester = Requester::Orchestrator(owner.as_ref());
+    let attempt = attempt(&request)?;
+    api.ledger.forget(requester, id, attempt).await?;
     response::no_content()
 }
 
 async fn ready(api: Arc<Api>, _: Request) -> Reply {
-    let unavailable = |why: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, why);
-    Ok(if api.closing.load(Ordering::SeqCst) {
+    let unavailable = |reason: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, reason);
+    Ok(if api.is_closing() {
         unavailable("shutting down")
-    } else if let Err(problem) = api.ctx.ensure_ready() {
+    } else if let Err(problem) = api.ctx.ensure_ready().await {
         unavailable(&problem.detail)
     } else {
         let warnings = api.ctx.trash.warnings().into_iter();
@@ -234,7 +294,14 @@ async fn ready(api: Arc<Api>, _: Request) -> Reply {
     })
 }
 
-/// Which attempt a call is about; whichever there is, where it names none.
+async fn metrics(api: Arc<Api>, _: Request) -> Reply {
+    // Without the gauges of a disk that hangs.
+    let spaces = api.ctx.probe_disk(|ctx| ctx.disk.spaces()).await;
+    let running = api.ledger.running_count();
+    api.ctx.metrics.render(running, &spaces.unwrap_or_default())
+}
+
+/// Attempt that a call is about; `None` for the current one.
 fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
     request.query_as("attempt", "the number of an attempt")
 }
@@ -268,6 +335,6 @@ fn stream(job: Arc<Job>, query: EventQuery) -> Reply {
 fn unreadable_result() -> Problem {
     Problem::new(
         ProblemKind::Internal,
-        "the job's result can't be read; the node's log says why",
+        "the job's result can't be read; see the node's log for the reason",
     )
 }

@@ -1,7 +1,7 @@
-//! Background tasks of a worker: each runs for as long as the worker lives.
+//! Background tasks of a worker, which run for as long as it lives.
 
 use super::{
-    Settings, StorageSettings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger,
+    Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, trash::RemovalQueue,
 };
 use crate::{
     api::image::ImageRef,
@@ -14,19 +14,22 @@ use std::{
     time::Duration,
 };
 
-/// How long fetching a sandbox's image may take.
+/// Time in which the image of a sandbox has to be pulled.
 const PULL_TIMEOUT: Duration = Duration::from_mins(10);
-/// How often the data directory is looked at.
+/// Interval of the checks of the data directory.
 const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Starts them all, but the removal of what jobs left ([`trash`](super::trash)), which has a queue of its own.
+/// Starts all of them.
 pub(super) fn spawn_all(
     tasks: &BackgroundTasks,
     ctx: &Arc<WorkerContext>,
     ledger: Arc<Ledger>,
+    queue: RemovalQueue,
     home: PathBuf,
-    storage: &StorageSettings,
+    settings: &Settings,
 ) {
+    let (storage, trash) = (&settings.storage, Arc::clone(&ctx.trash));
+    tasks.spawn("trash", async move { trash.run(queue).await });
     tasks.spawn("watch_podman", watch_podman(Arc::clone(ctx), home));
     tasks.spawn("watch_data_dir", watch_data_dir(Arc::clone(ctx)));
     tasks.spawn("disk_guard", disk_guard::run_disk_guard(Arc::clone(ctx)));
@@ -36,7 +39,7 @@ pub(super) fn spawn_all(
     tasks.spawn("gc", gc::run_gc(Arc::clone(ctx), ledger, storage.retain));
 }
 
-/// The images of this host. Fetches the default image, so that the first job needn't wait for it.
+/// Opens the images of this host, and pulls the default image in the background, before the first job needs it.
 pub(super) fn open_images(
     tasks: &BackgroundTasks,
     engine: &Engine,
@@ -44,7 +47,7 @@ pub(super) fn open_images(
     settings: &Settings,
 ) -> Arc<Images> {
     let mut patterns = settings.allowed_images.clone();
-    // The operator has named it, and so its registry.
+    // An image that the operator names is allowed.
     patterns.extend(settings.default_image.as_ref().map(ImageRef::to_string));
     let pulled = PulledImages::open(home.join("pulled-images.json"));
     let kept = settings.default_image.iter().cloned().collect();
@@ -54,14 +57,14 @@ pub(super) fn open_images(
         let images = Arc::clone(&images);
         tasks.spawn("prefetch_image", async move {
             if let Err(error) = images.resolve(&image, |_| ()).await {
-                tracing::warn!(%image, %error, "the default image is not here yet; the first job tries again");
+                tracing::warn!(%image, %error, "default image not pulled; the first job that needs it tries again");
             }
         });
     }
     images
 }
 
-/// Sees to podman for as long as the worker lives.
+/// Monitors podman's health.
 async fn watch_podman(ctx: Arc<WorkerContext>, home: PathBuf) {
     let probe_env = probe::ProbeEnv {
         init: ctx.init.path(),
@@ -71,25 +74,26 @@ async fn watch_podman(ctx: Arc<WorkerContext>, home: PathBuf) {
     ctx.engine.run_health_monitor(probe_env).await;
 }
 
-/// Says when the data directory goes away, and when it is back, for as long as the worker lives.
+/// Reports that the data directory was moved, and that it is back.
 async fn watch_data_dir(ctx: Arc<WorkerContext>) {
-    let mut is_there = true;
+    let mut is_in_place = true;
     loop {
         tokio::time::sleep(DATA_DIR_CHECK_INTERVAL).await;
-        let found = ctx.anchors.verify();
-        if found.is_ok() == is_there {
+        let verified = ctx.verify_data_dir().await;
+        if verified.is_ok() == is_in_place {
             continue;
         }
-        is_there = found.is_ok();
-        match found {
+        is_in_place = verified.is_ok();
+        match verified {
             Ok(()) => tracing::info!("data directory is back; taking jobs"),
-            Err(misplaced) => tracing::error!(reason = %misplaced, "taking no jobs"),
+            Err(problem) => tracing::error!(reason = problem.detail, "taking no jobs"),
         }
         ctx.changed.send_replace(());
     }
 }
 
-/// Names what nobody may remove any more: files of sandboxes of a node whose data directory is gone.
+/// Warns about files of ended sandboxes that another node has left, which it alone may remove. Its data directory may
+/// be gone.
 pub(super) async fn warn_about_strays(engine: &Engine) {
     match engine.orphaned_uppers().await {
         Ok(strays) => {
@@ -97,12 +101,12 @@ pub(super) async fn warn_about_strays(engine: &Engine) {
                 tracing::warn!(
                     count = strays.len(),
                     first = %first.display(),
-                    "files of another node's ended sandboxes are left; delete them where no such node runs any more"
+                    "another node has left files of ended sandboxes; delete them if that node no longer exists"
                 );
             }
         }
         Err(error) => {
-            tracing::warn!(%error, "what other nodes may have left can't be looked for");
+            tracing::warn!(%error, "files of other nodes not listed");
         }
     }
 }

@@ -1,12 +1,20 @@
-//! State that all jobs of a worker share.
+//! State that the API, the jobs and the background tasks of a worker share.
+//!
+//! What holds for it:
+//! - It is made once, at the start; only what has a lock or a channel of its own changes.
+//! - No lock in it is held across an await point or a file operation. Looks at the disk go through
+//!   [`probe_disk`](WorkerContext::probe_disk), so that a disk that hangs stops no call that does not need it.
+//! - A job in [`live`](WorkerContext::live) may have files on disk, or a container; a permit of
+//!   [`slots`](WorkerContext::slots) is held until both are cleared away. The [ledger](super::ledger) admits at most
+//!   as many jobs as there are slots, so that none waits long for one.
 
 use super::{
-    access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, init_copy::InitCopy, metrics::Metrics,
-    trash::Trash,
+    Settings, access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, disk_probe::DiskProbes,
+    home::WorkerHome, init_copy::InitCopy, metrics::Metrics, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
-    data_dir::PathAnchors,
+    data_dir::{DataDirMoved, PathAnchors},
     engine::{Engine, Images},
 };
 use std::sync::Arc;
@@ -15,41 +23,94 @@ use tokio::sync::{Semaphore, watch};
 /// Delay after which a job may be sent again that was refused because of podman.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// State that all jobs of a worker share.
+/// State of a worker.
 pub(super) struct WorkerContext {
     pub(super) engine: Engine,
     pub(super) init: InitCopy,
     pub(super) images: Arc<Images>,
+    /// Label of the containers of this node.
     pub(super) node_uuid: String,
+    /// Bytes of each job's log that are kept.
     pub(super) log_bytes: u64,
     pub(super) disk: Disk,
-    /// Where what ended jobs leave goes.
+    disk_probes: DiskProbes,
+    /// Trees of ended jobs, which are removed in the background.
     pub(super) trash: Arc<Trash>,
+    /// Access of the orchestrator, which may change while jobs run.
     pub(super) access: watch::Receiver<AccessPolicy>,
-    /// Sandboxes at the same time, counted until they are cleared away.
+    /// Sandboxes at the same time, each counted until it is cleared away.
     pub(super) slots: Semaphore,
     pub(super) metrics: Metrics,
-    /// Paths under which everything has to stay.
-    pub(super) anchors: PathAnchors,
-    /// Says that jobs began or ceased to wait for images, or that the place changed.
+    anchors: Arc<PathAnchors>,
+    /// Notifies that jobs began or ceased to wait for images, or that the data directory was moved or is back.
     pub(super) changed: watch::Sender<()>,
     /// Jobs that may have something on disk.
     pub(super) live: LiveJobs,
 }
 
 impl WorkerContext {
-    /// Whether one more job can be run here.
-    pub(super) fn ensure_ready(&self) -> Result<(), Problem> {
-        if let Err(moved) = self.anchors.verify() {
-            return Err(Problem::new(ProblemKind::Unavailable, moved.to_string()));
+    pub(super) fn new(
+        engine: Engine,
+        home: &WorkerHome,
+        images: Arc<Images>,
+        trash: Trash,
+        access: watch::Receiver<AccessPolicy>,
+        settings: &Settings,
+    ) -> Self {
+        let graph_root = &engine.info().graph_root;
+        Self {
+            disk: Disk::new(
+                &home.jobs_dir,
+                graph_root,
+                &home.path,
+                settings.storage.min_free,
+            ),
+            disk_probes: DiskProbes::default(),
+            engine,
+            init: home.init.clone(),
+            images,
+            node_uuid: home.node_uuid.clone(),
+            log_bytes: settings.storage.log_bytes,
+            trash: Arc::new(trash),
+            access,
+            slots: Semaphore::new(settings.max_concurrency),
+            metrics: Metrics::default(),
+            anchors: Arc::clone(&home.anchors),
+            changed: watch::Sender::new(()),
+            live: LiveJobs::default(),
         }
+    }
+
+    /// Fails while this node can't run one more job, with the reason.
+    pub(super) async fn ensure_ready(self: &Arc<Self>) -> Result<(), Problem> {
+        let look = |ctx: &Self| (ctx.anchors.verify(), ctx.disk.ensure_space());
+        let (in_place, has_space) = self.probe_disk(look).await?;
+        in_place.map_err(moved)?;
         if let Some(reason) = self.engine.health_error() {
             let detail =
-                format!("podman does not work on this node, and so it takes no job: {reason}");
-            return Err(
-                Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
-            );
+                format!("podman does not work on this node, so it takes no jobs: {reason}");
+            let problem = Problem::new(ProblemKind::Unavailable, detail);
+            return Err(problem.retry_after(RETRY_AFTER_SECONDS));
         }
-        self.disk.ensure_space()
+        has_space
     }
+
+    /// Fails while the data directory is not where it was at the start: files at its path are not ours.
+    pub(super) async fn verify_data_dir(self: &Arc<Self>) -> Result<(), Problem> {
+        let look = |ctx: &Self| ctx.anchors.verify();
+        self.probe_disk(look).await?.map_err(moved)
+    }
+
+    /// Runs a short look at the disk, off the runtime's threads; fails when the disk hangs.
+    pub(super) async fn probe_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let ctx = Arc::clone(self);
+        self.disk_probes.run(move || look(&ctx)).await
+    }
+}
+
+fn moved(error: DataDirMoved) -> Problem {
+    Problem::new(ProblemKind::Unavailable, error.to_string())
 }

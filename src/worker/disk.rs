@@ -1,4 +1,6 @@
-//! The filesystems on which a node needs room: those of its jobs, of podman's images and of its state.
+//! Filesystems on which a node needs space: those of its jobs, of podman's images and of its state.
+//!
+//! All calls here read the disk, and block while it hangs: see [`disk_probe`](super::disk_probe).
 
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -11,25 +13,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Use that a node makes of a filesystem.
+/// Data of a node for which a directory needs space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum StorageArea {
     /// Workspaces, logs and results of jobs.
     Jobs,
-    /// Podman's graph root: images, and what containers write outside of their workspace.
+    /// Podman's graph root: images, and files that containers write outside of their workspace.
     Images,
     /// The data directory.
     State,
 }
 
-/// One directory that needs room.
+/// Directory that needs space.
 #[derive(Debug)]
 pub(super) struct StorageDir {
     pub(super) area: StorageArea,
     pub(super) path: PathBuf,
 }
 
-/// All filesystems that matter to a node, and the reserve that is kept on each.
+/// Filesystems of a node, and the reserve that stays free on each.
 pub(super) struct Disk {
     pub(super) jobs_dir: PathBuf,
     dirs: [StorageDir; 3],
@@ -52,33 +54,33 @@ impl StorageDir {
         DiskSpace::at(&self.path)
     }
 
-    /// Number of the device that it is on: the same for two dirs that share their room, as subvolumes of btrfs
-    /// do, which have numbers of their own only for files.
+    /// Number of its device: the same for two directories that share their space. Subvolumes of btrfs do, though
+    /// their files have other numbers.
     pub(super) fn device(&self) -> io::Result<u64> {
         let mount = statx(CWD, &self.path, AtFlags::empty(), StatxFlags::MNT_ID)?;
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         match device_of(&mounts, mount.stx_mnt_id) {
             Some(device) => Ok(device),
-            // A kernel before 5.8 doesn't tell the mount.
+            // Kernels before 5.8 have no mount id.
             None => Ok(fs::metadata(&self.path)?.dev()),
         }
     }
 
     fn describe(&self, shortage: &Shortage) -> String {
         let advice = match (self.area, shortage.of) {
-            (StorageArea::Images, _) => "make room (podman image prune --all)",
-            (_, Resource::Bytes) => "make room there",
+            (StorageArea::Images, _) => "free space (podman image prune --all)",
+            (_, Resource::Bytes) => "free space there",
             (_, Resource::Inodes) => "remove files there",
         };
         format!(
-            "too little room in {} ({}): {shortage}; {advice}, or set a lower --min-free-disk",
+            "too little space in {} ({}): {shortage}; {advice}, or lower --min-free-disk",
             self.path.display(),
             self.area.as_str(),
         )
     }
 }
 
-/// Device of a mount, by the list of all.
+/// Device of a mount in the text of `mountinfo`.
 fn device_of(mounts: &str, id: u64) -> Option<u64> {
     let id = id.to_string();
     let mut mounts = mounts.lines().map(|line| line.split(' '));
@@ -106,10 +108,6 @@ impl Disk {
         }
     }
 
-    pub(super) fn dirs(&self) -> &[StorageDir] {
-        &self.dirs
-    }
-
     pub(super) fn dir(&self, area: StorageArea) -> &StorageDir {
         let [jobs, images, state] = &self.dirs;
         match area {
@@ -119,21 +117,29 @@ impl Disk {
         }
     }
 
-    /// Places with less room than the reserve. One that can't be asked counts as having room: whoever
-    /// takes a job asks, and says so.
+    /// Directories with less free space than the reserve. An unreadable one counts as having space; it is
+    /// [`ensure_space`](Self::ensure_space) that fails for it.
     pub(super) fn shortages(&self) -> impl Iterator<Item = (&StorageDir, Shortage)> {
         self.dirs
             .iter()
             .filter_map(|dir| Some((dir, dir.space().ok()?.shortage(self.min_free)?)))
     }
 
-    /// Whether the filesystem of the jobs has less room than the reserve.
+    /// Space in each directory, without those that can't be read.
+    pub(super) fn spaces(&self) -> Vec<(StorageArea, DiskSpace)> {
+        let spaces = self.dirs.iter();
+        spaces
+            .filter_map(|dir| Some((dir.area, dir.space().ok()?)))
+            .collect()
+    }
+
+    /// Whether the filesystem of the jobs has less free space than the reserve.
     pub(super) fn is_jobs_dir_short(&self) -> bool {
         let space = self.dir(StorageArea::Jobs).space();
         space.map_or(true, |space| space.shortage(self.min_free).is_some())
     }
 
-    /// Whether there is room for one more job.
+    /// Fails where there is no space for one more job.
     pub(super) fn ensure_space(&self) -> Result<(), Problem> {
         let refuse = |detail| Err(Problem::new(ProblemKind::InsufficientStorage, detail));
         for dir in &self.dirs {
@@ -145,7 +151,7 @@ impl Disk {
                 }
                 Err(error) => {
                     return refuse(format!(
-                        "the room in {} ({}) is unknown: {error}; let the node's user look into that directory",
+                        "can't read the free space of {} ({}): {error}; make sure that the node's user may enter that directory",
                         dir.path.display(),
                         dir.area.as_str()
                     ));

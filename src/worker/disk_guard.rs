@@ -1,56 +1,57 @@
-//! Ends the job that takes the node's disk below its reserve.
+//! Stops the job that takes a disk of the node below its reserve.
 //!
-//! While jobs run, the room on the node's filesystems is looked at several times a second, which costs
-//! next to nothing. Only where it is below `--min-free-disk` each sandbox is measured: its directory and
-//! what its container wrote elsewhere. The one that grew most since its start, which is what it takes up
-//! now, is ended with the reason; [`choose_victim`] says when. Its room counts as coming back until it is cleared
-//! away, so that no other job is ended for the same shortage.
+//! While jobs run, the free space of the node's filesystems is checked several times a second, which costs
+//! next to nothing. Only where it is below `--min-free-disk`, each sandbox is measured: its directory and
+//! the files that its container wrote elsewhere. The job that uses most is stopped with the reason;
+//! [`choose_victim`] decides. Its space counts as returning until it is cleared away, so that no other job is
+//! stopped for the same shortage.
 
 use super::{
     context::WorkerContext,
-    disk::{StorageArea, StorageDir},
+    disk::{Disk, StorageArea},
     ledger::Job,
 };
 use crate::{
     disk_space::{Resource, Shortage},
     engine::SandboxUsage,
-    sandbox::shim::Excess,
+    sandbox::Excess,
     wait,
 };
 use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, sleep},
 };
 
-/// Between two looks at the room.
+/// Pause between two checks of the free space.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// So many times longer than a measurement took is the pause after it.
+/// Pause after a measurement, in multiples of the time that it took.
 const PAUSE_FACTOR: u32 = 4;
-/// After so many looks the log says, once, that it is not a job that fills the disk.
+/// Checks after which the log says, once, that it is not a job that fills the disk.
 const UNEXPLAINED_CHECKS: u32 = 3;
-/// A job that uses less is never ended for want of room.
+/// Bytes that a job has to use before it is stopped.
 const MIN_VICTIM_BYTES: u64 = 16 << 20;
-/// The same for inodes.
+/// Inodes that a job has to use before it is stopped.
 const MIN_VICTIM_INODES: u64 = 1024;
-/// Of a reserve that is small itself, a job that uses less than this part of it is never ended.
+/// Of a small reserve, the part that a job has to use before it is stopped.
 const MIN_VICTIM_RESERVE_DIVISOR: u64 = 4;
-/// Jobs that together use less than this part of what is missing have not caused the shortage.
+/// Part of what is missing that jobs together have to use: else they have not caused the shortage.
 const MIN_CAUSE_DIVISOR: u64 = 2;
 
 /// Jobs that have, or may still have, something on disk.
 #[derive(Clone, Default)]
 pub(super) struct LiveJobs(watch::Sender<Vec<Arc<Job>>>);
 
-/// Takes a job off the list when dropped: once nothing of it is left on disk that will go.
+/// Entry of a job in [`LiveJobs`]. Dropped once nothing of the job is left on disk that will go.
 pub(super) struct LiveJob {
     jobs: LiveJobs,
     pub(super) job: Arc<Job>,
 }
 
 impl LiveJobs {
-    /// Lists a job until the answer, and what shares it, is dropped.
+    /// Lists a job until the last clone of the entry is dropped.
     pub(super) fn register(&self, job: &Arc<Job>) -> Arc<LiveJob> {
         self.0.send_modify(|jobs| jobs.push(Arc::clone(job)));
         Arc::new(LiveJob {
@@ -59,7 +60,7 @@ impl LiveJobs {
         })
     }
 
-    /// Number of jobs on the list.
+    /// Number of jobs.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.0.borrow().len()
@@ -68,79 +69,69 @@ impl LiveJobs {
 
 impl Drop for LiveJob {
     fn drop(&mut self) {
-        let left = |job: &Arc<Job>| !Arc::ptr_eq(job, &self.job);
-        self.jobs.0.send_modify(|jobs| jobs.retain(left));
+        let is_other = |job: &Arc<Job>| !Arc::ptr_eq(job, &self.job);
+        self.jobs.0.send_modify(|jobs| jobs.retain(is_other));
     }
 }
 
-/// What a job uses of that of which there is a shortage.
+/// Use that a job makes of the resource that is short.
 #[derive(Clone, Copy, Debug)]
 struct JobUsage {
     used: u64,
-    /// It is ending or has ended, and its room will be free soon.
+    /// It is stopping or has ended, and its space will be free soon.
     is_ending: bool,
 }
 
-/// Which job is to be ended, by its place in the list: of those that aren't ending already the one that
-/// uses most. None while the room of those that are ending makes up for what is missing. None, either, if all
-/// together, or this one alone, use so little that something other than jobs has filled the disk.
+/// Index of the job that is to be stopped: of those that aren't ending the one that uses most. None while the space
+/// of those that are ending makes up for what is missing; and none if all together, or this one alone, use so little
+/// that something other than jobs has filled the disk.
 fn choose_victim(shortage: &Shortage, uses: &[JobUsage]) -> Option<usize> {
     let sum = |is_ending: bool| {
         let part = uses.iter().filter(|job| job.is_ending == is_ending);
         part.fold(0_u64, |sum, job| sum.saturating_add(job.used))
     };
     let missing = shortage.missing();
-    let coming = sum(true);
-    if coming >= missing || coming.saturating_add(sum(false)) < missing / MIN_CAUSE_DIVISOR {
+    let returning = sum(true);
+    if returning >= missing || returning.saturating_add(sum(false)) < missing / MIN_CAUSE_DIVISOR {
         return None;
     }
-    let innocent = match shortage.of {
+    let least = match shortage.of {
         Resource::Bytes => MIN_VICTIM_BYTES,
         Resource::Inodes => MIN_VICTIM_INODES,
     };
-    let least = innocent
+    let least = least
         .min(shortage.reserve / MIN_VICTIM_RESERVE_DIVISOR)
         .max(1);
-    let going = uses.iter().enumerate().filter(|(_, job)| !job.is_ending);
-    let (index, largest) = going.max_by_key(|(_, job)| job.used)?;
+    let running = uses.iter().enumerate().filter(|(_, job)| !job.is_ending);
+    let (index, largest) = running.max_by_key(|(_, job)| job.used)?;
     (largest.used >= least).then_some(index)
 }
 
-/// Watches the room for as long as it is awaited.
+/// Guards the disks for as long as the worker lives.
 pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
     let mut live = ctx.live.0.subscribe();
-    // Looks in a row for whose shortage no job accounts; of one alone, the job's room may just have come back.
+    // Checks in a row that found a shortage which no job explains; one alone may come from a job that just went.
     let mut unexplained = 0_u32;
-    loop {
-        if wait::until(&mut live, |jobs| !jobs.is_empty())
-            .await
-            .is_err()
-        {
-            return;
-        }
+    while wait::until(&mut live, |jobs| !jobs.is_empty())
+        .await
+        .is_ok()
+    {
         sleep(CHECK_INTERVAL).await;
-        let shortages = shortages_by_device(&ctx);
-        if shortages.is_empty() {
+        let shared = Arc::clone(&ctx);
+        let filesystems = spawn_blocking(move || short_filesystems(&shared.disk)).await;
+        let filesystems = filesystems.unwrap_or_default();
+        if filesystems.is_empty() {
             unexplained = 0;
             continue;
         }
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();
         let usages = join_all(jobs.iter().map(|job| measure(&ctx, job))).await;
-        let mut is_explained = false;
-        for (dir, shortage) in shortages {
-            let relief = relieve(&ctx, dir, &shortage, &jobs, &usages);
-            is_explained |= relief != Relief::None;
-            if relief == Relief::Started {
-                // Its room may be missing elsewhere, too: the next look will tell.
-                break;
-            }
-        }
-        unexplained = if is_explained {
-            0
+        if is_relieved(&filesystems, &jobs, &usages) {
+            unexplained = 0;
         } else {
-            unexplained.saturating_add(1)
-        };
+            unexplained = unexplained.saturating_add(1);
+        }
         if unexplained == UNEXPLAINED_CHECKS {
             tracing::warn!(
                 "disk is below its reserve, and no job uses much of it; see /readyz for the directory"
@@ -150,78 +141,94 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
     }
 }
 
-/// Each short filesystem once, by one of the places on it.
-fn shortages_by_device(ctx: &WorkerContext) -> Vec<(&StorageDir, Shortage)> {
-    let mut devices = Vec::new();
-    let mut shortages = Vec::new();
-    for (dir, shortage) in ctx.disk.shortages() {
-        let device = dir.device().ok();
-        if device.is_none_or(|device| !devices.contains(&device)) {
-            devices.extend(device);
-            shortages.push((dir, shortage));
-        }
-    }
-    shortages
+/// A filesystem with less free space than its reserve.
+struct ShortFilesystem {
+    shortage: Shortage,
+    /// One of the areas on it, for the log.
+    area: StorageArea,
+    has_jobs: bool,
+    has_images: bool,
 }
 
-async fn measure(ctx: &WorkerContext, job: &Job) -> SandboxUsage {
-    let container = job.spool.container_name();
+/// Filesystems that are short, each once, though several areas may be on it.
+fn short_filesystems(disk: &Disk) -> Vec<ShortFilesystem> {
+    let device_of = |area| disk.dir(area).device().ok();
+    let (jobs, images) = (device_of(StorageArea::Jobs), device_of(StorageArea::Images));
+    let mut devices = Vec::new();
+    let mut filesystems = Vec::new();
+    for (dir, shortage) in disk.shortages() {
+        let device = dir.device().ok();
+        if device.is_none() || !devices.contains(&device) {
+            devices.push(device);
+            filesystems.push(ShortFilesystem {
+                shortage,
+                area: dir.area,
+                has_jobs: device.is_some() && device == jobs,
+                has_images: device.is_some() && device == images,
+            });
+        }
+    }
+    filesystems
+}
+
+async fn measure(ctx: &WorkerContext, job: &Arc<Job>) -> SandboxUsage {
+    let held = Arc::clone(job);
+    let container = spawn_blocking(move || held.spool.container_name()).await;
+    let container = container.ok().flatten();
     let measured = ctx
         .engine
         .measure(ctx.init.path(), job.spool.path(), container.as_deref());
     measured.await.unwrap_or_else(|error| {
-        tracing::warn!(job = %job.accepted.job_id, %error, "a sandbox can't be measured");
+        tracing::warn!(job = %job.accepted.job_id, %error, "sandbox not measured");
         SandboxUsage::default()
     })
 }
 
-/// Outcome of one look at a shortage.
+/// Stops jobs until one was stopped, whose space may be missing on other filesystems, too. Returns whether jobs
+/// explain a shortage, and give back space.
+fn is_relieved(
+    filesystems: &[ShortFilesystem],
+    jobs: &[Arc<Job>],
+    usages: &[SandboxUsage],
+) -> bool {
+    let mut is_explained = false;
+    for filesystem in filesystems {
+        let relief = relieve(filesystem, jobs, usages);
+        is_explained |= relief != Relief::None;
+        if relief == Relief::Started {
+            break;
+        }
+    }
+    is_explained
+}
+
+/// Outcome of a check of one short filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relief {
-    /// Jobs don't account for it.
+    /// Jobs do not explain the shortage.
     None,
-    /// Jobs that are ending will give room.
+    /// Jobs that are ending will give back space.
     Pending,
-    /// A job was told to end.
+    /// A job was stopped.
     Started,
 }
 
-/// Has the job end that accounts most for a shortage, if there is one.
-fn relieve(
-    ctx: &WorkerContext,
-    dir: &StorageDir,
-    shortage: &Shortage,
-    jobs: &[Arc<Job>],
-    usages: &[SandboxUsage],
-) -> Relief {
-    let is_on = |purpose| {
-        let device = ctx.disk.dir(purpose).device();
-        matches!((device, dir.device()), (Ok(one), Ok(other)) if one == other)
-    };
-    let (holds_jobs, holds_images) = (is_on(StorageArea::Jobs), is_on(StorageArea::Images));
-    let used = |usage: &SandboxUsage| {
-        let parts = [(holds_jobs, usage.jobs), (holds_images, usage.images)];
-        let parts = parts.iter().filter(|(is_on, _)| *is_on);
-        parts.fold(0_u64, |sum, (_, part)| {
-            sum.saturating_add(match shortage.of {
-                Resource::Bytes => part.bytes,
-                Resource::Inodes => part.inodes,
-            })
-        })
-    };
+/// Stops the job that causes most of a shortage, if there is one.
+fn relieve(filesystem: &ShortFilesystem, jobs: &[Arc<Job>], usages: &[SandboxUsage]) -> Relief {
+    let shortage = &filesystem.shortage;
     let is_ending =
         |job: &Job| job.has_ended() || *job.cancel.borrow() || job.excess.borrow().is_some();
     let uses: Vec<JobUsage> = jobs
         .iter()
         .zip(usages)
         .map(|(job, usage)| JobUsage {
-            used: used(usage),
+            used: filesystem.used_by(usage),
             is_ending: is_ending(job),
         })
         .collect();
     let Some(index) = choose_victim(shortage, &uses) else {
-        let is_coming = uses.iter().any(|job| job.is_ending && job.used > 0);
-        return if is_coming {
+        let is_pending = uses.iter().any(|job| job.is_ending && job.used > 0);
+        return if is_pending {
             Relief::Pending
         } else {
             Relief::None
@@ -230,11 +237,11 @@ fn relieve(
     let (job, used) = (&jobs[index], uses[index].used);
     tracing::warn!(
         job = %job.accepted.job_id,
-        place = dir.area.as_str(),
+        place = filesystem.area.as_str(),
         used = shortage.of.amount(used),
         free = shortage.of.amount(shortage.free),
         reserve = shortage.of.amount(shortage.reserve),
-        "disk is below its reserve; ending the job that uses most of it"
+        "disk is below its reserve; stopping the job that uses most of it"
     );
     job.excess.send_replace(Some(Excess {
         of: shortage.of,
@@ -242,6 +249,20 @@ fn relieve(
         reserve: shortage.reserve,
     }));
     Relief::Started
+}
+
+impl ShortFilesystem {
+    /// Amount of the missing resource that a sandbox uses here.
+    fn used_by(&self, usage: &SandboxUsage) -> u64 {
+        let parts = [(self.has_jobs, usage.jobs), (self.has_images, usage.images)];
+        let parts = parts.iter().filter(|(is_here, _)| *is_here);
+        parts.fold(0_u64, |sum, (_, part)| {
+            sum.saturating_add(match self.shortage.of {
+                Resource::Bytes => part.bytes,
+                Resource::Inodes => part.inodes,
+            })
+        })
+    }
 }
 
 #[cfg(test)]

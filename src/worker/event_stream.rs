@@ -1,30 +1,34 @@
-//! What a reader of a job is told: the events of its log, then its result, as lines of JSON.
+//! Event stream of a job: the events of its log, then its result, as lines of JSON.
 //!
-//! Each reader goes through the log on disk at their own pace and is woken when there is more; a
-//! slow one slows nobody. While nothing happens, an `alive` event now and then shows that the
-//! connection is no dead one; who follows only the course of a job gets the first one at once.
+//! Each stream reads the log on disk at its own pace and is woken when there is more; a
+//! slow reader delays no other. While nothing happens, an `alive` event now and then shows that the
+//! connection works; a stream without output gets the first one at once.
 
 use super::ledger::Job;
 use crate::{api::events::JobEvent, spool::LogReader};
 use bytes::Bytes;
 use std::{io, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
-/// Text that is read at a time.
+/// Bytes of output that are read at a time.
 const READ_BYTES: usize = 256 * 1024;
-/// How long a stream may be silent.
+/// Longest time without an event.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What a reader wants to be told.
+/// Events that a caller wants.
 #[derive(Clone, Copy)]
 pub(super) struct EventQuery {
-    /// Events behind this number.
+    /// Number of the last event that the caller has.
     pub(super) after: u64,
-    /// What the command prints; else only its start and its result.
+    /// Whether to send the output, too; else only start and result.
     pub(super) output: bool,
-    /// Of that only what a result keeps.
+    /// Whether to send only the part of the output that a result keeps.
     pub(super) kept: bool,
-    /// What is yet to come; else only what is there.
+    /// Whether to wait for events to come; else only those that are there.
     pub(super) follow: bool,
 }
 
@@ -32,12 +36,15 @@ struct EventStream {
     job: Arc<Job>,
     changed: watch::Receiver<()>,
     query: EventQuery,
+    /// Reader of the log; `None` after an error.
     reader: Option<LogReader>,
-    /// When it is told that the job is alive, if nothing else is told before.
+    /// Whether nothing was read yet.
+    is_fresh: bool,
+    /// Time of the next `alive` event, unless there is another event before.
     keepalive_at: Instant,
 }
 
-/// The events that `query` asks for.
+/// Opens the stream of the events of a query.
 pub(super) fn open(
     job: Arc<Job>,
     query: EventQuery,
@@ -48,11 +55,7 @@ pub(super) fn open(
         true => reader.kept_only(),
         false => reader,
     };
-    let reader = match query.follow {
-        true => Ok(reader),
-        false => reader.until_now(),
-    };
-    // Who asks only after the course wants to know most of all whether there still is one.
+    // A caller that wants no output wants to know, most of all, whether the job is still there.
     let first_interval = if query.output {
         KEEPALIVE_INTERVAL
     } else {
@@ -62,37 +65,39 @@ pub(super) fn open(
         changed: job.subscribe(),
         job,
         query,
-        reader: reader.ok(),
+        reader: Some(reader),
+        is_fresh: true,
         keepalive_at: Instant::now() + first_interval,
     };
     futures_util::stream::unfold(Some(stream), async |stream| stream?.next().await)
 }
 
 impl EventStream {
+    /// The next lines, and the stream behind them; `None` behind the result, and after an error.
     async fn next(mut self) -> Option<(Bytes, Option<Self>)> {
         loop {
             self.changed.mark_unchanged();
-            // In this order: all that was printed is in the log before there is a result.
+            // In this order: all output is in the log before there is a result.
             let has_ended = self.job.has_ended();
             match self.read().await {
                 Ok(events) if events.is_empty() => {}
                 Ok(events) => return Some(self.emit(&events)),
                 Err(error) => {
-                    tracing::error!(job = %self.job.accepted.job_id, %error, "a job's log can't be read");
+                    tracing::error!(job = %self.job.accepted.job_id, %error, "log of a job unreadable");
                     return None;
                 }
             }
             if has_ended {
                 let result = self.job.read_result().await?;
-                // A number past the end will never come.
+                // A caller may name a number past the end.
                 return (result.seq > self.query.after)
                     .then(|| (encode(&[JobEvent::Result(Box::new(result))]), None));
             }
             if !self.query.follow {
                 return None;
             }
-            // From the last line on, also while there is much that isn't asked for.
-            let change = tokio::time::timeout_at(self.keepalive_at, self.changed.changed());
+            // Counted from the last line, also while there is much output that the caller does not want.
+            let change = timeout_at(self.keepalive_at, self.changed.changed());
             if change.await.is_err() || self.keepalive_at <= Instant::now() {
                 return Some(self.emit(&[JobEvent::Alive]));
             }
@@ -104,15 +109,19 @@ impl EventStream {
         (encode(events), Some(self))
     }
 
-    /// Off the runtime's threads: it reads files.
+    /// Events that are in the log and were not read yet.
     async fn read(&mut self) -> io::Result<Vec<JobEvent>> {
         let output = self.query.output;
+        let is_bounded = std::mem::take(&mut self.is_fresh) && !self.query.follow;
         let mut reader = self.reader.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let (reader, events) = tokio::task::spawn_blocking(move || {
+        let (reader, events) = spawn_blocking(move || {
+            if is_bounded {
+                reader = reader.until_now()?;
+            }
             let events = reader.read(READ_BYTES, output);
-            (reader, events)
+            io::Result::Ok((reader, events))
         })
-        .await?;
+        .await??;
         self.reader = Some(reader);
         events
     }

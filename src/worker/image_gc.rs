@@ -1,20 +1,20 @@
-//! Keeps the images of jobs from filling the disk.
+//! Removal of images that jobs no longer use, so that they do not fill the disk.
 
 use super::{context::WorkerContext, disk::StorageArea};
 use crate::disk_space::DiskSpace;
 use std::{sync::Arc, time::Duration};
 
-/// Between two looks; with a short age a tenth of it.
+/// Longest interval of the collection; with a short age it is a tenth of that.
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// Images go early while less than so many times the reserve is free: before a job is refused for it.
+/// Images go early while less than this multiple of the reserve is free: before jobs are refused for it.
 const PRESSURE_RESERVE_FACTOR: u64 = 2;
-/// How long an image is unused before it goes early: or one job that takes room would have every image pulled
-/// again and again.
+/// Age at which an unused image goes early. A shorter one would have images pulled again and again while a single
+/// job takes much space.
 const PRESSURE_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// Removes images that this node pulled and that no job used for `age`, or sooner where room is short, for
-/// as long as it is awaited.
+/// Removes images that this node pulled and that no job used for `age`, or sooner where space is short, for as long
+/// as the worker lives.
 pub(super) async fn run_image_gc(ctx: Arc<WorkerContext>, age: Duration) {
     let interval = (age / 10).clamp(MIN_INTERVAL, MAX_INTERVAL);
     loop {
@@ -25,15 +25,16 @@ pub(super) async fn run_image_gc(ctx: Arc<WorkerContext>, age: Duration) {
     }
 }
 
-/// How long an image may be unused now.
-fn max_unused_age(ctx: &WorkerContext, age: Duration) -> Duration {
-    let space = ctx.disk.dir(StorageArea::Images).space();
-    space.map_or(age, |space| {
-        max_unused_age_at(&space, ctx.disk.min_free, age)
-    })
+/// Age up to which an unused image stays now.
+async fn max_unused_age(ctx: &Arc<WorkerContext>, age: Duration) -> Duration {
+    let look = |ctx: &WorkerContext| ctx.disk.dir(StorageArea::Images).space();
+    match ctx.probe_disk(look).await {
+        Ok(Ok(space)) => max_unused_age_at(&space, ctx.disk.min_free, age),
+        _ => age,
+    }
 }
 
-/// The same with so much room: none below the reserve itself, where jobs are refused.
+/// Same as [`max_unused_age`] with this free space: zero below the reserve itself, where jobs are refused.
 fn max_unused_age_at(space: &DiskSpace, reserve: u64, age: Duration) -> Duration {
     let is_below = |reserve| space.shortage(reserve).is_some();
     if is_below(reserve) {

@@ -1,22 +1,24 @@
-//! The copy of our own binary that sandboxes get as their init.
+//! Copy of this binary that sandboxes get as their init.
 //!
-//! A copy, named by its hash, so that an upgrade never pulls it from under a running job. It is verified with
-//! ourselves at the start, and again before a sandbox is started where its file is not the one that was
-//! verified last: a copy that was damaged, removed or lost its mode would end every job.
+//! A copy, named by its hash, so that an upgrade never replaces it under a running job. It is compared with this
+//! binary at the start, and again before a sandbox is started where its file is not the one that was compared
+//! last: a copy that was damaged, removed or lost its mode would end every job.
 
 use crate::{
     data_dir::{make_private_dir, make_private_subdir},
     digest::sha256_hex,
+    files::{Durability, replace_file_with_mode},
 };
 use parking_lot::Mutex;
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tokio::task::spawn_blocking;
 
-/// What sandboxes need of the file: nobody writes it, everybody runs it.
+/// Mode of the file: every user of a sandbox may run it, none may write it.
 const INIT_MODE: u32 = 0o555;
 
 /// Identity and times of a file: inode, size, mode, change of content, change of anything.
@@ -26,12 +28,12 @@ type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
 #[derive(Clone, Debug)]
 pub(crate) struct InitCopy {
     path: PathBuf,
-    /// Of the file that was last verified with our own binary.
+    /// Stamp of the file that was last compared with this binary.
     verified: Arc<Mutex<Option<Stamp>>>,
 }
 
 impl InitCopy {
-    /// Makes the copy in `dir`, where there is none that is whole.
+    /// Makes the copy in `dir`, where there is none that is intact. Reads and writes the disk.
     pub(crate) fn install(dir: &Path) -> io::Result<Self> {
         make_private_dir(dir)?;
         let binary = read_own_binary()?;
@@ -43,18 +45,21 @@ impl InitCopy {
         Ok(copy)
     }
 
-    /// Where it is.
+    /// Path of the copy.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replaces the copy where it is not the file any more that was verified last, nor the same as it.
+    /// Replaces the copy where it differs from this binary.
     pub(crate) async fn ensure(&self) -> io::Result<()> {
-        if self.is_verified() {
-            return Ok(());
-        }
         let copy = self.clone();
-        tokio::task::spawn_blocking(move || copy.verify(&read_own_binary()?)).await?
+        let ensured = spawn_blocking(move || {
+            if copy.is_verified() {
+                return Ok(());
+            }
+            copy.verify(&read_own_binary()?)
+        });
+        ensured.await?
     }
 
     fn is_verified(&self) -> bool {
@@ -73,7 +78,7 @@ impl InitCopy {
 
     fn verify(&self, binary: &[u8]) -> io::Result<()> {
         let mut verified = self.verified.lock();
-        // Taken before the look: a change in between is seen at the next one.
+        // Taken before the comparison: a change meanwhile is seen by the next one.
         let stamp = self.stamp();
         if stamp.is_some() && is_intact(&self.path, binary) {
             *verified = stamp;
@@ -89,41 +94,32 @@ impl InitCopy {
 
     fn write(&self, binary: &[u8]) -> io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        // Its parent has to be there: a data directory that was moved is not made anew.
+        // Fails without its parent: a data directory that was moved is not made again.
         make_private_subdir(dir)?;
-        let temporary = dir.join(format!(".{}", std::process::id()));
-        // One that is left of an earlier process may be read-only.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fs::write(&temporary, binary)?;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(INIT_MODE))?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, &self.path)
+        replace_file_with_mode(&self.path, binary, INIT_MODE, Durability::Content)
     }
 }
 
-/// Whether a file is the binary and can be run by every user of a sandbox.
+/// Whether a file has the content of this binary, and may be run by every user of a sandbox.
 fn is_intact(path: &Path, binary: &[u8]) -> bool {
     let meta = fs::symlink_metadata(path);
     meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == INIT_MODE)
         && fs::read(path).is_ok_and(|content| content == binary)
 }
 
-/// Our own binary, which has to be linked statically.
+/// Content of this binary. Fails where it is not linked statically, since a sandbox has no libraries for it.
 fn read_own_binary() -> io::Result<Vec<u8>> {
     let binary = fs::read("/proc/self/exe")?;
     if is_dynamic(&binary) {
         return Err(io::Error::other(
             "this cynode is linked dynamically and can't be the init of a sandbox; \
-             build it with the project's own .cargo/config.toml (make build), or take a release",
+             build it with the project's .cargo/config.toml (make build), or use a release",
         ));
     }
     Ok(binary)
 }
 
-/// Whether an ELF file asks for a dynamic linker (a `PT_INTERP` segment), by the layout in elf(5).
+/// Whether an ELF file needs a dynamic linker (a `PT_INTERP` segment), by the layout of elf(5).
 fn is_dynamic(elf: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let number = |at: usize, size: usize| {

@@ -1,19 +1,22 @@
-//! The life of one job: allowed? → image → slot → shim → its end → clean up.
-//!
-//! A job ends exactly once, when there is a result in its spool; its slot is free once container
-//! and workspace are gone. While it has a shim, it is the shim that writes there, and we only
-//! look; before and after, we do.
+//! Life of a job on this node. A job is the guest of a [sandbox](crate::sandbox) that is used once.
 //!
 //! ```text
-//! begin ──▶ prepare ──▶ start a shim ──▶ look on ──▶ the shim is gone: is there a result?
-//!              │                            ▲            ├─ yes ──────────────▶ done
-//!              ▼ not allowed, canceled, …   │            ├─ no, and a request ▶ start another
-//!           result              adopt ──────┘            └─ neither ──────────▶ lost
+//!  new ──▶ prepare ──▶ start a shim ──▶ supervise ──▶ the shim is gone: recover
+//!             │                            ▲             ├─ there is a result ─────────────▶ done
+//!             ▼ not allowed, canceled, …   │             ├─ the command can't have begun ──▶ prepare again
+//!          result         adopted ─────────┘             └─ neither ───────────────────────▶ lost
 //! ```
+//!
+//! A job ends exactly once, when there is a result in its spool; its slot is free once container and workspace are
+//! gone. While the job has a shim, it is the shim that writes to the spool ([`job_shim`](super::job_shim)), and the
+//! worker only reads; before and after, the worker does.
+//!
+//! All that is logged here is in the job's span, which names job, task and attempt.
 
 use super::{
     context::WorkerContext,
     disk_guard::LiveJob,
+    job_shim::JobShimConfig,
     ledger::Job,
     prepare::{PrepareError, engine_error, prepare},
 };
@@ -21,11 +24,14 @@ use crate::{
     api::jobs::{Effective, JobErrorKind, SandboxSpec},
     backoff::Backoff,
     data_dir::make_private_subdir,
-    engine::{ImageLease, ResolvedImage},
+    engine::{ImageLease, ResolvedImage, labels},
     retry::retry,
-    sandbox::shim::{ShimConfig, ShimHandle, StopRequest},
+    sandbox::{
+        SandboxConfig, SandboxId, StopReason,
+        shim::{self, ShimHandle},
+    },
     sandbox_init::seccomp,
-    spool::{JobEnd, JobRecorder},
+    spool::{JobEnd, JobRecorder, Spool},
     wait,
 };
 use futures_util::FutureExt as _;
@@ -34,133 +40,145 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use tracing::Instrument as _;
 
-/// How often a shim is started for one attempt, should somebody kill it before the command began.
+/// Shims that are started for one attempt, should they be killed before the command begins.
 const MAX_SHIM_STARTS: usize = 3;
-/// Before a shim that has let go of us is spoken to again, or an end is written down again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest pause before the end of a job is written again.
+/// Pause before a shim that closed the connection is connected to again.
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest and longest pause before the result of a job is written again.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
-/// After so long podman should have started a sandbox.
+/// Time after which a sandbox that has not started puts podman under suspicion.
 const SLOW_START_DELAY: Duration = Duration::from_secs(10);
 
-/// Where to begin.
+/// State in which a job is found.
 pub(super) enum JobStart {
-    /// Nothing was done yet.
+    /// Accepted just now.
     New(SandboxSpec),
-    /// An earlier process started a shim; gone, where there is no handle.
+    /// Accepted by an earlier process; no handle where its shim is gone.
     Adopted(Option<ShimHandle>),
-}
-
-/// Resolves once the job is to be ended.
-async fn cancel_requested(cancel: &mut watch::Receiver<bool>) {
-    if wait::until(cancel, |cancel| *cancel).await.is_err() {
-        // Nobody can cancel any more, so nobody will.
-        std::future::pending().await
-    }
-}
-
-/// Resolves once a job that has a sandbox is to be ended, with the reason.
-async fn stop_requested(job: &Job) -> StopRequest {
-    let (mut cancel, mut excess) = (job.cancel.subscribe(), job.excess.subscribe());
-    tokio::select! {
-        () = cancel_requested(&mut cancel) => StopRequest::Cancel,
-        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => StopRequest::OutOfDisk(excess),
-    }
 }
 
 /// Runs a job to its end.
 pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart) {
     let accepted = &job.accepted;
-    if matches!(start, JobStart::New(_)) {
-        tracing::info!(job = %accepted.job_id, task = %accepted.task_id, attempt = accepted.attempt, image = accepted.image, "job accepted");
+    let span = tracing::info_span!(
+        "job",
+        job = %accepted.job_id,
+        task = %accepted.task_id,
+        attempt = accepted.attempt,
+    );
+    async {
+        if matches!(start, JobStart::New(_)) {
+            tracing::info!(image = accepted.image, "job accepted");
+        }
+        let attempt = AssertUnwindSafe(run_attempt(&ctx, &job, start));
+        let outcome = attempt.catch_unwind().await;
+        // A defect of this program must not leave a job that never ends.
+        if outcome.is_err() && !job.has_ended() {
+            let error = engine_error("the worker failed while it ran this job; its log says why");
+            end_without_shim(&ctx, &job, error.into()).await;
+        }
     }
-    let outcome = AssertUnwindSafe(run_attempt(&ctx, &job, start))
-        .catch_unwind()
-        .await;
-    // A fault of ours must not leave a job that never ends.
-    if outcome.is_err() && !job.has_ended() {
-        let error = engine_error("the worker made a mistake; its log says which");
-        end_without_shim(&ctx, &job, error.into()).await;
-    }
+    .instrument(span)
+    .await;
 }
 
 async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let live = ctx.live.register(job);
-    let mut spec = match start {
-        JobStart::New(spec) => spec,
-        JobStart::Adopted(handle) => {
-            // A worker that was started anew with fewer slots has too many jobs for a while.
-            let _slot = ctx.slots.try_acquire();
-            let _lease = lease_image(ctx, job).await;
-            if let Some(handle) = handle {
-                supervise(ctx, job, handle).await;
-            }
-            match recover(ctx, &live).await {
-                Some(spec) => spec,
-                None => return,
-            }
+    let mut pending = match start {
+        JobStart::New(spec) => Some(spec),
+        JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
+    };
+    for _ in 0..MAX_SHIM_STARTS {
+        let Some(spec) = pending else { return };
+        pending = run_in_sandbox(ctx, &live, spec).await;
+    }
+    if pending.is_some() {
+        let error =
+            engine_error("the sandbox's shim is killed again and again before it can begin");
+        end_without_shim(ctx, job, error.into()).await;
+    }
+}
+
+/// Runs a job on that an earlier process has begun. Answers its spec where its command can't have begun.
+async fn run_adopted(
+    ctx: &WorkerContext,
+    live: &Arc<LiveJob>,
+    handle: Option<ShimHandle>,
+) -> Option<SandboxSpec> {
+    // After a restart with fewer slots there are too many jobs for a while.
+    let _slot = ctx.slots.try_acquire();
+    let _lease = lease_image(ctx, &live.job).await;
+    if let Some(handle) = handle {
+        supervise(ctx, &live.job, handle).await;
+    }
+    recover(ctx, live).await
+}
+
+/// Runs a job in a new sandbox. Answers its spec where its command can't have begun.
+async fn run_in_sandbox(
+    ctx: &WorkerContext,
+    live: &Arc<LiveJob>,
+    spec: SandboxSpec,
+) -> Option<SandboxSpec> {
+    let job = &live.job;
+    let mut cancel = job.cancel.subscribe();
+    let prepared = tokio::select! {
+        prepared = prepare(ctx, job) => prepared,
+        () = cancel_requested(&mut cancel) => Err(PrepareError::Canceled),
+    };
+    // Slot and image are held until nothing is left of the sandbox.
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            end_without_shim(ctx, job, error.into()).await;
+            return None;
         }
     };
-    // An earlier process of ours may have started some.
-    let earlier = job
-        .spool
-        .container_name()
-        .and_then(|name| start_number(&name));
-    for start in (earlier.unwrap_or(0) + 1..).take(MAX_SHIM_STARTS) {
-        let mut cancel = job.cancel.subscribe();
-        let prepared = tokio::select! {
-            prepared = prepare(ctx, job) => prepared,
-            () = cancel_requested(&mut cancel) => Err(PrepareError::Canceled),
-        };
-        let (image, _slot, _lease) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return end_without_shim(ctx, job, error.into()).await,
-        };
-        // A name of its own: the podman of a shim that was killed may still be about to make its container.
-        let container = format!(
-            "cynode-{}-{}.{start}",
-            job.accepted.job_id, job.accepted.attempt
-        );
-        let config = shim_config(ctx, job, &spec, image, container);
-        let started = async {
-            ctx.init.ensure().await?;
-            ShimHandle::start(&job.spool, &config).await
-        };
-        match started.await {
-            Ok(handle) => supervise(ctx, job, handle).await,
-            Err(error) => {
-                let error = engine_error(format!("no shim could be started: {error}"));
-                return end_without_shim(ctx, job, error.into()).await;
-            }
-        }
-        match recover(ctx, &live).await {
-            Some(again) => spec = again,
-            None => return,
+    match start_shim(ctx, job, &spec, &prepared.image).await {
+        Ok(handle) => supervise(ctx, job, handle).await,
+        Err(error) => {
+            let error = engine_error(format!("no shim could be started: {error}"));
+            end_without_shim(ctx, job, error.into()).await;
+            return None;
         }
     }
-    let error = engine_error("somebody kills the sandbox's shim before it can begin");
-    end_without_shim(ctx, job, error.into()).await;
+    recover(ctx, live).await
 }
 
-/// Which start a container is of, by its name.
-fn start_number(container: &str) -> Option<u32> {
-    container.rsplit_once('.')?.1.parse().ok()
-}
-
-/// Keeps the image of a job that was started by an earlier process.
+/// Keeps the image of a job that an earlier process has begun.
 async fn lease_image(ctx: &WorkerContext, job: &Job) -> Option<ImageLease> {
     let image = job.accepted.image.parse().ok()?;
     ctx.images.lease(&image).await
+}
+
+/// Starts the shim of a new sandbox, whose container is on record before it can exist.
+async fn start_shim(
+    ctx: &WorkerContext,
+    job: &Arc<Job>,
+    spec: &SandboxSpec,
+    image: &ResolvedImage,
+) -> io::Result<ShimHandle> {
+    let id = SandboxId::random();
+    let config = shim_config(ctx, job, spec, image, id);
+    ctx.init.ensure().await?;
+    with_spool(job, move |spool| {
+        spool.write_container_name(&id.container_name())
+    })
+    .await
+    .flatten()?;
+    ShimHandle::start(job.spool.path(), ctx.init.path(), &config).await
 }
 
 fn shim_config(
     ctx: &WorkerContext,
     job: &Job,
     spec: &SandboxSpec,
-    image: ResolvedImage,
-    container: String,
-) -> ShimConfig {
+    image: &ResolvedImage,
+    id: SandboxId,
+) -> JobShimConfig {
     let (default, most) = {
         let access = ctx.access.borrow();
         (
@@ -168,28 +186,41 @@ fn shim_config(
             access.policy.max_timeout_seconds,
         )
     };
-    let effective = Effective {
-        image_id: image.id,
-        network: "none".to_owned(),
-        runtime: ctx.engine.runtime_name().to_owned(),
-        timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
-        seccomp: Some(seccomp::NAME.to_owned()),
-    };
-    ShimConfig {
+    let accepted = job.accepted.clone();
+    let labels = [
+        (labels::JOB, accepted.job_id.to_string()),
+        (labels::TASK, accepted.task_id.to_string()),
+        (labels::ATTEMPT, accepted.attempt.to_string()),
+    ];
+    JobShimConfig {
+        sandbox: SandboxConfig {
+            id,
+            node_uuid: ctx.node_uuid.clone(),
+            engine: ctx.engine.clone(),
+            init: ctx.init.path().to_owned(),
+            image_id: image.id.clone(),
+            image_index: image.stamp,
+            workspace: job.spool.workspace(),
+            scratch: job.spool.path().to_owned(),
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value))
+                .to_vec(),
+        },
         spool: job.spool.path().to_owned(),
-        engine: ctx.engine.clone(),
-        init: ctx.init.path().to_owned(),
-        node_uuid: ctx.node_uuid.clone(),
-        accepted: job.accepted.clone(),
-        container,
-        image_index: image.stamp,
-        effective,
+        accepted,
+        effective: Effective {
+            image_id: image.id.clone(),
+            network: "none".to_owned(),
+            runtime: ctx.engine.runtime_name().to_owned(),
+            timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
+            seccomp: Some(seccomp::NAME.to_owned()),
+        },
         log_bytes: ctx.log_bytes,
     }
 }
 
-/// Passes on what a shim says until it is gone, and to it that the job is to end.
-async fn supervise(ctx: &WorkerContext, job: &Job, mut handle: ShimHandle) {
+/// Passes the updates of a shim on, and requests to stop to it, until the shim is gone.
+async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) {
     let mut is_stopping = false;
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
@@ -197,17 +228,17 @@ async fn supervise(ctx: &WorkerContext, job: &Job, mut handle: ShimHandle) {
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
                 is_checked = true;
-                if !job.spool.has_started() {
+                if !with_spool(job, Spool::has_started).await.unwrap_or(true) {
                     ctx.engine.report_failure();
                 }
             }
-            lives = handle.changed() => {
+            is_alive = handle.changed() => {
                 record_end(ctx, job).await;
-                if !lives {
-                    // Only one that can't be found again is gone.
-                    match ShimHandle::connect(&job.spool) {
+                if !is_alive {
+                    // A shim is gone only when it can't be connected to any more.
+                    match ShimHandle::connect(job.spool.path()) {
                         Ok(Some(again)) => {
-                            tokio::time::sleep(RETRY_INTERVAL).await;
+                            tokio::time::sleep(RECONNECT_INTERVAL).await;
                             (handle, is_stopping) = (again, false);
                         }
                         _ => return,
@@ -215,15 +246,32 @@ async fn supervise(ctx: &WorkerContext, job: &Job, mut handle: ShimHandle) {
                 }
                 job.notify();
             }
-            request = stop_requested(job), if !is_stopping => {
+            reason = stop_requested(job), if !is_stopping => {
                 is_stopping = true;
-                handle.stop(request).await;
+                handle.stop(reason);
             }
         }
     }
 }
 
-/// Whether there is a result by now.
+/// Waits for the request to cancel a job.
+async fn cancel_requested(cancel: &mut watch::Receiver<bool>) {
+    if wait::until(cancel, |cancel| *cancel).await.is_err() {
+        // The sender is gone with the job: no request can come any more.
+        std::future::pending().await
+    }
+}
+
+/// Waits for a reason to stop the sandbox of a job.
+async fn stop_requested(job: &Job) -> StopReason {
+    let (mut cancel, mut excess) = (job.cancel.subscribe(), job.excess.subscribe());
+    tokio::select! {
+        () = cancel_requested(&mut cancel) => StopReason::Canceled,
+        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => StopReason::OutOfDisk(excess),
+    }
+}
+
+/// Makes a result that is in the spool the job's outcome; false where there is none yet.
 async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
     if job.has_ended() {
         return true;
@@ -234,8 +282,6 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
     ctx.metrics.job_ended(result.status);
     let kind = result.error.as_ref().map(|error| error.kind);
     tracing::info!(
-        job = %result.job_id,
-        attempt = result.attempt,
         status = result.status.as_str(),
         exit_code = result.exit_code,
         error_type = kind.map(JobErrorKind::as_str),
@@ -249,74 +295,82 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
     true
 }
 
-/// What a shim that is gone has left: clears it away, and has the job end, unless its command can't
-/// have begun, which is then to be run.
+/// Removes what a shim has left that is gone, and ends the job. Answers the spec of a job whose command can't have
+/// begun, and which is to be started again.
 async fn recover(ctx: &WorkerContext, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
     let job = &live.job;
     let workspace = job.spool.workspace();
+    let container = job.spool.container_name();
     let has_workspace = workspace.exists();
-    if has_workspace && let Some(name) = job.spool.container_name() {
-        // It had not the time to do so.
-        ctx.engine.remove_container(&name).await;
+    if has_workspace && let Some(name) = &container {
+        // The shim was killed before it could.
+        ctx.engine.remove_container(name).await;
     }
     let again = resolve(ctx, job).await;
-    // Last: how the job ended is told first, however long this takes.
+    // After the end of the job is known to all, however long this takes.
     if has_workspace && again.is_some() {
         // The next start needs an empty one.
         let removed = ctx.engine.remove_tree(ctx.init.path(), &workspace).await;
         if let Err(error) = removed {
-            tracing::warn!(job = %job.accepted.job_id, error, "a workspace can't be emptied");
+            tracing::warn!(error, "workspace can't be emptied");
         }
     } else if has_workspace {
         ctx.trash.add(workspace, Some(live));
     }
-    if let Some(upper) = job
-        .spool
-        .container_name()
-        .and_then(|name| ctx.engine.detached_upper(&name))
-    {
+    if let Some(upper) = container.and_then(|name| ctx.engine.detached_upper(&name)) {
         ctx.trash.add(upper, Some(live));
     }
     again
 }
 
-/// Has a job end whose shim is gone, or answers what is to be run once more.
+/// Ends a job whose shim is gone, or answers the spec of one whose command can't have begun.
 async fn resolve(ctx: &WorkerContext, job: &Arc<Job>) -> Option<SandboxSpec> {
     if record_end(ctx, job).await {
         return None;
     }
-    if let Ok(Some(spec)) = job.spool.request()
-        && !job.spool.has_started()
-    {
+    let unstarted = with_spool(job, |spool| match spool.request() {
+        Ok(Some(spec)) if !spool.has_started() => Some(spec),
+        _ => None,
+    });
+    if let Ok(Some(spec)) = unstarted.await {
         return Some(spec);
     }
-    let shim_log = std::fs::read_to_string(job.spool.shim_log()).unwrap_or_default();
-    tracing::warn!(job = %job.accepted.job_id, attempt = job.accepted.attempt, shim_log, "a job's shim is gone");
-    let message =
-        "its shim was killed, or its machine went down, while it ran; how it ended can't be known";
+    let shim_log = with_spool(job, |spool| shim::log_in(spool.path())).await;
+    tracing::warn!(shim_log = shim_log.unwrap_or_default(), "shim is gone");
+    let message = "the job's shim was killed, or its machine went down, while the command ran; how it ended is unknown";
     end_without_shim(ctx, job, JobEnd::failed(JobErrorKind::Lost, message)).await;
     None
 }
 
-/// Writes down the end of a job that has no shim.
+/// Writes the result of a job that has no shim.
 async fn end_without_shim(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) {
-    let backoff = Backoff::new(RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+    let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
     retry(backoff, "write the result of a job", || {
-        write_end(ctx, job, end.clone())
+        write_result(ctx, job, end.clone())
     })
     .await;
     record_end(ctx, job).await;
 }
 
-async fn write_end(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::Result<()> {
-    let (held, log_bytes) = (Arc::clone(job), ctx.log_bytes);
-    // All that it printed is read for this, off the runtime's threads.
-    let result = tokio::task::spawn_blocking(move || {
-        make_private_subdir(held.spool.path())?;
-        let mut recorder = JobRecorder::open(&held.spool, held.accepted.clone(), log_bytes)?;
+async fn write_result(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::Result<()> {
+    let (accepted, log_bytes) = (job.accepted.clone(), ctx.log_bytes);
+    // Reads all that the job has printed.
+    let result = with_spool(job, move |spool| {
+        make_private_subdir(spool.path())?;
+        let mut recorder = JobRecorder::open(spool, accepted, log_bytes)?;
         Ok::<_, io::Error>(recorder.take_result(end, None))
     });
-    let result = result.await.map_err(io::Error::from).flatten()?;
+    let result = result.await.flatten()?;
     job.spool.write_result_with_retry(&result).await?;
     job.spool.sync()
+}
+
+/// Uses the job's spool on a thread that may block.
+async fn with_spool<T: Send + 'static>(
+    job: &Arc<Job>,
+    operation: impl FnOnce(&Spool) -> T + Send + 'static,
+) -> io::Result<T> {
+    let job = Arc::clone(job);
+    let done = tokio::task::spawn_blocking(move || operation(&job.spool)).await;
+    done.map_err(io::Error::from)
 }

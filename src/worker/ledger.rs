@@ -1,108 +1,116 @@
-//! Which jobs this worker knows, and who may start, replace or forget one.
+//! Jobs that this worker knows, and the rules by which one is started, replaced or forgotten.
 //!
 //! The job id makes everything idempotent: a known job is never started a second time, a
-//! repeated request gets what the first one got. The attempt fences: a higher one replaces
+//! repeated request gets the answer of the first. The attempt fences: a higher one replaces
 //! a lower, a lower is refused. A forgotten job leaves a [tombstone](super::tombstones).
 //!
 //! A job belongs to the orchestrator that sent it. Another one, to which the node has moved meanwhile,
 //! neither sees, ends nor forgets it: it goes on, and its result stays for the first. A job without a
 //! known owner belongs to all of them.
 //!
-//! What is known of a job is on disk, in its [`Spool`], before anybody is told that it was
-//! accepted; here is only what is needed to find it. So a worker that was killed knows all of it
-//! again at its next start ([`super::recovery`]).
+//! **Memory and disk.** A job is on disk, in its [`Spool`], before a caller is told that it was accepted, and a
+//! tombstone before a caller is told that its job is forgotten. So a worker that was killed knows all of it again
+//! at its next start ([`super::recovery`]). The decisions are those of the [registry]; they are taken under a lock
+//! that is held for microseconds. Files are written without it, off the runtime's threads, so that a disk that hangs
+//! stops only the calls that need it:
+//!
+//! ```text
+//! run     decide, reserve id and slot ──▶ write the spool ──▶ publish ──▶ start
+//! forget  decide, reserve id ──▶ append the tombstone ──▶ remove from memory ──▶ remove the directory
+//! ```
+//!
+//! A write that fails frees the reservation. A crash in between leaves a directory without `job.json`, which the next
+//! start removes, or a change whose caller got no answer and asks again.
 
 mod job;
+mod registry;
+#[cfg(test)]
+pub(super) mod tests;
 
 pub(super) use job::Job;
+pub(super) use registry::Requester;
 
-use super::tombstones::Tombstones;
+use super::tombstones::{TombstoneFile, Tombstones};
 use crate::{
     api::{
         JobId, OrchestratorId,
         image::ImageRef,
-        jobs::{RunJob, SandboxSpec},
+        jobs::{JobState, RunJob, SandboxSpec},
         problem::{Problem, ProblemKind},
         time::Time,
     },
     digest::sha256_hex,
     spool::{AcceptedJob, Spool},
+    wait,
 };
 use parking_lot::{Mutex, MutexGuard};
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
-/// Ended jobs that are kept, whatever room there is; the oldest go first.
-const MAX_ENDED_JOBS: usize = 50_000;
+use registry::{Lookup, Outcome, Registry, Removal};
+use std::{io, path::PathBuf, sync::Arc};
+use tokio::task::spawn_blocking;
 
-/// Before a job whose image has to be pulled is to be sent again while all places of pulls are taken, in seconds.
-const PULLS_FULL_RETRY_SECONDS: u64 = 5;
+/// Write of a new job to disk.
+type WriteSpool = fn(&Spool, &AcceptedJob, &SandboxSpec) -> io::Result<()>;
 
-/// What becomes of a request to run.
+/// Answer to a request to run a job.
 pub(super) enum Admission {
-    /// It is new; start it.
-    New(Arc<Job>, SandboxSpec),
-    /// It runs, or has run.
+    /// The job is new, and waits to be written down.
+    New(Reservation),
+    /// The job runs, or has run.
     Known(Arc<Job>),
 }
 
-struct Inner {
-    jobs: HashMap<JobId, Arc<Job>>,
-    tombstones: Tombstones,
+/// Jobs of a worker.
+pub(super) struct Ledger {
+    jobs_dir: PathBuf,
+    registry: Mutex<Registry>,
+    /// Held from the append of a tombstone until the registry has it, so that a compaction loses none.
+    tombstones: Arc<tokio::sync::Mutex<TombstoneFile>>,
+    write_spool: WriteSpool,
 }
 
-/// The jobs of a worker.
-pub(super) struct Ledger {
-    max_concurrency: usize,
-    jobs_dir: PathBuf,
-    inner: Mutex<Inner>,
+/// Id and slot of a job that is being accepted. Both are free again when it is dropped before
+/// [`commit`](Self::commit) has succeeded.
+pub(super) struct Reservation {
+    change: Change,
+    accepted: AcceptedJob,
+}
+
+/// A change of one job that has begun in the registry; aborted when dropped.
+struct Change {
+    ledger: Arc<Ledger>,
+    id: JobId,
+    /// Answer to calls that wait for the change, should it be aborted; `None` once it is complete.
+    failure: Option<Problem>,
 }
 
 impl Ledger {
-    /// With the jobs that an earlier process accepted.
+    /// A ledger with the jobs and tombstones of an earlier process.
     pub(super) fn new(
         max_concurrency: usize,
         jobs_dir: PathBuf,
         jobs: &[Arc<Job>],
-        tombstones: Tombstones,
+        (file, tombstones): (TombstoneFile, Tombstones),
     ) -> Self {
-        let jobs = jobs
-            .iter()
-            .map(|job| (job.accepted.job_id, Arc::clone(job)));
         Self {
-            max_concurrency,
             jobs_dir,
-            inner: Mutex::new(Inner {
-                jobs: jobs.collect(),
-                tombstones,
-            }),
+            registry: Mutex::new(Registry::new(max_concurrency, jobs, tombstones)),
+            tombstones: Arc::new(file.into()),
+            write_spool: Spool::create,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock()
     }
 
-    /// Lets a request of `owner` in, or says why not. `room` tells whether there is room for one more.
-    pub(super) fn admit(
-        &self,
+    /// Decides on a request of `owner` to run a job; waits while another change of the same job is under way.
+    /// A request that is the same as the one under way gets the answer of that one.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
         owner: Option<OrchestratorId>,
-        run: RunJob,
+        run: &RunJob,
         image: &ImageRef,
-        room: impl FnOnce() -> Result<(), Problem>,
     ) -> Result<Admission, Problem> {
-        let mut inner = self.lock();
-        if let Some(known) = inner.find_known(owner.as_ref(), &run)? {
-            return Ok(Admission::Known(known));
-        }
-        let running = inner
-            .jobs
-            .values()
-            .filter(|job| job.accepted.job_id != run.job_id && job.has_slot());
-        let (own, others): (Vec<_>, Vec<_>) =
-            running.partition(|job| job.belongs_to(owner.as_ref()));
-        if own.len() + others.len() >= self.max_concurrency {
-            return Err(self.slots_full(others.len()));
-        }
-        room()?;
         let accepted = AcceptedJob {
             task_id: run.task_id,
             job_id: run.job_id,
@@ -112,217 +120,208 @@ impl Ledger {
             accepted_at: Time::now(),
             orchestrator_id: owner,
         };
-        let spool = Spool::at(self.jobs_dir.join(Spool::dir_name(run.job_id, run.attempt)));
-        if let Err(error) = spool.create(&accepted, &run.sandbox) {
-            spool.remove_on_drop();
-            tracing::error!(job = %run.job_id, %error, "a job can't be written down");
-            return Err(storage_error(&error));
+        loop {
+            let admission = self.registry().admit(&accepted)?;
+            match admission {
+                registry::Admission::Known(job) => return Ok(Admission::Known(job)),
+                registry::Admission::Begun => {
+                    let change = Change::begun(self, accepted.job_id);
+                    return Ok(Admission::New(Reservation { change, accepted }));
+                }
+                registry::Admission::Busy { outcome, is_same } => {
+                    let ended = ended(outcome).await;
+                    if is_same {
+                        ended?;
+                    }
+                }
+            }
         }
-        let job = Arc::new(Job::new(accepted, spool, None));
-        if let Some(replaced) = inner.jobs.insert(run.job_id, Arc::clone(&job)) {
-            replaced.spool.remove_on_drop();
-            replaced.cancel.send_replace(true);
-        }
-        Ok(Admission::New(job, run.sandbox))
     }
 
-    fn slots_full(&self, others: usize) -> Problem {
-        let slots = self.max_concurrency;
-        let by_others = match others {
-            0 => String::new(),
-            n => format!(" ({n} of them by jobs of another orchestrator)"),
-        };
-        Problem::new(
-            ProblemKind::TooManyRequests,
-            format!(
-                "all {slots} slots of this worker are taken{by_others}; try again when a job has ended"
-            ),
-        )
-        .retry_after(1)
-    }
-
-    /// A job that is known and belongs to `owner`, and of which this attempt is asked for, if any is.
-    pub(super) fn get(
+    /// The job of an id, where it belongs to `owner` and is of this attempt if any is named; waits while a change
+    /// of it is under way.
+    pub(super) async fn get(
         &self,
         owner: Option<&OrchestratorId>,
         id: JobId,
         attempt: Option<u32>,
     ) -> Result<Arc<Job>, Problem> {
-        let known = self.lock().jobs.get(&id).cloned();
-        let job = known.filter(|job| job.belongs_to(owner));
-        let job = job.ok_or_else(|| Problem::not_found("job"))?;
-        job.check_attempt(attempt)?;
-        Ok(job)
-    }
-
-    /// All jobs, in the order of their ids.
-    pub(super) fn list(&self) -> Vec<Arc<Job>> {
-        let mut jobs: Vec<_> = self.lock().jobs.values().cloned().collect();
-        jobs.sort_by_key(|job| job.accepted.job_id);
-        jobs
-    }
-
-    /// How many jobs have not ended.
-    pub(super) fn running_count(&self) -> usize {
-        let inner = self.lock();
-        inner.jobs.values().filter(|job| !job.has_ended()).count()
-    }
-
-    /// Number of slots that jobs of other orchestrators than this one occupy.
-    pub(super) fn foreign_slot_count(&self, orchestrator: Option<&OrchestratorId>) -> usize {
-        let inner = self.lock();
-        let others = inner
-            .jobs
-            .values()
-            .filter(|job| !job.belongs_to(orchestrator) && job.has_slot());
-        others.count()
-    }
-
-    /// Number of jobs of this orchestrator that wait for the pull of their image, and occupy no slot.
-    pub(super) fn pulling_count(&self, orchestrator: Option<&OrchestratorId>) -> usize {
-        let inner = self.lock();
-        let pulling = inner
-            .jobs
-            .values()
-            .filter(|job| job.belongs_to(orchestrator) && job.is_pulling());
-        pulling.count()
-    }
-
-    /// Refuses a new job whose image is not here while as many wait for theirs as there are slots: each
-    /// holds a place in memory, and most of them a podman.
-    pub(super) fn check_pull_limit(&self, run: &RunJob) -> Result<(), Problem> {
-        let inner = self.lock();
-        let pulling = inner.jobs.values().filter(|job| job.is_pulling());
-        if inner.jobs.contains_key(&run.job_id) || pulling.count() < self.max_concurrency {
-            return Ok(());
+        loop {
+            let lookup = self.registry().get(owner, id, attempt)?;
+            match lookup {
+                Lookup::Found(job) => return Ok(job),
+                // The next lookup shows how it ended.
+                Lookup::Busy(outcome) => drop(ended(outcome).await),
+            }
         }
-        let detail = "as many jobs as this worker has slots wait for images that are being pulled; try again when one of them is there";
-        Err(Problem::new(ProblemKind::PullsFull, detail).retry_after(PULLS_FULL_RETRY_SECONDS))
-    }
-
-    /// Forgets a job as [`forget`](Self::forget) does, where it belongs to `owner`.
-    pub(super) fn forget_owned(
-        &self,
-        owner: Option<&OrchestratorId>,
-        id: JobId,
-        attempt: Option<u32>,
-    ) -> Result<(), Problem> {
-        let known = self.lock().jobs.get(&id).cloned();
-        if known.is_some_and(|job| !job.belongs_to(owner)) {
-            return Err(Problem::not_found("job"));
-        }
-        self.forget(id, attempt)
     }
 
     /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone. An
     /// attempt that is not known leaves one, too: its request may still be under way.
-    pub(super) fn forget(&self, id: JobId, attempt: Option<u32>) -> Result<(), Problem> {
-        let mut inner = self.lock();
-        let Some(job) = inner.jobs.get(&id).cloned() else {
-            let highest_attempt = inner.tombstones.highest_attempt(id);
-            return match attempt {
-                Some(attempt) if highest_attempt < Some(attempt) => {
-                    inner.insert_tombstone(id, attempt)
-                }
-                _ => highest_attempt
-                    .map(drop)
-                    .ok_or_else(|| Problem::not_found("job")),
-            };
+    pub(super) async fn forget(
+        self: &Arc<Self>,
+        requester: Requester<'_>,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<(), Problem> {
+        let attempt = loop {
+            let removal = self.registry().forget(requester, id, attempt)?;
+            match removal {
+                Removal::Done => return Ok(()),
+                Removal::Begun { attempt } => break attempt,
+                Removal::Busy(outcome) => drop(ended(outcome).await),
+            }
         };
-        job.check_attempt(attempt)?;
-        if !job.has_ended() {
-            return Err(Problem::new(
-                ProblemKind::Conflict,
-                "the job still runs; cancel it first, or wait for its end",
-            ));
+        let mut change = Change::begun(self, id);
+        let forgotten = self
+            .bury(id, attempt)
+            .await
+            .inspect_err(|problem| change.failure = Some(problem.clone()))?;
+        change.failure = None;
+        if let Some(job) = forgotten {
+            job.release().await;
         }
-        // In this order: a job that is gone and not highest_attempt could be run again.
-        inner.insert_tombstone(id, job.accepted.attempt)?;
-        inner.jobs.remove(&id);
-        // Its directory goes with the last who holds it, and not while everybody waits for the ledger.
-        drop(inner);
-        job.spool.remove_on_drop();
         Ok(())
     }
 
-    /// Asks every job to end.
-    pub(super) fn cancel_all(&self) {
-        for job in self.list() {
-            job.cancel.send_replace(true);
+    /// Writes a tombstone, and then removes the job, which is returned, from the registry. In this order: a job that
+    /// is gone and has no tombstone could be run again.
+    async fn bury(&self, id: JobId, attempt: u32) -> Result<Option<Arc<Job>>, Problem> {
+        let mut file = Arc::clone(&self.tombstones).lock_owned().await;
+        let now = Time::now();
+        let appended = spawn_blocking(move || file.append(now, id, attempt).map(|()| file));
+        let appended = appended.await.map_err(io::Error::from).flatten();
+        let mut file = appended.map_err(|error| {
+            tracing::error!(job = %id, %error, "tombstone not written; job stays known");
+            storage_error(&error)
+        })?;
+        let forgotten = self.registry().bury(id, attempt, now);
+        if file.is_oversized() {
+            let text = self.registry().tombstones().to_text();
+            let compacted = spawn_blocking(move || file.compact(&text)).await;
+            if let Err(error) = compacted.map_err(io::Error::from).flatten() {
+                tracing::warn!(%error, "list of forgotten jobs not compacted");
+            }
         }
+        Ok(forgotten)
+    }
+
+    /// States of all jobs of `owner`, in the order of their ids.
+    pub(super) fn states(&self, owner: Option<&OrchestratorId>) -> Vec<JobState> {
+        self.registry().states(owner)
+    }
+
+    /// All jobs, in the order of their ids.
+    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+        self.registry().jobs()
     }
 
     /// Jobs that have ended and are too many to be kept, the oldest first.
     pub(super) fn ended_surplus(&self) -> Vec<JobId> {
-        let ended: Vec<_> = self
-            .list()
-            .into_iter()
-            .filter(|job| job.has_ended())
-            .collect();
-        let surplus = ended.len().saturating_sub(MAX_ENDED_JOBS);
-        ended[..surplus]
-            .iter()
-            .map(|job| job.accepted.job_id)
-            .collect()
+        self.registry().ended_surplus()
+    }
+
+    /// Number of jobs that have not ended.
+    pub(super) fn running_count(&self) -> usize {
+        self.registry().running_count()
+    }
+
+    /// Number of slots that jobs of other orchestrators than this one occupy.
+    pub(super) fn foreign_slot_count(&self, owner: Option<&OrchestratorId>) -> usize {
+        self.registry().foreign_slot_count(owner)
+    }
+
+    /// Number of jobs of this orchestrator that wait for the pull of their image, and occupy no slot.
+    pub(super) fn pulling_count(&self, owner: Option<&OrchestratorId>) -> usize {
+        self.registry().pulling_count(owner)
+    }
+
+    /// Refuses a new job whose image has to be pulled while as many jobs wait for theirs as there are slots.
+    pub(super) fn check_pull_limit(&self, run: &RunJob) -> Result<(), Problem> {
+        self.registry().check_pull_limit(run.job_id)
+    }
+
+    /// Cancels every job, also those that are being accepted.
+    pub(super) fn cancel_all(&self) {
+        self.registry().cancel_all();
     }
 }
 
-impl Inner {
-    fn insert_tombstone(&mut self, id: JobId, attempt: u32) -> Result<(), Problem> {
-        self.tombstones.insert(id, attempt).map_err(|error| {
-            tracing::error!(job = %id, %error, "a job can't be forgotten");
-            storage_error(&error)
-        })
+impl Reservation {
+    /// Gives id and slot back; `problem` is the answer to the same requests that wait.
+    pub(super) fn reject(mut self, problem: &Problem) {
+        self.change.failure = Some(problem.clone());
     }
 
-    /// The job that a request of `owner` is about, where it needs no start; an error where it may have none.
-    fn find_known(
-        &self,
-        owner: Option<&OrchestratorId>,
-        run: &RunJob,
-    ) -> Result<Option<Arc<Job>>, Problem> {
-        let highest_attempt = self.tombstones.highest_attempt(run.job_id);
-        if highest_attempt.is_some_and(|attempt| run.attempt <= attempt) {
-            return Err(Problem::new(
-                ProblemKind::JobAlreadyFinished,
-                "this attempt has ended and its result was fetched; create a new job to run it again",
-            ));
-        }
-        let Some(known) = self.jobs.get(&run.job_id) else {
-            return Ok(None);
-        };
-        if !known.belongs_to(owner) {
-            return Err(Problem::new(
-                ProblemKind::Conflict,
-                "this job id belongs to a job of another orchestrator; use a new id for new work",
-            ));
-        }
-        let AcceptedJob {
-            task_id,
-            attempt,
-            spec_sha256,
-            ..
-        } = &known.accepted;
-        if *task_id != run.task_id || *spec_sha256 != spec_digest(&run.sandbox) {
-            return Err(Problem::new(
-                ProblemKind::Conflict,
-                "this job id is known with another task_id or another sandbox; use a new id for new work",
-            ));
-        }
-        if run.attempt < *attempt {
-            let detail = format!(
-                "attempt {} of this job is over; attempt {attempt} is current",
-                run.attempt
-            );
-            return Err(Problem::new(ProblemKind::Conflict, detail));
-        }
-        Ok((run.attempt == *attempt).then(|| Arc::clone(known)))
+    /// Writes the job to disk, and publishes it. Has to run to its end: a write that nobody waits for any more
+    /// would leave a job on disk that the next start runs.
+    pub(super) async fn commit(
+        self,
+        spec: SandboxSpec,
+    ) -> Result<(Arc<Job>, SandboxSpec), Problem> {
+        let Self {
+            mut change,
+            accepted,
+        } = self;
+        let ledger = Arc::clone(&change.ledger);
+        let name = Spool::dir_name(accepted.job_id, accepted.attempt);
+        let (path, write) = (ledger.jobs_dir.join(name), ledger.write_spool);
+        let written = spawn_blocking(move || {
+            let spool = Spool::at(path);
+            match write(&spool, &accepted, &spec) {
+                Ok(()) => Ok((Job::new(accepted, spool, None), spec)),
+                Err(error) => {
+                    spool.remove_on_drop();
+                    Err(error)
+                }
+            }
+        });
+        let written = written.await.map_err(io::Error::from).flatten();
+        let (job, spec) = written.map_err(|error| {
+            tracing::error!(job = %change.id, %error, "job not written to disk; refused");
+            let problem = storage_error(&error);
+            change.failure = Some(problem.clone());
+            problem
+        })?;
+        let job = Arc::new(job);
+        let replaced = ledger.registry().accept(&job);
+        change.failure = None;
+        drop(replaced);
+        Ok((job, spec))
     }
 }
 
-/// By this a sandbox is the same as another.
+impl Change {
+    fn begun(ledger: &Arc<Ledger>, id: JobId) -> Self {
+        Self {
+            ledger: Arc::clone(ledger),
+            id,
+            failure: Some(Problem::internal()),
+        }
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if let Some(problem) = self.failure.take() {
+            self.ledger.registry().abort(self.id, problem);
+        }
+    }
+}
+
+/// Waits for the end of a change.
+async fn ended(mut outcome: Outcome) -> Result<(), Problem> {
+    let ended = wait::until(&mut outcome, Option::is_some).await;
+    // The sender is dropped only behind an outcome.
+    ended
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| Err(Problem::internal()))
+}
+
+/// Digest of a sandbox, by which a repeated request is recognized.
 fn spec_digest(spec: &SandboxSpec) -> String {
-    // Nothing in it can fail to be JSON, and its maps are in order.
+    // Its maps are sorted, and nothing in it can fail to be JSON.
     sha256_hex(serde_json::to_string(spec).unwrap_or_default())
 }
 
@@ -330,7 +329,7 @@ fn storage_error(error: &io::Error) -> Problem {
     Problem::new(
         ProblemKind::InsufficientStorage,
         format!(
-            "this node can't write down what it is told ({error}); make room in its --jobs-dir"
+            "this node can't write to its disk ({error}); check, and free space on, the filesystems of its --jobs-dir and --data-dir"
         ),
     )
 }

@@ -1,8 +1,9 @@
-//! What a worker measures of itself.
+//! Metrics of a worker.
 
-use super::disk::Disk;
+use super::disk::StorageArea;
 use crate::{
     api::jobs::Outcome,
+    disk_space::DiskSpace,
     http::{
         metrics::{MetricsRegistry, RequestMetrics, register},
         response::Reply,
@@ -10,6 +11,7 @@ use crate::{
 };
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+/// Metrics of a worker.
 pub(super) struct Metrics {
     base: MetricsRegistry,
     jobs: IntCounterVec,
@@ -21,7 +23,7 @@ impl Default for Metrics {
         let jobs = base.status_counter(
             "cynode_worker_jobs_total",
             "Jobs that ended since this process started, by the status of their result.",
-            Outcome::ALL.map(Outcome::as_str),
+            Outcome::ALL.iter().copied().map(Outcome::as_str),
         );
         Self { base, jobs }
     }
@@ -32,24 +34,24 @@ impl Metrics {
         self.base.requests("worker")
     }
 
-    /// A job has got its result.
+    /// Counts a job that has a result now.
     pub(super) fn job_ended(&self, status: Outcome) {
         self.jobs.with_label_values(&[status.as_str()]).inc();
     }
 
-    /// All of it, with the number of jobs that run now and the room that there is.
-    pub(super) fn render(&self, running: usize, disk: &Disk) -> Reply {
+    /// Text of all metrics, with the number of running jobs and the free space of now.
+    pub(super) fn render(&self, running: usize, spaces: &[(StorageArea, DiskSpace)]) -> Reply {
         let snapshot = Registry::new();
-        let help = "Jobs that were taken and have not ended.";
+        let help = "Jobs that were accepted and have not ended.";
         let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
         jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
-        add_space(&snapshot, disk);
+        add_space(&snapshot, spaces);
         self.base.render(&snapshot)
     }
 }
 
-/// Room of each place; none of one that can't be asked, and no inodes where their number has no limit.
-fn add_space(registry: &Registry, disk: &Disk) {
+/// Adds the free space of each area, and its inodes where their number is limited.
+fn add_space(registry: &Registry, spaces: &[(StorageArea, DiskSpace)]) {
     let gauge = |name, help| {
         let gauge = IntGaugeVec::new(Opts::new(name, help), &["place"]);
         register(registry, gauge)
@@ -63,9 +65,8 @@ fn add_space(registry: &Registry, disk: &Disk) {
         "Inodes free there, where their number is limited.",
     );
     let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
-    for dir in disk.dirs() {
-        let Ok(space) = dir.space() else { continue };
-        let label = [dir.area.as_str()];
+    for (area, space) in spaces {
+        let label = [area.as_str()];
         bytes
             .with_label_values(&label)
             .set(number(space.bytes.free));

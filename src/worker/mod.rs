@@ -1,8 +1,17 @@
 //! Role `worker`: takes jobs over HTTP and runs each in a sandbox of its own.
 //!
-//! [`PreparedWorker::prepare`] finds out what this machine can do and clears away what an earlier
-//! process left; [`PreparedWorker::serve`] then serves the Worker API for whoever shows the token.
-//! `node` does the same in its own process, between the steps of its start.
+//! A worker starts in two steps, between which `node` registers at its orchestrator:
+//!
+//! 1. [`PreparedWorker::prepare`] locks and opens the data directory (`home`), finds a podman that works, recovers
+//!    the jobs of an earlier process (`recovery`), and removes containers that belong to none (`orphans`).
+//! 2. [`PreparedWorker::serve`] starts the background tasks (`background`), resumes the recovered jobs, and serves
+//!    the Worker API (`api`).
+//!
+//! [`Worker::close`] ends it in the reverse order: no new jobs, time for those that run, then the API.
+//!
+//! A job walks from `api` through the `ledger` (is it known? is there a slot?) to `job` (its sandbox, its
+//! result); `event_stream` reads what it printed. `gc` removes results that were never fetched, `trash` the
+//! trees that jobs left, `image_gc` their images; `disk_guard` stops a job that fills the disk.
 
 mod access;
 mod api;
@@ -10,151 +19,97 @@ mod background;
 mod context;
 mod disk;
 mod disk_guard;
+mod disk_probe;
 mod event_stream;
 mod gc;
+mod home;
 mod image_gc;
 mod init_copy;
 mod job;
+pub(crate) mod job_shim;
 mod ledger;
 mod metrics;
+mod orphans;
 mod prepare;
 mod recovery;
+mod settings;
 mod tombstones;
 mod trash;
 
 pub use access::{AccessGrant, JobPolicy};
-pub use gc::StorageSettings;
 pub(crate) use init_copy::InitCopy;
-
-use access::AccessPolicy;
+pub use settings::{Settings, StorageSettings};
 
 use crate::{
-    api::image::ImageRef,
     background::BackgroundTasks,
-    data_dir::{DataDir, PathAnchors, RoleLock, SecretFile, check_owner, make_private_dir},
+    data_dir::{DataDir, RoleLock},
     engine::{Engine, EngineError, Program, probe},
     http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
-    instances::Instances,
 };
+use access::AccessPolicy;
+use context::WorkerContext;
+use home::WorkerHome;
+use ledger::Ledger;
+use parking_lot::Mutex;
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{Semaphore, watch},
+    sync::watch,
+    task::JoinHandle,
 };
-use zeroize::Zeroizing;
+use trash::Trash;
 
-/// Where a Worker API listens unless told otherwise.
+/// Default address of the Worker API.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 12090);
 
-/// Which flags let other names in on loopback.
+/// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
-/// What is left to sandboxes that were told to end.
+/// Time in which sandboxes have to end at shutdown.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is left to background tasks, which the next start takes up where they were.
+/// Time in which background tasks have to end at shutdown. The next start resumes their work.
 const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the operator says about sandboxes.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Jobs at the same time.
-    pub max_concurrency: usize,
-    /// Image patterns; empty allows all.
-    pub allowed_images: Vec<String>,
-    /// An image to have before the first job asks for it.
-    pub default_image: Option<ImageRef>,
-    /// Name or path of podman.
-    pub engine: PathBuf,
-    /// The OCI runtime, when the operator insists on one.
-    pub engine_runtime: Option<String>,
-    /// Time limit of a job that names none; the contract's when `None`.
-    pub default_timeout: Option<Duration>,
-    /// Longest time limit of a job; the contract's when `None`.
-    pub max_timeout: Option<Duration>,
-    /// Longest body that the Worker API takes; the contract's when `None`.
-    pub max_request_bytes: Option<usize>,
-    /// Where jobs are kept, and for how long.
-    pub storage: StorageSettings,
-}
-
-/// A machine on which sandboxes work.
+/// A worker that has found a way to run sandboxes, and does not serve yet.
 pub struct PreparedWorker {
     engine: Engine,
-    init: InitCopy,
-    home: PathBuf,
-    node_uuid: String,
-    jobs_dir: PathBuf,
-    anchors: PathAnchors,
+    home: WorkerHome,
     settings: Settings,
     recovered: recovery::Recovered,
-    tombstones: tombstones::Tombstones,
-    lock: RoleLock,
 }
 
-/// A Worker API that serves; cheap to clone.
+/// A worker that serves its API; cheap to clone.
 #[derive(Clone)]
 pub struct Worker(Arc<Inner>);
 
 struct Inner {
     api: Arc<api::Api>,
     settings: Settings,
-    set_access: watch::Sender<AccessPolicy>,
-    /// Ends the listener, which is the last thing to go: until then the orchestrator can fetch
-    /// results, and a job that is still running can be canceled.
+    access: watch::Sender<AccessPolicy>,
+    /// Ends the listener. It goes last: until then the orchestrator can fetch results and cancel jobs.
     stop: watch::Sender<bool>,
-    listening: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    listener: Mutex<Option<JoinHandle<()>>>,
     background: BackgroundTasks,
-    /// No other process may sweep up while our jobs run.
     _lock: RoleLock,
 }
 
 impl PreparedWorker {
-    /// Takes the data directory, finds a way to run containers, finds the jobs of an earlier process,
-    /// and sweeps up what belongs to none.
+    /// Prepares a worker. Fails where another worker uses the data directory, or no podman works.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
-        let lock = data_dir.lock("worker")?;
-        // An OCI runtime takes no root that is reached by a link.
-        let home = fs::canonicalize(data_dir.subdir("worker")?)?;
-        let init = InitCopy::install(&home.join("init"))?;
-        let node_uuid = node_uuid(data_dir)?;
-        let jobs_dir = jobs_dir(&settings.storage, &home, &node_uuid)?;
-        let anchors = PathAnchors::open([lock.path(), &home, &jobs_dir])?;
-        let wanted = probe::ProbeRequest {
-            program: Program::podman(&settings.engine, &home)?,
-            runtime: settings.engine_runtime.clone(),
-        };
-        let probe_env = probe::ProbeEnv {
-            init: init.path(),
-            scratch: &home,
-            node_uuid: Some(&node_uuid),
-        };
-        let mut engine = probe::probe(wanted, probe_env).await?;
-        engine.enable_upper_detach(&node_uuid);
-        let tombstones =
-            tombstones::Tombstones::open(home.join("tombstones"), settings.storage.retain)?;
-        let recovered =
-            recovery::recover_jobs(&engine, init.path(), &jobs_dir, &tombstones).await?;
-        recovered.remove_orphans(&engine, &node_uuid).await?;
+        let home = WorkerHome::open(data_dir, &settings.storage).await?;
+        let engine = probe_engine(&home, &settings).await?;
+        let recovered = recovery::recover_jobs(&engine, &home).await?;
+        orphans::remove_orphans_at_start(&engine, &home.node_uuid, &recovered).await?;
         background::warn_about_strays(&engine).await;
         Ok(Self {
             engine,
-            init,
             home,
-            node_uuid,
-            jobs_dir,
-            anchors,
             settings,
             recovered,
-            tombstones,
-            lock,
         })
     }
 
@@ -163,13 +118,13 @@ impl PreparedWorker {
         &self.engine
     }
 
-    /// By what containers of this machine's node are known.
+    /// Label of the containers of this node.
     pub fn node_uuid(&self) -> &str {
-        &self.node_uuid
+        &self.home.node_uuid
     }
 
-    /// Serves the Worker API on `listener`, with the access that is granted, until [`Worker::close`]; on
-    /// loopback also by the name of `public_url`.
+    /// Serves the Worker API on `listener` to the orchestrator of `access`, until [`Worker::close`]. On loopback the
+    /// host name of `public_url` is accepted, too.
     pub fn serve(
         self,
         listener: TcpListener,
@@ -178,176 +133,111 @@ impl PreparedWorker {
     ) -> Worker {
         let Self {
             engine,
-            init,
             home,
-            node_uuid,
-            jobs_dir,
-            anchors,
             settings,
             recovered,
-            tombstones,
-            lock,
         } = self;
         let background = BackgroundTasks::default();
-        let (set_access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
-        let images = background::open_images(&background, &engine, &home, &settings);
-        let slots = settings.max_concurrency;
-        let graph_root = &engine.info().graph_root;
-        let disk = disk::Disk::new(&jobs_dir, graph_root, &home, settings.storage.min_free);
-        let (trash, queued) = trash::Trash::new(engine.clone(), init.clone());
-        let trash = Arc::new(trash);
+        let (access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
+        let images = background::open_images(&background, &engine, &home.path, &settings);
+        let (trash, queue) = Trash::new(engine.clone(), home.init.clone());
         for path in recovered.unremovable {
             trash.add(path, None);
         }
-        let ctx = Arc::new(context::WorkerContext {
-            engine,
-            init,
-            trash: Arc::clone(&trash),
-            images,
-            node_uuid,
-            log_bytes: settings.storage.log_bytes,
-            disk,
-            access: access_policy,
-            slots: Semaphore::new(slots),
-            metrics: metrics::Metrics::default(),
-            anchors,
-            changed: watch::Sender::new(()),
-            live: disk_guard::LiveJobs::default(),
-        });
-        let ledger = Arc::new(ledger::Ledger::new(
-            slots,
-            jobs_dir,
+        let ctx = WorkerContext::new(engine, &home, images, trash, access_policy, &settings);
+        let ctx = Arc::new(ctx);
+        let ledger = Arc::new(Ledger::new(
+            settings.max_concurrency,
+            home.jobs_dir,
             &recovered.jobs,
-            tombstones,
+            home.tombstones,
         ));
-        let api = Arc::new(api::Api {
-            ledger: Arc::clone(&ledger),
-            ctx: Arc::clone(&ctx),
-            job_tasks: BackgroundTasks::default(),
-            instances: Instances::default(),
-            closing: AtomicBool::new(false),
-        });
+        let api = Arc::new(api::Api::new(Arc::clone(&ledger), Arc::clone(&ctx)));
         for (job, start) in recovered.unfinished {
             api.start(&job, start);
         }
-        background.spawn("trash", async move { trash.run(queued).await });
-        background::spawn_all(&background, &ctx, ledger, home, &settings.storage);
+        background::spawn_all(&background, &ctx, ledger, queue, home.path, &settings);
         let (stop, stopped) = watch::channel(false);
-        let listening = crate::background::spawn(
-            "worker_api",
-            server::serve(
-                listener,
-                api::router(Arc::clone(&api)),
-                ListenerPolicy::new(&[], AllowedHosts::from_urls(public_url, HOST_ADVICE)),
-                stopped,
-            ),
+        let served = server::serve(
+            listener,
+            api::router(Arc::clone(&api)),
+            ListenerPolicy::new(&[], AllowedHosts::from_urls(public_url, HOST_ADVICE)),
+            stopped,
         );
         Worker(Arc::new(Inner {
             api,
             settings,
-            set_access,
+            access,
             stop,
-            listening: Some(listening).into(),
+            listener: Mutex::new(Some(crate::background::spawn("worker_api", served))),
             background,
-            _lock: lock,
+            _lock: home.lock,
         }))
     }
 }
 
-/// By what containers of this machine's node are known; made the first time.
-fn node_uuid(data_dir: &DataDir) -> io::Result<String> {
-    let file = SecretFile {
-        name: "worker/node-uuid",
-        validate: |text| {
-            let parsed = uuid::Uuid::try_parse(text);
-            parsed.map(drop).map_err(|_| "is no UUID")
-        },
-        advice: "restore it from a backup, or delete it: containers that were left behind, and their directories in cynode/ below podman's graph root, then have to be removed by hand",
+async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, EngineError> {
+    let wanted = probe::ProbeRequest {
+        program: Program::podman(&settings.engine, &home.path)?,
+        runtime: settings.engine_runtime.clone(),
     };
-    let fresh = || Zeroizing::new(uuid::Uuid::new_v4().to_string());
-    let (uuid, _) = data_dir.secret(file, fresh)?;
-    Ok(uuid.to_string())
-}
-
-/// Where jobs are kept. Below what the operator names there is room for others, and for other things.
-fn jobs_dir(storage: &StorageSettings, home: &Path, node_uuid: &str) -> io::Result<PathBuf> {
-    let jobs_dir = match &storage.jobs_dir {
-        Some(place) => place.join(format!("cynode-{node_uuid}")),
-        None => home.join("jobs"),
+    let probe_env = probe::ProbeEnv {
+        init: home.init.path(),
+        scratch: &home.path,
+        node_uuid: Some(&home.node_uuid),
     };
-    let is_elsewhere = storage.jobs_dir.is_some();
-    // Elsewhere others may have been quicker.
-    let checked = if is_elsewhere {
-        check_owner(&jobs_dir)
-    } else {
-        Ok(())
-    };
-    checked
-        .and_then(|()| make_private_dir(&jobs_dir))
-        .and_then(|()| fs::canonicalize(&jobs_dir))
-        .map_err(|error| {
-            let path = jobs_dir.display();
-            let advice = "choose another --jobs-dir";
-            io::Error::new(
-                error.kind(),
-                format!("no jobs can be kept in {path}: {error}; {advice}"),
-            )
-        })
+    let mut engine = probe::probe(wanted, probe_env).await?;
+    engine.enable_upper_detach(&home.node_uuid);
+    Ok(engine)
 }
 
 impl Worker {
-    /// Replaces the access of the orchestrator; jobs that run already keep their rules and their owner.
+    /// Replaces the access of the orchestrator. Jobs that run keep their rules and their owner.
     pub fn set_access(&self, access: AccessGrant) {
-        self.0
-            .set_access
-            .send_replace(AccessPolicy::new(access, &self.0.settings));
+        let access = AccessPolicy::new(access, &self.0.settings);
+        self.0.access.send_replace(access);
     }
 
-    /// Why this machine takes no job at present; nothing while it does.
-    pub fn unavailable_reason(&self) -> Option<String> {
-        let refusal = self.0.api.ctx.ensure_ready().err();
-        refusal.map(|problem| problem.detail)
+    /// Reason for which this worker takes no jobs now; `None` while it does.
+    pub async fn unavailable_reason(&self) -> Option<String> {
+        let ready = self.0.api.ctx.ensure_ready().await;
+        ready.err().map(|problem| problem.detail)
     }
 
-    /// Number of jobs that run for other orchestrators than the one that has access now.
+    /// Number of slots that are occupied by jobs of other orchestrators than the one that has access now.
     pub fn foreign_jobs(&self) -> usize {
-        let owner = self.0.set_access.borrow().orchestrator.clone();
+        let owner = self.0.access.borrow().orchestrator.clone();
         self.0.api.ledger.foreign_slot_count(owner.as_ref())
     }
 
     /// Number of jobs of the orchestrator that has access now that wait for images and occupy no slot.
     pub fn pulling_jobs(&self) -> usize {
-        let owner = self.0.set_access.borrow().orchestrator.clone();
+        let owner = self.0.access.borrow().orchestrator.clone();
         self.0.api.ledger.pulling_count(owner.as_ref())
     }
 
-    /// Why the data directory can't be relied on, if so.
-    pub fn data_dir_fault(&self) -> Option<String> {
-        let found = self.0.api.ctx.anchors.verify();
-        found.err().map(|misplaced| misplaced.to_string())
-    }
-
-    /// Hears when [`pulling_jobs`](Self::pulling_jobs) or [`data_dir_fault`](Self::data_dir_fault) changed.
+    /// Notifications that [`pulling_jobs`](Self::pulling_jobs) changed, or that the data directory was moved or is
+    /// back.
     pub fn subscribe_changes(&self) -> watch::Receiver<()> {
         self.0.api.ctx.changed.subscribe()
     }
 
-    /// What an operator should know of, though the worker takes jobs.
+    /// Warnings for the operator of a worker that takes jobs.
     pub fn warnings(&self) -> Vec<String> {
         self.0.api.ctx.trash.warnings()
     }
 
-    /// Takes no new job and lets what runs go on for `grace`. With `cancel` the rest is canceled
-    /// and cleared away; without, it goes on under its shims, and the next start finds it.
+    /// Takes no new jobs, and waits for those that run for `grace`. With `cancel` the rest is canceled and cleared
+    /// away; without it, they go on under their shims, and the next start resumes them.
     pub async fn close(&self, grace: Duration, cancel: bool) {
         let Inner {
             api,
             stop,
-            listening,
+            listener,
             background,
             ..
         } = &*self.0;
-        api.closing.store(true, Ordering::SeqCst);
+        api.close();
         let mut left = api.job_tasks.idle(grace).await;
         if left > 0 && cancel {
             api.ledger.cancel_all();
@@ -355,22 +245,22 @@ impl Worker {
         }
         if left > 0 {
             tracing::info!(
-                left,
-                "some jobs go on without this process; the next start finds them"
+                jobs = left,
+                "jobs go on without this process; the next start resumes them"
             );
             return;
         }
         stop.send_replace(true);
-        if let Some(listening) = listening.lock().await.take()
-            && listening.await.is_err()
-        {
-            tracing::error!("the Worker API panicked; the lines above say where");
+        let listener = listener.lock().take();
+        if let Some(listener) = listener {
+            // A panic is in the log.
+            let _ = listener.await;
         }
         background.stop(BACKGROUND_STOP_TIMEOUT).await;
     }
 }
 
-/// Takes an address without listening yet: the port is known, and calls are refused until
+/// Reserves an address without listening yet: the port is known, and calls are refused until
 /// [`TcpSocket::listen`].
 pub fn reserve(address: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
     let socket = if address.is_ipv4() {
@@ -381,10 +271,8 @@ pub fn reserve(address: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
     socket.set_reuseaddr(true)?;
     socket.bind(address).map_err(|error| {
         let advice = "choose another address with --worker-listen (port 0 takes a free one)";
-        io::Error::new(
-            error.kind(),
-            format!("can't listen on {address}: {error}; {advice}"),
-        )
+        let text = format!("can't listen on {address}: {error}; {advice}");
+        io::Error::new(error.kind(), text)
     })?;
     let bound = socket.local_addr()?;
     Ok((socket, bound))

@@ -1,4 +1,4 @@
-//! What a job waits for before its sandbox is started: permission, its image, a slot.
+//! Preparation of a job before its sandbox is started: permission, its image, a slot.
 
 use super::{context::WorkerContext, ledger::Job};
 use crate::{
@@ -15,10 +15,17 @@ use tokio::{
     time::timeout,
 };
 
-/// After so long a job should have a slot; podman clears a sandbox away much faster.
+/// Time after which a job that waits for a slot says so; podman usually removes a sandbox much faster.
 const SLOT_NOTICE_DELAY: Duration = Duration::from_secs(2);
 
-/// Why a job ended before it had a shim.
+/// Image and slot of a job, held for as long as this lives.
+pub(super) struct Prepared<'a> {
+    pub(super) image: ResolvedImage,
+    _slot: SemaphorePermit<'a>,
+    _lease: Option<ImageLease>,
+}
+
+/// Reason for which a job ended before it had a shim.
 pub(super) enum PrepareError {
     Canceled,
     Failed(JobErrorKind, String),
@@ -62,34 +69,59 @@ fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
     )
 }
 
-/// Everything that may take long before a sandbox is started, and that a cancel may interrupt.
+/// Prepares a job. May take long, and can be interrupted at any point.
 pub(super) async fn prepare<'a>(
     ctx: &'a WorkerContext,
     job: &Job,
-) -> Result<(ResolvedImage, SemaphorePermit<'a>, Option<ImageLease>), PrepareError> {
+) -> Result<Prepared<'a>, PrepareError> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
-    let lists = ctx.access.borrow().policy.allowed_images.clone();
-    if !lists.iter().all(|patterns| image.is_allowed_by(patterns)) {
-        return Err(PrepareError::Failed(
-            JobErrorKind::ImageNotAllowed,
-            not_allowed(&image, &lists),
-        ));
-    }
+    check_allowed(ctx, &image)?;
     let lease = ctx.images.lease(&image).await;
+    let image = resolve_image(ctx, job, &image).await?;
+    let slot = acquire_slot(ctx, job).await?;
+    Ok(Prepared {
+        image,
+        _slot: slot,
+        _lease: lease,
+    })
+}
+
+fn check_allowed(ctx: &WorkerContext, image: &ImageRef) -> Result<(), PrepareError> {
+    let lists = ctx.access.borrow().policy.allowed_images.clone();
+    if lists.iter().all(|patterns| image.is_allowed_by(patterns)) {
+        return Ok(());
+    }
+    let message = not_allowed(image, &lists);
+    Err(PrepareError::Failed(JobErrorKind::ImageNotAllowed, message))
+}
+
+/// Finds the image, pulls it where it is missing, and checks its files.
+async fn resolve_image(
+    ctx: &WorkerContext,
+    job: &Job,
+    image: &ImageRef,
+) -> Result<ResolvedImage, PrepareError> {
     let pull = PullGuard(job, &ctx.changed);
-    let found = ctx.images.resolve(&image, |progress| {
+    let resolved = ctx.images.resolve(image, |progress| {
         pull.mark_pulling();
         report_progress(ctx, job, progress);
     });
-    let found = found.await?;
+    let resolved = resolved.await?;
     drop(pull);
-    let fault = ctx.images.files_fault(ctx.init.path(), &found.id).await;
-    if let Some(fault) = fault.map_err(engine_error)? {
-        return Err(PrepareError::Failed(
+    let fault = ctx.images.files_fault(ctx.init.path(), &resolved.id).await;
+    match fault.map_err(engine_error)? {
+        None => Ok(resolved),
+        Some(fault) => Err(PrepareError::Failed(
             JobErrorKind::ImageNotRunnable,
             not_runnable(&fault),
-        ));
+        )),
     }
+}
+
+async fn acquire_slot<'a>(
+    ctx: &'a WorkerContext,
+    job: &Job,
+) -> Result<SemaphorePermit<'a>, PrepareError> {
     let mut slot = pin!(ctx.slots.acquire());
     let slot = match timeout(SLOT_NOTICE_DELAY, &mut slot).await {
         Ok(slot) => slot,
@@ -97,16 +129,16 @@ pub(super) async fn prepare<'a>(
             report_progress(
                 ctx,
                 job,
-                "waiting for a slot: an earlier job runs, or podman has not cleared away its sandbox yet",
+                "waiting for a slot: an earlier job runs, or podman has not removed its sandbox yet",
             );
             slot.await
         }
     };
-    Ok((found, slot.map_err(engine_error)?, lease))
+    slot.map_err(engine_error)
 }
 
-/// A job that may have to wait for the pull of its image. While it does, it occupies no slot: a registry
-/// that never answers holds up nobody else.
+/// Mark of a job that may wait for the pull of its image. While it does, it occupies no slot: a registry that never
+/// answers delays no other job.
 struct PullGuard<'a>(&'a Job, &'a watch::Sender<()>);
 
 impl PullGuard<'_> {
@@ -125,12 +157,12 @@ impl Drop for PullGuard<'_> {
     }
 }
 
-/// Tells those who wait for the job what it waits for.
+/// Writes to the job's log what the job waits for.
 fn report_progress(ctx: &WorkerContext, job: &Job, progress: &str) {
     match JobRecorder::open(&job.spool, job.accepted.clone(), ctx.log_bytes) {
         Ok(mut recorder) => recorder.append_status(progress),
         Err(error) => {
-            tracing::warn!(job = %job.accepted.job_id, %error, "a job's log can't be written")
+            tracing::warn!(%error, "job's log can't be written")
         }
     }
     job.notify();

@@ -1,13 +1,15 @@
-//! What a start does with jobs that an earlier process accepted.
+//! Recovery, at the start, of the jobs that an earlier process accepted.
+//!
+//! Each directory of `jobs_dir` is one attempt. Of a job with several attempts the highest counts; lower ones, and
+//! those with a tombstone, are canceled and removed. An attempt without a result is resumed
+//! ([`JobStart::Adopted`]), and so is one that has left its workspace behind.
 
-use super::{job::JobStart, ledger::Job, tombstones::Tombstones};
+use super::{home::WorkerHome, job::JobStart, ledger::Job, tombstones::Tombstones};
 use crate::{
-    api::{JobId, jobs::Outcome},
-    engine::{Engine, EngineError},
-    sandbox::shim::{ShimHandle, StopRequest},
+    engine::Engine,
+    sandbox::{StopReason, shim::ShimHandle},
     spool::Spool,
 };
-use futures_util::future::join_all;
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
@@ -15,161 +17,189 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::task::spawn_blocking;
 
-/// How long a shim of no known job may take to end it.
+/// Time in which the shim of a job that was never accepted has to end it.
 const SHIM_STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was recovered.
+/// Jobs of an earlier process.
 #[derive(Default)]
 pub(super) struct Recovered {
-    /// Jobs that are known.
+    /// The current attempt of each job.
     pub(super) jobs: Vec<Arc<Job>>,
-    /// Those that go on, or are to.
+    /// Attempts that are resumed, superseded ones among them.
     pub(super) unfinished: Vec<(Arc<Job>, JobStart)>,
-    /// Containers that belong to a shim that lives.
-    containers: HashSet<String>,
+    /// Names of containers that belong to a live shim, or may do so.
+    pub(super) containers: HashSet<String>,
     /// Directories of no job that could not be removed.
     pub(super) unremovable: Vec<PathBuf>,
 }
 
-/// Reads all of `jobs_dir`; what belongs to no job is removed.
-pub(super) async fn recover_jobs(
-    engine: &Engine,
-    init: &Path,
-    jobs_dir: &Path,
-    tombstones: &Tombstones,
-) -> io::Result<Recovered> {
-    let (mut recovered, mut latest) = (Recovered::default(), HashMap::<JobId, Arc<Job>>::new());
-    for entry in fs::read_dir(jobs_dir)? {
-        let path = entry?.path();
-        let spool = Spool::at(path.clone());
-        let accepted = match spool.accepted() {
-            Ok(Some(accepted)) => accepted,
-            Ok(None) => {
+/// Content of one directory of `jobs_dir`.
+enum SpoolEntry {
+    /// An accepted attempt.
+    Job {
+        job: Arc<Job>,
+        container: Option<String>,
+        has_workspace: bool,
+    },
+    /// An attempt whose acceptance was never completed, so that no caller knows of it.
+    Unaccepted(Spool),
+    /// Such as of a later release: left alone, with its container.
+    Unreadable { container: Option<String> },
+}
+
+/// Recovers all jobs, and removes directories that belong to none.
+pub(super) async fn recover_jobs(engine: &Engine, home: &WorkerHome) -> io::Result<Recovered> {
+    let jobs_dir = home.jobs_dir.clone();
+    let entries = spawn_blocking(move || read_jobs_dir(&jobs_dir)).await;
+    let entries = entries.map_err(io::Error::from).flatten()?;
+    let (mut recovered, mut jobs) = (Recovered::default(), Vec::new());
+    for entry in entries {
+        match entry {
+            SpoolEntry::Job {
+                job,
+                container,
+                has_workspace,
+            } => {
+                recovered.adopt(&job, container, has_workspace);
+                jobs.push(job);
+            }
+            SpoolEntry::Unaccepted(spool) => {
                 stop_unknown_shim(&spool).await;
-                if let Err(error) = engine.remove_tree(init, &path).await {
-                    tracing::warn!(path = %path.display(), error, "a directory of no job can't be removed yet");
-                    recovered.unremovable.push(path);
+                let path = spool.path();
+                if let Err(error) = engine.remove_tree(home.init.path(), path).await {
+                    tracing::warn!(path = %path.display(), error, "directory of no job not removed; retrying");
+                    recovered.unremovable.push(path.to_owned());
                 }
-                continue;
             }
-            Err(error) => {
-                // A later release may have written it: it is not for us to touch.
-                tracing::error!(path = %path.display(), %error, "a job's directory can't be read and is left alone");
-                recovered.containers.extend(spool.container_name());
-                continue;
-            }
-        };
-        let ended = spool.result().unwrap_or_else(|error| {
-            tracing::error!(job = %accepted.job_id, %error, "a result can't be read");
-            None
-        });
-        let ended = ended.map(|last| last.result.status);
-        if ended.is_some()
-            && let Err(error) = spool.delete_request()
-        {
-            tracing::warn!(job = %accepted.job_id, %error, "a request that is over can't be removed");
-        }
-        let is_buried = tombstones
-            .highest_attempt(accepted.job_id)
-            .is_some_and(|attempt| attempt >= accepted.attempt);
-        let job = Arc::new(Job::new(accepted, spool, ended));
-        recovered.adopt(&job, ended);
-        if is_buried {
-            discard(&job);
-        } else if let Some(other) = latest.insert(job.accepted.job_id, Arc::clone(&job)) {
-            let (kept, replaced) = if other.accepted.attempt > job.accepted.attempt {
-                (other, job)
-            } else {
-                (job, other)
-            };
-            discard(&replaced);
-            latest.insert(kept.accepted.job_id, kept);
+            SpoolEntry::Unreadable { container } => recovered.containers.extend(container),
         }
     }
-    recovered.jobs = latest.into_values().collect();
+    let superseded;
+    (recovered.jobs, superseded) = select_current(jobs, &home.tombstones.1);
+    for job in superseded {
+        job.cancel.send_replace(true);
+        job.remove_on_drop();
+    }
     Ok(recovered)
 }
 
-/// Has a shim end of which nobody knows what it runs.
-async fn stop_unknown_shim(spool: &Spool) {
-    let Ok(Some(mut handle)) = ShimHandle::connect(spool) else {
-        return;
+fn read_jobs_dir(jobs_dir: &Path) -> io::Result<Vec<SpoolEntry>> {
+    let entries = fs::read_dir(jobs_dir)?;
+    entries.map(|entry| Ok(read_spool(entry?.path()))).collect()
+}
+
+fn read_spool(path: PathBuf) -> SpoolEntry {
+    let spool = Spool::at(path);
+    let accepted = match spool.accepted() {
+        Ok(Some(accepted)) => accepted,
+        Ok(None) => return SpoolEntry::Unaccepted(spool),
+        Err(error) => {
+            tracing::error!(path = %spool.path().display(), %error, "directory of a job unreadable; left alone");
+            return SpoolEntry::Unreadable {
+                container: spool.container_name(),
+            };
+        }
     };
-    handle.stop(StopRequest::Cancel).await;
-    let gone = async { while handle.changed().await {} };
-    if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
-        tracing::warn!(path = %spool.path().display(), "a shim of no known job doesn't end");
+    let result = spool.result().unwrap_or_else(|error| {
+        tracing::error!(job = %accepted.job_id, %error, "result of a job unreadable");
+        None
+    });
+    if result.is_some()
+        && let Err(error) = spool.delete_request()
+    {
+        tracing::warn!(job = %accepted.job_id, %error, "request of an ended job not removed");
+    }
+    SpoolEntry::Job {
+        container: spool.container_name(),
+        has_workspace: spool.workspace().exists(),
+        job: Arc::new(Job::new(
+            accepted,
+            spool,
+            result.map(|last| last.result.status),
+        )),
     }
 }
 
-/// A job that nobody asks for any more.
-fn discard(job: &Job) {
-    job.cancel.send_replace(true);
-    job.spool.remove_on_drop();
+/// Splits attempts into the current one of each job, and those that are superseded or have a tombstone.
+fn select_current(jobs: Vec<Arc<Job>>, tombstones: &Tombstones) -> (Vec<Arc<Job>>, Vec<Arc<Job>>) {
+    let (mut current, mut superseded) = (HashMap::new(), Vec::new());
+    for job in jobs {
+        let (id, attempt) = (job.accepted.job_id, job.accepted.attempt);
+        let highest = current.get(&id).map(|job: &Arc<Job>| job.accepted.attempt);
+        if highest.max(tombstones.highest_attempt(id)) >= Some(attempt) {
+            superseded.push(job);
+        } else {
+            superseded.extend(current.insert(id, job));
+        }
+    }
+    (current.into_values().collect(), superseded)
+}
+
+/// Stops the sandbox of a shim whose job was never accepted.
+async fn stop_unknown_shim(spool: &Spool) {
+    let Ok(Some(mut handle)) = ShimHandle::connect(spool.path()) else {
+        return;
+    };
+    handle.stop(StopReason::Canceled);
+    let gone = async { while handle.changed().await {} };
+    if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
+        tracing::warn!(path = %spool.path().display(), "shim of no job does not end");
+    }
 }
 
 impl Recovered {
-    fn adopt(&mut self, job: &Arc<Job>, ended: Option<Outcome>) {
-        let handle = ShimHandle::connect(&job.spool).unwrap_or_else(|error| {
-            tracing::error!(job = %job.accepted.job_id, %error, "a job's shim can't be looked for");
+    /// Has an attempt resumed, unless it has ended and left nothing behind.
+    fn adopt(&mut self, job: &Arc<Job>, container: Option<String>, has_workspace: bool) {
+        let shim = ShimHandle::connect(job.spool.path()).unwrap_or_else(|error| {
+            tracing::error!(job = %job.accepted.job_id, %error, "shim of a job not found");
             None
         });
-        if handle.is_some() {
-            self.containers.extend(job.spool.container_name());
-        } else if ended.is_some() && !job.spool.workspace().exists() {
+        if shim.is_some() {
+            self.containers.extend(container);
+        } else if job.has_ended() && !has_workspace {
             return;
         }
-        tracing::info!(job = %job.accepted.job_id, attempt = job.accepted.attempt, lives = handle.is_some(), "a job of an earlier process is taken up");
+        tracing::info!(
+            job = %job.accepted.job_id,
+            attempt = job.accepted.attempt,
+            has_shim = shim.is_some(),
+            "job of an earlier process resumed"
+        );
         self.unfinished
-            .push((Arc::clone(job), JobStart::Adopted(handle)));
-    }
-
-    /// Removes sandboxes that belong to no shim that lives.
-    pub(super) async fn remove_orphans(
-        &self,
-        engine: &Engine,
-        node_uuid: &str,
-    ) -> Result<(), EngineError> {
-        let in_use = |name: &str| self.containers.contains(name);
-        remove_all_but(in_use, engine.sandbox_list(node_uuid).await?, engine).await;
-        Ok(())
+            .push((Arc::clone(job), JobStart::Adopted(shim)));
     }
 }
 
-/// Removes what a podman that hung has left of jobs that have ended, while others run.
-pub(super) async fn remove_orphans(
-    engine: &Engine,
-    node_uuid: &str,
-    jobs_dir: &Path,
-) -> Result<(), EngineError> {
-    // In this order: a job that begins meanwhile is not among them.
-    let sandboxes = engine.sandbox_list_without_probes(node_uuid).await?;
-    let in_use = containers_in_use(jobs_dir)?;
-    let in_use = |name: &str| in_use.contains(name);
-    remove_all_but(in_use, sandboxes, engine).await;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{JobId, time::Time},
+        worker::ledger::tests::accepted,
+    };
 
-/// The names of the containers of all jobs that have not ended, whether they exist yet or not.
-pub(super) fn containers_in_use(jobs_dir: &Path) -> io::Result<HashSet<String>> {
-    let mut names = HashSet::new();
-    for entry in fs::read_dir(jobs_dir)? {
-        let spool = Spool::at(entry?.path());
-        // One that can't be read may be anybody's.
-        if !matches!(spool.result(), Ok(Some(_))) {
-            names.extend(spool.container_name());
-        }
+    #[test]
+    fn highest_attempt_without_tombstone_counts() {
+        let (one, two) = (JobId::new(), JobId::new());
+        let mut tombstones = Tombstones::default();
+        tombstones.insert(Time::now(), two, 2);
+        let attempts = [(one, 1), (one, 3), (one, 2), (two, 1), (two, 2)];
+        let job = |(id, attempt)| {
+            let accepted = accepted(id, attempt);
+            Arc::new(Job::new(accepted, Spool::at("/none".into()), None))
+        };
+        let (current, superseded) =
+            select_current(attempts.map(job).into_iter().collect(), &tombstones);
+        let attempts = |jobs: &[Arc<Job>]| {
+            let attempts = jobs.iter();
+            attempts
+                .map(|job| (job.accepted.job_id, job.accepted.attempt))
+                .collect::<HashSet<_>>()
+        };
+        assert_eq!(attempts(&current), HashSet::from([(one, 3)]));
+        let rest = [(one, 1), (one, 2), (two, 1), (two, 2)];
+        assert_eq!(attempts(&superseded), HashSet::from(rest));
     }
-    Ok(names)
-}
-
-/// All at a time, so that those which can't be removed hold up no other.
-async fn remove_all_but(in_use: impl Fn(&str) -> bool, names: Vec<String>, engine: &Engine) {
-    let left = names.iter().filter(|name| !in_use(name));
-    let removals = left.map(|name| {
-        tracing::warn!(name, "a container that no job waits for is removed");
-        engine.remove_container(name)
-    });
-    join_all(removals).await;
 }

@@ -1,11 +1,11 @@
-//! Trees that jobs left behind: removed in the background, and kept in sight where they can't be.
+//! Trees that ended jobs left behind, removed in the background.
 //!
-//! There are two kinds. The upper directory of a sandbox ([`Engine::detach_upper`]) is only waiting for its turn,
-//! since nobody should wait for it: its job has ended, its slot is free, and podman knows nothing of it. A
-//! workspace comes here only when the shim could not remove it. What can't be removed now is tried again in every
-//! round of the house-keeping and at every start; until then `/readyz`, the node's reports and the log name it.
+//! There are two kinds. The upper directory of a sandbox ([`Engine::detach_upper`]) is always removed here, so that
+//! no call waits for it: its job has ended, its slot is free, and podman knows nothing of it. A workspace comes here
+//! only when the shim could not remove it. A tree that can't be removed is tried again in every round of
+//! [`gc`](super::gc) and at every start; until then `/readyz`, the node's reports and the log name it.
 
-use super::{disk_guard::LiveJob, init_copy::InitCopy, ledger::Job, recovery::containers_in_use};
+use super::{disk_guard::LiveJob, init_copy::InitCopy, ledger::Job, orphans::containers_in_use};
 use crate::engine::Engine;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::{Mutex, MutexGuard};
@@ -17,12 +17,12 @@ use std::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Trees that are removed at the same time, so that a large one doesn't hold up the others.
-const CONCURRENCY_LIMIT: usize = 4;
-/// Trees that are named in a report.
-const NAMED_LIMIT: usize = 8;
+/// Number of trees that are removed at the same time, so that a large one delays no other.
+const MAX_CONCURRENT_REMOVALS: usize = 4;
+/// Number of trees that are named in a report.
+const MAX_NAMED_TREES: usize = 8;
 
-/// The trees that are to be removed.
+/// Trees that are to be removed.
 pub(super) struct Trash {
     engine: Engine,
     init: InitCopy,
@@ -30,15 +30,18 @@ pub(super) struct Trash {
     queue: UnboundedSender<PathBuf>,
 }
 
+/// Paths that [`Trash::run`] removes.
+pub(super) type RemovalQueue = UnboundedReceiver<PathBuf>;
+
 /// One tree.
 struct Tree {
-    /// The job whose directory stays until the tree is gone.
+    /// Job whose directory stays until the tree is gone.
     _job: Option<Arc<Job>>,
-    /// Has its room count as coming back, as long as nothing has failed.
+    /// Has the space count as returning, until the removal fails.
     live: Option<Arc<LiveJob>>,
-    /// Whether it waits to be removed, or is being removed.
+    /// Whether it is being removed, or waits for it.
     is_queued: bool,
-    /// Why it could not be removed.
+    /// Reason for which it could not be removed.
     failure: Option<String>,
 }
 
@@ -52,7 +55,7 @@ impl Tree {
         }
     }
 
-    /// Notes why it could not be removed.
+    /// Records that it could not be removed.
     fn fail(&mut self, reason: String) {
         self.is_queued = false;
         self.failure = Some(reason);
@@ -61,36 +64,36 @@ impl Tree {
 }
 
 impl Trash {
-    /// An empty one, and the trees that [`run`](Self::run) is to remove.
-    pub(super) fn new(engine: Engine, init: InitCopy) -> (Self, UnboundedReceiver<PathBuf>) {
-        let (queue, queued) = unbounded_channel();
+    /// An empty trash, and the queue that [`run`](Self::run) is to work off.
+    pub(super) fn new(engine: Engine, init: InitCopy) -> (Self, RemovalQueue) {
+        let (queue, removals) = unbounded_channel();
         let trash = Self {
             engine,
             init,
             trees: Mutex::default(),
             queue,
         };
-        (trash, queued)
+        (trash, removals)
     }
 
     fn trees(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Tree>> {
         self.trees.lock()
     }
 
-    /// Has a tree removed. The directory of its job stays until it is.
+    /// Adds a tree. The directory of its job stays until the tree is gone.
     pub(super) fn add(&self, path: PathBuf, live: Option<&Arc<LiveJob>>) {
         let mut trees = self.trees();
         if trees.contains_key(&path) {
             return;
         }
         trees.insert(path.clone(), Tree::of(live));
-        // The other end lives as long as the worker.
+        // The queue lives as long as the worker.
         let _ = self.queue.send(path);
     }
 
-    /// Has the upper directories removed whose containers belong to no job that runs.
+    /// Adds the upper directories whose containers belong to no job that runs. Reads the disk.
     pub(super) fn add_uppers(&self, jobs_dir: &Path) -> io::Result<()> {
-        // In this order: a job that begins meanwhile has none yet.
+        // In this order: a job that starts meanwhile has none yet.
         let uppers = self.engine.detached_uppers()?;
         let in_use = containers_in_use(jobs_dir)?;
         for (container, path) in uppers {
@@ -101,7 +104,7 @@ impl Trash {
         Ok(())
     }
 
-    /// Has all tried again that could not be removed.
+    /// Queues the trees again that could not be removed.
     pub(super) fn retry(&self) {
         let mut trees = self.trees();
         for (path, tree) in trees.iter_mut().filter(|(_, tree)| !tree.is_queued) {
@@ -110,13 +113,13 @@ impl Trash {
         }
     }
 
-    /// What could not be removed, and what to do about it.
+    /// Trees that could not be removed, and advice what to do.
     pub(super) fn warnings(&self) -> Vec<String> {
         let trees = self.trees();
         let mut stuck = trees
             .iter()
             .filter_map(|(path, tree)| Some((path, tree.failure.as_ref()?)));
-        let named = stuck.by_ref().take(NAMED_LIMIT);
+        let named = stuck.by_ref().take(MAX_NAMED_TREES);
         let mut warnings: Vec<_> = named.map(|(path, reason)| warning(path, reason)).collect();
         let more = stuck.count();
         if more > 0 {
@@ -127,13 +130,13 @@ impl Trash {
         warnings
     }
 
-    /// Removes what is added, for as long as the worker lives.
-    pub(super) async fn run(&self, queued: UnboundedReceiver<PathBuf>) {
-        let paths = stream::unfold(queued, async |mut queued| {
-            let path = queued.recv().await?;
-            Some((path, queued))
+    /// Removes the trees of a queue, for as long as the worker lives.
+    pub(super) async fn run(&self, queue: RemovalQueue) {
+        let paths = stream::unfold(queue, async |mut queue| {
+            let path = queue.recv().await?;
+            Some((path, queue))
         });
-        let removals = paths.for_each_concurrent(CONCURRENCY_LIMIT, |path| self.remove(path));
+        let removals = paths.for_each_concurrent(MAX_CONCURRENT_REMOVALS, |path| self.remove(path));
         removals.await;
     }
 
@@ -145,7 +148,7 @@ impl Trash {
             Err(error) => {
                 if let Some(tree) = trees.get_mut(&path) {
                     if tree.failure.is_none() {
-                        tracing::warn!(path = %path.display(), error, "a directory of an ended job can't be removed; retrying");
+                        tracing::warn!(path = %path.display(), error, "directory of an ended job not removed; retrying");
                     }
                     tree.fail(error);
                 }
@@ -153,7 +156,7 @@ impl Trash {
             }
         };
         drop(trees);
-        // The job's own directory may go with it, which takes a while.
+        // Without the lock: the directory of its job may go with it.
         drop(gone);
     }
 }
@@ -161,7 +164,7 @@ impl Trash {
 fn warning(path: &Path, reason: &str) -> String {
     let path = path.display();
     format!(
-        "{path}, left by an ended job, can't be removed ({reason}); see findmnt and lsattr for what holds it, or remove it as root; the node tries again every ten minutes"
+        "{path}, left by an ended job, can't be removed ({reason}); look for mounts and attributes with findmnt and lsattr, or remove it as root; the node tries again every ten minutes"
     )
 }
 

@@ -19,11 +19,15 @@ hold() {
   while [ -e "$HERE/hold/$1" ]; do echo $$ >"$HERE/hold/$1.held"; sleep 0.02; done
 }
 case "$1 $2" in "image inspect"|"image exists") hold image ;; esac
-name= run=
-for word; do case $word in --name=cynode-*-*) name=${word#--name=cynode-} ;; esac; done
-case " $* " in *" --label=io.cynode.job-id=probe "*) ;; *" --label=io.cynode.job-id="*) run=1 ;; esac
-[ -n "$run" ] || exec "$REAL" "$@"
-place=$HERE/seen/$name.$$
+job= attempt= sandbox=
+for word; do case $word in
+  --label=io.cynode.job-id=*) job=${word#*job-id=} ;;
+  --label=io.cynode.attempt=*) attempt=${word#*attempt=} ;;
+  --label=io.cynode.sandbox-id=*) sandbox=${word#*sandbox-id=} ;;
+esac; done
+[ -n "$attempt" ] || exec "$REAL" "$@"
+run=1
+place=$HERE/seen/$job-$attempt.$sandbox.$$
 mkdir "$place"
 for word; do
   shift
@@ -160,7 +164,7 @@ impl Witness {
         let entries = fs::read_dir(self.here.join("seen")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names
-            .filter_map(|name| Some(name.rsplit_once('-')?.0.to_owned()))
+            .filter_map(|name| Some(name.split_once('.')?.0.rsplit_once('-')?.0.to_owned()))
             .collect()
     }
 

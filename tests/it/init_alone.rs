@@ -1,9 +1,11 @@
-//! Init does nothing unless it is alone. Each is tried in a PID namespace of the test's own, where a broken
-//! init could end nobody else.
+//! Init does nothing outside of a PID namespace of its own. Each test runs it in a namespace of the test's, where a
+//! broken init could kill no other process.
 
 use crate::support::{eventually, process::binary};
 use command_fds::{CommandFdExt as _, FdMapping};
-use cynode::sandbox_init::wire::{ExecSpec, Hello, InitRefusal, REPORT_BYTES, Report};
+use cynode::sandbox_init::wire::{
+    ExecId, ExecSpec, HEADER_BYTES, Hello, InitRefusal, Report, VERSION, take_report,
+};
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
@@ -14,7 +16,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A shell in a PID namespace of its own, with init's descriptors; and the other end of init's socket.
+/// Shell in a PID namespace of its own, with init's descriptors, and the other end of init's socket.
 fn start(script: &str) -> (Child, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut command = Command::new("unshare");
@@ -38,35 +40,43 @@ fn start(script: &str) -> (Child, UnixStream) {
 }
 
 fn report(socket: &mut UnixStream) -> Option<Report> {
-    let mut bytes = [0; REPORT_BYTES];
+    let mut bytes = vec![0; HEADER_BYTES];
     socket.read_exact(&mut bytes).ok()?;
-    Report::decode(bytes)
+    loop {
+        if let Some((_, report)) = take_report(&mut bytes).unwrap() {
+            return Some(report);
+        }
+        let mut byte = [0];
+        socket.read_exact(&mut byte).ok()?;
+        bytes.push(byte[0]);
+    }
 }
 
 #[test]
 fn init_that_is_not_pid_1_does_nothing() {
     let (child, mut socket) = start("sleep 1000 & \"$@\"; echo init ended $?; kill $!");
     let elsewhere = Hello {
+        version: VERSION,
         pid_namespace: (1, 1),
     };
     socket.write_all(&elsewhere.encode()).unwrap();
-    // What would have it end all others.
+    // A request on which init would kill all others.
     let request = ExecSpec {
         command: vec!["true".into()],
         env: Vec::new(),
     };
-    let _ = socket.write_all(&request.encode());
+    let _ = socket.write_all(&request.encode(ExecId::FIRST));
     assert_eq!(
         report(&mut socket),
         Some(Report::Refused(InitRefusal::SharedNamespace))
     );
     assert_eq!(report(&mut socket), None);
     let output = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
-        (told.trim(), output.status.code()),
+        (printed.trim(), output.status.code()),
         ("init ended 0", Some(0)),
-        "a bystander was ended"
+        "another process was killed"
     );
 }
 
@@ -88,6 +98,7 @@ fn init_in_the_nodes_own_namespace_does_nothing() {
             namespace.ino() + 1
         };
         let greeting = Hello {
+            version: VERSION,
             pid_namespace: (namespace.dev(), inode),
         };
         socket.write_all(&greeting.encode()).unwrap();

@@ -1,4 +1,4 @@
-//! What a command gets in its sandbox, and how its end and its output are told.
+//! Input of a command in its sandbox, its end, and its output.
 
 use crate::support::{
     IMAGE, Worker,
@@ -21,7 +21,7 @@ fn every_job_end_is_reported_exactly() {
         (&["sh", "-c", "kill -TERM $$"], "failed", 143),
         // A child that stays behind and holds the pipes delays nothing.
         (&["sh", "-c", "sleep 1000 & exit 3"], "failed", 3),
-        // Nor does a flood that nobody can keep.
+        // Nor does a flood of output.
         (
             &[
                 "sh",
@@ -63,7 +63,7 @@ fn first_256_kib_kept_invalid_utf8_replaced() {
     assert_eq!(fits["stderr"].as_str().unwrap().len(), 262_144);
     assert_eq!(fits["truncated"], json!({"stdout": false, "stderr": false}));
 
-    // Whoever reads along gets all of it.
+    // A reader of the events gets all of it.
     let long = Worker::script("head -c 300000 /dev/zero | tr '\\0' z; echo all >&2");
     let events: Vec<Value> = worker.follow(&long, 0).collect();
     assert_eq!(printed(&events, "stdout").len(), 300_000);

@@ -18,12 +18,17 @@ fn lines(log: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The fields of all lines with this message, above debug.
+/// The fields of all lines with this message, above debug, with those of their spans.
 fn named(log: &str, message: &str) -> Vec<Value> {
     let fields = lines(log)
         .into_iter()
         .filter(|line| line["level"] != "DEBUG");
-    let fields = fields.map(|mut line| line["fields"].take());
+    let fields = fields.map(|line| {
+        let spans = line["spans"].as_array().into_iter().flatten();
+        let objects = spans.chain([&line["fields"]]).filter_map(Value::as_object);
+        let fields = objects.flat_map(|object| object.clone());
+        Value::Object(fields.collect())
+    });
     fields
         .filter(|fields| fields["message"] == message)
         .collect()

@@ -39,6 +39,7 @@ mod inference;
 mod inference_refused;
 mod init_alone;
 mod job_ends;
+mod job_logs;
 mod kernel;
 mod leases;
 mod limits;

@@ -1,4 +1,4 @@
-//! What a command can't do or see from its sandbox, and what of it nobody else can see.
+//! Isolation of a command in its sandbox, and secrecy of its command line and environment.
 
 use crate::support::{IMAGE, Worker, eventually, image::USER_IMAGE, uuid};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn sandbox_has_no_network_capabilities_or_node_files() {
         worker.run(&Worker::job(&["ls", "/proc/self/fd"]))["stdout"],
         "0\n1\n2\n3\n"
     );
-    // A container is fresh: what one job leaves the next doesn't find.
+    // A container is fresh: nothing of one job is left for the next.
     worker.run(&Worker::script("touch /tmp/left /workspace/left /left"));
     let result = worker.run(&Worker::script("ls /tmp /workspace; ls /left"));
     assert_eq!(

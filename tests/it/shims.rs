@@ -1,5 +1,5 @@
-//! A job goes on whoever dies around it: its worker, podman's client; and ends honestly when its shim
-//! does. What it printed and how it ended is kept until it is fetched.
+//! Survival of a job: it goes on when its worker or podman's client dies, and ends as lost when its shim does.
+//! Its output and its result are kept until they are fetched.
 
 use crate::support::{
     Worker, eventually, eventually_eq,
@@ -12,11 +12,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, io::Read as _, os::unix::net::UnixStream, path::Path};
 
-/// A script that prints, waits until it is let go, and prints again.
-const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
+/// Script that prints, waits for [`let_go`], and prints again.
+pub(crate) const WAITING: &str =
+    "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
 
 /// Sends a job and waits until it has printed.
-fn begin(worker: &Worker, script: &str) -> Value {
+pub(crate) fn begin(worker: &Worker, script: &str) -> Value {
     let job = Worker::script(script);
     assert!(
         worker
@@ -26,15 +27,15 @@ fn begin(worker: &Worker, script: &str) -> Value {
     job
 }
 
-fn let_go(worker: &Worker) {
+pub(crate) fn let_go(worker: &Worker) {
     fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
 }
 
-fn last(events: impl Iterator<Item = Value>) -> Value {
+pub(crate) fn last(events: impl Iterator<Item = Value>) -> Value {
     events.last().unwrap()
 }
 
-/// The client of podman that runs the one container of a worker; a rootless one is two processes.
+/// Processes of the podman client of a worker's one container; a rootless client is two.
 fn podman_client(worker: &Worker) -> Vec<i32> {
     let label = format!("--label=io.cynode.node={}", worker.node_uuid());
     let clients = processes(|arguments| {
@@ -45,7 +46,7 @@ fn podman_client(worker: &Worker) -> Vec<i32> {
 }
 
 #[test]
-fn a_job_outlives_its_worker() {
+fn job_outlives_its_worker() {
     let mut worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
     let container = worker.containers();
@@ -65,7 +66,7 @@ fn a_job_outlives_its_worker() {
     );
     worker.assert_clean();
 
-    // It is known from then on, over restarts, and by what it was asked for.
+    // It is known from then on, over restarts, and by its request.
     worker.restart();
     assert_eq!(&last(worker.attach(&job, 0)), result);
     assert_eq!(&last(worker.follow(&job, 0)), result);
@@ -165,10 +166,10 @@ fn shim_and_worker_killed_together_leave_nothing() {
 }
 
 #[test]
-fn a_job_outlives_the_client_of_podman() {
+fn job_outlives_the_podman_client() {
     let worker = Worker::start(&[]);
     let job = begin(&worker, WAITING);
-    // One after the other: what the second one hears of the first one's end is nothing to the command.
+    // One after the other: the second must not pass the first one's end on to the command.
     for process in podman_client(&worker) {
         kill(process, Signal::KILL);
         let place = format!("/proc/{process}");
@@ -216,100 +217,6 @@ fn accepted_job_runs_after_restart() {
 }
 
 #[test]
-fn log_keeps_newest_part_and_reports_gap() {
-    let worker = Worker::start(&["--job-log-size", "1MiB"]);
-    let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3145728; echo end >&2";
-    let job = begin(&worker, script);
-    let along = worker.attach(&job, 0);
-    let_go(&worker);
-    let result = last(worker.attach(&job, 0));
-    assert_eq!(
-        result["truncated"],
-        json!({"stdout": true, "stderr": false})
-    );
-    assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
-
-    // The beginning stays, and the newest part; what is gone lies between.
-    let late: Vec<Value> = worker.attach(&job, 0).collect();
-    let gap = late.iter().find(|event| event["event"] == "gap").unwrap();
-    assert_eq!(gap["stream"], "stdout");
-    assert!(printed(&late, "stdout").starts_with("before\n"));
-    let kept = printed(&late, "stdout").len() as u64;
-    assert!((500_000..=1_048_576).contains(&kept), "{kept}");
-    let whole = 3_145_728 + "before\n".len() as u64;
-    assert_eq!(gap["bytes"].as_u64().unwrap() + kept, whole);
-    assert_eq!(printed(&late, "stderr"), "end\n");
-    let size: u64 = fs::read_dir(&worker.spools()[0])
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.file_name().to_str().unwrap().starts_with("log."))
-        .map(|entry| entry.metadata().unwrap().len())
-        .sum();
-    assert!(size <= 1_048_576, "{size}");
-
-    // Whoever read along may have missed something in the middle, and was told how much.
-    let along: Vec<Value> = along.collect();
-    let missed: u64 = along
-        .iter()
-        .filter_map(|event| event.get("bytes")?.as_u64())
-        .sum();
-    assert_eq!(printed(&along, "stdout").len() as u64 + missed, whole);
-    assert!(printed(&along, "stdout").starts_with("before\n"));
-    let numbers: Vec<u64> = along
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b));
-}
-
-#[test]
-fn reader_continues_after_job_is_deleted() {
-    let worker = Worker::start(&[]);
-    let job = Worker::script("yes 0123456789abcde | head -c 20971520");
-    let result = worker.run(&job);
-    assert_eq!(result["status"], "completed");
-    let mut reader = worker.attach(&job, 0);
-    assert!(reader.next().is_some());
-    worker.forget(&job);
-    worker
-        .api
-        .get(&Worker::path(&job))
-        .problem(404, "not-found");
-    let rest: Vec<Value> = reader.collect();
-    assert_eq!(printed(&rest, "stdout").len(), 20_971_520);
-    assert_eq!(rest.last().unwrap()["event"], "result");
-    eventually("nothing of it is left", || {
-        worker.spools().is_empty().then_some(())
-    });
-}
-
-#[test]
-fn reader_may_skip_output_and_future_events() {
-    let worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
-    let path = Worker::path(&job);
-    let events = |query: &str| -> Vec<String> {
-        let path = format!("{path}?{query}");
-        let lines = worker
-            .api
-            .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
-        lines
-            .map(|line| serde_json::from_str::<Value>(&line).unwrap()["event"].to_string())
-            .collect()
-    };
-    assert_eq!(events("follow=false"), ["\"started\"", "\"stdout\""]);
-    assert_eq!(events("follow=false&output=false"), ["\"started\""]);
-    let_go(&worker);
-    assert_eq!(events("output=false"), ["\"started\"", "\"result\""]);
-    for query in ["follow=maybe", "output=1", "after=-1"] {
-        worker
-            .api
-            .get(&format!("{path}?{query}"))
-            .problem(400, "invalid-request");
-    }
-}
-
-#[test]
 fn full_disk_refuses_jobs() {
     let worker = Worker::start(&["--min-free-disk", "100000TiB"]);
     let reply = worker.send(&Worker::script("true"));
@@ -325,7 +232,7 @@ fn full_disk_refuses_jobs() {
     assert_eq!(worker.api.get("/readyz").status, 503);
 }
 
-/// As a power cut or a full disk leaves them.
+/// Files as a power cut or a full disk leaves them.
 #[test]
 fn unreadable_files_do_not_stop_worker() {
     let mut worker = Worker::start(&["--max-concurrency", "1"]);
@@ -374,7 +281,7 @@ fn second_shim_connection_does_not_end_job() {
     let socket = worker.workspaces()[0].join("shim.sock");
     let caller = UnixStream::connect(socket).unwrap();
     eventually("the worker has come back", || {
-        // The shim has let go of this one.
+        // The shim has dropped this connection.
         (&caller)
             .read(&mut [0; 64])
             .is_ok_and(|n| n == 0)
@@ -382,26 +289,6 @@ fn second_shim_connection_does_not_end_job() {
     });
     let_go(&worker);
     assert_eq!(last(worker.attach(&job, 0))["exit_code"], 3);
-}
-
-#[test]
-fn snapshot_ends_despite_fast_output() {
-    let worker = Worker::start(&["--job-log-size", "2MiB"]);
-    let job = begin(
-        &worker,
-        "echo before; until [ -e go ]; do usleep 5000; done; yes",
-    );
-    let_go(&worker);
-    let path = format!("{}?follow=false", Worker::path(&job));
-    let lines = worker
-        .api
-        .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
-    assert!(lines.count() > 1);
-    worker
-        .api
-        .act(&format!("{}:cancel", Worker::path(&job)))
-        .json(200);
-    assert_eq!(last(worker.attach(&job, 0))["status"], "canceled");
 }
 
 #[test]

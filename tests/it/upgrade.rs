@@ -1,10 +1,21 @@
-//! Databases of other versions: an older one is brought up to date at the start, a newer one is
-//! left alone.
+//! Data of other releases: an older database is migrated at the start, and a newer one left alone; shim and worker
+//! of different releases understand each other.
 
-use crate::support::{Orchestrator, PASSWORD, process, server::role, stand_in::capability, uuid};
+use crate::{
+    shims::{WAITING, begin, last},
+    support::{
+        Orchestrator, PASSWORD, Worker, eventually, process, server::role, stand_in::capability,
+        uuid,
+    },
+};
 use rusqlite::{Connection, params};
-use serde_json::json;
-use std::{fs, path::Path};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+};
 
 /// An orchestrator's database of this version, made by this SQL.
 fn database(home: &Path, version: i64, schema: &str) -> Connection {
@@ -107,4 +118,92 @@ fn newer_database_is_refused_unchanged() {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .unwrap();
     assert_eq!(tables, 1);
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Spool of a job whose command was begun by a shim of an earlier release, made after that of an ended job.
+fn running_spool(template: &Path, job: &str) -> PathBuf {
+    let spool = template.with_file_name(format!("{job}-1"));
+    fs::create_dir(&spool).unwrap();
+    let mut accepted = read_json(&template.join("job.json"));
+    accepted["job_id"] = json!(job);
+    fs::write(spool.join("job.json"), accepted.to_string()).unwrap();
+    let container = json!(format!("cynode-{job}-1.1"));
+    fs::write(spool.join("container"), container.to_string()).unwrap();
+    fs::copy(template.join("log.0"), spool.join("log.0")).unwrap();
+    spool
+}
+
+#[test]
+fn shim_of_earlier_release_is_understood() {
+    let mut worker = Worker::start(&[]);
+    worker.run(&Worker::script("echo before"));
+    worker.process.kill();
+    let template = worker.spools().pop().unwrap();
+    let job = uuid();
+    let spool = running_spool(&template, &job);
+    let listener = UnixListener::bind(spool.join("shim.sock")).unwrap();
+
+    worker.start_again();
+    let (mut shim, _) = listener.accept().unwrap();
+    shim.write_all(b"!").unwrap();
+    let job = json!({"job_id": job});
+    let state = worker.api.get(&Worker::path(&job)).json(200);
+    assert_eq!(state["status"], "running");
+    let cancel = format!("{}:cancel", Worker::path(&job));
+    worker.api.act(&cancel).json(200);
+    let mut request = [0; 1];
+    shim.read_exact(&mut request).unwrap();
+    assert_eq!(&request, b"x", "the first and only thing it is sent");
+
+    let mut end = read_json(&template.join("result.json"));
+    end["job_id"] = job["job_id"].clone();
+    end["status"] = json!("canceled");
+    end.as_object_mut().unwrap().remove("exit_code");
+    fs::write(spool.join("result.json"), end.to_string()).unwrap();
+    shim.write_all(b"!").unwrap();
+    let mut rest = Vec::new();
+    drop(listener);
+    shim.shutdown(std::net::Shutdown::Write).unwrap();
+    shim.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"", "nothing but the request to stop");
+    assert_eq!(last(worker.attach(&job, 0))["status"], "canceled");
+}
+
+#[test]
+fn worker_of_earlier_release_is_understood() {
+    let mut worker = Worker::start(&[]);
+    let jobs = [(); 2].map(|()| begin(&worker, WAITING));
+    worker.process.kill();
+    let owner = |job: &Value| {
+        let name = format!("{}-1", job["job_id"].as_str().unwrap());
+        let spool = worker.data_dir.join("worker/jobs").join(name);
+        let mut owner = UnixStream::connect(spool.join("shim.sock")).unwrap();
+        // Every byte is an update for it.
+        assert!(owner.read(&mut [0; 64]).unwrap() > 0);
+        (owner, spool)
+    };
+    let [(mut canceled, spool), (mut short, other)] = jobs.each_ref().map(owner);
+    canceled.write_all(b"x").unwrap();
+    let [used, reserve] = [7_u64 << 20, 9 << 20].map(u64::to_le_bytes);
+    short
+        .write_all(&[b"d", &used[..], &reserve[..]].concat())
+        .unwrap();
+    for spool in [spool, other] {
+        eventually("the job has ended", || {
+            spool.join("result.json").exists().then_some(())
+        });
+    }
+    worker.start_again();
+    let [canceled, short] = jobs.map(|job| last(worker.attach(&job, 0)));
+    assert_eq!(canceled["status"], "canceled", "{canceled}");
+    assert_eq!(short["error"]["type"], "out-of-disk", "{short}");
+    let message = short["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("7 MiB") && message.contains("9 MiB"),
+        "{message}"
+    );
 }

@@ -108,8 +108,8 @@ fn lowered_limit_is_reported() {
     let done = cluster.run(&["run", "--timeout", "24h", "--", "sleep", "1000"]);
     assert_eq!(done.code, 124, "{done:?}");
     for said in [
-        "warning: timeout_seconds: cut from 86400 to 10800",
-        "warning: timeout_seconds: cut from 86400 to 1,",
+        "warning: timeout_seconds: reduced from 86400 to 10800",
+        "warning: timeout_seconds: reduced from 86400 to 1,",
     ] {
         assert_eq!(done.stderr.matches(said).count(), 1, "{done:?}");
     }

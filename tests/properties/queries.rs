@@ -78,7 +78,7 @@ fn only_issued_log_cursors_are_valid() {
 #[test]
 fn states_have_one_name() {
     for status in TaskStatus::ALL {
-        assert_eq!(status.as_str().parse(), Ok(status));
+        assert_eq!(status.as_str().parse(), Ok(*status));
         assert!(
             status
                 .as_str()

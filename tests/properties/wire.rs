@@ -1,7 +1,7 @@
-//! The protocol between a shim and init.
+//! Messages between a sandbox's shim and its init.
 
 use crate::oracles::wire;
-use cynode::sandbox_init::wire::{ExecSpec, InitRequest};
+use cynode::sandbox_init::wire::{ExecId, ExecSpec, InitRequest};
 use proptest::prelude::*;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
@@ -12,7 +12,15 @@ fn text() -> impl Strategy<Value = OsString> {
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let command = proptest::collection::vec(text(), 0..4);
     let env = proptest::collection::vec((text(), text()), 0..4);
-    (command, env).prop_map(|(command, env)| ExecSpec { command, env }.encode())
+    (command, env).prop_map(|(command, env)| ExecSpec { command, env }.encode(ExecId::FIRST))
+}
+
+/// A message of this type with this payload.
+fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, 1, 0, 0, 0];
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    bytes.extend(payload);
+    bytes
 }
 
 proptest! {
@@ -31,24 +39,28 @@ proptest! {
     }
 
     #[test]
-    fn text_count_costs_only_present_texts(count: u32, length in 4u32..64) {
-        let mut bytes = length.to_le_bytes().to_vec();
-        bytes.extend(count.to_le_bytes());
-        bytes.resize(4 + length as usize, 0);
-        wire::request(&bytes);
+    fn text_count_costs_only_present_texts(count: u32, length in 4usize..64) {
+        let mut payload = count.to_le_bytes().to_vec();
+        payload.resize(length, 0);
+        wire::request(&message(1, &payload));
     }
 
     #[test]
-    fn reports_decode_as_encoded(bytes: [u8; 5], letter in "[URSXKE]") {
-        wire::report(bytes);
-        let [_, a, b, c, d] = bytes;
-        wire::report([letter.as_bytes()[0], a, b, c, d]);
+    fn reports_decode_as_encoded(
+        kind in 0u8..9,
+        payload in proptest::collection::vec(any::<u8>(), 0..8),
+        junk in proptest::collection::vec(any::<u8>(), 0..12),
+    ) {
+        wire::reports(&message(kind, &payload));
+        wire::reports(&junk);
     }
 }
 
 #[test]
-fn huge_request_is_refused_unread() {
-    let mut bytes = &u32::MAX.to_le_bytes()[..];
-    assert!(InitRequest::read(&mut bytes).is_err());
-    wire::request(&u32::MAX.to_le_bytes());
+fn oversized_request_is_refused_unread() {
+    let mut header = message(1, &[]);
+    header[5..].copy_from_slice(&u32::MAX.to_le_bytes());
+    let error = InitRequest::read(&mut header.as_slice()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    wire::request(&header);
 }

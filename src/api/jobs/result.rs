@@ -3,6 +3,7 @@
 use crate::api::{JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, time::Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// Longest cause of a failed job that is believed, in bytes.
 pub(in crate::api) const MAX_ERROR_MESSAGE_BYTES: usize = 16 * 1024;
@@ -10,8 +11,21 @@ pub(in crate::api) const MAX_ERROR_MESSAGE_BYTES: usize = 16 * 1024;
 const MAX_EFFECTIVE_BYTES: usize = 1024;
 
 /// How a job ended at its node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// Exit code 0.
     Completed,
@@ -24,17 +38,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome there is.
-    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Timeout, Self::Canceled];
+    /// Every outcome.
+    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
     /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::Canceled => "canceled",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -193,3 +202,5 @@ impl JobErrorKind {
         )
     }
 }
+
+crate::api::string_form::deserialize_by_name!(Outcome);

@@ -10,8 +10,9 @@ use crate::api::{
     time::Time,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::{ops::RangeInclusive, time::Duration};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 /// Longest cause of a failed acknowledgement, in bytes.
 const MAX_ACK_MESSAGE_BYTES: usize = 4096;
@@ -86,7 +87,7 @@ impl NodeConfig {
         if self.worker_api.orchestrator_bearer_token.is_empty() {
             return Err(Problem::field(
                 "/worker_api/orchestrator_bearer_token",
-                "is missing; without it nobody could call this node's Worker API",
+                "is missing; without it the orchestrator can't call this node's Worker API",
             ));
         }
         let policy = self.policy.sandbox.default_network_policy.as_deref();
@@ -222,17 +223,21 @@ pub struct Constraints {
     /// Bytes of a body.
     #[serde(
         default,
-        deserialize_with = "optional_integer",
+        deserialize_with = "limit",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_request_bytes: Option<u64>,
     /// Seconds of a job.
     #[serde(
         default,
-        deserialize_with = "optional_integer",
+        deserialize_with = "limit",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_job_timeout_seconds: Option<u64>,
+}
+
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    optional_integer(deserializer, 0..)
 }
 
 /// Body of `POST node_config_url`.
@@ -270,7 +275,10 @@ impl ConfigAck {
             if error.message.len() > MAX_ACK_MESSAGE_BYTES {
                 return Err(Problem::field(
                     "/error/message",
-                    format!("is longer than {MAX_ACK_MESSAGE_BYTES} bytes"),
+                    format!(
+                        "must have at most {MAX_ACK_MESSAGE_BYTES} bytes, got {}",
+                        error.message.len()
+                    ),
                 ));
             }
         }
@@ -279,8 +287,20 @@ impl ConfigAck {
 }
 
 /// How applying a configuration went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum AckStatus {
     /// All of it is in force.
     Applied,
@@ -290,11 +310,8 @@ pub enum AckStatus {
 
 impl AckStatus {
     /// The name on the wire and in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Failed => "failed",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -341,3 +358,5 @@ pub struct AckError {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<serde_json::Value>,
 }
+
+crate::api::string_form::deserialize_by_name!(AckStatus);

@@ -29,7 +29,10 @@ impl CapabilityReport {
         if labels.len() > MAX_LABELS {
             return Err(Problem::field(
                 &format!("{at}/node/labels"),
-                format!("at most {MAX_LABELS} labels are possible"),
+                format!(
+                    "must have at most {MAX_LABELS} labels, got {}",
+                    labels.len()
+                ),
             ));
         }
         for (n, label) in labels.iter().enumerate() {
@@ -87,7 +90,7 @@ impl CapabilityReport {
         {
             return Err(Problem::field(
                 &format!("{at}/sandbox/max_concurrency"),
-                "must be at least 1",
+                "must be a whole number of at least 1, got 0",
             ));
         }
         Ok(())
@@ -102,7 +105,10 @@ impl CapabilityReport {
         if devices.len() > MAX_DEVICES {
             return Err(Problem::field(
                 &format!("{at}/gpu/devices"),
-                format!("at most {MAX_DEVICES} devices are possible"),
+                format!(
+                    "must have at most {MAX_DEVICES} devices, got {}",
+                    devices.len()
+                ),
             ));
         }
         for (n, device) in devices.iter().enumerate() {
@@ -117,7 +123,7 @@ impl CapabilityReport {
             {
                 return Err(Problem::field(
                     &format!("{at}/features"),
-                    format!("is longer than {MAX_URL_BYTES} bytes"),
+                    format!("must have at most {MAX_URL_BYTES} bytes"),
                 ));
             }
         }
@@ -137,7 +143,7 @@ impl CapabilityReport {
             if list.len() > MAX_LIST {
                 return Err(Problem::field(
                     &format!("{at}/{field}"),
-                    format!("at most {MAX_LIST} entries are possible"),
+                    format!("must have at most {MAX_LIST} entries, got {}", list.len()),
                 ));
             }
             for (n, text) in list.iter().enumerate() {
@@ -151,12 +157,18 @@ impl CapabilityReport {
         let at = format!("{at}/sandbox/warnings");
         let warnings = self.warnings();
         if warnings.len() > MAX_WARNINGS {
-            let detail = format!("at most {MAX_WARNINGS} entries are possible");
+            let detail = format!(
+                "must have at most {MAX_WARNINGS} entries, got {}",
+                warnings.len()
+            );
             return Err(Problem::field(&at, detail));
         }
         for (n, warning) in warnings.iter().enumerate() {
             if warning.len() > MAX_WARNING_BYTES {
-                let detail = format!("is longer than {MAX_WARNING_BYTES} bytes");
+                let detail = format!(
+                    "must have at most {MAX_WARNING_BYTES} bytes, got {}",
+                    warning.len()
+                );
                 return Err(Problem::field(&format!("{at}/{n}"), detail));
             }
         }

@@ -40,7 +40,7 @@ pub fn check_psk(psk: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let text = format!(
-        "must have at least {MIN_PSK_CHARS} characters, and has {chars}; make one with: openssl rand -base64 32"
+        "must have at least {MIN_PSK_CHARS} characters, got {chars}; generate one with: openssl rand -base64 32"
     );
     Err(Problem::field("", text))
 }
@@ -106,7 +106,10 @@ pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Proble
     match text {
         Some(text) if text.len() > MAX_TEXT_BYTES => Err(Problem::field(
             pointer,
-            format!("is longer than {MAX_TEXT_BYTES} bytes"),
+            format!(
+                "must have at most {MAX_TEXT_BYTES} bytes, got {}",
+                text.len()
+            ),
         )),
         _ => Ok(()),
     }
@@ -116,7 +119,7 @@ pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Proble
 pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     let wrong = |detail: &str| Err(Problem::field(pointer, detail));
     if url.len() > MAX_URL_BYTES {
-        return wrong("is too long for a URL");
+        return wrong("must have at most 2048 bytes");
     }
     // The parser lets some of what isn't ASCII pass.
     let parsed = url.parse::<http::Uri>().ok();

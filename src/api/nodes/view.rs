@@ -4,10 +4,24 @@ use super::{AckStatus, Gpu, Inference};
 use crate::api::time::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// Where a node stands, as users see it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum NodeStatus {
     /// Takes jobs.
     Ready,
@@ -20,17 +34,12 @@ pub enum NodeStatus {
 }
 
 impl NodeStatus {
-    /// Every status there is.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::NotReady, Self::Draining, Self::Offline];
+    /// Every status.
+    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
     /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::NotReady => "not_ready",
-            Self::Draining => "draining",
-            Self::Offline => "offline",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -89,3 +98,5 @@ pub struct NodeList {
     #[serde(default)]
     pub next_cursor: String,
 }
+
+crate::api::string_form::deserialize_by_name!(NodeStatus);

@@ -3,15 +3,17 @@
 use super::name::{MAX_NAME_CHARS, base_name};
 use crate::api::{
     image,
-    integer::optional_integer,
+    integer::{optional_integer, range_text},
     jobs::{self, Env, NetworkPolicy, SandboxSpec},
     nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
     problem::{Problem, ProblemKind},
+    string_form::deserialize_by_name,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use std::{fmt::Display, ops::RangeInclusive};
+use strum::{EnumString, VariantNames};
 
 /// Attempts when the user names none.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
@@ -55,7 +57,7 @@ pub struct CreateTask {
     /// Seconds until the sandbox is killed.
     #[serde(
         default,
-        deserialize_with = "optional_integer",
+        deserialize_with = "timeout_seconds",
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(range(min = 1, max = u64::MAX))]
@@ -73,7 +75,7 @@ pub struct CreateTask {
     /// How often infrastructure may fail; 1 means never run twice.
     #[serde(
         default,
-        deserialize_with = "optional_integer",
+        deserialize_with = "max_attempts",
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(range(min = 1, max = MAX_ATTEMPTS_LIMIT))]
@@ -82,7 +84,7 @@ pub struct CreateTask {
     /// those of others.
     #[serde(
         default,
-        deserialize_with = "optional_integer",
+        deserialize_with = "priority",
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(range(min = *PRIORITY_RANGE.start(), max = *PRIORITY_RANGE.end()))]
@@ -134,9 +136,22 @@ fn exclusive_input_schema() -> Value {
     json!({"oneOf": schemas})
 }
 
+fn timeout_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    optional_integer(deserializer, 1..)
+}
+
+fn max_attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    optional_integer(deserializer, 1..=MAX_ATTEMPTS_LIMIT)
+}
+
+fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D::Error> {
+    optional_integer(deserializer, PRIORITY_RANGE)
+}
+
 /// How a prompt is to be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema, EnumString, VariantNames)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum InputMode {
     /// For a model.
     Prompt,
@@ -145,6 +160,8 @@ pub enum InputMode {
     /// Shell commands, one a line; the same as a script.
     Commands,
 }
+
+deserialize_by_name!(InputMode);
 
 /// A task that was checked and can be stored: what the sandbox will run, and where.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -179,7 +196,7 @@ impl CreateTask {
         {
             return Err(Problem::field(
                 "/attachments",
-                "files can't be sent to a sandbox yet; put what the command needs into its image, script or env",
+                "must be empty: files can't be sent to a sandbox yet; use the image, the script or env instead",
             ));
         }
         let (command, pointer) = self.take_command()?;
@@ -194,7 +211,10 @@ impl CreateTask {
         if node_labels.len() > MAX_LABELS {
             return Err(Problem::field(
                 "/node_labels",
-                format!("at most {} labels are possible", MAX_LABELS),
+                format!(
+                    "must have at most {MAX_LABELS} labels, got {}",
+                    node_labels.len()
+                ),
             ));
         }
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
@@ -205,7 +225,11 @@ impl CreateTask {
         if image.len() > image::MAX_INPUT_BYTES {
             return Err(Problem::field(
                 "/image",
-                format!("is longer than {} bytes", image::MAX_INPUT_BYTES),
+                format!(
+                    "must have at most {} bytes, got {}",
+                    image::MAX_INPUT_BYTES,
+                    image.len()
+                ),
             ));
         }
         let image = jobs::parse_image("/image", image)?;
@@ -231,7 +255,7 @@ impl CreateTask {
         if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
             return Err(Problem::field(
                 "/input_mode",
-                "goes with prompt, and there is none; leave it out",
+                "must be left out where there is no prompt",
             ));
         }
         match (self.command.take(), &self.script, &self.prompt) {
@@ -262,15 +286,12 @@ fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
     if script.trim().is_empty() {
         return Err(Problem::field(
             pointer,
-            "is empty; give what /bin/sh is to run",
+            "must not be empty; give the text that /bin/sh runs",
         ));
     }
     jobs::check_size(pointer, script, jobs::MAX_SCRIPT_BYTES)?;
     if script.contains('\0') {
-        return Err(Problem::field(
-            pointer,
-            "holds a NUL character, which no script can",
-        ));
+        return Err(Problem::field(pointer, "must not contain a NUL character"));
     }
     let [shell, option] = jobs::SHELL;
     Ok([shell, option, script].map(str::to_owned).into())
@@ -279,12 +300,15 @@ fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
 fn check_name(name: Option<&str>) -> Result<(), Problem> {
     let Some(name) = name else { return Ok(()) };
     if name.contains('\0') {
-        return Err(Problem::field("/task_name", "holds a NUL character"));
+        return Err(Problem::field(
+            "/task_name",
+            "must not contain a NUL character",
+        ));
     }
     if name.chars().count() > MAX_NAME_CHARS {
         return Err(Problem::field(
             "/task_name",
-            format!("is longer than {MAX_NAME_CHARS} characters"),
+            format!("must have at most {MAX_NAME_CHARS} characters"),
         ));
     }
     Ok(())
@@ -298,18 +322,16 @@ fn check_range<T: PartialOrd + Display>(
     if range.contains(&number) {
         return Ok(());
     }
-    let (least, most) = range.into_inner();
-    Err(Problem::field(
-        pointer,
-        format!("must be {least} to {most}"),
-    ))
+    let expected = range_text(&range);
+    let detail = format!("must be {expected}, got {number}");
+    Err(Problem::field(pointer, detail))
 }
 
 fn inference_unavailable(pointer: &str) -> Problem {
     Problem::new(
         ProblemKind::InferenceNotAvailable,
-        "this release has no inference; to run text as a shell script, send it as script, \
-         or as prompt with input_mode \"script\"",
+        "is not available: this release has no inference; to run text as a shell script, send it as \
+         script, or as prompt with input_mode \"script\"",
     )
     .at(pointer)
 }

@@ -7,10 +7,24 @@ use crate::api::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// Where a task stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum TaskStatus {
     /// Waits for a node.
     Queued,
@@ -25,25 +39,13 @@ pub enum TaskStatus {
 }
 
 impl TaskStatus {
-    /// The name on the wire and in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
+    /// Every status, in the order of a task's life.
+    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
-    /// Every state, in the order of a task's life.
-    pub const ALL: [Self; 5] = [
-        Self::Queued,
-        Self::Running,
-        Self::Completed,
-        Self::Failed,
-        Self::Canceled,
-    ];
+    /// The name on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 
     /// Whether it stays as it is.
     pub const fn is_final(self) -> bool {
@@ -51,20 +53,21 @@ impl TaskStatus {
     }
 }
 
-impl std::str::FromStr for TaskStatus {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == name)
-            .ok_or(())
-    }
-}
-
 /// Where a job stands, as the orchestrator sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Debug,
+    Serialize,
+    JsonSchema,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum JobStatus {
     /// Waits for a node.
     Queued,
@@ -84,16 +87,8 @@ pub enum JobStatus {
 
 impl JobStatus {
     /// The name on the wire and in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Timeout => "timeout",
-            Self::Canceled => "canceled",
-            Self::Lost => "lost",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// What the job's task is then.
@@ -243,3 +238,5 @@ pub struct CancelAnswer {
     /// Whether it ended as canceled; false when it ended otherwise before it could be.
     pub canceled: bool,
 }
+
+crate::api::string_form::deserialize_by_name!(TaskStatus, JobStatus);

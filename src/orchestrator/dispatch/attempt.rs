@@ -1,9 +1,14 @@
-//! One attempt, followed at its node from the request to the result.
+//! One attempt at its node, from the request to the result.
+//!
+//! [`follow_attempt`] is the sequence: request, follow the events, and after a cut request the rest, until
+//! there is a result, or an answer that is an outcome by itself. Beside it two clocks run: the time limit of the
+//! job, and, once a user cancels it, the time that the node has to end it.
 
 use super::{
-    INITIAL_RETRY_BACKOFF, MAX_RETRY_BACKOFF, Start, TIMEOUT_MARGIN,
+    InitialRequest, Start, TIMEOUT_MARGIN,
     lease::Lease,
-    outcome::{AttemptError, AttemptOutcome, classify_error, validate_result},
+    outcome::{AttemptError, AttemptOutcome, validate_result},
+    request::{connect, request_job},
     running_state,
 };
 use crate::{
@@ -15,161 +20,157 @@ use crate::{
         time::Time,
     },
     backoff::Backoff,
-    http::client::CallError,
     orchestrator::{
         AppState,
-        node_client::{JobResponse, NodeClient, NodeEvents, PendingDocument, PendingResponse},
-        reason::Reason,
+        node_client::{
+            self, JobResponse, NodeCallError, NodeCallErrorKind, NodeClient, NodeEvents,
+            PendingDocument,
+        },
         task_log,
         task_watch::{TaskState, TaskWatch},
     },
-    store::{Node, RunningJob},
+    retry::retry,
+    store::RunningJob,
     wait,
 };
 use std::{pin::pin, time::Duration};
 use tokio::sync::watch;
 
-/// Time that a node has to end a job that is to be canceled.
+/// Time that a node has to end a canceled job.
 pub(in crate::orchestrator) const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest pause before it is told so again.
+/// Backoff between calls that cancel an attempt.
+const INITIAL_CANCEL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_CANCEL_BACKOFF: Duration = Duration::from_secs(1);
+/// Silence after which users see that the node does not answer.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// Before a node is asked, again and again, whether it is there while its answer is awaited.
-const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// Users are told of a node that has not answered for so long.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
-
-/// How a follower with a node begins.
-pub(super) struct InitialRequest<'a> {
-    pub(super) start: Start,
-    /// Answer to that, where the node was asked before.
-    pub(super) pending: Option<PendingResponse<'a>>,
-}
-
-impl From<Start> for InitialRequest<'_> {
-    fn from(start: Start) -> Self {
-        Self {
-            start,
-            pending: None,
-        }
-    }
-}
-
-/// How an attempt ended. A node that goes on talking, or is silent, and never comes to an end is given up
-/// one day.
+/// Follows an attempt to its outcome.
+///
+/// An attempt without a result at the job's time limit and [`TIMEOUT_MARGIN`] is lost, whether its node
+/// answers or not; so is a canceled one after [`CANCEL_TIMEOUT`].
 pub(super) async fn follow_attempt<'a>(
     state: &'a AppState,
     job: &'a RunningJob,
-    initial: InitialRequest<'a>,
+    request: InitialRequest<'a>,
     watch: &'a TaskWatch,
-    cancel: watch::Receiver<bool>,
+    cancellation: watch::Receiver<bool>,
     lease: &'a Lease,
 ) -> AttemptOutcome {
-    let asked = job.spec.sandbox.timeout_seconds;
-    let asked = asked.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
-    let limit = Duration::from_secs(asked.min(MAX_TIMEOUT_SECONDS)) + TIMEOUT_MARGIN;
+    let seconds = job.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let limit = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS)) + TIMEOUT_MARGIN;
     let follower = AttemptFollower {
         state,
         job,
         watch,
-        // One that is attached to was logged when it was first taken.
-        is_logged: initial.start == Start::Attach,
-        initial,
-        began: Time::now(),
         lease,
+        // The start of an attempt that is attached to was logged when it was first accepted.
+        is_logged: request.start == Start::Attach,
+        request,
+        requested_at: Time::now(),
         last_seq: 0,
         made_progress: false,
     };
     let outcome = tokio::select! {
-        outcome = follow(follower) => outcome,
-        outcome = cancel_on_request(state, job, cancel) => outcome,
+        outcome = follower.follow() => outcome,
+        outcome = cancel_on_request(state, job, cancellation) => outcome,
         () = tokio::time::sleep(limit) => {
-            AttemptOutcome::Lost(format!("its node told no end within {} s", limit.as_secs()).into())
+            let reason = format!("its node reported no end within {} s", limit.as_secs());
+            AttemptOutcome::Lost(reason.into())
         }
     };
-    if lease.command_ran() {
-        outcome.of_run()
+    if lease.has_command_run() {
+        outcome.after_command_ran()
     } else {
         outcome
     }
 }
 
-async fn follow(mut follower: AttemptFollower<'_>) -> AttemptOutcome {
-    let job = follower.job;
-    let mut backoff = Backoff::new(INITIAL_RETRY_BACKOFF, MAX_RETRY_BACKOFF);
-    loop {
-        follower.made_progress = false;
-        let AttemptError { reason, outcome } = match follower.follow_once().await {
-            Ok(last) => return AttemptOutcome::Ended(Box::new(last)),
-            Err(trouble) => trouble,
-        };
-        if let Some(outcome) = outcome {
-            return outcome;
-        }
-        follower.record_silence();
-        // Else one that breaks off each time would be asked without a pause.
-        if follower.made_progress {
-            backoff.reset();
-        }
-        tracing::debug!(job = %job.id, attempt = job.attempt, %reason, "a node does not answer");
-        tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-/// What is said with a node about an attempt.
+/// Exchange with the node of an attempt.
 struct AttemptFollower<'a> {
     state: &'a AppState,
     job: &'a RunningJob,
     watch: &'a TaskWatch,
-    initial: InitialRequest<'a>,
-    /// Start of the attempt, where its node names none.
-    began: Time,
     lease: &'a Lease,
-    /// Number of the newest event that was heard.
+    request: InitialRequest<'a>,
+    /// Start of the attempt, for a document that names none.
+    requested_at: Time,
+    /// Number of the newest event.
     last_seq: u64,
-    /// Whether there was any news since it was asked last.
+    /// Whether the latest exchange brought a new event.
     made_progress: bool,
-    /// Whether the log says that the node took the attempt.
+    /// Whether the log says that the node accepted the attempt.
     is_logged: bool,
 }
 
 impl AttemptFollower<'_> {
-    /// From the question to the result; may be held again.
-    async fn follow_once(&mut self) -> Result<ResultEvent, AttemptError> {
-        let (state, job) = (self.state, self.job);
-        let node = load_node(state, job).await?;
-        let client = connect_node(state, &node, self.initial.start)?;
-        let mut backoff = Backoff::new(INITIAL_RETRY_BACKOFF, MAX_RETRY_BACKOFF);
+    /// Asks the node until there is an outcome.
+    async fn follow(mut self) -> AttemptOutcome {
+        let mut backoff = node_client::retry_backoff();
         loop {
-            let start = self.initial.start.take();
-            let pending = self.initial.pending.take();
-            let pending =
-                pending.unwrap_or_else(|| request_job(&client, job, start, self.last_seq));
-            match self.wait_probing(&client, pending).await {
-                Ok(JobResponse::Stream(events)) => {
-                    self.record_accepted().await;
-                    self.watch.publish(running_state(job));
-                    return self.read_events(start, events).await;
-                }
-                Ok(JobResponse::Document(answer)) => {
-                    self.record_accepted().await;
-                    if let Some(last) = self.read_document(&client, start, answer).await? {
-                        return Ok(last);
-                    }
-                }
-                Err(error) => return Err(classify_attach_error(&client, &error, start).await),
+            self.made_progress = false;
+            let AttemptError { reason, outcome } = match self.follow_once().await {
+                Ok(last) => return AttemptOutcome::Ended(Box::new(last)),
+                Err(error) => error,
+            };
+            if let Some(outcome) = outcome {
+                return outcome;
             }
-            // It runs, and there is no telling when it ends but by asking again.
+            self.record_silence();
+            // A stream without a new event must not be requested again without a pause.
+            if self.made_progress {
+                backoff.reset();
+            }
+            tracing::debug!(%reason, "node does not answer; retrying");
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
-    /// Notes that the node has the attempt.
-    async fn record_accepted(&mut self) {
-        self.state.nodes.backoff.clear(self.job.node_id);
-        if !std::mem::replace(&mut self.is_logged, true) {
-            task_log::started(self.state, self.job).await;
+    /// One exchange, from the request to the result. May be repeated.
+    async fn follow_once(&mut self) -> Result<ResultEvent, AttemptError> {
+        let job = self.job;
+        let client = connect(self.state, job, self.request.start).await?;
+        let mut backoff = node_client::retry_backoff();
+        loop {
+            let start = self.request.start.take();
+            let pending = self.request.pending.take();
+            let pending =
+                pending.unwrap_or_else(|| request_job(&client, job, start, self.last_seq));
+            match self.wait_probing(&client, pending).await {
+                Ok(JobResponse::Stream(events)) => {
+                    self.record_accepted();
+                    self.watch.publish(running_state(job));
+                    return self.read_events(start, events).await;
+                }
+                Ok(JobResponse::Document(document)) => {
+                    self.record_accepted();
+                    if let Some(last) = self.read_document(&client, start, document).await? {
+                        return Ok(last);
+                    }
+                }
+                Err(error) => return Err(self.request_error(&client, error, start).await),
+            }
+            // The job runs at a worker without events, so only another question finds its end.
+            tokio::time::sleep(backoff.next_delay()).await;
         }
+    }
+
+    /// Meaning of a failed request.
+    async fn request_error(
+        &mut self,
+        client: &NodeClient<'_>,
+        error: NodeCallError,
+        start: Start,
+    ) -> AttemptError {
+        if error.kind == NodeCallErrorKind::NotMade {
+            self.request.start = start;
+        }
+        // A worker that is alive and has no such call will never report the end.
+        if start == Start::Attach && client.lacks_call(&error).await {
+            return AttemptError::lost(
+                "the connection to its node broke off, and that node has no call to ask for the job",
+            );
+        }
+        AttemptError::of_request(error, start)
     }
 
     /// Follows the events of the attempt up to its result.
@@ -180,22 +181,20 @@ impl AttemptFollower<'_> {
     ) -> Result<ResultEvent, AttemptError> {
         loop {
             let event = events.next().await;
-            let Some(event) = event.map_err(|error| AttemptError::unread(&error, start))? else {
-                return Err(AttemptError::passing("the events ended without a result"));
+            let Some(event) = event.map_err(|error| AttemptError::of_read(error, start))? else {
+                return Err(AttemptError::transient("the events ended without a result"));
             };
-            if event
-                .attempt()
-                .is_some_and(|attempt| attempt != self.job.attempt)
-            {
-                let reason = "it tells of another attempt";
+            let other = event.attempt().filter(|number| *number != self.job.attempt);
+            if other.is_some() {
+                let reason = "its events are of another attempt";
                 return Err(match start {
                     Start::Run => AttemptError::unreadable(reason),
-                    // It has another one, and not this.
+                    // The node has another attempt, and not this one.
                     Start::Attach => AttemptError::lost(reason),
                 });
             }
             self.lease.renew();
-            // That it is alive is its word, and no news.
+            // An event without a number only says that the node is alive.
             self.made_progress |= event.seq().is_some();
             self.last_seq = event.seq().unwrap_or(0).max(self.last_seq);
             if let JobEvent::Result(last) = event {
@@ -204,48 +203,40 @@ impl AttemptFollower<'_> {
         }
     }
 
-    /// Reads a plain answer; nothing where the command still runs.
+    /// Reads a document; `None` while the command still runs.
     async fn read_document(
         &mut self,
         client: &NodeClient<'_>,
         start: Start,
-        answer: PendingDocument,
+        document: PendingDocument,
     ) -> Result<Option<ResultEvent>, AttemptError> {
         if start == Start::Run {
             self.lease.mark_command_ran();
         }
-        let answer = self.wait_probing(client, answer.read()).await;
-        let answer = answer.map_err(|error| AttemptError::unread(&error, start))?;
+        let document = self.wait_probing(client, document.read()).await;
+        let document = document.map_err(|error| AttemptError::of_read(error, start))?;
         self.record_alive();
-        let expected = ExpectedAttempt {
+        let result = document.result(ExpectedAttempt {
             task_id: self.job.task_id,
             job_id: self.job.id,
             attempt: self.job.attempt,
-            started_at: self.began,
+            started_at: self.requested_at,
             ended_at: Time::now(),
-        };
-        let result = answer.result(expected);
+        });
         let result = result.map_err(|reason| match start {
             Start::Run => AttemptError::unreadable(&reason),
-            Start::Attach => AttemptError::passing(reason),
+            Start::Attach => AttemptError::transient(reason),
         })?;
-        let last = result.map(|result| {
-            let outline = Outline::new();
-            let seq = 1;
-            validate_result(
-                self.job,
-                ResultEvent {
-                    seq,
-                    outline,
-                    result,
-                },
-            )
+        let last = result.map(|result| ResultEvent {
+            seq: 1,
+            outline: Outline::new(),
+            result,
         });
-        last.transpose()
+        last.map(|last| validate_result(self.job, last)).transpose()
     }
 
-    /// Waits for what some workers send only once the job has ended, and finds out meanwhile whether the
-    /// node is there.
+    /// Waits for an answer that some workers send only when the job ends, and probes meanwhile whether the node is
+    /// alive.
     async fn wait_probing<T>(
         &mut self,
         client: &NodeClient<'_>,
@@ -256,7 +247,7 @@ impl AttemptFollower<'_> {
             tokio::select! {
                 biased;
                 answer = &mut answer => return answer,
-                is_alive = probe(client) => {
+                is_alive = client.probe_later() => {
                     if is_alive {
                         self.record_alive();
                     } else {
@@ -267,17 +258,25 @@ impl AttemptFollower<'_> {
         }
     }
 
-    /// The node is there, and has sent nothing of the attempt.
-    fn record_alive(&self) {
-        self.lease.renew();
-        let runs = TaskState::new(TaskStatus::Running, self.job.attempt);
-        self.watch.publish(runs);
+    /// Records that the node has the attempt.
+    fn record_accepted(&mut self) {
+        self.state.nodes.backoff.clear(self.job.node_id);
+        if !std::mem::replace(&mut self.is_logged, true) {
+            task_log::started();
+        }
     }
 
-    /// The node does not answer.
+    /// Records that the node is alive, and sent nothing of the attempt.
+    fn record_alive(&self) {
+        self.lease.renew();
+        let running = TaskState::new(TaskStatus::Running, self.job.attempt);
+        self.watch.publish(running);
+    }
+
+    /// Records that the node does not answer.
     fn record_silence(&self) {
         self.lease.mark_silent();
-        if self.lease.silence() >= SILENT_AFTER {
+        if self.lease.silence() >= UNREACHABLE_AFTER {
             self.watch.publish(TaskState {
                 is_unreachable: true,
                 ..running_state(self.job)
@@ -286,90 +285,30 @@ impl AttemptFollower<'_> {
     }
 }
 
-/// Asks the node of an attempt to run it, or after it where that was asked before: its course behind event
-/// number `after`.
-pub(super) fn request_job<'a>(
-    client: &NodeClient<'a>,
-    job: &RunningJob,
-    start: Start,
-    after: u64,
-) -> PendingResponse<'a> {
-    match start {
-        Start::Run => client.run(job),
-        Start::Attach => client.attach(job.id, job.attempt, after),
-    }
-}
-
-/// Whether a node is there, after a while.
-pub(super) async fn probe(client: &NodeClient<'_>) -> bool {
-    tokio::time::sleep(PROBE_INTERVAL).await;
-    client.is_alive().await
-}
-
-/// What a refusal means. A node that lives and can't be asked about its jobs will never tell.
-async fn classify_attach_error(
-    client: &NodeClient<'_>,
-    error: &CallError,
-    start: Start,
-) -> AttemptError {
-    if start == Start::Attach && error.is_unsupported() && client.is_alive().await {
-        return AttemptError::lost(
-            "the connection to its node broke off, and that node can't be asked again",
-        );
-    }
-    classify_error(error, start)
-}
-
-/// The node of an attempt, as it is known now.
-pub(super) async fn load_node(state: &AppState, job: &RunningJob) -> Result<Node, AttemptError> {
-    let found = state.store.node_get(job.node_id).await;
-    found
-        .map_err(|error| AttemptError::passing(error.to_string()))?
-        .ok_or_else(|| AttemptError::lost("its node was forgotten"))
-}
-
-/// The Worker API of a node, where anybody knows where that is.
-pub(super) fn connect_node<'a>(
-    state: &'a AppState,
-    node: &Node,
-    start: Start,
-) -> Result<NodeClient<'a>, AttemptError> {
-    state.node_client(node).ok_or_else(|| {
-        let reason = Reason::from("it has not said where its Worker API is");
-        AttemptError {
-            outcome: (start == Start::Run).then(|| AttemptOutcome::NotStarted(reason.clone())),
-            reason,
-        }
-    })
-}
-
-/// Once asked to, tells the node to end the attempt until it has made_progress; and gives the attempt up when the
-/// node tells no end in time, whether it had heard or not.
+/// Once a user cancels the job, has the node end the attempt; gives the attempt up when the node reports no end in
+/// time, whether it received the call or not.
 async fn cancel_on_request(
     state: &AppState,
     job: &RunningJob,
-    mut cancel: watch::Receiver<bool>,
+    mut cancellation: watch::Receiver<bool>,
 ) -> AttemptOutcome {
-    if wait::until(&mut cancel, |cancel| *cancel).await.is_err() {
-        // Nobody can request_job any more, so nobody will.
+    let requested = wait::until(&mut cancellation, |requested| *requested);
+    if requested.await.is_err() {
+        // The job is not registered any more, so no cancel can come.
         return std::future::pending().await;
     }
-    let told = async {
-        let mut backoff = Backoff::new(INITIAL_RETRY_BACKOFF, MAX_CANCEL_BACKOFF);
-        // A 404 may mean that our own request to run is still under way.
-        while let Err(AttemptError { reason, .. }) = send_cancel(state, job).await {
-            tracing::debug!(job = %job.id, %reason, "a cancel was not heard");
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
+    let canceled = async {
+        let backoff = Backoff::new(INITIAL_CANCEL_BACKOFF, MAX_CANCEL_BACKOFF);
+        // After a 404, too: the request that runs the job may still be under way.
+        retry(backoff, "cancel an attempt", || send_cancel(state, job)).await;
         std::future::pending::<()>().await;
     };
-    let _ = tokio::time::timeout(CANCEL_TIMEOUT, told).await;
-    AttemptOutcome::Lost("it was to be canceled, and its node told no end".into())
+    let _ = tokio::time::timeout(CANCEL_TIMEOUT, canceled).await;
+    AttemptOutcome::Lost("it was canceled, and its node reported no end".into())
 }
 
 async fn send_cancel(state: &AppState, job: &RunningJob) -> Result<(), AttemptError> {
-    let node = load_node(state, job).await?;
-    let client = connect_node(state, &node, Start::Attach)?;
+    let client = connect(state, job, Start::Attach).await?;
     let canceled = client.cancel(job.id, job.attempt).await;
-    canceled.map_err(|error| AttemptError::passing(Reason::from_call_error(&error)))
+    canceled.map_err(|error| AttemptError::transient(error.reason))
 }

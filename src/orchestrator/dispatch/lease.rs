@@ -1,9 +1,8 @@
-//! How long a node may be silent before its attempt is offered to another one.
+//! Lease of an attempt: the time for which its node may be silent before the job is rescheduled.
 //!
-//! A lease is renewed by every line that the node tells of the attempt, and runs from the moment in
-//! which it is found to be silent. It is nowhere but in memory, and goes by a clock that neither a changed
-//! date nor a laptop's sleep moves: after a start of ours each begins anew at full length. That it has run
-//! out ends nothing.
+//! Every line that the node sends of the attempt renews the lease; it runs while the node is silent. A lease
+//! lives in memory, on a clock that neither a changed date nor a laptop's sleep moves, and starts at full length
+//! after a restart of the orchestrator. Its expiry alone ends nothing.
 
 use crate::wait;
 use std::{
@@ -12,63 +11,63 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// The lease of one attempt.
+/// Lease of one attempt.
 pub(super) struct Lease {
     length: Duration,
     state: watch::Sender<State>,
-    command_ran: AtomicBool,
+    has_command_run: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It was asked, and may yet answer.
+    /// The node was asked and may yet answer.
     Pending,
-    /// It was heard, and nothing speaks against it since.
+    /// The node answered last.
     Alive,
-    /// It does not answer.
+    /// The node does not answer.
     SilentSince(Instant),
 }
 
 impl Lease {
-    /// That of a node which is asked now.
+    /// Lease of a node that is asked now.
     pub(super) fn new(length: Duration) -> Self {
         Self {
             length,
             state: watch::Sender::new(State::Pending),
-            command_ran: AtomicBool::new(false),
+            has_command_run: AtomicBool::new(false),
         }
     }
 
-    /// The node is there.
+    /// Renews the lease: the node answered.
     pub(super) fn renew(&self) {
         self.state.send_if_modified(|state| {
-            let was = std::mem::replace(state, State::Alive);
-            was != State::Alive
+            let before = std::mem::replace(state, State::Alive);
+            before != State::Alive
         });
     }
 
-    /// The node does not answer now.
+    /// Starts the lease where it doesn't run yet: the node does not answer.
     pub(super) fn mark_silent(&self) {
         self.state.send_if_modified(|state| {
-            let begins = !matches!(state, State::SilentSince(_));
-            if begins {
+            let is_first = !matches!(state, State::SilentSince(_));
+            if is_first {
                 *state = State::SilentSince(Instant::now());
             }
-            begins
+            is_first
         });
     }
 
-    /// The command has run: the lease never ends, since no other node may run it.
+    /// Stops the lease for good: the command has run, so no other node may run it.
     pub(super) fn mark_command_ran(&self) {
-        self.command_ran.store(true, Ordering::SeqCst);
+        self.has_command_run.store(true, Ordering::SeqCst);
     }
 
     /// Whether the command is known to have run.
-    pub(super) fn command_ran(&self) -> bool {
-        self.command_ran.load(Ordering::SeqCst)
+    pub(super) fn has_command_run(&self) -> bool {
+        self.has_command_run.load(Ordering::SeqCst)
     }
 
-    /// For how long it has not answered.
+    /// Time since which the node does not answer.
     pub(super) fn silence(&self) -> Duration {
         match *self.state.borrow() {
             State::SilentSince(since) => since.elapsed(),
@@ -76,32 +75,32 @@ impl Lease {
         }
     }
 
-    /// Waits until the node has been silent for as long as it may.
+    /// Waits until the node has been silent for the whole lease.
     pub(super) async fn expired(&self) {
         let mut changes = self.state.subscribe();
         loop {
             let state = *changes.borrow_and_update();
-            let end = async {
+            let expiry = async {
                 match state {
-                    // Set while the node is heard, so before any silence that is awaited here.
-                    State::SilentSince(since) if !self.command_ran() => {
+                    // The flag is set while the node answers, so before any silence that counts here.
+                    State::SilentSince(since) if !self.has_command_run() => {
                         tokio::time::sleep_until(since + self.length).await;
                     }
                     _ => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = end => return,
+                () = expiry => return,
                 // The sender lives in `self`.
                 _ = changes.changed() => {}
             }
         }
     }
 
-    /// Waits until the node was heard.
+    /// Waits until the node answers.
     pub(super) async fn renewed(&self) {
-        let heard = |state: &State| *state == State::Alive;
-        let _ = wait::until(&mut self.state.subscribe(), heard).await;
+        let is_alive = |state: &State| *state == State::Alive;
+        let _ = wait::until(&mut self.state.subscribe(), is_alive).await;
     }
 }
 

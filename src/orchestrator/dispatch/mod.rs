@@ -1,78 +1,74 @@
-//! Carries one decision out: gives an attempt to its node, follows it, stores how it ended.
+//! Dispatch: the life of a job at nodes, from the claim to the stored result.
 //!
 //! ```text
 //! Start::Run ────POST jobs:run────▶ started … result ──▶ stored ──▶ DELETE at the node
 //!                   │ events cut or silent 15 s             ▲
 //!                   ▼                                       │
-//! Start::Attach ─GET jobs/{id}?after=n─▶ started … result ──┤  (also after our own restart)
+//! Start::Attach ─GET jobs/{id}?after=n─▶ started … result ──┤  (also after a restart of the orchestrator)
 //!                   │ silent for a lease                    │
 //!                   ▼                                       │
-//!                 offered to another node ──────────────────┘  whichever counts when it ends
+//!                 offered to another node ──────────────────┘  the attempt that counts at its end
 //! ```
 //!
-//! [`attempt`] follows one attempt: it is posted once. After a cut nobody can tell whether the node has
-//! begun, so we request_job, and never start it again under the same number. A node that was never reached, or
-//! refused, has not begun: the job goes back to the queue and its attempt doesn't count. One that does
-//! not know the attempt has lost it.
+//! | file | part |
+//! |---|---|
+//! | [`attempt`] | one attempt at its node: run, follow, result |
+//! | [`request`] | the first request of an attempt, and its node |
+//! | [`outcome`] | meaning of an answer for the attempt; pure |
+//! | [`lease`] | the time for which a node may be silent |
+//! | [`reschedule`] | another node for a job whose lease expired |
+//! | [`transition`] | decision on what an outcome means for the job; pure |
+//! | [`finalize`] | storing an outcome: the end of the job, or another attempt |
 //!
-//! Workers of other implementations may answer `jobs:run` with one document, and only at the end. Until
-//! then we request_job whether the node is there. After such an answer the command has run: where it is not
-//! understood the job ends as lost, and no other attempt follows.
+//! One background task follows a job, so that all decisions about it are made in one place, one after the other.
 //!
-//! A node that is merely silent loses nothing. When its [`lease`] has run out the scheduler finds another
-//! node, if there is one, and [`reschedule`] offers it the next attempt; the silent node is asked all the
-//! while. What it has of an attempt that is over goes when it is [looked through](super::reconciler). Of a
-//! job that may have no other attempt the end is awaited, until its time limit and [`TIMEOUT_MARGIN`] have passed:
-//! then nobody can know it any more, and it is lost.
+//! An attempt is sent once. After a cut connection it is unknown whether the node started it, so the node is
+//! asked, and never sent the same attempt again. A node that was never reached, or refused, has not
+//! started: the job goes back to the queue, and the attempt doesn't count. A node that doesn't know the
+//! attempt has lost it.
 //!
-//! What the command prints doesn't come by here: whoever wants to read it asks the node. So a job that
-//! prints without end costs us nothing.
+//! A worker of another implementation may answer `jobs:run` with one document, when the job ends. After
+//! such an answer the command has run: where the document is invalid, the job ends as lost, without another
+//! attempt.
 //!
-//! A result is stored before the node may forget_at_node it ([`finalize`]); while the store takes no writes, we try
-//! again, and the node keeps the result.
+//! Silence alone ends nothing: the attempt of a silent node counts until another node has accepted the next
+//! one. A job without another attempt is awaited until its time limit and [`TIMEOUT_MARGIN`] have passed.
+//!
+//! Output is not read here: a reader of logs asks the node. So a job that prints without end costs the
+//! orchestrator nothing. Nor is the sandbox of a job, up to 1 MiB, kept here: it is read for the request
+//! that sends it.
+//!
+//! A result is stored before the node may remove it; while the store takes no writes, the node keeps it.
 
 mod attempt;
 mod finalize;
 mod lease;
 mod outcome;
+mod request;
 mod reschedule;
+mod transition;
 
 pub(super) use attempt::CANCEL_TIMEOUT;
+pub(super) use request::Start;
 
 use super::{
     AppState,
     active_jobs::JobHandle,
-    task_watch::{LogSource, TaskState},
+    task_watch::{LogSource, TaskState, TaskWatch},
 };
 use crate::{api::tasks::TaskStatus, store::RunningJob};
 use finalize::Cleanup;
 use futures_util::FutureExt as _;
 use outcome::AttemptOutcome;
+use request::{InitialRequest, node_slug};
+use reschedule::Followed;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tracing::Instrument as _;
 
-/// What a node may take beyond a job's time limit, mostly to fetch its image, before its attempt is given up.
+/// Time beyond a job's own limit, mostly for image pulls, after which its attempt is given up.
 const TIMEOUT_MARGIN: Duration = Duration::from_mins(30);
-/// How long a node keeps what it was told to keep for those who read along, after the end.
+/// Time for which a node keeps an ended attempt for readers of its logs.
 const READERS_TIMEOUT: Duration = Duration::from_mins(10);
-/// Backoff before asking a silent node, or a store that takes no writes, again.
-const INITIAL_RETRY_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(5);
-
-/// How to begin.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
-    /// The node hasn't heard of this attempt.
-    Run,
-    /// It may have.
-    Attach,
-}
-
-impl Start {
-    /// How to begin now, with a node that is about to be asked; from then on it may have heard.
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::Attach)
-    }
-}
 
 /// Follows `job` in the background until its end is stored.
 pub(super) fn start(state: &Arc<AppState>, job: RunningJob, handle: JobHandle, start: Start) {
@@ -82,40 +78,89 @@ pub(super) fn start(state: &Arc<AppState>, job: RunningJob, handle: JobHandle, s
     let watch = state.jobs.watches.for_task(job.task_id);
     watch.publish(match start {
         Start::Run => TaskState::new(TaskStatus::Running, job.attempt),
-        // What it printed before our own restart is asked for at its node, which may have it.
+        // The node may have output from before a restart of the orchestrator.
         Start::Attach => running_state(&job),
     });
     let shared = Arc::clone(state);
-    state.jobs.background.spawn("follow_job", async move {
-        let (state, mut job) = (shared, job);
-        let following = reschedule::follow(&state, &mut job, start, &watch, &handle);
-        // A fault of ours must not leave a job that runs forever.
-        let outcome = AssertUnwindSafe(following)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| {
-                AttemptOutcome::Lost("the orchestrator made a mistake; its log says which".into())
-            });
-        let canceled = handle.is_cancel_requested();
-        let cleanup = finalize::finalize(&state, &job, &watch, outcome, canceled).await;
-        drop(handle);
-        if let Some(offered) = job.offered_attempt() {
-            // Its end in the store has ended the offer.
-            state.nodes.reconciler.mark_superseded(&offered);
-        }
-        match cleanup {
-            Cleanup::Nothing => {}
-            Cleanup::Reconcile => state.nodes.reconciler.mark_superseded(&job),
-            Cleanup::AfterReaders => {
-                // Who reads along and was cut off, as when the node was restarted, reads the rest there.
-                watch.wait_unobserved(READERS_TIMEOUT).await;
-                finalize::forget_at_node(&state, &job).await;
-            }
-        }
-    });
+    let follow = async move { follow_job(&shared, job, &watch, handle, start).await };
+    state.jobs.background.spawn("follow_job", follow);
 }
 
-/// A node has this attempt.
+/// Follows a job from attempt to attempt, stores the outcome, and has the nodes clean up.
+async fn follow_job(
+    state: &AppState,
+    mut job: RunningJob,
+    watch: &TaskWatch,
+    handle: JobHandle,
+    start: Start,
+) {
+    let mut request = InitialRequest::from(start);
+    loop {
+        let span = job_span(state, &job).await;
+        let followed = follow_attempt(state, &mut job, watch, &handle, request);
+        match followed.instrument(span.clone()).await {
+            Followed::HandedOff(next, accepted) => {
+                job = *next;
+                request = accepted;
+            }
+            Followed::Ended(outcome) => {
+                let end = end_job(state, job, watch, handle, outcome);
+                return end.instrument(span).await;
+            }
+        }
+    }
+}
+
+/// Follows the attempt that counts. A panic must not leave a job that runs forever.
+async fn follow_attempt<'a>(
+    state: &'a AppState,
+    job: &mut RunningJob,
+    watch: &TaskWatch,
+    handle: &JobHandle,
+    request: InitialRequest<'a>,
+) -> Followed<'a> {
+    let followed = reschedule::follow(state, job, request, watch, handle);
+    let followed = AssertUnwindSafe(followed).catch_unwind().await;
+    followed.unwrap_or_else(|_| {
+        tracing::error!("following a job panicked; the message of the panic is in the log above");
+        let reason = "internal error of the orchestrator; see its log";
+        Followed::Ended(AttemptOutcome::Lost(reason.into()))
+    })
+}
+
+/// Stores the outcome of a job's last attempt, then has its node remove what is left of it.
+async fn end_job(
+    state: &AppState,
+    job: RunningJob,
+    watch: &TaskWatch,
+    handle: JobHandle,
+    outcome: AttemptOutcome,
+) {
+    let is_canceled = handle.is_cancel_requested();
+    let cleanup = finalize::finalize(state, &job, watch, outcome, is_canceled).await;
+    drop(handle);
+    if let Some(offered) = job.offered_attempt() {
+        // The stored end withdrew the offer.
+        state.nodes.reconciler.mark_superseded(&offered);
+    }
+    match cleanup {
+        Cleanup::Nothing => {}
+        Cleanup::Reconcile => state.nodes.reconciler.mark_superseded(&job),
+        Cleanup::AfterReaders => {
+            // A reader that was cut off, as by a restart of the node, gets the rest from there.
+            watch.wait_unobserved(READERS_TIMEOUT).await;
+            finalize::forget_at_node(state, &job).await;
+        }
+    }
+}
+
+/// Span of one attempt, so that no log call repeats its ids.
+async fn job_span(state: &AppState, job: &RunningJob) -> tracing::Span {
+    let node = node_slug(state, job.node_id).await;
+    tracing::info_span!("job", task = %job.task_id, job = %job.id, attempt = job.attempt, %node)
+}
+
+/// State of a task whose attempt a node has.
 fn running_state(job: &RunningJob) -> TaskState {
     let source = LogSource {
         node: job.node_id,

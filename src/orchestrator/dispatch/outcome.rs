@@ -1,39 +1,39 @@
-//! What an answer of a node, or the lack of one, means for the attempt. Pure.
+//! Outcome of an attempt, as an answer of its node, or the lack of one, implies it. Pure.
 
 use super::Start;
 use crate::{
-    api::{
-        events::{OutputLog, ResultEvent},
-        problem::ProblemKind,
+    api::events::{OutputLog, ResultEvent},
+    orchestrator::{
+        node_client::{NodeCallError, NodeCallErrorKind},
+        reason::Reason,
     },
-    http::client::CallError,
-    orchestrator::reason::Reason,
     store::RunningJob,
 };
 
-/// What became of an attempt.
+/// Outcome of an attempt.
+#[derive(Debug)]
 pub(super) enum AttemptOutcome {
-    /// It ended.
+    /// A result.
     Ended(Box<ResultEvent>),
-    /// The node never began.
+    /// The node did not start the attempt.
     NotStarted(Reason),
-    /// The node never began, since it has no room at present.
+    /// The node did not start the attempt: all its slots are taken.
     AtCapacity(Reason),
-    /// The node never began, since the job's image has to be pulled and too many others wait for that: other jobs
-    /// may find it ready.
+    /// The node did not start the attempt: its image has to be pulled, and too many jobs wait for pulls. Jobs
+    /// whose image is there may still start.
     PullQueueFull(Reason),
-    /// The node never began, and says by itself why it can't and what is to be done about it.
+    /// The node did not start the attempt, and says why it can't run jobs at present.
     NodeUnhealthy(Reason),
-    /// The node will never take it as it is.
+    /// The node never starts this job as it is.
     Rejected(Reason),
-    /// Nobody can tell what happened.
+    /// Unknown: the command may have run.
     Lost(Reason),
-    /// The command has run, and how it ended can't be understood: no other attempt would be the same.
+    /// The command has run and its result is unusable, so that no other attempt may follow.
     Unreadable(Reason),
 }
 
 impl AttemptOutcome {
-    /// Whether it is the job's end, whatever another attempt would come to.
+    /// Whether no other attempt could improve it.
     pub(super) fn is_final(&self) -> bool {
         match self {
             Self::Ended(last) => {
@@ -45,8 +45,25 @@ impl AttemptOutcome {
         }
     }
 
-    /// The same of an attempt whose command is known to have run.
-    pub(super) fn of_run(self) -> Self {
+    /// Logs an outcome that is not a result.
+    pub(super) fn log(&self) {
+        match self {
+            Self::Ended(_) | Self::Rejected(_) => {}
+            Self::PullQueueFull(reason) => {
+                tracing::info!(%reason, "node did not start the job: its pull queue is full");
+            }
+            Self::NotStarted(reason) | Self::AtCapacity(reason) | Self::NodeUnhealthy(reason) => {
+                tracing::warn!(%reason, "node did not start the job");
+            }
+            Self::Lost(reason) => tracing::warn!(%reason, "attempt lost"),
+            Self::Unreadable(reason) => {
+                tracing::warn!(%reason, "job ran and its result is lost; not retried");
+            }
+        }
+    }
+
+    /// Same outcome for an attempt whose command is known to have run.
+    pub(super) fn after_command_ran(self) -> Self {
         match self {
             Self::Lost(reason) => Self::Unreadable(reason),
             other => other,
@@ -54,21 +71,25 @@ impl AttemptOutcome {
     }
 }
 
-/// A conversation that did not lead to a result.
+/// Exchange with a node that brought no result.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub(super) struct AttemptError {
     pub(super) reason: Reason,
-    /// What follows; request_job again when `None`.
+    /// Outcome that follows; `None`: ask the node again.
     pub(super) outcome: Option<AttemptOutcome>,
 }
 
 impl AttemptError {
-    pub(super) fn passing(reason: impl Into<Reason>) -> Self {
+    /// Error after which the node is asked again.
+    pub(super) fn transient(reason: impl Into<Reason>) -> Self {
         Self {
             reason: reason.into(),
             outcome: None,
         }
     }
 
+    /// Error after which the attempt is lost.
     pub(super) fn lost(reason: &str) -> Self {
         Self {
             reason: reason.into(),
@@ -76,70 +97,74 @@ impl AttemptError {
         }
     }
 
-    /// An answer of success that can't be understood.
+    /// Invalid answer of success.
     pub(super) fn unreadable(reason: &str) -> Self {
-        let reason = Reason::from(format!("its node's answer is not understood ({reason})"));
+        let reason = Reason::from(format!("its node sent an invalid answer ({reason})"));
         Self {
             outcome: Some(AttemptOutcome::Unreadable(reason.clone())),
             reason,
         }
     }
 
-    /// An answer that broke off, or makes no sense. After the start of an attempt the command has run, and
-    /// that is all there is to know; to a later question anybody in between may have answered.
-    pub(super) fn unread(error: &CallError, start: Start) -> Self {
-        match (error, start) {
-            (CallError::Malformed { .. }, Start::Run) => {
-                tracing::debug!(%error, "answer of a node not understood");
-                Self::unreadable("it is not what the contract says")
+    /// Answer that broke off or is invalid. After `jobs:run` the command has run and its result is gone; a
+    /// later question may have been answered by anything in between.
+    pub(super) fn of_read(error: NodeCallError, start: Start) -> Self {
+        match (error.kind, start) {
+            (NodeCallErrorKind::Malformed, Start::Run) => {
+                tracing::debug!(%error, "node sent an invalid answer");
+                Self::unreadable("it violates the contract")
             }
-            _ => Self::passing(Reason::from_call_error(error)),
+            _ => Self::transient(error.reason),
+        }
+    }
+
+    /// Failed request. An answer to a question about an attempt counts only in a worker's own words: a proxy
+    /// answers the same for a node that it lost sight of.
+    pub(super) fn of_request(error: NodeCallError, start: Start) -> Self {
+        use NodeCallErrorKind as Kind;
+        let is_own_answer = error.is_own_answer;
+        let reason = error.reason;
+        let outcome = match (start, error.kind) {
+            (Start::Run, Kind::Invalid) => AttemptOutcome::Rejected,
+            (Start::Run, Kind::Conflict) => AttemptOutcome::Lost,
+            (Start::Run, Kind::Unhealthy) => AttemptOutcome::NodeUnhealthy,
+            (Start::Run, Kind::PullQueueFull) => AttemptOutcome::PullQueueFull,
+            (Start::Run, Kind::AtCapacity) => AttemptOutcome::AtCapacity,
+            (
+                Start::Run,
+                Kind::Unreachable
+                | Kind::UnknownToken
+                | Kind::Denied
+                | Kind::NotFound
+                | Kind::Unsupported,
+            ) => AttemptOutcome::NotStarted,
+            (Start::Attach, Kind::NotFound | Kind::Conflict) if is_own_answer => {
+                return Self {
+                    reason,
+                    outcome: Some(AttemptOutcome::Lost(
+                        "its node does not have it (any more)".into(),
+                    )),
+                };
+            }
+            _ => return Self::transient(reason),
+        };
+        Self {
+            outcome: Some(outcome(reason.clone())),
+            reason,
         }
     }
 }
 
-/// What a refusal means for the attempt. A 503, and a 404 for a job that may be there, count only in a
-/// node's own words: a proxy in between says the same of a node that it lost sight of.
-pub(super) fn classify_error(error: &CallError, start: Start) -> AttemptError {
-    let (status, slug) = match error {
-        CallError::Refused {
-            status, problem, ..
-        } => (status.as_u16(), problem.slug()),
-        _ => (0, ""),
-    };
-    let known = !slug.is_empty();
-    let reason = Reason::from_call_error(error);
-    let outcome = match (start, status) {
-        (Start::Run, _) if error.is_not_sent() => Some(AttemptOutcome::NotStarted(reason.clone())),
-        (Start::Run, 400 | 413 | 415) => Some(AttemptOutcome::Rejected(reason.clone())),
-        (Start::Run, 409) => Some(AttemptOutcome::Lost(reason.clone())),
-        (Start::Run, 401 | 403 | 404 | 405 | 421) => {
-            Some(AttemptOutcome::NotStarted(reason.clone()))
-        }
-        (Start::Run, 503 | 507) if known => Some(AttemptOutcome::NodeUnhealthy(reason.clone())),
-        (Start::Run, 429) if slug == ProblemKind::PullsFull.slug() => {
-            Some(AttemptOutcome::PullQueueFull(reason.clone()))
-        }
-        (Start::Run, 429) => Some(AttemptOutcome::AtCapacity(reason.clone())),
-        // Of another attempt than ours it doesn't speak.
-        (Start::Attach, 404 | 409) if known => Some(AttemptOutcome::Lost(
-            "its node does not know it (any more)".into(),
-        )),
-        _ => None,
-    };
-    AttemptError { reason, outcome }
-}
-
-/// A node is not believed what can't be, nor stored what is out of all proportion. An outline that
-/// doesn't belong to the texts makes room for one that does.
+/// Checks a result: it must be this job's and valid. An outline that doesn't match the output is replaced by
+/// one that does.
 pub(super) fn validate_result(
     job: &RunningJob,
     mut last: ResultEvent,
 ) -> Result<ResultEvent, AttemptError> {
     let result = &last.result;
-    let its_own =
+    let is_own =
         result.job_id == job.id && result.task_id == job.task_id && result.attempt == job.attempt;
-    if !(its_own && result.is_valid()) {
+    if !(is_own && result.is_valid()) {
         return Err(AttemptError::unreadable(
             "a result that can't be this job's",
         ));
@@ -155,15 +180,10 @@ pub(super) mod tests {
         JobId, NodeId, TaskId,
         events::OUTPUT_LIMIT_BYTES,
         jobs::{JobError, JobErrorKind, JobResult, Outcome, Truncated},
-        problem::{ProblemBody, TYPE_BASE},
         time::Time,
     };
-    use http::StatusCode;
 
     pub(in crate::orchestrator) fn job() -> RunningJob {
-        let spec = serde_json::json!({
-            "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
-        });
         RunningJob {
             id: JobId::new(),
             task_id: TaskId::new(),
@@ -174,8 +194,8 @@ pub(super) mod tests {
             offered_to: None,
             cancel_requested: false,
             eligible_at: Time::from_millis(0),
-            placement: "{}".to_owned(),
-            spec: serde_json::from_value(spec).unwrap(),
+            placement: crate::store::Placement::default(),
+            timeout_seconds: None,
         }
     }
 
@@ -271,101 +291,58 @@ pub(super) mod tests {
 
     #[test]
     fn refusal_means_not_started_only_where_certain() {
-        let refused_as = |status: u16, kind: String| CallError::Refused {
-            url: String::new(),
-            status: StatusCode::from_u16(status).unwrap(),
-            problem: Box::new(ProblemBody {
-                kind,
-                title: String::new(),
-                status,
-                detail: String::new(),
-                instance: String::new(),
-                errors: Vec::new(),
-            }),
+        let outcome = |start, kind, is_own_answer| {
+            let error = NodeCallError::of_kind(kind, is_own_answer);
+            AttemptError::of_request(error, start).outcome
         };
-        let refusal = |status, known: bool| {
-            let kind = known.then(|| format!("{TYPE_BASE}x"));
-            refused_as(status, kind.unwrap_or_default())
-        };
-        let transport = |connected| CallError::Transport {
-            url: String::new(),
-            reason: String::new(),
-            connected,
-        };
-        for (status, busy) in [(401, false), (403, false), (404, false), (429, true)] {
-            let outcome = classify_error(&refusal(status, true), Start::Run).outcome;
+        use NodeCallErrorKind as Kind;
+        let run = |kind| outcome(Start::Run, kind, true);
+        for kind in [
+            Kind::Unreachable,
+            Kind::UnknownToken,
+            Kind::Denied,
+            Kind::NotFound,
+            Kind::Unsupported,
+        ] {
+            let outcome = run(kind);
             assert!(
-                match outcome {
-                    Some(AttemptOutcome::NotStarted(_)) => !busy,
-                    Some(AttemptOutcome::AtCapacity(_)) => busy,
-                    _ => false,
-                },
-                "{status}"
+                matches!(outcome, Some(AttemptOutcome::NotStarted(_))),
+                "{kind:?}"
             );
         }
-        let pulls_full = refused_as(429, ProblemKind::PullsFull.uri());
         assert!(matches!(
-            classify_error(&pulls_full, Start::Run).outcome,
+            run(Kind::AtCapacity),
+            Some(AttemptOutcome::AtCapacity(_))
+        ));
+        assert!(matches!(
+            run(Kind::PullQueueFull),
             Some(AttemptOutcome::PullQueueFull(_))
         ));
-        for status in [503, 507] {
-            let outcome = classify_error(&refusal(status, true), Start::Run).outcome;
-            assert!(
-                matches!(outcome, Some(AttemptOutcome::NodeUnhealthy(_))),
-                "{status}"
-            );
-        }
         assert!(matches!(
-            classify_error(&refusal(400, true), Start::Run).outcome,
+            run(Kind::Unhealthy),
+            Some(AttemptOutcome::NodeUnhealthy(_))
+        ));
+        assert!(matches!(
+            run(Kind::Invalid),
             Some(AttemptOutcome::Rejected(_))
         ));
-        assert!(matches!(
-            classify_error(&refusal(409, true), Start::Run).outcome,
-            Some(AttemptOutcome::Lost(_))
-        ));
-        assert!(matches!(
-            classify_error(&transport(false), Start::Run).outcome,
-            Some(AttemptOutcome::NotStarted(_))
-        ));
-        assert!(
-            classify_error(&refusal(404, false), Start::Attach)
-                .outcome
-                .is_none()
-        );
-        // It may have begun: request_job, don't assume. A proxy's answer is no node's.
-        assert!(
-            classify_error(&refusal(503, false), Start::Run)
-                .outcome
-                .is_none()
-        );
-        assert!(
-            classify_error(&refusal(507, false), Start::Run)
-                .outcome
-                .is_none()
-        );
-        assert!(
-            classify_error(&refusal(500, true), Start::Run)
-                .outcome
-                .is_none()
-        );
-        assert!(
-            classify_error(&transport(true), Start::Run)
-                .outcome
-                .is_none()
-        );
-        assert!(
-            classify_error(&transport(false), Start::Attach)
-                .outcome
-                .is_none()
-        );
-        assert!(
-            classify_error(&refusal(503, true), Start::Attach)
-                .outcome
-                .is_none()
-        );
-        assert!(matches!(
-            classify_error(&refusal(404, true), Start::Attach).outcome,
-            Some(AttemptOutcome::Lost(_))
-        ));
+        assert!(matches!(run(Kind::Conflict), Some(AttemptOutcome::Lost(_))));
+        // The node may have started it, so it is asked again.
+        for kind in [Kind::Unclear, Kind::Malformed, Kind::NotMade] {
+            assert!(run(kind).is_none(), "{kind:?}");
+        }
+        let attach = |kind, is_own_answer| outcome(Start::Attach, kind, is_own_answer);
+        for kind in [Kind::NotFound, Kind::Conflict] {
+            assert!(matches!(attach(kind, true), Some(AttemptOutcome::Lost(_))));
+            assert!(attach(kind, false).is_none(), "a proxy answers the same");
+        }
+        for kind in [
+            Kind::Unreachable,
+            Kind::Unclear,
+            Kind::Unhealthy,
+            Kind::Unsupported,
+        ] {
+            assert!(attach(kind, true).is_none(), "{kind:?}");
+        }
     }
 }

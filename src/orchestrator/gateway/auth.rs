@@ -1,4 +1,4 @@
-//! Login, sessions, and who one is.
+//! Sessions: login, refresh, logout, and the user of the session.
 
 use super::{AppState, authenticate};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// Longest body of a login, a refresh or a logout, most of which anybody may send.
+/// Largest body of a login, refresh or logout, most of which anybody may send.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 
 pub(super) async fn login(state: Arc<AppState>, mut request: Request) -> Reply {

@@ -1,4 +1,6 @@
-//! The User API (contract, section 2): one file per resource, and here the list of calls.
+//! Gateway: the User API (contract, section 2), one file per resource, with the list of routes here.
+//!
+//! Handlers authenticate, parse, call a use case and render its outcome. They decide nothing.
 
 mod audit;
 mod auth;
@@ -8,13 +10,11 @@ mod openapi;
 mod tasks;
 mod users;
 
-pub(super) use logs::LogLimits;
-
 use super::{AppState, health};
 use crate::{
     api::{
-        UserId,
         audit::AuditAction,
+        error::ApiError,
         problem::{Problem, ProblemKind},
     },
     http::{
@@ -29,10 +29,10 @@ use bytes::Bytes;
 use http::Method;
 use std::{future::ready, str::FromStr, sync::Arc};
 
-/// Most entries of a page.
+/// Largest page of a list, in entries.
 const MAX_PAGE_SIZE: u32 = 200;
 
-/// All calls of the gateway. Those under `/v1` but login and refresh need an access token.
+/// All routes of the gateway. Those under `/v1` except login and refresh need an access token.
 pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
     let requests = state.metrics.requests("gateway");
     routes().build(state, requests)
@@ -79,44 +79,40 @@ fn routes() -> RouterBuilder<AppState> {
     health::routes(builder)
 }
 
-/// Who calls.
-async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, Problem> {
+/// Authenticates the user who calls. Their budget pays for the body.
+async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
     let caller = state.identity.caller(request.bearer()).await?;
     request.authorize(Account::Authenticated(caller.user.id.into()))?;
     Ok(caller)
 }
 
-/// Who calls for what only admins may do.
+/// Authenticates the user who calls as an admin, for `action`.
 async fn authenticate_admin(
     state: &AppState,
     request: &Request,
     action: AuditAction,
-) -> Result<Caller, Problem> {
+) -> Result<Caller, ApiError> {
     let (bearer, origin) = (request.bearer(), request.origin());
     let admin = state.identity.admin(bearer, action, &origin).await?;
     request.authorize(Account::Authenticated(admin.user.id.into()))?;
     Ok(admin)
 }
 
-/// How many entries a page is to have: what is asked for, or what is usual.
-fn page_size(request: &Request, usual: u32) -> Result<u32, Problem> {
-    let limit = request.query_as("limit", "1 to 200")?.unwrap_or(usual);
+/// Number of entries on a page: query parameter `limit`, or `default`.
+fn page_size(request: &Request, default: u32) -> Result<u32, Problem> {
+    let limit = request.query_as("limit", "1 to 200")?.unwrap_or(default);
     if (1..=MAX_PAGE_SIZE).contains(&limit) {
         return Ok(limit);
     }
-    let text = "query parameter limit: expected 1 to 200";
-    Err(Problem::new(ProblemKind::InvalidRequest, text))
+    let detail = "query parameter limit: expected 1 to 200";
+    Err(Problem::new(ProblemKind::InvalidRequest, detail))
 }
 
-/// Where a list goes on. An empty one, as the last page has it, means the beginning, as does none.
+/// Position at which a list continues: query parameter `cursor`. An empty one, as the last page returns it,
+/// means the beginning.
 fn cursor<T: FromStr>(request: &Request) -> Result<Option<T>, Problem> {
     if request.query("cursor").is_some_and(|text| text.is_empty()) {
         return Ok(None);
     }
     request.query_as("cursor", "the next_cursor of an earlier answer")
-}
-
-/// Whose tasks a caller may see: their own, or, for an admin, everybody's.
-fn visible_owner(caller: &Caller) -> Option<UserId> {
-    (!caller.user.is_admin).then_some(caller.user.id)
 }

@@ -1,22 +1,18 @@
-//! Users, for admins.
+//! Users: create, list, disable, enable, revoke sessions, reset password; for admins.
 
 use super::{AppState, MAX_PAGE_SIZE, authenticate_admin, page_size};
 use crate::{
-    api::{
-        UserId,
-        audit::AuditAction,
-        users::{CreateUser, UserList},
-    },
+    api::{UserId, audit::AuditAction, users::CreateUser},
     http::{
         request::Request,
         response::{self, Reply},
     },
-    identity::{Caller, UserAction, store_problem},
+    identity::{Caller, UserAction},
 };
 use http::StatusCode;
 use std::sync::Arc;
 
-/// Longest user: handle, password and address at their limits are far smaller.
+/// Largest body of a new user; handle, password and e-mail address at their limits are far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
@@ -32,16 +28,8 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
     let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
     let limit = page_size(&request, MAX_PAGE_SIZE)?;
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
-    // One more than asked for tells whether there is more.
-    let users = state.store.user_list(admin.user.id, after, limit + 1);
-    let mut users = users.await.map_err(store_problem)?;
-    let more = users.len() > limit as usize;
-    users.truncate(limit as usize);
-    let last = users.last().filter(|_| more);
-    response::ok(&UserList {
-        next_cursor: last.map_or_else(String::new, |user| user.handle.clone()),
-        users,
-    })
+    let users = state.identity.user_list(&admin, after, limit);
+    response::ok(&users.await?)
 }
 
 pub(super) async fn disable(state: Arc<AppState>, request: Request) -> Reply {

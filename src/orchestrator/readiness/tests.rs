@@ -17,7 +17,7 @@ pub(in crate::orchestrator) fn node(slug: &str, concurrency: u32, running_jobs: 
         last_seen_at: Time::from_millis(0),
         draining: false,
         worker_url: Some("http://box:1".to_owned()),
-        config: None,
+        config: crate::store::StoredConfig::default(),
         config_version: 2,
         ack_version: Some(2),
         ack_status: Some(AckStatus::Applied),

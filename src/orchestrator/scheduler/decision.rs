@@ -1,159 +1,304 @@
-//! Whose job gets which slot, pure.
+//! The decision which job gets which slot. Pure: it takes data, asks for more, and returns data.
 //!
-//! Slot after slot goes to the user of whom the fewest jobs run, of equal ones to whom the last turn
-//! was the longest ago, and at the beginning to whom waits longest. Of that user's jobs it is the first,
-//! by priority and then by age, that fits a node with a free slot; of those nodes the least loaded, and
-//! of equal ones one that was given this image before, since it need not fetch it.
+//! Each slot goes to the user with the fewest running jobs; of equal ones, to the user whose last turn is the
+//! longest ago, and at the beginning to the one that has waited longest. The job is the first of this user, by
+//! priority and then by age, that fits a node with a free slot. The node is the least loaded of those; of
+//! equal ones, one that ran the image before, since it need not pull it.
 //!
-//! So a user of whom no job runs has the next turn but for one of each other user, however much those
-//! queue, and a job that fits no node holds up nobody, not even its own user.
+//! So a user without a running job waits for one turn of each other user at most, however long their
+//! queues are, and a job that fits no node delays no other job, not even of the same user.
+//!
+//! A [`Round`] knows the heads of lanes and reads on where it needs to:
+//!
+//! ```text
+//! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ──┐
+//!                                             ▲ │ └──▶ ReadImage(job) ──▶ [store] ──▶ add_image ─┤
+//!                                             └─┼─────────────────────────────────────────────────┘
+//!                                               └──▶ Done ──▶ into_assigned
+//! ```
+//!
+//! The reads see the queue at several moments. A job that has left the queue meanwhile is refused when it is
+//! claimed, one that has moved to another lane is assigned once, and one that came late is found by the next
+//! decision, since it wakes the scheduler.
 
-use super::{RescheduleRequest, free_slots::FreeSlots, servable::ServableLanes};
+use super::{
+    RescheduleRequest,
+    fair_share::{FairShare, ImageNodes},
+    free_slots::FreeSlots,
+};
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
-    store::{Lane, LaneCursor, Queue, QueuedJob, StoreError},
+    store::{Lane, LaneHeads, LaneRead, QueuedJob},
 };
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
 };
 
-/// Images of which it is remembered who was given them. All are forgotten when there are more.
-const MAX_IMAGES: usize = 256;
+/// Maximum number of jobs that are read of a lane at a time.
+pub(super) const LANE_READ_LIMIT: u32 = 256;
 
-/// What earlier decisions leave for later ones: preferences, and what is read again where it is lost, as by a
-/// restart.
-#[derive(Debug, Default)]
-pub struct FairShare {
-    /// How far the lanes of the queue are known, and which of them a node could serve.
-    pub(super) mark: LaneCursor,
-    pub(super) servable: ServableLanes,
-    turns: u64,
-    /// When each user had their last turn.
-    last_turn: HashMap<UserId, u64>,
-    /// The nodes that were given jobs in an image.
-    images: HashMap<String, HashSet<NodeId>>,
-}
-
-impl FairShare {
-    /// The user has a turn; its number.
-    fn record_turn(&mut self, user: UserId) -> u64 {
-        self.turns += 1;
-        self.last_turn.insert(user, self.turns);
-        self.turns
-    }
-
-    fn record_image(&mut self, image: String, node: NodeId) {
-        if self.images.len() >= MAX_IMAGES && !self.images.contains_key(&image) {
-            self.images.clear();
-        }
-        self.images.entry(image).or_default().insert(node);
-    }
-}
-
-/// The first jobs of a user's lanes, the least first, and the lane of each.
-type LaneHeads<'a> = BinaryHeap<Reverse<(QueuedJob, &'a Lane)>>;
-
-/// What decides whose turn it is, the least first: jobs that run, the last turn, since when they wait.
+/// Order of the users, the least first: running jobs, last turn, beginning of the wait.
 type UserOrder = (u32, u64, Time, UserId);
 
-/// Gives jobs whose node is silent another one, the oldest first; one that was asked in vain only where
-/// there is no other. They had their turn, so no user's counts.
+/// Request of a [`Round`].
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Read further jobs of these lanes and add them.
+    ReadJobs(Vec<LaneRead>),
+    /// Read the image of this job and add it.
+    ReadImage(JobId),
+    /// Nothing: every slot is assigned, or no job fits one.
+    Done,
+}
+
+/// Assigns nodes to jobs whose node is silent, the oldest first. A node that was asked in vain is asked again
+/// only where no other fits. These jobs had their turn, so no user is charged for one.
 pub(super) fn assign_reschedules(
-    sought: &[RescheduleRequest],
+    requests: &[RescheduleRequest],
     slots: &mut FreeSlots,
-) -> Result<Vec<(JobId, NodeId)>, StoreError> {
+) -> Vec<(JobId, NodeId)> {
     let mut assigned = Vec::new();
-    for sought in sought {
-        if !slots.has_room(&sought.placement)? {
+    for request in requests {
+        if !slots.has_room(&request.placement) {
             continue;
         }
-        let holder = [sought.except];
-        let asked = [&holder[..], &sought.tried].concat();
-        let mut take = |except: &[NodeId]| slots.take(&sought.placement, None, except);
+        let holder = [request.except];
+        let asked = [&holder[..], &request.tried].concat();
+        let mut take = |except: &[NodeId]| slots.take(&request.placement, None, except);
         if let Some(node) = take(&asked).or_else(|| take(&holder)) {
-            assigned.push((sought.job, node));
+            assigned.push((request.job, node));
         }
     }
-    Ok(assigned)
+    assigned
 }
 
-/// Gives each free slot a job of these lanes, as long as there is one that fits.
-pub(super) fn assign_queued(
-    queue: &dyn Queue,
-    lanes: &[Lane],
-    mut slots: FreeSlots,
-    shares: &mut FairShare,
-) -> Result<Vec<(JobId, NodeId)>, StoreError> {
-    let mut users = lane_heads(queue, lanes, &mut slots)?;
-    let running = queue.running()?;
-    let mut turns: BinaryHeap<Reverse<UserOrder>> = users
+/// Reads of the heads of all lanes that could have a slot, each of at most `limit` jobs.
+pub(super) fn first_reads(lanes: &[Lane], slots: &mut FreeSlots, limit: u32) -> Vec<LaneRead> {
+    let mut has_room = |lane: &&Lane| slots.has_room(&lane.placement);
+    let lanes: Vec<Lane> = lanes
         .iter()
-        .filter_map(|(user, heads)| {
-            let running = running.get(user).copied().unwrap_or(0);
-            let last = shares.last_turn.get(user).copied().unwrap_or(0);
-            heads
-                .peek()
-                .map(|Reverse((first, _))| Reverse((running, last, first.eligible_at, *user)))
-        })
+        .filter(|lane| has_room(lane))
+        .cloned()
         .collect();
-    let mut assigned = Vec::new();
-    while let Some(Reverse((running, _, _, user))) = turns.pop() {
-        let Some(heads) = users.get_mut(&user) else {
-            continue;
-        };
-        let Some(given) = assign_first(queue, heads, &mut slots, shares)? else {
-            continue;
-        };
-        assigned.push(given);
-        let turn = shares.record_turn(user);
-        if let Some(Reverse((first, _))) = heads.peek() {
-            turns.push(Reverse((running + 1, turn, first.eligible_at, user)));
-        }
-    }
-    Ok(assigned)
+    let limit = read_size(lanes.len(), slots, limit);
+    let reads = lanes.into_iter().map(|lane| LaneRead {
+        lane,
+        after: None,
+        limit,
+    });
+    reads.collect()
 }
 
-/// The first of each lane in which somebody could have a slot, by user.
-fn lane_heads<'a>(
-    queue: &dyn Queue,
-    lanes: &'a [Lane],
-    slots: &mut FreeSlots,
-) -> Result<HashMap<UserId, LaneHeads<'a>>, StoreError> {
-    let mut users: HashMap<UserId, LaneHeads<'a>> = HashMap::new();
-    for lane in lanes {
-        if slots.has_room(&lane.placement)?
-            && let Some(first) = queue.next(lane, None)?
-        {
-            let heads = users.entry(lane.user).or_default();
-            heads.push(Reverse((first, lane)));
-        }
-    }
-    Ok(users)
+/// Number of jobs to read of each lane: its share of the free slots, and one more.
+fn read_size(lanes: usize, slots: &FreeSlots, limit: u32) -> u32 {
+    let lanes = u32::try_from(lanes).unwrap_or(u32::MAX).max(1);
+    (slots.left().div_ceil(lanes) + 1).min(limit)
 }
 
-/// Gives a slot to the first of these jobs that fits one. What fits none now fits none later, since
-/// slots only get fewer: its lane is dropped.
-fn assign_first(
-    queue: &dyn Queue,
-    heads: &mut LaneHeads<'_>,
-    slots: &mut FreeSlots,
-    shares: &mut FairShare,
-) -> Result<Option<(JobId, NodeId)>, StoreError> {
-    while let Some(Reverse((job, lane))) = heads.pop() {
-        if !slots.has_room(&lane.placement)? {
-            continue;
-        }
-        let image = queue.image(job.id)?;
-        if let Some(node) = slots.take(&lane.placement, shares.images.get(&image), &[]) {
-            shares.record_image(image, node);
-            if let Some(next) = queue.next(lane, Some(&job))? {
-                heads.push(Reverse((next, lane)));
+/// Lane of the queue with the jobs that were read of it.
+#[derive(Debug)]
+struct LaneQueue {
+    lane: Lane,
+    /// Jobs that were read and not assigned, without the head.
+    jobs: VecDeque<QueuedJob>,
+    /// Last job that was read.
+    last: Option<QueuedJob>,
+    /// Whether the store may have more jobs of this lane.
+    has_more: bool,
+}
+
+/// Lanes of a user.
+#[derive(Debug, Default)]
+struct UserLanes {
+    /// First job of each lane, and the index of the lane.
+    heads: BinaryHeap<Reverse<(QueuedJob, usize)>>,
+    /// Lanes to read on before the next turn, since any of them may have the first job.
+    unread: Vec<usize>,
+}
+
+/// One round of decisions for the queue.
+pub(super) struct Round<'a> {
+    slots: FreeSlots,
+    shares: &'a mut FairShare,
+    images: &'a mut ImageNodes,
+    lanes: Vec<LaneQueue>,
+    users: HashMap<UserId, UserLanes>,
+    turns: BinaryHeap<Reverse<UserOrder>>,
+    /// Lanes of the last [`Step::ReadJobs`].
+    reading: Vec<usize>,
+    /// Answer to the last [`Step::ReadImage`].
+    image: Option<(JobId, Option<String>)>,
+    taken: HashSet<JobId>,
+    assigned: Vec<(JobId, NodeId)>,
+    /// Number of jobs that the last read asked of each lane.
+    read_size: u32,
+    limit: u32,
+}
+
+impl<'a> Round<'a> {
+    /// Round over the answer to [`first_reads`]; later reads have at most `limit` jobs of a lane, too.
+    pub(super) fn new(
+        reads: Vec<LaneRead>,
+        heads: LaneHeads,
+        slots: FreeSlots,
+        (shares, images): (&'a mut FairShare, &'a mut ImageNodes),
+        limit: u32,
+    ) -> Self {
+        let read_size = reads.first().map_or(0, |read| read.limit);
+        let lanes = reads.into_iter().map(|read| LaneQueue {
+            lane: read.lane,
+            jobs: VecDeque::new(),
+            last: None,
+            has_more: true,
+        });
+        let lanes: Vec<_> = lanes.collect();
+        let mut round = Self {
+            slots,
+            shares,
+            images,
+            reading: (0..lanes.len()).collect(),
+            lanes,
+            users: HashMap::new(),
+            turns: BinaryHeap::new(),
+            image: None,
+            taken: HashSet::new(),
+            assigned: Vec::new(),
+            read_size,
+            limit,
+        };
+        round.add_jobs(heads.jobs);
+        let turns = round.users.iter().filter_map(|(user, lanes)| {
+            let Reverse((first, _)) = lanes.heads.peek()?;
+            let running = heads.running.get(user).copied().unwrap_or(0);
+            let last = round.shares.last_turn(*user);
+            Some(Reverse((running, last, first.eligible_at, *user)))
+        });
+        round.turns = turns.collect();
+        round
+    }
+
+    /// Assigns jobs until data is missing.
+    pub(super) fn step(&mut self) -> Step {
+        while let Some(Reverse((running, _, _, user))) = self.turns.peek().copied() {
+            if self.slots.left() == 0 {
+                break;
             }
-            return Ok(Some((job.id, node)));
+            if self.must_read(user) {
+                return Step::ReadJobs(self.next_reads());
+            }
+            let Some((job, n)) = self.head(user) else {
+                self.turns.pop();
+                continue;
+            };
+            if !self.slots.has_room(&self.lanes[n].lane.placement) {
+                // Slots only get fewer, so the whole lane is dropped.
+                self.pop_head(user);
+                continue;
+            }
+            if self.taken.contains(&job.id) {
+                // It was read from two lanes.
+                self.pop_head(user);
+                self.advance(n);
+                continue;
+            }
+            let Some((_, image)) = self.image.take_if(|(of, _)| *of == job.id) else {
+                return Step::ReadImage(job.id);
+            };
+            self.pop_head(user);
+            self.advance(n);
+            if self.assign(job.id, n, image) {
+                self.turns.pop();
+                let turn = self.shares.record_turn(user);
+                // Turns differ, so the time is never compared.
+                self.turns
+                    .push(Reverse((running + 1, turn, job.eligible_at, user)));
+            }
+        }
+        Step::Done
+    }
+
+    /// Adds the jobs of the last [`Step::ReadJobs`], one list for each read.
+    pub(super) fn add_jobs(&mut self, jobs: Vec<Vec<QueuedJob>>) {
+        for (n, jobs) in std::mem::take(&mut self.reading).into_iter().zip(jobs) {
+            let queue = &mut self.lanes[n];
+            queue.has_more = jobs.len() >= self.read_size as usize;
+            queue.last = jobs.last().copied().or(queue.last);
+            queue.jobs = jobs.into();
+            self.advance(n);
         }
     }
-    Ok(None)
+
+    /// Adds the image of a job; `None` where the job is gone.
+    pub(super) fn add_image(&mut self, job: JobId, image: Option<String>) {
+        self.image = Some((job, image));
+    }
+
+    /// Jobs with their nodes, in the order in which they were assigned.
+    pub(super) fn into_assigned(self) -> Vec<(JobId, NodeId)> {
+        self.assigned
+    }
+
+    /// Whether a lane of the user is to be read on. A lane without room is dropped: slots only get fewer.
+    fn must_read(&mut self, user: UserId) -> bool {
+        let (slots, lanes) = (&mut self.slots, &self.lanes);
+        self.users.get_mut(&user).is_some_and(|user| {
+            user.unread
+                .retain(|n| slots.has_room(&lanes[*n].lane.placement));
+            !user.unread.is_empty()
+        })
+    }
+
+    /// Reads of all lanes that are to be read on, of all users.
+    fn next_reads(&mut self) -> Vec<LaneRead> {
+        let unread = self.users.values_mut().map(|user| &mut user.unread);
+        self.reading = unread.flat_map(std::mem::take).collect();
+        self.read_size = read_size(self.reading.len(), &self.slots, self.limit);
+        let reads = self.reading.iter().map(|n| LaneRead {
+            lane: self.lanes[*n].lane.clone(),
+            after: self.lanes[*n].last,
+            limit: self.read_size,
+        });
+        reads.collect()
+    }
+
+    /// Makes the next job of a lane its head, or notes that the lane is to be read on.
+    fn advance(&mut self, n: usize) {
+        let queue = &mut self.lanes[n];
+        let user = self.users.entry(queue.lane.user).or_default();
+        match queue.jobs.pop_front() {
+            Some(job) => user.heads.push(Reverse((job, n))),
+            None if queue.has_more => user.unread.push(n),
+            None => {}
+        }
+    }
+
+    /// First job of a user, and the index of its lane.
+    fn head(&self, user: UserId) -> Option<(QueuedJob, usize)> {
+        let heads = &self.users.get(&user)?.heads;
+        heads.peek().map(|Reverse(head)| *head)
+    }
+
+    fn pop_head(&mut self, user: UserId) {
+        if let Some(user) = self.users.get_mut(&user) {
+            user.heads.pop();
+        }
+    }
+
+    /// Assigns a job of this lane and this image to a node; false where the job is gone.
+    fn assign(&mut self, job: JobId, n: usize, image: Option<String>) -> bool {
+        let placement = &self.lanes[n].lane.placement;
+        let node = image.and_then(|image| {
+            let node = self.slots.take(placement, self.images.get(&image), &[])?;
+            self.images.record(image, node);
+            Some(node)
+        });
+        if let Some(node) = node {
+            self.taken.insert(job);
+            self.assigned.push((job, node));
+        }
+        node.is_some()
+    }
 }
 
 #[cfg(test)]

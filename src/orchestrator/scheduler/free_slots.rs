@@ -1,9 +1,9 @@
-//! LabelIndex with free slots, and which of them fits what a job asks.
+//! Nodes with free slots, and the best of them for a placement.
 
 use crate::{
     api::{NodeId, nodes::CapabilityReport},
     orchestrator::{readiness, scheduler::SlotLimits},
-    store::{Node, Placement, StoreError},
+    store::{Node, Placement},
 };
 use std::{
     cmp::Ordering,
@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-/// A node that may be given jobs.
+/// Node that may be assigned jobs.
 #[derive(Clone, Debug)]
 pub(super) struct Candidate {
     pub(super) id: NodeId,
@@ -21,7 +21,7 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// The node with as many of its slots as are used.
+    /// Candidate with the slots of a node that may be used.
     pub(super) fn new(node: Node, slots: SlotLimits) -> Self {
         Self {
             id: node.id,
@@ -43,32 +43,32 @@ impl Candidate {
         let inference = self.report.inference.as_ref();
         let infers = || readiness::inference_unavailable(inference).is_none();
         placement
-            .labels
+            .labels()
             .iter()
             .all(|label| self.labels().contains(label))
-            && !placement.except.contains(&self.id)
-            && (!placement.inference || infers())
+            && !placement.excluded_nodes().contains(&self.id)
+            && (!placement.needs_inference() || infers())
     }
 
-    /// Which of two has the smaller share of its slots taken, compared without division.
+    /// Order by the share of slots in use, compared without division.
     fn by_load(&self, other: &Self) -> Ordering {
         let crossed = |a: u32, b: u32| u64::from(a) * u64::from(b);
         crossed(self.running, other.slots).cmp(&crossed(other.running, self.slots))
     }
 }
 
-/// The nodes with free slots.
+/// Free slots of all candidates.
 pub(super) struct FreeSlots {
     nodes: Vec<Candidate>,
-    /// Jobs that may yet be given away, whatever nodes have room.
+    /// Number of slots that may still be taken.
     left: u32,
     by_label: HashMap<String, Vec<usize>>,
-    /// By what is asked, those that fit it and had room when they were last asked.
-    fitting: HashMap<String, Vec<usize>>,
+    /// Candidates that fit a placement and had a free slot at the last check.
+    fitting: HashMap<Placement, Vec<usize>>,
 }
 
 impl FreeSlots {
-    /// These nodes, of whose slots `left` may be taken.
+    /// Free slots of these nodes, of which at most `left` may be taken.
     pub(super) fn new(nodes: Vec<Candidate>, left: u32) -> Self {
         let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
         for (n, node) in nodes.iter().enumerate() {
@@ -76,35 +76,42 @@ impl FreeSlots {
                 by_label.entry(label.clone()).or_default().push(n);
             }
         }
+        let free = |node: &Candidate| node.slots.saturating_sub(node.running);
+        let free = nodes.iter().map(free).fold(0, u32::saturating_add);
         Self {
             nodes,
-            left,
+            left: free.min(left),
             by_label,
             fitting: HashMap::new(),
         }
     }
 
-    /// Whether a job that asks this of a node could have a slot.
-    pub(super) fn has_room(&mut self, placement: &str) -> Result<bool, StoreError> {
-        if self.left == 0 {
-            return Ok(false);
-        }
-        if !self.fitting.contains_key(placement) {
-            let fitting = self.find(&Placement::parse(placement)?);
-            self.fitting.insert(placement.to_owned(), fitting);
-        }
-        let fitting = self.fitting.get_mut(placement);
-        Ok(fitting.is_some_and(|fitting| {
-            fitting.retain(|n| self.nodes[*n].has_free_slot());
-            !fitting.is_empty()
-        }))
+    /// Number of slots that may still be taken.
+    pub(super) fn left(&self) -> u32 {
+        self.left
     }
 
-    /// Takes a slot of the least loaded node for a job that asks this and [has room](Self::has_room), of
-    /// equal ones that of one of the `preferred`; never one of `except`.
+    /// Whether a job with this placement could have a slot.
+    pub(super) fn has_room(&mut self, placement: &Placement) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        if !self.fitting.contains_key(placement) {
+            let fitting = self.find(placement);
+            self.fitting.insert(placement.clone(), fitting);
+        }
+        let fitting = self.fitting.get_mut(placement);
+        fitting.is_some_and(|fitting| {
+            fitting.retain(|n| self.nodes[*n].has_free_slot());
+            !fitting.is_empty()
+        })
+    }
+
+    /// Takes a slot of the least loaded node for a job that [has room](Self::has_room), of equally loaded ones
+    /// that of a `preferred` one; never one of `except`.
     pub(super) fn take(
         &mut self,
-        placement: &str,
+        placement: &Placement,
         preferred: Option<&HashSet<NodeId>>,
         except: &[NodeId],
     ) -> Option<NodeId> {
@@ -124,14 +131,15 @@ impl FreeSlots {
         })
     }
 
-    /// Those that fit. Of all its labels the rarest leads there, so that one that no node bears costs nothing.
+    /// Candidates that fit a placement. Only those with its rarest label are checked, so that a label that no node
+    /// has costs nothing.
     fn find(&self, placement: &Placement) -> Vec<usize> {
         let fits = |n: &usize| self.nodes[*n].fits(placement);
-        let bearers = |label| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
+        let labeled = |label| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
         match placement
-            .labels
+            .labels()
             .iter()
-            .map(bearers)
+            .map(labeled)
             .min_by_key(|nodes| nodes.len())
         {
             Some(nodes) => nodes.iter().copied().filter(fits).collect(),

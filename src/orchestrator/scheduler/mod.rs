@@ -1,29 +1,27 @@
-//! Which job goes to which node now.
+//! The scheduler: assigns queued jobs to nodes.
 //!
 //! ```text
-//! woken ──▶ anything due? ──▶ a free slot? ──▶ decision::assign_queued ──▶ claims, one commit ──▶ dispatch
-//!             │ no               │ no              reads the queue lane by lane
-//!             ▼                  ▼
+//! woken ──▶ any job eligible? ──▶ any free slot? ──▶ decision ──▶ claims, one commit ──▶ dispatch
+//!             │ no                  │ no              reads the heads of lanes
+//!             ▼                     ▼
 //!           asleep until something could have changed
 //! ```
 //!
-//! Beside the queue there are jobs that run at a node which is silent: another node may have them
-//! ([`RescheduleRequest`]), and they come first.
+//! Jobs that run on a silent node may move to another one ([`RescheduleRequest`]); they come before the queue.
 //!
-//! [`decision`] decides, pure; [`decide`] gives it what it needs; [`run`] is the loop that wakes, looks and
-//! carries out. Nothing polls: the loop sleeps until something could have changed (a task came, a slot
-//! got free, a node spoke) or until the next job's backoff ends. However many wake it meanwhile, it looks
-//! once more, and after a look it rests as long as that look took: a storm costs half a core at most.
+//! [`decision`] is pure; [`decide`] reads its data; [`run`] is the loop that carries decisions out. Nothing polls:
+//! the loop sleeps until something could have changed (a task was created, a slot became free, a node called)
+//! or until the next backoff ends. Any number of wake-ups during a pass cause one more pass, and after a
+//! decision the loop rests for as long as the decision took, so that a storm takes half a core at most.
 //!
-//! A look at an empty queue reads no node, one without a free slot reads no queue, and any other reads as
-//! much as there are nodes, lanes of the queue ([`Queue`](crate::store::Queue)) that one of them could serve
-//! and free slots, however long the lanes are and however many nobody could serve.
+//! Scheduling cost does not depend on queue length. A decision about an empty queue reads no node, and one
+//! without a free slot reads no queue. Any other reads as much as there are nodes, lanes that one of them could
+//! serve ([`servable`]), and free slots.
 
 mod decision;
+mod fair_share;
 mod free_slots;
 mod servable;
-
-pub use decision::FairShare;
 
 use super::{AppState, dispatch};
 pub use super::{active_jobs::RescheduleRequest, slots::SlotLimits};
@@ -31,94 +29,117 @@ use crate::{
     api::{JobId, NodeId, time::Time},
     errors,
     http::server::{Shutdown, shutdown_requested},
-    store::{Node, Placement, Store, StoreError},
+    store::{LaneCursor, Node, Placement, Store, StoreError},
 };
+use decision::{LANE_READ_LIMIT, Round, Step, first_reads};
+use fair_share::{FairShare, ImageNodes};
 use free_slots::{Candidate, FreeSlots};
 use futures_util::future::join_all;
+use servable::ServableLanes;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Between two looks for room on the disk.
+/// Pause before the next check of a disk without space.
 const SPACE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// How long to wait when the store fails.
+/// Pause after a failure of the store.
 const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a look came to.
+/// State that one decision leaves for the next.
+#[derive(Debug, Default)]
+pub struct SchedulerState {
+    cursor: LaneCursor,
+    servable: ServableLanes,
+    shares: FairShare,
+    images: ImageNodes,
+}
+
+/// Result of one decision.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// Which queued jobs are to be given to which nodes.
+    /// Queued jobs, and the nodes that they are assigned to.
     pub assigned: Vec<(JobId, NodeId)>,
-    /// Which of those that are sought are to be offered to which nodes.
+    /// Jobs of reschedule requests, and the nodes that they are offered to.
     pub offered: Vec<(JobId, NodeId)>,
-    /// When the next backoff ends.
+    /// End of the next backoff.
     pub next_at: Option<Time>,
 }
 
-/// Decides what the free slots of those nodes that `is_schedulable` jobs are given: those that are `sought`,
-/// then the queue. Claims nothing yet.
+/// Decides which jobs get the free slots of the nodes that are schedulable: those of `requests`, then those of
+/// the queue. Claims nothing yet.
 pub async fn decide(
     store: &Store,
-    shares: &mut FairShare,
-    sought: Vec<RescheduleRequest>,
+    state: &mut SchedulerState,
+    requests: Vec<RescheduleRequest>,
     now: Time,
-    slots: SlotLimits,
+    limits: SlotLimits,
     is_schedulable: impl Fn(&Node) -> bool,
 ) -> Result<Decision, StoreError> {
-    let due = store.queue_status(now).await?;
+    let status = store.queue_status(now).await?;
     let mut decided = Decision {
-        next_at: due.next_at,
+        next_at: status.next_at,
         ..Decision::default()
     };
-    if !due.has_eligible && sought.is_empty() {
+    if !status.has_eligible && requests.is_empty() {
         return Ok(decided);
     }
     let nodes = store.node_list().await?;
-    let mut kept = std::mem::take(shares);
-    let changes = store.lane_changes(&mut kept.mark);
-    kept.servable.update(changes, &nodes)?;
-    let lanes = kept.servable.lanes();
+    let changes = store.lane_changes(&mut state.cursor);
+    state.servable.update(changes, &nodes);
     let running = nodes.iter().map(|node| node.running_jobs);
-    let left = slots
-        .total
-        .saturating_sub(running.fold(0, u32::saturating_add));
+    let running = running.fold(0, u32::saturating_add);
     let candidates = nodes.into_iter().filter(is_schedulable);
-    let candidates = candidates.map(|node| Candidate::new(node, slots));
-    let free: Vec<Candidate> = candidates.filter(Candidate::has_free_slot).collect();
-    if free.is_empty() || left == 0 {
-        *shares = kept;
-        return Ok(decided);
+    let candidates = candidates.map(|node| Candidate::new(node, limits));
+    let candidates = candidates.filter(Candidate::has_free_slot).collect();
+    let mut slots = FreeSlots::new(candidates, limits.total.saturating_sub(running));
+    if slots.left() > 0 {
+        decided.offered = decision::assign_reschedules(&requests, &mut slots);
+        decided.assigned = assign_queued(store, state, slots, now).await?;
     }
-    let answer = store.queue_look(now, move |queue| {
-        let mut slots = FreeSlots::new(free, left);
-        let offered = decision::assign_reschedules(&sought, &mut slots)?;
-        let assigned = decision::assign_queued(queue, &lanes, slots, &mut kept)?;
-        Ok((offered, assigned, kept))
-    });
-    (decided.offered, decided.assigned, *shares) = answer.await?;
     Ok(decided)
 }
 
-/// Whether any of these nodes, be it away or full now, could be given a job that asks this.
-pub(super) fn any_node_fits(nodes: Vec<Node>, slots: SlotLimits, placement: &Placement) -> bool {
-    let candidate = |node| Candidate::new(node, slots);
-    nodes
-        .into_iter()
-        .map(candidate)
-        .any(|node| node.fits(placement))
+/// Assigns queued jobs to the free slots, with the data that the [`Round`] asks for.
+async fn assign_queued(
+    store: &Store,
+    state: &mut SchedulerState,
+    mut slots: FreeSlots,
+    now: Time,
+) -> Result<Vec<(JobId, NodeId)>, StoreError> {
+    let reads = first_reads(&state.servable.lanes(), &mut slots, LANE_READ_LIMIT);
+    if reads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let heads = store.lane_heads(reads.clone(), now).await?;
+    let history = (&mut state.shares, &mut state.images);
+    let mut round = Round::new(reads, heads, slots, history, LANE_READ_LIMIT);
+    loop {
+        match round.step() {
+            Step::ReadJobs(reads) => round.add_jobs(store.lane_jobs(reads, now).await?),
+            Step::ReadImage(job) => round.add_image(job, store.job_image(job).await?),
+            Step::Done => return Ok(round.into_assigned()),
+        }
+    }
+}
+
+/// Whether any of these nodes, also an unreachable or a full one, fits a placement.
+pub(super) fn any_node_fits(nodes: Vec<Node>, limits: SlotLimits, placement: &Placement) -> bool {
+    let candidate = |node| Candidate::new(node, limits);
+    let mut candidates = nodes.into_iter().map(candidate);
+    candidates.any(|node| node.fits(placement))
 }
 
 /// Runs until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
-    let mut shares = FairShare::default();
+    let mut scheduler = SchedulerState::default();
     let mut is_low = false;
     loop {
         let began = Instant::now();
-        let (next, rested) = match schedule_once(&state, &mut shares, &mut is_low).await {
-            Ok((next, looked)) => (next, looked + looked.duration_since(began)),
+        let (next, rested) = match schedule_once(&state, &mut scheduler, &mut is_low).await {
+            Ok((next, decided)) => (next, decided + decided.duration_since(began)),
             Err(error) => {
                 tracing::error!(
                     error = errors::chain(&error),
-                    "the scheduler can't read or write the store"
+                    "scheduler failed to use the store; retrying"
                 );
                 (Some(began + STORE_RETRY_INTERVAL), began)
             }
@@ -130,7 +151,7 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
             }
         };
         tokio::select! {
-            // A wake-up during the pass is kept, so none is lost.
+            // A wake-up during the pass is kept.
             () = state.jobs.wake.notified() => {}
             () = pause => {}
             () = shutdown_requested(shutdown.clone()) => return,
@@ -139,26 +160,30 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     }
 }
 
-/// Whether the results of queued tasks would have room. Logged when that changes, and not at each look.
+/// Whether the disk has space for the results of queued tasks. Only changes are logged.
 fn has_disk_space(state: &AppState, is_low: &mut bool) -> bool {
     let space = state.store.check_start_space();
     match &space {
-        Err(low) if !*is_low => tracing::warn!(reason = %low, "no queued task is started"),
-        Ok(()) if *is_low => tracing::info!("queued tasks are started again"),
+        Err(low) if !*is_low => {
+            tracing::warn!(reason = %low, "disk of the database is low on space; queued tasks wait")
+        }
+        Ok(()) if *is_low => {
+            tracing::info!("disk of the database has space again; starting queued tasks")
+        }
         _ => {}
     }
     *is_low = space.is_err();
     !*is_low
 }
 
-/// Starts all that can be started. Says when to look again by itself, and when its own look was over.
+/// Starts every job that can be started; the time of the next pass, and the end of this decision.
 async fn schedule_once(
     state: &Arc<AppState>,
-    shares: &mut FairShare,
+    scheduler: &mut SchedulerState,
     is_low: &mut bool,
 ) -> Result<(Option<Instant>, Instant), StoreError> {
     if state.store.storage_fault().is_some() {
-        // What may not be written to its end isn't begun; the end of the trouble wakes us.
+        // No work begins whose end can't be stored. The end of the fault wakes the scheduler.
         return Ok((None, Instant::now()));
     }
     if !has_disk_space(state, is_low) {
@@ -167,28 +192,28 @@ async fn schedule_once(
     }
     let now = Time::now();
     let is_schedulable = |node: &Node| state.is_schedulable(node, now);
-    let sought = state.jobs.active.reschedule_requests();
+    let requests = state.jobs.active.reschedule_requests();
     let decided = decide(
         &state.store,
-        shares,
-        sought,
+        scheduler,
+        requests,
         now,
         state.nodes.slots,
         is_schedulable,
     )
     .await?;
-    let looked = Instant::now();
+    let decided_at = Instant::now();
     let offers = decided.offered.into_iter();
     let offers = offers.map(|(job, node)| state.jobs.active.resolve_request(job, node));
     let claims = claim_and_dispatch(state, decided.assigned, now);
     let (_, claimed) = tokio::join!(join_all(offers), claims);
     claimed?;
-    let due = decided.next_at.map(|at| looked + at.since(now));
+    let due = decided.next_at.map(|at| decided_at + at.since(now));
     let next = [due, state.nodes.backoff.next_retry_at()];
-    Ok((next.into_iter().flatten().min(), looked))
+    Ok((next.into_iter().flatten().min(), decided_at))
 }
 
-/// Claims together, so that they share one commit, and starts whatever was claimed.
+/// Claims jobs, all in one commit where possible, and dispatches those that were claimed.
 async fn claim_and_dispatch(
     state: &Arc<AppState>,
     assigned: Vec<(JobId, NodeId)>,
@@ -202,11 +227,11 @@ async fn claim_and_dispatch(
             state.metrics.record_dispatch(waited);
             dispatch::start(state, job, handle, dispatch::Start::Run);
         } else {
-            // It was canceled meanwhile, and its slot is free for another.
+            // The job was canceled meanwhile, and its slot is free for another.
             state.jobs.wake.notify_one();
         }
         Ok(())
     });
-    // One that fails leaves the others alone.
+    // A failed claim doesn't affect the others.
     join_all(claims).await.into_iter().collect()
 }

@@ -1,48 +1,47 @@
-//! The lanes of the queue that some node could serve.
+//! Lanes of the queue that some node could serve.
 //!
-//! A lane whose labels no registered node bears is looked at when it comes into being and when a node's
-//! labels change, and at no turn in between: however many there are, they cost a decision nothing.
+//! A lane whose labels no registered node has is checked when it is entered and when the labels of a node
+//! change, but not at the turns in between. So the cost of a decision doesn't depend on the number of such lanes.
 
 use crate::{
     api::{NodeId, UserId, nodes::CapabilityReport},
-    store::{Lane, LaneChanges, Node, Placement, StoreError},
+    store::{Lane, LaneChanges, Node, Placement},
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-/// Lines by whether some node could serve them.
+/// All lanes, and those that some node could serve.
 #[derive(Debug, Default)]
 pub(super) struct ServableLanes {
-    placements: HashMap<Arc<str>, PlacementUsers>,
+    placements: HashMap<Placement, PlacementUsers>,
     nodes: LabelIndex,
     lanes: BTreeSet<Lane>,
-    /// `lanes` for who reads them, since it last changed.
+    /// Copy of `lanes` for readers, since their last change.
     snapshot: Option<Arc<[Lane]>>,
 }
 
-/// A placement, and whose jobs ask for it.
+/// Users whose jobs have a placement.
 #[derive(Debug)]
 struct PlacementUsers {
-    placement: Placement,
     is_servable: bool,
     users: HashSet<UserId>,
 }
 
-/// What is known of the nodes: who bears which label.
+/// Nodes by label.
 #[derive(Debug, Default)]
 struct LabelIndex {
     reports: Vec<(NodeId, Arc<CapabilityReport>)>,
-    bearers: HashMap<String, HashSet<NodeId>>,
+    by_label: HashMap<String, HashSet<NodeId>>,
 }
 
 impl LabelIndex {
     fn new(nodes: &[Node]) -> Self {
-        let mut bearers: HashMap<String, HashSet<NodeId>> = HashMap::new();
+        let mut by_label: HashMap<String, HashSet<NodeId>> = HashMap::new();
         for node in nodes {
             for label in node.capability.node.labels.iter().flatten() {
-                bearers.entry(label.clone()).or_default().insert(node.id);
+                by_label.entry(label.clone()).or_default().insert(node.id);
             }
         }
         let reports = nodes
@@ -50,11 +49,11 @@ impl LabelIndex {
             .map(|node| (node.id, Arc::clone(&node.capability)));
         Self {
             reports: reports.collect(),
-            bearers,
+            by_label,
         }
     }
 
-    /// Whether these are the same nodes with the same labels. A report that says the same is the same.
+    /// Whether these are the same nodes with the same labels. An equal report is the same object.
     fn matches(&self, nodes: &[Node]) -> bool {
         let labels = |report: &CapabilityReport| report.node.labels.clone().unwrap_or_default();
         self.reports.len() == nodes.len()
@@ -65,34 +64,30 @@ impl LabelIndex {
             })
     }
 
-    /// Whether one of them bears all labels that are asked for, and has not refused the job. Whether it
-    /// serves models changes too often to be looked at here.
+    /// Whether a node has all labels of a placement and is not excluded. Inference is left out, since it comes and
+    /// goes too often.
     fn could_serve(&self, placement: &Placement) -> bool {
-        let nobody = HashSet::new();
-        let bearers = |label| self.bearers.get(label).unwrap_or(&nobody);
+        let none = HashSet::new();
+        let labeled = |label| self.by_label.get(label).unwrap_or(&none);
         let fits = |node: &NodeId| {
-            !placement.except.contains(node)
+            !placement.excluded_nodes().contains(node)
                 && placement
-                    .labels
+                    .labels()
                     .iter()
-                    .all(|label| bearers(label).contains(node))
+                    .all(|label| labeled(label).contains(node))
         };
-        let rarest = placement.labels.iter().map(bearers);
-        match rarest.min_by_key(|bearers| bearers.len()) {
-            Some(bearers) => bearers.iter().any(fits),
+        let rarest = placement.labels().iter().map(labeled);
+        match rarest.min_by_key(|nodes| nodes.len()) {
+            Some(nodes) => nodes.iter().any(fits),
             None => self.reports.iter().any(|(node, _)| fits(node)),
         }
     }
 }
 
 impl ServableLanes {
-    /// Takes up which lanes came into being, and which nodes there are now.
-    pub(super) fn update(
-        &mut self,
-        changes: LaneChanges,
-        nodes: &[Node],
-    ) -> Result<(), StoreError> {
-        if changes.is_whole {
+    /// Applies the lanes that were entered, and the current nodes.
+    pub(super) fn update(&mut self, changes: LaneChanges, nodes: &[Node]) {
+        if changes.is_complete {
             self.placements.clear();
             self.lanes.clear();
             self.snapshot = None;
@@ -102,12 +97,11 @@ impl ServableLanes {
             self.recompute();
         }
         for lane in changes.entered {
-            self.enter(lane)?;
+            self.enter(lane);
         }
-        Ok(())
     }
 
-    /// The lanes that some node could serve.
+    /// Lanes that some node could serve.
     pub(super) fn lanes(&mut self) -> Arc<[Lane]> {
         let lanes = &self.lanes;
         let snapshot = self
@@ -116,36 +110,29 @@ impl ServableLanes {
         Arc::clone(snapshot)
     }
 
-    fn enter(&mut self, lane: Lane) -> Result<(), StoreError> {
-        if !self.placements.contains_key(&lane.placement) {
-            let placement = Placement::parse(&lane.placement)?;
-            let known = PlacementUsers {
-                is_servable: self.nodes.could_serve(&placement),
-                placement,
-                users: HashSet::new(),
-            };
-            self.placements.insert(Arc::clone(&lane.placement), known);
-        }
-        let Some(known) = self.placements.get_mut(&lane.placement) else {
-            return Ok(());
-        };
+    fn enter(&mut self, lane: Lane) {
+        let nodes = &self.nodes;
+        let known = self.placements.entry(lane.placement.clone());
+        let known = known.or_insert_with_key(|placement| PlacementUsers {
+            is_servable: nodes.could_serve(placement),
+            users: HashSet::new(),
+        });
         if known.users.insert(lane.user) && known.is_servable {
             self.lanes.insert(lane);
             self.snapshot = None;
         }
-        Ok(())
     }
 
-    /// Finds out anew which placements the nodes could serve.
+    /// Checks all placements again, after a change of the nodes.
     fn recompute(&mut self) {
         self.lanes.clear();
         self.snapshot = None;
-        for (text, known) in &mut self.placements {
-            known.is_servable = self.nodes.could_serve(&known.placement);
+        for (placement, known) in &mut self.placements {
+            known.is_servable = self.nodes.could_serve(placement);
             if known.is_servable {
                 self.lanes.extend(known.users.iter().map(|user| Lane {
                     user: *user,
-                    placement: Arc::clone(text),
+                    placement: placement.clone(),
                 }));
             }
         }
@@ -164,7 +151,7 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    fn bearer(labels: &[&str]) -> Node {
+    fn labeled_node(labels: &[&str]) -> Node {
         let mut node = node("box", 1, 0);
         let report = Arc::make_mut(&mut node.capability);
         report.node.labels = Some(labels.iter().map(|label| (*label).to_owned()).collect());
@@ -175,7 +162,7 @@ mod tests {
         proptest::sample::subsequence(vec!["a", "b", "c"], 0..=3)
     }
 
-    /// What happens between two looks.
+    /// Event between two turns of the scheduler.
     #[derive(Clone, Debug)]
     enum Step {
         Enter(usize, Vec<&'static str>, Option<usize>),
@@ -197,39 +184,33 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in whatever order: the lanes are those that a look at everything finds.
+        /// Against a check of every lane and node, after any sequence of events.
         #[test]
         fn servable_lines_are_those_that_a_node_fits(steps in proptest::collection::vec(step(), 1..30)) {
             let users = [(); 2].map(|()| UserId::new());
             let (mut nodes, mut all, mut servable) = (Vec::new(), Vec::new(), ServableLanes::default());
             for step in steps {
-                let mut changes = LaneChanges { is_whole: false, entered: Vec::new() };
+                let mut changes = LaneChanges { is_complete: false, entered: Vec::new() };
                 match step {
                     Step::Enter(user, labels, by) => {
                         let by = by.and_then(|by| nodes.get(by)).map(|node: &Node| node.id);
-                        let placement = Placement {
-                            labels: labels.into_iter().map(str::to_owned).collect(),
-                            except: by.into_iter().collect(),
-                            ..Placement::default()
-                        };
-                        let placement = serde_json::to_string(&placement).unwrap();
-                        let lane = Lane { user: users[user], placement: placement.into() };
+                        let placement = Placement::new(labels.into_iter().map(str::to_owned), false, by);
+                        let lane = Lane { user: users[user], placement };
                         all.push(lane.clone());
                         changes.entered.push(lane);
                     }
-                    Step::Join(labels) => nodes.push(bearer(&labels)),
+                    Step::Join(labels) => nodes.push(labeled_node(&labels)),
                     Step::Leave(n) if n < nodes.len() => drop(nodes.remove(n)),
                     Step::Relabel(n, labels) if n < nodes.len() => {
-                        nodes[n].capability = bearer(&labels).capability;
+                        nodes[n].capability = labeled_node(&labels).capability;
                     }
                     Step::Leave(_) | Step::Relabel(..) => {}
-                    Step::StartOver => changes = LaneChanges { is_whole: true, entered: all.clone() },
+                    Step::StartOver => changes = LaneChanges { is_complete: true, entered: all.clone() },
                 }
-                servable.update(changes, &nodes).unwrap();
+                servable.update(changes, &nodes);
                 let slots = SlotLimits { per_node: 1, total: 1 };
                 let fits = |lane: &&Lane| {
-                    let placement = Placement::parse(&lane.placement).unwrap();
-                    nodes.iter().any(|node| Candidate::new(node.clone(), slots).fits(&placement))
+                    nodes.iter().any(|node| Candidate::new(node.clone(), slots).fits(&lane.placement))
                 };
                 let expected: BTreeSet<_> = all.iter().filter(fits).cloned().collect();
                 let found = servable.lanes().iter().cloned().collect();

@@ -1,11 +1,18 @@
-//! The worker's end: starts a shim, finds one again, hears of it, stops it to end the job.
+//! The owner's end of a shim: starts it, finds it again, gets its updates, requests its stop.
 
-use super::{ARGUMENT, LISTENER, ShimConfig, StopRequest};
-use crate::{environment, spool::Spool};
+use super::{
+    ARGUMENT, LISTENER_FD, LOG_FILE,
+    frame::{Protocol, ShimMessage, encode_stop},
+    socket_in,
+};
+use crate::{environment, sandbox::StopReason};
+use bytes::BytesMut;
 use command_fds::{CommandFdExt as _, FdMapping};
+use serde::Serialize;
 use std::{
     fs, io,
     os::unix::net::{UnixListener, UnixStream as StdStream},
+    path::Path,
     process::Stdio,
 };
 use tokio::{
@@ -14,24 +21,35 @@ use tokio::{
     process::Command,
 };
 
-/// A shim that lives.
-pub struct ShimHandle(UnixStream);
+/// Connection to a shim.
+pub(crate) struct ShimHandle {
+    stream: UnixStream,
+    /// Form of the messages; unknown until the shim has sent its first.
+    protocol: Option<Protocol>,
+    /// Reason to stop that waits for the protocol.
+    stop: Option<StopReason>,
+    read: BytesMut,
+    unsent: BytesMut,
+}
 
 impl ShimHandle {
-    /// Starts a shim.
-    pub async fn start(spool: &Spool, config: &ShimConfig) -> io::Result<Self> {
-        spool.write_container_name(&config.container)?;
-        let (directory, path) = spool.shim_socket()?;
+    /// Starts a shim of our own binary at `program`, with its socket and log in `dir`.
+    pub(crate) async fn start(
+        dir: &Path,
+        program: &Path,
+        config: &impl Serialize,
+    ) -> io::Result<Self> {
+        let (open_dir, path) = socket_in(dir)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        // Before the shim lives: whoever connects waits in line.
-        let handle = connect_to(&path)?;
-        drop(directory);
-        let log = fs::File::create(spool.shim_log())?;
-        let mut command = Command::new(&config.init);
+        // Before the shim runs: a connection waits in the listener's queue.
+        let handle = Self::connect_to(&path)?;
+        drop(open_dir);
+        let log = fs::File::create(dir.join(LOG_FILE))?;
+        let mut command = Command::new(program);
         command
             .arg(ARGUMENT)
             .current_dir("/")
@@ -41,7 +59,7 @@ impl ShimHandle {
         environment::scrub(&mut command);
         let mapping = FdMapping {
             parent_fd: listener.into(),
-            child_fd: LISTENER,
+            child_fd: LISTENER_FD,
         };
         command
             .fd_mappings(vec![mapping])
@@ -51,15 +69,15 @@ impl ShimHandle {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&serde_json::to_vec(config)?).await?;
         }
-        // The runtime reaps it, should we live as long.
+        // The runtime reaps it, should this process live as long.
         drop(child);
         Ok(handle)
     }
 
-    /// The shim of this attempt; `None` when there is none any more.
-    pub fn connect(spool: &Spool) -> io::Result<Option<Self>> {
-        let (_directory, path) = spool.shim_socket()?;
-        match connect_to(&path) {
+    /// Connects to the shim in `dir`; `None` where none runs any more.
+    pub(crate) fn connect(dir: &Path) -> io::Result<Option<Self>> {
+        let (_open_dir, path) = socket_in(dir)?;
+        match Self::connect_to(&path) {
             Ok(handle) => Ok(Some(handle)),
             Err(error)
                 if matches!(
@@ -73,20 +91,72 @@ impl ShimHandle {
         }
     }
 
-    /// Waits until the shim has written something; false once it is gone.
-    pub async fn changed(&mut self) -> bool {
-        matches!(self.0.read(&mut [0; 4096]).await, Ok(1..))
+    fn connect_to(path: &Path) -> io::Result<Self> {
+        let stream = StdStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream: UnixStream::from_std(stream)?,
+            protocol: None,
+            stop: None,
+            read: BytesMut::new(),
+            unsent: BytesMut::new(),
+        })
     }
 
-    /// Has the shim end the job.
-    pub async fn stop(&mut self, request: StopRequest) {
-        // One that is gone shows in `changed`.
-        let _ = self.0.write_all(&request.encode()).await;
+    /// Requests the stop of the sandbox. It is sent by [`changed`](Self::changed), once the shim has said how.
+    pub(crate) fn stop(&mut self, reason: StopReason) {
+        self.stop = Some(reason);
+        self.queue_stop();
     }
-}
 
-fn connect_to(path: &std::path::Path) -> io::Result<ShimHandle> {
-    let stream = StdStream::connect(path)?;
-    stream.set_nonblocking(true)?;
-    Ok(ShimHandle(UnixStream::from_std(stream)?))
+    /// Waits until the shim has written something; false once the connection has ended. Cancel-safe.
+    pub(crate) async fn changed(&mut self) -> bool {
+        loop {
+            match self.take_messages() {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "shim sent a malformed message");
+                    return false;
+                }
+            }
+            let (mut reader, mut writer) = self.stream.split();
+            tokio::select! {
+                // An error shows at the next read.
+                sent = writer.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+                    if sent.is_err() {
+                        self.unsent.clear();
+                    }
+                }
+                read = reader.read_buf(&mut self.read) => {
+                    if !matches!(read, Ok(1..)) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes all messages that were read; whether there were any.
+    fn take_messages(&mut self) -> io::Result<bool> {
+        let mut has_changed = false;
+        while let Some(message) = ShimMessage::take(&mut self.read)? {
+            has_changed = true;
+            if let ShimMessage::Hello(protocol) = message
+                && self.protocol.is_none()
+            {
+                self.protocol = Some(protocol);
+                self.queue_stop();
+            }
+        }
+        Ok(has_changed)
+    }
+
+    fn queue_stop(&mut self) {
+        if let (Some(protocol), Some(reason)) = (self.protocol, self.stop) {
+            self.stop = None;
+            self.unsent
+                .extend_from_slice(&encode_stop(reason, protocol));
+        }
+    }
 }

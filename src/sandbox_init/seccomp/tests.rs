@@ -1,9 +1,9 @@
-//! The filter, judged by a small model of the BPF machine of the kernel.
+//! The filter, evaluated by a small model of the kernel's BPF machine.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A call as the kernel shows it to a filter.
+/// Call as the kernel shows it to a filter.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     number: c_long,
@@ -21,8 +21,8 @@ fn call(number: c_long, arguments: &[u64]) -> Call {
     }
 }
 
-/// The filter's word on a call, by the rules of the kernel's BPF machine.
-fn judge(filter: &[sock_filter], call: Call) -> u32 {
+/// Answer of the filter to a call, by the rules of the kernel's BPF machine.
+fn evaluate(filter: &[sock_filter], call: Call) -> u32 {
     let mut words = vec![call.number as u32, call.architecture, 0, 0];
     let halves = |argument: &u64| [*argument as u32, (*argument >> 32) as u32];
     words.extend(call.arguments.iter().flat_map(halves));
@@ -54,7 +54,7 @@ fn errno(errno: i32) -> u32 {
 }
 
 const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
-/// The threads of init in these tests.
+/// Threads of init in these tests.
 const INIT: [u32; 2] = [1, 7];
 
 #[test]
@@ -121,7 +121,7 @@ fn closed_calls_fail_and_their_neighbours_pass() {
     ];
     let filter = filter(&INIT);
     for (call, verdict) in cases {
-        assert_eq!(judge(&filter, call), verdict, "{call:x?}");
+        assert_eq!(evaluate(&filter, call), verdict, "{call:x?}");
     }
 }
 
@@ -132,11 +132,11 @@ fn calls_of_another_abi_do_not_pass() {
         architecture: 0x4000_0003,
         ..call(libc::SYS_read, &[])
     };
-    assert_eq!(judge(&filter, foreign), libc::SECCOMP_RET_KILL_PROCESS);
+    assert_eq!(evaluate(&filter, foreign), libc::SECCOMP_RET_KILL_PROCESS);
     #[cfg(target_arch = "x86_64")]
     for number in [libc::SYS_read, libc::SYS_keyctl] {
         let x32 = call(number | c_long::from(X32), &[]);
-        assert_eq!(judge(&filter, x32), errno(libc::ENOSYS));
+        assert_eq!(evaluate(&filter, x32), errno(libc::ENOSYS));
     }
 }
 
@@ -146,10 +146,10 @@ proptest! {
     fn every_call_gets_an_answer(number in 0..600_i64, arguments: [u64; 6]) {
         let filter = filter(&INIT);
         let other = [libc::SYS_getpid, libc::SYS_openat, libc::SYS_execve, libc::SYS_mmap, libc::SYS_futex];
-        let verdict = judge(&filter, call(number, &arguments));
+        let verdict = evaluate(&filter, call(number, &arguments));
         prop_assert!(verdict == ALLOWED || verdict & 0xffff_0000 == libc::SECCOMP_RET_ERRNO);
         for number in other {
-            prop_assert_eq!(judge(&filter, call(number, &arguments)), ALLOWED);
+            prop_assert_eq!(evaluate(&filter, call(number, &arguments)), ALLOWED);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One attempt of a job that a worker accepted: its spool, whose it is, and who waits for it.
+//! One attempt of a job that a worker accepted: its spool, its owner, and the calls that wait for it.
 
 use crate::{
     api::{
@@ -7,23 +7,31 @@ use crate::{
         jobs::{JobState, Outcome},
         problem::{Problem, ProblemKind},
     },
-    sandbox::shim::Excess,
+    sandbox::Excess,
     spool::{AcceptedJob, Spool},
     wait,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::watch;
+use std::{
+    mem,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 /// One attempt of a job.
 pub(in crate::worker) struct Job {
     pub(in crate::worker) accepted: AcceptedJob,
     pub(in crate::worker) spool: Spool,
     pub(in crate::worker) cancel: watch::Sender<bool>,
-    /// Set once the node has it ended for want of room.
+    /// Set once the node stops the job for want of disk space.
     pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
     outcome: watch::Sender<Option<Outcome>>,
     changed: watch::Sender<()>,
     is_pulling: AtomicBool,
+    is_removed_on_drop: AtomicBool,
 }
 
 impl Job {
@@ -40,41 +48,36 @@ impl Job {
             outcome: watch::Sender::new(outcome),
             changed: watch::Sender::new(()),
             is_pulling: AtomicBool::new(false),
+            is_removed_on_drop: AtomicBool::new(false),
         }
     }
 
+    /// State of the job for its orchestrator.
     pub(in crate::worker) fn state(&self) -> JobState {
-        let ended = self.outcome.borrow().map(Outcome::as_str);
-        JobState {
-            version: PAYLOAD_VERSION,
-            task_id: self.accepted.task_id,
-            job_id: self.accepted.job_id,
-            attempt: self.accepted.attempt,
-            status: ended.unwrap_or(JobState::RUNNING).to_owned(),
-        }
+        let outcome = self.outcome.borrow().map(Outcome::as_str);
+        state_of(&self.accepted, outcome.unwrap_or(JobState::RUNNING))
     }
 
-    /// Whether this orchestrator may see, end and forget the job.
+    /// Whether this orchestrator may see, cancel and forget the job.
     pub(in crate::worker) fn belongs_to(&self, orchestrator: Option<&OrchestratorId>) -> bool {
-        let owner = self.accepted.orchestrator_id.as_ref();
-        owner.is_none() || owner == orchestrator
+        is_owned_by(&self.accepted, orchestrator)
     }
 
-    /// What is said about one attempt doesn't hold for another.
+    /// Fails when a call names another attempt: what holds for one does not hold for another.
     pub(super) fn check_attempt(&self, attempt: Option<u32>) -> Result<(), Problem> {
-        let has = self.accepted.attempt;
+        let current = self.accepted.attempt;
         match attempt {
-            Some(attempt) if attempt != has => Err(Problem::new(
+            Some(attempt) if attempt != current => Err(Problem::new(
                 ProblemKind::Conflict,
                 format!(
-                    "this node has attempt {has} of this job, not {attempt}; ask for that one, or for none"
+                    "this node has attempt {current} of this job, not {attempt}; name that attempt, or none"
                 ),
             )),
             _ => Ok(()),
         }
     }
 
-    /// Notes whether the job waits for the pull of its image; whether it did before.
+    /// Sets whether the job waits for the pull of its image. Returns the value before.
     pub(in crate::worker) fn set_pulling(&self, is_pulling: bool) -> bool {
         self.is_pulling.swap(is_pulling, Ordering::SeqCst)
     }
@@ -94,17 +97,17 @@ impl Job {
         self.outcome.borrow().is_some()
     }
 
-    /// There is more in the spool than before.
+    /// Wakes the readers of the job: there is more in its spool.
     pub(in crate::worker) fn notify(&self) {
         self.changed.send_replace(());
     }
 
-    /// Hears that there is more in the spool.
+    /// Notifications about more in the spool.
     pub(in crate::worker) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// There is a result in the spool.
+    /// Publishes the outcome of the job, whose result is in the spool now.
     pub(in crate::worker) fn set_outcome(&self, outcome: Outcome) {
         self.outcome.send_replace(Some(outcome));
         self.notify();
@@ -117,17 +120,67 @@ impl Job {
         self.read_result().await
     }
 
-    /// The result, once there is one.
+    /// The result, once there is one. `None` also where it can't be read, which is logged.
     pub(in crate::worker) async fn read_result(&self) -> Option<ResultEvent> {
         let path = self.spool.path().to_owned();
-        let read = tokio::task::spawn_blocking(move || Spool::at(path).result()).await;
+        let read = spawn_blocking(move || Spool::at(path).result()).await;
         match read {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => {
-                tracing::error!(job = %self.accepted.job_id, %error, "a result can't be read");
+                tracing::error!(job = %self.accepted.job_id, %error, "result of a job unreadable");
                 None
             }
             Err(_) => None,
         }
+    }
+
+    /// Has the directory removed once the job is dropped for the last time.
+    pub(in crate::worker) fn remove_on_drop(&self) {
+        self.spool.remove_on_drop();
+        self.is_removed_on_drop.store(true, Ordering::Release);
+    }
+
+    /// Takes the spool out, which removes its directory when it is dropped and is to be removed.
+    fn take_spool(&mut self) -> Spool {
+        *self.is_removed_on_drop.get_mut() = false;
+        mem::replace(&mut self.spool, Spool::at(PathBuf::new()))
+    }
+
+    /// Drops the job, and waits until its directory is gone where this was the last reference.
+    pub(super) async fn release(self: Arc<Self>) {
+        if let Some(mut job) = Arc::into_inner(self) {
+            let spool = job.take_spool();
+            // A panic is in the log; the next start removes the directory.
+            let _ = spawn_blocking(move || drop(spool)).await;
+        }
+    }
+}
+
+impl Drop for Job {
+    /// Leaves the removal of a directory to a thread that may block: the last reference may go anywhere.
+    fn drop(&mut self) {
+        if *self.is_removed_on_drop.get_mut() {
+            let spool = self.take_spool();
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn_blocking(move || drop(spool));
+            }
+        }
+    }
+}
+
+/// Whether a job belongs to this orchestrator. One without a known owner belongs to all.
+pub(super) fn is_owned_by(job: &AcceptedJob, orchestrator: Option<&OrchestratorId>) -> bool {
+    let owner = job.orchestrator_id.as_ref();
+    owner.is_none() || owner == orchestrator
+}
+
+/// State of a job with this status.
+pub(super) fn state_of(job: &AcceptedJob, status: &str) -> JobState {
+    JobState {
+        version: PAYLOAD_VERSION,
+        task_id: job.task_id,
+        job_id: job.job_id,
+        attempt: job.attempt,
+        status: status.to_owned(),
     }
 }

@@ -1,24 +1,22 @@
-//! What the node and the init of a sandbox say to each other.
+//! Messages between a sandbox's shim and its init.
 
-use cynode::sandbox_init::wire::{INSPECT, InitRequest, REPORT_BYTES, Report};
+use cynode::sandbox_init::wire::{HEADER_BYTES, InitRequest, take_report};
 use std::io::ErrorKind;
 
 /// A request that is read was written just so, and nothing of it is made up.
 pub fn request(bytes: &[u8]) {
     let mut rest = bytes;
     match InitRequest::read(&mut rest) {
-        Ok(InitRequest::Inspect) => assert!(bytes.starts_with(&INSPECT)),
-        Ok(InitRequest::Run(request)) => {
+        Ok((exec, InitRequest::Run(spec))) => {
             let read = &bytes[..bytes.len() - rest.len()];
-            assert_eq!(request.encode(), read);
-            let env = request.env.iter().flat_map(|(name, value)| [name, value]);
-            let texts: usize = request
-                .command
-                .iter()
-                .chain(env)
-                .map(|text| text.len())
-                .sum();
+            assert_eq!(spec.encode(exec), read);
+            let env = spec.env.iter().flat_map(|(name, value)| [name, value]);
+            let texts: usize = spec.command.iter().chain(env).map(|text| text.len()).sum();
             assert!(texts < read.len());
+        }
+        Ok((exec, request)) => {
+            let header = &bytes[..HEADER_BYTES - 4];
+            assert!(request.encode(exec).starts_with(header));
         }
         Err(error) => assert!(
             matches!(
@@ -30,12 +28,12 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// A report that is read is one that can be written.
-pub fn report(bytes: [u8; REPORT_BYTES]) {
-    if let Some(report) = Report::decode(bytes) {
-        let written = report.encode();
-        assert_eq!(written[0], bytes[0]);
-        assert_eq!(Report::decode(written), Some(report));
-        assert!(written == bytes || matches!(report, Report::Ready(_) | Report::Started));
+/// Reports that are read were written just so, but for those of unknown types, which are skipped.
+pub fn reports(bytes: &[u8]) {
+    let mut read = bytes.to_vec();
+    while let Ok(Some((exec, report))) = take_report(&mut read) {
+        let end = bytes.len() - read.len();
+        assert!(bytes[..end].ends_with(&report.encode(exec)));
     }
+    assert!(bytes.ends_with(&read));
 }

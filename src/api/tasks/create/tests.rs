@@ -31,6 +31,13 @@ fn the_three_ways_to_say_what_to_run() {
     );
 }
 
+fn script() -> CreateTask {
+    CreateTask {
+        script: Some("x".to_owned()),
+        ..CreateTask::default()
+    }
+}
+
 #[test]
 fn wrong_tasks_name_the_field() {
     let long = "x".repeat(jobs::MAX_SCRIPT_BYTES + 1);
@@ -57,10 +64,6 @@ fn wrong_tasks_name_the_field() {
         (r#"{"script":"x","image":"-v"}"#.to_owned(), "#/image"),
         (r#"{"script":"x","image":""}"#.to_owned(), "#/image"),
         (
-            r#"{"script":"x","timeout_seconds":0}"#.to_owned(),
-            "#/timeout_seconds",
-        ),
-        (
             r#"{"script":"x","env":{"A=B":"c"}}"#.to_owned(),
             "#/env/A=B",
         ),
@@ -68,11 +71,6 @@ fn wrong_tasks_name_the_field() {
             r#"{"script":"x","env":{"CYNODE_JOB_ID":"c"}}"#.to_owned(),
             "#/env/CYNODE_JOB_ID",
         ),
-        (
-            r#"{"script":"x","max_attempts":0}"#.to_owned(),
-            "#/max_attempts",
-        ),
-        (r#"{"script":"x","priority":-101}"#.to_owned(), "#/priority"),
         (
             r#"{"script":"x","node_labels":["-x"]}"#.to_owned(),
             "#/node_labels/0",
@@ -93,6 +91,31 @@ fn wrong_tasks_name_the_field() {
             "{json:.80}: {problem:?}"
         );
         assert_eq!(problem.kind.status(), 400);
+    }
+    for (task, text) in [
+        (
+            CreateTask {
+                timeout_seconds: Some(0),
+                ..script()
+            },
+            "`timeout_seconds` must be a whole number of at least 1, got 0",
+        ),
+        (
+            CreateTask {
+                max_attempts: Some(101),
+                ..script()
+            },
+            "`max_attempts` must be a whole number from 1 to 100, got 101",
+        ),
+        (
+            CreateTask {
+                priority: Some(-101),
+                ..script()
+            },
+            "`priority` must be a whole number from -100 to 100, got -101",
+        ),
+    ] {
+        assert_eq!(task.resolve("alpine").unwrap_err().detail, text);
     }
     for json in [
         "{}",

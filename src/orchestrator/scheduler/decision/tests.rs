@@ -1,67 +1,50 @@
-//! The decision is held to its rules by a slow look at everything.
+//! Decisions against a check of every user, job and node.
 
 use super::*;
 use crate::{
     orchestrator::{
         readiness::tests::node,
-        scheduler::{SlotLimits, free_slots::Candidate},
+        scheduler::{SlotLimits, fair_share::MAX_IMAGES, free_slots::Candidate},
     },
     store::Placement,
 };
 use proptest::prelude::*;
-use std::{cell::Cell, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
-/// A job in the queue of a test.
+/// Job in the queue of a test.
 #[derive(Clone, Debug)]
 struct Job {
     lane: Lane,
     job: QueuedJob,
-    image: &'static str,
+    /// Missing where the job leaves the queue during the decision.
+    image: Option<&'static str>,
 }
 
-/// A queue in shares, and what runs.
+/// Queue in memory, and the running jobs.
 #[derive(Clone, Debug, Default)]
 struct World {
     queue: Vec<Job>,
     running: HashMap<UserId, u32>,
-    /// Jobs that were read of it.
-    read: Cell<usize>,
 }
 
-impl Queue for World {
-    fn running(&self) -> Result<HashMap<UserId, u32>, StoreError> {
-        Ok(self.running.clone())
-    }
-
-    fn next(&self, lane: &Lane, last: Option<&QueuedJob>) -> Result<Option<QueuedJob>, StoreError> {
-        self.read.set(self.read.get() + 1);
-        let lane = self.queue.iter().filter(|job| job.lane == *lane);
-        let behind = lane
-            .map(|job| job.job)
-            .filter(|job| last.is_none_or(|last| job > last));
-        Ok(behind.min())
-    }
-
-    fn image(&self, job: JobId) -> Result<String, StoreError> {
-        let job = self.queue.iter().find(|queued| queued.job.id == job);
-        Ok(job.unwrap().image.to_owned())
-    }
+/// State between decisions.
+#[derive(Default)]
+struct History {
+    shares: FairShare,
+    images: ImageNodes,
 }
 
 impl World {
     fn lanes(&self) -> Vec<Lane> {
         let lanes = self.queue.iter().map(|job| job.lane.clone());
-        lanes
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        lanes.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn add(&mut self, user: UserId, labels: &[&str], rank: i32) -> JobId {
         self.add_refused(user, labels, rank, None)
     }
 
-    /// The same for one that this node has refused.
+    /// Adds a job that this node has refused.
     fn add_refused(
         &mut self,
         user: UserId,
@@ -69,36 +52,73 @@ impl World {
         rank: i32,
         by: Option<NodeId>,
     ) -> JobId {
-        let placement = Placement {
-            except: by.into_iter().collect(),
-            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
-            ..Placement::default()
-        };
-        let placement = serde_json::to_string(&placement).unwrap().into();
-        let since = Time::from_millis(self.queue.len() as i64);
+        let labels = labels.iter().map(|label| (*label).to_owned());
+        let placement = Placement::new(labels, false, by);
+        let eligible_at = Time::from_millis(self.queue.len() as i64);
         let id = JobId::new();
         self.queue.push(Job {
             lane: Lane { user, placement },
             job: QueuedJob {
                 rank,
                 id,
-                eligible_at: since,
+                eligible_at,
             },
-            image: "a",
+            image: Some("a"),
         });
         id
     }
 
-    /// The job runs now; whose it is.
+    /// Starts a job; its user.
     fn start(&mut self, job: JobId) -> UserId {
-        let at = self
-            .queue
-            .iter()
-            .position(|queued| queued.job.id == job)
-            .unwrap();
+        let is_job = |queued: &Job| queued.job.id == job;
+        let at = self.queue.iter().position(is_job).unwrap();
         let user = self.queue.remove(at).lane.user;
         *self.running.entry(user).or_default() += 1;
         user
+    }
+
+    /// Answer of the store to reads.
+    fn read(&self, reads: &[LaneRead]) -> Vec<Vec<QueuedJob>> {
+        let jobs = reads.iter().map(|LaneRead { lane, after, limit }| {
+            let jobs = self.queue.iter().filter(|job| job.lane == *lane);
+            let jobs = jobs.map(|job| job.job);
+            let behind: BTreeSet<_> = jobs
+                .filter(|job| after.is_none_or(|after| *job > after))
+                .collect();
+            behind.into_iter().take(*limit as usize).collect()
+        });
+        jobs.collect()
+    }
+
+    fn image(&self, job: JobId) -> Option<String> {
+        let job = self.queue.iter().find(|queued| queued.job.id == job)?;
+        job.image.map(str::to_owned)
+    }
+
+    /// Round after its first read, with reads of at most `limit` jobs.
+    fn begin<'a>(
+        &self,
+        mut slots: FreeSlots,
+        History { shares, images }: &'a mut History,
+        limit: u32,
+    ) -> Round<'a> {
+        let reads = first_reads(&self.lanes(), &mut slots, limit);
+        let heads = LaneHeads {
+            running: self.running.clone(),
+            jobs: self.read(&reads),
+        };
+        Round::new(reads, heads, slots, (shares, images), limit)
+    }
+
+    fn assign(&self, slots: FreeSlots, history: &mut History, limit: u32) -> Vec<(JobId, NodeId)> {
+        let mut round = self.begin(slots, history, limit);
+        loop {
+            match round.step() {
+                Step::ReadJobs(reads) => round.add_jobs(self.read(&reads)),
+                Step::ReadImage(job) => round.add_image(job, self.image(job)),
+                Step::Done => return round.into_assigned(),
+            }
+        }
     }
 }
 
@@ -124,13 +144,11 @@ fn labels() -> impl Strategy<Value = &'static [&'static str]> {
     proptest::sample::select(&LABELS[..])
 }
 
-/// Looks at every user, job and node: whether `job` on `node` is what the rules want next.
+/// Checks against every user, job and node that `job` on `to` is the next assignment by the rules.
 fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(), TestCaseError> {
     let could = |job: &&Job| {
-        let placement = Placement::parse(&job.lane.placement).unwrap();
-        nodes
-            .iter()
-            .any(|node| node.has_free_slot() && node.fits(&placement))
+        let fits = |node: &Candidate| node.has_free_slot() && node.fits(&job.lane.placement);
+        nodes.iter().any(fits)
     };
     let job = world
         .queue
@@ -147,24 +165,27 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
     prop_assert_eq!(
         Some(running(&job.lane.user)),
         fewest,
-        "the fewest run of this user"
+        "the user has the fewest running jobs"
     );
     let own = world
         .queue
         .iter()
         .filter(|other| other.lane.user == job.lane.user);
     let first = own.filter(could).map(|job| job.job).min();
-    prop_assert_eq!(Some(job.job), first, "it is this user's first");
-    let placement = Placement::parse(&job.lane.placement).unwrap();
+    prop_assert_eq!(Some(job.job), first, "the job is the first of its user");
+    let placement = &job.lane.placement;
     let node = nodes.iter().find(|node| node.id == to).unwrap();
-    prop_assert!(node.has_free_slot() && node.fits(&placement));
-    prop_assert!(!placement.except.contains(&to), "it has refused it");
+    prop_assert!(node.has_free_slot() && node.fits(placement));
+    prop_assert!(
+        !placement.excluded_nodes().contains(&to),
+        "the node refused the job"
+    );
     let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
     for other in nodes
         .iter()
-        .filter(|other| other.has_free_slot() && other.fits(&placement))
+        .filter(|other| other.has_free_slot() && other.fits(placement))
     {
-        prop_assert!(share(node) <= share(other), "it is the least loaded");
+        prop_assert!(share(node) <= share(other), "the node is the least loaded");
     }
     Ok(())
 }
@@ -176,6 +197,7 @@ proptest! {
         running in proptest::array::uniform3(0u32..3),
         nodes in proptest::collection::vec((labels(), 0u32..4, 0u32..4), 0..5),
         left in 0u32..20,
+        limit in 1u32..4,
     ) {
         let users = [(); 3].map(|()| UserId::new());
         let mut world = World { running: users.into_iter().zip(running).collect(), ..World::default() };
@@ -184,21 +206,23 @@ proptest! {
             let by = nodes.get(by).map(|node| node.id);
             world.add_refused(users[user], labels, rank, by);
         }
-        let assigned = assign_queued(&world, &world.lanes(), FreeSlots::new(nodes.clone(), left), &mut FairShare::default()).unwrap();
+        let slots = || FreeSlots::new(nodes.clone(), left);
+        let assigned = world.assign(slots(), &mut History::default(), LANE_READ_LIMIT);
+        let in_small_reads = world.assign(slots(), &mut History::default(), limit);
+        prop_assert_eq!(&in_small_reads, &assigned, "the size of reads changes nothing");
         let given = assigned.len() as u32;
-        prop_assert!(given <= left, "no more than there may be in all");
+        prop_assert!(given <= left, "no more than the total limit");
         for (job, to) in assigned {
             check(&world, &nodes, job, to)?;
             world.start(job);
             nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
         }
         for job in world.queue.iter().filter(|_| given < left) {
-            let placement = Placement::parse(&job.lane.placement).unwrap();
-            prop_assert!(!nodes.iter().any(|node| node.has_free_slot() && node.fits(&placement)));
+            prop_assert!(!nodes.iter().any(|node| node.has_free_slot() && node.fits(&job.lane.placement)));
         }
     }
 
-    /// Others queue without end; somebody comes with one task.
+    /// Other users queue endlessly; an idle one adds a single job.
     #[test]
     fn idle_user_waits_one_turn_each(
         others in 1usize..5,
@@ -207,7 +231,7 @@ proptest! {
         ends in proptest::collection::vec(any::<proptest::sample::Index>(), 20),
     ) {
         let users: Vec<_> = (0..others).map(|_| UserId::new()).collect();
-        let (mut world, mut shares, mut at_nodes) = (World::default(), FairShare::default(), Vec::new());
+        let (mut world, mut history, mut at_nodes) = (World::default(), History::default(), Vec::new());
         let (late, mut turns, mut come) = (UserId::new(), 0, false);
         for (round, end) in ends.iter().enumerate() {
             for user in &users {
@@ -216,13 +240,13 @@ proptest! {
                 }
             }
             if round == before {
-                // It just had a turn, and is the last in every order.
-                shares.record_turn(late);
+                // The user just had a turn, and is the last in every order.
+                history.shares.record_turn(late);
                 world.add(late, &[], 100);
                 come = true;
             }
             let free = candidate(&[], at_nodes.len() as u32, slots);
-            for (job, _) in assign_queued(&world, &world.lanes(), free_slots(vec![free]), &mut shares).unwrap() {
+            for (job, _) in world.assign(free_slots(vec![free]), &mut history, LANE_READ_LIMIT) {
                 let user = world.start(job);
                 at_nodes.push(user);
                 if user == late {
@@ -234,7 +258,7 @@ proptest! {
             let ended = at_nodes.swap_remove(end.index(at_nodes.len()));
             *world.running.get_mut(&ended).unwrap() -= 1;
         }
-        prop_assert!(false, "it never came to the one task");
+        prop_assert!(false, "the job was never assigned");
     }
 }
 
@@ -244,15 +268,65 @@ fn scheduler_reads_only_jobs_it_can_place() {
     for n in 0..500 {
         world.add(user, if n % 2 == 0 { &[] } else { &["nowhere"] }, 0);
     }
-    let given = assign_queued(
-        &world,
-        &world.lanes(),
-        free_slots(vec![candidate(&[], 0, 3)]),
-        &mut FairShare::default(),
+    let mut slots = free_slots(vec![candidate(&[], 0, 3)]);
+    let reads = first_reads(&world.lanes(), &mut slots, LANE_READ_LIMIT);
+    let [read] = &reads[..] else {
+        panic!("one lane has a node: {reads:?}");
+    };
+    assert_eq!(read.limit, 4, "one for each slot, and the next one");
+    let mut history = History::default();
+    let mut round = world.begin(slots, &mut history, LANE_READ_LIMIT);
+    for _ in 0..3 {
+        let Step::ReadImage(job) = round.step() else {
+            panic!("every other job was read");
+        };
+        round.add_image(job, world.image(job));
+    }
+    assert!(matches!(round.step(), Step::Done));
+    assert_eq!(round.into_assigned().len(), 3);
+}
+
+/// A job may move to another lane between two reads, when a node is readmitted.
+#[test]
+fn job_that_changes_its_lane_is_assigned_once() {
+    let (mut world, user, node) = (World::default(), UserId::new(), candidate(&[], 0, 9));
+    let (moving, last) = (
+        world.add_refused(user, &[], 0, Some(NodeId::new())),
+        world.add(user, &[], 2),
     );
-    assert_eq!(given.unwrap().len(), 3);
-    // One for each slot, and the one behind them.
-    assert_eq!(world.read.get(), 4);
+    let first = world.add(user, &[], -1);
+    let mut history = History::default();
+    let mut round = world.begin(free_slots(vec![node]), &mut history, 1);
+    loop {
+        match round.step() {
+            Step::ReadJobs(reads) => {
+                // Read from its first lane before, it now is behind the head of the other.
+                let placement = Placement::default();
+                world.queue[0].lane = Lane { user, placement };
+                round.add_jobs(world.read(&reads));
+            }
+            Step::ReadImage(job) => round.add_image(job, world.image(job)),
+            Step::Done => break,
+        }
+    }
+    let assigned: Vec<_> = round
+        .into_assigned()
+        .into_iter()
+        .map(|(job, _)| job)
+        .collect();
+    assert_eq!(assigned, [first, moving, last]);
+}
+
+#[test]
+fn job_that_is_gone_costs_no_turn() {
+    let (mut world, users) = (World::default(), [(); 2].map(|()| UserId::new()));
+    world.add(users[0], &[], 0);
+    let [next, other] = users.map(|user| world.add(user, &[], 0));
+    world.queue[0].image = None;
+    let slots = free_slots(vec![candidate(&[], 0, 2)]);
+    let assigned = world.assign(slots, &mut History::default(), LANE_READ_LIMIT);
+    let jobs: Vec<_> = assigned.into_iter().map(|(job, _)| job).collect();
+    assert_eq!(jobs, [next, other]);
 }
 
 #[test]
@@ -263,22 +337,21 @@ fn image_breaks_ties_between_nodes() {
         candidate(&[], 1, 4),
     ];
     let ids = nodes.each_ref().map(|node| node.id);
-    let (mut world, mut shares) = (World::default(), FairShare::default());
+    let (mut world, mut history) = (World::default(), History::default());
     let job = world.add(UserId::new(), &[], 0);
-    let given = |shares: &mut FairShare| {
-        assign_queued(&world, &world.lanes(), free_slots(nodes.to_vec()), shares).unwrap()
-    };
-    shares.record_image("a".to_owned(), ids[1]);
-    shares.record_image("b".to_owned(), ids[0]);
-    assert_eq!(given(&mut shares), [(job, ids[1])]);
-    // An emptier one is better than one that has it.
-    let mut shares = FairShare::default();
-    shares.record_image("a".to_owned(), ids[2]);
-    assert_eq!(given(&mut shares), [(job, ids[0])]);
-    assert_eq!(given(&mut shares), [(job, ids[0])]);
+    let assigned =
+        |history: &mut History| world.assign(free_slots(nodes.to_vec()), history, LANE_READ_LIMIT);
+    history.images.record("a".to_owned(), ids[1]);
+    history.images.record("b".to_owned(), ids[0]);
+    assert_eq!(assigned(&mut history), [(job, ids[1])]);
+    // A less loaded node is better than one with the image.
+    let mut history = History::default();
+    history.images.record("a".to_owned(), ids[2]);
+    assert_eq!(assigned(&mut history), [(job, ids[0])]);
+    assert_eq!(assigned(&mut history), [(job, ids[0])]);
     for n in 0..2 * MAX_IMAGES {
-        shares.record_image(n.to_string(), ids[0]);
-        assert!(shares.images.len() <= MAX_IMAGES);
+        history.images.record(n.to_string(), ids[0]);
+        assert!(history.images.len() <= MAX_IMAGES);
     }
 }
 
@@ -292,25 +365,17 @@ fn inference_job_goes_only_to_serving_node() {
     });
     let mut down = serves.clone();
     down.id = NodeId::new();
-    Arc::make_mut(&mut down.report)
-        .inference
-        .as_mut()
-        .unwrap()
-        .running = Some(false);
+    let report = Arc::make_mut(&mut down.report);
+    report.inference.as_mut().unwrap().running = Some(false);
     let mut world = World::default();
     for _ in 0..2 {
         world.add(UserId::new(), &[], 0);
     }
     for job in &mut world.queue {
-        job.lane.placement = r#"{"inference":true}"#.into();
+        job.lane.placement = Placement::new([], true, []);
     }
     let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let given = assign_queued(
-        &world,
-        &world.lanes(),
-        free_slots(nodes),
-        &mut FairShare::default(),
-    )
-    .unwrap();
-    assert_eq!(given, [(world.queue[0].job.id, serves.id)]);
+    let slots = free_slots(nodes);
+    let assigned = world.assign(slots, &mut History::default(), LANE_READ_LIMIT);
+    assert_eq!(assigned, [(world.queue[0].job.id, serves.id)]);
 }

@@ -1,0 +1,82 @@
+//! First request of an attempt, and the node that it goes to.
+
+use super::outcome::{AttemptError, AttemptOutcome};
+use crate::{
+    api::NodeId,
+    orchestrator::{
+        AppState,
+        node_client::{NodeClient, PendingResponse},
+        reason::Reason,
+    },
+    store::{Node, RunningJob},
+};
+
+/// Way in which an attempt is begun at its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::orchestrator) enum Start {
+    /// The node has not been sent this attempt: send it.
+    Run,
+    /// The node may have this attempt: ask about it, and never send it again.
+    Attach,
+}
+
+impl Start {
+    /// Way for the request that is made now. Any later request attaches.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Attach)
+    }
+}
+
+/// Request by which an attempt is begun.
+pub(super) struct InitialRequest<'a> {
+    pub(super) start: Start,
+    /// Answer to it, where it was made already.
+    pub(super) pending: Option<PendingResponse<'a>>,
+}
+
+impl From<Start> for InitialRequest<'_> {
+    fn from(start: Start) -> Self {
+        Self {
+            start,
+            pending: None,
+        }
+    }
+}
+
+/// Sends an attempt to its node, or asks about it: its lifecycle after event number `after`.
+pub(super) fn request_job<'a>(
+    client: &NodeClient<'a>,
+    job: &RunningJob,
+    start: Start,
+    after: u64,
+) -> PendingResponse<'a> {
+    match start {
+        Start::Run => client.run(job),
+        Start::Attach => client.attach(job.id, job.attempt, after),
+    }
+}
+
+/// Client of the node of an attempt, as the node is known now.
+pub(super) async fn connect<'a>(
+    state: &'a AppState,
+    job: &RunningJob,
+    start: Start,
+) -> Result<NodeClient<'a>, AttemptError> {
+    let node: Result<Option<Node>, _> = state.store.node_get(job.node_id).await;
+    let node = node
+        .map_err(|error| AttemptError::transient(error.to_string()))?
+        .ok_or_else(|| AttemptError::lost("its node was removed"))?;
+    state.node_client(&node).ok_or_else(|| {
+        let reason = Reason::from("it has not reported the URL of its Worker API");
+        AttemptError {
+            outcome: (start == Start::Run).then(|| AttemptOutcome::NotStarted(reason.clone())),
+            reason,
+        }
+    })
+}
+
+/// Name of a node in log lines: its slug, or its id where the store can't tell.
+pub(super) async fn node_slug(state: &AppState, id: NodeId) -> String {
+    let node = state.store.node_get(id).await.ok().flatten();
+    node.map_or_else(|| id.to_string(), |node| node.slug)
+}

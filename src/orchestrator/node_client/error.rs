@@ -1,0 +1,207 @@
+//! Meaning of a failed call to a node.
+//!
+//! HTTP ends here: callers decide by [`NodeCallErrorKind`] and show the [`Reason`]. A proxy in between answers 404, 409 and
+//! 503, too, for a node that it lost sight of. So [`NodeCallError::is_own_answer`] says whether the answer is in the
+//! words of a worker.
+
+use crate::{
+    api::problem::ProblemKind, errors, http::client::CallError, orchestrator::reason::Reason,
+    store::StoreError,
+};
+use std::fmt;
+
+/// Failed call to a node.
+#[derive(Debug)]
+pub(in crate::orchestrator) struct NodeCallError {
+    pub(in crate::orchestrator) kind: NodeCallErrorKind,
+    /// Reason for users and, with the node's own words, for admins.
+    pub(in crate::orchestrator) reason: Reason,
+    /// Whether a worker answered; otherwise anything in between may have.
+    pub(in crate::orchestrator) is_own_answer: bool,
+    /// Whole error, for the log.
+    detail: String,
+}
+
+/// Meaning of a failed call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::orchestrator) enum NodeCallErrorKind {
+    /// The call was not made: its job could not be read from the store.
+    NotMade,
+    /// No connection was made, so the node did not act.
+    Unreachable,
+    /// No answer, or one without a certain meaning: the node may have acted.
+    Unclear,
+    /// An answer of success that violates the contract.
+    Malformed,
+    /// The node has no such call (404 in no worker's words, 405, 501).
+    Unsupported,
+    /// The node does not know the token (401).
+    UnknownToken,
+    /// The node does not accept calls from here (403, 421).
+    Denied,
+    /// The node has no such job (404).
+    NotFound,
+    /// The node has another attempt of the job, or the attempt still runs (409).
+    Conflict,
+    /// The request is invalid or too large for this node (400, 413, 415).
+    Invalid,
+    /// All slots are taken (429).
+    AtCapacity,
+    /// Too many jobs wait for image pulls (429).
+    PullQueueFull,
+    /// The node can't run jobs at present, by its own account (503, 507).
+    Unhealthy,
+}
+
+impl NodeCallError {
+    /// Error of a call that could not be made, since the store can't be read.
+    pub(super) fn not_made(error: &StoreError) -> Self {
+        let detail = errors::chain(error);
+        Self {
+            kind: NodeCallErrorKind::NotMade,
+            reason: "the job can't be read from the database".into(),
+            is_own_answer: false,
+            detail,
+        }
+    }
+}
+
+impl From<CallError> for NodeCallError {
+    fn from(error: CallError) -> Self {
+        Self {
+            kind: kind(&error),
+            reason: Reason::from_call_error(&error),
+            is_own_answer: !slug(&error).is_empty(),
+            detail: error.to_string(),
+        }
+    }
+}
+
+impl std::error::Error for NodeCallError {}
+
+impl fmt::Display for NodeCallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+/// Problem slug of a refusal; empty where no worker wrote it.
+fn slug(error: &CallError) -> &str {
+    match error {
+        CallError::Refused { problem, .. } => problem.slug(),
+        _ => "",
+    }
+}
+
+fn kind(error: &CallError) -> NodeCallErrorKind {
+    let status = match error {
+        CallError::Malformed { .. } => return NodeCallErrorKind::Malformed,
+        CallError::Transport { connected, .. } => {
+            return if *connected {
+                NodeCallErrorKind::Unclear
+            } else {
+                NodeCallErrorKind::Unreachable
+            };
+        }
+        CallError::Refused { status, .. } => status.as_u16(),
+    };
+    let is_own_answer = !slug(error).is_empty();
+    match status {
+        _ if error.is_unsupported() => NodeCallErrorKind::Unsupported,
+        400 | 413 | 415 => NodeCallErrorKind::Invalid,
+        401 => NodeCallErrorKind::UnknownToken,
+        403 | 421 => NodeCallErrorKind::Denied,
+        404 => NodeCallErrorKind::NotFound,
+        409 => NodeCallErrorKind::Conflict,
+        429 if slug(error) == ProblemKind::PullsFull.slug() => NodeCallErrorKind::PullQueueFull,
+        429 => NodeCallErrorKind::AtCapacity,
+        503 | 507 if is_own_answer => NodeCallErrorKind::Unhealthy,
+        _ => NodeCallErrorKind::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem::{ProblemBody, TYPE_BASE};
+    use http::StatusCode;
+
+    impl NodeCallError {
+        pub(in crate::orchestrator) fn of_kind(
+            kind: NodeCallErrorKind,
+            is_own_answer: bool,
+        ) -> Self {
+            Self {
+                kind,
+                reason: Reason::default(),
+                is_own_answer,
+                detail: String::new(),
+            }
+        }
+    }
+
+    fn refusal(status: u16, problem: &str) -> NodeCallErrorKind {
+        let error = CallError::Refused {
+            url: String::new(),
+            status: StatusCode::from_u16(status).unwrap(),
+            problem: Box::new(ProblemBody {
+                kind: problem.to_owned(),
+                title: String::new(),
+                status,
+                detail: String::new(),
+                instance: String::new(),
+                errors: Vec::new(),
+            }),
+        };
+        NodeCallError::from(error).kind
+    }
+
+    #[test]
+    fn status_of_a_worker_has_one_meaning() {
+        let expected = [
+            (400, NodeCallErrorKind::Invalid),
+            (413, NodeCallErrorKind::Invalid),
+            (415, NodeCallErrorKind::Invalid),
+            (401, NodeCallErrorKind::UnknownToken),
+            (403, NodeCallErrorKind::Denied),
+            (421, NodeCallErrorKind::Denied),
+            (404, NodeCallErrorKind::NotFound),
+            (405, NodeCallErrorKind::Unsupported),
+            (501, NodeCallErrorKind::Unsupported),
+            (409, NodeCallErrorKind::Conflict),
+            (429, NodeCallErrorKind::AtCapacity),
+            (503, NodeCallErrorKind::Unhealthy),
+            (507, NodeCallErrorKind::Unhealthy),
+            (500, NodeCallErrorKind::Unclear),
+            (502, NodeCallErrorKind::Unclear),
+        ];
+        for (status, kind) in expected {
+            assert_eq!(refusal(status, &format!("{TYPE_BASE}x")), kind, "{status}");
+        }
+        let pulls_full = refusal(429, &ProblemKind::PullsFull.uri());
+        assert_eq!(pulls_full, NodeCallErrorKind::PullQueueFull);
+    }
+
+    #[test]
+    fn status_of_a_proxy_says_little() {
+        assert_eq!(refusal(404, ""), NodeCallErrorKind::Unsupported);
+        for status in [500, 502, 503, 504, 507] {
+            assert_eq!(refusal(status, ""), NodeCallErrorKind::Unclear, "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_missing_connection_is_unreachable() {
+        let transport = |connected| {
+            let (url, reason) = (String::new(), String::new());
+            NodeCallError::from(CallError::Transport {
+                url,
+                reason,
+                connected,
+            })
+            .kind
+        };
+        assert_eq!(transport(false), NodeCallErrorKind::Unreachable);
+        assert_eq!(transport(true), NodeCallErrorKind::Unclear);
+    }
+}

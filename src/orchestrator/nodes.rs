@@ -1,0 +1,107 @@
+//! Use cases of nodes for users: list and show for everybody; drain, resume and forget for admins.
+//!
+//! Each takes the authenticated [`Caller`] and data, and returns data or an [`ApiError`]; no HTTP. The
+//! caller of an admin's use case was authenticated as an admin for its action.
+
+use super::AppState;
+use crate::{
+    api::{
+        audit::{AuditAction, RequestOrigin},
+        error::ApiError,
+        nodes::{NodeList, NodeView},
+        problem::{Problem, ProblemKind},
+    },
+    identity::Caller,
+    store::ForgetOutcome,
+};
+
+/// Lists all nodes. Only admins see what nodes say themselves.
+pub(super) async fn list(state: &AppState, caller: &Caller) -> Result<NodeList, ApiError> {
+    Ok(NodeList {
+        nodes: state.node_views_for(caller.user.is_admin).await?,
+        next_cursor: String::new(),
+    })
+}
+
+/// Shows a node. Fails with 404 for an unknown slug.
+pub(super) async fn show(
+    state: &AppState,
+    caller: &Caller,
+    slug: String,
+) -> Result<NodeView, ApiError> {
+    let node = state.store.node_by_slug(slug).await?;
+    let node = node.ok_or_else(|| Problem::not_found("node"))?;
+    Ok(state.node_view(node, caller.user.is_admin))
+}
+
+/// Stops scheduling jobs on a node.
+pub(super) async fn drain(
+    state: &AppState,
+    admin: &Caller,
+    slug: String,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    set_draining(state, admin, slug, origin, true).await
+}
+
+/// Schedules jobs on a node again.
+pub(super) async fn resume(
+    state: &AppState,
+    admin: &Caller,
+    slug: String,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    set_draining(state, admin, slug, origin, false).await
+}
+
+async fn set_draining(
+    state: &AppState,
+    admin: &Caller,
+    slug: String,
+    origin: &RequestOrigin,
+    draining: bool,
+) -> Result<(), ApiError> {
+    let action = if draining {
+        AuditAction::NodeDrain
+    } else {
+        AuditAction::NodeResume
+    };
+    let event = admin.audit_event(action, origin);
+    if !state.store.node_drain(slug, draining, event).await? {
+        return Err(Problem::not_found("node").into());
+    }
+    state.jobs.wake.notify_one();
+    Ok(())
+}
+
+/// Forgets a node: its token becomes invalid and its slug free. Fails with 409 while it has jobs.
+pub(super) async fn forget(
+    state: &AppState,
+    admin: &Caller,
+    slug: String,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    let event = admin.audit_event(AuditAction::NodeForget, origin);
+    match state.store.node_forget(slug.clone(), event).await? {
+        ForgetOutcome::Forgotten(id) => {
+            state.nodes.backoff.clear(id);
+            state.nodes.instances.forget(&id);
+        }
+        ForgetOutcome::Busy(jobs) => return Err(has_running_jobs(&slug, jobs).into()),
+        ForgetOutcome::Unknown => return Err(Problem::not_found("node").into()),
+    }
+    tracing::info!(node = slug, "node forgotten");
+    Ok(())
+}
+
+fn has_running_jobs(slug: &str, jobs: u32) -> Problem {
+    let plural = if jobs == 1 { "" } else { "s" };
+    Problem::new(
+        ProblemKind::Conflict,
+        format!(
+            "node {slug} has {jobs} running job{plural}; wait for the end, or cancel the tasks that it runs (cynode \
+             task list --status running), which takes a minute at most if the machine is gone, then try again; \
+             cynode nodes drain {slug} keeps new jobs away"
+        ),
+    )
+}

@@ -1,0 +1,273 @@
+//! Use cases of tasks: create, list, show, result, cancel, delete.
+//!
+//! Each takes the authenticated [`Caller`] and data, and returns data or an [`ApiError`]; no HTTP. A caller
+//! sees their own tasks, an admin everybody's. A task is named by its id, by its name, or by the beginning
+//! of its id.
+
+use super::{
+    AppState,
+    cancel::{self, CancelError},
+    readiness, task_log,
+};
+use crate::{
+    api::{
+        TaskId,
+        audit::{AuditAction, RequestOrigin},
+        error::ApiError,
+        problem::{Problem, ProblemKind},
+        tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
+        time::Time,
+    },
+    background,
+    digest::sha256_hex,
+    identity::Caller,
+    store::{
+        CreateOutcome, DeleteOutcome, IdempotencyKey, MAX_LANES_PER_USER, MAX_OFFSET, StoreError,
+        TaskFilter, TaskMatch,
+    },
+};
+use std::{future::Future, sync::Arc};
+use tracing::Instrument as _;
+
+/// Seconds after which a full queue may have room.
+const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
+/// Seconds after which the outcome of an undecided cancel may be known.
+const UNDECIDED_RETRY_SECONDS: u64 = 5;
+
+/// Creates a task, which is stored when this returns. The same `idempotency_key` with the same request
+/// returns the task that the first call created.
+///
+/// Fails where a field is invalid, the key was used for another request, or the queue is full.
+pub(super) async fn create(
+    state: &Arc<AppState>,
+    caller: &Caller,
+    request: CreateTask,
+    idempotency_key: Option<String>,
+) -> Result<Task, ApiError> {
+    // Compared as it was understood: neither white space nor the order of fields makes another request.
+    let digest = sha256_hex(serde_json::to_vec(&request).map_err(ApiError::internal)?);
+    let key = idempotency_key.map(|key| IdempotencyKey {
+        key,
+        body_sha256: digest,
+    });
+    let spec = request.resolve(state.settings.default_image.as_str())?;
+    let (authority, user) = (caller.authority(), caller.user.handle.clone());
+    let shared = Arc::clone(state);
+    let outcome = run_to_end("create_task", async move {
+        let AppState {
+            store, settings, ..
+        } = &*shared;
+        let outcome = store
+            .task_create(authority, spec, key, settings.queue, Time::now())
+            .await;
+        if let Ok(CreateOutcome::Created(task)) = &outcome {
+            shared.metrics.record_created();
+            task_log::created(task.id, &user);
+            shared.jobs.wake.notify_one();
+        }
+        outcome
+    });
+    match outcome.await?? {
+        CreateOutcome::Created(task) => Ok(task),
+        CreateOutcome::Repeated(task) => Ok(task.as_created()),
+        CreateOutcome::QueueFull(queue) => Err(queue_full(format!(
+            "{queue} is full; wait until some of its tasks have started, then try again"
+        ))),
+        CreateOutcome::TooManyLanes => Err(queue_full(format!(
+            "your queued tasks use {MAX_LANES_PER_USER} different sets of node_labels, which is the limit; wait \
+             until some have started, or cancel some, then try again"
+        ))),
+        CreateOutcome::KeyReused => Err(Problem::new(
+            ProblemKind::IdempotencyKeyReused,
+            "this Idempotency-Key was used for another request; choose a new key for a new task",
+        )
+        .into()),
+    }
+}
+
+fn queue_full(detail: String) -> ApiError {
+    Problem::new(ProblemKind::QueueFull, detail)
+        .retry_after(QUEUE_FULL_RETRY_SECONDS)
+        .into()
+}
+
+/// Lists the tasks that the caller may see, newest first. `filter.owner` is set here.
+pub(super) async fn list(
+    state: &AppState,
+    caller: &Caller,
+    filter: TaskFilter,
+) -> Result<TaskList, ApiError> {
+    let offset = filter.offset;
+    let filter = TaskFilter {
+        owner: caller.visible_owner(),
+        ..filter
+    };
+    let page = state.store.task_list(caller.user.id, filter).await?;
+    let last = page.tasks.last().filter(|_| page.more);
+    let next_offset = u64::from(offset) + page.tasks.len() as u64;
+    let has_next_offset = page.more && next_offset <= u64::from(MAX_OFFSET);
+    Ok(TaskList {
+        next_cursor: last.map_or_else(String::new, |task| task.id.to_string()),
+        next_offset: has_next_offset.then_some(next_offset),
+        tasks: page.tasks,
+    })
+}
+
+/// Finds the task that `name` names. Fails with 404 where the caller sees none, and with 409 where several
+/// match.
+pub(super) async fn find(
+    state: &AppState,
+    caller: &Caller,
+    name: String,
+) -> Result<Task, ApiError> {
+    let (store, user) = (&state.store, &caller.user);
+    let ambiguous = |detail| Err(Problem::new(ProblemKind::Conflict, detail).into());
+    let id = match store.task_find(name, user.id, user.is_admin).await? {
+        TaskMatch::One(id) => id,
+        TaskMatch::None => return Err(Problem::not_found("task").into()),
+        TaskMatch::SeveralNames => return ambiguous("several tasks have this name; give an id"),
+        TaskMatch::SeveralIds => {
+            return ambiguous("several task ids begin like this; give more characters");
+        }
+    };
+    let task = store.task_get(id, caller.visible_owner()).await?;
+    Ok(task.ok_or_else(|| Problem::not_found("task"))?)
+}
+
+/// Shows a task, and the reason where it has to wait.
+pub(super) async fn show(
+    state: &AppState,
+    caller: &Caller,
+    name: String,
+) -> Result<Task, ApiError> {
+    let mut task = find(state, caller, name).await?;
+    task.waiting_for = waiting_for(state, task.id, task.status).await;
+    Ok(task)
+}
+
+/// Task with the results of all its attempts, the last one last.
+pub(super) async fn result(
+    state: &AppState,
+    caller: &Caller,
+    name: String,
+) -> Result<(Task, TaskResult), ApiError> {
+    let task = find(state, caller, name).await?;
+    let result = TaskResult {
+        task_id: task.id,
+        status: task.status,
+        jobs: state.store.task_jobs(task.id).await?,
+    };
+    Ok((task, result))
+}
+
+/// Cancels a task, and waits until its end is stored. Goes on if the caller hangs up.
+///
+/// Fails with 503 where the end is not known in time, or can't be stored.
+pub(super) async fn cancel(
+    state: &Arc<AppState>,
+    caller: &Caller,
+    name: String,
+) -> Result<CancelAnswer, ApiError> {
+    let task = find(state, caller, name).await?.id;
+    let shared = Arc::clone(state);
+    let canceled = run_to_end(
+        "cancel_task",
+        async move { cancel::cancel(&shared, task).await },
+    );
+    match canceled.await? {
+        Ok(Some(canceled)) => Ok(CancelAnswer {
+            task_id: task,
+            canceled,
+        }),
+        Ok(None) => Err(undecided(
+            "the task is being canceled, but its outcome is not known yet; look at the task, or cancel it again"
+                .to_owned(),
+        )
+        .into()),
+        Err(CancelError::Failed(error)) => Err(error.into()),
+        Err(CancelError::Unrecorded(error)) => Err(unrecorded(error)),
+    }
+}
+
+fn undecided(detail: String) -> Problem {
+    Problem::new(ProblemKind::Unavailable, detail).retry_after(UNDECIDED_RETRY_SECONDS)
+}
+
+/// The node was asked to stop the job, but the cancel can't be stored.
+fn unrecorded(error: StoreError) -> ApiError {
+    ApiError::from(error).map_problem(|problem| {
+        undecided(format!(
+            "the job is being stopped, but this can't be stored yet: {}; the task shows its end as soon as it can \
+             be stored, so look at it again later",
+            problem.detail
+        ))
+    })
+}
+
+/// Deletes a finished task before its retention ends, with its jobs and output.
+pub(super) async fn delete(
+    state: &AppState,
+    caller: &Caller,
+    name: String,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    let task = find(state, caller, name).await?.id;
+    let event = caller.audit_event(AuditAction::TaskDelete, origin);
+    let (owner, authority) = (caller.visible_owner(), caller.authority());
+    let outcome = state.store.task_delete(task, owner, authority, event);
+    match outcome.await? {
+        DeleteOutcome::Deleted => Ok(()),
+        DeleteOutcome::Unknown => Err(Problem::not_found("task").into()),
+        DeleteOutcome::Unfinished(status) => Err(Problem::new(
+            ProblemKind::Conflict,
+            format!(
+                "the task is {}, and only a finished task can be deleted; cancel it first (cynode task cancel \
+                 {task}), then delete it",
+                status.as_str()
+            ),
+        )
+        .into()),
+    }
+}
+
+/// Reason why a task has to wait; `None` where it does not, or where the reason can't be read.
+pub(super) async fn waiting_for(
+    state: &AppState,
+    task: TaskId,
+    status: TaskStatus,
+) -> Option<String> {
+    let AppState {
+        store, jobs, nodes, ..
+    } = state;
+    match status {
+        TaskStatus::Queued => {
+            if let Err(low) = store.check_start_space() {
+                return Some(low.to_string());
+            }
+            let requirements = store.task_requirements(task).await.ok()?;
+            let views = state.node_views().await.ok()?;
+            readiness::waiting_reason(&requirements, &views)
+                .or_else(|| nodes.slots.exhausted_reason(&views))
+        }
+        TaskStatus::Running => {
+            let current = jobs.watches.current(task)?;
+            let node = store.node_get(current.source?.node).await.ok()??;
+            if !current.is_unreachable && node.capability.node.stopping_since.is_none() {
+                return None;
+            }
+            let outlook = store.job_outlook(task).await.ok()??;
+            Some(readiness::unreachable_reason(&node, outlook, Time::now()))
+        }
+        _ => None,
+    }
+}
+
+/// Runs `work` to its end even if the caller hangs up, so that nothing comes between a write and its
+/// consequences.
+async fn run_to_end<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let work = background::spawn(name, work.in_current_span());
+    work.await.map_err(ApiError::internal)
+}

@@ -1,0 +1,359 @@
+//! Life of a sandbox as a pure state machine: events and a time in, the next state and one action out.
+//!
+//! ```text
+//!            InitReady        ExecSent           ExecEnded, ClientGone
+//! Starting ───────────▶ Ready ────────▶ InUse ──────────────────────────▶ Ending ────────▶ Cleared
+//!     │                   │               │  StopRequested, time limit       ▲    Removed
+//!     └───────────────────┴───────────────┴──────────────────────────────────┘
+//! ```
+//!
+//! Every phase but `Cleared` has a deadline, so that no silence of podman or init holds a sandbox for ever:
+//!
+//! | phase | deadline | what happens at it |
+//! |---|---|---|
+//! | `Starting`, `Ready`, `InUse` until the command runs | [`START_TIMEOUT`] | the podman client is ended |
+//! | `InUse` | the command's time limit | the sandbox is stopped, as on request |
+//! | `Ending`, init kills | [`INIT_KILL_TIMEOUT`] | podman is asked to kill the container |
+//! | `Ending`, podman kills | [`ENGINE_KILL_TIMEOUT`] | the podman client is ended |
+//! | `Ending`, the client removes | [`REMOVAL_TIMEOUT`] | the podman client is ended, the container removed by name |
+//!
+//! A command is handed over at most once, and never after a stop was requested. From [`Event::ExecSent`] on it may
+//! have run: an end that init doesn't report is [`SandboxExit::Lost`] then, and a failed start before.
+
+use super::{
+    exit::{SandboxExit, classify_exit},
+    stop::StopReason,
+};
+use crate::sandbox_init::wire::ExecEnd;
+use std::time::{Duration, Instant};
+
+/// Time for podman and init until the command runs.
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for init to kill all processes of the sandbox.
+pub(super) const INIT_KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for podman to kill a container that init did not end.
+pub(super) const ENGINE_KILL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for podman to remove the container of a sandbox that has ended.
+pub(super) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Exit code of a podman client whose container's PID 1 was killed.
+const KILLED_EXIT_CODE: i32 = 128 + libc::SIGKILL;
+
+/// Phase of a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Podman makes the container.
+    Starting,
+    /// Init runs and waits for a command.
+    Ready,
+    /// Init has a command.
+    InUse,
+    /// The sandbox is being ended, or its container removed.
+    Ending(Step),
+    /// Nothing is left of it.
+    Cleared,
+}
+
+/// Step of the end of a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// Init kills all processes.
+    InitKills,
+    /// Podman kills the container.
+    EngineKills,
+    /// The exit is known; the podman client removes the container, as `--rm` says.
+    ClientRemoves,
+    /// The container is removed by its name.
+    ForcedRemoval,
+}
+
+/// Input of the machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Event {
+    /// Init reported that it runs.
+    InitReady,
+    /// The command was handed to init.
+    ExecSent,
+    /// Nothing may be run in the sandbox.
+    ExecRefused(SandboxExit),
+    /// Init reported that the command runs.
+    ExecStarted,
+    /// Init reported how the command ended.
+    ExecEnded(ExecEnd),
+    /// Init reported that it does nothing in this sandbox.
+    InitRefused(SandboxExit),
+    /// Init's socket was closed.
+    ReportsClosed,
+    /// The podman client has ended, by a signal or by itself; `is_reporting` while init's socket is open.
+    ClientExited { by_signal: bool, is_reporting: bool },
+    /// No client and no init is left that could report.
+    ClientGone(LastWords),
+    /// The end of the sandbox was requested.
+    StopRequested(StopReason),
+    /// The deadline has passed.
+    DeadlinePassed,
+    /// The container was removed, or could not be.
+    Removed(bool),
+}
+
+/// Evidence of how a sandbox ended whose podman client is gone.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(super) struct LastWords {
+    /// Last report of init, read after its end.
+    pub(super) report: Option<ExecEnd>,
+    /// Exit code of the podman client, where it ended by itself.
+    pub(super) client_code: Option<i32>,
+    /// Error message of the podman client.
+    pub(super) message: Option<String>,
+}
+
+/// Output of the machine: the one thing to do next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Action {
+    Wait,
+    /// Hand the command to init, and answer with `ExecSent` or `ExecRefused`.
+    SendExec,
+    /// Have init kill all processes and end.
+    SendKill,
+    /// Have podman kill the container.
+    KillContainer,
+    /// Read what init reported last, and answer with `ClientGone`.
+    CollectLastWords,
+    /// Report this exit. The container is still to be removed.
+    Exit(SandboxExit),
+    /// The same, after the podman client was ended.
+    EndClient(SandboxExit),
+    /// End the podman client and remove the container by its name.
+    RemoveContainer,
+}
+
+/// State of a sandbox's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lifecycle {
+    phase: Phase,
+    deadline: Instant,
+    exec_timeout: Duration,
+    has_exec: bool,
+    is_running: bool,
+    is_client_killed: bool,
+    stop: Option<StopReason>,
+}
+
+impl Lifecycle {
+    /// Life of a sandbox whose container is being made from `now` on, for a command with this time limit.
+    pub(super) fn new(exec_timeout: Duration, now: Instant) -> Self {
+        Self {
+            phase: Phase::Starting,
+            deadline: now + START_TIMEOUT,
+            exec_timeout,
+            has_exec: false,
+            is_running: false,
+            is_client_killed: false,
+            stop: None,
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Time at which `DeadlinePassed` is due.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether init has reported that the command runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.is_running
+    }
+
+    /// Whether a request to stop would still change something.
+    pub(super) fn is_stoppable(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Ready | Phase::InUse)
+    }
+
+    /// Whether the exit has not been determined yet.
+    fn is_open(&self) -> bool {
+        self.is_stoppable()
+            || matches!(
+                self.phase,
+                Phase::Ending(Step::InitKills | Step::EngineKills)
+            )
+    }
+
+    /// Whether the podman client was killed and the sandbox goes on without it.
+    pub(super) fn is_client_killed(&self) -> bool {
+        self.is_client_killed
+    }
+
+    /// Takes an event at a time; what is impossible in a phase changes nothing.
+    pub(super) fn on(mut self, event: Event, now: Instant) -> (Self, Action) {
+        let action = match event {
+            Event::Removed(is_removed) => self.removed(is_removed),
+            Event::DeadlinePassed => self.deadline_passed(now),
+            _ if !self.is_open() => Action::Wait,
+            Event::InitReady => self.init_ready(),
+            Event::ExecSent => self.exec_sent(),
+            Event::ExecRefused(exit) => Action::EndClient(self.end(exit, now)),
+            // Init ends by itself, and podman with it.
+            Event::InitRefused(exit) => Action::Exit(self.end(exit, now)),
+            Event::ExecStarted => self.exec_started(now),
+            Event::ExecEnded(end) => Action::Exit(self.end(classify_exit(end, self.stop), now)),
+            Event::ReportsClosed if self.is_client_killed => Action::CollectLastWords,
+            Event::ReportsClosed => Action::Wait,
+            Event::ClientExited {
+                by_signal,
+                is_reporting,
+            } => self.client_exited(by_signal && is_reporting),
+            Event::ClientGone(words) => {
+                let exit = self.exit_of(words);
+                Action::Exit(self.end(exit, now))
+            }
+            Event::StopRequested(reason) => self.stop(reason, now),
+        };
+        (self, action)
+    }
+
+    fn init_ready(&mut self) -> Action {
+        match self.phase {
+            Phase::Starting => {
+                self.phase = Phase::Ready;
+                Action::SendExec
+            }
+            Phase::Ending(_) if !self.has_exec => Action::SendKill,
+            _ => Action::Wait,
+        }
+    }
+
+    fn exec_sent(&mut self) -> Action {
+        if self.phase == Phase::Ready {
+            self.phase = Phase::InUse;
+            self.has_exec = true;
+        }
+        Action::Wait
+    }
+
+    fn exec_started(&mut self, now: Instant) -> Action {
+        if self.has_exec && !self.is_running {
+            self.is_running = true;
+            if self.phase == Phase::InUse {
+                self.deadline = now + self.exec_timeout;
+            }
+        }
+        Action::Wait
+    }
+
+    fn stop(&mut self, reason: StopReason, now: Instant) -> Action {
+        if !self.is_stoppable() {
+            return Action::Wait;
+        }
+        // Without init there is nothing to kill yet: `init_ready` sends the kill.
+        let is_init_there = self.phase != Phase::Starting;
+        self.stop = Some(reason);
+        self.phase = Phase::Ending(Step::InitKills);
+        self.deadline = now + INIT_KILL_TIMEOUT;
+        if is_init_there {
+            Action::SendKill
+        } else {
+            Action::Wait
+        }
+    }
+
+    fn client_exited(&mut self, goes_on: bool) -> Action {
+        // A container outlives its podman client, and so does what init reports.
+        if self.has_exec && goes_on {
+            self.is_client_killed = true;
+            Action::Wait
+        } else {
+            Action::CollectLastWords
+        }
+    }
+
+    fn deadline_passed(&mut self, now: Instant) -> Action {
+        if now < self.deadline {
+            return Action::Wait;
+        }
+        match (self.phase, self.stop) {
+            (Phase::InUse, _) if self.is_running => self.stop(StopReason::Timeout, now),
+            (Phase::Starting | Phase::Ready | Phase::InUse, _) => {
+                let exit = self.unreported(slow_start());
+                Action::EndClient(self.end(exit, now))
+            }
+            (Phase::Ending(Step::InitKills), _) if self.has_exec => {
+                self.phase = Phase::Ending(Step::EngineKills);
+                self.deadline = now + ENGINE_KILL_TIMEOUT;
+                Action::KillContainer
+            }
+            // Without a command nothing runs that podman could kill: it is podman that hangs.
+            (Phase::Ending(Step::InitKills | Step::EngineKills), Some(reason)) => {
+                Action::EndClient(self.end(SandboxExit::Stopped(reason), now))
+            }
+            (Phase::Ending(Step::ClientRemoves), _) => self.force_removal(),
+            (Phase::Ending(_) | Phase::Cleared, _) => Action::Wait,
+        }
+    }
+
+    fn removed(&mut self, is_removed: bool) -> Action {
+        match self.phase {
+            Phase::Ending(Step::ClientRemoves | Step::ForcedRemoval) if is_removed => {
+                self.phase = Phase::Cleared;
+                Action::Wait
+            }
+            Phase::Ending(Step::ClientRemoves) => self.force_removal(),
+            _ => Action::Wait,
+        }
+    }
+
+    fn force_removal(&mut self) -> Action {
+        self.phase = Phase::Ending(Step::ForcedRemoval);
+        Action::RemoveContainer
+    }
+
+    /// Enters the removal of the container; the exit is passed through.
+    fn end(&mut self, exit: SandboxExit, now: Instant) -> SandboxExit {
+        self.phase = Phase::Ending(Step::ClientRemoves);
+        self.deadline = now + REMOVAL_TIMEOUT;
+        exit
+    }
+
+    /// Exit of a sandbox without client and init.
+    fn exit_of(&self, words: LastWords) -> SandboxExit {
+        match (words.report, self.stop) {
+            (Some(end), stop) => classify_exit(end, stop),
+            (None, Some(reason)) => SandboxExit::Stopped(reason),
+            // Init was killed, and the command with it: by the kernel, for memory that the command took, or on
+            // purpose. A command that can bring that about must not be run again for it.
+            (None, None) if self.has_exec && words.client_code == Some(KILLED_EXIT_CODE) => {
+                SandboxExit::Signaled(libc::SIGKILL)
+            }
+            (None, None) => match words.message {
+                // A client that was killed has refused nothing.
+                Some(message) if !self.has_exec && words.client_code.is_some() => {
+                    SandboxExit::Refused(message)
+                }
+                message => self.unreported(message.unwrap_or_else(|| {
+                    "the sandbox ended, and its init reported no exit".to_owned()
+                })),
+            },
+        }
+    }
+
+    /// Exit without a report: a failed start as long as the command can't have run.
+    fn unreported(&self, message: String) -> SandboxExit {
+        if self.has_exec {
+            SandboxExit::Lost(message)
+        } else {
+            SandboxExit::EngineFailed(message)
+        }
+    }
+}
+
+fn slow_start() -> String {
+    let seconds = START_TIMEOUT.as_secs();
+    format!(
+        "the sandbox did not start within {seconds} s; see what holds podman up with: ps -C podman -o pid,stat,etime,args"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+use super::*;
+use proptest::prelude::*;
+
+const EXEC_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Every kind of event, with one value for each field that the machine only passes on.
+fn alphabet() -> Vec<Event> {
+    let words = |report, client_code| LastWords {
+        report,
+        client_code,
+        message: Some("podman: no".to_owned()),
+    };
+    vec![
+        Event::InitReady,
+        Event::ExecSent,
+        Event::ExecRefused(SandboxExit::ImageNotRunnable("no".to_owned())),
+        Event::ExecStarted,
+        Event::ExecEnded(ExecEnd::Exited(0)),
+        Event::ExecEnded(ExecEnd::Killed(libc::SIGKILL)),
+        Event::InitRefused(SandboxExit::EngineFailed("no".to_owned())),
+        Event::ReportsClosed,
+        Event::ClientExited {
+            by_signal: true,
+            is_reporting: true,
+        },
+        Event::ClientExited {
+            by_signal: false,
+            is_reporting: true,
+        },
+        Event::ClientGone(words(None, Some(125))),
+        Event::ClientGone(words(None, Some(KILLED_EXIT_CODE))),
+        Event::ClientGone(words(Some(ExecEnd::Exited(3)), None)),
+        Event::StopRequested(StopReason::Canceled),
+        Event::StopRequested(StopReason::Shutdown),
+        Event::DeadlinePassed,
+        Event::Removed(true),
+        Event::Removed(false),
+    ]
+}
+
+/// A run of the machine that checks its promises at every step.
+struct Run {
+    life: Lifecycle,
+    now: Instant,
+    is_exec_offered: bool,
+    is_exec_sent: bool,
+    exit: Option<SandboxExit>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            life: Lifecycle::new(EXEC_TIMEOUT, now),
+            now,
+            is_exec_offered: false,
+            is_exec_sent: false,
+            exit: None,
+        }
+    }
+
+    /// Takes an event, a deadline at its time.
+    fn step(&mut self, event: Event) -> Action {
+        if event == Event::DeadlinePassed {
+            self.now = self.now.max(self.life.deadline());
+        }
+        let before = self.life;
+        let (life, action) = before.on(event.clone(), self.now);
+        self.check(&before, &life, &event, &action);
+        self.life = life;
+        action
+    }
+
+    fn check(&mut self, before: &Lifecycle, after: &Lifecycle, event: &Event, action: &Action) {
+        let context = format!("{before:?} on {event:?} → {after:?}, {action:?}");
+        assert!(rank(after.phase) >= rank(before.phase), "{context}");
+        assert!(
+            before.stop.is_none() || after.stop == before.stop,
+            "{context}"
+        );
+        match action {
+            Action::SendExec => {
+                assert!(!self.is_exec_offered && before.stop.is_none(), "{context}");
+                self.is_exec_offered = true;
+            }
+            Action::Exit(exit) | Action::EndClient(exit) => {
+                assert_eq!(self.exit.replace(exit.clone()), None, "{context}");
+                self.check_exit(exit, after, &context);
+            }
+            Action::KillContainer => assert!(after.stop.is_some() && after.has_exec, "{context}"),
+            Action::RemoveContainer => assert!(self.exit.is_some(), "{context}"),
+            Action::Wait | Action::SendKill | Action::CollectLastWords => {}
+        }
+        if *event == Event::ExecSent && before.phase == Phase::Ready {
+            self.is_exec_sent = true;
+        }
+        assert_eq!(after.has_exec, self.is_exec_sent, "{context}");
+        assert!(!after.is_running || after.has_exec, "{context}");
+    }
+
+    /// No exit hides that the command may have run, and none claims it of one that can't have.
+    fn check_exit(&self, exit: &SandboxExit, life: &Lifecycle, context: &str) {
+        match exit {
+            SandboxExit::Lost(_) => assert!(life.has_exec, "{context}"),
+            SandboxExit::Refused(_) => assert!(!life.has_exec && life.stop.is_none(), "{context}"),
+            SandboxExit::Stopped(reason) => assert_eq!(life.stop, Some(*reason), "{context}"),
+            _ => {}
+        }
+    }
+}
+
+fn rank(phase: Phase) -> usize {
+    match phase {
+        Phase::Starting => 0,
+        Phase::Ready => 1,
+        Phase::InUse => 2,
+        Phase::Ending(Step::InitKills) => 3,
+        Phase::Ending(Step::EngineKills) => 4,
+        Phase::Ending(Step::ClientRemoves) => 5,
+        Phase::Ending(Step::ForcedRemoval) => 6,
+        Phase::Cleared => 7,
+    }
+}
+
+#[test]
+fn every_short_sequence_keeps_the_promises() {
+    let alphabet = alphabet();
+    let depth = 4;
+    for number in 0..alphabet.len().pow(depth) {
+        let mut run = Run::new();
+        let mut rest = number;
+        for _ in 0..depth {
+            run.step(alphabet[rest % alphabet.len()].clone());
+            rest /= alphabet.len();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_long_sequence_keeps_the_promises(
+        events in proptest::collection::vec(proptest::sample::select(alphabet()), 0..40),
+    ) {
+        let mut run = Run::new();
+        for event in events {
+            run.step(event);
+        }
+    }
+
+    #[test]
+    fn silence_ends_every_sandbox(
+        events in proptest::collection::vec(proptest::sample::select(alphabet()), 0..20),
+    ) {
+        let mut run = Run::new();
+        for event in events {
+            run.step(event);
+        }
+        // Time limit, init's kill, podman's kill, removal.
+        for _ in 0..4 {
+            run.step(Event::DeadlinePassed);
+        }
+        prop_assert!(run.exit.is_some());
+        run.step(Event::Removed(true));
+        prop_assert_eq!(run.life.phase, Phase::Cleared);
+    }
+}
+
+#[test]
+fn command_runs_and_is_cleared() {
+    let mut run = Run::new();
+    assert_eq!(run.step(Event::InitReady), Action::SendExec);
+    run.step(Event::ExecSent);
+    assert_eq!(run.life.deadline(), run.now + START_TIMEOUT);
+    run.step(Event::ExecStarted);
+    assert_eq!(run.life.deadline(), run.now + EXEC_TIMEOUT);
+    let end = run.step(Event::ExecEnded(ExecEnd::Exited(7)));
+    assert_eq!(end, Action::Exit(SandboxExit::Exited(7)));
+    assert_eq!(run.step(Event::Removed(true)), Action::Wait);
+    assert_eq!(run.life.phase(), Phase::Cleared);
+}
+
+#[test]
+fn time_limit_goes_from_init_to_podman() {
+    let mut run = Run::new();
+    for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
+        run.step(event);
+    }
+    let stopped = SandboxExit::Stopped(StopReason::Timeout);
+    let expected = [
+        Action::SendKill,
+        Action::KillContainer,
+        Action::EndClient(stopped),
+        Action::RemoveContainer,
+    ];
+    assert_eq!([(); 4].map(|()| run.step(Event::DeadlinePassed)), expected);
+}
+
+#[test]
+fn stop_before_init_hands_over_nothing() {
+    let mut run = Run::new();
+    let canceled = StopReason::Canceled;
+    assert_eq!(run.step(Event::StopRequested(canceled)), Action::Wait);
+    assert_eq!(run.step(Event::InitReady), Action::SendKill);
+    let gone = run.step(Event::ClientGone(LastWords::default()));
+    assert_eq!(gone, Action::Exit(SandboxExit::Stopped(canceled)));
+}
+
+#[test]
+fn killed_client_does_not_end_a_running_command() {
+    let killed = || Event::ClientExited {
+        by_signal: true,
+        is_reporting: true,
+    };
+    let mut run = Run::new();
+    run.step(Event::InitReady);
+    assert_eq!(run.life.on(killed(), run.now).1, Action::CollectLastWords);
+    run.step(Event::ExecSent);
+    run.step(Event::ExecStarted);
+    assert_eq!(run.step(killed()), Action::Wait);
+    assert!(run.life.is_client_killed());
+    assert_eq!(run.step(Event::ReportsClosed), Action::CollectLastWords);
+    let gone = run.step(Event::ClientGone(LastWords::default()));
+    assert!(
+        matches!(gone, Action::Exit(SandboxExit::Lost(_))),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn early_deadline_changes_nothing() {
+    let now = Instant::now();
+    let life = Lifecycle::new(EXEC_TIMEOUT, now);
+    let early = now + START_TIMEOUT / 2;
+    assert_eq!(life.on(Event::DeadlinePassed, early), (life, Action::Wait));
+}

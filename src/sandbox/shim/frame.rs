@@ -1,0 +1,199 @@
+//! Messages on a shim's socket, between a sandbox's shim and the process that started it or found it again.
+//!
+//! ```text
+//! frame           version (1), type (1), length (4, little endian), so many bytes
+//! shim ──▶ owner  1 hello, first on every connection: the highest version that the shim understands (1)
+//!                 2 update: the shim has written something
+//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes), and of 2 and 3 used (8) and reserve (8)
+//! ```
+//!
+//! The header never changes, so that frames of a later version can be skipped. A frame of an unknown type is
+//! skipped; an unknown reason to stop counts as canceled, because the sandbox is to end in any case.
+//!
+//! **Upgrades.** A shim outlives its owner, so each end may be of another release. Earlier releases have no frames:
+//! their shim sends a `!` on every connection and for every update, and takes any byte as a request to stop, `d` and
+//! `i` with two numbers behind where bytes or inodes ran out, everything else as canceled. So an owner sends nothing
+//! before it has read what the shim sends first, a version or that `!`, and then requests a stop in the form that
+//! this shim understands. An owner of an earlier release takes every byte as an update, frames too, and its request to
+//! stop is known by the first byte.
+
+use crate::{
+    disk_space::Resource,
+    sandbox::stop::{Excess, StopReason},
+};
+use bytes::{Buf as _, BufMut as _, BytesMut};
+use std::io;
+
+/// Version of the frames that this release sends.
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 6;
+/// Longest content of a frame.
+const MAX_CONTENT_BYTES: usize = 64 * 1024;
+
+/// Update of a shim without frames.
+const UNFRAMED_UPDATE: u8 = b'!';
+/// Requests to stop of an owner without frames, and their length with the two numbers.
+const UNFRAMED_CANCEL: u8 = b'x';
+const UNFRAMED_BYTES: u8 = b'd';
+const UNFRAMED_INODES: u8 = b'i';
+const UNFRAMED_EXCESS_BYTES: usize = 17;
+
+const HELLO: u8 = 1;
+const UPDATE: u8 = 2;
+const STOP: u8 = 1;
+
+const CANCELED: u8 = 1;
+const OUT_OF_BYTES: u8 = 2;
+const OUT_OF_INODES: u8 = 3;
+
+/// Form of the messages on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protocol {
+    /// Frames.
+    Framed,
+    /// Single bytes, as earlier releases send them.
+    Unframed,
+}
+
+/// Message of a shim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ShimMessage {
+    /// First message; how the shim is to be spoken to.
+    Hello(Protocol),
+    /// The shim has written something.
+    Update,
+}
+
+impl ShimMessage {
+    /// Bytes of a hello.
+    pub(super) fn hello() -> Vec<u8> {
+        frame(HELLO, &[VERSION])
+    }
+
+    /// Bytes of an update.
+    pub(super) fn update() -> Vec<u8> {
+        frame(UPDATE, &[])
+    }
+
+    /// Takes the next message out of what was read; `None` while it isn't whole. Fails on what no shim sends.
+    pub(super) fn take(read: &mut BytesMut) -> io::Result<Option<Self>> {
+        if read.first() == Some(&UNFRAMED_UPDATE) {
+            // All that such a shim sends.
+            read.clear();
+            return Ok(Some(Self::Hello(Protocol::Unframed)));
+        }
+        while let Some((kind, _)) = take_frame(read)? {
+            match kind {
+                HELLO => return Ok(Some(Self::Hello(Protocol::Framed))),
+                UPDATE => return Ok(Some(Self::Update)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Bytes of a request to stop.
+pub(super) fn encode_stop(reason: StopReason, protocol: Protocol) -> Vec<u8> {
+    let is_framed = protocol == Protocol::Framed;
+    let mut bytes = Vec::new();
+    match reason {
+        StopReason::OutOfDisk(Excess { of, used, reserve }) => {
+            bytes.put_u8(match (of, is_framed) {
+                (Resource::Bytes, true) => OUT_OF_BYTES,
+                (Resource::Inodes, true) => OUT_OF_INODES,
+                (Resource::Bytes, false) => UNFRAMED_BYTES,
+                (Resource::Inodes, false) => UNFRAMED_INODES,
+            });
+            bytes.put_u64_le(used);
+            bytes.put_u64_le(reserve);
+        }
+        _ if is_framed => bytes.put_u8(CANCELED),
+        _ => bytes.put_u8(UNFRAMED_CANCEL),
+    }
+    if is_framed {
+        frame(STOP, &bytes)
+    } else {
+        bytes
+    }
+}
+
+/// Takes the next request to stop out of what was read; `None` while it isn't whole. Fails on a frame that is too
+/// long.
+pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopReason>> {
+    while let Some(&first) = read.first() {
+        if is_version(first) {
+            match take_frame(read)? {
+                Some((STOP, content)) => return Ok(Some(decode_stop(content))),
+                Some(_) => continue,
+                None => return Ok(None),
+            }
+        }
+        let of = match first {
+            UNFRAMED_BYTES => Resource::Bytes,
+            UNFRAMED_INODES => Resource::Inodes,
+            _ => {
+                read.advance(1);
+                return Ok(Some(StopReason::Canceled));
+            }
+        };
+        if read.len() < UNFRAMED_EXCESS_BYTES {
+            return Ok(None);
+        }
+        read.advance(1);
+        return Ok(Some(decode_excess(of, read)));
+    }
+    Ok(None)
+}
+
+/// Whether a message that begins with this byte is a frame; versions up to here are kept for frames.
+fn is_version(first: u8) -> bool {
+    (1..UNFRAMED_UPDATE).contains(&first)
+}
+
+fn decode_stop(mut content: BytesMut) -> StopReason {
+    let of = match content.first() {
+        Some(&OUT_OF_BYTES) => Resource::Bytes,
+        Some(&OUT_OF_INODES) => Resource::Inodes,
+        _ => return StopReason::Canceled,
+    };
+    if content.len() < UNFRAMED_EXCESS_BYTES {
+        return StopReason::Canceled;
+    }
+    content.advance(1);
+    decode_excess(of, &mut content)
+}
+
+/// Excess out of two numbers that are there.
+fn decode_excess(of: Resource, read: &mut BytesMut) -> StopReason {
+    let (used, reserve) = (read.get_u64_le(), read.get_u64_le());
+    StopReason::OutOfDisk(Excess { of, used, reserve })
+}
+
+fn frame(kind: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
+    bytes.put_u8(VERSION);
+    bytes.put_u8(kind);
+    bytes.put_u32_le(content.len() as u32);
+    bytes.put_slice(content);
+    bytes
+}
+
+/// Takes type and content of the next frame; `None` while it isn't whole.
+fn take_frame(read: &mut BytesMut) -> io::Result<Option<(u8, BytesMut)>> {
+    let Some(&[version, kind, ref length @ ..]) = read.first_chunk::<HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    if !is_version(version) || length > MAX_CONTENT_BYTES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if read.len() < HEADER_BYTES + length {
+        return Ok(None);
+    }
+    read.advance(HEADER_BYTES);
+    Ok(Some((kind, read.split_to(length))))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+use proptest::prelude::*;
+
+fn reasons() -> [StopReason; 3] {
+    let excess = |of| Excess {
+        of,
+        used: 5 << 30,
+        reserve: 1 << 29,
+    };
+    [
+        StopReason::OutOfDisk(excess(Resource::Bytes)),
+        StopReason::Canceled,
+        StopReason::OutOfDisk(excess(Resource::Inodes)),
+    ]
+}
+
+fn taken_bytewise<T>(
+    bytes: &[u8],
+    take: impl Fn(&mut BytesMut) -> io::Result<Option<T>>,
+) -> Vec<T> {
+    let (mut read, mut taken) = (BytesMut::new(), Vec::new());
+    for byte in bytes {
+        read.put_u8(*byte);
+        while let Some(message) = take(&mut read).unwrap() {
+            taken.push(message);
+        }
+    }
+    taken
+}
+
+#[test]
+fn stops_of_both_protocols_survive_any_cut() {
+    for protocol in [Protocol::Framed, Protocol::Unframed] {
+        let bytes: Vec<u8> = reasons()
+            .into_iter()
+            .flat_map(|reason| encode_stop(reason, protocol))
+            .collect();
+        assert_eq!(taken_bytewise(&bytes, take_stop), reasons());
+    }
+}
+
+#[test]
+fn unframed_stops_are_what_old_shims_expect() {
+    let [bytes, canceled, inodes] = reasons().map(|reason| encode_stop(reason, Protocol::Unframed));
+    let numbers = [(5u64 << 30).to_le_bytes(), (1u64 << 29).to_le_bytes()].concat();
+    assert_eq!(canceled, b"x");
+    assert_eq!(bytes, [b"d", numbers.as_slice()].concat());
+    assert_eq!(inodes, [b"i", numbers.as_slice()].concat());
+}
+
+#[test]
+fn first_message_tells_the_protocol() {
+    let hello = |protocol| ShimMessage::Hello(protocol);
+    let bytes = [ShimMessage::hello(), ShimMessage::update()].concat();
+    let framed = taken_bytewise(&bytes, ShimMessage::take);
+    assert_eq!(framed, [hello(Protocol::Framed), ShimMessage::Update]);
+    let mut unframed = BytesMut::from(&b"!!!"[..]);
+    let taken = ShimMessage::take(&mut unframed).unwrap();
+    assert_eq!(taken, Some(hello(Protocol::Unframed)));
+    assert!(unframed.is_empty());
+}
+
+#[test]
+fn later_versions_are_skipped_or_stop() {
+    let later = |kind: u8, content: &[u8]| {
+        let mut bytes = frame(kind, content);
+        bytes[0] = VERSION + 1;
+        bytes
+    };
+    let mut read = BytesMut::from(&later(99, b"unknown")[..]);
+    read.extend_from_slice(&later(STOP, &[99, 1, 2]));
+    assert_eq!(take_stop(&mut read).unwrap(), Some(StopReason::Canceled));
+    let bytes = [later(99, b"unknown"), later(UPDATE, b"more")].concat();
+    assert_eq!(
+        taken_bytewise(&bytes, ShimMessage::take),
+        [ShimMessage::Update]
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let mut read = BytesMut::from(&bytes[..]);
+        while let Ok(Some(_)) = take_stop(&mut read) {}
+        let mut read = BytesMut::from(&bytes[..]);
+        while let Ok(Some(_)) = ShimMessage::take(&mut read) {}
+    }
+}

@@ -1,0 +1,287 @@
+//! Supervision of one container: feeds the [lifecycle](super::lifecycle) with what happens, and does what it says.
+//!
+//! The exit is known as soon as init reports it; podman then takes some 50 ms more to remove the container, for
+//! which [`ContainerCleanup::wait_until_removed`] waits while the result is already on its way.
+
+use super::{
+    Exec, OutputSink, SandboxConfig,
+    exit::{SandboxExit, refused_by_init},
+    lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase},
+    stop::Stops,
+    streams::{OutputPipe, ReportReader, pipe_pair},
+};
+use crate::{
+    api::events::Stream,
+    background,
+    engine::{Container, ContainerSpec, Engine, EngineError, Root, labels},
+    sandbox_init::wire::{ExecId, Hello, InitRequest, Report},
+};
+use bytes::BytesMut;
+use std::time::Instant;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{UnixStream, unix::OwnedWriteHalf},
+    time::sleep_until,
+};
+
+/// A container whose exit is known, and which podman still has to remove.
+pub(crate) struct ContainerCleanup {
+    engine: Engine,
+    container: Container,
+    name: String,
+    life: Lifecycle,
+}
+
+/// Supervisor of a sandbox until its exit is known.
+struct Supervisor<'a> {
+    config: &'a SandboxConfig,
+    exec: &'a Exec,
+    sink: &'a dyn OutputSink,
+    cleanup: ContainerCleanup,
+    reports: ReportReader,
+    to_init: OwnedWriteHalf,
+    /// Messages that init hasn't read yet.
+    unsent: BytesMut,
+    stdout: OutputPipe,
+    stderr: OutputPipe,
+}
+
+/// Starts a container, and runs the command in it to its end or to a stop.
+pub(super) async fn run_container(
+    config: &SandboxConfig,
+    exec: &Exec,
+    sink: &dyn OutputSink,
+    stops: &Stops,
+) -> Result<(SandboxExit, ContainerCleanup), EngineError> {
+    let (control, init_end) = UnixStream::pair()?;
+    let (stdout, stdout_end) = pipe_pair()?;
+    let (stderr, stderr_end) = pipe_pair()?;
+    let hello = Hello::of_this_process()?.encode();
+    let init_end = init_end.into_std()?;
+    init_end.set_nonblocking(false)?;
+    let name = config.id.container_name();
+    let labels = container_labels(config);
+    let container = config.engine.spawn(&ContainerSpec {
+        name: &name,
+        root: Root::Image(&config.image_id),
+        init: &config.init,
+        workspace: Some(&config.workspace),
+        labels: &labels,
+        descriptors: [init_end.into(), stdout_end, stderr_end],
+    })?;
+    let (from_init, to_init) = control.into_split();
+    let supervisor = Supervisor {
+        config,
+        exec,
+        sink,
+        cleanup: ContainerCleanup {
+            engine: config.engine.clone(),
+            container,
+            name,
+            life: Lifecycle::new(exec.timeout, Instant::now()),
+        },
+        reports: ReportReader::new(from_init),
+        to_init,
+        unsent: BytesMut::from(hello.as_slice()),
+        stdout: OutputPipe::new(stdout, Stream::Stdout),
+        stderr: OutputPipe::new(stderr, Stream::Stderr),
+    };
+    Ok(supervisor.run(stops).await)
+}
+
+fn container_labels(config: &SandboxConfig) -> Vec<(&str, String)> {
+    let own = [
+        (labels::NODE, config.node_uuid.clone()),
+        (labels::SANDBOX, config.id.to_string()),
+    ];
+    let more = config.labels.iter();
+    own.into_iter()
+        .chain(more.map(|(name, value)| (name.as_str(), value.clone())))
+        .collect()
+}
+
+impl Supervisor<'_> {
+    async fn run(mut self, stops: &Stops) -> (SandboxExit, ContainerCleanup) {
+        loop {
+            let mut next = self.next_event(stops).await;
+            while let Some(event) = next {
+                let (life, action) = self.cleanup.life.on(event, Instant::now());
+                self.cleanup.life = life;
+                next = match action {
+                    Action::SendExec => Some(self.send_exec().await),
+                    Action::CollectLastWords => Some(self.last_words().await),
+                    Action::SendKill => {
+                        self.send(&InitRequest::Kill.encode(ExecId::SANDBOX));
+                        None
+                    }
+                    Action::KillContainer => {
+                        self.cleanup.kill();
+                        None
+                    }
+                    Action::Exit(exit) => {
+                        self.drain();
+                        return (exit, self.cleanup);
+                    }
+                    Action::EndClient(exit) => {
+                        self.cleanup.container.terminate().await;
+                        self.drain();
+                        return (exit, self.cleanup);
+                    }
+                    // The removal is the cleanup's.
+                    Action::Wait | Action::RemoveContainer => None,
+                };
+            }
+        }
+    }
+
+    /// Waits for something to happen; `None` for what concerns only this supervisor.
+    async fn next_event(&mut self, stops: &Stops) -> Option<Event> {
+        let life = self.cleanup.life;
+        tokio::select! {
+            // The socket's buffer may be smaller than the message.
+            sent = self.to_init.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+                if sent.is_err() {
+                    // Init reads no more; the podman client's end says why.
+                    self.unsent.clear();
+                }
+                None
+            }
+            report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
+            // Not before the command is reported to run: events come in that order.
+            () = self.stdout.pump(self.sink), if life.is_running() && self.stdout.is_open() => None,
+            () = self.stderr.pump(self.sink), if life.is_running() && self.stderr.is_open() => None,
+            _ = self.cleanup.container.wait_exit(), if !life.is_client_killed() => {
+                let by_signal = self.cleanup.container.was_killed();
+                let is_reporting = self.reports.is_open();
+                Some(Event::ClientExited { by_signal, is_reporting })
+            }
+            reason = stops.requested(), if life.is_stoppable() => Some(Event::StopRequested(reason)),
+            () = sleep_until(life.deadline().into()) => Some(Event::DeadlinePassed),
+        }
+    }
+
+    fn on_report(&mut self, report: Option<Report>) -> Option<Event> {
+        match report {
+            Some(Report::Ready { upper }) => {
+                let ContainerCleanup { engine, name, .. } = &self.cleanup;
+                engine.detach_upper(name, &upper);
+                Some(Event::InitReady)
+            }
+            Some(Report::Started) => {
+                self.sink.exec_started();
+                Some(Event::ExecStarted)
+            }
+            Some(Report::Ended(end)) => Some(Event::ExecEnded(end)),
+            Some(Report::Refused(refusal)) => Some(Event::InitRefused(refused_by_init(refusal))),
+            Some(Report::View(_) | Report::Unsupported(_)) => None,
+            None => Some(Event::ReportsClosed),
+        }
+    }
+
+    fn send(&mut self, message: &[u8]) {
+        self.unsent.extend_from_slice(message);
+    }
+
+    /// Hands the command over, after the last look at what it would run in.
+    async fn send_exec(&mut self) -> Event {
+        if let Some(exit) = self.image_fault().await {
+            return Event::ExecRefused(exit);
+        }
+        if let Err(error) = self.sink.exec_starting() {
+            let message = format!("the job's directory can't be written: {error}");
+            return Event::ExecRefused(SandboxExit::EngineFailed(message));
+        }
+        self.send(&self.exec.spec.encode(ExecId::FIRST));
+        Event::ExecSent
+    }
+
+    /// Reason for which nothing may run in the container, if its image was replaced since it was checked.
+    async fn image_fault(&self) -> Option<SandboxExit> {
+        let engine = &self.config.engine;
+        let checked = self.config.image_index;
+        if checked.is_some() && checked == engine.index_stamp().await {
+            return None;
+        }
+        match engine.container_fault(&self.cleanup.name).await {
+            Ok(fault) => fault.map(SandboxExit::ImageNotRunnable),
+            Err(error) => Some(SandboxExit::EngineFailed(error.to_string())),
+        }
+    }
+
+    /// Evidence of the end, once no client is left. Init reports before it ends, so its report may just be unread.
+    async fn last_words(&mut self) -> Event {
+        let report = match self.reports.last().await {
+            Some(Report::Refused(refusal)) => {
+                return Event::InitRefused(refused_by_init(refusal));
+            }
+            Some(Report::Ended(end)) => Some(end),
+            _ => None,
+        };
+        let ContainerCleanup {
+            container, life, ..
+        } = &mut self.cleanup;
+        if report.is_some() && !life.is_running() {
+            self.sink.exec_started();
+        }
+        // A client that was killed says nothing about the sandbox, which went on without it.
+        if life.is_client_killed() {
+            return Event::ClientGone(LastWords {
+                report,
+                ..LastWords::default()
+            });
+        }
+        Event::ClientGone(LastWords {
+            report,
+            message: container.wait_exit().await.err(),
+            client_code: container.exit_code(),
+        })
+    }
+
+    /// Reads what is left in the pipes. All who could write are dead, though conmon may still hold them open.
+    fn drain(&self) {
+        self.stdout.drain(self.sink);
+        self.stderr.drain(self.sink);
+    }
+}
+
+impl ContainerCleanup {
+    /// Asks podman in the background to kill what init could not.
+    fn kill(&self) {
+        tracing::warn!(
+            container = self.name,
+            "init does not end the sandbox; podman kills it"
+        );
+        let (engine, name) = (self.engine.clone(), self.name.clone());
+        background::spawn("sandbox-kill", async move {
+            let killed = engine.kill_container(&name, ENGINE_KILL_TIMEOUT);
+            if let Err(error) = killed.await {
+                tracing::warn!(%error, container = name, "podman could not kill a sandbox");
+            }
+        });
+    }
+
+    /// Waits until podman has removed the container, and removes it where podman doesn't by itself. False where
+    /// something is left of it.
+    pub(crate) async fn wait_until_removed(&mut self) -> bool {
+        let mut event = tokio::select! {
+            outcome = self.container.wait_exit() => {
+                if let Err(message) = &outcome {
+                    tracing::debug!(container = self.name, message, "the podman client ended with an error");
+                }
+                Event::Removed(outcome.is_ok())
+            }
+            () = sleep_until(self.life.deadline().into()) => {
+                self.container.terminate().await;
+                Event::DeadlinePassed
+            }
+        };
+        loop {
+            let (life, action) = self.life.on(event, Instant::now());
+            self.life = life;
+            if action != Action::RemoveContainer {
+                return self.life.phase() == Phase::Cleared;
+            }
+            event = Event::Removed(self.engine.remove_container(&self.name).await);
+        }
+    }
+}

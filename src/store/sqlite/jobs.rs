@@ -1,0 +1,288 @@
+//! Lifecycle of a job in the database.
+//!
+//! ```text
+//! queued ──claim (next attempt)──▶ running ──finish──▶ completed | failed | timeout | canceled | lost
+//!   ▲                               │ │ │
+//!   └────────retry (backoff)────────┘ │ └─ offer, accept: see [`offers`](super::offers)
+//!   └─release (the node refused)──────┘    a node that can never run it: see [`refusals`](super::refusals)
+//! ```
+//!
+//! Every write about a running job names its attempt and is conditional on it, so that a late answer of
+//! an earlier attempt changes nothing. The row of the task follows in the same commit.
+//!
+//! `last_attempt` counts the attempts that any node may know. The next attempt gets a number of its own, also
+//! where the outcome of an offer is unknown.
+
+use super::{
+    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError,
+    rows::{parse_document, parse_name, to_document},
+};
+use crate::api::{
+    JobId, NodeId, TaskId,
+    events::Outline,
+    jobs::SandboxSpec,
+    tasks::{JobStatus, TaskStatus},
+    time::Time,
+};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths) AS queued,
+                             (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
+
+const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
+
+fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
+    let timeout: Option<i64> = row.get("timeout_seconds")?;
+    Ok(RunningJob {
+        id: row.get("id")?,
+        task_id: row.get("task_id")?,
+        attempt: row.get("attempt")?,
+        last_attempt: row.get("last_attempt")?,
+        max_attempts: row.get("max_attempts")?,
+        node_id: row.get("node_id")?,
+        offered_to: row.get("offered_node_id")?,
+        cancel_requested: row.get("cancel_requested")?,
+        eligible_at: row.get("not_before")?,
+        placement: row.get("placement")?,
+        timeout_seconds: timeout.and_then(|seconds| u64::try_from(seconds).ok()),
+    })
+}
+
+pub(super) fn running_by_id(c: &Connection, id: JobId) -> Result<Option<RunningJob>, StoreError> {
+    let mut statement = c.prepare_cached(&format!("{RUNNING} AND j.id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(running).transpose()
+}
+
+/// Lane of a job that is queued again.
+fn lane(row: &Row<'_>) -> rusqlite::Result<Lane> {
+    Ok(Lane {
+        user: row.get(0)?,
+        placement: row.get(1)?,
+    })
+}
+
+pub(super) fn sync_task_status(
+    c: &Connection,
+    job: JobId,
+    status: TaskStatus,
+    now: Time,
+) -> Result<(), StoreError> {
+    c.execute(
+        "UPDATE tasks SET status = ?2, updated_at = ?3,
+                started_at = CASE ?2 WHEN 'running' THEN coalesce(started_at, ?3) WHEN 'queued' THEN NULL
+                             ELSE started_at END,
+                ended_at = CASE WHEN ?4 THEN ?3 END
+         WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+        params![job, status.as_str(), now, status.is_final()],
+    )?;
+    Ok(())
+}
+
+impl Store {
+    /// Assigns a queued job to a node; `None` when the job isn't queued any more, or the node was deleted.
+    pub async fn job_claim(
+        &self,
+        id: JobId,
+        node: NodeId,
+        now: Time,
+    ) -> Result<Option<RunningJob>, StoreError> {
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = 'running', attempt = last_attempt + 1, last_attempt = last_attempt + 1,
+                        node_id = ?2, started_at = ?3
+                 WHERE id = ?1 AND status = 'queued' AND EXISTS (SELECT 1 FROM nodes WHERE id = ?2)",
+                params![id, node, now],
+            )?;
+            if changed == 0 {
+                return Ok(None);
+            }
+            sync_task_status(c, id, TaskStatus::Running, now)?;
+            running_by_id(c, id)
+        })
+        .await
+    }
+
+    /// Sandbox of a task, as a node is to run it: up to 1 MiB, so read for each request and not kept.
+    pub async fn task_sandbox(&self, id: TaskId) -> Result<SandboxSpec, StoreError> {
+        self.read(move |c| {
+            let mut statement =
+                c.prepare_cached("SELECT spec -> '$.sandbox' FROM tasks WHERE id = ?1")?;
+            let sandbox: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
+            parse_document(&sandbox.ok_or(StoreError::Damaged("task"))?)
+        })
+        .await
+    }
+
+    /// All jobs that run on nodes.
+    pub async fn job_running(&self) -> Result<Vec<RunningJob>, StoreError> {
+        self.read_long(|c| {
+            let mut statement = c.prepare_cached(RUNNING)?;
+            let mut rows = statement.query([])?;
+            let mut jobs = Vec::new();
+            while let Some(row) = rows.next()? {
+                jobs.push(running(row)?);
+            }
+            Ok(jobs)
+        })
+        .await
+    }
+
+    /// Numbers of queued and running jobs, at one moment. The cost depends on the number of users and of running
+    /// jobs, not on the length of the queue.
+    pub async fn job_counts(&self) -> Result<JobCounts, StoreError> {
+        self.read(|c| {
+            let mut statement = c.prepare_cached(COUNTS)?;
+            Ok(statement.query_row([], |row| {
+                Ok(JobCounts {
+                    queued: row.get("queued")?,
+                    running: row.get("running")?,
+                })
+            })?)
+        })
+        .await
+    }
+
+    /// Stores the end of the current attempt and withdraws an offer; false when the attempt isn't the current
+    /// one.
+    pub async fn job_finish(&self, end: FinishedJob, now: Time) -> Result<bool, StoreError> {
+        // Up to a megabyte, so serialized before the thread of the writer.
+        let result = end.result.as_ref().map(to_document).transpose()?;
+        let outline = end.outline.as_ref().map(to_document).transpose()?;
+        self.write(move |c| {
+            let changed = c.execute(
+                "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6, offered_node_id = NULL
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running'",
+                params![end.id, end.attempt, end.status.as_str(), result, outline, now],
+            )?;
+            if changed == 0 {
+                return Ok(false);
+            }
+            sync_task_status(c, end.id, end.status.task_status(), now)?;
+            c.execute(
+                "UPDATE tasks SET summary = ?2, exit_code = ?3 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+                params![end.id, end.summary, end.exit_code],
+            )?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Queues a job again, not to be assigned before `not_before`; false when the attempt isn't the current
+    /// one, the job is to be canceled or may have no other attempt. With `refused` the node never started this
+    /// attempt, so that its number is free again where no later one was given out.
+    pub async fn job_requeue(
+        &self,
+        id: JobId,
+        attempt: u32,
+        refused: bool,
+        not_before: Time,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        let lanes = self.lanes.clone();
+        self.write(move |c| {
+            let requeued = c.query_row(
+                "UPDATE jobs SET status = 'queued', attempt = attempt - (?3 AND attempt = last_attempt),
+                        last_attempt = last_attempt - (?3 AND attempt = last_attempt),
+                        node_id = NULL, offered_node_id = NULL, started_at = NULL, not_before = ?4
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0
+                   AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)
+                 RETURNING user_id, placement",
+                params![id, attempt, refused, not_before],
+                lane,
+            );
+            let Some(lane) = requeued.optional()? else {
+                return Ok(false);
+            };
+            lanes.enter(lane);
+            sync_task_status(c, id, TaskStatus::Queued, now)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Order in which the output of the last job of a task came; empty where that is unknown.
+    pub async fn job_outline(&self, task: TaskId) -> Result<Outline, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT outline FROM jobs WHERE task_id = ?1 ORDER BY id DESC LIMIT 1";
+            let json: Option<String> = c
+                .query_row(sql, [task], |row| row.get(0))
+                .optional()?
+                .flatten();
+            json.map_or(Ok(Outline::new()), |json| parse_document(&json))
+        })
+        .await
+    }
+
+    /// Running job of a task, if any.
+    pub async fn task_running_job(&self, id: TaskId) -> Result<Option<JobId>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT id FROM jobs WHERE task_id = ?1 AND status = 'running'";
+            let mut statement = c.prepare_cached(sql)?;
+            Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// Cancels a task. A queued one ends here and now; a running one is only marked, and its job is returned,
+    /// so that its node can be notified.
+    pub async fn task_cancel(&self, id: TaskId, now: Time) -> Result<CancelOutcome, StoreError> {
+        self.write(move |c| {
+            let dequeued = c.query_row(
+                "UPDATE jobs SET status = 'canceled', ended_at = ?2
+                 WHERE task_id = ?1 AND status = 'queued' RETURNING id, attempt",
+                params![id, now],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            );
+            if let Some((job, attempt)) = dequeued.optional()? {
+                sync_task_status(c, job, TaskStatus::Canceled, now)?;
+                let sql = "UPDATE tasks SET summary = 'canceled before it started' WHERE id = ?1";
+                c.execute(sql, [id])?;
+                return Ok(CancelOutcome::Dequeued { attempt });
+            }
+            let running = c.query_row(
+                "UPDATE jobs SET cancel_requested = 1
+                 WHERE task_id = ?1 AND status = 'running' RETURNING id",
+                [id],
+                |row| row.get(0),
+            );
+            if let Some(job) = running.optional()? {
+                return Ok(CancelOutcome::Running(job));
+            }
+            let sql = "SELECT status FROM jobs WHERE task_id = ?1 ORDER BY id DESC LIMIT 1";
+            let ended: Option<String> = c.query_row(sql, [id], |row| row.get(0)).optional()?;
+            let ended = ended.map(|status| parse_name::<JobStatus>(status, "job status"));
+            Ok(CancelOutcome::Ended {
+                canceled: ended.transpose()? == Some(JobStatus::Canceled),
+            })
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn counts_read_no_job_rows() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let plan = store.read(|c| {
+            let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {COUNTS}"))?;
+            let steps = statement.query_map([], |row| row.get::<_, String>("detail"))?;
+            Ok(steps.collect::<Result<Vec<_>, _>>()?.join("\n"))
+        });
+        let plan = plan.await.unwrap();
+        assert!(plan.contains("SCAN queue_depths"), "{plan}");
+        assert!(
+            plan.contains("jobs USING COVERING INDEX jobs_running"),
+            "{plan}"
+        );
+        let none = JobCounts {
+            queued: 0,
+            running: 0,
+        };
+        assert_eq!(store.job_counts().await.unwrap(), none);
+    }
+}

@@ -1,0 +1,128 @@
+//! Writes about a node that was deleted, and the numbers of registrations.
+
+use super::*;
+use crate::{
+    api::{audit::AuditAction, tasks::CreateTask, time::Time},
+    store::{Authority, CreateOutcome, LaneCursor, LaneRead, NewUser, QueueLimits},
+};
+use std::time::Duration;
+
+fn report() -> CapabilityReport {
+    let report = serde_json::json!({
+        "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
+        "platform": {"os": "linux", "arch": "amd64"}, "compute": {"cpu_cores": 2, "ram_mb": 1},
+    });
+    serde_json::from_value(report).unwrap()
+}
+
+/// The scheduler may have chosen a node just before it was deleted.
+#[tokio::test]
+async fn job_is_not_assigned_to_a_deleted_node() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let now = Time::from_millis(1);
+    let event = |action| AuditEvent::new(action, now, None);
+    let user = NewUser {
+        handle: "u".to_owned(),
+        password_hash: String::new(),
+        email: None,
+        is_admin: false,
+    };
+    let user = store
+        .user_create(user, None, event(AuditAction::UserCreate))
+        .await;
+    let user = user.unwrap().unwrap().id;
+    let report = report();
+    let registered = store
+        .node_register(
+            report.clone(),
+            String::new(),
+            None,
+            1,
+            event(AuditAction::NodeRegister),
+        )
+        .await
+        .unwrap();
+    let RegisterOutcome::Created(node, registration) = registered else {
+        panic!("the slug is new");
+    };
+    let task = CreateTask {
+        command: Some(vec!["true".to_owned()]),
+        ..CreateTask::default()
+    };
+    let opened = store.session_open(
+        user,
+        String::new(),
+        now.plus(Duration::from_secs(1)),
+        None,
+        event(AuditAction::Login),
+    );
+    let by = Authority {
+        session: opened.await.unwrap().unwrap(),
+        user,
+        admin: false,
+    };
+    let limits = QueueLimits {
+        bytes: u64::MAX,
+        bytes_per_user: u64::MAX,
+        all: 1,
+        per_user: 1,
+    };
+    let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
+    let created = store
+        .task_create(by, spec, None, limits, now)
+        .await
+        .unwrap();
+    assert!(matches!(created, CreateOutcome::Created(_)));
+
+    let forgotten = store
+        .node_forget("box".to_owned(), event(AuditAction::NodeForget))
+        .await
+        .unwrap();
+    assert_eq!(forgotten, ForgetOutcome::Forgotten(node));
+    let first = async || {
+        let mut changes = store.lane_changes(&mut LaneCursor::default());
+        let read = LaneRead {
+            lane: changes.entered.remove(0),
+            after: None,
+            limit: 1,
+        };
+        store.lane_jobs(vec![read], now).await.unwrap()[0][0]
+    };
+    let queued = first().await;
+    let claimed = store.job_claim(queued.id, node, now).await.unwrap();
+    assert!(claimed.is_none());
+    assert_eq!(first().await, queued);
+    let event = event(AuditAction::NodeWorkerUrl);
+    let late = store
+        .node_report(node, registration, report, String::new(), event)
+        .await;
+    assert!(!late.unwrap());
+    let content = serde_json::from_value(serde_json::json!({"version": 1, "config_version": ""}));
+    let served = store
+        .node_config_serve(node, registration, content.unwrap())
+        .await;
+    assert_eq!(served.unwrap(), None);
+}
+
+/// Also after a restore from a backup, where the same registrations come again.
+#[tokio::test]
+async fn numbers_of_registrations_are_unique() {
+    let mut numbers = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        for _ in 0..3 {
+            let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
+            let registered = store.node_register(report(), String::new(), None, 1, event);
+            let (RegisterOutcome::Created(_, number) | RegisterOutcome::Known(_, number)) =
+                registered.await.unwrap()
+            else {
+                panic!("the slug is this machine's");
+            };
+            assert!(number > 0);
+            numbers.insert(number);
+        }
+    }
+    assert_eq!(numbers.len(), 6);
+}

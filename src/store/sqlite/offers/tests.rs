@@ -1,0 +1,320 @@
+//! The life of a job, held against a model of it: whatever is written, in whatever order, by whomever late.
+
+use super::*;
+use crate::{
+    api::{UserId, tasks::JobStatus},
+    store::{CancelOutcome, FinishedJob, Lane, LaneCursor, Placement},
+};
+use proptest::{prelude::*, sample::select};
+use std::collections::BTreeMap;
+
+const NODES: usize = 3;
+const NOW: Time = Time::from_millis(7);
+
+/// Which attempt a write names.
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    Current,
+    Last,
+    Number(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Write {
+    Claim(usize),
+    Offer(Aim, usize),
+    Accept(Aim),
+    Withdraw(Aim, bool),
+    Finish(Aim, JobStatus),
+    Requeue(Aim, bool),
+    Cancel,
+}
+
+/// What the store should say of the job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Model {
+    status: JobStatus,
+    attempt: u32,
+    last: u32,
+    node: Option<usize>,
+    offered: Option<usize>,
+    is_canceled: bool,
+}
+
+impl Model {
+    fn aim(&self, aim: Aim) -> u32 {
+        match aim {
+            Aim::Current => self.attempt,
+            Aim::Last => self.last,
+            Aim::Number(n) => n,
+        }
+    }
+
+    fn runs(&self, attempt: u32) -> bool {
+        self.status == JobStatus::Running && self.attempt == attempt
+    }
+
+    fn is_offered(&self, attempt: u32) -> bool {
+        self.offered.is_some() && self.last == attempt
+    }
+
+    /// What a write makes of it; whether it is let in.
+    fn write(&mut self, write: Write, max: u32) -> bool {
+        let before = self.clone();
+        match write {
+            Write::Claim(node) if self.status == JobStatus::Queued => {
+                self.last += 1;
+                (self.status, self.attempt) = (JobStatus::Running, self.last);
+                self.node = Some(node);
+            }
+            Write::Offer(aim, to)
+                if self.runs(self.aim(aim))
+                    && !self.is_canceled
+                    && self.offered.is_none()
+                    && self.node != Some(to)
+                    && self.last < max =>
+            {
+                self.last += 1;
+                self.offered = Some(to);
+            }
+            Write::Accept(aim) if self.is_offered(self.aim(aim)) => {
+                (self.attempt, self.node) = (self.last, self.offered.take());
+            }
+            // Once more.
+            Write::Accept(aim) if self.runs(self.aim(aim)) => {}
+            Write::Withdraw(aim, refused) if self.is_offered(self.aim(aim)) => {
+                self.offered = None;
+                self.last -= u32::from(refused);
+            }
+            Write::Finish(aim, status) if self.runs(self.aim(aim)) => {
+                (self.status, self.offered) = (status, None);
+            }
+            Write::Requeue(aim, refused)
+                if self.runs(self.aim(aim))
+                    && !self.is_canceled
+                    && (self.last < max || refused && self.attempt == self.last) =>
+            {
+                let is_free = u32::from(refused && self.attempt == self.last);
+                (self.attempt, self.last) = (self.attempt - is_free, self.last - is_free);
+                (self.status, self.node, self.offered) = (JobStatus::Queued, None, None);
+            }
+            Write::Cancel if self.status == JobStatus::Queued => self.status = JobStatus::Canceled,
+            Write::Cancel if self.status == JobStatus::Running => self.is_canceled = true,
+            _ => return false,
+        }
+        assert!(!before.has_ended(), "an end is the end");
+        true
+    }
+
+    fn has_ended(&self) -> bool {
+        !matches!(self.status, JobStatus::Queued | JobStatus::Running)
+    }
+}
+
+/// A job in a store of its own, and three nodes.
+struct World {
+    store: Store,
+    _home: tempfile::TempDir,
+    nodes: Vec<NodeId>,
+    task: TaskId,
+    job: JobId,
+}
+
+impl World {
+    async fn new(max: u32) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let nodes: Vec<_> = (0..NODES).map(|_| NodeId::new()).collect();
+        let (user, task, job) = (UserId::new(), TaskId::new(), JobId::new());
+        let spec = r#"{"sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3}"#;
+        let known = nodes.clone();
+        let placement = Placement::default();
+        store.lanes.enter(Lane { user, placement });
+        let written = store.write(move |c| {
+            c.execute("INSERT INTO users VALUES (?1, ?1, NULL, '', 1, 0, 0, 0)", [user])?;
+            for node in &known {
+                c.execute(
+                    "INSERT INTO nodes (id, slug, registered_at, last_seen_at, capability, capability_sha256)
+                     VALUES (?1, ?1, 0, 0, '{}', '')",
+                    [node],
+                )?;
+            }
+            c.execute(
+                "INSERT INTO tasks (id, user_id, status, spec, created_at, updated_at) VALUES (?1, ?2, 'queued', ?3, 0, 0)",
+                params![task, user, spec],
+            )?;
+            c.execute(
+                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id)
+                 VALUES (?1, ?2, 'queued', ?3, 0, 0, ?4)",
+                params![job, task, max, user],
+            )?;
+            Ok(())
+        });
+        written.await.unwrap();
+        Self {
+            store,
+            _home: home,
+            nodes,
+            task,
+            job,
+        }
+    }
+
+    /// Does a write; whether it was let in, and the attempt that was given out by it.
+    async fn write(&self, write: Write, model: &Model) -> (bool, Option<(u32, NodeId)>) {
+        let (store, job) = (&self.store, self.job);
+        let given = |job: Option<RunningJob>| {
+            let given = job.map(|job| (job.attempt, job.node_id));
+            (given.is_some(), given)
+        };
+        match write {
+            Write::Claim(node) => given(store.job_claim(job, self.nodes[node], NOW).await.unwrap()),
+            Write::Offer(aim, to) => {
+                let offer = store.job_offer(job, model.aim(aim), self.nodes[to]);
+                given(offer.await.unwrap())
+            }
+            Write::Accept(aim) => {
+                let accept = store.job_accept(job, model.aim(aim), NOW);
+                (accept.await.unwrap(), None)
+            }
+            Write::Withdraw(aim, refused) => {
+                let withdraw = store.job_withdraw(job, model.aim(aim), refused);
+                (withdraw.await.unwrap(), None)
+            }
+            Write::Finish(aim, status) => {
+                let end = FinishedJob {
+                    id: job,
+                    attempt: model.aim(aim),
+                    status,
+                    result: None,
+                    outline: None,
+                    exit_code: None,
+                    summary: String::new(),
+                };
+                (store.job_finish(end, NOW).await.unwrap(), None)
+            }
+            Write::Requeue(aim, refused) => {
+                let again = store.job_requeue(job, model.aim(aim), refused, NOW, NOW);
+                (again.await.unwrap(), None)
+            }
+            Write::Cancel => {
+                let canceled = store.task_cancel(self.task, NOW).await.unwrap();
+                (!matches!(canceled, CancelOutcome::Ended { .. }), None)
+            }
+        }
+    }
+
+    /// Whether the scheduler would hear of the job's lane.
+    fn knows_lane(&self) -> bool {
+        let changes = self.store.lane_changes(&mut LaneCursor::default());
+        !changes.entered.is_empty()
+    }
+
+    /// What the store says, read as a restart does, as a look through nodes does, and from the row.
+    async fn read(&self) -> Model {
+        let job = self.job;
+        let at =
+            |id: Option<NodeId>| id.and_then(|id| self.nodes.iter().position(|node| *node == id));
+        let row = self.store.read(move |c| {
+            let sql = "SELECT status, cancel_requested, last_attempt FROM jobs WHERE id = ?1";
+            Ok(c.query_row(sql, [job], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
+            })?)
+        });
+        let (status, is_canceled, last): (String, bool, u32) = row.await.unwrap();
+        let standing = self.store.job_ownership(vec![job]).await.unwrap()[&job];
+        let followed = self.store.job_running().await.unwrap();
+        assert_eq!(
+            followed.len(),
+            usize::from(standing.is_running),
+            "one is followed again, or none"
+        );
+        for job in followed {
+            assert_eq!((job.attempt, Some(job.node_id)), standing.current);
+            let offered = job
+                .offered_attempt()
+                .map(|next| (next.attempt, next.node_id));
+            assert_eq!(offered, standing.offered);
+        }
+        Model {
+            status: serde_json::from_value(status.into()).unwrap(),
+            attempt: standing.current.0,
+            last,
+            node: at(standing.current.1),
+            offered: at(standing.offered.map(|(_, node)| node)),
+            is_canceled,
+        }
+    }
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    let aim = || {
+        prop_oneof![
+            4 => Just(Aim::Current),
+            4 => Just(Aim::Last),
+            1 => (0..5_u32).prop_map(Aim::Number),
+        ]
+    };
+    const ENDS: [JobStatus; 3] = [JobStatus::Completed, JobStatus::Failed, JobStatus::Lost];
+    prop_oneof![
+        4 => (0..NODES).prop_map(Write::Claim),
+        6 => (aim(), 0..NODES).prop_map(|(aim, to)| Write::Offer(aim, to)),
+        3 => aim().prop_map(Write::Accept),
+        3 => (aim(), any::<bool>()).prop_map(|(aim, refused)| Write::Withdraw(aim, refused)),
+        1 => (aim(), select(&ENDS[..])).prop_map(|(aim, status)| Write::Finish(aim, status)),
+        2 => (aim(), any::<bool>()).prop_map(|(aim, refused)| Write::Requeue(aim, refused)),
+        1 => Just(Write::Cancel),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn one_attempt_counts_and_numbers_are_unique(
+        writes in proptest::collection::vec(write(), 1..40),
+        max in 1..6_u32,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let world = World::new(max).await;
+            let mut model = world.read().await;
+            // Numbers that a node may have heard of, and which node that is.
+            let mut heard = BTreeMap::new();
+            for write in writes {
+                let (was, expected) = (model.clone(), model.write(write, max));
+                let (let_in, given) = world.write(write, &was).await;
+                prop_assert_eq!(let_in, expected, "{:?} of {:?}", write, was);
+                prop_assert_eq!(&world.read().await, &model, "{:?} of {:?}", write, was);
+                match write {
+                    Write::Withdraw(_, true) | Write::Requeue(_, true) if let_in => {
+                        heard.retain(|number, _| *number <= model.last);
+                    }
+                    _ => {}
+                }
+                prop_assert!(model.last <= max);
+                let is_queued = model.status == JobStatus::Queued;
+                prop_assert!(world.knows_lane() || !is_queued, "its lane is known while it is queued");
+                world.store.lane_sweep().await.unwrap();
+                prop_assert_eq!(world.knows_lane(), is_queued, "and only then, once that was looked at");
+                if let Some((number, node)) = given {
+                    prop_assert!(heard.insert(number, node).is_none(), "{} was given before", number);
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// A sandbox takes up to 1 MiB, and many jobs run for hours.
+#[tokio::test]
+async fn running_job_does_not_hold_its_sandbox() {
+    let world = World::new(3).await;
+    let claim = world.store.job_claim(world.job, world.nodes[0], NOW);
+    let claimed = claim.await.unwrap().unwrap();
+    let running = world.store.job_running().await.unwrap();
+    let held = format!("{claimed:?} {running:?}");
+    assert!(!held.contains("command"), "{held}");
+    let sandbox = world.store.task_sandbox(world.task).await.unwrap();
+    assert_eq!(sandbox.command, ["x"]);
+}

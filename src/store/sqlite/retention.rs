@@ -1,0 +1,141 @@
+//! Retention: deletion of old finished tasks with their jobs, and of expired rows.
+//!
+//! A commit deletes a bounded number of rows, so that no other write waits for long. Each query seeks the
+//! oldest by an index, so that its cost doesn't depend on the number of rows that stay.
+
+use super::{ExpiredBatch, Retention, Store, StoreError, tasks::IDEMPOTENCY_WINDOW};
+use crate::api::{TaskId, time::Time};
+use rusqlite::{Connection, params};
+use std::time::Duration;
+
+/// Maximum number of tasks, and of rows of each other kind, in one commit. The result of a task may be half a
+/// megabyte.
+const BATCH_LIMIT: u32 = 50;
+
+/// Finished tasks that ended by a time, and those beyond a number: the oldest in both cases.
+const FINISHED: &str = "SELECT id FROM tasks WHERE ended_at IS NOT NULL AND ended_at <= ?1
+                        ORDER BY ended_at LIMIT ?2";
+const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
+
+/// Time after the end of a job for which its attempts stay known. A sandbox runs for a few hours at most; the
+/// spool of a node is kept for as long as it has space.
+const DELETED_JOBS_RETENTION: Duration = Duration::from_hours(30 * 24);
+
+/// Deletes a task and all rows that name it; the attempts of its jobs stay known, since a node may still have them.
+const DELETE_TASK: [&str; 4] = [
+    "DELETE FROM idempotency_keys WHERE task_id = ?1",
+    "INSERT INTO deleted_jobs SELECT id, task_id, last_attempt, ended_at FROM jobs
+     WHERE task_id = ?1 AND last_attempt > 0 AND ended_at IS NOT NULL",
+    "DELETE FROM jobs WHERE task_id = ?1",
+    "DELETE FROM tasks WHERE id = ?1",
+];
+
+/// Deletes of what has expired at a time, up to a number of rows. Tokens go before their session.
+const EXPIRED: [&str; 3] = [
+    "DELETE FROM refresh_tokens WHERE token_sha256 IN
+     (SELECT token_sha256 FROM refresh_tokens WHERE expires_at <= ?1 LIMIT ?2)",
+    "DELETE FROM refresh_tokens WHERE token_sha256 IN
+     (SELECT t.token_sha256 FROM sessions s JOIN refresh_tokens t ON t.session_id = s.id
+      WHERE s.expires_at <= ?1 LIMIT ?2)",
+    "DELETE FROM sessions WHERE id IN
+     (SELECT id FROM sessions s WHERE expires_at <= ?1
+      AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE session_id = s.id) LIMIT ?2)",
+];
+const OLD_KEYS: &str = "DELETE FROM idempotency_keys WHERE (user_id, key) IN
+                        (SELECT user_id, key FROM idempotency_keys WHERE created_at <= ?1 LIMIT ?2)";
+const OLD_DELETED_JOBS: &str = "DELETE FROM deleted_jobs WHERE id IN
+                                (SELECT id FROM deleted_jobs WHERE ended_at <= ?1 LIMIT ?2)";
+
+impl Store {
+    /// Deletes a batch of old tasks and expired rows.
+    pub async fn expired_delete(
+        &self,
+        keep: Retention,
+        now: Time,
+    ) -> Result<ExpiredBatch, StoreError> {
+        self.write(move |c| {
+            let tasks = expired_tasks(c, keep, now)?;
+            for id in &tasks {
+                delete_task(c, *id)?;
+            }
+            let is_full = |rows: usize| rows == BATCH_LIMIT as usize;
+            let mut more = is_full(tasks.len());
+            let expired = EXPIRED.map(|sql| (sql, now));
+            for (sql, by) in expired.into_iter().chain([
+                (OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW)),
+                (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_RETENTION)),
+            ]) {
+                more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
+            }
+            Ok(ExpiredBatch {
+                tasks: tasks.len(),
+                more,
+            })
+        })
+        .await
+    }
+}
+
+/// Deletes a finished task and all rows that name it.
+pub(super) fn delete_task(c: &Connection, id: TaskId) -> Result<(), StoreError> {
+    for sql in DELETE_TASK {
+        c.prepare_cached(sql)?.execute([id])?;
+    }
+    Ok(())
+}
+
+/// The oldest of the tasks to be deleted.
+fn expired_tasks(c: &Connection, keep: Retention, now: Time) -> Result<Vec<TaskId>, StoreError> {
+    let oldest = |by: Time, limit: u32| -> Result<Vec<TaskId>, StoreError> {
+        let mut statement = c.prepare_cached(FINISHED)?;
+        let ids = statement.query_map(params![by, limit], |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    };
+    let old = match keep.age {
+        Some(age) => oldest(now.minus(age), BATCH_LIMIT)?,
+        None => Vec::new(),
+    };
+    let beyond = match keep.max_tasks {
+        Some(most) => {
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            let beyond: i64 = c
+                .prepare_cached(BEYOND)?
+                .query_row([most], |row| row.get(0))?;
+            oldest(
+                Time::MAX,
+                BATCH_LIMIT.min(u32::try_from(beyond).unwrap_or(BATCH_LIMIT)),
+            )?
+        }
+        None => Vec::new(),
+    };
+    // Both begin at the oldest, so the longer one contains the other.
+    Ok(if old.len() > beyond.len() {
+        old
+    } else {
+        beyond
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::query_plan::assert_seeks;
+
+    #[tokio::test]
+    async fn retention_queries_seek_an_index() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        for sql in
+            EXPIRED
+                .into_iter()
+                .chain(DELETE_TASK)
+                .chain([FINISHED, OLD_KEYS, OLD_DELETED_JOBS])
+        {
+            let looked = store.read_blocking(move |c| {
+                assert_seeks(c, sql);
+                Ok(())
+            });
+            looked.await.unwrap();
+        }
+    }
+}

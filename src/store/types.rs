@@ -1,0 +1,28 @@
+//! Rows and results as domain types: everything that a caller of the store sees.
+//!
+//! No type here knows a database. Where a row holds a document, such as the result of a job or the
+//! configuration of a node, the field is the parsed type and not its text.
+
+mod jobs;
+mod nodes;
+mod queue;
+mod tasks;
+mod users;
+
+pub use jobs::{
+    CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,
+    RunningJob,
+};
+pub use nodes::{AckOutcome, ForgetOutcome, Node, RegisterOutcome, ServedConfig, StoredConfig};
+pub use queue::{
+    Lane, LaneChanges, LaneCursor, LaneHeads, LaneRead, MAX_BACKOFF, MAX_LANES_PER_USER, Placement,
+    QueueStatus, QueuedJob,
+};
+pub use tasks::{
+    CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimits, Retention,
+    TaskFilter, TaskMatch, TaskPage, TaskRequirements,
+};
+pub use users::{
+    AuditFilter, Authority, BackupSummary, NewUser, PasswordProof, RefreshOutcome, UserChange,
+    UserChangeOutcome, UserRecord,
+};

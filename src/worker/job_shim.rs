@@ -1,0 +1,178 @@
+//! The guest of a job's [shim](crate::sandbox::shim): runs the job's command in a sandbox that is used once, and
+//! writes log and result into the job's [spool](crate::spool), whether the worker lives or not.
+//!
+//! Command and environment come out of the request in the spool, which is deleted before they are handed over: from
+//! then on the command may have run, and is never run again.
+
+use crate::{
+    api::{
+        events::Stream,
+        jobs::{Effective, JobErrorKind, Outcome, SandboxSpec},
+    },
+    data_dir::make_private_subdir,
+    engine::not_runnable,
+    sandbox::{
+        self, Excess, Exec, OutputSink, SandboxConfig, SandboxExit, StopReason,
+        shim::{self, Shim},
+    },
+    sandbox_init::{WORKSPACE, wire::ExecSpec},
+    spool::{AcceptedJob, JobEnd, JobRecorder, Spool},
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{io, path::PathBuf, time::Duration};
+use tokio::sync::watch;
+
+/// Config of a job's shim. The command is not in it: it is in the spool.
+#[derive(Serialize, Deserialize)]
+pub(super) struct JobShimConfig {
+    pub(super) sandbox: SandboxConfig,
+    /// Directory of the attempt.
+    pub(super) spool: PathBuf,
+    pub(super) accepted: AcceptedJob,
+    /// Settings to enforce and to name in the result.
+    pub(super) effective: Effective,
+    /// Bytes of the log that are kept.
+    pub(super) log_bytes: u64,
+}
+
+/// Recorder of a running job.
+struct SpoolSink<'a> {
+    spool: &'a Spool,
+    recorder: Mutex<JobRecorder>,
+    updates: watch::Sender<()>,
+}
+
+impl OutputSink for SpoolSink<'_> {
+    fn exec_starting(&self) -> io::Result<()> {
+        self.spool.mark_started()
+    }
+
+    fn exec_started(&self) {
+        self.recorder.lock().mark_started();
+        self.updates.send_replace(());
+    }
+
+    fn output(&self, stream: Stream, bytes: &[u8]) {
+        self.recorder.lock().append_output(stream, bytes);
+        self.updates.send_replace(());
+    }
+}
+
+/// Runs as the shim of a job and never returns.
+pub(crate) fn main() -> ! {
+    shim::main(run_job)
+}
+
+async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
+    let spool = Spool::at(config.spool.clone());
+    let Some(spec) = spool.request()? else {
+        return Err(io::Error::other(
+            "the request is gone; its command may have run",
+        ));
+    };
+    let sink = SpoolSink {
+        spool: &spool,
+        recorder: JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?.into(),
+        updates: shim.updates.clone(),
+    };
+    make_private_subdir(&config.sandbox.workspace)?;
+    let exec = exec(&config, spec);
+    let (end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await {
+        Ok((exit, container)) => (job_end(exit), Some(container)),
+        Err(error) => {
+            let end = JobEnd::failed(JobErrorKind::EngineError, error.to_string());
+            (end, None)
+        }
+    };
+    let effective = Some(config.effective.clone());
+    let result = sink.recorder.lock().take_result(end, effective);
+    let written = spool.write_result(&result);
+    shim.updates.send_replace(());
+    let is_removed = match container {
+        Some(mut container) => container.wait_until_removed().await,
+        None => true,
+    };
+    // A workspace that is left tells the worker that a container may be, and it removes both.
+    if is_removed {
+        remove_workspace(&config.sandbox).await;
+    }
+    if let Err(error) = written {
+        // The workspace may have been what took all the room.
+        tracing::error!(%error, "result can't be written; retrying");
+        spool.write_result_with_retry(&result).await?;
+        shim.updates.send_replace(());
+    }
+    spool.sync()
+}
+
+async fn remove_workspace(sandbox: &SandboxConfig) {
+    let SandboxConfig {
+        engine,
+        init,
+        workspace,
+        ..
+    } = sandbox;
+    if let Err(error) = engine.remove_tree(init, workspace).await {
+        // The worker finds it, tries again and reports it.
+        tracing::warn!(error, "workspace can't be removed");
+    }
+}
+
+/// The job's own environment, then the variables that it can't override.
+fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
+    let own = [
+        ("CYNODE_TASK_ID", config.accepted.task_id.to_string()),
+        ("CYNODE_JOB_ID", config.accepted.job_id.to_string()),
+        ("CYNODE_WORKSPACE_DIR", WORKSPACE.to_owned()),
+    ];
+    let requested = spec
+        .env
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.into(), value.into()));
+    Exec {
+        spec: ExecSpec {
+            command: spec.command.into_iter().map(Into::into).collect(),
+            env: requested
+                .chain(own.map(|(name, value)| (name.into(), value.into())))
+                .collect(),
+        },
+        timeout: Duration::from_secs(config.effective.timeout_seconds),
+    }
+}
+
+/// End of the job whose sandbox ended so.
+fn job_end(exit: SandboxExit) -> JobEnd {
+    match exit {
+        SandboxExit::Exited(code) => JobEnd::exited(code),
+        SandboxExit::Signaled(signal) => JobEnd::exited(128 + signal),
+        SandboxExit::Stopped(StopReason::Timeout) => JobEnd::stopped(Outcome::Timeout),
+        SandboxExit::Stopped(StopReason::Canceled) => JobEnd::stopped(Outcome::Canceled),
+        SandboxExit::Stopped(StopReason::Shutdown) => JobEnd::failed(
+            JobErrorKind::Lost,
+            "the node's machine was shut down while the job ran",
+        ),
+        SandboxExit::Stopped(StopReason::OutOfDisk(excess)) => {
+            JobEnd::failed(JobErrorKind::OutOfDisk, out_of_disk(&excess))
+        }
+        SandboxExit::ImageNotRunnable(message) => {
+            JobEnd::failed(JobErrorKind::ImageNotRunnable, not_runnable(&message))
+        }
+        SandboxExit::Refused(message) | SandboxExit::EngineFailed(message) => {
+            JobEnd::failed(JobErrorKind::EngineError, message)
+        }
+        SandboxExit::Lost(message) => JobEnd::failed(JobErrorKind::Lost, message),
+    }
+}
+
+fn out_of_disk(excess: &Excess) -> String {
+    let reserve = excess.of.amount(excess.reserve);
+    let used = match excess.used {
+        u64::MAX => "more than can be measured".to_owned(),
+        used => excess.of.amount(used),
+    };
+    format!(
+        "ended by its node, which had less than {reserve} left on its disk, and this job used the most ({used}); write less, or run it on a node with more room"
+    )
+}

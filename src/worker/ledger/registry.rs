@@ -1,0 +1,365 @@
+//! Jobs and tombstones of a worker in memory, and every decision about them.
+//!
+//! Nothing here reads, writes or waits. A change that has to reach the disk first is begun
+//! ([`admit`](Registry::admit), [`forget`](Registry::forget)), written by the [ledger](super) without its lock, and
+//! then [accepted](Registry::accept), [buried](Registry::bury) or [aborted](Registry::abort). Meanwhile the id is
+//! *busy*: every call about the same job waits for the outcome, and a job that is being accepted holds its slot.
+//! Calls about other jobs are answered as ever, also while the disk hangs.
+
+use super::job::{Job, is_owned_by, state_of};
+use crate::{
+    api::{
+        JobId, OrchestratorId,
+        jobs::JobState,
+        problem::{Problem, ProblemKind},
+        time::Time,
+    },
+    spool::AcceptedJob,
+    worker::tombstones::Tombstones,
+};
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::watch;
+
+/// Number of ended jobs that are kept; the oldest go first.
+const MAX_ENDED_JOBS: usize = 50_000;
+/// Delay after which a job is to be sent again for which there was no slot.
+const SLOTS_FULL_RETRY_SECONDS: u64 = 1;
+/// Delay after which a job is to be sent again whose image has to be pulled while the limit of pulls is reached.
+const PULLS_FULL_RETRY_SECONDS: u64 = 5;
+
+/// Outcome of a change, once there is one.
+pub(super) type Outcome = watch::Receiver<Option<Result<(), Problem>>>;
+
+/// Jobs and tombstones of a worker.
+pub(super) struct Registry {
+    max_concurrency: usize,
+    jobs: HashMap<JobId, Arc<Job>>,
+    changes: HashMap<JobId, Change>,
+    tombstones: Tombstones,
+    /// Every job ends, those that are being accepted as well.
+    is_shutting_down: bool,
+}
+
+/// A change of one job on its way to disk.
+struct Change {
+    /// The attempt that is being accepted; `None` while one is being forgotten.
+    accepts: Option<AcceptedJob>,
+    outcome: watch::Sender<Option<Result<(), Problem>>>,
+}
+
+/// Answer to a request to run a job.
+pub(super) enum Admission {
+    /// The job runs, or has run.
+    Known(Arc<Job>),
+    /// The job is new, and its id is busy now: write it down.
+    Begun,
+    /// Another change is on its way; with the same request if so, which is then answered alike.
+    Busy { outcome: Outcome, is_same: bool },
+}
+
+/// Answer to a request to forget a job.
+pub(super) enum Removal {
+    /// The attempt has a tombstone already.
+    Done,
+    /// The id is busy now: write down a tombstone of this attempt.
+    Begun { attempt: u32 },
+    /// Another change is on its way.
+    Busy(Outcome),
+}
+
+/// Job of an id.
+pub(super) enum Lookup {
+    Found(Arc<Job>),
+    /// A change is on its way.
+    Busy(Outcome),
+}
+
+/// Caller of [`Registry::forget`].
+#[derive(Clone, Copy)]
+pub(in crate::worker) enum Requester<'a> {
+    /// The collection of old results, which may forget every job.
+    Gc,
+    /// An orchestrator, which may forget its own.
+    Orchestrator(Option<&'a OrchestratorId>),
+}
+
+impl Registry {
+    pub(super) fn new(max_concurrency: usize, jobs: &[Arc<Job>], tombstones: Tombstones) -> Self {
+        let jobs = jobs.iter();
+        Self {
+            max_concurrency,
+            jobs: jobs
+                .map(|job| (job.accepted.job_id, Arc::clone(job)))
+                .collect(),
+            changes: HashMap::new(),
+            tombstones,
+            is_shutting_down: false,
+        }
+    }
+
+    /// Begins to accept a job, unless it is known, refused, or busy.
+    pub(super) fn admit(&mut self, wanted: &AcceptedJob) -> Result<Admission, Problem> {
+        self.check_tombstone(wanted)?;
+        if let Some(change) = self.changes.get(&wanted.job_id) {
+            return Ok(Admission::Busy {
+                outcome: change.outcome.subscribe(),
+                is_same: change
+                    .accepts
+                    .as_ref()
+                    .is_some_and(|it| is_same(it, wanted)),
+            });
+        }
+        if let Some(known) = self.jobs.get(&wanted.job_id) {
+            check_known(&known.accepted, wanted)?;
+            if known.accepted.attempt == wanted.attempt {
+                return Ok(Admission::Known(Arc::clone(known)));
+            }
+        }
+        self.check_slots(wanted)?;
+        self.begin(wanted.job_id, Some(wanted.clone()));
+        Ok(Admission::Begun)
+    }
+
+    /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.
+    pub(super) fn accept(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
+        let id = job.accepted.job_id;
+        if self.is_shutting_down {
+            job.cancel.send_replace(true);
+        }
+        let replaced = self.jobs.insert(id, Arc::clone(job));
+        if let Some(replaced) = &replaced {
+            replaced.remove_on_drop();
+            replaced.cancel.send_replace(true);
+        }
+        self.end_change(id, Ok(()));
+        replaced
+    }
+
+    /// Begins to forget a job that has ended, where it is of this attempt if any is named. An attempt that is not
+    /// known gets a tombstone as well: its request may still be under way.
+    pub(super) fn forget(
+        &mut self,
+        requester: Requester<'_>,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<Removal, Problem> {
+        if let Some(change) = self.changes.get(&id) {
+            return Ok(Removal::Busy(change.outcome.subscribe()));
+        }
+        let attempt = if let Some(job) = self.jobs.get(&id) {
+            if let Requester::Orchestrator(owner) = requester
+                && !job.belongs_to(owner)
+            {
+                return Err(Problem::not_found("job"));
+            }
+            job.check_attempt(attempt)?;
+            if !job.has_ended() {
+                return Err(Problem::new(
+                    ProblemKind::Conflict,
+                    "the job still runs; cancel it first, or wait for its end",
+                ));
+            }
+            job.accepted.attempt
+        } else {
+            let buried = self.tombstones.highest_attempt(id);
+            match attempt {
+                Some(attempt) if buried < Some(attempt) => attempt,
+                _ if buried.is_some() => return Ok(Removal::Done),
+                _ => return Err(Problem::not_found("job")),
+            }
+        };
+        self.begin(id, None);
+        Ok(Removal::Begun { attempt })
+    }
+
+    /// Replaces a job, where there is one, by its tombstone, which is on disk now.
+    pub(super) fn bury(&mut self, id: JobId, attempt: u32, at: Time) -> Option<Arc<Job>> {
+        self.tombstones.insert(at, id, attempt);
+        let forgotten = self.jobs.remove(&id);
+        if let Some(forgotten) = &forgotten {
+            forgotten.remove_on_drop();
+        }
+        self.end_change(id, Ok(()));
+        forgotten
+    }
+
+    /// Ends a change that did not reach the disk: everything is as before.
+    pub(super) fn abort(&mut self, id: JobId, problem: Problem) {
+        self.end_change(id, Err(problem));
+    }
+
+    /// The job of an id, where it belongs to `owner`, and is of this attempt if any is named.
+    pub(super) fn get(
+        &self,
+        owner: Option<&OrchestratorId>,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<Lookup, Problem> {
+        if let Some(change) = self.changes.get(&id) {
+            return Ok(Lookup::Busy(change.outcome.subscribe()));
+        }
+        let job = self.jobs.get(&id).filter(|job| job.belongs_to(owner));
+        let job = job.ok_or_else(|| Problem::not_found("job"))?;
+        job.check_attempt(attempt)?;
+        Ok(Lookup::Found(Arc::clone(job)))
+    }
+
+    /// States of all jobs of `owner`, in the order of their ids. One that is being accepted counts as running, so
+    /// that a caller that looks for leftovers misses none.
+    pub(super) fn states(&self, owner: Option<&OrchestratorId>) -> Vec<JobState> {
+        let own = self.jobs.values().filter(|job| job.belongs_to(owner));
+        let mut states: Vec<_> = own.map(|job| job.state()).collect();
+        let accepting = self.accepting().filter(|it| is_owned_by(it, owner));
+        for accepted in accepting {
+            states.retain(|state| state.job_id != accepted.job_id);
+            states.push(state_of(accepted, JobState::RUNNING));
+        }
+        states.sort_by_key(|state| state.job_id);
+        states
+    }
+
+    /// All jobs, in the order of their ids.
+    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+        let mut jobs: Vec<_> = self.jobs.values().cloned().collect();
+        jobs.sort_by_key(|job| job.accepted.job_id);
+        jobs
+    }
+
+    /// Jobs that have ended and are too many to be kept, the oldest first.
+    pub(super) fn ended_surplus(&self) -> Vec<JobId> {
+        let mut ended: Vec<_> = self.jobs.values().filter(|job| job.has_ended()).collect();
+        ended.sort_by_key(|job| job.accepted.job_id);
+        let surplus = ended.len().saturating_sub(MAX_ENDED_JOBS);
+        let surplus = ended[..surplus].iter();
+        surplus.map(|job| job.accepted.job_id).collect()
+    }
+
+    /// Number of jobs that have not ended.
+    pub(super) fn running_count(&self) -> usize {
+        let running = self.jobs.values().filter(|job| !job.has_ended());
+        running.count()
+    }
+
+    /// Number of slots that jobs of other orchestrators than this one occupy.
+    pub(super) fn foreign_slot_count(&self, owner: Option<&OrchestratorId>) -> usize {
+        let holders = self.slot_holders();
+        holders.filter(|holder| !is_owned_by(holder, owner)).count()
+    }
+
+    /// Number of jobs of this orchestrator that wait for the pull of their image, and occupy no slot.
+    pub(super) fn pulling_count(&self, owner: Option<&OrchestratorId>) -> usize {
+        let own = self.jobs.values().filter(|job| job.belongs_to(owner));
+        own.filter(|job| job.is_pulling()).count()
+    }
+
+    /// Refuses a new job whose image is not here while as many wait for theirs as there are slots: each
+    /// takes memory, and most of them a podman.
+    pub(super) fn check_pull_limit(&self, id: JobId) -> Result<(), Problem> {
+        let pulling = self.jobs.values().filter(|job| job.is_pulling());
+        if self.jobs.contains_key(&id) || pulling.count() < self.max_concurrency {
+            return Ok(());
+        }
+        let detail = "this worker already waits for as many image pulls as it has slots; send the job again later, or \
+            pull its image on the node first";
+        Err(Problem::new(ProblemKind::PullsFull, detail).retry_after(PULLS_FULL_RETRY_SECONDS))
+    }
+
+    /// Cancels every job, also those that are being accepted.
+    pub(super) fn cancel_all(&mut self) {
+        self.is_shutting_down = true;
+        for job in self.jobs.values() {
+            job.cancel.send_replace(true);
+        }
+    }
+
+    /// Index of the tombstones.
+    pub(super) fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
+    }
+
+    fn begin(&mut self, id: JobId, accepts: Option<AcceptedJob>) {
+        let outcome = watch::Sender::new(None);
+        self.changes.insert(id, Change { accepts, outcome });
+    }
+
+    fn end_change(&mut self, id: JobId, outcome: Result<(), Problem>) {
+        if let Some(change) = self.changes.remove(&id) {
+            change.outcome.send_replace(Some(outcome));
+        }
+    }
+
+    fn accepting(&self) -> impl Iterator<Item = &AcceptedJob> {
+        self.changes.values().filter_map(|it| it.accepts.as_ref())
+    }
+
+    /// Jobs that hold a slot. A replaced attempt and the one that replaces it share theirs.
+    fn slot_holders(&self) -> impl Iterator<Item = &AcceptedJob> {
+        let holders = self.jobs.values().filter(|job| job.has_slot());
+        let holders = holders.map(|job| &job.accepted);
+        let is_replaced = |it: &&AcceptedJob| {
+            let change = self.changes.get(&it.job_id);
+            change.is_none_or(|change| change.accepts.is_none())
+        };
+        holders.filter(is_replaced).chain(self.accepting())
+    }
+
+    fn check_tombstone(&self, wanted: &AcceptedJob) -> Result<(), Problem> {
+        let buried = self.tombstones.highest_attempt(wanted.job_id);
+        if buried.is_some_and(|attempt| wanted.attempt <= attempt) {
+            return Err(Problem::new(
+                ProblemKind::JobAlreadyFinished,
+                "this attempt has ended and its result was fetched; create a new job to run it again",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_slots(&self, wanted: &AcceptedJob) -> Result<(), Problem> {
+        let holders = self.slot_holders();
+        let others = holders.filter(|holder| holder.job_id != wanted.job_id);
+        let owner = wanted.orchestrator_id.as_ref();
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            others.partition(|holder| is_owned_by(holder, owner));
+        let slots = self.max_concurrency;
+        if own.len() + foreign.len() < slots {
+            return Ok(());
+        }
+        let foreign = match foreign.len() {
+            0 => String::new(),
+            n => format!(" ({n} of them by jobs of another orchestrator)"),
+        };
+        let detail = format!(
+            "all {slots} slots of this worker are taken{foreign}; try again when a job has ended"
+        );
+        Err(Problem::new(ProblemKind::TooManyRequests, detail)
+            .retry_after(SLOTS_FULL_RETRY_SECONDS))
+    }
+}
+
+fn is_same(one: &AcceptedJob, other: &AcceptedJob) -> bool {
+    let key = |it: &AcceptedJob| (it.task_id, it.attempt, it.orchestrator_id.clone());
+    key(one) == key(other) && one.spec_sha256 == other.spec_sha256
+}
+
+/// Refuses a request that contradicts the job of its id.
+fn check_known(known: &AcceptedJob, wanted: &AcceptedJob) -> Result<(), Problem> {
+    let conflict = |detail: String| Err(Problem::new(ProblemKind::Conflict, detail));
+    if !is_owned_by(known, wanted.orchestrator_id.as_ref()) {
+        return conflict(
+            "this job id belongs to a job of another orchestrator; use a new id for new work"
+                .to_owned(),
+        );
+    }
+    if known.task_id != wanted.task_id || known.spec_sha256 != wanted.spec_sha256 {
+        return conflict(
+            "this job id is known with another task_id or another sandbox; use a new id for new work".to_owned(),
+        );
+    }
+    if wanted.attempt < known.attempt {
+        return conflict(format!(
+            "attempt {} of this job is over; attempt {} is current",
+            wanted.attempt, known.attempt
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! Decisions of the registry, and the ledger on a disk that hangs or is full.
+
+use super::*;
+use crate::api::{TaskId, jobs::Outcome as JobOutcome};
+use proptest::prelude::*;
+use serde_json::json;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+const SLOTS: usize = 2;
+/// Time in which a call that needs no disk has to be answered, and after which a hung one is given up.
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn run_of(job_id: JobId, attempt: u32) -> RunJob {
+    let run = json!({
+        "version": 1,
+        "task_id": TaskId::new(),
+        "job_id": job_id,
+        "attempt": attempt,
+        "sandbox": {"image": "localhost/x:latest", "command": ["true"]},
+    });
+    serde_json::from_value(run).unwrap()
+}
+
+/// An attempt of a job of a task of its own.
+pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
+    AcceptedJob {
+        task_id: TaskId::new(),
+        job_id,
+        attempt,
+        image: "localhost/x:latest".to_owned(),
+        spec_sha256: String::new(),
+        accepted_at: Time::now(),
+        orchestrator_id: None,
+    }
+}
+
+fn ledger_with(write_spool: WriteSpool) -> (TempDir, Arc<Ledger>) {
+    let home = tempfile::tempdir().unwrap();
+    let tombstones = TombstoneFile::open(home.path().join("tombstones"), LIMIT).unwrap();
+    let ledger = Ledger::new(SLOTS, home.path().to_owned(), &[], tombstones);
+    let ledger = Ledger {
+        write_spool,
+        ..ledger
+    };
+    (home, Arc::new(ledger))
+}
+
+async fn admit(ledger: &Arc<Ledger>, run: &RunJob) -> Result<Admission, Problem> {
+    let image = "localhost/x:latest".parse().unwrap();
+    ledger.admit(None, run, &image).await
+}
+
+async fn accept(ledger: &Arc<Ledger>, run: &RunJob) -> Result<Arc<Job>, Problem> {
+    match admit(ledger, run).await? {
+        Admission::Known(job) => Ok(job),
+        Admission::New(reservation) => {
+            let committed = reservation.commit(run.sandbox.clone()).await;
+            committed.map(|(job, _)| job)
+        }
+    }
+}
+
+/// A disk that hangs while this job is written, until it is released.
+struct HungDisk {
+    job: JobId,
+    hangs: mpsc::UnboundedSender<()>,
+    release: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+static HUNG: OnceLock<HungDisk> = OnceLock::new();
+
+fn hang(spool: &Spool, accepted: &AcceptedJob, spec: &SandboxSpec) -> io::Result<()> {
+    if let Some(hung) = HUNG.get().filter(|hung| hung.job == accepted.job_id) {
+        hung.hangs.send(()).unwrap();
+        // In time only when the test goes on meanwhile.
+        let _ = hung.release.lock().recv_timeout(LIMIT);
+    }
+    spool.create(accepted, spec)
+}
+
+// On one thread: a write on the runtime's, or under the lock, holds up all that follows.
+#[tokio::test]
+async fn hung_spool_stops_only_its_own_job() {
+    let (_home, ledger) = ledger_with(hang);
+    let (running, hung) = (run_of(JobId::new(), 1), run_of(JobId::new(), 1));
+    let running_job = accept(&ledger, &running).await.unwrap();
+    let (hangs, mut hanging) = mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let disk = HungDisk {
+        job: hung.job_id,
+        hangs,
+        release: Mutex::new(released),
+    };
+    assert!(HUNG.set(disk).is_ok());
+    let run = |run: RunJob| {
+        let ledger = Arc::clone(&ledger);
+        crate::background::spawn("accept", async move { accept(&ledger, &run).await })
+    };
+    let first = run(hung.clone());
+    hanging.recv().await.unwrap();
+    let again = run(hung.clone());
+
+    let others = async {
+        let found = ledger.get(None, running.job_id, Some(1)).await.unwrap();
+        assert!(Arc::ptr_eq(&found, &running_job));
+        found.cancel.send_replace(true);
+        let known = accept(&ledger, &running).await.unwrap();
+        assert!(Arc::ptr_eq(&known, &running_job));
+        assert_eq!(ledger.states(None).len(), 2, "one is being accepted");
+        let full = accept(&ledger, &run_of(JobId::new(), 1)).await;
+        let full = full.err().unwrap();
+        assert_eq!(full.kind, ProblemKind::TooManyRequests, "its slot is taken");
+        running_job.set_outcome(JobOutcome::Canceled);
+        let forgotten = ledger.forget(Requester::Gc, running.job_id, None);
+        forgotten.await.unwrap();
+        accept(&ledger, &run_of(JobId::new(), 1)).await.unwrap();
+    };
+    tokio::time::timeout(LIMIT, others).await.unwrap();
+    assert!(!first.is_finished() && !again.is_finished());
+
+    release.send(()).unwrap();
+    let [first, again] = [first.await, again.await].map(|job| job.unwrap().unwrap());
+    assert!(Arc::ptr_eq(&first, &again), "started once");
+}
+
+fn fail_once(spool: &Spool, accepted: &AcceptedJob, spec: &SandboxSpec) -> io::Result<()> {
+    static WRITES: AtomicUsize = AtomicUsize::new(0);
+    spool.create(accepted, spec)?;
+    match WRITES.fetch_add(1, Ordering::SeqCst) {
+        0 => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn failed_write_frees_id_and_slot() {
+    let (home, ledger) = ledger_with(fail_once);
+    let run = run_of(JobId::new(), 1);
+    let Admission::New(reservation) = admit(&ledger, &run).await.unwrap() else {
+        panic!("it is new");
+    };
+    let waiting = admit(&ledger, &run);
+    let (failed, waited) = tokio::join!(reservation.commit(run.sandbox.clone()), waiting);
+    let problem = failed.err().unwrap();
+    assert_eq!(problem.kind, ProblemKind::InsufficientStorage);
+    assert_eq!(waited.err().unwrap(), problem, "the answer of the first");
+    let left = home.path().join(Spool::dir_name(run.job_id, 1));
+    assert!(!left.exists());
+    for _ in 0..SLOTS {
+        accept(&ledger, &run_of(JobId::new(), 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn dropped_reservation_is_free_again() {
+    let (_home, ledger) = ledger_with(Spool::create);
+    let run = run_of(JobId::new(), 1);
+    drop(admit(&ledger, &run).await.unwrap());
+    accept(&ledger, &run).await.unwrap();
+}
+
+#[tokio::test]
+async fn forgotten_job_is_gone_from_disk() {
+    let (home, ledger) = ledger_with(Spool::create);
+    let run = run_of(JobId::new(), 1);
+    let job = accept(&ledger, &run).await.unwrap();
+    let running = ledger.forget(Requester::Gc, run.job_id, None).await;
+    assert_eq!(running.unwrap_err().kind, ProblemKind::Conflict);
+    job.set_outcome(JobOutcome::Completed);
+    let path = job.spool.path().to_owned();
+    assert!(path.exists());
+    drop(job);
+    let forgotten = ledger.forget(Requester::Orchestrator(None), run.job_id, Some(1));
+    forgotten.await.unwrap();
+    assert!(!path.exists());
+    let late = accept(&ledger, &run).await.err().unwrap();
+    assert_eq!(late.kind, ProblemKind::JobAlreadyFinished);
+    let file = home.path().join("tombstones");
+    let (_, tombstones) = TombstoneFile::open(file, LIMIT).unwrap();
+    assert_eq!(tombstones.highest_attempt(run.job_id), Some(1));
+}
+
+#[test]
+fn shutdown_cancels_a_job_being_accepted() {
+    let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
+    let wanted = accepted(JobId::new(), 1);
+    registry.admit(&wanted).unwrap();
+    registry.cancel_all();
+    let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
+    registry.accept(&job);
+    assert!(*job.cancel.borrow());
+}
+
+/// One step of a caller, about the job of this index where it needs one.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Admit(usize, u32),
+    Write(usize, bool),
+    End(usize),
+    Forget(usize, Option<u32>),
+    Bury(usize, bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (job, attempt) = (0..4_usize, 1..4_u32);
+    let step = prop_oneof![
+        (job.clone(), attempt.clone()).prop_map(|(job, attempt)| Step::Admit(job, attempt)),
+        (job.clone(), any::<bool>()).prop_map(|(job, is_ok)| Step::Write(job, is_ok)),
+        job.clone().prop_map(Step::End),
+        (job.clone(), proptest::option::of(attempt)).prop_map(|(job, n)| Step::Forget(job, n)),
+        (job, any::<bool>()).prop_map(|(job, is_ok)| Step::Bury(job, is_ok)),
+    ];
+    proptest::collection::vec(step, 0..80)
+}
+
+proptest! {
+    #[test]
+    fn attempts_fence_and_slots_are_kept(steps in steps()) {
+        let ids: Vec<_> = (0..4).map(|_| (JobId::new(), TaskId::new())).collect();
+        let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
+        // Changes under way, the highest attempt that was published or buried, and live jobs by index.
+        let mut writing: [Option<AcceptedJob>; 4] = Default::default();
+        let mut burying: [Option<u32>; 4] = Default::default();
+        let (mut published, mut buried) = ([0_u32; 4], [0_u32; 4]);
+        for step in steps {
+            match step {
+                Step::Admit(n, attempt) => {
+                    let task_id = ids[n].1;
+                    let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
+                    match registry.admit(&wanted) {
+                        Ok(registry::Admission::Begun) => {
+                            prop_assert!(writing[n].is_none() && burying[n].is_none());
+                            prop_assert!(attempt > buried[n] && attempt > published[n]);
+                            writing[n] = Some(wanted);
+                        }
+                        Ok(registry::Admission::Known(job)) => {
+                            prop_assert_eq!(job.accepted.attempt, attempt);
+                            prop_assert!(attempt > buried[n]);
+                        }
+                        Ok(registry::Admission::Busy { is_same, .. }) => {
+                            let first = writing[n].as_ref();
+                            prop_assert_eq!(is_same, first.is_some_and(|it| it.attempt == attempt));
+                            prop_assert!(first.is_some() || burying[n].is_some());
+                        }
+                        Err(_) => {}
+                    }
+                }
+                Step::Write(n, is_ok) => {
+                    let Some(wanted) = writing[n].take() else { continue };
+                    if is_ok {
+                        published[n] = wanted.attempt;
+                        let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
+                        if let Some(replaced) = registry.accept(&job) {
+                            prop_assert!(*replaced.cancel.borrow());
+                            prop_assert!(replaced.accepted.attempt < job.accepted.attempt);
+                        }
+                    } else {
+                        registry.abort(ids[n].0, Problem::internal());
+                    }
+                }
+                Step::End(n) => {
+                    if let Ok(Lookup::Found(job)) = registry.get(None, ids[n].0, None) {
+                        job.set_outcome(JobOutcome::Completed);
+                    }
+                }
+                Step::Forget(n, attempt) => {
+                    if let Ok(Removal::Begun { attempt }) =
+                        registry.forget(Requester::Gc, ids[n].0, attempt)
+                    {
+                        prop_assert!(writing[n].is_none() && burying[n].is_none());
+                        prop_assert!(attempt > buried[n]);
+                        burying[n] = Some(attempt);
+                    }
+                }
+                Step::Bury(n, is_ok) => {
+                    let Some(attempt) = burying[n].take() else { continue };
+                    if is_ok {
+                        buried[n] = attempt;
+                        if let Some(job) = registry.bury(ids[n].0, attempt, Time::now()) {
+                            prop_assert!(job.has_ended());
+                            prop_assert_eq!(job.accepted.attempt, attempt);
+                            published[n] = 0;
+                        }
+                        prop_assert!(matches!(
+                            registry.get(None, ids[n].0, None),
+                            Err(problem) if problem.kind == ProblemKind::NotFound
+                        ));
+                    } else {
+                        registry.abort(ids[n].0, Problem::internal());
+                    }
+                }
+            }
+            let accepting = writing.iter().flatten();
+            let is_replacing = |job: &Arc<Job>| {
+                writing.iter().flatten().any(|it| it.job_id == job.accepted.job_id)
+            };
+            let holders = registry.jobs();
+            let holders = holders.iter().filter(|job| job.has_slot() && !is_replacing(job));
+            prop_assert!(holders.count() + accepting.count() <= SLOTS);
+        }
+    }
+}

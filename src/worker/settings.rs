@@ -1,0 +1,55 @@
+//! Settings of a worker, as the operator gives them.
+
+use crate::api::image::ImageRef;
+use std::{path::PathBuf, time::Duration};
+
+/// Settings of a worker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Number of jobs at the same time.
+    pub max_concurrency: usize,
+    /// Patterns of images that may run; empty allows all.
+    pub allowed_images: Vec<String>,
+    /// Image that is pulled at the start, before a job asks for it.
+    pub default_image: Option<ImageRef>,
+    /// Name or path of podman.
+    pub engine: PathBuf,
+    /// OCI runtime; podman's choice when `None`.
+    pub engine_runtime: Option<String>,
+    /// Time limit of a job that names none; the contract's when `None`.
+    pub default_timeout: Option<Duration>,
+    /// Longest time limit of a job; the contract's when `None`.
+    pub max_timeout: Option<Duration>,
+    /// Longest body of a request; the contract's when `None`.
+    pub max_request_bytes: Option<usize>,
+    /// Where jobs are stored, and for how long.
+    pub storage: StorageSettings,
+}
+
+/// Where jobs are stored, and for how long.
+#[derive(Clone, Debug)]
+pub struct StorageSettings {
+    /// Directory of the jobs' directories; in the data directory when `None`.
+    pub jobs_dir: Option<PathBuf>,
+    /// Bytes that stay free on the filesystems of jobs, images and state, and the same share of their inodes. Below
+    /// that no job is accepted.
+    pub min_free: u64,
+    /// Bytes of each job's log that are kept.
+    pub log_bytes: u64,
+    /// Time for which a result is kept that is not fetched.
+    pub retain: Duration,
+    /// Time for which an image is kept that this node pulled and no job uses; `None` keeps it for ever.
+    pub image_gc: Option<Duration>,
+}
+
+impl Default for StorageSettings {
+    fn default() -> Self {
+        Self {
+            jobs_dir: None,
+            min_free: 512 << 20,
+            log_bytes: 64 << 20,
+            retain: Duration::from_hours(30 * 24),
+            image_gc: Some(Duration::from_hours(30 * 24)),
+        }
+    }
+}
