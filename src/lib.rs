@@ -14,7 +14,7 @@
 //! | [`node`] | role `node`: joins an orchestrator and serves it a worker |
 //! | [`orchestrator`] | role `serve-orchestrator`: gateway, control plane, dispatch |
 //! | [`client`] | the user's commands and how they print |
-//! | [`doctor`] | what on this host would keep a role from working, and the mend |
+//! | [`doctor`] | checks this machine and shows how to fix what is wrong |
 //! | [`cli`], [`roles`] | every flag; from flags to a running role, `dev` among them |
 //! | [`helpers`] | helpers that the binary starts itself |
 //! | [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], `instances`, `network`, `backoff`, [`background`], [`retry`], [`files`], [`secrets`], `terminal`, `text`, `wait` | small things that several rooms share |

@@ -61,7 +61,7 @@ mod tests {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 each_source(&path, see);
-            } else {
+            } else if !path.ends_with("cli/variables.rs") {
                 see(&fs::read_to_string(path).unwrap());
             }
         }

@@ -1,4 +1,4 @@
-//! Podman: whether it is there, whether it runs containers here, and what holds them.
+//! Podman: whether it is installed, runs containers here, and can limit their resources.
 
 use super::{Check, scratch::Scratch};
 use crate::{
@@ -7,29 +7,29 @@ use crate::{
 };
 use std::{io, path::Path};
 
-/// Before this one, too much of what sandboxes rely on is missing or different.
+/// Oldest supported version: earlier ones lack flags that sandboxes need, or differ in them.
 const MIN_PODMAN_MAJOR: u32 = 4;
 
-/// What was found out about podman, for several checks.
+/// Podman's answers, for several checks.
 pub(super) struct PodmanFindings {
-    /// What it calls its version.
+    /// Version.
     version: Result<String, EngineError>,
-    /// What it says of itself.
+    /// Description of itself.
     info: Result<PodmanInfo, EngineError>,
-    /// A way to run containers; not looked for where podman doesn't say what it is.
+    /// Engine that runs containers; `None` where podman doesn't describe itself.
     engine: Option<Result<Engine, EngineError>>,
     /// Whether the operator named a runtime.
     runtime_is_named: bool,
 }
 
-/// Asks podman, and has it run a container the way a node would.
+/// Asks podman, and runs a container as a node would.
 pub(super) async fn inspect(
     podman: &cli::PodmanFlags,
     scratch: Result<&Scratch, &io::Error>,
 ) -> PodmanFindings {
     let plain = Program::plain(podman.program());
     let version = info::podman_version(&plain).await;
-    // As a node would, with settings of our own, where there is a place for them.
+    // With a settings file of ours, as a node does, where there is a directory for it.
     let program = match scratch {
         Ok(scratch) => Program::podman(podman.program(), scratch.dir()),
         Err(_) => Ok(plain),
@@ -69,12 +69,12 @@ pub(super) async fn inspect(
 }
 
 impl PodmanFindings {
-    /// An engine that runs containers.
+    /// Engine that runs containers.
     pub(super) fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()?.as_ref().ok()
     }
 
-    /// Whether it runs without root; a guess by our own user where it can't be asked.
+    /// Whether podman runs without root; by this process's user where podman can't be asked.
     pub(super) fn rootless(&self) -> bool {
         self.info.as_ref().map_or_else(
             |_| !rustix::process::geteuid().is_root(),
@@ -82,25 +82,25 @@ impl PodmanFindings {
         )
     }
 
-    /// Where it keeps images.
+    /// Directory of images.
     pub(super) fn graph_root(&self) -> Option<&Path> {
         self.info.as_ref().ok().map(|info| &*info.graph_root)
     }
 
-    /// Whether there is a podman, and whether it is new enough.
+    /// Whether podman is installed and supported.
     pub(super) fn version_check(&self) -> Check {
         const NAME: &str = "engine";
         match &self.version {
             Ok(version) => version_verdict(version),
             Err(EngineError::NotStarted { program, source }) => Check::fail(
                 NAME,
-                format!("{program:?} can't be started: {source}"),
+                format!("{program:?} can't be started: {source}; nodes need podman"),
                 "install podman (apt-get install podman, or dnf install podman), or name it with --engine",
             ),
             Err(error) => Check::fail(
                 NAME,
-                error.to_string(),
-                "see what it says by itself (podman --version), or name another with --engine",
+                format!("{error}; nodes can't use this podman"),
+                "correct what podman --version reports, or name another podman with --engine",
             ),
         }
     }
@@ -110,45 +110,51 @@ impl PodmanFindings {
         const NAME: &str = "sandbox";
         let error = match (&self.version, &self.info, &self.engine) {
             (Err(_), ..) => {
-                return Check::fail(NAME, "not tried: no podman answers", "mend engine first");
+                return Check::fail(
+                    NAME,
+                    "not checked: podman does not answer",
+                    "first fix what engine reports",
+                );
             }
             (_, Ok(info), Some(Ok(engine))) => {
                 let detail = describe_runtime(engine.runtime_config(), info, self.runtime_is_named);
                 return Check::ok(NAME, detail);
             }
             (_, Err(error), _) | (_, _, Some(Err(error))) => error,
-            (_, Ok(_), None) => return Check::fail(NAME, "not tried", "mend engine first"),
+            (_, Ok(_), None) => {
+                return Check::fail(NAME, "not checked", "first fix what engine reports");
+            }
         };
-        let mend = match error {
+        let fix = match error {
             EngineError::Io(_) => {
-                "give cynode a place to write: another --data-dir, or TMPDIR; what it says above may tell more"
+                "give cynode a directory that it can write to: --data-dir, or the variable TMPDIR"
             }
             EngineError::NotIsolated { .. } => {
-                "what is named in brackets mostly does it; see /etc/containers, OCI hooks, and what stands in for podman (--engine)"
+                "change the settings in brackets (in /etc/containers), remove the OCI hook, or use podman itself (--engine)"
             }
             EngineError::InvalidSettings { .. } => {
-                "correct the file that is named above; see: man containers.conf"
+                "correct the file that is named above (man containers.conf)"
             }
             EngineError::TimedOut { .. } => {
-                "end the podman that hangs, which the command above shows; where nothing but a restart of the machine helps, see what the kernel says of its disk (dmesg)"
+                "stop the podman that hangs, which the command above lists; if only a restart of the machine helps, look for disk errors in the kernel's log (dmesg)"
             }
             _ => {
-                "put right what podman says above, the first line being its own choice of runtime;\n\
-                 without root mend rootless first, then run: podman system migrate\n\
-                 where a runtime is missing: apt-get install crun, or runc"
+                "correct what podman reports above; the first line is about its default runtime\n\
+                 without root: first fix what rootless reports, then run: podman system migrate\n\
+                 without a runtime: apt-get install crun, or apt-get install runc"
             }
         };
-        Check::fail(NAME, error.to_string(), mend)
+        Check::fail(NAME, error.to_string(), fix)
     }
 
-    /// What limits the resources of containers.
+    /// Whether the resources of containers can be limited.
     pub(super) fn cgroups_check(&self) -> Check {
         match &self.info {
             Ok(info) => cgroups_verdict(&info.cgroup_version, &info.cgroup_manager, info.rootless),
             Err(_) => Check::warn(
                 "cgroups",
-                "unknown: podman can't be asked",
-                "mend engine and sandbox first",
+                "unknown: podman does not answer",
+                "first fix what engine and sandbox report",
             ),
         }
     }
@@ -164,39 +170,39 @@ fn version_verdict(version: &str) -> Check {
         Some(MIN_PODMAN_MAJOR..) => Check::ok(NAME, format!("podman {version}")),
         Some(_) => Check::warn(
             NAME,
-            format!("podman {version}, which cynode is not tried with"),
+            format!("podman {version} is older than cynode supports; sandboxes may fail"),
             format!(
-                "upgrade to podman {MIN_PODMAN_MAJOR}.0 or newer, from a newer release of this system"
+                "upgrade to podman {MIN_PODMAN_MAJOR}.0 or newer, which may need a newer release of this system"
             ),
         ),
         None => Check::warn(
             NAME,
-            format!("it answers, but {version:?} is no version of podman"),
+            format!("{version:?} is not a version of podman; sandboxes may fail"),
             "name podman itself with --engine",
         ),
     }
 }
 
-/// The way, and what of it podman would not have done by itself.
+/// Settings with which a container ran, and those of podman's defaults that don't work here.
 fn describe_runtime(config: &RuntimeConfig, info: &PodmanInfo, runtime_is_named: bool) -> String {
     let runtime = config.runtime.as_deref().unwrap_or(&info.default_runtime);
     let ulimits = if config.ulimits.is_empty() {
-        "podman's own".to_owned()
+        "default ulimits".to_owned()
     } else {
-        config.ulimits.join(" ")
+        format!("ulimits {}", config.ulimits.join(" "))
     };
-    let mut text = format!("a container ran; runtime {runtime}, ulimits {ulimits}");
-    let mut own_fail = Vec::new();
+    let mut text = format!("a container ran with runtime {runtime} and {ulimits}");
+    let mut failing = Vec::new();
     if config.runtime.is_some() && !runtime_is_named {
-        own_fail.push(format!("runtime ({})", info.default_runtime));
+        failing.push(format!("runtime ({})", info.default_runtime));
     }
     if !config.ulimits.is_empty() {
-        own_fail.push("ulimits".to_owned());
+        failing.push("ulimits".to_owned());
     }
-    if !own_fail.is_empty() {
+    if !failing.is_empty() {
         text += &format!(
-            "; podman's own {} won't do here, which a node finds out by itself",
-            own_fail.join(" and ")
+            "; podman's default {} can't be used here, and nodes avoid that",
+            failing.join(" and ")
         );
     }
     text
@@ -204,28 +210,28 @@ fn describe_runtime(config: &RuntimeConfig, info: &PodmanInfo, runtime_is_named:
 
 fn cgroups_verdict(version: &str, manager: &str, rootless: bool) -> Check {
     const NAME: &str = "cgroups";
-    let whose = if manager.is_empty() {
+    let manager = if manager.is_empty() {
         String::new()
     } else {
         format!(", manager {manager}")
     };
     let weak = if rootless {
-        "limits of resources can't be enforced without root"
+        "resource limits don't work without root"
     } else {
-        "limits of resources can be enforced by root only"
+        "resource limits work for root only"
     };
     match version {
-        "v2" => Check::ok(NAME, format!("v2{whose}")),
+        "v2" => Check::ok(NAME, format!("v2{manager}")),
         "" => Check::warn(
             NAME,
-            "podman doesn't say which version they have",
+            "podman does not report their version; resource limits may not work",
             "upgrade podman",
         ),
-        // Podman calls the hybrid layout v1, too.
+        // Podman reports the hybrid layout as v1, too.
         _ => Check::warn(
             NAME,
-            format!("{version}, or a hybrid{whose}; {weak}"),
-            "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, mend its host",
+            format!("{version} or hybrid{manager}; {weak}"),
+            "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, change that on its host",
         ),
     }
 }
@@ -281,21 +287,24 @@ mod tests {
             cgroup_version: "v2".to_owned(),
             cgroup_manager: "systemd".to_owned(),
         };
-        let told = |runtime: Option<&str>, ulimits: &[&str], named| {
+        let describe = |runtime: Option<&str>, ulimits: &[&str], named| {
             let config = RuntimeConfig {
                 runtime: runtime.map(str::to_owned),
                 ulimits: ulimits.iter().map(|&limit| limit.to_owned()).collect(),
             };
             describe_runtime(&config, &info, named)
         };
-        let plain = "a container ran; runtime crun, ulimits podman's own";
-        assert_eq!(told(None, &[], false), plain);
-        assert!(told(Some("runc"), &[], false).contains("runtime runc"));
-        assert!(told(Some("runc"), &[], false).contains("podman's own runtime (crun) won't do"));
-        assert!(!told(Some("runc"), &[], true).contains("won't"));
+        let plain = "a container ran with runtime crun and default ulimits";
+        assert_eq!(describe(None, &[], false), plain);
+        assert!(describe(Some("runc"), &[], false).contains("runtime runc"));
         assert!(
-            told(Some("runc"), &["nofile=1:1"], false)
-                .contains("ulimits nofile=1:1; podman's own runtime (crun) and ulimits won't")
+            describe(Some("runc"), &[], false)
+                .contains("podman's default runtime (crun) can't be used")
+        );
+        assert!(!describe(Some("runc"), &[], true).contains("can't"));
+        assert!(
+            describe(Some("runc"), &["nofile=1:1"], false)
+                .contains("ulimits nofile=1:1; podman's default runtime (crun) and ulimits can't")
         );
     }
 }

@@ -1,41 +1,41 @@
-//! All that doctor may change, and only with `--fix`: it says so on stderr before, and looks again
-//! after. Nothing here installs, removes or overwrites anything.
+//! Changes that doctor makes with `--fix`. Each is announced on stderr and checked afterwards. None installs, removes or
+//! overwrites anything.
 
 use super::{Check, Status, host::DataDirState};
 use crate::{data_dir::make_private_dir, node::gpu::generate_cdi, terminal::print_note};
 use std::{fs, path::Path};
 
-/// Where podman looks for a description of devices, and where an administrator puts one.
+/// Directory of device descriptions (CDI) of an administrator, which podman reads.
 pub(super) const CDI_DIR: &str = "/etc/cdi";
-/// How NVIDIA's own tool calls its description.
+/// File that NVIDIA's tool writes by convention.
 pub(super) const CDI_FILE: &str = "/etc/cdi/nvidia.yaml";
 
-/// Checks the data directory, makes it when it is missing, closes it when it is open.
+/// Checks the data directory, creates a missing one, and closes one that is open to other users.
 pub(super) fn data_dir(path: &Path) -> Check {
     let found = DataDirState::look(path);
     let what = match found {
-        DataDirState::Missing => "make",
-        DataDirState::Ours(mode) if mode & 0o077 != 0 => "close",
+        DataDirState::Missing => "create",
+        DataDirState::Ours(mode) if mode & 0o077 != 0 => "restrict",
         _ => return found.verdict(path),
     };
-    print_note(&format!("fix: {what} {}, mode 0700", path.display()));
+    print_note(&format!("fix: {what} {} (mode 0700)", path.display()));
     if let Err(error) = make_private_dir(path) {
-        print_note(&format!("fix: that failed: {error}"));
+        print_note(&format!("fix failed: {error}"));
     }
     let check = DataDirState::look(path).verdict(path);
-    let mended = path.exists() && check.status == Status::Ok;
-    if mended { check.fixed() } else { check }
+    let is_fixed = path.exists() && check.status == Status::Ok;
+    if is_fixed { check.fixed() } else { check }
 }
 
-/// Has NVIDIA's own tool describe the GPUs to podman; whether it did. Only for root, and only where no
-/// description is.
+/// Describes the GPUs to podman with NVIDIA's tool. Returns whether that succeeded. Only for root, and only where no
+/// description exists.
 pub(super) async fn describe_gpus(tool: &Path) -> bool {
     print_note(&format!(
         "fix: {} cdi generate --output={CDI_FILE}",
         tool.display()
     ));
     let failed = |reason: String| {
-        print_note(&format!("fix: that failed: {reason}"));
+        print_note(&format!("fix failed: {reason}"));
         false
     };
     if let Err(error) = fs::create_dir_all(CDI_DIR) {

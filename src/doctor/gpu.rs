@@ -1,7 +1,7 @@
-//! Whether this machine has GPUs, and whether a container gets to see them.
+//! GPUs of this machine, and whether a container can use them.
 //!
-//! None of it keeps a node from running sandboxes; it decides whether a model server is quick or slow.
-//! So nothing here is worse than a warning.
+//! Sandboxes don't need them; they decide whether a model server is fast or slow. So nothing here is worse than a
+//! warning.
 
 use super::{
     Check, Status,
@@ -17,20 +17,20 @@ use crate::{
 use std::fs;
 
 const NAME: &str = "gpu";
-/// Where podman looks for descriptions of devices by default.
+/// Directories of device descriptions that podman reads by default.
 const CDI_DIRS: [&str; 2] = [fix::CDI_DIR, "/var/run/cdi"];
-/// How NVIDIA's are called in them.
+/// Kind of NVIDIA's GPUs in them.
 const NVIDIA_KIND: &str = "nvidia.com/gpu";
 
-/// Looks for devices, then for them inside of a container.
+/// Checks for GPUs on the host, then in a container.
 pub(super) async fn check(podman: &PodmanFindings, scratch: Option<&Scratch>, fix: bool) -> Check {
     let devices = gpu::detect().await;
-    // As a node does: its model server gets the first maker's.
+    // A node's model server gets the GPUs of the first vendor, too.
     let Some(&maker) = gpu::usable_vendors(&devices).first() else {
         let found = if devices.is_empty() {
-            "none found"
+            "no GPU found"
         } else {
-            "AMD found, without a driver for computing (/dev/kfd)"
+            "AMD GPU found, but no driver for computing (/dev/kfd)"
         };
         return Check::ok(NAME, format!("{found}; a model server would use the CPU"));
     };
@@ -51,7 +51,7 @@ pub(super) async fn check(podman: &PodmanFindings, scratch: Option<&Scratch>, fi
                 "{} found; no container runs to see it",
                 maker.display_name()
             ),
-            "mend sandbox first",
+            "first fix what sandbox reports",
         );
     };
     let extra = maker.podman_args(podman.rootless());
@@ -64,7 +64,7 @@ pub(super) async fn check(podman: &PodmanFindings, scratch: Option<&Scratch>, fi
     }
 }
 
-/// Whether podman knows what `nvidia.com/gpu` is.
+/// Whether a description of `nvidia.com/gpu` exists.
 fn is_described(directories: &[&str]) -> bool {
     directories
         .iter()
@@ -81,13 +81,13 @@ fn undescribed() -> Check {
     Check::warn(
         NAME,
         format!(
-            "{} found; podman can't hand it in: nothing in {} describes {NVIDIA_KIND}",
+            "{} GPU found, but podman can't pass it to a container: no file in {} describes {NVIDIA_KIND}",
             Vendor::Nvidia.display_name(),
             CDI_DIRS.join(" or ")
         ),
         format!(
-            "install NVIDIA's container toolkit, then as root: nvidia-ctk cdi generate --output={CDI_FILE}\n\
-             (cynode doctor --fix does the latter)"
+            "install NVIDIA's container toolkit, then run as root: nvidia-ctk cdi generate --output={CDI_FILE}\n\
+             (cynode doctor --fix runs that command)"
         ),
     )
 }
@@ -97,18 +97,18 @@ fn verdict(maker: Vendor, seen: Result<Vec<String>, String>) -> Check {
     match seen {
         Ok(seen) if maker.is_usable_with(&seen) => Check::ok(
             NAME,
-            format!("{name} found; a container sees {}", seen.join(" ")),
+            format!("{name} GPU found; a container can open {}", seen.join(" ")),
         ),
         Ok(_) => Check::warn(
             NAME,
-            format!("{name} found; a container can't open the devices that computing needs"),
-            "see who may open them on the host (ls -l /dev/nvidia* /dev/kfd /dev/dri), and that cynode's user is one of them: usermod --append --groups video,render NAME",
+            format!("{name} GPU found, but a container can't open the devices for computing"),
+            "let cynode's user open them (ls -l /dev/nvidia* /dev/kfd /dev/dri shows their groups): usermod --append --groups video,render NAME",
         ),
         Err(error) => Check::warn(
             NAME,
-            format!("{name} found; handing it to a container failed: {error}"),
+            format!("{name} GPU found, but passing it to a container failed: {error}"),
             format!(
-                "after a change of the driver, describe it anew, as root: nvidia-ctk cdi generate --output={CDI_FILE}; else put right what podman says above"
+                "after a driver update, run as root: nvidia-ctk cdi generate --output={CDI_FILE}; otherwise correct what podman reports above"
             ),
         ),
     }
@@ -122,16 +122,19 @@ mod tests {
     fn container_devices_suffice_for_compute() {
         let seen = || vec!["/dev/nvidia0".to_owned()];
         let check = verdict(Vendor::Nvidia, Ok(seen()));
-        assert_eq!(check.detail, "NVIDIA found; a container sees /dev/nvidia0");
+        assert_eq!(
+            check.detail,
+            "NVIDIA GPU found; a container can open /dev/nvidia0"
+        );
         assert_eq!(verdict(Vendor::Nvidia, Ok(Vec::new())).status, Status::Warn);
         assert_eq!(verdict(Vendor::Amd, Ok(seen())).status, Status::Warn);
-        let check = verdict(Vendor::Amd, Err("its own words".to_owned()));
-        assert!(check.detail.ends_with("its own words"));
+        let check = verdict(Vendor::Amd, Err("its own message".to_owned()));
+        assert!(check.detail.ends_with("its own message"));
         assert_eq!(check.status, Status::Warn);
     }
 
     #[test]
-    fn a_description_is_known_by_its_kind() {
+    fn description_is_found_by_kind() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().to_str().unwrap();
         assert!(!is_described(&[directory, "/nothing/here"]));
@@ -142,7 +145,7 @@ mod tests {
         assert!(is_described(&["/nothing/here", directory]));
         assert!(
             undescribed()
-                .mend
+                .fix
                 .unwrap()
                 .contains("nvidia-ctk cdi generate")
         );

@@ -1,4 +1,4 @@
-//! What roles need of the host's file systems: room, and a data directory of their own.
+//! Disk space, and the data directory.
 
 use super::{Check, Status};
 use crate::{
@@ -15,12 +15,12 @@ use std::{
 };
 
 const GIB: u64 = 1 << 30;
-/// With less, nothing can be relied on: an image or a write of the database may not fit.
+/// Less free space fails: an image or a write of the database may not fit.
 const MIN_FREE_BYTES: u64 = GIB;
-/// With less, a few images or one model fill it.
+/// Less free space warns: a few images or one model fill it.
 const LOW_FREE_BYTES: u64 = 10 * GIB;
 
-/// Where a program is, as a shell would find it.
+/// Path of a program in PATH.
 pub(super) fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
@@ -28,20 +28,20 @@ pub(super) fn in_path(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
 }
 
-/// A place that has to have room.
+/// A directory and the free space that it needs.
 struct Location {
     place: String,
     space: io::Result<DiskSpace>,
-    /// With fewer bytes, or as small a share of the inodes, a role doesn't work.
+    /// Free bytes below which a role does not work; a corresponding share of the inodes is needed, too.
     needed: u64,
 }
 
-/// Whether there is room for images, for state, and for jobs as the node wants it.
+/// Checks the free space for images, state and jobs.
 pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::StorageFlags) -> Check {
     let for_jobs = storage
         .min_free_disk
         .unwrap_or(worker::StorageSettings::default().min_free);
-    // A node takes no job while one of the three has less.
+    // A node accepts no job while one of the three has less.
     let needed = for_jobs.max(MIN_FREE_BYTES);
     let mut places = vec![
         (images, "images", needed),
@@ -50,7 +50,7 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
     if let Some(jobs_dir) = storage.jobs_dir.as_deref() {
         places.push((Some(jobs_dir), "jobs", for_jobs));
     }
-    let rooms: Vec<Location> = places
+    let locations: Vec<Location> = places
         .into_iter()
         .filter_map(|(path, what, needed)| {
             let path = path?;
@@ -61,29 +61,35 @@ pub(super) fn disk(images: Option<&Path>, data_dir: &Path, storage: &cli::Storag
             })
         })
         .collect();
-    let check = disk_verdict(&rooms);
+    let check = disk_verdict(&locations);
     if images.is_some() {
         return check;
     }
     Check {
-        detail: format!("{}; where podman keeps images is unknown", check.detail),
+        detail: format!("{}; podman's directory of images is unknown", check.detail),
         ..check
     }
 }
 
-fn disk_verdict(rooms: &[Location]) -> Check {
+fn disk_verdict(locations: &[Location]) -> Check {
     const NAME: &str = "disk";
-    let detail: Vec<String> = rooms.iter().map(Location::describe).collect();
+    let detail: Vec<String> = locations.iter().map(Location::describe).collect();
     let detail = detail.join(", ");
-    let worst = rooms.iter().map(Location::status);
+    let worst = locations.iter().map(Location::status);
     match worst.max_by_key(|status| *status as u8) {
         None | Some(Status::Ok) => Check::ok(NAME, detail),
-        Some(bad) => Check::bad(
-            NAME,
-            bad,
-            detail,
-            "make room (podman image prune --all removes images that no container uses), or choose another --data-dir or --jobs-dir, or a lower --min-free-disk",
-        ),
+        Some(bad) => {
+            let effect = match bad {
+                Status::Fail => "; nodes accept no jobs",
+                _ => "",
+            };
+            Check::bad(
+                NAME,
+                bad,
+                format!("{detail}{effect}"),
+                "free disk space (podman image prune --all removes unused images), choose another --data-dir or --jobs-dir, or lower --min-free-disk",
+            )
+        }
     }
 }
 
@@ -92,7 +98,7 @@ impl Location {
         let place = &self.place;
         let space = match &self.space {
             Ok(space) => space,
-            Err(error) => return format!("{place} can't be asked: {error}"),
+            Err(error) => return format!("free space of {place} is unknown: {error}"),
         };
         let Some(shortage) = space.shortage(self.needed) else {
             return format!("{} free in {place}", gibibytes(space.bytes.free));
@@ -101,7 +107,7 @@ impl Location {
             Resource::Bytes => gibibytes(number),
             Resource::Inodes => shortage.of.amount(number),
         });
-        format!("{free} free in {place}, which needs {needed}")
+        format!("{free} free in {place}, but {needed} needed")
     }
 
     fn status(&self) -> Status {
@@ -113,37 +119,37 @@ impl Location {
     }
 }
 
-/// In tenths, rounded down: 0.9 is less than 1.
+/// Size in tenths of a GiB, rounded down: 0.9 is less than 1.
 fn gibibytes(bytes: u64) -> String {
     let tenths = u128::from(bytes) * 10 / u128::from(GIB);
     format!("{}.{} GiB", tenths / 10, tenths % 10)
 }
 
-/// The path itself, or the nearest directory above that exists.
+/// The path itself, or its nearest parent that exists.
 fn existing(path: &Path) -> &Path {
     path.ancestors()
         .find(|ancestor| ancestor.exists())
         .unwrap_or(Path::new("/"))
 }
 
-/// What there is at the data directory's path.
+/// State of the data directory's path.
 #[derive(Debug)]
 pub(super) enum DataDirState {
-    /// Nothing, and it can be made.
+    /// Missing; it can be created.
     Missing,
-    /// Nothing, and this directory above lets us make nothing.
+    /// Missing; this parent is not writable.
     Unmakable(PathBuf),
-    /// A file, or another thing that is no directory.
+    /// Not a directory.
     SomethingElse,
-    /// It belongs to this user.
+    /// Owned by this other user.
     NotOurs(u32),
-    /// It is no place for state.
+    /// Not fit for state.
     Unfit(DataDirError),
-    /// Ours, but nothing can be written there.
+    /// Ours, but not writable.
     Unwritable,
-    /// Ours and writable, and this mode.
+    /// Ours and writable, with this mode.
     Ours(u32),
-    /// It can't even be looked at.
+    /// It can't be inspected.
     Unseen(io::Error),
 }
 
@@ -180,39 +186,37 @@ impl DataDirState {
         const OTHER: &str = "choose another with --data-dir";
         let path = path.display();
         match self {
-            Self::Missing => Check::ok(NAME, format!("{path} will be made")),
+            Self::Missing => Check::ok(NAME, format!("{path} will be created")),
             Self::Unmakable(above) => Check::fail(
                 NAME,
                 format!(
-                    "{path} can't be made: nothing can be written in {}",
+                    "{path} can't be created: {} is not writable",
                     above.display()
                 ),
                 OTHER,
             ),
-            Self::SomethingElse => Check::fail(NAME, format!("{path} is no directory"), OTHER),
+            Self::SomethingElse => Check::fail(NAME, format!("{path} is not a directory"), OTHER),
             Self::NotOurs(uid) => Check::fail(
                 NAME,
-                format!("{path} belongs to uid {uid}, and not to us"),
+                format!("{path} belongs to uid {uid}, not to this user"),
                 format!("run cynode as that user, or {OTHER}"),
             ),
             Self::Unfit(unfit) => Check::fail(NAME, unfit.to_string(), OTHER),
             Self::Unwritable => Check::fail(
                 NAME,
-                format!("nothing can be written in {path}"),
-                format!(
-                    "chmod u+rwx {path}, or see whether its file system is read-only, or {OTHER}"
-                ),
+                format!("{path} is not writable"),
+                format!("chmod u+rwx {path}; if its file system is read-only, {OTHER}"),
             ),
             Self::Ours(mode) if mode & 0o077 != 0 => Check::warn(
                 NAME,
-                format!("{path} is open to others: mode {mode:04o}"),
+                format!("{path} is open to other users: mode {mode:04o}"),
                 format!(
-                    "cynode doctor --fix, or chmod 700 {path}; a role does so by itself at its start"
+                    "cynode doctor --fix, or chmod 700 {path}; a role does this at its start, too"
                 ),
             ),
             Self::Ours(mode) => Check::ok(NAME, format!("{path}, mode {mode:04o}")),
             Self::Unseen(error) => {
-                Check::fail(NAME, format!("{path} can't be looked at: {error}"), OTHER)
+                Check::fail(NAME, format!("{path} can't be inspected: {error}"), OTHER)
             }
         }
     }
@@ -222,7 +226,7 @@ fn is_writable(directory: &Path) -> bool {
     access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Whether state can be kept.
+/// Checks the data directory.
 pub(super) fn data_dir(path: &Path) -> Check {
     DataDirState::look(path).verdict(path)
 }
@@ -261,10 +265,7 @@ mod tests {
             needed: GIB,
         };
         assert_eq!(room.status(), Status::Fail);
-        assert_eq!(
-            room.describe(),
-            "3 inodes free in /x, which needs 10 inodes"
-        );
+        assert_eq!(room.describe(), "3 inodes free in /x, but 10 inodes needed");
     }
 
     #[test]
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(room(20 * GIB, 30 * GIB).status(), Status::Fail);
         assert_eq!(
             room(20 * GIB, 30 * GIB).describe(),
-            "20.0 GiB free in /x, which needs 30.0 GiB"
+            "20.0 GiB free in /x, but 30.0 GiB needed"
         );
         assert_eq!(gibibytes(GIB - 1), "0.9 GiB");
         assert_eq!(gibibytes(GIB * 21 / 2), "10.5 GiB");
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(status(&[room(5), unknown()]), Status::Fail);
         assert_eq!(
             disk_verdict(&[room(20 * GIB), unknown()]).detail,
-            "20.0 GiB free in /x, /y can't be asked: why"
+            "20.0 GiB free in /x, free space of /y is unknown: why"
         );
     }
 
@@ -314,7 +315,7 @@ mod tests {
         let inside = |name: &str| home.path().join(name);
         let check = data_dir(&inside("a/b/c"));
         assert_eq!(check.status, Status::Ok, "{check:?}");
-        assert!(check.detail.ends_with("will be made"), "{check:?}");
+        assert!(check.detail.ends_with("will be created"), "{check:?}");
         fs::write(inside("file"), "").unwrap();
         assert_eq!(data_dir(&inside("file")).status, Status::Fail);
         assert_eq!(data_dir(&inside("file/below")).status, Status::Fail);

@@ -1,10 +1,9 @@
-//! `cynode doctor`: what on this host would keep a role from working, and the mend.
+//! `cynode doctor`: checks this machine and shows how to fix what is wrong.
 //!
-//! Each check looks, decides and says one [`Check`]; the deciding is pure and tested by itself.
-//! Doctor takes no role's lock, leaves neither file nor container behind, and changes nothing
-//! unless told to by `--fix` ([`fix`] is all that it may then do). The checks run at the same
-//! time where they don't need each other, and are told in an order in which a person would mend
-//! them: a later one often fails because of an earlier one.
+//! Each check inspects one thing and returns a [`Check`]; its decision is pure and has tests of its own. Doctor takes no
+//! lock of a role, leaves neither file nor container behind, and changes nothing without `--fix` ([`fix`] is all that it
+//! may change then). Independent checks run at the same time. They are shown in the order in which to fix them: a later
+//! one often fails because of an earlier one.
 
 mod engine;
 mod fix;
@@ -28,26 +27,26 @@ use crate::{
 use serde::Serialize;
 use std::path::Path;
 
-/// What a check came to.
+/// Result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Status {
     /// Nothing to do.
     Ok,
-    /// Roles work, but less well than they could, or not all of them.
+    /// Roles work with limits, or not all of them work.
     Warn,
-    /// A role doesn't work like this.
+    /// A role can't work.
     Fail,
 }
 
-/// One thing that was looked at. Whatever isn't ok has a mend.
+/// One check and its result. Every result but `ok` has a fix.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 struct Check {
     name: &'static str,
     status: Status,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
+    fix: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     fixed: bool,
 }
@@ -58,7 +57,7 @@ impl Check {
             name,
             status: Status::Ok,
             detail: detail.into(),
-            mend: None,
+            fix: None,
             fixed: false,
         }
     }
@@ -67,24 +66,24 @@ impl Check {
         name: &'static str,
         status: Status,
         detail: impl Into<String>,
-        mend: impl Into<String>,
+        fix: impl Into<String>,
     ) -> Self {
         Self {
             status,
-            mend: Some(mend.into()),
+            fix: Some(fix.into()),
             ..Self::ok(name, detail)
         }
     }
 
-    fn warn(name: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::bad(name, Status::Warn, detail, mend)
+    fn warn(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::bad(name, Status::Warn, detail, fix)
     }
 
-    fn fail(name: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::bad(name, Status::Fail, detail, mend)
+    fn fail(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::bad(name, Status::Fail, detail, fix)
     }
 
-    /// The same, mended just now.
+    /// Same result, after a fix just now.
     fn fixed(self) -> Self {
         Self {
             fixed: true,
@@ -99,10 +98,10 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
     let data_dir = std::path::absolute(roles::data_dir_path(&args.state)?)?;
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let mut checks = runtime.block_on(async {
-        // Dropped in the middle, the examination still removes its files.
+        // Removes its files also where it is dropped midway.
         tokio::select! {
-            checks = examine(&args, &data_dir) => Ok(checks),
-            stopped = stopped() => Err(stopped),
+            checks = run_checks(&args, &data_dir) => Ok(checks),
+            interrupted = interrupted() => Err(interrupted),
         }
     })?;
     checks.insert(0, config);
@@ -113,32 +112,35 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reads what a node on this machine would read, and says what is wrong with it.
+/// Checks the settings that a node on this machine would read.
 fn config(args: &mut DoctorArgs) -> Check {
     const NAME: &str = "config";
     let found = NodeFile::load(args.config.as_deref()).and_then(|file| {
         let Some(file) = file else { return Ok(false) };
         file.apply_to_doctor(args);
-        // All of it: what a node would find out only at its start.
+        // All settings, also those that doctor doesn't need: a node would refuse them at its start.
         roles::check_node(args).map(|()| true)
     });
     match found {
         Ok(true) => {
             let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
-            Check::ok(NAME, format!("a node takes {}", path.display()))
+            Check::ok(NAME, format!("nodes read {}", path.display()))
         }
-        Ok(false) => Check::ok(NAME, format!("no {DEFAULT_PATH}; flags alone count")),
+        Ok(false) => Check::ok(
+            NAME,
+            format!("no {DEFAULT_PATH}; only flags and variables apply"),
+        ),
         Err(failure) => Check::fail(
             NAME,
             failure.message,
-            "correct what is named above; packaging/node.yaml of cynode's repository shows every key",
+            "correct the setting that is named above; packaging/node.yaml in cynode's repository documents every key",
         ),
     }
 }
 
-/// All checks, in the order in which they are told.
-async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
-    // First: the container of a later check is tried below it.
+/// Runs all checks; in the order in which they are shown.
+async fn run_checks(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
+    // First: a later check runs a container in it.
     let directory = if args.fix {
         fix::data_dir(data_dir)
     } else {
@@ -175,21 +177,18 @@ async fn examine(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
 }
 
 /// Waits for Ctrl-C or SIGTERM.
-async fn stopped() -> Failure {
+async fn interrupted() -> Failure {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
     let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
         return Failure::new(
             Exit::Internal,
-            "signals can't be caught; see how many processes this user may have with: ulimit -a",
+            "signals can't be caught; check this user's limits with: ulimit -a",
         );
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    Failure::new(
-        Exit::Code(130),
-        "stopped before the end; nothing is left behind",
-    )
+    Failure::new(Exit::Code(130), "interrupted; nothing was left behind")
 }

@@ -1,11 +1,10 @@
-//! Whether the model server that answers is one that a node here may use: a container of another node's
-//! is left alone, and the start fails.
+//! Owner of a running model server: a node does not use the container of another node, and fails to start its own.
 
 use super::{Check, engine::PodmanFindings};
 use crate::{engine::labels, node};
 use std::{fs, path::Path};
 
-/// The check of the model server's port, where somebody answers there, with whose container it is.
+/// Refines the check of the model server's port by the owner of its container.
 pub(super) async fn check_owner(
     check: Check,
     port: u16,
@@ -26,7 +25,7 @@ pub(super) async fn check_owner(
     let owner = node::container_owner(&found);
     Check::fail(
         check.name,
-        format!("the container {name} belongs to {owner}"),
-        "give the node here a port of its own with --inference-port, or remove that container if nobody needs it; for a node whose state is elsewhere, say --data-dir",
+        format!("the container {name} belongs to {owner}; nodes here can't run a model server"),
+        "choose another port with --inference-port, or remove that container if it is not needed; if it belongs to a node with another data directory, name that with --data-dir",
     )
 }

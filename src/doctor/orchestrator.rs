@@ -1,5 +1,5 @@
-//! Whether the orchestrator can be reached from here, whether its clock and ours agree, and whether an
-//! orchestrator here would find its database.
+//! The orchestrator: whether it can be reached from here, whether both clocks agree, and whether an orchestrator here
+//! has its database.
 
 use super::{Check, Status};
 use crate::{
@@ -17,33 +17,30 @@ use std::{
 const NAME: &str = "orchestrator";
 const CLOCK: &str = "clock";
 const DATABASE: &str = "database";
-const NOT_COMPARED: &str = "not compared: the orchestrator could not be asked";
+const NOT_CHECKED: &str = "not checked: the orchestrator did not answer";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is allowed between two clocks by those who check the times in our tokens.
+/// Difference between two clocks that the check of a token's times permits.
 const MAX_SKEW_SECONDS: u64 = 5;
-/// From here on tokens are over before they come, or come before they begin.
+/// Difference beyond which a token has expired, or is not valid yet, when it arrives.
 const MAX_USABLE_SKEW_SECONDS: u64 = 300;
 
-/// Asks the orchestrator, and compares clocks by its answer.
+/// Sends a request to the orchestrator, and compares clocks by its answer.
 pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
     let Some(url) = url else {
         return [
-            Check::ok(
-                NAME,
-                "not asked: name one with --orchestrator to have it checked",
-            ),
-            Check::ok(CLOCK, "not compared: that needs an orchestrator, too"),
+            Check::ok(NAME, "not checked: name one with --orchestrator"),
+            Check::ok(CLOCK, "not checked: needs --orchestrator"),
         ];
     };
     if let Err(problem) = check_url("", url) {
-        let mend = "write it like http://192.168.1.5:12082";
+        let fix = "write it as http://192.168.1.5:12082";
         return [
-            Check::fail(NAME, format!("{url:?} {}", problem.detail), mend),
-            Check::warn(CLOCK, NOT_COMPARED, "mend orchestrator first"),
+            Check::fail(NAME, format!("{url:?} {}", problem.detail), fix),
+            Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ];
     }
     let client = Client::default();
-    // Only nodes call there, and only with POST.
+    // Only the control plane has this path, for POST.
     let address = format!("{}/v1/nodes/register", url.trim_end_matches('/'));
     let began = Instant::now();
     let look = client
@@ -53,7 +50,7 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
     let took = began.elapsed();
     match look {
         Ok(look) => {
-            // The answer was written about in the middle of the call.
+            // The answer was sent about midway through the call.
             let middle = Timestamp::now() - took / 2;
             [reached(url, &look, took), clock(&look, middle)]
         }
@@ -62,27 +59,24 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
                 NAME,
                 error.to_string(),
                 format!(
-                    "see that the orchestrator runs, that {url} is its control plane (--control-listen there), and that no firewall is between"
+                    "start the orchestrator, check that {url} is its control plane (--control-listen there), and that no firewall blocks the connection"
                 ),
             ),
-            Check::warn(CLOCK, NOT_COMPARED, "mend orchestrator first"),
+            Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ],
     }
 }
 
-/// Whether an orchestrator would start with what is in the data directory.
+/// Checks that the state of an orchestrator in the data directory is complete.
 pub(super) fn database(data_dir: &Path) -> Check {
-    // Whether the orchestrator is given its pre-shared key isn't known here.
+    // The orchestrator may be given its pre-shared key by a flag.
     match orchestrator::check_state(data_dir, true) {
-        Ok(None) => Check::ok(
-            DATABASE,
-            "neither the keys of an orchestrator nor its database are missing",
-        ),
+        Ok(None) => Check::ok(DATABASE, "no file of an orchestrator is missing"),
         Ok(Some(incomplete)) => Check::fail(DATABASE, incomplete.to_string(), incomplete.fix()),
         Err(error) => Check::fail(
             DATABASE,
-            format!("can't be read: {error}"),
-            "see that this user may read it: run the doctor as the orchestrator's user",
+            format!("the orchestrator's state can't be read: {error}"),
+            "run doctor as the orchestrator's user",
         ),
     }
 }
@@ -95,10 +89,10 @@ fn reached(url: &str, look: &ProbeResponse, took: Duration) -> Check {
     Check::fail(
         NAME,
         format!(
-            "{url} answers, but not as an orchestrator's control plane does ({})",
+            "{url} answers, but is not the control plane of an orchestrator ({})",
             look.status
         ),
-        "name the control plane (port 12082 by default; 12080 is for users, 12090 a node's own) with --orchestrator, such as http://192.168.1.5:12082",
+        "name the control plane with --orchestrator, such as http://192.168.1.5:12082 (port 12080 is for users, 12090 for Worker APIs)",
     )
 }
 
@@ -107,34 +101,34 @@ fn clock(look: &ProbeResponse, now: Timestamp) -> Check {
     let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
         return Check::warn(
             CLOCK,
-            "not compared: the answer bears no date",
-            "name the orchestrator itself with --orchestrator; something between may take dates away",
+            "not checked: the answer has no date",
+            "name the orchestrator itself with --orchestrator; a proxy in between may remove the date",
         );
     };
     skew_verdict(now.as_second() - theirs.timestamp().as_second())
 }
 
-/// By how many seconds our clock is ahead.
+/// Verdict on this machine's clock, which is `ahead` seconds ahead.
 fn skew_verdict(ahead: i64) -> Check {
     let seconds = ahead.unsigned_abs();
-    let told = match ahead {
-        0 => "no second apart from the orchestrator's".to_owned(),
+    let difference = match ahead {
+        0 => "equal to the orchestrator's, to the second".to_owned(),
         1.. => format!("{seconds} s ahead of the orchestrator's"),
         _ => format!("{seconds} s behind the orchestrator's"),
     };
     if seconds <= MAX_SKEW_SECONDS {
-        return Check::ok(CLOCK, told);
+        return Check::ok(CLOCK, difference);
     }
-    let status = if seconds <= MAX_USABLE_SKEW_SECONDS {
-        Status::Warn
+    let (status, effect) = if seconds <= MAX_USABLE_SKEW_SECONDS {
+        (Status::Warn, "tokens may be rejected")
     } else {
-        Status::Fail
+        (Status::Fail, "tokens are rejected")
     };
     Check::bad(
         CLOCK,
         status,
-        told,
-        "timedatectl set-ntp true, on whichever of both machines is wrong",
+        format!("{difference}; {effect}"),
+        "run timedatectl set-ntp true on the machine whose clock is wrong",
     )
 }
 
@@ -165,17 +159,21 @@ mod tests {
         ] {
             assert_eq!(skew_verdict(ahead).status, status, "{ahead}");
         }
-        assert_eq!(skew_verdict(-7).detail, "7 s behind the orchestrator's");
+        let late = skew_verdict(-7).detail;
+        assert_eq!(
+            late,
+            "7 s behind the orchestrator's; tokens may be rejected"
+        );
     }
 
     #[test]
-    fn the_other_clock_is_read_from_the_date() {
+    fn other_clock_is_read_from_date() {
         let at = |date| {
             let answer = look(StatusCode::OK, date, "ok");
             clock(&answer, "1994-11-06T08:50:37.9Z".parse().unwrap())
         };
         let check = at(Some("Sun, 06 Nov 1994 08:49:37 GMT"));
-        assert_eq!(check.detail, "60 s ahead of the orchestrator's");
+        assert!(check.detail.starts_with("60 s ahead of the orchestrator's"));
         assert_eq!(at(None).status, Status::Warn);
         assert_eq!(at(Some("yesterday")).status, Status::Warn);
     }

@@ -1,4 +1,4 @@
-//! Whether the addresses on which roles are to listen are free, or whoever has them is one of us.
+//! Addresses that roles listen on: free, or in use by cynode itself.
 
 use super::{Check, Status};
 use crate::{
@@ -12,52 +12,52 @@ use std::{
     time::Duration,
 };
 
-/// How long somebody who has an address may take to say who it is.
+/// Time limit to identify the program that uses an address.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One address.
+/// An address that a role listens on.
 struct Port {
     name: &'static str,
-    /// Who is to listen there.
+    /// API that is served there.
     whose: &'static str,
-    /// What changes it.
+    /// Flag that changes the address.
     flag: &'static str,
     address: SocketAddr,
-    /// Who may already be there.
+    /// Program that may already use it.
     expected: PortOwner,
-    /// What it means when somebody else is.
+    /// Result when another program uses it.
     taken: Status,
 }
 
-/// Who has an address.
+/// Program that uses an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum PortOwner {
     Cynode,
-    /// With its version.
+    /// Ollama, with its version.
     Ollama(String),
     Stranger,
 }
 
-/// What was found at an address.
+/// State of an address.
 #[derive(Debug)]
 enum PortState {
-    /// Nobody; we could listen there.
+    /// Free.
     Free,
-    /// Somebody.
+    /// In use.
     Taken(PortOwner),
-    /// Nobody could listen there, or not we.
+    /// Not available to this process.
     Refused(io::Error),
 }
 
-/// Where a model server is to listen, if there is to be one.
+/// Port of the model server; `None` where a node here runs none.
 pub(super) fn model_server(args: &DoctorArgs) -> Option<u16> {
     let port = args.inference_port.unwrap_or(MODEL_SERVER_PORT);
     (args.inference != Some(InferenceMode::Off)).then_some(port)
 }
 
-/// One check for each address, at the same time; the model server's is the last.
+/// Checks all addresses at the same time. The model server's is the last.
 pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
-    // A machine is mostly one of both, orchestrator or node; a node is the rule.
+    // A machine is mostly either an orchestrator or a node, and more often a node.
     let port = |name, whose, flag, address, taken| Port {
         name,
         whose,
@@ -103,7 +103,7 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
     let check = async |port: Port| port.verdict(&look(&client, port.address).await);
     let check_inference = async {
         if model_port.is_none() {
-            return Check::ok(inference.name, "not needed: no model server is to run here");
+            return Check::ok(inference.name, "not needed: no model server runs here");
         }
         check(inference).await
     };
@@ -118,7 +118,7 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
 
 async fn look(client: &Client, address: SocketAddr) -> PortState {
     match TcpListener::bind(address) {
-        // Closed again at once.
+        // The listener is closed at once.
         Ok(_) => PortState::Free,
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             PortState::Taken(owner(client, reachable(address)).await)
@@ -127,7 +127,7 @@ async fn look(client: &Client, address: SocketAddr) -> PortState {
     }
 }
 
-/// Who listens everywhere is also on loopback.
+/// Address to connect to: a program that listens everywhere also listens on loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -137,7 +137,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Asks both questions at the same time: who is silent to one is silent to the other.
+/// Sends both requests at the same time: a program that doesn't answer one doesn't answer the other either.
 async fn owner(client: &Client, address: SocketAddr) -> PortOwner {
     let ask = async |path: &str| {
         let call = client.call(Method::GET, format!("http://{address}{path}"));
@@ -148,7 +148,7 @@ async fn owner(client: &Client, address: SocketAddr) -> PortOwner {
     identify(health.as_deref(), version.as_deref())
 }
 
-/// By what it answered to `/healthz` and to `/api/version`.
+/// Identifies a program by its answers to `/healthz` and `/api/version`.
 fn identify(health: Option<&str>, version: Option<&str>) -> PortOwner {
     #[derive(serde::Deserialize)]
     struct Version {
@@ -177,37 +177,35 @@ impl Port {
         match (found, &self.expected) {
             (PortState::Free, _) if address.port() == 0 => Check::ok(
                 name,
-                format!("{whose} takes any free port of {}", address.ip()),
+                format!("any free port of {} for {whose}", address.ip()),
             ),
             (PortState::Free, _) => Check::ok(name, format!("{address} is free for {whose}")),
             (PortState::Taken(PortOwner::Cynode), PortOwner::Cynode) => {
-                Check::ok(name, format!("a cynode answers at {address}"))
+                Check::ok(name, format!("cynode answers at {address}"))
             }
             (PortState::Taken(PortOwner::Ollama(version)), PortOwner::Ollama(_)) => {
                 Check::ok(name, format!("Ollama {version} answers at {address}"))
             }
             (PortState::Taken(owner), _) => {
-                let by = match owner {
-                    PortOwner::Cynode => "by a cynode".to_owned(),
-                    PortOwner::Ollama(version) => format!("by Ollama {version}"),
-                    PortOwner::Stranger => {
-                        "by a program that is neither a cynode nor Ollama".to_owned()
-                    }
+                let owner = match owner {
+                    PortOwner::Cynode => "cynode".to_owned(),
+                    PortOwner::Ollama(version) => format!("Ollama {version}"),
+                    PortOwner::Stranger => "a program that is neither cynode nor Ollama".to_owned(),
                 };
                 let port = address.port();
                 Check::bad(
                     name,
                     self.taken,
-                    format!("{address}, meant for {whose}, is taken {by}"),
+                    format!("{address}, needed by {whose}, is in use by {owner}"),
                     format!(
-                        "end it (as root, ss -ltnp 'sport = :{port}' shows who it is), or {elsewhere}"
+                        "stop that program (ss -ltnp 'sport = :{port}', run as root, shows it), or {elsewhere}"
                     ),
                 )
             }
             (PortState::Refused(error), _) => Check::bad(
                 name,
                 self.taken,
-                format!("{whose} can't listen at {address}: {error}"),
+                format!("{whose} can't listen on {address}: {error}"),
                 elsewhere,
             ),
         }
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn everywhere_is_asked_on_loopback() {
+    fn wildcard_address_is_reached_on_loopback() {
         for (listen, ask) in [
             ("0.0.0.0:1", "127.0.0.1:1"),
             ("[::]:1", "[::1]:1"),
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_one_may_be_there_already() {
+    fn only_expected_program_may_use_address() {
         let ollama = || PortOwner::Ollama("1".to_owned());
         let verdict = |expected, found| {
             let port = Port {
@@ -282,7 +280,7 @@ mod tests {
         ] {
             let check = verdict(PortOwner::Cynode, found);
             assert_eq!(check.status, Status::Fail);
-            assert!(check.mend.unwrap().ends_with("with --p"));
+            assert!(check.fix.unwrap().ends_with("with --p"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How checks look: a line each with its mend below for people, JSON for programs.
+//! Output of the checks: for people a line each with its fix below, for programs JSON.
 
 use super::{Check, Status};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 use serde::Serialize;
 
-/// All of it for programs.
+/// Output for programs.
 #[derive(Serialize)]
 struct Report<'a> {
     /// Whether no check failed.
@@ -17,7 +17,7 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-/// Shows all checks on stdout.
+/// Prints all checks on stdout.
 pub(super) fn show(checks: &[Check], output: OutputFormat) -> Result<(), Failure> {
     if output == OutputFormat::Json {
         let ok = checks.iter().all(|check| check.status != Status::Fail);
@@ -34,15 +34,15 @@ fn text(check: &Check) -> String {
         Status::Fail => "fail",
     };
     let fixed = if check.fixed { " (fixed)" } else { "" };
-    // Podman's own words can have several lines.
+    // A message of podman can have several lines.
     let mut detail = check.detail.lines().map(clean);
     let first = detail.next().unwrap_or_default();
     let mut text = format!("{status:<4}  {:<14}  {first}{fixed}", check.name);
     for line in detail {
         text += &format!("\n{INDENT}{line}");
     }
-    for (n, line) in check.mend.iter().flat_map(|mend| mend.lines()).enumerate() {
-        let lead = if n == 0 { "mend: " } else { INDENT };
+    for (n, line) in check.fix.iter().flat_map(|fix| fix.lines()).enumerate() {
+        let lead = if n == 0 { "fix: " } else { "     " };
         text += &format!("\n{INDENT}{lead}{}", clean(line));
     }
     text
@@ -59,7 +59,7 @@ mod tests {
         let fail = Check::fail("sandbox", "tried:\nthis\u{1b}[2J", "do this\nand that");
         assert_eq!(
             text(&fail),
-            "fail  sandbox         tried:\n      this [2J\n      mend: do this\n            and that"
+            "fail  sandbox         tried:\n      this [2J\n      fix: do this\n           and that"
         );
     }
 
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(
             check(&Check::warn("disk", "little", "more").fixed()),
             serde_json::json!({
-                "name": "disk", "status": "warn", "detail": "little", "mend": "more", "fixed": true,
+                "name": "disk", "status": "warn", "detail": "little", "fix": "more", "fixed": true,
             })
         );
     }

@@ -1,41 +1,41 @@
-//! What podman needs of the system where it runs without root.
+//! Requirements of rootless podman: subordinate ids, and processes that outlive a login.
 //!
-//! Users and ranges are read from the files themselves: the binary is static, and the C library's
-//! look-ups would load modules of the host's own. Hosts that keep users or ranges elsewhere (LDAP)
-//! are judged by their files all the same; there the check named sandbox knows better.
+//! Users and ranges are read from the files themselves: the binary is static, and the C library's look-ups would load
+//! modules of the host. On hosts that keep users or ranges elsewhere (LDAP) this check may be wrong; the check
+//! `sandbox` decides.
 
 use super::{Check, host::in_path};
 use std::{fs, path::Path};
 
 const NAME: &str = "rootless";
 const LINGER: &str = "linger";
-/// A container's own 16 bits of users: images hold files of any of them.
+/// Users of a container: images have files of any 16-bit id.
 const MIN_SUBORDINATE_IDS: u64 = 65_536;
-/// Where ranges begin by convention, above all ordinary users.
+/// First subordinate id by convention, above the ids of ordinary users.
 const FIRST_SUBORDINATE_ID: u64 = 100_000;
 
-/// What was read about one user.
+/// One user and the user's subordinate ids.
 struct User {
     uid: u32,
-    /// As /etc/passwd has it.
+    /// Name in /etc/passwd.
     name: Option<String>,
-    /// The texts of /etc/subuid and /etc/subgid.
+    /// Content of /etc/subuid and /etc/subgid.
     ranges: [String; 2],
-    /// Helpers that are in PATH.
+    /// Whether each of [`ID_MAP_HELPERS`] is in PATH.
     helpers: [bool; 2],
 }
 
-/// The files that hold subordinate ids.
+/// Files of subordinate ids.
 const SUBORDINATE_ID_FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
-/// The programs that hand them out.
+/// Programs that assign them.
 const ID_MAP_HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
 
-/// Whether subordinate ids are there, and whether the user's programs live on after logout.
+/// Checks for subordinate ids, and that processes continue after logout.
 pub(super) fn checks(rootless: bool) -> [Check; 2] {
     if !rootless {
         return [
-            Check::ok(NAME, "not rootless: podman is run by root"),
-            Check::ok(LINGER, "not needed: podman is run by root"),
+            Check::ok(NAME, "podman runs as root"),
+            Check::ok(LINGER, "not needed: podman runs as root"),
         ];
     }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -53,7 +53,7 @@ pub(super) fn checks(rootless: bool) -> [Check; 2] {
 }
 
 fn verdict(user: &User) -> Check {
-    let who = format!("rootless as uid {}", user.uid);
+    let who = format!("podman runs rootless as uid {}", user.uid);
     let missing: Vec<&str> = ID_MAP_HELPERS
         .into_iter()
         .zip(user.helpers)
@@ -62,7 +62,10 @@ fn verdict(user: &User) -> Check {
     if !missing.is_empty() {
         return Check::fail(
             NAME,
-            format!("{who}, without {} in PATH", missing.join(" and ")),
+            format!(
+                "{who}, but containers need {} in PATH",
+                missing.join(" and ")
+            ),
             "apt-get install uidmap, or dnf install shadow-utils",
         );
     }
@@ -86,15 +89,15 @@ fn verdict(user: &User) -> Check {
     Check::fail(
         NAME,
         format!(
-            "{who}, with only {}; images need {MIN_SUBORDINATE_IDS}",
+            "{who}, but with only {}; images need {MIN_SUBORDINATE_IDS}",
             short.join(" and ")
         ),
-        range_mend(user),
+        range_fix(user),
     )
 }
 
-/// A range that nobody has yet: with another's, both could reach each other's files.
-fn range_mend(user: &User) -> String {
+/// Fix that adds an unused range. In a shared range, two users could access each other's files.
+fn range_fix(user: &User) -> String {
     let first = user
         .ranges
         .iter()
@@ -104,12 +107,12 @@ fn range_mend(user: &User) -> String {
     let last = first + MIN_SUBORDINATE_IDS - 1;
     match &user.name {
         Some(name) => format!(
-            "as root: usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}\n\
-             then: podman system migrate"
+            "run as root: usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}\n\
+             then run: podman system migrate"
         ),
         None => format!(
             "as root, add the line {}:{first}:{MIN_SUBORDINATE_IDS} to /etc/subuid and /etc/subgid\n\
-             then: podman system migrate",
+             then run: podman system migrate",
             user.uid
         ),
     }
@@ -117,22 +120,22 @@ fn range_mend(user: &User) -> String {
 
 fn linger_verdict(systemd: bool, lingers: bool, name: &str) -> Check {
     if !systemd {
-        Check::ok(LINGER, "not needed: systemd doesn't run here")
+        Check::ok(LINGER, "not needed: systemd does not run here")
     } else if lingers {
         Check::ok(
             LINGER,
-            format!("on: programs of {name} live on after logout"),
+            format!("on: processes of {name} continue after logout"),
         )
     } else {
         Check::warn(
             LINGER,
-            format!("off: a role of {name} ends with the last login"),
+            format!("off: roles that {name} runs end with the last login session"),
             format!("loginctl enable-linger {name}"),
         )
     }
 }
 
-/// A user's name in the text of /etc/passwd.
+/// Name of a user in the content of /etc/passwd.
 fn name_of(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -141,8 +144,7 @@ fn name_of(passwd: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// How many subordinate ids a user has in all ranges of a text as subuid(5) has it, by name or by
-/// number.
+/// Number of subordinate ids that a user has in the content of a file, by name or by number (subuid(5)).
 fn count_of(text: &str, name: Option<&str>, uid: u32) -> u64 {
     let uid = uid.to_string();
     ranges(text)
@@ -150,7 +152,7 @@ fn count_of(text: &str, name: Option<&str>, uid: u32) -> u64 {
         .fold(0, |sum, (_, _, count)| sum.saturating_add(count))
 }
 
-/// Owner, first id and count of each line; what is no range is passed over, as the helpers do.
+/// Owner, first id and count of each line. Invalid lines are ignored, as the helpers do.
 fn ranges(text: &str) -> impl Iterator<Item = (&str, u64, u64)> {
     text.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
@@ -172,7 +174,7 @@ mod tests {
     fn users_are_found_by_number() {
         assert_eq!(name_of(PASSWD, 0).as_deref(), Some("root"));
         assert_eq!(name_of(PASSWD, 1001).as_deref(), Some("bob"));
-        // Neither a group's number nor the beginning of one.
+        // Neither the id of a group nor a prefix.
         assert_eq!(name_of(PASSWD, 100), None);
         assert_eq!(name_of("", 0), None);
     }
@@ -215,7 +217,7 @@ mod tests {
         );
         assert!(
             check
-                .mend
+                .fix
                 .unwrap()
                 .contains("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ann\n")
         );
@@ -223,11 +225,11 @@ mod tests {
 
     #[test]
     fn fix_avoids_id_ranges_of_others() {
-        let mend = range_mend(&user("bob:100000:65536\n", "eve:200000:10\n"));
-        assert!(mend.contains("--add-subuids 200010-265545 --add-subgids 200010-265545 ann"));
+        let fix = range_fix(&user("bob:100000:65536\n", "eve:200000:10\n"));
+        assert!(fix.contains("--add-subuids 200010-265545 --add-subgids 200010-265545 ann"));
         let mut nameless = user("", "");
         nameless.name = None;
-        assert!(range_mend(&nameless).contains("1000:100000:65536"));
+        assert!(range_fix(&nameless).contains("1000:100000:65536"));
     }
 
     #[test]
@@ -237,7 +239,7 @@ mod tests {
         let check = verdict(&user);
         assert_eq!(check.status, Status::Fail);
         assert!(
-            check.detail.ends_with("without newgidmap in PATH"),
+            check.detail.ends_with("containers need newgidmap in PATH"),
             "{}",
             check.detail
         );
@@ -248,6 +250,6 @@ mod tests {
         assert_eq!(linger_verdict(false, false, "ann").status, Status::Ok);
         assert_eq!(linger_verdict(true, true, "ann").status, Status::Ok);
         let off = linger_verdict(true, false, "ann");
-        assert_eq!(off.mend.as_deref(), Some("loginctl enable-linger ann"));
+        assert_eq!(off.fix.as_deref(), Some("loginctl enable-linger ann"));
     }
 }

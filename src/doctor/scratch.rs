@@ -1,4 +1,4 @@
-//! A directory of doctor's own, for the containers that it tries; removed at the end.
+//! Temporary directory for the containers that doctor runs.
 
 use crate::worker::InitCopy;
 use std::{
@@ -7,15 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory with a copy of our binary in it, as a node has one.
+/// A directory with a copy of our binary, like a node's. Removed when dropped.
 pub(super) struct Scratch {
     dir: PathBuf,
     init: PathBuf,
 }
 
 impl Scratch {
-    /// Makes one where a node would play, in the data directory; where that isn't there or isn't
-    /// ours, among temporary files.
+    /// Creates one in the data directory, as a node does, or in the temporary directory where the data directory is
+    /// missing or not ours.
     pub(super) fn make(data_dir: &Path) -> io::Result<Self> {
         let name = format!(".doctor-{}", uuid::Uuid::new_v4());
         let euid = rustix::process::geteuid().as_raw();
@@ -25,7 +25,7 @@ impl Scratch {
             Some(dir) => dir,
             None => make_dir(std::env::temp_dir().join(&name))?,
         };
-        // From here on dropping it clears it away.
+        // From here on, dropping it removes the directory.
         let mut scratch = Self {
             dir,
             init: PathBuf::new(),
@@ -35,12 +35,12 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// The directory.
+    /// Path of the directory.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The copy of our binary.
+    /// Path of the copy of our binary.
     pub(super) fn init(&self) -> &Path {
         &self.init
     }
@@ -57,7 +57,7 @@ impl Drop for Scratch {
     }
 }
 
-/// A new directory for nobody else; fails where there is something of that name.
+/// Creates a directory for this user only. Fails where the path exists.
 fn make_dir(path: PathBuf) -> io::Result<PathBuf> {
     fs::DirBuilder::new().mode(0o700).create(&path)?;
     Ok(path)

@@ -1,51 +1,53 @@
-//! One container: the arguments of `podman run`, and the process that runs it.
+//! One container: the flags of `podman run`, each with its reason, and the podman process that runs it.
 
 use super::{
-    Engine, EngineError, containers_conf,
-    process::{Process, message_or_status, read_stderr_tail},
+    Engine, EngineError,
+    call::{message_or_status, read_stderr_tail},
+    containers_conf,
+    process::Process,
 };
 use crate::background;
 use crate::sandbox_init;
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
-/// What a container starts from.
+/// Root file system of a container.
 #[derive(Clone, Copy)]
 pub enum Root<'a> {
     /// An image, by id.
     Image(&'a str),
-    /// A directory; only to find out what this host can do.
+    /// A directory, for a probe.
     Directory(&'a Path),
 }
 
-/// Everything about a container that differs from one to the next. None of it is a job's own
-/// text: command and environment go to init over its socket, never through here.
+/// Properties of one container. None of them is a job's own text: command and environment go to init over its socket,
+/// never onto podman's command line.
 pub struct ContainerSpec<'a> {
-    /// Unique on this host.
+    /// Name, unique on this host.
     pub name: &'a str,
-    /// What it starts from.
+    /// Root file system.
     pub root: Root<'a>,
-    /// Our static binary, to be its init.
+    /// Static copy of our binary, its init.
     pub init: &'a Path,
-    /// The directory that becomes `/workspace`; none for a probe.
+    /// Directory that is mounted as `/workspace`; `None` for a probe.
     pub workspace: Option<&'a Path>,
-    /// `name=value` pairs.
+    /// Labels, as pairs of name and value.
     pub labels: &'a [(&'a str, String)],
-    /// Init's descriptors 3, 4 and 5.
+    /// Descriptors 3, 4 and 5 of init.
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
 }
 
-/// A running `podman run`. Dropped before its end, podman is ended.
+/// A running `podman run`, which is ended when dropped.
 pub struct Container {
     podman: Process,
-    /// What podman says on stderr, until it was taken.
+    /// End of podman's stderr, until it has been awaited.
     message: Option<tokio::task::JoinHandle<String>>,
     outcome: Option<Result<(), String>>,
 }
 
 impl Container {
-    /// Waits for podman to end, which it does once the container is gone; what it said, when that
-    /// is an error. Can be interrupted, and called again.
+    /// Waits for podman to end, which it does once the container is removed. Fails with podman's message. Can be
+    /// dropped and called again.
     pub async fn wait_exit(&mut self) -> Result<(), String> {
         if self.outcome.is_none() {
             let outcome = self.wait().await;
@@ -62,7 +64,7 @@ impl Container {
         if status.success() {
             return Ok(());
         }
-        // Somebody who inherited podman's stderr could hold it open for long.
+        // A child that inherited podman's stderr may keep it open.
         let message = match self.message.as_mut() {
             Some(message) => tokio::time::timeout(Duration::from_secs(1), message)
                 .await
@@ -74,59 +76,56 @@ impl Container {
         Err(message_or_status(message.unwrap_or_default(), status))
     }
 
-    /// Exit code of podman, once it has ended by itself: that of the container's PID 1, 128+N where signal N
-    /// killed it.
+    /// Exit code of podman, once it has ended by itself: the one of the container's PID 1, or 128+N where signal N
+    /// killed that.
     pub fn exit_code(&mut self) -> Option<i32> {
         self.podman.try_status().and_then(|status| status.code())
     }
 
-    /// Whether podman has ended by a signal; the container may go on then.
+    /// Whether a signal has ended podman. The container may still run then.
     pub fn was_killed(&mut self) -> bool {
         use std::os::unix::process::ExitStatusExt as _;
         let status = self.podman.try_status();
         status.is_some_and(|status| status.signal().is_some())
     }
 
-    /// Ends a podman that hangs. What it leaves is not known then, whatever its exit code says.
+    /// Ends a podman that hangs. Its exit code then says nothing about the container.
     pub async fn terminate(&mut self) {
         self.podman.terminate().await;
-        let ended = || Err("it was told to end".to_owned());
-        self.outcome.get_or_insert_with(ended);
+        let terminated = || Err("it was terminated".to_owned());
+        self.outcome.get_or_insert_with(terminated);
     }
 }
 
-pub(super) fn spawn(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
-    let mut command = engine.program.command();
-    command
-        .args(run_args(engine, spec)?)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mappings = spec
-        .descriptors
-        .iter()
-        .zip(3..)
-        .map(|(descriptor, child_fd)| {
+impl Engine {
+    /// Starts a container, in the foreground of a podman of its own.
+    pub fn spawn(&self, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
+        let mut command = self.program.command();
+        command
+            .args(run_args(self, spec)?)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let descriptors = spec.descriptors.iter().zip(3..);
+        let mappings = descriptors.map(|(descriptor, child_fd)| {
             Ok(FdMapping {
                 parent_fd: descriptor.try_clone()?,
                 child_fd,
             })
+        });
+        let mappings = mappings.collect::<io::Result<Vec<_>>>()?;
+        command.fd_mappings(mappings).map_err(io::Error::other)?;
+        let mut podman = Process::start(&self.program, &mut command)?;
+        let stderr = podman.stderr();
+        let message = background::spawn("read_podman_stderr", read_stderr_tail(stderr));
+        Ok(Container {
+            podman,
+            message: Some(message),
+            outcome: None,
         })
-        .collect::<io::Result<Vec<_>>>()?;
-    command.fd_mappings(mappings).map_err(io::Error::other)?;
-    let mut podman = Process::start(&engine.program, &mut command)?;
-    let stderr = podman.stderr();
-    Ok(Container {
-        podman,
-        message: Some(background::spawn(
-            "read_podman_stderr",
-            read_stderr_tail(stderr),
-        )),
-        outcome: None,
-    })
+    }
 }
 
-/// How every container is run that is to end by itself: closed in, without a network, and with our
-/// own binary as its init.
+/// Arguments of every container that ends by itself: isolated, without a network, and with our own binary as init.
 pub(super) fn sandbox_args(
     engine: &Engine,
     name: &str,
@@ -136,15 +135,15 @@ pub(super) fn sandbox_args(
     let sandbox = [
         "--rm",
         "--network=none",
-        // The command writes into our own pipes; podman's copy would be a second one.
+        // The command writes into our pipes; podman's copy would be a second one.
         "--log-driver=none",
-        // A rootless podman is two processes; the second gets TERM when the first is killed, which is no
-        // word to the command. What ends that comes from us, by init.
+        // A rootless podman is two processes, and the second gets TERM when the first is killed. The command must
+        // not get it: only we end it, through init.
         "--sig-proxy=false",
-        // When memory runs out, any process of any sandbox goes before one of the host. Set by a podman with
-        // CAP_SYS_RESOURCE, no process can take that back.
+        // When memory runs out, the kernel kills a process of a sandbox before one of the host. Where podman has
+        // CAP_SYS_RESOURCE, no process in the sandbox can undo this.
         "--oom-score-adj=1000",
-        // Podman copies the node's proxy variables into a container unless told otherwise.
+        // By default podman copies the node's proxy variables into a container.
         "--http-proxy=false",
     ];
     list.extend(sandbox.map(str::to_owned));
@@ -157,7 +156,7 @@ pub(super) fn sandbox_args(
     Ok(list)
 }
 
-/// Has our binary be the helper of this name, as the container's only program.
+/// Makes our binary, run as the helper of this name, the only program of a container.
 pub(super) fn entrypoint_arg(argument: &str) -> String {
     format!("--entrypoint=[\"{}\",\"{argument}\"]", sandbox_init::PATH)
 }
@@ -182,7 +181,8 @@ fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, En
     Ok(list)
 }
 
-/// `run`, the way that works on this host, and what is closed in every container of ours.
+/// Arguments of every container: `run`, the settings that work on this host, and everything that no container may
+/// have.
 pub(super) fn base_args(engine: &Engine) -> Vec<String> {
     let mut list = Vec::new();
     if let Some(runtime) = &engine.runtime_config.runtime {
@@ -192,11 +192,11 @@ pub(super) fn base_args(engine: &Engine) -> Vec<String> {
         "run",
         containers_conf::NO_DEFAULT_MOUNTS_ARG,
         "--pull=never",
-        // Volumes that an image asks for would be made on the host, filled from the image and mounted over what the
-        // runtime makes, such as /dev; each takes one of podman's locks.
+        // Volumes that an image declares would be created on the host, filled from the image and mounted over mounts
+        // of the runtime, such as /dev; each takes one of podman's locks.
         "--image-volume=ignore",
-        // What containers.conf could choose for all containers, should it reach them after all: the
-        // host's namespaces, its environment, another init in our place, privileges.
+        // Settings that containers.conf could choose for all containers, should the host's file reach them after
+        // all: the host's namespaces, its environment, another init in place of ours, privileges.
         "--pid=private",
         "--ipc=private",
         "--uts=private",
@@ -205,13 +205,13 @@ pub(super) fn base_args(engine: &Engine) -> Vec<String> {
         "--env-host=false",
         "--init=false",
         "--privileged=false",
-        // A node under systemd has a socket to tell of its readiness, which is no container's business.
+        // A node under systemd has a socket to report its readiness, which podman would mount into a container.
         "--sdnotify=ignore",
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
-        // An image's health check would run on a timer of the host's systemd.
+        // An image's health check would run by a timer of the host's systemd.
         "--no-healthcheck",
-        // Podman mounts cgroups and more for programs that look like an init.
+        // By default podman mounts cgroups and more for programs whose name is the one of an init.
         "--systemd=false",
     ];
     list.extend(closed.map(str::to_owned));
@@ -226,12 +226,12 @@ pub(super) fn label_args(labels: &[(&str, String)]) -> impl Iterator<Item = Stri
         .map(|(name, value)| format!("--label={name}={value}"))
 }
 
-/// `--volume` splits at colons and has no way to quote one.
+/// Path for `--volume`, which splits at colons and has no way to quote one.
 fn volume_source(path: &Path) -> Result<&str, EngineError> {
     path.to_str().filter(|path| path.starts_with('/') && !path.contains(':')).ok_or_else(|| {
         EngineError::Io(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{} can't be mounted by podman; choose a --data-dir without ':' and with plain UTF-8", path.display()),
+            format!("{} can't be mounted by podman; choose a --data-dir that is UTF-8 and has no ':'", path.display()),
         ))
     })
 }

@@ -1,22 +1,23 @@
-//! The settings that podman reads when we start it: the host's, without what they do to containers.
+//! Settings file for podman: the host's settings without those that change containers.
 //!
-//! The `[containers]` section of `containers.conf` reaches every container of a host: variables, mounts,
-//! devices, sysctls, annotations, namespaces shared with the host, another seccomp profile. None of that is
-//! asked for in a sandbox, and with `pidns="host"` a sandbox that ends everybody in its PID namespace
-//! would end the host. Flags of `podman run` override single values but can't empty a list such as `env`,
-//! `volumes` or `devices`, and `CONTAINERS_CONF_OVERRIDE`, which could, is unknown before podman 4.6. So
-//! podman gets a file of ours as `CONTAINERS_CONF`, which every version reads in place of all others. It
-//! has what the host's files say, merged as podman merges them, but of `[containers]` only [`KEPT_KEYS`] and
-//! [`OWN_SETTINGS`]. A setting that a later podman invents is cut off, too. Storage, registries and policy are files
-//! of their own and stay in force, and so do `[engine]`, `[network]` and the rest.
+//! The `[containers]` section of `containers.conf` applies to every container of a host: variables, mounts,
+//! devices, sysctls, annotations, namespaces shared with the host, another seccomp profile. A sandbox asks for none
+//! of them, and with `pidns="host"` a sandbox that kills its PID namespace would kill the host. Flags of `podman
+//! run` override single values but can't empty a list such as `env`, `volumes` or `devices`, and
+//! `CONTAINERS_CONF_OVERRIDE`, which could, is unknown before podman 4.6. So podman gets a file of ours as
+//! `CONTAINERS_CONF`, which every version reads in place of all others. It has the content of the host's files,
+//! merged as podman merges them, but of `[containers]` only [`KEPT_KEYS`] and [`OWN_SETTINGS`]. This also removes
+//! settings that a later podman introduces. Storage, registries and policy are separate files and stay in force, and
+//! so do `[engine]`, `[network]` and the other sections.
 //!
-//! `mounts.conf` is a file of its own, too, and is cut off by [`NO_DEFAULT_MOUNTS_ARG`]. What flags can say is said
-//! besides ([`container`](super::container)), and [`isolation`](super::isolation) looks at the outcome.
+//! `mounts.conf` is a separate file, too, and is disabled by [`NO_DEFAULT_MOUNTS_ARG`]. Beside this, every setting
+//! that has a flag is passed as a flag ([`container`](super::container)), and [`isolation`](super::isolation) checks
+//! the result.
 //!
-//! The host's files are read when podman is looked for, once per start of ours.
+//! The host's files are read once per start of cynode.
 
 use super::EngineError;
-use crate::data_dir::write_private;
+use crate::files::{Durability, replace_file};
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -29,28 +30,28 @@ pub(super) const CONF_VARIABLE: &str = "CONTAINERS_CONF";
 pub(super) const CONF_OVERRIDE_VARIABLE: &str = "CONTAINERS_CONF_OVERRIDE";
 /// The variable that chooses a user namespace for all containers.
 pub(super) const USERNS_VARIABLE: &str = "PODMAN_USERNS";
-/// Has `run` and `start` read an empty list of mounts instead of any `mounts.conf`.
+/// Makes `run` and `start` read an empty list of mounts instead of `mounts.conf`.
 pub(super) const NO_DEFAULT_MOUNTS_ARG: &str = "--default-mounts-file=/dev/null";
 
-/// The name of our file.
+/// Name of the file.
 const FILE_NAME: &str = "containers.conf";
-/// The section about containers.
+/// Section about containers.
 const CONTAINERS_SECTION: &str = "containers";
-/// What of that section tells how containers can be run on this host at all, and gives them nothing.
+/// Keys of that section without which containers can't run on some hosts, and which give them nothing.
 const KEPT_KEYS: [&str; 2] = ["cgroups", "keyring"];
-/// What of that section is kept where it has this value: the cure where podman can't load its own profile, as in
-/// a container, and no way for a job to anything that the rest of a sandbox doesn't close.
+/// Key of that section that is kept where it has this value. It is needed where podman can't load its own profile,
+/// as in a container, and gives a job no access that the rest of the sandbox doesn't close.
 const KEPT_SETTING: (&str, &str) = ("apparmor_profile", "unconfined");
-/// What we say in that section: no names of the host in `/etc/hosts`.
+/// Our own settings of that section: no names of the host in `/etc/hosts`.
 const OWN_SETTINGS: [(&str, &str); 2] = [
     ("base_hosts_file", "none"),
     ("host_containers_internal_ip", "none"),
 ];
-/// The element of a list by which podman 4.8 and later add to the list of the files before.
+/// Element of a list with which podman 4.8 and later append to the list of earlier files.
 const APPEND_KEY: &str = "append";
 
-/// Writes the settings into `dir`; the path of the file.
-pub(super) fn write_containers_conf(dir: &Path) -> Result<PathBuf, EngineError> {
+/// Writes the file into `dir` and returns its path. Fails where a file of the host can't be read.
+pub(super) fn write(dir: &Path) -> Result<PathBuf, EngineError> {
     let mut merged = Table::new();
     for path in host_files()? {
         if let Some(table) = read(&path)? {
@@ -58,13 +59,13 @@ pub(super) fn write_containers_conf(dir: &Path) -> Result<PathBuf, EngineError> 
         }
     }
     let text = toml::to_string(&replace_containers_section(merged)).map_err(io::Error::other)?;
-    // Conmon calls podman again from elsewhere.
+    // Absolute: conmon calls podman again from another directory.
     let path = std::path::absolute(dir.join(FILE_NAME))?;
-    write_private(&path, text.as_bytes())?;
+    replace_file(&path, text.as_bytes(), Durability::Content)?;
     Ok(path)
 }
 
-/// The files of the host that podman would read, in its order (containers.conf(5)).
+/// Files of the host that podman would read, in its order (containers.conf(5)).
 fn host_files() -> Result<Vec<PathBuf>, EngineError> {
     let named = |variable| env::var_os(variable).filter(|path| !path.is_empty());
     let mut paths = Vec::new();
@@ -93,13 +94,13 @@ fn host_files() -> Result<Vec<PathBuf>, EngineError> {
     Ok(paths)
 }
 
-/// A file that was named has to be there, for podman as well.
+/// Checks a file that a variable names; a missing one is an error for podman, too.
 fn existing(path: PathBuf, variable: &str) -> Result<PathBuf, EngineError> {
     fs::metadata(&path).map_err(|error| invalid(&path, format!("named by {variable}: {error}")))?;
     Ok(path)
 }
 
-/// A file and those of the directory beside it, `FILE.d`, by name.
+/// Adds a file and those in the directory beside it, `FILE.d`, by name.
 fn with_drop_ins(paths: &mut Vec<PathBuf>, file: PathBuf) -> Result<(), EngineError> {
     let mut dir = file.clone().into_os_string();
     dir.push(".d");
@@ -149,7 +150,7 @@ fn invalid(path: &Path, reason: impl std::fmt::Display) -> EngineError {
     }
 }
 
-/// A later file overrides value by value; a list replaces the one before, unless it says that it adds.
+/// Merges a later file: single values are overridden, and a list replaces the earlier one unless it appends.
 fn merge(into: &mut Table, from: Table) {
     for (name, value) in from {
         match (into.get_mut(&name), value) {
@@ -167,13 +168,13 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// What a list says last about adding to the one before, if it does.
+/// Last value of `append` in a list.
 fn appends(list: &[Value]) -> Option<bool> {
-    let said = |value: &Value| value.as_table()?.get(APPEND_KEY)?.as_bool();
-    list.iter().rev().find_map(said)
+    let value = |value: &Value| value.as_table()?.get(APPEND_KEY)?.as_bool();
+    list.iter().rev().find_map(value)
 }
 
-/// Podman takes a section by its name in upper and lower case alike.
+/// Replaces the section about containers. Podman matches its name in upper and lower case.
 fn replace_containers_section(mut settings: Table) -> Table {
     let kept = settings
         .get(CONTAINERS_SECTION)
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_containers_section_is_left() {
+    fn containers_section_is_replaced() {
         let spellings = [
             "containers",
             "Containers",
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_directory_come_by_name() {
+    fn drop_in_files_are_sorted_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("containers.conf.d");
         fs::create_dir_all(below.join("dir.conf")).unwrap();
@@ -271,12 +272,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_is_named() {
+    fn invalid_toml_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         fs::write(&path, "[engine\n").unwrap();
-        let told = read(&path).unwrap_err().to_string();
-        assert!(told.contains(path.to_str().unwrap()), "{told}");
+        let message = read(&path).unwrap_err().to_string();
+        assert!(message.contains(path.to_str().unwrap()), "{message}");
         assert!(read(&dir.path().join("missing")).unwrap().is_none());
     }
 }

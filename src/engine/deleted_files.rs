@@ -1,25 +1,25 @@
-//! Files without a name that processes of a sandbox keep on disk.
+//! Deleted files that processes of a sandbox keep on disk.
 //!
-//! A deleted file keeps its room while a descriptor of any thread or a mapping holds it, or while it is under
-//! way through a socket. The size of the last is never known, and that of a mapped file only to root on the
-//! host; whoever measures has to think the worst of these.
+//! A deleted file keeps its space while a descriptor of any thread or a mapping refers to it, or while its descriptor is
+//! in transit through a socket. The size of the last is never known, and the size of a mapped file only to root on the
+//! host; a measurement has to assume the worst of these.
 
 use rustix::fs::{FileType, Stat, makedev, stat};
 use std::{collections::HashSet, fs, io, path::Path, time::Instant};
 
-/// What was found.
+/// Deleted files of a sandbox.
 #[derive(Default)]
 pub(super) struct DeletedFiles {
     /// Files of known size, each once.
     pub(super) files: Vec<Stat>,
     /// Devices with files of unknown size.
     pub(super) unmeasured: HashSet<u64>,
-    /// Whether there may be files that were not looked at, on any device.
+    /// Whether there may be more files, on any device.
     pub(super) is_partial: bool,
     seen: HashSet<(u64, u64)>,
 }
 
-/// Looks at all processes that share a PID namespace with `init`, until the deadline.
+/// Inspects all processes that share a PID namespace with `init`, until the deadline.
 pub(super) fn deleted_open_files(init: u32, deadline: Instant) -> DeletedFiles {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let mut found = DeletedFiles::default();
@@ -41,8 +41,8 @@ pub(super) fn deleted_open_files(init: u32, deadline: Instant) -> DeletedFiles {
 impl DeletedFiles {
     fn add_process(&mut self, pid: u32, deadline: Instant) {
         let mut is_mapped = false;
-        // Each thread may have descriptors of its own, but all have the same mappings. The first thread may be
-        // gone already, and has none then.
+        // Each thread may have descriptors of its own, but all have the same mappings. The first thread may have
+        // ended, and has none then.
         for thread in numbers(&format!("/proc/{pid}/task")) {
             self.add_open(thread);
             is_mapped = is_mapped || self.add_mapped(thread);
@@ -53,7 +53,7 @@ impl DeletedFiles {
         }
     }
 
-    /// Adds what a thread has open.
+    /// Adds the open files of a thread.
     fn add_open(&mut self, thread: u32) {
         for number in numbers(&format!("/proc/{thread}/fd")) {
             let Ok(file) = stat(format!("/proc/{thread}/fd/{number}")) else {
@@ -67,7 +67,7 @@ impl DeletedFiles {
         }
     }
 
-    /// Adds what a thread has mapped; whether it has any mappings.
+    /// Adds the mapped files of a thread. Returns whether it has any mappings.
     fn add_mapped(&mut self, thread: u32) -> bool {
         let maps = fs::read(format!("/proc/{thread}/maps")).unwrap_or_default();
         let maps = String::from_utf8_lossy(&maps);
@@ -79,7 +79,7 @@ impl DeletedFiles {
             let (start, end) = mapping.range;
             match stat(format!("/proc/{thread}/map_files/{start:x}-{end:x}")) {
                 Ok(file) => self.add(file),
-                // Unmapped meanwhile.
+                // Unmapped in the meantime.
                 Err(error) if io::Error::from(error).kind() == io::ErrorKind::NotFound => {}
                 Err(_) if mapping.is_deleted => {
                     self.unmeasured.insert(mapping.device);
@@ -98,7 +98,7 @@ impl DeletedFiles {
     }
 }
 
-/// Whether descriptors wait in a socket to be received, by what /proc says of it.
+/// Whether descriptors are in transit through a socket, by its `fdinfo` in /proc.
 fn carries_descriptors(fdinfo: &str) -> bool {
     let mut counts = fdinfo
         .lines()
@@ -106,7 +106,7 @@ fn carries_descriptors(fdinfo: &str) -> bool {
     counts.any(|count| count.trim() != "0")
 }
 
-/// A file in a process's memory.
+/// A file that is mapped into a process.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
     range: (u64, u64),
@@ -116,7 +116,7 @@ struct Mapping {
 }
 
 impl Mapping {
-    /// From a line of /proc/PID/maps; `None` for memory of no file.
+    /// Parses a line of /proc/PID/maps; `None` for memory without a file.
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
@@ -133,7 +133,7 @@ impl Mapping {
     }
 }
 
-/// Entries of a directory under /proc that are numbers.
+/// Entries of a directory in /proc that are numbers.
 fn numbers(directory: impl AsRef<Path>) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_under_way_are_seen() {
+    fn descriptors_in_transit_are_found() {
         let fdinfo = |count: &str| format!("pos:\t0\nflags:\t02\nscm_fds: {count}\n");
         assert!(carries_descriptors(&fdinfo("1")));
         assert!(!carries_descriptors(&fdinfo("0")) && !carries_descriptors("pos:\t0\n"));

@@ -1,51 +1,44 @@
-//! Which of the host's GPU devices a container gets to see, found out by running one.
+//! GPU devices of the host that a container can open, found by running one.
 //!
 //! Both halves live here: [`visible_devices`] outside, and [`list_gpu_devices`], which our own binary runs
-//! inside. No image is needed for it.
+//! inside. No image is needed.
 
 use super::{
     Engine, EngineError,
     container::{entrypoint_arg, sandbox_args},
     probe::PROBE_NAME_PREFIX,
+    probe_container::{make_root, remove_root},
 };
-use crate::sandbox_init;
 use std::{fs, path::Path, time::Duration};
 
-/// The argument by which the binary knows that it is to list devices, inside a container.
+/// First argument that makes the binary list devices, inside a container.
 pub const LIST_DEVICES_ARGUMENT: &str = "__list-devices";
 
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The devices that a container which gets `extra` arguments, such as `--device=…`, can open.
-/// `init` is our static binary, `scratch` a directory to play in.
+/// Devices that a container with `extra` arguments, such as `--device=…`, can open. `init` is a static copy of our
+/// binary, `scratch` a directory for the container's root.
 pub async fn visible_devices(
     engine: &Engine,
     init: &Path,
     scratch: &Path,
     extra: &[&str],
 ) -> Result<Vec<String>, EngineError> {
-    // Podman fills the root with mount points, so it is a fresh one.
-    let root = scratch.join("devices");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    // One by one: where the scratch directory is gone, nothing is made in its place.
-    fs::create_dir(&root)?;
-    fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+    let root = make_root(scratch.join("devices")).await?;
     let name = format!("{PROBE_NAME_PREFIX}{}", uuid::Uuid::new_v4());
     let mut list = sandbox_args(engine, &name, init)?;
-    // Nobody is at the other end of a socket here by whose end it would know to end.
+    // This init has no socket whose end would end it.
     list.push(format!("--timeout={}", LIST_TIMEOUT.as_secs()));
     list.extend(extra.iter().map(|&argument| argument.to_owned()));
     list.push(entrypoint_arg(LIST_DEVICES_ARGUMENT));
     list.extend(["--rootfs".to_owned(), root.display().to_string()]);
     let arguments: Vec<&str> = list.iter().map(String::as_str).collect();
     let answer = engine.call(&arguments, LIST_TIMEOUT).await;
-    let _ = fs::remove_dir_all(&root);
+    remove_root(root).await;
     Ok(answer?.lines().map(str::to_owned).collect())
 }
 
-/// The paths of all GPU devices that we can open, one a line.
+/// Paths of all GPU devices that this process can open, one per line.
 pub fn list_gpu_devices() -> String {
     let below = |directory: &str| {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -65,7 +58,7 @@ fn is_gpu(path: &str) -> bool {
     path.starts_with("/dev/nvidia") || path == "/dev/kfd" || path.starts_with("/dev/dri/")
 }
 
-/// As a driver's library does, for reading and writing. Directories don't open like that.
+/// Opens as a driver's library does, for reading and writing, which fails for a directory.
 fn is_openable(path: &Path) -> bool {
     fs::OpenOptions::new()
         .read(true)

@@ -1,84 +1,78 @@
-//! Whether podman works at present, and if not, why.
+//! Health of podman: whether it can run containers at present, and if not, why.
 //!
-//! A podman that works is not asked. A call that takes too long, or a sandbox that podman could not
-//! start, raises a suspicion; then it is asked for an image and has to run a container, as at the
-//! start. While that fails there is [health_error](Engine::health_error), and it is tried again and again; once
-//! it goes well, the health_error is over.
+//! A podman that works is not checked. A call that times out, or a sandbox that podman could not start, is
+//! [reported](Engine::report_failure); then podman is asked for an image and has to run a probe container, as at the
+//! start. While that fails there is a [health error](Engine::health_error), and the check is repeated until it
+//! succeeds.
 
 use super::{Engine, probe, probe::ProbeEnv};
 use crate::{backoff::Backoff, wait};
 use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
-/// Between two tries while podman doesn't work.
+/// First pause between two checks that fail.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
-/// Before a container that could not be removed is looked for again.
+/// Pause before orphans are collected after a container could not be removed.
 const CLEANUP_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Default)]
 struct HealthState {
-    /// How often there was reason to doubt it.
+    /// Number of failures that were reported.
     failure_reports: u64,
     health_error: Option<String>,
-    /// Whether a container could not be removed.
     has_unremoved_container: bool,
 }
 
-/// What is known of it; shared by all clones of an engine.
+/// Health of one podman, shared by all clones of an engine.
 #[derive(Clone, Default)]
 pub(super) struct Health(watch::Sender<HealthState>);
 
 impl Engine {
-    /// Why podman can run no container at present; nothing while it works.
+    /// Reason why podman can run no container at present; `None` while it works.
     pub fn health_error(&self) -> Option<String> {
         self.health.0.borrow().health_error.clone()
     }
 
-    /// There is reason to doubt that podman works.
+    /// Reports that podman may not work, which has it checked.
     pub fn report_failure(&self) {
-        self.health
-            .0
-            .send_modify(|state| state.failure_reports += 1);
+        let health = &self.health.0;
+        health.send_modify(|state| state.failure_reports += 1);
     }
 
-    /// Waits until podman has health_error and it is over.
+    /// Waits until podman has a health error and works again.
     pub async fn wait_for_recovery(&self) {
         let mut states = self.health.0.subscribe();
-        // An error can't be: the sender lives in `self`.
+        // The sender lives in `self`, so neither can fail.
         let _ = wait::until(&mut states, |state| state.health_error.is_some()).await;
         let _ = wait::until(&mut states, |state| state.health_error.is_none()).await;
     }
 
-    /// A container could not be removed.
+    /// Reports that a container could not be removed.
     pub(super) fn report_unremoved_container(&self) {
-        self.health
-            .0
-            .send_modify(|state| state.has_unremoved_container = true);
+        let health = &self.health.0;
+        health.send_modify(|state| state.has_unremoved_container = true);
     }
 
-    /// Waits until a container could not be removed, and a moment more: it is to be looked for then.
+    /// Waits until a container could not be removed, and a short pause more: then orphans are to be collected.
     pub async fn wait_for_unremoved_container(&self) {
         let mut states = self.health.0.subscribe();
-        // An error can't be: the sender lives in `self`.
+        // The sender lives in `self`, so this can't fail.
         let _ = wait::until(&mut states, |state| state.has_unremoved_container).await;
         sleep(CLEANUP_RETRY_DELAY).await;
-        self.health
-            .0
-            .send_modify(|state| state.has_unremoved_container = false);
+        let health = &self.health.0;
+        health.send_modify(|state| state.has_unremoved_container = false);
     }
 
-    /// Looks into each suspicion, for as long as it is awaited.
+    /// Checks podman after each reported failure. Never returns.
     pub async fn run_health_monitor(&self, probe_env: ProbeEnv<'_>) {
         let mut states = self.health.0.subscribe();
-        let mut handled_reports = 0;
+        let mut handled = 0;
         loop {
-            let raised = wait::until(&mut states, |state| {
-                state.failure_reports != handled_reports
-            });
-            handled_reports = raised
+            let reported = wait::until(&mut states, |state| state.failure_reports != handled);
+            handled = reported
                 .await
-                .map_or(handled_reports, |state| state.failure_reports);
+                .map_or(handled, |state| state.failure_reports);
             let mut backoff = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
             while let Err(error) = probe::health_check(self, probe_env).await {
                 self.record(Some(error.to_string()));
@@ -93,7 +87,7 @@ impl Engine {
             let is_change = state.health_error.is_some() != health_error.is_some();
             match &health_error {
                 Some(reason) if is_change => {
-                    tracing::error!(reason, "podman does not work; no new job is taken");
+                    tracing::error!(reason, "podman does not work; refusing new jobs");
                 }
                 None if is_change => tracing::info!("podman works again"),
                 _ => {}
@@ -112,24 +106,18 @@ mod tests {
     use tokio::sync::Semaphore;
 
     fn engine(permits: usize) -> Engine {
+        let info = PodmanInfo {
+            version: String::new(),
+            rootless: false,
+            graph_root: "/".into(),
+            graph_driver: String::new(),
+            default_runtime: String::new(),
+            cgroup_version: String::new(),
+            cgroup_manager: String::new(),
+        };
         Engine {
-            program: Program::plain("/bin/sh"),
             call_permits: Arc::new(Semaphore::new(permits)),
-            health: Health::default(),
-            runtime_config: RuntimeConfig {
-                runtime: None,
-                ulimits: Vec::new(),
-            },
-            info: PodmanInfo {
-                version: String::new(),
-                rootless: false,
-                graph_root: "/".into(),
-                graph_driver: String::new(),
-                default_runtime: String::new(),
-                cgroup_version: String::new(),
-                cgroup_manager: String::new(),
-            },
-            upper_owner: None,
+            ..Engine::new(Program::plain("/bin/sh"), info, RuntimeConfig::default())
         }
     }
 
@@ -142,7 +130,9 @@ mod tests {
         let engine = engine(0);
         let limit = Duration::from_millis(50);
         let outcome = engine.call(&["-c", "echo"], limit).await;
-        assert!(matches!(outcome, Err(EngineError::TimedOut { limit: told, .. }) if told == limit));
+        assert!(
+            matches!(outcome, Err(EngineError::TimedOut { limit: exceeded, .. }) if exceeded == limit)
+        );
         assert_eq!(failure_reports(&engine), 1);
     }
 

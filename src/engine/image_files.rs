@@ -1,10 +1,9 @@
-//! Files of an image that podman must not meet, found before it is asked to run the image.
+//! Check of an image's files, before podman is asked to run the image.
 //!
-//! Podman opens files of an image itself, outside of every sandbox and with the node's rights, to find out who
-//! its `USER` is: a FIFO as `/etc/passwd` holds it up forever, a huge file is read into memory, and a device
-//! node stands for the host's device. No flag turns that off. So the files of each image are looked at once before
-//! its first sandbox; an id always stands for the same files. What an image orders is another matter, see
-//! [`image_metadata`](super::image_metadata).
+//! Podman itself opens files of an image, outside of every sandbox and with the node's rights, to resolve its `USER`:
+//! a FIFO as `/etc/passwd` blocks it forever, a huge file is read into memory, and a device node is the host's device.
+//! No flag turns that off. So the files of each image are checked once before its first sandbox; the files of an id
+//! never change. Annotations and labels are checked in [`image_metadata`](super::image_metadata).
 
 use super::{Engine, EngineError, Images, call};
 use crate::background;
@@ -16,30 +15,30 @@ use rustix::{
 };
 use std::{collections::HashMap, io, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
-/// The argument by which the binary knows that it is to look at an image, inside podman's user namespace.
+/// First argument that makes the binary check an image, inside podman's user namespace.
 pub const CHECK_IMAGE_ARGUMENT: &str = "__check-image";
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
-/// Images whose outcome is kept; beyond, all are looked at again.
+/// Results that are cached. When there are more, all are dropped.
 const MAX_CACHED_RESULTS: usize = 4096;
 /// Size of the largest account file that podman gets to read.
 const MAX_ACCOUNT_FILE_BYTES: i64 = 4 << 20;
-/// The files that podman reads to find the user, its groups and its home.
+/// Files that podman reads to resolve the user, its groups and its home.
 const ACCOUNT_FILES: [&str; 2] = ["etc/passwd", "etc/group"];
-/// The files that podman mounts, in any order, so that each try would be refused for another reason.
+/// Files that podman mounts over, in any order, so that each attempt would fail for another reason.
 const MOUNTED_FILES: [&str; 4] = [
     "etc/hosts",
     "etc/hostname",
     "etc/resolv.conf",
     "run/.containerenv",
 ];
-/// Places where a runtime mounts the kernel's own file systems, and would follow a link.
+/// Directories where a runtime mounts the kernel's file systems, following links.
 const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
-/// Outcomes by image id: the fault, if there is one.
+/// Results by image id: the fault, if there is one.
 pub(super) type FileCheckCache = HashMap<String, Option<String>>;
 
 impl Images {
-    /// Why no sandbox may be started from an image's files, if there is a reason. `init` is our own binary.
+    /// Reason in an image's files why no sandbox may run it. `init` is a copy of our binary.
     pub async fn files_fault(
         self: &Arc<Self>,
         init: &Path,
@@ -49,7 +48,7 @@ impl Images {
             return Ok(known.clone());
         }
         let (images, init, id) = (Arc::clone(self), init.to_owned(), id.to_owned());
-        // A task of its own: a job that is canceled meanwhile leaves no image mounted.
+        // A task of its own, so that a job that is canceled meanwhile leaves no image mounted.
         let task = background::spawn("check_image_files", async move {
             let fault = images.engine.image_fault(&init, &id).await?;
             let mut checked = images.checked();
@@ -79,19 +78,19 @@ impl Engine {
     async fn files_fault(&self, init: &Path, root: &str) -> Result<Option<String>, EngineError> {
         if !self.info.rootless {
             let root = root.to_owned();
-            let look = tokio::task::spawn_blocking(move || files_fault(root.as_ref()));
-            return Ok(look.await.map_err(io::Error::from)??);
+            let check = tokio::task::spawn_blocking(move || files_fault(root.as_ref()));
+            return Ok(check.await.map_err(io::Error::from)??);
         }
-        // The mount is to be seen only inside podman's user namespace, and so are files of its users.
+        // The mount is visible only inside podman's user namespace, and so are files of its users.
         let init = init.to_string_lossy();
-        let look = ["unshare", &init, CHECK_IMAGE_ARGUMENT, root];
-        let answer = call(&self.program, &look, CHECK_TIMEOUT, |_| ()).await?;
+        let check = ["unshare", &init, CHECK_IMAGE_ARGUMENT, root];
+        let answer = call(&self.program, &check, CHECK_TIMEOUT, |_| ()).await?;
         Ok(Some(answer).filter(|fault| !fault.is_empty()))
     }
 }
 
-/// What of an image's files podman must not meet. Nothing is opened but what may be: `O_PATH` has no effect on
-/// FIFOs and devices, and links lead nowhere outside of the image.
+/// Fault in the files of an image that is mounted at `root`, if there is one. No file is opened for reading: `O_PATH`
+/// has no effect on FIFOs and devices. No link leads out of the image.
 pub fn files_fault(root: &Path) -> io::Result<Option<String>> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, root, directory, Mode::empty())?;
@@ -125,12 +124,12 @@ pub fn files_fault(root: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// What `name` stands for in `root`, links followed as if `root` were the whole; nothing where that leads nowhere.
+/// File that `name` leads to, with links resolved as if `root` were `/`; `None` where it leads nowhere.
 fn stat_within(root: &OwnedFd, name: &str) -> rustix::io::Result<Option<Stat>> {
     let path = OFlags::PATH | OFlags::CLOEXEC;
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let file = match openat2(root, name, path, Mode::empty(), within) {
-        // Linux before 5.6: then no link is followed. One to a file is no regular file, and one to a directory an error.
+        // Linux before 5.6: no link is followed. One to a file is no regular file, and one to a directory an error.
         Err(Errno::NOSYS) => {
             let (parent, name) = name.split_once('/').unwrap_or((".", name));
             let unfollowed = path | OFlags::NOFOLLOW;
@@ -147,9 +146,9 @@ fn stat_within(root: &OwnedFd, name: &str) -> rustix::io::Result<Option<Stat>> {
     }
 }
 
-/// The message of a job whose image can't be run, for this reason.
+/// Error message of a job whose image can't be run, with the reason.
 pub fn not_runnable(reason: &str) -> String {
-    format!("the image can't be run: {reason}; correct the image, or take another")
+    format!("the image can't be run: {reason}; correct the image, or use another one")
 }
 
 #[cfg(test)]
@@ -157,7 +156,7 @@ mod tests {
     use super::*;
     use std::{fs, os::unix::fs::symlink};
 
-    /// What is found in an image that `change` has made.
+    /// Fault of an image that `change` has prepared.
     fn found(change: impl FnOnce(&Path)) -> Option<String> {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();

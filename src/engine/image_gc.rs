@@ -1,4 +1,4 @@
-//! Removal of images that this node pulled and no longer uses.
+//! Garbage collection of images: removes those that this node pulled and no longer uses.
 
 use super::{
     Engine, EngineError,
@@ -7,12 +7,11 @@ use super::{
 };
 use crate::api::image::ImageRef;
 use serde::Deserialize;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-/// How long podman may take to remove an image.
 const REMOVE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What podman has by a name.
+/// Image that a name refers to.
 #[derive(Deserialize)]
 struct ImageInfo {
     id: String,
@@ -25,15 +24,15 @@ impl ImageInfo {
 
 /// Outcome of one removal.
 enum Removal {
-    /// It is gone, with so many bytes.
+    /// The image was removed; its size in bytes.
     Removed(u64),
-    /// It was gone, or its reference means another image than the one that was pulled.
+    /// The image is missing, or its name refers to another one than the node pulled.
     NotOwned,
 }
 
 impl Images {
-    /// Removes pulled images, the longest unused first, that nobody has used for as long as `limit` says, which
-    /// is asked before each. Those in use, and those to be kept in any case, stay.
+    /// Removes pulled images that have been unused for longer than `limit`, the longest unused first. `limit` is asked
+    /// before each. Images in use and protected ones stay.
     pub async fn remove_unused<F: Future<Output = Duration>>(&self, limit: impl Fn() -> F) {
         let Some(pulled) = &self.pulled else {
             return;
@@ -45,22 +44,22 @@ impl Images {
             if self.protected.contains(&image) {
                 continue;
             }
-            // Held until it is gone: a job that wants it meanwhile waits, and pulls it again.
+            // Locked during the removal: a job that needs it meanwhile waits, and pulls it again.
             let Some(_taken) = pulled.try_lock(&image) else {
                 continue;
             };
             match remove(&self.engine, &image, &known).await {
                 Ok(Removal::Removed(bytes)) => {
-                    tracing::info!(%image, size_mib = bytes >> 20, unused_s = unused.as_secs(), "removed an unused image");
+                    tracing::info!(%image, size_mib = bytes >> 20, unused_s = unused.as_secs(), "unused image removed");
                     pulled.remove(&image);
-                    // At once: the operator may pull the same image next, and a list that was lost with a crash
-                    // would have it pass for ours.
+                    // At once: the operator may pull the same image next, and after a crash an outdated list would
+                    // count that one as the node's.
                     save(pulled).await;
                 }
                 Ok(Removal::NotOwned) => pulled.remove(&image),
-                // Such as one that a container of somebody else uses.
+                // Such as an image that another container uses.
                 Err(error) => {
-                    tracing::debug!(%image, %error, "an unused image can't be removed; trying again");
+                    tracing::debug!(%image, %error, "unused image could not be removed; retrying later");
                 }
             }
         }
@@ -72,7 +71,9 @@ async fn save(pulled: &Arc<PulledImages>) {
     let pulled = Arc::clone(pulled);
     let saved = tokio::task::spawn_blocking(move || pulled.save());
     if saved.await.is_err() {
-        tracing::error!("writing the list of pulled images panicked; the lines above say where");
+        tracing::error!(
+            "writing the list of pulled images panicked; the message of the panic is in the log above"
+        );
     }
 }
 
@@ -87,7 +88,7 @@ async fn remove(
     let Some(found) = found.filter(|found| found.id == known.id) else {
         return Ok(Removal::NotOwned);
     };
-    // By its name and without force: another name of the same image stays, and so does one in use.
+    // By name and without force: another name of the same image stays, and so does an image in use.
     engine
         .call(&["rmi", image.as_str()], REMOVE_TIMEOUT)
         .await?;

@@ -1,23 +1,23 @@
-//! What an image orders by its annotations and labels, and which images are refused for it.
+//! Annotations and labels of images: some are instructions to podman, to a runtime or to cynode, and images with
+//! those are refused.
 //!
-//! Podman hands an image's annotations to the runtime, and some runtimes take orders by them (`run.oci.handler`,
-//! `org.systemd.property.…`). An image's labels become the container's, and by its labels a node knows what is
-//! its own. No flag turns any of this off.
+//! Podman passes an image's annotations to the runtime, and some runtimes obey them (`run.oci.handler`,
+//! `org.systemd.property.…`). An image's labels become the container's, and a node recognizes its own containers by
+//! their labels. No flag turns any of this off.
 //!
-//! Annotations are no part of what an id stands for: a later pull of the same content with another manifest
-//! replaces them. So an answer holds only as long as podman's image index has the same [stamp](IndexStamp), and a
-//! shim whose index has changed since asks what its [container got](Engine::container_fault), before it lets
-//! the command run.
+//! An image's id doesn't cover its annotations: a later pull of the same content with another manifest replaces them.
+//! So an answer is valid only while podman's image index has the same [stamp](IndexStamp). A shim whose index has
+//! changed since checks the annotations of its [container](Engine::container_fault) before it runs the command.
 
 use super::{Engine, EngineError};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause before podman is asked again for an image that it said to be missing.
+/// Pause before podman is asked again for an image that it reports as missing.
 const MISSING_RETRY_DELAY: Duration = Duration::from_millis(200);
-/// How the annotations begin that some runtime obeys: crun and krun, runc and youki, CRIU, systemd, Kata, gVisor,
-/// NVIDIA's, and those that take Kubernetes' words.
+/// Prefixes of annotations that some runtime obeys: crun and krun, runc and youki, CRIU, systemd, Kata, gVisor,
+/// NVIDIA's, and those that read Kubernetes' annotations.
 const RUNTIME_ANNOTATIONS: [&str; 15] = [
     "run.oci.",
     "krun.",
@@ -35,28 +35,28 @@ const RUNTIME_ANNOTATIONS: [&str; 15] = [
     "nvidia.com/",
     "com.nvidia.",
 ];
-/// How those begin that podman and its hooks obey, and of which podman gives each container some itself.
+/// Prefixes of annotations that podman and its hooks obey. Podman itself adds some to every container.
 const PODMAN_ANNOTATIONS: [&str; 4] = [
     "io.podman.",
     "io.containers.",
     "io.container.",
     "io.kubernetes.cri-o.",
 ];
-/// How all names of ours begin.
+/// Prefix of our own labels.
 const OWN_PREFIX: &str = "io.cynode.";
 
-/// Which content podman's image index has: inode, size, time of change.
+/// Version of podman's image index: inode, size and time of change of its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct IndexStamp(u64, u64, i64, i64);
 
-/// An image that is here.
+/// An image that is present.
 #[derive(Clone, Debug)]
 pub struct ResolvedImage {
-    /// Its id.
+    /// Id of the image.
     pub id: String,
-    /// Why no sandbox may be started from it, if what it orders is a reason.
+    /// Reason in its metadata why no sandbox may run it.
     pub(super) fault: Option<String>,
-    /// The image index that says so; `None` where there was none to be read.
+    /// Image index of this answer; `None` where it could not be read.
     pub stamp: Option<IndexStamp>,
 }
 
@@ -83,7 +83,7 @@ impl Metadata {
             .chain(labels)
             .find(|name| name.starts_with(OWN_PREFIX))?;
         Some(format!(
-            "it has the label or annotation {name:?}, by which cynode knows its own containers"
+            "it has the label or annotation {name:?}, by which cynode recognizes its own containers"
         ))
     }
 }
@@ -97,16 +97,16 @@ fn annotation_fault(name: &str) -> String {
 }
 
 impl Engine {
-    /// Podman's image index. Any pull, tag or removal by anybody replaces that file.
+    /// File of podman's image index. Every pull, tag or removal replaces it, whoever does it.
     fn index(&self) -> PathBuf {
         let info = self.info();
         let directory = format!("{}-images", info.graph_driver);
         info.graph_root.join(directory).join("images.json")
     }
 
-    /// Which content the image index has now; `None` where it can't be read.
-    pub fn index_stamp(&self) -> Option<IndexStamp> {
-        let file = std::fs::metadata(self.index()).ok()?;
+    /// Current version of the image index; `None` where it can't be read.
+    pub async fn index_stamp(&self) -> Option<IndexStamp> {
+        let file = tokio::fs::metadata(self.index()).await.ok()?;
         Some(IndexStamp(
             file.ino(),
             file.size(),
@@ -115,13 +115,13 @@ impl Engine {
         ))
     }
 
-    /// Looks at the image that podman knows by this name.
+    /// Reads the metadata of an image by name or id; `None` where it is missing.
     pub(super) async fn inspect_image(
         &self,
         image: &str,
     ) -> Result<Option<ResolvedImage>, EngineError> {
-        // Taken before podman looks: a change in between makes the answer useless, not wrong.
-        let stamp = self.index_stamp();
+        // Read before podman does: a change in between makes the answer outdated, not wrong.
+        let stamp = self.index_stamp().await;
         let metadata: Option<Metadata> = self.inspect_image_as(Metadata::FORMAT, image).await?;
         Ok(metadata.map(|metadata| ResolvedImage {
             fault: metadata.fault(),
@@ -130,8 +130,8 @@ impl Engine {
         }))
     }
 
-    /// What podman says of an image in this format, which makes JSON; `None` where there is none of that name.
-    /// While another image is being removed podman says so of any, so it is asked twice.
+    /// Inspects an image with a format that prints JSON; `None` where it is missing. While another image is being
+    /// removed, podman reports every image as missing, so it is asked twice.
     pub(super) async fn inspect_image_as<T: DeserializeOwned>(
         &self,
         format: &str,
@@ -149,8 +149,8 @@ impl Engine {
         answer.map(Some)
     }
 
-    /// Why nothing may run in a container that was made from an image, if what the image ordered when it was made
-    /// is a reason. Podman's own annotations are among its, so only those for a runtime count.
+    /// Reason in a container's annotations why nothing may run in it. Podman adds annotations of its own, so only those
+    /// for a runtime count.
     pub async fn container_fault(&self, name: &str) -> Result<Option<String>, EngineError> {
         let format = "--format={{json .Config.Annotations}}";
         let inspect = ["container", "inspect", format, name];
@@ -172,10 +172,10 @@ impl Engine {
     }
 }
 
-/// Whether podman has answered that there is no such image.
+/// Whether podman has reported an image as missing.
 fn is_missing<T>(answer: &Result<T, EngineError>) -> bool {
-    let says = ["no such image", "image not known", "failed to find image"];
-    matches!(answer, Err(EngineError::Failed { message, .. }) if says.iter().any(|said| message.contains(said)))
+    let messages = ["no such image", "image not known", "failed to find image"];
+    matches!(answer, Err(EngineError::Failed { message, .. }) if messages.iter().any(|known| message.contains(known)))
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! From an image reference to the id of an image that is here.
+//! Resolution of an image name to the id of an image that is present, with a pull where it is missing.
 //!
-//! An image that is present is used without a registry being asked. A missing one is pulled
-//! once, however many jobs wait for it. Asking podman costs some 40 ms, so answers are kept
-//! for as long as its image index is the same file with the same content; any pull, tag or
-//! removal by anybody replaces that file.
+//! A present image is used without asking a registry. A missing one is pulled once for all jobs that wait for it.
+//! Asking podman takes some 40 ms, so answers are cached until its image index changes; every pull, tag or removal
+//! replaces that file, whoever does it.
 //!
-//! A user names the image, and so the registry that the node connects to. One that can be in the node's own
-//! network is asked only where the operator named it, no user reads podman's words of a pull
-//! ([`PullFault`]), and a pull that nobody waits for any more is ended.
+//! A user names the image, and so the registry that the node connects to. A registry that may be in the node's own
+//! network is asked only where the operator named it, users don't see podman's message of a failed pull
+//! ([`PullFault`]), and a pull is ended when no job waits for it any more.
 
 use super::{
     Engine, EngineError, ImageLease, PulledImages,
@@ -29,28 +28,29 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How often a pull says how far it is.
+/// Interval of progress reports of a pull.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Answers of podman, valid for one version of its image index.
 #[derive(Default)]
 struct ResolvedCache {
     stamp: Option<IndexStamp>,
     images: HashMap<ImageRef, ResolvedImage>,
 }
 
-/// Why an image can't be had.
+/// Failure to resolve an image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// No such image; asking again is of no use.
+    /// The image doesn't exist; another attempt is useless.
     #[error("{0}")]
     NotFound(String),
-    /// The node's operator doesn't permit its pull.
+    /// The operator of the node doesn't permit the pull.
     #[error(
-        "this node does not pull {0}: its registry can be a machine of the node's own network, which the node's operator has to permit by its name: --allowed-image '{registry}/*' (beside '*' or other patterns for all other images)",
+        "this node does not pull {0}: its registry may be a machine in the node's own network, which the node's operator has to permit by name: --allowed-image '{registry}/*' (in addition to '*' or other patterns for all other images)",
         registry = .0.registry()
     )]
     NotPermitted(ImageRef),
-    /// It could not be pulled.
+    /// The pull failed.
     #[error("{image} can't be pulled: {fault}")]
     Pull {
         /// Image.
@@ -58,28 +58,28 @@ pub enum ImageError {
         /// Class of the failure.
         fault: PullFault,
     },
-    /// It is here, and no sandbox may be started from it.
+    /// The image is present, and no sandbox may run it.
     #[error("{}", not_runnable(.0))]
     NotRunnable(String),
-    /// Everybody who waited for it has gone.
-    #[error("the pull was ended, since nobody waited for it any more")]
+    /// No job waits for the pull any more.
+    #[error("the pull was ended, because no job waited for it any more")]
     Abandoned,
-    /// Podman could not say.
+    /// Podman failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A fault of ours.
-    #[error("looking for an image ended early: {0}")]
+    /// The background task panicked.
+    #[error("resolving an image failed: {0}; see the node's log")]
     TaskFailed(#[from] tokio::task::JoinError),
 }
 
-/// The images of this host.
+/// Images of this host.
 pub struct Images {
     pub(super) engine: Engine,
-    /// Those that may be removed again; `None` where nobody asks for that.
+    /// Images that may be removed; `None` without garbage collection.
     pub(super) pulled: Option<Arc<PulledImages>>,
     /// Images that are never removed.
     pub(super) protected: Vec<ImageRef>,
-    pull_limit: Duration,
+    pull_timeout: Duration,
     /// Image patterns of the operator.
     patterns: Vec<String>,
     known: Mutex<ResolvedCache>,
@@ -87,17 +87,17 @@ pub struct Images {
     pub(super) checked: Mutex<FileCheckCache>,
 }
 
-/// A look for an image that is under way, a pull included, shared by all who wait for it.
+/// A resolution in progress, including the pull, shared by all callers that wait for it.
 #[derive(Clone)]
 struct Resolution {
     outcome: Shared<BoxFuture<'static, Result<ResolvedImage, Arc<ImageError>>>>,
-    /// What there is to tell while it takes its time; empty before.
+    /// Progress of the pull; empty before it begins.
     progress: watch::Receiver<String>,
-    /// Number of those who wait; counted while the resolutions are locked.
+    /// Number of callers that wait; incremented while the resolutions are locked.
     waiters: watch::Sender<usize>,
 }
 
-/// One who waits for a resolution.
+/// One caller that waits, until dropped.
 struct Waiter(watch::Sender<usize>);
 
 impl Drop for Waiter {
@@ -107,13 +107,13 @@ impl Drop for Waiter {
 }
 
 impl Images {
-    /// Images of this engine; a pull may take `pull_limit`. `patterns` are the operator's.
-    pub fn new(engine: Engine, pull_limit: Duration, patterns: &[String]) -> Self {
+    /// Images of this engine. `patterns` are the operator's image patterns.
+    pub fn new(engine: Engine, pull_timeout: Duration, patterns: &[String]) -> Self {
         Self {
             engine,
             pulled: None,
             protected: Vec::new(),
-            pull_limit,
+            pull_timeout,
             patterns: patterns.to_owned(),
             known: Mutex::default(),
             resolutions: Mutex::default(),
@@ -121,7 +121,7 @@ impl Images {
         }
     }
 
-    /// The same, which notes what is pulled, so that it can be removed again, but for the images to keep.
+    /// Same, with garbage collection of pulled images other than the protected ones.
     pub fn with_gc(self, pulled: PulledImages, protected: Vec<ImageRef>) -> Self {
         Self {
             pulled: Some(Arc::new(pulled)),
@@ -130,7 +130,7 @@ impl Images {
         }
     }
 
-    /// Keeps `image` from being removed until the answer is dropped; waits for a removal under way.
+    /// Keeps `image` from being removed while the lease lives. Waits for a removal of it that has begun.
     pub async fn lease(&self, image: &ImageRef) -> Option<ImageLease> {
         match &self.pulled {
             Some(pulled) => Some(pulled.lease(image).await),
@@ -138,13 +138,13 @@ impl Images {
         }
     }
 
-    /// What `image` is, pulled first where it is missing; `on_progress` hears how far that is.
+    /// Resolves `image`, with a pull where it is missing. Progress of the pull is passed to `on_progress`.
     pub async fn resolve(
         self: &Arc<Self>,
         image: &ImageRef,
         mut on_progress: impl FnMut(&str),
     ) -> Result<ResolvedImage, Arc<ImageError>> {
-        if let Some(found) = self.cached(image) {
+        if let Some(found) = self.cached(image).await {
             return check_metadata(found);
         }
         let Resolution {
@@ -154,10 +154,10 @@ impl Images {
         } = self.join_resolution(image);
         let _waiter = Waiter(waiters);
         loop {
-            // One that comes late hears at once how far it is.
-            let told = progress.borrow_and_update().clone();
-            if !told.is_empty() {
-                on_progress(&told);
+            // At once for a caller that joins a running pull.
+            let text = progress.borrow_and_update().clone();
+            if !text.is_empty() {
+                on_progress(&text);
             }
             tokio::select! {
                 found = &mut outcome => return check_metadata(found?),
@@ -166,17 +166,17 @@ impl Images {
         }
     }
 
-    /// Whether the image is on this host; yes where podman can't say, for whoever uses it is told so.
+    /// Whether the image is present. Also true where podman fails: the use of the image reports that.
     pub async fn is_present(&self, image: &ImageRef) -> bool {
-        self.cached(image).is_some()
+        self.cached(image).await.is_some()
             || self
                 .inspect(image)
                 .await
                 .map_or(true, |found| found.is_some())
     }
 
-    /// The resolution for `image` that is under way, or a new one, with one more who waits for it. It is a task
-    /// of its own: a job that is canceled stops waiting, and the resolution goes on for others.
+    /// Joins the resolution of `image` that is in progress, or starts one. It is a task of its own, so that it goes on
+    /// for others when a job that waits for it is canceled.
     fn join_resolution(self: &Arc<Self>, image: &ImageRef) -> Resolution {
         let mut resolutions = self.resolutions();
         if let Some(resolution) = resolutions.get(image)
@@ -185,21 +185,21 @@ impl Images {
             resolution.waiters.send_modify(|waiters| *waiters += 1);
             return resolution.clone();
         }
-        let (told, progress) = watch::channel(String::new());
+        let (report, progress) = watch::channel(String::new());
         let (waiters, waiting) = watch::channel(1);
-        let (images, wanted) = (Arc::clone(self), image.clone());
+        let (images, image_ref) = (Arc::clone(self), image.clone());
         let task = background::spawn("resolve_image", async move {
-            let (finder, sought) = (Arc::clone(&images), wanted.clone());
-            let mut find = async move { finder.find_or_pull(&sought, &told).await }.boxed();
+            let (this, name) = (Arc::clone(&images), image_ref.clone());
+            let mut find = async move { this.find_or_pull(&name, &report).await }.boxed();
             tokio::select! {
                 found = &mut find => {
-                    images.resolutions().remove(&wanted);
+                    images.resolutions().remove(&image_ref);
                     found
                 }
-                () = images.wait_abandoned(&wanted, waiting) => {
-                    // Waits for a podman that is told to end.
+                () = images.wait_abandoned(&image_ref, waiting) => {
+                    // Blocks until podman has ended.
                     tokio::task::spawn_blocking(|| drop(find));
-                    tracing::info!(image = %wanted, "nobody waits for an image any more; its pull is ended");
+                    tracing::info!(image = %image_ref, "no job waits for an image any more; pull ended");
                     Err(ImageError::Abandoned)
                 }
             }
@@ -219,9 +219,9 @@ impl Images {
         resolution
     }
 
-    /// Resolves once nobody waits for the resolution any more; from then on it is found by nobody.
+    /// Waits until no caller waits for a resolution. From then on it can't be joined.
     async fn wait_abandoned(&self, image: &ImageRef, mut waiting: watch::Receiver<usize>) {
-        // An error can't be: the resolution that is found holds a sender.
+        // Not an error: the resolution in the map has a sender.
         while wait::until(&mut waiting, |waiters| *waiters == 0)
             .await
             .is_ok()
@@ -248,14 +248,14 @@ impl Images {
         }
         if image.is_local() {
             let message = format!(
-                "{image} is not on this node, and localhost/ images are in no registry; build it here"
+                "{image} is not on this node, and localhost/ images are in no registry; build it on the node"
             );
             return Err(ImageError::NotFound(message));
         }
         if !image.is_pullable(&self.patterns) {
             return Err(ImageError::NotPermitted(image.clone()));
         }
-        tracing::info!(%image, "pulling an image");
+        tracing::info!(%image, "pulling image");
         if let Err(error) = self.pull(image, progress).await {
             let (mut fault, error) = (
                 PullFault::classify(&error),
@@ -264,15 +264,15 @@ impl Images {
             if !image.has_named_registry(&self.patterns) {
                 fault = fault.for_unnamed_registry();
             }
-            tracing::warn!(%image, error, "the image could not be pulled");
+            tracing::warn!(%image, error, "image could not be pulled");
             let image = image.clone();
             return Err(ImageError::Pull { image, fault });
         }
-        tracing::info!(%image, "the image is here");
+        tracing::info!(%image, "image pulled");
         let found = self.inspect(image).await?;
         let found = found.ok_or_else(|| {
             ImageError::NotFound(format!(
-                "{image} was pulled and is not there; see podman images"
+                "{image} was pulled, but is missing; see podman images on the node"
             ))
         })?;
         if let Some(pulled) = self.pulled.clone() {
@@ -282,7 +282,7 @@ impl Images {
         Ok(found)
     }
 
-    /// Pulls, and says now and then how far it is.
+    /// Pulls an image and reports progress.
     async fn pull(
         &self,
         image: &ImageRef,
@@ -295,7 +295,7 @@ impl Images {
         };
         let mut pull = pin!(
             self.engine
-                .pull(image.as_str(), self.pull_limit, on_progress)
+                .pull(image.as_str(), self.pull_timeout, on_progress)
         );
         let began = Instant::now();
         loop {
@@ -304,7 +304,7 @@ impl Images {
                 () = tokio::time::sleep(PROGRESS_INTERVAL) => {
                     let podman = sanitize_for_log(&last.lock());
                     let seconds = began.elapsed().as_secs();
-                    tracing::info!(%image, seconds, podman, "still pulling");
+                    tracing::info!(%image, seconds, podman, "still pulling image");
                     progress.send_replace(format!("pulling {image} for {seconds} s"));
                 }
             }
@@ -319,9 +319,10 @@ impl Images {
         Ok(found)
     }
 
-    fn cached(&self, image: &ImageRef) -> Option<ResolvedImage> {
+    async fn cached(&self, image: &ImageRef) -> Option<ResolvedImage> {
+        let stamp = self.engine.index_stamp().await;
         let known = self.known.lock();
-        if known.stamp.is_none() || known.stamp != self.engine.index_stamp() {
+        if known.stamp.is_none() || known.stamp != stamp {
             return None;
         }
         known.images.get(image).cloned()
@@ -339,7 +340,7 @@ impl Images {
     }
 }
 
-/// The image, unless what it orders forbids its use.
+/// The image, unless its metadata forbids its use.
 fn check_metadata(found: ResolvedImage) -> Result<ResolvedImage, Arc<ImageError>> {
     match found.fault {
         None => Ok(found),

@@ -1,4 +1,4 @@
-//! What podman says of itself.
+//! Podman's description of itself and of this host.
 
 use super::{EngineError, Program, call};
 use serde::{Deserialize, Serialize};
@@ -6,36 +6,33 @@ use std::{path::PathBuf, time::Duration};
 
 const INFO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What podman says of itself.
+/// Podman's description of itself, as far as cynode needs it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PodmanInfo {
-    /// Its version.
+    /// Version of podman.
     pub version: String,
-    /// Whether it runs without root.
+    /// Whether podman runs without root.
     pub rootless: bool,
-    /// Where it keeps images and containers.
+    /// Directory of images and containers.
     pub graph_root: PathBuf,
-    /// Its storage driver, such as `overlay`.
+    /// Storage driver, such as `overlay`.
     pub graph_driver: String,
-    /// The runtime that it takes by itself.
+    /// OCI runtime that podman uses by default.
     pub default_runtime: String,
-    /// `v1` or `v2`; empty where podman doesn't say.
+    /// `v1` or `v2`; empty where podman doesn't report it.
     pub cgroup_version: String,
-    /// Who makes cgroups: `systemd` or `cgroupfs`; empty where podman doesn't say.
+    /// `systemd` or `cgroupfs`; empty where podman doesn't report it.
     pub cgroup_manager: String,
 }
 
-/// What podman calls its version. Needs nothing of the host, so it also works where nothing else does.
+/// Version of podman. This needs nothing of the host, so that it works where everything else fails.
 pub async fn podman_version(program: &Program) -> Result<String, EngineError> {
     let answer = call(program, &["--version"], INFO_TIMEOUT, |_| ()).await?;
-    Ok(answer
-        .split_whitespace()
-        .last()
-        .unwrap_or_default()
-        .to_owned())
+    let version = answer.split_whitespace().last();
+    Ok(version.unwrap_or_default().to_owned())
 }
 
-/// What podman says of itself.
+/// Asks podman for its description.
 pub async fn podman_info(program: &Program) -> Result<PodmanInfo, EngineError> {
     #[derive(Deserialize)]
     struct Info {
@@ -73,11 +70,11 @@ pub async fn podman_info(program: &Program) -> Result<PodmanInfo, EngineError> {
         #[serde(rename = "Version")]
         version: String,
     }
-    let ask = || call(program, &["info", "--format=json"], INFO_TIMEOUT, |_| ());
-    let answer = match ask().await {
-        // Podman waits for its own locks now and then; the second time it mostly has them.
-        Err(EngineError::TimedOut { .. }) => ask().await?,
-        answered => answered?,
+    let inspect = || call(program, &["info", "--format=json"], INFO_TIMEOUT, |_| ());
+    let answer = match inspect().await {
+        // Podman sometimes waits for its own locks; a second call mostly gets them.
+        Err(EngineError::TimedOut { .. }) => inspect().await?,
+        answer => answer?,
     };
     let info: Info =
         serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {

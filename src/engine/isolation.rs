@@ -1,12 +1,12 @@
-//! Whether a sandbox is as closed as it was asked for, by what it sees of itself.
+//! Isolation of a sandbox: compares init's view of a container with what was asked for.
 //!
-//! Podman is told all it can be told (see [`containers_conf`](super::containers_conf)). That it is heeded is not believed
-//! but looked at: a podman of another version, a wrapper around it, a hook or a runtime may do as it likes.
-//! Each finding names the setting by which a host mostly comes to it.
+//! Podman is given every setting that closes a container (see [`containers_conf`](super::containers_conf)), but
+//! another version of podman, a wrapper around it, a hook or a runtime may ignore them. So the result is checked.
+//! Each finding names the setting that mostly causes it.
 
 use crate::sandbox_init::{self, view::View};
 
-/// A namespace of its own is asked for in every sandbox, by its name and its setting.
+/// Namespaces that every sandbox has of its own, each with its setting.
 const NAMESPACES: [(&str, &str); 6] = [
     ("pid", "pidns"),
     ("ipc", "ipcns"),
@@ -15,12 +15,12 @@ const NAMESPACES: [(&str, &str); 6] = [
     ("cgroup", "cgroupns"),
     ("mnt", "none; see its runtime"),
 ];
-/// A rootless podman has one of its own for all its containers, in which root is nobody.
+/// Namespace that a rootless podman has for all its containers, in which root has no rights on the host.
 const USER: (&str, &str) = ("user", "userns");
 
-/// Variables that podman gives to every container.
+/// Variables that podman sets in every container.
 const VARIABLES: [&str; 5] = ["HOME", "HOSTNAME", "PATH", "TERM", "container"];
-/// Mounts that podman and we make in every sandbox.
+/// Mounts of every sandbox: podman's and ours.
 const MOUNTS: [&str; 16] = [
     "/",
     "/dev",
@@ -39,8 +39,8 @@ const MOUNTS: [&str; 16] = [
     sandbox_init::PATH,
     sandbox_init::WORKSPACE,
 ];
-/// The kernel's own file systems. A runtime mounts some at these places and closes others by them; where it
-/// runs in a container itself, it may only take over what is there.
+/// Directories of the kernel's own file systems, and the kinds that may be mounted there. A runtime mounts some and
+/// hides others with them; where it runs in a container itself, it can only pass on the mounts of that.
 const KERNEL: [(&str, &[&str]); 2] = [
     (
         "/proc",
@@ -77,15 +77,15 @@ const KERNEL: [(&str, &[&str]); 2] = [
         ],
     ),
 ];
-/// What a host in FIPS mode adds.
+/// Mounts that podman adds on a host in FIPS mode.
 const FIPS_MOUNTS: [&str; 2] = ["/run/secrets", "/etc/crypto-policies"];
-/// What there is in `/dev` of every sandbox.
+/// Entries of `/dev` in every sandbox.
 const DEVICES: [&str; 16] = [
     "console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
     "stdin", "stdout", "tty", "urandom", "zero",
 ];
-/// Privileges: the line of `/proc/self/status` and its value in a sandbox, zeros left out; what is there
-/// else, and the setting.
+/// Privileges: a line of `/proc/self/status`, its value in a sandbox without leading zeros, the finding where it
+/// differs, and the setting.
 const PRIVILEGES: [(&str, &str, &str, &str); 3] = [
     ("CapBnd", "", "capabilities", "default_capabilities"),
     (
@@ -97,13 +97,13 @@ const PRIVILEGES: [(&str, &str, &str, &str); 3] = [
     ("Seccomp", "2", "no seccomp filter", "seccomp_profile"),
 ];
 
-/// That init has no PID namespace of its own, for which it does nothing.
+/// Finding of an init that has no PID namespace of its own, and refused to run.
 pub(super) fn shared_pid_namespace() -> String {
     let (name, setting) = NAMESPACES[0];
     shared(name, setting)
 }
 
-/// What is open in a sandbox with this view; `ours` are the namespaces of this process.
+/// Findings in a sandbox with this view; `ours` are the namespaces of this process.
 pub(super) fn findings(view: &View, ours: &[(String, String)], rootless: bool) -> Vec<String> {
     let mut found = Vec::new();
     for (name, setting) in NAMESPACES.into_iter().chain(rootless.then_some(USER)) {
@@ -111,7 +111,7 @@ pub(super) fn findings(view: &View, ours: &[(String, String)], rootless: bool) -
             let found = list.iter().find(|(kind, _)| kind == name);
             found.map(|(_, id)| id.clone())
         };
-        // A kernel without such namespaces has none to keep apart.
+        // A kernel without such namespaces has nothing to isolate.
         if let Some(own) = of(ours)
             && of(&view.namespaces).is_none_or(|inside| inside == own)
         {
@@ -121,33 +121,33 @@ pub(super) fn findings(view: &View, ours: &[(String, String)], rootless: bool) -
     for (kind, place) in &view.mounts {
         if !is_expected(kind, place) {
             found.push(format!(
-                "{place} is mounted in it (containers.conf: volumes or mounts; mounts.conf; an OCI hook)"
+                "{place} is mounted (containers.conf: volumes or mounts; mounts.conf; an OCI hook)"
             ));
         }
     }
     for name in &view.variables {
         if !VARIABLES.contains(&name.as_str()) {
-            found.push(format!("it has the variable {name} (containers.conf: env)"));
+            found.push(format!("the variable {name} is set (containers.conf: env)"));
         }
     }
     for name in &view.devices {
         if !DEVICES.contains(&name.as_str()) {
             found.push(format!(
-                "it has /dev/{name} (containers.conf: devices; an OCI hook)"
+                "/dev/{name} is present (containers.conf: devices; an OCI hook)"
             ));
         }
     }
     for (name, closed, what, setting) in PRIVILEGES {
         let line = view.privileges.iter().find(|(line, _)| line == name);
         if line.is_some_and(|(_, value)| value.trim_start_matches('0') != closed) {
-            found.push(format!("it has {what} (containers.conf: {setting})"));
+            found.push(format!("a command has {what} (containers.conf: {setting})"));
         }
     }
     found
 }
 
 fn shared(name: &str, setting: &str) -> String {
-    format!("it is in the node's own {name} namespace (containers.conf: {setting})")
+    format!("the {name} namespace is the node's own (containers.conf: {setting})")
 }
 
 fn is_expected(kind: &str, place: &str) -> bool {
@@ -182,7 +182,7 @@ mod tests {
             .collect()
     }
 
-    /// As podman 4.3 makes it, without root.
+    /// View in a sandbox of podman 4.3, rootless.
     fn closed() -> View {
         View {
             namespaces: namespaces("[2]"),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_sandbox_has_no_findings() {
+    fn isolated_sandbox_has_no_findings() {
         assert_found(&closed(), &[]);
     }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_mounts_variables_and_devices_are_found() {
+    fn unexpected_mounts_variables_and_devices_are_found() {
         let mut view = closed();
         view.mounts.extend(pairs(&[
             ("ext4", "/leak"),

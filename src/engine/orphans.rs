@@ -1,65 +1,68 @@
-//! What a podman that was killed while it made a container leaves running.
+//! Orphaned containers: those of a podman that was killed while it created them.
 //!
-//! Podman starts conmon, and conmon has the runtime make the container. A podman that is killed before
-//! it has noted that leaves a container of which its database doesn't know that it is there: `podman
-//! rm` then removes what it knows of, and conmon waits forever for a container that nobody starts. We
-//! know it by its name, which stands among conmon's arguments with the runtime and the id.
+//! Podman starts conmon, and conmon has the runtime create the container. A podman that is killed before it has
+//! recorded that leaves a container that is missing in its database: `podman rm` removes only what it knows, and
+//! conmon waits forever for a start. Such a conmon is found by the container's name, which is among its
+//! arguments with the runtime and the id.
 
-use super::{CONTAINER_REMOVAL_TIMEOUT, Program, call};
+use super::{Program, call};
 use std::{fs, path::PathBuf, time::Duration};
 
-/// How long such a container may take to go.
-const ORPHAN_REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
-const ORPHAN_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Time limit of all attempts together.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
+const RUNTIME_CALL_TIMEOUT: Duration = Duration::from_mins(1);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// One conmon.
+/// A container by its runtime, which knows it where podman doesn't.
 struct Orphan {
     runtime: PathBuf,
     id: String,
 }
 
-/// Has the runtime itself remove the container of this name, which podman doesn't know any more, as
-/// often as it takes: conmon may just be making it. Whether no conmon is left.
-pub(super) async fn remove_orphan(name: &str) -> bool {
+/// Has the runtime remove the container of this name, again and again: conmon may just be creating it. Returns
+/// whether no conmon is left.
+pub(super) async fn remove(name: &str) -> bool {
     let removed = async {
-        while let Some(Orphan { runtime, id }) = find(name) {
+        while let Some(Orphan { runtime, id }) = find(name).await {
             let arguments = ["delete", "--force", &id];
             let runtime = Program::plain(runtime);
-            if let Err(error) = call(&runtime, &arguments, CONTAINER_REMOVAL_TIMEOUT, |_| ()).await
-            {
-                tracing::debug!(name, id, %error, "the runtime could not remove a container");
+            if let Err(error) = call(&runtime, &arguments, RUNTIME_CALL_TIMEOUT, |_| ()).await {
+                tracing::debug!(container = name, id, %error, "runtime could not remove a container");
             }
-            tokio::time::sleep(ORPHAN_RETRY_DELAY).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     };
-    let is_gone = tokio::time::timeout(ORPHAN_REMOVAL_TIMEOUT, removed)
-        .await
-        .is_ok();
+    let is_gone = tokio::time::timeout(REMOVAL_TIMEOUT, removed).await.is_ok();
     if !is_gone {
         tracing::warn!(
-            name,
-            "conmon of a removed container doesn't end; see: ps ax | grep conmon"
+            container = name,
+            "conmon of a removed container does not end; see: ps ax | grep conmon"
         );
     }
     is_gone
 }
 
-fn find(name: &str) -> Option<Orphan> {
-    let lines = fs::read_dir("/proc").ok()?.filter_map(|entry| {
-        // One that has ended meanwhile has none.
-        fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()
+async fn find(name: &str) -> Option<Orphan> {
+    let name = name.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        let lines = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+            // A process that has just ended has none.
+            fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()
+        });
+        lines.into_iter().find_map(|line| parse(&line, &name))
     });
-    lines.into_iter().find_map(|line| parse(&line, name))
+    found.await.ok()?
 }
 
+/// Reads the arguments of a process.
 fn parse(line: &str, name: &str) -> Option<Orphan> {
     let words: Vec<_> = line.split('\0').collect();
     let value = |option: &str| {
         let at = words.iter().position(|word| *word == option)?;
         words.get(at + 1).copied()
     };
-    let is_it = words.first()?.ends_with("conmon") && value("-n") == Some(name);
-    is_it.then_some(())?;
+    let is_match = words.first()?.ends_with("conmon") && value("-n") == Some(name);
+    is_match.then_some(())?;
     Some(Orphan {
         runtime: value("-r")?.into(),
         id: value("-c")?.to_owned(),

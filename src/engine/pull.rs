@@ -1,21 +1,21 @@
-//! One `podman pull`, which is ended sooner where its registry doesn't answer at all.
+//! One `podman pull`, which ends early where its registry does not answer.
 //!
-//! Without a terminal podman says nothing of the bytes that it gets, but it says when a registry has shown it an
-//! image. Until then there is little to send, so a registry that is silent for so long is not waited for.
+//! Without a terminal podman reports no progress in bytes, but it reports when a registry has answered with an
+//! image. Until then there is little to transfer, so a pull from a registry that is silent for long is ended.
 
-use super::{Engine, EngineError, Program, process::call_until};
+use super::{Engine, EngineError, Program, call::call_until};
 use std::time::Duration;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 
-/// How long a registry may take until it has shown an image.
+/// Time limit for a registry's first answer.
 const REGISTRY_ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
-/// How the lines begin that podman says from then on.
+/// Prefixes of the lines that podman prints from then on.
 const ANSWER_LINES: [&str; 3] = ["Getting image source signatures", "Copying ", "Writing "];
 
-/// Time that a pull may take.
+/// Time limits of a pull.
 #[derive(Clone, Copy)]
 struct PullTimeouts {
     answer: Duration,
@@ -23,8 +23,8 @@ struct PullTimeouts {
 }
 
 impl Engine {
-    /// Fetches an image; `on_line` hears each line that podman says meanwhile. Takes long, so it doesn't
-    /// count as one of the short calls.
+    /// Pulls an image. Each line of podman's output is passed to `on_line`. It takes long, and does not count as a
+    /// short call.
     pub(super) async fn pull(
         &self,
         image: &str,
@@ -89,10 +89,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn registry_that_has_answered_has_all_the_time() {
-        let says = "echo Getting image source signatures >&2;";
-        pull(&format!("{says} exec sleep 1")).await.unwrap();
-        match pull(&format!("{says} exec sleep 1000")).await {
+    async fn registry_that_answered_has_full_timeout() {
+        let answers = "echo Getting image source signatures >&2;";
+        pull(&format!("{answers} exec sleep 1")).await.unwrap();
+        match pull(&format!("{answers} exec sleep 1000")).await {
             Err(EngineError::TimedOut { limit, .. }) => assert_eq!(limit, Duration::from_secs(2)),
             other => panic!("{other:?}"),
         }

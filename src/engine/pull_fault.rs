@@ -1,7 +1,7 @@
-//! Classes of pulls that failed.
+//! Classes of failed pulls.
 //!
-//! A user chooses the registry that a node connects to, so podman's words about it are for the node's log
-//! alone: they would tell a stranger which machines and ports of its network answer, and how.
+//! A user chooses the registry that a node connects to, so podman's message about it goes only to the node's log: it
+//! would tell a stranger which machines and ports of the node's network answer, and how.
 
 use super::EngineError;
 use crate::text::clean_prefix;
@@ -12,39 +12,38 @@ const MAX_LOGGED_BYTES: usize = 1000;
 /// Class of a failed pull, as users see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PullFault {
-    /// The registry has no such image, or shows it to nobody without a login.
+    /// The registry doesn't have the image, or requires a login for it.
     #[error(
-        "its registry has no such image, or none without a login; check its name and tag, or log the node in with podman login"
+        "its registry does not have it, or requires a login; check its name and tag, or log the node in with podman login"
     )]
     NotFound,
-    /// The registry wants other credentials.
+    /// The registry requires other credentials.
     #[error("its registry refuses the node's credentials; log the node in with podman login")]
     Unauthorized,
     /// No connection to the registry that the node trusts.
     #[error(
-        "its registry could not be reached by a trusted connection; check its name, and the node's network"
+        "its registry could not be reached over a trusted connection; check its name, and the node's network"
     )]
     Unreachable,
-    /// The time limit.
-    #[error("its registry did not answer in time; try again, or pull the image at the node")]
+    /// The time limit was exceeded.
+    #[error("its registry did not answer in time; try again, or pull the image on the node")]
     TimedOut,
-    /// No room for it.
-    #[error("the node has no room for it; make room there (podman image prune --all)")]
+    /// The node's disk is full.
+    #[error("the node's disk is full; free space there (podman image prune --all)")]
     NoRoom,
-    /// What was pulled is no image for this node.
+    /// The registry's answer is not an image for this node.
     #[error(
-        "what its registry has is no image that this node can use, such as one for another architecture"
+        "its registry does not have an image that this node can use; it may be for another architecture"
     )]
     Invalid,
-    /// Anything else.
+    /// Any other reason.
     #[error("the node's log says why")]
     Other,
 }
 
 impl PullFault {
-    /// The class that users see of a pull from a registry that no operator named: whoever has chosen it could
-    /// send the node elsewhere, by a redirect, a login server or the address of a name, and learn from the class what
-    /// answers there.
+    /// Class that users see where no operator named the registry. A user could lead the node elsewhere, by a redirect,
+    /// a login server or the address of a name, and learn from the class what answers there.
     pub(super) fn for_unnamed_registry(self) -> Self {
         match self {
             Self::NotFound | Self::Unauthorized | Self::NoRoom | Self::Other => self,
@@ -52,13 +51,13 @@ impl PullFault {
         }
     }
 
-    /// Class of a pull that ended with `error`. Podman has no codes for this, only words; those of the
-    /// registry protocol and of the operating system are stable.
+    /// Class of a pull that failed with `error`. Podman has no codes for this, only messages; the terms of the
+    /// registry protocol and of the operating system in them are stable.
     pub(super) fn classify(error: &EngineError) -> Self {
         if matches!(error, EngineError::TimedOut { .. }) {
             return Self::TimedOut;
         }
-        let words = error.to_string().to_lowercase();
+        let message = error.to_string().to_lowercase();
         let classes: [(Self, &[&str]); 6] = [
             (Self::NoRoom, &["no space left", "disk quota exceeded"]),
             (
@@ -108,17 +107,18 @@ impl PullFault {
                 ],
             ),
         ];
-        let says = |(_, known): &(Self, &[&str])| known.iter().any(|known| words.contains(known));
+        let is_class =
+            |(_, known): &(Self, &[&str])| known.iter().any(|known| message.contains(known));
         classes
             .into_iter()
-            .find(says)
+            .find(is_class)
             .map_or(Self::Other, |(class, _)| class)
     }
 }
 
-/// Words of podman for one line of the log: a registry may have written a part of them.
-pub(super) fn sanitize_for_log(words: &str) -> String {
-    clean_prefix(words, MAX_LOGGED_BYTES)
+/// A message of podman for one line of the log; a registry may have written a part of it.
+pub(super) fn sanitize_for_log(message: &str) -> String {
+    clean_prefix(message, MAX_LOGGED_BYTES)
 }
 
 #[cfg(test)]
@@ -127,8 +127,8 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn podmans_words_are_sorted_into_classes() {
-        for (words, class) in [
+    fn podmans_messages_have_their_class() {
+        for (message, class) in [
             (
                 "reading manifest 9 in docker.io/a/b: manifest unknown: manifest unknown",
                 PullFault::NotFound,
@@ -169,9 +169,9 @@ mod tests {
         ] {
             let error = EngineError::Failed {
                 call: "pull".to_owned(),
-                message: words.to_owned(),
+                message: message.to_owned(),
             };
-            assert_eq!(PullFault::classify(&error), class, "{words}");
+            assert_eq!(PullFault::classify(&error), class, "{message}");
         }
         let limit = Duration::from_secs(1);
         let call = "pull".to_owned();
@@ -180,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn unnamed_registries_have_one_class_for_what_answers() {
-        for told in [
+    fn unnamed_registries_reveal_no_peer() {
+        for shown in [
             PullFault::NotFound,
             PullFault::Unauthorized,
             PullFault::NoRoom,
         ] {
-            assert_eq!(told.for_unnamed_registry(), told);
+            assert_eq!(shown.for_unnamed_registry(), shown);
         }
         for hidden in [
             PullFault::Unreachable,

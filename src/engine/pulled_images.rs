@@ -1,18 +1,18 @@
-//! Images that this node pulled, and when each was last used.
+//! Images that this node pulled, and the last use of each.
 //!
-//! Only these may be removed by [`Images::remove_unused`]: an image that the operator pulled or built is never
-//! noted here, nor is one whose reference means another image by now. The list is in a file of the node's
-//! state; a file that can't be read means that no image is ours to remove.
+//! Only these may be removed by [`Images::remove_unused`]. An image that the operator pulled or built is not in the list,
+//! nor is one whose name refers to another image by now. The list is a file in the node's state directory; where it
+//! can't be read, no image is removed.
 //!
-//! A job holds a [lease](PulledImages::lease) on its image from before it is looked for until its sandbox is
-//! gone, and a removal waits for nobody: an image with a lease stays. A job that comes while its image is
-//! being removed waits for that, and has it pulled again.
+//! A job holds a [lease](PulledImages::lease) on its image from before it is looked up until its sandbox is gone. A
+//! removal does not wait for leases: an image with one stays. A job that comes while its image is being removed waits
+//! for the removal and pulls it again.
 //!
 //! [`Images::remove_unused`]: super::Images::remove_unused
 
 use crate::{
     api::{image::ImageRef, time::Time},
-    data_dir::write_private,
+    files::{Durability, replace_file},
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ const FILE_VERSION: u64 = 1;
 /// A pulled image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PulledImage {
-    /// Id of the image that was pulled.
+    /// Id of the pulled image.
     pub(super) id: String,
     /// End of its last use, in milliseconds.
     last_used_ms: i64,
@@ -47,16 +47,20 @@ struct PulledFile {
 struct State {
     images: BTreeMap<String, PulledImage>,
     leases: HashMap<ImageRef, Arc<RwLock<()>>>,
-    is_changed: bool,
+    /// Number of changes since the start, and the number that the file has.
+    changes: u64,
+    saved_changes: u64,
 }
 
 /// All images that this node pulled.
 pub struct PulledImages {
     path: PathBuf,
     state: Mutex<State>,
+    /// Held while the file is written: leases need `state`, and must not wait for a slow disk.
+    write: Mutex<()>,
 }
 
-/// Use of an image by a job.
+/// Use of an image by a job, until dropped.
 pub struct ImageLease {
     _held: OwnedRwLockReadGuard<()>,
     images: Arc<PulledImages>,
@@ -64,7 +68,7 @@ pub struct ImageLease {
 }
 
 impl PulledImages {
-    /// Reads what an earlier process noted in this file.
+    /// Reads the list from this file; it is empty where the file is missing or can't be read.
     pub fn open(path: PathBuf) -> Self {
         let images = read(&path).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "list of pulled images can't be read; none of them will be removed");
@@ -77,6 +81,7 @@ impl PulledImages {
         Self {
             path,
             state: Mutex::new(state),
+            write: Mutex::default(),
         }
     }
 
@@ -90,7 +95,7 @@ impl PulledImages {
         Arc::clone(state.leases.entry(image.clone()).or_default())
     }
 
-    /// Keeps an image from being removed until the answer is dropped; waits for a removal under way.
+    /// Keeps an image from being removed while the lease lives. Waits for a removal of it that has begun.
     pub async fn lease(self: &Arc<Self>, image: &ImageRef) -> ImageLease {
         let lock = self.lock(image);
         ImageLease {
@@ -100,12 +105,12 @@ impl PulledImages {
         }
     }
 
-    /// Keeps everybody from using an image; `None` while it is in use.
+    /// Blocks new leases on an image; `None` while it has one.
     pub(super) fn try_lock(&self, image: &ImageRef) -> Option<OwnedRwLockWriteGuard<()>> {
         self.lock(image).try_write_owned().ok()
     }
 
-    /// Notes that this node pulled an image.
+    /// Adds an image that this node pulled.
     pub(super) fn record(&self, image: &ImageRef, id: &str) {
         let pulled = PulledImage {
             id: id.to_owned(),
@@ -113,16 +118,17 @@ impl PulledImages {
         };
         let mut state = self.state();
         state.images.insert(image.to_string(), pulled);
-        state.is_changed = true;
+        state.changes += 1;
     }
 
-    /// Notes that an image is gone, or is not the one that was pulled.
+    /// Removes an image that is gone, or whose name refers to another one.
     pub(super) fn remove(&self, image: &ImageRef) {
         let mut state = self.state();
-        state.is_changed |= state.images.remove(image.as_str()).is_some();
+        state.images.remove(image.as_str());
+        state.changes += 1;
     }
 
-    /// Images that were not used for `age`, the longest unused first.
+    /// Images that have been unused for `age`, the longest unused first, each with that time.
     pub(super) fn unused_for(&self, age: Duration) -> Vec<(ImageRef, PulledImage, Duration)> {
         let now = Time::now();
         let state = self.state();
@@ -135,24 +141,28 @@ impl PulledImages {
         images
     }
 
-    /// Writes down what has changed. A last use that is lost with a crash makes an image look older by a
-    /// round at most.
+    /// Writes the file if the list has changed. Blocks on the disk. A last use that a crash loses makes an image look
+    /// older by at most one round of the collection.
     pub(super) fn save(&self) {
-        let mut state = self.state();
-        if !state.is_changed {
-            return;
-        }
+        let _write = self.write.lock();
+        let (changes, images) = {
+            let state = self.state();
+            if state.changes == state.saved_changes {
+                return;
+            }
+            (state.changes, state.images.clone())
+        };
         let file = PulledFile {
             version: FILE_VERSION,
-            images: state.images.clone(),
+            images,
         };
         let written = serde_json::to_vec(&file)
             .map_err(io::Error::from)
-            .and_then(|text| write_private(&self.path, &text));
+            .and_then(|text| replace_file(&self.path, &text, Durability::Full));
         match written {
-            Ok(()) => state.is_changed = false,
+            Ok(()) => self.state().saved_changes = changes,
             Err(error) => {
-                tracing::warn!(%error, "list of pulled images can't be written; trying again")
+                tracing::warn!(path = %self.path.display(), %error, "list of pulled images can't be written; retrying later");
             }
         }
     }
@@ -163,7 +173,7 @@ impl Drop for ImageLease {
         let mut state = self.images.state();
         if let Some(pulled) = state.images.get_mut(self.image.as_str()) {
             pulled.last_used_ms = Time::now().as_millis();
-            state.is_changed = true;
+            state.changes += 1;
         }
     }
 }
@@ -177,7 +187,7 @@ fn read(path: &PathBuf) -> io::Result<BTreeMap<String, PulledImage>> {
     let file: PulledFile = serde_json::from_str(&text)?;
     if file.version != FILE_VERSION {
         return Err(io::Error::other(format!(
-            "it has version {}, and this cynode knows {FILE_VERSION}",
+            "its version is {}, and this release reads version {FILE_VERSION}",
             file.version
         )));
     }

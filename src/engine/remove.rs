@@ -1,17 +1,18 @@
-//! Removing what a job left, however it left it.
+//! Removal of a directory tree that a job may have written.
 //!
-//! A hostile tree may be deeper than any stack and than all descriptors, hold directories that can't be entered,
-//! and links to anywhere. So nothing here recurses, no link is ever followed, no mount is entered, and a few
-//! descriptors are enough: whatever lies deeper than one level is moved up to the top, under a name of ours, and
-//! emptied there. What can't be moved (into another project of XFS or ext4, another subvolume of btrfs) is
-//! removed where it is ([`in_place`]).
+//! A hostile tree may be deeper than any stack and any limit of descriptors, and may have directories that can't be
+//! entered and links to anywhere. So nothing here recurses, no link is followed, no mount is entered, and a few
+//! descriptors are enough: a directory below the second level is moved up to the top, under a name of ours, and emptied
+//! there. A directory that can't be moved (from another project of XFS or ext4, another subvolume of btrfs) is
+//! removed in place ([`in_place`]).
 //!
-//! What the file system closes is opened as far as it may be ([`access`]). What can't be removed even then stops
-//! nothing else from being removed: it is left, and the error says what it is.
+//! Modes and flags that prevent the removal are cleared where that is permitted ([`access`]). An entry that can't be
+//! removed even then prevents no other removal: it stays, and the error names it.
 
 mod access;
 mod in_place;
 
+use super::{Engine, call};
 use access::{make_accessible, open, open_inside, unlock};
 use rustix::{
     fs::{AtFlags, CWD, Dir, DirEntry, FileType, renameat, statat, unlinkat},
@@ -22,15 +23,41 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::Path,
+    time::Duration,
 };
 
-/// The argument by which the binary knows that it is to remove trees, inside podman's user namespace.
+/// First argument that makes the binary remove a tree, inside podman's user namespace.
 pub const REMOVE_TREE_ARGUMENT: &str = "__remove-tree";
 
-/// Failures after which the rest of a tree is left alone.
+/// Failures after which the rest of a tree is not tried.
 const MAX_FAILURES: usize = 1000;
+const UNSHARE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Removes a directory and all that is in it, as far as possible; one that isn't there is fine.
+impl Engine {
+    /// Removes a tree that a job may have written, without following links out of it. `init` is a copy of our binary.
+    /// An entry that can't be removed stays, and the error says why.
+    pub async fn remove_tree(&self, init: &Path, tree: &Path) -> Result<(), String> {
+        let path = tree.to_owned();
+        let removed = tokio::task::spawn_blocking(move || remove_tree(&path)).await;
+        let error = match removed {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        match (init.to_str(), tree.to_str()) {
+            // Rootless, files of a job's users belong to subordinate ids and can only be removed from inside podman's
+            // user namespace. A large tree takes long, so this is not one of the short calls.
+            (Some(init), Some(tree)) if self.info.rootless => {
+                let arguments = ["unshare", init, REMOVE_TREE_ARGUMENT, tree];
+                let removed = call(&self.program, &arguments, UNSHARE_TIMEOUT, |_| ()).await;
+                removed.map(drop).map_err(|error| error.to_string())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+/// Removes a directory and everything in it, as far as possible. Succeeds where it doesn't exist.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     make_accessible(CWD, path);
     let top = match open(CWD, path) {
@@ -49,15 +76,15 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A tree that is being removed.
+/// Removal of one tree.
 struct Removal {
     top: OwnedFd,
-    /// Directories that were moved up to the top.
+    /// Number of directories that were moved up to the top.
     moved: u64,
 }
 
 impl Removal {
-    /// Goes once through all that is at the top. False where nothing has changed by that.
+    /// Tries to remove every entry of the top once. Returns false where that has changed nothing.
     fn pass(&mut self, failures: &mut Failures) -> io::Result<bool> {
         let mut has_changed = false;
         for entry in Dir::read_from(&self.top)? {
@@ -69,7 +96,7 @@ impl Removal {
         Ok(has_changed)
     }
 
-    /// Removes an entry of the top, after what is in it. False where nothing has changed by that.
+    /// Removes an entry of the top, after its content. Returns false where that has changed nothing.
     fn remove_at_top(&mut self, name: &CStr, kind: FileType, failures: &mut Failures) -> bool {
         let error = match remove_one(&self.top, name, kind) {
             Ok(()) => return true,
@@ -95,8 +122,8 @@ impl Removal {
         }
     }
 
-    /// Empties a directory at the top: what is no directory goes, and directories move up. False where nothing has
-    /// changed by that.
+    /// Empties a directory at the top: files are removed, and directories moved up. Returns false where that has changed
+    /// nothing.
     fn flatten(&mut self, name: &CStr, failures: &mut Failures) -> rustix::io::Result<bool> {
         make_accessible(&self.top, name);
         let inner = open_inside(&self.top, name)?;
@@ -129,13 +156,13 @@ impl Removal {
         }
     }
 
-    /// Moves a directory to the top; false where it can't be.
+    /// Moves a directory to the top. Returns false where that fails.
     fn move_up(&mut self, from: &OwnedFd, name: &CStr) -> bool {
         make_accessible(from, name);
         loop {
             self.moved += 1;
             match renameat(from, name, &self.top, format!(".cynode-{}", self.moved)) {
-                // The job may have had the same idea for a name.
+                // The job may have used the same name.
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => {}
                 done => return done.is_ok(),
             }
@@ -143,7 +170,7 @@ impl Removal {
     }
 }
 
-/// What could not be removed.
+/// Entries that could not be removed.
 #[derive(Default)]
 struct Failures {
     first: Option<(CString, Errno)>,
@@ -161,7 +188,7 @@ impl Failures {
         self.first = self.first.take().or(other.first);
     }
 
-    /// An error once there are too many.
+    /// Fails once there are too many.
     fn check(&self) -> io::Result<()> {
         if self.count < MAX_FAILURES {
             return Ok(());
@@ -183,7 +210,7 @@ impl Failures {
     }
 }
 
-/// Removes a file, a link or an empty directory; one that is gone is fine.
+/// Removes a file, a link or an empty directory. Succeeds where it is gone.
 fn remove_one(
     at: impl std::os::fd::AsFd,
     name: impl rustix::path::Arg + Copy,
@@ -203,12 +230,12 @@ fn remove_one(
     }
 }
 
-/// Whether what couldn't be removed may go after what is in it. Where something is mounted, it may not.
+/// Whether an entry whose removal failed with `error` is a directory to empty first. A mount point is not.
 fn needs_emptying(kind: FileType, error: Errno) -> bool {
     kind == FileType::Directory && error != Errno::BUSY
 }
 
-/// Name and kind of an entry; `None` for the directory itself and the one above.
+/// Name and type of an entry; `None` for the directory itself and its parent.
 fn entry_name_and_type(
     at: &OwnedFd,
     entry: &DirEntry,
@@ -218,7 +245,7 @@ fn entry_name_and_type(
         return Ok(None);
     }
     let kind = match entry.file_type() {
-        // Some file systems don't say it in the directory.
+        // Some file systems don't store it in the directory.
         FileType::Unknown => match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
             Err(Errno::NOENT) => return Ok(None),

@@ -1,63 +1,64 @@
-//! A container that goes on by itself, whether or not we do: today the model server.
+//! A service: a container that outlives the process that started it. Today that is the model server.
 //!
-//! It is known by its name, which podman gives only once on a host, and by its labels: whose it
-//! is, and a hash of everything it was made from. So a later start of ours finds out whether a
-//! container that it finds is the one that it would make.
+//! It is identified by its name, which is unique on a host, and by its labels: the node that owns it, and a hash of
+//! everything it was created from. So a later start can compare an existing container with the one that it would
+//! create.
 
 use super::{Engine, EngineError, call, container, containers_conf, labels};
 use crate::digest::sha256_hex;
 use serde::Deserialize;
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
-/// How long podman may take to make or to remove a container; a runtime's GPU hooks take seconds.
+/// Time limit for creating or removing a container; a runtime's GPU hooks take seconds.
 const CHANGE_TIMEOUT: Duration = Duration::from_mins(2);
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// What of its last words is shown, in lines and about so many bytes.
+/// Lines of a service's log that are shown.
 const LOG_TAIL_ARG: &str = "--tail=15";
+/// Most bytes of a service's log that are shown, of each of its streams.
 const MAX_LOG_TAIL_BYTES: usize = 2048;
-/// How often, and after which backoff, they are asked for while there are none.
-const LOG_TAIL_ATTEMPTS: u32 = 10;
+/// Attempts to read the log while it is empty.
+const MAX_LOG_TAIL_ATTEMPTS: u32 = 10;
 const LOG_TAIL_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Everything about a service.
+/// Properties of a service.
 pub struct ServiceSpec {
-    /// Unique on this host.
+    /// Name of the container, unique on this host.
     pub name: String,
-    /// Its image, by id; that image's own command is run.
+    /// Id of the image, whose own command is run.
     pub image: String,
-    /// What it is, in one word.
+    /// Kind of service, in one word.
     pub service: &'static str,
-    /// Whose it is.
+    /// UUID of the node that owns it.
     pub node_uuid: String,
-    /// The same for people.
+    /// Slug of that node, for people.
     pub slug: String,
-    /// Variables; nothing secret, since podman shows them to all who may ask it.
+    /// Environment. Not for secrets: podman shows it to every user of this podman.
     pub env: Vec<(&'static str, String)>,
-    /// The one address of the host at which it is reached, and its own port.
+    /// Address of the host where it is reached, and its own port.
     pub publish: (SocketAddr, u16),
-    /// A named volume, and where it is mounted.
+    /// Named volume, and its mount point.
     pub volume: (String, &'static str),
-    /// More arguments, such as devices.
+    /// Further arguments, such as devices.
     pub extra: &'static [&'static str],
 }
 
-/// A service as podman knows it.
+/// State of a service in podman.
 #[derive(Debug)]
 pub struct Service {
-    /// Whether it runs.
+    /// Whether its container runs.
     pub running: bool,
     labels: HashMap<String, String>,
 }
 
 impl Service {
-    /// The value of a label; empty when it has none.
+    /// Value of a label; empty where it is missing.
     pub fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
 }
 
 impl ServiceSpec {
-    /// A hash of all that a container is made from: with another one it has to be made anew.
+    /// Hash of everything that its container is created from. A container with another hash has to be replaced.
     pub fn spec_hash(&self, engine: &Engine) -> String {
         sha256_hex(self.run_args(engine).join("\n"))
     }
@@ -66,13 +67,13 @@ impl ServiceSpec {
         let mut list = container::base_args(engine);
         let service = [
             "--detach",
-            // We look after it ourselves.
+            // The node restarts it.
             "--restart=no",
-            // Its last words tell why it ended; a file of this kind can be bounded.
+            // The end of its log says why it ended; a log of this kind can be limited.
             "--log-driver=k8s-file",
             "--log-opt=max-size=10mb",
-            // With the host's network, which containers.conf may choose for all, podman would publish
-            // nothing, and the service would listen wherever it likes.
+            // With the host's network, which containers.conf may choose for all containers, podman would not publish
+            // the port, and the service would listen on any address.
             "--network=private",
         ];
         list.extend(service.map(str::to_owned));
@@ -96,8 +97,8 @@ impl ServiceSpec {
     }
 }
 
-/// OOM score of a service: it doesn't inherit the protection that a node has by its unit, since it takes most
-/// memory itself and is started again. A higher score can't be lowered without privileges.
+/// OOM score of a service. It doesn't inherit the protection that a node's systemd unit gives the node: it uses most
+/// of the memory itself, and is restarted. A higher score can't be lowered without privileges.
 fn oom_score(own: i32) -> i32 {
     own.max(0)
 }
@@ -108,7 +109,7 @@ fn own_oom_score() -> i32 {
 }
 
 impl Engine {
-    /// Makes and starts a service.
+    /// Creates and starts a service.
     pub async fn service_run(&self, spec: &ServiceSpec) -> Result<(), EngineError> {
         let mut arguments = spec.run_args(self);
         let at = arguments.len() - 1;
@@ -124,13 +125,13 @@ impl Engine {
         self.call(&start, CHANGE_TIMEOUT).await.map(drop)
     }
 
-    /// Ends and removes a service, and volumes that have no name; fine when there is none.
+    /// Ends and removes a service and its unnamed volumes. Succeeds where it doesn't exist.
     pub async fn service_remove(&self, name: &str) -> Result<(), EngineError> {
         let remove = ["rm", "--force", "--ignore", "--volumes", "--time=5", name];
         self.call(&remove, CHANGE_TIMEOUT).await.map(drop)
     }
 
-    /// The container of this name, whoever made it.
+    /// State of the container of this name, which may belong to another owner. `None` where it doesn't exist.
     pub async fn service_find(&self, name: &str) -> Result<Option<Service>, EngineError> {
         #[derive(Deserialize)]
         struct Inspected {
@@ -156,7 +157,7 @@ impl Engine {
             Err(EngineError::Failed { message, .. }) if message.contains("no such container") => {
                 return Ok(None);
             }
-            answered => answered?,
+            answer => answer?,
         };
         let found: Vec<Inspected> =
             serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {
@@ -169,25 +170,25 @@ impl Engine {
         }))
     }
 
-    /// The names of all containers that are this service of this node.
+    /// Names of all containers of this kind of service that a node owns.
     pub async fn service_list(
         &self,
         node_uuid: &str,
         service: &str,
     ) -> Result<Vec<String>, EngineError> {
-        let ours = format!("--filter=label={}={node_uuid}", labels::NODE);
-        let these = format!("--filter=label={}={service}", labels::SERVICE);
-        let list = ["ps", "--all", "--format={{.Names}}", &ours, &these];
+        let of_node = format!("--filter=label={}={node_uuid}", labels::NODE);
+        let of_kind = format!("--filter=label={}={service}", labels::SERVICE);
+        let list = ["ps", "--all", "--format={{.Names}}", &of_node, &of_kind];
         let names = self.call(&list, INSPECT_TIMEOUT).await?;
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// What a service that has ended said last, on both of its streams.
+    /// End of the log of a service that has ended, from both of its streams. Text for people, also where there is
+    /// none.
     pub async fn service_log_tail(&self, name: &str) -> String {
-        // Under load its end is known before its log is complete.
-        for _ in 0..LOG_TAIL_ATTEMPTS {
-            let tail = self.log_tail(name).await;
-            match tail {
+        // Under load the end of a container is known before its log is complete.
+        for _ in 0..MAX_LOG_TAIL_ATTEMPTS {
+            match self.log_tail(name).await {
                 Ok(tail) if tail.is_empty() => tokio::time::sleep(LOG_TAIL_RETRY_DELAY).await,
                 Ok(tail) => return tail,
                 Err(error) => return format!("unknown, since {error}"),
@@ -197,22 +198,17 @@ impl Engine {
     }
 
     async fn log_tail(&self, name: &str) -> Result<String, EngineError> {
-        let mut said = String::new();
-        let note = |line: &str| {
-            if said.len() < MAX_LOG_TAIL_BYTES {
-                said.push_str(line);
-                said.push('\n');
+        let mut stderr = String::new();
+        let on_line = |line: &str| {
+            if stderr.len() < MAX_LOG_TAIL_BYTES {
+                stderr.push_str(line);
+                stderr.push('\n');
             }
         };
-        let printed = call(
-            &self.program,
-            &["logs", LOG_TAIL_ARG, name],
-            INSPECT_TIMEOUT,
-            note,
-        )
-        .await?;
-        let printed: String = printed.chars().take(MAX_LOG_TAIL_BYTES).collect();
-        Ok(format!("{printed}{said}").trim().to_owned())
+        let arguments = ["logs", LOG_TAIL_ARG, name];
+        let stdout = call(&self.program, &arguments, INSPECT_TIMEOUT, on_line).await?;
+        let stdout: String = stdout.chars().take(MAX_LOG_TAIL_BYTES).collect();
+        Ok(format!("{stdout}{stderr}").trim().to_owned())
     }
 }
 

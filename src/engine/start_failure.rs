@@ -1,54 +1,51 @@
-//! Whose fault it is that podman refuses to start a sandbox: the image's, or podman's own.
+//! Blame for a sandbox that podman refuses to start: the image, or podman itself.
 //!
-//! Podman has only words for it, in many wordings, and they decide much: an image that can't run is never
-//! tried again, a podman with a bad moment is. So nothing is read out of the words. It is the image's fault
+//! Podman has only messages for this, in many wordings, and much depends on it: an image that can't run is never tried
+//! again, while a temporary failure of podman is. So the meaning of a message decides nothing. It is the image's fault
 //! when all of this holds:
 //!
-//! - a sandbox that differs in nothing but the image starts: the same podman, the same workspace, an empty
-//!   root ([`Engine::probe_without_image`]);
-//! - what is stored of the image can be mounted, so that no layer is broken on this node alone;
-//! - the image is refused a second time, after that, for [the same reason](is_same_failure).
+//! - a sandbox that differs only in its image starts: the same podman, the same workspace, an empty root
+//!   ([`Engine::probe_without_image`]);
+//! - podman can mount its copy of the image, so that no layer is broken on this node alone;
+//! - the image is refused again after that, for [the same reason](is_same_failure).
 //!
-//! A lock that was taken, a name in use or a full disk fail one of these. Where podman takes too long or is
-//! killed, the question isn't asked: nothing was refused.
+//! A lock, a name in use or a full disk fail one of these. Where podman times out or is killed, nothing was refused, and
+//! there is no one to blame.
 
-use super::{
-    Engine, EngineError, call,
-    probe::{self, ProbeEnv},
-};
+use super::{Engine, EngineError, call, probe::ProbeEnv, probe_container::run_probe};
 use std::{path::Path, time::Duration};
 
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
-/// From so many digits on, a hexadecimal number is some id.
+/// Fewest digits of a hexadecimal number that counts as an id.
 const MIN_ID_DIGITS: usize = 12;
 
 impl Engine {
-    /// Whether podman is well: runs a sandbox without the image. `probe_env` is the job's own.
+    /// Checks podman: runs a sandbox without the image. `probe_env` is the job's own.
     pub async fn probe_without_image(
         &self,
         probe_env: ProbeEnv<'_>,
         workspace: &Path,
     ) -> Result<(), EngineError> {
-        probe::run_probe(self, probe_env, Some(workspace)).await
+        run_probe(self, probe_env, Some(workspace)).await
     }
 
-    /// Whether what podman stores of the image is well: mounts the image without a sandbox. Where this is not
-    /// awaited to its end, [`unmount_image`](Self::unmount_image) has to follow.
+    /// Checks podman's copy of an image: mounts it without a sandbox. A caller that drops this future has to call
+    /// [`unmount_image`](Self::unmount_image).
     pub async fn check_image_mount(&self, image_id: &str) -> Result<(), EngineError> {
         self.mount_image(image_id).await?;
         self.unmount_image(image_id).await
     }
 
-    /// Takes back what [`check_image_mount`](Self::check_image_mount) has mounted.
+    /// Unmounts an image.
     pub async fn unmount_image(&self, image_id: &str) -> Result<(), EngineError> {
         self.image_call(&["unmount", image_id]).await.map(drop)
     }
 
-    /// Mounts an image without a sandbox; where.
+    /// Mounts an image without a sandbox and returns its mount point.
     pub(super) async fn mount_image(&self, id: &str) -> Result<String, EngineError> {
         let mounted = self.image_call(&["mount", id]).await;
         if matches!(mounted, Err(EngineError::TimedOut { .. })) {
-            // It may have come to pass all the same.
+            // It may be mounted all the same.
             self.unmount_image(id).await?;
         }
         mounted
@@ -59,34 +56,34 @@ impl Engine {
         line.extend(arguments);
         let program = self.program.path().to_string_lossy();
         if self.info.rootless {
-            // Without root, only a user namespace lets us mount; podman's own holds the mount until the end.
+            // Without root, mounting needs a user namespace; podman's own keeps the mount until the unmount.
             line.splice(0..0, ["unshare", &program]);
         }
-        // Not as one of the short calls: a job that can't run holds up none of those that can.
+        // Not as one of the short calls: a job that can't run must not delay those that can.
         call(&self.program, &line, MOUNT_TIMEOUT, |_| ()).await
     }
 }
 
-/// Whether podman says the same twice, apart from ids and numbers, which differ from one try to the next, and
-/// from what it logs besides.
+/// Whether two messages of podman give the same reason. Ids and numbers, which differ between attempts, and lines of
+/// podman's log don't count.
 pub fn is_same_failure(first: &str, second: &str) -> bool {
-    let [first, second] = [first, second].map(|words| mask_ids(&strip_log_lines(words)));
+    let [first, second] = [first, second].map(|message| mask_ids(&strip_log_lines(message)));
     first == second
 }
 
-/// Without the lines of podman's log, which bear a time and may come or not.
-fn strip_log_lines(words: &str) -> String {
-    let lines = words.lines().filter(|line| !line.starts_with("time="));
+/// A message without lines of podman's log, which have a time and may be missing.
+fn strip_log_lines(message: &str) -> String {
+    let lines = message.lines().filter(|line| !line.starts_with("time="));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// With a `#` for each id and number. Words are cut where neither letter nor digit stands.
-fn mask_ids(words: &str) -> String {
+/// A message with `#` in place of each id and number. Words end at the first character that is no letter or digit.
+fn mask_ids(message: &str) -> String {
     let is_id = |word: &str| {
         word.len() >= MIN_ID_DIGITS && word.bytes().all(|digit| digit.is_ascii_hexdigit())
     };
-    let cut = words.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
-    let blurred = cut.map(|part| {
+    let parts = message.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
+    let masked = parts.map(|part| {
         let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
         let is_number = !word.is_empty() && word.bytes().all(|digit| digit.is_ascii_digit());
         if is_number || is_id(word) {
@@ -95,7 +92,7 @@ fn mask_ids(words: &str) -> String {
             part.to_owned()
         }
     });
-    blurred.collect()
+    masked.collect()
 }
 
 #[cfg(test)]
@@ -103,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_numbers_make_no_other_reason() {
+    fn ids_and_numbers_do_not_differ() {
         let refused = |id: &str, fd: u32| {
             format!(
                 "runc: mount /x:/workspace (via /proc/self/fd/{fd}), {id}/merged: not a directory"

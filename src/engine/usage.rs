@@ -1,9 +1,9 @@
-//! Room on disk that a running sandbox takes up.
+//! Disk usage of a running sandbox.
 //!
-//! The job is hostile and still at work while it is measured. So nothing recurses and no link is
-//! followed; files without a name that a process of the sandbox holds ([`deleted_open_files`]) count as well; and
-//! what can't be measured in time, or at all, counts as larger than any other, or a job would hide its files
-//! that way. Rootless, a job's files belong to subordinate ids and are measured inside of podman's user namespace.
+//! The job is hostile and runs while it is measured. So nothing recurses and no link is followed; deleted files that a
+//! process of the sandbox keeps open ([`deleted_open_files`]) count, too; and a part that can't be measured in time, or
+//! at all, counts as unbounded, or a job would hide its files that way. Rootless, a job's files belong to subordinate
+//! ids and are measured inside podman's user namespace.
 
 use super::{Engine, EngineError, call, deleted_files::deleted_open_files};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, stat, statat};
@@ -17,23 +17,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The argument by which the binary knows that it is to measure a sandbox, inside podman's user namespace.
+/// First argument that makes the binary measure a sandbox, inside podman's user namespace.
 pub const MEASURE_SANDBOX_ARGUMENT: &str = "__measure-sandbox";
 
-/// How long each part of a measurement may take; what isn't done by then counts as larger than any other.
+/// Time limit of each part of a measurement; a part that exceeds it counts as unbounded.
 const WALK_TIMEOUT: Duration = Duration::from_secs(2);
-/// All parts, with the start of podman.
+/// Time limit of all parts, with the start of podman.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Directories that are held open at a time.
+/// Directories that are open at the same time.
 const MAX_OPEN_DIRECTORIES: usize = 400;
-/// Directories that wait for their turn.
+/// Directories that are known and not yet read.
 const MAX_PENDING_DIRECTORIES: usize = 1_000_000;
-/// Entries of a directory between two looks at the clock.
+/// Entries of a directory between two checks of the deadline.
 const CLOCK_CHECK_ENTRIES: usize = 256;
 /// Unit of `st_blocks`, in bytes.
 const BLOCK_BYTES: u64 = 512;
 
-/// What is to be measured.
+/// Parts of a sandbox to measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MeasureRequest {
     /// Directory of the attempt, with its workspace and its log.
@@ -53,17 +53,17 @@ pub struct Usage {
     pub inodes: u64,
 }
 
-/// Room that a sandbox takes up.
+/// Disk usage of a sandbox, by filesystem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxUsage {
-    /// On the filesystem of the jobs.
+    /// Usage of the filesystem of the jobs.
     pub jobs: Usage,
-    /// On the filesystem of podman's graph root.
+    /// Usage of the filesystem of podman's graph root.
     pub images: Usage,
 }
 
 impl Usage {
-    /// Larger than any other.
+    /// Usage that could not be measured: larger than any other.
     const UNBOUNDED: Self = Self {
         bytes: u64::MAX,
         inodes: u64::MAX,
@@ -79,8 +79,8 @@ impl Usage {
 }
 
 impl Engine {
-    /// Measures the room that the sandbox in this container takes up; `init` is our own binary. What
-    /// podman can't say of the container is left out.
+    /// Measures the disk usage of a sandbox; `init` is a copy of our binary. Parts of the container that podman doesn't
+    /// report are left out.
     pub async fn measure(
         &self,
         init: &Path,
@@ -100,10 +100,10 @@ impl Engine {
             let measured = tokio::task::spawn_blocking(move || measure_sandbox(&sandbox));
             return Ok(measured.await.map_err(io::Error::from)?);
         }
-        let order = serde_json::to_string(&sandbox).map_err(io::Error::from)?;
+        let request = serde_json::to_string(&sandbox).map_err(io::Error::from)?;
         let program = init.to_string_lossy();
-        let arguments = ["unshare", &program, MEASURE_SANDBOX_ARGUMENT, &order];
-        // Walks for long, so it doesn't count as one of the short calls.
+        let arguments = ["unshare", &program, MEASURE_SANDBOX_ARGUMENT, &request];
+        // It may take long, so this is not one of the short calls.
         let answer = call(&self.program, &arguments, CALL_TIMEOUT, |_| ()).await?;
         serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {
             call: "unshare".to_owned(),
@@ -118,7 +118,7 @@ impl Engine {
     }
 }
 
-/// Measures a sandbox as the order in `argument` says; the answer, to be printed.
+/// Measures a sandbox by a request in JSON, and returns the answer to print.
 pub fn measure_from_argument(argument: &str) -> serde_json::Result<String> {
     let sandbox: MeasureRequest = serde_json::from_str(argument)?;
     serde_json::to_string(&measure_sandbox(&sandbox))
@@ -126,7 +126,7 @@ pub fn measure_from_argument(argument: &str) -> serde_json::Result<String> {
 
 /// Measures a sandbox.
 fn measure_sandbox(sandbox: &MeasureRequest) -> SandboxUsage {
-    // Each part has a time of its own, so that a wide one doesn't hide another.
+    // Each part has a deadline of its own, so that a large one doesn't hide another.
     let tree = |top: &Path| measure_tree(top, Instant::now() + WALK_TIMEOUT);
     let mut usage = SandboxUsage {
         jobs: tree(&sandbox.spool),
@@ -138,10 +138,10 @@ fn measure_sandbox(sandbox: &MeasureRequest) -> SandboxUsage {
     usage
 }
 
-/// A directory, and those in it that wait to be read.
+/// A directory, and its subdirectories that are not yet read.
 type Frame = (OwnedFd, Vec<CString>);
 
-/// What a tree takes up; more than any other, if it can't be walked by then. What vanishes meanwhile takes up
+/// Disk usage of a tree; unbounded where the deadline is exceeded. Entries that vanish in the meantime count
 /// nothing.
 fn measure_tree(top: &Path, deadline: Instant) -> Usage {
     let mut walk = Walk {
@@ -168,7 +168,7 @@ fn measure_tree(top: &Path, deadline: Instant) -> Usage {
                 pending -= 1;
                 next = open(&*parent, name.as_c_str()).ok();
             }
-            // A chain of directories, however deep, holds one open at a time.
+            // A chain of directories of any depth keeps one open at a time.
             if names.is_empty() {
                 frames.pop();
             }
@@ -186,18 +186,18 @@ struct Walk {
     /// Inodes with several names, which count once.
     linked: HashSet<u64>,
     deadline: Instant,
-    /// Whether something was left out for want of time.
+    /// Whether the deadline cut the walk short.
     has_timed_out: bool,
 }
 
 impl Walk {
-    /// Whether to stop for want of time.
+    /// Checks the deadline. Returns true once it has passed.
     fn check_deadline(&mut self) -> bool {
         self.has_timed_out |= Instant::now() > self.deadline;
         self.has_timed_out
     }
 
-    /// Counts what is in a directory, and answers the directories in it.
+    /// Counts the entries of a directory and returns its subdirectories.
     fn read(&mut self, directory: &OwnedFd) -> Vec<CString> {
         let mut inner = Vec::new();
         let Ok(entries) = Dir::read_from(directory) else {
@@ -226,13 +226,13 @@ impl Walk {
     }
 }
 
-/// Nothing but a real directory is opened.
+/// Opens a directory, and nothing else.
 fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(at, name, flags, Mode::empty())
 }
 
-/// Adds the files that processes of the sandbox hold and that have no name any more.
+/// Adds deleted files that processes of the sandbox keep open.
 fn add_deleted_files(usage: &mut SandboxUsage, sandbox: &MeasureRequest, init: u32) {
     let device = |path: &Path| Some(stat(path).ok()?.st_dev);
     let found = deleted_open_files(init, Instant::now() + WALK_TIMEOUT);

@@ -199,7 +199,7 @@ impl Supervisor<'_> {
     async fn image_fault(&self) -> Option<SandboxExit> {
         let engine = &self.config.engine;
         let checked = self.config.image_index;
-        if checked.is_some() && checked == engine.index_stamp() {
+        if checked.is_some() && checked == engine.index_stamp().await {
             return None;
         }
         match engine.container_fault(&self.cleanup.name).await {
@@ -253,8 +253,8 @@ impl ContainerCleanup {
         );
         let (engine, name) = (self.engine.clone(), self.name.clone());
         background::spawn("sandbox-kill", async move {
-            let kill = ["kill", "--signal=KILL", &name];
-            if let Err(error) = engine.call(&kill, ENGINE_KILL_TIMEOUT).await {
+            let killed = engine.kill_container(&name, ENGINE_KILL_TIMEOUT);
+            if let Err(error) = killed.await {
                 tracing::warn!(%error, container = name, "podman could not kill a sandbox");
             }
         });

@@ -1,4 +1,4 @@
-//! Which of the host's devices a container gets to see.
+//! GPU devices that a container can open.
 
 use cynode::engine::{Program, devices::visible_devices, probe};
 use std::{fs, path::Path};
@@ -12,7 +12,7 @@ fn a_container_tells_which_devices_it_can_open() {
         program: Program::podman("podman", settings.path()).unwrap(),
         runtime: None,
     };
-    // No GPU is needed: any device under such a name will do.
+    // No GPU is needed: any device with such a name counts.
     let given = [
         "--device=/dev/null:/dev/nvidia0",
         "--device=/dev/null:/dev/dri/card7",

@@ -1,5 +1,4 @@
-//! Jobs that want out, or want to take the node down with them. Each ends as any other, and leaves the
-//! node as it was.
+//! Jobs that try to escape, or to harm the node. Each ends like any other and leaves the node as it was.
 
 use crate::support::{
     Worker,
@@ -7,7 +6,7 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
-/// A sandbox still does what it should.
+/// A sandbox still works.
 fn assert_well(worker: &Worker) {
     let result = worker.run(&Worker::job(&["echo", "well"]));
     assert_eq!(result["stdout"], "well\n", "{result}");
@@ -54,16 +53,16 @@ fn workspace_files_gain_no_privileges() {
                   mknod device c 1 3 2>/dev/null && cat device; mount -t tmpfs none /tmp 2>/dev/null && echo mounted; \
                   ls /proc/self/fd | wc -l";
     let result = worker.run(&Worker::script(script));
-    let told = result["stdout"].as_str().unwrap();
+    let stdout = result["stdout"].as_str().unwrap();
     for flag in ["nosuid", "nodev"] {
-        assert!(told.lines().next().unwrap().contains(flag), "{told}");
+        assert!(stdout.lines().next().unwrap().contains(flag), "{stdout}");
     }
-    assert!(told.contains("NoNewPrivs:\t1"), "{told}");
-    assert!(told.contains("CapEff:\t0000000000000000"), "{told}");
-    assert!(told.contains("CapBnd:\t0000000000000000"), "{told}");
-    assert!(!told.contains("mounted"), "{told}");
-    // Its own three and the directory that `ls` reads.
-    assert_eq!(told.lines().last(), Some("4"), "{told}");
+    assert!(stdout.contains("NoNewPrivs:\t1"), "{stdout}");
+    assert!(stdout.contains("CapEff:\t0000000000000000"), "{stdout}");
+    assert!(stdout.contains("CapBnd:\t0000000000000000"), "{stdout}");
+    assert!(!stdout.contains("mounted"), "{stdout}");
+    // Its three standard descriptors, and the directory that `ls` reads.
+    assert_eq!(stdout.lines().last(), Some("4"), "{stdout}");
     assert_well(&worker);
 }
 
@@ -71,7 +70,7 @@ fn workspace_files_gain_no_privileges() {
 fn fork_bomb_ends_at_timeout_without_harm() {
     let worker = Worker::start(&[]);
     let bomb = Worker::script_with(
-        // Without a process of its own, for which there may be no room any more.
+        // `exec`, since there may be no room for another process.
         "bomb() { bomb | bomb & }; bomb; exec sleep 1000",
         json!({"timeout_seconds": 3}),
     );
@@ -96,7 +95,7 @@ fn job_kills_only_its_own_processes() {
     assert_well(&worker);
 }
 
-/// Nobody reads along, and nobody waits for a reader.
+/// No one reads the output, and the job doesn't wait for a reader.
 #[test]
 fn a_job_that_floods_is_never_held_up() {
     let worker = Worker::start(&["--job-log-size", "2MiB"]);

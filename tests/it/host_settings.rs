@@ -1,4 +1,4 @@
-//! The settings of the host's podman reach no sandbox, and those of its engine stay in force.
+//! Settings of the host's podman: those for containers reach no sandbox, and those for the engine stay in force.
 
 use crate::support::{
     Process, Worker,
@@ -11,7 +11,7 @@ use crate::support::{
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
-/// All of the section about containers that can be seen from within one, but its PID namespace.
+/// Settings for containers that are visible inside one, except the PID namespace.
 const OPEN: &str = r#"
 [containers]
 annotations = ["leak=1"]
@@ -35,19 +35,19 @@ userns = "keep-id"
 utsns = "host"
 volumes = ["HOME/leak:/leak:ro"]
 "#;
-/// The engine's settings: a runtime that notes each sandbox.
+/// Settings for the engine: a runtime that records each sandbox.
 const ENGINE: &str = r#"
 [engine]
 runtime = "noting"
 [engine.runtimes]
 noting = ["HOME/bin/noting"]
 "#;
-/// What a job looks at.
+/// Script that prints what a job sees.
 const LOOK: &str = "for name in cgroup ipc mnt net pid user uts; do echo $name $(readlink /proc/self/ns/$name); done; \
     cut -d' ' -f2 /proc/mounts; env; ls -A /dev; umask; date +%Z; \
     grep -E '^(CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; cat /proc/sys/net/ipv4/conf/all/log_martians";
 
-/// What a job sees in a worker that is started in this environment.
+/// Starts a worker in this environment, and returns what a job sees in it.
 fn seen(variables: &[(&str, &str)]) -> (Worker, String) {
     let worker = Worker::start_with(&[], variables);
     let result = worker.run(&Worker::script(LOOK));
@@ -79,7 +79,7 @@ fn assert_closed(seen: &str) {
 #[test]
 fn settings_for_containers_reach_no_job() {
     let host = PodmanHost::new();
-    // The one that works on this host.
+    // The runtime that works on this host.
     let runtime = Worker::start(&[]).run(&Worker::script("true"));
     let runtime = runtime["effective"]["runtime"].as_str().unwrap();
     let script = format!("echo $* >>HOME/noted; exec {runtime} \"$@\"");
@@ -99,7 +99,7 @@ fn annotations_and_user_namespaces_reach_no_container() {
     let settings = host.settings("containers.conf", OPEN);
     let variables = [
         ("CONTAINERS_CONF", settings.as_str()),
-        // Known from podman 4.6 on.
+        // Podman reads it from 4.6 on.
         ("CONTAINERS_CONF_OVERRIDE", &settings),
         ("PODMAN_USERNS", "keep-id"),
     ];
@@ -110,11 +110,14 @@ fn annotations_and_user_namespaces_reach_no_container() {
     let [id] = &worker.containers()[..] else {
         panic!("one container")
     };
-    let told = podman(&["container", "inspect", id]).unwrap();
-    let told: Value = serde_json::from_str(&told).unwrap();
-    let annotations = told[0]["Config"]["Annotations"].to_string();
+    let inspected = podman(&["container", "inspect", id]).unwrap();
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    let annotations = inspected[0]["Config"]["Annotations"].to_string();
     assert!(!annotations.contains("leak"), "{annotations}");
-    assert_ne!(told[0]["HostConfig"]["UsernsMode"], "private", "{told}");
+    assert_ne!(
+        inspected[0]["HostConfig"]["UsernsMode"], "private",
+        "{inspected}"
+    );
     let cancel = format!("{}:cancel", Worker::path(&job));
     worker.api.act(&cancel).json(200);
     assert_eq!(events.last().unwrap()["status"], "canceled");
@@ -123,7 +126,7 @@ fn annotations_and_user_namespaces_reach_no_container() {
 #[test]
 fn settings_of_a_plain_user_reach_no_job() {
     let host = PodmanHost::new();
-    // Root has none of its own, and they must not be read then.
+    // Root has no settings of its own, and must not read these.
     host.settings("config/containers/containers.conf", OPEN);
     host.settings(
         "config/containers/containers.conf.d/1.conf",
@@ -139,11 +142,11 @@ fn settings_that_are_no_toml_stop_the_start() {
     let host = PodmanHost::new();
     let settings = host.settings("broken.conf", "[engine\n");
     for path in [settings.as_str(), "/nonexistent/containers.conf"] {
-        let told = host.refusal("podman", |mut command| {
+        let message = host.refusal("podman", |mut command| {
             command.env("CONTAINERS_CONF", path);
             command
         });
-        assert!(told.contains(path), "{told}");
+        assert!(message.contains(path), "{message}");
     }
 }
 
@@ -153,7 +156,7 @@ fn mounts_of_the_host_reach_no_sandbox() {
     let mounts = host.text("HOME/leak:/run/secrets/leak\n");
     host.settings("etc/containers/mounts.conf", &mounts);
     host.settings("home/.config/containers/mounts.conf", &mounts);
-    // A start looks at a sandbox, and would refuse.
+    // The start checks a sandbox, and would fail.
     let mut command = role(host.path(), "worker", &host.data_dir());
     command.args(host.worker("podman"));
     let mut inside = if is_root() {

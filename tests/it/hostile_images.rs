@@ -1,5 +1,5 @@
-//! Images that are made to reach podman or the host: none does, each ends its job with the reason, and the node
-//! takes the next one.
+//! Images that attack podman or the host: none succeeds, each fails its job with the reason, and the node accepts the
+//! next one.
 
 use crate::support::{
     Worker,
@@ -44,7 +44,7 @@ fn assert_refused(worker: &Worker, image: &OddImage, reason: &str) {
     assert!(message.contains(reason), "{reason} in {message}");
 }
 
-/// The node is ready, takes a job, and nothing is left of those before.
+/// The node is ready, runs a job, and has nothing left of earlier ones.
 fn assert_serves(worker: &Worker) {
     worker.api.get("/readyz").expect(200);
     assert_eq!(worker.run(&Worker::script("echo next"))["stdout"], "next\n");
@@ -77,8 +77,8 @@ fn volumes_of_an_image_are_not_made() {
 #[test]
 fn volume_of_an_image_hides_no_device() {
     let worker = Worker::start(&[]);
-    // With `USER 1000`, a runtime that takes the image's file for the device gives the host's own to that user.
-    // As root the same can be seen without harm.
+    // With `USER 1000`, a runtime that mistakes the image's file for the device would give the host's device to that
+    // user. As root the same shows without harm.
     let fake = |root: &Path| {
         fs::create_dir(root.join("dev")).unwrap();
         symlink("/proc/keys", root.join("dev/null")).unwrap();
@@ -140,25 +140,25 @@ fn annotations_for_a_runtime_are_refused() {
         let image = from_ours(&["--annotation", order]);
         assert_refused(&worker, &image, order.split_once('=').unwrap().0);
     }
-    for told in [
+    for annotation in [
         "org.opencontainers.image.vendor=x",
         "com.example.team=x",
         "maintainer=x",
     ] {
-        let told = from_ours(&["--annotation", told]);
-        assert_eq!(run(&worker, &told, "echo ran")["stdout"], "ran\n");
+        let image = from_ours(&["--annotation", annotation]);
+        assert_eq!(run(&worker, &image, "echo ran")["stdout"], "ran\n");
     }
     assert_serves(&worker);
 }
 
 const ORDER: &str = "run.oci.cynode-test";
 
-/// What to pull to give an image, whose id stays, another manifest with an annotation that orders something.
+/// A copy of an image to pull, with the same id and another manifest that has an annotation for a runtime.
 struct Twin(TempDir);
 
 impl Twin {
     fn of(image: &OddImage) -> Self {
-        // Podman makes a name of the path, and names have no capitals.
+        // Podman derives a name from the path, and names have no capital letters.
         let name = format!("cynode-{}", uuid());
         let mut home = tempfile::Builder::new();
         let twin = Self(home.prefix(&name).rand_bytes(0).tempdir_in("/tmp").unwrap());
@@ -292,10 +292,10 @@ fn links_at_podmans_own_files_reach_nothing_outside() {
     ];
     for image in &cases {
         let result = run(&worker, image, "echo ran");
-        // Which of them a runtime can mount over differs; none is podman's fault.
+        // Runtimes differ in which of them they can mount over; the fault is always the image's.
         let kind = &result["error"]["type"];
-        let is_told = result["stdout"] == "ran\n" || kind == "image-not-runnable";
-        assert!(is_told, "{result}");
+        let is_expected = result["stdout"] == "ran\n" || kind == "image-not-runnable";
+        assert!(is_expected, "{result}");
         let left: Vec<_> = fs::read_dir(home.path()).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
@@ -315,8 +315,8 @@ fn garbage_in_an_images_settings_ends_the_job() {
     for image in &cases {
         let result = run(&worker, image, "echo ran");
         let kind = &result["error"]["type"];
-        let is_told = result["stdout"] == "ran\n" || kind == "image-not-runnable";
-        assert!(is_told, "{result}");
+        let is_expected = result["stdout"] == "ran\n" || kind == "image-not-runnable";
+        assert!(is_expected, "{result}");
     }
     assert_serves(&worker);
 }

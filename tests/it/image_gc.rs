@@ -88,7 +88,7 @@ fn unused_pulled_image_goes_and_comes_back() {
     }
     assert!(registry.has(&built), "nobody pulled it");
     let log = worker.process.stderr();
-    assert!(log.contains("removed an unused image"), "{log}");
+    assert!(log.contains("unused image removed"), "{log}");
 }
 
 #[test]

@@ -1,12 +1,11 @@
-//! What a sandbox's command can ask the kernel for: everything that work needs, and nothing that outlives or
-//! leaves the sandbox.
+//! System calls of a sandbox's command: those that work needs succeed, and none outlives or leaves the sandbox.
 
 use crate::support::{Worker, attack, image::podman};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
 
-/// The lines that the hostile command prints.
+/// Attempts of the hostile command, each with its outcome.
 fn lines(result: &Value) -> Vec<(String, String)> {
     assert_eq!(result["status"], "completed", "{result}");
     let stdout = result["stdout"].as_str().unwrap();
@@ -72,7 +71,7 @@ fn killed_init_fails_job_without_retry() {
     let label = format!("label=io.cynode.job-id={}", job["job_id"].as_str().unwrap());
     let pid = podman(&["ps", "--filter", &label, "--format", "{{.Pid}}"]).unwrap();
     let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    // As the kernel does when memory runs out and a command made init its first choice.
+    // As the kernel does when memory runs out and init is its first choice.
     kill_process(pid, Signal::KILL).unwrap();
     let last = events.last().unwrap();
     assert_eq!(

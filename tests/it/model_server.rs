@@ -1,5 +1,4 @@
-//! The stand-in for a model server is worth testing against: it runs in a container as Ollama
-//! does, and answers in Ollama's shapes.
+//! The stand-in for a model server: it runs in a container and answers like Ollama.
 
 use crate::support::{
     Api, ModelServer, Reply, eventually,
@@ -15,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// The objects of a stream, one a line.
+/// Objects of a stream, one per line.
 fn stream(api: &Api, path: &str, body: &Value) -> Vec<Value> {
     let lines = api.lines("POST", path, &[], body.to_string().as_bytes());
     lines
@@ -23,7 +22,7 @@ fn stream(api: &Api, path: &str, body: &Value) -> Vec<Value> {
         .collect()
 }
 
-/// The object of an answer of this status.
+/// Object of an answer with this status.
 fn object(reply: &Reply, status: u16) -> Value {
     serde_json::from_slice(&reply.expect(status).body).unwrap()
 }
@@ -68,11 +67,11 @@ fn model_is_pulled_and_answers_all_apis() {
     assert!(missing.last().unwrap()["error"].is_string(), "{missing:?}");
 
     let pieces = stream(api, "/api/generate", &generate);
-    let told: Vec<&str> = pieces
+    let text: Vec<&str> = pieces
         .iter()
         .map(|p| p["response"].as_str().unwrap())
         .collect();
-    assert_eq!(told, ["echo: ", "why ", "is ", "it ", "so", ""]);
+    assert_eq!(text, ["echo: ", "why ", "is ", "it ", "so", ""]);
     let last = pieces.last().unwrap();
     assert_eq!(
         (&last["done"], &last["done_reason"]),
@@ -88,11 +87,11 @@ fn model_is_pulled_and_answers_all_apis() {
         {"role": "user", "content": "then this"},
     ]});
     let pieces = stream(api, "/api/chat", &talk);
-    let told: String = pieces
+    let text: String = pieces
         .iter()
         .map(|p| p["message"]["content"].as_str().unwrap())
         .collect();
-    assert_eq!(told, "echo: then this");
+    assert_eq!(text, "echo: then this");
     let mut whole = talk.clone();
     whole["stream"] = false.into();
     let answer = object(&api.post("/api/chat", &whole), 200);
@@ -108,7 +107,7 @@ fn model_is_pulled_and_answers_all_apis() {
     );
 }
 
-/// The same talk in OpenAI's shapes.
+/// The same conversation in OpenAI's format.
 fn openai(api: &Api, talk: &Value) {
     let list = object(&api.get("/v1/models"), 200);
     assert_eq!(list["data"][0]["id"], "tiny:latest");
@@ -127,7 +126,7 @@ fn openai(api: &Api, talk: &Value) {
         .collect();
     let (done, chunks) = data.split_last().unwrap();
     assert_eq!(done, "[DONE]");
-    let told: String = chunks
+    let text: String = chunks
         .iter()
         .map(|chunk| serde_json::from_str::<Value>(chunk).unwrap())
         .map(|chunk| {
@@ -137,7 +136,7 @@ fn openai(api: &Api, talk: &Value) {
                 .to_owned()
         })
         .collect();
-    assert_eq!(told, "echo: then this");
+    assert_eq!(text, "echo: then this");
     wish["model"] = "other".into();
     let unknown = object(&api.post(path, &wish), 404);
     assert_eq!(unknown["error"]["type"], "not_found_error");
@@ -153,7 +152,7 @@ fn volume_keeps_models_over_container_replacement() {
     let given = "--env=STAND_IN_MODELS=given";
     let old = ModelServer::start(OLLAMA_IMAGE, &[&mount, given]);
     pull(&old.api, "example/tiny:1b");
-    assert_eq!(old.stop(), 0, "it ends by itself when it is told to");
+    assert_eq!(old.stop(), 0, "it ends on request");
     drop(old);
     let next = ModelServer::start(NEXT_OLLAMA_IMAGE, &[&mount]);
     let version = object(&next.api.get("/api/version"), 200);
@@ -176,7 +175,7 @@ fn silent_server_accepts_without_answering() {
     });
     let mut stream = TcpStream::connect(server.api.address()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    // That something never comes can't be waited for; a working one answers within this.
+    // A working server answers within this time.
     stream
         .set_read_timeout(Some(Duration::from_secs(1)))
         .unwrap();

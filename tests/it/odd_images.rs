@@ -1,4 +1,4 @@
-//! Images in which nothing can be run, and odd ones in which it can: an image's fault is told from podman's.
+//! Images that can't run, and odd images that can: an image's fault is distinguished from podman's.
 
 use crate::support::{
     Worker,
@@ -49,7 +49,7 @@ fn unrunnable_image_fails_job_with_podmans_reason() {
         assert!(message.contains(words), "{words} in {message}");
         assert_eq!(result["stdout"], "", "{result}");
     }
-    // Nobody has reason to doubt podman.
+    // Podman counts as healthy.
     worker.api.get("/readyz").expect(200);
     worker.assert_clean();
 }
@@ -99,7 +99,7 @@ fn hosts_file_names_the_sandbox_and_nothing_else() {
     assert!(names.iter().all(known), "{text}");
 }
 
-/// A podman that refuses to start a sandbox with an image as its script says, and does all else.
+/// A worker whose podman refuses to start a sandbox with an image as `refusal` decides, and does everything else.
 fn refusing(home: &Path, refusal: &str) -> Worker {
     let script = format!(
         "case \" $* \" in *' image mount '*) kind=mount;; *' --rootfs '*) ;; *' run '*) kind=run;; esac\n\
@@ -138,7 +138,7 @@ fn podman_failure_is_no_image_fault() {
 #[test]
 fn cancel_works_during_fault_analysis() {
     let home = tempfile::tempdir().unwrap();
-    // Every image is mounted once before it is run.
+    // Every image is mounted once before it runs.
     let hangs = "[ \"$kind\" = run ] && touch $PLACE/refused; \
                  [ \"$kind\" = mount ] && [ -e $PLACE/refused ] && mkdir $PLACE/looking && exec sleep 1000";
     let worker = refusing(home.path(), hangs);
@@ -159,8 +159,8 @@ fn cancel_works_during_fault_analysis() {
 #[test]
 fn canceled_check_leaves_no_image_mounted() {
     let home = tempfile::tempdir().unwrap();
-    // The first time it is mounted to look at it; the second, to know why podman refuses it.
-    // Rootless, it is called twice for each: to enter a namespace, and inside.
+    // The first mount checks the image's files; the second finds why podman refuses it. Rootless, podman is called twice
+    // for each: to enter a namespace, and inside.
     let hangs = "case \" $* \" in *' unshare '*) exec podman \"$@\";; esac\n\
          [ \"$kind\" = mount ] && mkdir $PLACE/first 2>/dev/null && exec podman \"$@\"\n\
          [ \"$kind\" = mount ] && podman \"$@\" && touch $PLACE/mounted && exec sleep 1000";
@@ -176,7 +176,7 @@ fn canceled_check_leaves_no_image_mounted() {
     assert_eq!(events.last().unwrap()["status"], "canceled");
     worker.assert_clean();
     let list = ["unshare", "podman", "image", "mount"];
-    // Only rootless does it need a namespace for that.
+    // Only rootless podman needs a namespace for that.
     let list = &list[if geteuid().is_root() { 2 } else { 0 }..];
     let mounted = podman(list).unwrap();
     assert!(!mounted.contains(&image.0), "{mounted}");

@@ -19,7 +19,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
         ("env=['LEAK=1']", "variable LEAK (containers.conf: env)"),
         (
             "volumes=['HOME/leak:/leak']",
-            "/leak is mounted in it (containers.conf: volumes",
+            "/leak is mounted (containers.conf: volumes",
         ),
         (
             "seccomp_profile='unconfined'",
@@ -62,10 +62,10 @@ fn node_refuses_to_start_with_open_sandboxes() {
         cases.push((instead("--ipc=private", "--ipc=host"), named));
     }
     for (script, named) in cases {
-        let told = host.refusal(&host.engine(&script), |command| command);
+        let message = host.refusal(&host.engine(&script), |command| command);
         assert!(
-            told.contains("not closed") && told.contains(named),
-            "{named}: {told}"
+            message.contains("not isolated") && message.contains(named),
+            "{named}: {message}"
         );
     }
 }
@@ -130,12 +130,12 @@ fn sandbox_in_host_pid_namespace_runs_nothing() {
     let settings = host.settings("containers.conf", PIDNS);
     let engine = host.engine(&format!("export CONTAINERS_CONF={settings}; {script}"));
     let marker = host.path().join("bystander-lives");
-    let told = host.refusal(&engine, |command| in_namespace(&marker, &command));
+    let message = host.refusal(&engine, |command| in_namespace(&marker, &command));
     assert!(
-        told.contains("pid namespace (containers.conf: pidns)"),
-        "{told}"
+        message.contains("pid namespace (containers.conf: pidns)"),
+        "{message}"
     );
-    assert!(marker.exists(), "it ended others: {told}");
+    assert!(marker.exists(), "it ended others: {message}");
 }
 
 #[test]

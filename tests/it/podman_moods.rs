@@ -1,5 +1,5 @@
-//! A podman that hangs or fails, wherever it does so: the worker answers, jobs end honestly and in time,
-//! and nothing is left. Podman stands behind a script that plays its moods.
+//! A podman that hangs or fails at any step: the worker keeps answering, jobs end in time with the right result, and
+//! nothing is left. A script in podman's place plays its moods.
 
 use crate::support::{
     Process, Worker,
@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
-/// What podman does in a mood. `wait` hangs, deaf to TERM, until the mood is over.
+/// Moods: scripts that run in podman's place. `wait_for_it` hangs until the mood is over.
 const DEAF: &str = "trap '' TERM; wait_for_it";
 const STOPPED: &str = "kill -STOP $$";
 const AFTERWARDS: &str = "podman \"$@\"; code=$?; trap '' TERM; wait_for_it; exit $code";
 const HELD_OPEN: &str = "sleep 1000 & echo $! >>HOME/pids; podman \"$@\"; exit";
 const FAILING: &str = "echo 'Error: out of sorts' >&2; exit 125";
-/// Leaves a container of the name and the labels that were asked for, as a podman does that is ended midway.
+/// Leaves a container with the requested name and labels, as a podman that is ended midway.
 const LEAVING: &str = "kept=; for word; do case $word in --name=*|--label=*) kept=\"$kept $word\";; esac; done; \
     podman create --quiet $kept IMAGE true >/dev/null";
 
@@ -53,7 +53,7 @@ impl Moody {
         Worker::start(&[&["--engine", &self.engine()], more].concat())
     }
 
-    /// From now on `podman COMMAND` is in this mood.
+    /// Puts `podman COMMAND` into a mood.
     fn get(&self, command: &str, mood: &str) {
         let mood = mood.replace("HOME", self.path().to_str().unwrap());
         let draft = self.path().join("draft");
@@ -65,19 +65,19 @@ impl Moody {
         fs::remove_file(self.path().join(format!("mood-{command}"))).unwrap();
     }
 
-    /// What was asked of it, by subcommand.
+    /// Subcommands that were called.
     fn calls(&self) -> String {
         fs::read_to_string(self.path().join("calls")).unwrap()
     }
 
-    /// Whom the moods have caught.
+    /// PIDs of processes that a mood holds.
     fn caught(&self) -> Vec<i32> {
         let pids = fs::read_to_string(self.path().join("pids")).unwrap_or_default();
         pids.lines().map(|pid| pid.parse().unwrap()).collect()
     }
 
     fn wait_until_caught(&self, n: usize) {
-        eventually("it is in the mood", || {
+        eventually("a process is held by the mood", || {
             (self.caught().len() >= n).then_some(())
         });
     }
@@ -93,10 +93,10 @@ impl Moody {
 }
 
 impl Drop for Moody {
-    /// Neither a test that fails nor a helper that is nobody's leaves anything.
+    /// Ends processes that a failed test or an orphaned child left.
     fn drop(&mut self) {
         for pid in self.caught() {
-            // By now its number may be another's.
+            // The number may have been reused.
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             if line.contains("moody-podman") || line.contains("sleep\x001000") {
                 kill(pid, Signal::KILL);
@@ -147,11 +147,11 @@ fn hanging_podman_delays_no_result_and_is_reported() {
     assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
     let next = Worker::script("echo next");
     let mut events = worker.follow(&next, 0);
-    let told = events.next().unwrap();
-    assert_eq!(told["event"], "status", "{told}");
+    let event = events.next().unwrap();
+    assert_eq!(event["event"], "status", "{event}");
     assert!(
-        told["detail"].as_str().unwrap().contains("cleared away"),
-        "{told}"
+        event["detail"].as_str().unwrap().contains("cleared away"),
+        "{event}"
     );
     moody.is_over("run");
     assert_eq!(last(events)["stdout"], "next\n");
@@ -163,14 +163,14 @@ fn hanging_calls_delay_no_job_and_are_killed() {
     let mut worker = moody.worker(&["--max-concurrency", "9"]);
     worker.run(&Worker::script("true"));
     moody.get("image", DEAF);
-    // More than may ask at the same time.
+    // More calls than may run at the same time.
     let nowhere = |n| json!({"image": format!("localhost/cynode-nowhere-{n}")});
     let jobs: Vec<Value> = (0..6)
         .map(|n| Worker::script_with("true", nowhere(n)))
         .collect();
     let waiting: Vec<_> = jobs.iter().map(|job| worker.follow(job, 0)).collect();
     moody.wait_until_caught(4);
-    // Its image is known.
+    // The image of this job is cached.
     assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
     worker.api.get("/readyz").expect(200);
     for (job, events) in jobs.iter().zip(waiting) {
@@ -199,13 +199,13 @@ fn broken_podman_refuses_jobs_with_reason() {
     moody.get("run", FAILING);
     let result = worker.run(&Worker::script("true"));
     assert_eq!(result["error"]["type"], "engine-error", "{result}");
-    let told = eventually("it is not ready", || {
+    let reason = eventually("it is not ready", || {
         let reply = worker.api.get("/readyz");
         (reply.status == 503).then(|| String::from_utf8_lossy(&reply.body).into_owned())
     });
     assert!(
-        told.contains("podman") && told.contains("out of sorts"),
-        "{told}"
+        reason.contains("podman") && reason.contains("out of sorts"),
+        "{reason}"
     );
     let refusal = worker
         .send(&Worker::script("true"))
@@ -214,14 +214,14 @@ fn broken_podman_refuses_jobs_with_reason() {
         refusal["detail"].as_str().unwrap().contains("out of sorts"),
         "{refusal}"
     );
-    // What it left while it was out of sorts goes as soon as it is well.
+    // A container that it left is removed once it works again.
     let name = format!("cynode-left-{}", crate::support::uuid());
     leave(&worker, &name);
     moody.is_over("run");
     eventually_eq("it is ready again", 200, || {
         worker.api.get("/readyz").status
     });
-    eventually("what was left is swept up", || {
+    eventually("the container is removed", || {
         worker.containers().is_empty().then_some(())
     });
     assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
@@ -235,20 +235,20 @@ fn leaving(then: &str) -> String {
 fn start_that_was_given_up_leaves_no_container() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
-    // Told to end, it claims that all is well.
+    // After TERM it reports success.
     let given_up = leaving("trap 'exit 0' TERM; while :; do sleep 0.05; done");
     moody.get("run", &given_up);
     moody.get("rm", FAILING);
     let job = Worker::script("true");
     let events = worker.follow(&job, 0);
-    eventually("a container is there", || {
+    eventually("a container exists", || {
         (worker.containers().len() == 1).then_some(())
     });
     cancel(&worker, &job);
     assert_eq!(last(events)["status"], "canceled");
     moody.is_over("run");
-    // However often the removal fails: by the shim, by the worker, by a look for what was left.
-    eventually("its removal was tried", || {
+    // The removal fails in the shim, in the worker and in the collection of orphans.
+    eventually("its removal was attempted", || {
         (moody.calls().matches("rm\n").count() > 6).then_some(())
     });
     assert_eq!(worker.containers().len(), 1);
@@ -272,7 +272,7 @@ fn failed_probe_leaves_no_container() {
     assert!(crate::support::server::containers_of(uuid.trim()).is_empty());
 }
 
-/// Makes a sandbox of the worker that no job waits for.
+/// Creates a sandbox of the worker without a job.
 fn leave(worker: &Worker, name: &str) {
     let labels = [
         format!("--label=io.cynode.node={}", worker.node_uuid()),

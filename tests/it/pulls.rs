@@ -1,12 +1,12 @@
-//! Images that are not here yet: fetched once for all who wait, who are told how far it is and may
-//! stop waiting. No registry is asked: podman stands behind a script that plays one for its pulls.
+//! Pulls of missing images: one pull for all jobs that wait, with its progress, and jobs that stop waiting. No registry
+//! is asked: a script in podman's place plays its pulls.
 
 use crate::support::{Worker, eventually, image::IMAGE, image::podman, uuid};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 use tempfile::TempDir;
 
-/// A podman whose pulls wait until they are let go, and then end as told.
+/// A podman whose pulls hang until they are released, and then run a script.
 struct Registry {
     home: TempDir,
     image: String,
@@ -45,20 +45,20 @@ impl Registry {
         fs::write(self.home.path().join("go"), "").unwrap();
     }
 
-    /// What was pulled, a line each time.
+    /// Pulls so far, one per line.
     fn pulls(&self) -> String {
         fs::read_to_string(self.home.path().join("pulls")).unwrap_or_default()
     }
 }
 
-/// Sends a job and reads until it tells of the pull.
+/// Sends a job and reads its events up to the pull.
 fn wait_for_pull(worker: &Worker, job: &Value) -> impl Iterator<Item = Value> {
     let mut events = worker.follow(job, 0);
-    let told = events.next().unwrap();
-    assert_eq!(told["event"], "status");
+    let event = events.next().unwrap();
+    assert_eq!(event["event"], "status");
     assert!(
-        told["detail"].as_str().unwrap().starts_with("pulling "),
-        "{told}"
+        event["detail"].as_str().unwrap().starts_with("pulling "),
+        "{event}"
     );
     events
 }
@@ -78,7 +78,7 @@ fn missing_image_is_pulled_once_for_all() {
         registry.pulls(),
         format!("pull docker://{}\n", registry.image)
     );
-    // From then on it is here.
+    // The image is present from then on.
     assert_eq!(worker.run(&registry.job())["stdout"], "here\n");
     assert_eq!(registry.pulls().lines().count(), 1);
     podman(&["untag", IMAGE, &registry.image]).unwrap();
@@ -111,13 +111,13 @@ fn canceled_job_leaves_pull_to_others() {
     let registry = Registry::new(&tag);
     let worker = registry.worker();
     let (canceled, waits) = (registry.job(), registry.job());
-    let told = wait_for_pull(&worker, &canceled);
+    let events = wait_for_pull(&worker, &canceled);
     let others = wait_for_pull(&worker, &waits);
     worker
         .api
         .act(&format!("{}:cancel", Worker::path(&canceled)))
         .json(200);
-    let result = told.last().unwrap();
+    let result = events.last().unwrap();
     assert_eq!(
         result["status"], "canceled",
         "before the pull has ended: {result}"
@@ -128,7 +128,7 @@ fn canceled_job_leaves_pull_to_others() {
     podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
 
-/// Whoever dies in between: what was accepted is run once the image is here.
+/// A worker's restart loses no accepted job.
 #[test]
 fn job_waits_for_image_again_after_restart() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
@@ -137,7 +137,7 @@ fn job_waits_for_image_again_after_restart() {
     let job = registry.job();
     drop(wait_for_pull(&worker, &job));
     worker.restart();
-    eventually("it is pulled again", || {
+    eventually("the image is pulled again", || {
         (registry.pulls().lines().count() == 2).then_some(())
     });
     registry.let_go();

@@ -1,5 +1,5 @@
-//! Registries that a user names: those of the node's own network need the operator's permission, none of
-//! them can hold up other jobs, and what podman says of them stays in the node's log.
+//! Registries that a user names: one in the node's own network needs the operator's permission, none can delay other
+//! jobs, and podman's messages about them stay in the node's log.
 
 use crate::support::{
     Cluster, ModelPort, Node, Orchestrator, Worker, eventually,
@@ -17,7 +17,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A podman that fails every pull in these words and writes down which were asked for.
+/// A podman that fails every pull with a message, and records the pulls.
 struct Engine(TempDir);
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
     }
 }
 
-/// A registry that takes connections and never says a word.
+/// A registry that accepts connections and never answers.
 struct SilentRegistry(SocketAddr);
 
 impl SilentRegistry {
@@ -60,7 +60,7 @@ impl SilentRegistry {
             for stream in listener.incoming().flatten() {
                 thread::spawn(move || {
                     let mut stream = stream;
-                    // Until the other end gives up.
+                    // Until the other end closes.
                     while matches!(stream.read(&mut [0; 1024]), Ok(1..)) {}
                 });
             }
@@ -133,7 +133,7 @@ fn default_image_permits_its_own_pull() {
     let engine = Engine::failing("Error: no");
     let image = "registry.invalid:5000/team/tool:1";
     let worker = engine.worker(&["--prefetch-image", image]);
-    eventually("it is pulled", || {
+    eventually("the image is pulled", || {
         let pulled = format!("pull docker://{image}\n");
         engine.pulls().contains(&pulled).then_some(())
     });
@@ -164,7 +164,7 @@ fn pull_error_shows_only_its_class() {
         "registry.invalid/*",
     ];
     for (flags, class) in [
-        // Who chose the registry could have it lead elsewhere, and see what answers there.
+        // A user could choose a registry that redirects, and learn who answers there.
         (&[][..], "can't be pulled: the node's log says why"),
         (&named, "could not be reached"),
     ] {
@@ -196,7 +196,7 @@ fn jobs_go_on_while_a_registry_never_answers() {
         "here\n",
         "beside the one that waits"
     );
-    // No more wait than can run, so that nobody fills the node with them.
+    // As many jobs wait for pulls as can run, so that no user fills the node with them.
     worker
         .send(&Worker::job_in(&registry.image(), &["true"]))
         .problem(429, "pulls-full");
@@ -219,7 +219,7 @@ fn jobs_go_on_while_a_registry_never_answers() {
     }
     assert_eq!(events.last().unwrap()["status"], "canceled");
     let pattern = format!("docker://{}", registry.0);
-    eventually("a pull that nobody waits for is ended", || {
+    eventually("a pull without waiting jobs is ended", || {
         let left = crate::support::server::processes(|arguments| {
             arguments.iter().any(|word| word.starts_with(&pattern))
         });
@@ -234,7 +234,7 @@ fn tasks_go_on_while_a_registry_never_answers() {
     let flags = [&words(&flags)[..], &["--max-concurrency", "1"]].concat();
     let cluster = Cluster::start_with(&flags);
     let waits = cluster.create(&json!({"script": "true", "image": registry.image()}));
-    eventually("it waits for its image", || {
+    eventually("the task waits for its image", || {
         let listed = podman_pulls(&registry);
         (!listed.is_empty()).then_some(())
     });

@@ -1,7 +1,8 @@
-//! Opening what a tree closes against its removal: modes, the immutable and append-only flags, read-only
+//! Access to entries of a tree that prevent their removal: modes, the immutable and append-only flags, read-only
 //! subvolumes of btrfs.
 //!
-//! All of it is tried and nothing is checked: where we may not, what follows fails and says so.
+//! Everything here is an attempt whose result is not checked: where it is not permitted, the removal that follows fails
+//! and reports that.
 
 use rustix::{
     fs::{
@@ -14,7 +15,7 @@ use rustix::{
 };
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
-/// How a directory is opened: never through a link, never anything else.
+/// Flags to open a directory: never through a link, and nothing else.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -29,10 +30,10 @@ pub(super) fn open(at: impl AsFd, name: impl Arg) -> rustix::io::Result<OwnedFd>
     openat(at, name, DIRECTORY, Mode::empty())
 }
 
-/// Opens a directory that is to be emptied, unless something else is mounted there: that is not for us to empty.
+/// Opens a directory to empty it. Fails where another file system is mounted there, which must not be emptied.
 pub(super) fn open_inside(at: impl AsFd, name: impl Arg + Copy) -> rustix::io::Result<OwnedFd> {
     let directory = match openat2(&at, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV) {
-        // Kernels before 5.6 don't know it.
+        // Kernels before 5.6 don't have it.
         Err(Errno::NOSYS) => open(at, name)?,
         opened => opened?,
     };
@@ -42,17 +43,17 @@ pub(super) fn open_inside(at: impl AsFd, name: impl Arg + Copy) -> rustix::io::R
     Ok(directory)
 }
 
-/// Lets us into a directory of ours, and not through a link.
+/// Gives a directory a mode with which it can be entered, without following a link.
 pub(super) fn make_accessible(at: impl AsFd, name: impl Arg) {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     if let Ok(directory) = openat(at, name, flags, Mode::empty()) {
-        // A descriptor of that kind can't be changed itself.
+        // The mode can't be changed through a descriptor with O_PATH itself.
         let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
         let _ = chmod(path, Mode::RWXU);
     }
 }
 
-/// Takes away what keeps an entry of a directory from being removed.
+/// Clears the flags that prevent an entry of a directory from being removed.
 pub(super) fn unlock(at: impl AsFd, name: impl Arg + Copy, kind: FileType) {
     clear_flags(&at);
     let opened = match kind {
@@ -61,7 +62,7 @@ pub(super) fn unlock(at: impl AsFd, name: impl Arg + Copy, kind: FileType) {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             openat(&at, name, flags, Mode::empty())
         }
-        // To open a device or a FIFO may do anything, and the others have no flags.
+        // Opening a device or a FIFO may have any effect, and other types have no flags.
         _ => return,
     };
     if let Ok(entry) = opened {
@@ -70,7 +71,7 @@ pub(super) fn unlock(at: impl AsFd, name: impl Arg + Copy, kind: FileType) {
 }
 
 fn clear_flags(of: impl AsFd) {
-    // The directory that holds a tree is named by a path, and not opened.
+    // The parent of a tree is given as a path, without a descriptor.
     if of.as_fd().as_raw_fd() == CWD.as_raw_fd() {
         return;
     }

@@ -1,7 +1,7 @@
-//! Removing a tree where it is, for directories that can't be moved.
+//! Removal of a tree in place, for directories that can't be moved.
 //!
-//! Depth first, with one descriptor for the directory that is being emptied and the way back through `..`. On
-//! the way up each directory has to be the one that it was on the way down.
+//! It goes depth first, with one descriptor for the directory that is being emptied, and back up through `..`. On the way
+//! up each directory has to be the same as on the way down.
 
 use super::{
     Failures,
@@ -24,11 +24,11 @@ type Identity = (u64, u64);
 /// One step down.
 struct Step {
     name: CString,
-    /// The directory that `name` is in.
+    /// Directory that contains `name`.
     above: Identity,
 }
 
-/// Removes `name` in `parent` and all that is in it, as far as possible. False where it is still there.
+/// Removes `name` in `parent` and everything in it, as far as possible. Returns false where it still exists.
 pub(super) fn remove(parent: &OwnedFd, name: &CStr, failures: &mut Failures) -> bool {
     let mut walk = Walk {
         steps: Vec::new(),
@@ -46,7 +46,7 @@ pub(super) fn remove(parent: &OwnedFd, name: &CStr, failures: &mut Failures) -> 
 
 struct Walk<'a> {
     steps: Vec<Step>,
-    /// What can't be removed.
+    /// Entries that can't be removed.
     unremovable: HashSet<Identity>,
     failures: &'a mut Failures,
 }
@@ -67,7 +67,7 @@ impl Walk<'_> {
             };
             let above = open(&current, c"..")?;
             if identity(&above)? != step.above {
-                // Somebody moves directories about while we are in them.
+                // The directories are being moved around.
                 return Err(Errno::STALE);
             }
             let removed = remove_one(&above, step.name.as_c_str(), FileType::Directory);
@@ -91,7 +91,7 @@ impl Walk<'_> {
         Ok(inner)
     }
 
-    /// Removes what can be removed of a directory until another one that isn't empty is in the way.
+    /// Removes entries of a directory until one is a directory that isn't empty, and returns that.
     fn next_directory(&mut self, current: &OwnedFd) -> rustix::io::Result<Option<CString>> {
         for entry in Dir::read_from(current)? {
             let Some((name, kind)) = entry_name_and_type(current, &entry?)? else {
@@ -113,7 +113,7 @@ impl Walk<'_> {
 
     fn give_up(&mut self, at: &OwnedFd, name: &CStr, error: Errno) -> rustix::io::Result<()> {
         self.unremovable.insert(identity_of(at, name)?);
-        // A directory is mentioned only where nothing in it was.
+        // A directory is reported only where none of its entries was.
         if error != Errno::NOTEMPTY {
             self.failures.add(name, error);
         }

@@ -1,4 +1,4 @@
-//! Trees that a hostile job might leave.
+//! Trees that a hostile job may leave.
 
 use super::*;
 use rustix::fs::{IFlags, Mode, chmodat, ioctl_setflags, mkdirat};
@@ -7,7 +7,7 @@ use std::{
     os::unix::{fs::symlink, net::UnixListener},
 };
 
-/// Makes a chain of so many directories.
+/// Creates a chain of directories.
 fn deep(tree: &Path, levels: usize) {
     fs::create_dir(tree).unwrap();
     let mut at = open(CWD, tree).unwrap();
@@ -17,7 +17,7 @@ fn deep(tree: &Path, levels: usize) {
     }
 }
 
-/// Removes a tree as one that can't be moved.
+/// Removes a tree as if it could not be moved.
 fn remove_in_place(home: &Path, name: &CStr) -> io::Result<()> {
     let mut failures = Failures::default();
     in_place::remove(&open(CWD, home).unwrap(), name, &mut failures);
@@ -37,7 +37,7 @@ fn tree_deeper_than_any_stack_goes() {
     assert!(!tree.exists());
 }
 
-/// Makes links, sockets, FIFOs and closed directories, and a directory outside that they point to.
+/// Creates links, sockets, FIFOs and closed directories, and a directory outside that the links point to.
 fn odd(tree: &Path, outside: &Path) {
     fs::create_dir_all(tree.join("a/b/c")).unwrap();
     fs::create_dir_all(tree.join(".cynode-1/x")).unwrap();

@@ -1,0 +1,195 @@
+//! A container that shows whether sandboxes run here, and are isolated.
+//!
+//! Its root is an empty directory and its only program our own init, so that no image is needed. Init reports its
+//! view of the container, which has to be as isolated as it was asked to be ([`isolation`]), and is given a command
+//! that doesn't exist: when it reports that, all of podman, runtime, mounts and descriptors has worked.
+
+use super::{
+    Container, ContainerSpec, Engine, EngineError, Root, isolation, labels,
+    probe::{PROBE_NAME_PREFIX, ProbeEnv},
+};
+use crate::sandbox_init::{
+    self,
+    view::{self, View},
+    wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report, take_report},
+};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs a probe container to its end.
+pub(super) async fn run_probe(
+    engine: &Engine,
+    probe_env: ProbeEnv<'_>,
+    workspace: Option<&Path>,
+) -> Result<(), EngineError> {
+    let root = make_root(probe_env.scratch.join("probe")).await?;
+    let outcome = try_container(engine, probe_env, &root, workspace).await;
+    remove_root(root).await;
+    outcome
+}
+
+/// Creates the root of a container that has no image: empty but for the mount point of the workspace.
+pub(super) async fn make_root(root: PathBuf) -> io::Result<PathBuf> {
+    let made = tokio::task::spawn_blocking(move || {
+        // Podman fills the root with mount points, so each container gets a new one.
+        if root.exists() {
+            fs::remove_dir_all(&root)?;
+        }
+        // One by one: where the scratch directory is gone, no other is created in its place.
+        fs::create_dir(&root)?;
+        fs::create_dir(root.join(sandbox_init::WORKSPACE.trim_start_matches('/')))?;
+        Ok(root)
+    });
+    made.await?
+}
+
+/// Removes the root of a container. One that is left is removed before the next container.
+pub(super) async fn remove_root(root: PathBuf) {
+    // Failure and panic mean the same here.
+    let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(root)).await;
+}
+
+async fn try_container(
+    engine: &Engine,
+    probe_env: ProbeEnv<'_>,
+    root: &Path,
+    workspace: Option<&Path>,
+) -> Result<(), EngineError> {
+    let (mut socket, init_socket) = UnixStream::pair()?;
+    socket
+        .write_all(&Hello::of_this_process()?.encode())
+        .await?;
+    let owner = probe_env.node_uuid.map(|uuid| {
+        [
+            (labels::NODE, uuid.to_owned()),
+            (labels::JOB, "probe".to_owned()),
+        ]
+    });
+    let name = format!("{PROBE_NAME_PREFIX}{}", uuid::Uuid::new_v4());
+    let mut container = engine.spawn(&ContainerSpec {
+        name: &name,
+        root: Root::Directory(root),
+        init: probe_env.init,
+        workspace,
+        labels: owner.as_ref().map_or(&[], |labels| labels.as_slice()),
+        descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
+    })?;
+    let conversation = async {
+        let answer = tokio::select! {
+            answer = talk_to_init(socket) => answer,
+            exit = container.wait_exit() => {
+                return Err(run_failed(exit.err().unwrap_or_else(|| "init did not report".to_owned())));
+            }
+        };
+        evaluate(engine, &mut container, answer).await
+    };
+    let outcome = match timeout(PROBE_TIMEOUT, conversation).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            container.terminate().await;
+            Err(EngineError::TimedOut {
+                call: "run".to_owned(),
+                limit: PROBE_TIMEOUT,
+            })
+        }
+    };
+    if outcome.is_err() {
+        // Where podman hangs, the next collection of orphans finds the label.
+        let _ = timeout(PROBE_TIMEOUT, engine.remove_container(&name)).await;
+    }
+    outcome
+}
+
+/// A socket for init, which doesn't poll.
+fn blocking(socket: UnixStream) -> io::Result<OwnedFd> {
+    let socket = socket.into_std()?;
+    socket.set_nonblocking(false)?;
+    Ok(socket.into())
+}
+
+fn dev_null() -> io::Result<OwnedFd> {
+    let null = fs::OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(null.into())
+}
+
+fn run_failed(message: String) -> EngineError {
+    EngineError::Failed {
+        call: "run".to_owned(),
+        message,
+    }
+}
+
+/// Answer of init to a probe.
+#[derive(Debug)]
+enum InitAnswer {
+    Refused(InitRefusal),
+    Ended(View, ExecEnd),
+}
+
+async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
+    let mut read = Vec::new();
+    if let Report::Refused(refusal) = next_report(&mut socket, &mut read).await? {
+        return Ok(InitAnswer::Refused(refusal));
+    }
+    let inspect = InitRequest::Inspect.encode(ExecId::SANDBOX);
+    socket.write_all(&inspect).await?;
+    let Report::View(view) = next_report(&mut socket, &mut read).await? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let view = View::decode(&String::from_utf8_lossy(&view));
+    let exec = ExecSpec {
+        command: vec!["/nothing/here".into()],
+        env: Vec::new(),
+    };
+    socket.write_all(&exec.encode(ExecId::FIRST)).await?;
+    loop {
+        if let Report::Ended(end) = next_report(&mut socket, &mut read).await? {
+            return Ok(InitAnswer::Ended(view, end));
+        }
+    }
+}
+
+async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<Report> {
+    loop {
+        if let Some((_, report)) = take_report(read)? {
+            return Ok(report);
+        }
+        if socket.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+async fn evaluate(
+    engine: &Engine,
+    container: &mut Container,
+    answer: io::Result<InitAnswer>,
+) -> Result<(), EngineError> {
+    let exit = container.wait_exit().await;
+    let findings = match (answer, exit) {
+        (Ok(InitAnswer::Refused(InitRefusal::SharedNamespace)), _) => {
+            vec![isolation::shared_pid_namespace()]
+        }
+        (Ok(InitAnswer::Ended(view, ExecEnd::Exited(127))), Ok(())) => {
+            isolation::findings(&view, &view::namespaces(), engine.info.rootless)
+        }
+        (_, Err(message)) => return Err(run_failed(message)),
+        (answer, Ok(())) => return Err(run_failed(format!("init answered {answer:?}"))),
+    };
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(EngineError::NotIsolated { findings })
+    }
+}
