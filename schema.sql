@@ -3,14 +3,14 @@
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
 -- documents are JSON text. No secret is stored in the clear: passwords are argon2id,
--- tokens and keys of others are SHA-256. Keys of our own are files, never rows.
+-- tokens and keys of others are SHA-256. Keys of the orchestrator are files, never rows.
 --
--- This file makes an empty database of the present version. An older database gets there by the
--- steps in src/store/sqlite/migrations, which append columns: a new one is the last of its table here too.
+-- This file creates an empty database of the current version. An older database gets there by the
+-- steps in src/store/sqlite/migrations, which append columns: a new one is the last of its table here, too.
 -- The version of a database is its PRAGMA user_version.
 
--- The identity of this orchestrator, in its one row: made at the first start, kept by a backup. Nodes
--- keep it with each job, so that no other orchestrator touches what this one started.
+-- Id of this orchestrator, in a single row: created at the first start, kept by a backup. Nodes store it
+-- with each job, so that no other orchestrator touches the jobs of this one.
 CREATE TABLE orchestrator (
     id TEXT NOT NULL
 ) STRICT;
@@ -26,7 +26,7 @@ CREATE TABLE users (
     updated_at    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- One login. Access tokens name their session and end with it.
+-- Logins. Access tokens name their session and end with it.
 CREATE TABLE sessions (
     id         TEXT PRIMARY KEY,
     user_id    TEXT NOT NULL REFERENCES users (id),
@@ -37,8 +37,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_user ON sessions (user_id);
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);
 
--- A refresh token is good for one use. Used ones stay until they expire: the second use of
--- one is how a theft shows.
+-- Refresh tokens, each valid for one use. Used ones stay until they expire: a second use shows a theft.
 CREATE TABLE refresh_tokens (
     token_sha256 TEXT PRIMARY KEY,
     session_id   TEXT NOT NULL REFERENCES sessions (id),
@@ -54,20 +53,20 @@ CREATE TABLE nodes (
     registered_at     INTEGER NOT NULL,
     last_seen_at      INTEGER NOT NULL,
     draining          INTEGER NOT NULL DEFAULT 0 CHECK (draining IN (0, 1)),
-    capability        TEXT NOT NULL,             -- JSON, the last report
+    capability        TEXT NOT NULL,             -- JSON, last capability report
     capability_sha256 TEXT NOT NULL,
-    worker_url        TEXT,                      -- where dispatch reaches it
-    config            TEXT,                      -- JSON, what the node was last served
+    worker_url        TEXT,                      -- URL of the Worker API
+    config            TEXT,                      -- JSON, last served configuration
     config_version    INTEGER NOT NULL DEFAULT 0,
     ack_version       INTEGER,
     ack_status        TEXT CHECK (ack_status IN ('applied', 'failed')),
     ack_error         TEXT,
     ack_at            INTEGER,
-    node_key_sha256   TEXT,                      -- whose slug it is; NULL where it came without a key
-    registration      INTEGER NOT NULL DEFAULT 0 -- a random number for each: tokens name theirs, and end with it
+    node_key_sha256   TEXT,                      -- owner of the slug; NULL where it was registered without a key
+    registration      INTEGER NOT NULL DEFAULT 0 -- random number of the last one; tokens name theirs and end with it
 ) STRICT, WITHOUT ROWID;
 
--- Machines that were draining when an admin had them forgotten: they drain again when they come back.
+-- Machines that were drained when their node was deleted: they are drained again when they return.
 CREATE TABLE drained_keys (
     node_key_sha256 TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
@@ -77,7 +76,7 @@ CREATE TABLE tasks (
     user_id    TEXT NOT NULL REFERENCES users (id),
     status     TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed', 'canceled')),
     name       TEXT,
-    spec       TEXT NOT NULL,                    -- JSON, what was asked for
+    spec       TEXT NOT NULL,                    -- JSON, the task as it was submitted
     summary    TEXT,
     exit_code  INTEGER,
     created_at INTEGER NOT NULL,
@@ -85,8 +84,8 @@ CREATE TABLE tasks (
     started_at INTEGER,
     ended_at   INTEGER
 ) STRICT, WITHOUT ROWID;
--- Lists seek by all that they filter and read in the order of ids. One without a status reads each status
--- and merges them. The numbered tasks of a name, such as build-2, are those whose name without its last
+-- Lists seek by all columns that they filter by and read in the order of ids. A list without a status reads each
+-- status and merges them. The numbered tasks of a name, such as build-2, are those whose name without its last
 -- digits is build-; that is an index alone and no column, so that an upgrade rewrites no task.
 CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
 CREATE INDEX tasks_by_status ON tasks (status, id);
@@ -95,45 +94,45 @@ CREATE INDEX tasks_by_stem ON tasks (rtrim(name, '0123456789'), status, id) WHER
 CREATE INDEX tasks_by_user_stem ON tasks (user_id, rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
--- What a node runs. Ids are version 7, so their order is the order of arrival.
+-- Jobs, which run on nodes. Ids are version 7, so their order is the order of arrival.
 CREATE TABLE jobs (
     id               TEXT PRIMARY KEY,
     task_id          TEXT NOT NULL REFERENCES tasks (id),
     status           TEXT NOT NULL CHECK
                      (status IN ('queued', 'running', 'completed', 'failed', 'timeout', 'canceled', 'lost')),
-    attempt          INTEGER NOT NULL DEFAULT 0, -- the one that counts; fences every write about the job
+    attempt          INTEGER NOT NULL DEFAULT 0, -- current attempt; fences every write about the job
     max_attempts     INTEGER NOT NULL,
     not_before       INTEGER NOT NULL,           -- backoff between attempts
     node_id          TEXT REFERENCES nodes (id),
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
     result           TEXT,                       -- JSON, as the Worker API answered it
-    outline          TEXT,                       -- JSON, how stdout and stderr came as events
+    outline          TEXT,                       -- JSON, order of stdout and stderr as events
     created_at       INTEGER NOT NULL,
     started_at       INTEGER,
     ended_at         INTEGER,
-    node_slug        TEXT,                       -- of a node that was forgotten; node_id is NULL then
-    user_id          TEXT,                       -- its task's, for whose turn it is
-    placement        TEXT NOT NULL DEFAULT '{}', -- JSON, what it asks of a node; the same text for the same
-    rank             INTEGER NOT NULL DEFAULT 0, -- lower first among a user's own: minus the task's priority
-    last_attempt     INTEGER NOT NULL DEFAULT 0, -- the highest that any node may have heard of; one that was refused is free again
-    offered_node_id  TEXT REFERENCES nodes (id), -- who is offered last_attempt while attempt's node is silent
-    refusals         TEXT,                       -- JSON, which nodes can never run it, each with its reason
+    node_slug        TEXT,                       -- of a node that was deleted; node_id is NULL then
+    user_id          TEXT,                       -- owner of the task, for fair shares
+    placement        TEXT NOT NULL DEFAULT '{}', -- JSON, requirements on the node; one text for equal requirements
+    rank             INTEGER NOT NULL DEFAULT 0, -- order within a lane, lower first: minus the priority of the task
+    last_attempt     INTEGER NOT NULL DEFAULT 0, -- highest attempt that any node may know; a refused one is free again
+    offered_node_id  TEXT REFERENCES nodes (id), -- node that is offered last_attempt while the node of attempt is silent
+    refusals         TEXT,                       -- JSON, nodes that can never run the job, each with its reason
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);
--- In the order in which the scheduler reads it; whoever is in a backoff is stepped over within the index.
+-- In the order in which the scheduler reads the queue; jobs in a backoff are stepped over within the index.
 CREATE INDEX jobs_queued ON jobs (user_id, placement, rank, id, not_before) WHERE status = 'queued';
 CREATE INDEX jobs_backoff ON jobs (not_before) WHERE status = 'queued';
 CREATE INDEX jobs_running ON jobs (node_id, user_id) WHERE status = 'running';
 CREATE INDEX jobs_offered ON jobs (offered_node_id) WHERE offered_node_id IS NOT NULL;
 
--- What is still known of jobs whose task was deleted: a node that was away may run or keep what this
--- database gave out, and is told to end and forget it when it is back.
+-- Attempts of jobs whose task was deleted: a node that was unreachable may still have them, and is ordered to
+-- stop and delete them when it returns.
 CREATE TABLE deleted_jobs (
     id           TEXT PRIMARY KEY,
     task_id      TEXT NOT NULL,
     last_attempt INTEGER NOT NULL,
-    ended_at     INTEGER NOT NULL                -- kept so long after this
+    ended_at     INTEGER NOT NULL                -- kept for a time after this
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deleted_jobs_by_age ON deleted_jobs (ended_at);
 
@@ -148,27 +147,27 @@ CREATE TABLE idempotency_keys (
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 CREATE INDEX idempotency_keys_by_task ON idempotency_keys (task_id);
 
--- Who did what, and who tried to: logins, sessions, registrations, administration. Never a secret, and
--- no reference to what may be gone later: names are kept as they were.
+-- Audit log: logins, sessions, registrations, administration, also failed ones. It has no secrets, and no
+-- references to rows that may be deleted: names are kept as they were.
 CREATE TABLE audit_log (
-    seq        INTEGER PRIMARY KEY,              -- order of arrival; the oldest go first
+    seq        INTEGER PRIMARY KEY,              -- order of arrival; the oldest are deleted first
     at         INTEGER NOT NULL,
     action     TEXT NOT NULL,                    -- such as auth.login
     outcome    TEXT NOT NULL CHECK (outcome IN ('success', 'failure', 'denied')),
-    actor_id   TEXT,                             -- a user's or a node's id
-    actor      TEXT,                             -- their handle or slug
-    target     TEXT,                             -- the handle or slug that it was done to
-    address    TEXT,                             -- where from
+    actor_id   TEXT,                             -- id of a user or a node
+    actor      TEXT,                             -- handle or slug of the actor
+    target     TEXT,                             -- handle or slug of the target
+    address    TEXT,                             -- address of the client
     request_id TEXT,
     reason     TEXT
 ) STRICT;
--- Lists by handle or slug read what it did and what was done to it, and merge the two.
+-- Lists by handle or slug read the events by it and the events about it, and merge the two.
 CREATE INDEX audit_by_action ON audit_log (action, seq);
 CREATE INDEX audit_by_actor ON audit_log (actor, action, seq) WHERE actor IS NOT NULL;
 CREATE INDEX audit_by_target ON audit_log (target, action, seq) WHERE target IS NOT NULL;
 
--- How many queued tasks each user has, and how many bytes their specs take. Kept by triggers, so that it
--- holds whoever moves a task, and costs the same however long the queue is.
+-- Number of queued tasks by user, and the bytes of their specs. Maintained by triggers, so that every write keeps
+-- it right, and a read costs the same for any length of the queue.
 CREATE TABLE queue_depths (
     user_id TEXT PRIMARY KEY REFERENCES users (id),
     queued  INTEGER NOT NULL,
@@ -190,8 +189,7 @@ CREATE TRIGGER queue_depths_leave AFTER DELETE ON tasks WHEN OLD.status = 'queue
     WHERE user_id = OLD.user_id;
 END;
 
--- How many finished tasks there are, in its one row; kept by triggers, as above. Once a task has ended,
--- it stays so.
+-- Number of finished tasks, in a single row; maintained by triggers, too. A task that has ended stays so.
 CREATE TABLE finished_tasks (
     finished INTEGER NOT NULL
 ) STRICT;
@@ -204,7 +202,7 @@ CREATE TRIGGER finished_tasks_leave AFTER DELETE ON tasks WHEN OLD.ended_at IS N
     UPDATE finished_tasks SET finished = finished - 1;
 END;
 
--- What is written, and deleted at once, to see whether the disk has room again.
+-- Test rows, written and deleted at once, which show whether the disk has space again.
 CREATE TABLE probes (
     filler BLOB NOT NULL
 ) STRICT;

@@ -1,9 +1,9 @@
-//! Cost of assigning a freed slot, by the length of the queue and the number of nodes.
+//! Cost of assigning a slot that became free, by the length of the queue and the number of nodes.
 //!
-//! `make bench`. A database with [`USERS`] users, nodes whose slots are all taken, and a queue of which a
-//! tenth asks for a label that no node has. Repeatedly one job ends, and the scheduler decides (`look`) and
-//! claims the job (`claim`, a commit). Beside it the cost of a decision while no slot is free, and beside [`LINES`] sets of labels
-//! that no node has (`lines x`). Prints medians and ratios of this one run; asserts nothing.
+//! `make bench`. A database with [`USERS`] users, nodes without a free slot, and a queue of which a tenth asks
+//! for a label that no node has. In each round one job ends, and the scheduler decides (`decide`) and claims
+//! (`claim`, a commit). Beside it the cost of a decision without a free slot (`no slot`), and of one with
+//! [`LANES`] sets of labels that no node has (`lanes x`). Prints medians and ratios; asserts nothing.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
@@ -29,14 +29,14 @@ const SLOTS: usize = 4;
 const NODES: [usize; 2] = [10, 1000];
 const QUEUED: [usize; 2] = [1_000, 100_000];
 const ROUNDS: usize = 300;
-/// Writes at the same time, so that they share commits.
+/// Concurrent writes, which share commits.
 const WRITERS: usize = 256;
 const ALL: SlotLimits = SlotLimits {
     per_node: u32::MAX,
     total: u32::MAX,
 };
-/// Sets of labels that no node bears, of all users together.
-const LINES: usize = 50_000;
+/// Sets of labels that no node has, of all users together.
+const LANES: usize = 50_000;
 const LIMITS: QueueLimits = QueueLimits {
     all: u64::MAX,
     per_user: u64::MAX,
@@ -47,11 +47,11 @@ const LIMITS: QueueLimits = QueueLimits {
 #[tokio::main]
 async fn main() {
     println!(
-        "{ROUNDS} times one slot gets free and is given away; {USERS} users, {SLOTS} slots a node"
+        "{ROUNDS} rounds of one slot that becomes free; {USERS} users, {SLOTS} slots per node"
     );
     println!(
         "{:>6} {:>8} {:>11} {:>11} {:>11} {:>9} {:>9}",
-        "nodes", "queued", "look", "claim", "no slot", "queue x", "nodes x"
+        "nodes", "queued", "decide", "claim", "no slot", "queue x", "nodes x"
     );
     let mut few_nodes = Vec::new();
     for nodes in NODES {
@@ -63,35 +63,35 @@ async fn main() {
         for (n, length) in QUEUED.into_iter().enumerate() {
             stage.queue(length - queued, tenth).await;
             queued = length;
-            let [look, claim, full] = stage.measure(&mut scheduler, &mut at_nodes).await;
-            let base = *short.get_or_insert(look);
-            let fewer = *few_nodes.get(n).unwrap_or(&look);
+            let [decision, claim, full] = stage.measure(&mut scheduler, &mut at_nodes).await;
+            let base = *short.get_or_insert(decision);
+            let fewer = *few_nodes.get(n).unwrap_or(&decision);
             if nodes == NODES[0] {
-                few_nodes.push(look);
+                few_nodes.push(decision);
             }
             println!(
                 "{nodes:>6} {length:>8} {:>8.3} ms {:>8.3} ms {:>8.3} ms {:>9.2} {:>9.2}",
-                millis(look),
+                millis(decision),
                 millis(claim),
                 millis(full),
-                look.as_secs_f64() / base.as_secs_f64(),
-                look.as_secs_f64() / fewer.as_secs_f64(),
+                decision.as_secs_f64() / base.as_secs_f64(),
+                decision.as_secs_f64() / fewer.as_secs_f64(),
             );
-            last = look;
+            last = decision;
         }
-        stage.queue(LINES, |n| Some(format!("nowhere-{n}"))).await;
-        let [look, ..] = stage.measure(&mut scheduler, &mut at_nodes).await;
+        stage.queue(LANES, |n| Some(format!("nowhere-{n}"))).await;
+        let [decision, ..] = stage.measure(&mut scheduler, &mut at_nodes).await;
         println!(
             "{nodes:>6} {:>8} {:>8.3} ms {:>36} {:.2}",
-            queued + LINES,
-            millis(look),
-            "lines x",
-            look.as_secs_f64() / last.as_secs_f64(),
+            queued + LANES,
+            millis(decision),
+            "lanes x",
+            decision.as_secs_f64() / last.as_secs_f64(),
         );
     }
 }
 
-/// A tenth of all tasks asks for a label that no node bears.
+/// Label that no node has, for a tenth of all tasks.
 fn tenth(n: usize) -> Option<String> {
     (n % 10 == 9).then(|| "nowhere".to_owned())
 }
@@ -127,7 +127,7 @@ impl Stage {
         }
     }
 
-    /// Queues so many tasks, each of which may ask for a label.
+    /// Queues this many tasks, each with the label of its number, if any.
     async fn queue(&self, count: usize, label: fn(usize) -> Option<String>) {
         let tasks = stream::iter(0..count).map(|n| async move {
             let labels = label(n).map(|label| vec![label]);
@@ -144,7 +144,7 @@ impl Stage {
         tasks.buffer_unordered(WRITERS).collect::<Vec<()>>().await;
     }
 
-    /// Gives all free slots away; how long the look and the claims took.
+    /// Assigns all free slots; durations of the decision and of the claims.
     async fn give(
         &self,
         scheduler: &mut SchedulerState,
@@ -156,17 +156,17 @@ impl Stage {
         })
         .await
         .unwrap();
-        let looked = began.elapsed();
+        let decided_in = began.elapsed();
         let claims = decided.assigned.into_iter().map(|(job, node)| async move {
             let claimed = self.store.job_claim(job, node, Time::now()).await;
             claimed.unwrap().unwrap().id
         });
         let claimed = stream::iter(claims).buffer_unordered(WRITERS);
         at_nodes.extend(claimed.collect::<Vec<_>>().await);
-        [looked, began.elapsed() - looked]
+        [decided_in, began.elapsed() - decided_in]
     }
 
-    /// Medians of a look that finds one slot, of its claim, and of a look that finds none.
+    /// Medians of a decision about one slot, of its claim, and of a decision without a slot.
     async fn measure(
         &self,
         scheduler: &mut SchedulerState,
@@ -186,10 +186,10 @@ impl Stage {
             };
             assert!(self.store.job_finish(end, Time::now()).await.unwrap());
             let before = at_nodes.len();
-            let [look, claim] = self.give(scheduler, at_nodes).await;
+            let [decision, claim] = self.give(scheduler, at_nodes).await;
             assert_eq!(at_nodes.len(), before + 1, "one slot, one claim");
             let [full, _] = self.give(scheduler, at_nodes).await;
-            for (times, time) in times.iter_mut().zip([look, claim, full]) {
+            for (times, time) in times.iter_mut().zip([decision, claim, full]) {
                 times.push(time);
             }
         }

@@ -1,26 +1,26 @@
-//! How many jobs run at the same time: at one node, and in all.
+//! Limits on running jobs: on one node, and in total.
 //!
-//! A node says itself how many jobs it takes, and each of them costs this process file descriptors: a
-//! connection to its node, and now and then another one to cancel it, to offer it elsewhere or to read its
-//! output. So what a node offers beyond `--max-jobs-per-node` is not used, and in all no more jobs run than
-//! there are descriptors for; the others stay in the queue, and their tasks tell why.
+//! A node reports its own number of slots, and each running job takes file descriptors of this process: a
+//! connection to its node, and at times others to cancel it, to offer it to another node or to read its
+//! output. So slots beyond `--max-jobs-per-node` are not used, and the total is bounded by the limit of open files.
+//! Further jobs stay in the queue, and their tasks show the reason.
 
 use crate::{api::nodes::NodeView, http::listener_policy};
 
-/// Descriptors for each running job; see above.
+/// File descriptors for each running job.
 const DESCRIPTORS_PER_JOB: u64 = 3;
 
-/// Bounds on the jobs that run.
+/// Maximum numbers of running jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotLimits {
-    /// At one node.
+    /// Jobs on one node.
     pub per_node: u32,
-    /// At all nodes together.
+    /// Jobs on all nodes together.
     pub total: u32,
 }
 
 impl SlotLimits {
-    /// So many at one node, and as many in all as this process has descriptors for.
+    /// Limits with this number of jobs per node, and a total that this process has file descriptors for.
     pub(super) fn new(per_node: u32) -> Self {
         let files = listener_policy::available_descriptors();
         let total = files.map_or(u64::MAX, |files| files / 2 / DESCRIPTORS_PER_JOB);
@@ -30,12 +30,12 @@ impl SlotLimits {
         }
     }
 
-    /// SlotLimits that are used of those that a node offers.
+    /// Number of slots to use of those that a node offers.
     pub(super) fn usable(self, offered: u32) -> u32 {
         offered.min(self.per_node)
     }
 
-    /// SlotLimits of a ready node that are not used, in words; `None` where all are.
+    /// Unused slots of a ready node, in words; `None` where all are used.
     pub(super) fn describe_unused(self, offered: u32) -> Option<String> {
         let used = self.per_node;
         (offered > used).then(|| {
@@ -43,8 +43,7 @@ impl SlotLimits {
         })
     }
 
-    /// Says in the log that not all slots are used of a node that offers so many now, and offered so many
-    /// `before`, where it was heard before.
+    /// Logs that not all slots of a node are used, unless the report `before` exceeded the limit already.
     pub(super) fn log_excess_slots(self, node: &str, before: Option<u32>, offered: u32) {
         let used = self.per_node;
         if offered > used && before.is_none_or(|before| before <= used) {
@@ -57,13 +56,13 @@ impl SlotLimits {
         }
     }
 
-    /// Reason for which no node is given another job, where that is the number of jobs in all.
+    /// Reason for which queued jobs wait, where that is the total limit.
     pub(super) fn exhausted_reason(self, nodes: &[NodeView]) -> Option<String> {
         let running = nodes.iter().map(|node| node.running_jobs);
         let running = running.fold(0, u32::saturating_add);
         (running >= self.total).then(|| {
             format!(
-                "{running} jobs run, as many as the orchestrator can follow with its limit of open files \
+                "{running} jobs run, the maximum for the orchestrator's limit of open files \
                  (ulimit -n, LimitNOFILE=); it starts when a job ends"
             )
         })
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn node_gets_no_more_than_its_share() {
+    fn node_uses_at_most_its_limit() {
         let slots = SlotLimits {
             per_node: 256,
             total: 1000,

@@ -12,12 +12,11 @@
 //! # Promises
 //!
 //! - **Durability.** A write that answered `Ok` is on the disk and survives a loss of power.
-//! - **Atomicity.** A write that answered an error has changed nothing, also when others that shared its
-//!   commit succeeded. The one exception is a caller that got no answer, since the process or the connection
-//!   ended: such a write happened as a whole or not at all.
-//! - **Isolation.** A write runs as if no other ran at the same time: what it has read still holds when it
-//!   is committed. A read sees committed data only, all of it as it was at one moment; two reads may
-//!   see two moments.
+//! - **Atomicity.** A write that answered an error has changed nothing, also when others that shared its commit
+//!   succeeded. A write without an answer, since the process ended, happened as a whole or not at all.
+//! - **Isolation.** A write runs as if no other ran at the same time: the rows that it has read are the same when
+//!   it is committed, and savepoints keep it apart from the writes that share its commit. A read sees committed
+//!   data only; a function whose rows must agree reads them in one snapshot, and two functions may see two.
 //! - **Order.** A read that begins after a write has answered sees that write.
 //! - **Fencing.** Every write about a running job names its attempt and is conditional on it, so that the
 //!   late answer of an earlier attempt changes nothing.

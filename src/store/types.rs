@@ -19,8 +19,8 @@ pub use queue::{
     QueueStatus, QueuedJob,
 };
 pub use tasks::{
-    CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimits, Retention,
-    TaskFilter, TaskMatch, TaskPage, TaskRequirements,
+    CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimit,
+    QueueLimits, Retention, TaskFilter, TaskMatch, TaskPage, TaskRequirements,
 };
 pub use users::{
     AuditFilter, Authority, BackupSummary, NewUser, PasswordProof, RefreshOutcome, UserChange,

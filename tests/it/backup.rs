@@ -155,8 +155,18 @@ fn failed_backup_says_why_and_leaves_nothing() {
     let content = fs::read(&good).unwrap();
     for (data_dir, file, code, words) in [
         (&none, bad.clone(), 4, "--data-dir"),
-        (&nonsense, bad.clone(), 4, "no database of an orchestrator"),
-        (&empty, bad.clone(), 4, "no database of an orchestrator"),
+        (
+            &nonsense,
+            bad.clone(),
+            4,
+            "is not the database of an orchestrator",
+        ),
+        (
+            &empty,
+            bad.clone(),
+            4,
+            "is not the database of an orchestrator",
+        ),
         (&newer, bad.clone(), 8, "newer cynode (schema 1000"),
         (&damaged, bad.clone(), 8, "damaged"),
         (&data_dir, good.clone(), 5, "exists already"),

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_of_a_node_are_bounded() {
+    async fn events_of_a_node_are_rate_limited() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.write(|c| {

@@ -134,7 +134,7 @@ impl Store {
         let wal = wal::Wal::of(path, Arc::clone(&truncate_requested));
         let lanes = lanes::LaneRegistry::open(&connection)?;
         Ok(Self {
-            writer: writer::Writer::start(connection, wal, health.clone()),
+            writer: writer::Writer::start(connection, wal, health.clone())?,
             readers: readers::ReaderPool::open(path, REQUEST_READERS, Some(READ_TIMEOUT))?,
             lists: lists::ListReaders::open(path)?,
             background: readers::ReaderPool::open(path, BACKGROUND_READERS, None)?,

@@ -1,8 +1,8 @@
 //! Tasks: what users submit, and its jobs.
 
 use super::{
-    Authority, CreateOutcome, DeleteOutcome, IdempotencyKey, Lane, Placement, QueueLimits, Store,
-    StoreError, audit,
+    Authority, CreateOutcome, DeleteOutcome, IdempotencyKey, Lane, Placement, QueueLimit,
+    QueueLimits, Store, StoreError, audit,
     authority::authorize,
     retention,
     rows::{parse_document, parse_name, to_document},
@@ -56,13 +56,13 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
     rows.next()?.map(task).transpose()
 }
 
-/// Limit that a new task of this user and this size would exceed, in words.
+/// Limit that a new task of this user and this size would exceed.
 fn exceeded_limit(
     c: &Connection,
     owner: UserId,
     size: usize,
     limits: QueueLimits,
-) -> Result<Option<&'static str>, StoreError> {
+) -> Result<Option<QueueLimit>, StoreError> {
     let mut statement = c.prepare_cached(
         "SELECT coalesce(sum(queued), 0), coalesce(sum(queued) FILTER (WHERE user_id = ?1), 0),
                 coalesce(sum(bytes), 0), coalesce(sum(bytes) FILTER (WHERE user_id = ?1), 0)
@@ -75,13 +75,13 @@ fn exceeded_limit(
     })?;
     let size = size as u64;
     Ok(if own >= limits.per_user {
-        Some("your queue")
+        Some(QueueLimit::User)
     } else if own_bytes + size > limits.bytes_per_user {
-        Some("your queue, counted in bytes (--max-queued-bytes-per-user),")
+        Some(QueueLimit::UserBytes)
     } else if all >= limits.all {
-        Some("the queue of all users")
+        Some(QueueLimit::All)
     } else if bytes + size > limits.bytes {
-        Some("the queue of all users, counted in bytes (--max-queued-bytes),")
+        Some(QueueLimit::AllBytes)
     } else {
         None
     })

@@ -102,7 +102,7 @@ mod tests {
     use crate::store::Store;
     use std::thread;
 
-    /// Two who read by turns that overlap, so that somebody always does.
+    /// Two readers whose reads overlap, so that one always reads.
     struct Readers {
         reads: Connection,
         rests: Connection,
@@ -116,7 +116,7 @@ mod tests {
             Self { reads, rests }
         }
 
-        /// The other one begins, then this one ends.
+        /// Begins a read on the other connection, then ends the one on this.
         fn take_turns(&mut self) {
             begin(&self.rests);
             self.reads.execute_batch("COMMIT").unwrap();
@@ -129,7 +129,7 @@ mod tests {
         c.execute_batch(sql).unwrap();
     }
 
-    /// A store whose log has grown past `size`: whoever reads after a write began before the next one.
+    /// Store whose log has grown past `size`, since every read ends after the next write.
     async fn grown_past(size: u64) -> (tempfile::TempDir, Store, Wal, Readers) {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("cynode.db");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_is_cut_while_somebody_always_reads() {
+    async fn log_is_truncated_under_constant_reads() {
         let (home, _store, mut wal, mut readers) = grown_past(MAX_WAL_BYTES).await;
         let stop = Arc::new(AtomicBool::new(false));
         let reading = {
@@ -163,8 +163,8 @@ mod tests {
             })
         };
         let writer = Connection::open(home.path().join("cynode.db")).unwrap();
-        // Nobody writes, so SQLite does not begin the log anew by itself. A busy machine may keep the readers
-        // from a turn for longer than is waited for.
+        // Without writes SQLite does not restart the log by itself. On a busy machine one wait for the readers
+        // may be too short.
         let timeout = Instant::now() + Duration::from_secs(60);
         while length(&wal) > 0 {
             assert!(Instant::now() < timeout, "{}", length(&wal));

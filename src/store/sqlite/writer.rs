@@ -17,7 +17,11 @@
 use super::{StorageFault, StoreError, health::Health, wal::Wal};
 use crate::errors;
 use rusqlite::Connection;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// Maximum number of waiting writes; further callers wait to enqueue theirs.
@@ -59,14 +63,15 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread, which ends and closes the connection with the last clone of the writer.
-    pub(super) fn start(connection: Connection, wal: Wal, health: Health) -> Self {
+    pub(super) fn start(connection: Connection, wal: Wal, health: Health) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
         let writer = Self {
             queue,
             health: health.clone(),
         };
-        std::thread::spawn(move || run(connection, receiver, wal, &health));
-        writer
+        let thread = thread::Builder::new().name("store_writer".to_owned());
+        thread.spawn(move || run(connection, receiver, wal, &health))?;
+        Ok(writer)
     }
 
     pub(super) async fn write<T: Send + 'static>(
@@ -212,7 +217,7 @@ mod tests {
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .unwrap();
         let wal = Wal::of(Path::new("none"), Arc::default());
-        Writer::start(connection, wal, Health::default())
+        Writer::start(connection, wal, Health::default()).unwrap()
     }
 
     async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {

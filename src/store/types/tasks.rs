@@ -5,7 +5,7 @@ use crate::api::{
     TaskId, UserId,
     tasks::{Task, TaskStatus},
 };
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// Largest offset of a page: the tasks before it are read and thrown away, which a cursor avoids.
 pub const MAX_OFFSET: u32 = 10_000;
@@ -69,6 +69,30 @@ pub struct QueueLimits {
     pub bytes_per_user: u64,
 }
 
+/// Limit of the queue that a new task would exceed; its text is the beginning of a sentence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QueueLimit {
+    /// Number of tasks of the user.
+    User,
+    /// Bytes of the tasks of the user.
+    UserBytes,
+    /// Number of tasks of all users.
+    All,
+    /// Bytes of the tasks of all users.
+    AllBytes,
+}
+
+impl fmt::Display for QueueLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "your queue",
+            Self::UserBytes => "your queue, counted in bytes (--max-queued-bytes-per-user),",
+            Self::All => "the queue of all users",
+            Self::AllBytes => "the queue of all users, counted in bytes (--max-queued-bytes),",
+        })
+    }
+}
+
 /// Result of creating a task.
 pub enum CreateOutcome {
     /// The task was stored.
@@ -77,8 +101,8 @@ pub enum CreateOutcome {
     Repeated(Task),
     /// The idempotency key came before, with another body.
     KeyReused,
-    /// A limit of the queue is reached; the words name it.
-    QueueFull(&'static str),
+    /// The task would exceed a limit of the queue.
+    QueueFull(QueueLimit),
     /// The queued tasks of the user ask for [`MAX_LANES_PER_USER`](super::MAX_LANES_PER_USER) different sets of
     /// labels.
     TooManyLanes,

@@ -1,4 +1,4 @@
--- From version 2 to 3: who did what, and how long each user's queue is.
+-- From version 2 to 3: the audit log, and the number of queued tasks by user.
 
 CREATE TABLE audit_log (
     seq        INTEGER PRIMARY KEY,

@@ -1,4 +1,5 @@
--- From version 3 to 4: the way to what goes in time, and something to write; in which order jobs are read, so that nobody's queue is in another's way.
+-- From version 3 to 4: indexes for retention, the number of finished tasks, probes of the disk, and lanes of the queue, so that
+-- the queue of one user doesn't delay another.
 
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX sessions_by_expiry ON sessions (expires_at);

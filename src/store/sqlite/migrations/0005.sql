@@ -1,4 +1,4 @@
--- From version 4 to 5: attempts that are offered to another node while the one that has the job is silent.
+-- From version 4 to 5: offers of an attempt to another node while the node of the job is silent.
 
 ALTER TABLE jobs ADD COLUMN last_attempt INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN offered_node_id TEXT REFERENCES nodes (id);

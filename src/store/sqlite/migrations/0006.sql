@@ -1,4 +1,5 @@
--- From version 5 to 6: the identity of this orchestrator, drains that outlive a forgotten node, refusals that outlive an attempt, and tasks by name.
+-- From version 5 to 6: the id of this orchestrator, drains that outlive a deleted node, refusals that outlive an attempt, and
+-- tasks by name.
 
 CREATE TABLE orchestrator (id TEXT NOT NULL) STRICT;
 CREATE TABLE drained_keys (node_key_sha256 TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;

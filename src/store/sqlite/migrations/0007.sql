@@ -1,4 +1,5 @@
--- From version 6 to 7: which registration of a node its tokens belong to; an index for every list; what nodes may have of deleted tasks; the size of each user's queue in bytes.
+-- From version 6 to 7: registrations, which tokens belong to; an index for every list; attempts of deleted tasks; the size of
+-- the queue by user.
 
 ALTER TABLE nodes ADD COLUMN registration INTEGER NOT NULL DEFAULT 0;
 DROP INDEX tasks_by_user;

@@ -1,4 +1,4 @@
-//! The life of a job, held against a model of it: whatever is written, in whatever order, by whomever late.
+//! Lifecycle of a job against a model, under writes in any order, also late ones.
 
 use super::*;
 use crate::{
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 const NODES: usize = 3;
 const NOW: Time = Time::from_millis(7);
 
-/// Which attempt a write names.
+/// Attempt that a write names.
 #[derive(Clone, Copy, Debug)]
 enum Aim {
     Current,
@@ -30,7 +30,7 @@ enum Write {
     Cancel,
 }
 
-/// What the store should say of the job.
+/// Expected state of the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Model {
     status: JobStatus,
@@ -58,7 +58,7 @@ impl Model {
         self.offered.is_some() && self.last == attempt
     }
 
-    /// What a write makes of it; whether it is let in.
+    /// Applies a write; whether it is accepted.
     fn write(&mut self, write: Write, max: u32) -> bool {
         let before = self.clone();
         match write {
@@ -80,7 +80,7 @@ impl Model {
             Write::Accept(aim) if self.is_offered(self.aim(aim)) => {
                 (self.attempt, self.node) = (self.last, self.offered.take());
             }
-            // Once more.
+            // Accepted a second time.
             Write::Accept(aim) if self.runs(self.aim(aim)) => {}
             Write::Withdraw(aim, refused) if self.is_offered(self.aim(aim)) => {
                 self.offered = None;
@@ -102,7 +102,7 @@ impl Model {
             Write::Cancel if self.status == JobStatus::Running => self.is_canceled = true,
             _ => return false,
         }
-        assert!(!before.has_ended(), "an end is the end");
+        assert!(!before.has_ended(), "an ended job never changes");
         true
     }
 
@@ -111,7 +111,7 @@ impl Model {
     }
 }
 
-/// A job in a store of its own, and three nodes.
+/// Store with one job and three nodes.
 struct World {
     store: Store,
     _home: tempfile::TempDir,
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// Does a write; whether it was let in, and the attempt that was given out by it.
+    /// Makes a write; whether it was accepted, and the attempt that it gave out.
     async fn write(&self, write: Write, model: &Model) -> (bool, Option<(u32, NodeId)>) {
         let (store, job) = (&self.store, self.job);
         let given = |job: Option<RunningJob>| {
@@ -204,13 +204,13 @@ impl World {
         }
     }
 
-    /// Whether the scheduler would hear of the job's lane.
-    fn knows_lane(&self) -> bool {
+    /// Whether the lane of the job is registered.
+    fn has_lane(&self) -> bool {
         let changes = self.store.lane_changes(&mut LaneCursor::default());
         !changes.entered.is_empty()
     }
 
-    /// What the store says, read as a restart does, as a look through nodes does, and from the row.
+    /// State of the job, read as by a restart, as by the reconciler, and from the row.
     async fn read(&self) -> Model {
         let job = self.job;
         let at =
@@ -223,13 +223,13 @@ impl World {
         });
         let (status, is_canceled, last): (String, bool, u32) = row.await.unwrap();
         let standing = self.store.job_ownership(vec![job]).await.unwrap()[&job];
-        let followed = self.store.job_running().await.unwrap();
+        let running = self.store.job_running().await.unwrap();
         assert_eq!(
-            followed.len(),
+            running.len(),
             usize::from(standing.is_running),
-            "one is followed again, or none"
+            "it is listed once while it runs"
         );
-        for job in followed {
+        for job in running {
             assert_eq!((job.attempt, Some(job.node_id)), standing.current);
             let offered = job
                 .offered_attempt()
@@ -279,26 +279,26 @@ proptest! {
         runtime.block_on(async {
             let world = World::new(max).await;
             let mut model = world.read().await;
-            // Numbers that a node may have heard of, and which node that is.
-            let mut heard = BTreeMap::new();
+            // Numbers that a node may know, and their nodes.
+            let mut known = BTreeMap::new();
             for write in writes {
                 let (was, expected) = (model.clone(), model.write(write, max));
-                let (let_in, given) = world.write(write, &was).await;
-                prop_assert_eq!(let_in, expected, "{:?} of {:?}", write, was);
+                let (is_accepted, given) = world.write(write, &was).await;
+                prop_assert_eq!(is_accepted, expected, "{:?} of {:?}", write, was);
                 prop_assert_eq!(&world.read().await, &model, "{:?} of {:?}", write, was);
                 match write {
-                    Write::Withdraw(_, true) | Write::Requeue(_, true) if let_in => {
-                        heard.retain(|number, _| *number <= model.last);
+                    Write::Withdraw(_, true) | Write::Requeue(_, true) if is_accepted => {
+                        known.retain(|number, _| *number <= model.last);
                     }
                     _ => {}
                 }
                 prop_assert!(model.last <= max);
                 let is_queued = model.status == JobStatus::Queued;
-                prop_assert!(world.knows_lane() || !is_queued, "its lane is known while it is queued");
+                prop_assert!(world.has_lane() || !is_queued, "the lane is registered while the job is queued");
                 world.store.lane_sweep().await.unwrap();
-                prop_assert_eq!(world.knows_lane(), is_queued, "and only then, once that was looked at");
+                prop_assert_eq!(world.has_lane(), is_queued, "a sweep removes it afterwards");
                 if let Some((number, node)) = given {
-                    prop_assert!(heard.insert(number, node).is_none(), "{} was given before", number);
+                    prop_assert!(known.insert(number, node).is_none(), "{} was given before", number);
                 }
             }
             Ok(())
