@@ -241,18 +241,19 @@ impl<'a> Round<'a> {
 
     /// Whether a lane of the user is to be read on. A lane without room is dropped: slots only get fewer.
     fn must_read(&mut self, user: UserId) -> bool {
-        let (slots, lanes) = (&mut self.slots, &self.lanes);
+        let mut has_room = |n: &usize| self.slots.has_room(&self.lanes[*n].lane.placement);
         self.users.get_mut(&user).is_some_and(|user| {
-            user.unread
-                .retain(|n| slots.has_room(&lanes[*n].lane.placement));
+            user.unread.retain(&mut has_room);
             !user.unread.is_empty()
         })
     }
 
     /// Reads of all lanes that are to be read on, of all users.
     fn next_reads(&mut self) -> Vec<LaneRead> {
+        let mut has_room = |n: &usize| self.slots.has_room(&self.lanes[*n].lane.placement);
         let unread = self.users.values_mut().map(|user| &mut user.unread);
-        self.reading = unread.flat_map(std::mem::take).collect();
+        let unread = unread.flat_map(std::mem::take);
+        self.reading = unread.filter(&mut has_room).collect();
         self.read_size = read_size(self.reading.len(), &self.slots, self.limit);
         let reads = self.reading.iter().map(|n| LaneRead {
             lane: self.lanes[*n].lane.clone(),
