@@ -150,7 +150,7 @@ fn hanging_podman_delays_no_result_and_is_reported() {
     let event = events.next().unwrap();
     assert_eq!(event["event"], "status", "{event}");
     assert!(
-        event["detail"].as_str().unwrap().contains("cleared away"),
+        event["detail"].as_str().unwrap().contains("not removed"),
         "{event}"
     );
     moody.is_over("run");
