@@ -34,9 +34,13 @@ use std::{
     fs::{self, File},
     io::{self, BufReader},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+use tokio::task::spawn_blocking;
 
 const JOB_FILE: &str = "job.json";
 const REQUEST_FILE: &str = "request.json";
@@ -149,19 +153,26 @@ impl Spool {
         self.delete_request()
     }
 
-    /// Writes the result, and tries again until it succeeds: after a failure without the log, whose room it may need.
-    /// Fails only where the directory is gone, because then the job was forgotten.
-    pub async fn write_result_with_retry(&self, result: &ResultEvent) -> io::Result<()> {
+    /// Writes the result on a thread that may block, and tries again until it succeeds: after a failure without the
+    /// log, whose room it may need. Fails only where the directory is gone, because then the job was forgotten.
+    pub async fn write_result_with_retry(&self, result: ResultEvent) -> io::Result<()> {
         let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
         let is_there = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
+        let result = Arc::new(result);
         retry_if(backoff, "write the result of a job", is_there, async || {
-            self.write_result(result).inspect_err(|_| {
-                if let Err(error) = self.delete_log() {
-                    tracing::warn!(path = %self.path.display(), %error, "log can't be deleted");
-                }
-            })
+            let (spool, result) = (Self::at(self.path.clone()), Arc::clone(&result));
+            let written = spawn_blocking(move || spool.write_result_or_make_room(&result));
+            written.await.map_err(io::Error::from).flatten()
         })
         .await
+    }
+
+    fn write_result_or_make_room(&self, result: &ResultEvent) -> io::Result<()> {
+        self.write_result(result).inspect_err(|_| {
+            if let Err(error) = self.delete_log() {
+                tracing::warn!(path = %self.path.display(), %error, "log can't be deleted");
+            }
+        })
     }
 
     /// Deletes a request that is left.

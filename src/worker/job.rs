@@ -300,8 +300,11 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
 async fn recover(ctx: &WorkerContext, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
     let job = &live.job;
     let workspace = job.spool.workspace();
-    let container = job.spool.container_name();
-    let has_workspace = workspace.exists();
+    let left = with_spool(job, |spool| {
+        (spool.workspace().exists(), spool.container_name())
+    });
+    // A spool that can't be read is left to the next start.
+    let (has_workspace, container) = left.await.unwrap_or_default();
     if has_workspace && let Some(name) = &container {
         // The shim was killed before it could.
         ctx.engine.remove_container(name).await;
@@ -361,8 +364,8 @@ async fn write_result(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::R
         Ok::<_, io::Error>(recorder.take_result(end, None))
     });
     let result = result.await.flatten()?;
-    job.spool.write_result_with_retry(&result).await?;
-    job.spool.sync()
+    job.spool.write_result_with_retry(result).await?;
+    with_spool(job, Spool::sync).await.flatten()
 }
 
 /// Uses the job's spool on a thread that may block.

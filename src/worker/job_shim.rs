@@ -100,7 +100,7 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     if let Err(error) = written {
         // The workspace may have been what took all the room.
         tracing::error!(%error, "result can't be written; retrying");
-        spool.write_result_with_retry(&result).await?;
+        spool.write_result_with_retry(result).await?;
         shim.updates.send_replace(());
     }
     spool.sync()
