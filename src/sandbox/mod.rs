@@ -90,7 +90,7 @@ pub(crate) struct SandboxConfig {
 /// Command to run in a sandbox.
 pub(crate) struct Exec {
     pub(crate) spec: ExecSpec,
-    /// Time limit from the moment in which the command runs.
+    /// Time limit of the command, from its start on.
     pub(crate) timeout: Duration,
 }
 

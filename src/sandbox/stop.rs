@@ -54,3 +54,18 @@ impl Stops {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn first_request_to_stop_counts() {
+        let stops = Stops::new();
+        let waiting = stops.clone();
+        let requested = waiting.requested();
+        stops.request(StopReason::Shutdown);
+        stops.request(StopReason::Canceled);
+        assert_eq!(requested.await, StopReason::Shutdown);
+    }
+}

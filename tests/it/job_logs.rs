@@ -1,7 +1,7 @@
 //! Log of a job at its node: how much is kept, and how it is read.
 
 use crate::{
-    shims::{WAITING, begin, last, let_go},
+    shims::{WAITING, last, release, start_job},
     support::{Worker, eventually, worker::printed},
 };
 use serde_json::{Value, json};
@@ -11,9 +11,9 @@ use std::fs;
 fn log_keeps_newest_part_and_reports_gap() {
     let worker = Worker::start(&["--job-log-size", "1MiB"]);
     let script = "echo before; until [ -e go ]; do usleep 5000; done; yes 0123456789abcde | head -c 3145728; echo end >&2";
-    let job = begin(&worker, script);
+    let job = start_job(&worker, script);
     let along = worker.attach(&job, 0);
-    let_go(&worker);
+    release(&worker);
     let result = last(worker.attach(&job, 0));
     assert_eq!(
         result["truncated"],
@@ -78,7 +78,7 @@ fn reader_continues_after_job_is_deleted() {
 #[test]
 fn reader_may_skip_output_and_future_events() {
     let worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
+    let job = start_job(&worker, WAITING);
     let path = Worker::path(&job);
     let events = |query: &str| -> Vec<String> {
         let path = format!("{path}?{query}");
@@ -91,7 +91,7 @@ fn reader_may_skip_output_and_future_events() {
     };
     assert_eq!(events("follow=false"), ["\"started\"", "\"stdout\""]);
     assert_eq!(events("follow=false&output=false"), ["\"started\""]);
-    let_go(&worker);
+    release(&worker);
     assert_eq!(events("output=false"), ["\"started\"", "\"result\""]);
     for query in ["follow=maybe", "output=1", "after=-1"] {
         worker
@@ -104,11 +104,11 @@ fn reader_may_skip_output_and_future_events() {
 #[test]
 fn snapshot_ends_despite_fast_output() {
     let worker = Worker::start(&["--job-log-size", "2MiB"]);
-    let job = begin(
+    let job = start_job(
         &worker,
         "echo before; until [ -e go ]; do usleep 5000; done; yes",
     );
-    let_go(&worker);
+    release(&worker);
     let path = format!("{}?follow=false", Worker::path(&job));
     let lines = worker
         .api

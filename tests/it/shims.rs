@@ -12,12 +12,12 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, io::Read as _, os::unix::net::UnixStream, path::Path};
 
-/// Script that prints, waits for [`let_go`], and prints again.
+/// Script that prints, waits for [`release`], and prints again.
 pub(crate) const WAITING: &str =
     "echo before; until [ -e go ]; do usleep 5000; done; echo after; exit 3";
 
 /// Sends a job and waits until it has printed.
-pub(crate) fn begin(worker: &Worker, script: &str) -> Value {
+pub(crate) fn start_job(worker: &Worker, script: &str) -> Value {
     let job = Worker::script(script);
     assert!(
         worker
@@ -27,7 +27,7 @@ pub(crate) fn begin(worker: &Worker, script: &str) -> Value {
     job
 }
 
-pub(crate) fn let_go(worker: &Worker) {
+pub(crate) fn release(worker: &Worker) {
     fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
 }
 
@@ -48,7 +48,7 @@ fn podman_client(worker: &Worker) -> Vec<i32> {
 #[test]
 fn job_outlives_its_worker() {
     let mut worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
+    let job = start_job(&worker, WAITING);
     let container = worker.containers();
     assert_eq!(container.len(), 1);
 
@@ -56,7 +56,7 @@ fn job_outlives_its_worker() {
     let state = worker.api.get(&Worker::path(&job)).json(200);
     assert_eq!(state["status"], "running");
     assert_eq!(worker.containers(), container, "the very same goes on");
-    let_go(&worker);
+    release(&worker);
     let events: Vec<Value> = worker.follow(&job, 0).collect();
     assert_eq!(printed(&events, "stdout"), "before\nafter\n");
     let result = events.last().unwrap();
@@ -87,9 +87,9 @@ fn job_outlives_its_worker() {
 #[test]
 fn job_can_end_while_worker_is_down() {
     let mut worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
+    let job = start_job(&worker, WAITING);
     worker.process.kill();
-    let_go(&worker);
+    release(&worker);
     eventually("the shim has cleared away", || {
         (worker.shims().is_empty() && worker.workspaces().is_empty()).then_some(())
     });
@@ -103,7 +103,7 @@ fn job_can_end_while_worker_is_down() {
 #[test]
 fn job_of_earlier_process_can_be_canceled() {
     let mut worker = Worker::start(&[]);
-    let job = begin(&worker, "trap '' TERM; echo before; sleep 1000");
+    let job = start_job(&worker, "trap '' TERM; echo before; sleep 1000");
     worker.restart();
     let cancel = format!("{}:cancel", Worker::path(&job));
     worker.api.act(&cancel).json(200);
@@ -115,7 +115,7 @@ fn job_of_earlier_process_can_be_canceled() {
 #[test]
 fn higher_attempt_replaces_one_from_before_restart() {
     let mut worker = Worker::start(&[]);
-    let mut job = begin(&worker, "echo before; sleep 1000");
+    let mut job = start_job(&worker, "echo before; sleep 1000");
     worker.restart();
     job["attempt"] = json!(2);
     let mut second = worker.follow(&job, 0);
@@ -132,7 +132,7 @@ fn higher_attempt_replaces_one_from_before_restart() {
 #[test]
 fn job_without_shim_is_lost_output_kept() {
     let worker = Worker::start(&[]);
-    let job = begin(&worker, "echo before; sleep 1000");
+    let job = start_job(&worker, "echo before; sleep 1000");
     let shims = worker.shims();
     assert_eq!(shims.len(), 1);
     kill(shims[0], Signal::KILL);
@@ -155,7 +155,7 @@ fn job_without_shim_is_lost_output_kept() {
 #[test]
 fn shim_and_worker_killed_together_leave_nothing() {
     let mut worker = Worker::start(&[]);
-    let job = begin(&worker, "echo before; sleep 1000");
+    let job = start_job(&worker, "echo before; sleep 1000");
     worker.process.kill();
     kill(worker.shims()[0], Signal::KILL);
     worker.start_again();
@@ -168,14 +168,14 @@ fn shim_and_worker_killed_together_leave_nothing() {
 #[test]
 fn job_outlives_the_podman_client() {
     let worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
+    let job = start_job(&worker, WAITING);
     // One after the other: the second must not pass the first one's end on to the command.
     for process in podman_client(&worker) {
         kill(process, Signal::KILL);
         let place = format!("/proc/{process}");
         eventually("it is gone", || (!Path::new(&place).exists()).then_some(()));
     }
-    let_go(&worker);
+    release(&worker);
     let result = last(worker.attach(&job, 0));
     assert_eq!(
         (&result["exit_code"], &result["stdout"]),
@@ -260,7 +260,7 @@ fn unreadable_files_do_not_stop_worker() {
 #[test]
 fn started_job_never_starts_again() {
     let mut worker = Worker::start(&[]);
-    let job = begin(&worker, "echo before; sleep 1000");
+    let job = start_job(&worker, "echo before; sleep 1000");
     worker.process.kill();
     kill(worker.shims()[0], Signal::KILL);
     let request = job["sandbox"].to_string();
@@ -277,7 +277,7 @@ fn started_job_never_starts_again() {
 #[test]
 fn second_shim_connection_does_not_end_job() {
     let worker = Worker::start(&[]);
-    let job = begin(&worker, WAITING);
+    let job = start_job(&worker, WAITING);
     let socket = worker.workspaces()[0].join("shim.sock");
     let caller = UnixStream::connect(socket).unwrap();
     eventually("the worker has come back", || {
@@ -287,7 +287,7 @@ fn second_shim_connection_does_not_end_job() {
             .is_ok_and(|n| n == 0)
             .then_some(())
     });
-    let_go(&worker);
+    release(&worker);
     assert_eq!(last(worker.attach(&job, 0))["exit_code"], 3);
 }
 
@@ -329,7 +329,7 @@ fn request_is_deleted_once_job_runs() {
     }
     let arguments = processes(|arguments| arguments.iter().any(|word| word.contains(&secret)));
     assert!(arguments.is_empty());
-    let_go(&worker);
+    release(&worker);
     last(worker.attach(&job, 0));
     assert!(podman(&["ps", "--quiet"]).is_ok());
 }

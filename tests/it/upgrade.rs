@@ -2,7 +2,7 @@
 //! of different releases understand each other.
 
 use crate::{
-    shims::{WAITING, begin, last},
+    shims::{WAITING, last, start_job},
     support::{
         Orchestrator, PASSWORD, Worker, eventually, process, server::role, stand_in::capability,
         uuid,
@@ -176,7 +176,7 @@ fn shim_of_earlier_release_is_understood() {
 #[test]
 fn worker_of_earlier_release_is_understood() {
     let mut worker = Worker::start(&[]);
-    let jobs = [(); 2].map(|()| begin(&worker, WAITING));
+    let jobs = [(); 2].map(|()| start_job(&worker, WAITING));
     worker.process.kill();
     let owner = |job: &Value| {
         let name = format!("{}-1", job["job_id"].as_str().unwrap());
