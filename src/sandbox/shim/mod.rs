@@ -144,3 +144,6 @@ fn socket_in(dir: &Path) -> io::Result<(File, PathBuf)> {
 pub(crate) fn log_in(dir: &Path) -> String {
     fs::read_to_string(dir.join(LOG_FILE)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+use super::*;
+use crate::sandbox::StopReason;
+
+#[tokio::test]
+async fn both_ends_of_the_socket_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(ShimHandle::connect(dir.path()).unwrap().is_none());
+    let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();
+    let mut handle = ShimHandle::connect(dir.path()).unwrap().unwrap();
+    // Before the shim has said how it is spoken to.
+    handle.stop(StopReason::Canceled);
+
+    let (updates, receiver) = watch::channel(());
+    let stops = Stops::new();
+    let server = background::spawn("test", server::serve(listener, receiver, stops.clone()));
+    assert!(handle.changed().await, "hello");
+    tokio::select! {
+        reason = stops.requested() => assert_eq!(reason, StopReason::Canceled),
+        _ = handle.changed() => panic!("an update of nothing"),
+    }
+    updates.send_replace(());
+    assert!(handle.changed().await, "update");
+
+    let mut next = ShimHandle::connect(dir.path()).unwrap().unwrap();
+    assert!(next.changed().await, "hello");
+    assert!(!handle.changed().await, "replaced by the next owner");
+    drop(updates);
+    server.await.unwrap();
+    assert!(!next.changed().await, "the shim is gone");
+    assert!(ShimHandle::connect(dir.path()).unwrap().is_none());
+}
