@@ -1,6 +1,6 @@
 //! State that the API, the jobs and the background tasks of a worker share.
 //!
-//! What holds for it:
+//! Invariants:
 //! - It is made once, at the start; only what has a lock or a channel of its own changes.
 //! - No lock in it is held across an await point or a file operation. Looks at the disk go through
 //!   [`probe_disk`](WorkerContext::probe_disk), so that a disk that hangs stops no call that does not need it.
@@ -95,7 +95,7 @@ impl WorkerContext {
         has_space
     }
 
-    /// Fails while the data directory is not where it was at the start: files at its path are not ours.
+    /// Fails while the data directory is not where it was at the start: files at its path are of another.
     pub(super) async fn verify_data_dir(self: &Arc<Self>) -> Result<(), Problem> {
         let look = |ctx: &Self| ctx.anchors.verify();
         self.probe_disk(look).await?.map_err(moved)

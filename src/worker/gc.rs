@@ -23,7 +23,7 @@ pub(super) async fn run_gc(ctx: Arc<WorkerContext>, ledger: Arc<Ledger>, retain:
     let (engine, node_uuid) = (ctx.engine.clone(), ctx.node_uuid.clone());
     let jobs_dir = ctx.disk.jobs_dir.clone();
     loop {
-        // Another directory in the place of ours knows nothing of the jobs that run.
+        // A directory that took its place knows nothing of the jobs that run.
         if ctx.verify_data_dir().await.is_ok() {
             collect(&ctx, &ledger, retain).await;
         }

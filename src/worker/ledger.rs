@@ -8,8 +8,8 @@
 //! neither sees, ends nor forgets it: it goes on, and its result stays for the first. A job without a
 //! known owner belongs to all of them.
 //!
-//! **Memory and disk.** A job is on disk, in its [`Spool`], before a caller is told that it was accepted, and a
-//! tombstone before a caller is told that its job is forgotten. So a worker that was killed knows all of it again
+//! **Memory and disk.** A job is on disk, in its [`Spool`], before a caller learns that it was accepted, and a
+//! tombstone before a caller learns that its job is forgotten. So a worker that was killed knows all of it again
 //! at its next start ([`super::recovery`]). The decisions are those of the [registry]; they are taken under a lock
 //! that is held for microseconds. Files are written without it, off the runtime's threads, so that a disk that hangs
 //! stops only the calls that need it:
@@ -174,7 +174,7 @@ impl Ledger {
         };
         let mut change = Change::begun(self, id);
         let forgotten = self
-            .bury(id, attempt)
+            .write_tombstone(id, attempt)
             .await
             .inspect_err(|problem| change.failure = Some(problem.clone()))?;
         change.failure = None;
@@ -186,7 +186,7 @@ impl Ledger {
 
     /// Writes a tombstone, and then removes the job, which is returned, from the registry. In this order: a job that
     /// is gone and has no tombstone could be run again.
-    async fn bury(&self, id: JobId, attempt: u32) -> Result<Option<Arc<Job>>, Problem> {
+    async fn write_tombstone(&self, id: JobId, attempt: u32) -> Result<Option<Arc<Job>>, Problem> {
         let mut file = Arc::clone(&self.tombstones).lock_owned().await;
         let now = Time::now();
         let appended = spawn_blocking(move || file.append(now, id, attempt).map(|()| file));
@@ -195,7 +195,7 @@ impl Ledger {
             tracing::error!(job = %id, %error, "tombstone not written; job stays known");
             storage_error(&error)
         })?;
-        let forgotten = self.registry().bury(id, attempt, now);
+        let forgotten = self.registry().remove(id, attempt, now);
         if file.is_oversized() {
             let text = self.registry().tombstones().to_text();
             let compacted = spawn_blocking(move || file.compact(&text)).await;
@@ -253,7 +253,7 @@ impl Reservation {
         self.change.failure = Some(problem.clone());
     }
 
-    /// Writes the job to disk, and publishes it. Has to run to its end: a write that nobody waits for any more
+    /// Writes the job to disk, and publishes it. Must run to its end: a write without a caller that publishes it
     /// would leave a job on disk that the next start runs.
     pub(super) async fn commit(
         self,

@@ -42,7 +42,7 @@ impl Metrics {
     /// Text of all metrics, with the number of running jobs and the free space of now.
     pub(super) fn render(&self, running: usize, spaces: &[(StorageArea, DiskSpace)]) -> Reply {
         let snapshot = Registry::new();
-        let help = "Jobs that were accepted and have not ended.";
+        let help = "Jobs that were taken and have not ended.";
         let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
         jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
         add_space(&snapshot, spaces);

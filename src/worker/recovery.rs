@@ -150,7 +150,7 @@ async fn stop_unknown_shim(spool: &Spool) {
 }
 
 impl Recovered {
-    /// Has an attempt resumed, unless it has ended and left nothing behind.
+    /// Resumes an attempt, unless it has ended and left nothing behind.
     fn adopt(&mut self, job: &Arc<Job>, container: Option<String>, has_workspace: bool) {
         let shim = ShimHandle::connect(job.spool.path()).unwrap_or_else(|error| {
             tracing::error!(job = %job.accepted.job_id, %error, "shim of a job not found");

@@ -2,7 +2,7 @@
 //! can't bring one back to life.
 //!
 //! [`Tombstones`] is the index in memory. [`TombstoneFile`] has a line per tombstone, which is appended and synced
-//! before the caller is told that its job is forgotten. Tombstones that are too old or too many go when the file is
+//! before the caller learns that its job is forgotten. Tombstones that are too old or too many go when the file is
 //! read at the next start, or has grown to twice the limit.
 
 use crate::{

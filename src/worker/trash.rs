@@ -37,7 +37,7 @@ pub(super) type RemovalQueue = UnboundedReceiver<PathBuf>;
 struct Tree {
     /// Job whose directory stays until the tree is gone.
     _job: Option<Arc<Job>>,
-    /// Has the space count as returning, until the removal fails.
+    /// Entry of the job, whose space counts as returning until the removal fails.
     live: Option<Arc<LiveJob>>,
     /// Whether it is being removed, or waits for it.
     is_queued: bool,

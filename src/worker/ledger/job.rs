@@ -134,7 +134,7 @@ impl Job {
         }
     }
 
-    /// Has the directory removed once the job is dropped for the last time.
+    /// Marks the directory for removal, once the last reference is dropped.
     pub(in crate::worker) fn remove_on_drop(&self) {
         self.spool.remove_on_drop();
         self.is_removed_on_drop.store(true, Ordering::Release);

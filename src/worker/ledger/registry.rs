@@ -2,7 +2,7 @@
 //!
 //! Nothing here reads, writes or waits. A change that has to reach the disk first is begun
 //! ([`admit`](Registry::admit), [`forget`](Registry::forget)), written by the [ledger](super) without its lock, and
-//! then [accepted](Registry::accept), [buried](Registry::bury) or [aborted](Registry::abort). Meanwhile the id is
+//! then [accepted](Registry::accept), [removed](Registry::remove) or [aborted](Registry::abort). Meanwhile the id is
 //! *busy*: every call about the same job waits for the outcome, and a job that is being accepted holds its slot.
 //! Calls about other jobs are answered as ever, also while the disk hangs.
 
@@ -161,10 +161,10 @@ impl Registry {
             }
             job.accepted.attempt
         } else {
-            let buried = self.tombstones.highest_attempt(id);
+            let highest = self.tombstones.highest_attempt(id);
             match attempt {
-                Some(attempt) if buried < Some(attempt) => attempt,
-                _ if buried.is_some() => return Ok(Removal::Done),
+                Some(attempt) if highest < Some(attempt) => attempt,
+                _ if highest.is_some() => return Ok(Removal::Done),
                 _ => return Err(Problem::not_found("job")),
             }
         };
@@ -173,7 +173,7 @@ impl Registry {
     }
 
     /// Replaces a job, where there is one, by its tombstone, which is on disk now.
-    pub(super) fn bury(&mut self, id: JobId, attempt: u32, at: Time) -> Option<Arc<Job>> {
+    pub(super) fn remove(&mut self, id: JobId, attempt: u32, at: Time) -> Option<Arc<Job>> {
         self.tombstones.insert(at, id, attempt);
         let forgotten = self.jobs.remove(&id);
         if let Some(forgotten) = &forgotten {
@@ -304,8 +304,8 @@ impl Registry {
     }
 
     fn check_tombstone(&self, wanted: &AcceptedJob) -> Result<(), Problem> {
-        let buried = self.tombstones.highest_attempt(wanted.job_id);
-        if buried.is_some_and(|attempt| wanted.attempt <= attempt) {
+        let highest = self.tombstones.highest_attempt(wanted.job_id);
+        if highest.is_some_and(|attempt| wanted.attempt <= attempt) {
             return Err(Problem::new(
                 ProblemKind::JobAlreadyFinished,
                 "this attempt has ended and its result was fetched; create a new job to run it again",

@@ -206,7 +206,7 @@ enum Step {
     Write(usize, bool),
     End(usize),
     Forget(usize, Option<u32>),
-    Bury(usize, bool),
+    Remove(usize, bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -216,7 +216,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (job.clone(), any::<bool>()).prop_map(|(job, is_ok)| Step::Write(job, is_ok)),
         job.clone().prop_map(Step::End),
         (job.clone(), proptest::option::of(attempt)).prop_map(|(job, n)| Step::Forget(job, n)),
-        (job, any::<bool>()).prop_map(|(job, is_ok)| Step::Bury(job, is_ok)),
+        (job, any::<bool>()).prop_map(|(job, is_ok)| Step::Remove(job, is_ok)),
     ];
     proptest::collection::vec(step, 0..80)
 }
@@ -226,10 +226,10 @@ proptest! {
     fn attempts_fence_and_slots_are_kept(steps in steps()) {
         let ids: Vec<_> = (0..4).map(|_| (JobId::new(), TaskId::new())).collect();
         let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
-        // Changes under way, the highest attempt that was published or buried, and live jobs by index.
+        // Changes under way, the highest attempt that was published or forgotten, by job.
         let mut writing: [Option<AcceptedJob>; 4] = Default::default();
-        let mut burying: [Option<u32>; 4] = Default::default();
-        let (mut published, mut buried) = ([0_u32; 4], [0_u32; 4]);
+        let mut forgetting: [Option<u32>; 4] = Default::default();
+        let (mut published, mut forgotten) = ([0_u32; 4], [0_u32; 4]);
         for step in steps {
             match step {
                 Step::Admit(n, attempt) => {
@@ -237,18 +237,18 @@ proptest! {
                     let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
                     match registry.admit(&wanted) {
                         Ok(registry::Admission::Begun) => {
-                            prop_assert!(writing[n].is_none() && burying[n].is_none());
-                            prop_assert!(attempt > buried[n] && attempt > published[n]);
+                            prop_assert!(writing[n].is_none() && forgetting[n].is_none());
+                            prop_assert!(attempt > forgotten[n] && attempt > published[n]);
                             writing[n] = Some(wanted);
                         }
                         Ok(registry::Admission::Known(job)) => {
                             prop_assert_eq!(job.accepted.attempt, attempt);
-                            prop_assert!(attempt > buried[n]);
+                            prop_assert!(attempt > forgotten[n]);
                         }
                         Ok(registry::Admission::Busy { is_same, .. }) => {
                             let first = writing[n].as_ref();
                             prop_assert_eq!(is_same, first.is_some_and(|it| it.attempt == attempt));
-                            prop_assert!(first.is_some() || burying[n].is_some());
+                            prop_assert!(first.is_some() || forgetting[n].is_some());
                         }
                         Err(_) => {}
                     }
@@ -275,16 +275,16 @@ proptest! {
                     if let Ok(Removal::Begun { attempt }) =
                         registry.forget(Requester::Gc, ids[n].0, attempt)
                     {
-                        prop_assert!(writing[n].is_none() && burying[n].is_none());
-                        prop_assert!(attempt > buried[n]);
-                        burying[n] = Some(attempt);
+                        prop_assert!(writing[n].is_none() && forgetting[n].is_none());
+                        prop_assert!(attempt > forgotten[n]);
+                        forgetting[n] = Some(attempt);
                     }
                 }
-                Step::Bury(n, is_ok) => {
-                    let Some(attempt) = burying[n].take() else { continue };
+                Step::Remove(n, is_ok) => {
+                    let Some(attempt) = forgetting[n].take() else { continue };
                     if is_ok {
-                        buried[n] = attempt;
-                        if let Some(job) = registry.bury(ids[n].0, attempt, Time::now()) {
+                        forgotten[n] = attempt;
+                        if let Some(job) = registry.remove(ids[n].0, attempt, Time::now()) {
                             prop_assert!(job.has_ended());
                             prop_assert_eq!(job.accepted.attempt, attempt);
                             published[n] = 0;
