@@ -1,8 +1,9 @@
-//! The directory in which a role keeps its state, and the rules for what lies there.
+//! Data directory: the directory in which a role keeps its state, and the rules for its files.
 //!
-//! The directory is 0700 and every file 0600, also those that existed before. A file is
-//! replaced by rename, so that a reader never sees half of one. A lock per role keeps a
-//! second process of the same role out.
+//! The directory has mode 0700 and every file 0600, also those that existed before. Files are
+//! replaced in one piece ([`files`](crate::files)). A lock per role keeps a second process of the same role out.
+//!
+//! All calls here read or write the disk and may block.
 
 mod anchors;
 mod secret;
@@ -12,10 +13,11 @@ pub use anchors::{DataDirMoved, PathAnchors};
 pub use secret::SecretFile;
 pub use validation::{DataDirError, ensure_usable};
 
+use crate::files::{Durability, PRIVATE_MODE, replace_file};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
     os::unix::fs::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
@@ -28,7 +30,7 @@ use zeroize::Zeroizing;
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
 
-/// Keeps other processes of the same role out while it lives.
+/// Lock of a role, held until it is dropped: other processes of the same role can't start.
 #[derive(Debug)]
 pub struct RoleLock {
     _file: File,
@@ -36,13 +38,13 @@ pub struct RoleLock {
 }
 
 impl RoleLock {
-    /// Path of the lock.
+    /// Path of the lock file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// `addresses.json`: what was really bound.
+/// Content of `addresses.json`: the addresses that are bound.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Addresses {
     /// The User API.
@@ -57,8 +59,8 @@ pub struct Addresses {
 }
 
 impl DataDir {
-    /// Opens `path`, makes it when missing, and closes it to everybody else. One that isn't empty and was
-    /// no data directory before is left as it is.
+    /// Opens the directory at `path`, which is made where it is missing, and closes it to all other users. Fails,
+    /// and changes nothing, where it holds other things.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |source: io::Error| DataDirError::Io {
             path: path.to_owned(),
@@ -72,30 +74,30 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// A path inside.
+    /// Path of a file inside.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The path itself.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A directory inside, made when missing, 0700.
+    /// Directory inside, of mode 0700, made where it is missing.
     pub fn subdir(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.join(name);
         make_private_dir(&path)?;
         Ok(path)
     }
 
-    /// Takes the lock of `role`.
+    /// Takes the lock of `role`. Fails while another process has it.
     pub fn lock(&self, role: &str) -> io::Result<RoleLock> {
         let path = self.join(format!("{role}.lock"));
         let file = OpenOptions::new()
             .create(true)
             .append(true)
-            .mode(0o600)
+            .mode(PRIVATE_MODE)
             .open(&path)?;
         file.try_lock().map_err(|_| {
             io::Error::other(format!(
@@ -106,7 +108,7 @@ impl DataDir {
         Ok(RoleLock { _file: file, path })
     }
 
-    /// Reads a file; `None` when there is none.
+    /// Content of a file; `None` where there is none.
     pub fn read(&self, name: &str) -> io::Result<Option<Zeroizing<String>>> {
         match fs::read_to_string(self.join(name)) {
             Ok(text) => Ok(Some(Zeroizing::new(text))),
@@ -118,28 +120,28 @@ impl DataDir {
         }
     }
 
-    /// Writes a file, 0600, whole or not at all.
+    /// Replaces a file in one piece, with mode 0600.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         write_private(&self.join(name), content)
     }
 
-    /// Reads a secret, or makes it with `fresh` the first time; true when it was made now. One that is there
-    /// and can't be used is an error.
+    /// Reads a secret, or makes it with `generate` the first time. Returns whether it was made now. Fails where the
+    /// file is there and can't be used.
     pub fn secret(
         &self,
         file: SecretFile,
-        fresh: impl FnOnce() -> Zeroizing<String>,
+        generate: impl FnOnce() -> Zeroizing<String>,
     ) -> io::Result<(Zeroizing<String>, bool)> {
         if let Some(text) = file.read(&self.join(file.name))? {
             return Ok((text, false));
         }
-        let text = fresh();
+        let text = generate();
         self.write(file.name, text.as_bytes())?;
         Ok((text, true))
     }
 
-    /// Changes `addresses.json`, leaving to other roles what is theirs. The file is for scripts: no role
-    /// needs it, so one that is damaged or can't be written is logged and stops no start.
+    /// Changes `addresses.json`, and keeps the addresses of other roles in it. The file is for scripts. No role needs
+    /// it, so a damaged one, or one that can't be written, is logged and stops no start.
     pub fn update_addresses(&self, change: impl FnOnce(&mut Addresses)) {
         let path = self.join("addresses.json");
         let mut addresses = read_addresses(&path);
@@ -150,37 +152,37 @@ impl DataDir {
         if let Err(error) = written {
             tracing::warn!(
                 %error,
-                "addresses.json not updated; the addresses are in this log, and scripts can't read them from the file"
+                "addresses.json not written; find the addresses in this log"
             );
-            // Rather none than those of an earlier start.
+            // Rather no file than the addresses of an earlier start.
             if let Err(error) = fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                tracing::warn!(%error, "addresses.json of an earlier start not removed");
+                tracing::warn!(%error, "addresses.json of an earlier start not removed; its addresses are out of date");
             }
         }
     }
 }
 
-/// Addresses in a file; none where it is missing or damaged.
+/// Addresses in a file; none where the file is missing or damaged.
 fn read_addresses(path: &Path) -> Addresses {
     let read = fs::read(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
     read.unwrap_or_else(|error| {
         if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(%error, "addresses.json can't be read; it is written again");
+            tracing::warn!(%error, "addresses.json unreadable; replaced");
         }
         Addresses::default()
     })
 }
 
-/// Gives all files of a directory that existed before a mode of 0600.
+/// Sets the mode of all files of a directory to 0600.
 fn make_files_private(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        // The kind of the entry itself: a link's target is none of ours.
+        // Of the entry itself: the target of a link may be anywhere.
         let changed = entry.file_type().and_then(|kind| {
             if kind.is_file() {
-                fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o600))
+                fs::set_permissions(entry.path(), fs::Permissions::from_mode(PRIVATE_MODE))
             } else {
                 Ok(())
             }
@@ -194,7 +196,7 @@ fn make_files_private(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory of mode 0700, made with its parents when missing.
+/// Makes a directory of mode 0700, with its parents, where it is missing.
 pub fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -203,7 +205,7 @@ pub fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// A directory of mode 0700, made when missing; the one above has to be there.
+/// Makes a directory of mode 0700 where it is missing. Fails without its parent.
 pub fn make_private_subdir(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -212,45 +214,23 @@ pub fn make_private_subdir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// Fails where something is at `path` that is no directory of this user, such as a link.
+/// Fails where `path` is there and is not a directory of this user, such as a symbolic link.
 pub fn check_owner(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
-        Ok(meta) if !meta.is_dir() => Err(io::Error::other("it is no directory")),
+        Ok(meta) if !meta.is_dir() => Err(io::Error::other("it is not a directory")),
         Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => Err(io::Error::other(
-            format!("it belongs to uid {}, and not to us", meta.uid()),
+            format!("it belongs to another user (uid {})", meta.uid()),
         )),
         Ok(_) => Ok(()),
     }
 }
 
-/// Writes a file of mode 0600 beside its place, makes it durable, and renames it there.
+/// Replaces a file in one piece, with mode 0600; the new content survives a loss of power.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let failed = |error: io::Error| {
-        io::Error::new(
-            error.kind(),
-            format!("can't write {}: {error}", path.display()),
-        )
-    };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    };
-    write().map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        failed(error)
+    replace_file(path, content, Durability::Full).map_err(|error| {
+        let text = format!("can't write {}: {error}", path.display());
+        io::Error::new(error.kind(), text)
     })
 }

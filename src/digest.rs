@@ -1,4 +1,4 @@
-//! SHA-256, in the one form in which it is shown: lower-case hex.
+//! SHA-256 in lower-case hex.
 
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;

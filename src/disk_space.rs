@@ -1,47 +1,47 @@
-//! Free room on filesystems: bytes and inodes.
+//! Free space of filesystems: bytes and inodes.
 
 use std::{fmt, io, path::Path};
 
-/// How much of a filesystem's bytes or inodes there is, and how much of it is free to us.
+/// Number of a filesystem's bytes or inodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capacity {
-    /// Free to a process without privileges.
+    /// Number that is free to a process without privileges.
     pub free: u64,
-    /// In all.
+    /// Number in all.
     pub total: u64,
 }
 
-/// Room on one filesystem.
+/// Space of one filesystem.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSpace {
     /// Bytes.
     pub bytes: Capacity,
-    /// Inodes; `None` where the filesystem makes them as it needs them, as btrfs does.
+    /// Inodes; `None` where their number has no limit, as on btrfs.
     pub inodes: Option<Capacity>,
 }
 
-/// What a filesystem can be short of.
+/// Resource of which a filesystem can be short.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Resource {
-    /// Room for contents.
+    /// Space for contents.
     Bytes,
-    /// Room for more files, however small.
+    /// Space for more files, however small.
     Inodes,
 }
 
-/// A filesystem with less free than is kept in reserve.
+/// Shortage: a filesystem has less free than its reserve.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortage {
-    /// What it is short of.
+    /// Resource that is short.
     pub of: Resource,
-    /// How much is free.
+    /// Amount that is free.
     pub free: u64,
-    /// How much has to be.
+    /// Amount that has to be free.
     pub reserve: u64,
 }
 
 impl DiskSpace {
-    /// Room where `path` is.
+    /// Space of the filesystem of `path`.
     pub fn at(path: &Path) -> io::Result<Self> {
         let disk = rustix::fs::statvfs(path)?;
         Ok(Self {
@@ -56,16 +56,15 @@ impl DiskSpace {
         })
     }
 
-    /// Inodes to keep free beside `min_free` bytes: the same share of all there are. So the reserve fits
-    /// every filesystem, whether it was made with many inodes or few, and no reserve of bytes means none
-    /// of inodes.
+    /// Reserve of inodes that goes with one of `min_free` bytes: the same share of all. So it fits
+    /// filesystems with many inodes and with few, and no reserve of bytes means none of inodes.
     pub fn inode_reserve(&self, min_free: u64) -> Option<u64> {
         let total = u128::from(self.inodes?.total);
         let share = total * u128::from(min_free) / u128::from(self.bytes.total.max(1));
         u64::try_from(share.min(total)).ok()
     }
 
-    /// What is missing where `min_free` bytes are to be kept free, and as large a share of the inodes.
+    /// Shortage where `min_free` bytes, and the same share of the inodes, have to be free.
     pub fn shortage(&self, min_free: u64) -> Option<Shortage> {
         let short = |of, free, reserve| (free < reserve).then_some(Shortage { of, free, reserve });
         short(Resource::Bytes, self.bytes.free, min_free).or_else(|| {
@@ -76,14 +75,14 @@ impl DiskSpace {
 }
 
 impl Shortage {
-    /// How much more has to be free.
+    /// Amount that is missing.
     pub fn missing(&self) -> u64 {
         self.reserve.saturating_sub(self.free)
     }
 }
 
 impl Resource {
-    /// So much of it, in words.
+    /// Text for an amount.
     pub fn amount(self, number: u64) -> String {
         match self {
             Self::Bytes => format!("{} MiB", number >> 20),
@@ -99,7 +98,7 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// Bytes that we may still write where `path` is.
+/// Bytes that are free to this process on the filesystem of `path`.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(DiskSpace::at(path)?.bytes.free)
 }

@@ -1,9 +1,8 @@
-//! An error with all its causes, in one line, for logs and terminals; never for strangers.
+//! Errors with all their causes in one line, for logs and terminals; never for other users.
 
 use std::error::Error;
 
-/// The error's own text and its causes'. Some errors repeat their cause in their own text; it is told
-/// once.
+/// Text of an error and of its causes, each once: some errors repeat their cause.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! How a process ends: an exit code that scripts can rely on, and two lines for a person.
+//! End of a process: an exit code for scripts, and two lines for a person.
 
 use crate::errors;
 use std::{error::Error, fmt::Display, io};
@@ -6,26 +6,26 @@ use std::{error::Error, fmt::Display, io};
 /// Exit codes (contract, section 5).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// 2: the command line is wrong.
+    /// 2: wrong command line.
     Usage,
     /// 3: not logged in, or not allowed.
     NotAllowed,
-    /// 4: no such thing.
+    /// 4: not found.
     NotFound,
-    /// 5: the state of the thing forbids it.
+    /// 5: not possible in the present state.
     Conflict,
     /// 6: refused as invalid.
     Invalid,
-    /// 7: the other side can't be reached.
+    /// 7: server unreachable.
     Unreachable,
-    /// 8: a fault.
+    /// 8: internal error.
     Internal,
-    /// Any other: a job's own code, or one of those that stand for its end.
+    /// Any other: exit code of a job, or the code for the way it ended.
     Code(u8),
 }
 
 impl Exit {
-    /// The number.
+    /// Number of the exit code.
     pub const fn code(self) -> u8 {
         match self {
             Self::Usage => 2,
@@ -40,17 +40,17 @@ impl Exit {
     }
 }
 
-/// Why a process ends other than well.
+/// Failure with which a process ends.
 #[derive(Debug)]
 pub struct Failure {
-    /// The exit code.
+    /// Exit code.
     pub exit: Exit,
-    /// What failed and what to try; empty when everything was said already.
+    /// What failed and what to try; empty when nothing is left to say.
     pub message: String,
 }
 
 impl Failure {
-    /// With this code and this text.
+    /// A failure with this code and text.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
@@ -63,12 +63,12 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// A fault.
+    /// An internal error.
     pub fn internal(error: impl Display) -> Self {
         Self::new(Exit::Internal, error.to_string())
     }
 
-    /// Only a code: the end of a job that printed for itself.
+    /// A code without a text, for a job that has printed its own.
     pub fn silent(code: u8) -> Self {
         Self::new(Exit::Code(code), "")
     }

@@ -1,9 +1,8 @@
-//! Processes that call under one identity, such as a node's.
+//! Instances: processes that call under one identity, such as a node's.
 //!
 //! A data directory that was copied to a second machine makes two processes of one identity. Each process
-//! names itself by a random id. An id that follows another one is a restart; one that calls again after its
-//! successor did (A, B, A) shows that both are alive. That is over once only one of them has been heard for
-//! [`RIVAL_TIMEOUT`].
+//! sends a random id. A new id is a restart; an id that calls again after its successor (A, B, A) shows that
+//! both are alive, and rivals. They are until only one of them has called for [`RIVAL_TIMEOUT`].
 
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -13,17 +12,17 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Three intervals between reports.
+/// Time after which a rival that does not call is gone: three intervals of reports.
 pub(crate) const RIVAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Processes of one identity that are remembered.
+/// Number of processes of one identity that are remembered.
 const MAX_REMEMBERED_PROCESSES: usize = 16;
 
-/// Answer to who calls.
+/// Status of the process that calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum InstanceStatus {
     /// The only process of its identity.
     Sole,
-    /// One of several; whether that was found just now.
+    /// One of several; new where this call has shown it.
     Duplicate { is_new: bool },
 }
 
@@ -39,9 +38,9 @@ impl<K> Default for Instances<K> {
 /// Processes of one identity.
 struct Processes {
     current: String,
-    /// Those before it, the last one last.
+    /// Its predecessors, the last one last.
     before: VecDeque<String>,
-    /// When each was heard last; empty while there is one.
+    /// Time of the last call of each rival; empty while there is only one process.
     rivals: HashMap<String, Instant>,
 }
 
@@ -50,7 +49,7 @@ impl<K: Eq + Hash> Instances<K> {
         self.0.lock()
     }
 
-    /// Notes that this process has called.
+    /// Records a call of a process.
     pub(crate) fn record_call(&self, identity: K, process: &str, now: Instant) -> InstanceStatus {
         let mut map = self.map();
         let processes = map.entry(identity).or_insert_with(|| Processes {
@@ -61,7 +60,7 @@ impl<K: Eq + Hash> Instances<K> {
         processes.record_call(process, now)
     }
 
-    /// Whether this process has never called, and would take the place of the one before.
+    /// Whether this process has never called, and would become the current one.
     pub(crate) fn is_unknown(&self, identity: &K, process: &str) -> bool {
         let map = self.map();
         let is_known = |processes: &Processes| {
@@ -87,7 +86,7 @@ impl<K: Eq + Hash> Instances<K> {
 }
 
 impl Processes {
-    /// Rivals that were heard lately.
+    /// Rivals that called lately.
     fn recent_rivals(&self, now: Instant) -> impl Iterator<Item = &String> {
         let is_recent = move |at: &Instant| now.saturating_duration_since(*at) < RIVAL_TIMEOUT;
         let rivals = self.rivals.iter();
@@ -123,7 +122,7 @@ impl Processes {
         InstanceStatus::Sole
     }
 
-    /// Takes a process for the present one.
+    /// Makes a process the current one.
     fn replace(&mut self, process: &str) {
         let before = std::mem::replace(&mut self.current, process.to_owned());
         self.remember(before);
@@ -170,9 +169,9 @@ mod tests {
         );
         assert!(has_duplicate(34));
         assert_eq!(are_new(["b", "c", "d"]), [false; 3]);
-        // A restart of one of them is none that ends it.
+        // A restart of a rival is still a rival.
         assert_eq!(hear("d", 34), STILL);
-        // Only one goes on.
+        // Only one calls from here on.
         assert_eq!(hear("d", 63), STILL);
         assert!(!has_duplicate(64));
         assert_eq!([hear("d", 64), hear("d", 65), hear("e", 66)], [ALONE; 3]);

@@ -1,8 +1,8 @@
-//! What one stranger has of the network.
+//! Networks of clients, by which limits are counted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What belongs to whoever has this address: it alone, or, of IPv6, its whole /64.
+/// Network of a client: its address, or, with IPv6, its whole /64, of which one client has all addresses.
 pub(crate) fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => {
@@ -13,8 +13,8 @@ pub(crate) fn client_network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What failed tries from this address are counted by: its network, or all of loopback, of whose addresses
-/// anybody on the machine has millions.
+/// Key by which failed logins are counted: the client's network, or all of loopback, where every user has millions
+/// of addresses.
 pub(crate) fn rate_limit_key(address: IpAddr) -> IpAddr {
     if address.to_canonical().is_loopback() {
         return Ipv4Addr::LOCALHOST.into();

@@ -1,17 +1,17 @@
-//! Text of strangers, made fit for a terminal and a log.
+//! Untrusted text, made fit for a terminal and a log.
 
-/// The same with a space for each character that a terminal obeys, or that hides or reorders others.
+/// Text with a space in place of each character that controls a terminal, or that hides or reorders others.
 pub(crate) fn clean(text: &str) -> String {
     let shown = |c: char| if is_printable(c) { c } else { ' ' };
     text.chars().map(shown).collect()
 }
 
-/// Its beginning of at most so many bytes, as [`clean`] has it.
+/// Beginning of a text, at most `max_bytes` long, through [`clean`].
 pub(crate) fn clean_prefix(text: &str, max_bytes: usize) -> String {
     clean(&text[..text.floor_char_boundary(max_bytes)])
 }
 
-/// Whether a character stands for itself. The joiners, which letters and emoji need, count as such.
+/// Whether a character is shown as it is. The joiners, which letters and emoji need, count as such.
 fn is_printable(c: char) -> bool {
     !(c.is_control()
         || matches!(

@@ -1,4 +1,4 @@
-//! Waiting for a value that another task sets.
+//! Waits for a value that another task sets.
 //!
 //! `watch::Receiver::wait_for` returns a guard that read-locks the channel. A guard that outlives its
 //! statement, such as one that `join!` keeps until all of its futures have ended, blocks the next
@@ -7,8 +7,8 @@
 
 use tokio::sync::watch::{Receiver, error::RecvError};
 
-/// Waits until the value satisfies `condition`, and returns a copy of it. Fails when the sender is
-/// gone, because the value changes no more.
+/// Waits until the value satisfies `condition`, and returns a copy of it. Fails when the sender is gone and the
+/// value changes no more.
 #[expect(
     clippy::disallowed_methods,
     reason = "the guard ends with the statement"

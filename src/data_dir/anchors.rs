@@ -1,7 +1,7 @@
-//! Paths under which open files have to stay.
+//! Anchors: files and directories that have to stay at their paths while a process runs.
 //!
-//! A directory that is moved, removed or replaced while a process works in it goes unnoticed: open files
-//! are still written, where nobody finds them again, and new ones appear beside somebody else's.
+//! A process does not notice by itself that its directory was moved, removed or replaced: its open files are
+//! written where the next start does not find them, and its new ones appear in another directory.
 
 use std::{
     fs::{self, File},
@@ -10,30 +10,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Something stands at a path no more.
+/// An anchor that is not at its path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the data directory was moved, removed or replaced while this process runs; put it back, or restart this process with the right --data-dir"
 )]
 pub struct DataDirMoved;
 
-/// Files and directories, and the paths under which they are expected.
+/// Files and directories, and the paths where they have to be.
 #[derive(Debug, Default)]
 pub struct PathAnchors(Vec<Anchor>);
 
-/// One of them.
+/// One file or directory.
 #[derive(Debug)]
 struct Anchor {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// Keeps a directory's number from being given to another one. A file is open already where it is used;
-    /// closing another descriptor of a database would give up its locks.
+    /// Keeps the inode number of a directory from being reused. Files are open elsewhere; closing a second
+    /// descriptor of a database would release its locks.
     _directory: Option<File>,
 }
 
 impl PathAnchors {
-    /// What is at these paths now.
+    /// Anchors for the files and directories that are at these paths now.
     pub fn open<'a>(paths: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
         paths
             .into_iter()
@@ -42,7 +42,7 @@ impl PathAnchors {
             .map(Self)
     }
 
-    /// Whether all of it is still there.
+    /// Fails while one is not at its path.
     pub fn verify(&self) -> Result<(), DataDirMoved> {
         if self.0.iter().all(Anchor::is_in_place) {
             Ok(())

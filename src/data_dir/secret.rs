@@ -1,8 +1,9 @@
-//! Files that hold a secret of ours, or another text that is made once and has to stay.
+//! Secret files: texts that are made once and have to stay, such as keys.
 //!
-//! One that is there is never overwritten: a damaged key that was replaced in silence would end every login
+//! A file that is there is never overwritten: a damaged key that was replaced in silence would end every login
 //! and lock out every node.
 
+use crate::files::PRIVATE_MODE;
 use std::{
     fs, io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
@@ -10,27 +11,26 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Others may write it.
+/// Mode bits by which other users may write.
 const NOT_OWNER_WRITABLE: u32 = 0o022;
-/// Others may do anything with it.
+/// Mode bits by which other users may read or write.
 const NOT_OWNER_ACCESS: u32 = 0o077;
-const PRIVATE_MODE: u32 = 0o600;
 /// Longest file that is read.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// A text that is made once.
+/// A file with a text that is made once.
 #[derive(Clone, Copy, Debug)]
 pub struct SecretFile {
     /// Path below the data directory.
     pub name: &'static str,
     /// Checks the text; an error completes "its content …".
     pub validate: fn(&str) -> Result<(), &'static str>,
-    /// What to do about one that can't be used.
+    /// Advice for a file that can't be used.
     pub advice: &'static str,
 }
 
 impl SecretFile {
-    /// Reads the text at `path`; `None` when there is none.
+    /// Text at `path`; `None` where there is none.
     pub(super) fn read(&self, path: &Path) -> io::Result<Option<Zeroizing<String>>> {
         let refuse = |what: &str| {
             let text = format!("{} {what}; {}", path.display(), self.advice);
@@ -42,12 +42,17 @@ impl SecretFile {
             Err(error) => return Err(refuse(&format!("can't be read: {error}"))),
         };
         if !meta.is_file() || meta.len() > MAX_SECRET_BYTES {
-            return Err(refuse("is no file of ours"));
+            return Err(refuse(
+                "is not a file of cynode (not a regular file, or too long)",
+            ));
         }
         let is_ours = meta.uid() == rustix::process::geteuid().as_raw();
-        // What root has put there is as good.
+        // Root's files are trusted.
         if !is_ours && meta.uid() != 0 {
-            let what = format!("belongs to uid {}, who may have changed it", meta.uid());
+            let what = format!(
+                "belongs to another user (uid {}), who may have changed it",
+                meta.uid()
+            );
             return Err(refuse(&what));
         }
         let mode = meta.permissions().mode();
@@ -55,7 +60,7 @@ impl SecretFile {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
-                    "other users can write {path}, and may have changed it; if it is right, close it with: chmod 600 {path}; if not, {}",
+                    "other users can write to {path} and may have changed it; if its content is right, run: chmod 600 {path}; if not, {}",
                     self.advice,
                     path = path.display(),
                 ),
@@ -63,12 +68,12 @@ impl SecretFile {
         }
         let bytes = fs::read(path).map(Zeroizing::new);
         let bytes = bytes.map_err(|error| refuse(&format!("can't be read: {error}")))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is damaged: it is no text"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is damaged: it is not text"))?;
         let text = Zeroizing::new(text.trim().to_owned());
         (self.validate)(&text)
             .map_err(|what| refuse(&format!("is damaged: its content {what}")))?;
         if mode & NOT_OWNER_ACCESS != 0 {
-            tracing::warn!(path = %path.display(), "other users could read a secret until now; replace it if any of them may have");
+            tracing::warn!(path = %path.display(), "secret file was readable by other users; replace the secret if any of them may have read it");
             if is_ours {
                 fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_MODE))?;
             }

@@ -1,7 +1,7 @@
-//! Which directories may become, or are, a data directory.
+//! Validation of a directory that is to be a data directory.
 //!
-//! A role closes its data directory to everybody else and fills it. A slip of the hand must not do that to a
-//! home directory or to `/tmp`: what is there has to be empty, or to have been a data directory before.
+//! A role closes its data directory to all other users and fills it. A typing error must not do that to a
+//! home directory or to `/tmp`: the directory has to be empty, or to have been a data directory before.
 
 use std::{
     fs, io,
@@ -9,10 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files of which one is in every data directory that was used before: every release has made them.
+/// Files of which every data directory that was used before has one.
 const MARKERS: [&str; 3] = ["orchestrator.lock", "worker.lock", "cynode.db"];
-/// What else may be there before the first start: put there by an operator, by the file system, by doctor, or
-/// by podman, `useradd` or a shell where the directory is the home of a service's user.
+/// Other names that may be there before the first start: of an operator, the file system or doctor, or of podman,
+/// `useradd` or a shell where the directory is the home of a service's user.
 const ALLOWED_NAMES: [&str; 12] = [
     "keys",
     "worker",
@@ -27,25 +27,25 @@ const ALLOWED_NAMES: [&str; 12] = [
     ".bashrc",
     ".profile",
 ];
-/// How names of doctor's own directories begin.
+/// Prefix of doctor's own directories.
 const DOCTOR_PREFIX: &str = ".doctor-";
-/// So many foreign files are named.
+/// Number of other files that an error lists.
 const MAX_LISTED_NAMES: usize = 3;
 /// Directories that all users share on every host.
 const SHARED_DIRS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
-/// May be written by everybody; and then entries by their owners only.
+/// Mode bits: all users may write, and may then replace only their own entries.
 const WORLD_WRITABLE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// Why a directory can't be a data directory.
+/// Reason for which a directory can't be a data directory.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// It is a file, or another thing.
-    #[error("{0} is no directory; choose another with --data-dir")]
+    /// Not a directory.
+    #[error("{0} is not a directory; choose another with --data-dir")]
     NotADirectory(PathBuf),
-    /// It is another user's.
+    /// Directory of another user.
     #[error(
-        "{path} belongs to uid {uid}, and not to us; run cynode as that user, or choose another with --data-dir"
+        "{path} belongs to another user (uid {uid}); run cynode as that user, or choose another with --data-dir"
     )]
     WrongOwner {
         /// Directory.
@@ -53,40 +53,40 @@ pub enum DataDirError {
         /// Its owner.
         uid: u32,
     },
-    /// All users share it.
+    /// Directory that all users share.
     #[error(
-        "everybody can write in {0}, where no secret is safe; choose a directory of its own with --data-dir, which is made where it is missing"
+        "all users can write to {0}, so no secret is safe there; choose a separate directory with --data-dir (it is created if missing)"
     )]
     Shared(PathBuf),
-    /// All users can replace it.
-    #[error("everybody can replace {path}, since they can write in {parent}; choose another with --data-dir", parent = parent.display(), path = path.display())]
+    /// Directory that all users can replace.
+    #[error("all users can replace {path}, since they can write to {parent}; choose another with --data-dir", parent = parent.display(), path = path.display())]
     ParentWritable {
         /// Directory.
         path: PathBuf,
         /// The one above it.
         parent: PathBuf,
     },
-    /// It holds other things.
+    /// Directory with other files.
     #[error(
-        "{path} is neither empty nor a data directory of cynode: it holds {names}; choose a directory of its own with --data-dir, which is made where it is missing"
+        "{path} is neither empty nor a data directory of cynode: it contains {names}; choose a separate directory with --data-dir (it is created if missing)"
     )]
     NotEmpty {
         /// Directory.
         path: PathBuf,
-        /// Some of what it holds.
+        /// Some of their names.
         names: String,
     },
-    /// It can't be looked at.
+    /// Directory that can't be read or made.
     #[error("can't use {path} as the data directory: {source}; choose another with --data-dir")]
     Io {
         /// Directory.
         path: PathBuf,
-        /// Why not.
+        /// Reason.
         source: io::Error,
     },
 }
 
-/// Checks that there is nothing at `path`, or a directory that is or may become a data directory of ours.
+/// Fails where `path` is there and neither is nor may become a data directory.
 /// Changes nothing.
 pub fn ensure_usable(path: &Path) -> Result<(), DataDirError> {
     let unusable = |source| DataDirError::Io {
@@ -109,7 +109,7 @@ pub fn ensure_usable(path: &Path) -> Result<(), DataDirError> {
         });
     }
     let names = foreign_names(path).map_err(unusable)?;
-    // A fresh file system of its own may be as open, and empty.
+    // The root of a new file system may have that mode, too; it is empty.
     let is_open = meta.permissions().mode() & (WORLD_WRITABLE | STICKY) == WORLD_WRITABLE | STICKY;
     if is_shared(path) || is_open && !names.is_empty() {
         return Err(DataDirError::Shared(path.to_owned()));
@@ -142,12 +142,12 @@ fn is_shared(path: &Path) -> bool {
     path.is_ok_and(|path| SHARED_DIRS.iter().any(|shared| path == Path::new(shared)))
 }
 
-/// Whether it was a data directory before.
+/// Whether the directory was a data directory before.
 fn has_marker(path: &Path) -> bool {
     MARKERS.iter().any(|name| path.join(name).is_file())
 }
 
-/// Names of what isn't ours, quoted and cut.
+/// Names of files that are not of cynode, quoted and shortened.
 fn foreign_names(path: &Path) -> io::Result<String> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {

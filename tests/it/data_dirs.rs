@@ -105,7 +105,7 @@ fn directory_open_to_everybody_is_refused() {
     }
     set_mode(&shared, 0o1777);
     let path = shared.to_str().unwrap();
-    assert_refused_untouched(home.path(), &shared, &[path, "everybody", "--data-dir"]);
+    assert_refused_untouched(home.path(), &shared, &[path, "all users", "--data-dir"]);
 }
 
 #[test]
