@@ -44,7 +44,7 @@ use crate::{
     wait,
 };
 use parking_lot::{Mutex, MutexGuard};
-use registry::{Lookup, Outcome, Registry, Removal};
+use registry::{Decision, Lookup, Outcome, Registry, Removal};
 use std::{io, path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 
@@ -72,7 +72,7 @@ pub(super) struct Ledger {
 /// [`commit`](Self::commit) has succeeded.
 pub(super) struct Reservation {
     change: Change,
-    accepted: AcceptedJob,
+    accepted: Box<AcceptedJob>,
 }
 
 /// A change of one job that has begun in the registry; aborted when dropped.
@@ -123,12 +123,13 @@ impl Ledger {
         loop {
             let admission = self.registry().admit(&accepted)?;
             match admission {
-                registry::Admission::Known(job) => return Ok(Admission::Known(job)),
-                registry::Admission::Begun => {
+                Decision::Known(job) => return Ok(Admission::Known(job)),
+                Decision::Begun => {
                     let change = Change::begun(self, accepted.job_id);
+                    let accepted = Box::new(accepted);
                     return Ok(Admission::New(Reservation { change, accepted }));
                 }
-                registry::Admission::Busy { outcome, is_same } => {
+                Decision::Busy { outcome, is_same } => {
                     let ended = ended(outcome).await;
                     if is_same {
                         ended?;
@@ -269,7 +270,7 @@ impl Reservation {
         let written = spawn_blocking(move || {
             let spool = Spool::at(path);
             match write(&spool, &accepted, &spec) {
-                Ok(()) => Ok((Job::new(accepted, spool, None), spec)),
+                Ok(()) => Ok((Job::new(*accepted, spool, None), spec)),
                 Err(error) => {
                     spool.remove_on_drop();
                     Err(error)

@@ -35,6 +35,7 @@ mod help;
 mod host_settings;
 mod hostile_images;
 mod hosts;
+mod hung_disk;
 mod image_gc;
 mod inference;
 mod inference_refused;

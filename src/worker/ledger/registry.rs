@@ -4,7 +4,7 @@
 //! ([`admit`](Registry::admit), [`forget`](Registry::forget)), written by the [ledger](super) without its lock, and
 //! then [accepted](Registry::accept), [removed](Registry::remove) or [aborted](Registry::abort). Meanwhile the id is
 //! *busy*: every call about the same job waits for the outcome, and a job that is being accepted holds its slot.
-//! Calls about other jobs are answered as ever, also while the disk hangs.
+//! Calls about other jobs are answered as always, also while the disk hangs.
 
 use super::job::{Job, is_owned_by, state_of};
 use crate::{
@@ -40,37 +40,37 @@ pub(super) struct Registry {
     is_shutting_down: bool,
 }
 
-/// A change of one job on its way to disk.
+/// Change of one job that is being written to disk.
 struct Change {
     /// The attempt that is being accepted; `None` while one is being forgotten.
     accepts: Option<AcceptedJob>,
     outcome: watch::Sender<Option<Result<(), Problem>>>,
 }
 
-/// Answer to a request to run a job.
-pub(super) enum Admission {
+/// Decision about a request to run a job.
+pub(super) enum Decision {
     /// The job runs, or has run.
     Known(Arc<Job>),
     /// The job is new, and its id is busy now: write it down.
     Begun,
-    /// Another change is on its way; with the same request if so, which is then answered alike.
+    /// Another change is under way. `is_same` when it accepts the same request, which then gets the same answer.
     Busy { outcome: Outcome, is_same: bool },
 }
 
-/// Answer to a request to forget a job.
+/// Decision about a request to forget a job.
 pub(super) enum Removal {
     /// The attempt has a tombstone already.
     Done,
     /// The id is busy now: write down a tombstone of this attempt.
     Begun { attempt: u32 },
-    /// Another change is on its way.
+    /// Another change is under way.
     Busy(Outcome),
 }
 
 /// Job of an id.
 pub(super) enum Lookup {
     Found(Arc<Job>),
-    /// A change is on its way.
+    /// A change is under way.
     Busy(Outcome),
 }
 
@@ -98,10 +98,10 @@ impl Registry {
     }
 
     /// Begins to accept a job, unless it is known, refused, or busy.
-    pub(super) fn admit(&mut self, wanted: &AcceptedJob) -> Result<Admission, Problem> {
+    pub(super) fn admit(&mut self, wanted: &AcceptedJob) -> Result<Decision, Problem> {
         self.check_tombstone(wanted)?;
         if let Some(change) = self.changes.get(&wanted.job_id) {
-            return Ok(Admission::Busy {
+            return Ok(Decision::Busy {
                 outcome: change.outcome.subscribe(),
                 is_same: change
                     .accepts
@@ -112,12 +112,12 @@ impl Registry {
         if let Some(known) = self.jobs.get(&wanted.job_id) {
             check_known(&known.accepted, wanted)?;
             if known.accepted.attempt == wanted.attempt {
-                return Ok(Admission::Known(Arc::clone(known)));
+                return Ok(Decision::Known(Arc::clone(known)));
             }
         }
         self.check_slots(wanted)?;
         self.begin(wanted.job_id, Some(wanted.clone()));
-        Ok(Admission::Begun)
+        Ok(Decision::Begun)
     }
 
     /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.
@@ -296,11 +296,11 @@ impl Registry {
     fn slot_holders(&self) -> impl Iterator<Item = &AcceptedJob> {
         let holders = self.jobs.values().filter(|job| job.has_slot());
         let holders = holders.map(|job| &job.accepted);
-        let is_replaced = |it: &&AcceptedJob| {
+        let is_current = |it: &&AcceptedJob| {
             let change = self.changes.get(&it.job_id);
             change.is_none_or(|change| change.accepts.is_none())
         };
-        holders.filter(is_replaced).chain(self.accepting())
+        holders.filter(is_current).chain(self.accepting())
     }
 
     fn check_tombstone(&self, wanted: &AcceptedJob) -> Result<(), Problem> {

@@ -236,16 +236,16 @@ proptest! {
                     let task_id = ids[n].1;
                     let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
                     match registry.admit(&wanted) {
-                        Ok(registry::Admission::Begun) => {
+                        Ok(Decision::Begun) => {
                             prop_assert!(writing[n].is_none() && forgetting[n].is_none());
                             prop_assert!(attempt > forgotten[n] && attempt > published[n]);
                             writing[n] = Some(wanted);
                         }
-                        Ok(registry::Admission::Known(job)) => {
+                        Ok(Decision::Known(job)) => {
                             prop_assert_eq!(job.accepted.attempt, attempt);
                             prop_assert!(attempt > forgotten[n]);
                         }
-                        Ok(registry::Admission::Busy { is_same, .. }) => {
+                        Ok(Decision::Busy { is_same, .. }) => {
                             let first = writing[n].as_ref();
                             prop_assert_eq!(is_same, first.is_some_and(|it| it.attempt == attempt));
                             prop_assert!(first.is_some() || forgetting[n].is_some());
