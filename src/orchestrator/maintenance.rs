@@ -1,5 +1,5 @@
-//! What an orchestrator does for its store beside all work: forgets what is not kept any more,
-//! gives the room back, and sees when a data directory goes away and when a disk that failed is well again.
+//! Maintenance of the database: expired tasks are removed, free space goes back to the disk, a moved data
+//! directory is noticed, and a database that failed is probed until it works again.
 
 use super::AppState;
 use crate::{
@@ -11,16 +11,16 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Between two looks for what is not kept any more. So late may a task be forgotten.
+/// Interval between removals of expired tasks: a tenth of the retention time, within these limits.
 const MAX_RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 const MIN_RETENTION_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the data directory is looked at.
+/// Interval between checks of the path of the data directory.
 const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Backoff between two probes.
+/// Backoff between probes of a database that failed.
 const INITIAL_PROBE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(15);
 
-/// Runs until `shutdown`.
+/// Runs all maintenance until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
         () = run_retention(&state.store, state.settings.retention) => {}
@@ -30,7 +30,7 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     }
 }
 
-/// Notes when the data directory is no more where it was.
+/// Records a storage fault when the data directory was moved or removed.
 async fn watch_data_dir(state: &AppState) {
     loop {
         tokio::time::sleep(DATA_DIR_CHECK_INTERVAL).await;
@@ -38,19 +38,19 @@ async fn watch_data_dir(state: &AppState) {
     }
 }
 
-/// Looks at a pace that goes with how long tasks are kept.
 async fn run_retention(store: &Store, keep: Retention) {
-    let pace = keep.age.map_or(MAX_RETENTION_INTERVAL, |age| age / 10);
+    let tenth = keep.age.map_or(MAX_RETENTION_INTERVAL, |age| age / 10);
+    let interval = tenth.clamp(MIN_RETENTION_INTERVAL, MAX_RETENTION_INTERVAL);
     loop {
-        tokio::time::sleep(pace.clamp(MIN_RETENTION_INTERVAL, MAX_RETENTION_INTERVAL)).await;
+        tokio::time::sleep(interval).await;
         if let Err(error) = remove_expired(store, keep).await {
             let error = errors::chain(&error);
-            tracing::warn!(error, "what is not kept any more can't be forgotten now");
+            tracing::warn!(error, "expired tasks can't be removed; retrying");
         }
     }
 }
 
-/// Forgets all that is to go, and gives back what that leaves.
+/// Removes all expired tasks, and gives the space back.
 async fn remove_expired(store: &Store, keep: Retention) -> Result<(), StoreError> {
     let mut tasks = 0;
     loop {
@@ -61,16 +61,16 @@ async fn remove_expired(store: &Store, keep: Retention) -> Result<(), StoreError
         }
     }
     if tasks > 0 {
-        tracing::info!(tasks, "finished tasks were forgotten");
+        tracing::info!(tasks, "expired tasks removed");
     }
     while store.shrink().await? {}
     if let Err(error) = store.restore_ballast() {
-        tracing::debug!(%error, "no room can be kept for a start on a full disk");
+        tracing::debug!(%error, "no space can be reserved for a start on a full disk");
     }
     Ok(())
 }
 
-/// Probes a store in trouble with growing backoff, and has work go on once it is well.
+/// Probes the database after a fault until it works, then wakes the scheduler.
 async fn recover_store(state: &AppState) {
     let store = &state.store;
     loop {
@@ -79,11 +79,14 @@ async fn recover_store(state: &AppState) {
         while store.storage_fault().is_some() {
             tokio::time::sleep(backoff.next_delay()).await;
             if state.anchors.verify().is_err() {
-                // It can be written well enough, where nobody finds it.
+                // A probe would succeed, in a directory that the next start does not find.
                 continue;
             }
             if let Err(error) = store.probe().await {
-                tracing::debug!(error = errors::chain(&error), "the store is not well yet");
+                tracing::debug!(
+                    error = errors::chain(&error),
+                    "database still fails; retrying"
+                );
             }
         }
         state.jobs.wake.notify_one();

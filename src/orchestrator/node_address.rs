@@ -1,8 +1,8 @@
-//! Where nodes are called, and where they may not have us call.
+//! Addresses at which nodes are called, and addresses that they may not name.
 //!
-//! A node says itself where its Worker API is. That is looked at when it says so, so that it hears what is
-//! wrong, and again at each connection, since a name may have another address by then. What the operator
-//! says with `--worker-url` is not questioned.
+//! A node reports the URL of its Worker API itself. It is checked with the report, so that the node gets the
+//! error, and again at each connection, since its name may resolve to another address by then. A URL that the
+//! operator sets with `--worker-url` is not checked.
 
 use super::{AppState, Settings};
 use crate::{
@@ -20,11 +20,11 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// How long a name may take to be looked up while its node waits for an answer. One that takes longer is
-/// looked up when it is called.
+/// Time limit of a name lookup while the node waits for the answer to its report. A name that takes longer is
+/// checked when it is called.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A client for each reach. None uses a connection of another one.
+/// HTTP client for each reach, with connections of its own.
 pub(super) struct HttpClients([(AddressGuard, Client); 4]);
 
 impl HttpClients {
@@ -36,13 +36,13 @@ impl HttpClients {
         }))
     }
 
-    fn of(&self, reach: Reach) -> &(AddressGuard, Client) {
+    fn for_reach(&self, reach: Reach) -> &(AddressGuard, Client) {
         &self.0[reach as usize]
     }
 }
 
 impl AppState {
-    /// Where dispatch reaches a node: as the operator says, or else as the node does.
+    /// URL of a node's Worker API: the operator's, or else the one that the node reported.
     pub(super) fn worker_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
         self.settings
             .worker_urls
@@ -51,18 +51,18 @@ impl AppState {
             .map(String::as_str)
     }
 
-    /// The client that may call a node.
+    /// HTTP client that may call a node.
     pub(super) fn http_client_for(&self, node: &Node) -> &Client {
         let reach = if self.settings.worker_urls.contains_key(&node.slug) {
             Reach::Anywhere
         } else {
             node.capability.reach()
         };
-        &self.nodes.clients.of(reach).1
+        &self.nodes.clients.for_reach(reach).1
     }
 
-    /// Checks where a node says that its Worker API is, by where the node calls from, and notes that with
-    /// the report. The report stands at the pointer `at`.
+    /// Checks the URL of the Worker API in a report against the address that the node calls from, and records the
+    /// reach of that address in the report. `at` is the JSON pointer of the report, for the error.
     pub(super) async fn check_worker_address(
         &self,
         request: &Request,
@@ -84,19 +84,19 @@ impl AppState {
         {
             return Ok(());
         }
-        let (guard, _) = self.nodes.clients.of(api.reach);
+        let (guard, _) = self.nodes.clients.for_reach(api.reach);
         match timeout(LOOKUP_TIMEOUT, resolve::resolve_host(host)).await {
             Ok(Ok(addresses)) => guard.filter(host, addresses).map(drop).map_err(|refused| {
                 Problem::field(&format!("{at}/worker_api/base_url"), refused.to_string())
             }),
-            // It may have an address later, and is looked at again then.
+            // The name may resolve later, and is checked when it is called.
             Ok(Err(_)) | Err(_) => Ok(()),
         }
     }
 }
 
-/// Addresses that a node may name which calls from there. One that calls us by the address that is its own
-/// runs on this machine; one that a proxy speaks for, which we don't know, does not show where it is.
+/// Reach of the addresses that a node may name, by the address that it calls from. A caller whose address is
+/// the one that it called runs on this machine; a caller behind an unknown proxy does not show where it runs.
 fn reach_of_caller(request: &Request) -> Reach {
     let connection = &request.connection;
     let is_here = connection.client == connection.local.ip();

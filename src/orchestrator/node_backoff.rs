@@ -1,10 +1,10 @@
-//! Nodes that did not take a job just now, and are left alone for a while.
+//! Backoff of nodes that refused a job: such a node gets no jobs for a while.
 //!
-//! A machine that died counts as heard for some seconds yet, and has all its slots free: without
-//! this it would be offered every job again and again.
+//! A machine that died counts as alive for some seconds yet, with all its slots free. Without a backoff it
+//! would be given every job again and again.
 
 use super::reason::Reason;
-use crate::{api::NodeId, backoff};
+use crate::{api::NodeId, backoff::nth_delay};
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
@@ -12,17 +12,19 @@ use tokio::time::Instant;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
-/// So much longer users are told of it: a job that waits is offered again at the end of each pause.
+/// Time after a backoff for which its reason is still shown: a waiting job is given to the node again at the
+/// end of each backoff.
 const REASON_GRACE: Duration = Duration::from_secs(3);
 
 struct Refused {
-    refusals: u32,
+    /// Refusals in a row after the first.
+    retries: u32,
     until: Instant,
-    /// What is wrong with it; nothing where it is only busy.
+    /// Reason; `None` where the node is only at capacity.
     reason: Option<Reason>,
 }
 
-/// The nodes that are left alone now.
+/// Nodes that refused a job and have not accepted one since.
 #[derive(Default)]
 pub(super) struct NodeBackoff(Mutex<HashMap<NodeId, Refused>>);
 
@@ -31,53 +33,71 @@ impl NodeBackoff {
         self.0.lock()
     }
 
-    /// The node did not take a job, because of `reason` where it isn't only busy. Each time that it is asked again in vain it is left alone for
-    /// longer; jobs that failed together count once.
+    /// Records that a node refused a job, with a reason where it is not only at capacity. The backoff grows with
+    /// each refusal in a row; jobs that were refused together count once.
     pub(super) fn record_refusal(&self, node: NodeId, reason: Option<Reason>) {
         let now = Instant::now();
         let mut map = self.map();
-        let refusals = match map.get(&node) {
-            Some(entry) if entry.until > now => return,
-            Some(entry) => entry.refusals.saturating_add(1),
+        let retries = match map.get(&node) {
+            Some(refused) if refused.until > now => return,
+            Some(refused) => refused.retries.saturating_add(1),
             None => 0,
         };
-        map.insert(
-            node,
-            Refused {
-                refusals,
-                until: now + backoff::nth_delay(INITIAL_BACKOFF, MAX_BACKOFF, refusals),
-                reason,
-            },
-        );
+        let refused = Refused {
+            retries,
+            until: now + nth_delay(INITIAL_BACKOFF, MAX_BACKOFF, retries),
+            reason,
+        };
+        map.insert(node, refused);
     }
 
-    /// The node took a job, or has just said that it is ready.
+    /// Ends the backoff of a node that accepted a job or reported that it is ready.
     pub(super) fn clear(&self, node: NodeId) {
         self.map().remove(&node);
     }
 
-    /// Whether the node is to be left alone.
+    /// Whether the node gets no jobs now.
     pub(super) fn is_backing_off(&self, node: NodeId) -> bool {
         let now = Instant::now();
-        self.map().get(&node).is_some_and(|entry| entry.until > now)
+        let map = self.map();
+        map.get(&node).is_some_and(|refused| refused.until > now)
     }
 
-    /// Why a node that was asked just now did not take a job.
+    /// Reason for which a node refused its latest jobs. A single refusal has none: the node may just be restarting.
     pub(super) fn reason(&self, node: NodeId) -> Option<Reason> {
         let map = self.map();
-        let entry = map.get(&node)?;
-        // Once may be chance: a node that is just restarting.
-        let is_told = entry.refusals > 0 && entry.until + REASON_GRACE > Instant::now();
-        entry.reason.clone().filter(|_| is_told)
+        let refused = map.get(&node)?;
+        let is_shown = refused.retries > 0 && refused.until + REASON_GRACE > Instant::now();
+        refused.reason.clone().filter(|_| is_shown)
     }
 
-    /// When the first of those that are left alone now may be asked again.
+    /// End of the backoff that ends first.
     pub(super) fn next_retry_at(&self) -> Option<Instant> {
         let now = Instant::now();
-        self.map()
-            .values()
-            .map(|entry| entry.until)
-            .filter(|until| *until > now)
-            .min()
+        let map = self.map();
+        let ends = map.values().map(|refused| refused.until);
+        ends.filter(|until| *until > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_in_a_row_have_a_reason() {
+        let (backoff, node) = (NodeBackoff::default(), NodeId::new());
+        backoff.record_refusal(node, Some("no route".into()));
+        backoff.record_refusal(node, Some("no route".into()));
+        assert!(backoff.is_backing_off(node));
+        assert_eq!(backoff.reason(node), None, "both were refused together");
+        tokio::time::sleep(INITIAL_BACKOFF).await;
+        assert!(!backoff.is_backing_off(node));
+        assert_eq!(backoff.next_retry_at(), None);
+        backoff.record_refusal(node, Some("no route".into()));
+        assert_eq!(backoff.reason(node), Some("no route".into()));
+        backoff.clear(node);
+        assert_eq!(backoff.reason(node), None);
+        assert!(!backoff.is_backing_off(node));
     }
 }

@@ -1,7 +1,7 @@
 //! Log lines for nodes that go offline and come back.
 //!
-//! A node goes offline by saying nothing, so no request shows it. The status of all nodes, as users see
-//! it, is compared with what it was a moment ago.
+//! A node goes offline by silence, so no request shows it. The status of all nodes, as users see it, is
+//! compared with the status at the last comparison.
 
 use super::AppState;
 use crate::{
@@ -10,14 +10,14 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Time between two comparisons.
+/// Interval between comparisons.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Whether each node was offline when it was last looked at, by slug.
+/// Whether each node was offline at the last comparison, by slug.
 #[derive(Default)]
 struct Presence(HashMap<String, bool>);
 
-/// PresenceChange of one node since the last comparison.
+/// Change of one node since the last comparison.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum PresenceChange {
     WentOffline { slug: String, reason: String },
@@ -25,7 +25,8 @@ enum PresenceChange {
 }
 
 impl Presence {
-    /// Compares and remembers. A node seen for the first time, as all are after a start, has not changed.
+    /// Compares with the last status, and keeps the new one. A node that is new here, as all are after a start,
+    /// has not changed.
     fn update(&mut self, nodes: &[NodeView]) -> Vec<PresenceChange> {
         let now = nodes.iter().map(|node| {
             let is_offline = node.status == NodeStatus::Offline;
@@ -48,7 +49,7 @@ impl Presence {
     }
 }
 
-/// Runs until `shutdown`.
+/// Logs changes until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
         () = watch(&state) => {}
@@ -59,7 +60,7 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
 async fn watch(state: &AppState) {
     let mut presence = Presence::default();
     loop {
-        // A store that can't be read says so itself.
+        // A database that can't be read is logged by itself.
         if let Ok(nodes) = state.node_views().await {
             for change in presence.update(&nodes) {
                 match change {
@@ -108,7 +109,7 @@ mod tests {
         };
         assert_eq!(update(&[("a", "offline"), ("b", "offline")]), [gone]);
         assert_eq!(update(&[("a", "offline"), ("b", "draining")]), [back("b")]);
-        // Forgotten, and there again as a node that nobody knows.
+        // Node `a` was removed, and `c` is new.
         assert_eq!(update(&[("b", "ready"), ("c", "ready")]), []);
         assert_eq!(update(&[("a", "ready"), ("b", "not_ready")]), []);
     }

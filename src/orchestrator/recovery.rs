@@ -1,27 +1,24 @@
-//! What a restart does with jobs that were under way: it follows them again.
+//! Recovery at the start: the jobs that were running are followed again.
 //!
-//! Our own end doesn't end a job. Its node goes on, or has kept the result; so every job that
-//! the store says is running is attached to, never started a second time; where it was being offered to
-//! another node, that one is asked whether it has taken it.
+//! The end of the orchestrator does not end a job: its node goes on, or keeps the result. So every job
+//! that is running by the database is attached to, never sent a second time. Where it was being offered to another
+//! node, that node is asked about the offer.
 
 use super::{AppState, dispatch, node_config};
 use crate::store::{Node, StoreError};
 use std::sync::Arc;
 
-/// Takes up every running job.
+/// Follows every running job again, and has every node reconciled.
 pub(super) async fn resume_running_jobs(state: &Arc<AppState>) -> Result<(), StoreError> {
     let jobs = state.store.job_running().await?;
     if !jobs.is_empty() {
-        tracing::info!(
-            count = jobs.len(),
-            "jobs that were under way are followed again"
-        );
+        tracing::info!(jobs = jobs.len(), "running jobs are followed again");
     }
     for job in jobs {
         let handle = state.jobs.active.register(job.id);
         dispatch::start(state, job, handle, dispatch::Start::Attach);
     }
-    // What a node has beyond that is of a time that we know nothing of.
+    // Nodes may have more, from before the restart.
     let nodes = state.store.node_list().await?;
     for node in &nodes {
         state.nodes.reconciler.mark_dirty(node.id);
@@ -29,8 +26,8 @@ pub(super) async fn resume_running_jobs(state: &Arc<AppState>) -> Result<(), Sto
     expire_acks(state, &nodes).await
 }
 
-/// A node whose token is not the present one has to fetch and acknowledge again before it is given jobs.
-/// Tokens change only while we are away, with the file that holds our key for them.
+/// Expires the acknowledgements of nodes with another token than the present one: such a node has to fetch its
+/// configuration again before it gets jobs. Tokens change only between two starts, with the key file.
 async fn expire_acks(state: &AppState, nodes: &[Node]) -> Result<(), StoreError> {
     let expired = nodes
         .iter()
@@ -39,7 +36,7 @@ async fn expire_acks(state: &AppState, nodes: &[Node]) -> Result<(), StoreError>
     for node in expired {
         tracing::warn!(
             node = node.slug,
-            "our key for Worker API tokens has changed; restart this node to have it fetch its new token"
+            "key for Worker API tokens has changed; restart this node to have it fetch its new token"
         );
         ids.push(node.id);
     }

@@ -1,8 +1,8 @@
-//! Jobs that nodes refused: whether another one may still come, and what becomes of a job where none does.
+//! Refused jobs: a job that a node can't run waits for another candidate, and fails where there is none.
 //!
-//! A refused job waits in the queue for any other node that fits. Whether there is one is asked when it is
-//! refused, and again and again while it waits, since nodes leave: a job whose image has a misspelt name
-//! must not wait forever for a machine that was taken away long ago.
+//! A refused job waits in the queue for any other node that fits. Candidates are counted when the job is refused, and
+//! every few seconds while it waits, since nodes leave: a job with a misspelt image must not wait forever for a
+//! machine that was taken away.
 
 use super::{AppState, scheduler, summary, task_log, task_watch::TaskState};
 use crate::{
@@ -13,12 +13,13 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A node that was not heard for this long is not waited for.
+/// Silence after which a node is no candidate any more.
 const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
-/// Between two looks for jobs that no node is left for.
+/// Interval between scans for jobs without a candidate.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whether any of these nodes, be it full, drained or away for a short while, could run a job that asks this.
+/// Whether any of these nodes could run a job with this placement: also a node that is full, draining, or offline
+/// for a short time.
 pub(super) fn has_candidate(
     state: &AppState,
     mut nodes: Vec<Node>,
@@ -29,35 +30,38 @@ pub(super) fn has_candidate(
     scheduler::any_node_fits(nodes, state.nodes.slots, placement)
 }
 
-/// Whether a node runs sandboxes, or may do so again soon.
-fn is_expected_back(node: &Node, heard_at: Time, now: Time) -> bool {
+/// Whether a node runs sandboxes, or may run them again soon.
+fn is_expected_back(node: &Node, last_contact: Time, now: Time) -> bool {
     let capability = &node.capability;
-    now.since(heard_at) <= RETURN_TIMEOUT
+    now.since(last_contact) <= RETURN_TIMEOUT
         && node.ack_status != Some(AckStatus::Failed)
         && (capability.max_concurrency() > 0
             || capability.is_full_with_other_jobs()
             || capability.node.stopping_since.is_some())
 }
 
-/// Runs until `shutdown`.
+/// Fails refused jobs without a candidate until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
-    let look = async {
+    let scan = async {
         loop {
             tokio::time::sleep(SCAN_INTERVAL).await;
-            if let Err(error) = pass(&state).await {
+            if let Err(error) = fail_without_candidate(&state).await {
                 let error = errors::chain(&error);
-                tracing::warn!(error, "cannot look for jobs that every node refused");
+                tracing::warn!(
+                    error,
+                    "refused jobs can't be read from the database; retrying"
+                );
             }
         }
     };
     tokio::select! {
-        () = look => {}
+        () = scan => {}
         () = shutdown_requested(shutdown) => {}
     }
 }
 
-/// Fails every queued job that was refused and has no node left.
-async fn pass(state: &AppState) -> Result<(), StoreError> {
+/// Fails every queued job that was refused and has no candidate left.
+async fn fail_without_candidate(state: &AppState) -> Result<(), StoreError> {
     state.store.lane_sweep().await?;
     let waiting = state.store.lane_list_refused();
     if waiting.is_empty() {
