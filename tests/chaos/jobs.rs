@@ -1,44 +1,43 @@
-//! What a job of these tests does, and whether its record tells what it did.
+//! Jobs of these tests, and the check of their records against the witness.
 //!
-//! For every job is checked:
-//! - it ended, and in its record is the result of an attempt that was really made;
-//! - exit code and all of its output are those of that attempt's one command, which drew the id that
-//!   stands in each line: nothing is missing, doubled or another command's;
-//! - in each attempt the command began once at most. Podman may have been started more often: an
-//!   attempt of which the command can't have begun (its request was never taken) is started again;
-//! - a later attempt than that of the record may have begun, at a node that was offered it and whose answer
-//!   was lost: it doesn't count;
-//! - one with `max_attempts` 1 began once at most in all. It may end as lost, with a true part of its
-//!   output; or with an error of the engine, and then it never began;
-//! - any other has its true result.
+//! Checked for every job:
+//! - the job ended, and its record has the result of an attempt that was made;
+//! - exit code and output are those of that attempt's one command, complete: each line has the random id of
+//!   the command;
+//! - in each attempt the command started once at most. Podman may have been started more often, since an
+//!   attempt whose request was never taken is started again;
+//! - a later attempt than that of the record may have started, at a node whose answer to an offer was lost;
+//! - a job with `max_attempts` 1 started once at most in all. It may end as lost, with a part of its output, or
+//!   with an engine error if it never started;
+//! - any other job has its complete result.
 
 use crate::witness::{Start, Witness};
 use serde_json::{Value, json};
 
-/// What the record keeps of a stream, in bytes.
+/// Maximum bytes of a stream in a record.
 const KEPT: usize = 256 * 1024;
 
-/// What a job does.
+/// Script of a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Its number.
+    /// Number in its name.
     pub(crate) number: u64,
-    /// How many lines it prints; every third on stderr, too.
+    /// Number of lines; every third goes to stderr, too.
     pub(crate) lines: u64,
-    /// Between two of them.
+    /// Pause between two lines.
     pub(crate) pause_ms: u64,
-    /// Numbers that it prints in a flood at the end.
+    /// Count of numbers printed at the end.
     pub(crate) flood: u64,
-    /// How it ends.
+    /// Exit code.
     pub(crate) code: i64,
-    /// How often it may be tried.
+    /// Maximum attempts.
     pub(crate) max_attempts: u64,
-    /// Whether it waits to be let go before it ends.
+    /// Whether it waits for its release before it ends.
     pub(crate) waits: bool,
 }
 
 impl Plan {
-    /// The task.
+    /// Body of the request that creates it.
     pub(crate) fn task(&self) -> Value {
         let Self {
             number,
@@ -64,7 +63,7 @@ impl Plan {
         json!({"script": script, "task_name": format!("chaos-{number}"), "max_attempts": max_attempts})
     }
 
-    /// What is kept of what the command that drew `id` prints.
+    /// Output in the record of the command with this id.
     fn output(&self, id: &str) -> [String; 2] {
         let line = |n| format!("{id} {n}\n");
         let mut out: String = (1..=self.lines).map(line).collect();
@@ -79,7 +78,7 @@ impl Plan {
         [out, err]
     }
 
-    /// What is wrong with the record of this job, in `/result`'s words.
+    /// Checks the record of this job, as `/result` has it.
     pub(crate) fn check(&self, result: &Value, witness: &Witness) -> Result<(), String> {
         let job = &result["jobs"][0];
         let starts = witness.starts(job["id"].as_str().unwrap_or_default());
@@ -102,7 +101,7 @@ impl Plan {
             }
         }
         if starts.iter().any(|start| start.attempt > self.max_attempts) {
-            return Err("it was tried more often than it may be".to_owned());
+            return Err("it has more attempts than allowed".to_owned());
         }
         let ran = begun(attempt).pop();
         let told = &job["result_object"];
@@ -117,15 +116,15 @@ impl Plan {
             return match (job["status"].as_str(), told["error"]["type"].as_str()) {
                 _ if self.max_attempts > 1 => Err("it has no result".to_owned()),
                 _ if result["status"] != "failed" || attempt > 1 || !is_true => {
-                    Err("its end is not told as it was".to_owned())
+                    Err("its record has another end".to_owned())
                 }
                 (Some("lost"), _) => Ok(()),
                 (Some("failed"), Some("engine-error")) if never_began => Ok(()),
-                _ => Err("it ended otherwise than a lost one may".to_owned()),
+                _ => Err("it ended as no lost job may".to_owned()),
             };
         };
         let Some((id, start)) = ran else {
-            return Err("its result comes from an attempt that never began".to_owned());
+            return Err("its result is of an attempt that never started".to_owned());
         };
         let status = if self.code == 0 {
             "completed"
@@ -137,10 +136,10 @@ impl Plan {
             return Err(format!("it should be {status} with {}", self.code));
         }
         if start.ended != [self.code.to_string()] {
-            return Err("its command did not come to its end".to_owned());
+            return Err("its command did not end".to_owned());
         }
         if self.output(id) != texts {
-            return Err("its output is not whole".to_owned());
+            return Err("its output is incomplete".to_owned());
         }
         Ok(())
     }

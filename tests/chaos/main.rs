@@ -1,10 +1,10 @@
-//! Faults on purpose, against the real binary with real podman: `make test-chaos`.
+//! Fault injection into the real binary with real podman: `make test-chaos`.
 //!
-//! Nodes live in network namespaces of their own, so that the network between them and their
-//! orchestrator can be cut. What sandboxes really did is written down by themselves, in a place that
-//! no part of cynode knows of ([`witness`]); each job's record is held against that ([`jobs`]).
+//! Each node has a network namespace of its own, so that the network to its orchestrator can be cut. Sandboxes
+//! record what they did in a directory that cynode doesn't know ([`witness`]); the record of each job is
+//! checked against it ([`jobs`]).
 //!
-//! [`storm`] does it at random to two hundred jobs, [`walk`] at each step of one job's way.
+//! [`storm`] injects random faults into two hundred jobs, [`walk`] each fault at each step of one job.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,11 +13,11 @@
     reason = "a test that fails says so by a panic"
 )]
 
-mod arena;
 mod jobs;
 mod network;
 mod random;
 mod storm;
+mod test_bed;
 mod walk;
 mod witness;
 

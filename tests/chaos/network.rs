@@ -1,7 +1,7 @@
-//! A network namespace for a node, on a wire of its own to this host; and ways to cut that wire.
+//! Network namespace of a node, with a veth pair to this host, and ways to cut it.
 //!
-//! In a silent cut, whoever sends believes in a neighbour that isn't there: packets leave and nobody
-//! takes them, as behind a switch without power. No end hears of it, so connections stay half open.
+//! In a silent cut the sender has an ARP entry of a neighbour that doesn't exist: packets leave and are lost, as
+//! behind a switch without power. Neither end gets an error, so connections stay half open.
 
 use crate::support::server::kill;
 use rustix::process::Signal;
@@ -14,31 +14,31 @@ use std::{
     thread,
 };
 
-/// Nobody's.
-const NOBODY: &str = "02:00:00:00:00:fe";
-/// How the namespaces of all runs are called; the pid of the run and a number follow.
+/// MAC address that no interface has.
+const UNKNOWN_MAC: &str = "02:00:00:00:00:fe";
+/// Prefix of the namespaces of all runs; the pid of the run and a number follow.
 const PREFIX: &str = "cychaos-";
 
-/// What of the network fails.
+/// Network fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Packets vanish both ways.
+    /// Packets are lost in both directions.
     Silent,
-    /// Packets to the node vanish.
+    /// Packets to the node are lost.
     ToNode,
-    /// Packets from the node vanish.
+    /// Packets from the node are lost.
     FromNode,
-    /// The cable is pulled: both ends see it.
+    /// The link is down, and both ends see it.
     Unplugged,
 }
 
-/// A namespace and the wire that leads there; both go when dropped.
+/// Namespace and its veth pair; both are removed when dropped.
 pub(crate) struct Segment {
     namespace: String,
-    wire: String,
-    /// The address of this host there.
+    link: String,
+    /// Address of this host.
     pub(crate) host: String,
-    /// The address of the node.
+    /// Address of the node.
     pub(crate) node: String,
 }
 
@@ -62,11 +62,11 @@ fn must(arguments: &str) {
     }
 }
 
-fn wire_of(pid: &str, number: &str) -> String {
+fn link_name(pid: &str, number: &str) -> String {
     format!("cyc{pid}n{number}")
 }
 
-/// Removes what runs that were killed have left: what they started lives in their namespaces.
+/// Removes the namespaces of killed runs, with the processes in them.
 pub(crate) fn sweep() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -83,49 +83,49 @@ pub(crate) fn sweep() {
             for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
                 kill(pid, Signal::KILL);
             }
-            let _ = ip(&format!("link delete {}", wire_of(pid, number)));
+            let _ = ip(&format!("link delete {}", link_name(pid, number)));
             let _ = ip(&format!("netns delete {name}"));
         }
     }
 }
 
 impl Segment {
-    /// Makes one; `number` is unique in this process.
+    /// Creates a namespace; `number` is unique in this process.
     pub(crate) fn new(number: u8) -> Self {
         let pid = std::process::id();
-        // Of the network that is set apart for tests of networks.
+        // From the range that is reserved for network tests (RFC 2544).
         let (net, low) = (pid % 256, u32::from(number) * 4);
         let segment = Self {
             namespace: format!("{PREFIX}{pid}-{number}"),
-            wire: wire_of(&pid.to_string(), &number.to_string()),
+            link: link_name(&pid.to_string(), &number.to_string()),
             host: format!("198.18.{net}.{}", low + 1),
             node: format!("198.18.{net}.{}", low + 2),
         };
         let Self {
             namespace,
-            wire,
+            link,
             host,
             node,
         } = &segment;
         must(&format!("netns add {namespace}"));
         must(&format!(
-            "link add {wire} type veth peer name eth0 netns {namespace}"
+            "link add {link} type veth peer name eth0 netns {namespace}"
         ));
-        must(&format!("address add {host}/30 dev {wire}"));
-        must(&format!("link set {wire} up"));
+        must(&format!("address add {host}/30 dev {link}"));
+        must(&format!("link set {link} up"));
         must(&format!("-n {namespace} address add {node}/30 dev eth0"));
         must(&format!("-n {namespace} link set eth0 up"));
         must(&format!("-n {namespace} link set lo up"));
         segment
     }
 
-    /// Does something in it: what is started there stays there. Only the network is another one, so
-    /// podman finds all else as it is.
+    /// Runs `work` in the namespace, and the processes that it starts. Only the network differs, so podman finds
+    /// everything else.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let entered = scope.spawn(|| {
                 let place = File::open(format!("/run/netns/{}", self.namespace)).unwrap();
-                // A namespace belongs to a thread, and this one ends here.
+                // A namespace belongs to a thread, which ends here.
                 let kind = Some(LinkNameSpaceType::Network);
                 move_into_link_name_space(place.as_fd(), kind).unwrap();
                 work()
@@ -136,53 +136,53 @@ impl Segment {
         })
     }
 
-    /// Cuts the wire.
+    /// Cuts the network.
     pub(crate) fn cut(&self, cut: Cut) {
         let Self {
             namespace,
-            wire,
+            link,
             host,
             node,
         } = self;
         if matches!(cut, Cut::Silent | Cut::ToNode) {
             must(&format!(
-                "neigh replace {node} lladdr {NOBODY} dev {wire} nud permanent"
+                "neigh replace {node} lladdr {UNKNOWN_MAC} dev {link} nud permanent"
             ));
         }
         if matches!(cut, Cut::Silent | Cut::FromNode) {
             must(&format!(
-                "-n {namespace} neigh replace {host} lladdr {NOBODY} dev eth0 nud permanent"
+                "-n {namespace} neigh replace {host} lladdr {UNKNOWN_MAC} dev eth0 nud permanent"
             ));
         }
         if cut == Cut::Unplugged {
-            must(&format!("link set {wire} down"));
+            must(&format!("link set {link} down"));
         }
     }
 
-    /// Mends it, however it was cut.
+    /// Repairs any cut.
     pub(crate) fn heal(&self) {
         let Self {
             namespace,
-            wire,
+            link,
             host,
             node,
         } = self;
-        must(&format!("link set {wire} up"));
-        // Not there where this direction was whole.
-        let _ = ip(&format!("neigh delete {node} dev {wire}"));
+        must(&format!("link set {link} up"));
+        // Missing where this direction was not cut.
+        let _ = ip(&format!("neigh delete {node} dev {link}"));
         let _ = ip(&format!("-n {namespace} neigh delete {host} dev eth0"));
     }
 }
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // The namespace itself lives on while a process is in it; the wire doesn't.
-        let _ = ip(&format!("link delete {}", self.wire));
+        // The namespace stays while a process is in it; the veth pair doesn't.
+        let _ = ip(&format!("link delete {}", self.link));
         let _ = ip(&format!("netns delete {}", self.namespace));
     }
 }
 
-/// Whether a process has bytes at its port that it hasn't read; it may be in any namespace.
+/// Whether a process in any namespace has unread bytes at its port.
 pub(crate) fn has_unread(pid: u32, port: u16) -> bool {
     let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
     table.lines().skip(1).any(|line| {

@@ -1,23 +1,23 @@
-//! Chance that can be repeated: SplitMix64, seeded by `CHAOS_SEED` or by the clock.
+//! Repeatable random numbers: SplitMix64, seeded by `CHAOS_SEED` or the clock.
 
 use std::{env, ops::Range, time::SystemTime};
 
-/// Numbers that follow from a seed.
+/// Random numbers of a seed.
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Those of a seed.
+    /// Generator with this seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The seed that the environment names, or a fresh one.
+    /// Seed from the environment, or a new one.
     pub(crate) fn seed() -> u64 {
         if let Ok(seed) = env::var("CHAOS_SEED") {
             return seed.parse().expect("CHAOS_SEED is a whole number");
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        // Short enough to be typed.
+        // Short enough to type.
         now.unwrap().as_micros() as u64 % 1_000_000
     }
 
@@ -29,18 +29,18 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of these numbers.
+    /// Number in this range.
     pub(crate) fn of(&mut self, range: Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
 
-    /// One of these, if there is any.
+    /// Element of this slice, if there is any.
     pub(crate) fn pick<'a, T>(&mut self, among: &'a [T]) -> Option<&'a T> {
         let n = among.len() as u64;
         (n > 0).then(|| &among[self.of(0..n) as usize])
     }
 
-    /// Puts them into another order.
+    /// Shuffles a list.
     pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.of(0..last as u64 + 1) as usize);

@@ -1,13 +1,13 @@
-//! Two hundred jobs on three nodes, while everything around them is killed and cut off at random.
+//! Two hundred jobs on three nodes, with random faults in all processes and in the network.
 //!
-//! Faults follow from the seed, which is printed; which process each one meets depends on the moment.
-//! Jobs are asked for while it storms, so that there are always some under way.
+//! The faults follow from the seed, which is printed; their victims depend on the timing. Tasks are created while
+//! faults are injected, so that some jobs are always running.
 
 use crate::{
-    arena::{TestBed, end, ms},
     jobs::Plan,
     network::Cut,
     random::Random,
+    test_bed::{TestBed, end, ms},
 };
 use rustix::process::geteuid;
 use serde_json::Value;
@@ -22,15 +22,15 @@ use std::{
 };
 
 const JOBS: u64 = 200;
-/// Asked for before the first fault.
+/// Tasks created before the first fault.
 const AT_FIRST: u64 = 28;
 const NODES: u8 = 3;
-/// For all jobs to end, from the start.
+/// Time limit for all jobs, from the start.
 const LIMIT: Duration = Duration::from_secs(120);
-/// For what they leave to go, after that.
+/// Time limit for the clean-up after that.
 const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 
-/// One thing that goes wrong.
+/// Fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Orchestrator,
@@ -38,11 +38,11 @@ enum Fault {
     Shim,
     Podman,
     Cut(Cut),
-    /// A node that takes calls and answers none.
+    /// The node accepts connections and does not answer.
     Stall,
 }
 
-/// How many of each: thirty are killed, ten cut.
+/// Number of faults of each kind: thirty kills, ten cuts.
 const FAULTS: [(Fault, usize); 9] = [
     (Fault::Orchestrator, 6),
     (Fault::Node, 8),
@@ -55,123 +55,130 @@ const FAULTS: [(Fault, usize); 9] = [
     (Fault::Stall, 3),
 ];
 
-/// What ends a fault.
+/// Repair that ends a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mend {
+enum Repair {
     StartOrchestrator,
     StartNode(usize),
     Heal(usize),
     GoOn(usize),
 }
 
-/// The faults under way, and when each is to be over.
+/// Open faults, and the time of each one's repair.
 struct Storm<'a> {
-    arena: &'a mut TestBed,
+    bed: &'a mut TestBed,
     random: Random,
-    mends: Vec<(Instant, Mend)>,
+    repairs: Vec<(Instant, Repair)>,
 }
 
 impl Storm<'_> {
-    /// Ends what is over by now.
-    fn mend(&mut self, all: bool) {
+    /// Repairs all faults whose time is over.
+    fn repair_due(&mut self, all: bool) {
         let now = Instant::now();
-        let (due, later) = self.mends.drain(..).partition(|(at, _)| all || *at <= now);
-        self.mends = later;
-        let due: Vec<(Instant, Mend)> = due;
+        let (due, later) = self
+            .repairs
+            .drain(..)
+            .partition(|(at, _)| all || *at <= now);
+        self.repairs = later;
+        let due: Vec<(Instant, Repair)> = due;
         for (_, mend) in due {
             match mend {
-                Mend::StartOrchestrator => self.arena.restart_orchestrator(),
-                Mend::StartNode(site) => self.arena.restart_node(site),
-                Mend::Heal(site) => self.arena.sites[site].segment.heal(),
-                Mend::GoOn(site) => self.arena.sites[site].unblock(),
+                Repair::StartOrchestrator => self.bed.restart_orchestrator(),
+                Repair::StartNode(site) => self.bed.restart_node(site),
+                Repair::Heal(site) => self.bed.sites[site].segment.heal(),
+                Repair::GoOn(site) => self.bed.sites[site].unblock(),
             }
         }
     }
 
-    fn sites_without(&self, mends: impl Fn(usize) -> Vec<Mend>) -> Vec<usize> {
+    fn sites_without(&self, repairs: impl Fn(usize) -> Vec<Repair>) -> Vec<usize> {
         let free = |site: &usize| {
-            let theirs = mends(*site);
-            !self.mends.iter().any(|(_, mend)| theirs.contains(mend))
+            let theirs = repairs(*site);
+            !self.repairs.iter().any(|(_, mend)| theirs.contains(mend))
         };
-        (0..self.arena.sites.len()).filter(free).collect()
+        (0..self.bed.sites.len()).filter(free).collect()
     }
 
-    /// Brings a fault about; false where there is nobody now whom it could meet.
+    /// Injects a fault; returns false where it has no victim now.
     fn inject_fault(&mut self, fault: Fault) -> bool {
         let mend = match fault {
             Fault::Orchestrator => {
                 if self
-                    .mends
+                    .repairs
                     .iter()
-                    .any(|(_, m)| *m == Mend::StartOrchestrator)
+                    .any(|(_, m)| *m == Repair::StartOrchestrator)
                 {
                     return false;
                 }
-                self.arena.kill_orchestrator();
-                Mend::StartOrchestrator
+                self.bed.kill_orchestrator();
+                Repair::StartOrchestrator
             }
             Fault::Node | Fault::Stall => {
-                let up = self.sites_without(|site| vec![Mend::StartNode(site), Mend::GoOn(site)]);
+                let up =
+                    self.sites_without(|site| vec![Repair::StartNode(site), Repair::GoOn(site)]);
                 let Some(&site) = self.random.pick(&up) else {
                     return false;
                 };
-                let site_of = &mut self.arena.sites[site];
+                let site_of = &mut self.bed.sites[site];
                 site_of.node.process.assert_runs();
                 if fault == Fault::Stall {
                     site_of.stall();
-                    Mend::GoOn(site)
+                    Repair::GoOn(site)
                 } else {
                     site_of.node.process.kill();
-                    Mend::StartNode(site)
+                    Repair::StartNode(site)
                 }
             }
             Fault::Shim | Fault::Podman => {
-                let sites = &self.arena.sites;
+                let sites = &self.bed.sites;
                 let found: Vec<i32> = match fault {
                     Fault::Shim => sites.iter().flat_map(|site| site.node.shims()).collect(),
-                    _ => sites.iter().flat_map(crate::arena::Site::podmans).collect(),
+                    _ => sites
+                        .iter()
+                        .flat_map(crate::test_bed::Site::podmans)
+                        .collect(),
                 };
                 let victim = self.random.pick(&found).copied();
                 return victim.map(end).is_some();
             }
             Fault::Cut(cut) => {
-                let whole = self.sites_without(|site| vec![Mend::Heal(site)]);
+                let whole = self.sites_without(|site| vec![Repair::Heal(site)]);
                 let Some(&site) = self.random.pick(&whole) else {
                     return false;
                 };
-                self.arena.sites[site].segment.cut(cut);
-                Mend::Heal(site)
+                self.bed.sites[site].segment.cut(cut);
+                Repair::Heal(site)
             }
         };
         let long = matches!(fault, Fault::Cut(Cut::Silent)) && self.random.of(0..2) == 0;
         let time = match fault {
-            // Longer than it takes to find out, and than a lease after that.
+            // Longer than the detection of the silence and a lease.
             Fault::Cut(_) if long => self.random.of(24_000..30_000),
             Fault::Cut(_) | Fault::Stall => self.random.of(1_000..6_000),
             _ => self.random.of(0..2_500),
         };
-        self.mends.push((Instant::now() + ms(time), mend));
+        self.repairs.push((Instant::now() + ms(time), mend));
         true
     }
 
-    /// All of them, one after the other; `done` hears of each.
-    fn rage(&mut self, faults: &[Fault], done: impl Fn(usize)) {
+    /// Injects all faults, one after the other; calls `done` after each.
+    fn inject_all(&mut self, faults: &[Fault], done: impl Fn(usize)) {
         for (n, fault) in faults.iter().enumerate() {
             let next = Instant::now() + ms(self.random.of(200..3_000));
             while Instant::now() < next {
-                self.mend(false);
+                self.repair_due(false);
                 thread::sleep(ms(20));
             }
             let given_up = Instant::now() + Duration::from_secs(30);
             while !self.inject_fault(*fault) {
                 assert!(Instant::now() < given_up, "{fault:?} met nobody");
-                self.mend(false);
+                self.repair_due(false);
                 thread::sleep(ms(5));
             }
             eprintln!("fault {n}: {fault:?}");
             done(n + 1);
         }
-        self.mend(true);
+        self.repair_due(true);
     }
 }
 
@@ -192,11 +199,11 @@ fn plans(random: &mut Random) -> Vec<Plan> {
     (1..=JOBS).map(plan).collect()
 }
 
-/// All tasks by id, read as often as there is an answer to be had.
-fn statuses(arena: &TestBed) -> Option<BTreeMap<String, String>> {
-    let reply = arena.user.try_call("GET", "/v1/tasks?limit=200", &[], b"");
+/// Status of all tasks by id; `None` while the orchestrator does not answer.
+fn statuses(bed: &TestBed) -> Option<BTreeMap<String, String>> {
+    let reply = bed.user.try_call("GET", "/v1/tasks?limit=200", &[], b"");
     let tasks = reply.ok().filter(|reply| reply.status == 200)?.json(200);
-    assert_eq!(tasks["next_cursor"], "", "no task was made twice");
+    assert_eq!(tasks["next_cursor"], "", "no task was created twice");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let tasks = tasks["tasks"].as_array().unwrap().iter();
     Some(
@@ -206,9 +213,9 @@ fn statuses(arena: &TestBed) -> Option<BTreeMap<String, String>> {
     )
 }
 
-fn wait_for_ends(arena: &TestBed, began: Instant) -> Vec<String> {
+fn wait_for_ends(bed: &TestBed, began: Instant) -> Vec<String> {
     loop {
-        let all = statuses(arena).unwrap_or_default();
+        let all = statuses(bed).unwrap_or_default();
         let is_open = |status: &String| ["queued", "running"].contains(&status.as_str());
         let open: Vec<_> = all.iter().filter(|(_, status)| is_open(status)).collect();
         if all.len() as u64 == JOBS && open.is_empty() {
@@ -218,7 +225,7 @@ fn wait_for_ends(arena: &TestBed, began: Instant) -> Vec<String> {
             let open = open.iter();
             return open
                 .map(|(id, status)| {
-                    format!("task {id} is {status}: {}", told(arena, &arena.result(id)))
+                    format!("task {id} is {status}: {}", describe(bed, &bed.result(id)))
                 })
                 .collect();
         }
@@ -226,18 +233,18 @@ fn wait_for_ends(arena: &TestBed, began: Instant) -> Vec<String> {
     }
 }
 
-/// A job's record, and what logs say of it.
-fn told(arena: &TestBed, result: &Value) -> String {
+/// Record of a job, and the log lines about it.
+fn describe(bed: &TestBed, result: &Value) -> String {
     let job = result["jobs"][0]["id"].as_str().unwrap_or_default();
-    let starts = arena.witness.starts(job);
+    let starts = bed.witness.starts(job);
     let starts: String = starts.iter().map(|start| format!("  {start}\n")).collect();
-    format!("{result}\n{starts}{}", arena.log_lines_about(job))
+    format!("{result}\n{starts}{}", bed.log_lines_about(job))
 }
 
-fn wait_clean(arena: &TestBed) -> Vec<String> {
+fn wait_clean(bed: &TestBed) -> Vec<String> {
     let began = Instant::now();
     loop {
-        let left = arena.left();
+        let left = bed.left();
         if left.is_empty() || began.elapsed() > CLEAN_LIMIT {
             return left;
         }
@@ -245,19 +252,19 @@ fn wait_clean(arena: &TestBed) -> Vec<String> {
     }
 }
 
-/// What is wrong with the records.
-fn check(arena: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<String, usize>) {
+/// Errors in the records.
+fn check(bed: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<String, usize>) {
     let (mut wrong, mut ends) = (Vec::new(), BTreeMap::new());
     for (plan, task) in tasks {
-        let result = arena.result(task);
+        let result = bed.result(task);
         let job = &result["jobs"][0];
         let end = format!("{} in attempt {}", job["status"], job["attempt"]);
         *ends.entry(end).or_default() += 1;
-        if let Err(error) = plan.check(&result, &arena.witness) {
+        if let Err(error) = plan.check(&result, &bed.witness) {
             let job = job["id"].as_str().unwrap_or_default();
-            wrong.push(format!("{error}{}", arena.log_lines_about(job)));
+            wrong.push(format!("{error}{}", bed.log_lines_about(job)));
         }
-        let logs = arena.user.get(&format!("/v1/tasks/{task}/logs")).json(200);
+        let logs = bed.user.get(&format!("/v1/tasks/{task}/logs")).json(200);
         let printed = &job["result_object"]["stdout"];
         if !printed.is_null() && logs["stdout"] != *printed {
             wrong.push(format!("/logs and /result of {task} differ: {logs}"));
@@ -270,7 +277,7 @@ fn check(arena: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<St
 #[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
 fn two_hundred_jobs_survive_fault_storm() {
     if !geteuid().is_root() {
-        eprintln!("not tried: only root may make network namespaces");
+        eprintln!("skipped: only root can create network namespaces");
         return;
     }
     let seed = Random::seed();
@@ -283,9 +290,9 @@ fn two_hundred_jobs_survive_fault_storm() {
         .flat_map(|(fault, n)| std::iter::repeat_n(*fault, *n))
         .collect();
     random.shuffle(&mut faults);
-    let mut arena = TestBed::start(0, NODES);
+    let mut bed = TestBed::start(0, NODES);
     let (allowed, tasks) = (AtomicU64::new(AT_FIRST), Mutex::new(Vec::new()));
-    let asking = arena.asking();
+    let asking = bed.task_client();
     thread::scope(|scope| {
         scope.spawn(|| {
             for plan in plans {
@@ -297,14 +304,14 @@ fn two_hundred_jobs_survive_fault_storm() {
             }
         });
         let mut storm = Storm {
-            arena: &mut arena,
+            bed: &mut bed,
             random,
-            mends: Vec::new(),
+            repairs: Vec::new(),
         };
         let share = |done: usize| AT_FIRST + (JOBS - AT_FIRST) * done as u64 / faults.len() as u64;
-        // Else the one who asks would wait forever for a storm that has failed.
+        // Otherwise the client would wait forever for faults that failed.
         let raged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            storm.rage(&faults, |done| allowed.store(share(done), Ordering::SeqCst));
+            storm.inject_all(&faults, |done| allowed.store(share(done), Ordering::SeqCst));
         }));
         allowed.store(JOBS, Ordering::SeqCst);
         if let Err(panic) = raged {
@@ -313,15 +320,15 @@ fn two_hundred_jobs_survive_fault_storm() {
     });
     let raged = began.elapsed().as_secs();
     let tasks = tasks.into_inner().unwrap();
-    let mut wrong = wait_for_ends(&arena, began);
+    let mut wrong = wait_for_ends(&bed, began);
     let ended = began.elapsed().as_secs();
-    let (false_records, ends) = check(&arena, &tasks);
+    let (false_records, ends) = check(&bed, &tasks);
     wrong.extend(false_records);
-    let left = wait_clean(&arena);
-    wrong.extend(left.iter().map(|what| arena.describe_leftover(what)));
+    let left = wait_clean(&bed);
+    wrong.extend(left.iter().map(|what| bed.describe_leftover(what)));
     eprintln!(
         "{JOBS} jobs, {FAULTS:?}, {} sandboxes started, ends {ends:?}; storm over after {raged} s, all ended after {ended} s, in all {} s; CHAOS_SEED={seed}",
-        arena.witness.count(),
+        bed.witness.count(),
         began.elapsed().as_secs()
     );
     assert!(

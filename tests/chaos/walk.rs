@@ -1,31 +1,29 @@
-//! One fault at each step of a job's walk.
+//! Each fault at each step of a job.
 //!
-//! | step | what has happened | by what it is seen | how it is held there |
+//! | step | state | how it is seen | how it is held |
 //! |---|---|---|---|
 //! | 1 | the task is stored | its status is `queued` | the node is drained |
-//! | 2 | an attempt is claimed | its status is `running` | packets to the node vanish |
-//! | 3 | and sent to the node | bytes that wait at its port | the node's process is stopped |
+//! | 2 | an attempt is claimed | its status is `running` | packets to the node are lost |
+//! | 3 | it is sent to the node | unread bytes at its port | the node's process is stopped |
 //! | 4 | the node has it on disk (`job.json`) | podman is asked for the image | that podman is held |
-//! | 5 | its shim lives | podman is started | that podman is held |
-//! | 6 | podman makes the container | the runtime is told to make it | that runtime is held |
-//! | 7 | podman has made it | the runtime is told to start it | that runtime is held |
-//! | 8 | the command runs | it says so itself | it waits for a file |
-//! | 9 | its end is on disk (`result.json`), and nobody knows | that file | the node's process is stopped, the runtime held before it clears away |
-//! | 10 | its result is stored | the task has ended, its directory is there | somebody reads its log and doesn't come to the end |
-//! | 11 | the node has forgotten it | its directory is gone | not at all: the fault comes as soon as that is seen |
+//! | 5 | its shim runs | podman is started | that podman is held |
+//! | 6 | podman creates the container | the runtime is called to create it | that runtime is held |
+//! | 7 | podman has created it | the runtime is called to start it | that runtime is held |
+//! | 8 | the command runs | its own record | it waits for a file |
+//! | 9 | its end is on disk (`result.json`) | that file | the node's process is stopped, the runtime held before it deletes the container |
+//! | 10 | its result is stored | the task has ended, its directory is there | a client reads its log and stops |
+//! | 11 | the node has removed it | its directory is gone | not held: the fault follows at once |
 //!
-//! At each, everybody who has a part in it is killed in turn, and the network is cut for a moment.
-//! A podman that dies at step 7 may have told the runtime to start the container or not, and a node that
-//! dies before step 4 may have read what was sent to it or not: there either attempt is right.
-//! Then whoever was held is let go, who was killed is started again, and the job has to end as it
-//! should ([`crate::jobs`]), in the attempt that it was in where nothing but a watcher died, and
-//! leave nothing.
+//! At each step every process with a part in it is killed in turn, and the network is cut for a short time. A podman
+//! that dies at step 7 may have called the runtime or not, and a node that dies before step 4 may have read
+//! the request or not: there either attempt is right. Then all is released and restarted. The job must end with a
+//! correct record ([`crate::jobs`]), in the same attempt unless its command was lost, and leave nothing.
 
 use crate::{
-    arena::{TestBed, WORKER_PORT, end, ms},
     jobs::Plan,
     network::{Cut, has_unread},
     support::{DEADLINE, eventually},
+    test_bed::{TestBed, WORKER_PORT, end, ms},
     witness::Point,
 };
 use rustix::process::geteuid;
@@ -38,28 +36,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who is killed, or what is cut.
+/// Process that is killed, or the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Orchestrator,
     Node,
     Shim,
-    /// The node and the shim at the same time, as by a machine's lack of memory.
+    /// Node and shim at the same time, as by the OOM killer.
     Both,
     Podman,
-    Wire,
+    Network,
 }
-use Victim::{Both, Node, Orchestrator, Podman, Shim, Wire};
+use Victim::{Both, Network, Node, Orchestrator, Podman, Shim};
 
-/// Who has a part in a job, and in which attempt it then ends; 0 where it may be the first or the
-/// second, as what is on its way arrives or not.
+/// Victim, and the attempt in which the job then ends; 0 where it may be the first or the second.
 type Faults = &'static [(Victim, u64)];
 
-const WATCHERS: Faults = &[(Orchestrator, 1), (Node, 1), (Wire, 1)];
-const ON_ITS_WAY: Faults = &[(Orchestrator, 0), (Node, 0), (Wire, 1)];
-const ACCEPTED: Faults = &[(Orchestrator, 1), (Node, 1), (Podman, 2), (Wire, 1)];
+const WATCHERS: Faults = &[(Orchestrator, 1), (Node, 1), (Network, 1)];
+const ON_ITS_WAY: Faults = &[(Orchestrator, 0), (Node, 0), (Network, 1)];
+const ACCEPTED: Faults = &[(Orchestrator, 1), (Node, 1), (Podman, 2), (Network, 1)];
 
-/// All of them, where only what comes of a shim, both or podman differs.
+/// All victims; the attempts differ for the shim, both, and podman.
 const fn all(shim: u64, both: u64, podman: u64) -> [(Victim, u64); 6] {
     [
         (Orchestrator, 1),
@@ -67,11 +64,11 @@ const fn all(shim: u64, both: u64, podman: u64) -> [(Victim, u64); 6] {
         (Shim, shim),
         (Both, both),
         (Podman, podman),
-        (Wire, 1),
+        (Network, 1),
     ]
 }
 
-/// At each step, the faults that are tried.
+/// Faults at each step.
 const WALK: [(usize, Faults); 11] = [
     (1, WATCHERS),
     (2, ON_ITS_WAY),
@@ -86,23 +83,23 @@ const WALK: [(usize, Faults); 11] = [
     (11, WATCHERS),
 ];
 
-/// For all of it. What isn't tried by then counts as wrong.
+/// Time limit for all faults. A fault that is not tried by then fails the test.
 const LIMIT: Duration = Duration::from_secs(140);
 
-/// One job on its walk, in an arena of one node.
-struct Walker<'a> {
-    arena: &'a mut TestBed,
+/// One job, on a test bed of one node.
+struct Walk<'a> {
+    bed: &'a mut TestBed,
     plan: Plan,
     task: String,
-    /// Who reads its log and doesn't come to the end.
+    /// Client that reads the log and stops.
     reader: Option<TcpStream>,
     held: i32,
 }
 
-impl Walker<'_> {
+impl Walk<'_> {
     fn status(&self) -> String {
         let path = format!("/v1/tasks/{}", self.task);
-        let task = self.arena.user.get(&path).json(200);
+        let task = self.bed.user.get(&path).json(200);
         task["status"].as_str().unwrap().to_owned()
     }
 
@@ -113,7 +110,7 @@ impl Walker<'_> {
     }
 
     fn job(&self) -> String {
-        let result = self.arena.result(&self.task);
+        let result = self.bed.result(&self.task);
         result["jobs"][0]["id"].as_str().unwrap().to_owned()
     }
 
@@ -121,7 +118,7 @@ impl Walker<'_> {
     fn wait_for_command(&self) {
         let job = self.job();
         eventually("the command runs", || {
-            let starts = self.arena.witness.starts(&job);
+            let starts = self.bed.witness.starts(&job);
             starts
                 .iter()
                 .any(|start| !start.begun.is_empty())
@@ -129,29 +126,29 @@ impl Walker<'_> {
         });
     }
 
-    /// Lets every command of the job come to its end, also one that begins later.
+    /// Lets every command of the job end, also one that starts later.
     fn release_command(&self) {
-        self.arena.witness.release_command(&self.job());
+        self.bed.witness.release_command(&self.job());
     }
 
-    /// Comes to a step and stays there.
+    /// Brings the job to a step and holds it there.
     fn reach_step(&mut self, step: usize) {
         let act = |what: &str| {
-            let reply = self.arena.user.act(&format!("/v1/nodes/n0/{what}"));
+            let reply = self.bed.user.act(&format!("/v1/nodes/n0/{what}"));
             reply.expect(204);
         };
-        let site = &self.arena.sites[0];
-        let witness = &self.arena.witness;
+        let site = &self.bed.sites[0];
+        let witness = &self.bed.witness;
         match step {
             1 => act("drain"),
             2 => site.segment.cut(Cut::Silent),
             3 => site.stall(),
             4 => {
-                // A node that was just started asks podman for the image of its first job.
-                self.arena.sites[0].node.process.kill();
-                self.arena.restart_node(0);
-                self.arena.wait_for_nodes_listening();
-                self.arena.witness.hold(Point::Image);
+                // A new node asks podman for the image of its first job.
+                self.bed.sites[0].node.process.kill();
+                self.bed.restart_node(0);
+                self.bed.wait_for_nodes_listening();
+                self.bed.witness.hold(Point::Image);
             }
             5 => witness.hold(Point::Run),
             6 => witness.hold(Point::Create),
@@ -159,14 +156,14 @@ impl Walker<'_> {
             9 => witness.hold(Point::Delete),
             _ => {}
         }
-        self.task = self.arena.submit(&self.plan);
-        let witness = &self.arena.witness;
+        self.task = self.bed.submit(&self.plan);
+        let witness = &self.bed.witness;
         match step {
             1 => self.wait_for_status("queued"),
             2 => self.wait_for_status("running"),
             3 => {
-                let pid = self.arena.sites[0].node.process.pid();
-                eventually("it is at the node's port", || {
+                let pid = self.bed.sites[0].node.process.pid();
+                eventually("the request is at the node's port", || {
                     has_unread(pid, WORKER_PORT).then_some(())
                 });
             }
@@ -184,31 +181,31 @@ impl Walker<'_> {
             _ => {
                 self.wait_for_command();
                 self.release_command();
-                eventually("the node has forgotten it", || {
-                    let gone = self.arena.sites[0].node.spools().is_empty();
+                eventually("the node has removed the job", || {
+                    let gone = self.bed.sites[0].node.spools().is_empty();
                     gone.then_some(())
                 });
             }
         }
     }
 
-    /// The end is on disk, and the node stands still.
+    /// The end is on disk, and the node is stopped.
     fn reach_end(&self) {
         self.wait_for_command();
-        let site = &self.arena.sites[0];
+        let site = &self.bed.sites[0];
         site.stall();
         self.release_command();
         eventually("its end is on disk", || {
             let spools = site.node.spools();
             spools[0].join("result.json").exists().then_some(())
         });
-        self.arena.witness.wait_held(Point::Delete);
+        self.bed.witness.wait_held(Point::Delete);
     }
 
-    /// The result is stored, and the node keeps it for one who reads along.
+    /// The result is stored, and the node keeps it for a reader.
     fn reach_record(&mut self) {
         self.wait_for_command();
-        let user = &self.arena.user;
+        let user = &self.bed.user;
         let mut reader = TcpStream::connect(user.address()).unwrap();
         let (task, token) = (&self.task, user.token());
         write!(
@@ -222,20 +219,20 @@ impl Walker<'_> {
         eventually("it has ended", || {
             (!["queued", "running"].contains(&self.status().as_str())).then_some(())
         });
-        let kept = self.arena.sites[0].node.spools();
+        let kept = self.bed.sites[0].node.spools();
         assert_eq!(kept.len(), 1, "the node keeps it for the reader");
     }
 
     fn inject_fault(&mut self, step: usize, victim: Victim) {
-        let site = &mut self.arena.sites[0];
+        let site = &mut self.bed.sites[0];
         match victim {
             Orchestrator => {
-                self.arena.kill_orchestrator();
-                self.arena.restart_orchestrator();
+                self.bed.kill_orchestrator();
+                self.bed.restart_orchestrator();
             }
             Node => {
                 site.node.process.kill();
-                self.arena.restart_node(0);
+                self.bed.restart_node(0);
             }
             Shim | Both => {
                 if victim == Both {
@@ -245,24 +242,24 @@ impl Walker<'_> {
                 assert_eq!(shims.len(), 1, "a shim for the job");
                 end(shims[0]);
                 if victim == Both {
-                    self.arena.restart_node(0);
+                    self.bed.restart_node(0);
                 }
                 if victim == Both && step == 5 {
-                    // The podman of the first shim and that of the next are there at the same time.
+                    // The podman of the first shim and that of the next run at the same time.
                     let first = self.held;
                     eventually("another podman is held", || {
-                        (self.arena.witness.wait_held(Point::Run) != first).then_some(())
+                        (self.bed.witness.wait_held(Point::Run) != first).then_some(())
                     });
                 }
             }
-            // It is held where it isn't podman yet.
+            // The wrapper is held, before it executes podman.
             Podman if [4, 5].contains(&step) => end(self.held),
             Podman => {
                 let clients = site.podmans();
                 assert_eq!(clients.len(), 1, "a podman for the job");
                 end(clients[0]);
             }
-            Wire => {
+            Network => {
                 site.segment.cut(Cut::Silent);
                 thread::sleep(ms(1_500));
                 site.segment.heal();
@@ -270,19 +267,19 @@ impl Walker<'_> {
         }
     }
 
-    /// Whatever held it goes.
+    /// Releases all that is held.
     fn unblock(&mut self, step: usize, victim: Victim) {
         self.reader = None;
-        self.arena.witness.release();
-        let site = &self.arena.sites[0];
+        self.bed.witness.release();
+        let site = &self.bed.sites[0];
         site.segment.heal();
         site.unblock();
         if [Node, Both].contains(&victim) {
-            self.arena.wait_for_nodes_listening();
+            self.bed.wait_for_nodes_listening();
         }
         if step == 1 {
             let resume = || {
-                let user = &self.arena.user;
+                let user = &self.bed.user;
                 user.try_call("POST", "/v1/nodes/n0/resume", &[], b"").ok()
             };
             eventually("the node is resumed", || {
@@ -291,13 +288,13 @@ impl Walker<'_> {
         }
     }
 
-    /// Waits for the end; the record.
+    /// Waits for the end; returns the record.
     fn end(&self) -> Value {
         let began = Instant::now();
         loop {
-            // A second attempt waits as the first one did.
+            // A second attempt waits for its release, too.
             self.release_command();
-            let result = self.arena.result(&self.task);
+            let result = self.bed.result(&self.task);
             if !["queued", "running"].contains(&result["status"].as_str().unwrap()) {
                 return result;
             }
@@ -307,8 +304,8 @@ impl Walker<'_> {
     }
 }
 
-/// What is wrong after one fault at a step.
-fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result<(), String> {
+/// Injects one fault at a step, and checks the job.
+fn fault(bed: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result<(), String> {
     let plan = Plan {
         number: step as u64,
         lines: 3,
@@ -318,8 +315,8 @@ fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Resu
         max_attempts: 10,
         waits: true,
     };
-    let mut walker = Walker {
-        arena,
+    let mut walker = Walk {
+        bed,
         plan,
         task: String::new(),
         reader: None,
@@ -329,8 +326,8 @@ fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Resu
     walker.inject_fault(step, victim);
     walker.unblock(step, victim);
     let result = walker.end();
-    let Walker { arena, plan, .. } = walker;
-    plan.check(&result, &arena.witness)?;
+    let Walk { bed, plan, .. } = walker;
+    plan.check(&result, &bed.witness)?;
     let made = result["jobs"][0]["attempt"].as_u64().unwrap();
     if made != attempt && !(attempt == 0 && made <= 2) {
         return Err(format!(
@@ -339,14 +336,14 @@ fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Resu
     }
     let began = Instant::now();
     loop {
-        let left = arena.left();
+        let left = bed.left();
         if left.is_empty() {
             return Ok(());
         }
         if began.elapsed() > ms(15_000) {
             let told: Vec<_> = left
                 .iter()
-                .map(|what| arena.describe_leftover(what))
+                .map(|what| bed.describe_leftover(what))
                 .collect();
             return Err(told.join("\n"));
         }
@@ -358,11 +355,11 @@ fn fault(arena: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Resu
 #[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
 fn job_survives_kill_of_any_process_anytime() {
     if !geteuid().is_root() {
-        eprintln!("not tried: only root may make network namespaces");
+        eprintln!("skipped: only root can create network namespaces");
         return;
     }
     let (began, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
-    let mut arena = TestBed::start(10, 1);
+    let mut bed = TestBed::start(10, 1);
     for (step, victims) in WALK {
         for (victim, attempt) in victims {
             let from = Instant::now();
@@ -372,9 +369,9 @@ fn job_survives_kill_of_any_process_anytime() {
                 ));
                 continue;
             }
-            // What is broken at one step must not hide what is at another.
+            // A failure at one step must not hide the others.
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                fault(&mut arena, step, *victim, *attempt)
+                fault(&mut bed, step, *victim, *attempt)
             }));
             tried += 1;
             let outcome = outcome.unwrap_or_else(|panic| {
@@ -389,7 +386,7 @@ fn job_survives_kill_of_any_process_anytime() {
             );
             if let Err(error) = outcome {
                 wrong.push(format!("step {step}, {victim:?}: {error}"));
-                arena.reset();
+                bed.reset();
             }
         }
     }

@@ -1,10 +1,10 @@
-//! What really ran. A `podman` and a `runc` in front of the real ones see every sandbox.
+//! Record of all sandboxes, made by wrappers of `podman` and `runc`.
 //!
-//! Each `podman run` of a job, not that of a probe, is given one volume more, a directory of its own under `/witness`, in
-//! which the job writes down itself that it began (and the id that it drew) and how it ended. So a
-//! start that never came to the command can be told from one that did, and one command from another.
+//! Each `podman run` of a job, not of a probe, gets one more volume at `/witness`, where the job records that it
+//! started, with a random id, and how it ended. So a start that never reached the command differs from one that did,
+//! and one command from another.
 //!
-//! The same two can be held at chosen points for as long as a file is there.
+//! The wrappers wait at chosen points while a file exists.
 
 use crate::support::{eventually, process::with_tool, read};
 use std::{
@@ -48,18 +48,18 @@ done
 exec "$REAL" "$@"
 "#;
 
-/// Where sandboxes are held.
+/// Point at which sandboxes are held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Point {
     /// Podman is asked for an image.
     Image,
     /// Podman is started.
     Run,
-    /// The runtime is about to make the container.
+    /// The runtime is about to create the container.
     Create,
-    /// Podman has made the container and is about to start it.
+    /// Podman has created the container and is about to start it.
     Start,
-    /// The container has ended and is about to be cleared away.
+    /// The container has ended and is about to be deleted.
     Delete,
 }
 
@@ -78,13 +78,13 @@ impl Point {
 /// One `podman run` of a job.
 #[derive(Debug)]
 pub(crate) struct Start {
-    /// Of which attempt.
+    /// Attempt.
     pub(crate) attempt: u64,
-    /// The ids that were drawn by commands that began: one at most.
+    /// Random ids of the commands that started: one at most.
     pub(crate) begun: Vec<String>,
-    /// The exit codes with which they ended.
+    /// Exit codes of the commands.
     pub(crate) ended: Vec<String>,
-    /// Where it wrote that.
+    /// Directory of the record.
     place: PathBuf,
 }
 
@@ -95,7 +95,7 @@ impl Display for Start {
     }
 }
 
-/// Who sees all sandboxes.
+/// Wrappers and records of all sandboxes.
 pub(crate) struct Witness {
     here: PathBuf,
 }
@@ -110,7 +110,7 @@ fn real(tool: &str) -> String {
 }
 
 impl Witness {
-    /// One that keeps what it sees below `home`.
+    /// Witness with its files below `home`.
     pub(crate) fn new(home: &Path) -> Self {
         let here = home.join("witness");
         for name in ["seen", "hold"] {
@@ -125,7 +125,7 @@ impl Witness {
         Self { here }
     }
 
-    /// The variables by which a node uses what is in front of podman and its runtime.
+    /// Variables by which a node uses the wrappers.
     pub(crate) fn variables(&self) -> [(&'static str, String); 2] {
         let tool = |name: &str| self.here.join("bin").join(name).display().to_string();
         [
@@ -134,7 +134,7 @@ impl Witness {
         ]
     }
 
-    /// Every start of a job, by attempt.
+    /// All starts of a job, by attempt.
     pub(crate) fn starts(&self, job: &str) -> Vec<Start> {
         let lines = |path: PathBuf| -> Vec<String> {
             let text = fs::read_to_string(path).unwrap_or_default();
@@ -159,7 +159,7 @@ impl Witness {
         starts
     }
 
-    /// The jobs of which any sandbox was started.
+    /// Jobs with a started sandbox.
     pub(crate) fn jobs(&self) -> BTreeSet<String> {
         let entries = fs::read_dir(self.here.join("seen")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -168,27 +168,27 @@ impl Witness {
             .collect()
     }
 
-    /// How many sandboxes were started in all.
+    /// Number of sandboxes started in all.
     pub(crate) fn count(&self) -> usize {
         fs::read_dir(self.here.join("seen")).unwrap().count()
     }
 
-    /// Lets the commands of a job that wait for it go on.
+    /// Releases the commands of a job.
     pub(crate) fn release_command(&self, job: &str) {
         for start in self.starts(job) {
             fs::write(start.place.join("go"), "").unwrap();
         }
     }
 
-    /// From now on holds whoever comes there.
+    /// Holds every process that reaches a point.
     pub(crate) fn hold(&self, point: Point) {
         let _ = fs::remove_file(self.held(point));
         fs::write(self.here.join("hold").join(point.name()), "").unwrap();
     }
 
-    /// Waits for somebody to be held there; their process.
+    /// Waits until a process is held at a point; returns its id.
     pub(crate) fn wait_held(&self, point: Point) -> i32 {
-        eventually(&format!("somebody comes to {point:?}"), || {
+        eventually(&format!("a process reaches {point:?}"), || {
             let held = self.held(point);
             held.exists()
                 .then(|| read(held).trim().parse().ok())
@@ -196,7 +196,7 @@ impl Witness {
         })
     }
 
-    /// Lets all go on.
+    /// Releases all processes.
     pub(crate) fn release(&self) {
         for entry in fs::read_dir(self.here.join("hold")).unwrap() {
             let _ = fs::remove_file(entry.unwrap().path());

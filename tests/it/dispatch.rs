@@ -1,4 +1,4 @@
-//! Which node gets a job, and when. The nodes are stand-ins that tell how they were asked.
+//! Dispatch of jobs to nodes. The nodes are stand-ins that record their calls.
 
 use crate::support::{
     Call, IMAGE, Node, Orchestrator, StandIn,
@@ -18,7 +18,7 @@ fn no_job_before_configuration_is_applied() {
     let applied = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&applied);
     let mut stage = Stage::set_without_joining(move |_, call, answer| {
-        // Whoever is asked too early says so, and the task shows it.
+        // A call that comes too early is refused, and the task shows it.
         if call.is_run() && !seen.load(Ordering::SeqCst) {
             answer.refuse(400);
         } else {
@@ -87,7 +87,7 @@ fn each_node_is_called_with_own_token() {
     assert_eq!(run.body["version"], 1);
     assert!(
         run.path.ends_with("?output=false"),
-        "nobody reads along: {}",
+        "there is no log reader: {}",
         run.path
     );
     let sandbox = &run.body["sandbox"];
@@ -206,7 +206,7 @@ fn unreachable_node_is_named_with_reason() {
     let task = json!({"script": "true", "node_labels": ["attic"]});
     let id = user.post("/v1/tasks", &task).json(201)["id"].clone();
     let id = id.as_str().unwrap();
-    let reason = eventually("the task says what is wrong", || {
+    let reason = eventually("the task shows the error", || {
         let task = user.get(&format!("/v1/tasks/{id}")).json(200);
         let reason = task["waiting_for"].as_str()?.to_owned();
         reason.contains(&nowhere).then_some(reason)
@@ -218,7 +218,7 @@ fn unreachable_node_is_named_with_reason() {
     let node = user.get("/v1/nodes/box").json(200);
     assert_eq!(node["status"], "not_ready", "{node}");
     user.act(&format!("/v1/tasks/{id}/cancel")).expect(200);
-    // Nobody asks it any more, so it has its chance again.
+    // Without a job for it, its backoff ends.
     wait_ready(&orchestrator);
 }
 
@@ -233,13 +233,13 @@ fn job_waits_for_node_without_disk_space() {
         .post("/v1/tasks", &json!({"script": "true", "image": IMAGE}))
         .json(201);
     let path = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
-    let waiting = eventually("it says what it waits for", || {
+    let waiting = eventually("the task shows the reason", || {
         let task = user.get(&path).json(200);
         let why = task["waiting_for"].as_str()?.to_owned();
         why.contains("cynode nodes show box").then_some(why)
     });
     assert!(!waiting.contains("--advertise-url"), "{waiting}");
-    // What is to be done at the node is for admins.
+    // The fix at the node is for admins.
     assert!(!waiting.contains("--min-free-disk"), "{waiting}");
     let node = user.get("/v1/nodes/box").json(200);
     let reason = node["reason"].as_str().unwrap();

@@ -1,5 +1,4 @@
-//! What the orchestrator makes of nodes that refuse, fail, forget or lie: stand-ins that do so on
-//! purpose.
+//! Faulty nodes: stand-ins that refuse, fail, lose jobs or lie.
 
 use crate::support::{
     Answer, Call, eventually_eq,
@@ -29,7 +28,7 @@ fn full_or_unreachable_node_uses_no_attempt() {
         .report(&capability("box", "http://127.0.0.1:1"))
         .expect(204);
     let id = stage.create(json!({"max_attempts": 1}));
-    eventually_eq("the job was offered to nobody, and waits", true, || {
+    eventually_eq("the job waits for a reachable node", true, || {
         stage.orchestrator.process.stderr().contains("127.0.0.1:1")
     });
     stage.node.report(&capability("box", &url)).expect(204);
@@ -95,7 +94,7 @@ fn only_infrastructure_faults_are_retried() {
     }
 }
 
-/// Begins a run and breaks off in the middle.
+/// Starts a job and cuts its stream.
 fn begin_and_break_off(call: &Call, answer: Answer) {
     let attempt = &call.body["attempt"];
     answer
@@ -138,7 +137,7 @@ fn job_forgotten_by_node_is_lost_or_retried() {
         .collect();
     assert!(
         logs.iter().all(|event| event.id.starts_with("2-")),
-        "nothing of the lost attempt: {logs:?}"
+        "no output of the lost attempt: {logs:?}"
     );
 }
 
@@ -152,7 +151,7 @@ fn cut_stream_resumes_without_gap_or_duplicate() {
                 answer.stream().send(&event(2, "half"));
             }
             (_, "GET") if call.path.ends_with("after=2") => {
-                // It repeats what was heard before, goes on, and breaks off again.
+                // The stream repeats an event, continues, and is cut again.
                 answer
                     .stream()
                     .send(&event(2, "half"))
@@ -164,12 +163,12 @@ fn cut_stream_resumes_without_gap_or_duplicate() {
         }
     });
     let id = stage.create(json!({}));
-    let attach = stage.node.call("attach after what it has told", |call| {
+    let attach = stage.node.call("attach after the last event", |call| {
         call.path.ends_with("after=2&output=false")
     });
     assert_eq!(attach.method, "GET");
-    let mut told = stage.user.events(&format!("/v1/tasks/{id}/logs"), None);
-    let texts: Vec<_> = told
+    let mut events = stage.user.events(&format!("/v1/tasks/{id}/logs"), None);
+    let texts: Vec<_> = events
         .by_ref()
         .filter(|event| event.name == "stdout")
         .take(3)
@@ -186,15 +185,15 @@ fn cut_stream_resumes_without_gap_or_duplicate() {
             .collect::<Vec<_>>(),
         ["1-2", "1-3", "1-4"]
     );
-    stage.node.call("tell the reader what follows", |call| {
+    stage.node.call("resume the log stream", |call| {
         call.path.ends_with("after=4")
     });
     assert_eq!(
         stage.attempts(),
         [1],
-        "it is asked for, never started again"
+        "the attempt is attached to, never sent again"
     );
-    // It tells no end, so its task has one without it.
+    // The node reports no end, so the task ends without one.
     assert_eq!(
         stage.user.act(&format!("/v1/tasks/{id}/cancel")).json(200)["canceled"],
         true
@@ -214,12 +213,12 @@ fn output_timing_of_node_is_not_trusted() {
         (json!([[5, u64::MAX], [5, 1], [1, 5]]), vec!["1-1"]),
         (json!([[9, 0], [1, 5]]), vec!["1-1"]),
     ];
-    let told: Vec<_> = outlines
+    let invalid: Vec<_> = outlines
         .iter()
         .map(|(outline, _)| outline.clone())
         .collect();
     let stage = Stage::set(move |run, call, answer| {
-        let Some(outline) = run.checked_sub(1).and_then(|n| told.get(n)) else {
+        let Some(outline) = run.checked_sub(1).and_then(|n| invalid.get(n)) else {
             return answer.status(204, &Value::Null);
         };
         let mut result = call.result("done\n");
@@ -279,12 +278,12 @@ fn result_of_another_job_is_not_stored() {
         let logs = stage.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
         assert_eq!(logs["stdout"], "", "lie {n}");
     }
-    assert_eq!(stage.attempts(), vec![1; count], "it has run");
+    assert_eq!(stage.attempts(), vec![1; count], "the command has run");
 }
 
 #[test]
 fn proxy_answer_is_not_nodes_answer() {
-    // Nobody can tell whether the node has begun, so it is asked, and not told once more to run.
+    // The node may have started the job, so it is asked, and not sent the job again.
     let wanted = std::sync::Mutex::new(None);
     let stage = Stage::set(move |run, call, answer| match (run, call.method.as_str()) {
         (1, _) => {

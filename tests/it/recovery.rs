@@ -1,4 +1,4 @@
-//! Ends without warning: orchestrator and node are killed, and nothing is lost, doubled or left.
+//! Recovery: orchestrator and node are killed, and nothing is lost, duplicated or left.
 
 use crate::{
     sandbox::anywhere,
@@ -16,23 +16,23 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, io, path::PathBuf};
 
-/// A script that prints, waits until it is let go, and prints again.
+/// Script that prints, waits for its release, and prints again.
 const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after";
 
-/// A cluster whose orchestrator can come back at its addresses, and those.
+/// Cluster whose orchestrator can restart at its addresses, and those addresses.
 fn lasting_cluster() -> (Cluster, [String; 2]) {
     let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
     let cluster = Cluster::start_at([&addresses[0], &addresses[1]], &[]);
     (cluster, addresses)
 }
 
-/// Lets the one job of a node go on.
+/// Releases the one job of a node.
 fn let_go(node: &Node) {
     let places = eventually("there is a job", || {
         Some(node.workspaces()).filter(|places| !places.is_empty())
     });
     for place in places {
-        // That of a job which has ended may be going.
+        // The workspace of an ended job may be removed meanwhile.
         match fs::write(place.join("workspace/go"), "") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             written => written.unwrap(),
@@ -41,13 +41,13 @@ fn let_go(node: &Node) {
 }
 
 impl Cluster {
-    /// Starts the orchestrator again, at its addresses and with its state.
+    /// Restarts the orchestrator, with its addresses and state.
     fn restart_orchestrator(&mut self, addresses: &[String; 2]) {
         let again = [addresses[0].as_str(), addresses[1].as_str()];
         self.orchestrator = Orchestrator::start_at(self.home(), again, &[]);
     }
 
-    /// Starts the node again, with its state.
+    /// Restarts the node, with its state.
     fn restart_node(&mut self) {
         self.restart_node_with(&[]);
     }
@@ -97,7 +97,7 @@ fn results_survive_orchestrator_restart() {
                 "after {end}"
             );
         }
-        assert_eq!(keyed(&cluster), first, "a repeat is known, too");
+        assert_eq!(keyed(&cluster), first, "the idempotency key is known, too");
     }
 }
 
@@ -127,7 +127,7 @@ fn running_job_survives_orchestrator_restart() {
         assert_eq!(
             output,
             ["after\n"],
-            "a reader goes on where it was: {seen:?}"
+            "a reader resumes at its position: {seen:?}"
         );
         let task = cluster.finish(&id);
         assert_eq!(
@@ -178,7 +178,11 @@ fn job_outlives_node_process_and_runs_once() {
     assert_eq!(cluster.task(&id)["status"], "running");
 
     cluster.restart_node();
-    assert_eq!(cluster.node.containers(), sandbox, "the very same goes on");
+    assert_eq!(
+        cluster.node.containers(),
+        sandbox,
+        "the same container goes on"
+    );
     let_go(&cluster.node);
     let task = cluster.finish(&id);
     assert_eq!(task["status"], "completed", "{task}");
@@ -187,7 +191,7 @@ fn job_outlives_node_process_and_runs_once() {
         (&job["attempt"], &job["result_object"]["stdout"]),
         (&json!(1), &json!("before\nafter\n"))
     );
-    eventually("the node has let it go", || {
+    eventually("the node has removed the job", || {
         cluster.node.spools().is_empty().then_some(())
     });
 }
@@ -220,7 +224,7 @@ fn subscriber_gets_whole_job_after_node_outage() {
         assert!(rest.iter().all(|event| event.name != "gap"));
         assert_eq!(rest.last().unwrap().data["exit_code"], 3);
     }
-    eventually("then the node forgets it", || {
+    eventually("the node removes the job", || {
         cluster.node.spools().is_empty().then_some(())
     });
 }
@@ -240,13 +244,13 @@ fn job_without_shim_and_node_is_retried() {
     eventually("the sandbox died with its shim", || {
         (!anywhere(&marker)).then_some(())
     });
-    eventually("podman has cleared its container away", || {
+    eventually("podman has removed its container", || {
         containers_of(&node).is_empty().then_some(())
     });
     assert_eq!(
         cluster.task(&may)["status"],
         "running",
-        "nobody knows yet how it ended"
+        "its end is not known yet"
     );
     cluster.restart_node();
     eventually("it runs again", || {
@@ -275,7 +279,7 @@ fn job_without_shim_and_node_is_retried() {
             &job["result_object"]["stdout"]
         ),
         (&json!("lost"), &json!(1), &json!("before\n")),
-        "what it printed is kept"
+        "its output is kept"
     );
 }
 
@@ -303,7 +307,7 @@ fn stopping_node_lets_its_job_finish() {
     cluster.printed(&id, "before\n");
     let workspace = cluster.node.workspaces().pop().unwrap();
     cluster.node.process.signal(Signal::TERM);
-    eventually("the node has heard it", || {
+    eventually("the node handles the signal", || {
         cluster
             .node
             .process

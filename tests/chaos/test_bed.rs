@@ -1,4 +1,4 @@
-//! An orchestrator, its nodes in their namespaces, and everything that can be done to them.
+//! Test bed: an orchestrator, its nodes in network namespaces, and all faults that can be injected.
 
 use crate::{
     jobs::Plan,
@@ -19,28 +19,28 @@ use serde_json::Value;
 use std::{fs, net::TcpStream, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// Where each node's Worker API listens, at an address of its own.
+/// Port of each node's Worker API; every node has an address of its own.
 pub(crate) const WORKER_PORT: u16 = 12090;
-/// Jobs at the same time, of each node.
+/// Slots of each node.
 const SLOTS: &str = "4";
-/// What the operator of the orchestrator says.
+/// Flags of the orchestrator.
 const ORCHESTRATOR: &[&str] = &["--lease", "2s"];
 
-/// A node and its place.
+/// Node and its namespace.
 pub(crate) struct Site {
-    /// The node; its process may be dead.
+    /// Node; its process may be dead.
     pub(crate) node: Node,
-    /// Its namespace.
+    /// Network namespace of the node.
     pub(crate) segment: Segment,
 }
 
-/// All of it.
+/// Orchestrator, nodes and witness.
 pub(crate) struct TestBed {
-    /// The nodes.
+    /// Nodes, called `n0`, `n1`, ….
     pub(crate) sites: Vec<Site>,
-    /// Who sees what they run.
+    /// Record of all sandboxes.
     pub(crate) witness: Witness,
-    /// The User API as the admin, also while the orchestrator is down.
+    /// User API as the admin; usable while the orchestrator is down.
     pub(crate) user: Api,
     orchestrator: Orchestrator,
     addresses: [String; 2],
@@ -54,7 +54,7 @@ fn place(home: &Path, name: &str) -> std::path::PathBuf {
 }
 
 fn start_node(home: &Path, segment: &Segment, slug: &str, control: &str, own: &Witness) -> Node {
-    // A home of its own: another one's start must not rewrite the files that this one reads.
+    // A home for each node: the start of another one must not rewrite the files that this one reads.
     let home = place(home, slug);
     let orchestrator = format!("http://{}:{control}", segment.host);
     let listen = format!("{}:{WORKER_PORT}", segment.node);
@@ -69,7 +69,7 @@ fn start_node(home: &Path, segment: &Segment, slug: &str, control: &str, own: &W
 }
 
 impl TestBed {
-    /// Starts it with so many nodes, called `n0`, `n1`, …, and waits until all take jobs.
+    /// Starts it with this number of nodes, and waits until all are ready.
     pub(crate) fn start(first: u8, nodes: u8) -> Self {
         sweep();
         let home = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ impl TestBed {
         };
         let sites = (0..nodes).map(site).collect();
         let user = orchestrator.login();
-        let arena = Self {
+        let bed = Self {
             sites,
             witness,
             user,
@@ -96,11 +96,11 @@ impl TestBed {
             addresses,
             home,
         };
-        arena.wait_for_nodes();
-        arena
+        bed.wait_for_nodes();
+        bed
     }
 
-    /// Waits until all nodes take jobs.
+    /// Waits until all nodes are ready.
     pub(crate) fn wait_for_nodes(&self) {
         wait_ready(&self.orchestrator);
         eventually("all nodes are ready", || {
@@ -121,7 +121,7 @@ impl TestBed {
         }
     }
 
-    /// After a failure: makes whole what is not, and throws away what nodes have.
+    /// After a failed test: repairs the network, restarts all processes, and removes all jobs of the nodes.
     pub(crate) fn reset(&mut self) {
         self.witness.release();
         self.kill_orchestrator();
@@ -142,11 +142,11 @@ impl TestBed {
         for conmon in self.conmons() {
             let children = format!("/proc/{conmon}/task/{conmon}/children");
             let children = fs::read_to_string(children).unwrap_or_default();
-            // It ends with its container.
+            // A conmon ends with its container.
             let pids = children.split_whitespace();
             pids.filter_map(|pid| pid.parse().ok()).for_each(end);
         }
-        // It would wait to be let go.
+        // The command would wait for its release.
         let tasks = self.user.get("/v1/tasks?limit=1").json(200);
         let last = tasks["tasks"][0]["id"].as_str().unwrap_or_default();
         self.user.act(&format!("/v1/tasks/{last}/cancel"));
@@ -161,12 +161,12 @@ impl TestBed {
         self.orchestrator.process.kill();
     }
 
-    /// Starts it again, at its addresses and with its state.
+    /// Restarts the orchestrator, with its addresses and state.
     pub(crate) fn restart_orchestrator(&mut self) {
         self.orchestrator = start_orchestrator(self.home.path(), &self.addresses);
     }
 
-    /// Starts a node again that was killed.
+    /// Restarts a node that was killed.
     pub(crate) fn restart_node(&mut self, site: usize) {
         let control = self.addresses[1].rsplit(':').next().unwrap().to_owned();
         let (home, slug) = (self.home.path(), format!("n{site}"));
@@ -175,22 +175,22 @@ impl TestBed {
         self.sites[site].node = node;
     }
 
-    /// One who asks for tasks, whatever is done to the arena.
-    pub(crate) fn asking(&self) -> Asking {
-        Asking(self.user.clone())
+    /// Client that creates tasks whatever fails meanwhile.
+    pub(crate) fn task_client(&self) -> TaskClient {
+        TaskClient(self.user.clone())
     }
 
-    /// Asks for a task; its id.
+    /// Creates a task; returns its id.
     pub(crate) fn submit(&self, plan: &Plan) -> String {
-        self.asking().submit(plan)
+        self.task_client().submit(plan)
     }
 
-    /// The answer of `/result`.
+    /// Answer of `/result`.
     pub(crate) fn result(&self, task: &str) -> Value {
         self.user.get(&format!("/v1/tasks/{task}/result")).json(200)
     }
 
-    /// What the logs of all processes say of a job.
+    /// Log lines of all processes about a job.
     pub(crate) fn log_lines_about(&self, job: &str) -> String {
         let homes = (0..self.sites.len()).map(|n| self.home.path().join(format!("n{n}")));
         let mut said = String::new();
@@ -212,21 +212,21 @@ impl TestBed {
         said
     }
 
-    /// What was left, and what the logs say of the job whose directory it is.
+    /// Description of something that was left, with the log lines about its job.
     pub(crate) fn describe_leftover(&self, what: &str) -> String {
         let name = what.rsplit('/').next().unwrap_or_default();
         let job = name.rsplit_once('-').map_or(name, |(job, _)| job);
         format!("left: {what}\n{}", self.log_lines_about(job))
     }
 
-    /// What watches over containers, also of those that podman doesn't know any more.
+    /// Container monitors, also of containers that podman doesn't list any more.
     fn conmons(&self) -> Vec<i32> {
         let jobs = self.witness.jobs();
         let ours = |word: &&str| jobs.iter().any(|job| word.contains(job.as_str()));
         processes(|arguments| arguments[0].ends_with("conmon") && arguments.iter().any(ours))
     }
 
-    /// What nodes still have: shims, containers, directories.
+    /// Shims, containers and directories that are left at the nodes.
     pub(crate) fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for Site { node, .. } in &self.sites {
@@ -234,7 +234,7 @@ impl TestBed {
             left.extend(node.containers().iter().map(|id| format!("container {id}")));
             left.extend(node.spools().iter().map(|path| path.display().to_string()));
         }
-        // Also what only podman's storage knows of. Others' containers may go while it looks.
+        // Also containers that are only in podman's storage. Other tests may remove theirs meanwhile.
         let names = ["ps", "--all", "--external", "--format={{.Names}}"];
         let jobs = self.witness.jobs();
         let ours = |name: &&str| jobs.iter().any(|job| name.contains(job.as_str()));
@@ -245,17 +245,17 @@ impl TestBed {
                     .filter(ours)
                     .map(|name| format!("stored {name}")),
             ),
-            Err(error) => left.push(format!("what podman can't tell now: {error}")),
+            Err(error) => left.push(format!("podman can't list its containers: {error}")),
         }
         left
     }
 }
 
-/// One who asks for tasks.
-pub(crate) struct Asking(Api);
+/// Client that creates tasks.
+pub(crate) struct TaskClient(Api);
 
-impl Asking {
-    /// Asks for a task as often as it takes; its id. A repeat makes no second one.
+impl TaskClient {
+    /// Creates a task, with retries under one idempotency key; returns its id.
     pub(crate) fn submit(&self, plan: &Plan) -> String {
         let key = uuid();
         let headers = [
@@ -267,7 +267,7 @@ impl Asking {
             self.0
                 .try_call("POST", "/v1/tasks", &headers, body.as_bytes())
         };
-        let reply: Reply = eventually("the task is taken", || {
+        let reply: Reply = eventually("the task is created", || {
             call().ok().filter(|reply| reply.status < 500)
         });
         reply.json(201)["id"].as_str().unwrap().to_owned()
@@ -280,7 +280,7 @@ fn start_orchestrator(home: &Path, addresses: &[String; 2]) -> Orchestrator {
 }
 
 impl Site {
-    /// The clients of podman that run its containers.
+    /// Podman clients that run the node's containers.
     pub(crate) fn podmans(&self) -> Vec<i32> {
         let label = format!("--label=io.cynode.node={}", self.node.node_uuid());
         processes(|arguments| {
@@ -288,23 +288,23 @@ impl Site {
         })
     }
 
-    /// Stops its process where it is; calls are taken by the system, and nobody answers.
+    /// Stops the node's process: the system accepts connections, and no answer comes.
     pub(crate) fn stall(&self) {
         self.node.process.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Continues the node's process.
     pub(crate) fn unblock(&self) {
         self.node.process.signal(Signal::CONT);
     }
 }
 
-/// Kills a process that may have ended just now.
+/// Kills a process, which may have ended already.
 pub(crate) fn end(pid: i32) {
     kill(pid, Signal::KILL);
 }
 
-/// In milliseconds.
+/// Duration of this many milliseconds.
 pub(crate) const fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
