@@ -56,6 +56,8 @@ pub(super) const fn retry_backoff() -> Backoff {
 pub(super) struct NodeClient<'a> {
     client: &'a Client,
     store: &'a Store,
+    /// Slug of the node, for the log.
+    slug: String,
     base_url: String,
     tokens: Tokens,
     /// Id of this process, by which a node notices two that call as one orchestrator.
@@ -110,6 +112,7 @@ impl AppState {
         Some(NodeClient {
             client: self.http_client_for(node),
             store: &self.store,
+            slug: node.slug.clone(),
             base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
             tokens: Tokens {
                 newest: token(registration.unwrap_or(node.registration)),
@@ -121,6 +124,11 @@ impl AppState {
 }
 
 impl<'a> NodeClient<'a> {
+    /// Slug of the node.
+    pub(super) fn slug(&self) -> &str {
+        &self.slug
+    }
+
     /// Runs this attempt at the node, or attaches to it where the node has it already. Streams the
     /// [lifecycle](EventSelection::Lifecycle) of the attempt, or, from a worker without events, its result.
     ///
@@ -217,7 +225,7 @@ impl<'a> NodeClient<'a> {
         let ready = match answer.probe(READINESS_TIMEOUT).await {
             Ok(answer) => answer.status,
             Err(error) => {
-                tracing::debug!(%error, "node does not answer");
+                tracing::debug!(node = self.slug, %error, "node does not answer");
                 return None;
             }
         };

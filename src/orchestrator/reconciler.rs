@@ -2,14 +2,14 @@
 //! removed.
 //!
 //! A node that was away may still run an attempt that another one has superseded, or keep a result that it could
-//! not be told to remove. So a node is *dirty*, and is reconciled, at the start of the orchestrator, when the
+//! not be asked to remove. So a node is *dirty*, and is reconciled, at the start of the orchestrator, when the
 //! node registers, when it answers again after it was offline, and whenever an attempt there is over. A pass
 //! is idempotent: it lists the jobs of the node, compares each with the database, and stops and removes the
 //! attempts that are over. A node stays dirty until a pass has found nothing to do, and is reconciled again
 //! when it answers. Each call names the attempt, so that a newer one of the same job is safe.
 //!
 //! A superseded attempt may not be in that list yet: a request that was sent into a broken network is
-//! delivered when the network is back. So such attempts are kept with the dirty node; the node is told to
+//! delivered when the network is back. So such attempts are kept with the dirty node; the node is asked to
 //! forget them, too, and refuses them from then on.
 //!
 //! Only attempts that this database gave out are stopped and removed, also those of tasks that were deleted
@@ -19,7 +19,7 @@
 //!
 //! Such jobs are not adopted, either, not even one that is queued here, as after a restore of a backup from before
 //! its claim. An attempt number fences only within one history: the restored database may give the same number
-//! to another node first, and no list of a node tells the two apart. Besides, the list is the word of one node:
+//! to another node first, and no list of a node distinguishes the two. Besides, a node writes its list itself:
 //! a node that knew a job once could take it out of the queue, past labels, drains and refusals. Where
 //! such a job is claimed for the node that has it, under the number that it has there, the node answers with what it
 //! has; elsewhere the command runs again.
@@ -210,7 +210,7 @@ async fn reconcile_node(
 }
 
 /// Jobs of a node; `None` where it does not answer. A worker without a list, or with one of its own format, has none
-/// here: it can only be told to remove known attempts.
+/// here: it can only be asked to remove known attempts.
 async fn list_jobs(client: &NodeClient<'_>, node: &Node) -> Option<Vec<JobState>> {
     let error = match client.list().await {
         Ok(jobs) => return Some(jobs),

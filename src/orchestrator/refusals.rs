@@ -13,7 +13,7 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Silence after which a node is no candidate any more.
+/// Silence after which a node is not a candidate any more.
 const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
 /// Interval between scans for jobs without a candidate.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);

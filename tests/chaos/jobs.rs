@@ -90,30 +90,31 @@ impl Plan {
 
     fn check_record(&self, result: &Value, job: &Value, starts: &[Start]) -> Result<(), String> {
         let attempt = job["attempt"].as_u64().unwrap_or(0);
-        let begun = |attempt: u64| -> Vec<(&str, &Start)> {
+        let started = |attempt: u64| -> Vec<(&str, &Start)> {
             let of = starts.iter().filter(|start| start.attempt == attempt);
-            of.flat_map(|start| start.begun.iter().map(move |id| (id.as_str(), start)))
+            of.flat_map(|start| start.started.iter().map(move |id| (id.as_str(), start)))
                 .collect()
         };
         for attempt in 1..=starts.last().map_or(0, |start| start.attempt) {
-            if begun(attempt).len() > 1 {
+            if started(attempt).len() > 1 {
                 return Err(format!("attempt {attempt} ran twice"));
             }
         }
         if starts.iter().any(|start| start.attempt > self.max_attempts) {
             return Err("it has more attempts than allowed".to_owned());
         }
-        let ran = begun(attempt).pop();
-        let told = &job["result_object"];
-        let texts = ["stdout", "stderr"].map(|stream| told[stream].as_str().unwrap_or_default());
-        let Some(code) = told["exit_code"].as_i64() else {
+        let ran = started(attempt).pop();
+        let recorded = &job["result_object"];
+        let texts =
+            ["stdout", "stderr"].map(|stream| recorded[stream].as_str().unwrap_or_default());
+        let Some(code) = recorded["exit_code"].as_i64() else {
             let whole = ran.map_or([const { String::new() }; 2], |(id, _)| self.output(id));
             let is_true = whole
                 .iter()
                 .zip(texts)
                 .all(|(all, part)| all.starts_with(part));
             let never_began = ran.is_none();
-            return match (job["status"].as_str(), told["error"]["type"].as_str()) {
+            return match (job["status"].as_str(), recorded["error"]["type"].as_str()) {
                 _ if self.max_attempts > 1 => Err("it has no result".to_owned()),
                 _ if result["status"] != "failed" || attempt > 1 || !is_true => {
                     Err("its record has another end".to_owned())

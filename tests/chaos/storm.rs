@@ -81,8 +81,8 @@ impl Storm<'_> {
             .partition(|(at, _)| all || *at <= now);
         self.repairs = later;
         let due: Vec<(Instant, Repair)> = due;
-        for (_, mend) in due {
-            match mend {
+        for (_, repair) in due {
+            match repair {
                 Repair::StartOrchestrator => self.bed.restart_orchestrator(),
                 Repair::StartNode(site) => self.bed.restart_node(site),
                 Repair::Heal(site) => self.bed.sites[site].segment.heal(),
@@ -94,14 +94,17 @@ impl Storm<'_> {
     fn sites_without(&self, repairs: impl Fn(usize) -> Vec<Repair>) -> Vec<usize> {
         let free = |site: &usize| {
             let theirs = repairs(*site);
-            !self.repairs.iter().any(|(_, mend)| theirs.contains(mend))
+            !self
+                .repairs
+                .iter()
+                .any(|(_, repair)| theirs.contains(repair))
         };
         (0..self.bed.sites.len()).filter(free).collect()
     }
 
     /// Injects a fault; returns false where it has no victim now.
     fn inject_fault(&mut self, fault: Fault) -> bool {
-        let mend = match fault {
+        let repair = match fault {
             Fault::Orchestrator => {
                 if self
                     .repairs
@@ -157,7 +160,7 @@ impl Storm<'_> {
             Fault::Cut(_) | Fault::Stall => self.random.of(1_000..6_000),
             _ => self.random.of(0..2_500),
         };
-        self.repairs.push((Instant::now() + ms(time), mend));
+        self.repairs.push((Instant::now() + ms(time), repair));
         true
     }
 
@@ -171,7 +174,7 @@ impl Storm<'_> {
             }
             let given_up = Instant::now() + Duration::from_secs(30);
             while !self.inject_fault(*fault) {
-                assert!(Instant::now() < given_up, "{fault:?} met nobody");
+                assert!(Instant::now() < given_up, "{fault:?} has no victim");
                 self.repair_due(false);
                 thread::sleep(ms(5));
             }
@@ -213,7 +216,7 @@ fn statuses(bed: &TestBed) -> Option<BTreeMap<String, String>> {
     )
 }
 
-fn wait_for_ends(bed: &TestBed, began: Instant) -> Vec<String> {
+fn wait_for_ends(bed: &TestBed, start: Instant) -> Vec<String> {
     loop {
         let all = statuses(bed).unwrap_or_default();
         let is_open = |status: &String| ["queued", "running"].contains(&status.as_str());
@@ -221,7 +224,7 @@ fn wait_for_ends(bed: &TestBed, began: Instant) -> Vec<String> {
         if all.len() as u64 == JOBS && open.is_empty() {
             return Vec::new();
         }
-        if began.elapsed() > LIMIT {
+        if start.elapsed() > LIMIT {
             let open = open.iter();
             return open
                 .map(|(id, status)| {
@@ -242,10 +245,10 @@ fn describe(bed: &TestBed, result: &Value) -> String {
 }
 
 fn wait_clean(bed: &TestBed) -> Vec<String> {
-    let began = Instant::now();
+    let start = Instant::now();
     loop {
         let left = bed.left();
-        if left.is_empty() || began.elapsed() > CLEAN_LIMIT {
+        if left.is_empty() || start.elapsed() > CLEAN_LIMIT {
             return left;
         }
         thread::sleep(ms(200));
@@ -282,7 +285,7 @@ fn two_hundred_jobs_survive_fault_storm() {
     }
     let seed = Random::seed();
     eprintln!("CHAOS_SEED={seed}");
-    let began = Instant::now();
+    let start = Instant::now();
     let mut random = Random::new(seed);
     let plans = plans(&mut random);
     let mut faults: Vec<Fault> = FAULTS
@@ -318,10 +321,10 @@ fn two_hundred_jobs_survive_fault_storm() {
             std::panic::resume_unwind(panic);
         }
     });
-    let raged = began.elapsed().as_secs();
+    let raged = start.elapsed().as_secs();
     let tasks = tasks.into_inner().unwrap();
-    let mut wrong = wait_for_ends(&bed, began);
-    let ended = began.elapsed().as_secs();
+    let mut wrong = wait_for_ends(&bed, start);
+    let ended = start.elapsed().as_secs();
     let (false_records, ends) = check(&bed, &tasks);
     wrong.extend(false_records);
     let left = wait_clean(&bed);
@@ -329,7 +332,7 @@ fn two_hundred_jobs_survive_fault_storm() {
     eprintln!(
         "{JOBS} jobs, {FAULTS:?}, {} sandboxes started, ends {ends:?}; storm over after {raged} s, all ended after {ended} s, in all {} s; CHAOS_SEED={seed}",
         bed.witness.count(),
-        began.elapsed().as_secs()
+        start.elapsed().as_secs()
     );
     assert!(
         wrong.is_empty(),

@@ -121,7 +121,7 @@ impl Walk<'_> {
             let starts = self.bed.witness.starts(&job);
             starts
                 .iter()
-                .any(|start| !start.begun.is_empty())
+                .any(|start| !start.started.is_empty())
                 .then_some(())
         });
     }
@@ -290,7 +290,7 @@ impl Walk<'_> {
 
     /// Waits for the end; returns the record.
     fn end(&self) -> Value {
-        let began = Instant::now();
+        let start = Instant::now();
         loop {
             // A second attempt waits for its release, too.
             self.release_command();
@@ -298,7 +298,7 @@ impl Walk<'_> {
             if !["queued", "running"].contains(&result["status"].as_str().unwrap()) {
                 return result;
             }
-            assert!(began.elapsed() < DEADLINE, "it does not end: {result}");
+            assert!(start.elapsed() < DEADLINE, "it does not end: {result}");
             thread::sleep(ms(50));
         }
     }
@@ -334,18 +334,18 @@ fn fault(bed: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result
             "it ended in attempt {made} and not {attempt}: {result}"
         ));
     }
-    let began = Instant::now();
+    let start = Instant::now();
     loop {
         let left = bed.left();
         if left.is_empty() {
             return Ok(());
         }
-        if began.elapsed() > ms(15_000) {
-            let told: Vec<_> = left
+        if start.elapsed() > ms(15_000) {
+            let descriptions: Vec<_> = left
                 .iter()
                 .map(|what| bed.describe_leftover(what))
                 .collect();
-            return Err(told.join("\n"));
+            return Err(descriptions.join("\n"));
         }
         thread::sleep(ms(50));
     }
@@ -358,12 +358,12 @@ fn job_survives_kill_of_any_process_anytime() {
         eprintln!("skipped: only root can create network namespaces");
         return;
     }
-    let (began, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
+    let (start, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
     let mut bed = TestBed::start(10, 1);
     for (step, victims) in WALK {
         for (victim, attempt) in victims {
             let from = Instant::now();
-            if began.elapsed() > LIMIT {
+            if start.elapsed() > LIMIT {
                 wrong.push(format!(
                     "step {step}, {victim:?}: not tried, it took too long"
                 ));
@@ -393,7 +393,7 @@ fn job_survives_kill_of_any_process_anytime() {
     eprintln!(
         "{tried} faults at {} steps in {} s",
         WALK.len(),
-        began.elapsed().as_secs()
+        start.elapsed().as_secs()
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

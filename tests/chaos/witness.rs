@@ -81,7 +81,7 @@ pub(crate) struct Start {
     /// Attempt.
     pub(crate) attempt: u64,
     /// Random ids of the commands that started: one at most.
-    pub(crate) begun: Vec<String>,
+    pub(crate) started: Vec<String>,
     /// Exit codes of the commands.
     pub(crate) ended: Vec<String>,
     /// Directory of the record.
@@ -91,7 +91,7 @@ pub(crate) struct Start {
 impl Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.place.file_name().unwrap_or_default().to_string_lossy();
-        write!(f, "{name} began {:?} ended {:?}", self.begun, self.ended)
+        write!(f, "{name} began {:?} ended {:?}", self.started, self.ended)
     }
 }
 
@@ -150,7 +150,7 @@ impl Witness {
             let attempt = rest.split('.').next().unwrap().parse().unwrap();
             starts.push(Start {
                 attempt,
-                begun: lines(place.join("begun")),
+                started: lines(place.join("begun")),
                 ended: lines(place.join("ended")),
                 place,
             });

@@ -66,6 +66,7 @@ pub(super) async fn follow_attempt<'a>(
         // The start of an attempt that is attached to was logged when it was first accepted.
         is_logged: request.start == Start::Attach,
         request,
+        is_node_recorded: false,
         requested_at: Time::now(),
         last_seq: 0,
         made_progress: false,
@@ -98,6 +99,8 @@ struct AttemptFollower<'a> {
     last_seq: u64,
     /// Whether the latest exchange brought a new event.
     made_progress: bool,
+    /// Whether the span has the node's slug.
+    is_node_recorded: bool,
     /// Whether the log says that the node accepted the attempt.
     is_logged: bool,
 }
@@ -129,6 +132,9 @@ impl AttemptFollower<'_> {
     async fn follow_once(&mut self) -> Result<ResultEvent, AttemptError> {
         let job = self.job;
         let client = connect(self.state, job, self.request.start).await?;
+        if !std::mem::replace(&mut self.is_node_recorded, true) {
+            tracing::Span::current().record("node", client.slug());
+        }
         let mut backoff = node_client::retry_backoff();
         loop {
             let start = self.request.start.take();

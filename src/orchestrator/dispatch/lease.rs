@@ -116,9 +116,9 @@ mod tests {
         let lease = Lease::new(LENGTH);
         assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
         lease.mark_silent();
-        let begun = Instant::now();
+        let start = Instant::now();
         lease.expired().await;
-        assert_eq!(begun.elapsed(), LENGTH);
+        assert_eq!(start.elapsed(), LENGTH);
         assert!(timeout(LENGTH, lease.renewed()).await.is_err());
         lease.renew();
         lease.renewed().await;

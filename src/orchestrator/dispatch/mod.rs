@@ -60,7 +60,7 @@ use crate::{api::tasks::TaskStatus, store::RunningJob};
 use finalize::Cleanup;
 use futures_util::FutureExt as _;
 use outcome::AttemptOutcome;
-use request::{InitialRequest, node_slug};
+use request::InitialRequest;
 use reschedule::Followed;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tracing::Instrument as _;
@@ -96,7 +96,7 @@ async fn follow_job(
 ) {
     let mut request = InitialRequest::from(start);
     loop {
-        let span = job_span(state, &job).await;
+        let span = job_span(&job);
         let followed = follow_attempt(state, &mut job, watch, &handle, request);
         match followed.instrument(span.clone()).await {
             Followed::HandedOff(next, accepted) => {
@@ -154,10 +154,10 @@ async fn end_job(
     }
 }
 
-/// Span of one attempt, so that no log call repeats its ids.
-async fn job_span(state: &AppState, job: &RunningJob) -> tracing::Span {
-    let node = node_slug(state, job.node_id).await;
-    tracing::info_span!("job", task = %job.task_id, job = %job.id, attempt = job.attempt, %node)
+/// Span of one attempt, so that no log call repeats its ids. The node's slug is recorded when it is known.
+fn job_span(job: &RunningJob) -> tracing::Span {
+    let (task, id, attempt) = (job.task_id, job.id, job.attempt);
+    tracing::info_span!("job", %task, job = %id, attempt, node = tracing::field::Empty)
 }
 
 /// State of a task whose attempt a node has.

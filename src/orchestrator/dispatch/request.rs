@@ -11,7 +11,7 @@ use crate::{
     store::{Node, RunningJob},
 };
 
-/// Way in which an attempt is begun at its node.
+/// Way in which an attempt starts at its node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::orchestrator) enum Start {
     /// The node has not been sent this attempt: send it.
@@ -27,7 +27,7 @@ impl Start {
     }
 }
 
-/// Request by which an attempt is begun.
+/// Request by which an attempt starts.
 pub(super) struct InitialRequest<'a> {
     pub(super) start: Start,
     /// Answer to it, where it was made already.
@@ -75,7 +75,7 @@ pub(super) async fn connect<'a>(
     })
 }
 
-/// Name of a node in log lines: its slug, or its id where the store can't tell.
+/// Name of a node in log lines: its slug, or its id where the store can't be read.
 pub(super) async fn node_slug(state: &AppState, id: NodeId) -> String {
     let node = state.store.node_get(id).await.ok().flatten();
     node.map_or_else(|| id.to_string(), |node| node.slug)

@@ -28,7 +28,7 @@ fn refused_handoff_costs_no_attempt() {
     assert!(attempts(&other).iter().all(|attempt| *attempt == 2));
 }
 
-/// Node that looks for the image of a job after it has answered, and lacks it.
+/// Node that lacks the image of a job, which it notices after its answer.
 fn without_image() -> impl Fn(&Call, Answer) + Send + Sync + use<> {
     move |call, answer| {
         if call.is_run() {
@@ -121,7 +121,7 @@ fn unresolved_handoff_consumes_its_attempt_number() {
     let (once, taking) = (forgot.clone(), willing());
     let other = scene.join("other", move |call, answer| {
         match (call.is_run(), once.is_on()) {
-            // It may have begun, and says later that it knows nothing of it.
+            // The node may have started it, and answers later that it doesn't have it.
             (true, false) => drop(answer),
             (false, false) if call.method == "GET" => {
                 once.turn_on();

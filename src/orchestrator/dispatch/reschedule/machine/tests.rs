@@ -216,10 +216,9 @@ proptest! {
             let expected: Vec<_> = [Some(model.current), model.offered].into_iter().flatten().collect();
             prop_assert_eq!(owners, expected.iter().collect::<Vec<_>>(), "an attempt without an owner");
             prop_assert!(model.last <= max_attempts);
-            if model.current != before.0 {
-                prop_assert_eq!(model.state, State::HandedOff, "only a stored acceptance moves a job");
-                prop_assert_eq!(event, Event::Answered(Answer::Accepted));
-            }
+            let is_moved = model.current != before.0;
+            prop_assert_eq!(is_moved, model.state == State::HandedOff, "only a stored acceptance moves a job");
+            prop_assert!(!is_moved || event == Event::Answered(Answer::Accepted));
             if model.state == State::Ended && before.1 != State::Ended {
                 let ended = matches!(event, Event::Ended { .. })
                     || matches!(before.1, State::Offered { ended: true });
