@@ -1,9 +1,9 @@
 //! `GET /openapi.json`: the User API as an OpenAPI 3.1 document.
 //!
-//! The schemas are those of the wire types themselves, the operations stand in [`operations`],
-//! and everything that is the same for many of them (which problems a login, a body or a path
-//! parameter brings along) is told once, in [`operation`]. A test holds the list against the
-//! router's: a call can't be added without being documented, nor the other way round.
+//! Schemas come from the wire types themselves, the operations are listed in [`operations`], and parts
+//! that many operations share (the problems that come with a login, a body or a path parameter) are
+//! written once, in [`operation`]. A test compares the list with the router's: no route is undocumented,
+//! and nothing is documented that is not routed.
 
 mod operation;
 mod operations;
@@ -11,11 +11,10 @@ mod schemas;
 
 use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;
-use operation::of;
-use schemas::Schemas;
+use schemas::{Schemas, schema_of};
 use serde_json::{Map, Value, json};
 
-/// The document as JSON. The same release always writes the same one.
+/// Document as JSON; the same for each start of a release.
 pub(super) fn document() -> Value {
     let mut schemas = Schemas::default();
     let mut paths = Map::new();
@@ -25,7 +24,7 @@ pub(super) fn document() -> Value {
             .or_insert_with(|| Value::Object(Map::new()));
         methods[operation.method.as_str().to_ascii_lowercase()] = operation.document(&mut schemas);
     }
-    let problem = schemas.answer(of::<ProblemBody>);
+    let problem = schemas.answer(schema_of::<ProblemBody>);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -43,19 +42,19 @@ pub(super) fn document() -> Value {
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The access_token of POST /v1/auth/login.",
+                    "description": "The access_token returned by POST /v1/auth/login.",
                 },
             },
         },
     })
 }
 
-/// The name of a status, as one word.
+/// Name of a status in one word.
 fn name(status: u16) -> String {
     reason(status).replace(' ', "")
 }
 
-/// The name of a status.
+/// Name of a status.
 fn reason(status: u16) -> &'static str {
     let status = StatusCode::from_u16(status).ok();
     status
@@ -63,7 +62,7 @@ fn reason(status: u16) -> &'static str {
         .unwrap_or_default()
 }
 
-/// One answer for each status that a problem can have.
+/// One response for each status of a problem.
 fn problems(schema: &Value) -> Map<String, Value> {
     ProblemKind::ALL
         .iter()
@@ -94,15 +93,15 @@ fn problem(status: u16, schema: &Value) -> Value {
     })
 }
 
-/// The headers of answers.
+/// Headers of answers.
 fn headers() -> Value {
     let header = |description: &str, schema: Value| json!({"description": description, "required": true, "schema": schema});
     json!({
-        "Allow": header("The methods that there are.", json!({"type": "string"})),
-        "Location": header("Where the new thing is.", json!({"type": "string", "format": "uri-reference"})),
-        "Retry-After": header("Seconds to wait before another try.", json!({"type": "integer", "minimum": 1})),
-        "WWW-Authenticate": header("What to show.", json!({"type": "string", "const": "Bearer"})),
-        "X-Request-Id": header("The request's id; a problem's instance.", json!({"type": "string", "format": "uuid"})),
+        "Allow": header("Methods that this path supports.", json!({"type": "string"})),
+        "Location": header("URL of the new resource.", json!({"type": "string", "format": "uri-reference"})),
+        "Retry-After": header("Seconds to wait before the next attempt.", json!({"type": "integer", "minimum": 1})),
+        "WWW-Authenticate": header("Scheme by which to authenticate.", json!({"type": "string", "const": "Bearer"})),
+        "X-Request-Id": header("Id of the request; the instance of a problem.", json!({"type": "string", "format": "uuid"})),
     })
 }
 

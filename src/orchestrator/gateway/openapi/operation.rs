@@ -1,27 +1,18 @@
-//! One operation of the document, and what follows from what it is.
+//! One operation of the document, and the parts that follow from its kind: problems, security, path
+//! parameters.
 
-use super::{name, reason, schemas::Schemas};
+use super::{
+    name, reason,
+    schemas::{SchemaFn, Schemas, schema_of},
+};
 use crate::api::warning::Warning;
 use http::Method;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
-
-/// Makes a schema; what it names goes to the generator.
-pub(super) type Make = fn(&mut SchemaGenerator) -> Schema;
-
-/// The schema of a wire type.
-pub(super) fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
-    generator.subschema_for::<T>()
-}
-
-/// Any text.
-pub(super) fn text(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string"})
-}
 
 #[derive(PartialEq)]
 enum Access {
-    Anybody,
+    Public,
     User,
     Admin,
 }
@@ -30,16 +21,16 @@ struct Parameter {
     place: &'static str,
     name: &'static str,
     description: &'static str,
-    schema: Make,
+    schema: SchemaFn,
 }
 
 struct Media {
     kind: &'static str,
     description: &'static str,
-    schema: Make,
+    schema: SchemaFn,
 }
 
-/// One method of one path. Users call it, logged in, unless it says otherwise.
+/// One method of one path. It needs a login unless it is [`public`](Self::public).
 pub(super) struct Operation {
     pub(super) method: Method,
     pub(super) path: &'static str,
@@ -47,15 +38,15 @@ pub(super) struct Operation {
     summary: &'static str,
     access: Access,
     parameters: Vec<Parameter>,
-    /// And whether there must be one.
-    body: Option<(Make, bool)>,
+    /// Schema of the body, and whether a body is required.
+    body: Option<(SchemaFn, bool)>,
     status: u16,
     answers: Vec<Media>,
-    located: bool,
+    has_location: bool,
     problems: Vec<u16>,
 }
 
-/// Starts an operation: its id is what generated clients call it.
+/// Operation of this id, by which generated clients name their method.
 pub(super) fn operation(
     method: Method,
     path: &'static str,
@@ -72,35 +63,40 @@ pub(super) fn operation(
         body: None,
         status: 204,
         answers: Vec::new(),
-        located: false,
+        has_location: false,
         problems: vec![500],
     }
 }
 
 impl Operation {
     /// Needs no login.
-    pub(super) fn open(mut self) -> Self {
-        self.access = Access::Anybody;
+    pub(super) fn public(mut self) -> Self {
+        self.access = Access::Public;
         self
     }
 
-    /// For admins alone.
-    pub(super) fn admin(mut self) -> Self {
+    /// Needs the login of an admin.
+    pub(super) fn admin_only(mut self) -> Self {
         self.access = Access::Admin;
         self
     }
 
-    /// Takes an optional query parameter.
-    pub(super) fn query(self, name: &'static str, description: &'static str, schema: Make) -> Self {
+    /// Accepts an optional query parameter.
+    pub(super) fn query(
+        self,
+        name: &'static str,
+        description: &'static str,
+        schema: SchemaFn,
+    ) -> Self {
         self.parameter("query", name, description, schema)
     }
 
-    /// Takes an optional header.
+    /// Accepts an optional header.
     pub(super) fn header(
         self,
         name: &'static str,
         description: &'static str,
-        schema: Make,
+        schema: SchemaFn,
     ) -> Self {
         self.parameter("header", name, description, schema)
     }
@@ -110,7 +106,7 @@ impl Operation {
         place: &'static str,
         name: &'static str,
         description: &'static str,
-        schema: Make,
+        schema: SchemaFn,
     ) -> Self {
         self.parameters.push(Parameter {
             place,
@@ -121,43 +117,43 @@ impl Operation {
         self
     }
 
-    /// Takes a body.
-    pub(super) fn takes<T: JsonSchema>(mut self) -> Self {
-        self.body = Some((of::<T>, true));
+    /// Requires a body.
+    pub(super) fn body<T: JsonSchema>(mut self) -> Self {
+        self.body = Some((schema_of::<T>, true));
         self
     }
 
-    /// Takes a body or none.
-    pub(super) fn may_take<T: JsonSchema>(mut self) -> Self {
-        self.body = Some((of::<T>, false));
+    /// Accepts a body.
+    pub(super) fn optional_body<T: JsonSchema>(mut self) -> Self {
+        self.body = Some((schema_of::<T>, false));
         self
     }
 
     /// Answers 200 with JSON.
-    pub(super) fn gives<T: JsonSchema>(self) -> Self {
-        self.or_gives("application/json", "", of::<T>)
+    pub(super) fn returns<T: JsonSchema>(self) -> Self {
+        self.returns_media("application/json", "", schema_of::<T>)
     }
 
-    /// Answers 201 with JSON and says where the new thing is.
-    pub(super) fn creates<T: JsonSchema>(mut self) -> Self {
-        self = self.makes::<T>();
-        self.located = true;
+    /// Answers 201 with JSON, and with the location of the new resource.
+    pub(super) fn creates_at_location<T: JsonSchema>(mut self) -> Self {
+        self = self.creates::<T>();
+        self.has_location = true;
         self
     }
 
-    /// Answers 201 with JSON, of what has no place of its own.
-    pub(super) fn makes<T: JsonSchema>(mut self) -> Self {
-        self = self.gives::<T>();
+    /// Answers 201 with JSON.
+    pub(super) fn creates<T: JsonSchema>(mut self) -> Self {
+        self = self.returns::<T>();
         self.status = 201;
         self
     }
 
-    /// Answers 200 in this media type; beside others, should there be some.
-    pub(super) fn or_gives(
+    /// Answers 200 in this media type. An operation may have several.
+    pub(super) fn returns_media(
         mut self,
         kind: &'static str,
         description: &'static str,
-        schema: Make,
+        schema: SchemaFn,
     ) -> Self {
         self.status = 200;
         self.answers.push(Media {
@@ -168,13 +164,13 @@ impl Operation {
         self
     }
 
-    /// May end in a problem that doesn't follow from the rest.
-    pub(super) fn or_problem(mut self, status: u16) -> Self {
+    /// May fail with a status that does not follow from the rest.
+    pub(super) fn fails_with(mut self, status: u16) -> Self {
         self.problems.push(status);
         self
     }
 
-    /// The Operation Object (OpenAPI 3.1, 4.8.10).
+    /// Operation Object (OpenAPI 3.1, section 4.8.10).
     pub(super) fn document(&self, schemas: &mut Schemas) -> Value {
         let mut parameters: Vec<Value> = path_parameters(self.path).collect();
         parameters.extend(self.parameters.iter().map(|parameter| {
@@ -189,7 +185,7 @@ impl Operation {
             "operationId": self.id,
             "summary": self.summary,
             "tags": [tag(self.path)],
-            "security": if self.access == Access::Anybody { json!([]) } else { json!([{"bearer": []}]) },
+            "security": if self.access == Access::Public { json!([]) } else { json!([{"bearer": []}]) },
             "responses": self.responses(schemas),
         });
         if !parameters.is_empty() {
@@ -210,7 +206,7 @@ impl Operation {
         });
         let mut responses: Map<String, Value> = problems.collect();
         let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}});
-        if self.located {
+        if self.has_location {
             headers["Location"] = json!({"$ref": "#/components/headers/Location"});
         }
         let mut success = json!({"description": reason(self.status), "headers": headers});
@@ -221,9 +217,9 @@ impl Operation {
             }
             if answer.kind == "application/json" && self.path.starts_with("/v1/") {
                 schema["properties"]["warnings"] = json!({
-                    "description": "What of the request was ignored or changed; absent where nothing was.",
+                    "description": "Parts of the request that were ignored or changed; absent if there are none.",
                     "type": "array",
-                    "items": schemas.answer(of::<Warning>),
+                    "items": schemas.answer(schema_of::<Warning>),
                 });
             }
             success["content"][answer.kind] = json!({"schema": schema});
@@ -234,11 +230,11 @@ impl Operation {
 
     fn problem_statuses(&self) -> Vec<u16> {
         let mut statuses = self.problems.clone();
-        // Whatever is behind a path of a version looks into the store.
+        // Every path below a version reads the store.
         if self.path.starts_with("/v1/") {
             statuses.push(503);
         }
-        if self.access != Access::Anybody {
+        if self.access != Access::Public {
             statuses.extend([401, 429]);
         }
         if self.access == Access::Admin {
@@ -247,7 +243,7 @@ impl Operation {
         if self.path.contains('{') {
             statuses.push(404);
         }
-        // A name or the beginning of an id may mean several.
+        // A name, or the beginning of an id, may match several tasks.
         if self.path.starts_with("/v1/tasks/{id}") {
             statuses.push(409);
         }
@@ -261,7 +257,7 @@ impl Operation {
     }
 }
 
-/// The resource, by which generated clients sort their calls.
+/// Resource, by which generated clients group their methods.
 fn tag(path: &str) -> &str {
     match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "v1", resource, ..] => resource,
@@ -269,7 +265,7 @@ fn tag(path: &str) -> &str {
     }
 }
 
-/// The parameters in a path: a slug, or else an id.
+/// Parameters in a path: a slug or an id.
 fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
     let names = path
         .split('/')
@@ -280,8 +276,7 @@ fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
             "slug" => json!({"type": "string", "pattern": crate::api::nodes::SLUG_PATTERN}),
             _ if tag(path) == "tasks" => {
                 parameter["description"] =
-                    "The task's id, its name, or the beginning of its id from 8 characters on."
-                        .into();
+                    "Id of the task, its name, or the first 8 or more characters of its id.".into();
                 json!({"type": "string", "minLength": 1})
             }
             _ => json!({"type": "string", "format": "uuid"}),

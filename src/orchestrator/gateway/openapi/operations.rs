@@ -1,4 +1,4 @@
-//! Every operation of the User API, in the order of the router's list.
+//! All operations of the User API, in the order of the router's list.
 
 use super::{
     super::{
@@ -6,7 +6,8 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
-    operation::{Operation, of, operation, text},
+    operation::{Operation, operation},
+    schemas::{any_text, schema_of},
 };
 use crate::api::{
     audit::{AuditAction, AuditLog},
@@ -20,29 +21,29 @@ use http::Method;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 const EVENTS: &str = "\
-Each of the server-sent events that come with follow=true or when Accept names this type. In data, \
-`status` has `{\"status\", \"reason\"?, \"detail\"?}`, `stdout` and `stderr` have `{\"data\"}`, `gap` has \
-`{\"stream\", \"bytes\"}` (output that was dropped), and the last one, `end`, has \
-`{\"status\", \"exit_code\"?}`. An id is `<attempt>-<seq>`; give it as Last-Event-ID to go on after it.";
+Server-sent events, with follow=true or if Accept names this type. The data of `status` is \
+`{\"status\", \"reason\"?, \"detail\"?}`, of `stdout` and `stderr` `{\"data\"}`, of `gap` (output that was dropped) \
+`{\"stream\", \"bytes\"}`, and of `end`, the last event, `{\"status\", \"exit_code\"?}`. An id is \
+`<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
 
-/// An event's id.
-const PLACE: &str = "[0-9]{1,9}-[0-9]{1,18}";
+/// Pattern of the id of an event.
+const EVENT_ID: &str = "[0-9]{1,9}-[0-9]{1,18}";
 
-fn event(_: &mut SchemaGenerator) -> Schema {
+fn log_event(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "required": ["id", "event", "data"],
         "properties": {
-            "id": {"type": "string", "pattern": format!("^{PLACE}$")},
+            "id": {"type": "string", "pattern": format!("^{EVENT_ID}$")},
             "event": {"type": "string", "enum": ["status", "stdout", "stderr", "gap", "end"]},
             "data": {"type": "string", "contentMediaType": "application/json"},
         },
     })
 }
 
-/// How long a page is to be.
-fn limit(usual: u32) -> Schema {
-    json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": usual})
+/// Schema of the size of a page.
+fn page_size(default: u32) -> Schema {
+    json_schema!({"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": default})
 }
 
 fn get(path: &'static str, id: &'static str, summary: &'static str) -> Operation {
@@ -53,7 +54,7 @@ fn post(path: &'static str, id: &'static str, summary: &'static str) -> Operatio
     operation(Method::POST, path, id, summary)
 }
 
-/// All of them.
+/// All operations.
 pub(super) fn all() -> Vec<Operation> {
     [auth(), users(), tasks(), nodes(), service()]
         .into_iter()
@@ -64,60 +65,62 @@ pub(super) fn all() -> Vec<Operation> {
 fn auth() -> Vec<Operation> {
     vec![
         post("/v1/auth/login", "log_in", "Open a session with a password")
-            .open()
-            .takes::<Login>()
-            .gives::<Tokens>()
-            .or_problem(401)
-            .or_problem(429),
+            .public()
+            .body::<Login>()
+            .returns::<Tokens>()
+            .fails_with(401)
+            .fails_with(429),
         post(
             "/v1/auth/refresh",
             "refresh",
-            "Trade a refresh token for new tokens, once",
+            "Exchange a refresh token for new tokens; each works once",
         )
-        .open()
-        .takes::<Refresh>()
-        .gives::<Tokens>()
-        .or_problem(401)
-        .or_problem(429),
-        post("/v1/auth/logout", "log_out", "End the session at once").may_take::<Logout>(),
-        get("/v1/users/me", "who_am_i", "Who one is").gives::<User>(),
+        .public()
+        .body::<Refresh>()
+        .returns::<Tokens>()
+        .fails_with(401)
+        .fails_with(429),
+        post("/v1/auth/logout", "log_out", "End the session immediately").optional_body::<Logout>(),
+        get("/v1/users/me", "who_am_i", "Show the user of this session").returns::<User>(),
     ]
 }
 
 fn users() -> Vec<Operation> {
-    let act = |path, id, summary| post(path, id, summary).admin();
+    let admin_post = |path, id, summary| post(path, id, summary).admin_only();
     vec![
-        act("/v1/users", "create_user", "Create a user")
-            .takes::<CreateUser>()
-            .makes::<User>()
-            .or_problem(409),
-        get("/v1/users", "list_users", "All users, by handle")
-            .admin()
-            .query("limit", "At most so many.", |_| limit(MAX_PAGE_SIZE))
-            .query("cursor", "The next_cursor of an earlier answer.", text)
-            .gives::<UserList>(),
-        act(
+        admin_post("/v1/users", "create_user", "Create a user")
+            .body::<CreateUser>()
+            .creates::<User>()
+            .fails_with(409),
+        get("/v1/users", "list_users", "List users by handle")
+            .admin_only()
+            .query("limit", "Maximum number of entries.", |_| {
+                page_size(MAX_PAGE_SIZE)
+            })
+            .query("cursor", "The next_cursor of the previous page.", any_text)
+            .returns::<UserList>(),
+        admin_post(
             "/v1/users/{id}/disable",
             "disable_user",
             "Disable a user immediately; 409 for the last active admin",
         )
-        .or_problem(409),
-        act(
+        .fails_with(409),
+        admin_post(
             "/v1/users/{id}/enable",
             "enable_user",
             "Enable a disabled user",
         ),
-        act(
+        admin_post(
             "/v1/users/{id}/revoke_sessions",
             "revoke_sessions",
-            "End all sessions of a user, at once",
+            "End all sessions of a user immediately",
         ),
-        act(
+        admin_post(
             "/v1/users/{id}/reset_password",
             "reset_password",
-            "Give a user another password, and end their sessions",
+            "Set a new password for a user and end their sessions",
         )
-        .takes::<ResetPassword>(),
+        .body::<ResetPassword>(),
         audit(),
     ]
 }
@@ -128,16 +131,26 @@ fn audit() -> Operation {
         "audit",
         "Show the audit log: logins, registrations, administration; newest first",
     )
-    .admin()
-    .query("limit", "At most so many.", |_| limit(AUDIT_PAGE_SIZE))
+    .admin_only()
+    .query("limit", "Maximum number of entries.", |_| {
+        page_size(AUDIT_PAGE_SIZE)
+    })
     .query(
         "cursor",
-        "The next_cursor of an earlier answer.",
+        "The next_cursor of the previous page.",
         |_| json_schema!({"type": "string", "pattern": "^[0-9]{0,18}$"}),
     )
-    .query("action", "Only of this action.", of::<AuditAction>)
-    .query("who", "Only by this handle or slug, or done to it.", text)
-    .gives::<AuditLog>()
+    .query(
+        "action",
+        "Only events of this action.",
+        schema_of::<AuditAction>,
+    )
+    .query(
+        "who",
+        "Only events by or about this handle or slug.",
+        any_text,
+    )
+    .returns::<AuditLog>()
 }
 
 fn tasks() -> Vec<Operation> {
@@ -145,56 +158,56 @@ fn tasks() -> Vec<Operation> {
         post(
             "/v1/tasks",
             "create_task",
-            "Create a task; it is stored and answered at once",
+            "Create a task; it is stored before the answer",
         )
         .header(
             "Idempotency-Key",
-            "Makes a repeat within 24 hours return the first answer; with another body it is 409.",
+            "A request repeated with the same key within 24 hours returns the first answer; another body with the same key is a 409.",
             |_| json_schema!({"type": "string", "pattern": KEY_PATTERN}),
         )
-        .takes::<CreateTask>()
-        .creates::<Task>()
-        .or_problem(409)
-        .or_problem(507),
+        .body::<CreateTask>()
+        .creates_at_location::<Task>()
+        .fails_with(409)
+        .fails_with(507),
         list_tasks(),
-        get("/v1/tasks/{id}", "get_task", "A task").gives::<Task>(),
+        get("/v1/tasks/{id}", "get_task", "Show a task").returns::<Task>(),
         get(
             "/v1/tasks/{id}/result",
             "get_task_result",
-            "A task's jobs, with their results",
+            "Show the jobs of a task with their results",
         )
-        .gives::<TaskResult>(),
+        .returns::<TaskResult>(),
         operation(
             Method::DELETE,
             "/v1/tasks/{id}",
             "delete_task",
             "Delete a finished task with its jobs and output",
         )
-        .or_problem(409),
+        .fails_with(409),
         post(
             "/v1/tasks/{id}/cancel",
             "cancel_task",
-            "Cancel a task; a running sandbox is gone within a second",
+            "Cancel a task; its sandbox is removed within a second",
         )
-        .gives::<CancelAnswer>(),
+        .returns::<CancelAnswer>(),
         get(
             "/v1/tasks/{id}/logs",
             "get_task_logs",
-            "What a task printed, or prints",
+            "Show or follow the output of a task",
         )
         .query(
             "stream",
-            "One of both, or all; all when absent.",
+            "Output stream; both if absent.",
             |_| json_schema!({"type": "string", "enum": ["all", "stdout", "stderr"]}),
         )
-        .query("follow", "Whether to send events as they come.", of::<bool>)
+        .query("follow", "Whether to stream events as they happen.", schema_of::<bool>)
         .header(
             "Last-Event-ID",
-            "The id of an event; those after it are sent.",
-            |_| json_schema!({"type": "string", "pattern": format!("^({PLACE})?$")}),
+            "Id of the last event received; events after it are sent.",
+            |_| json_schema!({"type": "string", "pattern": format!("^({EVENT_ID})?$")}),
         )
-        .gives::<TaskLogs>()
-        .or_gives("text/event-stream", EVENTS, event),
+        .returns::<TaskLogs>()
+        .returns_media("text/event-stream", EVENTS, log_event),
     ]
 }
 
@@ -202,60 +215,71 @@ fn list_tasks() -> Operation {
     get(
         "/v1/tasks",
         "list_tasks",
-        "One's own tasks, newest first; an admin's list has everybody's",
+        "List your tasks, newest first; admins get the tasks of all users",
     )
-    .query("limit", "At most so many.", |_| limit(DEFAULT_PAGE_SIZE))
+    .query("limit", "Maximum number of entries.", |_| {
+        page_size(DEFAULT_PAGE_SIZE)
+    })
     .query(
         "cursor",
-        "The next_cursor of an earlier answer.",
+        "The next_cursor of the previous page.",
         |_| json_schema!({"type": "string", "anyOf": [{"format": "uuid"}, {"maxLength": 0}]}),
     )
     .query(
         "offset",
-        "Leaves so many of the newest out. To read further, use cursor.",
+        "Number of the newest tasks to skip. Use cursor to read further.",
         |_| json_schema!({"type": "integer", "minimum": 0, "maximum": MAX_OFFSET, "default": 0}),
     )
-    .query("status", "Only those in this state.", of::<TaskStatus>)
+    .query(
+        "status",
+        "Only tasks with this status.",
+        schema_of::<TaskStatus>,
+    )
     .query(
         "name",
-        "Only those of this name, with a number or without.",
-        text,
+        "Only tasks with this name, with or without a number appended.",
+        any_text,
     )
-    .gives::<TaskList>()
+    .returns::<TaskList>()
 }
 
 fn nodes() -> Vec<Operation> {
     vec![
-        get("/v1/nodes", "list_nodes", "Nodes, where they stand and why").gives::<NodeList>(),
-        get("/v1/nodes/{slug}", "get_node", "A node").gives::<NodeView>(),
+        get(
+            "/v1/nodes",
+            "list_nodes",
+            "List nodes with their status and its reason",
+        )
+        .returns::<NodeList>(),
+        get("/v1/nodes/{slug}", "get_node", "Show a node").returns::<NodeView>(),
         operation(
             Method::DELETE,
             "/v1/nodes/{slug}",
             "forget_node",
-            "Forget a node: its token dies, its slug is free",
+            "Forget a node: revoke its token and free its slug",
         )
-        .admin()
-        .or_problem(409),
+        .admin_only()
+        .fails_with(409),
         post(
             "/v1/nodes/{slug}/drain",
             "drain_node",
             "Stop scheduling jobs on a node",
         )
-        .admin(),
+        .admin_only(),
         post(
             "/v1/nodes/{slug}/resume",
             "resume_node",
             "Schedule jobs on a node again",
         )
-        .admin(),
+        .admin_only(),
     ]
 }
 
 fn service() -> Vec<Operation> {
     vec![
-        get("/openapi.json", "openapi", "This document")
-            .open()
-            .or_gives(
+        get("/openapi.json", "openapi", "Show this document")
+            .public()
+            .returns_media(
                 "application/json",
                 "An OpenAPI 3.1 document.",
                 |_| json_schema!({"type": "object"}),
@@ -263,17 +287,21 @@ fn service() -> Vec<Operation> {
         get(
             "/metrics",
             "metrics",
-            "What is measured, in the Prometheus text format",
+            "Show metrics in the Prometheus text format",
         )
-        .open()
-        .or_gives("text/plain", "The text format 0.0.4.", text)
-        .or_problem(503),
-        get("/healthz", "healthz", "Whether the process answers")
-            .open()
-            .or_gives("text/plain", "`ok`", text),
-        get("/readyz", "readyz", "Whether tasks can run, or why not")
-            .open()
-            .or_gives("text/plain", "`ready`", text)
-            .or_problem(503),
+        .public()
+        .returns_media("text/plain", "Prometheus text format 0.0.4.", any_text)
+        .fails_with(503),
+        get("/healthz", "healthz", "Check that the process answers")
+            .public()
+            .returns_media("text/plain", "`ok`", any_text),
+        get(
+            "/readyz",
+            "readyz",
+            "Check that tasks can run; a problem says why not",
+        )
+        .public()
+        .returns_media("text/plain", "`ready`", any_text)
+        .fails_with(503),
     ]
 }

@@ -1,19 +1,32 @@
-//! The schemas of wire types, in the two directions that they travel.
+//! Schemas of wire types, in both directions.
 //!
-//! What we take may leave an optional field out or set it to null. What we give leaves it out.
+//! A request may leave an optional field out or set it to null; an answer leaves it out.
 
-use super::operation::Make;
 use schemars::{
-    Schema, SchemaGenerator,
+    JsonSchema, Schema, SchemaGenerator,
     generate::{Contract, SchemaSettings},
+    json_schema,
     transform::{Transform, transform_subschemas},
 };
 use serde_json::{Map, Value, json};
 
-/// Collects the schemas that a document names.
+/// Function that makes a schema; the types that it names go to the generator.
+pub(super) type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
+
+/// Schema of a wire type.
+pub(super) fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// Schema of any text.
+pub(super) fn any_text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string"})
+}
+
+/// Collection of the schemas that a document names.
 pub(super) struct Schemas {
-    taken: SchemaGenerator,
-    given: SchemaGenerator,
+    requests: SchemaGenerator,
+    answers: SchemaGenerator,
 }
 
 impl Default for Schemas {
@@ -27,32 +40,32 @@ impl Default for Schemas {
                 .into_generator()
         };
         Self {
-            taken: generator(Contract::Deserialize),
-            given: generator(Contract::Serialize),
+            requests: generator(Contract::Deserialize),
+            answers: generator(Contract::Serialize),
         }
     }
 }
 
 impl Schemas {
-    /// The schema of a parameter or a body.
-    pub(super) fn request(&mut self, make: Make) -> Value {
-        make(&mut self.taken).to_value()
+    /// Schema of a parameter or a body.
+    pub(super) fn request(&mut self, make: SchemaFn) -> Value {
+        make(&mut self.requests).to_value()
     }
 
-    /// The schema of an answer.
-    pub(super) fn answer(&mut self, make: Make) -> Value {
-        make(&mut self.given).to_value()
+    /// Schema of an answer.
+    pub(super) fn answer(&mut self, make: SchemaFn) -> Value {
+        make(&mut self.answers).to_value()
     }
 
-    /// All that were named, by name. One that travels both ways is the same in both.
+    /// All named schemas. A type that travels in both directions has the same schema in both.
     pub(super) fn all(mut self) -> Map<String, Value> {
         let mut all = Map::new();
-        for (generator, nullable) in [(&mut self.taken, true), (&mut self.given, false)] {
+        for (generator, nullable) in [(&mut self.requests, true), (&mut self.answers, false)] {
             for (name, value) in generator.take_definitions(false) {
                 let Ok(mut schema) = Schema::try_from(value) else {
                     continue;
                 };
-                Plain { nullable }.transform(&mut schema);
+                ForGenerators { nullable }.transform(&mut schema);
                 all.insert(name, schema.to_value());
             }
         }
@@ -60,14 +73,14 @@ impl Schemas {
     }
 }
 
-/// Writes schemas as generators of clients understand them best.
-struct Plain {
+/// Transformation of schemas into the form that client generators understand best.
+struct ForGenerators {
     nullable: bool,
 }
 
-impl Transform for Plain {
+impl Transform for ForGenerators {
     fn transform(&mut self, schema: &mut Schema) {
-        // What an absent field means is in its description.
+        // The description says what an absent field means.
         schema.remove("default");
         enumerate(schema);
         if !self.nullable {
@@ -77,7 +90,7 @@ impl Transform for Plain {
     }
 }
 
-/// `enum` for a choice of names; what each means moves to the description.
+/// Writes a choice of names as `enum`, and their meanings into the description.
 fn enumerate(schema: &mut Schema) {
     let Some(choices) = schema.get("oneOf").and_then(Value::as_array) else {
         return;
@@ -94,7 +107,7 @@ fn enumerate(schema: &mut Schema) {
     }
     let description = schema.get("description").and_then(Value::as_str);
     let description = format!("{}\n{meanings}", description.unwrap_or_default());
-    *schema = schemars::json_schema!({"type": "string", "enum": names, "description": description});
+    *schema = json_schema!({"type": "string", "enum": names, "description": description});
 }
 
 fn forbid_null(schema: &mut Schema) {

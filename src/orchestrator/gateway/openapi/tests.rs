@@ -1,4 +1,4 @@
-//! The document says what the router serves, and its schemas what the code checks.
+//! The document lists what the router serves, and its schemas accept what the code accepts.
 
 use super::*;
 use crate::{
@@ -30,8 +30,8 @@ fn document_is_deterministic() {
     assert_eq!(document().to_string(), document().to_string());
 }
 
-/// Whether the schema takes a task, after a look that the code decides likewise.
-fn takes(task: &Value) -> bool {
+/// Whether the schema accepts a task, which the code has to decide alike.
+fn accepts(task: &Value) -> bool {
     static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
         let mut schema = document();
         schema["$ref"] = json!("#/components/schemas/CreateTask");
@@ -60,7 +60,7 @@ fn task_schema_accepts_what_the_code_accepts() {
         json!({"script": "x", "attachments": []}),
         json!({"script": "x", "attachments": null}),
     ] {
-        assert!(takes(&task), "{task:.300}");
+        assert!(accepts(&task), "{task:.300}");
     }
     let too_long = format!("{longest}x");
     for task in [
@@ -96,7 +96,7 @@ fn task_schema_accepts_what_the_code_accepts() {
         json!({"script": "x", "attachments": ["a"]}),
         json!({"script": "x", "attachments": "a"}),
     ] {
-        assert!(!takes(&task), "{task:.300}");
+        assert!(!accepts(&task), "{task:.300}");
     }
 }
 
@@ -108,9 +108,9 @@ proptest! {
         label in "[-a./=_ é]{0,3}|[a-z]{62,65}",
         slug in "[-a0A_é]{0,3}|[a-z]{62,65}",
     ) {
-        takes(&json!({"script": script}));
-        takes(&json!({"script": "x", "env": {name: ""}}));
-        takes(&json!({"script": "x", "node_labels": [label]}));
+        accepts(&json!({"script": script}));
+        accepts(&json!({"script": "x", "env": {name: ""}}));
+        accepts(&json!({"script": "x", "node_labels": [label]}));
         let schema = json!({"pattern": SLUG_PATTERN});
         prop_assert_eq!(jsonschema::is_valid(&schema, &json!(slug)), check_slug("/s", &slug).is_ok());
     }
@@ -119,6 +119,6 @@ proptest! {
     fn image_pattern_matches_what_the_code_accepts(
         image in "[ -~]{0,9}|[aA0.:/@_-]{1,9}|(([aA0.-]{1,4}(:[0-9]{0,6})?/)?[a0]([a0._/-]{0,5}[a0])?(:[aA0._-]{1,3})?(@sha256:[0a]{63,65})?)|[0-9a-f]{63,65}",
     ) {
-        takes(&json!({"script": "x", "image": image}));
+        accepts(&json!({"script": "x", "image": image}));
     }
 }
