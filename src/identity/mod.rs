@@ -149,7 +149,7 @@ impl Identity {
             ProblemKind::Forbidden,
             "only an admin may do this; ask an admin, or log in as one",
         );
-        if self.denials.is_new(caller.user.id, action) {
+        if self.denials.record(caller.user.id, action) {
             let event = caller.audit_event(action, origin).refused(&problem);
             self.record_audit(event).await?;
         }

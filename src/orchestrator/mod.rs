@@ -1,9 +1,19 @@
-//! Role `serve-orchestrator`: users create tasks here, nodes register here, and jobs are
-//! given to nodes from here.
+//! Role `serve-orchestrator`: users create tasks here, nodes register here, and jobs are scheduled on nodes
+//! from here.
 //!
-//! [`start`] is the start-up order. A shut-down is the end of `shutdown`: the
-//! listeners finish their answers, the scheduler stops, running jobs stay at their nodes and
-//! are followed again after the next start ([`recovery`]).
+//! | to find | look at |
+//! |---|---|
+//! | start-up order and shutdown | [`start`], [`RunningOrchestrator`] |
+//! | shared state | [`state`] |
+//! | use cases of users | [`tasks`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
+//! | use cases of nodes | [`node_registration`], [`node_config`] |
+//! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
+//! | scheduling policy | [`scheduler`], [`slots`], [`readiness`], [`node_backoff`] |
+//! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
+//! | calls to nodes | [`node_client`], [`node_address`], [`liveness`], [`reconciler`] |
+//!
+//! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
+//! nodes and are followed again after the next start ([`recovery`]).
 
 mod active_jobs;
 mod bootstrap;
@@ -46,7 +56,8 @@ pub use settings::{Settings, StartError};
 use state::AppState;
 
 use crate::{
-    background,
+    api::auth::Tokens,
+    background::spawn,
     data_dir::{DataDir, RoleLock},
     http::{
         host::AllowedHosts,
@@ -61,28 +72,29 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinHandle};
 use zeroize::Zeroizing;
 
-/// How long tasks that follow jobs may take to stop.
+/// Longest wait at a shutdown for the tasks that follow jobs.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Which flags let other names in on loopback.
-const UNKNOWN_HOST_ADVICE: &str = ", or have the operator name the proxy that sends this with --trusted-proxy, or this name in --public-url";
+/// Flags that allow further host names on loopback.
+const UNKNOWN_HOST_ADVICE: &str = ", or ask the operator to allow the proxy that sends this with --trusted-proxy, or this name with --public-url";
 
-/// An orchestrator that serves.
+/// Running orchestrator.
 pub struct RunningOrchestrator {
-    /// Shared state.
     state: Arc<AppState>,
-    /// Where users reach it.
+    /// Address of the gateway, for users.
     pub gateway: SocketAddr,
-    /// Where nodes reach it.
+    /// Address of the control plane, for nodes.
     pub control: SocketAddr,
-    /// Both listeners, the upkeep of the store and of nodes, and the scheduler.
+    /// Background tasks that run until shutdown: listeners, scheduler, maintenance of store and nodes.
     services: Vec<JoinHandle<()>>,
     _lock: RoleLock,
 }
 
-/// Brings everything up, in this order: database, sockets, keys, admin, the jobs that were under way, the
-/// scheduler and the upkeep of the store. `announce` tells the operator the password before it is stored, so
-/// that none is ever in force that nobody saw.
+/// Starts an orchestrator, in this order: lock, database, sockets, keys, first admin, jobs that were under
+/// way, services.
+///
+/// `announce` shows the banner to the operator before a generated password is stored, so that no password is
+/// in force that nobody has seen.
 pub async fn start(
     data_dir: &DataDir,
     settings: Settings,
@@ -100,6 +112,7 @@ pub async fn start(
     started
 }
 
+/// Part of the start that needs the database closed if it fails.
 async fn start_on(
     store: Store,
     lock: RoleLock,
@@ -110,140 +123,124 @@ async fn start_on(
 ) -> Result<RunningOrchestrator, StartError> {
     let gateway = server::bind(settings.gateway_listen, "--gateway-listen").await?;
     let control = server::bind(settings.control_listen, "--control-listen").await?;
-    let (gateway_address, control_address) = (gateway.local_addr()?, control.local_addr()?);
-    let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
-    let keys = Keys::open(data_dir, settings.psk.take())?;
-    let admin = FirstAdmin::plan(&store, settings.admin_password.take()).await?;
-    announce(&Banner {
-        admin_password: admin.as_ref().and_then(FirstAdmin::generated_password),
-        psk: keys
-            .is_psk_generated
-            .then(|| Zeroizing::new(keys.psk().to_owned())),
-        psk_file,
-        gateway: gateway_address,
-        control: control_address,
-        join: JoinUrl::detect(settings.public_url.as_deref(), control_address),
-        has_node: settings.has_node,
-    })?;
-    if let Some(admin) = admin {
-        admin.create(&store).await?;
-    }
+    let addresses = (gateway.local_addr()?, control.local_addr()?);
+    let keys = create_secrets(&store, data_dir, &mut settings, addresses, announce).await?;
     let identity = Identity::new(store.clone(), keys, settings.user_rate);
     let database = data_dir.join("cynode.db");
     let data_paths = [lock.path(), &database];
     let state = AppState::new(settings, store, identity, data_paths, shutdown.clone())?;
     let state = Arc::new(state);
     recovery::resume_running_jobs(&state).await?;
-    let services = serve(&state, gateway, control, &shutdown);
+    let services = spawn_services(&state, gateway, control, &shutdown);
+    let (gateway, control) = addresses;
     data_dir.update_addresses(|addresses| {
-        (addresses.gateway, addresses.control) = (Some(gateway_address), Some(control_address));
+        (addresses.gateway, addresses.control) = (Some(gateway), Some(control));
     });
-    tracing::info!(gateway = %gateway_address, control = %control_address, "the orchestrator listens");
+    tracing::info!(%gateway, %control, "orchestrator listens");
     Ok(RunningOrchestrator {
         state,
-        gateway: gateway_address,
-        control: control_address,
+        gateway,
+        control,
         services,
         _lock: lock,
     })
 }
 
-/// Starts all that goes on until `shutdown`.
-fn serve(
+/// Opens or creates the keys, and creates the first admin once the banner has shown the password.
+async fn create_secrets(
+    store: &Store,
+    data_dir: &DataDir,
+    settings: &mut Settings,
+    (gateway, control): (SocketAddr, SocketAddr),
+    announce: impl FnOnce(&Banner) -> io::Result<()>,
+) -> Result<Keys, StartError> {
+    let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
+    let keys = Keys::open(data_dir, settings.psk.take())?;
+    let admin = FirstAdmin::plan(store, settings.admin_password.take()).await?;
+    announce(&Banner {
+        admin_password: admin.as_ref().and_then(FirstAdmin::generated_password),
+        psk: keys
+            .is_psk_generated
+            .then(|| Zeroizing::new(keys.psk().to_owned())),
+        psk_file,
+        gateway,
+        control,
+        join: JoinUrl::detect(settings.public_url.as_deref(), control),
+        has_node: settings.has_node,
+    })?;
+    if let Some(admin) = admin {
+        admin.create(store).await?;
+    }
+    Ok(keys)
+}
+
+/// Spawns the background tasks that run until `shutdown`.
+fn spawn_services(
     state: &Arc<AppState>,
     gateway: TcpListener,
     control: TcpListener,
     shutdown: &Shutdown,
 ) -> Vec<JoinHandle<()>> {
-    let public_url = state.settings.public_url.as_deref();
-    let hosts = || AllowedHosts::from_urls(public_url, UNKNOWN_HOST_ADVICE);
-    let gate = || ListenerPolicy::new(&state.settings.trusted_proxies, hosts());
+    let policy = || {
+        let hosts =
+            AllowedHosts::from_urls(state.settings.public_url.as_deref(), UNKNOWN_HOST_ADVICE);
+        ListenerPolicy::new(&state.settings.trusted_proxies, hosts)
+    };
+    let serve = |listener, router| server::serve(listener, router, policy(), shutdown.clone());
+    let (state, shutdown) = (|| Arc::clone(state), || shutdown.clone());
     vec![
-        background::spawn(
-            "gateway",
-            server::serve(
-                gateway,
-                gateway::router(Arc::clone(state)),
-                gate(),
-                shutdown.clone(),
-            ),
-        ),
-        background::spawn(
+        spawn("gateway", serve(gateway, gateway::router(state()))),
+        spawn(
             "control_plane",
-            server::serve(
-                control,
-                control_plane::router(Arc::clone(state)),
-                gate(),
-                shutdown.clone(),
-            ),
+            serve(control, control_plane::router(state())),
         ),
-        background::spawn(
-            "maintenance",
-            maintenance::run(Arc::clone(state), shutdown.clone()),
-        ),
-        background::spawn(
-            "reconciler",
-            reconciler::run(Arc::clone(state), shutdown.clone()),
-        ),
-        background::spawn(
-            "liveness",
-            liveness::run(Arc::clone(state), shutdown.clone()),
-        ),
-        background::spawn(
-            "presence",
-            presence::run(Arc::clone(state), shutdown.clone()),
-        ),
-        background::spawn(
-            "refusals",
-            refusals::run(Arc::clone(state), shutdown.clone()),
-        ),
-        background::spawn(
-            "scheduler",
-            scheduler::run(Arc::clone(state), shutdown.clone()),
-        ),
+        spawn("maintenance", maintenance::run(state(), shutdown())),
+        spawn("reconciler", reconciler::run(state(), shutdown())),
+        spawn("liveness", liveness::run(state(), shutdown())),
+        spawn("presence", presence::run(state(), shutdown())),
+        spawn("refusals", refusals::run(state(), shutdown())),
+        spawn("scheduler", scheduler::run(state(), shutdown())),
     ]
 }
 
 impl RunningOrchestrator {
-    /// Logs the admin in without a password: for the process that owns the data directory.
-    pub async fn admin_session(&self) -> Result<crate::api::auth::Tokens, StartError> {
+    /// Opens a session of the admin without a password: for the process that owns the data directory.
+    pub async fn admin_session(&self) -> Result<Tokens, StartError> {
         let AppState {
             store, identity, ..
         } = &*self.state;
         let admin = store.user_by_handle(bootstrap::ADMIN.to_owned()).await?;
-        let admin = admin
-            .ok_or_else(|| StartError::Setting("there is no user admin any more".to_owned()))?;
-        identity
-            .open_session(admin.user)
-            .await
-            .map_err(|error| StartError::Setting(error.problem().detail.clone()))
+        let admin = admin.ok_or_else(|| {
+            StartError::Setting(format!("there is no user {} any more", bootstrap::ADMIN))
+        })?;
+        let session = identity.open_session(admin.user).await;
+        session.map_err(|error| StartError::Setting(error.problem().detail.clone()))
     }
 
-    /// The pre-shared key, for a node in the same process.
+    /// Pre-shared key, for a node in the same process.
     pub fn psk(&self) -> Zeroizing<String> {
         self.state.identity.psk()
     }
 
-    /// Resolves when a part that should run until shutdown has ended before it: a fault of ours.
+    /// Waits until a service ends that should run until shutdown, which is an internal error.
     pub async fn wait_for_failure(&mut self) {
-        let (_, which, _) = select_all(&mut self.services).await;
-        // What has ended can't be waited for again.
-        drop(self.services.swap_remove(which));
+        let (_, index, _) = select_all(&mut self.services).await;
+        // A handle that has completed must not be awaited again.
+        drop(self.services.swap_remove(index));
     }
 
-    /// Waits, at most for `limit`, until the ends of all jobs that are followed are stored.
+    /// Waits until the ends of all followed jobs are stored, at most for `limit`.
     pub async fn wait_idle(&self, limit: Duration) {
         self.state.jobs.background.idle(limit).await;
     }
 
-    /// Waits until the listeners have finished their answers, and closes the database.
+    /// Waits until the listeners have finished their answers, and closes the database. Running jobs stay on
+    /// their nodes; the next start follows them again.
     pub async fn wait_stopped(self) {
-        for part in self.services {
-            if part.await.is_err() {
-                tracing::error!("a part of the orchestrator panicked; the lines above say where");
-            }
+        for service in self.services {
+            // A panic is logged where it happened.
+            let _ = service.await;
         }
-        // RunningOrchestrator jobs stay at their nodes; the next start follows them again.
         self.state.jobs.background.stop(STOP_TIMEOUT).await;
         database::close(&self.state.store).await;
     }

@@ -11,56 +11,56 @@ use zeroize::Zeroizing;
 
 /// Settings that the operator chooses.
 pub struct Settings {
-    /// Where users reach us.
+    /// Address of the gateway, for users.
     pub gateway_listen: SocketAddr,
-    /// Where nodes reach us.
+    /// Address of the control plane, for nodes.
     pub control_listen: SocketAddr,
-    /// How nodes are to call us; as they did when `None`.
+    /// URL at which nodes reach the control plane; the one that each node used if `None`.
     pub public_url: Option<String>,
-    /// The pre-shared key; ours from the data directory when `None`.
+    /// Pre-shared key; the one in the data directory if `None`.
     pub psk: Option<Zeroizing<String>>,
-    /// The first admin's password; a random one when `None`.
+    /// Password of the first admin; a generated one if `None`.
     pub admin_password: Option<Zeroizing<String>>,
-    /// Where nodes are reached, by slug, whatever they say.
+    /// URLs of Worker APIs by slug, which override those that nodes report.
     pub worker_urls: HashMap<String, String>,
-    /// Networks in which nodes may say that they are reached; any where there are none.
+    /// Networks in which nodes may report their Worker API; any if empty.
     pub worker_url_allow: Vec<IpNet>,
-    /// The image of a task that names none.
+    /// Image of tasks that name none.
     pub default_image: ImageRef,
-    /// The model server that nodes are to run.
+    /// Image of the model server that nodes run.
     pub inference_image: Option<ImageRef>,
-    /// The models that it is to have; whatever it has when empty.
+    /// Models that the model server has to have; any if empty.
     pub inference_models: Vec<String>,
-    /// Whether we are ready only with inference.
+    /// Whether readiness requires inference.
     pub require_inference: bool,
-    /// Whether this process runs a node, too.
+    /// Whether this process also runs a node.
     pub has_node: bool,
-    /// How many tasks may be queued, and how large.
+    /// Limits of the queue in tasks and bytes.
     pub queue: QueueLimits,
-    /// Room on the disk that new tasks may not use up, in bytes.
+    /// Free disk space that new tasks may not use, in bytes.
     pub reserve_disk: u64,
-    /// How long a node may be silent before what it runs is offered to another one.
+    /// Silence of a node after which its jobs are rescheduled.
     pub lease: Duration,
-    /// Whether an empty database may be made beside keys of before.
+    /// Whether to create an empty database although keys of an earlier one exist.
     pub init: bool,
-    /// Whether keys may be made beside a database of before.
+    /// Whether to create missing keys although a database exists.
     pub new_keys: bool,
-    /// Which finished tasks are kept.
+    /// Retention of finished tasks and audit events.
     pub retention: Retention,
-    /// Most jobs of one node at the same time.
+    /// Maximum number of jobs that one node runs at a time.
     pub max_jobs_per_node: u32,
-    /// Most nodes.
+    /// Maximum number of nodes.
     pub max_nodes: u32,
-    /// How many requests a second each user may make; any number when 0.
+    /// Requests per second and user; 0 is no limit.
     pub user_rate: u32,
-    /// Those who are believed where a request came from.
+    /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// Why the orchestrator did not start.
+/// Error that keeps the orchestrator from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Files or sockets.
+    /// A file or a socket.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The database.
@@ -69,7 +69,7 @@ pub enum StartError {
     /// A setting.
     #[error("{0}")]
     Setting(String),
-    /// A part of the state is missing.
+    /// A part of the state in the data directory is missing.
     #[error("{0}; {fix}", fix = .0.fix())]
     Incomplete(#[from] IncompleteState),
 }

@@ -1,13 +1,13 @@
-//! Shared state of the role, in groups: what every handler and background task works on.
+//! Shared state of the role, in groups.
 //!
 //! | group | holds |
 //! |---|---|
-//! | [`AppState`] | settings, the database, identity, metrics, shutdown |
-//! | [`Jobs`] | jobs under way: their attempts, their watchers, the scheduler's wake-up |
-//! | [`Nodes`] | facts on nodes that only this process knows: answers, backoff, instances, slots |
+//! | [`AppState`] | settings, store, identity, limits, metrics, shutdown |
+//! | [`Jobs`] | jobs under way: followed attempts, watches of tasks, the scheduler's wake-up |
+//! | [`Nodes`] | facts on nodes that only this process knows: contacts, instances, backoff, slots |
 //!
-//! The database is the only durable part. Everything in [`Jobs`] and [`Nodes`] starts empty and is rebuilt
-//! from it, and from the nodes, after a restart.
+//! The store is the only durable part. [`Jobs`] and [`Nodes`] start empty and are rebuilt from the store and
+//! from the nodes after a restart; nothing may depend on them to be right, only to be fast.
 
 use super::{
     Settings, active_jobs::ActiveJobs, liveness::Liveness, logs::LogLimits, metrics::Metrics,
@@ -36,7 +36,7 @@ pub(crate) struct AppState {
     pub(super) log_limits: LogLimits,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
-    /// Id of this process, new at each start: nodes tell by it that two processes call as one orchestrator.
+    /// Id of this process, new at each start. Nodes detect by it that two processes use one data directory.
     pub(super) instance_id: String,
     /// Paths at which the database and the lock have to stay.
     pub(super) anchors: PathAnchors,
@@ -44,33 +44,37 @@ pub(crate) struct AppState {
 
 /// Jobs under way.
 ///
-/// An attempt is registered in `active` before its node hears of it, and stays there until its end is
-/// stored. `watches` says nothing that the database doesn't say, only sooner.
+/// An attempt is in `active` from before its node hears of it until its end is stored, and a task of
+/// `background` follows it for as long. A final state in `watches` is published after it is stored.
 #[derive(Default)]
 pub(super) struct Jobs {
     /// Attempts that this process follows, by job.
     pub(super) active: ActiveJobs,
-    /// State changes of tasks, for those who wait for them.
+    /// Current states of tasks, for log readers and cancels that wait for a change.
     pub(super) watches: TaskWatches,
-    /// Tasks that follow the attempts in `active`.
+    /// Background tasks that follow the attempts in `active`.
     pub(super) background: BackgroundTasks,
-    /// Wakes the scheduler: after a task was stored, a slot became free, or a node became ready.
+    /// Wakes the scheduler. To be notified after each commit that may let a job start: a new task, a free
+    /// slot, a node that became ready.
     pub(super) wake: Notify,
 }
 
-/// Facts on nodes that only this process knows. What a node reported is in the database.
+/// Facts on nodes that only this process knows. Reports of nodes are in the store.
+///
+/// `backoff` and `instances` may only keep a node from getting jobs; a job is given to a node only by a
+/// write that checks the store.
 pub(super) struct Nodes {
-    /// HTTP clients that call nodes, by where those may be.
+    /// HTTP clients for Worker APIs, by the network in which those may be.
     pub(super) clients: HttpClients,
-    /// Limits of jobs per node and in all.
+    /// Limits of jobs per node and in total.
     pub(super) slots: SlotLimits,
     /// Answers of nodes whose reports are late.
     pub(super) liveness: Liveness,
-    /// Processes that call as nodes, to notice two with one identity.
+    /// Processes that call as nodes, to detect two with one identity.
     pub(super) instances: Instances<NodeId>,
     /// Nodes that refused a job lately.
     pub(super) backoff: NodeBackoff,
-    /// Nodes that may keep jobs which are over.
+    /// Nodes that may still keep jobs which are over.
     pub(super) reconciler: NodeReconciler,
 }
 
@@ -88,6 +92,7 @@ impl Nodes {
 }
 
 impl AppState {
+    /// State of a start, over an open store. Fails where the `data_paths` can't be watched.
     pub(super) fn new(
         settings: Settings,
         store: Store,
@@ -109,7 +114,7 @@ impl AppState {
         })
     }
 
-    /// What keeps new work from being taken: a data directory that is no more where it was, or the database.
+    /// Fault that keeps new work from being accepted: of the database, or of a data directory that was moved.
     pub(super) fn storage_fault(&self) -> Option<StorageFault> {
         if self.anchors.verify().is_err() {
             self.store.record_fault(StorageFault::Misplaced);
