@@ -27,7 +27,7 @@ pub fn random_secret() -> Zeroizing<String> {
 pub fn check_random_secret(text: &str) -> Result<(), &'static str> {
     let is_valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
     if text.len() != RANDOM_SECRET_CHARS || !text.bytes().all(is_valid) {
-        return Err("is not a key of 43 letters, digits, '-' and '_'");
+        return Err("is not a valid key: expected 43 letters, digits, '-' and '_'");
     }
     Ok(())
 }

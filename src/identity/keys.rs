@@ -1,4 +1,4 @@
-//! Key material: files of mode 0600, never rows, never log lines.
+//! Keys of the orchestrator: files of mode 0600, never in the database, never in the log.
 
 use crate::{
     api::nodes::check_psk,
@@ -11,28 +11,28 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Name of the pre-shared key, which an operator may bring.
+/// File of the pre-shared key, which an operator may provide.
 const PSK_FILE: &str = "keys/psk";
-/// Names of the keys that the first start makes; an operator brings none of them.
+/// Files of the keys that the first start generates; an operator provides none of them.
 const USER_TOKEN_FILE: &str = "keys/user-token.key";
 const NODE_TOKEN_FILE: &str = "keys/node-token.key";
 const WORKER_TOKEN_FILE: &str = "keys/worker-token.key";
-/// What to do about a key that can't be used.
-const KEY_ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens end and nodes register again";
+/// Next step for a key that can't be used.
+const KEY_ADVICE: &str = "restore it from a backup, or move it away and start once with --new-keys, after which access tokens become invalid and nodes register again";
 
-/// Everything the orchestrator signs, derives and compares with.
+/// Keys with which the orchestrator signs, derives and compares.
 pub struct Keys {
     pub(super) user_token: Zeroizing<String>,
     pub(super) node_token: Zeroizing<String>,
     pub(super) worker_token: Zeroizing<String>,
     psk: Zeroizing<String>,
-    /// Whether the pre-shared key was made at this start.
+    /// Whether this start generated the pre-shared key.
     pub is_psk_generated: bool,
 }
 
 impl Keys {
-    /// Reads the keys, and makes those that are missing. An operator's own pre-shared key takes
-    /// the place of the one in the file.
+    /// Reads the keys, and generates those that are missing. A pre-shared key of the operator replaces the one
+    /// in the file.
     pub fn open(data_dir: &DataDir, psk: Option<Zeroizing<String>>) -> io::Result<Self> {
         data_dir.subdir("keys")?;
         let key = |name| {
@@ -47,7 +47,7 @@ impl Keys {
         let (psk, is_psk_generated) = match psk {
             Some(psk) => (psk, false),
             None => {
-                // Whether an operator's own is long enough is said below, in the words of --psk-file.
+                // Its length is checked below, like that of a key from --psk-file.
                 let psk = SecretFile {
                     name: PSK_FILE,
                     validate: |text| {
@@ -57,7 +57,7 @@ impl Keys {
                             Ok(())
                         }
                     },
-                    advice: "restore it from a backup, name another with --psk-file, or move it away and start once with --new-keys, which makes another",
+                    advice: "restore it from a backup, pass another one with --psk-file, or move it away and start once with --new-keys, which generates another",
                 };
                 data_dir.secret(psk, random_secret)?
             }
@@ -80,7 +80,7 @@ impl Keys {
         })
     }
 
-    /// Path of a key that an earlier start made, if there is one. The pre-shared key doesn't count: an
+    /// Path of a key that an earlier start generated, if there is one. The pre-shared key does not count: an
     /// operator may have put it there.
     pub fn find(data_dir: &Path) -> Option<PathBuf> {
         let keys =
@@ -88,7 +88,7 @@ impl Keys {
         keys.into_iter().find(|key| key.exists())
     }
 
-    /// Paths of the keys that are missing; the pre-shared key among them unless the operator `has_psk`.
+    /// Paths of the missing keys, including the pre-shared key unless the operator `has_psk`.
     pub fn missing(data_dir: &Path, has_psk: bool) -> Vec<PathBuf> {
         let psk = (!has_psk).then_some(PSK_FILE);
         let names = [USER_TOKEN_FILE, NODE_TOKEN_FILE, WORKER_TOKEN_FILE]
@@ -100,7 +100,7 @@ impl Keys {
             .collect()
     }
 
-    /// The pre-shared key of this orchestrator.
+    /// Pre-shared key of this orchestrator.
     pub fn psk(&self) -> &str {
         &self.psk
     }

@@ -1,7 +1,7 @@
 //! Passwords: argon2id with 19 MiB and 2 passes (OWASP's choice), stored as PHC strings.
 //!
-//! A string tells what it was made with. One that was made with less is made anew at the next login,
-//! when its password is at hand.
+//! A string names its parameters. A hash with lower costs than today's is replaced at the next login, when
+//! the password is known.
 
 use crate::{
     api::{
@@ -18,14 +18,14 @@ use std::sync::{Arc, LazyLock};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-/// Most hashes at the same time; each takes a core and 19 MiB.
+/// Maximum number of hashes at the same time; each takes a core and 19 MiB.
 const MAX_CONCURRENT_HASHES: usize = 4;
-/// Those that may wait for their turn; whoever comes then is sent away.
+/// Maximum number of hashes that wait; further ones are refused.
 const MAX_WAITING_HASHES: usize = 256;
 
-/// PasswordCheck in place of the hash that an unknown handle doesn't have, so that it takes as long.
+/// Hash that is checked for an unknown handle, so that the answer takes as long.
 static UNKNOWN_USER_HASH: LazyLock<String> =
-    LazyLock::new(|| hash("no password has this hash").unwrap_or_default());
+    LazyLock::new(|| hash("no user has this password").unwrap_or_default());
 
 /// Hashes a password.
 pub fn hash(password: &str) -> Result<String, argon2::password_hash::Error> {
@@ -37,7 +37,7 @@ pub fn hash(password: &str) -> Result<String, argon2::password_hash::Error> {
         .to_string())
 }
 
-/// Whether a stored hash was made with less than is asked for today.
+/// Whether a stored hash has lower costs than new ones.
 fn is_weak(hash: &PasswordHash<'_>) -> bool {
     let today = Params::default();
     hash.algorithm.as_str() != "argon2id"
@@ -46,19 +46,19 @@ fn is_weak(hash: &PasswordHash<'_>) -> bool {
         })
 }
 
-/// What a check found.
+/// Outcome of a check.
 pub(super) enum PasswordCheck {
-    /// It is the password. A hash that was made with less than today's comes back made anew.
+    /// The password is right.
     Right {
-        /// What to store in place of the present hash.
+        /// Replacement for a stored hash whose costs are too low.
         rehashed: Option<String>,
     },
-    /// It isn't, or there is no such user.
+    /// The password is wrong, or there is no such user.
     Wrong,
 }
 
-/// Hashes away from the threads that serve requests, a few at a time: half of the cores stay free
-/// for everything else, however many try to log in.
+/// Hasher that runs on blocking threads, a few at a time: half of the cores stay free for everything else,
+/// however many users log in.
 pub(super) struct Hasher {
     running: Arc<Semaphore>,
     waiting: Semaphore,
@@ -75,7 +75,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// Whether the password is this user's. Takes as long where there is no such user.
+    /// Checks a user's password. Takes as long if there is no such user.
     pub(super) async fn check(
         &self,
         found: Option<UserRecord>,
@@ -96,7 +96,7 @@ impl Hasher {
         .await
     }
 
-    /// The hash of a new password.
+    /// Hashes a new password.
     pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, ApiError> {
         self.run_blocking(move || hash(&password))
             .await?
@@ -107,8 +107,8 @@ impl Hasher {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let Ok(place) = self.waiting.try_acquire() else {
-            let text = "too many logins at the same time; try again in a moment";
+        let Ok(waiting) = self.waiting.try_acquire() else {
+            let text = "too many logins at the same time; try again in a second";
             return Err(Problem::new(ProblemKind::TooManyRequests, text)
                 .retry_after(1)
                 .into());
@@ -117,7 +117,7 @@ impl Hasher {
             .acquire_owned()
             .await
             .map_err(ApiError::internal)?;
-        drop(place);
+        drop(waiting);
         let work = move || {
             let _permit = permit;
             work()

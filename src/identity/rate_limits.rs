@@ -1,5 +1,9 @@
-//! Token buckets: how many requests a user may make, and how many unknown nodes may register from an
-//! address. Each has a bucket, which fills at a steady rate.
+//! Rate limits: requests and refreshes per user, first registrations of nodes per address.
+//!
+//! Each key has a token bucket: it holds a burst of tokens and is refilled at a steady rate; a request takes
+//! one token or is told how long to wait. The bucket is written here rather than taken from the crate
+//! `governor`: around it, the limit of keys, the absent limit and `Retry-After` would be no shorter, for
+//! seven more packages in the lock file.
 
 use crate::api::{
     UserId,
@@ -13,32 +17,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many seconds' worth of requests may come at once.
+/// Size of a bucket where none is given, in seconds of its rate.
 const BURST_SECONDS: u32 = 5;
-/// From here on buckets that are full again are thrown away; they come back full.
+/// Number of buckets from which on full ones are dropped. A dropped bucket comes back full.
 const PRUNE_AT_KEYS: usize = 10_000;
+/// Time for which further denials of the same action to a user leave no audit event.
+const DENIAL_INTERVAL: Duration = Duration::from_mins(1);
 
 struct Bucket {
     tokens: f64,
     at: Instant,
 }
 
-/// One bucket for each key, such as a user.
+/// Token buckets by key, such as a user.
 pub(super) struct RateLimiter<K> {
-    /// Requests a second; no limit when 0.
+    /// Tokens per second; 0 is no limit.
     rate: u32,
-    /// Requests at once.
+    /// Tokens of a full bucket.
     burst: u32,
     buckets: Mutex<HashMap<K, Bucket>>,
 }
 
 impl<K: Eq + Hash> RateLimiter<K> {
-    /// So many requests a second for each key; no limit when 0.
+    /// Limiter of `rate` requests per second and key; 0 is no limit.
     pub(super) fn new(rate: u32) -> Self {
         Self::with_burst(rate, rate.saturating_mul(BURST_SECONDS))
     }
 
-    /// The same with so many at once.
+    /// Same with `burst` requests at once.
     pub(super) fn with_burst(rate: u32, burst: u32) -> Self {
         Self {
             rate,
@@ -47,19 +53,19 @@ impl<K: Eq + Hash> RateLimiter<K> {
         }
     }
 
-    /// Lets a request through, or says how long to wait.
+    /// Admits a request, or returns how long to wait.
     pub(super) fn admit(&self, key: K) -> Result<(), Problem> {
         self.admit_or(key, |seconds| {
             let rate = self.rate;
-            format!("these are more than {rate} requests a second; wait {seconds} s, then go on more slowly")
+            format!("more than {rate} requests per second; wait {seconds} s, then send fewer")
         })
     }
 
-    /// The same with words of the caller's, who is given the seconds to wait.
+    /// Same with a detail made from the seconds to wait.
     pub(super) fn admit_or(
         &self,
         key: K,
-        explain: impl FnOnce(u64) -> String,
+        detail: impl FnOnce(u64) -> String,
     ) -> Result<(), Problem> {
         let wait = self.wait(key, Instant::now());
         if wait.is_zero() {
@@ -67,11 +73,11 @@ impl<K: Eq + Hash> RateLimiter<K> {
         }
         let seconds = wait.as_millis().div_ceil(1000).max(1);
         let seconds = u64::try_from(seconds).unwrap_or(1);
-        let problem = Problem::new(ProblemKind::TooManyRequests, explain(seconds));
+        let problem = Problem::new(ProblemKind::TooManyRequests, detail(seconds));
         Err(problem.retry_after(seconds))
     }
 
-    /// Takes a token; nothing to wait for when there was one.
+    /// Takes a token. Returns the time after which there is one, zero where it was taken.
     fn wait(&self, key: K, now: Instant) -> Duration {
         if self.rate == 0 {
             return Duration::ZERO;
@@ -103,23 +109,21 @@ impl<K: Eq + Hash> RateLimiter<K> {
     }
 }
 
-/// So long a user who is denied the same again is no news.
-const DENIAL_INTERVAL: Duration = Duration::from_mins(1);
-
-/// Who was denied what just now, so that insisting fills no log.
+/// Recent denials by user and action, so that repeated attempts do not fill the audit log.
 #[derive(Default)]
 pub(super) struct DenialLog(Mutex<HashMap<(UserId, AuditAction), Instant>>);
 
 impl DenialLog {
-    pub(super) fn is_new(&self, user: UserId, action: AuditAction) -> bool {
+    /// Records a denial. Returns whether it is the first one for a while.
+    pub(super) fn record(&self, user: UserId, action: AuditAction) -> bool {
         let now = Instant::now();
-        let mut known = self.0.lock();
-        known.retain(|_, at| now.saturating_duration_since(*at) < DENIAL_INTERVAL);
-        let news = !known.contains_key(&(user, action));
-        if news {
-            known.insert((user, action), now);
+        let mut recent = self.0.lock();
+        recent.retain(|_, at| now.saturating_duration_since(*at) < DENIAL_INTERVAL);
+        let is_new = !recent.contains_key(&(user, action));
+        if is_new {
+            recent.insert((user, action), now);
         }
-        news
+        is_new
     }
 }
 
@@ -145,17 +149,17 @@ mod tests {
     }
 
     proptest! {
-        /// However requests are spread, no more get through than the burst and what came since.
+        /// However requests are spread, no more get through than the burst and the refill since.
         #[test]
         fn admits_no_more_than_rate_and_burst(rate in 1_u32..20, pauses in prop::collection::vec(0_u64..2_000, 1..200)) {
             let requests = RateLimiter::new(rate);
             let (user, start) = (UserId::new(), Instant::now());
-            let (mut now, mut through) = (start, 0_u32);
+            let (mut now, mut admitted) = (start, 0_u32);
             for pause in pauses {
                 now += Duration::from_millis(pause);
-                through += u32::from(requests.wait(user, now).is_zero());
-                let most = f64::from(rate * BURST_SECONDS) + (now - start).as_secs_f64() * f64::from(rate);
-                prop_assert!(f64::from(through) <= most + 1e-6);
+                admitted += u32::from(requests.wait(user, now).is_zero());
+                let limit = f64::from(rate * BURST_SECONDS) + (now - start).as_secs_f64() * f64::from(rate);
+                prop_assert!(f64::from(admitted) <= limit + 1e-6);
             }
         }
     }

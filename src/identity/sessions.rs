@@ -1,4 +1,4 @@
-//! Sessions: opened by a password, kept by refresh tokens, ended at once.
+//! Sessions: opened with a password, kept with refresh tokens, ended immediately.
 
 use super::{
     ACCESS_TOKEN_LIFETIME, Caller, Identity, password::PasswordCheck, throttle::ThrottleKey, tokens,
@@ -20,18 +20,18 @@ use crate::{
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// How long a session lives without a refresh.
+/// Lifetime of a session without a refresh.
 const SESSION_LIFETIME: Duration = Duration::from_hours(24 * 30);
 
-/// How much of a handle the log shows.
+/// Longest part of a handle that the log shows, in bytes.
 const MAX_LOGGED_HANDLE_BYTES: usize = 64;
 
-/// One answer for an unknown handle, a wrong password and a disabled user.
+/// Same answer for an unknown handle, a wrong password and a disabled user.
 fn wrong_credentials() -> Problem {
-    Problem::unauthorized("the handle or the password is wrong; try again")
+    Problem::unauthorized("the handle or the password is wrong")
 }
 
-/// A handle as the log shows it: strangers choose it, so it is cut, and the log quotes and escapes it.
+/// Handle as the log shows it: truncated, since strangers choose it. The log quotes and escapes it.
 fn for_log(handle: &str) -> String {
     let end = handle.floor_char_boundary(MAX_LOGGED_HANDLE_BYTES);
     let more = if end < handle.len() { "…" } else { "" };
@@ -39,11 +39,11 @@ fn for_log(handle: &str) -> String {
 }
 
 fn refresh_token_expired() -> Problem {
-    Problem::unauthorized("the refresh token is not valid any more; log in again")
+    Problem::unauthorized("the refresh token is no longer valid; log in again")
 }
 
 impl Identity {
-    /// Opens a session for the right password.
+    /// Opens a session for a user with the right password.
     pub async fn login(
         &self,
         handle: String,
@@ -55,7 +55,7 @@ impl Identity {
             tracing::warn!(handle = shown, address = %origin.address, "login failed");
             wrong_credentials()
         };
-        // Longer ones are wrong without a look; they would only fill memory, and, without a limit, the log.
+        // Nothing that long was ever accepted, and it would only fill memory and log.
         if handle.len() > MAX_HANDLE_BYTES || password.chars().count() > MAX_PASSWORD_CHARS {
             return Err(wrong_credentials().into());
         }
@@ -71,7 +71,7 @@ impl Identity {
                 Ok(tokens)
             }
             Ok(None) => Err(failed().into()),
-            // Our own fault, or too much at once, which says nothing of the password.
+            // An internal error or an overload says nothing about the password.
             Err(problem) => {
                 attempt.discard();
                 Err(problem)
@@ -79,7 +79,7 @@ impl Identity {
         }
     }
 
-    /// The tokens of a new session, for the right password of a user who may log in.
+    /// Tokens of a new session; `None` for a wrong password or a user who may not log in.
     async fn check_login(
         &self,
         handle: String,
@@ -106,8 +106,8 @@ impl Identity {
         self.open(record.user, Some(proof), event).await
     }
 
-    /// Opens a session without a password, for a process that has the data directory in its hands; a
-    /// user who is disabled is let in again.
+    /// Opens a session without a password, for the process that owns the data directory. A disabled user is
+    /// enabled.
     pub async fn open_session(&self, user: User) -> Result<Tokens, ApiError> {
         let event = |action| AuditEvent::new(action, Time::now(), None);
         if !user.is_active {
@@ -120,7 +120,7 @@ impl Identity {
         let event = event(AuditAction::Login).by(user.id, &user.handle);
         let opened = self.open(user, None, event).await?;
         opened.ok_or_else(|| {
-            Problem::unauthorized("this user is disabled; another admin can enable them").into()
+            Problem::unauthorized("this user is disabled; ask another admin to enable it").into()
         })
     }
 
@@ -141,14 +141,14 @@ impl Identity {
             .transpose()
     }
 
-    /// Trades a refresh token for new tokens, once.
+    /// Exchanges a refresh token for new tokens. Each works once; a second use ends the session.
     pub async fn refresh(&self, token: &str, origin: &RequestOrigin) -> Result<Tokens, ApiError> {
         let refresh = random_secret();
         let event = AuditEvent::new(AuditAction::Refresh, Time::now(), Some(origin));
         let ends = event.at.plus(SESSION_LIFETIME);
         let (old, new, store) = (sha256_hex(token), sha256_hex(&refresh), self.store.clone());
         let owner = self.store.session_owner(old.clone()).await;
-        // A token that nobody ever had costs no write.
+        // An unknown token costs no write.
         let owner = owner?.ok_or_else(refresh_token_expired)?;
         self.refreshes.admit(owner)?;
         let write = async move { store.session_refresh(old, new, ends, event).await };
@@ -156,7 +156,7 @@ impl Identity {
         match self.write_and_notify(write, is_reused).await? {
             RefreshOutcome::Rotated { user, session } => self.tokens(&user, session, &refresh),
             RefreshOutcome::Reused => {
-                tracing::warn!("a refresh token was used twice; its session is revoked");
+                tracing::warn!("refresh token used twice; session revoked");
                 Err(Problem::unauthorized(
                     "this refresh token was used before, so its session was ended; log in again",
                 )
@@ -166,7 +166,7 @@ impl Identity {
         }
     }
 
-    /// Ends the caller's session, and that of `refresh_token` where it is another one of theirs.
+    /// Ends the caller's session, and the caller's other session that `refresh_token` belongs to, if any.
     pub async fn logout(
         &self,
         caller: &Caller,

@@ -1,7 +1,7 @@
-//! Slows down those who guess: the first failures are free, then each doubles the wait.
+//! Throttle against guessing: the first failures are free, then each doubles the wait.
 //!
-//! An address that guesses, or guesses a name, is refused meanwhile. A name that is guessed from
-//! everywhere at once is only slowed, so that nobody can lock its owner out.
+//! An address that guesses, or guesses a handle, is refused meanwhile. Attempts on a handle from many
+//! addresses are only delayed, so that no stranger can lock its owner out.
 
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -15,34 +15,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Failures without consequence.
+/// Failures without a wait.
 const FREE_FAILURES: u32 = 5;
-/// Tries at the same time from an address that never failed: a team behind it.
+/// Concurrent attempts from an address without failures, behind which may be a team.
 const CONCURRENT_TRIES: u32 = 16;
-/// Longest wait between two tries.
+/// Longest wait between two attempts.
 const MAX_WAIT: Duration = Duration::from_mins(1);
-/// Failures for a name, from wherever, before each further try for it is slowed.
+/// Failures for a handle, from all addresses, before further attempts are delayed.
 const FREE_FAILURES_PER_HANDLE: u32 = 20;
-/// How much it is slowed at most.
+/// Longest delay of an attempt.
 const MAX_DELAY: Duration = Duration::from_secs(2);
-/// After so long without a failure, a key is forgotten.
+/// Time without a failure after which a key is forgotten.
 const FORGET_AFTER: Duration = Duration::from_mins(15);
-/// Keys that are remembered at most; a stranger chooses them, so they must not fill the memory.
+/// Maximum number of keys. Strangers choose them, so they must not fill the memory.
 const MAX_KEYS: usize = 10_000;
 
 #[derive(Clone, Copy)]
 struct Failures {
     failures: u32,
     last_failure: Instant,
-    /// Tries that are being looked at.
+    /// Attempts without an outcome yet.
     pending: u32,
 }
 
 impl Failures {
-    /// How long until a next try may begin.
+    /// Time until the next attempt may begin.
     fn wait(self, at_once: u32, now: Instant) -> Duration {
         let Some(over) = self.failures.checked_sub(FREE_FAILURES) else {
-            // Tries that were not judged yet could all fail.
+            // All pending attempts may fail.
             let open = if self.failures == 0 {
                 at_once
             } else {
@@ -61,7 +61,7 @@ impl Failures {
         (self.last_failure + delay).saturating_duration_since(now)
     }
 
-    /// How much a try is slowed.
+    /// Delay of the next attempt.
     fn delay(self) -> Duration {
         let over = self.failures.checked_sub(FREE_FAILURES_PER_HANDLE);
         over.map_or(Duration::ZERO, |over| {
@@ -74,26 +74,26 @@ impl Failures {
     }
 }
 
-/// What failures are counted by.
+/// Key by which failures are counted.
 pub(super) struct ThrottleKey {
     name: String,
     effect: Effect,
 }
 
-/// What failures lead to.
+/// Effect of failures.
 #[derive(Clone, Copy)]
 enum Effect {
-    /// The next try is refused for a while.
+    /// The next attempt is refused for a while.
     Refuse {
-        /// Tries at the same time while none has failed.
+        /// Concurrent attempts while none has failed.
         at_once: u32,
     },
-    /// The next try takes longer.
+    /// The next attempt is delayed.
     Slow,
 }
 
 impl ThrottleKey {
-    /// An address, behind which a team may sit.
+    /// Key of an address, behind which may be a team.
     pub(super) fn address(address: IpAddr) -> Self {
         let at_once = CONCURRENT_TRIES;
         Self {
@@ -102,7 +102,7 @@ impl ThrottleKey {
         }
     }
 
-    /// A name that is tried from an address.
+    /// Key of a handle from one address.
     pub(super) fn handle_from(address: IpAddr, handle: &str) -> Self {
         let at_once = FREE_FAILURES;
         Self {
@@ -111,7 +111,7 @@ impl ThrottleKey {
         }
     }
 
-    /// A name, wherever it is tried from.
+    /// Key of a handle from all addresses.
     pub(super) fn handle(handle: &str) -> Self {
         Self {
             name: format!("@ {handle}"),
@@ -122,31 +122,31 @@ impl ThrottleKey {
 
 type FailuresByKey = HashMap<String, Failures>;
 
-/// Counts failures by key.
+/// Failures by key.
 #[derive(Clone, Default)]
 pub(super) struct Throttle(Arc<Mutex<FailuresByKey>>);
 
-/// A try that was let through. Counts as failed unless it is said to be good, so that hanging up
-/// in the middle gains nothing.
+/// Admitted attempt. It counts as failed when dropped without another outcome, so that hanging up early gains
+/// nothing.
 pub(super) struct Attempt {
     entries: Arc<Mutex<FailuresByKey>>,
     keys: Vec<ThrottleKey>,
     outcome: Outcome,
-    /// How long to let it wait before it is looked at.
+    /// Delay before the attempt is checked.
     pub(super) delay: Duration,
 }
 
-/// What came of a try.
+/// Outcome of an attempt.
 #[derive(PartialEq, Eq)]
 enum Outcome {
     Succeeded,
-    /// Also where nobody waited for it.
+    /// Also without an outcome.
     Failed,
     Discarded,
 }
 
 impl Throttle {
-    /// Lets a try through, or says how long to wait.
+    /// Admits an attempt, or returns how long to wait.
     pub(super) fn admit(&self, keys: Vec<ThrottleKey>) -> Result<Attempt, Problem> {
         self.admit_at(keys, Instant::now())
     }
@@ -171,7 +171,7 @@ impl Throttle {
             let seconds = wait.as_millis().div_ceil(1000);
             let problem = Problem::new(
                 ProblemKind::TooManyRequests,
-                format!("too many tries; wait {seconds} s and try again"),
+                format!("too many failed attempts; wait {seconds} s and try again"),
             );
             return Err(problem.retry_after(u64::try_from(seconds).unwrap_or(1)));
         }
@@ -199,11 +199,11 @@ impl Throttle {
     }
 }
 
-/// Forgets what is old, and then the longest unheard of, so that a flood of made-up keys can't wipe
-/// out the delay of somebody who is guessing just now.
+/// Removes old keys, then those with the oldest failures, so that a flood of made-up keys can't remove the
+/// delay of a current guesser.
 fn make_room(entries: &mut FailuresByKey, room: usize, now: Instant) {
     entries.retain(|_, entry| !entry.is_forgotten(now));
-    // A tenth at once, so that a flood doesn't cost a sort for each of its keys.
+    // A tenth at once, so that a flood does not cost a sort per key.
     let surplus = (entries.len() + room).saturating_sub(MAX_KEYS - MAX_KEYS / 10);
     let mut by_age: Vec<_> = entries
         .iter()
@@ -217,12 +217,12 @@ fn make_room(entries: &mut FailuresByKey, room: usize, now: Instant) {
 }
 
 impl Attempt {
-    /// It was a good one, and costs nothing.
+    /// Marks the attempt as successful; it costs nothing.
     pub(super) fn succeed(mut self) {
         self.outcome = Outcome::Succeeded;
     }
 
-    /// It was not judged.
+    /// Marks the attempt as undecided; it costs nothing.
     pub(super) fn discard(mut self) {
         self.outcome = Outcome::Discarded;
     }

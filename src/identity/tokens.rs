@@ -1,4 +1,4 @@
-//! What tokens are made of, and what is checked of them.
+//! Tokens: signed ones for users and nodes, and derived ones for Worker APIs.
 
 use super::{ACCESS_TOKEN_LIFETIME, keys::Keys};
 use crate::api::{NodeId, SessionId, UserId, error::ApiError, time::Time};
@@ -14,7 +14,7 @@ use std::time::Duration;
 const USER_AUDIENCE: &str = "cynode-user";
 const NODE_AUDIENCE: &str = "cynode-node";
 const NODE_TOKEN_LIFETIME: Duration = Duration::from_hours(24 * 90);
-/// How far two clocks may differ. The library's own default would be 15 minutes.
+/// Tolerated difference between two clocks. The library's default is 15 minutes.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
@@ -22,7 +22,7 @@ struct SessionClaim {
     sid: SessionId,
 }
 
-/// The registration that a node's token is of. A release that knew none left it out.
+/// Registration of a node's token. Releases before registrations were numbered left it out.
 #[derive(Serialize, Deserialize)]
 struct RegistrationClaim {
     #[serde(rename = "reg", default)]
@@ -91,14 +91,14 @@ pub(super) fn issue_node(
     ))
 }
 
-/// The node of a token, and the registration that it is of.
+/// Node and registration of a valid token.
 pub(super) fn check_node(keys: &Keys, token: &str) -> Option<(NodeId, i64)> {
     let claims: JWTClaims<RegistrationClaim> = check(&keys.node_token, NODE_AUDIENCE, token)?;
     Some((claims.subject?.parse().ok()?, claims.custom.registration))
 }
 
-/// Derived, not stored: a stolen database holds no token that a Worker API would take. Each registration has
-/// one of its own; 0 stands for those of a release that knew none.
+/// Token for a node's Worker API. It is derived, not stored: a stolen database holds no valid token. Each
+/// registration has its own; 0 stands for the tokens of releases before registrations were numbered.
 pub(super) fn worker_bearer(keys: &Keys, node: NodeId, registration: i64) -> String {
     let mut mac = match Hmac::<Sha256>::new_from_slice(keys.worker_token.as_bytes()) {
         Ok(mac) => mac,

@@ -1,4 +1,4 @@
-//! What admins do with users.
+//! Use cases of admins: create and change users.
 
 use super::{Caller, Identity};
 use crate::{
@@ -14,15 +14,15 @@ use crate::{
 };
 use zeroize::Zeroizing;
 
-/// What to do to a user.
+/// Change of a user.
 pub enum UserAction {
-    /// Let them in again.
+    /// Enable the user.
     Enable,
-    /// Keep them out, at once.
+    /// Disable the user, and end their sessions.
     Disable,
-    /// End their sessions.
+    /// End all sessions of the user.
     RevokeSessions,
-    /// Give them another password, and end their sessions.
+    /// Set a new password, and end all sessions of the user.
     ResetPassword(ResetPassword),
 }
 
@@ -34,7 +34,7 @@ fn as_admin(caller: &Caller) -> Authority {
 }
 
 impl Identity {
-    /// Makes a user.
+    /// Creates a user. Fails with 409 if the handle is in use.
     pub async fn user_create(
         &self,
         admin: &Caller,
@@ -52,14 +52,14 @@ impl Identity {
         let event = admin.audit_event(AuditAction::UserCreate, origin);
         let made = self.store.user_create(new, Some(as_admin(admin)), event);
         made.await?.ok_or_else(|| {
-            let text = format!("there is a user {handle} already; choose another handle");
+            let text = format!("the handle {handle} is in use; choose another one");
             Problem::new(ProblemKind::Conflict, text)
                 .at("/handle")
                 .into()
         })
     }
 
-    /// Changes a user. What ends sessions ends them at once, streams of output included.
+    /// Changes a user. Ended sessions end immediately, including their log streams.
     pub async fn user_change(
         &self,
         admin: &Caller,

@@ -1,4 +1,4 @@
-//! The first start: an admin, and what to tell the operator, once.
+//! First start: the first admin, and the banner that shows generated secrets once.
 
 use super::StartError;
 use crate::{
@@ -18,34 +18,34 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The first admin's handle.
+/// Handle of the first admin.
 pub(super) const ADMIN: &str = "admin";
 
-/// What only this start knows: secrets that were made by it, and how to go on.
+/// Text for the operator at a start: secrets that this start generated, and the next commands.
 pub struct Banner {
-    /// The admin's password, when we made it.
+    /// Password of the admin, if it was generated.
     pub admin_password: Option<Zeroizing<String>>,
-    /// The pre-shared key, when we made it.
+    /// Pre-shared key, if it was generated.
     pub psk: Option<Zeroizing<String>>,
-    /// Where the pre-shared key is kept, when it is ours.
+    /// File of the pre-shared key, if it is in the data directory.
     pub psk_file: Option<PathBuf>,
-    /// Where users log in.
+    /// Address at which users log in.
     pub gateway: SocketAddr,
-    /// Where nodes register.
+    /// Address at which nodes register.
     pub control: SocketAddr,
-    /// How nodes call us.
+    /// URL at which nodes reach this orchestrator.
     pub join: JoinUrl,
-    /// Whether this machine has a node already.
+    /// Whether this process also runs a node.
     pub has_node: bool,
 }
 
 impl Banner {
-    /// How to log in, where only we know that.
+    /// Login command, if the password was generated.
     fn credentials(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(password) = &self.admin_password else {
             return Ok(());
         };
-        writeln!(f, "\nThis was made for you and is shown only now:\n")?;
+        writeln!(f, "\nGenerated credentials, shown only this once:\n")?;
         writeln!(f, "  user      {ADMIN}")?;
         writeln!(f, "  password  {}\n", password.as_str())?;
         writeln!(
@@ -57,7 +57,7 @@ impl Banner {
 }
 
 impl fmt::Display for Banner {
-    /// For stdout, never for the log: it shows secrets, once. An operator's own are not repeated.
+    /// Text for stdout, never for the log: it shows secrets. Secrets of the operator's own are not shown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.credentials(f)?;
         let port = self.control.port();
@@ -69,12 +69,12 @@ impl fmt::Display for Banner {
                 url.clone(),
             ),
             JoinUrl::Unknown => (
-                "another machine, which knows this one by a name or address (--public-url says it here)".to_owned(),
+                "another machine (replace THIS-MACHINE by the name or address at which it reaches this one, or set --public-url)".to_owned(),
                 format!("http://THIS-MACHINE:{port}"),
             ),
         };
         writeln!(f, "\nJoin {whom}:\n")?;
-        // On stdin the key shows in no list of processes, and needs no file on a machine that has none yet.
+        // Through stdin the key appears in no process list, and needs no file on the other machine.
         match &self.psk {
             Some(psk) => writeln!(
                 f,
@@ -84,30 +84,28 @@ impl fmt::Display for Banner {
             None => writeln!(f, "  cynode node --orchestrator {url} --psk-file FILE\n")?,
         }
         match &self.psk_file {
-            Some(file) => writeln!(f, "The pre-shared key is kept in {}.\n", file.display()),
+            Some(file) => writeln!(f, "The pre-shared key is stored in {}.\n", file.display()),
             None => Ok(()),
         }
     }
 }
 
-/// An admin that is yet to be made.
+/// First admin, to be created by this start.
 pub(super) struct FirstAdmin {
     password: Zeroizing<String>,
-    /// Whether we made the password, and have to tell it.
+    /// Whether the password was generated, so that it has to be shown.
     is_generated: bool,
 }
 
 impl FirstAdmin {
-    /// None when there is a user already.
+    /// First admin, with the `given` password or a generated one. `None` if there are users already.
     pub(super) async fn plan(
         store: &Store,
         given: Option<Zeroizing<String>>,
     ) -> Result<Option<Self>, StartError> {
         if store.user_any().await? {
             if given.is_some() {
-                tracing::warn!(
-                    "there are users already, so the admin's password that was given counts for nothing"
-                );
+                tracing::warn!("the admin password was ignored: there are users already");
             }
             return Ok(None);
         }
@@ -126,19 +124,19 @@ impl FirstAdmin {
         }))
     }
 
-    /// The password, when the operator doesn't know it.
+    /// Password, if it was generated.
     pub(super) fn generated_password(&self) -> Option<Zeroizing<String>> {
         self.is_generated.then(|| self.password.clone())
     }
 
-    /// Stores the admin.
+    /// Stores the first admin.
     pub(super) async fn create(self, store: &Store) -> Result<(), StartError> {
         let password = self.password;
         let password_hash = tokio::task::spawn_blocking(move || hash_password(&password))
             .await
             .map_err(|error| StartError::Setting(error.to_string()))?
             .map_err(|error| {
-                StartError::Setting(format!("the admin's password could not be hashed: {error}"))
+                StartError::Setting(format!("the admin's password was not hashed: {error}"))
             })?;
         let admin = NewUser {
             handle: ADMIN.to_owned(),
@@ -152,18 +150,18 @@ impl FirstAdmin {
     }
 }
 
-/// How another machine joins.
+/// URL at which nodes of other machines join.
 pub enum JoinUrl {
-    /// At this URL.
+    /// URL that other machines reach.
     Reachable(String),
-    /// Not at all: we listen on loopback, at this URL.
+    /// URL on loopback, which only this machine reaches.
     Loopback(String),
-    /// Somehow: we listen everywhere, and don't know how others call this machine.
+    /// Unknown: the control plane listens on all addresses, but none of them is known.
     Unknown,
 }
 
 impl JoinUrl {
-    /// The operator's URL, or the address of the interface with the default route.
+    /// URL of --public-url, or else with the address of the interface of the default route.
     pub(super) fn detect(public_url: Option<&str>, control: SocketAddr) -> Self {
         if let Some(url) = public_url {
             return Self::Reachable(url.trim_end_matches('/').to_owned());
@@ -182,8 +180,8 @@ impl JoinUrl {
     }
 }
 
-/// The address that this machine would use to reach others. Connecting a datagram socket asks the
-/// routing table and sends nothing; the target is one that is reserved for documentation.
+/// Address of the interface of the default route. Connecting a datagram socket only looks it up in the
+/// routing table and sends nothing; the target address is reserved for documentation.
 fn default_route_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;

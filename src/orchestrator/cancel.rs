@@ -1,13 +1,12 @@
-//! Cancel of a task, answered once it is decided.
+//! Cancellation of a task, answered once its outcome is stored.
 //!
-//! A result and a cancel may cross each other on their way: what is asked for is no sign of what becomes of
-//! the task. So whoever cancels waits until its end is stored, and is told that. The wait is bounded, since
-//! dispatch [gives a node only so long](dispatch) to end a job. Only where no end can be stored, as
-//! on a full disk, does it stay undecided.
+//! A result and a cancel may cross: a request to cancel does not tell how the task ends. So the caller waits
+//! until the end is stored, and gets that outcome. The wait is bounded, since dispatch
+//! [limits the time](dispatch) that a node has to stop a job. The outcome stays undecided only where no end
+//! can be stored, as on a full disk.
 //!
-//! A job that runs is stopped before that is written: a disk on which nothing can be written must not keep
-//! it alive. From then on this process starts no other attempt of it, and its end is stored once the disk
-//! has room.
+//! A running job is stopped before the cancel is stored: a disk that can't be written must not keep it
+//! alive. From then on this process starts no further attempt, and the end is stored once the disk has room.
 
 use super::{AppState, dispatch, task_log, task_watch::TaskState};
 use crate::{
@@ -18,27 +17,28 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Longest wait for the end of a task. The store has a few seconds beyond what its node has.
+/// Longest wait for the end of a task: the node's time to stop the job, and a few seconds for the store.
 const DECISION_TIMEOUT: Duration = dispatch::CANCEL_TIMEOUT.saturating_add(Duration::from_secs(10));
 
-/// Why a cancel could not be answered.
+/// Failure of a cancel.
 pub(super) enum CancelError {
     /// Nothing was done.
     Failed(StoreError),
-    /// The node was told to stop the job, and nothing of it is written.
+    /// The node was asked to stop the job, but the cancel is not stored.
     Unrecorded(StoreError),
 }
 
-/// Has a task end. Whether it ended as canceled; `None` where that can't be known yet.
+/// Cancels a task, and waits for its end. Returns whether it ended as canceled, `None` if its end is not
+/// known in time.
 pub(super) async fn cancel(state: &AppState, task: TaskId) -> Result<Option<bool>, CancelError> {
-    // Before the store is asked, so that no end goes unheard.
+    // Subscribed before the store is read, so that no end is missed.
     let watch = state.jobs.watches.for_task(task);
     let mut states = watch.subscribe();
     let running = state.store.task_running_job(task).await;
     let running = running.map_err(CancelError::Failed)?;
-    let is_told = running.is_some_and(|job| state.jobs.active.cancel(job));
+    let is_notified = running.is_some_and(|job| state.jobs.active.cancel(job));
     let outcome = state.store.task_cancel(task, Time::now()).await;
-    let outcome = outcome.map_err(if is_told {
+    let outcome = outcome.map_err(if is_notified {
         CancelError::Unrecorded
     } else {
         CancelError::Failed
@@ -56,7 +56,7 @@ pub(super) async fn cancel(state: &AppState, task: TaskId) -> Result<Option<bool
     };
     state.jobs.active.cancel(job);
     let end = async {
-        // The other end lives in `live`.
+        // The sender lives in `watch`, so this can't fail.
         let last = wait::until(&mut states, |state| state.status.is_final()).await;
         last.ok().map(|last| last.status == TaskStatus::Canceled)
     };

@@ -1,9 +1,9 @@
-//! The database in an orchestrator's data directory: when one may be made, and its orderly end.
+//! Database in the data directory: the check that state is complete, open and close.
 //!
-//! A first start makes the database, then the keys, then the first user. So keys beside no database, or
-//! beside an empty one, mean that a database was lost, or left behind by a copy; a database with users whose
-//! keys aren't all there means that keys were lost. An orchestrator that began anew there would hide that:
-//! with an empty database, or with keys that lock out whoever holds a token of the old ones.
+//! A first start creates the database, then the keys, then the first user. So keys without a database, or
+//! with an empty one, mean that the database was lost or not copied; a database with users but without all
+//! keys means that keys were lost. A start that silently created the missing part would hide the loss: users
+//! and tasks would be gone, or every token would be invalid.
 
 use super::{Settings, StartError};
 use crate::{
@@ -16,18 +16,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// State of an orchestrator that isn't all there.
+/// Part of the state in the data directory that is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum IncompleteState {
-    /// Keys without the database that belongs to them.
-    #[error("{} is missing or empty, but {} shows that an orchestrator kept its state here", .database.display(), .keys.display())]
+    /// There are keys, but not the database that they belong to.
+    #[error("{} is missing or empty, but {} shows that this is the data directory of an orchestrator", .database.display(), .keys.display())]
     Database {
         /// Path of the database.
         database: PathBuf,
-        /// A key.
+        /// Path of a key.
         keys: PathBuf,
     },
-    /// A database without all of its keys.
+    /// There is a database with users, but not all of its keys.
     #[error("the database has users, but keys that belong to it are missing: {}", names(.missing))]
     Keys {
         /// Paths of the keys.
@@ -36,14 +36,14 @@ pub enum IncompleteState {
 }
 
 impl IncompleteState {
-    /// Advice for the operator.
+    /// Next step for the operator.
     pub const fn fix(&self) -> &'static str {
         match self {
             Self::Database { .. } => {
-                "restore cynode.db (and cynode.db-wal, where there was one) from the original or a backup, or start with --init to begin with an empty database"
+                "restore cynode.db (and cynode.db-wal, if there was one) from the original or a backup, or start with --init to create an empty database"
             }
             Self::Keys { .. } => {
-                "restore keys/ from the original or a backup, give the pre-shared key with --psk-file if it was only that, or start once with --new-keys to have those made that are missing: new signing keys end access tokens and have nodes register again, a new pre-shared key has to be given to every node"
+                "restore keys/ from the original or a backup; if only the pre-shared key is missing, pass it with --psk-file; or start once with --new-keys to create the missing keys: new signing keys end access tokens and make nodes register again, a new pre-shared key has to be given to every node"
             }
         }
     }
@@ -57,28 +57,27 @@ fn names(paths: &[PathBuf]) -> String {
     names.join(", ")
 }
 
-/// What is missing of an orchestrator's state, if anything. `has_psk` tells whether the operator brings the
-/// pre-shared key.
+/// Missing part of the state in `data_dir`, if any. With `has_psk` the operator passes the pre-shared key.
 pub fn check(data_dir: &Path, has_psk: bool) -> io::Result<Option<IncompleteState>> {
     let database = data_dir.join("cynode.db");
     if store::is_empty(&database)? {
         return Ok(Keys::find(data_dir).map(|keys| IncompleteState::Database { database, keys }));
     }
     let missing = Keys::missing(data_dir, has_psk);
-    // A first start that ended early is to be repeated. What is wrong with a database is said by those who
-    // open it to work with it.
+    // A first start that was interrupted may be repeated. An unreadable database is reported when it is
+    // opened.
     let is_in_use = || store::has_users(&database).unwrap_or(false);
     Ok((!missing.is_empty() && is_in_use()).then_some(IncompleteState::Keys { missing }))
 }
 
-/// Opens the database. Parts of the state that are missing are made only where the operator says so.
+/// Opens the database. Missing parts of the state are created only if the operator allows it.
 pub(super) fn open(data_dir: &Path, settings: &Settings) -> Result<Store, StartError> {
     match check(data_dir, settings.psk.is_some())? {
         Some(IncompleteState::Database { .. }) if settings.init => {
-            tracing::warn!("making an empty database beside existing keys, as --init says");
+            tracing::warn!("creating an empty database although keys exist (--init)");
         }
         Some(IncompleteState::Keys { .. }) if settings.new_keys => {
-            tracing::warn!("making new keys beside an existing database, as --new-keys says");
+            tracing::warn!("creating the missing keys of an existing database (--new-keys)");
         }
         Some(incomplete) => return Err(incomplete.into()),
         None => {}
@@ -86,7 +85,7 @@ pub(super) fn open(data_dir: &Path, settings: &Settings) -> Result<Store, StartE
     Ok(Store::open(&data_dir.join("cynode.db"))?)
 }
 
-/// Closes the database, so that its one file can be copied.
+/// Closes the database, so that cynode.db alone can be copied.
 pub(super) async fn close(store: &Store) {
     if let Err(error) = store.close().await {
         let error = errors::chain(&error);

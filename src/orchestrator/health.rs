@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`, the same on both listeners.
+//! `/healthz`, `/readyz` and `/metrics`, alike on both listeners.
 
 use super::{AppState, metrics, readiness};
 use crate::{
@@ -12,17 +12,17 @@ use crate::{
 use http::{Method, StatusCode};
 use std::sync::Arc;
 
-/// Adds the health calls to a listener.
+/// Adds the routes to a listener.
 pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
     builder
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
-        .route(Method::GET, "/readyz", ready)
+        .route(Method::GET, "/readyz", readyz)
         .route(Method::GET, "/metrics", metrics::get)
 }
 
-async fn ready(state: Arc<AppState>, _: Request) -> Reply {
+async fn readyz(state: Arc<AppState>, _: Request) -> Reply {
     if let Some(trouble) = state.storage_fault() {
         return Err(Problem::new(ProblemKind::Unavailable, trouble.to_string()).into());
     }

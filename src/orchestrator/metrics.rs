@@ -1,8 +1,8 @@
-//! What an orchestrator measures of itself; both listeners answer the same.
+//! Metrics of the orchestrator; both listeners serve the same.
 //!
-//! Counters and histograms begin at zero with the process, and are raised where a change was just
-//! committed. How many jobs and nodes there are is read from the store for each answer: it can't
-//! drift from what is true, and a store that fails is a failed answer and no zero.
+//! Counters and histograms start at zero with the process, and are updated right after a commit. Gauges of
+//! jobs and nodes are read from the store for each answer: they can't drift, and a store that fails is a
+//! failed answer rather than a zero.
 
 use super::AppState;
 use crate::{
@@ -20,10 +20,10 @@ use crate::{
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::{sync::Arc, time::Duration};
 
-/// What a task that entered the queue for the first time is counted as.
+/// Label of tasks that were created.
 const CREATED_LABEL: &str = "created";
 
-/// Bounds of the histogram of dispatch, in seconds: from a free slot to a night in the queue.
+/// Upper bounds of the buckets of dispatch latency: from a free slot to a night in the queue.
 const LATENCY_BUCKETS_SECONDS: [f64; 14] = [
     0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 600.0, 3600.0, 36000.0,
 ];
@@ -40,12 +40,12 @@ impl Default for Metrics {
         let ends = TaskStatus::ALL.iter().copied().filter(|end| end.is_final());
         let tasks = base.status_counter(
             "cynode_tasks_total",
-            "Tasks that were created, and that ended as completed, failed or canceled, since this process started.",
+            "Tasks created, completed, failed and canceled since this process started.",
             ends.map(TaskStatus::as_str).chain([CREATED_LABEL]),
         );
         let dispatch = HistogramOpts::new(
             "cynode_dispatch_latency_seconds",
-            "Seconds from when a job could be given to a node to when it was, for each attempt.",
+            "Seconds from when an attempt could start to when it was assigned to a node.",
         );
         let dispatch = dispatch.buckets(LATENCY_BUCKETS_SECONDS.to_vec());
         Self {
@@ -61,19 +61,19 @@ impl Metrics {
         self.base.requests(listener)
     }
 
-    /// A task was stored.
+    /// Counts a task that was stored.
     pub(super) fn record_created(&self) {
         self.tasks.with_label_values(&[CREATED_LABEL]).inc();
     }
 
-    /// A task has moved on; its end counts, its way back into the queue doesn't.
+    /// Counts the end of a task; a return to the queue does not count.
     pub(super) fn record_transition(&self, to: TaskStatus) {
         if to.is_final() {
             self.tasks.with_label_values(&[to.as_str()]).inc();
         }
     }
 
-    /// A job was claimed for a node, after it had waited for so long.
+    /// Records how long a job had waited when it was assigned to a node.
     pub(super) fn record_dispatch(&self, waited: Duration) {
         self.dispatch.observe(waited.as_secs_f64());
     }
@@ -87,31 +87,31 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     state.metrics.base.render(&current_gauges(counts, &nodes))
 }
 
-/// How things stand now.
+/// Gauges of jobs and nodes at present.
 fn current_gauges(counts: JobCounts, nodes: &[NodeView]) -> Registry {
     let registry = Registry::new();
     let jobs =
         |name, help, count: u32| register(&registry, IntGauge::new(name, help)).set(count.into());
     jobs(
         "cynode_jobs_running",
-        "Jobs that nodes have.",
+        "Jobs assigned to nodes.",
         counts.running,
     );
     jobs(
         "cynode_jobs_queued",
-        "Jobs that wait for a node, those between two attempts too.",
+        "Jobs waiting for a node, including those between two attempts.",
         counts.queued,
     );
     let gauge =
         |name, help, label| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
     let up = gauge(
         "cynode_node_up",
-        "1 while a registered node is heard, ready for jobs or not; 0 once it is offline, not heard for 30 seconds.",
+        "1 while a registered node is in contact, ready for jobs or not; 0 when it is offline, after 30 seconds without contact.",
         "node",
     );
     let by_status = gauge(
         "cynode_nodes",
-        "Registered nodes, by where they stand: ready, not_ready, draining or offline.",
+        "Registered nodes by status: ready, not_ready, draining or offline.",
         "status",
     );
     for status in NodeStatus::ALL {

@@ -1,4 +1,4 @@
-//! Nodes as users see them, and whether they may be given jobs.
+//! Views of nodes: readiness for the scheduler, and the view for users and admins.
 
 use super::{
     AppState, node_config,
@@ -16,31 +16,31 @@ use crate::{
 use tokio::time::Instant;
 
 impl AppState {
-    /// Whether a node may be given jobs now.
+    /// Whether jobs may be scheduled on a node now.
     pub(super) fn is_schedulable(&self, node: &Node, now: Time) -> bool {
         self.node_readiness(node, now).status == NodeStatus::Ready
             && !self.nodes.backoff.is_backing_off(node.id)
     }
 
-    /// Where a node stands, whatever came of the last jobs that it was offered.
+    /// Readiness of a node, regardless of jobs that it refused.
     fn node_readiness(&self, node: &Node, now: Time) -> NodeReadiness {
         if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
             return NodeReadiness::not_ready(readiness::DUPLICATE_REASON);
         }
-        let heard = self.nodes.liveness.last_contact(node);
-        readiness::node_readiness(node, self.worker_url(node), &heard, now)
+        let contact = self.nodes.liveness.last_contact(node);
+        readiness::node_readiness(node, self.worker_url(node), &contact, now)
     }
 
-    /// A node as users see it: with its own words where they are admins.
+    /// View of a node. Only admins see the node's own texts.
     pub(super) fn node_view(&self, node: Node, is_for_admin: bool) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
         let now = Time::now();
-        let heard = self.nodes.liveness.last_contact(&node);
+        let contact = self.nodes.liveness.last_contact(&node);
         let mut readiness = self.node_readiness(&node, now);
         if readiness.status == NodeStatus::Ready
-            && let Some(why) = self.nodes.backoff.reason(node.id)
+            && let Some(refusal) = self.nodes.backoff.reason(node.id)
         {
-            readiness = NodeReadiness::not_ready(why);
+            readiness = NodeReadiness::not_ready(refusal);
         }
         let mut reason = readiness.reason.map(|reason| {
             if is_for_admin {
@@ -59,7 +59,7 @@ impl AppState {
         }
         let warnings = report.warnings().iter().filter(|_| is_for_admin);
         NodeView {
-            warnings: warnings.map(|words| sanitize(words)).collect(),
+            warnings: warnings.map(|text| sanitize(text)).collect(),
             status: readiness.status,
             reason,
             worker_api_target_url: url,
@@ -67,7 +67,7 @@ impl AppState {
             config_version: node.config_version.to_string(),
             acked_config_version: node.ack_version.map(|version| version.to_string()),
             ack_status: node.ack_status,
-            last_seen_at: heard.at,
+            last_seen_at: contact.at,
             running_jobs: node.running_jobs,
             max_concurrency: self.nodes.slots.usable(report.max_concurrency()),
             labels: report.node.labels.clone().unwrap_or_default(),
@@ -78,11 +78,12 @@ impl AppState {
         }
     }
 
-    /// All nodes as everybody may see them.
+    /// Views of all nodes for everybody.
     pub(super) async fn node_views(&self) -> Result<Vec<NodeView>, ApiError> {
         self.node_views_for(false).await
     }
 
+    /// Views of all nodes, with the nodes' own texts for admins.
     pub(super) async fn node_views_for(
         &self,
         is_for_admin: bool,

@@ -1,4 +1,4 @@
-//! Why we are, or are not, ready. Pure: takes nodes and a time, answers in words.
+//! Readiness of nodes and of the whole, and the reasons for it. Pure: takes nodes and a time, returns data.
 
 use super::liveness::LastContact;
 use crate::{
@@ -11,26 +11,26 @@ use crate::{
 };
 use std::time::Duration;
 
-/// A node that was not heard for so long is offline.
+/// Time without contact after which a node is offline.
 pub(super) const OFFLINE_AFTER: Duration = Duration::from_secs(30);
-/// How the reason of a node whose acknowledgement is `failed` begins; the node's own words follow.
+/// Reason of a node whose acknowledgement is `failed`; the node's own text follows.
 const CONFIG_FAILED_REASON: &str = "could not apply its configuration";
-/// How the reason of a node that runs no sandboxes begins; the node's own words follow.
+/// Reason of a node that runs no sandboxes; the node's own text follows.
 const NO_SANDBOXES_REASON: &str = "runs no sandboxes at present";
-/// Reason of a node whose Worker API answers that it is not ready. Its own words stay with it: whoever has
-/// its address could say anything to everybody here.
-const WORKER_NOT_READY_REASON: &str = "its Worker API answers that it is not ready; see its log";
-/// Reason of a node as which two machines call.
+/// Reason of a node whose Worker API reports that it is not ready. The text of that answer is not shown:
+/// whatever listens at the node's address could say anything to everybody.
+const WORKER_NOT_READY_REASON: &str = "its Worker API reports that it is not ready; see its log";
+/// Reason of a node that two machines run.
 pub(super) const DUPLICATE_REASON: &str = "two machines run with the same data directory as this node; stop one of them, \
-    or start it with another --data-dir and another --slug; jobs are given to neither until only one has been heard \
+    or start it with another --data-dir and another --slug; neither gets jobs until only one has been in contact \
     for 30 s";
-/// Said of a node that is ready, and for which there is a newer configuration.
+/// Remark on a ready node whose configuration is outdated.
 pub(super) const STALE_CONFIG_REASON: &str =
-    "runs with an older configuration; its next start takes the new one";
-/// So many nodes are named one by one.
+    "runs with an outdated configuration; restart it to apply the current one";
+/// Maximum number of nodes that a reason names one by one.
 const MAX_NAMED_NODES: usize = 10;
 
-/// Where a node stands: whether it may be given jobs, and if not, why.
+/// Readiness of a node for jobs, and the reason where it is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NodeReadiness {
     pub(super) status: NodeStatus,
@@ -38,91 +38,51 @@ pub(super) struct NodeReadiness {
 }
 
 impl NodeReadiness {
-    /// It counts as ready, and doesn't take jobs.
-    pub(super) fn not_ready(why: impl Into<Reason>) -> Self {
+    fn new(status: NodeStatus, reason: impl Into<Reason>) -> Self {
         Self {
-            status: NodeStatus::NotReady,
-            reason: Some(why.into()),
+            status,
+            reason: Some(reason.into()),
         }
+    }
+
+    /// Not ready, for this reason.
+    pub(super) fn not_ready(reason: impl Into<Reason>) -> Self {
+        Self::new(NodeStatus::NotReady, reason)
     }
 }
 
-/// Where `node` stands at `now`, reached at `url` and last heard as `heard` says.
+/// Readiness of `node` at `now`, reached at `url` and last contacted as `contact` says.
 pub(super) fn node_readiness(
     node: &Node,
     url: Option<&str>,
-    heard: &LastContact,
+    contact: &LastContact,
     now: Time,
 ) -> NodeReadiness {
-    let is = |status, reason: String| NodeReadiness {
-        status,
-        reason: Some(reason.into()),
-    };
-    let refuses = |ours: String, words: Option<&str>| NodeReadiness {
-        status: NodeStatus::NotReady,
-        reason: Some(Reason::with_detail(ours, words)),
-    };
     if let Some(stopped) = stopped_since(node, now) {
         let jobs = match node.running_jobs {
             0 => String::new(),
-            1 => ", 1 job goes on".to_owned(),
-            jobs => format!(", {jobs} jobs go on"),
+            1 => ", 1 job continues".to_owned(),
+            jobs => format!(", {jobs} jobs continue"),
         };
-        return is(NodeStatus::Offline, format!("{stopped}{jobs}"));
+        return NodeReadiness::new(NodeStatus::Offline, format!("{stopped}{jobs}"));
     }
-    let silent = now.since(heard.at);
-    if silent > OFFLINE_AFTER {
-        return is(
-            NodeStatus::Offline,
-            format!("not heard for {} s", silent.as_secs()),
-        );
+    let silence = now.since(contact.at);
+    if silence > OFFLINE_AFTER {
+        let reason = format!("no contact for {} s", silence.as_secs());
+        return NodeReadiness::new(NodeStatus::Offline, reason);
     }
     if node.draining {
-        return is(
-            NodeStatus::Draining,
-            format!("draining; cynode nodes resume {} ends it", node.slug),
-        );
+        let reason = format!("draining; cynode nodes resume {} ends it", node.slug);
+        return NodeReadiness::new(NodeStatus::Draining, reason);
     }
     if url.is_none() {
-        return is(
-            NodeStatus::NotReady,
-            "has not said where its Worker API is".to_owned(),
-        );
+        return NodeReadiness::not_ready("the URL of its Worker API is unknown");
     }
-    // Whichever version it was: it goes on with the last that it applied. Those of another token are gone.
-    match node.ack_status {
-        Some(AckStatus::Applied) => {}
-        Some(AckStatus::Failed) => {
-            let (kind, words) =
-                AckError::parse_stored(node.ack_error.as_deref().unwrap_or_default());
-            let kind = kind.unwrap_or("it did not say why in words that we know");
-            return refuses(format!("{CONFIG_FAILED_REASON}: {kind}"), words);
-        }
-        None => {
-            return is(
-                NodeStatus::NotReady,
-                "has not acknowledged its configuration yet; restart it if it stays so".to_owned(),
-            );
-        }
+    if let Some(reason) = config_reason(node).or_else(|| capacity_reason(node)) {
+        return NodeReadiness::not_ready(reason);
     }
-    if node.capability.is_full_with_other_jobs() {
-        return is(
-            NodeStatus::NotReady,
-            "all its slots are taken by jobs of another orchestrator; it takes jobs when one ends"
-                .to_owned(),
-        );
-    }
-    if node.capability.max_concurrency() == 0 {
-        let sandbox = node.capability.sandbox.as_ref();
-        let cause = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
-        let ours = match cause {
-            Some(_) => NO_SANDBOXES_REASON.to_owned(),
-            None => format!("{NO_SANDBOXES_REASON}: it did not say why; run cynode doctor there"),
-        };
-        return refuses(ours, cause);
-    }
-    if heard.is_unready {
-        return is(NodeStatus::NotReady, WORKER_NOT_READY_REASON.to_owned());
+    if contact.is_unready {
+        return NodeReadiness::not_ready(WORKER_NOT_READY_REASON);
     }
     NodeReadiness {
         status: NodeStatus::Ready,
@@ -130,24 +90,63 @@ pub(super) fn node_readiness(
     }
 }
 
-/// Slots of a ready node that are not free for this orchestrator, in words; `None` where all are.
+/// Reason of a node that has applied no configuration. Any applied version counts: the node goes on with it
+/// until it applies another. Acknowledgements of another token were deleted.
+fn config_reason(node: &Node) -> Option<Reason> {
+    match node.ack_status {
+        Some(AckStatus::Applied) => None,
+        Some(AckStatus::Failed) => {
+            let stored = node.ack_error.as_deref().unwrap_or_default();
+            let (kind, detail) = AckError::parse_stored(stored);
+            let kind = kind.unwrap_or("it gave no reason that this release knows");
+            let summary = format!("{CONFIG_FAILED_REASON}: {kind}");
+            Some(Reason::with_detail(summary, detail))
+        }
+        None => Some(
+            "has not acknowledged its configuration yet; restart it if this does not change".into(),
+        ),
+    }
+}
+
+/// Reason of a node without slots for this orchestrator.
+fn capacity_reason(node: &Node) -> Option<Reason> {
+    let capability = &node.capability;
+    if capability.is_full_with_other_jobs() {
+        return Some(
+            "all its slots are in use by another orchestrator; it accepts jobs when one of them is free"
+                .into(),
+        );
+    }
+    if capability.max_concurrency() > 0 {
+        return None;
+    }
+    let sandbox = capability.sandbox.as_ref();
+    let detail = sandbox.and_then(|sandbox| sandbox.reason.as_deref());
+    let summary = match detail {
+        Some(_) => NO_SANDBOXES_REASON.to_owned(),
+        None => format!("{NO_SANDBOXES_REASON}: it gave no reason; run cynode doctor on it"),
+    };
+    Some(Reason::with_detail(summary, detail))
+}
+
+/// Remark on slots of a ready node that other orchestrators use; `None` if there are none.
 pub(super) fn foreign_jobs(report: &CapabilityReport) -> Option<String> {
     match report.sandbox.as_ref()?.other_jobs {
         0 => None,
-        1 => Some("1 more slot is taken by a job of another orchestrator".to_owned()),
+        1 => Some("1 more slot is in use by another orchestrator".to_owned()),
         jobs => Some(format!(
-            "{jobs} more slots are taken by jobs of another orchestrator"
+            "{jobs} more slots are in use by another orchestrator"
         )),
     }
 }
 
-/// Since when a node is stopped that said so before it left, in words; `None` while it serves.
+/// Remark on a node that was shut down, with the time that it reported; `None` while it runs.
 pub(super) fn stopped_since(node: &Node, now: Time) -> Option<String> {
     let since = node.capability.node.stopping_since?;
     Some(format!("stopped at {}", since.to_minute_text(now)))
 }
 
-/// Whether the whole can do work, or the condition that fails.
+/// Readiness of the whole. Fails with the first condition that is not met.
 pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(), String> {
     if nodes.is_empty() {
         return Err(
@@ -164,13 +163,13 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         .collect();
     if ready.is_empty() {
         let each = list_nodes(nodes, reason);
-        return Err(format!("no node takes jobs; {each}"));
+        return Err(format!("no node accepts jobs; {each}"));
     }
     let unavailable = |node: &NodeView| inference_unavailable(node.inference.as_ref());
     let infers = |node: &&NodeView| unavailable(node).is_none();
     if require_inference && !ready.iter().any(infers) {
-        let why = |node| unavailable(node).unwrap_or_default().to_owned();
-        let each = list_nodes(ready, why);
+        let reason = |node| unavailable(node).unwrap_or_default().to_owned();
+        let each = list_nodes(ready, reason);
         return Err(format!(
             "no node has inference running; {each}; --require-inference false makes that optional"
         ));
@@ -178,30 +177,30 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
     Ok(())
 }
 
-/// What is to be said of each node.
+/// Text on each node, for up to [`MAX_NAMED_NODES`] of them.
 fn list_nodes<'a>(
     nodes: impl IntoIterator<Item = &'a NodeView>,
-    say: impl Fn(&'a NodeView) -> String,
+    text: impl Fn(&'a NodeView) -> String,
 ) -> String {
     let mut nodes = nodes.into_iter();
     let named = nodes.by_ref().take(MAX_NAMED_NODES);
-    let mut said: Vec<String> = named
-        .map(|node| format!("node {}: {}", node.node_slug, say(node)))
+    let mut parts: Vec<String> = named
+        .map(|node| format!("node {}: {}", node.node_slug, text(node)))
         .collect();
     let more = nodes.count();
     if more > 0 {
-        said.push(format!("and {more} more"));
+        parts.push(format!("and {more} more"));
     }
-    said.join("; ")
+    parts.join("; ")
 }
 
-/// Why a node isn't ready, as its view for everybody says it.
+/// Reason why a node is not ready, from its view for everybody.
 fn reason(node: &NodeView) -> String {
     let reason = node.reason.as_deref();
     reason.unwrap_or("not ready").to_owned()
 }
 
-/// Why a node that reports this has no inference running; `None` when it has.
+/// Reason why a node that reports this can't serve inference; `None` if it can.
 pub(super) fn inference_unavailable(inference: Option<&Inference>) -> Option<&'static str> {
     match inference {
         Some(inference) if inference.supported => {
@@ -211,29 +210,29 @@ pub(super) fn inference_unavailable(inference: Option<&Inference>) -> Option<&'s
     }
 }
 
-/// Why a task that runs at this node comes to no end.
+/// Reason why a task that runs on this unreachable node makes no progress, and what happens next.
 pub(super) fn unreachable_reason(node: &Node, prospects: JobOutlook, now: Time) -> String {
     let outlook = match prospects {
         JobOutlook {
             is_canceled: true, ..
-        } => "is canceled as soon as it is back, and within half a minute in any case",
+        } => "is canceled when it is back, or within 30 s in any case",
         JobOutlook { may_move: true, .. } => {
-            "goes on as soon as it is back, or, after a lease, at another node that fits"
+            "continues when it is back, or, after its lease, on another suitable node"
         }
-        _ => "goes on as soon as it is back; this was the last attempt that it may have",
+        _ => "continues when it is back; it has no attempts left for another node",
     };
     let state = stopped_since(node, now).unwrap_or_else(|| "does not answer".to_owned());
     format!("node {} {state}; the task {outlook}", node.slug)
 }
 
-/// Why a task with these demands can't start now; `None` when a node could take it.
+/// Reason why a task with these requirements can't start now; `None` if a node could accept it.
 pub(super) fn waiting_reason(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String> {
-    let why = no_free_node(demands, nodes)?;
+    let reason = no_free_node(demands, nodes)?;
     let refusals = summary::refusals(&demands.refusals);
     Some(if refusals.is_empty() {
-        why
+        reason
     } else {
-        format!("{why}; it was refused by {refusals}")
+        format!("{reason}; it was refused by {refusals}")
     })
 }
 
@@ -258,20 +257,20 @@ fn no_free_node(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String
     if ready.peek().is_none() {
         let labels = labels.join(" and ");
         return Some(match fitting[..] {
-            [] if !refusals.is_empty() => "no other node fits".to_owned(),
+            [] if !refusals.is_empty() => "no other node is suitable".to_owned(),
             _ if !refusals.is_empty() => {
                 let each = list_nodes(fitting, reason);
-                format!("no other node that fits takes jobs; {each}")
+                format!("no other suitable node accepts jobs; {each}")
             }
             [] => format!("no node has the label {labels}"),
             _ => format!(
-                "no node that takes jobs has the label {labels}; {}",
+                "no node that accepts jobs has the label {labels}; {}",
                 list_nodes(fitting, reason)
             ),
         });
     }
     if ready.all(|node| node.running_jobs >= node.max_concurrency) {
-        return Some("all slots are taken; it starts when a job ends".to_owned());
+        return Some("all slots are in use; it starts when a job ends".to_owned());
     }
     None
 }

@@ -1,16 +1,17 @@
-//! What nodes answer, made fit for others.
+//! Reasons that involve a node's answer, made safe to show.
 //!
-//! A node's answer is hostile text: it may imitate us, carry what a terminal obeys, or tell what its machine
-//! keeps to itself. So its kind is told to everybody in words of our own, and its own words only to admins:
-//! of problems that we know, in one line of bounded length. Answers of no known kind are not repeated.
+//! A node's answer is hostile text: it may imitate this orchestrator, hold control characters, or reveal
+//! details of its machine. So everybody gets a summary in this orchestrator's words, by the kind of the
+//! problem. Only admins also get the node's own text, of known kinds, in one line of bounded length. An
+//! answer of an unknown kind is not repeated.
 
 use crate::{http::client::CallError, text::clean_prefix};
 use std::fmt;
 
-/// Most of a node's words that is repeated, in bytes.
+/// Longest text of a node that is repeated, in bytes.
 const MAX_DETAIL_BYTES: usize = 600;
 
-/// Reason in our detail, and for admins in the node's, too.
+/// Reason with a summary for everybody, and a node's own text for admins.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Reason {
     summary: String,
@@ -18,7 +19,7 @@ pub(super) struct Reason {
 }
 
 impl Reason {
-    /// One with words of a node, which only admins are told.
+    /// Reason with a node's own text as its detail.
     pub(super) fn with_detail(summary: impl Into<String>, detail: Option<&str>) -> Self {
         Self {
             summary: summary.into(),
@@ -26,7 +27,7 @@ impl Reason {
         }
     }
 
-    /// What an answer, or the lack of one, means.
+    /// Reason of a failed call to a node.
     pub(super) fn from_call_error(error: &CallError) -> Self {
         match (error, error.kind()) {
             (CallError::Transport { .. }, _) => Self::from(error.to_string()),
@@ -35,15 +36,16 @@ impl Reason {
                 Self::with_detail(summary, Some(&problem.detail))
             }
             (CallError::Refused { status, .. }, None) => {
-                Self::from(format!("it answered {status}, and no reason that we know"))
+                Self::from(format!("it answered {status} with an unknown problem"))
             }
-            (CallError::Malformed { .. }, _) => {
-                Self::from("it answered what this cynode doesn't understand".to_owned())
-            }
+            (CallError::Malformed { .. }, _) => Self::from(
+                "its answer is not valid here; run the same release of cynode on both sides"
+                    .to_owned(),
+            ),
         }
     }
 
-    /// The same in a sentence around it.
+    /// Same reason, with its summary in a sentence.
     pub(super) fn map(self, sentence: impl FnOnce(&str) -> String) -> Self {
         Self {
             summary: sentence(&self.summary),
@@ -51,7 +53,7 @@ impl Reason {
         }
     }
 
-    /// For admins.
+    /// Text for admins: summary and detail.
     pub(super) fn for_admins(&self) -> String {
         match &self.detail {
             Some(detail) => format!("{}: {detail}", self.summary),
@@ -59,11 +61,11 @@ impl Reason {
         }
     }
 
-    /// For everybody, of the node of this slug.
+    /// Text for everybody, about the node of this slug: the summary.
     pub(super) fn for_users(&self, slug: &str) -> String {
         match &self.detail {
             Some(_) => format!(
-                "{}; admins are told more by: cynode nodes show {slug}",
+                "{}; admins see more with: cynode nodes show {slug}",
                 self.summary
             ),
             None => self.summary.clone(),
@@ -86,14 +88,14 @@ impl From<&str> for Reason {
     }
 }
 
-/// In our words alone.
+/// The summary alone.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary)
     }
 }
 
-/// Words of a node in one line of bounded length, with nothing in it that a terminal obeys.
+/// Text of a node in one line of bounded length, without control characters.
 pub(super) fn sanitize(text: &str) -> String {
     clean_prefix(text, MAX_DETAIL_BYTES)
 }

@@ -1,4 +1,4 @@
-//! One line on how a job ended, for people.
+//! Summaries: the end of a job in one line, for people.
 
 use super::reason::sanitize;
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Most nodes that a line names.
+/// Maximum number of nodes that a line names.
 const MAX_NAMED_NODES: usize = 10;
 
-/// Such as `exit 0 after 120 ms`.
+/// Summary of a result, such as `exit 0 after 120 ms`.
 pub(super) fn of_result(result: &JobResult) -> String {
     let after = format_duration(result.ended_at.since(result.started_at));
     let end = match (result.status, result.exit_code, &result.error) {
@@ -19,7 +19,7 @@ pub(super) fn of_result(result: &JobResult) -> String {
                 JobErrorKind::Lost => format!("lost: {}", sanitize(&error.message)),
                 JobErrorKind::OutOfDisk => format!("out of disk: {}", sanitize(&error.message)),
                 JobErrorKind::Other => {
-                    "could not run, or ended, for a reason of no kind that we know; its result has the node's words"
+                    "failed for a reason that this release does not know; the result has the node's message"
                         .to_owned()
                 }
                 _ => format!(
@@ -32,7 +32,7 @@ pub(super) fn of_result(result: &JobResult) -> String {
         (Outcome::Timeout, ..) => format!("timed out after {after}"),
         (Outcome::Canceled, ..) => format!("canceled after {after}"),
         (_, Some(code), _) => format!("exit {code} after {after}"),
-        (status, None, None) => format!("{status:?}"),
+        (status, None, None) => status.as_str().to_owned(),
     };
     match (result.truncated.stdout, result.truncated.stderr) {
         (false, false) => end,
@@ -42,29 +42,29 @@ pub(super) fn of_result(result: &JobResult) -> String {
     }
 }
 
-/// Error in one line, such as `image-not-found: no such image`.
+/// Summary of an error, such as `image-not-found: no such image`.
 pub(super) fn of_error(error: &JobError) -> String {
     format!("{}: {}", error.kind.as_str(), sanitize(&error.message))
 }
 
-/// Refusals in one line, such as `node a (image-not-found: …); node b (…)`.
+/// Summary of refusals, such as `node a (image-not-found: …); node b (…)`.
 pub(super) fn refusals(refusals: &Refusals) -> String {
     let named = refusals.values().take(MAX_NAMED_NODES);
-    let mut told: Vec<String> = named
+    let mut parts: Vec<String> = named
         .map(|refusal| format!("node {} ({})", refusal.node, sanitize(&refusal.reason)))
         .collect();
     if refusals.len() > MAX_NAMED_NODES {
-        told.push(format!("and {} more", refusals.len() - MAX_NAMED_NODES));
+        parts.push(format!("and {} more", refusals.len() - MAX_NAMED_NODES));
     }
-    told.join("; ")
+    parts.join("; ")
 }
 
-/// Summary of a task that no node is left to run.
+/// Summary of a task that every suitable node has refused.
 pub(super) fn refused_by_all(refusals: &Refusals) -> String {
     format!("could not run at {}", self::refusals(refusals))
 }
 
-/// In the unit that a person would take.
+/// Duration in a fitting unit.
 fn format_duration(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn durations_use_a_fitting_unit() {
-        let told = |millis| format_duration(Duration::from_millis(millis));
-        assert_eq!(told(7), "7 ms");
-        assert_eq!(told(1500), "1.5 s");
-        assert_eq!(told(150_000), "2 min 30 s");
-        assert_eq!(told(9_000_000), "2 h 30 min");
+        let text = |millis| format_duration(Duration::from_millis(millis));
+        assert_eq!(text(7), "7 ms");
+        assert_eq!(text(1500), "1.5 s");
+        assert_eq!(text(150_000), "2 min 30 s");
+        assert_eq!(text(9_000_000), "2 h 30 min");
     }
 }

@@ -9,9 +9,9 @@ pub(super) fn span(task: TaskId, attempt: u32) -> tracing::Span {
     tracing::info_span!("task", %task, attempt)
 }
 
-/// Logs that a user created a task.
-pub(super) fn created(task: TaskId, user: &str) {
-    tracing::info!(%task, user, "task created");
+/// Logs that a task was created. The span of the request names the user.
+pub(super) fn created(task: TaskId) {
+    tracing::info!(%task, "task created");
 }
 
 /// Logs that a node accepted an attempt.

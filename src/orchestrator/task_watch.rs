@@ -1,8 +1,7 @@
-//! Where tasks stand now, for those who watch.
+//! Watches of tasks: their current state, for log readers and cancels that wait for a change.
 //!
-//! A task has an entry while somebody follows or watches it. The entry tells where the task
-//! stands and who has what it prints, never what that is: output stays at its node until somebody
-//! asks for it.
+//! A task has a watch while its attempt is followed or somebody waits for it. The watch holds the status and
+//! the node that has the output, never the output itself, which stays on its node until it is read.
 
 use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus};
 use parking_lot::Mutex;
@@ -13,19 +12,19 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Where a task stands for its watchers.
+/// State of a task, as its watchers see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TaskState {
     pub(super) status: TaskStatus,
-    /// Which attempt; 0 before the first.
+    /// Number of the attempt; 0 before the first.
     pub(super) attempt: u32,
-    /// Who has what this attempt prints; nobody before a node has taken it.
+    /// Node that has the output of this attempt; `None` before a node has accepted it.
     pub(super) source: Option<LogSource>,
-    /// Whether that one has not answered for a while.
+    /// Whether that node has not answered for a while.
     pub(super) is_unreachable: bool,
 }
 
-/// The node that took an attempt, and what of.
+/// Node and attempt from which output can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LogSource {
     pub(super) node: NodeId,
@@ -33,15 +32,15 @@ pub(super) struct LogSource {
     pub(super) attempt: u32,
 }
 
-/// One task that is watched or followed.
+/// Watch of one task.
 pub(super) struct TaskWatch(watch::Sender<TaskState>);
 
-/// All of them.
+/// Watches of all tasks that have one.
 #[derive(Default)]
 pub(super) struct TaskWatches(Mutex<HashMap<TaskId, Weak<TaskWatch>>>);
 
 impl TaskWatches {
-    /// The entry of a task, made when there is none.
+    /// Watch of a task, created if there is none.
     pub(super) fn for_task(&self, id: TaskId) -> Arc<TaskWatch> {
         let mut tasks = self.0.lock();
         if let Some(task) = tasks.get(&id).and_then(Weak::upgrade) {
@@ -55,10 +54,8 @@ impl TaskWatches {
         tasks.insert(id, Arc::downgrade(&task));
         task
     }
-}
 
-impl TaskWatches {
-    /// Where a task stands that somebody follows or watches.
+    /// Current state of a task, if it has a watch.
     pub(super) fn current(&self, id: TaskId) -> Option<TaskState> {
         let tasks = self.0.lock();
         let task = tasks.get(&id)?.upgrade()?;
@@ -68,7 +65,7 @@ impl TaskWatches {
 }
 
 impl TaskState {
-    /// One in which no node has anything to tell.
+    /// State in which no node has output.
     pub(super) const fn new(status: TaskStatus, attempt: u32) -> Self {
         Self {
             status,
@@ -78,15 +75,14 @@ impl TaskState {
         }
     }
 
-    /// Whether a node has this attempt.
+    /// Whether a node runs this attempt.
     pub(super) fn is_running(&self, attempt: u32) -> bool {
         self.status == TaskStatus::Running && self.attempt == attempt
     }
 }
 
 impl TaskWatch {
-    /// The task's state has changed. One that the store has ended stays so, whoever tells late of what
-    /// was before.
+    /// Publishes a new state. A final state stays: a late update from before does not replace it.
     pub(super) fn publish(&self, state: TaskState) {
         self.0.send_if_modified(|now| {
             let changes = !now.status.is_final() && *now != state;
@@ -97,12 +93,12 @@ impl TaskWatch {
         });
     }
 
-    /// Waits until nobody watches it any more, at most for `limit`.
+    /// Waits until there are no subscribers, at most for `limit`.
     pub(super) async fn wait_unobserved(&self, limit: Duration) {
         let _ = tokio::time::timeout(limit, self.0.closed()).await;
     }
 
-    /// Tells of where it stands from now on.
+    /// Receiver of the current state and its changes.
     pub(super) fn subscribe(&self) -> watch::Receiver<TaskState> {
         self.0.subscribe()
     }

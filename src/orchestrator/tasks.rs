@@ -51,8 +51,7 @@ pub(super) async fn create(
         body_sha256: digest,
     });
     let spec = request.resolve(state.settings.default_image.as_str())?;
-    let (authority, user) = (caller.authority(), caller.user.handle.clone());
-    let shared = Arc::clone(state);
+    let (authority, shared) = (caller.authority(), Arc::clone(state));
     let outcome = run_to_end("create_task", async move {
         let AppState {
             store, settings, ..
@@ -62,7 +61,7 @@ pub(super) async fn create(
             .await;
         if let Ok(CreateOutcome::Created(task)) = &outcome {
             shared.metrics.record_created();
-            task_log::created(task.id, &user);
+            task_log::created(task.id);
             shared.jobs.wake.notify_one();
         }
         outcome

@@ -230,13 +230,13 @@ fn silent_node_goes_offline_and_comes_back() {
         view()["status"].clone()
     });
     let reason = view()["reason"].as_str().unwrap().to_owned();
-    assert!(reason.starts_with("not heard for "), "{reason}");
+    assert!(reason.starts_with("no contact for "), "{reason}");
     let problem = orchestrator
         .gateway
         .get("/readyz")
         .problem(503, "unavailable");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("node box: not heard for "), "{problem}");
+    assert!(detail.contains("node box: no contact for "), "{problem}");
     node.report(&capability("box", &node.url)).expect(204);
     assert_eq!(view()["status"], "ready");
     orchestrator.gateway.get("/readyz").expect(200);

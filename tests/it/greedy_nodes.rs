@@ -92,7 +92,7 @@ fn slots_beyond_the_limit_are_not_used() {
     let (user, greedy) = (orchestrator.login(), Greedy::join(&orchestrator));
     greedy.claim();
     let ids = create(&user, 5);
-    waits(&user, &ids, "all slots are taken");
+    waits(&user, &ids, "all slots are in use");
     eventually("three jobs run", || (greedy.runs() == 3).then_some(()));
     let shown = user.get("/v1/nodes/greedy").json(200);
     assert_eq!(

@@ -18,20 +18,24 @@ fn lines(log: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The fields of all lines with this message, above debug, with those of their spans.
+/// The fields of all lines with this message, above debug, and those of their spans.
 fn named(log: &str, message: &str) -> Vec<Value> {
-    let fields = lines(log)
+    let lines = lines(log)
         .into_iter()
-        .filter(|line| line["level"] != "DEBUG");
-    let fields = fields.map(|line| {
-        let spans = line["spans"].as_array().into_iter().flatten();
-        let objects = spans.chain([&line["fields"]]).filter_map(Value::as_object);
-        let fields = objects.flat_map(|object| object.clone());
-        Value::Object(fields.collect())
-    });
+        .filter(|line| line["level"] != "DEBUG" && line["fields"]["message"] == message);
+    lines.map(with_spans).collect()
+}
+
+fn with_spans(mut line: Value) -> Value {
+    let mut fields = line["fields"].take();
+    for span in line["spans"].as_array().into_iter().flatten() {
+        for (name, value) in span.as_object().into_iter().flatten() {
+            if fields[name].is_null() {
+                fields[name] = value.clone();
+            }
+        }
+    }
     fields
-        .filter(|fields| fields["message"] == message)
-        .collect()
 }
 
 #[test]
@@ -61,7 +65,12 @@ fn log_follows_a_task_by_its_id() {
         found.remove(0)
     };
     for task in [&fails, &no_image, &waits] {
-        assert_eq!(of(task, "task created")["user"], "admin");
+        let created = of(task, "task created");
+        assert_eq!(
+            (&created["user"], &created["route"]),
+            (&json!("admin"), &json!("/v1/tasks"))
+        );
+        assert_eq!(created["request_id"].as_str().map(str::len), Some(36));
     }
     let started = of(&fails, "task started");
     assert_eq!(

@@ -17,7 +17,7 @@ fn node_silent_half_a_minute_goes_offline() {
     cluster.node.process.signal(Signal::STOP);
     eventually_eq("it is offline", json!("offline"), || status(&cluster).0);
     assert!(
-        status(&cluster).1.starts_with("not heard for 3"),
+        status(&cluster).1.starts_with("no contact for 3"),
         "{:?}",
         status(&cluster)
     );
@@ -25,12 +25,12 @@ fn node_silent_half_a_minute_goes_offline() {
         let log = cluster.orchestrator.process.stderr();
         log.lines().filter(|logged| logged.contains(line)).count()
     };
-    let offline = r#"node is offline node="box" reason="not heard for"#;
+    let offline = r#"node is offline node="box" reason="no contact for"#;
     eventually_eq("the log says so", 1, || logged(offline));
     let ready = cluster.orchestrator.gateway.get("/readyz");
     assert_eq!(ready.status, 503);
     assert!(
-        ready.text().contains("node box: not heard for 3"),
+        ready.text().contains("node box: no contact for 3"),
         "{}",
         ready.text()
     );
@@ -56,7 +56,7 @@ fn leaving_node_reports_it_and_gets_nothing() {
     });
     let (state, reason) = status(&cluster);
     assert_eq!(state, "offline");
-    assert!(reason.ends_with(" UTC, 1 job goes on"), "{reason}");
+    assert!(reason.ends_with(" UTC, 1 job continues"), "{reason}");
     let ready = cluster.orchestrator.gateway.get("/readyz").text();
     assert!(ready.contains(&format!("node box: {reason}")), "{ready}");
     let next = cluster.script("true");
@@ -70,7 +70,7 @@ fn leaving_node_reports_it_and_gets_nothing() {
     assert_eq!(cluster.node.process.code(), 0);
     let (state, reason) = status(&cluster);
     assert_eq!(state, "offline");
-    assert!(reason.ends_with(" UTC"), "no job goes on: {reason}");
+    assert!(reason.ends_with(" UTC"), "no job continues: {reason}");
 }
 
 #[test]

@@ -111,8 +111,7 @@ fn full_node_of_another_orchestrator_says_so() {
     let other = Orchestrator::start(elsewhere.path(), &[]);
     move_node(&mut cluster.node, &home, &other.control_url);
     let user = other.login();
-    let reason =
-        "all its slots are taken by jobs of another orchestrator; it takes jobs when one ends";
+    let reason = "all its slots are in use by another orchestrator; it accepts jobs when one of them is free";
     eventually_eq("the node says why it takes none", json!(reason), || {
         node_view(&user)["reason"].clone()
     });

@@ -1,7 +1,7 @@
-//! How many readers of logs there may be, in all and of one user.
+//! Limits of log readers, in total and per user.
 //!
-//! A reader costs a connection here and one to the node, and some memory. Who follows is counted and refused
-//! beyond the limits; who asks for what is there waits for a turn, since that takes a current only.
+//! A reader costs a connection here and one to the node, and some memory. Followers beyond a limit are
+//! refused. Readers of a whole log wait for a permit, since a read is short.
 
 use crate::{
     api::{
@@ -21,22 +21,22 @@ use tokio::{
     time::timeout,
 };
 
-/// Whole logs that are put together at the same time, each with some megabytes of memory.
+/// Whole logs that are read at the same time, each with some megabytes of memory.
 const MAX_COLLECTED_LOGS: usize = 16;
-/// Of one user.
+/// Same for one user.
 const MAX_COLLECTED_LOGS_PER_USER: usize = 4;
-/// How long to wait for a turn.
+/// Longest wait for a permit.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// When one who was refused may try again, in seconds.
+/// Seconds after which a refused reader may try again.
 const RETRY_SECONDS: u64 = 5;
 
-/// Readers of logs at present.
+/// Current log readers.
 pub(in crate::orchestrator) struct LogLimits {
     followers: Arc<Mutex<HashMap<UserId, usize>>>,
     followers_limit: usize,
     own_followers_limit: usize,
-    turns: Arc<Semaphore>,
-    own_turns: Mutex<HashMap<UserId, Weak<Semaphore>>>,
+    reads: Arc<Semaphore>,
+    own_reads: Mutex<HashMap<UserId, Weak<Semaphore>>>,
 }
 
 impl Default for LogLimits {
@@ -46,19 +46,19 @@ impl Default for LogLimits {
             followers: Arc::default(),
             followers_limit: (connections / 2).max(1),
             own_followers_limit: (connections / 8).max(1),
-            turns: Arc::new(Semaphore::new(MAX_COLLECTED_LOGS)),
-            own_turns: Mutex::default(),
+            reads: Arc::new(Semaphore::new(MAX_COLLECTED_LOGS)),
+            own_reads: Mutex::default(),
         }
     }
 }
 
-/// One follower, counted until dropped.
+/// Permit of one follower, counted until it is dropped.
 pub(super) struct FollowPermit {
     user: UserId,
     followers: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// ReadPermit of one who asks for a whole log.
+/// Permit to read one whole log.
 pub(super) struct ReadPermit {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
@@ -69,18 +69,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl LogLimits {
-    /// Counts one more follower, where there may be one more.
+    /// Admits another follower. Fails above the limits.
     pub(super) fn acquire_follow(&self, user: UserId) -> Result<FollowPermit, Problem> {
         let mut followers = lock(&self.followers);
         let own = followers.get(&user).copied().unwrap_or(0);
         if own >= self.own_followers_limit {
-            let text = format!(
-                "you follow {own} logs already; close some, or ask for what is there, without follow"
-            );
+            let text = format!("you already follow {own} logs; close some, or read without follow");
             return Err(Problem::new(ProblemKind::TooManyRequests, text).retry_after(RETRY_SECONDS));
         }
         if followers.values().sum::<usize>() >= self.followers_limit {
-            let text = "too many logs are followed at present; try again, or ask for what is there, without follow";
+            let text =
+                "too many logs are followed at present; try again later, or read without follow";
             return Err(Problem::new(ProblemKind::Unavailable, text).retry_after(RETRY_SECONDS));
         }
         followers.insert(user, own + 1);
@@ -90,11 +89,11 @@ impl LogLimits {
         })
     }
 
-    /// Waits for a turn to put a whole log together: first among the user's own requests, so that many
-    /// of one user don't stand before those of others.
+    /// Waits for a permit to read a whole log: first among the user's own requests, so that one user's many
+    /// requests don't hold up those of others.
     pub(super) async fn acquire_read(&self, user: UserId) -> Result<ReadPermit, Problem> {
-        let (own, all) = (self.own_turns(user), Arc::clone(&self.turns));
-        let turn = async {
+        let (own, all) = (self.own_reads(user), Arc::clone(&self.reads));
+        let permit = async {
             let own = own.acquire_owned().await?;
             let all = all.acquire_owned().await?;
             Ok::<_, tokio::sync::AcquireError>(ReadPermit {
@@ -102,28 +101,27 @@ impl LogLimits {
                 _all: all,
             })
         };
-        match timeout(PERMIT_TIMEOUT, turn).await {
-            Ok(Ok(turn)) => Ok(turn),
+        match timeout(PERMIT_TIMEOUT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(Problem::internal()),
             Err(_) => {
-                let text =
-                    "too many logs are being read at present; try again, with fewer at a time";
+                let text = "too many logs are being read at present; try again, fewer at a time";
                 Err(Problem::new(ProblemKind::Unavailable, text).retry_after(RETRY_SECONDS))
             }
         }
     }
 
-    fn own_turns(&self, user: UserId) -> Arc<Semaphore> {
-        let mut users = lock(&self.own_turns);
-        if let Some(turns) = users.get(&user).and_then(Weak::upgrade) {
-            return turns;
+    fn own_reads(&self, user: UserId) -> Arc<Semaphore> {
+        let mut users = lock(&self.own_reads);
+        if let Some(reads) = users.get(&user).and_then(Weak::upgrade) {
+            return reads;
         }
         if users.len() >= users.capacity() {
-            users.retain(|_, turns| turns.strong_count() > 0);
+            users.retain(|_, reads| reads.strong_count() > 0);
         }
-        let turns = Arc::new(Semaphore::new(MAX_COLLECTED_LOGS_PER_USER));
-        users.insert(user, Arc::downgrade(&turns));
-        turns
+        let reads = Arc::new(Semaphore::new(MAX_COLLECTED_LOGS_PER_USER));
+        users.insert(user, Arc::downgrade(&reads));
+        reads
     }
 }
 

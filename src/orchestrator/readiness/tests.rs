@@ -1,4 +1,4 @@
-//! Decisions on readiness, condition by condition.
+//! Tests of readiness, condition by condition.
 
 use super::*;
 use crate::api::{NodeId, nodes::CapabilityReport};
@@ -112,12 +112,12 @@ fn node_reasons_are_for_admins() {
     assert!(public.contains("image-unavailable; admins") && !public.contains("ann"));
     for unknown in ["hi-ann: no /home/ann", "image-unavailable", ""] {
         let unknown = reason(&failed(unknown)).for_admins();
-        assert!(unknown.contains("it did not say why") && !unknown.contains("ann"));
+        assert!(unknown.contains("it gave no reason") && !unknown.contains("ann"));
     }
 }
 
 #[test]
-fn the_last_acknowledgement_counts_whichever_version() {
+fn last_acknowledgement_counts_for_any_version() {
     let now = Time::from_millis(0);
     let status = |version, ack_status| {
         let node = Node {
@@ -153,7 +153,7 @@ fn failed_readiness_condition_is_explained() {
     let inference = |supported: bool, running: Option<bool>| serde_json::json!({"inference": {"supported": supported, "running": running}});
     let ready = |slug: &str, more| view(slug, "ready", more);
     let draining = |slug: &str| view(slug, "draining", because("draining; resume it"));
-    let silent = view("c", "offline", because("not heard for 31 s"));
+    let silent = view("c", "offline", because("no contact for 31 s"));
     let words = "could not apply its configuration: image-unavailable";
     let failed = view("d", "not_ready", because(words));
     let off = "runs no inference (--inference off, or none configured)";
@@ -170,7 +170,7 @@ fn failed_readiness_condition_is_explained() {
         ),
         (
             vec![draining("a"), silent.clone(), failed.clone()],
-            "no node takes jobs; node a: draining; resume it; node c: not heard for 31 s; \
+            "no node accepts jobs; node a: draining; resume it; node c: no contact for 31 s; \
              node d: could not apply its configuration: image-unavailable"
                 .to_owned(),
         ),
@@ -195,9 +195,9 @@ fn failed_readiness_condition_is_explained() {
         assert_eq!(overall(&nodes, false), lenient);
     }
     let many = vec![silent; 12];
-    let told = overall(&many, false).unwrap_err();
-    assert_eq!(told.matches("node c: ").count(), MAX_NAMED_NODES);
-    assert!(told.ends_with("; and 2 more"), "{told}");
+    let reason = overall(&many, false).unwrap_err();
+    assert_eq!(reason.matches("node c: ").count(), MAX_NAMED_NODES);
+    assert!(reason.ends_with("; and 2 more"), "{reason}");
     let good = [ready("a", none), ready("b", inference(true, Some(true)))];
     assert_eq!(overall(&good, true), Ok(()));
     // Not even one that lies: what is not supported does not run.
