@@ -1,7 +1,7 @@
 //! Rate limits: requests and refreshes per user, first registrations of nodes per address.
 //!
 //! Each key has a token bucket: it holds a burst of tokens and is refilled at a steady rate; a request takes
-//! one token or is told how long to wait. The bucket is written here rather than taken from the crate
+//! one token, or gets the time to wait. The bucket is written here rather than taken from the crate
 //! `governor`: around it, the limit of keys, the absent limit and `Retry-After` would be no shorter, for
 //! seven more packages in the lock file.
 

@@ -23,8 +23,8 @@ pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState
 }
 
 async fn readyz(state: Arc<AppState>, _: Request) -> Reply {
-    if let Some(trouble) = state.storage_fault() {
-        return Err(Problem::new(ProblemKind::Unavailable, trouble.to_string()).into());
+    if let Some(fault) = state.storage_fault() {
+        return Err(Problem::new(ProblemKind::Unavailable, fault.to_string()).into());
     }
     if let Some(low) = state.store.low_space() {
         return Err(Problem::new(ProblemKind::Unavailable, low.to_string()).into());

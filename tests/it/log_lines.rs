@@ -6,6 +6,7 @@ use crate::support::{
     eventually,
     server::role,
 };
+use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
@@ -255,4 +256,25 @@ fn join_hint_names_the_real_port() {
         "{shown}"
     );
     assert_eq!(process.terminate(), 0);
+}
+
+#[test]
+fn internal_error_is_logged_once_with_its_request() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &JSON);
+    let user = orchestrator.login();
+    Connection::open(home.path().join("orchestrator/cynode.db"))
+        .unwrap()
+        .execute_batch("ALTER TABLE tasks RENAME TO gone")
+        .unwrap();
+    let answer = user.get("/v1/tasks");
+    let problem = answer.problem(500, "internal");
+    assert!(!answer.text().contains("no such table"), "{problem}");
+    let log = orchestrator.process.stderr();
+    let mut lines = lines(&log);
+    lines.retain(|line| line["fields"]["message"] == "request failed");
+    assert_eq!(lines.len(), 1, "{log}");
+    assert_eq!(lines[0]["span"]["request_id"], problem["instance"]);
+    let error = lines[0]["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("no such table"), "{error}");
 }

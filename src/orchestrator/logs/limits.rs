@@ -6,11 +6,12 @@
 use crate::{
     api::{
         UserId,
+        error::ApiError,
         problem::{Problem, ProblemKind},
     },
     http::listener_policy::connection_limit,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -64,14 +65,10 @@ pub(super) struct ReadPermit {
     _all: OwnedSemaphorePermit,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 impl LogLimits {
     /// Admits another follower. Fails above the limits.
     pub(super) fn acquire_follow(&self, user: UserId) -> Result<FollowPermit, Problem> {
-        let mut followers = lock(&self.followers);
+        let mut followers = self.followers.lock();
         let own = followers.get(&user).copied().unwrap_or(0);
         if own >= self.own_followers_limit {
             let text = format!("you already follow {own} logs; close some, or read without follow");
@@ -91,7 +88,7 @@ impl LogLimits {
 
     /// Waits for a permit to read a whole log: first among the user's own requests, so that one user's many
     /// requests don't hold up those of others.
-    pub(super) async fn acquire_read(&self, user: UserId) -> Result<ReadPermit, Problem> {
+    pub(super) async fn acquire_read(&self, user: UserId) -> Result<ReadPermit, ApiError> {
         let (own, all) = (self.own_reads(user), Arc::clone(&self.reads));
         let permit = async {
             let own = own.acquire_owned().await?;
@@ -103,16 +100,18 @@ impl LogLimits {
         };
         match timeout(PERMIT_TIMEOUT, permit).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(Problem::internal()),
+            Ok(Err(closed)) => Err(ApiError::internal(closed)),
             Err(_) => {
                 let text = "too many logs are being read at present; try again, fewer at a time";
-                Err(Problem::new(ProblemKind::Unavailable, text).retry_after(RETRY_SECONDS))
+                Err(Problem::new(ProblemKind::Unavailable, text)
+                    .retry_after(RETRY_SECONDS)
+                    .into())
             }
         }
     }
 
     fn own_reads(&self, user: UserId) -> Arc<Semaphore> {
-        let mut users = lock(&self.own_reads);
+        let mut users = self.own_reads.lock();
         if let Some(reads) = users.get(&user).and_then(Weak::upgrade) {
             return reads;
         }
@@ -127,7 +126,7 @@ impl LogLimits {
 
 impl Drop for FollowPermit {
     fn drop(&mut self) {
-        let mut followers = lock(&self.followers);
+        let mut followers = self.followers.lock();
         if let Some(count) = followers.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
@@ -165,7 +164,7 @@ mod tests {
         assert_eq!(kind(bob), Some(ProblemKind::TooManyRequests));
         assert_eq!(kind(eve), None);
         kept.clear();
-        assert!(lock(&readers.followers).is_empty());
+        assert!(readers.followers.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,7 +176,7 @@ mod tests {
             kept.push(readers.acquire_read(ann).await.unwrap());
         }
         assert_eq!(
-            readers.acquire_read(ann).await.err().unwrap().kind,
+            readers.acquire_read(ann).await.err().unwrap().kind(),
             ProblemKind::Unavailable
         );
         kept.push(readers.acquire_read(bob).await.unwrap());

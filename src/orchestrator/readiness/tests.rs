@@ -33,7 +33,7 @@ fn each_missing_readiness_condition_is_named() {
     let good = node("a", 1, 0);
     let url = Some("http://box:1");
     let reported = LastContact::reported(now);
-    let status = |heard: &LastContact, at| node_readiness(&good, url, heard, at).status;
+    let status = |contact: &LastContact, at| node_readiness(&good, url, contact, at).status;
     assert_eq!(status(&reported, now), NodeStatus::Ready);
     let later = now.plus(OFFLINE_AFTER);
     assert_eq!(status(&reported, later), NodeStatus::Ready);
