@@ -1,17 +1,16 @@
-//! A node's life once it has joined: reports, on change and as often as the configuration says.
+//! Heartbeat: reports on each change, and at the interval of the configuration.
 //!
-//! An orchestrator that is away is mentioned once, when it goes, and once when it is back; running
-//! jobs go on meanwhile.
+//! An outage of the orchestrator is logged once, and its end once. Running jobs go on meanwhile.
 
-use super::register::Node;
+use super::{capability::Machine, orchestrator_client::OrchestratorClient, register::Node};
 use crate::{backoff::Backoff, errors};
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// Reports until it is aborted. Once `closing`, it says so at once, and `final_report_sent` that it has.
+/// Sends heartbeats until it is aborted. Sets `final_report_sent` after the first one since `closing`.
 pub(super) async fn run_heartbeat(
     mut node: Node,
     mut closing: watch::Receiver<bool>,
@@ -21,7 +20,7 @@ pub(super) async fn run_heartbeat(
     let mut worker_changes = node.worker_changes();
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
     loop {
-        // One that is away is tried sooner at first, and never by all nodes at the same time.
+        // During an outage sooner at first, and never all nodes at the same time.
         let pause = if backoff.is_fresh() {
             node.report_interval()
         } else {
@@ -37,22 +36,39 @@ pub(super) async fn run_heartbeat(
         match node.heartbeat().await {
             Ok(()) if backoff.is_fresh() => {}
             Ok(()) => {
-                tracing::info!("the orchestrator is back");
+                tracing::info!("heartbeat accepted again");
                 backoff.reset();
             }
-            Err(error) => {
-                if backoff.is_fresh() {
-                    let error = errors::chain(&error);
-                    tracing::warn!(
-                        error,
-                        "the orchestrator does not take our report; trying on"
-                    );
-                    backoff.next_delay();
-                }
+            Err(error) if backoff.is_fresh() => {
+                let error = errors::chain(&error);
+                tracing::warn!(error, "heartbeat failed; retrying");
+                backoff.next_delay();
             }
+            Err(_) => {}
         }
         if is_closing {
             final_report_sent.send_replace(true);
         }
+    }
+}
+
+/// Runs `work` to its end, and sends reports meanwhile.
+pub(super) async fn report_while<T>(
+    orchestrator: &OrchestratorClient,
+    machine: &Machine,
+    interval: Duration,
+    work: impl Future<Output = T>,
+) -> T {
+    let report = async {
+        loop {
+            sleep(interval).await;
+            if let Err(error) = orchestrator.send_report(machine).await {
+                tracing::debug!(%error, "report failed");
+            }
+        }
+    };
+    tokio::select! {
+        output = work => output,
+        never = report => never,
     }
 }

@@ -1,9 +1,8 @@
-//! Role `node`: joins this machine to an orchestrator, and serves it sandboxes and, where wanted, a
-//! model server.
+//! Role `node`: joins this machine to an orchestrator, runs sandboxes for it and, where configured, a model server.
 //!
-//! [`register`] is the start as the contract orders it, a list of steps; [`heartbeat`] is what comes after:
-//! a report on change and as often as the configuration says, and joining again when the orchestrator doesn't know
-//! the node any more. The node uses the URLs that it was given and no path of its own.
+//! [`register`] is the start, as the steps of the contract; [`heartbeat`] reports on each change and at an interval,
+//! and registers again when the orchestrator does not know the node any more. The node calls the URLs that it was
+//! given and no path of its own.
 
 mod address;
 mod capability;
@@ -41,84 +40,83 @@ use std::{io, net::SocketAddr, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use zeroize::Zeroizing;
 
-/// How long the orchestrator is told that we leave.
+/// Time limit for the last report, which says that the node stops.
 const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the operator says.
+/// Settings of a node.
 pub struct Settings {
-    /// The control plane.
+    /// URL of the control plane.
     pub orchestrator: String,
-    /// How long an answer of it may take.
+    /// Time limit for an answer of the orchestrator.
     pub orchestrator_timeout: Duration,
-    /// The pre-shared key.
+    /// Pre-shared key.
     pub psk: Zeroizing<String>,
-    /// This machine's name in commands.
+    /// Name of this node in commands.
     pub slug: String,
-    /// Its name for people.
+    /// Display name of this node.
     pub name: Option<String>,
-    /// What tasks may ask for.
+    /// Labels that tasks can select this node by.
     pub labels: Vec<String>,
-    /// Where the Worker API listens.
+    /// Address for the Worker API.
     pub worker_listen: SocketAddr,
-    /// Where the orchestrator is to call it; found out when `None`.
+    /// URL of the Worker API for the orchestrator. `None`: detected.
     pub advertise_url: Option<String>,
-    /// What is said about the model server.
+    /// Settings of the model server.
     pub inference: InferenceSettings,
-    /// What is said about sandboxes.
+    /// Settings of sandboxes.
     pub sandbox: worker::Settings,
-    /// Whether nothing is to be left at its end: what still runs is canceled and the model server
-    /// removed. Else it ends with this process, and the model server stays for the next one.
+    /// Whether the end of the node cancels its jobs and removes the model server. Otherwise both stay for the next
+    /// start.
     pub ephemeral: bool,
 }
 
-/// Why a node did not start, or could not go on.
+/// Reason for which a node did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The orchestrator doesn't know the pre-shared key.
+    /// Wrong pre-shared key.
     #[error(
-        "the orchestrator refuses this node's pre-shared key, which may be an old one; copy the present one, from keys/psk of the orchestrator's data directory or from its --psk-file, to this node's --psk-file and start it again"
+        "the orchestrator refuses this node's pre-shared key, which may be an old one; copy the current one from keys/psk in the orchestrator's data directory, or from its --psk-file, to this node's --psk-file and start it again"
     )]
     WrongPsk,
-    /// A setting is wrong.
+    /// Invalid setting.
     #[error("{0}")]
     InvalidSetting(String),
-    /// The orchestrator answered what this node can't act on.
+    /// Valid answer of the orchestrator that this node can not follow.
     #[error("the orchestrator's {what}: {detail}")]
     UnusableAnswer {
-        /// Which answer of it.
+        /// The kind of answer.
         what: &'static str,
-        /// The field at fault, and what to do.
+        /// Field at fault, and the fix.
         detail: String,
     },
-    /// podman can't run sandboxes.
+    /// Podman that can not run sandboxes.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Files or sockets.
+    /// Failure of a file or socket.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The orchestrator refused, or answered what isn't in the contract.
+    /// Failed call to the orchestrator.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// Where the orchestrator is, or which address of ours leads to it, isn't known at present.
+    /// Unknown address of the orchestrator, or no route to it.
     #[error(
-        "no way leads to {orchestrator}; see that its name is right and that this machine has a network, or say where this node is reached with --advertise-url"
+        "no route to {orchestrator}; check its name and this machine's network, or set this node's own address with --advertise-url"
     )]
     NoRoute {
-        /// As the operator named it.
+        /// URL of the orchestrator.
         orchestrator: String,
-        /// Why not.
+        /// Cause.
         source: io::Error,
     },
-    /// A model server is wanted, and doesn't run.
+    /// Model server that does not run.
     #[error(transparent)]
     Inference(#[from] InferenceError),
-    /// The node was told to end before its start was through.
+    /// Shutdown during the start.
     #[error("stopped before the node was ready")]
     Stopped,
 }
 
 impl NodeError {
-    /// The orchestrator's answer is well-formed, and wrong.
     fn unusable_answer(what: &'static str, problem: &Problem) -> Self {
         Self::UnusableAnswer {
             what,
@@ -127,21 +125,21 @@ impl NodeError {
     }
 }
 
-/// A node that serves.
+/// A node that takes jobs.
 pub struct RunningNode {
-    /// Where its Worker API listens.
+    /// Address of the Worker API.
     pub worker_address: SocketAddr,
     worker: Worker,
     model_server: ModelServerManager,
     ephemeral: bool,
     closing: watch::Sender<bool>,
-    /// True once the orchestrator was told that we leave, or could not be.
+    /// True after the attempt to send the last report.
     final_report_sent: watch::Receiver<bool>,
     heartbeat: JoinHandle<()>,
 }
 
 impl Settings {
-    /// What is wrong with them, if anything.
+    /// Checks the values, which come from flags, variables and node.yaml.
     pub(crate) fn check(&self) -> Result<(), NodeError> {
         let flag = |flag: &str, checked: Result<(), Problem>| {
             checked
@@ -151,7 +149,7 @@ impl Settings {
         flag("--orchestrator", check_url("", &self.orchestrator))?;
         if self.labels.len() > MAX_LABELS {
             return Err(NodeError::InvalidSetting(format!(
-                "a node has at most {MAX_LABELS} labels; give fewer --label"
+                "a node has at most {MAX_LABELS} labels; remove some --label"
             )));
         }
         for label in &self.labels {
@@ -164,8 +162,8 @@ impl Settings {
     }
 }
 
-/// Starts a node; returns once the orchestrator may give it jobs. `on_prepared` is called before anybody
-/// hears of it: this machine can serve, and what is left is up to the orchestrator and to images.
+/// Starts a node. Returns when the orchestrator can schedule jobs on it. Calls `on_prepared` before the registration:
+/// the machine is fit then, and the rest depends on the orchestrator and on images.
 pub async fn start(
     data_dir: &DataDir,
     settings: Settings,
@@ -180,13 +178,13 @@ pub async fn start(
         () = shutdown_requested(shutdown.clone()) => return Err(NodeError::Stopped),
     };
     on_prepared();
-    let joined = tokio::select! {
-        joined = node.run_startup() => joined,
+    let started = tokio::select! {
+        started = node.start() => started,
         () = shutdown_requested(shutdown) => Err(NodeError::Stopped),
     };
-    let (worker_address, worker) = match joined {
+    let (worker_address, worker) = match started {
         Err(error) if ephemeral => {
-            remove_model_server(&node.model_server()).await;
+            remove_model_server(&node.model_server_manager()).await;
             return Err(error);
         }
         outcome => outcome?,
@@ -201,7 +199,7 @@ pub async fn start(
     Ok(RunningNode {
         worker_address,
         worker,
-        model_server: node.model_server(),
+        model_server: node.model_server_manager(),
         ephemeral,
         closing,
         final_report_sent,
@@ -213,14 +211,14 @@ pub async fn start(
 }
 
 impl RunningNode {
-    /// Resolves when reporting has ended by itself, which only a fault of ours can bring about.
+    /// Resolves when the heartbeat has ended by itself, which only a panic can cause.
     pub async fn wait_for_failure(&mut self) {
         if (&mut self.heartbeat).await.is_err() {
-            tracing::error!("what keeps the node known panicked; the lines above say where");
+            tracing::error!("heartbeat of the node failed");
         }
     }
 
-    /// Takes no new job, says so to the orchestrator, and waits up to `grace` for those that run.
+    /// Takes no new job, reports that to the orchestrator, and waits up to `grace` for running jobs.
     pub async fn close(mut self, grace: Duration) {
         self.closing.send_replace(true);
         let final_report = timeout(
@@ -228,7 +226,7 @@ impl RunningNode {
             wait::until(&mut self.final_report_sent, |sent| *sent),
         );
         let (_, ()) = tokio::join!(final_report, self.worker.close(grace, self.ephemeral));
-        // Nobody looks after the model server any more once that has ended.
+        // It owns the monitor of the model server, which ends with it.
         if !self.heartbeat.is_finished() {
             self.heartbeat.abort();
             let _ = self.heartbeat.await;
@@ -241,6 +239,6 @@ impl RunningNode {
 
 async fn remove_model_server(model_server: &ModelServerManager) {
     if let Err(error) = model_server.remove_all_except(None).await {
-        tracing::warn!(%error, "the model server could not be removed; see podman ps --all");
+        tracing::warn!(%error, "model server could not be removed; see podman ps --all");
     }
 }

@@ -1,4 +1,4 @@
-//! The node's side of the Node API.
+//! Client of the Node API: register, fetch the configuration, acknowledge it, report.
 
 use super::{NodeError, capability::Machine, state_files::StateFiles};
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
         problem::ProblemKind,
     },
     backoff::Backoff,
-    errors,
     http::client::{CallError, Client},
 };
 use http::{Method, StatusCode};
@@ -18,21 +17,24 @@ use zeroize::Zeroizing;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// A conversation with one orchestrator.
+/// Client of one orchestrator.
 pub(super) struct OrchestratorClient {
     client: Client,
     register_url: String,
     psk: Zeroizing<String>,
     state: StateFiles,
-    /// As the orchestrator delivered it; none before the registration.
+    /// The last registration; none before the first.
     registration: Option<Registration>,
 }
 
-struct Registration {
+/// Token and URLs that the orchestrator delivered.
+pub(super) struct Registration {
     jwt: Zeroizing<String>,
+    /// URL for the next registration, where it is not the one of this.
+    register_url: Option<String>,
     report_url: String,
     config_url: String,
-    /// When the token ends.
+    /// End of the token, on the clock of this machine.
     expires_at: Option<Instant>,
 }
 
@@ -52,8 +54,8 @@ impl OrchestratorClient {
         }
     }
 
-    /// Shows the pre-shared key and takes what is delivered for it.
-    pub(super) async fn register(&mut self, machine: &Machine) -> Result<(), NodeError> {
+    /// Registers this node with the pre-shared key.
+    pub(super) async fn register(&self, machine: &Machine) -> Result<Registration, NodeError> {
         let body = Register {
             psk: self.psk.to_string(),
             node_key: Some(self.state.node_key()?.to_string()),
@@ -62,7 +64,7 @@ impl OrchestratorClient {
         let answer = self
             .client
             .call(Method::POST, &self.register_url)
-            // In the head, too: a long report is read only from those who have the key.
+            // In the head, too: the orchestrator reads a long body only from callers with the key.
             .bearer(self.psk.as_str())
             .json(&body)
             .receive_payload::<Bootstrap>()
@@ -71,7 +73,7 @@ impl OrchestratorClient {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
             Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
                 NodeError::InvalidSetting(format!(
-                    "no node can register at {}; name the orchestrator's control plane with --orchestrator (port 12082 by default; 12080 is for users)",
+                    "nodes can not register at {}; --orchestrator must be the URL of the control plane (port 12082 by default; 12080 is for users)",
                     self.register_url
                 ))
             }
@@ -83,20 +85,24 @@ impl OrchestratorClient {
         self.state.write_session(&bootstrap);
         let lifetime = bootstrap.token_lifetime();
         let endpoints = bootstrap.orchestrator.endpoints;
-        if let Some(url) = endpoints.worker_registration_url {
-            self.register_url = url;
-        }
-        self.registration = Some(Registration {
+        Ok(Registration {
             jwt: Zeroizing::new(bootstrap.auth.node_jwt),
+            register_url: endpoints.worker_registration_url,
             report_url: endpoints.node_report_url,
             config_url: endpoints.node_config_url,
-            // By our own clock's course, whatever time it shows.
             expires_at: lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime)),
-        });
-        Ok(())
+        })
     }
 
-    /// Whether the token has run out.
+    /// Uses a registration for the calls from now on.
+    pub(super) fn set_registration(&mut self, mut registration: Registration) {
+        if let Some(url) = registration.register_url.take() {
+            self.register_url = url;
+        }
+        self.registration = Some(registration);
+    }
+
+    /// Whether the token has expired.
     pub(super) fn is_token_expired(&self) -> bool {
         let expires_at = self
             .registration
@@ -120,7 +126,7 @@ impl OrchestratorClient {
         Ok(config)
     }
 
-    /// Says how the configuration was applied.
+    /// Acknowledges a configuration.
     pub(super) async fn acknowledge(&self, ack: &ConfigAck) -> Result<(), NodeError> {
         let registration = self.registration()?;
         let call = self.client.call(Method::POST, &registration.config_url);
@@ -131,7 +137,7 @@ impl OrchestratorClient {
             .await?)
     }
 
-    /// Says what this machine is, and that it lives.
+    /// Sends a capability report, which is also the heartbeat.
     pub(super) async fn send_report(&self, machine: &Machine) -> Result<(), NodeError> {
         let registration = self.registration()?;
         let report = machine.report().await?;
@@ -150,35 +156,13 @@ impl OrchestratorClient {
     }
 }
 
-/// Tries again while the orchestrator is away or overloaded, with growing pauses; anything that
-/// another try can't mend is returned at once. `$call` is evaluated anew for each try.
-macro_rules! retry_transient {
-    ($what:literal, $call:expr) => {{
-        let mut backoff = $crate::node::orchestrator_client::retry_backoff();
-        loop {
-            match $call.await {
-                Err(error) if $crate::node::orchestrator_client::is_transient(&error) => {
-                    $crate::node::orchestrator_client::wait_before_retry(
-                        &mut backoff,
-                        $what,
-                        &error,
-                    )
-                    .await;
-                }
-                outcome => break outcome,
-            }
-        }
-    }};
-}
-pub(super) use retry_transient;
-
-/// Whether waiting may help.
+/// Whether a retry may succeed: the orchestrator is unreachable, overloaded or faulty.
 pub(super) fn is_transient(error: &NodeError) -> bool {
     match error {
         NodeError::NoRoute { .. } | NodeError::Call(CallError::Transport { .. }) => true,
         NodeError::Call(error) => {
             let status = error.status();
-            // Another machine calls as this node, and may be stopped.
+            // Another machine that calls as this node may be stopped.
             error.is_problem(ProblemKind::DuplicateInstance)
                 || status.is_some_and(|status| {
                     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
@@ -188,20 +172,7 @@ pub(super) fn is_transient(error: &NodeError) -> bool {
     }
 }
 
-/// Waits before the next try; only the first wait is mentioned.
-pub(super) async fn wait_before_retry(backoff: &mut Backoff, what: &str, error: &NodeError) {
-    if backoff.is_fresh() {
-        let error = errors::chain(error);
-        tracing::warn!(
-            step = what,
-            error,
-            "the orchestrator is not to be had; trying until it is"
-        );
-    }
-    tokio::time::sleep(backoff.next_delay()).await;
-}
-
-/// The pauses of one step.
+/// Backoff of one step.
 pub(super) const fn retry_backoff() -> Backoff {
     Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF)
 }

@@ -136,7 +136,7 @@ fn a_container_of_somebody_else_is_never_touched() {
     assert_told(
         &error,
         "container-not-ours",
-        &[&at.name, "nobody that cynode knows"],
+        &[&at.name, "no node of cynode"],
     );
     assert_eq!(at.inspect(), before);
 }

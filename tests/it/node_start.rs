@@ -143,13 +143,13 @@ fn an_orchestrator_that_is_away_is_waited_for() {
     let mut orchestrator = OrchestratorStandIn::start();
     orchestrator.close();
     let mut node = launch(home.path(), &orchestrator, &[]);
-    logged(&mut node, "the orchestrator is not to be had");
+    logged(&mut node, "operation failed; retrying");
     orchestrator.reopen();
     orchestrator.call(Step::Ack, 1);
     orchestrator.close();
-    logged(&mut node, "the orchestrator does not take our report");
+    logged(&mut node, "heartbeat failed; retrying");
     orchestrator.reopen();
-    logged(&mut node, "the orchestrator is back");
+    logged(&mut node, "heartbeat accepted again");
     let mut steps = orchestrator.steps();
     steps.retain(|step| *step != Step::Report);
     let start = [Step::Register, Step::Config, Step::Ack];
@@ -246,7 +246,7 @@ fn a_node_without_a_network_waits_for_one() {
     let flags = ["--worker-listen", "0.0.0.0:0"];
     let url = "http://no-such-host.invalid:12082";
     let mut node = Node::launch(home.path(), "box", url, &flags);
-    logged(&mut node, "trying until it is");
+    logged(&mut node, "operation failed; retrying");
     let stderr = node.process.stderr();
     assert!(stderr.contains("no-such-host.invalid"), "{stderr}");
     assert_eq!(node.process.terminate(), 0);

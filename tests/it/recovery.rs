@@ -378,7 +378,7 @@ fn node_waits_for_orchestrator() {
         node.process.assert_runs();
         node.process
             .stderr()
-            .contains("not to be had")
+            .contains("operation failed; retrying")
             .then_some(())
     });
     let orchestrator = Orchestrator::start_at(home.path(), [&addresses[0], &addresses[1]], &[]);

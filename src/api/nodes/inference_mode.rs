@@ -4,13 +4,13 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InferenceMode {
-    /// Follow the orchestrator's configuration.
+    /// Follow the orchestrator's configuration
     #[serde(alias = "allow")]
     Auto,
-    /// Always.
+    /// Always run one
     #[serde(alias = "require")]
     On,
-    /// Never.
+    /// Never run one
     #[serde(alias = "disabled")]
     Off,
 }

@@ -1,79 +1,81 @@
-//! Reasons for which a node has no model server.
+//! Errors of the model server.
 
 use crate::engine::{EngineError, ImageError};
 use std::{sync::Arc, time::Duration};
 
-/// Why there is no model server.
+/// Reason for which no model server runs.
 #[derive(Debug, thiserror::Error)]
 pub enum InferenceError {
-    /// The orchestrator's configuration can't be followed.
-    #[error("the configuration of the model server is wrong: {0}; mend it at the orchestrator")]
-    Configuration(String),
-    /// The operator doesn't allow the image.
+    /// Invalid configuration from the orchestrator.
     #[error(
-        "the operator of this node does not allow the model server image {image} that the orchestrator names: allow it with --allowed-image, start this node with --inference off, or name another with --inference-image at the orchestrator"
+        "the orchestrator's configuration of the model server is invalid: {0}; fix it at the orchestrator"
+    )]
+    Configuration(String),
+    /// Image that this node does not allow.
+    #[error(
+        "this node does not allow the model server image {image}; allow it with --allowed-image, start this node with --inference off, or set another --inference-image at the orchestrator"
     )]
     ImageNotAllowed {
-        /// Which.
+        /// Its reference.
         image: String,
     },
-    /// No image.
+    /// Image that can not be pulled.
     #[error(
-        "the model server's image {image} can't be had: {source}; name another with --inference-image at the orchestrator, fetch it here with podman pull, or start this node with --inference off"
+        "the model server image {image} is not available: {source}; set another --inference-image at the orchestrator, pull it here with podman pull, or start this node with --inference off"
     )]
     Image {
-        /// Which.
+        /// Its reference.
         image: String,
-        /// Why not.
+        /// Cause.
         source: Arc<ImageError>,
     },
-    /// The name is taken.
+    /// Container of another owner.
     #[error(
-        "the container {name} belongs to {owner}, and is left alone; give this node a port of its own with --inference-port, or stop the other one"
+        "the container {name} belongs to {owner}; give this node a port of its own with --inference-port, or remove that container"
     )]
     NotOurs {
-        /// The container.
+        /// Its name.
         name: String,
-        /// Whose it is.
+        /// Its owner.
         owner: String,
     },
-    /// The port is taken.
+    /// Port in use by something else.
     #[error(
-        "port {port} of 127.0.0.1 is taken by something that is no model server; stop it, or choose another port with --inference-port"
+        "port {port} of 127.0.0.1 is in use by something that is not a model server; stop it, or choose another port with --inference-port"
     )]
     PortTaken {
-        /// Which.
+        /// The port.
         port: u16,
     },
-    /// Podman could not make or start the container.
+    /// Container that podman could not create or start.
     #[error("the model server could not be started: {source}{}", hint.map(|hint| format!("; {hint}")).unwrap_or_default())]
     NotStarted {
-        /// Podman's words.
+        /// Podman's error.
         source: EngineError,
-        /// What to do.
+        /// Fix.
         hint: Option<&'static str>,
     },
-    /// It started and ended.
-    #[error("the model server ended as soon as it was started; its last words: {output}")]
+    /// Container that exited before the first answer.
+    #[error("the model server exited right after its start; its last output: {output}")]
     Exited {
-        /// What it said.
+        /// End of its output.
         output: String,
     },
-    /// It runs and doesn't answer.
-    #[error("the model server did not answer within {} s; its last words: {output}; see that its image serves Ollama's API at port 11434, and that --inference-start-timeout isn't shorter than it needs", limit.as_secs())]
+    /// Server that does not answer.
+    #[error("the model server did not answer within {} s; its last output: {output}; check that its image serves Ollama's API at port 11434, or raise --inference-start-timeout", limit.as_secs())]
     Unresponsive {
-        /// How long we waited.
+        /// Time limit for its first answer.
         limit: Duration,
-        /// What it said.
+        /// End of its output.
         output: String,
     },
-    /// Podman could not say how things stand.
+    /// Podman failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
 impl InferenceError {
-    /// A stable word for programs, as the acknowledgement carries it.
+    /// Type of the error in the acknowledgement, a stable word for programs.
     pub(in crate::node) fn kind(&self) -> &'static str {
         match self {
             Self::Configuration(_) => "invalid-configuration",

@@ -1,24 +1,23 @@
-//! Looking after the model server while the node runs: what it has, whether it answers, and
-//! bringing it back when it doesn't.
+//! Monitor of the model server: publishes its state, restarts it when it fails, and pulls missing models.
 
 use super::{ModelServerManager, Plan, Source, ollama::OllamaClient};
 use crate::{api::nodes::Inference, backoff::Backoff};
 use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
-/// How often it is looked at.
+/// Interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
-/// So many looks without an answer, and a server that still runs is taken for hung.
+/// Failed probes in a row after which a running server counts as hung.
 const MAX_MISSED_PROBES: u32 = 5;
-/// After so many good looks the next death is the first again.
+/// Successful probes in a row after which the restart backoff begins at its start.
 const STABLE_PROBES: u32 = 30;
 const INITIAL_RESTART_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_mins(1);
 const INITIAL_PULL_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_PULL_BACKOFF: Duration = Duration::from_mins(10);
 
-/// Keeps the server up and its models there, for ever; `status` hears how it is.
-pub(in crate::node) async fn run_monitor(
+/// Keeps the server running and its models present, until it is aborted. Publishes each change to `status`.
+pub(super) async fn run_monitor(
     manager: ModelServerManager,
     plan: Plan,
     source: Source,
@@ -59,7 +58,7 @@ async fn keep_running(
         let changed = publish(status, source, false, None);
         if source == Source::External {
             if changed {
-                tracing::warn!(address = %server.address(), "the model server that was here before us does not answer any more; restart it, or restart this node to have it run one of its own");
+                tracing::warn!(address = %server.address(), "external model server does not answer; restart it, or restart this node to replace it");
             }
             sleep(PROBE_INTERVAL).await;
             continue;
@@ -69,20 +68,20 @@ async fn keep_running(
             container = plan.name(),
             ended,
             seconds = pause.as_secs_f32(),
-            "the model server does not answer; it is restarted after a pause"
+            "model server does not answer; restarting it after a pause"
         );
         sleep(pause).await;
         match manager.restart(plan).await {
             Ok(found) => source = found,
             Err(error) => {
-                tracing::error!(%error, "the model server could not be restarted; trying on")
+                tracing::error!(%error, "model server could not be restarted; retrying")
             }
         }
         misses = 0;
     }
 }
 
-/// Tells how it is, where that is changed; whether it was.
+/// Publishes the state. Returns whether it has changed.
 fn publish(
     status: &watch::Sender<Inference>,
     source: Source,
@@ -102,7 +101,7 @@ fn publish(
     })
 }
 
-/// Fetches the models that are wanted and missing, until all are there.
+/// Pulls the missing models, until all are present.
 async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
     let mut backoff = Backoff::new(INITIAL_PULL_BACKOFF, MAX_PULL_BACKOFF);
     loop {
@@ -112,11 +111,11 @@ async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
         };
         let mut failed = false;
         for model in wanted.iter().filter(|model| !has_model(&there, model)) {
-            tracing::info!(model, "fetching a model");
+            tracing::info!(model, "pulling a model");
             match server.pull(model).await {
-                Ok(()) => tracing::info!(model, "the model is here"),
+                Ok(()) => tracing::info!(model, "model is present"),
                 Err(error) => {
-                    tracing::warn!(model, %error, "the model could not be fetched; trying again later");
+                    tracing::warn!(model, %error, "model could not be pulled; retrying later");
                     failed = true;
                 }
             }
@@ -128,7 +127,7 @@ async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
     }
 }
 
-/// Whether a model is there; without a tag, `latest` is meant.
+/// Whether a model is present. A name without a tag means `latest`.
 fn has_model(there: &[String], wanted: &str) -> bool {
     let tagged = wanted
         .rsplit('/')

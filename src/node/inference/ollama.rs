@@ -1,5 +1,5 @@
-//! The model server's own API, as far as a node needs it: does it answer, what has it got, and
-//! fetch this. Its answers are taken as hostile: models come from anywhere.
+//! Client of Ollama's API: version, models, and pulling a model. Its answers are untrusted: a model server can be
+//! any program.
 
 use crate::http::client::{CallError, Client};
 use http::Method;
@@ -10,33 +10,33 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long a server that works may take to say its version.
+/// Time limit for an answer, except of a pull.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a download may stand still.
+/// Time without progress after which a pull has failed.
 const PULL_STALL_TIMEOUT: Duration = Duration::from_mins(5);
-/// How often a download says that it goes on.
+/// Interval between log lines of a pull.
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// What a report takes: entries, and bytes of each.
+/// Limits of a report: number of models, and length of a name.
 const MAX_MODELS: usize = 256;
 const MAX_MODEL_NAME_BYTES: usize = 256;
 
-/// A model server on this machine.
+/// Client of a model server on loopback.
 #[derive(Clone)]
 pub(super) struct OllamaClient {
     client: Client,
     address: SocketAddr,
 }
 
-/// Why a model could not be fetched.
+/// Reason for which a model could not be pulled.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PullError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("{0}")]
     Refused(String),
-    #[error("nothing came for {} s", PULL_STALL_TIMEOUT.as_secs())]
+    #[error("no progress for {} s", PULL_STALL_TIMEOUT.as_secs())]
     Stalled,
-    #[error("it ended without success")]
+    #[error("the pull ended without success")]
     Unfinished,
 }
 
@@ -52,7 +52,7 @@ impl OllamaClient {
         self.address
     }
 
-    /// Whether something answers as a model server does; its version.
+    /// Version of the server. `None`: nothing answers as a model server does.
     pub(super) async fn version(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Version {
@@ -62,7 +62,7 @@ impl OllamaClient {
         Some(answer.version.chars().take(64).collect())
     }
 
-    /// The models that it has, as many and as long as a report may name.
+    /// Models of the server, within the limits of a report.
     pub(super) async fn models(&self) -> Option<Vec<String>> {
         #[derive(Deserialize)]
         struct Tags {
@@ -91,7 +91,7 @@ impl OllamaClient {
         timeout(ANSWER_TIMEOUT, call).await.ok()?.ok()
     }
 
-    /// Has it fetch a model, and logs how far it is.
+    /// Pulls a model, and logs the progress.
     pub(super) async fn pull(&self, model: &str) -> Result<(), PullError> {
         #[derive(Deserialize)]
         struct Progress {
@@ -126,7 +126,7 @@ impl OllamaClient {
                     progress.total.unwrap_or(0) >> 20,
                 );
                 let status: String = progress.status.chars().take(100).collect();
-                tracing::info!(model, status, mib, of, "still fetching a model");
+                tracing::info!(model, status, mib, of, "pulling a model");
             }
         }
     }

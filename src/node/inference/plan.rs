@@ -1,5 +1,5 @@
-//! Which model server this node is to run, if any. Pure: from what the operator, the orchestrator
-//! and the machine say.
+//! Plan of the model server: a pure decision from the settings, the orchestrator's configuration and the GPUs of
+//! the machine.
 
 use super::InferenceError;
 use crate::{
@@ -11,21 +11,21 @@ use crate::{
 };
 use std::time::Duration;
 
-/// What runs where nobody names an image.
+/// Image for a configuration that names none.
 const OLLAMA_IMAGE: &str = "docker.io/ollama/ollama";
 /// Ollama's own port.
 pub const MODEL_SERVER_PORT: u16 = 11434;
 
-/// What the operator of this machine says about inference.
+/// Inference settings of a node.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whether to run a model server.
     pub mode: InferenceMode,
-    /// At which port of loopback; the orchestrator's word, or else Ollama's own port, when `None`.
+    /// Port on loopback. `None`: the one from the orchestrator, or else Ollama's own.
     pub port: Option<u16>,
-    /// How long fetching its image may take.
+    /// Time limit for pulling the image.
     pub pull_timeout: Duration,
-    /// How long it may take from its start to its first answer.
+    /// Time limit from the start to the first answer.
     pub start_timeout: Duration,
 }
 
@@ -34,12 +34,12 @@ pub struct Settings {
 pub(in crate::node) struct Plan {
     pub(super) image: ImageRef,
     pub(super) port: u16,
-    /// With whose devices it computes; the processor when `None`.
+    /// Vendor of the GPUs to use. `None`: the CPU.
     pub(super) accelerator: Option<Vendor>,
     pub(super) models: Vec<String>,
 }
 
-/// What to run, or nothing: then this node runs sandboxes only. `usable` are this machine's devices.
+/// Plans the model server. `None`: this node runs sandboxes only. `usable` are the vendors of the GPUs here.
 pub(in crate::node) fn plan(
     settings: &Settings,
     backend: Option<&InferenceBackend>,
@@ -62,7 +62,7 @@ pub(in crate::node) fn plan(
         .unwrap_or(MODEL_SERVER_PORT);
     if port == 0 {
         return Err(InferenceError::Configuration(
-            "port 0 is no port".to_owned(),
+            "port 0 is not a valid port".to_owned(),
         ));
     }
     let models = backend
@@ -81,7 +81,7 @@ pub(in crate::node) fn plan(
     }))
 }
 
-/// The variant that the orchestrator insists on, or else what the machine has.
+/// The configured variant, or else the first usable vendor.
 fn accelerator(variant: Option<&str>, usable: &[Vendor]) -> Result<Option<Vendor>, InferenceError> {
     match variant.unwrap_or_default() {
         "" => Ok(usable.first().copied()),
@@ -89,12 +89,12 @@ fn accelerator(variant: Option<&str>, usable: &[Vendor]) -> Result<Option<Vendor
         "rocm" | "amd" => Ok(Some(Vendor::Amd)),
         "cpu" => Ok(None),
         other => Err(InferenceError::Configuration(format!(
-            "the variant {other:?} is none of cuda, rocm and cpu"
+            "unknown variant {other:?}; expected cuda, rocm or cpu"
         ))),
     }
 }
 
-/// Ollama's own image is built for AMD under tags of its own: `rocm`, and `1.2.3-rocm`.
+/// The image for an accelerator: Ollama's builds for AMD have the tags `rocm` and `1.2.3-rocm`.
 fn image_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
     let tag = image
         .as_str()
@@ -110,19 +110,19 @@ fn image_for(image: ImageRef, accelerator: Option<Vendor>) -> ImageRef {
 }
 
 impl Plan {
-    /// The arguments by which podman hands the accelerator on.
+    /// Arguments of podman that give the container the GPUs.
     pub(super) fn podman_args(&self, rootless: bool) -> &'static [&'static str] {
         self.accelerator
             .map_or(&[], |vendor| vendor.podman_args(rootless))
     }
 
-    /// The container's name, and the volume's in which it keeps its models.
+    /// Name of the container, and of the volume for its models.
     pub(super) fn name(&self) -> String {
         container_name(self.port)
     }
 }
 
-/// The model server's container at this port, on any host.
+/// Name of the container of a model server at this port.
 pub fn container_name(port: u16) -> String {
     format!("cynode-ollama-{port}")
 }
