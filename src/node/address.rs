@@ -1,4 +1,4 @@
-//! At which address others reach this machine.
+//! Address at which the orchestrator reaches this machine.
 
 use super::NodeError;
 use crate::http::resolve;
@@ -7,22 +7,22 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
 };
 
-/// How the orchestrator is told to call the Worker API.
+/// URL of the Worker API in reports.
 pub(super) enum AdvertisedUrl {
-    /// As the operator says.
+    /// Configured by the operator.
     Configured(String),
-    /// By the address that is its own way back. Looked up anew each time: a machine that moves to
-    /// another network has another one.
+    /// The address of this machine on the route to the orchestrator. It is looked up for each report, because a
+    /// machine may move to another network.
     Detected {
-        /// Where the Worker API listens.
+        /// Address of the Worker API.
         bound: SocketAddr,
-        /// The orchestrator.
+        /// URL of the orchestrator.
         orchestrator: String,
     },
 }
 
 impl AdvertisedUrl {
-    /// The URL, as it is now.
+    /// The current URL.
     pub(super) async fn url(&self) -> Result<String, NodeError> {
         match self {
             Self::Configured(url) => Ok(url.trim_end_matches('/').to_owned()),
@@ -42,8 +42,8 @@ impl AdvertisedUrl {
     }
 }
 
-/// The address of ours that the orchestrator can call: the one we listen on, or, where that is all
-/// of them, the one that leads to the orchestrator.
+/// The address of this machine that the orchestrator can call: the one to listen at, or, where that is every
+/// address, the one on the route to the orchestrator.
 async fn local_address(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAddr> {
     if !bound.ip().is_unspecified() {
         return Ok(bound.ip());
@@ -60,7 +60,7 @@ async fn local_address(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAd
     Err(failed)
 }
 
-/// Asks the routing table by which address of ours packets go there; nothing is sent.
+/// The source address of packets to `target`, from the routing table; nothing is sent.
 fn route_source(target: IpAddr, port: u16) -> io::Result<IpAddr> {
     let from: SocketAddr = if target.is_ipv4() {
         ([0, 0, 0, 0], 0).into()

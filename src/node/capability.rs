@@ -1,4 +1,4 @@
-//! What this machine is and can do.
+//! Capability report: what this machine is and can do.
 
 use super::{NodeError, Settings, address::AdvertisedUrl};
 use crate::{
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// This machine, as looked at once; what changes is looked at for each report.
+/// Source of capability reports. Fixed facts are read once, the others for each report.
 pub(super) struct Machine {
     base_report: CapabilityReport,
     engine: Engine,
@@ -32,7 +32,7 @@ pub(super) struct Machine {
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
     worker: OnceLock<Worker>,
-    /// Set by the first report after `closing`.
+    /// Time of the first report after `closing`.
     stopping_since: OnceLock<Time>,
 }
 
@@ -112,13 +112,13 @@ impl Machine {
         }
     }
 
-    /// Includes the jobs of `worker` in every report from now on.
+    /// Includes the state of `worker` in all reports from now on.
     pub(super) fn set_worker(&self, worker: &Worker) {
-        // A node has one worker for as long as it lives.
+        // A node has one worker, set once.
         let _ = self.worker.set(worker.clone());
     }
 
-    /// The report as it is now.
+    /// The current report.
     pub(super) async fn report(&self) -> Result<CapabilityReport, NodeError> {
         let mut report = self.base_report.clone();
         report.worker_api = Some(WorkerApi {
@@ -132,7 +132,7 @@ impl Machine {
         report.node.stopping_since =
             is_closing.then(|| *self.stopping_since.get_or_init(Time::now));
         if let Some(sandbox) = &mut report.sandbox {
-            // A node that is about to end, whose podman hangs, or whose disk is full, is given no more jobs.
+            // A node that stops, whose podman hangs, or whose disk is full, takes no jobs.
             let worker = self.worker.get();
             let count = |of: fn(&Worker) -> usize| {
                 let jobs = worker.map_or(0, of);
@@ -155,7 +155,7 @@ impl Machine {
         Ok(report)
     }
 
-    /// Its graphics processors.
+    /// GPUs of this machine.
     pub(super) fn gpus(&self) -> &[GpuDevice] {
         let gpu = self.base_report.gpu.as_ref();
         gpu.and_then(|gpu| gpu.devices.as_deref())
@@ -163,13 +163,13 @@ impl Machine {
     }
 }
 
-/// As much of a text as a report has room for.
+/// A text within the limit of a report.
 fn truncate_text(mut text: String, max_bytes: usize) -> String {
     text.truncate(text.floor_char_boundary(max_bytes));
     text
 }
 
-/// What is said of the model server before one is there.
+/// State of the model server before one runs.
 pub(super) fn initial_inference(mode: InferenceMode) -> Inference {
     Inference {
         supported: mode == InferenceMode::On,
@@ -179,7 +179,7 @@ pub(super) fn initial_inference(mode: InferenceMode) -> Inference {
     }
 }
 
-/// The name by which Go, and so images and other implementations, know an architecture.
+/// Name of an architecture in image registries, which is Go's.
 fn arch(rust: &str) -> &str {
     match rust {
         "x86_64" => "amd64",
@@ -188,12 +188,12 @@ fn arch(rust: &str) -> &str {
     }
 }
 
-/// Whether this host hands out ids for rootless containers at all.
+/// Whether this host has subordinate ids for rootless containers.
 fn has_subordinate_ids() -> bool {
     fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.trim().is_empty())
 }
 
-/// Logical processors that we may use.
+/// Logical CPUs that this process may use.
 fn cpu_cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }

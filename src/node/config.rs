@@ -1,4 +1,4 @@
-//! What a configuration means for this node, and the acknowledgement of it.
+//! Configuration from the orchestrator: its checks, its job policy, and its acknowledgement.
 
 use super::NodeError;
 use crate::{
@@ -12,23 +12,23 @@ use crate::{
     worker::JobPolicy,
 };
 
-/// What the orchestrator keeps of a cause, in bytes.
+/// Maximum length of an error message in an acknowledgement, in bytes.
 const MAX_ERROR_MESSAGE_BYTES: usize = 4000;
 
-/// Refuses a configuration that lacks what this node needs, or asks for what it can't enforce.
+/// Checks a configuration. Fails where it lacks a setting, or has one that this node can not enforce.
 pub(super) fn validate(config: &NodeConfig) -> Result<(), NodeError> {
     config
         .check()
         .map_err(|problem| NodeError::unusable_answer("configuration", &problem))?;
     if config.has_custom_registries() {
         tracing::warn!(
-            "the configuration names registries; this node fetches each image from the registry in its name"
+            "ignoring the registries of the configuration; images come from the registry in their name"
         );
     }
     Ok(())
 }
 
-/// What may run here, as the configuration says.
+/// Policy for jobs, from the configuration.
 pub(super) fn policy_from(config: &NodeConfig) -> JobPolicy {
     let policy = JobPolicy::default();
     let limit = |of: fn(&Constraints) -> Option<u64>| {
@@ -52,7 +52,7 @@ pub(super) fn policy_from(config: &NodeConfig) -> JobPolicy {
     }
 }
 
-/// Says that the configuration is in force, or why it is not.
+/// The acknowledgement of a configuration: applied, or failed with its reason.
 pub(super) fn build_ack(slug: &str, config: &NodeConfig, failure: Option<&NodeError>) -> ConfigAck {
     let hash = sha256_hex(serde_json::to_vec(config).unwrap_or_default());
     ConfigAck {

@@ -1,13 +1,13 @@
-//! What a node keeps between its starts, below `node/` of its data directory, 0600.
+//! State of a node between its starts: files below `node/` of its data directory, 0600.
 //!
 //! | file | |
 //! |---|---|
-//! | `key` | shows at each registration that it is the same machine that comes again |
-//! | `session.json` | the last registration: where the orchestrator is, and the token |
-//! | `config.json` | the last configuration, with the Worker API's token |
+//! | `key` | proves at each registration that this is the same machine |
+//! | `session.json` | last registration: URLs of the orchestrator, and the token |
+//! | `config.json` | last configuration, with the token of the Worker API |
 //!
-//! Only the key is read back: the node registers and fetches at every start, as the contract says.
-//! The other two tell an operator what the node was last given.
+//! Only the key is read again: the node registers and fetches the configuration at every start. The other two are
+//! for operators.
 
 use crate::{
     api::nodes::{Bootstrap, NodeConfig},
@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::io;
 use zeroize::Zeroizing;
 
-/// The files.
+/// The state files of a node.
 pub(super) struct StateFiles(DataDir);
 
 impl StateFiles {
@@ -27,12 +27,12 @@ impl StateFiles {
         Ok(Self(data_dir.clone()))
     }
 
-    /// The key of this machine, made the first time.
+    /// The key of this node, generated at the first call.
     pub(super) fn node_key(&self) -> io::Result<Zeroizing<String>> {
         let file = SecretFile {
             name: "node/key",
             validate: check_random_secret,
-            advice: "restore it from a backup, or delete it and have the orchestrator forget this node with: cynode nodes forget SLUG",
+            advice: "restore it from a backup, or delete it and make the orchestrator forget this node: cynode nodes forget SLUG",
         };
         self.0.secret(file, random_secret).map(|(key, _)| key)
     }
@@ -45,14 +45,14 @@ impl StateFiles {
         self.write("node/config.json", config);
     }
 
-    /// A full disk must not keep a node from serving.
+    /// Writes a file for operators. A failure is only logged: a full disk must not stop a node.
     fn write(&self, name: &str, what: &impl Serialize) {
         let text = serde_json::to_vec_pretty(what).map(Zeroizing::new);
         let kept = text
             .map_err(io::Error::other)
             .and_then(|text| self.0.write(name, &text));
         if let Err(error) = kept {
-            tracing::warn!(%error, "the node goes on without having kept it");
+            tracing::warn!(%error, "state file could not be written");
         }
     }
 }

@@ -1,29 +1,29 @@
-//! AMD's, as `rocm-smi` tells them, or else their kernel module.
+//! GPUs of AMD, from `rocm-smi`, or else from the kernel module.
 
 use super::{ToolOutput, Vendor, clean_value, features, run_tool};
 use crate::api::nodes::GpuDevice;
 use serde_json::{Map, Value};
 use std::{fs, path::Path};
 
-/// AMD among the makers of PCI devices.
+/// PCI vendor id of AMD.
 const PCI_VENDOR: &str = "0x1002";
 
-/// All that there are.
+/// Detects all GPUs.
 pub(super) async fn detect(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
-    let what = [
+    let arguments = [
         "--showproductname",
         "--showuniqueid",
         "--showmeminfo",
         "vram",
         "--json",
     ];
-    let found = match run_tool(tool, &what).await {
+    let found = match run_tool(tool, &arguments).await {
         ToolOutput::Printed(text) => parse(&text),
         ToolOutput::Missing => Vec::new(),
         ToolOutput::Failed(output) => {
             tracing::warn!(
                 output,
-                "rocm-smi fails; see that this user is in the groups video and render; a model server may not get at the cards"
+                "rocm-smi failed; a model server may not be able to use the GPUs; check that this user is in the groups video and render"
             );
             Vec::new()
         }
@@ -35,15 +35,14 @@ pub(super) async fn detect(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
     }
 }
 
-/// One object per card. What the keys are called, in which case, and whether a number is a number or
-/// a text, differs from version to version.
+/// Parses one object per GPU. Names and case of the keys, and whether a number is a string, depend on the version.
 fn parse(text: &str) -> Vec<GpuDevice> {
-    // Warnings come before.
+    // Warnings come before the JSON.
     let json = text.find('{').map_or("", |at| &text[at..]);
     let Ok(cards) = serde_json::from_str::<Map<String, Value>>(json) else {
         if !text.is_empty() {
             let answer: String = text.chars().take(200).collect();
-            tracing::warn!(answer, "rocm-smi says what this cynode doesn't understand");
+            tracing::warn!(answer, "unknown output of rocm-smi; GPUs are not reported");
         }
         return Vec::new();
     };
@@ -83,13 +82,13 @@ fn device(card: &Map<String, Value>) -> GpuDevice {
     }
 }
 
-/// What the kernel module knows: less, and without any tool.
+/// Reads the GPUs from the kernel module, which has less detail.
 fn read_from_kernel(drm: &Path) -> Vec<GpuDevice> {
     let entries = fs::read_dir(drm).into_iter().flatten().flatten();
     let mut cards: Vec<(u32, std::path::PathBuf)> = entries
         .filter_map(|entry| {
             let name = entry.file_name();
-            // Its outputs stand beside it, as `card0-DP-1`.
+            // Its outputs have entries, too, such as `card0-DP-1`.
             let number = name.to_str()?.strip_prefix("card")?.parse().ok()?;
             Some((number, entry.path().join("device")))
         })
@@ -111,7 +110,7 @@ fn read_card(card: &Path) -> Option<GpuDevice> {
     Some(GpuDevice {
         vendor: Some(Vendor::Amd.as_str().to_owned()),
         model: of("product_name").or_else(|| fallback_name(of("device"))),
-        // The kernel leaves out what rocm-smi puts before it.
+        // rocm-smi adds the prefix.
         device_id: of("unique_id").and_then(|id| clean_value(&format!("0x{id}"))),
         vram_mb: bytes.map(|bytes| bytes >> 20),
         features: features([("pci", slot)]),
@@ -129,7 +128,7 @@ fn pci_slot(text: &str) -> Option<String> {
     clean_value(slot)
 }
 
-/// What to call a card of which only the PCI id is known.
+/// Name of a GPU of which only the PCI id is known.
 fn fallback_name(id: Option<String>) -> Option<String> {
     clean_value(&format!("AMD GPU {}", id?))
 }

@@ -1,13 +1,12 @@
-//! Which graphics processors this machine has, and how podman hands them on.
+//! GPUs of this machine, and podman's arguments for them.
 //!
-//! | vendor | asked first | where that can't be had |
+//! | vendor | source | source where that fails |
 //! |---|---|---|
 //! | NVIDIA | `nvidia-smi --query-gpu` | `/proc/driver/nvidia/gpus` of its kernel module |
 //! | AMD | `rocm-smi --json` | `/sys/class/drm` of its kernel module |
 //!
-//! A tool that is missing is no news: most machines have neither. One that is there and fails is
-//! mentioned, with its own output. What tools and files say is checked and bounded before it goes into
-//! a report.
+//! A missing tool is not logged: most machines have neither. A tool that fails is, with its output. Values of tools and
+//! files are checked and bounded before they go into a report.
 
 mod amd;
 mod nvidia;
@@ -21,12 +20,12 @@ use crate::{
 use std::{io, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt as _, process::Command, time::timeout};
 
-/// How long a tool may take; `nvidia-smi` wakes cards up, one by one.
+/// Time limit for a tool; `nvidia-smi` wakes GPUs up, one by one.
 const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
-/// What is read of a tool's answer, in bytes.
+/// Maximum length of a tool's output, in bytes; the rest is not read.
 const MAX_OUTPUT_BYTES: u64 = 1024 * 1024;
 
-/// Who made a graphics processor.
+/// Vendor of a GPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Vendor {
     /// NVIDIA.
@@ -36,7 +35,7 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// The name for people.
+    /// Display name.
     pub const fn display_name(self) -> &'static str {
         match self {
             Self::Nvidia => "NVIDIA",
@@ -51,11 +50,11 @@ impl Vendor {
         }
     }
 
-    /// Whether who can open these devices can compute with this vendor's.
+    /// Whether a process that can open these device files can compute on GPUs of this vendor.
     pub fn is_usable_with(self, devices: &[String]) -> bool {
         let any = |is: fn(&str) -> bool| devices.iter().any(|path| is(path));
         match self {
-            // The others of its devices control it, or are for displays.
+            // Its other device files are for control and for displays.
             Self::Nvidia => any(|path| {
                 let number = path.strip_prefix("/dev/nvidia");
                 number.is_some_and(|n| n.parse::<u32>().is_ok())
@@ -66,15 +65,15 @@ impl Vendor {
         }
     }
 
-    /// The arguments by which podman hands all devices of this vendor to a container.
+    /// Podman's arguments that give a container all GPUs of this vendor.
     pub const fn podman_args(self, rootless: bool) -> &'static [&'static str] {
-        // SELinux keeps containers from devices of the host unless their label is turned off.
+        // SELinux denies devices of the host to containers with a label.
         match self {
             Self::Nvidia => &[
                 "--device=nvidia.com/gpu=all",
                 "--security-opt=label=disable",
             ],
-            // A user gets at /dev/kfd by the groups that they are in.
+            // Access to /dev/kfd comes from the groups of the user.
             Self::Amd if rootless => &[
                 "--device=/dev/kfd",
                 "--device=/dev/dri",
@@ -90,7 +89,7 @@ impl Vendor {
     }
 }
 
-/// What this machine has. Never fails: what can't be found out isn't there.
+/// Detects the GPUs. Never fails: a GPU that can not be read is left out.
 pub async fn detect() -> Vec<GpuDevice> {
     let (nvidia, amd) = tokio::join!(
         nvidia::detect(
@@ -105,13 +104,13 @@ pub async fn detect() -> Vec<GpuDevice> {
     devices
 }
 
-/// With whose devices a model server can compute here.
+/// Vendors whose GPUs a model server can use here.
 pub fn usable_vendors(devices: &[GpuDevice]) -> Vec<Vendor> {
     let has = |vendor: Vendor| {
         let is_its = |device: &GpuDevice| device.vendor.as_deref() == Some(vendor.as_str());
         devices.iter().any(is_its)
     };
-    // Many processors have a graphics part by AMD; only one with a compute driver is of use.
+    // Many CPUs contain a GPU of AMD; only one with a compute driver is usable.
     let computes = |vendor| vendor != Vendor::Amd || Path::new("/dev/kfd").exists();
     [Vendor::Nvidia, Vendor::Amd]
         .into_iter()
@@ -119,17 +118,17 @@ pub fn usable_vendors(devices: &[GpuDevice]) -> Vec<Vendor> {
         .collect()
 }
 
-/// What a tool said.
+/// Result of a tool.
 enum ToolOutput {
-    /// What it printed.
+    /// Its output.
     Printed(String),
-    /// Why there is nothing, in its own output.
+    /// Its failure, with its output.
     Failed(String),
-    /// There is no such tool.
+    /// The tool is not installed.
     Missing,
 }
 
-/// Has a tool print what it knows.
+/// Runs a tool, without this process's secrets in its environment.
 async fn run_tool(program: &Path, arguments: &[&str]) -> ToolOutput {
     let mut command = Command::new(program);
     command
@@ -140,7 +139,6 @@ async fn run_tool(program: &Path, arguments: &[&str]) -> ToolOutput {
         // These tools print their errors on stdout; what is on stderr are warnings.
         .stderr(Stdio::null())
         .kill_on_drop(true);
-    // Whatever is called like such a tool has no use for our secrets.
     environment::scrub(&mut command);
     match timeout(TOOL_TIMEOUT, read_output(command)).await {
         Ok(Ok(answer)) => answer,
@@ -169,11 +167,11 @@ async fn read_output(mut command: Command) -> io::Result<ToolOutput> {
     })
 }
 
-/// A value that says something, as long as a report takes it.
+/// A value without control characters, within the limit of a report. `None` where the tool does not know it.
 fn clean_value(text: &str) -> Option<String> {
     let mut text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
     text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
-    let nothing = [
+    let unknown = [
         "",
         "N/A",
         "[N/A]",
@@ -182,10 +180,10 @@ fn clean_value(text: &str) -> Option<String> {
         "[GPU requires reset]",
         "[Insufficient Permissions]",
     ];
-    (!nothing.contains(&text.as_str())).then_some(text)
+    (!unknown.contains(&text.as_str())).then_some(text)
 }
 
-/// Facts by name; those that say nothing are left out.
+/// Known facts by name.
 fn features<const N: usize>(facts: [(&str, Option<String>); N]) -> Option<serde_json::Value> {
     let facts: serde_json::Map<_, _> = facts
         .into_iter()
@@ -201,7 +199,7 @@ mod tests {
     use proptest::prelude::*;
     use std::{io::Write as _, path::PathBuf};
 
-    /// Fails unless an orchestrator takes these.
+    /// Fails unless an orchestrator accepts a report with these.
     pub(super) fn assert_reportable(devices: &[GpuDevice]) {
         let report: CapabilityReport = serde_json::from_value(serde_json::json!({
             "version": 1, "reported_at": "2026-01-01T00:00:00Z", "node": {"node_slug": "box"},
@@ -212,7 +210,7 @@ mod tests {
         report.check("").unwrap();
     }
 
-    /// An answer that broke off, or of which a few bytes are others.
+    /// Output that is cut off, or of which a few bytes are changed.
     pub(super) fn damaged(answer: &'static str) -> impl Strategy<Value = String> {
         let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
         (changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
@@ -230,8 +228,8 @@ mod tests {
         )
     }
 
-    /// A tool that does this. Another process writes it: one of ours that is being forked off
-    /// meanwhile would have it open for writing, and then nobody could run it.
+    /// A tool that runs this script. A child writes it: if this process did, another child that is forked meanwhile would
+    /// hold it open for writing, and it could not be executed.
     pub(super) fn tool(home: &Path, script: &str) -> PathBuf {
         let path = home.join("tool");
         let mut shell = std::process::Command::new("sh")
@@ -272,7 +270,7 @@ mod tests {
     async fn endless_tool_output_is_cut_off() {
         let home = tempfile::tempdir().unwrap();
         let endless = tool(home.path(), "exec yes");
-        // It ends by a broken pipe once enough was read.
+        // It ends by a broken pipe at the limit.
         assert!(matches!(
             run_tool(&endless, &[]).await,
             ToolOutput::Failed(_)

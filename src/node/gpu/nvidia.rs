@@ -1,4 +1,4 @@
-//! NVIDIA's, as `nvidia-smi` tells them, or else their kernel module.
+//! GPUs of NVIDIA, from `nvidia-smi`, or else from the kernel module.
 
 use super::{ToolOutput, Vendor, clean_value, features, run_tool};
 use crate::{api::nodes::GpuDevice, environment, text::clean};
@@ -8,12 +8,12 @@ use tokio::{process::Command, time::timeout};
 /// Reading all devices from the driver takes seconds.
 const GENERATE_CDI_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The name comes last: it is the only one that could contain a comma.
+/// Fields of a query. The name is last, because it may contain a comma.
 const FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,compute_cap,name";
-/// The same for drivers from before the fifth field.
+/// Fields for old drivers, which do not know the fifth.
 const OLD_FIELDS: &str = "uuid,memory.total,driver_version,pci.bus_id,name";
 
-/// All that there are.
+/// Detects all GPUs.
 pub(super) async fn detect(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
     let mut fields = FIELDS;
     let mut answer = query(tool, fields).await;
@@ -28,7 +28,7 @@ pub(super) async fn detect(tool: &Path, proc: &Path) -> Vec<GpuDevice> {
         ToolOutput::Failed(output) => {
             tracing::warn!(
                 output,
-                "nvidia-smi fails; after an update of the driver, restart this machine; a model server may not get at the cards"
+                "nvidia-smi failed; a model server may not be able to use the GPUs; after a driver update, restart this machine"
             );
             read_from_kernel(proc)
         }
@@ -72,7 +72,7 @@ fn parse(text: &str, fields: &str) -> Vec<GpuDevice> {
             let line: String = line.chars().take(200).collect();
             tracing::warn!(
                 line,
-                "nvidia-smi says what this cynode doesn't understand; the card is not reported"
+                "unknown output of nvidia-smi; the GPU is not reported"
             );
         }
         device
@@ -87,13 +87,13 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
         let at = names.iter().position(|known| *known == name)?;
         clean_value(values.get(at)?)
     };
-    // A line of anything else has no such field.
+    // Other lines have no such field.
     let uuid = of("uuid").filter(|uuid| uuid.starts_with("GPU-"))?;
     Some(GpuDevice {
         vendor: Some(Vendor::Nvidia.as_str().to_owned()),
         model: of("name"),
         device_id: Some(uuid),
-        // Absent where the card shares the machine's memory.
+        // Absent where the GPU shares the machine's memory.
         vram_mb: of("memory.total").and_then(|mib| mib.parse().ok()),
         features: features([
             ("driver", of("driver_version")),
@@ -103,7 +103,7 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
     })
 }
 
-/// What the kernel module knows: less, and without any tool.
+/// Reads the GPUs from the kernel module, which has less detail.
 fn read_from_kernel(proc: &Path) -> Vec<GpuDevice> {
     let cards = fs::read_dir(proc).into_iter().flatten().flatten();
     let mut files: Vec<_> = cards.map(|card| card.path().join("information")).collect();
