@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Makes the release into dist/: the one static binary, its SHA-256, and an SBOM (CycloneDX) of what
-# is linked into it. The same commit and the same tools give the same files; nothing in them tells
-# where they were built.
+# Builds the release into dist/: the static binary, its SHA-256, and an SBOM (CycloneDX) of what is linked into it.
+# Builds are reproducible: the same commit and tools give the same files, wherever they are built.
 # Usage: scripts/release.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,34 +18,33 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/n
 fail() { printf 'release: %s\n' "$*" >&2; exit 1; }
 
 build() {
-  # Said for this one target, so that the flags of .cargo/config.toml still count. The last that
-  # fits wins.
+  # For this target, so that the flags of .cargo/config.toml still apply. The last match wins.
   local flags="'--remap-path-prefix=$here=cynode', '--remap-path-prefix=$built=target'"
   flags+=", '--remap-path-prefix=$cargo_home=cargo'"
-  cargo build --release --locked --target-dir "$built" --config "target.$target.rustflags=[$flags]"
-  install -m 0755 "$built/$target/release/cynode" "dist/$name"
+  cargo build --profile dist --locked --target-dir "$built" --config "target.$target.rustflags=[$flags]"
+  install -m 0755 "$built/$target/dist/cynode" "dist/$name"
 }
 
 # Fails unless an ELF file needs no dynamic linker: it has no program header PT_INTERP (3).
-# Read with od, since readelf comes with a tool chain and file often not at all.
+# Uses od: readelf comes with a toolchain only, and file is often missing.
 check_static() {
   local word='od -An -v -j' table size count at
-  [ "$($word 0 -N 6 -tx1 "$1" | tr -d ' ')" = 7f454c460201 ] || fail "$1 is no little-endian ELF of 64 bits"
+  [ "$($word 0 -N 6 -tx1 "$1" | tr -d ' ')" = 7f454c460201 ] || fail "$1 is not a little-endian 64-bit ELF file"
   table=$($word 32 -N 8 -tu8 "$1") size=$($word 54 -N 2 -tu2 "$1") count=$($word 56 -N 2 -tu2 "$1")
   for ((at = table; at < table + size * count; at += size)); do
-    [ "$($word "$at" -N 4 -tu4 "$1")" -ne 3 ] || fail "$1 asks for a dynamic linker"
+    [ "$($word "$at" -N 4 -tu4 "$1")" -ne 3 ] || fail "$1 needs a dynamic linker"
   done
 }
 
 check_binary() {
   check_static "$1"
-  [ "$(env -i "$1" version)" = "cynode $version" ] || fail "$1 doesn't run, or isn't version $version"
+  [ "$(env -i "$1" version)" = "cynode $version" ] || fail "$1 does not run, or is not version $version"
   for path in "$here" "$built" "$cargo_home"; do
-    ! grep -aqF "$path/" "$1" || fail "$1 names a path of this machine: $path"
+    ! grep -aqF "$path/" "$1" || fail "$1 contains a path of this machine: $path"
   done
 }
 
-# What is linked in and isn't a crate, one `name version` a line.
+# Linked parts that are not crates, one `name version` a line.
 linked_beside_crates() {
   local sqlite
   echo "rust-std $(rustc -V | cut -d ' ' -f 2)"
@@ -56,8 +54,7 @@ linked_beside_crates() {
   sed -n 's/^#define SQLITE_VERSION  *"\(.*\)"/sqlite \1/p' "${sqlite%/*}/sqlite3/sqlite3.h" | grep .
 }
 
-# The tool lists what cargo's metadata lists, and that is more than what is linked: features that only
-# tests ask for bring crates along. `cargo tree` knows better.
+# The tool lists more than what is linked: crates that only features of tests need. `cargo tree` filters them.
 write_sbom() {
   local crates others
   crates=$(cargo tree --locked --target "$target" -e normal --prefix none --format '{p}')
@@ -82,7 +79,7 @@ write_sbom() {
     ' cynode_bin.cdx.json >"dist/$name.cdx.json"
 }
 
-command -v jq >/dev/null || fail "there is no jq; install it with this system's package manager"
+command -v jq >/dev/null || fail "jq is missing; install it with this system's package manager"
 installed=$("$built/tools/bin/cargo-cyclonedx" cyclonedx --version 2>/dev/null || true)
 if [ "${installed##* }" != "$sbom_tool" ]; then
   echo "release: installing cargo-cyclonedx $sbom_tool into $built/tools" >&2
