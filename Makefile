@@ -1,4 +1,4 @@
-# `make help` lists what there is.
+# `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -13,50 +13,52 @@ BINARY := $(TARGET)/$(HOST)/release/cynode
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: setup build ## See a task of yours run in a real sandbox on a registered node
+demo: setup build ## Run a task in a sandbox on a registered node
 	@scripts/demo.sh $(BINARY)
 
-test: setup fmt lint unit it ## Format, lints and all tests, with real containers
+test: setup fmt lint unit it ## Run the format check, lints and all tests, with real containers
 
-setup: ## Install what building and testing need, where it is missing and can be installed
+setup: ## Install missing packages for building and testing
 	@scripts/setup.sh
 
-build: ## Build the one binary, static, with optimisation
+build: ## Build the static binary
 	$(CARGO) build --release --locked
 	@echo "built $(BINARY)"
 
 fmt: ## Check the format
 	$(CARGO) fmt --check
 
-lint: ## Clippy, warnings are errors
+lint: ## Run clippy, and cargo-deny where it is installed
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "lint: cargo-deny is not installed; licences and advisories of crates are not checked"; fi
 
-unit: ## Tests of rooms and their rules, pure decisions, and what reads a stranger's input
+unit: ## Run unit and property tests, and the rules between rooms
 	$(CARGO) test --locked --lib --test properties --test house
 
-it: ## Black-box tests of the real binary with real podman
+it: ## Run black-box tests of the binary, with podman
 	$(CARGO) build --locked --example stand-in-ollama --example attack
 	$(CARGO) test --locked --test it
 
-rootless: ## The tests of sandboxes once more as a plain user (where run by root)
+rootless: ## Run the sandbox tests as a plain user, too (as root)
 	$(CARGO) build --locked --bins --example attack
 	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
 
-test-soak: setup ## A thousand jobs in a row, and what they leave behind (minutes)
+test-soak: setup ## Run a thousand jobs in a row and check for leftovers (minutes)
 	$(CARGO) test --locked --test it -- --ignored soak::
 
-test-chaos: setup ## Kill and cut off everything while jobs run; CHAOS_SEED repeats a run (minutes, root)
+test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
-bench: setup build ## What a task costs beside `podman run --rm`, a flood of output, a long queue, a storm of logins
+bench: setup build ## Measure task overhead, output throughput, scheduling and logins
 	$(CARGO) bench --locked --bench overhead --bench flood --bench schedule --bench storm
 
-test-fuzz: fuzz-parsers fuzz-api ## Fuzz what strangers can send, bounded to a few minutes
+test-fuzz: fuzz-parsers fuzz-api ## Fuzz parsers and the User API (a few minutes)
 
-fuzz-parsers: ## Fuzz what reads a stranger's input
+fuzz-parsers: ## Fuzz the parsers of untrusted input
 	@scripts/fuzz.sh
 
-fuzz-api: ## Fuzz the User API from its own openapi.json (SEED, EXAMPLES)
+fuzz-api: ## Fuzz the User API from its openapi.json (SEED, EXAMPLES)
 	@scripts/setup.sh --fuzz
 	$(CARGO) build --locked
 	@scripts/fuzz-api.sh $(TARGET)/$(HOST)/debug/cynode
@@ -64,8 +66,8 @@ fuzz-api: ## Fuzz the User API from its own openapi.json (SEED, EXAMPLES)
 install: build ## Install into /usr/local/bin (PREFIX)
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/cynode
 
-release: ## Make what is handed out, into dist/: the binary, its SHA-256 and SBOM
+release: ## Build the release into dist/: binary, SHA-256 and SBOM
 	@scripts/release.sh
 
-clean: ## Remove what was built
+clean: ## Remove the build
 	$(CARGO) clean
