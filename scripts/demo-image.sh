@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints an image that sandboxes can use here: alpine where it is present or a registry
-# answers, else a small local one made of a static busybox. Explanations go to stderr.
+# Prints an image for sandboxes on this machine: alpine if it is present or can be pulled, otherwise a small local one
+# with a static busybox. Messages go to stderr.
 set -euo pipefail
 
 alpine=docker.io/library/alpine:latest
@@ -16,9 +16,9 @@ if timeout 60 podman pull --quiet "$alpine" >/dev/null 2>&1; then
   exit 0
 fi
 
-echo "No registry answers, so the demo uses a small local image instead: $local_image" >&2
+echo "No registry answers; using a small local image instead: $local_image" >&2
 if ! podman image exists "$local_image"; then
-  busybox=$(command -v busybox) || { echo "there is no busybox to build it from; run: make setup" >&2; exit 1; }
+  busybox=$(command -v busybox) || { echo "busybox is missing; run: make setup" >&2; exit 1; }
   root=$(mktemp -d)
   trap 'rm -rf "$root"' EXIT
   mkdir -p "$root"/{bin,etc,tmp}

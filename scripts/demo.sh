@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts `cynode dev` in a directory of its own, runs a task, and shows how to go on.
+# Starts `cynode dev` in a temporary directory, runs a task, and shows the next commands.
 # Usage: scripts/demo.sh BINARY
 set -euo pipefail
 
@@ -13,7 +13,7 @@ finish() {
   trap - EXIT
   if [ -n "$pid" ] && kill -TERM "$pid" 2>/dev/null; then wait "$pid" || true; fi
   if [ "$status" -ne 0 ]; then
-    echo "The demo failed; what cynode said (also in $home/log):" >&2
+    echo "The demo failed. Log (also in $home/log):" >&2
     cat "$home/log" >&2 2>/dev/null || true
   else
     rm -rf "$home"
@@ -27,13 +27,12 @@ image=$("$(dirname "$0")/demo-image.sh")
 
 echo
 echo "── 1. cynode dev: orchestrator, node and worker in one process"
-# Here before anybody looks into it.
 : >"$home/welcome"
 "$binary" dev --data-dir "$home/data" --default-image "$image" --shutdown-grace 0s \
   --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 --worker-listen 127.0.0.1:0 \
   >"$home/welcome" 2>"$home/log" &
 pid=$!
-# `cynode dev` says how to go on once a node is registered and takes jobs.
+# `cynode dev` prints this when its node takes jobs.
 until grep -q 'In another terminal' "$home/welcome"; do
   kill -0 "$pid" 2>/dev/null || exit 1
   sleep 0.1
@@ -52,7 +51,7 @@ echo "── 3. its record, which survives restarts"
 
 cat <<EOT
 
-It works. To go on, in one terminal:
+It works. Next, in one terminal:
 
   $binary dev --default-image $image
 
@@ -61,5 +60,5 @@ and in another:
   $binary run -- echo hello
   $binary task list
 
-README.md says how to use a second machine.
+README.md shows how to add a second machine.
 EOT

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Fuzzes the User API: a real orchestrator, and a fuzzer that makes good and bad requests from
-# its /openapi.json and holds every answer against it.
+# Fuzzes the User API: starts an orchestrator, sends it valid and invalid requests generated from its /openapi.json, and
+# checks each answer against that document.
 #
-#   fuzz-api.sh BINARY        SEED= another run than the usual one, EXAMPLES= more or fewer of each kind
+# Usage: scripts/fuzz-api.sh BINARY
+# SEED and EXAMPLES set the random seed and the number of examples of each kind.
 set -euo pipefail
 
 fail() { printf 'fuzz-api: %s\n' "$*" >&2; exit 1; }
@@ -17,7 +18,7 @@ venv=$target/fuzz-api/venv
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$fuzzer" ]; then
   python3 -m venv --clear "$venv" || fail "python3 -m venv failed; scripts/setup.sh --fuzz installs what it needs"
   "$venv/bin/pip" install --quiet --disable-pip-version-check "$fuzzer" \
-    || fail "pip could not install $fuzzer; the lines above say why"
+    || fail "pip could not install $fuzzer; see the lines above"
   printf '%s' "$fuzzer" >"$venv/installed"
 fi
 
@@ -29,14 +30,14 @@ end() {
 }
 trap end EXIT
 
-# No secret stands in an argument list, not even a throwaway one.
+# No secret in an argument list, not even a temporary one.
 (umask 077; head -c 24 /dev/urandom | base64 >"$work/password"; head -c 24 /dev/urandom | base64 >"$work/psk")
 env -i PATH="$PATH" "$binary" serve-orchestrator --data-dir "$work/data" --require-inference false --user-rate 0 \
   --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 \
   --admin-password-file "$work/password" --psk-file "$work/psk" >"$work/log" 2>&1 &
 orchestrator=$!
 
-# Asks the orchestrator; what comes on stdin is the body. Prints the answer.
+# Calls the orchestrator with stdin as the body. Prints the answer.
 call() { # METHOD URL [TOKEN]
   curl --silent --show-error --fail-with-body --request "$1" --header "content-type: application/json" \
     --config <(printf 'header = "authorization: Bearer %s"\n' "${3:-}") --data @- "$2" \
@@ -58,10 +59,10 @@ control=http://$(field control <"$work/data/addresses.json")
 
 TOKEN=$(log_in)
 LOGOUT_TOKEN=$(log_in)
-# A task whose events have an end, and a node, so that calls find something.
+# A task whose events end, and a node, for calls to find.
 TASK=$(printf '{"script": "true"}' | call POST "$gateway/v1/tasks" "$TOKEN" | field id)
 call POST "$gateway/v1/tasks/$TASK/cancel" "$TOKEN" </dev/null >/dev/null
-# Somebody to be disabled and to lose sessions in place of the one who is logged in.
+# A user to disable, other than the one who is logged in.
 VICTIM=$(printf '{"handle": "victim", "password": "%s"}' "$(cat "$work/password")" \
   | call POST "$gateway/v1/users" "$TOKEN" | field id)
 call POST "$control/v1/nodes/register" >/dev/null <<JSON
@@ -83,12 +84,12 @@ object_level_authorization.enabled = false
 # Failed logins are slowed by 429.
 positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 429]
 
-# It ends a session: one of its own, so that the others go on.
+# Ends a session of its own, so that the others go on.
 [[operations]]
 include-operation-id = "log_out"
 headers = { Authorization = "Bearer ${LOGOUT_TOKEN}" }
 
-# Nobody runs the tasks here: the events of another one would never end.
+# No node runs tasks here: the events of another one would never end.
 [[operations]]
 include-operation-id = "get_task_logs"
 parameters = { "path.id" = "${TASK}" }
@@ -101,7 +102,7 @@ parameters = { "path.id" = "${VICTIM}" }
 include-operation-id = ["get_node", "drain_node", "resume_node"]
 parameters = { "path.slug" = "box" }
 
-# No node is ready, which is what it says.
+# No node is ready, so 503 is right.
 [[operations]]
 include-operation-id = "readyz"
 checks.not_a_server_error.enabled = false
@@ -112,8 +113,8 @@ export TOKEN LOGOUT_TOKEN TASK VICTIM
 printf 'fuzz-api: SEED=%s EXAMPLES=%s\n' "$seed" "$examples"
 (cd "$work" && "$venv/bin/schemathesis" --config-file schemathesis.toml run "$gateway/openapi.json" \
   --seed "$seed" --max-examples "$examples" --generation-database none --no-color) \
-  || fail "the API and its document disagree; the lines above say where (again with SEED=$seed)"
+  || fail "API and document disagree; see the lines above; SEED=$seed repeats this run"
 
-# The fuzzer must not have cut off its own branch, nor have found a panic that it didn't look at.
+# The login must still be valid, and no request may have caused a panic.
 call GET "$gateway/v1/users/me" "$TOKEN" </dev/null >/dev/null
 if grep -E ' ERROR |panicked' "$work/log"; then fail "the orchestrator logged errors"; fi

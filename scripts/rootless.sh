@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests of sandboxes once more as a plain user, whose podman is rootless. Where they are run by
-# a plain user anyway, they were just that. Takes the binary under test; makes a user `cynode-test` where
-# there is none (userdel --remove cynode-test takes it away again).
+# Runs the sandbox tests as a plain user, whose podman is rootless. Does nothing for a plain user, whose tests are
+# rootless anyway. Takes the binary under test. Creates the user `cynode-test` if it is missing (remove it with
+# userdel --remove cynode-test).
 set -euo pipefail
 
 binary=$1
@@ -9,7 +9,7 @@ user=cynode-test
 rooms=(escapes:: host_settings:: hostile_images:: image_gc:: init_alone:: job_ends:: kernel:: odd_images:: open_sandboxes:: podman_moods:: races:: sandbox:: shims:: trees:: worker_api::)
 
 if [ "$(id -u)" -ne 0 ]; then
-  echo "rootless: these tests run as $(id -un) already"
+  echo "rootless: nothing to do, tests run as $(id -un) already"
   exit 0
 fi
 id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/sh "$user"
@@ -17,9 +17,9 @@ grep -q "^$user:" /etc/subuid || usermod --add-subuids 1000000-1065535 --add-sub
 
 tests=$("${CARGO:-cargo}" test --locked --no-run --test it --message-format=json 2>/dev/null \
   | sed -n 's/.*"executable":"\([^"]*\/it-[^"]*\)".*/\1/p')
-[ -x "$tests" ] || { echo "rootless: the tests could not be built; see: make it" >&2; exit 1; }
+[ -x "$tests" ] || { echo "rootless: tests could not be built; run make it" >&2; exit 1; }
 
-# Where that user can read them, and where it has room of its own.
+# A directory that this user can read, with a part of its own.
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 chmod 0755 "$place"
@@ -29,8 +29,7 @@ install -m 0755 "$(dirname "$binary")/examples/attack" "$place/attack"
 install -d -o "$user" -m 0700 "$place/run" "$place/tmp"
 home=$(getent passwd "$user" | cut -d: -f6)
 
-# Where a plain user's containers have no control group, nothing bounds their processes but what the
-# user may have in all.
+# Without control groups, only the limit of the user bounds the processes of a container.
 echo "rootless: left out is a_job_that_multiplies, which can wear out all that this user may run"
 echo "rootless: left out are the two of open_sandboxes with a PID namespace of the node's, which only root can make"
 

@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# Makes sure that what building and testing need is there: a Rust toolchain, a C compiler (for
-# SQLite), podman with a runtime (rootless, too), a static busybox (for the local test image), nginx (for tests behind a proxy;
-# its service is neither started nor enabled), and, for root, ip; with --fuzz
-# also what the fuzzer of the User API needs (Python that can make virtual environments, curl). Installs
-# what is missing where that is possible, and otherwise says what to do. Says nothing when
-# all is there.
+# Installs missing packages for building and testing: a C compiler (for SQLite), podman with a runtime (rootless,
+# too), a static busybox (for the test image), nginx (for tests behind a proxy; its service stays disabled), and, as
+# root, tools for namespaces and file systems. With --fuzz also Python and curl for the API fuzzer. Prints nothing if
+# all are there; prints the missing ones where it can not install them. Rust itself is only checked.
 set -euo pipefail
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-command -v cargo >/dev/null || fail "there is no Rust toolchain; install one from https://rustup.rs (1.91 or newer)"
+command -v cargo >/dev/null || fail "Rust is missing; install 1.91 or newer from https://rustup.rs"
 
 missing=()
 command -v cc      >/dev/null || missing+=(gcc libc6-dev)
@@ -17,9 +15,9 @@ command -v podman  >/dev/null || missing+=(podman)
 command -v runc    >/dev/null || command -v crun >/dev/null || missing+=(runc)
 command -v busybox >/dev/null || missing+=(busybox-static)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx-light)
-# Root's tests run podman as a plain user, too, and nodes in network namespaces.
+# As root, tests also run podman as a plain user, and nodes in network namespaces.
 [ "$(id -u)" -ne 0 ] || command -v newuidmap >/dev/null || missing+=(uidmap)
-# And they remove trees on file systems of other kinds.
+# They also remove directory trees on other file systems.
 [ "$(id -u)" -ne 0 ] || command -v mkfs.xfs   >/dev/null || missing+=(xfsprogs)
 [ "$(id -u)" -ne 0 ] || command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 [ "$(id -u)" -ne 0 ] || command -v chattr     >/dev/null || missing+=(e2fsprogs)
@@ -31,7 +29,7 @@ fi
 [ "${#missing[@]}" -eq 0 ] && exit 0
 
 command -v apt-get >/dev/null \
-  || fail "missing: ${missing[*]}; install them with this system's package manager, then try again"
+  || fail "missing: ${missing[*]}; install them with this system's package manager"
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null || fail "missing: ${missing[*]}; install them as root: apt-get install ${missing[*]}"
@@ -39,7 +37,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "setup: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
-# Debian starts a service as soon as it is installed, unless this says no.
+# Debian starts a service when it is installed, unless this file forbids it.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   trap '"${sudo[@]}" rm -f "$policy"' EXIT
@@ -47,7 +45,7 @@ if [ ! -e "$policy" ]; then
 fi
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null \
-  || fail "apt-get could not install ${missing[*]}; the lines above say why"
+  || fail "apt-get could not install ${missing[*]}; see the lines above"
 case " ${missing[*]} " in
   *" nginx-light "*) ! command -v systemctl >/dev/null || "${sudo[@]}" systemctl --quiet disable nginx || true ;;
 esac
