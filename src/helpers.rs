@@ -1,4 +1,4 @@
-//! What the binary is besides what `--help` shows: helpers that cynode starts itself.
+//! Helper processes: the binary started by itself, with a first argument that `--help` does not show.
 
 use crate::{
     engine::{
@@ -8,56 +8,39 @@ use crate::{
     sandbox::shim,
     worker::job_shim,
 };
-use std::io::Write as _;
+use std::{
+    env,
+    io::{Write as _, stderr, stdout},
+    path::Path,
+    process,
+};
 
-/// Becomes one of the helpers when the first argument says so, and then never returns.
+/// Runs the helper that the first argument requests, if any, and then never returns. The process that started it
+/// reads its output.
 pub fn run_if_requested() {
-    let mut arguments = std::env::args_os().skip(1);
-    let Some(first) = arguments.next() else {
+    let mut arguments = env::args_os().skip(1);
+    let Some(helper) = arguments.next() else {
         return;
     };
-    #[cfg(target_os = "linux")]
-    if first == crate::sandbox_init::ARGUMENT {
-        crate::sandbox_init::main();
-    }
-    if first == shim::ARGUMENT {
-        job_shim::main();
-    }
-    if first == devices::LIST_DEVICES_ARGUMENT {
-        // For the one who started us, as the lines below.
-        let _ = std::io::stdout().write_all(devices::list_gpu_devices().as_bytes());
-        std::process::exit(0);
-    }
-    if first == CHECK_IMAGE_ARGUMENT {
-        let root = arguments.next().unwrap_or_default();
-        let (said, code) = match files_fault(root.as_ref()) {
-            Ok(fault) => (
-                write!(std::io::stdout(), "{}", fault.unwrap_or_default()),
-                0,
-            ),
-            Err(error) => (
-                writeln!(std::io::stderr(), "{}: {error}", root.display()),
-                1,
-            ),
-        };
-        std::process::exit(if said.is_ok() { code } else { 1 });
-    }
-    if first == MEASURE_SANDBOX_ARGUMENT {
-        let order = arguments.next().unwrap_or_default();
-        let Ok(answer) = measure_from_argument(&order.to_string_lossy()) else {
-            let _ = writeln!(std::io::stderr(), "not an order to measure a sandbox");
-            std::process::exit(1);
-        };
-        let _ = std::io::stdout().write_all(answer.as_bytes());
-        std::process::exit(0);
-    }
-    if first == REMOVE_TREE_ARGUMENT {
-        let tree = arguments.next().unwrap_or_default();
-        if let Err(error) = remove_tree(tree.as_ref()) {
-            // For the one who started us and reads what we say.
-            let _ = writeln!(std::io::stderr(), "{}: {error}", tree.display());
-            std::process::exit(1);
-        }
-        std::process::exit(0);
-    }
+    let argument = arguments.next().unwrap_or_default();
+    let path = Path::new(&argument);
+    let at_path = |error| format!("{}: {error}", path.display());
+    let output: Result<String, String> = match helper.to_str() {
+        #[cfg(target_os = "linux")]
+        Some(crate::sandbox_init::ARGUMENT) => crate::sandbox_init::main(),
+        Some(shim::ARGUMENT) => job_shim::main(),
+        Some(devices::LIST_DEVICES_ARGUMENT) => Ok(devices::list_gpu_devices()),
+        Some(CHECK_IMAGE_ARGUMENT) => files_fault(path)
+            .map(|fault| fault.unwrap_or_default())
+            .map_err(at_path),
+        Some(MEASURE_SANDBOX_ARGUMENT) => measure_from_argument(&argument.to_string_lossy())
+            .map_err(|_| "invalid request to measure a sandbox".to_owned()),
+        Some(REMOVE_TREE_ARGUMENT) => remove_tree(path).map(|()| String::new()).map_err(at_path),
+        _ => return,
+    };
+    let written = match &output {
+        Ok(text) => stdout().write_all(text.as_bytes()),
+        Err(text) => writeln!(stderr(), "{text}"),
+    };
+    process::exit(i32::from(output.is_err() || written.is_err()));
 }
