@@ -1,4 +1,4 @@
-//! Parses the command line and hands over to one role, or to a client command.
+//! Entry point: parses the command line and runs one role or client command.
 
 use clap::Parser as _;
 use cynode::{
@@ -8,7 +8,7 @@ use cynode::{
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // PID 1 of a sandbox and other helpers of ours: no runtime, no argument parser.
+    // Before the argument parser: a helper, such as PID 1 of a sandbox.
     helpers::run_if_requested();
     let Cli { log, command } = Cli::parse();
     if log.is_given() && !command.writes_log() {

@@ -1,4 +1,4 @@
-//! `cynode backup`: whoever has an orchestrator's data directory in their hands copies its database.
+//! `cynode backup`: a copy of the database, for a user with access to the orchestrator's data directory.
 
 use super::data_dir_path;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 use serde_json::json;
 
-/// `cynode backup`.
+/// Runs `cynode backup`.
 pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
     let data_dir = std::path::absolute(data_dir_path(&args.state)?)?;
     let copied = store::backup(&data_dir.join("cynode.db"), &args.file)?;
@@ -26,7 +26,7 @@ pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
                 copied.bytes, copied.schema
             ))?;
             print_note(&format!(
-                "keep {} with it: a restore needs both",
+                "keep {} with it; a restore needs both",
                 data_dir.join("keys").display()
             ));
             Ok(())

@@ -1,4 +1,4 @@
-//! From the errors of a role to the exit code of its process.
+//! Exit codes of the errors of roles.
 
 use crate::{
     data_dir::DataDirError,

@@ -1,4 +1,4 @@
-//! From flags, files and environment to checked settings.
+//! Settings of the roles, checked, from flags, variables and files.
 
 use super::{DEFAULT_ORCHESTRATOR_TIMEOUT, node_file::DEFAULT_PATH};
 use crate::{
@@ -27,16 +27,16 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// The least that a Worker API has to take; no job fits into less.
+/// Smallest allowed limit of a request body at the Worker API; no job fits into less.
 const MIN_REQUEST_BYTES: usize = 1024;
-/// How much may be kept of a job's output.
+/// Allowed sizes of the output that is kept of a job, in bytes.
 const JOB_LOG_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 
 pub(super) fn open_data_dir(state: &DataDirFlags) -> Result<DataDir, Failure> {
     Ok(DataDir::open(&data_dir_path(state)?)?)
 }
 
-/// Where state is kept: as the operator says, or by default.
+/// Data directory: the given one, or the default.
 pub(crate) fn data_dir_path(state: &DataDirFlags) -> Result<PathBuf, Failure> {
     match &state.data_dir {
         Some(path) => Ok(path.clone()),
@@ -59,20 +59,20 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
         .map(|path| path.join("cynode"))
         .ok_or_else(|| {
             Failure::usage(
-                "neither XDG_STATE_HOME nor HOME is set; name a directory with --data-dir",
+                "neither XDG_STATE_HOME nor HOME is set; give a directory with --data-dir",
             )
         })
 }
 
-/// A key that can't be guessed, or at least isn't short.
+/// Checks a pre-shared key: long enough, and printable.
 fn validate_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
     check_psk(&psk)
         .map_err(|problem| Failure::usage(format!("the pre-shared key {}", problem.detail)))?;
     Ok(psk)
 }
 
-/// By hand and not by clap, for which a variable and the other one's flag would be in conflict: a
-/// flag of either kind beats a variable of either kind.
+/// Reads the pre-shared key: a flag of either kind overrides a variable of either kind. clap would report a conflict
+/// between a variable and the other flag.
 fn read_psk(psk: &PskFlags) -> Result<Option<Zeroizing<String>>, Failure> {
     let found = if let Some(text) = &psk.psk {
         Some(Zeroizing::new(text.clone()))
@@ -111,7 +111,7 @@ pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, Stri
         .iter()
         .map(|pair| {
             let (slug, url) = pair.split_once('=').ok_or_else(|| {
-                Failure::usage(format!("--worker-url {pair:?}: write it as SLUG=URL"))
+                Failure::usage(format!("--worker-url {pair:?}: expected SLUG=URL"))
             })?;
             Ok((
                 slug.to_owned(),
@@ -121,7 +121,7 @@ pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, Stri
         .collect()
 }
 
-/// What both kinds of orchestrator say alike; the rest is set by either.
+/// Settings that `serve-orchestrator` and `dev` share; each overrides the rest.
 pub(super) fn orchestrator_settings(
     flags: OrchestratorFlags,
     psk_flags: &PskFlags,
@@ -167,7 +167,7 @@ pub(super) fn orchestrator_settings(
     })
 }
 
-/// `psk_file` is node.yaml's word, which counts only where nothing else says one.
+/// Settings of a node. `psk_file` is node.yaml's, which flags and variables override.
 pub(super) fn node_settings(
     args: NodeArgs,
     psk_file: Option<&Path>,
@@ -178,20 +178,20 @@ pub(super) fn node_settings(
             .transpose()?,
         (psk, _) => psk,
     };
-    let wanting = |what: &str| {
+    let missing = |setting: &str| {
         Failure::usage(format!(
-            "the node needs {what}, or have it in {DEFAULT_PATH} or another --config FILE"
+            "the node needs {setting}, or set it in {DEFAULT_PATH} or another --config FILE"
         ))
     };
     Ok(node::Settings {
         orchestrator: args
             .orchestrator
-            .ok_or_else(|| wanting("the orchestrator's control plane: say --orchestrator URL"))?,
+            .ok_or_else(|| missing("the orchestrator's control plane: give --orchestrator URL"))?,
         orchestrator_timeout: args
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
         psk: psk.ok_or_else(|| {
-            wanting("the pre-shared key: say --psk-file FILE (- is stdin) or CYNODE_PSK")
+            missing("the pre-shared key: give --psk-file FILE (- is stdin) or CYNODE_PSK")
         })?,
         slug: args.identity.slug.unwrap_or_else(default_slug),
         name: args.identity.name,
@@ -204,7 +204,7 @@ pub(super) fn node_settings(
     })
 }
 
-/// What dev, a node and a worker say alike about sandboxes.
+/// Sandbox settings that all roles share.
 pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let most = Duration::from_secs(MAX_TIMEOUT_SECONDS);
@@ -221,7 +221,7 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         && !(Duration::from_secs(1)..=default).contains(&asked)
     {
         return Err(Failure::usage(
-            "--default-timeout must be 1s to 1h; a task that needs longer says so itself",
+            "--default-timeout must be 1s to 1h; a task that needs longer sets its own --timeout",
         ));
     }
     Ok(worker::Settings {
@@ -242,7 +242,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
     let log_bytes = flags.job_log_size.unwrap_or(default.log_bytes);
     if !JOB_LOG_BYTES.contains(&log_bytes) {
         return Err(Failure::usage(
-            "--job-log-size must be from 1MiB to 1TiB; each running job may fill that much of the disk",
+            "--job-log-size must be from 1MiB to 1TiB; each running job may use that much of the disk",
         ));
     }
     let jobs_dir = flags.jobs_dir.clone();
@@ -250,7 +250,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
         && path.to_str().is_none_or(|text| text.contains(':'))
     {
         return Err(Failure::usage(
-            "--jobs-dir must be plain UTF-8 without ':', else podman can't mount what is in it",
+            "--jobs-dir must be UTF-8 without ':'; podman can not mount other paths",
         ));
     }
     Ok(worker::StorageSettings {
@@ -265,7 +265,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
     })
 }
 
-/// The same with what only a machine of its own has.
+/// Sandbox settings of a node or a worker, which have a machine of their own.
 pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, Failure> {
     if let Some(bytes) = flags.max_request_bytes
         && !(MIN_REQUEST_BYTES..=MAX_BODY_BYTES).contains(&bytes)

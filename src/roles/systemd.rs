@@ -1,25 +1,24 @@
-//! What a service manager that started us hears: `Type=notify` of systemd.service(5). Without one,
-//! nothing is said.
+//! Notifications for the service manager: `Type=notify` of systemd.service(5). Without one they go nowhere.
 
 use sd_notify::NotifyState;
 
-/// The role has started; `state` is what `systemctl status` shows from now on.
+/// Notifies that the role has started; `state` is its status in `systemctl status`.
 pub(super) fn notify_ready(state: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(state)]);
 }
 
-/// What `systemctl status` shows from now on.
+/// Notifies of a new status for `systemctl status`.
 pub(super) fn notify_status(state: &str) {
     send(&[NotifyState::Status(state)]);
 }
 
-/// It was told to end, and is about to.
+/// Notifies that the role stops.
 pub(super) fn notify_stopping() {
     send(&[NotifyState::Stopping]);
 }
 
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager could not be told; it may take this start for hung, see NOTIFY_SOCKET");
+        tracing::warn!(%error, "service manager could not be notified; it may treat this start as hung; check NOTIFY_SOCKET");
     }
 }
