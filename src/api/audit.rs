@@ -1,4 +1,4 @@
-//! Who did what: authentication and administration (contract, section 2).
+//! Audit log of authentication and administration (contract, section 2).
 
 use super::{problem::Problem, time::Time};
 use schemars::JsonSchema;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// What was done.
+/// Action of an audit event.
 #[derive(
     Clone,
     Copy,
@@ -22,67 +22,67 @@ use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
     VariantNames,
 )]
 pub enum AuditAction {
-    /// A user's login.
+    /// Login of a user.
     #[serde(rename = "auth.login")]
     #[strum(serialize = "auth.login")]
     Login,
-    /// Tokens traded for new ones.
+    /// Refresh of a session's tokens.
     #[serde(rename = "auth.refresh")]
     #[strum(serialize = "auth.refresh")]
     Refresh,
-    /// A session ended by its user.
+    /// Logout of a user.
     #[serde(rename = "auth.logout")]
     #[strum(serialize = "auth.logout")]
     Logout,
-    /// A user made.
+    /// Creation of a user.
     #[serde(rename = "user.create")]
     #[strum(serialize = "user.create")]
     UserCreate,
-    /// A user kept out.
+    /// Disabling of a user.
     #[serde(rename = "user.disable")]
     #[strum(serialize = "user.disable")]
     UserDisable,
-    /// A user let in again.
+    /// Enabling of a user.
     #[serde(rename = "user.enable")]
     #[strum(serialize = "user.enable")]
     UserEnable,
-    /// All sessions of a user ended.
+    /// End of all sessions of a user.
     #[serde(rename = "user.revoke_sessions")]
     #[strum(serialize = "user.revoke_sessions")]
     UserRevokeSessions,
-    /// A user's password changed by an admin.
+    /// Reset of a user's password by an admin.
     #[serde(rename = "user.reset_password")]
     #[strum(serialize = "user.reset_password")]
     UserResetPassword,
-    /// A look at users or at this log.
+    /// Read of users or of this log; recorded only where it was denied.
     #[serde(rename = "admin.read")]
     #[strum(serialize = "admin.read")]
     AdminRead,
-    /// A node's registration.
+    /// Registration of a node.
     #[serde(rename = "node.register")]
     #[strum(serialize = "node.register")]
     NodeRegister,
-    /// Another address of a node's Worker API.
+    /// Change of the address of a node's Worker API.
     #[serde(rename = "node.change_worker_url")]
     #[strum(serialize = "node.change_worker_url")]
     NodeWorkerUrl,
-    /// Two machines found to call as one node.
+    /// Detection of two machines that call as one node.
     #[serde(rename = "node.duplicate")]
     #[strum(serialize = "node.duplicate")]
     NodeDuplicate,
-    /// A node that gets no more jobs.
+    /// Draining of a node.
     #[serde(rename = "node.drain")]
     #[strum(serialize = "node.drain")]
     NodeDrain,
-    /// A node that gets jobs again.
+    /// End of a node's draining.
     #[serde(rename = "node.resume")]
     #[strum(serialize = "node.resume")]
     NodeResume,
-    /// A node forgotten.
+    /// Removal of a node.
     #[serde(rename = "node.forget")]
     #[strum(serialize = "node.forget")]
     NodeForget,
-    /// A finished task deleted before its time.
+    /// Deletion of a finished task.
     #[serde(rename = "task.delete")]
     #[strum(serialize = "task.delete")]
     TaskDelete,
@@ -92,13 +92,13 @@ impl AuditAction {
     /// Every action.
     pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// How it ended.
+/// Outcome of an action.
 #[derive(
     Clone,
     Copy,
@@ -114,61 +114,61 @@ impl AuditAction {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AuditOutcome {
-    /// It was done.
+    /// The action was done.
     Success,
-    /// It was not: wrong credentials, or a state that forbids it.
+    /// The action failed: wrong credentials, or a state that forbids it.
     Failure,
-    /// Whoever asked may not ask for it.
+    /// The actor has no right to the action.
     Denied,
 }
 
 impl AuditOutcome {
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// Where a request came from.
+/// Origin of a request.
 #[derive(Clone, Debug)]
 pub struct RequestOrigin {
-    /// The caller's address; what a trusted proxy says it is, where one is between.
+    /// Address of the client, by a trusted proxy's word where one is in between.
     pub address: IpAddr,
-    /// The request's id.
+    /// Request id.
     pub request_id: String,
 }
 
-/// Something that was done, or tried.
+/// Event of the audit log: an action that was done or attempted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEvent {
-    /// When.
+    /// Time of the action.
     pub at: Time,
-    /// What.
+    /// Action.
     pub action: AuditAction,
-    /// How it ended.
+    /// Outcome of an action.
     pub outcome: AuditOutcome,
-    /// The id of the user or node that did it, where known.
+    /// Id of the acting user or node, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_id: Option<String>,
-    /// Their handle or slug. A name that nobody has isn't kept: people type passwords there.
+    /// Handle or slug of the actor. Unknown names are not kept: people type passwords there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// The handle or slug of whom it was done to.
+    /// Handle or slug of the target; the id of a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Where the request came from; absent for what the orchestrator did by itself.
+    /// Address of the client; absent for actions of the orchestrator itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The id of the request.
+    /// Request id; absent for actions of the orchestrator itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Why it was not done; of an address that changed, the old one and the new one.
+    /// Reason of a failure; for a changed address, the old one and the new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl AuditEvent {
-    /// An action that succeeded, of nobody in particular; the rest is filled in by whoever knows it.
+    /// Successful event without an actor or a target.
     pub fn new(action: AuditAction, at: Time, origin: Option<&RequestOrigin>) -> Self {
         Self {
             at,
@@ -183,7 +183,7 @@ impl AuditEvent {
         }
     }
 
-    /// By whom.
+    /// Same event with an actor.
     pub fn by(self, id: impl ToString, name: impl Into<String>) -> Self {
         Self {
             actor_id: Some(id.to_string()),
@@ -192,7 +192,7 @@ impl AuditEvent {
         }
     }
 
-    /// To whom.
+    /// Same event with a target.
     pub fn to(self, target: impl Into<String>) -> Self {
         Self {
             target: Some(target.into()),
@@ -200,7 +200,7 @@ impl AuditEvent {
         }
     }
 
-    /// What it changed.
+    /// Same event with the changed value as its reason.
     pub fn changed(self, from: &str, to: &str) -> Self {
         Self {
             reason: Some(format!("from {from} to {to}")),
@@ -208,12 +208,12 @@ impl AuditEvent {
         }
     }
 
-    /// That it was not done, as the caller was told.
+    /// Same event as a failure with this problem.
     pub fn refused(self, problem: &Problem) -> Self {
         self.failed(problem.kind.slug())
     }
 
-    /// That it was not done, and why.
+    /// Same event as a failure, or as denied where the reason is `forbidden`.
     pub fn failed(self, reason: &str) -> Self {
         Self {
             outcome: if reason == "forbidden" {
@@ -227,12 +227,12 @@ impl AuditEvent {
     }
 }
 
-/// An event with its place in the log.
+/// Entry of the audit log: an event with its position.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditEntry {
-    /// Its place; later ones are greater.
+    /// Position in the log; later entries have greater ones.
     pub seq: i64,
-    /// What it is about.
+    /// The event.
     #[serde(flatten)]
     pub event: AuditEvent,
 }
@@ -240,9 +240,9 @@ pub struct AuditEntry {
 /// Answer of `GET /v1/audit`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditLog {
-    /// Newest first.
+    /// Entries, newest first.
     pub events: Vec<AuditEntry>,
-    /// Give it as `cursor` to read on; empty at the end.
+    /// Value of `cursor` for the next page; empty at the end.
     #[serde(default)]
     pub next_cursor: String,
 }

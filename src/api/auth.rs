@@ -1,4 +1,4 @@
-//! Login, sessions and who one is (contract, section 2).
+//! Login and sessions (contract, section 2).
 
 use super::{
     UserId,
@@ -10,54 +10,54 @@ use serde::{Deserialize, Serialize};
 /// Body of `POST /v1/auth/login`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Login {
-    /// The user's name.
+    /// User name.
     pub handle: String,
-    /// The user's password.
+    /// Password.
     pub password: String,
 }
 
 /// Body of `POST /v1/auth/refresh`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Refresh {
-    /// The refresh token of the last answer; it dies with this call.
+    /// Refresh token of the last answer; valid for one use.
     pub refresh_token: String,
 }
 
-/// Body of `POST /v1/auth/logout`; may be left out.
+/// Body of `POST /v1/auth/logout`; optional.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 pub struct Logout {
-    /// Ends this token's session as well, should it be another one.
+    /// Refresh token whose session ends, too, if it is another one.
     #[serde(default)]
     pub refresh_token: Option<String>,
 }
 
-/// Answer to login and refresh.
+/// Answer of login and refresh.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct Tokens {
     /// Bearer token for the User API.
     pub access_token: String,
-    /// Good for one refresh.
+    /// Token for one refresh.
     pub refresh_token: String,
     /// Always `Bearer`.
     pub token_type: String,
-    /// Seconds that the access token lives.
+    /// Lifetime of the access token, in seconds.
     pub expires_in: u64,
 }
 
 /// Answer of `GET /v1/users/me`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct User {
-    /// Stable id.
+    /// Id of the user.
     pub id: UserId,
-    /// The name used to log in.
+    /// User name.
     pub handle: String,
-    /// Mail address, where one was given.
+    /// Mail address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// Whether the user may log in.
     #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub is_active: bool,
-    /// Whether the user may see and change everything. Not every gateway says it.
+    /// Whether the user is an admin; `false` where another implementation leaves it out.
     #[serde(default, deserialize_with = "null_as_default")]
     pub is_admin: bool,
 }

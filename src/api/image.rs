@@ -1,16 +1,15 @@
-//! Image references in one normal form.
+//! Image references in their normal form.
 //!
-//! People write `alpine`; Docker means `docker.io/library/alpine:latest`. Everything that
-//! compares, allows or pulls an image works on that long form. The grammar is the one of
-//! the distribution project's `reference` package. What podman would take as a transport
-//! (`dir:/etc`) or as an option (`-v`) doesn't fit the grammar, so it can't get through.
+//! People write `alpine`; Docker means `docker.io/library/alpine:latest`. All code that compares, allows or pulls
+//! an image works on that long form. The grammar is that of the distribution project's `reference` package. It
+//! excludes transports (`dir:/etc`) and options (`-v`), which podman would interpret.
 
 use std::{fmt, str::FromStr};
 
-/// The same grammar, and the rule for what is a domain, as a schema says it.
+/// Pattern of a reference, for schemas.
 pub const PATTERN: &str = concat!(
     "^(?![0-9A-Fa-f]{64}$)",
-    // A domain, or a first component that is none; the components that follow.
+    // A domain or a first path component, then further components.
     "(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]{1,5})?",
     "|[a-z0-9]+(?:(?:__?|-+)[a-z0-9]+)*)/",
     "(?:[a-z0-9]+(?:(?:\\.|__?|-+)[a-z0-9]+)*/)*)?",
@@ -18,17 +17,17 @@ pub const PATTERN: &str = concat!(
     "[a-z0-9]+(?:(?:\\.|__?|-+)[a-z0-9]+)*",
     "(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
 );
-/// Longest reference, in bytes, as it is written and in normal form alike: who gets the normal form
-/// takes no more.
+/// Longest reference, in bytes, as written and in normal form.
 pub const MAX_BYTES: usize = 512;
-/// Longest reference that a user writes: its normal form, which may have `docker.io/library/` and
-/// `:latest` in addition, is never too long.
+/// Longest reference that a user may write, in bytes: its normal form, with `docker.io/library/` and `:latest`
+/// added, is never too long.
 pub const MAX_INPUT_BYTES: usize = MAX_BYTES - "docker.io/library/:latest".len();
 
+/// Registry of references that name none.
 const DEFAULT_DOMAIN: &str = "docker.io";
-/// Registry part of images that exist only where they were built.
+/// Registry of images that exist only on the machine where they were built.
 const LOCAL_REGISTRY: &str = "localhost";
-/// Endings of names that only the resolver of a network knows (RFC 6761, 6762, 8375, and what is used besides).
+/// Suffixes of host names that only a local resolver knows (RFC 6761, 6762, 8375, and common practice).
 const PRIVATE_SUFFIXES: [&str; 10] = [
     "localhost",
     "local",
@@ -43,11 +42,11 @@ const PRIVATE_SUFFIXES: [&str; 10] = [
 ];
 const TOO_LONG_IMAGE: InvalidImage = InvalidImage("it is longer than 512 bytes");
 
-/// A reference in normal form: `domain/path:tag` or `domain/path@digest`.
+/// Image reference in normal form: `domain/path:tag` or `domain/path@digest`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ImageRef(String);
 
-/// Why a text is no image reference.
+/// Error of a text that is not an image reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a valid image reference: {0}; write it like alpine, localhost/tool:1 or registry.example.com/team/tool:1.2"
@@ -55,28 +54,28 @@ pub struct ImageRef(String);
 pub struct InvalidImage(&'static str);
 
 impl ImageRef {
-    /// The normal form.
+    /// Normal form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Registry part: a host, and a port where one is named.
+    /// Registry: a host, with a port where one is named.
     pub fn registry(&self) -> &str {
         self.0.split_once('/').map_or("", |(registry, _)| registry)
     }
 
-    /// Whether the image is in no registry, so that it is never pulled.
+    /// Whether the image is local, and so never pulled.
     pub fn is_local(&self) -> bool {
         self.registry() == LOCAL_REGISTRY
     }
 
-    /// Whether a node may pull the image. A pull makes the node connect to whatever a user names; so a
-    /// registry that can be a machine of the node's own network has to be named by one of the operator's `patterns`.
+    /// Whether a node may pull the image. A pull makes the node connect to a host that a user names, so a registry
+    /// that may be in the node's own network has to be named by one of the operator's `patterns`.
     pub fn is_pullable(&self, patterns: &[String]) -> bool {
         !is_private(self.registry()) || self.has_named_registry(patterns)
     }
 
-    /// Whether one of `patterns` matches and names the registry, without a wildcard.
+    /// Whether one of `patterns` matches and names the registry without a wildcard.
     pub fn has_named_registry(&self, patterns: &[String]) -> bool {
         let names_registry = |pattern: &String| {
             let registry = pattern.split_once('/').map(|(registry, _)| registry);
@@ -85,8 +84,7 @@ impl ImageRef {
         patterns.iter().any(names_registry)
     }
 
-    /// Whether one of `patterns` matches; `*` stands for any run of characters.
-    /// No patterns at all allow everything.
+    /// Whether one of `patterns` matches; `*` stands for any characters. An empty list allows everything.
     pub fn is_allowed_by(&self, patterns: &[String]) -> bool {
         patterns.is_empty()
             || patterns
@@ -152,7 +150,7 @@ impl FromStr for ImageRef {
         } else {
             ""
         };
-        // A digest says more than a tag beside it, and podman takes only one of both.
+        // A digest is more specific than a tag, and podman takes only one of them.
         let normal = match digest {
             Some(digest) => format!("{domain}/{library}{path}@{digest}"),
             None => format!("{domain}/{library}{path}:{}", tag.unwrap_or("latest")),
@@ -164,19 +162,19 @@ impl FromStr for ImageRef {
     }
 }
 
-/// Docker's rule for telling `localhost/x` and `host:5000/x` from `user/x`.
+/// Docker's rule that distinguishes `localhost/x` and `host:5000/x` from `user/x`.
 fn is_domain_like(first: &str) -> bool {
     first == "localhost"
         || first.contains(['.', ':'])
         || first.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// Whether a registry can be a machine of the network from which it is asked: an address in any spelling
-/// that a resolver takes, a port, a name without a dot, or a name that only a network of its own knows.
+/// Whether a registry may be a machine of the local network: an address in any spelling that a resolver accepts,
+/// a port, a name without a dot, or a name that only a local resolver knows.
 fn is_private(registry: &str) -> bool {
     let host = registry.to_ascii_lowercase();
     let last = host.rsplit('.').next().unwrap_or_default();
-    // The URL standard's test for a host that is an IPv4 address: its last label is a number.
+    // Test of the URL standard for an IPv4 address: the last label is a number.
     let is_number = last.bytes().all(|b| b.is_ascii_digit())
         || last
             .strip_prefix("0x")
@@ -207,7 +205,7 @@ fn is_valid_domain(domain: &str) -> bool {
         && port.is_none_or(|p| (1..=5).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// `[a-z0-9]+` runs joined by one of `.`, `_`, `__` or any number of `-`.
+/// Whether a path component is `[a-z0-9]+` runs joined by `.`, `_`, `__` or any number of `-`.
 fn is_valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -233,7 +231,7 @@ fn is_valid_digest(digest: &str) -> bool {
     })
 }
 
-/// `*` matches any run, also an empty one; everything else matches itself.
+/// Whether `pattern` matches `text`; `*` matches any characters, or none.
 fn matches_glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

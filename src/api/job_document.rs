@@ -1,9 +1,8 @@
-//! Plain answer of a worker about a job: one JSON document in place of events.
+//! State or result of a job as one JSON document, from workers that send no events (contract, section 4).
 //!
-//! Another implementation of the contract may leave out whatever its reader can know: the attempt, an exit
-//! code of 0, times, empty texts. So everything but the status is optional here, and what would spoil a
-//! result without telling how the command ended is left out of it. The command has run: a result that is
-//! not understood is not fetched by running it again.
+//! Another implementation of the contract may leave out values that its reader knows: the attempt, an exit code
+//! of 0, times, empty texts. So every field but the status is optional, and invalid values that do not concern
+//! the outcome are dropped. The command has run: a result that can't be parsed is not obtained by another run.
 
 use super::{
     JobId, PAYLOAD_VERSION, TaskId,
@@ -16,21 +15,21 @@ use super::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// States of a job that has not ended.
+/// Statuses of a job that has not ended.
 const UNFINISHED: [&str; 4] = ["running", "queued", "pending", "accepted"];
 
-/// Attempt of a job that an answer is expected to be about.
+/// Attempt of a job that a document has to be about, with values for fields that are missing.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpectedAttempt {
     /// Task of the job.
     pub task_id: TaskId,
-    /// Job.
+    /// Id of the job.
     pub job_id: JobId,
     /// Attempt of the job.
     pub attempt: u32,
-    /// Start of the attempt, where the answer names none.
+    /// Start of the attempt, where the document has none.
     pub started_at: Time,
-    /// End of the attempt, where the answer names none.
+    /// End of the attempt, where the document has none.
     pub ended_at: Time,
 }
 
@@ -53,8 +52,8 @@ pub struct JobDocument {
 }
 
 impl JobDocument {
-    /// Result of the expected attempt, `None` while it has not ended; or the reason why the answer can't
-    /// be about it.
+    /// Result of the expected attempt; `None` while it has not ended. The error says why the document can't be
+    /// about that attempt.
     pub fn result(self, expected: ExpectedAttempt) -> Result<Option<JobResult>, String> {
         if let Some(version) = self.version.filter(|version| *version != PAYLOAD_VERSION) {
             return Err(format!(
@@ -65,7 +64,7 @@ impl JobDocument {
             || self.task_id.is_some_and(|id| id != expected.task_id)
             || self.attempt.is_some_and(|n| n != expected.attempt)
         {
-            return Err("it is about another job or attempt".to_owned());
+            return Err("the answer is about another job or attempt".to_owned());
         }
         if UNFINISHED.contains(&self.status.as_str()) {
             return Ok(None);
@@ -103,8 +102,8 @@ impl JobDocument {
     }
 }
 
-/// Exit code and error that belong to a status: no code is 0 for a command that completed, and for one
-/// that failed it leaves the cause unknown.
+/// Exit code and error that belong to a status. A missing code is 0 for a completed command; for a failed one the
+/// cause stays unknown.
 fn end(
     status: Outcome,
     code: Option<i64>,
@@ -123,24 +122,22 @@ fn end(
         (Outcome::Failed, _, Some(error)) if error.kind != JobErrorKind::Other => {
             (None, Some(error))
         }
-        // A code tells more than words that are not the contract's.
+        // A code says more than an error whose type is unknown.
         (Outcome::Failed, Some(1..=255), _) => (code, None),
         (Outcome::Failed, _, Some(error)) => (None, Some(error)),
         (Outcome::Failed, Some(code), None) => (
             None,
-            unknown(&format!(
-                "its node answered exit code {code}, which no command has"
-            )),
+            unknown(&format!("the node answered the invalid exit code {code}")),
         ),
         (Outcome::Failed, None, None) => (
             None,
-            unknown("its node answered neither an exit code nor an error"),
+            unknown("the node answered neither an exit code nor an error"),
         ),
         (Outcome::Timeout | Outcome::Canceled, _, error) => (None, error),
     }
 }
 
-/// Error in whatever words it was answered.
+/// Error, from an answer of any shape.
 fn error(answered: Value) -> JobError {
     let field = |name: &str| answered.get(name).and_then(Value::as_str);
     let kind = lenient(answered.get("type").cloned()).unwrap_or(JobErrorKind::Other);
@@ -159,14 +156,14 @@ fn kept(text: Option<String>) -> (String, bool) {
     cut(text.unwrap_or_default(), OUTPUT_LIMIT_BYTES)
 }
 
-/// Start of a text that has room, and whether there was more.
+/// Text up to `limit` bytes, and whether it was longer.
 fn cut(mut text: String, limit: usize) -> (String, bool) {
     let is_longer = text.len() > limit;
     text.truncate(text.floor_char_boundary(limit));
     (text, is_longer)
 }
 
-/// Value of a field whose loss does no harm.
+/// Value of an optional field; `None` where it is invalid.
 fn lenient<T: DeserializeOwned>(value: Option<Value>) -> Option<T> {
     value.and_then(|value| serde_json::from_value(value).ok())
 }

@@ -1,4 +1,4 @@
-//! Orchestrator and worker: run this, this is how it ended (contract, section 4).
+//! Jobs on the Worker API: the request to run one, its state, and its result (contract, section 4).
 
 mod result;
 
@@ -11,26 +11,26 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
-/// Largest single element of `command`, in bytes; the kernel's own limit is 128 KiB.
+/// Longest element of `command`, in bytes; the kernel's limit is 128 KiB.
 pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
-/// Largest script, in bytes: the third element of a `command` that begins with [`SHELL`]. Init hands a long
-/// one over as a file.
+/// Longest script, in bytes: the third element of a `command` that begins with [`SHELL`]. PID 1 of the sandbox
+/// passes a long one as a file.
 pub const MAX_SCRIPT_BYTES: usize = 256 * 1024;
-/// How the command of a script begins.
+/// First elements of the command of a script.
 pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
-/// Largest `command` and `env` together, in bytes.
+/// Largest `command` and `env` together, in bytes, as the kernel counts them.
 pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
-/// Longest time limit of a job, in seconds; a node or an orchestrator may set less.
+/// Longest time limit of a job, in seconds; an orchestrator or a node may allow less.
 pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
-/// Time limit of a job that names none, in seconds.
+/// Default time limit of a job, in seconds.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
-/// What arguments, scripts and values of variables look like to a schema: no NUL.
+/// Pattern of arguments, scripts and values of variables, for schemas: no NUL.
 pub const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";
-/// What names of variables look like to a schema; [`check_env`] reads them.
+/// Pattern of names of variables, for schemas; see [`check_env`].
 pub const ENV_NAME_PATTERN: &str =
     "^(?!CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR)$)[A-Za-z_][A-Za-z0-9_]*$";
-/// Variables that only cynode sets inside a sandbox, the last one once jobs can hand over files. Others that
-/// start with `CYNODE_` are the job's own.
+/// Environment variables of a sandbox that only cynode sets; the last one is reserved for artifacts. Other names
+/// with `CYNODE_` are free.
 pub const RESERVED_ENV: [&str; 4] = [
     "CYNODE_TASK_ID",
     "CYNODE_JOB_ID",
@@ -38,7 +38,7 @@ pub const RESERVED_ENV: [&str; 4] = [
     "CYNODE_ARTIFACTS_DIR",
 ];
 
-/// Environment of a command.
+/// Environment variables of a command.
 pub type Env = BTreeMap<String, String>;
 
 /// Body of `POST /v1/worker/jobs:run`.
@@ -46,14 +46,14 @@ pub type Env = BTreeMap<String, String>;
 pub struct RunJob {
     /// Payload version, 1.
     pub version: u64,
-    /// Whose job it is.
+    /// Task of the job.
     pub task_id: TaskId,
-    /// The idempotency key of the whole conversation.
+    /// Id of the job, the idempotency key of the Worker API.
     pub job_id: JobId,
-    /// A higher attempt replaces a lower one.
+    /// Attempt, counted from 1; a higher one replaces a lower one.
     #[serde(default = "first_attempt")]
     pub attempt: u32,
-    /// What to run, and in what.
+    /// Sandbox and command.
     pub sandbox: SandboxSpec,
 }
 
@@ -61,28 +61,28 @@ const fn first_attempt() -> u32 {
     1
 }
 
-/// What to run, and in what.
+/// Sandbox and command of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Image reference in any form that [`ImageRef`] reads.
     pub image: String,
-    /// Program and arguments; no shell in between.
+    /// Program and arguments, run without a shell.
     pub command: Vec<String>,
-    /// Added to the image's own environment.
+    /// Variables added to the environment of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<Env>,
-    /// Seconds until the sandbox is killed.
+    /// Time limit in seconds, after which the sandbox is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
-    /// What network the sandbox gets.
+    /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
-    /// Whether the sandbox may reach the node's model server.
+    /// Whether the sandbox may use the node's model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
 }
 
-/// What network a sandbox gets. Both are `--network=none` today.
+/// Network policy of a sandbox. Both are `--network=none` today.
 #[derive(
     Clone,
     Copy,
@@ -99,22 +99,22 @@ pub struct SandboxSpec {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum NetworkPolicy {
-    /// No network but its own loopback.
+    /// Only a loopback interface.
     None,
-    /// Deny all; named separately since it may one day allow what an operator lists.
+    /// Nothing but an operator's exceptions, of which there are none yet.
     #[default]
     Restricted,
 }
 
 impl NetworkPolicy {
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
 impl RunJob {
-    /// Checks everything that can be told from the body alone; answers with the image in normal form.
+    /// Checks every field; returns the image in normal form.
     pub fn check(&self) -> Result<ImageRef, Problem> {
         check_version("", self.version)?;
         if self.attempt == 0 {
@@ -141,14 +141,14 @@ impl RunJob {
     }
 }
 
-/// The image at `pointer` in normal form.
+/// Image in normal form; `pointer` names the field in the problem.
 pub fn parse_image(pointer: &str, image: &str) -> Result<ImageRef, Problem> {
     image
         .parse()
         .map_err(|error: super::image::InvalidImage| Problem::field(pointer, format!("is {error}")))
 }
 
-/// A command that a sandbox can run: not empty, no NUL, within the size limits.
+/// Checks that a sandbox can run a command: a program, no NUL, within the size limits.
 pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Result<(), Problem> {
     if command.first().is_none_or(String::is_empty) {
         return Err(Problem::field(
@@ -169,7 +169,7 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
         };
         check_size(&pointer, argument, most)?;
     }
-    // The kernel needs a pointer and a NUL more for each.
+    // The kernel adds a pointer and a NUL to each.
     let total = command
         .iter()
         .map(|argument| argument.len() + 9)
@@ -190,7 +190,7 @@ pub fn check_command(pointer: &str, command: &[String], env: Option<&Env>) -> Re
     Ok(())
 }
 
-/// A text of `most` bytes or fewer.
+/// Checks that a text has at most `most` bytes.
 pub fn check_size(pointer: &str, text: &str, most: usize) -> Result<(), Problem> {
     let length = text.len();
     if length <= most {
@@ -202,7 +202,7 @@ pub fn check_size(pointer: &str, text: &str, most: usize) -> Result<(), Problem>
     ))
 }
 
-/// Environment names a shell can use, outside of what is cynode's own.
+/// Checks environment variables: names that a shell can use and that are not reserved, values without NUL.
 pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
     for (name, value) in env.into_iter().flatten() {
         let pointer = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
@@ -231,7 +231,7 @@ pub fn check_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// At least one second.
+/// Checks a time limit: at least one second.
 pub fn check_timeout(pointer: &str, seconds: Option<u64>) -> Result<(), Problem> {
     if seconds == Some(0) {
         let detail = "must be a whole number of at least 1, got 0";
@@ -240,30 +240,30 @@ pub fn check_timeout(pointer: &str, seconds: Option<u64>) -> Result<(), Problem>
     Ok(())
 }
 
-/// Where a job stands at its node; one entry of `GET /v1/worker/jobs`.
+/// State of a job at its node; entry of `GET /v1/worker/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobState {
     /// Payload version, 1.
     pub version: u64,
-    /// Whose job it is.
+    /// Task of the job.
     pub task_id: TaskId,
-    /// Which job.
+    /// Id of the job.
     pub job_id: JobId,
-    /// Which attempt of it.
+    /// Attempt of the job.
     pub attempt: u32,
-    /// `running`, or how it ended.
+    /// `running`, or the outcome.
     pub status: String,
 }
 
 impl JobState {
-    /// The status of a job that has not ended.
+    /// Status of a job that has not ended.
     pub const RUNNING: &str = "running";
 }
 
 /// Answer of `GET /v1/worker/jobs`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobList {
-    /// All that the node holds, running and ended.
+    /// Running jobs, and ended ones whose result is still kept.
     pub jobs: Vec<JobState>,
 }
 

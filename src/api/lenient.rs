@@ -1,12 +1,12 @@
-//! Readers for payloads of other implementations, for `deserialize_with`: a field that isn't needed may be
-//! missing, null or of another type without making the whole payload unreadable.
+//! Lenient deserialization for payloads of other implementations, for `deserialize_with`: an optional field may be
+//! missing, `null` or of another type without making the whole payload invalid.
 //!
-//! Only for fields whose loss changes nothing that an operator relies on. A limit or a policy that can't be
-//! read is an error, never a default.
+//! Only for fields whose loss changes nothing that an operator relies on. An invalid limit or policy is an
+//! error, never a default.
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-/// Null as if the field were missing; a wrong type is an error.
+/// Value, or the default for `null`. A wrong type is an error.
 pub(super) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -15,7 +15,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Null, or a value that is no `T`, as if the field were missing.
+/// Value, or the default for `null` and for any value that is not a `T`.
 pub(super) fn invalid_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -25,7 +25,7 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// A text; null, another type and the empty text as if the field were missing.
+/// String; `None` for `null`, another type and the empty string.
 pub(super) fn empty_as_none<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -33,12 +33,12 @@ pub(super) fn empty_as_none<'de, D: Deserializer<'de>>(
     Ok(text.filter(|text| !text.is_empty()))
 }
 
-/// True, or what the field says: for a flag whose object being there says enough.
+/// Boolean, or `true` for `null`: for a flag whose object implies it by being there.
 pub(super) fn null_as_true<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(true))
 }
 
-/// The default of a flag that [`null_as_true`] reads.
+/// Default of a flag that [`null_as_true`] reads.
 pub(super) const fn default_true() -> bool {
     true
 }

@@ -1,8 +1,8 @@
-//! What travels on the wire: types, their JSON, and the rules a value must keep.
+//! Wire types of the User API, the Node API and the Worker API, with their validation.
 //!
-//! One file per conversation. Nothing here reads a clock, a file or a socket, so every
-//! rule can be tested by itself, and both ends of a conversation share one definition.
-//! Validation answers with a [`Problem`](problem::Problem) that names the field.
+//! One file per conversation; both ends share one definition. Nothing here reads a clock, a file or a socket.
+//! Validation fails with a [`Problem`](problem::Problem) that names the field. Section numbers refer to the
+//! contract between orchestrator, nodes and users.
 
 pub mod audit;
 pub mod auth;
@@ -26,21 +26,21 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::{fmt, str::FromStr};
 use uuid::Uuid;
 
-/// Header in which an orchestrator names its process to nodes: a random id, made at each start.
+/// Header with the instance id of an orchestrator's process, a random id made at each start (contract, section 4).
 pub const INSTANCE_HEADER: &str = "cynode-instance-id";
-/// Longest id of a process, in bytes.
+/// Longest instance id, in bytes.
 pub const MAX_INSTANCE_ID_BYTES: usize = 64;
 
-/// Whether a text can be the id of a process.
+/// Whether a text is a valid instance id: 1 to 64 visible ASCII characters.
 pub fn is_valid_instance_id(text: &str) -> bool {
     (1..=MAX_INSTANCE_ID_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// The only payload version spoken between orchestrator and node.
+/// Version of all payloads between orchestrator and node.
 pub const PAYLOAD_VERSION: u64 = 1;
 
-/// Refuses a payload of another version, naming the one received and those supported. The payload
-/// stands at the pointer `at`.
+/// Checks the version of the payload at the JSON pointer `at`. The problem names the received version and the
+/// supported one.
 pub fn check_version(at: &str, received: u64) -> Result<(), problem::Problem> {
     if received == PAYLOAD_VERSION {
         return Ok(());
@@ -48,16 +48,16 @@ pub fn check_version(at: &str, received: u64) -> Result<(), problem::Problem> {
     Err(problem::Problem::new(
         problem::ProblemKind::UnsupportedPayloadVersion,
         format!(
-            "payload version {received} was received; this cynode speaks version {PAYLOAD_VERSION}. \
+            "payload version {received} is not supported; this cynode speaks version {PAYLOAD_VERSION}. \
              Run the same release of cynode on both sides."
         ),
     )
     .at(&format!("{at}/version")))
 }
 
-/// Checks the version of a payload whose other fields this release may not know: a different version
-/// is told as such, and not as the first field that looks wrong. It stands at the top, or, in a
-/// registration, in `capability`. What isn't JSON, or has no number there, is left to the real parser.
+/// Checks the version of a payload before its other fields, so that another version is reported as such and not
+/// as the first field that looks wrong. The version is a field of the payload or, in a registration, of
+/// `capability`. Text that is not JSON, or has no number there, passes: the parser reports it.
 pub fn check_envelope_version(payload: &[u8]) -> Result<(), problem::Problem> {
     #[derive(Deserialize)]
     struct Envelope {
@@ -88,7 +88,7 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id; version 7, so that ids sort by the time they were made.
+            /// New id. UUIDs of version 7 sort by the time they were made.
             #[allow(clippy::new_without_default, reason = "a default that differs each time misleads")]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
@@ -124,37 +124,37 @@ macro_rules! id {
 }
 
 id!(
-    /// A person who may log in.
+    /// Id of a user.
     UserId
 );
 id!(
-    /// One login of a user; ends at logout.
+    /// Id of a session: one login of a user, until the logout.
     SessionId
 );
 id!(
-    /// What a user asked for.
+    /// Id of a task.
     TaskId
 );
 id!(
-    /// The unit that a node runs; idempotency key of the Worker API.
+    /// Id of a job, the unit that a node runs; idempotency key of the Worker API.
     JobId
 );
 id!(
-    /// A registered machine, independent of its slug.
+    /// Id of a registered node, independent of its slug.
     NodeId
 );
 
-/// Longest [`OrchestratorId`] that a node accepts, in bytes.
+/// Longest [`OrchestratorId`], in bytes.
 const MAX_ORCHESTRATOR_ID_BYTES: usize = 256;
 
-/// Identity of an orchestrator, made at its first start and kept in its database (contract, section 3).
-/// A node compares it and reads nothing into it, so that a peer may give it a form of its own.
+/// Identity of an orchestrator, made at its first start and kept in its database (contract, section 3). Nodes
+/// only compare it, so other implementations may use any form.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct OrchestratorId(String);
 
 impl OrchestratorId {
-    /// A new identity.
+    /// New identity.
     #[allow(
         clippy::new_without_default,
         reason = "a default that differs each time misleads"
@@ -178,7 +178,7 @@ impl TryFrom<String> for OrchestratorId {
             return Ok(Self(text));
         }
         Err(format!(
-            "an orchestrator_id must be 1 to {MAX_ORCHESTRATOR_ID_BYTES} bytes long"
+            "must be 1 to {MAX_ORCHESTRATOR_ID_BYTES} bytes long"
         ))
     }
 }

@@ -1,44 +1,43 @@
-//! Errors on the wire: RFC 9457 `application/problem+json`.
+//! Problems, the errors on the wire: RFC 9457 `application/problem+json`.
 //!
-//! A [`ProblemKind`] fixes type, title and status together, so an answer can't claim one thing
-//! in its status line and another in its body. `detail` is written for the caller: it is
-//! safe to show to a stranger and says what to do next.
+//! A [`ProblemKind`] fixes type, title and status together, so that status line and body always agree.
+//! `detail` is written for the caller: it is safe to show to anyone and says what to do next.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where the `type` URIs live; a slug is appended.
+/// Base of the `type` URIs; a slug is appended.
 pub const TYPE_BASE: &str = "https://cynode.ai/problems/";
 
-/// What is repeated of a text that a sender may have made as long as a body, in bytes.
+/// Longest echo of a text of the sender, in bytes.
 const MAX_ECHOED_BYTES: usize = 2048;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $status:literal $slug:literal $title:literal;)*) => {
-        /// The stable vocabulary of what can go wrong.
+        /// Kind of a problem; a stable vocabulary.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum ProblemKind { $($(#[$doc])* $name,)* }
 
         impl ProblemKind {
-            /// Every kind there is.
+            /// Every kind.
             pub const ALL: &[ProblemKind] = &[$(ProblemKind::$name,)*];
 
-            /// The HTTP status, always 4xx or 5xx.
+            /// HTTP status, always 4xx or 5xx.
             pub const fn status(self) -> u16 {
                 match self { $(ProblemKind::$name => $status,)* }
             }
 
-            /// The last part of the `type` URI.
+            /// Last part of the `type` URI.
             pub const fn slug(self) -> &'static str {
                 match self { $(ProblemKind::$name => $slug,)* }
             }
 
-            /// The `type` URI.
+            /// `type` URI.
             pub fn uri(self) -> String {
                 format!("{TYPE_BASE}{}", self.slug())
             }
 
-            /// A short text that is the same for every problem of this kind.
+            /// Title: a short text that is the same for every problem of this kind.
             pub const fn title(self) -> &'static str {
                 match self { $(ProblemKind::$name => $title,)* }
             }
@@ -47,108 +46,106 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A body or a field is wrong.
+    /// The body, a field, a header or a parameter is invalid.
     InvalidRequest = 400 "invalid-request" "The request is invalid";
     /// A payload between orchestrator and node has another version.
     UnsupportedPayloadVersion = 400 "unsupported-payload-version" "Unsupported payload version";
-    /// A model was asked for, and none can be.
+    /// The request needs a model, and there is none.
     InferenceNotAvailable = 400 "inference-not-available" "Inference is not available";
-    /// No credentials, or wrong ones.
+    /// The credentials are missing or wrong.
     Unauthorized = 401 "unauthorized" "Credentials are missing or wrong";
-    /// The credentials are good, and not enough.
+    /// The credentials are valid, but do not allow this.
     Forbidden = 403 "forbidden" "Not allowed";
-    /// There is no such thing, or not for this caller.
+    /// The resource does not exist, or is not visible to this caller.
     NotFound = 404 "not-found" "Not found";
-    /// The path exists, the method doesn't.
+    /// The path exists, but not with this method.
     MethodNotAllowed = 405 "method-not-allowed" "The method is not allowed here";
-    /// The state of the thing forbids it.
+    /// The state of the resource does not allow this.
     Conflict = 409 "conflict" "The request conflicts with the present state";
-    /// The slug belongs to another machine.
+    /// The slug belongs to another node.
     SlugTaken = 409 "slug-taken" "The node's slug is taken";
-    /// Two processes call under one identity.
+    /// Two processes call with one identity.
     DuplicateInstance = 409 "duplicate-instance" "Two processes run with the same data directory";
-    /// The worker has finished and forgotten this job.
+    /// The worker has finished this job and deleted its result.
     JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
-    /// An idempotency key came back with another body.
+    /// The idempotency key was used with another body.
     IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
-    /// The body passes the limit.
+    /// The body exceeds the limit.
     PayloadTooLarge = 413 "payload-too-large" "The body is too large";
-    /// The body isn't JSON.
+    /// The body is not sent as JSON.
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
-    /// The host that the request names is another one's.
+    /// The request names a host that is not this server's.
     Misdirected = 421 "misdirected-request" "The request is for another host";
-    /// The request line and headers pass the limit.
-    HeadTooLarge = 431 "head-too-large" "The head of the request is too large";
-    /// Too often, too many.
+    /// A rate or a number of concurrent calls exceeds its limit.
     TooManyRequests = 429 "too-many-requests" "Too many requests";
     /// The queue of tasks is full.
     QueueFull = 429 "queue-full" "The queue is full";
-    /// As many jobs as the worker has slots wait for pulls; one that needs none may go on.
+    /// As many jobs as the worker has slots wait for the pull of an image; one with its image present may run.
     PullsFull = 429 "pulls-full" "Too many jobs wait for the pull of an image";
-    /// A fault of ours; the log has the cause under the request id.
+    /// Internal error; the log has the cause under the request id.
     Internal = 500 "internal" "Internal error";
-    /// The disk has no room for another job or task.
+    /// The disk is too full for another job or task.
     InsufficientStorage = 507 "insufficient-storage" "Not enough storage";
-    /// Not now; an operator can act on the reason.
+    /// Temporarily unavailable; the reason is one that an operator can act on.
     Unavailable = 503 "unavailable" "Not available at present";
 }
 
-/// One wrong field.
+/// Error of one field.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FieldError {
-    /// Where in the body: a JSON pointer (RFC 6901) as a URI fragment, such as `#/env/PATH`.
+    /// JSON pointer (RFC 6901) into the body as a URI fragment, such as `#/env/PATH`.
     pub pointer: String,
-    /// What is wrong with it.
+    /// Predicate about the field, such as `must be a string, got a number`.
     pub detail: String,
 }
 
-/// An error as the caller gets it.
+/// Error as the caller gets it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// What kind of problem; fixes `type`, `title` and `status`.
+    /// Kind, which fixes `type`, `title` and `status`.
     pub kind: ProblemKind,
-    /// What happened here and what to do next.
+    /// Description of what happened and what to do next.
     pub detail: String,
-    /// The fields at fault, when the body was understood that far.
+    /// Invalid fields of the body.
     pub errors: Vec<FieldError>,
-    /// Seconds to wait before another try (`Retry-After`).
+    /// Seconds to wait before the next attempt (`Retry-After`).
     pub retry_after: Option<u64>,
-    /// The methods that do exist (`Allow`), for 405.
+    /// Methods of the path (`Allow`), for 405.
     pub allow: Option<String>,
 }
 
-/// A problem, as JSON.
+/// JSON body of a problem.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
-    /// A URI that names the kind.
+    /// URI of the kind.
     #[serde(rename = "type", default)]
     #[schemars(extend("enum" = ProblemKind::ALL.iter().map(|kind| kind.uri()).collect::<Vec<_>>()))]
     pub kind: String,
-    /// The kind in words.
+    /// Title of the kind.
     #[serde(default)]
     pub title: String,
-    /// The HTTP status again, for logs that lose it.
+    /// HTTP status.
     pub status: u16,
-    /// What happened and what to do next.
+    /// Description of what happened and what to do next.
     #[serde(default)]
     pub detail: String,
-    /// The request id.
+    /// Request id, which is also in the server's log.
     #[serde(default)]
     pub instance: String,
-    /// The fields at fault.
+    /// Invalid fields of the body.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
 }
 
 impl ProblemBody {
-    /// The slug of its type, empty when the type isn't one of ours.
+    /// Slug of the type; empty where it is not one of cynode's.
     pub fn slug(&self) -> &str {
         self.kind.strip_prefix(TYPE_BASE).unwrap_or_default()
     }
 }
 
 impl Problem {
-    /// A problem of `kind`, explained by `detail`.
+    /// Problem of a kind, described by `detail`.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
             kind,
@@ -159,35 +156,35 @@ impl Problem {
         }
     }
 
-    /// 400: the value at `pointer` (such as `/env/PATH`) is wrong because of `detail`.
+    /// 400 about the field at `pointer`, such as `/env/PATH`. `detail` is a predicate about it, such as `must be …`.
     pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
         Self::new(ProblemKind::InvalidRequest, detail).at(pointer)
     }
 
-    /// 401, with what to do about it.
+    /// 401, with what to do about it as `detail`.
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self::new(ProblemKind::Unauthorized, detail)
     }
 
-    /// 404 for a `thing` that this caller can't see.
+    /// 404 for a `thing` that does not exist or is not visible to the caller.
     pub fn not_found(thing: &str) -> Self {
         Self::new(
             ProblemKind::NotFound,
             format!(
-                "there is no such {thing}, or it is not yours to see; check its name or id, a list shows what there is"
+                "there is no such {thing}, or you may not see it; check its name or id, or list what there is"
             ),
         )
     }
 
-    /// 500. The cause belongs in the log, never in the answer.
+    /// 500. The cause belongs into the log, never into the answer.
     pub fn internal() -> Self {
         Self::new(
             ProblemKind::Internal,
-            "something went wrong on our side; try again, and give the operator the request id if it stays",
+            "internal error; try again, and give the operator the request id if it persists",
         )
     }
 
-    /// When another try may go well, in seconds.
+    /// Same problem with the seconds after which to try again.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds),
@@ -195,7 +192,7 @@ impl Problem {
         }
     }
 
-    /// Names the field that the detail is about.
+    /// Same problem about the field at `pointer`; its detail is a predicate, such as `must be …`.
     pub fn at(mut self, pointer: &str) -> Self {
         let pointer = truncated(pointer.to_owned());
         self.detail = truncated(self.detail);
@@ -210,7 +207,7 @@ impl Problem {
         self
     }
 
-    /// The JSON body for the request named `instance`.
+    /// JSON body for the request with the id `instance`.
     pub fn body(&self, instance: &str) -> ProblemBody {
         ProblemBody {
             kind: self.kind.uri(),
@@ -223,7 +220,7 @@ impl Problem {
     }
 }
 
-/// `text` as far as it is repeated to others.
+/// Text, truncated to [`MAX_ECHOED_BYTES`].
 pub(crate) fn truncated(mut text: String) -> String {
     if text.len() > MAX_ECHOED_BYTES {
         text.truncate(text.floor_char_boundary(MAX_ECHOED_BYTES));

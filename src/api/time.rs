@@ -1,4 +1,4 @@
-//! Points in time as the wire shows them: RFC 3339, UTC, milliseconds.
+//! Timestamps on the wire: RFC 3339, UTC, milliseconds.
 
 use super::string_form;
 use jiff::Timestamp;
@@ -6,33 +6,33 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, time::Duration};
 
-/// Milliseconds since 1970-01-01T00:00:00Z.
+/// Timestamp: milliseconds since 1970-01-01T00:00:00Z.
 ///
-/// Stored as the integer, written as `2026-11-23T14:54:46.123Z`.
+/// Stored as an integer, written as `2026-11-23T14:54:46.123Z`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema)]
 #[schemars(inline, extend("type" = "string", "format" = "date-time"))]
 pub struct Time(i64);
 
 impl Time {
-    /// Later than any other.
+    /// Latest timestamp.
     pub const MAX: Self = Self(i64::MAX);
 
-    /// The time now, by this machine's wall clock.
+    /// Current time, by this machine's wall clock.
     pub fn now() -> Self {
         Self(Timestamp::now().as_millisecond())
     }
 
-    /// From milliseconds since the Unix epoch.
+    /// Timestamp from milliseconds since the Unix epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// As milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// This time moved into the future.
+    /// Timestamp later by a duration.
     pub fn plus(self, by: Duration) -> Self {
         Self(
             self.0
@@ -40,7 +40,7 @@ impl Time {
         )
     }
 
-    /// This time moved into the past.
+    /// Timestamp earlier by a duration.
     pub fn minus(self, by: Duration) -> Self {
         Self(
             self.0
@@ -48,7 +48,7 @@ impl Time {
         )
     }
 
-    /// `12:40 UTC`, with its date where that is another than the date of `now`.
+    /// Text such as `12:40 UTC`, with the date where that differs from the date of `now`.
     pub fn to_minute_text(self, now: Self) -> String {
         let shown = |time: Self, format: &str| {
             let time = Timestamp::from_millisecond(time.0).ok()?;
@@ -63,7 +63,7 @@ impl Time {
         shown(self, format).unwrap_or_else(|| self.to_string())
     }
 
-    /// How long ago `earlier` was; zero when it lies ahead.
+    /// Duration since `earlier`; zero where that is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -73,7 +73,7 @@ impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Timestamp::from_millisecond(self.0) {
             Ok(time) => write!(f, "{time:.3}"),
-            // Outside of the years -9999 to 9999; can only come from a damaged store.
+            // Outside of the years -9999 to 9999: only from a damaged database.
             Err(_) => write!(f, "{}ms", self.0),
         }
     }

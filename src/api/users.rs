@@ -1,40 +1,40 @@
-//! What admins do with users (contract, section 2).
+//! Administration of users (contract, section 2).
 
 use super::{auth::User, problem::Problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Shortest password that is accepted, in characters.
+/// Shortest password, in characters.
 pub const MIN_PASSWORD_CHARS: usize = 12;
-/// Longest one, in characters; a longer one would only cost memory.
+/// Longest password, in characters.
 pub const MAX_PASSWORD_CHARS: usize = 1024;
 /// Longest handle, in bytes.
 pub const MAX_HANDLE_BYTES: usize = 64;
-/// What [`check_handle`] takes, for schemas.
+/// Pattern of [`check_handle`], for schemas.
 const HANDLE_PATTERN: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
-/// What [`check_email`] takes, for schemas: parts as long as RFC 5321, section 4.5.3.1, has them.
+/// Pattern of [`check_email`], for schemas, with the lengths of RFC 5321, section 4.5.3.1.
 const EMAIL_PATTERN: &str = "^[!-?A-~]{1,64}@[!-?A-~]{1,189}$";
 
 /// Body of `POST /v1/users`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct CreateUser {
-    /// The name used to log in.
+    /// User name: 1 to 64 of `a-z 0-9 . _ -`, starting with a letter or digit.
     #[schemars(regex(pattern = HANDLE_PATTERN))]
     pub handle: String,
-    /// The first password.
+    /// Password.
     #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
     pub password: String,
-    /// A mail address, for people to write to; nothing is sent there.
+    /// Mail address, for people; cynode sends no mail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = EMAIL_PATTERN))]
     pub email: Option<String>,
-    /// Whether the user may see and change everything.
+    /// Whether the user is an admin; `false` by default.
     #[serde(default)]
     pub is_admin: Option<bool>,
 }
 
 impl CreateUser {
-    /// What is wrong with it, if anything.
+    /// Checks every field.
     pub fn check(&self) -> Result<(), Problem> {
         check_handle(&self.handle)?;
         check_password(&self.password)?;
@@ -45,7 +45,7 @@ impl CreateUser {
 /// Body of `POST /v1/users/{id}/reset_password`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct ResetPassword {
-    /// The new password.
+    /// New password.
     #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
     pub password: String,
 }
@@ -53,14 +53,14 @@ pub struct ResetPassword {
 /// Answer of `GET /v1/users`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct UserList {
-    /// By handle.
+    /// Users, sorted by handle.
     pub users: Vec<User>,
-    /// Give it as `cursor` to read on; empty at the end.
+    /// Value of `cursor` for the next page; empty at the end.
     #[serde(default)]
     pub next_cursor: String,
 }
 
-/// `[a-z0-9][a-z0-9._-]{0,63}`: no two that look alike, and nothing that a terminal or a path minds.
+/// Checks a handle: `[a-z0-9][a-z0-9._-]{0,63}`, so that no two look alike and paths need no escapes.
 pub fn check_handle(handle: &str) -> Result<(), Problem> {
     let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_good = handle.len() <= MAX_HANDLE_BYTES
@@ -77,7 +77,7 @@ pub fn check_handle(handle: &str) -> Result<(), Problem> {
     ))
 }
 
-/// Long enough to be worth something, short enough to be hashed.
+/// Checks the length of a password.
 pub fn check_password(password: &str) -> Result<(), Problem> {
     let length = password.chars().count();
     if length < MIN_PASSWORD_CHARS {
@@ -95,7 +95,7 @@ pub fn check_password(password: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Something, an `@`, something; whether mail arrives there only a mail can tell.
+/// Checks the shape of a mail address: a local part, an `@` and a host.
 fn check_email(email: &str) -> Result<(), Problem> {
     let part = |text: &str, longest| {
         let printable = text.bytes().all(|b| b.is_ascii_graphic() && b != b'@');

@@ -1,21 +1,21 @@
-//! Parts of a request that did not count, or counted as something else.
+//! Warnings about parts of a request that were ignored or changed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A part of a request that was ignored or changed. The call itself went well.
+/// Part of a request that was ignored or changed. The call itself succeeded.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Warning {
-    /// The field of the body or the query parameter, such as `timeout_seconds` or `env.PATH`.
+    /// Field of the body, or query parameter, such as `timeout_seconds` or `env.PATH`.
     pub field: String,
-    /// What was done with it.
+    /// Description of what happened to it.
     pub detail: String,
 }
 
-/// The part of any answer that holds its warnings; there is none where nothing is to be said.
+/// Warnings of any answer; the field is absent where there are none.
 #[derive(Default, Deserialize)]
 pub struct WithWarnings {
-    /// What was ignored or changed.
+    /// Warnings, at most 17.
     #[serde(default)]
     pub warnings: Vec<Warning>,
 }

@@ -1,18 +1,18 @@
-//! The part of a job's output that its result keeps, with the numbers of its events.
+//! Output of a job as far as its result keeps it, with the numbers of its events.
 //!
-//! A log keeps the first [`OUTPUT_LIMIT_BYTES`] of each stream as text; an event is a range of that
-//! text, so a job that prints single bytes costs a few bytes more per event, not a string.
-//! What passes the limit is counted and told by one gap per stream.
+//! A log keeps the first [`OUTPUT_LIMIT_BYTES`] of each stream as text. An event is a range of that text, so that
+//! a job that prints single bytes costs a few bytes per event, not a string. Output beyond the limit is counted,
+//! and becomes one gap per stream.
 
 use super::{JobEvent, OUTPUT_LIMIT_BYTES, Stream};
 use crate::api::jobs::Truncated;
 
-/// How texts came as events: `(kind, number)` pairs in the order of events. Kind 0 is the start, 1
-/// and 2 are so many bytes of stdout and stderr, 3 and 4 a gap of so many bytes, 5 so many event
-/// numbers of which nothing is kept.
+/// Events of an output log without their texts: `(kind, number)` pairs in order. Kind 0 is the start; 1 and 2 are
+/// `number` bytes of stdout and stderr; 3 and 4 a gap of `number` bytes in them; 5 is `number` event numbers of
+/// which nothing is kept.
 pub type Outline = Vec<(u8, u64)>;
 
-/// The largest number that is believed: readers are told 18 digits at most.
+/// Largest event number: 18 digits.
 pub const MAX_SEQ: u64 = 999_999_999_999_999_999;
 
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ struct EventMark {
     what: MarkKind,
 }
 
-/// What is kept of the output of one attempt.
+/// Kept output of one attempt.
 #[derive(Default)]
 pub struct OutputLog {
     stdout: KeptText,
@@ -46,35 +46,35 @@ pub struct OutputLog {
 struct KeptText {
     text: String,
     dropped: u64,
-    /// Number of the last event of which something was dropped.
+    /// Number of the last event whose output was dropped.
     last_dropped: u64,
 }
 
 impl OutputLog {
-    /// Notes that the command runs.
+    /// Records the start of the command as the next event.
     pub fn mark_started(&mut self) {
         let seq = self.number();
         self.start(seq);
     }
 
-    /// Takes what was printed, as one event.
+    /// Appends output as the next event.
     pub fn push(&mut self, stream: Stream, text: &str) {
         let seq = self.number();
         self.keep(seq, stream, text);
     }
 
-    /// Passes over an event of which nothing is kept.
+    /// Skips the number of an event of which nothing is kept.
     pub fn skip_event(&mut self) {
         self.number();
     }
 
-    /// How much of `text` would still be kept. Who numbers events makes two where one would be
-    /// kept in part, so that each is kept whole or not at all.
+    /// Number of bytes of `text` that would be kept. A caller that numbers events splits one that would be kept in
+    /// part, so that each event is kept whole or not at all.
     pub fn room_for(&self, stream: Stream, text: &str) -> usize {
         self.kept(stream).fits(text)
     }
 
-    /// Takes an event as the node numbered it; false when it was seen before, or can't be.
+    /// Appends an event as the node numbered it; `false` where its number was seen before or is invalid.
     pub fn append(&mut self, event: &JobEvent) -> bool {
         let Some(seq) = event
             .seq()
@@ -94,7 +94,7 @@ impl OutputLog {
         true
     }
 
-    /// No more output will come: gaps are told.
+    /// Ends the log: records the gaps.
     pub fn finish(&mut self) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let kept = self.kept(stream);
@@ -112,7 +112,7 @@ impl OutputLog {
         }
     }
 
-    /// Once; of another start nothing is kept.
+    /// Records the start once; a second one is ignored.
     fn start(&mut self, seq: u64) {
         if !std::mem::replace(&mut self.has_started, true) {
             self.mark(seq, MarkKind::Started);
@@ -124,7 +124,7 @@ impl OutputLog {
         self.last_seq
     }
 
-    /// Whole, or not at all.
+    /// Keeps a text whole, or drops it.
     fn keep(&mut self, seq: u64, stream: Stream, text: &str) {
         let kept = self.kept_mut(stream);
         if kept.fits(text) < text.len() {
@@ -146,19 +146,19 @@ impl OutputLog {
         kept.last_dropped = seq;
     }
 
-    /// More events than bytes can only come from somebody who wants to fill our memory.
+    /// Adds a mark. More marks than bytes can only come from an attempt to fill the memory.
     fn mark(&mut self, seq: u64, what: MarkKind) {
         if self.marks.len() < 2 * OUTPUT_LIMIT_BYTES + 16 {
             self.marks.push(EventMark { seq, what });
         }
     }
 
-    /// The number of the newest event, 0 while there is none.
+    /// Number of the newest event; 0 while there is none.
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    /// The first event behind number `after`.
+    /// First event after the number `after`.
     pub fn event_after(&self, attempt: u32, after: u64) -> Option<JobEvent> {
         let at = self.marks.partition_point(|mark| mark.seq <= after);
         let EventMark { seq, what } = *self.marks.get(at)?;
@@ -180,8 +180,7 @@ impl OutputLog {
         })
     }
 
-    /// The shape of the log without its text, to be stored beside the two texts and given to
-    /// [`restore`](Self::restore).
+    /// Outline of the log, to be stored beside its two texts for [`restore`](Self::restore).
     pub fn outline(&self) -> Outline {
         let mut outline = Outline::new();
         let mut last = 0;
@@ -199,8 +198,8 @@ impl OutputLog {
         outline
     }
 
-    /// A log with the same events as the one that `outline` was made of. Where outline and texts
-    /// don't belong together, each text becomes one event.
+    /// Log with the same events as the one that `outline` was made of. Where outline and texts do not match, each
+    /// text becomes one event.
     pub fn restore(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Self {
         Self::assemble(outline, stdout, stderr).unwrap_or_else(|| {
             let mut log = Self::default();
@@ -244,12 +243,12 @@ impl OutputLog {
         (stdout.is_empty() && stderr.is_empty()).then_some(log)
     }
 
-    /// All that is kept of a stream.
+    /// Kept text of a stream.
     pub fn text(&self, stream: Stream) -> &str {
         &self.kept(stream).text
     }
 
-    /// Which streams lost something.
+    /// Streams whose output is incomplete.
     pub fn truncated(&self) -> Truncated {
         Truncated {
             stdout: self.stdout.dropped > 0,
@@ -273,8 +272,8 @@ impl OutputLog {
 }
 
 impl KeptText {
-    /// How much of `text` has room, cut between characters. Once something was dropped, nothing
-    /// behind it may be kept: the text would have a hole.
+    /// Number of bytes of `text` that fit, cut between characters. Once output was dropped nothing more is kept, or
+    /// the text would have a hole.
     fn fits(&self, text: &str) -> usize {
         if self.dropped > 0 {
             return 0;

@@ -1,10 +1,9 @@
-//! What a job tells while it runs: numbered events, from its node to whoever reads along.
+//! Events of a running job (contract, section 4).
 //!
-//! Events of an attempt are numbered from 1 as they happen, and keep their numbers for ever: in
-//! the log on the node's disk, on the wire, and in what is stored of the job in the end. So a reader
-//! who has seen event *n* can go on after it at any of these places, without a gap and without a
-//! double. Where something is missing, a [`gap`](JobEvent::Gap) says how much, and bears the
-//! number of the last event that it stands for.
+//! Events of an attempt are numbered from 1 and keep their numbers: in the log on the node's disk, on the wire,
+//! and in the stored result. A reader that has seen event *n* can therefore resume after it from any of these,
+//! without gap or duplicate. Where output is missing, a [`gap`](JobEvent::Gap) says how much, and has the number
+//! of the last event that it replaces.
 
 mod log;
 mod utf8_decoder;
@@ -15,10 +14,10 @@ pub use utf8_decoder::Utf8Decoder;
 use super::jobs::JobResult;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of UTF-8 text that a result keeps of each stream.
+/// Limit on the output that a result keeps of each stream, in bytes of UTF-8.
 pub const OUTPUT_LIMIT_BYTES: usize = 256 * 1024;
 
-/// One of a command's two output streams.
+/// Output stream of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
@@ -28,66 +27,66 @@ pub enum Stream {
     Stderr,
 }
 
-/// One line of the Worker API's `application/x-ndjson` answer (contract, section 4).
+/// Event of a job; a line of the Worker API's `application/x-ndjson` answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum JobEvent {
-    /// What the node does before the command runs, such as fetching its image.
+    /// Step before the start of the command, such as the pull of its image.
     Status {
-        /// Which attempt this is about.
+        /// Attempt of the job.
         attempt: u32,
         /// Number of the event within the attempt, from 1.
         seq: u64,
-        /// For people, one line.
+        /// Description in one line.
         detail: String,
     },
-    /// The command runs.
+    /// Start of the command.
     Started {
-        /// Which attempt this is about.
+        /// Attempt of the job.
         attempt: u32,
         /// Number of the event within the attempt.
         seq: u64,
     },
-    /// The command printed on stdout.
+    /// Output on stdout.
     Stdout {
-        /// Which attempt this is about.
+        /// Attempt of the job.
         attempt: u32,
         /// Number of the event within the attempt.
         seq: u64,
-        /// What was printed; bytes that aren't UTF-8 are replaced by U+FFFD.
+        /// Output; bytes that are not UTF-8 are replaced by U+FFFD.
         data: String,
     },
-    /// The command printed on stderr.
+    /// Output on stderr.
     Stderr {
-        /// Which attempt this is about.
+        /// Attempt of the job.
         attempt: u32,
         /// Number of the event within the attempt.
         seq: u64,
-        /// What was printed.
+        /// Output, as for stdout.
         data: String,
     },
-    /// Output that is not kept any more.
+    /// Output that is not kept.
     Gap {
-        /// Which attempt this is about.
+        /// Attempt of the job.
         attempt: u32,
         /// Number of the last event that is missing.
         seq: u64,
-        /// Whose output.
+        /// Stream of the output.
         stream: Stream,
-        /// How much of it, in bytes of UTF-8.
+        /// Size of the missing output, in bytes of UTF-8.
         bytes: u64,
     },
-    /// The job has ended; the last event.
+    /// End of the job; the last event.
     Result(Box<ResultEvent>),
-    /// Nothing has happened for a while, and the connection is no dead one.
+    /// Keep-alive while nothing else happens.
     Alive,
-    /// Something that a later release may tell.
+    /// Event of a later release.
     #[serde(other)]
     Unknown,
 }
 
 impl JobEvent {
-    /// What the command printed on `stream`.
+    /// Output event of a stream.
     pub fn output(attempt: u32, seq: u64, stream: Stream, data: String) -> Self {
         match stream {
             Stream::Stdout => Self::Stdout { attempt, seq, data },
@@ -95,7 +94,7 @@ impl JobEvent {
         }
     }
 
-    /// Which attempt it is about; `None` where it tells none.
+    /// Attempt of the job; `None` where the event has none.
     pub fn attempt(&self) -> Option<u32> {
         match self {
             Self::Status { attempt, .. }
@@ -108,7 +107,7 @@ impl JobEvent {
         }
     }
 
-    /// Its number; `None` where it has none.
+    /// Number of the event; `None` where it has none.
     pub fn seq(&self) -> Option<u64> {
         match self {
             Self::Status { seq, .. }
@@ -122,15 +121,15 @@ impl JobEvent {
     }
 }
 
-/// The last event of a job: its result, numbered.
+/// Last event of a job: its result, with a number.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ResultEvent {
     /// Number of the event within the attempt.
     pub seq: u64,
-    /// How the result's texts came as events.
+    /// Events that the texts of the result consist of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outline: Outline,
-    /// The result, its fields beside `event` and `seq`.
+    /// Result, whose fields stand beside `event` and `seq`.
     #[serde(flatten)]
     pub result: JobResult,
 }

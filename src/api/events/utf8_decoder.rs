@@ -1,13 +1,13 @@
-//! Text out of bytes that come in pieces, cut anywhere.
+//! Decoding of UTF-8 that arrives in chunks, cut anywhere.
 
-/// Lossy UTF-8 decoding that waits for the rest of a character cut by a read.
+/// Lossy UTF-8 decoder that waits for the rest of a character that is cut by the end of a chunk.
 #[derive(Default)]
 pub struct Utf8Decoder {
     undecoded: Vec<u8>,
 }
 
 impl Utf8Decoder {
-    /// The text that these bytes complete; what isn't UTF-8 becomes U+FFFD.
+    /// Text that these bytes complete; invalid UTF-8 becomes U+FFFD.
     pub fn decode(&mut self, bytes: &[u8]) -> String {
         let joined;
         let mut rest = if self.undecoded.is_empty() {
@@ -42,7 +42,7 @@ impl Utf8Decoder {
         }
     }
 
-    /// No more bytes will come: what stands for a character that was never completed.
+    /// Ends the input; returns U+FFFD if a character is incomplete.
     pub fn finish(&mut self) -> &'static str {
         if std::mem::take(&mut self.undecoded).is_empty() {
             ""

@@ -5,12 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Longest cause of a failed job that is believed, in bytes.
+/// Longest error message of a job, in bytes.
 pub(in crate::api) const MAX_ERROR_MESSAGE_BYTES: usize = 16 * 1024;
-/// Longest word on what a sandbox got that is believed, in bytes.
+/// Longest text of [`Effective`], in bytes.
 const MAX_EFFECTIVE_BYTES: usize = 1024;
 
-/// How a job ended at its node.
+/// Outcome of a job at its node.
 #[derive(
     Clone,
     Copy,
@@ -33,7 +33,7 @@ pub enum Outcome {
     Failed,
     /// Killed at its time limit.
     Timeout,
-    /// Killed on request.
+    /// Killed by a cancel.
     Canceled,
 }
 
@@ -41,18 +41,18 @@ impl Outcome {
     /// Every outcome.
     pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// Which streams were longer than what is kept.
+/// Output streams that were longer than the limit.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Truncated {
-    /// Of stdout something is missing.
+    /// Whether stdout is incomplete.
     pub stdout: bool,
-    /// Of stderr something is missing.
+    /// Whether stderr is incomplete.
     pub stderr: bool,
 }
 
@@ -61,37 +61,37 @@ pub struct Truncated {
 pub struct JobResult {
     /// Payload version, 1.
     pub version: u64,
-    /// Whose job it was.
+    /// Task of the job.
     pub task_id: TaskId,
-    /// Which job.
+    /// Id of the job.
     pub job_id: JobId,
-    /// Which attempt of it.
+    /// Attempt of the job.
     pub attempt: u32,
-    /// How it ended.
+    /// Outcome of the job.
     pub status: Outcome,
-    /// The command's exit code, 128+N when signal N killed it; only for `completed` and `failed`.
+    /// Exit code of the command, 128+N when signal N killed it; only for `completed` and `failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// The first 256 KiB of stdout.
+    /// First 256 KiB of stdout; bytes that are not UTF-8 are replaced by U+FFFD.
     pub stdout: String,
-    /// The first 256 KiB of stderr.
+    /// First 256 KiB of stderr.
     pub stderr: String,
-    /// When the sandbox was started.
+    /// Start of the sandbox.
     pub started_at: Time,
-    /// When its command had ended.
+    /// End of the command.
     pub ended_at: Time,
-    /// Which streams were longer.
+    /// Streams that were longer.
     pub truncated: Truncated,
-    /// What was really enforced; absent when nothing was started.
+    /// Settings that were enforced; absent when no sandbox was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
-    /// Why the command could not run, or how it was lost.
+    /// Reason why the command could not run, or was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
 }
 
 impl JobResult {
-    /// Whether it can be the end of any job, and nothing in it is out of all proportion.
+    /// Whether the fields are consistent and within their limits.
     pub fn is_valid(&self) -> bool {
         self.version == PAYLOAD_VERSION
             && self.stdout.len() <= OUTPUT_LIMIT_BYTES
@@ -114,24 +114,24 @@ impl JobResult {
     }
 }
 
-/// What a sandbox really got.
+/// Settings that were enforced on a sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Effective {
-    /// The image's id.
+    /// Id of the image.
     pub image_id: String,
-    /// podman's network mode.
+    /// Network mode of podman.
     pub network: String,
-    /// The OCI runtime; `default` for podman's own choice.
+    /// OCI runtime; `default` for podman's default.
     pub runtime: String,
-    /// Seconds after which the sandbox would have been killed.
+    /// Time limit in seconds.
     pub timeout_seconds: u64,
-    /// Filter of system calls that the command had on top of podman's; absent where a node has none.
+    /// Filter of system calls on top of podman's; absent where the node has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<String>,
 }
 
 impl Effective {
-    /// Whether nothing in it is out of all proportion.
+    /// Whether every text is within its limit.
     pub(in crate::api) fn is_within_limits(&self) -> bool {
         let seccomp = self.seccomp.as_deref().unwrap_or_default();
         [&self.image_id, &self.network, &self.runtime, seccomp]
@@ -140,41 +140,41 @@ impl Effective {
     }
 }
 
-/// Why a command could not run.
+/// Reason why a command could not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct JobError {
-    /// What kind of trouble.
+    /// Kind of the error.
     #[serde(rename = "type")]
     pub kind: JobErrorKind,
-    /// The engine's own words, or ours.
+    /// Message of podman or of cynode.
     pub message: String,
 }
 
-/// Kinds of trouble that keep a command from running.
+/// Kind of an error that kept a command from running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobErrorKind {
-    /// The node's or orchestrator's patterns don't allow the image.
+    /// The image is not allowed by the node's or the orchestrator's patterns.
     ImageNotAllowed,
-    /// No registry has it.
+    /// No registry has the image.
     ImageNotFound,
-    /// It is there, and no sandbox can be started from it, on any node.
+    /// The image exists, but no sandbox can be started from it.
     ImageNotRunnable,
-    /// It could not be fetched this time.
+    /// The image could not be pulled this time.
     ImagePullFailed,
-    /// podman, or the sandbox's init, failed.
+    /// podman or PID 1 of the sandbox failed.
     EngineError,
-    /// The command may have run, and nobody can know how it ended.
+    /// The command may have run; its outcome is unknown.
     Lost,
-    /// The node was short of room on its disk, and ended the job that used the most.
+    /// The node's disk was nearly full, and this job used the most of it.
     OutOfDisk,
-    /// Something that this release has no word for.
+    /// Kind that this release does not know.
     #[serde(other)]
     Other,
 }
 
 impl JobErrorKind {
-    /// The name on the wire.
+    /// Name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ImageNotAllowed => "image-not-allowed",
@@ -188,13 +188,13 @@ impl JobErrorKind {
         }
     }
 
-    /// Whether another attempt may end better.
+    /// Whether another attempt may succeed.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
     }
 
-    /// Whether only this node can't run it: another one may allow the image, have it, or have the user ids and
-    /// the runtime that it needs.
+    /// Whether the error is specific to the node: another one may allow the image, have it, or have the user ids
+    /// and the runtime that it needs.
     pub const fn is_node_specific(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! What a machine is and can do.
+//! Capability report of a node (contract, section 3).
 
 use super::Reach;
 use crate::api::{
@@ -8,23 +8,23 @@ use crate::api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Graphics processors in a report.
+/// Most graphics processors in a report.
 pub const MAX_DEVICES: usize = 64;
-/// Bytes of a warning in a report.
+/// Longest warning in a report, in bytes.
 pub const MAX_WARNING_BYTES: usize = 1024;
 
-/// What a machine is and can do.
+/// Capability report: hardware, software and limits of a node.
 ///
-/// Needed of it are the version and the slug. Other implementations leave out what they don't know; a field
-/// that is there has to be right.
+/// Required are the version and the slug. Other implementations leave out what they don't know; fields that are
+/// present have to be valid.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CapabilityReport {
     /// Payload version, 1.
     pub version: u64,
-    /// When this was measured.
+    /// Time of the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reported_at: Option<Time>,
-    /// Who it is.
+    /// Identity of the node.
     pub node: NodeInfo,
     /// Operating system.
     #[serde(default, deserialize_with = "null_as_default")]
@@ -55,22 +55,21 @@ pub struct CapabilityReport {
     pub tls: Option<Tls>,
 }
 
-/// Who a node is.
+/// Identity of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// `[a-z0-9][a-z0-9-]{0,62}`.
+    /// Slug: `[a-z0-9][a-z0-9-]{0,62}`.
     pub node_slug: String,
-    /// Random id of the process, made at each start, by which two machines with one data directory are found.
+    /// Random id of the process, made at each start, which reveals two machines with copies of one data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
-    /// A name for people.
+    /// Display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What tasks may ask for.
+    /// Labels, which tasks can require.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Vec<String>>,
-    /// When the node was asked to stop, by its own clock; absent while it serves. What it still runs goes
-    /// on without it.
+    /// Time when the node was asked to stop, by its own clock; absent while it serves. Its jobs go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_since: Option<Time>,
 }
@@ -78,16 +77,16 @@ pub struct NodeInfo {
 /// Operating system.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Platform {
-    /// Such as `linux`.
+    /// Name, such as `linux`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub os: String,
-    /// Such as `Debian GNU/Linux 12 (bookworm)`.
+    /// Distribution, such as `Debian GNU/Linux 12 (bookworm)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distro: Option<String>,
-    /// Such as `amd64`: the name that Go has for it.
+    /// Architecture by Go's name, such as `amd64`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub arch: String,
-    /// Such as `6.1.0-18-amd64`.
+    /// Kernel, such as `6.1.0-18-amd64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_version: Option<String>,
 }
@@ -95,16 +94,16 @@ pub struct Platform {
 /// Container engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerRuntime {
-    /// `podman`.
+    /// Name: `podman`.
     #[serde(default, deserialize_with = "null_as_default")]
     pub runtime: String,
-    /// Its version.
+    /// Version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Whether it could run without root.
+    /// Whether it can run rootless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rootless_supported: Option<bool>,
-    /// Whether it does.
+    /// Whether it runs rootless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rootless_enabled: Option<bool>,
 }
@@ -112,10 +111,10 @@ pub struct ContainerRuntime {
 /// CPU and memory.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Compute {
-    /// As the processor names itself.
+    /// Model of the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
-    /// Logical processors.
+    /// Number of logical processors.
     #[serde(default, deserialize_with = "null_as_default")]
     pub cpu_cores: u32,
     /// Memory in MiB.
@@ -129,30 +128,30 @@ pub struct Compute {
 /// Graphics processors.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
-    /// Whether there is one; an object that doesn't say it means it.
+    /// Whether there is one; `true` where the object does not say.
     #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub present: bool,
-    /// Which.
+    /// Devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<GpuDevice>>,
 }
 
-/// One graphics processor.
+/// Graphics processor.
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GpuDevice {
-    /// `nvidia` or `amd`.
+    /// Vendor: `nvidia` or `amd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
-    /// Such as `NVIDIA H100 80GB HBM3`.
+    /// Model, such as `NVIDIA H100 80GB HBM3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The vendor's id of the device.
+    /// Id of the device by its vendor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
     /// Memory in MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vram_mb: Option<u64>,
-    /// Free-form facts, kept as sent within the size limit of the body.
+    /// Further facts, kept as sent up to 2048 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<serde_json::Value>,
 }
@@ -160,25 +159,25 @@ pub struct GpuDevice {
 /// Sandboxes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxCapability {
-    /// Whether this node runs any; an object that doesn't say it means it.
+    /// Whether the node runs sandboxes; `true` where the object does not say.
     #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub supported: bool,
-    /// What they have.
+    /// Features of the sandboxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<Vec<String>>,
-    /// Jobs at the same time.
+    /// Number of job slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
-    /// Slots that jobs of other orchestrators occupy.
+    /// Slots that are occupied by jobs of other orchestrators.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_jobs: u32,
-    /// Jobs of the orchestrator that gets the report that wait for their images and occupy no slot.
+    /// Jobs of this orchestrator that wait for their images and occupy no slot.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pulling_jobs: u32,
-    /// Why `supported` is false, in the node's words.
+    /// Reason why `supported` is false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What an operator should know of, though the node takes jobs.
+    /// Warnings for the operator; the node accepts jobs.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -195,10 +194,10 @@ const fn is_zero(number: &u32) -> bool {
 /// Network.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkCapability {
-    /// Whether the orchestrator answers.
+    /// Whether the node reaches the orchestrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestrator_reachable: Option<bool>,
-    /// What sandboxes may reach.
+    /// Outbound network policy of sandboxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_policy: Option<String>,
 }
@@ -206,31 +205,31 @@ pub struct NetworkCapability {
 /// Model server.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Inference {
-    /// Whether this node serves models at all; an object that doesn't say it means it.
+    /// Whether the node serves models; `true` where the object does not say.
     #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub supported: bool,
-    /// How.
+    /// Mode: `off`, `auto` or `on`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// Whether it answers now.
+    /// Whether the server answers now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<bool>,
-    /// Whether it was there before us.
+    /// Whether the server is an external one that cynode did not start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_service: Option<bool>,
-    /// Models it has.
+    /// Names of the models that the server has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
 }
 
-/// The Worker API of a node.
+/// Worker API of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerApi {
-    /// Where the orchestrator reaches it; empty where the node can't tell.
+    /// URL for the orchestrator; empty where the node does not know one.
     #[serde(default, deserialize_with = "null_as_default")]
     pub base_url: String,
-    /// Addresses at which it may be. Set by the orchestrator by where the report came from, whatever a node
-    /// sends here.
+    /// Addresses that the URL may lead to. The orchestrator sets it by the origin of the report and ignores the
+    /// value that a node sends.
     #[serde(
         default,
         deserialize_with = "invalid_as_default",
@@ -242,34 +241,34 @@ pub struct WorkerApi {
 /// TLS.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tls {
-    /// What trust material there is.
+    /// Status of the trust material.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_material_status: Option<String>,
 }
 
 impl CapabilityReport {
-    /// What the node's operator should know of.
+    /// Warnings for the operator.
     pub fn warnings(&self) -> &[String] {
         self.sandbox
             .as_ref()
             .map_or(&[], |sandbox| &sandbox.warnings)
     }
 
-    /// Where the node says that its Worker API is.
+    /// URL of the Worker API, where the node names one.
     pub fn worker_url(&self) -> Option<&str> {
         let api = self.worker_api.as_ref()?;
         Some(api.base_url.as_str()).filter(|url| !url.is_empty())
     }
 
-    /// Addresses at which the Worker API may be.
+    /// Addresses that the URL of the Worker API may lead to.
     pub fn reach(&self) -> Reach {
         self.worker_api
             .as_ref()
             .map_or_else(Reach::default, |api| api.reach)
     }
 
-    /// Jobs that the node takes at the same time from the orchestrator that it reports to, those that wait for
-    /// images among them; as many as it has processors where it doesn't say.
+    /// Number of jobs that the node accepts from this orchestrator at a time, those that wait for images included.
+    /// Defaults to the number of processors.
     pub fn max_concurrency(&self) -> u32 {
         let sandbox = self.sandbox.as_ref();
         if sandbox.is_some_and(|sandbox| !sandbox.supported) {
@@ -280,13 +279,13 @@ impl CapabilityReport {
             .unwrap_or(self.compute.cpu_cores.max(1));
         let [others, pulling] =
             sandbox.map_or([0, 0], |sandbox| [sandbox.other_jobs, sandbox.pulling_jobs]);
-        // No more than it has: what is waited for will need slots, too.
+        // At most as many as there are slots, since waiting jobs will need slots, too.
         slots
             .saturating_sub(others)
             .saturating_add(pulling.min(slots))
     }
 
-    /// Whether jobs of other orchestrators occupy every slot of the node.
+    /// Whether jobs of other orchestrators occupy all slots.
     pub fn is_full_with_other_jobs(&self) -> bool {
         let runs_others = |sandbox: &SandboxCapability| sandbox.supported && sandbox.other_jobs > 0;
         self.max_concurrency() == 0 && self.sandbox.as_ref().is_some_and(runs_others)

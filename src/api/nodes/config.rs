@@ -1,4 +1,4 @@
-//! What a node is told to do, and whether it does.
+//! Configuration of a node, and its acknowledgement (contract, section 3).
 
 use super::validation::check_text;
 use crate::api::{
@@ -14,65 +14,65 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::{ops::RangeInclusive, time::Duration};
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
-/// Longest cause of a failed acknowledgement, in bytes.
+/// Longest message of a failed acknowledgement, in bytes.
 const MAX_ACK_MESSAGE_BYTES: usize = 4096;
-/// Seconds between two reports of a node that isn't told another number.
+/// Default interval between two reports of a node, in seconds.
 pub const REPORT_INTERVAL_SECONDS: u64 = 10;
-/// Seconds between two reports that an orchestrator may ask for; a node goes to the nearer end.
+/// Range of the report interval, in seconds; a node clamps other values.
 const REPORT_INTERVAL_RANGE_SECONDS: RangeInclusive<u64> = 1..=300;
 
 /// Answer of `GET node_config_url`.
 ///
-/// Needed of it are the version, the `config_version` and the token; see [`check`](Self::check). Other
-/// implementations leave out the rest, or call it by another name.
+/// Required are the version, the `config_version` and the token; see [`check`](Self::check). Other implementations
+/// may leave out the rest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeConfig {
     /// Payload version, 1.
     pub version: u64,
-    /// Counts what this node was served; an integer as a string. Of another orchestrator it is any text.
+    /// Version of the configuration: an integer as a string, or any text of another implementation.
     pub config_version: String,
-    /// When this was made.
+    /// Time of this answer.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub issued_at: Option<Time>,
-    /// For which node.
+    /// Slug of the node.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub node_slug: String,
-    /// Identity of the orchestrator, which the node keeps with each job; a peer may send none.
+    /// Identity of the orchestrator, which the node stores with each job; other implementations may leave it out.
     #[serde(
         default,
         deserialize_with = "invalid_as_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub orchestrator_id: Option<OrchestratorId>,
-    /// Where things are.
+    /// URLs of the Node API.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub orchestrator: ConfigOrchestrator,
-    /// Where sandbox images come from.
+    /// Registry of sandbox images.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub sandbox_registry: SandboxRegistry,
-    /// The same as a list, best first, as newer orchestrators say it.
+    /// Registries of sandbox images, best first.
     #[serde(
         default,
         deserialize_with = "invalid_as_default",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub sandbox_registries: Vec<SandboxRegistry>,
-    /// Where models come from.
+    /// Cache of models.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub model_cache: ModelCache,
-    /// What is allowed.
+    /// Policies.
     #[serde(default, deserialize_with = "null_as_default")]
     pub policy: Policy,
-    /// How the orchestrator will show itself at the Worker API.
+    /// Credentials of the orchestrator at the Worker API.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub worker_api: ConfigWorkerApi,
-    /// The model server to run.
+    /// Model server to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inference_backend: Option<InferenceBackend>,
     /// Upper limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Constraints>,
-    /// Seconds between two reports of the node.
+    /// Interval between two reports, in seconds.
     #[serde(
         default,
         deserialize_with = "invalid_as_default",
@@ -82,7 +82,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Checks what a node can't do without and what it must not guess.
+    /// Checks the fields that are required, and the policies that must be enforceable.
     pub fn check(&self) -> Result<(), Problem> {
         if self.worker_api.orchestrator_bearer_token.is_empty() {
             return Err(Problem::field(
@@ -106,7 +106,7 @@ impl NodeConfig {
         }
     }
 
-    /// Whether it wants images from another registry than the one in their names.
+    /// Whether images are to be pulled from another registry than the one in their names.
     pub fn has_custom_registries(&self) -> bool {
         let mut registries = self
             .sandbox_registries
@@ -115,7 +115,7 @@ impl NodeConfig {
         registries.any(|registry| !["", "docker.io"].contains(&registry.registry_url.as_str()))
     }
 
-    /// How often the node reports.
+    /// Interval between two reports, within its range.
     pub fn report_interval(&self) -> Duration {
         let asked = self.report_interval_seconds.filter(|seconds| *seconds > 0);
         let seconds = asked.unwrap_or(REPORT_INTERVAL_SECONDS);
@@ -126,10 +126,10 @@ impl NodeConfig {
     }
 }
 
-/// Where things are, for a configured node.
+/// URLs of the Node API, for a configured node.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ConfigOrchestrator {
-    /// Root of the control plane.
+    /// Base URL.
     #[serde(default)]
     pub base_url: String,
     /// URLs.
@@ -137,57 +137,57 @@ pub struct ConfigOrchestrator {
     pub endpoints: ConfigEndpoints,
 }
 
-/// URLs for a configured node.
+/// Endpoints of a configured node.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ConfigEndpoints {
-    /// Where the orchestrator will look for the node's Worker API.
+    /// URL at which the orchestrator calls the node's Worker API.
     #[serde(default)]
     pub worker_api_target_url: String,
-    /// For capability reports.
+    /// URL for capability reports.
     #[serde(default)]
     pub node_report_url: String,
 }
 
-/// Where sandbox images come from.
+/// Registry of sandbox images.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct SandboxRegistry {
-    /// Empty when there is none.
+    /// URL; empty when there is none.
     #[serde(default)]
     pub registry_url: String,
 }
 
-/// Where models come from.
+/// Cache of models.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct ModelCache {
-    /// Empty when there is none.
+    /// URL; empty when there is none.
     #[serde(default)]
     pub cache_url: String,
 }
 
-/// What is allowed. A wrong type in here is an error: nothing of it may be silently without effect.
+/// Policies. A wrong type in here is an error: no policy may silently have no effect.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Policy {
-    /// For sandboxes.
+    /// Policy for sandboxes.
     #[serde(default, deserialize_with = "null_as_default")]
     pub sandbox: SandboxPolicy,
 }
 
-/// What sandboxes are allowed.
+/// Policy for sandboxes.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct SandboxPolicy {
-    /// The network of a job that names none: the name of a [`NetworkPolicy`], or, until it is
-    /// [checked](NodeConfig::check), of one that this release doesn't know.
+    /// Network policy of jobs that name none: the name of a [`NetworkPolicy`] or, until it is
+    /// [checked](NodeConfig::check), of one that this release does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_network_policy: Option<String>,
-    /// `*` patterns on the normal form; absent allows all.
+    /// Patterns of allowed images in normal form, with `*`; absent allows all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_images: Option<Vec<String>>,
 }
 
-/// How the orchestrator shows itself at the Worker API.
+/// Credentials of the orchestrator at the Worker API.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct ConfigWorkerApi {
-    /// The bearer token that the Worker API accepts.
+    /// Bearer token that the Worker API accepts.
     pub orchestrator_bearer_token: String,
 }
 
@@ -197,37 +197,37 @@ impl std::fmt::Debug for ConfigWorkerApi {
     }
 }
 
-/// The model server to run.
+/// Model server to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InferenceBackend {
-    /// Whether to run one; an object that doesn't say wants one.
+    /// Whether to run one; `true` where the object does not say.
     #[serde(default = "default_true", deserialize_with = "null_as_true")]
     pub enabled: bool,
-    /// Its image.
+    /// Image of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Such as `rocm`.
+    /// Variant of the image, such as `rocm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Its port.
+    /// Port on 127.0.0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Models to have.
+    /// Names of the models to pull.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
 }
 
-/// Upper limits. Where one is absent or 0, the node's own counts.
+/// Upper limits; where one is absent or 0, the node's own applies.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Constraints {
-    /// Bytes of a body.
+    /// Largest body of a request, in bytes.
     #[serde(
         default,
         deserialize_with = "limit",
         skip_serializing_if = "Option::is_none"
     )]
     pub max_request_bytes: Option<u64>,
-    /// Seconds of a job.
+    /// Longest time limit of a job, in seconds.
     #[serde(
         default,
         deserialize_with = "limit",
@@ -245,25 +245,25 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
 pub struct ConfigAck {
     /// Payload version, 1.
     pub version: u64,
-    /// Who acknowledges.
+    /// Slug of the node.
     pub node_slug: String,
-    /// What is acknowledged.
+    /// Version of the configuration.
     pub config_version: String,
-    /// When.
+    /// Time of the acknowledgement.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub ack_at: Option<Time>,
-    /// How it went.
+    /// Status of the configuration at the node.
     pub status: AckStatus,
-    /// Why it failed.
+    /// Reason of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<AckError>,
-    /// Hash of what is in force.
+    /// Hash of the configuration in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective_config_hash: Option<String>,
 }
 
 impl ConfigAck {
-    /// Bounds every field.
+    /// Checks every field.
     pub fn check(&self) -> Result<(), Problem> {
         check_version("", self.version)?;
         check_text(
@@ -286,7 +286,7 @@ impl ConfigAck {
     }
 }
 
-/// How applying a configuration went.
+/// Status of a configuration at a node.
 #[derive(
     Clone,
     Copy,
@@ -302,20 +302,20 @@ impl ConfigAck {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AckStatus {
-    /// All of it is in force.
+    /// The configuration is in force.
     Applied,
-    /// It is not.
+    /// The configuration could not be applied.
     Failed,
 }
 
 impl AckStatus {
-    /// The name on the wire and in the store.
+    /// Name on the wire and in the database.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// Kinds of trouble that we know.
+/// Kinds of [`AckError`] that this release knows.
 const KNOWN_ACK_ERRORS: [&str; 9] = [
     "invalid-configuration",
     "worker-api",
@@ -329,12 +329,12 @@ const KNOWN_ACK_ERRORS: [&str; 9] = [
 ];
 
 impl AckError {
-    /// What is stored of it.
+    /// Text for the database.
     pub fn to_stored(&self) -> String {
         format!("{}: {}", self.kind, self.message)
     }
 
-    /// What was stored of one: its kind and its message, where we know the kind.
+    /// Kind and message from the text of [`to_stored`](Self::to_stored), where the kind is a known one.
     pub fn parse_stored(line: &str) -> (Option<&str>, Option<&str>) {
         match line.split_once(": ") {
             Some((kind, message)) if KNOWN_ACK_ERRORS.contains(&kind) => {
@@ -345,16 +345,16 @@ impl AckError {
     }
 }
 
-/// Why a configuration could not be applied.
+/// Reason why a configuration could not be applied.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AckError {
-    /// What kind of trouble.
+    /// Kind of the error.
     #[serde(rename = "type", default, deserialize_with = "null_as_default")]
     pub kind: String,
-    /// For the operator.
+    /// Message for the operator.
     #[serde(default, deserialize_with = "null_as_default")]
     pub message: String,
-    /// Anything more; not stored.
+    /// Further details; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<serde_json::Value>,
 }

@@ -1,7 +1,7 @@
-//! Nodes and the control plane (contract, section 3), one file per step of the conversation.
+//! Nodes and the Node API (contract, section 3), one file per step of the conversation.
 //!
-//! Everything a node sends is hostile until checked: [`CapabilityReport::check`] bounds every
-//! text and every list, so a stored report stays below two megabytes.
+//! All input from nodes is hostile until checked: [`CapabilityReport::check`] bounds every text and every list, so
+//! that a stored report stays below two megabytes.
 
 mod capability;
 mod config;

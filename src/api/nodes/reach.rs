@@ -1,14 +1,14 @@
-//! Addresses at which the orchestrator may call a node.
+//! Restriction of the addresses at which the orchestrator calls nodes.
 //!
-//! A node says itself where its Worker API is, and whoever has the pre-shared key can register. So what it
-//! says must not lead the orchestrator to its own loopback services, to a cloud's metadata service, or to
-//! whatever else only answers on the orchestrator's own link. A node that comes from there itself may say so.
+//! A node reports the address of its Worker API, and any holder of the pre-shared key can register one. That
+//! address must not lead the orchestrator to its own loopback services, to a cloud's metadata service, or to
+//! services that only answer on the orchestrator's link. A node that calls from such an address may name it.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Metadata services of clouds, which hand out credentials to whoever can call them from inside a machine.
+/// Metadata services of clouds, which hand out credentials to any caller on the machine.
 const METADATA_V4: [Ipv4Addr; 5] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 170, 2),
@@ -21,23 +21,23 @@ const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
 
-/// Addresses that calls to a node may go to.
+/// Set of addresses that calls to a node may go to.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reach {
-    /// Any address: the operator named it.
+    /// Any address, since the operator named it.
     Anywhere,
-    /// Addresses that packets are routed to: private networks and the internet.
+    /// Routed addresses: private networks and the internet.
     #[default]
     Routable,
-    /// Those, and loopback: the node runs on the orchestrator's own machine.
+    /// Routed addresses and loopback, for a node on the orchestrator's machine.
     Loopback,
-    /// Those, and link-local addresses: the node is a neighbour that called from such an address.
+    /// Routed and link-local addresses, for a node that calls from a link-local one.
     LinkLocal,
 }
 
 impl Reach {
-    /// Every reach there is, in this order.
+    /// Every reach, in this order.
     pub const ALL: [Self; 4] = [
         Self::Anywhere,
         Self::Routable,
@@ -45,7 +45,7 @@ impl Reach {
         Self::LinkLocal,
     ];
 
-    /// Reach of a node that called from this address.
+    /// Reach of a node that calls from this address.
     pub fn from_peer(peer: IpAddr) -> Self {
         match peer.to_canonical() {
             peer if peer.is_loopback() => Self::Loopback,
@@ -72,8 +72,8 @@ impl Reach {
         }
     }
 
-    /// Whether a call may go to this address, where the operator allows only some networks; all when there
-    /// are none.
+    /// Whether a call may go to this address, where the operator allows only these networks; an empty list allows
+    /// all.
     pub fn allows_within(self, networks: &[IpNet], address: IpAddr) -> bool {
         let is_inside = |network: &IpNet| network.contains(&embedded_ipv4(address));
         self.allows(address)
@@ -81,8 +81,7 @@ impl Reach {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for where it is mapped, compatible, translated (NAT64) or
-/// tunnelled (6to4); else itself.
+/// IPv4 address that is embedded in an IPv6 address (mapped, compatible, NAT64 or 6to4); else the address itself.
 fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -117,7 +116,7 @@ fn is_metadata(address: IpAddr) -> bool {
 
 fn is_routable(address: IpAddr) -> bool {
     let is_special = match address {
-        // "This network", which Linux takes for the machine itself, and what is reserved or broadcast.
+        // "This network", which Linux takes for the machine itself; reserved and broadcast addresses.
         IpAddr::V4(address) => matches!(address.octets()[0], 0 | 240..),
         IpAddr::V6(address) => address.is_unspecified(),
     };

@@ -1,4 +1,4 @@
-//! Registration: a pre-shared key for URLs and a token.
+//! Registration of a node: a pre-shared key in exchange for URLs and a token (contract, section 3).
 
 use super::{CapabilityReport, check_url};
 use crate::api::{
@@ -10,23 +10,23 @@ use crate::api::{
 use serde::{Deserialize, Serialize};
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-/// How long a node's key may be, in bytes: too long to be guessed, and no burden.
+/// Length of a node's key, in bytes.
 const NODE_KEY_BYTES: RangeInclusive<usize> = 16..=256;
 
 /// Body of `POST /v1/nodes/register`.
 #[derive(Serialize, Deserialize)]
 pub struct Register {
-    /// The pre-shared key.
+    /// Pre-shared key of the orchestrator.
     pub psk: String,
-    /// A random secret of the machine, by which its slug stays its own.
+    /// Random secret of the machine, which keeps its slug from being registered by another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_key: Option<String>,
-    /// What the machine is.
+    /// Capability report.
     pub capability: CapabilityReport,
 }
 
 impl Register {
-    /// Bounds and checks every field but the pre-shared key.
+    /// Checks every field but the pre-shared key.
     pub fn check(&self) -> Result<(), Problem> {
         if let Some(key) = &self.node_key
             && !NODE_KEY_BYTES.contains(&key.len())
@@ -53,30 +53,29 @@ impl fmt::Debug for Register {
     }
 }
 
-/// Answer to a registration. Needed of it are the version, the token, and where to report and to fetch the
-/// configuration.
+/// Answer to a registration. Required are the version, the token, and the URLs of reports and configuration.
 #[derive(Serialize, Deserialize)]
 pub struct Bootstrap {
     /// Payload version, 1.
     pub version: u64,
-    /// When this was made.
+    /// Time of this answer.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub issued_at: Option<Time>,
-    /// Identity of the orchestrator; a peer may send none.
+    /// Identity of the orchestrator; other implementations may leave it out.
     #[serde(
         default,
         deserialize_with = "invalid_as_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub orchestrator_id: Option<OrchestratorId>,
-    /// Where to go from here.
+    /// URLs of the Node API.
     pub orchestrator: BootstrapOrchestrator,
-    /// The node's credentials.
+    /// Credentials of the node.
     pub auth: BootstrapAuth,
 }
 
 impl Bootstrap {
-    /// Checks that a node can call the URLs.
+    /// Checks the URLs.
     pub fn check(&self) -> Result<(), Problem> {
         let endpoints = &self.orchestrator.endpoints;
         let urls = [
@@ -95,41 +94,41 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// How long the token lives from now on, where that is known.
+    /// Lifetime of the token from now on, where that is known.
     pub fn token_lifetime(&self) -> Option<Duration> {
         let life = self.auth.expires_at?.since(self.issued_at?);
         Some(life).filter(|life| !life.is_zero())
     }
 }
 
-/// Where a node finds the control plane.
+/// Address of the Node API.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapOrchestrator {
-    /// Root of all that follows.
+    /// Base URL.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub base_url: String,
-    /// The URLs; a node uses these and no path of its own.
+    /// URLs; a node uses these and builds no paths itself.
     pub endpoints: BootstrapEndpoints,
 }
 
-/// The URLs that a node uses.
+/// URLs that a node uses.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct BootstrapEndpoints {
-    /// To register again; at the same URL as the first time where it is absent.
+    /// URL for later registrations; where absent, that of the first one.
     #[serde(default, deserialize_with = "empty_as_none")]
     pub worker_registration_url: Option<String>,
-    /// For capability reports.
+    /// URL for capability reports.
     pub node_report_url: String,
-    /// To get and to acknowledge the configuration.
+    /// URL to fetch and acknowledge the configuration.
     pub node_config_url: String,
 }
 
-/// A node's credentials.
+/// Credentials of a node.
 #[derive(Serialize, Deserialize)]
 pub struct BootstrapAuth {
-    /// Bearer token for the control plane.
+    /// Bearer token for the Node API.
     pub node_jwt: String,
-    /// When it ends; where that isn't known, a refusal tells.
+    /// Expiry of the token; where absent, a 401 shows it.
     #[serde(default, deserialize_with = "invalid_as_default")]
     pub expires_at: Option<Time>,
 }

@@ -1,4 +1,4 @@
-//! Bounds of what a machine reports.
+//! Validation of capability reports.
 
 use super::{
     CapabilityReport, MAX_DEVICES, MAX_WARNING_BYTES,
@@ -8,13 +8,13 @@ use super::{
 };
 use crate::api::{MAX_INSTANCE_ID_BYTES, check_version, is_valid_instance_id, problem::Problem};
 
-/// Entries of a list.
-const MAX_LIST: usize = 256;
-/// Warnings in a report.
+/// Most entries of a list in a report.
+const MAX_LIST_ENTRIES: usize = 256;
+/// Most warnings in a report.
 const MAX_WARNINGS: usize = 16;
 
 impl CapabilityReport {
-    /// Bounds and checks every field.
+    /// Checks every field; `at` is the JSON pointer of the report.
     pub fn check(&self, at: &str) -> Result<(), Problem> {
         check_version(at, self.version)?;
         check_slug(&format!("{at}/node/node_slug"), &self.node.node_slug)?;
@@ -140,10 +140,13 @@ impl CapabilityReport {
         ];
         for (field, list) in lists {
             let list = list.unwrap_or_default();
-            if list.len() > MAX_LIST {
+            if list.len() > MAX_LIST_ENTRIES {
                 return Err(Problem::field(
                     &format!("{at}/{field}"),
-                    format!("must have at most {MAX_LIST} entries, got {}", list.len()),
+                    format!(
+                        "must have at most {MAX_LIST_ENTRIES} entries, got {}",
+                        list.len()
+                    ),
                 ));
             }
             for (n, text) in list.iter().enumerate() {

@@ -1,24 +1,24 @@
-//! What slugs, labels, URLs and free texts of nodes must look like.
+//! Validation of slugs, labels, URLs and free texts of nodes.
 
 use crate::api::problem::Problem;
 use std::{net::Ipv6Addr, num::NonZeroU16};
 
-/// Most labels of a node, and of a task's wish.
+/// Most labels of a node, and of a task.
 pub const MAX_LABELS: usize = 64;
 /// Longest free text, in bytes.
 pub const MAX_TEXT_BYTES: usize = 256;
 /// Longest URL, in bytes.
 pub(super) const MAX_URL_BYTES: usize = 2048;
 
-/// Fewest characters of a pre-shared key.
+/// Shortest pre-shared key, in characters.
 pub const MIN_PSK_CHARS: usize = 16;
 
-/// What [`check_slug`] lets through, as schemas say it.
+/// Pattern of [`check_slug`], for schemas.
 pub const SLUG_PATTERN: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
-/// What [`check_label`] lets through, as schemas say it.
+/// Pattern of [`check_label`], for schemas.
 pub const LABEL_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}$";
 
-/// `[a-z0-9][a-z0-9-]{0,62}`.
+/// Checks a slug: `[a-z0-9][a-z0-9-]{0,62}`.
 pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let valid = (1..=63).contains(&slug.len())
@@ -33,7 +33,7 @@ pub fn check_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
     ))
 }
 
-/// A pre-shared key that isn't too short to be guessed; white space around it doesn't count.
+/// Checks the length of a pre-shared key, without white space around it.
 pub fn check_psk(psk: &str) -> Result<(), Problem> {
     let chars = psk.trim().chars().count();
     if chars >= MIN_PSK_CHARS {
@@ -45,7 +45,7 @@ pub fn check_psk(psk: &str) -> Result<(), Problem> {
     Err(Problem::field("", text))
 }
 
-/// A slug made of a host's name: lower case, every other character a `-`.
+/// Slug from a host name: lower case, `-` for every other character, at most 63 characters.
 pub fn slug_from_host_name(name: &str) -> String {
     let slug: String = name
         .to_lowercase()
@@ -67,7 +67,7 @@ pub fn slug_from_host_name(name: &str) -> String {
     }
 }
 
-/// `[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}`.
+/// Checks a label: `[A-Za-z0-9][A-Za-z0-9._/=-]{0,62}`.
 pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
     let valid = (1..=63).contains(&label.len())
         && label.as_bytes()[0].is_ascii_alphanumeric()
@@ -83,7 +83,7 @@ pub fn check_label(pointer: &str, label: &str) -> Result<(), Problem> {
     ))
 }
 
-/// A model's name, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`: 1 to 256 of
+/// Checks the name of a model, such as `qwen3:0.6b` or `hf.co/owner/name:Q4_K_M`: 1 to 256 of
 /// `[A-Za-z0-9._:/-]`, starting with a letter or digit.
 pub fn check_model(pointer: &str, name: &str) -> Result<(), Problem> {
     let valid = (1..=MAX_TEXT_BYTES).contains(&name.len())
@@ -102,6 +102,7 @@ pub fn check_model(pointer: &str, name: &str) -> Result<(), Problem> {
     ))
 }
 
+/// Checks the length of a free text.
 pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Problem> {
     match text {
         Some(text) if text.len() > MAX_TEXT_BYTES => Err(Problem::field(
@@ -115,13 +116,13 @@ pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Proble
     }
 }
 
-/// `http://host[:port][/path]`, without user, query or fragment.
+/// Checks a URL: `http://host[:port][/path]`, without user, query or fragment.
 pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     let wrong = |detail: &str| Err(Problem::field(pointer, detail));
     if url.len() > MAX_URL_BYTES {
         return wrong("must have at most 2048 bytes");
     }
-    // The parser lets some of what isn't ASCII pass.
+    // The parser accepts some characters outside ASCII.
     let parsed = url.parse::<http::Uri>().ok();
     let Some(uri) = parsed.filter(|_| url.bytes().all(|b| b.is_ascii_graphic())) else {
         return wrong("is not a valid URL; write it like http://host:12090");
@@ -131,7 +132,7 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     if uri.scheme_str() != Some("http") || !is_host(host) || authority.contains('@') {
         return wrong("must be http://host[:port] without a user name");
     }
-    // What the parser can't read as a port it passes over, and the call would go to port 80.
+    // The parser ignores an invalid port, and the call would go to port 80.
     let port = authority.strip_prefix(host).unwrap_or_default();
     let is_port = |port: &str| port.parse::<NonZeroU16>().is_ok();
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
@@ -143,8 +144,8 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// `http://host[:port]`: where a node's Worker API is. We add the paths, so that a node can't have us call
-/// one of its choice.
+/// Checks the URL of a Worker API: `http://host[:port]`. The orchestrator adds the paths, so that a node can't
+/// choose which one is called.
 pub fn check_worker_url(pointer: &str, url: &str) -> Result<(), Problem> {
     check_url(pointer, url)?;
     let path = url.parse::<http::Uri>().ok();
@@ -157,7 +158,7 @@ pub fn check_worker_url(pointer: &str, url: &str) -> Result<(), Problem> {
     ))
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Whether a host is a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     match host

@@ -1,4 +1,4 @@
-//! Nodes as users see them.
+//! Nodes in answers of the User API.
 
 use super::{AckStatus, Gpu, Inference};
 use crate::api::time::Time;
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Where a node stands, as users see it.
+/// Status of a node.
 #[derive(
     Clone,
     Copy,
@@ -23,13 +23,13 @@ use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum NodeStatus {
-    /// Takes jobs.
+    /// Accepts jobs.
     Ready,
-    /// Heard, but takes none; the reason says why.
+    /// Online, but accepts no jobs; the reason says why.
     NotReady,
-    /// Finishes what it has.
+    /// Finishes its jobs and gets no new ones.
     Draining,
-    /// Not heard for 30 seconds, or stopped.
+    /// Silent for 30 seconds, or stopped.
     Offline,
 }
 
@@ -37,54 +37,55 @@ impl NodeStatus {
     /// Every status.
     pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
-    /// The name on the wire.
+    /// Name on the wire.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// A node as users see it.
+/// Node in answers of the User API.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeView {
-    /// Its name in commands.
+    /// Slug, the name of the node in commands.
     pub node_slug: String,
-    /// Its name for people.
+    /// Display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where it stands.
+    /// Status.
     pub status: NodeStatus,
-    /// Why it isn't ready.
+    /// Reason why the node is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What its operator should know of, though it may take jobs.
+    /// Warnings for the operator; the node may accept jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// What tasks may ask for.
+    /// Labels, which tasks can require.
     pub labels: Vec<String>,
-    /// Where dispatch reaches it.
+    /// URL at which the orchestrator calls the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_api_target_url: Option<String>,
-    /// The configuration it was last served.
+    /// Version of the configuration that the node last fetched.
     pub config_version: String,
-    /// Whether it would be served another one now; it keeps to the old one until it fetches.
+    /// Whether the node runs with an older configuration than the current one, which it fetches at its next
+    /// registration.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub config_stale: bool,
-    /// The one that it last acknowledged.
+    /// Version of the configuration that the node last acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acked_config_version: Option<String>,
-    /// How that went.
+    /// Status of that acknowledgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack_status: Option<AckStatus>,
-    /// When it was last heard.
+    /// Time of the last report.
     pub last_seen_at: Time,
-    /// Jobs it has now.
+    /// Number of running jobs.
     pub running_jobs: u32,
-    /// Jobs it takes at the same time.
+    /// Number of job slots.
     pub max_concurrency: u32,
-    /// Its graphics processors.
+    /// Graphics processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
-    /// Its model server.
+    /// Model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inference: Option<Inference>,
 }
@@ -92,9 +93,9 @@ pub struct NodeView {
 /// Answer of `GET /v1/nodes`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NodeList {
-    /// By slug.
+    /// Nodes, sorted by slug.
     pub nodes: Vec<NodeView>,
-    /// Always empty: the list has all nodes.
+    /// Always empty: the list contains all nodes.
     #[serde(default)]
     pub next_cursor: String,
 }

@@ -1,4 +1,4 @@
-//! What a user asks for: checked, and turned into what a sandbox will run.
+//! Creation of a task: validation of the request, and its conversion to a [`TaskSpec`].
 
 use super::name::{MAX_NAME_CHARS, base_name};
 use crate::api::{
@@ -15,46 +15,46 @@ use serde_json::{Value, json};
 use std::{fmt::Display, ops::RangeInclusive};
 use strum::{EnumString, VariantNames};
 
-/// Attempts when the user names none.
+/// Default of `max_attempts`.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
-/// Most attempts that one may ask for.
+/// Largest `max_attempts`.
 pub const MAX_ATTEMPTS_LIMIT: u32 = 100;
-/// Least and most urgent that a task may be; 0 when the user says nothing.
+/// Range of `priority`; 0 by default.
 pub const PRIORITY_RANGE: RangeInclusive<i32> = -100..=100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("allOf" = [exclusive_input_schema()]))]
 pub struct CreateTask {
-    /// Text; what it means is up to `input_mode`.
+    /// Text whose meaning depends on `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = jobs::MAX_SCRIPT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub prompt: Option<String>,
-    /// Program and arguments, run as they are.
+    /// Program and arguments, run without a shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), extend("prefixItems" = [text(1)], "items" = text(0)))]
     pub command: Option<Vec<String>>,
-    /// Run with `/bin/sh -c`.
+    /// Script for `/bin/sh -c`, at most 256 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = jobs::MAX_SCRIPT_BYTES), regex(pattern = SCRIPT_PATTERN))]
     pub script: Option<String>,
-    /// How `prompt` is to be read.
+    /// Meaning of `prompt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_mode: Option<InputMode>,
-    /// A name to find the task by. It is made plain (lower case, `-` for other characters) and, by a number,
-    /// one that no other task of the user has: `build`, `build-2`.
+    /// Name of the task. It is normalized (lower case, `-` for other characters) and made unique among the user's
+    /// tasks by a number: `build`, `build-2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_NAME_CHARS), regex(pattern = jobs::NO_NUL_PATTERN))]
     pub task_name: Option<String>,
-    /// The sandbox's image; the orchestrator's default when absent.
+    /// Image of the sandbox; the orchestrator's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = image::MAX_INPUT_BYTES), regex(pattern = image::PATTERN))]
     pub image: Option<String>,
-    /// Added to the image's environment.
+    /// Variables added to the environment of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text(0)))]
     pub env: Option<Env>,
-    /// Seconds until the sandbox is killed.
+    /// Time limit in seconds, after which the sandbox is killed.
     #[serde(
         default,
         deserialize_with = "timeout_seconds",
@@ -62,17 +62,17 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = 1, max = u64::MAX))]
     pub timeout_seconds: Option<u64>,
-    /// What network the sandbox gets.
+    /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
-    /// Labels that the node must all bear.
+    /// Labels that the node must have, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_LABELS), inner(regex(pattern = LABEL_PATTERN)))]
     pub node_labels: Option<Vec<String>>,
-    /// Whether the sandbox may reach a model server.
+    /// Whether the sandbox may use a model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
-    /// How often infrastructure may fail; 1 means never run twice.
+    /// Maximum attempts when a node fails or is lost; 1: never run the command twice.
     #[serde(
         default,
         deserialize_with = "max_attempts",
@@ -80,8 +80,7 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = 1, max = MAX_ATTEMPTS_LIMIT))]
     pub max_attempts: Option<u32>,
-    /// Which of the user's own tasks start first: the higher, the sooner. Counts for nothing beside
-    /// those of others.
+    /// Priority among the user's own tasks: higher ones start first. Tasks of other users are not affected.
     #[serde(
         default,
         deserialize_with = "priority",
@@ -89,16 +88,16 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = *PRIORITY_RANGE.start(), max = *PRIORITY_RANGE.end()))]
     pub priority: Option<i32>,
-    /// Files for the sandbox; none can be sent yet.
+    /// Files for the sandbox; not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 0))]
     pub attachments: Option<Vec<Value>>,
 }
 
-/// What a script looks like to a schema: no NUL, and not white space alone.
+/// Pattern of a script, for schemas: no NUL, and not only white space.
 const SCRIPT_PATTERN: &str = "^[^\\u0000]*[^\\u0000\\s][^\\u0000]*$";
 
-/// The schema of an argument or of a variable's value.
+/// Schema of an argument or of a variable's value.
 fn text(shortest: usize) -> Value {
     json!({
         "type": "string",
@@ -108,8 +107,7 @@ fn text(shortest: usize) -> Value {
     })
 }
 
-/// What the schemas of the fields can't say: exactly one way to say what to run, and none that
-/// needs a model.
+/// Schema of the rule over several fields: exactly one of command, script and prompt, and none that needs a model.
 fn exclusive_input_schema() -> Value {
     let ways = [
         ("command", "array"),
@@ -148,43 +146,43 @@ fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D
     optional_integer(deserializer, PRIORITY_RANGE)
 }
 
-/// How a prompt is to be read.
+/// Meaning of a prompt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema, EnumString, VariantNames)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum InputMode {
-    /// For a model.
+    /// Prompt for a model.
     Prompt,
-    /// A shell script.
+    /// Shell script.
     Script,
-    /// Shell commands, one a line; the same as a script.
+    /// Shell commands, one a line; same as a script.
     Commands,
 }
 
 deserialize_by_name!(InputMode);
 
-/// A task that was checked and can be stored: what the sandbox will run, and where.
+/// Validated task, as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskSpec {
-    /// The user's prompt, where the command came from one.
+    /// Prompt of the user, where the command came from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// Name to begin with: where another task of the user has it, a number is added.
+    /// Base of the name; a number is added where another task of the user has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_name: Option<String>,
-    /// What the Worker API gets; the image is in normal form.
+    /// Sandbox and command for the Worker API; the image is in normal form.
     pub sandbox: SandboxSpec,
-    /// Labels that the node must all bear.
+    /// Labels that the node must have, all of them.
     pub node_labels: Vec<String>,
-    /// How often infrastructure may fail.
+    /// Maximum attempts.
     pub max_attempts: u32,
-    /// Which of the user's own tasks start first.
+    /// Priority among the user's own tasks.
     #[serde(default)]
     pub priority: i32,
 }
 
 impl CreateTask {
-    /// Checks every field and turns the three ways to say what to run into one command.
+    /// Checks every field, and converts command, script or prompt into one command.
     pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
         if self.use_inference == Some(true) {
             return Err(inference_unavailable("/use_inference"));
@@ -250,7 +248,7 @@ impl CreateTask {
         })
     }
 
-    /// The command, and the field that it comes from.
+    /// Command, and the JSON pointer of the field that it comes from.
     fn take_command(&mut self) -> Result<(Vec<String>, &'static str), Problem> {
         if self.prompt.is_none() && self.input_mode == Some(InputMode::Prompt) {
             return Err(Problem::field(
@@ -260,7 +258,7 @@ impl CreateTask {
         }
         match (self.command.take(), &self.script, &self.prompt) {
             (Some(command), None, None) => {
-                // One that looks like a script is none: no argument may be longer than any other.
+                // A command that looks like a script has the limits of a command.
                 for (n, argument) in command.iter().enumerate() {
                     let pointer = format!("/command/{n}");
                     jobs::check_size(&pointer, argument, jobs::MAX_ARGUMENT_BYTES)?;

@@ -1,13 +1,13 @@
-//! Where a reader stands in what a task prints.
+//! Position of a reader in the log of a task.
 
 use std::{fmt, str::FromStr};
 
-/// A place in a task's output, `<attempt>-<seq>`: the id of a server-sent event.
+/// Position in the log of a task, `<attempt>-<seq>`: the id of a server-sent event.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct LogCursor {
-    /// Which attempt; 0 before the first.
+    /// Attempt; 0 before the first.
     pub attempt: u32,
-    /// Number of the last event that was seen of it; 0 before the first.
+    /// Number of the last event that was read of it; 0 before the first.
     pub seq: u64,
 }
 
@@ -20,13 +20,13 @@ impl fmt::Display for LogCursor {
 impl FromStr for LogCursor {
     type Err = ();
 
-    /// Takes what [`Display`](fmt::Display) writes, and nothing that only means the same.
+    /// Accepts only the form that [`Display`](fmt::Display) writes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (attempt, seq) = text.split_once('-').ok_or(())?;
-        let place = Self {
+        let cursor = Self {
             attempt: attempt.parse().map_err(|_| ())?,
             seq: seq.parse().map_err(|_| ())?,
         };
-        (place.to_string() == text).then_some(place).ok_or(())
+        (cursor.to_string() == text).then_some(cursor).ok_or(())
     }
 }

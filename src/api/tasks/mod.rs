@@ -1,4 +1,4 @@
-//! Users and their tasks (contract, section 2): what they ask for, and what they see.
+//! Tasks of users: creation, names, views, and positions in their logs (contract, section 2).
 
 mod create;
 mod log_cursor;

@@ -1,12 +1,12 @@
-//! A task's name: what a user calls it, made into a word that can stand in a path or on a command line.
+//! Names of tasks, normalized so that they can stand in a path and on a command line.
 
-/// Most characters of a task's name, as given and as made.
+/// Longest name of a task, in characters, as given and normalized.
 pub const MAX_NAME_CHARS: usize = 200;
-/// Name of a task in whose name no letter or digit of ASCII is left.
+/// Name of a task whose given name has no ASCII letter or digit.
 const FALLBACK_NAME: &str = "task";
 
-/// The word made of `text`: lower case, with `-` for each run of other characters, and none at either end.
-/// `None` where nothing is left.
+/// Normal form of a name: lower case, `-` for each run of other characters, none at either end. `None` where
+/// nothing is left.
 pub fn normalize_name(text: &str) -> Option<String> {
     let mut name = String::new();
     for c in text.to_lowercase().chars() {
@@ -21,12 +21,12 @@ pub fn normalize_name(text: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The name to begin with for a task that is to be called `text`; an empty text asks for none.
+/// Base of the name of a task; `None` for an empty text, which asks for no name.
 pub(super) fn base_name(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| normalize_name(text).unwrap_or_else(|| FALLBACK_NAME.to_owned()))
 }
 
-/// The `n`th task of a name: `build`, `build-2`, `build-3`, and so on, cut where it would be too long.
+/// Name of the `n`th task with the same base: `build`, `build-2`, `build-3`, …, cut where it would be too long.
 pub fn numbered_name(base: &str, n: u64) -> String {
     if n <= 1 {
         return base.to_owned();

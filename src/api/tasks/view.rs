@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Where a task stands.
+/// Status of a task.
 #[derive(
     Clone,
     Copy,
@@ -26,15 +26,15 @@ use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum TaskStatus {
-    /// Waits for a node.
+    /// Waiting for a node.
     Queued,
-    /// A node has it.
+    /// Accepted by a node.
     Running,
-    /// Exit code 0.
+    /// Ended with exit code 0.
     Completed,
-    /// Anything else, a timeout too.
+    /// Ended in any other way, a timeout included.
     Failed,
-    /// Ended on request.
+    /// Canceled by a user.
     Canceled,
 }
 
@@ -42,18 +42,18 @@ impl TaskStatus {
     /// Every status, in the order of a task's life.
     pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
 
-    /// The name on the wire and in the store.
+    /// Name on the wire and in the database.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// Whether it stays as it is.
+    /// Whether the status can't change any more.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Canceled)
     }
 }
 
-/// Where a job stands, as the orchestrator sees it.
+/// Status of a job at the orchestrator.
 #[derive(
     Clone,
     Copy,
@@ -69,29 +69,29 @@ impl TaskStatus {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum JobStatus {
-    /// Waits for a node.
+    /// Waiting for a node.
     Queued,
-    /// A node has it.
+    /// Accepted by a node.
     Running,
-    /// Exit code 0.
+    /// Ended with exit code 0.
     Completed,
-    /// Another exit code, or it could not run.
+    /// Ended with another exit code, or could not run.
     Failed,
     /// Killed at its time limit.
     Timeout,
-    /// Ended on request.
+    /// Canceled by a user.
     Canceled,
-    /// Nobody can know how it ended, and it may not run twice.
+    /// Outcome unknown, and no attempt left.
     Lost,
 }
 
 impl JobStatus {
-    /// The name on the wire and in the store.
+    /// Name on the wire and in the database.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// What the job's task is then.
+    /// Status of the job's task.
     pub const fn task_status(self) -> TaskStatus {
         match self {
             Self::Queued => TaskStatus::Queued,
@@ -103,56 +103,56 @@ impl JobStatus {
     }
 }
 
-/// A task as users see it.
+/// Task in answers of the User API.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Task {
-    /// The task's id.
+    /// Id of the task.
     pub id: TaskId,
     /// Same as `id`.
     pub task_id: TaskId,
-    /// Where it stands.
+    /// Status.
     pub status: TaskStatus,
-    /// Why it still waits, for a node or for a word of its own, where that is more than a moment.
+    /// Reason why the task waits for a node, or for news of its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// One line on how it ended.
+    /// Summary of the end, in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
-    /// The user's name for it, which no other task of theirs has.
+    /// Name, unique among the tasks of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_name: Option<String>,
-    /// The user's prompt.
+    /// Prompt of the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// What is run.
+    /// Program and arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// In which image, in normal form.
+    /// Image, in normal form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Seconds after which its sandbox is killed, where the user asked for a limit.
+    /// Time limit in seconds, where the user set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
-    /// Which of the user's own tasks start first: the higher, the sooner.
+    /// Priority among the user's own tasks: higher ones start first.
     #[serde(default)]
     pub priority: i32,
-    /// When it was accepted.
+    /// Time of creation.
     pub created_at: Time,
-    /// When it last changed.
+    /// Time of the last change.
     pub updated_at: Time,
-    /// When a node first took it.
+    /// Time when a node first accepted the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When it ended.
+    /// Time of the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
-    /// The command's exit code.
+    /// Exit code of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
 }
 
 impl Task {
-    /// As it was when it was created.
+    /// Same task as it was when it was created.
     pub fn as_created(self) -> Self {
         Self {
             status: TaskStatus::Queued,
@@ -169,12 +169,12 @@ impl Task {
 /// Answer of `GET /v1/tasks`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskList {
-    /// Newest first.
+    /// Tasks, newest first.
     pub tasks: Vec<Task>,
-    /// Give it as `cursor` to read on; empty at the end.
+    /// Value of `cursor` for the next page; empty at the end.
     #[serde(default)]
     pub next_cursor: String,
-    /// The same for callers that count (`offset`).
+    /// Value of `offset` for the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_offset: Option<u64>,
 }
@@ -182,36 +182,36 @@ pub struct TaskList {
 /// Answer of `GET /v1/tasks/{id}/result`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskResult {
-    /// Which task.
+    /// Id of the task.
     pub task_id: TaskId,
-    /// Where it stands.
+    /// Status.
     pub status: TaskStatus,
-    /// Its jobs; one, today.
+    /// Jobs of the task; always one so far.
     pub jobs: Vec<JobView>,
 }
 
-/// A job as users see it.
+/// Job in answers of the User API.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobView {
-    /// The job's id.
+    /// Id of the job.
     pub id: JobId,
-    /// Where it stands.
+    /// Status.
     pub status: JobStatus,
-    /// The Worker API's result as a JSON string.
+    /// Result of the Worker API as a JSON string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
-    /// The same as an object.
+    /// Same result as an object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_object: Option<JobResult>,
-    /// The node that has, or had, it.
+    /// Node of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_slug: Option<String>,
-    /// How often it was given to a node.
+    /// Number of the last attempt; 0 before the first.
     pub attempt: u32,
-    /// When the sandbox started.
+    /// Start of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When it ended.
+    /// Time of the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
 }
@@ -219,13 +219,13 @@ pub struct JobView {
 /// Answer of `GET /v1/tasks/{id}/logs`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskLogs {
-    /// Which task.
+    /// Id of the task.
     pub task_id: TaskId,
-    /// What it printed on stdout.
+    /// Output on stdout.
     pub stdout: String,
-    /// What it printed on stderr.
+    /// Output on stderr.
     pub stderr: String,
-    /// Which of them was longer than what is kept.
+    /// Streams that were longer than the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncated: Option<Truncated>,
 }
@@ -233,9 +233,9 @@ pub struct TaskLogs {
 /// Answer of `POST /v1/tasks/{id}/cancel`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelAnswer {
-    /// Which task.
+    /// Id of the task.
     pub task_id: TaskId,
-    /// Whether it ended as canceled; false when it ended otherwise before it could be.
+    /// Whether the task ended as canceled; `false` when it had ended otherwise before.
     pub canceled: bool,
 }
 
