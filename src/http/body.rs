@@ -1,4 +1,4 @@
-//! Bodies of requests: received within limits of size, memory and time.
+//! Request bodies, received within limits on size, memory and time.
 
 use super::budget::BodyReservation;
 use crate::api::problem::{Problem, ProblemKind};
@@ -6,10 +6,10 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::time::Duration;
 
-/// How long a client may take to send a body that has begun.
+/// Time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Refuses a body that is said to be longer than `limit`, before any of it is read.
+/// Refuses a body that is announced to be longer than `limit` bytes, before any of it is read.
 pub(super) fn check_length(length: Option<usize>, limit: usize) -> Result<(), Problem> {
     match length {
         Some(length) if length > limit => Err(too_large(limit)),
@@ -17,15 +17,16 @@ pub(super) fn check_length(length: Option<usize>, limit: usize) -> Result<(), Pr
     }
 }
 
-/// All of a body, whose memory is charged to `share` as it comes, unless that is given up meanwhile.
+/// Whole body, whose memory is charged to `reservation` as it arrives. Fails with 413 above `limit` bytes, with
+/// 400 where it breaks off or takes too long, and with 503 where its memory is needed elsewhere.
 pub(super) async fn receive(
     body: Incoming,
     limit: usize,
-    share: &mut BodyReservation,
+    reservation: &mut BodyReservation,
 ) -> Result<Vec<u8>, Problem> {
-    let evicted = share.evicted();
+    let evicted = reservation.evicted();
     tokio::select! {
-        received = collect(body, limit, share) => received,
+        received = collect(body, limit, reservation) => received,
         problem = evicted => Err(problem),
         () = tokio::time::sleep(BODY_TIMEOUT) => Err(Problem::new(
             ProblemKind::InvalidRequest,
@@ -37,18 +38,18 @@ pub(super) async fn receive(
     }
 }
 
-/// Copies a body out of the buffers in which it comes, which are larger than what is in them.
+/// Copies a body out of the buffers in which it arrives, which are larger than their content.
 async fn collect(
     mut body: Incoming,
     limit: usize,
-    share: &mut BodyReservation,
+    reservation: &mut BodyReservation,
 ) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
             Problem::new(
                 ProblemKind::InvalidRequest,
-                "the body broke off; send it again",
+                "the body ended early; send it again",
             )
         })?;
         let Some(data) = frame.data_ref() else {
@@ -57,10 +58,10 @@ async fn collect(
         if bytes.len() + data.len() > limit {
             return Err(too_large(limit));
         }
-        share.take(data.len())?;
+        reservation.reserve(data.len())?;
         bytes.extend_from_slice(data);
     }
-    share.finish()?;
+    reservation.mark_complete()?;
     Ok(bytes)
 }
 

@@ -1,16 +1,16 @@
 //! Memory for request bodies, shared by all listeners of the process.
 //!
-//! A body takes from the budget as it comes and gives back when its request is done. Bodies of strangers have
-//! parts of their own, long and short ones, so that they can't keep users out, and registrations no logins.
-//! Nobody gets more than a quarter of a part, so that one user can't keep the others out. A stranger can also
-//! send slowly, or all but the last byte: where a part is used up, the oldest body that is still to be
-//! completed goes for the newer one.
+//! A body reserves memory as it arrives and returns it when its request is done. Bodies of unauthenticated
+//! clients have pools of their own, for large and for small ones, so that they can't crowd out users, nor
+//! registrations logins. One account gets at most a quarter of a pool, so that no user crowds out the others.
+//! An unauthenticated client can also send slowly, or all but the last byte: where a pool is used up, its
+//! oldest incomplete body is evicted for the newer one.
 
 use crate::{
     api::problem::{Problem, ProblemKind},
     network::client_network,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -19,29 +19,29 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// Bodies of all requests that have shown good credentials, in bytes.
+/// Pool for bodies of authorized requests, in bytes.
 const AUTHENTICATED_POOL_BYTES: usize = 56 * 1024 * 1024;
-/// Long bodies of all others, such as registrations.
+/// Pool for large bodies of unauthenticated clients, such as registrations, in bytes.
 const ANONYMOUS_LARGE_POOL_BYTES: usize = 4 * 1024 * 1024;
-/// Short ones, such as logins.
+/// Pool for small bodies of unauthenticated clients, such as logins, in bytes.
 const ANONYMOUS_SMALL_POOL_BYTES: usize = 4 * 1024 * 1024;
-/// Longest body that a call may take for its body to count as a short one.
+/// Largest body limit of a call whose bodies count as small, in bytes.
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 
 static BUDGET: LazyLock<Budget> = LazyLock::new(Budget::default);
 
-/// Whose body it is.
+/// Account that a request body is charged to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {
-    /// Sender without credentials, by network.
+    /// Unauthenticated clients of one network.
     Anonymous(IpAddr),
-    /// User or node.
+    /// User or node, by its id.
     Authenticated(Uuid),
-    /// The one caller of a listener, who may use all of the budget.
+    /// The sole client of a listener, which may use the whole budget.
     SoleClient,
 }
 
-/// What has a limit in common.
+/// Pool of memory with a limit of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Pool {
     Authenticated,
@@ -50,13 +50,13 @@ enum Pool {
 }
 
 impl Account {
-    /// Account of whoever sends from an address without credentials.
+    /// Account of an unauthenticated client at `address`.
     pub(super) fn anonymous(address: IpAddr) -> Self {
         Self::Anonymous(client_network(address))
     }
 
-    /// Pool that a body of at most `limit` bytes is taken from.
-    fn part(self, limit: usize) -> Pool {
+    /// Pool for a body of at most `limit` bytes.
+    fn pool(self, limit: usize) -> Pool {
         match self {
             Self::Anonymous(_) if limit <= SMALL_BODY_BYTES => Pool::AnonymousSmall,
             Self::Anonymous(_) => Pool::AnonymousLarge,
@@ -75,19 +75,19 @@ impl Pool {
     }
 }
 
-/// By whom and from what a body is paid.
+/// Account together with the pool that it draws on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct PoolAccount {
     account: Account,
-    part: Pool,
+    pool: Pool,
 }
 
 impl PoolAccount {
-    /// Bytes of this one alone.
-    fn own_bytes(self) -> usize {
+    /// Most bytes for this account alone.
+    fn limit_bytes(self) -> usize {
         match self.account {
-            Account::SoleClient => self.part.bytes(),
-            Account::Anonymous(_) | Account::Authenticated(_) => self.part.bytes() / 4,
+            Account::SoleClient => self.pool.bytes(),
+            Account::Anonymous(_) | Account::Authenticated(_) => self.pool.bytes() / 4,
         }
     }
 }
@@ -98,83 +98,84 @@ struct Budget(Mutex<Usage>);
 #[derive(Default)]
 struct Usage {
     next: u64,
-    parts: HashMap<Pool, usize>,
-    payers: HashMap<PoolAccount, usize>,
-    /// Bodies, oldest first.
+    pools: HashMap<Pool, usize>,
+    accounts: HashMap<PoolAccount, usize>,
+    /// Bodies by age, oldest first.
     bodies: BTreeMap<u64, Body>,
 }
 
 struct Body {
-    payer: PoolAccount,
+    owner: PoolAccount,
     bytes: usize,
-    /// Tells a stranger's that it is given up; none for others, nor once it is there in full.
-    closing: Option<Arc<Notify>>,
+    /// Notifies the receiver of an eviction; `None` for bodies that can't be evicted: those of authorized
+    /// requests, and those that are complete.
+    eviction: Option<Arc<Notify>>,
 }
 
 impl Usage {
-    /// Why so many more bytes don't fit, if so.
-    fn lack(&self, payer: PoolAccount, bytes: usize) -> Option<Shortage> {
-        let own = self.payers.get(&payer).copied().unwrap_or(0);
-        let all = self.parts.get(&payer.part).copied().unwrap_or(0);
-        if own + bytes > payer.own_bytes() {
+    /// Shortage that keeps `bytes` more from fitting, if any.
+    fn shortage(&self, owner: PoolAccount, bytes: usize) -> Option<Shortage> {
+        let own = self.accounts.get(&owner).copied().unwrap_or(0);
+        let all = self.pools.get(&owner.pool).copied().unwrap_or(0);
+        if own + bytes > owner.limit_bytes() {
             return Some(Shortage::Own);
         }
-        (all + bytes > payer.part.bytes()).then_some(Shortage::All)
+        (all + bytes > owner.pool.bytes()).then_some(Shortage::All)
     }
 
-    /// Takes so many more bytes for a body, for which older ones may have to go.
-    fn take(&mut self, id: u64, bytes: usize) -> Result<(), Problem> {
-        let Some(payer) = self.bodies.get(&id).map(|body| body.payer) else {
+    /// Reserves `bytes` more for a body, for which older ones may be evicted.
+    fn reserve(&mut self, id: u64, bytes: usize) -> Result<(), Problem> {
+        let Some(owner) = self.bodies.get(&id).map(|body| body.owner) else {
             return Err(Shortage::All.problem());
         };
-        while let Some(lack) = self.lack(payer, bytes) {
-            let oldest = self.oldest_unfinished(payer, lack);
-            // Nothing is left but to give up this one.
+        while let Some(shortage) = self.shortage(owner, bytes) {
+            let oldest = self.oldest_unfinished(owner, shortage);
+            // Only this body itself could still be evicted.
             let oldest = oldest.filter(|oldest| *oldest != id);
-            let oldest = oldest.ok_or_else(|| lack.problem())?;
+            let oldest = oldest.ok_or_else(|| shortage.problem())?;
             self.remove(oldest);
         }
-        *self.parts.entry(payer.part).or_default() += bytes;
-        *self.payers.entry(payer).or_default() += bytes;
+        *self.pools.entry(owner.pool).or_default() += bytes;
+        *self.accounts.entry(owner).or_default() += bytes;
         if let Some(body) = self.bodies.get_mut(&id) {
             body.bytes += bytes;
         }
         Ok(())
     }
 
-    /// Oldest body that can be given up, and whose memory would be of use to this payer.
-    fn oldest_unfinished(&self, payer: PoolAccount, lack: Shortage) -> Option<u64> {
+    /// Oldest body that can be evicted and whose memory helps this account.
+    fn oldest_unfinished(&self, owner: PoolAccount, shortage: Shortage) -> Option<u64> {
         let found = self.bodies.iter().find(|(_, body)| {
-            let is_of_use = match lack {
-                Shortage::Own => body.payer == payer,
-                Shortage::All => body.payer.part == payer.part,
+            let is_of_use = match shortage {
+                Shortage::Own => body.owner == owner,
+                Shortage::All => body.owner.pool == owner.pool,
             };
-            is_of_use && body.bytes > 0 && body.closing.is_some()
+            is_of_use && body.bytes > 0 && body.eviction.is_some()
         });
         found.map(|(id, _)| *id)
     }
 
-    /// Ends a body, which gives back what it has taken.
+    /// Removes a body and returns its memory.
     fn remove(&mut self, id: u64) {
         let Some(body) = self.bodies.remove(&id) else {
             return;
         };
-        if let Some(all) = self.parts.get_mut(&body.payer.part) {
+        if let Some(all) = self.pools.get_mut(&body.owner.pool) {
             *all -= body.bytes;
         }
-        if let Some(own) = self.payers.get_mut(&body.payer) {
+        if let Some(own) = self.accounts.get_mut(&body.owner) {
             *own -= body.bytes;
             if *own == 0 {
-                self.payers.remove(&body.payer);
+                self.accounts.remove(&body.owner);
             }
         }
-        if let Some(closing) = body.closing {
-            closing.notify_one();
+        if let Some(eviction) = body.eviction {
+            eviction.notify_one();
         }
     }
 }
 
-/// Whose limit is reached.
+/// Limit that is reached: the account's own, or the pool's.
 #[derive(Clone, Copy)]
 enum Shortage {
     Own,
@@ -185,32 +186,26 @@ impl Shortage {
     fn problem(self) -> Problem {
         let text = match self {
             Self::Own => {
-                "too many request bodies of yours are being received; send fewer at a time, and this one again"
+                "too many of your request bodies are being received; send fewer at a time, and this one again"
             }
             Self::All => {
-                "too many request bodies are being received; wait a moment and send it again"
+                "too many request bodies are being received; send this one again in a moment"
             }
         };
         Problem::new(ProblemKind::Unavailable, text).retry_after(1)
     }
 }
 
-impl Budget {
-    fn taken(&self) -> MutexGuard<'_, Usage> {
-        self.0.lock()
-    }
-}
-
-/// Memory that one body has taken; given back when dropped.
+/// Memory reserved for one body; returned when dropped.
 pub(super) struct BodyReservation {
     budget: &'static Budget,
     id: u64,
-    closing: Arc<Notify>,
+    eviction: Arc<Notify>,
 }
 
 impl BodyReservation {
-    /// Nothing yet, for a body of at most `limit` bytes that is said to have so many; fails where those don't
-    /// fit now. What strangers say doesn't count, only what they send.
+    /// Empty reservation for a body of at most `limit` bytes. Fails with 503 where the `announced` bytes of an
+    /// authorized request don't fit now; of unauthenticated clients only bytes that arrived count.
     pub(super) fn open(account: Account, limit: usize, announced: usize) -> Result<Self, Problem> {
         Self::open_in(&BUDGET, account, limit, announced)
     }
@@ -221,55 +216,55 @@ impl BodyReservation {
         limit: usize,
         announced: usize,
     ) -> Result<Self, Problem> {
-        let part = account.part(limit);
-        let payer = PoolAccount { account, part };
-        let closing = Arc::<Notify>::default();
-        let mut taken = budget.taken();
-        let is_known = part == Pool::Authenticated;
-        if let Some(lack) = taken.lack(payer, announced).filter(|_| is_known) {
-            return Err(lack.problem());
+        let pool = account.pool(limit);
+        let owner = PoolAccount { account, pool };
+        let eviction = Arc::<Notify>::default();
+        let mut usage = budget.0.lock();
+        let is_authorized = pool == Pool::Authenticated;
+        if let Some(shortage) = usage.shortage(owner, announced).filter(|_| is_authorized) {
+            return Err(shortage.problem());
         }
-        let id = taken.next;
-        taken.next += 1;
+        let id = usage.next;
+        usage.next += 1;
         let body = Body {
-            payer,
+            owner,
             bytes: 0,
-            closing: (!is_known).then(|| Arc::clone(&closing)),
+            eviction: (!is_authorized).then(|| Arc::clone(&eviction)),
         };
-        taken.bodies.insert(id, body);
+        usage.bodies.insert(id, body);
         Ok(Self {
             budget,
             id,
-            closing,
+            eviction,
         })
     }
 
-    /// Takes more.
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        self.budget.taken().take(self.id, bytes)
+    /// Reserves `bytes` more. Fails with 503 where they don't fit, or the body was evicted.
+    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.budget.0.lock().reserve(self.id, bytes)
     }
 
-    /// Waits until the memory is needed for a newer body; what to tell the sender.
+    /// Waits until the body is evicted for a newer one; yields the problem for its sender.
     pub(super) fn evicted(&self) -> impl Future<Output = Problem> + use<> {
-        let closing = Arc::clone(&self.closing);
+        let eviction = Arc::clone(&self.eviction);
         async move {
-            closing.notified().await;
+            eviction.notified().await;
             Shortage::All.problem()
         }
     }
 
-    /// Notes that the body is there in full: it is given up for no other one any more.
-    pub(super) fn finish(&mut self) -> Result<(), Problem> {
-        let mut taken = self.budget.taken();
-        let body = taken.bodies.get_mut(&self.id);
-        body.ok_or_else(|| Shortage::All.problem())?.closing = None;
+    /// Marks the body as complete, so that it can't be evicted any more.
+    pub(super) fn mark_complete(&mut self) -> Result<(), Problem> {
+        let mut usage = self.budget.0.lock();
+        let body = usage.bodies.get_mut(&self.id);
+        body.ok_or_else(|| Shortage::All.problem())?.eviction = None;
         Ok(())
     }
 }
 
 impl Drop for BodyReservation {
     fn drop(&mut self) {
-        self.budget.taken().remove(self.id);
+        self.budget.0.lock().remove(self.id);
     }
 }
 
@@ -291,7 +286,7 @@ mod tests {
         bytes: usize,
     ) -> Result<BodyReservation, Problem> {
         let mut share = BodyReservation::open_in(budget, account, limit, bytes)?;
-        share.take(bytes)?;
+        share.reserve(bytes)?;
         Ok(share)
     }
 
@@ -324,7 +319,7 @@ mod tests {
             .map(|n| share(budget, anonymous(n), LONG, ANONYMOUS_LARGE_POOL_BYTES / 4).unwrap())
             .collect();
         for share in &mut shares {
-            share.finish().unwrap();
+            share.mark_complete().unwrap();
         }
         assert!(share(budget, anonymous(9), LONG, 1).is_err());
         share(budget, anonymous(9), SMALL_BODY_BYTES, 1).unwrap();
@@ -338,14 +333,17 @@ mod tests {
         let mut held: Vec<_> = (0..4)
             .map(|n| share(budget, anonymous(n), LONG, quarter).unwrap())
             .collect();
-        held[0].finish().unwrap();
+        held[0].mark_complete().unwrap();
         let _own = share(budget, anonymous(2), LONG, 1).unwrap();
-        assert!(held[2].take(1).is_err(), "the oldest of that network went");
+        assert!(
+            held[2].reserve(1).is_err(),
+            "the oldest of that network went"
+        );
         drop(share(budget, anonymous(8), LONG, quarter).unwrap());
-        assert!(held[1].take(1).is_err(), "then the oldest of all");
-        assert!(held[1].finish().is_err());
-        held[3].finish().unwrap();
-        held[0].finish().unwrap();
+        assert!(held[1].reserve(1).is_err(), "then the oldest of all");
+        assert!(held[1].mark_complete().is_err());
+        held[3].mark_complete().unwrap();
+        held[0].mark_complete().unwrap();
     }
 
     proptest! {
@@ -361,18 +359,18 @@ mod tests {
                 };
                 if let Ok(mut share) = share(budget, account, LONG, bytes) {
                     if is_finished {
-                        share.finish().unwrap();
+                        share.mark_complete().unwrap();
                     }
                     shares.push(share);
                 }
-                let taken = budget.taken();
-                prop_assert!(taken.parts.iter().all(|(part, bytes)| *bytes <= part.bytes()));
-                prop_assert!(taken.payers.iter().all(|(payer, bytes)| *bytes <= payer.own_bytes()));
+                let usage = budget.0.lock();
+                prop_assert!(usage.pools.iter().all(|(pool, bytes)| *bytes <= pool.bytes()));
+                prop_assert!(usage.accounts.iter().all(|(owner, bytes)| *bytes <= owner.limit_bytes()));
             }
             shares.clear();
-            let taken = budget.taken();
-            prop_assert!(taken.parts.values().all(|bytes| *bytes == 0));
-            prop_assert_eq!((taken.payers.len(), taken.bodies.len()), (0, 0));
+            let usage = budget.0.lock();
+            prop_assert!(usage.pools.values().all(|bytes| *bytes == 0));
+            prop_assert_eq!((usage.accounts.len(), usage.bodies.len()), (0, 0));
         }
     }
 }

@@ -1,44 +1,44 @@
-//! Why a call gave no usable answer.
+//! Errors of calls to other roles.
 
 use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;
 use std::time::Duration;
 
-/// Why a call gave no usable answer.
+/// Error of a call to another role.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// No answer came: not reached, cut off, or too slow. Whether the other side acted is unknown.
+    /// No answer: the peer was not reached, hung up, or was too slow. Whether it acted is unknown.
     #[error("no answer from {url}: {reason}")]
     Transport {
-        /// Whom we called.
+        /// URL of the call.
         url: String,
-        /// What happened.
+        /// Cause, for the log.
         reason: String,
-        /// Whether a connection was made; without one the other side can't have acted.
+        /// Whether a connection was made; without one the peer can't have acted.
         connected: bool,
     },
-    /// The other side refused.
+    /// The peer refused the call.
     #[error("{status} from {url}: {}", problem.detail)]
     Refused {
-        /// Whom we called.
+        /// URL of the call.
         url: String,
-        /// Its status.
+        /// HTTP status.
         status: StatusCode,
-        /// Its reason; empty fields where it didn't speak problem+json.
+        /// Problem; with empty fields where the peer did not answer problem+json.
         problem: Box<ProblemBody>,
     },
-    /// It answered something that isn't in the contract.
-    #[error("{url} answered what this cynode doesn't understand: {reason}")]
+    /// The answer does not follow the contract.
+    #[error("{url} sent an answer that this cynode does not understand: {reason}")]
     Malformed {
-        /// Whom we called.
+        /// URL of the call.
         url: String,
-        /// What is wrong.
+        /// Part of the answer that is wrong.
         reason: String,
     },
 }
 
 impl CallError {
-    /// Whether it is certain that the other side never heard of the call.
+    /// Whether the call certainly never reached the peer.
     pub fn is_not_sent(&self) -> bool {
         matches!(
             self,
@@ -49,12 +49,12 @@ impl CallError {
         )
     }
 
-    /// An answer that was waited for in vain.
+    /// Error of an answer that did not arrive within `limit`.
     pub fn timed_out(url: &str, limit: Duration) -> Self {
-        transport(url, format!("nothing was heard for {} s", limit.as_secs()))
+        transport(url, format!("no data for {} s", limit.as_secs()))
     }
 
-    /// Whether the other side may know no such call. A 404 in the words of a cynode is about a thing.
+    /// Whether the peer may not implement the call. A 404 with a problem of cynode's is about a resource instead.
     pub fn is_unsupported(&self) -> bool {
         match self {
             Self::Refused {
@@ -68,12 +68,12 @@ impl CallError {
         }
     }
 
-    /// Whether it is a refusal of this kind.
+    /// Whether this is a refusal with a problem of this kind.
     pub fn is_problem(&self, kind: ProblemKind) -> bool {
         self.kind() == Some(kind)
     }
 
-    /// Kind of a refusal in the words of a cynode; none where anything else refused.
+    /// Kind of the problem of a refusal; `None` where it is not one of cynode's.
     pub fn kind(&self) -> Option<ProblemKind> {
         let Self::Refused {
             status, problem, ..
@@ -85,7 +85,7 @@ impl CallError {
         kinds.find(|kind| kind.slug() == problem.slug() && kind.status() == status.as_u16())
     }
 
-    /// The status of a refusal.
+    /// HTTP status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),

@@ -1,4 +1,4 @@
-//! Calls between roles: an async client with time limits, over plain HTTP, without proxies.
+//! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP, without proxies.
 
 pub use super::call_error::CallError;
 
@@ -27,16 +27,16 @@ use hyper_util::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-/// How long a connection may take to be made.
+/// Time for a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer that isn't a stream may take.
+/// Time for an answer that is not a stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Media type of lines of JSON.
+/// Media type of newline-delimited JSON.
 const NDJSON: &str = "application/x-ndjson";
-/// What is read of an answer that is only looked at.
+/// Bytes that are read of the body of a probe's answer.
 const PROBE_BODY_BYTES: usize = 4096;
 
-/// An HTTP client with a pool of connections; cheap to clone.
+/// HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     inner: legacy::Client<Connector, Full<Bytes>>,
@@ -50,22 +50,22 @@ impl Default for Client {
 }
 
 impl Client {
-    /// One that calls only addresses that `guard` allows. Its connections are its own.
+    /// Client that connects only to addresses that `guard` allows, with a pool of its own.
     pub fn with_guard(guard: AddressGuard) -> Self {
         let connector = Connector::new(guard, |connector| {
             connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
             connector.set_nodelay(true);
-            // A node that lost power sends no FIN; this finds out within about 20 s.
+            // A node that lost power sends no FIN; keepalive detects that within about 20 s.
             connector.set_keepalive(Some(Duration::from_secs(10)));
             connector.set_keepalive_interval(Some(Duration::from_secs(5)));
             connector.set_keepalive_retries(Some(2));
-            // The same where it owes us an acknowledgement, which keepalive doesn't look at.
+            // Same for sent data that is not acknowledged, which keepalive does not cover.
             #[cfg(target_os = "linux")]
             connector.set_tcp_user_timeout(Some(Duration::from_secs(20)));
         });
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            // Less than a listener of ours waits for the next request.
+            // Shorter than a cynode listener keeps idle connections.
             .pool_idle_timeout(Duration::from_secs(5))
             .build(connector);
         Self {
@@ -74,7 +74,7 @@ impl Client {
         }
     }
 
-    /// One that gives up on an answer that isn't a stream after this time.
+    /// Client with another timeout for answers that are not streams.
     pub fn with_answer_timeout(answer_timeout: Duration) -> Self {
         Self {
             answer_timeout,
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// Prepares a call.
+    /// Call to `url`, to be completed and sent.
     pub fn call(&self, method: Method, url: impl Into<String>) -> Call<'_> {
         Call {
             client: self,
@@ -95,7 +95,7 @@ impl Client {
     }
 }
 
-/// One call, before it is made.
+/// Call that is being built.
 pub struct Call<'a> {
     client: &'a Client,
     method: Method,
@@ -106,33 +106,33 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Shows this token.
+    /// Adds a bearer token.
     pub fn bearer(mut self, token: impl Into<Cow<'a, str>>) -> Self {
         self.bearer = Some(token.into());
         self
     }
 
-    /// Names the process that calls.
+    /// Adds the instance id of this process.
     pub fn instance(mut self, instance: &'a str) -> Self {
         self.instance = Some(instance);
         self
     }
 
-    /// Sends this as JSON.
+    /// Adds a JSON body.
     pub fn json(mut self, body: &impl Serialize) -> Self {
         self.body = Some(serde_json::to_vec(body));
         self
     }
 
-    /// Makes the call and reads the answer as JSON.
+    /// Sends the call and reads the answer as JSON.
     pub async fn receive<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let url = self.url.clone();
         let bytes = self.whole().await?;
         parse(&url, &bytes)
     }
 
-    /// Like [`receive`](Self::receive), for what orchestrator and nodes send each other: the version of the
-    /// payload is looked at before anything else.
+    /// Same as [`receive`](Self::receive) for versioned payloads between orchestrator and node: the version is
+    /// checked before anything else.
     pub async fn receive_payload<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let url = self.url.clone();
         let bytes = self.whole().await?;
@@ -144,18 +144,18 @@ impl<'a> Call<'a> {
             })
     }
 
-    /// Makes the call; any answer of success will do.
+    /// Sends the call; any successful answer will do.
     pub async fn done(self) -> Result<(), CallError> {
         self.whole().await.map(drop)
     }
 
-    /// Makes the call and reads the answer line by line as it comes.
+    /// Sends the call and reads the answer line by line as it arrives.
     pub async fn lines(self) -> Result<JsonLines, CallError> {
         Ok(self.open(NDJSON).await?.lines())
     }
 
-    /// Makes the call and receives the head of an answer in one of the media types that `accept` names.
-    /// There is no time limit: some answers come only once the work is done.
+    /// Sends the call and receives the head of an answer in one of the media types of `accept`. There is no
+    /// timeout: some answers begin only once the work is done.
     pub async fn open(self, accept: &str) -> Result<ClientResponse, CallError> {
         let url = self.url.clone();
         let (head, body) = self.send(accept, None).await?;
@@ -173,10 +173,10 @@ impl<'a> Call<'a> {
         read_whole(url, body, limit).await
     }
 
-    /// Makes the call and tells what came back, whatever it is: to find out who is there.
+    /// Sends the call and returns any answer, to find out what listens there.
     pub async fn probe(self, limit: Duration) -> Result<ProbeResponse, CallError> {
         let url = self.url.clone();
-        let look = async {
+        let answer = async {
             let (parts, mut body) = self.exchange("*/*", None).await?;
             let mut start = Vec::new();
             while let Some(frame) = body.frame().await {
@@ -196,9 +196,9 @@ impl<'a> Call<'a> {
                 body_start: String::from_utf8_lossy(&start).into_owned(),
             })
         };
-        tokio::time::timeout(limit, look)
+        tokio::time::timeout(limit, answer)
             .await
-            .unwrap_or_else(|_| Err(transport(&url, "it took too long")))
+            .unwrap_or_else(|_| Err(transport(&url, "timed out")))
     }
 
     async fn send(
@@ -218,11 +218,11 @@ impl<'a> Call<'a> {
             kind: String::new(),
             title: String::new(),
             status: parts.status.as_u16(),
-            detail: "it gave no reason; is this the address of a cynode?".to_owned(),
+            detail: "no reason given; check that this is the address of a cynode".to_owned(),
             instance: String::new(),
             errors: Vec::new(),
         });
-        // It is logged, and stored as the end of a job.
+        // The text goes to the log, and to the database as the end of a job.
         problem.detail = truncated(problem.detail.replace(char::is_control, " "));
         Err(CallError::Refused {
             url,
@@ -231,7 +231,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Sends the call and receives the head of any answer.
+    /// Sends the call and receives the head of its answer, of any status.
     async fn exchange(
         self,
         accept: &str,
@@ -270,12 +270,12 @@ impl<'a> Call<'a> {
         let answered = match limit {
             Some(limit) => tokio::time::timeout(limit, sent)
                 .await
-                .map_err(|_| transport(&url, "it took too long"))?,
+                .map_err(|_| transport(&url, "timed out"))?,
             None => sent.await,
         };
         let answer = answered.map_err(|error| CallError::Transport {
             url: url.clone(),
-            // hyper's errors say little by themselves; the cause is further down.
+            // hyper's own texts say little; their sources say more.
             reason: errors::chain(&error),
             connected: !error.is_connect(),
         })?;
@@ -285,20 +285,20 @@ impl<'a> Call<'a> {
 
 async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Bytes, CallError> {
     let read = tokio::time::timeout(limit, collect(&url, body)).await;
-    read.unwrap_or_else(|_| Err(transport(&url, "it took too long")))
+    read.unwrap_or_else(|_| Err(transport(&url, "timed out")))
 }
 
 pub(super) fn parse<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, CallError> {
     parse_json(bytes).map_err(|problem| malformed(url, problem.detail))
 }
 
-/// An answer of any kind, as it was found.
+/// Answer to a probe, of any status.
 #[derive(Clone, Debug)]
 pub struct ProbeResponse {
-    /// Its status.
+    /// HTTP status.
     pub status: StatusCode,
-    /// Its `Date` field: the other side's clock.
+    /// `Date` header: the peer's clock.
     pub date: Option<String>,
-    /// How its body begins.
+    /// First 4 KiB of the body.
     pub body_start: String,
 }

@@ -1,4 +1,4 @@
-//! Bodies of answers: as lines while they come, or whole.
+//! Bodies of answers to our calls, read line by line as they arrive or whole.
 
 use super::{
     MAX_BODY_BYTES,
@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
-/// An answer of success whose body is yet to be read.
+/// Successful answer whose body is not read yet.
 pub struct ClientResponse {
     url: String,
     has_lines: bool,
@@ -27,17 +27,17 @@ impl ClientResponse {
         }
     }
 
-    /// Whom was called.
+    /// URL of the call.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether its media type is lines of JSON, not one document.
+    /// Whether the body is newline-delimited JSON, not one document.
     pub fn has_lines(&self) -> bool {
         self.has_lines
     }
 
-    /// Reads it line by line as it comes.
+    /// Reads the body line by line as it arrives.
     pub fn lines(self) -> JsonLines {
         JsonLines {
             url: self.url,
@@ -46,14 +46,14 @@ impl ClientResponse {
         }
     }
 
-    /// Reads all of it as one JSON document, however long that takes to come.
+    /// Reads the whole body as one JSON document, without a timeout.
     pub async fn document<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let bytes = collect(&self.url, self.body).await?;
         parse(&self.url, &bytes)
     }
 }
 
-/// The lines of an answer that is still being written.
+/// Lines of a body that is still being sent.
 pub struct JsonLines {
     url: String,
     body: Incoming,
@@ -61,7 +61,7 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// The next line read as a `T`; `None` at the end.
+    /// Next line as a `T`; `None` at the end.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, CallError> {
         loop {
             let read = self.buffer.take_line();
@@ -73,13 +73,13 @@ impl JsonLines {
                 Some(Ok(frame)) => self.buffer.push(frame.data_ref().unwrap_or(&Bytes::new())),
                 Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(transport(&self.url, "the answer broke off")),
+                None => return Err(transport(&self.url, "the answer ended early")),
             }
         }
     }
 }
 
-/// All of a body, up to the limit of any body.
+/// Whole body, of at most [`MAX_BODY_BYTES`].
 pub(super) async fn collect(url: &str, body: Incoming) -> Result<Bytes, CallError> {
     match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),

@@ -1,27 +1,28 @@
-//! Open connections of a listener: how many there may be from where, and which one goes when there is no room.
+//! Limits on the open connections of a listener: how many there may be from where, and which one is evicted
+//! when there is no room.
 //!
-//! A stranger can hold a connection without asking for anything. So a connection counts for little until a
-//! request on it has shown good credentials:
+//! An unauthenticated client can hold a connection without sending anything. So a connection has little
+//! claim to its place until a request on it has shown valid credentials:
 //!
 //! ```text
-//! open ──▶ head (unfinished, or idle) ──▶ request of a stranger ──▶ authorized request
-//!              ▲                                   │                         │
-//!              └───────────── answered ────────────┴─────────────────────────┘
+//! open ──▶ head (incomplete, or idle) ──▶ unauthorized request ──▶ authorized request
+//!              ▲                                   │                       │
+//!              └───────────── answered ────────────┴───────────────────────┘
 //! ```
 //!
-//! Where a newcomer finds no room, the oldest connection that waits for a head goes, first those that never
-//! were authorized; then the oldest request of a stranger, or of whoever has credentials and not sent all of
-//! its body; then the oldest that only reads along. Any other authorized request is never given up. So one
-//! account gets a part of the connections.
+//! Where a new connection finds no room, the oldest one that waits for a head is evicted, first those on
+//! which no request was ever authorized; then the oldest unauthorized request, or authorized request whose
+//! body is still incomplete; then the oldest preemptible one (a reader of logs, which reconnects). Any other
+//! authorized request is never evicted. So one account gets only a share of the connections.
 //!
-//! The sole caller of a listener counts for no network: its network may be a stranger's, too.
+//! The sole client of a listener counts for no network, since others may share its network.
 
 use super::budget::Account;
 use crate::{
     api::problem::{Problem, ProblemKind},
     network::client_network,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     net::IpAddr,
@@ -30,16 +31,16 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// ConnectionLimiter of a network of which no request was authorized lately.
+/// Connections of a network without a recently authorized request.
 const UNKNOWN_NETWORK_LIMIT: usize = 32;
-/// How long a network is remembered after its last authorized request.
+/// Time for which a network is remembered after its last authorized request.
 const AUTHORIZED_NETWORK_TTL: Duration = Duration::from_hours(1);
-/// Networks that are remembered at most.
+/// Most networks that are remembered.
 const MAX_AUTHORIZED_NETWORKS: usize = 10_000;
-/// Age of a head before it makes room for another connection of its own network. A burst of clients on one
-/// machine is told to wait instead, which is better than a reset.
+/// Age of an incomplete head before it is evicted for another connection of its own network. Within it a
+/// burst of clients on one machine gets a 503, which is better than a reset.
 const HEAD_GRACE_PERIOD: Duration = Duration::from_secs(1);
-/// Age of a request whose body is still to come before it does the same, also for its own account.
+/// Age of a request with an incomplete body before it is evicted for its own network or account.
 const BODY_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Open connections of one listener; cheap to clone.
@@ -54,39 +55,40 @@ struct Table {
     next: u64,
     open: HashMap<u64, OpenConnection>,
     from: HashMap<IpAddr, usize>,
-    /// When a request from there was last authorized.
+    /// Time of the last authorized request of each network.
     authorized: HashMap<IpAddr, Instant>,
 }
 
 struct OpenConnection {
-    /// What its connection counts for; none once its peer was the sole caller of the listener.
+    /// Network that the connection counts for; `None` once its peer was the sole client of the listener.
     network: Option<IpAddr>,
     phase: Phase,
-    /// Whether some of the request's body is still to come.
+    /// Whether the body of the request is still incomplete.
     is_receiving: bool,
-    /// Whether it only reads along, and can do so on another connection.
+    /// Whether the request may be evicted for others: its client reconnects and resumes.
     is_preemptible: bool,
-    /// Who has shown good credentials with the present request.
+    /// Account whose credentials the current request has shown.
     account: Option<Account>,
-    /// Start of the phase.
+    /// Start of the current phase.
     since: Instant,
-    /// Whether a request on it was authorized, or its peer is a trusted proxy.
+    /// Whether a request on this connection was authorized, or its peer is a trusted proxy.
     is_known: bool,
-    closing: Arc<Notify>,
+    eviction: Arc<Notify>,
 }
 
+/// Phase of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// No whole head of a request is there.
+    /// Waits for the complete head of a request.
     Head,
-    /// A request that has not shown good credentials is being received or answered.
+    /// Receives or answers a request that has not shown valid credentials.
     Unauthorized,
-    /// A request that has shown them.
+    /// Receives or answers a request that has.
     Authorized,
 }
 
 impl OpenConnection {
-    /// Order in which connections are given up; `None` for those that are not.
+    /// Eviction rank: the lowest goes first; `None` is never evicted.
     fn rank(&self) -> Option<u8> {
         match (self.phase, self.is_known) {
             (Phase::Head, false) => Some(0),
@@ -97,7 +99,7 @@ impl OpenConnection {
         }
     }
 
-    /// Whether it has waited so long for its peer that it makes room for others of the same origin.
+    /// Whether the peer has been silent for so long that others of its network or account come first.
     fn is_stale(&self, now: Instant) -> bool {
         let grace = match self.phase {
             Phase::Head => HEAD_GRACE_PERIOD,
@@ -109,7 +111,7 @@ impl OpenConnection {
 }
 
 impl ConnectionLimiter {
-    /// Room for so many.
+    /// Limiter for `limit` connections in all.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -117,21 +119,17 @@ impl ConnectionLimiter {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock()
-    }
-
-    /// RequestMetrics that one account may have under way: fewer than a network may have connections, so that
+    /// Requests that one account may have in flight: fewer than a network may have connections, so that
     /// others behind the same address get through, and more than it may follow logs.
     fn request_limit(&self, account: Account) -> usize {
         match account {
-            // What is left is for calls that take a moment, such as cancels.
+            // The rest is for short calls, such as cancels.
             Account::SoleClient => (self.limit - self.limit / 8).max(1),
             Account::Authenticated(_) | Account::Anonymous(_) => (self.limit * 3 / 16).max(1),
         }
     }
 
-    /// ConnectionPermit for a connection from `peer`; none where there are too many. A trusted proxy may have all.
+    /// Permit for a connection from `peer`; `None` where too many are open. A trusted proxy may have all.
     pub(super) fn acquire(
         &self,
         peer: IpAddr,
@@ -139,7 +137,7 @@ impl ConnectionLimiter {
         now: Instant,
     ) -> Option<ConnectionPermit> {
         let network = client_network(peer);
-        let mut table = self.table();
+        let mut table = self.table.lock();
         let quarter = self.limit.div_ceil(4);
         let share = match is_trusted {
             true => self.limit,
@@ -151,7 +149,7 @@ impl ConnectionLimiter {
         } else if table.open.len() >= self.limit {
             table.evict(|_| true)?;
         }
-        let (id, closing) = (table.next, Arc::new(Notify::new()));
+        let (id, eviction) = (table.next, Arc::new(Notify::new()));
         table.next += 1;
         *table.from.entry(network).or_default() += 1;
         let entry = OpenConnection {
@@ -162,14 +160,14 @@ impl ConnectionLimiter {
             account: None,
             since: now,
             is_known: is_trusted,
-            closing: Arc::clone(&closing),
+            eviction: Arc::clone(&eviction),
         };
         table.open.insert(id, entry);
         Some(ConnectionPermit {
             id,
             network,
-            closing,
-            connections: self.clone(),
+            eviction,
+            limiter: self.clone(),
         })
     }
 }
@@ -196,13 +194,13 @@ impl Table {
         self.authorized.insert(network, now);
     }
 
-    /// Closes the connection that is worth least among these; `None` where there is none.
+    /// Closes the connection of the lowest rank among those that `may_go` allows; `None` where there is none.
     fn evict(&mut self, may_go: impl Fn(&OpenConnection) -> bool) -> Option<()> {
         let candidates = self.open.iter().filter(|(_, entry)| may_go(entry));
         let ranked = candidates.filter_map(|(id, entry)| Some((entry.rank()?, entry.since, *id)));
         let (_, _, id) = ranked.min()?;
         self.remove(id)
-            .inspect(|entry| entry.closing.notify_one())?;
+            .inspect(|entry| entry.eviction.notify_one())?;
         Some(())
     }
 
@@ -229,52 +227,53 @@ impl Table {
     }
 }
 
-/// ConnectionPermit of one connection, free again when dropped.
+/// Permit for one open connection; returned when dropped.
 pub(super) struct ConnectionPermit {
     id: u64,
     network: IpAddr,
-    closing: Arc<Notify>,
-    connections: ConnectionLimiter,
+    eviction: Arc<Notify>,
+    limiter: ConnectionLimiter,
 }
 
 impl ConnectionPermit {
-    /// Notes that the head of a request is there, and whether a body is to come, and, once the value is dropped,
-    /// that it was answered.
-    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> InFlightRequest {
+    /// Marks the arrival of a request's head, with or without a body to come. Dropping the returned guard marks
+    /// the request as answered.
+    pub(super) fn begin_request(self: &Arc<Self>, has_body: bool) -> InFlightRequest {
         self.enter(Phase::Unauthorized, has_body, Instant::now());
         InFlightRequest(Arc::clone(self))
     }
 
-    /// Notes that all of the present request is there.
-    pub(super) fn receive(&self) {
-        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
+    /// Marks the current request as completely received.
+    pub(super) fn mark_received(&self) {
+        if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {
             entry.is_receiving = false;
         }
     }
 
-    /// Notes that the present request has shown good credentials.
+    /// Marks the current request as authorized.
     pub(super) fn authorize(&self) {
         self.authorize_at(Instant::now());
     }
 
-    /// The same for credentials of this account; fails where it has too many requests under way.
+    /// Same as [`authorize`](Self::authorize), for an account. Fails with 503 where the account has too many
+    /// requests in flight.
     pub(super) fn authorize_account(&self, account: Account) -> Result<(), Problem> {
         self.authorize_account_at(account, Instant::now())
     }
 
     fn authorize_account_at(&self, account: Account, now: Instant) -> Result<(), Problem> {
         self.authorize_at(now);
-        let mut table = self.connections.table();
+        let mut table = self.limiter.table.lock();
         let is_own = |entry: &OpenConnection| entry.account == Some(account);
         if table.open.get(&self.id).is_some_and(is_own) {
             return Ok(());
         }
         let own = table.open.values().filter(|entry| is_own(entry)).count();
-        if own >= self.connections.request_limit(account) {
+        if own >= self.limiter.request_limit(account) {
             let gone =
                 table.evict(|entry| is_own(entry) && (entry.is_stale(now) || entry.is_preemptible));
             gone.ok_or_else(|| {
-                let text = "too many requests of yours are under way; send this one again when some are answered, and fewer at a time";
+                let text = "too many of your requests are in flight; send this one again when some are answered, and fewer at a time";
                 Problem::new(ProblemKind::Unavailable, text).retry_after(1)
             })?;
         }
@@ -287,21 +286,21 @@ impl ConnectionPermit {
         Ok(())
     }
 
-    /// Notes that the caller is the sole one of the listener, with a call that takes a moment.
+    /// Marks the current request as a short call of the listener's sole client, which no limit holds up.
     pub(super) fn authorize_sole_client(&self) {
         self.authorize();
-        self.connections.table().leave_network(self.id);
+        self.limiter.table.lock().leave_network(self.id);
     }
 
-    /// Notes that the present request only reads along: it makes room for any other.
+    /// Marks the current request as preemptible: it may be evicted for any other.
     pub(super) fn mark_preemptible(&self) {
-        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
+        if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {
             entry.is_preemptible = true;
         }
     }
 
     fn authorize_at(&self, now: Instant) {
-        let mut table = self.connections.table();
+        let mut table = self.limiter.table.lock();
         table.remember(self.network, now);
         if let Some(entry) = table.open.get_mut(&self.id) {
             (entry.phase, entry.since, entry.is_known) = (Phase::Authorized, now, true);
@@ -309,25 +308,25 @@ impl ConnectionPermit {
     }
 
     fn enter(&self, phase: Phase, is_receiving: bool, now: Instant) {
-        if let Some(entry) = self.connections.table().open.get_mut(&self.id) {
+        if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {
             (entry.phase, entry.since) = (phase, now);
             (entry.is_receiving, entry.is_preemptible, entry.account) = (is_receiving, false, None);
         }
     }
 
-    /// Waits until the connection is given up for another one.
+    /// Waits until the connection is evicted for another one.
     pub(super) async fn evicted(&self) {
-        self.closing.notified().await;
+        self.eviction.notified().await;
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.connections.table().remove(self.id);
+        self.limiter.table.lock().remove(self.id);
     }
 }
 
-/// A request and its answer, on their way over a connection.
+/// Guard of a request from its head to the end of its answer.
 pub(super) struct InFlightRequest(Arc<ConnectionPermit>);
 
 impl Drop for InFlightRequest {

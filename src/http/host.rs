@@ -1,14 +1,14 @@
-//! Host that a request names (RFC 9112, section 3.2), and whether it is one of ours.
+//! Check of the host that a request names (RFC 9112, section 3.2).
 //!
-//! A page in a browser can have its own name resolve to 127.0.0.1 and so reach what listens on loopback
-//! only (DNS rebinding). Such a request bears that name in `Host`, so a listener on loopback refuses
-//! names that aren't its own. A trusted proxy is exempt: it has names of its own.
+//! A web page can have its own name resolve to 127.0.0.1 and so reach services that listen on loopback only
+//! (DNS rebinding). Such a request carries that name in `Host`, so a listener on loopback refuses names that
+//! are not its own. Trusted proxies are exempt: they have names of their own.
 
 use crate::api::problem::{Problem, ProblemKind};
 use http::{Request, Version, header, uri::Authority};
 use std::net::IpAddr;
 
-/// Names that a listener on loopback answers to, besides those of loopback.
+/// Host names that a listener on loopback accepts, besides those of loopback itself.
 #[derive(Clone, Default)]
 pub struct AllowedHosts {
     names: Vec<String>,
@@ -16,23 +16,23 @@ pub struct AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// The host parts of these URLs. `advice` tells a caller with another name which flag lets it in.
+    /// Host names of these URLs. `advice` names the flag that allows another one, for the error.
     pub fn from_urls<'a>(urls: impl IntoIterator<Item = &'a str>, advice: &'static str) -> Self {
         let uris = urls.into_iter().filter_map(|url| url.parse().ok());
-        let names = uris.filter_map(|uri: http::Uri| Some(bare(uri.host()?)));
+        let names = uris.filter_map(|uri: http::Uri| Some(normalize(uri.host()?)));
         Self {
             names: names.collect(),
             advice,
         }
     }
 
-    /// Checks that a name is one of loopback or of these; an address can't have been rebound, but one that
-    /// isn't of loopback doesn't lead here.
+    /// Fails with 421 unless the host is a loopback name or address, or one of these names. Another address
+    /// can't have been rebound, but does not lead here either.
     pub(super) fn check(&self, authority: Option<&Authority>) -> Result<(), Problem> {
         let Some(authority) = authority else {
             return Ok(());
         };
-        let name = bare(authority.host());
+        let name = normalize(authority.host());
         let is_ours = match name.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
@@ -44,21 +44,21 @@ impl AllowedHosts {
         Err(Problem::new(
             ProblemKind::Misdirected,
             format!(
-                "this listens on loopback and is not {shown:?}; call it localhost or 127.0.0.1{}",
+                "this listener is on loopback and does not accept the host {shown:?}; use localhost or 127.0.0.1{}",
                 self.advice
             ),
         ))
     }
 }
 
-/// A host as it is compared: lower case, without brackets and without the dot at the end.
-fn bare(host: &str) -> String {
+/// Normal form of a host: lower case, without brackets and without a final dot.
+fn normalize(host: &str) -> String {
     let host = host.strip_prefix('[').unwrap_or(host);
     let host = host.strip_suffix(']').unwrap_or(host);
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// The authority that a request names, by its target or else by `Host`; none in HTTP/1.0 without either.
+/// Authority that a request names, in its target or else in `Host`; `None` in HTTP/1.0 without either.
 pub(super) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Problem> {
     let wrong = |text| Err(Problem::new(ProblemKind::InvalidRequest, text));
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -78,7 +78,7 @@ pub(super) fn authority<B>(request: &Request<B>) -> Result<Option<Authority>, Pr
             );
         }
     };
-    // What the target says counts, whatever stands in Host.
+    // The target takes precedence over Host.
     Ok(request.uri().authority().cloned().or(host))
 }
 

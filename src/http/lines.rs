@@ -4,24 +4,24 @@ use super::request::parse_json;
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 
-/// Longest line: a result with both streams full, every byte escaped in JSON.
+/// Longest line, in bytes: a result with both streams full and every byte escaped.
 const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What has come and was not read yet; never much more than one line.
+/// Bytes that arrived and were not read yet; never much more than one line.
 #[derive(Default)]
 pub struct LineBuffer {
     bytes: BytesMut,
-    /// So many bytes from the start hold no end of a line.
+    /// Number of bytes from the start that hold no line feed.
     searched: usize,
 }
 
 impl LineBuffer {
-    /// Takes the next piece.
+    /// Appends a chunk.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next line read as a `T`; `None` until the whole line is there. Fails with what is wrong.
+    /// Next line as a `T`; `None` until the whole line has arrived. The error says what is wrong with the line.
     pub fn take_line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, String> {
         let unseen = &self.bytes[self.searched..];
         if let Some(at) = unseen.iter().position(|b| *b == b'\n') {
@@ -33,12 +33,12 @@ impl LineBuffer {
         }
         self.searched = self.bytes.len();
         if self.searched > MAX_LINE_BYTES {
-            return Err("an endless line".to_owned());
+            return Err(format!("a line longer than {MAX_LINE_BYTES} bytes"));
         }
         Ok(None)
     }
 
-    /// Whether nothing is left.
+    /// Whether no bytes are left.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -56,6 +56,9 @@ mod tests {
         lines.push(&piece);
         assert_eq!(lines.take_line::<u8>(), Ok(None));
         lines.push(b"7");
-        assert_eq!(lines.take_line::<u8>(), Err("an endless line".to_owned()));
+        assert_eq!(
+            lines.take_line::<u8>(),
+            Err(format!("a line longer than {MAX_LINE_BYTES} bytes"))
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Whom a listener lets in: how many connections, by which name, and whose word on an address counts.
+//! Policy of a listener: limits on connections, accepted host names, trusted proxies.
 
 use super::{
     connection_limiter::{ConnectionLimiter, ConnectionPermit},
@@ -13,54 +13,53 @@ use std::{
     time::Instant,
 };
 
-/// ConnectionLimiter at the same time, where the system has descriptors for so many.
+/// Most connections of one listener at a time, where the system has file descriptors for them.
 const MAX_CONNECTIONS: usize = 1024;
-/// Descriptors that are kept for everything else: the database, nodes, podman's pipes.
+/// File descriptors that are reserved for everything else: the database, nodes, podman's pipes.
 const RESERVED_DESCRIPTORS: u64 = 128;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Descriptors of this process that connections and running jobs share; `None` where there is no limit.
+/// File descriptors of this process that connections and running jobs share; `None` where there is no limit.
 pub fn available_descriptors() -> Option<u64> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map(|files| files.saturating_sub(RESERVED_DESCRIPTORS))
 }
 
-/// ConnectionLimiter that one listener takes at the same time.
+/// Connections that one listener accepts at a time.
 pub fn connection_limit() -> usize {
-    // Two listeners share a process, and leave half for running jobs.
+    // Two listeners share a process, and half of its descriptors are left for running jobs.
     let room = available_descriptors().map(|files| files / 4);
     let room = room.and_then(|room| usize::try_from(room).ok());
     MAX_CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1)
 }
 
-/// What a listener puts up with; cheap to clone, and counted together.
+/// Policy of a listener; clones share their counts.
 #[derive(Clone)]
 pub struct ListenerPolicy {
     proxies: Arc<[IpNet]>,
     hosts: Arc<AllowedHosts>,
-    connections: ConnectionLimiter,
+    limiter: ConnectionLimiter,
 }
 
 impl ListenerPolicy {
-    /// One that believes these proxies what they say of where a request came from, and, on loopback,
-    /// answers to these names.
+    /// Policy that trusts `X-Forwarded-For` of these proxies and, on loopback, accepts these host names.
     pub fn new(proxies: &[IpNet], hosts: AllowedHosts) -> Self {
         Self {
             proxies: proxies.into(),
             hosts: Arc::new(hosts),
-            connections: ConnectionLimiter::new(connection_limit()),
+            limiter: ConnectionLimiter::new(connection_limit()),
         }
     }
 
-    /// A place for a connection from there, until it is dropped; none where there are too many.
+    /// Permit for a connection from `peer`; `None` where too many are open.
     pub(super) fn acquire(&self, peer: IpAddr) -> Option<ConnectionPermit> {
-        let is_trusted = self.trusts(peer.to_canonical());
-        self.connections.acquire(peer, is_trusted, Instant::now())
+        let is_trusted = self.is_trusted_proxy(peer.to_canonical());
+        self.limiter.acquire(peer, is_trusted, Instant::now())
     }
 
-    /// Checks which host a request names: with HTTP/1.1 there must be one, and on a listener that is bound
-    /// to loopback it must be ours, unless a proxy that we trust sends it.
+    /// Authority that a request names. Fails with 400 where HTTP/1.1 names none, and with 421 where a listener on
+    /// loopback does not accept the name, unless a trusted proxy sends it.
     pub(super) fn authority<B>(
         &self,
         request: &http::Request<B>,
@@ -68,37 +67,40 @@ impl ListenerPolicy {
         peer: IpAddr,
     ) -> Result<Option<Authority>, Problem> {
         let authority = host::authority(request)?;
-        if listener.ip().to_canonical().is_loopback() && !self.trusts(peer.to_canonical()) {
+        if listener.ip().to_canonical().is_loopback() && !self.is_trusted_proxy(peer.to_canonical())
+        {
             self.hosts.check(authority.as_ref())?;
         }
         Ok(authority)
     }
 
-    /// Where a request came from: its peer, or, where that is a proxy that we trust, the last address
-    /// in `X-Forwarded-For` that isn't one. What stands before that anybody could have written.
-    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    /// Address of the client: the peer or, where that is a trusted proxy, the last address in `X-Forwarded-For`
+    /// that is not one. Anything before that may be forged.
+    pub(super) fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         let values = headers.get_all(&X_FORWARDED_FOR).into_iter();
-        let told: Vec<&str> = values
+        let hops: Vec<&str> = values
             .flat_map(|value| value.to_str().unwrap_or("?").split(','))
             .collect();
-        for hop in told.into_iter().rev() {
-            if !self.trusts(client) {
+        for hop in hops.into_iter().rev() {
+            if !self.is_trusted_proxy(client) {
                 break;
             }
-            let Some(address) = address(hop) else { break };
+            let Some(address) = parse_address(hop) else {
+                break;
+            };
             client = address;
         }
         client
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         self.proxies.iter().any(|proxy| proxy.contains(&address))
     }
 }
 
-/// An address as proxies write it: alone, in brackets, or with a port.
-fn address(hop: &str) -> Option<IpAddr> {
+/// Address as proxies write it: alone, in brackets, or with a port.
+fn parse_address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let address = match bare {
@@ -129,7 +131,7 @@ mod tests {
         for value in told {
             headers.append(&X_FORWARDED_FOR, value.parse().unwrap());
         }
-        gate.client(ip(peer), &headers).to_string()
+        gate.client_address(ip(peer), &headers).to_string()
     }
 
     #[test]

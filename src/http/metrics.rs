@@ -1,9 +1,9 @@
-//! What a role measures of itself, in the Prometheus text format 0.0.4.
+//! Metrics of a role, in the Prometheus text format 0.0.4.
 //!
-//! A [`MetricsRegistry`] is one role's registry: it has the version and the histogram of all requests, and
-//! takes what the role adds. Nothing here is global, since `dev` runs several roles in one process.
-//! Guarantee: no stranger can add a label value. A route is told by its template, and a method or
-//! path that we don't know by one word for all of them.
+//! A [`MetricsRegistry`] belongs to one role: it has the version and the histogram of all requests, and takes
+//! the metrics that the role adds. Nothing here is global, since `dev` runs several roles in one process.
+//! Clients can't add label values: a route is labelled by its template, and all unknown methods and paths
+//! share one label each.
 
 use super::response::{self, Reply};
 use crate::api::error::ApiError;
@@ -14,16 +14,16 @@ use prometheus::{
 };
 use std::time::Duration;
 
-/// The route of what is no route of ours.
+/// Route label of paths without a route.
 pub(super) const UNMATCHED_ROUTE: &str = "unmatched";
 
-/// Bounds of the histogram of requests, in seconds: from a read of the store to a job that is
-/// waited for.
+/// Bounds of the histogram of request durations, in seconds: from a read of the store to a job that is waited
+/// for.
 const DURATION_BUCKETS_SECONDS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
 
-/// The metrics that every role has, and the place for its own.
+/// Metrics that every role has, and the registry for its own.
 pub struct MetricsRegistry {
     registry: Registry,
     requests: HistogramVec,
@@ -50,7 +50,7 @@ impl Default for MetricsRegistry {
 }
 
 impl MetricsRegistry {
-    /// Adds a metric of the role's own.
+    /// Registers a metric of the role.
     ///
     /// # Panics
     /// As [`register`] does.
@@ -58,7 +58,7 @@ impl MetricsRegistry {
         register(&self.registry, made)
     }
 
-    /// Adds a counter with a label `status`, at zero for each of these.
+    /// Registers a counter with a label `status`, at zero for each of `statuses`.
     ///
     /// # Panics
     /// As [`register`] does.
@@ -76,7 +76,7 @@ impl MetricsRegistry {
         counter
     }
 
-    /// Where a listener of this name tells of its requests.
+    /// Request metrics of the listener of this name.
     pub fn requests(&self, listener: &'static str) -> RequestMetrics {
         RequestMetrics {
             seconds: self.requests.clone(),
@@ -84,7 +84,7 @@ impl MetricsRegistry {
         }
     }
 
-    /// All of it as an answer, with what was found out for this answer alone.
+    /// Response with all metrics, and those of `momentary`, which were gathered for this response alone.
     pub fn render(&self, momentary: &Registry) -> Reply {
         let mut families = self.registry.gather();
         families.extend(momentary.gather());
@@ -95,10 +95,10 @@ impl MetricsRegistry {
     }
 }
 
-/// Adds a metric to a registry.
+/// Registers a metric.
 ///
 /// # Panics
-/// When its name is none or is taken, which every start of the role, or every answer, would show.
+/// If the name is invalid or taken, which every start of the role, or every answer, would show.
 pub fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     made: prometheus::Result<C>,
@@ -110,7 +110,7 @@ pub fn register<C: Collector + Clone + 'static>(
     added.unwrap_or_else(|error| panic!("a metric: {error}"))
 }
 
-/// The requests of one listener.
+/// Request metrics of one listener.
 #[derive(Clone)]
 pub struct RequestMetrics {
     seconds: HistogramVec,
@@ -132,7 +132,7 @@ impl RequestMetrics {
     }
 }
 
-/// The name of a method; anybody may make one up, so those that HTTP doesn't define share one.
+/// Label of a method; clients may invent methods, so those that HTTP does not define share one.
 fn method_name(method: &Method) -> &str {
     match *method {
         Method::GET

@@ -1,9 +1,8 @@
-//! Plumbing between sockets and rooms: hyper and tower, and nothing of our business.
+//! HTTP over hyper and tower, as server and as client; knows nothing of tasks, jobs and nodes.
 //!
-//! A role builds a [`router::Router`] of its own state and hands it to [`server::serve`].
-//! A handler takes a [`request::Request`] and answers a response or a
-//! [`Problem`](crate::api::problem::Problem); everything that is the same for all of them
-//! (request ids, limits, 404, 405, panics, problem bodies, metrics) happens here, once.
+//! A role builds a [`router::Router`] over its own state and passes it to [`server::serve`]. A handler takes
+//! a [`request::Request`] and returns a response or an error. Everything that is the same for all of them
+//! happens here: request ids, limits, 404, 405, panics, problem bodies, metrics.
 
 mod body;
 pub mod budget;
@@ -16,7 +15,7 @@ mod json_error;
 pub mod lines;
 pub mod listener_policy;
 pub mod metrics;
-mod refusal;
+pub mod query;
 pub mod request;
 pub mod resolve;
 pub mod response;
@@ -24,5 +23,5 @@ pub mod router;
 pub mod server;
 mod warnings;
 
-/// Largest body that any listener takes and any of our clients reads whole, in bytes.
+/// Largest body that a listener accepts and a client reads whole, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;

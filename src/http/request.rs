@@ -1,10 +1,11 @@
-//! What a handler sees of a request: path parameters, query, bearer token, checked JSON.
+//! Request as a handler sees it: path parameters, query, bearer token, checked JSON.
 
 use super::{
     MAX_BODY_BYTES, body,
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
     json_error::{self, JsonError},
+    query::{decode, query_value},
     warnings::Warnings,
 };
 use crate::api::{
@@ -24,41 +25,41 @@ use std::{
 
 type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
 
-/// Both ends of the connection that a request came by.
+/// Both ends of a connection, and the client behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionInfo {
-    /// Who called.
+    /// Address of the peer.
     pub peer: SocketAddr,
-    /// The address of ours that was called.
+    /// Local address of the connection.
     pub local: SocketAddr,
-    /// Where the request came from, as far as it can be believed.
+    /// Address of the client: the peer, or the one that a trusted proxy names.
     pub client: IpAddr,
 }
 
-/// How a request came.
+/// Context in which a request arrived.
 pub(super) struct RequestContext {
     pub(super) connection: ConnectionInfo,
-    /// What it calls us.
+    /// Authority that the request names.
     pub(super) authority: Option<Authority>,
-    /// The place of its connection.
-    pub(super) place: Arc<ConnectionPermit>,
+    /// Permit of its connection.
+    pub(super) permit: Arc<ConnectionPermit>,
 }
 
-/// A request on its way into a handler.
+/// Request for a handler.
 pub struct Request {
     parts: Parts,
     body: Option<Incoming>,
     body_limit: usize,
     params: HashMap<String, String>,
-    /// Where it came from.
+    /// Connection that it arrived on.
     pub connection: ConnectionInfo,
     authority: Option<Authority>,
-    place: Arc<ConnectionPermit>,
-    /// Who has shown good credentials.
+    permit: Arc<ConnectionPermit>,
+    /// Account whose credentials it has shown.
     account: OnceLock<Account>,
-    /// Memory of the body, until the request is done.
-    share: Option<BodyReservation>,
-    /// Its id, which the answer bears, too.
+    /// Memory of the body, held until the request is done.
+    reservation: Option<BodyReservation>,
+    /// Request id, which the answer carries, too.
     id: String,
     warnings: Warnings,
 }
@@ -68,7 +69,7 @@ impl Request {
         parts: Parts,
         body: Incoming,
         params: HashMap<String, String>,
-        arrival: RequestContext,
+        context: RequestContext,
         id: String,
         warnings: Warnings,
     ) -> Self {
@@ -77,17 +78,17 @@ impl Request {
             body: Some(body),
             body_limit: MAX_BODY_BYTES,
             params,
-            connection: arrival.connection,
-            authority: arrival.authority,
-            place: arrival.place,
+            connection: context.connection,
+            authority: context.authority,
+            permit: context.permit,
             account: OnceLock::new(),
-            share: None,
+            reservation: None,
             id,
             warnings,
         }
     }
 
-    /// What is written down of where it came from.
+    /// Origin for the audit log: address of the client and request id.
     pub fn origin(&self) -> RequestOrigin {
         RequestOrigin {
             address: self.connection.client,
@@ -95,43 +96,43 @@ impl Request {
         }
     }
 
-    /// The host and port that it calls us by, in its target or in `Host`.
+    /// Host and port that the request names, in its target or in `Host`.
     pub fn authority(&self) -> Option<&str> {
         self.authority.as_ref().map(Authority::as_str)
     }
 
-    /// Notes that it has shown good credentials: its connection stays when others need room, once all of its
-    /// body is there, and its body is charged to this account. Fails where that has too much under way.
+    /// Marks the request as authorized: its connection is not evicted once its body is complete, and the body is
+    /// charged to `account`. Fails with 503 where the account has too many requests in flight.
     pub fn authorize(&self, account: Account) -> Result<(), Problem> {
-        self.place.authorize_account(account)?;
-        // The first one counts; a request has one caller.
+        self.permit.authorize_account(account)?;
+        // The first account counts; a request has one caller.
         let _ = self.account.set(account);
         Ok(())
     }
 
-    /// The same for the sole caller of a listener, for a call that takes a moment: it is let through also where
-    /// that caller has as much under way as it may.
+    /// Marks the request as a short call of the listener's sole client, which is accepted also at that client's
+    /// limit of requests in flight.
     pub fn authorize_sole_client(&self) {
-        self.place.authorize_sole_client();
+        self.permit.authorize_sole_client();
         let _ = self.account.set(Account::SoleClient);
     }
 
-    /// Notes that it only reads along: its connection makes room for any other, and whoever reads comes back.
+    /// Marks the request as preemptible: its connection may be evicted for any other, and its client resumes.
     pub fn mark_preemptible(&self) {
-        self.place.mark_preemptible();
+        self.permit.mark_preemptible();
     }
 
-    /// Notes good credentials that its body has shown.
+    /// Marks the connection as authorized, by credentials in the body of the request.
     pub fn authorize_connection(&self) {
-        self.place.authorize();
+        self.permit.authorize();
     }
 
-    /// The header fields.
+    /// Header fields.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
     }
 
-    /// A header's value, when it is there and plain text.
+    /// Value of a header; `None` where it is absent or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.parts.headers.get(name)?.to_str().ok()
     }
@@ -147,7 +148,7 @@ impl Request {
         })
     }
 
-    /// The token of `Authorization: Bearer …`.
+    /// Token of `Authorization: Bearer …`.
     pub fn bearer(&self) -> Option<&str> {
         let (scheme, token) = self
             .header(header::AUTHORIZATION.as_str())?
@@ -155,26 +156,26 @@ impl Request {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// Has the answer say that `field` was ignored or changed, where that is a JSON object.
+    /// Adds a warning to the answer that `field` was ignored or changed.
     pub fn warn(&self, field: &str, detail: impl Into<String>) {
         self.warnings.add(field, detail.into());
     }
 
-    /// The path parameter `name`, decoded; one that can't be read names nothing that exists: 404 for `thing`.
+    /// Path parameter `name` as a `T`. One that can't be parsed names nothing that exists: 404 for `thing`.
     pub fn param<T: FromStr>(&self, name: &str, thing: &str) -> Result<T, Problem> {
         self.params
             .get(name)
-            .and_then(|value| percent_decode(value, false).parse().ok())
+            .and_then(|value| decode(value).parse().ok())
             .ok_or_else(|| Problem::not_found(thing))
     }
 
-    /// The query parameter `name`, decoded; `None` when absent.
+    /// Query parameter `name`, decoded; `None` where it is absent.
     pub fn query(&self, name: &str) -> Option<String> {
-        self.warnings.knows(name);
+        self.warnings.mark_parameter_known(name);
         query_value(self.parts.uri.query()?, name)
     }
 
-    /// The query parameter `name` read as a `T`; `expected` tells the caller what would be right.
+    /// Query parameter `name` as a `T`. Fails with 400; `expected` completes "must be …" in its text.
     pub fn query_as<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         self.query(name)
             .map(|value| {
@@ -188,21 +189,21 @@ impl Request {
             .transpose()
     }
 
-    /// The body as JSON of the shape `T`.
+    /// Body as JSON of the shape of `T`. Fails with 400, 413, 415 or 503.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
         self.read(&bytes)
     }
 
-    /// Like [`json`](Self::json), for what orchestrator and nodes send each other: the version of the
-    /// payload is looked at before anything else.
+    /// Same as [`json`](Self::json) for versioned payloads between orchestrator and node: the version is checked
+    /// before anything else.
     pub async fn payload<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
         check_envelope_version(&bytes)?;
         self.read(&bytes)
     }
 
-    /// Like [`json`](Self::json), with the default of `T` where there is no body at all.
+    /// Same as [`json`](Self::json), with the default of `T` for an empty body.
     pub async fn json_or_default<T: DeserializeOwned + Default>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
         if bytes.is_empty() {
@@ -230,7 +231,8 @@ impl Request {
             ));
         }
         parse(bytes, |deserializer| {
-            let mut ignored = |path: serde_ignored::Path<'_>| self.warnings.ignored(&path);
+            let mut ignored =
+                |path: serde_ignored::Path<'_>| self.warnings.add_unknown_field(&path);
             serde_path_to_error::deserialize(serde_ignored::Deserializer::new(
                 deserializer,
                 &mut ignored,
@@ -238,13 +240,13 @@ impl Request {
         })
     }
 
-    /// Takes no longer body than this, nor than any listener takes.
+    /// Lowers the limit on the body to `bytes`.
     pub fn limit_body(&mut self, bytes: usize) {
         self.body_limit = self.body_limit.min(bytes);
     }
 
-    /// The whole body, within the limits of size, memory and time. Its memory counts until the request is
-    /// dropped, since what is read from it is no smaller.
+    /// Whole body, within the limits on size, memory and time. Its memory stays reserved until the request is
+    /// dropped, since the values parsed from it are no smaller.
     pub async fn bytes(&mut self) -> Result<Vec<u8>, Problem> {
         let length = self
             .header(header::CONTENT_LENGTH.as_str())
@@ -255,27 +257,27 @@ impl Request {
         };
         let account = self.account.get().copied();
         let account = account.unwrap_or_else(|| Account::anonymous(self.connection.client));
-        let mut share = BodyReservation::open(account, self.body_limit, length.unwrap_or(0))?;
-        let bytes = body::receive(body, self.body_limit, &mut share).await;
-        self.place.receive();
-        self.share = Some(share);
+        let mut reservation = BodyReservation::open(account, self.body_limit, length.unwrap_or(0))?;
+        let bytes = body::receive(body, self.body_limit, &mut reservation).await;
+        self.permit.mark_received();
+        self.reservation = Some(reservation);
         bytes
     }
 }
 
-/// Bytes as a JSON object of the shape `T`; a wrong field is named by a JSON pointer.
+/// JSON object of the shape of `T`. The problem names a wrong field by its JSON pointer.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     parse(bytes, |deserializer| {
         serde_path_to_error::deserialize(deserializer)
     })
 }
 
-/// The same, read by `read`.
+/// Same as [`parse_json`], with a deserializer of the caller's choice.
 fn parse<'a, T>(
     bytes: &'a [u8],
     read: impl FnOnce(&mut JsonDeserializer<'a>) -> Result<T, JsonError>,
 ) -> Result<T, Problem> {
-    // serde would take the fields in their order from an array, which nobody has promised.
+    // serde would fill the fields from an array in their order, which is no part of the contract.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::new(
             ProblemKind::InvalidRequest,
@@ -288,43 +290,6 @@ fn parse<'a, T>(
         .end()
         .map_err(|error| json_error::syntax(&error))?;
     Ok(value)
-}
-
-/// The first value of `name` in a query string, decoded; empty where it has none.
-pub fn query_value(query: &str, name: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then(|| percent_decode(value, true))
-    })
-}
-
-/// `%41`, and in a query `+` for a space; what isn't valid UTF-8 is replaced.
-pub(super) fn percent_decode(text: &str, is_query: bool) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = (first == b'%')
-            .then(|| tail.get(..2))
-            .flatten()
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(if is_query && first == b'+' {
-                    b' '
-                } else {
-                    first
-                });
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -353,13 +318,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn decoding_never_panics_and_undoes_encoding(text in any::<String>(), raw in "[ -~]{0,20}") {
-            let _ = percent_decode(&raw, true);
-            let encoded: String = text.bytes().map(|b| format!("%{b:02X}")).collect();
-            prop_assert_eq!(percent_decode(&encoded, false), text);
-        }
-
         #[test]
         fn garbage_is_a_problem_not_a_panic(bytes: Vec<u8>) {
             let _ = parse_json::<Shape>(&bytes);

@@ -1,9 +1,9 @@
-//! From host names to addresses, in Rust.
+//! Resolution of host names, in Rust.
 //!
 //! The binary is linked statically, and a static glibc's `getaddrinfo` loads NSS modules of
 //! the host's own glibc, which can crash. So names are resolved by hickory, which reads
-//! `/etc/hosts` and `/etc/resolv.conf`, anew for each name: a machine that starts before its network
-//! is up, or moves to another one, has other name servers then.
+//! `/etc/hosts` and `/etc/resolv.conf` again for each name: a machine that starts before its network is up, or
+//! moves to another one, has other name servers then.
 
 use crate::api::nodes::Reach;
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -22,7 +22,7 @@ use std::{
     vec,
 };
 
-/// The addresses of `host`: a literal, `localhost`, or a name to be looked up.
+/// Addresses of `host`: a literal address, `localhost`, or a name to look up.
 pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Some(address) = parse_literal(host) {
         return Ok(vec![address]);
@@ -32,7 +32,7 @@ pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
     }
     let failed = |error: &dyn std::fmt::Display| {
         io::Error::other(format!(
-            "can't find the host {host:?}: {error}; check the name, or use its IP address"
+            "can't resolve the host {host:?}: {error}; check the name, or use its IP address"
         ))
     };
     let resolver = TokioResolver::builder_tokio()
@@ -45,14 +45,14 @@ pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok(found.iter().collect())
 }
 
-/// The address that a host is, where it is no name.
+/// Address that a host is a literal of; `None` for a name.
 fn parse_literal(host: &str) -> Option<IpAddr> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
     literal.parse().ok()
 }
 
-/// Addresses that calls may go to. Checked where a connection is made: a name may have another address each
-/// time that it is looked up.
+/// Restriction of the addresses that calls may go to. Enforced where a connection is made, since a name may
+/// have another address each time it is looked up.
 #[derive(Clone, Debug)]
 pub struct AddressGuard {
     reach: Reach,
@@ -60,7 +60,7 @@ pub struct AddressGuard {
 }
 
 impl AddressGuard {
-    /// Addresses of this reach, in these networks where there are any.
+    /// Guard that allows addresses of this reach, and only in these networks if there are any.
     pub fn new(reach: Reach, networks: Arc<[IpNet]>) -> Self {
         Self { reach, networks }
     }
@@ -70,7 +70,7 @@ impl AddressGuard {
         self.reach.allows_within(&self.networks, address)
     }
 
-    /// Those of `addresses` that a call may go to; an error where it may go to none of them.
+    /// Addresses that a call may go to. Fails where there are none left; the error says what to do.
     pub fn filter(&self, host: &str, mut addresses: Vec<IpAddr>) -> io::Result<Vec<IpAddr>> {
         let named = addresses.first().copied();
         addresses.retain(|address| self.allows(*address));
@@ -80,13 +80,13 @@ impl AddressGuard {
         }
     }
 
-    /// Reason for which no call goes to this address, and what to do.
+    /// Error text for an address that is not allowed, with what to do.
     fn refusal(&self, host: &str, address: IpAddr) -> String {
         let advice = "start the node with --advertise-url and an address under which the orchestrator reaches it, \
                       or start the orchestrator with --worker-url SLUG=URL";
         if self.reach.allows(address) {
             return format!(
-                "{host:.255} ({address}) is in no network of --worker-url-allow; {advice}"
+                "{host:.255} ({address}) is outside the networks of --worker-url-allow; {advice}"
             );
         }
         format!(
@@ -95,7 +95,7 @@ impl AddressGuard {
     }
 }
 
-/// The same for hyper's connector: resolves within a [`AddressGuard`], also what is an address already.
+/// Connector for hyper that enforces an [`AddressGuard`], on literal addresses, too.
 #[derive(Clone)]
 pub(super) struct Connector {
     guard: AddressGuard,
@@ -123,7 +123,7 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        // hyper doesn't resolve an address.
+        // hyper does not resolve literal addresses.
         let host = uri.host().unwrap_or_default();
         if let Some(address) = parse_literal(host)
             && let Err(refused) = self.guard.filter(host, vec![address])
@@ -135,7 +135,7 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
-/// Resolves names for hyper.
+/// Resolver for hyper.
 #[derive(Clone)]
 pub(super) struct HyperResolver(AddressGuard);
 
@@ -152,7 +152,7 @@ impl tower::Service<Name> for HyperResolver {
         let guard = self.0.clone();
         Box::pin(async move {
             let found = guard.filter(name.as_str(), resolve_host(name.as_str()).await?)?;
-            // hyper puts the port of the URL in place of the 0.
+            // hyper replaces the port 0 by that of the URL.
             Ok(found
                 .into_iter()
                 .map(|ip| SocketAddr::new(ip, 0))

@@ -1,4 +1,4 @@
-//! Answers: JSON, plain text, problems, and streams of lines or server-sent events.
+//! Responses: JSON, plain text, problems, and streams of lines or server-sent events.
 
 use crate::api::{
     error::ApiError,
@@ -18,14 +18,14 @@ use std::{
 
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// The body type of every answer.
+/// Body of every response.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
-/// Every answer.
+/// Response of a handler.
 pub type Response = http::Response<Body>;
-/// What a handler gives back.
+/// Result of a handler.
 pub type Reply = Result<Response, ApiError>;
 
-/// A body that is there as a whole.
+/// Body that is complete.
 pub(super) fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).boxed_unsync()
 }
@@ -49,29 +49,29 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     Ok(with(status, "application/json", body))
 }
 
-/// 200 and what is JSON already.
+/// 200 with a body that is JSON already.
 pub fn raw_json(body: impl Into<Bytes>) -> Response {
     with(StatusCode::OK, "application/json", body)
 }
 
-/// 200 and `value` as JSON.
+/// 200 with `value` as JSON.
 pub fn ok(value: &impl Serialize) -> Reply {
     json(StatusCode::OK, value)
 }
 
-/// 204.
+/// 204 without a body.
 pub fn no_content() -> Reply {
     let mut response = http::Response::new(Full::default().boxed_unsync());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-/// Plain text.
+/// Response of plain text.
 pub fn text(status: StatusCode, body: impl Into<String>) -> Response {
     with(status, "text/plain; charset=utf-8", body.into())
 }
 
-/// A problem with its headers, for the request named `instance`.
+/// Problem with its headers, for the request with the id `instance`.
 pub fn problem(problem: &Problem, instance: &str) -> Response {
     let status =
         StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -91,8 +91,8 @@ pub fn problem(problem: &Problem, instance: &str) -> Response {
     response
 }
 
-/// A body that grows while it is read, such as `application/x-ndjson` or `text/event-stream`. Its headers
-/// have proxies pass each piece on as it comes: nginx goes by `X-Accel-Buffering`, others by `no-transform`.
+/// 200 with a body that grows while it is read, such as `application/x-ndjson` or `text/event-stream`. Its
+/// headers have proxies forward each chunk as it arrives: nginx heeds `X-Accel-Buffering`, others `no-transform`.
 pub fn stream(
     content_type: &'static str,
     chunks: impl Stream<Item = Bytes> + Send + 'static,
@@ -108,10 +108,10 @@ pub fn stream(
     response
 }
 
-/// Body that keeps something until it was sent, or given up.
+/// Body that holds a guard until it was sent or dropped.
 struct GuardedBody<T> {
     body: Body,
-    _kept: T,
+    _guard: T,
 }
 
 impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
@@ -134,12 +134,15 @@ impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
     }
 }
 
-/// The same answer, which keeps `kept` until its body was handed over.
-pub(super) fn hold_until_sent<T: Unpin + Send + 'static>(answer: Response, kept: T) -> Response {
-    answer.map(|body| GuardedBody { body, _kept: kept }.boxed_unsync())
+/// Same response, which holds `guard` until its body was handed over.
+pub(super) fn hold_until_sent<T: Unpin + Send + 'static>(response: Response, guard: T) -> Response {
+    response.map(|body| {
+        let _guard = guard;
+        GuardedBody { body, _guard }.boxed_unsync()
+    })
 }
 
-/// One server-sent event. JSON holds no raw line feed, so one `data:` line is enough.
+/// Server-sent event. JSON contains no raw line feed, so one `data:` line is enough.
 pub fn sse_event(id: &str, name: &str, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).unwrap_or_default();
     let id = if id.is_empty() {

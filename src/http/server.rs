@@ -1,13 +1,13 @@
-//! Listening: from an address to connections, and an orderly end.
+//! Listener: from an address to connections, and a graceful shutdown.
 //!
-//! A client that is slow is cut off: in sending a head, in sending a body
-//! ([`request`](super::request)), and in taking what we send. Where there is no room, those who send
-//! nothing are cut off for others ([`connection_limiter`](super::connection_limiter)).
+//! A slow client is disconnected: while it sends a head, while it sends a body
+//! ([`request`](super::request)), and while it reads an answer. Where the listener is full, idle
+//! connections are closed for new ones ([`connection_limiter`](super::connection_limiter)). Bytes that are
+//! no HTTP request get hyper's own answer, a 400 or 431 without a body.
 
 use super::{
     connection_limiter::ConnectionPermit,
     listener_policy::ListenerPolicy,
-    refusal::{Polite, raw},
     request::{ConnectionInfo, RequestContext},
     response::{Response, hold_until_sent},
     router::Router,
@@ -31,27 +31,29 @@ use tokio::{
     sync::watch,
 };
 use tokio_io_timeout::TimeoutStream;
+use uuid::Uuid;
 
-/// Headers must arrive within this time, and the next request on a kept connection, too.
+/// Time for the head of a request to arrive; also how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is sent must be taken within this time. A stream's reader who is that slow comes back and goes
-/// on where they were.
+/// Time for the client to read what is sent. The reader of a stream that is slower reconnects and resumes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// What a shutdown waits for answers under way.
+/// Time that a shutdown waits for requests in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a connection could not be accepted, mostly for lack of file descriptors.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A signal that every part of a role can wait for: `true` once it is time to end.
+/// Shutdown signal that every part of a role can wait for: `true` once the role has to end.
 pub type Shutdown = watch::Receiver<bool>;
 
-/// Resolves at shutdown, and when the one who could order it is gone.
+/// Resolves at shutdown, and when the sender of the signal is dropped.
 pub async fn shutdown_requested(mut shutdown: Shutdown) {
     // An error means that the sender was dropped, which ends the role as well.
     let _ = wait::until(&mut shutdown, |end| *end).await;
 }
 
-/// Binds `address`; port 0 asks the system for a free one.
+/// Binds `address`; port 0 asks the system for a free one. The error names `flag`, which sets the address.
 pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         io::Error::new(
@@ -61,16 +63,16 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves connections until `shutdown`, then lets answers under way finish.
+/// Serves connections until `shutdown`, then lets requests in flight finish.
 pub async fn serve<S: Send + Sync + 'static>(
     listener: TcpListener,
     router: Router<S>,
-    gate: ListenerPolicy,
+    policy: ListenerPolicy,
     shutdown: Shutdown,
 ) {
     let connections = GracefulShutdown::new();
     let Ok(address) = listener.local_addr() else {
-        tracing::error!("a listener has no address; it serves nobody");
+        tracing::error!("listener has no address and serves no requests");
         return;
     };
     loop {
@@ -81,30 +83,23 @@ pub async fn serve<S: Send + Sync + 'static>(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Mostly out of descriptors: without a pause this loop would spin until one is free.
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
-        let Some(connection) = ends(&stream) else {
+        let Some(connection) = connection_info(&stream) else {
             continue;
         };
-        let Some(place) = gate.acquire(connection.peer.ip()).map(Arc::new) else {
-            tracing::debug!(peer = %connection.peer, "there are too many connections, or too many from there");
-            refuse(&stream);
+        let Some(permit) = policy.acquire(connection.peer.ip()).map(Arc::new) else {
+            tracing::debug!(peer = %connection.peer, "connection refused: too many are open");
+            reject(&stream);
             continue;
         };
-        let (gate, router, held) = (gate.clone(), router.clone(), Arc::clone(&place));
+        let (policy, router, held) = (policy.clone(), router.clone(), Arc::clone(&permit));
         let service = service_fn(move |request| {
-            exchange(
-                gate.clone(),
-                router.clone(),
-                Arc::clone(&held),
-                request,
-                address,
-                connection,
-            )
+            let (policy, router, permit) = (policy.clone(), router.clone(), Arc::clone(&held));
+            handle_request(policy, router, permit, request, address, connection)
         });
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -112,75 +107,81 @@ pub async fn serve<S: Send + Sync + 'static>(
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Polite::new(Box::pin(stream))), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         background::spawn(
             "http_connection",
-            serve_connection(connections.watch(served), connection, place),
+            serve_connection(connections.watch(served), connection, permit),
         );
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::info!(
-            "some connections were still open after {} s and are cut",
-            DRAIN_TIMEOUT.as_secs()
-        );
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown()).await;
+    if drained.is_err() {
+        let waited_seconds = DRAIN_TIMEOUT.as_secs();
+        tracing::info!(waited_seconds, "open connections cut at shutdown");
     }
 }
 
-/// Answers one request. Its place is worth nothing to newcomers until all of the answer was handed over.
-async fn exchange<S: Send + Sync + 'static>(
-    gate: ListenerPolicy,
+/// Answers one request. Its connection is not evicted for another one before the whole answer was handed over.
+async fn handle_request<S: Send + Sync + 'static>(
+    policy: ListenerPolicy,
     router: Router<S>,
-    place: Arc<ConnectionPermit>,
+    permit: Arc<ConnectionPermit>,
     request: http::Request<Incoming>,
     listener: SocketAddr,
     connection: ConnectionInfo,
 ) -> Result<Response, Infallible> {
-    let exchange = place.begin(!request.body().is_end_stream());
-    let client = gate.client(connection.client, request.headers());
-    let authority = gate.authority(&request, listener, connection.peer.ip());
-    let arrival = authority.map(|authority| RequestContext {
+    let in_flight = permit.begin_request(!request.body().is_end_stream());
+    let client = policy.client_address(connection.client, request.headers());
+    let authority = policy.authority(&request, listener, connection.peer.ip());
+    let context = authority.map(|authority| RequestContext {
         connection: ConnectionInfo {
             client,
             ..connection
         },
         authority,
-        place,
+        permit,
     });
-    let answer = router.answer(request, arrival).await;
-    Ok(hold_until_sent(answer, exchange))
+    let answer = router.answer(request, context).await;
+    Ok(hold_until_sent(answer, in_flight))
 }
 
-/// Serves a connection to its end, or until its place is needed for another one.
+/// Serves a connection until it ends or is evicted for another one.
 async fn serve_connection<E: std::fmt::Display>(
     served: impl Future<Output = Result<(), E>>,
     connection: ConnectionInfo,
-    place: Arc<ConnectionPermit>,
+    permit: Arc<ConnectionPermit>,
 ) {
     tokio::select! {
         served = served => {
             if let Err(error) = served {
-                tracing::debug!(%error, peer = %connection.peer, "a connection ended early");
+                tracing::debug!(%error, peer = %connection.peer, "connection ended early");
             }
         }
-        () = place.evicted() => {
+        () = permit.evicted() => {
             tracing::debug!(peer = %connection.peer, "connection closed to make room for another one");
         }
     }
 }
 
-/// Says so to somebody for whom there is no place, if that can be done at once.
-fn refuse(stream: &TcpStream) {
-    let text = "too many connections are open, or too many from your address; close some, or try again in a moment";
-    let problem = Problem::new(ProblemKind::Unavailable, text).retry_after(1);
-    let _ = stream.try_write(&raw(&problem));
+/// Answers 503 to a connection over the limit, if that takes no waiting; it is closed either way.
+fn reject(stream: &TcpStream) {
+    let text = "too many connections are open, in all or from your address; close some, or try again in a moment";
+    let problem = Problem::new(ProblemKind::Unavailable, text);
+    let (status, title) = (problem.kind.status(), problem.kind.title());
+    let id = Uuid::now_v7().to_string();
+    // A problem body is made of strings and numbers, which always have a JSON form.
+    let body = serde_json::to_string(&problem.body(&id)).unwrap_or_default();
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+         content-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
+    );
+    // A client that is gone already needs no answer.
+    let _ = stream.try_write(answer.as_bytes());
 }
 
-/// Both ends of a connection; none when the peer is gone already.
-fn ends(stream: &TcpStream) -> Option<ConnectionInfo> {
+/// Both ends of a connection; `None` when the peer is gone already.
+fn connection_info(stream: &TcpStream) -> Option<ConnectionInfo> {
     // Answers are small and written whole; waiting to fill a segment only adds latency.
     stream.set_nodelay(true).ok()?;
     let peer = stream.peer_addr().ok()?;

@@ -1,12 +1,12 @@
-//! Names what a request asked for and did not get, in a field `warnings` of its answer.
+//! Warnings of an answer: the parts of a request that were ignored or changed.
 //!
 //! Unknown fields and query parameters are ignored, so that an older orchestrator serves a newer client.
-//! In silence that would hide every slip of the pen: `timout_seconds` would mean no limit at all. A
-//! [`Request`](super::request::Request) collects what was ignored while its handler reads it; the router
-//! writes it into the JSON object that the handler answers.
+//! Without a warning that would hide every typing error: `timout_seconds` would mean no limit at all. A
+//! [`Request`](super::request::Request) collects them while its handler reads it; the router writes them into
+//! the field `warnings` of the JSON object that the handler answers.
 
 use super::{
-    request::percent_decode,
+    query::decode_form,
     response::{self, Response},
 };
 use crate::api::warning::Warning;
@@ -16,9 +16,9 @@ use http_body_util::BodyExt as _;
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::BTreeSet, sync::Arc};
 
-/// Most warnings of an answer; what goes beyond is only counted.
+/// Most warnings of an answer; more are only counted.
 const MAX_WARNINGS: usize = 16;
-/// Longest name of a field that is repeated, in bytes.
+/// Longest field name that is echoed, in bytes.
 const MAX_FIELD_BYTES: usize = 100;
 
 /// Warnings of one request, shared by its handler and the router.
@@ -28,7 +28,7 @@ pub(super) struct Warnings(Arc<Mutex<Collected>>);
 #[derive(Default)]
 struct Collected {
     warnings: Vec<Warning>,
-    /// Beyond those.
+    /// Number of warnings beyond those.
     uncounted: usize,
     /// Query parameters that the handler asked for.
     parameters: BTreeSet<String>,
@@ -48,11 +48,11 @@ impl Collected {
         });
     }
 
-    /// All warnings of a request with this query, the last of them standing for those left out.
+    /// All warnings of a request with this query; the last one stands for those left out.
     fn finish(&mut self, query: &str) -> Vec<Warning> {
         let named: BTreeSet<String> = query
             .split('&')
-            .map(|pair| percent_decode(pair.split('=').next().unwrap_or_default(), true))
+            .map(|pair| decode_form(pair.split('=').next().unwrap_or_default()))
             .filter(|name| !name.is_empty() && !self.parameters.contains(name))
             .collect();
         for name in named {
@@ -79,13 +79,13 @@ impl Warnings {
         self.collected().add(field, detail);
     }
 
-    /// Adds a field that the type of the body does not have.
-    pub(super) fn ignored(&self, path: &serde_ignored::Path<'_>) {
+    /// Adds a warning about a field that the type of the body does not have.
+    pub(super) fn add_unknown_field(&self, path: &serde_ignored::Path<'_>) {
         self.add(&label(path), "unknown field; ignored".to_owned());
     }
 
-    /// Notes that the handler knows this query parameter.
-    pub(super) fn knows(&self, parameter: &str) {
+    /// Marks a query parameter as known to the handler.
+    pub(super) fn mark_parameter_known(&self, parameter: &str) {
         self.collected().parameters.insert(parameter.to_owned());
     }
 
@@ -99,12 +99,12 @@ impl Warnings {
             return answer;
         }
         let (parts, body) = answer.into_parts();
-        // It can't fail: its error is uninhabited.
+        // Reading can't fail: its error is uninhabited.
         let body = body
             .collect()
             .await
             .map_or_else(|never| match never {}, |whole| whole.to_bytes());
-        Response::from_parts(parts, response::whole(with(body, &warnings)))
+        Response::from_parts(parts, response::whole(append_field(body, &warnings)))
     }
 }
 
@@ -113,8 +113,8 @@ fn is_json(answer: &Response) -> bool {
         == Some(&HeaderValue::from_static("application/json"))
 }
 
-/// A JSON object with one more field; any other text as it is.
-fn with(body: Bytes, warnings: &[Warning]) -> Bytes {
+/// JSON object with the field `warnings` added; any other text unchanged.
+fn append_field(body: Bytes, warnings: &[Warning]) -> Bytes {
     let (Some(fields), Ok(warnings)) = (
         body.strip_prefix(b"{")
             .and_then(|body| body.strip_suffix(b"}")),
@@ -130,7 +130,7 @@ fn with(body: Bytes, warnings: &[Warning]) -> Bytes {
     whole.into()
 }
 
-/// `a.0.b` for the field `b` of the first element of `a`.
+/// Dotted path of a field: `a.0.b` for `b` of the first element of `a`.
 fn label(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path;
     let below = |parent: &Path<'_>, name: &str| match label(parent) {
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn parameters_are_named_once_and_decoded() {
         let warnings = Warnings::default();
-        warnings.knows("limit");
+        warnings.mark_parameter_known("limit");
         let all = warnings.collected().finish("limit=1&a%20b=&a+b&&=x");
         let fields: Vec<&str> = all.iter().map(|one| one.field.as_str()).collect();
         assert_eq!(fields, ["a b"]);
@@ -178,7 +178,7 @@ mod tests {
             field: "a".to_owned(),
             detail: "b".to_owned(),
         }];
-        let written = |body: &'static str| with(body.into(), &one);
+        let written = |body: &'static str| append_field(body.into(), &one);
         assert_eq!(
             written("{\"x\":1}"),
             "{\"x\":1,\"warnings\":[{\"field\":\"a\",\"detail\":\"b\"}]}"

@@ -3,7 +3,7 @@
 use crate::{near, oracles::queries};
 use cynode::{
     api::tasks::{LogCursor, TaskStatus},
-    http::request::query_value,
+    http::query::query_value,
 };
 use proptest::prelude::*;
 

@@ -5,7 +5,7 @@ use cynode::{
         TaskId,
         tasks::{LogCursor, TaskStatus},
     },
-    http::request::query_value,
+    http::query::query_value,
 };
 
 /// The parameters that the gateway and the Worker API read.
