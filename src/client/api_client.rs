@@ -1,7 +1,8 @@
-//! Calls to the User API, with the login that belongs to it.
+//! Client of the User API, with the login that belongs to it.
 
 use super::{
     credentials::{self, Credentials, not_logged_in},
+    flags::in_flags,
     print::{clean, note},
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     },
     cli::ClientFlags,
     exit::{Exit, Failure},
-    http::{MAX_BODY_BYTES, resolve},
+    http::{MAX_BODY_BYTES, request::parse_json, resolve},
 };
 use http::{Method, Uri, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -27,22 +28,24 @@ use ureq::{
 };
 
 const DEFAULT_URL: &str = "http://127.0.0.1:12080";
+/// Time for a connection to be made, name resolution included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// After so long without a byte a connection is taken for dead, as after a laptop's sleep.
+/// Time without a byte after which a connection counts as dead, as after a laptop's sleep.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
+/// Time for the head of an answer; a cancel takes up to 40 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The orchestrator that is meant.
+/// Client of one gateway.
 #[derive(Clone)]
 pub(super) struct ApiClient {
     agent: Agent,
     pub(super) url: String,
-    /// A token that stands for a login.
+    /// Token of `CYNODE_TOKEN`, which stands in for a login.
     fixed_token: Option<String>,
     access_token: Option<String>,
 }
 
-/// Names are resolved as everywhere else in this binary; see [`resolve`].
+/// Resolver that uses the same name resolution as the rest of this binary; see [`resolve`].
 #[derive(Debug)]
 struct HostResolver;
 
@@ -75,15 +78,15 @@ impl Resolver for HostResolver {
 }
 
 impl ApiClient {
-    /// The one that the flags, the environment or the last login mean.
+    /// Client of the gateway that the flags, the environment or the last login name, in this order.
     pub(super) fn from_args(client: &ClientFlags) -> Result<Self, Failure> {
-        let older = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let fixed_token = older("CYNODE_TOKEN").or_else(|| older("CYNORK_TOKEN"));
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let fixed_token = variable("CYNODE_TOKEN").or_else(|| variable("CYNORK_TOKEN"));
         let named = client
             .gateway_url
             .clone()
-            .or_else(|| older("CYNORK_GATEWAY_URL"));
-        // Who shows a token and names a gateway needs no login, nor a place to keep one.
+            .or_else(|| variable("CYNORK_GATEWAY_URL"));
+        // With a token and a gateway there is no need for a login, nor for a directory to keep one.
         let credentials = match (&fixed_token, &named) {
             (Some(_), Some(_)) => Credentials::default(),
             _ => credentials::load()?,
@@ -105,7 +108,7 @@ impl ApiClient {
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            // The gateway says at least every 15 s that a stream is alive.
+            // The gateway sends a keep-alive at least every 15 s on a stream.
             .timeout_per_read(Some(READ_TIMEOUT))
             .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
             .build();
@@ -118,23 +121,23 @@ impl ApiClient {
         })
     }
 
-    /// Whether a token stands in for a login.
+    /// Whether `CYNODE_TOKEN` stands in for a login.
     pub(super) fn has_fixed_token(&self) -> bool {
         self.fixed_token.is_some()
     }
 
-    /// Calls without a login; the answer as JSON.
-    pub(super) fn anonymous<T: DeserializeOwned>(
+    /// Calls without a login; reads the answer as JSON.
+    pub(super) fn call_anonymous<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = to_bytes(body)?;
-        read_json(self.accepted(self.send(&method, path, None, &[], body.as_deref())?)?)
+        read_json(self.check_status(self.send(&method, path, None, &[], body.as_deref())?)?)
     }
 
-    /// Calls as the user; the answer as JSON.
+    /// Calls as the user; reads the answer as JSON.
     pub(super) fn call<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -142,10 +145,10 @@ impl ApiClient {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = to_bytes(body)?;
-        read_json(self.as_user(&method, path, &[], body.as_deref())?)
+        read_json(self.send_authenticated(&method, path, &[], body.as_deref())?)
     }
 
-    /// Calls as the user; any answer of success will do.
+    /// Calls as the user; any successful answer will do.
     pub(super) fn done(
         &mut self,
         method: Method,
@@ -153,27 +156,28 @@ impl ApiClient {
         body: Option<&impl Serialize>,
     ) -> Result<(), Failure> {
         let body = to_bytes(body)?;
-        self.as_user(&method, path, &[], body.as_deref()).map(drop)
+        self.send_authenticated(&method, path, &[], body.as_deref())
+            .map(drop)
     }
 
-    /// GET as JSON.
+    /// Sends a GET as the user; reads the answer as JSON.
     pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Failure> {
         self.call(Method::GET, path, None::<&()>)
     }
 
-    /// GET as a stream, with additional headers.
+    /// Sends a GET with additional headers as the user; returns the body as it arrives.
     pub(super) fn stream(
         &mut self,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<impl std::io::Read + use<>, Failure> {
         Ok(self
-            .as_user(&Method::GET, path, headers, None)?
+            .send_authenticated(&Method::GET, path, headers, None)?
             .into_reader())
     }
 
-    /// What `/readyz` says: nothing, or why not.
-    pub(super) fn ready(&self) -> Result<Result<(), String>, Failure> {
+    /// Readiness by `/readyz`: the inner `Err` is the reason where the orchestrator is not ready.
+    pub(super) fn readiness(&self) -> Result<Result<(), String>, Failure> {
         let mut answer = self.send(&Method::GET, "/readyz", None, &[], None)?;
         if answer.status().is_success() {
             return Ok(Ok(()));
@@ -185,7 +189,7 @@ impl ApiClient {
         )))
     }
 
-    fn as_user(
+    fn send_authenticated(
         &mut self,
         method: &Method,
         path: &str,
@@ -194,10 +198,10 @@ impl ApiClient {
     ) -> Result<Body, Failure> {
         if let Some(token) = &self.fixed_token {
             let answer = self.send(method, path, Some(token), headers, body)?;
-            let refused = answer.status() == 401;
-            return self.accepted(answer).map_err(|failure| {
-                if refused {
-                    let text = "the token in CYNODE_TOKEN is not valid (any more); give another one, or unset it and log in";
+            let is_unauthorized = answer.status() == 401;
+            return self.check_status(answer).map_err(|failure| {
+                if is_unauthorized {
+                    let text = "the token in CYNODE_TOKEN is invalid or has expired; set another one, or unset it and log in";
                     Failure::new(Exit::NotAllowed, text)
                 } else {
                     failure
@@ -210,18 +214,18 @@ impl ApiClient {
             .ok_or_else(|| not_logged_in(&self.url))?;
         let answer = self.send(method, path, Some(&token), headers, body)?;
         if answer.status() != 401 {
-            return self.accepted(answer);
+            return self.check_status(answer);
         }
         let renewed = credentials::renew(&self.url, &token, |refresh_token| {
             let refresh_token = refresh_token.to_owned();
-            self.anonymous::<Tokens>(
+            self.call_anonymous::<Tokens>(
                 Method::POST,
                 "/v1/auth/refresh",
                 Some(&Refresh { refresh_token }),
             )
         })?;
         self.access_token = Some(renewed.access_token.clone());
-        self.accepted(self.send(method, path, Some(&renewed.access_token), headers, body)?)
+        self.check_status(self.send(method, path, Some(&renewed.access_token), headers, body)?)
     }
 
     fn send(
@@ -259,8 +263,8 @@ impl ApiClient {
         })
     }
 
-    /// The body of a success, or the failure that the answer tells.
-    fn accepted(&self, mut answer: http::Response<Body>) -> Result<Body, Failure> {
+    /// Body of a successful answer; else the failure, in terms of the command line.
+    fn check_status(&self, mut answer: http::Response<Body>) -> Result<Body, Failure> {
         let status = answer.status().as_u16();
         if answer.status().is_success() {
             return Ok(answer.into_body());
@@ -277,9 +281,9 @@ impl ApiClient {
                 "{} (request {})",
                 problem.detail, problem.instance
             )),
-            Some(problem) => clean(&problem.detail),
+            Some(problem) => clean(&in_flags(&problem)),
             None => format!(
-                "{} answered {}; is that a cynode orchestrator?",
+                "{} answered {}; check that this is a cynode orchestrator",
                 self.url,
                 answer.status()
             ),
@@ -303,9 +307,10 @@ fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
     for Warning { field, detail } in warnings {
         note(&clean(&format!("warning: {field}: {detail}")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| {
+    parse_json(&bytes).map_err(|problem| {
         Failure::internal(format!(
-            "the orchestrator answered what this cynode doesn't understand: {error}"
+            "the orchestrator sent an answer that this cynode does not understand: {}",
+            problem.detail
         ))
     })
 }

@@ -1,18 +1,18 @@
-//! Questions before what is hard to undo.
+//! Confirmation of actions that are hard to undo.
 
 use super::print;
 use crate::exit::{Exit, Failure};
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// Asks at the terminal whether to go on, unless `yes` was said on the command line; without a terminal
-/// nobody can answer, so nothing is done.
+/// Asks at the terminal whether to proceed, unless `yes` was given. Fails where there is no terminal, and
+/// where the answer is no.
 pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!(
-            "{question}\nThere is no terminal to ask at; add --yes if you mean it"
+            "{question}\nThere is no terminal to ask at; add --yes to proceed"
         )));
     }
     let mut stderr = io::stderr().lock();

@@ -1,12 +1,13 @@
-//! `credentials.json`: who is logged in where.
+//! Stored logins: `$XDG_CONFIG_HOME/cynode/credentials.json`, mode 0600.
 //!
-//! Several processes of one user share the file. A refresh token is good for one use, so
-//! whoever refreshes holds a lock and looks first whether another one was faster.
+//! Several processes of one user share the file. A refresh token is valid for one use, so a process that
+//! refreshes holds a lock and first looks whether another one was faster.
 
 use crate::{
     api::auth::Tokens,
     data_dir::{make_private_dir, write_private},
     exit::{Exit, Failure},
+    http::request::parse_json,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -17,29 +18,29 @@ use std::{
     path::PathBuf,
 };
 
-/// One login.
+/// Login at one gateway.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct StoredLogin {
-    /// As whom.
+    /// User name.
     pub handle: String,
-    /// For calls.
+    /// Bearer token for calls.
     pub access_token: String,
-    /// For the next pair of tokens.
+    /// Token for the next pair of tokens.
     pub refresh_token: String,
 }
 
-/// All logins of this user.
+/// Logins of this user.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Credentials {
-    /// The gateway that is meant when none is named.
+    /// Gateway URL of commands that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// By gateway.
+    /// Logins by gateway URL.
     #[serde(default)]
     pub logins: BTreeMap<String, StoredLogin>,
 }
 
-/// Keeps other processes from changing the file.
+/// Lock that keeps other processes from changing the file.
 struct CredentialsLock {
     _file: File,
 }
@@ -53,7 +54,7 @@ fn directory() -> Result<PathBuf, Failure> {
     from("XDG_CONFIG_HOME")
         .or_else(|| from("HOME").map(|home| home.join(".config")))
         .map(|path| path.join("cynode"))
-        .ok_or_else(|| Failure::usage("neither XDG_CONFIG_HOME nor HOME is set, so there is no place for a login; set one"))
+        .ok_or_else(|| Failure::usage("neither XDG_CONFIG_HOME nor HOME is set, so a login can't be stored; set one of them"))
 }
 
 fn lock() -> Result<CredentialsLock, Failure> {
@@ -69,15 +70,12 @@ fn lock() -> Result<CredentialsLock, Failure> {
     Ok(CredentialsLock { _file: file })
 }
 
-/// What is stored; nothing when there is no file.
+/// Stored logins; none when there is no file.
 pub fn load() -> Result<Credentials, Failure> {
     let path = directory()?.join("credentials.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            let text = format!(
-                "{} is damaged ({error}); delete it and log in again",
-                path.display()
-            );
+        Ok(bytes) => parse_json(&bytes).map_err(|_| {
+            let text = format!("{} is damaged; delete it and log in again", path.display());
             Failure::new(Exit::Internal, text)
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Credentials::default()),
@@ -101,7 +99,7 @@ fn login_of(handle: &str, tokens: Tokens) -> StoredLogin {
     }
 }
 
-/// Remembers a login, and that its gateway is the one that is meant from now on.
+/// Stores a login, and makes its gateway the current one.
 pub fn store(gateway: &str, handle: &str, tokens: Tokens) -> Result<(), Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
@@ -112,8 +110,8 @@ pub fn store(gateway: &str, handle: &str, tokens: Tokens) -> Result<(), Failure>
     save(&credentials, &locked)
 }
 
-/// Forgets a login; it, when there was one.
-pub fn forget(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
+/// Removes a login; returns it when there was one.
+pub fn remove(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
     let login = credentials.logins.remove(gateway);
@@ -121,7 +119,8 @@ pub fn forget(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
     Ok(login)
 }
 
-/// A login newer than `stale`: another process's, or what `refresh` gets for the refresh token.
+/// Login with a newer access token than `stale`: one that another process stored, or the one that `refresh`
+/// gets for the refresh token.
 pub fn renew(
     gateway: &str,
     stale: &str,
@@ -141,7 +140,7 @@ pub fn renew(
         Ok(tokens) => login_of(&login.handle, tokens),
         Err(failure) => {
             if failure.exit == Exit::NotAllowed {
-                // It is of no use any more, here nor in another terminal.
+                // The session has ended, for other terminals, too.
                 credentials.logins.remove(gateway);
                 save(&credentials, &locked)?;
             }
@@ -155,7 +154,7 @@ pub fn renew(
     Ok(renewed)
 }
 
-/// What to do about it.
+/// Failure of a command that needs a login.
 pub fn not_logged_in(gateway: &str) -> Failure {
     let text = format!(
         "you are not logged in at {gateway}; log in with: cynode login --gateway-url {gateway}"

@@ -1,23 +1,25 @@
-//! A task's output as it comes: server-sent events, taken up again after a cut.
+//! Output of a task while it runs: server-sent events, resumed after an interruption.
 
 use super::api_client::ApiClient;
 use crate::{
     api::tasks::TaskStatus,
     exit::{Exit, Failure},
+    http::request::parse_json,
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     io::{self, BufRead as _, BufReader, Read as _},
     time::{Duration, Instant},
 };
 
-/// How long the orchestrator may stay away.
+/// Time for which the orchestrator may be unreachable.
 const RECONNECT_TIMEOUT: Duration = Duration::from_mins(10);
+/// Pause between two attempts to connect.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest event, in bytes; far above what the contract's largest, a whole stream of a result, takes.
+/// Longest event, in bytes; far above the largest of the contract, a whole stream of a result.
 const MAX_EVENT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// The last event of a task.
+/// Last event of a task.
 #[derive(Deserialize)]
 pub(super) struct TaskEnd {
     pub(super) status: TaskStatus,
@@ -44,25 +46,25 @@ struct Status {
     detail: Option<String>,
 }
 
-/// Form in which events of a task are printed.
+/// Form in which the events of a task are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FollowMode {
-    /// Output as the command printed it, on stdout and stderr.
+    /// Output of the command, on stdout and stderr.
     Output,
-    /// No output; only what the task waits for, on stderr.
+    /// No output; only reasons for waiting, on stderr.
     Progress,
-    /// Every event as a line of JSON on stdout.
+    /// Each event as a line of JSON on stdout.
     Events,
 }
 
-/// Prints events of a task until it ends.
+/// Prints the events of a task until it ends.
 pub(super) fn follow(
-    gateway: &mut ApiClient,
+    api: &mut ApiClient,
     task: &str,
     show: FollowMode,
 ) -> Result<TaskEnd, Failure> {
-    let path = format!("{}?follow=true", super::task::path(task, "/logs"));
-    let mut reader = EventPrinter {
+    let path = format!("{}?follow=true", super::paths::task(task, "/logs"));
+    let mut printer = EventPrinter {
         show,
         last_id: String::new(),
         attempt: String::new(),
@@ -71,27 +73,27 @@ pub(super) fn follow(
     loop {
         let headers = [
             ("accept", "text/event-stream"),
-            ("last-event-id", reader.last_id.as_str()),
+            ("last-event-id", printer.last_id.as_str()),
         ];
-        let headers = if reader.last_id.is_empty() {
+        let headers = if printer.last_id.is_empty() {
             &headers[..1]
         } else {
             &headers[..]
         };
-        match gateway.stream(&path, headers) {
+        match api.stream(&path, headers) {
             Ok(stream) => {
                 let mut events = SseReader {
                     lines: BufReader::new(stream),
                 };
                 while let Some(event) = events.next()? {
                     away_since = None;
-                    if let Some(end) = reader.take(&event)? {
+                    if let Some(end) = printer.print(&event)? {
                         return Ok(end);
                     }
                 }
             }
-            // The first call shows whether there is anything to follow; later ones have patience.
-            Err(failure) if failure.exit != Exit::Unreachable || reader.last_id.is_empty() => {
+            // The first call shows whether there is a task to follow; later ones are retried.
+            Err(failure) if failure.exit != Exit::Unreachable || printer.last_id.is_empty() => {
                 return Err(failure);
             }
             Err(_) if away_since.is_none() => {
@@ -101,8 +103,8 @@ pub(super) fn follow(
         }
         if away_since.get_or_insert_with(Instant::now).elapsed() > RECONNECT_TIMEOUT {
             let text = format!(
-                "the orchestrator at {} stays away; the task goes on. Read on with: cynode task logs -f {task}",
-                gateway.url
+                "the orchestrator at {} is still unreachable; the task goes on. Resume with: cynode task logs -f {task}",
+                api.url
             );
             return Err(Failure::new(Exit::Unreachable, text));
         }
@@ -110,7 +112,7 @@ pub(super) fn follow(
     }
 }
 
-/// What was read so far.
+/// Printer of events, with the position in the stream.
 struct EventPrinter {
     show: FollowMode,
     last_id: String,
@@ -118,8 +120,8 @@ struct EventPrinter {
 }
 
 impl EventPrinter {
-    /// Shows an event; the end, when it is that.
-    fn take(&mut self, event: &SseEvent) -> Result<Option<TaskEnd>, Failure> {
+    /// Prints an event; returns the end when the event is that.
+    fn print(&mut self, event: &SseEvent) -> Result<Option<TaskEnd>, Failure> {
         if !event.id.is_empty() {
             event.id.clone_into(&mut self.last_id);
             let attempt = event.id.split('-').next().unwrap_or_default();
@@ -159,7 +161,7 @@ impl EventPrinter {
     }
 }
 
-/// Prints an event as one line: its data, with its name and its id.
+/// Prints an event as one line: its data with its name and id.
 fn print_event(event: &SseEvent) -> Result<(), Failure> {
     let mut line: serde_json::Map<String, serde_json::Value> = parse(&event.data)?;
     line.insert("event".to_owned(), event.name.as_str().into());
@@ -173,10 +175,11 @@ fn output(data: &str) -> Result<String, Failure> {
     parse(data).map(|Output { data }| data)
 }
 
-fn parse<'a, T: Deserialize<'a>>(data: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(data).map_err(|error| {
+fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
+    parse_json(data.as_bytes()).map_err(|problem| {
         Failure::internal(format!(
-            "the orchestrator sent an event that can't be read: {error}"
+            "the orchestrator sent an event that this cynode does not understand: {}",
+            problem.detail
         ))
     })
 }
@@ -187,31 +190,34 @@ struct SseEvent {
     data: String,
 }
 
-/// SseReader of a `text/event-stream`, by the WHATWG's rules as far as our gateway uses them.
+/// Reader of a `text/event-stream`, by the rules of the WHATWG as far as the gateway uses them.
 struct SseReader<R> {
     lines: BufReader<R>,
 }
 
 impl<R: io::Read> SseReader<R> {
-    /// The next event; `None` at the end, and where the stream breaks off.
+    /// Next event; `None` at the end, and where the stream is interrupted.
     fn next(&mut self) -> Result<Option<SseEvent>, Failure> {
         let mut event = SseEvent {
             id: String::new(),
             name: String::new(),
             data: String::new(),
         };
-        let mut left = MAX_EVENT_BYTES;
+        let mut bytes_left = MAX_EVENT_BYTES;
         let mut line = Vec::new();
         loop {
             line.clear();
-            let Ok(read) = (&mut self.lines).take(left).read_until(b'\n', &mut line) else {
+            let Ok(read) = (&mut self.lines)
+                .take(bytes_left)
+                .read_until(b'\n', &mut line)
+            else {
                 return Ok(None);
             };
-            left -= read as u64;
+            bytes_left -= read as u64;
             if !line.ends_with(b"\n") {
-                if left == 0 {
+                if bytes_left == 0 {
                     return Err(Failure::internal(format!(
-                        "the orchestrator sent an event longer than {MAX_EVENT_BYTES} bytes; is that a cynode orchestrator?"
+                        "the server sent an event longer than {MAX_EVENT_BYTES} bytes; check that this is a cynode orchestrator"
                     )));
                 }
                 return Ok(None);
@@ -220,7 +226,7 @@ impl<R: io::Read> SseReader<R> {
             let text = text.trim_end_matches(['\r', '\n']);
             if text.is_empty() {
                 if event.name.is_empty() {
-                    left = MAX_EVENT_BYTES;
+                    bytes_left = MAX_EVENT_BYTES;
                     continue;
                 }
                 return Ok(Some(event));

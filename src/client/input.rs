@@ -1,7 +1,7 @@
-//! Input that is piped into a command whose sandbox can't be given any yet.
+//! Warning about input that is piped into a command; sandboxes have an empty stdin so far.
 //!
-//! Nothing is read, so nothing is taken from a shell loop or a later command that shares our stdin, and a
-//! writer that never comes holds up nobody.
+//! The input is not read: a shell loop or a later command may share this stdin, and its writer may never
+//! write.
 
 use super::print;
 use rustix::{
@@ -10,29 +10,29 @@ use rustix::{
 };
 use std::io::stdin;
 
-/// Says once, on stderr, that what is piped in does not reach the sandbox.
+/// Warning on stderr, once, that piped input does not reach the sandbox.
 #[derive(Default)]
 pub(super) struct StdinWarning {
-    said: bool,
+    is_shown: bool,
 }
 
 impl StdinWarning {
-    /// Looks whether there is input now: called when the task is there and once more at its end, since what
-    /// writes into a pipe may be slower than we are.
-    pub(super) fn check(&mut self) {
-        if self.said || !has_input() {
+    /// Shows the warning if there is input now. To be called when the task is created and again at its end,
+    /// since the writer of a pipe may be slow.
+    pub(super) fn warn_if_input(&mut self) {
+        if self.is_shown || !has_input() {
             return;
         }
-        self.said = true;
+        self.is_shown = true;
         print::note(
-            "warning: input on stdin is not passed to the sandbox yet, whose own stdin is empty; put it into the \
-             command, --env or a script (</dev/null silences this)",
+            "warning: input on stdin is not passed to the sandbox yet, whose own stdin is empty; use the command, \
+             --env or a script instead (</dev/null silences this)",
         );
     }
 }
 
-/// Whether a pipe or socket holds bytes that nobody has read, or a file goes on after its position. A
-/// terminal, /dev/null and a closed stdin have none, nor has a pipe whose writer wrote nothing.
+/// Whether a pipe or socket holds unread bytes, or a file continues after its position. A terminal, /dev/null
+/// and a closed stdin have no input, nor has a pipe into which nothing was written.
 fn has_input() -> bool {
     let Ok(stat) = fstat(stdin()) else {
         return false;

@@ -10,9 +10,9 @@ use crate::{
 };
 use http::Method;
 
-/// Trades a password for tokens, and keeps those.
+/// Logs in with a password and stores the tokens.
 pub fn login(args: LoginArgs) -> Result<(), Failure> {
-    let gateway = ApiClient::from_args(&args.client)?;
+    let api = ApiClient::from_args(&args.client)?;
     let password = match read_secret(
         "--password-file",
         args.password_file.as_deref(),
@@ -20,12 +20,12 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
     )? {
         Some(password) => password.to_string(),
         None if terminal::is_interactive() => {
-            let prompt = format!("Password of {} at {}: ", args.handle, gateway.url);
+            let prompt = format!("Password of {} at {}: ", args.handle, api.url);
             terminal::ask_secret(&prompt)?.to_string()
         }
         None => {
             return Err(Failure::usage(
-                "there is no terminal to ask at; give --password-file FILE (- reads stdin) or CYNODE_PASSWORD",
+                "there is no terminal to ask at; use --password-file FILE (- reads stdin) or CYNODE_PASSWORD",
             ));
         }
     };
@@ -33,44 +33,46 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
         handle: args.handle.clone(),
         password,
     };
-    let tokens: Tokens = gateway.anonymous(Method::POST, "/v1/auth/login", Some(&body))?;
-    credentials::store(&gateway.url, &args.handle, tokens)?;
-    print::note(&format!("Logged in as {} at {}.", args.handle, gateway.url));
-    if gateway.has_fixed_token() {
-        print::note("CYNODE_TOKEN is set and goes before this login; unset it to use the login.");
+    let tokens: Tokens = api.call_anonymous(Method::POST, "/v1/auth/login", Some(&body))?;
+    credentials::store(&api.url, &args.handle, tokens)?;
+    print::note(&format!("Logged in as {} at {}.", args.handle, api.url));
+    if api.has_fixed_token() {
+        print::note(
+            "CYNODE_TOKEN is set and takes precedence over this login; unset it to use the login.",
+        );
     }
     Ok(())
 }
 
-/// Ends the session there and forgets it here; the latter also when the orchestrator is away.
+/// Ends the session and removes the stored login; the latter also when the orchestrator is unreachable.
 pub fn logout(client: &ClientFlags) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(client)?;
-    if gateway.has_fixed_token() {
-        // Its session alone: the login that is kept is another one.
-        return gateway.done(Method::POST, "/v1/auth/logout", None::<&()>);
+    let mut api = ApiClient::from_args(client)?;
+    if api.has_fixed_token() {
+        // Only the session of the token ends: the stored login has another one.
+        return api.done(Method::POST, "/v1/auth/logout", None::<&()>);
     }
     let login = credentials::load()?
         .logins
-        .remove(&gateway.url)
-        .ok_or_else(|| credentials::not_logged_in(&gateway.url))?;
+        .remove(&api.url)
+        .ok_or_else(|| credentials::not_logged_in(&api.url))?;
     let body = Logout {
         refresh_token: Some(login.refresh_token),
     };
-    let ended = gateway.done(Method::POST, "/v1/auth/logout", Some(&body));
-    credentials::forget(&gateway.url)?;
+    let ended = api.done(Method::POST, "/v1/auth/logout", Some(&body));
+    credentials::remove(&api.url)?;
     if let Err(failure) = ended {
         print::note(&format!(
-            "forgotten here, but not ended there: {}",
+            "the login was removed here, but the session may go on there: {}",
             failure.message
         ));
     }
     Ok(())
 }
 
-/// Who the tokens stand for.
+/// Shows the user of the login.
 pub fn whoami(client: &ClientFlags) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(client)?;
-    let user: User = gateway.get("/v1/users/me")?;
+    let mut api = ApiClient::from_args(client)?;
+    let user: User = api.get("/v1/users/me")?;
     match client.output {
         OutputFormat::Json => print::json(&user),
         OutputFormat::Text => {
@@ -78,7 +80,7 @@ pub fn whoami(client: &ClientFlags) -> Result<(), Failure> {
             print::line(&format!(
                 "{}{role} at {}",
                 print::clean(&user.handle),
-                gateway.url
+                api.url
             ))
         }
     }

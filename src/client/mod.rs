@@ -1,15 +1,17 @@
-//! The user's side: what people type, and what they see.
+//! Client commands: `cynode run`, `task`, `nodes`, `users`, `audit`, `login`, `status`.
 //!
-//! Results go to stdout, everything else to stderr. Blocking throughout, over `ureq`; nothing
-//! here knows more of the orchestrator than its User API.
+//! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
+//! nothing of the orchestrator but its User API.
 
 mod api_client;
 mod confirm;
 pub mod credentials;
+mod flags;
 mod follow;
 mod input;
 pub mod login;
 pub mod nodes;
+mod paths;
 pub mod print;
 pub mod run;
 pub mod task;

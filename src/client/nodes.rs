@@ -3,6 +3,7 @@
 use super::{
     api_client::ApiClient,
     confirm::confirm,
+    paths,
     print::{self, clean},
 };
 use crate::{
@@ -12,12 +13,12 @@ use crate::{
 };
 use http::Method;
 
-/// What whoever forgets a node should know.
+/// Notice after a node was forgotten.
 const FORGET_NOTICE: &str = "\
-Forgotten. If cynode still runs on that machine, it registers again by itself within seconds, drained
-if it was: stop it there first if it is to stay away.";
+Forgotten. If cynode still runs on that machine, it registers again within seconds, draining if it was:
+stop it there first to keep it away.";
 
-/// One of the subcommands.
+/// Runs a subcommand of `cynode nodes`.
 pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
     match command {
         NodesCommand::List(client) => {
@@ -29,7 +30,8 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
             }
         }
         NodesCommand::Show(args) => {
-            let node: NodeView = ApiClient::from_args(&args.client)?.get(&path(&args.slug, ""))?;
+            let node: NodeView =
+                ApiClient::from_args(&args.client)?.get(&paths::node(&args.slug, ""))?;
             if args.client.output == OutputFormat::Json {
                 print::json(&node)
             } else {
@@ -38,47 +40,46 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
         }
         NodesCommand::Drain(args) => ApiClient::from_args(&args.client)?.done(
             Method::POST,
-            &path(&args.slug, "/drain"),
+            &paths::node(&args.slug, "/drain"),
             None::<&()>,
         ),
         NodesCommand::Resume(args) => ApiClient::from_args(&args.client)?.done(
             Method::POST,
-            &path(&args.slug, "/resume"),
+            &paths::node(&args.slug, "/resume"),
             None::<&()>,
         ),
         NodesCommand::Forget(args) => forget(&args),
     }
 }
 
-/// Asks first about a node that is alive: it takes back its slug, and an admin who mistook it for one that
-/// is gone should hear so.
+/// Forgets a node. Asks first where it is online: it takes its slug back, and the admin may have meant another.
 fn forget(args: &NodeForgetArgs) -> Result<(), Failure> {
-    let (mut gateway, slug) = (ApiClient::from_args(&args.node.client)?, &args.node.slug);
-    let path = path(slug, "");
-    let node: NodeView = gateway.get(&path)?;
+    let (mut api, slug) = (ApiClient::from_args(&args.node.client)?, &args.node.slug);
+    let path = paths::node(slug, "");
+    let node: NodeView = api.get(&path)?;
     if node.status != NodeStatus::Offline {
-        let question = format!("Node {} is alive. Forget it anyway?", clean(slug));
+        let question = format!("Node {} is online. Forget it anyway?", clean(slug));
         confirm(&question, args.yes)?;
     }
-    gateway.done(Method::DELETE, &path, None::<&()>)?;
+    api.done(Method::DELETE, &path, None::<&()>)?;
     print::note(FORGET_NOTICE);
     Ok(())
 }
 
-/// Whether work can be done, and by whom.
+/// Shows whether the orchestrator is ready, and its nodes.
 pub fn status(client: &ClientFlags) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(client)?;
-    let ready = gateway.ready()?;
-    let list: NodeList = gateway.get("/v1/nodes")?;
+    let mut api = ApiClient::from_args(client)?;
+    let ready = api.readiness()?;
+    let list: NodeList = api.get("/v1/nodes")?;
     if client.output == OutputFormat::Json {
         let reason = ready.as_ref().err();
         return print::json(&serde_json::json!({
-            "gateway_url": gateway.url, "ready": ready.is_ok(), "reason": reason, "nodes": list.nodes,
+            "gateway_url": api.url, "ready": ready.is_ok(), "reason": reason, "nodes": list.nodes,
         }));
     }
     match ready {
-        Ok(()) => print::line(&format!("{} is ready", gateway.url))?,
-        Err(reason) => print::line(&format!("{} is not ready: {}", gateway.url, clean(&reason)))?,
+        Ok(()) => print::line(&format!("{} is ready", api.url))?,
+        Err(reason) => print::line(&format!("{} is not ready: {}", api.url, clean(&reason)))?,
     }
     if list.nodes.is_empty() {
         Ok(())
@@ -131,7 +132,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         ),
         ("last seen", node.last_seen_at.to_string()),
         ("gpu", clean(&gpu(node.gpu.as_ref()))),
-        ("inference", served_by(node.inference.as_ref())),
+        ("inference", inference_detail(node.inference.as_ref())),
         ("models", clean(&models(node.inference.as_ref()))),
     ])?;
     for warning in &node.warnings {
@@ -140,7 +141,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a node's model server answers; `-` where it has none.
+/// State of a node's model server; `-` where it has none.
 fn inference(inference: Option<&Inference>) -> &'static str {
     match inference {
         Some(inference) if inference.supported && inference.running == Some(true) => "running",
@@ -149,14 +150,10 @@ fn inference(inference: Option<&Inference>) -> &'static str {
     }
 }
 
-/// The same with whose server it is.
-fn served_by(service: Option<&Inference>) -> String {
+/// State of a node's model server, and whether cynode runs it.
+fn inference_detail(service: Option<&Inference>) -> String {
     let existing = service.is_some_and(|i| i.supported && i.existing_service == Some(true));
-    let whose = if existing {
-        " (a server that was there before cynode)"
-    } else {
-        ""
-    };
+    let whose = if existing { " (external server)" } else { "" };
     format!("{}{whose}", inference(service))
 }
 
@@ -168,7 +165,7 @@ fn models(inference: Option<&Inference>) -> String {
     }
 }
 
-/// Equal devices together: how many, which model, how much memory each.
+/// Graphics processors, equal ones together: number, model, memory each.
 fn gpu(gpu: Option<&Gpu>) -> String {
     let Some(gpu) = gpu.filter(|gpu| gpu.present) else {
         return "-".to_owned();
@@ -196,10 +193,6 @@ fn device(device: &GpuDevice) -> String {
         || name.to_owned(),
         |mb| format!("{name} ({:.1} GiB)", mb as f64 / 1024.0),
     )
-}
-
-fn path(slug: &str, rest: &str) -> String {
-    format!("/v1/nodes/{}{rest}", print::percent_encode(slug))
 }
 
 #[cfg(test)]
@@ -233,16 +226,13 @@ mod tests {
             (json!({"supported": false, "running": true}), "-"),
         ] {
             assert_eq!(inference(Some(&of(value.clone()))), text);
-            assert_eq!(served_by(Some(&of(value))), text);
+            assert_eq!(inference_detail(Some(&of(value))), text);
         }
         assert_eq!((inference(None), models(None)), ("-", "-".to_owned()));
         let theirs = of(json!({
             "supported": true, "running": true, "existing_service": true, "models": ["b:1", "a"],
         }));
-        assert_eq!(
-            served_by(Some(&theirs)),
-            "running (a server that was there before cynode)"
-        );
+        assert_eq!(inference_detail(Some(&theirs)), "running (external server)");
         assert_eq!(models(Some(&theirs)), "b:1, a");
     }
 }

@@ -1,4 +1,4 @@
-//! How things look: tables for people, JSON for programs, two lines for a failure.
+//! Output of the client: tables for people, JSON for programs, errors on stderr.
 
 pub(super) use crate::{
     terminal::{print_json as json, print_line as line, print_note as note},
@@ -18,13 +18,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A job's own output on stdout, as it is.
+/// Prints output of a job on stdout, unchanged.
 pub(super) fn raw(text: &str) -> Result<(), Failure> {
     note_replaced(text);
     to_stdout(|out| out.write_all(text.as_bytes()))
 }
 
-/// A job's own output on stderr, as it is.
+/// Prints output of a job on stderr, unchanged.
 pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
     note_replaced(text);
     io::stderr()
@@ -33,36 +33,36 @@ pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
         .map_err(write_failure)
 }
 
-/// Says, once in a process, that output may not be what the command printed: nodes send it as text.
+/// Warns, once per process, that output may differ from what the command printed: nodes send it as text.
 fn note_replaced(text: &str) {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if text.contains(char::REPLACEMENT_CHARACTER) && !SAID.swap(true, Ordering::Relaxed) {
+    static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+    if text.contains(char::REPLACEMENT_CHARACTER) && !IS_SHOWN.swap(true, Ordering::Relaxed) {
         note(
-            "warning: bytes of the output that are not UTF-8 are replaced by U+FFFD; until output is exact, have the \
-             command encode it, as with base64",
+            "warning: bytes of the output that are not UTF-8 are replaced by U+FFFD; to keep them, have the command \
+             encode its output, for example with base64",
         );
     }
 }
 
-/// Names and values below each other.
+/// Prints names and values, one pair a line.
 pub(super) fn pairs<const N: usize>(pairs: [(&str, String); N]) -> Result<(), Failure> {
     to_stdout(|out| {
         pairs
             .iter()
-            .try_for_each(|(name, value)| writeln!(out, "{name:<10} {value}"))
+            .try_for_each(|(name, value)| writeln!(out, "{name:<12} {value}"))
     })
 }
 
-/// A table; at a terminal the last but one column is cut to keep rows readable.
+/// Prints a table; at a terminal cells are cut to 40 characters.
 pub(super) fn table<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> Result<(), Failure> {
-    const WIDEST: usize = 40;
+    const MAX_CELL_CHARS: usize = 40;
     let cut = io::stdout().is_terminal();
     let shorten = |cell: String| {
-        if cut && cell.chars().count() > WIDEST {
-            cell.chars().take(WIDEST - 1).chain(['…']).collect()
+        if cut && cell.chars().count() > MAX_CELL_CHARS {
+            cell.chars().take(MAX_CELL_CHARS - 1).chain(['…']).collect()
         } else {
             cell
         }
@@ -90,7 +90,7 @@ pub(super) fn table<const N: usize>(
     })
 }
 
-/// How long ago, in one unit.
+/// Age in one unit, such as `5m`.
 pub(super) fn age(time: Time) -> String {
     let seconds = Time::now().since(time).as_secs();
     match seconds {
@@ -101,44 +101,22 @@ pub(super) fn age(time: Time) -> String {
     }
 }
 
-/// For a path segment or a query value.
-pub(super) fn percent_encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(b).to_string()
-            }
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
-}
-
-/// `cynode completions`.
+/// Prints the completion script of a shell.
 pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "cynode", &mut script);
     to_stdout(|out| out.write_all(&script))
 }
 
-/// `cynode version`.
+/// Prints the version.
 pub fn version() -> Result<(), Failure> {
     line(concat!("cynode ", env!("CARGO_PKG_VERSION")))
 }
 
-/// Says why the process ends, and gives the code to end with.
+/// Prints a failure on stderr; returns the code to exit with.
 pub fn failure(failure: &Failure) -> ExitCode {
     if !failure.message.is_empty() {
         note(&format!("error: {}", failure.message));
     }
     failure.exit.code().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_encoded() {
-        assert_eq!(percent_encode("a b/é"), "a%20b%2F%C3%A9");
-    }
 }

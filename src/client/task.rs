@@ -2,8 +2,10 @@
 
 use super::{
     api_client::ApiClient,
+    flags::in_flags,
     follow::{FollowMode, TaskEnd, follow},
     input::StdinWarning,
+    paths,
     print::{self, clean},
 };
 use crate::{
@@ -23,16 +25,16 @@ use crate::{
 use http::Method;
 use std::{io::Read as _, sync::mpsc, time::Duration};
 
-/// A cancel that takes longer is explained.
-const CANCEL_NOTICE: Duration = Duration::from_secs(2);
-/// The job ran into its time limit.
+/// Time after which a cancel that is still not confirmed is explained.
+const CANCEL_NOTICE_DELAY: Duration = Duration::from_secs(2);
+/// Exit code of a task that reached its time limit.
 const EXIT_TIMEOUT: u8 = 124;
-/// There is no result to be had.
+/// Exit code of a task without a result: it could not run, or was lost.
 const EXIT_NO_RESULT: u8 = 125;
-/// The task was canceled.
+/// Exit code of a canceled task.
 const EXIT_CANCELED: u8 = 130;
 
-/// One of the subcommands.
+/// Runs a subcommand of `cynode task`.
 pub fn task(command: TaskCommand) -> Result<(), Failure> {
     match command {
         TaskCommand::Create(args) => create(args),
@@ -46,9 +48,9 @@ pub fn task(command: TaskCommand) -> Result<(), Failure> {
     }
 }
 
-/// What the flags say about a sandbox.
-pub(super) fn options(options: TaskFlags) -> Result<CreateTask, Failure> {
-    let env = options
+/// Task with the fields that the sandbox flags set.
+pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
+    let env = flags
         .env
         .into_iter()
         .map(|pair| match pair.split_once('=') {
@@ -56,27 +58,27 @@ pub(super) fn options(options: TaskFlags) -> Result<CreateTask, Failure> {
             None => match std::env::var(&pair) {
                 Ok(value) => Ok((pair, value)),
                 Err(_) => Err(Failure::usage(format!(
-                    "--env {pair}: it is not set here; write {pair}=VALUE"
+                    "--env {pair}: the variable is not set; write {pair}=VALUE"
                 ))),
             },
         })
         .collect::<Result<Env, _>>()?;
     let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
     Ok(CreateTask {
-        task_name: options.name,
-        image: options.image,
+        task_name: flags.name,
+        image: flags.image,
         env: (!env.is_empty()).then_some(env),
-        timeout_seconds: options.timeout.map(seconds),
-        node_labels: (!options.label.is_empty()).then_some(options.label),
-        max_attempts: options.max_attempts,
-        priority: options.priority,
+        timeout_seconds: flags.timeout.map(seconds),
+        node_labels: (!flags.label.is_empty()).then_some(flags.label),
+        max_attempts: flags.max_attempts,
+        priority: flags.priority,
         ..CreateTask::default()
     })
 }
 
 fn create(args: TaskCreateArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.client)?;
-    let mut create = options(args.sandbox)?;
+    let mut api = ApiClient::from_args(&args.client)?;
+    let mut create = from_flags(args.sandbox)?;
     let takes_input = args.script.as_deref() == Some("-");
     match args.script {
         Some(script) if script == "-" => {
@@ -95,13 +97,13 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         None => create.command = Some(args.command),
     }
     if let Some(script) = &create.script {
-        // A body that is refused while it is sent reads like an orchestrator that is gone.
+        // A body that is refused while it is sent looks like an unreachable orchestrator.
         check_size("/script", script, MAX_SCRIPT_BYTES)
-            .map_err(|problem| Failure::new(Exit::Invalid, problem.detail))?;
+            .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
     }
-    let task: Task = gateway.call(Method::POST, "/v1/tasks", Some(&create))?;
+    let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
-        StdinWarning::default().check();
+        StdinWarning::default().warn_if_input();
     }
     match args.client.output {
         OutputFormat::Json => print::json(&task),
@@ -110,17 +112,17 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
 }
 
 fn list(args: &TaskListArgs) -> Result<(), Failure> {
-    let mut query = format!("/v1/tasks?limit={}", args.limit);
-    for (name, value) in [
-        ("status", &args.status),
-        ("name", &args.name),
-        ("cursor", &args.cursor),
-    ] {
-        if let Some(value) = value {
-            query.push_str(&format!("&{name}={}", print::percent_encode(value)));
-        }
-    }
-    let list: TaskList = ApiClient::from_args(&args.client)?.get(&query)?;
+    let limit = args.limit.to_string();
+    let path = paths::with_query(
+        "/v1/tasks",
+        &[
+            ("limit", Some(&limit)),
+            ("status", args.status.as_deref()),
+            ("name", args.name.as_deref()),
+            ("cursor", args.cursor.as_deref()),
+        ],
+    );
+    let list: TaskList = ApiClient::from_args(&args.client)?.get(&path)?;
     if args.client.output == OutputFormat::Json {
         return print::json(&list);
     }
@@ -137,15 +139,15 @@ fn list(args: &TaskListArgs) -> Result<(), Failure> {
             clean(task.summary.as_deref().unwrap_or_default()),
         ]
     });
-    print::table(["ID", "STATUS", "AGE", "WHAT", "SUMMARY"], rows)?;
+    print::table(["ID", "STATUS", "AGE", "TASK", "SUMMARY"], rows)?;
     if !list.next_cursor.is_empty() {
-        print::note(&format!("There are more: --cursor {}", list.next_cursor));
+        print::note(&format!("More tasks: --cursor {}", list.next_cursor));
     }
     Ok(())
 }
 
 fn get(args: &TaskArgs) -> Result<(), Failure> {
-    let task: Task = ApiClient::from_args(&args.client)?.get(&path(&args.id, ""))?;
+    let task: Task = ApiClient::from_args(&args.client)?.get(&paths::task(&args.id, ""))?;
     if args.client.output == OutputFormat::Json {
         return print::json(&task);
     }
@@ -157,7 +159,7 @@ fn get(args: &TaskArgs) -> Result<(), Failure> {
         ("status", task.status.as_str().to_owned()),
         ("summary", clean(task.summary.as_deref().unwrap_or("-"))),
         (
-            "waits for",
+            "waiting for",
             clean(task.waiting_for.as_deref().unwrap_or("-")),
         ),
         ("name", clean(task.task_name.as_deref().unwrap_or("-"))),
@@ -174,7 +176,8 @@ fn get(args: &TaskArgs) -> Result<(), Failure> {
 }
 
 fn result(args: &TaskArgs) -> Result<(), Failure> {
-    let result: TaskResult = ApiClient::from_args(&args.client)?.get(&path(&args.id, "/result"))?;
+    let result: TaskResult =
+        ApiClient::from_args(&args.client)?.get(&paths::task(&args.id, "/result"))?;
     if args.client.output == OutputFormat::Json {
         return print::json(&result);
     }
@@ -200,12 +203,12 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     ])?;
     let Some(result) = result else { return Ok(()) };
     if result.truncated.stdout || result.truncated.stderr {
-        print::note("only the first 256 KiB of a stream are kept; there was more");
+        print::note("truncated: only the first 256 KiB of a stream are kept");
     }
     if let Some(error) = &result.error {
         let kind = serde_json::to_value(error.kind).unwrap_or_default();
         print::line(&format!(
-            "error      {}: {}",
+            "error        {}: {}",
             kind.as_str().unwrap_or("error"),
             clean(&error.message)
         ))?;
@@ -223,45 +226,70 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
 }
 
 fn logs(args: &TaskLogsArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.task.client)?;
+    let mut api = ApiClient::from_args(&args.task.client)?;
     if args.follow {
         let show = match args.task.client.output {
             OutputFormat::Json => FollowMode::Events,
             OutputFormat::Text => FollowMode::Output,
         };
-        return follow(&mut gateway, &args.task.id, show).map(drop);
+        let end = follow(&mut api, &args.task.id, show)?;
+        if show == FollowMode::Output && end.exit_code.is_none() {
+            explain_missing_output(&mut api, &args.task.id)?;
+        }
+        return Ok(());
     }
-    let logs: TaskLogs = gateway.get(&path(&args.task.id, "/logs"))?;
+    let logs: TaskLogs = api.get(&paths::task(&args.task.id, "/logs"))?;
     if args.task.client.output == OutputFormat::Json {
         return print::json(&logs);
     }
     print::raw(&logs.stdout)?;
     print::raw_stderr(&logs.stderr)?;
+    if logs.stdout.is_empty() && logs.stderr.is_empty() {
+        explain_missing_output(&mut api, &args.task.id)?;
+    }
     if logs
         .truncated
         .is_some_and(|truncated| truncated.stdout || truncated.stderr)
     {
-        print::note("[only the first 256 KiB of a stream are kept; there was more]");
+        print::note("[truncated: only the first 256 KiB of a stream are kept]");
     }
     Ok(())
 }
 
+/// Says on stderr why a task has no output, if its command did not run to an exit code.
+fn explain_missing_output(api: &mut ApiClient, id: &str) -> Result<(), Failure> {
+    let task: Task = api.get(&paths::task(id, ""))?;
+    if task.status.is_final() && task.exit_code.is_none() {
+        print::note(&format!("cynode: {}", failure_text(&task)));
+    }
+    Ok(())
+}
+
+/// Reason of a task that ended without an exit code.
+fn failure_text(task: &Task) -> String {
+    let default = match task.status {
+        TaskStatus::Canceled => "the task was canceled",
+        _ => "the task failed",
+    };
+    clean(task.summary.as_deref().unwrap_or(default))
+}
+
 fn cancel(args: &TaskArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.client)?;
-    let answer = cancel_task(&mut gateway, &args.id)?;
+    let mut api = ApiClient::from_args(&args.client)?;
+    let answer = cancel_task(&mut api, &args.id)?;
     match args.client.output {
         OutputFormat::Json => print::json(&answer),
         OutputFormat::Text if answer.canceled => print::line("canceled"),
-        OutputFormat::Text => print::line("it had ended before"),
+        OutputFormat::Text => print::line("the task had already ended"),
     }
 }
 
-/// Deletes all that can be; names each that can't, and ends with the code of the first of those.
+/// Deletes tasks. Names each that can't be deleted, and fails with the exit code of the first one.
 fn delete(args: &TasksArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.client)?;
+    let mut api = ApiClient::from_args(&args.client)?;
     let (mut deleted, mut failed) = (Vec::new(), None);
     for id in &args.ids {
-        match gateway.done(Method::DELETE, &path(id, ""), None::<&()>) {
+        match api.done(Method::DELETE, &paths::task(id, ""), None::<&()>) {
             Ok(()) => {
                 if args.client.output == OutputFormat::Text {
                     print::line(&format!("{} deleted", clean(id)))?;
@@ -269,9 +297,9 @@ fn delete(args: &TasksArgs) -> Result<(), Failure> {
                 deleted.push(id);
             }
             Err(failure) => {
-                let (exit, mut told) = failed.take().unwrap_or((failure.exit, Vec::new()));
-                told.push(format!("{}: {}", clean(id), failure.message));
-                failed = Some((exit, told));
+                let (exit, mut messages) = failed.take().unwrap_or((failure.exit, Vec::new()));
+                messages.push(format!("{}: {}", clean(id), failure.message));
+                failed = Some((exit, messages));
             }
         }
     }
@@ -279,56 +307,53 @@ fn delete(args: &TasksArgs) -> Result<(), Failure> {
         print::json(&serde_json::json!({ "deleted": deleted }))?;
     }
     match failed {
-        Some((exit, told)) => Err(Failure::new(exit, told.join("\n"))),
+        Some((exit, messages)) => Err(Failure::new(exit, messages.join("\n"))),
         None => Ok(()),
     }
 }
 
-/// Cancels a task. The answer comes once its node has confirmed the end, which may take half a minute where the
-/// node does not answer; that is said then.
-pub(super) fn cancel_task(gateway: &mut ApiClient, id: &str) -> Result<CancelAnswer, Failure> {
+/// Cancels a task. The answer arrives once the node has confirmed the end, or after half a minute where the node
+/// does not answer; a notice explains the wait.
+pub(super) fn cancel_task(api: &mut ApiClient, id: &str) -> Result<CancelAnswer, Failure> {
     let (answered, answer) = mpsc::channel::<()>();
     std::thread::spawn(move || {
-        if answer.recv_timeout(CANCEL_NOTICE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if answer.recv_timeout(CANCEL_NOTICE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
             print::note("waiting for the node to confirm that the task has ended");
         }
     });
-    let answer = gateway.call(Method::POST, &path(id, "/cancel"), None::<&()>);
+    let answer = api.call(Method::POST, &paths::task(id, "/cancel"), None::<&()>);
     drop(answered);
     answer
 }
 
 fn wait(args: &TaskArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.client)?;
-    let end = follow(&mut gateway, &args.id, FollowMode::Progress)?;
-    finish(&mut gateway, &args.id, &end, args.client.output)
+    let mut api = ApiClient::from_args(&args.client)?;
+    let end = follow(&mut api, &args.id, FollowMode::Progress)?;
+    exit_like_task(&mut api, &args.id, &end, args.client.output)
 }
 
-/// Ends as the task ended: with its exit code, or with one that stands for its end.
-pub(super) fn finish(
-    gateway: &mut ApiClient,
+/// Ends the process as the task ended: with its exit code, or with one that stands for its end.
+pub(super) fn exit_like_task(
+    api: &mut ApiClient,
     id: &str,
     end: &TaskEnd,
     output: OutputFormat,
 ) -> Result<(), Failure> {
     if output == OutputFormat::Json {
-        print::json(&gateway.get::<TaskResult>(&path(id, "/result"))?)?;
+        print::json(&api.get::<TaskResult>(&paths::task(id, "/result"))?)?;
     }
     let code = match (end.status, end.exit_code) {
         (TaskStatus::Completed, _) => return Ok(()),
-        // Codes are bytes, as the kernel has them.
+        // Exit codes are bytes, as in the kernel.
         (_, Some(code)) => code.to_le_bytes()[0],
         (TaskStatus::Canceled, None) => {
             print::note("the task was canceled");
             EXIT_CANCELED
         }
         (_, None) => {
-            let task: Task = gateway.get(&path(id, ""))?;
-            let jobs: TaskResult = gateway.get(&path(id, "/result"))?;
-            print::note(&format!(
-                "cynode: {}",
-                clean(task.summary.as_deref().unwrap_or("the task failed"))
-            ));
+            let task: Task = api.get(&paths::task(id, ""))?;
+            let jobs: TaskResult = api.get(&paths::task(id, "/result"))?;
+            print::note(&format!("cynode: {}", failure_text(&task)));
             let timed_out = jobs
                 .jobs
                 .last()
@@ -341,8 +366,4 @@ pub(super) fn finish(
         }
     };
     Err(Failure::silent(code))
-}
-
-pub(super) fn path(id: &str, rest: &str) -> String {
-    format!("/v1/tasks/{}{rest}", print::percent_encode(id))
 }

@@ -3,7 +3,8 @@
 use super::{
     api_client::ApiClient,
     confirm::confirm,
-    print::{self, clean, percent_encode},
+    paths,
+    print::{self, clean},
 };
 use crate::{
     api::{
@@ -23,30 +24,30 @@ use http::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-/// One of the subcommands.
+/// Runs a subcommand of `cynode users`.
 pub fn users(command: UsersCommand) -> Result<(), Failure> {
     match command {
         UsersCommand::List(client) => list(&client),
         UsersCommand::Create(args) => create(args),
         UsersCommand::Disable(args) => disable(&args),
-        UsersCommand::Enable(user) => act(&user, "enable"),
-        UsersCommand::RevokeSessions(user) => act(&user, "revoke_sessions"),
+        UsersCommand::Enable(user) => post_action(&user, "enable"),
+        UsersCommand::RevokeSessions(user) => post_action(&user, "revoke_sessions"),
         UsersCommand::ResetPassword(args) => {
-            let mut gateway = ApiClient::from_args(&args.user.client)?;
-            let path = path(&mut gateway, &args.user.handle, "reset_password")?;
+            let mut api = ApiClient::from_args(&args.user.client)?;
+            let path = action_path(&mut api, &args.user.handle, "reset_password")?;
             let (password, is_new) = new_password(&args.password, &args.user.handle)?;
             let body = ResetPassword {
                 password: password.to_string(),
             };
-            gateway.done(Method::POST, &path, Some(&body))?;
+            api.done(Method::POST, &path, Some(&body))?;
             let shown = json!({"handle": args.user.handle});
-            tell(&args.user, shown, is_new.then_some(&*password))
+            print_user(&args.user, shown, is_new.then_some(&*password))
         }
     }
 }
 
 fn list(client: &ClientFlags) -> Result<(), Failure> {
-    let users = all(&mut ApiClient::from_args(client)?)?;
+    let users = list_all(&mut ApiClient::from_args(client)?)?;
     if client.output == OutputFormat::Json {
         return print::json(&UserList {
             users,
@@ -66,21 +67,21 @@ fn list(client: &ClientFlags) -> Result<(), Failure> {
     print::table(["USER", "ROLE", "STATE", "EMAIL"], rows)
 }
 
-/// All users, page by page.
-fn all(gateway: &mut ApiClient) -> Result<Vec<User>, Failure> {
+/// All users, fetched page by page.
+fn list_all(api: &mut ApiClient) -> Result<Vec<User>, Failure> {
     let (mut users, mut path) = (Vec::new(), "/v1/users".to_owned());
     loop {
-        let page: UserList = gateway.get(&path)?;
+        let page: UserList = api.get(&path)?;
         users.extend(page.users);
         if page.next_cursor.is_empty() {
             return Ok(users);
         }
-        path = format!("/v1/users?cursor={}", percent_encode(&page.next_cursor));
+        path = paths::with_query("/v1/users", &[("cursor", Some(&page.next_cursor))]);
     }
 }
 
 fn create(args: UserCreateArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.user.client)?;
+    let mut api = ApiClient::from_args(&args.user.client)?;
     let (password, is_new) = new_password(&args.password, &args.user.handle)?;
     let body = CreateUser {
         handle: args.user.handle.clone(),
@@ -88,45 +89,47 @@ fn create(args: UserCreateArgs) -> Result<(), Failure> {
         email: args.email,
         is_admin: Some(args.admin),
     };
-    let user: User = gateway.call(Method::POST, "/v1/users", Some(&body))?;
+    let user: User = api.call(Method::POST, "/v1/users", Some(&body))?;
     let (handle, is_admin) = (body.handle, body.is_admin == Some(true));
     let role = if is_admin { " as an admin" } else { "" };
     print::note(&format!("{} can log in{role} now.", clean(&handle)));
     let shown = serde_json::to_value(&user).map_err(Failure::internal)?;
-    tell(&args.user, shown, is_new.then_some(&*password))
+    print_user(&args.user, shown, is_new.then_some(&*password))
 }
 
-/// Asks first where admins disable themselves: only another admin could let them in again.
+/// Disables a user. Asks first where admins disable themselves: only another admin can enable them again.
 fn disable(args: &UserDisableArgs) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&args.user.client)?;
-    let me: User = gateway.get("/v1/users/me")?;
+    let mut api = ApiClient::from_args(&args.user.client)?;
+    let me: User = api.get("/v1/users/me")?;
     if me.handle == args.user.handle {
         let question = format!(
-            "You are {}. Disable yourself? You are logged out at once, and only another admin can enable you again.",
+            "You are {}. Disable yourself? You are logged out immediately, and only another admin can enable you again.",
             clean(&me.handle)
         );
         confirm(&question, args.yes)?;
     }
-    act(&args.user, "disable")
+    post_action(&args.user, "disable")
 }
 
-fn act(user: &UserArgs, action: &str) -> Result<(), Failure> {
-    let mut gateway = ApiClient::from_args(&user.client)?;
-    let path = path(&mut gateway, &user.handle, action)?;
-    gateway.done(Method::POST, &path, None::<&()>)
+fn post_action(user: &UserArgs, action: &str) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&user.client)?;
+    let path = action_path(&mut api, &user.handle, action)?;
+    api.done(Method::POST, &path, None::<&()>)
 }
 
-/// Where to act on the user of this handle.
-fn path(gateway: &mut ApiClient, handle: &str, action: &str) -> Result<String, Failure> {
-    let user = all(gateway)?.into_iter().find(|user| user.handle == handle);
+/// Path of an action on the user with this handle.
+fn action_path(api: &mut ApiClient, handle: &str, action: &str) -> Result<String, Failure> {
+    let user = list_all(api)?
+        .into_iter()
+        .find(|user| user.handle == handle);
     let user = user.ok_or_else(|| {
-        let text = format!("there is no user {handle:?}; cynode users list shows who there is");
+        let text = format!("there is no user {handle:?}; list the users with: cynode users list");
         Failure::new(Exit::NotFound, text)
     })?;
     Ok(format!("/v1/users/{}/{action}", user.id))
 }
 
-/// The password that a user is to have, and whether it was made up here.
+/// New password for a user, and whether it was generated here.
 fn new_password(
     from: &NewPasswordFlags,
     handle: &str,
@@ -135,26 +138,24 @@ fn new_password(
         return Ok((random_secret(), true));
     }
     if let Some(file) = &from.new_password_file {
-        // There is none without a file.
+        // With a file there is always a password.
         let password = read_secret("--new-password-file", Some(file), "")?.unwrap_or_default();
         return Ok((password, false));
     }
     if !terminal::is_interactive() {
         return Err(Failure::usage(
-            "there is no terminal to ask at; give --generate or --new-password-file FILE",
+            "there is no terminal to ask at; use --generate or --new-password-file FILE",
         ));
     }
     let password = terminal::ask_secret(&format!("New password of {handle}: "))?;
-    if *terminal::ask_secret("The same again: ")? != *password {
-        return Err(Failure::usage(
-            "these were two different passwords; try again",
-        ));
+    if *terminal::ask_secret("Repeat the password: ")? != *password {
+        return Err(Failure::usage("the passwords differ; try again"));
     }
     Ok((password, false))
 }
 
-/// Shows a user, and a password that nobody else knows.
-fn tell(user: &UserArgs, mut shown: Value, password: Option<&String>) -> Result<(), Failure> {
+/// Prints a user, and a generated password.
+fn print_user(user: &UserArgs, mut shown: Value, password: Option<&String>) -> Result<(), Failure> {
     if user.client.output == OutputFormat::Json {
         if let Some(password) = password {
             shown["password"] = password.as_str().into();
@@ -164,30 +165,30 @@ fn tell(user: &UserArgs, mut shown: Value, password: Option<&String>) -> Result<
     let Some(password) = password else {
         return Ok(());
     };
-    print::note("This password is shown only now:");
+    print::note("This password is shown only once:");
     print::line(password)
 }
 
-/// `cynode audit`.
+/// Shows the audit log.
 pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
-    let mut path = format!("/v1/audit?limit={}", args.limit);
-    for (name, value) in [
-        ("action", &args.action),
-        ("who", &args.who),
-        ("cursor", &args.cursor),
-    ] {
-        if let Some(value) = value {
-            path += &format!("&{name}={}", percent_encode(value));
-        }
-    }
+    let limit = args.limit.to_string();
+    let path = paths::with_query(
+        "/v1/audit",
+        &[
+            ("limit", Some(&limit)),
+            ("action", args.action.as_deref()),
+            ("who", args.who.as_deref()),
+            ("cursor", args.cursor.as_deref()),
+        ],
+    );
     let log: AuditLog = ApiClient::from_args(&args.client)?.get(&path)?;
     if args.client.output == OutputFormat::Json {
         return print::json(&log);
     }
-    let head = ["TIME", "WHO", "WHAT", "TO", "OUTCOME", "FROM"];
+    let head = ["TIME", "ACTOR", "ACTION", "TARGET", "OUTCOME", "ADDRESS"];
     print::table(head, log.events.iter().map(row))?;
     if !log.next_cursor.is_empty() {
-        print::note(&format!("There is more: --cursor {}", log.next_cursor));
+        print::note(&format!("More events: --cursor {}", log.next_cursor));
     }
     Ok(())
 }

@@ -129,7 +129,11 @@ fn a_name_or_prefix_stands_for_the_id() {
         (&["task", "wait", "mine"][..], 3, ""),
         (&["task", "logs", "mine"], 0, "out\n"),
         (&["task", "logs", "-f", most], 0, "out\n"),
-        (&["task", "cancel", "mine"], 0, "it had ended before\n"),
+        (
+            &["task", "cancel", "mine"],
+            0,
+            "the task had already ended\n",
+        ),
         (&["task", "get", "mi"], 4, ""),
     ] {
         let done = cluster.run(command);

@@ -1,0 +1,93 @@
+//! Problems of the User API in terms of the command line.
+//!
+//! The API names fields and query parameters; a person at a terminal knows the flags that set them.
+
+use crate::api::problem::ProblemBody;
+
+/// Field or query parameter, and how the command line names it.
+const FLAGS: [(&str, &str); 18] = [
+    ("action", "--action"),
+    ("command", "the command"),
+    ("cursor", "--cursor"),
+    ("email", "--email"),
+    ("env", "--env"),
+    ("handle", "the user name"),
+    ("image", "--image"),
+    ("limit", "--limit"),
+    ("max_attempts", "--max-attempts"),
+    ("name", "--name"),
+    ("node_labels", "--label"),
+    ("password", "the password"),
+    ("priority", "--priority"),
+    ("script", "the script"),
+    ("status", "--status"),
+    ("task_name", "--name"),
+    ("timeout_seconds", "--timeout"),
+    ("who", "--who"),
+];
+
+/// Text of a problem, with flags in place of fields and query parameters.
+pub(super) fn in_flags(problem: &ProblemBody) -> String {
+    if let Some(error) = problem.errors.first() {
+        let mut segments = error.pointer.trim_start_matches("#/").split('/');
+        if let Some(flag) = segments.next().and_then(flag_of) {
+            return match (flag, segments.next()) {
+                ("--env", Some(name)) => format!("--env {name} {}", error.detail),
+                _ => format!("{flag} {}", error.detail),
+            };
+        }
+    }
+    let parameter = problem.detail.strip_prefix("query parameter `");
+    if let Some((name, rest)) = parameter.and_then(|rest| rest.split_once('`'))
+        && let Some(flag) = flag_of(name)
+    {
+        return format!("{flag}{rest}");
+    }
+    problem.detail.clone()
+}
+
+fn flag_of(field: &str) -> Option<&'static str> {
+    let found = FLAGS.iter().find(|(name, _)| *name == field);
+    found.map(|(_, flag)| *flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem::{Problem, ProblemKind};
+
+    #[test]
+    fn flags_stand_for_fields() {
+        for (problem, text) in [
+            (
+                Problem::field("/timeout_seconds", "must be 1"),
+                "--timeout must be 1",
+            ),
+            (
+                Problem::field("/env/A B", "is not valid"),
+                "--env A B is not valid",
+            ),
+            (
+                Problem::field("/node_labels/0", "is not valid"),
+                "--label is not valid",
+            ),
+            (
+                Problem::field("/capability", "is missing"),
+                "`capability` is missing",
+            ),
+            (
+                Problem::new(
+                    ProblemKind::InvalidRequest,
+                    "query parameter `status` must be queued, got \"wrong\"",
+                ),
+                "--status must be queued, got \"wrong\"",
+            ),
+            (
+                Problem::new(ProblemKind::Conflict, "the task runs"),
+                "the task runs",
+            ),
+        ] {
+            assert_eq!(in_flags(&problem.body("r")), text);
+        }
+    }
+}
