@@ -52,7 +52,7 @@ impl Identity {
         let event = admin.audit_event(AuditAction::UserCreate, origin);
         let made = self.store.user_create(new, Some(as_admin(admin)), event);
         made.await?.ok_or_else(|| {
-            let text = format!("the handle {handle} is in use; choose another one");
+            let text = format!("the handle {handle} is in use; choose another handle");
             Problem::new(ProblemKind::Conflict, text)
                 .at("/handle")
                 .into()

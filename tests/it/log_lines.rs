@@ -244,7 +244,7 @@ fn join_hint_names_the_real_port() {
     let shown = eventually("it tells how to join", || {
         process.assert_runs();
         let shown = process.stdout();
-        shown.contains("kept in").then_some(shown)
+        shown.contains("stored in").then_some(shown)
     });
     let port = shown
         .split("--orchestrator http://127.0.0.1:")
