@@ -148,7 +148,7 @@ fn cancel_on_full_disk_stops_the_job() {
         .user
         .act(&format!("/v1/tasks/{id}/cancel"))
         .problem(503, "unavailable");
-    for words in ["told to stop", "full"] {
+    for words in ["being stopped", "full"] {
         assert!(detail(&problem).contains(words), "{problem}");
     }
     stage
