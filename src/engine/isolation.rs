@@ -121,33 +121,35 @@ pub(super) fn findings(view: &View, ours: &[(String, String)], rootless: bool) -
     for (kind, place) in &view.mounts {
         if !is_expected(kind, place) {
             found.push(format!(
-                "{place} is mounted (containers.conf: volumes or mounts; mounts.conf; an OCI hook)"
+                "{place} is mounted in them (containers.conf: volumes or mounts; mounts.conf; an OCI hook)"
             ));
         }
     }
     for name in &view.variables {
         if !VARIABLES.contains(&name.as_str()) {
-            found.push(format!("the variable {name} is set (containers.conf: env)"));
+            found.push(format!(
+                "they have the variable {name} (containers.conf: env)"
+            ));
         }
     }
     for name in &view.devices {
         if !DEVICES.contains(&name.as_str()) {
             found.push(format!(
-                "/dev/{name} is present (containers.conf: devices; an OCI hook)"
+                "they have /dev/{name} (containers.conf: devices; an OCI hook)"
             ));
         }
     }
     for (name, closed, what, setting) in PRIVILEGES {
         let line = view.privileges.iter().find(|(line, _)| line == name);
         if line.is_some_and(|(_, value)| value.trim_start_matches('0') != closed) {
-            found.push(format!("a command has {what} (containers.conf: {setting})"));
+            found.push(format!("they have {what} (containers.conf: {setting})"));
         }
     }
     found
 }
 
 fn shared(name: &str, setting: &str) -> String {
-    format!("the {name} namespace is the node's own (containers.conf: {setting})")
+    format!("they share the node's {name} namespace (containers.conf: {setting})")
 }
 
 fn is_expected(kind: &str, place: &str) -> bool {

@@ -19,7 +19,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
         ("env=['LEAK=1']", "variable LEAK (containers.conf: env)"),
         (
             "volumes=['HOME/leak:/leak']",
-            "/leak is mounted (containers.conf: volumes",
+            "/leak is mounted in them (containers.conf: volumes",
         ),
         (
             "seccomp_profile='unconfined'",
