@@ -58,7 +58,7 @@ pub struct LogFlags {
     pub log_format: Option<LogFormat>,
 }
 
-/// The same flags on every other command, and before the command: hidden, and accepted for one release.
+/// Flags of the log on all other commands, and before the command: hidden, and accepted for one release.
 #[derive(Args, Clone, Debug)]
 pub struct AnyLogFlags {
     #[arg(long, global = true, hide = true)]
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn log_flags_are_read_before_and_after_a_role() {
+    fn log_flags_work_before_and_after_role() {
         for words in [
             ["cynode", "--log-level=debug", "node"],
             ["cynode", "node", "--log-level=debug"],

@@ -50,7 +50,7 @@ pub(super) fn open_images(
     // An image that the operator names is allowed.
     patterns.extend(settings.prefetch_images.iter().map(ImageRef::to_string));
     let pulled = PulledImages::open(home.join("pulled-images.json"));
-    let kept = settings.prefetch_images.to_vec();
+    let kept = settings.prefetch_images.clone();
     let images = Images::new(engine.clone(), PULL_TIMEOUT, &patterns).with_gc(pulled, kept);
     let images = Arc::new(images);
     for image in settings.prefetch_images.clone() {

@@ -1,4 +1,4 @@
-//! `cynode dev`: every role in one process, and one is logged in.
+//! `cynode dev`: all roles in one process, with a login.
 
 use crate::support::{
     IMAGE, ModelPort, cynode, eventually, image,
@@ -17,7 +17,7 @@ const LISTEN: [&str; 6] = [
     "127.0.0.1:0",
 ];
 
-/// The command line that starts it.
+/// Command line of `cynode dev`.
 fn command(home: &Path, more: &[&str]) -> Command {
     image::ready();
     let mut command = role(home, "dev", &home.join("dev"));
@@ -28,7 +28,7 @@ fn command(home: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Starts it, and waits until it says that one is logged in.
+/// Starts `cynode dev`, and waits for the login.
 fn start(home: &Path, more: &[&str]) -> Server {
     let mut dev = Server::launch(home, "dev", &mut command(home, more));
     eventually("it is ready", || {

@@ -1,4 +1,4 @@
-//! Nodes that want more than their share of the orchestrator: slots, descriptors, rows.
+//! Nodes that ask for too much of the orchestrator: slots, file descriptors, rows.
 
 use crate::support::{
     Answer, Api, Call, Orchestrator, StandIn,
@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Slots that the node claims to have.
+/// Slots that the node reports.
 const CLAIMED: u32 = 100_000;
 
-/// A node that claims [`CLAIMED`] slots, and ends no job before the test says so.
+/// A node that reports [`CLAIMED`] slots, and ends no job before the test asks it to.
 struct Greedy {
     node: StandIn,
     may_end: Arc<AtomicBool>,
@@ -76,7 +76,7 @@ fn create(user: &Api, count: usize) -> Vec<String> {
     (0..count).map(create).collect()
 }
 
-/// Waits until the last of these tasks waits for a reason like this, which is the answer.
+/// Waits until the last of these tasks waits for a reason like this, and returns the reason.
 fn waits(user: &Api, ids: &[String], like: &str) -> String {
     eventually(&format!("a task waits: {like}"), || {
         let task = user.get(&format!("/v1/tasks/{}", ids.last()?)).json(200);
@@ -148,7 +148,7 @@ fn new_slug_flood_spares_known_nodes() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
-    // A rack of machines that are switched on together.
+    // A rack of machines that start together.
     for n in 0..40 {
         register(&orchestrator, &format!("rack-{n}")).expect(201);
     }
@@ -183,7 +183,7 @@ fn number_of_nodes_is_bounded() {
         "{detail}"
     );
     register(&orchestrator, "one").expect(200);
-    // As often as somebody insists: no more than they may register.
+    // No more often than registrations are allowed.
     let insists = (0..200).map(|_| register(&orchestrator, "three").status);
     assert!(insists.filter(|status| *status == 409).count() < 100);
     user.call("DELETE", "/v1/nodes/two", &[], b"").expect(204);
@@ -223,7 +223,7 @@ fn full_pulls_put_off_only_jobs_that_pull() {
             assert_eq!(finish(&user, &id)["status"], "completed");
         }
     }
-    // A node that is left alone would take its jobs one for each pause, which grow to 15 s.
+    // With backoff, the node would get one job for each pause of up to 15 s.
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     node.call("run one that pulls", |call| {

@@ -1,5 +1,4 @@
-//! The one model server of a node: started, found again, brought back, replaced, taken away; in real
-//! containers.
+//! The model server of a node: started, adopted, restarted, replaced and removed, in real containers.
 
 use crate::support::{
     ModelPort, ModelServer, Node, Orchestrator, OrchestratorStandIn, Step,
@@ -11,7 +10,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-/// An orchestrator that has its nodes run this image, and is ready only if one does.
+/// An orchestrator with this model server image, which is ready only if a node runs it.
 fn orchestrator(home: &Path, image: &str, more: &[&str]) -> Orchestrator {
     let inference = ["--inference-image", image, "--require-inference", "true"];
     Orchestrator::start(home, &[&inference, more].concat())
@@ -24,7 +23,7 @@ fn launch(home: &Path, control_url: &str, at: &ModelPort, more: &[&str]) -> Node
     Node::launch(home, "box", control_url, &[&inference, more].concat())
 }
 
-/// Waits until the node has come through its start.
+/// Waits for the end of the node's start.
 fn started(node: &mut Node) {
     eventually("the node takes jobs", || {
         node.process.assert_runs();
@@ -33,13 +32,13 @@ fn started(node: &mut Node) {
     });
 }
 
-/// What an orchestrator knows of the node's model server.
+/// State of the node's model server at the orchestrator.
 fn known(orchestrator: &Orchestrator) -> Value {
     let node = orchestrator.login().get("/v1/nodes/box").json(200);
     node["inference"].clone()
 }
 
-/// Waits until the orchestrator isn't ready, for this reason.
+/// Waits until the orchestrator is not ready, for this reason.
 fn wait_not_ready(orchestrator: &Orchestrator, reason: &str) {
     eventually(&format!("/readyz is 503 with {reason:?}"), || {
         let reply = orchestrator.gateway.get("/readyz");

@@ -1,5 +1,5 @@
-//! A model server that is wanted and can't be had: the node says why, to its orchestrator and to its
-//! operator, ends, and has touched nothing that isn't its own.
+//! A model server that can not run: the node reports the reason to its orchestrator and its operator, ends, and touches
+//! no container of others.
 
 use crate::support::{
     ModelPort, Node, Orchestrator, OrchestratorStandIn, Step,
@@ -11,7 +11,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{net::TcpListener, path::Path, thread};
 
-/// An orchestrator that wants this image at this port.
+/// An orchestrator that configures this image at this port.
 fn wanting(image: &str, at: &ModelPort) -> OrchestratorStandIn {
     let orchestrator = OrchestratorStandIn::start();
     orchestrator.change_config(|config| {
@@ -20,7 +20,7 @@ fn wanting(image: &str, at: &ModelPort) -> OrchestratorStandIn {
     orchestrator
 }
 
-/// Starts a node that can't serve what is wanted, and waits for its end; what it acknowledged.
+/// Starts a node that can not run the model server, waits for its end, and returns its acknowledgement.
 fn refused(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Value {
     let flags = [&["--inference", "auto"], more].concat();
     let mut node = Node::launch(home, "box", &orchestrator.url, &flags);

@@ -1,4 +1,4 @@
-//! Where a node may have the orchestrator call, and that it calls nowhere else.
+//! Addresses at which the orchestrator calls a node, and those that it refuses to call.
 
 use crate::support::{
     Orchestrator, Reply, StandIn,
@@ -12,13 +12,13 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// An address of a machine that is not this one.
+/// Address of another machine.
 const ELSEWHERE: &str = "10.9.9.9";
 
-/// The address of this one.
+/// Address of this machine.
 const HERE: &str = "127.0.0.1";
 
-/// An orchestrator that believes this machine where requests came from.
+/// An orchestrator that trusts this machine's X-Forwarded-For.
 fn start(home: &Path, more: &[&str]) -> Orchestrator {
     Orchestrator::start(home, &[&["--trusted-proxy", "127.0.0.1"], more].concat())
 }
@@ -157,13 +157,13 @@ fn allowed_networks_narrow_worker_urls() {
     }
     let detail = refused_url(&ask("box", "http://10.2.0.1:1"));
     assert!(detail.contains("--worker-url-allow"), "{detail}");
-    // It narrows, and opens nothing.
+    // The allow list only narrows.
     refused_url(&ask("box", "http://127.0.0.1:1"));
-    // The operator's own word counts whatever the node says.
+    // The operator's URL overrides the node's.
     ask("named", "http://127.0.0.1:1").expect(201);
 }
 
-/// What a name leads to may change after it was looked at.
+/// The address of a name may change after its check.
 #[test]
 fn address_is_checked_again_at_each_connection() {
     let inside = Calls::default();
@@ -216,7 +216,7 @@ fn redirects_of_a_node_are_not_followed() {
         }
     });
     stage.create(json!({}));
-    // It has read the answer when it asks what became of the job.
+    // It has read the answer when it asks for the state of the job.
     stage.node.call("tell of the job", |call| {
         call.method == "GET" && call.path.starts_with("/v1/worker/jobs/")
     });

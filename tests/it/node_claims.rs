@@ -1,11 +1,10 @@
-//! What a node may say of itself to the control plane, and what is refused: keys, tokens, slugs,
-//! versions, sizes.
+//! Claims of a node to the control plane, accepted and refused: keys, tokens, slugs, versions, sizes.
 
 use crate::support::{Orchestrator, StandIn, cluster::PSK, stand_in::capability};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// An orchestrator and a stand-in node that it doesn't know yet.
+/// An orchestrator, and a stand-in node that is not registered yet.
 fn start(home: &Path) -> (Orchestrator, StandIn) {
     let orchestrator = Orchestrator::start(home, &[]);
     let node = StandIn::idle(&orchestrator, "box");

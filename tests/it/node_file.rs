@@ -1,4 +1,4 @@
-//! `node.yaml`: what a node's flags say, in a file.
+//! `node.yaml`: settings of a node in a file.
 
 use crate::support::{
     Api, IMAGE, Node, Orchestrator, OrchestratorStandIn, Process, Step, Worker,
@@ -10,7 +10,7 @@ use crate::support::{
 use serde_json::json;
 use std::{fs, path::Path};
 
-/// Runs a node that can't start, with this for a file.
+/// Runs a node that can not start, with this file.
 fn refused(home: &Path, text: &str, more: &[&str]) -> Done {
     let file = home.join("node.yaml");
     fs::write(&file, text).unwrap();
@@ -246,7 +246,7 @@ fn the_example_in_the_repository_is_understood() {
     let home = tempfile::tempdir().unwrap();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/node.yaml");
     let text = fs::read_to_string(example).unwrap();
-    // All that is possible stands there as a comment, and is right, too.
+    // All keys are there as comments, and are valid, too.
     let all: String = text
         .lines()
         .map(|line| {
@@ -258,7 +258,7 @@ fn the_example_in_the_repository_is_understood() {
         })
         .fold(String::new(), |all, line| all + line + "\n");
     for text in [text.as_str(), &all] {
-        // It gets as far as looking for its pre-shared key.
+        // It starts up to the pre-shared key, which is missing.
         let done = refused(home.path(), text, &[]);
         assert_eq!(done.code, 2, "{done:?}\n{text}");
         assert!(

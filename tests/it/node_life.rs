@@ -1,4 +1,4 @@
-//! A node that is silent, and one that leaves: what its orchestrator and its users see of it.
+//! A node that is silent, and one that stops, as its orchestrator and users see it.
 
 use crate::support::{Cluster, eventually, eventually_eq};
 use rustix::process::Signal;

@@ -1,4 +1,4 @@
-//! What a node says of its machine, and what an orchestrator's users see of it.
+//! Capability reports of a node, and their view for users.
 
 use crate::support::{
     Node, Orchestrator, OrchestratorStandIn, Step, cynode,

@@ -1,5 +1,4 @@
-//! A node's start and its life with an orchestrator, seen from the orchestrator: which calls it
-//! makes, in which order, where, and with which token.
+//! Start and heartbeat of a node, from the orchestrator's side: its calls, their order, URLs and tokens.
 
 use crate::support::{
     Api, Node, OrchestratorStandIn, Reaction, Step,
@@ -15,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-/// What a node logs at the end of its start.
+/// Log message at the end of a node's start.
 const TAKES_JOBS: &str = "the node takes jobs";
 
-/// Starts a node that doesn't serve yet.
+/// Starts a node without waiting for its start to end.
 fn launch(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Node {
     Node::launch(home, "box", &orchestrator.url, more)
 }
@@ -31,21 +30,21 @@ fn logged(node: &mut Node, text: &str) {
     });
 }
 
-/// What the Worker API at this URL answers to a caller with this token.
+/// Status of the Worker API at this URL for a caller with this token.
 fn worker_api(url: &str, token: &str) -> u16 {
     let api = Api::new(url).with_token(token);
     api.get("/v1/worker/jobs").status
 }
 
-/// The Worker API that a registration or a report tells of.
+/// URL of the Worker API in a registration or report.
 fn base_url(capability: &Value) -> &str {
     capability["worker_api"]["base_url"].as_str().unwrap()
 }
 
-/// Whether the node's Worker API serves, seen at each call before it is answered.
+/// Whether the node's Worker API answers, checked at each call before its answer.
 type Meanwhile = Arc<Mutex<Vec<(Step, bool)>>>;
 
-/// Has the orchestrator look at the Worker API at each call, before it answers well.
+/// Makes the orchestrator check the Worker API at each call, before it answers.
 fn watch(orchestrator: &OrchestratorStandIn) -> Meanwhile {
     let meanwhile = Meanwhile::default();
     let (seen, url) = (Arc::clone(&meanwhile), Mutex::new(String::new()));
@@ -161,7 +160,7 @@ fn expired_token_is_replaced_without_restart() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
-    // The acknowledgement has to be answered before its token ends.
+    // The acknowledgement must be answered before its token expires.
     logged(&mut node, TAKES_JOBS);
     let old = orchestrator.jwt();
     orchestrator.revoke();
@@ -174,7 +173,7 @@ fn expired_token_is_replaced_without_restart() {
     let report = orchestrator.call(Step::Report, 3);
     assert_ne!(report.token, old);
     assert_eq!(report.token, orchestrator.jwt());
-    // Whether the orchestrator knew it, or an answer that said so was lost, is all the same.
+    // The orchestrator may have known the node already, or its answer may have been lost.
     assert_eq!(orchestrator.call(Step::Ack, 2).body["status"], "applied");
     let token = orchestrator.worker_token();
     assert_eq!(worker_api(node.url(), &token), 200, "it served all along");
@@ -226,8 +225,8 @@ fn lost_registration_answer_restarts_registration() {
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
     logged(&mut node, TAKES_JOBS);
-    // It forgets the node, takes it in as a new one, and fails to say so. What follows looks like
-    // the registration of one that was known all along.
+    // It forgets the node, registers it as a new one, and its answer is lost. The next registration looks like that
+    // of a known node.
     orchestrator.fail(Step::Register, Reaction::Problem(503, "unavailable"));
     orchestrator.change_config(|config| {
         config["worker_api"]["orchestrator_bearer_token"] = "another worker token".into();
@@ -242,7 +241,7 @@ fn lost_registration_answer_restarts_registration() {
 #[test]
 fn a_node_without_a_network_waits_for_one() {
     let home = tempfile::tempdir().unwrap();
-    // Where everything is listened on, the way to the orchestrator tells the address to be reported.
+    // At every address, the reported one is that on the route to the orchestrator.
     let flags = ["--worker-listen", "0.0.0.0:0"];
     let url = "http://no-such-host.invalid:12082";
     let mut node = Node::launch(home.path(), "box", url, &flags);

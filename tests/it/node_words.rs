@@ -1,4 +1,4 @@
-//! What a node answers is told to admins, cleaned, and to others only in words of the orchestrator's own.
+//! Texts of a node: admins see them, cleaned; other users see a text of the orchestrator instead.
 
 use crate::support::{
     Api, Call, eventually,
@@ -7,7 +7,7 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
-/// Words of a node: what its machine keeps to itself, and what a terminal obeys.
+/// Text of a node with private facts of its machine, and control characters for a terminal.
 const WORDS: &str = "see /home/ann\u{1b}[2J\nadmin: all is well";
 
 fn problem(slug: &str, status: u16) -> Value {
@@ -17,7 +17,7 @@ fn problem(slug: &str, status: u16) -> Value {
     })
 }
 
-/// Looks at all that anybody may see of the node `box`; fails where that has its words.
+/// Fails where a user's view of the node `box` contains its text.
 #[track_caller]
 fn assert_unquoted(stage: &Stage, user: &Api, task: &str) {
     let ready = stage.orchestrator.gateway.get("/readyz");

@@ -1,4 +1,4 @@
-//! Roles as services: when they say that they are ready, and what their units promise.
+//! systemd services: notifications of the roles, and settings of the units.
 
 use crate::support::{
     Api, OrchestratorStandIn, Reaction, Step,
@@ -15,7 +15,7 @@ use std::{
     process::Command,
 };
 
-/// A service manager's ear.
+/// Socket of a service manager, which receives notifications.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -29,8 +29,8 @@ impl Manager {
         Self { socket, path }
     }
 
-    /// What was said since the last time, if anything.
-    fn heard(&self) -> Option<String> {
+    /// The next notification, if any.
+    fn receive(&self) -> Option<String> {
         let mut buffer = [0; 4096];
         match self.socket.recv(&mut buffer) {
             Ok(n) => Some(String::from_utf8(buffer[..n].to_vec()).unwrap()),
@@ -40,8 +40,8 @@ impl Manager {
     }
 
     fn wait(&self, what: &str) {
-        let heard = eventually(&format!("{what} is said"), || self.heard());
-        assert_eq!(heard.trim(), what);
+        let received = eventually(&format!("notification {what}"), || self.receive());
+        assert_eq!(received.trim(), what);
     }
 
     fn start(&self, home: &Path, name: &str, command: &mut Command) -> Server {
@@ -69,7 +69,7 @@ fn an_orchestrator_is_ready_once_it_listens() {
     assert_eq!(gateway.get("/healthz").status, 200);
     assert_eq!(orchestrator.process.terminate(), 0);
     manager.wait("STOPPING=1");
-    assert_eq!(manager.heard(), None);
+    assert_eq!(manager.receive(), None);
 }
 
 #[test]
@@ -88,15 +88,15 @@ fn node_unit_does_not_delay_boot() {
     let mut node = manager.start(home.path(), "box", &mut command);
     manager.wait("READY=1\nSTATUS=joining the orchestrator");
     orchestrator.call(Step::Ack, 2);
-    assert_eq!(manager.heard(), None, "it isn't known yet");
+    assert_eq!(manager.receive(), None, "it is not acknowledged yet");
     orchestrator.well_again();
     manager.wait("STATUS=takes jobs");
     assert_eq!(node.process.terminate(), 0);
     manager.wait("STOPPING=1");
     assert_eq!(
-        manager.heard(),
+        manager.receive(),
         None,
-        "podman and sandboxes have said nothing"
+        "podman and sandboxes notify of nothing"
     );
 }
 
@@ -149,7 +149,7 @@ fn units_start_what_there_is() {
         for flag in words.filter(|word| word.starts_with("--")) {
             assert!(help.contains(&format!("{flag} <")), "{flag} of {name}");
         }
-        // No secret stands where `ps` shows it, nor where the journal keeps it.
+        // No secret is in `ps` or in the journal.
         assert!(!command.contains("--psk "), "{command}");
     }
 }

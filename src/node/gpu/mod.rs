@@ -120,9 +120,9 @@ pub fn usable_vendors(devices: &[GpuDevice]) -> Vec<Vendor> {
 
 /// Result of a tool.
 enum ToolOutput {
-    /// Its output.
+    /// Output of a successful run.
     Printed(String),
-    /// Its failure, with its output.
+    /// Failure, with the output.
     Failed(String),
     /// The tool is not installed.
     Missing,

@@ -16,7 +16,7 @@ pub enum InferenceError {
         "this node does not allow the model server image {image}; allow it with --allowed-image, start this node with --inference off, or set another --inference-image at the orchestrator"
     )]
     ImageNotAllowed {
-        /// Its reference.
+        /// Reference of the image.
         image: String,
     },
     /// Image that can not be pulled.
@@ -24,7 +24,7 @@ pub enum InferenceError {
         "the model server image {image} is not available: {source}; set another --inference-image at the orchestrator, pull it here with podman pull, or start this node with --inference off"
     )]
     Image {
-        /// Its reference.
+        /// Reference of the image.
         image: String,
         /// Cause.
         source: Arc<ImageError>,
@@ -34,9 +34,9 @@ pub enum InferenceError {
         "the container {name} belongs to {owner}; give this node a port of its own with --inference-port, or remove that container"
     )]
     NotOurs {
-        /// Its name.
+        /// Name of the container.
         name: String,
-        /// Its owner.
+        /// Owner of the container.
         owner: String,
     },
     /// Port in use by something else.
