@@ -1,0 +1,163 @@
+//! Failures of client commands: exit codes that scripts can rely on, and errors that say what to do.
+
+use crate::support::{
+    Orchestrator, cynode,
+    process::{Done, run},
+    uuid,
+};
+use serde_json::json;
+use std::{path::Path, process::Command};
+
+/// A client command of somebody who is not logged in.
+fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
+    let mut command = cynode(home);
+    command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);
+    command
+}
+
+/// Fails unless it ended with this code, an error of the usual shape, and nothing on stdout.
+#[track_caller]
+fn fails(done: &Done, code: i32, hint: &str) {
+    assert_eq!(done.code, code, "{done:?}");
+    assert!(done.stderr.starts_with("error: "), "{done:?}");
+    assert!(done.stderr.contains(hint), "{hint:?} in {done:?}");
+    assert_eq!(done.stdout, "", "{done:?}");
+}
+
+#[test]
+fn every_failure_has_exit_code_and_advice() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let as_admin = |arguments: &[&str]| {
+        run(client(home.path(), &orchestrator.gateway_url, arguments)
+            .env("CYNODE_TOKEN", user.token()))
+    };
+    for arguments in [
+        &["run"][..],
+        &["run", "--timeout", "soon", "--", "true"],
+        &["run", "--env", "NOT_SET_ANYWHERE", "--", "true"],
+        &["task", "list", "--limit", "0"],
+        &["task"],
+        &["frobnicate"],
+        &["--frobnicate"],
+        &[],
+        &["task", "get"],
+        &["whoami", "--gateway-url", "not a url"],
+        &["whoami", "--output", "yaml"],
+        &["login", "--password-file", "/no/such/file"],
+    ] {
+        let done = as_admin(arguments);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (2, ""),
+            "{arguments:?}: {done:?}"
+        );
+        assert!(!done.stderr.is_empty());
+    }
+    let token = ["whoami"];
+    fails(
+        &run(client(home.path(), &orchestrator.gateway_url, &token).env("CYNODE_TOKEN", "garbage")),
+        3,
+        "log in",
+    );
+    for id in [uuid().as_str(), "nonsense", "a b", "../users/me", "x?y#z"] {
+        for command in ["get", "result", "logs", "wait", "cancel"] {
+            fails(&as_admin(&["task", command, id]), 4, "no such task");
+        }
+    }
+    fails(&as_admin(&["nodes", "show", "nobody"]), 4, "no such node");
+    // Problems of the API name the flag, and not a field or a query parameter.
+    for (arguments, text) in [
+        (&["run", "--image=-v", "--", "true"][..], "--image is not"),
+        (
+            &["run", "--env", "CYNODE_JOB_ID=y", "--", "true"],
+            "--env CYNODE_JOB_ID is set by cynode",
+        ),
+        (&["run", "--env", "A B=y", "--", "true"], "--env A B is not"),
+        (
+            &["run", "--timeout", "0", "--", "true"],
+            "--timeout must be",
+        ),
+        (
+            &["run", "--max-attempts", "0", "--", "true"],
+            "--max-attempts must be",
+        ),
+        (
+            &["run", "--priority", "-101", "--", "true"],
+            "--priority must be",
+        ),
+        (&["task", "create", "--script", " "], "the script must"),
+        (
+            &["task", "list", "--status", "done"],
+            "--status must be queued, running, completed, failed or canceled, got \"done\"",
+        ),
+        (
+            &["task", "list", "--cursor", "nonsense"],
+            "--cursor must be",
+        ),
+    ] {
+        fails(&as_admin(arguments), 6, text);
+    }
+    fails(
+        &run(client(home.path(), "http://127.0.0.1:1", &["whoami"]).env("CYNODE_TOKEN", "x")),
+        7,
+        "--gateway-url",
+    );
+    fails(
+        &run(client(home.path(), "http://127.0.0.1:1", &["login"]).env("CYNODE_PASSWORD", "x")),
+        7,
+        "127.0.0.1:1",
+    );
+    assert_eq!(
+        user.get("/v1/tasks").json(200)["tasks"],
+        json!([]),
+        "nothing was stored"
+    );
+}
+
+#[test]
+fn help_and_version_are_there_for_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    let commands: [&[&str]; 25] = [
+        &[],
+        &["dev"],
+        &["serve-orchestrator"],
+        &["node"],
+        &["worker"],
+        &["run"],
+        &["task"],
+        &["task", "create"],
+        &["task", "list"],
+        &["task", "get"],
+        &["task", "result"],
+        &["task", "logs"],
+        &["task", "cancel"],
+        &["task", "wait"],
+        &["nodes"],
+        &["nodes", "list"],
+        &["nodes", "show"],
+        &["nodes", "drain"],
+        &["nodes", "resume"],
+        &["nodes", "forget"],
+        &["login"],
+        &["logout"],
+        &["whoami"],
+        &["status"],
+        &["version"],
+    ];
+    for command in commands {
+        let done = run(cynode(home.path()).args(command).arg("--help"));
+        assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{command:?}");
+        assert!(
+            done.stdout.contains("Usage: cynode"),
+            "{command:?}: {}",
+            done.stdout
+        );
+    }
+    for arguments in ["version", "--version"] {
+        let done = run(cynode(home.path()).arg(arguments));
+        assert_eq!(done.code, 0);
+        assert!(done.stdout.contains(env!("CARGO_PKG_VERSION")), "{done:?}");
+    }
+}
