@@ -56,6 +56,9 @@ fn the_docs_name_flags_that_exist() {
         "--add-subgids",
         "--path",
         "--no-sandbox",
+        // Deprecated.
+        "--inference-timeout",
+        "--ledger-retain",
     ];
     for file in [
         "README.md",
