@@ -2,7 +2,7 @@
 //!
 //! Every task that outlives the call that starts it is spawned here; clippy.toml disallows
 //! `tokio::spawn` elsewhere. A task gets a span of its name, which shows at the log level `debug`,
-//! and its panic is an error in the log. Where others depend on a task, somebody also waits for its
+//! and its panic is an error in the log. Where others depend on a task, a caller also awaits its
 //! end: through the returned handle, or through a [`BackgroundTasks`] group.
 
 use crate::wait;
@@ -15,7 +15,7 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use tracing::Instrument as _;
 
-/// Starts a background task. Its panic is logged, and reaches whoever awaits the handle.
+/// Starts a background task. Its panic is logged, and reaches the caller that awaits the handle.
 #[expect(clippy::disallowed_methods, reason = "the one door to background work")]
 pub fn spawn<T: Send + 'static>(
     name: &'static str,

@@ -45,7 +45,7 @@ impl Exit {
 pub struct Failure {
     /// Exit code.
     pub exit: Exit,
-    /// What failed and what to try; empty when nothing is left to say.
+    /// Failure and next step; empty when everything was printed already.
     pub message: String,
 }
 

@@ -14,7 +14,7 @@ use tempfile::Builder;
 /// Mode of a file that only its owner may read.
 pub const PRIVATE_MODE: u32 = 0o600;
 
-/// What a replaced file survives.
+/// Crash that a replaced file survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
     /// The end of the process. After a loss of power the file may be empty.

@@ -149,14 +149,14 @@ mod tests {
     #[test]
     fn only_returning_process_is_duplicate() {
         let (instances, now) = (Instances::default(), Instant::now());
-        let hear = |process: &str, seconds| {
+        let call = |process: &str, seconds| {
             instances.record_call("box", process, now + Duration::from_secs(seconds))
         };
         let has_duplicate =
             |seconds| instances.has_duplicate(&"box", now + Duration::from_secs(seconds));
         // Restarts.
         assert_eq!(
-            [hear("a", 0), hear("a", 1), hear("b", 2), hear("c", 3)],
+            [call("a", 0), call("a", 1), call("b", 2), call("c", 3)],
             [ALONE; 4]
         );
         assert!(!has_duplicate(3));
@@ -164,19 +164,19 @@ mod tests {
         assert_eq!(are_new(["a", "c", "d"]), [false, false, true]);
         assert_eq!(instances.record_call("other", "a", now), ALONE);
         assert_eq!(
-            [hear("b", 4), hear("c", 5), hear("b", 34)],
+            [call("b", 4), call("c", 5), call("b", 34)],
             [FOUND, STILL, STILL]
         );
         assert!(has_duplicate(34));
         assert_eq!(are_new(["b", "c", "d"]), [false; 3]);
         // A restart of a rival is still a rival.
-        assert_eq!(hear("d", 34), STILL);
+        assert_eq!(call("d", 34), STILL);
         // Only one calls from here on.
-        assert_eq!(hear("d", 63), STILL);
+        assert_eq!(call("d", 63), STILL);
         assert!(!has_duplicate(64));
-        assert_eq!([hear("d", 64), hear("d", 65), hear("e", 66)], [ALONE; 3]);
-        assert_eq!(hear("b", 67), FOUND, "it is there again");
+        assert_eq!([call("d", 64), call("d", 65), call("e", 66)], [ALONE; 3]);
+        assert_eq!(call("b", 67), FOUND, "it is there again");
         instances.forget(&"box");
-        assert_eq!(hear("e", 68), ALONE);
+        assert_eq!(call("e", 68), ALONE);
     }
 }

@@ -313,7 +313,7 @@ mod tests {
             "containers-storage:[overlay@/x]a",
             "é",
             &"a".repeat(600),
-            // In normal form it is too long for whoever gets that.
+            // Too long in its normal form, which nodes receive.
             &"a".repeat(500),
             &"0".repeat(64),
         ] {

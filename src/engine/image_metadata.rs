@@ -97,7 +97,7 @@ fn annotation_fault(name: &str) -> String {
 }
 
 impl Engine {
-    /// File of podman's image index. Every pull, tag or removal replaces it, whoever does it.
+    /// File of podman's image index. Every pull, tag or removal by any process replaces it.
     fn index(&self) -> PathBuf {
         let info = self.info();
         let directory = format!("{}-images", info.graph_driver);

@@ -2,7 +2,7 @@
 //!
 //! A present image is used without asking a registry. A missing one is pulled once for all jobs that wait for it.
 //! Asking podman takes some 40 ms, so answers are cached until its image index changes; every pull, tag or removal
-//! replaces that file, whoever does it.
+//! replaces that file, by any process.
 //!
 //! A user names the image, and so the registry that the node connects to. A registry that may be in the node's own
 //! network is asked only where the operator named it, users don't see podman's message of a failed pull

@@ -77,7 +77,7 @@ fn strip_log_lines(message: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A message with `#` in place of each id and number. Words end at the first character that is no letter or digit.
+/// A message with `#` in place of each id and number. Words end at the first character that is neither a letter nor a digit.
 fn mask_ids(message: &str) -> String {
     let is_id = |word: &str| {
         word.len() >= MIN_ID_DIGITS && word.bytes().all(|digit| digit.is_ascii_hexdigit())

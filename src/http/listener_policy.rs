@@ -126,9 +126,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn client(gate: &ListenerPolicy, peer: &str, told: &[&str]) -> String {
+    fn client(gate: &ListenerPolicy, peer: &str, forwarded: &[&str]) -> String {
         let mut headers = HeaderMap::new();
-        for value in told {
+        for value in forwarded {
             headers.append(&X_FORWARDED_FOR, value.parse().unwrap());
         }
         gate.client_address(ip(peer), &headers).to_string()
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn only_a_trusted_proxy_is_believed() {
         let gate = gate(&["10.0.0.0/8", "::1/128"]);
-        for (peer, told, expected) in [
+        for (peer, forwarded, expected) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
             ("::ffff:10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
@@ -170,17 +170,21 @@ mod tests {
             ("10.0.0.1", &[], "10.0.0.1"),
             ("10.0.0.1", &[""], "10.0.0.1"),
         ] {
-            assert_eq!(client(&gate, peer, told), expected, "{peer} {told:?}");
+            assert_eq!(
+                client(&gate, peer, forwarded),
+                expected,
+                "{peer} {forwarded:?}"
+            );
         }
     }
 
     proptest! {
         #[test]
-        fn any_registration_input_is_handled(told in "[ -~]{0,60}") {
+        fn any_registration_input_is_handled(forwarded in "[ -~]{0,60}") {
             let gate = gate(&["10.0.0.0/8"]);
-            prop_assert_eq!(client(&gate, "192.0.2.1", &[&told]), "192.0.2.1");
+            prop_assert_eq!(client(&gate, "192.0.2.1", &[&forwarded]), "192.0.2.1");
             // Nor does it count before what the proxy itself has seen.
-            let seen = format!("{told}, 198.51.100.7");
+            let seen = format!("{forwarded}, 198.51.100.7");
             prop_assert_eq!(client(&gate, "10.0.0.1", &[&seen]), "198.51.100.7");
         }
     }

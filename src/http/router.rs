@@ -106,7 +106,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             .flat_map(|(path, methods)| methods.iter().map(move |(method, _)| (method, *path)))
     }
 
-    /// The finished router over a shared state, which tells `requests` what it answers.
+    /// The finished router over a shared state, which records its answers in `requests`.
     ///
     /// # Panics
     /// When two paths exclude each other, which every start of the role would show.

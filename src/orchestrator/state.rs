@@ -44,7 +44,7 @@ pub(crate) struct AppState {
 
 /// Jobs under way.
 ///
-/// An attempt is in `active` from before its node hears of it until its end is stored, and a task of
+/// An attempt is in `active` from before its node gets it until its end is stored, and a task of
 /// `background` follows it for as long. A final state in `watches` is published after it is stored.
 #[derive(Default)]
 pub(super) struct Jobs {

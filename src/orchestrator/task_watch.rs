@@ -1,6 +1,6 @@
 //! Watches of tasks: their current state, for log readers and cancels that wait for a change.
 //!
-//! A task has a watch while its attempt is followed or somebody waits for it. The watch holds the status and
+//! A task has a watch while its attempt is followed or a subscriber waits for it. The watch holds the status and
 //! the node that has the output, never the output itself, which stays on its node until it is read.
 
 use crate::api::{JobId, NodeId, TaskId, tasks::TaskStatus};

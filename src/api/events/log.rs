@@ -310,17 +310,17 @@ mod tests {
         assert!(log.append(&gap(9, 7)));
         log.finish();
         assert_eq!(log.text(Stream::Stdout), "");
-        let told = replay(&log, 0);
+        let replayed = replay(&log, 0);
         assert!(
             matches!(
-                told[..],
+                replayed[..],
                 [JobEvent::Gap {
                     bytes: u64::MAX,
                     seq: 9,
                     ..
                 }]
             ),
-            "{told:?}"
+            "{replayed:?}"
         );
     }
 
@@ -345,9 +345,9 @@ mod tests {
             }
         );
         assert_eq!(log.last_seq(), 7);
-        let told: Vec<_> = replay(&log, 0).iter().filter_map(JobEvent::seq).collect();
+        let replayed: Vec<_> = replay(&log, 0).iter().filter_map(JobEvent::seq).collect();
         assert_eq!(
-            told,
+            replayed,
             [1, 2, 3, 5, 6],
             "the last number is of nothing that was dropped"
         );
@@ -370,10 +370,10 @@ mod tests {
     #[test]
     fn an_older_outline_still_reads() {
         let log = OutputLog::restore(&[(0, 0), (1, 1), (2, 1), (3, 10)], "a", "b");
-        let told = replay(&log, 0);
-        assert_eq!(told.len(), 4);
+        let replayed = replay(&log, 0);
+        assert_eq!(replayed.len(), 4);
         assert!(matches!(
-            told[3],
+            replayed[3],
             JobEvent::Gap {
                 seq: 4,
                 bytes: 10,

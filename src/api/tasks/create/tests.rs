@@ -1,4 +1,4 @@
-//! What is taken as a task, and which field is named where it is not.
+//! Validation of tasks: accepted ones, and the field that an error names.
 
 use super::*;
 

@@ -190,7 +190,7 @@ impl Model {
     }
 }
 
-/// What nodes, users and the scheduler do.
+/// Behaviour of nodes, users and the scheduler.
 fn world() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => Just(Event::LeaseExpired),
