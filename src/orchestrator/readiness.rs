@@ -219,7 +219,7 @@ pub(super) fn unreachable_reason(node: &Node, prospects: JobOutlook, now: Time) 
         JobOutlook { may_move: true, .. } => {
             "continues when it is back, or, after its lease, on another suitable node"
         }
-        _ => "continues when it is back; it has no attempts left for another node",
+        _ => "continues when it is back; this is the last attempt, so no other node gets it",
     };
     let state = stopped_since(node, now).unwrap_or_else(|| "does not answer".to_owned());
     format!("node {} {state}; the task {outlook}", node.slug)
