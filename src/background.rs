@@ -21,7 +21,8 @@ pub fn spawn<T: Send + 'static>(
     name: &'static str,
     task: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
-    let span = tracing::debug_span!("background", background_task = name);
+    // A root span: the task is no part of the work that started it.
+    let span = tracing::debug_span!(parent: None, "background", background_task = name);
     tokio::spawn(logged(name, task).instrument(span))
 }
 

@@ -39,7 +39,7 @@ pub enum EngineError {
     InvalidSettings {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// A sandbox is less isolated than it was asked to be.
@@ -48,7 +48,7 @@ pub enum EngineError {
         findings.join("; ")
     )]
     NotIsolated {
-        /// What was found, each with the setting that does it.
+        /// Findings, each with the setting that causes it.
         findings: Vec<String>,
     },
     /// Podman printed something in another format than expected.
@@ -58,7 +58,7 @@ pub enum EngineError {
     UnexpectedOutput {
         /// Subcommand.
         call: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// A file or a socket of cynode failed.
