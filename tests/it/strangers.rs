@@ -130,7 +130,7 @@ fn one_user_s_unsent_bodies_keep_nobody_out() {
                 .filter(|n| *n > 0)
                 .map(|n| String::from_utf8_lossy(&start[..n]).into_owned())
         });
-        answer.filter(|answer| answer.contains("of yours"))
+        answer.filter(|answer| answer.contains("of your requests"))
     });
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     for _ in 0..20 {
