@@ -45,61 +45,7 @@ impl Machine {
         devices: Vec<GpuDevice>,
         (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
-        let info = engine.info();
-        let uname = rustix::system::uname();
-        let base_report = CapabilityReport {
-            version: PAYLOAD_VERSION,
-            reported_at: Some(Time::now()),
-            node: NodeInfo {
-                node_slug: settings.slug.clone(),
-                instance_id: Some(uuid::Uuid::new_v4().to_string()),
-                name: settings.name.clone(),
-                labels: Some(settings.labels.clone()),
-                stopping_since: None,
-            },
-            platform: Platform {
-                os: std::env::consts::OS.to_owned(),
-                distro: distro(),
-                arch: arch(std::env::consts::ARCH).to_owned(),
-                kernel_version: uname.release().to_str().ok().map(str::to_owned),
-            },
-            container_runtime: Some(ContainerRuntime {
-                runtime: "podman".to_owned(),
-                version: Some(info.version.clone()),
-                rootless_supported: Some(info.rootless || has_subordinate_ids()),
-                rootless_enabled: Some(info.rootless),
-            }),
-            compute: Compute {
-                cpu_model: proc_field("/proc/cpuinfo", "model name"),
-                cpu_cores: cpu_cores(),
-                ram_mb: memory_mb(),
-                storage_free_mb: None,
-            },
-            gpu: Some(Gpu {
-                present: !devices.is_empty(),
-                devices: Some(devices),
-            }),
-            sandbox: Some(SandboxCapability {
-                supported: true,
-                features: Some(vec![
-                    "network-none".to_owned(),
-                    "workspace".to_owned(),
-                    "static-init".to_owned(),
-                ]),
-                max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
-                other_jobs: 0,
-                pulling_jobs: 0,
-                reason: None,
-                warnings: Vec::new(),
-            }),
-            network: Some(NetworkCapability {
-                orchestrator_reachable: Some(true),
-                outbound_policy: Some("none".to_owned()),
-            }),
-            inference: None,
-            worker_api: None,
-            tls: None,
-        };
+        let base_report = base_report(settings, engine, devices);
         Self {
             base_report,
             engine: engine.clone(),
@@ -160,6 +106,65 @@ impl Machine {
         let gpu = self.base_report.gpu.as_ref();
         gpu.and_then(|gpu| gpu.devices.as_deref())
             .unwrap_or_default()
+    }
+}
+
+/// Facts about this machine that do not change while the node runs.
+fn base_report(settings: &Settings, engine: &Engine, devices: Vec<GpuDevice>) -> CapabilityReport {
+    let info = engine.info();
+    let uname = rustix::system::uname();
+    CapabilityReport {
+        version: PAYLOAD_VERSION,
+        reported_at: Some(Time::now()),
+        node: NodeInfo {
+            node_slug: settings.slug.clone(),
+            instance_id: Some(uuid::Uuid::new_v4().to_string()),
+            name: settings.name.clone(),
+            labels: Some(settings.labels.clone()),
+            stopping_since: None,
+        },
+        platform: Platform {
+            os: std::env::consts::OS.to_owned(),
+            distro: distro(),
+            arch: arch(std::env::consts::ARCH).to_owned(),
+            kernel_version: uname.release().to_str().ok().map(str::to_owned),
+        },
+        container_runtime: Some(ContainerRuntime {
+            runtime: "podman".to_owned(),
+            version: Some(info.version.clone()),
+            rootless_supported: Some(info.rootless || has_subordinate_ids()),
+            rootless_enabled: Some(info.rootless),
+        }),
+        compute: Compute {
+            cpu_model: proc_field("/proc/cpuinfo", "model name"),
+            cpu_cores: cpu_cores(),
+            ram_mb: memory_mb(),
+            storage_free_mb: None,
+        },
+        gpu: Some(Gpu {
+            present: !devices.is_empty(),
+            devices: Some(devices),
+        }),
+        sandbox: Some(SandboxCapability {
+            supported: true,
+            features: Some(vec![
+                "network-none".to_owned(),
+                "workspace".to_owned(),
+                "static-init".to_owned(),
+            ]),
+            max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
+            other_jobs: 0,
+            pulling_jobs: 0,
+            reason: None,
+            warnings: Vec::new(),
+        }),
+        network: Some(NetworkCapability {
+            orchestrator_reachable: Some(true),
+            outbound_policy: Some("none".to_owned()),
+        }),
+        inference: None,
+        worker_api: None,
+        tls: None,
     }
 }
 

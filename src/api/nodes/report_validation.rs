@@ -38,6 +38,25 @@ impl CapabilityReport {
         for (n, label) in labels.iter().enumerate() {
             check_label(&format!("{at}/node/labels/{n}"), label)?;
         }
+        self.check_texts(at)?;
+        self.check_lists(at)?;
+        if let Some(url) = self.worker_url() {
+            check_worker_url(&format!("{at}/worker_api/base_url"), url)?;
+        }
+        if self
+            .sandbox
+            .as_ref()
+            .is_some_and(|s| s.max_concurrency == Some(0))
+        {
+            return Err(Problem::field(
+                &format!("{at}/sandbox/max_concurrency"),
+                "must be a whole number of at least 1, got 0",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_texts(&self, at: &str) -> Result<(), Problem> {
         let runtime = self.container_runtime.as_ref();
         let inference = self.inference.as_ref();
         let texts = [
@@ -78,20 +97,6 @@ impl CapabilityReport {
         ];
         for (field, text) in texts {
             check_text(&format!("{at}/{field}"), text)?;
-        }
-        self.check_lists(at)?;
-        if let Some(url) = self.worker_url() {
-            check_worker_url(&format!("{at}/worker_api/base_url"), url)?;
-        }
-        if self
-            .sandbox
-            .as_ref()
-            .is_some_and(|s| s.max_concurrency == Some(0))
-        {
-            return Err(Problem::field(
-                &format!("{at}/sandbox/max_concurrency"),
-                "must be a whole number of at least 1, got 0",
-            ));
         }
         Ok(())
     }
