@@ -1,6 +1,6 @@
 //! cynode runs commands in sandboxes on your own machines: one binary, several roles.
 //!
-//! # Rooms
+//! # Modules ("rooms")
 //!
 //! | room | contents |
 //! |---|---|
@@ -19,28 +19,29 @@
 //! | [`doctor`] | checks of a machine, and fixes |
 //! | [`cli`], [`roles`] | flags; from flags to settings to a running role, `dev` among them |
 //! | [`helpers`] | hidden commands by which the binary starts itself: init, shim, removal of trees |
-//! | ground floor | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
+//! | shared by several rooms | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
 //!
 //! `orchestrator` and `node`/`worker` never import each other: they meet over HTTP, also in `dev`.
-//! `tests/house.rs` holds the rules between rooms. The library exists for the binary, its tests and its
+//! `tests/house/` holds the rules between rooms. The library exists for the binary, its tests and its
 //! benches; it is not an API.
 //!
 //! # Where to find
 //!
 //! | question | file |
 //! |---|---|
-//! | routes of each listener | `orchestrator/gateway/mod.rs`, `orchestrator/control_plane/mod.rs`, `worker/api.rs` |
+//! | routes of each listener | `orchestrator/gateway/mod.rs`, `orchestrator/control_plane/mod.rs`, `worker/api.rs`; `/healthz`, `/readyz`, `/metrics`: `orchestrator/health.rs` |
 //! | life of a job: queue, attempt, result | `orchestrator/dispatch/mod.rs` and `attempt.rs` |
 //! | scheduling policy | `orchestrator/scheduler/decision.rs` |
-//! | retry policy of jobs | `orchestrator/dispatch/transition.rs` |
+//! | retry policy of jobs | `orchestrator/dispatch/transition.rs`; retryable errors: `JobErrorKind` in `api/jobs/result.rs` |
 //! | silent nodes: leases, rescheduling | `orchestrator/dispatch/lease.rs`, `reschedule/machine.rs` |
-//! | nodes that failed: backoff | `orchestrator/node_backoff.rs` |
-//! | cancel, from the call to the container | `orchestrator/cancel.rs`, then `worker/job.rs`, `sandbox/stop.rs` |
+//! | nodes that refused or failed: backoff | `orchestrator/node_backoff.rs` |
+//! | cancel, from the call to the container | `orchestrator/cancel.rs`, `active_jobs.rs`, then `worker/job.rs`, `sandbox/stop.rs` |
 //! | live logs | `orchestrator/logs/`, fed by `worker/event_stream.rs` |
 //! | heartbeat | `node/heartbeat.rs`; its absence: `orchestrator/liveness.rs` |
 //! | clean-up of orphans | `worker/orphans.rs` (containers), `worker/gc.rs` (results), `orchestrator/reconciler.rs` (attempts at nodes) |
 //! | flags of podman, and their reasons | `engine/container.rs` |
-//! | files of a job, files of a data directory | [`spool`], [`data_dir`]; docs/sandbox.md and docs/usage.md |
+//! | PID 1 of a sandbox | `sandbox_init/mod.rs`; its protocol: `sandbox_init/wire.rs` |
+//! | layout on disk | of a job: `spool/mod.rs`; of a data directory: docs/usage.md, its rules: `data_dir.rs` |
 //! | schema and migrations | `schema.sql`, `store/sqlite/migrations/` |
 //! | crash by crash: what survives | docs/recovery.md |
 //!

@@ -89,7 +89,7 @@ fn shrink_result(spool: &Spool, last: &mut ResultEvent, is_old: bool) -> io::Res
     if !is_old || last.outline.is_empty() {
         return Ok(());
     }
-    tracing::warn!(job = %last.result.job_id, "result was never fetched; removing its texts");
+    tracing::warn!(job = %last.result.job_id, "result was not fetched in time; removing its output");
     last.outline.clear();
     let result = &mut last.result;
     let streams = [
