@@ -15,7 +15,7 @@
 //! | `InUse` | the command's time limit | the sandbox is stopped, as on request |
 //! | `Ending`, init kills | [`INIT_KILL_TIMEOUT`] | podman is asked to kill the container |
 //! | `Ending`, podman kills | [`ENGINE_KILL_TIMEOUT`] | the podman client is ended |
-//! | `Ending`, the client removes | [`REMOVAL_TIMEOUT`] | the podman client is ended, the container removed by name |
+//! | `Ending`, the client removes | [`REMOVAL_TIMEOUT`], from when it is waited for | the podman client is ended, the container removed by name |
 //!
 //! A command is handed over at most once, and never after a stop was requested. From [`Event::ExecSent`] on it may
 //! have run: an end that init doesn't report is [`SandboxExit::Lost`] then, and a failed start before.
@@ -92,6 +92,8 @@ pub(super) enum Event {
     StopRequested(StopReason),
     /// The deadline has passed.
     DeadlinePassed,
+    /// The owner of an exit now waits for the removal of the container, for the first time or again.
+    RemovalAwaited,
     /// The container was removed, or could not be.
     Removed(bool),
 }
@@ -191,6 +193,7 @@ impl Lifecycle {
         let action = match event {
             Event::Removed(is_removed) => self.removed(is_removed),
             Event::DeadlinePassed => self.deadline_passed(now),
+            Event::RemovalAwaited => self.removal_awaited(now),
             _ if !self.is_open() => Action::Wait,
             Event::InitReady => self.init_ready(),
             Event::ExecSent => self.exec_sent(),
@@ -290,6 +293,19 @@ impl Lifecycle {
             }
             (Phase::Ending(Step::ClientRemoves), _) => self.force_removal(),
             (Phase::Ending(_) | Phase::Cleared, _) => Action::Wait,
+        }
+    }
+
+    fn removal_awaited(&mut self, now: Instant) -> Action {
+        match self.phase {
+            Phase::Ending(Step::ClientRemoves) => {
+                // A result that was slow to write takes nothing of podman's time.
+                self.deadline = now + REMOVAL_TIMEOUT;
+                Action::Wait
+            }
+            // The removal by name has failed, or was cut off.
+            Phase::Ending(Step::ForcedRemoval) => self.force_removal(),
+            _ => Action::Wait,
         }
     }
 

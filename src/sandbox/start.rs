@@ -28,7 +28,10 @@ pub(crate) async fn run(
     };
     tracing::warn!(sandbox = %config.id, error = first, "podman refused to start the sandbox");
     // The second container has the same name.
-    cleanup.wait_until_removed().await;
+    if !cleanup.wait_until_removed().await {
+        tracing::warn!(sandbox = %config.id, "container is still there; starting no second one");
+        return Ok((SandboxExit::EngineFailed(first), cleanup));
+    }
     let checked = tokio::select! {
         checked = check_podman(config) => checked,
         reason = stops.requested() => return Ok((SandboxExit::Stopped(reason), cleanup)),

@@ -6,7 +6,7 @@
 use super::{
     Exec, OutputSink, SandboxConfig,
     exit::{SandboxExit, refused_by_init},
-    lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase},
+    lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
     stop::Stops,
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
@@ -105,9 +105,7 @@ impl Supervisor<'_> {
         loop {
             let mut next = self.next_event(stops).await;
             while let Some(event) = next {
-                let (life, action) = self.cleanup.life.on(event, Instant::now());
-                self.cleanup.life = life;
-                next = match action {
+                next = match self.cleanup.step(event) {
                     Action::SendExec => Some(self.send_exec().await),
                     Action::CollectLastWords => Some(self.last_words().await),
                     Action::SendKill => {
@@ -245,6 +243,20 @@ impl Supervisor<'_> {
 }
 
 impl ContainerCleanup {
+    /// Takes an event now.
+    fn step(&mut self, event: Event) -> Action {
+        let was_client_killed = self.life.is_client_killed();
+        let (life, action) = self.life.on(event, Instant::now());
+        self.life = life;
+        if life.is_client_killed() && !was_client_killed {
+            tracing::warn!(
+                container = self.name,
+                "podman client was killed; sandbox continues"
+            );
+        }
+        action
+    }
+
     /// Asks podman in the background to kill what init could not.
     fn kill(&self) {
         tracing::warn!(
@@ -263,7 +275,21 @@ impl ContainerCleanup {
     /// Waits until podman has removed the container, and removes it where podman doesn't by itself. False where
     /// something is left of it.
     pub(crate) async fn wait_until_removed(&mut self) -> bool {
-        let mut event = tokio::select! {
+        let mut action = self.step(Event::RemovalAwaited);
+        if self.life.phase() == Phase::Ending(Step::ClientRemoves) {
+            let event = self.client_removes().await;
+            action = self.step(event);
+        }
+        while action == Action::RemoveContainer {
+            let is_removed = self.engine.remove_container(&self.name).await;
+            action = self.step(Event::Removed(is_removed));
+        }
+        self.life.phase() == Phase::Cleared
+    }
+
+    /// Waits for the podman client, which removes the container, until the deadline.
+    async fn client_removes(&mut self) -> Event {
+        tokio::select! {
             outcome = self.container.wait_exit() => {
                 if let Err(message) = &outcome {
                     tracing::debug!(container = self.name, message, "the podman client ended with an error");
@@ -274,14 +300,6 @@ impl ContainerCleanup {
                 self.container.terminate().await;
                 Event::DeadlinePassed
             }
-        };
-        loop {
-            let (life, action) = self.life.on(event, Instant::now());
-            self.life = life;
-            if action != Action::RemoveContainer {
-                return self.life.phase() == Phase::Cleared;
-            }
-            event = Event::Removed(self.engine.remove_container(&self.name).await);
         }
     }
 }

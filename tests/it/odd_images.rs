@@ -136,6 +136,24 @@ fn podman_failure_is_no_image_fault() {
 }
 
 #[test]
+fn container_in_the_way_prevents_second_start() {
+    let home = tempfile::tempdir().unwrap();
+    // Leaves a container of the sandbox's name and labels, whose removal fails until the way is clear.
+    let stuck = format!(
+        "if [ \"$kind\" = run ]; then echo run >>$PLACE/runs; kept=; \
+         for word; do case $word in --name=*|--label=*) kept=\"$kept $word\";; esac; done; \
+         podman create --quiet $kept {IMAGE} true >/dev/null; echo 'Error: a lock' >&2; exit 125; fi\n\
+         case \" $* \" in *' rm '*) [ -e $PLACE/clear ] || {{ echo rm >>$PLACE/removals; exit 125; }};; esac"
+    );
+    let worker = refusing(home.path(), &stuck);
+    let result = worker.run(&Worker::script("echo ran"));
+    assert_eq!(result["error"]["type"], "engine-error", "{result}");
+    assert_eq!(crate::support::read(home.path().join("runs")), "run\n");
+    fs::write(home.path().join("clear"), "").unwrap();
+    worker.assert_clean();
+}
+
+#[test]
 fn cancel_works_during_fault_analysis() {
     let home = tempfile::tempdir().unwrap();
     // Every image is mounted once before it runs.

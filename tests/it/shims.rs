@@ -4,6 +4,7 @@
 use crate::support::{
     Worker, eventually, eventually_eq,
     image::podman,
+    read,
     server::{kill, processes},
     uuid,
     worker::printed,
@@ -175,6 +176,12 @@ fn job_outlives_the_podman_client() {
         let place = format!("/proc/{process}");
         eventually("it is gone", || (!Path::new(&place).exists()).then_some(()));
     }
+    let log = worker.spools()[0].join("shim.log");
+    eventually("the shim says so", || {
+        let log = read(&log);
+        log.contains("podman client was killed; sandbox continues")
+            .then_some(())
+    });
     release(&worker);
     let result = last(worker.attach(&job, 0));
     assert_eq!(

@@ -33,6 +33,7 @@ fn alphabet() -> Vec<Event> {
         Event::StopRequested(StopReason::Canceled),
         Event::StopRequested(StopReason::Shutdown),
         Event::DeadlinePassed,
+        Event::RemovalAwaited,
         Event::Removed(true),
         Event::Removed(false),
     ]
@@ -193,6 +194,38 @@ fn time_limit_goes_from_init_to_podman() {
         Action::RemoveContainer,
     ];
     assert_eq!([(); 4].map(|()| run.step(Event::DeadlinePassed)), expected);
+}
+
+/// A run whose command has ended.
+fn ended() -> Run {
+    let mut run = Run::new();
+    for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
+        run.step(event);
+    }
+    run.step(Event::ExecEnded(ExecEnd::Exited(0)));
+    run
+}
+
+#[test]
+fn time_for_removal_starts_with_the_wait() {
+    let mut run = ended();
+    run.now += REMOVAL_TIMEOUT * 2;
+    assert_eq!(run.step(Event::RemovalAwaited), Action::Wait);
+    assert_eq!(run.life.deadline(), run.now + REMOVAL_TIMEOUT);
+    assert_eq!(run.step(Event::Removed(true)), Action::Wait);
+    assert_eq!(run.step(Event::RemovalAwaited), Action::Wait);
+    assert_eq!(run.life.phase(), Phase::Cleared);
+}
+
+#[test]
+fn failed_removal_is_tried_at_each_wait() {
+    let mut run = ended();
+    run.step(Event::RemovalAwaited);
+    assert_eq!(run.step(Event::Removed(false)), Action::RemoveContainer);
+    assert_eq!(run.step(Event::Removed(false)), Action::Wait);
+    assert_eq!(run.step(Event::RemovalAwaited), Action::RemoveContainer);
+    assert_eq!(run.step(Event::Removed(true)), Action::Wait);
+    assert_eq!(run.life.phase(), Phase::Cleared);
 }
 
 #[test]
