@@ -24,6 +24,7 @@
 
 mod exit;
 mod lifecycle;
+mod ordered_sink;
 pub(crate) mod shim;
 mod start;
 mod stop;

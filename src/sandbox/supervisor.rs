@@ -7,6 +7,7 @@ use super::{
     Exec, OutputSink, SandboxConfig,
     exit::{SandboxExit, refused_by_init},
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
+    ordered_sink::OrderedSink,
     stop::Stops,
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
@@ -36,7 +37,7 @@ pub(crate) struct ContainerCleanup {
 struct Supervisor<'a> {
     config: &'a SandboxConfig,
     exec: &'a Exec,
-    sink: &'a dyn OutputSink,
+    sink: OrderedSink<'a>,
     cleanup: ContainerCleanup,
     reports: ReportReader,
     to_init: OwnedWriteHalf,
@@ -73,7 +74,7 @@ pub(super) async fn run_container(
     let supervisor = Supervisor {
         config,
         exec,
-        sink,
+        sink: OrderedSink::new(sink),
         cleanup: ContainerCleanup {
             engine: config.engine.clone(),
             container,
@@ -146,8 +147,8 @@ impl Supervisor<'_> {
             }
             report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
             // Not before the command is reported to run: events come in that order.
-            () = self.stdout.pump(self.sink), if life.is_running() && self.stdout.is_open() => None,
-            () = self.stderr.pump(self.sink), if life.is_running() && self.stderr.is_open() => None,
+            () = self.stdout.pump(&self.sink), if life.is_running() && self.stdout.is_open() => None,
+            () = self.stderr.pump(&self.sink), if life.is_running() && self.stderr.is_open() => None,
             _ = self.cleanup.container.wait_exit(), if !life.is_client_killed() => {
                 let by_signal = self.cleanup.container.was_killed();
                 let is_reporting = self.reports.is_open();
@@ -218,7 +219,7 @@ impl Supervisor<'_> {
         let ContainerCleanup {
             container, life, ..
         } = &mut self.cleanup;
-        if report.is_some() && !life.is_running() {
+        if report.is_some() {
             self.sink.exec_started();
         }
         // A client that was killed says nothing about the sandbox, which went on without it.
@@ -237,8 +238,8 @@ impl Supervisor<'_> {
 
     /// Reads what is left in the pipes. All who could write are dead, though conmon may still hold them open.
     fn drain(&self) {
-        self.stdout.drain(self.sink);
-        self.stderr.drain(self.sink);
+        self.stdout.drain(&self.sink);
+        self.stderr.drain(&self.sink);
     }
 }
 
