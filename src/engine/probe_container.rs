@@ -139,12 +139,14 @@ enum InitAnswer {
 
 async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
     let mut read = Vec::new();
-    if let Report::Refused(refusal) = next_report(&mut socket, &mut read).await? {
-        return Ok(InitAnswer::Refused(refusal));
+    match next_report(&mut socket, &mut read).await? {
+        (ExecId::SANDBOX, Report::Ready { .. }) => {}
+        (ExecId::SANDBOX, Report::Refused(refusal)) => return Ok(InitAnswer::Refused(refusal)),
+        _ => return Err(io::ErrorKind::InvalidData.into()),
     }
     let inspect = InitRequest::Inspect.encode(ExecId::SANDBOX);
     socket.write_all(&inspect).await?;
-    let Report::View(view) = next_report(&mut socket, &mut read).await? else {
+    let (ExecId::SANDBOX, Report::View(view)) = next_report(&mut socket, &mut read).await? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let view = View::decode(&String::from_utf8_lossy(&view));
@@ -154,15 +156,17 @@ async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
     };
     socket.write_all(&exec.encode(ExecId::FIRST)).await?;
     loop {
-        if let Report::Ended(end) = next_report(&mut socket, &mut read).await? {
-            return Ok(InitAnswer::Ended(view, end));
+        match next_report(&mut socket, &mut read).await? {
+            (ExecId::FIRST, Report::Ended(end)) => return Ok(InitAnswer::Ended(view, end)),
+            (ExecId::FIRST, _) => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
 }
 
-async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<Report> {
+async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<(ExecId, Report)> {
     loop {
-        if let Some((_, report)) = take_report(read)? {
+        if let Some(report) = take_report(read)? {
             return Ok(report);
         }
         if socket.read_buf(read).await? == 0 {
@@ -191,5 +195,41 @@ async fn evaluate(
         Ok(())
     } else {
         Err(EngineError::NotIsolated { findings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answer to a probe whose init sends these reports.
+    async fn answer_to(reports: &[(ExecId, Report)]) -> io::Result<InitAnswer> {
+        let (ours, mut init) = UnixStream::pair()?;
+        for (exec, report) in reports {
+            init.write_all(&report.encode(*exec)).await?;
+        }
+        init.shutdown().await?;
+        talk_to_init(ours).await
+    }
+
+    #[tokio::test]
+    async fn probe_believes_no_report_of_other_execs() {
+        let ready = || (ExecId::SANDBOX, Report::Ready { upper: Vec::new() });
+        let view = || (ExecId::SANDBOX, Report::View(Vec::new()));
+        let ended = |exec| (exec, Report::Ended(ExecEnd::Exited(127)));
+        let started = (ExecId::FIRST, Report::Started);
+        let answer = answer_to(&[ready(), view(), started, ended(ExecId::FIRST)]).await;
+        assert!(
+            matches!(answer, Ok(InitAnswer::Ended(_, ExecEnd::Exited(127)))),
+            "{answer:?}"
+        );
+        for reports in [
+            vec![ready(), view(), ended(ExecId(2))],
+            vec![ready(), (ExecId(2), Report::View(Vec::new()))],
+            vec![ended(ExecId::FIRST)],
+        ] {
+            let error = answer_to(&reports).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{reports:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::OutputSink;
 use crate::{
     api::events::Stream,
-    sandbox_init::wire::{Report, take_report},
+    sandbox_init::wire::{ExecId, Report, take_report},
 };
 use std::{io, os::fd::OwnedFd, time::Duration};
 use tokio::{
@@ -90,12 +90,19 @@ impl ReportReader {
         self.socket.is_some()
     }
 
-    /// The next report; `None` once there can be no more, also after one that makes no sense.
-    pub(super) async fn next(&mut self) -> Option<Report> {
+    /// The next report about the sandbox or its command; `None` once there can be no more, also after one that makes
+    /// no sense.
+    pub(super) async fn next(&mut self) -> Option<(ExecId, Report)> {
         loop {
             let socket = self.socket.as_mut()?;
             match take_report(&mut self.buffer) {
-                Ok(Some((_, report))) => return Some(report),
+                Ok(Some(report @ (ExecId::SANDBOX | ExecId::FIRST, _))) => return Some(report),
+                Ok(Some((ExecId(exec), _))) => {
+                    tracing::warn!(
+                        exec,
+                        "init reported an exec that was never handed over; ignored"
+                    );
+                }
                 Ok(None) if matches!(socket.read_buf(&mut self.buffer).await, Ok(1..)) => {}
                 _ => self.socket = None,
             }
@@ -103,7 +110,7 @@ impl ReportReader {
     }
 
     /// The last report that is still to be read once init is dead; conmon may hold the socket open.
-    pub(super) async fn last(&mut self) -> Option<Report> {
+    pub(super) async fn last(&mut self) -> Option<(ExecId, Report)> {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
@@ -113,5 +120,31 @@ impl ReportReader {
         // Running into the timeout is the usual end.
         let _ = tokio::time::timeout(LAST_REPORT_TIMEOUT, all).await;
         last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox_init::wire::ExecEnd;
+    use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+    #[tokio::test]
+    async fn reports_of_unknown_execs_are_ignored() {
+        let (ours, mut init) = UnixStream::pair().unwrap();
+        let mut reports = ReportReader::new(ours.into_split().0);
+        let ended = |code| Report::Ended(ExecEnd::Exited(code));
+        for (exec, report) in [
+            (ExecId(2), Report::Started),
+            (ExecId::FIRST, Report::Started),
+            (ExecId::FIRST, ended(3)),
+            (ExecId(u32::MAX), ended(0)),
+        ] {
+            init.write_all(&report.encode(exec)).await.unwrap();
+        }
+        drop(init);
+        assert_eq!(reports.next().await, Some((ExecId::FIRST, Report::Started)));
+        assert_eq!(reports.last().await, Some((ExecId::FIRST, ended(3))));
+        assert!(!reports.is_open());
     }
 }

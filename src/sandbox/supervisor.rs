@@ -159,20 +159,23 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_report(&mut self, report: Option<Report>) -> Option<Event> {
+    fn on_report(&mut self, report: Option<(ExecId, Report)>) -> Option<Event> {
         match report {
-            Some(Report::Ready { upper }) => {
+            Some((ExecId::SANDBOX, Report::Ready { upper })) => {
                 let ContainerCleanup { engine, name, .. } = &self.cleanup;
                 engine.detach_upper(name, &upper);
                 Some(Event::InitReady)
             }
-            Some(Report::Started) => {
+            Some((ExecId::FIRST, Report::Started)) => {
                 self.sink.exec_started();
                 Some(Event::ExecStarted)
             }
-            Some(Report::Ended(end)) => Some(Event::ExecEnded(end)),
-            Some(Report::Refused(refusal)) => Some(Event::InitRefused(refused_by_init(refusal))),
-            Some(Report::View(_) | Report::Unsupported(_)) => None,
+            Some((ExecId::FIRST, Report::Ended(end))) => Some(Event::ExecEnded(end)),
+            Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
+                Some(Event::InitRefused(refused_by_init(refusal)))
+            }
+            // Never asked for, or about what it can't be about.
+            Some(_) => None,
             None => Some(Event::ReportsClosed),
         }
     }
@@ -210,10 +213,10 @@ impl Supervisor<'_> {
     /// Evidence of the end, once no client is left. Init reports before it ends, so its report may just be unread.
     async fn last_words(&mut self) -> Event {
         let report = match self.reports.last().await {
-            Some(Report::Refused(refusal)) => {
+            Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
                 return Event::InitRefused(refused_by_init(refusal));
             }
-            Some(Report::Ended(end)) => Some(end),
+            Some((ExecId::FIRST, Report::Ended(end))) => Some(end),
             _ => None,
         };
         let ContainerCleanup {
