@@ -20,19 +20,28 @@ use super::{
 use crate::api::{
     JobId, NodeId, TaskId,
     events::Outline,
-    jobs::SandboxSpec,
+    jobs::{MAX_TIMEOUT_SECONDS, SandboxSpec},
     tasks::{JobStatus, TaskStatus},
     time::Time,
 };
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 
 const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths) AS queued,
                              (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
 
 const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
+/// Timeout of a job, lowered to the longest that any node grants. SQLite reads a number in JSON from 2^63 on as REAL.
+fn timeout_seconds(row: &Row<'_>) -> rusqlite::Result<Option<u64>> {
+    Ok(match row.get_ref("timeout_seconds")? {
+        ValueRef::Integer(seconds) => u64::try_from(seconds).ok(),
+        ValueRef::Real(_) => Some(MAX_TIMEOUT_SECONDS),
+        _ => None,
+    }
+    .map(|seconds| seconds.min(MAX_TIMEOUT_SECONDS)))
+}
+
 fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
-    let timeout: Option<i64> = row.get("timeout_seconds")?;
     Ok(RunningJob {
         id: row.get("id")?,
         task_id: row.get("task_id")?,
@@ -44,7 +53,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
         placement: row.get("placement")?,
-        timeout_seconds: timeout.and_then(|seconds| u64::try_from(seconds).ok()),
+        timeout_seconds: timeout_seconds(row)?,
     })
 }
 

@@ -30,7 +30,7 @@ pub struct RunningJob {
     pub eligible_at: Time,
     /// Requirements on the node.
     pub placement: Placement,
-    /// Timeout that the user asked for, in seconds.
+    /// Timeout that the user asked for, in seconds; at most that of the contract.
     pub timeout_seconds: Option<u64>,
 }
 

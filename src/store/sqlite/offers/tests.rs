@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    api::{UserId, tasks::JobStatus},
+    api::{UserId, jobs::MAX_TIMEOUT_SECONDS, tasks::JobStatus},
     store::{CancelOutcome, FinishedJob, Lane, LaneCursor, Placement},
 };
 use proptest::{prelude::*, sample::select};
@@ -317,4 +317,35 @@ async fn running_job_does_not_hold_its_sandbox() {
     assert!(!held.contains("command"), "{held}");
     let sandbox = world.store.task_sandbox(world.task).await.unwrap();
     assert_eq!(sandbox.command, ["x"]);
+}
+
+/// A node lowers a timeout, so users may ask for any. SQLite reads those from 2^63 on as floating-point numbers.
+#[tokio::test]
+async fn jobs_run_with_any_timeout() {
+    let asked = [
+        ("null", None),
+        ("1", Some(1)),
+        ("10801", Some(MAX_TIMEOUT_SECONDS)),
+        ("9223372036854775807", Some(MAX_TIMEOUT_SECONDS)),
+        ("9223372036854775808", Some(MAX_TIMEOUT_SECONDS)),
+        ("18446744073709551615", Some(MAX_TIMEOUT_SECONDS)),
+    ];
+    for (asked, expected) in asked {
+        let world = World::new(3).await;
+        let task = world.task;
+        let set = world.store.write(move |c| {
+            let sql = "UPDATE tasks SET spec = json_set(spec, '$.sandbox.timeout_seconds', json(?2)) WHERE id = ?1";
+            Ok(c.execute(sql, params![task, asked])?)
+        });
+        assert_eq!(set.await.unwrap(), 1);
+        let claimed = world.store.job_claim(world.job, world.nodes[0], NOW);
+        let claimed = claimed.await.unwrap().unwrap();
+        let offered = world.store.job_offer(world.job, 1, world.nodes[1]);
+        let offered = offered.await.unwrap().unwrap();
+        let running = world.store.job_running().await.unwrap();
+        let timeouts = [&claimed, &offered, &running[0]].map(|job| job.timeout_seconds);
+        assert_eq!(timeouts, [expected; 3], "{asked}");
+        let sandbox = world.store.task_sandbox(task).await.unwrap();
+        assert_eq!(sandbox.timeout_seconds, asked.parse().ok());
+    }
 }
