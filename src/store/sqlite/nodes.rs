@@ -158,7 +158,7 @@ impl Store {
         slug: String,
         event: AuditEvent,
     ) -> Result<ForgetOutcome, StoreError> {
-        let forgotten = self.write(move |c| {
+        self.write(move |c| {
             let event = event.clone().to(&slug);
             let known: Option<(NodeId, u32)> = c
                 .query_row(
@@ -189,12 +189,8 @@ impl Store {
             c.execute("DELETE FROM nodes WHERE id = ?1", [id])?;
             audit::add(c, &event)?;
             Ok(ForgetOutcome::Forgotten(id))
-        });
-        let forgotten = forgotten.await?;
-        if let ForgetOutcome::Forgotten(id) = forgotten {
-            self.reports.remove(id);
-        }
-        Ok(forgotten)
+        })
+        .await
     }
 
     /// Node of this id.
@@ -231,6 +227,7 @@ impl Store {
             while let Some(row) = rows.next()? {
                 nodes.push(node(row, &reports)?);
             }
+            reports.retain(&nodes);
             Ok(nodes)
         })
         .await

@@ -3,10 +3,13 @@
 //! The scheduler reads every node at every turn, and a report is some kilobytes of JSON. So a parsed report
 //! is kept until the node sends one with another hash.
 
-use super::StoreError;
+use super::{Node, StoreError};
 use crate::api::{NodeId, nodes::CapabilityReport};
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// Last report of each node, and its hash.
 type Map = HashMap<NodeId, (String, Arc<CapabilityReport>)>;
@@ -33,9 +36,19 @@ impl ReportCache {
         Ok(report)
     }
 
-    /// Removes the report of a node that was deleted.
-    pub(super) fn remove(&self, node: NodeId) {
-        self.0.lock().remove(&node);
+    /// Removes the reports of nodes that were deleted, given all nodes. Done at every list and not at the deletion,
+    /// whose caller may be gone before the commit, and which an earlier read may outlast.
+    pub(super) fn retain(&self, nodes: &[Node]) {
+        let mut map = self.0.lock();
+        if map.len() > nodes.len() {
+            let known: HashSet<_> = nodes.iter().map(|node| node.id).collect();
+            map.retain(|node, _| known.contains(node));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
     }
 }
 
@@ -58,7 +71,7 @@ mod tests {
             report.unwrap().compute.cpu_cores
         };
         assert_eq!([cores("a", 1), cores("a", 2), cores("b", 3)], [1, 1, 3]);
-        reports.remove(node);
+        reports.retain(&[]);
         assert_eq!(cores("b", 4), 4);
     }
 }

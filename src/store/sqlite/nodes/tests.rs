@@ -75,11 +75,15 @@ async fn job_is_not_assigned_to_a_deleted_node() {
         .unwrap();
     assert!(matches!(created, CreateOutcome::Created(_)));
 
+    let known = store.node_list().await.unwrap();
+    assert_eq!((known.len(), store.reports.len()), (1, 1));
     let forgotten = store
         .node_forget("box".to_owned(), event(AuditAction::NodeForget))
         .await
         .unwrap();
     assert_eq!(forgotten, ForgetOutcome::Forgotten(node));
+    let known = store.node_list().await.unwrap();
+    assert_eq!((known.len(), store.reports.len()), (0, 0));
     let first = async || {
         let mut changes = store.lane_changes(&mut LaneCursor::default());
         let read = LaneRead {
