@@ -224,13 +224,12 @@ impl Store {
             let mut jobs = Vec::new();
             while let Some(row) = rows.next()? {
                 let result: Option<String> = row.get("result")?;
-                let result = result.as_deref().map(parse_document::<JobResult>);
-                let result = result.transpose()?;
+                let parsed = result.as_deref().map(parse_document::<JobResult>);
                 jobs.push(JobView {
                     id: row.get("id")?,
                     status: parse_name(row.get("status")?, "job status")?,
-                    result: result.as_ref().map(to_document).transpose()?,
-                    result_object: result,
+                    result_object: parsed.transpose()?,
+                    result,
                     node_slug: row.get("slug")?,
                     attempt: row.get("attempt")?,
                     started_at: row.get("started_at")?,

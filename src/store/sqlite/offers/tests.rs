@@ -349,3 +349,24 @@ async fn jobs_run_with_any_timeout() {
         assert_eq!(sandbox.timeout_seconds, asked.parse().ok());
     }
 }
+
+/// A node or a release may know more fields than this one.
+#[tokio::test]
+async fn stored_result_is_shown_as_it_is() {
+    let world = World::new(3).await;
+    let (job, task) = (world.job, world.task);
+    let stored = format!(
+        r#"{{"later": 1, "version": 1, "task_id": "{task}", "job_id": "{job}", "attempt": 1, "status": "completed",
+            "exit_code": 0, "stdout": "x", "stderr": "", "started_at": "2026-01-01T00:00:00Z",
+            "ended_at": "2026-01-01T00:00:00Z", "truncated": {{"stdout": false, "stderr": false}}}}"#
+    );
+    let result = stored.clone();
+    let set = world.store.write(move |c| {
+        let sql = "UPDATE jobs SET result = ?2 WHERE id = ?1";
+        Ok(c.execute(sql, params![job, result])?)
+    });
+    assert_eq!(set.await.unwrap(), 1);
+    let shown = world.store.task_jobs(task).await.unwrap().remove(0);
+    assert_eq!(shown.result, Some(stored));
+    assert_eq!(shown.result_object.unwrap().stdout, "x");
+}
