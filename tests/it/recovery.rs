@@ -104,8 +104,10 @@ fn results_survive_orchestrator_restart() {
 #[test]
 fn running_job_survives_orchestrator_restart() {
     let (mut cluster, addresses) = lasting_cluster();
-    for end in ["kill", "terminate"] {
-        let id = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));
+    // A node lowers the timeout; SQLite reads these as floating-point numbers.
+    for (end, timeout) in [("kill", u64::MAX), ("terminate", 1 << 63)] {
+        let task = json!({"script": WAITING, "max_attempts": 1, "timeout_seconds": timeout});
+        let id = cluster.create(&task);
         cluster.printed(&id, "before\n");
         let process = &mut cluster.orchestrator.process;
         if end == "kill" {
