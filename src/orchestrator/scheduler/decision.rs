@@ -11,9 +11,9 @@
 //! A [`Round`] knows the heads of lanes and reads on where it needs to:
 //!
 //! ```text
-//! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ──┐
-//!                                             ▲ │ └──▶ ReadImage(job) ──▶ [store] ──▶ add_image ─┤
-//!                                             └─┼─────────────────────────────────────────────────┘
+//! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ───┐
+//!                                             ▲ │ └──▶ ReadImages(jobs) ─▶ [store] ─▶ add_images ──┤
+//!                                             └─┼──────────────────────────────────────────────────┘
 //!                                               └──▶ Done ──▶ into_assigned
 //! ```
 //!
@@ -38,6 +38,9 @@ use std::{
 /// Maximum number of jobs that are read of a lane at a time.
 pub(super) const LANE_READ_LIMIT: u32 = 256;
 
+/// Maximum number of images that are read at a time: each is a parse of a task, and some are not needed.
+const IMAGE_READ_LIMIT: usize = 64;
+
 /// Order of the users, the least first: running jobs, last turn, beginning of the wait.
 type UserOrder = (u32, u64, Time, UserId);
 
@@ -46,8 +49,8 @@ type UserOrder = (u32, u64, Time, UserId);
 pub(super) enum Step {
     /// Read further jobs of these lanes and add them.
     ReadJobs(Vec<LaneRead>),
-    /// Read the image of this job and add it.
-    ReadImage(JobId),
+    /// Read the images of these jobs and add them.
+    ReadImages(Vec<JobId>),
     /// Nothing: every slot is assigned, or no job fits one.
     Done,
 }
@@ -127,8 +130,8 @@ pub(super) struct Round<'a> {
     turns: BinaryHeap<Reverse<UserOrder>>,
     /// Lanes of the last [`Step::ReadJobs`].
     reading: Vec<usize>,
-    /// Answer to the last [`Step::ReadImage`].
-    image: Option<(JobId, Option<String>)>,
+    /// Images that were read and not used; `None` where the job is gone.
+    images_read: HashMap<JobId, Option<String>>,
     taken: HashSet<JobId>,
     assigned: Vec<(JobId, NodeId)>,
     /// Number of jobs that the last read asked of each lane.
@@ -161,7 +164,7 @@ impl<'a> Round<'a> {
             lanes,
             users: HashMap::new(),
             turns: BinaryHeap::new(),
-            image: None,
+            images_read: HashMap::new(),
             taken: HashSet::new(),
             assigned: Vec::new(),
             read_size,
@@ -202,8 +205,8 @@ impl<'a> Round<'a> {
                 self.advance(n);
                 continue;
             }
-            let Some((_, image)) = self.image.take_if(|(of, _)| *of == job.id) else {
-                return Step::ReadImage(job.id);
+            let Some(image) = self.images_read.remove(&job.id) else {
+                return Step::ReadImages(self.next_images());
             };
             self.pop_head(user);
             self.advance(n);
@@ -229,9 +232,9 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Adds the image of a job; `None` where the job is gone.
-    pub(super) fn add_image(&mut self, job: JobId, image: Option<String>) {
-        self.image = Some((job, image));
+    /// Adds images of jobs; `None` where a job is gone.
+    pub(super) fn add_images(&mut self, images: impl IntoIterator<Item = (JobId, Option<String>)>) {
+        self.images_read.extend(images);
     }
 
     /// Jobs with their nodes, in the order in which they were assigned.
@@ -261,6 +264,42 @@ impl<'a> Round<'a> {
             limit: self.read_size,
         });
         reads.collect()
+    }
+
+    /// Jobs that are probably the next to be assigned, without an image: the first of each user in the order of
+    /// their turns, then the second of each, and so on. The first of all is the next one for certain.
+    fn next_images(&mut self) -> Vec<JobId> {
+        let limit = IMAGE_READ_LIMIT.min(self.slots.left() as usize);
+        let mut turns: Vec<_> = self.turns.iter().map(|Reverse(turn)| *turn).collect();
+        turns.sort_unstable();
+        let mut next = Vec::new();
+        for (order, (.., user)) in turns.into_iter().take(limit).enumerate() {
+            let jobs = self.next_of(user).into_iter().take(limit).enumerate();
+            next.extend(jobs.map(|(depth, job)| (depth, order, job.id)));
+        }
+        next.sort_unstable();
+        next.truncate(limit);
+        let jobs = next.into_iter().map(|(.., job)| job);
+        jobs.filter(|job| !self.images_read.contains_key(job))
+            .collect()
+    }
+
+    /// Jobs of a user that were read and may have a slot, in their order.
+    fn next_of(&mut self, user: UserId) -> Vec<QueuedJob> {
+        let heads = self.users.get(&user).map(|user| &user.heads);
+        let mut jobs = Vec::new();
+        for Reverse((head, n)) in heads.into_iter().flatten() {
+            let LaneQueue {
+                lane, jobs: behind, ..
+            } = &self.lanes[*n];
+            if self.slots.has_room(&lane.placement) {
+                jobs.push(*head);
+                jobs.extend(behind);
+            }
+        }
+        jobs.sort_unstable();
+        jobs.retain(|job| !self.taken.contains(&job.id));
+        jobs
     }
 
     /// Makes the next job of a lane its head, or notes that the lane is to be read on.

@@ -115,7 +115,7 @@ async fn assign_queued(
     loop {
         match round.step() {
             Step::ReadJobs(reads) => round.add_jobs(store.lane_jobs(reads, now).await?),
-            Step::ReadImage(job) => round.add_image(job, store.job_image(job).await?),
+            Step::ReadImages(jobs) => round.add_images(store.job_images(jobs).await?),
             Step::Done => return Ok(round.into_assigned()),
         }
     }

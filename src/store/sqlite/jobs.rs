@@ -114,7 +114,7 @@ impl Store {
 
     /// Sandbox of a task, as a node is to run it: up to 1 MiB, so read for each request and not kept.
     pub async fn task_sandbox(&self, id: TaskId) -> Result<SandboxSpec, StoreError> {
-        self.read(move |c| {
+        self.read_document(move |c| {
             let mut statement =
                 c.prepare_cached("SELECT spec -> '$.sandbox' FROM tasks WHERE id = ?1")?;
             let sandbox: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;

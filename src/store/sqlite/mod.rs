@@ -185,6 +185,16 @@ impl Store {
         outcome
     }
 
+    /// Runs `f` on a blocking thread from the start: for a large document that a request waits for.
+    async fn read_document<T: Send + 'static>(
+        &self,
+        f: impl FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = self.readers.read_blocking(f).await;
+        self.health.record(&outcome);
+        outcome
+    }
+
     /// Runs `f` for a list that the user `by` asks for; at most [`lists::MAX_LISTS_PER_USER`] of one user at a time.
     async fn list<T: Send + 'static>(
         &self,

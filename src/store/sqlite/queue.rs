@@ -145,13 +145,17 @@ impl Store {
         self.read_long(move |c| next_jobs(c, &reads, now)).await
     }
 
-    /// Image of a job, in normal form; `None` where the job is gone.
-    pub async fn job_image(&self, job: JobId) -> Result<Option<String>, StoreError> {
-        self.read_long(move |c| {
+    /// Images of jobs, in normal form; `None` where a job is gone. Each is a parse of up to 1 MiB.
+    pub async fn job_images(
+        &self,
+        jobs: Vec<JobId>,
+    ) -> Result<Vec<(JobId, Option<String>)>, StoreError> {
+        self.read_blocking(move |c| {
             let mut statement = c.prepare_cached(
                 "SELECT spec ->> '$.sandbox.image' FROM tasks WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
             )?;
-            Ok(statement.query_row([job], |row| row.get(0)).optional()?)
+            let mut image = |job: &JobId| Ok((*job, text(&mut statement, [job])?));
+            jobs.iter().map(&mut image).collect()
         })
         .await
     }

@@ -90,9 +90,12 @@ impl World {
         jobs.collect()
     }
 
-    fn image(&self, job: JobId) -> Option<String> {
-        let job = self.queue.iter().find(|queued| queued.job.id == job)?;
-        job.image.map(str::to_owned)
+    fn images(&self, jobs: Vec<JobId>) -> Vec<(JobId, Option<String>)> {
+        let image = |job| {
+            let job = self.queue.iter().find(|queued| queued.job.id == job)?;
+            job.image.map(str::to_owned)
+        };
+        jobs.into_iter().map(|job| (job, image(job))).collect()
     }
 
     /// Round after its first read, with reads of at most `limit` jobs.
@@ -115,7 +118,7 @@ impl World {
         loop {
             match round.step() {
                 Step::ReadJobs(reads) => round.add_jobs(self.read(&reads)),
-                Step::ReadImage(job) => round.add_image(job, self.image(job)),
+                Step::ReadImages(jobs) => round.add_images(self.images(jobs)),
                 Step::Done => return round.into_assigned(),
             }
         }
@@ -276,12 +279,11 @@ fn scheduler_reads_only_jobs_it_can_place() {
     assert_eq!(read.limit, 4, "one for each slot, and the next one");
     let mut history = History::default();
     let mut round = world.begin(slots, &mut history, LANE_READ_LIMIT);
-    for _ in 0..3 {
-        let Step::ReadImage(job) = round.step() else {
-            panic!("every other job was read");
-        };
-        round.add_image(job, world.image(job));
-    }
+    let Step::ReadImages(jobs) = round.step() else {
+        panic!("every other job was read");
+    };
+    assert_eq!(jobs.len(), 3, "one for each slot, at once");
+    round.add_images(world.images(jobs));
     assert!(matches!(round.step(), Step::Done));
     assert_eq!(round.into_assigned().len(), 3);
 }
@@ -305,7 +307,7 @@ fn job_that_changes_its_lane_is_assigned_once() {
                 world.queue[0].lane = Lane { user, placement };
                 round.add_jobs(world.read(&reads));
             }
-            Step::ReadImage(job) => round.add_image(job, world.image(job)),
+            Step::ReadImages(jobs) => round.add_images(world.images(jobs)),
             Step::Done => break,
         }
     }
