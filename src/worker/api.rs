@@ -115,14 +115,9 @@ impl Api {
         reservation: Reservation,
         spec: SandboxSpec,
     ) -> Result<Arc<Job>, Problem> {
-        let (answer, accepted) = oneshot::channel();
         let api = Arc::clone(self);
-        self.job_tasks.spawn("accept_job", async move {
-            let accepted = api.write_and_start(owner.as_ref(), reservation, spec).await;
-            // Fails when the caller has left.
-            let _ = answer.send(accepted);
-        });
-        accepted.await.unwrap_or_else(|_| Err(Problem::internal()))
+        let accepted = async move { api.write_and_start(owner.as_ref(), reservation, spec).await };
+        run_to_end(&self.job_tasks, "accept_job", accepted).await
     }
 
     async fn write_and_start(
@@ -272,10 +267,29 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
     api.ensure_sole_orchestrator(owner.as_ref())?;
     let id = request.param("id", "job")?;
-    let requester = Requester::Orchestrator(owner.as_ref());
     let attempt = attempt(&request)?;
-    api.ledger.forget(requester, id, attempt).await?;
+    // Goes on when the caller leaves: half a removal must not stay on disk.
+    let ledger = Arc::clone(&api.ledger);
+    let forgotten = async move {
+        let requester = Requester::Orchestrator(owner.as_ref());
+        ledger.forget(requester, id, attempt).await
+    };
+    run_to_end(&api.job_tasks, "forget_job", forgotten).await?;
     response::no_content()
+}
+
+/// Runs a change in the background, so that it ends also when its caller leaves.
+pub(super) async fn run_to_end<T: Send + 'static>(
+    tasks: &BackgroundTasks,
+    name: &'static str,
+    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let (answer, changed) = oneshot::channel();
+    tasks.spawn(name, async move {
+        // Fails when the caller has left.
+        let _ = answer.send(change.await);
+    });
+    changed.await.unwrap_or_else(|_| Err(Problem::internal()))
 }
 
 async fn ready(api: Arc<Api>, _: Request) -> Reply {

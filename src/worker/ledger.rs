@@ -44,7 +44,7 @@ use crate::{
     wait,
 };
 use parking_lot::{Mutex, MutexGuard};
-use registry::{Decision, Lookup, Outcome, Registry, Removal};
+use registry::{ChangeId, Decision, Lookup, Outcome, Registry, Removal};
 use std::{io, path::PathBuf, sync::Arc};
 use tokio::task::spawn_blocking;
 
@@ -78,7 +78,7 @@ pub(super) struct Reservation {
 /// A change of one job that has begun in the registry; aborted when dropped.
 struct Change {
     ledger: Arc<Ledger>,
-    id: JobId,
+    id: ChangeId,
     /// Answer to calls that wait for the change, should it be aborted; `None` once it is complete.
     failure: Option<Problem>,
 }
@@ -124,8 +124,8 @@ impl Ledger {
             let admission = self.registry().admit(&accepted)?;
             match admission {
                 Decision::Known(job) => return Ok(Admission::Known(job)),
-                Decision::Begun => {
-                    let change = Change::begun(self, accepted.job_id);
+                Decision::Begun(id) => {
+                    let change = Change::begun(self, id);
                     let accepted = Box::new(accepted);
                     return Ok(Admission::New(Reservation { change, accepted }));
                 }
@@ -158,28 +158,24 @@ impl Ledger {
     }
 
     /// Forgets a job that has ended, where it is of this attempt if any is named; it leaves a tombstone. An
-    /// attempt that is not known leaves one, too: its request may still be under way.
+    /// attempt that is not known leaves one, too: its request may still be under way. Must run to its end: a
+    /// tombstone without a caller that removes the job would leave one in memory that the next start forgets.
     pub(super) async fn forget(
         self: &Arc<Self>,
         requester: Requester<'_>,
         id: JobId,
         attempt: Option<u32>,
     ) -> Result<(), Problem> {
-        let attempt = loop {
+        let (change, attempt) = loop {
             let removal = self.registry().forget(requester, id, attempt)?;
             match removal {
                 Removal::Done => return Ok(()),
-                Removal::Begun { attempt } => break attempt,
+                Removal::Begun { change, attempt } => break (change, attempt),
                 Removal::Busy(outcome) => drop(ended(outcome).await),
             }
         };
-        let mut change = Change::begun(self, id);
-        let forgotten = self
-            .write_tombstone(id, attempt)
-            .await
-            .inspect_err(|problem| change.failure = Some(problem.clone()))?;
-        change.failure = None;
-        if let Some(job) = forgotten {
+        let change = Change::begun(self, change);
+        if let Some(job) = self.write_tombstone(change, attempt).await? {
             job.release().await;
         }
         Ok(())
@@ -187,16 +183,25 @@ impl Ledger {
 
     /// Writes a tombstone, and then removes the job, which is returned, from the registry. In this order: a job that
     /// is gone and has no tombstone could be run again.
-    async fn write_tombstone(&self, id: JobId, attempt: u32) -> Result<Option<Arc<Job>>, Problem> {
+    async fn write_tombstone(
+        &self,
+        mut change: Change,
+        attempt: u32,
+    ) -> Result<Option<Arc<Job>>, Problem> {
+        let id = change.id.job;
         let mut file = Arc::clone(&self.tombstones).lock_owned().await;
         let now = Time::now();
         let appended = spawn_blocking(move || file.append(now, id, attempt).map(|()| file));
         let appended = appended.await.map_err(io::Error::from).flatten();
         let mut file = appended.map_err(|error| {
             tracing::error!(job = %id, %error, "tombstone not written; job stays known");
-            storage_error(&error)
+            let problem = storage_error(&error);
+            change.failure = Some(problem.clone());
+            problem
         })?;
-        let forgotten = self.registry().remove(id, attempt, now);
+        let forgotten = self.registry().remove(change.id, attempt, now);
+        // Before the compaction, which may take long and be interrupted.
+        change.failure = None;
         if file.is_oversized() {
             let text = self.registry().tombstones().to_text();
             let compacted = spawn_blocking(move || file.compact(&text)).await;
@@ -279,13 +284,13 @@ impl Reservation {
         });
         let written = written.await.map_err(io::Error::from).flatten();
         let (job, spec) = written.map_err(|error| {
-            tracing::error!(job = %change.id, %error, "job not written to disk; refused");
+            tracing::error!(job = %change.id.job, %error, "job not written to disk; refused");
             let problem = storage_error(&error);
             change.failure = Some(problem.clone());
             problem
         })?;
         let job = Arc::new(job);
-        let replaced = ledger.registry().accept(&job);
+        let replaced = ledger.registry().accept(change.id, &job);
         change.failure = None;
         drop(replaced);
         Ok((job, spec))
@@ -293,7 +298,7 @@ impl Reservation {
 }
 
 impl Change {
-    fn begun(ledger: &Arc<Ledger>, id: JobId) -> Self {
+    fn begun(ledger: &Arc<Ledger>, id: ChangeId) -> Self {
         Self {
             ledger: Arc::clone(ledger),
             id,

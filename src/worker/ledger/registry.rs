@@ -17,7 +17,10 @@ use crate::{
     spool::AcceptedJob,
     worker::tombstones::Tombstones,
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
 /// Number of ended jobs that are kept; the oldest go first.
@@ -35,13 +38,23 @@ pub(super) struct Registry {
     max_concurrency: usize,
     jobs: HashMap<JobId, Arc<Job>>,
     changes: HashMap<JobId, Change>,
+    /// Number of changes that were begun.
+    begun: u64,
     tombstones: Tombstones,
     /// Every job ends, those that are being accepted as well.
     is_shutting_down: bool,
 }
 
+/// Identity of a change: the next one of the same job has another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChangeId {
+    pub(super) job: JobId,
+    serial: u64,
+}
+
 /// Change of one job that is being written to disk.
 struct Change {
+    serial: u64,
     /// The attempt that is being accepted; `None` while one is being forgotten.
     accepts: Option<AcceptedJob>,
     outcome: watch::Sender<Option<Result<(), Problem>>>,
@@ -52,7 +65,7 @@ pub(super) enum Decision {
     /// The job runs, or has run.
     Known(Arc<Job>),
     /// The job is new, and its id is busy now: write it down.
-    Begun,
+    Begun(ChangeId),
     /// Another change is under way. `is_same` when it accepts the same request, which then gets the same answer.
     Busy { outcome: Outcome, is_same: bool },
 }
@@ -62,7 +75,7 @@ pub(super) enum Removal {
     /// The attempt has a tombstone already.
     Done,
     /// The id is busy now: write down a tombstone of this attempt.
-    Begun { attempt: u32 },
+    Begun { change: ChangeId, attempt: u32 },
     /// Another change is under way.
     Busy(Outcome),
 }
@@ -92,6 +105,7 @@ impl Registry {
                 .map(|job| (job.accepted.job_id, Arc::clone(job)))
                 .collect(),
             changes: HashMap::new(),
+            begun: 0,
             tombstones,
             is_shutting_down: false,
         }
@@ -116,22 +130,21 @@ impl Registry {
             }
         }
         self.check_slots(wanted)?;
-        self.begin(wanted.job_id, Some(wanted.clone()));
-        Ok(Decision::Begun)
+        let change = self.begin(wanted.job_id, Some(wanted.clone()));
+        Ok(Decision::Begun(change))
     }
 
     /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.
-    pub(super) fn accept(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
-        let id = job.accepted.job_id;
+    pub(super) fn accept(&mut self, change: ChangeId, job: &Arc<Job>) -> Option<Arc<Job>> {
         if self.is_shutting_down {
             job.cancel.send_replace(true);
         }
-        let replaced = self.jobs.insert(id, Arc::clone(job));
+        let replaced = self.jobs.insert(change.job, Arc::clone(job));
         if let Some(replaced) = &replaced {
             replaced.remove_on_drop();
             replaced.cancel.send_replace(true);
         }
-        self.end_change(id, Ok(()));
+        self.end_change(change, Ok(()));
         replaced
     }
 
@@ -168,24 +181,24 @@ impl Registry {
                 _ => return Err(Problem::not_found("job")),
             }
         };
-        self.begin(id, None);
-        Ok(Removal::Begun { attempt })
+        let change = self.begin(id, None);
+        Ok(Removal::Begun { change, attempt })
     }
 
     /// Replaces a job, where there is one, by its tombstone, which is on disk now.
-    pub(super) fn remove(&mut self, id: JobId, attempt: u32, at: Time) -> Option<Arc<Job>> {
-        self.tombstones.insert(at, id, attempt);
-        let forgotten = self.jobs.remove(&id);
+    pub(super) fn remove(&mut self, change: ChangeId, attempt: u32, at: Time) -> Option<Arc<Job>> {
+        self.tombstones.insert(at, change.job, attempt);
+        let forgotten = self.jobs.remove(&change.job);
         if let Some(forgotten) = &forgotten {
             forgotten.remove_on_drop();
         }
-        self.end_change(id, Ok(()));
+        self.end_change(change, Ok(()));
         forgotten
     }
 
     /// Ends a change that did not reach the disk: everything is as before.
-    pub(super) fn abort(&mut self, id: JobId, problem: Problem) {
-        self.end_change(id, Err(problem));
+    pub(super) fn abort(&mut self, change: ChangeId, problem: Problem) {
+        self.end_change(change, Err(problem));
     }
 
     /// The job of an id, where it belongs to `owner`, and is of this attempt if any is named.
@@ -277,13 +290,24 @@ impl Registry {
         &self.tombstones
     }
 
-    fn begin(&mut self, id: JobId, accepts: Option<AcceptedJob>) {
-        let outcome = watch::Sender::new(None);
-        self.changes.insert(id, Change { accepts, outcome });
+    fn begin(&mut self, job: JobId, accepts: Option<AcceptedJob>) -> ChangeId {
+        self.begun += 1;
+        let serial = self.begun;
+        let change = Change {
+            serial,
+            accepts,
+            outcome: watch::Sender::new(None),
+        };
+        self.changes.insert(job, change);
+        ChangeId { job, serial }
     }
 
-    fn end_change(&mut self, id: JobId, outcome: Result<(), Problem>) {
-        if let Some(change) = self.changes.remove(&id) {
+    /// Ends a change, unless it has ended already: the one that is under way may be a later one.
+    fn end_change(&mut self, id: ChangeId, outcome: Result<(), Problem>) {
+        if let Entry::Occupied(change) = self.changes.entry(id.job)
+            && change.get().serial == id.serial
+        {
+            let change = change.remove();
             change.outcome.send_replace(Some(outcome));
         }
     }

@@ -1,7 +1,12 @@
 //! Decisions of the registry, and the ledger on a disk that hangs or is full.
 
 use super::*;
-use crate::api::{TaskId, jobs::Outcome as JobOutcome};
+use crate::{
+    api::{TaskId, jobs::Outcome as JobOutcome},
+    background::BackgroundTasks,
+    worker::api::run_to_end,
+};
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use serde_json::json;
 use std::{
@@ -188,14 +193,51 @@ async fn forgotten_job_is_gone_from_disk() {
     assert_eq!(tombstones.highest_attempt(run.job_id), Some(1));
 }
 
+// On one thread: the caller leaves before the tombstone is written.
+#[tokio::test]
+async fn forgetting_goes_on_without_its_caller() {
+    let (_home, ledger) = ledger_with(Spool::create);
+    let run = run_of(JobId::new(), 1);
+    let job = accept(&ledger, &run).await.unwrap();
+    job.set_outcome(JobOutcome::Completed);
+    let (tasks, shared) = (BackgroundTasks::default(), Arc::clone(&ledger));
+    let forgotten = async move { shared.forget(Requester::Gc, run.job_id, None).await };
+    let call = run_to_end(&tasks, "forget_job", forgotten);
+    assert!(call.now_or_never().is_none(), "it takes a while");
+    assert_eq!(tasks.idle(LIMIT).await, 0);
+    assert!(ledger.jobs().is_empty());
+    let late = accept(&ledger, &run).await.err().unwrap();
+    assert_eq!(late.kind, ProblemKind::JobAlreadyFinished);
+}
+
+#[test]
+fn ended_change_aborts_no_later_one() {
+    let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
+    let id = JobId::new();
+    let removal = registry.forget(Requester::Gc, id, Some(1));
+    let Ok(Removal::Begun { change, attempt }) = removal else {
+        panic!("its request may be under way");
+    };
+    registry.remove(change, attempt, Time::now());
+    registry.admit(&accepted(id, 2)).unwrap();
+    registry.abort(change, Problem::internal());
+    let lookup = registry.get(None, id, None);
+    assert!(
+        matches!(lookup, Ok(Lookup::Busy(_))),
+        "it is being accepted"
+    );
+}
+
 #[test]
 fn shutdown_cancels_a_job_being_accepted() {
     let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
     let wanted = accepted(JobId::new(), 1);
-    registry.admit(&wanted).unwrap();
+    let Ok(Decision::Begun(change)) = registry.admit(&wanted) else {
+        panic!("it is new");
+    };
     registry.cancel_all();
     let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
-    registry.accept(&job);
+    registry.accept(change, &job);
     assert!(*job.cancel.borrow());
 }
 
@@ -227,8 +269,8 @@ proptest! {
         let ids: Vec<_> = (0..4).map(|_| (JobId::new(), TaskId::new())).collect();
         let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
         // Changes under way, the highest attempt that was published or forgotten, by job.
-        let mut writing: [Option<AcceptedJob>; 4] = Default::default();
-        let mut forgetting: [Option<u32>; 4] = Default::default();
+        let mut writing: [Option<(ChangeId, AcceptedJob)>; 4] = Default::default();
+        let mut forgetting: [Option<(ChangeId, u32)>; 4] = Default::default();
         let (mut published, mut forgotten) = ([0_u32; 4], [0_u32; 4]);
         for step in steps {
             match step {
@@ -236,10 +278,10 @@ proptest! {
                     let task_id = ids[n].1;
                     let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
                     match registry.admit(&wanted) {
-                        Ok(Decision::Begun) => {
+                        Ok(Decision::Begun(change)) => {
                             prop_assert!(writing[n].is_none() && forgetting[n].is_none());
                             prop_assert!(attempt > forgotten[n] && attempt > published[n]);
-                            writing[n] = Some(wanted);
+                            writing[n] = Some((change, wanted));
                         }
                         Ok(Decision::Known(job)) => {
                             prop_assert_eq!(job.accepted.attempt, attempt);
@@ -247,23 +289,23 @@ proptest! {
                         }
                         Ok(Decision::Busy { is_same, .. }) => {
                             let first = writing[n].as_ref();
-                            prop_assert_eq!(is_same, first.is_some_and(|it| it.attempt == attempt));
+                            prop_assert_eq!(is_same, first.is_some_and(|(_, it)| it.attempt == attempt));
                             prop_assert!(first.is_some() || forgetting[n].is_some());
                         }
                         Err(_) => {}
                     }
                 }
                 Step::Write(n, is_ok) => {
-                    let Some(wanted) = writing[n].take() else { continue };
+                    let Some((change, wanted)) = writing[n].take() else { continue };
                     if is_ok {
                         published[n] = wanted.attempt;
                         let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
-                        if let Some(replaced) = registry.accept(&job) {
+                        if let Some(replaced) = registry.accept(change, &job) {
                             prop_assert!(*replaced.cancel.borrow());
                             prop_assert!(replaced.accepted.attempt < job.accepted.attempt);
                         }
                     } else {
-                        registry.abort(ids[n].0, Problem::internal());
+                        registry.abort(change, Problem::internal());
                     }
                 }
                 Step::End(n) => {
@@ -272,19 +314,19 @@ proptest! {
                     }
                 }
                 Step::Forget(n, attempt) => {
-                    if let Ok(Removal::Begun { attempt }) =
+                    if let Ok(Removal::Begun { change, attempt }) =
                         registry.forget(Requester::Gc, ids[n].0, attempt)
                     {
                         prop_assert!(writing[n].is_none() && forgetting[n].is_none());
                         prop_assert!(attempt > forgotten[n]);
-                        forgetting[n] = Some(attempt);
+                        forgetting[n] = Some((change, attempt));
                     }
                 }
                 Step::Remove(n, is_ok) => {
-                    let Some(attempt) = forgetting[n].take() else { continue };
+                    let Some((change, attempt)) = forgetting[n].take() else { continue };
                     if is_ok {
                         forgotten[n] = attempt;
-                        if let Some(job) = registry.remove(ids[n].0, attempt, Time::now()) {
+                        if let Some(job) = registry.remove(change, attempt, Time::now()) {
                             prop_assert!(job.has_ended());
                             prop_assert_eq!(job.accepted.attempt, attempt);
                             published[n] = 0;
@@ -294,13 +336,13 @@ proptest! {
                             Err(problem) if problem.kind == ProblemKind::NotFound
                         ));
                     } else {
-                        registry.abort(ids[n].0, Problem::internal());
+                        registry.abort(change, Problem::internal());
                     }
                 }
             }
             let accepting = writing.iter().flatten();
             let is_replacing = |job: &Arc<Job>| {
-                writing.iter().flatten().any(|it| it.job_id == job.accepted.job_id)
+                writing.iter().flatten().any(|(_, it)| it.job_id == job.accepted.job_id)
             };
             let holders = registry.jobs();
             let holders = holders.iter().filter(|job| job.has_slot() && !is_replacing(job));
