@@ -71,7 +71,10 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// Time in which sandboxes have to end at shutdown.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time in which background tasks have to end at shutdown. The next start resumes their work.
+/// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
+/// data directory is kept.
+const TRASH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time in which background tasks have to end at shutdown. The next start resumes the others' work.
 const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A worker that has found a way to run sandboxes, and does not serve yet.
@@ -140,7 +143,7 @@ impl PreparedWorker {
         let background = BackgroundTasks::default();
         let (access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
         let images = background::open_images(&background, &engine, &home.path, &settings);
-        let (trash, queue) = Trash::new(engine.clone(), home.init.clone());
+        let (trash, queue) = Trash::new(engine.clone(), home.init.path().to_owned());
         for path in recovered.unremovable {
             trash.add(path, None);
         }
@@ -255,6 +258,14 @@ impl Worker {
         if let Some(listener) = listener {
             // A panic is in the log.
             let _ = listener.await;
+        }
+        // The upper directory of the last job was queued just now, and an ephemeral node has no next start.
+        let trees = api.ctx.trash.idle(TRASH_TIMEOUT).await;
+        if trees > 0 {
+            tracing::warn!(
+                trees,
+                "directories of ended jobs are not removed yet; the next start removes them"
+            );
         }
         background.stop(BACKGROUND_STOP_TIMEOUT).await;
     }

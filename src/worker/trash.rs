@@ -5,8 +5,8 @@
 //! only when the shim could not remove it. A tree that can't be removed is tried again in every round of
 //! [`gc`](super::gc) and at every start; until then `/readyz`, the node's reports and the log name it.
 
-use super::{disk_guard::LiveJob, init_copy::InitCopy, ledger::Job, orphans::containers_in_use};
-use crate::engine::Engine;
+use super::{disk_guard::LiveJob, ledger::Job, orphans::containers_in_use};
+use crate::{engine::Engine, wait};
 use futures_util::{StreamExt as _, stream};
 use parking_lot::{Mutex, MutexGuard};
 use std::{
@@ -14,8 +14,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    watch,
+};
 
 /// Number of trees that are removed at the same time, so that a large one delays no other.
 const MAX_CONCURRENT_REMOVALS: usize = 4;
@@ -25,9 +29,12 @@ const MAX_NAMED_TREES: usize = 8;
 /// Trees that are to be removed.
 pub(super) struct Trash {
     engine: Engine,
-    init: InitCopy,
+    /// Copy of our binary.
+    init: PathBuf,
     trees: Mutex<BTreeMap<PathBuf, Tree>>,
     queue: UnboundedSender<PathBuf>,
+    /// Number of trees that are queued, those that are being removed among them.
+    queued: watch::Sender<usize>,
 }
 
 /// Paths that [`Trash::run`] removes.
@@ -65,13 +72,14 @@ impl Tree {
 
 impl Trash {
     /// An empty trash, and the queue that [`run`](Self::run) is to work off.
-    pub(super) fn new(engine: Engine, init: InitCopy) -> (Self, RemovalQueue) {
+    pub(super) fn new(engine: Engine, init: PathBuf) -> (Self, RemovalQueue) {
         let (queue, removals) = unbounded_channel();
         let trash = Self {
             engine,
             init,
             trees: Mutex::default(),
             queue,
+            queued: watch::Sender::new(0),
         };
         (trash, removals)
     }
@@ -87,6 +95,11 @@ impl Trash {
             return;
         }
         trees.insert(path.clone(), Tree::of(live));
+        self.enqueue(path);
+    }
+
+    fn enqueue(&self, path: PathBuf) {
+        self.queued.send_modify(|count| *count += 1);
         // The queue lives as long as the worker.
         let _ = self.queue.send(path);
     }
@@ -109,8 +122,17 @@ impl Trash {
         let mut trees = self.trees();
         for (path, tree) in trees.iter_mut().filter(|(_, tree)| !tree.is_queued) {
             tree.is_queued = true;
-            let _ = self.queue.send(path.clone());
+            self.enqueue(path.clone());
         }
+    }
+
+    /// Waits until no tree is queued, at most for `limit`. Returns the number of trees that are.
+    pub(super) async fn idle(&self, limit: Duration) -> usize {
+        let mut queued = self.queued.subscribe();
+        let idle = wait::until(&mut queued, |count| *count == 0);
+        // The sender lives in `self`, so this can only time out.
+        let _ = tokio::time::timeout(limit, idle).await;
+        *self.queued.borrow()
     }
 
     /// Trees that could not be removed, and advice what to do.
@@ -141,7 +163,7 @@ impl Trash {
     }
 
     async fn remove(&self, path: PathBuf) {
-        let removed = self.engine.remove_tree(self.init.path(), &path).await;
+        let removed = self.engine.remove_tree(&self.init, &path).await;
         let mut trees = self.trees();
         let gone = match removed {
             Ok(()) => trees.remove(&path),
@@ -158,6 +180,7 @@ impl Trash {
         drop(trees);
         // Without the lock: the directory of its job may go with it.
         drop(gone);
+        self.queued.send_modify(|count| *count -= 1);
     }
 }
 
@@ -173,6 +196,53 @@ mod tests {
     use super::*;
     use crate::{spool::Spool, worker::disk_guard::LiveJobs};
     use serde_json::json;
+    use std::fs;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn trash() -> (Trash, RemovalQueue) {
+        let engine = json!({
+            "program": {"path": "/bin/false", "settings": null},
+            "info": {
+                "version": "",
+                "rootless": false,
+                "graph_root": "/none",
+                "graph_driver": "",
+                "default_runtime": "",
+                "cgroup_version": "",
+                "cgroup_manager": "",
+            },
+            "runtime_config": {"runtime": null, "ulimits": []},
+        });
+        Trash::new(serde_json::from_value(engine).unwrap(), "/none".into())
+    }
+
+    #[tokio::test]
+    async fn idle_trash_has_tried_every_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let trees =
+            ["one", "two", "three", "four", "five", "six"].map(|name| dir.path().join(name));
+        let (trash, queue) = trash();
+        for tree in &trees {
+            fs::create_dir_all(tree.join("a/b")).unwrap();
+            trash.add(tree.clone(), None);
+        }
+        let stuck = dir.path().join("file");
+        fs::write(&stuck, "not a tree").unwrap();
+        trash.add(stuck, None);
+        assert_eq!(trash.idle(Duration::ZERO).await, trees.len() + 1);
+        let removals = async {
+            assert_eq!(trash.idle(LIMIT).await, 0);
+            assert!(!trees.iter().any(|tree| tree.exists()));
+            assert_eq!(trash.warnings().len(), 1);
+            trash.retry();
+            assert_eq!(trash.idle(LIMIT).await, 0, "it is tried once");
+        };
+        tokio::select! {
+            () = trash.run(queue) => panic!("the queue is open"),
+            () = removals => {}
+        }
+    }
 
     #[test]
     fn space_returns_while_trees_are_removed() {

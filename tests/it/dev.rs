@@ -75,7 +75,8 @@ fn dev_end_cancels_its_jobs() {
         "--",
         "sh",
         "-c",
-        "echo up; sleep 1000; true",
+        // Takes the node a while to remove.
+        "mkdir /tmp/left; cd /tmp/left; i=0; while [ $i -lt 5000 ]; do : >$i; i=$((i+1)); done; echo up; sleep 1000; true",
         &marker,
     ]));
     let id = done.stdout.trim().to_owned();
@@ -86,6 +87,8 @@ fn dev_end_cancels_its_jobs() {
     dev.process.signal(rustix::process::Signal::TERM);
     assert_eq!(dev.process.code(), 0);
     assert!(!crate::sandbox::anywhere(&marker));
+    let left = dev.uppers();
+    assert!(left.is_empty(), "removed before the end: {left:?}");
     dev.assert_clean();
 
     let dev = start(home.path(), &[]);
