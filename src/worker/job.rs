@@ -164,11 +164,9 @@ async fn start_shim(
     let id = SandboxId::random();
     let config = shim_config(ctx, job, spec, image, id);
     ctx.init.ensure().await?;
-    with_spool(job, move |spool| {
-        spool.write_container_name(&id.container_name())
-    })
-    .await
-    .flatten()?;
+    job.with_spool(move |spool| spool.write_container_name(&id.container_name()))
+        .await
+        .flatten()?;
     ShimHandle::start(job.spool.path(), ctx.init.path(), &config).await
 }
 
@@ -228,7 +226,7 @@ async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) 
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
                 is_checked = true;
-                if !with_spool(job, Spool::has_started).await.unwrap_or(true) {
+                if !job.with_spool(Spool::has_started).await.unwrap_or(true) {
                     ctx.engine.report_failure();
                 }
             }
@@ -236,7 +234,7 @@ async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) 
                 record_end(ctx, job).await;
                 if !is_alive {
                     // A shim is gone only when it can't be connected to any more.
-                    match ShimHandle::connect(job.spool.path()) {
+                    match ShimHandle::connect(job.spool.path()).await {
                         Ok(Some(again)) => {
                             tokio::time::sleep(RECONNECT_INTERVAL).await;
                             (handle, is_stopping) = (again, false);
@@ -300,9 +298,7 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
 async fn recover(ctx: &WorkerContext, live: &Arc<LiveJob>) -> Option<SandboxSpec> {
     let job = &live.job;
     let workspace = job.spool.workspace();
-    let left = with_spool(job, |spool| {
-        (spool.workspace().exists(), spool.container_name())
-    });
+    let left = job.with_spool(|spool| (spool.workspace().exists(), spool.container_name()));
     // A spool that can't be read is left to the next start.
     let (has_workspace, container) = left.await.unwrap_or_default();
     if has_workspace && let Some(name) = &container {
@@ -320,7 +316,9 @@ async fn recover(ctx: &WorkerContext, live: &Arc<LiveJob>) -> Option<SandboxSpec
     } else if has_workspace {
         ctx.trash.add(workspace, Some(live));
     }
-    if let Some(upper) = container.and_then(|name| ctx.engine.detached_upper(&name)) {
+    let engine = ctx.engine.clone();
+    let upper = job.with_spool(move |_| container.and_then(|name| engine.detached_upper(&name)));
+    if let Ok(Some(upper)) = upper.await {
         ctx.trash.add(upper, Some(live));
     }
     again
@@ -331,14 +329,14 @@ async fn resolve(ctx: &WorkerContext, job: &Arc<Job>) -> Option<SandboxSpec> {
     if record_end(ctx, job).await {
         return None;
     }
-    let unstarted = with_spool(job, |spool| match spool.request() {
+    let unstarted = job.with_spool(|spool| match spool.request() {
         Ok(Some(spec)) if !spool.has_started() => Some(spec),
         _ => None,
     });
     if let Ok(Some(spec)) = unstarted.await {
         return Some(spec);
     }
-    let shim_log = with_spool(job, |spool| shim::log_in(spool.path())).await;
+    let shim_log = job.with_spool(|spool| shim::log_in(spool.path())).await;
     tracing::warn!(shim_log = shim_log.unwrap_or_default(), "shim is gone");
     let message = "the job's shim was killed, or its machine went down, while the command ran; how it ended is unknown";
     end_without_shim(ctx, job, JobEnd::failed(JobErrorKind::Lost, message)).await;
@@ -358,22 +356,12 @@ async fn end_without_shim(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) {
 async fn write_result(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::Result<()> {
     let (accepted, log_bytes) = (job.accepted.clone(), ctx.log_bytes);
     // Reads all that the job has printed.
-    let result = with_spool(job, move |spool| {
+    let result = job.with_log(move |spool| {
         make_private_subdir(spool.path())?;
         let mut recorder = JobRecorder::open(spool, accepted, log_bytes)?;
         Ok::<_, io::Error>(recorder.take_result(end, None))
     });
     let result = result.await.flatten()?;
     job.spool.write_result_with_retry(result).await?;
-    with_spool(job, Spool::sync).await.flatten()
-}
-
-/// Uses the job's spool on a thread that may block.
-async fn with_spool<T: Send + 'static>(
-    job: &Arc<Job>,
-    operation: impl FnOnce(&Spool) -> T + Send + 'static,
-) -> io::Result<T> {
-    let job = Arc::clone(job);
-    let done = tokio::task::spawn_blocking(move || operation(&job.spool)).await;
-    done.map_err(io::Error::from)
+    job.with_spool(Spool::sync).await.flatten()
 }

@@ -264,7 +264,7 @@ impl Worker {
         if trees > 0 {
             tracing::warn!(
                 trees,
-                "directories of ended jobs are not removed yet; the next start removes them"
+                "directories of ended jobs not removed before the end"
             );
         }
         background.stop(BACKGROUND_STOP_TIMEOUT).await;

@@ -9,9 +9,9 @@ use crate::{
     engine::{ImageError, ImageLease, PullFault, ResolvedImage, not_runnable},
     spool::{JobEnd, JobRecorder},
 };
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    sync::{SemaphorePermit, watch},
+    sync::{SemaphorePermit, mpsc::unbounded_channel, watch},
     time::timeout,
 };
 
@@ -72,7 +72,7 @@ fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
 /// Prepares a job. May take long, and can be interrupted at any point.
 pub(super) async fn prepare<'a>(
     ctx: &'a WorkerContext,
-    job: &Job,
+    job: &Arc<Job>,
 ) -> Result<Prepared<'a>, PrepareError> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
     check_allowed(ctx, &image)?;
@@ -98,16 +98,27 @@ fn check_allowed(ctx: &WorkerContext, image: &ImageRef) -> Result<(), PrepareErr
 /// Finds the image, pulls it where it is missing, and checks its files.
 async fn resolve_image(
     ctx: &WorkerContext,
-    job: &Job,
+    job: &Arc<Job>,
     image: &ImageRef,
 ) -> Result<ResolvedImage, PrepareError> {
-    let pull = PullGuard(job, &ctx.changed);
-    let resolved = ctx.images.resolve(image, |progress| {
-        pull.mark_pulling();
-        report_progress(ctx, job, progress);
-    });
-    let resolved = resolved.await?;
-    drop(pull);
+    let (progress, mut reports) = unbounded_channel();
+    let resolved = async move {
+        let pull = PullGuard(job, &ctx.changed);
+        let on_progress = |text: &str| {
+            pull.mark_pulling();
+            // Fails when the job is canceled.
+            let _ = progress.send(text.to_owned());
+        };
+        ctx.images.resolve(image, on_progress).await
+    };
+    // Ends with the sender: all is written before a shim writes.
+    let reported = async {
+        while let Some(text) = reports.recv().await {
+            report_progress(ctx, job, text).await;
+        }
+    };
+    let (resolved, ()) = tokio::join!(resolved, reported);
+    let resolved = resolved?;
     let fault = ctx.images.files_fault(ctx.init.path(), &resolved.id).await;
     match fault.map_err(engine_error)? {
         None => Ok(resolved),
@@ -120,17 +131,14 @@ async fn resolve_image(
 
 async fn acquire_slot<'a>(
     ctx: &'a WorkerContext,
-    job: &Job,
+    job: &Arc<Job>,
 ) -> Result<SemaphorePermit<'a>, PrepareError> {
     let mut slot = pin!(ctx.slots.acquire());
     let slot = match timeout(SLOT_NOTICE_DELAY, &mut slot).await {
         Ok(slot) => slot,
         Err(_) => {
-            report_progress(
-                ctx,
-                job,
-                "waiting for a slot: an earlier job runs, or podman has not removed its sandbox yet",
-            );
+            let text = "waiting for a slot: an earlier job runs, or podman has not removed its sandbox yet";
+            report_progress(ctx, job, text.to_owned()).await;
             slot.await
         }
     };
@@ -158,12 +166,14 @@ impl Drop for PullGuard<'_> {
 }
 
 /// Writes to the job's log what the job waits for.
-fn report_progress(ctx: &WorkerContext, job: &Job, progress: &str) {
-    match JobRecorder::open(&job.spool, job.accepted.clone(), ctx.log_bytes) {
-        Ok(mut recorder) => recorder.append_status(progress),
-        Err(error) => {
-            tracing::warn!(%error, "job's log can't be written")
-        }
+async fn report_progress(ctx: &WorkerContext, job: &Arc<Job>, progress: String) {
+    let (accepted, log_bytes) = (job.accepted.clone(), ctx.log_bytes);
+    let written = job.with_log(move |spool| {
+        JobRecorder::open(spool, accepted, log_bytes)?.append_status(&progress);
+        Ok::<_, io::Error>(())
+    });
+    if let Err(error) = written.await.flatten() {
+        tracing::warn!(%error, "job's log can't be written");
     }
     job.notify();
 }

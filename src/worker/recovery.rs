@@ -62,7 +62,7 @@ pub(super) async fn recover_jobs(engine: &Engine, home: &WorkerHome) -> io::Resu
                 container,
                 has_workspace,
             } => {
-                recovered.adopt(&job, container, has_workspace);
+                recovered.adopt(&job, container, has_workspace).await;
                 jobs.push(job);
             }
             SpoolEntry::Unaccepted(spool) => {
@@ -139,7 +139,7 @@ fn select_current(jobs: Vec<Arc<Job>>, tombstones: &Tombstones) -> (Vec<Arc<Job>
 
 /// Stops the sandbox of a shim whose job was never accepted.
 async fn stop_unknown_shim(spool: &Spool) {
-    let Ok(Some(mut handle)) = ShimHandle::connect(spool.path()) else {
+    let Ok(Some(mut handle)) = ShimHandle::connect(spool.path()).await else {
         return;
     };
     handle.stop(StopReason::Canceled);
@@ -151,8 +151,9 @@ async fn stop_unknown_shim(spool: &Spool) {
 
 impl Recovered {
     /// Resumes an attempt, unless it has ended and left nothing behind.
-    fn adopt(&mut self, job: &Arc<Job>, container: Option<String>, has_workspace: bool) {
-        let shim = ShimHandle::connect(job.spool.path()).unwrap_or_else(|error| {
+    async fn adopt(&mut self, job: &Arc<Job>, container: Option<String>, has_workspace: bool) {
+        let shim = ShimHandle::connect(job.spool.path()).await;
+        let shim = shim.unwrap_or_else(|error| {
             tracing::error!(job = %job.accepted.job_id, %error, "shim of a job not found");
             None
         });

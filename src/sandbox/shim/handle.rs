@@ -18,7 +18,8 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    process::Command,
+    process::{Child, Command},
+    task::spawn_blocking,
 };
 
 /// Connection to a shim.
@@ -39,33 +40,10 @@ impl ShimHandle {
         program: &Path,
         config: &impl Serialize,
     ) -> io::Result<Self> {
-        let (open_dir, path) = socket_in(dir)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        // Before the shim runs: a connection waits in the listener's queue.
-        let handle = Self::connect_to(&path)?;
-        drop(open_dir);
-        let log = fs::File::create(dir.join(LOG_FILE))?;
-        let mut command = Command::new(program);
-        command
-            .arg(ARGUMENT)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log);
-        environment::scrub(&mut command);
-        let mapping = FdMapping {
-            parent_fd: listener.into(),
-            child_fd: LISTENER_FD,
-        };
-        command
-            .fd_mappings(vec![mapping])
-            .map_err(io::Error::other)?;
-        let mut child = command.spawn()?;
-        drop(command);
+        let (dir, program) = (dir.to_owned(), program.to_owned());
+        let started = spawn_blocking(move || start_in(&dir, &program));
+        let (mut child, stream) = started.await.map_err(io::Error::from).flatten()?;
+        let handle = Self::new(stream)?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(&serde_json::to_vec(config)?).await?;
         }
@@ -75,10 +53,14 @@ impl ShimHandle {
     }
 
     /// Connects to the shim in `dir`; `None` where none runs any more.
-    pub(crate) fn connect(dir: &Path) -> io::Result<Option<Self>> {
-        let (_open_dir, path) = socket_in(dir)?;
-        match Self::connect_to(&path) {
-            Ok(handle) => Ok(Some(handle)),
+    pub(crate) async fn connect(dir: &Path) -> io::Result<Option<Self>> {
+        let dir = dir.to_owned();
+        let connected = spawn_blocking(move || {
+            let (_open_dir, path) = socket_in(&dir)?;
+            StdStream::connect(path)
+        });
+        match connected.await.map_err(io::Error::from).flatten() {
+            Ok(stream) => Self::new(stream).map(Some),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -91,8 +73,7 @@ impl ShimHandle {
         }
     }
 
-    fn connect_to(path: &Path) -> io::Result<Self> {
-        let stream = StdStream::connect(path)?;
+    fn new(stream: StdStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream: UnixStream::from_std(stream)?,
@@ -159,4 +140,34 @@ impl ShimHandle {
                 .extend_from_slice(&encode_stop(reason, protocol));
         }
     }
+}
+
+/// Starts a shim with its socket and log in `dir`, and connects to it. Reads and writes the disk.
+fn start_in(dir: &Path, program: &Path) -> io::Result<(Child, StdStream)> {
+    let (open_dir, path) = socket_in(dir)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    // Before the shim runs: a connection waits in the listener's queue.
+    let stream = StdStream::connect(&path)?;
+    drop(open_dir);
+    let log = fs::File::create(dir.join(LOG_FILE))?;
+    let mut command = Command::new(program);
+    command
+        .arg(ARGUMENT)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log);
+    environment::scrub(&mut command);
+    let mapping = FdMapping {
+        parent_fd: listener.into(),
+        child_fd: LISTENER_FD,
+    };
+    command
+        .fd_mappings(vec![mapping])
+        .map_err(io::Error::other)?;
+    Ok((command.spawn()?, stream))
 }

@@ -4,9 +4,9 @@ use crate::sandbox::StopReason;
 #[tokio::test]
 async fn both_ends_of_the_socket_agree() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(ShimHandle::connect(dir.path()).unwrap().is_none());
+    assert!(ShimHandle::connect(dir.path()).await.unwrap().is_none());
     let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();
-    let mut handle = ShimHandle::connect(dir.path()).unwrap().unwrap();
+    let mut handle = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
     // Before the shim has said how it is spoken to.
     handle.stop(StopReason::Canceled);
 
@@ -21,11 +21,11 @@ async fn both_ends_of_the_socket_agree() {
     updates.send_replace(());
     assert!(handle.changed().await, "update");
 
-    let mut next = ShimHandle::connect(dir.path()).unwrap().unwrap();
+    let mut next = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
     assert!(next.changed().await, "hello");
     assert!(!handle.changed().await, "replaced by the next owner");
     drop(updates);
     server.await.unwrap();
     assert!(!next.changed().await, "the shim is gone");
-    assert!(ShimHandle::connect(dir.path()).unwrap().is_none());
+    assert!(ShimHandle::connect(dir.path()).await.unwrap().is_none());
 }

@@ -12,14 +12,18 @@ use crate::{
     wait,
 };
 use std::{
-    mem,
+    io, mem,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
+use tokio::{
+    runtime::Handle,
+    sync::{self, watch},
+    task::spawn_blocking,
+};
 
 /// One attempt of a job.
 pub(in crate::worker) struct Job {
@@ -30,6 +34,8 @@ pub(in crate::worker) struct Job {
     pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
     outcome: watch::Sender<Option<Outcome>>,
     changed: watch::Sender<()>,
+    /// Held while this process writes to the log.
+    log: Arc<sync::Mutex<()>>,
     is_pulling: AtomicBool,
     is_removed_on_drop: AtomicBool,
 }
@@ -47,6 +53,7 @@ impl Job {
             excess: watch::Sender::new(None),
             outcome: watch::Sender::new(outcome),
             changed: watch::Sender::new(()),
+            log: Arc::default(),
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
         }
@@ -118,6 +125,29 @@ impl Job {
         // The sender lives in `self`.
         let _ = wait::until(&mut self.outcome.subscribe(), Option::is_some).await;
         self.read_result().await
+    }
+
+    /// Uses the spool on a thread that may block.
+    pub(in crate::worker) async fn with_spool<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: impl FnOnce(&Spool) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let job = Arc::clone(self);
+        let done = spawn_blocking(move || operation(&job.spool)).await;
+        done.map_err(io::Error::from)
+    }
+
+    /// Writes to the log on a thread that may block. A write whose caller has left ends before the next one begins.
+    pub(in crate::worker) async fn with_log<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: impl FnOnce(&Spool) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let log = Arc::clone(&self.log).lock_owned().await;
+        let write = move |spool: &Spool| {
+            let _log = log;
+            operation(spool)
+        };
+        self.with_spool(write).await
     }
 
     /// The result, once there is one. `None` also where it can't be read, which is logged.

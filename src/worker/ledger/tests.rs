@@ -228,6 +228,28 @@ fn ended_change_aborts_no_later_one() {
     );
 }
 
+// On one thread: a write on the runtime's would hold up all that follows.
+#[tokio::test]
+async fn abandoned_log_write_ends_before_the_next() {
+    let spool = Spool::at("/none".into());
+    let job = Arc::new(Job::new(accepted(JobId::new(), 1), spool, None));
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    let (release, released) = std::sync::mpsc::channel();
+    let list = Arc::clone(&writes);
+    let first = job.with_log(move |_| {
+        let _ = released.recv_timeout(LIMIT);
+        list.lock().push("first");
+    });
+    assert!(first.now_or_never().is_none(), "it hangs");
+    let list = Arc::clone(&writes);
+    let mut second = std::pin::pin!(job.with_log(move |_| list.lock().push("second")));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut second).await;
+    assert!(early.is_err(), "two writers at once");
+    release.send(()).unwrap();
+    second.await.unwrap();
+    assert_eq!(*writes.lock(), ["first", "second"]);
+}
+
 #[test]
 fn shutdown_cancels_a_job_being_accepted() {
     let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
