@@ -1,7 +1,7 @@
 //! Imports between the top-level modules of `src`, the rooms.
 
 use crate::{
-    paths::{Mention, mentions, test_modules},
+    paths::mentions,
     source::{SRC, Source},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,56 +68,27 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-/// Imports of one room by another, with a file and line for each.
-type Graph = BTreeMap<String, BTreeMap<String, Vec<String>>>;
+/// Places of each import of one room by another.
+type Graph = BTreeMap<(String, String), Vec<String>>;
 
-/// The room of a file or of a path: `api` of `src/api/mod.rs`; `None` for the library's and the binary's root.
-fn room(path: &str) -> Option<&str> {
-    let room = path.trim_start_matches("src/").split('/').next()?;
-    let room = room.trim_end_matches(".rs");
-    (room != "lib" && room != "main").then_some(room)
-}
-
-/// The paths of all files outside of tests.
-fn all_mentions(sources: &[Source]) -> Vec<(&Source, Mention)> {
-    let tests = test_modules(sources);
-    let is_test = |path: &str| {
-        let path = path.trim_end_matches(".rs");
-        tests.iter().any(|test| {
-            path.strip_prefix(test.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
-    };
-    let sources = sources.iter().filter(|source| !is_test(&source.path));
-    sources
-        .flat_map(|source| {
-            mentions(source)
-                .into_iter()
-                .map(move |mention| (source, mention))
-        })
-        .collect()
+/// All rooms: `api` for `src/api/mod.rs`.
+fn rooms(sources: &[Source]) -> BTreeSet<String> {
+    let first = |source: &Source| source.module().into_iter().next();
+    sources.iter().filter_map(first).collect()
 }
 
 fn graph(sources: &[Source]) -> Graph {
-    let rooms: BTreeSet<&str> = sources
-        .iter()
-        .filter_map(|source| room(&source.path))
-        .collect();
+    let rooms = rooms(sources);
     let mut graph = Graph::new();
-    for (source, mention) in all_mentions(sources) {
-        let Some(from) = room(&source.path) else {
-            continue;
-        };
-        let edges = graph.entry(from.to_owned()).or_default();
+    for mention in mentions(sources) {
         // The root of the library holds the rooms and nothing else.
-        let is_own = mention.path[0] == "crate";
-        let to = mention
-            .path
-            .get(1)
-            .filter(|to| is_own && rooms.contains(to.as_str()) && *to != from);
-        if let Some(to) = to {
-            let place = format!("{}:{}", source.path, mention.line);
-            let places = edges.entry(to.clone()).or_default();
+        if let ([from, ..], [root, to, ..]) = (&mention.module[..], &mention.path[..])
+            && root == "crate"
+            && from != to
+            && rooms.contains(to)
+        {
+            let place = format!("{}:{}", mention.file, mention.line);
+            let places = graph.entry((from.clone(), to.clone())).or_default();
             if !places.contains(&place) {
                 places.push(place);
             }
@@ -126,90 +97,55 @@ fn graph(sources: &[Source]) -> Graph {
     graph
 }
 
-/// An import with the first places that do it.
-fn edge(graph: &Graph, from: &str, to: &str) -> String {
-    let places = &graph[from][to];
-    let more = match places.len() {
-        0..=4 => String::new(),
-        n => format!(", and {} more", n - 4),
+/// Imports of a kind, each with its first places.
+fn imports(graph: &Graph, is_meant: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let is_meant = |((from, to), _): &(&(String, String), _)| is_meant(from, to);
+    let line = |((from, to), places): (&(String, String), &Vec<String>)| {
+        let more = match places.len() {
+            0..=4 => String::new(),
+            n => format!(", and {} more", n - 4),
+        };
+        let places = places[..places.len().min(4)].join(", ");
+        format!("  {from} → {to}: {places}{more}")
     };
-    format!(
-        "  {from} → {to}: {}{more}",
-        places[..places.len().min(4)].join(", ")
-    )
+    graph.iter().filter(is_meant).map(line).collect()
 }
 
-fn forbidden_imports(graph: &Graph) -> Vec<String> {
-    let mut found = Vec::new();
-    for (from, edges) in graph {
-        for to in edges.keys().map(String::as_str) {
-            let is_ground = |room: &str| GROUND_FLOOR.contains(&room);
-            let allowed = match MAY_IMPORT.iter().find(|(room, _)| room == from) {
-                Some((_, rooms)) => rooms.contains(&to) || is_ground(to),
-                None if is_ground(from) => is_ground(to),
-                None => true,
-            };
-            let never = NEVER_IMPORT.iter().find(|(room, _)| room == from);
-            if !allowed || never.is_some_and(|(_, rooms)| rooms.contains(&to)) {
-                found.push(edge(graph, from, to));
-            }
+fn is_forbidden(from: &str, to: &str) -> bool {
+    let is_ground = |room: &str| GROUND_FLOOR.contains(&room);
+    let names = |rules: &[(&str, &[&str])]| {
+        let rule = rules.iter().find(|(room, _)| *room == from);
+        rule.map(|(_, others)| others.contains(&to))
+    };
+    let is_allowed = is_ground(to) || names(MAY_IMPORT).unwrap_or(!is_ground(from));
+    !is_allowed || names(NEVER_IMPORT) == Some(true)
+}
+
+/// Imports through which a room comes back to itself, directly or through others.
+fn circles(graph: &Graph) -> Vec<String> {
+    imports(graph, |from, to| {
+        let mut reached = BTreeSet::from([to]);
+        let mut next = vec![to];
+        while let Some(room) = next.pop() {
+            let edges = graph.keys().filter(|(from, _)| from == room);
+            next.extend(
+                edges
+                    .map(|(_, to)| to.as_str())
+                    .filter(|to| reached.insert(to)),
+            );
         }
-    }
-    found
-}
-
-/// The rooms that a room imports, directly or through others.
-fn reach<'a>(graph: &'a Graph, start: &'a str) -> BTreeSet<&'a str> {
-    let mut reached = BTreeSet::new();
-    let mut next = vec![start];
-    while let Some(room) = next.pop() {
-        let edges = graph.get(room).into_iter().flat_map(BTreeMap::keys);
-        next.extend(edges.map(String::as_str).filter(|to| reached.insert(*to)));
-    }
-    reached
-}
-
-/// Rooms that import each other, directly or through others.
-fn circles(graph: &Graph) -> Vec<Vec<&str>> {
-    let reached: BTreeMap<&str, BTreeSet<&str>> = graph
-        .keys()
-        .map(|room| (room.as_str(), reach(graph, room)))
-        .collect();
-    let mut circles: Vec<Vec<&str>> = Vec::new();
-    for (room, others) in &reached {
-        let is_known = circles.iter().any(|circle| circle.contains(room));
-        if others.contains(room) && !is_known {
-            let back = |other: &&str| reached.get(*other).is_some_and(|back| back.contains(room));
-            circles.push(others.iter().copied().filter(back).collect());
-        }
-    }
-    circles
-}
-
-/// A circle with all of its imports.
-fn describe(graph: &Graph, circle: &[&str]) -> String {
-    let mut lines = vec![circle.join(", ")];
-    for from in circle {
-        let edges = graph[*from]
-            .keys()
-            .filter(|to| circle.contains(&to.as_str()));
-        lines.extend(edges.map(|to| edge(graph, from, to)));
-    }
-    lines.join("\n")
+        reached.contains(from)
+    })
 }
 
 fn confined(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
-    for (source, mention) in all_mentions(sources) {
-        for (path, places, reason) in CONFINED {
-            let names = mention.path.windows(path.len()).any(|part| part == *path);
-            if names && !places.iter().any(|place| source.path.starts_with(place)) {
-                found.push(format!(
-                    "  {}:{}: {}: {reason}",
-                    source.path,
-                    mention.line,
-                    mention.path.join("::")
-                ));
+    for mention in mentions(sources) {
+        let (file, line, path) = (mention.file, mention.line, mention.path);
+        for (name, places, reason) in CONFINED {
+            let is_named = path.windows(name.len()).any(|part| part == *name);
+            if is_named && !places.iter().any(|place| file.starts_with(place)) {
+                found.push(format!("  {file}:{line}: {}: {reason}", path.join("::")));
             }
         }
     }
@@ -218,54 +154,43 @@ fn confined(sources: &[Source]) -> Vec<String> {
 
 #[test]
 fn rooms_import_only_what_they_may() {
-    let found = forbidden_imports(&graph(&SRC));
+    let found = imports(&graph(&SRC), is_forbidden).join("\n");
     assert!(
         found.is_empty(),
         "these imports go against the rules (`MAY_IMPORT`, `NEVER_IMPORT` in tests/house/rooms.rs). Move what is \
-         shared to the lower of both rooms or to the ground floor, or hand it over as an argument:\n{}",
-        found.join("\n")
+         shared to the lower of both rooms or to the ground floor, or hand it over as an argument:\n{found}"
     );
 }
 
 #[test]
 fn rooms_import_each_other_in_no_circle() {
-    let graph = graph(&SRC);
-    let circles: Vec<_> = circles(&graph)
-        .iter()
-        .map(|circle| describe(&graph, circle))
-        .collect();
+    let found = circles(&graph(&SRC)).join("\n");
     assert!(
-        circles.is_empty(),
+        found.is_empty(),
         "these rooms import each other. Cut the circle at its weakest import: move the item down to the room that \
-         both may import:\n{}",
-        circles.join("\n\n")
+         both may import:\n{found}"
     );
 }
 
 #[test]
 fn processes_and_database_are_confined() {
-    let found = confined(&SRC);
+    let found = confined(&SRC).join("\n");
     assert!(
         found.is_empty(),
-        "these files name what is not theirs:\n{}",
-        found.join("\n")
+        "these files name what is not theirs:\n{found}"
     );
 }
 
 #[test]
 fn named_rooms_exist() {
-    let rooms: BTreeSet<_> = SRC.iter().filter_map(|source| room(&source.path)).collect();
-    let named = MAY_IMPORT
-        .iter()
-        .chain(NEVER_IMPORT)
-        .flat_map(|(room, others)| others.iter().chain([room]));
-    let missing: Vec<_> = named
-        .chain(GROUND_FLOOR)
-        .filter(|room| !rooms.contains(*room))
-        .collect();
+    let rooms = rooms(&SRC);
+    let rules = MAY_IMPORT.iter().chain(NEVER_IMPORT);
+    let named = rules.flat_map(|(room, others)| others.iter().chain([room]));
+    let is_gone = |room: &&&str| !rooms.contains(**room);
+    let gone: Vec<_> = named.chain(GROUND_FLOOR).filter(is_gone).collect();
     assert!(
-        missing.is_empty(),
-        "rules for rooms that are no more, take them out: {missing:?}"
+        gone.is_empty(),
+        "rules for rooms that are no more, take them out: {gone:?}"
     );
 }
 
@@ -277,27 +202,26 @@ fn each_violation_is_found() {
             .map(|room| Source::new(&format!("src/{room}/mod.rs"), ""))
             .into();
         sources.push(Source::new(path, text));
-        forbidden_imports(&graph(&sources))
+        imports(&graph(&sources), is_forbidden)
     };
-    assert_eq!(
-        forbidden("src/api/x.rs", "use crate::store::Y;"),
-        ["  api → store: src/api/x.rs:1"]
-    );
-    assert_eq!(
-        forbidden("src/store/x.rs", "fn f() { crate::worker::y() }").len(),
-        1
-    );
-    assert_eq!(forbidden("src/text.rs", "use super::api;").len(), 1);
-    assert_eq!(
-        forbidden("src/worker/x.rs", "use super::super::orchestrator;").len(),
-        1
-    );
-    assert_eq!(
-        forbidden("src/worker/x.rs", "use crate::{api::Y, text};"),
-        [""; 0]
-    );
+    let found = forbidden("src/api/x.rs", "use crate::store::Y;");
+    assert_eq!(found, ["  api → store: src/api/x.rs:1"]);
+    let wrong = [
+        ("src/store/x.rs", "fn f() { crate::worker::y() }"),
+        (
+            "src/store/x.rs",
+            "fn f() { info!(x = %crate::worker::Y, \"z\") }",
+        ),
+        ("src/text.rs", "use super::api;"),
+        ("src/worker/x.rs", "use super::super::orchestrator;"),
+    ];
+    for (path, text) in wrong {
+        assert_eq!(forbidden(path, text).len(), 1, "{text}");
+    }
     let test = "#[cfg(test)] mod tests { use crate::store::Y; }";
     assert_eq!(forbidden("src/api/x.rs", test), [""; 0]);
+    let right = "use crate::{api::Y, text};";
+    assert_eq!(forbidden("src/worker/x.rs", right), [""; 0]);
 }
 
 #[test]
@@ -308,36 +232,26 @@ fn circles_are_found_across_rooms() {
         Source::new("src/c.rs", "\nuse crate::a;"),
         Source::new("src/d.rs", ""),
     ];
-    let graph = graph(&sources);
-    assert_eq!(circles(&graph), [["a", "b", "c"]]);
-    let told = describe(&graph, &["a", "b", "c"]);
-    assert!(
-        told.contains("  c → a: src/c.rs:2") && !told.contains("→ d"),
-        "{told}"
-    );
+    let expected = [
+        "  a → b: src/a.rs:1",
+        "  b → c: src/b/c.rs:1",
+        "  c → a: src/c.rs:2",
+    ];
+    assert_eq!(circles(&graph(&sources)), expected);
 }
 
 #[test]
 fn confined_paths_are_found_elsewhere() {
-    let found = |path: &str, text: &str| confined(&[Source::new(path, text)]).len();
-    assert_eq!(
-        found("src/api/x.rs", "fn f(c: &rusqlite::Connection) {}"),
-        1
-    );
-    assert_eq!(found("src/store/x.rs", "use rusqlite::Connection;"), 1);
-    assert_eq!(
-        found("src/store/sqlite/x.rs", "use rusqlite::Connection;"),
-        0
-    );
-    assert_eq!(
-        found(
-            "src/worker/x.rs",
-            "use tokio::{net, process::{Child, Command}};"
-        ),
-        1
-    );
-    assert_eq!(
-        found("src/worker/x.rs", "fn f() { std::process::exit(1) }"),
-        0
-    );
+    let command = "use tokio::{net, process::{Child, Command}};";
+    let connection = "use rusqlite::Connection;";
+    for (path, text, expected) in [
+        ("src/api/x.rs", "fn f(c: &rusqlite::Connection) {}", 1),
+        ("src/store/x.rs", connection, 1),
+        ("src/store/sqlite/x.rs", connection, 0),
+        ("src/worker/x.rs", command, 1),
+        ("src/worker/x.rs", "fn f() { std::process::exit(1) }", 0),
+    ] {
+        let found = confined(&[Source::new(path, text)]);
+        assert_eq!(found.len(), expected, "{path}: {text}");
+    }
 }

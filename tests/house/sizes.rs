@@ -1,6 +1,7 @@
 //! Sizes of files and functions.
 
 use crate::source::{SRC, Source, TESTS};
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Most lines of a file.
 const MAX_FILE_LINES: usize = 400;
@@ -29,42 +30,41 @@ const STILL_LONG: &[&str] = &[
     "tests/it/worker_api.rs: job_answer_is_whole_or_streamed_and_repeatable",
 ];
 
-/// Name, first line and number of lines of each function with a body.
-fn functions(source: &Source) -> Vec<(String, usize, usize)> {
-    let mut found = Vec::new();
-    for (n, token) in source.tokens.iter().enumerate() {
-        let Some(name) = source.tokens.get(n + 1) else {
-            break;
-        };
-        if token.text != "fn" || !name.is_word() {
-            continue;
+/// Name, first line and number of lines of each function with a body, those in macros too.
+fn functions(tokens: TokenStream, found: &mut Vec<(String, usize, usize)>) {
+    let trees: Vec<_> = tokens.into_iter().collect();
+    let is_end = |tree: &&TokenTree| match tree {
+        TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+        tree => tree.to_string() == ";",
+    };
+    for (n, tree) in trees.iter().enumerate() {
+        if let TokenTree::Group(group) = tree {
+            functions(group.stream(), found);
         }
-        let mut at = n + 2;
-        while at < source.tokens.len() && !source.at(at, &["{"]) && !source.at(at, &[";"]) {
-            at = match source.tokens[at].text.as_str() {
-                "(" | "[" => source.after_group(at),
-                _ => at + 1,
-            };
-        }
-        if source.at(at, &["{"]) {
-            let last = source.tokens[source.after_group(at) - 1].line;
-            found.push((name.text.clone(), token.line, last + 1 - token.line));
+        if let [TokenTree::Ident(word), TokenTree::Ident(name), rest @ ..] = &trees[n..]
+            && word == "fn"
+            && let Some(TokenTree::Group(body)) = rest.iter().find(is_end)
+        {
+            let first = word.span().start().line;
+            let lines = body.span_close().end().line + 1 - first;
+            found.push((name.to_string(), first, lines));
         }
     }
-    found
 }
 
 /// Files and functions that are too long, each by its path and name, and with its place.
 fn too_long(source: &Source) -> Vec<(String, String)> {
-    let mut offenders = Vec::new();
-    if source.lines > MAX_FILE_LINES {
-        let place = format!("{}: {} lines", source.path, source.lines);
-        offenders.push((source.path.clone(), place));
+    let (path, mut offenders) = (&source.path, Vec::new());
+    let lines = source.text.lines().count();
+    if lines > MAX_FILE_LINES {
+        offenders.push((path.clone(), format!("{path}: {lines} lines")));
     }
-    for (name, line, lines) in functions(source) {
+    let mut found = Vec::new();
+    functions(source.text.parse().unwrap(), &mut found);
+    for (name, line, lines) in found {
         if lines > MAX_FUNCTION_LINES {
-            let place = format!("{}:{line}: fn {name}, {lines} lines", source.path);
-            offenders.push((format!("{}: {name}", source.path), place));
+            let place = format!("{path}:{line}: fn {name}, {lines} lines");
+            offenders.push((format!("{path}: {name}"), place));
         }
     }
     offenders
