@@ -23,6 +23,34 @@ fn rows(log: &Value) -> Vec<[String; 4]> {
         .collect()
 }
 
+/// Rows that the acts of `audit_records_actor_action_and_outcome` leave.
+const EXPECTED: [[&str; 4]; 24] = [
+    ["-", "user.create", "admin", "success"],
+    ["admin", "auth.login", "-", "success"],
+    ["-", "auth.login", "-", "failure: unknown-handle"],
+    ["admin", "auth.login", "-", "failure: wrong-password"],
+    ["admin", "user.create", "ann", "success"],
+    ["admin", "user.create", "ann", "failure: conflict"],
+    ["ann", "auth.login", "-", "success"],
+    ["ann", "admin.read", "-", "denied: forbidden"],
+    ["ann", "node.drain", "-", "denied: forbidden"],
+    ["ann", "auth.refresh", "-", "success"],
+    ["ann", "auth.refresh", "-", "failure: reused"],
+    ["admin", "user.disable", "ann", "success"],
+    ["ann", "auth.login", "-", "failure: disabled-or-changed"],
+    ["admin", "user.enable", "ann", "success"],
+    ["admin", "user.revoke_sessions", "ann", "success"],
+    ["admin", "user.reset_password", "ann", "success"],
+    ["admin", "user.disable", "admin", "failure: last-admin"],
+    ["box", "node.register", "-", "success"],
+    ["-", "node.register", "-", "failure: unauthorized"],
+    ["admin", "node.drain", "box", "success"],
+    ["admin", "node.resume", "box", "success"],
+    ["admin", "node.forget", "box", "success"],
+    ["admin", "auth.login", "-", "success"],
+    ["admin", "auth.logout", "-", "success"],
+];
+
 #[test]
 fn audit_records_actor_action_and_outcome() {
     let home = tempfile::tempdir().unwrap();
@@ -69,33 +97,7 @@ fn audit_records_actor_action_and_outcome() {
     orchestrator.login().act("/v1/auth/logout").expect(204);
 
     let log = admin.get("/v1/audit").json(200);
-    let expected = [
-        ["-", "user.create", "admin", "success"],
-        ["admin", "auth.login", "-", "success"],
-        ["-", "auth.login", "-", "failure: unknown-handle"],
-        ["admin", "auth.login", "-", "failure: wrong-password"],
-        ["admin", "user.create", "ann", "success"],
-        ["admin", "user.create", "ann", "failure: conflict"],
-        ["ann", "auth.login", "-", "success"],
-        ["ann", "admin.read", "-", "denied: forbidden"],
-        ["ann", "node.drain", "-", "denied: forbidden"],
-        ["ann", "auth.refresh", "-", "success"],
-        ["ann", "auth.refresh", "-", "failure: reused"],
-        ["admin", "user.disable", "ann", "success"],
-        ["ann", "auth.login", "-", "failure: disabled-or-changed"],
-        ["admin", "user.enable", "ann", "success"],
-        ["admin", "user.revoke_sessions", "ann", "success"],
-        ["admin", "user.reset_password", "ann", "success"],
-        ["admin", "user.disable", "admin", "failure: last-admin"],
-        ["box", "node.register", "-", "success"],
-        ["-", "node.register", "-", "failure: unauthorized"],
-        ["admin", "node.drain", "box", "success"],
-        ["admin", "node.resume", "box", "success"],
-        ["admin", "node.forget", "box", "success"],
-        ["admin", "auth.login", "-", "success"],
-        ["admin", "auth.logout", "-", "success"],
-    ];
-    assert_eq!(rows(&log), expected.map(|row| row.map(str::to_owned)));
+    assert_eq!(rows(&log), EXPECTED.map(|row| row.map(str::to_owned)));
     let text = log.to_string();
     for secret in [
         typed,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -107,6 +107,35 @@ fn backup_under_load_restores_everything() {
     assert_eq!(text("PRAGMA journal_mode"), "delete", "it needs no log");
 }
 
+/// Data directories without a database that can be backed up: with none, with nonsense, with an empty file, with one
+/// of a newer release, and with a damaged one.
+fn wrong_data_dirs(home: &Path, good: &Path) -> [PathBuf; 5] {
+    let of = |name: &str, change: &dyn Fn(&Path)| {
+        let dir = home.join(name);
+        fs::create_dir(&dir).unwrap();
+        change(&dir.join("cynode.db"));
+        dir
+    };
+    let copied = |database: &Path| {
+        fs::copy(good, database).unwrap();
+    };
+    let none = of("none", &|_| {});
+    let nonsense = of("nonsense", &|database| {
+        fs::write(database, "x".repeat(5000)).unwrap()
+    });
+    let empty = of("empty", &|database| fs::write(database, "").unwrap());
+    let newer = of("newer", &|database| {
+        copied(database);
+        let database = Connection::open(database).unwrap();
+        database.pragma_update(None, "user_version", 1000).unwrap();
+    });
+    let damaged = of("damaged", &|database| {
+        copied(database);
+        damage(database, "tasks");
+    });
+    [none, nonsense, empty, newer, damaged]
+}
+
 #[test]
 fn failed_backup_says_why_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
@@ -129,29 +158,7 @@ fn failed_backup_says_why_and_leaves_nothing() {
     assert_eq!(told["file"], good.to_str().unwrap());
     assert_eq!(told["bytes"], fs::metadata(&good).unwrap().len());
 
-    let of = |name: &str, change: &dyn Fn(&Path)| {
-        let dir = home.path().join(name);
-        fs::create_dir(&dir).unwrap();
-        change(&dir.join("cynode.db"));
-        dir
-    };
-    let copied = |database: &Path| {
-        fs::copy(&good, database).unwrap();
-    };
-    let none = of("none", &|_| {});
-    let nonsense = of("nonsense", &|database| {
-        fs::write(database, "x".repeat(5000)).unwrap()
-    });
-    let empty = of("empty", &|database| fs::write(database, "").unwrap());
-    let newer = of("newer", &|database| {
-        copied(database);
-        let database = Connection::open(database).unwrap();
-        database.pragma_update(None, "user_version", 1000).unwrap();
-    });
-    let damaged = of("damaged", &|database| {
-        copied(database);
-        damage(database, "tasks");
-    });
+    let [none, nonsense, empty, newer, damaged] = wrong_data_dirs(home.path(), &good);
     let content = fs::read(&good).unwrap();
     for (data_dir, file, code, words) in [
         (&none, bad.clone(), 4, "--data-dir"),

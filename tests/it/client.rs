@@ -27,6 +27,46 @@ fn fails(done: &Done, code: i32, hint: &str) {
     assert_eq!(done.stdout, "", "{done:?}");
 }
 
+/// Arguments, exit code and stdout.
+const RUNS: [(&[&str], i32, &str); 8] = [
+    (&["run", "--", "true"], 0, ""),
+    (&["run", "echo", "--", "-n", "$HOME"], 0, "-- -n $HOME\n"),
+    (
+        &["run", "--env", "A=b=c d", "--", "sh", "-c", "echo \"$A\""],
+        0,
+        "b=c d\n",
+    ),
+    (
+        &[
+            "run",
+            "--image",
+            "localhost/cynode-test-env",
+            "--",
+            "sh",
+            "-c",
+            "echo $GREETING",
+        ],
+        0,
+        "hi\n",
+    ),
+    (&["run", "--", "no-such-program"], 127, ""),
+    (&["run", "--", "/etc/not-executable"], 126, ""),
+    (&["run", "--", "sh", "-c", "kill -9 $$"], 137, ""),
+    (
+        &[
+            "run",
+            "--timeout",
+            "1s",
+            "--",
+            "sh",
+            "-c",
+            "echo before; sleep 1000",
+        ],
+        124,
+        "before\n",
+    ),
+];
+
 #[test]
 fn run_is_as_if_the_command_ran_here() {
     let cluster = Cluster::start();
@@ -35,45 +75,7 @@ fn run_is_as_if_the_command_ran_here() {
         (done.code, done.stdout.as_str(), done.stderr.as_str()),
         (5, "out\n", "err\n")
     );
-    let cases: [(&[&str], i32, &str); 8] = [
-        (&["run", "--", "true"], 0, ""),
-        (&["run", "echo", "--", "-n", "$HOME"], 0, "-- -n $HOME\n"),
-        (
-            &["run", "--env", "A=b=c d", "--", "sh", "-c", "echo \"$A\""],
-            0,
-            "b=c d\n",
-        ),
-        (
-            &[
-                "run",
-                "--image",
-                "localhost/cynode-test-env",
-                "--",
-                "sh",
-                "-c",
-                "echo $GREETING",
-            ],
-            0,
-            "hi\n",
-        ),
-        (&["run", "--", "no-such-program"], 127, ""),
-        (&["run", "--", "/etc/not-executable"], 126, ""),
-        (&["run", "--", "sh", "-c", "kill -9 $$"], 137, ""),
-        (
-            &[
-                "run",
-                "--timeout",
-                "1s",
-                "--",
-                "sh",
-                "-c",
-                "echo before; sleep 1000",
-            ],
-            124,
-            "before\n",
-        ),
-    ];
-    for (arguments, code, stdout) in cases {
+    for (arguments, code, stdout) in RUNS {
         let done = cluster.run(arguments);
         assert_eq!(
             (done.code, done.stdout.as_str()),
@@ -116,18 +118,46 @@ fn run_streams_output_and_ctrl_c_cancels() {
     }
 }
 
+/// Standard output of a command that succeeds without a word on stderr.
+#[track_caller]
+fn line(cluster: &Cluster, arguments: &[&str]) -> String {
+    let done = cluster.run(arguments);
+    assert_eq!(
+        (done.code, done.stderr.as_str()),
+        (0, ""),
+        "{arguments:?}: {done:?}"
+    );
+    done.stdout.trim().to_owned()
+}
+
+#[track_caller]
+fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let all = [arguments, &["--output", "json"]].concat();
+    serde_json::from_str(&line(cluster, &all)).unwrap()
+}
+
+/// Fails unless the log of the task, followed as JSON, has its output and its end.
+#[track_caller]
+fn assert_followed(cluster: &Cluster, id: &str) {
+    let followed = cluster.run(&["task", "logs", "--follow", id, "--output", "json"]);
+    let events = followed.stdout.lines();
+    let events: Vec<Value> = events
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
+    assert_eq!(
+        (&of("stdout")["data"], &of("stderr")["data"]),
+        (&json!("out\n"), &json!("err\n"))
+    );
+    assert_eq!(events.last().unwrap()["exit_code"], 6, "{followed:?}");
+    assert_eq!((followed.code, followed.stderr.as_str()), (0, ""));
+}
+
 #[test]
 fn tasks_are_created_listed_read_and_canceled() {
     let cluster = Cluster::start();
-    let line = |arguments: &[&str]| {
-        let done = cluster.run(arguments);
-        assert_eq!(
-            (done.code, done.stderr.as_str()),
-            (0, ""),
-            "{arguments:?}: {done:?}"
-        );
-        done.stdout.trim().to_owned()
-    };
+    let line = |arguments: &[&str]| line(&cluster, arguments);
+    let json = |arguments: &[&str]| json(&cluster, arguments);
     let detached = line(&[
         "run",
         "--detach",
@@ -140,20 +170,13 @@ fn tasks_are_created_listed_read_and_canceled() {
     ]);
     let waited = cluster.run(&["task", "wait", &detached]);
     assert_eq!((waited.code, waited.stdout.as_str()), (6, ""));
-    let logs = cluster.run(&["task", "logs", &detached]);
-    assert_eq!(
-        (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
-        (0, "out\n", "err\n")
-    );
-    let logs = cluster.run(&["task", "logs", "--follow", &detached]);
-    assert_eq!(
-        (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
-        (0, "out\n", "err\n")
-    );
-    let json = |arguments: &[&str]| -> Value {
-        let all = [arguments, &["--output", "json"]].concat();
-        serde_json::from_str(&line(&all)).unwrap()
-    };
+    for command in [&["task", "logs"][..], &["task", "logs", "--follow"]] {
+        let logs = cluster.run(&[command, &[&detached]].concat());
+        assert_eq!(
+            (logs.code, logs.stdout.as_str(), logs.stderr.as_str()),
+            (0, "out\n", "err\n")
+        );
+    }
     assert_eq!(json(&["task", "get", &detached])["exit_code"], 6);
     assert_eq!(
         json(&["task", "result", &detached])["jobs"][0]["result_object"]["stdout"],
@@ -168,18 +191,7 @@ fn tasks_are_created_listed_read_and_canceled() {
         json!([])
     );
     assert_eq!(json(&["task", "logs", &detached])["stderr"], "err\n");
-    let followed = cluster.run(&["task", "logs", "--follow", &detached, "--output", "json"]);
-    let events = followed.stdout.lines();
-    let events: Vec<Value> = events
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let of = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
-    assert_eq!(
-        (&of("stdout")["data"], &of("stderr")["data"]),
-        (&json!("out\n"), &json!("err\n"))
-    );
-    assert_eq!(events.last().unwrap()["exit_code"], 6, "{followed:?}");
-    assert_eq!((followed.code, followed.stderr.as_str()), (0, ""));
+    assert_followed(&cluster, &detached);
     for shown in [
         line(&["task", "list"]),
         line(&["task", "get", &detached]),

@@ -24,6 +24,53 @@ fn fails(done: &Done, code: i32, hint: &str) {
     assert_eq!(done.stdout, "", "{done:?}");
 }
 
+/// Command lines that are wrong before anything is asked.
+const MISUSED: &[&[&str]] = &[
+    &["run"],
+    &["run", "--timeout", "soon", "--", "true"],
+    &["run", "--env", "NOT_SET_ANYWHERE", "--", "true"],
+    &["task", "list", "--limit", "0"],
+    &["task"],
+    &["frobnicate"],
+    &["--frobnicate"],
+    &[],
+    &["task", "get"],
+    &["whoami", "--gateway-url", "not a url"],
+    &["whoami", "--output", "yaml"],
+    &["login", "--password-file", "/no/such/file"],
+];
+
+/// Command lines that the API refuses. Its problem names the flag, and not a field or a query parameter.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["run", "--image=-v", "--", "true"], "--image is not"),
+    (
+        &["run", "--env", "CYNODE_JOB_ID=y", "--", "true"],
+        "--env CYNODE_JOB_ID is set by cynode",
+    ),
+    (&["run", "--env", "A B=y", "--", "true"], "--env A B is not"),
+    (
+        &["run", "--timeout", "0", "--", "true"],
+        "--timeout must be",
+    ),
+    (
+        &["run", "--max-attempts", "0", "--", "true"],
+        "--max-attempts must be",
+    ),
+    (
+        &["run", "--priority", "-101", "--", "true"],
+        "--priority must be",
+    ),
+    (&["task", "create", "--script", " "], "the script must"),
+    (
+        &["task", "list", "--status", "done"],
+        "--status must be queued, running, completed, failed or canceled, got \"done\"",
+    ),
+    (
+        &["task", "list", "--cursor", "nonsense"],
+        "--cursor must be",
+    ),
+];
+
 #[test]
 fn every_failure_has_exit_code_and_advice() {
     let home = tempfile::tempdir().unwrap();
@@ -33,20 +80,7 @@ fn every_failure_has_exit_code_and_advice() {
         run(client(home.path(), &orchestrator.gateway_url, arguments)
             .env("CYNODE_TOKEN", user.token()))
     };
-    for arguments in [
-        &["run"][..],
-        &["run", "--timeout", "soon", "--", "true"],
-        &["run", "--env", "NOT_SET_ANYWHERE", "--", "true"],
-        &["task", "list", "--limit", "0"],
-        &["task"],
-        &["frobnicate"],
-        &["--frobnicate"],
-        &[],
-        &["task", "get"],
-        &["whoami", "--gateway-url", "not a url"],
-        &["whoami", "--output", "yaml"],
-        &["login", "--password-file", "/no/such/file"],
-    ] {
+    for arguments in MISUSED {
         let done = as_admin(arguments);
         assert_eq!(
             (done.code, done.stdout.as_str()),
@@ -67,36 +101,7 @@ fn every_failure_has_exit_code_and_advice() {
         }
     }
     fails(&as_admin(&["nodes", "show", "nobody"]), 4, "no such node");
-    // Problems of the API name the flag, and not a field or a query parameter.
-    for (arguments, text) in [
-        (&["run", "--image=-v", "--", "true"][..], "--image is not"),
-        (
-            &["run", "--env", "CYNODE_JOB_ID=y", "--", "true"],
-            "--env CYNODE_JOB_ID is set by cynode",
-        ),
-        (&["run", "--env", "A B=y", "--", "true"], "--env A B is not"),
-        (
-            &["run", "--timeout", "0", "--", "true"],
-            "--timeout must be",
-        ),
-        (
-            &["run", "--max-attempts", "0", "--", "true"],
-            "--max-attempts must be",
-        ),
-        (
-            &["run", "--priority", "-101", "--", "true"],
-            "--priority must be",
-        ),
-        (&["task", "create", "--script", " "], "the script must"),
-        (
-            &["task", "list", "--status", "done"],
-            "--status must be queued, running, completed, failed or canceled, got \"done\"",
-        ),
-        (
-            &["task", "list", "--cursor", "nonsense"],
-            "--cursor must be",
-        ),
-    ] {
+    for (arguments, text) in REFUSED {
         fails(&as_admin(arguments), 6, text);
     }
     fails(

@@ -18,30 +18,17 @@ fn start(home: &Path) -> (Orchestrator, StandIn) {
     (orchestrator, node)
 }
 
-#[test]
-fn the_start_of_a_node_step_by_step() {
-    let home = tempfile::tempdir().unwrap();
-    let (orchestrator, mut node) = start(home.path());
-    let user = orchestrator.login();
-    let reason = || {
-        orchestrator
-            .gateway
-            .get("/readyz")
-            .problem(503, "unavailable")["detail"]
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
-    assert!(reason().contains("no node is registered"), "{}", reason());
+fn why_not_ready(orchestrator: &Orchestrator) -> String {
+    let problem = orchestrator.gateway.get("/readyz");
+    let problem = problem.problem(503, "unavailable");
+    problem["detail"].as_str().unwrap().to_owned()
+}
 
-    let body = json!({"psk": PSK, "capability": capability("box", &node.url)});
-    let bootstrap = orchestrator
-        .control
-        .post("/v1/nodes/register", &body)
-        .json(201);
+/// Fails unless this is the answer to a registration at `base`.
+#[track_caller]
+fn assert_bootstrap(bootstrap: &Value, base: &str) {
     assert_eq!(bootstrap["version"], 1);
-    let base = &orchestrator.control_url;
-    assert_eq!(bootstrap["orchestrator"]["base_url"], *base);
+    assert_eq!(bootstrap["orchestrator"]["base_url"], base);
     for url in [
         "worker_registration_url",
         "node_report_url",
@@ -50,22 +37,14 @@ fn the_start_of_a_node_step_by_step() {
         let url = bootstrap["orchestrator"]["endpoints"][url]
             .as_str()
             .unwrap();
-        assert!(url.starts_with(base.as_str()), "{url}");
+        assert!(url.starts_with(base), "{url}");
     }
     assert!(bootstrap["auth"]["expires_at"].as_str() > bootstrap["issued_at"].as_str());
-    orchestrator
-        .control
-        .post("/v1/nodes/register", &body)
-        .json(200);
-    node.register();
-    let view = || user.get("/v1/nodes/box").json(200);
-    assert_eq!(
-        (&view()["status"], &view()["config_version"]),
-        (&json!("not_ready"), &json!("0"))
-    );
-    node.ack(&json!("1"), "applied").problem(409, "conflict");
+}
 
-    let config = node.config();
+/// Fails unless this is the first configuration of the node `box` at `url`.
+#[track_caller]
+fn assert_config(config: &Value, url: &str) {
     assert_eq!(
         (
             &config["version"],
@@ -76,7 +55,7 @@ fn the_start_of_a_node_step_by_step() {
     );
     assert_eq!(
         config["orchestrator"]["endpoints"]["worker_api_target_url"],
-        node.url
+        url
     );
     assert_eq!(
         (
@@ -97,6 +76,57 @@ fn the_start_of_a_node_step_by_step() {
             >= 32
     );
     assert_eq!(config.get("inference_backend"), None);
+}
+
+/// Fails unless this is the view of the node at `url`, ready and idle.
+#[track_caller]
+fn assert_ready(ready: &Value, url: &str) {
+    assert_eq!(
+        (
+            &ready["status"],
+            &ready["acked_config_version"],
+            &ready["ack_status"]
+        ),
+        (&json!("ready"), &json!("1"), &json!("applied"))
+    );
+    assert_eq!(
+        (&ready["worker_api_target_url"], &ready["labels"]),
+        (&json!(url), &json!(["stand-in"]))
+    );
+    assert_eq!(
+        (&ready["running_jobs"], &ready["max_concurrency"]),
+        (&json!(0), &json!(2))
+    );
+}
+
+#[test]
+fn the_start_of_a_node_step_by_step() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    let user = orchestrator.login();
+    let reason = || why_not_ready(&orchestrator);
+    assert!(reason().contains("no node is registered"), "{}", reason());
+
+    let body = json!({"psk": PSK, "capability": capability("box", &node.url)});
+    let bootstrap = orchestrator
+        .control
+        .post("/v1/nodes/register", &body)
+        .json(201);
+    assert_bootstrap(&bootstrap, &orchestrator.control_url);
+    orchestrator
+        .control
+        .post("/v1/nodes/register", &body)
+        .json(200);
+    node.register();
+    let view = || user.get("/v1/nodes/box").json(200);
+    assert_eq!(
+        (&view()["status"], &view()["config_version"]),
+        (&json!("not_ready"), &json!("0"))
+    );
+    node.ack(&json!("1"), "applied").problem(409, "conflict");
+
+    let config = node.config();
+    assert_config(&config, &node.url);
     let again = node.config();
     assert_eq!(
         (&again["config_version"], &again["worker_api"]),
@@ -121,22 +151,7 @@ fn the_start_of_a_node_step_by_step() {
         "ready"
     );
     let ready = view();
-    assert_eq!(
-        (
-            &ready["status"],
-            &ready["acked_config_version"],
-            &ready["ack_status"]
-        ),
-        (&json!("ready"), &json!("1"), &json!("applied"))
-    );
-    assert_eq!(
-        (&ready["worker_api_target_url"], &ready["labels"]),
-        (&json!(node.url), &json!(["stand-in"]))
-    );
-    assert_eq!(
-        (&ready["running_jobs"], &ready["max_concurrency"]),
-        (&json!(0), &json!(2))
-    );
+    assert_ready(&ready, &node.url);
     assert_eq!(user.get("/v1/nodes").json(200)["nodes"], json!([ready]));
 
     user.act("/v1/nodes/box/drain").expect(204);

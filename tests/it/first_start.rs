@@ -8,31 +8,35 @@ use crate::support::{
     read,
     server::{Server, role},
 };
+use std::path::Path;
+
+/// An orchestrator in the data directory `made` that has told how to join, and the URL of its gateway.
+fn start(home: &Path, more: &[&str]) -> (Server, String) {
+    let mut command = role(home, "serve-orchestrator", &home.join("made"));
+    let listen = [
+        "--gateway-listen",
+        "127.0.0.1:0",
+        "--control-listen",
+        "127.0.0.1:0",
+        "--public-url",
+        "http://box.example:7",
+    ];
+    let mut server = Server::launch(home, "made", command.args(listen).args(more));
+    let gateway = server.address("gateway");
+    eventually("it tells how to join", || {
+        server
+            .process
+            .stdout()
+            .contains("cynode node")
+            .then_some(())
+    });
+    (server, format!("http://{gateway}"))
+}
 
 #[test]
 fn first_start_shows_generated_secrets_once() {
     let home = tempfile::tempdir().unwrap();
-    let start = |more: &[&str]| {
-        let mut command = role(home.path(), "serve-orchestrator", &home.path().join("made"));
-        let listen = [
-            "--gateway-listen",
-            "127.0.0.1:0",
-            "--control-listen",
-            "127.0.0.1:0",
-            "--public-url",
-            "http://box.example:7",
-        ];
-        let mut server = Server::launch(home.path(), "made", command.args(listen).args(more));
-        let gateway = server.address("gateway");
-        eventually("it tells how to join", || {
-            server
-                .process
-                .stdout()
-                .contains("cynode node")
-                .then_some(())
-        });
-        (server, format!("http://{gateway}"))
-    };
+    let start = |more: &[&str]| start(home.path(), more);
     let (mut first, gateway) = start(&[]);
     let shown = first.process.stdout();
     let password = shown

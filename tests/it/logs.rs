@@ -32,6 +32,25 @@ fn printed(events: &[SseEvent], stream: &str) -> String {
         .collect()
 }
 
+/// Lets the command of `task_log_follows_live_and_resumes_anywhere` go on where its output is here: nothing is held
+/// back.
+fn let_go_on(cluster: &Cluster, live: &[SseEvent]) {
+    for n in 1..=3 {
+        let both = [
+            ("stdout", format!("out {n}\n")),
+            ("stderr", format!("err {n}\n")),
+        ];
+        if both
+            .iter()
+            .all(|(stream, line)| printed(live, stream).contains(line.as_str()))
+        {
+            let workspace = cluster.node.workspaces().pop();
+            let _ =
+                workspace.map(|place| std::fs::write(place.join(format!("workspace/go{n}")), ""));
+        }
+    }
+}
+
 #[test]
 fn task_log_follows_live_and_resumes_anywhere() {
     let cluster = Cluster::start();
@@ -44,21 +63,7 @@ fn task_log_follows_live_and_resumes_anywhere() {
         .events(&format!("/v1/tasks/{id}/logs?follow=true"), None)
     {
         live.push(event);
-        // The command goes on only once its output is here: nothing is held back.
-        for n in 1..=3 {
-            let both = [
-                ("stdout", format!("out {n}\n")),
-                ("stderr", format!("err {n}\n")),
-            ];
-            if both
-                .iter()
-                .all(|(stream, line)| printed(&live, stream).contains(line.as_str()))
-            {
-                let workspace = cluster.node.workspaces().pop();
-                let _ = workspace
-                    .map(|place| std::fs::write(place.join(format!("workspace/go{n}")), ""));
-            }
-        }
+        let_go_on(&cluster, &live);
     }
     assert_eq!(printed(&live, "stdout"), "out 1\nout 2\nout 3\n");
     assert_eq!(printed(&live, "stderr"), "err 1\nerr 2\nerr 3\n");
@@ -239,6 +244,22 @@ fn is_reader(call: &Call) -> bool {
     call.path.contains("after=") && !call.path.contains("output=false")
 }
 
+/// `cynode task logs --follow`.
+fn follow(stage: &Stage, id: &str) -> Process {
+    Process::start(
+        "logs",
+        stage.home.path(),
+        cynode(stage.home.path())
+            .args(["task", "logs", "--follow", id])
+            .env("CYNODE_GATEWAY_URL", &stage.orchestrator.gateway_url)
+            .env("CYNODE_TOKEN", stage.user.token()),
+    )
+}
+
+fn first_output(events: &[SseEvent]) -> &SseEvent {
+    events.iter().find(|event| event.name == "stdout").unwrap()
+}
+
 #[test]
 fn live_and_late_subscribers_get_their_events() {
     let (readers, forgotten) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
@@ -280,14 +301,7 @@ fn live_and_late_subscribers_get_their_events() {
         }
     });
     let id = stage.create(json!({}));
-    let mut client = Process::start(
-        "logs",
-        stage.home.path(),
-        cynode(stage.home.path())
-            .args(["task", "logs", "--follow", &id])
-            .env("CYNODE_GATEWAY_URL", &stage.orchestrator.gateway_url)
-            .env("CYNODE_TOKEN", stage.user.token()),
-    );
+    let mut client = follow(&stage, &id);
     let path = format!("/v1/tasks/{id}/logs");
     let live: Vec<_> = stage.user.events(&path, None).collect();
     assert_eq!(printed(&live, "stdout"), "onetwo");
@@ -309,11 +323,11 @@ fn live_and_late_subscribers_get_their_events() {
     );
     let late: Vec<_> = stage.user.events(&path, None).collect();
     assert_eq!(printed(&late, "stdout"), "one");
-    let first = |events: &[SseEvent]| {
-        let found = events.iter().find(|event| event.name == "stdout");
-        found.unwrap().clone()
-    };
-    assert_eq!(first(&late), first(&live), "under the same number");
+    assert_eq!(
+        first_output(&late),
+        first_output(&live),
+        "under the same number"
+    );
     let asked = stage.node.calls();
     assert_eq!(asked.iter().filter(|call| is_reader(call)).count(), 2);
 }

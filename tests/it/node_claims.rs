@@ -27,14 +27,11 @@ fn a_wrong_key_is_refused_and_slowed() {
     assert_eq!(statuses, [401, 429, 429, 429], "the first five are free");
 }
 
-#[test]
-fn node_texts_are_bounded() {
-    let home = tempfile::tempdir().unwrap();
-    let (orchestrator, mut node) = start(home.path());
-    node.register();
+/// Places in what a report says about the machine, values that are refused there, and the field that the problem names.
+fn wrong_machines() -> Vec<(&'static str, Value, &'static str)> {
     let (long, lots) = ("x".repeat(100_000), vec!["x"; 10_000]);
     let devices = vec![json!({"vendor": "x"}); 10_000];
-    let wrong = [
+    vec![
         ("/node/labels", json!(lots), "labels"),
         ("/node/labels", json!(["-x"]), "labels"),
         ("/node/labels", json!(["x".repeat(64)]), "labels"),
@@ -64,6 +61,13 @@ fn node_texts_are_bounded() {
             json!({"present": true, "devices": [{"features": {"a": long}}]}),
             "features",
         ),
+    ]
+}
+
+/// As `wrong_machines`, about what the node offers and where it is.
+fn wrong_offers() -> Vec<(&'static str, Value, &'static str)> {
+    let (long, lots) = ("x".repeat(100_000), vec!["x"; 10_000]);
+    vec![
         (
             "/sandbox",
             json!({"supported": true, "features": lots}),
@@ -110,8 +114,15 @@ fn node_texts_are_bounded() {
             "base_url",
         ),
         ("/reported_at", json!("yesterday"), "reported_at"),
-    ];
-    for (pointer, value, field) in wrong {
+    ]
+}
+
+#[test]
+fn node_texts_are_bounded() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, mut node) = start(home.path());
+    node.register();
+    for (pointer, value, field) in wrong_machines().into_iter().chain(wrong_offers()) {
         let mut report = capability("box", &node.url);
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         report.pointer_mut(parent).unwrap()[name] = value;

@@ -151,6 +151,15 @@ fn a_name_or_prefix_stands_for_the_id() {
     );
 }
 
+/// A task in the database with this id and name; all else is as in the task `from`.
+fn copy(orchestrator: &Orchestrator, from: &str, to: &str, name: Option<&str>) -> String {
+    let database = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
+    let sql = "INSERT INTO tasks SELECT ?1, user_id, 'completed', ?2, spec, summary, exit_code, created_at,
+                   updated_at, started_at, updated_at FROM tasks WHERE id = ?3";
+    database.execute(sql, params![to, name, from]).unwrap();
+    to.to_owned()
+}
+
 #[test]
 fn ambiguous_or_foreign_task_is_refused() {
     let home = tempfile::tempdir().unwrap();
@@ -183,18 +192,9 @@ fn ambiguous_or_foreign_task_is_refused() {
     let own = create(&admin, "shared");
     assert_eq!(get(&admin, "shared").json(200)["id"], own["id"]);
 
-    // Ids of known beginnings; all else as it is.
-    let database = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
-    let copy = |to: &str, name: Option<&str>| {
-        let sql = "INSERT INTO tasks SELECT ?1, user_id, 'completed', ?2, spec, summary, exit_code, created_at,
-                       updated_at, started_at, updated_at FROM tasks WHERE id = ?3";
-        database
-            .execute(sql, params![to, name, id(&secret)])
-            .unwrap();
-        to.to_owned()
-    };
-    let first = copy("00aa11bb-2200-7000-8000-000000000001", None);
-    let second = copy("00aa11bb-2200-7000-8000-000000000002", None);
+    let copy = |to| copy(&orchestrator, &id(&secret), to, None);
+    let first = copy("00aa11bb-2200-7000-8000-000000000001");
+    let second = copy("00aa11bb-2200-7000-8000-000000000002");
     for several in [
         "00aa11bb",
         "00aa11bb-",
@@ -219,16 +219,23 @@ fn ambiguous_or_foreign_task_is_refused() {
     assert_eq!(get(&ann, &first).json(200)["id"], json!(first));
     let hex = create(&ann, "00aa11bb");
     assert_eq!(get(&ann, "00aa11bb").json(200)["id"], hex["id"]);
+}
 
-    // Names of an earlier release: odd ones are found as they are, doubles are not guessed at.
-    let odd = copy("00000000-0000-7000-8000-00000000000a", Some("Ödd/name ?"));
-    assert_eq!(
-        get(&ann, "%C3%96dd%2Fname%20%3F").json(200)["id"],
-        json!(odd)
-    );
-    copy("00000000-0000-7000-8000-00000000000b", Some("double"));
-    copy("00000000-0000-7000-8000-00000000000c", Some("double"));
-    get(&ann, "double").problem(409, "conflict");
+/// Odd ones are found as they are, doubles are not guessed at.
+#[test]
+fn names_of_earlier_release_are_found() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let ann = orchestrator.add_user(&orchestrator.login(), "ann");
+    let get = |word: &str| ann.get(&format!("/v1/tasks/{word}"));
+    let task = create(&ann, "task");
+    let id = task["id"].as_str().unwrap();
+    let copy = |to, name| copy(&orchestrator, id, to, Some(name));
+    let odd = copy("00000000-0000-7000-8000-00000000000a", "Ödd/name ?");
+    assert_eq!(get("%C3%96dd%2Fname%20%3F").json(200)["id"], json!(odd));
+    copy("00000000-0000-7000-8000-00000000000b", "double");
+    copy("00000000-0000-7000-8000-00000000000c", "double");
+    get("double").problem(409, "conflict");
     ann.act("/v1/tasks/double/cancel").problem(409, "conflict");
     assert_eq!(create(&ann, "double")["task_name"], "double-2");
 }

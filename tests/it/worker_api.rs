@@ -11,6 +11,40 @@ use std::{
 /// A command whose output differs with every run.
 const UNIQUE: &[&str] = &["cat", "/proc/sys/kernel/random/uuid"];
 
+/// Fails unless these are all events of the first attempt, with the output `out` and `err`, up to this result.
+#[track_caller]
+fn assert_events(events: &[Value], result: &Value) {
+    assert!(events.iter().all(|event| event["attempt"] == 1));
+    assert!(
+        events
+            .iter()
+            .zip(1..)
+            .all(|(event, seq)| event["seq"] == seq),
+        "{events:?}"
+    );
+    assert_eq!(
+        (&events[0]["event"], &events.last().unwrap()["event"]),
+        (&json!("started"), &json!("result"))
+    );
+    for (stream, text) in [("stdout", "out\n"), ("stderr", "err\n")] {
+        let printed: String = events
+            .iter()
+            .filter(|e| e["event"] == stream)
+            .map(|e| e["data"].as_str().unwrap())
+            .collect();
+        assert_eq!(printed, text);
+    }
+    let last = events.last().unwrap();
+    assert!(
+        result
+            .as_object()
+            .unwrap()
+            .iter()
+            .all(|(name, value)| last[name] == *value),
+        "{last}"
+    );
+}
+
 #[test]
 fn job_answer_is_whole_or_streamed_and_repeatable() {
     let worker = Worker::start(&[]);
@@ -42,35 +76,7 @@ fn job_answer_is_whole_or_streamed_and_repeatable() {
     assert_eq!(held["jobs"][0]["status"], "failed");
 
     let events: Vec<Value> = worker.attach(&job, 0).collect();
-    assert!(events.iter().all(|event| event["attempt"] == 1));
-    assert!(
-        events
-            .iter()
-            .zip(1..)
-            .all(|(event, seq)| event["seq"] == seq),
-        "{events:?}"
-    );
-    assert_eq!(
-        (&events[0]["event"], &events.last().unwrap()["event"]),
-        (&json!("started"), &json!("result"))
-    );
-    for (stream, text) in [("stdout", "out\n"), ("stderr", "err\n")] {
-        let printed: String = events
-            .iter()
-            .filter(|e| e["event"] == stream)
-            .map(|e| e["data"].as_str().unwrap())
-            .collect();
-        assert_eq!(printed, text);
-    }
-    let last = events.last().unwrap();
-    assert!(
-        result
-            .as_object()
-            .unwrap()
-            .iter()
-            .all(|(name, value)| last[name] == *value),
-        "{last}"
-    );
+    assert_events(&events, &result);
     for after in 0..=events.len() {
         assert_eq!(
             worker.attach(&job, after as u64).collect::<Vec<_>>(),

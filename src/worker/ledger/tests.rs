@@ -285,90 +285,139 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..80)
 }
 
+/// A registry beside what its callers know of four jobs.
+struct Model {
+    registry: Registry,
+    ids: Vec<(JobId, TaskId)>,
+    /// Attempt whose acceptance is being written, by job.
+    writing: [Option<(ChangeId, AcceptedJob)>; 4],
+    /// Attempt that is being forgotten, by job.
+    forgetting: [Option<(ChangeId, u32)>; 4],
+    /// Highest attempt that was published, by job.
+    published: [u32; 4],
+    /// Highest attempt that was forgotten, by job.
+    forgotten: [u32; 4],
+}
+
+type Checked = Result<(), TestCaseError>;
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            registry: Registry::new(SLOTS, &[], Tombstones::default()),
+            ids: (0..4).map(|_| (JobId::new(), TaskId::new())).collect(),
+            writing: Default::default(),
+            forgetting: Default::default(),
+            published: [0; 4],
+            forgotten: [0; 4],
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Checked {
+        match step {
+            Step::Admit(n, attempt) => self.admit(n, attempt)?,
+            Step::Write(n, is_ok) => self.write(n, is_ok)?,
+            Step::End(n) => {
+                if let Ok(Lookup::Found(job)) = self.registry.get(None, self.ids[n].0, None) {
+                    job.set_outcome(JobOutcome::Completed);
+                }
+            }
+            Step::Forget(n, attempt) => self.forget(n, attempt)?,
+            Step::Remove(n, is_ok) => self.remove(n, is_ok)?,
+        }
+        let writing = || self.writing.iter().flatten().map(|(_, wanted)| wanted);
+        let is_replacing = |job: &Arc<Job>| writing().any(|it| it.job_id == job.accepted.job_id);
+        let holders = self.registry.jobs();
+        let holders = holders
+            .iter()
+            .filter(|job| job.has_slot() && !is_replacing(job));
+        prop_assert!(holders.count() + writing().count() <= SLOTS);
+        Ok(())
+    }
+
+    fn admit(&mut self, n: usize, attempt: u32) -> Checked {
+        let (job_id, task_id) = self.ids[n];
+        let wanted = AcceptedJob {
+            task_id,
+            ..accepted(job_id, attempt)
+        };
+        match self.registry.admit(&wanted) {
+            Ok(Decision::Begun(change)) => {
+                prop_assert!(self.writing[n].is_none() && self.forgetting[n].is_none());
+                prop_assert!(attempt > self.forgotten[n] && attempt > self.published[n]);
+                self.writing[n] = Some((change, wanted));
+            }
+            Ok(Decision::Known(job)) => {
+                prop_assert_eq!(job.accepted.attempt, attempt);
+                prop_assert!(attempt > self.forgotten[n]);
+            }
+            Ok(Decision::Busy { is_same, .. }) => {
+                let first = self.writing[n].as_ref();
+                prop_assert_eq!(is_same, first.is_some_and(|(_, it)| it.attempt == attempt));
+                prop_assert!(first.is_some() || self.forgetting[n].is_some());
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, n: usize, is_ok: bool) -> Checked {
+        let Some((change, wanted)) = self.writing[n].take() else {
+            return Ok(());
+        };
+        if !is_ok {
+            self.registry.abort(change, Problem::internal());
+            return Ok(());
+        }
+        self.published[n] = wanted.attempt;
+        let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
+        if let Some(replaced) = self.registry.accept(change, &job) {
+            prop_assert!(*replaced.cancel.borrow());
+            prop_assert!(replaced.accepted.attempt < job.accepted.attempt);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, n: usize, attempt: Option<u32>) -> Checked {
+        if let Ok(Removal::Begun { change, attempt }) =
+            self.registry.forget(Requester::Gc, self.ids[n].0, attempt)
+        {
+            prop_assert!(self.writing[n].is_none() && self.forgetting[n].is_none());
+            prop_assert!(attempt > self.forgotten[n]);
+            self.forgetting[n] = Some((change, attempt));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, n: usize, is_ok: bool) -> Checked {
+        let (job_id, _) = self.ids[n];
+        let Some((change, attempt)) = self.forgetting[n].take() else {
+            return Ok(());
+        };
+        if !is_ok {
+            self.registry.abort(change, Problem::internal());
+            return Ok(());
+        }
+        self.forgotten[n] = attempt;
+        if let Some(job) = self.registry.remove(change, attempt, Time::now()) {
+            prop_assert!(job.has_ended());
+            prop_assert_eq!(job.accepted.attempt, attempt);
+            self.published[n] = 0;
+        }
+        prop_assert!(matches!(
+            self.registry.get(None, job_id, None),
+            Err(problem) if problem.kind == ProblemKind::NotFound
+        ));
+        Ok(())
+    }
+}
+
 proptest! {
     #[test]
     fn attempts_fence_and_slots_are_kept(steps in steps()) {
-        let ids: Vec<_> = (0..4).map(|_| (JobId::new(), TaskId::new())).collect();
-        let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
-        // Changes under way, the highest attempt that was published or forgotten, by job.
-        let mut writing: [Option<(ChangeId, AcceptedJob)>; 4] = Default::default();
-        let mut forgetting: [Option<(ChangeId, u32)>; 4] = Default::default();
-        let (mut published, mut forgotten) = ([0_u32; 4], [0_u32; 4]);
+        let mut model = Model::new();
         for step in steps {
-            match step {
-                Step::Admit(n, attempt) => {
-                    let task_id = ids[n].1;
-                    let wanted = AcceptedJob { task_id, ..accepted(ids[n].0, attempt) };
-                    match registry.admit(&wanted) {
-                        Ok(Decision::Begun(change)) => {
-                            prop_assert!(writing[n].is_none() && forgetting[n].is_none());
-                            prop_assert!(attempt > forgotten[n] && attempt > published[n]);
-                            writing[n] = Some((change, wanted));
-                        }
-                        Ok(Decision::Known(job)) => {
-                            prop_assert_eq!(job.accepted.attempt, attempt);
-                            prop_assert!(attempt > forgotten[n]);
-                        }
-                        Ok(Decision::Busy { is_same, .. }) => {
-                            let first = writing[n].as_ref();
-                            prop_assert_eq!(is_same, first.is_some_and(|(_, it)| it.attempt == attempt));
-                            prop_assert!(first.is_some() || forgetting[n].is_some());
-                        }
-                        Err(_) => {}
-                    }
-                }
-                Step::Write(n, is_ok) => {
-                    let Some((change, wanted)) = writing[n].take() else { continue };
-                    if is_ok {
-                        published[n] = wanted.attempt;
-                        let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
-                        if let Some(replaced) = registry.accept(change, &job) {
-                            prop_assert!(*replaced.cancel.borrow());
-                            prop_assert!(replaced.accepted.attempt < job.accepted.attempt);
-                        }
-                    } else {
-                        registry.abort(change, Problem::internal());
-                    }
-                }
-                Step::End(n) => {
-                    if let Ok(Lookup::Found(job)) = registry.get(None, ids[n].0, None) {
-                        job.set_outcome(JobOutcome::Completed);
-                    }
-                }
-                Step::Forget(n, attempt) => {
-                    if let Ok(Removal::Begun { change, attempt }) =
-                        registry.forget(Requester::Gc, ids[n].0, attempt)
-                    {
-                        prop_assert!(writing[n].is_none() && forgetting[n].is_none());
-                        prop_assert!(attempt > forgotten[n]);
-                        forgetting[n] = Some((change, attempt));
-                    }
-                }
-                Step::Remove(n, is_ok) => {
-                    let Some((change, attempt)) = forgetting[n].take() else { continue };
-                    if is_ok {
-                        forgotten[n] = attempt;
-                        if let Some(job) = registry.remove(change, attempt, Time::now()) {
-                            prop_assert!(job.has_ended());
-                            prop_assert_eq!(job.accepted.attempt, attempt);
-                            published[n] = 0;
-                        }
-                        prop_assert!(matches!(
-                            registry.get(None, ids[n].0, None),
-                            Err(problem) if problem.kind == ProblemKind::NotFound
-                        ));
-                    } else {
-                        registry.abort(change, Problem::internal());
-                    }
-                }
-            }
-            let accepting = writing.iter().flatten();
-            let is_replacing = |job: &Arc<Job>| {
-                writing.iter().flatten().any(|(_, it)| it.job_id == job.accepted.job_id)
-            };
-            let holders = registry.jobs();
-            let holders = holders.iter().filter(|job| job.has_slot() && !is_replacing(job));
-            prop_assert!(holders.count() + accepting.count() <= SLOTS);
+            model.step(step)?;
         }
     }
 }

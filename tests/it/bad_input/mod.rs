@@ -8,12 +8,10 @@ use crate::support::{Cluster, Orchestrator, Worker, stand_in::capability, uuid};
 use cases::{LIMIT, send_broken_bodies, send_wrong_calls, wrong_fields};
 use serde_json::{Value, json};
 
-#[test]
-fn invalid_task_field_is_named_nothing_stored() {
-    let cluster = Cluster::start();
-    let user = &cluster.user;
+/// Tasks that are refused, each with the slug of its problem.
+fn wrong_tasks() -> Vec<(Value, &'static str)> {
     let invalid = "invalid-request";
-    let mut cases: Vec<(Value, &str)> = wrong_fields()
+    let mut cases: Vec<_> = wrong_fields()
         .into_iter()
         .map(|(field, value, slug)| {
             let mut task = json!({"command": ["true"]});
@@ -58,7 +56,14 @@ fn invalid_task_field_is_named_nothing_stored() {
             invalid,
         ),
     ]);
-    for (task, slug) in cases {
+    cases
+}
+
+#[test]
+fn invalid_task_field_is_named_nothing_stored() {
+    let cluster = Cluster::start();
+    let user = &cluster.user;
+    for (task, slug) in wrong_tasks() {
         eprintln!("{:.120}", task.to_string());
         user.post("/v1/tasks", &task).problem(400, slug);
     }
@@ -69,7 +74,7 @@ fn invalid_task_field_is_named_nothing_stored() {
             ("Idempotency-Key", key),
         ];
         user.call("POST", "/v1/tasks", &headers, b"{\"script\":\"true\"}")
-            .problem(400, invalid);
+            .problem(400, "invalid-request");
     }
 
     assert_eq!(
@@ -227,10 +232,9 @@ fn control_plane_refuses_malformed_requests() {
     );
 }
 
-#[test]
-fn worker_refuses_malformed_requests() {
-    let worker = Worker::start(&[]);
-    let mut cases: Vec<(Value, &str)> = wrong_fields()
+/// Jobs that a worker refuses, each with the slug of its problem.
+fn wrong_jobs() -> Vec<(Value, &'static str)> {
+    let mut cases: Vec<_> = wrong_fields()
         .into_iter()
         .map(|(field, value, slug)| {
             let mut job = Worker::job(&["true"]);
@@ -273,7 +277,13 @@ fn worker_refuses_malformed_requests() {
         }
         (job, slug)
     }));
-    for (job, slug) in cases {
+    cases
+}
+
+#[test]
+fn worker_refuses_malformed_requests() {
+    let worker = Worker::start(&[]);
+    for (job, slug) in wrong_jobs() {
         eprintln!("{:.240}", job.to_string());
         worker.send(&job).problem(400, slug);
     }

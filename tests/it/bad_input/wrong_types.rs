@@ -139,30 +139,9 @@ fn assert_plain(problem: &Value) {
     }
 }
 
-#[test]
-fn user_api_names_field_form_and_type() {
-    let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
-    let user = orchestrator.login();
-    assert_explained(&user, "/v1/tasks", &json!({}), &TASK);
-    let credentials: [Field; 2] = [
-        ("/handle", "a string", &["a string"]),
-        ("/password", "a string", &["a string"]),
-    ];
-    let login = json!({"handle": "ann", "password": "correct horse"});
-    assert_explained(&user, "/v1/auth/login", &login, &credentials);
-    assert_explained(&user, "/v1/users", &login, &credentials);
-    let optional: [Field; 2] = [
-        ("/email", "a string", OPTIONAL_STRING),
-        ("/is_admin", "true or false", OPTIONAL_BOOLEAN),
-    ];
-    assert_explained(&user, "/v1/users", &login, &optional);
-    let token: Field = ("/refresh_token", "a string", &["a string"]);
-    assert_explained(&user, "/v1/auth/refresh", &json!({}), &[token]);
-    let reset = format!("/v1/users/{}/reset_password", uuid());
-    assert_explained(&user, &reset, &json!({}), &credentials[1..]);
-
-    for (path, body, detail) in [
+/// Path, body and detail of the problem of calls whose body is wrong.
+fn wrong_bodies() -> [(&'static str, Value, &'static str); 9] {
+    [
         (
             "/v1/auth/login",
             json!({"handle": "ann"}),
@@ -208,7 +187,33 @@ fn user_api_names_field_form_and_type() {
             json!([7]),
             "the body must be a JSON object, got an array",
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn user_api_names_field_form_and_type() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    assert_explained(&user, "/v1/tasks", &json!({}), &TASK);
+    let credentials: [Field; 2] = [
+        ("/handle", "a string", &["a string"]),
+        ("/password", "a string", &["a string"]),
+    ];
+    let login = json!({"handle": "ann", "password": "correct horse"});
+    assert_explained(&user, "/v1/auth/login", &login, &credentials);
+    assert_explained(&user, "/v1/users", &login, &credentials);
+    let optional: [Field; 2] = [
+        ("/email", "a string", OPTIONAL_STRING),
+        ("/is_admin", "true or false", OPTIONAL_BOOLEAN),
+    ];
+    assert_explained(&user, "/v1/users", &login, &optional);
+    let token: Field = ("/refresh_token", "a string", &["a string"]);
+    assert_explained(&user, "/v1/auth/refresh", &json!({}), &[token]);
+    let reset = format!("/v1/users/{}/reset_password", uuid());
+    assert_explained(&user, &reset, &json!({}), &credentials[1..]);
+
+    for (path, body, detail) in wrong_bodies() {
         let problem = user.post(path, &body).problem(400, "invalid-request");
         assert_eq!(problem["detail"], detail);
     }

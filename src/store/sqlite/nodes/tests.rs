@@ -15,12 +15,8 @@ fn report() -> CapabilityReport {
     serde_json::from_value(report).unwrap()
 }
 
-/// The scheduler may have chosen a node just before it was deleted.
-#[tokio::test]
-async fn job_is_not_assigned_to_a_deleted_node() {
-    let home = tempfile::tempdir().unwrap();
-    let store = Store::open(&home.path().join("cynode.db")).unwrap();
-    let now = Time::from_millis(1);
+/// A task of a new user, queued.
+async fn add_task(store: &Store, now: Time) {
     let event = |action| AuditEvent::new(action, now, None);
     let user = NewUser {
         handle: "u".to_owned(),
@@ -32,20 +28,6 @@ async fn job_is_not_assigned_to_a_deleted_node() {
         .user_create(user, None, event(AuditAction::UserCreate))
         .await;
     let user = user.unwrap().unwrap().id;
-    let report = report();
-    let registered = store
-        .node_register(
-            report.clone(),
-            String::new(),
-            None,
-            1,
-            event(AuditAction::NodeRegister),
-        )
-        .await
-        .unwrap();
-    let RegisterOutcome::Created(node, registration) = registered else {
-        panic!("the slug is new");
-    };
     let task = CreateTask {
         command: Some(vec!["true".to_owned()]),
         ..CreateTask::default()
@@ -74,6 +56,30 @@ async fn job_is_not_assigned_to_a_deleted_node() {
         .await
         .unwrap();
     assert!(matches!(created, CreateOutcome::Created(_)));
+}
+
+/// The scheduler may have chosen a node just before it was deleted.
+#[tokio::test]
+async fn job_is_not_assigned_to_a_deleted_node() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let now = Time::from_millis(1);
+    let event = |action| AuditEvent::new(action, now, None);
+    let report = report();
+    let registered = store
+        .node_register(
+            report.clone(),
+            String::new(),
+            None,
+            1,
+            event(AuditAction::NodeRegister),
+        )
+        .await
+        .unwrap();
+    let RegisterOutcome::Created(node, registration) = registered else {
+        panic!("the slug is new");
+    };
+    add_task(&store, now).await;
 
     let known = store.node_list().await.unwrap();
     assert_eq!((known.len(), store.reports.len()), (1, 1));
