@@ -112,7 +112,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(30);
 
     #[tokio::test]
-    async fn panic_reaches_the_handle() {
+    async fn panic_reaches_handle() {
         let task = spawn("failing", async { panic!("on purpose") });
         let error = task.await.map(|()| "ended").unwrap_err();
         assert!(error.is_panic());

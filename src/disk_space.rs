@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn inodes_are_kept_in_the_same_share() {
+    fn inode_reserve_has_same_share() {
         let disk = space((900, 1000), Some((49, 100)));
         assert_eq!(disk.inode_reserve(500), Some(50));
         let shortage = disk.shortage(500).unwrap();
@@ -128,7 +128,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_reserve_is_never_short(free: u64, total: u64, inodes: Option<(u64, u64)>) {
+        fn zero_reserve_is_never_short(free: u64, total: u64, inodes: Option<(u64, u64)>) {
             prop_assert_eq!(space((free, total), inodes).shortage(0), None);
         }
 

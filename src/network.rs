@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_has_a_network_of_addresses() {
+    fn ipv6_callers_are_grouped_by_network() {
         let of = |text: &str| client_network(text.parse().unwrap()).to_string();
         assert_eq!(of("192.0.2.7"), "192.0.2.7");
         assert_eq!(of("::ffff:192.0.2.7"), "192.0.2.7");
@@ -35,7 +35,7 @@ mod tests {
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
     }
     #[test]
-    fn loopback_is_one_guesser() {
+    fn loopback_counts_as_one_client() {
         let of = |text: &str| rate_limit_key(text.parse().unwrap()).to_string();
         for address in ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.2"] {
             assert_eq!(of(address), "127.0.0.1", "{address}");

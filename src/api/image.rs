@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_work_on_the_normal_form() {
+    fn patterns_match_normal_form() {
         let image: ImageRef = "alpine".parse().unwrap();
         let allowed = |patterns: &[&str]| {
             image.is_allowed_by(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
@@ -384,7 +384,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn glob_agrees_with_a_slow_one(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+        fn glob_agrees_with_slow_reference(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
             fn slow(p: &[u8], t: &[u8]) -> bool {
                 match p.split_first() {
                     None => t.is_empty(),

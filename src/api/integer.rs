@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_is_what_has_no_fraction() {
+    fn only_whole_numbers_are_integers() {
         for (json, number) in [
             ("null", None),
             ("5", Some(5)),

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_about_something_else_is_refused() {
+    fn document_of_another_job_is_refused() {
         for answer in [
             json!({"status": "completed", "version": 2}),
             json!({"status": "completed", "attempt": 2}),

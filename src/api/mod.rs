@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_version_is_named_where_it_stands() {
+    fn unsupported_version_is_named_with_pointer() {
         for (payload, pointer) in [
             (r#"{"version":2,"new":[]}"#, "#/version"),
             (

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_expected_form() {
+    fn errors_name_expected_form() {
         fn error<T: DeserializeOwned>(json: &str) -> String {
             let error = serde_json::from_str::<T>(json).err();
             error.map_or_else(String::new, |error| error.to_string())

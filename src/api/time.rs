@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn travels_as_rfc_3339_in_utc() {
+    fn timestamp_serializes_as_rfc_3339_in_utc() {
         let json = serde_json::to_string(&Time::from_millis(1_790_000_000_007)).unwrap();
         assert_eq!(json, "\"2026-09-21T14:13:20.007Z\"");
         let back: Time = serde_json::from_str("\"2026-09-21T16:13:20.007+02:00\"").unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn another_day_is_shown_with_its_date() {
+    fn other_day_is_shown_with_date() {
         let time = Time::from_millis(1_790_000_000_007);
         assert_eq!(time.to_minute_text(time), "14:13 UTC");
         let later = time.plus(Duration::from_hours(10));

@@ -118,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_handle_is_what_the_docs_say(handle in "\\PC{0,70}|[a-zA-Z0-9._-]{0,70}") {
+        fn handle_follows_documented_form(handle in "\\PC{0,70}|[a-zA-Z0-9._-]{0,70}") {
             let bytes = handle.as_bytes();
             let inner = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
             let good = (1..=64).contains(&bytes.len())
@@ -128,13 +128,13 @@ mod tests {
         }
 
         #[test]
-        fn a_password_counts_by_its_characters(password in "\\PC{0,20}") {
+        fn password_length_counts_characters(password in "\\PC{0,20}") {
             prop_assert_eq!(check_password(&password).is_ok(), password.chars().count() >= 12);
         }
     }
 
     #[test]
-    fn the_field_at_fault_is_named() {
+    fn invalid_field_is_named() {
         let user = |json| serde_json::from_value::<CreateUser>(json).unwrap();
         let good = serde_json::json!({"handle": "ann", "password": "twelve chars", "email": "a@b"});
         user(good.clone()).check().unwrap();

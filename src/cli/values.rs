@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn durations_are_read_as_people_write_them() {
+    fn common_duration_formats_are_accepted() {
         for (text, seconds) in [
             ("90", 90),
             ("90s", 90),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn common_size_formats_are_accepted() {
         for (text, bytes) in [("7", 7), ("7B", 7), ("64MiB", 64 << 20), ("2GiB", 2 << 30)] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_expected_form() {
+    fn errors_name_expected_form() {
         let expected = |error: Result<(), String>| error.unwrap_err();
         for (error, form) in [
             (parse_duration("soon").map(drop), "90s"),
@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn duration_is_a_number_and_a_unit(number: u64, unit in 0usize..6, text in "[0-9smhd .+-]{0,6}|[0-9]{18,22}[sd]?") {
+        fn duration_needs_number_and_unit(number: u64, unit in 0usize..6, text in "[0-9smhd .+-]{0,6}|[0-9]{18,22}[sd]?") {
             let (unit, millis) = [("ms", 1), ("", 1000), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)][unit];
             let expected = u64::try_from(u128::from(number) * millis).unwrap_or(u64::MAX);
             prop_assert_eq!(parse_duration(&format!("{number}{unit}")), Ok(Duration::from_millis(expected)));

@@ -57,7 +57,7 @@ mod tests {
     use crate::api::problem::{Problem, ProblemKind};
 
     #[test]
-    fn flags_stand_for_fields() {
+    fn flags_replace_field_names() {
         for (problem, text) in [
             (
                 Problem::field("/timeout_seconds", "must be 1"),

@@ -201,7 +201,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn graphics_processors_are_counted_by_kind() {
+    fn gpus_are_counted_by_kind() {
         let shown = |value| gpu(Some(&serde_json::from_value(value).unwrap()));
         let h100 = json!({"vendor": "nvidia", "model": "H100", "vram_mb": 81_559});
         let devices =

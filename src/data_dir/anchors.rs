@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moved_path_is_missed_until_back() {
+    fn moved_path_is_missing_until_restored() {
         let home = tempfile::tempdir().unwrap();
         let [here, away, file] = ["here", "away", "here/file"].map(|name| home.path().join(name));
         fs::create_dir(&here).unwrap();

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_empty_or_ours_is_taken() {
+    fn only_empty_or_own_directory_is_accepted() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("dir");
         ensure_usable(&path).unwrap();

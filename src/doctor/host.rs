@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn inodes_that_run_out_fail_the_check() {
+    fn inode_shortage_fails_check() {
         let amount = |free, total| Capacity { free, total };
         let space = DiskSpace {
             bytes: amount(20 * GIB, 40 * GIB),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn one_gibibyte_is_needed_and_ten_are_wanted() {
+    fn disk_space_limits_are_1_and_10_gib() {
         for (bytes, status) in [
             (0, Status::Fail),
             (GIB - 1, Status::Fail),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_directory_is_ours_and_closed() {
+    fn data_directory_is_own_and_private() {
         let home = tempfile::tempdir().unwrap();
         let inside = |name: &str| home.path().join(name);
         let check = data_dir(&inside("a/b/c"));

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_control_plane_counts_as_reached() {
+    fn only_control_plane_counts_as_reached() {
         let status = |answer: &ProbeResponse| reached("http://x", answer, Duration::ZERO).status;
         let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
         assert_eq!(status(&look(not_allowed, None, "use POST")), Status::Ok);

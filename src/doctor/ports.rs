@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_identify_the_worker() {
+    fn worker_is_identified_by_answer() {
         let ollama = PortOwner::Ollama("0.5.1".to_owned());
         for (health, version, expected) in [
             (Some("ok"), None, PortOwner::Cynode),

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_count_by_name_and_by_number_together() {
+    fn ranges_by_name_and_number_are_summed() {
         let text = "ann:100000:65536\n# a remark\nbob:165536:1000\n1000:300000:10\nann:x:5\nann:1\n\nann:1:99999999999\n";
         assert_eq!(count_of(text, Some("ann"), 1000), 65_546);
         assert_eq!(count_of(text, Some("bob"), 1001), 1000);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_helpers_have_to_be_there() {
+    fn missing_id_helpers_are_reported() {
         let mut user = user("ann:100000:65536\n", "ann:100000:65536\n");
         user.helpers = [true, false];
         let check = verdict(&user);

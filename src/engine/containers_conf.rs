@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_add_only_where_they_say_so() {
+    fn lists_append_only_with_append_option() {
         let list = |files: &[&str]| merged(files)["x"].to_string();
         assert_eq!(list(&["x=['a']", "x=['b']"]), r#"["b"]"#);
         let added = list(&["x=['a']", "x=['b',{append=true}]", "x=['c']"]);

@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_count_among_mappings() {
+    fn mappings_without_file_are_ignored() {
         let line =
             "00400000-7f0000001000 r--s 00000000 fd:01 77       /a b (deleted)/c\\012 (deleted)";
         let mapping = Mapping {

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_files_are_found_within_the_image() {
+    fn unusual_files_in_image_are_found() {
         let at = |name| move |root: &Path| fifo(&root.join(name));
         for name in ["etc/passwd", "etc/group", "dev", "proc", "sys"] {
             assert!(found(at(name)).is_some_and(|fault| fault.contains(name)));

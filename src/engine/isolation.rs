@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn privileges_are_found() {
+    fn extra_privileges_are_found() {
         let mut view = closed();
         view.privileges = pairs(&[("CapBnd", "0400"), ("NoNewPrivs", "0"), ("Seccomp", "0")]);
         assert_found(

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn second_process_ends_with_the_first() {
+    async fn second_process_ends_with_first() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("pid");
         let deaf = format!("trap '' TERM; echo $$ >{}; exec sleep 1000", path.display());

@@ -127,7 +127,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn podmans_messages_have_their_class() {
+    fn podman_messages_are_classified() {
         for (message, class) in [
             (
                 "reading manifest 9 in docker.io/a/b: manifest unknown: manifest unknown",

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_unused_image_comes_first_over_a_restart() {
+    fn least_recently_used_order_survives_restart() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("pulled-images.json");
         let file = r#"{"version":1,"images":{
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leased_image_is_not_taken() {
+    async fn leased_image_is_not_removed() {
         let home = tempfile::tempdir().unwrap();
         let images = Arc::new(PulledImages::open(home.path().join("list")));
         let a = image("a");

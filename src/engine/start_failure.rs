@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_and_numbers_do_not_differ() {
+    fn messages_match_despite_ids_and_numbers() {
         let refused = |id: &str, fd: u32| {
             format!(
                 "runc: mount /x:/workspace (via /proc/self/fd/{fd}), {id}/merged: not a directory"

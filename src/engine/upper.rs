@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_layer_is_taken_from_path() {
+    fn only_layer_is_read_from_path() {
         let layer = "0123456789abcdef".repeat(4);
         let of = |path: &str| layer_of(path).map(str::to_owned);
         for parent in ["/var/lib/containers/storage/overlay/", "", "/a,b/"] {

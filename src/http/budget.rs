@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn one_account_gets_a_quarter() {
+    fn one_account_gets_quarter_of_budget() {
         let budget = budget();
         let share = |account, bytes| share(budget, account, LONG, bytes);
         let [ann, bob] = [(); 2].map(|()| Account::Authenticated(Uuid::now_v7()));
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn long_bodies_take_nothing_from_logins_or_users() {
+    fn long_bodies_leave_budget_to_logins() {
         let budget = budget();
         let mut shares: Vec<_> = (0..4)
             .map(|n| share(budget, anonymous(n), LONG, ANONYMOUS_LARGE_POOL_BYTES / 4).unwrap())

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_field_is_pointed_at() {
+    fn missing_field_has_pointer() {
         let mut deserializer = serde_json::Deserializer::from_str("[{}]");
         let error = serde_path_to_error::deserialize::<_, Vec<Shape>>(&mut deserializer);
         let problem = problem(error.unwrap_err());
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_json_says_where() {
+    fn json_syntax_error_has_position() {
         assert_eq!(
             explained::<Shape>("{\"name\": tru}"),
             "the body is not valid JSON: expected ident (line 1, column 13)"

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_is_believed() {
+    fn only_trusted_proxy_is_believed() {
         let gate = gate(&["10.0.0.0/8", "::1/128"]);
         for (peer, forwarded, expected) in [
             ("192.0.2.1", &["203.0.113.9"][..], "192.0.2.1"),

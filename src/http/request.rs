@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_named_by_its_pointer() {
+    fn invalid_value_is_named_by_pointer() {
         let problem = parse_json::<Shape>(br#"{"list":[{"a/b":1},{"c":"x"}]}"#).unwrap_err();
         assert_eq!(problem.errors[0].pointer, "#/list/1/c");
         assert!(
@@ -319,7 +319,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_a_problem_not_a_panic(bytes: Vec<u8>) {
+        fn garbage_body_is_problem_not_panic(bytes: Vec<u8>) {
             let _ = parse_json::<Shape>(&bytes);
         }
     }

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_object_gets_the_field() {
+    fn only_objects_get_warnings_field() {
         let one = [Warning {
             field: "a".to_owned(),
             detail: "b".to_owned(),

@@ -62,7 +62,7 @@ mod tests {
     use std::io;
 
     #[test]
-    fn store_failures_are_never_the_callers_fault() {
+    fn store_failures_are_never_client_errors() {
         let secret = "/var/lib/cynode/cynode.db";
         for (error, status, has_cause) in [
             (StoreError::Io(io::Error::other(secret)), 500, true),

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_passes_for_another_kind() {
+    fn token_kinds_are_not_interchangeable() {
         let (_dir, keys) = keys();
         let (user, session, node) = (UserId::new(), SessionId::new(), NodeId::new());
         let access = issue_access(&keys, user, session).unwrap();

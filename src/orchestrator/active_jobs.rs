@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn abandoned_reschedule_request_blocks_nobody() {
+    async fn abandoned_reschedule_request_does_not_block() {
         let (jobs, job) = (ActiveJobs::default(), running());
         let (handle, node) = (jobs.register(job.id), NodeId::new());
         drop(handle.request_reschedule(&job, &[]));

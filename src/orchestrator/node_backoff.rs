@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_in_a_row_have_a_reason() {
+    async fn consecutive_refusals_have_reason() {
         let (backoff, node) = (NodeBackoff::default(), NodeId::new());
         backoff.record_refusal(node, Some("no route".into()));
         backoff.record_refusal(node, Some("no route".into()));

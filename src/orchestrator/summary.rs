@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_use_a_fitting_unit() {
+    fn durations_use_fitting_unit() {
         let text = |millis| format_duration(Duration::from_millis(millis));
         assert_eq!(text(7), "7 ms");
         assert_eq!(text(1500), "1.5 s");

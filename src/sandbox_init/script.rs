@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_long_script_becomes_a_file() {
+    fn only_long_script_becomes_file() {
         let long = MAX_ARGUMENT_BYTES + 1;
         for (command, is_file) in [
             (command("/bin/sh", "-c", long), true),

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_view_arrives_as_it_was_taken() {
+    fn view_survives_round_trip() {
         let view = View::capture();
         assert_eq!(view.namespaces.len(), NAMESPACES.len());
         assert_eq!(view.privileges.len(), PRIVILEGES.len());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_variables_forge_no_lines() {
+    fn variable_names_forge_no_lines() {
         let view = View {
             variables: vec!["A\nmount\text4\t/x".to_owned()],
             ..View::default()

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subvolumes_share_a_device() {
+    fn subvolumes_share_device() {
         let mounts = "29 1 0:25 /@ / rw shared:1 - btrfs /dev/vda2 rw,subvol=/@\n\
                       36 29 0:25 /@home /home rw - btrfs /dev/vda2 rw\n\
                       40 29 8:1 / /boot rw - ext4 /dev/sda1 rw\n";
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn places_on_one_filesystem_share_a_device() {
+    fn directories_on_one_filesystem_share_device() {
         let home = tempfile::tempdir().unwrap();
         let dir = |path: &Path| StorageDir {
             area: StorageArea::Jobs,

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn small_reserve_spares_less() {
+    fn small_reserve_lowers_victim_size() {
         assert_eq!(
             choose_victim(&short_of(5 * MIB, 8 * MIB), &uses(&[(2 * MIB, false)])),
             Some(0)

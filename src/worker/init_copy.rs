@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_static_from_dynamic() {
+    fn static_binaries_are_recognised() {
         assert!(
             !is_dynamic(&fs::read("/proc/self/exe").unwrap()),
             "tests are built as the binary is"

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn tombstones_outlast_a_restart() {
+    fn tombstones_survive_restart() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tombstones");
         let (first, second) = (JobId::new(), JobId::new());
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_lines_cost_only_themselves() {
+    fn only_damaged_lines_are_lost() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tombstones");
         let (first, second) = (JobId::new(), JobId::new());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn compacted_file_takes_more() {
+    fn compacted_file_accepts_more_entries() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("tombstones");
         let (first, second) = (JobId::new(), JobId::new());

@@ -70,7 +70,7 @@ fn login_returns_tokens_for_its_user() {
 }
 
 #[test]
-fn guessing_is_slowed_and_good_logins_are_not() {
+fn guesses_are_slowed_but_good_logins_are_not() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let gateway = &orchestrator.gateway;
@@ -282,7 +282,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
 }
 
 #[test]
-fn only_the_known_calls_answer_without_a_token() {
+fn only_listed_routes_need_no_token() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let worker = Worker::start(&[]);
@@ -309,7 +309,7 @@ fn only_the_known_calls_answer_without_a_token() {
 }
 
 #[test]
-fn no_route_is_missing_from_the_list() {
+fn list_of_routes_is_complete() {
     let sources = [
         &[
             "src/orchestrator/gateway/mod.rs",

@@ -78,7 +78,7 @@ fn announced(api: &Api, path: &str, token: &str, length: usize) -> String {
 }
 
 #[test]
-fn bodies_without_credentials_cost_nothing() {
+fn unauthenticated_bodies_use_no_memory() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let worker = Worker::start(&[]);
@@ -118,7 +118,7 @@ fn bodies_without_credentials_cost_nothing() {
 }
 
 #[test]
-fn bodies_under_way_are_bounded_in_all() {
+fn total_memory_of_bodies_is_bounded() {
     let worker = Worker::start(&[]);
     let (api, path, token) = (&worker.api, "/v1/worker/jobs:run", worker.api.token());
     let before = memory(&worker.process, "VmRSS");
@@ -154,7 +154,7 @@ fn bodies_under_way_are_bounded_in_all() {
 }
 
 #[test]
-fn one_user_s_bodies_keep_nobody_out() {
+fn bodies_of_one_user_block_no_other() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -182,7 +182,7 @@ fn one_user_s_bodies_keep_nobody_out() {
 }
 
 #[test]
-fn registrations_held_back_keep_no_login_out() {
+fn stalled_registrations_block_no_login() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (control, path) = (&orchestrator.control, "/v1/nodes/register");

@@ -89,7 +89,7 @@ fn cancel_returns_final_task_state() {
 }
 
 #[test]
-fn cancel_and_result_in_a_race_agree() {
+fn racing_cancel_and_result_agree() {
     let ends = Ends::default();
     let stage = stage(&ends, false);
     for n in 0..60 {
@@ -116,7 +116,7 @@ fn cancel_and_result_in_a_race_agree() {
 }
 
 #[test]
-fn cancel_at_a_shutdown_is_left_open() {
+fn cancel_during_shutdown_stays_pending() {
     let ends = Ends::default();
     let mut stage = stage(&ends, true);
     let id = stage.create(json!({}));
@@ -133,7 +133,7 @@ fn cancel_at_a_shutdown_is_left_open() {
 }
 
 #[test]
-fn client_says_that_a_cancel_awaits_its_node() {
+fn client_reports_cancel_pending_at_node() {
     let ends = Ends::default();
     let stage = stage(&ends, true);
     let id = stage.create(json!({}));

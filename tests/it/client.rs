@@ -224,7 +224,7 @@ fn tasks_are_created_listed_read_and_canceled() {
 }
 
 #[test]
-fn a_login_lasts_until_the_logout() {
+fn login_lasts_until_logout() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let url = orchestrator.gateway_url.as_str();

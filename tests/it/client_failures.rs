@@ -122,7 +122,7 @@ fn every_failure_has_exit_code_and_advice() {
 }
 
 #[test]
-fn help_and_version_are_there_for_every_command() {
+fn every_command_has_help_and_version() {
     let home = tempfile::tempdir().unwrap();
     let commands: [&[&str]; 25] = [
         &[],

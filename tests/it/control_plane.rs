@@ -162,7 +162,7 @@ fn the_start_of_a_node_step_by_step() {
 }
 
 #[test]
-fn ready_needs_inference_where_it_is_required() {
+fn ready_needs_required_inference() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     drop(orchestrator);
@@ -234,7 +234,7 @@ fn invalid_model_name_stops_start() {
 }
 
 #[test]
-fn silent_node_goes_offline_and_comes_back() {
+fn silent_node_goes_offline_and_returns() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let user = orchestrator.login();
@@ -321,7 +321,7 @@ fn registration_limit_names_its_cause() {
 }
 
 #[test]
-fn other_token_in_the_head_is_no_guess() {
+fn bearer_token_is_not_counted_as_guess() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (control, path) = (&orchestrator.control, "/v1/nodes/register");

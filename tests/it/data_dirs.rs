@@ -95,7 +95,7 @@ fn foreign_directory_is_refused_untouched() {
 }
 
 #[test]
-fn directory_open_to_everybody_is_refused() {
+fn world_accessible_directory_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let shared = home.path().join("shared");
     fs::create_dir(&shared).unwrap();
@@ -126,7 +126,7 @@ fn directory_of_another_user_is_refused() {
 }
 
 #[test]
-fn directory_of_an_earlier_start_is_recognised() {
+fn directory_of_earlier_start_is_recognised() {
     let home = tempfile::tempdir().unwrap();
     let data_dir = home.path().join("orchestrator");
     fs::create_dir(&data_dir).unwrap();
@@ -138,7 +138,7 @@ fn directory_of_an_earlier_start_is_recognised() {
 }
 
 #[test]
-fn moved_data_directory_stops_the_orchestrator() {
+fn moved_data_directory_stops_orchestrator() {
     let cluster = Cluster::start();
     let (here, away) = (
         cluster.orchestrator.data_dir.clone(),
@@ -161,7 +161,7 @@ fn moved_data_directory_stops_the_orchestrator() {
 }
 
 #[test]
-fn replaced_lock_stops_the_orchestrator() {
+fn replaced_lock_stops_orchestrator() {
     let cluster = Cluster::start();
     let lock = cluster.orchestrator.data_dir.join("orchestrator.lock");
     let kept = cluster.home().join("kept.lock");
@@ -175,7 +175,7 @@ fn replaced_lock_stops_the_orchestrator() {
 }
 
 #[test]
-fn moved_data_directory_stops_the_node() {
+fn moved_data_directory_stops_node() {
     let cluster = Cluster::start();
     let (here, away) = (cluster.node.data_dir.clone(), cluster.home().join("away"));
     let view = || cluster.user.get("/v1/nodes/box").json(200);
@@ -229,7 +229,7 @@ fn start_refused(home: &Path, psk: Option<&str>) -> Done {
 }
 
 #[test]
-fn database_without_its_keys_is_refused() {
+fn database_without_keys_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let keys = stopped(home.path()).join("keys");
     for lost in [

@@ -52,7 +52,7 @@ fn log_bytes(data_dir: &Path) -> u64 {
 }
 
 #[test]
-fn stopped_database_is_whole_in_one_file() {
+fn stopped_database_is_one_complete_file() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = Orchestrator::start(home.path(), &["--user-rate=0"]);
     let user = orchestrator.login();
@@ -113,7 +113,7 @@ fn reader_beyond_shutdown_is_reported() {
 }
 
 #[test]
-fn keys_without_their_database_are_refused() {
+fn keys_without_database_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let mut process = Process::start("first", home.path(), &mut command(home.path(), &[]));
     let data_dir = home.path().join("orchestrator");
@@ -189,7 +189,7 @@ fn names(data_dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn first_start_that_failed_can_be_repeated() {
+fn failed_first_start_can_be_repeated() {
     let home = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -39,7 +39,7 @@ fn start(home: &Path, more: &[&str]) -> Server {
 }
 
 #[test]
-fn one_command_and_a_task_runs() {
+fn dev_command_runs_tasks() {
     let home = tempfile::tempdir().unwrap();
     let mut passwords = Vec::new();
     for start_number in 1..=2 {
@@ -65,7 +65,7 @@ fn one_command_and_a_task_runs() {
 }
 
 #[test]
-fn dev_end_cancels_its_jobs() {
+fn stopped_dev_cancels_its_jobs() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = start(home.path(), &[]);
     let marker = crate::support::uuid();
@@ -98,7 +98,7 @@ fn dev_end_cancels_its_jobs() {
 }
 
 #[test]
-fn a_data_directory_has_one_owner() {
+fn data_directory_has_one_owner() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = start(home.path(), &[]);
     let roles: [(&str, &[&str]); 2] = [("dev", &LISTEN), ("serve-orchestrator", &LISTEN[..4])];
@@ -122,7 +122,7 @@ fn a_data_directory_has_one_owner() {
 }
 
 #[test]
-fn a_model_server_is_there_while_it_runs() {
+fn dev_runs_model_server_until_stopped() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let port = at.port.to_string();

@@ -4,7 +4,7 @@ use cynode::engine::{Program, devices::visible_devices, probe};
 use std::{fs, path::Path};
 
 #[test]
-fn a_container_tells_which_devices_it_can_open() {
+fn container_reports_usable_devices() {
     let home = tempfile::tempdir().unwrap();
     let init = Path::new(env!("CARGO_BIN_EXE_cynode"));
     let settings = tempfile::tempdir().unwrap();

@@ -42,7 +42,7 @@ fn all_ids(stage: &Stage) -> Vec<String> {
 }
 
 #[test]
-fn full_disk_takes_no_work_and_recovers() {
+fn full_disk_refuses_work_and_recovers() {
     let Some(disk) = Disk::of_kib(16 * 1024) else {
         return;
     };
@@ -130,7 +130,7 @@ pub(crate) fn damage(database: &Path, table: &str) {
 }
 
 #[test]
-fn a_damaged_database_takes_no_work() {
+fn damaged_database_refuses_work() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = Orchestrator::start(home.path(), &[]);
     let task = json!({"command": ["true"]});
@@ -206,7 +206,7 @@ fn job_that_fills_disk_keeps_its_result() {
 }
 
 #[test]
-fn a_flood_leaves_room_for_results() {
+fn output_flood_leaves_room_for_results() {
     let Some(disk) = Disk::of_kib(64 * 1024) else {
         return;
     };

@@ -48,7 +48,7 @@ fn jobs_without_inodes_are_refused() {
 }
 
 #[test]
-fn a_full_graph_root_takes_no_jobs() {
+fn full_graph_root_refuses_jobs() {
     let Some(disk) = Disk::of_kib(64 * 1024) else {
         return;
     };
@@ -64,7 +64,7 @@ fn a_full_graph_root_takes_no_jobs() {
 }
 
 #[test]
-fn full_state_shows_in_the_nodes_reason() {
+fn full_state_directory_shows_in_node_reason() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };
@@ -163,7 +163,7 @@ fn evicted_job(worker: &Worker, disk: &Disk, greedy: &Value) -> String {
 }
 
 #[test]
-fn job_that_fills_the_disk_is_ended() {
+fn job_that_fills_disk_is_ended() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };
@@ -192,7 +192,7 @@ fn job_that_uses_up_inodes_is_ended() {
 }
 
 #[test]
-fn deleted_files_that_are_open_count() {
+fn open_deleted_files_count() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };
@@ -205,7 +205,7 @@ fn deleted_files_that_are_open_count() {
 }
 
 #[test]
-fn deleted_files_that_are_mapped_count() {
+fn mapped_deleted_files_count() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };
@@ -215,7 +215,7 @@ fn deleted_files_that_are_mapped_count() {
 }
 
 #[test]
-fn job_that_fills_the_graph_root_is_ended() {
+fn job_that_fills_graph_root_is_ended() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };
@@ -230,7 +230,7 @@ fn job_that_fills_the_graph_root_is_ended() {
 }
 
 #[test]
-fn job_is_not_ended_for_what_others_fill() {
+fn job_is_not_ended_for_others_usage() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };

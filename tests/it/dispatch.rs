@@ -158,7 +158,7 @@ fn new_address_applies_unless_operator_set_one() {
 }
 
 #[test]
-fn draining_node_gets_nothing_labels_block_nobody() {
+fn drained_node_and_unmatched_labels_hold_jobs() {
     let stage = Stage::set(|_, call, answer| well(call, answer));
     let nowhere = stage.create(json!({"node_labels": ["stand-in", "nowhere"]}));
     let first = stage.create(json!({}));

@@ -9,7 +9,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn the_checklist_names_tests_that_exist() {
+fn checklist_names_existing_tests() {
     let checklist = fs::read_to_string("docs/phase1.md").unwrap();
     let (mut file, mut tests, mut named) = ("", String::new(), 0);
     for name in quoted(&checklist) {
@@ -28,7 +28,7 @@ fn the_checklist_names_tests_that_exist() {
 }
 
 #[test]
-fn the_docs_name_flags_that_exist() {
+fn docs_name_existing_flags() {
     let home = tempfile::tempdir().unwrap();
     let help: String = [
         vec!["dev"],
@@ -94,7 +94,7 @@ fn podmans(flag: &str) -> bool {
 }
 
 #[test]
-fn no_text_for_users_is_a_riddle() {
+fn user_texts_avoid_unclear_phrases() {
     let home = tempfile::tempdir().unwrap();
     let mut texts: Vec<(String, String)> = ["README.md", "docs/usage.md", "docs/api.md"]
         .map(|file| (file.to_owned(), fs::read_to_string(file).unwrap()))

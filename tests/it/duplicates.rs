@@ -51,7 +51,7 @@ impl Machine {
 }
 
 #[test]
-fn two_machines_of_one_node_get_no_jobs() {
+fn machines_sharing_node_identity_get_no_jobs() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -141,7 +141,7 @@ fn node_names_another_process_at_each_start() {
 }
 
 #[test]
-fn two_orchestrators_of_one_identity_start_no_jobs() {
+fn orchestrators_sharing_identity_start_no_jobs() {
     let cluster = Cluster::start();
     let config = std::fs::read(cluster.home().join("box/node/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
@@ -194,7 +194,7 @@ fn two_orchestrators_of_one_identity_start_no_jobs() {
 }
 
 #[test]
-fn second_process_on_data_directory_ends() {
+fn second_process_on_data_directory_exits() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let _first = Node::start(home.path(), "box", &orchestrator.url, &[]);

@@ -14,7 +14,7 @@ fn assert_well(worker: &Worker) {
 }
 
 #[test]
-fn job_files_named_like_ours_are_ignored() {
+fn job_files_with_internal_names_are_ignored() {
     let worker = Worker::start(&[]);
     let script = "for name in result.json job.json request.json log.0 shim.sock shim.log; do \
                   ln -s /etc/passwd $name || exit 1; mkfifo x-$name; \
@@ -97,7 +97,7 @@ fn job_kills_only_its_own_processes() {
 
 /// No one reads the output, and the job doesn't wait for a reader.
 #[test]
-fn a_job_that_floods_is_never_held_up() {
+fn output_flood_does_not_block_job() {
     let worker = Worker::start(&["--job-log-size", "2MiB"]);
     let job = Worker::script("yes | head -c 200000000; yes | head -c 50000000 >&2; exit 3");
     let mut slow = worker.follow(&job, 0);

@@ -86,7 +86,7 @@ fn waits(user: &Api, ids: &[String], like: &str) -> String {
 }
 
 #[test]
-fn slots_beyond_the_limit_are_not_used() {
+fn slots_beyond_limit_are_not_used() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--max-jobs-per-node", "3"]);
     let (user, greedy) = (orchestrator.login(), Greedy::join(&orchestrator));
@@ -114,7 +114,7 @@ fn slots_beyond_the_limit_are_not_used() {
 }
 
 #[test]
-fn running_jobs_leave_descriptors_for_everything_else() {
+fn running_jobs_leave_descriptors_for_requests() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--max-jobs-per-node", "100000", "--user-rate", "0"];
     // Less than the jobs of this test would take.
@@ -193,7 +193,7 @@ fn number_of_nodes_is_bounded() {
 }
 
 #[test]
-fn full_pulls_put_off_only_jobs_that_pull() {
+fn full_pulls_delay_only_pulling_jobs() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

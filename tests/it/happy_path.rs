@@ -4,7 +4,7 @@ use crate::support::Cluster;
 use serde_json::{Value, json};
 
 #[test]
-fn a_task_runs_and_its_result_comes_back() {
+fn task_runs_and_returns_its_result() {
     let cluster = Cluster::start();
     let reply = cluster.user.post(
         "/v1/tasks",
@@ -118,7 +118,7 @@ fn failed_command_is_not_retried() {
 }
 
 #[test]
-fn three_ways_to_give_a_command() {
+fn command_can_be_given_three_ways() {
     let cluster = Cluster::start();
     let cases = [
         (
@@ -155,7 +155,7 @@ fn three_ways_to_give_a_command() {
 }
 
 #[test]
-fn tasks_are_listed_newest_first_in_pages() {
+fn task_pages_list_newest_first() {
     let cluster = Cluster::start();
     let ids: Vec<String> = (0..5)
         .map(|n| cluster.create(&json!({"script": "true", "task_name": format!("n {}", n % 2), "node_labels": ["nowhere"]})))

@@ -29,7 +29,7 @@ fn subcommands(help: &str) -> Vec<String> {
 }
 
 #[test]
-fn help_of_every_command_is_golden() {
+fn help_matches_golden_files() {
     let home = tempfile::tempdir().unwrap();
     let (mut commands, mut files) = (vec![Vec::new()], Vec::new());
     while let Some(command) = commands.pop() {

@@ -124,7 +124,7 @@ fn annotations_and_user_namespaces_reach_no_container() {
 }
 
 #[test]
-fn settings_of_a_plain_user_reach_no_job() {
+fn settings_of_plain_user_reach_no_job() {
     let host = PodmanHost::new();
     // Root has no settings of its own, and must not read these.
     host.settings("config/containers/containers.conf", OPEN);
@@ -138,7 +138,7 @@ fn settings_of_a_plain_user_reach_no_job() {
 }
 
 #[test]
-fn settings_that_are_no_toml_stop_the_start() {
+fn invalid_toml_settings_stop_start() {
     let host = PodmanHost::new();
     let settings = host.settings("broken.conf", "[engine\n");
     for path in [settings.as_str(), "/nonexistent/containers.conf"] {
@@ -151,7 +151,7 @@ fn settings_that_are_no_toml_stop_the_start() {
 }
 
 #[test]
-fn mounts_of_the_host_reach_no_sandbox() {
+fn host_mounts_reach_no_sandbox() {
     let host = PodmanHost::new();
     let mounts = host.text("HOME/leak:/run/secrets/leak\n");
     host.settings("etc/containers/mounts.conf", &mounts);

@@ -52,7 +52,7 @@ fn assert_serves(worker: &Worker) {
 }
 
 #[test]
-fn volumes_of_an_image_are_not_made() {
+fn image_volumes_are_not_created() {
     let worker = Worker::start(&[]);
     let many: Vec<_> = (0..50).map(|n| format!("VOLUME /volume-{n}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
@@ -75,7 +75,7 @@ fn volumes_of_an_image_are_not_made() {
 }
 
 #[test]
-fn volume_of_an_image_hides_no_device() {
+fn image_volume_hides_no_device() {
     let worker = Worker::start(&[]);
     // With `USER 1000`, a runtime that mistakes the image's file for the device would give the host's device to that
     // user. As root the same shows without harm.
@@ -92,7 +92,7 @@ fn volume_of_an_image_hides_no_device() {
 }
 
 #[test]
-fn odd_account_files_end_the_job_at_once() {
+fn unusual_account_files_fail_job_immediately() {
     let worker = Worker::start(&[]);
     let huge = |root: &Path| {
         let file = fs::File::create(root.join("etc/passwd")).unwrap();
@@ -129,7 +129,7 @@ fn from_ours(more: &[&str]) -> OddImage {
 }
 
 #[test]
-fn annotations_for_a_runtime_are_refused() {
+fn runtime_annotations_are_refused() {
     let worker = Worker::start(&[]);
     let orders = [
         "run.oci.handler=wasm",
@@ -200,7 +200,7 @@ fn later_manifest_of_same_image_is_refused() {
 }
 
 #[test]
-fn manifest_swapped_after_the_look_runs_nothing() {
+fn manifest_swapped_after_check_runs_nothing() {
     let home = tempfile::tempdir().unwrap();
     let (engine, armed) = (home.path().join("podman"), home.path().join("armed"));
     let image = from_ours(&["--label", &format!("test={}", uuid())]);
@@ -228,7 +228,7 @@ fn manifest_swapped_after_the_look_runs_nothing() {
 }
 
 #[test]
-fn labels_of_ours_are_refused() {
+fn reserved_labels_are_refused() {
     let worker = Worker::start(&[]);
     for label in ["io.cynode.service=model-server", "io.cynode.node=x"] {
         let image = odd(plain, &[&format!("LABEL {label}")]);
@@ -238,7 +238,7 @@ fn labels_of_ours_are_refused() {
 }
 
 #[test]
-fn links_at_podmans_own_files_reach_nothing_outside() {
+fn links_at_podman_files_reach_nothing_outside() {
     let home = tempfile::tempdir().unwrap();
     let target = home.path().to_str().unwrap().to_owned();
     let worker = Worker::start(&[]);
@@ -303,7 +303,7 @@ fn links_at_podmans_own_files_reach_nothing_outside() {
 }
 
 #[test]
-fn garbage_in_an_images_settings_ends_the_job() {
+fn invalid_image_settings_fail_job() {
     let worker = Worker::start(&[]);
     let long = format!("ENV LONG={}", "x".repeat(100_000));
     let cases = [

@@ -89,7 +89,7 @@ fn loopback_listeners_answer_own_names_only() {
 }
 
 #[test]
-fn proxies_and_public_names_are_let_in() {
+fn proxies_and_public_names_are_accepted() {
     let home = tempfile::tempdir().unwrap();
     let flags = [
         "--trusted-proxy",

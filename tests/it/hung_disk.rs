@@ -62,7 +62,7 @@ impl Drop for HangingDisk {
 }
 
 #[test]
-fn hung_disk_stops_only_calls_that_need_it() {
+fn hung_disk_blocks_only_dependent_calls() {
     let Some(disk) = HangingDisk::new() else {
         return;
     };

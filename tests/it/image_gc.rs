@@ -73,7 +73,7 @@ fn job(image: &str) -> Value {
 }
 
 #[test]
-fn unused_pulled_image_goes_and_comes_back() {
+fn unused_pulled_image_is_removed_and_repulled() {
     let mut registry = Registry::before("podman");
     let [pulled, built] = [registry.image(), registry.image()];
     let archive = registry.host.path().join("root.tar");
@@ -92,7 +92,7 @@ fn unused_pulled_image_goes_and_comes_back() {
 }
 
 #[test]
-fn image_of_a_running_job_stays() {
+fn image_of_running_job_stays() {
     let mut registry = Registry::before("podman");
     let [used, unused] = [registry.image(), registry.image()];
     let mut worker = registry.worker(&["--image-gc", "1s"]);
@@ -116,7 +116,7 @@ fn image_of_a_running_job_stays() {
 }
 
 #[test]
-fn images_go_early_for_want_of_room() {
+fn images_are_removed_early_for_space() {
     let Some(disk) = Disk::of_kib(96 * 1024) else {
         return;
     };

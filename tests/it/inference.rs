@@ -47,7 +47,7 @@ fn wait_not_ready(orchestrator: &Orchestrator, reason: &str) {
 }
 
 #[test]
-fn readiness_follows_the_model_server() {
+fn readiness_follows_model_server() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
@@ -75,7 +75,7 @@ fn readiness_follows_the_model_server() {
 }
 
 #[test]
-fn a_server_that_hangs_is_replaced() {
+fn hanging_model_server_is_replaced() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
@@ -157,7 +157,7 @@ fn model_server_is_local_and_unprivileged() {
 }
 
 #[test]
-fn another_image_replaces_it_and_its_models_stay() {
+fn new_image_replaces_server_and_keeps_models() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let url = OrchestratorStandIn::start();
@@ -210,7 +210,7 @@ fn another_image_replaces_it_and_its_models_stay() {
 }
 
 #[test]
-fn another_port_moves_it() {
+fn new_port_moves_model_server() {
     let home = tempfile::tempdir().unwrap();
     let (old, new) = (ModelPort::new(), ModelPort::new());
     let orchestrator = orchestrator(home.path(), OLLAMA_IMAGE, &[]);
@@ -244,7 +244,7 @@ fn existing_model_server_is_used_and_kept() {
 }
 
 #[test]
-fn the_orchestrator_says_which_models_are_fetched() {
+fn orchestrator_decides_which_models_are_fetched() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let models = [
@@ -270,7 +270,7 @@ fn the_orchestrator_says_which_models_are_fetched() {
 }
 
 #[test]
-fn model_server_has_no_volume_but_its_own() {
+fn model_server_has_only_its_own_volume() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let image = built(

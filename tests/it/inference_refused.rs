@@ -73,7 +73,7 @@ fn failed_command_is_quoted() {
 }
 
 #[test]
-fn unresponsive_command_is_given_up() {
+fn unresponsive_command_times_out() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let limit = ["--inference-start-timeout", "2s"];
@@ -87,7 +87,7 @@ fn unresponsive_command_is_given_up() {
 }
 
 #[test]
-fn a_configuration_that_makes_no_sense_is_refused() {
+fn invalid_configuration_is_refused() {
     let at = ModelPort::new();
     for (backend, words) in [
         (
@@ -127,7 +127,7 @@ fn occupied_port_is_left_alone() {
 }
 
 #[test]
-fn a_container_of_somebody_else_is_never_touched() {
+fn foreign_container_is_never_touched() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     podman(&["create", "--quiet", "--name", &at.name, OLLAMA_IMAGE]).unwrap();

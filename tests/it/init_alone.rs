@@ -81,7 +81,7 @@ fn init_that_is_not_pid_1_does_nothing() {
 }
 
 #[test]
-fn init_in_the_nodes_own_namespace_does_nothing() {
+fn init_in_node_namespace_does_nothing() {
     for is_own in [true, false] {
         let (mut child, mut socket) = start("exec \"$@\"");
         let init = eventually("init is there", || {

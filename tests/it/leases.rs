@@ -187,7 +187,7 @@ fn outlast_lease(node: &StandIn) {
 }
 
 #[test]
-fn silent_nodes_job_moves_and_late_copy_goes() {
+fn silent_nodes_job_moves_late_copy_ends() {
     let scene = Scene::set();
     let back = Switch::default();
     let away = scene.join("away", silent_until(&back));

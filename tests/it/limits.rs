@@ -54,7 +54,7 @@ fn only_trusted_proxies_are_believed() {
 }
 
 #[test]
-fn distributed_guesses_lock_nobody_out() {
+fn distributed_guesses_do_not_lock_accounts() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.1"]);
     for n in 0..40 {
@@ -170,7 +170,7 @@ fn started_task_makes_room_in_queue() {
 }
 
 #[test]
-fn half_open_connections_keep_nobody_out() {
+fn half_open_connections_block_no_client() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -197,7 +197,7 @@ fn half_open_connections_keep_nobody_out() {
 }
 
 #[test]
-fn one_address_can_not_take_all_connections() {
+fn one_address_cannot_take_all_connections() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.2"]);
     // A known address gets more than a stranger's.
@@ -233,7 +233,7 @@ fn one_address_can_not_take_all_connections() {
 }
 
 #[test]
-fn a_slow_client_is_cut_off() {
+fn slow_client_is_disconnected() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();

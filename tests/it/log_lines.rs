@@ -40,7 +40,7 @@ fn with_spans(mut line: Value) -> Value {
 }
 
 #[test]
-fn log_follows_a_task_by_its_id() {
+fn log_follows_task_by_id() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &JSON);
     let node = Node::start(home.path(), "box", &orchestrator.control_url, &JSON);
@@ -132,7 +132,7 @@ fn log_fields_hold_no_debug_text() {
 }
 
 #[test]
-fn failed_login_is_logged_and_forges_nothing() {
+fn failed_login_cannot_forge_log_lines() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let hostile = format!(
@@ -227,7 +227,7 @@ fn missing_model_server_skips_step() {
 }
 
 #[test]
-fn join_hint_names_the_real_port() {
+fn join_hint_names_real_port() {
     let home = tempfile::tempdir().unwrap();
     let mut command = role(
         home.path(),

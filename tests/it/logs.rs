@@ -141,7 +141,7 @@ fn disconnected_reader_resumes() {
 }
 
 #[test]
-fn one_stream_can_be_had_alone() {
+fn one_stream_can_be_selected() {
     let cluster = Cluster::start();
     let id = cluster.script("echo out; echo err >&2");
     cluster.finish(&id);
@@ -219,7 +219,7 @@ fn output_so_far_is_available() {
 }
 
 #[test]
-fn a_task_that_waits_can_be_followed_too() {
+fn queued_task_can_be_followed() {
     let cluster = Cluster::start();
     let id = cluster.create(&json!({"script": "true", "node_labels": ["nowhere"]}));
     let mut reader = cluster.user.events(&format!("/v1/tasks/{id}/logs"), None);
@@ -333,7 +333,7 @@ fn live_and_late_subscribers_get_their_events() {
 }
 
 #[test]
-fn unresponsive_node_delays_nobody() {
+fn unresponsive_node_delays_no_other_reader() {
     let hanging = Mutex::new(Vec::<Box<dyn Send>>::new());
     let stage = Stage::set(move |_, call, answer| {
         if call.is_run() {

@@ -37,7 +37,7 @@ fn database(home: &Path) -> Connection {
 }
 
 #[test]
-fn every_listener_tells_its_metrics_without_a_login() {
+fn every_listener_serves_metrics_without_login() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     StandIn::idle(&orchestrator, "box").register();
@@ -80,7 +80,7 @@ fn every_listener_tells_its_metrics_without_a_login() {
 }
 
 #[test]
-fn a_task_moves_each_number_by_exactly_one() {
+fn task_counters_change_by_exactly_one() {
     let cluster = Cluster::start();
     let (gateway, worker) = (&cluster.orchestrator.gateway, Api::new(cluster.node.url()));
     let ended = ["completed", "failed", "timeout", "canceled"]
@@ -179,7 +179,7 @@ fn queue_outlives_restart_counters_start_over() {
 }
 
 #[test]
-fn node_is_online_while_it_reports() {
+fn reporting_node_is_online() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -248,7 +248,7 @@ fn strangers_add_no_series() {
 }
 
 #[test]
-fn failing_store_is_a_problem_not_zero() {
+fn failing_store_is_problem_not_zero() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let database = database(home.path());

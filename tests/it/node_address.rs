@@ -165,7 +165,7 @@ fn allowed_networks_narrow_worker_urls() {
 
 /// The address of a name may change after its check.
 #[test]
-fn address_is_checked_again_at_each_connection() {
+fn address_is_checked_at_each_connection() {
     let inside = Calls::default();
     let address = format!("127.0.0.1:{}", lasting_port());
     let listener = Listener::open(&address, &inside, |_, answer| answer.refuse(500));
@@ -204,7 +204,7 @@ fn address_is_checked_again_at_each_connection() {
 }
 
 #[test]
-fn redirects_of_a_node_are_not_followed() {
+fn node_redirects_are_not_followed() {
     let inside = Calls::default();
     let listener = Listener::open("127.0.0.1:0", &inside, |_, answer| answer.refuse(500));
     let target = format!("http://{}/v1/worker/jobs:run", listener.address);

@@ -12,7 +12,7 @@ fn start(home: &Path) -> (Orchestrator, StandIn) {
 }
 
 #[test]
-fn a_wrong_key_is_refused_and_slowed() {
+fn wrong_psk_is_refused_and_slowed() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, node) = start(home.path());
     let register = |psk: &str| {
@@ -209,7 +209,7 @@ fn node_reports_own_slug_in_version_1() {
 }
 
 #[test]
-fn a_node_is_known_by_its_token_alone() {
+fn node_is_identified_by_token_alone() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let elsewhere = tempfile::tempdir().unwrap();
@@ -230,7 +230,7 @@ fn a_node_is_known_by_its_token_alone() {
 }
 
 #[test]
-fn nodes_get_the_url_they_reached() {
+fn nodes_get_url_they_reached() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let port = orchestrator

@@ -100,7 +100,7 @@ fn missing_or_incomplete_file_is_explained() {
 }
 
 #[test]
-fn a_flag_beats_a_variable_beats_the_file() {
+fn flag_overrides_variable_overrides_file() {
     image::ready();
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
@@ -182,7 +182,7 @@ fn stricter_limit_of_node_wins() {
 }
 
 #[test]
-fn a_file_of_another_implementation_is_understood() {
+fn file_of_another_implementation_is_understood() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     image::ready();
@@ -217,7 +217,7 @@ fn a_file_of_another_implementation_is_understood() {
 }
 
 #[test]
-fn two_names_of_one_setting_end_the_start() {
+fn duplicate_names_of_setting_stop_start() {
     let home = tempfile::tempdir().unwrap();
     for (text, word) in [
         (
@@ -242,7 +242,7 @@ fn two_names_of_one_setting_end_the_start() {
 }
 
 #[test]
-fn the_example_in_the_repository_is_understood() {
+fn example_file_is_valid() {
     let home = tempfile::tempdir().unwrap();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/node.yaml");
     let text = fs::read_to_string(example).unwrap();

@@ -12,7 +12,7 @@ fn status(cluster: &Cluster) -> (Value, String) {
 }
 
 #[test]
-fn node_silent_half_a_minute_goes_offline() {
+fn silent_node_is_offline_after_30_seconds() {
     let cluster = Cluster::start();
     cluster.node.process.signal(Signal::STOP);
     eventually_eq("it is offline", json!("offline"), || status(&cluster).0);
@@ -45,7 +45,7 @@ fn node_silent_half_a_minute_goes_offline() {
 }
 
 #[test]
-fn leaving_node_reports_it_and_gets_nothing() {
+fn stopping_node_reports_and_gets_no_jobs() {
     let mut cluster = Cluster::start_with(&["--shutdown-grace", "1m"]);
     let under_way = cluster.script("echo begun; while ! [ -e /workspace/go ]; do sleep 0.1; done");
     cluster.printed(&under_way, "begun");
@@ -74,7 +74,7 @@ fn leaving_node_reports_it_and_gets_nothing() {
 }
 
 #[test]
-fn node_ends_beside_its_orchestrator_despite_a_job() {
+fn node_and_orchestrator_stop_despite_job() {
     let mut cluster = Cluster::start();
     let id = cluster.script("echo begun; sleep 200");
     cluster.printed(&id, "begun");

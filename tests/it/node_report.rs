@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::{fs, process::Command};
 
 #[test]
-fn report_describes_the_machine() {
+fn report_describes_machine() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     let flags = [
@@ -66,7 +66,7 @@ fn report_describes_the_machine() {
 }
 
 #[test]
-fn graphics_processors_are_found_by_their_tools() {
+fn gpus_are_found_by_vendor_tools() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let fixture = concat!(

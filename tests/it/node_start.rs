@@ -115,7 +115,7 @@ fn node_start_follows_contract_order() {
 }
 
 #[test]
-fn every_step_is_tried_until_the_orchestrator_can() {
+fn every_start_step_retries_until_success() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
     orchestrator.fail(Step::Register, Reaction::Problem(500, "internal"));
@@ -137,7 +137,7 @@ fn every_step_is_tried_until_the_orchestrator_can() {
 }
 
 #[test]
-fn an_orchestrator_that_is_away_is_waited_for() {
+fn node_start_waits_for_unreachable_orchestrator() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = OrchestratorStandIn::start();
     orchestrator.close();
@@ -239,7 +239,7 @@ fn lost_registration_answer_restarts_registration() {
 }
 
 #[test]
-fn a_node_without_a_network_waits_for_one() {
+fn node_without_network_waits_for_network() {
     let home = tempfile::tempdir().unwrap();
     // At every address, the reported one is that on the route to the orchestrator.
     let flags = ["--worker-listen", "0.0.0.0:0"];

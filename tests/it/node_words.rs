@@ -51,7 +51,7 @@ fn create(user: &Api) -> String {
 }
 
 #[test]
-fn refusals_of_a_node_are_not_quoted() {
+fn node_refusals_are_not_quoted() {
     for (status, slug, is_known) in [
         (503, "unavailable", true),
         (507, "insufficient-storage", true),
@@ -81,7 +81,7 @@ fn refusals_of_a_node_are_not_quoted() {
 }
 
 #[test]
-fn failed_jobs_quote_no_unknown_words() {
+fn failed_jobs_quote_no_unknown_text() {
     for status in [400, 409, 200] {
         let stage = Stage::set(move |_, call, answer| match (call.is_run(), status) {
             (true, 200) => answer.status(200, &json!({"status": WORDS, "version": 1})),
@@ -103,7 +103,7 @@ fn failed_jobs_quote_no_unknown_words() {
 }
 
 #[test]
-fn reasons_of_a_node_are_for_admins() {
+fn node_reasons_are_for_admins_only() {
     let stage = Stage::set(|_, call: &Call, answer| well(call, answer));
     let user = stage.orchestrator.add_user(&stage.user, "bob");
     let ack = |kind: &str| {

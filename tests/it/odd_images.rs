@@ -55,7 +55,7 @@ fn unrunnable_image_fails_job_with_podmans_reason() {
 }
 
 #[test]
-fn odd_images_run() {
+fn unusual_images_run() {
     let worker = Worker::start(&[]);
     let no_etc = |root: &Path| fs::remove_dir_all(root.join("etc")).unwrap();
     let cases = [
@@ -76,7 +76,7 @@ fn odd_images_run() {
 }
 
 #[test]
-fn hosts_file_names_the_sandbox_and_nothing_else() {
+fn hosts_file_names_only_sandbox() {
     let worker = Worker::start(&[]);
     let job = Worker::script("hostname; cat /etc/hosts; cat /etc/resolv.conf 2>/dev/null");
     let result = worker.run(&job);
@@ -122,7 +122,7 @@ fn brief_podman_failure_costs_no_attempt() {
 }
 
 #[test]
-fn podman_failure_is_no_image_fault() {
+fn podman_failure_is_not_image_fault() {
     let changing = "[ \"$kind\" = run ] && if mkdir $PLACE/refused 2>/dev/null; then echo 'Error: a lock' >&2; else echo 'Error: a disk' >&2; fi && exit 125";
     let broken_layer = "[ -n \"$kind\" ] && echo 'Error: layer not known' >&2 && exit 125";
     let killed = "[ \"$kind\" = run ] && echo 'Error: killed' >&2 && kill -KILL $$";

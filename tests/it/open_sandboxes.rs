@@ -79,7 +79,7 @@ fn instead(flag: &str, other: &str) -> String {
 }
 
 #[test]
-fn a_doctor_names_the_setting_that_opens_sandboxes() {
+fn doctor_names_setting_that_opens_sandboxes() {
     let host = PodmanHost::new();
     let engine = host.engine(&instead("--uts=private", "--uts=host"));
     let mut command = cynode(host.path());

@@ -44,7 +44,7 @@ fn assert_described(
 }
 
 #[test]
-fn the_document_is_whole_and_needs_no_login() {
+fn document_is_complete_and_needs_no_login() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let document = orchestrator.gateway.get("/openapi.json").json(200);
@@ -72,7 +72,7 @@ fn the_document_is_whole_and_needs_no_login() {
 }
 
 #[test]
-fn answers_are_as_the_document_says() {
+fn answers_match_document() {
     let cluster = Cluster::start();
     let user = &cluster.user;
     let document = user.get("/openapi.json").json(200);
@@ -119,7 +119,7 @@ fn answers_are_as_the_document_says() {
 }
 
 #[test]
-fn ignored_parts_of_a_request_are_named() {
+fn ignored_request_parts_are_named() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

@@ -100,7 +100,7 @@ fn job_survives_move_to_another_orchestrator() {
 }
 
 #[test]
-fn full_node_of_another_orchestrator_says_so() {
+fn slots_of_another_orchestrator_are_reported() {
     let (mut cluster, _) = lasting_cluster(&["--shutdown-grace=1ms", "--max-concurrency=4"]);
     let home = cluster.home().to_owned();
     for _ in 0..4 {
@@ -126,7 +126,7 @@ fn full_node_of_another_orchestrator_says_so() {
 }
 
 #[test]
-fn restored_orchestrator_leaves_newer_jobs_alone() {
+fn restored_orchestrator_keeps_newer_jobs() {
     let (mut cluster, addresses) = lasting_cluster(&["--shutdown-grace=1ms"]);
     let home = cluster.home().to_owned();
     let old = cluster.create(&json!({"script": WAITING, "max_attempts": 1}));

@@ -54,7 +54,7 @@ fn readyz_calls(node: &StandIn) -> Vec<std::time::Instant> {
 }
 
 #[test]
-fn a_node_that_reports_each_minute_gets_jobs() {
+fn node_reporting_each_minute_gets_jobs() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, node) = start(home.path());
     let user = orchestrator.login();
@@ -129,7 +129,7 @@ fn unready_late_node_gets_no_job() {
 }
 
 #[test]
-fn nothing_but_version_and_slug_is_needed() {
+fn report_needs_only_version_and_slug() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, node) = start(home.path());
     let user = orchestrator.login();
@@ -158,7 +158,7 @@ fn nothing_but_version_and_slug_is_needed() {
 }
 
 #[test]
-fn the_last_applied_version_keeps_a_node_ready() {
+fn last_applied_version_keeps_node_ready() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     drop(orchestrator);
@@ -191,7 +191,7 @@ fn the_last_applied_version_keeps_a_node_ready() {
 }
 
 #[test]
-fn an_acknowledgement_of_another_token_counts_no_more() {
+fn acknowledgement_of_replaced_token_is_ignored() {
     let home = tempfile::tempdir().unwrap();
     let (orchestrator, mut node) = start(home.path());
     let token = |node: &StandIn| node.config()["worker_api"]["orchestrator_bearer_token"].clone();

@@ -91,7 +91,7 @@ fn published_configurations_are_applied() {
 }
 
 #[test]
-fn a_bootstrap_needs_a_token_and_two_urls() {
+fn bootstrap_needs_token_and_two_urls() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = serving(&json!({}));
     // The stand-in learns the slug and gives its first token.

@@ -75,7 +75,7 @@ impl Gate {
 }
 
 #[test]
-fn plain_results_read_as_any_others() {
+fn minimal_results_are_understood() {
     let scene = Scene::set();
     let codes = AtomicUsize::new(0);
     let node = PeerWorker::join(&scene.orchestrator, "peer", move |call, answer| {
@@ -131,7 +131,7 @@ fn worker_without_progress_keeps_its_job() {
 }
 
 #[test]
-fn silent_worker_that_is_gone_loses_job() {
+fn vanished_worker_loses_its_job() {
     let scene = Scene::set();
     let ends = Gate::default();
     let may_end = ends.clone();
@@ -184,7 +184,7 @@ fn handoff_is_accepted_by_worker_without_progress() {
 }
 
 #[test]
-fn answers_that_are_not_understood_run_nothing_twice() {
+fn unreadable_answers_run_nothing_twice() {
     let scene = Scene::set();
     let plain = |changes: Value| {
         move |call: &Call| {
@@ -254,7 +254,7 @@ fn truncated_result_runs_nothing_twice() {
 }
 
 #[test]
-fn a_connection_cut_before_any_answer_is_retried() {
+fn connection_cut_before_answer_is_retried() {
     let scene = Scene::set();
     let node = PeerWorker::join(&scene.orchestrator, "peer", |call, answer| {
         if call.body["attempt"] == 2 {

@@ -232,7 +232,7 @@ fn leaving(then: &str) -> String {
 }
 
 #[test]
-fn start_that_was_given_up_leaves_no_container() {
+fn abandoned_start_leaves_no_container() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
     // After TERM it reports success.

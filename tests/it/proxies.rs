@@ -72,7 +72,7 @@ fn let_go(worker: &Server) {
 }
 
 #[test]
-fn live_log_passes_a_plain_proxy() {
+fn live_log_passes_plain_proxy() {
     let cluster = Cluster::start();
     let gateway = cluster.orchestrator.gateway.address();
     let nginx = Nginx::start(gateway);
@@ -116,7 +116,7 @@ fn live_log_passes_a_plain_proxy() {
 }
 
 #[test]
-fn worker_events_pass_a_plain_proxy() {
+fn worker_events_pass_plain_proxy() {
     let worker = Worker::start(&[]);
     let nginx = Nginx::start(worker.api.address());
     let job = Worker::script(WAITING);

@@ -64,7 +64,7 @@ fn wait_for_pull(worker: &Worker, job: &Value) -> impl Iterator<Item = Value> {
 }
 
 #[test]
-fn missing_image_is_pulled_once_for_all() {
+fn missing_image_is_pulled_once_for_all_jobs() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
     let registry = Registry::new(&tag);
     let worker = registry.worker();
@@ -85,7 +85,7 @@ fn missing_image_is_pulled_once_for_all() {
 }
 
 #[test]
-fn failed_pull_fails_for_all_who_waited() {
+fn failed_pull_fails_all_waiting_jobs() {
     let registry = Registry::new(
         "echo 'Error: reading manifest latest: the registry is on fire' >&2; exit 125",
     );
@@ -130,7 +130,7 @@ fn canceled_job_leaves_pull_to_others() {
 
 /// A worker's restart loses no accepted job.
 #[test]
-fn job_waits_for_image_again_after_restart() {
+fn image_is_pulled_again_after_restart() {
     let tag = format!("podman tag {IMAGE} IMAGE; exit");
     let registry = Registry::new(&tag);
     let mut worker = registry.worker();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::{net::TcpListener, thread};
 
 #[test]
-fn commands_that_end_at_once_lose_no_output() {
+fn short_commands_lose_no_output() {
     let worker = Worker::start(&["--max-concurrency", "4"]);
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -56,7 +56,7 @@ fn very_deep_workspace_is_removed() {
 }
 
 #[test]
-fn a_container_that_fails_leaves_no_workspace_behind() {
+fn failed_container_leaves_no_workspace() {
     let worker = Worker::start(&[]);
     let mut job = Worker::script("true");
     job["sandbox"]["image"] = json!(NO_USER_IMAGE);
@@ -69,7 +69,7 @@ fn a_container_that_fails_leaves_no_workspace_behind() {
 }
 
 #[test]
-fn unplaceable_jobs_delay_nobody() {
+fn unplaceable_jobs_delay_no_other_job() {
     let cluster = Cluster::start();
     let nowhere = json!({"command": ["true"], "node_labels": ["nowhere"]});
     thread::scope(|scope| {
@@ -150,7 +150,7 @@ fn idempotency_key_creates_one_task() {
 }
 
 #[test]
-fn an_orderly_end_is_code_0_every_time() {
+fn orderly_shutdown_always_exits_0() {
     let home = tempfile::tempdir().unwrap();
     for _ in 0..8 {
         let mut orchestrator = Orchestrator::start(home.path(), &[]);

@@ -195,7 +195,7 @@ fn refused_job_waits_for_recent_node() {
 }
 
 #[test]
-fn waiting_job_fails_when_the_last_node_leaves() {
+fn waiting_job_fails_when_last_node_leaves() {
     let (stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
     eventually("it waits for the other node", || {

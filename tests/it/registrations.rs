@@ -47,7 +47,7 @@ fn new_registration_ends_older_node_tokens() {
 }
 
 #[test]
-fn acknowledgement_of_a_replaced_token_is_refused() {
+fn acknowledgement_of_replaced_token_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let mut node = StandIn::idle(&orchestrator, "box");
@@ -76,7 +76,7 @@ fn takes_tokens(tokens: &Arc<Mutex<Vec<String>>>) -> Stage {
 }
 
 #[test]
-fn node_between_two_tokens_is_still_reached() {
+fn node_between_tokens_stays_reachable() {
     let tokens = Arc::new(Mutex::new(Vec::new()));
     let mut stage = takes_tokens(&tokens).joined();
     let first = worker_token(&stage.node);

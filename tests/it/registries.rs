@@ -116,7 +116,7 @@ fn registry_of_own_network_needs_permission() {
 }
 
 #[test]
-fn pattern_that_names_a_registry_permits_its_pull() {
+fn pattern_with_registry_permits_pull() {
     let engine = Engine::failing("Error: no");
     let worker = engine.worker(&["--allowed-image", "registry.invalid:5000/team/*"]);
     let (kind, _) = error_of(&worker, "registry.invalid:5000/team/tool:1");
@@ -129,7 +129,7 @@ fn pattern_that_names_a_registry_permits_its_pull() {
 }
 
 #[test]
-fn default_image_permits_its_own_pull() {
+fn default_image_may_be_pulled() {
     let engine = Engine::failing("Error: no");
     let image = "registry.invalid:5000/team/tool:1";
     let worker = engine.worker(&["--prefetch-image", image]);
@@ -182,7 +182,7 @@ fn pull_error_shows_only_its_class() {
 }
 
 #[test]
-fn jobs_go_on_while_a_registry_never_answers() {
+fn jobs_continue_despite_hanging_registry() {
     let registry = SilentRegistry::open();
     let flags = registry.flags();
     let flags = [&words(&flags)[..], &["--max-concurrency", "1"]].concat();
@@ -228,7 +228,7 @@ fn jobs_go_on_while_a_registry_never_answers() {
 }
 
 #[test]
-fn tasks_go_on_while_a_registry_never_answers() {
+fn tasks_continue_despite_hanging_registry() {
     let registry = SilentRegistry::open();
     let flags = registry.flags();
     let flags = [&words(&flags)[..], &["--max-concurrency", "1"]].concat();

@@ -104,7 +104,7 @@ fn reserve_refuses_new_tasks_and_nothing_else() {
 }
 
 #[test]
-fn queued_tasks_wait_for_half_the_reserve() {
+fn queued_tasks_wait_for_half_of_reserve() {
     let Some(disk) = Disk::of_kib(32 * 1024) else {
         return;
     };
@@ -129,7 +129,7 @@ fn queued_tasks_wait_for_half_the_reserve() {
 }
 
 #[test]
-fn cancel_on_full_disk_stops_the_job() {
+fn cancel_on_full_disk_stops_job() {
     let Some(disk) = Disk::of_kib(16 * 1024) else {
         return;
     };
@@ -161,7 +161,7 @@ fn cancel_on_full_disk_stops_the_job() {
 }
 
 #[test]
-fn start_goes_through_on_a_full_disk() {
+fn orchestrator_starts_on_full_disk() {
     let Some(disk) = Disk::of_kib(16 * 1024) else {
         return;
     };
@@ -195,7 +195,7 @@ fn start_goes_through_on_a_full_disk() {
 }
 
 #[test]
-fn damaged_address_file_stops_no_start() {
+fn damaged_address_file_does_not_stop_start() {
     let home = tempfile::tempdir().unwrap();
     let mut orchestrator = Orchestrator::start(home.path(), &[]);
     let data_dir = orchestrator.data_dir.clone();

@@ -43,7 +43,7 @@ fn id(reply: &Reply) -> String {
 }
 
 #[test]
-fn finished_tasks_beyond_limit_are_removed_whole() {
+fn finished_tasks_beyond_limit_are_removed_completely() {
     let held = Arc::new(Mutex::new(Vec::new()));
     let hold = Arc::clone(&held);
     let home = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ fn sandbox_has_no_network_capabilities_or_node_files() {
 }
 
 #[test]
-fn the_nodes_environment_stays_outside() {
+fn node_environment_stays_outside_sandbox() {
     let secret = uuid();
     let worker = Worker::start_with_env(&[
         ("HTTP_PROXY", &secret),

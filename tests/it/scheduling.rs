@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::{Value, json};
 
 #[test]
-fn user_with_one_task_goes_next() {
+fn user_with_one_task_is_next() {
     let cluster = Cluster::start_with(&["--max-concurrency", "1"]);
     let ann = cluster.orchestrator.add_user(&cluster.user, "ann");
     let first = cluster.script("sleep 600");
@@ -33,7 +33,7 @@ fn user_with_one_task_goes_next() {
 const SETS: usize = 1024;
 
 #[test]
-fn labels_that_no_node_bears_cost_nobody_else() {
+fn unmatched_labels_delay_no_other_user() {
     let home = tempfile::tempdir().unwrap();
     let mut stage = Stage::raise(home, &["--user-rate", "0"], |_, call, answer| {
         well(call, answer);

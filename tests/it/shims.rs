@@ -167,7 +167,7 @@ fn shim_and_worker_killed_together_leave_nothing() {
 }
 
 #[test]
-fn job_outlives_the_podman_client() {
+fn job_outlives_podman_client() {
     let worker = Worker::start(&[]);
     let job = start_job(&worker, WAITING);
     // One after the other: the second must not pass the first one's end on to the command.

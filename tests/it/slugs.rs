@@ -179,7 +179,7 @@ fn node_with_jobs_stays_and_results_survive() {
 }
 
 #[test]
-fn only_admins_have_a_node_forgotten() {
+fn only_admins_may_forget_node() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -217,7 +217,7 @@ fn deleted_running_node_returns_and_client_warns() {
 }
 
 #[test]
-fn forgetting_a_live_node_asks_first() {
+fn forgetting_live_node_asks_first() {
     let mut cluster = Cluster::start();
     let unasked = cluster.run(&["nodes", "forget", "box"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
@@ -236,7 +236,7 @@ fn forgetting_a_live_node_asks_first() {
 }
 
 #[test]
-fn drain_outlives_forgetting_the_node() {
+fn drain_outlives_forgotten_node() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();

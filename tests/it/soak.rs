@@ -41,7 +41,7 @@ fn mounts() -> usize {
 
 #[test]
 #[ignore = "takes minutes, and the machine for itself: make test-soak"]
-fn a_thousand_jobs_leave_nothing_behind() {
+fn thousand_jobs_leave_nothing_behind() {
     let worker = Worker::start(&[]);
     let pid = worker.process.pid();
     let descriptors = || count(&format!("/proc/{pid}/fd"));

@@ -36,7 +36,7 @@ fn half_open(api: &Api, addresses: u8, each: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn half_sent_heads_keep_no_newcomer_out() {
+fn half_sent_heads_block_no_new_client() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     for listener in [&orchestrator.gateway, &orchestrator.control] {
@@ -89,7 +89,7 @@ fn unknown_address_gets_32_connections() {
 }
 
 #[test]
-fn idle_connections_make_room_for_their_own_address() {
+fn idle_connections_make_room_for_same_address() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let kept: Vec<TcpStream> = (0..32).map(|_| connect_to(&orchestrator.control)).collect();
@@ -102,7 +102,7 @@ fn idle_connections_make_room_for_their_own_address() {
 }
 
 #[test]
-fn one_user_s_unsent_bodies_keep_nobody_out() {
+fn unsent_bodies_of_one_user_block_no_other() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let gateway = &orchestrator.gateway;
@@ -153,7 +153,7 @@ fn unfinished_head_is_cut_off_in_ten_seconds() {
 }
 
 #[test]
-fn loopback_is_one_address_to_guess_from() {
+fn loopback_addresses_share_guess_limit() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let login = |from: u8, password: &str| {

@@ -50,7 +50,7 @@ impl Manager {
 }
 
 #[test]
-fn an_orchestrator_is_ready_once_it_listens() {
+fn orchestrator_notifies_ready_once_listening() {
     let home = tempfile::tempdir().unwrap();
     let manager = Manager::new(home.path());
     let mut command = role(home.path(), "serve-orchestrator", &home.path().join("o"));
@@ -101,7 +101,7 @@ fn node_unit_does_not_delay_boot() {
 }
 
 #[test]
-fn a_worker_is_ready_once_it_listens() {
+fn worker_notifies_ready_once_listening() {
     let home = tempfile::tempdir().unwrap();
     let manager = Manager::new(home.path());
     let mut command = role(home.path(), "worker", &home.path().join("w"));
@@ -135,7 +135,7 @@ fn setting<'a>(unit: &'a [(String, String)], key: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn units_start_what_there_is() {
+fn units_use_existing_flags() {
     let home = tempfile::tempdir().unwrap();
     for name in ["cynode-orchestrator.service", "cynode-node.service"] {
         let unit = unit(name);
@@ -181,7 +181,7 @@ fn node_unit_keeps_containers_alive() {
 }
 
 #[test]
-fn an_orchestrator_s_unit_lets_it_do_little() {
+fn orchestrator_unit_is_restricted() {
     let unit = unit("cynode-orchestrator.service");
     for (key, value) in [
         ("DynamicUser", "yes"),

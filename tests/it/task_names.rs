@@ -11,7 +11,7 @@ fn create(user: &Api, name: &str) -> Value {
 }
 
 #[test]
-fn names_are_made_plain_and_unique() {
+fn task_names_are_normalised_and_unique() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -63,7 +63,7 @@ fn names_are_made_plain_and_unique() {
 }
 
 #[test]
-fn many_tasks_of_one_name_cost_nothing() {
+fn many_tasks_of_one_name_stay_fast() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
@@ -86,7 +86,7 @@ fn many_tasks_of_one_name_cost_nothing() {
 }
 
 #[test]
-fn a_name_or_prefix_stands_for_the_id() {
+fn name_or_prefix_replaces_id() {
     let cluster = Cluster::start();
     let user = &cluster.user;
     let task = json!({"script": "echo out; exit 3", "task_name": "Mine"});

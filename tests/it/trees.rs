@@ -60,7 +60,7 @@ fn leave_large_tree(worker: &mut Worker) {
 }
 
 #[test]
-fn podman_never_has_what_a_job_writes() {
+fn workspace_is_outside_podman_storage() {
     if !keeps_uppers() {
         return;
     }
@@ -84,7 +84,7 @@ fn podman_never_has_what_a_job_writes() {
 }
 
 #[test]
-fn large_tree_is_the_nodes_to_remove() {
+fn node_removes_large_tree() {
     if !keeps_uppers() {
         return;
     }
@@ -102,7 +102,7 @@ fn large_tree_is_the_nodes_to_remove() {
 }
 
 #[test]
-fn removal_that_is_cut_off_begins_again() {
+fn interrupted_removal_restarts() {
     if !keeps_uppers() {
         return;
     }
@@ -118,7 +118,7 @@ fn removal_that_is_cut_off_begins_again() {
 }
 
 #[test]
-fn tree_of_a_killed_shim_goes() {
+fn tree_of_killed_shim_is_removed() {
     if !keeps_uppers() {
         return;
     }
@@ -135,7 +135,7 @@ fn tree_of_a_killed_shim_goes() {
 }
 
 #[test]
-fn trees_that_are_hard_to_remove_go() {
+fn difficult_trees_are_removed() {
     let worker = Worker::start(&[]);
     for image in attack::images() {
         let job = Worker::job_in(image, &["/attack", "trees", "/tmp", "/workspace"]);
@@ -231,7 +231,7 @@ fn run(program: &str, arguments: &[&Path]) {
 }
 
 #[test]
-fn projects_of_xfs_are_removed() {
+fn xfs_projects_are_removed() {
     let Some((_home, mount)) = Mount::fresh("xfs", "loop") else {
         return;
     };
@@ -258,7 +258,7 @@ fn projects_of_xfs_are_removed() {
 }
 
 #[test]
-fn read_only_subvolumes_of_btrfs_are_removed() {
+fn read_only_btrfs_subvolumes_are_removed() {
     let Some((_home, mount)) = Mount::fresh("btrfs", "loop") else {
         return;
     };

@@ -58,7 +58,7 @@ fn at_terminal(plain: &Command, terminal: &File) -> Command {
 }
 
 #[test]
-fn echo_is_off_before_the_password_prompt() {
+fn echo_is_off_before_password_prompt() {
     const STOP: &[u8] = b"\x13";
     const START: &[u8] = b"\x11";
     let home = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn short_psk_is_refused_by_both_roles() {
 }
 
 #[test]
-fn psk_as_an_argument_is_warned_of() {
+fn psk_as_argument_gives_warning() {
     let home = tempfile::tempdir().unwrap();
     for (name, more) in [
         ("serve-orchestrator", ["--control-listen", "192.0.2.1:1"]),
@@ -226,7 +226,7 @@ fn psk_as_an_argument_is_warned_of() {
 }
 
 #[test]
-fn printed_join_line_joins_without_a_warning() {
+fn printed_join_line_gives_no_warning() {
     let home = tempfile::tempdir().unwrap();
     let mut command = role(
         home.path(),

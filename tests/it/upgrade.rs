@@ -30,7 +30,7 @@ fn database(home: &Path, version: i64, schema: &str) -> Connection {
 }
 
 #[test]
-fn version_1_database_is_migrated_whole() {
+fn version_1_database_is_migrated_completely() {
     let home = tempfile::tempdir().unwrap();
     let old = database(home.path(), 1, include_str!("../fixtures/schema-v1.sql"));
     let [user, node, task, job] = [(); 4].map(|()| uuid());

@@ -46,7 +46,7 @@ pub(crate) fn assert_dead(gateway: &Api, tokens: &Value) {
 }
 
 #[test]
-fn an_admin_makes_users_and_lists_them() {
+fn admin_creates_and_lists_users() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -116,7 +116,7 @@ fn an_admin_makes_users_and_lists_them() {
 }
 
 #[test]
-fn users_see_and_do_only_their_own() {
+fn users_access_only_own_tasks() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -224,7 +224,7 @@ fn interrupted(api: &Api, path: &str, body: &Value, meanwhile: impl FnOnce()) ->
 }
 
 #[test]
-fn a_request_that_outlives_its_session_changes_nothing() {
+fn request_that_outlives_session_changes_nothing() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
@@ -260,7 +260,7 @@ fn a_request_that_outlives_its_session_changes_nothing() {
 }
 
 #[test]
-fn a_stream_ends_with_its_session() {
+fn stream_ends_with_session() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (admin, gateway) = (orchestrator.login(), &orchestrator.gateway);
@@ -307,7 +307,7 @@ fn a_stream_ends_with_its_session() {
 }
 
 #[test]
-fn one_active_admin_always_remains() {
+fn last_active_admin_cannot_be_disabled() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::{fs, thread};
 
 #[test]
-fn the_commands_do_what_the_calls_do() {
+fn user_commands_match_api_calls() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
@@ -117,7 +117,7 @@ fn disabling_oneself_asks_first() {
 }
 
 #[test]
-fn concurrent_refresh_logs_nobody_out() {
+fn concurrent_refresh_keeps_all_sessions() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let password = home.path().join("password.secret");

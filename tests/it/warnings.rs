@@ -74,7 +74,7 @@ fn unused_stdin_is_reported_without_hanging() {
 }
 
 #[test]
-fn replaced_bytes_are_said_once() {
+fn replaced_bytes_are_reported_once() {
     const WARNING: &str = "not UTF-8 are replaced";
     let cluster = Cluster::start();
     let binary = ["run", "--", "printf", "a\\377b\\n\\377\\n"];

@@ -202,7 +202,7 @@ fn higher_attempt_replaces_and_fences_lower_one() {
 }
 
 #[test]
-fn a_forgotten_job_does_not_come_back() {
+fn forgotten_job_does_not_return() {
     let worker = Worker::start(&[]);
     let job = Worker::job(UNIQUE);
     let path = Worker::path(&job);
@@ -271,7 +271,7 @@ fn canceled_job_ends_with_all_its_processes() {
 }
 
 #[test]
-fn a_full_worker_refuses_and_starts_nothing() {
+fn full_worker_refuses_and_starts_nothing() {
     let worker = Worker::start(&["--max-concurrency", "1"]);
     let first = Worker::script("echo up; sleep 1000");
     let mut events = worker.follow(&first, 0);

@@ -132,7 +132,7 @@ fn holds<T>(body: &Value, of: fn(&[u8]) -> Result<T, Problem>) {
 }
 
 #[test]
-fn the_bodies_that_are_changed_are_whole() {
+fn unchanged_bodies_are_valid() {
     let bytes = |body: Value| serde_json::to_vec(&body).unwrap();
     let mut fine = task();
     fine["env"] = json!({"A": "b"});
@@ -149,7 +149,7 @@ fn changes() -> impl Strategy<Value = Vec<(Index, Value)>> {
 
 proptest! {
     #[test]
-    fn a_task_keeps_its_limits_or_is_refused(changes in changes(), whole: bool) {
+    fn task_keeps_limits_or_is_refused(changes in changes(), whole: bool) {
         let mut body = task();
         if whole {
             body["env"] = json!({"A": "b"});
@@ -158,27 +158,27 @@ proptest! {
     }
 
     #[test]
-    fn a_job_keeps_its_limits_or_is_refused(changes in changes()) {
+    fn job_keeps_limits_or_is_refused(changes in changes()) {
         holds(&changed(job(), changes), bodies::run);
     }
 
     #[test]
-    fn a_registration_is_bounded_or_refused(changes in changes()) {
+    fn registration_is_bounded_or_refused(changes in changes()) {
         holds(&changed(registration(), changes), bodies::register);
     }
 
     #[test]
-    fn a_report_is_bounded_or_refused(changes in changes()) {
+    fn report_is_bounded_or_refused(changes in changes()) {
         holds(&changed(capability(), changes), bodies::report);
     }
 
     #[test]
-    fn an_acknowledgement_is_bounded_or_refused(changes in changes()) {
+    fn acknowledgement_is_bounded_or_refused(changes in changes()) {
         holds(&changed(acknowledgement(), changes), bodies::acknowledge);
     }
 
     #[test]
-    fn bytes_are_a_body_or_a_problem(bytes: Vec<u8>, text in near("{}[]\":,0aé\\u null true e+-.")) {
+    fn any_bytes_are_body_or_problem(bytes: Vec<u8>, text in near("{}[]\":,0aé\\u null true e+-.")) {
         bodies::body(&bytes);
         bodies::body(text.as_bytes());
     }
@@ -215,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn exactly_one_way_to_say_what_to_run(command: bool, script: bool, prompt: bool) {
+    fn task_has_exactly_one_command_form(command: bool, script: bool, prompt: bool) {
         let text = |there: bool| there.then(|| "x".to_owned());
         let create = CreateTask {
             command: text(command).map(|program| vec![program]),

@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_are_events_or_a_fault(bytes: Vec<u8>, text in "[{}\"a-z:,\n]{0,60}") {
+    fn any_bytes_are_events_or_fault(bytes: Vec<u8>, text in "[{}\"a-z:,\n]{0,60}") {
         events::stream(&bytes);
         events::stream(text.as_bytes());
     }
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn times_come_back(millis in -377_705_023_201_000i64..253_402_207_200_000, text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])") {
+    fn timestamps_survive_round_trip(millis in -377_705_023_201_000i64..253_402_207_200_000, text in "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,9})?(Z|[+-][0-2][0-9]:[0-6][0-9])") {
         let time = Time::from_millis(millis);
         let json = serde_json::to_string(&time).unwrap();
         prop_assert_eq!(serde_json::from_str::<Time>(&json).unwrap(), time);

@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn a_long_reference_is_normal_or_refused(length in 470usize..520, with_team: bool, with_tag: bool) {
+    fn long_reference_is_normalised_or_refused(length in 470usize..520, with_team: bool, with_tag: bool) {
         let team = if with_team { "team/" } else { "" };
         let tag = if with_tag { ":1" } else { "" };
         image::reference(&format!("{team}{}{tag}", "a".repeat(length)));
@@ -65,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn patterns_match_as_they_say(
+    fn patterns_match_like_reference(
         image in "[ab]{1,4}(/[ab]{1,4})?",
         pattern in prop_oneof!["[ab*/:.]{0,8}", "\\*?[ab*]{0,4}\\*?:latest", "docker.io/[ab*]{0,6}/\\*", "(\\*[a-e]){0,6}\\*?"],
     ) {

@@ -5,29 +5,29 @@ use proptest::prelude::*;
 
 proptest! {
     #[test]
-    fn names_are_what_the_contract_says(text in near("aZ0_-./=:@ \u{0}éCYNODE_")) {
+    fn names_follow_contract(text in near("aZ0_-./=:@ \u{0}éCYNODE_")) {
         names::name(&text);
     }
 
     #[test]
-    fn names_are_as_long_as_the_contract_says(first in "[a-z0-9]", more in "[a-z0-9-]{60,64}|[a-z0-9]{250,260}") {
+    fn name_lengths_follow_contract(first in "[a-z0-9]", more in "[a-z0-9-]{60,64}|[a-z0-9]{250,260}") {
         names::name(&format!("{first}{more}"));
     }
 
     #[test]
-    fn only_names_that_we_set_are_ours(name in "CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR|PROMPT)[_1]?") {
+    fn only_own_variables_are_reserved(name in "CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR|PROMPT)[_1]?") {
         names::name(&name);
     }
 
     #[test]
-    fn a_url_that_is_taken_can_be_called(text in near("http://[::1]:80/a@?#%\\ é")) {
+    fn accepted_url_can_be_called(text in near("http://[::1]:80/a@?#%\\ é")) {
         names::url(&text);
         names::url(&format!("http://{text}"));
         names::url(&format!("http://box:{text}"));
     }
 
     #[test]
-    fn ports_are_ports(port in prop_oneof!["[0-9]{0,6}", "(0|00080|80|65535|65536|080|\\+80|-1)"], path in "(/[a-z]{0,3}){0,2}") {
+    fn port_numbers_are_validated(port in prop_oneof!["[0-9]{0,6}", "(0|00080|80|65535|65536|080|\\+80|-1)"], path in "(/[a-z]{0,3}){0,2}") {
         names::url(&format!("http://box:{port}{path}"));
         names::url(&format!("HTTP://[::1]:{port}{path}"));
         names::url(&format!("http://10.0.0.1:{port}{path}"));

@@ -136,7 +136,7 @@ fn missing_required_field_is_named() {
 }
 
 #[test]
-fn a_policy_that_is_not_understood_is_refused() {
+fn unknown_policy_is_refused() {
     for (at, value) in [
         (
             "/policy/sandbox/default_network_policy",
@@ -167,7 +167,7 @@ fn a_policy_that_is_not_understood_is_refused() {
 }
 
 #[test]
-fn wrong_types_in_unused_fields_end_no_node() {
+fn wrong_types_in_unused_fields_are_ignored() {
     for (payload, at) in [
         (bootstrap(), "/issued_at"),
         (bootstrap(), "/orchestrator/base_url"),

@@ -21,12 +21,12 @@ fn encoded(text: &str) -> String {
 
 proptest! {
     #[test]
-    fn any_query_gives_values_or_none(text in near("name=&limit=%4%+a-1status=cursor=queued")) {
+    fn any_query_is_decoded_or_ignored(text in near("name=&limit=%4%+a-1status=cursor=queued")) {
         queries::query(&text);
     }
 
     #[test]
-    fn a_value_comes_out_as_it_went_in(
+    fn query_values_survive_round_trip(
         before in proptest::collection::vec(("[a-m]{1,3}", any::<String>()), 0..3),
         value in any::<String>(),
         later in any::<String>(),
@@ -76,7 +76,7 @@ fn only_issued_log_cursors_are_valid() {
 }
 
 #[test]
-fn states_have_one_name() {
+fn status_names_round_trip() {
     for status in TaskStatus::ALL {
         assert_eq!(status.as_str().parse(), Ok(*status));
         assert!(

@@ -368,7 +368,7 @@ mod tests {
 
     /// As the release before stored it: the gap behind everything.
     #[test]
-    fn an_older_outline_still_reads() {
+    fn older_outline_is_readable() {
         let log = OutputLog::restore(&[(0, 0), (1, 1), (2, 1), (3, 10)], "a", "b");
         let replayed = replay(&log, 0);
         assert_eq!(replayed.len(), 4);

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn node_may_use_address_kind_it_came_from() {
+    fn node_may_use_address_kind_of_caller() {
         let of = |peer: &str| Reach::from_peer(peer.parse().unwrap());
         let local = of("::ffff:127.0.0.1");
         assert!(allowed(local, "127.0.0.1") && allowed(local, "::1"));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_the_operator_narrow_it() {
+    fn allowed_networks_narrow_addresses() {
         let networks = ["10.1.0.0/16".parse().unwrap()];
         let allowed =
             |reach: Reach, address: &str| reach.allows_within(&networks, address.parse().unwrap());

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registration_is_shown_without_its_secrets() {
+    fn registration_debug_hides_secrets() {
         let body = serde_json::json!({
             "psk": "the pre-shared key", "node_key": "a key of the machine",
             "capability": {

@@ -176,7 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn urls_that_a_node_may_name() {
+    fn node_urls_are_validated() {
         for good in [
             "http://10.0.0.2:12090",
             "http://box.local/x",
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn models_have_names_that_are_safe_anywhere() {
+    fn model_names_are_safe_everywhere() {
         let longest = "x".repeat(256);
         for good in ["qwen3:0.6b", "hf.co/owner/A_b-c:Q4_K_M", "7", &longest] {
             assert!(check_model("/m", good).is_ok(), "{good}");
@@ -240,7 +240,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_host_name_gives_a_slug(name in any::<String>()) {
+        fn slug_is_derived_from_any_hostname(name in any::<String>()) {
             prop_assert!(check_slug("/s", &slug_from_host_name(&name)).is_ok());
         }
     }

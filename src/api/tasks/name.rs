@@ -42,7 +42,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_are_made_plain() {
+    fn names_are_normalised() {
         for (text, name) in [
             ("build", Some("build")),
             ("Nightly Build #7!", Some("nightly-build-7")),
@@ -59,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plain_name_stays_as_it_is(text in "\\PC{0,250}", n in 1u64..u64::MAX) {
+        fn normalised_name_is_unchanged(text in "\\PC{0,250}", n in 1u64..u64::MAX) {
             if let Some(name) = normalize_name(&text) {
                 prop_assert_eq!(normalize_name(&name), Some(name.clone()));
                 let numbered = numbered_name(&name, n);

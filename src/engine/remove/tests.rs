@@ -25,7 +25,7 @@ fn remove_in_place(home: &Path, name: &CStr) -> io::Result<()> {
 }
 
 #[test]
-fn tree_deeper_than_any_stack_goes() {
+fn very_deep_tree_is_removed() {
     let home = tempfile::tempdir().unwrap();
     let tree = home.path().join("tree");
     deep(&tree, 20_000);
@@ -59,7 +59,7 @@ fn odd(tree: &Path, outside: &Path) {
 }
 
 #[test]
-fn odd_things_go_and_links_are_not_followed() {
+fn unusual_files_are_removed_links_not_followed() {
     let home = tempfile::tempdir().unwrap();
     let (tree, outside) = (home.path().join("tree"), home.path().join("outside"));
     odd(&tree, &outside);
@@ -76,7 +76,7 @@ fn odd_things_go_and_links_are_not_followed() {
 }
 
 #[test]
-fn flags_that_root_may_clear_hold_up_nothing() {
+fn immutable_flags_do_not_block_removal() {
     let home = tempfile::tempdir().unwrap();
     let tree = home.path().join("tree");
     fs::create_dir_all(tree.join("a/b")).unwrap();

@@ -92,7 +92,7 @@ fn least_valuable_connection_makes_room() {
 }
 
 #[test]
-fn network_makes_room_with_its_own_old_heads() {
+fn network_evicts_its_own_oldest_heads() {
     let (limiter, now) = (ConnectionLimiter::new(1024), Instant::now());
     let peer = ip("127.0.0.1");
     let permits: Vec<_> = (0..UNKNOWN_NETWORK_LIMIT)
@@ -111,7 +111,7 @@ fn network_makes_room_with_its_own_old_heads() {
 }
 
 #[test]
-fn one_account_leaves_permits_at_its_own_address() {
+fn account_leaves_permits_at_its_own_address() {
     let (limiter, now) = (ConnectionLimiter::new(1024), Instant::now());
     let [ann, bob] = [(); 2].map(|()| Account::Authenticated(uuid::Uuid::now_v7()));
     let ask = |account, now| {
@@ -169,7 +169,7 @@ fn readers_of_sole_caller_yield_to_jobs() {
 }
 
 #[test]
-fn unfinished_body_makes_room_whoever_sends_it() {
+fn unfinished_body_of_any_caller_makes_room() {
     let (limiter, now) = (ConnectionLimiter::new(2), Instant::now());
     let acquire = |last: u8| {
         let peer = IpAddr::from([192, 0, 2, last]);

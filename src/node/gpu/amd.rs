@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kernel_answers_where_tool_cannot() {
+    async fn kernel_data_replaces_failed_tool() {
         let home = tempfile::tempdir().unwrap();
         let drm = home.path().join("drm");
         sysfs(
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn warnings_before_the_answer_do_no_harm() {
+    async fn warnings_before_output_are_skipped() {
         let home = tempfile::tempdir().unwrap();
         fs::write(
             home.path().join("answer"),
@@ -242,7 +242,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_can_be_reported(text in any::<String>(), name in any::<String>(), id in any::<String>()) {
+        fn any_output_gives_valid_report(text in any::<String>(), name in any::<String>(), id in any::<String>()) {
             assert_reportable(&parse(&text));
             assert_reportable(&parse(&format!("{text}{{")));
             let card = json!({"card0": {"Card series": name, "Unique ID": id, "VRAM Total Memory (B)": text}});
@@ -250,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_answer_can_be_reported(old in damaged(OLD), new in damaged(NEW), mixed in damaged(MIXED)) {
+        fn damaged_output_gives_valid_report(old in damaged(OLD), new in damaged(NEW), mixed in damaged(MIXED)) {
             for text in [old, new, mixed] {
                 assert_reportable(&parse(&text));
             }

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vendor_decides_what_podman_hands_on() {
+    fn vendor_decides_which_devices_podman_passes() {
         let of = |vendor: &str| GpuDevice {
             vendor: Some(vendor.to_owned()),
             ..GpuDevice::default()
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_is_no_processor() {
+    fn gpu_needs_compute_device() {
         let can = |vendor: Vendor, devices: &[&str]| {
             let devices: Vec<String> = devices.iter().map(|&path| path.to_owned()).collect();
             vendor.is_usable_with(&devices)

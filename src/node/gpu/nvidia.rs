@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_old_driver_is_asked_for_less() {
+    async fn old_driver_is_queried_for_fewer_fields() {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("answer"), OLD).unwrap();
         let script = format!(
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn kernel_answers_where_tool_cannot() {
+    async fn kernel_data_replaces_failed_tool() {
         let home = tempfile::tempdir().unwrap();
         let card = home.path().join("proc/0000:01:00.0");
         fs::create_dir_all(&card).unwrap();
@@ -248,14 +248,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_can_be_reported(text in any::<String>(), tail in any::<String>()) {
+        fn any_output_gives_valid_report(text in any::<String>(), tail in any::<String>()) {
             assert_reportable(&parse(&format!("{text}\nGPU-{tail}"), FIELDS));
             assert_reportable(parse_information(&text).as_slice());
             assert_reportable(parse_information(&format!("Model: {text}\nGPU UUID:{tail}")).as_slice());
         }
 
         #[test]
-        fn a_damaged_answer_can_be_reported(text in damaged(SEVERAL), known in damaged(INFORMATION)) {
+        fn damaged_output_gives_valid_report(text in damaged(SEVERAL), known in damaged(INFORMATION)) {
             for fields in [FIELDS, OLD_FIELDS] {
                 let devices = parse(&text, fields);
                 assert_reportable(&devices);

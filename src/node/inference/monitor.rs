@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_model_without_a_tag_is_its_latest() {
+    fn model_without_tag_is_latest() {
         let there = ["a:latest".to_owned(), "b/c:7b".to_owned()];
         for (wanted, is_there) in [
             ("a", true),

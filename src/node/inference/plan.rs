@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_and_the_orchestrator_decide_together() {
+    fn inference_mode_overrides_orchestrator() {
         let enabled = backend(serde_json::json!({"enabled": true}));
         let disabled = backend(serde_json::json!({"enabled": false}));
         for (mode, backend, runs) in [
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_accelerator_gets_its_image_and_its_devices() {
+    fn each_accelerator_gets_image_and_devices() {
         let planned = |image: &str, variant: Option<&str>, vendors: &[Vendor]| {
             let backend =
                 backend(serde_json::json!({"enabled": true, "image": image, "variant": variant}));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_from_the_orchestrator_is_an_error() {
+    fn invalid_orchestrator_configuration_is_error() {
         for wrong in [
             serde_json::json!({"enabled": true, "image": "--privileged"}),
             serde_json::json!({"enabled": true, "variant": "quantum"}),

@@ -112,7 +112,7 @@ mod tests {
     const LENGTH: Duration = Duration::from_mins(1);
 
     #[tokio::test(start_paused = true)]
-    async fn lease_ends_exactly_after_its_length() {
+    async fn lease_ends_exactly_after_duration() {
         let lease = Lease::new(LENGTH);
         assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
         lease.mark_silent();

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn followers_are_limited_per_user_and_in_all() {
+    fn followers_are_limited_per_user_and_overall() {
         let readers = LogLimits {
             followers_limit: 5,
             own_followers_limit: 2,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_users_reads_leave_permits_to_others() {
+    async fn one_user_leaves_read_permits_to_others() {
         let readers = LogLimits::default();
         let (ann, bob) = (UserId::new(), UserId::new());
         let mut kept = Vec::new();

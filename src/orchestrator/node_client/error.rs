@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn status_of_a_worker_has_one_meaning() {
+    fn worker_statuses_are_unambiguous() {
         let expected = [
             (400, NodeCallErrorKind::Invalid),
             (413, NodeCallErrorKind::Invalid),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn status_of_a_proxy_says_little() {
+    fn proxy_statuses_are_inconclusive() {
         assert_eq!(refusal(404, ""), NodeCallErrorKind::Unsupported);
         for status in [500, 502, 503, 504, 507] {
             assert_eq!(refusal(status, ""), NodeCallErrorKind::Unclear, "{status}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_connection_is_unreachable() {
+    fn only_failed_connection_is_unreachable() {
         let transport = |connected| {
             let (url, reason) = (String::new(), String::new());
             NodeCallError::from(CallError::Transport {

@@ -186,7 +186,7 @@ mod tests {
     proptest! {
         /// Against a check of every lane and node, after any sequence of events.
         #[test]
-        fn servable_lanes_match_a_full_check(steps in proptest::collection::vec(step(), 1..30)) {
+        fn servable_lanes_match_full_check(steps in proptest::collection::vec(step(), 1..30)) {
             let users = [(); 2].map(|()| UserId::new());
             let (mut nodes, mut all, mut servable) = (Vec::new(), Vec::new(), ServableLanes::default());
             for step in steps {

@@ -44,7 +44,7 @@ fn foreign() -> Value {
 }
 
 #[test]
-fn other_names_mean_the_same() {
+fn alternative_names_are_equivalent() {
     let file = parse(&foreign().to_string()).unwrap();
     assert_eq!(
         file.orchestrator.psk_file.as_deref(),
@@ -77,7 +77,7 @@ fn other_names_mean_the_same() {
 }
 
 #[test]
-fn two_names_of_one_setting_are_refused() {
+fn duplicate_names_of_setting_are_refused() {
     for (part, ours, value) in [
         ("orchestrator", "psk_file", json!("x")),
         ("node", "slug", json!("x")),
@@ -225,7 +225,7 @@ fn errors_name_line_key_and_form() {
 
 proptest! {
     #[test]
-    fn any_text_is_a_file_or_an_error(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
+    fn any_text_parses_or_fails_cleanly(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
         let _ = parse(&text);
         let _ = parse(&near);
     }

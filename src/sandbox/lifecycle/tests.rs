@@ -124,7 +124,7 @@ fn rank(phase: Phase) -> usize {
 }
 
 #[test]
-fn every_short_sequence_keeps_the_promises() {
+fn every_short_sequence_keeps_invariants() {
     let alphabet = alphabet();
     let depth = 4;
     for number in 0..alphabet.len().pow(depth) {
@@ -139,7 +139,7 @@ fn every_short_sequence_keeps_the_promises() {
 
 proptest! {
     #[test]
-    fn every_long_sequence_keeps_the_promises(
+    fn random_long_sequences_keep_invariants(
         events in proptest::collection::vec(proptest::sample::select(alphabet()), 0..40),
     ) {
         let mut run = Run::new();
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn silence_ends_every_sandbox(
+    fn every_sandbox_ends_when_events_stop(
         events in proptest::collection::vec(proptest::sample::select(alphabet()), 0..20),
     ) {
         let mut run = Run::new();
@@ -167,7 +167,7 @@ proptest! {
 }
 
 #[test]
-fn command_runs_and_is_cleared() {
+fn command_runs_and_is_cleaned_up() {
     let mut run = Run::new();
     assert_eq!(run.step(Event::InitReady), Action::SendExec);
     run.step(Event::ExecSent);
@@ -181,7 +181,7 @@ fn command_runs_and_is_cleared() {
 }
 
 #[test]
-fn time_limit_goes_from_init_to_podman() {
+fn time_limit_escalates_from_init_to_podman() {
     let mut run = Run::new();
     for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
         run.step(event);
@@ -229,7 +229,7 @@ fn failed_removal_is_tried_at_each_wait() {
 }
 
 #[test]
-fn stop_before_init_hands_over_nothing() {
+fn stop_before_init_sends_no_command() {
     let mut run = Run::new();
     let canceled = StopReason::Canceled;
     assert_eq!(run.step(Event::StopRequested(canceled)), Action::Wait);
@@ -239,7 +239,7 @@ fn stop_before_init_hands_over_nothing() {
 }
 
 #[test]
-fn killed_client_does_not_end_a_running_command() {
+fn killed_client_does_not_end_running_command() {
     let killed = || Event::ClientExited {
         by_signal: true,
         is_reporting: true,

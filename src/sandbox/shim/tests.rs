@@ -2,7 +2,7 @@ use super::*;
 use crate::sandbox::StopReason;
 
 #[tokio::test]
-async fn both_ends_of_the_socket_agree() {
+async fn socket_ends_agree_on_protocol() {
     let dir = tempfile::tempdir().unwrap();
     assert!(ShimHandle::connect(dir.path()).await.unwrap().is_none());
     let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();

@@ -58,7 +58,7 @@ const ALLOWED: u32 = libc::SECCOMP_RET_ALLOW;
 const INIT: [u32; 2] = [1, 7];
 
 #[test]
-fn closed_calls_fail_and_their_neighbours_pass() {
+fn blocked_calls_fail_neighbours_pass() {
     let (perm, nosys) = (errno(libc::EPERM), errno(libc::ENOSYS));
     let family = errno(libc::EAFNOSUPPORT);
     let high = 1 << 40;
@@ -126,7 +126,7 @@ fn closed_calls_fail_and_their_neighbours_pass() {
 }
 
 #[test]
-fn calls_of_another_abi_do_not_pass() {
+fn calls_of_another_abi_are_blocked() {
     let filter = filter(&INIT);
     let foreign = Call {
         architecture: 0x4000_0003,
@@ -143,7 +143,7 @@ fn calls_of_another_abi_do_not_pass() {
 proptest! {
     /// No jump leaves the program, and nothing but these calls depends on arguments.
     #[test]
-    fn every_call_gets_an_answer(number in 0..600_i64, arguments: [u64; 6]) {
+    fn filter_decides_every_call(number in 0..600_i64, arguments: [u64; 6]) {
         let filter = filter(&INIT);
         let other = [libc::SYS_getpid, libc::SYS_openat, libc::SYS_execve, libc::SYS_mmap, libc::SYS_futex];
         let verdict = evaluate(&filter, call(number, &arguments));

@@ -23,7 +23,7 @@ fn report() -> impl Strategy<Value = Report> {
 
 proptest! {
     #[test]
-    fn requests_survive_the_round_trip(
+    fn requests_survive_round_trip(
         command in proptest::collection::vec(text(), 0..5),
         env in proptest::collection::vec((text(), text()), 0..5),
         exec: u32,
@@ -36,7 +36,7 @@ proptest! {
     }
 
     #[test]
-    fn hellos_survive_the_round_trip(version: u8, device: u64, inode: u64) {
+    fn hellos_survive_round_trip(version: u8, device: u64, inode: u64) {
         let hello = Hello { version, pid_namespace: (device, inode) };
         prop_assert_eq!(Hello::read(&mut hello.encode().as_slice()).unwrap(), hello);
     }

@@ -171,7 +171,7 @@ mod tests {
     use crate::{api::time::Time, store::sqlite::query_plan::assert_seeks};
 
     #[tokio::test]
-    async fn lists_of_events_seek_an_index() {
+    async fn event_lists_use_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.read_blocking(|c| {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_of_a_node_are_rate_limited() {
+    async fn node_events_are_rate_limited() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.write(|c| {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_of_events_merge_actors_and_targets() {
+    async fn event_lists_merge_actors_and_targets() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let by = UserId::new();

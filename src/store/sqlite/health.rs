@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_statement_is_not_a_storage_fault() {
+    async fn failed_statement_is_not_storage_fault() {
         let (_home, store) = store().await;
         for code in [rusqlite::ffi::SQLITE_CONSTRAINT, rusqlite::ffi::SQLITE_BUSY] {
             let failing = store.write(move |_| Err::<(), _>(failure(code)));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probe_keeps_faults_that_came_after_it() {
+    async fn probe_keeps_later_faults() {
         let (_home, store) = store().await;
         let fault_count = store.health.0.borrow().fault_count;
         let full = Err::<(), _>(failure(rusqlite::ffi::SQLITE_FULL));

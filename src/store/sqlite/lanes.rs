@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn cursor_gets_each_lane_once() {
+    fn cursor_returns_each_lane_once() {
         let (lanes, mut cursor, user) = (
             LaneRegistry::default(),
             LaneCursor::default(),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_of_a_user_are_limited() {
+    fn lanes_are_limited_per_user() {
         let (lanes, [ann, bob]) = (LaneRegistry::default(), [(); 2].map(|()| UserId::new()));
         for n in 0..MAX_LANES_PER_USER {
             assert!(lanes.has_room(ann, &placement_of(&n.to_string())));

@@ -71,7 +71,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[tokio::test]
-    async fn lists_of_one_user_delay_only_each_other() {
+    async fn lists_delay_only_same_user() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("db");
         Connection::open(&path).unwrap();
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn list_without_a_permit_is_refused() {
+    async fn list_without_permit_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("db");
         Connection::open(&path).unwrap();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn migrated_database_equals_a_new_one() {
+    fn migrated_database_equals_new_one() {
         let mut fresh = Connection::open_in_memory().unwrap();
         upgrade(&mut fresh).unwrap();
         let mut old = database(VERSION_1, 1);

@@ -34,7 +34,7 @@ mod tests {
     use super::super::Store;
 
     #[test]
-    fn id_survives_a_restart_and_is_unique() {
+    fn id_is_unique_and_survives_restart() {
         let home = tempfile::tempdir().unwrap();
         let open = |name| {
             Store::open(&home.path().join(name))

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn read_steps_over_no_job_of_long_lanes() {
+    async fn read_scans_no_rows_of_long_lanes() {
         let (store, _home) = open();
         let user = UserId::new();
         let mut counted = Vec::new();

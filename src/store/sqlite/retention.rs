@@ -122,7 +122,7 @@ mod tests {
     use crate::store::sqlite::query_plan::assert_seeks;
 
     #[tokio::test]
-    async fn retention_queries_seek_an_index() {
+    async fn retention_queries_use_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         for sql in

@@ -160,7 +160,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[tokio::test]
-    async fn words_are_looked_up_by_index() {
+    async fn name_lookups_use_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.read_blocking(|c| {

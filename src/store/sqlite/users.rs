@@ -162,7 +162,7 @@ mod tests {
     use crate::store::sqlite::query_plan::assert_seeks;
 
     #[tokio::test]
-    async fn list_of_users_seeks_an_index() {
+    async fn user_list_uses_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.read_blocking(|c| {

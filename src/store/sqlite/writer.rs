@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failing_write_leaves_its_group_alone() {
+    async fn failing_write_does_not_affect_group() {
         let writer = writer();
         let outcomes = futures_util::future::join_all((0..100).map(|n| {
             let writer = &writer;

@@ -93,7 +93,7 @@ fn hang(spool: &Spool, accepted: &AcceptedJob, spec: &SandboxSpec) -> io::Result
 
 // On one thread: a write on the runtime's, or under the lock, holds up all that follows.
 #[tokio::test]
-async fn hung_spool_stops_only_its_own_job() {
+async fn hung_spool_blocks_only_its_job() {
     let (_home, ledger) = ledger_with(hang);
     let (running, hung) = (run_of(JobId::new(), 1), run_of(JobId::new(), 1));
     let running_job = accept(&ledger, &running).await.unwrap();
@@ -165,7 +165,7 @@ async fn failed_write_frees_id_and_slot() {
 }
 
 #[tokio::test]
-async fn dropped_reservation_is_free_again() {
+async fn dropped_reservation_is_released() {
     let (_home, ledger) = ledger_with(Spool::create);
     let run = run_of(JobId::new(), 1);
     drop(admit(&ledger, &run).await.unwrap());
@@ -251,7 +251,7 @@ async fn abandoned_log_write_ends_before_the_next() {
 }
 
 #[test]
-fn shutdown_cancels_a_job_being_accepted() {
+fn shutdown_cancels_job_being_accepted() {
     let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
     let wanted = accepted(JobId::new(), 1);
     let Ok(Decision::Begun(change)) = registry.admit(&wanted) else {

@@ -76,7 +76,7 @@ fn failing_podman_is_quoted() {
 }
 
 #[test]
-fn disk_must_have_the_reserve_for_jobs() {
+fn disk_must_have_reserve_for_jobs() {
     let corner = Corner::new();
     let place = corner.home.path().join("jobs");
     let jobs_dir = ["--jobs-dir", place.to_str().unwrap()];

@@ -85,7 +85,7 @@ impl Names {
 }
 
 #[test]
-fn output_of_doctor_is_golden() {
+fn doctor_output_matches_golden_files() {
     let corner = Corner::new();
     let names = Names::of(&corner, OF_MACHINE);
     assert_golden("doctor/working.txt", &names.text(&corner, &[]));

@@ -31,7 +31,7 @@ fn stalled_stream_is_requested_again() {
 }
 
 #[test]
-fn proxy_page_is_no_job_answer() {
+fn proxy_page_is_not_job_answer() {
     let scene = Scene::set();
     let (last, asked) = (LastRun::default(), AtomicUsize::new(0));
     let node = scene.join("box", move |call, answer| {

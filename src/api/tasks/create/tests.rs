@@ -9,7 +9,7 @@ fn resolve(json: &str) -> Result<TaskSpec, Problem> {
 }
 
 #[test]
-fn the_three_ways_to_say_what_to_run() {
+fn command_has_three_forms() {
     assert_eq!(
         resolve(r#"{"command":["echo","a b"]}"#)
             .unwrap()

@@ -44,7 +44,7 @@ fn accepts(task: &Value) -> bool {
 }
 
 #[test]
-fn task_schema_accepts_what_the_code_accepts() {
+fn task_schema_agrees_with_code() {
     let (longest, script) = ("x".repeat(120 * 1024), "x".repeat(256 * 1024));
     for task in [
         json!({"command": ["true"]}),
@@ -102,7 +102,7 @@ fn task_schema_accepts_what_the_code_accepts() {
 
 proptest! {
     #[test]
-    fn patterns_match_what_the_code_accepts(
+    fn schema_patterns_agree_with_code(
         script in "[ \ta\0é]{0,4}",
         name in "(CYNODE)?[A_a1é =]{0,3}|CYNODE_(JOB_ID|WORKSPACE_DIR)[_ ]?",
         label in "[-a./=_ é]{0,3}|[a-z]{62,65}",
@@ -116,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn image_pattern_matches_what_the_code_accepts(
+    fn image_pattern_agrees_with_code(
         image in "[ -~]{0,9}|[aA0.:/@_-]{1,9}|(([aA0.-]{1,4}(:[0-9]{0,6})?/)?[a0]([a0._/-]{0,5}[a0])?(:[aA0._-]{1,3})?(@sha256:[0a]{63,65})?)|[0-9a-f]{63,65}",
     ) {
         accepts(&json!({"script": "x", "image": image}));

@@ -266,7 +266,7 @@ proptest! {
 }
 
 #[test]
-fn scheduler_reads_only_jobs_it_can_place() {
+fn scheduler_reads_only_placeable_jobs() {
     let (mut world, user) = (World::default(), UserId::new());
     for n in 0..500 {
         world.add(user, if n % 2 == 0 { &[] } else { &["nowhere"] }, 0);
@@ -290,7 +290,7 @@ fn scheduler_reads_only_jobs_it_can_place() {
 
 /// A job may move to another lane between two reads, when a node is readmitted.
 #[test]
-fn job_that_changes_its_lane_is_assigned_once() {
+fn job_that_changes_lane_is_assigned_once() {
     let (mut world, user, node) = (World::default(), UserId::new(), candidate(&[], 0, 9));
     let (moving, last) = (
         world.add_refused(user, &[], 0, Some(NodeId::new())),
@@ -320,7 +320,7 @@ fn job_that_changes_its_lane_is_assigned_once() {
 }
 
 #[test]
-fn job_that_is_gone_costs_no_turn() {
+fn vanished_job_costs_no_turn() {
     let (mut world, users) = (World::default(), [(); 2].map(|()| UserId::new()));
     world.add(users[0], &[], 0);
     let [next, other] = users.map(|user| world.add(user, &[], 0));

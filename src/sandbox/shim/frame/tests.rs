@@ -40,7 +40,7 @@ fn stops_of_both_protocols_survive_any_cut() {
 }
 
 #[test]
-fn unframed_stops_are_what_old_shims_expect() {
+fn unframed_stops_work_with_old_shims() {
     let [bytes, canceled, inodes] = reasons().map(|reason| encode_stop(reason, Protocol::Unframed));
     let numbers = [(5u64 << 30).to_le_bytes(), (1u64 << 29).to_le_bytes()].concat();
     assert_eq!(canceled, b"x");
@@ -49,7 +49,7 @@ fn unframed_stops_are_what_old_shims_expect() {
 }
 
 #[test]
-fn first_message_tells_the_protocol() {
+fn first_message_identifies_protocol() {
     let hello = |protocol| ShimMessage::Hello(protocol);
     let bytes = [ShimMessage::hello(), ShimMessage::update()].concat();
     let framed = taken_bytewise(&bytes, ShimMessage::take);

@@ -117,7 +117,7 @@ async fn job_is_not_assigned_to_a_deleted_node() {
 
 /// Also after a restore from a backup, where the same registrations come again.
 #[tokio::test]
-async fn numbers_of_registrations_are_unique() {
+async fn registration_numbers_are_unique() {
     let mut numbers = std::collections::BTreeSet::new();
     for _ in 0..2 {
         let home = tempfile::tempdir().unwrap();

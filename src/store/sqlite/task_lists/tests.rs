@@ -67,7 +67,7 @@ fn expected(rows: &[Row], filter: &TaskFilter) -> Vec<TaskId> {
 }
 
 #[test]
-fn task_lists_seek_an_index() {
+fn task_lists_use_index() {
     let (_home, c) = open();
     let value: &dyn ToSql = &"x";
     for columns in [
@@ -107,7 +107,7 @@ fn names() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn lists_match_a_scan(
+    fn lists_match_scan(
         tasks in prop::collection::vec(
             (0_usize..2, prop::sample::select(TaskStatus::ALL.to_vec()), prop::option::of(names())),
             0..40,

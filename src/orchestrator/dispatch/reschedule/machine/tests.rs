@@ -207,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn one_attempt_counts_and_none_is_forgotten(
+    fn one_attempt_counts_none_is_lost(
         max_attempts in 1..5_u32,
         events in prop::collection::vec((world(), prop::bool::weighted(0.7)), 1..60),
     ) {
@@ -235,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn failed_offer_returns_to_the_old_attempt(
+    fn failed_offer_returns_to_old_attempt(
         answer in prop::sample::select(ANSWERS[1..].to_vec()),
         is_back in any::<bool>(),
     ) {
