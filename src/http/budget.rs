@@ -307,7 +307,7 @@ mod tests {
         );
         drop(share(bob, AUTHENTICATED_POOL_BYTES / 4).unwrap());
         let rest = share(Account::SoleClient, AUTHENTICATED_POOL_BYTES / 4 * 3).unwrap();
-        assert!(share(bob, 1).is_err(), "there is no more room");
+        assert!(share(bob, 1).is_err(), "the budget is used up");
         drop(rest);
         share(bob, 1).unwrap();
     }

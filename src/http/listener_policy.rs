@@ -183,7 +183,7 @@ mod tests {
         fn any_registration_input_is_handled(forwarded in "[ -~]{0,60}") {
             let gate = gate(&["10.0.0.0/8"]);
             prop_assert_eq!(client(&gate, "192.0.2.1", &[&forwarded]), "192.0.2.1");
-            // Nor does it count before what the proxy itself has seen.
+            // Entries of the client precede the one of the proxy, and don't count.
             let seen = format!("{forwarded}, 198.51.100.7");
             prop_assert_eq!(client(&gate, "10.0.0.1", &[&seen]), "198.51.100.7");
         }

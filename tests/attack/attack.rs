@@ -2,7 +2,7 @@
 //! and `refused` with the errno, or `done`. A static binary that is put into a local image.
 //!
 //! With the argument `legitimate` it tries, in the same form, what must stay possible. With `trees` and directories it
-//! fills each with what is hard to remove; with `files`, a number and a directory, with so many files. With `mapped`
+//! fills each with trees that are hard to remove; with `files`, a number and a directory, with files. With `mapped`
 //! and a directory it fills the disk with deleted files that it has mapped, and stays.
 
 #![allow(
@@ -108,7 +108,7 @@ fn namespaces() {
     );
 }
 
-/// A child in namespaces of its own, which ends at once.
+/// A child in namespaces of its own, which exits immediately.
 fn clone(flags: i32) -> io::Result<()> {
     // SAFETY: without a stack and without shared memory this is fork(2).
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
@@ -236,7 +236,7 @@ fn host() {
         let open = fs::OpenOptions::new().write(true).open(path);
         report(&format!("write-{path}"), &open.map(drop));
     }
-    // Files of the sandbox by themselves; the host has some of the same name.
+    // These files exist in the sandbox, too; the host has some of the same name.
     for path in [
         "/etc/hosts",
         "/etc/hostname",

@@ -18,7 +18,7 @@ const DEPTH: usize = 3000;
 /// Files beside each other.
 const WIDTH: usize = 3000;
 
-/// Makes so many files, a thousand to a directory.
+/// Creates this many files, a thousand to a directory.
 pub(super) fn many_files(count: &str, place: &str) {
     let made = (0..count.parse().unwrap_or(0)).try_for_each(|n: usize| {
         let directory = format!("{place}/d{}", n / 1000);
@@ -30,7 +30,7 @@ pub(super) fn many_files(count: &str, place: &str) {
     report("files", &made);
 }
 
-/// Grows all kinds of trees in a directory.
+/// Creates all kinds of trees in a directory.
 pub(super) fn grow(place: &str) {
     let top = format!("{place}/grown");
     report("top", &fs::create_dir(&top));
@@ -39,7 +39,7 @@ pub(super) fn grow(place: &str) {
     report("wide", &wide);
     report("names", &odd_names(Path::new(&top)));
     report("kinds", &odd_kinds(&top));
-    // Last: it keeps its own creator out, too.
+    // Last: it also denies access to its creator.
     report("modes", &odd_modes(&top));
 }
 

@@ -1,9 +1,9 @@
-//! The audit log: it records every login and every act of an admin, and no secret.
+//! Audit log: every login and every action of an admin, without secrets.
 
 use crate::support::{Orchestrator, PASSWORD, StandIn, uuid};
 use serde_json::{Value, json};
 
-/// The events as rows of who, what, to whom, how it ended.
+/// Events as rows of actor, action, target and outcome.
 fn rows(log: &Value) -> Vec<[String; 4]> {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let events = log["events"].as_array().unwrap().iter().rev();

@@ -13,7 +13,7 @@ fn log_in(gateway: &Api) -> Value {
         .json(200)
 }
 
-/// Trades a refresh token.
+/// Exchanges a refresh token.
 fn refresh(gateway: &Api, tokens: &Value) -> crate::support::Reply {
     gateway.post(
         "/v1/auth/refresh",
@@ -21,7 +21,7 @@ fn refresh(gateway: &Api, tokens: &Value) -> crate::support::Reply {
     )
 }
 
-/// The API with the access token of these tokens.
+/// API with the access token of these tokens.
 fn with(gateway: &Api, tokens: &Value) -> Api {
     gateway.with_token(tokens["access_token"].as_str().unwrap())
 }
@@ -58,7 +58,7 @@ fn login_returns_tokens_for_its_user() {
         .problem(401, "unauthorized");
     assert_eq!(
         wrong["detail"], unknown["detail"],
-        "an unknown handle doesn't show"
+        "an unknown handle gets the same answer"
     );
     for password in ["", &PASSWORD.to_uppercase(), &format!("{PASSWORD} ")] {
         let reply = gateway.post(
@@ -225,8 +225,8 @@ fn token_serves_one_kind_of_caller() {
     }
 }
 
-/// Every call of every listener, and whether it answers without a token. A call that is added
-/// belongs here.
+/// Every call of every listener, and whether it answers without a token. A new call must be
+/// added here.
 fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
     let open = |path: &str| ("GET", path.to_owned(), true);
     let gateway = vec![

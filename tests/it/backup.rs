@@ -1,4 +1,4 @@
-//! `cynode backup` beside a running orchestrator, and the way back.
+//! `cynode backup` beside a running orchestrator, and the restore.
 
 use crate::{
     disk::damage,
@@ -27,7 +27,7 @@ fn backup(home: &Path, data_dir: &Path, more: &[&str], file: &Path) -> Done {
     run(command.args(more).arg(file))
 }
 
-/// The names of what is in a directory.
+/// Names of the entries of a directory.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
     let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
@@ -79,7 +79,7 @@ fn backup_under_load_restores_everything() {
     let file_mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(file_mode & 0o777, 0o600);
 
-    // As docs/usage.md says.
+    // Restored as described in docs/usage.md.
     let other = tempfile::tempdir().unwrap();
     let data_dir = other.path().join("orchestrator");
     fs::create_dir_all(data_dir.join("keys")).unwrap();

@@ -1,4 +1,4 @@
-//! Memory that requests and readers may take: of strangers, of one user, of all.
+//! Memory limits of requests and readers: without a login, per user, and in total.
 
 use crate::support::{
     Api, Orchestrator, PASSWORD, Process, Worker,
@@ -26,9 +26,9 @@ fn memory(process: &Process, field: &str) -> usize {
     kib / 1024
 }
 
-/// By how many MiB a process grew at most while something was done to it.
+/// Peak growth of a process in MiB while `work` runs.
 fn growth(process: &Process, work: impl FnOnce()) -> usize {
-    // Forgets the peak so far.
+    // Resets the peak.
     fs::write(format!("/proc/{}/clear_refs", process.pid()), "5").unwrap();
     let before = memory(process, "VmRSS");
     work();
@@ -46,10 +46,10 @@ fn head(path: &str, token: &str, length: usize, more: &str) -> String {
     )
 }
 
-/// Sends a request whose body is so many spaces, but for the last one.
+/// Sends a request whose body is this many spaces, without the last one.
 fn hold(mut stream: TcpStream, path: &str, token: &str, length: usize) -> TcpStream {
     let body = vec![b' '; length - 1];
-    // It may be refused before all of it was sent.
+    // The request may be refused before it is sent completely.
     let _ = stream.write_all(head(path, token, length, "").as_bytes());
     let _ = stream.write_all(&body);
     stream
@@ -63,7 +63,7 @@ fn let_go(mut stream: TcpStream) -> u16 {
         .map_or(0, |status| status.parse().unwrap())
 }
 
-/// The answer to a body of which only the head was sent, where that says enough.
+/// Answer to a request of which only the head was sent.
 fn announced(api: &Api, path: &str, token: &str, length: usize) -> String {
     let mut stream = connect_to(api);
     let head = head(path, token, length, "expect: 100-continue\r\n");
@@ -125,7 +125,7 @@ fn total_memory_of_bodies_is_bounded() {
     let held: Vec<_> = (0..6)
         .map(|_| hold(connect_to(api), path, token, 9 * MIB))
         .collect();
-    let refused = eventually("there is no room for another one", || {
+    let refused = eventually("another body is refused", || {
         let answer = announced(api, path, token, 9 * MIB);
         (!answer.ends_with("100")).then_some(answer)
     });
@@ -138,7 +138,7 @@ fn total_memory_of_bodies_is_bounded() {
         assert_eq!(let_go(stream), 400, "each of them is read");
     }
     assert!(announced(api, path, token, 9 * MIB).ends_with("100"));
-    // As JSON is read from them, too.
+    // Same with bodies that are parsed as JSON.
     let mut job = Worker::script("true");
     job["padding"] = "x".repeat(9 * MIB).into();
     job["version"] = 2.into();
@@ -148,7 +148,7 @@ fn total_memory_of_bodies_is_bounded() {
             scope.spawn(|| api.post_raw(path, job.as_bytes()).status);
         }
     });
-    eventually("the memory is given back", || {
+    eventually("the memory is released", || {
         (memory(&worker.process, "VmRSS") < before + 32).then_some(())
     });
 }
@@ -163,7 +163,7 @@ fn bodies_of_one_user_block_no_other() {
     let held: Vec<_> = (0..7)
         .map(|_| hold(connect_to(gateway), "/v1/tasks", ann.token(), 2 * MIB))
         .collect();
-    let refused = eventually("there is no room for another one of hers", || {
+    let refused = eventually("another body of hers is refused", || {
         let answer = announced(gateway, "/v1/tasks", ann.token(), 2 * MIB);
         (!answer.ends_with("100")).then_some(answer)
     });
@@ -273,7 +273,7 @@ fn log_subscribers_are_limited_by_user() {
     ann.get(&hers.replace("true", "false")).expect(200);
     followers.push(follow(&admin, &path));
     followers.swap_remove(0);
-    eventually("there is room again", || {
+    eventually("bodies are accepted again", || {
         let mut stream = connect_to(&orchestrator.gateway);
         let request = format!(
             "GET {hers} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
@@ -326,13 +326,13 @@ fn worker_sends_only_stored_output() {
     let lines = worker
         .api
         .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
-    let told: Vec<Value> = lines
+    let events: Vec<Value> = lines
         .map(|line| serde_json::from_str(&line).unwrap())
         .collect();
-    let stdout = printed(&told, "stdout");
+    let stdout = printed(&events, "stdout");
     assert_eq!(stdout.len(), 256 * 1024);
-    assert_eq!(printed(&told, "stderr"), "begun\n");
-    let gaps: Vec<_> = told
+    assert_eq!(printed(&events, "stderr"), "begun\n");
+    let gaps: Vec<_> = events
         .iter()
         .filter(|event| event["event"] == "gap")
         .collect();

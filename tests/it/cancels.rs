@@ -1,4 +1,4 @@
-//! Cancels that cross the result of their job on the way: what is answered is what the task becomes.
+//! Cancels that cross the result of their job: the answer is the final state of the task.
 
 use crate::support::{
     Call, Process, cynode, eventually,
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-/// Jobs of a stand-in that are to end, and how.
+/// Jobs of a stand-in to end, and their exits.
 #[derive(Clone, Default)]
 struct Ends(Arc<Mutex<HashSet<(String, &'static str)>>>);
 
@@ -22,7 +22,7 @@ impl Ends {
 
     /// Waits until a job is to end.
     fn wait(&self, job: &str) -> &'static str {
-        eventually("the job is to end", || {
+        eventually("the test ends the job", || {
             let ends = self.0.lock().unwrap();
             ["failed", "canceled"]
                 .into_iter()
@@ -105,7 +105,7 @@ fn racing_cancel_and_result_agree() {
             ends.order(&job, "failed");
             cancel.join().unwrap()
         });
-        // At once: an answer that is true only later would show.
+        // Read immediately: an answer that becomes true only later fails here.
         let status = stage.user.get(&format!("/v1/tasks/{id}")).json(200)["status"].clone();
         assert_eq!(answer["canceled"], status == "canceled", "{n}: {status}");
         assert!(
@@ -145,7 +145,7 @@ fn client_reports_cancel_pending_at_node() {
         .env("CYNODE_GATEWAY_URL", &stage.orchestrator.gateway_url)
         .env("CYNODE_TOKEN", stage.user.token());
     let mut client = Process::start("client", home, &mut command);
-    eventually("it says what it waits for", || {
+    eventually("the task shows the reason for its wait", || {
         let said = client.stderr();
         said.contains("waiting for the node to confirm")
             .then_some(())

@@ -1,5 +1,5 @@
-//! What people type: output where it belongs, exit codes that scripts can rely on, and errors
-//! that say what to do.
+//! Client commands: output on the right stream, exit codes that scripts can rely on, and errors
+//! with advice.
 
 use crate::support::{
     Cluster, Orchestrator, PASSWORD, Process,
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-/// A client command of somebody who is not logged in.
+/// A client command without a login.
 fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
     let mut command = cynode(home);
     command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);
@@ -244,14 +244,14 @@ fn login_lasts_until_logout() {
         (0o600, 0o700)
     );
     assert!(run_here(&["whoami"]).stdout.contains("admin"));
-    // The gateway of the last login is the one that is meant.
+    // The default is the gateway of the last login.
     let done = run(cynode(home.path()).args(["whoami", "--output", "json"]));
     assert_eq!(
         serde_json::from_str::<Value>(&done.stdout).unwrap()["handle"],
         "admin"
     );
 
-    // An access token that ended is refreshed, once, and by one process of several.
+    // An expired access token is refreshed once, by one of several processes.
     let mut stored: Value = serde_json::from_slice(&fs::read(&credentials).unwrap()).unwrap();
     let token = stored["logins"][url]["access_token"]
         .as_str()
@@ -305,7 +305,7 @@ fn token_variable_leaves_stored_login_alone() {
         .user
         .get("/v1/users/me")
         .problem(401, "unauthorized");
-    assert_eq!(plain(&["whoami"]).code, 0, "the other session goes on");
+    assert_eq!(plain(&["whoami"]).code, 0, "the other session continues");
     let dead = cluster.run(&["whoami"]);
     assert_eq!(dead.code, 3);
     assert!(dead.stderr.contains("CYNODE_TOKEN"), "{dead:?}");

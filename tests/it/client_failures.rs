@@ -1,4 +1,4 @@
-//! Failures of client commands: exit codes that scripts can rely on, and errors that say what to do.
+//! Failures of client commands: exit codes that scripts can rely on, and errors with advice.
 
 use crate::support::{
     Orchestrator, cynode,
@@ -8,7 +8,7 @@ use crate::support::{
 use serde_json::json;
 use std::{path::Path, process::Command};
 
-/// A client command of somebody who is not logged in.
+/// A client command without a login.
 fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
     let mut command = cynode(home);
     command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);

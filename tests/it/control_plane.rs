@@ -1,4 +1,4 @@
-//! The Node API from a node's first call to the orchestrator being ready, step by step and with
+//! The Node API from a node's first call until the orchestrator is ready, step by step and with
 //! real nodes.
 
 use crate::support::{
@@ -194,7 +194,7 @@ fn node_configuration_names_models() {
         json!({"enabled": true, "image": image[1], "models": ["b:1", "a", "c"]})
     );
     drop(orchestrator);
-    // Another list is another configuration, which the node has once it has applied it.
+    // Another list of models is a new configuration, in force once the node has applied it.
     let orchestrator = Orchestrator::start(home.path(), &image);
     let stale = || orchestrator.login().get("/v1/nodes/box").json(200)["config_stale"] == true;
     assert!(stale());
@@ -208,7 +208,7 @@ fn node_configuration_names_models() {
         [&first["config_version"], &second["config_version"]],
         ["1", "2"]
     );
-    assert!(stale(), "it runs with the first one yet");
+    assert!(stale(), "the node still runs the first configuration");
     node.ack(&second["config_version"], "applied").expect(204);
     assert!(!stale());
 }

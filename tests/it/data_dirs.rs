@@ -1,5 +1,5 @@
-//! Data directories: what isn't ours is refused untouched, what was damaged or lost is said, and one that
-//! goes away under a running role stops its work until it is back.
+//! Data directories: foreign ones are refused unchanged, damage and loss are reported, and a role whose directory
+//! is moved stops its work until it is back.
 
 use crate::support::{
     Cluster, Orchestrator, Process, Worker,
@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Starts each role on this directory and expects it to refuse; what they say.
+/// Starts each role on this directory, expects a refusal, and returns the messages.
 fn refused(home: &Path, data_dir: &Path) -> Vec<Done> {
     let token = secret_file(home, "token", "a token of this test");
     let psk = secret_file(home, "psk", PSK);
@@ -99,7 +99,7 @@ fn world_accessible_directory_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let shared = home.path().join("shared");
     fs::create_dir(&shared).unwrap();
-    // As /tmp is, after a slip of the hand.
+    // The mode of /tmp, as after a mistyped path.
     for name in ["letter.txt", "worker.lock"] {
         fs::write(shared.join(name), "").unwrap();
     }
@@ -112,7 +112,7 @@ fn world_accessible_directory_is_refused() {
 fn directory_of_another_user_is_refused() {
     let home = tempfile::tempdir().unwrap();
     if !is_root() {
-        // Only root can give one away, and nobody else can harm root's.
+        // Only root can give a directory to another user.
         let data_dir = Path::new("/usr");
         assert_refused_untouched(home.path(), data_dir, &["/usr", "uid 0", "--data-dir"]);
         return;
@@ -146,14 +146,14 @@ fn moved_data_directory_stops_orchestrator() {
     );
     fs::rename(&here, &away).unwrap();
     let ready = || cluster.orchestrator.gateway.get("/readyz");
-    eventually("it is not ready, and says why", || {
+    eventually("the role is not ready, with a reason", || {
         let reply = ready();
         (reply.status == 503 && reply.text().contains("data directory")).then_some(())
     });
     let task = json!({"script": "true"});
     let refused = cluster.user.post("/v1/tasks", &task);
     assert_eq!(refused.status, 503, "{}", refused.text());
-    assert!(!here.exists(), "nothing is made in its place");
+    assert!(!here.exists(), "nothing is created in its place");
     fs::rename(&away, &here).unwrap();
     wait_ready(&cluster.orchestrator);
     let id = cluster.script("true");
@@ -182,7 +182,7 @@ fn moved_data_directory_stops_node() {
     let running = cluster.script("echo began; read x; sleep 1000");
     cluster.printed(&running, "began");
     fs::rename(&here, &away).unwrap();
-    eventually("it is not ready, and says why", || {
+    eventually("the role is not ready, with a reason", || {
         let node = view();
         let says = node["reason"].as_str()?.contains("data directory");
         (node["status"] == "not_ready" && says).then_some(())
@@ -194,7 +194,7 @@ fn moved_data_directory_stops_node() {
         "{}",
         ready.text()
     );
-    assert!(!here.exists(), "nothing is made in its place");
+    assert!(!here.exists(), "nothing is created in its place");
     fs::rename(&away, &here).unwrap();
     wait_ready(&cluster.orchestrator);
     let id = cluster.script("true");
@@ -213,7 +213,7 @@ fn stopped(home: &Path) -> PathBuf {
     orchestrator.data_dir.clone()
 }
 
-/// Starts an orchestrator, with this key of the operator's, and expects it to refuse.
+/// Starts an orchestrator with this key of the operator's, and expects a refusal.
 fn start_refused(home: &Path, psk: Option<&str>) -> Done {
     let mut command = role(home, "serve-orchestrator", &home.join("orchestrator"));
     command
@@ -246,7 +246,7 @@ fn database_without_keys_is_refused() {
         for words in [lost[0], "backup", "--new-keys"] {
             assert!(done.stderr.contains(words), "{words}: {done:?}");
         }
-        assert_eq!(names(&keys), before, "none is made");
+        assert_eq!(names(&keys), before, "no key is created");
         let mut doctor = crate::support::cynode(home.path());
         doctor
             .args(["doctor", "--data-dir"])
@@ -334,7 +334,7 @@ fn damaged_init_copy_is_replaced() {
     let mut damaged = whole.clone();
     damaged[..4096].fill(0);
     for damage in [0, 1, 2] {
-        // Beside it, as a disk or a hand may have done; running jobs keep what they have open.
+        // Replaces the file, as a faulty disk or an operator may; running jobs keep theirs open.
         let other = path.with_extension("other");
         fs::write(&other, if damage == 0 { &damaged } else { &whole }).unwrap();
         set_mode(&other, if damage == 1 { 0o444 } else { 0o555 });
@@ -351,7 +351,7 @@ fn damaged_init_copy_is_replaced() {
         );
     }
     worker.process.kill();
-    // What runs from it goes on with the old one.
+    // Running jobs continue with the old copy.
     fs::remove_file(&path).unwrap();
     fs::write(&path, &damaged).unwrap();
     set_mode(&path, 0o555);

@@ -1,4 +1,4 @@
-//! The database of an orchestrator that was stopped, copied, lost, or never finished its first start.
+//! Database of an orchestrator after a stop, a copy, a loss, or a failed first start.
 
 use crate::support::{
     Orchestrator, PASSWORD, Process,
@@ -20,7 +20,7 @@ use std::{
     thread,
 };
 
-/// An orchestrator's command that makes its own secrets.
+/// Command of an orchestrator that generates its secrets.
 fn command(home: &Path, more: &[&str]) -> Command {
     let mut command = role(home, "serve-orchestrator", &home.join("orchestrator"));
     command
@@ -30,7 +30,7 @@ fn command(home: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// A home with a copy of a data directory, of which `keep` says what is copied.
+/// Home with a copy of those files of a data directory that `keep` selects.
 fn copy(data_dir: &Path, keep: impl Fn(&str) -> bool) -> (tempfile::TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let target = home.path().join("orchestrator");
@@ -63,7 +63,7 @@ fn stopped_database_is_one_complete_file() {
             let body = json!({"script": "true"}).to_string();
             let headers = [("Content-Type", "application/json")];
             while !over.load(Ordering::Relaxed) {
-                // Cut off by the stop that this test asks for.
+                // The stop in this test cuts the connection.
                 let Ok(reply) = user.try_call("POST", "/v1/tasks", &headers, body.as_bytes())
                 else {
                     break;
@@ -132,7 +132,7 @@ fn keys_without_database_are_refused() {
         for words in ["cynode.db", "cynode.db-wal", "backup", "--init"] {
             assert!(done.stderr.contains(words), "{words}: {done:?}");
         }
-        assert_eq!(names(data_dir), before, "nothing is made");
+        assert_eq!(names(data_dir), before, "nothing is created");
         assert_eq!(doctor(home.path()).code, 1);
         let told = doctor(home.path()).stdout;
         assert!(told.contains("--init"), "{told}");
@@ -157,7 +157,7 @@ fn ended(home: &Path, more: &[&str]) -> Done {
     }
 }
 
-/// Starts an orchestrator, ends it once it listens; what it printed.
+/// Starts an orchestrator, stops it once it listens, and returns its output.
 fn run_until_listening(home: &Path, more: &[&str]) -> String {
     let mut process = Process::start("again", home, &mut command(home, more));
     crate::support::eventually("it listens", || {
@@ -177,7 +177,7 @@ fn doctor(home: &Path) -> Done {
     run(&mut command)
 }
 
-/// The names of all files but those that each start writes.
+/// Names of all files except those that each start writes.
 fn names(data_dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(data_dir)
         .unwrap()
@@ -193,7 +193,7 @@ fn failed_first_start_can_be_repeated() {
     let home = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    // Before the keys are made, and after.
+    // Before the keys are created, and after.
     let done = ended(home.path(), &["--gateway-listen", &address]);
     assert_eq!(done.code, 8, "{done:?}");
     let short = home.path().join("short");

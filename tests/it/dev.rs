@@ -115,7 +115,7 @@ fn data_directory_has_one_owner() {
     assert_eq!(
         run(cynode(home.path()).args(["run", "--", "true"])).code,
         0,
-        "the first one is none the worse"
+        "the first process is unaffected"
     );
     dev.assert_clean();
     assert_eq!(dev.process.terminate(), 0);
@@ -150,7 +150,7 @@ fn stop_during_model_server_start_leaves_none() {
     let inference = ["--inference-image", OLLAMA_IMAGE, "--inference-port", &port];
     let mut command = command(home.path(), &inference);
     let mut dev = Server::launch(home.path(), "dev", command.env("PATH", search));
-    eventually("podman is asked for it", || {
+    eventually("podman is called", || {
         dev.process.assert_runs();
         fs::exists(&making).unwrap().then_some(())
     });

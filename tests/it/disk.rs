@@ -1,5 +1,5 @@
-//! A disk that is full, a database that is damaged: the orchestrator says so, takes no new work,
-//! and goes on once it can.
+//! Full disks and damaged databases: the orchestrator reports them, accepts no new work, and
+//! continues after recovery.
 
 use crate::support::{
     Orchestrator, Worker,
@@ -18,7 +18,7 @@ use std::{
     path::Path,
 };
 
-/// Creates tasks with a long script until one is refused: the ids, and the refusal.
+/// Creates tasks with a long script until one is refused; returns the ids and the refusal.
 fn create_until_refused(stage: &Stage) -> (Vec<String>, Value) {
     let task = json!({"script": format!("# {}", "x".repeat(50_000))});
     let mut ids = Vec::new();
@@ -32,10 +32,10 @@ fn create_until_refused(stage: &Stage) -> (Vec<String>, Value) {
     }
 }
 
-/// The ids of all tasks, oldest first.
+/// Ids of all tasks, oldest first.
 fn all_ids(stage: &Stage) -> Vec<String> {
     let list = stage.user.get("/v1/tasks?limit=200").json(200);
-    assert_eq!(list["next_cursor"], "", "one page has all");
+    assert_eq!(list["next_cursor"], "", "one page has all tasks");
     let tasks = list["tasks"].as_array().unwrap();
     let ids = tasks.iter().rev().map(|task| task["id"].as_str().unwrap());
     ids.map(str::to_owned).collect()
@@ -71,9 +71,9 @@ fn full_disk_refuses_work_and_recovers() {
     assert_eq!(
         all_ids(&stage),
         accepted,
-        "what was accepted, and no more, is there"
+        "exactly the accepted tasks are stored"
     );
-    // Not even what would find room.
+    // Not even a task that would fit.
     stage
         .user
         .post("/v1/tasks", &json!({"command": ["true"]}))
@@ -98,7 +98,7 @@ fn full_disk_refuses_work_and_recovers() {
     assert_whole(&orchestrator.data_dir);
 }
 
-/// Fails unless the database is as it should be.
+/// Fails unless the database is intact.
 fn assert_whole(data_dir: &Path) {
     let database = Connection::open(data_dir.join("cynode.db")).unwrap();
     let told: String = database
@@ -180,7 +180,7 @@ fn foreign_file_is_refused_unchanged() {
     assert!(left.starts_with("no database at all"));
 }
 
-/// A worker whose jobs have a small disk of their own, and take it to be large enough.
+/// A worker without a reserve, whose jobs have a small disk of their own.
 fn worker_on(disk: &Disk) -> Worker {
     let place = disk.path().to_str().unwrap();
     Worker::start(&["--jobs-dir", place, "--min-free-disk", "0"])
@@ -198,7 +198,7 @@ fn job_that_fills_disk_keeps_its_result() {
         (&result["exit_code"], &result["stdout"]),
         (&json!(3), &json!("before\nafter\n"))
     );
-    // Its workspace is gone, and there is room again.
+    // Its workspace is removed, and space is free again.
     let next = worker.run(&Worker::script(
         "head -c 9000000 /dev/zero > file && echo well",
     ));

@@ -1,5 +1,5 @@
-//! A node keeps a reserve on the filesystems of its jobs, its images and its state: it takes no job
-//! without it, and ends the job that uses it up.
+//! Reserve of a node on the filesystems of its jobs, its images and its state: without it the node accepts no job,
+//! and the job that uses it up is ended.
 
 use crate::support::{
     Orchestrator, Worker, attack,
@@ -21,7 +21,7 @@ fn worker_on(disk: &Disk, reserve: &str) -> Worker {
     Worker::start(&["--jobs-dir", place, "--min-free-disk", reserve])
 }
 
-/// Checks that no job is taken for want of room in `place`; what is said.
+/// Checks that jobs are refused for lack of space in `place`; returns the reason.
 fn refusal(worker: &Worker, place: &Path) -> String {
     let problem = worker.send(&Worker::script("true"));
     let problem = problem.problem(507, "insufficient-storage");
@@ -81,7 +81,7 @@ fn full_state_directory_shows_in_node_reason() {
     wait_ready(&orchestrator);
     disk.fill_but(8 * 1024);
     let user = orchestrator.login();
-    let reason = eventually("the node says why it takes no job", || {
+    let reason = eventually("the node shows why it accepts no job", || {
         let node = user.get("/v1/nodes/box").json(200);
         let reason = node["reason"].as_str()?.to_owned();
         (node["status"] == "not_ready").then_some(reason)
@@ -128,13 +128,13 @@ fn workspaces(worker: &Worker, disk: &Disk) -> Vec<PathBuf> {
     found
 }
 
-/// Runs a job that is to be ended for want of room beside one that is to go on; what the first one's
-/// error says.
+/// Runs a job that uses up the space, which is ended, beside one that continues; returns the error of the
+/// first.
 fn evicted(worker: &Worker, disk: &Disk, greedy: &str) -> String {
     evicted_job(worker, disk, &Worker::script(greedy))
 }
 
-/// The same with any job.
+/// Same with any job.
 fn evicted_job(worker: &Worker, disk: &Disk, greedy: &Value) -> String {
     let modest = Worker::script("echo small > file; echo on; until [ -e go ]; do sleep 0.05; done");
     let mut events = worker.follow(&modest, 0);
@@ -176,7 +176,7 @@ fn job_that_fills_disk_is_ended() {
     for text in ["32 MiB left", "used the most", "write less"] {
         assert!(message.contains(text), "{text}: {message}");
     }
-    assert_eq!(worker.api.get("/readyz").status, 200, "there is room again");
+    assert_eq!(worker.api.get("/readyz").status, 200, "space is free again");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn job_is_not_ended_for_others_usage() {
     let mut events = worker.follow(&job, 0);
     assert!(events.any(|event| event["data"] == "on\n"), "it runs");
     disk.fill_but(8 * 1024);
-    eventually("it was looked at", || {
+    eventually("its usage was measured", || {
         worker
             .process
             .stderr()

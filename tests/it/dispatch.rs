@@ -87,7 +87,7 @@ fn each_node_is_called_with_own_token() {
     assert_eq!(run.body["version"], 1);
     assert!(
         run.path.ends_with("?output=false"),
-        "there is no log reader: {}",
+        "no log reader exists: {}",
         run.path
     );
     let sandbox = &run.body["sandbox"];
@@ -109,7 +109,7 @@ fn each_node_is_called_with_own_token() {
     );
     assert!(
         stage.attempts().is_empty(),
-        "the other node's label is not this one's"
+        "the label of the other node doesn't match"
     );
     let both = stage.create(json!({"node_labels": ["stand-in"]}));
     assert_eq!(stage.finish(&both).0["status"], "completed");

@@ -19,7 +19,7 @@ fn checklist_names_existing_tests() {
         } else if name.matches('_').count() >= 2 {
             assert!(
                 tests.contains(&format!("#[test]\nfn {name}()")),
-                "{name} is no test of {file}"
+                "{file} has no test {name}"
             );
             named += 1;
         }

@@ -1,4 +1,4 @@
-//! Two machines with one copied data directory: they are found, and neither takes jobs.
+//! Two machines with one copied data directory: they are detected, and neither gets jobs.
 
 use crate::support::{
     Api, Cluster, IMAGE, Node, Orchestrator, OrchestratorStandIn, Reply, StandIn, Step,
@@ -95,7 +95,7 @@ fn machines_sharing_node_identity_get_no_jobs() {
     let stranger = orchestrator.control.post("/v1/nodes/register", &body);
     stranger.problem(409, "slug-taken");
     // One of them is stopped.
-    eventually("the other one is taken again", || {
+    eventually("the remaining node is accepted again", || {
         (b.report().status == 204).then_some(())
     });
     assert_eq!(view()["status"], "ready");
@@ -162,10 +162,10 @@ fn orchestrators_sharing_identity_start_no_jobs() {
         api.call(method, path, &headers, body)
     };
     let other = |path: &str| copy("GET", path, b"").expect(200).status;
-    // It, the copy, and it again: at the next call of ours.
+    // The original, the copy, and the original again are seen at the next call.
     other("/v1/worker/jobs");
     let waiting = cluster.create(&json!({"script": "echo next"}));
-    eventually("the orchestrator says why nothing starts", || {
+    eventually("the orchestrator reports why no job starts", || {
         other("/v1/worker/jobs");
         let node = cluster.user.get("/v1/nodes/box").json(200);
         node["reason"]
@@ -187,7 +187,7 @@ fn orchestrators_sharing_identity_start_no_jobs() {
     assert_eq!(
         cluster.finish(&task)["status"],
         "completed",
-        "what runs goes on"
+        "running jobs continue"
     );
     // The copy is stopped: only one calls.
     assert_eq!(cluster.finish(&waiting)["status"], "completed");

@@ -1,4 +1,4 @@
-//! Jobs that try to escape, or to harm the node. Each ends like any other and leaves the node as it was.
+//! Jobs that try to escape, or to harm the node. Each ends like any other job and leaves the node unchanged.
 
 use crate::support::{
     Worker,
@@ -6,7 +6,7 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
-/// A sandbox still works.
+/// Fails unless a sandbox still works.
 fn assert_well(worker: &Worker) {
     let result = worker.run(&Worker::job(&["echo", "well"]));
     assert_eq!(result["stdout"], "well\n", "{result}");

@@ -1,4 +1,4 @@
-//! Secrets of the first start: generated ones are shown once, weak or missing ones stop the start.
+//! Secrets of the first start: generated ones are shown once; weak or missing ones stop the start.
 
 use crate::support::{
     Orchestrator, PASSWORD,

@@ -123,12 +123,14 @@ fn running_jobs_leave_descriptors_for_requests() {
     let ids = create(&user, 360);
     let reason = waits(&user, &ids, "open files");
     let running = reason.split(' ').next().unwrap().parse::<usize>().unwrap();
-    eventually("those run", || (greedy.runs() == running).then_some(()));
+    eventually("the allowed number of jobs runs", || {
+        (greedy.runs() == running).then_some(())
+    });
     assert!((10..100).contains(&running), "{reason}");
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", orchestrator.process.pid()));
     assert!(
         descriptors.unwrap().count() < 200,
-        "there is room for other things"
+        "descriptors are left for other purposes"
     );
     orchestrator.login().get("/v1/users/me").expect(200);
     greedy.claim();
@@ -187,7 +189,7 @@ fn number_of_nodes_is_bounded() {
     let insists = (0..200).map(|_| register(&orchestrator, "three").status);
     assert!(insists.filter(|status| *status == 409).count() < 100);
     user.call("DELETE", "/v1/nodes/two", &[], b"").expect(204);
-    eventually("there is room again", || {
+    eventually("registrations are accepted again", || {
         (register(&orchestrator, "three").status == 201).then_some(())
     });
 }

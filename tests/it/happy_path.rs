@@ -1,4 +1,4 @@
-//! The main job over the wire: log in, create, see it run in a sandbox, read how it ended.
+//! The main use over the wire: log in, create a task, see it run in a sandbox, read its result.
 
 use crate::support::Cluster;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn task_runs_and_returns_its_result() {
     let id = created["id"].as_str().unwrap();
     assert_eq!(
         created["status"], "queued",
-        "at once, never waiting for the work"
+        "immediately, without waiting for the job"
     );
     assert_eq!(created["task_id"], created["id"]);
     assert_eq!(

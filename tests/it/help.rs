@@ -43,11 +43,7 @@ fn help_matches_golden_files() {
     }
     files.sort();
     assert!(files.len() > 30, "{files:?}");
-    assert_eq!(
-        golden_files("help"),
-        files,
-        "files of commands that are gone"
-    );
+    assert_eq!(golden_files("help"), files, "files of removed commands");
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! The host that a request names: needed, and, on loopback, one of ours.
+//! Host of a request: required, and on loopback one of the listener's own names.
 
 use crate::support::{
     Api, Orchestrator, Worker,
     raw::{connect_from, connect_to, exchange},
 };
 
-/// The status of the answer to a request with this line and these fields.
+/// Status of the answer to a request with this line and these header fields.
 fn status(api: &Api, line: &str, fields: &str) -> u16 {
     let request = format!("{line}\r\n{fields}connection: close\r\n\r\n");
     status_of(&exchange(connect_to(api), request.as_bytes()))

@@ -1,5 +1,5 @@
-//! Images that a node pulled go when they are unused, by age and by room; others stay. No registry is
-//! asked: podman stands behind a script that imports an archive for each pull.
+//! Removal of unused images that a node pulled, by age and by free space; other images stay. No registry is
+//! asked: a script in podman's place imports an archive for each pull.
 
 use crate::support::{
     Worker,
@@ -21,7 +21,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// Before this podman.
+    /// Puts the script before this podman.
     fn before(podman: &str) -> Self {
         let host = PodmanHost::new();
         image::archive(&host.path().join("root.tar"));
@@ -36,7 +36,7 @@ impl Registry {
         }
     }
 
-    /// A reference that nobody else uses.
+    /// A reference that no other test uses.
     fn image(&mut self) -> String {
         let image = format!("registry.invalid/cynode/{}:latest", uuid());
         self.images.push(image.clone());
@@ -78,7 +78,7 @@ fn unused_pulled_image_is_removed_and_repulled() {
     let [pulled, built] = [registry.image(), registry.image()];
     let archive = registry.host.path().join("root.tar");
     podman(&["import", "--quiet", archive.to_str().unwrap(), &built]).unwrap();
-    // So short that it goes between two jobs, and a job may come while it is being removed.
+    // So short that the image is removed between two jobs, and a job may arrive during the removal.
     let worker = registry.worker(&["--image-gc", "10ms"]);
     while registry.pulls(&pulled) < 3 {
         for image in [&built, &pulled] {
@@ -86,7 +86,7 @@ fn unused_pulled_image_is_removed_and_repulled() {
             assert_eq!(result["stdout"], "here\n", "{result}");
         }
     }
-    assert!(registry.has(&built), "nobody pulled it");
+    assert!(registry.has(&built), "an image that wasn't pulled stays");
     let log = worker.process.stderr();
     assert!(log.contains("unused image removed"), "{log}");
 }
@@ -106,13 +106,15 @@ fn image_of_running_job_stays() {
             (!registry.has(&unused)).then_some(())
         });
         assert!(registry.has(&used));
-        // Also of a job of an earlier process.
+        // Also while a job of an earlier process runs.
         worker.restart();
     }
     fs::write(worker.workspaces()[0].join("workspace/go"), "").unwrap();
     let last = worker.attach(&running, 0).last().unwrap();
     assert_eq!(last["status"], "completed", "{last}");
-    eventually("it goes, too", || (!registry.has(&used)).then_some(()));
+    eventually("the image is removed, too", || {
+        (!registry.has(&used)).then_some(())
+    });
 }
 
 #[test]
@@ -130,5 +132,8 @@ fn images_are_removed_early_for_space() {
     eventually("it is removed", || (!registry.has(&image)).then_some(()));
     disk.free();
     assert_eq!(worker.api.get("/readyz").status, 200);
-    assert!(registry.has(image::IMAGE), "nobody pulled it");
+    assert!(
+        registry.has(image::IMAGE),
+        "an image that wasn't pulled stays"
+    );
 }

@@ -71,7 +71,7 @@ fn readiness_follows_model_server() {
     podman(&["rm", "--force", "--time=0", &at.name]).unwrap();
     wait_not_ready(&orchestrator, "node box: its model server does not answer");
     wait_ready(&orchestrator);
-    assert_ne!(at.id(), first, "a new one was made");
+    assert_ne!(at.id(), first, "a new container was created");
 }
 
 #[test]
@@ -102,15 +102,15 @@ fn model_server_outlives_node_and_is_reused() {
     started(&mut node);
     assert_eq!(at.id(), first, "after a power cut of the node");
     assert_eq!(node.process.terminate(), 0);
-    assert_eq!(at.version(), VERSION, "it serves without the node");
+    assert_eq!(at.version(), VERSION, "the server runs without the node");
     let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
     started(&mut node);
-    assert_eq!(at.id(), first, "after an orderly end of the node");
+    assert_eq!(at.id(), first, "after a shutdown of the node");
     node.process.kill();
     podman(&["stop", "--time=1", &at.name]).unwrap();
     let mut node = launch(home.path(), &orchestrator.control_url, &at, &[]);
     started(&mut node);
-    assert_eq!(at.id(), first, "one that had ended is started");
+    assert_eq!(at.id(), first, "a stopped server is started");
     wait_ready(&orchestrator);
 }
 
@@ -205,7 +205,11 @@ fn new_image_replaces_server_and_keeps_models() {
     let off = ["--inference", "off"];
     let mut node = Node::launch(home.path(), "box", &url.url, &off);
     started(&mut node);
-    assert_eq!(at.inspect(), None, "a node that is to run none leaves none");
+    assert_eq!(
+        at.inspect(),
+        None,
+        "a node without inference leaves no server"
+    );
     podman(&["volume", "exists", &at.name]).unwrap();
 }
 
@@ -219,7 +223,7 @@ fn new_port_moves_model_server() {
     assert_eq!(node.process.terminate(), 0);
     let mut node = launch(home.path(), &orchestrator.control_url, &new, &[]);
     started(&mut node);
-    assert_eq!(old.inspect(), None, "never two");
+    assert_eq!(old.inspect(), None, "never two servers");
     assert_eq!(new.version(), VERSION);
 }
 
@@ -235,7 +239,7 @@ fn existing_model_server_is_used_and_kept() {
     let ours = format!("cynode-ollama-{port}");
     assert!(podman(&["container", "exists", &ours]).is_err());
     eventually_eq(
-        "it is reported as there before us",
+        "the server is reported as external",
         json!({"supported": true, "mode": "auto", "running": true, "existing_service": true, "models": ["given:latest"]}),
         || known(&orchestrator),
     );

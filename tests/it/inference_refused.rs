@@ -34,11 +34,11 @@ fn refused(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Va
     let stderr = node.process.stderr();
     assert!(
         stderr.contains(message.lines().next().unwrap()),
-        "the operator reads the same: {stderr}"
+        "the operator sees the same reason: {stderr}"
     );
     assert!(
         stderr.contains("start the model server"),
-        "and which step it was: {stderr}"
+        "the failed step is named: {stderr}"
     );
     ack["error"].clone()
 }
@@ -158,7 +158,7 @@ fn nodes_on_one_machine_have_own_servers() {
     assert!(stderr.contains(&whose), "{stderr}");
     assert_eq!(at.id(), id);
     first.process.assert_runs();
-    let reason = eventually("the orchestrator knows why", || {
+    let reason = eventually("the orchestrator knows the reason", || {
         let node = orchestrator.login().get("/v1/nodes/second").json(200);
         node["reason"].as_str().map(str::to_owned)
     });

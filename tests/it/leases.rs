@@ -267,7 +267,7 @@ fn node_back_before_handoff_keeps_its_job() {
     let path = format!("/v1/tasks/{id}");
     let why = eventually("the task shows the silent node", || {
         let task = user.get(&path).json(200);
-        assert_eq!(task["status"], "running", "there is no other node");
+        assert_eq!(task["status"], "running", "no other node exists");
         task["waiting_for"].as_str().map(str::to_owned)
     });
     assert!(why.contains("node away does not answer"), "{why}");
@@ -288,7 +288,7 @@ fn last_attempt_is_never_handed_off() {
     let other = scene.join("other", willing());
     outlast_lease(&away);
     let user = scene.orchestrator.login();
-    eventually("the task shows that there is no other attempt", || {
+    eventually("the task shows that no attempt is left", || {
         let task = user.get(&format!("/v1/tasks/{id}")).json(200);
         let why = task["waiting_for"].as_str()?;
         why.contains("the last attempt").then_some(())

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// The answer to a login that is said to come from there.
+/// Answer to a login whose X-Forwarded-For names this address.
 fn guess(gateway: &Api, from: &str, handle: &str) -> crate::support::Reply {
     let login = json!({"handle": handle, "password": "a guess"});
     let headers = [
@@ -38,7 +38,7 @@ fn only_trusted_proxies_are_believed() {
         guess(gateway, "203.0.113.1", "admin").expect(401);
     }
     guess(gateway, "203.0.113.1", "admin").problem(429, "too-many-requests");
-    // What a client writes itself stands before what the proxy has seen.
+    // The client's own entries precede the one of the proxy.
     guess(gateway, "198.51.100.1, 203.0.113.1", "admin").problem(429, "too-many-requests");
     guess(gateway, "203.0.113.1, 198.51.100.1", "admin").expect(401);
     let admin = trusting.login();
@@ -119,7 +119,7 @@ fn full_queue_refuses_tasks_until_one_starts() {
     assert_eq!(
         create(&users[0], "a").json(201)["id"],
         first["id"],
-        "what was taken stays taken"
+        "accepted tasks stay accepted"
     );
     create(&users[1], "a").expect(201);
     let detail = create(&users[2], "a").problem(429, "queue-full")["detail"].clone();
@@ -134,7 +134,7 @@ fn full_queue_refuses_tasks_until_one_starts() {
     let cancel = format!("/v1/tasks/{}/cancel", first["id"].as_str().unwrap());
     admin.act(&cancel).expect(200);
     create(&users[2], "a").expect(201);
-    // Many at the same moment, for one place.
+    // Many requests at the same time, for one free place.
     let second = admin.get("/v1/tasks?status=queued").json(200)["tasks"][0]["id"].clone();
     admin
         .act(&format!("/v1/tasks/{}/cancel", second.as_str().unwrap()))
@@ -160,8 +160,8 @@ fn started_task_makes_room_in_queue() {
     let _node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
     wait_ready(&orchestrator);
     for _ in 0..5 {
-        // Each waits for a moment at most, and leaves the queue when it starts.
-        let id = eventually("there is room", || {
+        // Each task leaves the queue as soon as it starts.
+        let id = eventually("the queue has room", || {
             let reply = user.post("/v1/tasks", &json!({"script": "true"}));
             (reply.status == 201).then(|| reply.json(201)["id"].as_str().unwrap().to_owned())
         });
@@ -177,7 +177,7 @@ fn half_open_connections_block_no_client() {
     let half_open: Vec<TcpStream> = (0..200)
         .map(|n| {
             let mut stream = connect_to(&orchestrator.gateway);
-            // Some say nothing at all, some stop in their first line, some in their headers.
+            // Some connections send nothing, some stop in their first line, some in their headers.
             let begun: &[u8] = match n % 3 {
                 0 => b"",
                 1 => b"GET /v1/ta",
@@ -200,13 +200,13 @@ fn half_open_connections_block_no_client() {
 fn one_address_cannot_take_all_connections() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.2"]);
-    // A known address gets more than a stranger's.
+    // A known address gets more than an unknown one.
     orchestrator.login();
     let mut open = Vec::new();
     let refused = loop {
         let mut stream = connect_to(&orchestrator.gateway);
         assert!(open.len() < 2000, "there is no limit");
-        // Of a body that doesn't come.
+        // The head of a request whose body never arrives.
         let login = "POST /v1/auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                      content-length: 9\r\nexpect: 100-continue\r\n\r\n";
         stream.write_all(login.as_bytes()).unwrap();
@@ -221,7 +221,7 @@ fn one_address_cannot_take_all_connections() {
         refused.contains("503") || refused.starts_with('\0'),
         "{refused:?}"
     );
-    assert!(open.len() >= 200, "only {} were let in", open.len());
+    assert!(open.len() >= 200, "only {} were accepted", open.len());
     open.truncate(open.len() - 5);
     eventually("there is room again", || {
         let reply = orchestrator
@@ -238,7 +238,7 @@ fn slow_client_is_disconnected() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
     let token = admin.token().to_owned();
-    // Everything slow at the same time, since each takes its time.
+    // All slow clients run in parallel, since each takes long.
     let silent = connect_to(&orchestrator.gateway);
     let in_the_head = connect_to(&orchestrator.gateway);
     let in_the_body = connect_to(&orchestrator.gateway);
@@ -255,7 +255,7 @@ fn slow_client_is_disconnected() {
         .unwrap();
     let trickle = in_the_head.try_clone().unwrap();
     let trickling = thread::spawn(move || {
-        // A byte now and then doesn't help, until the other side has enough of it.
+        // A byte now and then doesn't extend the time limit.
         while (&trickle).write_all(b"x").is_ok() {
             thread::park_timeout(Duration::from_millis(500));
         }
@@ -311,7 +311,7 @@ fn oversized_heads_and_bodies_are_refused() {
     // It may hang up before it has read all of it.
     let _ = stream.write_all(head.as_bytes());
     let answer = rest(stream);
-    // A reset may come before what was said.
+    // A reset may overtake the answer.
     if !answer.is_empty() {
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }

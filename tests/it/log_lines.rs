@@ -1,4 +1,4 @@
-//! The log of the roles: what an operator finds there, once each, and what strangers can't put there.
+//! Logs of the roles: each event once, in the operator's terms, and nothing forged by strangers.
 
 use crate::support::{
     Node, Orchestrator, Process,
@@ -12,14 +12,14 @@ use std::{fs, path::Path};
 
 const JSON: [&str; 2] = ["--log-format", "json"];
 
-/// All lines of a log that is meant for programs.
+/// All lines of a JSON log.
 fn lines(log: &str) -> Vec<Value> {
     log.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()
 }
 
-/// The fields of all lines with this message, above debug, and those of their spans.
+/// Fields of all lines with this message, above debug, and those of their spans.
 fn named(log: &str, message: &str) -> Vec<Value> {
     let lines = lines(log)
         .into_iter()
@@ -157,7 +157,7 @@ fn failed_login_cannot_forge_log_lines() {
         .lines()
         .filter(|line| line.contains("login failed"))
         .collect();
-    // One too long to be anybody's is refused before any limit counts it, and must not fill the log.
+    // A handle beyond the length limit is refused before any rate limit counts it, and must not fill the log.
     assert_eq!(failed.len(), 2, "{log}");
     for line in &failed {
         assert!(
@@ -183,7 +183,7 @@ fn failed_login_cannot_forge_log_lines() {
     );
 }
 
-/// A node that finds no podman: its log once it has ended.
+/// Log of a node that has ended because it found no podman.
 fn failed_start(home: &Path, more: &[&str]) -> String {
     let engine = ["--engine", "/nonexistent/podman"];
     let more = [&engine[..], more].concat();
@@ -241,7 +241,7 @@ fn join_hint_names_real_port() {
         "127.0.0.1:0",
     ];
     let mut process = Process::start("orchestrator", home.path(), command.args(listen));
-    let shown = eventually("it tells how to join", || {
+    let shown = eventually("the log shows how to join", || {
         process.assert_runs();
         let shown = process.stdout();
         shown.contains("stored in").then_some(shown)

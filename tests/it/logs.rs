@@ -1,4 +1,4 @@
-//! What a task prints, as people and programs follow it: live, late, and again after a cut.
+//! Logs of a task: followed live, read late, and resumed after a disconnect.
 
 use crate::support::{Call, Cluster, Process, SseEvent, cynode, eventually, stage::Stage};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ fn events(cluster: &Cluster, id: &str, last: Option<&str>) -> Vec<SseEvent> {
         .collect()
 }
 
-/// Everything but where the task stands, which a late reader is not told.
+/// All events except `status`, which a late reader doesn't get.
 fn output(events: &[SseEvent]) -> Vec<SseEvent> {
     events
         .iter()
@@ -24,7 +24,7 @@ fn output(events: &[SseEvent]) -> Vec<SseEvent> {
         .collect()
 }
 
-/// All that was printed on a stream.
+/// Output of one stream.
 fn printed(events: &[SseEvent], stream: &str) -> String {
     let of_it = events.iter().filter(|event| event.name == stream);
     of_it
@@ -171,7 +171,7 @@ fn one_stream_can_be_selected() {
 fn dropped_events_are_reported() {
     let cluster = Cluster::start();
     let id = cluster.script("head -c 300000 /dev/zero | tr '\\0' x; echo err >&2");
-    // Whoever reads along may be told more than is kept.
+    // A live reader may get more output than is kept.
     let live = printed(&events(&cluster, &id, None), "stdout").len();
     assert!((262_144..=300_000).contains(&live), "{live}");
     let task = cluster.finish(&id);
@@ -215,7 +215,7 @@ fn output_so_far_is_available() {
         .act(&format!("/v1/tasks/{id}/cancel"))
         .expect(200);
     cluster.finish(&id);
-    assert_eq!(so_far(&id), "before\n", "and it is kept");
+    assert_eq!(so_far(&id), "before\n", "the output is kept");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn queued_task_can_be_followed() {
     assert_eq!(cluster.finish(&id)["status"], "canceled");
 }
 
-/// Whether somebody who reads along asks a node for its output.
+/// Whether a call of a live reader asks a node for its output.
 fn is_reader(call: &Call) -> bool {
     call.path.contains("after=") && !call.path.contains("output=false")
 }
@@ -352,10 +352,7 @@ fn unresponsive_node_delays_no_other_reader() {
     assert!(running.is_some());
     stage.node.call("tell what is printed", is_reader);
     other.act("/v1/auth/logout").expect(204);
-    assert!(
-        told.next().is_none(),
-        "its session has ended, and it with it"
-    );
+    assert!(told.next().is_none(), "the stream ends with its session");
 
     let problem = stage.user.get(&path);
     problem.problem(503, "unavailable");

@@ -6,7 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
-    reason = "a test that fails says so by a panic"
+    reason = "a failed test panics"
 )]
 
 mod audit;

@@ -75,7 +75,7 @@ fn every_listener_serves_metrics_without_login() {
     let [gateway, control] = [&orchestrator.gateway, &orchestrator.control].map(Exposition::of);
     assert!(
         gateway.types == control.types,
-        "both listeners tell of the same"
+        "both listeners serve the same metrics"
     );
 }
 
@@ -144,7 +144,7 @@ fn jobs_ended_without_node_count_once() {
     assert_eq!(tasks(gateway), [1.0, 0.0, 0.0, 1.0]);
     assert_eq!(values(gateway, [QUEUED]), [0.0]);
 
-    // It begins and knows nothing of it later: lost, first with an attempt to come and then without.
+    // The node starts the job and forgets it: lost, first with an attempt left and then without.
     let mut node = StandIn::start(&orchestrator, "box", |call, answer| {
         if call.is_run() {
             let started = json!({"event": "started", "seq": 1, "attempt": call.body["attempt"]});
@@ -159,7 +159,7 @@ fn jobs_ended_without_node_count_once() {
     user.post("/v1/tasks", &lost).expect(201);
     eventually_tasks(gateway, [2.0, 0.0, 1.0, 1.0]);
     let took = began.elapsed().as_secs_f64();
-    // Half a second or more lies between the attempts, in which the job could not be given to a node.
+    // At least half a second of backoff lies between the attempts.
     let sum = "cynode_dispatch_latency_seconds_sum";
     let [waited, attempts, running] = values(gateway, [sum, DISPATCHED, RUNNING]);
     assert_eq!((attempts, running), (2.0, 0.0));

@@ -152,7 +152,7 @@ fn volume_keeps_models_over_container_replacement() {
     let given = "--env=STAND_IN_MODELS=given";
     let old = ModelServer::start(OLLAMA_IMAGE, &[&mount, given]);
     pull(&old.api, "example/tiny:1b");
-    assert_eq!(old.stop(), 0, "it ends on request");
+    assert_eq!(old.stop(), 0, "the server stops on request");
     drop(old);
     let next = ModelServer::start(NEXT_OLLAMA_IMAGE, &[&mount]);
     let version = object(&next.api.get("/api/version"), 200);

@@ -191,7 +191,7 @@ fn address_is_checked_at_each_connection() {
         let admin = orchestrator.login();
         let task = json!({"command": ["true"]});
         admin.post("/v1/tasks", &task).expect(201);
-        eventually("the node is not called, and why is said", || {
+        eventually("the node is not called, and the reason is shown", || {
             let node = admin.get("/v1/nodes/box").json(200);
             node["reason"]
                 .as_str()?
@@ -216,8 +216,8 @@ fn node_redirects_are_not_followed() {
         }
     });
     stage.create(json!({}));
-    // It has read the answer when it asks for the state of the job.
-    stage.node.call("tell of the job", |call| {
+    // The orchestrator has read the answer when it polls the job.
+    stage.node.call("report the job", |call| {
         call.method == "GET" && call.path.starts_with("/v1/worker/jobs/")
     });
     assert_eq!(inside.all().len(), 0, "{:?}", inside.all());

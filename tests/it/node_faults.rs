@@ -177,7 +177,7 @@ fn cut_stream_resumes_without_gap_or_duplicate() {
         .iter()
         .map(|event| event.data["data"].as_str().unwrap())
         .collect();
-    assert_eq!(line, "half and more");
+    assert_eq!(line, "half of the output and more");
     assert_eq!(
         texts
             .iter()
@@ -292,13 +292,15 @@ fn proxy_answer_is_not_nodes_answer() {
         }
         (_, "GET") => {
             let wanted = wanted.lock().unwrap().clone().unwrap();
-            answer.stream().end(1, &wanted.result("it had begun"));
+            answer
+                .stream()
+                .end(1, &wanted.result("the job had started"));
         }
         _ => answer.status(204, &Value::Null),
     });
     let id = stage.create(json!({"max_attempts": 1}));
     let (task, job) = stage.finish(&id);
     assert_eq!(task["status"], "completed", "{task}");
-    assert_eq!(job["result_object"]["stdout"], "it had begun");
+    assert_eq!(job["result_object"]["stdout"], "the job had started");
     assert_eq!(stage.attempts(), [1]);
 }

@@ -26,7 +26,7 @@ fn silent_node_is_offline_after_30_seconds() {
         log.lines().filter(|logged| logged.contains(line)).count()
     };
     let offline = r#"node is offline node="box" reason="no contact for"#;
-    eventually_eq("the log says so", 1, || logged(offline));
+    eventually_eq("the log reports it", 1, || logged(offline));
     let ready = cluster.orchestrator.gateway.get("/readyz");
     assert_eq!(ready.status, 503);
     assert!(
@@ -38,7 +38,7 @@ fn silent_node_is_offline_after_30_seconds() {
     cluster.node.process.signal(Signal::CONT);
     assert_eq!(cluster.finish(&id)["status"], "completed");
     assert_eq!(status(&cluster).0, "ready");
-    eventually_eq("the log says so", 1, || {
+    eventually_eq("the log reports it", 1, || {
         logged(r#"node is back node="box""#)
     });
     assert_eq!(logged(offline), 1, "once");
@@ -51,7 +51,7 @@ fn stopping_node_reports_and_gets_no_jobs() {
     cluster.printed(&under_way, "begun");
     let workspace = cluster.node.workspaces().remove(0);
     cluster.node.process.signal(Signal::TERM);
-    eventually("it has said so", || {
+    eventually("the node has reported its stop", || {
         status(&cluster).1.starts_with("stopped at ").then_some(())
     });
     let (state, reason) = status(&cluster);

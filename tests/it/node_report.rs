@@ -102,10 +102,7 @@ fn gpus_are_found_by_vendor_tools() {
         json!(["NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 3070"])
     );
     let seen = fs::read_to_string(home.path().join("seen")).unwrap();
-    assert!(
-        !seen.contains("CYNODE_"),
-        "a tool has no use for our secrets: {seen}"
-    );
+    assert!(!seen.contains("CYNODE_"), "tools get no secrets: {seen}");
     let shown = run(cynode(home.path())
         .args(["nodes", "show", "box"])
         .env("CYNODE_GATEWAY_URL", &orchestrator.gateway_url)

@@ -84,7 +84,11 @@ fn node_start_follows_contract_order() {
         (Step::Report, true),
         (Step::Ack, true),
     ];
-    assert_eq!(meanwhile[..4], order, "it serves once it has the token");
+    assert_eq!(
+        meanwhile[..4],
+        order,
+        "the Worker API listens once the node has the token"
+    );
     assert_eq!(worker_api(node.url(), "another"), 401);
 
     let [register, config, ack] =
@@ -93,7 +97,7 @@ fn node_start_follows_contract_order() {
     assert_eq!(paths, [FIRST, CONFIG, CONFIG, REPORT, REPORT]);
     let mut steps = orchestrator.steps();
     steps.retain(|step| *step != Step::Report);
-    assert_eq!(steps.len(), 3, "each of them once: {steps:?}");
+    assert_eq!(steps.len(), 3, "each step once: {steps:?}");
     for call in [&config, &ack].into_iter().chain(&reports) {
         assert_eq!(call.token, orchestrator.jwt(), "{call:?}");
     }
@@ -176,7 +180,11 @@ fn expired_token_is_replaced_without_restart() {
     // The orchestrator may have known the node already, or its answer may have been lost.
     assert_eq!(orchestrator.call(Step::Ack, 2).body["status"], "applied");
     let token = orchestrator.worker_token();
-    assert_eq!(worker_api(node.url(), &token), 200, "it served all along");
+    assert_eq!(
+        worker_api(node.url(), &token),
+        200,
+        "the Worker API never stopped"
+    );
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn node_refusals_are_not_quoted() {
         });
         let user = stage.orchestrator.add_user(&stage.user, "bob");
         let task = create(&user);
-        eventually("the node says why it takes nothing", || {
+        eventually("the node shows why it accepts no jobs", || {
             reason(&user).contains(&status.to_string()).then_some(())
         });
         assert_unquoted(&stage, &user, &task);

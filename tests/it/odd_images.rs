@@ -162,7 +162,7 @@ fn cancel_works_during_fault_analysis() {
     let worker = refusing(home.path(), hangs);
     let job = Worker::script_with("true", json!({"image": NO_USER_IMAGE}));
     let events = worker.follow(&job, 0);
-    crate::support::eventually("it looks", || {
+    crate::support::eventually("the image is checked", || {
         home.path().join("looking").exists().then_some(())
     });
     worker

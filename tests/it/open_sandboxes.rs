@@ -1,4 +1,4 @@
-//! A sandbox that is more open than was asked for keeps a node from taking jobs.
+//! Sandboxes that are less isolated than requested: such a node accepts no jobs.
 //!
 //! Tests that share the node's PID namespace run in a PID namespace of their own, where a broken init could
 //! end no other process.
@@ -27,7 +27,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
         ),
         ("devices=['/dev/null:/dev/leak']", "/dev/leak"),
     ] {
-        // One that doesn't heed our settings.
+        // A podman that ignores our settings.
         let settings = host.settings(
             &format!("{}.conf", cases.len()),
             &format!("[containers]\n{section}"),
@@ -70,7 +70,7 @@ fn node_refuses_to_start_with_open_sandboxes() {
     }
 }
 
-/// A podman that is given one flag instead of another.
+/// A script that runs podman with one flag replaced.
 fn instead(flag: &str, other: &str) -> String {
     format!(
         "n=$#; while [ $n -gt 0 ]; do word=$1; shift; [ \"$word\" = {flag} ] && word={other}; \
@@ -89,8 +89,8 @@ fn doctor_names_setting_that_opens_sandboxes() {
     assert!(done.stdout.contains("containers.conf: utsns"), "{done:?}");
 }
 
-/// Whether this test can't be run, which it says: a plain user's podman doesn't work in a namespace that
-/// such a user can make.
+/// Whether this test is skipped, with a message: a plain user's podman doesn't work in a namespace that
+/// such a user can create.
 fn needs_root() -> bool {
     if !is_root() {
         eprintln!("left out, since only root can make a PID namespace for a podman");
@@ -98,7 +98,7 @@ fn needs_root() -> bool {
     !is_root()
 }
 
-/// The command in a PID namespace of its own, beside a bystander; `marker` is made when that one outlives it.
+/// The command in a PID namespace of its own, beside another process, which creates `marker` if it outlives it.
 fn in_namespace(marker: &Path, command: &Command) -> Command {
     let script = "sleep 1000 & bystander=$!; marker=$1; shift; \"$@\"; code=$?; \
                   kill -0 $bystander && touch \"$marker\"; exit $code";
@@ -116,7 +116,7 @@ fn in_namespace(marker: &Path, command: &Command) -> Command {
     within(&namespace, marker, command)
 }
 
-/// Storage of its own, since pids of that namespace mean nothing outside of it.
+/// Separate storage, since pids of that namespace are not valid outside of it.
 const PODMAN: &str = "exec podman --root HOME/storage --runroot HOME/run --tmpdir HOME/tmp";
 const PIDNS: &str = "[containers]\npidns='host'";
 
@@ -135,7 +135,7 @@ fn sandbox_in_host_pid_namespace_runs_nothing() {
         message.contains("pid namespace (containers.conf: pidns)"),
         "{message}"
     );
-    assert!(marker.exists(), "it ended others: {message}");
+    assert!(marker.exists(), "another process was ended: {message}");
 }
 
 #[test]
@@ -152,6 +152,6 @@ fn shared_pid_namespace_setting_is_overridden() {
     let mut command = in_namespace(&host.path().join("bystander-lives"), &command);
     let mut worker = Process::start("worker", host.path(), &mut command);
     host.wait_until_it_serves(&mut worker);
-    // With it goes all that is in its namespace.
+    // The end of PID 1 ends all processes of its namespace.
     worker.kill();
 }

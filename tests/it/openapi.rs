@@ -1,4 +1,4 @@
-//! `/openapi.json`: whole, open to anybody, and true of what the gateway answers.
+//! `/openapi.json`: complete, public, and in agreement with the gateway's answers.
 
 use crate::support::{Cluster, Orchestrator};
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ fn ignored_request_parts_are_named() {
     let tokens = user.anonymous().post("/v1/auth/login", &login).json(200);
     assert_eq!(tokens["warnings"], json!([unknown("otp", "field")]));
     assert_eq!(user.get("/openapi.json?x=1").json(200), document);
-    // However much is unknown, little is said of it.
+    // However many parts are unknown, the warnings stay short.
     let mut many = json!({"script": "true"});
     for n in 0..1500 {
         many[format!("{n:05}{}", "x".repeat(1000))] = json!(1);

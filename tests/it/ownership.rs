@@ -8,24 +8,24 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-/// A script that prints, waits until it is let go, and prints again.
+/// Script that prints, waits for [`let_go`], and prints again.
 const WAITING: &str = "echo before; until [ -e go ]; do usleep 5000; done; echo after";
 
-/// A cluster whose orchestrator can be started again at its addresses, and those.
+/// Cluster whose orchestrator can restart at its addresses, and those addresses.
 fn lasting_cluster(node: &[&str]) -> (Cluster, [String; 2]) {
     let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
     let cluster = Cluster::start_at([&addresses[0], &addresses[1]], node);
     (cluster, addresses)
 }
 
-/// Lets every job of a node go on.
+/// Releases every job of a node.
 fn let_go(node: &Node) {
     for job in node.workspaces() {
         fs::write(job.join("workspace/go"), "").unwrap();
     }
 }
 
-/// Ends a node that its jobs outlive, and starts it for the orchestrator at `control_url`.
+/// Stops a node, whose jobs continue, and starts it for the orchestrator at `control_url`.
 fn move_node(node: &mut Node, home: &Path, control_url: &str) {
     assert_eq!(node.process.terminate(), 0);
     *node = Node::start(home, "box", control_url, &["--shutdown-grace=1ms"]);
@@ -35,7 +35,7 @@ fn node_view(user: &Api) -> Value {
     user.get("/v1/nodes/box").json(200)
 }
 
-/// The Worker API of a node, with the token that it was given last.
+/// Worker API of a node, with its latest token.
 fn worker_api(node: &Node, home: &Path) -> Api {
     let config = fs::read(home.join("box/node/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
@@ -112,9 +112,11 @@ fn slots_of_another_orchestrator_are_reported() {
     move_node(&mut cluster.node, &home, &other.control_url);
     let user = other.login();
     let reason = "all its slots are in use by another orchestrator; it accepts jobs when one of them is free";
-    eventually_eq("the node says why it takes none", json!(reason), || {
-        node_view(&user)["reason"].clone()
-    });
+    eventually_eq(
+        "the node shows why it accepts no jobs",
+        json!(reason),
+        || node_view(&user)["reason"].clone(),
+    );
     let task = user
         .post("/v1/tasks", &json!({"script": "echo mine"}))
         .json(201);
@@ -156,7 +158,7 @@ fn restored_orchestrator_keeps_newer_jobs() {
     let [gateway, control] = &addresses;
     cluster.orchestrator = Orchestrator::start_at(&home, [gateway, control], &[]);
     cluster.user = cluster.orchestrator.login();
-    eventually("the node was looked through", || {
+    eventually("the node was reconciled", || {
         let log = cluster.orchestrator.process.stderr();
         log.contains("jobs that this database never started")
             .then_some(())
@@ -165,12 +167,12 @@ fn restored_orchestrator_keeps_newer_jobs() {
     assert_eq!(
         cluster.finish(&old)["status"],
         "completed",
-        "it follows what it knows"
+        "the orchestrator follows its own job"
     );
     let path = format!("/v1/worker/jobs/{job}");
     let api = worker_api(&cluster.node, &home);
     eventually_eq(
-        "the newer job has gone on to its end",
+        "the newer job has run to its end",
         json!("completed"),
         || api.get(&path).json(200)["status"].clone(),
     );

@@ -1,5 +1,5 @@
-//! A node manager of another implementation, which speaks the published contract and nothing more: no key of
-//! its own, a report of the fewest fields, sent once a minute to `/v1/nodes/capability`.
+//! A node manager of another implementation, which implements only the published contract: no node key,
+//! a report with the required fields only, sent once a minute to `/v1/nodes/capability`.
 
 use crate::support::{
     Orchestrator, Reply, StandIn,
@@ -10,7 +10,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
 
-/// A report as the published contract has it, without anything that it calls optional.
+/// A report with the required fields of the published contract only.
 fn fewest(node: &StandIn) -> Value {
     json!({
         "version": 1, "reported_at": "2026-02-16T12:00:00Z", "node": {"node_slug": node.slug},
@@ -19,7 +19,7 @@ fn fewest(node: &StandIn) -> Value {
     })
 }
 
-/// A peer that registers, fetches, acknowledges, and then says nothing for a minute.
+/// A peer that registers, fetches, acknowledges, and then is silent for a minute.
 fn join(orchestrator: &Orchestrator) -> StandIn {
     let mut node = StandIn::start(orchestrator, "peer", well);
     *node.readyz.lock().unwrap() = (200, "ready".to_owned());
@@ -64,8 +64,8 @@ fn node_reporting_each_minute_gets_jobs() {
         (&first["status"], &first["max_concurrency"]),
         (&json!("ready"), &json!(3))
     );
-    // The third question comes when by its report alone it would be offline.
-    eventually("it is asked a third time", || {
+    // The third probe comes when the node would be offline by its report alone.
+    eventually("the node is probed a third time", || {
         assert_eq!(view()["status"], "ready", "{}", view());
         (readyz_calls(&node).len() >= 3).then_some(())
     });
@@ -79,7 +79,7 @@ fn node_reporting_each_minute_gets_jobs() {
         let pause = pair[1] - pair[0];
         assert!(
             pause > Duration::from_millis(9900),
-            "asked again after {pause:?}"
+            "probed again after {pause:?}"
         );
     }
     let task = user
@@ -91,7 +91,7 @@ fn node_reporting_each_minute_gets_jobs() {
     assert_eq!(view()["status"], "ready");
     assert!(
         readyz_calls(&node).len() <= 5,
-        "one that reports is not asked"
+        "a node that reports is not probed"
     );
 }
 
@@ -213,7 +213,7 @@ fn acknowledgement_of_replaced_token_is_ignored() {
     assert_eq!(
         status(&orchestrator),
         "not_ready",
-        "it has the old token yet"
+        "the node still has the old token"
     );
     let config = node.config();
     assert_ne!(token(&node), old);

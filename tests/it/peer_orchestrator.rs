@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 const VERSION: &str = "01JKZ5V8N2QW3E4R5T6Y7Z8A9B";
 const TOKEN: &str = "phase1-static-token";
 
-/// One that serves this beside what every configuration has.
+/// Orchestrator whose configurations have these fields, too.
 fn serving(more: &Value) -> OrchestratorStandIn {
     let orchestrator = OrchestratorStandIn::start();
     orchestrator.change_config(|config| {
@@ -28,7 +28,7 @@ fn serving(more: &Value) -> OrchestratorStandIn {
     orchestrator
 }
 
-/// Answers registrations with this, and everything else well.
+/// Answers registrations with this, and all other calls successfully.
 fn bootstrap(
     orchestrator: &OrchestratorStandIn,
     change: impl Fn(&mut Value) + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! Workers of other implementations: what they answer is understood, and no command runs twice because
-//! it is not.
+//! Workers of other implementations: their answers are understood, and an answer that isn't
+//! runs no command twice.
 
 use crate::support::{
     Api, Call, Orchestrator, PeerWorker, StandIn, cluster::finish, eventually, nothing_more,
@@ -35,7 +35,7 @@ impl Scene {
         created["id"].as_str().unwrap().to_owned()
     }
 
-    /// Waits for a task's end: the task, and its job.
+    /// Waits for the end of a task; returns the task and its job.
     fn finish(&self, id: &str) -> (Value, Value) {
         let task = finish(&self.user, id);
         let result = self.user.get(&format!("/v1/tasks/{id}/result")).json(200);
@@ -49,16 +49,16 @@ fn runs(node: &StandIn) -> Vec<u64> {
         .collect()
 }
 
-/// Waits until a node was asked so often whether it is there.
+/// Waits until a node was probed this many times.
 fn outlast(node: &StandIn, probes: usize) {
-    eventually("the node is asked whether it is there", || {
+    eventually("the node is probed", || {
         let calls = node.calls();
         let asked = calls.iter().filter(|call| call.path == "/healthz").count();
         (asked >= probes).then_some(())
     });
 }
 
-/// Something that a stand-in waits for.
+/// Gate that stand-ins wait for until a test opens it.
 #[derive(Clone, Default)]
 struct Gate(Arc<AtomicUsize>);
 
@@ -310,7 +310,7 @@ fn worker_without_job_list_is_left_alone() {
     for _ in 0..5 {
         scene.finish(&scene.create(1));
     }
-    eventually("it is told to forget the last job", || {
+    eventually("the last job is deleted at the worker", || {
         let calls = node.calls();
         let forgotten = calls.iter().filter(|call| call.method == "DELETE");
         (forgotten.count() == 5).then_some(())
@@ -318,7 +318,7 @@ fn worker_without_job_list_is_left_alone() {
     let lists = node.calls();
     let lists = lists.iter().filter(|call| call.path == "/v1/worker/jobs");
     let lists = lists.count();
-    assert!(lists <= 2, "it was asked {lists} times what it has");
+    assert!(lists <= 2, "its jobs were listed {lists} times");
     let log = scene.orchestrator.process.stderr();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }

@@ -235,7 +235,7 @@ fn leaving(then: &str) -> String {
 fn abandoned_start_leaves_no_container() {
     let moody = Moody::new();
     let worker = moody.worker(&[]);
-    // After TERM it reports success.
+    // A client that reports success after TERM.
     let given_up = leaving("trap 'exit 0' TERM; while :; do sleep 0.05; done");
     moody.get("run", &given_up);
     moody.get("rm", FAILING);

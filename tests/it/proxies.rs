@@ -1,4 +1,4 @@
-//! Streams behind a reverse proxy that knows nothing of them: a real nginx, with `proxy_pass` and no more.
+//! Streams behind a reverse proxy without special settings: a real nginx with `proxy_pass` only.
 
 use crate::support::{
     Api, Cluster, Process, Worker, eventually, lasting_port, server::Server, worker::WORKER_TOKEN,
@@ -13,7 +13,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A script that prints, and ends once it is let go.
+/// Script that prints, and ends once it is released.
 const WAITING: &str = "echo begun; until [ -e go ]; do usleep 5000; done; echo over";
 
 /// An nginx in front of one address.
@@ -65,7 +65,7 @@ impl Nginx {
     }
 }
 
-/// Lets the one job of a worker end.
+/// Releases the only job of a worker.
 fn let_go(worker: &Server) {
     let place = eventually("there is a job", || worker.workspaces().pop());
     fs::write(place.join("workspace/go"), "").unwrap();
@@ -83,7 +83,7 @@ fn live_log_passes_plain_proxy() {
     let begun = events.find(|event| event.name == "stdout").unwrap();
     assert_eq!(begun.data["data"], "begun\n");
 
-    // The same for a reader who takes it compressed: the first piece is there before the end.
+    // Same for a compressed stream: the first part arrives before the end.
     let mut stream = TcpStream::connect(&nginx.address).unwrap();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nAccept-Encoding: gzip\r\n\r\n",
@@ -98,7 +98,7 @@ fn live_log_passes_plain_proxy() {
         let end = seen.windows(4).position(|four| four == b"\r\n\r\n");
         end.map_or(0, |end| seen.len() - end - 4)
     };
-    // More than the head of a compressed stream, which holds nothing yet.
+    // More than the header of a compressed stream: some data, too.
     while body_bytes(&seen) < 40 {
         let n = stream.read(&mut some).unwrap();
         assert!(n > 0, "{}", String::from_utf8_lossy(&seen));

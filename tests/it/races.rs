@@ -61,11 +61,11 @@ fn failed_container_leaves_no_workspace() {
     let mut job = Worker::script("true");
     job["sandbox"]["image"] = json!(NO_USER_IMAGE);
     let result = worker.run(&job);
-    // No other try would find the user that the image names.
+    // A retry would not find the user either.
     assert_eq!(result["error"]["type"], "image-not-runnable", "{result}");
     let words = result["error"]["message"].as_str().unwrap();
     assert!(words.contains("nobody-knows-them"), "{words}");
-    // The worker's end, with the test, is not clean while anything is left.
+    // The worker's shutdown at the end of this test fails if anything is left.
 }
 
 #[test]

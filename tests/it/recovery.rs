@@ -252,7 +252,7 @@ fn job_without_shim_and_node_is_retried() {
     assert_eq!(
         cluster.task(&may)["status"],
         "running",
-        "its end is not known yet"
+        "its end is unknown so far"
     );
     cluster.restart_node();
     eventually("it runs again", || {
@@ -376,7 +376,7 @@ fn node_waits_for_orchestrator() {
     let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
     let control = format!("http://{}", addresses[1]);
     let mut node = Node::launch(home.path(), "box", &control, &[]);
-    eventually("it has tried", || {
+    eventually("the node has tried", || {
         node.process.assert_runs();
         node.process
             .stderr()

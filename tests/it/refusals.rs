@@ -1,4 +1,4 @@
-//! Jobs that one node can never run, and another one can.
+//! Jobs that one node can never run, and another node can.
 
 use crate::support::{
     Answer, Call, IMAGE, Node, Orchestrator, StandIn,
@@ -43,7 +43,7 @@ fn stage(how: &'static str) -> (Stage, Arc<AtomicBool>) {
     (stage, on)
 }
 
-/// A node that refuses its first job once the switch is on, and runs every other one.
+/// A node that refuses its first job once the switch is on, and runs every other job.
 fn stage_that_changes() -> (Stage, Arc<AtomicBool>) {
     let on = Arc::new(AtomicBool::new(false));
     let waits = Arc::clone(&on);
@@ -70,7 +70,7 @@ fn join(
     node
 }
 
-/// A task that its one node refuses while the only other one that fits is drained: both, and its id.
+/// Creates a task that one node refuses while the only other suitable node is drained; returns both and its id.
 fn refused_beside_a_drained_node() -> (Stage, StandIn, String) {
     let (stage, on) = stage("image-not-found");
     let id = stage.create(json!({"node_labels": ["stand-in"]}));
@@ -167,7 +167,7 @@ fn job_refused_by_all_fails_with_each_reason() {
 fn refused_job_waits_for_recent_node() {
     let (mut stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
-    let why = eventually("it says what it waits for", || {
+    let why = eventually("the task shows the reason for its wait", || {
         let task = stage.user.get(&path).json(200);
         assert!(
             ["queued", "running"].contains(&task["status"].as_str().unwrap()),
@@ -181,9 +181,9 @@ fn refused_job_waits_for_recent_node() {
     ] {
         assert!(why.contains(words), "{why}");
     }
-    // After a start of its own a node may have the image, and is asked again.
+    // A node that has registered again may have the image, and gets the job again.
     stage.node.join();
-    eventually("it is asked again", || {
+    eventually("the node gets the job again", || {
         (stage.attempts() == [1, 2]).then_some(())
     });
     stage.user.act("/v1/nodes/other/resume").expect(204);
@@ -247,7 +247,7 @@ fn image_that_one_node_forbids_runs_at_another() {
         let nodes = nodes["nodes"].as_array().unwrap().clone();
         (nodes.len() == 2 && nodes.iter().all(|node| node["status"] == "ready")).then_some(())
     });
-    // As many as both nodes have slots, so that each is given some.
+    // As many jobs as both nodes have slots, so that each node gets some.
     let ids: Vec<String> = (0..8)
         .map(|_| {
             let task = json!({"script": "sleep 0.2", "image": IMAGE, "max_attempts": 1});
@@ -263,5 +263,5 @@ fn image_that_one_node_forbids_runs_at_another() {
         assert_eq!(result["jobs"][0]["node_slug"], "free");
         refused += usize::from(result["jobs"][0]["attempt"] == 2);
     }
-    assert!(refused > 0, "the strict node was given none");
+    assert!(refused > 0, "the strict node got none");
 }

@@ -1,4 +1,4 @@
-//! Registrations of a node: each ends the tokens of the one before, and no job is lost over it.
+//! Registrations of a node: each revokes earlier tokens, and no job is lost.
 
 use crate::support::{
     Orchestrator, StandIn, eventually_eq,
@@ -9,7 +9,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 
-/// The token of the Worker API that a node is served now.
+/// Current token of a node's Worker API.
 fn worker_token(node: &StandIn) -> String {
     let config = node.config();
     let token = config["worker_api"]["orchestrator_bearer_token"].as_str();
@@ -37,7 +37,7 @@ fn new_registration_ends_older_node_tokens() {
     assert_ne!(second, first, "its Worker API has another token");
     assert_eq!(worker_token(&node), second);
     node.report(&capability("box", &node.url)).expect(204);
-    // As many times as the answer is lost.
+    // Repeated, as after lost answers.
     for _ in 0..3 {
         node.ask_to_register().json(200);
     }
@@ -63,7 +63,7 @@ fn acknowledgement_of_replaced_token_is_refused() {
     assert_eq!(status(), "ready");
 }
 
-/// Plays a Worker API that takes only these tokens.
+/// Answers as a Worker API that accepts only these tokens.
 fn takes_tokens(tokens: &Arc<Mutex<Vec<String>>>) -> Stage {
     let tokens = Arc::clone(tokens);
     Stage::set_without_joining(move |_, call, answer| {
@@ -83,14 +83,14 @@ fn node_between_tokens_stays_reachable() {
     tokens.lock().unwrap().push(first.clone());
     let run = |stage: &Stage| stage.finish(&stage.create(json!({}))).0["status"].clone();
     assert_eq!(run(&stage), "completed");
-    // It has registered again, and goes on with what it has.
+    // The node has registered again, and still uses its old token.
     stage.node.register();
     assert_eq!(run(&stage), "completed");
-    // It was served another one, and has not applied it.
+    // The node was served a new token, and has not applied it.
     let config = stage.node.config();
     let second = worker_token(&stage.node);
     assert_eq!(run(&stage), "completed");
-    // It has applied it, and not said so; nor does it take the older one any more.
+    // The node has applied it without acknowledgement, and no longer accepts the old token.
     *tokens.lock().unwrap() = vec![second];
     assert_eq!(run(&stage), "completed");
     stage
@@ -101,10 +101,10 @@ fn node_between_tokens_stays_reachable() {
     let before = stage.node.calls().iter().filter(|call| shown(call)).count();
     assert_eq!(run(&stage), "completed");
     let after = stage.node.calls().iter().filter(|call| shown(call)).count();
-    assert_eq!(after, before, "the older one is shown no more");
+    assert_eq!(after, before, "the older token is no longer used");
 }
 
-/// Whoever registers a slug that came without a key gets nothing of the node before.
+/// A registration of a slug without a key gets no data of the earlier node.
 #[test]
 fn older_token_is_not_shown_elsewhere() {
     let tokens = Arc::new(Mutex::new(Vec::new()));
@@ -119,7 +119,7 @@ fn older_token_is_not_shown_elsewhere() {
     thief.ack(&version, "applied").expect(204);
     stage.create(json!({}));
     thief.call("run a job", Call::is_run);
-    // The same by a report of a later registration.
+    // Same with a report of a later registration.
     stage.node.register();
     let version = stage.node.config()["config_version"].clone();
     stage.node.ack(&version, "applied").expect(204);
@@ -133,7 +133,7 @@ fn older_token_is_not_shown_elsewhere() {
     thief.ack(&version, "applied").expect(204);
     let runs = |node: &StandIn| node.calls().iter().filter(|call| call.is_run()).count();
     let before = runs(&thief);
-    eventually_eq("it is asked again", true, || runs(&thief) > before);
+    eventually_eq("the node is called again", true, || runs(&thief) > before);
     let shown: Vec<Value> = thief.calls().iter().map(|call| json!(call.token)).collect();
     assert!(
         !shown.contains(&json!(first)) && !shown.contains(&json!(second)),

@@ -1,5 +1,5 @@
-//! Room on the disk of the orchestrator: new tasks leave some, and where none is left a cancel still stops
-//! its job and a start still goes through.
+//! Reserve on the orchestrator's disk: new tasks respect it, and on a full disk a cancel still stops
+//! its job and a start still succeeds.
 
 use crate::support::{
     Answer, Call, Orchestrator, Process, Reply,
@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-/// Ends of jobs that a stand-in runs: each call to run waits for one.
+/// Permits to end a job: each `jobs:run` at the stand-in waits for one.
 type Ends = Arc<Mutex<mpsc::Receiver<&'static str>>>;
 
 /// A node that runs each job until a cancel or the sender ends it.
@@ -46,7 +46,7 @@ fn held() -> (
     (sender, script)
 }
 
-/// Creates a task that its node has; its id.
+/// Creates a task, waits until its node has the job, and returns the task's id.
 fn running(stage: &Stage) -> String {
     let id = stage.create(json!({"max_attempts": 3}));
     stage.node.call("run", |call| {
@@ -115,7 +115,7 @@ fn queued_tasks_wait_for_half_of_reserve() {
     let id = stage.create(json!({}));
     disk.fill_but(4 * 1024);
     stage.node.join();
-    let task = eventually("the task says what it waits for", || {
+    let task = eventually("the task shows the reason for its wait", || {
         let task = stage.user.get(&format!("/v1/tasks/{id}")).json(200);
         task["waiting_for"].is_string().then_some(task)
     });
@@ -139,7 +139,7 @@ fn cancel_on_full_disk_stops_job() {
     let stage = Stage::raise(home, &["--reserve-disk", "0"], script).joined();
     let id = running(&stage);
     disk.fill_but(0);
-    // Until the log, too, has no room left.
+    // Fills the log, too.
     let path = format!("/v1/users/{}/revoke_sessions", crate::support::uuid());
     eventually("nothing can be written", || {
         (stage.user.act(&path).status == 503).then_some(())
@@ -244,7 +244,7 @@ fn queue_is_bounded_in_bytes() {
     users[1].post("/v1/tasks", &task).expect(201);
     let problem = users[1].post("/v1/tasks", &task).problem(429, "queue-full");
     assert!(detail(&problem).contains("all users"), "{problem}");
-    // A small one still fits, and so does another where one has left.
+    // A small task still fits, and so does a large one when another has left the queue.
     users[1]
         .post("/v1/tasks", &json!({"command": ["true"]}))
         .expect(201);

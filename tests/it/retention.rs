@@ -1,5 +1,5 @@
-//! Bounded for years: what is finished goes in time or by number, what has expired goes, and the
-//! files shrink to what is left.
+//! Retention: finished tasks are deleted by age or number, expired data is deleted, and the
+//! files shrink.
 
 use crate::support::{
     Orchestrator, Reply,
@@ -20,12 +20,12 @@ fn database(home: &Path) -> Connection {
     Connection::open(home.join("orchestrator/cynode.db")).unwrap()
 }
 
-/// The one number that a query gives.
+/// Result of a query for one number.
 fn number(home: &Path, sql: &str) -> i64 {
     database(home).query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
-/// Creates a task with an idempotency key, or repeats that.
+/// Creates a task with an idempotency key, or repeats the request.
 fn keyed(stage: &Stage, key: &str, command: &str) -> Reply {
     let headers = [
         ("Content-Type", "application/json"),
@@ -114,8 +114,8 @@ fn steady_deletion_keeps_file_size() {
     assert!(largest > 4 << 20, "{largest}");
     let kept = stage.create(json!({"node_labels": ["nobody"]}));
     let tasks = || number(stage.home.path(), "SELECT count(*) FROM tasks");
-    eventually_eq("only what has not ended is left", 1, tasks);
-    eventually_eq("its room is given back", true, || size() < 1 << 20);
+    eventually_eq("only unfinished tasks remain", 1, tasks);
+    eventually_eq("its space is freed", true, || size() < 1 << 20);
     let shown = stage.user.get(&format!("/v1/tasks/{kept}")).json(200);
     assert_eq!(shown["status"], "queued");
 }
@@ -146,7 +146,7 @@ fn expired_data_is_removed() {
         let dead = uuid();
         let sql = "INSERT INTO sessions VALUES (?1, ?2, 1, ?3, NULL)";
         database.execute(sql, params![dead, me, long_ago]).unwrap();
-        // Of a session that was ended early, too, and of one that lives.
+        // Rows of a session that was ended early, and of an active one.
         let tokens = [(&dead, long_ago), (&dead, i64::MAX), (&session, long_ago)];
         for (k, (of, expires)) in tokens.into_iter().enumerate() {
             let sql = "INSERT INTO refresh_tokens VALUES (?1, ?2, ?3, NULL)";
@@ -161,9 +161,9 @@ fn expired_data_is_removed() {
         ["sessions", "refresh_tokens", "idempotency_keys"]
             .map(|table| number(home.path(), &format!("SELECT count(*) FROM {table}")))
     };
-    eventually_eq("only what lives is left", [1, 1, 0], rows);
+    eventually_eq("only active rows remain", [1, 1, 0], rows);
     user.get("/v1/users/me").expect(200);
     let again = create();
     assert_ne!(again, first);
-    assert_eq!(create(), again, "a key counts anew");
+    assert_eq!(create(), again, "an expired key can be used again");
 }

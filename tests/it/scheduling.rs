@@ -1,4 +1,4 @@
-//! Whose task is next.
+//! Order of tasks.
 
 use crate::support::{
     Call, Cluster, eventually,
@@ -29,7 +29,7 @@ fn user_with_one_task_is_next() {
     }
 }
 
-/// Different sets of labels that one user may have in the queue.
+/// Maximum number of different label sets of one user in the queue.
 const SETS: usize = 1024;
 
 #[test]
@@ -60,12 +60,12 @@ fn unmatched_labels_delay_no_other_user() {
     let other = stage.create(json!({}));
     assert_eq!(stage.finish(&other).0["status"], "completed");
 
-    // Whoever waits for labels has their turn once a node bears them, and makes room in the queue.
+    // A task that waits for labels runs once a node has them, and makes room in the queue.
     let mut report = capability("box", &stage.node.url);
     report["node"]["labels"] = json!(["stand-in", "nowhere-3"]);
     stage.node.report(&report).expect(204);
     assert_eq!(stage.finish(&ids[3]).0["status"], "completed");
-    eventually("there is room for another set", || {
+    eventually("another set fits", || {
         (ask("one-more").status == 201).then_some(())
     });
     stage.node.register();
@@ -82,7 +82,7 @@ fn users_alternate_and_priorities_order_own_tasks() {
         task["id"].as_str().unwrap().to_owned()
     };
     let admins = [0, 0, 5, -1].map(|priority| create(&stage.user, priority));
-    // A hundred of hers get her nowhere beside others.
+    // Her hundred queued tasks give her no advantage over other users.
     let anns = [99, 100].map(|priority| create(&ann, priority));
 
     stage.node.register();

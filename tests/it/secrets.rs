@@ -32,7 +32,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A cluster that has used every kind of secret, and all of them by name.
+/// A cluster that has used every kind of secret, and these secrets by name.
 fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
     let cluster = Cluster::start_orchestrated(&["--trusted-proxy", "127.0.0.1"]);
     let login = json!({"handle": "admin", "password": PASSWORD});
@@ -118,7 +118,7 @@ fn no_secret_in_log_database_or_argv() {
         .collect();
     assert!(
         logs.iter().any(|log| read(log).contains("DEBUG")),
-        "the logs say all they can"
+        "the logs are at their most verbose level"
     );
     for path in databases.iter().chain(&logs) {
         let content = read(path);
@@ -132,8 +132,8 @@ fn no_secret_in_log_database_or_argv() {
     }
 }
 
-/// All that could be a credential in a file: what is left when it is cut at whatever no credential
-/// of ours has in it, and at what JSON and logs put around a value.
+/// Words of a file that could be a credential: the file, split at characters that occur in no credential
+/// and at those that JSON and logs put around a value.
 fn words(path: &Path) -> BTreeSet<String> {
     let text = read(path);
     let cut = |c: char| !(c.is_ascii_alphanumeric() || "-_.$+/=,".contains(c));
@@ -149,10 +149,10 @@ fn words(path: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Somebody with a copy of everything but the keys, and a new address for each try.
+/// An attacker with a copy of everything except the keys, and a new address for each try.
 struct Thief<'a> {
     cluster: &'a Cluster,
-    /// What the stolen database has of passwords.
+    /// Password hashes in the stolen database.
     hashes: Vec<String>,
     tries: Cell<u32>,
 }
@@ -166,14 +166,11 @@ impl Thief<'_> {
             ("X-Forwarded-For", &from),
         ];
         let reply = api.call("POST", path, &headers, body.to_string().as_bytes());
-        assert_ne!(
-            reply.status, 429,
-            "a try that was not looked at proves nothing"
-        );
+        assert_ne!(reply.status, 429, "a rate-limited try proves nothing");
         reply.status
     }
 
-    /// What a string opens, if anything.
+    /// Access that a string grants, if any.
     fn opens(&self, word: &str) -> Vec<&'static str> {
         let orchestrator = &self.cluster.orchestrator;
         let (gateway, control) = (&orchestrator.gateway, &orchestrator.control);
@@ -194,7 +191,7 @@ impl Thief<'_> {
                 self.post(control, "/v1/nodes/register", &register),
             ),
         ];
-        // As a login does it, less the pause that a guesser is given. Ids are told by their form.
+        // Checks passwords as a login does, without its delays. Ids are recognised by their form.
         let verifies = |hash: &String| {
             let hash = PasswordHash::new(hash).unwrap();
             Argon2::default()
@@ -231,9 +228,9 @@ fn stolen_database_and_logs_hold_no_secret() {
     for word in &words {
         assert_eq!(thief.opens(word), [""; 0], "{word}");
     }
-    // The same tries open what they should with the real ones.
+    // The same tries succeed with the real credentials.
     let real = |name: &str| {
-        // The newest first: an older refresh token that is shown again ends its session.
+        // The newest first: reuse of an older refresh token ends its session.
         let of_it = secrets.iter().rev().filter(|(known, _)| *known == name);
         of_it
             .flat_map(|(_, secret)| thief.opens(secret))

@@ -56,7 +56,7 @@ fn job_outlives_its_worker() {
     worker.restart();
     let state = worker.api.get(&Worker::path(&job)).json(200);
     assert_eq!(state["status"], "running");
-    assert_eq!(worker.containers(), container, "the very same goes on");
+    assert_eq!(worker.containers(), container, "the same command continues");
     release(&worker);
     let events: Vec<Value> = worker.follow(&job, 0).collect();
     assert_eq!(printed(&events, "stdout"), "before\nafter\n");
@@ -91,7 +91,7 @@ fn job_can_end_while_worker_is_down() {
     let job = start_job(&worker, WAITING);
     worker.process.kill();
     release(&worker);
-    eventually("the shim has cleared away", || {
+    eventually("the shim has removed its container", || {
         (worker.shims().is_empty() && worker.workspaces().is_empty()).then_some(())
     });
     assert!(worker.containers().is_empty());
@@ -122,7 +122,9 @@ fn higher_attempt_replaces_one_from_before_restart() {
     let mut second = worker.follow(&job, 0);
     assert!(second.any(|event| event["data"] == "before\n"));
     eventually_eq("the first attempt is gone", 1, || worker.containers().len());
-    eventually_eq("and so is all of it", 1, || worker.spools().len());
+    eventually_eq("and all its processes are gone", 1, || {
+        worker.spools().len()
+    });
     worker
         .api
         .act(&format!("{}:cancel", Worker::path(&job)))
@@ -196,7 +198,7 @@ fn accepted_job_runs_after_restart() {
     let mut worker = Worker::start(&["--max-concurrency", "1"]);
     worker.run(&Worker::script("true"));
     worker.process.kill();
-    // As the worker has it between accepting a job and starting its shim.
+    // The state between accepting a job and starting its shim.
     let template = worker.spools().pop().unwrap();
     let (job, task) = (uuid(), uuid());
     let spool = template.with_file_name(format!("{job}-1"));
@@ -207,7 +209,7 @@ fn accepted_job_runs_after_restart() {
     fs::write(spool.join("job.json"), accepted.to_string()).unwrap();
     let mut request = Worker::script("echo late")["sandbox"].clone();
     fs::write(spool.join("request.json"), request.to_string()).unwrap();
-    // And one that was written in part, and so never accepted.
+    // A job that was written in part, and so never accepted.
     let half = template.with_file_name(format!("{}-1", uuid()));
     fs::create_dir(&half).unwrap();
     request["image"] = json!("x");

@@ -1,4 +1,4 @@
-//! Whose slug it is: the machine that registered it first, until an admin has it forgotten.
+//! Ownership of a slug: it belongs to the machine that registered it first, until an admin deletes the node.
 
 use crate::support::{
     Api, Cluster, Node, Orchestrator, StandIn,
@@ -50,7 +50,7 @@ fn slug_belongs_to_first_registered_key() {
     let after = orchestrator.login().get("/v1/nodes/box").json(200);
     assert_eq!(after, before, "a refused machine changes nothing");
     owner.config();
-    // A restart of the orchestrator doesn't forget whose it is.
+    // The owner of the slug survives a restart of the orchestrator.
     drop(orchestrator);
     let orchestrator = Orchestrator::start(home.path(), &[]);
     machine(&orchestrator, Some(OTHER))
@@ -126,7 +126,7 @@ fn deleted_node_frees_its_slug() {
     assert_eq!(
         next.config()["config_version"],
         "1",
-        "it begins from the beginning"
+        "its versions start over"
     );
     gone.report(&report).problem(401, "unauthorized");
     gone.ask_to_register().problem(409, "slug-taken");
@@ -206,7 +206,7 @@ fn deleted_running_node_returns_and_client_warns() {
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
     assert!(done.stderr.contains("stop it there first"), "{done:?}");
     assert_eq!(cluster.run(&["nodes", "forget", "box", "--yes"]).code, 4);
-    // It joins again, with the new token that the orchestrator calls it by.
+    // The node registers again, and the orchestrator calls it with the new token.
     let id = cluster.script("echo again");
     assert_eq!(cluster.finish(&id)["status"], "completed");
     let again = cluster.user.get("/v1/nodes/box").json(200);
@@ -245,14 +245,14 @@ fn drain_outlives_forgotten_node() {
     box_.join();
     user.act("/v1/nodes/box/drain").expect(204);
     forget(&user, "box").expect(204);
-    // Another machine of the same name is not the one that was drained.
+    // Another machine with the same name isn't drained.
     let mut other = machine(&orchestrator, Some(OTHER));
     other.join();
     assert_eq!(status(), "ready");
     forget(&user, "box").expect(204);
     box_.join();
     assert_eq!(status(), "draining");
-    // Remembered once: what an admin resumes stays so.
+    // The drain applies once: a resumed node stays resumed.
     user.act("/v1/nodes/box/resume").expect(204);
     box_.join();
     assert_eq!(status(), "ready");

@@ -1,11 +1,11 @@
-//! Many jobs, one after the other: what each leaves behind, though it be little, would add up.
+//! Many jobs in sequence: small leaks of each would add up.
 
 use crate::support::{Worker, eventually, eventually_eq};
 use std::{fs, thread};
 
-/// How many. `make test-soak` runs this, alone on the machine: the suite's other tests make mounts, too.
+/// Number of jobs. `make test-soak` runs this alone on the machine, since other tests create mounts, too.
 const JOBS: usize = 1000;
-/// At the same time.
+/// Concurrent jobs.
 const LANES: usize = 4;
 
 fn count(path: &str) -> usize {
@@ -45,7 +45,7 @@ fn thousand_jobs_leave_nothing_behind() {
     let worker = Worker::start(&[]);
     let pid = worker.process.pid();
     let descriptors = || count(&format!("/proc/{pid}/fd"));
-    // The first ones open what stays open.
+    // The first jobs open descriptors that stay open.
     for _ in 0..LANES {
         let job = Worker::job(&["true"]);
         worker.run(&job);

@@ -1,4 +1,4 @@
-//! What those without credentials can do: hold connections, and guess.
+//! Limits of callers without credentials: connections and guesses.
 
 use crate::support::{
     Api, Orchestrator, eventually,
@@ -12,7 +12,7 @@ use std::{
 
 const HEALTH: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// Sends a request and reads the start of its answer; the status, or 0 where it was closed.
+/// Sends a request and reads the start of its answer; returns the status, or 0 if the connection was closed.
 fn status(stream: &mut TcpStream, request: &[u8]) -> u16 {
     let mut start = [0; 12];
     let sent = stream.write_all(request);
@@ -22,7 +22,7 @@ fn status(stream: &mut TcpStream, request: &[u8]) -> u16 {
     }
 }
 
-/// Opens `each` connections from each of `addresses` addresses and begins a head on them.
+/// Opens `each` connections from each of `addresses` addresses, and sends part of a head on each.
 fn half_open(api: &Api, addresses: u8, each: usize) -> Vec<TcpStream> {
     let of = |address: u8| {
         (0..each).map(move |_| {
@@ -77,7 +77,7 @@ fn unknown_address_gets_32_connections() {
         refused.to_lowercase().contains("\r\nretry-after: 1\r\n"),
         "{refused}"
     );
-    // Good credentials on one of them make the address known.
+    // Valid credentials on one connection make its address known.
     let request = format!(
         "GET /v1/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
     );
@@ -93,7 +93,7 @@ fn idle_connections_make_room_for_same_address() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let kept: Vec<TcpStream> = (0..32).map(|_| connect_to(&orchestrator.control)).collect();
-    eventually("another one gets in", || {
+    eventually("another connection is accepted", || {
         let reply = orchestrator.control.try_call("GET", "/healthz", &[], b"");
         reply.ok().filter(|reply| reply.status == 200)
     });
@@ -120,7 +120,7 @@ fn unsent_bodies_of_one_user_block_no_other() {
         stream
     };
     let all: Vec<_> = (0..256 * 4).map(|n| hold(1 + (n / 256) as u8)).collect();
-    let answer = eventually("she is told to send fewer", || {
+    let answer = eventually("the answer advises her to send fewer", || {
         let answer = all.iter().rev().find_map(|stream| {
             stream.set_nonblocking(true).unwrap();
             let mut start = [0; 4096];

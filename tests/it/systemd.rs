@@ -96,7 +96,7 @@ fn node_unit_does_not_delay_boot() {
     assert_eq!(
         manager.receive(),
         None,
-        "podman and sandboxes notify of nothing"
+        "podman and sandboxes send no notification"
     );
 }
 

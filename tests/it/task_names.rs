@@ -1,10 +1,10 @@
-//! Names of tasks: one for each task of a user, and good wherever an id is.
+//! Names of tasks: unique for each user, and accepted wherever an id is.
 
 use crate::support::{Api, Cluster, Orchestrator, uuid};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
-/// Creates a task that no node can take; what the answer says.
+/// Creates a task that no node can run; returns the answer.
 fn create(user: &Api, name: &str) -> Value {
     let task = json!({"script": "true", "task_name": name, "node_labels": ["nowhere"]});
     user.post("/v1/tasks", &task).json(201)
@@ -37,7 +37,7 @@ fn task_names_are_normalised_and_unique() {
         create(&ann, "nightly build 7")["task_name"],
         "nightly-build-7"
     );
-    // A repeat of a request is no other task, so it has no other name.
+    // A repeated request creates no second task, so the name stays.
     let body =
         json!({"script": "true", "task_name": "once", "node_labels": ["nowhere"]}).to_string();
     let headers = [
@@ -50,7 +50,7 @@ fn task_names_are_normalised_and_unique() {
     };
     let first = once();
     assert_eq!((&once(), &first["task_name"]), (&first, &json!("once")));
-    // The filter finds what was asked for by one name, and nothing else.
+    // The filter finds exactly the tasks whose requested name it is.
     let named = |name: &str| -> Vec<Value> {
         let list = user.get(&format!("/v1/tasks?name={name}")).json(200);
         let tasks = list["tasks"].as_array().unwrap().iter();
@@ -95,7 +95,7 @@ fn name_or_prefix_replaces_id() {
         .unwrap()
         .to_owned();
     cluster.finish(&id);
-    // Its beginning is that of every task of the same minute, but not the rest.
+    // Tasks of the same minute share the beginning of their ids, but not the rest.
     let most = &id[..35];
     for word in [
         "mine",

@@ -1,4 +1,4 @@
-//! What a job leaves on the disk: podman has none of it to remove, and all of it goes.
+//! Removal of a job's files: the node removes all of them, and podman none.
 
 use crate::support::{
     IMAGE, Worker, attack, eventually,
@@ -15,10 +15,10 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// Files of a large tree: far more than podman could remove between two looks.
+/// Number of files in a large tree: far more than podman could remove between two polls of a test.
 const MANY: &str = "100000";
 
-/// Where podman thinks that the one sandbox of a worker writes to.
+/// Upper directory of a worker's only sandbox, by podman's records.
 fn podmans_upper(worker: &Worker) -> PathBuf {
     let format = "--format={{.GraphDriver.Data.UpperDir}}";
     let inspected = podman(&["container", "inspect", format, &worker.containers()[0]]);
@@ -54,7 +54,7 @@ fn leave_large_tree(worker: &mut Worker) {
     let started = |event: Value| event["event"] == "started";
     assert!(worker.follow(&job, 0).any(started));
     worker.process.kill();
-    eventually("the shim has cleared away", || {
+    eventually("the shim has removed its container", || {
         worker.shims().is_empty().then_some(())
     });
 }
@@ -168,14 +168,14 @@ fn failed_removal_is_reported_and_retried() {
     assert_eq!(events.last().unwrap()["status"], "completed");
 
     let path = workspace.to_str().unwrap();
-    eventually("the worker says what is left", || {
+    eventually("the worker reports the remaining files", || {
         let reply = worker.api.get("/readyz");
         let text = String::from_utf8(reply.body).unwrap();
         assert_eq!((reply.status, &text[..5]), (200, "ready"), "{text}");
         (text.contains("\nwarning: ") && text.contains(path)).then_some(())
     });
     worker.restart();
-    eventually("the next start says so, too", || {
+    eventually("the next start reports them, too", || {
         let text = String::from_utf8(worker.api.get("/readyz").body).unwrap();
         text.contains(path).then_some(())
     });
@@ -187,7 +187,7 @@ fn failed_removal_is_reported_and_retried() {
     assert_eq!(worker.api.get("/readyz").body, b"ready");
 }
 
-/// Something that is mounted; not any more when dropped.
+/// A mount; unmounted when dropped.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -196,7 +196,7 @@ impl Mount {
         Self(at.to_owned())
     }
 
-    /// A new file system of some kind; its directory.
+    /// Mounts a new file system of a kind, and returns its directory.
     fn fresh(kind: &str, options: &str) -> Option<(TempDir, Self)> {
         let home = tempfile::tempdir().unwrap();
         let (image, place) = (home.path().join("image"), home.path().join("place"));

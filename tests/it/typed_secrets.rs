@@ -22,7 +22,7 @@ use std::{
     thread,
 };
 
-/// A terminal: what a person types into and sees, and the end that a program gets.
+/// A pseudo-terminal: the end of the user, and the end of the program.
 fn terminal() -> (File, File) {
     let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&person).unwrap();
@@ -65,7 +65,7 @@ fn echo_is_off_before_password_prompt() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let (mut person, program) = terminal();
     assert!(echoes(&person));
-    // From now on who writes to it waits: the prompt can't appear.
+    // Writers block from here on: the prompt can't appear.
     person.write_all(STOP).unwrap();
     let mut login = {
         let gateway = ["--gateway-url", &orchestrator.gateway_url];
@@ -79,7 +79,7 @@ fn echo_is_off_before_password_prompt() {
         let (mut person, seen) = (person.try_clone().unwrap(), Arc::clone(&seen));
         thread::spawn(move || {
             let mut some = [0; 256];
-            // An error is its end: nobody has the other side open.
+            // An error is the end of the output: no process has the other end open.
             while let Ok(n @ 1..) = person.read(&mut some) {
                 seen.lock().unwrap().extend(&some[..n]);
             }
@@ -105,7 +105,7 @@ fn echo_is_off_before_password_prompt() {
     assert!(!shown().contains(PASSWORD), "{}", shown());
 }
 
-/// A role that gets this on stdin, and that can't start.
+/// Runs a role that gets this on stdin and can't start.
 fn piped(command: &mut Command, input: &str) -> Done {
     let mut child = command
         .stdin(Stdio::piped())
@@ -182,7 +182,7 @@ fn short_psk_is_refused_by_both_roles() {
         let done = run(command.arg("--config").arg(&node_file));
         assert_eq!(done.code, 2, "{key:?}: {done:?}");
     }
-    // One that the operator put where ours would be.
+    // A file of the operator's at the path of a generated key.
     let keys = home.path().join("orchestrator/keys");
     fs::create_dir_all(&keys).unwrap();
     fs::write(keys.join("psk"), "fifteen letters\n").unwrap();
@@ -257,7 +257,7 @@ fn printed_join_line_gives_no_warning() {
             None => node.env_remove(name),
         };
     }
-    // As a shell does, with `cynode` in its path; apart, so that the pid is the node's.
+    // Runs in a shell with `cynode` in its path; `exec` keeps the pid.
     let (key, command) = line.split_once(" | ").unwrap();
     let input = home.path().join("input");
     let echo = Command::new("sh").args(["-c", key]).output().unwrap();

@@ -69,7 +69,7 @@ fn version_1_database_is_migrated_completely() {
     .unwrap();
     drop(old);
 
-    // What ended in 1970 would not be kept for long.
+    // Tasks that ended in 1970 would expire.
     let orchestrator = Orchestrator::start(home.path(), &["--retain=0", "--new-keys"]);
     let user = orchestrator.login();
     let node = user.get("/v1/nodes/attic").json(200);
@@ -95,7 +95,7 @@ fn version_1_database_is_migrated_completely() {
     let shrinks: i64 = now
         .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
         .unwrap();
-    assert_eq!(shrinks, 2, "it gives space back");
+    assert_eq!(shrinks, 2, "the database frees space");
 }
 
 #[test]

@@ -11,30 +11,30 @@ use std::{
 /// A password that is long enough.
 pub(crate) const FIRST: &str = "the first password";
 
-/// Makes a user; their id.
+/// Creates a user; returns the id.
 fn make(admin: &Api, handle: &str, is_admin: bool) -> String {
     let user = json!({"handle": handle, "password": FIRST, "is_admin": is_admin});
     let made = admin.post("/v1/users", &user).json(201);
     made["id"].as_str().unwrap().to_owned()
 }
 
-/// The answer to a login.
+/// Answer to a login.
 fn log_in(gateway: &Api, handle: &str, password: &str) -> crate::support::Reply {
     let login = json!({"handle": handle, "password": password});
     gateway.post("/v1/auth/login", &login)
 }
 
-/// The tokens of a login that goes well.
+/// Tokens of a successful login.
 pub(crate) fn tokens(gateway: &Api, handle: &str, password: &str) -> Value {
     log_in(gateway, handle, password).json(200)
 }
 
-/// The API with these tokens.
+/// API with these tokens.
 fn with(gateway: &Api, tokens: &Value) -> Api {
     gateway.with_token(tokens["access_token"].as_str().unwrap())
 }
 
-/// Fails unless neither of the tokens is of any use.
+/// Fails unless both tokens are refused.
 pub(crate) fn assert_dead(gateway: &Api, tokens: &Value) {
     with(gateway, tokens)
         .get("/v1/users/me")
@@ -199,7 +199,7 @@ fn session_revocation_is_immediate() {
         .problem(404, "not-found");
 }
 
-/// Sends a request but for the last byte of its body, does something, and sends that; the status.
+/// Sends a request without the last byte of its body, calls `meanwhile`, sends that byte, and returns the status.
 fn interrupted(api: &Api, path: &str, body: &Value, meanwhile: impl FnOnce()) -> u16 {
     let body = body.to_string();
     let mut stream = TcpStream::connect(api.address()).unwrap();
@@ -210,7 +210,7 @@ fn interrupted(api: &Api, path: &str, body: &Value, meanwhile: impl FnOnce()) ->
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    // It asks for the body once it knows who calls.
+    // The server asks for the body once it has authenticated the caller.
     let mut line = [0; 25];
     stream.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -283,7 +283,7 @@ fn stream_ends_with_session() {
     for end in ends {
         let session = tokens(gateway, "ann", FIRST);
         let ann = with(gateway, &session);
-        // No node is there, so the task waits and its stream is silent.
+        // Without a node the task waits, and its stream is silent.
         let task = ann.post("/v1/tasks", &json!({"script": "true"})).json(201);
         let path = format!(
             "/v1/tasks/{}/logs?follow=true",
@@ -296,9 +296,9 @@ fn stream_ends_with_session() {
         end(&session);
         assert!(
             events.next().is_none(),
-            "it ends, without an end of the task"
+            "the stream ends without an `end` event"
         );
-        // Somebody else's goes on.
+        // Streams of other users continue.
         ann.get("/v1/users/me").problem(401, "unauthorized");
         let cancel = format!("/v1/tasks/{}/cancel", task["id"].as_str().unwrap());
         admin.act(&cancel).expect(200);
@@ -325,7 +325,7 @@ fn last_active_admin_cannot_be_disabled() {
     );
     make(&admin, "ann", false);
     disable(&first).problem(409, "conflict");
-    // Two admins who are disabled at the same moment, again and again.
+    // Two admins are disabled concurrently, in several rounds.
     let second = make(&admin, "root", true);
     for _ in 0..5 {
         let statuses: Vec<u16> = thread::scope(|scope| {
@@ -376,7 +376,7 @@ fn weak_hash_is_replaced_at_next_login() {
         database.query_row(sql, [], |row| row.get(0)).unwrap()
     };
     log_in(&orchestrator.gateway, "ann", "a wrong password").expect(401);
-    assert_eq!(stored(), weak, "only the right password can be hashed anew");
+    assert_eq!(stored(), weak, "only the right password is hashed again");
     tokens(&orchestrator.gateway, "ann", FIRST);
     assert!(
         stored().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),

@@ -72,10 +72,7 @@ fn user_commands_match_api_calls() {
     ] {
         let done = cli(arguments);
         assert_eq!(done.code, code, "{arguments:?}: {done:?}");
-        assert_eq!(
-            done.stdout, "",
-            "no password is shown that counts for nothing"
-        );
+        assert_eq!(done.stdout, "", "no password of a failed creation is shown");
     }
     let audit = cli(&["audit", "--who", "bob"]);
     assert!(audit.stdout.contains("user.create"), "{audit:?}");
@@ -131,7 +128,7 @@ fn concurrent_refresh_keeps_all_sessions() {
     assert_eq!(login.code, 0, "{login:?}");
     let path = home.path().join("config/cynode/credentials.json");
     for _ in 0..3 {
-        // As after a quarter of an hour: the access token is of no use any more.
+        // The access token is invalid, as 15 minutes after a login.
         let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         file["logins"][&orchestrator.gateway_url]["access_token"] = "expired".into();
         fs::write(&path, file.to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! What is ignored, cut or replaced is said, once and on stderr.
+//! Warnings about ignored, shortened or replaced input: each once, on stderr.
 
 use crate::support::{
     Cluster, Node, Process, eventually,
@@ -7,7 +7,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{fs, io::Write as _, process::Stdio};
 
-/// What a client command does with `input` on its stdin.
+/// Runs a client command with `input` on its stdin.
 fn with_input(cluster: &Cluster, arguments: &[&str], input: Stdio) -> Done {
     run(cluster.cli(arguments).stdin(input))
 }
@@ -34,13 +34,13 @@ fn unused_stdin_is_reported_without_hanging() {
     let (full, mut writer) = pipe();
     writer.write_all(b"data").unwrap();
     assert_eq!(said(&with_input(&cluster, &command, full)), 1);
-    // One whose writer stays and says nothing, as in a CI job, and one whose writer has gone.
+    // A pipe whose writer stays silent, as in a CI job, and one whose writer has closed it.
     let (silent, writer) = pipe();
     assert_eq!(said(&with_input(&cluster, &command, silent)), 0);
     drop(writer);
     assert_eq!(said(&with_input(&cluster, &command, pipe().0)), 0);
 
-    // What comes while the command runs is said at its end.
+    // Input that arrives while the command runs is reported at its end.
     let (late, mut writer) = pipe();
     let script = "echo up; while ! [ -e /workspace/go ]; do sleep 0.1; done";
     let mut waiting = cluster.cli(&["run", "--", "sh", "-c", script]);
@@ -67,7 +67,7 @@ fn unused_stdin_is_reported_without_hanging() {
     let done = with_input(&cluster, &create, reader.try_clone().unwrap().into());
     assert!(done.stderr.contains(WARNING), "{done:?}");
     assert_eq!(std::io::read_to_string(reader).unwrap(), "data\n");
-    // One that is read isn't unused.
+    // Input that the command reads is not unused.
     let create = ["task", "create", "--script", "-"];
     let done = with_input(&cluster, &create, with_file());
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
@@ -135,9 +135,9 @@ fn unknown_variables_are_named_without_values() {
         ("CYNODE_TOKEN", "a token of the client"),
         ("CYNODE_RETAIN", "1d"),
     ];
-    // Nobody answers there; what it says comes before it asks.
+    // No server listens there; the warnings come before the first request.
     let mut node = Node::launch_in(home.path(), "box", "http://127.0.0.1:1", &[], &environment);
-    let log = eventually("it says so", || {
+    let log = eventually("the warning appears", || {
         let log = node.process.stderr();
         log.contains("unknown environment variables").then_some(log)
     });

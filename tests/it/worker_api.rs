@@ -1,5 +1,5 @@
-//! The Worker API by itself: one job id is one run, attempts fence, events can be read again,
-//! and nobody gets in without the token.
+//! The Worker API without an orchestrator: one job id is one run, attempts fence, events can be read again,
+//! and every call needs the token.
 
 use crate::support::{Worker, eventually, uuid};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ fn job_answer_is_whole_or_streamed_and_repeatable() {
 fn output_streams_live_and_reader_may_leave() {
     let worker = Worker::start(&[]);
     let job = Worker::script("echo first; until [ -e go ]; do usleep 10000; done; echo second");
-    // The first reader leaves in the middle; the job doesn't care.
+    // The first reader leaves early, and the job continues.
     assert!(
         worker
             .follow(&job, 0)
@@ -180,7 +180,7 @@ fn higher_attempt_replaces_and_fences_lower_one() {
 
     let mut new = worker.follow(&second, 0);
     assert_eq!(new.next().unwrap()["attempt"], 2);
-    assert_ne!(printed(new.next()), of_the_first, "it runs anew");
+    assert_ne!(printed(new.next()), of_the_first, "the job runs again");
     let replaced = old.last().unwrap();
     assert_eq!(
         (&replaced["status"], &replaced["attempt"]),
@@ -336,7 +336,7 @@ fn worker_api_needs_token() {
     assert_eq!(
         worker.api.get("/v1/worker/jobs").json(200),
         json!({"jobs": []}),
-        "none was started"
+        "no container was started"
     );
     for (path, text) in [("/healthz", "ok"), ("/readyz", "ready")] {
         let reply = worker.api.anonymous().get(path);
@@ -373,7 +373,7 @@ fn reports_apply_only_to_their_attempt() {
     ask("POST", ":cancel?attempt=2").expect(200);
     ask("DELETE", "?attempt=2").expect(204);
     ask("GET", "?attempt=2").problem(404, "not-found");
-    // One of which it has not heard yet is refused when it comes.
+    // An attempt that is deleted before it arrives is refused.
     ask("DELETE", "?attempt=1").expect(204);
     ask("DELETE", "?attempt=3").expect(204);
     job["attempt"] = 3.into();

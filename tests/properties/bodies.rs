@@ -1,4 +1,4 @@
-//! JSON bodies: whole ones of which something was changed.
+//! JSON bodies: valid ones with a few changes.
 
 use crate::{near, oracles::bodies};
 use cynode::api::{jobs::MAX_ARGUMENT_BYTES, problem::Problem, tasks::CreateTask};
@@ -115,7 +115,7 @@ fn changed(mut body: Value, changes: Vec<(Index, Value)>) -> Value {
     body
 }
 
-/// The field that a refusal names is there to be looked at.
+/// The field that a refusal names exists in the body.
 fn names_what_is_there(body: &Value, problem: &Problem) {
     for error in &problem.errors {
         let pointer = error.pointer.trim_start_matches('#');

@@ -35,7 +35,7 @@ proptest! {
         if let Some(digest) = &digest {
             text = format!("{text}@{digest}");
         }
-        // Without a registry, a first part with a dot would be one.
+        // Without a registry, a first part with a dot would count as the registry.
         prop_assume!(domain.is_some() || path.len() == 1 || !(path[0].contains('.') || path[0] == "localhost"));
         let domain = domain.unwrap_or_else(|| "docker.io".to_owned());
         let library = if domain == "docker.io" && path.len() == 1 { "library/" } else { "" };

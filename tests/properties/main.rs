@@ -1,10 +1,10 @@
-//! Properties of everything that reads what a stranger sent. No server, no podman.
+//! Properties of every parser of a stranger's input. No server, no podman.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     unreachable_pub,
-    reason = "a test that fails says so by a panic; the fuzz targets use the oracles, too"
+    reason = "a failed test panics; the fuzz targets use the oracles, too"
 )]
 
 mod bodies;
@@ -19,7 +19,7 @@ mod wire;
 
 use proptest::prelude::*;
 
-/// Texts that are nearly right: of few characters, some of which mean something.
+/// Nearly valid texts: of few characters, some of them special.
 fn near(meaning: &'static str) -> impl Strategy<Value = String> {
     let short = proptest::collection::vec(
         proptest::sample::select(meaning.chars().collect::<Vec<_>>()),

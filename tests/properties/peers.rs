@@ -1,4 +1,4 @@
-//! Payloads of other implementations of the contract: what isn't needed may be missing, null or unknown.
+//! Payloads of other implementations of the contract: optional fields may be missing, null or unknown.
 
 use crate::bodies::{acknowledgement, capability, pointers, registration};
 use cynode::{
@@ -49,7 +49,7 @@ fn user() -> Value {
     })
 }
 
-/// A payload, the fields that a reader can't do without, and that reader.
+/// A payload, its required fields, and its reader.
 type Payload = (
     Value,
     &'static [&'static str],
@@ -101,7 +101,7 @@ fn payloads() -> [Payload; 6] {
     ]
 }
 
-/// Fields of objects; nothing that is or holds one of those that are needed.
+/// Fields of objects, except required ones and those that contain one.
 fn optional(body: &Value, needed: &[&str]) -> Vec<String> {
     let mut all = Vec::new();
     pointers(body, "", &mut all);

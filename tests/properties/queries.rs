@@ -1,4 +1,4 @@
-//! Query strings, ids, places in a stream.
+//! Query strings, ids, log cursors.
 
 use crate::{near, oracles::queries};
 use cynode::{
@@ -7,7 +7,7 @@ use cynode::{
 };
 use proptest::prelude::*;
 
-/// As a careful client writes a value.
+/// Encodes every byte of a value.
 fn encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()

@@ -1,4 +1,4 @@
-//! A job's log on disk, with writers and readers at any pace that die at any time.
+//! A job's log on disk, with writers and readers at any pace, which may die at any time.
 
 use cynode::{
     api::{
@@ -11,7 +11,7 @@ use cynode::{
 use proptest::prelude::*;
 use std::{fs, path::Path};
 
-/// Eight segments of the least size.
+/// Eight segments of the minimum size.
 const LIMIT: u64 = 512 * 1024;
 
 #[derive(Clone, Debug)]
@@ -20,9 +20,9 @@ enum Step {
     Status,
     /// A reader arrives.
     Open,
-    /// One of them reads some.
+    /// A reader reads some output.
     Read(usize),
-    /// The writer dies, perhaps in the middle of a record, and another goes on.
+    /// The writer dies, perhaps in the middle of a record, and another one continues.
     Reopen(bool),
 }
 
@@ -42,7 +42,7 @@ fn byte(at: u64) -> u8 {
     b'a' + (at % 23) as u8
 }
 
-/// A reader, and how far it is in each stream.
+/// A reader, and its position in each stream.
 struct Listener {
     reader: LogReader,
     at: [u64; 2],
@@ -61,7 +61,7 @@ impl Listener {
         }
     }
 
-    /// Reads about so much; whether there was anything.
+    /// Reads about this many bytes; returns whether there was output.
     fn read(&mut self, enough: usize) -> bool {
         let events = self.reader.read(enough, true).unwrap();
         for event in &events {

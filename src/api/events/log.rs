@@ -366,7 +366,7 @@ mod tests {
         );
     }
 
-    /// As the release before stored it: the gap behind everything.
+    /// Outline as the previous release stored it: with the gap at the end.
     #[test]
     fn older_outline_is_readable() {
         let log = OutputLog::restore(&[(0, 0), (1, 1), (2, 1), (3, 10)], "a", "b");

@@ -210,7 +210,7 @@ mod tests {
         report.check("").unwrap();
     }
 
-    /// Output that is cut off, or of which a few bytes are changed.
+    /// Truncated output, or output with a few changed bytes.
     pub(super) fn damaged(answer: &'static str) -> impl Strategy<Value = String> {
         let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
         (changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
@@ -270,7 +270,7 @@ mod tests {
     async fn endless_tool_output_is_cut_off() {
         let home = tempfile::tempdir().unwrap();
         let endless = tool(home.path(), "exec yes");
-        // It ends by a broken pipe at the limit.
+        // The tool ends with a broken pipe at the limit.
         assert!(matches!(
             run_tool(&endless, &[]).await,
             ToolOutput::Failed(_)

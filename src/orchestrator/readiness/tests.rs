@@ -200,7 +200,7 @@ fn failed_readiness_condition_is_explained() {
     assert!(reason.ends_with("; and 2 more"), "{reason}");
     let good = [ready("a", none), ready("b", inference(true, Some(true)))];
     assert_eq!(overall(&good, true), Ok(()));
-    // Not even one that lies: what is not supported does not run.
+    // Not even with a false report: unsupported features don't run.
     let lies = [ready("a", inference(false, Some(true)))];
     assert!(overall(&lies, true).unwrap_err().contains(off));
 }

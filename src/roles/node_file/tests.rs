@@ -1,4 +1,4 @@
-//! Any file is settings or an error that names the place.
+//! Any file gives settings, or an error with its position.
 
 use super::*;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<NodeFile, String> {
     NodeFile::parse(text, Path::new("/etc/node.yaml"))
 }
 
-/// Every key there is. JSON is YAML, too.
+/// Every known key. JSON is YAML, too.
 fn whole(text: &str, number: u16) -> Value {
     let time = format!("{number}s");
     json!({
@@ -28,7 +28,7 @@ fn whole(text: &str, number: u16) -> Value {
     })
 }
 
-/// A file of another implementation, with every name that isn't ours.
+/// A file of another implementation, with every name that differs from ours.
 fn foreign() -> Value {
     json!({
         "version": 1,

@@ -39,7 +39,7 @@ fn alphabet() -> Vec<Event> {
     ]
 }
 
-/// A run of the machine that checks its promises at every step.
+/// A run of the machine that checks its invariants at every step.
 struct Run {
     life: Lifecycle,
     now: Instant,
@@ -99,7 +99,7 @@ impl Run {
         assert!(!after.is_running || after.has_exec, "{context}");
     }
 
-    /// No exit hides that the command may have run, and none claims it of one that can't have.
+    /// A lost exit implies that the command may have run; a refused one, that it has not.
     fn check_exit(&self, exit: &SandboxExit, life: &Lifecycle, context: &str) {
         match exit {
             SandboxExit::Lost(_) => assert!(life.has_exec, "{context}"),

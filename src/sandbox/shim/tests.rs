@@ -7,7 +7,7 @@ async fn socket_ends_agree_on_protocol() {
     assert!(ShimHandle::connect(dir.path()).await.unwrap().is_none());
     let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();
     let mut handle = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
-    // Before the shim has said how it is spoken to.
+    // Before the shim has announced its protocol.
     handle.stop(StopReason::Canceled);
 
     let (updates, receiver) = watch::channel(());

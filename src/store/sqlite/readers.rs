@@ -142,7 +142,7 @@ mod tests {
         ReaderPool::open(&path, 2, None).unwrap()
     }
 
-    /// Counts to `n`; the threads on which that began, and the result.
+    /// Counts to `n`; returns the threads on which the read was started, and the result.
     async fn count(readers: &ReaderPool, n: u32) -> (Vec<ThreadId>, u32) {
         let mut threads = Vec::new();
         let count = move |c: &Connection| {

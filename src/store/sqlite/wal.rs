@@ -163,7 +163,7 @@ mod tests {
             })
         };
         let writer = Connection::open(home.path().join("cynode.db")).unwrap();
-        // Without writes SQLite does not restart the log by itself. On a busy machine one wait for the readers
+        // Without writes SQLite does not restart the log on its own. On a busy machine one wait for the readers
         // may be too short.
         let timeout = Instant::now() + Duration::from_secs(60);
         while length(&wal) > 0 {
@@ -180,7 +180,7 @@ mod tests {
         let (_home, store, wal, readers) = grown_past(MAX_WAL_BYTES - (1 << 20)).await;
         drop(readers);
         store.probe().await.unwrap();
-        // SQLite alone would leave its usual size.
+        // SQLite would leave its default size.
         assert!(
             length(&wal) < WAL_RETAINED_BYTES.unsigned_abs() / 2,
             "{}",

@@ -85,13 +85,13 @@ static HUNG: OnceLock<HungDisk> = OnceLock::new();
 fn hang(spool: &Spool, accepted: &AcceptedJob, spec: &SandboxSpec) -> io::Result<()> {
     if let Some(hung) = HUNG.get().filter(|hung| hung.job == accepted.job_id) {
         hung.hangs.send(()).unwrap();
-        // In time only when the test goes on meanwhile.
+        // Released in time only if the test continues meanwhile.
         let _ = hung.release.lock().recv_timeout(LIMIT);
     }
     spool.create(accepted, spec)
 }
 
-// On one thread: a write on the runtime's, or under the lock, holds up all that follows.
+// On one thread: a write on the runtime's thread, or under the lock, would block all that follows.
 #[tokio::test]
 async fn hung_spool_blocks_only_its_job() {
     let (_home, ledger) = ledger_with(hang);
@@ -122,7 +122,11 @@ async fn hung_spool_blocks_only_its_job() {
         assert_eq!(ledger.states(None).len(), 2, "one is being accepted");
         let full = accept(&ledger, &run_of(JobId::new(), 1)).await;
         let full = full.err().unwrap();
-        assert_eq!(full.kind, ProblemKind::TooManyRequests, "its slot is taken");
+        assert_eq!(
+            full.kind,
+            ProblemKind::TooManyRequests,
+            "its slot is in use"
+        );
         running_job.set_outcome(JobOutcome::Canceled);
         let forgotten = ledger.forget(Requester::Gc, running.job_id, None);
         forgotten.await.unwrap();

@@ -1,9 +1,9 @@
-//! The tables: what is wrong with a body, a call, a field.
+//! Tables of invalid bodies, calls and fields.
 
 use crate::support::Api;
 use serde_json::{Value, json};
 
-/// Ways to be wrong that any call with a JSON body meets in the same way: body, content type,
+/// Invalid bodies that every call with a JSON body answers alike: body, content type,
 /// status, slug.
 pub(super) fn broken_bodies() -> Vec<(Vec<u8>, Option<&'static str>, u16, &'static str)> {
     let json = Some("application/json");
@@ -65,10 +65,10 @@ pub(super) fn broken_bodies() -> Vec<(Vec<u8>, Option<&'static str>, u16, &'stat
     ]
 }
 
-/// What every listener takes of a body.
+/// Limit of a body on every listener.
 pub(super) const LIMIT: usize = 10 * 1024 * 1024;
 
-/// Sends them all to each path; what is longer than `limit` isn't looked at.
+/// Sends them all to each path; bodies longer than `limit` are refused as too large.
 pub(super) fn send_broken_bodies(api: &Api, paths: &[&str], limit: usize) {
     for path in paths {
         for (body, media_type, mut status, mut slug) in broken_bodies() {
@@ -89,7 +89,7 @@ pub(super) fn send_broken_bodies(api: &Api, paths: &[&str], limit: usize) {
     }
 }
 
-/// Calls that name nothing, or with a method that does nothing there: method, path, status, slug.
+/// Calls of unknown paths, or with a method that the path doesn't have: method, path, status, slug.
 pub(super) fn send_wrong_calls(api: &Api, calls: &[(&str, &str, u16, &str)]) {
     for (method, path, status, slug) in calls {
         eprintln!("{method} {path}");
@@ -107,8 +107,8 @@ pub(super) fn send_wrong_calls(api: &Api, calls: &[(&str, &str, u16, &str)]) {
     }
 }
 
-/// What is wrong with a task, wherever tasks are described: field, value, slug. Where the Worker
-/// API has the field, it refuses it too.
+/// Invalid fields of a task: field, value, slug. The Worker API refuses those that it
+/// has, too.
 pub(super) fn wrong_fields() -> Vec<(&'static str, Value, &'static str)> {
     let long = "x".repeat(121 * 1024);
     let many = vec!["x".repeat(100 * 1024); 11];

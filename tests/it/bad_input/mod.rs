@@ -91,7 +91,7 @@ fn gateway_refuses_malformed_requests() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
-    // Who isn't logged in yet is to fill nobody's memory.
+    // Callers without a login must not fill the orchestrator's memory.
     send_broken_bodies(&user, &["/v1/auth/login", "/v1/auth/refresh"], 16 * 1024);
     for body in [
         json!({"handle": "admin"}),

@@ -1,5 +1,5 @@
 //! Values of the wrong type in every field of every body: the problem names the field, the expected form
-//! and what came, in words that need no knowledge of serde.
+//! and the received type, without serde's terms.
 
 use crate::support::{Api, Orchestrator, Worker, stand_in::capability, uuid};
 use serde_json::{Value, json};
@@ -119,7 +119,7 @@ fn send(api: &Api, path: &str, body: &Value, pointer: &str, value: Value) -> Val
     problem
 }
 
-/// No word of serde's stands in the text.
+/// Fails if the text has one of serde's terms.
 fn assert_plain(problem: &Value) {
     let detail = problem["detail"].as_str().unwrap();
     for word in [

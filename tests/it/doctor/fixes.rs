@@ -9,7 +9,7 @@ fn open_data_directory_is_closed_on_request() {
     let corner = Corner::new();
     let path = corner.data_dir();
     fs::create_dir(&path).unwrap();
-    fs::write(path.join("addresses.json"), "as it is").unwrap();
+    fs::write(path.join("addresses.json"), "unchanged").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
 
@@ -29,13 +29,13 @@ fn open_data_directory_is_closed_on_request() {
     assert!(report.done.stderr.contains(&note), "{}", report.done.stderr);
 
     let again = corner.report(&["--fix"]);
-    assert!(!again.is_fixed("data-dir"), "nothing was left to fix");
+    assert!(!again.is_fixed("data-dir"), "nothing is left to fix");
     assert_eq!(again.done.stderr, "");
     // The probe containers ran in there.
     assert_eq!(files(&path), ["addresses.json"]);
     assert_eq!(
         fs::read_to_string(path.join("addresses.json")).unwrap(),
-        "as it is"
+        "unchanged"
     );
 }
 

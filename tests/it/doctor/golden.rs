@@ -94,7 +94,7 @@ fn doctor_output_matches_golden_files() {
     assert_golden("doctor/working.json", &report);
     assert_golden("doctor/broken.txt", &broken());
     let files = ["broken.txt", "working.json", "working.txt"];
-    assert_eq!(golden_files("doctor"), files, "files of no test");
+    assert_eq!(golden_files("doctor"), files, "files without a test");
 }
 
 /// Output for a machine on which nearly everything is wrong.

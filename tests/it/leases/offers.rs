@@ -1,4 +1,4 @@
-//! Offers of a job to another node, while its own is silent: taken, refused, lost, withdrawn.
+//! Offers of a silent node's job to another node: accepted, refused, lost, withdrawn.
 
 use super::*;
 use rusqlite::Connection;
@@ -177,7 +177,7 @@ fn cancel_reaches_silent_node_and_its_replacement() {
     assert!(attaches(&away) > 0);
 }
 
-/// The node is back while another one is asked: with an event first, or with the result at once.
+/// The silent node returns while an offer is open: with an event first, or directly with the result.
 #[test]
 fn superseded_copy_is_removed_despite_slow_store() {
     for first_word in [true, false] {
@@ -215,7 +215,7 @@ fn superseded_copy_is_removed_despite_slow_store() {
         });
         *other.jobs.lock().unwrap() = vec![copy];
 
-        // As by a slow disk: no write is committed from here on, and time goes by.
+        // As with a slow disk: no write is committed from here on.
         let database = Connection::open(scene.orchestrator.data_dir.join("cynode.db")).unwrap();
         let user = scene.orchestrator.login();
         database.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -32,7 +32,7 @@ pub fn body(bytes: &[u8]) {
     }
 }
 
-/// A body is read, and what it was read as is read as the same.
+/// A body is read, and survives a round trip.
 fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let body: T = parse_json(bytes)?;
     stable(&body);
@@ -50,7 +50,7 @@ fn stable<T: Serialize + DeserializeOwned>(value: &T) {
     assert_eq!(serde_json::to_vec(&again).ok(), Some(json));
 }
 
-/// `POST /v1/tasks`: what is stored keeps the limits, can be read again, and a worker takes it.
+/// `POST /v1/tasks`: the stored task keeps the limits, can be read again, and is accepted by a worker.
 pub fn create(bytes: &[u8]) -> Result<TaskSpec, Problem> {
     let task: CreateTask = read(bytes)?;
     let ways = [
@@ -77,7 +77,7 @@ pub fn create(bytes: &[u8]) -> Result<TaskSpec, Problem> {
         attempt: 1,
         sandbox: spec.sandbox.clone(),
     };
-    let image = job.check().expect("a worker takes what the gateway took");
+    let image = job.check().expect("a worker accepts the gateway's task");
     assert_eq!(
         image.as_str(),
         spec.sandbox.image,
@@ -100,7 +100,7 @@ pub fn run(bytes: &[u8]) -> Result<RunJob, Problem> {
 
 fn sandbox(spec: &SandboxSpec) {
     image::reference(&spec.image);
-    assert!(!spec.command[0].is_empty(), "there is a program");
+    assert!(!spec.command[0].is_empty(), "the command has a program");
     let fits = |text: &String| text.len() <= MAX_ARGUMENT_BYTES && !text.contains('\0');
     assert!(spec.command.iter().all(fits));
     let env = spec.env.clone().unwrap_or_default();

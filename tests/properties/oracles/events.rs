@@ -1,4 +1,4 @@
-//! What a node tells of a job, as the orchestrator reads it.
+//! Oracles for the events of a job, as the orchestrator reads them.
 
 use cynode::{
     api::{
@@ -8,15 +8,15 @@ use cynode::{
     http::lines::LineBuffer,
 };
 
-/// Lines are the same however they arrive; what is kept of them is bounded, and comes back whole.
+/// Lines are the same however they are split; the log of them is bounded, and survives a round trip.
 pub fn stream(bytes: &[u8]) {
-    let (told, fault) = read(bytes, bytes.len().max(1));
+    let (events, fault) = read(bytes, bytes.len().max(1));
     let (pieces, again) = read(bytes, 7);
-    assert_eq!(format!("{told:?}"), format!("{pieces:?}"));
+    assert_eq!(format!("{events:?}"), format!("{pieces:?}"));
     assert_eq!(fault, again);
     assert!(fault.is_none_or(|fault| fault.len() < 8 * 1024));
     let mut log = OutputLog::default();
-    for event in &told {
+    for event in &events {
         one(event);
         let before = log.last_seq();
         let taken = log.append(event);
@@ -28,7 +28,7 @@ pub fn stream(bytes: &[u8]) {
     kept(&log);
 }
 
-/// The events up to the first line that can't be read, and what is wrong with that.
+/// Events up to the first unreadable line, and its fault.
 fn read(bytes: &[u8], piece: usize) -> (Vec<JobEvent>, Option<String>) {
     let (mut lines, mut events) = (LineBuffer::default(), Vec::new());
     for piece in bytes.chunks(piece) {
@@ -46,7 +46,8 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<JobEvent>, Option<String>) {
 
 fn one(event: &JobEvent) {
     let json = serde_json::to_value(event).expect("an event is JSON");
-    let again: JobEvent = serde_json::from_value(json.clone()).expect("an event again");
+    let again: JobEvent =
+        serde_json::from_value(json.clone()).expect("an event survives a round trip");
     assert_eq!(serde_json::to_value(again).ok(), Some(json));
     if let JobEvent::Result(last) = event
         && last.result.is_valid()
@@ -55,7 +56,7 @@ fn one(event: &JobEvent) {
     }
 }
 
-/// What is believed of a result.
+/// Validated content of a result.
 fn sound(result: &JobResult) {
     assert_eq!(result.version, 1);
     assert!(result.stdout.len() <= OUTPUT_LIMIT_BYTES && result.stderr.len() <= OUTPUT_LIMIT_BYTES);
@@ -103,7 +104,7 @@ fn events(log: &OutputLog) -> Vec<JobEvent> {
     events
 }
 
-/// What a reader of all events has read.
+/// Output of a reader of all events.
 pub fn replay(log: &OutputLog) -> [String; 2] {
     let mut texts = [String::new(), String::new()];
     for event in events(log) {
@@ -116,7 +117,7 @@ pub fn replay(log: &OutputLog) -> [String; 2] {
     texts
 }
 
-/// As a node takes what a job prints: decoded, and cut where the result's limit is.
+/// Output of a job as a node records it: decoded, and cut at the result's limit.
 pub fn print(log: &mut OutputLog, stream: Stream, text: &str) {
     let (kept, dropped) = text.split_at(log.room_for(stream, text));
     for part in [kept, dropped] {

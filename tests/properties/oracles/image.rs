@@ -3,14 +3,14 @@
 use super::shaped;
 use cynode::api::image::ImageRef;
 
-/// A reference that is taken has a normal form, which is taken as itself and can do no harm.
+/// An accepted reference has a harmless normal form, which is its own normal form.
 pub fn reference(text: &str) {
     let Ok(image) = text.parse::<ImageRef>() else {
         return;
     };
     let normal = image.as_str();
     let again: ImageRef = normal.parse().expect("a normal form is a reference");
-    assert_eq!(again, image, "a normal form is its own");
+    assert_eq!(again, image, "a normal form is its own normal form");
     assert_eq!(image.to_string(), normal);
     assert!(normal.len() <= 512 && text.len() <= 512);
     assert!(
@@ -36,7 +36,7 @@ fn normal_form(normal: &str) {
         domain == "localhost"
             || domain.contains(['.', ':'])
             || domain.contains(|c: char| c.is_ascii_uppercase()),
-        "{domain} is no registry"
+        "{domain} is not a registry"
     );
     assert_ne!(domain, "index.docker.io");
     let part = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -66,7 +66,7 @@ fn lower_hex(c: char) -> bool {
     c.is_ascii_digit() || ('a'..='f').contains(&c)
 }
 
-/// Runs of letters and digits; what joins them is taken away from the outside in.
+/// Runs of letters and digits with separators between them.
 fn component(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let rest = text.trim_start_matches(plain);
@@ -80,7 +80,7 @@ fn component(text: &str) -> bool {
     rest.is_empty() || (joined.len() < rest.len() && component(joined))
 }
 
-/// A pattern of `allowed_images` matches as its words say, however slowly that is found out.
+/// A pattern of `allowed_images` matches by the words of the contract; this check may be slow.
 pub fn pattern(image: &str, pattern: &str) {
     let Ok(image) = image.parse::<ImageRef>() else {
         return;
@@ -93,7 +93,7 @@ pub fn pattern(image: &str, pattern: &str) {
     );
 }
 
-/// Column by column: which beginnings of `text` the pattern so far can stand for.
+/// Column by column: the prefixes of `text` that the pattern so far matches.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let mut reached = vec![false; text.len() + 1];
     reached[0] = true;

@@ -1,9 +1,8 @@
-//! What holds for any input of a stranger, whether it is taken or not.
+//! Invariants for any input of a stranger, whether it is accepted or not.
 //!
-//! Each function takes an input, gives it to the parser that faces it, and panics where a promise is
-//! broken. The shapes are written down once more here, from the contract, and by other means than the
-//! parsers use. The property tests call these with inputs that are nearly right; the fuzz targets
-//! (`fuzz/`) with whatever they find.
+//! Each function gives its input to the parser for it, and panics if an invariant is broken. The forms are
+//! written again here, from the contract and by other means than in the parsers. The property tests call
+//! these functions with nearly valid inputs, the fuzz targets (`fuzz/`) with any bytes.
 
 pub mod bodies;
 pub mod events;
@@ -17,7 +16,7 @@ use cynode::api::problem::Problem;
 /// A refusal names a field, by a pointer into the body, and is of a size that can be sent.
 pub fn refused(problem: &Problem) {
     let [error] = problem.errors.as_slice() else {
-        panic!("no field is named: {problem:?}");
+        panic!("the problem names no field: {problem:?}");
     };
     let pointer = error.pointer.strip_prefix('#').expect("a fragment");
     assert!(pointer.is_empty() || pointer.starts_with('/'), "{pointer}");

@@ -7,14 +7,14 @@ use cynode::api::{
     problem::Problem,
 };
 
-/// What is a name is taken, and nothing else; a refusal names the field.
+/// Exactly the valid names are accepted; a refusal names the field.
 pub fn name(text: &str) {
     told("/slug", slug(text), check_slug("/slug", text));
     told("/label", label(text), check_label("/label", text));
     told("/model", model(text), check_model("/model", text));
     let of = slug_from_host_name(text);
     assert!(slug(&of), "{text:?} gives {of:?}");
-    assert_eq!(slug_from_host_name(&of), of, "a slug is its own");
+    assert_eq!(slug_from_host_name(&of), of, "the slug of a slug is itself");
     variable(text);
 }
 
@@ -72,7 +72,7 @@ fn variable(text: &str) {
     }
 }
 
-/// A URL that is taken can be called, at the host and port that it seems to name.
+/// An accepted URL can be called, at the host and port in its text.
 pub fn url(text: &str) {
     if let Err(problem) = check_url("/url", text) {
         return refused(&problem);

@@ -1,4 +1,4 @@
-//! What stands in the head of a request: query strings, ids, places in a stream.
+//! Oracles for the head of a request: query strings, ids, log cursors.
 
 use cynode::{
     api::{
@@ -8,12 +8,12 @@ use cynode::{
     http::query::query_value,
 };
 
-/// The parameters that the gateway and the Worker API read.
+/// Parameters that the gateway and the Worker API read.
 const NAMES: [&str; 7] = [
     "limit", "offset", "status", "name", "cursor", "stream", "after",
 ];
 
-/// A value is found where its name stands, and is no longer than what stands there.
+/// A value is found at its name, and is no longer than its encoded form.
 pub fn query(text: &str) {
     for name in NAMES {
         let Some(value) = query_value(text, name) else {
@@ -22,7 +22,7 @@ pub fn query(text: &str) {
             continue;
         };
         assert!(text.contains(name));
-        // A byte that is no UTF-8 becomes three that are.
+        // An invalid UTF-8 byte becomes three valid ones.
         assert!(value.len() <= 3 * text.len());
         id(&value);
         place(&value);
@@ -49,7 +49,7 @@ pub fn id(text: &str) {
     assert_eq!(serde_json::from_str::<TaskId>(&json).ok(), Some(id));
 }
 
-/// A place that is taken is written as it was read: digits, a hyphen, digits.
+/// An accepted cursor is written as it was read: digits, a hyphen, digits.
 pub fn place(text: &str) {
     let Ok(place) = text.parse::<LogCursor>() else {
         return;

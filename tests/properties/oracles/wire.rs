@@ -3,7 +3,7 @@
 use cynode::sandbox_init::wire::{HEADER_BYTES, InitRequest, take_report};
 use std::io::ErrorKind;
 
-/// A request that is read was written just so, and nothing of it is made up.
+/// A decoded request encodes to the same bytes.
 pub fn request(bytes: &[u8]) {
     let mut rest = bytes;
     match InitRequest::read(&mut rest) {
@@ -28,7 +28,7 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// Reports that are read were written just so, but for those of unknown types, which are skipped.
+/// Decoded reports encode to the same bytes, except those of unknown types, which are skipped.
 pub fn reports(bytes: &[u8]) {
     let mut read = bytes.to_vec();
     while let Ok(Some((exec, report))) = take_report(&mut read) {

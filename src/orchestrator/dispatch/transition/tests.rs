@@ -81,7 +81,7 @@ fn infrastructure_faults_are_retried_up_to_limit() {
             && last.end.status == JobStatus::Lost
             && last.end.summary.contains("gone")
     );
-    // An attempt that did not start doesn't count, whatever the maximum.
+    // An attempt that did not start doesn't count, with any maximum.
     let not_started = decide(1, 1, AttemptOutcome::NotStarted(Reason::default()));
     assert!(
         not_started.requeue_after.is_some()

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, sync::Arc};
 struct Job {
     lane: Lane,
     job: QueuedJob,
-    /// Missing where the job leaves the queue during the decision.
+    /// Missing if the job leaves the queue during the decision.
     image: Option<&'static str>,
 }
 

@@ -115,7 +115,7 @@ async fn job_is_not_assigned_to_a_deleted_node() {
     assert_eq!(served.unwrap(), None);
 }
 
-/// Also after a restore from a backup, where the same registrations come again.
+/// Also after a restore from a backup, where the same registrations are repeated.
 #[tokio::test]
 async fn registration_numbers_are_unique() {
     let mut numbers = std::collections::BTreeSet::new();

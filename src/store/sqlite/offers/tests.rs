@@ -58,7 +58,7 @@ impl Model {
         self.offered.is_some() && self.last == attempt
     }
 
-    /// Applies a write; whether it is accepted.
+    /// Applies a write; returns whether it is accepted.
     fn write(&mut self, write: Write, max: u32) -> bool {
         let before = self.clone();
         match write {
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// Makes a write; whether it was accepted, and the attempt that it gave out.
+    /// Executes a write; returns whether it was accepted, and the attempt that it assigned.
     async fn write(&self, write: Write, model: &Model) -> (bool, Option<(u32, NodeId)>) {
         let (store, job) = (&self.store, self.job);
         let given = |job: Option<RunningJob>| {

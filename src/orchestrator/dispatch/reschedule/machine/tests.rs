@@ -12,7 +12,7 @@ const ANSWERS: [Answer; 4] = [
     Answer::Unknown,
 ];
 
-/// All transitions that are more than to wait in the same state.
+/// All transitions except those that wait in the same state.
 const TRANSITIONS: &str = "\
 Held, LeaseExpired: Seeking, Seek
 Held, Canceled: Pinned, Wait
