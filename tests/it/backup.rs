@@ -65,8 +65,8 @@ fn backup_under_load_restores_everything() {
         assert_eq!(done.code, 0, "{done:?}");
         assert!(after > before.len(), "tasks came meanwhile");
         let size = fs::metadata(&file).unwrap().len().to_string();
-        for told in ["monday.db", &size, "schema"] {
-            assert!(done.stdout.contains(told), "{done:?}");
+        for expected in ["monday.db", &size, "schema"] {
+            assert!(done.stdout.contains(expected), "{done:?}");
         }
         assert!(done.stderr.contains("orchestrator/keys"), "{done:?}");
         before

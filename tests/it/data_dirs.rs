@@ -64,9 +64,9 @@ fn assert_refused_untouched(home: &Path, data_dir: &Path, words: &[&str]) {
         .args(["doctor", "--data-dir"])
         .arg(data_dir)
         .env("CYNODE_CONFIG", "/dev/null");
-    let told = run(&mut doctor).stdout;
+    let stdout = run(&mut doctor).stdout;
     for word in words {
-        assert!(told.contains(word), "{word}: {told}");
+        assert!(stdout.contains(word), "{word}: {stdout}");
     }
     assert_eq!((mode(data_dir), names(data_dir)), before);
 }
@@ -252,9 +252,9 @@ fn database_without_keys_is_refused() {
             .args(["doctor", "--data-dir"])
             .arg(home.path().join("orchestrator"))
             .env("CYNODE_CONFIG", "/dev/null");
-        let told = run(&mut doctor).stdout;
+        let stdout = run(&mut doctor).stdout;
         if lost != ["psk"] {
-            assert!(told.contains("--new-keys"), "{told}");
+            assert!(stdout.contains("--new-keys"), "{stdout}");
         }
 
         let mut command = role(

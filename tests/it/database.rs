@@ -134,8 +134,8 @@ fn keys_without_database_are_refused() {
         }
         assert_eq!(names(data_dir), before, "nothing is created");
         assert_eq!(doctor(home.path()).code, 1);
-        let told = doctor(home.path()).stdout;
-        assert!(told.contains("--init"), "{told}");
+        let stdout = doctor(home.path()).stdout;
+        assert!(stdout.contains("--init"), "{stdout}");
 
         let restored = Orchestrator::start(home.path(), &["--init"]);
         restored.login();

@@ -101,10 +101,10 @@ fn full_disk_refuses_work_and_recovers() {
 /// Fails unless the database is intact.
 fn assert_whole(data_dir: &Path) {
     let database = Connection::open(data_dir.join("cynode.db")).unwrap();
-    let told: String = database
+    let verdict: String = database
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(told, "ok");
+    assert_eq!(verdict, "ok");
     let halves: i64 = database
         .query_row(
             "SELECT (SELECT count(*) FROM pragma_foreign_key_check)
@@ -140,13 +140,13 @@ fn damaged_database_refuses_work() {
 
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
-    let told = [
+    let replies = [
         user.post("/v1/tasks", &task),
         orchestrator.gateway.get("/readyz"),
         orchestrator.control.get("/readyz"),
         user.get("/v1/tasks"),
     ];
-    for reply in told {
+    for reply in replies {
         let problem = reply.problem(503, "unavailable");
         let detail = problem["detail"].as_str().unwrap();
         assert!(

@@ -347,12 +347,12 @@ fn unresponsive_node_delays_no_other_reader() {
     let id = stage.create(json!({}));
     let path = format!("/v1/tasks/{id}/logs");
     let other = stage.orchestrator.login();
-    let mut told = other.events(&path, None);
-    let running = told.find(|event| event.data["status"] == "running");
+    let mut stream = other.events(&path, None);
+    let running = stream.find(|event| event.data["status"] == "running");
     assert!(running.is_some());
     stage.node.call("tell what is printed", is_reader);
     other.act("/v1/auth/logout").expect(204);
-    assert!(told.next().is_none(), "the stream ends with its session");
+    assert!(stream.next().is_none(), "the stream ends with its session");
 
     let problem = stage.user.get(&path);
     problem.problem(503, "unavailable");

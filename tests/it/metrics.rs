@@ -54,10 +54,10 @@ fn every_listener_serves_metrics_without_login() {
         let refused = api.anonymous().act("/metrics");
         refused.problem(405, "method-not-allowed");
         assert_eq!(refused.header("allow"), Some("GET, HEAD"));
-        let told = Exposition::of(api);
+        let metrics = Exposition::of(api);
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
-            told.value(&format!("cynode_build_info{{version=\"{version}\"}}")),
+            metrics.value(&format!("cynode_build_info{{version=\"{version}\"}}")),
             1.0
         );
         for (method, status) in [("HEAD", 200), ("POST", 405)] {
@@ -65,9 +65,9 @@ fn every_listener_serves_metrics_without_login() {
                 "listener=\"{name}\",method=\"{method}\",route=\"/metrics\",status=\"{status}\""
             );
             let count = format!("{REQUESTS}{{{labels}}}");
-            assert_eq!(told.value(&count), 1.0);
+            assert_eq!(metrics.value(&count), 1.0);
         }
-        for (metric, kind) in &told.types {
+        for (metric, kind) in &metrics.types {
             let row = format!("| `{metric}` | {kind} |");
             assert!(docs.contains(&row), "docs/api.md has no {row}");
         }
@@ -185,10 +185,14 @@ fn reporting_node_is_online() {
     let user = orchestrator.login();
     let mut node = StandIn::idle(&orchestrator, "box");
     let stands = |status: &str, up: f64| {
-        let told = Exposition::of(&orchestrator.control);
-        assert_eq!(told.value("cynode_node_up{node=\"box\"}"), up, "{status}");
+        let metrics = Exposition::of(&orchestrator.control);
+        assert_eq!(
+            metrics.value("cynode_node_up{node=\"box\"}"),
+            up,
+            "{status}"
+        );
         for known in ["ready", "not_ready", "draining", "offline"] {
-            let count = told.value(&format!("cynode_nodes{{status=\"{known}\"}}"));
+            let count = metrics.value(&format!("cynode_nodes{{status=\"{known}\"}}"));
             assert_eq!(count, f64::from(known == status), "{known} while {status}");
         }
     };
@@ -204,8 +208,8 @@ fn reporting_node_is_online() {
         .unwrap();
     stands("offline", 0.0);
     user.call("DELETE", "/v1/nodes/box", &[], b"").expect(204);
-    let told = Exposition::of(&orchestrator.control);
-    assert!(!told.types.contains_key("cynode_node_up"), "{told:?}");
+    let metrics = Exposition::of(&orchestrator.control);
+    assert!(!metrics.types.contains_key("cynode_node_up"), "{metrics:?}");
 }
 
 #[test]
@@ -240,7 +244,7 @@ fn strangers_add_no_series() {
         (0..5).for_each(|_| annoy());
         let after = Exposition::of(api);
         let part = format!("listener=\"{name}\",method=\"other\"");
-        let other = |told: &Exposition| told.sum(REQUESTS, &part);
+        let other = |metrics: &Exposition| metrics.sum(REQUESTS, &part);
         assert_eq!(other(&after), 6.0 * other(&before), "they are counted");
         assert!(after.sum(REQUESTS, "route=\"unmatched\"") > 0.0);
         assert_eq!(after.series(), before.series());

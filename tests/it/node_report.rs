@@ -39,8 +39,8 @@ fn report_describes_machine() {
             ["kernel_version", "arch"].map(|field| report["platform"][field].as_str().unwrap());
         assert_eq!(platform.join(" "), uname.trim());
         let version = run(Command::new("podman").arg("--version")).stdout;
-        let told = report["container_runtime"]["version"].as_str().unwrap();
-        assert_eq!(version.trim().rsplit(' ').next(), Some(told));
+        let reported = report["container_runtime"]["version"].as_str().unwrap();
+        assert_eq!(version.trim().rsplit(' ').next(), Some(reported));
         let root = run(Command::new("id").arg("-u")).stdout.trim() == "0";
         assert_eq!(report["container_runtime"]["rootless_enabled"], !root);
         let memory = report["compute"]["ram_mb"].as_u64().unwrap();

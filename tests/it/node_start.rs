@@ -106,8 +106,8 @@ fn node_start_follows_contract_order() {
     assert_eq!(register.token, PSK, "it is shown before the body is read");
     assert_eq!(register.body["psk"], PSK);
     assert_eq!(config.body, Value::Null);
-    let told = ["version", "node_slug", "config_version", "status"].map(|field| &ack.body[field]);
-    assert_eq!(json!(told), json!([1, "box", "1", "applied"]));
+    let fields = ["version", "node_slug", "config_version", "status"].map(|field| &ack.body[field]);
+    assert_eq!(json!(fields), json!([1, "box", "1", "applied"]));
     let hash = ack.body["effective_config_hash"].as_str().unwrap();
     assert!(hash.starts_with("sha256:"), "{hash}");
     for report in [capability, &reports[0].body, &reports[2].body] {

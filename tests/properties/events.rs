@@ -112,11 +112,11 @@ proptest! {
         // Nothing more would have fitted than a part of the next character.
         let next = whole[kept.len()..].chars().next().map_or(1, char::len_utf8);
         prop_assert!(dropped == 0 || kept.len() + next > OUTPUT_LIMIT_BYTES);
-        let told = match log.event_after(1, log.last_seq() - 1) {
+        let reported = match log.event_after(1, log.last_seq() - 1) {
             Some(JobEvent::Gap { bytes, .. }) => bytes,
             _ => 0,
         };
-        prop_assert_eq!(told, dropped as u64);
+        prop_assert_eq!(reported, dropped as u64);
         events::kept(&log);
     }
 

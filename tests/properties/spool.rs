@@ -85,7 +85,7 @@ impl Listener {
     fn hear(&mut self, stream: Stream, data: &str) {
         let at = &mut self.at[stream as usize];
         assert!(
-            data.bytes().zip(*at..).all(|(heard, at)| heard == byte(at)),
+            data.bytes().zip(*at..).all(|(read, at)| read == byte(at)),
             "other text at {at}"
         );
         *at += data.len() as u64;

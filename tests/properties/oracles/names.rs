@@ -9,16 +9,16 @@ use cynode::api::{
 
 /// Exactly the valid names are accepted; a refusal names the field.
 pub fn name(text: &str) {
-    told("/slug", slug(text), check_slug("/slug", text));
-    told("/label", label(text), check_label("/label", text));
-    told("/model", model(text), check_model("/model", text));
+    check("/slug", slug(text), check_slug("/slug", text));
+    check("/label", label(text), check_label("/label", text));
+    check("/model", model(text), check_model("/model", text));
     let of = slug_from_host_name(text);
     assert!(slug(&of), "{text:?} gives {of:?}");
     assert_eq!(slug_from_host_name(&of), of, "the slug of a slug is itself");
     variable(text);
 }
 
-fn told(field: &str, expected: bool, outcome: Result<(), Problem>) {
+fn check(field: &str, expected: bool, outcome: Result<(), Problem>) {
     assert_eq!(outcome.is_ok(), expected, "{field}");
     if let Err(problem) = outcome {
         refused(&problem);
