@@ -123,7 +123,11 @@ mod tests {
         let shortage = disk.shortage(500).unwrap();
         assert_eq!((shortage.of, shortage.missing()), (Resource::Inodes, 1));
         assert_eq!(disk.shortage(490), None);
-        assert_eq!(space((900, 1000), None).shortage(500), None, "as btrfs");
+        assert_eq!(
+            space((900, 1000), None).shortage(500),
+            None,
+            "no inode counts, as with btrfs"
+        );
     }
 
     proptest! {

@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(home.path()).unwrap().count(),
             1,
-            "nothing beside it"
+            "no other file is left"
         );
     }
 
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(home.path()).unwrap().count(),
             1,
-            "nothing beside it"
+            "no other file is left"
         );
     }
 }

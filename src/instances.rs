@@ -171,11 +171,11 @@ mod tests {
         assert_eq!(are_new(["b", "c", "d"]), [false; 3]);
         // A restart of a rival is still a rival.
         assert_eq!(call("d", 34), STILL);
-        // Only one calls from here on.
+        // Only one process calls from here on.
         assert_eq!(call("d", 63), STILL);
         assert!(!has_duplicate(64));
         assert_eq!([call("d", 64), call("d", 65), call("e", 66)], [ALONE; 3]);
-        assert_eq!(call("b", 67), FOUND, "it is there again");
+        assert_eq!(call("b", 67), FOUND, "the duplicate is back");
         instances.forget(&"box");
         assert_eq!(call("e", 68), ALONE);
     }

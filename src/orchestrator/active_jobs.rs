@@ -186,6 +186,9 @@ mod tests {
             jobs.resolve_request(job.id, node)
         );
         assert_eq!(assigned, node);
-        assert!(jobs.reschedule_requests().is_empty(), "it is resolved once");
+        assert!(
+            jobs.reschedule_requests().is_empty(),
+            "the request is resolved once"
+        );
     }
 }

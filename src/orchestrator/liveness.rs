@@ -212,12 +212,12 @@ mod tests {
         assert!(liveness.claim_probe(&node, Time::now()));
         assert!(
             !liveness.claim_probe(&node, Time::now()),
-            "it was probed just now"
+            "the node was probed just now"
         );
         assert_eq!(
             liveness.last_contact(&node),
             reported,
-            "it has not answered"
+            "the node has not answered"
         );
         liveness.record_answer(node.id, Readiness::NotReady);
         let answered = liveness.last_contact(&node);

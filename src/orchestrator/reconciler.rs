@@ -319,7 +319,7 @@ mod tests {
     fn node_stays_dirty_until_later_reconcile() {
         let (reconciler, node) = (NodeReconciler::default(), NodeId::new());
         reconciler.record_contact(node, Duration::from_secs(1));
-        assert!(reconciler.dirty().is_empty(), "it was never away");
+        assert!(reconciler.dirty().is_empty(), "the node was never away");
         reconciler.record_contact(node, Duration::from_mins(1));
         let job = RunningJob {
             node_id: node,

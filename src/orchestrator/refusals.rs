@@ -103,7 +103,7 @@ mod tests {
             ..good.clone()
         };
         assert!(left(&draining, short));
-        assert!(!left(&node("a", 0, 0), short), "it runs no sandboxes");
+        assert!(!left(&node("a", 0, 0), short), "the node runs no sandboxes");
         let failed = Node {
             ack_status: Some(AckStatus::Failed),
             ..good

@@ -295,22 +295,30 @@ mod tests {
             choose_victim(&[(20 * MIB, false), (900 * MIB, false)]),
             Some(1)
         );
-        assert_eq!(choose_victim(&[(15 * MIB, false)]), None, "not its fault");
-        assert_eq!(choose_victim(&[(20 * MIB, false); 3]), None, "nor theirs");
+        assert_eq!(
+            choose_victim(&[(15 * MIB, false)]),
+            None,
+            "the job is not the cause"
+        );
+        assert_eq!(
+            choose_victim(&[(20 * MIB, false); 3]),
+            None,
+            "the jobs are not the cause"
+        );
         assert_eq!(
             choose_victim(&[(40 * MIB, false); 12]),
             Some(11),
-            "together they are"
+            "together the jobs are the cause"
         );
         assert_eq!(
             choose_victim(&[(20 * MIB, false), (900 * MIB, true)]),
             None,
-            "its room comes back"
+            "the ending job frees enough space"
         );
         assert_eq!(
             choose_victim(&[(20 * MIB, false), (300 * MIB, true)]),
             Some(0),
-            "which isn't enough"
+            "the ending job doesn't free enough space"
         );
     }
 

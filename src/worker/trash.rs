@@ -260,10 +260,10 @@ mod tests {
         let live = jobs.register(&job);
         let (workspace, mut upper) = (Tree::of(Some(&live)), Tree::of(Some(&live)));
         drop(live);
-        assert_eq!(jobs.count(), 1, "it has ended, and its trees are there");
+        assert_eq!(jobs.count(), 1, "the job has ended, and its trees remain");
         drop(workspace);
         assert_eq!(jobs.count(), 1);
         upper.fail("mounted".to_owned());
-        assert_eq!(jobs.count(), 0, "nothing will go");
+        assert_eq!(jobs.count(), 0, "no removal is pending");
     }
 }

@@ -209,7 +209,7 @@ fn token_serves_one_kind_of_caller() {
     let (head, signature) = user.token().rsplit_once('.').unwrap();
     let (header, payload) = head.split_once('.').unwrap();
     let first = if signature.starts_with('A') { "B" } else { "A" };
-    // An expired one: {"exp":1} with the signature of a good one.
+    // An expired token: {"exp":1} with the signature of a valid one.
     for token in [
         "garbage".to_owned(),
         head.to_owned(),

@@ -71,11 +71,7 @@ fn backup_under_load_restores_everything() {
         assert!(done.stderr.contains("orchestrator/keys"), "{done:?}");
         before
     });
-    assert_eq!(
-        names(&backups),
-        ["monday.db"],
-        "one file, and nothing beside it"
-    );
+    assert_eq!(names(&backups), ["monday.db"], "the backup is one file");
     let file_mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(file_mode & 0o777, 0o600);
 
@@ -104,7 +100,11 @@ fn backup_under_load_restores_everything() {
     let database = Connection::open(&file).unwrap();
     let text = |pragma| -> String { database.query_row(pragma, [], |row| row.get(0)).unwrap() };
     assert_eq!(text("PRAGMA integrity_check"), "ok");
-    assert_eq!(text("PRAGMA journal_mode"), "delete", "it needs no log");
+    assert_eq!(
+        text("PRAGMA journal_mode"),
+        "delete",
+        "the backup needs no log"
+    );
 }
 
 /// Data directories without a database that can be backed up: with none, with nonsense, with an empty file, with one

@@ -135,7 +135,7 @@ fn total_memory_of_bodies_is_bounded() {
         "{refused}"
     );
     for stream in held {
-        assert_eq!(let_go(stream), 400, "each of them is read");
+        assert_eq!(let_go(stream), 400, "each held body is read");
     }
     assert!(announced(api, path, token, 9 * MIB).ends_with("100"));
     // Same with bodies that are parsed as JSON.
@@ -337,7 +337,7 @@ fn worker_sends_only_stored_output() {
         .filter(|event| event["event"] == "gap")
         .collect();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
-    let place = eventually("there is a job", || worker.workspaces().pop());
+    let place = eventually("a job runs", || worker.workspaces().pop());
     fs::write(place.join("workspace/go"), "").unwrap();
     assert_eq!(events.last().unwrap()["event"], "result");
     worker.forget(&job);

@@ -311,7 +311,7 @@ fn registration_limit_names_its_cause() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let wrong = json!({"psk": "an old pre-shared key", "capability": capability("old", "http://127.0.0.1:1")});
-    let limited = eventually("it is limited", || {
+    let limited = eventually("registrations are limited", || {
         let reply = orchestrator.control.post("/v1/nodes/register", &wrong);
         (reply.status != 401).then_some(reply)
     });

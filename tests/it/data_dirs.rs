@@ -167,7 +167,7 @@ fn replaced_lock_stops_orchestrator() {
     let kept = cluster.home().join("kept.lock");
     fs::rename(&lock, &kept).unwrap();
     fs::write(&lock, "").unwrap();
-    eventually("it is not ready", || {
+    eventually("the orchestrator is not ready", || {
         (cluster.orchestrator.gateway.get("/readyz").status == 503).then_some(())
     });
     fs::rename(&kept, &lock).unwrap();
@@ -267,7 +267,7 @@ fn database_without_keys_is_refused() {
             .env("CYNODE_CONTROL_LISTEN", "127.0.0.1:0")
             .arg("--new-keys");
         let mut process = Process::start("renewed", home.path(), &mut command);
-        eventually("it listens", || {
+        eventually("the orchestrator listens", || {
             process.assert_runs();
             process.stderr().contains("listens").then_some(())
         });
@@ -306,7 +306,7 @@ fn damaged_key_is_refused_and_kept() {
             assert!(done.stderr.contains(words), "{words}: {done:?}");
         }
         assert!(!done.stderr.contains(good.trim()));
-        assert_eq!(fs::read(&key).unwrap(), bad, "it is kept");
+        assert_eq!(fs::read(&key).unwrap(), bad, "the key is kept");
     }
     fs::write(&key, &good).unwrap();
     set_mode(&key, 0o666);

@@ -117,11 +117,11 @@ fn keys_without_database_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let mut process = Process::start("first", home.path(), &mut command(home.path(), &[]));
     let data_dir = home.path().join("orchestrator");
-    crate::support::eventually("it listens", || {
+    crate::support::eventually("the orchestrator listens", || {
         process.assert_runs();
         process.stderr().contains("listens").then_some(())
     });
-    // A copy while it runs: everything is still in the log.
+    // A copy of a running orchestrator: everything is still in the log.
     let (running, without_log) = copy(&data_dir, |name| name != "cynode.db-wal");
     assert_eq!(process.terminate(), 0);
     let (lost, without_database) = copy(&data_dir, |name| !name.starts_with("cynode.db"));
@@ -160,7 +160,7 @@ fn ended(home: &Path, more: &[&str]) -> Done {
 /// Starts an orchestrator, stops it once it listens, and returns its output.
 fn run_until_listening(home: &Path, more: &[&str]) -> String {
     let mut process = Process::start("again", home, &mut command(home, more));
-    crate::support::eventually("it listens", || {
+    crate::support::eventually("the orchestrator listens", || {
         process.assert_runs();
         process.stderr().contains("listens").then_some(())
     });

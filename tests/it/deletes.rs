@@ -49,7 +49,7 @@ fn owners_and_admins_delete_finished_tasks() {
         let gone = ann.get(&format!("/v1/tasks/{first}{path}"));
         gone.problem(404, "not-found");
     }
-    // Neither its key nor its name is taken any more.
+    // Its key and its name are free again.
     let second = create(&ann, "a");
     assert_ne!(second, first);
     let named = ann.get("/v1/tasks/build").json(200);

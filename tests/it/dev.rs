@@ -31,7 +31,7 @@ fn command(home: &Path, more: &[&str]) -> Command {
 /// Starts `cynode dev`, and waits for the login.
 fn start(home: &Path, more: &[&str]) -> Server {
     let mut dev = Server::launch(home, "dev", &mut command(home, more));
-    eventually("it is ready", || {
+    eventually("dev has logged in", || {
         dev.process.assert_runs();
         dev.process.stdout().contains("logged in").then_some(())
     });
@@ -80,7 +80,7 @@ fn stopped_dev_cancels_its_jobs() {
         &marker,
     ]));
     let id = done.stdout.trim().to_owned();
-    eventually("it runs", || {
+    eventually("the task runs", || {
         let logs = run(cynode(home.path()).args(["task", "logs", &id]));
         (logs.stdout == "up\n").then_some(())
     });
@@ -93,7 +93,7 @@ fn stopped_dev_cancels_its_jobs() {
 
     let dev = start(home.path(), &[]);
     let task = run(cynode(home.path()).args(["task", "wait", &id]));
-    assert_eq!(task.code, 130, "it was canceled: {task:?}");
+    assert_eq!(task.code, 130, "the task was canceled: {task:?}");
     drop(dev);
 }
 

@@ -73,14 +73,14 @@ fn full_disk_refuses_work_and_recovers() {
         accepted,
         "exactly the accepted tasks are stored"
     );
-    // Not even a task that would fit.
+    // A task that would fit is refused, too.
     stage
         .user
         .post("/v1/tasks", &json!({"command": ["true"]}))
         .problem(503, "unavailable");
 
     disk.free();
-    eventually("it is ready again", || {
+    eventually("the orchestrator is ready again", || {
         stage
             .node
             .report(&capability(&stage.node.slug, &stage.node.url));

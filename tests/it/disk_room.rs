@@ -138,7 +138,7 @@ fn evicted(worker: &Worker, disk: &Disk, greedy: &str) -> String {
 fn evicted_job(worker: &Worker, disk: &Disk, greedy: &Value) -> String {
     let modest = Worker::script("echo small > file; echo on; until [ -e go ]; do sleep 0.05; done");
     let mut events = worker.follow(&modest, 0);
-    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    assert!(events.any(|event| event["data"] == "on\n"), "the job runs");
     let result = worker.run(greedy);
     let error = &result["error"];
     assert_eq!(
@@ -150,7 +150,7 @@ fn evicted_job(worker: &Worker, disk: &Disk, greedy: &Value) -> String {
     let stdout = result["stdout"].as_str().unwrap();
     assert!(
         stdout.starts_with("before\n"),
-        "what it printed is kept: {stdout}"
+        "its output is kept: {stdout}"
     );
     let go = eventually("only the modest job is left", || {
         let left = workspaces(worker, disk);
@@ -237,7 +237,7 @@ fn job_is_not_ended_for_others_usage() {
     let worker = worker_on(&disk, "32MiB");
     let job = Worker::script("echo small > file; echo on; until [ -e go ]; do sleep 0.05; done");
     let mut events = worker.follow(&job, 0);
-    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    assert!(events.any(|event| event["data"] == "on\n"), "the job runs");
     disk.fill_but(8 * 1024);
     eventually("its usage was measured", || {
         worker

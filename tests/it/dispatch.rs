@@ -18,7 +18,7 @@ fn no_job_before_configuration_is_applied() {
     let applied = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&applied);
     let mut stage = Stage::set_without_joining(move |_, call, answer| {
-        // A call that comes too early is refused, and the task shows it.
+        // An early call is refused, and the task shows it.
         if call.is_run() && !seen.load(Ordering::SeqCst) {
             answer.refuse(400);
         } else {

@@ -67,7 +67,7 @@ impl Corner {
             .arg(self.data_dir())
             .env("CYNODE_CONFIG", "/dev/null")
             .env("TMPDIR", self.home.path().join("tmp"))
-            // Not as flags, which would forbid the same flags in `more`.
+            // Variables, since flags would forbid the same flags in `more`.
             .env("CYNODE_GATEWAY_LISTEN", "127.0.0.1:0")
             .env("CYNODE_CONTROL_LISTEN", "127.0.0.1:0")
             .env("CYNODE_WORKER_LISTEN", "127.0.0.1:0")

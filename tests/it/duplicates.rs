@@ -63,7 +63,7 @@ fn machines_sharing_node_identity_get_no_jobs() {
     // This looks like a restart.
     b.join();
     assert_eq!(view()["status"], "ready");
-    // And this doesn't.
+    // This doesn't look like one.
     a.report().problem(401, "unauthorized");
     for reply in [a.register(), b.report(), a.register()] {
         let problem = reply.problem(409, "duplicate-instance");
@@ -94,7 +94,7 @@ fn machines_sharing_node_identity_get_no_jobs() {
     body["capability"]["node"]["instance_id"] = "process-c".into();
     let stranger = orchestrator.control.post("/v1/nodes/register", &body);
     stranger.problem(409, "slug-taken");
-    // One of them is stopped.
+    // One of the two machines is stopped.
     eventually("the remaining node is accepted again", || {
         (b.report().status == 204).then_some(())
     });

@@ -117,7 +117,7 @@ fn slots_beyond_limit_are_not_used() {
 fn running_jobs_leave_descriptors_for_requests() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--max-jobs-per-node", "100000", "--user-rate", "0"];
-    // Less than the jobs of this test would take.
+    // Fewer descriptors than the jobs of this test need.
     let orchestrator = Orchestrator::start_with_files(home.path(), 320, &flags);
     let (user, greedy) = (orchestrator.login(), Greedy::join(&orchestrator));
     let ids = create(&user, 360);

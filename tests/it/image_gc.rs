@@ -99,10 +99,10 @@ fn image_of_running_job_stays() {
     let script = "echo on; until [ -e go ]; do sleep 0.05; done";
     let running = Worker::script_with(script, json!({"image": used}));
     let mut events = worker.follow(&running, 0);
-    assert!(events.any(|event| event["data"] == "on\n"), "it runs");
+    assert!(events.any(|event| event["data"] == "on\n"), "the job runs");
     for _ in 0..2 {
         worker.run(&job(&unused));
-        eventually("the other one is removed", || {
+        eventually("the other image is removed", || {
             (!registry.has(&unused)).then_some(())
         });
         assert!(registry.has(&used));
@@ -127,9 +127,11 @@ fn images_are_removed_early_for_space() {
     let image = registry.image();
     let worker = registry.worker(&["--min-free-disk", "32MiB"]);
     assert_eq!(worker.run(&job(&image))["stdout"], "here\n");
-    assert!(registry.has(&image), "there is room");
+    assert!(registry.has(&image), "the disk has room");
     disk.fill_but(24 * 1024);
-    eventually("it is removed", || (!registry.has(&image)).then_some(()));
+    eventually("the image is removed", || {
+        (!registry.has(&image)).then_some(())
+    });
     disk.free();
     assert_eq!(worker.api.get("/readyz").status, 200);
     assert!(

@@ -115,7 +115,7 @@ fn occupied_port_is_left_alone() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let stranger = TcpListener::bind(("127.0.0.1", at.port)).unwrap();
-    // It closes every connection.
+    // The stranger closes every connection.
     thread::spawn(move || stranger.incoming().for_each(drop));
     let error = refused(home.path(), &wanting(OLLAMA_IMAGE, &at), &[]);
     assert_told(

@@ -19,9 +19,9 @@ fn every_job_end_is_reported_exactly() {
         (&["/etc"], "failed", 126),
         (&["sh", "-c", "kill -9 $$"], "failed", 137),
         (&["sh", "-c", "kill -TERM $$"], "failed", 143),
-        // A child that stays behind and holds the pipes delays nothing.
+        // A remaining child that holds the pipes does not delay the end.
         (&["sh", "-c", "sleep 1000 & exit 3"], "failed", 3),
-        // Nor does a flood of output.
+        // Neither does a flood of output.
         (
             &[
                 "sh",

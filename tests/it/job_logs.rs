@@ -21,7 +21,7 @@ fn log_keeps_newest_part_and_reports_gap() {
     );
     assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
 
-    // The beginning stays, and the newest part; the gap lies between.
+    // The beginning and the newest part are kept; the gap lies between.
     let late: Vec<Value> = worker.attach(&job, 0).collect();
     let gap = late.iter().find(|event| event["event"] == "gap").unwrap();
     assert_eq!(gap["stream"], "stdout");
@@ -70,7 +70,7 @@ fn reader_continues_after_job_is_deleted() {
     let rest: Vec<Value> = reader.collect();
     assert_eq!(printed(&rest, "stdout").len(), 20_971_520);
     assert_eq!(rest.last().unwrap()["event"], "result");
-    eventually("nothing of it is left", || {
+    eventually("no file of the job is left", || {
         worker.spools().is_empty().then_some(())
     });
 }

@@ -71,7 +71,7 @@ fn killed_init_fails_job_without_retry() {
     let label = format!("label=io.cynode.job-id={}", job["job_id"].as_str().unwrap());
     let pid = podman(&["ps", "--filter", &label, "--format", "{{.Pid}}"]).unwrap();
     let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    // As the kernel does when memory runs out and init is its first choice.
+    // As the OOM killer does when it chooses init.
     kill_process(pid, Signal::KILL).unwrap();
     let last = events.last().unwrap();
     assert_eq!(

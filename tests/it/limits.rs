@@ -130,7 +130,7 @@ fn full_queue_refuses_tasks_until_one_starts() {
             .unwrap()
             .len()
     };
-    assert_eq!(count(&admin), 3, "nothing is half accepted");
+    assert_eq!(count(&admin), 3, "no task is stored in part");
     let cancel = format!("/v1/tasks/{}/cancel", first["id"].as_str().unwrap());
     admin.act(&cancel).expect(200);
     create(&users[2], "a").expect(201);
@@ -205,7 +205,7 @@ fn one_address_cannot_take_all_connections() {
     let mut open = Vec::new();
     let refused = loop {
         let mut stream = connect_to(&orchestrator.gateway);
-        assert!(open.len() < 2000, "there is no limit");
+        assert!(open.len() < 2000, "connections have no limit");
         // The head of a request whose body never arrives.
         let login = "POST /v1/auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                      content-length: 9\r\nexpect: 100-continue\r\n\r\n";
@@ -216,14 +216,14 @@ fn one_address_cannot_take_all_connections() {
             _ => break String::from_utf8_lossy(&head).into_owned(),
         }
     };
-    // It may have been reset before it was read.
+    // The connection may have been reset before the answer was read.
     assert!(
         refused.contains("503") || refused.starts_with('\0'),
         "{refused:?}"
     );
     assert!(open.len() >= 200, "only {} were accepted", open.len());
     open.truncate(open.len() - 5);
-    eventually("there is room again", || {
+    eventually("connections are accepted again", || {
         let reply = orchestrator
             .gateway
             .try_call("GET", "/healthz", &[], b"")
@@ -291,7 +291,7 @@ fn malformed_request_is_reported() {
             assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         }
     }
-    // After a good request on the same connection, too.
+    // Also after a valid request on the same connection.
     let mut stream = connect_to(&orchestrator.gateway);
     let both = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nnonsense\r\n\r\n";
     stream.write_all(both).unwrap();
@@ -308,7 +308,7 @@ fn oversized_heads_and_bodies_are_refused() {
     let large = "x".repeat(200_000);
     let mut stream = connect_to(&orchestrator.gateway);
     let head = format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-large: {large}\r\n\r\n");
-    // It may hang up before it has read all of it.
+    // The server may close the connection before it has read everything.
     let _ = stream.write_all(head.as_bytes());
     let answer = rest(stream);
     // A reset may overtake the answer.
@@ -324,5 +324,5 @@ fn oversized_heads_and_bodies_are_refused() {
     stream.write_all(head.as_bytes()).unwrap();
     let mut start = [0; 12];
     stream.read_exact(&mut start).unwrap();
-    assert_eq!(&start, b"HTTP/1.1 413", "before anything of it was sent");
+    assert_eq!(&start, b"HTTP/1.1 413", "refused before the body is sent");
 }

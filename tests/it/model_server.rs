@@ -170,7 +170,7 @@ fn broken_model_server_ends_with_reason() {
 #[test]
 fn silent_server_accepts_without_answering() {
     let server = ModelServer::launch(SILENT_OLLAMA_IMAGE, &[]);
-    eventually("it listens", || {
+    eventually("the server listens", || {
         server.logs().contains("listens on").then_some(())
     });
     let mut stream = TcpStream::connect(server.api.address()).unwrap();

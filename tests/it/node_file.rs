@@ -50,7 +50,10 @@ fn unknown_key_is_named_with_line() {
             assert!(done.stderr.contains(word), "{word} of {text}: {done:?}");
         }
         assert!(done.stderr.contains("node.yaml"), "{done:?}");
-        assert!(!home.path().join("node").exists(), "it changes nothing");
+        assert!(
+            !home.path().join("node").exists(),
+            "no directory is created"
+        );
     }
 }
 
@@ -258,7 +261,7 @@ fn example_file_is_valid() {
         })
         .fold(String::new(), |all, line| all + line + "\n");
     for text in [text.as_str(), &all] {
-        // It starts up to the pre-shared key, which is missing.
+        // The start fails at the pre-shared key, which is missing.
         let done = refused(home.path(), text, &[]);
         assert_eq!(done.code, 2, "{done:?}\n{text}");
         assert!(

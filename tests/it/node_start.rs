@@ -103,7 +103,10 @@ fn node_start_follows_contract_order() {
     }
 
     let capability = &register.body["capability"];
-    assert_eq!(register.token, PSK, "it is shown before the body is read");
+    assert_eq!(
+        register.token, PSK,
+        "the pre-shared key is in the head, too"
+    );
     assert_eq!(register.body["psk"], PSK);
     assert_eq!(config.body, Value::Null);
     let fields = ["version", "node_slug", "config_version", "status"].map(|field| &ack.body[field]);
@@ -125,7 +128,7 @@ fn every_start_step_retries_until_success() {
     orchestrator.fail(Step::Register, Reaction::Problem(500, "internal"));
     let mut node = launch(home.path(), &orchestrator, &[]);
     let first = orchestrator.call(Step::Register, 3);
-    assert_eq!(first.path, FIRST, "nothing else was delivered yet");
+    assert_eq!(first.path, FIRST, "no other URL was delivered yet");
     assert!(!orchestrator.steps().contains(&Step::Config));
     orchestrator.fail(Step::Config, Reaction::Problem(503, "unavailable"));
     orchestrator.call(Step::Config, 2);
@@ -156,7 +159,7 @@ fn node_start_waits_for_unreachable_orchestrator() {
     let mut steps = orchestrator.steps();
     steps.retain(|step| *step != Step::Report);
     let start = [Step::Register, Step::Config, Step::Ack];
-    assert_eq!(steps, start, "it is still registered");
+    assert_eq!(steps, start, "the node did not register again");
 }
 
 #[test]
@@ -233,8 +236,8 @@ fn lost_registration_answer_restarts_registration() {
     let orchestrator = OrchestratorStandIn::start();
     let mut node = Node::start(home.path(), "box", &orchestrator.url, &[]);
     logged(&mut node, TAKES_JOBS);
-    // It forgets the node, registers it as a new one, and its answer is lost. The next registration looks like that
-    // of a known node.
+    // The orchestrator forgets the node and registers it again, and the answer is lost. The next registration looks
+    // like that of a known node.
     orchestrator.fail(Step::Register, Reaction::Problem(503, "unavailable"));
     orchestrator.change_config(|config| {
         config["worker_api"]["orchestrator_bearer_token"] = "another worker token".into();

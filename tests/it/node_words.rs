@@ -94,7 +94,7 @@ fn failed_jobs_quote_no_unknown_text() {
             &json!({"command": ["true"], "max_attempts": 1}),
         );
         let task = task.json(201)["id"].as_str().unwrap().to_owned();
-        eventually("it has failed", || {
+        eventually("the task has failed", || {
             let task = user.get(&format!("/v1/tasks/{task}")).json(200);
             (task["status"] == "failed").then_some(())
         });

@@ -186,7 +186,7 @@ fn canceled_check_leaves_no_image_mounted() {
     let image = odd(plain, &["USER nobody-knows-them"]);
     let job = Worker::job_in(&image.0, &["true"]);
     let events = worker.follow(&job, 0);
-    crate::support::eventually("it is mounted", || {
+    crate::support::eventually("the image is mounted", || {
         home.path().join("mounted").exists().then_some(())
     });
     let cancel = format!("{}:cancel", Worker::path(&job));

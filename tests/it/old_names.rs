@@ -152,7 +152,7 @@ fn log_flags_elsewhere_are_noticed() {
     let mut command = cynode(home.path());
     command.args(["--log-format=json", "node"]).args(BROKEN);
     let mut node = Process::start("node", home.path(), &mut command);
-    eventually("it ends", || (node.code() == 8).then_some(()));
+    eventually("the node exits", || (node.code() == 8).then_some(()));
     let log = node.stderr();
     assert!(log.lines().all(|line| line.starts_with('{')), "{log}");
 }

@@ -69,7 +69,7 @@ fn job_survives_move_to_another_orchestrator() {
         "completed"
     );
 
-    // Nor with the node's own token, which the other orchestrator has.
+    // The same with the node's own token, which the other orchestrator has.
     let api = worker_api(&cluster.node, &home);
     let path = format!("/v1/worker/jobs/{job}");
     for (method, path) in [

@@ -275,7 +275,7 @@ fn worker_that_reports_states_is_polled() {
     let (run, asked) = (Mutex::<Option<Call>>::default(), AtomicUsize::new(0));
     let node = PeerWorker::join_with(&scene.orchestrator, "peer", move |call, answer| {
         if call.is_run() {
-            // It breaks off before any answer.
+            // The connection breaks before any answer.
             *run.lock().unwrap() = Some(call.clone());
         } else if call.method == "GET" && call.path.contains("/jobs/") {
             let mut state = run

@@ -199,7 +199,7 @@ fn broken_podman_refuses_jobs_with_reason() {
     moody.get("run", FAILING);
     let result = worker.run(&Worker::script("true"));
     assert_eq!(result["error"]["type"], "engine-error", "{result}");
-    let reason = eventually("it is not ready", || {
+    let reason = eventually("the worker is not ready", || {
         let reply = worker.api.get("/readyz");
         (reply.status == 503).then(|| String::from_utf8_lossy(&reply.body).into_owned())
     });
@@ -218,7 +218,7 @@ fn broken_podman_refuses_jobs_with_reason() {
     let name = format!("cynode-left-{}", crate::support::uuid());
     leave(&worker, &name);
     moody.is_over("run");
-    eventually_eq("it is ready again", 200, || {
+    eventually_eq("the worker is ready again", 200, || {
         worker.api.get("/readyz").status
     });
     eventually("the container is removed", || {

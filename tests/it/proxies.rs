@@ -67,7 +67,7 @@ impl Nginx {
 
 /// Releases the only job of a worker.
 fn let_go(worker: &Server) {
-    let place = eventually("there is a job", || worker.workspaces().pop());
+    let place = eventually("a job runs", || worker.workspaces().pop());
     fs::write(place.join("workspace/go"), "").unwrap();
 }
 

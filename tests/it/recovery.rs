@@ -28,7 +28,7 @@ fn lasting_cluster() -> (Cluster, [String; 2]) {
 
 /// Releases the one job of a node.
 fn let_go(node: &Node) {
-    let places = eventually("there is a job", || {
+    let places = eventually("a job runs", || {
         Some(node.workspaces()).filter(|places| !places.is_empty())
     });
     for place in places {
@@ -255,7 +255,7 @@ fn job_without_shim_and_node_is_retried() {
         "its end is unknown so far"
     );
     cluster.restart_node();
-    eventually("it runs again", || {
+    eventually("the job runs again", || {
         (cluster.result(&may)["jobs"][0]["attempt"] == 2).then_some(())
     });
     cluster.printed(&may, "before\n");
@@ -386,7 +386,7 @@ fn node_waits_for_orchestrator() {
     let orchestrator = Orchestrator::start_at(home.path(), [&addresses[0], &addresses[1]], &[]);
     wait_ready(&orchestrator);
     let user = orchestrator.login();
-    eventually_eq("it is ready", Value::from("ready"), || {
+    eventually_eq("the node is ready", Value::from("ready"), || {
         user.get("/v1/nodes/box").json(200)["status"].clone()
     });
 }

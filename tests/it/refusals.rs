@@ -34,7 +34,7 @@ fn stage(how: &'static str) -> (Stage, Arc<AtomicBool>) {
     let waits = Arc::clone(&on);
     let stage = Stage::set(move |_, call, answer| {
         if call.is_run() {
-            eventually("it may refuse", || {
+            eventually("the node may refuse", || {
                 waits.load(Ordering::SeqCst).then_some(())
             });
         }
@@ -51,7 +51,7 @@ fn stage_that_changes() -> (Stage, Arc<AtomicBool>) {
         if run != 1 {
             return well(call, answer);
         }
-        eventually("it may refuse", || {
+        eventually("the node may refuse", || {
             waits.load(Ordering::SeqCst).then_some(())
         });
         refuse("image-not-found", call, answer);
@@ -118,7 +118,7 @@ fn restarted_node_is_asked_for_running_job() {
     let waits = Arc::clone(&released);
     let other = join(&stage, "other", move |call, answer| {
         if call.is_run() {
-            eventually("it may refuse", || {
+            eventually("the node may refuse", || {
                 waits.load(Ordering::SeqCst).then_some(())
             });
         }
@@ -198,7 +198,7 @@ fn refused_job_waits_for_recent_node() {
 fn waiting_job_fails_when_last_node_leaves() {
     let (stage, _other, id) = refused_beside_a_drained_node();
     let path = format!("/v1/tasks/{id}");
-    eventually("it waits for the other node", || {
+    eventually("the task waits for the other node", || {
         let task = stage.user.get(&path).json(200);
         let why = task["waiting_for"].as_str()?.to_owned();
         why.contains("refused by node box").then_some(())

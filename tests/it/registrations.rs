@@ -114,7 +114,7 @@ fn older_token_is_not_shown_elsewhere() {
     *thief.readyz.lock().unwrap() = (200, "ready".to_owned());
     thief.register();
     let status = || stage.user.get("/v1/nodes/box").json(200)["status"].clone();
-    assert_eq!(status(), "not_ready", "it has acknowledged nothing");
+    assert_eq!(status(), "not_ready", "the node has acknowledged nothing");
     let version = thief.config()["config_version"].clone();
     thief.ack(&version, "applied").expect(204);
     stage.create(json!({}));

@@ -194,9 +194,9 @@ fn jobs_continue_despite_hanging_registry() {
     assert_eq!(
         worker.run(&Worker::script("echo here"))["stdout"],
         "here\n",
-        "beside the one that waits"
+        "beside the waiting job"
     );
-    // As many jobs wait for pulls as can run, so that no user fills the node with them.
+    // The number of waiting jobs is limited to that of slots, so that no user fills the node with them.
     worker
         .send(&Worker::job_in(&registry.image(), &["true"]))
         .problem(429, "pulls-full");

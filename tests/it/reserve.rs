@@ -141,7 +141,7 @@ fn cancel_on_full_disk_stops_job() {
     disk.fill_but(0);
     // Fills the log, too.
     let path = format!("/v1/users/{}/revoke_sessions", crate::support::uuid());
-    eventually("nothing can be written", || {
+    eventually("writes fail", || {
         (stage.user.act(&path).status == 503).then_some(())
     });
     let problem = stage

@@ -21,12 +21,12 @@ fn sandbox_has_no_network_capabilities_or_node_files() {
     }
     let wget = worker.run(&Worker::script("wget -T 5 -O - http://192.0.2.1/ || ping -c 1 -W 1 127.0.0.2 >/dev/null; nc -w 1 192.0.2.1 80"));
     assert_ne!(wget["exit_code"], 0, "no network is reachable");
-    // 3 is the directory that is being read: nothing of init's is inherited.
+    // 3 is the open directory: no descriptor of init's is inherited.
     assert_eq!(
         worker.run(&Worker::job(&["ls", "/proc/self/fd"]))["stdout"],
         "0\n1\n2\n3\n"
     );
-    // A container is fresh: nothing of one job is left for the next.
+    // Each container is new: no file of one job is left for the next.
     worker.run(&Worker::script("touch /tmp/left /workspace/left /left"));
     let result = worker.run(&Worker::script("ls /tmp /workspace; ls /left"));
     assert_eq!(
@@ -182,9 +182,12 @@ fn stopping_worker_ends_its_sandboxes() {
     let mut events = worker.follow(&job, 0);
     assert!(events.any(|event| event["data"] == "up\n"));
     assert_eq!(worker.process.terminate(), 0);
-    assert!(!anywhere(&marker), "it waited for the end");
+    assert!(
+        !anywhere(&marker),
+        "the worker waited for the end of its sandboxes"
+    );
     worker.assert_clean();
-    eventually("nothing is left", || {
+    eventually("no container is left", || {
         worker.containers().is_empty().then_some(())
     });
 }

@@ -67,7 +67,7 @@ fn job_outlives_its_worker() {
     );
     worker.assert_clean();
 
-    // It is known from then on, over restarts, and by its request.
+    // The result is known from then on, after restarts, and by its request.
     worker.restart();
     assert_eq!(&last(worker.attach(&job, 0)), result);
     assert_eq!(&last(worker.follow(&job, 0)), result);
@@ -152,7 +152,11 @@ fn job_without_shim_is_lost_output_kept() {
     assert_eq!(result.get("exit_code"), None);
     assert!(result["started_at"].as_str() < result["ended_at"].as_str());
     worker.assert_clean();
-    assert_eq!(last(worker.follow(&job, 0)), result, "and is not run again");
+    assert_eq!(
+        last(worker.follow(&job, 0)),
+        result,
+        "the job is not run again"
+    );
 }
 
 #[test]
@@ -172,11 +176,13 @@ fn shim_and_worker_killed_together_leave_nothing() {
 fn job_outlives_podman_client() {
     let worker = Worker::start(&[]);
     let job = start_job(&worker, WAITING);
-    // One after the other: the second must not pass the first one's end on to the command.
+    // One after the other: the second process must not forward the end of the first to the command.
     for process in podman_client(&worker) {
         kill(process, Signal::KILL);
         let place = format!("/proc/{process}");
-        eventually("it is gone", || (!Path::new(&place).exists()).then_some(()));
+        eventually("the process is gone", || {
+            (!Path::new(&place).exists()).then_some(())
+        });
     }
     let log = worker.spools()[0].join("shim.log");
     eventually("the shim says so", || {
@@ -262,7 +268,10 @@ fn unreadable_files_do_not_stop_worker() {
         assert_eq!(result["error"]["type"], "lost", "{result}");
     }
     assert_eq!(last(worker.attach(&jobs[0], 0))["stdout"], "out\n");
-    assert!(other.join("result.json").exists(), "it is left alone");
+    assert!(
+        other.join("result.json").exists(),
+        "a job of a later release is kept"
+    );
     assert_eq!(worker.run(&Worker::script("echo well"))["stdout"], "well\n");
 }
 

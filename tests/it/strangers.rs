@@ -68,7 +68,7 @@ fn unknown_address_gets_32_connections() {
     };
     let mut kept: Vec<_> = (0..32).map(|_| open()).collect();
     assert!(kept.iter().all(|(status, _)| *status == 200));
-    let refused = eventually("one too many is refused", || {
+    let refused = eventually("a connection beyond the limit is refused", || {
         let answer = rest(connect_from(from, gateway));
         (!answer.is_empty()).then_some(answer)
     });

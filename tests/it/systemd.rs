@@ -88,7 +88,11 @@ fn node_unit_does_not_delay_boot() {
     let mut node = manager.start(home.path(), "box", &mut command);
     manager.wait("READY=1\nSTATUS=joining the orchestrator");
     orchestrator.call(Step::Ack, 2);
-    assert_eq!(manager.receive(), None, "it is not acknowledged yet");
+    assert_eq!(
+        manager.receive(),
+        None,
+        "the configuration is not acknowledged yet"
+    );
     orchestrator.well_again();
     manager.wait("STATUS=takes jobs");
     assert_eq!(node.process.terminate(), 0);

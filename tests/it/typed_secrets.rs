@@ -99,7 +99,7 @@ fn echo_is_off_before_password_prompt() {
         "{}",
         login.stderr()
     );
-    assert!(echoes(&person), "as it was before");
+    assert!(echoes(&person), "echo is restored");
     drop(program);
     reading.join().unwrap();
     assert!(!shown().contains(PASSWORD), "{}", shown());
@@ -275,7 +275,7 @@ fn printed_join_line_gives_no_warning() {
         .env("CYNODE_INFERENCE", "off")
         .env("CYNODE_CONFIG", "/dev/null");
     let mut node = Process::start("node", home.path(), &mut node);
-    eventually("it takes jobs", || {
+    eventually("the node takes jobs", || {
         node.assert_runs();
         node.stderr().contains("takes jobs").then_some(())
     });

@@ -169,7 +169,7 @@ fn shim_of_earlier_release_is_understood() {
     drop(listener);
     shim.shutdown(std::net::Shutdown::Write).unwrap();
     shim.read_to_end(&mut rest).unwrap();
-    assert_eq!(rest, b"", "nothing but the request to stop");
+    assert_eq!(rest, b"", "only the request to stop is sent");
     assert_eq!(last(worker.attach(&job, 0))["status"], "canceled");
 }
 

@@ -138,7 +138,7 @@ fn concurrent_refresh_keeps_all_sessions() {
         });
         assert_eq!(codes, [0; 6]);
     }
-    eventually("it is still logged in", || {
+    eventually("the user is still logged in", || {
         (run(cynode(home.path()).arg("whoami")).code == 0).then_some(())
     });
 }

@@ -291,7 +291,7 @@ fn full_worker_refuses_and_starts_nothing() {
     assert_eq!(
         worker.run(&second)["status"],
         "completed",
-        "there is room again"
+        "a slot is free again"
     );
 }
 

@@ -305,7 +305,7 @@ mod tests {
             bytes,
         };
         assert!(log.append(&gap(4, u64::MAX)));
-        assert!(!log.append(&gap(4, 1)), "it was seen before");
+        assert!(!log.append(&gap(4, 1)), "the gap is a duplicate");
         log.push(Stream::Stdout, "x");
         assert!(log.append(&gap(9, 7)));
         log.finish();

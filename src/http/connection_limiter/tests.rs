@@ -35,7 +35,7 @@ fn unknown_network_gets_few_permits_until_authorized() {
     );
     assert!(
         limiter.acquire(known, false, later).is_none(),
-        "it is forgotten in time"
+        "the authorization expires"
     );
 }
 
@@ -134,10 +134,7 @@ fn account_leaves_permits_at_its_own_address() {
         is_evicted(&hers[0].0),
         "a body that does not come makes room"
     );
-    assert!(
-        ask(ann, later).is_err(),
-        "what is asked for in full is answered"
-    );
+    assert!(ask(ann, later).is_err(), "complete requests are answered");
     drop(hers.pop());
     ask(ann, later).unwrap();
 }

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn old_nvidia_smi_output_is_parsed() {
         let devices = parse(OLD);
-        assert_eq!(devices.len(), 2, "what stands beside the cards is none");
+        assert_eq!(devices.len(), 2, "other entries are not cards");
         let name = "Arcturus GL-XL [AMD Instinct MI100]";
         assert_eq!(reported(&devices)[1]["model"], name);
         assert_eq!(devices[1].vram_mb, Some(32752));

@@ -205,13 +205,21 @@ mod tests {
             }
             assert_eq!(logged(c)?, 2 * BURST_LIMIT);
             add_rate_limited(c, &by("other"))?;
-            assert_eq!(logged(c)?, 2 * BURST_LIMIT + 1, "each node has its own");
+            assert_eq!(
+                logged(c)?,
+                2 * BURST_LIMIT + 1,
+                "each node has its own limit"
+            );
             let later = AuditEvent {
                 at: event.at.plus(BURST_WINDOW),
                 ..by("box")
             };
             add_rate_limited(c, &later)?;
-            assert_eq!(logged(c)?, 2 * BURST_LIMIT + 2, "it goes on later");
+            assert_eq!(
+                logged(c)?,
+                2 * BURST_LIMIT + 2,
+                "the limit is per time window"
+            );
             Ok(())
         });
         looked.await.unwrap();

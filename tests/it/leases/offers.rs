@@ -19,7 +19,7 @@ fn refused_handoff_costs_no_attempt() {
             taking(call, answer);
         }
     });
-    eventually("it is offered again", || {
+    eventually("the job is offered again", || {
         (attempts(&other).len() >= 2).then_some(())
     });
     takes.turn_on();
@@ -221,7 +221,9 @@ fn superseded_copy_is_removed_despite_slow_store() {
         database.execute_batch("BEGIN IMMEDIATE").unwrap();
         let asked = attaches(&away);
         back.turn_on();
-        eventually("it is back", || (attaches(&away) > asked).then_some(()));
+        eventually("the node is back", || {
+            (attaches(&away) > asked).then_some(())
+        });
         for _ in 0..50 {
             user.get(&format!("/v1/tasks/{id}")).json(200);
         }
@@ -268,7 +270,9 @@ fn returned_node_without_result_defers_to_replacement() {
     let user = scene.orchestrator.login();
     let asked = attaches(&away);
     back.turn_on();
-    eventually("it is back", || (attaches(&away) > asked).then_some(()));
+    eventually("the node is back", || {
+        (attaches(&away) > asked).then_some(())
+    });
     for _ in 0..50 {
         let task = user.get(&format!("/v1/tasks/{id}")).json(200);
         assert_eq!(task["status"], "running");

@@ -227,7 +227,7 @@ impl World {
         assert_eq!(
             running.len(),
             usize::from(standing.is_running),
-            "it is listed once while it runs"
+            "a running job is listed once"
         );
         for job in running {
             assert_eq!((job.attempt, Some(job.node_id)), standing.current);
