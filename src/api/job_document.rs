@@ -230,7 +230,7 @@ mod tests {
             let result = result(answer);
             let error = result.error.unwrap();
             assert!(result.exit_code.is_none() && result.stdout == "x");
-            assert!(!error.kind.is_retryable(), "it has run: {error:?}");
+            assert!(!error.kind.is_retryable(), "the command has run: {error:?}");
         }
         let coded = result(json!({"status": "failed", "exit_code": 7, "error": "it failed"}));
         assert_eq!((coded.exit_code, coded.error), (Some(7), None));

@@ -238,7 +238,7 @@ pub(super) mod tests {
         });
         assert!(
             stored.is_ok_and(|last| last.outline == [(1, 1)]),
-            "nor is its outline"
+            "its outline is not stored either"
         );
         let error = Some(JobError {
             kind: JobErrorKind::EngineError,
