@@ -238,7 +238,7 @@ pub(super) mod tests {
         });
         assert!(
             stored.is_ok_and(|last| last.outline == [(1, 1)]),
-            "its outline is not stored either"
+            "a wrong outline is replaced"
         );
         let error = Some(JobError {
             kind: JobErrorKind::EngineError,
