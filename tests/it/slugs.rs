@@ -221,7 +221,7 @@ fn forgetting_live_node_asks_first() {
     let mut cluster = Cluster::start();
     let unasked = cluster.run(&["nodes", "forget", "box"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
-    for text in ["box is alive", "--yes"] {
+    for text in ["box is online", "--yes"] {
         assert!(unasked.stderr.contains(text), "{unasked:?}");
     }
     let no = at_terminal(&mut cluster.cli(&["nodes", "forget", "box"]), "n\n");
