@@ -81,6 +81,7 @@ pub enum TaskCommand {
     /// List tasks, newest first
     List(TaskListArgs),
     /// Show one task
+    #[command(visible_alias = "show")]
     Get(TaskArgs),
     /// Show a task's result and output
     Result(TaskArgs),

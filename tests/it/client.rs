@@ -178,6 +178,7 @@ fn tasks_are_created_listed_read_and_canceled() {
         );
     }
     assert_eq!(json(&["task", "get", &detached])["exit_code"], 6);
+    assert_eq!(json(&["task", "show", &detached])["exit_code"], 6);
     assert_eq!(
         json(&["task", "result", &detached])["jobs"][0]["result_object"]["stdout"],
         "out\n"
