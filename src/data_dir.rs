@@ -13,7 +13,7 @@ pub use anchors::{DataDirMoved, PathAnchors};
 pub use secret::SecretFile;
 pub use validation::{DataDirError, ensure_usable};
 
-use crate::files::{Durability, PRIVATE_MODE, replace_file};
+use crate::files::{Durability, PRIVATE_MODE, STALE_AGE, remove_temporary_files, replace_file};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,6 +23,7 @@ use std::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 use zeroize::Zeroizing;
 
@@ -91,8 +92,9 @@ impl DataDir {
         Ok(path)
     }
 
-    /// Takes the lock of `role`. Fails while another process has it.
-    pub fn lock(&self, role: &str) -> io::Result<RoleLock> {
+    /// Takes the lock of `role`, whose own directories inside are `subdirs`, and removes what killed processes left
+    /// there. Fails while another process has it.
+    pub fn lock(&self, role: &str, subdirs: &[&str]) -> io::Result<RoleLock> {
         let path = self.join(format!("{role}.lock"));
         let file = OpenOptions::new()
             .create(true)
@@ -105,6 +107,11 @@ impl DataDir {
                 self.0.display()
             ))
         })?;
+        // Other roles also write to the directory itself.
+        remove_temporary_files(&self.0, STALE_AGE);
+        for name in subdirs {
+            remove_temporary_files(&self.join(name), Duration::ZERO);
+        }
         Ok(RoleLock { _file: file, path })
     }
 

@@ -1,18 +1,25 @@
 //! Files that are replaced in one piece.
 //!
 //! A reader, and the next start after a crash, finds the old content or the new one, never a mix:
-//! the new content is written beside the file and renamed over it.
+//! the new content is written beside the file and renamed over it. A process that is killed meanwhile leaves
+//! that file, perhaps with a secret in it, and [`remove_temporary_files`] removes it later.
 
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    time::{Duration, SystemTime},
 };
 use tempfile::Builder;
 
 /// Mode of a file that only its owner may read.
 pub const PRIVATE_MODE: u32 = 0o600;
+
+/// Age from which a temporary file is no running process's.
+pub const STALE_AGE: Duration = Duration::from_hours(1);
+/// Start of the name of a temporary file.
+const TEMPORARY_PREFIX: &str = ".new-";
 
 /// Crash that a replaced file survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +51,9 @@ pub fn replace_file_with_mode(
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     // Removed when dropped, so that a failure leaves nothing behind.
-    let mut temporary = Builder::new().prefix(".new-").tempfile_in(directory)?;
+    let mut temporary = Builder::new()
+        .prefix(TEMPORARY_PREFIX)
+        .tempfile_in(directory)?;
     temporary.write_all(content)?;
     // The umask must not narrow a mode that others rely on.
     fs::set_permissions(temporary.path(), Permissions::from_mode(mode))?;
@@ -54,6 +63,39 @@ pub fn replace_file_with_mode(
     temporary.persist(path).map_err(|error| error.error)?;
     if durability == Durability::Full {
         File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Removes files that killed processes left in `directory` while they replaced others. One that is younger than
+/// `min_age` stays: it may be a running process's. A failure is logged.
+pub fn remove_temporary_files(directory: &Path, min_age: Duration) {
+    if let Err(error) = try_remove_temporary_files(directory, min_age)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, directory = %directory.display(), "temporary files not removed");
+    }
+}
+
+fn try_remove_temporary_files(directory: &Path, min_age: Duration) -> io::Result<()> {
+    let now = SystemTime::now();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !name
+            .as_encoded_bytes()
+            .starts_with(TEMPORARY_PREFIX.as_bytes())
+        {
+            continue;
+        }
+        // Of the entry itself, not of a link's target. A file from the future counts as new.
+        let meta = entry.metadata()?;
+        let age = now
+            .duration_since(meta.modified()?)
+            .unwrap_or(Duration::ZERO);
+        if meta.is_file() && age >= min_age {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }
@@ -91,5 +133,32 @@ mod tests {
             1,
             "no other file is left"
         );
+    }
+
+    #[test]
+    fn temporary_files_of_killed_processes_are_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let inside = |name: &str| home.path().join(name);
+        for name in [".new-old", ".new-young", "psk"] {
+            fs::write(inside(name), "secret").unwrap();
+        }
+        fs::create_dir(inside(".new-directory")).unwrap();
+        let two_hours_ago = SystemTime::now() - 2 * STALE_AGE;
+        for name in [".new-old", "psk"] {
+            let file = File::options().write(true).open(inside(name)).unwrap();
+            file.set_modified(two_hours_ago).unwrap();
+        }
+        let names = || {
+            let entries = fs::read_dir(home.path()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.collect();
+            names.sort();
+            names
+        };
+        remove_temporary_files(home.path(), STALE_AGE);
+        assert_eq!(names(), [".new-directory", ".new-young", "psk"]);
+        remove_temporary_files(home.path(), Duration::ZERO);
+        assert_eq!(names(), [".new-directory", "psk"]);
+        remove_temporary_files(&inside("missing"), Duration::ZERO);
     }
 }

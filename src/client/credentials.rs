@@ -7,6 +7,7 @@ use crate::{
     api::auth::Tokens,
     data_dir::{make_private_dir, write_private},
     exit::{Exit, Failure},
+    files::{STALE_AGE, remove_temporary_files},
     http::request::parse_json,
 };
 use serde::{Deserialize, Serialize};
@@ -85,10 +86,10 @@ pub fn load() -> Result<Credentials, Failure> {
 
 fn save(credentials: &Credentials, _: &CredentialsLock) -> Result<(), Failure> {
     let bytes = serde_json::to_vec_pretty(credentials).map_err(Failure::internal)?;
-    Ok(write_private(
-        &directory()?.join("credentials.json"),
-        &bytes,
-    )?)
+    let directory = directory()?;
+    // A killed command may have left tokens there.
+    remove_temporary_files(&directory, STALE_AGE);
+    Ok(write_private(&directory.join("credentials.json"), &bytes)?)
 }
 
 fn login_of(handle: &str, tokens: Tokens) -> StoredLogin {

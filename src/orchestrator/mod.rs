@@ -101,7 +101,7 @@ pub async fn start(
     shutdown: Shutdown,
     announce: impl FnOnce(&Banner) -> io::Result<()>,
 ) -> Result<RunningOrchestrator, StartError> {
-    let lock = data_dir.lock("orchestrator")?;
+    let lock = data_dir.lock("orchestrator", &["keys"])?;
     data_dir.update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None));
     let store =
         database::open(data_dir.path(), &settings)?.with_disk_reserve(settings.reserve_disk);

@@ -46,7 +46,7 @@ impl WorkerHome {
     }
 
     fn open_blocking(data_dir: &DataDir, storage: &StorageSettings) -> io::Result<Self> {
-        let lock = data_dir.lock("worker")?;
+        let lock = data_dir.lock("worker", &["node", "worker", "worker/init"])?;
         // OCI runtimes refuse a root whose path has a symbolic link.
         let path = fs::canonicalize(data_dir.subdir("worker")?)?;
         let init = InitCopy::install(&path.join("init"))?;
