@@ -1,6 +1,5 @@
 //! Entry point: parses the command line and runs one role or client command.
 
-use clap::Parser as _;
 use cynode::{
     cli::{self, Cli, Command},
     client, doctor, helpers, roles, terminal,
@@ -10,7 +9,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before the argument parser: a helper, such as PID 1 of a sandbox.
     helpers::run_if_requested();
-    let Cli { log, command } = Cli::parse();
+    let Cli { log, command } = match cli::parse() {
+        Ok(cli) => cli,
+        Err(failure) => return client::print::failure(&failure),
+    };
     if log.is_given() && !command.writes_log() {
         terminal::print_note(cli::LOG_FLAGS_NOTICE);
     }

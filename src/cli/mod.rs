@@ -29,7 +29,9 @@ pub(crate) use old_names::notices as old_name_notices;
 pub(crate) use values::{number, parse_duration, parse_duration_or_off, parse_listen, parse_size};
 use values::{parse_lease, parse_network};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::exit::Failure;
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use std::{env, ffi::OsString};
 
 /// cynode runs your team's commands in fresh, network-less sandboxes on machines of your own.
 #[derive(Parser, Debug)]
@@ -44,6 +46,23 @@ pub struct Cli {
     pub log: AnyLogFlags,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Parses the command line of this process. Prints the help, or clap's own error, and ends the process.
+pub fn parse() -> Result<Cli, Failure> {
+    let words: Vec<_> = env::args_os().collect();
+    parse_from(&words).or_else(|error| {
+        if error.kind() == ErrorKind::ArgumentConflict {
+            // For clap, an old and a new name are the same flag, given twice.
+            old_names::check_conflict(&words)?;
+        }
+        error.exit()
+    })
+}
+
+/// Parses a command line. An error names the flag or the variable that was given, also where it is an old name.
+pub(crate) fn parse_from(words: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(words).map_err(|error| old_names::name_source(error, words))
 }
 
 /// Flags of the log, for the commands that write one.

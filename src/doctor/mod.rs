@@ -116,17 +116,24 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
 fn config(args: &mut DoctorArgs) -> Check {
     const NAME: &str = "config";
     let found = NodeFile::load(args.config.as_deref()).and_then(|file| {
-        let Some(file) = file else { return Ok(false) };
-        file.apply_to_doctor(args);
+        let has_file = file.is_some();
+        if let Some(file) = file {
+            file.apply_to_doctor(args);
+        }
         // All settings, also those that doctor doesn't need: a node would refuse them at its start.
-        roles::check_node(args).map(|()| true)
+        Ok((has_file, roles::check_node(args)?))
     });
     match found {
-        Ok(true) => {
+        Ok((_, notices)) if !notices.is_empty() => Check::warn(
+            NAME,
+            notices.join("\n"),
+            "use the new names; the next release refuses or ignores the old ones",
+        ),
+        Ok((true, _)) => {
             let path = args.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
             Check::ok(NAME, format!("nodes read {}", path.display()))
         }
-        Ok(false) => Check::ok(
+        Ok((false, _)) => Check::ok(
             NAME,
             format!("no {DEFAULT_PATH}; only flags and variables apply"),
         ),

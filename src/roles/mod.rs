@@ -16,7 +16,7 @@ pub(crate) use settings::data_dir_path;
 
 use crate::{
     cli::{
-        Cli, Command, DoctorArgs, NodeArgs, PskFlags, ServeOrchestratorArgs, WorkerArgs,
+        self, Command, DoctorArgs, NodeArgs, PskFlags, ServeOrchestratorArgs, WorkerArgs,
         old_name_notices,
     },
     exit::Failure,
@@ -26,14 +26,14 @@ use crate::{
     secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
-use clap::Parser as _;
 use node_file::NodeFile;
 use process::run_role;
 use settings::{
-    node_settings, open_data_dir, orchestrator_settings, parse_worker_urls, shutdown_grace,
-    validate_url, worker_settings,
+    has_psk_variable, node_settings, open_data_dir, orchestrator_settings, parse_worker_urls,
+    shutdown_grace, validate_url, worker_settings,
 };
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     time::Duration,
 };
@@ -42,6 +42,8 @@ use std::{
 const DEFAULT_ORCHESTRATOR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted by a Worker API.
 const LISTEN_BACKLOG: u32 = 1024;
+/// Pre-shared key in place of one that only a flag gives: a valid one.
+const PLACEHOLDER_PSK: &str = "a key that a flag gives to the node";
 
 /// Runs `cynode serve-orchestrator`.
 pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
@@ -95,25 +97,32 @@ pub fn node(mut args: NodeArgs) -> Result<(), Failure> {
     })
 }
 
-/// Checks the settings that a node on this machine would find, for `cynode doctor`.
-pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<(), Failure> {
+/// Checks the settings that a node on this machine would find, for `cynode doctor`. Returns the notices that the node
+/// would log.
+pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<Vec<String>, Failure> {
+    let Some(file) = NodeFile::load(doctor.config.as_deref())? else {
+        // Perhaps no node's machine: a variable may be another role's, under its present name.
+        return old_name_notices("doctor");
+    };
+    let mut notices = old_name_notices("node")?;
+    notices.extend(file.old_key_notices());
     // The role itself would read the environment, and flags that are not known here.
-    let cli = Cli::try_parse_from(["cynode", "node"])
+    let cli = cli::parse_from(&["cynode", "node"].map(OsString::from))
         .map_err(|error| Failure::usage(error.to_string()))?;
     let Command::Node(mut args) = cli.command else {
         return Err(Failure::internal(
             "the arguments of a node could not be parsed",
         ));
     };
-    let Some(file) = NodeFile::load(doctor.config.as_deref())? else {
-        return Ok(());
-    };
     let psk_file = file.apply_to(&mut args);
     // A setting that the file leaves to flags counts as given.
     let orchestrator = args.orchestrator.or(doctor.orchestrator.clone());
     args.orchestrator = orchestrator.or_else(|| Some("http://127.0.0.1".to_owned()));
-    args.psk.psk = psk_file.is_none().then(|| "given by a flag".to_owned());
-    Ok(node_settings(*args, psk_file.as_deref())?.check()?)
+    if psk_file.is_none() && !has_psk_variable() {
+        args.psk.psk = Some(PLACEHOLDER_PSK.to_owned());
+    }
+    node_settings(*args, psk_file.as_deref())?.check()?;
+    Ok(notices)
 }
 
 /// Runs `cynode worker`.

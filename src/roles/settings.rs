@@ -87,6 +87,12 @@ fn read_psk(psk: &PskFlags) -> Result<Option<Zeroizing<String>>, Failure> {
     found.map(validate_psk).transpose()
 }
 
+/// Whether a variable gives the pre-shared key or names its file.
+pub(super) fn has_psk_variable() -> bool {
+    let mut variables = ["CYNODE_PSK", "CYNODE_PSK_FILE"].into_iter();
+    variables.any(|name| std::env::var_os(name).is_some())
+}
+
 fn parse_image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
     text.parse()
         .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))

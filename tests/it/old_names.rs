@@ -66,6 +66,10 @@ fn old_and_new_names_are_accepted() {
                 node(home.path(), &[], &[(name, wrong)])
             };
             assert_eq!(done.code, 2, "the value of {name} has no effect: {done:?}");
+            if old != "default-image" {
+                let text = format!("for '{name}");
+                assert!(done.stderr.contains(&text), "{name}: {done:?}");
+            }
         }
     }
 }
@@ -80,8 +84,12 @@ fn contradicting_names_are_refused() {
         let done = node(home.path(), &flags, &[]);
         assert_eq!(done.code, 2, "{done:?}");
         let new = flags[1].split('=').next().unwrap();
-        assert!(done.stderr.contains(new), "{done:?}");
+        let text = format!("keep only {new}");
+        assert!(done.stderr.contains(&text), "{done:?}");
     }
+    let done = node(home.path(), &["--result-retention=1d"; 2], &[]);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.stderr.contains("multiple times"), "{done:?}");
     let values = |new| {
         [
             ("CYNODE_LEDGER_RETAIN", "1d"),
@@ -95,6 +103,9 @@ fn contradicting_names_are_refused() {
         "{done:?}"
     );
     assert_eq!(node(home.path(), &[], &values("1d")).code, 8);
+    // A flag overrides both.
+    let done = node(home.path(), &["--result-retention=3d"], &values("2d"));
+    assert_eq!(done.code, 8, "{done:?}");
 }
 
 #[test]
@@ -102,9 +113,11 @@ fn worker_token_file_has_its_own_variable() {
     let home = tempfile::tempdir().unwrap();
     let token = secret_file(home.path(), "token", "a token of the tests");
     let other = secret_file(home.path(), "other", "another token");
-    let worker = |variables: &[(&str, &str)]| {
+    let worker = |variables: &[(&str, &str)], flags: &[&str]| {
         let mut command = role(home.path(), "worker", &home.path().join("worker"));
-        command.args(["--engine", "/nonexistent/podman"]);
+        command
+            .args(["--engine", "/nonexistent/podman"])
+            .args(flags);
         run(command.envs(variables.iter().copied()))
     };
     let (old, new) = ("CYNODE_TOKEN_FILE", "CYNODE_WORKER_TOKEN_FILE");
@@ -117,7 +130,7 @@ fn worker_token_file_has_its_own_variable() {
         // A login, which is not the worker's token.
         (vec![("CYNODE_TOKEN", "a login")], 2, 0),
     ] {
-        let done = worker(&variables);
+        let done = worker(&variables, &[]);
         assert_eq!(done.code, code, "{variables:?}: {done:?}");
         assert_eq!(
             done.stderr.matches("is deprecated").count(),
@@ -125,6 +138,9 @@ fn worker_token_file_has_its_own_variable() {
             "{done:?}"
         );
     }
+    let both = [(old, token.as_str()), (new, &other)];
+    let done = worker(&both, &["--token-file", &token]);
+    assert_eq!(done.code, 8, "{done:?}");
 }
 
 #[test]

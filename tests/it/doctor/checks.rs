@@ -96,11 +96,16 @@ fn doctor_refuses_files_that_node_refuses() {
     let named = path.to_str().unwrap();
     for (text, status, word) in [
         ("node: {slug: box}\n", "ok", "node.yaml"),
+        (
+            "worker_api: {public_url: \"http://127.0.0.1:1\"}\n",
+            "warn",
+            "use worker_api.advertise_url",
+        ),
         ("node: {slug: BOX BAD}\n", "fail", "slug"),
         ("node: {labels: [\"bad label\"]}\n", "fail", "bad label"),
         ("orchestrator: {psk_file: nothere}\n", "fail", "nothere"),
         ("sandbox: {max_timeout: 99h}\n", "fail", "max-timeout"),
-        ("logging: {level: loud}\n", "fail", "loud"),
+        ("logging: {level: loud}\n", "fail", "logging.level"),
     ] {
         fs::write(&path, text).unwrap();
         let mut command = corner.command(&["--config", named, "--output", "json"]);
@@ -112,5 +117,38 @@ fn doctor_refuses_files_that_node_refuses() {
             check["detail"].as_str().unwrap().contains(word),
             "{text}: {check}"
         );
+    }
+}
+
+#[test]
+fn doctor_refuses_variables_that_node_refuses() {
+    let corner = Corner::new();
+    let config = |variables: &[(&str, &str)]| {
+        let mut command = corner.command(&["--output", "json"]);
+        let done = run(command.envs(variables.iter().copied()));
+        let value: Value = serde_json::from_str(&done.stdout).unwrap();
+        let check = &value["checks"][0];
+        let detail = check["detail"].as_str().unwrap().to_owned();
+        (check["status"].as_str().unwrap().to_owned(), detail)
+    };
+    let old = ("CYNODE_LEDGER_RETAIN", "1d");
+    for (variables, status, word) in [
+        (&[][..], "ok", "/dev/null"),
+        (&[old], "warn", "use CYNODE_RESULT_RETENTION"),
+        (
+            &[old, ("CYNODE_RESULT_RETENTION", "2d")],
+            "fail",
+            "keep only CYNODE_RESULT_RETENTION",
+        ),
+        (
+            &[("CYNODE_INFERENCE_TIMEOUT", "1 fortnight")],
+            "fail",
+            "CYNODE_INFERENCE_TIMEOUT",
+        ),
+        (&[("CYNODE_PSK", "short")], "fail", "pre-shared key"),
+    ] {
+        let (found, detail) = config(variables);
+        assert_eq!(found, status, "{variables:?}: {detail}");
+        assert!(detail.contains(word), "{variables:?}: {detail}");
     }
 }
