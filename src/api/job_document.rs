@@ -51,28 +51,38 @@ pub struct JobDocument {
     error: Option<Value>,
 }
 
+/// Reason for which a document is not about the expected attempt. Its text holds no words of the worker.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// Payload version that is not known here.
+    #[error("payload version {0}, expected {PAYLOAD_VERSION}")]
+    Version(u64),
+    /// Another job, or another attempt of the job.
+    #[error("the answer is about another job or attempt")]
+    OtherAttempt,
+    /// Status that is not of the contract, as the worker wrote it: text of any length.
+    #[error("unknown status")]
+    UnknownStatus(String),
+}
+
 impl JobDocument {
-    /// Result of the expected attempt; `None` while it has not ended. The error says why the document can't be
-    /// about that attempt.
-    pub fn result(self, expected: ExpectedAttempt) -> Result<Option<JobResult>, String> {
+    /// Result of the expected attempt; `None` while it has not ended.
+    pub fn result(self, expected: ExpectedAttempt) -> Result<Option<JobResult>, DocumentError> {
         if let Some(version) = self.version.filter(|version| *version != PAYLOAD_VERSION) {
-            return Err(format!(
-                "payload version {version}, expected {PAYLOAD_VERSION}"
-            ));
+            return Err(DocumentError::Version(version));
         }
         if self.job_id.is_some_and(|id| id != expected.job_id)
             || self.task_id.is_some_and(|id| id != expected.task_id)
             || self.attempt.is_some_and(|n| n != expected.attempt)
         {
-            return Err("the answer is about another job or attempt".to_owned());
+            return Err(DocumentError::OtherAttempt);
         }
         if UNFINISHED.contains(&self.status.as_str()) {
             return Ok(None);
         }
-        let status: Outcome = self
-            .status
-            .parse()
-            .map_err(|_| format!("unknown status {:.64?}", self.status))?;
+        let Ok(status) = self.status.parse::<Outcome>() else {
+            return Err(DocumentError::UnknownStatus(self.status));
+        };
         let (exit_code, error) = end(status, self.exit_code, self.error.map(error));
         let truncated = |stream| {
             let truncated = self.truncated.as_ref();
@@ -183,7 +193,7 @@ mod tests {
         }
     }
 
-    fn read(answer: Value) -> Result<Option<JobResult>, String> {
+    fn read(answer: Value) -> Result<Option<JobResult>, DocumentError> {
         let answer: JobDocument = serde_json::from_value(answer).unwrap();
         answer.result(expected())
     }
@@ -252,6 +262,8 @@ mod tests {
         ] {
             assert!(read(answer.clone()).is_err(), "{answer}");
         }
+        let unknown = read(json!({"status": "splendid"})).unwrap_err();
+        assert_eq!(unknown.to_string(), "unknown status");
         assert!(matches!(read(json!({"status": "running"})), Ok(None)));
         let contradiction = read(json!({"status": "completed", "exit_code": 1}));
         assert!(!contradiction.unwrap().unwrap().is_valid());

@@ -31,6 +31,8 @@ const ALLOWED_NAMES: [&str; 12] = [
 const DOCTOR_PREFIX: &str = ".doctor-";
 /// Number of other files that an error lists.
 const MAX_LISTED_NAMES: usize = 3;
+/// Number of characters that an error shows of such a name.
+const MAX_LISTED_CHARS: usize = 60;
 /// Directories that all users share on every host.
 const SHARED_DIRS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 /// Mode bits: all users may write, and may then replace only their own entries.
@@ -158,7 +160,9 @@ fn foreign_names(path: &Path) -> io::Result<String> {
             && !ALLOWED_NAMES.contains(&name.as_str())
             && !name.starts_with(DOCTOR_PREFIX)
         {
-            names.push(format!("{name:.60?}"));
+            // A precision would not shorten quoted text.
+            let start: String = name.chars().take(MAX_LISTED_CHARS).collect();
+            names.push(format!("{start:?}"));
         }
     }
     names.sort();
@@ -194,6 +198,10 @@ mod tests {
         }
         let text = ensure_usable(&path).unwrap_err().to_string();
         assert!(text.contains("\"a\", \"b\", \"c\", and 1 more"), "{text}");
+        let long = path.join("0".repeat(200));
+        fs::write(&long, "").unwrap();
+        let text = ensure_usable(&path).unwrap_err().to_string();
+        assert!(text.contains(&format!("\"{}\"", "0".repeat(60))), "{text}");
         fs::write(path.join("worker.lock"), "").unwrap();
         ensure_usable(&path).unwrap();
         set_mode(&path, 0o1777);

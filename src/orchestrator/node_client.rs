@@ -22,11 +22,11 @@ use super::AppState;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
-        jobs::{JobList, JobState, RunJob},
+        jobs::{JobList, JobState, RunJob, SandboxSpec},
     },
     backoff::Backoff,
     http::client::{Call, CallError, Client},
-    store::{Node, RunningJob, Store},
+    store::{Node, RunningJob},
 };
 use events::receive_response;
 use futures_util::FutureExt as _;
@@ -55,7 +55,6 @@ pub(super) const fn retry_backoff() -> Backoff {
 #[derive(Clone)]
 pub(super) struct NodeClient<'a> {
     client: &'a Client,
-    store: &'a Store,
     /// Slug of the node, for the log.
     slug: String,
     base_url: String,
@@ -111,7 +110,6 @@ impl AppState {
         let registration = served.as_ref().map(|served| served.registration);
         Some(NodeClient {
             client: self.http_client_for(node),
-            store: &self.store,
             slug: node.slug.clone(),
             base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
             tokens: Tokens {
@@ -132,25 +130,32 @@ impl<'a> NodeClient<'a> {
     /// Runs this attempt at the node, or attaches to it where the node has it already. Streams the
     /// [lifecycle](EventSelection::Lifecycle) of the attempt, or, from a worker without events, its result.
     ///
-    /// The sandbox is read from the store for each request and dropped once sent.
-    pub(super) fn run(&self, job: &RunningJob) -> PendingResponse<'a> {
+    /// The answer may take as long as the job, so the sandbox is kept meanwhile only while the node may know no
+    /// other token than the applied one.
+    pub(super) fn run(&self, job: &RunningJob, sandbox: SandboxSpec) -> PendingResponse<'a> {
         let this = self.clone();
-        let (task_id, job_id, attempt) = (job.task_id, job.id, job.attempt);
+        let body = RunJob {
+            version: PAYLOAD_VERSION,
+            task_id: job.task_id,
+            job_id: job.id,
+            attempt: job.attempt,
+            sandbox,
+        };
         async move {
-            let request = |call: Call<'a>| async {
-                let sandbox = this.store.task_sandbox(task_id).await;
-                let body = RunJob {
-                    version: PAYLOAD_VERSION,
-                    task_id,
-                    job_id,
-                    attempt,
-                    sandbox: sandbox.map_err(|error| NodeCallError::not_made(&error))?,
-                };
-                let call = call.json(&body);
-                drop(body);
-                receive_response(call).await
+            let call = |token: &str, body: &RunJob| {
+                let call = this.authorized_call(Method::POST, ":run?output=false", token);
+                receive_response(call.json(body))
             };
-            this.call(Method::POST, ":run?output=false", request).await
+            let answer = call(&this.tokens.newest, &body);
+            let again = this.tokens.applied.as_ref().map(|applied| (applied, body));
+            match (answer.await, again) {
+                (Err(error), Some((applied, body)))
+                    if error.kind == NodeCallErrorKind::UnknownToken =>
+                {
+                    call(applied, &body).await
+                }
+                (answer, _) => answer,
+            }
         }
         .boxed()
     }
@@ -235,7 +240,7 @@ impl<'a> NodeClient<'a> {
 
     /// Whether the worker has no such call at all, and not only something in between.
     pub(super) async fn lacks_call(&self, error: &NodeCallError) -> bool {
-        error.kind == NodeCallErrorKind::Unsupported && self.is_alive().await
+        error.kind.is_unsupported() && self.is_alive().await
     }
 
     /// Makes a call about jobs with the newest token, and with the applied one where the node does not know
@@ -249,11 +254,7 @@ impl<'a> NodeClient<'a> {
     where
         F: Future<Output = Result<T, NodeCallError>>,
     {
-        let url = format!("{}/v1/worker/jobs{path}", self.base_url);
-        let call = |token: &str| {
-            let call = self.client.call(method.clone(), &url);
-            request(call.bearer(token.to_owned()).instance(self.instance))
-        };
+        let call = |token: &str| request(self.authorized_call(method.clone(), path, token));
         let answer = call(&self.tokens.newest).await;
         match (&answer, &self.tokens.applied) {
             (Err(error), Some(applied)) if error.kind == NodeCallErrorKind::UnknownToken => {
@@ -261,6 +262,13 @@ impl<'a> NodeClient<'a> {
             }
             _ => answer,
         }
+    }
+
+    /// Call about jobs with this token.
+    fn authorized_call(&self, method: Method, path: &str, token: &str) -> Call<'a> {
+        let url = format!("{}/v1/worker/jobs{path}", self.base_url);
+        let call = self.client.call(method, url);
+        call.bearer(token.to_owned()).instance(self.instance)
     }
 
     /// Asks about a job, within the time in which a node answers that is alive.

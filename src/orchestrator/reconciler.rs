@@ -227,7 +227,7 @@ async fn remove_attempt(client: &NodeClient<'_>, node: &Node, job: JobId, attemp
         return true;
     };
     match error.kind {
-        NodeCallErrorKind::Unsupported => {
+        kind if kind.is_unsupported() => {
             let is_alive = client.is_alive().await;
             if is_alive {
                 // It may run on: a worker without this call can't be asked whether it does.

@@ -7,7 +7,10 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
-    sync::{Arc, Barrier, Mutex},
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -153,4 +156,36 @@ fn client_reports_cancel_pending_at_node() {
     ends.order(&job, "canceled");
     assert_eq!(client.code(), 0);
     assert_eq!(client.stdout(), "canceled\n");
+}
+
+#[test]
+fn repeated_cancel_of_a_node_is_no_warning() {
+    let ends = Ends::default();
+    let (seen, cancels) = (ends.clone(), AtomicUsize::new(0));
+    let stage = Stage::set(move |_, call, answer| {
+        if call.is_run() {
+            let job = call.body["job_id"].as_str().unwrap();
+            let mut events = answer.stream();
+            events.send(&json!({"event": "started", "attempt": 1, "seq": 1}));
+            let mut result = call.result("");
+            (result["status"], result["exit_code"]) = (json!(seen.wait(job)), Value::Null);
+            events.end(2, &result);
+        } else if let Some((path, _)) = call.path.split_once(":cancel") {
+            // As while the request that runs the job is under way.
+            if cancels.fetch_add(1, Ordering::SeqCst) < 2 {
+                return answer.problem(404, "not-found");
+            }
+            seen.order(path.rsplit('/').next().unwrap(), "canceled");
+            answer.status(200, &json!({"status": "running"}));
+        } else {
+            well(call, answer);
+        }
+    });
+    let id = stage.create(json!({}));
+    job_of(&stage, &id);
+    let answer = stage.user.act(&format!("/v1/tasks/{id}/cancel"));
+    assert_eq!(answer.json(200)["canceled"], true);
+    let log = stage.orchestrator.process.stderr();
+    assert!(!log.contains("cancel an attempt"), "{log}");
+    assert!(!log.contains("retries"), "{log}");
 }

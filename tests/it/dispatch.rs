@@ -2,7 +2,7 @@
 
 use crate::support::{
     Call, IMAGE, Node, Orchestrator, StandIn,
-    cluster::wait_ready,
+    cluster::{finish, wait_ready},
     eventually, lasting_port,
     stage::{Stage, well},
     stand_in::capability,
@@ -53,6 +53,27 @@ fn no_job_before_configuration_is_applied() {
     applied.store(true, Ordering::SeqCst);
     stage.node.ack(&version, "applied").expect(204);
     assert_eq!(stage.finish(&id).0["status"], "completed");
+    assert_eq!(stage.attempts(), [1]);
+}
+
+#[test]
+fn damaged_task_fails_and_is_never_sent() {
+    let mut stage = Stage::set_without_joining(|_, call, answer| well(call, answer));
+    let (damaged, whole) = (stage.create(json!({})), stage.create(json!({})));
+    let database = stage.orchestrator.data_dir.join("cynode.db");
+    let damage = "UPDATE tasks SET spec = json_set(spec, '$.sandbox.env', 7) WHERE id = ?1";
+    let database = rusqlite::Connection::open(database).unwrap();
+    assert_eq!(database.execute(damage, [&damaged]).unwrap(), 1);
+    stage = stage.joined();
+    let task = finish(&stage.user, &damaged);
+    assert_eq!(
+        (&task["status"], &task["summary"]),
+        (
+            &json!("failed"),
+            &json!("the task is damaged in the database, so no node can run it")
+        )
+    );
+    assert_eq!(stage.finish(&whole).0["status"], "completed");
     assert_eq!(stage.attempts(), [1]);
 }
 

@@ -84,7 +84,10 @@ fn node_refusals_are_not_quoted() {
 fn failed_jobs_quote_no_unknown_text() {
     for status in [400, 409, 200] {
         let stage = Stage::set(move |_, call, answer| match (call.is_run(), status) {
-            (true, 200) => answer.status(200, &json!({"status": WORDS, "version": 1})),
+            (true, 200) => {
+                let words = WORDS.repeat(300_000 / WORDS.len());
+                answer.status(200, &json!({"status": words, "version": 1}));
+            }
             (true, _) => answer.status(status, &problem("invalid-request", status)),
             _ => answer.status(204, &Value::Null),
         });
@@ -99,6 +102,8 @@ fn failed_jobs_quote_no_unknown_text() {
             (task["status"] == "failed").then_some(())
         });
         assert_unquoted(&stage, &user, &task);
+        let task = user.get(&format!("/v1/tasks/{task}")).text();
+        assert!(task.len() < 4096, "{} bytes", task.len());
     }
 }
 

@@ -1,13 +1,16 @@
 //! Configuration of a node, and its acknowledgement (contract, section 3).
 
 use super::validation::check_text;
-use crate::api::{
-    OrchestratorId, check_version,
-    integer::optional_integer,
-    jobs::NetworkPolicy,
-    lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
-    problem::Problem,
-    time::Time,
+use crate::{
+    api::{
+        OrchestratorId, check_version,
+        integer::optional_integer,
+        jobs::NetworkPolicy,
+        lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
+        problem::Problem,
+        time::Time,
+    },
+    text::clean_prefix,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,6 +19,8 @@ use strum::{EnumString, IntoStaticStr, VariantNames};
 
 /// Longest message of a failed acknowledgement, in bytes.
 const MAX_ACK_MESSAGE_BYTES: usize = 4096;
+/// Longest part of a value that an error quotes, in bytes.
+const MAX_QUOTED_BYTES: usize = 64;
 /// Default interval between two reports of a node, in seconds.
 pub const REPORT_INTERVAL_SECONDS: u64 = 10;
 /// Range of the report interval, in seconds; a node clamps other values.
@@ -98,8 +103,9 @@ impl NodeConfig {
             Some(policy) => Err(Problem::field(
                 "/policy/sandbox/default_network_policy",
                 format!(
-                    "{policy:.64?} is not a policy that this node can enforce ({}); change it at the \
+                    "{:?} is not a policy that this node can enforce ({}); change it at the \
                      orchestrator, or run a release of cynode that knows it",
+                    clean_prefix(policy, MAX_QUOTED_BYTES),
                     known.join(", ")
                 ),
             )),

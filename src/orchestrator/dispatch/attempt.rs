@@ -20,16 +20,13 @@ use crate::{
         time::Time,
     },
     backoff::Backoff,
+    errors,
     orchestrator::{
         AppState,
-        node_client::{
-            self, JobResponse, NodeCallError, NodeCallErrorKind, NodeClient, NodeEvents,
-            PendingDocument,
-        },
+        node_client::{self, JobResponse, NodeCallError, NodeClient, NodeEvents, PendingDocument},
         task_log,
         task_watch::{TaskState, TaskWatch},
     },
-    retry::retry,
     store::RunningJob,
     wait,
 };
@@ -67,6 +64,7 @@ pub(super) async fn follow_attempt<'a>(
         is_logged: request.start == Start::Attach,
         request,
         is_node_recorded: false,
+        is_store_failing: false,
         requested_at: Time::now(),
         last_seq: 0,
         made_progress: false,
@@ -103,6 +101,8 @@ struct AttemptFollower<'a> {
     is_node_recorded: bool,
     /// Whether the log says that the node accepted the attempt.
     is_logged: bool,
+    /// Whether the latest read of the store failed.
+    is_store_failing: bool,
 }
 
 impl AttemptFollower<'_> {
@@ -111,20 +111,38 @@ impl AttemptFollower<'_> {
         let mut backoff = node_client::retry_backoff();
         loop {
             self.made_progress = false;
-            let AttemptError { reason, outcome } = match self.follow_once().await {
+            let error = match self.follow_once().await {
                 Ok(last) => return AttemptOutcome::Ended(Box::new(last)),
                 Err(error) => error,
             };
-            if let Some(outcome) = outcome {
+            self.record_error(&error);
+            if let Some(outcome) = error.outcome {
                 return outcome;
             }
-            self.record_silence();
             // A stream without a new event must not be requested again without a pause.
             if self.made_progress {
                 backoff.reset();
             }
-            tracing::debug!(%reason, "node does not answer; retrying");
             tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Records an exchange without a result. A store that can't be read says nothing about the node, whose lease
+    /// must not run for it; of several failures in a row only the first is a warning.
+    fn record_error(&mut self, error: &AttemptError) {
+        let is_first = !std::mem::replace(&mut self.is_store_failing, error.store_error.is_some());
+        let reason = &error.reason;
+        match &error.store_error {
+            Some(cause) if is_first => {
+                let error = errors::chain(cause);
+                tracing::warn!(%reason, error, "node can't be asked about its job");
+            }
+            Some(_) => tracing::debug!(%reason, "node can't be asked about its job; retrying"),
+            None if error.outcome.is_some() => {}
+            None => {
+                self.record_silence();
+                tracing::debug!(%reason, "node does not answer; retrying");
+            }
         }
     }
 
@@ -137,10 +155,14 @@ impl AttemptFollower<'_> {
         }
         let mut backoff = node_client::retry_backoff();
         loop {
+            let pending = match self.request.pending.take() {
+                Some(pending) => pending,
+                None => {
+                    let start = self.request.start;
+                    request_job(self.state, &client, job, start, self.last_seq).await?
+                }
+            };
             let start = self.request.start.take();
-            let pending = self.request.pending.take();
-            let pending =
-                pending.unwrap_or_else(|| request_job(&client, job, start, self.last_seq));
             match self.wait_probing(&client, pending).await {
                 Ok(JobResponse::Stream(events)) => {
                     self.record_accepted();
@@ -153,30 +175,11 @@ impl AttemptFollower<'_> {
                         return Ok(last);
                     }
                 }
-                Err(error) => return Err(self.request_error(&client, error, start).await),
+                Err(error) => return Err(request_error(&client, error, start).await),
             }
             // The job runs at a worker without events, so only another question finds its end.
             tokio::time::sleep(backoff.next_delay()).await;
         }
-    }
-
-    /// Meaning of a failed request.
-    async fn request_error(
-        &mut self,
-        client: &NodeClient<'_>,
-        error: NodeCallError,
-        start: Start,
-    ) -> AttemptError {
-        if error.kind == NodeCallErrorKind::NotMade {
-            self.request.start = start;
-        }
-        // A worker that is alive and has no such call will never report the end.
-        if start == Start::Attach && client.lacks_call(&error).await {
-            return AttemptError::lost(
-                "the connection to its node broke off, and that node has no call to ask for the job",
-            );
-        }
-        AttemptError::of_request(error, start)
     }
 
     /// Follows the events of the attempt up to its result.
@@ -229,10 +232,7 @@ impl AttemptFollower<'_> {
             started_at: self.requested_at,
             ended_at: Time::now(),
         });
-        let result = result.map_err(|reason| match start {
-            Start::Run => AttemptError::unreadable(&reason),
-            Start::Attach => AttemptError::transient(reason),
-        })?;
+        let result = result.map_err(|error| AttemptError::of_document(&error, start))?;
         let last = result.map(|result| ResultEvent {
             seq: 1,
             outline: Outline::new(),
@@ -291,6 +291,21 @@ impl AttemptFollower<'_> {
     }
 }
 
+/// Meaning of a failed request.
+async fn request_error(
+    client: &NodeClient<'_>,
+    error: NodeCallError,
+    start: Start,
+) -> AttemptError {
+    // A worker that is alive and has no such call will never report the end.
+    if start == Start::Attach && client.lacks_call(&error).await {
+        return AttemptError::lost(
+            "the connection to its node broke off, and that node has no call to ask for the job",
+        );
+    }
+    AttemptError::of_request(error, start)
+}
+
 /// Once a user cancels the job, has the node end the attempt; gives the attempt up when the node reports no end in
 /// time, whether it received the call or not.
 async fn cancel_on_request(
@@ -304,9 +319,12 @@ async fn cancel_on_request(
         return std::future::pending().await;
     }
     let canceled = async {
-        let backoff = Backoff::new(INITIAL_CANCEL_BACKOFF, MAX_CANCEL_BACKOFF);
-        // After a 404, too: the request that runs the job may still be under way.
-        retry(backoff, "cancel an attempt", || send_cancel(state, job)).await;
+        let mut backoff = Backoff::new(INITIAL_CANCEL_BACKOFF, MAX_CANCEL_BACKOFF);
+        // After a 404, too: the request that runs the job may still be under way. So a failure is no warning.
+        while let Err(AttemptError { reason, .. }) = send_cancel(state, job).await {
+            tracing::debug!(%reason, "node did not cancel the attempt; retrying");
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
         std::future::pending::<()>().await;
     };
     let _ = tokio::time::timeout(CANCEL_TIMEOUT, canceled).await;

@@ -2,12 +2,15 @@
 
 use super::Start;
 use crate::{
-    api::events::{OutputLog, ResultEvent},
+    api::{
+        events::{OutputLog, ResultEvent},
+        job_document::DocumentError,
+    },
     orchestrator::{
         node_client::{NodeCallError, NodeCallErrorKind},
         reason::Reason,
     },
-    store::RunningJob,
+    store::{RunningJob, StoreError},
 };
 
 /// Outcome of an attempt.
@@ -26,6 +29,8 @@ pub(super) enum AttemptOutcome {
     NodeUnhealthy(Reason),
     /// The node never starts this job as it is.
     Rejected(Reason),
+    /// No node can start this job: its sandbox is damaged in the database.
+    Damaged(Reason),
     /// Unknown: the command may have run.
     Lost(Reason),
     /// The command has run and its result is unusable, so that no other attempt may follow.
@@ -55,9 +60,11 @@ impl AttemptOutcome {
             Self::NotStarted(reason) | Self::AtCapacity(reason) | Self::NodeUnhealthy(reason) => {
                 tracing::warn!(%reason, "node did not start the job");
             }
+            Self::Damaged(reason) => tracing::error!(%reason, "job can't be sent to any node"),
             Self::Lost(reason) => tracing::warn!(%reason, "attempt lost"),
             Self::Unreadable(reason) => {
-                tracing::warn!(%reason, "job ran and its result is lost; not retried");
+                let reason = reason.for_admins();
+                tracing::warn!(reason, "job ran and its result is lost; not retried");
             }
         }
     }
@@ -78,6 +85,8 @@ pub(super) struct AttemptError {
     pub(super) reason: Reason,
     /// Outcome that follows; `None`: ask the node again.
     pub(super) outcome: Option<AttemptOutcome>,
+    /// Failure of the store that kept the node from being asked. It says nothing about the node.
+    pub(super) store_error: Option<StoreError>,
 }
 
 impl AttemptError {
@@ -86,6 +95,28 @@ impl AttemptError {
         Self {
             reason: reason.into(),
             outcome: None,
+            store_error: None,
+        }
+    }
+
+    /// Failed read of the store, which is repeated.
+    pub(super) fn of_store(error: StoreError) -> Self {
+        Self {
+            store_error: Some(error),
+            ..Self::transient("the job can't be read from the database")
+        }
+    }
+
+    /// Failed read of a job's sandbox. A damaged one stays damaged, so that no node can run the job.
+    pub(super) fn of_sandbox(error: StoreError) -> Self {
+        let is_damaged = matches!(error, StoreError::Damaged(_) | StoreError::Json(_));
+        let outcome = is_damaged.then(|| {
+            let reason = "the task is damaged in the database, so no node can run it";
+            AttemptOutcome::Damaged(reason.into())
+        });
+        Self {
+            outcome,
+            ..Self::of_store(error)
         }
     }
 
@@ -94,15 +125,31 @@ impl AttemptError {
         Self {
             reason: reason.into(),
             outcome: Some(AttemptOutcome::Lost(reason.into())),
+            store_error: None,
         }
     }
 
     /// Invalid answer of success.
-    pub(super) fn unreadable(reason: &str) -> Self {
-        let reason = Reason::from(format!("its node sent an invalid answer ({reason})"));
+    pub(super) fn unreadable(reason: impl Into<Reason>) -> Self {
+        let reason = reason.into();
+        let reason = reason.map(|why| format!("its node sent an invalid answer ({why})"));
         Self {
             outcome: Some(AttemptOutcome::Unreadable(reason.clone())),
             reason,
+            store_error: None,
+        }
+    }
+
+    /// Document of success that is not about this attempt. After `jobs:run` its result is gone.
+    pub(super) fn of_document(error: &DocumentError, start: Start) -> Self {
+        let words = match error {
+            DocumentError::UnknownStatus(status) => Some(status.as_str()),
+            DocumentError::Version(_) | DocumentError::OtherAttempt => None,
+        };
+        let reason = Reason::with_detail(error.to_string(), words);
+        match start {
+            Start::Run => Self::unreadable(reason),
+            Start::Attach => Self::transient(reason),
         }
     }
 
@@ -140,6 +187,7 @@ impl AttemptError {
             ) => AttemptOutcome::NotStarted,
             (Start::Attach, Kind::NotFound | Kind::Conflict) if is_own_answer => {
                 return Self {
+                    store_error: None,
                     reason,
                     outcome: Some(AttemptOutcome::Lost(
                         "its node does not have it (any more)".into(),
@@ -151,6 +199,7 @@ impl AttemptError {
         Self {
             outcome: Some(outcome(reason.clone())),
             reason,
+            store_error: None,
         }
     }
 }
@@ -174,175 +223,4 @@ pub(super) fn validate_result(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::api::{
-        JobId, NodeId, TaskId,
-        events::OUTPUT_LIMIT_BYTES,
-        jobs::{JobError, JobErrorKind, JobResult, Outcome, Truncated},
-        time::Time,
-    };
-
-    pub(in crate::orchestrator) fn job() -> RunningJob {
-        RunningJob {
-            id: JobId::new(),
-            task_id: TaskId::new(),
-            attempt: 1,
-            last_attempt: 1,
-            max_attempts: 3,
-            node_id: NodeId::new(),
-            offered_to: None,
-            cancel_requested: false,
-            eligible_at: Time::from_millis(0),
-            placement: crate::store::Placement::default(),
-            timeout_seconds: None,
-        }
-    }
-
-    fn answer(job: &RunningJob) -> JobResult {
-        JobResult {
-            version: 1,
-            task_id: job.task_id,
-            job_id: job.id,
-            attempt: job.attempt,
-            status: Outcome::Completed,
-            exit_code: Some(0),
-            stdout: String::new(),
-            stderr: String::new(),
-            started_at: Time::from_millis(0),
-            ended_at: Time::from_millis(0),
-            truncated: Truncated::default(),
-            effective: None,
-            error: None,
-        }
-    }
-
-    #[test]
-    fn invalid_result_is_rejected() {
-        let job = job();
-        let good = answer(&job);
-        let validate_result = |result| {
-            let outline = vec![(3, 7)];
-            validate_result(
-                &job,
-                ResultEvent {
-                    seq: 1,
-                    outline,
-                    result,
-                },
-            )
-        };
-        let stored = validate_result(JobResult {
-            stdout: "x".to_owned(),
-            ..good.clone()
-        });
-        assert!(
-            stored.is_ok_and(|last| last.outline == [(1, 1)]),
-            "a wrong outline is replaced"
-        );
-        let error = Some(JobError {
-            kind: JobErrorKind::EngineError,
-            message: String::new(),
-        });
-        let forged = [
-            JobResult {
-                job_id: JobId::new(),
-                ..good.clone()
-            },
-            JobResult {
-                task_id: TaskId::new(),
-                ..good.clone()
-            },
-            JobResult {
-                attempt: 2,
-                ..good.clone()
-            },
-            JobResult {
-                exit_code: Some(1),
-                ..good.clone()
-            },
-            JobResult {
-                exit_code: None,
-                ..good.clone()
-            },
-            JobResult {
-                status: Outcome::Failed,
-                exit_code: None,
-                ..good.clone()
-            },
-            JobResult {
-                status: Outcome::Failed,
-                error,
-                ..good.clone()
-            },
-            JobResult {
-                status: Outcome::Timeout,
-                ..good.clone()
-            },
-            JobResult {
-                stdout: "x".repeat(OUTPUT_LIMIT_BYTES + 1),
-                ..good
-            },
-        ];
-        for forged in forged {
-            assert!(validate_result(forged.clone()).is_err(), "{forged:?}");
-        }
-    }
-
-    #[test]
-    fn refusal_means_not_started_only_where_certain() {
-        let outcome = |start, kind, is_own_answer| {
-            let error = NodeCallError::of_kind(kind, is_own_answer);
-            AttemptError::of_request(error, start).outcome
-        };
-        use NodeCallErrorKind as Kind;
-        let run = |kind| outcome(Start::Run, kind, true);
-        for kind in [
-            Kind::Unreachable,
-            Kind::UnknownToken,
-            Kind::Denied,
-            Kind::NotFound,
-            Kind::Unsupported,
-        ] {
-            let outcome = run(kind);
-            assert!(
-                matches!(outcome, Some(AttemptOutcome::NotStarted(_))),
-                "{kind:?}"
-            );
-        }
-        assert!(matches!(
-            run(Kind::AtCapacity),
-            Some(AttemptOutcome::AtCapacity(_))
-        ));
-        assert!(matches!(
-            run(Kind::PullQueueFull),
-            Some(AttemptOutcome::PullQueueFull(_))
-        ));
-        assert!(matches!(
-            run(Kind::Unhealthy),
-            Some(AttemptOutcome::NodeUnhealthy(_))
-        ));
-        assert!(matches!(
-            run(Kind::Invalid),
-            Some(AttemptOutcome::Rejected(_))
-        ));
-        assert!(matches!(run(Kind::Conflict), Some(AttemptOutcome::Lost(_))));
-        // The node may have started it, so it is asked again.
-        for kind in [Kind::Unclear, Kind::Malformed, Kind::NotMade] {
-            assert!(run(kind).is_none(), "{kind:?}");
-        }
-        let attach = |kind, is_own_answer| outcome(Start::Attach, kind, is_own_answer);
-        for kind in [Kind::NotFound, Kind::Conflict] {
-            assert!(matches!(attach(kind, true), Some(AttemptOutcome::Lost(_))));
-            assert!(attach(kind, false).is_none(), "a proxy answers the same");
-        }
-        for kind in [
-            Kind::Unreachable,
-            Kind::Unclear,
-            Kind::Unhealthy,
-            Kind::Unsupported,
-        ] {
-            assert!(attach(kind, true).is_none(), "{kind:?}");
-        }
-    }
-}
+pub(super) mod tests;

@@ -43,17 +43,22 @@ impl From<Start> for InitialRequest<'_> {
     }
 }
 
-/// Sends an attempt to its node, or asks about it: its lifecycle after event number `after`.
-pub(super) fn request_job<'a>(
+/// Request that sends an attempt to its node, or asks about it: its lifecycle after event number `after`. All that it
+/// needs is read before, so that a request without an answer was made.
+pub(super) async fn request_job<'a>(
+    state: &AppState,
     client: &NodeClient<'a>,
     job: &RunningJob,
     start: Start,
     after: u64,
-) -> PendingResponse<'a> {
-    match start {
-        Start::Run => client.run(job),
+) -> Result<PendingResponse<'a>, AttemptError> {
+    Ok(match start {
+        Start::Run => {
+            let sandbox = state.store.task_sandbox(job.task_id).await;
+            client.run(job, sandbox.map_err(AttemptError::of_sandbox)?)
+        }
         Start::Attach => client.attach(job.id, job.attempt, after),
-    }
+    })
 }
 
 /// Client of the node of an attempt, as the node is known now.
@@ -64,11 +69,12 @@ pub(super) async fn connect<'a>(
 ) -> Result<NodeClient<'a>, AttemptError> {
     let node: Result<Option<Node>, _> = state.store.node_get(job.node_id).await;
     let node = node
-        .map_err(|error| AttemptError::transient(error.to_string()))?
+        .map_err(AttemptError::of_store)?
         .ok_or_else(|| AttemptError::lost("its node was removed"))?;
     state.node_client(&node).ok_or_else(|| {
         let reason = Reason::from("it has not reported the URL of its Worker API");
         AttemptError {
+            store_error: None,
             outcome: (start == Start::Run).then(|| AttemptOutcome::NotStarted(reason.clone())),
             reason,
         }

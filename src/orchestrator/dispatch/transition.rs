@@ -57,6 +57,11 @@ impl Transition {
                 cleanup: Cleanup::Nothing,
                 ..Self::without_result(job, JobStatus::Failed, String::new())
             },
+            AttemptOutcome::Damaged(reason) => Self {
+                is_not_started: true,
+                cleanup: Cleanup::Nothing,
+                ..Self::without_result(job, JobStatus::Failed, reason.to_string())
+            },
             AttemptOutcome::Unreadable(reason) => {
                 let summary =
                     format!("lost: {reason}; the command has run, so it is not run again");

@@ -4,10 +4,7 @@
 //! 503, too, for a node that it lost sight of. So [`NodeCallError::is_own_answer`] says whether the answer is in the
 //! words of a worker.
 
-use crate::{
-    api::problem::ProblemKind, errors, http::client::CallError, orchestrator::reason::Reason,
-    store::StoreError,
-};
+use crate::{api::problem::ProblemKind, http::client::CallError, orchestrator::reason::Reason};
 use std::fmt;
 
 /// Failed call to a node.
@@ -25,16 +22,16 @@ pub(in crate::orchestrator) struct NodeCallError {
 /// Meaning of a failed call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::orchestrator) enum NodeCallErrorKind {
-    /// The call was not made: its job could not be read from the store.
-    NotMade,
     /// No connection was made, so the node did not act.
     Unreachable,
     /// No answer, or one without a certain meaning: the node may have acted.
     Unclear,
     /// An answer of success that violates the contract.
     Malformed,
-    /// The node has no such call (404 in no worker's words, 405, 501).
+    /// The node has no such call (404 in no worker's words, 405).
     Unsupported,
+    /// The node has no such call (501), or something in between lacks a feature: the node may have acted.
+    NotImplemented,
     /// The node does not know the token (401).
     UnknownToken,
     /// The node does not accept calls from here (403, 421).
@@ -53,16 +50,10 @@ pub(in crate::orchestrator) enum NodeCallErrorKind {
     Unhealthy,
 }
 
-impl NodeCallError {
-    /// Error of a call that could not be made, since the store can't be read.
-    pub(super) fn not_made(error: &StoreError) -> Self {
-        let detail = errors::chain(error);
-        Self {
-            kind: NodeCallErrorKind::NotMade,
-            reason: "the job can't be read from the database".into(),
-            is_own_answer: false,
-            detail,
-        }
+impl NodeCallErrorKind {
+    /// Whether the node may have no such call at all.
+    pub(in crate::orchestrator) fn is_unsupported(self) -> bool {
+        matches!(self, Self::Unsupported | Self::NotImplemented)
     }
 }
 
@@ -107,6 +98,7 @@ fn kind(error: &CallError) -> NodeCallErrorKind {
     };
     let is_own_answer = !slug(error).is_empty();
     match status {
+        501 => NodeCallErrorKind::NotImplemented,
         _ if error.is_unsupported() => NodeCallErrorKind::Unsupported,
         400 | 413 | 415 => NodeCallErrorKind::Invalid,
         401 => NodeCallErrorKind::UnknownToken,
@@ -167,7 +159,7 @@ mod tests {
             (421, NodeCallErrorKind::Denied),
             (404, NodeCallErrorKind::NotFound),
             (405, NodeCallErrorKind::Unsupported),
-            (501, NodeCallErrorKind::Unsupported),
+            (501, NodeCallErrorKind::NotImplemented),
             (409, NodeCallErrorKind::Conflict),
             (429, NodeCallErrorKind::AtCapacity),
             (503, NodeCallErrorKind::Unhealthy),

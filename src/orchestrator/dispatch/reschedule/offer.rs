@@ -10,7 +10,7 @@ use crate::{
             outcome::{AttemptError, AttemptOutcome, validate_result},
             request::{connect, request_job},
         },
-        node_client::{self, JobResponse, NodeCallErrorKind, SILENCE_TIMEOUT},
+        node_client::{self, JobResponse, SILENCE_TIMEOUT},
         summary,
     },
     store::RunningJob,
@@ -73,7 +73,9 @@ async fn request_acceptance<'a>(
     let deadline = Instant::now() + state.settings.lease;
     let mut backoff = node_client::retry_backoff();
     loop {
-        let AttemptError { reason, outcome } = match try_offer(state, next, &mut start).await {
+        let AttemptError {
+            reason, outcome, ..
+        } = match try_offer(state, next, &mut start).await {
             Ok(request) => return Reply::Accepted(request),
             Err(error) => error,
         };
@@ -101,19 +103,14 @@ async fn try_offer<'a>(
     next_start: &mut Start,
 ) -> Result<InitialRequest<'a>, AttemptError> {
     let client = connect(state, next, *next_start).await?;
+    let mut pending = request_job(state, &client, next, *next_start, 0).await?;
     let start = next_start.take();
-    let mut pending = request_job(&client, next, start, 0);
     let deadline = Instant::now() + SILENCE_TIMEOUT;
     loop {
         tokio::select! {
             biased;
             response = &mut pending => {
-                let response = response.map_err(|error| {
-                    if error.kind == NodeCallErrorKind::NotMade {
-                        *next_start = start;
-                    }
-                    AttemptError::of_request(error, start)
-                })?;
+                let response = response.map_err(|error| AttemptError::of_request(error, start))?;
                 let response = wait_for_start(next, start, response).await?;
                 let pending = Some(ready(Ok(response)).boxed());
                 return Ok(InitialRequest { start, pending });
@@ -147,6 +144,7 @@ async fn wait_for_start(
             let outcome = AttemptOutcome::Ended(Box::new(last));
             if !outcome.is_final() {
                 return Err(AttemptError {
+                    store_error: None,
                     reason: "the attempt ended before its command started".into(),
                     outcome: Some(outcome),
                 });

@@ -47,6 +47,17 @@ fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -
 }
 
 #[test]
+fn damaged_job_fails_at_once() {
+    let damaged = decide(1, 3, AttemptOutcome::Damaged("it is damaged".into()));
+    assert!(damaged.requeue_after.is_none() && damaged.refusal.is_none());
+    assert_eq!(
+        (damaged.end.status, damaged.end.summary.as_str()),
+        (JobStatus::Failed, "it is damaged")
+    );
+    assert!(damaged.cleanup == Cleanup::Nothing, "it was never sent");
+}
+
+#[test]
 fn infrastructure_faults_are_retried_up_to_limit() {
     let failed = |code| ended(Outcome::Failed, Some(code), None);
     let error = |kind| ended(Outcome::Failed, None, Some(kind));
