@@ -358,4 +358,6 @@ fn unresponsive_node_delays_no_other_reader() {
     problem.problem(503, "unavailable");
     assert!(problem.header("retry-after").is_some());
     assert!(problem.text().contains("--follow"), "{}", problem.text());
+    let log = stage.orchestrator.process.stderr();
+    assert!(!log.contains("request failed"), "{log}");
 }

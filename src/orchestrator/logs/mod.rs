@@ -26,6 +26,7 @@ use crate::{
         problem::{Problem, ProblemKind},
         tasks::{LogCursor, Task, TaskLogs},
     },
+    errors,
     identity::Caller,
     store::StoreError,
 };
@@ -176,15 +177,20 @@ async fn collect_output(
         let fetched = timeout(COLLECT_TIMEOUT, fetched).await;
         let error = match fetched.unwrap_or(Err(NodeLogError::Timeout)) {
             Ok(log) => return Ok(log),
-            Err(error) => error,
+            Err(NodeLogError::Store(error)) => return Err(error.into()),
+            // Any reader of a silent node's output can cause it again and again, so it is no warning.
+            Err(error) => errors::chain(&error),
         };
+        tracing::debug!(
+            error,
+            "output of a running task can't be read from its node"
+        );
         // The task may have ended meanwhile, and its node have forgotten it.
         if !stored_task(state, task.id).await?.status.is_final() {
             let detail = "the node that runs this task does not answer at present; it keeps the output. \
                           Try again, or follow the log (follow=true, --follow), which waits for the node";
-            return Err(Problem::new(ProblemKind::Unavailable, detail)
-                .retry_after(NODE_UNREACHABLE_RETRY_SECONDS)
-                .caused_by(error));
+            let problem = Problem::new(ProblemKind::Unavailable, detail);
+            return Err(problem.retry_after(NODE_UNREACHABLE_RETRY_SECONDS).into());
         }
     }
     Ok(stored_log(state, task.id).await?.1)
