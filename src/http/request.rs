@@ -8,10 +8,13 @@ use super::{
     query::{decode, query_value},
     warnings::Warnings,
 };
-use crate::api::{
-    audit::RequestOrigin,
-    check_envelope_version,
-    problem::{Problem, ProblemKind},
+use crate::{
+    api::{
+        audit::RequestOrigin,
+        check_envelope_version,
+        problem::{Problem, ProblemKind},
+    },
+    text::clean_prefix,
 };
 use http::{HeaderMap, header, request::Parts, uri::Authority};
 use hyper::body::Incoming;
@@ -22,6 +25,9 @@ use std::{
     str::FromStr,
     sync::{Arc, OnceLock},
 };
+
+/// Longest part of a value that a problem quotes, in bytes.
+const MAX_QUOTED_BYTES: usize = 64;
 
 type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
 
@@ -177,15 +183,19 @@ impl Request {
 
     /// Query parameter `name` as a `T`. Fails with 400; `expected` completes "must be …" in its text.
     pub fn query_as<T: FromStr>(&self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
-        self.query(name)
-            .map(|value| {
-                value.parse().map_err(|_| {
-                    Problem::new(
-                        ProblemKind::InvalidRequest,
-                        format!("query parameter `{name}` must be {expected}, got {value:?}"),
-                    )
-                })
-            })
+        self.query_if(name, expected, |_| true)
+    }
+
+    /// Same as [`query_as`](Self::query_as) for values that must also be valid.
+    pub fn query_if<T: FromStr>(
+        &self,
+        name: &str,
+        expected: &str,
+        is_valid: impl FnOnce(&T) -> bool,
+    ) -> Result<Option<T>, Problem> {
+        let value = self.query(name);
+        value
+            .map(|value| parse_query(name, &value, expected, is_valid))
             .transpose()
     }
 
@@ -265,6 +275,21 @@ impl Request {
     }
 }
 
+/// Value of query parameter `name`. The problem quotes its beginning.
+fn parse_query<T: FromStr>(
+    name: &str,
+    value: &str,
+    expected: &str,
+    is_valid: impl FnOnce(&T) -> bool,
+) -> Result<T, Problem> {
+    let parsed = value.parse().ok().filter(is_valid);
+    parsed.ok_or_else(|| {
+        let quoted = clean_prefix(value, MAX_QUOTED_BYTES);
+        let detail = format!("query parameter `{name}` must be {expected}, got {quoted:?}");
+        Problem::new(ProblemKind::InvalidRequest, detail)
+    })
+}
+
 /// JSON object of the shape of `T`. The problem names a wrong field by its JSON pointer.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     parse(bytes, |deserializer| {
@@ -315,6 +340,21 @@ mod tests {
         );
         assert!(parse_json::<Shape>(b"{").unwrap_err().errors.is_empty());
         assert!(parse_json::<Shape>(b" [[]]").is_err());
+    }
+
+    #[test]
+    fn wrong_query_value_is_quoted_cut_and_clean() {
+        let refused = |value: &str| {
+            let parsed = parse_query("limit", value, "1 to 200", |limit: &u32| *limit > 0);
+            parsed.unwrap_err().detail
+        };
+        let start = "query parameter `limit` must be 1 to 200, got ";
+        for value in ["0", "-1", "x"] {
+            assert_eq!(refused(value), format!("{start}\"{value}\""));
+        }
+        let long = refused(&"\u{1b}[2J".repeat(2000));
+        assert!(long.starts_with(start) && long.len() < 200, "{long}");
+        assert!(!long.contains("u{1b}"), "{long}");
     }
 
     proptest! {

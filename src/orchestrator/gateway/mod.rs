@@ -12,11 +12,7 @@ mod users;
 
 use super::{AppState, health};
 use crate::{
-    api::{
-        audit::AuditAction,
-        error::ApiError,
-        problem::{Problem, ProblemKind},
-    },
+    api::{audit::AuditAction, error::ApiError, problem::Problem},
     http::{
         budget::Account,
         request::Request,
@@ -100,12 +96,10 @@ async fn authenticate_admin(
 
 /// Number of entries on a page: query parameter `limit`, or `default`.
 fn page_size(request: &Request, default: u32) -> Result<u32, Problem> {
-    let limit = request.query_as("limit", "1 to 200")?.unwrap_or(default);
-    if (1..=MAX_PAGE_SIZE).contains(&limit) {
-        return Ok(limit);
-    }
-    let detail = "query parameter limit: expected 1 to 200";
-    Err(Problem::new(ProblemKind::InvalidRequest, detail))
+    let expected = format!("1 to {MAX_PAGE_SIZE}");
+    let is_valid = |limit: &u32| (1..=MAX_PAGE_SIZE).contains(limit);
+    let limit = request.query_if("limit", &expected, is_valid)?;
+    Ok(limit.unwrap_or(default))
 }
 
 /// Position at which a list continues: query parameter `cursor`. An empty one, as the last page returns it,

@@ -79,17 +79,12 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
 
 /// Number of the newest tasks that a page skips.
 fn offset(request: &Request) -> Result<u32, Problem> {
-    let offset: u64 = request
-        .query_as("offset", "the number of tasks to skip")?
-        .unwrap_or(0);
-    let offset = u32::try_from(offset).ok();
-    offset.filter(|offset| *offset <= MAX_OFFSET).ok_or_else(|| {
-        let detail = format!(
-            "query parameter offset: expected at most {MAX_OFFSET}; to read further, use the next_cursor of the last \
-             page as cursor"
-        );
-        Problem::new(ProblemKind::InvalidRequest, detail)
-    })
+    let expected = format!(
+        "a number of tasks to skip, at most {MAX_OFFSET} (to read further, use the next_cursor of the last page as \
+         cursor)"
+    );
+    let offset = request.query_if("offset", &expected, |offset| *offset <= MAX_OFFSET)?;
+    Ok(offset.unwrap_or(0))
 }
 
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {

@@ -222,6 +222,18 @@ fn user_api_names_field_form_and_type() {
         broken.problem(400, "invalid-request")["detail"],
         "the body is not valid JSON: expected ident (line 1, column 15)"
     );
+    for (query, expected) in [
+        ("limit=0", "1 to 200, got \"0\""),
+        ("limit=x", "1 to 200, got \"x\""),
+    ] {
+        let problem = user
+            .get(&format!("/v1/tasks?{query}"))
+            .problem(400, "invalid-request");
+        assert_eq!(
+            problem["detail"],
+            format!("query parameter `limit` must be {expected}")
+        );
+    }
     let status = user.get("/v1/tasks?status=wrong");
     assert_eq!(
         status.problem(400, "invalid-request")["detail"],
