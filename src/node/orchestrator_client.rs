@@ -73,7 +73,7 @@ impl OrchestratorClient {
             Some(StatusCode::UNAUTHORIZED) => NodeError::WrongPsk,
             Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
                 NodeError::InvalidSetting(format!(
-                    "nodes can not register at {}; --orchestrator must be the URL of the control plane (port 12082 by default; 12080 is for users)",
+                    "nodes cannot register at {}; --orchestrator must be the URL of the control plane (port 12082 by default; 12080 is for users)",
                     self.register_url
                 ))
             }

@@ -142,7 +142,7 @@ async fn watch(state: &AppState) {
             let error = errors::chain(&error);
             tracing::warn!(
                 error,
-                "late nodes can't be read from the database; retrying"
+                "silent nodes not read from the database; retrying"
             );
             tokio::time::sleep(STORE_RETRY_INTERVAL).await;
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) async fn resume_running_jobs(state: &Arc<AppState>) -> Result<(), StoreError> {
     let jobs = state.store.job_running().await?;
     if !jobs.is_empty() {
-        tracing::info!(jobs = jobs.len(), "running jobs are followed again");
+        tracing::info!(jobs = jobs.len(), "resumed following running jobs");
     }
     for job in jobs {
         let handle = state.jobs.active.register(job.id);

@@ -8,10 +8,16 @@ use crate::{
     http::server::Shutdown,
 };
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
 /// Time limit for blocking work that is left when a role has ended.
 const BLOCKING_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Exit code after a second signal, as a shell reports SIGINT.
+const INTERRUPTED_EXIT: i32 = 130;
 
 /// Runs a role to its end on a runtime of its own. Files that it creates are private to its user.
 pub(super) fn run_role(
@@ -20,17 +26,20 @@ pub(super) fn run_role(
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     logging::start(log);
-    for notice in notices {
-        tracing::warn!("{notice}");
-    }
-    cli::warn_about_unknown();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_file_limit();
     tune_allocator();
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let outcome = runtime.block_on(async {
         let (request_shutdown, shutdown) = watch::channel(false);
-        background::spawn("handle_signals", handle_signals(request_shutdown));
+        // Before the first log line: an observer of the log can rely on an orderly end.
+        if let Some(signals) = Signals::register() {
+            background::spawn("handle_signals", signals.handle(request_shutdown));
+        }
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        cli::warn_about_unknown();
         role(shutdown)
             .await
             .map_err(|failure| log_failure(log, failure))
@@ -59,39 +68,55 @@ fn raise_file_limit() {
     }
 }
 
-/// Requests the shutdown at the first signal; the second one ends the process at once.
-async fn handle_signals(request_shutdown: watch::Sender<bool>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
-    let [Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
-        tracing::error!("signals can not be caught; any signal ends the process at once");
-        return;
-    };
-    // Under nohup SIGHUP stays ignored, as at the start of this process.
-    let mut hangup = (!hangup_is_ignored())
-        .then(|| signal(SignalKind::hangup()).ok())
-        .flatten();
-    let mut signals = 0;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = recv_or_pending(&mut hangup), if hangup.is_some() && signals == 0 => {
-                // It often comes twice, from the shell and from the kernel, and must not count as a second signal.
-                hangup = None;
+/// Signals that end a role.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    /// Registers the signals; `None` where the system refuses.
+    fn register() -> Option<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+        let [Ok(terminate), Ok(interrupt)] = kinds.map(signal) else {
+            tracing::error!("signals cannot be caught; any signal ends the process at once");
+            return None;
+        };
+        Some(Self {
+            terminate,
+            interrupt,
+            // Under nohup SIGHUP stays ignored, as at the start of this process.
+            hangup: (!hangup_is_ignored())
+                .then(|| signal(SignalKind::hangup()).ok())
+                .flatten(),
+        })
+    }
+
+    /// Requests the shutdown at the first signal; the second one ends the process at once.
+    async fn handle(mut self, request_shutdown: watch::Sender<bool>) {
+        let mut signals = 0;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                () = recv_or_pending(&mut self.hangup), if self.hangup.is_some() && signals == 0 => {
+                    // It often comes twice, from the shell and from the kernel, and must not count as a second signal.
+                    self.hangup = None;
+                }
             }
+            signals += 1;
+            if signals > 1 {
+                std::process::exit(INTERRUPTED_EXIT);
+            }
+            tracing::info!("shutting down; a second signal ends the process immediately");
+            systemd::notify_stopping();
+            request_shutdown.send_replace(true);
         }
-        signals += 1;
-        if signals > 1 {
-            std::process::exit(130);
-        }
-        tracing::info!("shutting down; a second signal ends at once");
-        systemd::notify_stopping();
-        request_shutdown.send_replace(true);
     }
 }
 
-async fn recv_or_pending(signal: &mut Option<tokio::signal::unix::Signal>) {
+async fn recv_or_pending(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,

@@ -47,7 +47,7 @@ pub(crate) async fn run(
         failed => failed,
     };
     if let Err(error) = checked {
-        tracing::warn!(%error, "podman starts no other container, either");
+        tracing::warn!(%error, "podman cannot start an empty container either");
         return Ok((SandboxExit::EngineFailed(first), cleanup));
     }
     let (exit, cleanup) = run_container(config, exec, sink, stops).await?;

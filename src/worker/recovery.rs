@@ -69,7 +69,7 @@ pub(super) async fn recover_jobs(engine: &Engine, home: &WorkerHome) -> io::Resu
                 stop_unknown_shim(&spool).await;
                 let path = spool.path();
                 if let Err(error) = engine.remove_tree(home.init.path(), path).await {
-                    tracing::warn!(path = %path.display(), error, "directory of no job not removed; retrying");
+                    tracing::warn!(path = %path.display(), error, "orphaned job directory not removed; retrying");
                     recovered.unremovable.push(path.to_owned());
                 }
             }
@@ -145,7 +145,7 @@ async fn stop_unknown_shim(spool: &Spool) {
     handle.stop(StopReason::Canceled);
     let gone = async { while handle.changed().await {} };
     if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
-        tracing::warn!(path = %spool.path().display(), "shim of no job does not end");
+        tracing::warn!(path = %spool.path().display(), "orphaned shim does not end");
     }
 }
 

@@ -89,7 +89,7 @@ impl Vendor {
     }
 }
 
-/// Detects the GPUs. Never fails: a GPU that can not be read is left out.
+/// Detects the GPUs. Never fails: a GPU that cannot be read is left out.
 pub async fn detect() -> Vec<GpuDevice> {
     let (nvidia, amd) = tokio::join!(
         nvidia::detect(

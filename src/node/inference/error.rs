@@ -19,7 +19,7 @@ pub enum InferenceError {
         /// Reference of the image.
         image: String,
     },
-    /// Image that can not be pulled.
+    /// Image that cannot be pulled.
     #[error(
         "the model server image {image} is not available: {source}; set another --inference-image at the orchestrator, pull it here with podman pull, or start this node with --inference off"
     )]

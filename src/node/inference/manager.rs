@@ -150,7 +150,7 @@ impl ModelServerManager {
     /// Adopts a container of an earlier process. Returns false where it does not answer.
     async fn adopt(&self, server: &OllamaClient, name: &str, running: bool) -> bool {
         if !running && let Err(error) = self.engine.service_start(name).await {
-            tracing::warn!(container = name, %error, "container of the model server can not be started; replacing it");
+            tracing::warn!(container = name, %error, "container of the model server cannot be started; replacing it");
             return false;
         }
         let limit = if running {

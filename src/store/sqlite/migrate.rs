@@ -61,7 +61,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     transaction.commit()?;
     if found > 0 {
         let seconds = begun.elapsed().as_secs();
-        tracing::info!(database = %path.display(), seconds, "database is migrated");
+        tracing::info!(database = %path.display(), seconds, "database migrated");
     }
     Ok(())
 }

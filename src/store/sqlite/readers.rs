@@ -79,7 +79,7 @@ impl ReaderPool {
         let all = self.permits.acquire_many(self.count as u32);
         let all = tokio::time::timeout(limit, all).await;
         if all.is_err() {
-            tracing::warn!("database closes during a long read");
+            tracing::warn!("database closed during a long read");
         }
         self.permits.close();
         self.free.lock().clear();
