@@ -15,7 +15,7 @@ use crate::{
 /// Maximum length of an error message in an acknowledgement, in bytes.
 const MAX_ERROR_MESSAGE_BYTES: usize = 4000;
 
-/// Checks a configuration. Fails where it lacks a setting, or has one that this node can not enforce.
+/// Checks a configuration. Fails where it lacks a setting, or has one that this node cannot enforce.
 pub(super) fn validate(config: &NodeConfig) -> Result<(), NodeError> {
     config
         .check()

@@ -81,7 +81,7 @@ pub enum NodeError {
     /// Invalid setting.
     #[error("{0}")]
     InvalidSetting(String),
-    /// Valid answer of the orchestrator that this node can not follow.
+    /// Valid answer of the orchestrator that this node cannot follow.
     #[error("the orchestrator's {what}: {detail}")]
     UnusableAnswer {
         /// The kind of answer.
@@ -89,7 +89,7 @@ pub enum NodeError {
         /// Field at fault, and the fix.
         detail: String,
     },
-    /// Podman that can not run sandboxes.
+    /// Podman that cannot run sandboxes.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Failure of a file or socket.

@@ -140,10 +140,7 @@ async fn watch(state: &AppState) {
     loop {
         if let Err(error) = probe_late_nodes(state).await {
             let error = errors::chain(&error);
-            tracing::warn!(
-                error,
-                "silent nodes not read from the database; retrying"
-            );
+            tracing::warn!(error, "silent nodes not read from the database; retrying");
             tokio::time::sleep(STORE_RETRY_INTERVAL).await;
         }
         tokio::time::sleep(SCAN_INTERVAL).await;

@@ -23,7 +23,8 @@ pub(super) fn start(flags: &LogFlags) {
         .with_writer(io::stderr)
         .with_target(false);
     match flags.log_format.unwrap_or(LogFormat::Text) {
-        LogFormat::Json => builder.json().init(),
+        // The innermost span is the last of the list already.
+        LogFormat::Json => builder.json().with_current_span(false).init(),
         LogFormat::Text => {
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             builder
@@ -96,7 +97,7 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&log).unwrap();
         let fields = &line["fields"];
         assert_eq!(line["level"], "ERROR");
-        assert_eq!(line["span"]["background_task"], "send_heartbeat");
+        assert_eq!(line["spans"][0]["background_task"], "send_heartbeat");
         assert_eq!(fields["message"], "panicked");
         assert_eq!(fields["error"], "first line\nsecond line");
         assert_eq!(fields["thread"], "victim");

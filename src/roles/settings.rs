@@ -256,7 +256,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
         && path.to_str().is_none_or(|text| text.contains(':'))
     {
         return Err(Failure::usage(
-            "--jobs-dir must be UTF-8 without ':'; podman can not mount other paths",
+            "--jobs-dir must be UTF-8 without ':'; podman cannot mount other paths",
         ));
     }
     Ok(worker::StorageSettings {
