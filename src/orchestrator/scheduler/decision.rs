@@ -11,7 +11,7 @@
 //! A [`Round`] knows the heads of lanes and reads on where it needs to:
 //!
 //! ```text
-//! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ───┐
+//! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ────┐
 //!                                             ▲ │ └──▶ ReadImages(jobs) ─▶ [store] ─▶ add_images ──┤
 //!                                             └─┼──────────────────────────────────────────────────┘
 //!                                               └──▶ Done ──▶ into_assigned
