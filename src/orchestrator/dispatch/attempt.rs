@@ -134,7 +134,7 @@ impl AttemptFollower<'_> {
         let reason = &error.reason;
         match &error.store_error {
             Some(cause) if is_first => {
-                let error = errors::chain(cause);
+                let error = errors::chain(cause.as_ref());
                 tracing::warn!(%reason, error, "node can't be asked about its job");
             }
             Some(_) => tracing::debug!(%reason, "node can't be asked about its job; retrying"),

@@ -86,7 +86,7 @@ pub(super) struct AttemptError {
     /// Outcome that follows; `None`: ask the node again.
     pub(super) outcome: Option<AttemptOutcome>,
     /// Failure of the store that kept the node from being asked. It says nothing about the node.
-    pub(super) store_error: Option<StoreError>,
+    pub(super) store_error: Option<Box<StoreError>>,
 }
 
 impl AttemptError {
@@ -102,7 +102,7 @@ impl AttemptError {
     /// Failed read of the store, which is repeated.
     pub(super) fn of_store(error: StoreError) -> Self {
         Self {
-            store_error: Some(error),
+            store_error: Some(Box::new(error)),
             ..Self::transient("the job can't be read from the database")
         }
     }
