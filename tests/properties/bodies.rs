@@ -115,11 +115,19 @@ fn changed(mut body: Value, changes: Vec<(Index, Value)>) -> Value {
     body
 }
 
-/// The field that a refusal names exists in the body.
+/// The field that a refusal names exists in the body, or is a required member that its object lacks.
 fn names_what_is_there(body: &Value, problem: &Problem) {
     for error in &problem.errors {
         let pointer = error.pointer.trim_start_matches('#');
-        assert!(body.pointer(pointer).is_some(), "{pointer} of {body:.200}");
+        let parent = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let is_missing = || {
+            error.detail.contains("missing") && body.pointer(parent).is_some_and(Value::is_object)
+        };
+        assert!(
+            body.pointer(pointer).is_some() || is_missing(),
+            "{pointer} ({}) of {body}",
+            error.detail
+        );
     }
 }
 
