@@ -1,63 +1,70 @@
 //! cynode runs commands in sandboxes on your own machines: one binary, several roles.
 //!
-//! # Modules ("rooms")
+//! # Modules
 //!
-//! | room | contents |
+//! | module | contents |
 //! |---|---|
 //! | [`api`] | types on the wire and their rules; no I/O |
-//! | [`http`] | server and client plumbing over hyper: listeners, limits, bodies, routing, errors |
+//! | [`http`] | server and client over hyper: listeners, limits, bodies, routing, errors |
 //! | [`store`] | the database: domain types, and all SQL in `store/sqlite/` |
-//! | [`identity`] | users, sessions, keys, tokens of nodes, rate limits, audit |
+//! | [`identity`] | users, sessions, keys, tokens of users and nodes, rate limits, audit |
 //! | [`orchestrator`] | role `serve-orchestrator`: use cases, gateway, control plane, scheduler, dispatch |
-//! | [`node`] | role `node`: registers, reports, runs the one model server, and serves a worker |
+//! | [`node`] | role `node`: registers and reports this machine, hosts a worker and an optional model server |
 //! | [`worker`] | role `worker`: the Worker API, the ledger of jobs, a job in its sandbox |
-//! | [`sandbox`] | a closed container that runs a command: lifecycle, shim, protocol to init; knows no job |
+//! | [`sandbox`] | an isolated container that runs a command: lifecycle, shim, protocol to init; independent of jobs |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
 //! | [`spool`] | one attempt of a job on disk: request, log, result |
-//! | [`engine`] | podman, the only room that starts it |
+//! | [`engine`] | podman; no other module starts it |
 //! | [`client`] | commands for users, and their output |
 //! | [`doctor`] | checks of a machine, and fixes |
-//! | [`cli`], [`roles`] | flags; from flags to settings to a running role, `dev` among them |
-//! | [`helpers`] | hidden commands by which the binary starts itself: init, shim, removal of trees |
-//! | shared by several rooms | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
+//! | [`cli`], [`roles`] | flags; and how flags become settings and a running role (`dev` runs several) |
+//! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, removal of directory trees |
+//! | shared by several modules | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
 //!
-//! `orchestrator` and `node`/`worker` never import each other: they meet over HTTP, also in `dev`.
-//! `tests/house/` holds the rules between rooms. The library exists for the binary, its tests and its
-//! benches; it is not an API.
+//! `orchestrator` and `node`/`worker` never import each other: they communicate only over HTTP, also in
+//! `dev`. `tests/house/` enforces the rules between modules. The library exists for the binary, its tests
+//! and its benches; it is not a public API.
 //!
 //! # Where to find
 //!
+//! Paths are below `src/`, except `schema.sql` and those in `docs/`.
+//!
 //! | question | file |
 //! |---|---|
-//! | routes of each listener | `orchestrator/gateway/mod.rs`, `orchestrator/control_plane/mod.rs`, `worker/api.rs`; `/healthz`, `/readyz`, `/metrics`: `orchestrator/health.rs` |
-//! | life of a job: queue, attempt, result | `orchestrator/dispatch/mod.rs` and `attempt.rs` |
+//! | routes | `orchestrator/gateway/mod.rs` (users), `orchestrator/control_plane/mod.rs` (nodes), `worker/api.rs` (Worker API); `orchestrator/health.rs` |
+//! | life of a job: queue, attempt, result | `orchestrator/dispatch/mod.rs`, `orchestrator/dispatch/attempt.rs` |
 //! | scheduling policy | `orchestrator/scheduler/decision.rs` |
-//! | retry policy of jobs | `orchestrator/dispatch/transition.rs`; retryable errors: `JobErrorKind` in `api/jobs/result.rs` |
-//! | silent nodes: leases, rescheduling | `orchestrator/dispatch/lease.rs`, `reschedule/machine.rs` |
-//! | nodes that refused or failed: backoff | `orchestrator/node_backoff.rs` |
-//! | cancel, from the call to the container | `orchestrator/cancel.rs`, `active_jobs.rs`, then `worker/job.rs`, `sandbox/stop.rs` |
-//! | live logs | `orchestrator/logs/`, fed by `worker/event_stream.rs` |
-//! | heartbeat | `node/heartbeat.rs`; its absence: `orchestrator/liveness.rs` |
-//! | clean-up of orphans | `worker/orphans.rs` (containers), `worker/gc.rs` (results), `orchestrator/reconciler.rs` (attempts at nodes) |
-//! | flags of podman, and their reasons | `engine/container.rs` |
+//! | retry policy of jobs | `orchestrator/dispatch/transition.rs`; retryable errors: `api/jobs/result.rs`; limits: `api/tasks/create.rs`, `store/types/queue.rs` |
+//! | leases of silent nodes, rescheduling | `orchestrator/dispatch/lease.rs`, `orchestrator/dispatch/reschedule/machine.rs` |
+//! | backoff of nodes that refused or failed | `orchestrator/node_backoff.rs` |
+//! | cancel path | `orchestrator/cancel.rs`, `orchestrator/dispatch/attempt.rs`, `worker/api.rs`, `worker/job.rs`, `sandbox/lifecycle.rs` |
+//! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
+//! | heartbeat | `node/heartbeat.rs`; nodes without one: `orchestrator/liveness.rs` |
+//! | clean-up of orphans | containers: `worker/orphans.rs`, `engine/orphans.rs`; directory trees: `worker/trash.rs`; expired results: `worker/gc.rs`; attempts left on nodes: `orchestrator/reconciler.rs` |
+//! | podman flags and their reasons | `engine/container.rs`; of the model server: `engine/service.rs` |
 //! | PID 1 of a sandbox | `sandbox_init/mod.rs`; its protocol: `sandbox_init/wire.rs` |
-//! | layout on disk | of a job: `spool/mod.rs`; of a data directory: docs/usage.md, its rules: `data_dir.rs` |
+//! | layout on disk | a job: `spool/mod.rs`; a data directory: `docs/usage.md` (Data directory), its rules: `data_dir.rs` |
 //! | schema and migrations | `schema.sql`, `store/sqlite/migrations/` |
-//! | crash by crash: what survives | docs/recovery.md |
+//! | what survives which crash | `docs/recovery.md` |
 //!
 //! # Glossary
 //!
-//! - **task**: a command with its image, environment and limits, as a user created it. It has one **job**, its
-//!   execution, as nodes know it.
-//! - **attempt**: one try of a job at one node, with a number that fences: a higher one replaces a lower one.
-//! - **node**: a machine that runs jobs. Its **worker** serves the Worker API; its **slug** is its name in commands.
+//! - **task**: a command with its image, environment and limits, as a user created it. Its execution is a
+//!   **job**: nodes know jobs, users know tasks, and each task has one job.
+//! - **attempt**: one try of a job at one node. Attempts are numbered and fenced: a node that has attempt 2
+//!   refuses calls about attempt 1.
+//! - **node**: a machine that runs jobs in its **slots**. Its **worker** serves the Worker API; its **slug** is its
+//!   name in commands.
+//! - **gateway**, **control plane**: the orchestrator's listeners for users and for nodes.
 //! - **sandbox**: a container without a network, with its own `/workspace`, in which **init** (PID 1) runs the
-//!   command, held by a **shim**, a process that outlives the worker.
+//!   command as an **exec**, supervised by a **shim**, a process that outlives the worker.
 //! - **spool**: the directory of an attempt at its node. The **ledger** is the worker's index of spools; a
 //!   **tombstone** records an attempt that was deleted, so that it never runs again.
-//! - **lane**: the queued jobs of one user with the same requirements; the scheduler looks at heads of lanes only.
-//! - **placement**: the requirements of a job on a node, and the nodes that refused it.
-//! - **lease**: time for which a silent node keeps its jobs; then they are **offered** to another node.
+//! - **lane**: the queued jobs of one user with the same requirements; the scheduler reads lanes from their heads.
+//! - **placement**: what a job requires of a node, and the nodes that refused it.
+//! - **lease**: how long a silent node keeps its jobs. After that, another node is **offered** the next attempt.
+//! - **drain**: a node that finishes its jobs and gets no new ones. **Dirty**: a node that may hold superseded
+//!   attempts, until the reconciler has checked it.
 //! - **reserve**: free space on a disk that is kept for results and state.
 
 pub mod api;

@@ -6,8 +6,7 @@ use super::{
     containers_conf,
     process::Process,
 };
-use crate::background;
-use crate::sandbox_init;
+use crate::{background, sandbox_init};
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
@@ -133,7 +132,9 @@ pub(super) fn sandbox_args(
 ) -> Result<Vec<String>, EngineError> {
     let mut list = base_args(engine);
     let sandbox = [
+        // Podman removes the container as soon as init has ended; a call of its own would take its lock again.
         "--rm",
+        // No network device but loopback, and so no host, proxy or metadata service to reach.
         "--network=none",
         // The command writes into our pipes; podman's copy would be a second one.
         "--log-driver=none",
@@ -148,6 +149,7 @@ pub(super) fn sandbox_args(
     ];
     list.extend(sandbox.map(str::to_owned));
     list.push(format!("--name={name}"));
+    // Read-only: no job may change the init of others. `z`: where SELinux is on, all sandboxes may read it.
     list.push(format!(
         "--volume={}:{}:ro,z",
         volume_source(init)?,
@@ -163,10 +165,13 @@ pub(super) fn entrypoint_arg(argument: &str) -> String {
 
 fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
     let mut list = sandbox_args(engine, spec.name, spec.init)?;
+    // Init's socket and the pipes for output: no path in the sandbox leads to them.
     list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
     list.extend(label_args(spec.labels));
     if let Some(workspace) = spec.workspace {
         let source = volume_source(workspace)?;
+        // `U` gives it to the user of the image, `Z` labels it for this sandbox alone; no file in it gains
+        // privileges or opens a device.
         list.push(format!(
             "--volume={source}:{}:rw,U,Z,nosuid,nodev",
             sandbox_init::WORKSPACE
@@ -185,12 +190,15 @@ fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, En
 /// have.
 pub(super) fn base_args(engine: &Engine) -> Vec<String> {
     let mut list = Vec::new();
+    // Podman's default runtime fails on some hosts; the probe found this one to work.
     if let Some(runtime) = &engine.runtime_config.runtime {
         list.push(format!("--runtime={runtime}"));
     }
     let closed = [
         "run",
+        // Host files that mounts.conf would mount into every container.
         containers_conf::NO_DEFAULT_MOUNTS_ARG,
+        // Images are pulled before, with a timeout and permission of their own.
         "--pull=never",
         // Volumes that an image declares would be created on the host, filled from the image and mounted over mounts
         // of the runtime, such as /dev; each takes one of podman's locks.
@@ -207,6 +215,7 @@ pub(super) fn base_args(engine: &Engine) -> Vec<String> {
         "--privileged=false",
         // A node under systemd has a socket to report its readiness, which podman would mount into a container.
         "--sdnotify=ignore",
+        // Root in a sandbox is not root of anything, and setuid programs gain nothing.
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
         // An image's health check would run by a timer of the host's systemd.
@@ -215,6 +224,7 @@ pub(super) fn base_args(engine: &Engine) -> Vec<String> {
         "--systemd=false",
     ];
     list.extend(closed.map(str::to_owned));
+    // Where podman may not raise limits, its defaults fail; the probe found these to work.
     let ulimits = engine.runtime_config.ulimits.iter();
     list.extend(ulimits.map(|limit| format!("--ulimit={limit}")));
     list
