@@ -326,13 +326,13 @@ fn worker_sends_only_stored_output() {
     let lines = worker
         .api
         .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
-    let events: Vec<Value> = lines
+    let kept: Vec<Value> = lines
         .map(|line| serde_json::from_str(&line).unwrap())
         .collect();
-    let stdout = printed(&events, "stdout");
+    let stdout = printed(&kept, "stdout");
     assert_eq!(stdout.len(), 256 * 1024);
-    assert_eq!(printed(&events, "stderr"), "begun\n");
-    let gaps: Vec<_> = events
+    assert_eq!(printed(&kept, "stderr"), "begun\n");
+    let gaps: Vec<_> = kept
         .iter()
         .filter(|event| event["event"] == "gap")
         .collect();

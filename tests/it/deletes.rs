@@ -50,10 +50,10 @@ fn owners_and_admins_delete_finished_tasks() {
         gone.problem(404, "not-found");
     }
     // Its key and its name are free again.
-    let second = create(&ann, "a");
-    assert_ne!(second, first);
+    let repeated = create(&ann, "a");
+    assert_ne!(repeated, first);
     let named = ann.get("/v1/tasks/build").json(200);
-    assert_eq!(named["id"], second.as_str());
+    assert_eq!(named["id"], repeated.as_str());
     delete(&admin, "build-2").expect(204);
     delete(&ann, &second).problem(404, "not-found");
 
