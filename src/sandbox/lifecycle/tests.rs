@@ -1,3 +1,5 @@
+//! The lifecycle: every state and event, and random sequences of events.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Both ends of a shim's socket, against each other.
+
 use super::*;
 use crate::sandbox::StopReason;
 

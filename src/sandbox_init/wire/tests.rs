@@ -1,3 +1,5 @@
+//! Messages between shim and init: round trips, splits, and unknown types.
+
 use super::*;
 use proptest::prelude::*;
 

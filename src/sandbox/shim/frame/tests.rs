@@ -1,3 +1,5 @@
+//! Frames of the shim's socket: round trips, splits, and bytes of the release before.
+
 use super::*;
 use proptest::prelude::*;
 
