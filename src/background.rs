@@ -12,7 +12,10 @@ use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinHandle},
+};
 use tracing::Instrument as _;
 
 /// Starts a background task. Its panic is logged, and reaches the caller that awaits the handle.
@@ -24,6 +27,17 @@ pub fn spawn<T: Send + 'static>(
     // A root span: the task is no part of the work that started it.
     let span = tracing::debug_span!(parent: None, "background", background_task = name);
     tokio::spawn(logged(name, task).instrument(span))
+}
+
+/// Runs `work` to its end in the background, in the span of the caller, also where the caller is dropped
+/// meanwhile: a client that hangs up must not come between a write and what follows it.
+///
+/// Fails only where `work` panics.
+pub async fn run_to_end<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, JoinError> {
+    spawn(name, work.in_current_span()).await
 }
 
 async fn logged<T>(name: &'static str, task: impl Future<Output = T>) -> T {
@@ -70,6 +84,20 @@ impl BackgroundTasks {
                 Ok(_) = wait::until(&mut stop, |stop| *stop) => {}
             }
         });
+    }
+
+    /// Same as [`run_to_end`], for work that [`Self::idle`] waits for. [`Self::stop`] does not drop it.
+    pub async fn run_to_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let running = Running::enter(self.running.clone());
+        let counted = async move {
+            let _running = running;
+            work.await
+        };
+        run_to_end(name, counted).await
     }
 
     /// Drops all tasks at their next await point. Waits at most `limit` for one that does not yield.

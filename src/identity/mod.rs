@@ -29,14 +29,13 @@ use crate::{
         problem::{Problem, ProblemKind},
         time::Time,
     },
-    background,
+    background::run_to_end,
     store::{Authority, Store, StoreError},
 };
 use rate_limits::{DenialLog, RateLimiter};
 use std::{future::Future, net::IpAddr, time::Duration};
 use throttle::Throttle;
 use tokio::sync::watch;
-use tracing::Instrument as _;
 
 /// Refreshes per second and user. Each one leaves an audit event.
 const REFRESHES_PER_SECOND: u32 = 2;
@@ -183,7 +182,7 @@ impl Identity {
             }
             Ok(outcome)
         };
-        let work = background::spawn("session_write", work.in_current_span());
+        let work = run_to_end("session_write", work);
         work.await.map_err(ApiError::internal)?
     }
 

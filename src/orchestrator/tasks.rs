@@ -18,7 +18,7 @@ use crate::{
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
         time::Time,
     },
-    background,
+    background::run_to_end,
     digest::sha256_hex,
     identity::Caller,
     store::{
@@ -26,8 +26,7 @@ use crate::{
         TaskFilter, TaskMatch,
     },
 };
-use std::{future::Future, sync::Arc};
-use tracing::Instrument as _;
+use std::sync::Arc;
 
 /// Seconds after which a full queue may have room.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
@@ -66,7 +65,7 @@ pub(super) async fn create(
         }
         outcome
     });
-    match outcome.await?? {
+    match outcome.await.map_err(ApiError::internal)?? {
         CreateOutcome::Created(task) => Ok(task),
         CreateOutcome::Repeated(task) => Ok(task.as_created()),
         CreateOutcome::QueueFull(queue) => Err(queue_full(format!(
@@ -173,7 +172,7 @@ pub(super) async fn cancel(
         "cancel_task",
         async move { cancel::cancel(&shared, task).await },
     );
-    match canceled.await? {
+    match canceled.await.map_err(ApiError::internal)? {
         Ok(Some(canceled)) => Ok(CancelAnswer {
             task_id: task,
             canceled,
@@ -259,14 +258,4 @@ pub(super) async fn waiting_for(
         }
         _ => None,
     }
-}
-
-/// Runs `work` to its end even if the caller hangs up, so that nothing comes between a write and its
-/// consequences.
-async fn run_to_end<T: Send + 'static>(
-    name: &'static str,
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, ApiError> {
-    let work = background::spawn(name, work.in_current_span());
-    work.await.map_err(ApiError::internal)
 }

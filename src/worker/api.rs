@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::{
         INSTANCE_HEADER, OrchestratorId,
+        error::ApiError,
         image::ImageRef,
         is_valid_instance_id,
         jobs::{JobList, RunJob, SandboxSpec},
@@ -32,7 +33,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 /// Reason of a refusal while two processes call as one orchestrator.
 const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data directory; stop one of them; this node accepts no jobs, and forgets none, \
@@ -117,7 +118,8 @@ impl Api {
     ) -> Result<Arc<Job>, Problem> {
         let api = Arc::clone(self);
         let accepted = async move { api.write_and_start(owner.as_ref(), reservation, spec).await };
-        run_to_end(&self.job_tasks, "accept_job", accepted).await
+        let accepted = self.job_tasks.run_to_end("accept_job", accepted);
+        accepted.await.map_err(|_| Problem::internal())?
     }
 
     async fn write_and_start(
@@ -274,22 +276,9 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
         let requester = Requester::Orchestrator(owner.as_ref());
         ledger.forget(requester, id, attempt).await
     };
-    run_to_end(&api.job_tasks, "forget_job", forgotten).await?;
+    let forgotten = api.job_tasks.run_to_end("forget_job", forgotten);
+    forgotten.await.map_err(ApiError::internal)??;
     response::no_content()
-}
-
-/// Runs a change in the background, so that it ends also when its caller leaves.
-pub(super) async fn run_to_end<T: Send + 'static>(
-    tasks: &BackgroundTasks,
-    name: &'static str,
-    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let (answer, changed) = oneshot::channel();
-    tasks.spawn(name, async move {
-        // Fails when the caller has left.
-        let _ = answer.send(change.await);
-    });
-    changed.await.unwrap_or_else(|_| Err(Problem::internal()))
 }
 
 async fn ready(api: Arc<Api>, _: Request) -> Reply {

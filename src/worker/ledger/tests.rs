@@ -4,7 +4,6 @@ use super::*;
 use crate::{
     api::{TaskId, jobs::Outcome as JobOutcome},
     background::BackgroundTasks,
-    worker::api::run_to_end,
 };
 use futures_util::FutureExt as _;
 use serde_json::json;
@@ -207,7 +206,7 @@ async fn forgetting_goes_on_without_its_caller() {
     job.set_outcome(JobOutcome::Completed);
     let (tasks, shared) = (BackgroundTasks::default(), Arc::clone(&ledger));
     let forgotten = async move { shared.forget(Requester::Gc, run.job_id, None).await };
-    let call = run_to_end(&tasks, "forget_job", forgotten);
+    let call = tasks.run_to_end("forget_job", forgotten);
     assert!(call.now_or_never().is_none(), "it takes a while");
     assert_eq!(tasks.idle(LIMIT).await, 0);
     assert!(ledger.jobs().is_empty());
