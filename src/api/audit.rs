@@ -1,6 +1,7 @@
 //! Audit log of authentication and administration (contract, section 2).
 
 use super::{problem::Problem, time::Time};
+use crate::api::string_form::named_enum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -98,34 +99,15 @@ impl AuditAction {
     }
 }
 
-/// Outcome of an action.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum AuditOutcome {
-    /// The action was done.
-    Success,
-    /// The action failed: wrong credentials, or a state that forbids it.
-    Failure,
-    /// The actor has no right to the action.
-    Denied,
-}
-
-impl AuditOutcome {
-    /// Name on the wire.
-    pub fn as_str(self) -> &'static str {
-        self.into()
+named_enum! {
+    /// Outcome of an action.
+    pub enum AuditOutcome {
+        /// The action was done.
+        Success,
+        /// The action failed: wrong credentials, or a state that forbids it.
+        Failure,
+        /// The actor has no right to the action.
+        Denied,
     }
 }
 
@@ -247,4 +229,4 @@ pub struct AuditLog {
     pub next_cursor: String,
 }
 
-crate::api::string_form::deserialize_by_name!(AuditAction, AuditOutcome);
+crate::api::string_form::deserialize_by_name!(AuditAction);

@@ -6,10 +6,9 @@ pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem};
-use schemars::JsonSchema;
+use crate::api::string_form::named_enum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use strum::{EnumString, IntoStaticStr, VariantNames};
 
 /// Longest element of `command`, in bytes; the kernel's limit is 128 KiB.
 pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
@@ -82,34 +81,15 @@ pub struct SandboxSpec {
     pub use_inference: Option<bool>,
 }
 
-/// Network policy of a sandbox. Both are `--network=none` today.
-#[derive(
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum NetworkPolicy {
-    /// Only a loopback interface.
-    None,
-    /// Nothing but an operator's exceptions, of which there are none yet.
-    #[default]
-    Restricted,
-}
-
-impl NetworkPolicy {
-    /// Name on the wire.
-    pub fn as_str(self) -> &'static str {
-        self.into()
+named_enum! {
+    /// Network policy of a sandbox. Both are `--network=none` today.
+    #[derive(Default)]
+    pub enum NetworkPolicy {
+        /// Only a loopback interface.
+        None,
+        /// Nothing but an operator's exceptions, of which there are none yet.
+        #[default]
+        Restricted,
     }
 }
 
@@ -266,5 +246,3 @@ pub struct JobList {
     /// Running jobs, and ended ones whose result is still kept.
     pub jobs: Vec<JobState>,
 }
-
-crate::api::string_form::deserialize_by_name!(NetworkPolicy);

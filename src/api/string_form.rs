@@ -58,6 +58,45 @@ macro_rules! deserialize_by_name {
 }
 pub(super) use deserialize_by_name;
 
+/// Defines an enum that travels, and is stored, by the snake_case names of its variants: one list of derives, so that
+/// serde, schemas and the database agree on the names.
+macro_rules! named_enum {
+    ($(#[$attribute:meta])* pub enum $name:ident { $($variants:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(
+            Clone,
+            Copy,
+            PartialEq,
+            Eq,
+            Debug,
+            serde::Serialize,
+            schemars::JsonSchema,
+            strum::EnumString,
+            strum::IntoStaticStr,
+            strum::VariantArray,
+            strum::VariantNames,
+        )]
+        #[serde(rename_all = "snake_case")]
+        #[strum(serialize_all = "snake_case")]
+        pub enum $name {
+            $($variants)*
+        }
+
+        impl $name {
+            /// Every variant, in the order of the definition.
+            pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
+            /// Name on the wire and in the database.
+            pub fn as_str(self) -> &'static str {
+                self.into()
+            }
+        }
+
+        $crate::api::string_form::deserialize_by_name!($name);
+    };
+}
+pub(super) use named_enum;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,49 +1,27 @@
 //! Result of a job, as the Worker API answers it and the orchestrator stores it.
 
-use crate::api::{JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, time::Time};
+use crate::api::{
+    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, string_form::named_enum, time::Time,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// Longest error message of a job, in bytes.
 pub(in crate::api) const MAX_ERROR_MESSAGE_BYTES: usize = 16 * 1024;
 /// Longest text of [`Effective`], in bytes.
 const MAX_EFFECTIVE_BYTES: usize = 1024;
 
-/// Outcome of a job at its node.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantArray,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum Outcome {
-    /// Exit code 0.
-    Completed,
-    /// Another exit code, a signal, or an `error` that kept it from running.
-    Failed,
-    /// Killed at its time limit.
-    Timeout,
-    /// Killed by a cancel.
-    Canceled,
-}
-
-impl Outcome {
-    /// Every outcome.
-    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
-
-    /// Name on the wire.
-    pub fn as_str(self) -> &'static str {
-        self.into()
+named_enum! {
+    /// Outcome of a job at its node.
+    pub enum Outcome {
+        /// Exit code 0.
+        Completed,
+        /// Another exit code, a signal, or an `error` that kept it from running.
+        Failed,
+        /// Killed at its time limit.
+        Timeout,
+        /// Killed by a cancel.
+        Canceled,
     }
 }
 
@@ -202,5 +180,3 @@ impl JobErrorKind {
         )
     }
 }
-
-crate::api::string_form::deserialize_by_name!(Outcome);

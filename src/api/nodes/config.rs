@@ -8,14 +8,13 @@ use crate::{
         jobs::NetworkPolicy,
         lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
         problem::Problem,
+        string_form::named_enum,
         time::Time,
     },
     text::clean_prefix,
 };
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{ops::RangeInclusive, time::Duration};
-use strum::{EnumString, IntoStaticStr, VariantNames};
 
 /// Longest message of a failed acknowledgement, in bytes.
 const MAX_ACK_MESSAGE_BYTES: usize = 4096;
@@ -292,32 +291,13 @@ impl ConfigAck {
     }
 }
 
-/// Status of a configuration at a node.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum AckStatus {
-    /// The configuration is in force.
-    Applied,
-    /// The configuration could not be applied.
-    Failed,
-}
-
-impl AckStatus {
-    /// Name on the wire and in the database.
-    pub fn as_str(self) -> &'static str {
-        self.into()
+named_enum! {
+    /// Status of a configuration at a node.
+    pub enum AckStatus {
+        /// The configuration is in force.
+        Applied,
+        /// The configuration could not be applied.
+        Failed,
     }
 }
 
@@ -364,5 +344,3 @@ pub struct AckError {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<serde_json::Value>,
 }
-
-crate::api::string_form::deserialize_by_name!(AckStatus);

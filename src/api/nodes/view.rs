@@ -1,45 +1,22 @@
 //! Nodes in answers of the User API.
 
 use super::{AckStatus, Gpu, Inference};
+use crate::api::string_form::named_enum;
 use crate::api::time::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Status of a node.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantArray,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum NodeStatus {
-    /// Accepts jobs.
-    Ready,
-    /// Online, but accepts no jobs; the reason says why.
-    NotReady,
-    /// Finishes its jobs and gets no new ones.
-    Draining,
-    /// Silent for 30 seconds, or stopped.
-    Offline,
-}
-
-impl NodeStatus {
-    /// Every status.
-    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
-
-    /// Name on the wire.
-    pub fn as_str(self) -> &'static str {
-        self.into()
+named_enum! {
+    /// Status of a node.
+    pub enum NodeStatus {
+        /// Accepts jobs.
+        Ready,
+        /// Online, but accepts no jobs; the reason says why.
+        NotReady,
+        /// Finishes its jobs and gets no new ones.
+        Draining,
+        /// Silent for 30 seconds, or stopped.
+        Offline,
     }
 }
 
@@ -99,5 +76,3 @@ pub struct NodeList {
     #[serde(default)]
     pub next_cursor: String,
 }
-
-crate::api::string_form::deserialize_by_name!(NodeStatus);

@@ -7,13 +7,12 @@ use crate::api::{
     jobs::{self, Env, NetworkPolicy, SandboxSpec},
     nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
     problem::{Problem, ProblemKind},
-    string_form::deserialize_by_name,
+    string_form::named_enum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use std::{fmt::Display, ops::RangeInclusive};
-use strum::{EnumString, VariantNames};
 
 /// Default of `max_attempts`.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
@@ -146,20 +145,17 @@ fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i32>, D
     optional_integer(deserializer, PRIORITY_RANGE)
 }
 
-/// Meaning of a prompt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema, EnumString, VariantNames)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum InputMode {
-    /// Prompt for a model.
-    Prompt,
-    /// Shell script.
-    Script,
-    /// Shell commands, one a line; same as a script.
-    Commands,
+named_enum! {
+    /// Meaning of a prompt.
+    pub enum InputMode {
+        /// Prompt for a model.
+        Prompt,
+        /// Shell script.
+        Script,
+        /// Shell commands, one a line; same as a script.
+        Commands,
+    }
 }
-
-deserialize_by_name!(InputMode);
 
 /// Validated task, as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,94 +3,56 @@
 use crate::api::{
     JobId, TaskId,
     jobs::{JobResult, Truncated},
+    string_form::named_enum,
     time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
 
-/// Status of a task.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantArray,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum TaskStatus {
-    /// Waiting for a node.
-    Queued,
-    /// Accepted by a node.
-    Running,
-    /// Ended with exit code 0.
-    Completed,
-    /// Ended in any other way, a timeout included.
-    Failed,
-    /// Canceled by a user.
-    Canceled,
+named_enum! {
+    /// Status of a task.
+    pub enum TaskStatus {
+        /// Waiting for a node.
+        Queued,
+        /// Accepted by a node.
+        Running,
+        /// Ended with exit code 0.
+        Completed,
+        /// Ended in any other way, a timeout included.
+        Failed,
+        /// Canceled by a user.
+        Canceled,
+    }
 }
 
 impl TaskStatus {
-    /// Every status, in the order of a task's life.
-    pub const ALL: &[Self] = <Self as VariantArray>::VARIANTS;
-
-    /// Name on the wire and in the database.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
     /// Whether the status can't change any more.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Canceled)
     }
 }
 
-/// Status of a job at the orchestrator.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Debug,
-    Serialize,
-    JsonSchema,
-    EnumString,
-    IntoStaticStr,
-    VariantNames,
-)]
-#[serde(rename_all = "snake_case")]
-#[strum(serialize_all = "snake_case")]
-pub enum JobStatus {
-    /// Waiting for a node.
-    Queued,
-    /// Accepted by a node.
-    Running,
-    /// Ended with exit code 0.
-    Completed,
-    /// Ended with another exit code, or could not run.
-    Failed,
-    /// Killed at its time limit.
-    Timeout,
-    /// Canceled by a user.
-    Canceled,
-    /// Outcome unknown, and no attempt left.
-    Lost,
+named_enum! {
+    /// Status of a job at the orchestrator.
+    pub enum JobStatus {
+        /// Waiting for a node.
+        Queued,
+        /// Accepted by a node.
+        Running,
+        /// Ended with exit code 0.
+        Completed,
+        /// Ended with another exit code, or could not run.
+        Failed,
+        /// Killed at its time limit.
+        Timeout,
+        /// Canceled by a user.
+        Canceled,
+        /// Outcome unknown, and no attempt left.
+        Lost,
+    }
 }
 
 impl JobStatus {
-    /// Name on the wire and in the database.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
     /// Status of the job's task.
     pub const fn task_status(self) -> TaskStatus {
         match self {
@@ -238,5 +200,3 @@ pub struct CancelAnswer {
     /// Whether the task ended as canceled; `false` when it had ended otherwise before.
     pub canceled: bool,
 }
-
-crate::api::string_form::deserialize_by_name!(TaskStatus, JobStatus);
