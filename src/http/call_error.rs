@@ -38,17 +38,6 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the call certainly never reached the peer.
-    pub fn is_not_sent(&self) -> bool {
-        matches!(
-            self,
-            Self::Transport {
-                connected: false,
-                ..
-            }
-        )
-    }
-
     /// Error of an answer that did not arrive within `limit`.
     pub fn timed_out(url: &str, limit: Duration) -> Self {
         transport(url, format!("no data for {} s", limit.as_secs()))

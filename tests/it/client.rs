@@ -3,29 +3,14 @@
 
 use crate::support::{
     Cluster, Orchestrator, PASSWORD, Process,
+    client::{client, fails},
     cluster::secret_file,
     cynode, eventually,
-    process::{Done, run},
+    process::run,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
-
-/// A client command without a login.
-fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
-    let mut command = cynode(home);
-    command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);
-    command
-}
-
-/// Fails unless it ended with this code, an error of the usual shape, and nothing on stdout.
-#[track_caller]
-fn fails(done: &Done, code: i32, hint: &str) {
-    assert_eq!(done.code, code, "{done:?}");
-    assert!(done.stderr.starts_with("error: "), "{done:?}");
-    assert!(done.stderr.contains(hint), "{hint:?} in {done:?}");
-    assert_eq!(done.stdout, "", "{done:?}");
-}
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 /// Arguments, exit code and stdout.
 const RUNS: [(&[&str], i32, &str); 8] = [

@@ -1,28 +1,13 @@
 //! Failures of client commands: exit codes that scripts can rely on, and errors with advice.
 
 use crate::support::{
-    Orchestrator, cynode,
-    process::{Done, run},
+    Orchestrator,
+    client::{client, fails},
+    cynode,
+    process::run,
     uuid,
 };
 use serde_json::json;
-use std::{path::Path, process::Command};
-
-/// A client command without a login.
-fn client(home: &Path, gateway: &str, arguments: &[&str]) -> Command {
-    let mut command = cynode(home);
-    command.args(arguments).env("CYNODE_GATEWAY_URL", gateway);
-    command
-}
-
-/// Fails unless it ended with this code, an error of the usual shape, and nothing on stdout.
-#[track_caller]
-fn fails(done: &Done, code: i32, hint: &str) {
-    assert_eq!(done.code, code, "{done:?}");
-    assert!(done.stderr.starts_with("error: "), "{done:?}");
-    assert!(done.stderr.contains(hint), "{hint:?} in {done:?}");
-    assert_eq!(done.stdout, "", "{done:?}");
-}
 
 /// Command lines that are wrong before anything is asked.
 const MISUSED: &[&[&str]] = &[

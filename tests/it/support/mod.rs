@@ -2,6 +2,7 @@
 //! [`eventually`] and on streams, never on time.
 
 pub(crate) mod attack;
+pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod exposition;
