@@ -9,12 +9,12 @@
 //! |---|---|
 //! | [`lifecycle`] | starting → ready → in use → ending → cleared, a pure state machine |
 //! | [`supervisor`] | drives one container by it |
-//! | [`start`] | starts a container, and finds out whose fault a refusal is |
+//! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |
 //! | [`shim`] | the process in which a sandbox is supervised, and which outlives its owner |
 //!
 //! A sandbox is described by a [`SandboxConfig`] and runs an [`Exec`]. All that happens in it goes to an
-//! [`OutputSink`], [`Stops`] end it early, and its [`SandboxExit`] says how it ended. What a sandbox is for stands in its
-//! labels and in its owner's records, not here: today one job uses it once (`worker::job`).
+//! [`OutputSink`], [`Stops`] end it early, and its [`SandboxExit`] says how it ended. The
+//! purpose of a sandbox stands in its labels and in its owner's records, not here: today one job uses it once (`worker::job`).
 //!
 //! Guarantees:
 //! - The command runs at most once, and never after [`OutputSink::exec_starting`] has failed.

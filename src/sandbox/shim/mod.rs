@@ -4,12 +4,12 @@
 //! owner ──spawns──▶ shim ──spawns──▶ podman run ──▶ conmon ──▶ init ──▶ command
 //!    ▲  shim.sock    │ ◀──── socket (3), stdout (4), stderr (5) ────┘
 //!    └───────────────┤
-//!                    └──▶ what its guest writes
+//!                    └──▶ records of its guest
 //! ```
 //!
 //! The owner of a sandbox may be killed, upgraded or restarted while the sandbox is in use. The shim holds init's
-//! socket and pipes, keeps the time limit, and has the container removed in the end. What is to be recorded of all
-//! that is the [guest](main)'s: a function that runs in this process, and writes where the owner looks.
+//! socket and pipes, keeps the time limit, and has the container removed in the end. The
+//! [guest](main), a function of the owner that runs in this process, records it where the owner reads.
 //!
 //! Over the socket go no facts, only [signals](frame): the shim sends an update when its guest has written something,
 //! its end is the end of the connection, and the owner requests a stop, with the reason. So any release of an owner

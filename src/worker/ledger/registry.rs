@@ -218,7 +218,7 @@ impl Registry {
     }
 
     /// States of all jobs of `owner`, in the order of their ids. One that is being accepted counts as running, so
-    /// that a caller that looks for leftovers misses none.
+    /// that a caller that looks for superseded attempts misses none.
     pub(super) fn states(&self, owner: Option<&OrchestratorId>) -> Vec<JobState> {
         let own = self.jobs.values().filter(|job| job.belongs_to(owner));
         let mut states: Vec<_> = own.map(|job| job.state()).collect();

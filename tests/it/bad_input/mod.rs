@@ -302,7 +302,7 @@ fn worker_refuses_malformed_requests() {
         .api
         .call("GET", &path, &[("Accept", "application/x-ndjson")], b"");
     assert!([400, 404].contains(&reply.status), "{}", reply.text());
-    // What another version looks like is not ours to know.
+    // The fields of another version are unknown here.
     let problem = worker
         .send(&json!({"version": 2, "jobs": []}))
         .problem(400, "unsupported-payload-version");
