@@ -1,7 +1,11 @@
 //! Pulls of missing images: one pull for all jobs that wait, with its progress, and jobs that stop waiting. No registry
 //! is asked: a script in podman's place plays its pulls.
 
-use crate::support::{Worker, eventually, image::IMAGE, image::podman, uuid};
+use crate::support::{
+    Worker, eventually,
+    image::{self, OddImage},
+    uuid,
+};
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 use tempfile::TempDir;
@@ -26,6 +30,14 @@ impl Registry {
         fs::write(registry.podman(), script).unwrap();
         fs::set_permissions(registry.podman(), fs::Permissions::from_mode(0o755)).unwrap();
         registry
+    }
+
+    /// A registry that has the image. Each test tags an image of its own: of two processes that tag one image at the
+    /// same time, podman can lose a name.
+    fn with_image() -> (Self, OddImage) {
+        let pulled = image::odd(|_| (), &[]);
+        let registry = Self::new(&format!("podman tag {} IMAGE; exit", pulled.0));
+        (registry, pulled)
     }
 
     fn podman(&self) -> PathBuf {
@@ -65,8 +77,7 @@ fn wait_for_pull(worker: &Worker, job: &Value) -> impl Iterator<Item = Value> {
 
 #[test]
 fn missing_image_is_pulled_once_for_all_jobs() {
-    let tag = format!("podman tag {IMAGE} IMAGE; exit");
-    let registry = Registry::new(&tag);
+    let (registry, _pulled) = Registry::with_image();
     let worker = registry.worker();
     let jobs = [registry.job(), registry.job(), registry.job()];
     let waiting: Vec<_> = jobs.iter().map(|job| wait_for_pull(&worker, job)).collect();
@@ -81,7 +92,6 @@ fn missing_image_is_pulled_once_for_all_jobs() {
     // The image is present from then on.
     assert_eq!(worker.run(&registry.job())["stdout"], "here\n");
     assert_eq!(registry.pulls().lines().count(), 1);
-    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
 
 #[test]
@@ -107,8 +117,7 @@ fn failed_pull_fails_all_waiting_jobs() {
 
 #[test]
 fn canceled_job_leaves_pull_to_others() {
-    let tag = format!("podman tag {IMAGE} IMAGE; exit");
-    let registry = Registry::new(&tag);
+    let (registry, _pulled) = Registry::with_image();
     let worker = registry.worker();
     let (canceled, waits) = (registry.job(), registry.job());
     let events = wait_for_pull(&worker, &canceled);
@@ -125,14 +134,12 @@ fn canceled_job_leaves_pull_to_others() {
     registry.let_go();
     assert_eq!(others.last().unwrap()["stdout"], "here\n");
     assert_eq!(registry.pulls().lines().count(), 1);
-    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
 
 /// A worker's restart loses no accepted job.
 #[test]
 fn image_is_pulled_again_after_restart() {
-    let tag = format!("podman tag {IMAGE} IMAGE; exit");
-    let registry = Registry::new(&tag);
+    let (registry, _pulled) = Registry::with_image();
     let mut worker = registry.worker();
     let job = registry.job();
     drop(wait_for_pull(&worker, &job));
@@ -146,5 +153,4 @@ fn image_is_pulled_again_after_restart() {
         (&result["stdout"], &result["attempt"]),
         (&json!("here\n"), &json!(1))
     );
-    podman(&["untag", IMAGE, &registry.image]).unwrap();
 }
