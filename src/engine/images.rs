@@ -270,10 +270,10 @@ impl Images {
         }
         tracing::info!(%image, "image pulled");
         let found = self.inspect(image).await?;
-        let found = found.ok_or_else(|| {
-            ImageError::NotFound(format!(
-                "{image} was pulled, but is missing; see podman images on the node"
-            ))
+        // Another pull may do: of two programs that name one image at the same time, podman can lose a name.
+        let found = found.ok_or_else(|| ImageError::Pull {
+            image: image.clone(),
+            fault: PullFault::Vanished,
         })?;
         if let Some(pulled) = self.pulled.clone() {
             pulled.record(image, &found.id);

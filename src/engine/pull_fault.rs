@@ -36,6 +36,11 @@ pub enum PullFault {
         "its registry does not have an image that this node can use; it may be for another architecture"
     )]
     Invalid,
+    /// Podman said that it has pulled the image, and then did not have it under that name.
+    #[error(
+        "it was pulled, and was gone right after; if this repeats, look for another program that removes images on the node"
+    )]
+    Vanished,
     /// Any other reason.
     #[error("the node's log says why")]
     Other,
@@ -46,7 +51,9 @@ impl PullFault {
     /// a login server or the address of a name, and learn from the class what answers there.
     pub(super) fn for_unnamed_registry(self) -> Self {
         match self {
-            Self::NotFound | Self::Unauthorized | Self::NoRoom | Self::Other => self,
+            Self::NotFound | Self::Unauthorized | Self::NoRoom | Self::Vanished | Self::Other => {
+                self
+            }
             Self::Unreachable | Self::TimedOut | Self::Invalid => Self::Other,
         }
     }

@@ -21,6 +21,8 @@ pub(super) fn start(flags: &LogFlags) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // It would print its own errors, and panic where stderr is on a full disk.
+        .log_internal_errors(false)
         .with_target(false);
     match flags.log_format.unwrap_or(LogFormat::Text) {
         // The innermost span is the last of the list already.

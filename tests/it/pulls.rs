@@ -116,6 +116,19 @@ fn failed_pull_fails_all_waiting_jobs() {
 }
 
 #[test]
+fn image_gone_after_pull_may_be_retried() {
+    let registry = Registry::new("exit 0");
+    let worker = registry.worker();
+    let job = registry.job();
+    let events = wait_for_pull(&worker, &job);
+    registry.let_go();
+    let result = events.last().unwrap();
+    assert_eq!(result["error"]["type"], "image-pull-failed", "{result}");
+    let words = result["error"]["message"].as_str().unwrap();
+    assert!(words.contains("gone right after"), "{words}");
+}
+
+#[test]
 fn canceled_job_leaves_pull_to_others() {
     let (registry, _pulled) = Registry::with_image();
     let worker = registry.worker();

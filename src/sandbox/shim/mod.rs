@@ -68,6 +68,8 @@ where
         .with_writer(io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // It would print its own errors, and panic where stderr is on a full disk.
+        .log_internal_errors(false)
         .init();
     match run(guest) {
         Ok(()) => process::exit(0),
