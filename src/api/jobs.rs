@@ -1,12 +1,16 @@
 //! Jobs on the Worker API: the request to run one, its state, and its result (contract, section 4).
 
+pub mod files;
+pub mod resources;
 mod result;
 
 pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
-use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem};
+use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, size::ByteSize};
 use crate::api::string_form::named_enum;
+use files::{Content, JobFile};
+use resources::{Cpus, GpuRequest, MAX_PIDS, MIN_MEMORY_BYTES, MIN_PIDS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -21,6 +25,10 @@ pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
 /// Longest time limit of a job, in seconds; an orchestrator or a node may allow less.
 pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
+/// Default of `grace_seconds`.
+pub const DEFAULT_GRACE_SECONDS: u32 = 5;
+/// Largest `grace_seconds`.
+pub const MAX_GRACE_SECONDS: u32 = 300;
 /// Default time limit of a job, in seconds.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 3600;
 /// Pattern of arguments, scripts and values of variables, for schemas: no NUL.
@@ -61,7 +69,7 @@ const fn first_attempt() -> u32 {
 }
 
 /// Sandbox and command of a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Image reference in any form that [`ImageRef`] reads.
     pub image: String,
@@ -79,6 +87,56 @@ pub struct SandboxSpec {
     /// Whether the sandbox may use the node's model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
+    /// Time between TERM and KILL when the command is stopped, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u32>,
+    /// Files that are placed in `/workspace` before the command runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<JobFile>,
+    /// Patterns of files that are collected from `/workspace` after the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<String>,
+    /// Most bytes that are collected; the node's own limit by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_limit: Option<ByteSize>,
+    /// Content of stdin; empty by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<Content>,
+    /// Whether stdin is sent while the command runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interactive: bool,
+    /// Share of the processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+    /// Limit of memory, swap included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Limit of processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Size of `/dev/shm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+    /// Graphics processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuRequest>,
+    /// When the image is pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullPolicy>,
+}
+
+named_enum! {
+    /// When a node pulls an image.
+    #[derive(Default)]
+    pub enum PullPolicy {
+        /// Where the node doesn't have it.
+        #[default]
+        Missing,
+        /// Before each job, so that a tag that moved is followed.
+        Always,
+        /// Not at all: a node without it refuses the job.
+        Never,
+    }
 }
 
 named_enum! {
@@ -110,6 +168,7 @@ impl RunJob {
         )?;
         check_env("/sandbox/env", self.sandbox.env.as_ref())?;
         check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
+        self.sandbox.check_extras("/sandbox")?;
         if self.sandbox.use_inference == Some(true) {
             return Err(Problem::new(
                 super::problem::ProblemKind::InferenceNotAvailable,
@@ -118,6 +177,69 @@ impl RunJob {
             .at("/sandbox/use_inference"));
         }
         parse_image("/sandbox/image", &self.sandbox.image)
+    }
+}
+
+impl SandboxSpec {
+    /// Checks files, patterns, limits and devices; `base` is the pointer of the object that they are in.
+    pub fn check_extras(&self, base: &str) -> Result<(), Problem> {
+        let range =
+            |field: &str, detail: String| Problem::field(&format!("{base}/{field}"), detail);
+        if let Some(grace) = self
+            .grace_seconds
+            .filter(|grace| *grace > MAX_GRACE_SECONDS)
+        {
+            let detail =
+                format!("must be a whole number from 0 to {MAX_GRACE_SECONDS}, got {grace}");
+            return Err(range("grace_seconds", detail));
+        }
+        if self.files.len() > files::MAX_FILES {
+            let detail = format!(
+                "must have at most {} files, got {}; send an archive with extract instead",
+                files::MAX_FILES,
+                self.files.len()
+            );
+            return Err(range("files", detail));
+        }
+        for (n, file) in self.files.iter().enumerate() {
+            files::check_path(&format!("{base}/files/{n}/path"), &file.path, file.extract)?;
+        }
+        if self.artifacts.len() > files::MAX_PATTERNS {
+            let detail = format!(
+                "must have at most {} patterns, got {}",
+                files::MAX_PATTERNS,
+                self.artifacts.len()
+            );
+            return Err(range("artifacts", detail));
+        }
+        for (n, pattern) in self.artifacts.iter().enumerate() {
+            files::check_pattern(&format!("{base}/artifacts/{n}"), pattern)?;
+        }
+        if let Some(ByteSize(memory)) = self.memory.filter(|memory| memory.0 < MIN_MEMORY_BYTES) {
+            let least = ByteSize(MIN_MEMORY_BYTES);
+            return Err(range(
+                "memory",
+                format!("must be at least {least}, got {memory} bytes"),
+            ));
+        }
+        if self.shm_size == Some(ByteSize(0)) {
+            return Err(range(
+                "shm_size",
+                "must be at least 1 byte, got 0".to_owned(),
+            ));
+        }
+        if let Some(pids) = self
+            .pids
+            .filter(|pids| !(MIN_PIDS..=MAX_PIDS).contains(pids))
+        {
+            let detail =
+                format!("must be a whole number from {MIN_PIDS} to {MAX_PIDS}, got {pids}");
+            return Err(range("pids", detail));
+        }
+        match &self.gpus {
+            Some(gpus) => gpus.check(&format!("{base}/gpus")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod jobs;
 mod lenient;
 pub mod nodes;
 pub mod problem;
+pub mod size;
 mod string_form;
 pub mod tasks;
 pub mod time;

@@ -1,6 +1,7 @@
 //! Value parsers of flags and of `node.yaml`. Each error names the form that is expected, not how parsing
 //! failed.
 
+use crate::api::size::{ByteSize, InvalidSize};
 use ipnet::IpNet;
 use std::{
     fmt::Display,
@@ -36,15 +37,9 @@ pub(crate) fn parse_duration_or_off(text: &str) -> Result<Duration, String> {
 
 /// Parses a size: `64MiB` or `2GiB`; a bare number is bytes.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    const BYTES: [(&str, u64); 6] = [
-        ("", 1),
-        ("B", 1),
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("TiB", 1 << 40),
-    ];
-    parse_quantity(text, &BYTES).ok_or_else(|| "expected a size such as 64MiB or 2GiB".to_owned())
+    text.parse()
+        .map(|ByteSize(bytes)| bytes)
+        .map_err(|error: InvalidSize| error.to_string())
 }
 
 /// A whole number times its unit, at most what an u64 can hold.

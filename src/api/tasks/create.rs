@@ -4,9 +4,13 @@ use super::name::{MAX_NAME_CHARS, base_name};
 use crate::api::{
     image,
     integer::{optional_integer, range_text},
-    jobs::{self, Env, NetworkPolicy, SandboxSpec},
+    jobs::{
+        self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
+        resources::{Cpus, GpuRequest, MAX_PIDS, MIN_PIDS},
+    },
     nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
     problem::{Problem, ProblemKind},
+    size::ByteSize,
     string_form::named_enum,
 };
 use schemars::JsonSchema;
@@ -87,6 +91,42 @@ pub struct CreateTask {
     )]
     #[schemars(range(min = *PRIORITY_RANGE.start(), max = *PRIORITY_RANGE.end()))]
     pub priority: Option<i32>,
+    /// Time between TERM and KILL when the command is stopped, in seconds.
+    #[serde(
+        default,
+        deserialize_with = "grace_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(max = jobs::MAX_GRACE_SECONDS))]
+    pub grace_seconds: Option<u32>,
+    /// Patterns of files that are collected from `/workspace` after the end, such as `out/*.json`; files in
+    /// `/workspace/artifacts` are collected always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = jobs::files::MAX_PATTERNS))]
+    pub artifacts: Option<Vec<String>>,
+    /// Share of the node's processors; unlimited by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+    /// Limit of memory, swap included; unlimited by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Limit of processes and threads; podman's by default.
+    #[serde(
+        default,
+        deserialize_with = "pids",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = MIN_PIDS, max = MAX_PIDS))]
+    pub pids: Option<u32>,
+    /// Size of `/dev/shm`; podman's by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+    /// Graphics processors, which no other job has meanwhile; none by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuRequest>,
+    /// When the node pulls the image; `missing` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullPolicy>,
     /// Files for the sandbox; not supported yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 0))]
@@ -135,6 +175,14 @@ fn exclusive_input_schema() -> Value {
 
 fn timeout_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     optional_integer(deserializer, 1..)
+}
+
+fn grace_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    optional_integer(deserializer, 0..=jobs::MAX_GRACE_SECONDS)
+}
+
+fn pids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    optional_integer(deserializer, MIN_PIDS..=MAX_PIDS)
 }
 
 fn max_attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -227,17 +275,27 @@ impl CreateTask {
             ));
         }
         let image = jobs::parse_image("/image", image)?;
+        let sandbox = SandboxSpec {
+            image: image.as_str().to_owned(),
+            command,
+            env: self.env,
+            timeout_seconds: self.timeout_seconds,
+            network_policy: self.network_policy,
+            grace_seconds: self.grace_seconds,
+            artifacts: self.artifacts.unwrap_or_default(),
+            cpus: self.cpus,
+            memory: self.memory,
+            pids: self.pids,
+            shm_size: self.shm_size,
+            gpus: self.gpus,
+            pull: self.pull,
+            ..SandboxSpec::default()
+        };
+        sandbox.check_extras("")?;
         Ok(TaskSpec {
             prompt: self.prompt,
             task_name: self.task_name.as_deref().and_then(base_name),
-            sandbox: SandboxSpec {
-                image: image.as_str().to_owned(),
-                command,
-                env: self.env,
-                timeout_seconds: self.timeout_seconds,
-                network_policy: self.network_policy,
-                use_inference: None,
-            },
+            sandbox,
             node_labels,
             max_attempts,
             priority,
