@@ -50,8 +50,9 @@ test-soak: setup ## Run a thousand jobs in a row and check for leftovers (minute
 test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
 
-bench: setup build ## Measure task overhead, output throughput, scheduling and logins
-	$(CARGO) bench --locked --bench overhead --bench flood --bench schedule --bench storm
+bench: setup build ## Measure task overhead, files, output throughput, scheduling and logins
+	@scripts/setup.sh --bench
+	$(CARGO) bench --locked --bench overhead --bench files --bench flood --bench schedule --bench storm
 
 test-fuzz: fuzz-parsers fuzz-api ## Fuzz parsers and the User API (a few minutes)
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs missing packages for building and testing: a C compiler (for SQLite), podman with a runtime (rootless,
 # too), a static busybox (for the test image), nginx (for tests behind a proxy; its service stays disabled), and, as
-# root, tools for namespaces and file systems. With --fuzz also Python and curl for the API fuzzer. Prints nothing if
+# root, tools for namespaces and file systems. With --fuzz also Python and curl for the API fuzzer, with
+# --bench socat. Prints nothing if
 # all are there; prints the missing ones where it can not install them. Rust itself is only checked.
 set -euo pipefail
 
@@ -22,6 +23,10 @@ command -v busybox >/dev/null || missing+=(busybox-static)
 [ "$(id -u)" -ne 0 ] || command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 [ "$(id -u)" -ne 0 ] || command -v chattr     >/dev/null || missing+=(e2fsprogs)
 [ "$(id -u)" -ne 0 ] || command -v ip        >/dev/null || missing+=(iproute2)
+# A bench compares files with a plain copy.
+if [ "${1:-}" = --bench ]; then
+  command -v socat >/dev/null || missing+=(socat)
+fi
 if [ "${1:-}" = --fuzz ]; then
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   command -v curl >/dev/null || missing+=(curl)
