@@ -49,6 +49,8 @@ pub struct JobDocument {
     truncated: Option<Value>,
     effective: Option<Value>,
     error: Option<Value>,
+    oom_killed: Option<Value>,
+    reason: Option<Value>,
 }
 
 /// Reason for which a document is not about the expected attempt. Its text holds no words of the worker.
@@ -108,6 +110,8 @@ impl JobDocument {
             },
             effective: lenient::<Effective>(self.effective).filter(Effective::is_within_limits),
             error,
+            oom_killed: lenient(self.oom_killed).unwrap_or(false),
+            reason: lenient(self.reason).map(|reason| cut(reason, MAX_ERROR_MESSAGE_BYTES).0),
         }))
     }
 }

@@ -18,6 +18,12 @@ pub(super) fn of_result(result: &JobResult) -> String {
             return match error.kind {
                 JobErrorKind::Lost => format!("lost: {}", sanitize(&error.message)),
                 JobErrorKind::OutOfDisk => format!("out of disk: {}", sanitize(&error.message)),
+                JobErrorKind::OutOfMemory => {
+                    format!("out of memory: {}", sanitize(&error.message))
+                }
+                JobErrorKind::WorkspaceLimit => {
+                    format!("workspace limit: {}", sanitize(&error.message))
+                }
                 JobErrorKind::Other => {
                     "failed for a reason that this release does not know; the result has the node's message"
                         .to_owned()
@@ -33,6 +39,11 @@ pub(super) fn of_result(result: &JobResult) -> String {
         (Outcome::Canceled, ..) => format!("canceled after {after}"),
         (_, Some(code), _) => format!("exit {code} after {after}"),
         (status, None, None) => status.as_str().to_owned(),
+    };
+    let end = if result.oom_killed {
+        format!("{end}; out of memory")
+    } else {
+        end
     };
     match (result.truncated.stdout, result.truncated.stderr) {
         (false, false) => end,

@@ -24,6 +24,8 @@ pub struct JobEnd {
     pub exit_code: Option<i32>,
     /// Error, where something else ended it.
     pub error: Option<JobError>,
+    /// Explanation, where the kernel killed a process of the sandbox for want of memory.
+    pub oom: Option<String>,
 }
 
 impl JobEnd {
@@ -38,6 +40,7 @@ impl JobEnd {
             status,
             exit_code: Some(code),
             error: None,
+            oom: None,
         }
     }
 
@@ -47,6 +50,7 @@ impl JobEnd {
             status,
             exit_code: None,
             error: None,
+            oom: None,
         }
     }
 
@@ -58,6 +62,7 @@ impl JobEnd {
             status: Outcome::Failed,
             exit_code: None,
             error: Some(JobError { kind, message }),
+            oom: None,
         }
     }
 }
@@ -158,6 +163,8 @@ impl JobRecorder {
             truncated: self.kept.truncated(),
             effective,
             error: end.error,
+            oom_killed: end.oom.is_some(),
+            reason: end.oom,
         };
         ResultEvent {
             seq: self.kept.last_seq() + 1,

@@ -212,6 +212,12 @@ fn shim_config(
             runtime: ctx.engine.runtime_name().to_owned(),
             timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
             seccomp: Some(seccomp::NAME.to_owned()),
+            cpus: None,
+            memory: None,
+            pids: None,
+            shm_size: None,
+            gpus: Vec::new(),
+            workspace_limit: None,
         },
         log_bytes: ctx.log_bytes,
     }

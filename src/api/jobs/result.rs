@@ -1,7 +1,9 @@
 //! Result of a job, as the Worker API answers it and the orchestrator stores it.
 
+use super::resources::{Cpus, MAX_GPUS};
 use crate::api::{
-    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, string_form::named_enum, time::Time,
+    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, size::ByteSize,
+    string_form::named_enum, time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,12 @@ pub struct JobResult {
     /// Reason why the command could not run, or was lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
+    /// Whether the kernel killed a process of the sandbox for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
+    /// Explanation of the end, where exit code and error don't give it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl JobResult {
@@ -82,6 +90,10 @@ impl JobResult {
                 .effective
                 .as_ref()
                 .is_none_or(Effective::is_within_limits)
+            && self
+                .reason
+                .as_ref()
+                .is_none_or(|reason| reason.len() <= MAX_ERROR_MESSAGE_BYTES)
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
                 (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
@@ -106,6 +118,24 @@ pub struct Effective {
     /// Filter of system calls on top of podman's; absent where the node has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seccomp: Option<String>,
+    /// Share of the processors; absent where unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpus>,
+    /// Limit of memory in bytes, swap included; absent where unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Limit of processes and threads; absent where it is podman's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Size of `/dev/shm` in bytes; absent where it is podman's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<ByteSize>,
+    /// Graphics processors that the sandbox had, by their ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
+    /// Limit of what the job may have on the node's disk, in bytes; absent where unlimited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_limit: Option<ByteSize>,
 }
 
 impl Effective {
@@ -115,6 +145,11 @@ impl Effective {
         [&self.image_id, &self.network, &self.runtime, seccomp]
             .iter()
             .all(|text| text.len() <= MAX_EFFECTIVE_BYTES)
+            && self.gpus.len() <= MAX_GPUS
+            && self
+                .gpus
+                .iter()
+                .all(|text| text.len() <= MAX_EFFECTIVE_BYTES)
     }
 }
 
@@ -146,6 +181,14 @@ pub enum JobErrorKind {
     Lost,
     /// The node's disk was nearly full, and this job used the most of it.
     OutOfDisk,
+    /// The node's memory was nearly full, and this job's use of it grew the most.
+    OutOfMemory,
+    /// The job had more on the node's disk than the node allows to one.
+    WorkspaceLimit,
+    /// The node can't enforce a limit that the job asks for.
+    LimitUnsupported,
+    /// The node has fewer or other graphics processors than the job asks for.
+    GpuUnavailable,
     /// Kind that this release does not know.
     #[serde(other)]
     Other,
@@ -162,6 +205,10 @@ impl JobErrorKind {
             Self::EngineError => "engine-error",
             Self::Lost => "lost",
             Self::OutOfDisk => "out-of-disk",
+            Self::OutOfMemory => "out-of-memory",
+            Self::WorkspaceLimit => "workspace-limit",
+            Self::LimitUnsupported => "limit-unsupported",
+            Self::GpuUnavailable => "gpu-unavailable",
             Self::Other => "other",
         }
     }
@@ -171,12 +218,16 @@ impl JobErrorKind {
         matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
     }
 
-    /// Whether the error is specific to the node: another one may allow the image, have it, or have the user ids
-    /// and the runtime that it needs.
+    /// Whether the error is specific to the node: another one may allow the image, have it, have the user ids
+    /// and the runtime that it needs, enforce the limits, or have the graphics processors.
     pub const fn is_node_specific(self) -> bool {
         matches!(
             self,
-            Self::ImageNotAllowed | Self::ImageNotFound | Self::ImageNotRunnable
+            Self::ImageNotAllowed
+                | Self::ImageNotFound
+                | Self::ImageNotRunnable
+                | Self::LimitUnsupported
+                | Self::GpuUnavailable
         )
     }
 }

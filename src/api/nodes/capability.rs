@@ -139,6 +139,16 @@ pub struct Gpu {
 /// Graphics processor.
 #[derive(Clone, Default, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GpuDevice {
+    /// Id by which a job asks for the device in `gpus`, such as `0`; absent where jobs can't have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Whether a job has the device now.
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub busy: bool,
     /// Vendor: `nvidia` or `amd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,

@@ -74,6 +74,8 @@ fn device(card: &Map<String, Value>) -> GpuDevice {
         .find_map(|key| of(key).filter(is_name));
     let bytes = of("VRAM Total Memory (B)").and_then(|bytes| bytes.parse::<u64>().ok());
     GpuDevice {
+        id: None,
+        busy: false,
         vendor: Some(Vendor::Amd.as_str().to_owned()),
         model: name.or_else(|| fallback_name(of("Card model"))),
         device_id: of("Unique ID"),
@@ -108,6 +110,8 @@ fn read_card(card: &Path) -> Option<GpuDevice> {
     let bytes = of("mem_info_vram_total").and_then(|bytes| bytes.parse::<u64>().ok());
     let slot = pci_slot(&read_card_file(card, "uevent"));
     Some(GpuDevice {
+        id: None,
+        busy: false,
         vendor: Some(Vendor::Amd.as_str().to_owned()),
         model: of("product_name").or_else(|| fallback_name(of("device"))),
         // rocm-smi adds the prefix.

@@ -90,6 +90,8 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
     // Other lines have no such field.
     let uuid = of("uuid").filter(|uuid| uuid.starts_with("GPU-"))?;
     Some(GpuDevice {
+        id: None,
+        busy: false,
         vendor: Some(Vendor::Nvidia.as_str().to_owned()),
         model: of("name"),
         device_id: Some(uuid),
@@ -121,6 +123,8 @@ fn parse_information(text: &str) -> Option<GpuDevice> {
         clean_value(found)
     };
     Some(GpuDevice {
+        id: None,
+        busy: false,
         vendor: Some(Vendor::Nvidia.as_str().to_owned()),
         model: Some(of("Model")?),
         device_id: of("GPU UUID"),

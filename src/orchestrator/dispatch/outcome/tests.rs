@@ -39,6 +39,8 @@ fn answer(job: &RunningJob) -> JobResult {
         truncated: Truncated::default(),
         effective: None,
         error: None,
+        oom_killed: false,
+        reason: None,
     }
 }
 

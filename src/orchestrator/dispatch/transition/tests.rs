@@ -38,6 +38,8 @@ fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -
             kind,
             message: "boom".to_owned(),
         }),
+        oom_killed: false,
+        reason: None,
     };
     AttemptOutcome::Ended(Box::new(ResultEvent {
         seq: 1,
