@@ -55,6 +55,10 @@ pub enum AuditAction {
     #[serde(rename = "user.reset_password")]
     #[strum(serialize = "user.reset_password")]
     UserResetPassword,
+    /// Change of one's own password.
+    #[serde(rename = "user.change_password")]
+    #[strum(serialize = "user.change_password")]
+    UserChangePassword,
     /// Read of users or of this log; recorded only where it was denied.
     #[serde(rename = "admin.read")]
     #[strum(serialize = "admin.read")]
@@ -87,6 +91,10 @@ pub enum AuditAction {
     #[serde(rename = "task.delete")]
     #[strum(serialize = "task.delete")]
     TaskDelete,
+    /// Cancel of a task that had not ended.
+    #[serde(rename = "task.cancel")]
+    #[strum(serialize = "task.cancel")]
+    TaskCancel,
 }
 
 impl AuditAction {

@@ -37,7 +37,7 @@ impl CreateUser {
     /// Checks every field.
     pub fn check(&self) -> Result<(), Problem> {
         check_handle(&self.handle)?;
-        check_password(&self.password)?;
+        check_password("/password", &self.password)?;
         self.email.as_deref().map_or(Ok(()), check_email)
     }
 }
@@ -48,6 +48,17 @@ pub struct ResetPassword {
     /// New password.
     #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
     pub password: String,
+}
+
+/// Body of `POST /v1/users/me/password`.
+#[derive(Deserialize, Serialize, JsonSchema)]
+pub struct ChangePassword {
+    /// Password that is in force.
+    #[schemars(length(min = 1, max = MAX_PASSWORD_CHARS))]
+    pub current_password: String,
+    /// New password.
+    #[schemars(length(min = MIN_PASSWORD_CHARS, max = MAX_PASSWORD_CHARS))]
+    pub new_password: String,
 }
 
 /// Answer of `GET /v1/users`.
@@ -77,18 +88,18 @@ pub fn check_handle(handle: &str) -> Result<(), Problem> {
     ))
 }
 
-/// Checks the length of a password.
-pub fn check_password(password: &str) -> Result<(), Problem> {
+/// Checks the length of a password; `pointer` names its field.
+pub fn check_password(pointer: &str, password: &str) -> Result<(), Problem> {
     let length = password.chars().count();
     if length < MIN_PASSWORD_CHARS {
         return Err(Problem::field(
-            "/password",
+            pointer,
             format!("must have at least {MIN_PASSWORD_CHARS} characters; choose a longer one"),
         ));
     }
     if length > MAX_PASSWORD_CHARS {
         return Err(Problem::field(
-            "/password",
+            pointer,
             format!("must have at most {MAX_PASSWORD_CHARS} characters; choose a shorter one"),
         ));
     }
@@ -129,7 +140,7 @@ mod tests {
 
         #[test]
         fn password_length_counts_characters(password in "\\PC{0,20}") {
-            prop_assert_eq!(check_password(&password).is_ok(), password.chars().count() >= 12);
+            prop_assert_eq!(check_password("/password", &password).is_ok(), password.chars().count() >= 12);
         }
     }
 
@@ -154,6 +165,6 @@ mod tests {
             let problem = user(wrong).check().unwrap_err();
             assert_eq!(problem.errors[0].pointer, format!("#/{field}"));
         }
-        assert!(check_password(&"x".repeat(MAX_PASSWORD_CHARS + 1)).is_err());
+        assert!(check_password("/password", &"x".repeat(MAX_PASSWORD_CHARS + 1)).is_err());
     }
 }

@@ -9,6 +9,7 @@ mod audit;
 mod error;
 mod keys;
 mod nodes;
+mod own_password;
 mod password;
 mod rate_limits;
 mod sessions;

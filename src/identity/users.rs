@@ -75,7 +75,7 @@ impl Identity {
             }
             UserAction::ResetPassword(ResetPassword { password }) => {
                 let password = Zeroizing::new(password);
-                check_password(&password)?;
+                check_password("/password", &password)?;
                 let hash = self.hasher.hash(password).await?;
                 (AuditAction::UserResetPassword, UserChange::Password(hash))
             }
@@ -95,6 +95,8 @@ impl Identity {
                 "this is the last active admin; enable or create another one first",
             )
             .into()),
+            // Only a change of one's own password asks for the current one.
+            UserChangeOutcome::PasswordChanged => Err(ApiError::internal("unexpected outcome")),
         }
     }
 }

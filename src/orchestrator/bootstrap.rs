@@ -111,7 +111,7 @@ impl FirstAdmin {
         }
         let is_generated = given.is_none();
         let password = given.unwrap_or_else(random_secret);
-        check_password(&password).map_err(|problem| {
+        check_password("/password", &password).map_err(|problem| {
             let text = format!(
                 "the admin's {}; put it into --admin-password-file (or CYNODE_ADMIN_PASSWORD)",
                 problem.detail

@@ -10,7 +10,7 @@
 
 use super::{AppState, dispatch, task_log, task_watch::TaskState};
 use crate::{
-    api::{TaskId, tasks::TaskStatus, time::Time},
+    api::{TaskId, audit::AuditEvent, tasks::TaskStatus},
     http::server::shutdown_requested,
     store::{CancelOutcome, StoreError},
     wait,
@@ -28,16 +28,20 @@ pub(super) enum CancelError {
     Unrecorded(StoreError),
 }
 
-/// Cancels a task, and waits for its end. Returns whether it ended as canceled, `None` if its end is not
+/// Cancels a task, and waits for its end; `event` is stored where the task had not ended. Returns whether it ended as canceled, `None` if its end is not
 /// known in time.
-pub(super) async fn cancel(state: &AppState, task: TaskId) -> Result<Option<bool>, CancelError> {
+pub(super) async fn cancel(
+    state: &AppState,
+    task: TaskId,
+    event: AuditEvent,
+) -> Result<Option<bool>, CancelError> {
     // Subscribed before the store is read, so that no end is missed.
     let watch = state.jobs.watches.for_task(task);
     let mut states = watch.subscribe();
     let running = state.store.task_running_job(task).await;
     let running = running.map_err(CancelError::Failed)?;
     let is_notified = running.is_some_and(|job| state.jobs.active.cancel(job));
-    let outcome = state.store.task_cancel(task, Time::now()).await;
+    let outcome = state.store.task_cancel(task, event).await;
     let outcome = outcome.map_err(if is_notified {
         CancelError::Unrecorded
     } else {

@@ -1,11 +1,13 @@
 //! Tasks of users: creation, names, views, and positions in their logs (contract, section 2).
 
 mod create;
+mod details;
 mod log_cursor;
 mod name;
 mod view;
 
 pub use create::*;
+pub use details::*;
 pub use log_cursor::*;
 pub use name::{MAX_NAME_CHARS, normalize_name, numbered_name};
 pub use view::*;

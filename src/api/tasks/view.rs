@@ -1,5 +1,6 @@
 //! Tasks and their jobs as users see them.
 
+use super::details::TaskDetails;
 use crate::api::{
     JobId, TaskId,
     jobs::{JobResult, Truncated},
@@ -111,6 +112,9 @@ pub struct Task {
     /// Exit code of the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// Owner, node and settings.
+    #[serde(flatten)]
+    pub details: TaskDetails,
 }
 
 impl Task {
@@ -123,6 +127,7 @@ impl Task {
             started_at: None,
             ended_at: None,
             exit_code: None,
+            details: self.details.as_created(),
             ..self
         }
     }

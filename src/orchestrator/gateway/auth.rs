@@ -1,8 +1,11 @@
-//! Sessions: login, refresh, logout, and the user of the session.
+//! Sessions: login, refresh, logout, and the user of the session with their password.
 
 use super::{AppState, authenticate};
 use crate::{
-    api::auth::{Login, Logout, Refresh},
+    api::{
+        auth::{Login, Logout, Refresh},
+        users::ChangePassword,
+    },
     http::{
         request::Request,
         response::{self, Reply},
@@ -41,6 +44,16 @@ pub(super) async fn logout(state: Arc<AppState>, mut request: Request) -> Reply 
     let origin = request.origin();
     let ended = state.identity.logout(&caller, refresh_token, &origin);
     ended.await?;
+    response::no_content()
+}
+
+pub(super) async fn change_password(state: Arc<AppState>, mut request: Request) -> Reply {
+    let caller = authenticate(&state, &request).await?;
+    request.limit_body(MAX_BODY_BYTES);
+    let change: ChangePassword = request.json().await?;
+    let origin = request.origin();
+    let changed = state.identity.change_password(&caller, change, &origin);
+    changed.await?;
     response::no_content()
 }
 

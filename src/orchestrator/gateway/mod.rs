@@ -42,6 +42,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::POST, "/v1/auth/refresh", auth::refresh)
         .route(Method::POST, "/v1/auth/logout", auth::logout)
         .route(Method::GET, "/v1/users/me", auth::me)
+        .route(Method::POST, "/v1/users/me/password", auth::change_password)
         .route(Method::POST, "/v1/users", users::create)
         .route(Method::GET, "/v1/users", users::list)
         .route(Method::POST, "/v1/users/{id}/disable", users::disable)

@@ -111,7 +111,7 @@ pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
 pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
     let name = request.param("id", "task")?;
-    response::ok(&tasks::cancel(&state, &caller, name).await?)
+    response::ok(&tasks::cancel(&state, &caller, name, &request.origin()).await?)
 }
 
 pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {

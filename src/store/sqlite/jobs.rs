@@ -14,11 +14,12 @@
 //! where the outcome of an offer is unknown.
 
 use super::{
-    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError,
+    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, audit,
     rows::{parse_document, parse_name, to_document},
 };
 use crate::api::{
     JobId, NodeId, TaskId,
+    audit::AuditEvent,
     events::Outline,
     jobs::{MAX_TIMEOUT_SECONDS, SandboxSpec},
     tasks::{JobStatus, TaskStatus},
@@ -234,9 +235,14 @@ impl Store {
     }
 
     /// Cancels a task. A queued one ends here and now; a running one is only marked, and its job is returned,
-    /// so that its node can be notified.
-    pub async fn task_cancel(&self, id: TaskId, now: Time) -> Result<CancelOutcome, StoreError> {
+    /// so that its node can be notified. `event` is stored where the cancel changed something.
+    pub async fn task_cancel(
+        &self,
+        id: TaskId,
+        event: AuditEvent,
+    ) -> Result<CancelOutcome, StoreError> {
         self.write(move |c| {
+            let (now, event) = (event.at, event.clone().to(id.to_string()));
             let dequeued = c.query_row(
                 "UPDATE jobs SET status = 'canceled', ended_at = ?2
                  WHERE task_id = ?1 AND status = 'queued' RETURNING id, attempt",
@@ -247,15 +253,20 @@ impl Store {
                 sync_task_status(c, job, TaskStatus::Canceled, now)?;
                 let sql = "UPDATE tasks SET summary = 'canceled before it started' WHERE id = ?1";
                 c.execute(sql, [id])?;
+                audit::add(c, &event)?;
                 return Ok(CancelOutcome::Dequeued { attempt });
             }
             let running = c.query_row(
-                "UPDATE jobs SET cancel_requested = 1
-                 WHERE task_id = ?1 AND status = 'running' RETURNING id",
+                "SELECT id, cancel_requested FROM jobs WHERE task_id = ?1 AND status = 'running'",
                 [id],
-                |row| row.get(0),
+                |row| Ok((row.get(0)?, row.get(1)?)),
             );
-            if let Some(job) = running.optional()? {
+            let running: Option<(JobId, bool)> = running.optional()?;
+            if let Some((job, is_requested)) = running {
+                if !is_requested {
+                    c.execute("UPDATE jobs SET cancel_requested = 1 WHERE id = ?1", [job])?;
+                    audit::add(c, &event)?;
+                }
                 return Ok(CancelOutcome::Running(job));
             }
             let sql = "SELECT status FROM jobs WHERE task_id = ?1 ORDER BY id DESC LIMIT 1";

@@ -212,11 +212,17 @@ fn delete_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Revokes all sessions of a user.
-pub(super) fn revoke_all(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
+/// Revokes all sessions of a user, except `keep`.
+pub(super) fn revoke_all(
+    c: &Connection,
+    user: UserId,
+    keep: Option<SessionId>,
+    now: Time,
+) -> Result<(), StoreError> {
     c.execute(
-        "UPDATE sessions SET revoked_at = ?2 WHERE user_id = ?1 AND revoked_at IS NULL",
-        params![user, now],
+        "UPDATE sessions SET revoked_at = ?2
+         WHERE user_id = ?1 AND revoked_at IS NULL AND (?3 IS NULL OR id <> ?3)",
+        params![user, now, keep],
     )?;
     Ok(())
 }

@@ -136,7 +136,7 @@ fn exact_sql(conditions: &Conditions<'_>) -> String {
     format!("SELECT id FROM tasks INDEXED BY tasks_by_name WHERE {equal}")
 }
 
-/// Task without a long prompt or command, which would make a list of tasks too large.
+/// Task without its details that may be long, nor a long prompt or command, which would make a list of tasks too large.
 fn shortened(task: Task) -> Task {
     let length = task
         .command
@@ -151,6 +151,7 @@ fn shortened(task: Task) -> Task {
     Task {
         prompt,
         command,
+        details: task.details.shortened(),
         ..task
     }
 }

@@ -12,7 +12,7 @@ use crate::api::{
     JobId, TaskId, UserId,
     audit::AuditEvent,
     jobs::JobResult,
-    tasks::{JobView, Task, TaskSpec},
+    tasks::{JobView, Task, TaskDetails, TaskSpec},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -22,12 +22,21 @@ use std::time::Duration;
 pub(super) const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
 
 pub(super) const COLUMNS: &str =
-    "id, status, name, spec, summary, exit_code, created_at, updated_at, started_at, ended_at";
+    "id, status, name, spec, summary, exit_code, created_at, updated_at, started_at, ended_at,
+     (SELECT handle FROM users WHERE users.id = tasks.user_id) AS owner";
+
+/// Attempt of a task, and the node of it.
+const PLACE: &str = "SELECT j.attempt, coalesce(n.slug, j.node_slug)
+    FROM jobs j LEFT JOIN nodes n ON n.id = j.node_id WHERE j.task_id = ?1 ORDER BY j.id DESC LIMIT 1";
 
 pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     let spec: String = row.get("spec")?;
     let spec: TaskSpec = parse_document(&spec)?;
     let id = row.get("id")?;
+    let details = TaskDetails {
+        owner: row.get("owner")?,
+        ..TaskDetails::of(&spec)
+    };
     Ok(Task {
         id,
         task_id: id,
@@ -45,6 +54,7 @@ pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         started_at: row.get("started_at")?,
         ended_at: row.get("ended_at")?,
         exit_code: row.get("exit_code")?,
+        details,
     })
 }
 
@@ -53,7 +63,16 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
         "SELECT {COLUMNS} FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)"
     ))?;
     let mut rows = statement.query(params![id, owner])?;
-    rows.next()?.map(task).transpose()
+    let Some(mut task) = rows.next()?.map(task).transpose()? else {
+        return Ok(None);
+    };
+    let mut statement = c.prepare_cached(PLACE)?;
+    let place = statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)));
+    if let Some((attempt, node_slug)) = place.optional()? {
+        task.details.attempt = attempt;
+        task.details.node_slug = node_slug;
+    }
+    Ok(Some(task))
 }
 
 /// Limit that a new task of this user and this size would exceed.

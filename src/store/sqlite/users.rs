@@ -47,7 +47,8 @@ fn get(c: &Connection, id: UserId) -> Result<Option<User>, StoreError> {
     Ok(c.query_row(&sql, [id], user).optional()?)
 }
 
-/// Applies a change to the row of a user; false where it would disable the last active admin.
+/// Applies a change to the row of a user; false where it would disable the last active admin, or where the proven
+/// password has changed.
 fn apply(c: &Connection, id: UserId, change: &UserChange, now: Time) -> Result<bool, StoreError> {
     let changed = match change {
         UserChange::Enable => c.execute(
@@ -63,6 +64,10 @@ fn apply(c: &Connection, id: UserId, change: &UserChange, now: Time) -> Result<b
         UserChange::Password(hash) => c.execute(
             "UPDATE users SET password_hash = ?2, updated_at = ?3 WHERE id = ?1",
             params![id, hash, now],
+        ),
+        UserChange::OwnPassword { current, new, .. } => c.execute(
+            "UPDATE users SET password_hash = ?3, updated_at = ?4 WHERE id = ?1 AND password_hash = ?2",
+            params![id, current, new, now],
         ),
         UserChange::RevokeSessions => Ok(1),
     };
@@ -117,11 +122,21 @@ impl Store {
             };
             let (now, event) = (event.at, event.clone().to(user.handle));
             if !apply(c, id, &change, now)? {
-                audit::add(c, &event.failed("last-admin"))?;
-                return Ok(UserChangeOutcome::LastAdmin);
+                let (reason, outcome) = match change {
+                    UserChange::OwnPassword { .. } => {
+                        ("password-changed", UserChangeOutcome::PasswordChanged)
+                    }
+                    _ => ("last-admin", UserChangeOutcome::LastAdmin),
+                };
+                audit::add(c, &event.failed(reason))?;
+                return Ok(outcome);
             }
-            if !matches!(change, UserChange::Enable) {
-                sessions::revoke_all(c, id, now)?;
+            match change {
+                UserChange::Enable => {}
+                UserChange::OwnPassword { keep, .. } => {
+                    sessions::revoke_all(c, id, Some(keep), now)?;
+                }
+                _ => sessions::revoke_all(c, id, None, now)?,
             }
             audit::add(c, &event)?;
             Ok(UserChangeOutcome::Done)

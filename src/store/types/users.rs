@@ -69,6 +69,15 @@ pub enum UserChange {
     RevokeSessions,
     /// Sets another password, as a PHC string; ends all sessions.
     Password(String),
+    /// Sets another password in place of the one that the user proved to know; ends all sessions but one.
+    OwnPassword {
+        /// Hash that the current password was checked against; another one means that it was changed meanwhile.
+        current: String,
+        /// New hash, as a PHC string.
+        new: String,
+        /// Session that goes on.
+        keep: SessionId,
+    },
 }
 
 /// Result of changing a user.
@@ -80,6 +89,8 @@ pub enum UserChangeOutcome {
     Unknown,
     /// The user is the last active admin and stays enabled.
     LastAdmin,
+    /// The password that was proven is no longer that of the user.
+    PasswordChanged,
 }
 
 /// Filter for the audit log.

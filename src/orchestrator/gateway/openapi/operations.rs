@@ -14,7 +14,7 @@ use crate::api::{
     auth::{Login, Logout, Refresh, Tokens, User},
     nodes::{NodeList, NodeView},
     tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskLogs, TaskResult, TaskStatus},
-    users::{CreateUser, ResetPassword, UserList},
+    users::{ChangePassword, CreateUser, ResetPassword, UserList},
 };
 use crate::store::MAX_OFFSET;
 use http::Method;
@@ -82,6 +82,15 @@ fn auth() -> Vec<Operation> {
         .fails_with(429),
         post("/v1/auth/logout", "log_out", "End the session immediately").optional_body::<Logout>(),
         get("/v1/users/me", "who_am_i", "Show the user of this session").returns::<User>(),
+        post(
+            "/v1/users/me/password",
+            "change_password",
+            "Change your password and end your other sessions; 403 where the current one is wrong",
+        )
+        .body::<ChangePassword>()
+        .fails_with(403)
+        .fails_with(409)
+        .fails_with(429),
     ]
 }
 

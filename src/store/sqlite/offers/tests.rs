@@ -2,7 +2,12 @@
 
 use super::*;
 use crate::{
-    api::{UserId, jobs::MAX_TIMEOUT_SECONDS, tasks::JobStatus},
+    api::{
+        UserId,
+        audit::{AuditAction, AuditEvent},
+        jobs::MAX_TIMEOUT_SECONDS,
+        tasks::JobStatus,
+    },
     store::{CancelOutcome, FinishedJob, Lane, LaneCursor, Placement},
 };
 use proptest::{prelude::*, sample::select};
@@ -198,7 +203,13 @@ impl World {
                 (again.await.unwrap(), None)
             }
             Write::Cancel => {
-                let canceled = store.task_cancel(self.task, NOW).await.unwrap();
+                let canceled = store
+                    .task_cancel(
+                        self.task,
+                        AuditEvent::new(AuditAction::TaskCancel, NOW, None),
+                    )
+                    .await
+                    .unwrap();
                 (!matches!(canceled, CancelOutcome::Ended { .. }), None)
             }
         }
