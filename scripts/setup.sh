@@ -2,8 +2,8 @@
 # Installs missing packages for building and testing: a C compiler (for SQLite), podman with a runtime (rootless,
 # too), a static busybox (for the test image), nginx (for tests behind a proxy; its service stays disabled), and, as
 # root, tools for namespaces and file systems. With --fuzz also Python and curl for the API fuzzer, with
-# --bench socat. Prints nothing if
-# all are there; prints the missing ones where it can not install them. Rust itself is only checked.
+# --bench socat. Prints nothing if all are there; prints the missing ones where it can not install them. Rust itself is
+# only checked.
 set -euo pipefail
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
