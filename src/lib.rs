@@ -13,6 +13,7 @@
 //! | [`worker`] | role `worker`: the Worker API, the ledger of jobs, a job in its sandbox |
 //! | [`sandbox`] | an isolated container that runs a command: lifecycle, shim, protocol to init; independent of jobs |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
+//! | [`contents`] | files by their SHA-256: what tasks bring along and leave behind |
 //! | [`spool`] | one attempt of a job on disk: request, log, result |
 //! | [`engine`] | podman; no other module starts it |
 //! | [`client`] | commands for users, and their output |
@@ -72,6 +73,7 @@ pub mod background;
 pub mod backoff;
 pub mod cli;
 pub mod client;
+pub mod contents;
 pub mod data_dir;
 pub mod digest;
 pub mod disk_space;

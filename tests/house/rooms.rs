@@ -34,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("identity", &["api", "store"]),
     ("sandbox_init", &[]),
     ("spool", &["api"]),
+    ("contents", &["api"]),
     ("engine", &["api", "sandbox_init"]),
     ("sandbox", &["api", "engine", "sandbox_init", "spool"]),
 ];

@@ -23,6 +23,11 @@ pub const MAX_NAME_BYTES: usize = 255;
 pub struct ContentHash(String);
 
 impl ContentHash {
+    /// Hash of this digest.
+    pub fn from_digest(digest: &[u8; 32]) -> Self {
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Hash in hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0

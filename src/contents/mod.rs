@@ -1,0 +1,233 @@
+//! Contents by their SHA-256: a directory of files, each named by the hash of its bytes.
+//!
+//! The orchestrator keeps the files of tasks and their artifacts here, and a node keeps what its jobs need.
+//!
+//! ```text
+//! objects/<sha256>   whole contents; a file is here only once its hash is proven and its bytes are on the disk
+//! temporary/         contents that arrive; removed when the directory is opened
+//! partial/<key>      uploads that can be resumed; see [`PartialUpload`]
+//! ```
+//!
+//! A content arrives through a [`ContentWriter`] in chunks of any size, which are gathered to blocks and hashed and
+//! written on a blocking thread, one block while the next one arrives. So an upload costs two blocks of memory, and
+//! a slow client holds no thread. A content is never changed; putting it twice, also at once, is the same as once.
+//!
+//! A [`Pin`] keeps a content from [`remove`](ContentStore::remove). Whoever puts a content holds a pin until a
+//! lasting reference to it is stored, so that no clean-up comes between.
+
+mod error;
+mod list;
+mod partial;
+mod pin;
+mod sink;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::ContentError;
+pub use list::StoredEntry;
+pub use partial::PartialUpload;
+pub use pin::Pin;
+pub use writer::{ContentWriter, Expected, StoredContent};
+
+use crate::{
+    api::jobs::files::ContentHash,
+    data_dir::{make_private_dir, make_private_subdir},
+    disk_space::DiskSpace,
+};
+use parking_lot::Mutex;
+use partial::Partials;
+use pin::Pins;
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+/// Limits of a store.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct StoreLimits {
+    /// Most bytes of all contents together, with those that arrive; no limit by default.
+    pub quota: Option<u64>,
+    /// Bytes that stay free on the disk.
+    pub min_free: u64,
+}
+
+/// Store of contents; cheap to clone.
+///
+/// Calls that are not asynchronous read the disk and may block.
+#[derive(Clone)]
+pub struct ContentStore(Arc<Shared>);
+
+/// What all parts of a store share.
+struct Shared {
+    objects: PathBuf,
+    temporary: PathBuf,
+    partial: PathBuf,
+    limits: StoreLimits,
+    /// Bytes of all contents and uploads.
+    used: AtomicU64,
+    pins: Pins,
+    partials: Partials,
+    /// Held while a content gets its name, so that each is counted once.
+    publishing: Mutex<()>,
+}
+
+impl ContentStore {
+    /// Opens the store in `directory`, which is made where it is missing, and removes what killed processes left of
+    /// contents that arrived. Only one process at a time may use it.
+    pub fn open(directory: &Path, limits: StoreLimits) -> io::Result<Self> {
+        make_private_dir(directory)?;
+        let subdir = |name: &str| {
+            let path = directory.join(name);
+            make_private_subdir(&path).map(|()| path)
+        };
+        let (objects, temporary, partial) =
+            (subdir("objects")?, subdir("temporary")?, subdir("partial")?);
+        for entry in fs::read_dir(&temporary)? {
+            fs::remove_file(entry?.path())?;
+        }
+        let used = list::total_bytes(&objects)? + list::total_bytes(&partial)?;
+        Ok(Self(Arc::new(Shared {
+            objects,
+            temporary,
+            partial,
+            limits,
+            used: AtomicU64::new(used),
+            pins: Pins::default(),
+            partials: Partials::default(),
+            publishing: Mutex::default(),
+        })))
+    }
+
+    /// Writer for a content that arrives. Fails where it can't fit.
+    pub async fn writer(&self, expected: Expected) -> Result<ContentWriter, ContentError> {
+        ContentWriter::begin(Arc::clone(&self.0), expected).await
+    }
+
+    /// Stores bytes that are in memory.
+    pub async fn put_bytes(&self, bytes: Vec<u8>) -> Result<StoredContent, ContentError> {
+        let size = u64::try_from(bytes.len()).ok();
+        let mut writer = self.writer(Expected { sha256: None, size }).await?;
+        writer.write(&bytes).await?;
+        writer.finish().await
+    }
+
+    /// Pin of a content that is here; `None` where it is not.
+    pub fn pin(&self, hash: &ContentHash) -> io::Result<Option<Pin>> {
+        // Pinned first, so that no removal comes between.
+        let pin = Pin::new(Arc::clone(&self.0), hash.clone());
+        Ok(self.size_of(hash)?.is_some().then_some(pin))
+    }
+
+    /// Size of a content; `None` where it is not here.
+    pub fn size_of(&self, hash: &ContentHash) -> io::Result<Option<u64>> {
+        self.0.size_of(hash)
+    }
+
+    /// Whether a content is here.
+    pub fn contains(&self, hash: &ContentHash) -> io::Result<bool> {
+        Ok(self.size_of(hash)?.is_some())
+    }
+
+    /// Opens a content for reading, and records its use. The file stays readable when the content is removed.
+    pub fn open_content(&self, hash: &ContentHash) -> io::Result<File> {
+        let file = File::open(self.0.object(hash))?;
+        // The time of the last use only orders a clean-up; a disk that is full must not stop a reader.
+        if let Err(error) = file.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, %hash, "last use of a content not recorded");
+        }
+        Ok(file)
+    }
+
+    /// Removes a content. Returns whether it is gone: a pinned one stays.
+    pub fn remove(&self, hash: &ContentHash) -> io::Result<bool> {
+        let removed = self.0.pins.unless_pinned(hash, || self.0.unlink(hash));
+        Ok(removed.transpose()?.is_some())
+    }
+
+    /// Bytes of all contents and of uploads under way.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// Limits of the store.
+    pub fn limits(&self) -> StoreLimits {
+        self.0.limits
+    }
+
+    /// All contents, in no order.
+    pub fn list(&self) -> io::Result<Vec<StoredEntry>> {
+        list::contents(&self.0.objects)
+    }
+}
+
+impl Shared {
+    fn object(&self, hash: &ContentHash) -> PathBuf {
+        self.objects.join(hash.as_str())
+    }
+
+    fn size_of(&self, hash: &ContentHash) -> io::Result<Option<u64>> {
+        match fs::symlink_metadata(self.object(hash)) {
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unlink(&self, hash: &ContentHash) -> io::Result<()> {
+        if let Some(size) = self.size_of(hash)? {
+            fs::remove_file(self.object(hash))?;
+            self.release(size);
+        }
+        Ok(())
+    }
+
+    /// Counts `bytes` more, unless they don't fit.
+    fn charge(&self, bytes: u64) -> Result<(), ContentError> {
+        self.check_disk(bytes)?;
+        let quota = self.limits.quota.unwrap_or(u64::MAX);
+        let (order, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
+        let charged = self.used.fetch_update(order, read, fits);
+        charged.map_err(|used| ContentError::QuotaExceeded { quota, used })?;
+        Ok(())
+    }
+
+    /// Fails where `bytes` more would eat into the reserve of the disk or exceed the quota.
+    fn check_room(&self, bytes: u64) -> Result<(), ContentError> {
+        self.check_disk(bytes)?;
+        let (quota, used) = (
+            self.limits.quota.unwrap_or(u64::MAX),
+            self.used.load(Ordering::Relaxed),
+        );
+        if used.saturating_add(bytes) > quota {
+            return Err(ContentError::QuotaExceeded { quota, used });
+        }
+        Ok(())
+    }
+
+    fn check_disk(&self, bytes: u64) -> Result<(), ContentError> {
+        let space = DiskSpace::at(&self.objects).map_err(ContentError::Io)?;
+        let reserve = self.limits.min_free;
+        let shortage = space
+            .shortage(reserve)
+            .or_else(|| space.shortage(reserve.saturating_add(bytes)));
+        match shortage {
+            Some(shortage) if bytes > 0 => Err(ContentError::DiskFull { shortage }),
+            _ => Ok(()),
+        }
+    }
+
+    fn release(&self, bytes: u64) {
+        // Contents that an operator removed by hand are not counted twice.
+        let (order, read) = (Ordering::Relaxed, Ordering::Relaxed);
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self.used.fetch_update(order, read, less);
+    }
+}

@@ -1,0 +1,139 @@
+//! Writer of a content that arrives in one go.
+
+use super::{
+    ContentError, Pin, Shared,
+    sink::{BlockWriter, FilePlace, Sink},
+};
+use crate::api::jobs::files::{Content, ContentHash};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::{self, File},
+    io, mem,
+    sync::Arc,
+};
+use tempfile::NamedTempFile;
+use tokio::task::spawn_blocking;
+
+/// What is known of a content before it arrives.
+#[derive(Clone, Default, Debug)]
+pub struct Expected {
+    /// Hash.
+    pub sha256: Option<ContentHash>,
+    /// Number of bytes.
+    pub size: Option<u64>,
+}
+
+/// Content that is stored, pinned for as long as this value lives.
+#[derive(Debug)]
+pub struct StoredContent {
+    /// Hash and size.
+    pub content: Content,
+    /// Pin, to be held until a lasting reference is stored.
+    pub pin: Pin,
+}
+
+/// Writer of a content. Nothing is left of it when it is dropped before its end.
+pub struct ContentWriter {
+    blocks: BlockWriter,
+    expected: Expected,
+}
+
+impl ContentWriter {
+    pub(super) async fn begin(
+        store: Arc<Shared>,
+        expected: Expected,
+    ) -> Result<Self, ContentError> {
+        let size = expected.size.unwrap_or(0);
+        let begun = spawn_blocking(move || {
+            store.check_room(size)?;
+            let file = NamedTempFile::new_in(&store.temporary)?;
+            let (file, path) = file.into_parts();
+            let place = (file, FilePlace::Temporary(path));
+            Ok::<_, ContentError>(Sink::new(store, place, (Sha256::new(), 0)))
+        });
+        let sink = begun.await.map_err(io::Error::other)??;
+        Ok(Self {
+            blocks: BlockWriter::new(sink),
+            expected,
+        })
+    }
+
+    /// Takes the next chunk, of any size. Fails where the store is full and where more arrives than was announced.
+    pub async fn write(&mut self, chunk: &[u8]) -> Result<(), ContentError> {
+        let found = self.blocks.taken() + chunk.len() as u64;
+        if let Some(expected) = self.expected.size.filter(|size| found > *size) {
+            return Err(ContentError::WrongSize { expected, found });
+        }
+        self.blocks.write(chunk).await
+    }
+
+    /// Stores the content once all of it is on the disk and is what was announced.
+    pub async fn finish(self) -> Result<StoredContent, ContentError> {
+        let sink = self.blocks.flush().await?;
+        let finished = spawn_blocking(move || finish(sink, &self.expected));
+        finished.await.map_err(io::Error::other)?
+    }
+}
+
+/// Moves a file that is complete to its name.
+pub(super) fn finish(
+    mut sink: Box<Sink>,
+    expected: &Expected,
+) -> Result<StoredContent, ContentError> {
+    let (found, store) = (sink.written, Arc::clone(&sink.store));
+    if let Some(expected) = expected.size.filter(|size| *size != found) {
+        return Err(ContentError::WrongSize { expected, found });
+    }
+    let hash = ContentHash::from_digest(&sink.hasher.finalize_reset().into());
+    if let Some(expected) = expected.sha256.clone().filter(|sha256| *sha256 != hash) {
+        let found = hash;
+        // No further part can make it right.
+        discard(&mut sink)?;
+        return Err(ContentError::WrongHash { expected, found });
+    }
+    // Pinned first, so that it is not removed between the look and the answer.
+    let pin = Pin::new(Arc::clone(&store), hash.clone());
+    let is_here = || Ok::<_, io::Error>(store.size_of(&hash)? == Some(found));
+    if !is_here()? {
+        // A name in `objects` promises that the bytes are on the disk.
+        sink.file.sync_all()?;
+    }
+    let publishing = store.publishing.lock();
+    if is_here()? {
+        discard(&mut sink)?;
+    } else {
+        publish(&mut sink, &store, &hash)?;
+    }
+    drop(publishing);
+    File::open(&store.objects)?.sync_all()?;
+    Ok(StoredContent {
+        content: Content {
+            sha256: hash,
+            size_bytes: found,
+        },
+        pin,
+    })
+}
+
+/// Gives a file its name. A file of that name with another size, which a broken disk may leave, is replaced.
+fn publish(sink: &mut Sink, store: &Shared, hash: &ContentHash) -> io::Result<()> {
+    let path = store.object(hash);
+    let replaced = store.size_of(hash)?.unwrap_or(0);
+    match mem::replace(&mut sink.place, FilePlace::Settled) {
+        FilePlace::Temporary(file) => file.persist(&path).map_err(|error| error.error)?,
+        FilePlace::Partial(key) => fs::rename(key.path(), &path)?,
+        FilePlace::Settled => {}
+    }
+    store.release(replaced);
+    Ok(())
+}
+
+/// Removes a copy that nobody needs, and records the use of the content.
+fn discard(sink: &mut Sink) -> io::Result<()> {
+    if let FilePlace::Partial(key) = &sink.place {
+        fs::remove_file(key.path())?;
+        sink.store.release(sink.written);
+        sink.place = FilePlace::Settled;
+    }
+    Ok(())
+}
