@@ -72,6 +72,8 @@ kinds! {
     IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
     /// The body exceeds the limit.
     PayloadTooLarge = 413 "payload-too-large" "The body is too large";
+    /// The range begins beyond the end, or a part of an upload where none is expected.
+    RangeNotSatisfiable = 416 "range-not-satisfiable" "The range is not available";
     /// The body is not sent as JSON.
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
     /// The request names a host that is not this server's.
@@ -112,6 +114,8 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// Methods of the path (`Allow`), for 405.
     pub allow: Option<String>,
+    /// Further header fields, such as `Content-Range`.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// JSON body of a problem.
@@ -153,6 +157,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             allow: None,
+            headers: Vec::new(),
         }
     }
 
@@ -190,6 +195,12 @@ impl Problem {
             retry_after: Some(seconds),
             ..self
         }
+    }
+
+    /// Same problem with a further header field. `name` is in lower case.
+    pub fn with_header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// Same problem about the field at `pointer`; its detail is a predicate, such as `must be …`.

@@ -1,9 +1,10 @@
-//! Request bodies, received within limits on size, memory and time.
+//! Request bodies, received within limits on size, memory and time: whole, or chunk by chunk.
 
 use super::budget::BodyReservation;
 use crate::api::problem::{Problem, ProblemKind};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use std::time::Duration;
 
 /// Time for a body to arrive.
@@ -46,12 +47,7 @@ async fn collect(
 ) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| {
-            Problem::new(
-                ProblemKind::InvalidRequest,
-                "the body ended early; send it again",
-            )
-        })?;
+        let frame = frame.map_err(|_| ended_early())?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
@@ -63,6 +59,55 @@ async fn collect(
     }
     reservation.mark_complete()?;
     Ok(bytes)
+}
+
+fn ended_early() -> Problem {
+    Problem::new(
+        ProblemKind::InvalidRequest,
+        "the body ended early; send it again",
+    )
+}
+
+/// Body that is read chunk by chunk as it arrives. No more than a chunk is in memory, so it has no limit on its size,
+/// nor on its time, as long as it goes on.
+pub struct BodyChunks(Option<Incoming>);
+
+impl BodyChunks {
+    pub(super) fn new(body: Option<Incoming>) -> Self {
+        Self(body)
+    }
+
+    /// Number of bytes that are announced; `None` where the body is sent in chunks.
+    pub fn announced_size(&self) -> Option<u64> {
+        let hint = self.0.as_ref().map(|body| body.size_hint().exact());
+        hint.unwrap_or(Some(0))
+    }
+
+    /// Next chunk, of any size; `None` at the end. Fails with 400 where the body breaks off, or stops for 30 s.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        loop {
+            let Some(body) = &mut self.0 else {
+                return Ok(None);
+            };
+            let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await;
+            let frame = frame.map_err(|_| {
+                let seconds = BODY_TIMEOUT.as_secs();
+                let detail =
+                    format!("no byte of the body arrived within {seconds} s; send it again");
+                Problem::new(ProblemKind::InvalidRequest, detail)
+            })?;
+            let Some(frame) = frame else {
+                self.0 = None;
+                return Ok(None);
+            };
+            // Trailers are no part of the content.
+            if let Ok(data) = frame.map_err(|_| ended_early())?.into_data()
+                && !data.is_empty()
+            {
+                return Ok(Some(data));
+            }
+        }
+    }
 }
 
 fn too_large(limit: usize) -> Problem {

@@ -4,24 +4,28 @@
 //! a [`request::Request`] and returns a response or an error. Everything that is the same for all of them
 //! happens here: request ids, limits, 404, 405, panics, problem bodies, metrics.
 
-mod body;
+pub mod body;
 pub mod budget;
 mod call_error;
 pub mod client;
 pub mod client_response;
 mod connection_limiter;
+pub mod file;
 pub mod host;
 mod json_error;
 pub mod lines;
 pub mod listener_policy;
 pub mod metrics;
 pub mod query;
+mod range;
 pub mod request;
 pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
 mod warnings;
+
+pub use range::UploadPart;
 
 /// Largest body that a listener accepts and a client reads whole, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;

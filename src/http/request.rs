@@ -1,7 +1,8 @@
 //! Request as a handler sees it: path parameters, query, bearer token, checked JSON.
 
 use super::{
-    MAX_BODY_BYTES, body,
+    MAX_BODY_BYTES, UploadPart,
+    body::{self, BodyChunks},
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
     json_error::{self, JsonError},
@@ -253,6 +254,26 @@ impl Request {
     /// Lowers the limit on the body to `bytes`.
     pub fn limit_body(&mut self, bytes: usize) {
         self.body_limit = self.body_limit.min(bytes);
+    }
+
+    /// Body as a stream of chunks, of any size. For authorized requests only: such a body counts against no memory,
+    /// and its connection is not evicted for others while it arrives.
+    pub fn chunks(&mut self) -> BodyChunks {
+        self.permit.mark_received();
+        BodyChunks::new(self.body.take())
+    }
+
+    /// Part of an upload that the body is, by its header `Content-Range`; `None` without one. Fails with 400.
+    pub fn upload_part(&self) -> Result<Option<UploadPart>, Problem> {
+        let name = header::CONTENT_RANGE;
+        if !self.parts.headers.contains_key(&name) {
+            return Ok(None);
+        }
+        let part = self.header(name.as_str()).and_then(UploadPart::parse);
+        part.map(Some).ok_or_else(|| {
+            let detail = "header Content-Range: must be such as \"bytes 0-99/1000\", or \"bytes */1000\" to ask how much has arrived";
+            Problem::new(ProblemKind::InvalidRequest, detail)
+        })
     }
 
     /// Whole body, within the limits on size, memory and time. Its memory stays reserved until the request is
