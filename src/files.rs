@@ -4,9 +4,11 @@
 //! the new content is written beside the file and renamed over it. A process that is killed meanwhile leaves
 //! that file, perhaps with a secret in it, and [`remove_temporary_files`] removes it later.
 
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     time::{Duration, SystemTime},
@@ -65,6 +67,21 @@ pub fn replace_file_with_mode(
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Copies at most `most` bytes from where one file is to where the other is, inside the kernel where it can. Returns
+/// their number, which is 0 only at the end.
+pub fn copy_part(from: &File, to: &File, most: u64) -> io::Result<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let length = usize::try_from(most).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, None, to, None, length) {
+            // Such as between file systems of older kernels.
+            Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP | Errno::PERM) => {}
+            copied => return Ok(copied? as u64),
+        }
+    }
+    io::copy(&mut from.take(most), &mut &*to)
 }
 
 /// Removes files that killed processes left in `directory` while they replaced others. One that is younger than

@@ -30,6 +30,7 @@ pub(crate) mod job_shim;
 mod ledger;
 mod metrics;
 mod orphans;
+mod placement;
 mod prepare;
 mod recovery;
 mod settings;

@@ -1,0 +1,242 @@
+//! Placement of a job's files in its workspace, before there is a container.
+//!
+//! Contents and archives are hostile input. Every entry is made relative to a descriptor of its directory, and no
+//! link is ever followed ([`tree`]), so nothing outside the workspace can be reached; what an archive may hold is
+//! decided in [`archive`]. An entry that is not allowed, or an archive that ends early, fails the job, and its
+//! workspace is removed: a command never sees half of its files.
+//!
+//! Placement reads and writes one chunk at a time, stops soon after a cancel, and is bounded by the limit of the
+//! workspace and by the node's reserve of bytes and inodes, which it checks while it writes.
+
+mod archive;
+mod extract;
+mod tree;
+
+use crate::{
+    api::{jobs::files::JobFile, size::ByteSize},
+    disk_space::DiskSpace,
+    files::copy_part,
+};
+use rustix::io::Errno;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+use tree::Tree;
+
+/// Bytes that are copied at a time.
+const CHUNK_BYTES: u64 = 4 << 20;
+/// Bytes that are written between two checks of the disk.
+const CHECK_BYTES: u64 = 16 << 20;
+/// Entries that are made between two checks of the disk.
+const CHECK_ENTRIES: u64 = 1024;
+/// Mode of a file that names none.
+const DEFAULT_MODE: u32 = 0o644;
+/// Longest part of a name that an error quotes, in bytes.
+const MAX_QUOTED_BYTES: usize = 300;
+
+/// Limits of one placement.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    /// Most bytes in the workspace.
+    pub(super) workspace_bytes: u64,
+    /// Bytes that stay free on its filesystem, and the same share of the inodes.
+    pub(super) min_free: u64,
+}
+
+/// Control of a placement by those who wait for it.
+#[derive(Default)]
+pub(super) struct Control {
+    /// Whether it is to stop.
+    pub(super) is_canceled: AtomicBool,
+    /// Bytes of contents that were read so far.
+    pub(super) bytes_read: AtomicU64,
+}
+
+/// Reason for which files were not placed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    /// A file or an entry of an archive is not allowed, or an archive is damaged.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no room for the files.
+    #[error("{0}")]
+    NoSpace(String),
+    /// Canceled.
+    #[error("canceled")]
+    Canceled,
+    /// The node's disk failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Places files with their contents, in their order, into `workspace`, which exists and has no files yet.
+pub(super) fn place(
+    workspace: &Path,
+    files: impl IntoIterator<Item = (JobFile, File)>,
+    limits: &Limits,
+    control: &Control,
+) -> Result<(), PlaceError> {
+    let mut tree = Tree::open(workspace).map_err(|error| failure("workspace", &error))?;
+    let mut budget = Budget::new(workspace, limits, control);
+    for (file, content) in files {
+        let path = file.path.strip_prefix("/workspace/").unwrap_or(&file.path);
+        if file.extract {
+            let path = if file.path == "/workspace" { "." } else { path };
+            extract::extract(&tree, path, &content, &mut budget)?;
+        } else {
+            let mode = file.mode.map_or(DEFAULT_MODE, |mode| mode.0);
+            place_file(&mut tree, path, &content, mode, &mut budget)?;
+        }
+    }
+    tree.finish().map_err(|error| failure("workspace", &error))
+}
+
+fn place_file(
+    tree: &mut Tree,
+    path: &str,
+    content: &File,
+    mode: u32,
+    budget: &mut Budget<'_>,
+) -> Result<(), PlaceError> {
+    let at_path = |error: io::Error| failure(&quoted(path.as_bytes()), &error);
+    budget.count_entry()?;
+    let relative = tree::normalize(path.as_bytes()).map_err(|reason| {
+        PlaceError::Invalid(format!("file {}: {reason}", quoted(path.as_bytes())))
+    })?;
+    let file = tree.create_file(&relative).map_err(at_path)?;
+    let size = content.metadata().map_err(at_path)?.len();
+    budget.check_room(size)?;
+    let mut copied = 0;
+    while copied < size {
+        let written =
+            copy_part(content, &file, (size - copied).min(CHUNK_BYTES)).map_err(at_path)?;
+        if written == 0 {
+            return Err(PlaceError::Failed("a content was cut on this node".into()));
+        }
+        copied += written;
+        budget.spend(written)?;
+        budget.count_read(written);
+    }
+    tree::set_mode(&file, mode).map_err(at_path)
+}
+
+/// Room that is left, checked against the limits while files are written.
+struct Budget<'a> {
+    workspace: PathBuf,
+    limits: &'a Limits,
+    control: &'a Control,
+    spent_bytes: u64,
+    unchecked_bytes: u64,
+    unchecked_entries: u64,
+}
+
+impl<'a> Budget<'a> {
+    fn new(workspace: &Path, limits: &'a Limits, control: &'a Control) -> Self {
+        Self {
+            workspace: workspace.to_owned(),
+            limits,
+            control,
+            spent_bytes: 0,
+            // The first one of anything is checked.
+            unchecked_bytes: CHECK_BYTES,
+            unchecked_entries: CHECK_ENTRIES,
+        }
+    }
+
+    /// Counts bytes that were read of a content.
+    fn count_read(&self, bytes: u64) {
+        self.control.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Fails where so many more bytes can't fit.
+    fn check_room(&self, bytes: u64) -> Result<(), PlaceError> {
+        let limit = self.limits.workspace_bytes;
+        if self.spent_bytes.saturating_add(bytes) > limit {
+            let limit = ByteSize(limit);
+            return Err(PlaceError::NoSpace(format!(
+                "the job's files need more than the {limit} that a workspace may hold (--workspace-limit of the node); send less"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that were written.
+    fn spend(&mut self, bytes: u64) -> Result<(), PlaceError> {
+        self.check_room(bytes)?;
+        self.spent_bytes += bytes;
+        self.unchecked_bytes += bytes;
+        self.check()
+    }
+
+    /// Counts a file, a directory or a link that is about to be made.
+    fn count_entry(&mut self) -> Result<(), PlaceError> {
+        self.unchecked_entries += 1;
+        self.check()
+    }
+
+    fn check(&mut self) -> Result<(), PlaceError> {
+        if self.control.is_canceled.load(Ordering::Relaxed) {
+            return Err(PlaceError::Canceled);
+        }
+        if self.unchecked_bytes < CHECK_BYTES && self.unchecked_entries < CHECK_ENTRIES {
+            return Ok(());
+        }
+        (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
+        let space = DiskSpace::at(&self.workspace).map_err(|error| failure("workspace", &error))?;
+        match space.shortage(self.limits.min_free) {
+            None => Ok(()),
+            Some(shortage) => Err(PlaceError::NoSpace(format!(
+                "the node's disk has no room for the job's files ({shortage}); send less, or run the job on a node with more room"
+            ))),
+        }
+    }
+}
+
+/// Error of a file operation on an entry, by what its cause is: the entry, a full disk, or the node.
+fn failure(name: &str, error: &io::Error) -> PlaceError {
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    let invalid = |reason: &str| PlaceError::Invalid(format!("file {name}: {reason}"));
+    if [Errno::NOSPC, Errno::DQUOT, Errno::FBIG]
+        .into_iter()
+        .any(is)
+    {
+        return PlaceError::NoSpace(format!(
+            "the node's disk is full, so file {name} could not be written; send less, or run the job on a node with more room"
+        ));
+    }
+    if [Errno::LOOP, Errno::NOTDIR].into_iter().any(is) {
+        return invalid("a part of its path is a file or a link, not a directory");
+    }
+    if [Errno::ISDIR, Errno::NOTEMPTY].into_iter().any(is) {
+        return invalid("there is a directory of that name");
+    }
+    if [Errno::NAMETOOLONG, Errno::ILSEQ, Errno::INVAL]
+        .into_iter()
+        .any(is)
+    {
+        return invalid(
+            "its name is longer than the node's file system allows, or has characters that it does not",
+        );
+    }
+    if [Errno::NOENT, Errno::MLINK].into_iter().any(is) {
+        return invalid(&format!("can't be made: {error}"));
+    }
+    PlaceError::Failed(format!("file {name} could not be written: {error}"))
+}
+
+/// Name for an error: printable, and not too long.
+fn quoted(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&name[..name.len().min(MAX_QUOTED_BYTES)]);
+    let more = if name.len() > MAX_QUOTED_BYTES {
+        "…"
+    } else {
+        ""
+    };
+    format!("\"{}{more}\"", text.escape_debug())
+}
+
+#[cfg(test)]
+mod tests;

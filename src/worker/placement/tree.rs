@@ -1,0 +1,252 @@
+//! Directory tree in which entries are made by their relative paths, without following a link.
+
+use rustix::{
+    fd::AsFd,
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT,
+        fchmod, futimens, linkat, mkdirat, openat, openat2, statat, symlinkat, unlinkat,
+    },
+    io::Errno,
+};
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+
+/// Longest path of an entry, in bytes.
+const MAX_PATH_BYTES: usize = 4096;
+/// Longest component of a path, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+/// Mode of a directory that no entry describes.
+const DIRECTORY_MODE: u32 = 0o755;
+/// Directories whose modes are set at the end; more than these can't all be without access for their owner.
+const MAX_DELAYED_MODES: usize = 100_000;
+/// Flags to open a directory: never through a link, and nothing else.
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Path in a tree: relative, without empty parts, `.` and `..`. Empty for the tree itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct RelativePath(Vec<u8>);
+
+/// Reads a path. Fails where it leads out of the tree, or can't be a path.
+pub(super) fn normalize(path: &[u8]) -> Result<RelativePath, &'static str> {
+    if path.starts_with(b"/") {
+        return Err("its path must be relative, and begins with /");
+    }
+    let mut normal = Vec::with_capacity(path.len());
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => continue,
+            b".." => return Err("its path must not contain .."),
+            _ if part.contains(&0) => return Err("its path must not contain a NUL character"),
+            _ if part.len() > MAX_NAME_BYTES => {
+                return Err("a part of its path is longer than 255 bytes");
+            }
+            _ => {}
+        }
+        if !normal.is_empty() {
+            normal.push(b'/');
+        }
+        normal.extend_from_slice(part);
+    }
+    if normal.len() >= MAX_PATH_BYTES {
+        return Err("its path is longer than 4095 bytes");
+    }
+    Ok(RelativePath(normal))
+}
+
+impl RelativePath {
+    /// Whether this is the tree itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Path of the directory, and the name in it.
+    fn split(&self) -> (&[u8], &[u8]) {
+        match self.0.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (&self.0[..at], &self.0[at + 1..]),
+            None => (&[], &self.0),
+        }
+    }
+}
+
+/// Directory tree that is being filled. Entries of archives come by directory, so the last directory stays open.
+pub(super) struct Tree {
+    root: OwnedFd,
+    current: (Vec<u8>, OwnedFd),
+    /// Modes that would keep a user who is not root from filling the directory.
+    delayed: Vec<(RelativePath, u32)>,
+}
+
+impl Tree {
+    /// Opens the directory at `path`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Self::at(openat(CWD, path, DIRECTORY, Mode::empty())?)
+    }
+
+    fn at(root: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            current: (Vec::new(), root.try_clone()?),
+            root,
+            delayed: Vec::new(),
+        })
+    }
+
+    /// Tree of a directory in this one, which is made where it is missing.
+    pub(super) fn subtree(&self, path: &RelativePath) -> io::Result<Self> {
+        Self::at(open_or_make(&self.root, &path.0)?)
+    }
+
+    /// Directory of an entry, which is made where it is missing.
+    fn directory(&mut self, path: &[u8]) -> io::Result<&OwnedFd> {
+        if self.current.0 != path {
+            let directory = open_or_make(&self.root, path)?;
+            self.current = (path.to_owned(), directory);
+        }
+        Ok(&self.current.1)
+    }
+
+    /// Makes an empty file, in place of one that is there.
+    pub(super) fn create_file(&mut self, path: &RelativePath) -> io::Result<File> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let private = Mode::RUSR | Mode::WUSR;
+        self.replace(path, |directory, name| {
+            openat(directory, name, flags, private)
+        })
+        .map(File::from)
+    }
+
+    /// Makes a symbolic link, in place of a file that is there. Its target may be anything: only the job follows it,
+    /// inside its sandbox.
+    pub(super) fn create_symlink(&mut self, path: &RelativePath, target: &[u8]) -> io::Result<()> {
+        self.replace(path, |directory, name| symlinkat(target, directory, name))
+    }
+
+    /// Makes another name for a regular file of the tree.
+    pub(super) fn create_link(&mut self, path: &RelativePath, to: &RelativePath) -> io::Result<()> {
+        let (parent, target) = to.split();
+        let parent = open_beneath(&self.root, parent)?;
+        let found = statat(&parent, target, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(Errno::ISDIR.into());
+        }
+        if path == to {
+            return Ok(());
+        }
+        self.replace(path, |directory, name| {
+            linkat(&parent, target, directory, name, AtFlags::empty())
+        })
+    }
+
+    /// Makes a directory, or gives the one that is there this mode.
+    pub(super) fn create_directory(&mut self, path: &RelativePath, mode: u32) -> io::Result<()> {
+        let directory = self.directory(&path.0)?;
+        if path.is_root() {
+            return Ok(());
+        }
+        if mode & 0o700 == 0o700 {
+            return set_mode(directory, mode);
+        }
+        if self.delayed.len() >= MAX_DELAYED_MODES {
+            return Err(io::Error::other(
+                "too many directories without access for their owner",
+            ));
+        }
+        self.delayed.push((path.clone(), mode));
+        Ok(())
+    }
+
+    /// Sets the modes of directories that had to stay accessible.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        // The deepest first, as long as those above can be entered.
+        for (path, mode) in self.delayed.drain(..).rev() {
+            match open_beneath(&self.root, &path.0) {
+                Ok(directory) => set_mode(&directory, mode)?,
+                // Set already, by a later entry for the same directory or one above.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an entry. Where there is another of that name, it goes first, unless it is a directory.
+    fn replace<T>(
+        &mut self,
+        path: &RelativePath,
+        make: impl Fn(&OwnedFd, &[u8]) -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        let (parent, name) = path.split();
+        if name.is_empty() {
+            return Err(Errno::ISDIR.into());
+        }
+        let directory = self.directory(parent)?;
+        match make(directory, name) {
+            Err(Errno::EXIST) => {
+                unlinkat(directory, name, AtFlags::empty())?;
+                Ok(make(directory, name)?)
+            }
+            made => Ok(made?),
+        }
+    }
+}
+
+/// Opens a directory of a tree, without following a link.
+fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+    if path.is_empty() {
+        return Ok(root.try_clone()?);
+    }
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
+        // Kernels before 5.6, and filters of containers, don't have it.
+        Err(Errno::NOSYS | Errno::PERM) => walk(root, path, false),
+        opened => Ok(opened?),
+    }
+}
+
+fn open_or_make(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+    match open_beneath(root, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => walk(root, path, true),
+        opened => opened,
+    }
+}
+
+/// Opens a directory one component after the other, and makes those that are missing where `makes` says so.
+fn walk(root: &OwnedFd, path: &[u8], makes: bool) -> io::Result<OwnedFd> {
+    let mut directory = root.try_clone()?;
+    for name in path.split(|byte| *byte == b'/') {
+        directory = match openat(&directory, name, DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) if makes => {
+                mkdirat(&directory, name, Mode::RWXU)?;
+                let made = openat(&directory, name, DIRECTORY, Mode::empty())?;
+                // The umask must not narrow it.
+                set_mode(&made, DIRECTORY_MODE)?;
+                made
+            }
+            opened => opened?,
+        };
+    }
+    Ok(directory)
+}
+
+/// Gives a file or a directory these permission bits, and none that change whom it runs as.
+pub(super) fn set_mode(of: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(fchmod(of, Mode::from_raw_mode(mode & 0o777))?)
+}
+
+/// Sets the time of the last change, in seconds since 1970.
+pub(super) fn set_modified(file: &File, seconds: i64) -> io::Result<()> {
+    let omitted = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let times = Timestamps {
+        last_access: omitted,
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        },
+    };
+    Ok(futimens(file, &times)?)
+}
