@@ -3,7 +3,7 @@
 use crate::{
     engine::{
         CHECK_IMAGE_ARGUMENT, MEASURE_SANDBOX_ARGUMENT, REMOVE_TREE_ARGUMENT, devices, files_fault,
-        measure_from_argument, remove_tree,
+        limits, measure_from_argument, remove_tree,
     },
     sandbox::shim,
     worker::job_shim,
@@ -30,6 +30,7 @@ pub fn run_if_requested() {
         Some(crate::sandbox_init::ARGUMENT) => crate::sandbox_init::main(),
         Some(shim::ARGUMENT) => job_shim::main(),
         Some(devices::LIST_DEVICES_ARGUMENT) => Ok(devices::list_gpu_devices()),
+        Some(limits::LIST_LIMITS_ARGUMENT) => Ok(limits::list_limits()),
         Some(CHECK_IMAGE_ARGUMENT) => files_fault(path)
             .map(|fault| fault.unwrap_or_default())
             .map_err(at_path),

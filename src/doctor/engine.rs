@@ -3,12 +3,18 @@
 use super::{Check, scratch::Scratch};
 use crate::{
     cli,
-    engine::{Engine, EngineError, PodmanInfo, Program, RuntimeConfig, info, probe},
+    engine::{
+        Engine, EngineError, PodmanInfo, Program, RuntimeConfig, info,
+        limits::{LimitSupport, probe_limits},
+        probe,
+    },
 };
 use std::{io, path::Path};
 
 /// Oldest supported version: earlier ones lack flags that sandboxes need, or differ in them.
 const MIN_PODMAN_MAJOR: u32 = 4;
+
+const CGROUPS: &str = "cgroups";
 
 /// Podman's answers, for several checks.
 pub(super) struct PodmanFindings {
@@ -18,6 +24,8 @@ pub(super) struct PodmanFindings {
     info: Result<PodmanInfo, EngineError>,
     /// Engine that runs containers; `None` where podman doesn't describe itself.
     engine: Option<Result<Engine, EngineError>>,
+    /// Limits that a container can have; `None` where none runs.
+    limits: Option<LimitSupport>,
     /// Whether the operator named a runtime.
     runtime_is_named: bool,
 }
@@ -60,10 +68,17 @@ pub(super) async fn inspect(
             Some(Err(EngineError::Io(error)))
         }
     };
+    let limits = match (&engine, scratch) {
+        (Some(Ok(engine)), Ok(scratch)) => {
+            Some(probe_limits(engine, scratch.init(), scratch.dir()).await)
+        }
+        _ => None,
+    };
     PodmanFindings {
         version,
         info,
         engine,
+        limits,
         runtime_is_named: podman.engine_runtime.is_some(),
     }
 }
@@ -149,10 +164,18 @@ impl PodmanFindings {
 
     /// Whether the resources of containers can be limited.
     pub(super) fn cgroups_check(&self) -> Check {
-        match &self.info {
-            Ok(info) => cgroups_verdict(&info.cgroup_version, &info.cgroup_manager, info.rootless),
-            Err(_) => Check::warn(
-                "cgroups",
+        match (&self.info, &self.limits) {
+            (Ok(info), Some(limits)) => cgroups_verdict(info, limits),
+            (Ok(info), None) => Check::warn(
+                CGROUPS,
+                format!(
+                    "{}; limits not checked, since no container runs",
+                    layout(info)
+                ),
+                "first fix what sandbox reports",
+            ),
+            (Err(_), _) => Check::warn(
+                CGROUPS,
                 "unknown: podman does not answer",
                 "first fix what engine and sandbox report",
             ),
@@ -208,38 +231,52 @@ fn describe_runtime(config: &RuntimeConfig, info: &PodmanInfo, runtime_is_named:
     text
 }
 
-fn cgroups_verdict(version: &str, manager: &str, rootless: bool) -> Check {
-    const NAME: &str = "cgroups";
-    let manager = if manager.is_empty() {
-        String::new()
-    } else {
-        format!(", manager {manager}")
+/// Version and manager of the control groups. Podman reports the hybrid layout as v1, too.
+fn layout(info: &PodmanInfo) -> String {
+    let version = match info.cgroup_version.as_str() {
+        "" => "of unknown version",
+        "v2" => "v2",
+        _ => "v1 or hybrid",
     };
-    let weak = if rootless {
-        "resource limits don't work without root"
-    } else {
-        "resource limits work for root only"
-    };
-    match version {
-        "v2" => Check::ok(NAME, format!("v2{manager}")),
-        "" => Check::warn(
-            NAME,
-            "podman does not report their version; resource limits may not work",
-            "upgrade podman",
-        ),
-        // Podman reports the hybrid layout as v1, too.
-        _ => Check::warn(
-            NAME,
-            format!("{version} or hybrid{manager}; {weak}"),
-            "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, change that on its host",
-        ),
+    match info.cgroup_manager.as_str() {
+        "" => version.to_owned(),
+        manager => format!("{version}, manager {manager}"),
     }
+}
+
+fn cgroups_verdict(info: &PodmanInfo, limits: &LimitSupport) -> Check {
+    let layout = layout(info);
+    let faults: Vec<_> = limits.faults().collect();
+    if faults.is_empty() {
+        return Check::ok(CGROUPS, format!("{layout}; jobs can have limits"));
+    }
+    let missing: Vec<_> = faults
+        .iter()
+        .map(|(kind, reason)| format!("{} ({reason})", kind.as_str()))
+        .collect();
+    let detail = format!(
+        "{layout}; jobs that ask for these limits are refused: {}",
+        missing.join(", ")
+    );
+    let fix = match (info.rootless, info.cgroup_version.as_str()) {
+        (true, "v2") => {
+            "as root, write [Service] and Delegate=cpu cpuset io memory pids into /etc/systemd/system/user@.service.d/delegate.conf, \
+             then run: systemctl daemon-reload; and log in again"
+        }
+        (true, _) => {
+            "run the node as root, or boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, change that on its host"
+        }
+        (false, _) => {
+            "boot with cgroup_enable=memory swapaccount=1 systemd.unified_cgroup_hierarchy=1 on the kernel's command line; in a container, change that on its host"
+        }
+    };
+    Check::warn(CGROUPS, detail, fix)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Status;
+    use crate::{doctor::Status, engine::limits::LimitKind};
 
     #[test]
     fn podman_4_or_newer_is_fine() {
@@ -257,23 +294,37 @@ mod tests {
     }
 
     #[test]
-    fn rootless_limits_need_cgroups_v2() {
+    fn missing_limits_are_named_with_fix() {
+        let info = |version: &str, rootless| PodmanInfo {
+            version: "4.3.1".to_owned(),
+            rootless,
+            graph_root: "/x".into(),
+            graph_driver: "overlay".to_owned(),
+            default_runtime: "crun".to_owned(),
+            cgroup_version: version.to_owned(),
+            cgroup_manager: "systemd".to_owned(),
+        };
+        let check = cgroups_verdict(&info("v1", false), &LimitSupport::default());
+        assert_eq!(check.status, Status::Ok);
         assert_eq!(
-            cgroups_verdict("v2", "systemd", true).detail,
-            "v2, manager systemd"
+            check.detail,
+            "v1 or hybrid, manager systemd; jobs can have limits"
         );
-        for rootless in [true, false] {
-            assert_eq!(
-                cgroups_verdict("v1", "cgroupfs", rootless).status,
-                Status::Warn
+        let missing = LimitSupport::without(LimitKind::Cpus, "it is not delegated");
+        for (version, rootless, fix) in [
+            ("v2", true, "Delegate=cpu"),
+            ("v1", true, "as root"),
+            ("v1", false, "cgroup_enable=memory"),
+        ] {
+            let check = cgroups_verdict(&info(version, rootless), &missing);
+            assert_eq!(check.status, Status::Warn);
+            assert!(
+                check.detail.contains("cpus (it is not delegated)"),
+                "{}",
+                check.detail
             );
+            assert!(check.fix.unwrap().contains(fix), "{version} {rootless}");
         }
-        assert!(
-            cgroups_verdict("v1", "", true)
-                .detail
-                .contains("without root")
-        );
-        assert_eq!(cgroups_verdict("", "", true).status, Status::Warn);
     }
 
     #[test]

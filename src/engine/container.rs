@@ -4,6 +4,7 @@ use super::{
     Engine, EngineError,
     call::{message_or_status, read_stderr_tail},
     containers_conf,
+    limits::Limits,
     process::Process,
 };
 use crate::{background, sandbox_init};
@@ -32,6 +33,10 @@ pub struct ContainerSpec<'a> {
     pub workspace: Option<&'a Path>,
     /// Labels, as pairs of name and value.
     pub labels: &'a [(&'a str, String)],
+    /// Limits of its resources.
+    pub limits: Limits,
+    /// Further arguments of podman, for devices.
+    pub device_args: &'a [String],
     /// Descriptors 3, 4 and 5 of init.
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
 }
@@ -168,6 +173,8 @@ fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, En
     // Init's socket and the pipes for output: no path in the sandbox leads to them.
     list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
     list.extend(label_args(spec.labels));
+    list.extend(spec.limits.args());
+    list.extend_from_slice(spec.device_args);
     if let Some(workspace) = spec.workspace {
         let source = volume_source(workspace)?;
         // `U` gives it to the user of the image, `Z` labels it for this sandbox alone; no file in it gains

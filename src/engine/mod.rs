@@ -6,6 +6,7 @@
 //! | `run`, in the foreground: a sandbox | [`Engine::spawn`], `container` |
 //! | `run`, `image exists`: whether sandboxes can run here, and still can | [`probe`], `health` |
 //! | `run`: the GPU devices that a container can open | [`devices`] |
+//! | `run`: the limits that a container can have | [`limits`] |
 //! | `ps`, `kill`, `rm`: sandboxes of a node | `sandboxes` |
 //! | `container inspect`, `ps`: where a sandbox's writes go, and its PID | `upper`, `usage` |
 //! | `run --detach`, `start`, `container inspect`, `logs`, `ps`, `rm`: a container that outlives us | [`service`] |
@@ -37,6 +38,7 @@ mod images;
 pub mod info;
 mod isolation;
 pub mod labels;
+pub mod limits;
 mod orphans;
 pub mod probe;
 mod probe_container;

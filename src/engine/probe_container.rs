@@ -6,6 +6,7 @@
 
 use super::{
     Container, ContainerSpec, Engine, EngineError, Root, isolation, labels,
+    limits::Limits,
     probe::{PROBE_NAME_PREFIX, ProbeEnv},
 };
 use crate::sandbox_init::{
@@ -83,6 +84,8 @@ async fn try_container(
         init: probe_env.init,
         workspace,
         labels: owner.as_ref().map_or(&[], |labels| labels.as_slice()),
+        limits: Limits::default(),
+        device_args: &[],
         descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
     })?;
     let conversation = async {

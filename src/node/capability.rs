@@ -14,7 +14,7 @@ use crate::{
     data_dir::DataDir,
     disk_space::free_bytes,
     engine::Engine,
-    worker::Worker,
+    worker::{PreparedWorker, Worker},
 };
 use std::{
     fs,
@@ -22,6 +22,9 @@ use std::{
     sync::OnceLock,
 };
 use tokio::sync::watch;
+
+/// Features of the sandboxes on every host.
+const BASE_FEATURES: [&str; 3] = ["network-none", "workspace", "static-init"];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.
 pub(super) struct Machine {
@@ -40,12 +43,13 @@ impl Machine {
     pub(super) fn inspect(
         data_dir: &DataDir,
         settings: &Settings,
-        engine: &Engine,
+        prepared: &PreparedWorker,
         advertised: AdvertisedUrl,
         devices: Vec<GpuDevice>,
         (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
-        let base_report = base_report(settings, engine, devices);
+        let engine = prepared.engine();
+        let base_report = base_report(settings, engine, prepared.features(), devices);
         Self {
             base_report,
             engine: engine.clone(),
@@ -110,7 +114,12 @@ impl Machine {
 }
 
 /// Facts about this machine that do not change while the node runs.
-fn base_report(settings: &Settings, engine: &Engine, devices: Vec<GpuDevice>) -> CapabilityReport {
+fn base_report(
+    settings: &Settings,
+    engine: &Engine,
+    features: Vec<String>,
+    devices: Vec<GpuDevice>,
+) -> CapabilityReport {
     let info = engine.info();
     let uname = rustix::system::uname();
     CapabilityReport {
@@ -147,11 +156,13 @@ fn base_report(settings: &Settings, engine: &Engine, devices: Vec<GpuDevice>) ->
         }),
         sandbox: Some(SandboxCapability {
             supported: true,
-            features: Some(vec![
-                "network-none".to_owned(),
-                "workspace".to_owned(),
-                "static-init".to_owned(),
-            ]),
+            features: Some(
+                BASE_FEATURES
+                    .into_iter()
+                    .map(str::to_owned)
+                    .chain(features)
+                    .collect(),
+            ),
             max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
             other_jobs: 0,
             pulling_jobs: 0,

@@ -91,7 +91,7 @@ impl Node {
         let machine = Machine::inspect(
             data_dir,
             &settings,
-            prepared.engine(),
+            &prepared,
             advertised,
             devices,
             (model_server.subscribe(), closing),

@@ -34,10 +34,11 @@ mod supervisor;
 pub(crate) use exit::SandboxExit;
 pub(crate) use start::run;
 pub(crate) use stop::{Excess, StopReason, Stops};
+pub(crate) use supervisor::ContainerCleanup;
 
 use crate::{
     api::events::Stream,
-    engine::{Engine, IndexStamp},
+    engine::{Engine, IndexStamp, limits::Limits},
     sandbox_init::wire::ExecSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,12 @@ pub(crate) struct SandboxConfig {
     pub(crate) scratch: PathBuf,
     /// Labels of the container, beside those of node and sandbox.
     pub(crate) labels: Vec<(String, String)>,
+    /// Limits of its resources.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// Podman's arguments for the devices that it is given.
+    #[serde(default)]
+    pub(crate) device_args: Vec<String>,
 }
 
 /// Command to run in a sandbox.

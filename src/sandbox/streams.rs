@@ -75,6 +75,7 @@ impl OutputPipe {
 pub(super) struct ReportReader {
     socket: Option<OwnedReadHalf>,
     buffer: Vec<u8>,
+    is_oom_killed: bool,
 }
 
 impl ReportReader {
@@ -82,6 +83,7 @@ impl ReportReader {
         Self {
             socket: Some(socket),
             buffer: Vec::new(),
+            is_oom_killed: false,
         }
     }
 
@@ -90,12 +92,19 @@ impl ReportReader {
         self.socket.is_some()
     }
 
+    /// Whether init has reported that the kernel killed a process of the sandbox for want of memory. It does before it
+    /// reports the end.
+    pub(super) fn is_oom_killed(&self) -> bool {
+        self.is_oom_killed
+    }
+
     /// The next report about the sandbox or its command; `None` once there can be no more, also after one that makes
     /// no sense.
     pub(super) async fn next(&mut self) -> Option<(ExecId, Report)> {
         loop {
             let socket = self.socket.as_mut()?;
             match take_report(&mut self.buffer) {
+                Ok(Some((ExecId::SANDBOX, Report::OomKilled))) => self.is_oom_killed = true,
                 Ok(Some(report @ (ExecId::SANDBOX | ExecId::FIRST, _))) => return Some(report),
                 Ok(Some((ExecId(exec), _))) => {
                     tracing::warn!(
@@ -137,6 +146,7 @@ mod tests {
         for (exec, report) in [
             (ExecId(2), Report::Started),
             (ExecId::FIRST, Report::Started),
+            (ExecId::SANDBOX, Report::OomKilled),
             (ExecId::FIRST, ended(3)),
             (ExecId(u32::MAX), ended(0)),
         ] {
@@ -144,7 +154,9 @@ mod tests {
         }
         drop(init);
         assert_eq!(reports.next().await, Some((ExecId::FIRST, Report::Started)));
+        assert!(!reports.is_oom_killed());
         assert_eq!(reports.last().await, Some((ExecId::FIRST, ended(3))));
+        assert!(reports.is_oom_killed());
         assert!(!reports.is_open());
     }
 }

@@ -31,6 +31,7 @@ pub(crate) struct ContainerCleanup {
     container: Container,
     name: String,
     life: Lifecycle,
+    is_oom_killed: bool,
 }
 
 /// Supervisor of a sandbox until its exit is known.
@@ -68,6 +69,8 @@ pub(super) async fn run_container(
         init: &config.init,
         workspace: Some(&config.workspace),
         labels: &labels,
+        limits: config.limits.clone(),
+        device_args: &config.device_args,
         descriptors: [init_end.into(), stdout_end, stderr_end],
     })?;
     let (from_init, to_init) = control.into_split();
@@ -80,6 +83,7 @@ pub(super) async fn run_container(
             container,
             name,
             life: Lifecycle::new(exec.timeout, Instant::now()),
+            is_oom_killed: false,
         },
         reports: ReportReader::new(from_init),
         to_init,
@@ -239,8 +243,10 @@ impl Supervisor<'_> {
         })
     }
 
-    /// Reads what is left in the pipes. All who could write are dead, though conmon may still hold them open.
-    fn drain(&self) {
+    /// Reads what is left in the pipes, and keeps what is to be known of the end. All who could write are dead, though
+    /// conmon may still hold them open.
+    fn drain(&mut self) {
+        self.cleanup.is_oom_killed = self.reports.is_oom_killed();
         self.stdout.drain(&self.sink);
         self.stderr.drain(&self.sink);
     }
@@ -274,6 +280,11 @@ impl ContainerCleanup {
                 tracing::warn!(%error, container = name, "podman could not kill a sandbox");
             }
         });
+    }
+
+    /// Whether the kernel killed a process of the sandbox for want of memory.
+    pub(crate) fn is_oom_killed(&self) -> bool {
+        self.is_oom_killed
     }
 
     /// Waits until podman has removed the container, and removes it where podman doesn't by itself. False where

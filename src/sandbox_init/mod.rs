@@ -10,6 +10,7 @@
 //!      ──── run ───────────▶
 //!      ◀─── started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
+//!      ◀─── out of memory, where the kernel killed a process for that
 //!      ◀─── ended: exited, killed or not started
 //!      ──── kill, or end of file ─▶ init kills all
 //! ```
@@ -36,6 +37,7 @@
     reason = "PID 1 speaks to the kernel; each use says why it is sound"
 )]
 
+mod oom;
 mod script;
 pub mod seccomp;
 pub mod view;
@@ -127,6 +129,9 @@ fn run() -> io::Result<()> {
             end
         }
     };
+    if oom::has_killed() {
+        reporter.send(ExecId::SANDBOX, &Report::OomKilled)?;
+    }
     reporter.send(exec, &Report::Ended(end))
 }
 

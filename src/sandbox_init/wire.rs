@@ -18,6 +18,7 @@
 //! | 6 | *a terminal's size* | 6 | a request of this type is not supported |
 //! | 7 | *a file, or its end* | 7 | *a file, or its end* |
 //! | 8 | *a socket: open, data, close* | 8 | *a socket: opened, data, closed* |
+//! | | | 12 | the kernel killed a process for want of memory |
 //!
 //! A request of an unknown type is skipped by its length and answered with `6`; an unknown report is skipped. A
 //! sandbox's shim and its init are one binary, so that they differ in version only by mistake: init refuses a hello
@@ -231,6 +232,8 @@ pub enum Report {
     Ended(ExecEnd),
     /// A request of this type is not supported.
     Unsupported(u8),
+    /// The kernel killed a process of the sandbox for want of memory.
+    OomKilled,
 }
 
 impl Report {
@@ -251,6 +254,7 @@ impl Report {
             Self::Ended(ExecEnd::Killed(signal)) => (5, end(2, *signal)),
             Self::Ended(ExecEnd::NotStarted(errno)) => (5, end(3, *errno)),
             Self::Unsupported(kind) => (6, vec![*kind]),
+            Self::OomKilled => (12, Vec::new()),
         };
         message(kind, exec, &payload)
     }
@@ -275,6 +279,7 @@ impl Report {
                 })
             }
             (6, [kind]) => Self::Unsupported(*kind),
+            (12, []) => Self::OomKilled,
             (1..=6, _) => return Err(io::ErrorKind::InvalidData.into()),
             _ => return Ok(None),
         };

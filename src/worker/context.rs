@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::problem::{Problem, ProblemKind},
     data_dir::{DataDirMoved, PathAnchors},
-    engine::{Engine, Images},
+    engine::{Engine, Images, limits::LimitSupport},
 };
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
@@ -32,6 +32,8 @@ pub(super) struct WorkerContext {
     pub(super) node_uuid: String,
     /// Bytes of each job's log that are kept.
     pub(super) log_bytes: u64,
+    /// Limits that this host can enforce.
+    pub(super) limits: LimitSupport,
     pub(super) disk: Disk,
     disk_probes: DiskProbes,
     /// Trees of ended jobs, which are removed in the background.
@@ -51,6 +53,7 @@ pub(super) struct WorkerContext {
 impl WorkerContext {
     pub(super) fn new(
         engine: Engine,
+        limits: LimitSupport,
         home: &WorkerHome,
         images: Arc<Images>,
         trash: Trash,
@@ -71,6 +74,7 @@ impl WorkerContext {
             images,
             node_uuid: home.node_uuid.clone(),
             log_bytes: settings.storage.log_bytes,
+            limits,
             trash: Arc::new(trash),
             access,
             slots: Semaphore::new(settings.max_concurrency),

@@ -18,7 +18,7 @@ use super::{
     disk_guard::LiveJob,
     job_shim::JobShimConfig,
     ledger::Job,
-    prepare::{PrepareError, engine_error, prepare},
+    prepare::{PrepareError, engine_error, limits_of, prepare},
 };
 use crate::{
     api::jobs::{Effective, JobErrorKind, SandboxSpec},
@@ -126,7 +126,7 @@ async fn run_in_sandbox(
     let job = &live.job;
     let mut cancel = job.cancel.subscribe();
     let prepared = tokio::select! {
-        prepared = prepare(ctx, job) => prepared,
+        prepared = prepare(ctx, job, &spec) => prepared,
         () = cancel_requested(&mut cancel) => Err(PrepareError::Canceled),
     };
     // Slot and image are held until nothing is left of the sandbox.
@@ -203,6 +203,8 @@ fn shim_config(
             labels: labels
                 .map(|(name, value)| (name.to_owned(), value))
                 .to_vec(),
+            limits: limits_of(spec),
+            device_args: Vec::new(),
         },
         spool: job.spool.path().to_owned(),
         accepted,
@@ -212,10 +214,10 @@ fn shim_config(
             runtime: ctx.engine.runtime_name().to_owned(),
             timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
             seccomp: Some(seccomp::NAME.to_owned()),
-            cpus: None,
-            memory: None,
-            pids: None,
-            shm_size: None,
+            cpus: spec.cpus,
+            memory: spec.memory,
+            pids: spec.pids,
+            shm_size: spec.shm_size,
             gpus: Vec::new(),
             workspace_limit: None,
         },

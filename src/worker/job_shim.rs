@@ -8,11 +8,12 @@ use crate::{
     api::{
         events::Stream,
         jobs::{Effective, JobErrorKind, Outcome, SandboxSpec},
+        size::ByteSize,
     },
     data_dir::make_private_subdir,
     engine::not_runnable,
     sandbox::{
-        self, Excess, Exec, OutputSink, SandboxConfig, SandboxExit, StopReason,
+        self, ContainerCleanup, Excess, Exec, OutputSink, SandboxConfig, SandboxExit, StopReason,
         shim::{self, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -78,13 +79,20 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     };
     make_private_subdir(&config.sandbox.workspace)?;
     let exec = exec(&config, spec);
-    let (end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await {
+    let (mut end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await
+    {
         Ok((exit, container)) => (job_end(exit), Some(container)),
         Err(error) => {
             let end = JobEnd::failed(JobErrorKind::EngineError, error.to_string());
             (end, None)
         }
     };
+    if container
+        .as_ref()
+        .is_some_and(ContainerCleanup::is_oom_killed)
+    {
+        end.oom = Some(out_of_memory(config.effective.memory));
+    }
     let effective = Some(config.effective.clone());
     let result = sink.recorder.lock().take_result(end, effective);
     let written = spool.write_result(&result);
@@ -163,6 +171,16 @@ fn job_end(exit: SandboxExit) -> JobEnd {
             JobEnd::failed(JobErrorKind::EngineError, message)
         }
         SandboxExit::Lost(message) => JobEnd::failed(JobErrorKind::Lost, message),
+    }
+}
+
+/// Explanation of an end for which the kernel killed a process.
+fn out_of_memory(limit: Option<ByteSize>) -> String {
+    match limit {
+        Some(limit) => format!(
+            "the kernel killed a process of the job at the job's memory limit of {limit}; use less, or ask for more with --memory"
+        ),
+        None => "the kernel killed a process of the job when its node ran out of memory; use less, or run it on a node with more".to_owned(),
     }
 }
 

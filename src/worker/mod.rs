@@ -44,7 +44,11 @@ pub use settings::{Settings, StorageSettings};
 use crate::{
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
-    engine::{Engine, EngineError, Program, probe},
+    engine::{
+        Engine, EngineError, Program,
+        limits::{LimitKind, LimitSupport, probe_limits},
+        probe,
+    },
     http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
 };
 use access::AccessPolicy;
@@ -70,6 +74,13 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 
 /// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
+/// Features of single limits; that of all of them is `limits`.
+const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
+    (Some(LimitKind::Cpus), "limit-cpus"),
+    (Some(LimitKind::Memory), "limit-memory"),
+    (Some(LimitKind::Pids), "limit-pids"),
+    (None, "limit-shm-size"),
+];
 /// Time in which sandboxes have to end at shutdown.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
@@ -81,6 +92,7 @@ const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// A worker that has found a way to run sandboxes, and does not serve yet.
 pub struct PreparedWorker {
     engine: Engine,
+    limits: LimitSupport,
     home: WorkerHome,
     settings: Settings,
     recovered: recovery::Recovered,
@@ -106,11 +118,17 @@ impl PreparedWorker {
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let home = WorkerHome::open(data_dir, &settings.storage).await?;
         let engine = probe_engine(&home, &settings).await?;
-        let recovered = recovery::recover_jobs(&engine, &home).await?;
-        orphans::remove_orphans_at_start(&engine, &home.node_uuid, &recovered).await?;
-        background::warn_about_strays(&engine).await;
+        let jobs = async {
+            let recovered = recovery::recover_jobs(&engine, &home).await?;
+            orphans::remove_orphans_at_start(&engine, &home.node_uuid, &recovered).await?;
+            background::warn_about_strays(&engine).await;
+            Ok::<_, EngineError>(recovered)
+        };
+        let (recovered, limits) = tokio::join!(jobs, find_limits(&engine, &home));
+        let recovered = recovered?;
         Ok(Self {
             engine,
+            limits,
             home,
             settings,
             recovered,
@@ -120,6 +138,19 @@ impl PreparedWorker {
     /// The engine, and what it can do.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Features of the sandboxes, by which an orchestrator chooses nodes.
+    pub fn features(&self) -> Vec<String> {
+        let mut features: Vec<String> = LIMIT_FEATURES
+            .into_iter()
+            .filter(|(kind, _)| kind.is_none_or(|kind| self.limits.has(kind)))
+            .map(|(_, feature)| feature.to_owned())
+            .collect();
+        if self.limits.faults().next().is_none() {
+            features.push("limits".to_owned());
+        }
+        features
     }
 
     /// Label of the containers of this node.
@@ -137,6 +168,7 @@ impl PreparedWorker {
     ) -> Worker {
         let Self {
             engine,
+            limits,
             home,
             settings,
             recovered,
@@ -148,7 +180,15 @@ impl PreparedWorker {
         for path in recovered.unremovable {
             trash.add(path, None);
         }
-        let ctx = WorkerContext::new(engine, &home, images, trash, access_policy, &settings);
+        let ctx = WorkerContext::new(
+            engine,
+            limits,
+            &home,
+            images,
+            trash,
+            access_policy,
+            &settings,
+        );
         let ctx = Arc::new(ctx);
         let ledger = Arc::new(Ledger::new(
             settings.max_concurrency,
@@ -178,6 +218,19 @@ impl PreparedWorker {
             _lock: home.lock,
         }))
     }
+}
+
+/// Finds the limits that this host can enforce; a job that asks for another is refused.
+async fn find_limits(engine: &Engine, home: &WorkerHome) -> LimitSupport {
+    let support = probe_limits(engine, home.init.path(), &home.path).await;
+    for (kind, reason) in support.faults() {
+        tracing::warn!(
+            limit = kind.as_str(),
+            reason,
+            "limit can't be enforced; jobs with it are refused"
+        );
+    }
+    support
 }
 
 async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, EngineError> {

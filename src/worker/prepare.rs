@@ -4,9 +4,9 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::{
         image::ImageRef,
-        jobs::{JobErrorKind, Outcome},
+        jobs::{JobErrorKind, Outcome, SandboxSpec},
     },
-    engine::{ImageError, ImageLease, PullFault, ResolvedImage, not_runnable},
+    engine::{ImageError, ImageLease, PullFault, ResolvedImage, limits::Limits, not_runnable},
     spool::{JobEnd, JobRecorder},
 };
 use std::{io, pin::pin, sync::Arc, time::Duration};
@@ -69,13 +69,30 @@ fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
     )
 }
 
+/// Limits that a job asks for.
+pub(super) fn limits_of(spec: &SandboxSpec) -> Limits {
+    Limits {
+        cpus: spec.cpus,
+        memory: spec.memory,
+        pids: spec.pids,
+        shm_size: spec.shm_size,
+    }
+}
+
 /// Prepares a job. May take long, and can be interrupted at any point.
 pub(super) async fn prepare<'a>(
     ctx: &'a WorkerContext,
     job: &Arc<Job>,
+    spec: &SandboxSpec,
 ) -> Result<Prepared<'a>, PrepareError> {
     let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
     check_allowed(ctx, &image)?;
+    if let Some(message) = ctx.limits.refusal(&limits_of(spec)) {
+        return Err(PrepareError::Failed(
+            JobErrorKind::LimitUnsupported,
+            message,
+        ));
+    }
     let lease = ctx.images.lease(&image).await;
     let image = resolve_image(ctx, job, &image).await?;
     let slot = acquire_slot(ctx, job).await?;

@@ -43,6 +43,7 @@ mod inference;
 mod inference_refused;
 mod init_alone;
 mod job_ends;
+mod job_limits;
 mod job_logs;
 mod kernel;
 mod leases;

@@ -125,6 +125,13 @@ impl Worker {
         )
     }
 
+    /// Cancels a job.
+    pub(crate) fn send_cancel(&self, job: &Value) {
+        self.api
+            .act(&format!("{}:cancel", Self::path(job)))
+            .expect(200);
+    }
+
     /// Lets it forget a job.
     pub(crate) fn forget(&self, job: &Value) {
         let reply = self.api.call("DELETE", &Self::path(job), &[], b"");
