@@ -40,6 +40,9 @@ pub struct TaskFlags {
     /// Kill the command after this time, such as 90s, 5m or 2h; 3h at most [default: 1h]
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
+    /// Time between TERM and KILL when the command is stopped, at most 5m; 0s: kill at once [default: 5s]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub grace: Option<Duration>,
     /// Run only on nodes with this label; repeatable
     #[arg(long, value_name = "LABEL", help_heading = "Scheduling")]
     pub label: Vec<String>,
@@ -87,8 +90,8 @@ pub enum TaskCommand {
     Result(TaskArgs),
     /// Print a task's output
     Logs(TaskLogsArgs),
-    /// Cancel a task
-    Cancel(TaskArgs),
+    /// Cancel a task: TERM for its command, then KILL after its grace
+    Cancel(TaskCancelArgs),
     /// Delete finished tasks with their output, before their retention ends
     Delete(TasksArgs),
     /// Wait for a task to end and exit with its exit code
@@ -140,6 +143,15 @@ pub struct TaskArgs {
     pub client: ClientFlags,
     /// Id or name of the task, or the first 8 or more characters of its id
     pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct TaskCancelArgs {
+    #[command(flatten)]
+    pub task: TaskArgs,
+    /// Kill the command at once, also during its grace
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Args, Debug)]

@@ -125,8 +125,8 @@ pub enum Command {
 
     /// Run a command in a sandbox, print its output live, and exit with its exit code
     ///
-    /// Ctrl-C, SIGTERM and a closed output pipe (as with `| head`) cancel the task; a second Ctrl-C leaves it
-    /// running and exits. Use --detach for a task that must outlive this command.
+    /// Ctrl-C, SIGTERM and a closed output pipe (as with `| head`) cancel the task; a second Ctrl-C kills its
+    /// command at once, and a third leaves it alone and exits. Use --detach for a task that must outlive this command.
     Run(RunArgs),
     /// Create, list, read and cancel tasks
     #[command(subcommand)]

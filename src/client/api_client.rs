@@ -8,6 +8,7 @@ use super::{
 use crate::{
     api::{
         auth::{Refresh, Tokens},
+        jobs::MAX_GRACE_SECONDS,
         problem::ProblemBody,
         warning::{Warning, WithWarnings},
     },
@@ -32,8 +33,10 @@ const DEFAULT_URL: &str = "http://127.0.0.1:12080";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a byte after which a connection counts as dead, as after a laptop's sleep.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
-/// Time for the head of an answer; a cancel takes up to 40 s.
+/// Time for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for the answer of a cancel, which comes once the command has had its grace and its node has reported the end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(MAX_GRACE_SECONDS as u64 + 60);
 
 /// Client of one gateway.
 #[derive(Clone)]
@@ -102,23 +105,21 @@ impl ApiClient {
             .logins
             .get(&url)
             .map(|login| login.access_token.clone());
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(ANSWER_TIMEOUT))
-            // The gateway sends a keep-alive at least every 15 s on a stream.
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), HostResolver);
         Ok(Self {
-            agent,
+            // The gateway sends a keep-alive at least every 15 s on a stream.
+            agent: agent(ANSWER_TIMEOUT, READ_TIMEOUT),
             url,
             fixed_token,
             access_token,
         })
+    }
+
+    /// Same client for a cancel, whose answer may take as long as the grace of a command.
+    pub(super) fn for_cancel(&self) -> Self {
+        Self {
+            agent: agent(CANCEL_TIMEOUT, CANCEL_TIMEOUT),
+            ..self.clone()
+        }
     }
 
     /// Whether `CYNODE_TOKEN` stands in for a login.
@@ -290,6 +291,20 @@ impl ApiClient {
         };
         Err(Failure::new(exit, message))
     }
+}
+
+/// HTTP client with these times for the head of an answer, and between two pieces of one.
+fn agent(answer_timeout: Duration, read_timeout: Duration) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(answer_timeout))
+        .timeout_per_read(Some(read_timeout))
+        .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
+        .build();
+    Agent::with_parts(config, DefaultConnector::default(), HostResolver)
 }
 
 fn to_bytes(body: Option<&impl Serialize>) -> Result<Option<Vec<u8>>, Failure> {

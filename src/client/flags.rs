@@ -5,12 +5,13 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 18] = [
+const FLAGS: [(&str, &str); 19] = [
     ("action", "--action"),
     ("command", "the command"),
     ("cursor", "--cursor"),
     ("email", "--email"),
     ("env", "--env"),
+    ("grace_seconds", "--grace"),
     ("handle", "the user name"),
     ("image", "--image"),
     ("limit", "--limit"),

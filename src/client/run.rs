@@ -15,8 +15,11 @@ use http::Method;
 use std::sync::mpsc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Creates a task, prints its output, and ends the process as the task ended. The first Ctrl-C cancels the task,
-/// the second exits without it.
+/// Exit code of a client that leaves its task alone.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Creates a task, prints its output, and ends the process as the task ended. The first Ctrl-C cancels the task, the
+/// second kills its command at once, and the third exits without it.
 pub fn run(args: RunArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
     let output = args.client.output;
@@ -50,7 +53,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         && failure.message.is_empty()
     {
         // The reader of the output is gone, so the rest of it is not needed.
-        task::cancel_task(&mut api, &id)?;
+        task::cancel_task(&mut api, &id, false)?;
     }
     let ended = ended.map_err(|failure| match failure.message.as_str() {
         "" => failure,
@@ -64,9 +67,9 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 /// Listens for signals in the background; the returned sender takes the id of the task once it is created.
-fn cancel_on_signal(mut api: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
+fn cancel_on_signal(api: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
     let (created, id) = mpsc::channel::<String>();
-    let (first, orders) = mpsc::channel();
+    let (sender, orders) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -76,24 +79,33 @@ fn cancel_on_signal(mut api: ApiClient) -> Result<mpsc::Sender<String>, Failure>
             signal(SignalKind::terminate())?,
         ))
     })?;
-    std::thread::spawn(move || runtime.block_on(listen(signals, &first)));
-    // A thread of its own, so that the second signal is handled while the cancel is in progress.
+    std::thread::spawn(move || runtime.block_on(listen(signals, &sender)));
     std::thread::spawn(move || {
-        let (Ok(()), Ok(id)) = (orders.recv(), id.recv()) else {
+        let (Ok(first), Ok(id)) = (orders.recv(), id.recv()) else {
             return;
         };
-        if let Err(failure) = task::cancel_task(&mut api, &id) {
-            print::note(&format!("error: {}", failure.message));
-            print::note(&format!(
-                "The task goes on; cancel it with: cynode task cancel {id}"
-            ));
-            std::process::exit(failure.exit.code().into());
+        // A thread for each: the first cancel is in progress for as long as the command has its grace.
+        for is_forced in std::iter::once(first).chain(orders) {
+            let (mut api, id) = (api.clone(), id.clone());
+            std::thread::spawn(move || cancel_or_exit(&mut api, &id, is_forced));
         }
     });
     Ok(created)
 }
 
-async fn listen((mut interrupt, mut terminate): (Signal, Signal), first: &mpsc::Sender<()>) {
+/// Cancels the task, or ends the process where that fails.
+fn cancel_or_exit(api: &mut ApiClient, id: &str, is_forced: bool) {
+    if let Err(failure) = task::cancel_task(api, id, is_forced) {
+        print::note(&format!("error: {}", failure.message));
+        print::note(&format!(
+            "The task goes on; cancel it with: cynode task cancel {id}"
+        ));
+        std::process::exit(failure.exit.code().into());
+    }
+}
+
+/// Sends, for each signal, whether the cancel that it requests is forced.
+async fn listen((mut interrupt, mut terminate): (Signal, Signal), orders: &mpsc::Sender<bool>) {
     let mut signals = 0;
     loop {
         tokio::select! {
@@ -101,10 +113,11 @@ async fn listen((mut interrupt, mut terminate): (Signal, Signal), first: &mpsc::
             _ = terminate.recv() => {}
         }
         signals += 1;
-        if signals > 1 {
-            std::process::exit(130);
+        match signals {
+            1 => print::note("canceling; a second Ctrl-C kills the command at once"),
+            2 => print::note("killing; a third Ctrl-C leaves the task alone"),
+            _ => std::process::exit(EXIT_INTERRUPTED),
         }
-        print::note("canceling; a second Ctrl-C leaves the task alone");
-        let _ = first.send(());
+        let _ = orders.send(signals > 1);
     }
 }

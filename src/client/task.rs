@@ -17,8 +17,8 @@ use crate::{
         },
     },
     cli::{
-        OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs, TaskLogsArgs,
-        TasksArgs,
+        OutputFormat, TaskArgs, TaskCancelArgs, TaskCommand, TaskCreateArgs, TaskFlags,
+        TaskListArgs, TaskLogsArgs, TasksArgs,
     },
     exit::{Exit, Failure},
 };
@@ -69,6 +69,8 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         image: flags.image,
         env: (!env.is_empty()).then_some(env),
         timeout_seconds: flags.timeout.map(seconds),
+        // What is too long for the field is too long for the orchestrator, too, which says so.
+        grace_seconds: (flags.grace.map(seconds)).map(|s| s.try_into().unwrap_or(u32::MAX)),
         node_labels: (!flags.label.is_empty()).then_some(flags.label),
         max_attempts: flags.max_attempts,
         priority: flags.priority,
@@ -274,10 +276,10 @@ fn failure_text(task: &Task) -> String {
     clean(task.summary.as_deref().unwrap_or(default))
 }
 
-fn cancel(args: &TaskArgs) -> Result<(), Failure> {
-    let mut api = ApiClient::from_args(&args.client)?;
-    let answer = cancel_task(&mut api, &args.id)?;
-    match args.client.output {
+fn cancel(args: &TaskCancelArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.task.client)?;
+    let answer = cancel_task(&mut api, &args.task.id, args.force)?;
+    match args.task.client.output {
         OutputFormat::Json => print::json(&answer),
         OutputFormat::Text if answer.canceled => print::line("canceled"),
         OutputFormat::Text => print::line("the task had already ended"),
@@ -312,16 +314,26 @@ fn delete(args: &TasksArgs) -> Result<(), Failure> {
     }
 }
 
-/// Cancels a task. The answer arrives once the node has confirmed the end, or after half a minute where the node
-/// does not answer; a notice explains the wait.
-pub(super) fn cancel_task(api: &mut ApiClient, id: &str) -> Result<CancelAnswer, Failure> {
+/// Cancels a task, at once where `is_forced`. The answer arrives once the command has had its grace and the node has
+/// confirmed the end, or half a minute later where the node does not answer; a notice explains the wait.
+pub(super) fn cancel_task(
+    api: &mut ApiClient,
+    id: &str,
+    is_forced: bool,
+) -> Result<CancelAnswer, Failure> {
     let (answered, answer) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if answer.recv_timeout(CANCEL_NOTICE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
             print::note("waiting for the node to confirm that the task has ended");
         }
     });
-    let answer = api.call(Method::POST, &paths::task(id, "/cancel"), None::<&()>);
+    let rest = if is_forced {
+        "/cancel?force=true"
+    } else {
+        "/cancel"
+    };
+    let path = paths::task(id, rest);
+    let answer = api.for_cancel().call(Method::POST, &path, None::<&()>);
     drop(answered);
     answer
 }

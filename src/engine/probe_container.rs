@@ -155,7 +155,7 @@ async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
     let view = View::decode(&String::from_utf8_lossy(&view));
     let exec = ExecSpec {
         command: vec!["/nothing/here".into()],
-        env: Vec::new(),
+        ..ExecSpec::default()
     };
     socket.write_all(&exec.encode(ExecId::FIRST)).await?;
     loop {

@@ -31,9 +31,20 @@ pub(super) struct Assignment {
     _ack: oneshot::Sender<()>,
 }
 
+/// Request to cancel a job; a later one only adds to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Cancellation {
+    /// None was requested.
+    None,
+    /// The command has its grace to end.
+    Graceful,
+    /// The command is killed at once.
+    Forced,
+}
+
 /// Job that is followed.
 struct ActiveJob {
-    cancel: watch::Sender<bool>,
+    cancel: watch::Sender<Cancellation>,
     reschedule: Option<(RescheduleRequest, oneshot::Sender<Assignment>)>,
 }
 
@@ -44,7 +55,7 @@ pub(super) struct ActiveJobs(Arc<Mutex<HashMap<JobId, ActiveJob>>>);
 /// Registration of one job, which ends when dropped.
 pub(super) struct JobHandle {
     job: JobId,
-    cancel: watch::Receiver<bool>,
+    cancel: watch::Receiver<Cancellation>,
     jobs: ActiveJobs,
 }
 
@@ -55,7 +66,7 @@ impl ActiveJobs {
 
     /// Registers a job, in place of an earlier registration of it.
     pub(super) fn register(&self, job: JobId) -> JobHandle {
-        let (sender, cancel) = watch::channel(false);
+        let (sender, cancel) = watch::channel(Cancellation::None);
         let entry = ActiveJob {
             cancel: sender,
             reschedule: None,
@@ -69,13 +80,20 @@ impl ActiveJobs {
     }
 
     /// Requests the end of a job. Returns false where the job is not followed.
-    pub(super) fn cancel(&self, job: JobId) -> bool {
+    pub(super) fn cancel(&self, job: JobId, request: Cancellation) -> bool {
         let map = self.map();
         let active = map.get(&job);
         active.is_some_and(|active| {
-            active.cancel.send_replace(true);
+            active.cancel.send_modify(|now| *now = request.max(*now));
             true
         })
+    }
+
+    /// Whether the end of a job was requested.
+    pub(super) fn is_canceled(&self, job: JobId) -> bool {
+        let map = self.map();
+        let active = map.get(&job);
+        active.is_some_and(|active| *active.cancel.borrow() > Cancellation::None)
     }
 
     /// Open requests for another node, oldest job first.
@@ -106,14 +124,14 @@ impl ActiveJobs {
 }
 
 impl JobHandle {
-    /// Flag that is set when a user cancels the job.
-    pub(super) fn cancellation(&self) -> watch::Receiver<bool> {
+    /// Receiver of the request of a user to cancel the job.
+    pub(super) fn cancellation(&self) -> watch::Receiver<Cancellation> {
         self.cancel.clone()
     }
 
     /// Whether a user canceled the job.
     pub(super) fn is_cancel_requested(&self) -> bool {
-        *self.cancel.borrow()
+        *self.cancel.borrow() > Cancellation::None
     }
 
     /// Requests another node for `job`. The request is open until the returned future is dropped.
@@ -166,8 +184,10 @@ mod tests {
         let first = jobs.register(job);
         let second = jobs.register(job);
         drop(first);
-        jobs.cancel(job);
-        assert!(*second.cancellation().borrow());
+        jobs.cancel(job, Cancellation::Forced);
+        jobs.cancel(job, Cancellation::Graceful);
+        assert_eq!(*second.cancellation().borrow(), Cancellation::Forced);
+        assert!(jobs.is_canceled(job));
         drop(second);
         assert!(jobs.map().is_empty());
     }

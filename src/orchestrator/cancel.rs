@@ -8,7 +8,7 @@
 //! A running job is stopped before the cancel is stored: a disk that can't be written must not keep it
 //! alive. From then on this process starts no further attempt, and the end is stored once the disk has room.
 
-use super::{AppState, dispatch, task_log, task_watch::TaskState};
+use super::{AppState, active_jobs::Cancellation, dispatch, task_log, task_watch::TaskState};
 use crate::{
     api::{TaskId, audit::AuditEvent, tasks::TaskStatus},
     http::server::shutdown_requested,
@@ -17,8 +17,8 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Longest wait for the end of a task: the node's time to stop the job, and a few seconds for the store.
-const DECISION_TIMEOUT: Duration = dispatch::CANCEL_TIMEOUT.saturating_add(Duration::from_secs(10));
+/// Wait for the end of a task beyond the node's time to stop the job: a few seconds for the store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Failure of a cancel.
 pub(super) enum CancelError {
@@ -28,11 +28,13 @@ pub(super) enum CancelError {
     Unrecorded(StoreError),
 }
 
-/// Cancels a task, and waits for its end; `event` is stored where the task had not ended. Returns whether it ended as canceled, `None` if its end is not
-/// known in time.
+/// Cancels a task, and waits for its end; `event` is stored where the task had not ended. Its command has its grace to
+/// end, unless the cancel is forced or is the second one. Returns whether the task ended as canceled, `None` if its end
+/// is not known in time.
 pub(super) async fn cancel(
     state: &AppState,
     task: TaskId,
+    is_forced: bool,
     event: AuditEvent,
 ) -> Result<Option<bool>, CancelError> {
     // Subscribed before the store is read, so that no end is missed.
@@ -40,7 +42,13 @@ pub(super) async fn cancel(
     let mut states = watch.subscribe();
     let running = state.store.task_running_job(task).await;
     let running = running.map_err(CancelError::Failed)?;
-    let is_notified = running.is_some_and(|job| state.jobs.active.cancel(job));
+    let active = &state.jobs.active;
+    let request = if is_forced || running.is_some_and(|job| active.is_canceled(job)) {
+        Cancellation::Forced
+    } else {
+        Cancellation::Graceful
+    };
+    let is_notified = running.is_some_and(|job| active.cancel(job, request));
     let outcome = state.store.task_cancel(task, event).await;
     let outcome = outcome.map_err(if is_notified {
         CancelError::Unrecorded
@@ -58,7 +66,8 @@ pub(super) async fn cancel(
         CancelOutcome::Ended { canceled } => return Ok(Some(canceled)),
         CancelOutcome::Running(job) => job,
     };
-    state.jobs.active.cancel(job);
+    active.cancel(job, request);
+    let limit = dispatch::cancel_timeout(state, task).await + STORE_TIMEOUT;
     let end = async {
         // The sender lives in `watch`, so this can't fail.
         let last = wait::until(&mut states, |state| state.status.is_final()).await;
@@ -66,7 +75,7 @@ pub(super) async fn cancel(
     };
     Ok(tokio::select! {
         canceled = end => canceled,
-        () = tokio::time::sleep(DECISION_TIMEOUT) => None,
+        () = tokio::time::sleep(limit) => None,
         () = shutdown_requested(state.shutdown.clone()) => None,
     })
 }

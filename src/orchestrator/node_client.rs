@@ -193,9 +193,15 @@ impl<'a> NodeClient<'a> {
         self.call(Method::GET, "", request).await
     }
 
-    /// Ends an attempt.
-    pub(super) async fn cancel(&self, job: JobId, attempt: u32) -> Result<(), NodeCallError> {
-        let path = format!("/{job}:cancel?attempt={attempt}");
+    /// Ends an attempt: after the grace of its command, or at once.
+    pub(super) async fn cancel(
+        &self,
+        job: JobId,
+        attempt: u32,
+        is_forced: bool,
+    ) -> Result<(), NodeCallError> {
+        let force = if is_forced { "&force=true" } else { "" };
+        let path = format!("/{job}:cancel?attempt={attempt}{force}");
         let request = |call: Call<'a>| async { Ok(call.done().await?) };
         self.call(Method::POST, &path, request).await
     }

@@ -231,7 +231,7 @@ async fn remove_attempt(client: &NodeClient<'_>, node: &Node, job: JobId, attemp
             let is_alive = client.is_alive().await;
             if is_alive {
                 // It may run on: a worker without this call can't be asked whether it does.
-                let canceled = client.cancel(job, attempt).await;
+                let canceled = client.cancel(job, attempt, true).await;
                 log_cancel_error(node, job, attempt, canceled);
             }
             is_alive
@@ -240,7 +240,7 @@ async fn remove_attempt(client: &NodeClient<'_>, node: &Node, job: JobId, attemp
         NodeCallErrorKind::Conflict => {
             tracing::info!(node = node.slug, %job, attempt, "superseded attempt stopped");
             // It still runs; or the node has another attempt, and refuses this one by itself.
-            let canceled = client.cancel(job, attempt).await;
+            let canceled = client.cancel(job, attempt, true).await;
             canceled.is_err_and(|error| error.kind == NodeCallErrorKind::Conflict)
         }
         _ => false,

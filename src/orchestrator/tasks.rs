@@ -165,13 +165,14 @@ pub(super) async fn cancel(
     state: &Arc<AppState>,
     caller: &Caller,
     name: String,
+    is_forced: bool,
     origin: &RequestOrigin,
 ) -> Result<CancelAnswer, ApiError> {
     let task = find(state, caller, name).await?.id;
     let event = caller.audit_event(AuditAction::TaskCancel, origin);
     let shared = Arc::clone(state);
     let canceled = run_to_end("cancel_task", async move {
-        cancel::cancel(&shared, task, event).await
+        cancel::cancel(&shared, task, is_forced, event).await
     });
     match canceled.await.map_err(ApiError::internal)? {
         Ok(Some(canceled)) => Ok(CancelAnswer {

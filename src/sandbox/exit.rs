@@ -26,16 +26,22 @@ pub(crate) enum SandboxExit {
     Lost(String),
 }
 
-/// Exit of a sandbox whose command ended so. A command that ended before the stop reached it ended by itself.
-pub(super) fn classify_exit(end: ExecEnd, stop: Option<StopReason>) -> SandboxExit {
+/// Exit of a sandbox whose command ended so. A command that ended before the stop reached it ended by itself; one that
+/// ended after it was sent TERM (`is_signaled`) was stopped, whatever it made of the signal.
+pub(super) fn classify_exit(
+    end: ExecEnd,
+    stop: Option<StopReason>,
+    is_signaled: bool,
+) -> SandboxExit {
     match (end, stop) {
-        (ExecEnd::Exited(code), _) => SandboxExit::Exited(code),
-        (ExecEnd::Killed(libc::SIGKILL), Some(reason)) => SandboxExit::Stopped(reason),
-        (ExecEnd::Killed(signal), _) => SandboxExit::Signaled(signal),
         (ExecEnd::NotStarted(errno), _) => {
             let reason = io::Error::from_raw_os_error(errno);
             SandboxExit::EngineFailed(format!("the system could not start the command: {reason}"))
         }
+        (_, Some(reason)) if is_signaled => SandboxExit::Stopped(reason),
+        (ExecEnd::Killed(libc::SIGKILL), Some(reason)) => SandboxExit::Stopped(reason),
+        (ExecEnd::Exited(code), _) => SandboxExit::Exited(code),
+        (ExecEnd::Killed(signal), _) => SandboxExit::Signaled(signal),
     }
 }
 

@@ -13,16 +13,20 @@
 //! |---|---|---|
 //! | `Starting`, `Ready`, `InUse` until the command runs | [`START_TIMEOUT`] | the podman client is ended |
 //! | `InUse` | the command's time limit | the sandbox is stopped, as on request |
+//! | `Ending`, the command ends | its grace | init kills all processes |
 //! | `Ending`, init kills | [`INIT_KILL_TIMEOUT`] | podman is asked to kill the container |
 //! | `Ending`, podman kills | [`ENGINE_KILL_TIMEOUT`] | the podman client is ended |
 //! | `Ending`, the client removes | [`REMOVAL_TIMEOUT`], from when it is waited for | the podman client is ended, the container removed by name |
+//!
+//! A command that runs is sent TERM when it is stopped, and has its grace to end; without a grace, and before it runs,
+//! all is killed at once. A later request can only shorten the grace.
 //!
 //! A command is handed over at most once, and never after a stop was requested. From [`Event::ExecSent`] on it may
 //! have run: an end that init doesn't report is [`SandboxExit::Lost`] then, and a failed start before.
 
 use super::{
     exit::{SandboxExit, classify_exit},
-    stop::StopReason,
+    stop::{StopReason, StopRequest},
 };
 use crate::sandbox_init::wire::ExecEnd;
 use std::time::{Duration, Instant};
@@ -57,6 +61,8 @@ pub(super) enum Phase {
 /// Step of the end of a sandbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
+    /// The command was sent TERM, and may end by itself.
+    CommandEnds,
     /// Init kills all processes.
     InitKills,
     /// Podman kills the container.
@@ -78,6 +84,8 @@ pub(super) enum Event {
     ExecRefused(SandboxExit),
     /// Init reported that the command runs.
     ExecStarted,
+    /// Init reported that a signal is sent to the command, which had not ended before.
+    ExecSignaled,
     /// Init reported how the command ended.
     ExecEnded(ExecEnd),
     /// Init reported that it does nothing in this sandbox.
@@ -88,8 +96,8 @@ pub(super) enum Event {
     ClientExited { by_signal: bool, is_reporting: bool },
     /// No client and no init is left that could report.
     ClientGone(LastWords),
-    /// The end of the sandbox was requested.
-    StopRequested(StopReason),
+    /// The end of the sandbox was requested, or a shorter grace.
+    StopRequested(StopRequest),
     /// The deadline has passed.
     DeadlinePassed,
     /// The owner of an exit now waits for the removal of the container, for the first time or again.
@@ -115,6 +123,8 @@ pub(super) enum Action {
     Wait,
     /// Hand the command to init, and answer with `ExecSent` or `ExecRefused`.
     SendExec,
+    /// Have init send TERM to the command's process group.
+    SendTerm,
     /// Have init kill all processes and end.
     SendKill,
     /// Have podman kill the container.
@@ -129,27 +139,38 @@ pub(super) enum Action {
     RemoveContainer,
 }
 
+/// Limits on the time of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ExecLimits {
+    /// Time limit, from the start of the command on.
+    pub(crate) timeout: Duration,
+    /// Time between TERM and KILL, when it is stopped.
+    pub(crate) grace: Duration,
+}
+
 /// State of a sandbox's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lifecycle {
     phase: Phase,
     deadline: Instant,
-    exec_timeout: Duration,
+    limits: ExecLimits,
     has_exec: bool,
     is_running: bool,
+    is_signaled: bool,
     is_client_killed: bool,
     stop: Option<StopReason>,
 }
 
 impl Lifecycle {
-    /// Life of a sandbox whose container is being made from `now` on, for a command with this time limit.
-    pub(super) fn new(exec_timeout: Duration, now: Instant) -> Self {
+    /// Life of a sandbox whose container is being made from `now` on, for a command with these limits.
+    pub(super) fn new(limits: ExecLimits, now: Instant) -> Self {
         Self {
             phase: Phase::Starting,
             deadline: now + START_TIMEOUT,
-            exec_timeout,
+            limits,
             has_exec: false,
             is_running: false,
+            is_signaled: false,
             is_client_killed: false,
             stop: None,
         }
@@ -171,7 +192,10 @@ impl Lifecycle {
 
     /// Whether a request to stop would still change something.
     pub(super) fn is_stoppable(&self) -> bool {
-        matches!(self.phase, Phase::Starting | Phase::Ready | Phase::InUse)
+        matches!(
+            self.phase,
+            Phase::Starting | Phase::Ready | Phase::InUse | Phase::Ending(Step::CommandEnds)
+        )
     }
 
     /// Whether the exit has not been determined yet.
@@ -201,7 +225,14 @@ impl Lifecycle {
             // Init ends by itself, and podman with it.
             Event::InitRefused(exit) => Action::Exit(self.end(exit, now)),
             Event::ExecStarted => self.exec_started(now),
-            Event::ExecEnded(end) => Action::Exit(self.end(classify_exit(end, self.stop), now)),
+            Event::ExecSignaled => {
+                self.is_signaled |= self.stop.is_some();
+                Action::Wait
+            }
+            Event::ExecEnded(end) => {
+                let exit = classify_exit(end, self.stop, self.is_signaled);
+                Action::Exit(self.end(exit, now))
+            }
             Event::ReportsClosed if self.is_client_killed => Action::CollectLastWords,
             Event::ReportsClosed => Action::Wait,
             Event::ClientExited {
@@ -212,7 +243,7 @@ impl Lifecycle {
                 let exit = self.exit_of(words);
                 Action::Exit(self.end(exit, now))
             }
-            Event::StopRequested(reason) => self.stop(reason, now),
+            Event::StopRequested(request) => self.stop(request, now),
         };
         (self, action)
     }
@@ -240,19 +271,38 @@ impl Lifecycle {
         if self.has_exec && !self.is_running {
             self.is_running = true;
             if self.phase == Phase::InUse {
-                self.deadline = now + self.exec_timeout;
+                self.deadline = now + self.limits.timeout;
             }
         }
         Action::Wait
     }
 
-    fn stop(&mut self, reason: StopReason, now: Instant) -> Action {
-        if !self.is_stoppable() {
-            return Action::Wait;
+    fn stop(&mut self, request: StopRequest, now: Instant) -> Action {
+        let grace = self.limits.grace.min(request.max_grace);
+        match self.phase {
+            Phase::Ending(Step::CommandEnds) => {
+                self.deadline = self.deadline.min(now + grace);
+                return if grace.is_zero() {
+                    self.kill_all(now)
+                } else {
+                    Action::Wait
+                };
+            }
+            _ if !self.is_stoppable() => return Action::Wait,
+            _ => {}
         }
+        self.stop = Some(request.reason);
+        if self.is_running && !grace.is_zero() {
+            self.phase = Phase::Ending(Step::CommandEnds);
+            self.deadline = now + grace;
+            return Action::SendTerm;
+        }
+        self.kill_all(now)
+    }
+
+    fn kill_all(&mut self, now: Instant) -> Action {
         // Without init there is nothing to kill yet: `init_ready` sends the kill.
         let is_init_there = self.phase != Phase::Starting;
-        self.stop = Some(reason);
         self.phase = Phase::Ending(Step::InitKills);
         self.deadline = now + INIT_KILL_TIMEOUT;
         if is_init_there {
@@ -277,7 +327,10 @@ impl Lifecycle {
             return Action::Wait;
         }
         match (self.phase, self.stop) {
-            (Phase::InUse, _) if self.is_running => self.stop(StopReason::Timeout, now),
+            (Phase::InUse, _) if self.is_running => {
+                self.stop(StopRequest::new(StopReason::Timeout), now)
+            }
+            (Phase::Ending(Step::CommandEnds), _) => self.kill_all(now),
             (Phase::Starting | Phase::Ready | Phase::InUse, _) => {
                 let exit = self.unreported(slow_start());
                 Action::EndClient(self.end(exit, now))
@@ -335,7 +388,7 @@ impl Lifecycle {
     /// Exit of a sandbox without client and init.
     fn exit_of(&self, words: LastWords) -> SandboxExit {
         match (words.report, self.stop) {
-            (Some(end), stop) => classify_exit(end, stop),
+            (Some(end), stop) => classify_exit(end, stop, self.is_signaled),
             (None, Some(reason)) => SandboxExit::Stopped(reason),
             // Init was killed, and the command with it: by the kernel, for memory that the command took, or on
             // purpose. A command that can bring that about must not be run again for it.

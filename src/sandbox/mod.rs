@@ -32,8 +32,9 @@ mod streams;
 mod supervisor;
 
 pub(crate) use exit::SandboxExit;
+pub(crate) use lifecycle::ExecLimits;
 pub(crate) use start::run;
-pub(crate) use stop::{Excess, StopReason, Stops};
+pub(crate) use stop::{Excess, StopReason, StopRequest, Stops};
 pub(crate) use supervisor::ContainerCleanup;
 
 use crate::{
@@ -42,7 +43,7 @@ use crate::{
     sandbox_init::wire::ExecSpec,
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{fmt, io, path::PathBuf};
 use uuid::Uuid;
 
 /// Id of a sandbox. Never used again, since the podman of a shim that was killed may still make its container.
@@ -98,8 +99,7 @@ pub(crate) struct SandboxConfig {
 /// Command to run in a sandbox.
 pub(crate) struct Exec {
     pub(crate) spec: ExecSpec,
-    /// Time limit of the command, from its start on.
-    pub(crate) timeout: Duration,
+    pub(crate) limits: ExecLimits,
 }
 
 /// Receiver of what happens in a sandbox, called in this order.

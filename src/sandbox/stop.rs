@@ -1,7 +1,13 @@
 //! Reasons to stop a sandbox before its command ends, and the request to do so.
 
 use crate::{disk_space::Resource, wait};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Most time between TERM and KILL for a command that fills the disk: it may go on to write.
+const OUT_OF_DISK_GRACE: Duration = Duration::from_secs(5);
+/// Most time between TERM and KILL while the machine shuts down, which itself waits no longer than 90 s.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 
 /// Reason for which a sandbox is stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,28 +33,64 @@ pub(crate) struct Excess {
     pub(crate) reserve: u64,
 }
 
-/// Requests to stop a sandbox, of which the first counts.
+/// Request to stop a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StopRequest {
+    pub(crate) reason: StopReason,
+    /// Most time between TERM and KILL. The command's own grace holds where it is shorter.
+    pub(crate) max_grace: Duration,
+}
+
+impl StopRequest {
+    /// Request that leaves the command its grace, as far as the reason allows.
+    pub(crate) fn new(reason: StopReason) -> Self {
+        Self::within(reason, Duration::MAX)
+    }
+
+    /// Request that leaves the command at most this time.
+    pub(crate) fn within(reason: StopReason, max_grace: Duration) -> Self {
+        let limit = match reason {
+            StopReason::OutOfDisk(_) => OUT_OF_DISK_GRACE,
+            StopReason::Shutdown => SHUTDOWN_GRACE,
+            StopReason::Timeout | StopReason::Canceled => Duration::MAX,
+        };
+        Self {
+            reason,
+            max_grace: max_grace.min(limit),
+        }
+    }
+}
+
+/// Requests to stop a sandbox. The reason of the first counts, and the shortest grace.
 #[derive(Clone, Debug)]
-pub(crate) struct Stops(watch::Sender<Option<StopReason>>);
+pub(crate) struct Stops(watch::Sender<Option<StopRequest>>);
 
 impl Stops {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(None))
     }
 
-    /// Requests the stop.
-    pub(crate) fn request(&self, reason: StopReason) {
-        self.0.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert(reason);
-            is_first
+    /// Requests the stop, or shortens the grace of one that was requested.
+    pub(crate) fn request(&self, request: StopRequest) {
+        self.0.send_if_modified(|now| {
+            let merged = now.map_or(request, |first| StopRequest {
+                max_grace: first.max_grace.min(request.max_grace),
+                ..first
+            });
+            now.replace(merged) != Some(merged)
         });
     }
 
-    /// Waits for a request.
+    /// Waits for a request; its reason.
     pub(crate) async fn requested(&self) -> StopReason {
-        match wait::until(&mut self.0.subscribe(), Option::is_some).await {
-            Ok(Some(reason)) => reason,
+        self.next(None).await.reason
+    }
+
+    /// Waits for a request other than the one `seen` last.
+    pub(super) async fn next(&self, seen: Option<StopRequest>) -> StopRequest {
+        let is_new = |request: &Option<StopRequest>| request.is_some() && *request != seen;
+        match wait::until(&mut self.0.subscribe(), is_new).await {
+            Ok(Some(request)) => request,
             // The sender lives in `self`, and the condition holds.
             _ => std::future::pending().await,
         }
@@ -60,12 +102,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn first_request_to_stop_counts() {
+    async fn first_reason_and_shortest_grace_count() {
         let stops = Stops::new();
         let waiting = stops.clone();
         let requested = waiting.requested();
-        stops.request(StopReason::Shutdown);
-        stops.request(StopReason::Canceled);
-        assert_eq!(requested.await, StopReason::Shutdown);
+        stops.request(StopRequest::new(StopReason::Canceled));
+        stops.request(StopRequest::new(StopReason::Shutdown));
+        assert_eq!(requested.await, StopReason::Canceled);
+        let seen = stops.next(None).await;
+        let next = stops.next(Some(seen));
+        stops.request(StopRequest::within(StopReason::Canceled, Duration::ZERO));
+        stops.request(StopRequest::new(StopReason::Canceled));
+        let killed = StopRequest::within(StopReason::Canceled, Duration::ZERO);
+        assert_eq!((seen.max_grace, next.await), (SHUTDOWN_GRACE, killed));
     }
 }

@@ -8,7 +8,7 @@ use super::{
     exit::{SandboxExit, refused_by_init},
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
     ordered_sink::OrderedSink,
-    stop::Stops,
+    stop::{StopRequest, Stops},
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
 use crate::{
@@ -44,6 +44,8 @@ struct Supervisor<'a> {
     to_init: OwnedWriteHalf,
     /// Messages that init hasn't read yet.
     unsent: BytesMut,
+    /// Request to stop that the lifecycle has.
+    stop: Option<StopRequest>,
     stdout: OutputPipe,
     stderr: OutputPipe,
 }
@@ -82,12 +84,13 @@ pub(super) async fn run_container(
             engine: config.engine.clone(),
             container,
             name,
-            life: Lifecycle::new(exec.timeout, Instant::now()),
+            life: Lifecycle::new(exec.limits, Instant::now()),
             is_oom_killed: false,
         },
         reports: ReportReader::new(from_init),
         to_init,
         unsent: BytesMut::from(hello.as_slice()),
+        stop: None,
         stdout: OutputPipe::new(stdout, Stream::Stdout),
         stderr: OutputPipe::new(stderr, Stream::Stderr),
     };
@@ -113,6 +116,13 @@ impl Supervisor<'_> {
                 next = match self.cleanup.step(event) {
                     Action::SendExec => Some(self.send_exec().await),
                     Action::CollectLastWords => Some(self.last_words().await),
+                    Action::SendTerm => {
+                        // A stopped process handles no signal before it continues.
+                        for signal in [libc::SIGTERM, libc::SIGCONT] {
+                            self.send(&InitRequest::Signal(signal).encode(ExecId::FIRST));
+                        }
+                        None
+                    }
                     Action::SendKill => {
                         self.send(&InitRequest::Kill.encode(ExecId::SANDBOX));
                         None
@@ -158,7 +168,10 @@ impl Supervisor<'_> {
                 let is_reporting = self.reports.is_open();
                 Some(Event::ClientExited { by_signal, is_reporting })
             }
-            reason = stops.requested(), if life.is_stoppable() => Some(Event::StopRequested(reason)),
+            request = stops.next(self.stop), if life.is_stoppable() => {
+                self.stop = Some(request);
+                Some(Event::StopRequested(request))
+            }
             () = sleep_until(life.deadline().into()) => Some(Event::DeadlinePassed),
         }
     }
@@ -174,6 +187,7 @@ impl Supervisor<'_> {
                 self.sink.exec_started();
                 Some(Event::ExecStarted)
             }
+            Some((ExecId::FIRST, Report::Signaled)) => Some(Event::ExecSignaled),
             Some((ExecId::FIRST, Report::Ended(end))) => Some(Event::ExecEnded(end)),
             Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
                 Some(Event::InitRefused(refused_by_init(refusal)))

@@ -10,6 +10,8 @@
 //!      ──── run ───────────▶
 //!      ◀─── started ───────
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
+//!      ──── stdin ─────────▶ into a pipe of init's; reports what it took
+//!      ──── signal ────────▶ to the command's process group
 //!      ◀─── out of memory, where the kernel killed a process for that
 //!      ◀─── ended: exited, killed or not started
 //!      ──── kill, or end of file ─▶ init kills all
@@ -37,6 +39,7 @@
     reason = "PID 1 speaks to the kernel; each use says why it is sound"
 )]
 
+mod control;
 mod oom;
 mod script;
 pub mod seccomp;
@@ -108,10 +111,16 @@ fn run() -> io::Result<()> {
     };
     forward_signals();
     let reporter = Arc::new(reporter);
-    // Before the command, which could use up all processes that are allowed.
-    kill_on_request(control, Arc::clone(&reporter));
+    // The threads begin before the command, which could use up all processes that are allowed.
+    let (sender, stdin) = if spec.has_stdin {
+        let (sender, stdin) = control::open_stdin(exec, &reporter)?;
+        (Some(sender), stdin.into())
+    } else {
+        (None, Stdio::null())
+    };
+    control::serve(control, exec, sender, Arc::clone(&reporter));
     let mut error_output = std::fs::File::from(stderr.try_clone()?);
-    let end = match start(&spec, stdout, stderr)? {
+    let end = match start(&spec, [stdin, stdout.into(), stderr.into()])? {
         Ok(pid) => {
             drop(error_output);
             COMMAND.store(pid, Ordering::SeqCst);
@@ -120,6 +129,8 @@ fn run() -> io::Result<()> {
                 kill_all();
             }
             let status = wait_for(pid)?;
+            // No signal is for it from now on: the number may become another process's.
+            COMMAND.store(0, Ordering::SeqCst);
             kill_and_reap_all();
             end_of(status)
         }
@@ -138,8 +149,7 @@ fn run() -> io::Result<()> {
 /// Starts the command; its process id, or the error with which the system refused it.
 fn start(
     spec: &ExecSpec,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    [stdin, stdout, stderr]: [Stdio; 3],
 ) -> io::Result<Result<libc::pid_t, io::Error>> {
     let from_file = script::via_file(&spec.command)?;
     let command_line = from_file
@@ -153,7 +163,7 @@ fn start(
         .args(arguments)
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .current_dir(WORKSPACE)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr);
     let filter = seccomp::filter(&own_threads()?);
@@ -224,27 +234,12 @@ fn receive_exec(
                 let view = View::capture().encode().into_bytes();
                 reporter.send(exec, &Report::View(view))?;
             }
-            (exec, InitRequest::Unknown(kind)) => {
-                reporter.send(exec, &Report::Unsupported(kind))?;
+            // Without a command there is none to feed or to signal.
+            (exec, other) => {
+                reporter.send(exec, &Report::Unsupported(other.kind()))?;
             }
         }
     }
-}
-
-/// Kills all on request; the end of the socket is one, and so is what makes no sense.
-fn kill_on_request(mut control: UnixStream, reporter: Arc<Reporter>) {
-    std::thread::spawn(move || {
-        while let Ok((exec, request)) = InitRequest::read(&mut control)
-            && request != InitRequest::Kill
-        {
-            let unsupported = Report::Unsupported(request.kind());
-            if reporter.send(exec, &unsupported).is_err() {
-                break;
-            }
-        }
-        ENDING.store(true, Ordering::SeqCst);
-        kill_all();
-    });
 }
 
 /// End of a command whose program could not be started. Says in its stderr, as a shell would, what is wrong.

@@ -13,11 +13,14 @@
 //! | 1 | run a command | 1 | refused: init does nothing in this sandbox |
 //! | 2 | kill all and end | 2 | ready; the upper directory of the sandbox's root |
 //! | 3 | inspect the sandbox | 3 | a view of the sandbox |
-//! | 4 | *stdin, and its end* | 4 | the command runs |
-//! | 5 | *a signal* | 5 | the command ended |
+//! | 4 | bytes for a command's stdin; none: its end | 4 | the command runs |
+//! | 5 | send a signal to a command's process group | 5 | the command ended |
 //! | 6 | *a terminal's size* | 6 | a request of this type is not supported |
 //! | 7 | *a file, or its end* | 7 | *a file, or its end* |
 //! | 8 | *a socket: open, data, close* | 8 | *a socket: opened, data, closed* |
+//! | | | 9 | a command's stdin took so many bytes |
+//! | | | 10 | a command reads its stdin no more |
+//! | | | 11 | a signal is about to be sent to a command that has not ended |
 //! | | | 12 | the kernel killed a process for want of memory |
 //!
 //! A request of an unknown type is skipped by its length and answered with `6`; an unknown report is skipped. A
@@ -33,8 +36,8 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
 
-/// Version of these messages.
-pub const VERSION: u8 = 1;
+/// Version of these messages. 2: a command says whether it has a stdin.
+pub const VERSION: u8 = 2;
 const MAGIC: [u8; 3] = *b"cyn";
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 20;
@@ -104,6 +107,11 @@ pub enum InitRequest {
     Kill,
     /// Answer with a [`View`](super::view::View) of the sandbox.
     Inspect,
+    /// Write these bytes to the command's stdin, or close it where there are none. Init keeps them until the command
+    /// reads, so the sender bounds what is under way by the reports of what was taken.
+    Stdin(Vec<u8>),
+    /// Send this signal to the command's process group.
+    Signal(i32),
     /// A message of a type that this release doesn't know.
     Unknown(u8),
 }
@@ -115,6 +123,8 @@ pub struct ExecSpec {
     pub command: Vec<OsString>,
     /// Variables that are added to the image's environment, in this order.
     pub env: Vec<(OsString, OsString)>,
+    /// Whether stdin is a pipe that [`InitRequest::Stdin`] fills; else it is empty.
+    pub has_stdin: bool,
 }
 
 impl InitRequest {
@@ -124,6 +134,8 @@ impl InitRequest {
             Self::Run(_) => 1,
             Self::Kill => 2,
             Self::Inspect => 3,
+            Self::Stdin(_) => 4,
+            Self::Signal(_) => 5,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -132,6 +144,8 @@ impl InitRequest {
     pub fn encode(&self, exec: ExecId) -> Vec<u8> {
         match self {
             Self::Run(spec) => spec.encode(exec),
+            Self::Stdin(bytes) => message(4, exec, bytes),
+            Self::Signal(signal) => message(5, exec, &signal.to_le_bytes()),
             other => message(other.kind(), exec, &[]),
         }
     }
@@ -150,6 +164,11 @@ impl InitRequest {
             1 => Self::Run(ExecSpec::decode(&payload).ok_or(io::ErrorKind::InvalidData)?),
             2 => Self::Kill,
             3 => Self::Inspect,
+            4 => Self::Stdin(payload),
+            5 => {
+                let signal = payload.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+                Self::Signal(i32::from_le_bytes(signal))
+            }
             kind => Self::Unknown(kind),
         };
         Ok((exec, request))
@@ -158,7 +177,7 @@ impl InitRequest {
 
 impl ExecSpec {
     /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
-    /// text after its length.
+    /// text after its length. Then whether it has a stdin, 0 or 1.
     pub fn encode(&self, exec: ExecId) -> Vec<u8> {
         let mut bytes = Vec::new();
         let number =
@@ -176,6 +195,7 @@ impl ExecSpec {
             text(&mut bytes, name);
             text(&mut bytes, value);
         }
+        bytes.push(self.has_stdin.into());
         message(1, exec, &bytes)
     }
 
@@ -188,7 +208,16 @@ impl ExecSpec {
         let env = (0..cursor.number()?)
             .map(|_| Some((cursor.text()?, cursor.text()?)))
             .collect::<Option<_>>()?;
-        cursor.0.is_empty().then_some(Self { command, env })
+        let has_stdin = match cursor.0 {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        Some(Self {
+            command,
+            env,
+            has_stdin,
+        })
     }
 }
 
@@ -232,6 +261,12 @@ pub enum Report {
     Ended(ExecEnd),
     /// A request of this type is not supported.
     Unsupported(u8),
+    /// So many more bytes are in the pipe to the command's stdin.
+    StdinTaken(u32),
+    /// The command reads its stdin no more. What was sent and not taken is dropped.
+    StdinClosed,
+    /// A requested signal is about to be sent; the command had not ended before.
+    Signaled,
     /// The kernel killed a process of the sandbox for want of memory.
     OomKilled,
 }
@@ -254,6 +289,9 @@ impl Report {
             Self::Ended(ExecEnd::Killed(signal)) => (5, end(2, *signal)),
             Self::Ended(ExecEnd::NotStarted(errno)) => (5, end(3, *errno)),
             Self::Unsupported(kind) => (6, vec![*kind]),
+            Self::StdinTaken(bytes) => (9, bytes.to_le_bytes().to_vec()),
+            Self::StdinClosed => (10, Vec::new()),
+            Self::Signaled => (11, Vec::new()),
             Self::OomKilled => (12, Vec::new()),
         };
         message(kind, exec, &payload)
@@ -279,8 +317,11 @@ impl Report {
                 })
             }
             (6, [kind]) => Self::Unsupported(*kind),
+            (9, &[a, b, c, d]) => Self::StdinTaken(u32::from_le_bytes([a, b, c, d])),
+            (10, []) => Self::StdinClosed,
+            (11, []) => Self::Signaled,
             (12, []) => Self::OomKilled,
-            (1..=6, _) => return Err(io::ErrorKind::InvalidData.into()),
+            (1..=6 | 9..=12, _) => return Err(io::ErrorKind::InvalidData.into()),
             _ => return Ok(None),
         };
         Ok(Some(report))

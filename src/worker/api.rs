@@ -29,9 +29,12 @@ use crate::{
     instances::{InstanceStatus, Instances},
 };
 use http::{Method, StatusCode};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -261,7 +264,12 @@ async fn list(api: Arc<Api>, request: Request) -> Reply {
 
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
     let job = api.job(&request).await?;
-    job.cancel.send_replace(true);
+    let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
+    job.cancel(if is_forced {
+        Duration::ZERO
+    } else {
+        Duration::MAX
+    });
     response::ok(&job.state())
 }
 

@@ -217,7 +217,7 @@ enum Relief {
 fn relieve(filesystem: &ShortFilesystem, jobs: &[Arc<Job>], usages: &[SandboxUsage]) -> Relief {
     let shortage = &filesystem.shortage;
     let is_ending =
-        |job: &Job| job.has_ended() || *job.cancel.borrow() || job.excess.borrow().is_some();
+        |job: &Job| job.has_ended() || job.is_canceled() || job.excess.borrow().is_some();
     let uses: Vec<JobUsage> = jobs
         .iter()
         .zip(usages)

@@ -27,7 +27,7 @@ use crate::{
     engine::{ImageLease, ResolvedImage, labels},
     retry::retry,
     sandbox::{
-        SandboxConfig, SandboxId, StopReason,
+        SandboxConfig, SandboxId, StopReason, StopRequest,
         shim::{self, ShimHandle},
     },
     sandbox_init::seccomp,
@@ -124,10 +124,10 @@ async fn run_in_sandbox(
     spec: SandboxSpec,
 ) -> Option<SandboxSpec> {
     let job = &live.job;
-    let mut cancel = job.cancel.subscribe();
+    let mut cancel = job.cancellation();
     let prepared = tokio::select! {
         prepared = prepare(ctx, job, &spec) => prepared,
-        () = cancel_requested(&mut cancel) => Err(PrepareError::Canceled),
+        _ = cancel_requested(&mut cancel, None) => Err(PrepareError::Canceled),
     };
     // Slot and image are held until nothing is left of the sandbox.
     let prepared = match prepared {
@@ -227,7 +227,7 @@ fn shim_config(
 
 /// Passes the updates of a shim on, and requests to stop to it, until the shim is gone.
 async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) {
-    let mut is_stopping = false;
+    let mut sent = None;
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
     loop {
@@ -245,35 +245,49 @@ async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) 
                     match ShimHandle::connect(job.spool.path()).await {
                         Ok(Some(again)) => {
                             tokio::time::sleep(RECONNECT_INTERVAL).await;
-                            (handle, is_stopping) = (again, false);
+                            (handle, sent) = (again, None);
                         }
                         _ => return,
                     }
                 }
                 job.notify();
             }
-            reason = stop_requested(job), if !is_stopping => {
-                is_stopping = true;
-                handle.stop(reason);
+            request = stop_requested(job, sent) => {
+                sent = Some(request);
+                handle.stop(request);
             }
         }
     }
 }
 
-/// Waits for the request to cancel a job.
-async fn cancel_requested(cancel: &mut watch::Receiver<bool>) {
-    if wait::until(cancel, |cancel| *cancel).await.is_err() {
+/// Waits for the request to cancel a job, or one that leaves its command less time than the one before; the most time
+/// between TERM and KILL.
+async fn cancel_requested(
+    cancel: &mut watch::Receiver<Option<Duration>>,
+    before: Option<Duration>,
+) -> Duration {
+    let is_shorter = |grace: &Option<Duration>| match (grace, before) {
+        (Some(grace), Some(before)) => *grace < before,
+        (grace, _) => grace.is_some(),
+    };
+    match wait::until(cancel, is_shorter).await {
+        Ok(Some(grace)) => grace,
         // The sender is gone with the job: no request can come any more.
-        std::future::pending().await
+        _ => std::future::pending().await,
     }
 }
 
-/// Waits for a reason to stop the sandbox of a job.
-async fn stop_requested(job: &Job) -> StopReason {
-    let (mut cancel, mut excess) = (job.cancel.subscribe(), job.excess.subscribe());
+/// Waits for a reason to stop the sandbox of a job, or to shorten the grace of the request that was sent.
+async fn stop_requested(job: &Job, sent: Option<StopRequest>) -> StopRequest {
+    let (mut cancel, mut excess) = (job.cancellation(), job.excess.subscribe());
+    let before = sent.map(|request| request.max_grace);
     tokio::select! {
-        () = cancel_requested(&mut cancel) => StopReason::Canceled,
-        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some) => StopReason::OutOfDisk(excess),
+        max_grace = cancel_requested(&mut cancel, before) => {
+            StopRequest::within(StopReason::Canceled, max_grace)
+        }
+        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some), if sent.is_none() => {
+            StopRequest::new(StopReason::OutOfDisk(excess))
+        }
     }
 }
 

@@ -7,13 +7,14 @@
 use crate::{
     api::{
         events::Stream,
-        jobs::{Effective, JobErrorKind, Outcome, SandboxSpec},
+        jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
         size::ByteSize,
     },
     data_dir::make_private_subdir,
     engine::not_runnable,
     sandbox::{
-        self, ContainerCleanup, Excess, Exec, OutputSink, SandboxConfig, SandboxExit, StopReason,
+        self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, SandboxConfig, SandboxExit,
+        StopReason,
         shim::{self, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -139,14 +140,19 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
         .into_iter()
         .flatten()
         .map(|(name, value)| (name.into(), value.into()));
+    let grace = spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
     Exec {
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
             env: requested
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
+            has_stdin: false,
         },
-        timeout: Duration::from_secs(config.effective.timeout_seconds),
+        limits: ExecLimits {
+            timeout: Duration::from_secs(config.effective.timeout_seconds),
+            grace: Duration::from_secs(grace.into()),
+        },
     }
 }
 

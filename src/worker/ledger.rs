@@ -45,7 +45,7 @@ use crate::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use registry::{ChangeId, Decision, Lookup, Outcome, Registry, Removal};
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 
 /// Write of a new job to disk.
@@ -247,9 +247,9 @@ impl Ledger {
         self.registry().check_pull_limit(run.job_id)
     }
 
-    /// Cancels every job, also those that are being accepted.
-    pub(super) fn cancel_all(&self) {
-        self.registry().cancel_all();
+    /// Cancels every job, also those that are being accepted, with at most this time between TERM and KILL.
+    pub(super) fn cancel_all(&self, max_grace: Duration) {
+        self.registry().cancel_all(max_grace);
     }
 }
 

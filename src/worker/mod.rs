@@ -81,7 +81,7 @@ const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
     (Some(LimitKind::Pids), "limit-pids"),
     (None, "limit-shm-size"),
 ];
-/// Time in which sandboxes have to end at shutdown.
+/// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
 /// data directory is kept.
@@ -284,8 +284,8 @@ impl Worker {
         self.0.api.ctx.trash.warnings()
     }
 
-    /// Takes no new jobs, and waits for those that run for `grace`. With `cancel` the rest is canceled and cleared
-    /// away; without it, they go on under their shims, and the next start resumes them.
+    /// Takes no new jobs, and waits for those that run for `grace`. With `cancel` the rest is canceled, with as much time
+    /// at most between TERM and KILL, and cleared away; without it, they go on under their shims, and the next start resumes them.
     pub async fn close(&self, grace: Duration, cancel: bool) {
         let Inner {
             api,
@@ -297,8 +297,8 @@ impl Worker {
         api.close();
         let mut left = api.job_tasks.idle(grace).await;
         if left > 0 && cancel {
-            api.ledger.cancel_all();
-            left = api.job_tasks.idle(SANDBOX_END_TIMEOUT).await;
+            api.ledger.cancel_all(grace);
+            left = api.job_tasks.idle(grace + SANDBOX_END_TIMEOUT).await;
         }
         if left > 0 {
             tracing::info!(

@@ -7,7 +7,7 @@
 use super::{home::WorkerHome, job::JobStart, ledger::Job, tombstones::Tombstones};
 use crate::{
     engine::Engine,
-    sandbox::{StopReason, shim::ShimHandle},
+    sandbox::{StopReason, StopRequest, shim::ShimHandle},
     spool::Spool,
 };
 use std::{
@@ -79,7 +79,7 @@ pub(super) async fn recover_jobs(engine: &Engine, home: &WorkerHome) -> io::Resu
     let superseded;
     (recovered.jobs, superseded) = select_current(jobs, &home.tombstones.1);
     for job in superseded {
-        job.cancel.send_replace(true);
+        job.cancel(Duration::ZERO);
         job.remove_on_drop();
     }
     Ok(recovered)
@@ -142,7 +142,7 @@ async fn stop_unknown_shim(spool: &Spool) {
     let Ok(Some(mut handle)) = ShimHandle::connect(spool.path()).await else {
         return;
     };
-    handle.stop(StopReason::Canceled);
+    handle.stop(StopRequest::within(StopReason::Canceled, Duration::ZERO));
     let gone = async { while handle.changed().await {} };
     if tokio::time::timeout(SHIM_STOP_TIMEOUT, gone).await.is_err() {
         tracing::warn!(path = %spool.path().display(), "orphaned shim does not end");

@@ -64,6 +64,7 @@ fn init_that_is_not_pid_1_does_nothing() {
     let request = ExecSpec {
         command: vec!["true".into()],
         env: Vec::new(),
+        has_stdin: false,
     };
     let _ = socket.write_all(&request.encode(ExecId::FIRST));
     assert_eq!(

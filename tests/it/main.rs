@@ -31,6 +31,7 @@ mod doctor;
 mod duplicates;
 mod escapes;
 mod first_start;
+mod grace;
 mod greedy_nodes;
 mod happy_path;
 mod help;

@@ -12,7 +12,14 @@ fn text() -> impl Strategy<Value = OsString> {
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let command = proptest::collection::vec(text(), 0..4);
     let env = proptest::collection::vec((text(), text()), 0..4);
-    (command, env).prop_map(|(command, env)| ExecSpec { command, env }.encode(ExecId::FIRST))
+    (command, env, any::<bool>()).prop_map(|(command, env, has_stdin)| {
+        let spec = ExecSpec {
+            command,
+            env,
+            has_stdin,
+        };
+        spec.encode(ExecId::FIRST)
+    })
 }
 
 /// A message of this type with this payload.

@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{
     api::{
+        TaskId,
         events::{JobEvent, Outline, ResultEvent},
         job_document::ExpectedAttempt,
-        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
+        jobs::{DEFAULT_GRACE_SECONDS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
         tasks::TaskStatus,
         time::Time,
     },
@@ -23,6 +24,7 @@ use crate::{
     errors,
     orchestrator::{
         AppState,
+        active_jobs::Cancellation,
         node_client::{self, JobResponse, NodeCallError, NodeClient, NodeEvents, PendingDocument},
         task_log,
         task_watch::{TaskState, TaskWatch},
@@ -33,8 +35,8 @@ use crate::{
 use std::{pin::pin, time::Duration};
 use tokio::sync::watch;
 
-/// Time that a node has to end a canceled job.
-pub(in crate::orchestrator) const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time that a node has to end a canceled job, beyond the grace of its command.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Backoff between calls that cancel an attempt.
 const INITIAL_CANCEL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_CANCEL_BACKOFF: Duration = Duration::from_secs(1);
@@ -44,13 +46,13 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 /// Follows an attempt to its outcome.
 ///
 /// An attempt without a result at the job's time limit and [`TIMEOUT_MARGIN`] is lost, whether its node
-/// answers or not; so is a canceled one after [`CANCEL_TIMEOUT`].
+/// answers or not; so is a canceled one after [`cancel_timeout`].
 pub(super) async fn follow_attempt<'a>(
     state: &'a AppState,
     job: &'a RunningJob,
     request: InitialRequest<'a>,
     watch: &'a TaskWatch,
-    cancellation: watch::Receiver<bool>,
+    cancellation: watch::Receiver<Cancellation>,
     lease: &'a Lease,
 ) -> AttemptOutcome {
     let seconds = job.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
@@ -311,28 +313,46 @@ async fn request_error(
 async fn cancel_on_request(
     state: &AppState,
     job: &RunningJob,
-    mut cancellation: watch::Receiver<bool>,
+    mut cancellation: watch::Receiver<Cancellation>,
 ) -> AttemptOutcome {
-    let requested = wait::until(&mut cancellation, |requested| *requested);
+    let requested = wait::until(&mut cancellation, |request| *request > Cancellation::None);
     if requested.await.is_err() {
         // The job is not registered any more, so no cancel can come.
         return std::future::pending().await;
     }
     let canceled = async {
         let mut backoff = Backoff::new(INITIAL_CANCEL_BACKOFF, MAX_CANCEL_BACKOFF);
-        // After a 404, too: the request that runs the job may still be under way. So a failure is no warning.
-        while let Err(AttemptError { reason, .. }) = send_cancel(state, job).await {
-            tracing::debug!(%reason, "node did not cancel the attempt; retrying");
-            tokio::time::sleep(backoff.next_delay()).await;
+        loop {
+            let request = *cancellation.borrow_and_update();
+            // After a 404, too: the request that runs the job may still be under way. So a failure is no warning.
+            if let Err(AttemptError { reason, .. }) = send_cancel(state, job, request).await {
+                tracing::debug!(%reason, "node did not cancel the attempt; retrying");
+                tokio::time::sleep(backoff.next_delay()).await;
+            } else if cancellation.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
-        std::future::pending::<()>().await;
     };
-    let _ = tokio::time::timeout(CANCEL_TIMEOUT, canceled).await;
+    let limit = cancel_timeout(state, job.task_id).await;
+    let _: Result<(), _> = tokio::time::timeout(limit, canceled).await;
     AttemptOutcome::Lost("it was canceled, and its node reported no end".into())
 }
 
-async fn send_cancel(state: &AppState, job: &RunningJob) -> Result<(), AttemptError> {
+/// Time that a node has to end the canceled job of a task, with the grace of its command.
+pub(in crate::orchestrator) async fn cancel_timeout(state: &AppState, task: TaskId) -> Duration {
+    let sandbox = state.store.task_sandbox(task).await;
+    // Where the store can't be read, the end can't be stored, either.
+    let grace = sandbox.ok().and_then(|sandbox| sandbox.grace_seconds);
+    CANCEL_TIMEOUT + Duration::from_secs(grace.unwrap_or(DEFAULT_GRACE_SECONDS).into())
+}
+
+async fn send_cancel(
+    state: &AppState,
+    job: &RunningJob,
+    request: Cancellation,
+) -> Result<(), AttemptError> {
     let client = connect(state, job, Start::Attach).await?;
-    let canceled = client.cancel(job.id, job.attempt).await;
+    let is_forced = request == Cancellation::Forced;
+    let canceled = client.cancel(job.id, job.attempt, is_forced).await;
     canceled.map_err(|error| AttemptError::transient(error.reason))
 }

@@ -48,12 +48,12 @@ mod request;
 mod reschedule;
 mod transition;
 
-pub(super) use attempt::CANCEL_TIMEOUT;
+pub(super) use attempt::cancel_timeout;
 pub(super) use request::Start;
 
 use super::{
     AppState,
-    active_jobs::JobHandle,
+    active_jobs::{Cancellation, JobHandle},
     task_watch::{LogSource, TaskState, TaskWatch},
 };
 use crate::{api::tasks::TaskStatus, store::RunningJob};
@@ -73,7 +73,7 @@ const READERS_TIMEOUT: Duration = Duration::from_mins(10);
 /// Follows `job` in the background until its end is stored.
 pub(super) fn start(state: &Arc<AppState>, job: RunningJob, handle: JobHandle, start: Start) {
     if job.cancel_requested {
-        state.jobs.active.cancel(job.id);
+        state.jobs.active.cancel(job.id, Cancellation::Graceful);
     }
     let watch = state.jobs.watches.for_task(job.task_id);
     watch.publish(match start {

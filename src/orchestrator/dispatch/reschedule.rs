@@ -26,7 +26,7 @@ use crate::{
     errors,
     orchestrator::{
         AppState,
-        active_jobs::{Assignment, JobHandle},
+        active_jobs::{Assignment, Cancellation, JobHandle},
         task_watch::{TaskState, TaskWatch},
     },
     store::{MAX_BACKOFF, Placement, RunningJob},
@@ -79,7 +79,7 @@ struct Reschedule<'a, 'j> {
     watch: &'j TaskWatch,
     handle: &'j JobHandle,
     lease: &'j Lease,
-    cancellation: watch::Receiver<bool>,
+    cancellation: watch::Receiver<Cancellation>,
     machine: State,
     /// Outcome of the attempt that counts.
     outcome: Option<AttemptOutcome>,
@@ -320,11 +320,9 @@ async fn exclude_node(state: &AppState, next: &RunningJob, reason: &str) -> Opti
     write_with_retry("exclude a node from a job", exclude).await
 }
 
-async fn canceled(cancellation: &mut watch::Receiver<bool>) {
-    if wait::until(cancellation, |requested| *requested)
-        .await
-        .is_err()
-    {
+async fn canceled(cancellation: &mut watch::Receiver<Cancellation>) {
+    let requested = wait::until(cancellation, |request| *request > Cancellation::None);
+    if requested.await.is_err() {
         // The job is not registered any more, so no cancel can come.
         std::future::pending().await
     }

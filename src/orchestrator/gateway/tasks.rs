@@ -111,7 +111,9 @@ pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
 pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
     let name = request.param("id", "task")?;
-    response::ok(&tasks::cancel(&state, &caller, name, &request.origin()).await?)
+    let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
+    let canceled = tasks::cancel(&state, &caller, name, is_forced, &request.origin()).await?;
+    response::ok(&canceled)
 }
 
 pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {

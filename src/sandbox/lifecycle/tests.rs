@@ -3,7 +3,18 @@
 use super::*;
 use proptest::prelude::*;
 
-const EXEC_TIMEOUT: Duration = Duration::from_secs(3600);
+const LIMITS: ExecLimits = ExecLimits {
+    timeout: Duration::from_secs(3600),
+    grace: Duration::from_secs(5),
+};
+
+fn cancel() -> StopRequest {
+    StopRequest::new(StopReason::Canceled)
+}
+
+fn force() -> StopRequest {
+    StopRequest::within(StopReason::Canceled, Duration::ZERO)
+}
 
 /// Every kind of event, with one value for each field that the machine only passes on.
 fn alphabet() -> Vec<Event> {
@@ -17,6 +28,7 @@ fn alphabet() -> Vec<Event> {
         Event::ExecSent,
         Event::ExecRefused(SandboxExit::ImageNotRunnable("no".to_owned())),
         Event::ExecStarted,
+        Event::ExecSignaled,
         Event::ExecEnded(ExecEnd::Exited(0)),
         Event::ExecEnded(ExecEnd::Killed(libc::SIGKILL)),
         Event::InitRefused(SandboxExit::EngineFailed("no".to_owned())),
@@ -32,8 +44,9 @@ fn alphabet() -> Vec<Event> {
         Event::ClientGone(words(None, Some(125))),
         Event::ClientGone(words(None, Some(KILLED_EXIT_CODE))),
         Event::ClientGone(words(Some(ExecEnd::Exited(3)), None)),
-        Event::StopRequested(StopReason::Canceled),
-        Event::StopRequested(StopReason::Shutdown),
+        Event::StopRequested(cancel()),
+        Event::StopRequested(force()),
+        Event::StopRequested(StopRequest::new(StopReason::Shutdown)),
         Event::DeadlinePassed,
         Event::RemovalAwaited,
         Event::Removed(true),
@@ -54,7 +67,7 @@ impl Run {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            life: Lifecycle::new(EXEC_TIMEOUT, now),
+            life: Lifecycle::new(LIMITS, now),
             now,
             is_exec_offered: false,
             is_exec_sent: false,
@@ -92,10 +105,18 @@ impl Run {
             }
             Action::KillContainer => assert!(after.stop.is_some() && after.has_exec, "{context}"),
             Action::RemoveContainer => assert!(self.exit.is_some(), "{context}"),
+            Action::SendTerm => {
+                assert!(before.stop.is_none() && after.is_running, "{context}");
+                assert_eq!(after.deadline, self.now + LIMITS.grace, "{context}");
+            }
             Action::Wait | Action::SendKill | Action::CollectLastWords => {}
         }
         if *event == Event::ExecSent && before.phase == Phase::Ready {
             self.is_exec_sent = true;
+        }
+        let is_ending = |life: &Lifecycle| life.phase == Phase::Ending(Step::CommandEnds);
+        if is_ending(before) && is_ending(after) {
+            assert!(after.deadline <= before.deadline, "{context}");
         }
         assert_eq!(after.has_exec, self.is_exec_sent, "{context}");
         assert!(!after.is_running || after.has_exec, "{context}");
@@ -117,11 +138,12 @@ fn rank(phase: Phase) -> usize {
         Phase::Starting => 0,
         Phase::Ready => 1,
         Phase::InUse => 2,
-        Phase::Ending(Step::InitKills) => 3,
-        Phase::Ending(Step::EngineKills) => 4,
-        Phase::Ending(Step::ClientRemoves) => 5,
-        Phase::Ending(Step::ForcedRemoval) => 6,
-        Phase::Cleared => 7,
+        Phase::Ending(Step::CommandEnds) => 3,
+        Phase::Ending(Step::InitKills) => 4,
+        Phase::Ending(Step::EngineKills) => 5,
+        Phase::Ending(Step::ClientRemoves) => 6,
+        Phase::Ending(Step::ForcedRemoval) => 7,
+        Phase::Cleared => 8,
     }
 }
 
@@ -158,8 +180,8 @@ proptest! {
         for event in events {
             run.step(event);
         }
-        // Time limit, init's kill, podman's kill, removal.
-        for _ in 0..4 {
+        // Time limit, grace, init's kill, podman's kill, removal.
+        for _ in 0..5 {
             run.step(Event::DeadlinePassed);
         }
         prop_assert!(run.exit.is_some());
@@ -175,35 +197,82 @@ fn command_runs_and_is_cleaned_up() {
     run.step(Event::ExecSent);
     assert_eq!(run.life.deadline(), run.now + START_TIMEOUT);
     run.step(Event::ExecStarted);
-    assert_eq!(run.life.deadline(), run.now + EXEC_TIMEOUT);
+    assert_eq!(run.life.deadline(), run.now + LIMITS.timeout);
     let end = run.step(Event::ExecEnded(ExecEnd::Exited(7)));
     assert_eq!(end, Action::Exit(SandboxExit::Exited(7)));
     assert_eq!(run.step(Event::Removed(true)), Action::Wait);
     assert_eq!(run.life.phase(), Phase::Cleared);
 }
 
-#[test]
-fn time_limit_escalates_from_init_to_podman() {
+/// A run whose command runs.
+fn running() -> Run {
     let mut run = Run::new();
     for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
         run.step(event);
     }
+    run
+}
+
+#[test]
+fn time_limit_escalates_from_term_to_podman() {
+    let mut run = running();
     let stopped = SandboxExit::Stopped(StopReason::Timeout);
     let expected = [
+        Action::SendTerm,
         Action::SendKill,
         Action::KillContainer,
         Action::EndClient(stopped),
         Action::RemoveContainer,
     ];
-    assert_eq!([(); 4].map(|()| run.step(Event::DeadlinePassed)), expected);
+    assert_eq!([(); 5].map(|()| run.step(Event::DeadlinePassed)), expected);
+}
+
+#[test]
+fn end_after_term_counts_as_stopped() {
+    for end in [
+        ExecEnd::Exited(0),
+        ExecEnd::Exited(3),
+        ExecEnd::Killed(libc::SIGTERM),
+        ExecEnd::Killed(libc::SIGKILL),
+    ] {
+        let mut run = running();
+        assert_eq!(run.step(Event::StopRequested(cancel())), Action::SendTerm);
+        run.step(Event::ExecSignaled);
+        let stopped = SandboxExit::Stopped(StopReason::Canceled);
+        assert_eq!(run.step(Event::ExecEnded(end)), Action::Exit(stopped));
+    }
+}
+
+#[test]
+fn end_before_term_counts_as_own() {
+    let mut run = running();
+    run.step(Event::StopRequested(cancel()));
+    let end = run.step(Event::ExecEnded(ExecEnd::Exited(3)));
+    assert_eq!(end, Action::Exit(SandboxExit::Exited(3)));
+}
+
+#[test]
+fn second_stop_without_grace_kills_at_once() {
+    let mut run = running();
+    assert_eq!(run.step(Event::StopRequested(cancel())), Action::SendTerm);
+    assert_eq!(run.step(Event::StopRequested(cancel())), Action::Wait);
+    assert_eq!(run.step(Event::StopRequested(force())), Action::SendKill);
+    assert_eq!(run.step(Event::StopRequested(force())), Action::Wait);
+    let mut run = running();
+    assert_eq!(run.step(Event::StopRequested(force())), Action::SendKill);
+}
+
+#[test]
+fn command_that_has_not_begun_gets_no_grace() {
+    let mut run = Run::new();
+    run.step(Event::InitReady);
+    run.step(Event::ExecSent);
+    assert_eq!(run.step(Event::StopRequested(cancel())), Action::SendKill);
 }
 
 /// A run whose command has ended.
 fn ended() -> Run {
-    let mut run = Run::new();
-    for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
-        run.step(event);
-    }
+    let mut run = running();
     run.step(Event::ExecEnded(ExecEnd::Exited(0)));
     run
 }
@@ -234,7 +303,7 @@ fn failed_removal_is_tried_at_each_wait() {
 fn stop_before_init_sends_no_command() {
     let mut run = Run::new();
     let canceled = StopReason::Canceled;
-    assert_eq!(run.step(Event::StopRequested(canceled)), Action::Wait);
+    assert_eq!(run.step(Event::StopRequested(cancel())), Action::Wait);
     assert_eq!(run.step(Event::InitReady), Action::SendKill);
     let gone = run.step(Event::ClientGone(LastWords::default()));
     assert_eq!(gone, Action::Exit(SandboxExit::Stopped(canceled)));
@@ -264,7 +333,7 @@ fn killed_client_does_not_end_running_command() {
 #[test]
 fn early_deadline_changes_nothing() {
     let now = Instant::now();
-    let life = Lifecycle::new(EXEC_TIMEOUT, now);
+    let life = Lifecycle::new(LIMITS, now);
     let early = now + START_TIMEOUT / 2;
     assert_eq!(life.on(Event::DeadlinePassed, early), (life, Action::Wait));
 }

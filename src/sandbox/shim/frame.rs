@@ -4,11 +4,13 @@
 //! frame           version (1), type (1), length (4, little endian), so many bytes
 //! shim ──▶ owner  1 hello, first on every connection: the highest version that the shim understands (1)
 //!                 2 update: the shim has written something
-//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes), and of 2 and 3 used (8) and reserve (8)
+//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes), and of 2 and 3 used (8) and reserve (8);
+//!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
 //! ```
 //!
 //! The header never changes, so that frames of a later version can be skipped. A frame of an unknown type is
-//! skipped; an unknown reason to stop counts as canceled, because the sandbox is to end in any case.
+//! skipped; an unknown reason to stop counts as canceled, because the sandbox is to end in any case. A second stop
+//! shortens the grace of the first; a shim of a release without grace kills at the first.
 //!
 //! **Upgrades.** A shim outlives its owner, so each end may be of another release. Earlier releases have no frames:
 //! their shim sends a `!` on every connection and for every update, and takes any byte as a request to stop, `d` and
@@ -19,10 +21,10 @@
 
 use crate::{
     disk_space::Resource,
-    sandbox::stop::{Excess, StopReason},
+    sandbox::stop::{Excess, StopReason, StopRequest},
 };
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use std::io;
+use std::{io, time::Duration};
 
 /// Version of the frames that this release sends.
 const VERSION: u8 = 1;
@@ -45,6 +47,9 @@ const STOP: u8 = 1;
 const CANCELED: u8 = 1;
 const OUT_OF_BYTES: u8 = 2;
 const OUT_OF_INODES: u8 = 3;
+
+/// Stop that leaves a command its own grace.
+const OWN_GRACE: u32 = u32::MAX;
 
 /// Form of the messages on a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,10 +99,10 @@ impl ShimMessage {
 }
 
 /// Bytes of a request to stop.
-pub(super) fn encode_stop(reason: StopReason, protocol: Protocol) -> Vec<u8> {
+pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
     let is_framed = protocol == Protocol::Framed;
     let mut bytes = Vec::new();
-    match reason {
+    match request.reason {
         StopReason::OutOfDisk(Excess { of, used, reserve }) => {
             bytes.put_u8(match (of, is_framed) {
                 (Resource::Bytes, true) => OUT_OF_BYTES,
@@ -112,6 +117,8 @@ pub(super) fn encode_stop(reason: StopReason, protocol: Protocol) -> Vec<u8> {
         _ => bytes.put_u8(UNFRAMED_CANCEL),
     }
     if is_framed {
+        let max_grace = u32::try_from(request.max_grace.as_millis());
+        bytes.put_u32_le(max_grace.unwrap_or(OWN_GRACE));
         frame(STOP, &bytes)
     } else {
         bytes
@@ -120,7 +127,7 @@ pub(super) fn encode_stop(reason: StopReason, protocol: Protocol) -> Vec<u8> {
 
 /// Takes the next request to stop out of what was read; `None` while it isn't whole. Fails on a frame that is too
 /// long.
-pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopReason>> {
+pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
     while let Some(&first) = read.first() {
         if is_version(first) {
             match take_frame(read)? {
@@ -134,14 +141,14 @@ pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopReason>> {
             UNFRAMED_INODES => Resource::Inodes,
             _ => {
                 read.advance(1);
-                return Ok(Some(StopReason::Canceled));
+                return Ok(Some(StopRequest::new(StopReason::Canceled)));
             }
         };
         if read.len() < UNFRAMED_EXCESS_BYTES {
             return Ok(None);
         }
         read.advance(1);
-        return Ok(Some(decode_excess(of, read)));
+        return Ok(Some(StopRequest::new(decode_excess(of, read))));
     }
     Ok(None)
 }
@@ -151,17 +158,26 @@ fn is_version(first: u8) -> bool {
     (1..UNFRAMED_UPDATE).contains(&first)
 }
 
-fn decode_stop(mut content: BytesMut) -> StopReason {
+fn decode_stop(mut content: BytesMut) -> StopRequest {
     let of = match content.first() {
-        Some(&OUT_OF_BYTES) => Resource::Bytes,
-        Some(&OUT_OF_INODES) => Resource::Inodes,
-        _ => return StopReason::Canceled,
+        Some(&OUT_OF_BYTES) => Some(Resource::Bytes),
+        Some(&OUT_OF_INODES) => Some(Resource::Inodes),
+        _ => None,
     };
-    if content.len() < UNFRAMED_EXCESS_BYTES {
-        return StopReason::Canceled;
+    let has_numbers = content.len() >= UNFRAMED_EXCESS_BYTES;
+    if !content.is_empty() {
+        content.advance(1);
     }
-    content.advance(1);
-    decode_excess(of, &mut content)
+    let reason = match of {
+        Some(of) if has_numbers => decode_excess(of, &mut content),
+        // Without its numbers a frame has nothing else that could be understood.
+        Some(_) => return StopRequest::new(StopReason::Canceled),
+        None => StopReason::Canceled,
+    };
+    match content.try_get_u32_le() {
+        Ok(OWN_GRACE) | Err(_) => StopRequest::new(reason),
+        Ok(milliseconds) => StopRequest::within(reason, Duration::from_millis(milliseconds.into())),
+    }
 }
 
 /// Excess out of two numbers that are there.

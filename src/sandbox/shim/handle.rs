@@ -5,7 +5,7 @@ use super::{
     frame::{Protocol, ShimMessage, encode_stop},
     socket_in,
 };
-use crate::{environment, sandbox::StopReason};
+use crate::{environment, sandbox::StopRequest};
 use bytes::BytesMut;
 use command_fds::{CommandFdExt as _, FdMapping};
 use serde::Serialize;
@@ -27,8 +27,9 @@ pub(crate) struct ShimHandle {
     stream: UnixStream,
     /// Form of the messages; unknown until the shim has sent its first.
     protocol: Option<Protocol>,
-    /// Reason to stop that waits for the protocol.
-    stop: Option<StopReason>,
+    /// Request to stop that waits for the protocol.
+    stop: Option<StopRequest>,
+    is_stop_sent: bool,
     read: BytesMut,
     unsent: BytesMut,
 }
@@ -79,14 +80,16 @@ impl ShimHandle {
             stream: UnixStream::from_std(stream)?,
             protocol: None,
             stop: None,
+            is_stop_sent: false,
             read: BytesMut::new(),
             unsent: BytesMut::new(),
         })
     }
 
-    /// Requests the stop of the sandbox. It is sent by [`changed`](Self::changed), once the shim has said how.
-    pub(crate) fn stop(&mut self, reason: StopReason) {
-        self.stop = Some(reason);
+    /// Requests the stop of the sandbox, or a shorter grace. It is sent by [`changed`](Self::changed), once the shim has
+    /// said how.
+    pub(crate) fn stop(&mut self, request: StopRequest) {
+        self.stop = Some(request);
         self.queue_stop();
     }
 
@@ -134,10 +137,14 @@ impl ShimHandle {
     }
 
     fn queue_stop(&mut self) {
-        if let (Some(protocol), Some(reason)) = (self.protocol, self.stop) {
+        if let (Some(protocol), Some(request)) = (self.protocol, self.stop) {
             self.stop = None;
-            self.unsent
-                .extend_from_slice(&encode_stop(reason, protocol));
+            // A shim without frames takes one request, on which it kills.
+            if protocol == Protocol::Framed || !self.is_stop_sent {
+                self.is_stop_sent = true;
+                self.unsent
+                    .extend_from_slice(&encode_stop(request, protocol));
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ mod server;
 
 pub(crate) use handle::ShimHandle;
 
-use super::stop::Stops;
+use super::stop::{StopReason, StopRequest, Stops};
 use crate::background;
 use serde::de::DeserializeOwned;
 use std::{
@@ -128,7 +128,7 @@ async fn stop_at_shutdown(stops: Stops) {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             terminate.recv().await;
-            stops.request(super::StopReason::Shutdown);
+            stops.request(StopRequest::new(StopReason::Shutdown));
         }
         Err(error) => tracing::warn!(%error, "SIGTERM can't be caught"),
     }

@@ -1,7 +1,7 @@
 //! The shim's end of its socket. One owner at a time: a new one replaces the one before, which may be dead.
 
 use super::frame::{ShimMessage, take_stop};
-use crate::sandbox::{StopReason, Stops};
+use crate::sandbox::{StopRequest, Stops};
 use bytes::BytesMut;
 use std::io;
 use tokio::{
@@ -32,7 +32,7 @@ pub(super) async fn serve(listener: UnixListener, mut updates: watch::Receiver<(
                 }
             }
             stop = next_stop(&mut owner) => match stop {
-                Ok(reason) => stops.request(reason),
+                Ok(request) => stops.request(request),
                 Err(_) => owner = None,
             },
         }
@@ -40,7 +40,7 @@ pub(super) async fn serve(listener: UnixListener, mut updates: watch::Receiver<(
 }
 
 /// Waits for a request to stop, for ever where there is no owner. Cancel-safe.
-async fn next_stop(owner: &mut Option<Owner>) -> io::Result<StopReason> {
+async fn next_stop(owner: &mut Option<Owner>) -> io::Result<StopRequest> {
     match owner {
         Some(owner) => owner.next_stop().await,
         None => std::future::pending().await,
@@ -64,10 +64,10 @@ impl Owner {
     }
 
     /// Sends what is queued until a request to stop arrives. Fails when the connection has ended.
-    async fn next_stop(&mut self) -> io::Result<StopReason> {
+    async fn next_stop(&mut self) -> io::Result<StopRequest> {
         loop {
-            if let Some(reason) = take_stop(&mut self.read)? {
-                return Ok(reason);
+            if let Some(request) = take_stop(&mut self.read)? {
+                return Ok(request);
             }
             let (mut reader, mut writer) = self.stream.split();
             tokio::select! {

@@ -10,7 +10,7 @@ async fn socket_ends_agree_on_protocol() {
     let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();
     let mut handle = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
     // Before the shim has announced its protocol.
-    handle.stop(StopReason::Canceled);
+    handle.stop(StopRequest::new(StopReason::Canceled));
 
     let (updates, receiver) = watch::channel(());
     let stops = Stops::new();

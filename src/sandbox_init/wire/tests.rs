@@ -20,6 +20,9 @@ fn report() -> impl Strategy<Value = Report> {
         any::<i32>().prop_map(|n| Report::Ended(ExecEnd::Killed(n))),
         any::<i32>().prop_map(|n| Report::Ended(ExecEnd::NotStarted(n))),
         any::<u8>().prop_map(Report::Unsupported),
+        any::<u32>().prop_map(Report::StdinTaken),
+        Just(Report::StdinClosed),
+        Just(Report::Signaled),
     ]
 }
 
@@ -28,10 +31,19 @@ proptest! {
     fn requests_survive_round_trip(
         command in proptest::collection::vec(text(), 0..5),
         env in proptest::collection::vec((text(), text()), 0..5),
+        stdin in proptest::collection::vec(any::<u8>(), 0..40),
+        has_stdin: bool,
+        signal: i32,
         exec: u32,
     ) {
         let exec = ExecId(exec);
-        for request in [InitRequest::Run(ExecSpec { command, env }), InitRequest::Kill, InitRequest::Inspect] {
+        for request in [
+            InitRequest::Run(ExecSpec { command, env, has_stdin }),
+            InitRequest::Kill,
+            InitRequest::Inspect,
+            InitRequest::Stdin(stdin),
+            InitRequest::Signal(signal),
+        ] {
             let read = InitRequest::read(&mut request.encode(exec).as_slice()).unwrap();
             prop_assert_eq!(read, (exec, request));
         }
@@ -93,6 +105,8 @@ fn malformed_reports_are_refused() {
         message(5, exec, &[9, 0, 0, 0, 0]),
         message(1, exec, &[0]),
         message(4, exec, b"x"),
+        message(9, exec, b"x"),
+        message(11, exec, b"x"),
         huge,
     ] {
         take_report(&mut bytes).unwrap_err();

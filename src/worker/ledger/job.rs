@@ -18,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     runtime::Handle,
@@ -29,7 +30,8 @@ use tokio::{
 pub(in crate::worker) struct Job {
     pub(in crate::worker) accepted: AcceptedJob,
     pub(in crate::worker) spool: Spool,
-    pub(in crate::worker) cancel: watch::Sender<bool>,
+    /// Set once the job is canceled: the most time between TERM and KILL.
+    cancel: watch::Sender<Option<Duration>>,
     /// Set once the node stops the job for want of disk space.
     pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
     outcome: watch::Sender<Option<Outcome>>,
@@ -49,7 +51,7 @@ impl Job {
         Self {
             accepted,
             spool,
-            cancel: watch::Sender::new(false),
+            cancel: watch::Sender::new(None),
             excess: watch::Sender::new(None),
             outcome: watch::Sender::new(outcome),
             changed: watch::Sender::new(()),
@@ -57,6 +59,24 @@ impl Job {
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
         }
+    }
+
+    /// Cancels the job. Its command has at most this time between TERM and KILL, and not more than its own grace; a later
+    /// call can only shorten that.
+    pub(in crate::worker) fn cancel(&self, max_grace: Duration) {
+        self.cancel.send_modify(|now| {
+            *now = Some(now.map_or(max_grace, |earlier| earlier.min(max_grace)));
+        });
+    }
+
+    /// Whether the job is canceled.
+    pub(in crate::worker) fn is_canceled(&self) -> bool {
+        self.cancel.borrow().is_some()
+    }
+
+    /// Receiver of the cancel: the most time between TERM and KILL.
+    pub(in crate::worker) fn cancellation(&self) -> watch::Receiver<Option<Duration>> {
+        self.cancel.subscribe()
     }
 
     /// State of the job for its orchestrator.

@@ -20,6 +20,7 @@ use crate::{
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -41,8 +42,9 @@ pub(super) struct Registry {
     /// Number of changes that were begun.
     begun: u64,
     tombstones: Tombstones,
-    /// Every job ends, those that are being accepted as well.
-    is_shutting_down: bool,
+    /// Set at shutdown: every job ends, those that are being accepted as well, with at most this time between TERM and
+    /// KILL.
+    shutdown_grace: Option<Duration>,
 }
 
 /// Identity of a change: the next one of the same job has another.
@@ -107,7 +109,7 @@ impl Registry {
             changes: HashMap::new(),
             begun: 0,
             tombstones,
-            is_shutting_down: false,
+            shutdown_grace: None,
         }
     }
 
@@ -136,13 +138,14 @@ impl Registry {
 
     /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.
     pub(super) fn accept(&mut self, change: ChangeId, job: &Arc<Job>) -> Option<Arc<Job>> {
-        if self.is_shutting_down {
-            job.cancel.send_replace(true);
+        if let Some(grace) = self.shutdown_grace {
+            job.cancel(grace);
         }
         let replaced = self.jobs.insert(change.job, Arc::clone(job));
         if let Some(replaced) = &replaced {
             replaced.remove_on_drop();
-            replaced.cancel.send_replace(true);
+            // The next attempt runs, or has run elsewhere.
+            replaced.cancel(Duration::ZERO);
         }
         self.end_change(change, Ok(()));
         replaced
@@ -277,11 +280,11 @@ impl Registry {
         Err(Problem::new(ProblemKind::PullsFull, detail).retry_after(PULLS_FULL_RETRY_SECONDS))
     }
 
-    /// Cancels every job, also those that are being accepted.
-    pub(super) fn cancel_all(&mut self) {
-        self.is_shutting_down = true;
+    /// Cancels every job, also those that are being accepted, with at most this time between TERM and KILL.
+    pub(super) fn cancel_all(&mut self, max_grace: Duration) {
+        self.shutdown_grace = Some(max_grace);
         for job in self.jobs.values() {
-            job.cancel.send_replace(true);
+            job.cancel(max_grace);
         }
     }
 

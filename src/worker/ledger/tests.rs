@@ -116,7 +116,7 @@ async fn hung_spool_blocks_only_its_job() {
     let others = async {
         let found = ledger.get(None, running.job_id, Some(1)).await.unwrap();
         assert!(Arc::ptr_eq(&found, &running_job));
-        found.cancel.send_replace(true);
+        found.cancel(Duration::MAX);
         let known = accept(&ledger, &running).await.unwrap();
         assert!(Arc::ptr_eq(&known, &running_job));
         assert_eq!(ledger.states(None).len(), 2, "one is being accepted");
@@ -261,8 +261,8 @@ fn shutdown_cancels_job_being_accepted() {
     let Ok(Decision::Begun(change)) = registry.admit(&wanted) else {
         panic!("it is new");
     };
-    registry.cancel_all();
+    registry.cancel_all(Duration::ZERO);
     let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
     registry.accept(change, &job);
-    assert!(*job.cancel.borrow());
+    assert!(job.is_canceled());
 }

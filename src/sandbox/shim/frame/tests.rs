@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn reasons() -> [StopReason; 3] {
+fn requests() -> [StopRequest; 3] {
     let excess = |of| Excess {
         of,
         used: 5 << 30,
@@ -14,6 +14,7 @@ fn reasons() -> [StopReason; 3] {
         StopReason::Canceled,
         StopReason::OutOfDisk(excess(Resource::Inodes)),
     ]
+    .map(StopRequest::new)
 }
 
 fn taken_bytewise<T>(
@@ -33,17 +34,39 @@ fn taken_bytewise<T>(
 #[test]
 fn stops_of_both_protocols_survive_any_cut() {
     for protocol in [Protocol::Framed, Protocol::Unframed] {
-        let bytes: Vec<u8> = reasons()
+        let bytes: Vec<u8> = requests()
             .into_iter()
-            .flat_map(|reason| encode_stop(reason, protocol))
+            .flat_map(|request| encode_stop(request, protocol))
             .collect();
-        assert_eq!(taken_bytewise(&bytes, take_stop), reasons());
+        assert_eq!(taken_bytewise(&bytes, take_stop), requests());
     }
 }
 
 #[test]
+fn shortened_grace_survives() {
+    for request in requests() {
+        for seconds in [0, 3] {
+            let limit = Duration::from_secs(seconds);
+            let short = StopRequest::within(request.reason, limit);
+            let bytes = encode_stop(short, Protocol::Framed);
+            assert_eq!(taken_bytewise(&bytes, take_stop), [short]);
+        }
+    }
+}
+
+#[test]
+fn framed_stop_of_earlier_release_is_understood() {
+    let canceled = StopRequest::new(StopReason::Canceled);
+    assert_eq!(
+        taken_bytewise(&frame(STOP, &[CANCELED]), take_stop),
+        [canceled]
+    );
+}
+
+#[test]
 fn unframed_stops_work_with_old_shims() {
-    let [bytes, canceled, inodes] = reasons().map(|reason| encode_stop(reason, Protocol::Unframed));
+    let [bytes, canceled, inodes] =
+        requests().map(|request| encode_stop(request, Protocol::Unframed));
     let numbers = [(5u64 << 30).to_le_bytes(), (1u64 << 29).to_le_bytes()].concat();
     assert_eq!(canceled, b"x");
     assert_eq!(bytes, [b"d", numbers.as_slice()].concat());
@@ -71,7 +94,8 @@ fn later_versions_are_skipped_or_stop() {
     };
     let mut read = BytesMut::from(&later(99, b"unknown")[..]);
     read.extend_from_slice(&later(STOP, &[99, 1, 2]));
-    assert_eq!(take_stop(&mut read).unwrap(), Some(StopReason::Canceled));
+    let canceled = StopRequest::new(StopReason::Canceled);
+    assert_eq!(take_stop(&mut read).unwrap(), Some(canceled));
     let bytes = [later(99, b"unknown"), later(UPDATE, b"more")].concat();
     assert_eq!(
         taken_bytewise(&bytes, ShimMessage::take),

@@ -112,7 +112,7 @@ impl Model {
         self.published[n] = wanted.attempt;
         let job = Arc::new(Job::new(wanted, Spool::at("/none".into()), None));
         if let Some(replaced) = self.registry.accept(change, &job) {
-            prop_assert!(*replaced.cancel.borrow());
+            prop_assert!(replaced.is_canceled());
             prop_assert!(replaced.accepted.attempt < job.accepted.attempt);
         }
         Ok(())
