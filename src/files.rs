@@ -10,10 +10,10 @@ use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
-use tempfile::Builder;
+use tempfile::{Builder, NamedTempFile};
 
 /// Mode of a file that only its owner may read.
 pub const PRIVATE_MODE: u32 = 0o600;
@@ -48,10 +48,7 @@ pub fn replace_file_with_mode(
     mode: u32,
     durability: Durability,
 ) -> io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     // Removed when dropped, so that a failure leaves nothing behind.
     let mut temporary = Builder::new()
         .prefix(TEMPORARY_PREFIX)
@@ -82,6 +79,51 @@ pub fn copy_part(from: &File, to: &File, most: u64) -> io::Result<u64> {
         }
     }
     io::copy(&mut from.take(most), &mut &*to)
+}
+
+/// New content of a file, written piece by piece. Dropped without [`commit`](Self::commit), it leaves the old content.
+pub(crate) struct Replacement {
+    temporary: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Replacement {
+    /// Begins to replace the file at `path`. The new one gets the mode of any new file of this process.
+    pub(crate) fn begin(path: &Path) -> io::Result<Self> {
+        let temporary = Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(directory_of(path))?;
+        Ok(Self {
+            temporary,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Puts the new content in the place of the old one. After a loss of power the file may be empty.
+    pub(crate) fn commit(self) -> io::Result<()> {
+        self.temporary
+            .persist(self.path)
+            .map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+impl io::Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.temporary.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temporary.flush()
+    }
+}
+
+/// Directory of a file.
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent();
+    let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 /// Removes files that killed processes left in `directory` while they replaced others. One that is younger than

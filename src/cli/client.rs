@@ -1,6 +1,6 @@
 //! Flags and arguments of the client commands.
 
-use super::{number, parse_duration};
+use super::{FileFlags, ResourceFlags, TaskArtifactsArgs, number, parse_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
@@ -61,6 +61,10 @@ pub struct TaskFlags {
         help_heading = "Scheduling"
     )]
     pub priority: Option<i32>,
+    #[command(flatten)]
+    pub files: FileFlags,
+    #[command(flatten)]
+    pub limits: ResourceFlags,
 }
 
 #[derive(Args, Debug)]
@@ -68,6 +72,17 @@ pub struct RunArgs {
     /// Print the task's id and return immediately
     #[arg(long, short)]
     pub detach: bool,
+    /// Download the files in /workspace that match, after the end, to DIR [default: .]; repeatable
+    ///
+    /// Files keep their path in /workspace: `--download 'out/*.json'` writes out/a.json, and `--download
+    /// 'out/*.json:results'` writes results/out/a.json. They are downloaded however the command ended.
+    #[arg(
+        long,
+        value_name = "GLOB[:DIR]",
+        help_heading = "Files",
+        conflicts_with = "detach"
+    )]
+    pub download: Vec<String>,
     /// Command and arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
@@ -80,7 +95,7 @@ pub struct RunArgs {
 #[derive(Subcommand, Debug)]
 pub enum TaskCommand {
     /// Create a task and print its id
-    Create(TaskCreateArgs),
+    Create(Box<TaskCreateArgs>),
     /// List tasks, newest first
     List(TaskListArgs),
     /// Show one task
@@ -90,12 +105,15 @@ pub enum TaskCommand {
     Result(TaskArgs),
     /// Print a task's output
     Logs(TaskLogsArgs),
-    /// Cancel a task: TERM for its command, then KILL after its grace
+    /// List the files that were collected from a task, or download them
+    Artifacts(TaskArtifactsArgs),
+    /// Cancel tasks: TERM for the command, then KILL after its grace
     Cancel(TaskCancelArgs),
     /// Delete finished tasks with their output, before their retention ends
+    #[command(visible_alias = "rm")]
     Delete(TasksArgs),
-    /// Wait for a task to end and exit with its exit code
-    Wait(TaskArgs),
+    /// Wait for tasks to end and exit with the exit code of the first that failed
+    Wait(TasksArgs),
 }
 
 #[derive(Args, Debug)]
@@ -148,7 +166,7 @@ pub struct TaskArgs {
 #[derive(Args, Debug)]
 pub struct TaskCancelArgs {
     #[command(flatten)]
-    pub task: TaskArgs,
+    pub tasks: TasksArgs,
     /// Kill the command at once, also during its grace
     #[arg(long)]
     pub force: bool,
@@ -307,4 +325,16 @@ pub struct LoginArgs {
         help_heading = "Identity"
     )]
     pub password_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct PasswdArgs {
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Read your current password from a file (or set CYNODE_PASSWORD)
+    #[arg(long, env = "CYNODE_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Read the new password from a file
+    #[arg(long, value_name = "FILE")]
+    pub new_password_file: Option<PathBuf>,
 }

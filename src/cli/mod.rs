@@ -11,6 +11,7 @@
 
 mod client;
 mod doctor;
+mod files;
 mod old_names;
 mod orchestrator;
 mod roles;
@@ -20,6 +21,7 @@ mod variables;
 
 pub use client::*;
 pub use doctor::*;
+pub use files::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
@@ -127,10 +129,13 @@ pub enum Command {
     ///
     /// Ctrl-C, SIGTERM and a closed output pipe (as with `| head`) cancel the task; a second Ctrl-C kills its
     /// command at once, and a third leaves it alone and exits. Use --detach for a task that must outlive this command.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Create, list, read and cancel tasks
     #[command(subcommand)]
     Task(TaskCommand),
+    /// List, upload, download and delete artifacts: files for tasks and files of tasks
+    #[command(subcommand)]
+    Artifacts(ArtifactsCommand),
     /// List, drain, resume and forget nodes
     #[command(subcommand)]
     Nodes(NodesCommand),
@@ -148,6 +153,8 @@ pub enum Command {
     Logout(ClientFlags),
     /// Show who you are logged in as
     Whoami(ClientFlags),
+    /// Change your password
+    Passwd(PasswdArgs),
 
     /// Back up the orchestrator's database to a new file, even while it runs
     Backup(BackupArgs),

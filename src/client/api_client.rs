@@ -1,8 +1,9 @@
 //! Client of the User API, with the login that belongs to it.
 
 use super::{
+    connection,
     credentials::{self, Credentials, not_logged_in},
-    flags::in_flags,
+    flags::{field_in_flags, in_flags},
     print::{clean, note},
 };
 use crate::{
@@ -18,9 +19,9 @@ use crate::{
 };
 use http::{Method, Uri, header};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io::Read as _, net::SocketAddr, time::Duration};
+use std::{io::Read, net::SocketAddr, time::Duration};
 use ureq::{
-    Agent, Body,
+    Agent, Body, SendBody,
     config::Config,
     unversioned::{
         resolver::{ResolvedSocketAddrs, Resolver},
@@ -46,6 +47,28 @@ pub(super) struct ApiClient {
     /// Token of `CYNODE_TOKEN`, which stands in for a login.
     fixed_token: Option<String>,
     access_token: Option<String>,
+}
+
+/// Body of a request.
+pub(super) enum Payload<'a> {
+    None,
+    Json(&'a [u8]),
+    /// Bytes that are read while they are sent, and their number.
+    Stream(&'a mut dyn Read, u64),
+}
+
+impl<'a> Payload<'a> {
+    fn json(bytes: Option<&'a [u8]>) -> Self {
+        bytes.map_or(Self::None, Self::Json)
+    }
+
+    fn reborrow(&mut self) -> Payload<'_> {
+        match self {
+            Self::None => Payload::None,
+            Self::Json(bytes) => Payload::Json(bytes),
+            Self::Stream(reader, length) => Payload::Stream(reader, *length),
+        }
+    }
 }
 
 /// Resolver that uses the same name resolution as the rest of this binary; see [`resolve`].
@@ -135,7 +158,13 @@ impl ApiClient {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = to_bytes(body)?;
-        read_json(self.check_status(self.send(&method, path, None, &[], body.as_deref())?)?)
+        read_json(self.check_status(self.send(
+            &method,
+            path,
+            None,
+            &[],
+            Payload::json(body.as_deref()),
+        )?)?)
     }
 
     /// Calls as the user; reads the answer as JSON.
@@ -146,7 +175,7 @@ impl ApiClient {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let body = to_bytes(body)?;
-        read_json(self.send_authenticated(&method, path, &[], body.as_deref())?)
+        read_json(self.send_authenticated(&method, path, &[], Payload::json(body.as_deref()))?)
     }
 
     /// Calls as the user; any successful answer will do.
@@ -157,7 +186,7 @@ impl ApiClient {
         body: Option<&impl Serialize>,
     ) -> Result<(), Failure> {
         let body = to_bytes(body)?;
-        self.send_authenticated(&method, path, &[], body.as_deref())
+        self.send_authenticated(&method, path, &[], Payload::json(body.as_deref()))
             .map(drop)
     }
 
@@ -173,13 +202,14 @@ impl ApiClient {
         headers: &[(&str, &str)],
     ) -> Result<impl std::io::Read + use<>, Failure> {
         Ok(self
-            .send_authenticated(&Method::GET, path, headers, None)?
+            .send_authenticated(&Method::GET, path, headers, Payload::None)?
+            .into_body()
             .into_reader())
     }
 
     /// Readiness by `/readyz`: the inner `Err` is the reason where the orchestrator is not ready.
     pub(super) fn readiness(&self) -> Result<Result<(), String>, Failure> {
-        let mut answer = self.send(&Method::GET, "/readyz", None, &[], None)?;
+        let mut answer = self.send(&Method::GET, "/readyz", None, &[], Payload::None)?;
         if answer.status().is_success() {
             return Ok(Ok(()));
         }
@@ -190,32 +220,42 @@ impl ApiClient {
         )))
     }
 
+    /// Calls as the user; fails unless the answer is a success. A body that is read once is sent once: with a token
+    /// that has expired meanwhile, such a call fails.
     fn send_authenticated(
         &mut self,
         method: &Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: Option<&[u8]>,
-    ) -> Result<Body, Failure> {
+        body: Payload<'_>,
+    ) -> Result<http::Response<Body>, Failure> {
+        let answer = self.exchange(method, path, headers, body)?;
+        self.check_status(answer)
+    }
+
+    /// Calls as the user; returns any answer but one about the login.
+    pub(super) fn exchange(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        mut body: Payload<'_>,
+    ) -> Result<http::Response<Body>, Failure> {
         if let Some(token) = &self.fixed_token {
             let answer = self.send(method, path, Some(token), headers, body)?;
-            let is_unauthorized = answer.status() == 401;
-            return self.check_status(answer).map_err(|failure| {
-                if is_unauthorized {
-                    let text = "the token in CYNODE_TOKEN is invalid or has expired; set another one, or unset it and log in";
-                    Failure::new(Exit::NotAllowed, text)
-                } else {
-                    failure
-                }
-            });
+            if answer.status() == 401 {
+                let text = "the token in CYNODE_TOKEN is invalid or has expired; set another one, or unset it and log in";
+                return Err(Failure::new(Exit::NotAllowed, text));
+            }
+            return Ok(answer);
         }
         let token = self
             .access_token
             .clone()
             .ok_or_else(|| not_logged_in(&self.url))?;
-        let answer = self.send(method, path, Some(&token), headers, body)?;
+        let answer = self.send(method, path, Some(&token), headers, body.reborrow())?;
         if answer.status() != 401 {
-            return self.check_status(answer);
+            return Ok(answer);
         }
         let renewed = credentials::renew(&self.url, &token, |refresh_token| {
             let refresh_token = refresh_token.to_owned();
@@ -226,7 +266,7 @@ impl ApiClient {
             )
         })?;
         self.access_token = Some(renewed.access_token.clone());
-        self.check_status(self.send(method, path, Some(&renewed.access_token), headers, body)?)
+        self.send(method, path, Some(&renewed.access_token), headers, body)
     }
 
     fn send(
@@ -235,7 +275,7 @@ impl ApiClient {
         path: &str,
         token: Option<&str>,
         headers: &[(&str, &str)],
-        body: Option<&[u8]>,
+        body: Payload<'_>,
     ) -> Result<http::Response<Body>, Failure> {
         let mut request = http::Request::builder()
             .method(method)
@@ -247,28 +287,40 @@ impl ApiClient {
             request = request.header(*name, *value);
         }
         let answer = match body {
-            Some(body) => {
+            Payload::Json(body) => {
                 let request = request
                     .header(header::CONTENT_TYPE, "application/json")
                     .body(body);
                 self.agent.run(request.map_err(Failure::internal)?)
             }
-            None => self.agent.run(request.body(()).map_err(Failure::internal)?),
+            Payload::Stream(mut body, length) => {
+                let request = request
+                    .header(header::CONTENT_TYPE, "application/octet-stream")
+                    .header(header::CONTENT_LENGTH, length)
+                    .header(header::EXPECT, "100-continue")
+                    .body(SendBody::from_reader(&mut body));
+                self.agent.run(request.map_err(Failure::internal)?)
+            }
+            Payload::None => self.agent.run(request.body(()).map_err(Failure::internal)?),
         };
         answer.map_err(|error| {
             let text = format!(
-                "can't reach the orchestrator at {}: {error}\nIs it running there? Name another with --gateway-url.",
-                self.url
+                "can't reach the orchestrator at {}: {}\nIs it running there? Name another with --gateway-url.",
+                self.url,
+                connection::reason(&error)
             );
             Failure::new(Exit::Unreachable, text)
         })
     }
 
-    /// Body of a successful answer; else the failure, in terms of the command line.
-    fn check_status(&self, mut answer: http::Response<Body>) -> Result<Body, Failure> {
+    /// A successful answer; else the failure, in terms of the command line.
+    pub(super) fn check_status(
+        &self,
+        mut answer: http::Response<Body>,
+    ) -> Result<http::Response<Body>, Failure> {
         let status = answer.status().as_u16();
         if answer.status().is_success() {
-            return Ok(answer.into_body());
+            return Ok(answer);
         }
         let exit = match status {
             401 | 403 => Exit::NotAllowed,
@@ -313,14 +365,20 @@ fn to_bytes(body: Option<&impl Serialize>) -> Result<Option<Vec<u8>>, Failure> {
         .map_err(Failure::internal)
 }
 
-fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Failure> {
+/// Reads an answer as JSON, and shows its warnings.
+pub(super) fn read_json<T: DeserializeOwned>(answer: http::Response<Body>) -> Result<T, Failure> {
     let mut bytes = Vec::new();
-    body.into_reader()
+    answer
+        .into_body()
+        .into_reader()
         .take(MAX_BODY_BYTES as u64)
         .read_to_end(&mut bytes)?;
     let WithWarnings { warnings } = serde_json::from_slice(&bytes).unwrap_or_default();
     for Warning { field, detail } in warnings {
-        note(&clean(&format!("warning: {field}: {detail}")));
+        note(&clean(&format!(
+            "warning: {}: {detail}",
+            field_in_flags(&field)
+        )));
     }
     parse_json(&bytes).map_err(|problem| {
         Failure::internal(format!(

@@ -5,22 +5,31 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 19] = [
+const FLAGS: [(&str, &str); 28] = [
     ("action", "--action"),
+    ("artifacts", "--artifact"),
     ("command", "the command"),
+    ("cpus", "--cpus"),
+    ("current_password", "the current password"),
     ("cursor", "--cursor"),
     ("email", "--email"),
     ("env", "--env"),
+    ("files", "--upload"),
+    ("gpus", "--gpus"),
     ("grace_seconds", "--grace"),
     ("handle", "the user name"),
     ("image", "--image"),
     ("limit", "--limit"),
     ("max_attempts", "--max-attempts"),
+    ("memory", "--memory"),
     ("name", "--name"),
+    ("new_password", "the new password"),
     ("node_labels", "--label"),
     ("password", "the password"),
+    ("pids", "--pids"),
     ("priority", "--priority"),
     ("script", "the script"),
+    ("shm_size", "--shm-size"),
     ("status", "--status"),
     ("task_name", "--name"),
     ("timeout_seconds", "--timeout"),
@@ -45,6 +54,16 @@ pub(super) fn in_flags(problem: &ProblemBody) -> String {
         return format!("{flag}{rest}");
     }
     problem.detail.clone()
+}
+
+/// Field of a warning, such as `timeout_seconds` or `env.PATH`, as a flag.
+pub(super) fn field_in_flags(field: &str) -> String {
+    let (first, rest) = field.split_once('.').unwrap_or((field, ""));
+    match flag_of(first) {
+        Some(flag) if rest.is_empty() => flag.to_owned(),
+        Some(flag) => format!("{flag} {rest}"),
+        None => field.to_owned(),
+    }
 }
 
 fn flag_of(field: &str) -> Option<&'static str> {
@@ -89,6 +108,13 @@ mod tests {
             ),
         ] {
             assert_eq!(in_flags(&problem.body("r")), text);
+        }
+        for (field, flag) in [
+            ("timeout_seconds", "--timeout"),
+            ("env.PATH", "--env PATH"),
+            ("node_lables", "node_lables"),
+        ] {
+            assert_eq!(field_in_flags(field), flag);
         }
     }
 }

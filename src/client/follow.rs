@@ -53,23 +53,30 @@ pub(super) enum FollowMode {
     Output,
     /// No output; only reasons for waiting, on stderr.
     Progress,
+    /// Nothing but failures.
+    Silent,
     /// Each event as a line of JSON on stdout.
     Events,
 }
 
 /// Prints the events of a task until it ends.
+///
+/// Where the orchestrator goes away, this says so, and connects again. A first call that fails is retried only where
+/// the task `is_known` to exist.
 pub(super) fn follow(
     api: &mut ApiClient,
     task: &str,
     show: FollowMode,
+    is_known: bool,
 ) -> Result<TaskEnd, Failure> {
     let path = format!("{}?follow=true", super::paths::task(task, "/logs"));
     let mut printer = EventPrinter {
         show,
         last_id: String::new(),
         attempt: String::new(),
+        reason: None,
     };
-    let mut away_since = None;
+    let mut outage = Outage::default();
     loop {
         let headers = [
             ("accept", "text/event-stream"),
@@ -86,22 +93,20 @@ pub(super) fn follow(
                     lines: BufReader::new(stream),
                 };
                 while let Some(event) = events.next()? {
-                    away_since = None;
+                    outage.end();
                     if let Some(end) = printer.print(&event)? {
                         return Ok(end);
                     }
                 }
             }
             // The first call shows whether there is a task to follow; later ones are retried.
-            Err(failure) if failure.exit != Exit::Unreachable || printer.last_id.is_empty() => {
+            Err(failure) if !is_known && printer.last_id.is_empty() => return Err(failure),
+            Err(failure) if !matches!(failure.exit, Exit::Unreachable | Exit::Internal) => {
                 return Err(failure);
             }
-            Err(_) if away_since.is_none() => {
-                super::print::note("orchestrator unreachable; retrying")
-            }
-            Err(_) => {}
+            Err(_) => outage.note(),
         }
-        if away_since.get_or_insert_with(Instant::now).elapsed() > RECONNECT_TIMEOUT {
+        if outage.begin().elapsed() > RECONNECT_TIMEOUT {
             let text = format!(
                 "the orchestrator at {} is still unreachable; the task goes on. Resume with: cynode task logs -f {task}",
                 api.url
@@ -112,11 +117,42 @@ pub(super) fn follow(
     }
 }
 
+/// Time without the orchestrator.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    is_noted: bool,
+}
+
+impl Outage {
+    /// Begin of the outage, now where none is under way.
+    fn begin(&mut self) -> Instant {
+        *self.since.get_or_insert_with(Instant::now)
+    }
+
+    /// Says once that the orchestrator is away.
+    fn note(&mut self) {
+        if !self.is_noted {
+            super::print::note("orchestrator unreachable; the job goes on; retrying");
+            self.is_noted = true;
+        }
+    }
+
+    fn end(&mut self) {
+        if self.is_noted {
+            super::print::note("orchestrator reachable again");
+        }
+        *self = Self::default();
+    }
+}
+
 /// Printer of events, with the position in the stream.
 struct EventPrinter {
     show: FollowMode,
     last_id: String,
     attempt: String,
+    /// Reason for waiting that was printed last; it is printed again only after another one.
+    reason: Option<String>,
 }
 
 impl EventPrinter {
@@ -126,7 +162,10 @@ impl EventPrinter {
             event.id.clone_into(&mut self.last_id);
             let attempt = event.id.split('-').next().unwrap_or_default();
             if attempt != self.attempt && attempt != "0" {
-                if !self.attempt.is_empty() && self.show != FollowMode::Events {
+                self.reason = None;
+                if !self.attempt.is_empty()
+                    && matches!(self.show, FollowMode::Output | FollowMode::Progress)
+                {
                     super::print::note(&format!("[retry: attempt {attempt}, output starts over]"));
                 }
                 attempt.clone_into(&mut self.attempt);
@@ -145,10 +184,13 @@ impl EventPrinter {
                 let Gap { stream, bytes } = parse(&event.data)?;
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
             }
-            "status" => {
+            "status" if self.show != FollowMode::Silent => {
                 let Status { reason, detail } = parse(&event.data)?;
-                if let Some(reason) = reason {
+                if let Some(reason) = reason
+                    && self.reason.as_ref() != Some(&reason)
+                {
                     super::print::note(&format!("waiting: {}", super::print::clean(&reason)));
+                    self.reason = Some(reason);
                 }
                 if let Some(detail) = detail {
                     super::print::note(&super::print::clean(&detail));

@@ -1,18 +1,30 @@
-//! Client commands: `cynode run`, `task`, `nodes`, `users`, `audit`, `login`, `status`.
+//! Client commands: `cynode run`, `task`, `artifacts`, `nodes`, `users`, `audit`, `login`, `passwd`, `status`.
 //!
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
 //! nothing of the orchestrator but its User API.
 
 mod api_client;
+mod artifact;
+pub mod artifacts;
 mod confirm;
+mod connection;
 pub mod credentials;
+mod download;
 mod flags;
 mod follow;
 mod input;
 pub mod login;
+mod many;
 pub mod nodes;
+pub mod password;
 mod paths;
 pub mod print;
+mod progress;
+mod quote;
 pub mod run;
 pub mod task;
+mod task_end;
+mod task_get;
+mod transfer;
+mod upload;
 pub mod users;

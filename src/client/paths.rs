@@ -7,6 +7,11 @@ pub(super) fn task(id: &str, rest: &str) -> String {
     format!("/v1/tasks/{}{rest}", encode(id))
 }
 
+/// Path of an artifact's bytes.
+pub(super) fn artifact(id: &str) -> String {
+    format!("/v1/artifacts/{}", encode(id))
+}
+
 /// Path of a node.
 pub(super) fn node(slug: &str, rest: &str) -> String {
     format!("/v1/nodes/{}{rest}", encode(slug))

@@ -45,12 +45,27 @@ fn note_replaced(text: &str) {
 }
 
 /// Prints names and values, one pair a line.
-pub(super) fn pairs<const N: usize>(pairs: [(&str, String); N]) -> Result<(), Failure> {
+pub(super) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Result<(), Failure> {
     to_stdout(|out| {
         pairs
-            .iter()
+            .into_iter()
             .try_for_each(|(name, value)| writeln!(out, "{name:<12} {value}"))
     })
+}
+
+/// Size for people, such as `1.5 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    format!("{amount:.1} {}", UNITS[unit])
 }
 
 /// Prints a table; at a terminal cells are cut to 40 characters.

@@ -2,9 +2,11 @@
 
 use super::{
     api_client::ApiClient,
+    artifact::NewTask,
+    download::{self, Wanted},
     follow::{FollowMode, follow},
     input::StdinWarning,
-    print, task,
+    print, task, task_end, upload,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
@@ -23,9 +25,17 @@ const EXIT_INTERRUPTED: i32 = 130;
 pub fn run(args: RunArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
     let output = args.client.output;
-    let create = CreateTask {
+    let wanted = Wanted::parse_all(&args.download)?;
+    let uploads = upload::parse_all(&args.sandbox.files.upload)?;
+    let mut create = CreateTask {
         command: Some(args.command),
         ..task::from_flags(args.sandbox)?
+    };
+    wanted.add_patterns(&mut create);
+    let files = upload::send_all(&mut api, &uploads)?;
+    let create = NewTask {
+        task: create,
+        files,
     };
     let mut input = StdinWarning::default();
     if args.detach {
@@ -47,13 +57,13 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         OutputFormat::Json => FollowMode::Progress,
         OutputFormat::Text => FollowMode::Output,
     };
-    let ended = follow(&mut api, &id, show);
+    let ended = follow(&mut api, &id, show, true);
     input.warn_if_input();
     if let Err(failure) = &ended
         && failure.message.is_empty()
     {
         // The reader of the output is gone, so the rest of it is not needed.
-        task::cancel_task(&mut api, &id, false)?;
+        task_end::cancel_task(&mut api, &id, false)?;
     }
     let ended = ended.map_err(|failure| match failure.message.as_str() {
         "" => failure,
@@ -63,7 +73,17 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
             Failure::new(failure.exit, text)
         }
     });
-    task::exit_like_task(&mut api, &id, &ended?, output)
+    let ended = ended?;
+    let downloaded = download::after_end(&mut api, &id, &wanted);
+    let outcome = task_end::exit_like_task(&mut api, &id, &ended, output);
+    match (outcome, downloaded) {
+        // The exit code of the command counts more than that of its files.
+        (Err(outcome), Err(failure)) => {
+            print::note(&format!("error: {}", failure.message));
+            Err(outcome)
+        }
+        (outcome, downloaded) => outcome.and(downloaded),
+    }
 }
 
 /// Listens for signals in the background; the returned sender takes the id of the task once it is created.
@@ -95,7 +115,7 @@ fn cancel_on_signal(api: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
 
 /// Cancels the task, or ends the process where that fails.
 fn cancel_or_exit(api: &mut ApiClient, id: &str, is_forced: bool) {
-    if let Err(failure) = task::cancel_task(api, id, is_forced) {
+    if let Err(failure) = task_end::cancel_task(api, id, is_forced) {
         print::note(&format!("error: {}", failure.message));
         print::note(&format!(
             "The task goes on; cancel it with: cynode task cancel {id}"

@@ -2,49 +2,41 @@
 
 use super::{
     api_client::ApiClient,
+    artifact::NewTask,
+    download,
     flags::in_flags,
-    follow::{FollowMode, TaskEnd, follow},
+    follow::{FollowMode, follow},
     input::StdinWarning,
     paths,
     print::{self, clean},
+    quote::quoted,
+    task_end, task_get, upload,
 };
 use crate::{
     api::{
         jobs::{Env, MAX_SCRIPT_BYTES, check_size},
-        tasks::{
-            CancelAnswer, CreateTask, JobStatus, JobView, Task, TaskList, TaskLogs, TaskResult,
-            TaskStatus,
-        },
+        tasks::{CreateTask, JobView, Task, TaskList, TaskLogs, TaskResult, TaskStatus},
     },
     cli::{
-        OutputFormat, TaskArgs, TaskCancelArgs, TaskCommand, TaskCreateArgs, TaskFlags,
-        TaskListArgs, TaskLogsArgs, TasksArgs,
+        OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs, TaskLogsArgs,
     },
     exit::{Exit, Failure},
 };
 use http::Method;
-use std::{io::Read as _, sync::mpsc, time::Duration};
-
-/// Time after which a cancel that is still not confirmed is explained.
-const CANCEL_NOTICE_DELAY: Duration = Duration::from_secs(2);
-/// Exit code of a task that reached its time limit.
-const EXIT_TIMEOUT: u8 = 124;
-/// Exit code of a task without a result: it could not run, or was lost.
-const EXIT_NO_RESULT: u8 = 125;
-/// Exit code of a canceled task.
-const EXIT_CANCELED: u8 = 130;
+use std::io::Read as _;
 
 /// Runs a subcommand of `cynode task`.
 pub fn task(command: TaskCommand) -> Result<(), Failure> {
     match command {
-        TaskCommand::Create(args) => create(args),
+        TaskCommand::Create(args) => create(*args),
         TaskCommand::List(args) => list(&args),
-        TaskCommand::Get(args) => get(&args),
+        TaskCommand::Get(args) => task_get::get(&args),
         TaskCommand::Result(args) => result(&args),
         TaskCommand::Logs(args) => logs(&args),
-        TaskCommand::Cancel(args) => cancel(&args),
-        TaskCommand::Delete(args) => delete(&args),
-        TaskCommand::Wait(args) => wait(&args),
+        TaskCommand::Artifacts(args) => download::task_artifacts(&args),
+        TaskCommand::Cancel(args) => task_end::cancel(&args),
+        TaskCommand::Delete(args) => task_end::delete(&args),
+        TaskCommand::Wait(args) => task_end::wait(&args),
     }
 }
 
@@ -74,12 +66,19 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         node_labels: (!flags.label.is_empty()).then_some(flags.label),
         max_attempts: flags.max_attempts,
         priority: flags.priority,
+        artifacts: (!flags.files.artifact.is_empty()).then_some(flags.files.artifact),
+        cpus: flags.limits.cpus,
+        memory: flags.limits.memory,
+        pids: flags.limits.pids,
+        shm_size: flags.limits.shm_size,
+        gpus: flags.limits.gpus,
         ..CreateTask::default()
     })
 }
 
 fn create(args: TaskCreateArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
+    let uploads = upload::parse_all(&args.sandbox.files.upload)?;
     let mut create = from_flags(args.sandbox)?;
     let takes_input = args.script.as_deref() == Some("-");
     match args.script {
@@ -103,6 +102,11 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         check_size("/script", script, MAX_SCRIPT_BYTES)
             .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
     }
+    let files = upload::send_all(&mut api, &uploads)?;
+    let create = NewTask {
+        task: create,
+        files,
+    };
     let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
         StdinWarning::default().warn_if_input();
@@ -128,53 +132,34 @@ fn list(args: &TaskListArgs) -> Result<(), Failure> {
     if args.client.output == OutputFormat::Json {
         return print::json(&list);
     }
-    let rows = list.tasks.iter().map(|task| {
-        let what = task
-            .task_name
-            .clone()
-            .or_else(|| task.command.as_ref().map(|c| c.join(" ")));
-        [
-            task.id.to_string(),
-            task.status.as_str().to_owned(),
-            print::age(task.created_at),
-            clean(&what.unwrap_or_default()),
-            clean(task.summary.as_deref().unwrap_or_default()),
-        ]
-    });
-    print::table(["ID", "STATUS", "AGE", "TASK", "SUMMARY"], rows)?;
+    let rows = list.tasks.iter().map(row);
+    // Only admins get tasks of several users, and so the owner of each.
+    if list.tasks.iter().any(|task| task.details.owner.is_some()) {
+        let owned = list.tasks.iter().zip(rows).map(|(task, [id, rest @ ..])| {
+            let owner = clean(task.details.owner.as_deref().unwrap_or("-"));
+            let [status, age, what, summary] = rest;
+            [id, owner, status, age, what, summary]
+        });
+        print::table(["ID", "OWNER", "STATUS", "AGE", "TASK", "SUMMARY"], owned)?;
+    } else {
+        print::table(["ID", "STATUS", "AGE", "TASK", "SUMMARY"], rows)?;
+    }
     if !list.next_cursor.is_empty() {
         print::note(&format!("More tasks: --cursor {}", list.next_cursor));
     }
     Ok(())
 }
 
-fn get(args: &TaskArgs) -> Result<(), Failure> {
-    let task: Task = ApiClient::from_args(&args.client)?.get(&paths::task(&args.id, ""))?;
-    if args.client.output == OutputFormat::Json {
-        return print::json(&task);
-    }
-    let time = |time: Option<crate::api::time::Time>| {
-        time.map_or_else(|| "-".to_owned(), |time| time.to_string())
-    };
-    print::pairs([
-        ("id", task.id.to_string()),
-        ("status", task.status.as_str().to_owned()),
-        ("summary", clean(task.summary.as_deref().unwrap_or("-"))),
-        (
-            "waiting for",
-            clean(task.waiting_for.as_deref().unwrap_or("-")),
-        ),
-        ("name", clean(task.task_name.as_deref().unwrap_or("-"))),
-        (
-            "command",
-            clean(&task.command.unwrap_or_default().join(" ")),
-        ),
-        ("image", clean(task.image.as_deref().unwrap_or("-"))),
-        ("priority", task.priority.to_string()),
-        ("created", task.created_at.to_string()),
-        ("started", time(task.started_at)),
-        ("ended", time(task.ended_at)),
-    ])
+fn row(task: &Task) -> [String; 5] {
+    let command = || task.command.as_deref().map(quoted);
+    let what = task.task_name.as_deref().map(clean).or_else(command);
+    [
+        task.id.to_string(),
+        task.status.as_str().to_owned(),
+        print::age(task.created_at),
+        what.unwrap_or_default(),
+        clean(task.summary.as_deref().unwrap_or_default()),
+    ]
 }
 
 fn result(args: &TaskArgs) -> Result<(), Failure> {
@@ -234,7 +219,7 @@ fn logs(args: &TaskLogsArgs) -> Result<(), Failure> {
             OutputFormat::Json => FollowMode::Events,
             OutputFormat::Text => FollowMode::Output,
         };
-        let end = follow(&mut api, &args.task.id, show)?;
+        let end = follow(&mut api, &args.task.id, show, false)?;
         if show == FollowMode::Output && end.exit_code.is_none() {
             explain_missing_output(&mut api, &args.task.id)?;
         }
@@ -268,114 +253,10 @@ fn explain_missing_output(api: &mut ApiClient, id: &str) -> Result<(), Failure> 
 }
 
 /// Reason of a task that ended without an exit code.
-fn failure_text(task: &Task) -> String {
+pub(super) fn failure_text(task: &Task) -> String {
     let default = match task.status {
         TaskStatus::Canceled => "the task was canceled",
         _ => "the task failed",
     };
     clean(task.summary.as_deref().unwrap_or(default))
-}
-
-fn cancel(args: &TaskCancelArgs) -> Result<(), Failure> {
-    let mut api = ApiClient::from_args(&args.task.client)?;
-    let answer = cancel_task(&mut api, &args.task.id, args.force)?;
-    match args.task.client.output {
-        OutputFormat::Json => print::json(&answer),
-        OutputFormat::Text if answer.canceled => print::line("canceled"),
-        OutputFormat::Text => print::line("the task had already ended"),
-    }
-}
-
-/// Deletes tasks. Names each that can't be deleted, and fails with the exit code of the first one.
-fn delete(args: &TasksArgs) -> Result<(), Failure> {
-    let mut api = ApiClient::from_args(&args.client)?;
-    let (mut deleted, mut failed) = (Vec::new(), None);
-    for id in &args.ids {
-        match api.done(Method::DELETE, &paths::task(id, ""), None::<&()>) {
-            Ok(()) => {
-                if args.client.output == OutputFormat::Text {
-                    print::line(&format!("{} deleted", clean(id)))?;
-                }
-                deleted.push(id);
-            }
-            Err(failure) => {
-                let (exit, mut messages) = failed.take().unwrap_or((failure.exit, Vec::new()));
-                messages.push(format!("{}: {}", clean(id), failure.message));
-                failed = Some((exit, messages));
-            }
-        }
-    }
-    if args.client.output == OutputFormat::Json {
-        print::json(&serde_json::json!({ "deleted": deleted }))?;
-    }
-    match failed {
-        Some((exit, messages)) => Err(Failure::new(exit, messages.join("\n"))),
-        None => Ok(()),
-    }
-}
-
-/// Cancels a task, at once where `is_forced`. The answer arrives once the command has had its grace and the node has
-/// confirmed the end, or half a minute later where the node does not answer; a notice explains the wait.
-pub(super) fn cancel_task(
-    api: &mut ApiClient,
-    id: &str,
-    is_forced: bool,
-) -> Result<CancelAnswer, Failure> {
-    let (answered, answer) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        if answer.recv_timeout(CANCEL_NOTICE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
-            print::note("waiting for the node to confirm that the task has ended");
-        }
-    });
-    let rest = if is_forced {
-        "/cancel?force=true"
-    } else {
-        "/cancel"
-    };
-    let path = paths::task(id, rest);
-    let answer = api.for_cancel().call(Method::POST, &path, None::<&()>);
-    drop(answered);
-    answer
-}
-
-fn wait(args: &TaskArgs) -> Result<(), Failure> {
-    let mut api = ApiClient::from_args(&args.client)?;
-    let end = follow(&mut api, &args.id, FollowMode::Progress)?;
-    exit_like_task(&mut api, &args.id, &end, args.client.output)
-}
-
-/// Ends the process as the task ended: with its exit code, or with one that stands for its end.
-pub(super) fn exit_like_task(
-    api: &mut ApiClient,
-    id: &str,
-    end: &TaskEnd,
-    output: OutputFormat,
-) -> Result<(), Failure> {
-    if output == OutputFormat::Json {
-        print::json(&api.get::<TaskResult>(&paths::task(id, "/result"))?)?;
-    }
-    let code = match (end.status, end.exit_code) {
-        (TaskStatus::Completed, _) => return Ok(()),
-        // Exit codes are bytes, as in the kernel.
-        (_, Some(code)) => code.to_le_bytes()[0],
-        (TaskStatus::Canceled, None) => {
-            print::note("the task was canceled");
-            EXIT_CANCELED
-        }
-        (_, None) => {
-            let task: Task = api.get(&paths::task(id, ""))?;
-            let jobs: TaskResult = api.get(&paths::task(id, "/result"))?;
-            print::note(&format!("cynode: {}", failure_text(&task)));
-            let timed_out = jobs
-                .jobs
-                .last()
-                .is_some_and(|job| job.status == JobStatus::Timeout);
-            if timed_out {
-                EXIT_TIMEOUT
-            } else {
-                EXIT_NO_RESULT
-            }
-        }
-    };
-    Err(Failure::silent(code))
 }

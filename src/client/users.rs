@@ -3,7 +3,7 @@
 use super::{
     api_client::ApiClient,
     confirm::confirm,
-    paths,
+    password, paths,
     print::{self, clean},
 };
 use crate::{
@@ -147,10 +147,7 @@ fn new_password(
             "there is no terminal to ask at; use --generate or --new-password-file FILE",
         ));
     }
-    let password = terminal::ask_secret(&format!("New password of {handle}: "))?;
-    if *terminal::ask_secret("Repeat the password: ")? != *password {
-        return Err(Failure::usage("the passwords differ; try again"));
-    }
+    let password = password::ask_new(&format!("New password of {handle}: "))?;
     Ok((password, false))
 }
 

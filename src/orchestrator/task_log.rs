@@ -16,7 +16,7 @@ pub(super) fn created(task: TaskId) {
 
 /// Logs that a node accepted an attempt.
 pub(super) fn started() {
-    tracing::info!("task started");
+    tracing::info!("node accepted the task");
 }
 
 /// Logs the status that a stored outcome leaves a task in: ended, or back in the queue.

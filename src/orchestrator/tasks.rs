@@ -89,7 +89,8 @@ fn queue_full(detail: String) -> ApiError {
         .into()
 }
 
-/// Lists the tasks that the caller may see, newest first. `filter.owner` is set here.
+/// Lists the tasks that the caller may see, newest first; for an admin with their owners. `filter.owner` is set
+/// here.
 pub(super) async fn list(
     state: &AppState,
     caller: &Caller,
@@ -100,7 +101,12 @@ pub(super) async fn list(
         owner: caller.visible_owner(),
         ..filter
     };
-    let page = state.store.task_list(caller.user.id, filter).await?;
+    let mut page = state.store.task_list(caller.user.id, filter).await?;
+    if !caller.user.is_admin {
+        for task in &mut page.tasks {
+            task.details.owner = None;
+        }
+    }
     let last = page.tasks.last().filter(|_| page.more);
     let next_offset = u64::from(offset) + page.tasks.len() as u64;
     let has_next_offset = page.more && next_offset <= u64::from(MAX_OFFSET);

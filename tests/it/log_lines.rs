@@ -73,7 +73,7 @@ fn log_follows_task_by_id() {
         );
         assert_eq!(created["request_id"].as_str().map(str::len), Some(36));
     }
-    let started = of(&fails, "task started");
+    let started = of(&fails, "node accepted the task");
     assert_eq!(
         (&started["node"], &started["attempt"]),
         (&json!("box"), &json!(1))

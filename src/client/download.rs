@@ -1,0 +1,337 @@
+//! Downloads of artifacts: after the end of a task, and by id.
+//!
+//! Names come from the sandbox, so they are hostile: a file is written below the chosen directory, or not at all.
+//! It appears under its name once it is complete and its hash is right.
+
+use super::{
+    api_client::ApiClient,
+    artifact::{Artifact, ArtifactList},
+    many::Failures,
+    paths,
+    print::{self, clean},
+    progress::Progress,
+};
+use crate::{
+    api::{
+        jobs::files::{check_path, check_pattern},
+        tasks::CreateTask,
+    },
+    cli::{OutputFormat, TaskArtifactsArgs},
+    exit::{Exit, Failure},
+    files::Replacement,
+};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs,
+    io::{self, Read as _, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Time for which a download tries to go on without any progress.
+const RESUME_TIMEOUT: Duration = Duration::from_mins(5);
+/// Pause between two attempts.
+const RESUME_INTERVAL: Duration = Duration::from_secs(1);
+/// Size of a piece.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// `--download GLOB[:DIR]`.
+struct Download {
+    flag: String,
+    patterns: Vec<String>,
+    matcher: GlobSet,
+    dir: PathBuf,
+}
+
+/// Downloads that were asked for.
+pub(super) struct Wanted(Vec<Download>);
+
+impl Download {
+    fn parse(flag: &str) -> Result<Self, Failure> {
+        let (glob, dir) = flag.rsplit_once(':').unwrap_or((flag, "."));
+        let usage = |detail: String| Failure::usage(format!("--download {flag}: {detail}"));
+        if dir.is_empty() {
+            return Err(usage("give a directory after the colon".to_owned()));
+        }
+        check_pattern("", glob)
+            .map_err(|problem| usage(format!("the pattern {}", problem.detail)))?;
+        let glob = glob.strip_prefix("/workspace/").unwrap_or(glob);
+        let glob = glob
+            .strip_prefix("./")
+            .unwrap_or(glob)
+            .trim_end_matches('/');
+        // A directory stands for all that is in it.
+        let mut patterns = vec![glob.to_owned()];
+        if !glob.ends_with("**") {
+            patterns.push(format!("{glob}/**"));
+        }
+        let mut matcher = GlobSetBuilder::new();
+        for pattern in &patterns {
+            let pattern = GlobBuilder::new(pattern).literal_separator(true).build();
+            matcher.add(pattern.map_err(|error| usage(error.kind().to_string()))?);
+        }
+        Ok(Self {
+            flag: flag.to_owned(),
+            patterns,
+            matcher: matcher.build().map_err(Failure::internal)?,
+            dir: dir.into(),
+        })
+    }
+}
+
+impl Wanted {
+    /// Downloads of the flags; fails before a task is created.
+    pub(super) fn parse_all(flags: &[String]) -> Result<Self, Failure> {
+        let downloads = flags.iter().map(|flag| Download::parse(flag));
+        downloads.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Has the task collect what is to be downloaded.
+    pub(super) fn add_patterns(&self, task: &mut CreateTask) {
+        let patterns = self.0.iter().flat_map(|download| &download.patterns);
+        let mut patterns = patterns.cloned().peekable();
+        if patterns.peek().is_some() {
+            task.artifacts.get_or_insert_default().extend(patterns);
+        }
+    }
+}
+
+/// Downloads what was asked for, after the end of a task. Fails with 4 where nothing matches a pattern.
+pub(super) fn after_end(api: &mut ApiClient, id: &str, wanted: &Wanted) -> Result<(), Failure> {
+    if wanted.0.is_empty() {
+        return Ok(());
+    }
+    let artifacts = list_of_task(api, id)?.artifacts;
+    let mut failures = Failures::default();
+    for download in &wanted.0 {
+        let matching = artifacts
+            .iter()
+            .filter(|artifact| download.matcher.is_match(&artifact.name));
+        let mut found = false;
+        for artifact in matching {
+            found = true;
+            if let Err(failure) = into_dir(api, artifact, &download.dir) {
+                failures.add(
+                    failure.exit,
+                    format!("{}: {}", clean(&artifact.name), failure.message),
+                );
+            }
+        }
+        if !found {
+            let text = format!(
+                "--download {}: the task left no such file",
+                clean(&download.flag)
+            );
+            failures.add(Exit::NotFound, text);
+        }
+    }
+    failures.finish()
+}
+
+/// `cynode task artifacts`.
+pub(super) fn task_artifacts(args: &TaskArtifactsArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.task.client)?;
+    let list = list_of_task(&mut api, &args.task.id)?;
+    let mut failures = Failures::default();
+    if let Some(dir) = &args.out {
+        for artifact in &list.artifacts {
+            if let Err(failure) = into_dir(&mut api, artifact, dir) {
+                failures.add(
+                    failure.exit,
+                    format!("{}: {}", clean(&artifact.name), failure.message),
+                );
+            }
+        }
+    }
+    if args.task.client.output == OutputFormat::Json {
+        print::json(&list)?;
+    } else if args.out.is_none() {
+        print_list(&list.artifacts)?;
+    }
+    failures.finish()
+}
+
+/// Prints artifacts as a table.
+pub(super) fn print_list(artifacts: &[Artifact]) -> Result<(), Failure> {
+    let rows = artifacts.iter().map(|artifact| {
+        [
+            clean(&artifact.artifact_id),
+            print::size(artifact.size_bytes),
+            clean(&artifact.name),
+        ]
+    });
+    print::table(["ID", "SIZE", "NAME"], rows)
+}
+
+/// All artifacts of a task, fetched page by page.
+fn list_of_task(api: &mut ApiClient, id: &str) -> Result<ArtifactList, Failure> {
+    let first = paths::task(id, "/artifacts");
+    let mut list: ArtifactList = api.get(&first)?;
+    while !list.next_cursor.is_empty() {
+        let path = paths::with_query(&first, &[("cursor", Some(&list.next_cursor))]);
+        let page: ArtifactList = api.get(&path)?;
+        list.artifacts.extend(page.artifacts);
+        list.next_cursor = page.next_cursor;
+    }
+    Ok(list)
+}
+
+/// Downloads an artifact below a directory, to the path that its name is.
+fn into_dir(api: &mut ApiClient, artifact: &Artifact, dir: &Path) -> Result<(), Failure> {
+    let path = path_below(dir, &artifact.name)?;
+    to_file(api, artifact, &path)?;
+    print::note(&format!(
+        "{} ({})",
+        clean(&path.display().to_string()),
+        print::size(artifact.size_bytes)
+    ));
+    Ok(())
+}
+
+/// Path of a name below a directory. Makes the directories on the way; none of them is a link.
+fn path_below(dir: &Path, name: &str) -> Result<PathBuf, Failure> {
+    check_path("", name, false).map_err(|problem| {
+        Failure::internal(format!("is not written: the name {}", problem.detail))
+    })?;
+    let relative = name.strip_prefix("/workspace/").unwrap_or(name);
+    fs::create_dir_all(dir)?;
+    let mut path = dir.to_owned();
+    let mut parts = relative.split('/').peekable();
+    while let Some(part) = parts.next() {
+        path.push(part);
+        if parts.peek().is_none() {
+            break;
+        }
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => {
+                let text = format!("is not written: {} is not a directory", path.display());
+                return Err(Failure::new(Exit::Conflict, text));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&path)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+        let text = format!("is not written: {} is a directory", path.display());
+        return Err(Failure::new(Exit::Conflict, text));
+    }
+    Ok(path)
+}
+
+/// Downloads an artifact to a file, which is replaced.
+pub(super) fn to_file(
+    api: &mut ApiClient,
+    artifact: &Artifact,
+    path: &Path,
+) -> Result<(), Failure> {
+    let named = |error: io::Error| Failure::internal(format!("{}: {error}", path.display()));
+    let mut file = Replacement::begin(path).map_err(named)?;
+    copy(api, artifact, &mut file)?;
+    file.commit().map_err(named)
+}
+
+/// Copies an artifact, and goes on after a cut. Fails where the bytes are not those that the orchestrator named.
+pub(super) fn copy(
+    api: &mut ApiClient,
+    artifact: &Artifact,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let path = paths::artifact(&artifact.artifact_id);
+    let mut progress = Progress::start("download", &artifact.name, artifact.size_bytes);
+    let (mut hash, mut done, mut last_progress) = (Sha256::new(), 0, Instant::now());
+    let mut buffer = vec![0; PIECE_BYTES];
+    while done < artifact.size_bytes {
+        let start = done;
+        let cut = match api.download(&path, done) {
+            Ok(mut body) => loop {
+                let read = match body.read(&mut buffer) {
+                    Ok(0) => break None,
+                    Ok(read) => read,
+                    Err(error) => break Some(Failure::new(Exit::Unreachable, error.to_string())),
+                };
+                hash.update(&buffer[..read]);
+                out.write_all(&buffer[..read])?;
+                done += read as u64;
+                progress.add(read as u64);
+            },
+            Err(failure) if failure.exit == Exit::Unreachable => Some(failure),
+            Err(failure) => return Err(failure),
+        };
+        if done > start {
+            last_progress = Instant::now();
+        }
+        if done < artifact.size_bytes {
+            if last_progress.elapsed() > RESUME_TIMEOUT {
+                let text = "the download does not go on; run the command again";
+                return Err(cut.unwrap_or_else(|| Failure::new(Exit::Unreachable, text)));
+            }
+            std::thread::sleep(RESUME_INTERVAL);
+        }
+    }
+    if done == artifact.size_bytes && format!("{:x}", hash.finalize()) == artifact.sha256 {
+        return Ok(());
+    }
+    let text =
+        "the bytes differ from those that the orchestrator named, so they are not kept; try again";
+    Err(Failure::internal(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn downloads_stay_below_their_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("out");
+        for name in ["a", "b/c/d", "..x", "/workspace/e"] {
+            let path = path_below(&dir, name).unwrap();
+            assert!(
+                path.starts_with(&dir) && path.parent().unwrap().is_dir(),
+                "{name}"
+            );
+        }
+        symlink("/tmp", dir.join("link")).unwrap();
+        fs::write(dir.join("file"), "").unwrap();
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "/etc/passwd",
+            "a/../../x",
+            "a//b",
+            "link/x",
+            "file/x",
+            "b",
+        ] {
+            assert!(path_below(&dir, name).is_err(), "{name:?}");
+        }
+        // A link at the place of a file is replaced, not followed.
+        assert_eq!(path_below(&dir, "link").unwrap(), dir.join("link"));
+    }
+
+    #[test]
+    fn directory_stands_for_its_files() {
+        let matches =
+            |flag: &str, name: &str| Download::parse(flag).unwrap().matcher.is_match(name);
+        for (flag, name, expected) in [
+            ("out/*.json", "out/a.json", true),
+            ("out/*.json", "out/b/a.json", false),
+            ("out", "out/b/a.json", true),
+            ("out/", "out/a", true),
+            ("./out:dir", "out/a", true),
+            ("/workspace/model.bin", "model.bin", true),
+            ("**", "a/b", true),
+            ("out", "outer", false),
+        ] {
+            assert_eq!(matches(flag, name), expected, "{flag} {name}");
+        }
+        for flag in ["", "/etc/*", "../x", "a:", "[a"] {
+            assert!(Download::parse(flag).is_err(), "{flag}");
+        }
+    }
+}

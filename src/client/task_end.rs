@@ -1,0 +1,178 @@
+//! Ends of tasks: cancel, delete, wait, and the exit code that stands for an end.
+
+use super::{
+    api_client::ApiClient,
+    follow::{FollowMode, TaskEnd, follow},
+    many::Failures,
+    paths,
+    print::{self, clean},
+    task::failure_text,
+};
+use crate::{
+    api::tasks::{CancelAnswer, JobStatus, Task, TaskResult, TaskStatus},
+    cli::{OutputFormat, TaskCancelArgs, TasksArgs},
+    exit::{Exit, Failure},
+};
+use http::Method;
+use std::{sync::mpsc, time::Duration};
+
+/// Time after which a cancel that is still not confirmed is explained.
+const CANCEL_NOTICE_DELAY: Duration = Duration::from_secs(2);
+/// Exit code of a task that reached its time limit.
+const EXIT_TIMEOUT: u8 = 124;
+/// Exit code of a task without a result: it could not run, or was lost.
+const EXIT_NO_RESULT: u8 = 125;
+/// Exit code of a canceled task.
+const EXIT_CANCELED: u8 = 130;
+
+/// Cancels tasks.
+pub(super) fn cancel(
+    TaskCancelArgs { tasks: args, force }: &TaskCancelArgs,
+) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?;
+    let (mut failures, is_text) = (
+        Failures::default(),
+        args.client.output == OutputFormat::Text,
+    );
+    let answers = failures.collect(&args.ids, |id| {
+        let answer = cancel_task(&mut api, id, *force)?;
+        let text = if answer.canceled {
+            "canceled"
+        } else {
+            "the task had already ended"
+        };
+        match (is_text, args.ids.len()) {
+            (true, 1) => print::line(text)?,
+            (true, _) => print::line(&format!("{}: {text}", clean(id)))?,
+            _ => {}
+        }
+        Ok(answer)
+    });
+    match (&answers[..], args.ids.len()) {
+        _ if is_text => {}
+        ([(_, answer)], 1) => print::json(answer)?,
+        ([], 1) => {}
+        _ => {
+            let answers: Vec<_> = answers.iter().map(|(_, answer)| answer).collect();
+            print::json(&serde_json::json!({ "tasks": answers }))?;
+        }
+    }
+    failures.finish()
+}
+
+/// Deletes tasks.
+pub(super) fn delete(args: &TasksArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?;
+    let mut failures = Failures::default();
+    let deleted = failures.collect(&args.ids, |id| {
+        api.done(Method::DELETE, &paths::task(id, ""), None::<&()>)?;
+        match args.client.output {
+            OutputFormat::Text => print::line(&format!("{} deleted", clean(id))),
+            OutputFormat::Json => Ok(()),
+        }
+    });
+    if args.client.output == OutputFormat::Json {
+        let deleted: Vec<_> = deleted.iter().map(|(id, ())| id).collect();
+        print::json(&serde_json::json!({ "deleted": deleted }))?;
+    }
+    failures.finish()
+}
+
+/// Waits for tasks. One task decides the exit code as in `cynode run`; of several, the first that did not complete.
+pub(super) fn wait(args: &TasksArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?;
+    if let [id] = &args.ids[..] {
+        let end = follow(&mut api, id, FollowMode::Progress, false)?;
+        return exit_like_task(&mut api, id, &end, args.client.output);
+    }
+    let (mut failures, mut codes) = (Failures::default(), Vec::new());
+    let results = failures.collect(&args.ids, |id| {
+        let end = follow(&mut api, id, FollowMode::Silent, false)?;
+        let (code, reason) = end_code(&mut api, id, &end)?;
+        codes.push(code);
+        if args.client.output == OutputFormat::Text {
+            let detail = reason.unwrap_or_else(|| format!("exit {code}"));
+            let status = end.status.as_str();
+            print::line(&format!("{}: {status}: {detail}", clean(id)))?;
+            return Ok(None);
+        }
+        api.get::<TaskResult>(&paths::task(id, "/result")).map(Some)
+    });
+    if args.client.output == OutputFormat::Json {
+        let results: Vec<_> = results
+            .iter()
+            .filter_map(|(_, result)| result.as_ref())
+            .collect();
+        print::json(&serde_json::json!({ "tasks": results }))?;
+    }
+    if let Some(code) = codes.into_iter().find(|code| *code != 0) {
+        failures.add(Exit::Code(code), String::new());
+    }
+    failures.finish()
+}
+
+/// Cancels a task, at once where `is_forced`. The answer arrives once the command has had its grace and the node has
+/// confirmed the end, or half a minute later where the node does not answer; a notice explains the wait.
+pub(super) fn cancel_task(
+    api: &mut ApiClient,
+    id: &str,
+    is_forced: bool,
+) -> Result<CancelAnswer, Failure> {
+    let (answered, answer) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if answer.recv_timeout(CANCEL_NOTICE_DELAY) == Err(mpsc::RecvTimeoutError::Timeout) {
+            print::note("waiting for the node to confirm that the task has ended");
+        }
+    });
+    let rest = if is_forced {
+        "/cancel?force=true"
+    } else {
+        "/cancel"
+    };
+    let path = paths::task(id, rest);
+    let answer = api.for_cancel().call(Method::POST, &path, None::<&()>);
+    drop(answered);
+    answer
+}
+
+/// Ends the process as the task ended: with its exit code, or with one that stands for its end.
+pub(super) fn exit_like_task(
+    api: &mut ApiClient,
+    id: &str,
+    end: &TaskEnd,
+    output: OutputFormat,
+) -> Result<(), Failure> {
+    if output == OutputFormat::Json {
+        print::json(&api.get::<TaskResult>(&paths::task(id, "/result"))?)?;
+    }
+    let (code, reason) = end_code(api, id, end)?;
+    match (end.status, reason) {
+        (TaskStatus::Completed, _) => return Ok(()),
+        (TaskStatus::Canceled, Some(reason)) => print::note(&reason),
+        (_, Some(reason)) => print::note(&format!("cynode: {reason}")),
+        (_, None) => {}
+    }
+    Err(Failure::silent(code))
+}
+
+/// Exit code that stands for the end of a task, and the reason where the command has no exit code.
+fn end_code(api: &mut ApiClient, id: &str, end: &TaskEnd) -> Result<(u8, Option<String>), Failure> {
+    Ok(match (end.status, end.exit_code) {
+        (TaskStatus::Completed, _) => (0, None),
+        // Exit codes are bytes, as in the kernel.
+        (_, Some(code)) => (code.to_le_bytes()[0], None),
+        (TaskStatus::Canceled, None) => (EXIT_CANCELED, Some("the task was canceled".to_owned())),
+        (_, None) => {
+            let task: Task = api.get(&paths::task(id, ""))?;
+            let jobs: TaskResult = api.get(&paths::task(id, "/result"))?;
+            let last = jobs.jobs.last();
+            let timed_out = last.is_some_and(|job| job.status == JobStatus::Timeout);
+            let code = if timed_out {
+                EXIT_TIMEOUT
+            } else {
+                EXIT_NO_RESULT
+            };
+            (code, Some(failure_text(&task)))
+        }
+    })
+}

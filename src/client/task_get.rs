@@ -1,0 +1,111 @@
+//! `cynode task get`: one task with its settings. Settings that nobody set are left out.
+
+use super::{
+    api_client::ApiClient,
+    paths,
+    print::{self, clean},
+    quote::quoted,
+};
+use crate::{
+    api::{
+        jobs::resources::GpuRequest,
+        tasks::{Task, TaskDetails, TaskFile},
+        time::Time,
+    },
+    cli::{OutputFormat, TaskArgs},
+    exit::Failure,
+};
+
+/// Shows one task.
+pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
+    let task: Task = ApiClient::from_args(&args.client)?.get(&paths::task(&args.id, ""))?;
+    if args.client.output == OutputFormat::Json {
+        return print::json(&task);
+    }
+    let time = |time: Option<Time>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
+    let text = |text: Option<&str>| clean(text.unwrap_or("-"));
+    let details = &task.details;
+    let mut pairs = vec![
+        ("id", task.id.to_string()),
+        ("status", task.status.as_str().to_owned()),
+        ("summary", text(task.summary.as_deref())),
+        ("waiting for", text(task.waiting_for.as_deref())),
+        ("name", text(task.task_name.as_deref())),
+        ("owner", text(details.owner.as_deref())),
+        ("node", text(details.node_slug.as_deref())),
+        (
+            "attempt",
+            format!("{} of {}", details.attempt, details.max_attempts),
+        ),
+        (
+            "command",
+            quoted(task.command.as_deref().unwrap_or_default()),
+        ),
+        ("image", text(task.image.as_deref())),
+    ];
+    pairs.extend(settings(&task));
+    pairs.extend([
+        ("priority", task.priority.to_string()),
+        ("created", task.created_at.to_string()),
+        ("started", time(task.started_at)),
+        ("ended", time(task.ended_at)),
+    ]);
+    print::pairs(pairs)
+}
+
+/// Settings that the user made.
+fn settings(task: &Task) -> Vec<(&'static str, String)> {
+    let TaskDetails {
+        node_labels,
+        env_names,
+        grace_seconds,
+        cpus,
+        memory,
+        pids,
+        shm_size,
+        gpus,
+        pull,
+        files,
+        artifacts,
+        ..
+    } = &task.details;
+    let seconds = |seconds: u64| format!("{seconds} s");
+    let list = |items: &[String]| (!items.is_empty()).then(|| clean(&items.join(", ")));
+    let all = [
+        ("time limit", task.timeout_seconds.map(seconds)),
+        ("grace", grace_seconds.map(|grace| seconds(grace.into()))),
+        ("labels", list(node_labels)),
+        ("env", list(env_names)),
+        ("gpus", gpus.as_ref().map(gpus_text)),
+        ("cpus", cpus.map(|cpus| cpus.to_string())),
+        ("memory", memory.map(|size| size.to_string())),
+        ("pids", pids.map(|pids| pids.to_string())),
+        ("shm size", shm_size.map(|size| size.to_string())),
+        ("pull", pull.map(|pull| pull.as_str().to_owned())),
+        ("files", (!files.is_empty()).then(|| files_text(files))),
+        ("artifacts", list(artifacts)),
+    ];
+    let set = all.into_iter();
+    set.filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+fn gpus_text(gpus: &GpuRequest) -> String {
+    match gpus {
+        GpuRequest::All => "all".to_owned(),
+        GpuRequest::Count(count) => count.to_string(),
+        GpuRequest::Ids(ids) => clean(&ids.join(",")),
+    }
+}
+
+fn files_text(files: &[TaskFile]) -> String {
+    let files = files.iter().map(|file| {
+        let kind = if file.extract { ", archive" } else { "" };
+        format!(
+            "{} ({}{kind})",
+            clean(&file.path),
+            print::size(file.size_bytes)
+        )
+    });
+    files.collect::<Vec<_>>().join(", ")
+}
