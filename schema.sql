@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 7.
+-- The database of the orchestrator: schema version 8.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -117,6 +117,7 @@ CREATE TABLE jobs (
     last_attempt     INTEGER NOT NULL DEFAULT 0, -- highest attempt that any node may know; a refused one is free again
     offered_node_id  TEXT REFERENCES nodes (id), -- node that is offered last_attempt while the node of attempt is silent
     refusals         TEXT,                       -- JSON, nodes that can never run the job, each with its reason
+    effective_timeout_seconds INTEGER,           -- time limit in force; NULL until it is known
     CHECK (status <> 'running' OR node_id IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX jobs_by_task ON jobs (task_id);
@@ -146,6 +147,47 @@ CREATE TABLE idempotency_keys (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 CREATE INDEX idempotency_keys_by_task ON idempotency_keys (task_id);
+
+-- Artifacts: files that users uploaded, and those that were collected when tasks ended. Their bytes are in the store
+-- of contents, in a file named by the SHA-256.
+CREATE TABLE artifacts (
+    id         TEXT PRIMARY KEY,
+    user_id    TEXT NOT NULL REFERENCES users (id),
+    task_id    TEXT REFERENCES tasks (id),       -- NULL of an upload
+    name       TEXT NOT NULL,                    -- of an upload as the user chose it, else the path in the workspace
+    sha256     TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    created_at INTEGER NOT NULL                  -- of an upload that was sent again, the last time
+) STRICT, WITHOUT ROWID;
+CREATE INDEX artifacts_by_user ON artifacts (user_id, id);
+CREATE INDEX artifacts_by_user_name ON artifacts (user_id, name, id);
+CREATE INDEX artifacts_by_name ON artifacts (name, id);
+CREATE INDEX artifacts_by_task ON artifacts (task_id, id) WHERE task_id IS NOT NULL;
+CREATE INDEX artifacts_by_content ON artifacts (sha256, user_id);
+CREATE INDEX artifacts_uploaded ON artifacts (created_at) WHERE task_id IS NULL;
+
+-- Contents that queued and running tasks need.
+CREATE TABLE task_contents (
+    task_id TEXT NOT NULL REFERENCES tasks (id),
+    sha256  TEXT NOT NULL,
+    PRIMARY KEY (task_id, sha256)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX task_contents_by_content ON task_contents (sha256);
+
+-- Contents that lost a reference. Triggers enter them; those without any other one are deleted from the disk.
+CREATE TABLE released_contents (
+    sha256 TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER task_contents_end AFTER UPDATE OF ended_at ON tasks
+WHEN OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL BEGIN
+    DELETE FROM task_contents WHERE task_id = NEW.id;
+END;
+CREATE TRIGGER task_contents_release AFTER DELETE ON task_contents BEGIN
+    INSERT OR IGNORE INTO released_contents VALUES (OLD.sha256);
+END;
+CREATE TRIGGER artifacts_release AFTER DELETE ON artifacts BEGIN
+    INSERT OR IGNORE INTO released_contents VALUES (OLD.sha256);
+END;
 
 -- Audit log: logins, sessions, registrations, administration, also failed ones. It has no secrets, and no
 -- references to rows that may be deleted: names are kept as they were.

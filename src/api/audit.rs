@@ -95,6 +95,10 @@ pub enum AuditAction {
     #[serde(rename = "task.cancel")]
     #[strum(serialize = "task.cancel")]
     TaskCancel,
+    /// Deletion of an artifact.
+    #[serde(rename = "artifact.delete")]
+    #[strum(serialize = "artifact.delete")]
+    ArtifactDelete,
 }
 
 impl AuditAction {

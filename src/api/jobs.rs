@@ -151,6 +151,16 @@ named_enum! {
     }
 }
 
+impl SandboxSpec {
+    /// Contents that the sandbox needs, in no order; one may be there several times.
+    pub fn contents(&self) -> impl Iterator<Item = &Content> {
+        self.files
+            .iter()
+            .map(|file| &file.content)
+            .chain(&self.stdin)
+    }
+}
+
 impl RunJob {
     /// Checks every field; returns the image in normal form.
     pub fn check(&self) -> Result<ImageRef, Problem> {

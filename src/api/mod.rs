@@ -4,6 +4,7 @@
 //! Validation fails with a [`Problem`](problem::Problem) that names the field. Section numbers refer to the
 //! contract between orchestrator, nodes and users.
 
+pub mod artifacts;
 pub mod audit;
 pub mod auth;
 pub mod error;
@@ -135,6 +136,10 @@ id!(
 id!(
     /// Id of a task.
     TaskId
+);
+id!(
+    /// Id of an artifact.
+    ArtifactId
 );
 id!(
     /// Id of a job, the unit that a node runs; idempotency key of the Worker API.

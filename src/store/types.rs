@@ -3,12 +3,14 @@
 //! No type here knows a database. Where a row holds a document, such as the result of a job or the
 //! configuration of a node, the field is the parsed type and not its text.
 
+mod artifacts;
 mod jobs;
 mod nodes;
 mod queue;
 mod tasks;
 mod users;
 
+pub use artifacts::{ArtifactFilter, NewArtifact};
 pub use jobs::{
     CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,
     RunningJob,

@@ -103,6 +103,7 @@ impl Transition {
                 attempt: job.attempt,
                 status,
                 result: None,
+                artifacts: Vec::new(),
                 outline: None,
                 exit_code: None,
                 summary,
@@ -146,6 +147,7 @@ impl Transition {
             },
             exit_code: result.exit_code,
             summary: summary::of_result(&result),
+            artifacts: Vec::new(),
             outline: Some(outline),
             result: Some(result),
         };

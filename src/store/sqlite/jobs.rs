@@ -14,7 +14,7 @@
 //! where the outcome of an offer is unknown.
 
 use super::{
-    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, audit,
+    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, artifacts, audit,
     rows::{parse_document, parse_name, to_document},
 };
 use crate::api::{
@@ -173,6 +173,9 @@ impl Store {
                 "UPDATE tasks SET summary = ?2, exit_code = ?3 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
                 params![end.id, end.summary, end.exit_code],
             )?;
+            let sql = "SELECT task_id FROM jobs WHERE id = ?1";
+            let task = c.query_row(sql, [end.id], |row| row.get(0))?;
+            artifacts::add_collected(c, task, &end.artifacts, now)?;
             Ok(true)
         })
         .await

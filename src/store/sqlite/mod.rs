@@ -10,6 +10,7 @@
 //!
 //! `rusqlite` stays in this directory: its errors leave as the opaque source of a [`StoreError`] ([`error`]).
 
+mod artifacts;
 mod audit;
 mod authority;
 mod backup;

@@ -3,7 +3,9 @@
 //! A commit deletes a bounded number of rows, so that no other write waits for long. Each query seeks the
 //! oldest by an index, so that its cost doesn't depend on the number of rows that stay.
 
-use super::{ExpiredBatch, Retention, Store, StoreError, tasks::IDEMPOTENCY_WINDOW};
+use super::{
+    ExpiredBatch, Retention, Store, StoreError, artifacts::OLD_UPLOADS, tasks::IDEMPOTENCY_WINDOW,
+};
 use crate::api::{TaskId, time::Time};
 use rusqlite::{Connection, params};
 use std::time::Duration;
@@ -22,7 +24,9 @@ const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
 const DELETED_JOBS_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// Deletes a task and all rows that name it; the attempts of its jobs stay known, since a node may still have them.
-const DELETE_TASK: [&str; 4] = [
+const DELETE_TASK: [&str; 6] = [
+    "DELETE FROM artifacts WHERE task_id = ?1",
+    "DELETE FROM task_contents WHERE task_id = ?1",
     "DELETE FROM idempotency_keys WHERE task_id = ?1",
     "INSERT INTO deleted_jobs SELECT id, task_id, last_attempt, ended_at FROM jobs
      WHERE task_id = ?1 AND last_attempt > 0 AND ended_at IS NOT NULL",
@@ -61,10 +65,12 @@ impl Store {
             let is_full = |rows: usize| rows == BATCH_LIMIT as usize;
             let mut more = is_full(tasks.len());
             let expired = EXPIRED.map(|sql| (sql, now));
-            for (sql, by) in expired.into_iter().chain([
+            let uploads = keep.age.map(|age| (OLD_UPLOADS, now.minus(age)));
+            let others = [
                 (OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW)),
                 (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_RETENTION)),
-            ]) {
+            ];
+            for (sql, by) in expired.into_iter().chain(others).chain(uploads) {
                 more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
             }
             Ok(ExpiredBatch {
@@ -125,12 +131,12 @@ mod tests {
     async fn retention_queries_use_index() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        for sql in
-            EXPIRED
-                .into_iter()
-                .chain(DELETE_TASK)
-                .chain([FINISHED, OLD_KEYS, OLD_DELETED_JOBS])
-        {
+        for sql in EXPIRED.into_iter().chain(DELETE_TASK).chain([
+            FINISHED,
+            OLD_KEYS,
+            OLD_DELETED_JOBS,
+            OLD_UPLOADS,
+        ]) {
             let looked = store.read_blocking(move |c| {
                 assert_seeks(c, sql);
                 Ok(())

@@ -1,7 +1,9 @@
 //! Conversions between columns and domain types.
 
 use super::{Placement, StoreError};
-use crate::api::{JobId, NodeId, SessionId, TaskId, UserId, time::Time};
+use crate::api::{
+    ArtifactId, JobId, NodeId, SessionId, TaskId, UserId, jobs::files::ContentHash, time::Time,
+};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,7 +23,15 @@ macro_rules! text_columns {
     )*};
 }
 
-text_columns!(UserId, SessionId, TaskId, JobId, NodeId);
+text_columns!(
+    UserId,
+    SessionId,
+    TaskId,
+    JobId,
+    NodeId,
+    ArtifactId,
+    ContentHash
+);
 
 impl ToSql for Placement {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

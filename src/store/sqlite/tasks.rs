@@ -2,7 +2,7 @@
 
 use super::{
     Authority, CreateOutcome, DeleteOutcome, IdempotencyKey, Lane, Placement, QueueLimit,
-    QueueLimits, Store, StoreError, audit,
+    QueueLimits, Store, StoreError, artifacts, audit,
     authority::authorize,
     retention,
     rows::{parse_document, parse_name, to_document},
@@ -209,6 +209,7 @@ impl Store {
                     -spec.priority
                 ],
             )?;
+            artifacts::add_references(c, id, &spec.sandbox)?;
             if let Some(IdempotencyKey { key, body_sha256 }) = &key {
                 c.execute(
                     "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)

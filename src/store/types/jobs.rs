@@ -1,6 +1,6 @@
 //! Jobs: the ones that run, the way they end, and the nodes that refused them.
 
-use super::Placement;
+use super::{NewArtifact, Placement};
 use crate::api::{
     JobId, NodeId, TaskId, events::Outline, jobs::JobResult, tasks::JobStatus, time::Time,
 };
@@ -62,6 +62,8 @@ pub struct FinishedJob {
     pub status: JobStatus,
     /// Result from the Worker API; missing where the attempt was lost or never started.
     pub result: Option<JobResult>,
+    /// Files that were collected, whose contents are stored; see [`artifacts`](super::artifacts).
+    pub artifacts: Vec<NewArtifact>,
     /// Order in which the output came; see [`OutputLog::outline`](crate::api::events::OutputLog::outline).
     pub outline: Option<Outline>,
     /// Exit code of the command.

@@ -192,6 +192,7 @@ impl World {
                     attempt: model.aim(aim),
                     status,
                     result: None,
+                    artifacts: Vec::new(),
                     outline: None,
                     exit_code: None,
                     summary: String::new(),
