@@ -171,6 +171,15 @@ pub struct RetentionFlags {
         value_name = "SIZE"
     )]
     pub reserve_disk: u64,
+    /// Refuse uploads while artifacts and files of tasks take this much disk space; 0: no limit
+    #[arg(
+        long,
+        env = "CYNODE_ARTIFACT_QUOTA",
+        default_value = "10GiB",
+        value_parser = parse_size,
+        value_name = "SIZE"
+    )]
+    pub artifact_quota: u64,
     /// Delete finished tasks and their output after this time, such as 12h or 30d; 0: never
     #[arg(
         long,

@@ -20,6 +20,7 @@ mod list;
 mod partial;
 mod pin;
 mod sink;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -28,6 +29,7 @@ pub use error::ContentError;
 pub use list::StoredEntry;
 pub use partial::PartialUpload;
 pub use pin::Pin;
+pub use sweep::Sweep;
 pub use writer::{ContentWriter, Expected, StoredContent};
 
 use crate::{

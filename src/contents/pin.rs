@@ -3,11 +3,23 @@
 use super::Shared;
 use crate::api::jobs::files::ContentHash;
 use parking_lot::Mutex;
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
-/// Number of pins by content.
+/// Pins of all contents.
 #[derive(Default)]
-pub(super) struct Pins(Mutex<HashMap<ContentHash, usize>>);
+pub(super) struct Pins(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// Number of pins by content.
+    counts: HashMap<ContentHash, usize>,
+    /// Contents that were pinned since the sweep under way began.
+    used: Option<HashSet<ContentHash>>,
+}
 
 impl Pins {
     /// Runs `remove` unless the content is pinned; it can't be pinned meanwhile.
@@ -16,8 +28,28 @@ impl Pins {
         hash: &ContentHash,
         remove: impl FnOnce() -> T,
     ) -> Option<T> {
-        let pins = self.0.lock();
-        (!pins.contains_key(hash)).then(remove)
+        let table = self.0.lock();
+        (!table.counts.contains_key(hash)).then(remove)
+    }
+
+    /// Same as [`unless_pinned`](Self::unless_pinned), for a content that was not pinned since the sweep began.
+    pub(super) fn unless_used<T>(
+        &self,
+        hash: &ContentHash,
+        remove: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let table = self.0.lock();
+        let is_used = table.used.as_ref().is_none_or(|used| used.contains(hash));
+        (!is_used).then(remove)
+    }
+
+    pub(super) fn begin_sweep(&self) {
+        let mut table = self.0.lock();
+        table.used = Some(table.counts.keys().cloned().collect());
+    }
+
+    pub(super) fn end_sweep(&self) {
+        self.0.lock().used = None;
     }
 }
 
@@ -29,7 +61,12 @@ pub struct Pin {
 
 impl Pin {
     pub(super) fn new(store: Arc<Shared>, hash: ContentHash) -> Self {
-        *store.pins.0.lock().entry(hash.clone()).or_default() += 1;
+        let mut table = store.pins.0.lock();
+        *table.counts.entry(hash.clone()).or_default() += 1;
+        if let Some(used) = &mut table.used {
+            used.insert(hash.clone());
+        }
+        drop(table);
         Self { store, hash }
     }
 
@@ -47,11 +84,11 @@ impl fmt::Debug for Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let mut pins = self.store.pins.0.lock();
-        if let Some(count) = pins.get_mut(&self.hash) {
+        let counts = &mut self.store.pins.0.lock().counts;
+        if let Some(count) = counts.get_mut(&self.hash) {
             *count -= 1;
             if *count == 0 {
-                pins.remove(&self.hash);
+                counts.remove(&self.hash);
             }
         }
     }

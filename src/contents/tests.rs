@@ -274,3 +274,25 @@ async fn full_store_refuses_more() {
     let refused = store.put_bytes(b"x".to_vec()).await.unwrap_err();
     assert!(matches!(refused, ContentError::DiskFull { .. }));
 }
+
+#[tokio::test]
+async fn sweep_spares_what_came_into_use() {
+    let (_home, store) = store();
+    let put = async |text: &str| store.put_bytes(text.as_bytes().to_vec()).await.unwrap();
+    let old = put("old").await.content.sha256;
+    let held = put("held").await;
+    let sweep = store.sweep();
+    let used = put("old").await;
+    let new = put("new").await;
+    let hashes = [&old, held.pin.hash(), new.pin.hash()].map(Clone::clone);
+    drop((used, held, new));
+    for hash in &hashes {
+        assert!(!sweep.remove(hash).unwrap());
+    }
+    drop(sweep);
+    let sweep = store.sweep();
+    for hash in &hashes {
+        assert!(sweep.remove(hash).unwrap());
+    }
+    assert!(sweep.list().unwrap().is_empty());
+}

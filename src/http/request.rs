@@ -276,6 +276,11 @@ impl Request {
         })
     }
 
+    /// Raises the limit on the body to `bytes`, for an authorized request.
+    pub fn allow_body(&mut self, bytes: usize) {
+        self.body_limit = bytes;
+    }
+
     /// Whole body, within the limits on size, memory and time. Its memory stays reserved until the request is
     /// dropped, since the values parsed from it are no smaller.
     pub async fn bytes(&mut self) -> Result<Vec<u8>, Problem> {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | start-up order and shutdown | [`start`], [`RunningOrchestrator`] |
 //! | shared state | [`state`] |
-//! | use cases of users | [`tasks`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
+//! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
 //! | scheduling policy | [`scheduler`], [`slots`], [`readiness`], [`node_backoff`] |
@@ -16,8 +16,10 @@
 //! nodes and are followed again after the next start ([`recovery`]).
 
 mod active_jobs;
+mod artifacts;
 mod bootstrap;
 mod cancel;
+mod contents_gc;
 mod control_plane;
 mod database;
 mod dispatch;
@@ -58,6 +60,7 @@ use state::AppState;
 use crate::{
     api::auth::Tokens,
     background::spawn,
+    contents::{ContentStore, StoreLimits},
     data_dir::{DataDir, RoleLock},
     http::{
         host::AllowedHosts,
@@ -69,7 +72,10 @@ use crate::{
 };
 use futures_util::future::select_all;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, spawn_blocking},
+};
 use zeroize::Zeroizing;
 
 /// Longest wait at a shutdown for the tasks that follow jobs.
@@ -128,7 +134,15 @@ async fn start_on(
     let identity = Identity::new(store.clone(), keys, settings.user_rate);
     let database = data_dir.join("cynode.db");
     let data_paths = [lock.path(), &database];
-    let state = AppState::new(settings, store, identity, data_paths, shutdown.clone())?;
+    let contents = open_contents(data_dir, &settings).await?;
+    let state = AppState::new(
+        settings,
+        store,
+        identity,
+        contents,
+        data_paths,
+        shutdown.clone(),
+    )?;
     let state = Arc::new(state);
     recovery::resume_running_jobs(&state).await?;
     let services = spawn_services(&state, gateway, control, &shutdown);
@@ -144,6 +158,17 @@ async fn start_on(
         services,
         _lock: lock,
     })
+}
+
+/// Opens the store of contents, which may be many files to count.
+async fn open_contents(data_dir: &DataDir, settings: &Settings) -> io::Result<ContentStore> {
+    let directory = data_dir.join("contents");
+    let limits = StoreLimits {
+        quota: settings.artifact_quota,
+        min_free: settings.reserve_disk,
+    };
+    let opened = spawn_blocking(move || ContentStore::open(&directory, limits)).await;
+    opened.map_err(io::Error::other)?
 }
 
 /// Opens or creates the keys, and creates the first admin once the banner has shown the password.
@@ -195,6 +220,7 @@ fn spawn_services(
             serve(control, control_plane::router(state())),
         ),
         spawn("maintenance", maintenance::run(state(), shutdown())),
+        spawn("contents_gc", contents_gc::run(state(), shutdown())),
         spawn("reconciler", reconciler::run(state(), shutdown())),
         spawn("liveness", liveness::run(state(), shutdown())),
         spawn("presence", presence::run(state(), shutdown())),

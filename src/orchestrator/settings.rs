@@ -39,6 +39,8 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// Free disk space that new tasks may not use, in bytes.
     pub reserve_disk: u64,
+    /// Most bytes of artifacts and files of tasks; no limit if `None`.
+    pub artifact_quota: Option<u64>,
     /// Silence of a node after which its jobs are rescheduled.
     pub lease: Duration,
     /// Whether to create an empty database although keys of an earlier one exist.

@@ -2,7 +2,7 @@
 //!
 //! | group | holds |
 //! |---|---|
-//! | [`AppState`] | settings, store, identity, limits, metrics, shutdown |
+//! | [`AppState`] | settings, store, contents, identity, limits, metrics, shutdown |
 //! | [`Jobs`] | jobs under way: followed attempts, watches of tasks, the scheduler's wake-up |
 //! | [`Nodes`] | facts on nodes that only this process knows: contacts, instances, backoff, slots |
 //!
@@ -10,13 +10,14 @@
 //! from the nodes after a restart; nothing may depend on them to be right, only to be fast.
 
 use super::{
-    Settings, active_jobs::ActiveJobs, liveness::Liveness, logs::LogLimits, metrics::Metrics,
-    node_address::HttpClients, node_backoff::NodeBackoff, reconciler::NodeReconciler,
-    slots::SlotLimits, task_watch::TaskWatches,
+    Settings, active_jobs::ActiveJobs, contents_gc::ContentsGc, liveness::Liveness,
+    logs::LogLimits, metrics::Metrics, node_address::HttpClients, node_backoff::NodeBackoff,
+    reconciler::NodeReconciler, slots::SlotLimits, task_watch::TaskWatches,
 };
 use crate::{
     api::NodeId,
     background::BackgroundTasks,
+    contents::ContentStore,
     data_dir::PathAnchors,
     http::server::Shutdown,
     identity::Identity,
@@ -31,6 +32,9 @@ pub(crate) struct AppState {
     pub(super) settings: Settings,
     pub(super) store: Store,
     pub(super) identity: Identity,
+    /// Files of tasks, and artifacts.
+    pub(super) contents: ContentStore,
+    pub(super) contents_gc: ContentsGc,
     pub(super) jobs: Jobs,
     pub(super) nodes: Nodes,
     pub(super) log_limits: LogLimits,
@@ -97,6 +101,7 @@ impl AppState {
         settings: Settings,
         store: Store,
         identity: Identity,
+        contents: ContentStore,
         data_paths: [&Path; 2],
         shutdown: Shutdown,
     ) -> io::Result<Self> {
@@ -105,6 +110,8 @@ impl AppState {
             settings,
             store,
             identity,
+            contents,
+            contents_gc: ContentsGc::default(),
             jobs: Jobs::default(),
             log_limits: LogLimits::default(),
             metrics: Metrics::default(),

@@ -6,6 +6,7 @@
 
 use super::{
     AppState,
+    artifacts::{self, StoredInputs},
     cancel::{self, CancelError},
     readiness, task_log,
 };
@@ -14,18 +15,19 @@ use crate::{
         TaskId,
         audit::{AuditAction, RequestOrigin},
         error::ApiError,
+        jobs::files::ContentHash,
         problem::{Problem, ProblemKind},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
         time::Time,
     },
     background::run_to_end,
-    digest::sha256_hex,
     identity::Caller,
     store::{
         CreateOutcome, DeleteOutcome, IdempotencyKey, MAX_LANES_PER_USER, MAX_OFFSET, StoreError,
         TaskFilter, TaskMatch,
     },
 };
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
 /// Seconds after which a full queue may have room.
@@ -40,16 +42,33 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
-    request: CreateTask,
+    mut request: CreateTask,
     idempotency_key: Option<String>,
 ) -> Result<Task, ApiError> {
-    // Compared as it was understood: neither white space nor the order of fields makes another request.
-    let digest = sha256_hex(serde_json::to_vec(&request).map_err(ApiError::internal)?);
-    let key = idempotency_key.map(|key| IdempotencyKey {
-        key,
-        body_sha256: digest,
-    });
-    let spec = request.resolve(state.settings.default_image.as_str())?;
+    let key = match idempotency_key {
+        Some(key) => Some(IdempotencyKey {
+            key,
+            body_sha256: digest(&request)?,
+        }),
+        None => None,
+    };
+    let inputs = request.take_inputs()?;
+    let mut spec = request.resolve(state.settings.default_image.as_str())?;
+    let mut stored = StoredInputs::default();
+    if !inputs.is_empty() {
+        // The artifacts that the first request named may be gone by now.
+        if let Some(key) = &key
+            && let Some(outcome) = state
+                .store
+                .task_repeated(caller.user.id, key.clone())
+                .await?
+        {
+            return created(outcome);
+        }
+        stored = artifacts::store_inputs(state, caller, inputs).await?;
+        spec.sandbox.files = std::mem::take(&mut stored.files);
+        spec.sandbox.stdin = stored.stdin.take();
+    }
     let (authority, shared) = (caller.authority(), Arc::clone(state));
     let outcome = run_to_end("create_task", async move {
         let AppState {
@@ -62,10 +81,24 @@ pub(super) async fn create(
             shared.metrics.record_created();
             task_log::created(task.id);
             shared.jobs.wake.notify_one();
+        } else {
+            stored.abandon(&shared);
         }
         outcome
     });
-    match outcome.await.map_err(ApiError::internal)?? {
+    created(outcome.await.map_err(ApiError::internal)??)
+}
+
+/// Digest of a request as it was understood: neither white space nor the order of fields makes another one.
+fn digest(request: &CreateTask) -> Result<String, ApiError> {
+    let mut hasher = Sha256::new();
+    serde_json::to_writer(&mut hasher, request).map_err(ApiError::internal)?;
+    Ok(ContentHash::from_digest(&hasher.finalize().into()).to_string())
+}
+
+/// Task of an outcome, or the problem that it is.
+fn created(outcome: CreateOutcome) -> Result<Task, ApiError> {
+    match outcome {
         CreateOutcome::Created(task) => Ok(task),
         CreateOutcome::Repeated(task) => Ok(task.as_created()),
         CreateOutcome::QueueFull(queue) => Err(queue_full(format!(

@@ -158,6 +158,7 @@ pub(super) fn orchestrator_settings(
             bytes_per_user: flags.limits.max_queued_bytes_per_user,
         },
         reserve_disk: flags.retention.reserve_disk,
+        artifact_quota: Some(flags.retention.artifact_quota).filter(|quota| *quota > 0),
         lease: flags.limits.lease,
         init: flags.init,
         new_keys: flags.new_keys,

@@ -1,8 +1,11 @@
 //! Creation of a task: validation of the request, and its conversion to a [`TaskSpec`].
 
-use super::name::{MAX_NAME_CHARS, base_name};
+use super::{
+    inputs::FileInput,
+    name::{MAX_NAME_CHARS, base_name},
+};
 use crate::api::{
-    image,
+    ArtifactId, image,
     integer::{optional_integer, range_text},
     jobs::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
@@ -127,10 +130,21 @@ pub struct CreateTask {
     /// When the node pulls the image; `missing` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
-    /// Files for the sandbox; not supported yet.
+    /// Files that are placed in `/workspace` before the command runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 0))]
-    pub attachments: Option<Vec<Value>>,
+    #[schemars(length(max = jobs::files::MAX_FILES))]
+    pub files: Option<Vec<FileInput>>,
+    /// Content of stdin as text, at most 10 MiB; empty by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<String>,
+    /// Content of stdin as base64 of its bytes, in place of `stdin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("contentEncoding" = "base64"))]
+    pub stdin_base64: Option<String>,
+    /// Artifacts that are placed in `/workspace` under their names; an older form of `files`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = jobs::files::MAX_FILES))]
+    pub attachments: Option<Vec<ArtifactId>>,
 }
 
 /// Pattern of a script, for schemas: no NUL, and not only white space.
@@ -231,16 +245,7 @@ impl CreateTask {
         if self.use_inference == Some(true) {
             return Err(inference_unavailable("/use_inference"));
         }
-        if self
-            .attachments
-            .as_ref()
-            .is_some_and(|files| !files.is_empty())
-        {
-            return Err(Problem::field(
-                "/attachments",
-                "must be empty: files can't be sent to a sandbox yet; use the image, the script or env instead",
-            ));
-        }
+        self.take_inputs()?;
         let (command, pointer) = self.take_command()?;
         jobs::check_command(pointer, &command, self.env.as_ref())?;
         jobs::check_env("/env", self.env.as_ref())?;

@@ -2,12 +2,14 @@
 
 mod create;
 mod details;
+mod inputs;
 mod log_cursor;
 mod name;
 mod view;
 
 pub use create::*;
 pub use details::*;
+pub use inputs::*;
 pub use log_cursor::*;
 pub use name::{MAX_NAME_CHARS, normalize_name, numbered_name};
 pub use view::*;

@@ -2,6 +2,7 @@
 //!
 //! Handlers authenticate, parse, call a use case and render its outcome. They decide nothing.
 
+mod artifacts;
 mod audit;
 mod auth;
 mod logs;
@@ -65,6 +66,15 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::GET, "/v1/tasks/{id}/result", tasks::result)
         .route(Method::POST, "/v1/tasks/{id}/cancel", tasks::cancel)
         .route(Method::GET, "/v1/tasks/{id}/logs", logs::get)
+        .route(
+            Method::GET,
+            "/v1/tasks/{id}/artifacts",
+            artifacts::list_of_task,
+        )
+        .route(Method::POST, "/v1/artifacts", artifacts::upload)
+        .route(Method::GET, "/v1/artifacts", artifacts::list)
+        .route(Method::GET, "/v1/artifacts/{id}", artifacts::get)
+        .route(Method::DELETE, "/v1/artifacts/{id}", artifacts::delete)
         .route(Method::GET, "/v1/nodes", nodes::list)
         .route(Method::GET, "/v1/nodes/{slug}", nodes::get)
         .route(Method::DELETE, "/v1/nodes/{slug}", nodes::forget)

@@ -20,15 +20,16 @@ use std::sync::Arc;
 /// Size of a page of tasks where the caller gives none.
 pub(super) const DEFAULT_PAGE_SIZE: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
-/// Largest body of a new task; command and environment at their limits are half of it.
-const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// Largest body of a new task: files or stdin of 10 MiB as base64, and command and environment. One user's share of the
+/// memory for bodies holds one.
+const MAX_BODY_BYTES: usize = 14 * 1024 * 1024;
 /// Pattern of an idempotency key, without spaces around it, which do not belong to a header's value.
 pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 
 pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
     let key = idempotency_key(&request)?;
-    request.limit_body(MAX_BODY_BYTES);
+    request.allow_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
     warn_of_limit(&request, create.timeout_seconds, MAX_TIMEOUT_SECONDS);
     let task = tasks::create(&state, &caller, create, key).await?;

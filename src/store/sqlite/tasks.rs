@@ -156,6 +156,16 @@ impl Store {
         .await
     }
 
+    /// Outcome of a request whose idempotency key came before; `None` for a new key.
+    pub async fn task_repeated(
+        &self,
+        owner: UserId,
+        key: IdempotencyKey,
+    ) -> Result<Option<CreateOutcome>, StoreError> {
+        self.read(move |c| repeated(c, owner, &key, Time::now()))
+            .await
+    }
+
     /// Stores a task and its job, in one commit.
     pub async fn task_create(
         &self,

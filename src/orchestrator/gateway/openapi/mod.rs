@@ -5,6 +5,7 @@
 //! written once, in [`operation`]. A test compares the list with the router's: no route is undocumented,
 //! and nothing is documented that is not routed.
 
+mod artifacts;
 mod operation;
 mod operations;
 mod schemas;

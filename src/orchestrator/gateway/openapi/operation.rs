@@ -40,6 +40,10 @@ pub(super) struct Operation {
     parameters: Vec<Parameter>,
     /// Schema of the body, and whether a body is required.
     body: Option<(SchemaFn, bool)>,
+    /// Whether the body is bytes of any kind.
+    has_octets: bool,
+    /// Further statuses that are no problem.
+    others: Vec<(u16, &'static str)>,
     status: u16,
     answers: Vec<Media>,
     has_location: bool,
@@ -61,6 +65,8 @@ pub(super) fn operation(
         access: Access::User,
         parameters: Vec::new(),
         body: None,
+        has_octets: false,
+        others: Vec::new(),
         status: 204,
         answers: Vec::new(),
         has_location: false,
@@ -126,6 +132,18 @@ impl Operation {
     /// Accepts a body.
     pub(super) fn optional_body<T: JsonSchema>(mut self) -> Self {
         self.body = Some((schema_of::<T>, false));
+        self
+    }
+
+    /// Requires a body of bytes of any kind.
+    pub(super) fn octets(mut self) -> Self {
+        self.has_octets = true;
+        self
+    }
+
+    /// May also answer with this status, which is no problem.
+    pub(super) fn also(mut self, status: u16, description: &'static str) -> Self {
+        self.others.push((status, description));
         self
     }
 
@@ -196,6 +214,9 @@ impl Operation {
             document["requestBody"] =
                 json!({"required": required, "content": {"application/json": {"schema": schema}}});
         }
+        if self.has_octets {
+            document["requestBody"] = json!({"content": {"application/octet-stream": {}}});
+        }
         document
     }
 
@@ -225,6 +246,9 @@ impl Operation {
             success["content"][answer.kind] = json!({"schema": schema});
         }
         responses.insert(self.status.to_string(), success);
+        for (status, description) in &self.others {
+            responses.insert(status.to_string(), json!({"description": description}));
+        }
         responses
     }
 

@@ -6,6 +6,7 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
+    artifacts,
     operation::{Operation, operation},
     schemas::{any_text, schema_of},
 };
@@ -56,10 +57,17 @@ fn post(path: &'static str, id: &'static str, summary: &'static str) -> Operatio
 
 /// All operations.
 pub(super) fn all() -> Vec<Operation> {
-    [auth(), users(), tasks(), nodes(), service()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        auth(),
+        users(),
+        tasks(),
+        artifacts::all(),
+        nodes(),
+        service(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn auth() -> Vec<Operation> {
