@@ -15,7 +15,7 @@ use cynode::{
         tasks::{CreateTask, JobStatus},
         time::Time,
     },
-    orchestrator::scheduler::{SchedulerState, SlotLimits, decide},
+    orchestrator::scheduler::{Availability, SchedulerState, SlotLimits, decide},
     store::{
         AckOutcome, Authority, CreateOutcome, FinishedJob, NewUser, QueueLimits, RegisterOutcome,
         Store,
@@ -152,7 +152,7 @@ impl Stage {
     ) -> [Duration; 2] {
         let began = Instant::now();
         let decided = decide(&self.store, scheduler, Vec::new(), Time::now(), ALL, |_| {
-            true
+            Availability::Ready
         })
         .await
         .unwrap();

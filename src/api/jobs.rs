@@ -23,8 +23,10 @@ pub const MAX_SCRIPT_BYTES: usize = 256 * 1024;
 pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 /// Largest `command` and `env` together, in bytes, as the kernel counts them.
 pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
-/// Longest time limit of a job, in seconds; an orchestrator or a node may allow less.
-pub const MAX_TIMEOUT_SECONDS: u64 = 10_800;
+/// Longest time limit of a job that any node can allow, in seconds: 30 days.
+pub const MAX_TIMEOUT_SECONDS: u64 = 30 * 24 * 3600;
+/// Longest time limit of a job at a node whose operator says nothing else, in seconds.
+pub const DEFAULT_MAX_TIMEOUT_SECONDS: u64 = 10_800;
 /// Default of `grace_seconds`.
 pub const DEFAULT_GRACE_SECONDS: u32 = 5;
 /// Largest `grace_seconds`.

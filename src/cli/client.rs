@@ -37,7 +37,7 @@ pub struct TaskFlags {
     /// Set a variable; NAME alone copies it from your environment; repeatable
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
-    /// Kill the command after this time, such as 90s, 5m or 2h; 3h at most [default: 1h]
+    /// Kill the command after this time, such as 90s, 5m or 10h; at most what the node allows [default: 1h]
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
     /// Time between TERM and KILL when the command is stopped, at most 5m; 0s: kill at once [default: 5s]

@@ -4,7 +4,7 @@ use super::{
     DataDirFlags, LogFlags, PskFlags, number, parse_duration, parse_lease, parse_listen,
     parse_network, parse_size,
 };
-use clap::{ArgAction, Args};
+use clap::{ArgAction, Args, ValueEnum};
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -67,6 +67,13 @@ pub struct OrchestratorFlags {
     pub limits: LimitFlags,
     #[command(flatten)]
     pub retention: RetentionFlags,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
 }
 
 /// Limits of an orchestrator.
@@ -146,6 +153,16 @@ pub struct LimitFlags {
         help_heading = "Scheduling"
     )]
     pub lease: Duration,
+    /// Wait longer for the node of a job that has run for long: half that time, up to 30 minutes; off: never
+    /// longer than --lease
+    #[arg(
+        long,
+        env = "CYNODE_LEASE_GROWTH",
+        default_value = "on",
+        value_name = "on|off",
+        help_heading = "Scheduling"
+    )]
+    pub lease_growth: Switch,
     /// Trust X-Forwarded-For from this address or network, such as 10.0.0.0/8; repeatable
     #[arg(
         long,

@@ -60,7 +60,7 @@ pub struct EngineFlags {
     /// Time limit of a job that names none, such as 15m; 1h at most [default: 1h]
     #[arg(long, env = "CYNODE_DEFAULT_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub default_timeout: Option<Duration>,
-    /// Longest time limit of a job, such as 30m; 3h at most [default: 3h]
+    /// Longest time limit of a job, such as 30m or 7d; 30d at most [default: 3h]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
     /// Time to wait for running jobs at shutdown [default: 10s]

@@ -1,6 +1,7 @@
 //! Resolution of an image name to the id of an image that is present, with a pull where it is missing.
 //!
-//! A present image is used without asking a registry. A missing one is pulled once for all jobs that wait for it.
+//! A present image is used without asking a registry, unless the job asks for a pull. A missing one is pulled once for
+//! all jobs that wait for it.
 //! Asking podman takes some 40 ms, so answers are cached until its image index changes; every pull, tag or removal
 //! replaces that file, by any process.
 //!
@@ -14,7 +15,10 @@ use super::{
     image_metadata::{IndexStamp, ResolvedImage},
     pull_fault::{PullFault, sanitize_for_log},
 };
-use crate::{api::image::ImageRef, background, wait};
+use crate::{
+    api::{image::ImageRef, jobs::PullPolicy},
+    background, wait,
+};
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
@@ -83,7 +87,8 @@ pub struct Images {
     /// Image patterns of the operator.
     patterns: Vec<String>,
     known: Mutex<ResolvedCache>,
-    resolutions: Mutex<HashMap<ImageRef, Resolution>>,
+    /// By image, and whether it is pulled although it is present.
+    resolutions: Mutex<HashMap<(ImageRef, bool), Resolution>>,
     pub(super) checked: Mutex<FileCheckCache>,
 }
 
@@ -138,20 +143,26 @@ impl Images {
         }
     }
 
-    /// Resolves `image`, with a pull where it is missing. Progress of the pull is passed to `on_progress`.
+    /// Resolves `image`, with a pull where the policy says so; an image of `localhost/` is in no registry, so that it
+    /// is never pulled. Progress of the pull is passed to `on_progress`.
     pub async fn resolve(
         self: &Arc<Self>,
         image: &ImageRef,
+        pull: PullPolicy,
         mut on_progress: impl FnMut(&str),
     ) -> Result<ResolvedImage, Arc<ImageError>> {
-        if let Some(found) = self.cached(image).await {
+        let is_forced = pull == PullPolicy::Always && !image.is_local();
+        if !is_forced && let Some(found) = self.cached(image).await {
             return check_metadata(found);
+        }
+        if pull == PullPolicy::Never {
+            return self.find_present(image).await;
         }
         let Resolution {
             mut outcome,
             mut progress,
             waiters,
-        } = self.join_resolution(image);
+        } = self.join_resolution((image.clone(), is_forced));
         let _waiter = Waiter(waiters);
         loop {
             // At once for a caller that joins a running pull.
@@ -175,11 +186,21 @@ impl Images {
                 .map_or(true, |found| found.is_some())
     }
 
-    /// Joins the resolution of `image` that is in progress, or starts one. It is a task of its own, so that it goes on
-    /// for others when a job that waits for it is canceled.
-    fn join_resolution(self: &Arc<Self>, image: &ImageRef) -> Resolution {
+    /// The image, where it is present.
+    async fn find_present(&self, image: &ImageRef) -> Result<ResolvedImage, Arc<ImageError>> {
+        let found = self.inspect(image).await.map_err(ImageError::from)?;
+        let missing = || {
+            let advice = "the task asks for an image that need not be pulled (pull: never)";
+            ImageError::NotFound(format!("{image} is not on this node, and {advice}"))
+        };
+        check_metadata(found.ok_or_else(missing)?)
+    }
+
+    /// Joins the resolution of an image that is in progress, or starts one. It is a task of its own, so that it goes
+    /// on for others when a job that waits for it is canceled.
+    fn join_resolution(self: &Arc<Self>, key: (ImageRef, bool)) -> Resolution {
         let mut resolutions = self.resolutions();
-        if let Some(resolution) = resolutions.get(image)
+        if let Some(resolution) = resolutions.get(&key)
             && resolution.outcome.peek().is_none()
         {
             resolution.waiters.send_modify(|waiters| *waiters += 1);
@@ -187,19 +208,20 @@ impl Images {
         }
         let (report, progress) = watch::channel(String::new());
         let (waiters, waiting) = watch::channel(1);
-        let (images, image_ref) = (Arc::clone(self), image.clone());
+        let (images, own_key) = (Arc::clone(self), key.clone());
         let task = background::spawn("resolve_image", async move {
-            let (this, name) = (Arc::clone(&images), image_ref.clone());
-            let mut find = async move { this.find_or_pull(&name, &report).await }.boxed();
+            let (this, (name, is_forced)) = (Arc::clone(&images), own_key.clone());
+            let mut find =
+                async move { this.find_or_pull(&name, is_forced, &report).await }.boxed();
             tokio::select! {
                 found = &mut find => {
-                    images.resolutions().remove(&image_ref);
+                    images.resolutions().remove(&own_key);
                     found
                 }
-                () = images.wait_abandoned(&image_ref, waiting) => {
+                () = images.wait_abandoned(&own_key, waiting) => {
                     // Blocks until podman has ended.
                     tokio::task::spawn_blocking(|| drop(find));
-                    tracing::info!(image = %image_ref, "no job waits for an image any more; pull ended");
+                    tracing::info!(image = %own_key.0, "no job waits for an image any more; pull ended");
                     Err(ImageError::Abandoned)
                 }
             }
@@ -215,12 +237,12 @@ impl Images {
             progress,
             waiters,
         };
-        resolutions.insert(image.clone(), resolution.clone());
+        resolutions.insert(key, resolution.clone());
         resolution
     }
 
     /// Waits until no caller waits for a resolution. From then on it can't be joined.
-    async fn wait_abandoned(&self, image: &ImageRef, mut waiting: watch::Receiver<usize>) {
+    async fn wait_abandoned(&self, key: &(ImageRef, bool), mut waiting: watch::Receiver<usize>) {
         // Not an error: the resolution in the map has a sender.
         while wait::until(&mut waiting, |waiters| *waiters == 0)
             .await
@@ -228,22 +250,23 @@ impl Images {
         {
             let mut resolutions = self.resolutions();
             if *waiting.borrow_and_update() == 0 {
-                resolutions.remove(image);
+                resolutions.remove(key);
                 return;
             }
         }
     }
 
-    fn resolutions(&self) -> MutexGuard<'_, HashMap<ImageRef, Resolution>> {
+    fn resolutions(&self) -> MutexGuard<'_, HashMap<(ImageRef, bool), Resolution>> {
         self.resolutions.lock()
     }
 
     async fn find_or_pull(
         &self,
         image: &ImageRef,
+        is_forced: bool,
         progress: &watch::Sender<String>,
     ) -> Result<ResolvedImage, ImageError> {
-        if let Some(found) = self.inspect(image).await? {
+        if !is_forced && let Some(found) = self.inspect(image).await? {
             return Ok(found);
         }
         if image.is_local() {

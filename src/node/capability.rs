@@ -90,6 +90,10 @@ impl Machine {
             };
             sandbox.other_jobs = count(Worker::foreign_jobs);
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
+            if let Some((default, most)) = worker.map(Worker::time_limits) {
+                sandbox.default_timeout_seconds = Some(default);
+                sandbox.max_timeout_seconds = Some(most);
+            }
             let refusal = match worker {
                 Some(worker) => worker.unavailable_reason().await,
                 None => self.engine.health_error(),
@@ -165,6 +169,11 @@ fn base_report(
             ),
             max_concurrency: u32::try_from(settings.sandbox.max_concurrency).ok(),
             other_jobs: 0,
+            // Known once there is a worker.
+            max_timeout_seconds: None,
+            default_timeout_seconds: None,
+            allowed_images: settings.sandbox.allowed_images.clone(),
+            local_images: None,
             pulling_jobs: 0,
             reason: None,
             warnings: Vec::new(),

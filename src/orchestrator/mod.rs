@@ -8,7 +8,7 @@
 //! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
-//! | scheduling policy | [`scheduler`], [`slots`], [`readiness`], [`node_backoff`] |
+//! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls to nodes | [`node_client`], [`node_address`], [`liveness`], [`reconciler`] |
 //!
@@ -24,6 +24,7 @@ mod control_plane;
 mod database;
 mod dispatch;
 mod gateway;
+mod gpu_pool;
 mod health;
 mod liveness;
 mod logs;
@@ -50,10 +51,12 @@ mod summary;
 mod task_log;
 mod task_watch;
 mod tasks;
+mod waiting;
 
 pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
+pub use dispatch::LeaseTerms;
 pub use settings::{Settings, StartError};
 use state::AppState;
 

@@ -1,9 +1,13 @@
 //! Views of nodes: readiness for the scheduler, and the view for users and admins.
 
 use super::{
-    AppState, node_config,
+    AppState,
+    gpu_pool::GpuPool,
+    node_config,
     readiness::{self, NodeReadiness},
     reason::sanitize,
+    scheduler::Availability,
+    waiting::NodeOutlook,
 };
 use crate::{
     api::{
@@ -13,13 +17,19 @@ use crate::{
     },
     store::Node,
 };
+use std::{collections::HashMap, sync::Arc};
 use tokio::time::Instant;
 
 impl AppState {
     /// Whether jobs may be scheduled on a node now.
-    pub(super) fn is_schedulable(&self, node: &Node, now: Time) -> bool {
-        self.node_readiness(node, now).status == NodeStatus::Ready
-            && !self.nodes.backoff.is_backing_off(node.id)
+    pub(super) fn availability(&self, node: &Node, now: Time) -> Availability {
+        if self.node_readiness(node, now).status != NodeStatus::Ready {
+            Availability::Unavailable
+        } else if self.nodes.backoff.is_backing_off(node.id) {
+            Availability::BackingOff
+        } else {
+            Availability::Ready
+        }
     }
 
     /// Readiness of a node, regardless of jobs that it refused.
@@ -31,8 +41,8 @@ impl AppState {
         readiness::node_readiness(node, self.worker_url(node), &contact, now)
     }
 
-    /// View of a node. Only admins see the node's own texts.
-    pub(super) fn node_view(&self, node: Node, is_for_admin: bool) -> NodeView {
+    /// View of a node whose running jobs have these graphics processors. Only admins see the node's own texts.
+    fn node_view(&self, node: Node, gpus: &GpuPool, is_for_admin: bool) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);
         let now = Time::now();
         let contact = self.nodes.liveness.last_contact(&node);
@@ -73,6 +83,11 @@ impl AppState {
             labels: report.node.labels.clone().unwrap_or_default(),
             name: report.node.name.clone(),
             gpu: report.gpu.clone(),
+            gpus: gpus.counts(),
+            max_timeout_seconds: report
+                .sandbox
+                .is_some()
+                .then(|| report.max_timeout_seconds()),
             inference: report.inference.clone(),
             node_slug: node.slug,
         }
@@ -89,7 +104,47 @@ impl AppState {
         is_for_admin: bool,
     ) -> Result<Vec<NodeView>, ApiError> {
         let nodes = self.store.node_list().await?;
-        let view = |node| self.node_view(node, is_for_admin);
-        Ok(nodes.into_iter().map(view).collect())
+        let outlooks = self.outlooks(nodes, is_for_admin).await?;
+        Ok(outlooks.into_iter().map(|node| node.view).collect())
+    }
+
+    /// View of one node.
+    pub(super) async fn node_view_for(
+        &self,
+        node: Node,
+        is_for_admin: bool,
+    ) -> Result<Option<NodeView>, ApiError> {
+        let outlooks = self.outlooks(vec![node], is_for_admin).await?;
+        Ok(outlooks.into_iter().next().map(|node| node.view))
+    }
+
+    /// All nodes, as a task sees them that waits.
+    pub(super) async fn node_outlooks(&self) -> Result<Vec<NodeOutlook>, ApiError> {
+        let nodes = self.store.node_list().await?;
+        self.outlooks(nodes, false).await
+    }
+
+    async fn outlooks(
+        &self,
+        nodes: Vec<Node>,
+        is_for_admin: bool,
+    ) -> Result<Vec<NodeOutlook>, ApiError> {
+        let has_gpus = |node: &Node| GpuPool::new(&node.capability).total() > 0;
+        let running = if nodes.iter().any(has_gpus) {
+            self.store.gpu_requests().await?
+        } else {
+            HashMap::new()
+        };
+        let outlook = |node: Node| {
+            let report = Arc::clone(&node.capability);
+            let jobs = running.get(&node.id).into_iter().flatten();
+            let gpus = GpuPool::new(&report).with_jobs(jobs);
+            NodeOutlook {
+                view: self.node_view(node, &gpus, is_for_admin),
+                report,
+                gpus,
+            }
+        };
+        Ok(nodes.into_iter().map(outlook).collect())
     }
 }

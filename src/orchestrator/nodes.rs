@@ -31,7 +31,8 @@ pub(super) async fn show(
 ) -> Result<NodeView, ApiError> {
     let node = state.store.node_by_slug(slug).await?;
     let node = node.ok_or_else(|| Problem::not_found("node"))?;
-    Ok(state.node_view(node, caller.user.is_admin))
+    let view = state.node_view_for(node, caller.user.is_admin).await?;
+    Ok(view.ok_or_else(|| Problem::not_found("node"))?)
 }
 
 /// Stops scheduling jobs on a node.

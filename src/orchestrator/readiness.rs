@@ -6,8 +6,8 @@ use crate::{
         nodes::{AckError, AckStatus, CapabilityReport, Inference, NodeStatus, NodeView},
         time::Time,
     },
-    orchestrator::{reason::Reason, summary},
-    store::{JobOutlook, Node, TaskRequirements},
+    orchestrator::reason::Reason,
+    store::{JobOutlook, Node},
 };
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) const DUPLICATE_REASON: &str = "two machines run with the same data d
 pub(super) const STALE_CONFIG_REASON: &str =
     "runs with an outdated configuration; restart it to apply the current one";
 /// Maximum number of nodes that a reason names one by one.
-const MAX_NAMED_NODES: usize = 10;
+pub(super) const MAX_NAMED_NODES: usize = 10;
 
 /// Readiness of a node for jobs, and the reason where it is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
 }
 
 /// Text on each node, for up to [`MAX_NAMED_NODES`] of them.
-fn list_nodes<'a>(
+pub(super) fn list_nodes<'a>(
     nodes: impl IntoIterator<Item = &'a NodeView>,
     text: impl Fn(&'a NodeView) -> String,
 ) -> String {
@@ -195,7 +195,7 @@ fn list_nodes<'a>(
 }
 
 /// Reason why a node is not ready, from its view for everybody.
-fn reason(node: &NodeView) -> String {
+pub(super) fn reason(node: &NodeView) -> String {
     let reason = node.reason.as_deref();
     reason.unwrap_or("not ready").to_owned()
 }
@@ -223,56 +223,6 @@ pub(super) fn unreachable_reason(node: &Node, prospects: JobOutlook, now: Time) 
     };
     let state = stopped_since(node, now).unwrap_or_else(|| "does not answer".to_owned());
     format!("node {} {state}; the task {outlook}", node.slug)
-}
-
-/// Reason why a task with these requirements can't start now; `None` if a node could accept it.
-pub(super) fn waiting_reason(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String> {
-    let reason = no_free_node(demands, nodes)?;
-    let refusals = summary::refusals(&demands.refusals);
-    Some(if refusals.is_empty() {
-        reason
-    } else {
-        format!("{reason}; it was refused by {refusals}")
-    })
-}
-
-fn no_free_node(demands: &TaskRequirements, nodes: &[NodeView]) -> Option<String> {
-    if let Err(reason) = overall(nodes, false) {
-        return Some(reason);
-    }
-    let TaskRequirements { labels, refusals } = demands;
-    let has_refused = |node: &NodeView| {
-        let mut refusals = refusals.values();
-        refusals.any(|refusal| refusal.node == node.node_slug)
-    };
-    let fitting: Vec<&NodeView> = nodes
-        .iter()
-        .filter(|node| labels.iter().all(|label| node.labels.contains(label)))
-        .filter(|node| !has_refused(node))
-        .collect();
-    let mut ready = fitting
-        .iter()
-        .filter(|node| node.status == NodeStatus::Ready)
-        .peekable();
-    if ready.peek().is_none() {
-        let labels = labels.join(" and ");
-        return Some(match fitting[..] {
-            [] if !refusals.is_empty() => "no other node is suitable".to_owned(),
-            _ if !refusals.is_empty() => {
-                let each = list_nodes(fitting, reason);
-                format!("no other suitable node accepts jobs; {each}")
-            }
-            [] => format!("no node has the label {labels}"),
-            _ => format!(
-                "no node that accepts jobs has the label {labels}; {}",
-                list_nodes(fitting, reason)
-            ),
-        });
-    }
-    if ready.all(|node| node.running_jobs >= node.max_concurrency) {
-        return Some("all slots are in use; it starts when a job ends".to_owned());
-    }
-    None
 }
 
 #[cfg(test)]

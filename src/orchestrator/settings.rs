@@ -1,12 +1,12 @@
 //! Settings of an orchestrator, and the errors that keep it from starting.
 
-use super::database::IncompleteState;
+use super::{database::IncompleteState, dispatch::LeaseTerms};
 use crate::{
     api::image::ImageRef,
     store::{QueueLimits, Retention, StoreError},
 };
 use ipnet::IpNet;
-use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr};
 use zeroize::Zeroizing;
 
 /// Settings that the operator chooses.
@@ -42,7 +42,7 @@ pub struct Settings {
     /// Most bytes of artifacts and files of tasks; no limit if `None`.
     pub artifact_quota: Option<u64>,
     /// Silence of a node after which its jobs are rescheduled.
-    pub lease: Duration,
+    pub lease: LeaseTerms,
     /// Whether to create an empty database although keys of an earlier one exist.
     pub init: bool,
     /// Whether to create missing keys although a database exists.

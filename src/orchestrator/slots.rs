@@ -5,7 +5,7 @@
 //! output. So slots beyond `--max-jobs-per-node` are not used, and the total is bounded by the limit of open files.
 //! Further jobs stay in the queue, and their tasks show the reason.
 
-use crate::{api::nodes::NodeView, http::listener_policy};
+use crate::http::listener_policy;
 
 /// File descriptors for each running job.
 const DESCRIPTORS_PER_JOB: u64 = 3;
@@ -56,9 +56,8 @@ impl SlotLimits {
         }
     }
 
-    /// Reason for which queued jobs wait, where that is the total limit.
-    pub(super) fn exhausted_reason(self, nodes: &[NodeView]) -> Option<String> {
-        let running = nodes.iter().map(|node| node.running_jobs);
+    /// Reason for which queued jobs wait while the nodes run these numbers of jobs, where that is the total limit.
+    pub(super) fn exhausted_reason(self, running: impl Iterator<Item = u32>) -> Option<String> {
         let running = running.fold(0, u32::saturating_add);
         (running >= self.total).then(|| {
             format!(

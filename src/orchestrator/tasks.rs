@@ -8,7 +8,7 @@ use super::{
     AppState,
     artifacts::{self, StoredInputs},
     cancel::{self, CancelError},
-    readiness, task_log,
+    readiness, task_log, waiting,
 };
 use crate::{
     api::{
@@ -105,8 +105,8 @@ fn created(outcome: CreateOutcome) -> Result<Task, ApiError> {
             "{queue} is full; wait until some of its tasks have started, then try again"
         ))),
         CreateOutcome::TooManyLanes => Err(queue_full(format!(
-            "your queued tasks use {MAX_LANES_PER_USER} different sets of node_labels, which is the limit; wait \
-             until some have started, or cancel some, then try again"
+            "your queued tasks have {MAX_LANES_PER_USER} different requirements on nodes (labels, devices and the like), \
+             which is the limit; wait until some have started, or cancel some, then try again"
         ))),
         CreateOutcome::KeyReused => Err(Problem::new(
             ProblemKind::IdempotencyKeyReused,
@@ -284,9 +284,12 @@ pub(super) async fn waiting_for(
                 return Some(low.to_string());
             }
             let requirements = store.task_requirements(task).await.ok()?;
-            let views = state.node_views().await.ok()?;
-            readiness::waiting_reason(&requirements, &views)
-                .or_else(|| nodes.slots.exhausted_reason(&views))
+            let outlooks = state.node_outlooks().await.ok()?;
+            let exhausted = || {
+                let running = outlooks.iter().map(|node| node.view.running_jobs);
+                nodes.slots.exhausted_reason(running)
+            };
+            waiting::waiting_reason(&requirements, &outlooks).or_else(exhausted)
         }
         TaskStatus::Running => {
             let current = jobs.watches.current(task)?;

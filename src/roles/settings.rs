@@ -9,7 +9,7 @@ use crate::{
     },
     cli::{
         DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
-        SandboxFlags, StorageFlags,
+        SandboxFlags, StorageFlags, Switch,
     },
     data_dir::DataDir,
     exit::Failure,
@@ -159,7 +159,10 @@ pub(super) fn orchestrator_settings(
         },
         reserve_disk: flags.retention.reserve_disk,
         artifact_quota: Some(flags.retention.artifact_quota).filter(|quota| *quota > 0),
-        lease: flags.limits.lease,
+        lease: orchestrator::LeaseTerms {
+            length: flags.limits.lease,
+            grows: flags.limits.lease_growth == Switch::On,
+        },
         init: flags.init,
         new_keys: flags.new_keys,
         retention: Retention {
@@ -219,8 +222,8 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         && !(Duration::from_secs(1)..=most).contains(&asked)
     {
         return Err(Failure::usage(format!(
-            "--max-timeout must be 1s to {}h",
-            most.as_secs() / 3600
+            "--max-timeout must be 1s to {}d",
+            most.as_secs() / (24 * 3600)
         )));
     }
     let default = Duration::from_secs(DEFAULT_TIMEOUT_SECONDS);

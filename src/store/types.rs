@@ -6,6 +6,7 @@
 mod artifacts;
 mod jobs;
 mod nodes;
+mod placement;
 mod queue;
 mod tasks;
 mod users;
@@ -16,9 +17,10 @@ pub use jobs::{
     RunningJob,
 };
 pub use nodes::{AckOutcome, ForgetOutcome, Node, RegisterOutcome, ServedConfig, StoredConfig};
+pub use placement::{Placement, Requirements};
 pub use queue::{
-    Lane, LaneChanges, LaneCursor, LaneHeads, LaneRead, MAX_BACKOFF, MAX_LANES_PER_USER, Placement,
-    QueueStatus, QueuedJob,
+    JobDetails, Lane, LaneChanges, LaneCursor, LaneHeads, LaneRead, MAX_BACKOFF,
+    MAX_LANES_PER_USER, QueueStatus, QueuedJob,
 };
 pub use tasks::{
     CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimit,

@@ -5,7 +5,7 @@ use super::Settings;
 use crate::{
     api::{
         OrchestratorId,
-        jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
+        jobs::{DEFAULT_MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
     },
     digest::sha256_hex,
     http::{MAX_BODY_BYTES, request::Request},
@@ -63,7 +63,8 @@ impl AccessPolicy {
             mut policy,
         } = access;
         policy.allowed_images.push(settings.allowed_images.clone());
-        let seconds = settings.max_timeout.map_or(u64::MAX, |max| max.as_secs());
+        let most = settings.max_timeout;
+        let seconds = most.map_or(DEFAULT_MAX_TIMEOUT_SECONDS, |most| most.as_secs());
         policy.max_timeout_seconds = policy
             .max_timeout_seconds
             .min(seconds)
@@ -80,6 +81,12 @@ impl AccessPolicy {
                 .map_or(DEFAULT_TIMEOUT_SECONDS, |default| default.as_secs()),
             policy,
         }
+    }
+
+    /// Time limit in force for a job that asks for `asked` seconds.
+    pub(super) fn effective_timeout_seconds(&self, asked: Option<u64>) -> u64 {
+        let asked = asked.unwrap_or(self.default_timeout_seconds);
+        asked.min(self.policy.max_timeout_seconds)
     }
 
     /// Whether the request shows the token.

@@ -4,7 +4,7 @@ use super::{
     Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, trash::RemovalQueue,
 };
 use crate::{
-    api::image::ImageRef,
+    api::{image::ImageRef, jobs::PullPolicy},
     background::BackgroundTasks,
     engine::{Engine, Images, PulledImages, probe},
 };
@@ -56,7 +56,7 @@ pub(super) fn open_images(
     for image in settings.prefetch_images.clone() {
         let images = Arc::clone(&images);
         tasks.spawn("prefetch_image", async move {
-            if let Err(error) = images.resolve(&image, |_| ()).await {
+            if let Err(error) = images.resolve(&image, PullPolicy::Missing, |_| ()).await {
                 tracing::warn!(%image, %error, "image not prefetched; the first job that needs it tries again");
             }
         });

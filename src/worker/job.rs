@@ -177,13 +177,8 @@ fn shim_config(
     image: &ResolvedImage,
     id: SandboxId,
 ) -> JobShimConfig {
-    let (default, most) = {
-        let access = ctx.access.borrow();
-        (
-            access.default_timeout_seconds,
-            access.policy.max_timeout_seconds,
-        )
-    };
+    let asked = spec.timeout_seconds;
+    let timeout_seconds = ctx.access.borrow().effective_timeout_seconds(asked);
     let accepted = job.accepted.clone();
     let labels = [
         (labels::JOB, accepted.job_id.to_string()),
@@ -212,7 +207,7 @@ fn shim_config(
             image_id: image.id.clone(),
             network: "none".to_owned(),
             runtime: ctx.engine.runtime_name().to_owned(),
-            timeout_seconds: spec.timeout_seconds.unwrap_or(default).min(most),
+            timeout_seconds,
             seccomp: Some(seccomp::NAME.to_owned()),
             cpus: spec.cpus,
             memory: spec.memory,

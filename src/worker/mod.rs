@@ -261,6 +261,16 @@ impl Worker {
         ready.err().map(|problem| problem.detail)
     }
 
+    /// Time limit of a job that names none, and the longest that is allowed, in seconds.
+    pub fn time_limits(&self) -> (u64, u64) {
+        let access = self.0.access.borrow();
+        let [default, most] = [None, Some(u64::MAX)];
+        (
+            access.effective_timeout_seconds(default),
+            access.effective_timeout_seconds(most),
+        )
+    }
+
     /// Number of slots that are occupied by jobs of other orchestrators than the one that has access now.
     pub fn foreign_jobs(&self) -> usize {
         let owner = self.0.access.borrow().orchestrator.clone();

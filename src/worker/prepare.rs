@@ -4,7 +4,7 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::{
         image::ImageRef,
-        jobs::{JobErrorKind, Outcome, SandboxSpec},
+        jobs::{JobErrorKind, Outcome, PullPolicy, SandboxSpec},
     },
     engine::{ImageError, ImageLease, PullFault, ResolvedImage, limits::Limits, not_runnable},
     spool::{JobEnd, JobRecorder},
@@ -94,7 +94,7 @@ pub(super) async fn prepare<'a>(
         ));
     }
     let lease = ctx.images.lease(&image).await;
-    let image = resolve_image(ctx, job, &image).await?;
+    let image = resolve_image(ctx, job, &image, spec.pull.unwrap_or_default()).await?;
     let slot = acquire_slot(ctx, job).await?;
     Ok(Prepared {
         image,
@@ -117,6 +117,7 @@ async fn resolve_image(
     ctx: &WorkerContext,
     job: &Arc<Job>,
     image: &ImageRef,
+    policy: PullPolicy,
 ) -> Result<ResolvedImage, PrepareError> {
     let (progress, mut reports) = unbounded_channel();
     let resolved = async move {
@@ -126,7 +127,7 @@ async fn resolve_image(
             // Fails when the job is canceled.
             let _ = progress.send(text.to_owned());
         };
-        ctx.images.resolve(image, on_progress).await
+        ctx.images.resolve(image, policy, on_progress).await
     };
     // Ends with the sender: all is written before a shim writes.
     let reported = async {

@@ -181,6 +181,22 @@ pub struct SandboxCapability {
     /// Slots that are occupied by jobs of other orchestrators.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub other_jobs: u32,
+    /// Longest time limit that the node allows to a job, in seconds; 10800 where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_timeout_seconds: Option<u64>,
+    /// Time limit of a job that names none, in seconds; 3600 where the node does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_timeout_seconds: Option<u64>,
+    /// Patterns of the images that the node's operator allows; all where there is none.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_as_default"
+    )]
+    pub allowed_images: Vec<String>,
+    /// Images of `localhost/` that the node has; some of them where there are many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_images: Option<Vec<String>>,
     /// Jobs of this orchestrator that wait for their images and occupy no slot.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pulling_jobs: u32,
@@ -254,50 +270,4 @@ pub struct Tls {
     /// Status of the trust material.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_material_status: Option<String>,
-}
-
-impl CapabilityReport {
-    /// Warnings for the operator.
-    pub fn warnings(&self) -> &[String] {
-        self.sandbox
-            .as_ref()
-            .map_or(&[], |sandbox| &sandbox.warnings)
-    }
-
-    /// URL of the Worker API, where the node names one.
-    pub fn worker_url(&self) -> Option<&str> {
-        let api = self.worker_api.as_ref()?;
-        Some(api.base_url.as_str()).filter(|url| !url.is_empty())
-    }
-
-    /// Addresses that the URL of the Worker API may lead to.
-    pub fn reach(&self) -> Reach {
-        self.worker_api
-            .as_ref()
-            .map_or_else(Reach::default, |api| api.reach)
-    }
-
-    /// Number of jobs that the node accepts from this orchestrator at a time, those that wait for images included.
-    /// Defaults to the number of processors.
-    pub fn max_concurrency(&self) -> u32 {
-        let sandbox = self.sandbox.as_ref();
-        if sandbox.is_some_and(|sandbox| !sandbox.supported) {
-            return 0;
-        }
-        let slots = sandbox
-            .and_then(|sandbox| sandbox.max_concurrency)
-            .unwrap_or(self.compute.cpu_cores.max(1));
-        let [others, pulling] =
-            sandbox.map_or([0, 0], |sandbox| [sandbox.other_jobs, sandbox.pulling_jobs]);
-        // At most as many as there are slots, since waiting jobs will need slots, too.
-        slots
-            .saturating_sub(others)
-            .saturating_add(pulling.min(slots))
-    }
-
-    /// Whether jobs of other orchestrators occupy all slots.
-    pub fn is_full_with_other_jobs(&self) -> bool {
-        let runs_others = |sandbox: &SandboxCapability| sandbox.supported && sandbox.other_jobs > 0;
-        self.max_concurrency() == 0 && self.sandbox.as_ref().is_some_and(runs_others)
-    }
 }

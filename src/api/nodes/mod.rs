@@ -5,9 +5,11 @@
 
 mod capability;
 mod config;
+pub mod features;
 mod inference_mode;
 mod reach;
 mod registration;
+mod report;
 mod report_validation;
 mod validation;
 mod view;

@@ -133,7 +133,16 @@ impl CapabilityReport {
             }
         }
         self.check_warnings(at)?;
+        let sandbox = self.sandbox.as_ref();
         let lists = [
+            (
+                "sandbox/allowed_images",
+                sandbox.map(|sandbox| sandbox.allowed_images.as_slice()),
+            ),
+            (
+                "sandbox/local_images",
+                sandbox.and_then(|sandbox| sandbox.local_images.as_deref()),
+            ),
             (
                 "sandbox/features",
                 self.sandbox.as_ref().and_then(|s| s.features.as_deref()),

@@ -62,9 +62,26 @@ pub struct NodeView {
     /// Graphics processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
+    /// Numbers of graphics processors that jobs can have; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<GpuCounts>,
+    /// Longest time limit that the node allows to a job, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_timeout_seconds: Option<u64>,
     /// Model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inference: Option<Inference>,
+}
+
+/// Graphics processors of a node that jobs can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GpuCounts {
+    /// All of them.
+    pub total: u32,
+    /// Those that no job has.
+    pub free: u32,
+    /// Those that jobs have.
+    pub busy: u32,
 }
 
 /// Answer of `GET /v1/nodes`.

@@ -1,6 +1,7 @@
 //! Creation of a task: validation of the request, and its conversion to a [`TaskSpec`].
 
 use super::{
+    TaskSpec,
     inputs::FileInput,
     name::{MAX_NAME_CHARS, base_name},
 };
@@ -11,7 +12,7 @@ use crate::api::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
         resources::{Cpus, GpuRequest, MAX_PIDS, MIN_PIDS},
     },
-    nodes::{LABEL_PATTERN, MAX_LABELS, check_label},
+    nodes::{LABEL_PATTERN, MAX_LABELS, SLUG_PATTERN, check_label, check_slug},
     problem::{Problem, ProblemKind},
     size::ByteSize,
     string_form::named_enum,
@@ -75,6 +76,10 @@ pub struct CreateTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_LABELS), inner(regex(pattern = LABEL_PATTERN)))]
     pub node_labels: Option<Vec<String>>,
+    /// Slug of the only node that may run the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = SLUG_PATTERN))]
+    pub node: Option<String>,
     /// Whether the sandbox may use a model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
@@ -219,26 +224,6 @@ named_enum! {
     }
 }
 
-/// Validated task, as it is stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TaskSpec {
-    /// Prompt of the user, where the command came from one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
-    /// Base of the name; a number is added where another task of the user has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task_name: Option<String>,
-    /// Sandbox and command for the Worker API; the image is in normal form.
-    pub sandbox: SandboxSpec,
-    /// Labels that the node must have, all of them.
-    pub node_labels: Vec<String>,
-    /// Maximum attempts.
-    pub max_attempts: u32,
-    /// Priority among the user's own tasks.
-    #[serde(default)]
-    pub priority: i32,
-}
-
 impl CreateTask {
     /// Checks every field, and converts command, script or prompt into one command.
     pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
@@ -263,6 +248,9 @@ impl CreateTask {
                     node_labels.len()
                 ),
             ));
+        }
+        if let Some(node) = &self.node {
+            check_slug("/node", node)?;
         }
         let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
         check_range("/max_attempts", max_attempts, 1..=MAX_ATTEMPTS_LIMIT)?;
@@ -302,6 +290,7 @@ impl CreateTask {
             task_name: self.task_name.as_deref().and_then(base_name),
             sandbox,
             node_labels,
+            node: self.node,
             max_attempts,
             priority,
         })

@@ -5,6 +5,7 @@ mod details;
 mod inputs;
 mod log_cursor;
 mod name;
+mod spec;
 mod view;
 
 pub use create::*;
@@ -12,4 +13,5 @@ pub use details::*;
 pub use inputs::*;
 pub use log_cursor::*;
 pub use name::{MAX_NAME_CHARS, normalize_name, numbered_name};
+pub use spec::TaskSpec;
 pub use view::*;

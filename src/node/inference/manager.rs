@@ -4,6 +4,7 @@ use super::{
     InferenceError, Plan, Settings, Source, ollama::OllamaClient, plan::MODEL_SERVER_PORT,
 };
 use crate::{
+    api::jobs::PullPolicy,
     background,
     backoff::Backoff,
     engine::{
@@ -197,7 +198,7 @@ impl ModelServerManager {
 
     async fn image(&self, plan: &Plan) -> Result<String, InferenceError> {
         self.images
-            .resolve(&plan.image, |_| ())
+            .resolve(&plan.image, PullPolicy::Missing, |_| ())
             .await
             .map(|found| found.id)
             .map_err(|source| InferenceError::Image {

@@ -3,6 +3,8 @@
 //! Every line that the node sends of the attempt renews the lease; it runs while the node is silent. A lease
 //! lives in memory, on a clock that neither a changed date nor a laptop's sleep moves, and starts at full length
 //! after a restart of the orchestrator. Its expiry alone ends nothing.
+//!
+//! A lease grows with the job: what has run for two hours is not worth starting over for a minute without a network.
 
 use crate::wait;
 use std::{
@@ -11,9 +13,31 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
+/// Maximum length that a lease grows to.
+const MAX_GROWN_LEASE: Duration = Duration::from_mins(30);
+
+/// Length of all leases.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTerms {
+    /// Shortest length.
+    pub length: Duration,
+    /// Whether a lease grows with the time that its job has run.
+    pub grows: bool,
+}
+
+impl LeaseTerms {
+    /// Length of the lease of an attempt that had run for this long when its node went silent.
+    fn after(self, ran: Duration) -> Duration {
+        let grown = if self.grows { ran / 2 } else { Duration::ZERO };
+        self.length.max(grown.min(MAX_GROWN_LEASE))
+    }
+}
+
 /// Lease of one attempt.
 pub(super) struct Lease {
-    length: Duration,
+    terms: LeaseTerms,
+    /// Time for which the attempt had run when this lease was made, and that time.
+    ran: (Duration, Instant),
     state: watch::Sender<State>,
     has_command_run: AtomicBool,
 }
@@ -29,10 +53,11 @@ enum State {
 }
 
 impl Lease {
-    /// Lease of a node that is asked now.
-    pub(super) fn new(length: Duration) -> Self {
+    /// Lease of a node that is asked now about an attempt that has run for this long.
+    pub(super) fn new(terms: LeaseTerms, ran: Duration) -> Self {
         Self {
-            length,
+            terms,
+            ran: (ran, Instant::now()),
             state: watch::Sender::new(State::Pending),
             has_command_run: AtomicBool::new(false),
         }
@@ -75,6 +100,12 @@ impl Lease {
         }
     }
 
+    /// Length of the lease of a node that is silent since then.
+    fn length(&self, since: Instant) -> Duration {
+        let (before, at) = self.ran;
+        self.terms.after(before + since.duration_since(at))
+    }
+
     /// Waits until the node has been silent for the whole lease.
     pub(super) async fn expired(&self) {
         let mut changes = self.state.subscribe();
@@ -84,7 +115,7 @@ impl Lease {
                 match state {
                     // The flag is set while the node answers, so before any silence that counts here.
                     State::SilentSince(since) if !self.has_command_run() => {
-                        tokio::time::sleep_until(since + self.length).await;
+                        tokio::time::sleep_until(since + self.length(since)).await;
                     }
                     _ => std::future::pending().await,
                 }
@@ -107,13 +138,54 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::time::timeout;
+    use proptest::prelude::*;
+    use tokio::time::{sleep, timeout};
 
     const LENGTH: Duration = Duration::from_mins(1);
+    const FIXED: LeaseTerms = LeaseTerms {
+        length: LENGTH,
+        grows: false,
+    };
+    const GROWING: LeaseTerms = LeaseTerms {
+        grows: true,
+        ..FIXED
+    };
+
+    proptest! {
+        #[test]
+        fn lease_is_half_of_run_within_bounds(
+            length in 1..7200_u64, ran in 0..1_000_000_u64, more in 0..1_000_000_u64, grows: bool,
+        ) {
+            let seconds = Duration::from_secs;
+            let terms = LeaseTerms { length: seconds(length), grows };
+            let lease = terms.after(seconds(ran));
+            prop_assert!(lease >= terms.length);
+            prop_assert!(lease <= terms.length.max(MAX_GROWN_LEASE));
+            prop_assert!(terms.after(seconds(ran + more)) >= lease, "it never shrinks");
+            if !grows || ran / 2 < length {
+                prop_assert_eq!(lease, terms.length);
+            } else if ran <= 3600 {
+                prop_assert_eq!(lease, seconds(ran) / 2);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lease_counts_run_before_silence() {
+        let lease = Lease::new(GROWING, Duration::from_mins(10));
+        sleep(Duration::from_mins(10)).await;
+        lease.renew();
+        lease.mark_silent();
+        let start = Instant::now();
+        sleep(Duration::from_mins(5)).await;
+        lease.mark_silent();
+        lease.expired().await;
+        assert_eq!(start.elapsed(), Duration::from_mins(10));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn lease_ends_exactly_after_duration() {
-        let lease = Lease::new(LENGTH);
+        let lease = Lease::new(FIXED, Duration::from_hours(9));
         assert!(timeout(10 * LENGTH, lease.expired()).await.is_err());
         lease.mark_silent();
         let start = Instant::now();

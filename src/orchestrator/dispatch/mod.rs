@@ -49,6 +49,7 @@ mod reschedule;
 mod transition;
 
 pub(super) use attempt::cancel_timeout;
+pub use lease::LeaseTerms;
 pub(super) use request::Start;
 
 use super::{

@@ -54,7 +54,8 @@ pub(super) async fn follow<'a>(
     watch: &TaskWatch,
     handle: &JobHandle,
 ) -> Followed<'a> {
-    let lease = Lease::new(state.settings.lease);
+    let ran = job.started_at.map(|started| Time::now().since(started));
+    let lease = Lease::new(state.settings.lease, ran.unwrap_or_default());
     let (current, cancellation) = (job.clone(), handle.cancellation());
     let attempt = follow_attempt(state, &current, request, watch, cancellation, &lease);
     let mut attempt = pin!(attempt);

@@ -135,7 +135,7 @@ fn last_acknowledgement_counts_for_any_version() {
     assert_eq!(status(3, AckStatus::Failed), NodeStatus::NotReady);
 }
 
-fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {
+pub(in crate::orchestrator) fn view(slug: &str, status: &str, more: serde_json::Value) -> NodeView {
     let mut view = serde_json::json!({
         "node_slug": slug, "status": status, "labels": [], "config_version": "1",
         "last_seen_at": "2026-01-01T00:00:00Z", "running_jobs": 0, "max_concurrency": 1,

@@ -2,7 +2,8 @@
 //!
 //! Each slot goes to the user with the fewest running jobs; of equal ones, to the user whose last turn is the
 //! longest ago, and at the beginning to the one that has waited longest. The job is the first of this user, by
-//! priority and then by age, that fits a node with a free slot. The node is the least loaded of those; of
+//! priority and then by age, that fits a node with a free slot and free devices. Of those nodes it gets one that
+//! allows its image and its time limit, if any ([`preference`](super::preference)); of these the least loaded; of
 //! equal ones, one that ran the image before, since it need not pull it.
 //!
 //! So a user without a running job waits for one turn of each other user at most, however long their
@@ -12,7 +13,7 @@
 //!
 //! ```text
 //! first_reads ──▶ [store] ──▶ Round::new ──▶ step ──▶ ReadJobs(lanes) ──▶ [store] ──▶ add_jobs ────┐
-//!                                             ▲ │ └──▶ ReadImages(jobs) ─▶ [store] ─▶ add_images ──┤
+//!                                             ▲ │ └──▶ ReadDetails(jobs) ▶ [store] ─▶ add_details ─┤
 //!                                             └─┼──────────────────────────────────────────────────┘
 //!                                               └──▶ Done ──▶ into_assigned
 //! ```
@@ -25,10 +26,11 @@ use super::{
     RescheduleRequest,
     fair_share::{FairShare, ImageNodes},
     free_slots::FreeSlots,
+    preference::Preference,
 };
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
-    store::{Lane, LaneHeads, LaneRead, QueuedJob},
+    store::{JobDetails, Lane, LaneHeads, LaneRead, QueuedJob},
 };
 use std::{
     cmp::Reverse,
@@ -38,8 +40,8 @@ use std::{
 /// Maximum number of jobs that are read of a lane at a time.
 pub(super) const LANE_READ_LIMIT: u32 = 256;
 
-/// Maximum number of images that are read at a time: each is a parse of a task, and some are not needed.
-const IMAGE_READ_LIMIT: usize = 64;
+/// Maximum number of jobs whose details are read at a time: each is a parse of a task, and some are not needed.
+const DETAILS_READ_LIMIT: usize = 64;
 
 /// Order of the users, the least first: running jobs, last turn, beginning of the wait.
 type UserOrder = (u32, u64, Time, UserId);
@@ -49,8 +51,8 @@ type UserOrder = (u32, u64, Time, UserId);
 pub(super) enum Step {
     /// Read further jobs of these lanes and add them.
     ReadJobs(Vec<LaneRead>),
-    /// Read the images of these jobs and add them.
-    ReadImages(Vec<JobId>),
+    /// Read the details of these jobs and add them.
+    ReadDetails(Vec<JobId>),
     /// Nothing: every slot is assigned, or no job fits one.
     Done,
 }
@@ -68,7 +70,8 @@ pub(super) fn assign_reschedules(
         }
         let holder = [request.except];
         let asked = [&holder[..], &request.tried].concat();
-        let mut take = |except: &[NodeId]| slots.take(&request.placement, None, except);
+        let any = Preference::default();
+        let mut take = |except: &[NodeId]| slots.take(&request.placement, &any, except);
         if let Some(node) = take(&asked).or_else(|| take(&holder)) {
             assigned.push((request.job, node));
         }
@@ -130,8 +133,8 @@ pub(super) struct Round<'a> {
     turns: BinaryHeap<Reverse<UserOrder>>,
     /// Lanes of the last [`Step::ReadJobs`].
     reading: Vec<usize>,
-    /// Images that were read and not used; `None` where the job is gone.
-    images_read: HashMap<JobId, Option<String>>,
+    /// Details that were read and not used; `None` where the job is gone.
+    details_read: HashMap<JobId, Option<JobDetails>>,
     taken: HashSet<JobId>,
     assigned: Vec<(JobId, NodeId)>,
     /// Number of jobs that the last read asked of each lane.
@@ -164,7 +167,7 @@ impl<'a> Round<'a> {
             lanes,
             users: HashMap::new(),
             turns: BinaryHeap::new(),
-            images_read: HashMap::new(),
+            details_read: HashMap::new(),
             taken: HashSet::new(),
             assigned: Vec::new(),
             read_size,
@@ -205,12 +208,12 @@ impl<'a> Round<'a> {
                 self.advance(n);
                 continue;
             }
-            let Some(image) = self.images_read.remove(&job.id) else {
-                return Step::ReadImages(self.next_images());
+            let Some(details) = self.details_read.remove(&job.id) else {
+                return Step::ReadDetails(self.next_details());
             };
             self.pop_head(user);
             self.advance(n);
-            if self.assign(job.id, n, image) {
+            if self.assign(job.id, n, details) {
                 self.turns.pop();
                 let turn = self.shares.record_turn(user);
                 // Turns differ, so the time is never compared.
@@ -232,9 +235,12 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Adds images of jobs; `None` where a job is gone.
-    pub(super) fn add_images(&mut self, images: impl IntoIterator<Item = (JobId, Option<String>)>) {
-        self.images_read.extend(images);
+    /// Adds details of jobs; `None` where a job is gone.
+    pub(super) fn add_details(
+        &mut self,
+        details: impl IntoIterator<Item = (JobId, Option<JobDetails>)>,
+    ) {
+        self.details_read.extend(details);
     }
 
     /// Jobs with their nodes, in the order in which they were assigned.
@@ -266,10 +272,10 @@ impl<'a> Round<'a> {
         reads.collect()
     }
 
-    /// Jobs that are probably the next to be assigned, without an image: the first of each user in the order of
+    /// Jobs that are probably the next to be assigned, without their details: the first of each user in the order of
     /// their turns, then the second of each, and so on. The first of all is the next one for certain.
-    fn next_images(&mut self) -> Vec<JobId> {
-        let limit = IMAGE_READ_LIMIT.min(self.slots.left() as usize);
+    fn next_details(&mut self) -> Vec<JobId> {
+        let limit = DETAILS_READ_LIMIT.min(self.slots.left() as usize);
         let mut turns: Vec<_> = self.turns.iter().map(|Reverse(turn)| *turn).collect();
         turns.sort_unstable();
         let mut next = Vec::new();
@@ -280,7 +286,7 @@ impl<'a> Round<'a> {
         next.sort_unstable();
         next.truncate(limit);
         let jobs = next.into_iter().map(|(.., job)| job);
-        jobs.filter(|job| !self.images_read.contains_key(job))
+        jobs.filter(|job| !self.details_read.contains_key(job))
             .collect()
     }
 
@@ -325,12 +331,13 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Assigns a job of this lane and this image to a node; false where the job is gone.
-    fn assign(&mut self, job: JobId, n: usize, image: Option<String>) -> bool {
+    /// Assigns a job of this lane and with these details to a node; false where the job is gone.
+    fn assign(&mut self, job: JobId, n: usize, details: Option<JobDetails>) -> bool {
         let placement = &self.lanes[n].lane.placement;
-        let node = image.and_then(|image| {
-            let node = self.slots.take(placement, self.images.get(&image), &[])?;
-            self.images.record(image, node);
+        let node = details.and_then(|details| {
+            let preference = Preference::new(&details, self.images.get(&details.image));
+            let node = self.slots.take(placement, &preference, &[])?;
+            self.images.record(details.image, node);
             Some(node)
         });
         if let Some(node) = node {

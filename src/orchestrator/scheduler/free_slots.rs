@@ -1,15 +1,15 @@
 //! Nodes with free slots, and the best of them for a placement.
 
+use super::{
+    fit::{RareTraits, could_serve},
+    preference::Preference,
+};
 use crate::{
-    api::{NodeId, nodes::CapabilityReport},
-    orchestrator::{readiness, scheduler::SlotLimits},
+    api::{NodeId, jobs::resources::GpuRequest, nodes::CapabilityReport},
+    orchestrator::{gpu_pool::GpuPool, readiness, scheduler::SlotLimits},
     store::{Node, Placement},
 };
-use std::{
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 /// Node that may be assigned jobs.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Candidate {
     pub(super) report: Arc<CapabilityReport>,
     pub(super) running: u32,
     pub(super) slots: u32,
+    /// Devices of the node; unknown where no job asks for any.
+    pub(super) gpus: Option<GpuPool>,
 }
 
 impl Candidate {
@@ -28,6 +30,23 @@ impl Candidate {
             running: node.running_jobs,
             slots: slots.usable(node.capability.max_concurrency()),
             report: node.capability,
+            gpus: None,
+        }
+    }
+
+    /// Same, with the devices of these running jobs in use.
+    pub(super) fn with_gpus(self, running: &[GpuRequest]) -> Self {
+        Self {
+            gpus: Some(GpuPool::new(&self.report).with_jobs(running)),
+            ..self
+        }
+    }
+
+    /// Same, without a free slot: a node that gets no job at the moment.
+    pub(super) fn backing_off(self) -> Self {
+        Self {
+            slots: self.running,
+            ..self
         }
     }
 
@@ -35,19 +54,25 @@ impl Candidate {
         self.running < self.slots
     }
 
-    pub(super) fn labels(&self) -> &[String] {
-        self.report.node.labels.as_deref().unwrap_or_default()
-    }
-
+    /// Whether the node could run a job with this placement, when it has a slot and devices free.
     pub(super) fn fits(&self, placement: &Placement) -> bool {
         let inference = self.report.inference.as_ref();
         let infers = || readiness::inference_unavailable(inference).is_none();
-        placement
-            .labels()
-            .iter()
-            .all(|label| self.labels().contains(label))
-            && !placement.excluded_nodes().contains(&self.id)
-            && (!placement.needs_inference() || infers())
+        could_serve(self.id, &self.report, placement) && (!placement.needs_inference() || infers())
+    }
+
+    /// Whether a job that fits could start now.
+    pub(super) fn has_room(&self, placement: &Placement) -> bool {
+        let has_free =
+            |gpus: &GpuRequest| self.gpus.as_ref().is_some_and(|pool| pool.has_free(gpus));
+        self.has_free_slot() && placement.gpus().is_none_or(has_free)
+    }
+
+    fn take(&mut self, placement: &Placement) {
+        self.running += 1;
+        if let (Some(pool), Some(gpus)) = (&mut self.gpus, placement.gpus()) {
+            pool.take(gpus);
+        }
     }
 
     /// Order by the share of slots in use, compared without division.
@@ -62,26 +87,21 @@ pub(super) struct FreeSlots {
     nodes: Vec<Candidate>,
     /// Number of slots that may still be taken.
     left: u32,
-    by_label: HashMap<String, Vec<usize>>,
-    /// Candidates that fit a placement and had a free slot at the last check.
+    traits: RareTraits,
+    /// Candidates that fit a placement and had room for it at the last check.
     fitting: HashMap<Placement, Vec<usize>>,
 }
 
 impl FreeSlots {
     /// Free slots of these nodes, of which at most `left` may be taken.
     pub(super) fn new(nodes: Vec<Candidate>, left: u32) -> Self {
-        let mut by_label: HashMap<String, Vec<usize>> = HashMap::new();
-        for (n, node) in nodes.iter().enumerate() {
-            for label in node.labels() {
-                by_label.entry(label.clone()).or_default().push(n);
-            }
-        }
+        let traits = RareTraits::new(nodes.iter().map(|node| &*node.report));
         let free = |node: &Candidate| node.slots.saturating_sub(node.running);
         let free = nodes.iter().map(free).fold(0, u32::saturating_add);
         Self {
             nodes,
             left: free.min(left),
-            by_label,
+            traits,
             fitting: HashMap::new(),
         }
     }
@@ -102,48 +122,48 @@ impl FreeSlots {
         }
         let fitting = self.fitting.get_mut(placement);
         fitting.is_some_and(|fitting| {
-            fitting.retain(|n| self.nodes[*n].has_free_slot());
+            fitting.retain(|n| self.nodes[*n].has_room(placement));
             !fitting.is_empty()
         })
     }
 
-    /// Takes a slot of the least loaded node for a job that [has room](Self::has_room), of equally loaded ones
-    /// that of a `preferred` one; never one of `except`.
+    /// Takes a slot for a job that [has room](Self::has_room), at the node that it prefers, of equal ones the least
+    /// loaded; never one of `except`.
     pub(super) fn take(
         &mut self,
         placement: &Placement,
-        preferred: Option<&HashSet<NodeId>>,
+        preference: &Preference<'_>,
         except: &[NodeId],
     ) -> Option<NodeId> {
-        let lacks_image =
-            |node: &Candidate| preferred.is_none_or(|nodes| !nodes.contains(&node.id));
         let fitting = self.fitting.get(placement).into_iter().flatten().copied();
         let fitting = fitting.filter(|n| !except.contains(&self.nodes[*n].id));
         let best = fitting.min_by(|a, b| {
             let [a, b] = [a, b].map(|n| &self.nodes[*n]);
-            let by_image = || lacks_image(a).cmp(&lacks_image(b));
-            a.by_load(b).then_with(by_image)
+            let by_image = || preference.lacks_image(a).cmp(&preference.lacks_image(b));
+            let by_fitness = preference.fitness(a).cmp(&preference.fitness(b));
+            by_fitness.then_with(|| a.by_load(b)).then_with(by_image)
         });
         best.map(|n| {
-            self.nodes[n].running += 1;
+            self.nodes[n].take(placement);
             self.left = self.left.saturating_sub(1);
             self.nodes[n].id
         })
     }
 
-    /// Candidates that fit a placement. Only those with its rarest label are checked, so that a label that no node
-    /// has costs nothing.
+    /// Candidates that fit a placement. A job with a long time limit waits for those that allow it, where there is any:
+    /// also for one without a free slot, since the others would cut it.
     fn find(&self, placement: &Placement) -> Vec<usize> {
         let fits = |n: &usize| self.nodes[*n].fits(placement);
-        let labeled = |label| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
-        match placement
-            .labels()
-            .iter()
-            .map(labeled)
-            .min_by_key(|nodes| nodes.len())
-        {
+        let mut fitting: Vec<usize> = match self.traits.with_rarest(placement) {
             Some(nodes) => nodes.iter().copied().filter(fits).collect(),
             None => (0..self.nodes.len()).filter(fits).collect(),
+        };
+        if let Some(limit) = placement.time_limit() {
+            let allows = |n: &usize| self.nodes[*n].report.max_timeout_seconds() >= limit;
+            if fitting.iter().any(allows) {
+                fitting.retain(allows);
+            }
         }
+        fitting
     }
 }

@@ -16,11 +16,13 @@
 //!
 //! Scheduling cost does not depend on queue length. A decision about an empty queue reads no node, and one
 //! without a free slot reads no queue. Any other reads as much as there are nodes, lanes that one of them could
-//! serve ([`servable`]), and free slots.
+//! serve ([`servable`]), and free slots; where a job asks for graphics processors, also as there are running jobs.
 
 mod decision;
 mod fair_share;
+mod fit;
 mod free_slots;
+mod preference;
 mod servable;
 
 use super::{AppState, dispatch};
@@ -64,7 +66,18 @@ pub struct Decision {
     pub next_at: Option<Time>,
 }
 
-/// Decides which jobs get the free slots of the nodes that are schedulable: those of `requests`, then those of
+/// Availability of a node for jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// Jobs may be assigned.
+    Ready,
+    /// No job may be assigned for some seconds, since the node refused one.
+    BackingOff,
+    /// No job may be assigned.
+    Unavailable,
+}
+
+/// Decides which jobs get the free slots of the nodes that are ready: those of `requests`, then those of
 /// the queue. Claims nothing yet.
 pub async fn decide(
     store: &Store,
@@ -72,7 +85,7 @@ pub async fn decide(
     requests: Vec<RescheduleRequest>,
     now: Time,
     limits: SlotLimits,
-    is_schedulable: impl Fn(&Node) -> bool,
+    availability: impl Fn(&Node) -> Availability,
 ) -> Result<Decision, StoreError> {
     let status = store.queue_status(now).await?;
     let mut decided = Decision {
@@ -87,15 +100,41 @@ pub async fn decide(
     state.servable.update(changes, &nodes);
     let running = nodes.iter().map(|node| node.running_jobs);
     let running = running.fold(0, u32::saturating_add);
-    let candidates = nodes.into_iter().filter(is_schedulable);
-    let candidates = candidates.map(|node| Candidate::new(node, limits));
-    let candidates = candidates.filter(Candidate::has_free_slot).collect();
+    let candidates = nodes.into_iter().filter_map(|node| {
+        let candidate = |node| Candidate::new(node, limits);
+        match availability(&node) {
+            Availability::Ready => Some(candidate(node)),
+            Availability::BackingOff => Some(candidate(node).backing_off()),
+            Availability::Unavailable => None,
+        }
+    });
+    let mut candidates: Vec<_> = candidates.collect();
+    if !candidates.iter().any(Candidate::has_free_slot) {
+        return Ok(decided);
+    }
+    let needs_gpus = |request: &RescheduleRequest| request.placement.gpus().is_some();
+    if state.servable.needs_gpus() || requests.iter().any(needs_gpus) {
+        candidates = with_gpus(store, candidates).await?;
+    }
     let mut slots = FreeSlots::new(candidates, limits.total.saturating_sub(running));
     if slots.left() > 0 {
         decided.offered = decision::assign_reschedules(&requests, &mut slots);
         decided.assigned = assign_queued(store, state, slots, now).await?;
     }
     Ok(decided)
+}
+
+/// The same candidates with their devices, which are read only where a job asks for some.
+async fn with_gpus(
+    store: &Store,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>, StoreError> {
+    let running = store.gpu_requests().await?;
+    let with_gpus = |node: Candidate| {
+        let running = running.get(&node.id).map_or(&[][..], Vec::as_slice);
+        node.with_gpus(running)
+    };
+    Ok(candidates.into_iter().map(with_gpus).collect())
 }
 
 /// Assigns queued jobs to the free slots, with the data that the [`Round`] asks for.
@@ -115,7 +154,7 @@ async fn assign_queued(
     loop {
         match round.step() {
             Step::ReadJobs(reads) => round.add_jobs(store.lane_jobs(reads, now).await?),
-            Step::ReadImages(jobs) => round.add_images(store.job_images(jobs).await?),
+            Step::ReadDetails(jobs) => round.add_details(store.job_details(jobs).await?),
             Step::Done => return Ok(round.into_assigned()),
         }
     }
@@ -191,7 +230,7 @@ async fn schedule_once(
         return Ok((Some(now + SPACE_RETRY_INTERVAL), now));
     }
     let now = Time::now();
-    let is_schedulable = |node: &Node| state.is_schedulable(node, now);
+    let availability = |node: &Node| state.availability(node, now);
     let requests = state.jobs.active.reschedule_requests();
     let decided = decide(
         &state.store,
@@ -199,7 +238,7 @@ async fn schedule_once(
         requests,
         now,
         state.nodes.slots,
-        is_schedulable,
+        availability,
     )
     .await?;
     let decided_at = Instant::now();

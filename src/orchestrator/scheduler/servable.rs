@@ -1,8 +1,9 @@
 //! Lanes of the queue that some node could serve.
 //!
-//! A lane whose labels no registered node has is checked when it is entered and when the labels of a node
-//! change, but not at the turns in between. So the cost of a decision doesn't depend on the number of such lanes.
+//! A lane whose labels no registered node has is checked when it is entered and when the labels, features or devices
+//! of a node change, but not at the turns in between. So the cost of a decision doesn't depend on the number of such lanes.
 
+use super::fit::{RareTraits, could_serve, serve_alike};
 use crate::{
     api::{NodeId, UserId, nodes::CapabilityReport},
     store::{Lane, LaneChanges, Node, Placement},
@@ -16,7 +17,7 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct ServableLanes {
     placements: HashMap<Placement, PlacementUsers>,
-    nodes: LabelIndex,
+    nodes: NodeIndex,
     lanes: BTreeSet<Lane>,
     /// Copy of `lanes` for readers, since their last change.
     snapshot: Option<Arc<[Lane]>>,
@@ -29,57 +30,41 @@ struct PlacementUsers {
     users: HashSet<UserId>,
 }
 
-/// Nodes by label.
+/// Reports of the nodes, by what is rare among them.
 #[derive(Debug, Default)]
-struct LabelIndex {
+struct NodeIndex {
     reports: Vec<(NodeId, Arc<CapabilityReport>)>,
-    by_label: HashMap<String, HashSet<NodeId>>,
+    traits: RareTraits,
 }
 
-impl LabelIndex {
+impl NodeIndex {
     fn new(nodes: &[Node]) -> Self {
-        let mut by_label: HashMap<String, HashSet<NodeId>> = HashMap::new();
-        for node in nodes {
-            for label in node.capability.node.labels.iter().flatten() {
-                by_label.entry(label.clone()).or_default().insert(node.id);
-            }
-        }
         let reports = nodes
             .iter()
             .map(|node| (node.id, Arc::clone(&node.capability)));
         Self {
             reports: reports.collect(),
-            by_label,
+            traits: RareTraits::new(nodes.iter().map(|node| &*node.capability)),
         }
     }
 
-    /// Whether these are the same nodes with the same labels. An equal report is the same object.
+    /// Whether these are the same nodes and could serve the same placements. An equal report is the same object.
     fn matches(&self, nodes: &[Node]) -> bool {
-        let labels = |report: &CapabilityReport| report.node.labels.clone().unwrap_or_default();
         self.reports.len() == nodes.len()
             && self.reports.iter().zip(nodes).all(|((id, report), node)| {
                 *id == node.id
                     && (Arc::ptr_eq(report, &node.capability)
-                        || labels(report) == labels(&node.capability))
+                        || serve_alike(report, &node.capability))
             })
     }
 
-    /// Whether a node has all labels of a placement and is not excluded. Inference is left out, since it comes and
-    /// goes too often.
+    /// Whether a node could serve a placement. Inference is left out, since it comes and goes too often.
     fn could_serve(&self, placement: &Placement) -> bool {
-        let none = HashSet::new();
-        let labeled = |label| self.by_label.get(label).unwrap_or(&none);
-        let fits = |node: &NodeId| {
-            !placement.excluded_nodes().contains(node)
-                && placement
-                    .labels()
-                    .iter()
-                    .all(|label| labeled(label).contains(node))
-        };
-        let rarest = placement.labels().iter().map(labeled);
-        match rarest.min_by_key(|nodes| nodes.len()) {
-            Some(nodes) => nodes.iter().any(fits),
-            None => self.reports.iter().any(|(node, _)| fits(node)),
+        let fits =
+            |(id, report): &(NodeId, Arc<CapabilityReport>)| could_serve(*id, report, placement);
+        match self.traits.with_rarest(placement) {
+            Some(nodes) => nodes.iter().any(|n| fits(&self.reports[*n])),
+            None => self.reports.iter().any(fits),
         }
     }
 }
@@ -93,12 +78,18 @@ impl ServableLanes {
             self.snapshot = None;
         }
         if !self.nodes.matches(nodes) {
-            self.nodes = LabelIndex::new(nodes);
+            self.nodes = NodeIndex::new(nodes);
             self.recompute();
         }
         for lane in changes.entered {
             self.enter(lane);
         }
+    }
+
+    /// Whether some node could serve a lane whose jobs ask for graphics processors.
+    pub(super) fn needs_gpus(&mut self) -> bool {
+        let lanes = self.lanes();
+        lanes.iter().any(|lane| lane.placement.gpus().is_some())
     }
 
     /// Lanes that some node could serve.
@@ -147,7 +138,7 @@ mod tests {
             readiness::tests::node,
             scheduler::{SlotLimits, free_slots::Candidate},
         },
-        store::Lane,
+        store::{Lane, Requirements},
     };
     use proptest::prelude::*;
 
@@ -194,7 +185,11 @@ mod tests {
                 match step {
                     Step::Enter(user, labels, by) => {
                         let by = by.and_then(|by| nodes.get(by)).map(|node: &Node| node.id);
-                        let placement = Placement::new(labels.into_iter().map(str::to_owned), false, by);
+                        let placement = Placement::new(Requirements {
+                            labels: labels.into_iter().map(str::to_owned).collect(),
+                            excluded_nodes: by.into_iter().collect(),
+                            ..Requirements::default()
+                        });
                         let lane = Lane { user: users[user], placement };
                         all.push(lane.clone());
                         changes.entered.push(lane);

@@ -33,7 +33,7 @@ const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths)
 const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
 /// Timeout of a job, lowered to the longest that any node grants. SQLite reads a number in JSON from 2^63 on as REAL.
-fn timeout_seconds(row: &Row<'_>) -> rusqlite::Result<Option<u64>> {
+pub(super) fn timeout_seconds(row: &Row<'_>) -> rusqlite::Result<Option<u64>> {
     Ok(match row.get_ref("timeout_seconds")? {
         ValueRef::Integer(seconds) => u64::try_from(seconds).ok(),
         ValueRef::Real(_) => Some(MAX_TIMEOUT_SECONDS),
@@ -53,6 +53,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         offered_to: row.get("offered_node_id")?,
         cancel_requested: row.get("cancel_requested")?,
         eligible_at: row.get("not_before")?,
+        started_at: row.get("started_at")?,
         placement: row.get("placement")?,
         timeout_seconds: timeout_seconds(row)?,
     })

@@ -158,9 +158,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Requirements;
 
     fn placement_of(label: &str) -> Placement {
-        Placement::new([label.to_owned()], false, [])
+        Placement::new(Requirements {
+            labels: [label.to_owned()].into(),
+            ..Requirements::default()
+        })
     }
 
     fn lane(user: UserId, placement: &str) -> Lane {

@@ -18,9 +18,10 @@
 //! length.
 
 use super::{
-    Lane, LaneHeads, LaneRead, MAX_BACKOFF, Placement, QueueStatus, QueuedJob, Store, StoreError,
+    JobDetails, Lane, LaneHeads, LaneRead, MAX_BACKOFF, Placement, QueueStatus, QueuedJob, Store,
+    StoreError, jobs::timeout_seconds,
 };
-use crate::api::{JobId, UserId, time::Time};
+use crate::api::{JobId, NodeId, UserId, jobs::resources::GpuRequest, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
 use std::collections::HashMap;
 
@@ -145,17 +146,53 @@ impl Store {
         self.read_long(move |c| next_jobs(c, &reads, now)).await
     }
 
-    /// Images of jobs, in normal form; `None` where a job is gone. Each is a parse of up to 1 MiB.
-    pub async fn job_images(
+    /// Details of jobs; `None` where a job is gone. Each is a parse of up to 1 MiB.
+    pub async fn job_details(
         &self,
         jobs: Vec<JobId>,
-    ) -> Result<Vec<(JobId, Option<String>)>, StoreError> {
+    ) -> Result<Vec<(JobId, Option<JobDetails>)>, StoreError> {
         self.read_blocking(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT spec ->> '$.sandbox.image' FROM tasks WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+                "SELECT spec ->> '$.sandbox.image' AS image, spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds,
+                        spec ->> '$.sandbox.pull' = 'never' AS never_pulls
+                 FROM tasks WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
             )?;
-            let mut image = |job: &JobId| Ok((*job, text(&mut statement, [job])?));
-            jobs.iter().map(&mut image).collect()
+            let mut details = |job: &JobId| {
+                let details = statement.query_row([job], |row| {
+                    Ok(JobDetails {
+                        image: row.get("image")?,
+                        timeout_seconds: timeout_seconds(row)?,
+                        never_pulls: row.get::<_, Option<bool>>("never_pulls")?.unwrap_or(false),
+                    })
+                });
+                Ok((*job, details.optional()?))
+            };
+            jobs.iter().map(&mut details).collect()
+        })
+        .await
+    }
+
+    /// Graphics processors of the jobs that run on each node or are offered to it.
+    pub async fn gpu_requests(&self) -> Result<HashMap<NodeId, Vec<GpuRequest>>, StoreError> {
+        self.read(|c| {
+            // The text that each placement with devices has, and no other: in a string its quotes would be escaped.
+            let mut statement = c.prepare_cached(
+                "SELECT node_id, offered_node_id, placement FROM jobs
+                 WHERE status = 'running' AND instr(placement, '\"gpus\":') > 0",
+            )?;
+            let mut requests: HashMap<NodeId, Vec<GpuRequest>> = HashMap::new();
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let nodes: [Option<NodeId>; 2] = [row.get(0)?, row.get(1)?];
+                let placement: Placement = row.get(2)?;
+                for node in nodes.into_iter().flatten() {
+                    requests
+                        .entry(node)
+                        .or_default()
+                        .extend(placement.gpus().cloned());
+                }
+            }
+            Ok(requests)
         })
         .await
     }

@@ -192,13 +192,12 @@ impl Store {
     pub async fn task_requirements(&self, id: TaskId) -> Result<TaskRequirements, StoreError> {
         self.read(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT t.spec ->> '$.node_labels', j.refusals FROM tasks t JOIN jobs j ON j.task_id = t.id
-                 WHERE t.id = ?1 ORDER BY j.id DESC LIMIT 1",
+                "SELECT placement, refusals FROM jobs WHERE task_id = ?1 ORDER BY id DESC LIMIT 1",
             )?;
-            let (labels, refusals): (String, Option<String>) =
+            let (placement, refusals) =
                 statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(TaskRequirements {
-                labels: parse_document(&labels)?,
+                placement,
                 refusals: parse_refusals(refusals)?,
             })
         })

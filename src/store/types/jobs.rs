@@ -28,6 +28,8 @@ pub struct RunningJob {
     pub cancel_requested: bool,
     /// Earliest time at which the job could have been assigned to a node.
     pub eligible_at: Time,
+    /// Start of the attempt; unknown for one that is only offered.
+    pub started_at: Option<Time>,
     /// Requirements on the node.
     pub placement: Placement,
     /// Timeout that the user asked for, in seconds; at most that of the contract.
@@ -46,6 +48,7 @@ impl RunningJob {
             attempt: self.last_attempt,
             node_id: self.offered_to?,
             offered_to: None,
+            started_at: None,
             ..self.clone()
         })
     }

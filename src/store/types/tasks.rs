@@ -1,6 +1,6 @@
 //! Tasks: lists, creation, deletion and retention.
 
-use super::Refusals;
+use super::{Placement, Refusals};
 use crate::api::{
     TaskId, UserId,
     tasks::{Task, TaskStatus},
@@ -122,8 +122,8 @@ pub enum DeleteOutcome {
 /// Requirements of a queued task, and the nodes that could not meet them.
 #[derive(Clone, Debug, Default)]
 pub struct TaskRequirements {
-    /// Labels that the node must have.
-    pub labels: Vec<String>,
+    /// Requirements on the node.
+    pub placement: Placement,
     /// Refusals by node.
     pub refusals: Refusals,
 }

@@ -19,6 +19,7 @@ pub(in crate::orchestrator) fn job() -> RunningJob {
         offered_to: None,
         cancel_requested: false,
         eligible_at: Time::from_millis(0),
+        started_at: None,
         placement: crate::store::Placement::default(),
         timeout_seconds: None,
     }

@@ -64,13 +64,13 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// Asks a node to take an attempt until it answers, for the length of a lease.
+/// Asks a node to take an attempt until it answers, for the shortest length of a lease.
 async fn request_acceptance<'a>(
     state: &'a AppState,
     next: &RunningJob,
     mut start: Start,
 ) -> Reply<'a> {
-    let deadline = Instant::now() + state.settings.lease;
+    let deadline = Instant::now() + state.settings.lease.length;
     let mut backoff = node_client::retry_backoff();
     loop {
         let AttemptError {

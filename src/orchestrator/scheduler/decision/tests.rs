@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::{
+    api::jobs::resources::GpuRequest,
     orchestrator::{
+        gpu_pool,
         readiness::tests::node,
-        scheduler::{SlotLimits, fair_share::MAX_IMAGES, free_slots::Candidate},
+        scheduler::{SlotLimits, free_slots::Candidate},
     },
-    store::Placement,
+    store::{JobDetails, Placement, Requirements},
 };
-use proptest::prelude::*;
+use proptest::{option, prelude::*};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// Job in the queue of a test.
@@ -18,6 +20,7 @@ struct Job {
     job: QueuedJob,
     /// Missing if the job leaves the queue during the decision.
     image: Option<&'static str>,
+    timeout_seconds: Option<u64>,
 }
 
 /// Queue in memory, and the running jobs.
@@ -44,6 +47,17 @@ impl World {
         self.add_refused(user, labels, rank, None)
     }
 
+    /// Adds a job that asks for devices.
+    fn add_with_gpus(&mut self, user: UserId, rank: i32, gpus: Option<GpuRequest>) -> JobId {
+        let id = self.add(user, &[], rank);
+        let placement = Placement::new(Requirements {
+            gpus,
+            ..Requirements::default()
+        });
+        self.queue.last_mut().unwrap().lane.placement = placement;
+        id
+    }
+
     /// Adds a job that this node has refused.
     fn add_refused(
         &mut self,
@@ -53,7 +67,11 @@ impl World {
         by: Option<NodeId>,
     ) -> JobId {
         let labels = labels.iter().map(|label| (*label).to_owned());
-        let placement = Placement::new(labels, false, by);
+        let placement = Placement::new(Requirements {
+            labels: labels.collect(),
+            excluded_nodes: by.into_iter().collect(),
+            ..Requirements::default()
+        });
         let eligible_at = Time::from_millis(self.queue.len() as i64);
         let id = JobId::new();
         self.queue.push(Job {
@@ -64,6 +82,7 @@ impl World {
                 eligible_at,
             },
             image: Some("a"),
+            timeout_seconds: None,
         });
         id
     }
@@ -90,12 +109,16 @@ impl World {
         jobs.collect()
     }
 
-    fn images(&self, jobs: Vec<JobId>) -> Vec<(JobId, Option<String>)> {
-        let image = |job| {
+    fn details(&self, jobs: Vec<JobId>) -> Vec<(JobId, Option<JobDetails>)> {
+        let details = |job| {
             let job = self.queue.iter().find(|queued| queued.job.id == job)?;
-            job.image.map(str::to_owned)
+            Some(JobDetails {
+                image: job.image?.to_owned(),
+                timeout_seconds: job.timeout_seconds,
+                ..JobDetails::default()
+            })
         };
-        jobs.into_iter().map(|job| (job, image(job))).collect()
+        jobs.into_iter().map(|job| (job, details(job))).collect()
     }
 
     /// Round after its first read, with reads of at most `limit` jobs.
@@ -118,7 +141,7 @@ impl World {
         loop {
             match round.step() {
                 Step::ReadJobs(reads) => round.add_jobs(self.read(&reads)),
-                Step::ReadImages(jobs) => round.add_images(self.images(jobs)),
+                Step::ReadDetails(jobs) => round.add_details(self.details(jobs)),
                 Step::Done => return round.into_assigned(),
             }
         }
@@ -147,10 +170,15 @@ fn labels() -> impl Strategy<Value = &'static [&'static str]> {
     proptest::sample::select(&LABELS[..])
 }
 
+/// Whether a job with this placement could start at a node now.
+fn is_possible(node: &Candidate, placement: &Placement) -> bool {
+    node.fits(placement) && node.has_room(placement)
+}
+
 /// Checks against every user, job and node that `job` on `to` is the next assignment by the rules.
 fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(), TestCaseError> {
     let could = |job: &&Job| {
-        let fits = |node: &Candidate| node.has_free_slot() && node.fits(&job.lane.placement);
+        let fits = |node: &Candidate| is_possible(node, &job.lane.placement);
         nodes.iter().any(fits)
     };
     let job = world
@@ -178,16 +206,13 @@ fn check(world: &World, nodes: &[Candidate], job: JobId, to: NodeId) -> Result<(
     prop_assert_eq!(Some(job.job), first, "the job is the first of its user");
     let placement = &job.lane.placement;
     let node = nodes.iter().find(|node| node.id == to).unwrap();
-    prop_assert!(node.has_free_slot() && node.fits(placement));
+    prop_assert!(is_possible(node, placement));
     prop_assert!(
         !placement.excluded_nodes().contains(&to),
         "the node refused the job"
     );
     let share = |node: &Candidate| f64::from(node.running) / f64::from(node.slots);
-    for other in nodes
-        .iter()
-        .filter(|other| other.has_free_slot() && other.fits(placement))
-    {
+    for other in nodes.iter().filter(|other| is_possible(other, placement)) {
         prop_assert!(share(node) <= share(other), "the node is the least loaded");
     }
     Ok(())
@@ -221,7 +246,43 @@ proptest! {
             nodes.iter_mut().find(|node| node.id == to).unwrap().running += 1;
         }
         for job in world.queue.iter().filter(|_| given < left) {
-            prop_assert!(!nodes.iter().any(|node| node.has_free_slot() && node.fits(&job.lane.placement)));
+            prop_assert!(!nodes.iter().any(|node| is_possible(node, &job.lane.placement)));
+        }
+    }
+
+    /// Devices are given out once, and a job that waits for some delays no other.
+    #[test]
+    fn devices_are_exclusive_and_delay_no_other_job(
+        jobs in proptest::collection::vec((0usize..3, option::of(gpu_pool::tests::request()), -1..2), 0..14),
+        nodes in proptest::collection::vec(
+            (0usize..4, proptest::collection::vec(gpu_pool::tests::request(), 0..2), 0u32..5), 0..4,
+        ),
+        limit in 1u32..4,
+    ) {
+        let users = [(); 3].map(|()| UserId::new());
+        let mut world = World::default();
+        let mut nodes: Vec<_> = nodes.into_iter().map(|(devices, running, slots)| {
+            let mut node = candidate(&[], 0, slots);
+            let report = Arc::make_mut(&mut node.report);
+            report.gpu = gpu_pool::tests::report(devices, &[]).gpu;
+            node.with_gpus(&running)
+        }).collect();
+        for (user, gpus, rank) in jobs {
+            world.add_with_gpus(users[user], rank, gpus);
+        }
+        let assigned = world.assign(free_slots(nodes.clone()), &mut History::default(), limit);
+        for (job, to) in assigned {
+            check(&world, &nodes, job, to)?;
+            let is_job = |queued: &&Job| queued.job.id == job;
+            let placement = world.queue.iter().find(is_job).unwrap().lane.placement.clone();
+            world.start(job);
+            let node = nodes.iter_mut().find(|node| node.id == to).unwrap();
+            node.running += 1;
+            let pool = node.gpus.take().unwrap();
+            node.gpus = Some(pool.with_jobs(placement.gpus()));
+        }
+        for job in &world.queue {
+            prop_assert!(!nodes.iter().any(|node| is_possible(node, &job.lane.placement)));
         }
     }
 
@@ -279,11 +340,11 @@ fn scheduler_reads_only_placeable_jobs() {
     assert_eq!(read.limit, 4, "one for each slot, and the next one");
     let mut history = History::default();
     let mut round = world.begin(slots, &mut history, LANE_READ_LIMIT);
-    let Step::ReadImages(jobs) = round.step() else {
+    let Step::ReadDetails(jobs) = round.step() else {
         panic!("every other job was read");
     };
     assert_eq!(jobs.len(), 3, "one for each slot, at once");
-    round.add_images(world.images(jobs));
+    round.add_details(world.details(jobs));
     assert!(matches!(round.step(), Step::Done));
     assert_eq!(round.into_assigned().len(), 3);
 }
@@ -307,7 +368,7 @@ fn job_that_changes_lane_is_assigned_once() {
                 world.queue[0].lane = Lane { user, placement };
                 round.add_jobs(world.read(&reads));
             }
-            Step::ReadImages(jobs) => round.add_images(world.images(jobs)),
+            Step::ReadDetails(jobs) => round.add_details(world.details(jobs)),
             Step::Done => break,
         }
     }
@@ -331,53 +392,4 @@ fn vanished_job_costs_no_turn() {
     assert_eq!(jobs, [next, other]);
 }
 
-#[test]
-fn image_breaks_ties_between_nodes() {
-    let nodes = [
-        candidate(&[], 0, 4),
-        candidate(&[], 0, 4),
-        candidate(&[], 1, 4),
-    ];
-    let ids = nodes.each_ref().map(|node| node.id);
-    let (mut world, mut history) = (World::default(), History::default());
-    let job = world.add(UserId::new(), &[], 0);
-    let assigned =
-        |history: &mut History| world.assign(free_slots(nodes.to_vec()), history, LANE_READ_LIMIT);
-    history.images.record("a".to_owned(), ids[1]);
-    history.images.record("b".to_owned(), ids[0]);
-    assert_eq!(assigned(&mut history), [(job, ids[1])]);
-    // A less loaded node is better than one with the image.
-    let mut history = History::default();
-    history.images.record("a".to_owned(), ids[2]);
-    assert_eq!(assigned(&mut history), [(job, ids[0])]);
-    assert_eq!(assigned(&mut history), [(job, ids[0])]);
-    for n in 0..2 * MAX_IMAGES {
-        history.images.record(n.to_string(), ids[0]);
-        assert!(history.images.len() <= MAX_IMAGES);
-    }
-}
-
-#[test]
-fn inference_job_goes_only_to_serving_node() {
-    let mut serves = candidate(&[], 0, 1);
-    Arc::make_mut(&mut serves.report).inference = Some(crate::api::nodes::Inference {
-        supported: true,
-        running: Some(true),
-        ..Default::default()
-    });
-    let mut down = serves.clone();
-    down.id = NodeId::new();
-    let report = Arc::make_mut(&mut down.report);
-    report.inference.as_mut().unwrap().running = Some(false);
-    let mut world = World::default();
-    for _ in 0..2 {
-        world.add(UserId::new(), &[], 0);
-    }
-    for job in &mut world.queue {
-        job.lane.placement = Placement::new([], true, []);
-    }
-    let nodes = vec![candidate(&[], 0, 1), down, serves.clone()];
-    let slots = free_slots(nodes);
-    let assigned = world.assign(slots, &mut History::default(), LANE_READ_LIMIT);
-    assert_eq!(assigned, [(world.queue[0].job.id, serves.id)]);
-}
+mod nodes;

@@ -337,7 +337,7 @@ async fn jobs_run_with_any_timeout() {
     let asked = [
         ("null", None),
         ("1", Some(1)),
-        ("10801", Some(MAX_TIMEOUT_SECONDS)),
+        ("2592001", Some(MAX_TIMEOUT_SECONDS)),
         ("9223372036854775807", Some(MAX_TIMEOUT_SECONDS)),
         ("9223372036854775808", Some(MAX_TIMEOUT_SECONDS)),
         ("18446744073709551615", Some(MAX_TIMEOUT_SECONDS)),

@@ -1,0 +1,399 @@
+//! Placement: what a job requires of its node, in one canonical form.
+//!
+//! Equal requirements share a lane of the queue, so a placement holds only what decides which nodes fit. An image or
+//! an exact time limit would make a lane of almost every job; the scheduler reads those of the jobs that it is about to
+//! assign.
+
+use crate::api::{
+    NodeId,
+    jobs::{PullPolicy, SandboxSpec, resources::GpuRequest},
+    nodes::features,
+    tasks::TaskSpec,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use std::{
+    cmp::Ordering,
+    collections::BTreeSet,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+const HOUR_SECONDS: u64 = 3600;
+/// Steps to which a long time limit is rounded up in a placement. Limits up to the first one are left out: every node
+/// allows them, unless its operator has lowered its limit.
+const TIME_STEPS_SECONDS: [u64; 9] = [
+    3 * HOUR_SECONDS,
+    6 * HOUR_SECONDS,
+    12 * HOUR_SECONDS,
+    24 * HOUR_SECONDS,
+    2 * 24 * HOUR_SECONDS,
+    4 * 24 * HOUR_SECONDS,
+    7 * 24 * HOUR_SECONDS,
+    14 * 24 * HOUR_SECONDS,
+    30 * 24 * HOUR_SECONDS,
+];
+
+/// Requirements of a job on its node.
+///
+/// Immutable and cheap to clone. Equal requirements have one canonical form, by which placements are
+/// compared, sorted and stored.
+#[derive(Clone)]
+pub struct Placement(Arc<Inner>);
+
+struct Inner {
+    canonical: Box<str>,
+    requirements: Requirements,
+}
+
+/// Requirements on a node; none by default. A stored form of an earlier release has fewer fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Requirements {
+    /// Labels that the node must have.
+    #[serde(default)]
+    pub labels: BTreeSet<String>,
+    /// Whether the node must serve models.
+    #[serde(default)]
+    pub inference: bool,
+    /// Slug of the only node that may run the job.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Features that the node must report.
+    #[serde(default)]
+    pub features: BTreeSet<String>,
+    /// Graphics processors that the node must have free.
+    #[serde(default)]
+    pub gpus: Option<GpuRequest>,
+    /// Time limit that the node should allow, in seconds, in few steps. Where no node that could run the job allows it,
+    /// any other will do.
+    #[serde(default)]
+    pub time_limit: Option<u64>,
+    /// Nodes that refused the job.
+    #[serde(default, rename = "except")]
+    pub excluded_nodes: BTreeSet<NodeId>,
+}
+
+impl Placement {
+    /// Placement with these requirements.
+    pub fn new(mut requirements: Requirements) -> Self {
+        if let Some(GpuRequest::Ids(ids)) = &mut requirements.gpus {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Self(Arc::new(Inner {
+            canonical: requirements.canonical().into(),
+            requirements,
+        }))
+    }
+
+    /// Placement of the jobs of a task.
+    pub(in crate::store) fn from_spec(spec: &TaskSpec) -> Self {
+        let sandbox = &spec.sandbox;
+        Self::new(Requirements {
+            labels: spec.node_labels.iter().cloned().collect(),
+            inference: sandbox.use_inference == Some(true),
+            node: spec.node.clone(),
+            features: needed_features(sandbox).map(str::to_owned).collect(),
+            gpus: sandbox.gpus.clone(),
+            time_limit: sandbox.timeout_seconds.and_then(time_step),
+            excluded_nodes: BTreeSet::new(),
+        })
+    }
+
+    /// Parses a stored canonical form.
+    pub(in crate::store) fn parse(canonical: &str) -> Result<Self, serde_json::Error> {
+        Ok(Self(Arc::new(Inner {
+            requirements: serde_json::from_str(canonical)?,
+            canonical: canonical.into(),
+        })))
+    }
+
+    /// Canonical form, the same for equal requirements.
+    pub(in crate::store) fn canonical(&self) -> &str {
+        &self.0.canonical
+    }
+
+    /// The same requirements with other excluded nodes.
+    pub fn excluding(&self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        Self::new(Requirements {
+            excluded_nodes: nodes.into_iter().collect(),
+            ..self.0.requirements.clone()
+        })
+    }
+
+    /// Labels that the node must have.
+    pub fn labels(&self) -> &BTreeSet<String> {
+        &self.0.requirements.labels
+    }
+
+    /// Whether the node must serve models.
+    pub fn needs_inference(&self) -> bool {
+        self.0.requirements.inference
+    }
+
+    /// Slug of the only node that may run the job.
+    pub fn node(&self) -> Option<&str> {
+        self.0.requirements.node.as_deref()
+    }
+
+    /// Features that the node must report.
+    pub fn features(&self) -> &BTreeSet<String> {
+        &self.0.requirements.features
+    }
+
+    /// Graphics processors that the node must have free.
+    pub fn gpus(&self) -> Option<&GpuRequest> {
+        self.0.requirements.gpus.as_ref()
+    }
+
+    /// Time limit that the node should allow, in seconds.
+    pub fn time_limit(&self) -> Option<u64> {
+        self.0.requirements.time_limit
+    }
+
+    /// Nodes that refused the job.
+    pub fn excluded_nodes(&self) -> &BTreeSet<NodeId> {
+        &self.0.requirements.excluded_nodes
+    }
+}
+
+impl Requirements {
+    /// JSON with fields in a fixed order, without the empty ones.
+    fn canonical(&self) -> String {
+        let mut fields = Vec::new();
+        let mut add = |name: &str, value: Value| fields.push(format!("\"{name}\":{value}"));
+        let texts = |texts: &BTreeSet<String>| Value::from_iter(texts.iter().map(String::as_str));
+        if !self.labels.is_empty() {
+            add("labels", texts(&self.labels));
+        }
+        if self.inference {
+            add("inference", true.into());
+        }
+        if let Some(node) = &self.node {
+            add("node", node.as_str().into());
+        }
+        if !self.features.is_empty() {
+            add("features", texts(&self.features));
+        }
+        if let Some(gpus) = &self.gpus {
+            add(
+                "gpus",
+                match gpus {
+                    GpuRequest::All => "all".into(),
+                    GpuRequest::Count(count) => (*count).into(),
+                    GpuRequest::Ids(ids) => ids.iter().map(String::as_str).collect(),
+                },
+            );
+        }
+        if let Some(seconds) = self.time_limit {
+            add("time_limit", seconds.into());
+        }
+        if !self.excluded_nodes.is_empty() {
+            let nodes = self.excluded_nodes.iter().map(NodeId::to_string);
+            add("except", nodes.collect());
+        }
+        format!("{{{}}}", fields.join(","))
+    }
+}
+
+/// Features of a node that a sandbox needs. A grace period needs none: an old node stops the command at once.
+fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> {
+    let limits = sandbox.cpus.is_some()
+        || sandbox.memory.is_some()
+        || sandbox.pids.is_some()
+        || sandbox.shm_size.is_some();
+    let artifacts = !sandbox.artifacts.is_empty() || sandbox.artifact_limit.is_some();
+    let pull = sandbox.pull.is_some_and(|pull| pull != PullPolicy::Missing);
+    [
+        (!sandbox.files.is_empty(), features::FILES),
+        (artifacts, features::ARTIFACTS),
+        (
+            sandbox.stdin.is_some() || sandbox.interactive,
+            features::STDIN,
+        ),
+        (limits, features::LIMITS),
+        (sandbox.gpus.is_some(), features::GPUS),
+        (pull, features::PULL_POLICY),
+    ]
+    .into_iter()
+    .filter_map(|(is_needed, feature)| is_needed.then_some(feature))
+}
+
+/// Long time limit, rounded up to a step; `None` for one that every node allows by default.
+fn time_step(seconds: u64) -> Option<u64> {
+    let [shortest, .., longest] = TIME_STEPS_SECONDS;
+    let step = TIME_STEPS_SECONDS.into_iter().find(|step| *step >= seconds);
+    Some(step.unwrap_or(longest)).filter(|step| *step > shortest)
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self::new(Requirements::default())
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.canonical)
+    }
+}
+
+impl PartialEq for Placement {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.canonical == other.0.canonical
+    }
+}
+
+impl Eq for Placement {}
+
+impl PartialOrd for Placement {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Placement {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.canonical.cmp(&other.0.canonical)
+    }
+}
+
+impl Hash for Placement {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.canonical.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn texts() -> impl Strategy<Value = BTreeSet<String>> {
+        proptest::collection::btree_set(".{0,6}", 0..4)
+    }
+
+    fn gpus() -> impl Strategy<Value = GpuRequest> {
+        let ids = proptest::collection::vec("[a-z0-9]{1,3}", 1..4);
+        prop_oneof![
+            Just(GpuRequest::All),
+            (1..9_u32).prop_map(GpuRequest::Count),
+            ids.prop_map(GpuRequest::Ids),
+        ]
+    }
+
+    fn requirements() -> impl Strategy<Value = Requirements> {
+        use proptest::option::of;
+        let limit = of(0..u64::MAX);
+        (
+            texts(),
+            texts(),
+            any::<bool>(),
+            of(".{0,4}"),
+            of(gpus()),
+            limit,
+            0..3_usize,
+        )
+            .prop_map(
+                |(labels, features, inference, node, gpus, time_limit, excluded)| {
+                    let excluded_nodes = (0..excluded).map(|_| NodeId::new()).collect();
+                    Requirements {
+                        labels,
+                        inference,
+                        node,
+                        features,
+                        gpus,
+                        time_limit,
+                        excluded_nodes,
+                    }
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_form_parses_back_to_itself(requirements in requirements()) {
+            let placement = Placement::new(requirements.clone());
+            let parsed = Placement::parse(placement.canonical()).unwrap();
+            prop_assert_eq!(&parsed, &placement);
+            prop_assert_eq!(&parsed.0.requirements, &placement.0.requirements);
+            prop_assert_eq!(Placement::new(parsed.0.requirements.clone()), placement.clone());
+            let excluded = requirements.excluded_nodes.clone();
+            prop_assert_eq!(placement.excluding([]).excluding(excluded), placement);
+        }
+    }
+
+    fn of(spec: &serde_json::Value) -> String {
+        let mut json = serde_json::json!({
+            "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
+        });
+        for (name, value) in spec.as_object().unwrap() {
+            match name.as_str() {
+                "node_labels" | "node" => json[name] = value.clone(),
+                _ => json["sandbox"][name] = value.clone(),
+            }
+        }
+        let spec: TaskSpec = serde_json::from_value(json).unwrap();
+        Placement::from_spec(&spec).canonical().to_owned()
+    }
+
+    #[test]
+    fn equal_requirements_have_one_canonical_form() {
+        let labels = |labels: &[&str]| of(&serde_json::json!({"node_labels": labels}));
+        assert_eq!(labels(&[]), "{}");
+        assert_eq!(labels(&["b", "a/1", "b"]), r#"{"labels":["a/1","b"]}"#);
+        let ids = of(&serde_json::json!({"gpus": ["1", "0"]}));
+        assert_eq!(ids, r#"{"features":["gpus"],"gpus":["0","1"]}"#);
+        let node = NodeId::new();
+        let all = Placement::new(Requirements {
+            labels: ["a".to_owned()].into(),
+            inference: true,
+            excluded_nodes: [node].into(),
+            ..Requirements::default()
+        });
+        // As the previous release wrote it.
+        let expected = format!(r#"{{"labels":["a"],"inference":true,"except":["{node}"]}}"#);
+        assert_eq!(all.canonical(), expected);
+    }
+
+    #[test]
+    fn fields_of_sandbox_need_features() {
+        let content = serde_json::json!({"sha256": "0".repeat(64), "size_bytes": 1});
+        let cases = [
+            (
+                serde_json::json!({"grace_seconds": 9, "pull": "missing"}),
+                "{}",
+            ),
+            (
+                serde_json::json!({"node": "box", "pull": "always", "memory": 9_000_000}),
+                r#"{"node":"box","features":["limits","pull-policy"]}"#,
+            ),
+            (
+                serde_json::json!({"files": [{"path": "a", "content": content}], "stdin": content}),
+                r#"{"features":["files","stdin"]}"#,
+            ),
+            (
+                serde_json::json!({"artifacts": ["*"], "interactive": true}),
+                r#"{"features":["artifacts","stdin"]}"#,
+            ),
+            (
+                serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
+                r#"{"features":["gpus"],"gpus":2,"time_limit":21600}"#,
+            ),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(of(&spec), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn long_time_limits_share_few_steps() {
+        let hours = |hours: u64| time_step(hours * HOUR_SECONDS).map(|step| step / HOUR_SECONDS);
+        assert_eq!(
+            [1, 3, 4, 6, 13].map(hours),
+            [None, None, Some(6), Some(6), Some(24)]
+        );
+        assert_eq!([700, 720, 721, 9999].map(hours), [Some(720); 4]);
+    }
+}
