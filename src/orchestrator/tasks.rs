@@ -63,7 +63,7 @@ pub(super) async fn create(
                 .task_repeated(caller.user.id, key.clone())
                 .await?
         {
-            return created(outcome);
+            return created(state, outcome).await;
         }
         stored = artifacts::store_inputs(state, caller, inputs).await?;
         spec.sandbox.files = std::mem::take(&mut stored.files);
@@ -86,7 +86,7 @@ pub(super) async fn create(
         }
         outcome
     });
-    created(outcome.await.map_err(ApiError::internal)??)
+    created(state, outcome.await.map_err(ApiError::internal)??).await
 }
 
 /// Digest of a request as it was understood: neither white space nor the order of fields makes another one.
@@ -97,10 +97,10 @@ fn digest(request: &CreateTask) -> Result<String, ApiError> {
 }
 
 /// Task of an outcome, or the problem that it is.
-fn created(outcome: CreateOutcome) -> Result<Task, ApiError> {
+async fn created(state: &AppState, outcome: CreateOutcome) -> Result<Task, ApiError> {
     match outcome {
-        CreateOutcome::Created(task) => Ok(task),
-        CreateOutcome::Repeated(task) => Ok(task.as_created()),
+        CreateOutcome::Created(task) => Ok(with_expected_timeout(state, task).await),
+        CreateOutcome::Repeated(task) => Ok(with_expected_timeout(state, task.as_created()).await),
         CreateOutcome::QueueFull(queue) => Err(queue_full(format!(
             "{queue} is full; wait until some of its tasks have started, then try again"
         ))),
@@ -114,6 +114,21 @@ fn created(outcome: CreateOutcome) -> Result<Task, ApiError> {
         )
         .into()),
     }
+}
+
+/// Adds the time limit that a queued task will have at its node, where the user asked for one: what the nodes allow, as
+/// far as that is known.
+async fn with_expected_timeout(state: &AppState, mut task: Task) -> Task {
+    let (id, asked) = (task.id, task.timeout_seconds);
+    let expected = async move {
+        let requirements = state.store.task_requirements(id).await.ok()?;
+        let nodes = state.node_outlooks().await.ok()?;
+        waiting::expected_timeout(&requirements, asked, &nodes)
+    };
+    if task.status == TaskStatus::Queued && asked.is_some() {
+        task.details.effective_timeout_seconds = expected.await;
+    }
+    task
 }
 
 fn queue_full(detail: String) -> ApiError {
@@ -179,7 +194,7 @@ pub(super) async fn show(
 ) -> Result<Task, ApiError> {
     let mut task = find(state, caller, name).await?;
     task.waiting_for = waiting_for(state, task.id, task.status).await;
-    Ok(task)
+    Ok(with_expected_timeout(state, task).await)
 }
 
 /// Task with the results of all its attempts, the last one last.

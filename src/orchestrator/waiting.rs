@@ -42,6 +42,23 @@ pub(super) fn waiting_reason(task: &TaskRequirements, nodes: &[NodeOutlook]) -> 
     })
 }
 
+/// Longest time limit that a node would give a task that asks for `asked` seconds: one that is ready, or any where none
+/// is; `None` where no node is suitable.
+pub(super) fn expected_timeout(
+    task: &TaskRequirements,
+    asked: Option<u64>,
+    nodes: &[NodeOutlook],
+) -> Option<u64> {
+    let mut fitting = fitting_nodes(task, nodes).ok()?;
+    if fitting.iter().any(|node| node.is_ready()) {
+        fitting.retain(|node| node.is_ready());
+    }
+    let limits = fitting
+        .iter()
+        .map(|node| node.report.effective_timeout_seconds(asked));
+    limits.max()
+}
+
 fn no_free_node(task: &TaskRequirements, nodes: &[NodeOutlook]) -> Option<String> {
     let views: Vec<NodeView> = nodes.iter().map(|node| node.view.clone()).collect();
     if let Err(reason) = overall(&views, false) {

@@ -1,7 +1,19 @@
 //! Questions about a capability report, with the answers for nodes that don't say.
 
 use super::{CapabilityReport, Reach, SandboxCapability};
-use crate::api::jobs::{DEFAULT_MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS};
+use crate::api::jobs::{DEFAULT_MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS};
+
+/// Time limit of a job at a node that reports these limits, in seconds, by what its task asked for.
+pub fn effective_timeout_seconds(
+    asked: Option<u64>,
+    default: Option<u64>,
+    most: Option<u64>,
+) -> u64 {
+    let asked = asked.or(default).unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    asked
+        .min(most.unwrap_or(DEFAULT_MAX_TIMEOUT_SECONDS))
+        .min(MAX_TIMEOUT_SECONDS)
+}
 
 impl CapabilityReport {
     /// Features of the sandboxes.
@@ -29,8 +41,8 @@ impl CapabilityReport {
     pub fn effective_timeout_seconds(&self, asked: Option<u64>) -> u64 {
         let sandbox = self.sandbox.as_ref();
         let default = sandbox.and_then(|sandbox| sandbox.default_timeout_seconds);
-        let asked = asked.or(default).unwrap_or(DEFAULT_TIMEOUT_SECONDS);
-        asked.min(self.max_timeout_seconds())
+        let most = sandbox.and_then(|sandbox| sandbox.max_timeout_seconds);
+        effective_timeout_seconds(asked, default, most)
     }
 
     /// Warnings for the operator.

@@ -33,6 +33,12 @@ pub struct TaskDetails {
     /// Node of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_slug: Option<String>,
+    /// Slug of the only node that may run the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Time limit in force at the node, in seconds; while the task waits, the longest that a suitable node allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_timeout_seconds: Option<u64>,
     /// Number of the last attempt; 0 before the first.
     #[serde(default)]
     pub attempt: u32,
@@ -86,6 +92,8 @@ impl TaskDetails {
         Self {
             owner: None,
             node_slug: None,
+            node: spec.node.clone(),
+            effective_timeout_seconds: None,
             attempt: 0,
             max_attempts: spec.max_attempts,
             node_labels: spec.node_labels.clone(),
@@ -112,6 +120,7 @@ impl TaskDetails {
     pub fn as_created(self) -> Self {
         Self {
             node_slug: None,
+            effective_timeout_seconds: None,
             attempt: 0,
             ..self
         }

@@ -55,7 +55,8 @@ pub(super) async fn follow_attempt<'a>(
     cancellation: watch::Receiver<Cancellation>,
     lease: &'a Lease,
 ) -> AttemptOutcome {
-    let seconds = job.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let seconds = job.effective_timeout_seconds.or(job.timeout_seconds);
+    let seconds = seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let limit = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS)) + TIMEOUT_MARGIN;
     let follower = AttemptFollower {
         state,

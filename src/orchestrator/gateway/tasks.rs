@@ -31,8 +31,9 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
     let key = idempotency_key(&request)?;
     request.allow_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
-    warn_of_limit(&request, create.timeout_seconds, MAX_TIMEOUT_SECONDS);
     let task = tasks::create(&state, &caller, create, key).await?;
+    let effective = task.details.effective_timeout_seconds;
+    warn_of_limit(&request, task.timeout_seconds, effective);
     let mut answer = response::json(StatusCode::CREATED, &task)?;
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/tasks/{}", task.id)) {
         answer.headers_mut().insert(header::LOCATION, location);
@@ -40,10 +41,13 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
     Ok(answer)
 }
 
-/// Adds a warning to the answer where a sandbox is stopped earlier than requested.
-fn warn_of_limit(request: &Request, requested: Option<u64>, effective: u64) {
+/// Adds a warning to the answer where the command is stopped earlier than requested.
+fn warn_of_limit(request: &Request, requested: Option<u64>, effective: Option<u64>) {
+    let effective = effective.unwrap_or(MAX_TIMEOUT_SECONDS);
     if let Some(requested) = requested.filter(|requested| *requested > effective) {
-        let detail = format!("reduced from {requested} to {effective}, the current limit");
+        let detail = format!(
+            "reduced from {requested} to {effective}, the most that a suitable node allows (--max-timeout there)"
+        );
         request.warn("timeout_seconds", detail);
     }
 }
@@ -104,7 +108,11 @@ pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
         .last()
         .and_then(|job| job.result_object.as_ref());
     if let Some(effective) = last.and_then(|result| result.effective.as_ref()) {
-        warn_of_limit(&request, task.timeout_seconds, effective.timeout_seconds);
+        warn_of_limit(
+            &request,
+            task.timeout_seconds,
+            Some(effective.timeout_seconds),
+        );
     }
     response::ok(&result)
 }

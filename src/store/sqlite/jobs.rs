@@ -22,6 +22,7 @@ use crate::api::{
     audit::AuditEvent,
     events::Outline,
     jobs::{MAX_TIMEOUT_SECONDS, SandboxSpec},
+    nodes::effective_timeout_seconds,
     tasks::{JobStatus, TaskStatus},
     time::Time,
 };
@@ -32,9 +33,10 @@ const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths)
 
 const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
-/// Timeout of a job, lowered to the longest that any node grants. SQLite reads a number in JSON from 2^63 on as REAL.
-pub(super) fn timeout_seconds(row: &Row<'_>) -> rusqlite::Result<Option<u64>> {
-    Ok(match row.get_ref("timeout_seconds")? {
+/// Time limit in a column, lowered to the longest that any node can allow. SQLite reads a number in JSON from 2^63 on as
+/// REAL.
+pub(super) fn seconds(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    Ok(match row.get_ref(column)? {
         ValueRef::Integer(seconds) => u64::try_from(seconds).ok(),
         ValueRef::Real(_) => Some(MAX_TIMEOUT_SECONDS),
         _ => None,
@@ -55,7 +57,8 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         eligible_at: row.get("not_before")?,
         started_at: row.get("started_at")?,
         placement: row.get("placement")?,
-        timeout_seconds: timeout_seconds(row)?,
+        timeout_seconds: seconds(row, "timeout_seconds")?,
+        effective_timeout_seconds: seconds(row, "effective_timeout_seconds")?,
     })
 }
 
@@ -90,6 +93,28 @@ pub(super) fn sync_task_status(
     Ok(())
 }
 
+/// Records the time limit in force for a job at its node, by the node's last report.
+pub(super) fn record_time_limit(c: &Connection, job: JobId) -> Result<(), StoreError> {
+    let mut statement = c.prepare_cached(
+        "SELECT t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds,
+                n.capability ->> '$.sandbox.default_timeout_seconds' AS shortest,
+                n.capability ->> '$.sandbox.max_timeout_seconds' AS longest
+         FROM jobs j JOIN tasks t ON t.id = j.task_id JOIN nodes n ON n.id = j.node_id WHERE j.id = ?1",
+    )?;
+    let limit = statement.query_row([job], |row| {
+        let [asked, default, most] = ["timeout_seconds", "shortest", "longest"];
+        Ok(effective_timeout_seconds(
+            seconds(row, asked)?,
+            seconds(row, default)?,
+            seconds(row, most)?,
+        ))
+    })?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = "UPDATE jobs SET effective_timeout_seconds = ?2 WHERE id = ?1";
+    c.execute(sql, params![job, limit])?;
+    Ok(())
+}
+
 impl Store {
     /// Assigns a queued job to a node; `None` when the job isn't queued any more, or the node was deleted.
     pub async fn job_claim(
@@ -108,6 +133,7 @@ impl Store {
             if changed == 0 {
                 return Ok(None);
             }
+            record_time_limit(c, id)?;
             sync_task_status(c, id, TaskStatus::Running, now)?;
             running_by_id(c, id)
         })
@@ -198,7 +224,8 @@ impl Store {
             let requeued = c.query_row(
                 "UPDATE jobs SET status = 'queued', attempt = attempt - (?3 AND attempt = last_attempt),
                         last_attempt = last_attempt - (?3 AND attempt = last_attempt),
-                        node_id = NULL, offered_node_id = NULL, started_at = NULL, not_before = ?4
+                        node_id = NULL, offered_node_id = NULL, started_at = NULL, effective_timeout_seconds = NULL,
+                        not_before = ?4
                  WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0
                    AND (last_attempt < max_attempts OR ?3 AND attempt = last_attempt)
                  RETURNING user_id, placement",

@@ -13,7 +13,10 @@
 //! attempt 1. The order is: offer, commit, ask B, accept, commit. So a job never has two current attempts, and
 //! always one that some node runs; and no number is given to two nodes, except one that the first of them refused.
 
-use super::{JobOutlook, JobOwnership, RunningJob, Store, StoreError, jobs::running_by_id};
+use super::{
+    JobOutlook, JobOwnership, RunningJob, Store, StoreError,
+    jobs::{record_time_limit, running_by_id},
+};
 use crate::api::{JobId, NodeId, TaskId, time::Time};
 use rusqlite::{OptionalExtension as _, params};
 use std::collections::HashMap;
@@ -70,6 +73,9 @@ impl Store {
                  WHERE id = ?1 AND last_attempt = ?2 AND status = 'running' AND offered_node_id IS NOT NULL",
                 params![id, attempt, now],
             )?;
+            if changed > 0 {
+                record_time_limit(c, id)?;
+            }
             // Accepted by an earlier call whose answer was lost.
             let sql = "SELECT 1 FROM jobs WHERE id = ?1 AND attempt = ?2 AND status = 'running'";
             Ok(changed > 0 || c.prepare_cached(sql)?.exists(params![id, attempt])?)

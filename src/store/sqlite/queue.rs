@@ -19,7 +19,7 @@
 
 use super::{
     JobDetails, Lane, LaneHeads, LaneRead, MAX_BACKOFF, Placement, QueueStatus, QueuedJob, Store,
-    StoreError, jobs::timeout_seconds,
+    StoreError, jobs::seconds,
 };
 use crate::api::{JobId, NodeId, UserId, jobs::resources::GpuRequest, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
@@ -161,7 +161,7 @@ impl Store {
                 let details = statement.query_row([job], |row| {
                     Ok(JobDetails {
                         image: row.get("image")?,
-                        timeout_seconds: timeout_seconds(row)?,
+                        timeout_seconds: seconds(row, "timeout_seconds")?,
                         never_pulls: row.get::<_, Option<bool>>("never_pulls")?.unwrap_or(false),
                     })
                 });

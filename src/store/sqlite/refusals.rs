@@ -75,6 +75,7 @@ impl Store {
             lanes.enter(Lane { user, placement: placement.clone() });
             c.execute(
                 "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
+                        effective_timeout_seconds = NULL,
                         not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
                  WHERE id = ?1",
                 params![id, not_before, placement, to_document(&refusals)?],

@@ -4,7 +4,7 @@ use super::{
     Authority, CreateOutcome, DeleteOutcome, IdempotencyKey, Lane, Placement, QueueLimit,
     QueueLimits, Store, StoreError, artifacts, audit,
     authority::authorize,
-    retention,
+    jobs, retention,
     rows::{parse_document, parse_name, to_document},
     task_names::free_name,
 };
@@ -25,8 +25,8 @@ pub(super) const COLUMNS: &str =
     "id, status, name, spec, summary, exit_code, created_at, updated_at, started_at, ended_at,
      (SELECT handle FROM users WHERE users.id = tasks.user_id) AS owner";
 
-/// Attempt of a task, and the node of it.
-const PLACE: &str = "SELECT j.attempt, coalesce(n.slug, j.node_slug)
+/// Attempt of a task, its node, and the time limit there.
+const PLACE: &str = "SELECT j.attempt, coalesce(n.slug, j.node_slug), j.effective_timeout_seconds
     FROM jobs j LEFT JOIN nodes n ON n.id = j.node_id WHERE j.task_id = ?1 ORDER BY j.id DESC LIMIT 1";
 
 pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
@@ -67,10 +67,14 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
         return Ok(None);
     };
     let mut statement = c.prepare_cached(PLACE)?;
-    let place = statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)));
-    if let Some((attempt, node_slug)) = place.optional()? {
+    let place = statement.query_row([id], |row| {
+        let limit = jobs::seconds(row, "effective_timeout_seconds")?;
+        Ok((row.get(0)?, row.get(1)?, limit))
+    });
+    if let Some((attempt, node_slug, effective)) = place.optional()? {
         task.details.attempt = attempt;
         task.details.node_slug = node_slug;
+        task.details.effective_timeout_seconds = effective;
     }
     Ok(Some(task))
 }

@@ -34,6 +34,8 @@ pub struct RunningJob {
     pub placement: Placement,
     /// Timeout that the user asked for, in seconds; at most that of the contract.
     pub timeout_seconds: Option<u64>,
+    /// Time limit in force at the node, in seconds; unknown for an attempt that is only offered.
+    pub effective_timeout_seconds: Option<u64>,
 }
 
 impl RunningJob {
@@ -49,6 +51,7 @@ impl RunningJob {
             node_id: self.offered_to?,
             offered_to: None,
             started_at: None,
+            effective_timeout_seconds: None,
             ..self.clone()
         })
     }

@@ -20,6 +20,7 @@ pub(in crate::orchestrator) fn job() -> RunningJob {
         cancel_requested: false,
         eligible_at: Time::from_millis(0),
         started_at: None,
+        effective_timeout_seconds: None,
         placement: crate::store::Placement::default(),
         timeout_seconds: None,
     }
