@@ -27,6 +27,8 @@ pub const MAX_COMMAND_BYTES: usize = 1024 * 1024;
 pub const MAX_TIMEOUT_SECONDS: u64 = 30 * 24 * 3600;
 /// Longest time limit of a job at a node whose operator says nothing else, in seconds.
 pub const DEFAULT_MAX_TIMEOUT_SECONDS: u64 = 10_800;
+/// Variables that the node sets for a job with graphics processors.
+const GPU_VARIABLES: [&str; 2] = ["NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"];
 /// Default of `grace_seconds`.
 pub const DEFAULT_GRACE_SECONDS: u32 = 5;
 /// Largest `grace_seconds`.
@@ -249,9 +251,25 @@ impl SandboxSpec {
             return Err(range("pids", detail));
         }
         match &self.gpus {
-            Some(gpus) => gpus.check(&format!("{base}/gpus")),
+            Some(gpus) => {
+                gpus.check(&format!("{base}/gpus"))?;
+                check_gpu_env(&format!("{base}/env"), self.env.as_ref())
+            }
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses variables that the node sets for a job with graphics processors.
+fn check_gpu_env(pointer: &str, env: Option<&Env>) -> Result<(), Problem> {
+    let names = env.into_iter().flat_map(|env| env.keys());
+    let mut reserved = names.filter(|name| GPU_VARIABLES.contains(&name.as_str()));
+    match reserved.next() {
+        Some(name) => Err(Problem::field(
+            &format!("{pointer}/{name}"),
+            "is set by the node for a task with gpus; leave it out",
+        )),
+        None => Ok(()),
     }
 }
 

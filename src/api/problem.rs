@@ -84,6 +84,8 @@ kinds! {
     QueueFull = 429 "queue-full" "The queue is full";
     /// As many jobs as the worker has slots wait for the pull of an image; one with its image present may run.
     PullsFull = 429 "pulls-full" "Too many jobs wait for the pull of an image";
+    /// Too few graphics processors of the worker are free; a job without them may run.
+    GpusBusy = 429 "gpus-busy" "Too few GPUs are free";
     /// Internal error; the log has the cause under the request id.
     Internal = 500 "internal" "Internal error";
     /// The disk is too full for another job or task.

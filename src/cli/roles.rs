@@ -5,7 +5,7 @@ use super::{
     EngineFlags, LogFlags, OrchestratorFlags, OutputFormat, SandboxFlags, number,
     old_names::variable, parse_duration, parse_listen,
 };
-use crate::api::nodes::InferenceMode;
+use crate::api::nodes::{GpuShare, InferenceMode};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -84,6 +84,9 @@ pub struct InferenceFlags {
         value_name = "TIME"
     )]
     pub inference_start_timeout: Option<Duration>,
+    /// Whether the model server and jobs share GPUs [default: shared]
+    #[arg(long, env = "CYNODE_GPU_SHARE", value_name = "MODE")]
+    pub gpu_share: Option<GpuShare>,
 }
 
 #[derive(Args, Debug)]

@@ -63,6 +63,10 @@ pub struct EngineFlags {
     /// Longest time limit of a job, such as 30m or 7d; 30d at most [default: 3h]
     #[arg(long, env = "CYNODE_MAX_TIMEOUT", value_parser = parse_duration, value_name = "TIME")]
     pub max_timeout: Option<Duration>,
+    /// Keep this much of the machine's memory free, such as 2GiB: below it, end the job whose use grew the most;
+    /// 0: never [default: 512MiB]
+    #[arg(long, env = "CYNODE_RESERVE_MEMORY", value_parser = parse_size, value_name = "SIZE")]
+    pub reserve_memory: Option<u64>,
     /// Time to wait for running jobs at shutdown [default: 10s]
     #[arg(long, env = "CYNODE_SHUTDOWN_GRACE", value_parser = parse_duration, value_name = "TIME")]
     pub shutdown_grace: Option<Duration>,
@@ -83,6 +87,9 @@ pub struct StorageFlags {
     /// uses it up [default: 512MiB]
     #[arg(long, env = "CYNODE_MIN_FREE_DISK", value_parser = parse_size, value_name = "SIZE")]
     pub min_free_disk: Option<u64>,
+    /// Most that a job may have on disk, such as 20GiB: end the job that has more [default: no limit]
+    #[arg(long, env = "CYNODE_WORKSPACE_LIMIT", value_parser = parse_size, value_name = "SIZE")]
+    pub workspace_limit: Option<u64>,
     /// Output to keep of each job for live readers: its start and the latest; 1MiB to 1TiB [default: 64MiB]
     #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = parse_size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,

@@ -6,6 +6,7 @@
 //! | `run`, in the foreground: a sandbox | [`Engine::spawn`], `container` |
 //! | `run`, `image exists`: whether sandboxes can run here, and still can | [`probe`], `health` |
 //! | `run`: the GPU devices that a container can open | [`devices`] |
+//! | `run`: the GPUs that can be passed to a container | [`gpus`] |
 //! | `run`: the limits that a container can have | [`limits`] |
 //! | `ps`, `kill`, `rm`: sandboxes of a node | `sandboxes` |
 //! | `container inspect`, `ps`: where a sandbox's writes go, and its PID | `upper`, `usage` |
@@ -30,6 +31,7 @@ mod containers_conf;
 mod deleted_files;
 pub mod devices;
 mod error;
+pub mod gpus;
 mod health;
 mod image_files;
 mod image_gc;

@@ -81,6 +81,14 @@ impl Machine {
         let is_closing = *self.closing.borrow();
         report.node.stopping_since =
             is_closing.then(|| *self.stopping_since.get_or_init(Time::now));
+        let gpus = self.worker.get().map(Worker::gpus).unwrap_or_default();
+        if let Some(devices) = report.gpu.as_mut().and_then(|gpu| gpu.devices.as_mut()) {
+            for (at, id, is_busy) in gpus {
+                if let Some(device) = devices.get_mut(at) {
+                    (device.id, device.busy) = (Some(id), is_busy);
+                }
+            }
+        }
         if let Some(sandbox) = &mut report.sandbox {
             // A node that stops, whose podman hangs, or whose disk is full, takes no jobs.
             let worker = self.worker.get();

@@ -18,7 +18,7 @@ use super::{
     state_files::StateFiles,
 };
 use crate::{
-    api::nodes::{ConfigAck, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
+    api::nodes::{ConfigAck, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
     http::client::CallError,
     retry::retry_if,
@@ -60,7 +60,7 @@ impl Node {
         settings: Settings,
         closing: watch::Receiver<bool>,
     ) -> Result<Self, NodeError> {
-        let prepared = step("prepare", async {
+        let mut prepared = step("prepare", async {
             Ok::<_, NodeError>(PreparedWorker::prepare(data_dir, settings.sandbox.clone()).await?)
         })
         .await?;
@@ -88,6 +88,7 @@ impl Node {
                 [&device.vendor, &device.model].map(|text| text.as_deref().unwrap_or_default());
             tracing::info!(vendor, model, vram_mb = device.vram_mb, "GPU found");
         }
+        prepared.offer_gpus(gpu::candidates(&devices)).await;
         let machine = Machine::inspect(
             data_dir,
             &settings,
@@ -167,7 +168,9 @@ impl Node {
     async fn apply(&mut self, config: &NodeConfig) -> Result<Worker, NodeError> {
         validate(config)?;
         let worker = step("start the Worker API", self.start_worker_api(config)).await?;
-        match self.plan_model_server(config).transpose() {
+        let plan = self.plan_model_server(config);
+        worker.reserve_gpus(self.reserved_vendor(plan.as_ref().ok().and_then(Option::as_ref)));
+        match plan.transpose() {
             None => self.model_server.stop().await,
             Some(plan) => {
                 step("start the model server", async {
@@ -205,6 +208,13 @@ impl Node {
         let usable = gpu::usable_vendors(self.machine.gpus());
         let backend = config.inference_backend.as_ref();
         Ok(inference::plan(&self.settings.inference, backend, &usable)?)
+    }
+
+    /// Vendor whose GPUs are the model server's alone.
+    fn reserved_vendor(&self, plan: Option<&Plan>) -> Option<&'static str> {
+        let is_exclusive = self.settings.inference.gpu_share == GpuShare::Exclusive;
+        let vendor = plan.filter(|_| is_exclusive)?.accelerator();
+        vendor.map(gpu::Vendor::as_str)
     }
 
     async fn start_model_server(&mut self, plan: Plan) -> Result<(), NodeError> {

@@ -21,7 +21,7 @@ use crate::{
     },
     exit::Failure,
     http::server::{Shutdown, shutdown_requested},
-    node::{self, NodeError},
+    node::{self, NodeError, gpu},
     orchestrator,
     secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
@@ -143,10 +143,12 @@ pub fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let listen = args.sandbox.worker_listen.unwrap_or(worker::DEFAULT_LISTEN);
     let settings = worker_settings(&args.sandbox)?;
     run_role(&args.log, &notices, async |shutdown| {
-        let prepared = tokio::select! {
+        let mut prepared = tokio::select! {
             prepared = PreparedWorker::prepare(&data_dir, settings) => prepared?,
             () = shutdown_requested(shutdown.clone()) => return Ok(()),
         };
+        let gpus = gpu::candidates(&gpu::detect().await);
+        prepared.offer_gpus(gpus).await;
         data_dir.update_addresses(|addresses| addresses.worker = None);
         let (socket, bound) = worker::reserve(listen)?;
         let access = AccessGrant {

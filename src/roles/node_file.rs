@@ -8,7 +8,7 @@ mod aliases;
 mod parse;
 
 use crate::{
-    api::nodes::InferenceMode,
+    api::nodes::{GpuShare, InferenceMode},
     cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs},
     exit::Failure,
     terminal::print_note,
@@ -104,6 +104,8 @@ struct SandboxSection {
     timeouts: TimeoutsSection,
     #[serde(deserialize_with = "parse::duration")]
     shutdown_grace: Option<Duration>,
+    #[serde(deserialize_with = "parse::size")]
+    reserve_memory: Option<u64>,
 }
 
 /// Time limits of jobs in files of other implementations.
@@ -140,6 +142,7 @@ struct InferenceSection {
     timeout: Option<Duration>,
     #[serde(deserialize_with = "parse::duration")]
     start_timeout: Option<Duration>,
+    gpu_share: Option<GpuShare>,
 }
 
 #[derive(Default, Deserialize)]
@@ -150,6 +153,8 @@ struct StorageSection {
     jobs_dir: Option<PathBuf>,
     #[serde(deserialize_with = "parse::size")]
     min_free_disk: Option<u64>,
+    #[serde(deserialize_with = "parse::size")]
+    workspace_limit: Option<u64>,
     #[serde(deserialize_with = "parse::size")]
     job_log_size: Option<u64>,
     #[serde(deserialize_with = "parse::duration")]
@@ -225,6 +230,7 @@ impl NodeFile {
         set_default(&mut inference.inference_port, file.port);
         set_default(&mut inference.inference_pull_timeout, file.pull_timeout);
         set_default(&mut inference.inference_start_timeout, file.start_timeout);
+        set_default(&mut inference.gpu_share, file.gpu_share);
         let (sandbox, file) = (&mut args.sandbox, self.worker_api);
         set_default(&mut args.advertise_url, file.advertise_url);
         set_default(&mut sandbox.worker_listen, file.listen);
@@ -238,11 +244,13 @@ impl NodeFile {
         set_default(&mut engine.default_timeout, file.default_timeout);
         set_default(&mut engine.max_timeout, file.max_timeout);
         set_default(&mut engine.shutdown_grace, file.shutdown_grace);
+        set_default(&mut engine.reserve_memory, file.reserve_memory);
         set_default_list(&mut engine.allowed_image, file.allowed_images);
         let (storage, file) = (&mut engine.storage, self.storage);
         set_default(&mut args.state.data_dir, file.data_dir);
         set_default(&mut storage.jobs_dir, file.jobs_dir);
         set_default(&mut storage.min_free_disk, file.min_free_disk);
+        set_default(&mut storage.workspace_limit, file.workspace_limit);
         set_default(&mut storage.job_log_size, file.job_log_size);
         set_default(&mut storage.result_retention, file.result_retention);
         set_default(&mut storage.image_gc, file.image_gc);

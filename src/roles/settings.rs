@@ -29,6 +29,8 @@ use zeroize::Zeroizing;
 
 /// Smallest allowed limit of a request body at the Worker API; no job fits into less.
 const MIN_REQUEST_BYTES: usize = 1024;
+/// Smallest allowed limit of what a job has on disk, in bytes.
+const MIN_WORKSPACE_BYTES: u64 = 1 << 20;
 /// Allowed sizes of the output that is kept of a job, in bytes.
 const JOB_LOG_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 40;
 
@@ -243,6 +245,9 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         default_timeout: flags.default_timeout,
         max_timeout: flags.max_timeout,
         max_request_bytes: None,
+        reserve_memory: flags
+            .reserve_memory
+            .unwrap_or(worker::DEFAULT_RESERVE_MEMORY),
         storage: storage_settings(&flags.storage)?,
     })
 }
@@ -253,6 +258,14 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
     if !JOB_LOG_BYTES.contains(&log_bytes) {
         return Err(Failure::usage(
             "--job-log-size must be from 1MiB to 1TiB; each running job may use that much of the disk",
+        ));
+    }
+    if flags
+        .workspace_limit
+        .is_some_and(|limit| limit < MIN_WORKSPACE_BYTES)
+    {
+        return Err(Failure::usage(
+            "--workspace-limit must be at least 1MiB; leave it out for no limit",
         ));
     }
     let jobs_dir = flags.jobs_dir.clone();
@@ -266,6 +279,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
     Ok(worker::StorageSettings {
         jobs_dir,
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
+        workspace_limit: flags.workspace_limit,
         log_bytes,
         retain: flags.result_retention.unwrap_or(default.retain),
         image_gc: flags
@@ -312,6 +326,7 @@ pub(super) fn inference_settings(
         start_timeout: flags
             .inference_start_timeout
             .unwrap_or(Duration::from_mins(2)),
+        gpu_share: flags.gpu_share.unwrap_or_default(),
     }
 }
 

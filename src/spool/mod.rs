@@ -68,6 +68,9 @@ pub struct AcceptedJob {
     /// Orchestrator that sent it; unknown where that sent no identity, or an earlier release accepted the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orchestrator_id: Option<OrchestratorId>,
+    /// Ids of the graphics processors that no other job has until this one has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
 }
 
 /// Directory of one attempt. [`remove_on_drop`](Self::remove_on_drop) makes it go with the last reference.

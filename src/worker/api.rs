@@ -141,6 +141,9 @@ impl Api {
         }
         let (job, spec) = reservation.commit(spec).await?;
         self.start(&job, JobStart::New(spec));
+        if !job.accepted.gpus.is_empty() {
+            self.ctx.changed.send_replace(());
+        }
         Ok(job)
     }
 
@@ -309,7 +312,11 @@ async fn metrics(api: Arc<Api>, _: Request) -> Reply {
     // Without the gauges of a disk that hangs.
     let spaces = api.ctx.probe_disk(|ctx| ctx.disk.spaces()).await;
     let running = api.ledger.running_count();
-    api.ctx.metrics.render(running, &spaces.unwrap_or_default())
+    let gpus = api.ledger.gpus();
+    let busy = gpus.iter().filter(|(_, is_busy)| *is_busy).count();
+    api.ctx
+        .metrics
+        .render(running, [gpus.len(), busy], &spaces.unwrap_or_default())
 }
 
 /// Attempt that a call is about; `None` for the current one.

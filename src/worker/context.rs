@@ -10,7 +10,7 @@
 
 use super::{
     Settings, access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, disk_probe::DiskProbes,
-    home::WorkerHome, init_copy::InitCopy, metrics::Metrics, trash::Trash,
+    gpus::SharedGpus, home::WorkerHome, init_copy::InitCopy, metrics::Metrics, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -34,6 +34,8 @@ pub(super) struct WorkerContext {
     pub(super) log_bytes: u64,
     /// Limits that this host can enforce.
     pub(super) limits: LimitSupport,
+    /// Graphics processors that jobs can have.
+    pub(super) gpus: SharedGpus,
     pub(super) disk: Disk,
     disk_probes: DiskProbes,
     /// Trees of ended jobs, which are removed in the background.
@@ -53,7 +55,7 @@ pub(super) struct WorkerContext {
 impl WorkerContext {
     pub(super) fn new(
         engine: Engine,
-        limits: LimitSupport,
+        (limits, gpus): (LimitSupport, SharedGpus),
         home: &WorkerHome,
         images: Arc<Images>,
         trash: Trash,
@@ -75,6 +77,7 @@ impl WorkerContext {
             node_uuid: home.node_uuid.clone(),
             log_bytes: settings.storage.log_bytes,
             limits,
+            gpus,
             trash: Arc::new(trash),
             access,
             slots: Semaphore::new(settings.max_concurrency),

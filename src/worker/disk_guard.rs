@@ -60,6 +60,11 @@ impl LiveJobs {
         })
     }
 
+    /// All jobs.
+    pub(super) fn jobs(&self) -> Vec<Arc<Job>> {
+        self.0.borrow().clone()
+    }
+
     /// Number of jobs.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {

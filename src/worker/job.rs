@@ -24,7 +24,11 @@ use crate::{
     api::jobs::{Effective, JobErrorKind, SandboxSpec},
     backoff::Backoff,
     data_dir::make_private_subdir,
-    engine::{ImageLease, ResolvedImage, labels},
+    engine::{
+        ImageLease, ResolvedImage,
+        gpus::{PassedGpu, container_args, variables},
+        labels,
+    },
     retry::retry,
     sandbox::{
         SandboxConfig, SandboxId, StopReason, StopRequest,
@@ -137,7 +141,7 @@ async fn run_in_sandbox(
             return None;
         }
     };
-    match start_shim(ctx, job, &spec, &prepared.image).await {
+    match start_shim(ctx, job, &spec, (&prepared.image, &prepared.gpus)).await {
         Ok(handle) => supervise(ctx, job, handle).await,
         Err(error) => {
             let error = engine_error(format!("no shim could be started: {error}"));
@@ -159,10 +163,10 @@ async fn start_shim(
     ctx: &WorkerContext,
     job: &Arc<Job>,
     spec: &SandboxSpec,
-    image: &ResolvedImage,
+    (image, gpus): (&ResolvedImage, &[PassedGpu]),
 ) -> io::Result<ShimHandle> {
     let id = SandboxId::random();
-    let config = shim_config(ctx, job, spec, image, id);
+    let config = shim_config(ctx, job, spec, (image, gpus), id);
     ctx.init.ensure().await?;
     job.with_spool(move |spool| spool.write_container_name(&id.container_name()))
         .await
@@ -174,12 +178,13 @@ fn shim_config(
     ctx: &WorkerContext,
     job: &Job,
     spec: &SandboxSpec,
-    image: &ResolvedImage,
+    (image, gpus): (&ResolvedImage, &[PassedGpu]),
     id: SandboxId,
 ) -> JobShimConfig {
     let asked = spec.timeout_seconds;
     let timeout_seconds = ctx.access.borrow().effective_timeout_seconds(asked);
     let accepted = job.accepted.clone();
+    let accepted_gpus = accepted.gpus.clone();
     let labels = [
         (labels::JOB, accepted.job_id.to_string()),
         (labels::TASK, accepted.task_id.to_string()),
@@ -199,7 +204,7 @@ fn shim_config(
                 .map(|(name, value)| (name.to_owned(), value))
                 .to_vec(),
             limits: limits_of(spec),
-            device_args: Vec::new(),
+            device_args: container_args(gpus, ctx.engine.info().rootless),
         },
         spool: job.spool.path().to_owned(),
         accepted,
@@ -213,10 +218,11 @@ fn shim_config(
             memory: spec.memory,
             pids: spec.pids,
             shm_size: spec.shm_size,
-            gpus: Vec::new(),
+            gpus: accepted_gpus,
             workspace_limit: None,
         },
         log_bytes: ctx.log_bytes,
+        device_env: variables(gpus),
     }
 }
 
@@ -307,6 +313,10 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
         ctx.engine.report_failure();
     }
     job.set_outcome(result.status);
+    if !job.accepted.gpus.is_empty() {
+        // Its devices are free.
+        ctx.changed.send_replace(());
+    }
     true
 }
 

@@ -36,6 +36,9 @@ pub(super) struct JobShimConfig {
     pub(super) effective: Effective,
     /// Bytes of the log that are kept.
     pub(super) log_bytes: u64,
+    /// Variables that describe the job's devices.
+    #[serde(default)]
+    pub(super) device_env: Vec<(String, String)>,
 }
 
 /// Recorder of a running job.
@@ -135,6 +138,8 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
         ("CYNODE_JOB_ID", config.accepted.job_id.to_string()),
         ("CYNODE_WORKSPACE_DIR", WORKSPACE.to_owned()),
     ];
+    let devices = config.device_env.iter();
+    let devices = devices.map(|(name, value)| (name.into(), value.into()));
     let requested = spec
         .env
         .into_iter()
@@ -145,6 +150,7 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
             env: requested
+                .chain(devices)
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
             has_stdin: false,

@@ -30,7 +30,10 @@ pub(super) mod tests;
 pub(super) use job::Job;
 pub(super) use registry::Requester;
 
-use super::tombstones::{TombstoneFile, Tombstones};
+use super::{
+    gpus::SharedGpus,
+    tombstones::{TombstoneFile, Tombstones},
+};
 use crate::{
     api::{
         JobId, OrchestratorId,
@@ -40,6 +43,7 @@ use crate::{
         time::Time,
     },
     digest::sha256_hex,
+    engine::gpus::PassedGpu,
     spool::{AcceptedJob, Spool},
     wait,
 };
@@ -90,10 +94,11 @@ impl Ledger {
         jobs_dir: PathBuf,
         jobs: &[Arc<Job>],
         (file, tombstones): (TombstoneFile, Tombstones),
+        gpus: SharedGpus,
     ) -> Self {
         Self {
             jobs_dir,
-            registry: Mutex::new(Registry::new(max_concurrency, jobs, tombstones)),
+            registry: Mutex::new(Registry::new(max_concurrency, jobs, tombstones, gpus)),
             tombstones: Arc::new(file.into()),
             write_spool: Spool::create,
         }
@@ -111,7 +116,7 @@ impl Ledger {
         run: &RunJob,
         image: &ImageRef,
     ) -> Result<Admission, Problem> {
-        let accepted = AcceptedJob {
+        let mut accepted = AcceptedJob {
             task_id: run.task_id,
             job_id: run.job_id,
             attempt: run.attempt,
@@ -119,12 +124,16 @@ impl Ledger {
             spec_sha256: spec_digest(&run.sandbox),
             accepted_at: Time::now(),
             orchestrator_id: owner,
+            gpus: Vec::new(),
         };
         loop {
-            let admission = self.registry().admit(&accepted)?;
+            let admission = self
+                .registry()
+                .admit(&accepted, run.sandbox.gpus.as_ref())?;
             match admission {
                 Decision::Known(job) => return Ok(Admission::Known(job)),
-                Decision::Begun(id) => {
+                Decision::Begun { change: id, gpus } => {
+                    accepted.gpus = gpus;
                     let change = Change::begun(self, id);
                     let accepted = Box::new(accepted);
                     return Ok(Admission::New(Reservation { change, accepted }));
@@ -245,6 +254,11 @@ impl Ledger {
     /// Refuses a new job whose image has to be pulled while as many jobs wait for theirs as there are slots.
     pub(super) fn check_pull_limit(&self, run: &RunJob) -> Result<(), Problem> {
         self.registry().check_pull_limit(run.job_id)
+    }
+
+    /// Graphics processors that jobs can have, each with whether one has it now.
+    pub(super) fn gpus(&self) -> Vec<(PassedGpu, bool)> {
+        self.registry().gpus()
     }
 
     /// Cancels every job, also those that are being accepted, with at most this time between TERM and KILL.

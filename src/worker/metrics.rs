@@ -39,12 +39,27 @@ impl Metrics {
         self.jobs.with_label_values(&[status.as_str()]).inc();
     }
 
-    /// Text of all metrics, with the number of running jobs and the free space of now.
-    pub(super) fn render(&self, running: usize, spaces: &[(StorageArea, DiskSpace)]) -> Reply {
+    /// Text of all metrics, with the numbers of running jobs, of graphics processors for jobs and of those in use, and
+    /// the free space of now.
+    pub(super) fn render(
+        &self,
+        running: usize,
+        [gpus, busy_gpus]: [usize; 2],
+        spaces: &[(StorageArea, DiskSpace)],
+    ) -> Reply {
         let snapshot = Registry::new();
-        let help = "Jobs that were taken and have not ended.";
-        let jobs = register(&snapshot, IntGauge::new("cynode_worker_jobs_running", help));
-        jobs.set(i64::try_from(running).unwrap_or(i64::MAX));
+        for (name, help, value) in [
+            (
+                "cynode_worker_jobs_running",
+                "Jobs that were taken and have not ended.",
+                running,
+            ),
+            ("cynode_gpus", "GPUs that jobs can have.", gpus),
+            ("cynode_gpus_busy", "GPUs that jobs have now.", busy_gpus),
+        ] {
+            let gauge = register(&snapshot, IntGauge::new(name, help));
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
         add_space(&snapshot, spaces);
         self.base.render(&snapshot)
     }

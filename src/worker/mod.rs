@@ -22,6 +22,7 @@ mod disk_guard;
 mod disk_probe;
 mod event_stream;
 mod gc;
+mod gpus;
 mod home;
 mod image_gc;
 mod init_copy;
@@ -39,13 +40,14 @@ mod trash;
 
 pub use access::{AccessGrant, JobPolicy};
 pub(crate) use init_copy::InitCopy;
-pub use settings::{Settings, StorageSettings};
+pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
 
 use crate::{
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
         Engine, EngineError, Program,
+        gpus::{GpuCandidate, PassedGpu, probe_gpus},
         limits::{LimitKind, LimitSupport, probe_limits},
         probe,
     },
@@ -53,6 +55,7 @@ use crate::{
 };
 use access::AccessPolicy;
 use context::WorkerContext;
+use gpus::{GpuPool, SharedGpus};
 use home::WorkerHome;
 use ledger::Ledger;
 use parking_lot::Mutex;
@@ -93,6 +96,7 @@ const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct PreparedWorker {
     engine: Engine,
     limits: LimitSupport,
+    gpus: Vec<PassedGpu>,
     home: WorkerHome,
     settings: Settings,
     recovered: recovery::Recovered,
@@ -129,10 +133,17 @@ impl PreparedWorker {
         Ok(Self {
             engine,
             limits,
+            gpus: Vec::new(),
             home,
             settings,
             recovered,
         })
+    }
+
+    /// Finds out which of these graphics processors podman can pass to jobs, which can ask for them from then on.
+    pub async fn offer_gpus(&mut self, candidates: Vec<GpuCandidate>) {
+        let (init, scratch) = (self.home.init.path(), &self.home.path);
+        self.gpus = probe_gpus(&self.engine, init, scratch, candidates).await;
     }
 
     /// The engine, and what it can do.
@@ -149,6 +160,9 @@ impl PreparedWorker {
             .collect();
         if self.limits.faults().next().is_none() {
             features.push("limits".to_owned());
+        }
+        if !self.gpus.is_empty() {
+            features.push("gpus".to_owned());
         }
         features
     }
@@ -169,10 +183,12 @@ impl PreparedWorker {
         let Self {
             engine,
             limits,
+            gpus,
             home,
             settings,
             recovered,
         } = self;
+        let gpus = SharedGpus::new(GpuPool::new(gpus).into());
         let background = BackgroundTasks::default();
         let (access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
         let images = background::open_images(&background, &engine, &home.path, &settings);
@@ -182,7 +198,7 @@ impl PreparedWorker {
         }
         let ctx = WorkerContext::new(
             engine,
-            limits,
+            (limits, Arc::clone(&gpus)),
             &home,
             images,
             trash,
@@ -195,6 +211,7 @@ impl PreparedWorker {
             home.jobs_dir,
             &recovered.jobs,
             home.tombstones,
+            gpus,
         ));
         let api = Arc::new(api::Api::new(Arc::clone(&ledger), Arc::clone(&ctx)));
         for (job, start) in recovered.unfinished {
@@ -287,6 +304,18 @@ impl Worker {
     /// back.
     pub fn subscribe_changes(&self) -> watch::Receiver<()> {
         self.0.api.ctx.changed.subscribe()
+    }
+
+    /// Graphics processors that jobs can have: position among the machine's devices, id, and whether a job has it.
+    pub fn gpus(&self) -> Vec<(usize, String, bool)> {
+        let gpus = self.0.api.ledger.gpus().into_iter();
+        gpus.map(|(gpu, is_busy)| (gpu.device, gpu.id, is_busy))
+            .collect()
+    }
+
+    /// Keeps the graphics processors of this vendor for the model server. Jobs that have some keep them.
+    pub fn reserve_gpus(&self, vendor: Option<&'static str>) {
+        self.0.api.ctx.gpus.lock().set_reserved(vendor);
     }
 
     /// Warnings for the operator of a worker that takes jobs.

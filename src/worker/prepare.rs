@@ -6,7 +6,10 @@ use crate::{
         image::ImageRef,
         jobs::{JobErrorKind, Outcome, PullPolicy, SandboxSpec},
     },
-    engine::{ImageError, ImageLease, PullFault, ResolvedImage, limits::Limits, not_runnable},
+    engine::{
+        ImageError, ImageLease, PullFault, ResolvedImage, gpus::PassedGpu, limits::Limits,
+        not_runnable,
+    },
     spool::{JobEnd, JobRecorder},
 };
 use std::{io, pin::pin, sync::Arc, time::Duration};
@@ -21,6 +24,7 @@ const SLOT_NOTICE_DELAY: Duration = Duration::from_secs(2);
 /// Image and slot of a job, held for as long as this lives.
 pub(super) struct Prepared<'a> {
     pub(super) image: ResolvedImage,
+    pub(super) gpus: Vec<PassedGpu>,
     _slot: SemaphorePermit<'a>,
     _lease: Option<ImageLease>,
 }
@@ -93,11 +97,18 @@ pub(super) async fn prepare<'a>(
             message,
         ));
     }
+    let gpus = ctx
+        .gpus
+        .lock()
+        .of_job(&job.accepted.gpus, spec.gpus.as_ref());
+    let gpus = gpus.map_err(|reason| PrepareError::Failed(JobErrorKind::GpuUnavailable, reason))?;
+    wait_for_gpus(ctx, job).await;
     let lease = ctx.images.lease(&image).await;
     let image = resolve_image(ctx, job, &image, spec.pull.unwrap_or_default()).await?;
     let slot = acquire_slot(ctx, job).await?;
     Ok(Prepared {
         image,
+        gpus,
         _slot: slot,
         _lease: lease,
     })
@@ -110,6 +121,22 @@ fn check_allowed(ctx: &WorkerContext, image: &ImageRef) -> Result<(), PrepareErr
     }
     let message = not_allowed(image, &lists);
     Err(PrepareError::Failed(JobErrorKind::ImageNotAllowed, message))
+}
+
+/// Waits until no earlier attempt of the job is left that has a device of this one: it was canceled.
+async fn wait_for_gpus(ctx: &WorkerContext, job: &Arc<Job>) {
+    let shares = |other: &&Arc<Job>| {
+        let gpus = &job.accepted.gpus;
+        other.accepted.attempt < job.accepted.attempt
+            && other.accepted.job_id == job.accepted.job_id
+            && other.accepted.gpus.iter().any(|gpu| gpus.contains(gpu))
+    };
+    if job.accepted.gpus.is_empty() {
+        return;
+    }
+    for earlier in ctx.live.jobs().iter().filter(shares) {
+        earlier.wait_result().await;
+    }
 }
 
 /// Finds the image, pulls it where it is missing, and checks its files.

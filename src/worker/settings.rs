@@ -3,6 +3,9 @@
 use crate::api::image::ImageRef;
 use std::{path::PathBuf, time::Duration};
 
+/// Default of [`Settings::reserve_memory`].
+pub const DEFAULT_RESERVE_MEMORY: u64 = 512 << 20;
+
 /// Settings of a worker.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -22,6 +25,8 @@ pub struct Settings {
     pub max_timeout: Option<Duration>,
     /// Longest body of a request; the contract's when `None`.
     pub max_request_bytes: Option<usize>,
+    /// Bytes of the machine's memory that stay available; 0: no such guard.
+    pub reserve_memory: u64,
     /// Where jobs are stored, and for how long.
     pub storage: StorageSettings,
 }
@@ -34,6 +39,8 @@ pub struct StorageSettings {
     /// Bytes that stay free on the filesystems of jobs, images and state, and the same share of their inodes. Below
     /// that no job is accepted.
     pub min_free: u64,
+    /// Most bytes that a job may have on disk; `None`: no limit.
+    pub workspace_limit: Option<u64>,
     /// Bytes of each job's log that are kept.
     pub log_bytes: u64,
     /// Time for which a result is kept that is not fetched.
@@ -47,6 +54,7 @@ impl Default for StorageSettings {
         Self {
             jobs_dir: None,
             min_free: 512 << 20,
+            workspace_limit: None,
             log_bytes: 64 << 20,
             retain: Duration::from_hours(30 * 24),
             image_gc: Some(Duration::from_hours(30 * 24)),

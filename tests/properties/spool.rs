@@ -104,6 +104,7 @@ fn tear(spool: &Path) {
 
 fn accepted() -> AcceptedJob {
     AcceptedJob {
+        gpus: Vec::new(),
         orchestrator_id: None,
         task_id: TaskId::new(),
         job_id: JobId::new(),

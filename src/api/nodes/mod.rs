@@ -6,6 +6,7 @@
 mod capability;
 mod config;
 pub mod features;
+mod gpu_share;
 mod inference_mode;
 mod reach;
 mod registration;
@@ -16,6 +17,7 @@ mod view;
 
 pub use capability::*;
 pub use config::*;
+pub use gpu_share::GpuShare;
 pub use inference_mode::InferenceMode;
 pub use reach::Reach;
 pub use registration::*;

@@ -121,6 +121,39 @@ fn read_card(card: &Path) -> Option<GpuDevice> {
     })
 }
 
+/// Device file through which programs compute on a card.
+pub(super) struct RenderNode {
+    /// Id of the card, as rocm-smi prints it.
+    pub(super) unique_id: Option<String>,
+    pub(super) path: String,
+}
+
+/// Device files of all cards of AMD, in the kernel's order.
+pub(super) fn render_nodes(drm: &Path) -> Vec<RenderNode> {
+    let entries = fs::read_dir(drm).into_iter().flatten().flatten();
+    let mut nodes: Vec<(u32, std::path::PathBuf)> = entries
+        .filter_map(|entry| {
+            let number = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("renderD")?
+                .parse()
+                .ok()?;
+            Some((number, entry.path().join("device")))
+        })
+        .collect();
+    nodes.sort();
+    let of = |card: &Path, name: &str| clean_value(&read_card_file(card, name));
+    let node = |(number, card): &(u32, std::path::PathBuf)| {
+        let is_amd = of(card, "vendor")? == PCI_VENDOR;
+        is_amd.then(|| RenderNode {
+            unique_id: of(card, "unique_id").map(|id| format!("0x{id}")),
+            path: format!("/dev/dri/renderD{number}"),
+        })
+    };
+    nodes.iter().filter_map(node).collect()
+}
+
 fn read_card_file(card: &Path, name: &str) -> String {
     fs::read_to_string(card.join(name)).unwrap_or_default()
 }

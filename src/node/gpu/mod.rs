@@ -9,12 +9,15 @@
 //! files are checked and bounded before they go into a report.
 
 mod amd;
+mod cards;
 mod nvidia;
 
+pub use cards::candidates;
 pub use nvidia::generate_cdi;
 
 use crate::{
     api::nodes::{GpuDevice, MAX_DEVICES, MAX_TEXT_BYTES},
+    engine::gpus,
     environment,
 };
 use std::{io, path::Path, process::Stdio, time::Duration};
@@ -43,10 +46,11 @@ impl Vendor {
         }
     }
 
-    const fn as_str(self) -> &'static str {
+    /// Name in reports.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Nvidia => "nvidia",
-            Self::Amd => "amd",
+            Self::Nvidia => gpus::NVIDIA,
+            Self::Amd => gpus::AMD,
         }
     }
 

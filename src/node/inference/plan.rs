@@ -5,7 +5,7 @@ use super::InferenceError;
 use crate::{
     api::{
         image::ImageRef,
-        nodes::{InferenceBackend, InferenceMode, check_model},
+        nodes::{GpuShare, InferenceBackend, InferenceMode, check_model},
     },
     node::gpu::Vendor,
 };
@@ -27,6 +27,8 @@ pub struct Settings {
     pub pull_timeout: Duration,
     /// Time limit from the start to the first answer.
     pub start_timeout: Duration,
+    /// Whether jobs get the GPUs that the model server uses.
+    pub gpu_share: GpuShare,
 }
 
 /// A model server to run.
@@ -116,6 +118,11 @@ impl Plan {
             .map_or(&[], |vendor| vendor.podman_args(rootless))
     }
 
+    /// Vendor of the GPUs that the model server uses; `None`: it uses the CPU.
+    pub(in crate::node) const fn accelerator(&self) -> Option<Vendor> {
+        self.accelerator
+    }
+
     /// Name of the container, and of the volume for its models.
     pub(super) fn name(&self) -> String {
         container_name(self.port)
@@ -136,6 +143,7 @@ mod tests {
             mode,
             port,
             pull_timeout: Duration::from_secs(1),
+            gpu_share: GpuShare::Shared,
             start_timeout: Duration::from_secs(1),
         }
     }

@@ -18,10 +18,11 @@ fn whole(text: &str, number: u16) -> Value {
         "sandbox": {
             "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
             "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
+            "reserve_memory": "1GiB",
         },
-        "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time},
+        "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "gpu_share": "exclusive"},
         "storage": {
-            "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "job_log_size": "9MiB",
+            "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "workspace_limit": "2GiB", "job_log_size": "9MiB",
             "result_retention": time, "image_gc": "off",
         },
         "logging": {"level": "debug", "format": "json"},

@@ -6,16 +6,18 @@
 //! *busy*: every call about the same job waits for the outcome, and a job that is being accepted holds its slot.
 //! Calls about other jobs are answered as always, also while the disk hangs.
 
+mod gpus;
+
 use super::job::{Job, is_owned_by, state_of};
 use crate::{
     api::{
         JobId, OrchestratorId,
-        jobs::JobState,
+        jobs::{JobState, resources::GpuRequest},
         problem::{Problem, ProblemKind},
         time::Time,
     },
     spool::AcceptedJob,
-    worker::tombstones::Tombstones,
+    worker::{gpus::SharedGpus, tombstones::Tombstones},
 };
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -42,6 +44,7 @@ pub(super) struct Registry {
     /// Number of changes that were begun.
     begun: u64,
     tombstones: Tombstones,
+    gpus: SharedGpus,
     /// Set at shutdown: every job ends, those that are being accepted as well, with at most this time between TERM and
     /// KILL.
     shutdown_grace: Option<Duration>,
@@ -66,8 +69,8 @@ struct Change {
 pub(super) enum Decision {
     /// The job runs, or has run.
     Known(Arc<Job>),
-    /// The job is new, and its id is busy now: write it down.
-    Begun(ChangeId),
+    /// The job is new, and its id is busy now: write it down, with the graphics processors that it has.
+    Begun { change: ChangeId, gpus: Vec<String> },
     /// Another change is under way. `is_same` when it accepts the same request, which then gets the same answer.
     Busy { outcome: Outcome, is_same: bool },
 }
@@ -99,7 +102,12 @@ pub(in crate::worker) enum Requester<'a> {
 }
 
 impl Registry {
-    pub(super) fn new(max_concurrency: usize, jobs: &[Arc<Job>], tombstones: Tombstones) -> Self {
+    pub(super) fn new(
+        max_concurrency: usize,
+        jobs: &[Arc<Job>],
+        tombstones: Tombstones,
+        gpus: SharedGpus,
+    ) -> Self {
         let jobs = jobs.iter();
         Self {
             max_concurrency,
@@ -109,12 +117,17 @@ impl Registry {
             changes: HashMap::new(),
             begun: 0,
             tombstones,
+            gpus,
             shutdown_grace: None,
         }
     }
 
     /// Begins to accept a job, unless it is known, refused, or busy.
-    pub(super) fn admit(&mut self, wanted: &AcceptedJob) -> Result<Decision, Problem> {
+    pub(super) fn admit(
+        &mut self,
+        wanted: &AcceptedJob,
+        gpus: Option<&GpuRequest>,
+    ) -> Result<Decision, Problem> {
         self.check_tombstone(wanted)?;
         if let Some(change) = self.changes.get(&wanted.job_id) {
             return Ok(Decision::Busy {
@@ -132,8 +145,16 @@ impl Registry {
             }
         }
         self.check_slots(wanted)?;
-        let change = self.begin(wanted.job_id, Some(wanted.clone()));
-        Ok(Decision::Begun(change))
+        let gpus = match gpus {
+            Some(request) => self.allocate_gpus(wanted, request)?,
+            None => Vec::new(),
+        };
+        let accepted = AcceptedJob {
+            gpus: gpus.clone(),
+            ..wanted.clone()
+        };
+        let change = self.begin(wanted.job_id, Some(accepted));
+        Ok(Decision::Begun { change, gpus })
     }
 
     /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.

@@ -44,13 +44,20 @@ pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
         spec_sha256: String::new(),
         accepted_at: Time::now(),
         orchestrator_id: None,
+        gpus: Vec::new(),
     }
 }
 
 fn ledger_with(write_spool: WriteSpool) -> (TempDir, Arc<Ledger>) {
     let home = tempfile::tempdir().unwrap();
     let tombstones = TombstoneFile::open(home.path().join("tombstones"), LIMIT).unwrap();
-    let ledger = Ledger::new(SLOTS, home.path().to_owned(), &[], tombstones);
+    let ledger = Ledger::new(
+        SLOTS,
+        home.path().to_owned(),
+        &[],
+        tombstones,
+        SharedGpus::default(),
+    );
     let ledger = Ledger {
         write_spool,
         ..ledger
@@ -216,14 +223,14 @@ async fn forgetting_goes_on_without_its_caller() {
 
 #[test]
 fn ended_change_aborts_no_later_one() {
-    let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
+    let mut registry = Registry::new(SLOTS, &[], Tombstones::default(), SharedGpus::default());
     let id = JobId::new();
     let removal = registry.forget(Requester::Gc, id, Some(1));
     let Ok(Removal::Begun { change, attempt }) = removal else {
         panic!("its request may be under way");
     };
     registry.remove(change, attempt, Time::now());
-    registry.admit(&accepted(id, 2)).unwrap();
+    registry.admit(&accepted(id, 2), None).unwrap();
     registry.abort(change, Problem::internal());
     let lookup = registry.get(None, id, None);
     assert!(
@@ -256,9 +263,9 @@ async fn abandoned_log_write_ends_before_the_next() {
 
 #[test]
 fn shutdown_cancels_job_being_accepted() {
-    let mut registry = Registry::new(SLOTS, &[], Tombstones::default());
+    let mut registry = Registry::new(SLOTS, &[], Tombstones::default(), SharedGpus::default());
     let wanted = accepted(JobId::new(), 1);
-    let Ok(Decision::Begun(change)) = registry.admit(&wanted) else {
+    let Ok(Decision::Begun { change, .. }) = registry.admit(&wanted, None) else {
         panic!("it is new");
     };
     registry.cancel_all(Duration::ZERO);

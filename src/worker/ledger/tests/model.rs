@@ -44,7 +44,7 @@ type Checked = Result<(), TestCaseError>;
 impl Model {
     fn new() -> Self {
         Self {
-            registry: Registry::new(SLOTS, &[], Tombstones::default()),
+            registry: Registry::new(SLOTS, &[], Tombstones::default(), SharedGpus::default()),
             ids: (0..4).map(|_| (JobId::new(), TaskId::new())).collect(),
             writing: Default::default(),
             forgetting: Default::default(),
@@ -81,8 +81,8 @@ impl Model {
             task_id,
             ..accepted(job_id, attempt)
         };
-        match self.registry.admit(&wanted) {
-            Ok(Decision::Begun(change)) => {
+        match self.registry.admit(&wanted, None) {
+            Ok(Decision::Begun { change, .. }) => {
                 prop_assert!(self.writing[n].is_none() && self.forgetting[n].is_none());
                 prop_assert!(attempt > self.forgotten[n] && attempt > self.published[n]);
                 self.writing[n] = Some((change, wanted));
