@@ -6,7 +6,7 @@ use crate::{
         limits, measure_from_argument, remove_tree,
     },
     sandbox::shim,
-    worker::job_shim,
+    worker::{artifacts, job_shim},
 };
 use std::{
     env,
@@ -36,6 +36,9 @@ pub fn run_if_requested() {
             .map_err(at_path),
         Some(MEASURE_SANDBOX_ARGUMENT) => measure_from_argument(&argument.to_string_lossy())
             .map_err(|_| "invalid request to measure a sandbox".to_owned()),
+        Some(artifacts::COLLECT_ARGUMENT) => {
+            artifacts::collect_from_argument(path).map_err(at_path)
+        }
         Some(REMOVE_TREE_ARGUMENT) => remove_tree(path).map(|()| String::new()).map_err(at_path),
         _ => return,
     };

@@ -19,7 +19,7 @@
 //! | [`client`] | commands for users, and their output |
 //! | [`doctor`] | checks of a machine, and fixes |
 //! | [`cli`], [`roles`] | flags; and how flags become settings and a running role (`dev` runs several) |
-//! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, removal of directory trees |
+//! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, removal of directory trees, collection of artifacts |
 //! | shared by several modules | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
 //!
 //! `orchestrator` and `node`/`worker` never import each other: they communicate only over HTTP, also in

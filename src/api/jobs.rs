@@ -1,9 +1,11 @@
 //! Jobs on the Worker API: the request to run one, its state, and its result (contract, section 4).
 
+pub mod artifacts;
 pub mod files;
 pub mod resources;
 mod result;
 
+pub use artifacts::{JobArtifact, SkippedArtifacts};
 pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 

@@ -3,6 +3,7 @@
 //! A [`ProblemKind`] fixes type, title and status together, so that status line and body always agree.
 //! `detail` is written for the caller: it is safe to show to anyone and says what to do next.
 
+use crate::api::jobs::files::ContentHash;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,8 @@ kinds! {
     DuplicateInstance = 409 "duplicate-instance" "Two processes run with the same data directory";
     /// The worker has finished this job and deleted its result.
     JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
+    /// The worker lacks contents of a job; `missing` names them.
+    ContentMissing = 409 "content-missing" "Contents of the job are missing";
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
     /// The body exceeds the limit.
@@ -118,6 +121,8 @@ pub struct Problem {
     pub allow: Option<String>,
     /// Further header fields, such as `Content-Range`.
     pub headers: Vec<(&'static str, String)>,
+    /// Contents that are missing.
+    pub missing: Vec<ContentHash>,
 }
 
 /// JSON body of a problem.
@@ -141,6 +146,9 @@ pub struct ProblemBody {
     /// Invalid fields of the body.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// SHA-256 of the contents that are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<ContentHash>,
 }
 
 impl ProblemBody {
@@ -160,6 +168,7 @@ impl Problem {
             retry_after: None,
             allow: None,
             headers: Vec::new(),
+            missing: Vec::new(),
         }
     }
 
@@ -229,6 +238,7 @@ impl Problem {
             detail: self.detail.clone(),
             instance: instance.to_owned(),
             errors: self.errors.clone(),
+            missing: self.missing.clone(),
         }
     }
 }

@@ -93,6 +93,12 @@ pub struct StorageFlags {
     /// Output to keep of each job for live readers: its start and the latest; 1MiB to 1TiB [default: 64MiB]
     #[arg(long, env = "CYNODE_JOB_LOG_SIZE", value_parser = parse_size, value_name = "SIZE")]
     pub job_log_size: Option<u64>,
+    /// Contents of files to keep for later jobs [default: 10GiB]
+    #[arg(long, env = "CYNODE_CONTENT_CACHE", value_parser = parse_size, value_name = "SIZE")]
+    pub content_cache: Option<u64>,
+    /// Artifacts to collect of a job at most; a task may ask for less [default: 2GiB]
+    #[arg(long, env = "CYNODE_ARTIFACT_LIMIT", value_parser = parse_size, value_name = "SIZE")]
+    pub artifact_limit: Option<u64>,
     /// Time to keep results that the orchestrator does not fetch [default: 30d]
     #[arg(
         long,

@@ -53,6 +53,7 @@ mod remove;
 mod sandboxes;
 pub mod service;
 mod start_failure;
+mod unshare;
 mod upper;
 mod usage;
 

@@ -221,6 +221,7 @@ impl<'a> Call<'a> {
             detail: "no reason given; check that this is the address of a cynode".to_owned(),
             instance: String::new(),
             errors: Vec::new(),
+            missing: Vec::new(),
         });
         // The text goes to the log, and to the database as the end of a job.
         problem.detail = truncated(problem.detail.replace(char::is_control, " "));

@@ -157,6 +157,10 @@ struct StorageSection {
     workspace_limit: Option<u64>,
     #[serde(deserialize_with = "parse::size")]
     job_log_size: Option<u64>,
+    #[serde(deserialize_with = "parse::size")]
+    content_cache: Option<u64>,
+    #[serde(deserialize_with = "parse::size")]
+    artifact_limit: Option<u64>,
     #[serde(deserialize_with = "parse::duration")]
     result_retention: Option<Duration>,
     #[serde(deserialize_with = "parse::duration")]
@@ -252,6 +256,8 @@ impl NodeFile {
         set_default(&mut storage.min_free_disk, file.min_free_disk);
         set_default(&mut storage.workspace_limit, file.workspace_limit);
         set_default(&mut storage.job_log_size, file.job_log_size);
+        set_default(&mut storage.content_cache, file.content_cache);
+        set_default(&mut storage.artifact_limit, file.artifact_limit);
         set_default(&mut storage.result_retention, file.result_retention);
         set_default(&mut storage.image_gc, file.image_gc);
         set_default(&mut args.log.log_level, self.logging.level);

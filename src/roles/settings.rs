@@ -281,6 +281,8 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
         min_free: flags.min_free_disk.unwrap_or(default.min_free),
         workspace_limit: flags.workspace_limit,
         log_bytes,
+        content_cache: flags.content_cache.unwrap_or(default.content_cache),
+        artifact_limit: flags.artifact_limit.unwrap_or(default.artifact_limit),
         retain: flags.result_retention.unwrap_or(default.retain),
         image_gc: flags
             .image_gc

@@ -6,7 +6,10 @@
 //!   request.json   the command and its environment; deleted before the command can have begun
 //!   container      name of its container
 //!   log.0 …        its output (see [`log`])
+//!   ended.json     its result without artifacts, while these are collected
 //!   result.json    its result
+//!   stdin          content of stdin
+//!   artifacts/     files that were collected; beside it collect.json and artifacts.json (see `worker::artifacts`)
 //!   workspace/, shim.sock, shim.log    the sandbox's, while there is one
 //! ```
 //!
@@ -45,6 +48,8 @@ use tokio::task::spawn_blocking;
 const JOB_FILE: &str = "job.json";
 const REQUEST_FILE: &str = "request.json";
 const RESULT_FILE: &str = "result.json";
+const ENDED_FILE: &str = "ended.json";
+const STDIN_FILE: &str = "stdin";
 const CONTAINER_FILE: &str = "container";
 /// Shortest and longest pause before a result is written again for which there was no room.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -150,9 +155,29 @@ impl Spool {
         self.read(RESULT_FILE)
     }
 
+    /// Records the end of the command, before its artifacts are collected: should that be cut short, the end is known.
+    pub fn write_ended(&self, result: &ResultEvent) -> io::Result<()> {
+        self.write(ENDED_FILE, result)
+    }
+
+    /// Recorded end of a command whose artifacts were being collected.
+    pub fn ended(&self) -> io::Result<Option<ResultEvent>> {
+        self.read(ENDED_FILE)
+    }
+
+    /// Content of stdin, where the job has one.
+    pub fn stdin(&self) -> PathBuf {
+        self.path.join(STDIN_FILE)
+    }
+
     /// Writes the result, in one piece, and deletes a request that is left.
     pub fn write_result(&self, result: &ResultEvent) -> io::Result<()> {
         self.write(RESULT_FILE, result)?;
+        if let Err(error) = fs::remove_file(self.path.join(ENDED_FILE))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
         self.delete_request()
     }
 

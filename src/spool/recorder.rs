@@ -165,6 +165,8 @@ impl JobRecorder {
             error: end.error,
             oom_killed: end.oom.is_some(),
             reason: end.oom,
+            artifacts: Vec::new(),
+            artifacts_skipped: None,
         };
         ResultEvent {
             seq: self.kept.last_seq() + 1,

@@ -5,6 +5,7 @@
 //! that are being written or read wait for it.
 
 use super::{
+    api_files,
     context::WorkerContext,
     event_stream::{self, EventQuery},
     job::{self, JobStart},
@@ -64,6 +65,21 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::GET, "/v1/worker/jobs/{id}", get)
         .route(Method::DELETE, "/v1/worker/jobs/{id}", forget)
         .route(Method::POST, "/v1/worker/jobs/{id}:cancel", cancel)
+        .route(
+            Method::GET,
+            "/v1/worker/jobs/{id}/artifacts/{n}",
+            api_files::get_artifact,
+        )
+        .route(
+            Method::GET,
+            "/v1/worker/contents/{sha256}",
+            api_files::get_content,
+        )
+        .route(
+            Method::PUT,
+            "/v1/worker/contents/{sha256}",
+            api_files::put_content,
+        )
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
@@ -135,12 +151,19 @@ impl Api {
         if ready.is_ok() {
             ready = self.ctx.ensure_ready().await;
         }
-        if let Err(problem) = ready {
-            reservation.reject(&problem);
-            return Err(problem);
-        }
+        let pinned = match ready {
+            Ok(()) => self.ctx.contents.pin_all(&spec).await,
+            Err(problem) => Err(problem),
+        };
+        let pins = match pinned {
+            Ok(pins) => pins,
+            Err(problem) => {
+                reservation.reject(&problem);
+                return Err(problem);
+            }
+        };
         let (job, spec) = reservation.commit(spec).await?;
-        self.start(&job, JobStart::New(spec));
+        self.start(&job, JobStart::New(spec, pins));
         if !job.accepted.gpus.is_empty() {
             self.ctx.changed.send_replace(());
         }
@@ -148,14 +171,17 @@ impl Api {
     }
 
     /// Checks the token of a request that may take as long as a job. Returns the orchestrator that it belongs to.
-    fn authorize_long(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
+    pub(super) fn authorize_long(
+        &self,
+        request: &Request,
+    ) -> Result<Option<OrchestratorId>, Problem> {
         let owner = self.authorize(request)?;
         request.authorize(Account::SoleClient)?;
         Ok(owner)
     }
 
     /// Checks the token of a short request. Returns the orchestrator that it belongs to.
-    fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
+    pub(super) fn authorize(&self, request: &Request) -> Result<Option<OrchestratorId>, Problem> {
         let owner = {
             let access = self.ctx.access.borrow();
             access
@@ -202,7 +228,7 @@ impl Api {
     }
 
     /// The job that a request names, where it belongs to the orchestrator that asks.
-    async fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
+    pub(super) async fn job(&self, request: &Request) -> Result<Arc<Job>, Problem> {
         let owner = self.authorize(request)?;
         let id = request.param("id", "job")?;
         self.ledger.get(owner.as_ref(), id, attempt(request)?).await

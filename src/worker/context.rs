@@ -9,8 +9,9 @@
 //!   as many jobs as there are slots, so that none waits long for one.
 
 use super::{
-    Settings, access::AccessPolicy, disk::Disk, disk_guard::LiveJobs, disk_probe::DiskProbes,
-    gpus::SharedGpus, home::WorkerHome, init_copy::InitCopy, metrics::Metrics, trash::Trash,
+    Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
+    disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, init_copy::InitCopy,
+    metrics::Metrics, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -22,6 +23,9 @@ use tokio::sync::{Semaphore, watch};
 
 /// Delay after which a job may be sent again that was refused because of podman.
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Jobs whose files are placed at the same time.
+const MAX_PLACEMENTS: usize = 2;
 
 /// State of a worker.
 pub(super) struct WorkerContext {
@@ -46,6 +50,12 @@ pub(super) struct WorkerContext {
     pub(super) slots: Semaphore,
     pub(super) metrics: Metrics,
     anchors: Arc<PathAnchors>,
+    /// Contents that jobs need.
+    pub(super) contents: ContentCache,
+    /// Permits to place files: each may take tens of MiB of memory, and more at a time make no disk faster.
+    pub(super) placements: Semaphore,
+    /// Most bytes of artifacts of a job.
+    pub(super) artifact_limit: u64,
     /// Notifies that jobs began or ceased to wait for images, or that the data directory was moved or is back.
     pub(super) changed: watch::Sender<()>,
     /// Jobs that may have something on disk.
@@ -83,6 +93,9 @@ impl WorkerContext {
             slots: Semaphore::new(settings.max_concurrency),
             metrics: Metrics::default(),
             anchors: Arc::clone(&home.anchors),
+            contents: home.contents.clone(),
+            placements: Semaphore::new(MAX_PLACEMENTS),
+            artifact_limit: settings.storage.artifact_limit,
             changed: watch::Sender::new(()),
             live: LiveJobs::default(),
         }

@@ -129,6 +129,8 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
             unexplained = 0;
             continue;
         }
+        // What can be had again goes before a job does.
+        ctx.contents.make_room(0).await;
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();
         let usages = join_all(jobs.iter().map(|job| measure(&ctx, job))).await;

@@ -7,11 +7,13 @@
 //!   jobs/                          spools, or in cynode-<node uuid>/ below --jobs-dir
 //!   node-uuid                      label of this node's containers
 //!   tombstones                     forgotten jobs
+//!   contents/                      contents that jobs need or needed (see contents)
 //!   pulled-images.json             images that this node pulled
 //! ```
 
 use super::{
     StorageSettings,
+    contents::ContentCache,
     init_copy::InitCopy,
     tombstones::{TombstoneFile, Tombstones},
 };
@@ -35,6 +37,7 @@ pub(super) struct WorkerHome {
     pub(super) jobs_dir: PathBuf,
     pub(super) anchors: Arc<PathAnchors>,
     pub(super) tombstones: (TombstoneFile, Tombstones),
+    pub(super) contents: ContentCache,
 }
 
 impl WorkerHome {
@@ -54,6 +57,7 @@ impl WorkerHome {
         let jobs_dir = open_jobs_dir(storage, &path, &node_uuid)?;
         let anchors = Arc::new(PathAnchors::open([lock.path(), &path, &jobs_dir])?);
         let tombstones = TombstoneFile::open(path.join("tombstones"), storage.retain)?;
+        let contents = ContentCache::open(&path, storage.content_cache, storage.min_free)?;
         Ok(Self {
             lock,
             path,
@@ -62,6 +66,7 @@ impl WorkerHome {
             jobs_dir,
             anchors,
             tombstones,
+            contents,
         })
     }
 }

@@ -14,8 +14,10 @@
 //! All that is logged here is in the job's span, which names job, task and attempt.
 
 use super::{
+    artifacts,
     context::WorkerContext,
     disk_guard::LiveJob,
+    job_files::place_files,
     job_shim::JobShimConfig,
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
@@ -23,6 +25,7 @@ use super::{
 use crate::{
     api::jobs::{Effective, JobErrorKind, SandboxSpec},
     backoff::Backoff,
+    contents::Pin,
     data_dir::make_private_subdir,
     engine::{
         ImageLease, ResolvedImage,
@@ -58,8 +61,8 @@ const SLOW_START_DELAY: Duration = Duration::from_secs(10);
 
 /// State in which a job is found.
 pub(super) enum JobStart {
-    /// Accepted just now.
-    New(SandboxSpec),
+    /// Accepted just now, with its contents.
+    New(SandboxSpec, Vec<Pin>),
     /// Accepted by an earlier process; no handle where its shim is gone.
     Adopted(Option<ShimHandle>),
 }
@@ -74,7 +77,7 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
         attempt = accepted.attempt,
     );
     async {
-        if matches!(start, JobStart::New(_)) {
+        if matches!(start, JobStart::New(..)) {
             tracing::info!(image = accepted.image, "job accepted");
         }
         let attempt = AssertUnwindSafe(run_attempt(&ctx, &job, start));
@@ -91,12 +94,17 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
 
 async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let live = ctx.live.register(job);
-    let mut pending = match start {
-        JobStart::New(spec) => Some(spec),
-        JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
+    // Held to the end: after a shim that is killed before the command begins, files are placed again.
+    let (mut pending, mut pins) = match start {
+        JobStart::New(spec, pins) => (Some(spec), pins),
+        JobStart::Adopted(handle) => (run_adopted(ctx, &live, handle).await, Vec::new()),
     };
     for _ in 0..MAX_SHIM_STARTS {
-        let Some(spec) = pending else { return };
+        let Some(spec) = pending else { break };
+        if pins.is_empty() {
+            // Of an earlier process; one that is gone since is reported when it is placed.
+            pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();
+        }
         pending = run_in_sandbox(ctx, &live, spec).await;
     }
     if pending.is_some() {
@@ -141,6 +149,11 @@ async fn run_in_sandbox(
             return None;
         }
     };
+    if let Err(error) = place_files(ctx, live, &spec).await {
+        end_without_shim(ctx, job, error.into()).await;
+        ctx.trash.add(job.spool.workspace(), Some(live));
+        return None;
+    }
     match start_shim(ctx, job, &spec, (&prepared.image, &prepared.gpus)).await {
         Ok(handle) => supervise(ctx, job, handle).await,
         Err(error) => {
@@ -223,6 +236,8 @@ fn shim_config(
         },
         log_bytes: ctx.log_bytes,
         device_env: variables(gpus),
+        artifact_limit: ctx.artifact_limit,
+        min_free: ctx.disk.min_free,
     }
 }
 
@@ -363,6 +378,10 @@ async fn resolve(ctx: &WorkerContext, job: &Arc<Job>) -> Option<SandboxSpec> {
     if let Ok(Some(spec)) = unstarted.await {
         return Some(spec);
     }
+    if artifacts::finish_recorded(ctx, job).await {
+        record_end(ctx, job).await;
+        return None;
+    }
     let shim_log = job.with_spool(|spool| shim::log_in(spool.path())).await;
     tracing::warn!(shim_log = shim_log.unwrap_or_default(), "shim is gone");
     let message = "the job's shim was killed, or its machine went down, while the command ran; how it ended is unknown";
@@ -388,7 +407,8 @@ async fn write_result(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::R
         let mut recorder = JobRecorder::open(spool, accepted, log_bytes)?;
         Ok::<_, io::Error>(recorder.take_result(end, None))
     });
-    let result = result.await.flatten()?;
+    let mut result = result.await.flatten()?;
+    artifacts::collect_into(&mut result, &ctx.engine, ctx.init.path(), &job.spool).await;
     job.spool.write_result_with_retry(result).await?;
     job.with_spool(Spool::sync).await.flatten()
 }

@@ -4,6 +4,7 @@
 //! Command and environment come out of the request in the spool, which is deleted before they are handed over: from
 //! then on the command may have run, and is never run again.
 
+use super::artifacts::{self, CollectRequest};
 use crate::{
     api::{
         events::Stream,
@@ -39,6 +40,12 @@ pub(super) struct JobShimConfig {
     /// Variables that describe the job's devices.
     #[serde(default)]
     pub(super) device_env: Vec<(String, String)>,
+    /// Most bytes of artifacts.
+    #[serde(default)]
+    pub(super) artifact_limit: u64,
+    /// Bytes that stay free on the disk where artifacts have to be copied.
+    #[serde(default)]
+    pub(super) min_free: u64,
 }
 
 /// Recorder of a running job.
@@ -81,7 +88,7 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
         recorder: JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?.into(),
         updates: shim.updates.clone(),
     };
-    make_private_subdir(&config.sandbox.workspace)?;
+    prepare_workspace(&config, &spec)?;
     let exec = exec(&config, spec);
     let (mut end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await
     {
@@ -98,7 +105,9 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
         end.oom = Some(out_of_memory(config.effective.memory));
     }
     let effective = Some(config.effective.clone());
-    let result = sink.recorder.lock().take_result(end, effective);
+    let mut result = sink.recorder.lock().take_result(end, effective);
+    let SandboxConfig { engine, init, .. } = &config.sandbox;
+    artifacts::collect_into(&mut result, engine, init, &spool).await;
     let written = spool.write_result(&result);
     shim.updates.send_replace(());
     let is_removed = match container {
@@ -116,6 +125,15 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
         shim.updates.send_replace(());
     }
     spool.sync()
+}
+
+/// Makes the workspace, which may have files already, and in it the directory for artifacts. What is to be collected
+/// is written down before the command can begin.
+fn prepare_workspace(config: &JobShimConfig, spec: &SandboxSpec) -> io::Result<()> {
+    let workspace = &config.sandbox.workspace;
+    make_private_subdir(workspace)?;
+    artifacts::make_directory(workspace)?;
+    CollectRequest::new(spec, config.artifact_limit, config.min_free).write(&config.spool)
 }
 
 async fn remove_workspace(sandbox: &SandboxConfig) {
@@ -137,6 +155,10 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
         ("CYNODE_TASK_ID", config.accepted.task_id.to_string()),
         ("CYNODE_JOB_ID", config.accepted.job_id.to_string()),
         ("CYNODE_WORKSPACE_DIR", WORKSPACE.to_owned()),
+        (
+            "CYNODE_ARTIFACTS_DIR",
+            format!("{WORKSPACE}/{}", artifacts::DIRECTORY),
+        ),
     ];
     let devices = config.device_env.iter();
     let devices = devices.map(|(name, value)| (name.into(), value.into()));

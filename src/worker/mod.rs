@@ -15,7 +15,10 @@
 
 mod access;
 mod api;
+mod api_files;
+pub(crate) mod artifacts;
 mod background;
+mod contents;
 mod context;
 mod disk;
 mod disk_guard;
@@ -27,6 +30,7 @@ mod home;
 mod image_gc;
 mod init_copy;
 mod job;
+mod job_files;
 pub(crate) mod job_shim;
 mod ledger;
 mod metrics;
@@ -77,6 +81,8 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 
 /// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
+/// Features of files in and results out.
+const FILE_FEATURES: [&str; 2] = ["files", "artifacts"];
 /// Features of single limits; that of all of them is `limits`.
 const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
     (Some(LimitKind::Cpus), "limit-cpus"),
@@ -158,6 +164,7 @@ impl PreparedWorker {
             .filter(|(kind, _)| kind.is_none_or(|kind| self.limits.has(kind)))
             .map(|(_, feature)| feature.to_owned())
             .collect();
+        features.extend(FILE_FEATURES.map(str::to_owned));
         if self.limits.faults().next().is_none() {
             features.push("limits".to_owned());
         }

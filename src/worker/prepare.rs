@@ -211,7 +211,7 @@ impl Drop for PullGuard<'_> {
 }
 
 /// Writes to the job's log what the job waits for.
-async fn report_progress(ctx: &WorkerContext, job: &Arc<Job>, progress: String) {
+pub(super) async fn report_progress(ctx: &WorkerContext, job: &Arc<Job>, progress: String) {
     let (accepted, log_bytes) = (job.accepted.clone(), ctx.log_bytes);
     let written = job.with_log(move |spool| {
         JobRecorder::open(spool, accepted, log_bytes)?.append_status(&progress);

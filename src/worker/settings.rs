@@ -43,6 +43,10 @@ pub struct StorageSettings {
     pub workspace_limit: Option<u64>,
     /// Bytes of each job's log that are kept.
     pub log_bytes: u64,
+    /// Most bytes of contents that are kept for later jobs.
+    pub content_cache: u64,
+    /// Most bytes of artifacts of a job.
+    pub artifact_limit: u64,
     /// Time for which a result is kept that is not fetched.
     pub retain: Duration,
     /// Time for which an image is kept that this node pulled and no job uses; `None` keeps it for ever.
@@ -56,6 +60,8 @@ impl Default for StorageSettings {
             min_free: 512 << 20,
             workspace_limit: None,
             log_bytes: 64 << 20,
+            content_cache: 10 << 30,
+            artifact_limit: 2 << 30,
             retain: Duration::from_hours(30 * 24),
             image_gc: Some(Duration::from_hours(30 * 24)),
         }

@@ -1,6 +1,9 @@
 //! Result of a job, as the Worker API answers it and the orchestrator stores it.
 
-use super::resources::{Cpus, MAX_GPUS};
+use super::{
+    artifacts::{self, JobArtifact, SkippedArtifacts},
+    resources::{Cpus, MAX_GPUS},
+};
 use crate::api::{
     JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, size::ByteSize,
     string_form::named_enum, time::Time,
@@ -74,6 +77,12 @@ pub struct JobResult {
     /// Explanation of the end, where exit code and error don't give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Files that were collected from the workspace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<JobArtifact>,
+    /// Files that should have been collected and were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts_skipped: Option<SkippedArtifacts>,
 }
 
 impl JobResult {
@@ -94,6 +103,7 @@ impl JobResult {
                 .reason
                 .as_ref()
                 .is_none_or(|reason| reason.len() <= MAX_ERROR_MESSAGE_BYTES)
+            && artifacts::are_valid(&self.artifacts, self.artifacts_skipped.as_ref())
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
                 (Outcome::Failed, Some(code), None) => (1..=255).contains(&code),
@@ -187,6 +197,8 @@ pub enum JobErrorKind {
     WorkspaceLimit,
     /// The node can't enforce a limit that the job asks for.
     LimitUnsupported,
+    /// A file of the job can't be placed: a path or an entry of an archive is not allowed, or an archive is damaged.
+    FilesInvalid,
     /// The node has fewer or other graphics processors than the job asks for.
     GpuUnavailable,
     /// Kind that this release does not know.
@@ -208,6 +220,7 @@ impl JobErrorKind {
             Self::OutOfMemory => "out-of-memory",
             Self::WorkspaceLimit => "workspace-limit",
             Self::LimitUnsupported => "limit-unsupported",
+            Self::FilesInvalid => "files-invalid",
             Self::GpuUnavailable => "gpu-unavailable",
             Self::Other => "other",
         }

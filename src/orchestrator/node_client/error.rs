@@ -143,6 +143,7 @@ mod tests {
                 detail: String::new(),
                 instance: String::new(),
                 errors: Vec::new(),
+                missing: Vec::new(),
             }),
         };
         NodeCallError::from(error).kind

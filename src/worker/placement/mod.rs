@@ -72,16 +72,20 @@ pub(super) enum PlaceError {
     Failed(String),
 }
 
-/// Places files with their contents, in their order, into `workspace`, which exists and has no files yet.
+/// Places files, in their order, into `workspace`, which exists. Each content is opened when it is needed.
 pub(super) fn place(
     workspace: &Path,
-    files: impl IntoIterator<Item = (JobFile, File)>,
+    files: &[JobFile],
+    open: impl Fn(&JobFile) -> io::Result<File>,
     limits: &Limits,
     control: &Control,
 ) -> Result<(), PlaceError> {
     let mut tree = Tree::open(workspace).map_err(|error| failure("workspace", &error))?;
     let mut budget = Budget::new(workspace, limits, control);
-    for (file, content) in files {
+    for file in files {
+        let content = open(file).map_err(|error| {
+            PlaceError::Failed(format!("a content can't be read on this node: {error}"))
+        })?;
         let path = file.path.strip_prefix("/workspace/").unwrap_or(&file.path);
         if file.extract {
             let path = if file.path == "/workspace" { "." } else { path };

@@ -72,8 +72,15 @@ fn home() -> tempfile::TempDir {
 }
 
 fn extract_with(home: &Path, bytes: &[u8], limits: &Limits) -> Result<(), PlaceError> {
-    let files = [(job_file(".", true), content(bytes))];
-    place(&home.join("workspace"), files, limits, &Control::default())
+    let file = job_file(".", true);
+    let open = |_: &JobFile| Ok(content(bytes));
+    place(
+        &home.join("workspace"),
+        &[file],
+        open,
+        limits,
+        &Control::default(),
+    )
 }
 
 fn extracted(bytes: &[u8]) -> (tempfile::TempDir, Result<(), PlaceError>) {
@@ -130,14 +137,25 @@ fn plain_files_have_modes_and_parents() {
     let mut script = job_file("/workspace/bin/run.sh", false);
     script.mode = Some(crate::api::jobs::files::FileMode(0o755));
     let odd = "a\nb/".to_owned() + &"x".repeat(255);
+    let mut again = job_file("twice", false);
+    again.content.size_bytes = 3;
     let files = [
-        (script, content(b"#!/bin/sh")),
-        (job_file(&odd, false), content(b"")),
-        (job_file("twice", false), content(b"one")),
-        (job_file("twice", false), content(b"two")),
+        script,
+        job_file(&odd, false),
+        job_file("twice", false),
+        again,
     ];
+    let open = |file: &JobFile| {
+        Ok(content(match file.path.as_str() {
+            "/workspace/bin/run.sh" => b"#!/bin/sh",
+            "twice" if file.content.size_bytes == 3 => b"two",
+            "twice" => b"one",
+            _ => b"",
+        }))
+    };
     let control = Control::default();
-    place(&home.path().join("workspace"), files, &NO_LIMITS, &control).unwrap();
+    let workspace = home.path().join("workspace");
+    place(&workspace, &files, open, &NO_LIMITS, &control).unwrap();
     let inside = |name: &str| home.path().join("workspace").join(name);
     let mode = |name: &str| fs::metadata(inside(name)).unwrap().mode() & 0o7777;
     assert_eq!(mode("bin/run.sh"), 0o755);
@@ -360,8 +378,15 @@ fn cancel_stops_extraction() {
     let home = home();
     let control = Control::default();
     control.is_canceled.store(true, Ordering::Relaxed);
-    let files = [(job_file(".", true), content(&archive(&[file(b"a", b"x")])))];
-    let done = place(&home.path().join("workspace"), files, &NO_LIMITS, &control);
+    let open = |_: &JobFile| Ok(content(&archive(&[file(b"a", b"x")])));
+    let files = [job_file(".", true)];
+    let done = place(
+        &home.path().join("workspace"),
+        &files,
+        open,
+        &NO_LIMITS,
+        &control,
+    );
     assert!(matches!(done, Err(PlaceError::Canceled)));
 }
 
@@ -372,13 +397,10 @@ fn long_targets_do_not_leave_through_workspace_link() {
     for extract in [true, false] {
         let bytes = archive(&[file(b"x", b"x")]);
         let path = if extract { "out" } else { "out/x" };
-        let files = [(job_file(path, extract), content(&bytes))];
-        let done = place(
-            &home.path().join("workspace"),
-            files,
-            &NO_LIMITS,
-            &Control::default(),
-        );
+        let files = [job_file(path, extract)];
+        let (open, control) = (|_: &JobFile| Ok(content(&bytes)), Control::default());
+        let workspace = home.path().join("workspace");
+        let done = place(&workspace, &files, open, &NO_LIMITS, &control);
         assert!(matches!(done, Err(PlaceError::Invalid(_))), "{done:?}");
     }
     assert!(!home.path().join("x").exists());

@@ -43,6 +43,8 @@ fn answer(job: &RunningJob) -> JobResult {
         error: None,
         oom_killed: false,
         reason: None,
+        artifacts: Vec::new(),
+        artifacts_skipped: None,
     }
 }
 

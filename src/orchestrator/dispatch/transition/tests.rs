@@ -40,6 +40,8 @@ fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -
         }),
         oom_killed: false,
         reason: None,
+        artifacts: Vec::new(),
+        artifacts_skipped: None,
     };
     AttemptOutcome::Ended(Box::new(ResultEvent {
         seq: 1,

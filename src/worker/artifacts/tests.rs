@@ -1,0 +1,205 @@
+//! Collection from ordinary and hostile workspaces.
+
+use super::*;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use std::{
+    ffi::OsStr,
+    fs::{self, Permissions},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    },
+};
+use tempfile::TempDir;
+
+fn spool(patterns: &[&str], limit: u64) -> TempDir {
+    let spool = tempfile::tempdir().unwrap();
+    fs::create_dir_all(spool.path().join("workspace/artifacts")).unwrap();
+    let request = CollectRequest {
+        patterns: patterns.iter().map(|&one| one.to_owned()).collect(),
+        limit,
+        min_free: 0,
+    };
+    request.write(spool.path()).unwrap();
+    spool
+}
+
+fn write_file(spool: &TempDir, path: &str, bytes: &[u8]) -> PathBuf {
+    let path = spool.path().join("workspace").join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn paths(collection: &Collection) -> Vec<&str> {
+    collection
+        .artifacts
+        .iter()
+        .map(|one| one.path.as_str())
+        .collect()
+}
+
+fn reason(collection: &Collection) -> &str {
+    &collection.skipped.as_ref().unwrap().reason
+}
+
+#[test]
+fn matching_files_move_to_spool() {
+    let spool = spool(&["out/*.json", "model"], u64::MAX);
+    for path in [
+        "out/a.json",
+        "out/b.txt",
+        "out/deep/c.json",
+        "model/w/0.bin",
+        "other",
+    ] {
+        write_file(&spool, path, path.as_bytes());
+    }
+    let odd = format!("artifacts/a\nb/{}", "x".repeat(255));
+    let closed = write_file(&spool, &odd, b"");
+    fs::set_permissions(closed, Permissions::from_mode(0o4000)).unwrap();
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(paths(&collected), [&odd, "model/w/0.bin", "out/a.json"]);
+    assert_eq!(collected.skipped, None);
+    for artifact in &collected.artifacts {
+        let path = path_in(spool.path(), artifact);
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(meta.len(), artifact.size_bytes);
+        assert_eq!(meta.mode() & 0o7777, 0o600);
+        if artifact.size_bytes > 0 {
+            assert_eq!(fs::read(&path).unwrap(), artifact.path.as_bytes());
+        }
+        assert!(!spool.path().join("workspace").join(&artifact.path).exists());
+    }
+    assert!(spool.path().join("workspace/other").exists());
+}
+
+#[test]
+fn links_and_devices_are_skipped() {
+    let spool = spool(&["**"], u64::MAX);
+    let secret = spool.path().join("secret");
+    fs::create_dir(&secret).unwrap();
+    fs::write(secret.join("key"), "secret").unwrap();
+    let inside = |name: &str| spool.path().join("workspace").join(name);
+    symlink(&secret, inside("directory")).unwrap();
+    symlink(secret.join("key"), inside("artifacts/file")).unwrap();
+    symlink("..", inside("artifacts/up")).unwrap();
+    mknodat(CWD, inside("artifacts/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    write_file(&spool, "real", b"x");
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(paths(&collected), ["real"]);
+    assert_eq!(collected.skipped.as_ref().unwrap().count, 4);
+    assert!(reason(&collected).contains("not regular"), "{collected:?}");
+    assert_eq!(fs::read(secret.join("key")).unwrap(), b"secret");
+}
+
+#[test]
+fn artifacts_directory_that_is_link_is_not_entered() {
+    let spool = spool(&[], u64::MAX);
+    fs::remove_dir(spool.path().join("workspace/artifacts")).unwrap();
+    symlink("..", spool.path().join("workspace/artifacts")).unwrap();
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(collected.artifacts, []);
+    assert!(spool.path().join(REQUEST_FILE).exists());
+}
+
+#[test]
+fn limit_counts_apparent_size() {
+    let spool = spool(&[], 1000);
+    write_file(&spool, "artifacts/a", &[1; 600]);
+    let huge = write_file(&spool, "artifacts/b", b"");
+    File::options()
+        .write(true)
+        .open(huge)
+        .unwrap()
+        .set_len(20 << 30)
+        .unwrap();
+    write_file(&spool, "artifacts/c", &[1; 400]);
+    write_file(&spool, "artifacts/d", &[1]);
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(paths(&collected), ["artifacts/a", "artifacts/c"]);
+    assert_eq!(collected.skipped.as_ref().unwrap().count, 2);
+    assert!(reason(&collected).contains("1000B"), "{collected:?}");
+}
+
+#[test]
+fn names_that_are_not_utf8_are_skipped() {
+    let spool = spool(&[], u64::MAX);
+    let name = OsStr::from_bytes(b"artifacts/\xff\xfe");
+    fs::write(spool.path().join("workspace").join(name), "x").unwrap();
+    write_file(&spool, "artifacts/ok", b"x");
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(paths(&collected), ["artifacts/ok"]);
+    assert!(reason(&collected).contains("UTF-8"), "{collected:?}");
+}
+
+#[test]
+fn deep_trees_end_walk() {
+    let spool = spool(&["**"], u64::MAX);
+    let deep = "d/".repeat(150) + "file";
+    write_file(&spool, &deep, b"x");
+    write_file(&spool, "shallow", b"x");
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(paths(&collected), ["shallow"]);
+    assert!(reason(&collected).contains("deeper"), "{collected:?}");
+}
+
+#[test]
+fn more_files_than_list_holds_are_counted() {
+    let spool = spool(&[], u64::MAX);
+    for n in 0..10_050 {
+        fs::write(spool.path().join(format!("workspace/artifacts/{n}")), "").unwrap();
+    }
+    let collected = collect_blocking(spool.path()).unwrap();
+    assert_eq!(collected.artifacts.len(), 10_000);
+    assert_eq!(collected.skipped.unwrap().count, 50);
+}
+
+#[test]
+fn interrupted_collection_is_completed() {
+    let spool = spool(&["*.txt"], u64::MAX);
+    for path in ["a.txt", "b.txt", "artifacts/c"] {
+        write_file(&spool, path, path.as_bytes());
+    }
+    let whole = Collection {
+        artifacts: ["a.txt", "artifacts/c", "b.txt", "lost.txt"]
+            .map(|path| JobArtifact {
+                path: path.to_owned(),
+                size_bytes: path.len() as u64,
+            })
+            .into(),
+        skipped: None,
+    };
+    write(spool.path(), LIST_FILE, &whole).unwrap();
+    fs::create_dir(spool.path().join(DIRECTORY)).unwrap();
+    let taken = path_in(spool.path(), &whole.artifacts[0]);
+    fs::rename(spool.path().join("workspace/a.txt"), taken).unwrap();
+    fs::write(spool.path().join(DIRECTORY).join("copy"), "half of").unwrap();
+    for _ in 0..2 {
+        let collected = collect_blocking(spool.path()).unwrap();
+        assert_eq!(paths(&collected), ["a.txt", "artifacts/c", "b.txt"]);
+        assert_eq!(collected.skipped.as_ref().unwrap().count, 1);
+        for artifact in &collected.artifacts {
+            let found = fs::read(path_in(spool.path(), artifact)).unwrap();
+            assert_eq!(found, artifact.path.as_bytes());
+        }
+        // The second time, the workspace is gone.
+        fs::remove_dir_all(spool.path().join("workspace")).unwrap_or_default();
+    }
+}
+
+#[test]
+fn nothing_is_collected_without_request_or_workspace() {
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(
+        collect_blocking(empty.path()).unwrap(),
+        Collection::default()
+    );
+    let spool = spool(&["**"], u64::MAX);
+    fs::remove_dir_all(spool.path().join("workspace")).unwrap();
+    assert_eq!(
+        collect_blocking(spool.path()).unwrap(),
+        Collection::default()
+    );
+    assert!(!spool.path().join(DIRECTORY).exists());
+}
