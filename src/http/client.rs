@@ -4,7 +4,7 @@ pub use super::call_error::CallError;
 
 use super::{
     call_error::{malformed, transport},
-    client_response::{ClientResponse, JsonLines, collect},
+    client_response::{ByteStream, ClientResponse, JsonLines, collect},
     request::parse_json,
     resolve::{AddressGuard, Connector},
 };
@@ -17,15 +17,16 @@ use crate::{
     errors,
 };
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
 use http::{Method, StatusCode, header, response};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, io, sync::Arc, time::Duration};
 
 /// Time for a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,10 +37,13 @@ const NDJSON: &str = "application/x-ndjson";
 /// Bytes that are read of the body of a probe's answer.
 const PROBE_BODY_BYTES: usize = 4096;
 
+/// Body of a call: whole, or a stream.
+type CallBody = UnsyncBoxBody<Bytes, io::Error>;
+
 /// HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    inner: legacy::Client<Connector, Full<Bytes>>,
+    inner: legacy::Client<Connector, CallBody>,
     answer_timeout: Duration,
 }
 
@@ -90,9 +94,18 @@ impl Client {
             url: url.into(),
             bearer: None,
             instance: None,
-            body: None,
+            range_start: None,
+            content: CallContent::None,
         }
     }
+}
+
+/// Content of a call.
+enum CallContent {
+    None,
+    Json(serde_json::Result<Vec<u8>>),
+    /// Bytes of this number.
+    Stream(u64, CallBody),
 }
 
 /// Call that is being built.
@@ -102,7 +115,9 @@ pub struct Call<'a> {
     url: String,
     bearer: Option<Cow<'a, str>>,
     instance: Option<&'a str>,
-    body: Option<serde_json::Result<Vec<u8>>>,
+    /// First byte of the answer that is asked for.
+    range_start: Option<u64>,
+    content: CallContent,
 }
 
 impl<'a> Call<'a> {
@@ -120,8 +135,40 @@ impl<'a> Call<'a> {
 
     /// Adds a JSON body.
     pub fn json(mut self, body: &impl Serialize) -> Self {
-        self.body = Some(serde_json::to_vec(body));
+        self.content = CallContent::Json(serde_json::to_vec(body));
         self
+    }
+
+    /// Adds a body of `length` bytes, which are sent as they come.
+    pub fn stream(
+        mut self,
+        length: u64,
+        chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Self {
+        let body = StreamBody::new(chunks.map_ok(Frame::data)).boxed_unsync();
+        self.content = CallContent::Stream(length, body);
+        self
+    }
+
+    /// Asks for the bytes of the answer from this one on.
+    pub fn from_byte(mut self, first: u64) -> Self {
+        self.range_start = (first > 0).then_some(first);
+        self
+    }
+
+    /// Sends the call, however long its body takes; any successful answer will do. The caller limits the time.
+    pub async fn sent(self) -> Result<(), CallError> {
+        let (url, limit) = (self.url.clone(), self.client.answer_timeout);
+        let (_, body) = self.send("application/json", None).await?;
+        read_whole(url, body, limit).await.map(drop)
+    }
+
+    /// Sends the call and receives the head of an answer of bytes.
+    pub async fn bytes(self) -> Result<ByteStream, CallError> {
+        let (url, limit) = (self.url.clone(), self.client.answer_timeout);
+        let (head, body) = self.send("*/*", Some(limit)).await?;
+        let is_part = head.status == StatusCode::PARTIAL_CONTENT;
+        Ok(ByteStream::new(url, is_part, body))
     }
 
     /// Sends the call and reads the answer as JSON.
@@ -244,7 +291,8 @@ impl<'a> Call<'a> {
             url,
             bearer,
             instance,
-            body,
+            range_start,
+            content,
         } = self;
         let malformed = |reason: String| malformed(&url, reason);
         let mut request = http::Request::builder()
@@ -257,15 +305,22 @@ impl<'a> Call<'a> {
         if let Some(instance) = instance {
             request = request.header(INSTANCE_HEADER, instance);
         }
-        let body = match body {
-            Some(json) => {
+        if let Some(first) = range_start {
+            request = request.header(header::RANGE, format!("bytes={first}-"));
+        }
+        let body = match content {
+            CallContent::Json(json) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
-                json.map_err(|error| malformed(error.to_string()))?.into()
+                whole(json.map_err(|error| malformed(error.to_string()))?.into())
             }
-            None => Bytes::new(),
+            CallContent::Stream(length, body) => {
+                request = request.header(header::CONTENT_LENGTH, length);
+                body
+            }
+            CallContent::None => whole(Bytes::new()),
         };
         let request = request
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| malformed(error.to_string()))?;
         let sent = client.inner.request(request);
         let answered = match limit {
@@ -282,6 +337,11 @@ impl<'a> Call<'a> {
         })?;
         Ok(answer.into_parts())
     }
+}
+
+fn whole(bytes: Bytes) -> CallBody {
+    let never = |error: Infallible| match error {};
+    Full::new(bytes).map_err(never).boxed_unsync()
 }
 
 async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Bytes, CallError> {

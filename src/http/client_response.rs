@@ -79,6 +79,44 @@ impl JsonLines {
     }
 }
 
+/// Body of bytes that is still being sent.
+pub struct ByteStream {
+    url: String,
+    is_part: bool,
+    body: Incoming,
+}
+
+impl ByteStream {
+    pub(super) fn new(url: String, is_part: bool, body: Incoming) -> Self {
+        Self { url, is_part, body }
+    }
+
+    /// Whether these are the bytes from the one on that the call asked for, rather than all.
+    pub fn is_part(&self) -> bool {
+        self.is_part
+    }
+
+    /// URL of the call.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Next chunk; `None` at the end. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        loop {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => return Err(transport(&self.url, error.to_string())),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
 /// Whole body, of at most [`MAX_BODY_BYTES`].
 pub(super) async fn collect(url: &str, body: Incoming) -> Result<Bytes, CallError> {
     match Limited::new(body, MAX_BODY_BYTES).collect().await {

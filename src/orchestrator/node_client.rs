@@ -14,9 +14,11 @@
 
 mod error;
 mod events;
+mod files;
 
 pub(super) use error::{NodeCallError, NodeCallErrorKind};
 pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};
+pub(super) use files::{ArtifactBytes, SendProgress};
 
 use super::AppState;
 use crate::{
@@ -272,7 +274,12 @@ impl<'a> NodeClient<'a> {
 
     /// Call about jobs with this token.
     fn authorized_call(&self, method: Method, path: &str, token: &str) -> Call<'a> {
-        let url = format!("{}/v1/worker/jobs{path}", self.base_url);
+        self.authorized_call_to(method, &format!("jobs{path}"), token)
+    }
+
+    /// Call below `/v1/worker/` with this token.
+    fn authorized_call_to(&self, method: Method, path: &str, token: &str) -> Call<'a> {
+        let url = format!("{}/v1/worker/{path}", self.base_url);
         let call = self.client.call(method, url);
         call.bearer(token.to_owned()).instance(self.instance)
     }

@@ -22,6 +22,8 @@ pub(super) struct TaskState {
     pub(super) source: Option<LogSource>,
     /// Whether that node has not answered for a while.
     pub(super) is_unreachable: bool,
+    /// Node that is being sent the files of the attempt, and how far that is, in percent.
+    pub(super) sending: Option<(NodeId, u8)>,
 }
 
 /// Node and attempt from which output can be read.
@@ -72,6 +74,7 @@ impl TaskState {
             attempt,
             source: None,
             is_unreachable: false,
+            sending: None,
         }
     }
 

@@ -308,6 +308,10 @@ pub(super) async fn waiting_for(
         }
         TaskStatus::Running => {
             let current = jobs.watches.current(task)?;
+            if let Some((node, percent)) = current.sending {
+                let node = store.node_get(node).await.ok()??;
+                return Some(format!("sending files to {} ({percent} %)", node.slug));
+            }
             let node = store.node_get(current.source?.node).await.ok()??;
             if !current.is_unreachable && node.capability.node.stopping_since.is_none() {
                 return None;

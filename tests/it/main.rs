@@ -30,6 +30,7 @@ mod docs;
 mod doctor;
 mod duplicates;
 mod escapes;
+mod files;
 mod first_start;
 mod grace;
 mod greedy_nodes;

@@ -10,6 +10,7 @@ use super::{
     outcome::{AttemptError, AttemptOutcome, validate_result},
     request::{connect, request_job},
     running_state,
+    send::{MAX_ROUNDS, Observers, not_started, send_contents},
 };
 use crate::{
     api::{
@@ -25,7 +26,10 @@ use crate::{
     orchestrator::{
         AppState,
         active_jobs::Cancellation,
-        node_client::{self, JobResponse, NodeCallError, NodeClient, NodeEvents, PendingDocument},
+        node_client::{
+            self, JobResponse, NodeCallError, NodeCallErrorKind, NodeClient, NodeEvents,
+            PendingDocument,
+        },
         task_log,
         task_watch::{TaskState, TaskWatch},
     },
@@ -157,6 +161,7 @@ impl AttemptFollower<'_> {
             tracing::Span::current().record("node", client.slug());
         }
         let mut backoff = node_client::retry_backoff();
+        let mut rounds = 0;
         loop {
             let pending = match self.request.pending.take() {
                 Some(pending) => pending,
@@ -177,6 +182,23 @@ impl AttemptFollower<'_> {
                     if let Some(last) = self.read_document(&client, start, document).await? {
                         return Ok(last);
                     }
+                }
+                Err(error)
+                    if error.kind == NodeCallErrorKind::ContentMissing && start == Start::Run =>
+                {
+                    rounds += 1;
+                    if rounds > MAX_ROUNDS {
+                        return Err(not_started("it loses the job's files again and again"));
+                    }
+                    let observers = Observers {
+                        lease: self.lease,
+                        watch: self.watch,
+                    };
+                    let missing = &error.missing;
+                    send_contents(self.state, &client, job, missing, Some(observers)).await?;
+                    // The node refused, so it has nothing of the attempt.
+                    self.request.start = Start::Run;
+                    continue;
                 }
                 Err(error) => return Err(request_error(&client, error, start).await),
             }

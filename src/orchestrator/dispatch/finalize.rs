@@ -7,6 +7,7 @@ use super::{
     Start,
     outcome::{AttemptError, AttemptOutcome},
     request::connect,
+    retrieve::Retrieved,
     transition::{REFUSED_BACKOFF, Transition},
 };
 use crate::{
@@ -49,12 +50,13 @@ pub(super) async fn finalize(
     state: &AppState,
     job: &RunningJob,
     watch: &TaskWatch,
-    outcome: AttemptOutcome,
+    (outcome, retrieved): (AttemptOutcome, Retrieved),
     is_canceled: bool,
 ) -> Cleanup {
     outcome.log();
     back_off_node(state, job.node_id, &outcome);
     let mut transition = Transition::decide(job, outcome);
+    transition.end.artifacts.clone_from(&retrieved.artifacts);
     if is_canceled {
         transition.cancel();
     }

@@ -14,6 +14,8 @@
 //! |---|---|
 //! | [`attempt`] | one attempt at its node: run, follow, result |
 //! | [`request`] | the first request of an attempt, and its node |
+//! | [`send`] | contents that the node lacks |
+//! | [`retrieve`] | artifacts, fetched before the end is stored |
 //! | [`outcome`] | meaning of an answer for the attempt; pure |
 //! | [`lease`] | the time for which a node may be silent |
 //! | [`reschedule`] | another node for a job whose lease expired |
@@ -46,6 +48,8 @@ mod lease;
 mod outcome;
 mod request;
 mod reschedule;
+mod retrieve;
+mod send;
 mod transition;
 
 pub(super) use attempt::cancel_timeout;
@@ -137,8 +141,9 @@ async fn end_job(
     handle: JobHandle,
     outcome: AttemptOutcome,
 ) {
+    let (outcome, retrieved) = retrieve::retrieve(state, &job, outcome, &handle).await;
     let is_canceled = handle.is_cancel_requested();
-    let cleanup = finalize::finalize(state, &job, watch, outcome, is_canceled).await;
+    let cleanup = finalize::finalize(state, &job, watch, (outcome, retrieved), is_canceled).await;
     drop(handle);
     if let Some(offered) = job.offered_attempt() {
         // The stored end withdrew the offer.

@@ -59,7 +59,7 @@ pub(super) struct LogStreamer {
     filter: StreamFilter,
     cursor: LogCursor,
     /// Status, attempt and reachability that the reader got last.
-    last_status: Option<(TaskStatus, u32, bool)>,
+    last_status: Option<(TaskStatus, u32, (bool, Option<u8>))>,
     /// Whether the reader got all output of the current attempt.
     is_complete: bool,
 }
@@ -114,7 +114,13 @@ impl LogStreamer {
     }
 
     async fn send_status(&mut self, current: TaskState, to: &mpsc::Sender<LogEvent>) {
-        let status = Some((current.status, current.attempt, current.is_unreachable));
+        // In steps of ten percent, so that a long transfer is not a long log.
+        let sending = current.sending.map(|(_, percent)| percent / 10);
+        let status = Some((
+            current.status,
+            current.attempt,
+            (current.is_unreachable, sending),
+        ));
         if self.last_status == status {
             return;
         }

@@ -4,7 +4,11 @@
 //! 503, too, for a node that it lost sight of. So [`NodeCallError::is_own_answer`] says whether the answer is in the
 //! words of a worker.
 
-use crate::{api::problem::ProblemKind, http::client::CallError, orchestrator::reason::Reason};
+use crate::{
+    api::{jobs::files::ContentHash, problem::ProblemKind},
+    http::client::CallError,
+    orchestrator::reason::Reason,
+};
 use std::fmt;
 
 /// Failed call to a node.
@@ -15,6 +19,8 @@ pub(in crate::orchestrator) struct NodeCallError {
     pub(in crate::orchestrator) reason: Reason,
     /// Whether a worker answered; otherwise anything in between may have.
     pub(in crate::orchestrator) is_own_answer: bool,
+    /// Contents that the node lacks.
+    pub(in crate::orchestrator) missing: Vec<ContentHash>,
     /// Whole error, for the log.
     detail: String,
 }
@@ -40,6 +46,8 @@ pub(in crate::orchestrator) enum NodeCallErrorKind {
     NotFound,
     /// The node has another attempt of the job, or the attempt still runs (409).
     Conflict,
+    /// The node lacks contents of the job (409).
+    ContentMissing,
     /// The request is invalid or too large for this node (400, 413, 415).
     Invalid,
     /// All slots are taken (429).
@@ -63,6 +71,10 @@ impl From<CallError> for NodeCallError {
             kind: kind(&error),
             reason: Reason::from_call_error(&error),
             is_own_answer: !slug(&error).is_empty(),
+            missing: match error {
+                CallError::Refused { ref problem, .. } => problem.missing.clone(),
+                _ => Vec::new(),
+            },
             detail: error.to_string(),
         }
     }
@@ -104,6 +116,9 @@ fn kind(error: &CallError) -> NodeCallErrorKind {
         401 => NodeCallErrorKind::UnknownToken,
         403 | 421 => NodeCallErrorKind::Denied,
         404 => NodeCallErrorKind::NotFound,
+        409 if slug(error) == ProblemKind::ContentMissing.slug() => {
+            NodeCallErrorKind::ContentMissing
+        }
         409 => NodeCallErrorKind::Conflict,
         429 if slug(error) == ProblemKind::PullsFull.slug() => NodeCallErrorKind::PullQueueFull,
         429 => NodeCallErrorKind::AtCapacity,
@@ -127,6 +142,7 @@ mod tests {
                 kind,
                 reason: Reason::default(),
                 is_own_answer,
+                missing: Vec::new(),
                 detail: String::new(),
             }
         }

@@ -35,8 +35,9 @@ use crate::{
 use pattern::Patterns;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -102,9 +103,11 @@ fn file_name(path: &str) -> String {
 /// Makes the directory for artifacts in a new workspace, for the user that gets the workspace. A file of the job's in
 /// its place is left alone.
 pub(super) fn make_directory(workspace: &Path) -> io::Result<()> {
-    match fs::create_dir(workspace.join(DIRECTORY)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+    let path = workspace.join(DIRECTORY);
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // The umask must not narrow it.
+        made => made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o755))),
     }
 }
 

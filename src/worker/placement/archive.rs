@@ -20,6 +20,9 @@ const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 const MAX_EXTENSIONS: usize = 16;
 /// Bytes that are read after the end mark, so that the checksum of the compression is checked.
 const MAX_TRAILER_BYTES: u64 = 1 << 20;
+/// Reason of a content that is something else.
+const NOT_TAR: &str =
+    "is not a tar archive, plain or compressed by gzip or zstd, or is damaged";
 /// Largest window of zstd, as a power of two: memory of the decoder.
 const MAX_WINDOW_LOG: u32 = 25;
 
@@ -67,6 +70,8 @@ pub(super) struct Archive<'a> {
     left: u64,
     /// Bytes after it, up to the next header.
     padding: u64,
+    /// Whether there was a header.
+    has_entries: bool,
 }
 
 /// Fields that records before an entry give it.
@@ -100,6 +105,7 @@ impl<'a> Archive<'a> {
             input,
             left: 0,
             padding: 0,
+            has_entries: false,
         })
     }
 
@@ -228,6 +234,7 @@ impl<'a> Archive<'a> {
         let mut block = [0; BLOCK_BYTES as usize];
         if let Err(error) = self.input.read_exact(&mut block) {
             return match error.kind() {
+                io::ErrorKind::UnexpectedEof if !self.has_entries => invalid(NOT_TAR),
                 io::ErrorKind::UnexpectedEof => invalid("ends early: its end mark is missing"),
                 _ => Err(error.into()),
             };
@@ -242,10 +249,9 @@ impl<'a> Archive<'a> {
             _ => u32::from(*byte),
         });
         if header.cksum().ok() != Some(sum.sum()) {
-            return invalid(
-                "is not a tar archive, plain or compressed by gzip or zstd, or is damaged",
-            );
+            return invalid(NOT_TAR);
         }
+        self.has_entries = true;
         Ok(Some(header.clone()))
     }
 

@@ -9,8 +9,9 @@ use crate::{
             InitialRequest, Start,
             outcome::{AttemptError, AttemptOutcome, validate_result},
             request::{connect, request_job},
+            send::{MAX_ROUNDS, send_contents},
         },
-        node_client::{self, JobResponse, SILENCE_TIMEOUT},
+        node_client::{self, JobResponse, NodeCallErrorKind, SILENCE_TIMEOUT},
         summary,
     },
     store::RunningJob,
@@ -70,9 +71,11 @@ async fn request_acceptance<'a>(
     next: &RunningJob,
     mut start: Start,
 ) -> Reply<'a> {
-    let deadline = Instant::now() + state.settings.lease.length;
+    let mut deadline = Instant::now() + state.settings.lease.length;
     let mut backoff = node_client::retry_backoff();
+    let mut rounds = 0;
     loop {
+        let began = Instant::now();
         let AttemptError {
             reason, outcome, ..
         } = match try_offer(state, next, &mut start).await {
@@ -80,6 +83,11 @@ async fn request_acceptance<'a>(
             Err(error) => error,
         };
         tracing::debug!(next_attempt = next.attempt, %reason, "node did not take an offer");
+        if start == Start::Run && outcome.is_none() && rounds < MAX_ROUNDS {
+            // It was sent files, however long that took.
+            rounds += 1;
+            deadline += began.elapsed();
+        }
         match outcome {
             Some(AttemptOutcome::Ended(last)) => {
                 let error = last.result.error.as_ref();
@@ -110,6 +118,17 @@ async fn try_offer<'a>(
         tokio::select! {
             biased;
             response = &mut pending => {
+                let response = match response {
+                    Err(error)
+                        if error.kind == NodeCallErrorKind::ContentMissing && start == Start::Run =>
+                    {
+                        send_contents(state, &client, next, &error.missing, None).await?;
+                        // The node refused, so it has nothing of the attempt.
+                        *next_start = Start::Run;
+                        return Err(AttemptError::transient("its files were sent first"));
+                    }
+                    response => response,
+                };
                 let response = response.map_err(|error| AttemptError::of_request(error, start))?;
                 let response = wait_for_start(next, start, response).await?;
                 let pending = Some(ready(Ok(response)).boxed());

@@ -1,0 +1,195 @@
+//! Contents that a node lacks, sent before it can take an attempt.
+//!
+//! A node names them in its refusal of `jobs:run`; it has nothing of the attempt then, so the attempt is sent again
+//! when it has them. Only contents of the job itself are sent, whatever the node asks for. A node that can't take them
+//! has not started the attempt, which goes back to the queue.
+
+use super::{
+    lease::Lease,
+    outcome::{AttemptError, AttemptOutcome},
+};
+use crate::{
+    api::jobs::{
+        SandboxSpec,
+        files::{Content, ContentHash},
+    },
+    orchestrator::{
+        AppState,
+        node_client::{self, NodeCallErrorKind, NodeClient, SendProgress},
+        reason::Reason,
+        task_watch::{TaskState, TaskWatch},
+    },
+    store::RunningJob,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::task::spawn_blocking;
+
+/// Times that a node may name missing contents of one attempt: its cache may lose some while others arrive.
+pub(super) const MAX_ROUNDS: usize = 4;
+/// Times that one content is sent, should the connection break.
+const MAX_TRIES: usize = 4;
+/// Interval at which users see how far it is.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Progress of sending, for those who wait for the task.
+pub(super) struct Observers<'a> {
+    pub(super) lease: &'a Lease,
+    pub(super) watch: &'a TaskWatch,
+}
+
+/// Sends the contents of a job that its node lacks.
+pub(super) async fn send_contents(
+    state: &AppState,
+    client: &NodeClient<'_>,
+    job: &RunningJob,
+    missing: &[ContentHash],
+    observers: Option<Observers<'_>>,
+) -> Result<(), AttemptError> {
+    let spec = state.store.task_sandbox(job.task_id).await;
+    let spec = spec.map_err(AttemptError::of_sandbox)?;
+    let wanted = wanted(&spec, missing).ok_or_else(|| {
+        not_started("it asks for contents that are not the job's; check that it is a cynode node")
+    })?;
+    let total: u64 = wanted.iter().map(|content| content.size_bytes).sum();
+    let mut sent = 0;
+    for content in wanted {
+        let progress = SendProgress::default();
+        let sending = send_one(state, client, &content, &progress);
+        match &observers {
+            Some(observers) => tokio::select! {
+                done = sending => done?,
+                () = report(observers, job, &progress, sent, total) => {}
+            },
+            None => sending.await?,
+        }
+        sent += content.size_bytes;
+    }
+    tracing::debug!(bytes = total, "contents sent to the node");
+    Ok(())
+}
+
+/// Contents of the job that are missing, in its order; `None` where others are asked for, or none.
+fn wanted(spec: &SandboxSpec, missing: &[ContentHash]) -> Option<Vec<Content>> {
+    let files = spec.files.iter().map(|file| &file.content);
+    let mut wanted: Vec<Content> = Vec::new();
+    for content in files.chain(&spec.stdin) {
+        let is_new = wanted.iter().all(|known| known.sha256 != content.sha256);
+        if is_new && missing.contains(&content.sha256) {
+            wanted.push(content.clone());
+        }
+    }
+    let is_known = |hash: &ContentHash| wanted.iter().any(|content| content.sha256 == *hash);
+    (!missing.is_empty() && missing.iter().all(is_known)).then_some(wanted)
+}
+
+async fn send_one(
+    state: &AppState,
+    client: &NodeClient<'_>,
+    content: &Content,
+    progress: &SendProgress,
+) -> Result<(), AttemptError> {
+    let (store, hash) = (state.contents.clone(), content.sha256.clone());
+    let opened = spawn_blocking(move || store.open_content(&hash)).await;
+    let file = opened.map_err(std::io::Error::from).flatten();
+    let file = Arc::new(file.map_err(|error| {
+        tracing::error!(%error, sha256 = %content.sha256, "content of a task can't be read");
+        let reason =
+            Reason::from("a file of the task can't be read at the orchestrator; see its log");
+        AttemptError {
+            outcome: Some(AttemptOutcome::Damaged(reason.clone())),
+            ..AttemptError::transient(reason)
+        }
+    })?);
+    let mut backoff = node_client::retry_backoff();
+    for _ in 1..MAX_TRIES {
+        let Err(error) = client.put_content(content, &file, progress).await else {
+            return Ok(());
+        };
+        if !matches!(
+            error.kind,
+            NodeCallErrorKind::Unclear | NodeCallErrorKind::Unreachable
+        ) {
+            return Err(refused(error.kind, error.reason));
+        }
+        tracing::debug!(%error, "content not sent; retrying");
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+    let last = client.put_content(content, &file, progress).await;
+    last.map_err(|error| refused(error.kind, error.reason))
+}
+
+fn refused(kind: NodeCallErrorKind, reason: Reason) -> AttemptError {
+    let reason = reason.map(|reason| format!("the job's files could not be sent to it: {reason}"));
+    let outcome = match kind {
+        NodeCallErrorKind::Unhealthy => AttemptOutcome::NodeUnhealthy(reason.clone()),
+        _ => AttemptOutcome::NotStarted(reason.clone()),
+    };
+    AttemptError {
+        outcome: Some(outcome),
+        ..AttemptError::transient(reason)
+    }
+}
+
+/// Error of a node that has not started the attempt.
+pub(super) fn not_started(reason: &str) -> AttemptError {
+    AttemptError {
+        outcome: Some(AttemptOutcome::NotStarted(reason.into())),
+        ..AttemptError::transient(reason)
+    }
+}
+
+/// Shows how far it is, and that the node is alive, while bytes move. Never ends.
+async fn report(
+    observers: &Observers<'_>,
+    job: &RunningJob,
+    progress: &SendProgress,
+    sent: u64,
+    total: u64,
+) {
+    let mut last = None;
+    loop {
+        let bytes = progress.bytes();
+        if last.replace(bytes) != Some(bytes) {
+            observers.lease.renew();
+        }
+        let percent = (sent + bytes).saturating_mul(100) / total.max(1);
+        observers.watch.publish(TaskState {
+            sending: u8::try_from(percent.min(100))
+                .ok()
+                .map(|percent| (job.node_id, percent)),
+            ..TaskState::new(crate::api::tasks::TaskStatus::Running, job.attempt)
+        });
+        tokio::time::sleep(REPORT_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_contents_of_job_are_sent() {
+        let hash = |digit: &str| -> ContentHash { digit.repeat(64).parse().unwrap() };
+        let content = |digit: &str| serde_json::json!({"sha256": hash(digit), "size_bytes": 1});
+        let file =
+            |path: &str, digit: &str| serde_json::json!({"path": path, "content": content(digit)});
+        let spec: SandboxSpec = serde_json::from_value(serde_json::json!({
+            "image": "i", "command": ["c"], "stdin": content("c"),
+            "files": [file("a", "a"), file("again", "a"), file("b", "b")],
+        }))
+        .unwrap();
+        let hashes = |missing: &[ContentHash]| {
+            let wanted = wanted(&spec, missing)?;
+            Some(
+                wanted
+                    .iter()
+                    .map(|one| one.sha256.clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let [a, b, c, other] = ["a", "b", "c", "d"].map(hash);
+        assert_eq!(hashes(&[c.clone(), a.clone()]), Some(vec![a.clone(), c]));
+        assert_eq!(hashes(&[b, other]), None, "another user's content");
+        assert_eq!(hashes(&[]), None);
+    }
+}

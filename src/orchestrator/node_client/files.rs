@@ -1,0 +1,147 @@
+//! Contents that are sent to a node, and artifacts that are fetched from it.
+//!
+//! Both may take hours, so no time limit applies to the whole: a transfer without progress is cut.
+
+use super::{NodeCallError, NodeCallErrorKind, NodeClient, SILENCE_TIMEOUT};
+use crate::{
+    api::{JobId, jobs::files::Content},
+    http::client::{Call, CallError},
+    http::client_response::ByteStream,
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::Method;
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::task::spawn_blocking;
+
+/// Bytes that are read of a content at a time.
+const BLOCK_BYTES: u64 = 256 * 1024;
+/// Time without a further block after which sending is given up. After the last one a node writes all to its disk.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Bytes of a content that were handed to the connection.
+#[derive(Clone, Default)]
+pub(in crate::orchestrator) struct SendProgress(Arc<AtomicU64>);
+
+impl SendProgress {
+    pub(in crate::orchestrator) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no further block was sent for a while.
+    async fn stalled(&self) {
+        loop {
+            let before = self.bytes();
+            tokio::time::sleep(STALL_TIMEOUT).await;
+            if self.bytes() == before {
+                return;
+            }
+        }
+    }
+}
+
+/// Artifact that is being fetched.
+pub(in crate::orchestrator) struct ArtifactBytes(ByteStream);
+
+impl ArtifactBytes {
+    /// Whether these are the bytes from the one on that was asked for, rather than all.
+    pub(in crate::orchestrator) fn is_part(&self) -> bool {
+        self.0.is_part()
+    }
+
+    /// Next chunk; `None` at the end. Fails after [`SILENCE_TIMEOUT`] without one.
+    pub(in crate::orchestrator) async fn next(&mut self) -> Result<Option<Bytes>, NodeCallError> {
+        match tokio::time::timeout(SILENCE_TIMEOUT, self.0.next()).await {
+            Ok(chunk) => Ok(chunk?),
+            Err(_) => Err(CallError::timed_out(self.0.url(), SILENCE_TIMEOUT).into()),
+        }
+    }
+}
+
+impl<'a> NodeClient<'a> {
+    /// Sends a content.
+    pub(in crate::orchestrator) async fn put_content(
+        &self,
+        content: &Content,
+        file: &Arc<File>,
+        progress: &SendProgress,
+    ) -> Result<(), NodeCallError> {
+        let sent = self
+            .put_with(&self.tokens.newest, content, file, progress)
+            .await;
+        match (sent, &self.tokens.applied) {
+            (Err(error), Some(applied)) if error.kind == NodeCallErrorKind::UnknownToken => {
+                self.put_with(applied, content, file, progress).await
+            }
+            (sent, _) => sent,
+        }
+    }
+
+    async fn put_with(
+        &self,
+        token: &str,
+        content: &Content,
+        file: &Arc<File>,
+        progress: &SendProgress,
+    ) -> Result<(), NodeCallError> {
+        let path = format!("contents/{}", content.sha256);
+        let call = self.authorized_call_to(Method::PUT, &path, token);
+        progress.0.store(0, Ordering::Relaxed);
+        let blocks = blocks(Arc::clone(file), content.size_bytes, progress.clone());
+        let sent = call.stream(content.size_bytes, blocks).sent();
+        tokio::select! {
+            sent = sent => Ok(sent?),
+            () = progress.stalled() => {
+                Err(CallError::timed_out(&self.base_url, STALL_TIMEOUT).into())
+            }
+        }
+    }
+
+    /// Opens artifact `n` of an attempt that has ended, from byte `first` on.
+    pub(in crate::orchestrator) async fn open_artifact(
+        &self,
+        (job, attempt): (JobId, u32),
+        n: usize,
+        first: u64,
+    ) -> Result<ArtifactBytes, NodeCallError> {
+        let path = format!("/{job}/artifacts/{n}?attempt={attempt}");
+        let request = |call: Call<'a>| async move { Ok(call.from_byte(first).bytes().await?) };
+        self.call(Method::GET, &path, request)
+            .await
+            .map(ArtifactBytes)
+    }
+}
+
+/// Blocks of a file, each read on a blocking thread once the one before is taken.
+fn blocks(
+    file: Arc<File>,
+    size: u64,
+    progress: SendProgress,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::unfold(0, move |start| {
+        let (file, progress) = (Arc::clone(&file), progress.clone());
+        async move {
+            let length = (size - start).min(BLOCK_BYTES);
+            if length == 0 {
+                return None;
+            }
+            let read = spawn_blocking(move || {
+                let mut block = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+                file.read_exact_at(&mut block, start)?;
+                Ok(Bytes::from(block))
+            });
+            let block = read.await.map_err(io::Error::from).flatten();
+            progress.0.store(start + length, Ordering::Relaxed);
+            Some((block, start + length))
+        }
+    })
+}
