@@ -18,6 +18,7 @@ use super::{
     context::WorkerContext,
     disk_guard::LiveJob,
     job_files::place_files,
+    job_result::write_result,
     job_shim::JobShimConfig,
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
@@ -26,7 +27,6 @@ use crate::{
     api::jobs::{Effective, JobErrorKind, SandboxSpec},
     backoff::Backoff,
     contents::Pin,
-    data_dir::make_private_subdir,
     engine::{
         ImageLease, ResolvedImage,
         gpus::{PassedGpu, container_args, variables},
@@ -38,7 +38,7 @@ use crate::{
         shim::{self, ShimHandle},
     },
     sandbox_init::seccomp,
-    spool::{JobEnd, JobRecorder, Spool},
+    spool::{JobEnd, Spool},
     wait,
 };
 use futures_util::FutureExt as _;
@@ -151,7 +151,6 @@ async fn run_in_sandbox(
     };
     if let Err(error) = place_files(ctx, live, &spec).await {
         end_without_shim(ctx, job, error.into()).await;
-        ctx.trash.add(job.spool.workspace(), Some(live));
         return None;
     }
     match start_shim(ctx, job, &spec, (&prepared.image, &prepared.gpus)).await {
@@ -397,18 +396,4 @@ async fn end_without_shim(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) {
     })
     .await;
     record_end(ctx, job).await;
-}
-
-async fn write_result(ctx: &WorkerContext, job: &Arc<Job>, end: JobEnd) -> io::Result<()> {
-    let (accepted, log_bytes) = (job.accepted.clone(), ctx.log_bytes);
-    // Reads all that the job has printed.
-    let result = job.with_log(move |spool| {
-        make_private_subdir(spool.path())?;
-        let mut recorder = JobRecorder::open(spool, accepted, log_bytes)?;
-        Ok::<_, io::Error>(recorder.take_result(end, None))
-    });
-    let mut result = result.await.flatten()?;
-    artifacts::collect_into(&mut result, &ctx.engine, ctx.init.path(), &job.spool).await;
-    job.spool.write_result_with_retry(result).await?;
-    job.with_spool(Spool::sync).await.flatten()
 }

@@ -36,8 +36,25 @@ impl From<PlaceError> for PrepareError {
     }
 }
 
-/// Places files and stdin of a job. Where that fails or is canceled, all writing has ended when this returns.
+/// Places files and stdin of a job. Where that fails or is canceled, nothing of them is left when this returns: the
+/// result may need their room.
 pub(super) async fn place_files(
+    ctx: &WorkerContext,
+    live: &Arc<LiveJob>,
+    spec: &SandboxSpec,
+) -> Result<(), PrepareError> {
+    let placed = try_place(ctx, live, spec).await;
+    if placed.is_err() {
+        let workspace = live.job.spool.workspace();
+        if let Err(error) = ctx.engine.remove_tree(ctx.init.path(), &workspace).await {
+            tracing::warn!(error, "workspace can't be removed; retrying");
+            ctx.trash.add(workspace, Some(live));
+        }
+    }
+    placed
+}
+
+async fn try_place(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,

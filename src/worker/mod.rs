@@ -31,6 +31,7 @@ mod image_gc;
 mod init_copy;
 mod job;
 mod job_files;
+mod job_result;
 pub(crate) mod job_shim;
 mod ledger;
 mod metrics;

@@ -21,8 +21,7 @@ const MAX_EXTENSIONS: usize = 16;
 /// Bytes that are read after the end mark, so that the checksum of the compression is checked.
 const MAX_TRAILER_BYTES: u64 = 1 << 20;
 /// Reason of a content that is something else.
-const NOT_TAR: &str =
-    "is not a tar archive, plain or compressed by gzip or zstd, or is damaged";
+const NOT_TAR: &str = "is not a tar archive, plain or compressed by gzip or zstd, or is damaged";
 /// Largest window of zstd, as a power of two: memory of the decoder.
 const MAX_WINDOW_LOG: u32 = 25;
 

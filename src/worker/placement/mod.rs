@@ -14,7 +14,7 @@ mod tree;
 
 use crate::{
     api::{jobs::files::JobFile, size::ByteSize},
-    disk_space::DiskSpace,
+    disk_space::{DiskSpace, Resource, Shortage},
     files::copy_part,
 };
 use rustix::io::Errno;
@@ -27,9 +27,10 @@ use std::{
 use tree::Tree;
 
 /// Bytes that are copied at a time.
-const CHUNK_BYTES: u64 = 4 << 20;
-/// Bytes that are written between two checks of the disk.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Most bytes that are written between two checks of the disk, and of a small reserve its part.
 const CHECK_BYTES: u64 = 16 << 20;
+const CHECK_RESERVE_DIVISOR: u64 = 4;
 /// Entries that are made between two checks of the disk.
 const CHECK_ENTRIES: u64 = 1024;
 /// Mode of a file that names none.
@@ -164,6 +165,10 @@ impl<'a> Budget<'a> {
                 "the job's files need more than the {limit} that a workspace may hold (--workspace-limit of the node); send less"
             )));
         }
+        // A large file is refused before it takes all the room, and not after.
+        if bytes >= CHECK_BYTES {
+            return self.check_disk(bytes);
+        }
         Ok(())
     }
 
@@ -185,12 +190,28 @@ impl<'a> Budget<'a> {
         if self.control.is_canceled.load(Ordering::Relaxed) {
             return Err(PlaceError::Canceled);
         }
-        if self.unchecked_bytes < CHECK_BYTES && self.unchecked_entries < CHECK_ENTRIES {
+        let reserve = self.limits.min_free / CHECK_RESERVE_DIVISOR;
+        if self.unchecked_bytes < CHECK_BYTES.min(reserve.max(1))
+            && self.unchecked_entries < CHECK_ENTRIES
+        {
             return Ok(());
         }
         (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
+        self.check_disk(0)
+    }
+
+    /// Fails where `coming` more bytes would eat into the reserve of the disk.
+    fn check_disk(&self, coming: u64) -> Result<(), PlaceError> {
         let space = DiskSpace::at(&self.workspace).map_err(|error| failure("workspace", &error))?;
-        match space.shortage(self.limits.min_free) {
+        let reserve = self.limits.min_free.saturating_add(coming);
+        match space.shortage(self.limits.min_free).or_else(|| {
+            let is_short = space.bytes.free < reserve;
+            is_short.then_some(Shortage {
+                of: Resource::Bytes,
+                free: space.bytes.free,
+                reserve,
+            })
+        }) {
             None => Ok(()),
             Some(shortage) => Err(PlaceError::NoSpace(format!(
                 "the node's disk has no room for the job's files ({shortage}); send less, or run the job on a node with more room"
