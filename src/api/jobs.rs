@@ -4,6 +4,7 @@ pub mod artifacts;
 pub mod files;
 pub mod resources;
 mod result;
+pub mod stdin;
 
 pub use artifacts::{JobArtifact, SkippedArtifacts};
 pub(super) use result::MAX_ERROR_MESSAGE_BYTES;

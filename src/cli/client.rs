@@ -72,6 +72,9 @@ pub struct RunArgs {
     /// Print the task's id and return immediately
     #[arg(long, short)]
     pub detach: bool,
+    /// Pass stdin to the command while it runs; the task then has one attempt
+    #[arg(long, short, conflicts_with = "detach")]
+    pub interactive: bool,
     /// Download the files in /workspace that match, after the end, to DIR [default: .]; repeatable
     ///
     /// Files keep their path in /workspace: `--download 'out/*.json'` writes out/a.json, and `--download

@@ -52,20 +52,21 @@ pub(super) struct ApiClient {
 /// Body of a request.
 pub(super) enum Payload<'a> {
     None,
-    Json(&'a [u8]),
+    /// Bytes of a media type.
+    Bytes(&'a [u8], &'static str),
     /// Bytes that are read while they are sent, and their number.
     Stream(&'a mut dyn Read, u64),
 }
 
 impl<'a> Payload<'a> {
     fn json(bytes: Option<&'a [u8]>) -> Self {
-        bytes.map_or(Self::None, Self::Json)
+        bytes.map_or(Self::None, |bytes| Self::Bytes(bytes, "application/json"))
     }
 
     fn reborrow(&mut self) -> Payload<'_> {
         match self {
             Self::None => Payload::None,
-            Self::Json(bytes) => Payload::Json(bytes),
+            Self::Bytes(bytes, kind) => Payload::Bytes(bytes, kind),
             Self::Stream(reader, length) => Payload::Stream(reader, *length),
         }
     }
@@ -287,10 +288,8 @@ impl ApiClient {
             request = request.header(*name, *value);
         }
         let answer = match body {
-            Payload::Json(body) => {
-                let request = request
-                    .header(header::CONTENT_TYPE, "application/json")
-                    .body(body);
+            Payload::Bytes(body, kind) => {
+                let request = request.header(header::CONTENT_TYPE, kind).body(body);
                 self.agent.run(request.map_err(Failure::internal)?)
             }
             Payload::Stream(mut body, length) => {
@@ -388,7 +387,7 @@ pub(super) fn read_json<T: DeserializeOwned>(answer: http::Response<Body>) -> Re
     })
 }
 
-fn read_problem(body: &mut Body) -> Option<ProblemBody> {
+pub(super) fn read_problem(body: &mut Body) -> Option<ProblemBody> {
     let mut bytes = Vec::new();
     body.as_reader()
         .take(64 * 1024)

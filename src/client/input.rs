@@ -1,4 +1,4 @@
-//! Warning about input that is piped into a command; sandboxes have an empty stdin so far.
+//! Warning about input that is piped into a command whose stdin is empty, since it was not asked for.
 //!
 //! The input is not read: a shell loop or a later command may share this stdin, and its writer may never
 //! write.
@@ -17,6 +17,13 @@ pub(super) struct StdinWarning {
 }
 
 impl StdinWarning {
+    /// Warning that is never shown where the input is passed on.
+    pub(super) fn unless(is_passed_on: bool) -> Self {
+        Self {
+            is_shown: is_passed_on,
+        }
+    }
+
     /// Shows the warning if there is input now. To be called when the task is created and again at its end,
     /// since the writer of a pipe may be slow.
     pub(super) fn warn_if_input(&mut self) {
@@ -25,8 +32,7 @@ impl StdinWarning {
         }
         self.is_shown = true;
         print::note(
-            "warning: input on stdin is not passed to the sandbox yet, whose own stdin is empty; use the command, \
-             --env or a script instead (</dev/null silences this)",
+            "warning: input on stdin is not passed to the sandbox; pass it with cynode run -i (</dev/null silences this)",
         );
     }
 }

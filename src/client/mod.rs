@@ -22,6 +22,7 @@ pub mod print;
 mod progress;
 mod quote;
 pub mod run;
+mod stdin;
 pub mod task;
 mod task_end;
 mod task_get;

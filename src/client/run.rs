@@ -6,7 +6,7 @@ use super::{
     download::{self, Wanted},
     follow::{FollowMode, follow},
     input::StdinWarning,
-    print, task, task_end, upload,
+    print, stdin, task, task_end, upload,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
@@ -29,6 +29,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let uploads = upload::parse_all(&args.sandbox.files.upload)?;
     let mut create = CreateTask {
         command: Some(args.command),
+        interactive: args.interactive,
         ..task::from_flags(args.sandbox)?
     };
     wanted.add_patterns(&mut create);
@@ -37,7 +38,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         task: create,
         files,
     };
-    let mut input = StdinWarning::default();
+    let mut input = StdinWarning::unless(args.interactive);
     if args.detach {
         let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
         input.warn_if_input();
@@ -52,6 +53,9 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let id = task.id.to_string();
     // The receiver lives as long as this process.
     let _ = created.send(id.clone());
+    if args.interactive {
+        stdin::stream(api.clone(), id.clone());
+    }
     input.warn_if_input();
     let show = match output {
         OutputFormat::Json => FollowMode::Progress,

@@ -104,6 +104,7 @@ impl Client {
 enum CallContent {
     None,
     Json(serde_json::Result<Vec<u8>>),
+    Bytes(Vec<u8>),
     /// Bytes of this number.
     Stream(u64, CallBody),
 }
@@ -136,6 +137,12 @@ impl<'a> Call<'a> {
     /// Adds a JSON body.
     pub fn json(mut self, body: &impl Serialize) -> Self {
         self.content = CallContent::Json(serde_json::to_vec(body));
+        self
+    }
+
+    /// Adds a body of any bytes.
+    pub fn raw(mut self, body: Vec<u8>) -> Self {
+        self.content = CallContent::Bytes(body);
         self
     }
 
@@ -309,6 +316,10 @@ impl<'a> Call<'a> {
             request = request.header(header::RANGE, format!("bytes={first}-"));
         }
         let body = match content {
+            CallContent::Bytes(bytes) => {
+                request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+                whole(bytes.into())
+            }
             CallContent::Json(json) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
                 whole(json.map_err(|error| malformed(error.to_string()))?.into())

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 3] = ["network-none", "workspace", "static-init"];
+const BASE_FEATURES: [&str; 5] = ["network-none", "workspace", "static-init", "grace", "stdin"];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.
 pub(super) struct Machine {

@@ -47,6 +47,7 @@ pub mod scheduler;
 mod settings;
 mod slots;
 mod state;
+mod stdin;
 mod summary;
 mod task_log;
 mod task_watch;

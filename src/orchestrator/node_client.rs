@@ -24,7 +24,7 @@ use super::AppState;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
-        jobs::{JobList, JobState, RunJob, SandboxSpec},
+        jobs::{JobList, JobState, RunJob, SandboxSpec, stdin::StdinReceipt},
     },
     backoff::Backoff,
     http::client::{Call, CallError, Client},
@@ -205,6 +205,21 @@ impl<'a> NodeClient<'a> {
         let force = if is_forced { "&force=true" } else { "" };
         let path = format!("/{job}:cancel?attempt={attempt}{force}");
         let request = |call: Call<'a>| async { Ok(call.done().await?) };
+        self.call(Method::POST, &path, request).await
+    }
+
+    /// Sends a piece of live stdin, whose first byte is at `offset`, to an attempt.
+    pub(super) async fn send_stdin(
+        &self,
+        (job, attempt): (JobId, u32),
+        (offset, is_last): (u64, bool),
+        bytes: &[u8],
+    ) -> Result<StdinReceipt, NodeCallError> {
+        let path = format!("/{job}/stdin?attempt={attempt}&offset={offset}&eof={is_last}");
+        let request = |call: Call<'a>| {
+            let call = call.raw(bytes.to_vec());
+            async { Ok(call.receive_payload::<StdinReceipt>().await?) }
+        };
         self.call(Method::POST, &path, request).await
     }
 

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`lifecycle`] | starting → ready → in use → ending → cleared, a pure state machine |
 //! | [`supervisor`] | drives one container by it |
+//! | [`stdin`] | what the command reads, on its way to init |
 //! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |
 //! | [`shim`] | the process in which a sandbox is supervised, and which outlives its owner |
 //!
@@ -27,6 +28,7 @@ mod lifecycle;
 mod ordered_sink;
 pub(crate) mod shim;
 mod start;
+mod stdin;
 mod stop;
 mod streams;
 mod supervisor;
@@ -34,6 +36,7 @@ mod supervisor;
 pub(crate) use exit::SandboxExit;
 pub(crate) use lifecycle::ExecLimits;
 pub(crate) use start::run;
+pub(crate) use stdin::StdinSource;
 pub(crate) use stop::{Excess, StopReason, StopRequest, Stops};
 pub(crate) use supervisor::ContainerCleanup;
 
@@ -99,6 +102,8 @@ pub(crate) struct SandboxConfig {
 /// Command to run in a sandbox.
 pub(crate) struct Exec {
     pub(crate) spec: ExecSpec,
+    /// Source of its stdin; empty where there is none.
+    pub(crate) stdin: Option<StdinSource>,
     pub(crate) limits: ExecLimits,
 }
 
@@ -110,4 +115,6 @@ pub(crate) trait OutputSink: Sync {
     fn exec_started(&self);
     /// The command has printed.
     fn output(&self, stream: Stream, bytes: &[u8]);
+    /// The command has read of its stdin, or reads no more.
+    fn stdin_taken(&self);
 }

@@ -38,6 +38,10 @@ impl OutputSink for OrderedSink<'_> {
         self.exec_started();
         self.sink.output(stream, bytes);
     }
+
+    fn stdin_taken(&self) {
+        self.sink.stdin_taken();
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +64,10 @@ mod tests {
         fn output(&self, _: Stream, bytes: &[u8]) {
             let text = String::from_utf8_lossy(bytes).into_owned();
             self.0.lock().push(text);
+        }
+
+        fn stdin_taken(&self) {
+            self.0.lock().push("taken".to_owned());
         }
     }
 

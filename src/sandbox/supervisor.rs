@@ -8,6 +8,7 @@ use super::{
     exit::{SandboxExit, refused_by_init},
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
     ordered_sink::OrderedSink,
+    stdin::StdinFeed,
     stop::{StopRequest, Stops},
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
@@ -46,6 +47,7 @@ struct Supervisor<'a> {
     unsent: BytesMut,
     /// Request to stop that the lifecycle has.
     stop: Option<StopRequest>,
+    stdin: Option<StdinFeed>,
     stdout: OutputPipe,
     stderr: OutputPipe,
 }
@@ -91,6 +93,7 @@ pub(super) async fn run_container(
         to_init,
         unsent: BytesMut::from(hello.as_slice()),
         stop: None,
+        stdin: exec.stdin.as_ref().map(StdinFeed::new),
         stdout: OutputPipe::new(stdout, Stream::Stdout),
         stderr: OutputPipe::new(stderr, Stream::Stderr),
     };
@@ -159,6 +162,10 @@ impl Supervisor<'_> {
                 }
                 None
             }
+            request = next_stdin(&mut self.stdin), if life.is_running() => {
+                self.unsent.extend_from_slice(&request.encode(ExecId::FIRST));
+                None
+            }
             report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
             // Not before the command is reported to run: events come in that order.
             () = self.stdout.pump(&self.sink), if life.is_running() && self.stdout.is_open() => None,
@@ -187,6 +194,10 @@ impl Supervisor<'_> {
                 self.sink.exec_started();
                 Some(Event::ExecStarted)
             }
+            Some((ExecId::FIRST, report @ (Report::StdinTaken(_) | Report::StdinClosed))) => {
+                self.on_stdin(&report);
+                None
+            }
             Some((ExecId::FIRST, Report::Signaled)) => Some(Event::ExecSignaled),
             Some((ExecId::FIRST, Report::Ended(end))) => Some(Event::ExecEnded(end)),
             Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
@@ -195,6 +206,20 @@ impl Supervisor<'_> {
             // Never asked for, or about what it can't be about.
             Some(_) => None,
             None => Some(Event::ReportsClosed),
+        }
+    }
+
+    fn on_stdin(&mut self, report: &Report) {
+        let Some(stdin) = &mut self.stdin else { return };
+        let is_due = match report {
+            Report::StdinTaken(bytes) => stdin.record_taken(*bytes),
+            _ => {
+                stdin.record_closed();
+                true
+            }
+        };
+        if is_due {
+            self.sink.stdin_taken();
         }
     }
 
@@ -263,6 +288,14 @@ impl Supervisor<'_> {
         self.cleanup.is_oom_killed = self.reports.is_oom_killed();
         self.stdout.drain(&self.sink);
         self.stderr.drain(&self.sink);
+    }
+}
+
+/// Waits for the next message with a command's stdin, for ever where there is none. Cancel-safe.
+async fn next_stdin(stdin: &mut Option<StdinFeed>) -> InitRequest {
+    match stdin {
+        Some(stdin) if stdin.is_open() => stdin.next().await,
+        _ => std::future::pending().await,
     }
 }
 

@@ -5,6 +5,7 @@
 //!   job.json       the accepted job; a directory without it was never acknowledged
 //!   request.json   the command and its environment; deleted before the command can have begun
 //!   container      name of its container
+//!   stdin …        what its command reads (see `stdin.rs`)
 //!   log.0 …        its output (see [`log`])
 //!   ended.json     its result without artifacts, while these are collected
 //!   result.json    its result
@@ -21,10 +22,12 @@
 pub mod log;
 mod reader;
 mod recorder;
+mod stdin;
 mod writer;
 
 pub use reader::LogReader;
 pub use recorder::{JobEnd, JobRecorder};
+pub use stdin::{Piece, PieceOutcome, StdinReader};
 
 use crate::{
     api::{JobId, OrchestratorId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
@@ -102,6 +105,9 @@ impl Spool {
     /// Creates the directory with the accepted job and its request.
     pub fn create(&self, accepted: &AcceptedJob, request: &SandboxSpec) -> io::Result<()> {
         crate::data_dir::make_private_subdir(&self.path)?;
+        if request.interactive {
+            stdin::create_live(&self.path)?;
+        }
         self.write(REQUEST_FILE, request)?;
         self.write(JOB_FILE, accepted)
     }
@@ -114,6 +120,27 @@ impl Spool {
     /// Directory that the job sees as `/workspace`.
     pub fn workspace(&self) -> PathBuf {
         self.path.join("workspace")
+    }
+
+    /// File with the stdin of a job that has a whole one, to be written before the job starts.
+    pub fn stdin_path(&self) -> PathBuf {
+        stdin::path(&self.path)
+    }
+
+    /// Reader of the job's stdin; `None` where it has none.
+    pub fn stdin_reader(&self) -> io::Result<Option<StdinReader>> {
+        StdinReader::open(&self.path)
+    }
+
+    /// Receives a piece of live stdin; the offset behind all that was received comes with the answer. Only one call at
+    /// a time.
+    pub fn receive_stdin(&self, piece: &Piece) -> io::Result<(PieceOutcome, u64)> {
+        stdin::receive(&self.path, piece)
+    }
+
+    /// Removes the stdin of a job that has ended.
+    pub fn remove_stdin(&self) -> io::Result<()> {
+        stdin::remove(&self.path)
     }
 
     /// Accepted job; `None` where none was.

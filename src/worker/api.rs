@@ -10,6 +10,7 @@ use super::{
     event_stream::{self, EventQuery},
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
+    stdin,
 };
 use crate::{
     api::{
@@ -17,7 +18,7 @@ use crate::{
         error::ApiError,
         image::ImageRef,
         is_valid_instance_id,
-        jobs::{JobList, RunJob, SandboxSpec},
+        jobs::{JobList, RunJob, SandboxSpec, stdin::MAX_PIECE_BYTES},
         problem::{Problem, ProblemKind},
     },
     background::BackgroundTasks,
@@ -28,6 +29,7 @@ use crate::{
         router::Router,
     },
     instances::{InstanceStatus, Instances},
+    spool::Piece,
 };
 use http::{Method, StatusCode};
 use std::{
@@ -80,6 +82,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             "/v1/worker/contents/{sha256}",
             api_files::put_content,
         )
+        .route(Method::POST, "/v1/worker/jobs/{id}/stdin", receive_stdin)
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
@@ -300,6 +303,20 @@ async fn cancel(api: Arc<Api>, request: Request) -> Reply {
         Duration::MAX
     });
     response::ok(&job.state())
+}
+
+async fn receive_stdin(api: Arc<Api>, mut request: Request) -> Reply {
+    let job = api.job(&request).await?;
+    request.authorize(Account::SoleClient)?;
+    let offset = request.query_as("offset", "the number of bytes before this piece")?;
+    let is_last = request.query_as("eof", "true or false")?.unwrap_or(false);
+    request.limit_body(MAX_PIECE_BYTES);
+    let piece = Piece {
+        offset: offset.unwrap_or(0),
+        bytes: request.bytes().await?,
+        is_last,
+    };
+    response::ok(&stdin::receive(&job, piece).await?)
 }
 
 async fn forget(api: Arc<Api>, request: Request) -> Reply {

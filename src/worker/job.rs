@@ -243,6 +243,7 @@ fn shim_config(
 /// Passes the updates of a shim on, and requests to stop to it, until the shim is gone.
 async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) {
     let mut sent = None;
+    let mut stdin = job.subscribe_stdin();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
     loop {
@@ -267,6 +268,8 @@ async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) 
                 }
                 job.notify();
             }
+            // The sender lives in `job`.
+            Ok(()) = stdin.changed() => handle.notify_stdin(),
             request = stop_requested(job, sent) => {
                 sent = Some(request);
                 handle.stop(request);

@@ -15,7 +15,7 @@ use crate::{
     engine::not_runnable,
     sandbox::{
         self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, SandboxConfig, SandboxExit,
-        StopReason,
+        StdinSource, StopReason,
         shim::{self, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -23,7 +23,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Config of a job's shim. The command is not in it: it is in the spool.
@@ -69,6 +69,10 @@ impl OutputSink for SpoolSink<'_> {
         self.recorder.lock().append_output(stream, bytes);
         self.updates.send_replace(());
     }
+
+    fn stdin_taken(&self) {
+        self.updates.send_replace(());
+    }
 }
 
 /// Runs as the shim of a job and never returns.
@@ -89,7 +93,8 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
         updates: shim.updates.clone(),
     };
     prepare_workspace(&config, &spec)?;
-    let exec = exec(&config, spec);
+    let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;
+    let exec = exec(&config, spec, stdin);
     let (mut end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await
     {
         Ok((exit, container)) => (job_end(exit), Some(container)),
@@ -109,6 +114,9 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     let SandboxConfig { engine, init, .. } = &config.sandbox;
     artifacts::collect_into(&mut result, engine, init, &spool).await;
     let written = spool.write_result(&result);
+    if let Err(error) = spool.remove_stdin() {
+        tracing::warn!(%error, "stdin can't be removed; it goes with the job");
+    }
     shim.updates.send_replace(());
     let is_removed = match container {
         Some(mut container) => container.wait_until_removed().await,
@@ -149,8 +157,29 @@ async fn remove_workspace(sandbox: &SandboxConfig) {
     }
 }
 
+/// Source of the job's stdin, where it asked for one.
+fn stdin(
+    spool: &Spool,
+    spec: &SandboxSpec,
+    updates: watch::Receiver<()>,
+) -> io::Result<Option<StdinSource>> {
+    if !spec.interactive && spec.stdin.is_none() {
+        return Ok(None);
+    }
+    let reader = spool.stdin_reader()?.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "the job's stdin is not in its directory",
+        )
+    })?;
+    Ok(Some(StdinSource {
+        reader: Arc::new(Mutex::new(reader)),
+        updates,
+    }))
+}
+
 /// The job's own environment, then the variables that it can't override.
-fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
+fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -> Exec {
     let own = [
         ("CYNODE_TASK_ID", config.accepted.task_id.to_string()),
         ("CYNODE_JOB_ID", config.accepted.job_id.to_string()),
@@ -175,8 +204,9 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec) -> Exec {
                 .chain(devices)
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
-            has_stdin: false,
+            has_stdin: stdin.is_some(),
         },
+        stdin,
         limits: ExecLimits {
             timeout: Duration::from_secs(config.effective.timeout_seconds),
             grace: Duration::from_secs(grace.into()),

@@ -40,6 +40,7 @@ mod placement;
 mod prepare;
 mod recovery;
 mod settings;
+mod stdin;
 mod tombstones;
 mod trash;
 

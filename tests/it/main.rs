@@ -86,6 +86,7 @@ mod secrets;
 mod shims;
 mod slugs;
 mod soak;
+mod stdin;
 mod strangers;
 mod support;
 mod systemd;

@@ -107,6 +107,10 @@ pub struct CreateTask {
     )]
     #[schemars(range(max = jobs::MAX_GRACE_SECONDS))]
     pub grace_seconds: Option<u32>,
+    /// Whether stdin is sent while the command runs, with `POST /v1/tasks/{id}/stdin`. Such a task has one attempt, since
+    /// what was sent can't be sent to another node again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interactive: bool,
     /// Patterns of files that are collected from `/workspace` after the end, such as `out/*.json`; files in
     /// `/workspace/artifacts` are collected always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -236,6 +240,7 @@ impl CreateTask {
         jobs::check_env("/env", self.env.as_ref())?;
         jobs::check_timeout("/timeout_seconds", self.timeout_seconds)?;
         check_name(self.task_name.as_deref())?;
+        let max_attempts = self.resolve_attempts()?;
         let node_labels = self.node_labels.unwrap_or_default();
         for (n, label) in node_labels.iter().enumerate() {
             check_label(&format!("/node_labels/{n}"), label)?;
@@ -252,8 +257,6 @@ impl CreateTask {
         if let Some(node) = &self.node {
             check_slug("/node", node)?;
         }
-        let max_attempts = self.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS);
-        check_range("/max_attempts", max_attempts, 1..=MAX_ATTEMPTS_LIMIT)?;
         let priority = self.priority.unwrap_or_default();
         check_range("/priority", priority, PRIORITY_RANGE)?;
         let image = self.image.as_deref().unwrap_or(default_image);
@@ -275,6 +278,7 @@ impl CreateTask {
             timeout_seconds: self.timeout_seconds,
             network_policy: self.network_policy,
             grace_seconds: self.grace_seconds,
+            interactive: self.interactive,
             artifacts: self.artifacts.unwrap_or_default(),
             cpus: self.cpus,
             memory: self.memory,
@@ -294,6 +298,21 @@ impl CreateTask {
             max_attempts,
             priority,
         })
+    }
+
+    fn resolve_attempts(&self) -> Result<u32, Problem> {
+        let default = if self.interactive {
+            1
+        } else {
+            DEFAULT_MAX_ATTEMPTS
+        };
+        let max_attempts = self.max_attempts.unwrap_or(default);
+        check_range("/max_attempts", max_attempts, 1..=MAX_ATTEMPTS_LIMIT)?;
+        if self.interactive && max_attempts > 1 {
+            let detail = "must be 1 or left out for an interactive task: its stdin can't be sent a second time";
+            return Err(Problem::field("/max_attempts", detail));
+        }
+        Ok(max_attempts)
     }
 
     /// Command, and the JSON pointer of the field that it comes from.

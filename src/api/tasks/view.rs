@@ -197,6 +197,17 @@ pub struct TaskLogs {
     pub truncated: Option<Truncated>,
 }
 
+/// Answer of `POST /v1/tasks/{id}/stdin`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StdinAnswer {
+    /// Id of the task.
+    pub task_id: TaskId,
+    /// Bytes that were received so far: the offset of the next piece.
+    pub offset: u64,
+    /// Whether the command reads no more; the rest need not be sent.
+    pub closed: bool,
+}
+
 /// Answer of `POST /v1/tasks/{id}/cancel`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CancelAnswer {

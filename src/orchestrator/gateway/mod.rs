@@ -65,6 +65,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::DELETE, "/v1/tasks/{id}", tasks::delete)
         .route(Method::GET, "/v1/tasks/{id}/result", tasks::result)
         .route(Method::POST, "/v1/tasks/{id}/cancel", tasks::cancel)
+        .route(Method::POST, "/v1/tasks/{id}/stdin", tasks::send_stdin)
         .route(Method::GET, "/v1/tasks/{id}/logs", logs::get)
         .route(
             Method::GET,

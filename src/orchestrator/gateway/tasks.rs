@@ -3,7 +3,7 @@
 use super::{AppState, authenticate, cursor, page_size};
 use crate::{
     api::{
-        jobs::MAX_TIMEOUT_SECONDS,
+        jobs::{MAX_TIMEOUT_SECONDS, stdin::MAX_PIECE_BYTES},
         problem::{Problem, ProblemKind},
         tasks::CreateTask,
     },
@@ -11,7 +11,10 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    orchestrator::tasks,
+    orchestrator::{
+        stdin::{self, StdinPiece},
+        tasks,
+    },
     store::{MAX_OFFSET, TaskFilter},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -123,6 +126,25 @@ pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
     let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
     let canceled = tasks::cancel(&state, &caller, name, is_forced, &request.origin()).await?;
     response::ok(&canceled)
+}
+
+/// Receives a piece of the stdin of an interactive task.
+pub(super) async fn send_stdin(state: Arc<AppState>, mut request: Request) -> Reply {
+    let caller = authenticate(&state, &request).await?;
+    let name = request.param("id", "task")?;
+    let expected = "the number of bytes before this piece";
+    let offset = request.query_as("offset", expected)?.ok_or_else(|| {
+        let detail = format!("query parameter `offset` is missing; give {expected}");
+        Problem::new(ProblemKind::InvalidRequest, detail)
+    })?;
+    let is_last = request.query_as("eof", "true or false")?.unwrap_or(false);
+    request.limit_body(MAX_PIECE_BYTES);
+    let piece = StdinPiece {
+        offset,
+        is_last,
+        bytes: request.bytes().await?,
+    };
+    response::ok(&stdin::send(&state, &caller, name, &piece).await?)
 }
 
 pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {

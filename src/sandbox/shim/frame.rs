@@ -6,6 +6,7 @@
 //!                 2 update: the shim has written something
 //! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes), and of 2 and 3 used (8) and reserve (8);
 //!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
+//!                 2 stdin: there is more, or its end
 //! ```
 //!
 //! The header never changes, so that frames of a later version can be skipped. A frame of an unknown type is
@@ -43,6 +44,7 @@ const UNFRAMED_EXCESS_BYTES: usize = 17;
 const HELLO: u8 = 1;
 const UPDATE: u8 = 2;
 const STOP: u8 = 1;
+const STDIN: u8 = 2;
 
 const CANCELED: u8 = 1;
 const OUT_OF_BYTES: u8 = 2;
@@ -98,6 +100,23 @@ impl ShimMessage {
     }
 }
 
+/// Message of an owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OwnerMessage {
+    /// Request to stop.
+    Stop(StopRequest),
+    /// There is more stdin.
+    Stdin,
+}
+
+/// Bytes of the notification that there is more stdin; empty for a shim that knows none.
+pub(super) fn encode_stdin(protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Framed => frame(STDIN, &[]),
+        Protocol::Unframed => Vec::new(),
+    }
+}
+
 /// Bytes of a request to stop.
 pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
     let is_framed = protocol == Protocol::Framed;
@@ -125,13 +144,14 @@ pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
     }
 }
 
-/// Takes the next request to stop out of what was read; `None` while it isn't whole. Fails on a frame that is too
+/// Takes the next message of an owner out of what was read; `None` while it isn't whole. Fails on a frame that is too
 /// long.
-pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
+pub(super) fn take_owner_message(read: &mut BytesMut) -> io::Result<Option<OwnerMessage>> {
     while let Some(&first) = read.first() {
         if is_version(first) {
             match take_frame(read)? {
-                Some((STOP, content)) => return Ok(Some(decode_stop(content))),
+                Some((STOP, content)) => return Ok(Some(OwnerMessage::Stop(decode_stop(content)))),
+                Some((STDIN, _)) => return Ok(Some(OwnerMessage::Stdin)),
                 Some(_) => continue,
                 None => return Ok(None),
             }
@@ -141,14 +161,17 @@ pub(super) fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> 
             UNFRAMED_INODES => Resource::Inodes,
             _ => {
                 read.advance(1);
-                return Ok(Some(StopRequest::new(StopReason::Canceled)));
+                return Ok(Some(OwnerMessage::Stop(StopRequest::new(
+                    StopReason::Canceled,
+                ))));
             }
         };
         if read.len() < UNFRAMED_EXCESS_BYTES {
             return Ok(None);
         }
         read.advance(1);
-        return Ok(Some(StopRequest::new(decode_excess(of, read))));
+        let reason = decode_excess(of, read);
+        return Ok(Some(OwnerMessage::Stop(StopRequest::new(reason))));
     }
     Ok(None)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     ARGUMENT, LISTENER_FD, LOG_FILE,
-    frame::{Protocol, ShimMessage, encode_stop},
+    frame::{Protocol, ShimMessage, encode_stdin, encode_stop},
     socket_in,
 };
 use crate::{environment, sandbox::StopRequest};
@@ -91,6 +91,18 @@ impl ShimHandle {
     pub(crate) fn stop(&mut self, request: StopRequest) {
         self.stop = Some(request);
         self.queue_stop();
+    }
+
+    /// Notifies the shim that there is more stdin. One that has not announced its protocol looks for it by itself.
+    pub(crate) fn notify_stdin(&mut self) {
+        let Some(protocol) = self.protocol else {
+            return;
+        };
+        let notice = encode_stdin(protocol);
+        // One that waits stands for all.
+        if !self.unsent.ends_with(&notice) {
+            self.unsent.extend_from_slice(&notice);
+        }
     }
 
     /// Waits until the shim has written something; false once the connection has ended. Cancel-safe.

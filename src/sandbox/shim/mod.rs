@@ -56,6 +56,8 @@ pub(crate) struct Shim {
     pub(crate) stops: Stops,
     /// Updates of the owner.
     pub(crate) updates: watch::Sender<()>,
+    /// Notifications of the owner that there is more stdin.
+    pub(crate) stdin: watch::Sender<()>,
 }
 
 /// Runs as a shim and never returns: reads the guest's config from stdin, and runs the guest to its end.
@@ -99,12 +101,13 @@ where
         let shim = Shim {
             stops: Stops::new(),
             updates: watch::Sender::new(()),
+            stdin: watch::Sender::new(()),
         };
         let listener = UnixListener::from_std(listener)?;
         let updates = shim.updates.subscribe();
         background::spawn(
             "shim-server",
-            server::serve(listener, updates, shim.stops.clone()),
+            server::serve(listener, updates, shim.stops.clone(), shim.stdin.clone()),
         );
         background::spawn("shim-signals", stop_at_shutdown(shim.stops.clone()));
         guest(config, shim).await

@@ -1,7 +1,7 @@
 //! The shim's end of its socket. One owner at a time: a new one replaces the one before, which may be dead.
 
-use super::frame::{ShimMessage, take_stop};
-use crate::sandbox::{StopRequest, Stops};
+use super::frame::{OwnerMessage, ShimMessage, take_owner_message};
+use crate::sandbox::Stops;
 use bytes::BytesMut;
 use std::io;
 use tokio::{
@@ -18,11 +18,20 @@ struct Owner {
 }
 
 /// Serves owners until the guest is gone.
-pub(super) async fn serve(listener: UnixListener, mut updates: watch::Receiver<()>, stops: Stops) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    mut updates: watch::Receiver<()>,
+    stops: Stops,
+    stdin: watch::Sender<()>,
+) {
     let mut owner: Option<Owner> = None;
     loop {
         tokio::select! {
-            Ok((stream, _)) = listener.accept() => owner = Some(Owner::new(stream)),
+            Ok((stream, _)) = listener.accept() => {
+                owner = Some(Owner::new(stream));
+                // The owner before may have been killed when it had written, and not notified yet.
+                stdin.send_replace(());
+            }
             changed = updates.changed() => {
                 if changed.is_err() {
                     return;
@@ -31,18 +40,21 @@ pub(super) async fn serve(listener: UnixListener, mut updates: watch::Receiver<(
                     owner.queue_update();
                 }
             }
-            stop = next_stop(&mut owner) => match stop {
-                Ok(request) => stops.request(request),
+            message = next_message(&mut owner) => match message {
+                Ok(OwnerMessage::Stop(request)) => stops.request(request),
+                Ok(OwnerMessage::Stdin) => {
+                    stdin.send_replace(());
+                }
                 Err(_) => owner = None,
             },
         }
     }
 }
 
-/// Waits for a request to stop, for ever where there is no owner. Cancel-safe.
-async fn next_stop(owner: &mut Option<Owner>) -> io::Result<StopRequest> {
+/// Waits for a message of the owner, for ever where there is none. Cancel-safe.
+async fn next_message(owner: &mut Option<Owner>) -> io::Result<OwnerMessage> {
     match owner {
-        Some(owner) => owner.next_stop().await,
+        Some(owner) => owner.next_message().await,
         None => std::future::pending().await,
     }
 }
@@ -63,11 +75,11 @@ impl Owner {
         }
     }
 
-    /// Sends what is queued until a request to stop arrives. Fails when the connection has ended.
-    async fn next_stop(&mut self) -> io::Result<StopRequest> {
+    /// Sends what is queued until a message arrives. Fails when the connection has ended.
+    async fn next_message(&mut self) -> io::Result<OwnerMessage> {
         loop {
-            if let Some(request) = take_stop(&mut self.read)? {
-                return Ok(request);
+            if let Some(message) = take_owner_message(&mut self.read)? {
+                return Ok(message);
             }
             let (mut reader, mut writer) = self.stream.split();
             tokio::select! {

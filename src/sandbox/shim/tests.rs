@@ -14,7 +14,10 @@ async fn socket_ends_agree_on_protocol() {
 
     let (updates, receiver) = watch::channel(());
     let stops = Stops::new();
-    let server = background::spawn("test", server::serve(listener, receiver, stops.clone()));
+    let server = background::spawn(
+        "test",
+        server::serve(listener, receiver, stops.clone(), watch::Sender::new(())),
+    );
     assert!(handle.changed().await, "hello");
     tokio::select! {
         reason = stops.requested() => assert_eq!(reason, StopReason::Canceled),

@@ -38,6 +38,11 @@ pub(in crate::worker) struct Job {
     changed: watch::Sender<()>,
     /// Held while this process writes to the log.
     log: Arc<sync::Mutex<()>>,
+    /// Held while this process writes to the stdin.
+    stdin: Arc<sync::Mutex<()>>,
+    stdin_changed: watch::Sender<()>,
+    has_started: AtomicBool,
+    has_live_stdin: AtomicBool,
     is_pulling: AtomicBool,
     is_removed_on_drop: AtomicBool,
 }
@@ -56,6 +61,10 @@ impl Job {
             outcome: watch::Sender::new(outcome),
             changed: watch::Sender::new(()),
             log: Arc::default(),
+            stdin: Arc::default(),
+            stdin_changed: watch::Sender::new(()),
+            has_started: AtomicBool::new(false),
+            has_live_stdin: AtomicBool::new(false),
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
         }
@@ -124,6 +133,36 @@ impl Job {
         self.outcome.borrow().is_some()
     }
 
+    /// Whether the command is known to have started.
+    pub(in crate::worker) fn has_started(&self) -> bool {
+        self.has_started.load(Ordering::Acquire)
+    }
+
+    /// Records that the command has started.
+    pub(in crate::worker) fn mark_started(&self) {
+        self.has_started.store(true, Ordering::Release);
+    }
+
+    /// Whether a piece of live stdin was received.
+    pub(in crate::worker) fn has_live_stdin(&self) -> bool {
+        self.has_live_stdin.load(Ordering::Acquire)
+    }
+
+    /// Records that a piece of live stdin was received.
+    pub(in crate::worker) fn mark_live_stdin(&self) {
+        self.has_live_stdin.store(true, Ordering::Release);
+    }
+
+    /// Notifies the supervisor of the job that there is more stdin.
+    pub(in crate::worker) fn notify_stdin(&self) {
+        self.stdin_changed.send_replace(());
+    }
+
+    /// Notifications about more stdin.
+    pub(in crate::worker) fn subscribe_stdin(&self) -> watch::Receiver<()> {
+        self.stdin_changed.subscribe()
+    }
+
     /// Wakes the readers of the job: there is more in its spool.
     pub(in crate::worker) fn notify(&self) {
         self.changed.send_replace(());
@@ -162,9 +201,25 @@ impl Job {
         self: &Arc<Self>,
         operation: impl FnOnce(&Spool) -> T + Send + 'static,
     ) -> io::Result<T> {
-        let log = Arc::clone(&self.log).lock_owned().await;
+        self.with_lock(&self.log, operation).await
+    }
+
+    /// Writes to the stdin, in the same way.
+    pub(in crate::worker) async fn with_stdin<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: impl FnOnce(&Spool) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.with_lock(&self.stdin, operation).await
+    }
+
+    async fn with_lock<T: Send + 'static>(
+        self: &Arc<Self>,
+        lock: &Arc<sync::Mutex<()>>,
+        operation: impl FnOnce(&Spool) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let guard = Arc::clone(lock).lock_owned().await;
         let write = move |spool: &Spool| {
-            let _log = log;
+            let _guard = guard;
             operation(spool)
         };
         self.with_spool(write).await

@@ -14,7 +14,9 @@ use crate::api::{
     audit::{AuditAction, AuditLog},
     auth::{Login, Logout, Refresh, Tokens, User},
     nodes::{NodeList, NodeView},
-    tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskLogs, TaskResult, TaskStatus},
+    tasks::{
+        CancelAnswer, CreateTask, StdinAnswer, Task, TaskList, TaskLogs, TaskResult, TaskStatus,
+    },
     users::{ChangePassword, CreateUser, ResetPassword, UserList},
 };
 use crate::store::MAX_OFFSET;
@@ -201,12 +203,8 @@ fn tasks() -> Vec<Operation> {
             "Delete a finished task with its jobs and output",
         )
         .fails_with(409),
-        post(
-            "/v1/tasks/{id}/cancel",
-            "cancel_task",
-            "Cancel a task; its sandbox is removed within a second",
-        )
-        .returns::<CancelAnswer>(),
+        cancel_task(),
+        send_stdin(),
         get(
             "/v1/tasks/{id}/logs",
             "get_task_logs",
@@ -226,6 +224,40 @@ fn tasks() -> Vec<Operation> {
         .returns::<TaskLogs>()
         .returns_media("text/event-stream", EVENTS, log_event),
     ]
+}
+
+fn cancel_task() -> Operation {
+    post(
+        "/v1/tasks/{id}/cancel",
+        "cancel_task",
+        "Cancel a task: TERM for its command, then KILL after its grace; a second call kills at once",
+    )
+    .query(
+        "force",
+        "Whether the command is killed at once, also during its grace.",
+        schema_of::<bool>,
+    )
+    .returns::<CancelAnswer>()
+}
+
+fn send_stdin() -> Operation {
+    post(
+        "/v1/tasks/{id}/stdin",
+        "send_task_stdin",
+        "Send a piece of the stdin of an interactive task: the body, at most 1 MiB of any bytes",
+    )
+    .query(
+        "offset",
+        "Number of bytes before this piece. A piece may be sent again: it is received once.",
+        |_| json_schema!({"type": "integer", "minimum": 0}),
+    )
+    .query(
+        "eof",
+        "Whether stdin ends behind this piece.",
+        schema_of::<bool>,
+    )
+    .returns::<StdinAnswer>()
+    .fails_with(413)
 }
 
 fn list_tasks() -> Operation {

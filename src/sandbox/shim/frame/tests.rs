@@ -17,6 +17,14 @@ fn requests() -> [StopRequest; 3] {
     .map(StopRequest::new)
 }
 
+fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
+    match take_owner_message(read)? {
+        Some(OwnerMessage::Stop(request)) => Ok(Some(request)),
+        None => Ok(None),
+        Some(OwnerMessage::Stdin) => panic!("no stop"),
+    }
+}
+
 fn taken_bytewise<T>(
     bytes: &[u8],
     take: impl Fn(&mut BytesMut) -> io::Result<Option<T>>,
@@ -40,6 +48,14 @@ fn stops_of_both_protocols_survive_any_cut() {
             .collect();
         assert_eq!(taken_bytewise(&bytes, take_stop), requests());
     }
+}
+
+#[test]
+fn notice_of_stdin_goes_only_to_shims_with_frames() {
+    let bytes = encode_stdin(Protocol::Framed);
+    let taken = taken_bytewise(&bytes, take_owner_message);
+    assert_eq!(taken, [OwnerMessage::Stdin]);
+    assert!(encode_stdin(Protocol::Unframed).is_empty());
 }
 
 #[test]
@@ -107,7 +123,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
         let mut read = BytesMut::from(&bytes[..]);
-        while let Ok(Some(_)) = take_stop(&mut read) {}
+        while let Ok(Some(_)) = take_owner_message(&mut read) {}
         let mut read = BytesMut::from(&bytes[..]);
         while let Ok(Some(_)) = ShimMessage::take(&mut read) {}
     }
