@@ -148,7 +148,7 @@ fn job_without_live_stdin_takes_none() {
     let job = Worker::script("echo before; cat; until [ -e go ]; do usleep 5000; done");
     let mut events = worker.follow(&job, 0);
     assert!(events.any(|event| event["data"] == "before\n"));
-    assert_eq!(send(&worker, &job, 0, b"x", false).0, "not-live");
+    assert_eq!(send(&worker, &job, 0, b"x", false).0, "not_live");
     let huge = vec![0; MIB + 1];
     send_to(&worker.api, &Worker::path(&job), 0, &huge, false).problem(413, "payload-too-large");
     let unknown = json!({"job_id": uuid()});
