@@ -39,6 +39,7 @@
 //! | leases of silent nodes, rescheduling | `orchestrator/dispatch/lease.rs`, `orchestrator/dispatch/reschedule/machine.rs` |
 //! | backoff of nodes that refused or failed | `orchestrator/node_backoff.rs` |
 //! | cancel path | `orchestrator/cancel.rs`, `orchestrator/dispatch/attempt.rs`, `worker/api.rs`, `worker/job.rs`, `sandbox/lifecycle.rs` |
+//! | stdin of a command | `client/stdin.rs`, `orchestrator/stdin.rs`, `worker/stdin.rs`, `spool/stdin.rs`, `sandbox/stdin.rs`, `sandbox_init/control.rs` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
 //! | heartbeat | `node/heartbeat.rs`; nodes without one: `orchestrator/liveness.rs` |
 //! | clean-up of orphans | containers: `worker/orphans.rs`, `engine/orphans.rs`; directory trees: `worker/trash.rs`; expired results: `worker/gc.rs`; attempts left on nodes: `orchestrator/reconciler.rs` |

@@ -30,6 +30,10 @@
 //! The command has no way to this socket (see [`sandbox_init`](super)), but init is not believed more than needed:
 //! no length and no count is trusted with memory before its bytes are there.
 
+mod hello;
+
+pub use hello::{HELLO_BYTES, Hello};
+
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Read},
@@ -38,9 +42,6 @@ use std::{
 
 /// Version of these messages. 2: a command says whether it has a stdin.
 pub const VERSION: u8 = 2;
-const MAGIC: [u8; 3] = *b"cyn";
-/// Bytes of a hello.
-pub const HELLO_BYTES: usize = 20;
 /// Bytes of a message before its payload.
 pub const HEADER_BYTES: usize = 9;
 /// Largest payload to init: twice what validation of a job lets through, with room for the lengths.
@@ -57,45 +58,6 @@ impl ExecId {
     pub const SANDBOX: Self = Self(0);
     /// The first command.
     pub const FIRST: Self = Self(1);
-}
-
-/// First message to init: the namespace in which it must not be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello {
-    /// Version of the messages that follow.
-    pub version: u8,
-    /// Device and inode of the node's own PID namespace.
-    pub pid_namespace: (u64, u64),
-}
-
-impl Hello {
-    /// The hello of this process.
-    pub fn of_this_process() -> io::Result<Self> {
-        Ok(Self {
-            version: VERSION,
-            pid_namespace: super::view::pid_namespace()?,
-        })
-    }
-
-    /// Bytes of the hello.
-    pub fn encode(self) -> [u8; HELLO_BYTES] {
-        let (device, inode) = self.pid_namespace;
-        let mut bytes = [0; HELLO_BYTES];
-        bytes[..3].copy_from_slice(&MAGIC);
-        bytes[3] = self.version;
-        bytes[4..12].copy_from_slice(&device.to_le_bytes());
-        bytes[12..].copy_from_slice(&inode.to_le_bytes());
-        bytes
-    }
-
-    /// Reads a hello; fails on anything else.
-    pub fn read(from: &mut impl Read) -> io::Result<Self> {
-        let mut bytes = [0; HELLO_BYTES];
-        from.read_exact(&mut bytes)?;
-        let mut cursor = Cursor(&bytes);
-        let hello = cursor.hello().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(hello)
-    }
 }
 
 /// Message to init.
@@ -383,18 +345,6 @@ impl Cursor<'_> {
     fn text(&mut self) -> Option<OsString> {
         let length = self.number()?;
         Some(OsString::from_vec(self.take(length)?.to_vec()))
-    }
-
-    fn hello(&mut self) -> Option<Hello> {
-        if self.take(MAGIC.len())? != MAGIC {
-            return None;
-        }
-        let version = *self.take(1)?.first()?;
-        let pid_namespace = (self.long()?, self.long()?);
-        Some(Hello {
-            version,
-            pid_namespace,
-        })
     }
 }
 

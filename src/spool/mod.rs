@@ -122,11 +122,6 @@ impl Spool {
         self.path.join("workspace")
     }
 
-    /// File with the stdin of a job that has a whole one, to be written before the job starts.
-    pub fn stdin_path(&self) -> PathBuf {
-        stdin::path(&self.path)
-    }
-
     /// Reader of the job's stdin; `None` where it has none.
     pub fn stdin_reader(&self) -> io::Result<Option<StdinReader>> {
         StdinReader::open(&self.path)

@@ -1,5 +1,7 @@
 //! Creation of a task: validation of the request, and its conversion to a [`TaskSpec`].
 
+mod attempts;
+
 use super::{
     TaskSpec,
     inputs::FileInput,
@@ -298,21 +300,6 @@ impl CreateTask {
             max_attempts,
             priority,
         })
-    }
-
-    fn resolve_attempts(&self) -> Result<u32, Problem> {
-        let default = if self.interactive {
-            1
-        } else {
-            DEFAULT_MAX_ATTEMPTS
-        };
-        let max_attempts = self.max_attempts.unwrap_or(default);
-        check_range("/max_attempts", max_attempts, 1..=MAX_ATTEMPTS_LIMIT)?;
-        if self.interactive && max_attempts > 1 {
-            let detail = "must be 1 or left out for an interactive task: its stdin can't be sent a second time";
-            return Err(Problem::field("/max_attempts", detail));
-        }
-        Ok(max_attempts)
     }
 
     /// Command, and the JSON pointer of the field that it comes from.

@@ -1,6 +1,7 @@
 //! The lifecycle: every state and event, and random sequences of events.
 
 use super::*;
+use crate::sandbox_init::wire::ExecEnd;
 use proptest::prelude::*;
 
 const LIMITS: ExecLimits = ExecLimits {
