@@ -1,5 +1,6 @@
 //! Deserialization of whole numbers as JSON Schema counts them: `5.0` is 5, and some languages write it so.
 
+use super::problem::Problem;
 use serde::{
     Deserializer,
     de::{self, Unexpected, Visitor},
@@ -7,7 +8,7 @@ use serde::{
 use std::{
     fmt,
     marker::PhantomData,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, RangeBounds, RangeInclusive},
 };
 
 /// Optional whole number within `range`; `null` counts as absent.
@@ -84,6 +85,20 @@ where
             Err(E::invalid_value(found, &self))
         }
     }
+}
+
+/// Checks that a number is in a range; `pointer` names its field in the problem.
+pub(super) fn check_range<T: PartialOrd + fmt::Display>(
+    pointer: &str,
+    number: T,
+    range: RangeInclusive<T>,
+) -> Result<(), Problem> {
+    if range.contains(&number) {
+        return Ok(());
+    }
+    let expected = range_text(&range);
+    let detail = format!("must be {expected}, got {number}");
+    Err(Problem::field(pointer, detail))
 }
 
 #[cfg(test)]

@@ -127,6 +127,9 @@ pub struct TaskCreateArgs {
     /// Script file for /bin/sh
     #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "script"])]
     pub script_file: Option<PathBuf>,
+    /// Content of the command's stdin, at most 10 MiB; - reads yours to its end
+    #[arg(long, value_name = "FILE")]
+    pub stdin: Option<PathBuf>,
     /// Command and arguments
     #[arg(
         trailing_var_arg = true,

@@ -15,15 +15,18 @@ use super::{
 use crate::{
     api::{
         jobs::{Env, MAX_SCRIPT_BYTES, check_size},
-        tasks::{CreateTask, JobView, Task, TaskList, TaskLogs, TaskResult, TaskStatus},
+        tasks::{
+            CreateTask, JobView, MAX_INLINE_BYTES, Task, TaskList, TaskLogs, TaskResult, TaskStatus,
+        },
     },
     cli::{
         OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs, TaskLogsArgs,
     },
     exit::{Exit, Failure},
 };
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::Method;
-use std::io::Read as _;
+use std::{fs::File, io::Read as _, path::Path};
 
 /// Runs a subcommand of `cynode task`.
 pub fn task(command: TaskCommand) -> Result<(), Failure> {
@@ -80,7 +83,12 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
     let uploads = upload::parse_all(&args.sandbox.files.upload)?;
     let mut create = from_flags(args.sandbox)?;
-    let takes_input = args.script.as_deref() == Some("-");
+    let is_input = |path: &Path| path == Path::new("-");
+    let takes_input =
+        args.script.as_deref() == Some("-") || args.stdin.as_deref().is_some_and(is_input);
+    if let Some(path) = &args.stdin {
+        create.stdin_base64 = Some(read_stdin(path)?);
+    }
     match args.script {
         Some(script) if script == "-" => {
             let mut text = String::new();
@@ -115,6 +123,25 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         OutputFormat::Json => print::json(&task),
         OutputFormat::Text => print::line(&task.id.to_string()),
     }
+}
+
+/// Content of the stdin of a new task, as base64: a file, or all of our own stdin.
+fn read_stdin(path: &Path) -> Result<String, Failure> {
+    // One byte more shows that there is too much, however much it is.
+    let limit = MAX_INLINE_BYTES as u64 + 1;
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::usage(format!("--stdin {}: {error}", path.display())))?;
+    if bytes.len() > MAX_INLINE_BYTES {
+        let text =
+            "--stdin: more than 10 MiB; stream it with cynode run -i, or send a file with --upload";
+        return Err(Failure::new(Exit::Invalid, text));
+    }
+    Ok(BASE64_STANDARD.encode(bytes))
 }
 
 fn list(args: &TaskListArgs) -> Result<(), Failure> {

@@ -42,6 +42,7 @@ fn docs_name_existing_flags() {
         vec!["task", "create"],
         vec!["task", "list"],
         vec!["task", "logs"],
+        vec!["task", "cancel"],
         vec!["login"],
         vec!["nodes", "forget"],
         vec!["users", "create"],

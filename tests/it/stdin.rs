@@ -207,7 +207,9 @@ fn user_sends_stdin_to_a_task() {
     user.call("POST", &format!("{path}/stdin"), &[], b"x")
         .problem(400, "invalid-request");
     let twice = json!({"command": ["cat"], "interactive": true, "max_attempts": 2});
-    let refused = user.post("/v1/tasks", &twice).json(400);
+    let refused = user
+        .post("/v1/tasks", &twice)
+        .problem(400, "invalid-request");
     assert_eq!(refused["errors"][0]["pointer"], "#/max_attempts");
     user.act(&format!("{path}/cancel")).json(200);
 }

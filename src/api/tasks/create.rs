@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{
     ArtifactId, image,
-    integer::{optional_integer, range_text},
+    integer::{check_range, optional_integer},
     jobs::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
         resources::{Cpus, GpuRequest, MAX_PIDS, MIN_PIDS},
@@ -22,7 +22,7 @@ use crate::api::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
-use std::{fmt::Display, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 /// Default of `max_attempts`.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
@@ -364,19 +364,6 @@ fn check_name(name: Option<&str>) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-fn check_range<T: PartialOrd + Display>(
-    pointer: &str,
-    number: T,
-    range: RangeInclusive<T>,
-) -> Result<(), Problem> {
-    if range.contains(&number) {
-        return Ok(());
-    }
-    let expected = range_text(&range);
-    let detail = format!("must be {expected}, got {number}");
-    Err(Problem::field(pointer, detail))
 }
 
 fn inference_unavailable(pointer: &str) -> Problem {

@@ -135,6 +135,10 @@ impl CreateTask {
             );
             return Err(Problem::field(pointer, detail));
         }
+        if self.interactive && stdin.is_some() {
+            let detail = "must be left out where there is stdin: it ends with that content";
+            return Err(Problem::field("/interactive", detail));
+        }
         Ok(TaskInputs {
             files: checked,
             stdin: stdin.map(|(_, bytes)| bytes),
@@ -198,6 +202,8 @@ mod tests {
         assert_eq!(none.unwrap_err(), "#/files/0");
         let stdin = inputs(json!({"stdin": "", "stdin_base64": ""}));
         assert_eq!(stdin.unwrap_err(), "#/stdin");
+        let live = inputs(json!({"stdin": "", "interactive": true}));
+        assert_eq!(live.unwrap_err(), "#/interactive");
         let base64 = inputs(json!({"files": [{"path": "a", "content_base64": "x"}]}));
         assert_eq!(base64.unwrap_err(), "#/files/0/content_base64");
         let path = inputs(json!({"files": [{"path": "../a", "content": "x"}]}));

@@ -1,7 +1,7 @@
 //! Number of attempts of a task: an interactive one has a single attempt.
 
-use super::{CreateTask, DEFAULT_MAX_ATTEMPTS, MAX_ATTEMPTS_LIMIT, check_range};
-use crate::api::problem::Problem;
+use super::{CreateTask, DEFAULT_MAX_ATTEMPTS, MAX_ATTEMPTS_LIMIT};
+use crate::api::{integer::check_range, problem::Problem};
 
 impl CreateTask {
     /// Maximum number of attempts, by default one that fits.
