@@ -2,7 +2,10 @@
 
 use crate::{
     shims::last,
-    support::{Api, Cluster, Process, Reply, Worker, eventually, uuid, worker::printed},
+    support::{
+        Api, Cluster, Orchestrator, Process, Reply, Worker, eventually, lasting_port, process::run,
+        uuid, worker::printed,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -222,7 +225,7 @@ fn run_streams_stdin_as_it_is() {
     fs::write(&file, &bytes).unwrap();
     let expected = cynode::digest::sha256_hex(&bytes);
     let mut command = cluster.cli(&["run", "-i", "--", "sha256sum"]);
-    let done = crate::support::process::run(command.stdin(fs::File::open(&file).unwrap()));
+    let done = run(command.stdin(fs::File::open(&file).unwrap()));
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
     assert!(done.stdout.starts_with(&expected), "{done:?}");
 }
@@ -259,4 +262,58 @@ fn run_stops_writers_that_nobody_reads() {
         (client.stdout(), client.stderr()),
         ("y\n".to_owned(), String::new())
     );
+}
+
+#[test]
+fn run_goes_on_after_restart_of_orchestrator() {
+    let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let addresses = addresses.each_ref().map(String::as_str);
+    let mut cluster = Cluster::start_at(addresses, &[]);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let script = "while read -r line; do echo got $line; done";
+    let mut command = cluster.cli(&["run", "-i", "--", "sh", "-c", script]);
+    let mut client = Process::start("client", cluster.home(), command.stdin(Stdio::from(reader)));
+    drop(command);
+    writer.write_all(b"one\n").unwrap();
+    eventually("it is answered", || {
+        (client.stdout() == "got one\n").then_some(())
+    });
+    cluster.orchestrator.process.kill();
+    writer.write_all(b"two\n").unwrap();
+    drop(writer);
+    let home = cluster.home().to_owned();
+    cluster.orchestrator = Orchestrator::start_at(&home, addresses, &[]);
+    assert_eq!(client.code(), 0, "{}", client.stderr());
+    assert_eq!(client.stdout(), "got one\ngot two\n");
+}
+
+#[test]
+fn stdin_of_a_new_task_is_whole() {
+    let cluster = Cluster::start();
+    let file = cluster.home().join("input");
+    let bytes: Vec<u8> = (0..2 * MIB + 3).map(|n| (n * n >> 5) as u8).collect();
+    fs::write(&file, &bytes).unwrap();
+    let path = file.to_str().unwrap();
+    for stdin in [path, "-"] {
+        let mut command = cluster.cli(&["task", "create", "--stdin", stdin, "--", "sha256sum"]);
+        let created = run(command.stdin(fs::File::open(&file).unwrap()));
+        assert_eq!(
+            (created.code, created.stderr.as_str()),
+            (0, ""),
+            "{created:?}"
+        );
+        let id = created.stdout.trim();
+        cluster.finish(id);
+        let logs = cluster.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
+        let expected = cynode::digest::sha256_hex(&bytes);
+        assert!(
+            logs["stdout"].as_str().unwrap().starts_with(&expected),
+            "{logs}"
+        );
+    }
+    let both = json!({"command": ["cat"], "stdin": "x", "interactive": true});
+    cluster
+        .user
+        .post("/v1/tasks", &both)
+        .problem(400, "invalid-request");
 }

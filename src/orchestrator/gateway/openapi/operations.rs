@@ -256,8 +256,8 @@ fn send_stdin() -> Operation {
         "Whether stdin ends behind this piece.",
         schema_of::<bool>,
     )
+    .octets()
     .returns::<StdinAnswer>()
-    .fails_with(413)
 }
 
 fn list_tasks() -> Operation {
