@@ -19,8 +19,7 @@ use std::collections::BTreeMap;
 
 /// Longest element of `command`, in bytes; the kernel's limit is 128 KiB.
 pub const MAX_ARGUMENT_BYTES: usize = 120 * 1024;
-/// Longest script, in bytes: the third element of a `command` that begins with [`SHELL`]. PID 1 of the sandbox
-/// passes a long one as a file.
+/// Longest script, in bytes: third element of a `command` that begins with [`SHELL`]; init passes it as a file.
 pub const MAX_SCRIPT_BYTES: usize = 256 * 1024;
 /// First elements of the command of a script.
 pub const SHELL: [&str; 2] = ["/bin/sh", "-c"];
