@@ -126,6 +126,39 @@ fn directory_of(path: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
+/// File of any length that is written beside its place and moved there once it is complete. Removed where it is not.
+pub struct NewFile(NamedTempFile);
+
+impl NewFile {
+    /// Empty file of mode 0600 in `directory`.
+    pub fn create(directory: &Path) -> io::Result<Self> {
+        let file = Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempfile_in(directory)?;
+        Ok(Self(file))
+    }
+
+    /// Gives the file its name, also across a loss of power. Returns its size.
+    pub fn persist(self, path: &Path) -> io::Result<u64> {
+        self.0.as_file().sync_all()?;
+        let file = self.0.persist(path).map_err(|error| error.error)?;
+        if let Some(directory) = path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        Ok(file.metadata()?.len())
+    }
+}
+
+impl io::Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Removes files that killed processes left in `directory` while they replaced others. One that is younger than
 /// `min_age` stays: it may be a running process's. A failure is logged.
 pub fn remove_temporary_files(directory: &Path, min_age: Duration) {

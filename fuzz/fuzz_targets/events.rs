@@ -14,7 +14,6 @@ fuzz_target!(|data: &[u8]| {
         events::print(&mut log, Stream::Stdout, &decoder.decode(piece));
     }
     events::print(&mut log, Stream::Stdout, decoder.finish());
-    log.finish();
     assert_eq!(log.text(Stream::Stdout), String::from_utf8_lossy(data));
     events::kept(&log);
 });

@@ -4,7 +4,7 @@ use super::string_form;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// Timestamp: milliseconds since 1970-01-01T00:00:00Z.
 ///
@@ -79,6 +79,16 @@ impl fmt::Display for Time {
     }
 }
 
+impl FromStr for Time {
+    type Err = ();
+
+    /// Reads RFC 3339.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let time: Timestamp = text.parse().map_err(|_| ())?;
+        Ok(Self(time.as_millisecond()))
+    }
+}
+
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -88,10 +98,7 @@ impl Serialize for Time {
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let expected = "a time in RFC 3339, such as 2026-01-31T12:00:00Z";
-        string_form::parsed(deserializer, expected, |text| {
-            let time: Timestamp = text.parse().ok()?;
-            Some(Self(time.as_millisecond()))
-        })
+        string_form::parsed(deserializer, expected, |text| text.parse().ok())
     }
 }
 

@@ -187,6 +187,23 @@ pub struct TasksArgs {
     pub ids: Vec<String>,
 }
 
+/// Output stream of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}
+
+impl OutputStream {
+    /// Name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub struct TaskLogsArgs {
     #[command(flatten)]
@@ -194,6 +211,18 @@ pub struct TaskLogsArgs {
     /// Follow the output until the task ends; with --output json, one event per line
     #[arg(long, short)]
     pub follow: bool,
+    /// Show only the last lines of the output, both streams together
+    #[arg(long, value_name = "N")]
+    pub tail: Option<u32>,
+    /// Show only output since a time (RFC 3339) or of the last while, such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Begin each line with its time
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Show only this stream
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Option<OutputStream>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -215,6 +215,23 @@ pub struct RetentionFlags {
         value_name = "N"
     )]
     pub retain_max: u64,
+    /// Delete the whole log of a finished task after this time, and keep the part in its result [default: as --retain]
+    #[arg(
+        long,
+        env = "CYNODE_LOG_RETENTION",
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
+    pub log_retention: Option<Duration>,
+    /// Keep whole logs of finished tasks up to this size in all, compressed; the oldest are deleted first; 0: none
+    #[arg(
+        long,
+        env = "CYNODE_LOG_QUOTA",
+        default_value = "5GiB",
+        value_parser = parse_size,
+        value_name = "SIZE"
+    )]
+    pub log_quota: u64,
 }
 
 #[derive(Args, Debug)]

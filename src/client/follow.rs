@@ -1,11 +1,16 @@
 //! Output of a task while it runs: server-sent events, resumed after an interruption.
 
-use super::api_client::ApiClient;
+use super::{api_client::ApiClient, output::OutputPrinter};
 use crate::{
-    api::tasks::TaskStatus,
+    api::{
+        events::{OutputData, OutputEncoding, Stream},
+        tasks::TaskStatus,
+        time::Time,
+    },
     exit::{Exit, Failure},
     http::request::parse_json,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     io::{self, BufRead as _, BufReader, Read as _},
@@ -22,14 +27,21 @@ const MAX_EVENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Last event of a task.
 #[derive(Deserialize)]
 pub(super) struct TaskEnd {
+    /// Status of the task; not a final one where the reader did not follow it.
     pub(super) status: TaskStatus,
     #[serde(default)]
     pub(super) exit_code: Option<i32>,
+    /// Whether there was any output.
+    #[serde(skip)]
+    pub(super) has_output: bool,
 }
 
 #[derive(Deserialize)]
 struct Output {
-    data: String,
+    #[serde(flatten)]
+    data: OutputData,
+    #[serde(default)]
+    time: Option<Time>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +71,38 @@ pub(super) enum FollowMode {
     Events,
 }
 
+/// Part of a log to be shown.
+#[derive(Default)]
+pub(super) struct LogOptions {
+    /// Whether to wait for the end of the task.
+    pub(super) follow: bool,
+    pub(super) stream: Option<String>,
+    pub(super) tail: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) timestamps: bool,
+    /// Whether the task is known to exist, so that a first call that fails is retried.
+    pub(super) is_known: bool,
+}
+
+impl LogOptions {
+    /// Path of the log, as events in this encoding, or as a document.
+    pub(super) fn path(&self, task: &str, events: Option<OutputEncoding>) -> String {
+        let follow = if self.follow { "true" } else { "false" };
+        let timestamps = (self.timestamps && events.is_none()).then_some("true");
+        super::paths::with_query(
+            &super::paths::task(task, "/logs"),
+            &[
+                ("follow", events.map(|_| follow)),
+                ("encoding", events.map(OutputEncoding::as_str)),
+                ("stream", self.stream.as_deref()),
+                ("tail", self.tail.as_deref()),
+                ("since", self.since.as_deref()),
+                ("timestamps", timestamps),
+            ],
+        )
+    }
+}
+
 /// Prints the events of a task until it ends.
 ///
 /// Where the orchestrator goes away, this says so, and connects again. A first call that fails is retried only where
@@ -69,12 +113,32 @@ pub(super) fn follow(
     show: FollowMode,
     is_known: bool,
 ) -> Result<TaskEnd, Failure> {
-    let path = format!("{}?follow=true", super::paths::task(task, "/logs"));
+    let options = LogOptions {
+        follow: true,
+        is_known,
+        ..LogOptions::default()
+    };
+    follow_part(api, task, show, &options)
+}
+
+/// Prints the events of a part of a log.
+pub(super) fn follow_part(
+    api: &mut ApiClient,
+    task: &str,
+    show: FollowMode,
+    options: &LogOptions,
+) -> Result<TaskEnd, Failure> {
+    let encoding = match show {
+        FollowMode::Output => OutputEncoding::Base64,
+        _ => OutputEncoding::Text,
+    };
+    let path = options.path(task, Some(encoding));
     let mut printer = EventPrinter {
         show,
         last_id: String::new(),
         attempt: String::new(),
         reason: None,
+        output: OutputPrinter::new(options.timestamps),
     };
     let mut outage = Outage::default();
     loop {
@@ -153,6 +217,7 @@ struct EventPrinter {
     attempt: String,
     /// Reason for waiting that was printed last; it is printed again only after another one.
     reason: Option<String>,
+    output: OutputPrinter,
 }
 
 impl EventPrinter {
@@ -178,8 +243,8 @@ impl EventPrinter {
         }
         let shows_output = self.show == FollowMode::Output;
         match event.name.as_str() {
-            "stdout" if shows_output => super::print::raw(&output(&event.data)?)?,
-            "stderr" if shows_output => super::print::raw_stderr(&output(&event.data)?)?,
+            "stdout" if shows_output => self.print_output(Stream::Stdout, &event.data)?,
+            "stderr" if shows_output => self.print_output(Stream::Stderr, &event.data)?,
             "gap" if shows_output => {
                 let Gap { stream, bytes } = parse(&event.data)?;
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
@@ -196,10 +261,27 @@ impl EventPrinter {
                     super::print::note(&super::print::clean(&detail));
                 }
             }
-            "end" => return parse(&event.data).map(Some),
+            "end" => {
+                let end: TaskEnd = parse(&event.data)?;
+                let has_output = self.output.has_printed();
+                return Ok(Some(TaskEnd { has_output, ..end }));
+            }
             _ => {}
         }
         Ok(None)
+    }
+
+    fn print_output(&mut self, stream: Stream, data: &str) -> Result<(), Failure> {
+        let Output { data, time } = parse(data)?;
+        let bytes = match data {
+            OutputData::Text(text) => text.into_bytes(),
+            OutputData::Base64(text) => STANDARD.decode(text).map_err(|error| {
+                Failure::internal(format!(
+                    "the orchestrator sent output that is not base64: {error}"
+                ))
+            })?,
+        };
+        self.output.print(stream, &bytes, time)
     }
 }
 
@@ -211,10 +293,6 @@ fn print_event(event: &SseEvent) -> Result<(), Failure> {
         line.insert("id".to_owned(), event.id.as_str().into());
     }
     super::print::line(&serde_json::Value::from(line).to_string())
-}
-
-fn output(data: &str) -> Result<String, Failure> {
-    parse(data).map(|Output { data }| data)
 }
 
 fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {

@@ -5,12 +5,7 @@ pub(super) use crate::{
     text::clean,
 };
 
-use crate::{
-    api::time::Time,
-    cli::Cli,
-    exit::Failure,
-    terminal::{to_stdout, write_failure},
-};
+use crate::{api::time::Time, cli::Cli, exit::Failure, terminal::to_stdout};
 use clap::CommandFactory as _;
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -24,22 +19,13 @@ pub(super) fn raw(text: &str) -> Result<(), Failure> {
     to_stdout(|out| out.write_all(text.as_bytes()))
 }
 
-/// Prints output of a job on stderr, unchanged.
-pub(super) fn raw_stderr(text: &str) -> Result<(), Failure> {
-    note_replaced(text);
-    io::stderr()
-        .lock()
-        .write_all(text.as_bytes())
-        .map_err(write_failure)
-}
-
-/// Warns, once per process, that output may differ from what the command printed: nodes send it as text.
+/// Warns, once per process, that output may differ from what the command printed: a result keeps text.
 fn note_replaced(text: &str) {
     static IS_SHOWN: AtomicBool = AtomicBool::new(false);
     if text.contains(char::REPLACEMENT_CHARACTER) && !IS_SHOWN.swap(true, Ordering::Relaxed) {
         note(
-            "warning: bytes of the output that are not UTF-8 are replaced by U+FFFD; to keep them, have the command \
-             encode its output, for example with base64",
+            "warning: bytes of the output that are not UTF-8 are replaced by U+FFFD in a result; for the bytes use \
+             cynode task logs",
         );
     }
 }

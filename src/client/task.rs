@@ -15,13 +15,9 @@ use super::{
 use crate::{
     api::{
         jobs::{Env, MAX_SCRIPT_BYTES, check_size},
-        tasks::{
-            CreateTask, JobView, MAX_INLINE_BYTES, Task, TaskList, TaskLogs, TaskResult, TaskStatus,
-        },
+        tasks::{CreateTask, JobView, MAX_INLINE_BYTES, Task, TaskList, TaskResult, TaskStatus},
     },
-    cli::{
-        OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs, TaskLogsArgs,
-    },
+    cli::{OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs},
     exit::{Exit, Failure},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -35,7 +31,7 @@ pub fn task(command: TaskCommand) -> Result<(), Failure> {
         TaskCommand::List(args) => list(&args),
         TaskCommand::Get(args) => task_get::get(&args),
         TaskCommand::Result(args) => result(&args),
-        TaskCommand::Logs(args) => logs(&args),
+        TaskCommand::Logs(args) => super::logs::logs(&args),
         TaskCommand::Artifacts(args) => download::task_artifacts(&args),
         TaskCommand::Cancel(args) => task_end::cancel(&args),
         TaskCommand::Delete(args) => task_end::delete(&args),
@@ -217,7 +213,9 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     ])?;
     let Some(result) = result else { return Ok(()) };
     if result.truncated.stdout || result.truncated.stderr {
-        print::note("truncated: only the first 256 KiB of a stream are kept");
+        print::note(
+            "truncated: a result keeps the first 64 KiB and the end of each stream; see the whole log with: cynode task logs",
+        );
     }
     if let Some(error) = &result.error {
         let kind = serde_json::to_value(error.kind).unwrap_or_default();
@@ -239,39 +237,8 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     Ok(())
 }
 
-fn logs(args: &TaskLogsArgs) -> Result<(), Failure> {
-    let mut api = ApiClient::from_args(&args.task.client)?;
-    if args.follow {
-        let show = match args.task.client.output {
-            OutputFormat::Json => FollowMode::Events,
-            OutputFormat::Text => FollowMode::Output,
-        };
-        let end = follow(&mut api, &args.task.id, show, false)?;
-        if show == FollowMode::Output && end.exit_code.is_none() {
-            explain_missing_output(&mut api, &args.task.id)?;
-        }
-        return Ok(());
-    }
-    let logs: TaskLogs = api.get(&paths::task(&args.task.id, "/logs"))?;
-    if args.task.client.output == OutputFormat::Json {
-        return print::json(&logs);
-    }
-    print::raw(&logs.stdout)?;
-    print::raw_stderr(&logs.stderr)?;
-    if logs.stdout.is_empty() && logs.stderr.is_empty() {
-        explain_missing_output(&mut api, &args.task.id)?;
-    }
-    if logs
-        .truncated
-        .is_some_and(|truncated| truncated.stdout || truncated.stderr)
-    {
-        print::note("[truncated: only the first 256 KiB of a stream are kept]");
-    }
-    Ok(())
-}
-
 /// Says on stderr why a task has no output, if its command did not run to an exit code.
-fn explain_missing_output(api: &mut ApiClient, id: &str) -> Result<(), Failure> {
+pub(super) fn explain_missing_output(api: &mut ApiClient, id: &str) -> Result<(), Failure> {
     let task: Task = api.get(&paths::task(id, ""))?;
     if task.status.is_final() && task.exit_code.is_none() {
         print::note(&format!("cynode: {}", failure_text(&task)));

@@ -46,6 +46,11 @@ impl ClientResponse {
         }
     }
 
+    /// Reads the body chunk by chunk as it arrives.
+    pub fn chunks(self) -> ByteStream {
+        ByteStream::new(self.url, false, self.body)
+    }
+
     /// Reads the whole body as one JSON document, without a timeout.
     pub async fn document<T: DeserializeOwned>(self) -> Result<T, CallError> {
         let bytes = collect(&self.url, self.body).await?;

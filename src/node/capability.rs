@@ -24,7 +24,14 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 5] = ["network-none", "workspace", "static-init", "grace", "stdin"];
+const BASE_FEATURES: [&str; 6] = [
+    "network-none",
+    "workspace",
+    "static-init",
+    "grace",
+    "stdin",
+    LOG_ARCHIVE_FEATURE,
+];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.
 pub(super) struct Machine {

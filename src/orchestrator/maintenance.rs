@@ -3,17 +3,20 @@
 
 use super::AppState;
 use crate::{
-    api::time::Time,
+    api::{JobId, time::Time},
     backoff::Backoff,
     errors,
     http::server::{Shutdown, shutdown_requested},
-    store::{Retention, Store, StoreError},
+    store::{Retention, StoreError},
 };
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
+use tokio::task::spawn_blocking;
 
 /// Interval between removals of expired tasks: a tenth of the retention time, within these limits.
 const MAX_RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 const MIN_RETENTION_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest interval between removals of kept logs that are too old, each of which lists them all.
+const MAX_LOG_RETENTION_INTERVAL: Duration = Duration::from_mins(10);
 /// Interval between checks of the path of the data directory.
 const DATA_DIR_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Backoff between probes of a database that failed.
@@ -23,7 +26,8 @@ const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(15);
 /// Runs all maintenance until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
-        () = run_retention(&state.store, state.settings.retention) => {}
+        () = run_retention(&state) => {}
+        () = run_log_retention(&state) => {}
         () = recover_store(&state) => {}
         () = watch_data_dir(&state) => {}
         () = shutdown_requested(shutdown) => {}
@@ -38,24 +42,83 @@ async fn watch_data_dir(state: &AppState) {
     }
 }
 
-async fn run_retention(store: &Store, keep: Retention) {
+async fn run_retention(state: &AppState) {
+    let keep = state.settings.retention;
     let tenth = keep.age.map_or(MAX_RETENTION_INTERVAL, |age| age / 10);
     let interval = tenth.clamp(MIN_RETENTION_INTERVAL, MAX_RETENTION_INTERVAL);
     loop {
         tokio::time::sleep(interval).await;
-        if let Err(error) = remove_expired(store, keep).await {
+        if let Err(error) = remove_expired(state, keep).await {
             let error = errors::chain(&error);
             tracing::warn!(error, "expired tasks can't be removed; retrying");
         }
     }
 }
 
-/// Removes all expired tasks, and gives the space back.
-async fn remove_expired(store: &Store, keep: Retention) -> Result<(), StoreError> {
+/// Removes the kept logs of unknown jobs, which a killed process left, and from then on those that are too old.
+async fn run_log_retention(state: &AppState) {
+    if let Err(error) = remove_unknown_logs(state).await {
+        let error = errors::chain(&error);
+        tracing::warn!(
+            error,
+            "kept logs of deleted tasks not removed; the next start tries again"
+        );
+    }
+    let Some(age) = state.settings.logs.age else {
+        return std::future::pending().await;
+    };
+    let interval = (age / 10).clamp(MIN_RETENTION_INTERVAL, MAX_LOG_RETENTION_INTERVAL);
+    loop {
+        tokio::time::sleep(interval).await;
+        let archive = Arc::clone(&state.log_archive);
+        let expired = spawn_blocking(move || {
+            let expired = archive.expired(Time::now())?;
+            archive.remove(&expired);
+            Ok::<_, io::Error>(expired.len())
+        });
+        match expired.await.map_err(io::Error::from).flatten() {
+            Ok(0) => {}
+            Ok(logs) => tracing::info!(logs, "expired logs removed"),
+            Err(error) => tracing::warn!(%error, "expired logs can't be removed; retrying"),
+        }
+    }
+}
+
+async fn remove_unknown_logs(state: &AppState) -> Result<(), UnknownLogsError> {
+    let archive = Arc::clone(&state.log_archive);
+    let jobs = spawn_blocking(move || archive.jobs()).await;
+    let jobs = jobs.map_err(io::Error::from).flatten()?;
+    let unknown = state.store.jobs_unknown(jobs).await?;
+    remove_logs(state, unknown).await;
+    Ok(())
+}
+
+async fn remove_logs(state: &AppState, jobs: Vec<JobId>) {
+    let archive = Arc::clone(&state.log_archive);
+    if let Err(error) = spawn_blocking(move || archive.remove(&jobs)).await {
+        tracing::warn!(%error, "kept logs not removed");
+    }
+}
+
+/// Failure to find the kept logs of unknown jobs.
+#[derive(Debug, thiserror::Error)]
+enum UnknownLogsError {
+    #[error("the directory of kept logs can't be read")]
+    Directory(#[from] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Removes all expired tasks with their kept logs, and gives the space back.
+async fn remove_expired(state: &AppState, keep: Retention) -> Result<(), StoreError> {
+    let store = &state.store;
     let mut tasks = 0;
     loop {
         let expired = store.expired_delete(keep, Time::now()).await?;
         tasks += expired.tasks;
+        if !expired.jobs.is_empty() {
+            remove_logs(state, expired.jobs).await;
+        }
         if !expired.more {
             break;
         }

@@ -58,7 +58,8 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
-pub use settings::{Settings, StartError};
+use logs::archive::LogArchive;
+pub use settings::{LogRetention, Settings, StartError};
 use state::AppState;
 
 use crate::{
@@ -139,11 +140,12 @@ async fn start_on(
     let database = data_dir.join("cynode.db");
     let data_paths = [lock.path(), &database];
     let contents = open_contents(data_dir, &settings).await?;
+    let logs = LogArchive::open(data_dir.join("logs"), settings.logs, settings.reserve_disk)?;
     let state = AppState::new(
         settings,
         store,
         identity,
-        contents,
+        (contents, logs),
         data_paths,
         shutdown.clone(),
     )?;

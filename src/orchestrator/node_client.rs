@@ -24,10 +24,14 @@ use super::AppState;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
+        events::{LOG_MEDIA_TYPE, LogPart, OutputEncoding, TailLines},
         jobs::{JobList, JobState, RunJob, SandboxSpec, stdin::StdinReceipt},
     },
     backoff::Backoff,
-    http::client::{Call, CallError, Client},
+    http::{
+        client::{Call, CallError, Client},
+        client_response::ByteStream,
+    },
     store::{Node, RunningJob},
 };
 use events::receive_response;
@@ -79,10 +83,15 @@ struct Tokens {
 pub(super) enum EventSelection {
     /// Start and end, without output.
     Lifecycle,
-    /// All events, as they come.
-    All,
-    /// All events so far, as much of the output as a result keeps.
-    Kept,
+    /// Events with a part of the output.
+    Output {
+        /// Whether to wait for events to come; else only those that are there.
+        follow: bool,
+        /// Encoding of the output. A node of an earlier release sends text.
+        encoding: OutputEncoding,
+        /// Part of the output. A node of an earlier release sends all of it.
+        part: LogPart,
+    },
 }
 
 /// Readiness of a node, as it answers by itself.
@@ -187,6 +196,19 @@ impl<'a> NodeClient<'a> {
             }
             .into()),
         }
+    }
+
+    /// Log of an attempt that the node has, as a stream of bytes.
+    pub(super) async fn read_log(
+        &self,
+        job: JobId,
+        attempt: u32,
+    ) -> Result<ByteStream, NodeCallError> {
+        let path = format!("/{job}/log?attempt={attempt}");
+        let request = |call: Call<'a>| async { Ok(call.open(LOG_MEDIA_TYPE).await?.chunks()) };
+        let answer = self.call(Method::GET, &path, request);
+        let answer = tokio::time::timeout(SILENCE_TIMEOUT, answer).await;
+        answer.unwrap_or_else(|_| Err(CallError::timed_out(&self.base_url, SILENCE_TIMEOUT).into()))
     }
 
     /// Status of all jobs that the node has, ended or not.
@@ -309,12 +331,30 @@ impl<'a> NodeClient<'a> {
 
 /// Path of a question about a job, below `/v1/worker/jobs`.
 fn job_path(job: JobId, attempt: u32, after: u64, selection: EventSelection) -> String {
-    let selection = match selection {
-        EventSelection::Lifecycle => "&output=false",
-        EventSelection::All => "",
-        EventSelection::Kept => "&follow=false&kept=true",
-    };
-    format!("/{job}?attempt={attempt}&after={after}{selection}")
+    let mut path = format!("/{job}?attempt={attempt}&after={after}");
+    match selection {
+        EventSelection::Lifecycle => path.push_str("&output=false"),
+        EventSelection::Output {
+            follow,
+            encoding,
+            part,
+        } => {
+            if !follow {
+                path.push_str("&follow=false");
+            }
+            if encoding != OutputEncoding::default() {
+                path.push_str(&format!("&encoding={}", encoding.as_str()));
+            }
+            path.push_str(&format!("&stream={}", part.streams.as_str()));
+            if let Some(since) = part.since {
+                path.push_str(&format!("&since={since}"));
+            }
+            if let Some(TailLines(lines)) = part.tail {
+                path.push_str(&format!("&tail={lines}"));
+            }
+        }
+    }
+    path
 }
 
 #[cfg(test)]

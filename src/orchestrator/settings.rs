@@ -49,6 +49,8 @@ pub struct Settings {
     pub new_keys: bool,
     /// Retention of finished tasks and audit events.
     pub retention: Retention,
+    /// Retention of the logs of ended jobs.
+    pub logs: LogRetention,
     /// Maximum number of jobs that one node runs at a time.
     pub max_jobs_per_node: u32,
     /// Maximum number of nodes.
@@ -57,6 +59,15 @@ pub struct Settings {
     pub user_rate: u32,
     /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Retention of the logs of ended jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRetention {
+    /// Time for which a log is kept; `None` keeps it as long as its task.
+    pub age: Option<Duration>,
+    /// Size of all logs together, compressed, in bytes; 0 keeps none.
+    pub quota: u64,
 }
 
 /// Error that keeps the orchestrator from starting.

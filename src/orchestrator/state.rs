@@ -2,7 +2,7 @@
 //!
 //! | group | holds |
 //! |---|---|
-//! | [`AppState`] | settings, store, contents, identity, limits, metrics, shutdown |
+//! | [`AppState`] | settings, store, contents, kept logs, identity, limits, metrics, shutdown |
 //! | [`Jobs`] | jobs under way: followed attempts, watches of tasks, the scheduler's wake-up |
 //! | [`Nodes`] | facts on nodes that only this process knows: contacts, instances, backoff, slots |
 //!
@@ -10,9 +10,17 @@
 //! from the nodes after a restart; nothing may depend on them to be right, only to be fast.
 
 use super::{
-    Settings, active_jobs::ActiveJobs, contents_gc::ContentsGc, liveness::Liveness,
-    logs::LogLimits, metrics::Metrics, node_address::HttpClients, node_backoff::NodeBackoff,
-    reconciler::NodeReconciler, slots::SlotLimits, task_watch::TaskWatches,
+    Settings,
+    active_jobs::ActiveJobs,
+    contents_gc::ContentsGc,
+    liveness::Liveness,
+    logs::{LogLimits, archive::LogArchive},
+    metrics::Metrics,
+    node_address::HttpClients,
+    node_backoff::NodeBackoff,
+    reconciler::NodeReconciler,
+    slots::SlotLimits,
+    task_watch::TaskWatches,
 };
 use crate::{
     api::NodeId,
@@ -24,7 +32,7 @@ use crate::{
     instances::Instances,
     store::{StorageFault, Store},
 };
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 use tokio::sync::Notify;
 
 /// State that all parts of the role share.
@@ -38,6 +46,7 @@ pub(crate) struct AppState {
     pub(super) jobs: Jobs,
     pub(super) nodes: Nodes,
     pub(super) log_limits: LogLimits,
+    pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
     /// Id of this process, new at each start. Nodes detect by it that two processes use one data directory.
@@ -101,7 +110,7 @@ impl AppState {
         settings: Settings,
         store: Store,
         identity: Identity,
-        contents: ContentStore,
+        (contents, logs): (ContentStore, LogArchive),
         data_paths: [&Path; 2],
         shutdown: Shutdown,
     ) -> io::Result<Self> {
@@ -114,6 +123,7 @@ impl AppState {
             contents_gc: ContentsGc::default(),
             jobs: Jobs::default(),
             log_limits: LogLimits::default(),
+            log_archive: Arc::new(logs),
             metrics: Metrics::default(),
             shutdown,
             instance_id: uuid::Uuid::new_v4().to_string(),

@@ -29,6 +29,7 @@ use crate::{
 };
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// Seconds after which a full queue may have room.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
@@ -268,9 +269,14 @@ pub(super) async fn delete(
     let task = find(state, caller, name).await?.id;
     let event = caller.audit_event(AuditAction::TaskDelete, origin);
     let (owner, authority) = (caller.visible_owner(), caller.authority());
+    let jobs = state.store.task_job_ids(task).await?;
     let outcome = state.store.task_delete(task, owner, authority, event);
     match outcome.await? {
-        DeleteOutcome::Deleted => Ok(()),
+        DeleteOutcome::Deleted => {
+            let archive = Arc::clone(&state.log_archive);
+            let removed = spawn_blocking(move || archive.remove(&jobs)).await;
+            removed.map_err(ApiError::internal)
+        }
         DeleteOutcome::Unknown => Err(Problem::not_found("task").into()),
         DeleteOutcome::Unfinished(status) => Err(Problem::new(
             ProblemKind::Conflict,

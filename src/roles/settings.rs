@@ -171,6 +171,10 @@ pub(super) fn orchestrator_settings(
             age: Some(flags.retention.retain).filter(|age| !age.is_zero()),
             max_tasks: Some(flags.retention.retain_max).filter(|most| *most > 0),
         },
+        logs: orchestrator::LogRetention {
+            age: flags.retention.log_retention.filter(|age| !age.is_zero()),
+            quota: flags.retention.log_quota,
+        },
         max_jobs_per_node: flags.limits.max_jobs_per_node,
         max_nodes: flags.limits.max_nodes,
         user_rate: flags.limits.user_rate,

@@ -5,8 +5,15 @@
 //! ones before it deleted can tell how much is missing. A record is a letter, a length (u32, little endian) and so many
 //! bytes. Records are numbered from the header's `first_seq` on. A record that was written in part doesn't count: its
 //! writer is still at it, or was killed.
+//!
+//! Output is a time in milliseconds (i64, little endian) and a [chunk](OutputChunk::write_to). The release before wrote
+//! it as text without a time, under other letters; both may stand in one log, because a shim of either release may be
+//! followed by a worker of the other.
 
-use crate::api::events::Stream;
+use crate::api::{
+    events::{OutputChunk, Stream},
+    time::Time,
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -16,7 +23,7 @@ use std::{
 pub const HEADER_BYTES: usize = 48;
 /// Bytes of a record before its content.
 pub const RECORD_HEADER_BYTES: usize = 5;
-/// Longest content of a record: all of a pipe, with every byte replaced.
+/// Longest content of a record: as the release before wrote it, all of a pipe with every byte replaced.
 pub const MAX_CONTENT_BYTES: usize = 4 * 1024 * 1024;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"cynlog 1");
@@ -30,6 +37,8 @@ pub enum RecordKind {
     Started,
     /// The command printed.
     Output(Stream),
+    /// The command printed; the content is text, without a time.
+    Text(Stream),
 }
 
 impl RecordKind {
@@ -38,8 +47,10 @@ impl RecordKind {
         match self {
             Self::Status => b'i',
             Self::Started => b's',
-            Self::Output(Stream::Stdout) => b'o',
-            Self::Output(Stream::Stderr) => b'e',
+            Self::Output(Stream::Stdout) => b'O',
+            Self::Output(Stream::Stderr) => b'E',
+            Self::Text(Stream::Stdout) => b'o',
+            Self::Text(Stream::Stderr) => b'e',
         }
     }
 
@@ -48,11 +59,32 @@ impl RecordKind {
         Some(match letter {
             b'i' => Self::Status,
             b's' => Self::Started,
-            b'o' => Self::Output(Stream::Stdout),
-            b'e' => Self::Output(Stream::Stderr),
+            b'O' => Self::Output(Stream::Stdout),
+            b'E' => Self::Output(Stream::Stderr),
+            b'o' => Self::Text(Stream::Stdout),
+            b'e' => Self::Text(Stream::Stderr),
             _ => return None,
         })
     }
+}
+
+/// Bytes of the time before a chunk.
+const TIME_BYTES: usize = 8;
+/// Bytes of a record's content that tell how much of it is output: time, flags.
+pub const OUTPUT_PREFIX_BYTES: usize = TIME_BYTES + 1;
+
+/// Content of an output record.
+pub fn encode_output(chunk: &OutputChunk, time: Time) -> Vec<u8> {
+    let mut content = time.as_millis().to_le_bytes().to_vec();
+    chunk.write_to(&mut content);
+    content
+}
+
+/// Time and chunk of an output record; `None` where the content is not one.
+pub fn decode_output(stream: Stream, content: &[u8]) -> Option<(Time, OutputChunk)> {
+    let (time, chunk) = content.split_first_chunk::<TIME_BYTES>()?;
+    let time = Time::from_millis(i64::from_le_bytes(*time));
+    Some((time, OutputChunk::read_from(stream, chunk)?))
 }
 
 /// Amount of a stream, and the number of its last event.

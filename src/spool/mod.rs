@@ -156,7 +156,7 @@ impl Spool {
 
     /// Whether the log says that the command has begun.
     pub fn has_started(&self) -> bool {
-        let mut reader = LogReader::open(self.path.clone(), 0, 0);
+        let mut reader = LogReader::open(self.path.clone(), 0);
         // Only progress of the preparation stands before it. A log that can't be read says nothing.
         let _ = reader.read(1 << 20, false);
         reader.started_at().is_some()

@@ -1,36 +1,33 @@
 //! Readers of a job's log, each at its own pace, while the log is written or afterwards.
 
 use super::log::{
-    self, HEADER_BYTES, MAX_CONTENT_BYTES, RECORD_HEADER_BYTES, RecordKind, SegmentHeader,
-    StreamTotals,
+    self, HEADER_BYTES, MAX_CONTENT_BYTES, OUTPUT_PREFIX_BYTES, RECORD_HEADER_BYTES, RecordKind,
+    SegmentHeader, StreamTotals,
 };
 use crate::api::{
-    events::{JobEvent, OUTPUT_LIMIT_BYTES, Stream},
+    events::{LogRecord, OutputChunk, RecordContent, Stream},
     time::Time,
 };
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
 
-/// Reader of a log's events from a number on. A segment that is open stays readable when it is deleted.
+/// Reader of a log's records from a number on. A segment that is open stays readable when it is deleted.
 pub struct LogReader {
     directory: PathBuf,
-    attempt: u32,
     open: Option<OpenSegment>,
-    /// Number up to which events are skipped.
+    /// Number up to which records are skipped.
     after: u64,
     /// Totals that were read or are missing.
     printed: [StreamTotals; 2],
     started_at: Option<Time>,
     /// Index of a segment and the position in it at which to stop.
     until: Option<(u64, u64)>,
-    /// Whether output that a result doesn't keep is skipped.
-    kept_only: bool,
 }
 
-struct Record {
+struct RawRecord {
     seq: u64,
     kind: RecordKind,
     length: u64,
-    /// Empty for output that was not asked for.
+    /// Of output that was not asked for only as much as tells its size.
     content: Vec<u8>,
 }
 
@@ -42,26 +39,15 @@ struct OpenSegment {
 }
 
 impl LogReader {
-    /// Reader of this attempt's events after number `after`.
-    pub fn open(directory: PathBuf, attempt: u32, after: u64) -> Self {
+    /// Reader of the records after number `after`.
+    pub fn open(directory: PathBuf, after: u64) -> Self {
         Self {
             directory,
-            attempt,
             open: None,
             after,
             printed: [StreamTotals::default(); 2],
             started_at: None,
             until: None,
-            kept_only: false,
-        }
-    }
-
-    /// Reads of the output only as much as a result keeps: the beginning of each stream, then one gap for the rest, and
-    /// nothing more once both are that long.
-    pub fn kept_only(self) -> Self {
-        Self {
-            kept_only: true,
-            ..self
         }
     }
 
@@ -87,89 +73,69 @@ impl LogReader {
         self.started_at
     }
 
-    /// The next events, with about `enough` bytes of text; none when all were read. Without `output` the command's
+    /// The next records, with about `enough` bytes of output; none when all were read. Without `output` the command's
     /// output is skipped.
-    pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<JobEvent>> {
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        while bytes < enough || (self.kept_only && events.is_empty()) {
-            if self.kept_only && self.exceeds_kept() == [true; 2] {
-                break;
-            }
-            let Some(record) = self.next_record(&mut events, output)? else {
+    pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<LogRecord>> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while bytes < enough {
+            let Some(record) = self.next_record(&mut records, output)? else {
                 break;
             };
             bytes += RECORD_HEADER_BYTES + record.length as usize;
-            events.extend(self.decode_event(record, output));
+            records.extend(self.decode(record, output));
         }
-        Ok(events)
+        Ok(records)
     }
 
-    /// Whether more was read of each stream than a result keeps.
-    fn exceeds_kept(&self) -> [bool; 2] {
-        self.printed
-            .map(|printed| printed.bytes > OUTPUT_LIMIT_BYTES as u64)
-    }
-
-    fn decode_event(&mut self, record: Record, output: bool) -> Option<JobEvent> {
-        let Record {
+    fn decode(&mut self, record: RawRecord, output: bool) -> Option<LogRecord> {
+        let RawRecord {
             seq,
             kind,
             length,
             content,
         } = record;
-        let attempt = self.attempt;
-        let was_long = self.exceeds_kept();
-        if let RecordKind::Output(stream) = kind {
+        if let RecordKind::Output(stream) | RecordKind::Text(stream) = kind {
             let printed = &mut self.printed[stream as usize];
-            printed.bytes += length;
+            printed.bytes += output_bytes(kind, length, &content);
             printed.last_seq = seq;
         }
         if kind == RecordKind::Started {
             let millis = content.as_slice().try_into().map(i64::from_le_bytes);
             self.started_at = millis.ok().map(Time::from_millis);
         }
-        let text = || String::from_utf8_lossy(&content).into_owned();
-        match kind {
-            _ if seq <= self.after => None,
-            RecordKind::Started => Some(JobEvent::Started { attempt, seq }),
-            RecordKind::Status => Some(JobEvent::Status {
-                attempt,
-                seq,
-                detail: text(),
-            }),
-            RecordKind::Output(stream) if self.kept_only && was_long[stream as usize] => None,
-            RecordKind::Output(stream)
-                if self.kept_only && output && self.exceeds_kept()[stream as usize] =>
-            {
-                let bytes = length;
-                Some(JobEvent::Gap {
-                    attempt,
-                    seq,
-                    stream,
-                    bytes,
-                })
-            }
-            RecordKind::Output(stream) if output => {
-                Some(JobEvent::output(attempt, seq, stream, text()))
-            }
-            RecordKind::Output(_) => None,
+        if seq <= self.after {
+            return None;
         }
+        let (time, content) = match kind {
+            RecordKind::Started => (self.started_at, RecordContent::Started),
+            RecordKind::Status => {
+                let detail = String::from_utf8_lossy(&content).into_owned();
+                (None, RecordContent::Status(detail))
+            }
+            RecordKind::Output(_) | RecordKind::Text(_) if !output => return None,
+            RecordKind::Output(stream) => {
+                let (time, chunk) = log::decode_output(stream, &content)?;
+                (Some(time), RecordContent::Output(chunk))
+            }
+            RecordKind::Text(stream) => {
+                let text = String::from_utf8_lossy(&content);
+                let chunk = OutputChunk::from_text(stream, text);
+                (None, RecordContent::Output(chunk))
+            }
+        };
+        Some(LogRecord { seq, time, content })
     }
 
-    /// The next whole record. Output that is missing before it becomes gaps among `events`.
+    /// The next whole record. Output that is missing before it becomes gaps among `records`.
     fn next_record(
         &mut self,
-        events: &mut Vec<JobEvent>,
+        records: &mut Vec<LogRecord>,
         output: bool,
-    ) -> io::Result<Option<Record>> {
+    ) -> io::Result<Option<RawRecord>> {
         loop {
-            let unwanted = match output {
-                true if self.kept_only => self.exceeds_kept(),
-                _ => [!output; 2],
-            };
             let Some(open) = &mut self.open else {
                 match self.first_segment()? {
-                    Some(index) => self.open_segment(index, events, output)?,
+                    Some(index) => self.open_segment(index, records, output)?,
                     None => return Ok(None),
                 }
                 continue;
@@ -178,7 +144,7 @@ impl LogReader {
             if self.until.is_some_and(|until| here >= until) {
                 return Ok(None);
             }
-            if let Some(record) = open.next_record(unwanted)? {
+            if let Some(record) = open.next_record(output)? {
                 return Ok(Some(record));
             }
             let next = log::segments(&self.directory)?
@@ -188,9 +154,9 @@ impl LogReader {
                 return Ok(None);
             };
             // Records that were written just before the next segment was begun.
-            match open.next_record(unwanted)? {
+            match open.next_record(output)? {
                 Some(record) => return Ok(Some(record)),
-                None => self.open_segment(next, events, output)?,
+                None => self.open_segment(next, records, output)?,
             }
         }
     }
@@ -217,7 +183,7 @@ impl LogReader {
     fn open_segment(
         &mut self,
         index: u64,
-        events: &mut Vec<JobEvent>,
+        records: &mut Vec<LogRecord>,
         output: bool,
     ) -> io::Result<()> {
         let file = match File::open(log::segment_path(&self.directory, index)) {
@@ -239,24 +205,21 @@ impl LogReader {
         };
         let mut gaps = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let attempt = self.attempt;
             let (before, seen) = (
                 header.before[stream as usize],
                 self.printed[stream as usize],
             );
             if output && before.last_seq > self.after.max(seen.last_seq) {
                 let bytes = before.bytes - seen.bytes.min(before.bytes);
-                let seq = before.last_seq;
-                gaps.push(JobEvent::Gap {
-                    attempt,
-                    seq,
-                    stream,
-                    bytes,
+                gaps.push(LogRecord {
+                    seq: before.last_seq,
+                    time: None,
+                    content: RecordContent::Gap { stream, bytes },
                 });
             }
         }
-        gaps.sort_by_key(JobEvent::seq);
-        events.extend(gaps);
+        gaps.sort_by_key(|gap| gap.seq);
+        records.extend(gaps);
         self.printed = header.before;
         self.open = Some(OpenSegment {
             file,
@@ -269,8 +232,8 @@ impl LogReader {
 }
 
 impl OpenSegment {
-    /// The next record, if all of it is there; without its content for output of an unwanted stream.
-    fn next_record(&mut self, unwanted: [bool; 2]) -> io::Result<Option<Record>> {
+    /// The next record, if all of it is there; without the whole content for output that is not wanted.
+    fn next_record(&mut self, output: bool) -> io::Result<Option<RawRecord>> {
         let mut start = [0; RECORD_HEADER_BYTES];
         if !read_whole(&self.file, &mut start, self.at)? {
             return Ok(None);
@@ -281,30 +244,41 @@ impl OpenSegment {
             // Power failed while it was written; nothing follows it in this segment.
             return Ok(None);
         };
-        let is_wanted = !matches!(kind, RecordKind::Output(stream) if unwanted[stream as usize]);
-        let mut content = vec![0; if is_wanted { length } else { 0 }];
+        let is_output = matches!(kind, RecordKind::Output(_) | RecordKind::Text(_));
+        let wanted = if is_output && !output {
+            length.min(OUTPUT_PREFIX_BYTES)
+        } else {
+            length
+        };
         let end = self.at + (RECORD_HEADER_BYTES + length) as u64;
-        if !is_wanted && self.file.metadata()?.len() < end {
+        if wanted < length && self.file.metadata()?.len() < end {
             return Ok(None);
         }
-        if !read_whole(
-            &self.file,
-            &mut content,
-            self.at + RECORD_HEADER_BYTES as u64,
-        )? {
+        let mut content = vec![0; wanted];
+        let content_at = self.at + RECORD_HEADER_BYTES as u64;
+        if !read_whole(&self.file, &mut content, content_at)? {
             return Ok(None);
         }
         self.at = end;
         let seq = self.next_seq;
         self.next_seq += 1;
-        let length = length as u64;
-        Ok(Some(Record {
+        Ok(Some(RawRecord {
             seq,
             kind,
-            length,
+            length: length as u64,
             content,
         }))
     }
+}
+
+/// Bytes of output in a record of this length, whose content begins with these bytes.
+fn output_bytes(kind: RecordKind, length: u64, content: &[u8]) -> u64 {
+    if let RecordKind::Text(_) = kind {
+        return length;
+    }
+    let prefix = &content[..content.len().min(OUTPUT_PREFIX_BYTES)];
+    let carry = prefix.last().map_or(0, |flags| u64::from(flags & 3));
+    length.saturating_sub(OUTPUT_PREFIX_BYTES as u64 + carry)
 }
 
 fn header(file: &File) -> io::Result<Option<SegmentHeader>> {

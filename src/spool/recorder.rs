@@ -3,7 +3,10 @@
 use super::{AcceptedJob, LogReader, Spool, log::RecordKind, writer::LogWriter};
 use crate::api::{
     PAYLOAD_VERSION,
-    events::{OutputLog, ResultEvent, Stream, Utf8Decoder},
+    events::{
+        OutputChunk, OutputLog, RECORD_OUTPUT_BYTES, RecordContent, ResultEvent, Stream,
+        Utf8Decoder, incomplete_tail, prefix_with_text,
+    },
     jobs::{Effective, JobError, JobErrorKind, JobResult, Outcome},
     time::Time,
 };
@@ -80,20 +83,24 @@ impl JobRecorder {
     /// Opens the log of a job; it keeps the last `limit` bytes.
     pub fn open(spool: &Spool, accepted: AcceptedJob, limit: u64) -> io::Result<Self> {
         let mut kept = OutputLog::default();
+        let mut decoders = [Utf8Decoder::default(), Utf8Decoder::default()];
         let mut writer = LogWriter::open(spool.path().to_owned(), limit)?;
-        let mut reader = LogReader::open(spool.path().to_owned(), accepted.attempt, 0);
+        let mut reader = LogReader::open(spool.path().to_owned(), 0);
         loop {
             // A part that can't be read keeps no job from its end.
-            let events = reader.read(READ_BYTES, true).unwrap_or_else(|error| {
+            let records = reader.read(READ_BYTES, true).unwrap_or_else(|error| {
                 tracing::warn!(job = %accepted.job_id, %error, "part of a job's log can't be read");
                 Vec::new()
             });
-            if events.is_empty() {
+            if records.is_empty() {
                 break;
             }
-            for event in &events {
-                kept.append(event);
-                writer.replay(event);
+            for record in &records {
+                kept.append(record);
+                writer.replay(record);
+                if let RecordContent::Output(chunk) = &record.content {
+                    decoders[chunk.stream as usize] = chunk.decoder_behind();
+                }
             }
         }
         if let Some(position) = reader.position() {
@@ -103,7 +110,7 @@ impl JobRecorder {
             accepted,
             writer,
             kept,
-            decoders: [Utf8Decoder::default(), Utf8Decoder::default()],
+            decoders,
             started_at: reader.started_at(),
         })
     }
@@ -123,31 +130,59 @@ impl JobRecorder {
             .append(RecordKind::Started, &now.as_millis().to_le_bytes());
     }
 
-    /// Appends output of the command.
-    pub fn append_output(&mut self, stream: Stream, bytes: &[u8]) {
-        let text = self.decoders[stream as usize].decode(bytes);
-        self.push(stream, &text);
+    /// Appends output of the command: bytes at once, so that a reader of bytes waits for none, in records that end
+    /// between characters where that is possible.
+    pub fn append_output(&mut self, stream: Stream, mut bytes: &[u8]) {
+        let time = Time::now();
+        while !bytes.is_empty() {
+            let (record, rest) = bytes.split_at(self.record_length(stream, bytes));
+            self.push(stream, record, false, time);
+            bytes = rest;
+        }
     }
 
-    /// Appends text, cut at the result's limit, so that a result keeps each event whole or not at all.
-    fn push(&mut self, stream: Stream, text: &str) {
-        let (kept, rest) = text.split_at(self.kept.room_for(stream, text));
-        for part in [kept, rest] {
-            if !part.is_empty() {
-                self.kept.push(stream, part);
-                self.writer
-                    .append(RecordKind::Output(stream), part.as_bytes());
-            }
+    /// Number of bytes that make up the next record. A record that crosses the end of the result's head is cut there,
+    /// so that a result keeps each event whole or not at all.
+    fn record_length(&self, stream: Stream, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(RECORD_OUTPUT_BYTES)];
+        let whole = bytes.len() - incomplete_tail(bytes);
+        let length = if whole == 0 { bytes.len() } else { whole };
+        let room = self.kept.head_room(stream);
+        if room == 0 || 3 * length <= room {
+            return length;
         }
+        let carry = self.decoders[stream as usize].pending();
+        let text = [carry, &bytes[..length]].concat();
+        let prefix = prefix_with_text(&text, room);
+        match prefix.saturating_sub(carry.len()) {
+            0 => length,
+            prefix => prefix.min(length),
+        }
+    }
+
+    fn push(&mut self, stream: Stream, bytes: &[u8], is_last: bool, time: Time) {
+        let decoder = &mut self.decoders[stream as usize];
+        let chunk = OutputChunk {
+            stream,
+            carry: decoder.pending().to_vec(),
+            bytes: bytes.to_vec(),
+            is_last,
+        };
+        let mut text = decoder.decode(bytes);
+        if is_last {
+            text.push_str(decoder.finish());
+        }
+        self.kept.push(stream, &text, bytes.len());
+        self.writer.append_output(&chunk, time);
     }
 
     /// Result of the attempt, once no more output can come.
     pub fn take_result(&mut self, end: JobEnd, effective: Option<Effective>) -> ResultEvent {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let rest = self.decoders[stream as usize].finish();
-            self.push(stream, rest);
+            if !self.decoders[stream as usize].pending().is_empty() {
+                self.push(stream, &[], true, Time::now());
+            }
         }
-        self.kept.finish();
         let ended_at = Time::now();
         let result = JobResult {
             version: PAYLOAD_VERSION,
@@ -156,8 +191,8 @@ impl JobRecorder {
             attempt: self.accepted.attempt,
             status: end.status,
             exit_code: end.exit_code,
-            stdout: self.kept.text(Stream::Stdout).to_owned(),
-            stderr: self.kept.text(Stream::Stderr).to_owned(),
+            stdout: self.kept.text(Stream::Stdout),
+            stderr: self.kept.text(Stream::Stderr),
             started_at: self.started_at.unwrap_or(ended_at),
             ended_at,
             truncated: self.kept.truncated(),

@@ -2,7 +2,10 @@
 
 use super::log::{self, RECORD_HEADER_BYTES, RecordKind, SegmentHeader, StreamTotals};
 use crate::{
-    api::events::{JobEvent, Stream},
+    api::{
+        events::{LogRecord, OutputChunk, RecordContent, Stream},
+        time::Time,
+    },
     disk_space::free_bytes,
 };
 use std::{
@@ -33,7 +36,7 @@ pub(super) struct LogWriter {
 }
 
 impl LogWriter {
-    /// Writer of a log of `limit` bytes. Events that are in `directory` already have to be
+    /// Writer of a log of `limit` bytes. Records that are in `directory` already have to be
     /// [replayed](Self::replay), and the last segment [resumed](Self::resume).
     pub(super) fn open(directory: PathBuf, limit: u64) -> io::Result<Self> {
         let next_index = log::segments(&directory)?.last().map_or(0, |last| last + 1);
@@ -47,16 +50,14 @@ impl LogWriter {
         })
     }
 
-    /// Counts an event that is in the log already.
-    pub(super) fn replay(&mut self, event: &JobEvent) {
-        self.last_seq = event.seq().unwrap_or(self.last_seq);
-        let (stream, bytes) = match event {
-            JobEvent::Stdout { data, .. } => (Stream::Stdout, data.len() as u64),
-            JobEvent::Stderr { data, .. } => (Stream::Stderr, data.len() as u64),
-            JobEvent::Gap { stream, bytes, .. } => (*stream, *bytes),
-            _ => return,
-        };
-        self.count(stream, bytes);
+    /// Counts a record that is in the log already.
+    pub(super) fn replay(&mut self, record: &LogRecord) {
+        self.last_seq = record.seq;
+        match &record.content {
+            RecordContent::Output(chunk) => self.count(chunk.stream, chunk.bytes.len() as u64),
+            RecordContent::Gap { stream, bytes } => self.count(*stream, *bytes),
+            RecordContent::Status(_) | RecordContent::Started => {}
+        }
     }
 
     /// Continues in the segment of an earlier writer, behind its last whole record. Else each writer would begin one,
@@ -81,17 +82,32 @@ impl LogWriter {
         printed.last_seq = self.last_seq;
     }
 
-    /// Appends a record.
+    /// Appends output.
+    pub(super) fn append_output(&mut self, chunk: &OutputChunk, time: Time) {
+        let header = self.next_header();
+        self.last_seq += 1;
+        self.count(chunk.stream, chunk.bytes.len() as u64);
+        let content = log::encode_output(chunk, time);
+        self.append_at(&header, RecordKind::Output(chunk.stream), &content);
+    }
+
+    /// Appends a record that is not output.
     pub(super) fn append(&mut self, kind: RecordKind, content: &[u8]) {
-        let header = SegmentHeader {
+        let header = self.next_header();
+        self.last_seq += 1;
+        self.append_at(&header, kind, content);
+    }
+
+    /// Header of a segment that begins with the next record.
+    fn next_header(&self) -> SegmentHeader {
+        SegmentHeader {
             first_seq: self.last_seq + 1,
             before: self.printed,
-        };
-        self.last_seq += 1;
-        if let RecordKind::Output(stream) = kind {
-            self.count(stream, content.len() as u64);
         }
-        if let Err(error) = self.write(&header, kind, content) {
+    }
+
+    fn append_at(&mut self, header: &SegmentHeader, kind: RecordKind, content: &[u8]) {
+        if let Err(error) = self.write(header, kind, content) {
             // The next record begins a segment, whose header says what is missing.
             if self.open.take().is_some() {
                 tracing::warn!(%error, "output can't be stored and is dropped until there is room");

@@ -4,8 +4,8 @@
 //! slow reader delays no other. While nothing happens, an `alive` event now and then shows that the
 //! connection works; a stream without output gets the first one at once.
 
-use super::ledger::Job;
-use crate::{api::events::JobEvent, spool::LogReader};
+use super::{ledger::Job, log_part::PartReader};
+use crate::api::events::{JobEvent, LogPart, OutputEncoding};
 use bytes::Bytes;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
@@ -14,8 +14,6 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Bytes of output that are read at a time.
-const READ_BYTES: usize = 256 * 1024;
 /// Longest time without an event.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -26,10 +24,12 @@ pub(super) struct EventQuery {
     pub(super) after: u64,
     /// Whether to send the output, too; else only start and result.
     pub(super) output: bool,
-    /// Whether to send only the part of the output that a result keeps.
-    pub(super) kept: bool,
     /// Whether to wait for events to come; else only those that are there.
     pub(super) follow: bool,
+    /// Encoding of the output.
+    pub(super) encoding: OutputEncoding,
+    /// Part of the output.
+    pub(super) part: LogPart,
 }
 
 struct EventStream {
@@ -37,9 +37,7 @@ struct EventStream {
     changed: watch::Receiver<()>,
     query: EventQuery,
     /// Reader of the log; `None` after an error.
-    reader: Option<LogReader>,
-    /// Whether nothing was read yet.
-    is_fresh: bool,
+    reader: Option<PartReader>,
     /// Time of the next `alive` event, unless there is another event before.
     keepalive_at: Instant,
 }
@@ -50,11 +48,6 @@ pub(super) fn open(
     query: EventQuery,
 ) -> impl futures_util::Stream<Item = Bytes> + Send {
     let spool = job.spool.path().to_owned();
-    let reader = LogReader::open(spool, job.accepted.attempt, query.after);
-    let reader = match query.kept {
-        true => reader.kept_only(),
-        false => reader,
-    };
     // A caller that wants no output wants to know, most of all, whether the job is still there.
     let first_interval = if query.output {
         KEEPALIVE_INTERVAL
@@ -63,10 +56,9 @@ pub(super) fn open(
     };
     let stream = EventStream {
         changed: job.subscribe(),
+        reader: Some(PartReader::new(spool, query)),
         job,
         query,
-        reader: Some(reader),
-        is_fresh: true,
         keepalive_at: Instant::now() + first_interval,
     };
     futures_util::stream::unfold(Some(stream), async |stream| stream?.next().await)
@@ -80,8 +72,8 @@ impl EventStream {
             // In this order: all output is in the log before there is a result.
             let has_ended = self.job.has_ended();
             match self.read().await {
-                Ok(events) if events.is_empty() => {}
-                Ok(events) => return Some(self.emit(&events)),
+                Ok(lines) if lines.is_empty() => {}
+                Ok(lines) => return Some(self.emit(lines)),
                 Err(error) => {
                     tracing::error!(job = %self.job.accepted.job_id, %error, "log of a job unreadable");
                     return None;
@@ -91,7 +83,7 @@ impl EventStream {
                 let result = self.job.read_result().await?;
                 // A caller may name a number past the end.
                 return (result.seq > self.query.after)
-                    .then(|| (encode(&[JobEvent::Result(Box::new(result))]), None));
+                    .then(|| (encode([JobEvent::Result(Box::new(result))]).into(), None));
             }
             if !self.query.follow {
                 return None;
@@ -99,41 +91,43 @@ impl EventStream {
             // Counted from the last line, also while there is much output that the caller does not want.
             let change = timeout_at(self.keepalive_at, self.changed.changed());
             if change.await.is_err() || self.keepalive_at <= Instant::now() {
-                return Some(self.emit(&[JobEvent::Alive]));
+                return Some(self.emit(encode([JobEvent::Alive])));
             }
         }
     }
 
-    fn emit(mut self, events: &[JobEvent]) -> (Bytes, Option<Self>) {
+    fn emit(mut self, lines: Vec<u8>) -> (Bytes, Option<Self>) {
         self.keepalive_at = Instant::now() + KEEPALIVE_INTERVAL;
-        (encode(events), Some(self))
+        (lines.into(), Some(self))
     }
 
-    /// Events that are in the log and were not read yet.
-    async fn read(&mut self) -> io::Result<Vec<JobEvent>> {
-        let output = self.query.output;
-        let is_bounded = std::mem::take(&mut self.is_fresh) && !self.query.follow;
+    /// Lines of the events that are in the log and were not read yet; none when there are none.
+    async fn read(&mut self) -> io::Result<Vec<u8>> {
+        let (attempt, encoding) = (self.job.accepted.attempt, self.query.encoding);
         let mut reader = self.reader.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        let (reader, events) = spawn_blocking(move || {
-            if is_bounded {
-                reader = reader.until_now()?;
+        let (reader, lines) = spawn_blocking(move || {
+            let mut lines = Vec::new();
+            while lines.is_empty() {
+                let Some(records) = reader.read()? else { break };
+                let events = records.into_iter();
+                let events = events.filter_map(|record| record.into_event(attempt, encoding));
+                lines = encode(events);
             }
-            let events = reader.read(READ_BYTES, output);
-            io::Result::Ok((reader, events))
+            io::Result::Ok((reader, lines))
         })
         .await??;
         self.reader = Some(reader);
-        events
+        Ok(lines)
     }
 }
 
-fn encode(events: &[JobEvent]) -> Bytes {
+fn encode(events: impl IntoIterator<Item = JobEvent>) -> Vec<u8> {
     let mut lines = Vec::new();
     for event in events {
         // Nothing in an event can fail to be JSON.
-        if serde_json::to_writer(&mut lines, event).is_ok() {
+        if serde_json::to_writer(&mut lines, &event).is_ok() {
             lines.push(b'\n');
         }
     }
-    lines.into()
+    lines
 }

@@ -34,6 +34,7 @@ mod job_files;
 mod job_result;
 pub(crate) mod job_shim;
 mod ledger;
+mod log_part;
 mod metrics;
 mod orphans;
 mod placement;

@@ -219,7 +219,9 @@ fn output_flood_leaves_room_for_results() {
     });
     for result in results {
         assert_eq!(result["exit_code"], 3, "{result}");
-        assert_eq!(result["stdout"].as_str().unwrap().len(), 262_144);
+        let kept = result["stdout"].as_str().unwrap();
+        assert!((245_000..=262_144).contains(&kept.len()), "{}", kept.len());
+        assert!(kept.contains(" bytes omitted; see the log of the task ...]\n"));
     }
 }
 

@@ -168,35 +168,6 @@ fn one_stream_can_be_selected() {
 }
 
 #[test]
-fn dropped_events_are_reported() {
-    let cluster = Cluster::start();
-    let id = cluster.script("head -c 300000 /dev/zero | tr '\\0' x; echo err >&2");
-    // A live reader may get more output than is kept.
-    let live = printed(&events(&cluster, &id, None), "stdout").len();
-    assert!((262_144..=300_000).contains(&live), "{live}");
-    let task = cluster.finish(&id);
-    assert!(
-        task["summary"]
-            .as_str()
-            .unwrap()
-            .contains("stdout truncated"),
-        "{task}"
-    );
-    let late = events(&cluster, &id, None);
-    assert_eq!(printed(&late, "stdout").len(), 262_144);
-    assert_eq!(printed(&late, "stderr"), "err\n");
-    let gaps: Vec<_> = late.iter().filter(|event| event.name == "gap").collect();
-    assert_eq!(gaps.len(), 1, "{gaps:?}");
-    assert_eq!(gaps[0].data, json!({"stream": "stdout", "bytes": 37_856}));
-    let number = |event: &SseEvent| event.id[2..].parse::<u64>().unwrap();
-    let of_stdout = late.iter().filter(|event| event.name == "stdout");
-    assert!(of_stdout.map(number).all(|n| n < number(gaps[0])));
-    let logs = cluster.user.get(&format!("/v1/tasks/{id}/logs")).json(200);
-    assert_eq!(logs["stdout"].as_str().unwrap().len(), 262_144);
-    assert_eq!(logs["truncated"], json!({"stdout": true, "stderr": false}));
-}
-
-#[test]
 fn output_so_far_is_available() {
     let cluster = Cluster::start();
     let so_far = |id: &str| {

@@ -2,7 +2,10 @@
 
 use crate::oracles::events;
 use cynode::api::{
-    events::{JobEvent, OUTPUT_LIMIT_BYTES, OutputLog, Stream, Utf8Decoder},
+    events::{
+        HEAD_LIMIT_BYTES, LogRecord, OUTPUT_LIMIT_BYTES, OutputLog, RecordContent, Stream,
+        Utf8Decoder,
+    },
     time::Time,
 };
 use proptest::prelude::*;
@@ -42,6 +45,8 @@ fn event() -> impl Strategy<Value = Value> {
         2 => number().prop_map(|seq| json!({"event": "started", "attempt": 1, "seq": seq})),
         6 => (stream.clone(), number(), text)
             .prop_map(|(stream, seq, data)| json!({"event": stream, "attempt": 1, "seq": seq, "data": data})),
+        1 => (stream.clone(), number())
+            .prop_map(|(stream, seq)| json!({"event": stream, "attempt": 1, "seq": seq, "data_base64": "/w==", "time": "2026-01-01T00:00:00Z"})),
         2 => (stream, number(), number())
             .prop_map(|(stream, seq, bytes)| json!({"event": "gap", "attempt": 1, "seq": seq, "stream": stream, "bytes": bytes})),
         1 => (status, code, message).prop_map(|(status, code, message)| result(status, code, message)),
@@ -82,41 +87,35 @@ proptest! {
         }
         events::print(&mut log, Stream::Stdout, &decoder.decode(rest));
         events::print(&mut log, Stream::Stdout, decoder.finish());
-        log.finish();
-        prop_assert_eq!(log.text(Stream::Stdout), &*String::from_utf8_lossy(&bytes));
+        prop_assert_eq!(log.text(Stream::Stdout), String::from_utf8_lossy(&bytes));
         events::kept(&log);
     }
 
     #[test]
-    fn text_is_cut_at_character_boundary(
-        room in 0usize..6,
-        pieces in proptest::collection::vec(prop_oneof!["[aé€😀]{0,3}".prop_map(String::into_bytes), any::<Vec<u8>>()], 0..6),
+    fn long_text_keeps_head_and_tail(
+        pieces in proptest::collection::vec(("[aé€😀]{1,3}", 1usize..20_000), 1..20),
     ) {
-        let (mut log, mut decoder) = (OutputLog::default(), Utf8Decoder::default());
+        let (mut log, mut whole) = (OutputLog::default(), String::new());
         log.mark_started();
-        let filling = "x".repeat(OUTPUT_LIMIT_BYTES - room);
-        log.push(Stream::Stderr, &filling);
-        let mut printed = Vec::from(filling);
-        for piece in pieces {
-            events::print(&mut log, Stream::Stderr, &decoder.decode(&piece));
-            printed.extend(piece);
+        for (text, count) in pieces {
+            let piece = text.repeat(count.min(16 * 1024 / text.len()));
+            events::print(&mut log, Stream::Stderr, &piece);
+            whole.push_str(&piece);
         }
-        events::print(&mut log, Stream::Stderr, decoder.finish());
-        log.finish();
-        let whole = String::from_utf8_lossy(&printed);
         let kept = log.text(Stream::Stderr);
-        prop_assert!(whole.starts_with(kept));
         prop_assert!(kept.len() <= OUTPUT_LIMIT_BYTES);
-        let dropped = whole.len() - kept.len();
-        prop_assert_eq!(log.truncated().stderr, dropped > 0);
-        // Nothing more would have fitted than a part of the next character.
-        let next = whole[kept.len()..].chars().next().map_or(1, char::len_utf8);
-        prop_assert!(dropped == 0 || kept.len() + next > OUTPUT_LIMIT_BYTES);
-        let reported = match log.event_after(1, log.last_seq() - 1) {
-            Some(JobEvent::Gap { bytes, .. }) => bytes,
-            _ => 0,
-        };
-        prop_assert_eq!(reported, dropped as u64);
+        prop_assert_eq!(log.truncated().stderr, whole.len() > OUTPUT_LIMIT_BYTES);
+        if whole.len() <= OUTPUT_LIMIT_BYTES {
+            prop_assert_eq!(&kept, &whole);
+        } else {
+            let (head, rest) = kept.split_once("\n[... ").unwrap();
+            let (missing, tail) = rest.split_once(" bytes omitted; see the log of the task ...]\n").unwrap();
+            prop_assert!(whole.starts_with(head) && whole.ends_with(tail));
+            prop_assert!(head.len() + 4 > HEAD_LIMIT_BYTES && head.len() <= HEAD_LIMIT_BYTES);
+            // The oldest record that was dropped is at most so long.
+            prop_assert!(kept.len() + 16 * 1024 + 100 > OUTPUT_LIMIT_BYTES);
+            prop_assert_eq!(missing.parse(), Ok(whole.len() - head.len() - tail.len()));
+        }
         events::kept(&log);
     }
 
@@ -133,18 +132,17 @@ proptest! {
         }
         for (err, bytes) in gaps {
             let seq = log.last_seq() + bytes % 7 + 1;
-            log.append(&JobEvent::Gap { attempt: 1, seq, stream: of(err), bytes });
+            let content = RecordContent::Gap { stream: of(err), bytes };
+            log.append(&LogRecord { seq, time: None, content });
         }
-        // Output behind a gap is dropped, too.
         for (err, text) in &pushes {
             log.skip_event();
             events::print(&mut log, of(*err), text);
         }
-        log.finish();
         events::kept(&log);
         let (out, err) = (log.text(Stream::Stdout), log.text(Stream::Stderr));
-        let other = OutputLog::restore(&log.outline(), &format!("{out}x"), err);
-        prop_assert_eq!(events::replay(&other), [format!("{out}x"), err.to_owned()]);
+        let other = OutputLog::restore(&log.outline(), &format!("{out}x"), &err);
+        prop_assert_eq!(events::replay(&other), [format!("{out}x"), err]);
     }
 
     #[test]

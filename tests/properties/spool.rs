@@ -3,7 +3,10 @@
 use cynode::{
     api::{
         JobId, TaskId,
-        events::{JobEvent, OUTPUT_LIMIT_BYTES, OutputLog, Stream},
+        events::{
+            HEAD_LIMIT_BYTES, LogRecord, OUTPUT_LIMIT_BYTES, OutputLog, RecordContent, Stream,
+            Utf8Decoder, omission_line,
+        },
         time::Time,
     },
     spool::{AcceptedJob, JobEnd, JobRecorder, LogReader, Spool},
@@ -54,7 +57,7 @@ struct Listener {
 impl Listener {
     fn new(spool: &Path) -> Self {
         Self {
-            reader: LogReader::open(spool.to_owned(), 7, 0),
+            reader: LogReader::open(spool.to_owned(), 0),
             at: [0; 2],
             last_seq: 0,
             missed_the_beginning: false,
@@ -63,33 +66,44 @@ impl Listener {
 
     /// Reads about this many bytes; returns whether there was output.
     fn read(&mut self, enough: usize) -> bool {
-        let events = self.reader.read(enough, true).unwrap();
-        for event in &events {
-            let seq = event.seq().unwrap();
+        let records = self.reader.read(enough, true).unwrap();
+        for record in &records {
+            let seq = record.seq;
             assert!(seq > self.last_seq, "{seq} after {}", self.last_seq);
-            assert_eq!(event.attempt(), Some(7));
             self.last_seq = seq;
-            match event {
-                JobEvent::Stdout { data, .. } => self.hear(Stream::Stdout, data),
-                JobEvent::Stderr { data, .. } => self.hear(Stream::Stderr, data),
-                JobEvent::Gap { stream, bytes, .. } => {
+            match &record.content {
+                RecordContent::Output(chunk) => self.hear(chunk.stream, &chunk.bytes),
+                RecordContent::Gap { stream, bytes } => {
                     self.missed_the_beginning |= self.at == [0; 2];
                     self.at[*stream as usize] += bytes;
                 }
                 _ => {}
             }
         }
-        !events.is_empty()
+        !records.is_empty()
     }
 
-    fn hear(&mut self, stream: Stream, data: &str) {
+    fn hear(&mut self, stream: Stream, data: &[u8]) {
         let at = &mut self.at[stream as usize];
         assert!(
-            data.bytes().zip(*at..).all(|(read, at)| read == byte(at)),
+            data.iter()
+                .copied()
+                .zip(*at..)
+                .all(|(read, at)| read == byte(at)),
             "other text at {at}"
         );
         *at += data.len() as u64;
     }
+}
+
+/// Beginning and end of a result's text, and the size of what is missing between.
+fn split_omission(text: &str) -> (&str, u64, &str) {
+    let Some((head, rest)) = text.split_once("\n[... ") else {
+        return (text, 0, "");
+    };
+    let missing = rest.split_once(' ').unwrap().0.parse().unwrap();
+    let line = omission_line(missing);
+    (head, missing, &text[head.len() + line.len()..])
 }
 
 fn tear(spool: &Path) {
@@ -135,8 +149,56 @@ fn first_output_stays_in_result() {
     assert!(!listener.missed_the_beginning);
 }
 
+/// Texts of all events of a log after a number, and their bytes.
+fn read_both(spool: &Path, after: u64) -> (String, Vec<u8>) {
+    let mut reader = LogReader::open(spool.to_owned(), after);
+    let (mut text, mut bytes) = (String::new(), Vec::new());
+    for LogRecord { content, .. } in reader.read(usize::MAX, true).unwrap() {
+        if let RecordContent::Output(chunk) = content {
+            text.push_str(&chunk.text());
+            bytes.extend(chunk.bytes);
+        }
+    }
+    (text, bytes)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_output_comes_as_bytes_and_text(
+        pieces in proptest::collection::vec(prop_oneof!["[aé€😀]{0,9}".prop_map(String::into_bytes), any::<Vec<u8>>()], 0..9),
+        cut in 1usize..7,
+        resume in 0u64..40,
+    ) {
+        let home = tempfile::tempdir().unwrap();
+        let spool = Spool::at(home.path().to_owned());
+        let mut writer = JobRecorder::open(&spool, accepted(), LIMIT).unwrap();
+        let printed = pieces.concat();
+        for (n, piece) in printed.chunks(cut).enumerate() {
+            if n % 7 == 6 {
+                writer = JobRecorder::open(&spool, accepted(), LIMIT).unwrap();
+            }
+            writer.append_output(Stream::Stdout, piece);
+        }
+        let result = writer.take_result(JobEnd::exited(0), None).result;
+        let lossy = String::from_utf8_lossy(&printed);
+        prop_assert_eq!(&result.stdout, &lossy);
+        let (text, bytes) = read_both(home.path(), 0);
+        prop_assert_eq!(&text, &lossy);
+        prop_assert_eq!(&bytes, &printed);
+        // A reader goes on anywhere, and misses nothing of what it has not got.
+        let (rest_text, rest) = read_both(home.path(), resume);
+        prop_assert!(text.ends_with(&rest_text));
+        prop_assert!(bytes.ends_with(&rest));
+        let mut decoder = Utf8Decoder::default();
+        let mut whole = decoder.decode(&bytes[..bytes.len() - rest.len()]);
+        whole.push_str(&rest_text);
+        if rest.is_empty() && rest_text.is_empty() {
+            whole.push_str(decoder.finish());
+        }
+        prop_assert_eq!(&whole, &lossy);
+    }
 
     #[test]
     fn each_reader_gets_everything_or_gap_size(steps in proptest::collection::vec(step(), 1..60)) {
@@ -183,8 +245,12 @@ proptest! {
         let again = OutputLog::restore(&result.outline, out, err);
         prop_assert_eq!(&again.outline(), &result.outline);
         for (text, printed) in [(out, printed[0]), (err, printed[1])] {
-            prop_assert!(text.bytes().zip(0..).all(|(kept, at)| kept == byte(at)));
-            prop_assert!(text.len() as u64 == printed || text.len() <= OUTPUT_LIMIT_BYTES);
+            prop_assert!(text.len() <= OUTPUT_LIMIT_BYTES);
+            let (head, missing, tail) = split_omission(text);
+            prop_assert!(head.bytes().zip(0..).all(|(kept, at)| kept == byte(at)));
+            prop_assert!(tail.bytes().zip(printed - tail.len() as u64..).all(|(kept, at)| kept == byte(at)));
+            prop_assert_eq!((head.len() + tail.len()) as u64 + missing, printed);
+            prop_assert!(missing == 0 || head.len() <= HEAD_LIMIT_BYTES);
         }
     }
 }

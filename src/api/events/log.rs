@@ -1,11 +1,13 @@
 //! Output of a job as far as its result keeps it, with the numbers of its events.
 //!
-//! A log keeps the first [`OUTPUT_LIMIT_BYTES`] of each stream as text. An event is a range of that text, so that
-//! a job that prints single bytes costs a few bytes per event, not a string. Output beyond the limit is counted,
-//! and becomes one gap per stream.
+//! Of a stream within [`OUTPUT_LIMIT_BYTES`] the log keeps everything; of a longer one the head, up to
+//! [`HEAD_LIMIT_BYTES`], and the tail. What is missing in between becomes one gap, and one line of the text. An event is
+//! a range of the kept text, so that a job that prints single bytes costs a few bytes per event, not a string; each
+//! event is kept whole or not at all.
 
-use super::{JobEvent, OUTPUT_LIMIT_BYTES, Stream};
+use super::{HEAD_LIMIT_BYTES, LogRecord, OUTPUT_LIMIT_BYTES, OutputChunk, RecordContent, Stream};
 use crate::api::jobs::Truncated;
+use std::collections::VecDeque;
 
 /// Events of an output log without their texts: `(kind, number)` pairs in order. Kind 0 is the start; 1 and 2 are
 /// `number` bytes of stdout and stderr; 3 and 4 a gap of `number` bytes in them; 5 is `number` event numbers of
@@ -15,36 +17,52 @@ pub type Outline = Vec<(u8, u64)>;
 /// Largest event number: 18 digits.
 pub const MAX_SEQ: u64 = 999_999_999_999_999_999;
 
-#[derive(Clone, Copy)]
-enum MarkKind {
-    Started,
-    Text {
-        stream: Stream,
-        start: u32,
-        end: u32,
-    },
-    Gap(Stream),
+/// Longest line that stands for missing output.
+const OMISSION_LINE_BYTES: usize = 80;
+/// Limit on the tail of a stream of which something is missing.
+const TAIL_LIMIT_BYTES: usize = OUTPUT_LIMIT_BYTES - HEAD_LIMIT_BYTES - OMISSION_LINE_BYTES;
+/// Evicted text that is kept until it is worth to move the rest.
+const COMPACT_BYTES: usize = 64 * 1024;
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// Text that stands in a result for `bytes` of output that it doesn't keep.
+pub fn omission_line(bytes: u64) -> String {
+    format!("\n[... {bytes} bytes omitted; see the log of the task ...]\n")
 }
 
+/// Event of one stream.
 #[derive(Clone, Copy)]
 struct EventMark {
     seq: u64,
-    what: MarkKind,
+    /// Position of its text in the stream's tail or head.
+    start: u64,
+    /// Length of its text.
+    length: u32,
+    /// Length of its output, in bytes as printed.
+    bytes: u32,
 }
 
 /// Kept output of one attempt.
 #[derive(Default)]
 pub struct OutputLog {
-    stdout: KeptText,
-    stderr: KeptText,
-    marks: Vec<EventMark>,
+    streams: [KeptText; 2],
+    started: Option<u64>,
     last_seq: u64,
-    has_started: bool,
 }
 
 #[derive(Default)]
 struct KeptText {
-    text: String,
+    head: String,
+    head_marks: Vec<EventMark>,
+    /// Whether the head takes no more.
+    is_head_closed: bool,
+    /// Text of the tail, behind what was evicted of it lately.
+    tail: String,
+    tail_marks: VecDeque<EventMark>,
+    /// Position of the first byte of `tail`.
+    tail_at: u64,
+    /// Missing output, in bytes as printed.
     dropped: u64,
     /// Number of the last event whose output was dropped.
     last_dropped: u64,
@@ -54,13 +72,13 @@ impl OutputLog {
     /// Records the start of the command as the next event.
     pub fn mark_started(&mut self) {
         let seq = self.number();
-        self.start(seq);
+        self.started.get_or_insert(seq);
     }
 
-    /// Appends output as the next event.
-    pub fn push(&mut self, stream: Stream, text: &str) {
+    /// Appends output as the next event: its text, and its size as the command printed it.
+    pub fn push(&mut self, stream: Stream, text: &str, bytes: usize) {
         let seq = self.number();
-        self.keep(seq, stream, text);
+        self.streams[stream as usize].keep(seq, text, bytes);
     }
 
     /// Skips the number of an event of which nothing is kept.
@@ -68,89 +86,41 @@ impl OutputLog {
         self.number();
     }
 
-    /// Number of bytes of `text` that would be kept. A caller that numbers events splits one that would be kept in
-    /// part, so that each event is kept whole or not at all.
-    pub fn room_for(&self, stream: Stream, text: &str) -> usize {
-        self.kept(stream).fits(text)
+    /// Number of bytes of text that the head of a stream still takes; 0 once it is closed. A caller that numbers events
+    /// splits one that crosses it, so that the head is as long as it may be.
+    pub fn head_room(&self, stream: Stream) -> usize {
+        let kept = &self.streams[stream as usize];
+        if kept.is_head_closed {
+            return 0;
+        }
+        HEAD_LIMIT_BYTES - kept.head.len()
     }
 
-    /// Appends an event as the node numbered it; `false` where its number was seen before or is invalid.
-    pub fn append(&mut self, event: &JobEvent) -> bool {
-        let Some(seq) = event
-            .seq()
-            .filter(|seq| (self.last_seq + 1..=MAX_SEQ).contains(seq))
-        else {
+    /// Appends a record with the number that it has; `false` where its number was seen before or is invalid.
+    pub fn append(&mut self, record: &LogRecord) -> bool {
+        let seq = record.seq;
+        if !(self.last_seq + 1..=MAX_SEQ).contains(&seq) {
             return false;
-        };
+        }
         self.last_seq = seq;
-        match event {
-            JobEvent::Started { .. } => self.start(seq),
-            JobEvent::Stdout { data, .. } => self.keep(seq, Stream::Stdout, data),
-            JobEvent::Stderr { data, .. } => self.keep(seq, Stream::Stderr, data),
-            JobEvent::Gap { stream, bytes, .. } => self.drop_bytes(seq, *stream, *bytes),
-            JobEvent::Status { .. } | JobEvent::Result(_) | JobEvent::Alive | JobEvent::Unknown => {
+        match &record.content {
+            RecordContent::Started => {
+                self.started.get_or_insert(seq);
             }
+            RecordContent::Output(chunk) => {
+                self.streams[chunk.stream as usize].keep(seq, &chunk.text(), chunk.bytes.len());
+            }
+            RecordContent::Gap { stream, bytes } => {
+                self.streams[*stream as usize].drop_before(seq, *bytes);
+            }
+            RecordContent::Status(_) => {}
         }
         true
-    }
-
-    /// Ends the log: records the gaps.
-    pub fn finish(&mut self) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let kept = self.kept(stream);
-            if kept.dropped > 0 {
-                let seq = kept.last_dropped;
-                let at = self.marks.partition_point(|mark| mark.seq < seq);
-                self.marks.insert(
-                    at,
-                    EventMark {
-                        seq,
-                        what: MarkKind::Gap(stream),
-                    },
-                );
-            }
-        }
-    }
-
-    /// Records the start once; a second one is ignored.
-    fn start(&mut self, seq: u64) {
-        if !std::mem::replace(&mut self.has_started, true) {
-            self.mark(seq, MarkKind::Started);
-        }
     }
 
     fn number(&mut self) -> u64 {
         self.last_seq = self.last_seq.saturating_add(1);
         self.last_seq
-    }
-
-    /// Keeps a text whole, or drops it.
-    fn keep(&mut self, seq: u64, stream: Stream, text: &str) {
-        let kept = self.kept_mut(stream);
-        if kept.fits(text) < text.len() {
-            self.drop_bytes(seq, stream, text.len() as u64);
-            return;
-        }
-        // OUTPUT_LIMIT_BYTES is far below u32::MAX.
-        let start = kept.text.len() as u32;
-        kept.text.push_str(text);
-        let end = kept.text.len() as u32;
-        if end > start {
-            self.mark(seq, MarkKind::Text { stream, start, end });
-        }
-    }
-
-    fn drop_bytes(&mut self, seq: u64, stream: Stream, bytes: u64) {
-        let kept = self.kept_mut(stream);
-        kept.dropped = kept.dropped.saturating_add(bytes);
-        kept.last_dropped = seq;
-    }
-
-    /// Adds a mark. More marks than bytes can only come from an attempt to fill the memory.
-    fn mark(&mut self, seq: u64, what: MarkKind) {
-        if self.marks.len() < 2 * OUTPUT_LIMIT_BYTES + 16 {
-            self.marks.push(EventMark { seq, what });
-        }
     }
 
     /// Number of the newest event; 0 while there is none.
@@ -159,41 +129,44 @@ impl OutputLog {
     }
 
     /// First event after the number `after`.
-    pub fn event_after(&self, attempt: u32, after: u64) -> Option<JobEvent> {
-        let at = self.marks.partition_point(|mark| mark.seq <= after);
-        let EventMark { seq, what } = *self.marks.get(at)?;
-        Some(match what {
-            MarkKind::Started => JobEvent::Started { attempt, seq },
-            MarkKind::Gap(stream) => {
-                let bytes = self.kept(stream).dropped;
-                JobEvent::Gap {
-                    attempt,
-                    seq,
-                    stream,
-                    bytes,
-                }
-            }
-            MarkKind::Text { stream, start, end } => {
-                let data = self.kept(stream).text[start as usize..end as usize].to_owned();
-                JobEvent::output(attempt, seq, stream, data)
-            }
+    pub fn record_after(&self, after: u64) -> Option<LogRecord> {
+        let started = self.started.filter(|seq| *seq > after);
+        let started = started.map(|seq| (seq, RecordContent::Started));
+        let output = STREAMS.into_iter().filter_map(|stream| {
+            let (seq, what) = self.streams[stream as usize].event_after(after)?;
+            Some((seq, what.into_content(stream)))
+        });
+        let (seq, content) = started
+            .into_iter()
+            .chain(output)
+            .min_by_key(|(seq, _)| *seq)?;
+        Some(LogRecord {
+            seq,
+            time: None,
+            content,
         })
     }
 
     /// Outline of the log, to be stored beside its two texts for [`restore`](Self::restore).
     pub fn outline(&self) -> Outline {
-        let mut outline = Outline::new();
-        let mut last = 0;
-        for &EventMark { seq, what } in &self.marks {
+        let mut events: Vec<(u64, (u8, u64))> = Vec::new();
+        events.extend(self.started.map(|seq| (seq, (0, 0))));
+        for stream in STREAMS {
+            let kept = &self.streams[stream as usize];
+            let text = |mark: &EventMark| (mark.seq, (1 + stream as u8, u64::from(mark.length)));
+            events.extend(kept.marks().map(text));
+            if kept.dropped > 0 {
+                events.push((kept.last_dropped, (3 + stream as u8, kept.dropped)));
+            }
+        }
+        events.sort_unstable_by_key(|(seq, _)| *seq);
+        let (mut outline, mut last) = (Outline::new(), 0);
+        for (seq, event) in events {
             if seq > last + 1 {
                 outline.push((5, seq - last - 1));
             }
             last = seq;
-            outline.push(match what {
-                MarkKind::Started => (0, 0),
-                MarkKind::Text { stream, start, end } => (1 + stream as u8, u64::from(end - start)),
-                MarkKind::Gap(stream) => (3 + stream as u8, self.kept(stream).dropped),
-            });
+            outline.push(event);
         }
         outline
     }
@@ -203,35 +176,36 @@ impl OutputLog {
     pub fn restore(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Self {
         Self::assemble(outline, stdout, stderr).unwrap_or_else(|| {
             let mut log = Self::default();
-            log.push(Stream::Stdout, stdout);
-            log.push(Stream::Stderr, stderr);
+            for (stream, text) in STREAMS.into_iter().zip([stdout, stderr]) {
+                if !text.is_empty() {
+                    let seq = log.number();
+                    log.streams[stream as usize].restore(seq, text);
+                }
+            }
             log
         })
     }
 
     fn assemble(outline: &[(u8, u64)], stdout: &str, stderr: &str) -> Option<Self> {
-        let mut log = Self::default();
-        let (mut stdout, mut stderr) = (stdout, stderr);
+        let (mut log, mut rest) = (Self::default(), [stdout, stderr]);
         for &(kind, number) in outline {
-            let (stream, rest) = if kind % 2 == 1 {
-                (Stream::Stdout, &mut stdout)
-            } else {
-                (Stream::Stderr, &mut stderr)
-            };
+            let stream = usize::from(kind.wrapping_sub(1) % 2);
+            let (kept, rest) = (&mut log.streams[stream], &mut rest[stream]);
             match kind {
-                0 if !log.has_started => log.mark_started(),
+                0 if log.started.is_none() => log.mark_started(),
                 1 | 2 if number > 0 => {
-                    let (head, tail) = rest.split_at_checked(usize::try_from(number).ok()?)?;
-                    if log.room_for(stream, head) < head.len() {
-                        return None;
-                    }
-                    log.push(stream, head);
-                    *rest = tail;
+                    let (text, behind) = rest.split_at_checked(usize::try_from(number).ok()?)?;
+                    log.last_seq += 1;
+                    kept.restore(log.last_seq, text);
+                    *rest = behind;
                 }
-                3 | 4 if log.kept(stream).dropped == 0 => {
-                    let seq = log.number();
-                    log.drop_bytes(seq, stream, number.max(1));
-                    log.mark(seq, MarkKind::Gap(stream));
+                3 | 4 if kept.dropped == 0 => {
+                    log.last_seq += 1;
+                    kept.drop_bytes(log.last_seq, number.max(1));
+                    // A result of an earlier release has no such line, and nothing behind the gap.
+                    *rest = rest
+                        .strip_prefix(&*omission_line(kept.dropped))
+                        .unwrap_or(rest);
                 }
                 5 => {
                     let last = log.last_seq.checked_add(number)?;
@@ -240,145 +214,170 @@ impl OutputLog {
                 _ => return None,
             }
         }
-        (stdout.is_empty() && stderr.is_empty()).then_some(log)
+        (rest == ["", ""]).then_some(log)
     }
 
-    /// Kept text of a stream.
-    pub fn text(&self, stream: Stream) -> &str {
-        &self.kept(stream).text
+    /// Kept text of a stream, with a line for what is missing.
+    pub fn text(&self, stream: Stream) -> String {
+        let kept = &self.streams[stream as usize];
+        let mut text = kept.head.clone();
+        if kept.dropped > 0 {
+            text.push_str(&omission_line(kept.dropped));
+        }
+        text.push_str(kept.tail_text());
+        text
     }
 
     /// Streams whose output is incomplete.
     pub fn truncated(&self) -> Truncated {
+        let [stdout, stderr] = &self.streams;
         Truncated {
-            stdout: self.stdout.dropped > 0,
-            stderr: self.stderr.dropped > 0,
+            stdout: stdout.dropped > 0,
+            stderr: stderr.dropped > 0,
         }
     }
+}
 
-    fn kept(&self, stream: Stream) -> &KeptText {
-        match stream {
-            Stream::Stdout => &self.stdout,
-            Stream::Stderr => &self.stderr,
-        }
-    }
+/// Event of a stream.
+enum StreamEvent<'a> {
+    Text(&'a str),
+    Gap(u64),
+}
 
-    fn kept_mut(&mut self, stream: Stream) -> &mut KeptText {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
+impl StreamEvent<'_> {
+    fn into_content(self, stream: Stream) -> RecordContent {
+        match self {
+            Self::Text(text) => RecordContent::Output(OutputChunk::from_text(stream, text)),
+            Self::Gap(bytes) => RecordContent::Gap { stream, bytes },
         }
     }
 }
 
 impl KeptText {
-    /// Number of bytes of `text` that fit, cut between characters. Once output was dropped nothing more is kept, or
-    /// the text would have a hole.
-    fn fits(&self, text: &str) -> usize {
-        if self.dropped > 0 {
-            return 0;
+    /// Keeps an event whole: in the head where it fits, else in the tail.
+    fn keep(&mut self, seq: u64, text: &str, bytes: usize) {
+        self.is_head_closed |= text.len() > HEAD_LIMIT_BYTES - self.head.len();
+        if self.is_head_closed {
+            self.push_tail(seq, text, bytes);
+            self.evict();
+        } else {
+            self.push_head(seq, text, bytes);
         }
-        text.floor_char_boundary(OUTPUT_LIMIT_BYTES - self.text.len())
     }
+
+    /// Keeps an event of a log that was within its limits.
+    fn restore(&mut self, seq: u64, text: &str) {
+        if self.dropped > 0 {
+            self.push_tail(seq, text, text.len());
+        } else {
+            self.push_head(seq, text, text.len());
+        }
+        self.is_head_closed = true;
+    }
+
+    fn push_head(&mut self, seq: u64, text: &str, bytes: usize) {
+        let start = self.head.len() as u64;
+        self.head.push_str(text);
+        // An event without text only begins a character; it has a number, and nothing to show.
+        self.head_marks.extend(mark(seq, start, text, bytes));
+    }
+
+    fn push_tail(&mut self, seq: u64, text: &str, bytes: usize) {
+        let start = self.tail_at + self.tail.len() as u64;
+        self.tail.push_str(text);
+        self.tail_marks.extend(mark(seq, start, text, bytes));
+    }
+
+    /// Drops the oldest events of the tail while it is too long.
+    fn evict(&mut self) {
+        let limit = if self.dropped > 0 {
+            TAIL_LIMIT_BYTES
+        } else {
+            OUTPUT_LIMIT_BYTES - self.head.len()
+        };
+        if self.tail_text().len() <= limit {
+            return;
+        }
+        while self.tail_text().len() > TAIL_LIMIT_BYTES {
+            let Some(oldest) = self.tail_marks.pop_front() else {
+                break;
+            };
+            self.drop_bytes(oldest.seq, u64::from(oldest.bytes));
+        }
+        self.compact();
+    }
+
+    /// Drops the tail, and counts `bytes` more that are missing behind it.
+    fn drop_before(&mut self, seq: u64, bytes: u64) {
+        self.is_head_closed = true;
+        while let Some(oldest) = self.tail_marks.pop_front() {
+            self.drop_bytes(oldest.seq, u64::from(oldest.bytes));
+        }
+        self.drop_bytes(seq, bytes);
+        self.compact();
+    }
+
+    fn drop_bytes(&mut self, seq: u64, bytes: u64) {
+        self.dropped = self.dropped.saturating_add(bytes);
+        self.last_dropped = seq;
+    }
+
+    /// Text of the tail that was not evicted.
+    fn tail_text(&self) -> &str {
+        &self.tail[self.evicted()..]
+    }
+
+    /// Length of the evicted text at the start of `tail`.
+    fn evicted(&self) -> usize {
+        match self.tail_marks.front() {
+            // Never further than `tail` is long, which is far below usize::MAX.
+            Some(first) => (first.start - self.tail_at) as usize,
+            None => self.tail.len(),
+        }
+    }
+
+    fn compact(&mut self) {
+        let evicted = self.evicted();
+        if evicted >= COMPACT_BYTES {
+            self.tail.drain(..evicted);
+            self.tail_at += evicted as u64;
+        }
+    }
+
+    fn marks(&self) -> impl Iterator<Item = &EventMark> {
+        self.head_marks.iter().chain(&self.tail_marks)
+    }
+
+    /// First event after the number `after`.
+    fn event_after(&self, after: u64) -> Option<(u64, StreamEvent<'_>)> {
+        let text = |text, mark: &EventMark, base| {
+            let start = (mark.start - base) as usize;
+            let text: &str = text;
+            StreamEvent::Text(&text[start..start + mark.length as usize])
+        };
+        let at = self.head_marks.partition_point(|mark| mark.seq <= after);
+        if let Some(mark) = self.head_marks.get(at) {
+            return Some((mark.seq, text(&self.head, mark, 0)));
+        }
+        if self.dropped > 0 && self.last_dropped > after {
+            return Some((self.last_dropped, StreamEvent::Gap(self.dropped)));
+        }
+        let at = self.tail_marks.partition_point(|mark| mark.seq <= after);
+        let mark = self.tail_marks.get(at)?;
+        Some((mark.seq, text(&self.tail, mark, self.tail_at)))
+    }
+}
+
+/// Mark of an event; `None` for one without text.
+fn mark(seq: u64, start: u64, text: &str, bytes: usize) -> Option<EventMark> {
+    (!text.is_empty()).then(|| EventMark {
+        seq,
+        start,
+        // Records are bounded far below u32::MAX.
+        length: text.len() as u32,
+        bytes: bytes as u32,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn replay(log: &OutputLog, mut after: u64) -> Vec<JobEvent> {
-        let mut events = Vec::new();
-        while let Some(event) = log.event_after(1, after) {
-            after = event.seq().unwrap();
-            events.push(event);
-        }
-        events
-    }
-
-    #[test]
-    fn gap_is_reported_once_and_ends_log() {
-        let mut log = OutputLog::default();
-        let gap = |seq, bytes| JobEvent::Gap {
-            attempt: 1,
-            seq,
-            stream: Stream::Stdout,
-            bytes,
-        };
-        assert!(log.append(&gap(4, u64::MAX)));
-        assert!(!log.append(&gap(4, 1)), "the gap is a duplicate");
-        log.push(Stream::Stdout, "x");
-        assert!(log.append(&gap(9, 7)));
-        log.finish();
-        assert_eq!(log.text(Stream::Stdout), "");
-        let replayed = replay(&log, 0);
-        assert!(
-            matches!(
-                replayed[..],
-                [JobEvent::Gap {
-                    bytes: u64::MAX,
-                    seq: 9,
-                    ..
-                }]
-            ),
-            "{replayed:?}"
-        );
-    }
-
-    #[test]
-    fn output_keeps_first_bytes_and_reports_end() {
-        let mut log = OutputLog::default();
-        log.mark_started();
-        log.push(Stream::Stderr, "e");
-        log.push(Stream::Stdout, &"x".repeat(OUTPUT_LIMIT_BYTES - 1));
-        assert_eq!(log.room_for(Stream::Stdout, "é"), 0);
-        log.push(Stream::Stdout, "é");
-        log.push(Stream::Stderr, "f");
-        log.push(Stream::Stdout, "y");
-        log.skip_event();
-        log.finish();
-        assert_eq!(log.text(Stream::Stdout).len(), OUTPUT_LIMIT_BYTES - 1);
-        assert_eq!(
-            log.truncated(),
-            Truncated {
-                stdout: true,
-                stderr: false
-            }
-        );
-        assert_eq!(log.last_seq(), 7);
-        let replayed: Vec<_> = replay(&log, 0).iter().filter_map(JobEvent::seq).collect();
-        assert_eq!(
-            replayed,
-            [1, 2, 3, 5, 6],
-            "the last number is of nothing that was dropped"
-        );
-        assert!(matches!(
-            log.event_after(1, 5),
-            Some(JobEvent::Gap {
-                stream: Stream::Stdout,
-                bytes: 3,
-                ..
-            })
-        ));
-        let again = OutputLog::restore(&log.outline(), log.text(Stream::Stdout), "ef");
-        assert_eq!(
-            format!("{:?}", replay(&again, 0)),
-            format!("{:?}", replay(&log, 0))
-        );
-    }
-
-    /// Outline as the previous release stored it: with the gap at the end.
-    #[test]
-    fn older_outline_is_readable() {
-        let log = OutputLog::restore(&[(0, 0), (1, 1), (2, 1), (3, 10)], "a", "b");
-        let replayed = replay(&log, 0);
-        assert_eq!(replayed.len(), 4);
-        assert!(matches!(
-            replayed[3],
-            JobEvent::Gap {
-                seq: 4,
-                bytes: 10,
-                ..
-            }
-        ));
-    }
-}
+mod tests;

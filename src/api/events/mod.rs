@@ -3,19 +3,55 @@
 //! Events of an attempt are numbered from 1 and keep their numbers: in the log on the node's disk, on the wire,
 //! and in the stored result. A reader that has seen event *n* can therefore resume after it from any of these,
 //! without gap or duplicate. Where output is missing, a [`gap`](JobEvent::Gap) says how much, and has the number
-//! of the last event that it replaces.
+//! of the last event that it replaces. Text and bytes of the same output have the same numbers; see [`LogRecord`].
 
+mod frames;
 mod log;
+mod record;
+mod selection;
 mod utf8_decoder;
 
-pub use log::{MAX_SEQ, Outline, OutputLog};
+pub use frames::{FrameDecoder, InvalidLog, LOG_MEDIA_TYPE, write_end, write_record, write_start};
+pub use log::{MAX_SEQ, Outline, OutputLog, omission_line};
+pub use record::{
+    LogRecord, OutputChunk, RECORD_OUTPUT_BYTES, RecordContent, incomplete_tail, prefix_with_text,
+};
+pub use selection::{LogPart, LogSelector, MAX_TAIL_LINES, StreamFilter, TailLines, TailScan};
 pub use utf8_decoder::Utf8Decoder;
 
-use super::jobs::JobResult;
+use super::{jobs::JobResult, string_form::named_enum, time::Time};
 use serde::{Deserialize, Serialize};
+
+/// Feature of a node that sends whole logs.
+pub const LOG_ARCHIVE_FEATURE: &str = "log-archive";
 
 /// Limit on the output that a result keeps of each stream, in bytes of UTF-8.
 pub const OUTPUT_LIMIT_BYTES: usize = 256 * 1024;
+/// Part of that limit for the beginning of a longer stream; the rest is for its end.
+pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
+
+named_enum! {
+    /// Encoding of output for a reader.
+    #[derive(Default)]
+    pub enum OutputEncoding {
+        /// Text; bytes that are not UTF-8 are replaced by U+FFFD.
+        #[default]
+        Text,
+        /// Bytes as they are, in base64.
+        Base64,
+    }
+}
+
+/// Output in the encoding that a reader asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum OutputData {
+    /// Text.
+    #[serde(rename = "data")]
+    Text(String),
+    /// Bytes in base64, with padding.
+    #[serde(rename = "data_base64")]
+    Base64(String),
+}
 
 /// Output stream of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -53,8 +89,12 @@ pub enum JobEvent {
         attempt: u32,
         /// Number of the event within the attempt.
         seq: u64,
-        /// Output; bytes that are not UTF-8 are replaced by U+FFFD.
-        data: String,
+        /// Output: `data`, text in which bytes that are not UTF-8 are replaced by U+FFFD, or `data_base64`, bytes.
+        #[serde(flatten)]
+        data: OutputData,
+        /// Time at the node; unknown for output that an earlier release recorded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<Time>,
     },
     /// Output on stderr.
     Stderr {
@@ -63,7 +103,11 @@ pub enum JobEvent {
         /// Number of the event within the attempt.
         seq: u64,
         /// Output, as for stdout.
-        data: String,
+        #[serde(flatten)]
+        data: OutputData,
+        /// Time at the node; unknown for output that an earlier release recorded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<Time>,
     },
     /// Output that is not kept.
     Gap {
@@ -73,7 +117,7 @@ pub enum JobEvent {
         seq: u64,
         /// Stream of the output.
         stream: Stream,
-        /// Size of the missing output, in bytes of UTF-8.
+        /// Size of the missing output, in bytes.
         bytes: u64,
     },
     /// End of the job; the last event.
@@ -87,10 +131,26 @@ pub enum JobEvent {
 
 impl JobEvent {
     /// Output event of a stream.
-    pub fn output(attempt: u32, seq: u64, stream: Stream, data: String) -> Self {
+    pub fn output(
+        attempt: u32,
+        seq: u64,
+        stream: Stream,
+        data: OutputData,
+        time: Option<Time>,
+    ) -> Self {
         match stream {
-            Stream::Stdout => Self::Stdout { attempt, seq, data },
-            Stream::Stderr => Self::Stderr { attempt, seq, data },
+            Stream::Stdout => Self::Stdout {
+                attempt,
+                seq,
+                data,
+                time,
+            },
+            Stream::Stderr => Self::Stderr {
+                attempt,
+                seq,
+                data,
+                time,
+            },
         }
     }
 

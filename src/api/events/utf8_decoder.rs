@@ -42,6 +42,11 @@ impl Utf8Decoder {
         }
     }
 
+    /// Bytes that begin a character which is not complete.
+    pub fn pending(&self) -> &[u8] {
+        &self.undecoded
+    }
+
     /// Ends the input; returns U+FFFD if a character is incomplete.
     pub fn finish(&mut self) -> &'static str {
         if std::mem::take(&mut self.undecoded).is_empty() {

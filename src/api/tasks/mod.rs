@@ -5,6 +5,7 @@ mod details;
 mod inputs;
 mod log_cursor;
 mod name;
+mod since;
 mod spec;
 mod view;
 
@@ -13,5 +14,6 @@ pub use details::*;
 pub use inputs::*;
 pub use log_cursor::*;
 pub use name::{MAX_NAME_CHARS, normalize_name, numbered_name};
+pub use since::Since;
 pub use spec::TaskSpec;
 pub use view::*;

@@ -6,6 +6,7 @@ use crate::api::{
     jobs::{JobResult, Truncated},
     string_form::named_enum,
     time::Time,
+    warning::Warning,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -188,13 +189,24 @@ pub struct JobView {
 pub struct TaskLogs {
     /// Id of the task.
     pub task_id: TaskId,
-    /// Output on stdout.
+    /// Output on stdout, where text was asked for.
+    #[serde(default)]
     pub stdout: String,
-    /// Output on stderr.
+    /// Output on stderr, where text was asked for.
+    #[serde(default)]
     pub stderr: String,
-    /// Streams that were longer than the limit.
+    /// Output on stdout, where base64 was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout_base64: Option<String>,
+    /// Output on stderr, where base64 was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_base64: Option<String>,
+    /// Streams of which not everything is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncated: Option<Truncated>,
+    /// Reasons why there is less than was printed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// Answer of `POST /v1/tasks/{id}/stdin`.

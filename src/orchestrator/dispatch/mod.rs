@@ -36,8 +36,8 @@
 //! Silence alone ends nothing: the attempt of a silent node counts until another node has accepted the next
 //! one. A job without another attempt is awaited until its time limit and [`TIMEOUT_MARGIN`] have passed.
 //!
-//! Output is not read here: a reader of logs asks the node. So a job that prints without end costs the
-//! orchestrator nothing. Nor is the sandbox of a job, up to 1 MiB, kept here: it is read for the request
+//! Output is not read here: a reader of logs asks the node, and after the end the node's whole log is kept
+//! ([`archive`]). So a job that prints without end costs the orchestrator nothing. Nor is the sandbox of a job, up to 1 MiB, kept here: it is read for the request
 //! that sends it.
 //!
 //! A result is stored before the node may remove it; while the store takes no writes, the node keeps it.
@@ -59,6 +59,7 @@ pub(super) use request::Start;
 use super::{
     AppState,
     active_jobs::{Cancellation, JobHandle},
+    logs::archive,
     task_watch::{LogSource, TaskState, TaskWatch},
 };
 use crate::{api::tasks::TaskStatus, store::RunningJob};
@@ -93,7 +94,7 @@ pub(super) fn start(state: &Arc<AppState>, job: RunningJob, handle: JobHandle, s
 
 /// Follows a job from attempt to attempt, stores the outcome, and has the nodes clean up.
 async fn follow_job(
-    state: &AppState,
+    state: &Arc<AppState>,
     mut job: RunningJob,
     watch: &TaskWatch,
     handle: JobHandle,
@@ -135,7 +136,7 @@ async fn follow_attempt<'a>(
 
 /// Stores the outcome of a job's last attempt, then has its node remove what is left of it.
 async fn end_job(
-    state: &AppState,
+    state: &Arc<AppState>,
     job: RunningJob,
     watch: &TaskWatch,
     handle: JobHandle,
@@ -143,6 +144,10 @@ async fn end_job(
 ) {
     let (outcome, retrieved) = retrieve::retrieve(state, &job, outcome, &handle).await;
     let is_canceled = handle.is_cancel_requested();
+    let log = match &outcome {
+        AttemptOutcome::Ended(last) => Some(archive::start(state, &job, &last.result).await),
+        _ => None,
+    };
     let cleanup = finalize::finalize(state, &job, watch, (outcome, retrieved), is_canceled).await;
     drop(handle);
     if let Some(offered) = job.offered_attempt() {
@@ -155,6 +160,9 @@ async fn end_job(
         Cleanup::AfterReaders => {
             // A reader that was cut off, as by a restart of the node, gets the rest from there.
             watch.wait_unobserved(READERS_TIMEOUT).await;
+            if let Some(log) = log {
+                log.finish().await;
+            }
             finalize::forget_at_node(state, &job).await;
         }
     }

@@ -3,14 +3,16 @@
 use super::{AppState, authenticate};
 use crate::{
     api::{
+        events::LogPart,
         problem::{Problem, ProblemKind},
-        tasks::LogCursor,
+        tasks::{LogCursor, Since},
+        time::Time,
     },
     http::{
         request::Request,
         response::{self, Reply},
     },
-    orchestrator::logs::{self, LogUpdate, StreamFilter},
+    orchestrator::logs::{self, LogQuery, LogUpdate},
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -24,17 +26,38 @@ pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
     let revocations = state.identity.revocations();
     let caller = authenticate(&state, &request).await?;
     let name: String = request.param("id", "task")?;
-    let filter = request
-        .query_as("stream", "all, stdout or stderr")?
-        .unwrap_or(StreamFilter::All);
+    let query = log_query(&request)?;
     let follow = request.query_as("follow", "true or false")?;
     let cursor = last_event_id(&request)?;
-    if follow.unwrap_or(false) || request.accepts("text/event-stream") {
-        let follower = logs::follow(&state, caller, revocations, name, filter, cursor).await?;
-        let events = follower.updates().map(render);
+    let accepts_events = request.accepts("text/event-stream");
+    if follow.unwrap_or(false) || accepts_events {
+        let follow = follow.unwrap_or(true);
+        let stream = logs::stream(&state, caller, revocations, name, query, cursor, follow);
+        let events = stream.await?.updates().map(render);
         return Ok(response::stream("text/event-stream", events));
     }
-    response::ok(&logs::collect(&state, &caller, name, filter).await?)
+    let document = logs::collect(&state, &caller, name, query).await?;
+    Ok(response::stream("application/json", document))
+}
+
+fn log_query(request: &Request) -> Result<LogQuery, Problem> {
+    let since =
+        request.query_as::<Since>("since", "a time in RFC 3339, or a duration such as 10m")?;
+    let tail = request.query_as("tail", "a number of lines up to 100000")?;
+    let timestamps = request.query_as("timestamps", "true or false")?;
+    Ok(LogQuery {
+        encoding: request
+            .query_as("encoding", "text or base64")?
+            .unwrap_or_default(),
+        part: LogPart {
+            streams: request
+                .query_as("stream", "all, stdout or stderr")?
+                .unwrap_or_default(),
+            since: since.map(|since| since.at(Time::now())),
+            tail,
+        },
+        timestamps: timestamps.unwrap_or(false),
+    })
 }
 
 fn render(update: LogUpdate) -> Bytes {

@@ -8,29 +8,32 @@
 //!                     missing output, from the store ──▶ end ◀─────────────────────────────┘
 //! ```
 //!
-//! A node keeps a job until its result is stored and no reader follows it any more, within limits. So a
-//! reader from the start gets all output, and a later one the part that the result keeps.
+//! A node keeps a job until its result is stored and no reader follows it any more, within limits; a reader that comes
+//! later gets the kept log. One that does not follow gets a snapshot, and an `end` with the status at that time.
 
 use super::{
-    AppState, EventSelection, NODE_ANSWER_TIMEOUT, NodeLogError, StreamFilter, read_events,
-    stored_log, stored_task,
+    AppState, LogQuery, NODE_ANSWER_TIMEOUT, NodeLogError, kept::KeptLog, open_events, stored_task,
+    unreachable_node,
 };
 use crate::{
     api::{
         TaskId,
         error::ApiError,
-        events::{JobEvent, Stream},
+        events::{JobEvent, OutputData, OutputEncoding, Stream},
         tasks::{LogCursor, TaskStatus},
+        time::Time,
     },
     backoff::Backoff,
     errors,
     orchestrator::{
+        node_client::NodeEvents,
         reason::sanitize,
         task_watch::{LogSource, TaskState, TaskWatch},
         tasks,
     },
     wait,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
@@ -49,6 +52,14 @@ pub(in crate::orchestrator) struct LogEvent {
     pub(in crate::orchestrator) data: Value,
 }
 
+/// Output of a task that has not ended.
+enum Snapshot {
+    /// No node runs it yet.
+    Nothing,
+    /// Events of its node.
+    Events(u32, NodeEvents),
+}
+
 /// Progress of one reader.
 pub(super) struct LogStreamer {
     state: Arc<AppState>,
@@ -56,8 +67,10 @@ pub(super) struct LogStreamer {
     /// Keeps the sender of `states`.
     _watch: Arc<TaskWatch>,
     states: watch::Receiver<TaskState>,
-    filter: StreamFilter,
+    query: LogQuery,
     cursor: LogCursor,
+    /// Output so far, for a reader that does not follow.
+    snapshot: Option<Snapshot>,
     /// Status, attempt and reachability that the reader got last.
     last_status: Option<(TaskStatus, u32, (bool, Option<u8>))>,
     /// Whether the reader got all output of the current attempt.
@@ -70,7 +83,7 @@ impl LogStreamer {
         state: Arc<AppState>,
         task: TaskId,
         watch: Arc<TaskWatch>,
-        filter: StreamFilter,
+        query: LogQuery,
         cursor: LogCursor,
     ) -> Self {
         Self {
@@ -78,16 +91,73 @@ impl LogStreamer {
             task,
             states: watch.subscribe(),
             _watch: watch,
-            filter,
+            query,
             cursor,
+            snapshot: None,
             last_status: None,
             is_complete: false,
         }
     }
 
+    /// Prepares for a reader that wants what there is, and does not wait. Fails where the node does not answer.
+    pub(super) async fn open_snapshot(&mut self) -> Result<(), ApiError> {
+        let current = *self.states.borrow();
+        if current.status.is_final() {
+            return Ok(());
+        }
+        let Some(source) = current.source else {
+            self.snapshot = Some(Snapshot::Nothing);
+            return Ok(());
+        };
+        self.start_attempt(current.attempt);
+        match open_events(&self.state, source, self.cursor.seq, false, &self.query).await {
+            Ok(events) => self.snapshot = Some(Snapshot::Events(current.attempt, events)),
+            Err(NodeLogError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                let error = errors::chain(&error);
+                tracing::debug!(
+                    error,
+                    "output of a running task can't be read from its node"
+                );
+                // The task may have ended meanwhile, and its node have forgotten it.
+                if !stored_task(&self.state, self.task).await?.status.is_final() {
+                    return Err(unreachable_node().into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what there is of a task that has not ended, and an end with its status.
+    async fn send_snapshot(&mut self, snapshot: Snapshot, to: &mpsc::Sender<LogEvent>) {
+        let current = *self.states.borrow();
+        self.send_status(current, to).await;
+        if let Snapshot::Events(attempt, mut events) = snapshot {
+            loop {
+                match events.next().await {
+                    Ok(Some(JobEvent::Result(_)) | None) => break,
+                    Ok(Some(event)) if event.attempt().is_none_or(|other| other == attempt) => {
+                        self.relay_event(event, to).await;
+                    }
+                    Ok(Some(_)) => break,
+                    Err(error) => {
+                        // Without an end: the reader comes again, and goes on where it was.
+                        let error = errors::chain(&error);
+                        return tracing::debug!(task = %self.task, error, "log of a node was cut off");
+                    }
+                }
+            }
+        }
+        self.send("end", json!({ "status": current.status }), to)
+            .await;
+    }
+
     /// Sends all events up to the end of the task, whose stored status is `stored`.
     pub(super) async fn run(mut self, stored: TaskStatus, to: mpsc::Sender<LogEvent>) {
         let to = &to;
+        if let Some(snapshot) = self.snapshot.take() {
+            return self.send_snapshot(snapshot, to).await;
+        }
         if stored.is_final() {
             return self.send_end(stored, to).await;
         }
@@ -173,8 +243,8 @@ impl LogStreamer {
         to: &mpsc::Sender<LogEvent>,
     ) -> Result<(), NodeLogError> {
         let attempt = self.cursor.attempt;
-        let selection = EventSelection::All;
-        let mut events = read_events(&self.state, source, self.cursor.seq, selection).await?;
+        let after = self.cursor.seq;
+        let mut events = open_events(&self.state, source, after, true, &self.query).await?;
         loop {
             let silence_after_end = async {
                 wait_attempt_over(self.states.clone(), attempt).await;
@@ -190,46 +260,63 @@ impl LogStreamer {
             if matches!(event, JobEvent::Result(_)) {
                 return Ok(());
             }
-            self.relay_event(&event, to).await;
+            self.relay_event(event, to).await;
         }
     }
 
     /// Relays an event, unless the reader has it already or did not ask for it.
-    async fn relay_event(&mut self, event: &JobEvent, to: &mpsc::Sender<LogEvent>) {
+    async fn relay_event(&mut self, event: JobEvent, to: &mpsc::Sender<LogEvent>) {
         let Some(seq) = event.seq().filter(|seq| *seq > self.cursor.seq) else {
             return;
         };
         self.cursor.seq = seq;
+        let streams = self.query.part.streams;
         let (name, data) = match event {
-            JobEvent::Stdout { data, .. } if self.filter.has(Stream::Stdout) => {
-                ("stdout", json!({ "data": data }))
+            JobEvent::Stdout { data, time, .. } if streams.has(Stream::Stdout) => {
+                ("stdout", self.output(data, time))
             }
-            JobEvent::Stderr { data, .. } if self.filter.has(Stream::Stderr) => {
-                ("stderr", json!({ "data": data }))
+            JobEvent::Stderr { data, time, .. } if streams.has(Stream::Stderr) => {
+                ("stderr", self.output(data, time))
             }
-            JobEvent::Gap { stream, bytes, .. } if self.filter.has(*stream) => {
+            JobEvent::Gap { stream, bytes, .. } if streams.has(stream) => {
                 ("gap", json!({ "stream": stream, "bytes": bytes }))
             }
             JobEvent::Status { detail, .. } => (
                 "status",
-                json!({ "status": TaskStatus::Running, "detail": sanitize(detail) }),
+                json!({ "status": TaskStatus::Running, "detail": sanitize(&detail) }),
             ),
             _ => return,
         };
         self.send(name, data, to).await;
     }
 
-    /// Sends the missing output of the last attempt, and the end. Stops early where the store can't be read:
+    /// Output in the encoding that the reader wants. A node of an earlier release sends text to all.
+    fn output(&self, data: OutputData, time: Option<Time>) -> Value {
+        let mut value = match (data, self.query.encoding) {
+            (OutputData::Text(text), OutputEncoding::Base64) => {
+                json!({ "data_base64": STANDARD.encode(text) })
+            }
+            (OutputData::Base64(text), _) => json!({ "data_base64": text }),
+            (OutputData::Text(text), _) => json!({ "data": text }),
+        };
+        if let Some(time) = time {
+            value["time"] = json!(time);
+        }
+        value
+    }
+
+    /// Sends the missing output of the last attempt, and the end. Stops early where the output can't be read:
     /// the reader reconnects.
     async fn send_end(&mut self, status: TaskStatus, to: &mpsc::Sender<LogEvent>) {
         if !self.is_complete {
-            let (attempt, log) = match stored_log(&self.state, self.task).await {
-                Ok(stored) => stored,
+            let (part, cursor) = (self.query.part, self.cursor);
+            let kept = KeptLog::open(&self.state, self.task, part, cursor).await;
+            let kept = match kept {
+                Ok(kept) => kept,
                 Err(error) => return self.log_interruption(&error),
             };
-            self.start_attempt(attempt);
-            while let Some(event) = log.event_after(attempt, self.cursor.seq) {
-                self.relay_event(&event, to).await;
+            if !self.send_kept(kept, status, to).await {
+                return;
             }
         }
         let task = match stored_task(&self.state, self.task).await {
@@ -241,6 +328,39 @@ impl LogStreamer {
             data["exit_code"] = code.into();
         }
         self.send("end", data, to).await;
+    }
+
+    /// Sends kept output; false where it could not be read to its end.
+    async fn send_kept(
+        &mut self,
+        mut kept: KeptLog,
+        status: TaskStatus,
+        to: &mpsc::Sender<LogEvent>,
+    ) -> bool {
+        self.start_attempt(kept.attempt);
+        if let Some(notice) = kept.notice {
+            let data = json!({ "status": status, "detail": notice });
+            self.send("status", data, to).await;
+        }
+        loop {
+            let records = match kept.read().await {
+                Ok(records) => records,
+                Err(error) => {
+                    let error = errors::chain(&error);
+                    tracing::warn!(task = %self.task, error, "kept log can't be read to its end");
+                    return false;
+                }
+            };
+            if records.is_empty() {
+                return true;
+            }
+            for record in records {
+                let event = record.into_event(kept.attempt, self.query.encoding);
+                if let Some(event) = event {
+                    self.relay_event(event, to).await;
+                }
+            }
+        }
     }
 
     fn log_interruption(&self, error: &ApiError) {

@@ -6,7 +6,7 @@
 use super::{
     ExpiredBatch, Retention, Store, StoreError, artifacts::OLD_UPLOADS, tasks::IDEMPOTENCY_WINDOW,
 };
-use crate::api::{TaskId, time::Time};
+use crate::api::{JobId, TaskId, time::Time};
 use rusqlite::{Connection, params};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ const DELETE_TASK: [&str; 6] = [
     "DELETE FROM tasks WHERE id = ?1",
 ];
 
+const JOB_IDS: &str = "SELECT id FROM jobs WHERE task_id = ?1";
+const KNOWN_JOB: &str = "SELECT 1 FROM jobs WHERE id = ?1";
+
 /// Deletes of what has expired at a time, up to a number of rows. Tokens go before their session.
 const EXPIRED: [&str; 3] = [
     "DELETE FROM refresh_tokens WHERE token_sha256 IN
@@ -59,7 +62,9 @@ impl Store {
     ) -> Result<ExpiredBatch, StoreError> {
         self.write(move |c| {
             let tasks = expired_tasks(c, keep, now)?;
+            let mut jobs = Vec::new();
             for id in &tasks {
+                jobs.extend(job_ids(c, *id)?);
                 delete_task(c, *id)?;
             }
             let is_full = |rows: usize| rows == BATCH_LIMIT as usize;
@@ -75,11 +80,39 @@ impl Store {
             }
             Ok(ExpiredBatch {
                 tasks: tasks.len(),
+                jobs,
                 more,
             })
         })
         .await
     }
+
+    /// Jobs of a task.
+    pub async fn task_job_ids(&self, id: TaskId) -> Result<Vec<JobId>, StoreError> {
+        self.read(move |c| job_ids(c, id)).await
+    }
+
+    /// Those of the jobs that are not in the store.
+    pub async fn jobs_unknown(&self, jobs: Vec<JobId>) -> Result<Vec<JobId>, StoreError> {
+        self.read_long(move |c| {
+            let mut statement = c.prepare_cached(KNOWN_JOB)?;
+            let mut unknown = Vec::new();
+            for job in &jobs {
+                if !statement.exists([*job])? {
+                    unknown.push(*job);
+                }
+            }
+            Ok(unknown)
+        })
+        .await
+    }
+}
+
+/// Jobs of a task.
+fn job_ids(c: &Connection, id: TaskId) -> Result<Vec<JobId>, StoreError> {
+    let mut statement = c.prepare_cached(JOB_IDS)?;
+    let ids = statement.query_map([id], |row| row.get(0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 /// Deletes a finished task and all rows that name it.
@@ -136,6 +169,8 @@ mod tests {
             OLD_KEYS,
             OLD_DELETED_JOBS,
             OLD_UPLOADS,
+            JOB_IDS,
+            KNOWN_JOB,
         ]) {
             let looked = store.read_blocking(move |c| {
                 assert_seeks(c, sql);

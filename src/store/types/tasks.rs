@@ -2,7 +2,7 @@
 
 use super::{Placement, Refusals};
 use crate::api::{
-    TaskId, UserId,
+    JobId, TaskId, UserId,
     tasks::{Task, TaskStatus},
 };
 use std::{fmt, time::Duration};
@@ -138,10 +138,12 @@ pub struct Retention {
 }
 
 /// Result of one batch of deletes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ExpiredBatch {
     /// Number of tasks that were deleted.
     pub tasks: usize,
+    /// Their jobs.
+    pub jobs: Vec<JobId>,
     /// Whether there may be more to delete.
     pub more: bool,
 }

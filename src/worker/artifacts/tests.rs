@@ -7,7 +7,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::{
         ffi::OsStrExt as _,
-        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        fs::{MetadataExt as _, symlink},
     },
 };
 use tempfile::TempDir;

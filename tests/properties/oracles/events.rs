@@ -2,7 +2,10 @@
 
 use cynode::{
     api::{
-        events::{JobEvent, MAX_SEQ, OUTPUT_LIMIT_BYTES, OutputLog, Stream},
+        events::{
+            JobEvent, LogRecord, MAX_SEQ, OUTPUT_LIMIT_BYTES, OutputChunk, OutputData, OutputLog,
+            RecordContent, Stream, omission_line,
+        },
         jobs::{JobResult, Outcome},
     },
     http::lines::LineBuffer,
@@ -18,14 +21,39 @@ pub fn stream(bytes: &[u8]) {
     let mut log = OutputLog::default();
     for event in &events {
         one(event);
+        let Some(record) = record(event) else {
+            continue;
+        };
         let before = log.last_seq();
-        let taken = log.append(event);
-        let news = event.seq().filter(|seq| *seq > before && *seq <= MAX_SEQ);
-        assert_eq!(taken, news.is_some());
-        assert_eq!(log.last_seq(), news.unwrap_or(before));
+        let taken = log.append(&record);
+        let is_new = record.seq > before && record.seq <= MAX_SEQ;
+        assert_eq!(taken, is_new);
+        assert_eq!(log.last_seq(), if is_new { record.seq } else { before });
     }
-    log.finish();
     kept(&log);
+}
+
+/// Record that an event was made of.
+fn record(event: &JobEvent) -> Option<LogRecord> {
+    let output = |stream, data: &OutputData| match data {
+        OutputData::Text(text) => Some(RecordContent::Output(OutputChunk::from_text(stream, text))),
+        OutputData::Base64(_) => None,
+    };
+    let content = match event {
+        JobEvent::Started { .. } => RecordContent::Started,
+        JobEvent::Stdout { data, .. } => output(Stream::Stdout, data)?,
+        JobEvent::Stderr { data, .. } => output(Stream::Stderr, data)?,
+        JobEvent::Gap { stream, bytes, .. } => RecordContent::Gap {
+            stream: *stream,
+            bytes: *bytes,
+        },
+        _ => return None,
+    };
+    Some(LogRecord {
+        seq: event.seq()?,
+        time: None,
+        content,
+    })
 }
 
 /// Events up to the first unreadable line, and its fault.
@@ -83,46 +111,50 @@ fn sound(result: &JobResult) {
 pub fn kept(log: &OutputLog) {
     let texts = [Stream::Stdout, Stream::Stderr].map(|stream| log.text(stream));
     assert!(texts.iter().all(|text| text.len() <= OUTPUT_LIMIT_BYTES));
-    let [stdout, stderr] = texts;
+    let [stdout, stderr] = &texts;
     let again = OutputLog::restore(&log.outline(), stdout, stderr);
-    assert_eq!(
-        format!("{:?}", events(&again)),
-        format!("{:?}", events(log))
-    );
-    assert_eq!(replay(log), texts.map(str::to_owned));
+    assert_eq!(records(&again), records(log));
+    assert_eq!(replay(log), texts);
 }
 
-/// All events, in the order of their numbers.
-fn events(log: &OutputLog) -> Vec<JobEvent> {
-    let (mut events, mut after) = (Vec::new(), 0);
-    while let Some(event) = log.event_after(1, after) {
-        let seq = event.seq().expect("a numbered event");
-        assert!(after < seq && seq <= log.last_seq());
-        after = seq;
-        events.push(event);
+/// All records, in the order of their numbers.
+fn records(log: &OutputLog) -> Vec<LogRecord> {
+    let (mut records, mut after) = (Vec::new(), 0);
+    while let Some(record) = log.record_after(after) {
+        assert!(after < record.seq && record.seq <= log.last_seq());
+        after = record.seq;
+        records.push(record);
     }
-    events
+    records
 }
 
-/// Output of a reader of all events.
+/// Output of a reader of all records, with the line of a result for what is missing.
 pub fn replay(log: &OutputLog) -> [String; 2] {
     let mut texts = [String::new(), String::new()];
-    for event in events(log) {
-        match event {
-            JobEvent::Stdout { data, .. } => texts[0].push_str(&data),
-            JobEvent::Stderr { data, .. } => texts[1].push_str(&data),
+    for record in records(log) {
+        match record.content {
+            RecordContent::Output(chunk) => texts[chunk.stream as usize].push_str(&chunk.text()),
+            RecordContent::Gap { stream, bytes } => {
+                texts[stream as usize].push_str(&omission_line(bytes));
+            }
             _ => {}
         }
     }
     texts
 }
 
-/// Output of a job as a node records it: decoded, and cut at the result's limit.
+/// Output of a job as a node records it: cut at the end of the result's head.
 pub fn print(log: &mut OutputLog, stream: Stream, text: &str) {
-    let (kept, dropped) = text.split_at(log.room_for(stream, text));
-    for part in [kept, dropped] {
+    let room = log.head_room(stream);
+    let cut = if room == 0 {
+        text.len()
+    } else {
+        text.floor_char_boundary(room)
+    };
+    let (head, rest) = text.split_at(cut);
+    for part in [head, rest] {
         if !part.is_empty() {
-            log.push(stream, part);
+            log.push(stream, part, part.len());
         }
     }
 }
