@@ -4,6 +4,7 @@ use super::{NodeError, Settings, address::AdvertisedUrl};
 use crate::{
     api::{
         PAYLOAD_VERSION,
+        events::LOG_ARCHIVE_FEATURE,
         nodes::{
             CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, InferenceMode,
             MAX_TEXT_BYTES, MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach,

@@ -13,6 +13,7 @@ use super::{
 use crate::api::{
     audit::{AuditAction, AuditLog},
     auth::{Login, Logout, Refresh, Tokens, User},
+    events::MAX_TAIL_LINES,
     nodes::{NodeList, NodeView},
     tasks::{
         CancelAnswer, CreateTask, StdinAnswer, Task, TaskList, TaskLogs, TaskResult, TaskStatus,
@@ -25,7 +26,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 const EVENTS: &str = "\
 Server-sent events, with follow=true or if Accept names this type. The data of `status` is \
-`{\"status\", \"reason\"?, \"detail\"?}`, of `stdout` and `stderr` `{\"data\"}`, of `gap` (output that was dropped) \
+`{\"status\", \"reason\"?, \"detail\"?}`, of `stdout` and `stderr` `{\"data\" or \"data_base64\", \"time\"?}`, of `gap` (output that was dropped) \
 `{\"stream\", \"bytes\"}`, and of `end`, the last event, `{\"status\", \"exit_code\"?}`. An id is \
 `<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
 
@@ -205,24 +206,7 @@ fn tasks() -> Vec<Operation> {
         .fails_with(409),
         cancel_task(),
         send_stdin(),
-        get(
-            "/v1/tasks/{id}/logs",
-            "get_task_logs",
-            "Show or follow the output of a task",
-        )
-        .query(
-            "stream",
-            "Output stream; both if absent.",
-            |_| json_schema!({"type": "string", "enum": ["all", "stdout", "stderr"]}),
-        )
-        .query("follow", "Whether to stream events as they happen.", schema_of::<bool>)
-        .header(
-            "Last-Event-ID",
-            "Id of the last event received; events after it are sent.",
-            |_| json_schema!({"type": "string", "pattern": format!("^({EVENT_ID})?$")}),
-        )
-        .returns::<TaskLogs>()
-        .returns_media("text/event-stream", EVENTS, log_event),
+        get_task_logs(),
     ]
 }
 
@@ -258,6 +242,51 @@ fn send_stdin() -> Operation {
     )
     .octets()
     .returns::<StdinAnswer>()
+}
+
+fn get_task_logs() -> Operation {
+    get(
+        "/v1/tasks/{id}/logs",
+        "get_task_logs",
+        "Show or follow the output of a task",
+    )
+    .query(
+        "stream",
+        "Output stream; both if absent.",
+        |_| json_schema!({"type": "string", "enum": ["all", "stdout", "stderr"]}),
+    )
+    .query(
+        "follow",
+        "Whether to stream events as they happen.",
+        schema_of::<bool>,
+    )
+    .query(
+        "encoding",
+        "Encoding of the output: text, or bytes in base64.",
+        |_| json_schema!({"type": "string", "enum": ["text", "base64"]}),
+    )
+    .query(
+        "tail",
+        "Number of lines from the end, both streams together.",
+        |_| json_schema!({"type": "integer", "minimum": 0, "maximum": MAX_TAIL_LINES}),
+    )
+    .query(
+        "since",
+        "Earliest time of output: RFC 3339, or a duration before now, such as 10m.",
+        schema_of::<String>,
+    )
+    .query(
+        "timestamps",
+        "Whether each line of the document begins with its time.",
+        schema_of::<bool>,
+    )
+    .header(
+        "Last-Event-ID",
+        "Id of the last event received; events after it are sent.",
+        |_| json_schema!({"type": "string", "pattern": format!("^({EVENT_ID})?$")}),
+    )
+    .returns::<TaskLogs>()
+    .returns_media("text/event-stream", EVENTS, log_event)
 }
 
 fn list_tasks() -> Operation {

@@ -130,7 +130,7 @@ async fn fetch(state: &Arc<AppState>, job: &RunningJob) -> Result<(), FetchError
     let node = node.ok_or(FetchError::NoNode)?;
     let client = state.node_client(&node).ok_or(FetchError::NoNode)?;
     // An earlier release, or another implementation.
-    if !node.report.has_feature(LOG_ARCHIVE_FEATURE) {
+    if !node.capability.has_feature(LOG_ARCHIVE_FEATURE) {
         return Err(FetchError::Unsupported);
     }
     let chunks = match client.read_log(job.id, job.attempt).await {
