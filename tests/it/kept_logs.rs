@@ -29,7 +29,7 @@ fn stdout_of(events: &[SseEvent]) -> String {
 }
 
 /// Half a megabyte of numbered lines.
-const LONG: &str = "seq -f %09.0f 0 49999";
+const LONG: &str = r#"awk 'BEGIN { for (n = 0; n < 50000; n++) printf "%09d\n", n }'"#;
 
 fn long_text() -> String {
     (0..50_000).map(|n| format!("{n:09}\n")).collect()
