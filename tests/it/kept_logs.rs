@@ -80,7 +80,7 @@ fn deleted_task_takes_its_log_along() {
 #[test]
 fn part_of_log_can_be_selected() {
     let cluster = Cluster::start();
-    let id = cluster.script("for n in 1 2 3; do echo out $n; echo err $n >&2; usleep 20000; done; until [ -e go ]; do usleep 5000; done; printf end");
+    let id = cluster.script("for n in 1 2 3; do echo out $n; usleep 20000; echo err $n >&2; usleep 20000; done; until [ -e go ]; do usleep 5000; done; printf end");
     let path = format!("/v1/tasks/{id}/logs");
     for event in cluster.user.events(&path, None) {
         if event.data["data"] == "err 3\n" {

@@ -195,7 +195,8 @@ fn node_sends_bytes_to_who_asks() {
 #[test]
 fn long_output_keeps_head_and_tail() {
     let cluster = Cluster::start_with(&["--job-log-size", "256MiB"]);
-    let script = r#"awk 'BEGIN { for (n = 0; n < 10000000; n++) printf "%09d\n", n }'; echo done >&2"#;
+    let script =
+        r#"awk 'BEGIN { for (n = 0; n < 10000000; n++) printf "%09d\n", n }'; echo done >&2"#;
     let run = cluster
         .cli(&["run", "--name", "long", "--", "sh", "-c", script])
         .output()

@@ -62,6 +62,8 @@ struct KeptText {
     tail_marks: VecDeque<EventMark>,
     /// Position of the first byte of `tail`.
     tail_at: u64,
+    /// Bytes of the latest events, which only begin a character; they count with the event that completes it.
+    unfinished: usize,
     /// Missing output, in bytes as printed.
     dropped: u64,
     /// Number of the last event whose output was dropped.
@@ -256,6 +258,11 @@ impl StreamEvent<'_> {
 impl KeptText {
     /// Keeps an event whole: in the head where it fits, else in the tail.
     fn keep(&mut self, seq: u64, text: &str, bytes: usize) {
+        self.unfinished += bytes;
+        if text.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.unfinished);
         self.is_head_closed |= text.len() > HEAD_LIMIT_BYTES - self.head.len();
         if self.is_head_closed {
             self.push_tail(seq, text, bytes);
@@ -278,7 +285,6 @@ impl KeptText {
     fn push_head(&mut self, seq: u64, text: &str, bytes: usize) {
         let start = self.head.len() as u64;
         self.head.push_str(text);
-        // An event without text only begins a character; it has a number, and nothing to show.
         self.head_marks.extend(mark(seq, start, text, bytes));
     }
 
