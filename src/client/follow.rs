@@ -164,7 +164,7 @@ pub(super) fn follow_part(
                 }
             }
             // The first call shows whether there is a task to follow; later ones are retried.
-            Err(failure) if !is_known && printer.last_id.is_empty() => return Err(failure),
+            Err(failure) if !options.is_known && printer.last_id.is_empty() => return Err(failure),
             Err(failure) if !matches!(failure.exit, Exit::Unreachable | Exit::Internal) => {
                 return Err(failure);
             }

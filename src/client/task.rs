@@ -5,7 +5,6 @@ use super::{
     artifact::NewTask,
     download,
     flags::in_flags,
-    follow::{FollowMode, follow},
     input::StdinWarning,
     paths,
     print::{self, clean},

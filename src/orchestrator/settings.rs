@@ -6,7 +6,7 @@ use crate::{
     store::{QueueLimits, Retention, StoreError},
 };
 use ipnet::IpNet;
-use std::{collections::HashMap, io, net::SocketAddr};
+use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 use zeroize::Zeroizing;
 
 /// Settings that the operator chooses.
