@@ -1,6 +1,9 @@
 //! Flags and arguments of the client commands.
 
-use super::{FileFlags, ResourceFlags, TaskArtifactsArgs, number, parse_duration};
+use super::{
+    FileFlags, ResourceFlags, TaskArtifactsArgs, number, parse_duration, values::parse_pull,
+};
+use crate::api::jobs::PullPolicy;
 use clap::{Args, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
@@ -43,6 +46,12 @@ pub struct TaskFlags {
     /// Time between TERM and KILL when the command is stopped, at most 5m; 0s: kill at once [default: 5s]
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub grace: Option<Duration>,
+    /// Pull the image: missing, where the node lacks it; always, before each attempt; never [default: missing]
+    #[arg(long, value_name = "WHEN", value_parser = parse_pull)]
+    pub pull: Option<PullPolicy>,
+    /// Run only on the node with this slug
+    #[arg(long, value_name = "SLUG", help_heading = "Scheduling")]
+    pub node: Option<String>,
     /// Run only on nodes with this label; repeatable
     #[arg(long, value_name = "LABEL", help_heading = "Scheduling")]
     pub label: Vec<String>,

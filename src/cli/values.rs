@@ -1,7 +1,10 @@
 //! Value parsers of flags and of `node.yaml`. Each error names the form that is expected, not how parsing
 //! failed.
 
-use crate::api::size::{ByteSize, InvalidSize};
+use crate::api::{
+    jobs::PullPolicy,
+    size::{ByteSize, InvalidSize},
+};
 use ipnet::IpNet;
 use std::{
     fmt::Display,
@@ -25,6 +28,12 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     parse_quantity(text, &MILLIS)
         .map(Duration::from_millis)
         .ok_or_else(|| "expected a duration such as 90s, 5m or 2h".to_owned())
+}
+
+/// Parses a pull policy.
+pub(super) fn parse_pull(text: &str) -> Result<PullPolicy, String> {
+    text.parse()
+        .map_err(|_| "expected missing, always or never".to_owned())
 }
 
 /// Parses a duration, or `off` as zero.

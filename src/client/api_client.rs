@@ -3,15 +3,16 @@
 use super::{
     connection,
     credentials::{self, Credentials, not_logged_in},
-    flags::{field_in_flags, in_flags},
-    print::{clean, note},
+    flags::in_flags,
+    print::clean,
+    warnings,
 };
 use crate::{
     api::{
         auth::{Refresh, Tokens},
         jobs::MAX_GRACE_SECONDS,
         problem::ProblemBody,
-        warning::{Warning, WithWarnings},
+        warning::WithWarnings,
     },
     cli::ClientFlags,
     exit::{Exit, Failure},
@@ -373,12 +374,7 @@ pub(super) fn read_json<T: DeserializeOwned>(answer: http::Response<Body>) -> Re
         .take(MAX_BODY_BYTES as u64)
         .read_to_end(&mut bytes)?;
     let WithWarnings { warnings } = serde_json::from_slice(&bytes).unwrap_or_default();
-    for Warning { field, detail } in warnings {
-        note(&clean(&format!(
-            "warning: {}: {detail}",
-            field_in_flags(&field)
-        )));
-    }
+    warnings::show(warnings);
     parse_json(&bytes).map_err(|problem| {
         Failure::internal(format!(
             "the orchestrator sent an answer that this cynode does not understand: {}",

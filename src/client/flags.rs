@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 28] = [
+const FLAGS: [(&str, &str); 30] = [
     ("action", "--action"),
     ("artifacts", "--artifact"),
     ("command", "the command"),
@@ -24,10 +24,12 @@ const FLAGS: [(&str, &str); 28] = [
     ("memory", "--memory"),
     ("name", "--name"),
     ("new_password", "the new password"),
+    ("node", "--node"),
     ("node_labels", "--label"),
     ("password", "the password"),
     ("pids", "--pids"),
     ("priority", "--priority"),
+    ("pull", "--pull"),
     ("script", "the script"),
     ("shm_size", "--shm-size"),
     ("status", "--status"),

@@ -31,3 +31,4 @@ mod task_get;
 mod transfer;
 mod upload;
 pub mod users;
+mod warnings;

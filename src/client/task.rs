@@ -62,6 +62,8 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         // What is too long for the field is too long for the orchestrator, too, which says so.
         grace_seconds: (flags.grace.map(seconds)).map(|s| s.try_into().unwrap_or(u32::MAX)),
         node_labels: (!flags.label.is_empty()).then_some(flags.label),
+        node: flags.node,
+        pull: flags.pull,
         max_attempts: flags.max_attempts,
         priority: flags.priority,
         artifacts: (!flags.files.artifact.is_empty()).then_some(flags.files.artifact),

@@ -13,6 +13,7 @@ use super::{
     Engine, EngineError, ImageLease, PulledImages,
     image_files::{FileCheckCache, not_runnable},
     image_metadata::{IndexStamp, ResolvedImage},
+    local_images::LocalNames,
     pull_fault::{PullFault, sanitize_for_log},
 };
 use crate::{
@@ -90,6 +91,7 @@ pub struct Images {
     /// By image, and whether it is pulled although it is present.
     resolutions: Mutex<HashMap<(ImageRef, bool), Resolution>>,
     pub(super) checked: Mutex<FileCheckCache>,
+    pub(super) local: Mutex<LocalNames>,
 }
 
 /// A resolution in progress, including the pull, shared by all callers that wait for it.
@@ -123,6 +125,7 @@ impl Images {
             known: Mutex::default(),
             resolutions: Mutex::default(),
             checked: Mutex::default(),
+            local: Mutex::default(),
         }
     }
 

@@ -41,6 +41,7 @@ pub mod info;
 mod isolation;
 pub mod labels;
 pub mod limits;
+mod local_images;
 mod orphans;
 pub mod probe;
 mod probe_container;

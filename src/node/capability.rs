@@ -4,11 +4,10 @@ use super::{NodeError, Settings, address::AdvertisedUrl};
 use crate::{
     api::{
         PAYLOAD_VERSION,
-        events::LOG_ARCHIVE_FEATURE,
         nodes::{
             CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, InferenceMode,
             MAX_TEXT_BYTES, MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach,
-            SandboxCapability, WorkerApi,
+            SandboxCapability, WorkerApi, features,
         },
         time::Time,
     },
@@ -25,13 +24,14 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 6] = [
+const BASE_FEATURES: [&str; 7] = [
     "network-none",
     "workspace",
     "static-init",
     "grace",
-    "stdin",
-    LOG_ARCHIVE_FEATURE,
+    features::STDIN,
+    features::LOG_ARCHIVE,
+    features::PULL_POLICY,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.
@@ -110,6 +110,10 @@ impl Machine {
                 sandbox.default_timeout_seconds = Some(default);
                 sandbox.max_timeout_seconds = Some(most);
             }
+            sandbox.local_images = match worker {
+                Some(worker) => worker.local_images().await,
+                None => None,
+            };
             let refusal = match worker {
                 Some(worker) => worker.unavailable_reason().await,
                 None => self.engine.health_error(),

@@ -106,7 +106,7 @@ async fn created(state: &AppState, outcome: CreateOutcome) -> Result<Task, ApiEr
             "{queue} is full; wait until some of its tasks have started, then try again"
         ))),
         CreateOutcome::TooManyLanes => Err(queue_full(format!(
-            "your queued tasks have {MAX_LANES_PER_USER} different requirements on nodes (labels, devices and the like), \
+            "your queued tasks have {MAX_LANES_PER_USER} different requirements on nodes (node_labels, gpus and the like), \
              which is the limit; wait until some have started, or cancel some, then try again"
         ))),
         CreateOutcome::KeyReused => Err(Problem::new(

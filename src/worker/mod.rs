@@ -50,6 +50,7 @@ pub(crate) use init_copy::InitCopy;
 pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
 
 use crate::{
+    api::nodes::features,
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
@@ -85,7 +86,7 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 /// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// Features of files in and results out.
-const FILE_FEATURES: [&str; 2] = ["files", "artifacts"];
+const FILE_FEATURES: [&str; 2] = [features::FILES, features::ARTIFACTS];
 /// Features of single limits; that of all of them is `limits`.
 const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
     (Some(LimitKind::Cpus), "limit-cpus"),
@@ -162,19 +163,19 @@ impl PreparedWorker {
 
     /// Features of the sandboxes, by which an orchestrator chooses nodes.
     pub fn features(&self) -> Vec<String> {
-        let mut features: Vec<String> = LIMIT_FEATURES
+        let mut supported: Vec<String> = LIMIT_FEATURES
             .into_iter()
             .filter(|(kind, _)| kind.is_none_or(|kind| self.limits.has(kind)))
             .map(|(_, feature)| feature.to_owned())
             .collect();
-        features.extend(FILE_FEATURES.map(str::to_owned));
+        supported.extend(FILE_FEATURES.map(str::to_owned));
         if self.limits.faults().next().is_none() {
-            features.push("limits".to_owned());
+            supported.push(features::LIMITS.to_owned());
         }
         if !self.gpus.is_empty() {
-            features.push("gpus".to_owned());
+            supported.push(features::GPUS.to_owned());
         }
-        features
+        supported
     }
 
     /// Label of the containers of this node.
@@ -296,6 +297,11 @@ impl Worker {
             access.effective_timeout_seconds(default),
             access.effective_timeout_seconds(most),
         )
+    }
+
+    /// Names of the images of `localhost/`; `None` where they are unknown, or too many.
+    pub async fn local_images(&self) -> Option<Vec<String>> {
+        self.0.api.ctx.images.local_names().await
     }
 
     /// Number of slots that are occupied by jobs of other orchestrators than the one that has access now.

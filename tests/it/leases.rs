@@ -1,6 +1,7 @@
 //! Leases: the job of a silent node goes on there or at another node, and counts once. The nodes are stand-ins
 //! that record their calls.
 
+mod growth;
 mod offers;
 mod streams;
 

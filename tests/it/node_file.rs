@@ -87,8 +87,8 @@ fn missing_or_incomplete_file_is_explained() {
     }
     for (limit, words) in [
         (
-            "sandbox: {max_timeout: 4h}",
-            "--max-timeout must be 1s to 3h",
+            "sandbox: {max_timeout: 31d}",
+            "--max-timeout must be 1s to 30d",
         ),
         (
             "storage: {job_log_size: 9TiB}",

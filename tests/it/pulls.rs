@@ -167,3 +167,27 @@ fn image_is_pulled_again_after_restart() {
         (&json!("here\n"), &json!(1))
     );
 }
+
+#[test]
+fn pull_policy_of_job_is_followed() {
+    let (registry, _pulled) = Registry::with_image();
+    registry.let_go();
+    let worker = registry.worker();
+    let run = |pull: &str| {
+        let changes = json!({"image": registry.image, "pull": pull});
+        worker.run(&Worker::script_with("echo here", changes))
+    };
+    let refused = run("never");
+    assert_eq!(refused["error"]["type"], "image-not-found", "{refused}");
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("pull: never"), "{message}");
+    assert_eq!(registry.pulls(), "");
+    for (pull, pulls) in [("always", 1), ("always", 2), ("never", 2), ("missing", 2)] {
+        assert_eq!(run(pull)["stdout"], "here\n", "{pull}");
+        assert_eq!(registry.pulls().lines().count(), pulls, "{pull}");
+    }
+    // An image of localhost/ is in no registry.
+    let local = Worker::script_with("echo local", json!({"pull": "always"}));
+    assert_eq!(worker.run(&local)["stdout"], "local\n");
+    assert_eq!(registry.pulls().lines().count(), 2);
+}

@@ -26,7 +26,7 @@ impl Engine {
         let home = engine.0.path().display();
         fs::write(engine.0.path().join("words"), words).unwrap();
         let script = format!(
-            "#!/bin/sh\ncase \"$1\" in pull) echo \"$*\" >> {home}/pulls; cat {home}/words >&2; exit 125;; esac\n\
+            "#!/bin/sh\ncase \"$1\" in pull) echo \"$*\" >> {home}/pulls; echo \"$REGISTRY_AUTH_FILE\" > {home}/auth; cat {home}/words >&2; exit 125;; esac\n\
              exec podman \"$@\"\n"
         );
         fs::write(engine.path(), script).unwrap();
@@ -295,4 +295,19 @@ fn model_server_image_of_own_network_needs_permission() {
     assert_eq!(node.process.code(), 8);
     let stderr = node.process.stderr();
     assert!(stderr.contains("--allowed-image"), "{stderr}");
+}
+
+#[test]
+fn operators_login_reaches_podman_and_no_job() {
+    let engine = Engine::failing("Error: no");
+    let path = engine.path();
+    let flags = ["--engine", path.to_str().unwrap()];
+    let worker = Worker::start_with(&flags, &[("REGISTRY_AUTH_FILE", "/nowhere/auth.json")]);
+    let (kind, _) = error_of(&worker, "registry.invalid/team/tool:1");
+    assert_eq!(kind, "image-pull-failed");
+    let auth = fs::read_to_string(engine.0.path().join("auth")).unwrap();
+    assert_eq!(auth, "/nowhere/auth.json\n");
+    let environment = worker.run(&Worker::script("env"));
+    let environment = environment["stdout"].as_str().unwrap();
+    assert!(!environment.contains("auth.json"), "{environment}");
 }

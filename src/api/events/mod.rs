@@ -22,9 +22,6 @@ pub use utf8_decoder::Utf8Decoder;
 use super::{jobs::JobResult, string_form::named_enum, time::Time};
 use serde::{Deserialize, Serialize};
 
-/// Feature of a node that sends whole logs.
-pub const LOG_ARCHIVE_FEATURE: &str = "log-archive";
-
 /// Limit on the output that a result keeps of each stream, in bytes of UTF-8.
 pub const OUTPUT_LIMIT_BYTES: usize = 256 * 1024;
 /// Part of that limit for the beginning of a longer stream; the rest is for its end.

@@ -13,3 +13,5 @@ pub const LIMITS: &str = "limits";
 pub const GPUS: &str = "gpus";
 /// Pull policies other than `missing`.
 pub const PULL_POLICY: &str = "pull-policy";
+/// Whole logs of ended jobs, for the orchestrator to keep.
+pub const LOG_ARCHIVE: &str = "log-archive";

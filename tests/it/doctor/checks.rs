@@ -104,7 +104,7 @@ fn doctor_refuses_files_that_node_refuses() {
         ("node: {slug: BOX BAD}\n", "fail", "slug"),
         ("node: {labels: [\"bad label\"]}\n", "fail", "bad label"),
         ("orchestrator: {psk_file: nothere}\n", "fail", "nothere"),
-        ("sandbox: {max_timeout: 99h}\n", "fail", "max-timeout"),
+        ("sandbox: {max_timeout: 99d}\n", "fail", "max-timeout"),
         ("logging: {level: loud}\n", "fail", "logging.level"),
     ] {
         fs::write(&path, text).unwrap();

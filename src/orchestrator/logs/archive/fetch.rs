@@ -5,7 +5,7 @@
 
 use super::{ArchiveWriter, LogArchive, writer::WriteError};
 use crate::{
-    api::{JobId, events::LOG_ARCHIVE_FEATURE, jobs::JobResult},
+    api::{JobId, jobs::JobResult, nodes::features},
     background::spawn,
     backoff::Backoff,
     errors,
@@ -130,7 +130,7 @@ async fn fetch(state: &Arc<AppState>, job: &RunningJob) -> Result<(), FetchError
     let node = node.ok_or(FetchError::NoNode)?;
     let client = state.node_client(&node).ok_or(FetchError::NoNode)?;
     // An earlier release, or another implementation.
-    if !node.capability.has_feature(LOG_ARCHIVE_FEATURE) {
+    if !node.capability.has_feature(features::LOG_ARCHIVE) {
         return Err(FetchError::Unsupported);
     }
     let chunks = match client.read_log(job.id, job.attempt).await {
