@@ -20,10 +20,10 @@ use std::{
 /// First argument that makes the binary measure a sandbox, inside podman's user namespace.
 pub const MEASURE_SANDBOX_ARGUMENT: &str = "__measure-sandbox";
 
-/// Time limit of each part of a measurement; a part that exceeds it counts as unbounded.
-const WALK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time limit of all parts, with the start of podman.
+/// Time limit of a call of podman.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Parts of a measurement.
+const PARTS: u32 = 3;
 /// Directories that are open at the same time.
 const MAX_OPEN_DIRECTORIES: usize = 400;
 /// Directories that are known and not yet read.
@@ -42,6 +42,8 @@ struct MeasureRequest {
     upper: Option<PathBuf>,
     /// PID of its init on this host.
     init: Option<u32>,
+    /// Time limit of each part, in milliseconds.
+    walk_millis: u64,
 }
 
 /// Bytes and inodes in use.
@@ -80,12 +82,13 @@ impl Usage {
 
 impl Engine {
     /// Measures the disk usage of a sandbox; `init` is a copy of our binary. Parts of the container that podman doesn't
-    /// report are left out.
+    /// report are left out, and a part that takes longer than `walk_timeout` counts as unbounded.
     pub async fn measure(
         &self,
         init: &Path,
         spool: &Path,
         container: Option<&str>,
+        walk_timeout: Duration,
     ) -> Result<SandboxUsage, EngineError> {
         let (upper, pid) = match container {
             Some(name) => tokio::join!(self.upper_dir(name), self.init_pid(name)),
@@ -95,6 +98,7 @@ impl Engine {
             spool: spool.to_owned(),
             upper: upper.unwrap_or_default(),
             init: pid,
+            walk_millis: walk_timeout.as_millis() as u64,
         };
         if !self.info.rootless {
             let measured = tokio::task::spawn_blocking(move || measure_sandbox(&sandbox));
@@ -104,14 +108,21 @@ impl Engine {
         let program = init.to_string_lossy();
         let arguments = ["unshare", &program, MEASURE_SANDBOX_ARGUMENT, &request];
         // It may take long, so this is not one of the short calls.
-        let answer = call(&self.program, &arguments, CALL_TIMEOUT, |_| ()).await?;
+        let answer = call(
+            &self.program,
+            &arguments,
+            CALL_TIMEOUT + walk_timeout * PARTS,
+            |_| (),
+        )
+        .await?;
         serde_json::from_str(&answer).map_err(|error| EngineError::UnexpectedOutput {
             call: "unshare".to_owned(),
             reason: error.to_string(),
         })
     }
 
-    async fn init_pid(&self, container: &str) -> Option<u32> {
+    /// PID of a sandbox's init on this host.
+    pub async fn init_pid(&self, container: &str) -> Option<u32> {
         let inspect = ["container", "inspect", "--format={{.State.Pid}}", container];
         let answer = self.call(&inspect, CALL_TIMEOUT).await.ok()?;
         answer.trim().parse().ok().filter(|pid| *pid > 0)
@@ -127,7 +138,8 @@ pub fn measure_from_argument(argument: &str) -> serde_json::Result<String> {
 /// Measures a sandbox.
 fn measure_sandbox(sandbox: &MeasureRequest) -> SandboxUsage {
     // Each part has a deadline of its own, so that a large one doesn't hide another.
-    let tree = |top: &Path| measure_tree(top, Instant::now() + WALK_TIMEOUT);
+    let timeout = Duration::from_millis(sandbox.walk_millis);
+    let tree = |top: &Path| measure_tree(top, Instant::now() + timeout);
     let mut usage = SandboxUsage {
         jobs: tree(&sandbox.spool),
         images: sandbox.upper.as_deref().map(tree).unwrap_or_default(),
@@ -235,7 +247,8 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
 /// Adds deleted files that processes of the sandbox keep open.
 fn add_deleted_files(usage: &mut SandboxUsage, sandbox: &MeasureRequest, init: u32) {
     let device = |path: &Path| Some(stat(path).ok()?.st_dev);
-    let found = deleted_open_files(init, Instant::now() + WALK_TIMEOUT);
+    let timeout = Duration::from_millis(sandbox.walk_millis);
+    let found = deleted_open_files(init, Instant::now() + timeout);
     // Files on an overlay have its device, not that of the filesystem below.
     let overlay = device(Path::new(&format!("/proc/{init}/root")));
     let parts = [

@@ -37,7 +37,7 @@ pub(crate) use exit::SandboxExit;
 pub(crate) use lifecycle::ExecLimits;
 pub(crate) use start::run;
 pub(crate) use stdin::StdinSource;
-pub(crate) use stop::{Excess, StopReason, StopRequest, Stops};
+pub(crate) use stop::{Excess, Overuse, StopReason, StopRequest, Stops};
 pub(crate) use supervisor::ContainerCleanup;
 
 use crate::{

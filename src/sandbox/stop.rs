@@ -18,6 +18,10 @@ pub(crate) enum StopReason {
     Canceled,
     /// The node is short of disk space, and the sandbox uses the most.
     OutOfDisk(Excess),
+    /// The node is short of memory, and the sandbox's use of it grew the most.
+    OutOfMemory(Overuse),
+    /// The sandbox has more on disk than the node allows to one.
+    WorkspaceLimit(Overuse),
     /// The machine shuts down.
     Shutdown,
 }
@@ -31,6 +35,15 @@ pub(crate) struct Excess {
     pub(crate) used: u64,
     /// Amount that the node keeps free.
     pub(crate) reserve: u64,
+}
+
+/// Use that is too much, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Overuse {
+    /// Bytes that the sandbox uses; `u64::MAX` where they could not be measured.
+    pub(crate) used: u64,
+    /// Bytes that it may use, or that the node keeps free.
+    pub(crate) limit: u64,
 }
 
 /// Request to stop a sandbox.
@@ -51,6 +64,8 @@ impl StopRequest {
     pub(crate) fn within(reason: StopReason, max_grace: Duration) -> Self {
         let limit = match reason {
             StopReason::OutOfDisk(_) => OUT_OF_DISK_GRACE,
+            // Each moment makes it worse, and others pay for it.
+            StopReason::OutOfMemory(_) | StopReason::WorkspaceLimit(_) => Duration::ZERO,
             StopReason::Shutdown => SHUTDOWN_GRACE,
             StopReason::Timeout | StopReason::Canceled => Duration::MAX,
         };

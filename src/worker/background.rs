@@ -1,7 +1,8 @@
 //! Background tasks of a worker, which run for as long as it lives.
 
 use super::{
-    Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, trash::RemovalQueue,
+    Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, memory_guard,
+    trash::RemovalQueue, workspace_guard,
 };
 use crate::{
     api::{image::ImageRef, jobs::PullPolicy},
@@ -33,6 +34,14 @@ pub(super) fn spawn_all(
     tasks.spawn("watch_podman", watch_podman(Arc::clone(ctx), home));
     tasks.spawn("watch_data_dir", watch_data_dir(Arc::clone(ctx)));
     tasks.spawn("disk_guard", disk_guard::run_disk_guard(Arc::clone(ctx)));
+    if let Some(limit) = storage.workspace_limit {
+        let guard = workspace_guard::run_workspace_guard(Arc::clone(ctx), limit);
+        tasks.spawn("workspace_guard", guard);
+    }
+    if settings.reserve_memory > 0 {
+        let guard = memory_guard::run_memory_guard(Arc::clone(ctx), settings.reserve_memory);
+        tasks.spawn("memory_guard", guard);
+    }
     if let Some(age) = storage.image_gc {
         tasks.spawn("image_gc", image_gc::run_image_gc(Arc::clone(ctx), age));
     }

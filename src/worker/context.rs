@@ -38,6 +38,8 @@ pub(super) struct WorkerContext {
     pub(super) log_bytes: u64,
     /// Limits that this host can enforce.
     pub(super) limits: LimitSupport,
+    /// Most bytes that a job may have on disk.
+    pub(super) workspace_limit: Option<u64>,
     /// Graphics processors that jobs can have.
     pub(super) gpus: SharedGpus,
     pub(super) disk: Disk,
@@ -87,6 +89,7 @@ impl WorkerContext {
             node_uuid: home.node_uuid.clone(),
             log_bytes: settings.storage.log_bytes,
             limits,
+            workspace_limit: settings.storage.workspace_limit,
             gpus,
             trash: Arc::new(trash),
             access,

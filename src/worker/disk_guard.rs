@@ -14,7 +14,7 @@ use super::{
 use crate::{
     disk_space::{Resource, Shortage},
     engine::SandboxUsage,
-    sandbox::Excess,
+    sandbox::{Excess, StopReason},
     wait,
 };
 use futures_util::future::join_all;
@@ -31,6 +31,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 const PAUSE_FACTOR: u32 = 4;
 /// Checks after which the log says, once, that it is not a job that fills the disk.
 const UNEXPLAINED_CHECKS: u32 = 3;
+/// Time limit of each part of a measurement; a part that exceeds it counts as unbounded.
+const WALK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that a job has to use before it is stopped.
 const MIN_VICTIM_BYTES: u64 = 16 << 20;
 /// Inodes that a job has to use before it is stopped.
@@ -42,7 +44,7 @@ const MIN_CAUSE_DIVISOR: u64 = 2;
 
 /// Jobs that have, or may still have, something on disk.
 #[derive(Clone, Default)]
-pub(super) struct LiveJobs(watch::Sender<Vec<Arc<Job>>>);
+pub(super) struct LiveJobs(pub(super) watch::Sender<Vec<Arc<Job>>>);
 
 /// Entry of a job in [`LiveJobs`]. Dropped once nothing of the job is left on disk that will go.
 pub(super) struct LiveJob {
@@ -133,7 +135,7 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
         ctx.contents.make_room(0).await;
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();
-        let usages = join_all(jobs.iter().map(|job| measure(&ctx, job))).await;
+        let usages = join_all(jobs.iter().map(|job| measure(&ctx, job, WALK_TIMEOUT))).await;
         if is_relieved(&filesystems, &jobs, &usages) {
             unexplained = 0;
         } else {
@@ -178,13 +180,19 @@ fn short_filesystems(disk: &Disk) -> Vec<ShortFilesystem> {
     filesystems
 }
 
-async fn measure(ctx: &WorkerContext, job: &Arc<Job>) -> SandboxUsage {
+/// Disk usage of a job's sandbox.
+pub(super) async fn measure(
+    ctx: &WorkerContext,
+    job: &Arc<Job>,
+    walk_timeout: Duration,
+) -> SandboxUsage {
     let held = Arc::clone(job);
     let container = spawn_blocking(move || held.spool.container_name()).await;
     let container = container.ok().flatten();
+    let init = ctx.init.path();
     let measured = ctx
         .engine
-        .measure(ctx.init.path(), job.spool.path(), container.as_deref());
+        .measure(init, job.spool.path(), container.as_deref(), walk_timeout);
     measured.await.unwrap_or_else(|error| {
         tracing::warn!(job = %job.accepted.job_id, %error, "sandbox not measured");
         SandboxUsage::default()
@@ -223,14 +231,12 @@ enum Relief {
 /// Stops the job that causes most of a shortage, if there is one.
 fn relieve(filesystem: &ShortFilesystem, jobs: &[Arc<Job>], usages: &[SandboxUsage]) -> Relief {
     let shortage = &filesystem.shortage;
-    let is_ending =
-        |job: &Job| job.has_ended() || job.is_canceled() || job.excess.borrow().is_some();
     let uses: Vec<JobUsage> = jobs
         .iter()
         .zip(usages)
         .map(|(job, usage)| JobUsage {
             used: filesystem.used_by(usage),
-            is_ending: is_ending(job),
+            is_ending: job.is_ending(),
         })
         .collect();
     let Some(index) = choose_victim(shortage, &uses) else {
@@ -250,11 +256,11 @@ fn relieve(filesystem: &ShortFilesystem, jobs: &[Arc<Job>], usages: &[SandboxUsa
         reserve = shortage.of.amount(shortage.reserve),
         "disk is below its reserve; stopping the job that uses most of it"
     );
-    job.excess.send_replace(Some(Excess {
+    job.excess.send_replace(Some(StopReason::OutOfDisk(Excess {
         of: shortage.of,
         used,
         reserve: shortage.reserve,
-    }));
+    })));
     Relief::Started
 }
 

@@ -24,7 +24,10 @@ use super::{
     prepare::{PrepareError, engine_error, limits_of, prepare},
 };
 use crate::{
-    api::jobs::{Effective, JobErrorKind, SandboxSpec},
+    api::{
+        jobs::{Effective, JobErrorKind, SandboxSpec},
+        size::ByteSize,
+    },
     backoff::Backoff,
     contents::Pin,
     engine::{
@@ -231,7 +234,7 @@ fn shim_config(
             pids: spec.pids,
             shm_size: spec.shm_size,
             gpus: accepted_gpus,
-            workspace_limit: None,
+            workspace_limit: ctx.workspace_limit.map(ByteSize),
         },
         log_bytes: ctx.log_bytes,
         device_env: variables(gpus),
@@ -303,8 +306,8 @@ async fn stop_requested(job: &Job, sent: Option<StopRequest>) -> StopRequest {
         max_grace = cancel_requested(&mut cancel, before) => {
             StopRequest::within(StopReason::Canceled, max_grace)
         }
-        Ok(Some(excess)) = wait::until(&mut excess, Option::is_some), if sent.is_none() => {
-            StopRequest::new(StopReason::OutOfDisk(excess))
+        Ok(Some(reason)) = wait::until(&mut excess, Option::is_some), if sent.is_none() => {
+            StopRequest::new(reason)
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     data_dir::make_private_subdir,
     engine::not_runnable,
     sandbox::{
-        self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, SandboxConfig, SandboxExit,
-        StdinSource, StopReason,
+        self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, Overuse, SandboxConfig,
+        SandboxExit, StdinSource, StopReason,
         shim::{self, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -228,6 +228,12 @@ fn job_end(exit: SandboxExit) -> JobEnd {
         SandboxExit::Stopped(StopReason::OutOfDisk(excess)) => {
             JobEnd::failed(JobErrorKind::OutOfDisk, out_of_disk(&excess))
         }
+        SandboxExit::Stopped(StopReason::OutOfMemory(overuse)) => {
+            JobEnd::failed(JobErrorKind::OutOfMemory, node_out_of_memory(overuse))
+        }
+        SandboxExit::Stopped(StopReason::WorkspaceLimit(overuse)) => {
+            JobEnd::failed(JobErrorKind::WorkspaceLimit, over_workspace_limit(overuse))
+        }
         SandboxExit::ImageNotRunnable(message) => {
             JobEnd::failed(JobErrorKind::ImageNotRunnable, not_runnable(&message))
         }
@@ -246,6 +252,25 @@ fn out_of_memory(limit: Option<ByteSize>) -> String {
         ),
         None => "the kernel killed a process of the job when its node ran out of memory; use less, or run it on a node with more".to_owned(),
     }
+}
+
+fn node_out_of_memory(Overuse { used, limit }: Overuse) -> String {
+    format!(
+        "ended by its node, which had less than {} MiB of memory left, and this job's use grew the most (to {} MiB); use less, or run it on a node with more memory",
+        limit >> 20,
+        used >> 20
+    )
+}
+
+fn over_workspace_limit(Overuse { used, limit }: Overuse) -> String {
+    let used = match used {
+        u64::MAX => "more than can be measured".to_owned(),
+        used => format!("{} MiB", used >> 20),
+    };
+    format!(
+        "ended by its node, which allows a job {} on disk, and this one had {used}; write less, or run it on a node that allows more",
+        ByteSize(limit)
+    )
 }
 
 fn out_of_disk(excess: &Excess) -> String {

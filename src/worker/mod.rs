@@ -11,7 +11,8 @@
 //!
 //! A job walks from `api` through the `ledger` (is it known? is there a slot?) to `job` (its sandbox, its
 //! result); `event_stream` reads what it printed. `gc` removes results that were never fetched, `trash` the
-//! trees that jobs left, `image_gc` their images; `disk_guard` stops a job that fills the disk.
+//! trees that jobs left, `image_gc` their images; `disk_guard`,
+//! `workspace_guard` and `memory_guard` stop a job that takes too much.
 
 mod access;
 mod api;
@@ -35,6 +36,7 @@ mod job_result;
 pub(crate) mod job_shim;
 mod ledger;
 mod log_part;
+mod memory_guard;
 mod metrics;
 mod orphans;
 mod placement;
@@ -44,6 +46,7 @@ mod settings;
 mod stdin;
 mod tombstones;
 mod trash;
+mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
 pub(crate) use init_copy::InitCopy;

@@ -4,7 +4,8 @@
 //! frame           version (1), type (1), length (4, little endian), so many bytes
 //! shim ──▶ owner  1 hello, first on every connection: the highest version that the shim understands (1)
 //!                 2 update: the shim has written something
-//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes), and of 2 and 3 used (8) and reserve (8);
+//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes, 4: memory, 5: workspace), and of all but 1 used (8) and
+//!                   reserve or limit (8);
 //!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
 //!                 2 stdin: there is more, or its end
 //! ```
@@ -22,7 +23,7 @@
 
 use crate::{
     disk_space::Resource,
-    sandbox::stop::{Excess, StopReason, StopRequest},
+    sandbox::stop::{Excess, Overuse, StopReason, StopRequest},
 };
 use bytes::{Buf as _, BufMut as _, BytesMut};
 use std::{io, time::Duration};
@@ -49,6 +50,8 @@ const STDIN: u8 = 2;
 const CANCELED: u8 = 1;
 const OUT_OF_BYTES: u8 = 2;
 const OUT_OF_INODES: u8 = 3;
+const OUT_OF_MEMORY: u8 = 4;
+const WORKSPACE_LIMIT: u8 = 5;
 
 /// Stop that leaves a command its own grace.
 const OWN_GRACE: u32 = u32::MAX;
@@ -132,6 +135,14 @@ pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
             bytes.put_u64_le(used);
             bytes.put_u64_le(reserve);
         }
+        StopReason::OutOfMemory(overuse) if is_framed => {
+            put_overuse(&mut bytes, OUT_OF_MEMORY, overuse);
+        }
+        StopReason::WorkspaceLimit(overuse) if is_framed => {
+            put_overuse(&mut bytes, WORKSPACE_LIMIT, overuse);
+        }
+        // The nearest that such a shim understands.
+        StopReason::WorkspaceLimit(overuse) => put_overuse(&mut bytes, UNFRAMED_BYTES, overuse),
         _ if is_framed => bytes.put_u8(CANCELED),
         _ => bytes.put_u8(UNFRAMED_CANCEL),
     }
@@ -142,6 +153,12 @@ pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
     } else {
         bytes
     }
+}
+
+fn put_overuse(bytes: &mut Vec<u8>, kind: u8, Overuse { used, limit }: Overuse) {
+    bytes.put_u8(kind);
+    bytes.put_u64_le(used);
+    bytes.put_u64_le(limit);
 }
 
 /// Takes the next message of an owner out of what was read; `None` while it isn't whole. Fails on a frame that is too
@@ -182,20 +199,21 @@ fn is_version(first: u8) -> bool {
 }
 
 fn decode_stop(mut content: BytesMut) -> StopRequest {
-    let of = match content.first() {
-        Some(&OUT_OF_BYTES) => Some(Resource::Bytes),
-        Some(&OUT_OF_INODES) => Some(Resource::Inodes),
-        _ => None,
-    };
+    let kind = content.first().copied().unwrap_or(CANCELED);
     let has_numbers = content.len() >= UNFRAMED_EXCESS_BYTES;
     if !content.is_empty() {
         content.advance(1);
     }
-    let reason = match of {
-        Some(of) if has_numbers => decode_excess(of, &mut content),
+    let reason = match kind {
         // Without its numbers a frame has nothing else that could be understood.
-        Some(_) => return StopRequest::new(StopReason::Canceled),
-        None => StopReason::Canceled,
+        OUT_OF_BYTES..=WORKSPACE_LIMIT if !has_numbers => {
+            return StopRequest::new(StopReason::Canceled);
+        }
+        OUT_OF_BYTES => decode_excess(Resource::Bytes, &mut content),
+        OUT_OF_INODES => decode_excess(Resource::Inodes, &mut content),
+        OUT_OF_MEMORY => StopReason::OutOfMemory(decode_overuse(&mut content)),
+        WORKSPACE_LIMIT => StopReason::WorkspaceLimit(decode_overuse(&mut content)),
+        _ => StopReason::Canceled,
     };
     match content.try_get_u32_le() {
         Ok(OWN_GRACE) | Err(_) => StopRequest::new(reason),
@@ -207,6 +225,12 @@ fn decode_stop(mut content: BytesMut) -> StopRequest {
 fn decode_excess(of: Resource, read: &mut BytesMut) -> StopReason {
     let (used, reserve) = (read.get_u64_le(), read.get_u64_le());
     StopReason::OutOfDisk(Excess { of, used, reserve })
+}
+
+/// Overuse out of two numbers that are there.
+fn decode_overuse(read: &mut BytesMut) -> Overuse {
+    let (used, limit) = (read.get_u64_le(), read.get_u64_le());
+    Overuse { used, limit }
 }
 
 fn frame(kind: u8, content: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@ use crate::{
         jobs::{JobState, Outcome},
         problem::{Problem, ProblemKind},
     },
-    sandbox::Excess,
+    sandbox::StopReason,
     spool::{AcceptedJob, Spool},
     wait,
 };
@@ -32,8 +32,8 @@ pub(in crate::worker) struct Job {
     pub(in crate::worker) spool: Spool,
     /// Set once the job is canceled: the most time between TERM and KILL.
     cancel: watch::Sender<Option<Duration>>,
-    /// Set once the node stops the job for want of disk space.
-    pub(in crate::worker) excess: watch::Sender<Option<Excess>>,
+    /// Set once the node stops the job for what it takes of disk or memory.
+    pub(in crate::worker) excess: watch::Sender<Option<StopReason>>,
     outcome: watch::Sender<Option<Outcome>>,
     changed: watch::Sender<()>,
     /// Held while this process writes to the log.
@@ -76,6 +76,11 @@ impl Job {
         self.cancel.send_modify(|now| {
             *now = Some(now.map_or(max_grace, |earlier| earlier.min(max_grace)));
         });
+    }
+
+    /// Whether the job has ended or is about to, so that its disk and memory are free soon.
+    pub(in crate::worker) fn is_ending(&self) -> bool {
+        self.has_ended() || self.is_canceled() || self.excess.borrow().is_some()
     }
 
     /// Whether the job is canceled.

@@ -4,6 +4,7 @@ use super::{
     Api, IMAGE, Reply,
     cluster::secret_file,
     image,
+    podman_host::within,
     server::{Server, ends_clean, is_a_server, role},
     stream::Lines,
 };
@@ -21,6 +22,8 @@ pub(crate) struct Worker {
     pub(crate) api: Api,
     home: TempDir,
     arguments: Vec<String>,
+    /// Script that prepares a mount namespace of its own, and then runs the worker.
+    namespace: Option<String>,
 }
 
 impl Worker {
@@ -39,16 +42,31 @@ impl Worker {
         image::ready();
         let home = tempfile::tempdir().unwrap();
         let arguments = more.iter().map(|&word| word.to_owned()).collect();
-        Self::launch(home, arguments, variables)
+        Self::launch(home, arguments, variables, None)
     }
 
-    fn launch(home: TempDir, arguments: Vec<String>, variables: &[(&str, &str)]) -> Self {
-        let (server, api) = serve(home.path(), &arguments, variables);
+    /// Starts one in a mount namespace of its own, which a script prepares; only root can.
+    pub(crate) fn start_in_namespace(more: &[&str], script: &str) -> Self {
+        image::ready();
+        let home = tempfile::tempdir().unwrap();
+        let arguments = more.iter().map(|&word| word.to_owned()).collect();
+        let namespace = format!("set -e; {script}; exec \"$@\"");
+        Self::launch(home, arguments, &[], Some(namespace))
+    }
+
+    fn launch(
+        home: TempDir,
+        arguments: Vec<String>,
+        variables: &[(&str, &str)],
+        namespace: Option<String>,
+    ) -> Self {
+        let (server, api) = serve(home.path(), &arguments, variables, namespace.as_deref());
         Self {
             server,
             api,
             home,
             arguments,
+            namespace,
         }
     }
 
@@ -60,7 +78,8 @@ impl Worker {
 
     /// Starts it again with its state.
     pub(crate) fn start_again(&mut self) {
-        (self.server, self.api) = serve(self.home.path(), &self.arguments, &[]);
+        let namespace = self.namespace.as_deref();
+        (self.server, self.api) = serve(self.home.path(), &self.arguments, &[], namespace);
     }
 
     /// The body that runs a command in the plain image, as a fresh job.
@@ -144,7 +163,12 @@ impl Worker {
     }
 }
 
-fn serve(home: &Path, arguments: &[String], variables: &[(&str, &str)]) -> (Server, Api) {
+fn serve(
+    home: &Path,
+    arguments: &[String],
+    variables: &[(&str, &str)],
+    namespace: Option<&str>,
+) -> (Server, Api) {
     let token = secret_file(home, "token", WORKER_TOKEN);
     let fixed = ["--worker-listen", "127.0.0.1:0", "--token-file", &token];
     let mut command = role(home, "worker", &home.join("worker"));
@@ -153,6 +177,9 @@ fn serve(home: &Path, arguments: &[String], variables: &[(&str, &str)]) -> (Serv
         .args(arguments)
         .env("CYNODE_MAX_CONCURRENCY", "4")
         .envs(variables.iter().copied());
+    if let Some(script) = namespace {
+        command = within(&["unshare", "--mount", "sh", "-c", script], "sh", &command);
+    }
     let mut server = Server::launch(home, "worker", &mut command);
     let api = Api::new(&server.address("worker")).with_token(WORKER_TOKEN);
     (server, api)

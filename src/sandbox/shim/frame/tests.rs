@@ -25,6 +25,23 @@ fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
     }
 }
 
+#[test]
+fn overuse_survives_frames() {
+    let overuse = Overuse {
+        used: u64::MAX,
+        limit: 1 << 30,
+    };
+    for reason in [
+        StopReason::OutOfMemory(overuse),
+        StopReason::WorkspaceLimit(overuse),
+    ] {
+        let request = StopRequest::new(reason);
+        let mut read = BytesMut::from(encode_stop(request, Protocol::Framed).as_slice());
+        assert_eq!(take_stop(&mut read).unwrap(), Some(request));
+        assert_eq!(request.max_grace, Duration::ZERO);
+    }
+}
+
 fn taken_bytewise<T>(
     bytes: &[u8],
     take: impl Fn(&mut BytesMut) -> io::Result<Option<T>>,

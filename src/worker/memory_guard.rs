@@ -1,0 +1,275 @@
+//! Stops the job whose use of memory grew the most when the machine has less than `--reserve-memory` available.
+//!
+//! The kernel ends a process only when nothing is left, and until then it slows everything down; the node and the jobs
+//! that behave should not notice. While jobs run, the available memory is read several times a second. Near the reserve
+//! each sandbox is measured, too, so that its growth is known when one has to go ([`choose_victim`]). A job that is
+//! faster than that is the kernel's: sandboxes are its first choice.
+
+use super::{context::WorkerContext, ledger::Job};
+use crate::{
+    api::JobId,
+    engine::sandbox_memory,
+    sandbox::{Overuse, StopReason},
+    wait,
+};
+use futures_util::future::join_all;
+use std::{
+    collections::{HashMap, VecDeque},
+    fs,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+
+/// Pause between two checks.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Time over which growth is measured.
+const GROWTH_WINDOW: Duration = Duration::from_secs(30);
+/// Multiple of the reserve below which sandboxes are measured.
+const WATCH_FACTOR: u64 = 3;
+/// Bytes that a job has to have gained, or else to use, before it is stopped.
+const MIN_VICTIM_BYTES: u64 = 16 << 20;
+/// Part of what is missing that jobs together have to use: else they have not caused the shortage.
+const MIN_CAUSE_DIVISOR: u64 = 2;
+/// Checks after which the log says, once, that it is not a job that takes the memory.
+const UNEXPLAINED_CHECKS: u32 = 8;
+
+/// Use that a job makes of memory.
+#[derive(Clone, Copy, Debug)]
+struct MemoryUse {
+    used: u64,
+    /// Bytes that it gained within the window.
+    growth: u64,
+    /// It is stopping or has ended, and its memory will be free soon.
+    is_ending: bool,
+}
+
+/// Samples of a sandbox.
+#[derive(Default)]
+struct Samples {
+    init: Option<u32>,
+    bytes: VecDeque<(Instant, u64)>,
+}
+
+/// Index of the job that is to be stopped: of those that aren't ending the one that grew most, or, where none grew,
+/// the one that uses most. None while the memory of those that are ending makes up for what is missing, and none if all
+/// jobs together, or this one alone, use so little that something else has taken the memory.
+fn choose_victim(missing: u64, uses: &[MemoryUse]) -> Option<usize> {
+    let sum = |is_ending: bool| {
+        let part = uses.iter().filter(|job| job.is_ending == is_ending);
+        part.fold(0_u64, |sum, job| sum.saturating_add(job.used))
+    };
+    let returning = sum(true);
+    let is_explained = returning.saturating_add(sum(false)) >= missing / MIN_CAUSE_DIVISOR;
+    if missing == 0 || returning >= missing || !is_explained {
+        return None;
+    }
+    let running = || uses.iter().enumerate().filter(|(_, job)| !job.is_ending);
+    let most = |amount: fn(&MemoryUse) -> u64| {
+        let (index, job) = running().max_by_key(|(_, job)| amount(job))?;
+        (amount(job) >= MIN_VICTIM_BYTES).then_some(index)
+    };
+    most(|job| job.growth).or_else(|| most(|job| job.used))
+}
+
+/// Guards the reserve for as long as the worker lives.
+pub(super) async fn run_memory_guard(ctx: Arc<WorkerContext>, reserve: u64) {
+    let mut live = ctx.live.0.subscribe();
+    let mut samples: HashMap<JobId, Samples> = HashMap::new();
+    let mut unexplained = 0_u32;
+    while wait::until(&mut live, |jobs| !jobs.is_empty())
+        .await
+        .is_ok()
+    {
+        sleep(CHECK_INTERVAL).await;
+        let available = spawn_blocking(available_memory).await.ok().flatten();
+        let Some(available) = available.filter(|free| *free < reserve.saturating_mul(WATCH_FACTOR))
+        else {
+            samples.clear();
+            unexplained = 0;
+            continue;
+        };
+        let jobs = live.borrow_and_update().clone();
+        let uses = sample(&ctx, &jobs, &mut samples).await;
+        let missing = reserve.saturating_sub(available);
+        let Some(index) = choose_victim(missing, &uses) else {
+            let is_short = missing > 0 && !uses.iter().any(|job| job.is_ending && job.used > 0);
+            unexplained = if is_short {
+                unexplained.saturating_add(1)
+            } else {
+                0
+            };
+            if unexplained == UNEXPLAINED_CHECKS {
+                tracing::warn!(
+                    available,
+                    reserve,
+                    "memory is below its reserve, and no job uses much of it"
+                );
+            }
+            continue;
+        };
+        let (job, used) = (&jobs[index], uses[index].used);
+        tracing::warn!(
+            job = %job.accepted.job_id,
+            used,
+            growth = uses[index].growth,
+            available,
+            reserve,
+            "memory is below its reserve; stopping the job whose use grew the most"
+        );
+        let overuse = Overuse {
+            used,
+            limit: reserve,
+        };
+        job.excess
+            .send_replace(Some(StopReason::OutOfMemory(overuse)));
+    }
+}
+
+/// Measures all jobs, and forgets those that are gone.
+async fn sample(
+    ctx: &WorkerContext,
+    jobs: &[Arc<Job>],
+    samples: &mut HashMap<JobId, Samples>,
+) -> Vec<MemoryUse> {
+    samples.retain(|id, _| jobs.iter().any(|job| job.accepted.job_id == *id));
+    let measured = jobs.iter().map(|job| {
+        let init = samples
+            .get(&job.accepted.job_id)
+            .and_then(|samples| samples.init);
+        measure(ctx, job, init)
+    });
+    let measured = join_all(measured).await;
+    let now = Instant::now();
+    let uses = jobs.iter().zip(measured).map(|(job, (init, used))| {
+        let samples = samples.entry(job.accepted.job_id).or_default();
+        samples.init = init;
+        MemoryUse {
+            used,
+            growth: samples.growth_to(used, now),
+            is_ending: job.is_ending(),
+        }
+    });
+    uses.collect()
+}
+
+/// PID of a sandbox's init, and the bytes of memory that it has; 0 before it runs and after its end.
+async fn measure(ctx: &WorkerContext, job: &Arc<Job>, init: Option<u32>) -> (Option<u32>, u64) {
+    let init = match init {
+        Some(init) => Some(init),
+        None => match job
+            .with_spool(|spool| spool.container_name())
+            .await
+            .ok()
+            .flatten()
+        {
+            Some(container) => ctx.engine.init_pid(&container).await,
+            None => None,
+        },
+    };
+    let Some(init) = init else {
+        return (None, 0);
+    };
+    let used = spawn_blocking(move || sandbox_memory(init))
+        .await
+        .ok()
+        .flatten();
+    // A job that is started again has another init.
+    (used.map(|_| init), used.unwrap_or(0))
+}
+
+impl Samples {
+    /// Adds a sample, and returns the growth since the oldest within the window; all of it for the first.
+    fn growth_to(&mut self, used: u64, now: Instant) -> u64 {
+        while let Some((at, _)) = self.bytes.front()
+            && now.duration_since(*at) > GROWTH_WINDOW
+        {
+            self.bytes.pop_front();
+        }
+        let before = self.bytes.front().map_or(0, |(_, bytes)| *bytes);
+        self.bytes.push_back((now, used));
+        used.saturating_sub(before)
+    }
+}
+
+/// Bytes that the kernel can give to programs without swapping (proc(5)).
+fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn uses(list: &[(u64, u64, bool)]) -> Vec<MemoryUse> {
+        let uses = list.iter();
+        uses.map(|&(used, growth, is_ending)| MemoryUse {
+            used: used * MIB,
+            growth: growth * MIB,
+            is_ending,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn job_that_grew_most_is_ended() {
+        let choose = |list: &[_]| choose_victim(100 * MIB, &uses(list));
+        assert_eq!(choose(&[]), None);
+        assert_eq!(choose(&[(9000, 10, false), (300, 200, false)]), Some(1));
+        assert_eq!(
+            choose(&[(9000, 3, false), (300, 2, false)]),
+            Some(0),
+            "none grew"
+        );
+        assert_eq!(choose(&[(15, 15, false)]), None, "the job is not the cause");
+        assert_eq!(
+            choose(&[(300, 200, false), (500, 400, true)]),
+            None,
+            "it ends already"
+        );
+        assert_eq!(choose(&[(300, 200, false), (50, 400, true)]), Some(0));
+        assert_eq!(choose_victim(0, &uses(&[(300, 200, false)])), None);
+    }
+
+    #[test]
+    fn growth_counts_within_window() {
+        let mut samples = Samples::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(samples.growth_to(100, at(0)), 100);
+        assert_eq!(samples.growth_to(150, at(20)), 50);
+        assert_eq!(samples.growth_to(160, at(40)), 10);
+        assert_eq!(samples.growth_to(90, at(41)), 0);
+        assert!(available_memory().unwrap() > 0);
+    }
+
+    proptest! {
+        #[test]
+        fn only_running_job_of_weight_is_chosen(
+            missing: u64,
+            list in proptest::collection::vec((0..1_u64 << 40, 0..1_u64 << 40, any::<bool>()), 0..8),
+        ) {
+            let uses: Vec<_> = list.iter().map(|&(used, growth, is_ending)| MemoryUse {
+                used, growth: growth.min(used), is_ending,
+            }).collect();
+            if let Some(index) = choose_victim(missing, &uses) {
+                let victim = uses[index];
+                prop_assert!(!victim.is_ending && victim.used >= MIN_VICTIM_BYTES);
+                let others = uses.iter().filter(|job| !job.is_ending);
+                let most = others.map(|job| job.growth).max().unwrap_or(0);
+                prop_assert!(victim.growth == most || most < MIN_VICTIM_BYTES);
+            }
+        }
+    }
+}
