@@ -132,6 +132,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         ),
         ("last seen", node.last_seen_at.to_string()),
         ("gpu", clean(&gpu(node.gpu.as_ref()))),
+        ("gpus for jobs", clean(&gpus_for_jobs(node.gpu.as_ref()))),
         ("inference", inference_detail(node.inference.as_ref())),
         ("models", clean(&models(node.inference.as_ref()))),
     ])?;
@@ -186,6 +187,20 @@ fn gpu(gpu: Option<&Gpu>) -> String {
     kinds.collect::<Vec<_>>().join(", ")
 }
 
+/// Devices that jobs can have, and whether one has them; `-` for none.
+fn gpus_for_jobs(gpu: Option<&Gpu>) -> String {
+    let devices = gpu.and_then(|gpu| gpu.devices.as_deref());
+    let state = |device: &GpuDevice| {
+        let state = if device.busy { "busy" } else { "free" };
+        Some(format!("{} {state}", device.id.as_deref()?))
+    };
+    let states: Vec<_> = devices.into_iter().flatten().filter_map(state).collect();
+    if states.is_empty() {
+        return "-".to_owned();
+    }
+    states.join(", ")
+}
+
 fn device(device: &GpuDevice) -> String {
     let name = device.model.as_deref().or(device.vendor.as_deref());
     let name = name.unwrap_or("unknown");
@@ -214,6 +229,15 @@ mod tests {
         assert_eq!(shown(json!({"present": true, "devices": []})), "present");
         assert_eq!(shown(json!({"present": false, "devices": devices})), "-");
         assert_eq!(gpu(None), "-");
+    }
+
+    #[test]
+    fn devices_for_jobs_are_free_or_busy() {
+        let shown = |value| gpus_for_jobs(Some(&serde_json::from_value(value).unwrap()));
+        let devices = json!([{"id": "0"}, {"model": "iGPU"}, {"id": "1", "busy": true}]);
+        assert_eq!(shown(json!({"devices": devices})), "0 free, 1 busy");
+        assert_eq!(shown(json!({"devices": [{"model": "iGPU"}]})), "-");
+        assert_eq!(gpus_for_jobs(None), "-");
     }
 
     #[test]

@@ -89,9 +89,15 @@ fn docs_name_existing_flags() {
 /// Options of podman that the docs explain.
 fn podmans(flag: &str) -> bool {
     let options = [
+        "--cpus",
+        "--device",
         "--image-volume",
+        "--memory",
+        "--memory-swap",
         "--network",
+        "--pids-limit",
         "--preserve-fds",
+        "--shm-size",
         "--storage-opt",
     ];
     options.contains(&flag)

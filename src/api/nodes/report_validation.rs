@@ -118,6 +118,7 @@ impl CapabilityReport {
         }
         for (n, device) in devices.iter().enumerate() {
             let at = format!("{at}/gpu/devices/{n}");
+            check_text(&format!("{at}/id"), device.id.as_deref())?;
             check_text(&format!("{at}/vendor"), device.vendor.as_deref())?;
             check_text(&format!("{at}/model"), device.model.as_deref())?;
             check_text(&format!("{at}/device_id"), device.device_id.as_deref())?;
