@@ -234,6 +234,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", "/v1/auth/refresh".to_owned(), true),
         ("POST", "/v1/auth/logout".to_owned(), false),
         ("GET", "/v1/users/me".to_owned(), false),
+        ("POST", "/v1/users/me/password".to_owned(), false),
         ("POST", "/v1/users".to_owned(), false),
         ("GET", "/v1/users".to_owned(), false),
         ("POST", format!("/v1/users/{id}/disable"), false),
