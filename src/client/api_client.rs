@@ -351,6 +351,8 @@ fn agent(answer_timeout: Duration, read_timeout: Duration) -> Agent {
         .http_status_as_error(false)
         .proxy(None)
         .max_redirects(0)
+        // A connection that the server closes while it is reused would fail a call that can't be repeated.
+        .max_idle_connections(0)
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(answer_timeout))
         .timeout_per_read(Some(read_timeout))

@@ -32,7 +32,10 @@ fn several_tasks_are_waited_for() {
     assert_eq!(cluster.run(&["task", "wait", &good, &good[..13]]).code, 0);
     let done = cluster.run(&["task", "wait", &good, "nowhere", "--output", "json"]);
     assert_eq!(done.code, 4);
-    assert!(done.stderr.contains("nowhere: no such task"), "{done:?}");
+    assert!(
+        done.stderr.contains("nowhere: there is no such task"),
+        "{done:?}"
+    );
     let shown: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(shown["tasks"][0]["task_id"], json!(good));
     cluster.node.assert_clean();
@@ -54,14 +57,18 @@ fn several_tasks_are_canceled_and_deleted() {
     let unknown = uuid();
     let done = cli(&["task", "cancel", "one", &unknown, "two"]);
     assert_eq!(done.code, 4, "{done:?}");
-    assert_eq!(done.stdout, "one: canceled\ntwo: canceled\n");
-    let message = format!("error: {unknown}: no such task");
+    assert_eq!(done.stdout, "one: canceled\ntwo: canceled\n", "{done:?}");
+    let message = format!("error: {unknown}: there is no such task");
     assert!(done.stderr.starts_with(&message), "{done:?}");
     let done = cli(&["task", "rm", "one", "two", "two"]);
     assert_eq!(done.stdout, "one deleted\ntwo deleted\n");
     assert_eq!(done.code, 4, "{done:?}");
     // One task alone is named by the command line already.
-    fails(&cli(&["task", "cancel", "one"]), 4, "error: no such task");
+    fails(
+        &cli(&["task", "cancel", "one"]),
+        4,
+        "error: there is no such task",
+    );
 }
 
 #[test]

@@ -232,7 +232,8 @@ impl Pipe {
                 return Err(changed());
             }
             left -= read as u64;
-            if self.buffer.len() == PIECE_BYTES {
+            // The last bytes are held back until the file was checked again.
+            if self.buffer.len() == PIECE_BYTES && left > 0 {
                 self.flush()?;
             }
         }

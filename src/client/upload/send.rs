@@ -48,15 +48,30 @@ pub(super) fn send(
 ) -> Result<(Artifact, String), Failure> {
     let query = [("name", Some(name)), ("key", Some(key))];
     let path = paths::with_query("/v1/artifacts", &query);
-    let mut progress = Progress::start("upload", name, size);
+    let mut transfer = Transfer {
+        manifest,
+        size,
+        progress: Progress::start("upload", name, size),
+        sha256: None,
+    };
     let (mut last_progress, mut furthest, mut is_noted) = (Instant::now(), 0, false);
     loop {
-        let interrupted = match try_send(api, manifest, &path, size, &mut progress) {
+        // Where everything was sent and the answer was lost, the content may be there.
+        let sent = match transfer.sha256.clone() {
+            Some(sha256) => find(api, name, &sha256, size).map(|found| Some((found?, sha256))),
+            None => Ok(None),
+        };
+        let sent = match sent {
+            Ok(None) => transfer.attempt(api, &path),
+            sent => sent,
+        };
+        let interrupted = match sent {
             Ok(Some(sent)) => return Ok(sent),
             Ok(None) => None,
             Err(failure) if failure.exit == Exit::Unreachable => Some(failure),
             Err(failure) => return Err(failure),
         };
+        let progress = &transfer.progress;
         if progress.position() > furthest {
             furthest = progress.position();
             last_progress = Instant::now();
@@ -73,48 +88,60 @@ pub(super) fn send(
     }
 }
 
-/// One attempt, from where the orchestrator stands; `None` where it stands elsewhere now.
-fn try_send(
-    api: &mut ApiClient,
-    manifest: &Arc<Manifest>,
-    path: &str,
+/// Transfer of one content.
+struct Transfer<'a> {
+    manifest: &'a Arc<Manifest>,
     size: u64,
-    progress: &mut Progress,
-) -> Result<Option<(Artifact, String)>, Failure> {
-    let start = match api.ask_upload(path, size)? {
-        Received::Bytes(start) => start,
-        // Complete, but for the answer that was lost; the content was sent by this user, from this manifest.
-        Received::All(artifact) => {
-            let sha256 = artifact.sha256.clone();
-            return Ok(Some((artifact, sha256)));
-        }
-    };
-    progress.set(start);
-    let mut body = Body {
-        reader: ContentReader::open(manifest, start),
-        failure: None,
-        progress,
-    };
-    let sent = api.send_upload(path, &mut body, start, size);
-    if let Some(error) = body.failure.take() {
-        return Err(read_failure(error));
-    }
-    match sent? {
-        Sent::Done(artifact) => {
-            let sha256 = body.reader.finish()?;
-            if artifact.sha256 != sha256 {
-                let text = "the orchestrator has other bytes than were sent; try again";
-                return Err(Failure::internal(text));
+    progress: Progress,
+    /// Hash, once everything was sent.
+    sha256: Option<String>,
+}
+
+impl Transfer<'_> {
+    /// One attempt, from where the orchestrator stands; `None` where it stands elsewhere now.
+    fn attempt(
+        &mut self,
+        api: &mut ApiClient,
+        path: &str,
+    ) -> Result<Option<(Artifact, String)>, Failure> {
+        let start = match api.ask_upload(path, self.size)? {
+            Received::Bytes(start) => start.min(self.size),
+            Received::All(artifact) => {
+                let sha256 = artifact.sha256.clone();
+                return Ok(Some((artifact, sha256)));
             }
-            Ok(Some((artifact, sha256)))
+        };
+        self.progress.set(start);
+        let mut body = Body {
+            reader: ContentReader::open(self.manifest, start),
+            left: self.size - start,
+            failure: None,
+            progress: &mut self.progress,
+        };
+        let sent = api.send_upload(path, &mut body, start, self.size);
+        if let Some(error) = body.failure {
+            return Err(read_failure(error));
         }
-        Sent::Elsewhere => Ok(None),
+        if body.left == 0 {
+            self.sha256 = Some(body.reader.finish()?);
+        }
+        match (sent?, self.sha256.clone()) {
+            (Sent::Done(artifact), Some(sha256)) if artifact.sha256 == sha256 => {
+                Ok(Some((artifact, sha256)))
+            }
+            (Sent::Done(_), _) => {
+                let text = "the orchestrator has other bytes than were sent; try again";
+                Err(Failure::internal(text))
+            }
+            (Sent::Elsewhere, _) => Ok(None),
+        }
     }
 }
 
 /// Body of an upload. Keeps a failure to read, which would look like one of the connection.
 struct Body<'a> {
     reader: ContentReader,
+    left: u64,
     failure: Option<io::Error>,
     progress: &'a mut Progress,
 }
@@ -123,6 +150,7 @@ impl Read for Body<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.reader.read(buffer) {
             Ok(read) => {
+                self.left = self.left.saturating_sub(read as u64);
                 self.progress.add(read as u64);
                 Ok(read)
             }
