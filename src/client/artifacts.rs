@@ -2,7 +2,6 @@
 
 use super::{
     api_client::ApiClient,
-    artifact::{Artifact, ArtifactList},
     download,
     many::Failures,
     paths,
@@ -10,6 +9,7 @@ use super::{
     upload,
 };
 use crate::{
+    api::artifacts::{Artifact, ArtifactList},
     cli::{
         ArtifactDeleteArgs, ArtifactDownloadArgs, ArtifactListArgs, ArtifactUploadArgs,
         ArtifactsCommand, OutputFormat,
@@ -58,7 +58,7 @@ fn upload(args: &ArtifactUploadArgs) -> Result<(), Failure> {
     let artifact = upload::send_path(&mut api, &args.path, args.name.as_deref())?;
     match args.client.output {
         OutputFormat::Json => print::json(&artifact),
-        OutputFormat::Text => print::line(&clean(&artifact.artifact_id)),
+        OutputFormat::Text => print::line(&artifact.artifact_id.to_string()),
     }
 }
 

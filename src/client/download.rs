@@ -5,7 +5,6 @@
 
 use super::{
     api_client::ApiClient,
-    artifact::{Artifact, ArtifactList},
     many::Failures,
     paths,
     print::{self, clean},
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::{
     api::{
+        artifacts::{Artifact, ArtifactList},
         jobs::files::{check_path, check_pattern},
         tasks::CreateTask,
     },
@@ -156,7 +156,7 @@ pub(super) fn task_artifacts(args: &TaskArtifactsArgs) -> Result<(), Failure> {
 pub(super) fn print_list(artifacts: &[Artifact]) -> Result<(), Failure> {
     let rows = artifacts.iter().map(|artifact| {
         [
-            clean(&artifact.artifact_id),
+            artifact.artifact_id.to_string(),
             print::size(artifact.size_bytes),
             clean(&artifact.name),
         ]
@@ -238,7 +238,7 @@ pub(super) fn copy(
     artifact: &Artifact,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let path = paths::artifact(&artifact.artifact_id);
+    let path = paths::artifact(&artifact.artifact_id.to_string());
     let mut progress = Progress::start("download", &artifact.name, artifact.size_bytes);
     let (mut hash, mut done, mut last_progress) = (Sha256::new(), 0, Instant::now());
     let mut buffer = vec![0; PIECE_BYTES];
@@ -270,7 +270,7 @@ pub(super) fn copy(
             std::thread::sleep(RESUME_INTERVAL);
         }
     }
-    if done == artifact.size_bytes && format!("{:x}", hash.finalize()) == artifact.sha256 {
+    if done == artifact.size_bytes && format!("{:x}", hash.finalize()) == artifact.sha256.as_str() {
         return Ok(());
     }
     let text =

@@ -4,7 +4,6 @@
 //! nothing of the orchestrator but its User API.
 
 mod api_client;
-mod artifact;
 pub mod artifacts;
 mod confirm;
 mod connection;

@@ -2,7 +2,6 @@
 
 use super::{
     api_client::ApiClient,
-    artifact::NewTask,
     download::{self, Wanted},
     follow::{FollowMode, follow},
     input::StdinWarning,
@@ -33,11 +32,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         ..task::from_flags(args.sandbox)?
     };
     wanted.add_patterns(&mut create);
-    let files = upload::send_all(&mut api, &uploads)?;
-    let create = NewTask {
-        task: create,
-        files,
-    };
+    create.files = upload::send_all(&mut api, &uploads)?;
     let mut input = StdinWarning::unless(args.interactive);
     if args.detach {
         let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;

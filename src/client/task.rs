@@ -2,7 +2,6 @@
 
 use super::{
     api_client::ApiClient,
-    artifact::NewTask,
     download,
     flags::in_flags,
     input::StdinWarning,
@@ -107,11 +106,7 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         check_size("/script", script, MAX_SCRIPT_BYTES)
             .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
     }
-    let files = upload::send_all(&mut api, &uploads)?;
-    let create = NewTask {
-        task: create,
-        files,
-    };
+    create.files = upload::send_all(&mut api, &uploads)?;
     let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
         StdinWarning::default().warn_if_input();

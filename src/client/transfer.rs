@@ -2,10 +2,9 @@
 
 use super::{
     api_client::{ApiClient, Payload, read_json},
-    artifact::Artifact,
     paths,
 };
-use crate::exit::Failure;
+use crate::{api::artifacts::Artifact, exit::Failure};
 use http::{Method, header};
 use std::io::Read;
 

@@ -103,6 +103,7 @@ mod task_names;
 mod trees;
 mod typed_secrets;
 mod upgrade;
+mod uploads;
 mod users;
 mod users_cli;
 mod warnings;

@@ -16,10 +16,12 @@ pub(super) use spec::Upload;
 
 use super::{
     api_client::ApiClient,
-    artifact::{Artifact, NewFile},
     print::{self, clean},
 };
-use crate::{api::jobs::files::FileMode, exit::Failure};
+use crate::{
+    api::{artifacts::Artifact, jobs::files::FileMode, tasks::FileInput},
+    exit::Failure,
+};
 use archive::{ContentReader, content_size};
 use cache::Hint;
 use scan::Manifest;
@@ -33,20 +35,25 @@ pub(super) fn parse_all(flags: &[String]) -> Result<Vec<Upload>, Failure> {
 }
 
 /// Uploads everything; returns the files of the task.
-pub(super) fn send_all(api: &mut ApiClient, uploads: &[Upload]) -> Result<Vec<NewFile>, Failure> {
+pub(super) fn send_all(
+    api: &mut ApiClient,
+    uploads: &[Upload],
+) -> Result<Option<Vec<FileInput>>, Failure> {
     let mut files = Vec::new();
     for upload in uploads {
+        let scanned = SystemTime::now();
         let manifest = Arc::new(Manifest::scan(&upload.path)?);
-        let artifact = send(api, &manifest, &default_name(&manifest))?;
+        let artifact = send(api, &manifest, &default_name(&manifest), scanned)?;
         let mode = manifest.entries.first().map(|entry| FileMode(entry.mode));
-        files.push(NewFile {
+        files.push(FileInput {
             path: upload.dest.clone(),
-            artifact_id: artifact.artifact_id,
+            artifact_id: Some(artifact.artifact_id),
             mode: mode.filter(|_| !manifest.is_archive),
-            extract: manifest.is_archive,
+            extract: manifest.is_archive.then_some(true),
+            ..FileInput::default()
         });
     }
-    Ok(files)
+    Ok((!files.is_empty()).then_some(files))
 }
 
 /// Uploads a file, or a directory as an archive.
@@ -55,9 +62,10 @@ pub(super) fn send_path(
     path: &Path,
     name: Option<&str>,
 ) -> Result<Artifact, Failure> {
+    let scanned = SystemTime::now();
     let manifest = Arc::new(Manifest::scan(path)?);
     let name = name.map_or_else(|| default_name(&manifest), str::to_owned);
-    send(api, &manifest, &name)
+    send(api, &manifest, &name, scanned)
 }
 
 /// Name of the artifact: that of the file, or of the directory with `.tar`.
@@ -71,8 +79,13 @@ fn default_name(manifest: &Manifest) -> String {
     }
 }
 
-fn send(api: &mut ApiClient, manifest: &Arc<Manifest>, name: &str) -> Result<Artifact, Failure> {
-    let scanned = SystemTime::now();
+/// Uploads what was found; the search began at `scanned`.
+fn send(
+    api: &mut ApiClient,
+    manifest: &Arc<Manifest>,
+    name: &str,
+    scanned: SystemTime,
+) -> Result<Artifact, Failure> {
     let (key, size) = (manifest.key(), content_size(manifest));
     if manifest.skipped > 0 {
         let (count, root) = (manifest.skipped, manifest.root.display().to_string());
@@ -81,11 +94,11 @@ fn send(api: &mut ApiClient, manifest: &Arc<Manifest>, name: &str) -> Result<Art
             clean(&root)
         ));
     }
-    if let Some(sha256) = known_hash(manifest, &key)? {
-        if let Some(artifact) = send::find(api, name, &sha256, size)? {
-            cache::store(&key, &Hint::new(sha256, manifest, scanned));
-            return Ok(artifact);
-        }
+    if let Some(sha256) = known_hash(manifest, &key)?
+        && let Some(artifact) = send::find(api, name, &sha256, size)?
+    {
+        cache::store(&key, &Hint::new(sha256, manifest, scanned));
+        return Ok(artifact);
     }
     let (artifact, sha256) = send::send(api, manifest, name, &key, size)?;
     cache::store(&key, &Hint::new(sha256, manifest, scanned));

@@ -2,9 +2,9 @@
 
 use super::{ContentReader, Manifest, read_failure};
 use crate::{
+    api::artifacts::Artifact,
     client::{
         api_client::ApiClient,
-        artifact::Artifact,
         paths,
         print::clean,
         progress::Progress,
@@ -107,7 +107,7 @@ impl Transfer<'_> {
         let start = match api.ask_upload(path, self.size)? {
             Received::Bytes(start) => start.min(self.size),
             Received::All(artifact) => {
-                let sha256 = artifact.sha256.clone();
+                let sha256 = artifact.sha256.to_string();
                 return Ok(Some((artifact, sha256)));
             }
         };
@@ -126,7 +126,7 @@ impl Transfer<'_> {
             self.sha256 = Some(body.reader.finish()?);
         }
         match (sent?, self.sha256.clone()) {
-            (Sent::Done(artifact), Some(sha256)) if artifact.sha256 == sha256 => {
+            (Sent::Done(artifact), Some(sha256)) if artifact.sha256.as_str() == sha256 => {
                 Ok(Some((artifact, sha256)))
             }
             (Sent::Done(_), _) => {
