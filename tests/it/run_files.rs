@@ -1,0 +1,61 @@
+//! `cynode run` with files: a directory goes in, results come out, however the command ended.
+
+use crate::support::{Cluster, process::run};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::PathBuf,
+};
+
+/// Directory of the user, made before the cluster runs anything in it.
+fn project(cluster: &Cluster) -> PathBuf {
+    let project = cluster.home().join("laptop/project");
+    fs::create_dir_all(project.join("data")).unwrap();
+    fs::write(project.join("data/input.txt"), "one two three\n").unwrap();
+    fs::write(project.join("count.sh"), "#!/bin/sh\nwc -w <data/input.txt >out/words.txt\n").unwrap();
+    fs::set_permissions(project.join("count.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(project.join(".gitignore"), "*.log\n").unwrap();
+    fs::write(project.join("noise.log"), "left out").unwrap();
+    symlink("data/input.txt", project.join("link")).unwrap();
+    project
+}
+
+#[test]
+fn directory_goes_in_and_results_come_out() {
+    let cluster = Cluster::start();
+    let project = project(&cluster);
+    let script = "test ! -e noise.log && test -L link && mkdir out && ./count.sh && \
+                  mkdir -p artifacts && cp data/input.txt artifacts/copy && exit 3";
+    let mut command = cluster.cli(&[
+        "run", "--upload", ".", "--download", "out/*.txt:results", "--download", "artifacts", "--",
+        "sh", "-c", script,
+    ]);
+    let done = run(command.current_dir(&project));
+    assert_eq!((done.code, done.stdout.as_str()), (3, ""), "{done:?}");
+    let read = |path: &str| fs::read_to_string(project.join(path)).unwrap();
+    assert_eq!(read("results/out/words.txt").trim(), "3");
+    assert_eq!(read("artifacts/copy"), "one two three\n");
+
+    let tasks = cluster.user.get("/v1/tasks?limit=1").json(200);
+    let id = tasks["tasks"][0]["id"].as_str().unwrap().to_owned();
+    let list = cluster.run(&["task", "artifacts", &id]);
+    assert!(list.stdout.contains("out/words.txt"), "{list:?}");
+    let mut again = cluster.cli(&["task", "artifacts", &id, "--out", "all"]);
+    assert_eq!(run(again.current_dir(&project)).code, 0);
+    assert_eq!(read("all/out/words.txt").trim(), "3");
+    cluster.node.assert_clean();
+}
+
+#[test]
+fn file_keeps_mode_and_missing_result_is_named() {
+    let cluster = Cluster::start();
+    let project = project(&cluster);
+    let mut command = cluster.cli(&[
+        "run", "--upload", "count.sh:bin/count", "--upload", "data:in", "--download", "nothing",
+        "--", "sh", "-c", "test -x bin/count && cat in/input.txt",
+    ]);
+    let done = run(command.current_dir(&project));
+    assert_eq!((done.code, done.stdout.as_str()), (4, "one two three\n"), "{done:?}");
+    assert!(done.stderr.contains("--download nothing"), "{done:?}");
+    cluster.node.assert_clean();
+}
