@@ -43,6 +43,8 @@ fn docs_name_existing_flags() {
         vec!["task", "list"],
         vec!["task", "logs"],
         vec!["task", "cancel"],
+        vec!["task", "artifacts"],
+        vec!["artifacts", "download"],
         vec!["login"],
         vec!["nodes", "forget"],
         vec!["users", "create"],

@@ -88,6 +88,7 @@ mod registrations;
 mod registries;
 mod reserve;
 mod retention;
+mod run_files;
 mod sandbox;
 mod scheduling;
 mod secrets;

@@ -12,7 +12,11 @@ fn project(cluster: &Cluster) -> PathBuf {
     let project = cluster.home().join("laptop/project");
     fs::create_dir_all(project.join("data")).unwrap();
     fs::write(project.join("data/input.txt"), "one two three\n").unwrap();
-    fs::write(project.join("count.sh"), "#!/bin/sh\nwc -w <data/input.txt >out/words.txt\n").unwrap();
+    fs::write(
+        project.join("count.sh"),
+        "#!/bin/sh\nwc -w <data/input.txt >out/words.txt\n",
+    )
+    .unwrap();
     fs::set_permissions(project.join("count.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(project.join(".gitignore"), "*.log\n").unwrap();
     fs::write(project.join("noise.log"), "left out").unwrap();
@@ -27,8 +31,17 @@ fn directory_goes_in_and_results_come_out() {
     let script = "test ! -e noise.log && test -L link && mkdir out && ./count.sh && \
                   mkdir -p artifacts && cp data/input.txt artifacts/copy && exit 3";
     let mut command = cluster.cli(&[
-        "run", "--upload", ".", "--download", "out/*.txt:results", "--download", "artifacts", "--",
-        "sh", "-c", script,
+        "run",
+        "--upload",
+        ".",
+        "--download",
+        "out/*.txt:results",
+        "--download",
+        "artifacts",
+        "--",
+        "sh",
+        "-c",
+        script,
     ]);
     let done = run(command.current_dir(&project));
     assert_eq!((done.code, done.stdout.as_str()), (3, ""), "{done:?}");
@@ -51,11 +64,24 @@ fn file_keeps_mode_and_missing_result_is_named() {
     let cluster = Cluster::start();
     let project = project(&cluster);
     let mut command = cluster.cli(&[
-        "run", "--upload", "count.sh:bin/count", "--upload", "data:in", "--download", "nothing",
-        "--", "sh", "-c", "test -x bin/count && cat in/input.txt",
+        "run",
+        "--upload",
+        "count.sh:bin/count",
+        "--upload",
+        "data:in",
+        "--download",
+        "nothing",
+        "--",
+        "sh",
+        "-c",
+        "test -x bin/count && cat in/input.txt",
     ]);
     let done = run(command.current_dir(&project));
-    assert_eq!((done.code, done.stdout.as_str()), (4, "one two three\n"), "{done:?}");
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (4, "one two three\n"),
+        "{done:?}"
+    );
     assert!(done.stderr.contains("--download nothing"), "{done:?}");
     cluster.node.assert_clean();
 }
