@@ -72,7 +72,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
     let seconds = |seconds: u64| format!("{seconds} s");
     let list = |items: &[String]| (!items.is_empty()).then(|| clean(&items.join(", ")));
     let all = [
-        ("time limit", task.timeout_seconds.map(seconds)),
+        ("time limit", time_limit(task)),
         ("grace", grace_seconds.map(|grace| seconds(grace.into()))),
         ("labels", list(node_labels)),
         ("env", list(env_names)),
@@ -88,6 +88,17 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
     let set = all.into_iter();
     set.filter_map(|(name, value)| Some((name, value?)))
         .collect()
+}
+
+/// Time limit that was asked for, and the one in force where it differs.
+fn time_limit(task: &Task) -> Option<String> {
+    match (task.timeout_seconds, task.details.effective_timeout_seconds) {
+        (Some(asked), Some(effective)) if asked != effective => {
+            Some(format!("{asked} s, of which {effective} s are in force"))
+        }
+        (Some(seconds), _) | (None, Some(seconds)) => Some(format!("{seconds} s")),
+        (None, None) => None,
+    }
 }
 
 fn gpus_text(gpus: &GpuRequest) -> String {
