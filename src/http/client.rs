@@ -5,7 +5,7 @@ pub use super::call_error::CallError;
 use super::{
     call_error::{malformed, transport},
     client_response::{ByteStream, ClientResponse, JsonLines, collect},
-    request::parse_json,
+    json_body::parse_json,
     resolve::{AddressGuard, Connector},
 };
 use crate::{

@@ -12,6 +12,7 @@ pub mod client_response;
 mod connection_limiter;
 pub mod file;
 pub mod host;
+mod json_body;
 mod json_error;
 pub mod lines;
 pub mod listener_policy;

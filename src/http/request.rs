@@ -1,11 +1,13 @@
 //! Request as a handler sees it: path parameters, query, bearer token, checked JSON.
 
+pub use super::json_body::parse_json;
+
 use super::{
     MAX_BODY_BYTES, UploadPart,
     body::{self, BodyChunks},
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
-    json_error::{self, JsonError},
+    json_body::{check_structure, parse},
     query::{decode, query_value},
     warnings::Warnings,
 };
@@ -29,8 +31,6 @@ use std::{
 
 /// Longest part of a value that a problem quotes, in bytes.
 const MAX_QUOTED_BYTES: usize = 64;
-
-type JsonDeserializer<'a> = serde_json::Deserializer<serde_json::de::SliceRead<'a>>;
 
 /// Both ends of a connection, and the client behind it.
 #[derive(Clone, Copy, Debug)]
@@ -203,6 +203,9 @@ impl Request {
     /// Body as JSON of the shape of `T`. Fails with 400, 413, 415 or 503.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let bytes = self.bytes().await?;
+        if self.body_limit > MAX_BODY_BYTES {
+            check_structure(&bytes)?;
+        }
         self.read(&bytes)
     }
 
@@ -316,57 +319,9 @@ fn parse_query<T: FromStr>(
     })
 }
 
-/// JSON object of the shape of `T`. The problem names a wrong field by its JSON pointer.
-pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    parse(bytes, |deserializer| {
-        serde_path_to_error::deserialize(deserializer)
-    })
-}
-
-/// Same as [`parse_json`], with a deserializer of the caller's choice.
-fn parse<'a, T>(
-    bytes: &'a [u8],
-    read: impl FnOnce(&mut JsonDeserializer<'a>) -> Result<T, JsonError>,
-) -> Result<T, Problem> {
-    // serde would fill the fields from an array in their order, which is no part of the contract.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(Problem::new(
-            ProblemKind::InvalidRequest,
-            "the body must be a JSON object, got an array",
-        ));
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = read(&mut deserializer).map_err(json_error::problem)?;
-    deserializer
-        .end()
-        .map_err(|error| json_error::syntax(&error))?;
-    Ok(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[derive(serde::Deserialize, Debug)]
-    #[allow(dead_code, reason = "only its shape matters")]
-    struct Shape {
-        list: Vec<HashMap<String, u8>>,
-    }
-
-    #[test]
-    fn invalid_value_is_named_by_pointer() {
-        let problem = parse_json::<Shape>(br#"{"list":[{"a/b":1},{"c":"x"}]}"#).unwrap_err();
-        assert_eq!(problem.errors[0].pointer, "#/list/1/c");
-        assert!(
-            parse_json::<Shape>(b"{\"list\":[]} x")
-                .unwrap_err()
-                .detail
-                .contains("not valid JSON")
-        );
-        assert!(parse_json::<Shape>(b"{").unwrap_err().errors.is_empty());
-        assert!(parse_json::<Shape>(b" [[]]").is_err());
-    }
 
     #[test]
     fn wrong_query_value_is_quoted_cut_and_clean() {
@@ -381,12 +336,5 @@ mod tests {
         let long = refused(&"\u{1b}[2J".repeat(2000));
         assert!(long.starts_with(start) && long.len() < 200, "{long}");
         assert!(!long.contains("u{1b}"), "{long}");
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_body_is_problem_not_panic(bytes: Vec<u8>) {
-            let _ = parse_json::<Shape>(&bytes);
-        }
     }
 }

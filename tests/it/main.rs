@@ -9,6 +9,7 @@
     reason = "a failed test panics"
 )]
 
+mod artifacts;
 mod audit;
 mod auth;
 mod backup;

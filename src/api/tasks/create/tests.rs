@@ -46,8 +46,8 @@ fn wrong_tasks_name_the_field() {
         (r#"{"command":[]}"#.to_owned(), "#/command"),
         (r#"{"command":[""]}"#.to_owned(), "#/command"),
         (
-            r#"{"command":["a"],"attachments":[{"name":"b"}]}"#.to_owned(),
-            "#/attachments",
+            r#"{"command":["a"],"files":[{"path":"../b","content":""}]}"#.to_owned(),
+            "#/files/0/path",
         ),
         (r#"{"command":["a","b\u0000"]}"#.to_owned(), "#/command/1"),
         (r#"{"script":" \n"}"#.to_owned(), "#/script"),

@@ -59,6 +59,10 @@ fn task_schema_agrees_with_code() {
         json!({"script": "x", "priority": 1e2}),
         json!({"script": "x", "attachments": []}),
         json!({"script": "x", "attachments": null}),
+        json!({"script": "x", "attachments": ["0192d3a0-0000-7000-8000-000000000000"]}),
+        json!({"script": "x", "files": [], "stdin": "", "stdin_base64": null}),
+        json!({"script": "x", "files": [{"path": "a", "content": "", "mode": "0755", "extract": false}]}),
+        json!({"script": "x", "files": [{"path": "a", "content_base64": "", "artifact_id": null}]}),
     ] {
         assert!(accepts(&task), "{task:.300}");
     }
@@ -95,6 +99,12 @@ fn task_schema_agrees_with_code() {
         json!({"script": "x", "priority": "high"}),
         json!({"script": "x", "attachments": ["a"]}),
         json!({"script": "x", "attachments": "a"}),
+        json!({"script": "x", "files": [{"path": "a"}]}),
+        json!({"script": "x", "files": [{"content": "a"}]}),
+        json!({"script": "x", "files": [{"path": "", "content": "a"}]}),
+        json!({"script": "x", "files": [{"path": "a", "content": "", "content_base64": ""}]}),
+        json!({"script": "x", "files": [{"path": "a", "content": "", "mode": "9"}]}),
+        json!({"script": "x", "files": [{"path": "a", "artifact_id": "a"}]}),
     ] {
         assert!(!accepts(&task), "{task:.300}");
     }

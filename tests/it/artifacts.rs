@@ -1,0 +1,452 @@
+//! Artifacts at the orchestrator: uploads in one go and in parts, downloads of ranges, quota, owners, clean-up; and
+//! the contents of tasks that wait.
+
+use crate::support::{Api, Orchestrator, Reply, eventually, raw::connect_to};
+use cynode::digest::sha256_hex;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    path::{Path, PathBuf},
+    thread,
+};
+
+/// Bytes of which no two stretches are equal.
+fn bytes(length: usize) -> Vec<u8> {
+    let block = |n: usize| sha256_hex(n.to_le_bytes()).into_bytes();
+    (0..=length / 64).flat_map(block).take(length).collect()
+}
+
+fn upload(user: &Api, query: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    user.call("POST", &format!("/v1/artifacts?{query}"), headers, body)
+}
+
+/// Uploads in one go; the artifact.
+fn put(user: &Api, name: &str, body: &[u8]) -> Value {
+    upload(user, &format!("name={name}"), &[], body).json(201)
+}
+
+fn path(artifact: &Value) -> String {
+    format!(
+        "/v1/artifacts/{}",
+        artifact["artifact_id"].as_str().unwrap()
+    )
+}
+
+/// Asks how much of an upload has arrived.
+fn ask(user: &Api, hash: &str, total: usize) -> Reply {
+    let range = format!("bytes */{total}");
+    upload(
+        user,
+        &format!("sha256={hash}"),
+        &[("Content-Range", &range)],
+        b"",
+    )
+}
+
+fn contents(home: &Path, part: &str) -> Vec<PathBuf> {
+    let directory = home.join("orchestrator/contents").join(part);
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn wait_empty(home: &Path) {
+    for part in ["objects", "temporary"] {
+        eventually("contents are removed", || {
+            contents(home, part).is_empty().then_some(())
+        });
+    }
+}
+
+/// Sends the beginning of an upload and hangs up.
+fn cut(user: &Api, query: &str, range: &str, body: &[u8], sent: usize) {
+    let mut stream = connect_to(user);
+    let head = format!(
+        "POST /v1/artifacts?{query} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         content-length: {}\r\n{range}\r\n",
+        user.token(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&body[..sent]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    // The answer comes once all was stored.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn uploaded_bytes_are_downloaded_whole_and_in_ranges() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let all = bytes(3_000_001);
+    let artifact = put(&user.api, "out%2Fa%20b.bin", &all);
+    assert_eq!(artifact["name"], "out/a b.bin");
+    assert_eq!(artifact["size_bytes"], 3_000_001);
+    assert_eq!(artifact["sha256"], sha256_hex(&all));
+    let path = path(&artifact);
+    let get = |headers: &[(&str, &str)]| user.api.call("GET", &path, headers, b"");
+    let whole = get(&[]);
+    whole.expect(200);
+    assert!(whole.body == all);
+    assert_eq!(whole.header("content-length"), Some("3000001"));
+    let disposition = whole.header("content-disposition").unwrap();
+    assert!(disposition.starts_with("attachment; filename=\"a b.bin\";"));
+    let etag = format!("\"{}\"", sha256_hex(&all));
+    assert_eq!(whole.header("etag"), Some(&*etag));
+    for (range, expected) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=1000000-", 1_000_000..3_000_001),
+        ("bytes=-7", 2_999_994..3_000_001),
+    ] {
+        let part = get(&[("Range", range)]);
+        part.expect(206);
+        assert!(part.body == all[expected.clone()], "{range}");
+        let content_range = format!("bytes {}-{}/3000001", expected.start, expected.end - 1);
+        assert_eq!(part.header("content-range"), Some(&*content_range));
+    }
+    let beyond = get(&[("Range", "bytes=3000001-")]);
+    beyond.problem(416, "range-not-satisfiable");
+    assert_eq!(beyond.header("content-range"), Some("bytes */3000001"));
+    get(&[("Range", "bytes=0-0"), ("If-Range", "\"x\"")]).expect(200);
+    let known = get(&[("Accept", "application/json")]).json(200);
+    assert_eq!(known, artifact);
+    let list = user.api.get("/v1/artifacts?name=out/a%20b.bin").json(200);
+    assert_eq!(list["artifacts"], json!([artifact]));
+    user.api.call("DELETE", &path, &[], b"").expect(204);
+    get(&[]).problem(404, "not-found");
+    user.api
+        .call("DELETE", &path, &[], b"")
+        .problem(404, "not-found");
+    wait_empty(home.path());
+}
+
+#[test]
+fn cut_upload_goes_on_after_kill() {
+    let home = tempfile::tempdir().unwrap();
+    let mut orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let all = bytes(5_000_000);
+    let hash = sha256_hex(&all);
+    let query = format!("name=a&sha256={hash}");
+    let none = ask(&user, &hash, all.len());
+    assert_eq!((none.status, none.header("range")), (308, None));
+    cut(
+        &user,
+        &query,
+        "content-range: bytes 0-4999999/5000000\r\n",
+        &all,
+        2_500_000,
+    );
+    cut(&user, "name=whole", "", &all, 2_500_000);
+    let here = |user: &Api| {
+        let asked = ask(user, &hash, all.len());
+        asked.expect(308);
+        let range = asked.header("range").unwrap();
+        range
+            .strip_prefix("bytes=0-")
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+            + 1
+    };
+    assert_eq!(here(&user), 2_500_000);
+    orchestrator.process.kill();
+    drop(orchestrator);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    assert!(contents(home.path(), "temporary").is_empty());
+    let from = here(&user);
+    let part = |range: &str, body: &[u8]| upload(&user, &query, &[("Content-Range", range)], body);
+    let wrong = part("bytes 0-9/5000000", &all[..10]);
+    wrong.problem(416, "range-not-satisfiable");
+    assert_eq!(wrong.header("range"), Some("bytes=0-2499999"));
+    let next = part(&format!("bytes {from}-{from}/5000000"), &all[from..=from]);
+    next.expect(308);
+    let range = format!("bytes {}-4999999/5000000", from + 1);
+    let artifact = part(&range, &all[from + 1..]).json(201);
+    assert_eq!(artifact["sha256"], hash);
+    assert!(user.get(&path(&artifact)).body == all);
+    assert!(contents(home.path(), "partial").is_empty());
+}
+
+#[test]
+fn upload_with_wrong_hash_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let hash = sha256_hex("right");
+    let query = format!("sha256={hash}");
+    upload(&user.api, &query, &[], b"wrong").problem(400, "invalid-request");
+    let range = [("Content-Range", "bytes 0-4/5")];
+    upload(&user.api, &query, &range, b"wrong").problem(400, "invalid-request");
+    assert_eq!(ask(&user.api, &hash, 5).header("range"), None);
+    upload(&user.api, &query, &range, b"right").expect(201);
+    for (range, body) in [
+        ("bytes 0-4/5", &b"abc"[..]),
+        ("bytes 0-5/5", b"abcdef"),
+        ("x", b""),
+    ] {
+        let headers = [("Content-Range", range)];
+        upload(&user.api, &query, &headers, body).problem(400, "invalid-request");
+    }
+    let headers = [("Content-Range", "bytes 0-4/5")];
+    upload(&user.api, "", &headers, b"right").problem(400, "invalid-request");
+    for query in ["sha256=x", "key=a/b", "key=..", "name=", "name=%00"] {
+        upload(&user.api, query, &[], b"").problem(400, "invalid-request");
+    }
+    let long = format!("name={}", "x".repeat(4097));
+    upload(&user.api, &long, &[], b"").problem(400, "invalid-request");
+}
+
+#[test]
+fn known_content_is_own_content_only() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let [ann, bob] = ["ann", "bob"].map(|handle| orchestrator.add_user(&admin, handle));
+    let all = bytes(100_000);
+    let hash = sha256_hex(&all);
+    let artifact = put(&ann, "a", &all);
+    let known = ask(&ann, &hash, all.len()).json(201);
+    assert_eq!(known["sha256"], artifact["sha256"]);
+    assert_eq!(ask(&ann, &hash, 7).status, 308, "another size");
+    let foreign = ask(&bob, &hash, all.len());
+    assert_eq!((foreign.status, foreign.header("range")), (308, None));
+    let path = path(&artifact);
+    bob.get(&path).problem(404, "not-found");
+    bob.call("DELETE", &path, &[], b"")
+        .problem(404, "not-found");
+    assert_eq!(bob.get("/v1/artifacts").json(200)["artifacts"], json!([]));
+    admin.get(&path).expect(200);
+    let task = |id: &Value| json!({"script": "true", "files": [{"path": "a", "artifact_id": id}]});
+    let id = &artifact["artifact_id"];
+    let foreign = bob
+        .post("/v1/tasks", &task(id))
+        .problem(400, "invalid-request");
+    let missing = task(&json!(crate::support::uuid()));
+    let missing = bob
+        .post("/v1/tasks", &missing)
+        .problem(400, "invalid-request");
+    assert_eq!(foreign["errors"], missing["errors"]);
+    assert_eq!(foreign["errors"][0]["pointer"], "#/files/0/artifact_id");
+    ann.post("/v1/tasks", &task(id)).expect(201);
+}
+
+#[test]
+fn full_quota_refuses_until_artifact_is_deleted() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--artifact-quota=1MiB"];
+    let user = Orchestrator::start(home.path(), &flags).login_held();
+    let first = put(&user.api, "a", &bytes(700_000));
+    let second: Vec<u8> = bytes(800_000).split_off(100_000);
+    let refused = upload(&user.api, "name=b", &[], &second).problem(507, "insufficient-storage");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("--artifact-quota"), "{detail}");
+    let task = json!({"script": "true", "stdin": "x".repeat(500_000)});
+    user.api
+        .post("/v1/tasks", &task)
+        .problem(507, "insufficient-storage");
+    user.api.call("DELETE", &path(&first), &[], b"").expect(204);
+    eventually("space is free again", || {
+        let reply = upload(&user.api, "name=b", &[], &second);
+        (reply.status == 201).then_some(())
+    });
+}
+
+#[test]
+fn content_stays_while_queued_task_needs_it() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let artifact = put(&user.api, "data/in.csv", b"of the artifact");
+    let task = json!({
+        "script": "true",
+        "files": [
+            {"path": "a.txt", "content": "é", "mode": "0755"},
+            {"path": "b.bin", "content_base64": "/w=="},
+            {"path": "c", "artifact_id": artifact["artifact_id"], "extract": true},
+        ],
+        "attachments": [artifact["artifact_id"]],
+        "stdin": "in",
+    });
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", "k"),
+    ];
+    let create = || {
+        user.api
+            .call("POST", "/v1/tasks", &headers, task.to_string().as_bytes())
+    };
+    let created = create().json(201);
+    user.api
+        .call("DELETE", &path(&artifact), &[], b"")
+        .expect(204);
+    assert_eq!(create().json(201)["id"], created["id"], "the key decides");
+    let database = rusqlite::Connection::open(home.path().join("orchestrator/cynode.db")).unwrap();
+    let spec: String = database
+        .query_row("SELECT spec FROM tasks", [], |row| row.get(0))
+        .unwrap();
+    let spec: Value = serde_json::from_str(&spec).unwrap();
+    let files = spec["sandbox"]["files"].as_array().unwrap();
+    let paths: Vec<_> = files.iter().map(|file| &file["path"]).collect();
+    assert_eq!(paths, ["a.txt", "b.bin", "c", "data/in.csv"]);
+    assert_eq!(files[0]["content"]["sha256"], sha256_hex("é"));
+    assert_eq!(files[0]["mode"], "0755");
+    assert_eq!(files[2]["extract"], true);
+    assert_eq!(spec["sandbox"]["stdin"]["sha256"], sha256_hex("in"));
+    // The clean-up has passed by once another content is gone.
+    let other = put(&user.api, "x", b"other");
+    user.api.call("DELETE", &path(&other), &[], b"").expect(204);
+    let gone = home
+        .path()
+        .join("orchestrator/contents/objects")
+        .join(sha256_hex("other"));
+    eventually("another content is removed", || {
+        (!gone.exists()).then_some(())
+    });
+    assert_eq!(contents(home.path(), "objects").len(), 4);
+    let cancel = format!("/v1/tasks/{}/cancel", created["id"].as_str().unwrap());
+    user.api.act(&cancel).expect(200);
+    wait_empty(home.path());
+}
+
+#[test]
+fn task_with_bad_files_is_refused_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--max-queued=0"];
+    let user = Orchestrator::start(home.path(), &flags).login_held();
+    let refused = |files: Value, pointer: &str| {
+        let task = json!({"script": "true", "files": files});
+        let problem = user
+            .api
+            .post("/v1/tasks", &task)
+            .problem(400, "invalid-request");
+        assert_eq!(problem["errors"][0]["pointer"], pointer);
+    };
+    refused(json!([{"path": "../a", "content": ""}]), "#/files/0/path");
+    refused(json!([{"path": "/etc/a", "content": ""}]), "#/files/0/path");
+    refused(json!([{"path": "a"}]), "#/files/0");
+    refused(
+        json!([{"path": "a", "content": "", "content_base64": ""}]),
+        "#/files/0",
+    );
+    refused(
+        json!([{"path": "a", "content_base64": "?"}]),
+        "#/files/0/content_base64",
+    );
+    refused(
+        json!([{"path": "a", "artifact_id": "x"}]),
+        "#/files/0/artifact_id",
+    );
+    refused(
+        json!([{"path": "a", "content": "", "mode": "4755"}]),
+        "#/files/0/mode",
+    );
+    let hostile = put(&user.api, "..%2F..%2Fetc%2Fpasswd", b"");
+    let task = json!({"script": "true", "attachments": [hostile["artifact_id"]]});
+    let problem = user
+        .api
+        .post("/v1/tasks", &task)
+        .problem(400, "invalid-request");
+    assert_eq!(problem["errors"][0]["pointer"], "#/attachments/0");
+    user.api
+        .call("DELETE", &path(&hostile), &[], b"")
+        .expect(204);
+    let task = json!({"script": "true", "files": [{"path": "a", "content": "b"}]});
+    user.api.post("/v1/tasks", &task).problem(429, "queue-full");
+    wait_empty(home.path());
+}
+
+#[test]
+fn same_content_at_once_is_one_file() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let all = bytes(4_000_000);
+    thread::scope(|scope| {
+        for n in 0..6 {
+            let (user, all) = (&user.api, &all);
+            scope.spawn(move || put(user, &format!("copy-{n}"), all));
+        }
+    });
+    let list = user.api.get("/v1/artifacts?limit=4").json(200);
+    assert_eq!(list["artifacts"].as_array().unwrap().len(), 4);
+    let next = list["next_cursor"].as_str().unwrap();
+    let list = user
+        .api
+        .get(&format!("/v1/artifacts?limit=4&cursor={next}"))
+        .json(200);
+    assert_eq!(list["artifacts"].as_array().unwrap().len(), 2);
+    assert_eq!(list["next_cursor"], "");
+    assert_eq!(contents(home.path(), "objects").len(), 1);
+    let empty = put(&user.api, "empty", b"");
+    assert_eq!(empty["size_bytes"], 0);
+    let got = user.api.get(&path(&empty));
+    got.expect(200);
+    assert!(got.body.is_empty());
+}
+
+#[test]
+fn old_uploads_expire_as_tasks_do() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &["--retain=1s"]).login_held();
+    let artifact = put(&user.api, "a", b"x");
+    eventually("the artifact is gone", || {
+        (user.api.get(&path(&artifact)).status == 404).then_some(())
+    });
+    wait_empty(home.path());
+}
+
+/// Peak growth of a process in MiB while `work` runs.
+fn growth(pid: u32, work: impl FnOnce()) -> usize {
+    let memory = |field: &str| {
+        let status = crate::support::read(format!("/proc/{pid}/status"));
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib / 1024
+    };
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    let before = memory("VmRSS");
+    work();
+    memory("VmHWM").saturating_sub(before)
+}
+
+#[test]
+fn large_artifact_passes_in_little_memory() {
+    const BLOCKS: usize = 300;
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let block = bytes(1 << 20);
+    let grown = growth(user.orchestrator.process.pid(), || {
+        let mut stream = connect_to(&user.api);
+        let head = format!(
+            "POST /v1/artifacts?name=large HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            user.api.token(),
+            BLOCKS << 20
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..BLOCKS {
+            stream.write_all(&block).unwrap();
+        }
+        let answer = crate::support::raw::rest(stream);
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+        let list = user.api.get("/v1/artifacts").json(200);
+        let got = user.api.get(&path(&list["artifacts"][0]));
+        assert_eq!(got.body.len(), BLOCKS << 20);
+    });
+    assert!(grown <= 40, "{grown} MiB");
+}
+
+/// An orchestrator and its admin.
+struct Held {
+    orchestrator: Orchestrator,
+    api: Api,
+}
+
+impl Orchestrator {
+    fn login_held(self) -> Held {
+        let api = self.login();
+        Held {
+            orchestrator: self,
+            api,
+        }
+    }
+}
