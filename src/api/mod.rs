@@ -81,6 +81,10 @@ pub fn check_envelope_version(payload: &[u8]) -> Result<(), problem::Problem> {
     }
 }
 
+/// Pattern of ids, for schemas.
+pub const UUID_PATTERN: &str =
+    "^[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}$";
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

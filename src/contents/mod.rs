@@ -50,6 +50,7 @@ use std::{
     },
     time::SystemTime,
 };
+use tokio::task::spawn_blocking;
 
 /// Limits of a store.
 #[derive(Clone, Copy, Default, Debug)]
@@ -110,6 +111,13 @@ impl ContentStore {
     /// Writer for a content that arrives. Fails where it can't fit.
     pub async fn writer(&self, expected: Expected) -> Result<ContentWriter, ContentError> {
         ContentWriter::begin(Arc::clone(&self.0), expected).await
+    }
+
+    /// Fails where `bytes` more would not fit.
+    pub async fn ensure_room(&self, bytes: u64) -> Result<(), ContentError> {
+        let store = Arc::clone(&self.0);
+        let checked = spawn_blocking(move || store.check_room(bytes)).await;
+        checked.map_err(io::Error::other)?
     }
 
     /// Stores bytes that are in memory.

@@ -10,6 +10,10 @@ use std::time::Duration;
 /// Time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Most bytes that are read of a refused body, and the time for them.
+const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Refuses a body that is announced to be longer than `limit` bytes, before any of it is read.
 pub(super) fn check_length(length: Option<usize>, limit: usize) -> Result<(), Problem> {
     match length {
@@ -81,6 +85,22 @@ impl BodyChunks {
     pub fn announced_size(&self) -> Option<u64> {
         let hint = self.0.as_ref().map(|body| body.size_hint().exact());
         hint.unwrap_or(Some(0))
+    }
+
+    /// Reads and drops what the client still sends of a body that is refused, for a moment: a connection that is closed
+    /// with bytes in it is reset, and its client may lose the answer.
+    pub async fn drain(&mut self) {
+        let drain = async {
+            let mut left = DRAIN_BYTES;
+            while let Ok(Some(chunk)) = self.next().await {
+                left = left.saturating_sub(chunk.len());
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // One that goes on is cut.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
     }
 
     /// Next chunk, of any size; `None` at the end. Fails with 400 where the body breaks off, or stops for 30 s.

@@ -175,7 +175,7 @@ fn bodies_of_one_user_block_no_other() {
     }
     ann.post("/v1/tasks", &task).expect(201);
     // No task is longer than that.
-    assert!(announced(gateway, "/v1/tasks", ann.token(), 2 * MIB + 1).starts_with("HTTP/1.1 413"));
+    assert!(announced(gateway, "/v1/tasks", ann.token(), 14 * MIB + 1).starts_with("HTTP/1.1 413"));
     let script = "#".repeat(256 * 1024);
     ann.post("/v1/tasks", &json!({"script": script}))
         .expect(201);

@@ -8,7 +8,7 @@ use super::{
     name::{MAX_NAME_CHARS, base_name},
 };
 use crate::api::{
-    ArtifactId, image,
+    ArtifactId, UUID_PATTERN, image,
     integer::{check_range, optional_integer},
     jobs::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
@@ -154,7 +154,7 @@ pub struct CreateTask {
     pub stdin_base64: Option<String>,
     /// Artifacts that are placed in `/workspace` under their names; an older form of `files`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = jobs::files::MAX_FILES))]
+    #[schemars(length(max = jobs::files::MAX_FILES), inner(regex(pattern = UUID_PATTERN)))]
     pub attachments: Option<Vec<ArtifactId>>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::create::CreateTask;
 use crate::api::{
-    ArtifactId,
+    ArtifactId, UUID_PATTERN,
     jobs::files::{FileMode, MAX_FILES, MAX_PATH_BYTES, check_path},
     problem::Problem,
 };
@@ -30,6 +30,7 @@ pub struct FileInput {
     pub content_base64: Option<String>,
     /// Artifact whose content it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = UUID_PATTERN))]
     pub artifact_id: Option<ArtifactId>,
     /// Permission bits; `0644` by default. An archive has those of its entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -86,19 +86,32 @@ impl Upload {
 
 pub(super) async fn upload(state: Arc<AppState>, mut request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
-    let upload = Upload::of(&request, &caller)?;
+    let mut body = request.chunks();
+    let reply = receive(&state, &caller, &request, &mut body).await;
+    if reply.is_err() {
+        body.drain().await;
+    }
+    reply
+}
+
+async fn receive(
+    state: &AppState,
+    caller: &Caller,
+    request: &Request,
+    body: &mut BodyChunks,
+) -> Reply {
+    let upload = Upload::of(request, caller)?;
     match request.upload_part()? {
-        None => whole(&state, &caller, upload, &mut request).await,
-        Some(UploadPart::Query { total }) => query(&state, &caller, upload, total).await,
+        None => whole(state, caller, upload, body).await,
+        Some(UploadPart::Query { total }) => query(state, caller, upload, total).await,
         Some(UploadPart::Bytes { range, total }) => {
-            part(&state, &caller, upload, (range, total), &mut request).await
+            part(state, caller, upload, (range, total), body).await
         }
     }
 }
 
 /// Takes an upload in one go.
-async fn whole(state: &AppState, caller: &Caller, upload: Upload, request: &mut Request) -> Reply {
-    let mut body = request.chunks();
+async fn whole(state: &AppState, caller: &Caller, upload: Upload, body: &mut BodyChunks) -> Reply {
     let expected = upload.expected(body.announced_size());
     let mut writer = state
         .contents
@@ -127,7 +140,11 @@ async fn query(state: &AppState, caller: &Caller, upload: Upload, total: u64) ->
     let (contents, key) = (state.contents.clone(), upload.key()?.to_owned());
     let size = tokio::task::spawn_blocking(move || contents.partial_size(&key)).await;
     let size = size.map_err(ApiError::internal)?;
-    incomplete(size.map_err(ApiError::internal)?)
+    let size = size.map_err(ApiError::internal)?;
+    // Rather now than after the client has sent it all.
+    let room = state.contents.ensure_room(total.saturating_sub(size)).await;
+    room.map_err(content_error)?;
+    incomplete(size)
 }
 
 /// Takes a part of an upload.
@@ -136,9 +153,8 @@ async fn part(
     caller: &Caller,
     upload: Upload,
     (range, total): (Range<u64>, u64),
-    request: &mut Request,
+    body: &mut BodyChunks,
 ) -> Reply {
-    let mut body = request.chunks();
     let length = range.end - range.start;
     if let Some(announced) = body.announced_size().filter(|size| *size != length) {
         let detail = format!(
@@ -149,7 +165,7 @@ async fn part(
     let expected = upload.expected(Some(total));
     let resumed = state.contents.resume(upload.key()?, range.start, expected);
     let mut partial = resumed.await.map_err(content_error)?;
-    let received = receive_part(&mut partial, &mut body, range.end).await;
+    let received = receive_part(&mut partial, body, range.end).await;
     let size = partial.size();
     if received.is_ok() && size == total {
         let stored = partial.finish().await.map_err(content_error)?;

@@ -61,7 +61,7 @@ pub(super) fn broken_bodies() -> Vec<(Vec<u8>, Option<&'static str>, u16, &'stat
             "unsupported-media-type",
         ),
         (b"{}".to_vec(), None, 415, "unsupported-media-type"),
-        (vec![b' '; 11 * 1024 * 1024], json, 413, "payload-too-large"),
+        (vec![b' '; 15 * 1024 * 1024], json, 413, "payload-too-large"),
     ]
 }
 
