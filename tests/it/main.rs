@@ -101,6 +101,7 @@ mod strangers;
 mod support;
 mod systemd;
 mod tables;
+mod task_files;
 mod task_names;
 mod trees;
 mod typed_secrets;
