@@ -32,6 +32,7 @@ mod docs;
 mod doctor;
 mod duplicates;
 mod escapes;
+mod file_transfers;
 mod files;
 mod first_start;
 mod gpus;

@@ -10,7 +10,7 @@ use super::{
     outcome::{AttemptError, AttemptOutcome, validate_result},
     request::{connect, request_job},
     running_state,
-    send::{MAX_ROUNDS, Observers, not_started, send_contents},
+    send::{MAX_ROUNDS, Observers, limit_reached, not_started, send_contents},
 };
 use crate::{
     api::{
@@ -36,7 +36,7 @@ use crate::{
     store::RunningJob,
     wait,
 };
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::atomic::AtomicU64, time::Duration};
 use tokio::sync::watch;
 
 /// Time that a node has to end a canceled job, beyond the grace of its command.
@@ -62,8 +62,10 @@ pub(super) async fn follow_attempt<'a>(
     let seconds = job.effective_timeout_seconds.or(job.timeout_seconds);
     let seconds = seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
     let limit = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS)) + TIMEOUT_MARGIN;
+    let seconds_sending = AtomicU64::new(0);
     let follower = AttemptFollower {
         state,
+        seconds_sending: &seconds_sending,
         job,
         watch,
         lease,
@@ -79,7 +81,7 @@ pub(super) async fn follow_attempt<'a>(
     let outcome = tokio::select! {
         outcome = follower.follow() => outcome,
         outcome = cancel_on_request(state, job, cancellation) => outcome,
-        () = tokio::time::sleep(limit) => {
+        () = limit_reached(limit, &seconds_sending) => {
             let reason = format!("its node reported no end within {} s", limit.as_secs());
             AttemptOutcome::Lost(reason.into())
         }
@@ -94,6 +96,8 @@ pub(super) async fn follow_attempt<'a>(
 /// Exchange with the node of an attempt.
 struct AttemptFollower<'a> {
     state: &'a AppState,
+    /// Seconds for which files were sent to the node.
+    seconds_sending: &'a AtomicU64,
     job: &'a RunningJob,
     watch: &'a TaskWatch,
     lease: &'a Lease,
@@ -193,6 +197,7 @@ impl AttemptFollower<'_> {
                     let observers = Observers {
                         lease: self.lease,
                         watch: self.watch,
+                        seconds: self.seconds_sending,
                     };
                     let missing = &error.missing;
                     send_contents(self.state, &client, job, missing, Some(observers)).await?;

@@ -9,9 +9,12 @@ use super::{
     outcome::{AttemptError, AttemptOutcome},
 };
 use crate::{
-    api::jobs::{
-        SandboxSpec,
-        files::{Content, ContentHash},
+    api::{
+        jobs::{
+            SandboxSpec,
+            files::{Content, ContentHash},
+        },
+        tasks::TaskStatus,
     },
     orchestrator::{
         AppState,
@@ -21,8 +24,14 @@ use crate::{
     },
     store::RunningJob,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::task::spawn_blocking;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::spawn_blocking, time::Instant};
 
 /// Times that a node may name missing contents of one attempt: its cache may lose some while others arrive.
 pub(super) const MAX_ROUNDS: usize = 4;
@@ -35,6 +44,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Observers<'a> {
     pub(super) lease: &'a Lease,
     pub(super) watch: &'a TaskWatch,
+    /// Seconds for which files were sent, which the time limit of the attempt does not count.
+    pub(super) seconds: &'a AtomicU64,
 }
 
 /// Sends the contents of a job that its node lacks.
@@ -58,7 +69,9 @@ pub(super) async fn send_contents(
         match &observers {
             Some(observers) => tokio::select! {
                 done = sending => done?,
-                () = report(observers, job, &progress, sent, total) => {}
+                () = report(state, observers, job, &progress, (sent, total)) => {
+                    return Err(not_started("the task was canceled while its files were sent"));
+                }
             },
             None => sending.await?,
         }
@@ -138,16 +151,16 @@ pub(super) fn not_started(reason: &str) -> AttemptError {
     }
 }
 
-/// Shows how far it is, and that the node is alive, while bytes move. Never ends.
+/// Shows how far it is, and that the node is alive, while bytes move. Ends when the task is canceled.
 async fn report(
+    state: &AppState,
     observers: &Observers<'_>,
     job: &RunningJob,
     progress: &SendProgress,
-    sent: u64,
-    total: u64,
+    (sent, total): (u64, u64),
 ) {
     let mut last = None;
-    loop {
+    while !state.jobs.active.is_canceled(job.id) {
         let bytes = progress.bytes();
         if last.replace(bytes) != Some(bytes) {
             observers.lease.renew();
@@ -157,9 +170,24 @@ async fn report(
             sending: u8::try_from(percent.min(100))
                 .ok()
                 .map(|percent| (job.node_id, percent)),
-            ..TaskState::new(crate::api::tasks::TaskStatus::Running, job.attempt)
+            ..TaskState::new(TaskStatus::Running, job.attempt)
         });
         tokio::time::sleep(REPORT_INTERVAL).await;
+        let seconds = REPORT_INTERVAL.as_secs();
+        observers.seconds.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+/// Waits until an attempt has taken `limit`, without the time for which files were sent to its node.
+pub(super) async fn limit_reached(limit: Duration, seconds_sending: &AtomicU64) {
+    let began = Instant::now();
+    loop {
+        let sending = Duration::from_secs(seconds_sending.load(Ordering::Relaxed));
+        let end = began + limit + sending;
+        if Instant::now() >= end {
+            return;
+        }
+        tokio::time::sleep_until(end).await;
     }
 }
 

@@ -1,0 +1,159 @@
+//! Files and artifacts between a user, the orchestrator and a node: whole, or with the reason why not.
+
+use crate::support::{Cluster, Orchestrator, eventually, lasting_port, wait_ready};
+use cynode::digest::sha256_hex;
+use serde_json::{Value, json};
+use std::{fs, os::unix::fs::FileExt as _};
+
+/// Uploads an artifact; its id.
+fn upload(cluster: &Cluster, bytes: &[u8]) -> Value {
+    let reply = cluster
+        .user
+        .call("POST", "/v1/artifacts?name=in", &[], bytes);
+    assert!((200..300).contains(&reply.status), "{}", reply.text());
+    serde_json::from_slice::<Value>(&reply.body).unwrap()["artifact_id"].clone()
+}
+
+/// Artifacts of a task: names and contents.
+fn artifacts(cluster: &Cluster, task: &str) -> Vec<(String, Vec<u8>)> {
+    let list = cluster
+        .user
+        .get(&format!("/v1/tasks/{task}/artifacts"))
+        .json(200);
+    let list = list["artifacts"].as_array().unwrap().iter();
+    let mut found: Vec<_> = list
+        .map(|artifact| {
+            let path = format!(
+                "/v1/artifacts/{}",
+                artifact["artifact_id"].as_str().unwrap()
+            );
+            let bytes = cluster.user.get(&path).expect(200).body.clone();
+            assert_eq!(artifact["sha256"], sha256_hex(&bytes));
+            (artifact["name"].as_str().unwrap().to_owned(), bytes)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn files_go_in_and_artifacts_come_out() {
+    let cluster = Cluster::start();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(20);
+    builder
+        .append_data(&mut header, "bin/go", &b"#!/bin/sh\necho went\n"[..])
+        .unwrap();
+    let archive = upload(&cluster, &builder.into_inner().unwrap());
+    let large: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let task = json!({
+        "script": "in/bin/go; cat note; cp large artifacts/copy; echo 1 > a.json; echo 2 > b.txt",
+        "files": [
+            {"path": "in", "artifact_id": archive, "extract": true},
+            {"path": "note", "content": "inline\n", "mode": "0600"},
+            {"path": "large", "artifact_id": upload(&cluster, &large)},
+        ],
+        "artifacts": ["*.json"],
+    });
+    for _ in 0..2 {
+        let id = cluster.create(&task);
+        let ended = cluster.finish(&id);
+        assert_eq!(ended["status"], "completed", "{}", cluster.result(&id));
+        let result = &cluster.result(&id)["jobs"][0]["result"];
+        assert_eq!(result["stdout"], "went\ninline\n");
+        let expected = [
+            ("a.json", b"1\n".to_vec()),
+            ("artifacts/copy", large.clone()),
+        ];
+        assert_eq!(
+            artifacts(&cluster, &id),
+            expected.map(|(name, bytes)| (name.to_owned(), bytes))
+        );
+    }
+    eventually("the node has forgotten the jobs", || {
+        cluster.node.spools().is_empty().then_some(())
+    });
+}
+
+#[test]
+fn artifacts_survive_kill_of_orchestrator() {
+    let ports = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let addresses = ports.each_ref().map(String::as_str);
+    let mut cluster = Cluster::start_at(addresses, &[]);
+    let script = "head -c 30000000 /dev/urandom > artifacts/random; sha256sum artifacts/random; echo ready; until [ -e go ]; do usleep 10000; done";
+    let id = cluster.create(&json!({"script": script, "max_attempts": 1}));
+    cluster.printed(&id, "ready\n");
+    let go = cluster.node.workspaces()[0].join("workspace/go");
+    cluster.orchestrator.process.kill();
+    fs::write(go, "").unwrap();
+    eventually("the command has ended", || {
+        let result = cluster.node.spools()[0].join("result.json");
+        result.exists().then_some(())
+    });
+    for round in 0..2 {
+        cluster.orchestrator = Orchestrator::start_at(cluster.home(), addresses, &[]);
+        wait_ready(&cluster.orchestrator);
+        cluster.user = cluster.orchestrator.login();
+        if round == 0 {
+            // Perhaps while they are fetched.
+            cluster.orchestrator.process.kill();
+        }
+    }
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let stdout = cluster.result(&id)["jobs"][0]["result"]["stdout"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let found = artifacts(&cluster, &id);
+    assert_eq!(found.len(), 1);
+    assert!(stdout.starts_with(&sha256_hex(&found[0].1)), "{stdout}");
+}
+
+#[test]
+fn full_orchestrator_ends_task_with_reason() {
+    let cluster = Cluster::start_orchestrated(&["--artifact-quota", "1MiB"]);
+    let id =
+        cluster.script("head -c 3000000 /dev/zero > artifacts/large; echo x > artifacts/small");
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let result = &cluster.result(&id)["jobs"][0]["result"];
+    let skipped = &result["artifacts_skipped"];
+    assert_eq!(skipped["count"], 1, "{result}");
+    assert!(
+        skipped["reason"].as_str().unwrap().contains("no room"),
+        "{result}"
+    );
+    assert_eq!(
+        artifacts(&cluster, &id),
+        [("artifacts/small".to_owned(), b"x\n".to_vec())]
+    );
+}
+
+#[test]
+fn artifact_damaged_at_node_is_missing_with_reason() {
+    let ports = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let addresses = ports.each_ref().map(String::as_str);
+    let mut cluster = Cluster::start_at(addresses, &[]);
+    let id = cluster.script("echo one > artifacts/a; echo two > artifacts/b; echo ready; until [ -e go ]; do usleep 10000; done");
+    cluster.printed(&id, "ready\n");
+    let spool = cluster.node.workspaces()[0].clone();
+    cluster.orchestrator.process.kill();
+    fs::write(spool.join("workspace/go"), "").unwrap();
+    eventually("the command has ended", || {
+        spool.join("result.json").exists().then_some(())
+    });
+    let damaged = spool.join("artifacts").join(sha256_hex("artifacts/a"));
+    let file = fs::File::options().write(true).open(damaged).unwrap();
+    file.write_all_at(b"more than there was", 0).unwrap();
+    cluster.orchestrator = Orchestrator::start_at(cluster.home(), addresses, &[]);
+    wait_ready(&cluster.orchestrator);
+    cluster.user = cluster.orchestrator.login();
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let result = &cluster.result(&id)["jobs"][0]["result"];
+    assert_eq!(result["artifacts_skipped"]["count"], 1, "{result}");
+    assert_eq!(
+        artifacts(&cluster, &id),
+        [("artifacts/b".to_owned(), b"two\n".to_vec())]
+    );
+}
