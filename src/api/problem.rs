@@ -119,6 +119,13 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// Methods of the path (`Allow`), for 405.
     pub allow: Option<String>,
+    /// What few problems have.
+    pub extras: Box<ProblemExtras>,
+}
+
+/// Parts of a problem that few have; apart, so that an error stays small.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProblemExtras {
     /// Further header fields, such as `Content-Range`.
     pub headers: Vec<(&'static str, String)>,
     /// Contents that are missing.
@@ -167,8 +174,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after: None,
             allow: None,
-            headers: Vec::new(),
-            missing: Vec::new(),
+            extras: Box::default(),
         }
     }
 
@@ -210,7 +216,7 @@ impl Problem {
 
     /// Same problem with a further header field. `name` is in lower case.
     pub fn with_header(mut self, name: &'static str, value: String) -> Self {
-        self.headers.push((name, value));
+        self.extras.headers.push((name, value));
         self
     }
 
@@ -238,7 +244,7 @@ impl Problem {
             detail: self.detail.clone(),
             instance: instance.to_owned(),
             errors: self.errors.clone(),
-            missing: self.missing.clone(),
+            missing: self.extras.missing.clone(),
         }
     }
 }

@@ -88,7 +88,7 @@ pub fn problem(problem: &Problem, instance: &str) -> Response {
     if let Some(Ok(allow)) = problem.allow.as_deref().map(HeaderValue::from_str) {
         headers.insert(header::ALLOW, allow);
     }
-    for (name, value) in &problem.headers {
+    for (name, value) in &problem.extras.headers {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(HeaderName::from_static(name), value);
         }

@@ -75,7 +75,7 @@ impl ContentCache {
         }
         let detail = "contents of the job are missing here; send them with PUT /v1/worker/contents/{sha256}, and then the job again";
         let mut problem = Problem::new(ProblemKind::ContentMissing, detail);
-        problem.missing = missing;
+        problem.extras.missing = missing;
         Err(problem)
     }
 
@@ -254,7 +254,7 @@ mod tests {
         drop(pins);
         let refused = cache.pin_all(&spec(hashes[1].as_str())).await.unwrap_err();
         assert_eq!(
-            (refused.kind, &refused.missing[..]),
+            (refused.kind, &refused.extras.missing[..]),
             (ProblemKind::ContentMissing, &hashes[1..2])
         );
         cache.make_room(1 << 60).await;
