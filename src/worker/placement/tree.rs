@@ -195,7 +195,7 @@ impl Tree {
 /// Opens a directory of a tree, without following a link.
 fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
     if path.is_empty() {
-        return Ok(root.try_clone()?);
+        return root.try_clone();
     }
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
