@@ -244,18 +244,7 @@ impl CreateTask {
         check_name(self.task_name.as_deref())?;
         let max_attempts = self.resolve_attempts()?;
         let node_labels = self.node_labels.unwrap_or_default();
-        for (n, label) in node_labels.iter().enumerate() {
-            check_label(&format!("/node_labels/{n}"), label)?;
-        }
-        if node_labels.len() > MAX_LABELS {
-            return Err(Problem::field(
-                "/node_labels",
-                format!(
-                    "must have at most {MAX_LABELS} labels, got {}",
-                    node_labels.len()
-                ),
-            ));
-        }
+        check_labels(&node_labels)?;
         if let Some(node) = &self.node {
             check_slug("/node", node)?;
         }
@@ -347,6 +336,20 @@ fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
     }
     let [shell, option] = jobs::SHELL;
     Ok([shell, option, script].map(str::to_owned).into())
+}
+
+fn check_labels(labels: &[String]) -> Result<(), Problem> {
+    for (n, label) in labels.iter().enumerate() {
+        check_label(&format!("/node_labels/{n}"), label)?;
+    }
+    if labels.len() > MAX_LABELS {
+        let detail = format!(
+            "must have at most {MAX_LABELS} labels, got {}",
+            labels.len()
+        );
+        return Err(Problem::field("/node_labels", detail));
+    }
+    Ok(())
 }
 
 fn check_name(name: Option<&str>) -> Result<(), Problem> {
