@@ -18,14 +18,12 @@
 //! | 6 | *a terminal's size* | 6 | a request of this type is not supported |
 //! | 7 | *a file, or its end* | 7 | *a file, or its end* |
 //! | 8 | *a socket: open, data, close* | 8 | *a socket: opened, data, closed* |
-//! | | | 9 | a command's stdin took so many bytes |
-//! | | | 10 | a command reads its stdin no more |
+//! | | | 9, 10 | a command's stdin took so many bytes; a command reads it no more |
 //! | | | 11 | a signal is about to be sent to a command that has not ended |
 //! | | | 12 | the kernel killed a process for want of memory |
 //!
-//! A request of an unknown type is skipped by its length and answered with `6`; an unknown report is skipped. A
-//! sandbox's shim and its init are one binary, so that they differ in version only by mistake: init refuses a hello
-//! of another version, and does nothing.
+//! A request of an unknown type is skipped by its length and answered with `6`; an unknown report is skipped. Shim and
+//! init are one binary, and differ in version only by mistake: init then refuses the hello, and does nothing.
 //!
 //! The command has no way to this socket (see [`sandbox_init`](super)), but init is not believed more than needed:
 //! no length and no count is trusted with memory before its bytes are there.

@@ -7,6 +7,7 @@
 //! Calls about other jobs are answered as always, also while the disk hangs.
 
 mod gpus;
+mod slots;
 
 use super::job::{Job, is_owned_by, state_of};
 use crate::{
@@ -28,8 +29,6 @@ use tokio::sync::watch;
 
 /// Number of ended jobs that are kept; the oldest go first.
 const MAX_ENDED_JOBS: usize = 50_000;
-/// Delay after which a job is to be sent again for which there was no slot.
-const SLOTS_FULL_RETRY_SECONDS: u64 = 1;
 /// Delay after which a job is to be sent again whose image has to be pulled while the limit of pulls is reached.
 const PULLS_FULL_RETRY_SECONDS: u64 = 5;
 
@@ -360,27 +359,6 @@ impl Registry {
             ));
         }
         Ok(())
-    }
-
-    fn check_slots(&self, wanted: &AcceptedJob) -> Result<(), Problem> {
-        let holders = self.slot_holders();
-        let others = holders.filter(|holder| holder.job_id != wanted.job_id);
-        let owner = wanted.orchestrator_id.as_ref();
-        let (own, foreign): (Vec<_>, Vec<_>) =
-            others.partition(|holder| is_owned_by(holder, owner));
-        let slots = self.max_concurrency;
-        if own.len() + foreign.len() < slots {
-            return Ok(());
-        }
-        let foreign = match foreign.len() {
-            0 => String::new(),
-            n => format!(" ({n} of them by jobs of another orchestrator)"),
-        };
-        let detail = format!(
-            "all {slots} slots of this worker are taken{foreign}; try again when a job has ended"
-        );
-        Err(Problem::new(ProblemKind::TooManyRequests, detail)
-            .retry_after(SLOTS_FULL_RETRY_SECONDS))
     }
 }
 
