@@ -302,11 +302,14 @@ fn operators_login_reaches_podman_and_no_job() {
     let engine = Engine::failing("Error: no");
     let path = engine.path();
     let flags = ["--engine", path.to_str().unwrap()];
-    let worker = Worker::start_with(&flags, &[("REGISTRY_AUTH_FILE", "/nowhere/auth.json")]);
+    let login = engine.0.path().join("auth.json");
+    fs::write(&login, "{}").unwrap();
+    let login = login.to_str().unwrap();
+    let worker = Worker::start_with(&flags, &[("REGISTRY_AUTH_FILE", login)]);
     let (kind, _) = error_of(&worker, "registry.invalid/team/tool:1");
     assert_eq!(kind, "image-pull-failed");
     let auth = fs::read_to_string(engine.0.path().join("auth")).unwrap();
-    assert_eq!(auth, "/nowhere/auth.json\n");
+    assert_eq!(auth, format!("{login}\n"));
     let environment = worker.run(&Worker::script("env"));
     let environment = environment["stdout"].as_str().unwrap();
     assert!(!environment.contains("auth.json"), "{environment}");
