@@ -91,12 +91,9 @@ fn docs_name_existing_flags() {
 /// Options of podman that the docs explain.
 fn podmans(flag: &str) -> bool {
     let options = [
-<<<<<<< HEAD
+        "--authfile",
         "--cpus",
         "--device",
-=======
-        "--authfile",
->>>>>>> 49f63d3 (Let the docs name podman's --authfile)
         "--image-volume",
         "--memory",
         "--memory-swap",
