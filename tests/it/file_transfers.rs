@@ -1,6 +1,6 @@
 //! Files and artifacts between a user, the orchestrator and a node: whole, or with the reason why not.
 
-use crate::support::{Cluster, Orchestrator, eventually, lasting_port, wait_ready};
+use crate::support::{Cluster, Orchestrator, cluster::wait_ready, eventually, lasting_port};
 use cynode::digest::sha256_hex;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::FileExt as _};
