@@ -42,8 +42,7 @@ pub const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";
 /// Pattern of names of variables, for schemas; see [`check_env`].
 pub const ENV_NAME_PATTERN: &str =
     "^(?!CYNODE_(TASK_ID|JOB_ID|WORKSPACE_DIR|ARTIFACTS_DIR)$)[A-Za-z_][A-Za-z0-9_]*$";
-/// Environment variables of a sandbox that only cynode sets; the last one is reserved for artifacts. Other names
-/// with `CYNODE_` are free.
+/// Environment variables of a sandbox that only cynode sets. Other names with `CYNODE_` are free.
 pub const RESERVED_ENV: [&str; 4] = [
     "CYNODE_TASK_ID",
     "CYNODE_JOB_ID",
@@ -239,10 +238,8 @@ impl SandboxSpec {
             ));
         }
         if self.shm_size == Some(ByteSize(0)) {
-            return Err(range(
-                "shm_size",
-                "must be at least 1 byte, got 0".to_owned(),
-            ));
+            let detail = "must be at least 1 byte, got 0".to_owned();
+            return Err(range("shm_size", detail));
         }
         if let Some(pids) = self
             .pids

@@ -313,11 +313,7 @@ async fn list(api: Arc<Api>, request: Request) -> Reply {
 async fn cancel(api: Arc<Api>, request: Request) -> Reply {
     let job = api.job(&request).await?;
     let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
-    job.cancel(if is_forced {
-        Duration::ZERO
-    } else {
-        Duration::MAX
-    });
+    job.cancel(Duration::from_secs(if is_forced { 0 } else { u64::MAX }));
     response::ok(&job.state())
 }
 
