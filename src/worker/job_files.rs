@@ -30,6 +30,7 @@ impl From<PlaceError> for PrepareError {
             PlaceError::Canceled => return Self::Canceled,
             PlaceError::Invalid(_) => JobErrorKind::FilesInvalid,
             PlaceError::NoSpace(_) => JobErrorKind::OutOfDisk,
+            PlaceError::TooLarge(_) => JobErrorKind::WorkspaceLimit,
             PlaceError::Failed(_) => JobErrorKind::EngineError,
         };
         Self::Failed(kind, error.to_string())
@@ -70,7 +71,7 @@ async fn try_place(
         let (live, control, spec) = (Arc::clone(live), Arc::clone(&control), spec.clone());
         let contents = ctx.contents.clone();
         let limits = Limits {
-            workspace_bytes: u64::MAX,
+            workspace_bytes: ctx.workspace_limit.unwrap_or(u64::MAX),
             min_free: ctx.disk.min_free,
         };
         spawn_blocking(move || {

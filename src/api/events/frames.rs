@@ -117,11 +117,7 @@ impl FrameDecoder {
         }
         let rest = &self.bytes[self.decoded..];
         if self.has_ended {
-            return if rest.is_empty() {
-                Ok(None)
-            } else {
-                Err(InvalidLog("something follows its end"))
-            };
+            return self.check_end();
         }
         let Some((header, rest)) = rest.split_at_checked(FRAME_HEADER_BYTES) else {
             return Ok(None);
@@ -142,12 +138,23 @@ impl FrameDecoder {
         let content = decode_content(letter, content)?;
         self.last_seq = seq;
         self.decoded += FRAME_HEADER_BYTES + length;
+        let Some(content) = content else {
+            return self.check_end();
+        };
         let time = Some(time).filter(|time| *time != NO_TIME);
-        Ok(content.map(|content| LogRecord {
+        Ok(Some(LogRecord {
             seq,
             time: time.map(Time::from_millis),
             content,
         }))
+    }
+
+    /// Nothing, as must be behind the end.
+    fn check_end(&self) -> Result<Option<LogRecord>, InvalidLog> {
+        if self.decoded < self.bytes.len() {
+            return Err(InvalidLog("something follows its end"));
+        }
+        Ok(None)
     }
 
     fn read_start(&mut self) -> Result<bool, InvalidLog> {

@@ -65,6 +65,9 @@ pub(super) enum PlaceError {
     /// There is no room for the files.
     #[error("{0}")]
     NoSpace(String),
+    /// The files are more than a workspace may hold.
+    #[error("{0}")]
+    TooLarge(String),
     /// Canceled.
     #[error("canceled")]
     Canceled,
@@ -161,7 +164,7 @@ impl<'a> Budget<'a> {
         let limit = self.limits.workspace_bytes;
         if self.spent_bytes.saturating_add(bytes) > limit {
             let limit = ByteSize(limit);
-            return Err(PlaceError::NoSpace(format!(
+            return Err(PlaceError::TooLarge(format!(
                 "the job's files need more than the {limit} that a workspace may hold (--workspace-limit of the node); send less"
             )));
         }
