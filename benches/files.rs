@@ -264,7 +264,7 @@ impl Roles {
     /// Sends the directory, and fetches the large file.
     fn run(&self, tree: &Path) {
         let mut command = self.client();
-        command.arg("run").arg("--upload").arg(tree);
+        command.arg("run").arg("--upload").arg(tree.join("."));
         command
             .arg("--download")
             .arg(format!("large:{}", self.home.join("out").display()));
