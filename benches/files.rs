@@ -277,7 +277,7 @@ impl Roles {
             .client()
             .arg("run")
             .arg("--upload")
-            .arg(tree)
+            .arg(tree.join("."))
             .args(["--", "true"]));
     }
 }
