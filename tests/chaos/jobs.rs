@@ -9,13 +9,14 @@
 //! - a later attempt than that of the record may have started, at a node whose answer to an offer was lost;
 //! - a job with `max_attempts` 1 started once at most in all. It may end as lost, with a part of its output, or
 //!   with an engine error if it never started;
-//! - any other job has its complete result.
+//! - any other job has its complete result;
+//! - a job with an exit code has its one artifact: the file that it got, and the id of its command.
 
-use crate::witness::{Start, Witness};
+use crate::{
+    support::Api,
+    witness::{Start, Witness},
+};
 use serde_json::{Value, json};
-
-/// Maximum bytes of a stream in a record.
-const KEPT: usize = 256 * 1024;
 
 /// Script of a job.
 #[derive(Clone, Debug)]
@@ -58,23 +59,56 @@ impl Plan {
             "id=$(cat /proc/sys/kernel/random/uuid)\necho $id >>/witness/begun\nn=0\n\
              while [ $n -lt {lines} ]; do\n\
              n=$((n + 1)); echo \"$id $n\"; [ $((n % 3)) -ne 0 ] || echo \"$id $n\" >&2; usleep {pause}\n\
-             done\n{wait}\nseq 1 {flood}\necho {code} >>/witness/ended\nexit {code}"
+             done\n{wait}\nseq 1 {flood}\n{{ cat in/file; echo $id; }} >artifacts/out\n\
+             echo {code} >>/witness/ended\nexit {code}"
         );
-        json!({"script": script, "task_name": format!("chaos-{number}"), "max_attempts": max_attempts})
+        json!({
+            "script": script,
+            "task_name": format!("chaos-{number}"),
+            "max_attempts": max_attempts,
+            "files": [{"path": "in/file", "content": self.file()}],
+        })
     }
 
-    /// Output in the record of the command with this id.
+    /// Content of the file that it gets: some pages, and its own.
+    fn file(&self) -> String {
+        format!("input of {}\n", self.number).repeat(1000)
+    }
+
+    /// Checks the artifacts of the task: the file that it got, with the id of the command whose result is recorded.
+    pub(crate) fn check_artifacts(&self, api: &Api, result: &Value) -> Result<(), String> {
+        let recorded = &result["jobs"][0]["result_object"];
+        if recorded["exit_code"].is_null() {
+            return Ok(());
+        }
+        let task = result["task_id"].as_str().unwrap_or_default();
+        let listed = api.get(&format!("/v1/tasks/{task}/artifacts")).json(200);
+        let [artifact] = &listed["artifacts"].as_array().unwrap()[..] else {
+            return Err(format!(
+                "task {task} has not its one artifact: {listed} {recorded}"
+            ));
+        };
+        let id = artifact["artifact_id"].as_str().unwrap();
+        let content = api.get(&format!("/v1/artifacts/{id}"));
+        let printed = recorded["stdout"].as_str().unwrap_or_default();
+        let command = printed.split(' ').next().unwrap_or_default();
+        let expected = format!("{}{command}\n", self.file());
+        if artifact["name"] != "artifacts/out" || content.text() != expected {
+            return Err(format!(
+                "the artifact of task {task} is another one: {artifact}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Output of the command with this id.
     fn output(&self, id: &str) -> [String; 2] {
         let line = |n| format!("{id} {n}\n");
         let mut out: String = (1..=self.lines).map(line).collect();
         let err = (1..=self.lines).filter(|n| n % 3 == 0).map(line).collect();
         for n in 1..=self.flood {
-            if out.len() > KEPT {
-                break;
-            }
             out += &format!("{n}\n");
         }
-        out.truncate(KEPT);
         [out, err]
     }
 
@@ -139,9 +173,24 @@ impl Plan {
         if start.ended != [self.code.to_string()] {
             return Err("its command did not end".to_owned());
         }
-        if self.output(id) != texts {
+        let mut whole = self.output(id).into_iter().zip(texts);
+        if !whole.all(|(whole, kept)| is_kept_of(kept, &whole)) {
             return Err("its output is incomplete".to_owned());
         }
         Ok(())
     }
+}
+
+/// Whether a record of output is the whole of it, or its beginning and its end with the number of the bytes between.
+fn is_kept_of(kept: &str, whole: &str) -> bool {
+    let Some((head, rest)) = kept.split_once("\n[... ") else {
+        return kept == whole;
+    };
+    let Some((omitted, rest)) = rest.split_once(" bytes omitted") else {
+        return false;
+    };
+    let tail = rest.split_once("]\n").map_or("", |(_, tail)| tail);
+    whole.starts_with(head)
+        && whole.ends_with(tail)
+        && omitted.parse() == Ok(whole.len() - head.len() - tail.len())
 }

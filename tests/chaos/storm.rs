@@ -263,7 +263,8 @@ fn check(bed: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<Stri
         let job = &result["jobs"][0];
         let end = format!("{} in attempt {}", job["status"], job["attempt"]);
         *ends.entry(end).or_default() += 1;
-        if let Err(error) = plan.check(&result, &bed.witness) {
+        let checked = plan.check(&result, &bed.witness);
+        if let Err(error) = checked.and_then(|()| plan.check_artifacts(&bed.user, &result)) {
             let job = job["id"].as_str().unwrap_or_default();
             wrong.push(format!("{error}{}", bed.log_lines_about(job)));
         }

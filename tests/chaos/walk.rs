@@ -328,6 +328,7 @@ fn fault(bed: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result
     let result = walker.end();
     let Walk { bed, plan, .. } = walker;
     plan.check(&result, &bed.witness)?;
+    plan.check_artifacts(&bed.user, &result)?;
     let made = result["jobs"][0]["attempt"].as_u64().unwrap();
     if made != attempt && !(attempt == 0 && made <= 2) {
         return Err(format!(
