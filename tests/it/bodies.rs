@@ -307,38 +307,3 @@ fn sole_caller_gets_more_readers_than_network() {
     drop(readers);
 }
 
-#[test]
-fn worker_sends_only_stored_output() {
-    let worker = Worker::start(&[]);
-    let job = Worker::script(
-        "yes stdout | head -c 3000000; echo begun >&2; yes more | head -c 300000; until [ -e go ]; do usleep 5000; done",
-    );
-    let mut events = worker.follow(&job, 0);
-    let seen = events.by_ref().scan(0, |seen, event| {
-        *seen += event["data"]
-            .as_str()
-            .filter(|_| event["event"] == "stdout")
-            .map_or(0, str::len);
-        Some(*seen)
-    });
-    assert_eq!({ seen }.find(|seen| *seen >= 3_300_000), Some(3_300_000));
-    let path = format!("{}?follow=false&kept=true", Worker::path(&job));
-    let lines = worker
-        .api
-        .lines("GET", &path, &[("Accept", "application/x-ndjson")], b"");
-    let kept: Vec<Value> = lines
-        .map(|line| serde_json::from_str(&line).unwrap())
-        .collect();
-    let stdout = printed(&kept, "stdout");
-    assert_eq!(stdout.len(), 256 * 1024);
-    assert_eq!(printed(&kept, "stderr"), "begun\n");
-    let gaps: Vec<_> = kept
-        .iter()
-        .filter(|event| event["event"] == "gap")
-        .collect();
-    assert_eq!(gaps.len(), 1, "{gaps:?}");
-    let place = eventually("a job runs", || worker.workspaces().pop());
-    fs::write(place.join("workspace/go"), "").unwrap();
-    assert_eq!(events.last().unwrap()["event"], "result");
-    worker.forget(&job);
-}
