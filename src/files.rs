@@ -7,6 +7,7 @@
 #[cfg(target_os = "linux")]
 use rustix::io::Errno;
 use std::{
+    ffi::OsStr,
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
@@ -22,6 +23,8 @@ pub const PRIVATE_MODE: u32 = 0o600;
 pub const STALE_AGE: Duration = Duration::from_hours(1);
 /// Start of the name of a temporary file.
 const TEMPORARY_PREFIX: &str = ".new-";
+/// Start of the name of a file that is not yet complete, in a directory of the user's: no name that they would give.
+const UNFINISHED_PREFIX: &str = ".cynode-new-";
 
 /// Crash that a replaced file survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,7 +94,7 @@ impl Replacement {
     /// Begins to replace the file at `path`. The new one gets the mode of any new file of this process.
     pub(crate) fn begin(path: &Path) -> io::Result<Self> {
         let temporary = Builder::new()
-            .prefix(TEMPORARY_PREFIX)
+            .prefix(UNFINISHED_PREFIX)
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(directory_of(path))?;
         Ok(Self {
@@ -162,22 +165,33 @@ impl io::Write for NewFile {
 /// Removes files that killed processes left in `directory` while they replaced others. One that is younger than
 /// `min_age` stays: it may be a running process's. A failure is logged.
 pub fn remove_temporary_files(directory: &Path, min_age: Duration) {
-    if let Err(error) = try_remove_temporary_files(directory, min_age)
+    if let Err(error) = try_remove(directory, TEMPORARY_PREFIX, min_age)
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(%error, directory = %directory.display(), "temporary files not removed");
     }
 }
 
-fn try_remove_temporary_files(directory: &Path, min_age: Duration) -> io::Result<()> {
+/// Removes what killed processes left of files that they replaced piece by piece, beside the file at `path`.
+pub(crate) fn remove_unfinished_downloads(path: &Path) {
+    let directory = directory_of(path);
+    if let Err(error) = try_remove(directory, UNFINISHED_PREFIX, STALE_AGE) {
+        tracing::debug!(%error, directory = %directory.display(), "unfinished files not removed");
+    }
+}
+
+/// Whether a file of this name is not yet complete, or never will be.
+pub(crate) fn is_unfinished(name: &OsStr) -> bool {
+    name.as_encoded_bytes()
+        .starts_with(UNFINISHED_PREFIX.as_bytes())
+}
+
+fn try_remove(directory: &Path, prefix: &str, min_age: Duration) -> io::Result<()> {
     let now = SystemTime::now();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        if !name
-            .as_encoded_bytes()
-            .starts_with(TEMPORARY_PREFIX.as_bytes())
-        {
+        if !name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
         }
         // Of the entry itself, not of a link's target. A file from the future counts as new.
@@ -252,5 +266,15 @@ mod tests {
         remove_temporary_files(home.path(), Duration::ZERO);
         assert_eq!(names(), [".new-directory", "psk"]);
         remove_temporary_files(&inside("missing"), Duration::ZERO);
+
+        let unfinished = Replacement::begin(&inside("result")).unwrap();
+        let (_, path) = unfinished.temporary.keep().unwrap();
+        assert!(is_unfinished(path.file_name().unwrap()));
+        remove_unfinished_downloads(&inside("result"));
+        assert!(path.exists(), "a running process may write it");
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(two_hours_ago).unwrap();
+        remove_unfinished_downloads(&inside("result"));
+        assert_eq!(names(), [".new-directory", "psk"]);
     }
 }

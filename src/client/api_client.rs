@@ -374,7 +374,10 @@ pub(super) fn read_json<T: DeserializeOwned>(answer: http::Response<Body>) -> Re
         .into_body()
         .into_reader()
         .take(MAX_BODY_BYTES as u64)
-        .read_to_end(&mut bytes)?;
+        .read_to_end(&mut bytes)
+        .map_err(|error| {
+            Failure::new(Exit::Unreachable, format!("the answer broke off: {error}"))
+        })?;
     let WithWarnings { warnings } = serde_json::from_slice(&bytes).unwrap_or_default();
     warnings::show(warnings);
     parse_json(&bytes).map_err(|problem| {

@@ -6,7 +6,7 @@ use super::{
     many::Failures,
     paths,
     print::{self, clean},
-    upload,
+    receive, upload,
 };
 use crate::{
     api::artifacts::{Artifact, ArtifactList},
@@ -15,6 +15,7 @@ use crate::{
         ArtifactsCommand, OutputFormat,
     },
     exit::Failure,
+    terminal::write_failure,
 };
 use http::Method;
 use std::{
@@ -67,14 +68,14 @@ fn download(args: &ArtifactDownloadArgs) -> Result<(), Failure> {
     let artifact: Artifact = api.artifact(&args.id)?;
     if args.out.as_deref() == Some(Path::new("-")) {
         let mut out = io::stdout().lock();
-        download::copy(&mut api, &artifact, &mut out)?;
-        return Ok(out.flush()?);
+        receive::copy(&mut api, &artifact, &mut out)?;
+        return out.flush().map_err(write_failure);
     }
     let path = match &args.out {
         Some(path) => path.clone(),
         None => file_name(&artifact)?,
     };
-    download::to_file(&mut api, &artifact, &path)?;
+    receive::to_file(&mut api, &artifact, &path)?;
     match args.client.output {
         OutputFormat::Json => print::json(&artifact),
         OutputFormat::Text => print::line(&clean(&path.display().to_string())),

@@ -8,33 +8,22 @@ use super::{
     many::Failures,
     paths,
     print::{self, clean},
-    progress::Progress,
+    receive, remarks,
 };
 use crate::{
     api::{
         artifacts::{Artifact, ArtifactList},
         jobs::files::{check_path, check_pattern},
-        tasks::CreateTask,
+        tasks::{CreateTask, TaskResult},
     },
     cli::{OutputFormat, TaskArtifactsArgs},
     exit::{Exit, Failure},
-    files::Replacement,
 };
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use sha2::{Digest as _, Sha256};
 use std::{
-    fs,
-    io::{self, Read as _, Write},
+    fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
-
-/// Time for which a download tries to go on without any progress.
-const RESUME_TIMEOUT: Duration = Duration::from_mins(5);
-/// Pause between two attempts.
-const RESUME_INTERVAL: Duration = Duration::from_secs(1);
-/// Size of a piece.
-const PIECE_BYTES: usize = 256 * 1024;
 
 /// `--download GLOB[:DIR]`.
 struct Download {
@@ -49,7 +38,7 @@ pub(super) struct Wanted(Vec<Download>);
 
 impl Download {
     fn parse(flag: &str) -> Result<Self, Failure> {
-        let (glob, dir) = flag.rsplit_once(':').unwrap_or((flag, "."));
+        let (glob, dir) = split(flag);
         let usage = |detail: String| Failure::usage(format!("--download {flag}: {detail}"));
         if dir.is_empty() {
             return Err(usage("give a directory after the colon".to_owned()));
@@ -80,7 +69,39 @@ impl Download {
     }
 }
 
+/// Pattern and directory of a flag: those before and after the last colon that is in no class of characters.
+fn split(flag: &str) -> (&str, &str) {
+    let bytes = flag.as_bytes();
+    let (mut colon, mut at) = (None, 0);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' => at += 1,
+            b':' => colon = Some(at),
+            b'[' => {
+                let mut first = at + 1;
+                first += usize::from(matches!(bytes.get(first), Some(b'!' | b'^')));
+                // A bracket that comes first stands for itself.
+                first += usize::from(bytes.get(first) == Some(&b']'));
+                let rest = bytes.get(first..).unwrap_or_default();
+                if let Some(length) = rest.iter().position(|byte| *byte == b']') {
+                    at = first + length;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    match colon {
+        Some(colon) => (&flag[..colon], &flag[colon + 1..]),
+        None => (flag, "."),
+    }
+}
+
 impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Downloads of the flags; fails before a task is created.
     pub(super) fn parse_all(flags: &[String]) -> Result<Self, Failure> {
         let downloads = flags.iter().map(|flag| Download::parse(flag));
@@ -97,13 +118,22 @@ impl Wanted {
     }
 }
 
-/// Downloads what was asked for, after the end of a task. Fails with 4 where nothing matches a pattern.
-pub(super) fn after_end(api: &mut ApiClient, id: &str, wanted: &Wanted) -> Result<(), Failure> {
-    if wanted.0.is_empty() {
+/// Downloads what was asked for, after the end of a task. Fails with 4 where nothing matches a pattern, and where files
+/// are missing that should have been collected.
+pub(super) fn after_end(
+    api: &mut ApiClient,
+    id: &str,
+    wanted: &Wanted,
+    result: &TaskResult,
+) -> Result<(), Failure> {
+    if wanted.is_empty() {
         return Ok(());
     }
-    let artifacts = list_of_task(api, id)?.artifacts;
+    let artifacts = list_of_task(api, id, ApiClient::get_patiently)?.artifacts;
     let mut failures = Failures::default();
+    if let Some(missing) = remarks::skipped(result) {
+        failures.add(Exit::NotFound, missing);
+    }
     for download in &wanted.0 {
         let matching = artifacts
             .iter()
@@ -112,6 +142,9 @@ pub(super) fn after_end(api: &mut ApiClient, id: &str, wanted: &Wanted) -> Resul
         for artifact in matching {
             found = true;
             if let Err(failure) = into_dir(api, artifact, &download.dir) {
+                if receive::is_stopped() {
+                    return Err(failure);
+                }
                 failures.add(
                     failure.exit,
                     format!("{}: {}", clean(&artifact.name), failure.message),
@@ -132,7 +165,7 @@ pub(super) fn after_end(api: &mut ApiClient, id: &str, wanted: &Wanted) -> Resul
 /// `cynode task artifacts`.
 pub(super) fn task_artifacts(args: &TaskArtifactsArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.task.client)?;
-    let list = list_of_task(&mut api, &args.task.id)?;
+    let list = list_of_task(&mut api, &args.task.id, ApiClient::get)?;
     let mut failures = Failures::default();
     if let Some(dir) = &args.out {
         for artifact in &list.artifacts {
@@ -165,12 +198,16 @@ pub(super) fn print_list(artifacts: &[Artifact]) -> Result<(), Failure> {
 }
 
 /// All artifacts of a task, fetched page by page.
-fn list_of_task(api: &mut ApiClient, id: &str) -> Result<ArtifactList, Failure> {
+fn list_of_task(
+    api: &mut ApiClient,
+    id: &str,
+    get: impl Fn(&mut ApiClient, &str) -> Result<ArtifactList, Failure>,
+) -> Result<ArtifactList, Failure> {
     let first = paths::task(id, "/artifacts");
-    let mut list: ArtifactList = api.get(&first)?;
+    let mut list = get(api, &first)?;
     while !list.next_cursor.is_empty() {
         let path = paths::with_query(&first, &[("cursor", Some(&list.next_cursor))]);
-        let page: ArtifactList = api.get(&path)?;
+        let page = get(api, &path)?;
         list.artifacts.extend(page.artifacts);
         list.next_cursor = page.next_cursor;
     }
@@ -180,7 +217,7 @@ fn list_of_task(api: &mut ApiClient, id: &str) -> Result<ArtifactList, Failure> 
 /// Downloads an artifact below a directory, to the path that its name is.
 fn into_dir(api: &mut ApiClient, artifact: &Artifact, dir: &Path) -> Result<(), Failure> {
     let path = path_below(dir, &artifact.name)?;
-    to_file(api, artifact, &path)?;
+    receive::to_file(api, artifact, &path)?;
     print::note(&format!(
         "{} ({})",
         clean(&path.display().to_string()),
@@ -218,64 +255,6 @@ fn path_below(dir: &Path, name: &str) -> Result<PathBuf, Failure> {
         return Err(Failure::new(Exit::Conflict, text));
     }
     Ok(path)
-}
-
-/// Downloads an artifact to a file, which is replaced.
-pub(super) fn to_file(
-    api: &mut ApiClient,
-    artifact: &Artifact,
-    path: &Path,
-) -> Result<(), Failure> {
-    let named = |error: io::Error| Failure::internal(format!("{}: {error}", path.display()));
-    let mut file = Replacement::begin(path).map_err(named)?;
-    copy(api, artifact, &mut file)?;
-    file.commit().map_err(named)
-}
-
-/// Copies an artifact, and goes on after a cut. Fails where the bytes are not those that the orchestrator named.
-pub(super) fn copy(
-    api: &mut ApiClient,
-    artifact: &Artifact,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let path = paths::artifact(&artifact.artifact_id.to_string());
-    let mut progress = Progress::start("download", &artifact.name, artifact.size_bytes);
-    let (mut hash, mut done, mut last_progress) = (Sha256::new(), 0, Instant::now());
-    let mut buffer = vec![0; PIECE_BYTES];
-    while done < artifact.size_bytes {
-        let start = done;
-        let cut = match api.download(&path, done) {
-            Ok(mut body) => loop {
-                let read = match body.read(&mut buffer) {
-                    Ok(0) => break None,
-                    Ok(read) => read,
-                    Err(error) => break Some(Failure::new(Exit::Unreachable, error.to_string())),
-                };
-                hash.update(&buffer[..read]);
-                out.write_all(&buffer[..read])?;
-                done += read as u64;
-                progress.add(read as u64);
-            },
-            Err(failure) if failure.exit == Exit::Unreachable => Some(failure),
-            Err(failure) => return Err(failure),
-        };
-        if done > start {
-            last_progress = Instant::now();
-        }
-        if done < artifact.size_bytes {
-            if last_progress.elapsed() > RESUME_TIMEOUT {
-                let text = "the download does not go on; run the command again";
-                return Err(cut.unwrap_or_else(|| Failure::new(Exit::Unreachable, text)));
-            }
-            std::thread::sleep(RESUME_INTERVAL);
-        }
-    }
-    if done == artifact.size_bytes && format!("{:x}", hash.finalize()) == artifact.sha256.as_str() {
-        return Ok(());
-    }
-    let text =
-        "the bytes differ from those that the orchestrator named, so they are not kept; try again";
-    Err(Failure::internal(text))
 }
 
 #[cfg(test)]
@@ -329,6 +308,18 @@ mod tests {
             ("out", "outer", false),
         ] {
             assert_eq!(matches(flag, name), expected, "{flag} {name}");
+        }
+        for (flag, glob, dir) in [
+            ("out", "out", "."),
+            ("out:dir", "out", "dir"),
+            ("a:b:dir", "a:b", "dir"),
+            ("out/[[:digit:]]*", "out/[[:digit:]]*", "."),
+            ("[a:b]*:dir", "[a:b]*", "dir"),
+            ("[!]:]x:dir[1]", "[!]:]x", "dir[1]"),
+            ("\\[a:dir]", "\\[a", "dir]"),
+            ("[a:dir", "[a", "dir"),
+        ] {
+            assert_eq!(split(flag), (glob, dir), "{flag}");
         }
         for flag in ["", "/etc/*", "../x", "a:", "[a"] {
             assert!(Download::parse(flag).is_err(), "{flag}");

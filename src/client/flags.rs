@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 30] = [
+const FLAGS: [(&str, &str); 34] = [
     ("action", "--action"),
     ("artifacts", "--artifact"),
     ("command", "the command"),
@@ -32,7 +32,11 @@ const FLAGS: [(&str, &str); 30] = [
     ("pull", "--pull"),
     ("script", "the script"),
     ("shm_size", "--shm-size"),
+    ("since", "--since"),
     ("status", "--status"),
+    ("stdin_base64", "--stdin"),
+    ("stream", "--stream"),
+    ("tail", "--tail"),
     ("task_name", "--name"),
     ("timeout_seconds", "--timeout"),
     ("who", "--who"),

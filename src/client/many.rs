@@ -21,7 +21,9 @@ impl Failures {
         for name in names {
             match act(name) {
                 Ok(value) => done.push((name.as_str(), value)),
-                Err(failure) if names.len() == 1 => self.add(failure.exit, failure.message),
+                Err(failure) if names.len() == 1 || failure.message.is_empty() => {
+                    self.add(failure.exit, failure.message);
+                }
                 Err(failure) => {
                     self.add(
                         failure.exit,

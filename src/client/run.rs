@@ -3,21 +3,24 @@
 use super::{
     api_client::ApiClient,
     download::{self, Wanted},
-    follow::{FollowMode, follow},
+    follow::{FollowMode, TaskEnd, follow},
     input::StdinWarning,
-    print, stdin, task, task_end, upload,
+    print, receive, remarks, stdin, task, task_end, upload,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
     cli::{OutputFormat, RunArgs},
-    exit::Failure,
+    exit::{Exit, Failure},
 };
 use http::Method;
-use std::sync::mpsc;
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Exit code of a client that leaves its task alone.
-const EXIT_INTERRUPTED: i32 = 130;
+/// Time for a download to remove what it has written so far, after a signal.
+const STOP_TIME: Duration = Duration::from_secs(2);
 
 /// Creates a task, prints its output, and ends the process as the task ended. The first Ctrl-C cancels the task, the
 /// second kills its command at once, and the third exits without it.
@@ -32,7 +35,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         ..task::from_flags(args.sandbox)?
     };
     wanted.add_patterns(&mut create);
-    create.files = upload::send_all(&mut api, &uploads)?;
+    create.files = task::send_files(&mut api, &uploads, &create)?;
     let mut input = StdinWarning::unless(args.interactive);
     if args.detach {
         let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
@@ -43,7 +46,8 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         };
     }
     // Before the task is created, so that no signal is missed between its creation and the listener.
-    let created = cancel_on_signal(api.clone())?;
+    let ended_hint = Arc::new(OnceLock::new());
+    let created = cancel_on_signal(api.clone(), Arc::clone(&ended_hint))?;
     let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
     let id = task.id.to_string();
     // The receiver lives as long as this process.
@@ -73,8 +77,50 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         }
     });
     let ended = ended?;
-    let downloaded = download::after_end(&mut api, &id, &wanted);
-    let outcome = task_end::exit_like_task(&mut api, &id, &ended, output);
+    finish(&mut api, &id, (&ended, &ended_hint), &wanted, output)
+}
+
+/// Downloads what was asked for, and ends the process as the task ended.
+fn finish(
+    api: &mut ApiClient,
+    id: &str,
+    (end, ended_hint): (&TaskEnd, &OnceLock<String>),
+    wanted: &Wanted,
+    output: OutputFormat,
+) -> Result<(), Failure> {
+    let hint = if wanted.is_empty() {
+        format!("See how the task ended with: cynode task result {id}")
+    } else {
+        format!("Get its files with: cynode task artifacts {id} --out DIR")
+    };
+    // From now on a signal ends this process; there is no task to cancel any more.
+    let hint = ended_hint.get_or_init(|| hint);
+    let with_hint = |failure: Failure| match failure.exit {
+        Exit::Unreachable | Exit::Internal => {
+            Failure::new(failure.exit, format!("{}\n{hint}", failure.message))
+        }
+        _ => failure,
+    };
+    let (outcome, downloaded) = match task_end::result_of(api, id) {
+        Ok(result) => {
+            let downloaded = download::after_end(api, id, wanted, &result);
+            if receive::is_stopped() {
+                return Err(Failure::silent(receive::EXIT_INTERRUPTED));
+            }
+            if wanted.is_empty()
+                && let Some(missing) = remarks::skipped(&result)
+            {
+                print::note(&format!("warning: {missing}"));
+            }
+            let outcome = task_end::exit_like_task(api, id, end, &result, output);
+            (outcome, downloaded.map_err(with_hint))
+        }
+        // What is known of the end already counts more than that the rest is not.
+        Err(failure) => match task_end::end_code(api, id, end, None)? {
+            (0, _) => (Ok(()), Err(with_hint(failure))),
+            (code, _) => (Err(Failure::silent(code)), Err(with_hint(failure))),
+        },
+    };
     match (outcome, downloaded) {
         // The exit code of the command counts more than that of its files.
         (Err(outcome), Err(failure)) => {
@@ -86,7 +132,11 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 /// Listens for signals in the background; the returned sender takes the id of the task once it is created.
-fn cancel_on_signal(api: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
+/// Once `ended` says what to do after the end of the task, a signal ends this process.
+fn cancel_on_signal(
+    api: ApiClient,
+    ended: Arc<OnceLock<String>>,
+) -> Result<mpsc::Sender<String>, Failure> {
     let (created, id) = mpsc::channel::<String>();
     let (sender, orders) = mpsc::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -98,7 +148,7 @@ fn cancel_on_signal(api: ApiClient) -> Result<mpsc::Sender<String>, Failure> {
             signal(SignalKind::terminate())?,
         ))
     })?;
-    std::thread::spawn(move || runtime.block_on(listen(signals, &sender)));
+    std::thread::spawn(move || runtime.block_on(listen(signals, &sender, &ended)));
     std::thread::spawn(move || {
         let (Ok(first), Ok(id)) = (orders.recv(), id.recv()) else {
             return;
@@ -124,18 +174,28 @@ fn cancel_or_exit(api: &mut ApiClient, id: &str, is_forced: bool) {
 }
 
 /// Sends, for each signal, whether the cancel that it requests is forced.
-async fn listen((mut interrupt, mut terminate): (Signal, Signal), orders: &mpsc::Sender<bool>) {
+async fn listen(
+    (mut interrupt, mut terminate): (Signal, Signal),
+    orders: &mpsc::Sender<bool>,
+    ended: &OnceLock<String>,
+) {
     let mut signals = 0;
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
+        if let Some(hint) = ended.get() {
+            print::note(&format!("interrupted\n{hint}"));
+            receive::stop();
+            tokio::time::sleep(STOP_TIME).await;
+            std::process::exit(receive::EXIT_INTERRUPTED.into());
+        }
         signals += 1;
         match signals {
             1 => print::note("canceling; a second Ctrl-C kills the command at once"),
             2 => print::note("killing; a third Ctrl-C leaves the task alone"),
-            _ => std::process::exit(EXIT_INTERRUPTED),
+            _ => std::process::exit(receive::EXIT_INTERRUPTED.into()),
         }
         let _ = orders.send(signals > 1);
     }

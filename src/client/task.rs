@@ -8,12 +8,16 @@ use super::{
     paths,
     print::{self, clean},
     quote::quoted,
-    task_end, task_get, upload,
+    remarks, task_end, task_get,
+    upload::{self, Upload},
 };
 use crate::{
     api::{
         jobs::{Env, MAX_SCRIPT_BYTES, check_size},
-        tasks::{CreateTask, JobView, MAX_INLINE_BYTES, Task, TaskList, TaskResult, TaskStatus},
+        tasks::{
+            CreateTask, FileInput, JobView, MAX_INLINE_BYTES, Task, TaskList, TaskResult,
+            TaskStatus,
+        },
     },
     cli::{OutputFormat, TaskArgs, TaskCommand, TaskCreateArgs, TaskFlags, TaskListArgs},
     exit::{Exit, Failure},
@@ -106,7 +110,7 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         check_size("/script", script, MAX_SCRIPT_BYTES)
             .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
     }
-    create.files = upload::send_all(&mut api, &uploads)?;
+    create.files = send_files(&mut api, &uploads, &create)?;
     let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
     if !takes_input {
         StdinWarning::default().warn_if_input();
@@ -115,6 +119,21 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         OutputFormat::Json => print::json(&task),
         OutputFormat::Text => print::line(&task.id.to_string()),
     }
+}
+
+/// Uploads the files of a new task, unless the orchestrator would refuse the rest of it.
+pub(super) fn send_files(
+    api: &mut ApiClient,
+    uploads: &[Upload],
+    create: &CreateTask,
+) -> Result<Option<Vec<FileInput>>, Failure> {
+    if uploads.is_empty() {
+        return Ok(None);
+    }
+    // The orchestrator has an image of its own for a task without one.
+    let resolved = create.clone().resolve("image");
+    resolved.map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
+    upload::send_all(api, uploads)
 }
 
 /// Content of the stdin of a new task, as base64: a file, or all of our own stdin.
@@ -212,6 +231,15 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
         print::note(
             "truncated: a result keeps the first 64 KiB and the end of each stream; see the whole log with: cynode task logs",
         );
+    }
+    if let Some(missing) = remarks::skipped_of(result) {
+        print::note(&format!("warning: {missing}"));
+    }
+    if result.oom_killed {
+        print::line("oom killed   yes")?;
+    }
+    if let Some(reason) = remarks::reason_of(result) {
+        print::line(&format!("reason       {reason}"))?;
     }
     if let Some(error) = &result.error {
         let kind = serde_json::to_value(error.kind).unwrap_or_default();

@@ -6,12 +6,13 @@ use super::{
     many::Failures,
     paths,
     print::{self, clean},
+    remarks,
     task::failure_text,
 };
 use crate::{
     api::tasks::{CancelAnswer, JobStatus, Task, TaskResult, TaskStatus},
     cli::{OutputFormat, TaskCancelArgs, TasksArgs},
-    exit::{Exit, Failure},
+    exit::Failure,
 };
 use http::Method;
 use std::{sync::mpsc, time::Duration};
@@ -83,32 +84,39 @@ pub(super) fn wait(args: &TasksArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
     if let [id] = &args.ids[..] {
         let end = follow(&mut api, id, FollowMode::Progress, false)?;
-        return exit_like_task(&mut api, id, &end, args.client.output);
+        let result = result_of(&mut api, id)?;
+        if let Some(missing) = remarks::skipped(&result) {
+            print::note(&format!("warning: {missing}"));
+        }
+        return exit_like_task(&mut api, id, &end, &result, args.client.output);
     }
-    let (mut failures, mut codes) = (Failures::default(), Vec::new());
-    let results = failures.collect(&args.ids, |id| {
+    let (mut failures, mut results) = (Failures::default(), Vec::new());
+    failures.collect(&args.ids, |id| {
         let end = follow(&mut api, id, FollowMode::Silent, false)?;
-        let (code, reason) = end_code(&mut api, id, &end)?;
-        codes.push(code);
+        let result = result_of(&mut api, id)?;
+        let (code, reason) = end_code(&mut api, id, &end, Some(&result))?;
         if args.client.output == OutputFormat::Text {
+            let reason = reason.or_else(|| remarks::reason(&result).filter(|_| code != 0));
             let detail = reason.unwrap_or_else(|| format!("exit {code}"));
             let status = end.status.as_str();
             print::line(&format!("{}: {status}: {detail}", clean(id)))?;
-            return Ok(None);
         }
-        api.get::<TaskResult>(&paths::task(id, "/result")).map(Some)
+        results.push(result);
+        // In its turn, so that the first failure of all decides.
+        match code {
+            0 => Ok(()),
+            code => Err(Failure::silent(code)),
+        }
     });
     if args.client.output == OutputFormat::Json {
-        let results: Vec<_> = results
-            .iter()
-            .filter_map(|(_, result)| result.as_ref())
-            .collect();
         print::json(&serde_json::json!({ "tasks": results }))?;
     }
-    if let Some(code) = codes.into_iter().find(|code| *code != 0) {
-        failures.add(Exit::Code(code), String::new());
-    }
     failures.finish()
+}
+
+/// Result of a task that has ended.
+pub(super) fn result_of(api: &mut ApiClient, id: &str) -> Result<TaskResult, Failure> {
+    api.get_patiently(&paths::task(id, "/result"))
 }
 
 /// Cancels a task, at once where `is_forced`. The answer arrives once the command has had its grace and the node has
@@ -140,32 +148,41 @@ pub(super) fn exit_like_task(
     api: &mut ApiClient,
     id: &str,
     end: &TaskEnd,
+    result: &TaskResult,
     output: OutputFormat,
 ) -> Result<(), Failure> {
     if output == OutputFormat::Json {
-        print::json(&api.get::<TaskResult>(&paths::task(id, "/result"))?)?;
+        print::json(result)?;
     }
-    let (code, reason) = end_code(api, id, end)?;
-    match (end.status, reason) {
-        (TaskStatus::Completed, _) => return Ok(()),
+    let (code, reason) = end_code(api, id, end, Some(result))?;
+    match (end.status, reason.or_else(|| remarks::reason(result))) {
+        // A command may survive the end of one of its processes.
+        (TaskStatus::Completed, Some(reason)) => print::note(&format!("warning: {reason}")),
         (TaskStatus::Canceled, Some(reason)) => print::note(&reason),
         (_, Some(reason)) => print::note(&format!("cynode: {reason}")),
         (_, None) => {}
     }
-    Err(Failure::silent(code))
+    match code {
+        0 => Ok(()),
+        code => Err(Failure::silent(code)),
+    }
 }
 
 /// Exit code that stands for the end of a task, and the reason where the command has no exit code.
-fn end_code(api: &mut ApiClient, id: &str, end: &TaskEnd) -> Result<(u8, Option<String>), Failure> {
+pub(super) fn end_code(
+    api: &mut ApiClient,
+    id: &str,
+    end: &TaskEnd,
+    result: Option<&TaskResult>,
+) -> Result<(u8, Option<String>), Failure> {
     Ok(match (end.status, end.exit_code) {
         (TaskStatus::Completed, _) => (0, None),
         // Exit codes are bytes, as in the kernel.
         (_, Some(code)) => (code.to_le_bytes()[0], None),
         (TaskStatus::Canceled, None) => (EXIT_CANCELED, Some("the task was canceled".to_owned())),
         (_, None) => {
-            let task: Task = api.get(&paths::task(id, ""))?;
-            let jobs: TaskResult = api.get(&paths::task(id, "/result"))?;
-            let last = jobs.jobs.last();
+            let task: Task = api.get_patiently(&paths::task(id, ""))?;
+            let last = result.and_then(|result| result.jobs.last());
             let timed_out = last.is_some_and(|job| job.status == JobStatus::Timeout);
             let code = if timed_out {
                 EXIT_TIMEOUT

@@ -3,6 +3,7 @@
 use super::{
     api_client::{ApiClient, Payload, read_json},
     paths,
+    patience::CallFailure,
 };
 use crate::{api::artifacts::Artifact, exit::Failure};
 use http::{Method, header};
@@ -26,12 +27,12 @@ pub(super) enum Sent {
 
 impl ApiClient {
     /// Asks how much of a content of `size` bytes has arrived.
-    pub(super) fn ask_upload(&mut self, path: &str, size: u64) -> Result<Received, Failure> {
+    pub(super) fn ask_upload(&mut self, path: &str, size: u64) -> Result<Received, CallFailure> {
         let range = format!("bytes */{size}");
         let headers = [("content-range", range.as_str())];
         let answer = self.exchange(&Method::POST, path, &headers, Payload::None)?;
         if answer.status() != 308 {
-            return Ok(Received::All(read_json(self.check_status(answer)?)?));
+            return Ok(Received::All(read_json(self.check_answer(answer)?)?));
         }
         let range = answer.headers().get(header::RANGE);
         let range = range
@@ -52,7 +53,7 @@ impl ApiClient {
         body: &mut dyn Read,
         start: u64,
         size: u64,
-    ) -> Result<Sent, Failure> {
+    ) -> Result<Sent, CallFailure> {
         let range = format!("bytes {start}-{}/{size}", size.saturating_sub(1));
         let headers = [("content-range", range.as_str())];
         // An empty content has no range.
@@ -62,7 +63,7 @@ impl ApiClient {
         if answer.status() == 416 || answer.status() == 308 {
             return Ok(Sent::Elsewhere);
         }
-        Ok(Sent::Done(read_json(self.check_status(answer)?)?))
+        Ok(Sent::Done(read_json(self.check_answer(answer)?)?))
     }
 
     /// Artifact of this id.
@@ -77,16 +78,15 @@ impl ApiClient {
         &mut self,
         path: &str,
         start: u64,
-    ) -> Result<impl Read + use<>, Failure> {
+    ) -> Result<impl Read + use<>, CallFailure> {
         let range = format!("bytes={start}-");
         let headers = [("range", range.as_str())];
         let headers = if start == 0 { &[][..] } else { &headers };
         let answer = self.exchange(&Method::GET, path, headers, Payload::None)?;
-        let answer = self.check_status(answer)?;
+        let answer = self.check_answer(answer)?;
         if start > 0 && answer.status() != 206 {
-            return Err(Failure::internal(
-                "the orchestrator did not continue the download",
-            ));
+            let text = "the orchestrator did not continue the download";
+            return Err(CallFailure::Lasting(Failure::internal(text)));
         }
         Ok(answer
             .into_body()

@@ -141,6 +141,21 @@ impl ContentReader {
         }
     }
 
+    /// Reads up to the first byte that is to be returned, so that it is at hand.
+    pub(super) fn read_to_start(&mut self) -> io::Result<()> {
+        while self.piece.is_empty() {
+            match self.pieces.recv() {
+                Ok(piece) => self.piece = piece?,
+                Err(_) => return Ok(()),
+            }
+            let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX);
+            let skipped = skipped.min(self.piece.len());
+            self.skip -= skipped as u64;
+            drop(self.piece.split_to(skipped));
+        }
+        Ok(())
+    }
+
     /// SHA-256 of the whole content, once it was read to its end.
     pub(super) fn finish(self) -> io::Result<String> {
         drop(self.pieces);
@@ -152,25 +167,10 @@ impl ContentReader {
 
 impl Read for ContentReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.skip > 0 && !self.piece.is_empty() {
-                let skipped = self
-                    .piece
-                    .len()
-                    .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-                self.skip -= skipped as u64;
-                drop(self.piece.split_to(skipped));
-            }
-            if !self.piece.is_empty() {
-                let length = self.piece.len().min(buffer.len());
-                buffer[..length].copy_from_slice(&self.piece.split_to(length));
-                return Ok(length);
-            }
-            match self.pieces.recv() {
-                Ok(piece) => self.piece = piece?,
-                Err(_) => return Ok(0),
-            }
-        }
+        self.read_to_start()?;
+        let length = self.piece.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
     }
 }
 
@@ -287,6 +287,8 @@ mod tests {
     fn read_from(root: &Path, skip: u64) -> (Vec<u8>, String, u64) {
         let manifest = Arc::new(Manifest::scan(root).unwrap());
         let mut reader = ContentReader::open(&manifest, skip);
+        reader.read_to_start().unwrap();
+        assert_eq!(reader.skip, 0);
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).unwrap();
         (bytes, reader.finish().unwrap(), content_size(&manifest))

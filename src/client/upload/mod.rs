@@ -16,6 +16,7 @@ pub(super) use spec::Upload;
 
 use super::{
     api_client::ApiClient,
+    patience::patiently,
     print::{self, clean},
 };
 use crate::{
@@ -95,7 +96,7 @@ fn send(
         ));
     }
     if let Some(sha256) = known_hash(manifest, &key)?
-        && let Some(artifact) = send::find(api, name, &sha256, size)?
+        && let Some(artifact) = patiently(|| send::find(api, name, &sha256, size))?
     {
         cache::store(&key, &Hint::new(sha256, manifest, scanned));
         return Ok(artifact);
@@ -114,9 +115,14 @@ fn known_hash(manifest: &Arc<Manifest>, key: &str) -> Result<Option<String>, Fai
     if hint.is_certain(manifest) {
         return Ok(Some(hint.sha256));
     }
+    hash_of(manifest).map(Some)
+}
+
+/// Hash of the content, which is read for it.
+fn hash_of(manifest: &Arc<Manifest>) -> Result<String, Failure> {
     let mut reader = ContentReader::open(manifest, 0);
     io::copy(&mut reader, &mut io::sink()).map_err(read_failure)?;
-    Ok(Some(reader.finish()?))
+    reader.finish().map_err(read_failure)
 }
 
 /// Failure to read what is to be uploaded.

@@ -4,7 +4,7 @@
 //! the directory, such as a `.gitignore` above it, have no effect: the same directory gives the same archive. Links
 //! are never followed.
 
-use crate::{digest::sha256_hex, exit::Failure};
+use crate::{digest::sha256_hex, exit::Failure, files::is_unfinished};
 use ignore::WalkBuilder;
 use std::{
     ffi::OsStr,
@@ -107,7 +107,7 @@ impl Manifest {
             .git_ignore(true)
             .require_git(false)
             .add_custom_ignore_filename(".cynodeignore")
-            .filter_entry(|entry| entry.depth() == 0 || entry.file_name() != OsStr::new(".git"))
+            .filter_entry(|entry| entry.depth() == 0 || !is_left_out(entry.file_name()))
             .build();
         let (mut entries, mut skipped) = (Vec::new(), 0);
         for found in walk {
@@ -173,6 +173,11 @@ impl Manifest {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.entries.iter().any(|entry| entry.changed.0 >= limit)
     }
+}
+
+/// Whether a name is left out whatever the ignore files say: what git keeps, and what a download has left.
+fn is_left_out(name: &OsStr) -> bool {
+    name == OsStr::new(".git") || is_unfinished(name)
 }
 
 /// Entry of a path; `None` for a fifo, a socket or a device.

@@ -1,27 +1,24 @@
 //! Transfer of a content to the orchestrator, which goes on after a cut.
 
-use super::{ContentReader, Manifest, read_failure};
+use super::{ContentReader, Manifest, hash_of, read_failure};
 use crate::{
     api::artifacts::Artifact,
     client::{
         api_client::ApiClient,
         paths,
+        patience::{CallFailure, Patience},
         print::clean,
         progress::Progress,
         transfer::{Received, Sent},
     },
     exit::{Exit, Failure},
 };
+use http::Method;
 use std::{
     io::{self, Read},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-/// Time for which an upload tries to go on without any progress.
-const RESUME_TIMEOUT: Duration = Duration::from_mins(5);
-/// Pause between two attempts.
-const RESUME_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Artifact of this content, where the orchestrator has the content of this user already.
 pub(super) fn find(
@@ -29,7 +26,7 @@ pub(super) fn find(
     name: &str,
     sha256: &str,
     size: u64,
-) -> Result<Option<Artifact>, Failure> {
+) -> Result<Option<Artifact>, CallFailure> {
     let query = [("name", Some(name)), ("sha256", Some(sha256))];
     let path = paths::with_query("/v1/artifacts", &query);
     Ok(match api.ask_upload(&path, size)? {
@@ -47,94 +44,133 @@ pub(super) fn send(
     size: u64,
 ) -> Result<(Artifact, String), Failure> {
     let query = [("name", Some(name)), ("key", Some(key))];
-    let path = paths::with_query("/v1/artifacts", &query);
     let mut transfer = Transfer {
         manifest,
+        name,
+        path: paths::with_query("/v1/artifacts", &query),
         size,
         progress: Progress::start("upload", name, size),
+        patience: Patience::new(),
         sha256: None,
+        is_again: false,
     };
-    let (mut last_progress, mut furthest, mut is_noted) = (Instant::now(), 0, false);
+    let mut is_noted = false;
     loop {
-        // Where everything was sent and the answer was lost, the content may be there.
-        let sent = match transfer.sha256.clone() {
-            Some(sha256) => find(api, name, &sha256, size).map(|found| Some((found?, sha256))),
-            None => Ok(None),
-        };
-        let sent = match sent {
-            Ok(None) => transfer.attempt(api, &path),
-            sent => sent,
-        };
-        let interrupted = match sent {
+        let (failure, note) = match transfer.attempt(api) {
             Ok(Some(sent)) => return Ok(sent),
-            Ok(None) => None,
-            Err(failure) if failure.exit == Exit::Unreachable => Some(failure),
-            Err(failure) => return Err(failure),
+            Ok(None) => (None, "interrupted; retrying"),
+            Err(CallFailure::Lasting(failure)) => return Err(failure),
+            Err(CallFailure::Passing(failure)) => (Some(failure), "interrupted; retrying"),
+            Err(CallFailure::Busy(failure)) => {
+                // Once the other call is through, the content is known by its hash.
+                transfer.hash()?;
+                (Some(failure), "waits for another one of the same files")
+            }
         };
-        let progress = &transfer.progress;
-        if progress.position() > furthest {
-            furthest = progress.position();
-            last_progress = Instant::now();
-        }
-        if last_progress.elapsed() > RESUME_TIMEOUT {
-            let text = "the upload does not go on; run the command again to continue it";
-            return Err(interrupted.unwrap_or_else(|| Failure::new(Exit::Unreachable, text)));
-        }
         if !is_noted {
-            progress.note(&format!("upload of {} interrupted; retrying", clean(name)));
+            let note = format!("upload of {} {note}", clean(name));
+            transfer.progress.note(&note);
             is_noted = true;
         }
-        std::thread::sleep(RESUME_INTERVAL);
+        transfer.patience.reached(transfer.progress.position());
+        transfer.patience.pause(|| {
+            let text = "the upload does not go on; run the command again to continue it";
+            failure.unwrap_or_else(|| Failure::new(Exit::Unreachable, text))
+        })?;
     }
 }
 
 /// Transfer of one content.
 struct Transfer<'a> {
     manifest: &'a Arc<Manifest>,
+    name: &'a str,
+    /// Path of the upload, with its key.
+    path: String,
     size: u64,
     progress: Progress,
-    /// Hash, once everything was sent.
+    patience: Patience,
+    /// Hash, once everything was sent or read.
     sha256: Option<String>,
+    /// Whether the content is sent again because other bytes had arrived.
+    is_again: bool,
 }
 
 impl Transfer<'_> {
-    /// One attempt, from where the orchestrator stands; `None` where it stands elsewhere now.
-    fn attempt(
-        &mut self,
-        api: &mut ApiClient,
-        path: &str,
-    ) -> Result<Option<(Artifact, String)>, Failure> {
-        let start = match api.ask_upload(path, self.size)? {
+    /// One attempt, from where the orchestrator stands; `None` where another one is to follow.
+    fn attempt(&mut self, api: &mut ApiClient) -> Result<Option<(Artifact, String)>, CallFailure> {
+        // Where everything was sent and the answer was lost, or where another call sends, the content may be there.
+        if let Some(sha256) = self.sha256.clone()
+            && let Some(artifact) = find(api, self.name, &sha256, self.size)?
+        {
+            return Ok(Some((artifact, sha256)));
+        }
+        let start = match api.ask_upload(&self.path, self.size)? {
+            Received::All(artifact) => return self.check(api, artifact),
             Received::Bytes(start) => start.min(self.size),
-            Received::All(artifact) => {
-                let sha256 = artifact.sha256.to_string();
-                return Ok(Some((artifact, sha256)));
-            }
         };
         self.progress.set(start);
+        if start == self.size && start > 0 {
+            // All has arrived, and is not stored yet.
+            self.hash()?;
+            return Ok(None);
+        }
+        let mut reader = ContentReader::open(self.manifest, start);
+        let begin = Instant::now();
+        // Before the call: the orchestrator does not wait long for the first byte.
+        reader.read_to_start().map_err(read_failure)?;
+        self.patience.excuse(begin.elapsed());
         let mut body = Body {
-            reader: ContentReader::open(self.manifest, start),
+            reader,
             left: self.size - start,
             failure: None,
             progress: &mut self.progress,
         };
-        let sent = api.send_upload(path, &mut body, start, self.size);
+        let sent = api.send_upload(&self.path, &mut body, start, self.size);
         if let Some(error) = body.failure {
-            return Err(read_failure(error));
+            return Err(read_failure(error).into());
         }
         if body.left == 0 {
-            self.sha256 = Some(body.reader.finish()?);
+            self.sha256 = Some(body.reader.finish().map_err(read_failure)?);
         }
-        match (sent?, self.sha256.clone()) {
-            (Sent::Done(artifact), Some(sha256)) if artifact.sha256.as_str() == sha256 => {
-                Ok(Some((artifact, sha256)))
-            }
-            (Sent::Done(_), _) => {
-                let text = "the orchestrator has other bytes than were sent; try again";
-                Err(Failure::internal(text))
-            }
-            (Sent::Elsewhere, _) => Ok(None),
+        match sent? {
+            Sent::Done(artifact) => self.check(api, artifact),
+            Sent::Elsewhere => Ok(None),
         }
+    }
+
+    /// Takes an artifact that has the bytes of the content. Deletes another one, as a crash of the orchestrator may
+    /// leave it, and has the content sent again, once.
+    fn check(
+        &mut self,
+        api: &mut ApiClient,
+        artifact: Artifact,
+    ) -> Result<Option<(Artifact, String)>, CallFailure> {
+        let sha256 = self.hash()?;
+        if artifact.sha256.as_str() == sha256 {
+            return Ok(Some((artifact, sha256)));
+        }
+        let path = paths::artifact(&artifact.artifact_id.to_string());
+        api.done(Method::DELETE, &path, None::<&()>)?;
+        if self.is_again {
+            let text = "the orchestrator has other bytes than were sent; try again";
+            return Err(Failure::internal(text).into());
+        }
+        self.is_again = true;
+        self.sha256 = None;
+        self.patience = Patience::new();
+        Ok(None)
+    }
+
+    /// Hash of the content, which is read where it was not sent.
+    fn hash(&mut self) -> Result<String, Failure> {
+        if let Some(sha256) = &self.sha256 {
+            return Ok(sha256.clone());
+        }
+        let begin = Instant::now();
+        let sha256 = hash_of(self.manifest)?;
+        self.patience.excuse(begin.elapsed());
+        self.sha256 = Some(sha256.clone());
+        Ok(sha256)
     }
 }
 

@@ -1,0 +1,85 @@
+//! Remarks on a task that has ended: what its exit code does not say.
+
+use super::print::clean;
+use crate::api::{jobs::JobResult, tasks::TaskResult};
+
+/// Result of the last attempt.
+fn last(result: &TaskResult) -> Option<&JobResult> {
+    result.jobs.last()?.result_object.as_ref()
+}
+
+/// Explanation of the end, such as too little memory.
+pub(super) fn reason(result: &TaskResult) -> Option<String> {
+    reason_of(last(result)?)
+}
+
+/// Files that should have been collected and were not.
+pub(super) fn skipped(result: &TaskResult) -> Option<String> {
+    skipped_of(last(result)?)
+}
+
+pub(super) fn reason_of(job: &JobResult) -> Option<String> {
+    match (&job.reason, job.oom_killed) {
+        (Some(reason), _) => Some(clean(reason)),
+        (None, true) => Some("the kernel killed a process for want of memory".to_owned()),
+        (None, false) => None,
+    }
+}
+
+pub(super) fn skipped_of(job: &JobResult) -> Option<String> {
+    let skipped = job.artifacts_skipped.as_ref()?;
+    let files = match skipped.count {
+        0 => "some files are".to_owned(),
+        1 => "1 file is".to_owned(),
+        count => format!("{count} files are"),
+    };
+    Some(format!("{files} missing: {}", clean(&skipped.reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn job(more: &Value) -> JobResult {
+        let mut job = json!({
+            "version": 1, "task_id": "11111111-1111-4111-8111-111111111111",
+            "job_id": "11111111-1111-4111-8111-111111111111", "attempt": 1,
+            "status": "failed", "exit_code": 137, "stdout": "", "stderr": "",
+            "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:00:00Z",
+            "truncated": {"stdout": false, "stderr": false},
+        });
+        let fields = more.as_object().unwrap().clone();
+        job.as_object_mut().unwrap().extend(fields);
+        serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn result_tells_what_exit_code_hides() {
+        let skipped = |count| json!({"artifacts_skipped": {"count": count, "reason": "a\nlimit"}});
+        for (more, reason, files) in [
+            (json!({}), None, None),
+            (
+                json!({"oom_killed": true}),
+                Some("the kernel killed a process for want of memory"),
+                None,
+            ),
+            (
+                json!({"reason": "because", "oom_killed": true}),
+                Some("because"),
+                None,
+            ),
+            (skipped(0), None, Some("some files are missing: a")),
+            (skipped(1), None, Some("1 file is missing: a")),
+            (skipped(7), None, Some("7 files are missing: a")),
+        ] {
+            let job = job(&more);
+            assert_eq!(reason_of(&job).as_deref(), reason, "{more}");
+            let found = skipped_of(&job);
+            assert_eq!(found.is_some(), files.is_some(), "{more}");
+            assert!(
+                found.is_none_or(|text| !text.contains('\n') && text.starts_with(files.unwrap()))
+            );
+        }
+    }
+}
