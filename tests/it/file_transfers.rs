@@ -61,7 +61,7 @@ fn files_go_in_and_artifacts_come_out() {
         let id = cluster.create(&task);
         let ended = cluster.finish(&id);
         assert_eq!(ended["status"], "completed", "{}", cluster.result(&id));
-        let result = &cluster.result(&id)["jobs"][0]["result"];
+        let result = &cluster.result(&id)["jobs"][0]["result_object"];
         assert_eq!(result["stdout"], "went\ninline\n");
         let expected = [
             ("a.json", b"1\n".to_vec()),
@@ -102,7 +102,7 @@ fn artifacts_survive_kill_of_orchestrator() {
         }
     }
     assert_eq!(cluster.finish(&id)["status"], "completed");
-    let stdout = cluster.result(&id)["jobs"][0]["result"]["stdout"]
+    let stdout = cluster.result(&id)["jobs"][0]["result_object"]["stdout"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -117,7 +117,7 @@ fn full_orchestrator_ends_task_with_reason() {
     let id =
         cluster.script("head -c 3000000 /dev/zero > artifacts/large; echo x > artifacts/small");
     assert_eq!(cluster.finish(&id)["status"], "completed");
-    let result = &cluster.result(&id)["jobs"][0]["result"];
+    let result = &cluster.result(&id)["jobs"][0]["result_object"];
     let skipped = &result["artifacts_skipped"];
     assert_eq!(skipped["count"], 1, "{result}");
     assert!(
@@ -150,7 +150,7 @@ fn artifact_damaged_at_node_is_missing_with_reason() {
     wait_ready(&cluster.orchestrator);
     cluster.user = cluster.orchestrator.login();
     assert_eq!(cluster.finish(&id)["status"], "completed");
-    let result = &cluster.result(&id)["jobs"][0]["result"];
+    let result = &cluster.result(&id)["jobs"][0]["result_object"];
     assert_eq!(result["artifacts_skipped"]["count"], 1, "{result}");
     assert_eq!(
         artifacts(&cluster, &id),

@@ -140,14 +140,14 @@ async fn end_job(
     job: RunningJob,
     watch: &TaskWatch,
     handle: JobHandle,
-    outcome: AttemptOutcome,
+    mut outcome: AttemptOutcome,
 ) {
-    let (outcome, retrieved) = retrieve::retrieve(state, &job, outcome, &handle).await;
-    let is_canceled = handle.is_cancel_requested();
+    let retrieved = retrieve::retrieve(state, &job, &mut outcome, &handle).await;
     let log = match &outcome {
         AttemptOutcome::Ended(last) => Some(archive::start(state, &job, &last.result).await),
         _ => None,
     };
+    let is_canceled = handle.is_cancel_requested();
     let cleanup = finalize::finalize(state, &job, watch, (outcome, retrieved), is_canceled).await;
     drop(handle);
     if let Some(offered) = job.offered_attempt() {

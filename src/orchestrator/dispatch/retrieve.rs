@@ -4,33 +4,54 @@
 //! artifacts, in one commit. So a restart of this process fetches them again. A cut connection is resumed where it
 //! broke off.
 //!
-//! A node that is silent for a lease is treated as for any silence: the job gets another attempt, if it may have one.
-//! Otherwise the node has [`TIMEOUT_MARGIN`] to come back; then the end is stored without what is missing. Where the
-//! orchestrator has no room, or the node has lost a file, the end is stored at once, without that file. The result
-//! says what is missing and why.
+//! A job that has ended is never run again for its artifacts. A node that sends nothing has [`TIMEOUT_MARGIN`] to come
+//! back, and a store that is full has [`MAX_WAIT_FOR_ROOM`] to become less full; then the end is stored without what is
+//! missing. Where the node has lost a file, the end is stored at once, without that file. The result says what is
+//! missing and why.
 
 use super::{
     TIMEOUT_MARGIN,
-    outcome::AttemptOutcome,
+    outcome::{AttemptError, AttemptOutcome},
     request::{Start, connect},
 };
 use crate::{
-    api::{events::ResultEvent, jobs::SkippedArtifacts},
+    api::{
+        events::ResultEvent,
+        jobs::{JobArtifact, SkippedArtifacts},
+        size::ByteSize,
+    },
     contents::{ContentError, Expected, PartialUpload, Pin, StoredContent},
     orchestrator::{
         AppState,
         active_jobs::JobHandle,
-        node_client::{self, ArtifactBytes, NodeCallErrorKind},
+        node_client::{self, ArtifactBytes, NodeCallError, NodeCallErrorKind},
     },
     store::{NewArtifact, RunningJob},
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, time::Duration};
-use tokio::{task::spawn_blocking, time::Instant};
+use std::{
+    collections::BTreeMap,
+    io,
+    panic::AssertUnwindSafe,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
-/// Artifacts that are fetched at the same time.
+/// Artifacts of one job that are fetched at the same time.
 const MAX_CONCURRENT: usize = 4;
+/// Artifacts of all jobs that are fetched at the same time, each with two blocks of a mebibyte.
+static TRANSFERS: Semaphore = Semaphore::const_new(8);
+/// Time for which a job waits for room in the store, with all its artifacts together.
+const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
 
 /// Artifacts that are here, pinned until the end of the job refers to them.
 #[derive(Default)]
@@ -39,179 +60,185 @@ pub(super) struct Retrieved {
     _pins: Vec<Pin>,
 }
 
-/// Failure to fetch an artifact.
-enum FetchError {
-    /// The artifact will not come.
-    Missing(String),
-    /// The node has not answered for too long.
-    Silent,
-}
+/// Artifact, or the reason why it is missing.
+type Fetched = Result<StoredContent, String>;
 
 /// Fetches the artifacts of an outcome, unless the job is about to run again anyway.
 pub(super) async fn retrieve(
     state: &AppState,
     job: &RunningJob,
-    outcome: AttemptOutcome,
+    outcome: &mut AttemptOutcome,
     handle: &JobHandle,
-) -> (AttemptOutcome, Retrieved) {
+) -> Retrieved {
     let may_retry = job.may_retry() && !handle.is_cancel_requested();
     let is_end = outcome.is_final() || !may_retry;
-    let AttemptOutcome::Ended(mut last) = outcome else {
-        return (outcome, Retrieved::default());
+    let AttemptOutcome::Ended(last) = outcome else {
+        return Retrieved::default();
     };
     if last.result.artifacts.is_empty() || !is_end {
-        return (AttemptOutcome::Ended(last), Retrieved::default());
+        return Retrieved::default();
     }
-    let patience = if may_retry {
-        state.settings.lease.length
-    } else {
-        TIMEOUT_MARGIN
-    };
     let retrieval = Retrieval {
         state,
         job,
-        patience,
-        last_contact: Mutex::new(Instant::now()),
+        received: AtomicU64::new(0),
+        given_up_at: Mutex::new(None),
+        full_since: OnceLock::new(),
     };
-    match retrieval.fetch_all(&mut last, may_retry).await {
-        Some(retrieved) => (AttemptOutcome::Ended(last), retrieved),
-        None => {
-            let reason = "its node did not answer any more before its artifacts were fetched";
-            (AttemptOutcome::Lost(reason.into()), Retrieved::default())
+    let fetched = AssertUnwindSafe(retrieval.fetch_all(&last.result.artifacts)).catch_unwind();
+    let fetched = fetched.await.unwrap_or_else(|_| {
+        tracing::error!(
+            "fetching artifacts panicked; the message of the panic is in the log above"
+        );
+        let failed = || Err("internal error of the orchestrator; see its log".to_owned());
+        last.result.artifacts.iter().map(|_| failed()).collect()
+    });
+    record(last, fetched)
+}
+
+/// Leaves those artifacts in a result that are here, and says why the others are not.
+fn record(last: &mut ResultEvent, fetched: Vec<Fetched>) -> Retrieved {
+    let mut retrieved = Retrieved::default();
+    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let artifacts = std::mem::take(&mut last.result.artifacts);
+    for (artifact, fetched) in artifacts.into_iter().zip(fetched) {
+        match fetched {
+            Ok(StoredContent { content, pin }) => {
+                retrieved.artifacts.push(NewArtifact {
+                    name: artifact.path.clone(),
+                    content,
+                });
+                retrieved._pins.push(pin);
+                last.result.artifacts.push(artifact);
+            }
+            Err(reason) => missing.entry(reason).or_default().push(artifact.path),
         }
     }
+    for (reason, paths) in missing {
+        let count = paths.len();
+        tracing::warn!(count, reason, "artifacts of a job are missing");
+        let skipped = SkippedArtifacts::new(
+            count as u64,
+            format!("not stored: {count} ({reason}), such as {:?}", paths[0]),
+        );
+        let before = last.result.artifacts_skipped.take();
+        last.result.artifacts_skipped = Some(match before {
+            Some(before) => before.and(skipped),
+            None => skipped,
+        });
+    }
+    retrieved
 }
 
 struct Retrieval<'a> {
     state: &'a AppState,
     job: &'a RunningJob,
-    /// Silence of the node after which it is given up.
-    patience: Duration,
-    last_contact: Mutex<Instant>,
+    /// Chunks that the node has sent.
+    received: AtomicU64,
+    /// Number of chunks at which the node was given up.
+    given_up_at: Mutex<Option<u64>>,
+    /// Time since which the store has been full, at least for one artifact.
+    full_since: OnceLock<Instant>,
 }
 
 impl Retrieval<'_> {
-    /// Fetches all artifacts of a result, in which only those stay that are here. `None` where the node is silent and
-    /// the job may run again.
-    async fn fetch_all(&self, last: &mut ResultEvent, may_retry: bool) -> Option<Retrieved> {
-        let artifacts = std::mem::take(&mut last.result.artifacts);
-        let (mut retrieved, mut missing) = (Retrieved::default(), BTreeMap::new());
+    /// Fetches all artifacts of a result, in its order.
+    async fn fetch_all(&self, artifacts: &[JobArtifact]) -> Vec<Fetched> {
         let mut fetches = Vec::with_capacity(artifacts.len());
         for (n, artifact) in artifacts.iter().enumerate() {
             fetches.push(self.fetch(n, artifact.size_bytes).boxed());
         }
         let fetches = stream::iter(fetches).buffered(MAX_CONCURRENT);
-        let fetched: Vec<_> = fetches.collect().await;
-        for (artifact, fetched) in artifacts.into_iter().zip(fetched) {
-            match fetched {
-                Ok(StoredContent { content, pin }) => {
-                    retrieved.artifacts.push(NewArtifact {
-                        name: artifact.path.clone(),
-                        content,
-                    });
-                    retrieved._pins.push(pin);
-                    last.result.artifacts.push(artifact);
-                }
-                Err(FetchError::Silent) if may_retry => return None,
-                Err(FetchError::Silent) => {
-                    let reason = "the node did not answer any more".to_owned();
-                    missing
-                        .entry(reason)
-                        .or_insert_with(Vec::new)
-                        .push(artifact.path);
-                }
-                Err(FetchError::Missing(reason)) => {
-                    missing
-                        .entry(reason)
-                        .or_insert_with(Vec::new)
-                        .push(artifact.path);
-                }
-            }
-        }
-        for (reason, paths) in missing {
-            tracing::warn!(
-                count = paths.len(),
-                reason,
-                "artifacts of a job are missing"
-            );
-            let skipped = SkippedArtifacts::new(
-                paths.len() as u64,
-                format!(
-                    "not stored: {} ({reason}), such as {:?}",
-                    paths.len(),
-                    paths[0]
-                ),
-            );
-            let before = last.result.artifacts_skipped.take();
-            last.result.artifacts_skipped = Some(match before {
-                Some(before) => before.and(skipped),
-                None => skipped,
-            });
-        }
-        Some(retrieved)
+        fetches.collect().await
     }
 
     /// Fetches one artifact; goes on where an earlier try, also one of an earlier process, broke off.
-    async fn fetch(&self, n: usize, size: u64) -> Result<StoredContent, FetchError> {
+    async fn fetch(&self, n: usize, size: u64) -> Fetched {
         let key = format!("job-{}-{}-{n}", self.job.id, self.job.attempt);
         let mut backoff = node_client::retry_backoff();
+        // Time for which the node was asked without a chunk of any artifact, without the waits for other transfers.
+        let (mut silence, mut received) = (Duration::ZERO, self.received());
         loop {
-            let before = *self.last_contact.lock();
-            let reason = match self.try_fetch(n, size, &key).await {
-                Ok(stored) => return Ok(stored),
-                Err(TryError::Missing(reason)) => return Err(FetchError::Missing(reason)),
-                Err(TryError::Transient(reason)) => reason,
-            };
-            tracing::debug!(n, reason, "artifact not fetched; retrying");
-            let last = *self.last_contact.lock();
-            if last.elapsed() >= self.patience {
-                return Err(FetchError::Silent);
+            if self.is_given_up() {
+                return Err("the node did not answer any more".to_owned());
             }
-            if last > before {
+            // Never closed.
+            let permit = TRANSFERS.acquire().await;
+            let began = Instant::now();
+            let fetched = self.try_fetch(n, size, &key).await;
+            drop(permit);
+            let error = match fetched {
+                Ok(stored) => return Ok(stored),
+                Err(error) => error,
+            };
+            tracing::debug!(n, ?error, "artifact not fetched");
+            let before = std::mem::replace(&mut received, self.received());
+            if received != before {
+                silence = Duration::ZERO;
                 backoff.reset();
             }
-            tokio::time::sleep(backoff.next_delay()).await;
+            let pause = backoff.next_delay();
+            match error {
+                TryError::Missing(reason) => return Err(reason),
+                TryError::NoRoom(reason) => {
+                    if self.full_since.get_or_init(Instant::now).elapsed() >= MAX_WAIT_FOR_ROOM {
+                        return Err(reason);
+                    }
+                }
+                // It says nothing about the node.
+                TryError::Local(_) => {}
+                TryError::Node(_) => silence += began.elapsed() + pause,
+            }
+            if silence >= TIMEOUT_MARGIN {
+                *self.given_up_at.lock() = Some(received);
+            }
+            sleep(pause).await;
         }
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the node was given up and has sent nothing since.
+    fn is_given_up(&self) -> bool {
+        *self.given_up_at.lock() == Some(self.received())
     }
 
     async fn try_fetch(&self, n: usize, size: u64, key: &str) -> Result<StoredContent, TryError> {
         let store = &self.state.contents;
+        if let Some(quota) = store.limits().quota.filter(|quota| size > *quota) {
+            let reason = format!(
+                "the orchestrator has no room: it stores at most {}",
+                ByteSize(quota)
+            );
+            return Err(TryError::Missing(reason));
+        }
         let (known, name) = (store.clone(), key.to_owned());
         let offset = spawn_blocking(move || known.partial_size(&name)).await;
-        let offset = offset
-            .map_err(std::io::Error::from)
-            .flatten()
-            .map_err(ContentError::from)?;
+        let offset = offset.map_err(io::Error::from).flatten()?;
         let expected = Expected {
             sha256: None,
             size: Some(size),
         };
         let mut upload = store.resume(key, offset, expected).await?;
         if offset < size {
-            let client = connect(self.state, self.job, Start::Attach).await;
-            let client = client.map_err(|error| TryError::Transient(error.to_string()))?;
+            let client = connect(self.state, self.job, Start::Attach).await?;
             let attempt = (self.job.id, self.job.attempt);
-            let opened = client.open_artifact(attempt, n, offset).await;
-            let mut bytes = opened.map_err(|error| match error.kind {
-                NodeCallErrorKind::NotFound if error.is_own_answer => {
-                    TryError::Missing("its node has lost it".to_owned())
-                }
-                _ => TryError::Transient(error.to_string()),
-            })?;
+            let mut bytes = client.open_artifact(attempt, n, offset).await?;
             if offset > 0 && !bytes.is_part() {
                 return Err(TryError::Missing(
                     "its node can't resume a transfer".to_owned(),
                 ));
             }
-            if let Err(error) = self.copy(&mut bytes, &mut upload).await {
-                if matches!(error, TryError::Transient(_)) {
-                    upload.pause().await?;
-                }
-                return Err(error);
-            }
-            if upload.size() < size {
-                upload.pause().await?;
-                return Err(TryError::Transient("the answer ended early".to_owned()));
+            let copied = self.copy(&mut bytes, &mut upload).await;
+            let is_whole = upload.size() == size;
+            if copied.is_err() || !is_whole {
+                // What broke off says more than what keeps its bytes from the disk.
+                let paused = upload.pause().await;
+                copied?;
+                paused?;
+                return Err(TryError::Node("the answer ended early".to_owned()));
             }
         }
         Ok(upload.finish().await?)
@@ -222,39 +249,70 @@ impl Retrieval<'_> {
         bytes: &mut ArtifactBytes,
         upload: &mut PartialUpload,
     ) -> Result<(), TryError> {
-        loop {
-            let chunk = bytes.next().await;
-            let chunk = chunk.map_err(|error| TryError::Transient(error.to_string()))?;
-            *self.last_contact.lock() = Instant::now();
-            match chunk {
-                Some(chunk) => upload.write(&chunk).await?,
-                None => return Ok(()),
-            }
+        while let Some(chunk) = bytes.next().await? {
+            self.received.fetch_add(1, Ordering::Relaxed);
+            upload.write(&chunk).await?;
         }
+        Ok(())
     }
 }
 
 /// Failure of one try.
+#[derive(PartialEq, Eq, Debug)]
 enum TryError {
+    /// The artifact will not come.
     Missing(String),
-    Transient(String),
+    /// The store is full at the moment.
+    NoRoom(String),
+    /// The orchestrator could not ask, or store; the next try may do.
+    Local(String),
+    /// The node sent nothing, or broke off.
+    Node(String),
+}
+
+impl From<AttemptError> for TryError {
+    fn from(error: AttemptError) -> Self {
+        let reason = error.reason.to_string();
+        match error.outcome {
+            Some(_) => Self::Missing(reason),
+            None if error.store_error.is_some() => Self::Local(reason),
+            None => Self::Node(reason),
+        }
+    }
+}
+
+impl From<NodeCallError> for TryError {
+    fn from(error: NodeCallError) -> Self {
+        use NodeCallErrorKind::{Conflict, NotFound};
+        match error.kind {
+            NotFound | Conflict if error.is_own_answer => {
+                Self::Missing("its node has lost it".to_owned())
+            }
+            _ => Self::Node(error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for TryError {
+    fn from(error: io::Error) -> Self {
+        Self::from(ContentError::from(error))
+    }
 }
 
 impl From<ContentError> for TryError {
     fn from(error: ContentError) -> Self {
         match error {
-            ContentError::Busy | ContentError::WrongOffset { .. } => {
-                Self::Transient(error.to_string())
-            }
+            ContentError::Busy | ContentError::WrongOffset { .. } => Self::Local(error.to_string()),
             ContentError::QuotaExceeded { .. } | ContentError::DiskFull { .. } => {
-                Self::Missing(format!("the orchestrator has no room: {error}"))
+                Self::NoRoom(format!("the orchestrator has no room: {error}"))
             }
             ContentError::WrongHash { .. } | ContentError::WrongSize { .. } => {
                 Self::Missing("its node sent something else than it had announced".to_owned())
             }
+            // Such as too many open files: it passes, or else the time of a full disk does.
             ContentError::Io(cause) => {
-                tracing::error!(error = %cause, "artifact can't be stored");
-                Self::Missing("the orchestrator can't store it; see its log".to_owned())
+                tracing::warn!(error = %cause, "artifact can't be stored; retrying");
+                Self::NoRoom("the orchestrator can't store it; see its log".to_owned())
             }
         }
     }
