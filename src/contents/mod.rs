@@ -15,10 +15,12 @@
 //! A [`Pin`] keeps a content from [`remove`](ContentStore::remove). Whoever puts a content holds a pin until a
 //! lasting reference to it is stored, so that no clean-up comes between.
 
+mod discard;
 mod error;
 mod list;
 mod partial;
 mod pin;
+mod room;
 mod sink;
 mod sweep;
 #[cfg(test)]
@@ -35,11 +37,11 @@ pub use writer::{ContentWriter, Expected, StoredContent};
 use crate::{
     api::jobs::files::ContentHash,
     data_dir::{make_private_dir, make_private_subdir},
-    disk_space::DiskSpace,
 };
 use parking_lot::Mutex;
 use partial::Partials;
 use pin::Pins;
+use room::Room;
 use std::{
     fs::{self, File},
     io,
@@ -65,7 +67,11 @@ pub struct StoreLimits {
 ///
 /// Calls that are not asynchronous read the disk and may block.
 #[derive(Clone)]
-pub struct ContentStore(Arc<Shared>);
+pub struct ContentStore {
+    shared: Arc<Shared>,
+    /// Most bytes of the store up to which contents are taken through this value.
+    quota: Option<u64>,
+}
 
 /// What all parts of a store share.
 struct Shared {
@@ -73,8 +79,10 @@ struct Shared {
     temporary: PathBuf,
     partial: PathBuf,
     limits: StoreLimits,
-    /// Bytes of all contents and uploads.
+    /// Bytes of all contents and uploads, with those that are reserved.
     used: AtomicU64,
+    /// Bytes that were announced and have not arrived.
+    reserved: AtomicU64,
     pins: Pins,
     partials: Partials,
     /// Held while a content gets its name, so that each is counted once.
@@ -96,28 +104,41 @@ impl ContentStore {
             fs::remove_file(entry?.path())?;
         }
         let used = list::total_bytes(&objects)? + list::total_bytes(&partial)?;
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             objects,
             temporary,
             partial,
             limits,
             used: AtomicU64::new(used),
+            reserved: AtomicU64::new(0),
             pins: Pins::default(),
             partials: Partials::default(),
             publishing: Mutex::default(),
-        })))
+        });
+        let quota = limits.quota;
+        Ok(Self { shared, quota })
     }
 
-    /// Writer for a content that arrives. Fails where it can't fit.
+    /// Same store, for contents that may fill only `quota` bytes of it.
+    pub fn with_quota(&self, quota: Option<u64>) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { shared, quota }
+    }
+
+    /// Writer for a content that arrives. Fails where it can't fit; room for what is announced is reserved.
     pub async fn writer(&self, expected: Expected) -> Result<ContentWriter, ContentError> {
-        ContentWriter::begin(Arc::clone(&self.0), expected).await
+        ContentWriter::begin(self, expected).await
     }
 
     /// Fails where `bytes` more would not fit.
     pub async fn ensure_room(&self, bytes: u64) -> Result<(), ContentError> {
-        let store = Arc::clone(&self.0);
-        let checked = spawn_blocking(move || store.check_room(bytes)).await;
-        checked.map_err(io::Error::other)?
+        let store = self.clone();
+        let reserved = spawn_blocking(move || store.reserve(bytes).map(drop)).await;
+        reserved.map_err(io::Error::other)?
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Room, ContentError> {
+        Room::reserve(Arc::clone(&self.shared), self.quota, bytes)
     }
 
     /// Stores bytes that are in memory.
@@ -131,13 +152,13 @@ impl ContentStore {
     /// Pin of a content that is here; `None` where it is not.
     pub fn pin(&self, hash: &ContentHash) -> io::Result<Option<Pin>> {
         // Pinned first, so that no removal comes between.
-        let pin = Pin::new(Arc::clone(&self.0), hash.clone());
+        let pin = Pin::new(Arc::clone(&self.shared), hash.clone());
         Ok(self.size_of(hash)?.is_some().then_some(pin))
     }
 
     /// Size of a content; `None` where it is not here.
     pub fn size_of(&self, hash: &ContentHash) -> io::Result<Option<u64>> {
-        self.0.size_of(hash)
+        self.shared.size_of(hash)
     }
 
     /// Whether a content is here.
@@ -147,33 +168,43 @@ impl ContentStore {
 
     /// Opens a content for reading, and records its use. The file stays readable when the content is removed.
     pub fn open_content(&self, hash: &ContentHash) -> io::Result<File> {
-        let file = File::open(self.0.object(hash))?;
-        // The time of the last use only orders a clean-up; a disk that is full must not stop a reader.
-        if let Err(error) = file.set_modified(SystemTime::now()) {
-            tracing::debug!(%error, %hash, "last use of a content not recorded");
-        }
+        let file = File::open(self.shared.object(hash))?;
+        record_use(&file, hash);
         Ok(file)
     }
 
     /// Removes a content. Returns whether it is gone: a pinned one stays.
     pub fn remove(&self, hash: &ContentHash) -> io::Result<bool> {
-        let removed = self.0.pins.unless_pinned(hash, || self.0.unlink(hash));
+        let store = &self.shared;
+        let removed = store.pins.unless_pinned(hash, || store.unlink(hash));
         Ok(removed.transpose()?.is_some())
     }
 
     /// Bytes of all contents and of uploads under way.
     pub fn used_bytes(&self) -> u64 {
-        self.0.used.load(Ordering::Relaxed)
+        self.shared.used.load(Ordering::Relaxed)
     }
 
     /// Limits of the store.
     pub fn limits(&self) -> StoreLimits {
-        self.0.limits
+        self.shared.limits
+    }
+
+    /// Records that a content is used, so that a clean-up takes it later.
+    pub fn record_use(&self, hash: &ContentHash) -> io::Result<()> {
+        self.open_content(hash).map(drop)
     }
 
     /// All contents, in no order.
     pub fn list(&self) -> io::Result<Vec<StoredEntry>> {
-        list::contents(&self.0.objects)
+        list::contents(&self.shared.objects)
+    }
+}
+
+/// Records the use of a content. The time only orders a clean-up; a disk that is full must not stop a reader.
+fn record_use(file: &File, hash: &ContentHash) {
+    if let Err(error) = file.set_modified(SystemTime::now()) {
+        tracing::debug!(%error, %hash, "last use of a content not recorded");
     }
 }
 
@@ -196,48 +227,5 @@ impl Shared {
             self.release(size);
         }
         Ok(())
-    }
-
-    /// Counts `bytes` more, unless they don't fit.
-    fn charge(&self, bytes: u64) -> Result<(), ContentError> {
-        self.check_disk(bytes)?;
-        let quota = self.limits.quota.unwrap_or(u64::MAX);
-        let (order, read) = (Ordering::Relaxed, Ordering::Relaxed);
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= quota);
-        let charged = self.used.fetch_update(order, read, fits);
-        charged.map_err(|used| ContentError::QuotaExceeded { quota, used })?;
-        Ok(())
-    }
-
-    /// Fails where `bytes` more would eat into the reserve of the disk or exceed the quota.
-    fn check_room(&self, bytes: u64) -> Result<(), ContentError> {
-        self.check_disk(bytes)?;
-        let (quota, used) = (
-            self.limits.quota.unwrap_or(u64::MAX),
-            self.used.load(Ordering::Relaxed),
-        );
-        if used.saturating_add(bytes) > quota {
-            return Err(ContentError::QuotaExceeded { quota, used });
-        }
-        Ok(())
-    }
-
-    fn check_disk(&self, bytes: u64) -> Result<(), ContentError> {
-        let space = DiskSpace::at(&self.objects).map_err(ContentError::Io)?;
-        let reserve = self.limits.min_free;
-        let shortage = space
-            .shortage(reserve)
-            .or_else(|| space.shortage(reserve.saturating_add(bytes)));
-        match shortage {
-            Some(shortage) if bytes > 0 => Err(ContentError::DiskFull { shortage }),
-            _ => Ok(()),
-        }
-    }
-
-    fn release(&self, bytes: u64) {
-        // Contents that an operator removed by hand are not counted twice.
-        let (order, read) = (Ordering::Relaxed, Ordering::Relaxed);
-        let less = |used: u64| Some(used.saturating_sub(bytes));
-        let _ = self.used.fetch_update(order, read, less);
     }
 }

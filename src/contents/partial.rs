@@ -2,7 +2,7 @@
 //!
 //! An upload has a key of the caller's, such as a user with a hash: parts are appended to the file of that name, and
 //! the whole is checked at its end. After a crash the file may be longer than what was answered for, or have a hole;
-//! the first is the offset that the next part gets named, and the second shows in the hash.
+//! the first is the offset that the next part gets named, and the second shows in the hash, where that is announced.
 
 use super::{
     ContentError, ContentStore, Shared, StoredContent,
@@ -17,67 +17,126 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
+    pin::pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
-use tokio::task::spawn_blocking;
+use tokio::{sync::Notify, task::spawn_blocking, time::Instant};
 
 /// Most uploads whose hash so far is remembered between parts; that of others is computed again.
 const MAX_REMEMBERED: usize = 256;
+/// Silence after which another call takes an upload over: the connection of its sender is probably broken.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// Time for a call to let an upload go.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Uploads that a call sends, and hashes of those that wait for their next part.
 #[derive(Default)]
 pub(super) struct Partials(Mutex<HashMap<String, State>>);
 
 enum State {
-    InUse,
-    Waiting(Sha256, u64),
+    InUse(Arc<Claim>),
+    Waiting {
+        hasher: Sha256,
+        size: u64,
+        since: Instant,
+    },
+}
+
+/// Use of an upload by a call.
+struct Claim {
+    last_chunk: Mutex<Instant>,
+    /// Asks the call to let the upload go.
+    stop: Notify,
+    released: Notify,
+}
+
+impl Claim {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            last_chunk: Mutex::new(Instant::now()),
+            stop: Notify::new(),
+            released: Notify::new(),
+        })
+    }
+}
+
+impl Partials {
+    /// Claim of the call that sends an upload.
+    fn claim_of(&self, key: &str) -> Option<Arc<Claim>> {
+        match self.0.lock().get(key) {
+            Some(State::InUse(claim)) => Some(Arc::clone(claim)),
+            _ => None,
+        }
+    }
 }
 
 /// Claim on an upload, which no other call can send meanwhile.
 pub(super) struct PartialKey {
     store: Arc<Shared>,
     key: String,
+    claim: Arc<Claim>,
 }
 
 impl PartialKey {
     /// Claims an upload; also returns its hash so far, where it is known for this `offset`.
-    fn claim(
+    pub(super) fn claim(
         store: Arc<Shared>,
         key: &str,
         offset: u64,
     ) -> Result<(Self, Option<Sha256>), ContentError> {
+        let claim = Claim::new();
         let mut table = store.partials.0.lock();
-        let before = match table.insert(key.to_owned(), State::InUse) {
-            Some(State::InUse) => return Err(ContentError::Busy),
-            Some(State::Waiting(hasher, at)) => (at == offset).then_some(hasher),
-            None => None,
-        };
+        if let Some(State::InUse(_)) = table.get(key) {
+            return Err(ContentError::Busy);
+        }
+        let before = table.insert(key.to_owned(), State::InUse(Arc::clone(&claim)));
         drop(table);
+        let known = match before {
+            Some(State::Waiting { hasher, size, .. }) => (size == offset).then_some(hasher),
+            _ => None,
+        };
         let key = key.to_owned();
-        Ok((Self { store, key }, before))
+        Ok((Self { store, key, claim }, known))
     }
 
     pub(super) fn path(&self) -> PathBuf {
         self.store.partial.join(&self.key)
     }
 
-    /// Keeps the hash of the bytes so far for the next part.
-    pub(super) fn remember(&self, hasher: &Sha256, written: u64) {
+    /// Keeps the hash of the bytes so far for the next part, and forgets the oldest beyond the limit.
+    pub(super) fn remember(&self, hasher: &Sha256, size: u64) {
         let mut table = self.store.partials.0.lock();
-        if table.len() < MAX_REMEMBERED {
-            let waiting = State::Waiting(hasher.clone(), written);
-            table.insert(self.key.clone(), waiting);
+        let waiting = table.iter().filter_map(|(key, state)| match state {
+            State::Waiting { since, .. } => Some((*since, key)),
+            State::InUse(_) => None,
+        });
+        let (count, oldest) = waiting.fold((0, None), |(count, oldest), next| {
+            let oldest = oldest.map_or(next, |oldest| next.min(oldest));
+            (count + 1, Some(oldest))
+        });
+        if count >= MAX_REMEMBERED
+            && let Some(oldest) = oldest.map(|(_, key)| key.clone())
+        {
+            table.remove(&oldest);
         }
+        let state = State::Waiting {
+            hasher: hasher.clone(),
+            size,
+            since: Instant::now(),
+        };
+        table.insert(self.key.clone(), state);
     }
 }
 
 impl Drop for PartialKey {
     fn drop(&mut self) {
         let mut table = self.store.partials.0.lock();
-        if matches!(table.get(&self.key), Some(State::InUse)) {
+        if matches!(table.get(&self.key), Some(State::InUse(_))) {
             table.remove(&self.key);
         }
+        drop(table);
+        self.claim.released.notify_waiters();
     }
 }
 
@@ -85,6 +144,7 @@ impl Drop for PartialKey {
 pub struct PartialUpload {
     blocks: BlockWriter,
     expected: Expected,
+    claim: Arc<Claim>,
 }
 
 impl PartialUpload {
@@ -93,8 +153,15 @@ impl PartialUpload {
         self.blocks.taken()
     }
 
+    /// Ends once another call of the same user wants to go on with this upload, after a silence of 5 s. Then it is to
+    /// be [paused](Self::pause).
+    pub async fn taken_over(&self) {
+        self.claim.stop.notified().await;
+    }
+
     /// Takes the next chunk of the part, of any size.
     pub async fn write(&mut self, chunk: &[u8]) -> Result<(), ContentError> {
+        *self.claim.last_chunk.lock() = Instant::now();
         let found = self.blocks.taken() + chunk.len() as u64;
         if let Some(expected) = self.expected.size.filter(|size| found > *size) {
             return Err(ContentError::WrongSize { expected, found });
@@ -118,32 +185,33 @@ impl PartialUpload {
 impl ContentStore {
     /// Bytes that are here of the upload `key`; 0 where there is none.
     pub fn partial_size(&self, key: &str) -> io::Result<u64> {
-        match fs::symlink_metadata(self.0.partial.join(key)) {
+        match fs::symlink_metadata(self.shared.partial.join(key)) {
             Ok(meta) => Ok(meta.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
     }
 
-    /// Begins or resumes the upload `key`, which is a file name of the caller's making, at `offset`. Fails where
-    /// another call sends it, and where its bytes end elsewhere.
+    /// Begins or resumes the upload `key`, which is a file name of the caller's making, at `offset`. Reserves room for
+    /// what is left of it. Fails where another call sends it, and where its bytes end elsewhere.
     pub async fn resume(
         &self,
         key: &str,
         offset: u64,
         expected: Expected,
     ) -> Result<PartialUpload, ContentError> {
-        let (store, key) = (Arc::clone(&self.0), key.to_owned());
+        self.take_over(key).await;
+        let (store, key) = (self.clone(), key.to_owned());
         let left = expected.size.unwrap_or(offset).saturating_sub(offset);
         let opened = spawn_blocking(move || {
-            store.check_room(left)?;
-            let (claim, known) = PartialKey::claim(Arc::clone(&store), &key, offset)?;
+            let (key, known) = PartialKey::claim(Arc::clone(&store.shared), &key, offset)?;
+            let room = store.reserve(left)?;
             let mut file = File::options()
                 .read(true)
                 .append(true)
                 .create(true)
                 .mode(crate::files::PRIVATE_MODE)
-                .open(claim.path())?;
+                .open(key.path())?;
             let found = file.metadata()?.len();
             if found != offset {
                 return Err(ContentError::WrongOffset { offset, found });
@@ -152,38 +220,38 @@ impl ContentStore {
                 Some(hasher) => hasher,
                 None => hash_of(&mut file)?,
             };
-            let place = (file, FilePlace::Partial(claim));
-            Ok(Sink::new(store, place, (hasher, found)))
+            let claim = Arc::clone(&key.claim);
+            *claim.last_chunk.lock() = Instant::now();
+            let place = (file, FilePlace::Partial(key));
+            let sink = Sink::new(store.shared, place, (hasher, found), room);
+            Ok((sink, claim))
         });
-        let sink = opened.await.map_err(io::Error::other)??;
+        let (sink, claim) = opened.await.map_err(io::Error::other)??;
         Ok(PartialUpload {
             blocks: BlockWriter::new(sink),
             expected,
+            claim,
         })
     }
 
-    /// Removes uploads whose last part arrived longer than `max_age` ago. Returns their number.
-    pub fn remove_stale_uploads(&self, max_age: Duration) -> io::Result<usize> {
-        let mut removed = 0;
-        for entry in fs::read_dir(&self.0.partial)? {
-            let entry = entry?;
-            let meta = entry.metadata()?;
-            let age = SystemTime::now().duration_since(meta.modified()?);
-            let (name, is_old) = (
-                entry.file_name(),
-                age.is_ok_and(|age| age >= max_age) && meta.is_file(),
-            );
-            let Some(name) = name.to_str().filter(|_| is_old) else {
-                continue;
-            };
-            let Ok((claim, _)) = PartialKey::claim(Arc::clone(&self.0), name, 0) else {
-                continue;
-            };
-            fs::remove_file(claim.path())?;
-            self.0.release(meta.len());
-            removed += 1;
+    /// Ends the call that sends the upload `key`, where that has been silent for 5 s, so that a new call of the same
+    /// user need not wait until the old connection is found to be broken.
+    pub async fn take_over(&self, key: &str) {
+        let Some(claim) = self.shared.partials.claim_of(key) else {
+            return;
+        };
+        if claim.last_chunk.lock().elapsed() < SILENCE_LIMIT {
+            return;
         }
-        Ok(removed)
+        let mut released = pin!(claim.released.notified());
+        released.as_mut().enable();
+        // Asked again, since it may have ended before the line above.
+        let now = self.shared.partials.claim_of(key);
+        if now.is_some_and(|now| Arc::ptr_eq(&now, &claim)) {
+            claim.stop.notify_one();
+            // One that is busy with the disk keeps its upload.
+            let _ = tokio::time::timeout(TAKEOVER_TIMEOUT, released).await;
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Blocks that are hashed and written on a blocking thread.
 
-use super::{ContentError, Shared, partial::PartialKey};
+use super::{ContentError, Shared, partial::PartialKey, room::Room};
 use sha2::{Digest as _, Sha256};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, ErrorKind, Write as _},
     mem,
     sync::Arc,
@@ -13,6 +13,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Bytes that are gathered before they are hashed and written: so many that the change of threads costs nothing.
 pub(super) const BLOCK_BYTES: usize = 1024 * 1024;
+/// Bytes after which a file is synced while it grows, so that the last sync of a large one is short.
+const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where a file that grows stands, and what becomes of it when it is dropped.
 pub(super) enum FilePlace {
@@ -32,6 +34,9 @@ pub(super) struct Sink {
     pub(super) hasher: Sha256,
     /// Length of the file.
     pub(super) written: u64,
+    /// Length up to which the file was synced.
+    synced: u64,
+    room: Room,
     /// Buffer to be filled next.
     spare: Vec<u8>,
 }
@@ -42,6 +47,7 @@ impl Sink {
         store: Arc<Shared>,
         (file, place): (File, FilePlace),
         (hasher, written): (Sha256, u64),
+        room: Room,
     ) -> Self {
         Self {
             store,
@@ -49,6 +55,8 @@ impl Sink {
             place,
             hasher,
             written,
+            synced: written,
+            room,
             spare: Vec::new(),
         }
     }
@@ -56,9 +64,9 @@ impl Sink {
     /// Appends a block, all of it or nothing.
     fn append(&mut self, block: &[u8]) -> Result<(), ContentError> {
         let length = block.len() as u64;
-        self.store.charge(length)?;
+        self.room.use_bytes(length)?;
         if let Err(error) = self.file.write_all(block) {
-            self.store.release(length);
+            self.room.give_back(length);
             // What was written of the block would make the next part begin at a wrong place.
             self.file.set_len(self.written)?;
             return Err(match error.kind() {
@@ -70,6 +78,34 @@ impl Sink {
         }
         self.hasher.update(block);
         self.written += length;
+        if self.written - self.synced >= SYNC_BYTES {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Has the bytes on the disk. Where that fails, nobody knows which of them are, and a second try would succeed
+    /// all the same, so the file is removed.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match self.file.sync_data() {
+            Ok(()) => {
+                self.synced = self.written;
+                Ok(())
+            }
+            Err(error) => {
+                self.discard()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a partial upload that nobody needs any more. A temporary file goes when it is dropped.
+    pub(super) fn discard(&mut self) -> io::Result<()> {
+        if let FilePlace::Partial(key) = &self.place {
+            fs::remove_file(key.path())?;
+            self.store.release(self.written);
+            self.place = FilePlace::Settled;
+        }
         Ok(())
     }
 }
@@ -88,7 +124,7 @@ impl Drop for Sink {
 
 impl ContentError {
     fn disk_full(store: &Shared) -> Self {
-        match store.check_disk(BLOCK_BYTES as u64) {
+        match store.check_disk(BLOCK_BYTES as u64, 0) {
             Err(error) => error,
             Ok(()) => io::Error::from(ErrorKind::StorageFull).into(),
         }

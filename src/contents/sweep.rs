@@ -11,8 +11,8 @@ pub struct Sweep(Arc<Shared>);
 impl ContentStore {
     /// Begins a removal. One at a time; to be begun before the look for references.
     pub fn sweep(&self) -> Sweep {
-        self.0.pins.begin_sweep();
-        Sweep(Arc::clone(&self.0))
+        self.shared.pins.begin_sweep();
+        Sweep(Arc::clone(&self.shared))
     }
 }
 

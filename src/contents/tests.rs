@@ -296,3 +296,5 @@ async fn sweep_spares_what_came_into_use() {
     }
     assert!(sweep.list().unwrap().is_empty());
 }
+
+mod uploads;

@@ -1,7 +1,7 @@
 //! Writer of a content that arrives in one go.
 
 use super::{
-    ContentError, Pin, Shared,
+    ContentError, ContentStore, Pin, Shared, record_use,
     sink::{BlockWriter, FilePlace, Sink},
 };
 use crate::api::jobs::files::{Content, ContentHash};
@@ -40,16 +40,18 @@ pub struct ContentWriter {
 
 impl ContentWriter {
     pub(super) async fn begin(
-        store: Arc<Shared>,
+        store: &ContentStore,
         expected: Expected,
     ) -> Result<Self, ContentError> {
         let size = expected.size.unwrap_or(0);
+        let store = store.clone();
         let begun = spawn_blocking(move || {
-            store.check_room(size)?;
+            let room = store.reserve(size)?;
+            let store = store.shared;
             let file = NamedTempFile::new_in(&store.temporary)?;
             let (file, path) = file.into_parts();
             let place = (file, FilePlace::Temporary(path));
-            Ok::<_, ContentError>(Sink::new(store, place, (Sha256::new(), 0)))
+            Ok::<_, ContentError>(Sink::new(store, place, (Sha256::new(), 0), room))
         });
         let sink = begun.await.map_err(io::Error::other)??;
         Ok(Self {
@@ -84,11 +86,12 @@ pub(super) fn finish(
     if let Some(expected) = expected.size.filter(|size| *size != found) {
         return Err(ContentError::WrongSize { expected, found });
     }
-    let hash = ContentHash::from_digest(&sink.hasher.finalize_reset().into());
+    // A copy, since the upload goes on with its hash where a step below fails.
+    let hash = ContentHash::from_digest(&sink.hasher.clone().finalize().into());
     if let Some(expected) = expected.sha256.clone().filter(|sha256| *sha256 != hash) {
         let found = hash;
         // No further part can make it right.
-        discard(&mut sink)?;
+        sink.discard()?;
         return Err(ContentError::WrongHash { expected, found });
     }
     // Pinned first, so that it is not removed between the look and the answer.
@@ -96,11 +99,12 @@ pub(super) fn finish(
     let is_here = || Ok::<_, io::Error>(store.size_of(&hash)? == Some(found));
     if !is_here()? {
         // A name in `objects` promises that the bytes are on the disk.
-        sink.file.sync_all()?;
+        sink.sync()?;
     }
     let publishing = store.publishing.lock();
     if is_here()? {
-        discard(&mut sink)?;
+        sink.discard()?;
+        record_use(&File::open(store.object(&hash))?, &hash);
     } else {
         publish(&mut sink, &store, &hash)?;
     }
@@ -120,20 +124,20 @@ fn publish(sink: &mut Sink, store: &Shared, hash: &ContentHash) -> io::Result<()
     let path = store.object(hash);
     let replaced = store.size_of(hash)?.unwrap_or(0);
     match mem::replace(&mut sink.place, FilePlace::Settled) {
-        FilePlace::Temporary(file) => file.persist(&path).map_err(|error| error.error)?,
-        FilePlace::Partial(key) => fs::rename(key.path(), &path)?,
+        FilePlace::Temporary(file) => {
+            if let Err(failed) = file.persist(&path) {
+                sink.place = FilePlace::Temporary(failed.path);
+                return Err(failed.error);
+            }
+        }
+        FilePlace::Partial(key) => {
+            if let Err(error) = fs::rename(key.path(), &path) {
+                sink.place = FilePlace::Partial(key);
+                return Err(error);
+            }
+        }
         FilePlace::Settled => {}
     }
     store.release(replaced);
-    Ok(())
-}
-
-/// Removes a copy that nobody needs, and records the use of the content.
-fn discard(sink: &mut Sink) -> io::Result<()> {
-    if let FilePlace::Partial(key) = &sink.place {
-        fs::remove_file(key.path())?;
-        sink.store.release(sink.written);
-        sink.place = FilePlace::Settled;
-    }
     Ok(())
 }

@@ -1,0 +1,102 @@
+//! Removal of uploads that were not finished.
+
+use super::{ContentStore, partial::PartialKey};
+use std::{
+    fs::{self, Metadata},
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+/// Upload that was not finished.
+struct Leftover {
+    key: String,
+    modified: SystemTime,
+}
+
+impl ContentStore {
+    /// Removes the upload `key`, where there is one and no call sends it. Returns whether it was removed.
+    pub fn discard(&self, key: &str) -> io::Result<bool> {
+        self.discard_if(key, |_| Ok(true))
+    }
+
+    /// Removes all uploads whose key begins with `prefix`, except those that a call sends. Returns their number.
+    pub fn discard_all(&self, prefix: &str) -> io::Result<usize> {
+        let mut removed = 0;
+        for leftover in self.leftovers(prefix)? {
+            removed += usize::from(self.discard(&leftover.key)?);
+        }
+        Ok(removed)
+    }
+
+    /// Removes the oldest uploads whose key begins with `prefix`, where there are more than `most`.
+    pub fn discard_oldest(&self, prefix: &str, most: usize) -> io::Result<usize> {
+        let mut leftovers = self.leftovers(prefix)?;
+        leftovers.sort_by_key(|leftover| leftover.modified);
+        let mut removed = 0;
+        for leftover in &leftovers[..leftovers.len().saturating_sub(most)] {
+            removed += usize::from(self.discard(&leftover.key)?);
+        }
+        Ok(removed)
+    }
+
+    /// Removes uploads whose last part arrived longer than `max_age` ago. Returns their number.
+    pub fn remove_stale_uploads(&self, max_age: Duration) -> io::Result<usize> {
+        let is_stale = |modified: SystemTime| {
+            let age = SystemTime::now().duration_since(modified);
+            age.is_ok_and(|age| age >= max_age)
+        };
+        let mut removed = 0;
+        for leftover in self.leftovers("")? {
+            if is_stale(leftover.modified) {
+                // A part may have arrived since the directory was read.
+                let still = self.discard_if(&leftover.key, |meta| Ok(is_stale(meta.modified()?)));
+                removed += usize::from(still?);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes an upload that no call sends, and of which `condition` holds then.
+    fn discard_if(
+        &self,
+        key: &str,
+        condition: impl FnOnce(&Metadata) -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        let Ok((claim, _)) = PartialKey::claim(Arc::clone(&self.shared), key, 0) else {
+            return Ok(false);
+        };
+        let path = claim.path();
+        let meta = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        if !meta.is_file() || !condition(&meta)? {
+            return Ok(false);
+        }
+        fs::remove_file(path)?;
+        self.shared.release(meta.len());
+        Ok(true)
+    }
+
+    fn leftovers(&self, prefix: &str) -> io::Result<Vec<Leftover>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.shared.partial)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(key) = name.to_str().filter(|name| name.starts_with(prefix)) else {
+                continue;
+            };
+            let meta = match entry.metadata() {
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            found.push(Leftover {
+                key: key.to_owned(),
+                modified: meta.modified()?,
+            });
+        }
+        Ok(found)
+    }
+}
