@@ -41,8 +41,7 @@ pub(super) async fn get_artifact(api: Arc<Api>, request: Request) -> Reply {
     let n: usize = request.param("n", "artifact")?;
     api.authorize_long(&request)?;
     let not_found = || Problem::not_found("artifact");
-    let last = job.read_result().await.ok_or_else(not_found)?;
-    let artifact = last.result.artifacts.get(n).ok_or_else(not_found)?.clone();
+    let artifact = job.artifact(n).await.ok_or_else(not_found)?;
     let path = artifacts::path_in(job.spool.path(), &artifact);
     let opened = spawn_blocking(move || open(&path)).await;
     let (content, size) = match opened.map_err(io::Error::from).flatten() {

@@ -13,7 +13,7 @@ use crate::{
         problem::{Problem, ProblemKind},
     },
     contents::{ContentError, ContentStore, Expected, Pin, StoreLimits, StoredEntry},
-    disk_space::DiskSpace,
+    disk_space::{DiskSpace, Resource},
     http::body::BodyChunks,
 };
 use parking_lot::Mutex;
@@ -128,6 +128,7 @@ impl ContentCache {
     }
 
     /// Removes contents beyond the limit of the cache, and more where the disk is short or would be with `coming` bytes.
+    /// For bytes that would not fit even beside an empty cache nothing goes.
     pub(super) async fn make_room(&self, coming: u64) {
         let done = self.on_disk(move |cache| cache.clean(coming)).await;
         if let Err(error) = done {
@@ -160,18 +161,21 @@ impl ContentCache {
         let shared = &*self.0;
         let _cleaning = shared.cleaning.lock();
         let is_too_large = || shared.store.used_bytes().saturating_add(coming) > shared.limit;
-        let is_short = || {
-            let space = DiskSpace::at(&shared.path);
-            space.is_ok_and(|space| {
-                space
-                    .shortage(shared.min_free.saturating_add(coming))
-                    .is_some()
-            })
+        let shortage = |coming: u64| {
+            let space = DiskSpace::at(&shared.path).ok()?;
+            space.shortage(shared.min_free.saturating_add(coming))
         };
-        if !is_too_large() && !is_short() {
+        if !is_too_large() && shortage(coming).is_none() {
             return Ok(());
         }
         let mut entries = shared.store.list()?;
+        let all = entries.iter().map(|entry| entry.size_bytes).sum();
+        let is_hopeless = shortage(coming).is_some_and(|shortage| {
+            shortage.of == Resource::Bytes && shortage.free.saturating_add(all) < shortage.reserve
+        });
+        let coming = if is_hopeless { 0 } else { coming };
+        let is_too_large = || shared.store.used_bytes().saturating_add(coming) > shared.limit;
+        let is_short = || shortage(coming).is_some();
         entries.sort_by_key(|entry| entry.last_used);
         for entry in entries {
             let may_go = is_short() || (is_too_large() && is_old(&entry));
@@ -260,6 +264,13 @@ mod tests {
         cache.make_room(1 << 60).await;
         assert_eq!(
             cache.0.store.used_bytes(),
+            3,
+            "what can't fit drives nothing out"
+        );
+        let short = ContentCache::open(home.path(), 3, 1 << 60).unwrap();
+        short.make_room(0).await;
+        assert_eq!(
+            short.0.store.used_bytes(),
             0,
             "a disk that is short frees all"
         );

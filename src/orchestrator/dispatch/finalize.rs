@@ -93,6 +93,8 @@ pub(super) fn back_off_node(state: &AppState, node: NodeId, outcome: &AttemptOut
             (Some(reason), false)
         }
         AttemptOutcome::AtCapacity(_) => (None::<Reason>, true),
+        // By the database the devices are free, so a superseded attempt may have them. Other jobs can start.
+        AttemptOutcome::GpusBusy(_) => return state.nodes.reconciler.mark_dirty(node),
         _ => return,
     };
     state.nodes.backoff.record_refusal(node, reason);

@@ -25,6 +25,11 @@ pub(super) enum AttemptOutcome {
     /// The node did not start the attempt: its image has to be pulled, and too many jobs wait for pulls. Jobs
     /// whose image is there may still start.
     PullQueueFull(Reason),
+    /// The node did not start the attempt: too few of its GPUs are free. Jobs that need fewer may still start.
+    GpusBusy(Reason),
+    /// The node was not sent the whole attempt, which is not for its sake: the job was canceled, or the orchestrator
+    /// could not read its files at the moment.
+    NotSent(Reason),
     /// The node did not start the attempt, and says why it can't run jobs at present.
     NodeUnhealthy(Reason),
     /// The node never starts this job as it is.
@@ -57,6 +62,10 @@ impl AttemptOutcome {
             Self::PullQueueFull(reason) => {
                 tracing::info!(%reason, "node did not start the job: its pull queue is full");
             }
+            Self::GpusBusy(reason) => {
+                tracing::info!(%reason, "node did not start the job: its GPUs are taken");
+            }
+            Self::NotSent(reason) => tracing::info!(%reason, "job not sent to its node"),
             Self::NotStarted(reason) | Self::AtCapacity(reason) | Self::NodeUnhealthy(reason) => {
                 tracing::warn!(%reason, "node did not start the job");
             }
@@ -174,8 +183,9 @@ impl AttemptError {
         let outcome = match (start, error.kind) {
             (Start::Run, Kind::Invalid) => AttemptOutcome::Rejected,
             (Start::Run, Kind::Conflict) => AttemptOutcome::Lost,
-            (Start::Run, Kind::Unhealthy) => AttemptOutcome::NodeUnhealthy,
+            (Start::Run, Kind::Unhealthy | Kind::NoRoom) => AttemptOutcome::NodeUnhealthy,
             (Start::Run, Kind::PullQueueFull) => AttemptOutcome::PullQueueFull,
+            (Start::Run, Kind::GpusBusy) => AttemptOutcome::GpusBusy,
             (Start::Run, Kind::AtCapacity) => AttemptOutcome::AtCapacity,
             (
                 Start::Run,

@@ -18,13 +18,17 @@ use crate::{
     },
     orchestrator::{
         AppState,
-        node_client::{self, NodeCallErrorKind, NodeClient, SendProgress},
+        node_client::{self, NodeCallError, NodeCallErrorKind, NodeClient, SendProgress},
         reason::Reason,
         task_watch::{TaskState, TaskWatch},
     },
     store::RunningJob,
 };
+use sha2::{Digest as _, Sha256};
 use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +41,8 @@ use tokio::{task::spawn_blocking, time::Instant};
 pub(super) const MAX_ROUNDS: usize = 4;
 /// Times that one content is sent, should the connection break.
 const MAX_TRIES: usize = 4;
+/// Bytes that are read at a time of a content that a node has found to be another one.
+const CHECKED_BYTES: usize = 256 * 1024;
 /// Interval at which users see how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -70,7 +76,7 @@ pub(super) async fn send_contents(
             Some(observers) => tokio::select! {
                 done = sending => done?,
                 () = report(state, observers, job, &progress, (sent, total)) => {
-                    return Err(not_started("the task was canceled while its files were sent"));
+                    return Err(not_sent("the task was canceled while its files were sent"));
                 }
             },
             None => sending.await?,
@@ -103,42 +109,98 @@ async fn send_one(
 ) -> Result<(), AttemptError> {
     let (store, hash) = (state.contents.clone(), content.sha256.clone());
     let opened = spawn_blocking(move || store.open_content(&hash)).await;
-    let file = opened.map_err(std::io::Error::from).flatten();
-    let file = Arc::new(file.map_err(|error| {
-        tracing::error!(%error, sha256 = %content.sha256, "content of a task can't be read");
-        let reason =
-            Reason::from("a file of the task can't be read at the orchestrator; see its log");
-        AttemptError {
-            outcome: Some(AttemptOutcome::Damaged(reason.clone())),
-            ..AttemptError::transient(reason)
+    let file = match opened.map_err(io::Error::from).flatten() {
+        Ok(file) => Arc::new(file),
+        Err(error) => {
+            tracing::error!(%error, sha256 = %content.sha256, "content of a task can't be read");
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound => damaged("is not there any more"),
+                // Such as too many open files.
+                _ => not_sent("a file of the task can't be read at the orchestrator; see its log"),
+            });
         }
-    })?);
+    };
     let mut backoff = node_client::retry_backoff();
-    for _ in 1..MAX_TRIES {
+    for tries in 1.. {
         let Err(error) = client.put_content(content, &file, progress).await else {
             return Ok(());
         };
-        if !matches!(
+        let may_pass = matches!(
             error.kind,
             NodeCallErrorKind::Unclear | NodeCallErrorKind::Unreachable
-        ) {
-            return Err(refused(error.kind, error.reason));
+        );
+        if !may_pass || tries == MAX_TRIES {
+            return Err(refused(content, file, progress, error).await);
         }
         tracing::debug!(%error, "content not sent; retrying");
         tokio::time::sleep(backoff.next_delay()).await;
     }
-    let last = client.put_content(content, &file, progress).await;
-    last.map_err(|error| refused(error.kind, error.reason))
+    Ok(())
 }
 
-fn refused(kind: NodeCallErrorKind, reason: Reason) -> AttemptError {
-    let reason = reason.map(|reason| format!("the job's files could not be sent to it: {reason}"));
-    let outcome = match kind {
-        NodeCallErrorKind::Unhealthy => AttemptOutcome::NodeUnhealthy(reason.clone()),
-        _ => AttemptOutcome::NotStarted(reason.clone()),
+/// Meaning of a content that could not be sent. Where the fault is here, no node is to blame.
+async fn refused(
+    content: &Content,
+    file: Arc<File>,
+    progress: &SendProgress,
+    error: NodeCallError,
+) -> AttemptError {
+    if progress.has_read_failed() {
+        return damaged("can't be read");
+    }
+    // The node says that the bytes have another hash, which may also be its own fault or that of the way to it.
+    if error.kind == NodeCallErrorKind::Invalid && !is_intact(content, file).await {
+        tracing::error!(sha256 = %content.sha256, "content of a task is damaged");
+        return damaged("is damaged");
+    }
+    let reason = error
+        .reason
+        .map(|reason| format!("the job's files could not be sent to it: {reason}"));
+    let outcome = match error.kind {
+        // Others may fit, and another node may have room for these.
+        NodeCallErrorKind::NoRoom => AttemptOutcome::Rejected,
+        NodeCallErrorKind::Unhealthy => AttemptOutcome::NodeUnhealthy,
+        _ => AttemptOutcome::NotStarted,
     };
     AttemptError {
-        outcome: Some(outcome),
+        outcome: Some(outcome(reason.clone())),
+        ..AttemptError::transient(reason)
+    }
+}
+
+/// Whether a file has the bytes of a content.
+async fn is_intact(content: &Content, file: Arc<File>) -> bool {
+    let hashed = spawn_blocking(move || {
+        let (mut hasher, mut block, mut start) = (Sha256::new(), vec![0; CHECKED_BYTES], 0);
+        loop {
+            match file.read_at(&mut block, start)? {
+                0 => return Ok::<_, io::Error>((start, hasher.finalize().into())),
+                length => {
+                    hasher.update(&block[..length]);
+                    start += length as u64;
+                }
+            }
+        }
+    });
+    let hashed = hashed.await.map_err(io::Error::from).flatten();
+    hashed.is_ok_and(|(size, digest)| {
+        size == content.size_bytes && ContentHash::from_digest(&digest) == content.sha256
+    })
+}
+
+fn damaged(how: &str) -> AttemptError {
+    let reason = format!("a file of the task {how} at the orchestrator; see its log");
+    let reason = Reason::from(reason.as_str());
+    AttemptError {
+        outcome: Some(AttemptOutcome::Damaged(reason.clone())),
+        ..AttemptError::transient(reason)
+    }
+}
+
+/// Error of an attempt that was not sent, for a reason that is not the node's.
+fn not_sent(reason: &str) -> AttemptError {
+    AttemptError {
+        outcome: Some(AttemptOutcome::NotSent(reason.into())),
         ..AttemptError::transient(reason)
     }
 }

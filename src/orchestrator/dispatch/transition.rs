@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// Backoff before a job that its node refused is scheduled again.
 pub(super) const REFUSED_BACKOFF: Duration = Duration::from_secs(1);
-/// Same where the node refuses only jobs that need an image pull; it has room for all others.
-const PULL_QUEUE_FULL_BACKOFF: Duration = Duration::from_secs(5);
+/// Same where the node refuses only jobs that need an image pull, or GPUs; it has room for all others.
+const PARTLY_FULL_BACKOFF: Duration = Duration::from_secs(5);
 /// First backoff between two attempts; the later ones grow up to [`MAX_BACKOFF`].
 pub(super) const INITIAL_ATTEMPT_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -41,10 +41,11 @@ impl Transition {
         let may_requeue = may_retry || job.attempt == job.last_attempt;
         match outcome {
             AttemptOutcome::Ended(last) => Self::ended(job, *last, may_retry.then_some(backoff)),
-            AttemptOutcome::PullQueueFull(_) if may_requeue => {
-                Self::not_started(job, PULL_QUEUE_FULL_BACKOFF)
+            AttemptOutcome::PullQueueFull(_) | AttemptOutcome::GpusBusy(_) if may_requeue => {
+                Self::not_started(job, PARTLY_FULL_BACKOFF)
             }
             AttemptOutcome::NotStarted(_)
+            | AttemptOutcome::NotSent(_)
             | AttemptOutcome::NodeUnhealthy(_)
             | AttemptOutcome::AtCapacity(_)
                 if may_requeue =>
@@ -70,7 +71,9 @@ impl Transition {
             AttemptOutcome::Lost(reason)
             | AttemptOutcome::NotStarted(reason)
             | AttemptOutcome::NodeUnhealthy(reason)
+            | AttemptOutcome::NotSent(reason)
             | AttemptOutcome::PullQueueFull(reason)
+            | AttemptOutcome::GpusBusy(reason)
             | AttemptOutcome::AtCapacity(reason) => {
                 let (attempt, max_attempts) = (job.attempt, job.max_attempts);
                 let summary = format!("lost (attempt {attempt} of {max_attempts}): {reason}");

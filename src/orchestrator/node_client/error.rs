@@ -54,8 +54,12 @@ pub(in crate::orchestrator) enum NodeCallErrorKind {
     AtCapacity,
     /// Too many jobs wait for image pulls (429).
     PullQueueFull,
-    /// The node can't run jobs at present, by its own account (503, 507).
+    /// Too few GPUs are free (429).
+    GpusBusy,
+    /// The node can't run jobs at present, by its own account (503).
     Unhealthy,
+    /// The node has too little space on its disk, by its own account (507).
+    NoRoom,
 }
 
 impl NodeCallErrorKind {
@@ -121,8 +125,10 @@ fn kind(error: &CallError) -> NodeCallErrorKind {
         }
         409 => NodeCallErrorKind::Conflict,
         429 if slug(error) == ProblemKind::PullsFull.slug() => NodeCallErrorKind::PullQueueFull,
+        429 if slug(error) == ProblemKind::GpusBusy.slug() => NodeCallErrorKind::GpusBusy,
         429 => NodeCallErrorKind::AtCapacity,
-        503 | 507 if is_own_answer => NodeCallErrorKind::Unhealthy,
+        503 if is_own_answer => NodeCallErrorKind::Unhealthy,
+        507 if is_own_answer => NodeCallErrorKind::NoRoom,
         _ => NodeCallErrorKind::Unclear,
     }
 }
@@ -180,7 +186,7 @@ mod tests {
             (409, NodeCallErrorKind::Conflict),
             (429, NodeCallErrorKind::AtCapacity),
             (503, NodeCallErrorKind::Unhealthy),
-            (507, NodeCallErrorKind::Unhealthy),
+            (507, NodeCallErrorKind::NoRoom),
             (500, NodeCallErrorKind::Unclear),
             (502, NodeCallErrorKind::Unclear),
         ];
@@ -189,6 +195,8 @@ mod tests {
         }
         let pulls_full = refusal(429, &ProblemKind::PullsFull.uri());
         assert_eq!(pulls_full, NodeCallErrorKind::PullQueueFull);
+        let gpus_busy = refusal(429, &ProblemKind::GpusBusy.uri());
+        assert_eq!(gpus_busy, NodeCallErrorKind::GpusBusy);
     }
 
     #[test]

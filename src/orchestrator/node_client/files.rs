@@ -17,7 +17,7 @@ use std::{
     os::unix::fs::FileExt as _,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,11 +30,37 @@ const STALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bytes of a content that were handed to the connection.
 #[derive(Clone, Default)]
-pub(in crate::orchestrator) struct SendProgress(Arc<AtomicU64>);
+pub(in crate::orchestrator) struct SendProgress(Arc<Sent>);
+
+#[derive(Default)]
+struct Sent {
+    bytes: AtomicU64,
+    has_read_failed: AtomicBool,
+}
 
 impl SendProgress {
     pub(in crate::orchestrator) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether sending broke off because the content could not be read here.
+    pub(in crate::orchestrator) fn has_read_failed(&self) -> bool {
+        self.0.has_read_failed.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.0.bytes.store(0, Ordering::Relaxed);
+        self.0.has_read_failed.store(false, Ordering::Relaxed);
+    }
+
+    fn record(&self, bytes: u64, read: &io::Result<Bytes>) {
+        match read {
+            Ok(_) => self.0.bytes.store(bytes, Ordering::Relaxed),
+            Err(error) => {
+                tracing::error!(%error, "content of a task can't be read");
+                self.0.has_read_failed.store(true, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Waits until no further block was sent for a while.
@@ -95,7 +121,7 @@ impl<'a> NodeClient<'a> {
     ) -> Result<(), NodeCallError> {
         let path = format!("contents/{}", content.sha256);
         let call = self.authorized_call_to(Method::PUT, &path, token);
-        progress.0.store(0, Ordering::Relaxed);
+        progress.begin();
         let blocks = blocks(Arc::clone(file), content.size_bytes, progress.clone());
         let sent = call.stream(content.size_bytes, blocks).sent();
         tokio::select! {
@@ -140,7 +166,7 @@ fn blocks(
                 Ok(Bytes::from(block))
             });
             let block = read.await.map_err(io::Error::from).flatten();
-            progress.0.store(start + length, Ordering::Relaxed);
+            progress.record(start + length, &block);
             Some((block, start + length))
         }
     })

@@ -4,7 +4,7 @@ use crate::{
     api::{
         OrchestratorId, PAYLOAD_VERSION,
         events::ResultEvent,
-        jobs::{JobState, Outcome},
+        jobs::{JobArtifact, JobState, Outcome},
         problem::{Problem, ProblemKind},
     },
     sandbox::StopReason,
@@ -45,6 +45,8 @@ pub(in crate::worker) struct Job {
     has_live_stdin: AtomicBool,
     is_pulling: AtomicBool,
     is_removed_on_drop: AtomicBool,
+    /// Artifacts of the result, once one was asked for: they are sent one by one.
+    artifacts: sync::OnceCell<Vec<JobArtifact>>,
 }
 
 impl Job {
@@ -67,6 +69,7 @@ impl Job {
             has_live_stdin: AtomicBool::new(false),
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
+            artifacts: sync::OnceCell::new(),
         }
     }
 
@@ -242,6 +245,13 @@ impl Job {
             }
             Err(_) => None,
         }
+    }
+
+    /// Artifact of the result, by its place there.
+    pub(in crate::worker) async fn artifact(&self, n: usize) -> Option<JobArtifact> {
+        let read = || async { Ok(self.read_result().await.ok_or(())?.result.artifacts) };
+        let artifacts: Result<_, ()> = self.artifacts.get_or_try_init(read).await;
+        artifacts.ok()?.get(n).cloned()
     }
 
     /// Marks the directory for removal, once the last reference is dropped.

@@ -179,9 +179,12 @@ fn refusal_means_not_started_only_where_certain() {
         Some(AttemptOutcome::PullQueueFull(_))
     ));
     assert!(matches!(
-        run(Kind::Unhealthy),
-        Some(AttemptOutcome::NodeUnhealthy(_))
+        run(Kind::GpusBusy),
+        Some(AttemptOutcome::GpusBusy(_))
     ));
+    for kind in [Kind::Unhealthy, Kind::NoRoom] {
+        assert!(matches!(run(kind), Some(AttemptOutcome::NodeUnhealthy(_))));
+    }
     assert!(matches!(
         run(Kind::Invalid),
         Some(AttemptOutcome::Rejected(_))

@@ -105,6 +105,10 @@ fn infrastructure_faults_are_retried_up_to_limit() {
     );
     let queue_full = decide(1, 1, AttemptOutcome::PullQueueFull(Reason::default()));
     assert!(queue_full.is_not_started && queue_full.requeue_after > not_started.requeue_after);
+    let gpus_busy = decide(1, 1, AttemptOutcome::GpusBusy(Reason::default()));
+    assert!(gpus_busy.is_not_started && gpus_busy.requeue_after > not_started.requeue_after);
+    let not_sent = decide(1, 1, AttemptOutcome::NotSent(Reason::default()));
+    assert!(not_sent.is_not_started && not_sent.cleanup == Cleanup::Nothing);
     // A later attempt was offered meanwhile with an unknown answer, so no number is left. No user canceled it.
     let job = RunningJob {
         attempt: 1,
@@ -127,6 +131,7 @@ fn canceled_job_has_no_other_attempt() {
         engine_error,
         AttemptOutcome::Lost(Reason::default()),
         AttemptOutcome::NotStarted(Reason::default()),
+        AttemptOutcome::NotSent(Reason::default()),
         AttemptOutcome::Rejected(Reason::default()),
     ] {
         let mut transition = decide(1, 3, outcome);
