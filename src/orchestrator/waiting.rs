@@ -8,7 +8,7 @@ use super::{
 use crate::{
     api::{
         jobs::resources::GpuRequest,
-        nodes::{CapabilityReport, NodeStatus, NodeView},
+        nodes::{CapabilityReport, NodeStatus, NodeView, features},
     },
     store::{Placement, TaskRequirements},
 };
@@ -142,22 +142,62 @@ fn with_features<'a>(
     if !fitting.is_empty() {
         return Ok(fitting);
     }
-    let missing = |feature: &&String| !lacking.iter().any(|node| node.report.has_feature(feature));
-    let missing: Vec<_> = placement
-        .features()
-        .iter()
-        .filter(missing)
-        .cloned()
-        .collect();
-    let missing = match missing.is_empty() {
-        true => placement.features().iter().cloned().collect(),
-        false => missing,
+    let can_be_upgraded = |node: &&NodeOutlook| {
+        let mut missing = missing_features(placement, node);
+        missing.any(|feature| !node.report.lacks_means(feature))
     };
-    Err(format!(
+    let (old, unable): (Vec<_>, Vec<_>) = lacking.into_iter().partition(can_be_upgraded);
+    if unable.is_empty() {
+        return Err(old_nodes(placement, &old));
+    }
+    let upgrade = match old.is_empty() {
+        true => String::new(),
+        false => format!(", or upgrade cynode on {}", names(&old)),
+    };
+    let unable = each(&unable, |node| inability(placement, node));
+    Err(format!("{unable}; see cynode doctor there{upgrade}"))
+}
+
+fn missing_features<'a>(
+    placement: &'a Placement,
+    node: &'a NodeOutlook,
+) -> impl Iterator<Item = &'a str> {
+    let features = placement.features().iter().map(String::as_str);
+    features.filter(|feature| !node.report.has_feature(feature))
+}
+
+/// Reason of a task that needs features of a later release than that of these nodes.
+fn old_nodes(placement: &Placement, nodes: &[&NodeOutlook]) -> String {
+    let is_missing = |feature: &&String| !nodes.iter().any(|node| node.report.has_feature(feature));
+    let needed = placement.features();
+    let mut missing: Vec<_> = needed.iter().filter(is_missing).cloned().collect();
+    if missing.is_empty() {
+        missing = needed.iter().cloned().collect();
+    }
+    format!(
         "no suitable node supports {} (of {}); upgrade cynode there",
         missing.join(" and "),
-        names(&lacking)
-    ))
+        names(nodes)
+    )
+}
+
+/// What a node can't do for a task, though its release knows how.
+fn inability(placement: &Placement, node: &NodeOutlook) -> String {
+    let slug = &node.view.node_slug;
+    let (gpus, limits): (Vec<_>, Vec<_>) =
+        missing_features(placement, node).partition(|feature| *feature == features::GPUS);
+    let limits: Vec<_> = limits
+        .into_iter()
+        .map(|feature| features::limit_name(feature).unwrap_or("all limits"))
+        .collect();
+    match (limits.is_empty(), gpus.is_empty()) {
+        (true, _) => format!("{slug} has no GPU for jobs"),
+        (false, true) => format!("{slug} can't enforce {}", limits.join(" and ")),
+        (false, false) => format!(
+            "{slug} has no GPU for jobs and can't enforce {}",
+            limits.join(" and ")
+        ),
+    }
 }
 
 fn with_gpus<'a>(
@@ -221,117 +261,4 @@ fn each(nodes: &[&NodeOutlook], text: impl Fn(&NodeOutlook) -> String) -> String
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        orchestrator::{gpu_pool::tests::report, readiness::tests::view},
-        store::Requirements,
-    };
-    use serde_json::json;
-
-    fn node(slug: &str, status: &str, labels: &[&str], devices: usize) -> NodeOutlook {
-        let report = report(devices, &[]);
-        NodeOutlook {
-            view: view(slug, status, json!({"labels": labels, "reason": "says so"})),
-            gpus: GpuPool::new(&report),
-            report: report.into(),
-        }
-    }
-
-    fn reason_of(requirements: Requirements, nodes: &[NodeOutlook]) -> String {
-        let task = TaskRequirements {
-            placement: Placement::new(requirements),
-            ..TaskRequirements::default()
-        };
-        waiting_reason(&task, nodes).unwrap_or_default()
-    }
-
-    #[test]
-    fn unmet_requirement_is_named() {
-        let mut nodes = vec![
-            node("a", "ready", &["fast"], 0),
-            node("gpubox", "ready", &["cuda", "eu"], 2),
-            node("old", "draining", &["slow"], 0),
-        ];
-        Arc::make_mut(&mut nodes[0].report).sandbox = None;
-        let at = |node: &str| Requirements {
-            node: Some(node.to_owned()),
-            ..Requirements::default()
-        };
-        let labels = |labels: &[&str]| Requirements {
-            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
-            ..Requirements::default()
-        };
-        let features = |features: &[&str]| Requirements {
-            features: features.iter().map(|name| (*name).to_owned()).collect(),
-            ..Requirements::default()
-        };
-        let gpus = |gpus| Requirements {
-            gpus: Some(gpus),
-            ..Requirements::default()
-        };
-        let two = || gpus(GpuRequest::Count(2));
-        let cases = [
-            (Requirements::default(), ""),
-            (two(), ""),
-            (at("nowhere"), "no node named nowhere is registered"),
-            (at("old"), "its node accepts no jobs; node old: says so"),
-            (labels(&["arm"]), "no node has the label arm"),
-            (
-                labels(&["slow"]),
-                "no node that accepts jobs has the label slow; node old: says so",
-            ),
-            (
-                Requirements {
-                    labels: labels(&["eu"]).labels,
-                    ..at("a")
-                },
-                "node a does not have the label eu",
-            ),
-            (
-                features(&["files", "gpus"]),
-                "no suitable node supports files (of a, gpubox, old); upgrade cynode there",
-            ),
-            (
-                gpus(GpuRequest::Count(3)),
-                "needs 3 GPUs, which no suitable node has; a has 0, gpubox has 2, old has 0",
-            ),
-            (
-                gpus(GpuRequest::Ids(vec!["7".to_owned()])),
-                "needs GPU 7, which no suitable node has; a has 0, gpubox has 2, old has 0",
-            ),
-        ];
-        for (requirements, expected) in cases {
-            assert_eq!(reason_of(requirements, &nodes), expected);
-        }
-        nodes[1].gpus.take(&GpuRequest::Count(1));
-        assert_eq!(
-            reason_of(two(), &nodes),
-            "needs 2 GPUs; gpubox has 1 free of 2"
-        );
-        assert_eq!(reason_of(gpus(GpuRequest::Count(1)), &nodes), "");
-        nodes[0].view.running_jobs = 1;
-        nodes[1].view.running_jobs = 1;
-        let full = "all slots are in use; it starts when a job ends";
-        assert_eq!(reason_of(Requirements::default(), &nodes), full);
-    }
-
-    #[test]
-    fn long_task_waits_for_node_that_allows_it() {
-        let mut nodes = vec![node("a", "ready", &[], 0), node("b", "ready", &[], 0)];
-        let long = || Requirements {
-            time_limit: Some(12 * 3600),
-            ..Requirements::default()
-        };
-        assert_eq!(reason_of(long(), &nodes), "");
-        let sandbox = Arc::make_mut(&mut nodes[1].report)
-            .sandbox
-            .as_mut()
-            .unwrap();
-        sandbox.max_timeout_seconds = Some(12 * 3600);
-        nodes[1].view.running_jobs = 1;
-        let full = "all slots are in use; it starts when a job ends";
-        assert_eq!(reason_of(long(), &nodes), full);
-        assert_eq!(reason_of(Requirements::default(), &nodes), "");
-    }
-}
+mod tests;

@@ -92,10 +92,10 @@ const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-u
 const FILE_FEATURES: [&str; 2] = [features::FILES, features::ARTIFACTS];
 /// Features of single limits; that of all of them is `limits`.
 const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
-    (Some(LimitKind::Cpus), "limit-cpus"),
-    (Some(LimitKind::Memory), "limit-memory"),
-    (Some(LimitKind::Pids), "limit-pids"),
-    (None, "limit-shm-size"),
+    (Some(LimitKind::Cpus), features::LIMIT_CPUS),
+    (Some(LimitKind::Memory), features::LIMIT_MEMORY),
+    (Some(LimitKind::Pids), features::LIMIT_PIDS),
+    (None, features::LIMIT_SHM_SIZE),
 ];
 /// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);

@@ -7,7 +7,15 @@ pub const FILES: &str = "files";
 pub const ARTIFACTS: &str = "artifacts";
 /// Stdin of the command.
 pub const STDIN: &str = "stdin";
-/// Limits of processors, memory, processes and `/dev/shm`.
+/// Limit of processors.
+pub const LIMIT_CPUS: &str = "limit-cpus";
+/// Limit of memory.
+pub const LIMIT_MEMORY: &str = "limit-memory";
+/// Limit of processes.
+pub const LIMIT_PIDS: &str = "limit-pids";
+/// Size of `/dev/shm`, which every node that knows limits can set.
+pub const LIMIT_SHM_SIZE: &str = "limit-shm-size";
+/// All limits of a sandbox.
 pub const LIMITS: &str = "limits";
 /// Graphics processors that are exclusive to a job.
 pub const GPUS: &str = "gpus";
@@ -15,3 +23,48 @@ pub const GPUS: &str = "gpus";
 pub const PULL_POLICY: &str = "pull-policy";
 /// Whole logs of ended jobs, for the orchestrator to keep.
 pub const LOG_ARCHIVE: &str = "log-archive";
+
+/// Features of single limits, and what each limits.
+const LIMIT_NAMES: [(&str, &str); 4] = [
+    (LIMIT_CPUS, "cpus"),
+    (LIMIT_MEMORY, "memory"),
+    (LIMIT_PIDS, "pids"),
+    (LIMIT_SHM_SIZE, "shm_size"),
+];
+
+/// What a feature limits; `None` for one that is no single limit.
+pub fn limit_name(feature: &str) -> Option<&'static str> {
+    let mut names = LIMIT_NAMES.into_iter();
+    names.find_map(|(name, limit)| (name == feature).then_some(limit))
+}
+
+/// Whether a node that reports some features has another: all limits are each of them.
+pub fn includes(reported: &[String], feature: &str) -> bool {
+    let has = |name: &str| reported.iter().any(|known| known == name);
+    has(feature) || (limit_name(feature).is_some() && has(LIMITS))
+}
+
+/// Whether a node that does not report a feature is of a release that knows it, so that it lacks what the feature
+/// needs. Limits and graphics processors depend on the machine, and came in one release.
+pub fn is_known(reported: &[String], feature: &str) -> bool {
+    let depends = feature == GPUS || feature == LIMITS || limit_name(feature).is_some();
+    depends && includes(reported, LIMIT_SHM_SIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_limits_include_each() {
+        let reported = |names: &[&str]| -> Vec<String> {
+            names.iter().map(|name| (*name).to_owned()).collect()
+        };
+        assert!(includes(&reported(&[LIMITS]), LIMIT_MEMORY));
+        assert!(!includes(&reported(&[LIMIT_PIDS]), LIMIT_MEMORY));
+        assert!(!includes(&reported(&[LIMITS]), GPUS));
+        let part = reported(&[LIMIT_SHM_SIZE]);
+        assert!(is_known(&part, LIMIT_CPUS) && is_known(&part, GPUS));
+        assert!(!is_known(&part, FILES) && !is_known(&[], LIMIT_CPUS));
+    }
+}

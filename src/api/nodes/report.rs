@@ -1,6 +1,6 @@
 //! Questions about a capability report, with the answers for nodes that don't say.
 
-use super::{CapabilityReport, Reach, SandboxCapability};
+use super::{CapabilityReport, Reach, SandboxCapability, features};
 use crate::api::jobs::{DEFAULT_MAX_TIMEOUT_SECONDS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS};
 
 /// Time limit of a job at a node that reports these limits, in seconds, by what its task asked for.
@@ -25,7 +25,12 @@ impl CapabilityReport {
 
     /// Whether the node reports a feature.
     pub fn has_feature(&self, feature: &str) -> bool {
-        self.features().iter().any(|reported| reported == feature)
+        features::includes(self.features(), feature)
+    }
+
+    /// Whether the node lacks what a feature needs, though its release knows it.
+    pub fn lacks_means(&self, feature: &str) -> bool {
+        !self.has_feature(feature) && features::is_known(self.features(), feature)
     }
 
     /// Longest time limit that the node allows, in seconds.

@@ -21,19 +21,14 @@ use std::{
 };
 
 const HOUR_SECONDS: u64 = 3600;
-/// Steps to which a long time limit is rounded up in a placement. Limits up to the first one are left out: every node
-/// allows them, unless its operator has lowered its limit.
-const TIME_STEPS_SECONDS: [u64; 9] = [
-    3 * HOUR_SECONDS,
-    6 * HOUR_SECONDS,
-    12 * HOUR_SECONDS,
-    24 * HOUR_SECONDS,
-    2 * 24 * HOUR_SECONDS,
-    4 * 24 * HOUR_SECONDS,
-    7 * 24 * HOUR_SECONDS,
-    14 * 24 * HOUR_SECONDS,
-    30 * 24 * HOUR_SECONDS,
-];
+const DAY_SECONDS: u64 = 24 * HOUR_SECONDS;
+/// Longest time limit that is left out of a placement: every node allows it, unless its operator has lowered its limit.
+const COMMON_TIME_LIMIT_SECONDS: u64 = 3 * HOUR_SECONDS;
+/// Longest time limit that is rounded up to whole hours; beyond it whole days will do. Operators allow such limits, so
+/// no job waits for a node of which it needs only a part of an hour more.
+const LONGEST_IN_HOURS_SECONDS: u64 = 2 * DAY_SECONDS;
+/// Time limit that stands for all longer ones.
+const LONGEST_TIME_LIMIT_SECONDS: u64 = 30 * DAY_SECONDS;
 
 /// Requirements of a job on its node.
 ///
@@ -199,10 +194,6 @@ impl Requirements {
 
 /// Features of a node that a sandbox needs. A grace period needs none: an old node stops the command at once.
 fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> {
-    let limits = sandbox.cpus.is_some()
-        || sandbox.memory.is_some()
-        || sandbox.pids.is_some()
-        || sandbox.shm_size.is_some();
     let artifacts = !sandbox.artifacts.is_empty() || sandbox.artifact_limit.is_some();
     let pull = sandbox.pull.is_some_and(|pull| pull != PullPolicy::Missing);
     [
@@ -212,7 +203,10 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
             sandbox.stdin.is_some() || sandbox.interactive,
             features::STDIN,
         ),
-        (limits, features::LIMITS),
+        (sandbox.cpus.is_some(), features::LIMIT_CPUS),
+        (sandbox.memory.is_some(), features::LIMIT_MEMORY),
+        (sandbox.pids.is_some(), features::LIMIT_PIDS),
+        (sandbox.shm_size.is_some(), features::LIMIT_SHM_SIZE),
         (sandbox.gpus.is_some(), features::GPUS),
         (pull, features::PULL_POLICY),
     ]
@@ -220,11 +214,16 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))
 }
 
-/// Long time limit, rounded up to a step; `None` for one that every node allows by default.
+/// Long time limit, rounded up, so that jobs with similar ones share a lane; `None` for one that every node allows by
+/// default.
 fn time_step(seconds: u64) -> Option<u64> {
-    let [shortest, .., longest] = TIME_STEPS_SECONDS;
-    let step = TIME_STEPS_SECONDS.into_iter().find(|step| *step >= seconds);
-    Some(step.unwrap_or(longest)).filter(|step| *step > shortest)
+    let step = if seconds <= LONGEST_IN_HOURS_SECONDS {
+        HOUR_SECONDS
+    } else {
+        DAY_SECONDS
+    };
+    let rounded = seconds.div_ceil(step).saturating_mul(step);
+    (seconds > COMMON_TIME_LIMIT_SECONDS).then(|| rounded.min(LONGEST_TIME_LIMIT_SECONDS))
 }
 
 impl Default for Placement {
@@ -266,134 +265,4 @@ impl Hash for Placement {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn texts() -> impl Strategy<Value = BTreeSet<String>> {
-        proptest::collection::btree_set(".{0,6}", 0..4)
-    }
-
-    fn gpus() -> impl Strategy<Value = GpuRequest> {
-        let ids = proptest::collection::vec("[a-z0-9]{1,3}", 1..4);
-        prop_oneof![
-            Just(GpuRequest::All),
-            (1..9_u32).prop_map(GpuRequest::Count),
-            ids.prop_map(GpuRequest::Ids),
-        ]
-    }
-
-    fn requirements() -> impl Strategy<Value = Requirements> {
-        use proptest::option::of;
-        let limit = of(0..u64::MAX);
-        (
-            texts(),
-            texts(),
-            any::<bool>(),
-            of(".{0,4}"),
-            of(gpus()),
-            limit,
-            0..3_usize,
-        )
-            .prop_map(
-                |(labels, features, inference, node, gpus, time_limit, excluded)| {
-                    let excluded_nodes = (0..excluded).map(|_| NodeId::new()).collect();
-                    Requirements {
-                        labels,
-                        inference,
-                        node,
-                        features,
-                        gpus,
-                        time_limit,
-                        excluded_nodes,
-                    }
-                },
-            )
-    }
-
-    proptest! {
-        #[test]
-        fn canonical_form_parses_back_to_itself(requirements in requirements()) {
-            let placement = Placement::new(requirements.clone());
-            let parsed = Placement::parse(placement.canonical()).unwrap();
-            prop_assert_eq!(&parsed, &placement);
-            prop_assert_eq!(&parsed.0.requirements, &placement.0.requirements);
-            prop_assert_eq!(Placement::new(parsed.0.requirements.clone()), placement.clone());
-            let excluded = requirements.excluded_nodes.clone();
-            prop_assert_eq!(placement.excluding([]).excluding(excluded), placement);
-        }
-    }
-
-    fn of(spec: &serde_json::Value) -> String {
-        let mut json = serde_json::json!({
-            "sandbox": {"image": "a", "command": ["x"]}, "node_labels": [], "max_attempts": 3,
-        });
-        for (name, value) in spec.as_object().unwrap() {
-            match name.as_str() {
-                "node_labels" | "node" => json[name] = value.clone(),
-                _ => json["sandbox"][name] = value.clone(),
-            }
-        }
-        let spec: TaskSpec = serde_json::from_value(json).unwrap();
-        Placement::from_spec(&spec).canonical().to_owned()
-    }
-
-    #[test]
-    fn equal_requirements_have_one_canonical_form() {
-        let labels = |labels: &[&str]| of(&serde_json::json!({"node_labels": labels}));
-        assert_eq!(labels(&[]), "{}");
-        assert_eq!(labels(&["b", "a/1", "b"]), r#"{"labels":["a/1","b"]}"#);
-        let ids = of(&serde_json::json!({"gpus": ["1", "0"]}));
-        assert_eq!(ids, r#"{"features":["gpus"],"gpus":["0","1"]}"#);
-        let node = NodeId::new();
-        let all = Placement::new(Requirements {
-            labels: ["a".to_owned()].into(),
-            inference: true,
-            excluded_nodes: [node].into(),
-            ..Requirements::default()
-        });
-        // As the previous release wrote it.
-        let expected = format!(r#"{{"labels":["a"],"inference":true,"except":["{node}"]}}"#);
-        assert_eq!(all.canonical(), expected);
-    }
-
-    #[test]
-    fn fields_of_sandbox_need_features() {
-        let content = serde_json::json!({"sha256": "0".repeat(64), "size_bytes": 1});
-        let cases = [
-            (
-                serde_json::json!({"grace_seconds": 9, "pull": "missing"}),
-                "{}",
-            ),
-            (
-                serde_json::json!({"node": "box", "pull": "always", "memory": 9_000_000}),
-                r#"{"node":"box","features":["limits","pull-policy"]}"#,
-            ),
-            (
-                serde_json::json!({"files": [{"path": "a", "content": content}], "stdin": content}),
-                r#"{"features":["files","stdin"]}"#,
-            ),
-            (
-                serde_json::json!({"artifacts": ["*"], "interactive": true}),
-                r#"{"features":["artifacts","stdin"]}"#,
-            ),
-            (
-                serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
-                r#"{"features":["gpus"],"gpus":2,"time_limit":21600}"#,
-            ),
-        ];
-        for (spec, expected) in cases {
-            assert_eq!(of(&spec), expected, "{spec}");
-        }
-    }
-
-    #[test]
-    fn long_time_limits_share_few_steps() {
-        let hours = |hours: u64| time_step(hours * HOUR_SECONDS).map(|step| step / HOUR_SECONDS);
-        assert_eq!(
-            [1, 3, 4, 6, 13].map(hours),
-            [None, None, Some(6), Some(6), Some(24)]
-        );
-        assert_eq!([700, 720, 721, 9999].map(hours), [Some(720); 4]);
-    }
-}
+mod tests;
