@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => client::run::run(*args),
         Command::Task(command) => client::task::task(command),
         Command::Artifacts(command) => client::artifacts::artifacts(command),
+        Command::Images(command) => client::images::images(command),
         Command::Nodes(command) => client::nodes::nodes(command),
         Command::Users(command) => client::users::users(command),
         Command::Audit(args) => client::users::audit(&args),

@@ -99,6 +99,10 @@ pub enum AuditAction {
     #[serde(rename = "artifact.delete")]
     #[strum(serialize = "artifact.delete")]
     ArtifactDelete,
+    /// Push of an image to a node.
+    #[serde(rename = "image.push")]
+    #[strum(serialize = "image.push")]
+    ImagePush,
 }
 
 impl AuditAction {
@@ -156,7 +160,7 @@ pub struct AuditEvent {
     /// Request id; absent for actions of the orchestrator itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Reason of a failure; for a changed address, the old one and the new one.
+    /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

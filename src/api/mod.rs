@@ -10,6 +10,7 @@ pub mod auth;
 pub mod error;
 pub mod events;
 pub mod image;
+pub mod images;
 mod integer;
 pub mod job_document;
 pub mod jobs;

@@ -12,6 +12,7 @@
 mod client;
 mod doctor;
 mod files;
+mod images;
 mod old_names;
 mod orchestrator;
 mod roles;
@@ -22,6 +23,7 @@ mod variables;
 pub use client::*;
 pub use doctor::*;
 pub use files::*;
+pub use images::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
@@ -136,6 +138,9 @@ pub enum Command {
     /// List, upload, download and delete artifacts: files for tasks and files of tasks
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),
+    /// Send images of this machine to nodes (admins only)
+    #[command(subcommand)]
+    Images(ImagesCommand),
     /// List, drain, resume and forget nodes
     #[command(subcommand)]
     Nodes(NodesCommand),

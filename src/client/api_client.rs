@@ -10,7 +10,6 @@ use super::{
 use crate::{
     api::{
         auth::{Refresh, Tokens},
-        jobs::MAX_GRACE_SECONDS,
         problem::ProblemBody,
         warning::WithWarnings,
     },
@@ -37,8 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 /// Time for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for the answer of a cancel, which comes once the command has had its grace and its node has reported the end.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(MAX_GRACE_SECONDS as u64 + 60);
 
 /// Client of one gateway.
 #[derive(Clone)]
@@ -139,10 +136,10 @@ impl ApiClient {
         })
     }
 
-    /// Same client for a cancel, whose answer may take as long as the grace of a command.
-    pub(super) fn for_cancel(&self) -> Self {
+    /// Same client for a call whose answer may take as long as `limit`.
+    pub(super) fn with_patience(&self, limit: Duration) -> Self {
         Self {
-            agent: agent(CANCEL_TIMEOUT, CANCEL_TIMEOUT),
+            agent: agent(limit, limit),
             ..self.clone()
         }
     }

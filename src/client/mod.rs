@@ -1,4 +1,4 @@
-//! Client commands: `cynode run`, `task`, `artifacts`, `nodes`, `users`, `audit`, `login`, `passwd`, `status`.
+//! Client commands: `cynode run`, `task`, `artifacts`, `images`, `nodes`, `users`, `audit`, `login`, `passwd`, `status`.
 //!
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
 //! nothing of the orchestrator but its User API.
@@ -11,6 +11,7 @@ pub mod credentials;
 mod download;
 mod flags;
 mod follow;
+pub mod images;
 mod input;
 pub mod login;
 mod logs;

@@ -10,13 +10,18 @@ use super::{
     task::failure_text,
 };
 use crate::{
-    api::tasks::{CancelAnswer, JobStatus, Task, TaskResult, TaskStatus},
+    api::{
+        jobs::MAX_GRACE_SECONDS,
+        tasks::{CancelAnswer, JobStatus, Task, TaskResult, TaskStatus},
+    },
     cli::{OutputFormat, TaskCancelArgs, TasksArgs},
     exit::Failure,
 };
 use http::Method;
 use std::{sync::mpsc, time::Duration};
 
+/// Time for the answer of a cancel, which comes once the command has had its grace and its node has reported the end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(MAX_GRACE_SECONDS as u64 + 60);
 /// Time after which a cancel that is still not confirmed is explained.
 const CANCEL_NOTICE_DELAY: Duration = Duration::from_secs(2);
 /// Exit code of a task that reached its time limit.
@@ -138,7 +143,9 @@ pub(super) fn cancel_task(
         "/cancel"
     };
     let path = paths::task(id, rest);
-    let answer = api.for_cancel().call(Method::POST, &path, None::<&()>);
+    let answer = api
+        .with_patience(CANCEL_TIMEOUT)
+        .call(Method::POST, &path, None::<&()>);
     drop(answered);
     answer
 }

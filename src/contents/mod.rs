@@ -173,6 +173,11 @@ impl ContentStore {
         Ok(file)
     }
 
+    /// Path of a content, for a program that reads it. It may be removed, unless it is pinned.
+    pub fn path_of(&self, hash: &ContentHash) -> PathBuf {
+        self.0.object(hash)
+    }
+
     /// Removes a content. Returns whether it is gone: a pinned one stays.
     pub fn remove(&self, hash: &ContentHash) -> io::Result<bool> {
         let store = &self.shared;

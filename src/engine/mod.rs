@@ -15,6 +15,7 @@
 //! | `image inspect`, `container inspect`: instructions of an image to podman and the runtime | `image_metadata` |
 //! | `image mount`, `image unmount`: whether an image can be used | `image_files`, `start_failure` |
 //! | `image inspect`, `rmi`: unused images | `image_gc` |
+//! | `image exists`, `save`, `load`: images as archives | `archives` |
 //! | `unshare`: one of our helpers as the owner of subordinate ids | `remove`, `usage`, `image_files` |
 //!
 //! The flags of every container stand in `container`, each with its reason. The host's settings for containers
@@ -25,6 +26,7 @@
 //! that includes its wait for the others, and one that exceeds it gets TERM before KILL. A call that hangs raises
 //! the question whether podman still works, which `health` answers.
 
+mod archives;
 mod call;
 mod container;
 mod containers_conf;
@@ -59,6 +61,7 @@ mod unshare;
 mod upper;
 mod usage;
 
+pub use archives::save_image;
 pub use container::{Container, ContainerSpec, Root};
 pub use error::EngineError;
 pub use image_files::{CHECK_IMAGE_ARGUMENT, files_fault, not_runnable};

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 7] = [
+const BASE_FEATURES: [&str; 8] = [
     "network-none",
     "workspace",
     "static-init",
@@ -32,6 +32,7 @@ const BASE_FEATURES: [&str; 7] = [
     features::STDIN,
     features::LOG_ARCHIVE,
     features::PULL_POLICY,
+    features::IMAGE_LOAD,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

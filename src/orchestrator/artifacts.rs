@@ -116,7 +116,8 @@ pub(super) async fn add_known(
     add(state, caller, name.to_owned(), stored).await.map(Some)
 }
 
-async fn pin(state: &AppState, hash: ContentHash) -> Result<Option<Pin>, ApiError> {
+/// Pin of a content; `None` where it is not here.
+pub(super) async fn pin(state: &AppState, hash: ContentHash) -> Result<Option<Pin>, ApiError> {
     let contents = state.contents.clone();
     let pinned = spawn_blocking(move || contents.pin(&hash)).await;
     pinned

@@ -26,6 +26,7 @@ mod dispatch;
 mod gateway;
 mod gpu_pool;
 mod health;
+mod images;
 mod liveness;
 mod logs;
 mod maintenance;

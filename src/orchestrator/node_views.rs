@@ -33,7 +33,7 @@ impl AppState {
     }
 
     /// Readiness of a node, regardless of jobs that it refused.
-    fn node_readiness(&self, node: &Node, now: Time) -> NodeReadiness {
+    pub(super) fn node_readiness(&self, node: &Node, now: Time) -> NodeReadiness {
         if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
             return NodeReadiness::not_ready(readiness::DUPLICATE_REASON);
         }

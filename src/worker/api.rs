@@ -8,6 +8,7 @@ use super::{
     api_files,
     context::WorkerContext,
     event_stream::{self, EventQuery},
+    image_load,
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
     log_part, stdin,
@@ -89,6 +90,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             api_files::put_content,
         )
         .route(Method::POST, "/v1/worker/jobs/{id}/stdin", receive_stdin)
+        .route(Method::POST, "/v1/worker/images:load", image_load::load)
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
@@ -113,7 +115,7 @@ impl Api {
         self.is_closing.store(true, Ordering::SeqCst);
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::SeqCst)
     }
 
@@ -224,7 +226,10 @@ impl Api {
     }
 
     /// Refuses a change while two processes call as one orchestrator: neither knows the changes of the other.
-    fn ensure_sole_orchestrator(&self, owner: Option<&OrchestratorId>) -> Result<(), Problem> {
+    pub(super) fn ensure_sole_orchestrator(
+        &self,
+        owner: Option<&OrchestratorId>,
+    ) -> Result<(), Problem> {
         let is_duplicate =
             owner.is_some_and(|owner| self.instances.has_duplicate(owner, Instant::now()));
         if is_duplicate {

@@ -69,14 +69,32 @@ impl ContentCache {
             return Ok(Vec::new());
         }
         let pinned = self.on_disk(move |cache| cache.pin(hashes)).await;
-        let (pins, missing) = pinned.map_err(|error| unreadable(&error))?;
-        if missing.is_empty() {
+        let (pins, absent) = pinned.map_err(|error| unreadable(&error))?;
+        if absent.is_empty() {
             return Ok(pins);
         }
-        let detail = "contents of the job are missing here; send them with PUT /v1/worker/contents/{sha256}, and then the job again";
-        let mut problem = Problem::new(ProblemKind::ContentMissing, detail);
-        problem.extras.missing = missing;
-        Err(problem)
+        Err(missing(absent))
+    }
+
+    /// Pins one content: its path, and the open file. Fails with 409 where it is missing, and names it.
+    pub(super) async fn pin_file(
+        &self,
+        sha256: ContentHash,
+    ) -> Result<(Pin, PathBuf, File), Problem> {
+        let hash = sha256.clone();
+        let pinned = self.on_disk(move |cache| {
+            let store = &cache.0.store;
+            let Some(pin) = store.pin(&hash)? else {
+                return Ok(None);
+            };
+            Ok(Some((
+                pin,
+                store.path_of(&hash),
+                store.open_content(&hash)?,
+            )))
+        });
+        let pinned = pinned.await.map_err(|error| unreadable(&error))?;
+        pinned.ok_or_else(|| missing(vec![sha256]))
     }
 
     /// Receives a content. Ends with 400 where it is not what its hash says, and with 507 where there is no room.
@@ -196,6 +214,13 @@ fn is_old(entry: &StoredEntry) -> bool {
 fn contents(spec: &SandboxSpec) -> impl Iterator<Item = &Content> {
     let files = spec.files.iter().map(|file| &file.content);
     files.chain(&spec.stdin)
+}
+
+fn missing(hashes: Vec<ContentHash>) -> Problem {
+    let detail = "contents are missing here; send them with PUT /v1/worker/contents/{sha256}, and then this again";
+    let mut problem = Problem::new(ProblemKind::ContentMissing, detail);
+    problem.extras.missing = hashes;
+    problem
 }
 
 fn problem(error: ContentError) -> Problem {

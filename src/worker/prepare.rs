@@ -65,7 +65,8 @@ pub(super) fn engine_error(error: impl std::fmt::Display) -> PrepareError {
     PrepareError::Failed(JobErrorKind::EngineError, error.to_string())
 }
 
-fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
+/// Reason of a refusal of an image.
+pub(super) fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
     let lists: Vec<_> = lists.iter().map(|patterns| patterns.join(", ")).collect();
     format!(
         "this node allows only the images {}; use one of those, or have its operator add --allowed-image '{image}'",

@@ -19,6 +19,8 @@ pub const LIMIT_SHM_SIZE: &str = "limit-shm-size";
 pub const LIMITS: &str = "limits";
 /// Graphics processors that are exclusive to a job.
 pub const GPUS: &str = "gpus";
+/// Images that are loaded from an archive.
+pub const IMAGE_LOAD: &str = "image-load";
 /// Pull policies other than `missing`.
 pub const PULL_POLICY: &str = "pull-policy";
 /// Whole logs of ended jobs, for the orchestrator to keep.

@@ -192,7 +192,7 @@ impl Pipe {
                     [] => manifest.root.clone(),
                     path => manifest.root.join(OsStr::from_bytes(path)),
                 };
-                self.write_file(entry, path)?;
+                self.write_file(entry, path, !manifest.is_open)?;
             }
             if manifest.is_archive {
                 let padding = entry.size.next_multiple_of(BLOCK_BYTES) - entry.size;
@@ -206,7 +206,7 @@ impl Pipe {
     }
 
     /// Writes exactly the bytes that were found, or fails.
-    fn write_file(&mut self, entry: &Entry, path: PathBuf) -> io::Result<()> {
+    fn write_file(&mut self, entry: &Entry, path: PathBuf, is_named: bool) -> io::Result<()> {
         let named =
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let changed = || {
@@ -214,7 +214,11 @@ impl Pipe {
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
         // Neither a link nor a fifo that took the place of the file may hold the upload up.
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let flags = if is_named {
+            libc::O_NOFOLLOW | libc::O_NONBLOCK
+        } else {
+            0
+        };
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(flags)

@@ -26,7 +26,13 @@ use crate::{
 use archive::{ContentReader, content_size};
 use cache::Hint;
 use scan::Manifest;
-use std::{fs, io, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
 
 /// Uploads of the flags; fails before anything is sent.
 pub(super) fn parse_all(flags: &[String]) -> Result<Vec<Upload>, Failure> {
@@ -67,6 +73,17 @@ pub(super) fn send_path(
     let manifest = Arc::new(Manifest::scan(path)?);
     let name = name.map_or_else(|| default_name(&manifest), str::to_owned);
     send(api, &manifest, &name, scanned)
+}
+
+/// Uploads an open file, which may have no name.
+pub(super) fn send_open_file(
+    api: &mut ApiClient,
+    file: &File,
+    name: &str,
+) -> Result<Artifact, Failure> {
+    let manifest = Arc::new(Manifest::of_open_file(file)?);
+    let (key, size) = (manifest.key(), content_size(&manifest));
+    Ok(send::send(api, &manifest, name, &key, size)?.0)
 }
 
 /// Name of the artifact: that of the file, or of the directory with `.tar`.

@@ -8,7 +8,8 @@ use crate::{digest::sha256_hex, exit::Failure, files::is_unfinished};
 use ignore::WalkBuilder;
 use std::{
     ffi::OsStr,
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
+    os::fd::AsRawFd as _,
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::{FileTypeExt as _, MetadataExt as _},
@@ -72,6 +73,8 @@ impl Entry {
 pub(super) struct Manifest {
     /// The file, or the directory that the paths are below.
     pub(super) root: PathBuf,
+    /// Whether the path is that of a descriptor of this process.
+    pub(super) is_open: bool,
     /// Whether the content is an archive of a directory.
     pub(super) is_archive: bool,
     pub(super) entries: Vec<Entry>,
@@ -95,6 +98,19 @@ impl Manifest {
         }
         Ok(Self {
             root,
+            is_open: false,
+            is_archive: false,
+            entries: vec![Entry::new(Vec::new(), Kind::File, &metadata)],
+            skipped: 0,
+        })
+    }
+
+    /// An open file, which has to stay open. It is opened again by its descriptor, for a position of its own.
+    pub(super) fn of_open_file(file: &File) -> Result<Self, Failure> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            root: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+            is_open: true,
             is_archive: false,
             entries: vec![Entry::new(Vec::new(), Kind::File, &metadata)],
             skipped: 0,
@@ -123,6 +139,7 @@ impl Manifest {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(Self {
             root,
+            is_open: false,
             is_archive: true,
             entries,
             skipped,

@@ -55,6 +55,7 @@ mod transition;
 pub(super) use attempt::cancel_timeout;
 pub use lease::LeaseTerms;
 pub(super) use request::Start;
+pub(super) use send::{SendError, transfer};
 
 use super::{
     AppState,

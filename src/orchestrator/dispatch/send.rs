@@ -107,19 +107,41 @@ async fn send_one(
     content: &Content,
     progress: &SendProgress,
 ) -> Result<(), AttemptError> {
-    let (store, hash) = (state.contents.clone(), content.sha256.clone());
-    let opened = spawn_blocking(move || store.open_content(&hash)).await;
-    let file = match opened.map_err(io::Error::from).flatten() {
-        Ok(file) => Arc::new(file),
-        Err(error) => {
+    let Err(error) = transfer(state, client, content, progress).await else {
+        return Ok(());
+    };
+    Err(match error {
+        SendError::Node(error, file) => refused(content, file, progress, error).await,
+        SendError::Unreadable(error) => {
             tracing::error!(%error, sha256 = %content.sha256, "content of a task can't be read");
-            return Err(match error.kind() {
+            match error.kind() {
                 io::ErrorKind::NotFound => damaged("is not there any more"),
                 // Such as too many open files.
                 _ => not_sent("a file of the task can't be read at the orchestrator; see its log"),
-            });
+            }
         }
-    };
+    })
+}
+
+/// Failure to send a content.
+pub(in crate::orchestrator) enum SendError {
+    /// The content can't be read here.
+    Unreadable(io::Error),
+    /// The node did not take it; with the content's file.
+    Node(NodeCallError, Arc<File>),
+}
+
+/// Sends a content to a node, again where the connection breaks.
+pub(in crate::orchestrator) async fn transfer(
+    state: &AppState,
+    client: &NodeClient<'_>,
+    content: &Content,
+    progress: &SendProgress,
+) -> Result<(), SendError> {
+    let (store, hash) = (state.contents.clone(), content.sha256.clone());
+    let opened = spawn_blocking(move || store.open_content(&hash)).await;
+    let file = opened.map_err(io::Error::from).flatten();
+    let file = Arc::new(file.map_err(SendError::Unreadable)?);
     let mut backoff = node_client::retry_backoff();
     for tries in 1.. {
         let Err(error) = client.put_content(content, &file, progress).await else {
@@ -130,7 +152,7 @@ async fn send_one(
             NodeCallErrorKind::Unclear | NodeCallErrorKind::Unreachable
         );
         if !may_pass || tries == MAX_TRIES {
-            return Err(refused(content, file, progress, error).await);
+            return Err(SendError::Node(error, file));
         }
         tracing::debug!(%error, "content not sent; retrying");
         tokio::time::sleep(backoff.next_delay()).await;

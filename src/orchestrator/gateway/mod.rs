@@ -81,6 +81,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::DELETE, "/v1/nodes/{slug}", nodes::forget)
         .route(Method::POST, "/v1/nodes/{slug}/drain", nodes::drain)
         .route(Method::POST, "/v1/nodes/{slug}/resume", nodes::resume)
+        .route(Method::POST, "/v1/nodes/{slug}/images", nodes::push_image)
         .route(Method::GET, "/openapi.json", move |_, _| {
             ready(Ok(response::raw_json(document.clone())))
         });

@@ -2,14 +2,18 @@
 
 use super::{AppState, authenticate, authenticate_admin};
 use crate::{
-    api::audit::AuditAction,
+    api::{audit::AuditAction, error::ApiError, images::PushImage},
+    background::run_to_end,
     http::{
         request::Request,
         response::{self, Reply},
     },
-    orchestrator::nodes,
+    orchestrator::{images, nodes},
 };
 use std::sync::Arc;
+
+/// Largest body of a push.
+const MAX_BODY_BYTES: usize = 4096;
 
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request).await?;
@@ -41,4 +45,15 @@ pub(super) async fn resume(state: Arc<AppState>, request: Request) -> Reply {
     let slug = request.param("slug", "node")?;
     nodes::resume(&state, &admin, slug, &request.origin()).await?;
     response::no_content()
+}
+
+/// Has a node load an image; goes on when the caller leaves, so that the audit log says how it ended.
+pub(super) async fn push_image(state: Arc<AppState>, mut request: Request) -> Reply {
+    let admin = authenticate_admin(&state, &request, AuditAction::ImagePush).await?;
+    let slug = request.param("slug", "node")?;
+    request.limit_body(MAX_BODY_BYTES);
+    let wanted: PushImage = request.json().await?;
+    let pushed = images::push(state, admin, slug, wanted, request.origin());
+    let pushed = run_to_end("push_image", pushed).await;
+    response::ok(&pushed.map_err(ApiError::internal)??)
 }

@@ -4,9 +4,14 @@
 
 use super::{NodeCallError, NodeCallErrorKind, NodeClient, SILENCE_TIMEOUT};
 use crate::{
-    api::{JobId, jobs::files::Content},
+    api::{
+        JobId, PAYLOAD_VERSION,
+        images::{LoadImages, LoadedImages},
+        jobs::files::{Content, ContentHash},
+    },
     http::client::{Call, CallError},
     http::client_response::ByteStream,
+    orchestrator::reason::sanitize,
 };
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -130,6 +135,39 @@ impl<'a> NodeClient<'a> {
                 Err(CallError::timed_out(&self.base_url, STALL_TIMEOUT).into())
             }
         }
+    }
+
+    /// Has the node load an image from a content that is an archive; the names of what it loaded. No time limit applies.
+    pub(in crate::orchestrator) async fn load_image(
+        &self,
+        sha256: &ContentHash,
+    ) -> Result<Vec<String>, NodeCallError> {
+        let sent = self.load_with(&self.tokens.newest, sha256).await;
+        match (sent, &self.tokens.applied) {
+            (Err(error), Some(applied)) if error.kind == NodeCallErrorKind::UnknownToken => {
+                self.load_with(applied, sha256).await
+            }
+            (sent, _) => sent,
+        }
+    }
+
+    async fn load_with(
+        &self,
+        token: &str,
+        sha256: &ContentHash,
+    ) -> Result<Vec<String>, NodeCallError> {
+        let body = LoadImages {
+            version: PAYLOAD_VERSION,
+            sha256: sha256.clone(),
+        };
+        let call = self.authorized_call_to(Method::POST, "images:load", token);
+        let answer = call.json(&body).open("application/json").await?;
+        let loaded: LoadedImages = answer.document().await?;
+        Ok(loaded
+            .images
+            .into_iter()
+            .map(|name| sanitize(&name))
+            .collect())
     }
 
     /// Opens artifact `n` of an attempt that has ended, from byte `first` on.

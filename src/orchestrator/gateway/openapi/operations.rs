@@ -14,6 +14,7 @@ use crate::api::{
     audit::{AuditAction, AuditLog},
     auth::{Login, Logout, Refresh, Tokens, User},
     events::MAX_TAIL_LINES,
+    images::{PushImage, PushedImages},
     nodes::{NodeList, NodeView},
     tasks::{
         CancelAnswer, CreateTask, StdinAnswer, Task, TaskList, TaskLogs, TaskResult, TaskStatus,
@@ -350,6 +351,16 @@ fn nodes() -> Vec<Operation> {
             "Schedule jobs on a node again",
         )
         .admin_only(),
+        post(
+            "/v1/nodes/{slug}/images",
+            "push_image",
+            "Have a node load an image from an artifact; answers once it has it",
+        )
+        .admin_only()
+        .body::<PushImage>()
+        .returns::<PushedImages>()
+        .fails_with(409)
+        .fails_with(503),
     ]
 }
 
