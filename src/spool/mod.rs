@@ -187,6 +187,14 @@ impl Spool {
         self.read(ENDED_FILE)
     }
 
+    /// Removes the recorded end, where there is one.
+    pub fn remove_ended(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(ENDED_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Content of stdin, where the job has one.
     pub fn stdin(&self) -> PathBuf {
         self.path.join(STDIN_FILE)
@@ -195,11 +203,7 @@ impl Spool {
     /// Writes the result, in one piece, and deletes a request that is left.
     pub fn write_result(&self, result: &ResultEvent) -> io::Result<()> {
         self.write(RESULT_FILE, result)?;
-        if let Err(error) = fs::remove_file(self.path.join(ENDED_FILE))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
+        self.remove_ended()?;
         self.delete_request()
     }
 

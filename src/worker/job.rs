@@ -97,7 +97,7 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
 
 async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let live = ctx.live.register(job);
-    // Held to the end: after a shim that is killed before the command begins, files are placed again.
+    // Held until the command has begun: after a shim that is killed before, files are placed again.
     let (mut pending, mut pins) = match start {
         JobStart::New(spec, pins) => (Some(spec), pins),
         JobStart::Adopted(handle) => (run_adopted(ctx, &live, handle).await, Vec::new()),
@@ -108,7 +108,7 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
             // Of an earlier process; one that is gone since is reported when it is placed.
             pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();
         }
-        pending = run_in_sandbox(ctx, &live, spec).await;
+        pending = run_in_sandbox(ctx, &live, spec, &mut pins).await;
     }
     if pending.is_some() {
         let error =
@@ -127,7 +127,7 @@ async fn run_adopted(
     let _slot = ctx.slots.try_acquire();
     let _lease = lease_image(ctx, &live.job).await;
     if let Some(handle) = handle {
-        supervise(ctx, &live.job, handle).await;
+        supervise(ctx, &live.job, handle, &mut Vec::new()).await;
     }
     recover(ctx, live).await
 }
@@ -137,6 +137,7 @@ async fn run_in_sandbox(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: SandboxSpec,
+    pins: &mut Vec<Pin>,
 ) -> Option<SandboxSpec> {
     let job = &live.job;
     let mut cancel = job.cancellation();
@@ -157,7 +158,7 @@ async fn run_in_sandbox(
         return None;
     }
     match start_shim(ctx, job, &spec, (&prepared.image, &prepared.gpus)).await {
-        Ok(handle) => supervise(ctx, job, handle).await,
+        Ok(handle) => supervise(ctx, job, handle, pins).await,
         Err(error) => {
             let error = engine_error(format!("no shim could be started: {error}"));
             end_without_shim(ctx, job, error.into()).await;
@@ -243,8 +244,14 @@ fn shim_config(
     }
 }
 
-/// Passes the updates of a shim on, and requests to stop to it, until the shim is gone.
-async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) {
+/// Passes the updates of a shim on, and requests to stop to it, until the shim is gone. Drops the pins once the command
+/// has begun, which has copies.
+async fn supervise(
+    ctx: &WorkerContext,
+    job: &Arc<Job>,
+    mut handle: ShimHandle,
+    pins: &mut Vec<Pin>,
+) {
     let mut sent = None;
     let mut stdin = job.subscribe_stdin();
     let slow_start = Instant::now() + SLOW_START_DELAY;
@@ -259,6 +266,12 @@ async fn supervise(ctx: &WorkerContext, job: &Arc<Job>, mut handle: ShimHandle) 
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
+                if !pins.is_empty() {
+                    let request = job.with_spool(Spool::request).await;
+                    if matches!(request.flatten(), Ok(None)) {
+                        pins.clear();
+                    }
+                }
                 if !is_alive {
                     // A shim is gone only when it can't be connected to any more.
                     match ShimHandle::connect(job.spool.path()).await {
@@ -376,16 +389,17 @@ async fn resolve(ctx: &WorkerContext, job: &Arc<Job>) -> Option<SandboxSpec> {
     if record_end(ctx, job).await {
         return None;
     }
+    // Before all else: a job with an end must not begin again.
+    if artifacts::finish_recorded(ctx, job).await {
+        record_end(ctx, job).await;
+        return None;
+    }
     let unstarted = job.with_spool(|spool| match spool.request() {
         Ok(Some(spec)) if !spool.has_started() => Some(spec),
         _ => None,
     });
     if let Ok(Some(spec)) = unstarted.await {
         return Some(spec);
-    }
-    if artifacts::finish_recorded(ctx, job).await {
-        record_end(ctx, job).await;
-        return None;
     }
     let shim_log = job.with_spool(|spool| shim::log_in(spool.path())).await;
     tracing::warn!(shim_log = shim_log.unwrap_or_default(), "shim is gone");

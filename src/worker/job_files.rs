@@ -3,6 +3,7 @@
 use super::{
     context::WorkerContext,
     disk_guard::LiveJob,
+    ledger::Job,
     placement::{self, Control, Limits, PlaceError},
     prepare::{PrepareError, engine_error, report_progress},
 };
@@ -10,13 +11,18 @@ use crate::{
     api::jobs::{JobErrorKind, SandboxSpec, files::JobFile},
     data_dir::make_private_subdir,
     files::{PRIVATE_MODE, copy_part},
+    spool::Spool,
     wait,
 };
 use std::{
     fs::File,
+    future::pending,
     io,
     os::unix::fs::OpenOptionsExt as _,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{task::spawn_blocking, time::sleep};
@@ -51,6 +57,9 @@ pub(super) async fn place_files(
             tracing::warn!(error, "workspace can't be removed; retrying");
             ctx.trash.add(workspace, Some(live));
         }
+        if let Err(error) = live.job.with_spool(Spool::remove_stdin).await.flatten() {
+            tracing::warn!(%error, "stdin can't be removed; it goes with the job");
+        }
     }
     placed
 }
@@ -63,10 +72,48 @@ async fn try_place(
     if spec.files.is_empty() && spec.stdin.is_none() {
         return Ok(());
     }
-    let Ok(_turn) = ctx.placements.acquire().await else {
-        return Err(engine_error("files can't be placed: the worker is ending"));
+    let (job, has_turn) = (&live.job, AtomicBool::new(false));
+    let placing = async {
+        let turn = tokio::select! {
+            turn = ctx.placements.acquire() => turn,
+            () = stop_requested(job) => return Err(PlaceError::Canceled),
+        };
+        let Ok(_turn) = turn else {
+            let reason = "files can't be placed: the worker is ending";
+            return Err(PlaceError::Failed(reason.to_owned()));
+        };
+        has_turn.store(true, Ordering::Relaxed);
+        place_on_disk(ctx, live, spec).await
     };
-    let (job, control) = (&live.job, Arc::new(Control::default()));
+    let notice = async {
+        sleep(NOTICE_DELAY).await;
+        let text = if has_turn.load(Ordering::Relaxed) {
+            "placing files"
+        } else {
+            "waiting to place files: those of other jobs come first"
+        };
+        report_progress(ctx, job, text.to_owned()).await;
+        pending::<()>().await;
+    };
+    let placed = tokio::select! {
+        placed = placing => placed,
+        () = notice => Err(PlaceError::Canceled),
+    };
+    // A notice may be under way; whoever comes next has the log alone.
+    job.with_log(|_| ()).await.map_err(engine_error)?;
+    match placed {
+        Err(PlaceError::Canceled) => Err(stopped(job)),
+        placed => Ok(placed?),
+    }
+}
+
+/// Places files on a thread that may block, and returns when it has ended: soon after a request to stop.
+async fn place_on_disk(
+    ctx: &WorkerContext,
+    live: &Arc<LiveJob>,
+    spec: &SandboxSpec,
+) -> Result<(), PlaceError> {
+    let control = Arc::new(Control::default());
     let placing = {
         let (live, control, spec) = (Arc::clone(live), Arc::clone(&control), spec.clone());
         let contents = ctx.contents.clone();
@@ -76,9 +123,6 @@ async fn try_place(
         };
         spawn_blocking(move || {
             let spool = &live.job.spool;
-            let failed = |error: io::Error| {
-                PlaceError::Failed(format!("the job's files can't be placed: {error}"))
-            };
             make_private_subdir(&spool.workspace()).map_err(failed)?;
             let open = |file: &JobFile| contents.open_content(&file.content);
             placement::place(&spool.workspace(), &spec.files, open, &limits, &control)?;
@@ -90,32 +134,40 @@ async fn try_place(
         })
     };
     let stop = async {
-        let (mut cancel, mut excess) = (job.cancellation(), job.excess.subscribe());
-        let is_stopped = tokio::select! {
-            canceled = wait::until(&mut cancel, Option::is_some) => canceled.is_ok(),
-            excess = wait::until(&mut excess, Option::is_some) => excess.is_ok(),
-        };
-        if is_stopped {
-            control.is_canceled.store(true, Ordering::Relaxed);
-        }
-        std::future::pending::<()>().await;
+        stop_requested(&live.job).await;
+        control.is_canceled.store(true, Ordering::Relaxed);
+        pending::<()>().await;
     };
-    let notice = async {
-        sleep(NOTICE_DELAY).await;
-        report_progress(ctx, job, "placing files".to_owned()).await;
-        std::future::pending::<()>().await;
-    };
-    let placed = tokio::select! {
-        placed = placing => placed,
-        () = stop => return Err(PrepareError::Canceled),
-        () = notice => return Err(PrepareError::Canceled),
-    };
-    let placed = placed.map_err(engine_error)?;
-    if matches!(placed, Err(PlaceError::Canceled)) && job.excess.borrow().is_some() {
-        let reason = "the node's disk was nearly full while the job's files were placed; send less, or run the job on a node with more room";
-        return Err(PlaceError::NoSpace(reason.to_owned()).into());
+    tokio::select! {
+        placed = placing => placed.map_err(|error| failed(error.into()))?,
+        () = stop => Err(PlaceError::Canceled),
     }
-    Ok(placed?)
+}
+
+fn failed(error: io::Error) -> PlaceError {
+    PlaceError::Failed(format!("the job's files can't be placed: {error}"))
+}
+
+/// Waits for a reason to stop the job.
+async fn stop_requested(job: &Job) {
+    let (mut cancel, mut excess) = (job.cancellation(), job.excess.subscribe());
+    let is_requested = tokio::select! {
+        canceled = wait::until(&mut cancel, Option::is_some) => canceled.is_ok(),
+        excess = wait::until(&mut excess, Option::is_some) => excess.is_ok(),
+    };
+    if !is_requested {
+        // The senders are gone with the job.
+        pending::<()>().await;
+    }
+}
+
+/// Reason for which the job was stopped.
+fn stopped(job: &Job) -> PrepareError {
+    let excess = *job.excess.borrow();
+    match excess {
+        Some(reason) if job.cancellation().borrow().is_none() => PrepareError::Stopped(reason),
+        _ => PrepareError::Canceled,
+    }
 }
 
 /// Copies the content of stdin: the job gets it through a pipe, and the cache must not depend on that.

@@ -141,6 +141,7 @@ fn prepare_workspace(config: &JobShimConfig, spec: &SandboxSpec) -> io::Result<(
     let workspace = &config.sandbox.workspace;
     make_private_subdir(workspace)?;
     artifacts::make_directory(workspace)?;
+    artifacts::remove_earlier(&Spool::at(config.spool.clone()))?;
     CollectRequest::new(spec, config.artifact_limit, config.min_free).write(&config.spool)
 }
 
@@ -219,21 +220,7 @@ fn job_end(exit: SandboxExit) -> JobEnd {
     match exit {
         SandboxExit::Exited(code) => JobEnd::exited(code),
         SandboxExit::Signaled(signal) => JobEnd::exited(128 + signal),
-        SandboxExit::Stopped(StopReason::Timeout) => JobEnd::stopped(Outcome::Timeout),
-        SandboxExit::Stopped(StopReason::Canceled) => JobEnd::stopped(Outcome::Canceled),
-        SandboxExit::Stopped(StopReason::Shutdown) => JobEnd::failed(
-            JobErrorKind::Lost,
-            "the node's machine was shut down while the job ran",
-        ),
-        SandboxExit::Stopped(StopReason::OutOfDisk(excess)) => {
-            JobEnd::failed(JobErrorKind::OutOfDisk, out_of_disk(&excess))
-        }
-        SandboxExit::Stopped(StopReason::OutOfMemory(overuse)) => {
-            JobEnd::failed(JobErrorKind::OutOfMemory, node_out_of_memory(overuse))
-        }
-        SandboxExit::Stopped(StopReason::WorkspaceLimit(overuse)) => {
-            JobEnd::failed(JobErrorKind::WorkspaceLimit, over_workspace_limit(overuse))
-        }
+        SandboxExit::Stopped(reason) => stopped(reason),
         SandboxExit::ImageNotRunnable(message) => {
             JobEnd::failed(JobErrorKind::ImageNotRunnable, not_runnable(&message))
         }
@@ -241,6 +228,27 @@ fn job_end(exit: SandboxExit) -> JobEnd {
             JobEnd::failed(JobErrorKind::EngineError, message)
         }
         SandboxExit::Lost(message) => JobEnd::failed(JobErrorKind::Lost, message),
+    }
+}
+
+/// End of a job that was stopped for this reason.
+pub(super) fn stopped(reason: StopReason) -> JobEnd {
+    match reason {
+        StopReason::Timeout => JobEnd::stopped(Outcome::Timeout),
+        StopReason::Canceled => JobEnd::stopped(Outcome::Canceled),
+        StopReason::Shutdown => JobEnd::failed(
+            JobErrorKind::Lost,
+            "the node's machine was shut down while the job ran",
+        ),
+        StopReason::OutOfDisk(excess) => {
+            JobEnd::failed(JobErrorKind::OutOfDisk, out_of_disk(&excess))
+        }
+        StopReason::OutOfMemory(overuse) => {
+            JobEnd::failed(JobErrorKind::OutOfMemory, node_out_of_memory(overuse))
+        }
+        StopReason::WorkspaceLimit(overuse) => {
+            JobEnd::failed(JobErrorKind::WorkspaceLimit, over_workspace_limit(overuse))
+        }
     }
 }
 

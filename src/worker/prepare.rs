@@ -1,6 +1,6 @@
 //! Preparation of a job before its sandbox is started: permission, its image, a slot.
 
-use super::{context::WorkerContext, ledger::Job};
+use super::{context::WorkerContext, job_shim, ledger::Job};
 use crate::{
     api::{
         image::ImageRef,
@@ -10,6 +10,7 @@ use crate::{
         ImageError, ImageLease, PullFault, ResolvedImage, gpus::PassedGpu, limits::Limits,
         not_runnable,
     },
+    sandbox::StopReason,
     spool::{JobEnd, JobRecorder},
 };
 use std::{io, pin::pin, sync::Arc, time::Duration};
@@ -32,6 +33,8 @@ pub(super) struct Prepared<'a> {
 /// Reason for which a job ended before it had a shim.
 pub(super) enum PrepareError {
     Canceled,
+    /// Stopped by the node, as a running sandbox is.
+    Stopped(StopReason),
     Failed(JobErrorKind, String),
 }
 
@@ -56,6 +59,7 @@ impl From<PrepareError> for JobEnd {
     fn from(error: PrepareError) -> Self {
         match error {
             PrepareError::Canceled => Self::stopped(Outcome::Canceled),
+            PrepareError::Stopped(reason) => job_shim::stopped(reason),
             PrepareError::Failed(kind, message) => Self::failed(kind, message),
         }
     }

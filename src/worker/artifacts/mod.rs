@@ -24,7 +24,7 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::{
         events::ResultEvent,
-        jobs::{JobArtifact, SandboxSpec, SkippedArtifacts},
+        jobs::{JobArtifact, JobErrorKind, SandboxSpec, SkippedArtifacts},
     },
     data_dir::make_private_subdir,
     digest::sha256_hex,
@@ -43,7 +43,8 @@ use std::{
     time::Duration,
 };
 use tokio::task::spawn_blocking;
-use walk::{Found, Skips};
+use transfer::Terms;
+use walk::{Denial, Found, Limits, Skips};
 
 /// First argument that makes the binary collect the artifacts of a spool, inside podman's user namespace.
 pub(crate) const COLLECT_ARGUMENT: &str = "__collect-artifacts";
@@ -111,6 +112,20 @@ pub(super) fn make_directory(workspace: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes what an earlier shim has collected, before another one runs the command.
+pub(super) fn remove_earlier(spool: &Spool) -> io::Result<()> {
+    let path = spool.path();
+    let removed = [
+        spool.remove_ended(),
+        fs::remove_file(path.join(LIST_FILE)),
+        fs::remove_dir_all(path.join(DIRECTORY)),
+    ];
+    removed.into_iter().try_for_each(|removed| match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    })
+}
+
 /// Collects the artifacts of a job that has ended, and names them in its result. The end is recorded before, so that
 /// it is known should this be cut short.
 pub(super) async fn collect_into(
@@ -160,13 +175,18 @@ pub(super) async fn finish_recorded(ctx: &WorkerContext, job: &Arc<Job>) -> bool
 /// Collects the artifacts of a spool, from inside podman's user namespace where that is necessary. `init` is a copy
 /// of our binary. A failure is part of the answer: it must not keep the job from its end.
 pub(super) async fn collect(engine: &Engine, init: &Path, spool: &Path) -> Collection {
+    let denial = if engine.is_rootless() {
+        Denial::IsError
+    } else {
+        Denial::IsSkipped
+    };
     let direct = {
         let path = spool.to_owned();
-        let collected = spawn_blocking(move || collect_blocking(&path)).await;
+        let collected = spawn_blocking(move || collect_blocking(&path, denial)).await;
         collected.map_err(io::Error::from).flatten()
     };
-    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    let collected = if engine.is_rootless() && direct.as_ref().is_err_and(is_denied) {
+    let is_denied = |error: &io::Error| denial.ends(error);
+    let collected = if direct.as_ref().is_err_and(is_denied) {
         let answer = engine.unshare(init, COLLECT_ARGUMENT, spool, COLLECT_TIMEOUT);
         match answer.await {
             Ok(answer) => serde_json::from_str(&answer).map_err(|error| error.to_string()),
@@ -187,10 +207,11 @@ pub(super) async fn collect(engine: &Engine, init: &Path, spool: &Path) -> Colle
 
 /// Collects the artifacts of a spool and returns what the helper process prints.
 pub(crate) fn collect_from_argument(spool: &Path) -> io::Result<String> {
-    Ok(serde_json::to_string(&collect_blocking(spool)?)?)
+    let collected = collect_blocking(spool, Denial::IsSkipped)?;
+    Ok(serde_json::to_string(&collected)?)
 }
 
-fn collect_blocking(spool: &Path) -> io::Result<Collection> {
+fn collect_blocking(spool: &Path, denial: Denial) -> io::Result<Collection> {
     let Some(request) = read::<CollectRequest>(spool, REQUEST_FILE)? else {
         // Its command never began, or an earlier release accepted it.
         return Ok(Collection::default());
@@ -198,12 +219,13 @@ fn collect_blocking(spool: &Path) -> io::Result<Collection> {
     let (found, mut skips) = match read::<Collection>(spool, LIST_FILE)? {
         Some(list) => (list, Skips::default()),
         None => {
-            let (mut patterns, invalid) = Patterns::new(&request.patterns);
+            let (patterns, invalid) = Patterns::new(&request.patterns);
             let workspace = spool.join("workspace");
+            let limits = Limits::of_bytes(request.limit);
             let Found {
                 artifacts,
                 mut skips,
-            } = walk::find(&workspace, &mut patterns, request.limit)?;
+            } = walk::find(&workspace, &patterns, limits, denial)?;
             skips.add_invalid_patterns(invalid);
             let skipped = skips.summary();
             let list = Collection { artifacts, skipped };
@@ -217,7 +239,12 @@ fn collect_blocking(spool: &Path) -> io::Result<Collection> {
         return Ok(found);
     }
     make_private_subdir(&spool.join(DIRECTORY))?;
-    let moved = transfer::take(spool, found.artifacts, request.min_free, &mut skips)?;
+    let terms = Terms {
+        min_free: request.min_free,
+        has_filled_disk: has_filled_disk(spool),
+        denial,
+    };
+    let moved = transfer::take(spool, found.artifacts, terms, &mut skips)?;
     let skipped = match (found.skipped, skips.summary()) {
         (Some(before), Some(now)) => Some(before.and(now)),
         (before, now) => before.or(now),
@@ -226,6 +253,19 @@ fn collect_blocking(spool: &Path) -> io::Result<Collection> {
         artifacts: moved,
         skipped,
     })
+}
+
+/// Whether the job was ended for what it had on the disk. One whose end could not even be recorded found it full.
+fn has_filled_disk(spool: &Path) -> bool {
+    match Spool::at(spool.to_owned()).ended() {
+        Ok(Some(ended)) => ended.result.error.is_some_and(|error| {
+            matches!(
+                error.kind,
+                JobErrorKind::OutOfDisk | JobErrorKind::WorkspaceLimit
+            )
+        }),
+        Ok(None) | Err(_) => true,
+    }
 }
 
 fn read<T: DeserializeOwned>(spool: &Path, name: &str) -> io::Result<Option<T>> {

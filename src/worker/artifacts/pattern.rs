@@ -21,6 +21,12 @@ impl Patterns {
         for pattern in patterns {
             let relative = pattern.strip_prefix("/workspace/").unwrap_or(pattern);
             let relative = relative.trim_start_matches("./").trim_end_matches('/');
+            // The workspace itself, and so all that is in it.
+            let relative = if matches!(relative, "" | ".") {
+                "**"
+            } else {
+                relative
+            };
             let below = format!("{relative}/**");
             let globs = [relative, &below]
                 .map(|glob| GlobBuilder::new(glob).literal_separator(true).build());
@@ -97,6 +103,10 @@ mod tests {
             ("out/", "out/a", true),
             ("./out", "out/a", true),
             ("/workspace/out/**", "out/a", true),
+            (".", "a/b", true),
+            ("./", "a", true),
+            ("././.", "a", true),
+            ("/workspace/.", "a", true),
             ("out", "outer/a", false),
             ("a?[bc].{x,y}", "a1b.y", true),
             ("none", "artifacts/x", true),

@@ -31,6 +31,10 @@ fn write_file(spool: &TempDir, path: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
+fn collect_directly(spool: &TempDir) -> io::Result<Collection> {
+    collect_blocking(spool.path(), Denial::IsSkipped)
+}
+
 fn paths(collection: &Collection) -> Vec<&str> {
     collection
         .artifacts
@@ -58,7 +62,7 @@ fn matching_files_move_to_spool() {
     let odd = format!("artifacts/a\nb/{}", "x".repeat(255));
     let closed = write_file(&spool, &odd, b"");
     fs::set_permissions(closed, Permissions::from_mode(0o4000)).unwrap();
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(paths(&collected), [&odd, "model/w/0.bin", "out/a.json"]);
     assert_eq!(collected.skipped, None);
     for artifact in &collected.artifacts {
@@ -86,7 +90,7 @@ fn links_and_devices_are_skipped() {
     symlink("..", inside("artifacts/up")).unwrap();
     mknodat(CWD, inside("artifacts/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     write_file(&spool, "real", b"x");
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(paths(&collected), ["real"]);
     assert_eq!(collected.skipped.as_ref().unwrap().count, 4);
     assert!(reason(&collected).contains("not regular"), "{collected:?}");
@@ -98,7 +102,7 @@ fn artifacts_directory_that_is_link_is_not_entered() {
     let spool = spool(&[], u64::MAX);
     fs::remove_dir(spool.path().join("workspace/artifacts")).unwrap();
     symlink("..", spool.path().join("workspace/artifacts")).unwrap();
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(collected.artifacts, []);
     assert!(spool.path().join(REQUEST_FILE).exists());
 }
@@ -116,7 +120,7 @@ fn limit_counts_apparent_size() {
         .unwrap();
     write_file(&spool, "artifacts/c", &[1; 400]);
     write_file(&spool, "artifacts/d", &[1]);
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(paths(&collected), ["artifacts/a", "artifacts/c"]);
     assert_eq!(collected.skipped.as_ref().unwrap().count, 2);
     assert!(reason(&collected).contains("1000B"), "{collected:?}");
@@ -128,7 +132,7 @@ fn names_that_are_not_utf8_are_skipped() {
     let name = OsStr::from_bytes(b"artifacts/\xff\xfe");
     fs::write(spool.path().join("workspace").join(name), "x").unwrap();
     write_file(&spool, "artifacts/ok", b"x");
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(paths(&collected), ["artifacts/ok"]);
     assert!(reason(&collected).contains("UTF-8"), "{collected:?}");
 }
@@ -139,7 +143,7 @@ fn deep_trees_end_walk() {
     let deep = "d/".repeat(150) + "file";
     write_file(&spool, &deep, b"x");
     write_file(&spool, "shallow", b"x");
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(paths(&collected), ["shallow"]);
     assert!(reason(&collected).contains("deeper"), "{collected:?}");
 }
@@ -150,7 +154,7 @@ fn more_files_than_list_holds_are_counted() {
     for n in 0..10_050 {
         fs::write(spool.path().join(format!("workspace/artifacts/{n}")), "").unwrap();
     }
-    let collected = collect_blocking(spool.path()).unwrap();
+    let collected = collect_directly(&spool).unwrap();
     assert_eq!(collected.artifacts.len(), 10_000);
     assert_eq!(collected.skipped.unwrap().count, 50);
 }
@@ -176,7 +180,7 @@ fn interrupted_collection_is_completed() {
     fs::rename(spool.path().join("workspace/a.txt"), taken).unwrap();
     fs::write(spool.path().join(DIRECTORY).join("copy"), "half of").unwrap();
     for _ in 0..2 {
-        let collected = collect_blocking(spool.path()).unwrap();
+        let collected = collect_directly(&spool).unwrap();
         assert_eq!(paths(&collected), ["a.txt", "artifacts/c", "b.txt"]);
         assert_eq!(collected.skipped.as_ref().unwrap().count, 1);
         for artifact in &collected.artifacts {
@@ -191,15 +195,9 @@ fn interrupted_collection_is_completed() {
 #[test]
 fn nothing_is_collected_without_request_or_workspace() {
     let empty = tempfile::tempdir().unwrap();
-    assert_eq!(
-        collect_blocking(empty.path()).unwrap(),
-        Collection::default()
-    );
+    assert_eq!(collect_directly(&empty).unwrap(), Collection::default());
     let spool = spool(&["**"], u64::MAX);
     fs::remove_dir_all(spool.path().join("workspace")).unwrap();
-    assert_eq!(
-        collect_blocking(spool.path()).unwrap(),
-        Collection::default()
-    );
+    assert_eq!(collect_directly(&spool).unwrap(), Collection::default());
     assert!(!spool.path().join(DIRECTORY).exists());
 }

@@ -2,7 +2,7 @@
 
 use super::{
     DIRECTORY as ARTIFACTS, file_name,
-    walk::{Skip, Skips, open_directory},
+    walk::{Denial, Skip, Skips, open_directory},
 };
 use crate::{api::jobs::JobArtifact, disk_space::DiskSpace, files::copy_part};
 use rustix::{
@@ -30,11 +30,22 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// Terms of a transfer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// Bytes that stay free on the disk where files are copied.
+    pub(super) min_free: u64,
+    /// Whether nothing is kept while the disk has less than that: what is kept of a job that has filled it would be
+    /// missing to others.
+    pub(super) has_filled_disk: bool,
+    pub(super) denial: Denial,
+}
+
 /// Moves files to the spool, and returns those that are there: also those that an earlier collection has moved.
 pub(super) fn take(
     spool: &Path,
     wanted: Vec<JobArtifact>,
-    min_free: u64,
+    terms: Terms,
     skips: &mut Skips,
 ) -> io::Result<Vec<JobArtifact>> {
     let artifacts = openat(CWD, spool.join(ARTIFACTS), DIRECTORY, Mode::empty())?;
@@ -46,12 +57,13 @@ pub(super) fn take(
         spool,
         artifacts,
         workspace,
-        min_free,
+        terms,
     };
     let mut taken = Vec::with_capacity(wanted.len());
     for artifact in wanted {
         match transfer.take(&artifact) {
             Ok(()) => taken.push(artifact),
+            Err(error) if terms.denial.ends(&error) => return Err(error),
             Err(error) => skips.add(Skip::Failed(error.to_string()), artifact.path.as_bytes()),
         }
     }
@@ -62,7 +74,7 @@ struct Transfer<'a> {
     spool: &'a Path,
     artifacts: OwnedFd,
     workspace: Option<OwnedFd>,
-    min_free: u64,
+    terms: Terms,
 }
 
 impl Transfer<'_> {
@@ -84,6 +96,9 @@ impl Transfer<'_> {
         };
         let stat = statat(&parent, file, AtFlags::SYMLINK_NOFOLLOW)?;
         check(&stat, artifact)?;
+        if self.terms.has_filled_disk {
+            self.check_disk()?;
+        }
         match renameat(&parent, file, &self.artifacts, &name) {
             Err(Errno::XDEV) => self.copy(&parent, file, &name, artifact)?,
             renamed => renamed?,
@@ -125,18 +140,22 @@ impl Transfer<'_> {
     fn copy_content(&self, from: &File, to: &File, size: u64) -> io::Result<()> {
         let mut left = size;
         while left > 0 {
-            let space = DiskSpace::at(self.spool)?;
-            if let Some(shortage) = space.shortage(self.min_free) {
-                return Err(io::Error::other(format!(
-                    "the node's disk is full: {shortage}"
-                )));
-            }
+            self.check_disk()?;
             match copy_part(from, to, left.min(CHUNK_BYTES))? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 copied => left -= copied,
             }
         }
         Ok(())
+    }
+
+    fn check_disk(&self) -> io::Result<()> {
+        let space = DiskSpace::at(self.spool)?;
+        match space.shortage(self.terms.min_free) {
+            // No numbers: files with the same reason are counted together.
+            Some(_) => Err(io::Error::other("the node's disk is full")),
+            None => Ok(()),
+        }
     }
 
     /// Makes the worker's user the owner of a file, whoever's it was.

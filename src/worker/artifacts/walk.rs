@@ -13,12 +13,22 @@ use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
     io::Errno,
 };
-use std::{collections::BTreeMap, ffi::CString, io, os::fd::OwnedFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::{CStr, CString},
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 /// Depth below which nothing is collected: each level holds a descriptor.
 const MAX_DEPTH: usize = 128;
 /// Entries after which the rest is not looked at.
 const MAX_ENTRIES: u64 = 2_000_000;
+/// Memory for names that are not looked at yet, of all levels together.
+const MAX_NAMES_BYTES: usize = 8 << 20;
+/// Memory that a name takes besides its bytes.
+const NAME_OVERHEAD_BYTES: usize = 48;
 /// Longest part of a name that a reason quotes, in bytes.
 const MAX_QUOTED_BYTES: usize = 200;
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -74,7 +84,7 @@ impl Skips {
             Skip::NotRegular => format!("{count} not regular files (links, devices, sockets), such as {first}"),
             Skip::NotUtf8 => format!("{count} with names that are not UTF-8, such as {first}"),
             Skip::TooDeep => format!("{count} directories deeper than {MAX_DEPTH} levels or with paths that are too long, such as {first}"),
-            Skip::TooManyEntries => format!("all after the first {MAX_ENTRIES} entries of the workspace, from {first}"),
+            Skip::TooManyEntries => format!("all that is left of {count} directories, because the workspace has too many entries, such as {first}; collect an archive instead"),
             Skip::Failed(error) => format!("{count} that could not be read or stored ({error}), such as {first}"),
             Skip::InvalidPattern => format!("{count} patterns that can't be read, such as {first}"),
         });
@@ -93,18 +103,60 @@ struct Level {
     names: Vec<CString>,
 }
 
-/// Finds the files of a workspace that are to be collected, at most `limit` bytes. One that is gone has none.
-pub(super) fn find(workspace: &Path, patterns: &mut Patterns, limit: u64) -> io::Result<Found> {
+/// Limits of a walk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Most bytes of all files.
+    bytes: u64,
+    /// Memory for names that are not looked at yet.
+    names_bytes: usize,
+}
+
+impl Limits {
+    /// Limits for at most so many bytes of files.
+    pub(super) fn of_bytes(bytes: u64) -> Self {
+        Self {
+            bytes,
+            names_bytes: MAX_NAMES_BYTES,
+        }
+    }
+}
+
+/// How a walk meets files that it may not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Denial {
+    /// It fails: who may do everything has another try.
+    IsError,
+    /// It does without them.
+    IsSkipped,
+}
+
+impl Denial {
+    /// Whether this error is one of the whole.
+    pub(super) fn ends(self, error: &io::Error) -> bool {
+        self == Self::IsError && error.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
+/// Finds the files of a workspace that are to be collected. One that is gone has none.
+pub(super) fn find(
+    workspace: &Path,
+    patterns: &Patterns,
+    limits: Limits,
+    denial: Denial,
+) -> io::Result<Found> {
     let top = match openat(CWD, workspace, DIRECTORY, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(Found::default()),
         opened => opened?,
     };
     let mut walk = Walk {
         patterns,
-        limit,
-        left: limit,
+        denial,
+        limit: limits.bytes,
+        left: limits.bytes,
         paths_left: MAX_ARTIFACT_PATHS_BYTES,
         entries_left: MAX_ENTRIES,
+        names_left: limits.names_bytes,
         device: fstat(&top)?.st_dev,
         found: Found::default(),
     };
@@ -115,12 +167,8 @@ pub(super) fn find(workspace: &Path, patterns: &mut Patterns, limit: u64) -> io:
             levels.pop();
             continue;
         };
+        walk.names_left += cost(&name);
         let path = [&level.prefix, name.as_bytes()].concat();
-        if walk.entries_left == 0 {
-            walk.found.skips.add(Skip::TooManyEntries, &path);
-            break;
-        }
-        walk.entries_left -= 1;
         if let Some(directory) = walk.look_at(level, &name, &path)? {
             walk.enter(&mut levels, directory, [&path, b"/".as_slice()].concat())?;
         }
@@ -130,10 +178,12 @@ pub(super) fn find(workspace: &Path, patterns: &mut Patterns, limit: u64) -> io:
 
 struct Walk<'a> {
     patterns: &'a Patterns,
+    denial: Denial,
     limit: u64,
     left: u64,
     paths_left: usize,
     entries_left: u64,
+    names_left: usize,
     device: u64,
     found: Found,
 }
@@ -149,7 +199,7 @@ impl Walk<'_> {
             self.found.skips.add(Skip::TooDeep, &prefix);
             return Ok(());
         }
-        match self.names(&directory) {
+        match self.names(&directory, &prefix) {
             Ok(names) => levels.push(Level {
                 directory,
                 prefix,
@@ -160,28 +210,42 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Skips an entry that can't be read. A denial is an error of the whole: who may do everything has another try.
+    /// Skips an entry that can't be read, unless that is an error of the whole.
     fn skip_failed(&mut self, error: Errno, path: &[u8]) -> io::Result<()> {
-        if matches!(error, Errno::ACCESS | Errno::PERM) {
-            return Err(error.into());
+        let error = error.into();
+        if self.denial.ends(&error) {
+            return Err(error);
         }
         self.found.skips.add(Skip::Failed(error.to_string()), path);
         Ok(())
     }
 
-    /// Names in a directory, the last one first. No more are kept than may be looked at.
-    fn names(&self, directory: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
-        let mut names = Vec::new();
+    /// Names in a directory that may be of interest, the last one first. The rest is skipped where there are more than
+    /// are looked at, or than there is memory for.
+    fn names(&mut self, directory: &OwnedFd, prefix: &[u8]) -> rustix::io::Result<Vec<CString>> {
+        let (mut names, mut room) = (Vec::new(), self.names_left);
+        let mut path = prefix.to_owned();
         for entry in Dir::read_from(directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            if name != c"." && name != c".." {
-                names.push(name.to_owned());
+            if name == c"." || name == c".." {
+                continue;
             }
-            if names.len() as u64 > self.entries_left {
+            path.truncate(prefix.len());
+            path.extend_from_slice(name.to_bytes());
+            if self.entries_left == 0 || room < cost(name) {
+                self.found.skips.add(Skip::TooManyEntries, &path);
                 break;
             }
+            self.entries_left -= 1;
+            let is_plain = entry.file_type() == FileType::RegularFile;
+            if is_plain && !self.patterns.is_match(&path) {
+                continue;
+            }
+            room -= cost(name);
+            names.push(name.to_owned());
         }
+        self.names_left = room;
         names.sort_unstable_by(|a, b| b.cmp(a));
         Ok(names)
     }
@@ -241,12 +305,92 @@ pub(super) fn open_directory(at: &OwnedFd, path: &CString) -> rustix::io::Result
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match openat2(at, path, DIRECTORY, Mode::empty(), resolve) {
         // Kernels before 5.6, and filters of containers, don't have it.
-        Err(Errno::NOSYS | Errno::PERM) => openat(at, path, DIRECTORY, Mode::empty()),
+        Err(Errno::NOSYS | Errno::PERM) => open_by_parts(at, path),
         opened => opened,
     }
+}
+
+/// Same as [`open_directory`], one component after the other.
+fn open_by_parts(at: &OwnedFd, path: &CString) -> rustix::io::Result<OwnedFd> {
+    let device = fstat(at)?.st_dev;
+    let mut directory = None;
+    for name in path.as_bytes().split(|byte| *byte == b'/') {
+        if name == b".." {
+            return Err(Errno::XDEV);
+        }
+        let opened = openat(
+            directory.as_ref().unwrap_or(at),
+            name,
+            DIRECTORY,
+            Mode::empty(),
+        )?;
+        if fstat(&opened)?.st_dev != device {
+            return Err(Errno::XDEV);
+        }
+        directory = Some(opened);
+    }
+    directory.ok_or(Errno::NOENT)
+}
+
+/// Memory that a name takes.
+fn cost(name: &CStr) -> usize {
+    name.to_bytes().len() + NAME_OVERHEAD_BYTES
 }
 
 fn quoted(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(&path[..path.len().min(MAX_QUOTED_BYTES)]);
     format!("\"{}\"", text.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn names_of_all_levels_share_memory() {
+        let top = tempfile::tempdir().unwrap();
+        let mut directory = top.path().to_owned();
+        for _ in 0..3 {
+            directory.push("deep");
+            fs::create_dir(&directory).unwrap();
+        }
+        for level in directory.ancestors().take(4) {
+            for n in 0..20 {
+                fs::write(level.join(format!("x{n}")), "").unwrap();
+                fs::write(level.join(format!("other{n}")), "").unwrap();
+            }
+        }
+        let (patterns, _) = Patterns::new(&["**/x*".to_owned()]);
+        let room = 50 * (NAME_OVERHEAD_BYTES + 3);
+        let found = find_within(top.path(), &patterns, room);
+        let taken = found.artifacts.len();
+        assert!((20..80).contains(&taken), "{taken}");
+        let reason = found.skips.summary().unwrap().reason;
+        assert!(reason.contains("too many entries"), "{reason}");
+        assert_eq!(
+            find_within(top.path(), &patterns, 2 * room).artifacts.len(),
+            80
+        );
+    }
+
+    fn find_within(top: &Path, patterns: &Patterns, names_left: usize) -> Found {
+        let limits = Limits {
+            bytes: u64::MAX,
+            names_bytes: names_left,
+        };
+        find(top, patterns, limits, Denial::IsError).unwrap()
+    }
+
+    #[test]
+    fn directories_open_by_parts_without_links() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir_all(top.path().join("a/b")).unwrap();
+        symlink("a", top.path().join("link")).unwrap();
+        let at = openat(CWD, top.path(), DIRECTORY, Mode::empty()).unwrap();
+        let open = |path: &CStr| open_by_parts(&at, &path.to_owned()).map(drop);
+        assert_eq!(open(c"a/b"), Ok(()));
+        assert_eq!(open(c"link/b"), Err(Errno::NOTDIR));
+        assert_eq!(open(c"a/../.."), Err(Errno::XDEV));
+    }
 }
