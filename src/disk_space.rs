@@ -66,8 +66,14 @@ impl DiskSpace {
 
     /// Shortage where `min_free` bytes, and the same share of the inodes, have to be free.
     pub fn shortage(&self, min_free: u64) -> Option<Shortage> {
+        self.shortage_with(min_free, 0)
+    }
+
+    /// Same as [`shortage`](Self::shortage), when few files take `coming` more bytes.
+    pub fn shortage_with(&self, min_free: u64, coming: u64) -> Option<Shortage> {
         let short = |of, free, reserve| (free < reserve).then_some(Shortage { of, free, reserve });
-        short(Resource::Bytes, self.bytes.free, min_free).or_else(|| {
+        let reserve = min_free.saturating_add(coming);
+        short(Resource::Bytes, self.bytes.free, reserve).or_else(|| {
             let reserve = self.inode_reserve(min_free)?;
             short(Resource::Inodes, self.inodes?.free, reserve)
         })
@@ -128,6 +134,15 @@ mod tests {
             None,
             "no inode counts, as with btrfs"
         );
+    }
+
+    #[test]
+    fn coming_bytes_need_no_inodes() {
+        let disk = space((900, 1000), Some((49, 100)));
+        assert_eq!(disk.shortage_with(100, 800), None);
+        let shortage = disk.shortage_with(100, 801).unwrap();
+        assert_eq!((shortage.of, shortage.missing()), (Resource::Bytes, 1));
+        assert_eq!(disk.shortage_with(500, 1).unwrap().of, Resource::Inodes);
     }
 
     proptest! {

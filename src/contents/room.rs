@@ -73,9 +73,7 @@ impl Shared {
         }
         let space = DiskSpace::at(&self.objects).map_err(ContentError::Io)?;
         let reserve = self.limits.min_free;
-        let needed = reserve.saturating_add(others).saturating_add(bytes);
-        let shortage = space.shortage(reserve).or_else(|| space.shortage(needed));
-        match shortage {
+        match space.shortage_with(reserve, others.saturating_add(bytes)) {
             Some(shortage) => Err(ContentError::DiskFull { shortage }),
             None => Ok(()),
         }

@@ -2,7 +2,8 @@
 //!
 //! The orchestrator sends a content once, and later jobs find it here. Those of jobs that wait for their placement are
 //! pinned. What is used least recently goes first, when the cache is larger than `--content-cache`, and when the disk
-//! is short of space. A content that has just arrived stays for a while: its job follows.
+//! is short of space. A content that has just arrived stays for a while: its job follows. Another one that arrives
+//! doesn't take its place: two files of a job that don't fit together would evict each other.
 
 use crate::{
     api::{
@@ -18,16 +19,20 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::task::spawn_blocking;
 
 /// Time for which a content stays after its last use, unless the disk is short.
 const MIN_AGE: Duration = Duration::from_mins(10);
+
+/// Time for which no other content that arrives takes the place of one whose job has not come yet.
+const MAX_AWAITED_TIME: Duration = Duration::from_hours(1);
 
 /// Cache of contents; cheap to clone.
 #[derive(Clone)]
@@ -41,6 +46,8 @@ struct Shared {
     min_free: u64,
     /// Held during a clean-up, so that two don't remove more than is necessary.
     cleaning: Mutex<()>,
+    /// Contents whose jobs have not come yet, with the time of their arrival.
+    awaited: Mutex<HashMap<ContentHash, Instant>>,
 }
 
 impl ContentCache {
@@ -57,6 +64,7 @@ impl ContentCache {
             limit,
             min_free,
             cleaning: Mutex::default(),
+            awaited: Mutex::default(),
         })))
     }
 
@@ -68,9 +76,14 @@ impl ContentCache {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        let pinned = self.on_disk(move |cache| cache.pin(hashes)).await;
+        let pinned = hashes.clone();
+        let pinned = self.on_disk(move |cache| cache.pin(pinned)).await;
         let (pins, absent) = pinned.map_err(|error| unreadable(&error))?;
         if absent.is_empty() {
+            let mut awaited = self.0.awaited.lock();
+            for hash in &hashes {
+                awaited.remove(hash);
+            }
             return Ok(pins);
         }
         Err(missing(absent))
@@ -113,14 +126,18 @@ impl ContentCache {
         }
         self.make_room(size.unwrap_or(0)).await;
         let expected = Expected {
-            sha256: Some(sha256),
+            sha256: Some(sha256.clone()),
             size,
         };
         let mut writer = self.0.store.writer(expected).await.map_err(problem)?;
         while let Some(chunk) = body.next().await? {
             writer.write(&chunk).await.map_err(problem)?;
         }
-        writer.finish().await.map_err(problem)?;
+        // Its pin is held until it is awaited.
+        let _stored = writer.finish().await.map_err(problem)?;
+        let mut awaited = self.0.awaited.lock();
+        awaited.retain(|_, arrived| arrived.elapsed() < MAX_AWAITED_TIME);
+        awaited.insert(sha256, Instant::now());
         Ok(())
     }
 
@@ -181,7 +198,7 @@ impl ContentCache {
         let is_too_large = || shared.store.used_bytes().saturating_add(coming) > shared.limit;
         let shortage = |coming: u64| {
             let space = DiskSpace::at(&shared.path).ok()?;
-            space.shortage(shared.min_free.saturating_add(coming))
+            space.shortage_with(shared.min_free, coming)
         };
         if !is_too_large() && shortage(coming).is_none() {
             return Ok(());
@@ -196,12 +213,21 @@ impl ContentCache {
         let is_short = || shortage(coming).is_some();
         entries.sort_by_key(|entry| entry.last_used);
         for entry in entries {
+            if coming > 0 && self.is_awaited(&entry.sha256) {
+                continue;
+            }
             let may_go = is_short() || (is_too_large() && is_old(&entry));
             if may_go && shared.store.remove(&entry.sha256)? {
                 tracing::debug!(sha256 = %entry.sha256, bytes = entry.size_bytes, "content removed from the cache");
             }
         }
         Ok(())
+    }
+
+    fn is_awaited(&self, hash: &ContentHash) -> bool {
+        let awaited = self.0.awaited.lock();
+        let arrived = awaited.get(hash);
+        arrived.is_some_and(|arrived| arrived.elapsed() < MAX_AWAITED_TIME)
     }
 }
 

@@ -18,6 +18,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 /// Records about one entry.
 const MAX_EXTENSIONS: usize = 16;
+/// Bytes of all records: about 2 KiB for each of the most entries.
+const MAX_EXTENSIONS_BYTES: u64 = 4 << 30;
 /// Bytes that are read after the end mark, so that the checksum of the compression is checked.
 const MAX_TRAILER_BYTES: u64 = 1 << 20;
 /// Reason of a content that is something else.
@@ -71,6 +73,8 @@ pub(super) struct Archive<'a> {
     padding: u64,
     /// Whether there was a header.
     has_entries: bool,
+    /// Bytes of records that may still come.
+    extensions_left: u64,
 }
 
 /// Fields that records before an entry give it.
@@ -105,6 +109,7 @@ impl<'a> Archive<'a> {
             left: 0,
             padding: 0,
             has_entries: false,
+            extensions_left: MAX_EXTENSIONS_BYTES,
         })
     }
 
@@ -258,6 +263,10 @@ impl<'a> Archive<'a> {
         if size > MAX_EXTENSION_BYTES {
             return invalid("has a record of more than 1 MiB about an entry");
         }
+        let Some(left) = self.extensions_left.checked_sub(size) else {
+            return invalid("has more than 4 GiB of records about its entries");
+        };
+        self.extensions_left = left;
         self.set_entry_size(size)?;
         let mut bytes = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut bytes)?;
@@ -268,13 +277,21 @@ impl<'a> Archive<'a> {
         Ok(bytes)
     }
 
-    /// Reads up to the end of the compressed data, which holds its checksum.
+    /// Reads up to the end of the compressed data, which holds its checksum. Only zeros may come before it.
     fn read_trailer(&mut self) -> Result<(), ArchiveError> {
-        io::copy(
-            &mut (&mut self.input).take(MAX_TRAILER_BYTES),
-            &mut io::sink(),
-        )?;
-        Ok(())
+        let mut buffer = [0; 4096];
+        let mut trailer = (&mut self.input).take(MAX_TRAILER_BYTES);
+        loop {
+            let read = read_some(&mut trailer, &mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if buffer[..read].iter().any(|byte| *byte != 0) {
+                return invalid(
+                    "has data after its end mark, such as a second archive; send each archive as a file of its own",
+                );
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn extract(
     let in_archive =
         |error: ArchiveError| PlaceError::Invalid(format!("archive for {name}: {error}"));
     let directory = relative(path.as_bytes())?;
-    budget.count_entry()?;
+    budget.count_entries(1)?;
     let tree = workspace.subtree(&directory);
     let mut extraction = Extraction {
         tree: tree.map_err(|error| failure(&name, &error))?,
@@ -39,6 +39,8 @@ pub(super) fn extract(
                 EntryError::Place(error) => error,
                 EntryError::Archive(error) => in_archive(error),
             })?;
+        let made = extraction.tree.take_made();
+        extraction.budget.count_entries(made)?;
     }
     if let Ok(read) = content.metadata().map(|meta| meta.len()) {
         extraction.budget.count_read(read);
@@ -83,7 +85,7 @@ impl Extraction<'_, '_> {
     fn place(&mut self, archive: &mut Archive<'_>, entry: &Entry) -> Result<(), EntryError> {
         let path = relative(&entry.path)?;
         let failed = |error| EntryError::Place(failure(&quoted(&entry.path), &error));
-        self.budget.count_entry()?;
+        self.budget.count_entries(1)?;
         match entry.kind {
             EntryKind::File => self.place_file(archive, entry, &path),
             EntryKind::Directory => self

@@ -6,7 +6,8 @@
 //! workspace is removed: a command never sees half of its files.
 //!
 //! Placement reads and writes one chunk at a time, stops soon after a cancel, and is bounded by the limit of the
-//! workspace and by the node's reserve of bytes and inodes, which it checks while it writes.
+//! workspace and by the node's reserve of bytes and inodes, which it checks while it writes. Entries and time have
+//! limits of their own, for an archive that is small and never ends.
 
 mod archive;
 mod extract;
@@ -14,7 +15,7 @@ mod tree;
 
 use crate::{
     api::{jobs::files::JobFile, size::ByteSize},
-    disk_space::{DiskSpace, Resource, Shortage},
+    disk_space::DiskSpace,
     files::copy_part,
 };
 use rustix::io::Errno;
@@ -23,6 +24,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 use tree::Tree;
 
@@ -33,6 +35,10 @@ const CHECK_BYTES: u64 = 16 << 20;
 const CHECK_RESERVE_DIVISOR: u64 = 4;
 /// Entries that are made between two checks of the disk.
 const CHECK_ENTRIES: u64 = 1024;
+/// Entries of all archives and files of a job, with the directories that are made for them.
+const MAX_ENTRIES: u64 = 2_000_000;
+/// Time for all files of a job.
+const MAX_TIME: Duration = Duration::from_hours(1);
 /// Mode of a file that names none.
 const DEFAULT_MODE: u32 = 0o644;
 /// Longest part of a name that an error quotes, in bytes.
@@ -97,6 +103,7 @@ pub(super) fn place(
         } else {
             let mode = file.mode.map_or(DEFAULT_MODE, |mode| mode.0);
             place_file(&mut tree, path, &content, mode, &mut budget)?;
+            budget.count_entries(tree.take_made())?;
         }
     }
     tree.finish().map_err(|error| failure("workspace", &error))
@@ -110,7 +117,7 @@ fn place_file(
     budget: &mut Budget<'_>,
 ) -> Result<(), PlaceError> {
     let at_path = |error: io::Error| failure(&quoted(path.as_bytes()), &error);
-    budget.count_entry()?;
+    budget.count_entries(1)?;
     let relative = tree::normalize(path.as_bytes()).map_err(|reason| {
         PlaceError::Invalid(format!("file {}: {reason}", quoted(path.as_bytes())))
     })?;
@@ -136,7 +143,9 @@ struct Budget<'a> {
     workspace: PathBuf,
     limits: &'a Limits,
     control: &'a Control,
+    deadline: Instant,
     spent_bytes: u64,
+    spent_entries: u64,
     unchecked_bytes: u64,
     unchecked_entries: u64,
 }
@@ -147,7 +156,9 @@ impl<'a> Budget<'a> {
             workspace: workspace.to_owned(),
             limits,
             control,
+            deadline: Instant::now() + MAX_TIME,
             spent_bytes: 0,
+            spent_entries: 0,
             // The first one of anything is checked.
             unchecked_bytes: CHECK_BYTES,
             unchecked_entries: CHECK_ENTRIES,
@@ -183,15 +194,27 @@ impl<'a> Budget<'a> {
         self.check()
     }
 
-    /// Counts a file, a directory or a link that is about to be made.
-    fn count_entry(&mut self) -> Result<(), PlaceError> {
-        self.unchecked_entries += 1;
+    /// Counts files, directories and links that are about to be made.
+    fn count_entries(&mut self, count: u64) -> Result<(), PlaceError> {
+        self.spent_entries += count;
+        if self.spent_entries > MAX_ENTRIES {
+            return Err(PlaceError::Invalid(format!(
+                "the job's files have more than {MAX_ENTRIES} entries; send fewer and larger ones"
+            )));
+        }
+        self.unchecked_entries += count;
         self.check()
     }
 
     fn check(&mut self) -> Result<(), PlaceError> {
         if self.control.is_canceled.load(Ordering::Relaxed) {
             return Err(PlaceError::Canceled);
+        }
+        if Instant::now() >= self.deadline {
+            let minutes = MAX_TIME.as_secs() / 60;
+            return Err(PlaceError::Invalid(format!(
+                "the job's files could not be placed within {minutes} minutes; send less, or have them in the image"
+            )));
         }
         let reserve = self.limits.min_free / CHECK_RESERVE_DIVISOR;
         if self.unchecked_bytes < CHECK_BYTES.min(reserve.max(1))
@@ -206,15 +229,7 @@ impl<'a> Budget<'a> {
     /// Fails where `coming` more bytes would eat into the reserve of the disk.
     fn check_disk(&self, coming: u64) -> Result<(), PlaceError> {
         let space = DiskSpace::at(&self.workspace).map_err(|error| failure("workspace", &error))?;
-        let reserve = self.limits.min_free.saturating_add(coming);
-        match space.shortage(self.limits.min_free).or_else(|| {
-            let is_short = space.bytes.free < reserve;
-            is_short.then_some(Shortage {
-                of: Resource::Bytes,
-                free: space.bytes.free,
-                reserve,
-            })
-        }) {
+        match space.shortage_with(self.limits.min_free, coming) {
             None => Ok(()),
             Some(shortage) => Err(PlaceError::NoSpace(format!(
                 "the node's disk has no room for the job's files ({shortage}); send less, or run the job on a node with more room"
@@ -246,7 +261,7 @@ fn failure(name: &str, error: &io::Error) -> PlaceError {
         .any(is)
     {
         return invalid(
-            "its name is longer than the node's file system allows, or has characters that it does not",
+            "its name or path is longer than the node allows, or has characters that its file system does not",
         );
     }
     if [Errno::NOENT, Errno::MLINK].into_iter().any(is) {

@@ -1,5 +1,6 @@
 //! Directory tree in which entries are made by their relative paths, without following a link.
 
+use crate::sandbox_init::WORKSPACE;
 use rustix::{
     fd::AsFd,
     fs::{
@@ -8,9 +9,9 @@ use rustix::{
     },
     io::Errno,
 };
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{fs::File, io, mem, os::fd::OwnedFd, path::Path};
 
-/// Longest path of an entry, in bytes.
+/// Longest path that the kernel takes, with the NUL at its end.
 const MAX_PATH_BYTES: usize = 4096;
 /// Longest component of a path, in bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -74,6 +75,10 @@ impl RelativePath {
 pub(super) struct Tree {
     root: OwnedFd,
     current: (Vec<u8>, OwnedFd),
+    /// Longest path in this tree whose whole path still can be given to podman and others.
+    max_path_bytes: usize,
+    /// Directories that were made on the way to others.
+    made: u64,
     /// Modes that would keep a user who is not root from filling the directory.
     delayed: Vec<(RelativePath, u32)>,
 }
@@ -81,12 +86,16 @@ pub(super) struct Tree {
 impl Tree {
     /// Opens the directory at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Self::at(openat(CWD, path, DIRECTORY, Mode::empty())?)
+        let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
+        let above = path.as_os_str().len().max(WORKSPACE.len()) + 1;
+        Self::at(root, MAX_PATH_BYTES.saturating_sub(above + 1))
     }
 
-    fn at(root: OwnedFd) -> io::Result<Self> {
+    fn at(root: OwnedFd, max_path_bytes: usize) -> io::Result<Self> {
         Ok(Self {
             current: (Vec::new(), root.try_clone()?),
+            max_path_bytes,
+            made: 0,
             root,
             delayed: Vec::new(),
         })
@@ -94,13 +103,30 @@ impl Tree {
 
     /// Tree of a directory in this one, which is made where it is missing.
     pub(super) fn subtree(&self, path: &RelativePath) -> io::Result<Self> {
-        Self::at(open_or_make(&self.root, &path.0)?)
+        self.check_length(path)?;
+        let mut made = 0;
+        let root = open_or_make(&self.root, &path.0, &mut made)?;
+        let mut tree = Self::at(root, self.max_path_bytes.saturating_sub(path.0.len() + 1))?;
+        tree.made = made;
+        Ok(tree)
+    }
+
+    /// Number of directories that were made on the way to others since the last call.
+    pub(super) fn take_made(&mut self) -> u64 {
+        mem::take(&mut self.made)
+    }
+
+    fn check_length(&self, path: &RelativePath) -> io::Result<()> {
+        if path.0.len() > self.max_path_bytes {
+            return Err(Errno::NAMETOOLONG.into());
+        }
+        Ok(())
     }
 
     /// Directory of an entry, which is made where it is missing.
     fn directory(&mut self, path: &[u8]) -> io::Result<&OwnedFd> {
         if self.current.0 != path {
-            let directory = open_or_make(&self.root, path)?;
+            let directory = open_or_make(&self.root, path, &mut self.made)?;
             self.current = (path.to_owned(), directory);
         }
         Ok(&self.current.1)
@@ -141,6 +167,7 @@ impl Tree {
 
     /// Makes a directory, or gives the one that is there this mode.
     pub(super) fn create_directory(&mut self, path: &RelativePath, mode: u32) -> io::Result<()> {
+        self.check_length(path)?;
         let directory = self.directory(&path.0)?;
         if path.is_root() {
             return Ok(());
@@ -181,6 +208,7 @@ impl Tree {
         if name.is_empty() {
             return Err(Errno::ISDIR.into());
         }
+        self.check_length(path)?;
         let directory = self.directory(parent)?;
         match make(directory, name) {
             Err(Errno::EXIST) => {
@@ -200,31 +228,35 @@ fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
         // Kernels before 5.6, and filters of containers, don't have it.
-        Err(Errno::NOSYS | Errno::PERM) => walk(root, path, false),
+        Err(Errno::NOSYS | Errno::PERM) => walk(root, path, None),
         opened => Ok(opened?),
     }
 }
 
-fn open_or_make(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+fn open_or_make(root: &OwnedFd, path: &[u8], made: &mut u64) -> io::Result<OwnedFd> {
     match open_beneath(root, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => walk(root, path, true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => walk(root, path, Some(made)),
         opened => opened,
     }
 }
 
-/// Opens a directory one component after the other, and makes those that are missing where `makes` says so.
-fn walk(root: &OwnedFd, path: &[u8], makes: bool) -> io::Result<OwnedFd> {
+/// Opens a directory one component after the other. Where those that it makes are counted, it makes missing ones.
+fn walk(root: &OwnedFd, path: &[u8], mut made: Option<&mut u64>) -> io::Result<OwnedFd> {
     let mut directory = root.try_clone()?;
     for name in path.split(|byte| *byte == b'/') {
-        directory = match openat(&directory, name, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOENT) if makes => {
+        directory = match (
+            openat(&directory, name, DIRECTORY, Mode::empty()),
+            &mut made,
+        ) {
+            (Err(Errno::NOENT), Some(made)) => {
                 mkdirat(&directory, name, Mode::RWXU)?;
-                let made = openat(&directory, name, DIRECTORY, Mode::empty())?;
+                **made += 1;
+                let new = openat(&directory, name, DIRECTORY, Mode::empty())?;
                 // The umask must not narrow it.
-                set_mode(&made, DIRECTORY_MODE)?;
-                made
+                set_mode(&new, DIRECTORY_MODE)?;
+                new
             }
-            opened => opened?,
+            (opened, _) => opened?,
         };
     }
     Ok(directory)
