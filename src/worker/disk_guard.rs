@@ -87,9 +87,11 @@ struct JobUsage {
     used: u64,
     /// It is stopping or has ended, and its space will be free soon.
     is_ending: bool,
+    /// It is canceled, and may go on until its grace is over.
+    is_canceled: bool,
 }
 
-/// Index of the job that is to be stopped: of those that aren't ending the one that uses most. None while the space
+/// Index of the job that is to be stopped: of those that aren't ending the one that uses most, canceled ones first. None while the space
 /// of those that are ending makes up for what is missing; and none if all together, or this one alone, use so little
 /// that something other than jobs has filled the disk.
 fn choose_victim(shortage: &Shortage, uses: &[JobUsage]) -> Option<usize> {
@@ -110,8 +112,9 @@ fn choose_victim(shortage: &Shortage, uses: &[JobUsage]) -> Option<usize> {
         .min(shortage.reserve / MIN_VICTIM_RESERVE_DIVISOR)
         .max(1);
     let running = uses.iter().enumerate().filter(|(_, job)| !job.is_ending);
-    let (index, largest) = running.max_by_key(|(_, job)| job.used)?;
-    (largest.used >= least).then_some(index)
+    let causes = running.filter(|(_, job)| job.used >= least);
+    let (index, _) = causes.max_by_key(|(_, job)| (job.is_canceled, job.used))?;
+    Some(index)
 }
 
 /// Guards the disks for as long as the worker lives.
@@ -237,6 +240,7 @@ fn relieve(filesystem: &ShortFilesystem, jobs: &[Arc<Job>], usages: &[SandboxUsa
         .map(|(job, usage)| JobUsage {
             used: filesystem.used_by(usage),
             is_ending: job.is_ending(),
+            is_canceled: job.is_canceled(),
         })
         .collect();
     let Some(index) = choose_victim(shortage, &uses) else {
@@ -295,8 +299,12 @@ mod tests {
 
     fn uses(list: &[(u64, bool)]) -> Vec<JobUsage> {
         let uses = list.iter();
-        uses.map(|&(used, is_ending)| JobUsage { used, is_ending })
-            .collect()
+        uses.map(|&(used, is_ending)| JobUsage {
+            used,
+            is_ending,
+            is_canceled: false,
+        })
+        .collect()
     }
 
     #[test]
@@ -332,6 +340,21 @@ mod tests {
             choose_victim(&[(20 * MIB, false), (300 * MIB, true)]),
             Some(0),
             "the ending job doesn't free enough space"
+        );
+    }
+
+    #[test]
+    fn canceled_job_goes_before_others() {
+        let mut uses = uses(&[(300 * MIB, false), (200 * MIB, false), (MIB, false)]);
+        uses[1].is_canceled = true;
+        uses[2].is_canceled = true;
+        let short = short_of(100 * MIB, 512 * MIB);
+        assert_eq!(choose_victim(&short, &uses), Some(1));
+        uses[1].is_ending = true;
+        assert_eq!(
+            choose_victim(&short, &uses),
+            Some(0),
+            "what the canceled job has left is too little"
         );
     }
 

@@ -20,6 +20,7 @@ use super::{
     job_files::place_files,
     job_result::write_result,
     job_shim::JobShimConfig,
+    job_stop::{cancel_requested, stop_requested},
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
 };
@@ -37,19 +38,15 @@ use crate::{
     },
     retry::retry,
     sandbox::{
-        SandboxConfig, SandboxId, StopReason, StopRequest,
+        SandboxConfig, SandboxId,
         shim::{self, ShimHandle},
     },
     sandbox_init::seccomp,
     spool::{JobEnd, Spool},
-    wait,
 };
 use futures_util::FutureExt as _;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 /// Shims that are started for one attempt, should they be killed before the command begins.
@@ -254,6 +251,8 @@ async fn supervise(
 ) {
     let mut sent = None;
     let mut stdin = job.subscribe_stdin();
+    // What came before has perhaps not been notified.
+    stdin.mark_changed();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
     loop {
@@ -290,37 +289,6 @@ async fn supervise(
                 sent = Some(request);
                 handle.stop(request);
             }
-        }
-    }
-}
-
-/// Waits for the request to cancel a job, or one that leaves its command less time than the one before; the most time
-/// between TERM and KILL.
-async fn cancel_requested(
-    cancel: &mut watch::Receiver<Option<Duration>>,
-    before: Option<Duration>,
-) -> Duration {
-    let is_shorter = |grace: &Option<Duration>| match (grace, before) {
-        (Some(grace), Some(before)) => *grace < before,
-        (grace, _) => grace.is_some(),
-    };
-    match wait::until(cancel, is_shorter).await {
-        Ok(Some(grace)) => grace,
-        // The sender is gone with the job: no request can come any more.
-        _ => std::future::pending().await,
-    }
-}
-
-/// Waits for a reason to stop the sandbox of a job, or to shorten the grace of the request that was sent.
-async fn stop_requested(job: &Job, sent: Option<StopRequest>) -> StopRequest {
-    let (mut cancel, mut excess) = (job.cancellation(), job.excess.subscribe());
-    let before = sent.map(|request| request.max_grace);
-    tokio::select! {
-        max_grace = cancel_requested(&mut cancel, before) => {
-            StopRequest::within(StopReason::Canceled, max_grace)
-        }
-        Ok(Some(reason)) = wait::until(&mut excess, Option::is_some), if sent.is_none() => {
-            StopRequest::new(reason)
         }
     }
 }

@@ -45,6 +45,8 @@ struct MemoryUse {
     growth: u64,
     /// It is stopping or has ended, and its memory will be free soon.
     is_ending: bool,
+    /// It is canceled, and may go on until its grace is over.
+    is_canceled: bool,
 }
 
 /// Samples of a sandbox.
@@ -55,7 +57,7 @@ struct Samples {
 }
 
 /// Index of the job that is to be stopped: of those that aren't ending the one that grew most, or, where none grew,
-/// the one that uses most. None while the memory of those that are ending makes up for what is missing, and none if all
+/// the one that uses most; canceled ones first. None while the memory of those that are ending makes up for what is missing, and none if all
 /// jobs together, or this one alone, use so little that something else has taken the memory.
 fn choose_victim(missing: u64, uses: &[MemoryUse]) -> Option<usize> {
     let sum = |is_ending: bool| {
@@ -69,8 +71,9 @@ fn choose_victim(missing: u64, uses: &[MemoryUse]) -> Option<usize> {
     }
     let running = || uses.iter().enumerate().filter(|(_, job)| !job.is_ending);
     let most = |amount: fn(&MemoryUse) -> u64| {
-        let (index, job) = running().max_by_key(|(_, job)| amount(job))?;
-        (amount(job) >= MIN_VICTIM_BYTES).then_some(index)
+        let causes = running().filter(|(_, job)| amount(job) >= MIN_VICTIM_BYTES);
+        let (index, _) = causes.max_by_key(|(_, job)| (job.is_canceled, amount(job)))?;
+        Some(index)
     };
     most(|job| job.growth).or_else(|| most(|job| job.used))
 }
@@ -151,6 +154,7 @@ async fn sample(
             used,
             growth: samples.growth_to(used, now),
             is_ending: job.is_ending(),
+            is_canceled: job.is_canceled(),
         }
     });
     uses.collect()
@@ -218,6 +222,7 @@ mod tests {
             used: used * MIB,
             growth: growth * MIB,
             is_ending,
+            is_canceled: false,
         })
         .collect()
     }
@@ -243,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn canceled_job_goes_before_others() {
+        let mut uses = uses(&[(900, 300, false), (300, 200, false), (8, 8, false)]);
+        uses[1].is_canceled = true;
+        uses[2].is_canceled = true;
+        assert_eq!(choose_victim(100 * MIB, &uses), Some(1));
+    }
+
+    #[test]
     fn growth_counts_within_window() {
         let mut samples = Samples::default();
         let start = Instant::now();
@@ -261,7 +274,7 @@ mod tests {
             list in proptest::collection::vec((0..1_u64 << 40, 0..1_u64 << 40, any::<bool>()), 0..8),
         ) {
             let uses: Vec<_> = list.iter().map(|&(used, growth, is_ending)| MemoryUse {
-                used, growth: growth.min(used), is_ending,
+                used, growth: growth.min(used), is_ending, is_canceled: false,
             }).collect();
             if let Some(index) = choose_victim(missing, &uses) {
                 let victim = uses[index];

@@ -36,6 +36,7 @@ mod job;
 mod job_files;
 mod job_result;
 pub(crate) mod job_shim;
+mod job_stop;
 mod ledger;
 mod log_part;
 mod memory_guard;

@@ -30,6 +30,8 @@ pub(crate) struct ShimHandle {
     /// Request to stop that waits for the protocol.
     stop: Option<StopRequest>,
     is_stop_sent: bool,
+    /// Notification about stdin that waits for the protocol.
+    has_stdin: bool,
     read: BytesMut,
     unsent: BytesMut,
 }
@@ -81,6 +83,7 @@ impl ShimHandle {
             protocol: None,
             stop: None,
             is_stop_sent: false,
+            has_stdin: false,
             read: BytesMut::new(),
             unsent: BytesMut::new(),
         })
@@ -89,15 +92,21 @@ impl ShimHandle {
     /// Requests the stop of the sandbox, or a shorter grace. It is sent by [`changed`](Self::changed), once the shim has
     /// said how.
     pub(crate) fn stop(&mut self, request: StopRequest) {
-        self.stop = Some(request);
+        self.stop = Some(self.stop.map_or(request, |waiting| waiting.merge(request)));
         self.queue_stop();
     }
 
-    /// Notifies the shim that there is more stdin. One that has not announced its protocol looks for it by itself.
+    /// Notifies the shim that there is more stdin. It is sent by [`changed`](Self::changed), too.
     pub(crate) fn notify_stdin(&mut self) {
-        let Some(protocol) = self.protocol else {
+        self.has_stdin = true;
+        self.queue_stdin();
+    }
+
+    fn queue_stdin(&mut self) {
+        let (Some(protocol), true) = (self.protocol, self.has_stdin) else {
             return;
         };
+        self.has_stdin = false;
         let notice = encode_stdin(protocol);
         // One that waits stands for all.
         if !self.unsent.ends_with(&notice) {
@@ -143,6 +152,7 @@ impl ShimHandle {
             {
                 self.protocol = Some(protocol);
                 self.queue_stop();
+                self.queue_stdin();
             }
         }
         Ok(has_changed)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sandbox::StopReason;
+use std::time::Duration;
 
 #[tokio::test]
 async fn socket_ends_agree_on_protocol() {
@@ -10,17 +11,27 @@ async fn socket_ends_agree_on_protocol() {
     let listener = UnixListener::bind(dir.path().join(SOCKET_FILE)).unwrap();
     let mut handle = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
     // Before the shim has announced its protocol.
-    handle.stop(StopRequest::new(StopReason::Canceled));
+    let stop = StopRequest::within(StopReason::Canceled, Duration::ZERO);
+    handle.stop(stop);
+    handle.stop(StopRequest::new(StopReason::Shutdown));
+    handle.notify_stdin();
 
     let (updates, receiver) = watch::channel(());
     let stops = Stops::new();
+    let (stdin, mut notices) = watch::channel(());
     let server = background::spawn(
         "test",
-        server::serve(listener, receiver, stops.clone(), watch::Sender::new(())),
+        server::serve(listener, receiver, stops.clone(), stdin),
     );
     assert!(handle.changed().await, "hello");
+    // That of the connection itself.
+    notices.changed().await.unwrap();
     tokio::select! {
-        reason = stops.requested() => assert_eq!(reason, StopReason::Canceled),
+        request = stops.next(None) => assert_eq!(request, stop),
+        _ = handle.changed() => panic!("an update of nothing"),
+    }
+    tokio::select! {
+        notice = notices.changed() => notice.unwrap(),
         _ = handle.changed() => panic!("an update of nothing"),
     }
     updates.send_replace(());

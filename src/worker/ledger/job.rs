@@ -81,9 +81,11 @@ impl Job {
         });
     }
 
-    /// Whether the job has ended or is about to, so that its disk and memory are free soon.
+    /// Whether the job has ended or is about to, so that its disk and memory are free soon. One that is canceled with a
+    /// grace may take more of both until that is over.
     pub(in crate::worker) fn is_ending(&self) -> bool {
-        self.has_ended() || self.is_canceled() || self.excess.borrow().is_some()
+        let is_killed = self.cancel.borrow().is_some_and(|grace| grace.is_zero());
+        self.has_ended() || is_killed || self.excess.borrow().is_some()
     }
 
     /// Whether the job is canceled.
