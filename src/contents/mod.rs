@@ -175,7 +175,7 @@ impl ContentStore {
 
     /// Path of a content, for a program that reads it. It may be removed, unless it is pinned.
     pub fn path_of(&self, hash: &ContentHash) -> PathBuf {
-        self.0.object(hash)
+        self.shared.object(hash)
     }
 
     /// Removes a content. Returns whether it is gone: a pinned one stays.

@@ -84,18 +84,18 @@ impl StdinFeed {
     }
 
     /// Waits for the next message to init. Reads on this thread, as all that a sandbox prints is written on it: the
-    /// bytes were written just now. Cancel-safe.
-    pub(super) async fn next(&mut self) -> InitRequest {
+    /// bytes were written just now. Fails once when they can't be read: an end would make the command take a part for
+    /// the whole. Cancel-safe.
+    pub(super) async fn next(&mut self) -> io::Result<InitRequest> {
         loop {
             // Before the look, so that nothing is missed.
             self.source.updates.mark_unchanged();
             match self.read() {
-                Ok(Some(request)) => return request,
+                Ok(Some(request)) => return Ok(request),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(%error, "stdin of the command can't be read; it ends here");
                     self.window.is_over = true;
-                    return InitRequest::Stdin(Vec::new());
+                    return Err(error);
                 }
             }
             if self.source.updates.changed().await.is_err() {
@@ -148,7 +148,25 @@ impl StdinFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::Spool;
     use proptest::prelude::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn unreadable_stdin_is_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::at(dir.path().to_owned());
+        fs::write(spool.stdin(), b"some").unwrap();
+        let reader = spool.stdin_reader().unwrap().unwrap();
+        let (_updates, updates) = watch::channel(());
+        let mut feed = StdinFeed::new(&StdinSource {
+            reader: Arc::new(Mutex::new(reader)),
+            updates,
+        });
+        fs::write(dir.path().join("stdin.received"), b"damaged").unwrap();
+        assert!(feed.next().await.is_err());
+        assert!(!feed.is_open(), "it would fail again and again");
+    }
 
     proptest! {
         #[test]

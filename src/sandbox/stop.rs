@@ -22,6 +22,8 @@ pub(crate) enum StopReason {
     OutOfMemory(Overuse),
     /// The sandbox has more on disk than the node allows to one.
     WorkspaceLimit(Overuse),
+    /// The stdin of its command can't be read. Only the sandbox's own shim finds this.
+    StdinUnreadable,
     /// The machine shuts down.
     Shutdown,
 }
@@ -66,12 +68,22 @@ impl StopRequest {
             StopReason::OutOfDisk(_) => OUT_OF_DISK_GRACE,
             // Each moment makes it worse, and others pay for it.
             StopReason::OutOfMemory(_) | StopReason::WorkspaceLimit(_) => Duration::ZERO,
+            // A command that waits for the rest must not take it for the end.
+            StopReason::StdinUnreadable => Duration::ZERO,
             StopReason::Shutdown => SHUTDOWN_GRACE,
             StopReason::Timeout | StopReason::Canceled => Duration::MAX,
         };
         Self {
             reason,
             max_grace: max_grace.min(limit),
+        }
+    }
+
+    /// This request with a later one: the reason of this one counts, and the shortest grace.
+    pub(super) fn merge(self, later: Self) -> Self {
+        Self {
+            max_grace: self.max_grace.min(later.max_grace),
+            ..self
         }
     }
 }
@@ -88,10 +100,7 @@ impl Stops {
     /// Requests the stop, or shortens the grace of one that was requested.
     pub(crate) fn request(&self, request: StopRequest) {
         self.0.send_if_modified(|now| {
-            let merged = now.map_or(request, |first| StopRequest {
-                max_grace: first.max_grace.min(request.max_grace),
-                ..first
-            });
+            let merged = now.map_or(request, |first| first.merge(request));
             now.replace(merged) != Some(merged)
         });
     }

@@ -9,7 +9,7 @@ use super::{
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
     ordered_sink::OrderedSink,
     stdin::StdinFeed,
-    stop::{StopRequest, Stops},
+    stop::{StopReason, StopRequest, Stops},
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     sandbox_init::wire::{ExecId, Hello, InitRequest, Report},
 };
 use bytes::BytesMut;
-use std::time::Instant;
+use std::{io, time::Instant};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
@@ -163,8 +163,7 @@ impl Supervisor<'_> {
                 None
             }
             request = next_stdin(&mut self.stdin), if life.is_running() => {
-                self.unsent.extend_from_slice(&request.encode(ExecId::FIRST));
-                None
+                self.on_stdin_read(request)
             }
             report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
             // Not before the command is reported to run: events come in that order.
@@ -206,6 +205,20 @@ impl Supervisor<'_> {
             // Never asked for, or about what it can't be about.
             Some(_) => None,
             None => Some(Event::ReportsClosed),
+        }
+    }
+
+    fn on_stdin_read(&mut self, request: io::Result<InitRequest>) -> Option<Event> {
+        match request {
+            Ok(request) => {
+                self.send(&request.encode(ExecId::FIRST));
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "stdin of the command can't be read; stopping it");
+                let stop = StopRequest::new(StopReason::StdinUnreadable);
+                Some(Event::StopRequested(stop))
+            }
         }
     }
 
@@ -292,7 +305,7 @@ impl Supervisor<'_> {
 }
 
 /// Waits for the next message with a command's stdin, for ever where there is none. Cancel-safe.
-async fn next_stdin(stdin: &mut Option<StdinFeed>) -> InitRequest {
+async fn next_stdin(stdin: &mut Option<StdinFeed>) -> io::Result<InitRequest> {
     match stdin {
         Some(stdin) if stdin.is_open() => stdin.next().await,
         _ => std::future::pending().await,

@@ -249,6 +249,10 @@ pub(super) fn stopped(reason: StopReason) -> JobEnd {
         StopReason::WorkspaceLimit(overuse) => {
             JobEnd::failed(JobErrorKind::WorkspaceLimit, over_workspace_limit(overuse))
         }
+        StopReason::StdinUnreadable => JobEnd::failed(
+            JobErrorKind::EngineError,
+            "ended by its node, which can't read the rest of the job's stdin from its disk; run it again",
+        ),
     }
 }
 
