@@ -142,7 +142,9 @@ pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
             put_overuse(&mut bytes, WORKSPACE_LIMIT, overuse);
         }
         // The nearest that such a shim understands.
-        StopReason::WorkspaceLimit(overuse) => put_overuse(&mut bytes, UNFRAMED_BYTES, overuse),
+        StopReason::WorkspaceLimit(overuse) | StopReason::OutOfMemory(overuse) => {
+            put_overuse(&mut bytes, UNFRAMED_BYTES, overuse);
+        }
         _ if is_framed => bytes.put_u8(CANCELED),
         _ => bytes.put_u8(UNFRAMED_CANCEL),
     }

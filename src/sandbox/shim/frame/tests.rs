@@ -42,6 +42,23 @@ fn overuse_survives_frames() {
     }
 }
 
+#[test]
+fn overuse_is_out_of_disk_without_frames() {
+    let overuse = Overuse { used: 5, limit: 4 };
+    for reason in [
+        StopReason::OutOfMemory(overuse),
+        StopReason::WorkspaceLimit(overuse),
+    ] {
+        let stop = encode_stop(StopRequest::new(reason), Protocol::Unframed);
+        let taken = take_stop(&mut BytesMut::from(stop.as_slice())).unwrap();
+        let reason = taken.map(|request| request.reason);
+        assert!(
+            matches!(reason, Some(StopReason::OutOfDisk(_))),
+            "{reason:?}"
+        );
+    }
+}
+
 fn taken_bytewise<T>(
     bytes: &[u8],
     take: impl Fn(&mut BytesMut) -> io::Result<Option<T>>,
