@@ -11,7 +11,10 @@
 //! offset, length and hash, so that a sender may always send the last one again, and of two senders one is refused.
 //! [`decide`] is that decision; it is pure.
 
-use crate::digest::sha256_hex;
+use crate::{
+    digest::sha256_hex,
+    files::{Durability, replace_file},
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _},
@@ -190,17 +193,28 @@ pub(super) fn receive(dir: &Path, piece: &Piece) -> io::Result<(PieceOutcome, u6
     match decide(&received, Passed::read(dir)?, &next) {
         Decision::Answer(outcome) => Ok((outcome, received.total())),
         Decision::Append => {
-            let bytes = OpenOptions::new().write(true).open(path(dir))?;
+            let ended = Ok((PieceOutcome::Ended, received.total()));
+            let bytes = match OpenOptions::new().write(true).open(path(dir)) {
+                // The command has ended just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return ended,
+                opened => opened?,
+            };
             bytes.write_all_at(&piece.bytes, piece.offset)?;
             write_record(&dir.join(RECEIVED_FILE), &next.encode())?;
+            if !path(dir).try_exists()? {
+                // So late that the record may be there again.
+                remove(dir)?;
+                return ended;
+            }
             Ok((PieceOutcome::Accepted, next.total()))
         }
     }
 }
 
-/// Removes what is left of the stdin of a job that has ended. A piece that comes later finds that it takes none.
+/// Removes what is left of the stdin of a job that has ended, the bytes first: a piece that comes at the same time looks
+/// for them at last. One that comes later finds that the job takes none.
 pub(super) fn remove(dir: &Path) -> io::Result<()> {
-    for name in [RECEIVED_FILE, PASSED_FILE, BYTES_FILE] {
+    for name in [BYTES_FILE, PASSED_FILE, RECEIVED_FILE] {
         match fs::remove_file(dir.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -294,14 +308,9 @@ fn read_record<const N: usize>(path: &Path) -> io::Result<Option<[u8; N]>> {
     }
 }
 
-/// Writes a record in one call, in place: a reader finds the one before or this one.
+/// Replaces a record: a reader finds the one before or this one. Written in place, it could be a part of each.
 fn write_record(path: &Path, record: &[u8]) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    file.write_all_at(record, 0)
+    replace_file(path, record, Durability::Process)
 }
 
 #[cfg(test)]

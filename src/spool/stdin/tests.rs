@@ -39,6 +39,18 @@ fn repeated_piece_is_accepted_once() {
 }
 
 #[test]
+fn piece_after_end_finds_no_stdin() {
+    let dir = live();
+    let more = piece(0, b"more", false);
+    // The command ends: first the bytes go.
+    fs::remove_file(path(dir.path())).unwrap();
+    assert_eq!(receive(dir.path(), &more).unwrap().0, PieceOutcome::Ended);
+    remove(dir.path()).unwrap();
+    assert_eq!(receive(dir.path(), &more).unwrap().0, PieceOutcome::NotLive);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn full_and_closed_stdin_take_nothing() {
     let dir = live();
     let half = vec![7; usize::try_from(MAX_WAITING_BYTES / 2).unwrap()];
