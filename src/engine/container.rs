@@ -11,6 +11,9 @@ use crate::{background, sandbox_init};
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 
+/// Argument that has no hook pass devices of NVIDIA.
+const NO_HOOKED_GPUS_ARG: &str = "--env=NVIDIA_VISIBLE_DEVICES=void";
+
 /// Root file system of a container.
 #[derive(Clone, Copy)]
 pub enum Root<'a> {
@@ -151,6 +154,9 @@ pub(super) fn sandbox_args(
         "--oom-score-adj=1000",
         // By default podman copies the node's proxy variables into a container.
         "--http-proxy=false",
+        // NVIDIA's hook, where a host has it for all containers, passes the devices that this variable names, and images
+        // with CUDA name all. Devices come by arguments of their own, and a job that has some gets the variable back.
+        NO_HOOKED_GPUS_ARG,
     ];
     list.extend(sandbox.map(str::to_owned));
     list.push(format!("--name={name}"));
