@@ -128,19 +128,21 @@ fn check_allowed(ctx: &WorkerContext, image: &ImageRef) -> Result<(), PrepareErr
     Err(PrepareError::Failed(JobErrorKind::ImageNotAllowed, message))
 }
 
-/// Waits until no earlier attempt of the job is left that has a device of this one: it was canceled.
+/// Waits until no superseded attempt is left that has a device of this job: of the same job, or of another, whose
+/// later attempt had the device and has ended. Those are canceled; a job that isn't has its devices alone.
 async fn wait_for_gpus(ctx: &WorkerContext, job: &Arc<Job>) {
     let shares = |other: &&Arc<Job>| {
         let gpus = &job.accepted.gpus;
-        other.accepted.attempt < job.accepted.attempt
-            && other.accepted.job_id == job.accepted.job_id
+        let is_superseded = other.is_canceled() && !other.has_ended();
+        is_superseded
+            && !Arc::ptr_eq(other, job)
             && other.accepted.gpus.iter().any(|gpu| gpus.contains(gpu))
     };
     if job.accepted.gpus.is_empty() {
         return;
     }
-    for earlier in ctx.live.jobs().iter().filter(shares) {
-        earlier.wait_result().await;
+    for other in ctx.live.jobs().iter().filter(shares) {
+        other.wait_result().await;
     }
 }
 
