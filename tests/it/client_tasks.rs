@@ -30,6 +30,7 @@ fn several_tasks_are_waited_for() {
         assert!(done.stdout.lines().any(|found| found == line), "{done:?}");
     }
     assert_eq!(cluster.run(&["task", "wait", &good, &good[..13]]).code, 0);
+    assert_eq!(cluster.run(&["task", "wait", &bad, "nowhere"]).code, 3);
     let done = cluster.run(&["task", "wait", &good, "nowhere", "--output", "json"]);
     assert_eq!(done.code, 4);
     assert!(

@@ -85,3 +85,27 @@ fn file_keeps_mode_and_missing_result_is_named() {
     assert!(done.stderr.contains("--download nothing"), "{done:?}");
     cluster.node.assert_clean();
 }
+
+#[test]
+fn partial_results_are_no_success() {
+    let cluster = Cluster::start_with(&["--artifact-limit", "1MiB"]);
+    let project = project(&cluster);
+    let script = "mkdir out; head -c 2000000 /dev/zero >out/large; echo small >out/small";
+    let command = ["--download", "out", "--", "sh", "-c", script];
+    let mut partial = cluster.cli(&[&["run"][..], &command].concat());
+    let done = run(partial.current_dir(&project));
+    assert_eq!(done.code, 4, "{done:?}");
+    assert!(done.stderr.contains("1 file is missing: "), "{done:?}");
+    let small = fs::read_to_string(project.join("out/small"));
+    assert_eq!(small.unwrap(), "small\n");
+    let id = cluster.user.get("/v1/tasks?limit=1").json(200)["tasks"][0]["id"].clone();
+    for arguments in [["task", "result"], ["task", "wait"]] {
+        let shown = cluster.run(&[&arguments[..], &[id.as_str().unwrap()]].concat());
+        assert_eq!(shown.code, 0, "{shown:?}");
+        assert!(
+            shown.stderr.contains("warning: 1 file is missing: "),
+            "{shown:?}"
+        );
+    }
+    cluster.node.assert_clean();
+}

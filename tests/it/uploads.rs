@@ -8,8 +8,13 @@ use crate::support::{
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::fs::symlink,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::{FileExt as _, symlink},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
 };
 use tempfile::TempDir;
 
@@ -44,14 +49,47 @@ impl Stage {
         fs::write(path, content).unwrap();
     }
 
-    fn run(&self, arguments: &[&str]) -> Done {
-        let gateway = &self.orchestrator.gateway_url;
+    fn command(&self, gateway: &str, arguments: &[&str]) -> Command {
         let mut command = client(self.home.path(), gateway, arguments);
         command
             .current_dir(self.path("."))
             .env("XDG_CACHE_HOME", self.home.path().join("cache"))
             .env("CYNODE_TOKEN", self.user.token());
-        run(&mut command)
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        run(&mut self.command(&self.orchestrator.gateway_url, arguments))
+    }
+
+    /// Starts a command that reaches the orchestrator by a link.
+    fn spawn(&self, link: &Link, arguments: &[&str]) -> Process {
+        let mut command = self.command(&link.url, arguments);
+        Process::start("client", self.home.path(), &mut command)
+    }
+
+    /// File of the only upload that has not arrived whole, and its size.
+    fn partial(&self) -> Option<(PathBuf, u64)> {
+        let partial = self.home.path().join("orchestrator/contents/partial");
+        let entry = fs::read_dir(partial).ok()?.next()?.ok()?;
+        let size = entry.metadata().ok()?.len();
+        (size > 0).then(|| (entry.path(), size))
+    }
+
+    /// Starts an upload of `data` that is held once a part of it has arrived; its key is there, too.
+    fn held_upload(&self) -> (Process, Link) {
+        let link = Link::to(&self.orchestrator.gateway_url, HELD_AT);
+        let sender = self.spawn(&link, &["artifacts", "upload", "data"]);
+        crate::support::eventually("a part has arrived", || self.partial());
+        (sender, link)
+    }
+
+    /// Asserts that an artifact has these bytes in it.
+    #[track_caller]
+    fn assert_contains(&self, id: &str, content: &[u8]) {
+        let artifact = self.user.get(&format!("/v1/artifacts/{id}"));
+        let mut parts = artifact.body.windows(content.len());
+        assert!(parts.any(|part| part == content));
     }
 
     /// Output of a command that succeeds.
@@ -96,6 +134,79 @@ impl Stage {
         };
         entries.map(name).collect()
     }
+}
+
+/// Bytes of a request that a link passes on before it holds the rest.
+const HELD_AT: usize = 4_000_000;
+
+/// Link to the orchestrator, which holds what a client sends, and knows the ranges.
+struct Link {
+    url: String,
+    ranges: Arc<Mutex<Vec<String>>>,
+    /// Goes on with what is held; dropped, it cuts the connection.
+    go_on: mpsc::Sender<()>,
+}
+
+impl Link {
+    /// Link that holds the first request of more than `held_at` bytes.
+    fn to(gateway: &str, held_at: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let gateway = gateway.strip_prefix("http://").unwrap().to_owned();
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let (go_on, held) = mpsc::channel();
+        let (held, seen) = (Arc::new(Mutex::new(held)), Arc::clone(&ranges));
+        thread::spawn(move || {
+            for from in listener.incoming() {
+                let (from, to) = (from.unwrap(), TcpStream::connect(&gateway).unwrap());
+                let back = (to.try_clone().unwrap(), from.try_clone().unwrap());
+                thread::spawn(move || pass(back.0, back.1, |_, _| true));
+                let (held, seen) = (Arc::clone(&held), Arc::clone(&seen));
+                thread::spawn(move || {
+                    pass(from, to, |bytes, passed| {
+                        let text = String::from_utf8_lossy(bytes).to_lowercase();
+                        if let Some((_, range)) = text.split_once("content-range: ") {
+                            let range = range.lines().next().unwrap_or_default();
+                            seen.lock().unwrap().push(range.to_owned());
+                        }
+                        let is_held = passed < held_at && passed + bytes.len() >= held_at;
+                        !is_held || held.lock().unwrap().recv().is_ok()
+                    });
+                });
+            }
+        });
+        Self { url, ranges, go_on }
+    }
+
+    /// First bytes of the parts that were sent.
+    fn starts(&self) -> Vec<u64> {
+        let ranges = self.ranges.lock().unwrap();
+        let start = |range: &String| {
+            range
+                .strip_prefix("bytes ")?
+                .split('-')
+                .next()?
+                .parse()
+                .ok()
+        };
+        ranges.iter().filter_map(start).collect()
+    }
+}
+
+/// Passes bytes on until an end, or until `look` wants no more; it gets each piece and the number of bytes before.
+fn pass(mut from: TcpStream, mut to: TcpStream, mut look: impl FnMut(&[u8], usize) -> bool) {
+    let (mut buffer, mut passed) = (vec![0; 65_536], 0);
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if !look(&buffer[..read], passed) || to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+        passed += read;
+    }
+    let _ = (to.shutdown(Shutdown::Both), from.shutdown(Shutdown::Both));
+}
+
+fn numbers(length: u32) -> Vec<u8> {
+    (0..length).map(|n| (n % 249) as u8).collect()
 }
 
 /// Makes the times of a file old enough that any change shows in them.
@@ -188,6 +299,23 @@ fn artifacts_are_listed_downloaded_and_deleted() {
     stage.output(&["artifacts", "download", &empty, "--out", "copy"]);
     assert_eq!(fs::read(stage.path("copy")).unwrap(), b"");
 
+    // A reader that has left, such as `head`, is no error worth a message.
+    let gateway = &stage.orchestrator.gateway_url;
+    let mut command = stage.command(gateway, &["artifacts", "download", &id, "--out", "-"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut gone = command.spawn().unwrap();
+    drop(gone.stdout.take());
+    let gone = gone.wait_with_output().unwrap();
+    assert_eq!(
+        (gone.status.code(), &gone.stderr[..]),
+        (Some(141), &b""[..])
+    );
+    // What a killed download has left is no file of the user's.
+    stage.write("left/.cynode-new-abc123", "a part");
+    let left = stage.upload("left");
+    assert!(stage.entries(&left).is_empty());
+    fs::remove_dir_all(stage.path("left")).unwrap();
+
     let unknown = crate::support::uuid();
     let done = stage.run(&["artifacts", "rm", &id, &unknown, &empty]);
     assert_eq!(
@@ -208,42 +336,60 @@ fn artifacts_are_listed_downloaded_and_deleted() {
 #[test]
 fn interrupted_upload_goes_on() {
     let stage = Stage::start();
-    let content: Vec<u8> = (0..40_000_000_u32).map(|n| (n % 249) as u8).collect();
+    let content = numbers(20_000_000);
     stage.write("data/large", &content);
-    let gateway = stage.orchestrator.gateway_url.clone();
-    let mut command = client(
-        stage.home.path(),
-        &gateway,
-        &["artifacts", "upload", "data"],
-    );
-    command
-        .current_dir(stage.path("."))
-        .env("XDG_CACHE_HOME", stage.home.path().join("cache"))
-        .env("CYNODE_TOKEN", stage.user.token());
-    let mut killed = Process::start("upload", stage.home.path(), &mut command);
-    let partial = stage.home.path().join("orchestrator/contents/partial");
-    let partial_size = || {
-        let entry = fs::read_dir(&partial).ok()?.next()?.ok()?;
-        entry
-            .metadata()
-            .ok()
-            .map(|metadata| metadata.len())
-            .filter(|size| *size > 0)
-    };
-    crate::support::eventually("a part has arrived, or all", || {
-        partial_size()
-            .map(drop)
-            .or_else(|| killed.ended().map(drop))
-    });
+    let (mut killed, link) = stage.held_upload();
     killed.kill();
+    drop(link);
+    let again = Link::to(&stage.orchestrator.gateway_url, usize::MAX);
+    let mut again_client = stage.spawn(&again, &["artifacts", "upload", "data"]);
+    assert_eq!(again_client.code(), 0, "{}", again_client.stderr());
+    let starts = again.starts();
+    assert!(starts.iter().all(|start| *start > 1_000_000), "{starts:?}");
+    stage.assert_contains(again_client.stdout().trim(), &content);
+}
+
+#[test]
+fn same_files_are_sent_once() {
+    let stage = Stage::start();
+    let content = numbers(20_000_000);
+    stage.write("data/large", &content);
+    let (mut first, held) = stage.held_upload();
+    let link = Link::to(&stage.orchestrator.gateway_url, usize::MAX);
+    let mut second = stage.spawn(&link, &["artifacts", "upload", "data"]);
+    let waits = "upload of data.tar waits for another one of the same files";
+    crate::support::eventually("the second waits", || {
+        second.stderr().contains(waits).then_some(())
+    });
+    held.go_on.send(()).unwrap();
+    assert_eq!(first.code(), 0, "{}", first.stderr());
+    assert_eq!(second.code(), 0, "{}", second.stderr());
+    assert_eq!(second.stderr().lines().count(), 1, "{}", second.stderr());
+    stage.assert_contains(second.stdout().trim(), &content);
+    let answers = stage.upload_answers();
+    let stored = answers.iter().filter(|status| *status == "201");
+    assert_eq!(stored.count(), 2, "{answers:?}");
+}
+
+#[test]
+fn upload_with_hole_is_sent_again() {
+    let mut stage = Stage::start();
+    let content = numbers(20_000_000);
+    stage.write("data/large", &content);
+    let (mut killed, link) = stage.held_upload();
+    killed.kill();
+    drop(link);
+    // As a loss of power leaves it.
+    stage.orchestrator.process.kill();
+    let (path, _) = stage.partial().unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0; 4096], 65_536).unwrap();
+    stage.orchestrator = Orchestrator::start(stage.home.path(), &[]);
+    stage.user = stage.orchestrator.login();
     let id = stage.upload("data");
-    let artifact = stage.user.get(&format!("/v1/artifacts/{id}"));
-    assert!(
-        artifact
-            .body
-            .windows(content.len())
-            .any(|part| part == content)
-    );
+    stage.assert_contains(&id, &content);
+    let list = stage.user.get("/v1/artifacts").json(200);
+    assert_eq!(list["artifacts"].as_array().unwrap().len(), 1, "{list}");
 }
 
 #[test]
@@ -260,6 +406,9 @@ fn bad_uploads_are_refused_before_task_exists() {
     }
     let done = stage.run(&["run", "--download", "../x", "--", "true"]);
     fails(&done, 2, "--download ../x");
+    let done = stage.run(&["run", "--upload", "data", "--label", "a b", "--", "true"]);
+    fails(&done, 6, "--label");
+    assert!(stage.upload_answers().is_empty(), "nothing is sent");
     let detached = ["run", "--detach", "--download", "x", "--", "true"];
     assert_eq!(stage.run(&detached).code, 2);
     assert_eq!(
