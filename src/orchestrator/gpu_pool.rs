@@ -7,13 +7,15 @@ use crate::api::{
     jobs::resources::GpuRequest,
     nodes::{CapabilityReport, GpuCounts},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices of a node, and how many of them are in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct GpuPool {
     /// Ids of all devices that jobs can have.
     devices: BTreeSet<String>,
+    /// Ids of those that have another name, by their vendor's id.
+    by_vendor_id: BTreeMap<String, String>,
     /// Devices that the node reports as busy.
     reported_busy: BTreeSet<String>,
     /// Devices that jobs asked for by their ids.
@@ -33,7 +35,12 @@ impl GpuPool {
             let devices = devices.clone().filter(|device| is_wanted(device.busy));
             devices.filter_map(|device| device.id.clone()).collect()
         };
+        let vendor_ids = devices.clone().filter_map(|device| {
+            let vendor_id = device.device_id.clone()?;
+            Some((vendor_id, device.id.clone()?))
+        });
         Self {
+            by_vendor_id: vendor_ids.collect(),
             devices: ids(|_| true),
             reported_busy: ids(|busy| busy),
             ..Self::default()
@@ -75,7 +82,7 @@ impl GpuPool {
         match request {
             GpuRequest::All => self.total() > 0,
             GpuRequest::Count(count) => self.total() >= *count as usize,
-            GpuRequest::Ids(ids) => ids.iter().all(|id| self.devices.contains(id)),
+            GpuRequest::Ids(ids) => ids.iter().all(|id| self.resolve(id).is_some()),
         }
     }
 
@@ -86,9 +93,34 @@ impl GpuPool {
                 GpuRequest::All => self.free() == self.total(),
                 GpuRequest::Count(count) => self.free() >= *count as usize,
                 GpuRequest::Ids(ids) => {
-                    self.free() >= ids.len() && ids.iter().all(|id| self.is_free(id))
+                    let known: BTreeSet<_> = ids.iter().filter_map(|id| self.resolve(id)).collect();
+                    self.free() >= known.len() && known.into_iter().all(|id| self.is_free(id))
                 }
             }
+    }
+
+    /// Number of devices that have to become free for a job; 0 where it could have them now.
+    pub(super) fn missing(&self, request: &GpuRequest) -> usize {
+        match request {
+            GpuRequest::All => self.total() - self.free(),
+            GpuRequest::Count(count) => (*count as usize).saturating_sub(self.free()),
+            GpuRequest::Ids(ids) => {
+                let known: BTreeSet<_> = ids.iter().filter_map(|id| self.resolve(id)).collect();
+                let few = known.len().saturating_sub(self.free());
+                known
+                    .into_iter()
+                    .filter(|id| !self.is_free(id))
+                    .count()
+                    .max(few)
+            }
+        }
+    }
+
+    /// Id of the device that a job names by its id or its vendor's.
+    fn resolve<'a>(&'a self, name: &str) -> Option<&'a str> {
+        let device = self.devices.get(name);
+        let device = device.or_else(|| self.by_vendor_id.get(name));
+        device.map(String::as_str)
     }
 
     fn is_free(&self, id: &str) -> bool {
@@ -102,8 +134,9 @@ impl GpuPool {
             GpuRequest::Count(count) => self.counted = self.counted.saturating_add(*count as usize),
             // A device that is gone takes nothing away.
             GpuRequest::Ids(ids) => {
-                let known = ids.iter().filter(|id| self.devices.contains(*id));
-                self.named.extend(known.cloned());
+                let known = ids.iter().filter_map(|id| self.resolve(id));
+                let known: Vec<_> = known.map(str::to_owned).collect();
+                self.named.extend(known);
             }
         }
     }
@@ -196,6 +229,23 @@ pub(super) mod tests {
         // More than the node has now: it restarted with fewer devices.
         let pool = pool.with_jobs(&[GpuRequest::Count(9), GpuRequest::All]);
         assert_eq!(pool.free(), 0);
+    }
+
+    #[test]
+    fn device_has_two_names() {
+        let mut report = report(2, &[]);
+        let devices = report.gpu.as_mut().unwrap().devices.as_mut().unwrap();
+        devices[1].device_id = Some("GPU-1f".to_owned());
+        let ids = |ids: &[&str]| GpuRequest::Ids(ids.iter().map(|id| (*id).to_owned()).collect());
+        let mut pool = GpuPool::new(&report);
+        assert!(pool.has_free(&ids(&["GPU-1f", "0"])));
+        assert!(!pool.could_serve(&ids(&["GPU-2a"])));
+        pool.take(&ids(&["GPU-1f"]));
+        assert_eq!(pool.free(), 1);
+        assert!(!pool.has_free(&ids(&["1"])) && !pool.has_free(&ids(&["GPU-1f"])));
+        assert!(pool.has_free(&ids(&["0"])));
+        let missing = [ids(&["GPU-1f", "0"]), GpuRequest::All, GpuRequest::Count(1)];
+        assert_eq!(missing.each_ref().map(|gpus| pool.missing(gpus)), [1, 1, 0]);
     }
 
     #[test]

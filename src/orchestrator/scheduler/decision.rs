@@ -235,6 +235,12 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// Adds a job that was assigned before the round, and is in the queue still.
+    pub(super) fn add_assigned(&mut self, job: JobId, node: NodeId) {
+        self.taken.insert(job);
+        self.assigned.push((job, node));
+    }
+
     /// Adds details of jobs; `None` where a job is gone.
     pub(super) fn add_details(
         &mut self,

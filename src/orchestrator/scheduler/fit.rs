@@ -33,12 +33,14 @@ pub(super) fn could_serve(id: NodeId, report: &CapabilityReport, placement: &Pla
 /// Whether two reports say the same about all that [`could_serve`] asks for.
 pub(super) fn serve_alike(a: &CapabilityReport, b: &CapabilityReport) -> bool {
     let labels = |report: &CapabilityReport| report.node.labels.clone().unwrap_or_default();
-    let devices = |report: &CapabilityReport| -> Vec<Option<String>> {
+    let devices = |report: &CapabilityReport| -> Vec<[Option<String>; 2]> {
         let devices = report
             .gpu
             .iter()
             .flat_map(|gpu| gpu.devices.iter().flatten());
-        devices.map(|device| device.id.clone()).collect()
+        devices
+            .map(|device| [device.id.clone(), device.device_id.clone()])
+            .collect()
     };
     a.node.node_slug == b.node.node_slug
         && labels(a) == labels(b)

@@ -20,6 +20,8 @@ pub(super) struct Candidate {
     pub(super) slots: u32,
     /// Devices of the node; unknown where no job asks for any.
     pub(super) gpus: Option<GpuPool>,
+    /// Whether its devices are held for a job that waits for more of them.
+    is_held: bool,
 }
 
 impl Candidate {
@@ -31,6 +33,7 @@ impl Candidate {
             slots: slots.usable(node.capability.max_concurrency()),
             report: node.capability,
             gpus: None,
+            is_held: false,
         }
     }
 
@@ -63,8 +66,10 @@ impl Candidate {
 
     /// Whether a job that fits could start now.
     pub(super) fn has_room(&self, placement: &Placement) -> bool {
-        let has_free =
-            |gpus: &GpuRequest| self.gpus.as_ref().is_some_and(|pool| pool.has_free(gpus));
+        let has_free = |gpus: &GpuRequest| {
+            let pool = self.gpus.as_ref().filter(|_| !self.is_held);
+            pool.is_some_and(|pool| pool.has_free(gpus))
+        };
         self.has_free_slot() && placement.gpus().is_none_or(has_free)
     }
 
@@ -125,6 +130,25 @@ impl FreeSlots {
             fitting.retain(|n| self.nodes[*n].has_room(placement));
             !fitting.is_empty()
         })
+    }
+
+    /// Holds the devices of one node for a job, so that no job gets any of them: of those nodes that have a free device
+    /// and that at least so many others have to become free of, the one where these are the fewest. False where there
+    /// is none.
+    pub(super) fn hold(&mut self, placement: &Placement, least_missing: usize) -> bool {
+        let Some(gpus) = placement.gpus() else {
+            return false;
+        };
+        let missing = |n: usize| {
+            let pool = self.nodes[n].gpus.as_ref()?;
+            let missing = pool.missing(gpus);
+            (pool.free() > 0 && missing >= least_missing).then_some((missing, n))
+        };
+        let nearest = self.find(placement).into_iter().filter_map(missing).min();
+        if let Some((_, n)) = nearest {
+            self.nodes[n].is_held = true;
+        }
+        nearest.is_some()
     }
 
     /// Takes a slot for a job that [has room](Self::has_room), at the node that it prefers, of equal ones the least

@@ -7,6 +7,9 @@
 //!           asleep until something could have changed
 //! ```
 //!
+//! A job that needs several graphics processors of one node doesn't wait for ever: after a while those of a node are
+//! held for it ([`hold`]).
+//!
 //! Jobs that run on a silent node may move to another one ([`RescheduleRequest`]); they come before the queue.
 //!
 //! [`decision`] is pure; [`decide`] reads its data; [`run`] is the loop that carries decisions out. Nothing polls:
@@ -22,13 +25,14 @@ mod decision;
 mod fair_share;
 mod fit;
 mod free_slots;
+mod hold;
 mod preference;
 mod servable;
 
 use super::{AppState, dispatch};
 pub use super::{active_jobs::RescheduleRequest, slots::SlotLimits};
 use crate::{
-    api::{JobId, NodeId, time::Time},
+    api::{JobId, NodeId, UserId, time::Time},
     errors,
     http::server::{Shutdown, shutdown_requested},
     store::{LaneCursor, Node, Placement, Store, StoreError},
@@ -37,6 +41,8 @@ use decision::{LANE_READ_LIMIT, Round, Step, first_reads};
 use fair_share::{FairShare, ImageNodes};
 use free_slots::{Candidate, FreeSlots};
 use futures_util::future::join_all;
+use hold::Holds;
+use preference::Preference;
 use servable::ServableLanes;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -53,6 +59,7 @@ pub struct SchedulerState {
     servable: ServableLanes,
     shares: FairShare,
     images: ImageNodes,
+    holds: Holds,
 }
 
 /// Result of one decision.
@@ -144,13 +151,20 @@ async fn assign_queued(
     mut slots: FreeSlots,
     now: Time,
 ) -> Result<Vec<(JobId, NodeId)>, StoreError> {
+    let held = assign_held(store, state, &mut slots, now).await?;
     let reads = first_reads(&state.servable.lanes(), &mut slots, LANE_READ_LIMIT);
     if reads.is_empty() {
-        return Ok(Vec::new());
+        return Ok(held.into_iter().map(|(_, assigned)| assigned).collect());
     }
-    let heads = store.lane_heads(reads.clone(), now).await?;
+    let mut heads = store.lane_heads(reads.clone(), now).await?;
+    if let Some((user, _)) = held {
+        *heads.running.entry(user).or_default() += 1;
+    }
     let history = (&mut state.shares, &mut state.images);
     let mut round = Round::new(reads, heads, slots, history, LANE_READ_LIMIT);
+    if let Some((_, (job, node))) = held {
+        round.add_assigned(job, node);
+    }
     loop {
         match round.step() {
             Step::ReadJobs(reads) => round.add_jobs(store.lane_jobs(reads, now).await?),
@@ -158,6 +172,40 @@ async fn assign_queued(
             Step::Done => return Ok(round.into_assigned()),
         }
     }
+}
+
+/// Assigns the job for which devices were held, where they suffice now, and holds those of the next one.
+async fn assign_held(
+    store: &Store,
+    state: &mut SchedulerState,
+    slots: &mut FreeSlots,
+    now: Time,
+) -> Result<Option<(UserId, (JobId, NodeId))>, StoreError> {
+    let reads = hold::reads(&state.servable.lanes());
+    if reads.is_empty() {
+        return Ok(None);
+    }
+    let jobs = store.lane_jobs(reads.clone(), now).await?;
+    let heads = reads.into_iter().zip(jobs);
+    let heads = heads.filter_map(|(read, jobs)| Some((read.lane, *jobs.first()?)));
+    let mut heads: Vec<hold::LaneHead> = heads.collect();
+    let mut assigned = None;
+    if let Some((lane, job)) = state.holds.due(&heads, slots) {
+        heads.retain(|(head, _)| *head != lane);
+        let details = store.job_details(vec![job.id]).await?;
+        if let Some((_, Some(details))) = details.into_iter().next() {
+            let images = state.images.get(&details.image);
+            let preference = Preference::new(&details, images);
+            if let Some(node) = slots.take(&lane.placement, &preference, &[]) {
+                state.holds.end(lane.user);
+                state.shares.record_turn(lane.user);
+                state.images.record(details.image, node);
+                assigned = Some((lane.user, (job.id, node)));
+            }
+        }
+    }
+    state.holds.apply(&heads, slots, now);
+    Ok(assigned)
 }
 
 /// Whether any of these nodes, also an unreachable or a full one, fits a placement.
