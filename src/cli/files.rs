@@ -25,6 +25,9 @@ pub struct FileFlags {
     /// Files below /workspace/artifacts are always collected.
     #[arg(long, value_name = "GLOB")]
     pub artifact: Vec<String>,
+    /// Collect at most this much in all, such as 500MiB [default: the node's limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_byte_size)]
+    pub artifact_limit: Option<ByteSize>,
 }
 
 /// Limits and devices of a new task.

@@ -5,8 +5,9 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 34] = [
+const FLAGS: [(&str, &str); 35] = [
     ("action", "--action"),
+    ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
     ("command", "the command"),
     ("cpus", "--cpus"),

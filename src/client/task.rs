@@ -70,6 +70,7 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         max_attempts: flags.max_attempts,
         priority: flags.priority,
         artifacts: (!flags.files.artifact.is_empty()).then_some(flags.files.artifact),
+        artifact_limit: flags.files.artifact_limit,
         cpus: flags.limits.cpus,
         memory: flags.limits.memory,
         pids: flags.limits.pids,

@@ -67,6 +67,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         pull,
         files,
         artifacts,
+        artifact_limit,
         ..
     } = &task.details;
     let seconds = |seconds: u64| format!("{seconds} s");
@@ -84,6 +85,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         ("pull", pull.map(|pull| pull.as_str().to_owned())),
         ("files", (!files.is_empty()).then(|| files_text(files))),
         ("artifacts", list(artifacts)),
+        ("artifact max", artifact_limit.map(|size| size.to_string())),
     ];
     let set = all.into_iter();
     set.filter_map(|(name, value)| Some((name, value?)))

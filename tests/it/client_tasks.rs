@@ -106,6 +106,8 @@ fn task_get_shows_settings_without_values() {
         "2",
         "--artifact",
         "out/*.json",
+        "--artifact-limit",
+        "500MiB",
         "--max-attempts",
         "2",
         "--",
@@ -137,6 +139,7 @@ fn task_get_shows_settings_without_values() {
         ("pids", "100"),
         ("shm size", "64MiB"),
         ("artifacts", "out/*.json"),
+        ("artifact max", "500MiB"),
     ] {
         assert_eq!(value(name).as_deref(), Some(expected), "{shown}");
     }

@@ -118,6 +118,9 @@ pub struct CreateTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = jobs::files::MAX_PATTERNS))]
     pub artifacts: Option<Vec<String>>,
+    /// Most bytes that are collected in all, where that is less than the node's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_limit: Option<ByteSize>,
     /// Share of the node's processors; unlimited by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
@@ -271,6 +274,7 @@ impl CreateTask {
             grace_seconds: self.grace_seconds,
             interactive: self.interactive,
             artifacts: self.artifacts.unwrap_or_default(),
+            artifact_limit: self.artifact_limit,
             cpus: self.cpus,
             memory: self.memory,
             pids: self.pids,

@@ -78,6 +78,9 @@ pub struct TaskDetails {
     /// Patterns of files that are collected after the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<String>,
+    /// Most bytes that are collected in all, where the user set a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_limit: Option<ByteSize>,
 }
 
 impl TaskDetails {
@@ -112,6 +115,7 @@ impl TaskDetails {
             pull: sandbox.pull,
             files: files.collect(),
             artifacts: sandbox.artifacts.clone(),
+            artifact_limit: sandbox.artifact_limit,
         }
     }
 
