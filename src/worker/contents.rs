@@ -135,9 +135,7 @@ impl ContentCache {
         }
         // Its pin is held until it is awaited.
         let _stored = writer.finish().await.map_err(problem)?;
-        let mut awaited = self.0.awaited.lock();
-        awaited.retain(|_, arrived| arrived.elapsed() < MAX_AWAITED_TIME);
-        awaited.insert(sha256, Instant::now());
+        self.expect_job_of(sha256);
         Ok(())
     }
 
@@ -224,6 +222,12 @@ impl ContentCache {
         Ok(())
     }
 
+    fn expect_job_of(&self, sha256: ContentHash) {
+        let mut awaited = self.0.awaited.lock();
+        awaited.retain(|_, arrived| arrived.elapsed() < MAX_AWAITED_TIME);
+        awaited.insert(sha256, Instant::now());
+    }
+
     fn is_awaited(&self, hash: &ContentHash) -> bool {
         let awaited = self.0.awaited.lock();
         let arrived = awaited.get(hash);
@@ -279,6 +283,22 @@ mod tests {
         let content = serde_json::json!({"sha256": hash, "size_bytes": 3});
         let spec = serde_json::json!({"image": "i", "command": ["c"], "stdin": content});
         serde_json::from_value(spec).unwrap()
+    }
+
+    #[tokio::test]
+    async fn content_makes_no_room_before_its_job() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = ContentCache::open(home.path(), u64::MAX, 0).unwrap();
+        let stored = cache.0.store.put_bytes("one".into()).await.unwrap();
+        let sha256 = stored.content.sha256.clone();
+        cache.expect_job_of(sha256.clone());
+        drop(stored);
+        cache.make_room(1 << 60).await;
+        assert!(cache.0.store.contains(&sha256).unwrap());
+        let pins = cache.pin_all(&spec(sha256.as_str())).await.unwrap();
+        drop(pins);
+        cache.make_room(1 << 60).await;
+        assert!(!cache.0.store.contains(&sha256).unwrap());
     }
 
     #[tokio::test]

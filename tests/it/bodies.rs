@@ -6,7 +6,6 @@ use crate::support::{
     eventually,
     raw::{connect_from, connect_to, rest},
     stand_in::capability,
-    worker::printed,
 };
 use serde_json::{Value, json};
 use std::{

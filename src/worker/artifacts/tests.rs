@@ -201,3 +201,96 @@ fn nothing_is_collected_without_request_or_workspace() {
     assert_eq!(collect_directly(&spool).unwrap(), Collection::default());
     assert!(!spool.path().join(DIRECTORY).exists());
 }
+
+fn ended_with(spool: &TempDir, kind: JobErrorKind) {
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let ended = serde_json::json!({
+        "seq": 1, "version": 1, "task_id": id, "job_id": id, "attempt": 1, "status": "failed",
+        "stdout": "", "stderr": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:00:00Z",
+        "truncated": {"stdout": false, "stderr": false}, "error": {"type": kind.as_str(), "message": "m"},
+    });
+    let ended = serde_json::from_value(ended).unwrap();
+    Spool::at(spool.path().to_owned())
+        .write_ended(&ended)
+        .unwrap();
+}
+
+#[test]
+fn job_that_filled_disk_keeps_nothing_meanwhile() {
+    for (kind, count) in [
+        (JobErrorKind::OutOfDisk, 0),
+        (JobErrorKind::WorkspaceLimit, 0),
+        (JobErrorKind::Lost, 2),
+    ] {
+        let spool = spool(&[], u64::MAX);
+        let request = CollectRequest {
+            patterns: Vec::new(),
+            limit: u64::MAX,
+            min_free: 1 << 60,
+        };
+        request.write(spool.path()).unwrap();
+        ended_with(&spool, kind);
+        for path in ["artifacts/a", "artifacts/b"] {
+            write_file(&spool, path, b"x");
+        }
+        let collected = collect_directly(&spool).unwrap();
+        assert_eq!(collected.artifacts.len(), count, "{collected:?}");
+        if count == 0 {
+            let reason = reason(&collected);
+            assert!(
+                reason.contains("2 that") && reason.contains("disk is full"),
+                "{reason}"
+            );
+        }
+    }
+}
+
+#[test]
+fn next_run_collects_anew() {
+    let spool = spool(&[], u64::MAX);
+    write_file(&spool, "artifacts/old", b"old");
+    ended_with(&spool, JobErrorKind::EngineError);
+    collect_directly(&spool).unwrap();
+    let at = Spool::at(spool.path().to_owned());
+    for _ in 0..2 {
+        remove_earlier(&at).unwrap();
+    }
+    assert!(at.ended().unwrap().is_none());
+    write_file(&spool, "artifacts/new", b"new");
+    assert_eq!(paths(&collect_directly(&spool).unwrap()), ["artifacts/new"]);
+}
+
+#[test]
+fn denial_leaves_rest_to_another_try() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let spool = spool(&[], u64::MAX);
+    for path in ["artifacts/a", "artifacts/closed/b", "artifacts/c"] {
+        write_file(&spool, path, b"x");
+    }
+    let other = Some(4242);
+    for path in ["", "workspace", "workspace/artifacts", "collect.json"] {
+        std::os::unix::fs::chown(spool.path().join(path), other, other).unwrap();
+    }
+    for path in ["a", "c"] {
+        let path = spool.path().join("workspace/artifacts").join(path);
+        std::os::unix::fs::chown(path, other, other).unwrap();
+    }
+    let path = spool.path().to_owned();
+    // Only this thread becomes that user.
+    let denied = std::thread::spawn(move || {
+        let user = rustix::process::Uid::from_raw(4242);
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        collect_blocking(&path, Denial::IsError)
+    });
+    let denied = denied.join().unwrap().unwrap_err();
+    assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+    assert!(spool.path().join(LIST_FILE).exists(), "the move was denied");
+    let collected = collect_directly(&spool).unwrap();
+    let all = ["artifacts/a", "artifacts/c", "artifacts/closed/b"];
+    assert_eq!(
+        (paths(&collected), &collected.skipped),
+        (all.to_vec(), &None)
+    );
+}

@@ -65,6 +65,72 @@ fn bombs_end_at_the_limit() {
 }
 
 #[test]
+fn data_after_end_mark_is_refused() {
+    let one = archive(&[file(b"a", b"one")]);
+    let two = archive(&[file(b"b", b"two")]);
+    let padded = [one.clone(), vec![0; 10_240]].concat();
+    extracted(&padded).1.unwrap();
+    for bytes in [
+        [one.clone(), two.clone()].concat(),
+        [padded, two.clone()].concat(),
+        [gzip(&one), gzip(&two)].concat(),
+    ] {
+        let done = extracted(&bytes).1;
+        let Err(PlaceError::Invalid(reason)) = done else {
+            panic!("{done:?}");
+        };
+        assert!(reason.contains("second archive"), "{reason}");
+    }
+}
+
+#[test]
+fn entries_and_time_are_bounded() {
+    let home = home();
+    let control = Control::default();
+    let mut budget = Budget::new(home.path(), &NO_LIMITS, &control);
+    budget.count_entries(MAX_ENTRIES).unwrap();
+    let done = budget.count_entries(1);
+    assert!(matches!(done, Err(PlaceError::Invalid(_))), "{done:?}");
+    let mut budget = Budget::new(home.path(), &NO_LIMITS, &control);
+    budget.deadline = Instant::now();
+    let done = budget.spend(1);
+    assert!(matches!(done, Err(PlaceError::Invalid(_))), "{done:?}");
+}
+
+#[test]
+fn directories_on_the_way_count() {
+    let home = home();
+    let mut tree = Tree::open(&home.path().join("workspace")).unwrap();
+    let path = |path: &str| tree::normalize(path.as_bytes()).unwrap();
+    tree.create_file(&path("a/b/c/file")).unwrap();
+    assert_eq!(tree.take_made(), 3);
+    tree.create_file(&path("a/b/d/file")).unwrap();
+    assert_eq!(tree.take_made(), 1);
+    assert_eq!(tree.subtree(&path("a/e/f")).unwrap().take_made(), 2);
+}
+
+#[test]
+fn whole_paths_fit_the_kernel() {
+    let home = home();
+    let workspace = home.path().join("workspace");
+    let mut tree = Tree::open(&workspace).unwrap();
+    let parts = |bytes: usize| {
+        let path = "d/".repeat((bytes - 2) / 2);
+        let name = "x".repeat(bytes - path.len());
+        tree::normalize((path + &name).as_bytes()).unwrap()
+    };
+    let most = 4095 - (workspace.as_os_str().len() + 1);
+    tree.create_directory(&parts(most + 1), 0o755).unwrap_err();
+    let longest = parts(most);
+    tree.create_directory(&longest, 0o755).unwrap();
+    let mut below = tree.subtree(&longest).unwrap();
+    let done = below
+        .create_file(&parts(5))
+        .map_err(|error| failure("x", &error));
+    assert!(matches!(done, Err(PlaceError::Invalid(_))), "{done:?}");
+}
+
+#[test]
 fn reserve_of_disk_bounds_placement() {
     let limits = Limits {
         workspace_bytes: u64::MAX,
