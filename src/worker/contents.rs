@@ -288,16 +288,19 @@ mod tests {
     #[tokio::test]
     async fn content_makes_no_room_before_its_job() {
         let home = tempfile::tempdir().unwrap();
-        let cache = ContentCache::open(home.path(), u64::MAX, 0).unwrap();
+        let cache = ContentCache::open(home.path(), 3, 0).unwrap();
         let stored = cache.0.store.put_bytes("one".into()).await.unwrap();
         let sha256 = stored.content.sha256.clone();
-        cache.expect_job_of(sha256.clone());
         drop(stored);
-        cache.make_room(1 << 60).await;
+        cache.expect_job_of(sha256.clone());
+        let path = home.path().join("contents/objects").join(sha256.as_str());
+        let file = File::options().append(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - 2 * MIN_AGE).unwrap();
+        cache.make_room(1).await;
         assert!(cache.0.store.contains(&sha256).unwrap());
         let pins = cache.pin_all(&spec(sha256.as_str())).await.unwrap();
         drop(pins);
-        cache.make_room(1 << 60).await;
+        cache.make_room(1).await;
         assert!(!cache.0.store.contains(&sha256).unwrap());
     }
 
