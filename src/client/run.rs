@@ -5,7 +5,7 @@ use super::{
     download::{self, Wanted},
     follow::{FollowMode, TaskEnd, follow},
     input::StdinWarning,
-    print, receive, remarks, stdin, task, task_end, upload,
+    paths, print, receive, remarks, stdin, task, task_end, upload,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
@@ -101,7 +101,15 @@ fn finish(
         }
         _ => failure,
     };
-    let (outcome, downloaded) = match task_end::result_of(api, id) {
+    // Where the end is known, and nothing more is wanted, the rest is worth a look, but no wait.
+    let is_enough =
+        wanted.is_empty() && output == OutputFormat::Text && task_end::is_code_known(end);
+    let result = if is_enough {
+        api.get(&paths::task(id, "/result"))
+    } else {
+        task_end::result_of(api, id)
+    };
+    let (outcome, downloaded) = match result {
         Ok(result) => {
             let downloaded = download::after_end(api, id, wanted, &result);
             if receive::is_stopped() {
@@ -117,7 +125,9 @@ fn finish(
         }
         // What is known of the end already counts more than that the rest is not.
         Err(failure) => match task_end::end_code(api, id, end, None)? {
+            (0, _) if is_enough => (Ok(()), Ok(())),
             (0, _) => (Ok(()), Err(with_hint(failure))),
+            (code, _) if is_enough => (Err(Failure::silent(code)), Ok(())),
             (code, _) => (Err(Failure::silent(code)), Err(with_hint(failure))),
         },
     };

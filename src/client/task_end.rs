@@ -175,6 +175,11 @@ pub(super) fn exit_like_task(
     }
 }
 
+/// Whether the exit code for an end is known without the task's result.
+pub(super) fn is_code_known(end: &TaskEnd) -> bool {
+    end.status == TaskStatus::Completed || end.exit_code.is_some()
+}
+
 /// Exit code that stands for the end of a task, and the reason where the command has no exit code.
 pub(super) fn end_code(
     api: &mut ApiClient,
