@@ -45,6 +45,7 @@ mod hostile_images;
 mod hosts;
 mod hung_disk;
 mod image_gc;
+mod image_push;
 mod inference;
 mod inference_refused;
 mod init_alone;
