@@ -1,12 +1,16 @@
 //! Memory of a running sandbox.
 //!
 //! What counts is what can't be dropped: anonymous memory, and what is shared or in a tmpfs. A sandbox's control group
-//! knows it; where there is none, as without root, the processes of its PID namespace are summed up.
+//! knows it; where there is none, as without root, the processes of its PID namespace are summed up, and with them what
+//! is in `/dev/shm`, whether a process has it mapped or not.
 
+use rustix::fs::statfs;
 use std::{fs, path::Path};
 
 /// Mount point of control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// Type of a tmpfs (statfs(2)).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Bytes of memory of the sandbox whose init has this PID; `None` once it is gone.
 pub fn sandbox_memory(init: u32) -> Option<u64> {
@@ -57,18 +61,41 @@ fn used_by_processes(init: u32) -> Option<u64> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let own = pids.filter(|pid| namespace(*pid).as_ref() == Some(&inside));
     let statuses = own.filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    Some(statuses.map(|status| used_by_process(&status)).sum())
+    let (anonymous, shared) = statuses.map(|status| used_by_process(&status)).fold(
+        (0_u64, 0_u64),
+        |sum, (anonymous, shared)| {
+            (
+                sum.0.saturating_add(anonymous),
+                sum.1.saturating_add(shared),
+            )
+        },
+    );
+    // A part of either may be in the other.
+    let in_tmpfs = tmpfs_bytes(&format!("/proc/{init}/root/dev/shm")).unwrap_or(0);
+    Some(anonymous.saturating_add(shared.max(in_tmpfs)))
 }
 
-/// Bytes by the text of a process's `status`.
-fn used_by_process(status: &str) -> u64 {
+/// Bytes of the files in a tmpfs; `None` where another filesystem is there.
+fn tmpfs_bytes(path: &str) -> Option<u64> {
+    let stat = statfs(path).ok()?;
+    let is_tmpfs = i64::try_from(stat.f_type) == Ok(TMPFS_MAGIC);
+    let block_bytes = u64::try_from(stat.f_bsize).ok()?;
+    is_tmpfs.then(|| {
+        stat.f_blocks
+            .saturating_sub(stat.f_bfree)
+            .saturating_mul(block_bytes)
+    })
+}
+
+/// Anonymous and shared bytes by the text of a process's `status`.
+fn used_by_process(status: &str) -> (u64, u64) {
     let kib = |name: &str| {
         let mut lines = status.lines().filter_map(|line| line.split_once(':'));
         let (_, value) = lines.find(|(found, _)| *found == name)?;
         value.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let kib = kib("RssAnon").unwrap_or(0) + kib("RssShmem").unwrap_or(0);
-    kib.saturating_mul(1024)
+    let bytes = |name| kib(name).unwrap_or(0).saturating_mul(1024);
+    (bytes("RssAnon"), bytes("RssShmem"))
 }
 
 #[cfg(test)]
@@ -106,7 +133,7 @@ mod tests {
         assert_eq!(used_by_group(""), None);
         assert_eq!(
             used_by_process("Name:\tx\nRssAnon:\t  8 kB\nRssShmem:\t 2 kB\n"),
-            10 * 1024
+            (8 * 1024, 2 * 1024)
         );
         assert!(used_by_processes(std::process::id()).unwrap() > 0);
     }
