@@ -8,6 +8,7 @@
 use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::JobId,
+    background,
     engine::sandbox_memory,
     sandbox::{Overuse, StopReason},
     wait,
@@ -20,12 +21,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep},
 };
 
 /// Pause between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// Shortest time between two questions to podman for the init of a sandbox.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 /// Time over which growth is measured.
 const GROWTH_WINDOW: Duration = Duration::from_secs(30);
 /// Multiple of the reserve below which sandboxes are measured.
@@ -53,6 +56,9 @@ struct MemoryUse {
 #[derive(Default)]
 struct Samples {
     init: Option<u32>,
+    /// Question to podman for the init that is under way, and when the last one began.
+    lookup: Option<JoinHandle<Option<u32>>>,
+    looked_up_at: Option<Instant>,
     bytes: VecDeque<(Instant, u64)>,
 }
 
@@ -134,18 +140,17 @@ pub(super) async fn run_memory_guard(ctx: Arc<WorkerContext>, reserve: u64) {
 
 /// Measures all jobs, and forgets those that are gone.
 async fn sample(
-    ctx: &WorkerContext,
+    ctx: &Arc<WorkerContext>,
     jobs: &[Arc<Job>],
     samples: &mut HashMap<JobId, Samples>,
 ) -> Vec<MemoryUse> {
     samples.retain(|id, _| jobs.iter().any(|job| job.accepted.job_id == *id));
-    let measured = jobs.iter().map(|job| {
-        let init = samples
-            .get(&job.accepted.job_id)
-            .and_then(|samples| samples.init);
-        measure(ctx, job, init)
-    });
-    let measured = join_all(measured).await;
+    for job in jobs {
+        let samples = samples.entry(job.accepted.job_id).or_default();
+        samples.find_init(ctx, job).await;
+    }
+    let init_of = |job: &Arc<Job>| samples.get(&job.accepted.job_id)?.init;
+    let measured = join_all(jobs.iter().map(|job| measure(init_of(job)))).await;
     let now = Instant::now();
     let uses = jobs.iter().zip(measured).map(|(job, (init, used))| {
         let samples = samples.entry(job.accepted.job_id).or_default();
@@ -160,20 +165,14 @@ async fn sample(
     uses.collect()
 }
 
+/// PID of the init of a job's sandbox; `None` while it has none.
+async fn look_up_init(ctx: Arc<WorkerContext>, job: Arc<Job>) -> Option<u32> {
+    let container = job.with_spool(|spool| spool.container_name()).await;
+    ctx.engine.init_pid(&container.ok()??).await
+}
+
 /// PID of a sandbox's init, and the bytes of memory that it has; 0 before it runs and after its end.
-async fn measure(ctx: &WorkerContext, job: &Arc<Job>, init: Option<u32>) -> (Option<u32>, u64) {
-    let init = match init {
-        Some(init) => Some(init),
-        None => match job
-            .with_spool(|spool| spool.container_name())
-            .await
-            .ok()
-            .flatten()
-        {
-            Some(container) => ctx.engine.init_pid(&container).await,
-            None => None,
-        },
-    };
+async fn measure(init: Option<u32>) -> (Option<u32>, u64) {
     let Some(init) = init else {
         return (None, 0);
     };
@@ -186,6 +185,22 @@ async fn measure(ctx: &WorkerContext, job: &Arc<Job>, init: Option<u32>) -> (Opt
 }
 
 impl Samples {
+    /// Finds the init of a sandbox that isn't known yet, in the background: podman is slow when memory is short, and may
+    /// not keep the guard from looking.
+    async fn find_init(&mut self, ctx: &Arc<WorkerContext>, job: &Arc<Job>) {
+        if let Some(lookup) = self.lookup.take_if(|lookup| lookup.is_finished()) {
+            // One that panicked is in the log.
+            self.init = lookup.await.ok().flatten();
+        }
+        let is_recent = |at: Instant| at.elapsed() < LOOKUP_INTERVAL;
+        let is_needed = self.init.is_none() && self.lookup.is_none() && !job.has_ended();
+        if is_needed && !self.looked_up_at.is_some_and(is_recent) {
+            let lookup = look_up_init(Arc::clone(ctx), Arc::clone(job));
+            self.lookup = Some(background::spawn("sandbox_init", lookup));
+            self.looked_up_at = Some(Instant::now());
+        }
+    }
+
     /// Adds a sample, and returns the growth since the oldest within the window; all of it for the first.
     fn growth_to(&mut self, used: u64, now: Instant) -> u64 {
         while let Some((at, _)) = self.bytes.front()
