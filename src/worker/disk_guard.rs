@@ -10,6 +10,7 @@ use super::{
     context::WorkerContext,
     disk::{Disk, StorageArea},
     ledger::Job,
+    measure::measure,
 };
 use crate::{
     disk_space::{Resource, Shortage},
@@ -139,6 +140,7 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();
         let usages = join_all(jobs.iter().map(|job| measure(&ctx, job, WALK_TIMEOUT))).await;
+        let usages: Vec<_> = usages.into_iter().map(Option::unwrap_or_default).collect();
         if is_relieved(&filesystems, &jobs, &usages) {
             unexplained = 0;
         } else {
@@ -181,25 +183,6 @@ fn short_filesystems(disk: &Disk) -> Vec<ShortFilesystem> {
         }
     }
     filesystems
-}
-
-/// Disk usage of a job's sandbox.
-pub(super) async fn measure(
-    ctx: &WorkerContext,
-    job: &Arc<Job>,
-    walk_timeout: Duration,
-) -> SandboxUsage {
-    let held = Arc::clone(job);
-    let container = spawn_blocking(move || held.spool.container_name()).await;
-    let container = container.ok().flatten();
-    let init = ctx.init.path();
-    let measured = ctx
-        .engine
-        .measure(init, job.spool.path(), container.as_deref(), walk_timeout);
-    measured.await.unwrap_or_else(|error| {
-        tracing::warn!(job = %job.accepted.job_id, %error, "sandbox not measured");
-        SandboxUsage::default()
-    })
 }
 
 /// Stops jobs until one was stopped, whose space may be missing on other filesystems, too. Returns whether jobs

@@ -39,6 +39,7 @@ pub(crate) mod job_shim;
 mod job_stop;
 mod ledger;
 mod log_part;
+mod measure;
 mod memory_guard;
 mod metrics;
 mod orphans;

@@ -2,18 +2,19 @@
 //!
 //! Project quotas would need a filesystem with them, root, and an id for each job that survives every crash; so what
 //! a job has is measured, on any filesystem and without root. A measurement walks through all files, and is made when
-//! one may be due: after free space has dropped by half of what the fullest job may still take, which is asked several
+//! one may be due: after free space has dropped by half of what the job may still take, which is asked several
 //! times a second and costs next to nothing, and else at an interval, since others may have freed space meanwhile. The
-//! walks of all jobs together take at most a fifth of one processor.
+//! walks of all jobs together take about a fifth of one processor.
 
-use super::{context::WorkerContext, disk::StorageArea, disk_guard::measure, ledger::Job};
+use super::{context::WorkerContext, disk::StorageArea, ledger::Job, measure::measure};
 use crate::{
+    api::JobId,
     engine::SandboxUsage,
     sandbox::{Overuse, StopReason},
     wait,
 };
-use futures_util::future::join_all;
-use std::{sync::Arc, time::Duration};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep},
@@ -23,14 +24,20 @@ use tokio::{
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Time after which jobs are measured although no space is missing.
 const MAX_INTERVAL: Duration = Duration::from_secs(5);
-/// Pause after a measurement, in multiples of the time that it took.
+/// Pause after a measurement, in multiples of the time that it took and of the number of jobs.
 const PAUSE_FACTOR: u32 = 4;
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(80);
+/// Measurements in a row that may fail; a job that can't be measured any more is over its limit.
+const MAX_FAILURES: u32 = 5;
 /// Time limit of each part of a measurement; a job with more files than can be walked through in it is over its limit.
 const WALK_TIMEOUT: Duration = Duration::from_secs(20);
+/// A measurement of a job, which began at a time.
+type Walk = (Arc<Job>, Instant, Option<SandboxUsage>);
 /// Bytes free on the filesystems of jobs and of images.
 type FreeSpace = [u64; 2];
 
-/// Whether a job may have passed the limit since the last measurement, when the fullest had `largest` bytes.
+/// Whether a job may have passed the limit since its last measurement, when it had `largest` bytes.
 fn is_due(limit: u64, largest: u64, before: FreeSpace, now: FreeSpace) -> bool {
     let dropped = before
         .iter()
@@ -48,26 +55,115 @@ fn used(usage: &SandboxUsage) -> u64 {
 /// Guards the limit for as long as the worker lives.
 pub(super) async fn run_workspace_guard(ctx: Arc<WorkerContext>, limit: u64) {
     let mut live = ctx.live.0.subscribe();
-    let (mut before, mut largest) = (free_space(&ctx).await, 0);
-    let mut measured_at = Instant::now();
-    while wait::until(&mut live, |jobs| !jobs.is_empty())
-        .await
-        .is_ok()
-    {
-        sleep(CHECK_INTERVAL).await;
-        let now = free_space(&ctx).await;
-        // Space that was freed can be written again.
-        before = [before[0].max(now[0]), before[1].max(now[1])];
-        let is_overdue = measured_at.elapsed() > MAX_INTERVAL;
-        if !is_overdue && !is_due(limit, largest, before, now) {
-            continue;
+    let mut guarded: HashMap<(JobId, u32), Guarded> = HashMap::new();
+    let mut walks: FuturesUnordered<BoxFuture<'_, Walk>> = FuturesUnordered::new();
+    loop {
+        let has_jobs = |jobs: &Vec<_>| !jobs.is_empty();
+        if walks.is_empty() && wait::until(&mut live, has_jobs).await.is_err() {
+            return;
         }
-        let began = Instant::now();
-        let jobs = live.borrow_and_update().clone();
-        largest = stop_overfull(&ctx, &jobs, limit).await;
-        // What a job wrote during its measurement counts as written after it.
-        (before, measured_at) = (now, Instant::now());
-        sleep(began.elapsed() * PAUSE_FACTOR).await;
+        tokio::select! {
+            () = sleep(CHECK_INTERVAL) => {}
+            Some((job, began, usage)) = walks.next() => {
+                let jobs = u32::try_from(guarded.len()).unwrap_or(u32::MAX);
+                if let Some(state) = guarded.get_mut(&key_of(&job)) {
+                    // While podman works for nothing, no job is to blame.
+                    let usage = usage.as_ref().map(used);
+                    let is_failed = usage.is_none() && ctx.engine.health_error().is_none();
+                    state.end(usage, is_failed, (began, Instant::now()), jobs);
+                    stop_overfull(&job, state.used, limit);
+                }
+                continue;
+            }
+        }
+        let free = free_space(&ctx).await;
+        let mut jobs = live.borrow_and_update().clone();
+        jobs.retain(|job| !job.is_ending());
+        guarded.retain(|key, _| jobs.iter().any(|job| key_of(job) == *key));
+        for job in jobs {
+            let now = Instant::now();
+            let state = guarded.entry(key_of(&job));
+            let state = state.or_insert_with(|| Guarded::new(free, now));
+            if state.begin(limit, free, now) {
+                let ctx = &ctx;
+                walks.push(
+                    async move {
+                        let usage = measure(ctx, &job, WALK_TIMEOUT).await;
+                        (job, now, usage)
+                    }
+                    .boxed(),
+                );
+            }
+        }
+    }
+}
+
+fn key_of(job: &Job) -> (JobId, u32) {
+    (job.accepted.job_id, job.accepted.attempt)
+}
+
+/// State of a job, which has a pause of its own: one that is slow to measure delays no other.
+#[derive(Debug)]
+struct Guarded {
+    /// Bytes that it had; `u64::MAX` where it can't be measured.
+    used: u64,
+    /// Free space at the last measurement.
+    before: FreeSpace,
+    measured_at: Instant,
+    paused_until: Instant,
+    is_in_walk: bool,
+    /// Measurements in a row that failed.
+    failures: u32,
+}
+
+impl Guarded {
+    fn new(before: FreeSpace, now: Instant) -> Self {
+        Self {
+            used: 0,
+            before,
+            measured_at: now,
+            paused_until: now,
+            is_in_walk: false,
+            failures: 0,
+        }
+    }
+
+    /// Whether the job is to be measured now; its measurement has begun then.
+    fn begin(&mut self, limit: u64, free: FreeSpace, now: Instant) -> bool {
+        // Space that was freed can be written again.
+        let before = &mut self.before;
+        *before = [before[0].max(free[0]), before[1].max(free[1])];
+        if self.is_in_walk || now < self.paused_until {
+            return false;
+        }
+        let is_overdue = now.duration_since(self.measured_at) > MAX_INTERVAL;
+        if !is_overdue && !is_due(limit, self.used, self.before, free) {
+            return false;
+        }
+        // What a job writes during its measurement counts as written after it.
+        (self.before, self.is_in_walk) = (free, true);
+        true
+    }
+
+    /// Ends a measurement; `used` is `None` where there is none, and `is_failed` when that counts against the job.
+    fn end(
+        &mut self,
+        used: Option<u64>,
+        is_failed: bool,
+        (began, now): (Instant, Instant),
+        jobs: u32,
+    ) {
+        let pause = (now - began).saturating_mul(PAUSE_FACTOR.saturating_mul(jobs));
+        (self.measured_at, self.paused_until) = (now, now + pause.min(MAX_PAUSE));
+        self.is_in_walk = false;
+        if let Some(used) = used {
+            (self.used, self.failures) = (used, 0);
+        } else if is_failed {
+            self.failures += 1;
+            if self.failures >= MAX_FAILURES {
+                self.used = u64::MAX;
+            }
+        }
     }
 }
 
@@ -84,28 +180,20 @@ async fn free_space(ctx: &Arc<WorkerContext>) -> FreeSpace {
     free.await.unwrap_or_default()
 }
 
-/// Measures all jobs, and stops those that are over the limit. Returns the bytes of the fullest of the others.
-async fn stop_overfull(ctx: &WorkerContext, jobs: &[Arc<Job>], limit: u64) -> u64 {
-    let running: Vec<&Arc<Job>> = jobs.iter().filter(|job| !job.is_ending()).collect();
-    let usages = join_all(running.iter().map(|job| measure(ctx, job, WALK_TIMEOUT))).await;
-    let mut largest = 0;
-    for (job, usage) in running.into_iter().zip(&usages) {
-        let used = used(usage);
-        if used <= limit {
-            largest = largest.max(used);
-            continue;
-        }
-        tracing::warn!(
-            job = %job.accepted.job_id,
-            used,
-            limit,
-            "job is over the limit of its workspace; stopping it"
-        );
-        let overuse = Overuse { used, limit };
-        job.excess
-            .send_replace(Some(StopReason::WorkspaceLimit(overuse)));
+/// Stops a job that is over the limit.
+fn stop_overfull(job: &Job, used: u64, limit: u64) {
+    if used <= limit || job.is_ending() {
+        return;
     }
-    largest
+    tracing::warn!(
+        job = %job.accepted.job_id,
+        used,
+        limit,
+        "job is over the limit of its workspace; stopping it"
+    );
+    let overuse = Overuse { used, limit };
+    job.excess
+        .send_replace(Some(StopReason::WorkspaceLimit(overuse)));
 }
 
 #[cfg(test)]
@@ -124,6 +212,26 @@ mod tests {
             !is_due(GIB, 0, [9 * GIB; 2], [20 * GIB; 2]),
             "space was freed"
         );
+    }
+
+    #[test]
+    fn slow_job_is_paused_alone_and_failures_end_it() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut job = Guarded::new([9 * GIB; 2], start);
+        assert!(!job.begin(GIB, [9 * GIB; 2], at(1)));
+        assert!(job.begin(GIB, [9 * GIB; 2], at(6)), "overdue");
+        assert!(!job.begin(GIB, [0; 2], at(7)), "under way");
+        job.end(Some(5), false, (at(6), at(8)), 2);
+        assert!(!job.begin(GIB, [0; 2], at(23)), "2 s are paid for with 16");
+        assert!(job.begin(GIB, [0; 2], at(24)));
+        for failed in 1..=MAX_FAILURES {
+            assert_eq!(job.used, 5);
+            job.end(None, failed > 0, (at(24), at(24)), 1);
+        }
+        assert_eq!(job.used, u64::MAX);
+        job.end(Some(7), false, (at(24), at(24)), 1);
+        assert_eq!(job.used, 7);
     }
 
     proptest! {
