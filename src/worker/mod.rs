@@ -25,6 +25,7 @@ mod disk;
 mod disk_guard;
 mod disk_probe;
 mod event_stream;
+mod features;
 mod gc;
 mod gpus;
 mod home;
@@ -57,13 +58,12 @@ pub(crate) use init_copy::InitCopy;
 pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
 
 use crate::{
-    api::nodes::features,
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
         Engine, EngineError, Program,
         gpus::{GpuCandidate, PassedGpu, probe_gpus},
-        limits::{LimitKind, LimitSupport, probe_limits},
+        limits::{LimitSupport, probe_limits},
         probe,
     },
     http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
@@ -92,15 +92,6 @@ pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSP
 
 /// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
-/// Features of files in and results out.
-const FILE_FEATURES: [&str; 2] = [features::FILES, features::ARTIFACTS];
-/// Features of single limits; that of all of them is `limits`.
-const LIMIT_FEATURES: [(Option<LimitKind>, &str); 4] = [
-    (Some(LimitKind::Cpus), features::LIMIT_CPUS),
-    (Some(LimitKind::Memory), features::LIMIT_MEMORY),
-    (Some(LimitKind::Pids), features::LIMIT_PIDS),
-    (None, features::LIMIT_SHM_SIZE),
-];
 /// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
@@ -170,19 +161,7 @@ impl PreparedWorker {
 
     /// Features of the sandboxes, by which an orchestrator chooses nodes.
     pub fn features(&self) -> Vec<String> {
-        let mut supported: Vec<String> = LIMIT_FEATURES
-            .into_iter()
-            .filter(|(kind, _)| kind.is_none_or(|kind| self.limits.has(kind)))
-            .map(|(_, feature)| feature.to_owned())
-            .collect();
-        supported.extend(FILE_FEATURES.map(str::to_owned));
-        if self.limits.faults().next().is_none() {
-            supported.push(features::LIMITS.to_owned());
-        }
-        if !self.gpus.is_empty() {
-            supported.push(features::GPUS.to_owned());
-        }
-        supported
+        features::names(&self.limits, !self.gpus.is_empty())
     }
 
     /// Label of the containers of this node.

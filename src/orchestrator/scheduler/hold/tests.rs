@@ -75,8 +75,8 @@ impl Cluster {
             .push((node, placement.gpus().cloned(), step + length));
     }
 
-    /// One decision, in which small jobs take all that is not held; the user for whom devices were held and suffice.
-    fn step(&mut self, heads: &[LaneHead], small: &[Placement], step: i64) -> Option<UserId> {
+    /// One decision, in which small jobs take all that is not held; the users whose jobs start.
+    fn step(&mut self, heads: &[LaneHead], small: &[Placement], step: i64) -> Vec<UserId> {
         self.running.retain(|(.., end)| *end > step);
         let mut slots = self.slots();
         let due = self.holds.due(heads, &mut slots);
@@ -89,12 +89,20 @@ impl Cluster {
         let heads: Vec<_> = others.cloned().collect();
         let now = Time::from_millis(step * MINUTE);
         self.holds.apply(&heads, &mut slots, now);
+        let mut served = Vec::from_iter(user);
+        // A job that needs no hold has its fair turn.
+        for (lane, _) in heads {
+            if slots.has_room(&lane.placement) {
+                self.start(&lane.placement, &mut slots, step);
+                served.push(lane.user);
+            }
+        }
         for placement in small {
             while slots.has_room(placement) {
                 self.start(placement, &mut slots, step);
             }
         }
-        user
+        served
     }
 }
 
@@ -149,14 +157,16 @@ proptest! {
         lengths in proptest::collection::vec(1..6_i64, 1..9),
     ) {
         let mut cluster = Cluster::new(&devices, lengths);
-        let heads: Vec<_> = wide.into_iter().map(head).collect();
+        let mut heads: Vec<_> = wide.into_iter().map(head).collect();
         let mut served: HashMap<UserId, u32> = HashMap::new();
         for step in 0..STEPS {
-            if let Some(user) = cluster.step(&heads, &small, step) {
+            for user in cluster.step(&heads, &small, step) {
                 *served.entry(user).or_default() += 1;
             }
+            // As the fair order of the users has it.
+            heads.sort_by_key(|(lane, _)| served.get(&lane.user).copied());
         }
-        let times: Vec<u32> = heads
+        let times: Vec<_> = heads
             .iter()
             .map(|(lane, _)| served.get(&lane.user).copied().unwrap_or(0))
             .collect();

@@ -1,0 +1,27 @@
+//! Features of a worker's sandboxes.
+
+use crate::{
+    api::nodes::features,
+    engine::limits::{LimitKind, LimitSupport},
+};
+
+/// Features of every sandbox: files in and results out.
+const FILES: [&str; 2] = [features::FILES, features::ARTIFACTS];
+/// Features of single limits; that of all of them is `limits`.
+const LIMITS: [(Option<LimitKind>, &str); 4] = [
+    (Some(LimitKind::Cpus), features::LIMIT_CPUS),
+    (Some(LimitKind::Memory), features::LIMIT_MEMORY),
+    (Some(LimitKind::Pids), features::LIMIT_PIDS),
+    (None, features::LIMIT_SHM_SIZE),
+];
+
+/// Features of sandboxes on a host with these limits, and with devices for jobs or not.
+pub(super) fn names(limits: &LimitSupport, has_gpus: bool) -> Vec<String> {
+    let single = LIMITS.into_iter();
+    let single = single.filter(|(kind, _)| kind.is_none_or(|kind| limits.has(kind)));
+    let all = limits.faults().next().is_none().then_some(features::LIMITS);
+    let gpus = has_gpus.then_some(features::GPUS);
+    let names = single.map(|(_, feature)| feature);
+    let names = names.chain(FILES).chain(all).chain(gpus);
+    names.map(str::to_owned).collect()
+}
