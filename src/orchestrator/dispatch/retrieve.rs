@@ -73,6 +73,10 @@ pub(super) async fn retrieve(
     let may_retry = job.may_retry() && !handle.is_cancel_requested();
     let is_end = outcome.is_final() || !may_retry;
     let AttemptOutcome::Ended(last) = outcome else {
+        // Of an earlier process, perhaps; what a node has not started has no artifacts.
+        if is_end && matches!(outcome, AttemptOutcome::Lost(_)) {
+            discard_parts(state, job).await;
+        }
         return Retrieved::default();
     };
     if last.result.artifacts.is_empty() || !is_end {
@@ -93,7 +97,21 @@ pub(super) async fn retrieve(
         let failed = || Err("internal error of the orchestrator; see its log".to_owned());
         last.result.artifacts.iter().map(|_| failed()).collect()
     });
-    record(last, fetched)
+    let is_whole = fetched.iter().all(Result::is_ok);
+    let retrieved = record(last, fetched);
+    if !is_whole || job.attempt > 1 {
+        discard_parts(state, job).await;
+    }
+    retrieved
+}
+
+/// Removes what has arrived of artifacts that will not be stored, also of earlier attempts.
+async fn discard_parts(state: &AppState, job: &RunningJob) {
+    let (store, prefix) = (state.contents.clone(), format!("job-{}-", job.id));
+    let discarded = spawn_blocking(move || store.discard_all(&prefix)).await;
+    if let Err(error) = discarded.map_err(io::Error::from).flatten() {
+        tracing::warn!(%error, "parts of artifacts not removed; they are when they are old");
+    }
 }
 
 /// Leaves those artifacts in a result that are here, and says why the others are not.
