@@ -12,6 +12,9 @@
 //! delivered when the network is back. So such attempts are kept with the dirty node; the node is asked to
 //! forget them, too, and refuses them from then on.
 //!
+//! A result that is stored may have left its log behind, as when the orchestrator stopped while it was fetched. So the
+//! log is kept before the node removes the attempt.
+//!
 //! Only attempts that this database gave out are stopped and removed, also those of tasks that were deleted
 //! since. A job that it doesn't know, and an attempt beyond the last one that it gave out, are of another
 //! orchestrator, or from after the backup that this database was restored from: they go on, and their results
@@ -26,8 +29,10 @@
 
 use super::{
     AppState,
+    logs::archive,
     node_client::{NodeCallError, NodeCallErrorKind, NodeClient},
     readiness::OFFLINE_AFTER,
+    task_watch::LogSource,
 };
 use crate::{
     api::{JobId, NodeId, TaskId, jobs::JobState, time::Time},
@@ -116,7 +121,7 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     }
 }
 
-async fn reconcile(state: &AppState) {
+async fn reconcile(state: &Arc<AppState>) {
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
     loop {
         let is_done = match reconcile_all(state).await {
@@ -144,7 +149,7 @@ async fn reconcile(state: &AppState) {
 }
 
 /// One pass over all dirty nodes that answer. Returns whether all of them are clean.
-async fn reconcile_all(state: &AppState) -> Result<bool, StoreError> {
+async fn reconcile_all(state: &Arc<AppState>) -> Result<bool, StoreError> {
     let dirty = state.nodes.reconciler.dirty().clone();
     let passes = dirty.into_iter().map(|(id, work)| async move {
         let Some(node) = state.store.node_get(id).await? else {
@@ -168,7 +173,7 @@ async fn reconcile_all(state: &AppState) -> Result<bool, StoreError> {
 
 /// Stops and removes all attempts at a node that are over. Returns whether none is left.
 async fn reconcile_node(
-    state: &AppState,
+    state: &Arc<AppState>,
     node: &Node,
     superseded: &[(JobId, u32)],
 ) -> Result<bool, StoreError> {
@@ -191,6 +196,7 @@ async fn reconcile_node(
             Disposition::KeepForReaders(task) if state.jobs.watches.current(task).is_some() => {
                 is_clean = false;
             }
+            Disposition::KeepForReaders(_) if !has_log(state, node, job).await => is_clean = false,
             Disposition::KeepForReaders(_) | Disposition::Remove => {
                 over.push((job.job_id, job.attempt));
             }
@@ -207,6 +213,17 @@ async fn reconcile_node(
         is_clean &= remove_attempt(&client, node, job, attempt).await;
     }
     Ok(is_clean)
+}
+
+/// Whether the log of a job whose end is stored is here, or can't be; otherwise it is fetched. One that still runs was
+/// given up, and has no log to keep.
+async fn has_log(state: &Arc<AppState>, node: &Node, job: &JobState) -> bool {
+    let source = LogSource {
+        node: node.id,
+        job: job.job_id,
+        attempt: job.attempt,
+    };
+    job.status == JobState::RUNNING || archive::catch_up(state, source).await
 }
 
 /// Jobs of a node; `None` where it does not answer. A worker without a list, or with one of its own format, has none

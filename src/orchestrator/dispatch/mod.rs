@@ -145,7 +145,11 @@ async fn end_job(
 ) {
     let retrieved = retrieve::retrieve(state, &job, &mut outcome, &handle).await;
     let log = match &outcome {
-        AttemptOutcome::Ended(last) => Some(archive::start(state, &job, &last.result).await),
+        AttemptOutcome::Ended(last) => {
+            let started = AssertUnwindSafe(archive::start(state, &job, &last.result));
+            // The message of a panic is in the log.
+            started.catch_unwind().await.ok()
+        }
         _ => None,
     };
     let is_canceled = handle.is_cancel_requested();

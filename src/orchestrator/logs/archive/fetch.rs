@@ -13,6 +13,7 @@ use crate::{
     orchestrator::{
         AppState,
         node_client::{NodeCallError, SILENCE_TIMEOUT},
+        task_watch::LogSource,
     },
     store::{RunningJob, StoreError},
 };
@@ -26,8 +27,9 @@ use tokio::{
 
 /// Longest time for which the end of a job waits for its log.
 const STORE_DELAY_LIMIT: Duration = Duration::from_secs(10);
-/// Longest time for a log, after which the result's part is all that is kept.
-const FETCH_LIMIT: Duration = Duration::from_mins(10);
+/// Longest time for a log that is being fetched, after which the result's part is all that is kept: a node that sends a
+/// byte now and then must not keep others waiting for ever.
+const FETCH_LIMIT: Duration = Duration::from_hours(1);
 /// Backoff between attempts, such as while the node restarts.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
@@ -91,49 +93,74 @@ pub(in crate::orchestrator) async fn start(
     if !has_output || state.log_archive.retention.quota == 0 {
         return ArchiveTask(None);
     }
-    let (shared, job) = (Arc::clone(state), job.clone());
-    let mut task = spawn("archive_log", async move {
-        if timeout(FETCH_LIMIT, keep(&shared, &job)).await.is_err() {
-            tracing::warn!(job = %job.id, "log not kept: it took too long; the result has a part of it");
-        }
-    });
+    let shared = Arc::clone(state);
+    let source = LogSource {
+        node: job.node_id,
+        job: job.id,
+        attempt: job.attempt,
+    };
+    let mut task = spawn("archive_log", async move { keep(&shared, source).await });
     match timeout(STORE_DELAY_LIMIT, &mut task).await {
         Ok(_) => ArchiveTask(None),
         Err(_) => ArchiveTask(Some(task)),
     }
 }
 
-async fn keep(state: &Arc<AppState>, job: &RunningJob) {
+/// Keeps a log, or gives it up. The wait for other logs is not limited.
+pub(super) async fn keep(state: &AppState, source: LogSource) {
     // Never closed.
     let _permit = FETCHES.acquire().await;
+    let fetched = timeout(FETCH_LIMIT, fetch_with_retry(state, source)).await;
+    let job = source.job;
+    if fetched.is_err() {
+        tracing::warn!(%job, "log not kept: it took too long; the result has a part of it");
+    }
+    // Its task may have been deleted meanwhile.
+    match state.store.jobs_unknown(vec![job]).await {
+        Ok(unknown) if unknown.is_empty() => {}
+        Ok(unknown) => {
+            let archive = Arc::clone(&state.log_archive);
+            // A panic is logged where it happened.
+            let _ = spawn_blocking(move || archive.remove(&unknown)).await;
+        }
+        Err(error) => {
+            let error = errors::chain(&error);
+            tracing::warn!(%job, error, "job of a kept log can't be looked up; the next start does");
+        }
+    }
+}
+
+async fn fetch_with_retry(state: &AppState, source: LogSource) {
+    let job = source.job;
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
     for tries in 1.. {
-        let error = match fetch(state, job).await {
+        let error = match fetch(state, source).await {
             Ok(()) => return,
             Err(error) => error,
         };
         let reason = errors::chain(&error);
         if matches!(error, FetchError::Unsupported) {
-            tracing::debug!(job = %job.id, reason, "log not kept; the result has a part of it");
+            tracing::debug!(%job, reason, "log not kept; the result has a part of it");
             return;
         }
         if !error.is_transient() || tries == MAX_TRIES {
-            tracing::warn!(job = %job.id, reason, "log not kept; the result has a part of it");
+            tracing::warn!(%job, reason, "log not kept; the result has a part of it");
             return;
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
-async fn fetch(state: &Arc<AppState>, job: &RunningJob) -> Result<(), FetchError> {
-    let node = state.store.node_get(job.node_id).await?;
+async fn fetch(state: &AppState, source: LogSource) -> Result<(), FetchError> {
+    let LogSource { node, job, attempt } = source;
+    let node = state.store.node_get(node).await?;
     let node = node.ok_or(FetchError::NoNode)?;
     let client = state.node_client(&node).ok_or(FetchError::NoNode)?;
     // An earlier release, or another implementation.
     if !node.capability.has_feature(features::LOG_ARCHIVE) {
         return Err(FetchError::Unsupported);
     }
-    let chunks = match client.read_log(job.id, job.attempt).await {
+    let chunks = match client.read_log(job, attempt).await {
         Ok(chunks) => chunks,
         // It was replaced by an earlier release, or has forgotten the job.
         Err(error) if error.kind.is_unsupported() => return Err(FetchError::Unsupported),
@@ -141,8 +168,8 @@ async fn fetch(state: &Arc<AppState>, job: &RunningJob) -> Result<(), FetchError
     };
     // One chunk on its way while another one is written.
     let (sender, receiver) = mpsc::channel(1);
-    let (archive, id, attempt) = (Arc::clone(&state.log_archive), job.id, job.attempt);
-    let written = spawn_blocking(move || write(&archive, id, attempt, receiver));
+    let archive = Arc::clone(&state.log_archive);
+    let written = spawn_blocking(move || write(&archive, job, attempt, receiver));
     let sent = send(chunks, sender).await;
     let written = written.await.map_err(io::Error::from)?;
     // What the writer says comes first: it stops the sender.

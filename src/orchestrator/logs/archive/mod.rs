@@ -8,14 +8,17 @@
 //! | file | part |
 //! |---|---|
 //! | [`fetch`] | from a node to a file |
+//! | [`catch_up`] | logs whose fetch a stop of the orchestrator cut off |
 //! | [`reader`] | from a file to readers |
 //!
-//! All calls here but those of [`fetch`] read or write the disk and may block.
+//! All calls here but those of [`fetch`] and [`catch_up`] read or write the disk and may block.
 
+mod catch_up;
 mod fetch;
 pub(super) mod reader;
 mod writer;
 
+pub(in crate::orchestrator) use catch_up::catch_up;
 pub(in crate::orchestrator) use fetch::start;
 
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
     files::remove_temporary_files,
     orchestrator::settings::LogRetention,
 };
+use catch_up::LateLogs;
 use parking_lot::Mutex;
 use std::{
     fs, io,
@@ -45,6 +49,7 @@ pub(in crate::orchestrator) struct LogArchive {
     reserve: u64,
     /// Size of all files, in bytes; also taken while files are removed.
     total: Mutex<u64>,
+    late: LateLogs,
 }
 
 struct KeptFile {
@@ -67,6 +72,7 @@ impl LogArchive {
             retention,
             reserve,
             total: Mutex::new(0),
+            late: LateLogs::default(),
         };
         let total = archive.files()?.iter().map(|file| file.size).sum();
         *archive.total.lock() = total;
