@@ -1,6 +1,6 @@
 //! Files and artifacts between a user, the orchestrator and a node: whole, or with the reason why not.
 
-use crate::support::{Cluster, Orchestrator, cluster::wait_ready, eventually, lasting_port};
+use crate::support::{Cluster, Node, Orchestrator, cluster::wait_ready, eventually, lasting_port};
 use cynode::digest::sha256_hex;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::FileExt as _};
@@ -127,6 +127,41 @@ fn full_orchestrator_ends_task_with_reason() {
     assert_eq!(
         artifacts(&cluster, &id),
         [("artifacts/small".to_owned(), b"x\n".to_vec())]
+    );
+}
+
+#[test]
+fn ended_job_outlasts_full_store_and_silent_node() {
+    let mut cluster = Cluster::start_orchestrated(&["--artifact-quota", "4MiB", "--lease", "1s"]);
+    let upload = upload(&cluster, &[1; 3_000_000]);
+    let script = "head -c 3000000 /dev/zero > artifacts/large";
+    let id = cluster.create(&json!({"script": script, "max_attempts": 3}));
+    eventually("the command has ended", || {
+        let spools = cluster.node.spools();
+        let result = spools.first()?.join("result.json");
+        result.exists().then_some(())
+    });
+    cluster.node.process.kill();
+    let path = format!("/v1/artifacts/{}", upload.as_str().unwrap());
+    cluster.user.call("DELETE", &path, &[], b"").expect(204);
+    eventually("the lease is over", || {
+        let nodes = cluster.user.get("/v1/nodes").json(200);
+        (nodes["nodes"][0]["status"] == "offline").then_some(())
+    });
+    assert_eq!(cluster.task(&id)["status"], "running");
+    cluster.node = Node::start(
+        cluster.home(),
+        "box",
+        &cluster.orchestrator.control_url,
+        &[],
+    );
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let job = &cluster.result(&id)["jobs"][0];
+    assert_eq!(job["attempt"], 1, "{job}");
+    assert!(job["result_object"]["artifacts_skipped"].is_null(), "{job}");
+    assert_eq!(
+        artifacts(&cluster, &id),
+        [("artifacts/large".to_owned(), vec![0; 3_000_000])]
     );
 }
 
