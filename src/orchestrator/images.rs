@@ -170,9 +170,10 @@ fn refused(client: &NodeClient<'_>, error: NodeCallError) -> Problem {
         | NodeCallErrorKind::NotImplemented => ProblemKind::Conflict,
         _ => ProblemKind::Unavailable,
     };
+    let what = match error.kind {
+        NodeCallErrorKind::Unreachable => "can't be reached",
+        _ => "did not take the image",
+    };
     let (slug, reason) = (client.slug(), error.reason.for_admins());
-    Problem::new(
-        kind,
-        format!("node {slug} did not take the image: {reason}"),
-    )
+    Problem::new(kind, format!("node {slug} {what}: {reason}"))
 }
