@@ -284,8 +284,16 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", format!("/v1/worker/jobs/{id}/stdin"), false),
         ("GET", format!("/v1/worker/jobs/{id}/log"), false),
         ("GET", format!("/v1/worker/jobs/{id}/artifacts/0"), false),
-        ("GET", format!("/v1/worker/contents/{}", "0".repeat(64)), false),
-        ("PUT", format!("/v1/worker/contents/{}", "0".repeat(64)), false),
+        (
+            "GET",
+            format!("/v1/worker/contents/{}", "0".repeat(64)),
+            false,
+        ),
+        (
+            "PUT",
+            format!("/v1/worker/contents/{}", "0".repeat(64)),
+            false,
+        ),
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),

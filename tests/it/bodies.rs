@@ -305,4 +305,3 @@ fn sole_caller_gets_more_readers_than_network() {
     assert_eq!(course.last().unwrap()["status"], "canceled");
     drop(readers);
 }
-
