@@ -9,6 +9,7 @@ pub(crate) mod exposition;
 pub(crate) mod golden;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod link;
 pub(crate) mod listener;
 pub(crate) mod model_server;
 pub(crate) mod orchestrator_stand_in;
