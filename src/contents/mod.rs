@@ -195,9 +195,13 @@ impl ContentStore {
         self.shared.limits
     }
 
-    /// Records that a content is used, so that a clean-up takes it later.
-    pub fn record_use(&self, hash: &ContentHash) -> io::Result<()> {
-        self.open_content(hash).map(drop)
+    /// Records that a content is used, so that a clean-up takes it later. Returns whether it is here.
+    pub fn record_use(&self, hash: &ContentHash) -> io::Result<bool> {
+        match self.open_content(hash) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// All contents, in no order.

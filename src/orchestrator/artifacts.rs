@@ -5,6 +5,10 @@
 //! their own artifacts, admins all. That the store has a content tells a user nothing: only their own artifacts make a
 //! content theirs.
 
+mod room;
+
+pub(super) use room::{intake, make_room};
+
 use super::AppState;
 use crate::{
     api::{
@@ -18,11 +22,13 @@ use crate::{
         tasks::{CheckedFile, InputSource, TaskInputs},
         time::Time,
     },
+    background::run_to_end,
     contents::{ContentError, Pin, StoredContent},
     http::file::FileContent,
     identity::Caller,
     store::{ArtifactFilter, NewArtifact},
 };
+use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// Seconds after which another call may have finished the same upload.
@@ -38,7 +44,7 @@ pub(super) fn content_error(error: ContentError) -> ApiError {
     match error {
         ContentError::WrongHash { .. } | ContentError::WrongSize { .. } => invalid(&error).into(),
         ContentError::QuotaExceeded { quota, used } => full(format!(
-            "the orchestrator keeps at most {} of artifacts and files of tasks, and {} are used; delete artifacts \
+            "the orchestrator keeps at most {} of uploads and files of tasks, and {} are used; delete artifacts \
              (cynode artifacts rm) or finished tasks (cynode task rm), or ask the operator for a larger \
              --artifact-quota",
             ByteSize(quota),
@@ -74,28 +80,47 @@ pub(super) fn received_range(size: u64) -> Option<String> {
     size.checked_sub(1).map(|last| format!("bytes=0-{last}"))
 }
 
-/// Stores the row of an upload whose content is stored.
-pub(super) async fn add(
+/// Finishes an upload, of which all has arrived, and stores its row. A client that hangs up meanwhile, as one that
+/// waited too long for a slow disk, does not come between.
+pub(super) async fn finish_upload(
+    state: &Arc<AppState>,
+    caller: &Caller,
+    name: String,
+    finish: impl Future<Output = Result<StoredContent, ContentError>> + Send + 'static,
+) -> Result<Artifact, ApiError> {
+    let (state, caller) = (Arc::clone(state), caller.clone());
+    let finished = run_to_end("finish_upload", async move {
+        let stored = finish.await.map_err(content_error)?;
+        add(&state, &caller, name, stored).await
+    });
+    finished.await.map_err(ApiError::internal)?
+}
+
+/// Stores the row of an artifact whose content is stored.
+async fn add(
     state: &AppState,
     caller: &Caller,
     name: String,
     stored: StoredContent,
 ) -> Result<Artifact, ApiError> {
     let StoredContent { content, pin } = stored;
+    let hash = content.sha256.clone();
     let new = NewArtifact { name, content };
     let added = state
         .store
         .artifact_add(caller.authority(), new, Time::now());
     let added = added.await;
+    // Else the removal would find the content in use.
+    drop(pin);
     if added.is_err() {
-        state.contents_gc.suspect(pin.hash().clone());
+        state.contents_gc.suspect(hash);
     }
     Ok(added?)
 }
 
 /// Stores an artifact of a content that this user has already; `None` where they have not.
 pub(super) async fn add_known(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     name: &str,
     content: &Content,
@@ -112,8 +137,9 @@ pub(super) async fn add_known(
         return Ok(None);
     };
     let content = content.clone();
-    let stored = StoredContent { content, pin };
-    add(state, caller, name.to_owned(), stored).await.map(Some)
+    let stored = async { Ok(StoredContent { content, pin }) };
+    let added = finish_upload(state, caller, name.to_owned(), stored);
+    added.await.map(Some)
 }
 
 /// Pin of a content; `None` where it is not here.
@@ -210,8 +236,10 @@ pub(super) struct StoredInputs {
 impl StoredInputs {
     /// Has contents of a task that was not stored removed, unless something else refers to them.
     pub(super) fn abandon(self, state: &AppState) {
-        for pin in &self.pins {
-            state.contents_gc.suspect(pin.hash().clone());
+        for pin in self.pins {
+            let hash = pin.hash().clone();
+            drop(pin);
+            state.contents_gc.suspect(hash);
         }
     }
 }
@@ -230,18 +258,29 @@ pub(super) async fn store_inputs(
         }
     }
     if let Some(bytes) = inputs.stdin {
-        match state.contents.put_bytes(bytes).await {
+        match put_bytes(state, caller, bytes).await {
             Ok(StoredContent { content, pin }) => {
                 stored.stdin = Some(content);
                 stored.pins.push(pin);
             }
             Err(error) => {
                 stored.abandon(state);
-                return Err(content_error(error));
+                return Err(error);
             }
         }
     }
     Ok(stored)
+}
+
+/// Stores bytes that came with a task.
+async fn put_bytes(
+    state: &AppState,
+    caller: &Caller,
+    bytes: Vec<u8>,
+) -> Result<StoredContent, ApiError> {
+    make_room(state, caller, "", bytes.len() as u64).await?;
+    let stored = intake(state).put_bytes(bytes).await;
+    stored.map_err(content_error)
 }
 
 async fn store_file(
@@ -252,8 +291,7 @@ async fn store_file(
 ) -> Result<(), ApiError> {
     let (content, pin, name) = match file.source {
         InputSource::Inline(bytes) => {
-            let put = state.contents.put_bytes(bytes).await;
-            let StoredContent { content, pin } = put.map_err(content_error)?;
+            let StoredContent { content, pin } = put_bytes(state, caller, bytes).await?;
             (content, pin, None)
         }
         InputSource::Artifact(id) => {

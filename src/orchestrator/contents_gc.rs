@@ -19,7 +19,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_blocking,
+};
 
 /// Interval between removals, where nothing asks for one.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -27,6 +30,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const FULL_INTERVAL: Duration = Duration::from_hours(1);
 /// Time after its last part for which an upload can be resumed.
 const UPLOAD_TTL: Duration = Duration::from_hours(24);
+/// Time to wait for a removal that a caller needs.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of contents that are looked up at a time.
 const BATCH_LIMIT: u32 = 500;
 
@@ -35,6 +40,8 @@ const BATCH_LIMIT: u32 = 500;
 pub(super) struct ContentsGc {
     suspects: Mutex<BTreeSet<ContentHash>>,
     wake: Notify,
+    /// Number of removals that ended.
+    rounds: watch::Sender<u64>,
 }
 
 impl ContentsGc {
@@ -47,6 +54,19 @@ impl ContentsGc {
     /// Has contents removed now that lost a reference.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// Same as [`wake`](Self::wake), and waits until a removal has ended.
+    pub(super) async fn remove_now(&self) {
+        let mut rounds = self.rounds.subscribe();
+        self.wake.notify_one();
+        // One that takes longer goes on; the caller looks at what it freed so far.
+        let _ = tokio::time::timeout(REMOVAL_TIMEOUT, rounds.changed()).await;
+    }
+
+    /// Takes contents back that could not be removed yet, to be looked at again next time.
+    fn put_back(&self, hashes: impl IntoIterator<Item = ContentHash>) {
+        self.suspects.lock().extend(hashes);
     }
 }
 
@@ -79,6 +99,7 @@ async fn remove_repeatedly(state: &AppState) {
                 tracing::warn!(error, "unused contents can't be removed; retrying");
             }
         }
+        state.contents_gc.rounds.send_modify(|count| *count += 1);
         // Either is a reason to look again.
         let _ = tokio::time::timeout(INTERVAL, state.contents_gc.wake.notified()).await;
     }
@@ -89,7 +110,13 @@ async fn remove_unreferenced(state: &AppState, is_full: bool) -> Result<(), GcEr
     // Before the look for references, so that one stored meanwhile spares its content.
     let sweep = Arc::new(state.contents.sweep());
     let suspects = std::mem::take(&mut *state.contents_gc.suspects.lock());
-    remove_batches(state, &sweep, suspects.into_iter().collect()).await?;
+    match remove_batches(state, &sweep, suspects.iter().cloned().collect()).await {
+        Ok(kept) => state.contents_gc.put_back(kept),
+        Err(error) => {
+            state.contents_gc.put_back(suspects);
+            return Err(error);
+        }
+    }
     if is_full {
         let listing = Arc::clone(&sweep);
         let all = blocking(move || listing.list()).await?;
@@ -119,15 +146,17 @@ async fn remove_unreferenced(state: &AppState, is_full: bool) -> Result<(), GcEr
     }
 }
 
+/// Same as [`remove_batch`], for any number of contents.
 async fn remove_batches(
     state: &AppState,
     sweep: &Arc<Sweep>,
     hashes: Vec<ContentHash>,
-) -> Result<(), GcError> {
+) -> Result<BTreeSet<ContentHash>, GcError> {
+    let mut kept = BTreeSet::new();
     for batch in hashes.chunks(BATCH_LIMIT as usize) {
-        remove_batch(state, sweep, batch).await?;
+        kept.append(&mut remove_batch(state, sweep, batch).await?);
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// Removes those of some contents that nothing refers to. Returns those that are in use without a reference.

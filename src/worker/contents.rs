@@ -119,7 +119,7 @@ impl ContentCache {
         let size = body.announced_size();
         let known = sha256.clone();
         let is_known = self
-            .on_disk(move |cache| cache.0.store.contains(&known))
+            .on_disk(move |cache| cache.0.store.record_use(&known))
             .await;
         if is_known.map_err(|error| unreadable(&error))? {
             return Ok(());

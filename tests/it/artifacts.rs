@@ -346,3 +346,34 @@ impl Orchestrator {
         }
     }
 }
+
+#[test]
+fn upload_that_arrived_whole_is_finished() {
+    let home = tempfile::tempdir().unwrap();
+    let user = Orchestrator::start(home.path(), &[]).login_held();
+    let all = bytes(2_500_000);
+    let hash = sha256_hex(&all);
+    let range = "content-range: bytes 0-2499999/2500000\r\n";
+    cut(
+        &user.api,
+        &format!("sha256={hash}&name=x"),
+        range,
+        &all,
+        2_400_000,
+    );
+    // As a process leaves it that is killed between the last block and the name of the content.
+    let partial = contents(home.path(), "partial").remove(0);
+    fs::write(&partial, &all).unwrap();
+    let artifact = ask(&user.api, &hash, all.len()).json(201);
+    assert_eq!(artifact["sha256"], hash);
+    assert_eq!(user.api.get(&path(&artifact)).body, all);
+
+    // Other bytes than were announced are sent again.
+    let wrong = bytes(1000);
+    let other = sha256_hex("other");
+    let range = "content-range: bytes 0-999/1001\r\n";
+    cut(&user.api, &format!("sha256={other}"), range, &wrong, 1000);
+    let asked = ask(&user.api, &other, 1000);
+    assert_eq!((asked.status, asked.header("range")), (308, None));
+    assert!(contents(home.path(), "partial").is_empty());
+}

@@ -4,6 +4,8 @@
 //! loses a reference into `released_contents`; [`contents_released`](Store::contents_released) reads that, and the
 //! caller deletes from the disk what [`contents_unreferenced`](Store::contents_unreferenced) leaves.
 
+mod eviction;
+
 use super::{
     ArtifactFilter, Authority, NewArtifact, Store, StoreError, audit, authority::authorize,
 };
@@ -31,6 +33,9 @@ const IS_REFERENCED: &str = "SELECT EXISTS (SELECT 1 FROM artifacts WHERE sha256
 /// Uploads that are older than a time.
 pub(super) const OLD_UPLOADS: &str = "DELETE FROM artifacts WHERE id IN
     (SELECT id FROM artifacts WHERE task_id IS NULL AND created_at <= ?1 LIMIT ?2)";
+/// Some artifacts of a task; it may have thousands.
+pub(super) const SOME_OF_TASK: &str = "DELETE FROM artifacts WHERE id IN
+    (SELECT id FROM artifacts WHERE task_id = ?1 LIMIT ?2)";
 
 fn artifact(row: &Row<'_>) -> rusqlite::Result<Artifact> {
     Ok(Artifact {

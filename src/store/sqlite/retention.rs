@@ -4,7 +4,9 @@
 //! oldest by an index, so that its cost doesn't depend on the number of rows that stay.
 
 use super::{
-    ExpiredBatch, Retention, Store, StoreError, artifacts::OLD_UPLOADS, tasks::IDEMPOTENCY_WINDOW,
+    ExpiredBatch, Retention, Store, StoreError,
+    artifacts::{OLD_UPLOADS, SOME_OF_TASK},
+    tasks::IDEMPOTENCY_WINDOW,
 };
 use crate::api::{JobId, TaskId, time::Time};
 use rusqlite::{Connection, params};
@@ -13,6 +15,8 @@ use std::time::Duration;
 /// Maximum number of tasks, and of rows of each other kind, in one commit. The result of a task may be half a
 /// megabyte.
 const BATCH_LIMIT: u32 = 50;
+/// Maximum number of artifacts of tasks in one commit; those of a task that has more go in several, before the task.
+const ARTIFACTS_LIMIT: u32 = 1000;
 
 /// Finished tasks that ended by a time, and those beyond a number: the oldest in both cases.
 const FINISHED: &str = "SELECT id FROM tasks WHERE ended_at IS NOT NULL AND ended_at <= ?1
@@ -61,14 +65,20 @@ impl Store {
         now: Time,
     ) -> Result<ExpiredBatch, StoreError> {
         self.write(move |c| {
-            let tasks = expired_tasks(c, keep, now)?;
-            let mut jobs = Vec::new();
-            for id in &tasks {
+            let expired = expired_tasks(c, keep, now)?;
+            let (mut tasks, mut jobs) = (0, Vec::new());
+            let mut room = ARTIFACTS_LIMIT;
+            for id in &expired {
+                room -= delete_artifacts(c, *id, room)?;
+                if room == 0 {
+                    break;
+                }
                 jobs.extend(job_ids(c, *id)?);
                 delete_task(c, *id)?;
+                tasks += 1;
             }
             let is_full = |rows: usize| rows == BATCH_LIMIT as usize;
-            let mut more = is_full(tasks.len());
+            let mut more = is_full(tasks) || tasks < expired.len();
             let expired = EXPIRED.map(|sql| (sql, now));
             let uploads = keep.age.map(|age| (OLD_UPLOADS, now.minus(age)));
             let others = [
@@ -78,11 +88,7 @@ impl Store {
             for (sql, by) in expired.into_iter().chain(others).chain(uploads) {
                 more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
             }
-            Ok(ExpiredBatch {
-                tasks: tasks.len(),
-                jobs,
-                more,
-            })
+            Ok(ExpiredBatch { tasks, jobs, more })
         })
         .await
     }
@@ -113,6 +119,14 @@ fn job_ids(c: &Connection, id: TaskId) -> Result<Vec<JobId>, StoreError> {
     let mut statement = c.prepare_cached(JOB_IDS)?;
     let ids = statement.query_map([id], |row| row.get(0))?;
     Ok(ids.collect::<Result<_, _>>()?)
+}
+
+/// Deletes artifacts of a task, at most `limit`. Returns their number; fewer than `limit` were all.
+fn delete_artifacts(c: &Connection, id: TaskId, limit: u32) -> Result<u32, StoreError> {
+    let deleted = c
+        .prepare_cached(SOME_OF_TASK)?
+        .execute(params![id, limit])?;
+    Ok(u32::try_from(deleted).unwrap_or(limit))
 }
 
 /// Deletes a finished task and all rows that name it.
@@ -169,6 +183,7 @@ mod tests {
             OLD_KEYS,
             OLD_DELETED_JOBS,
             OLD_UPLOADS,
+            SOME_OF_TASK,
             JOB_IDS,
             KNOWN_JOB,
         ]) {

@@ -1,6 +1,6 @@
 //! Artifacts: files that were uploaded or collected. The store knows their names and hashes, not their bytes.
 
-use crate::api::{ArtifactId, TaskId, UserId, jobs::files::Content};
+use crate::api::{ArtifactId, TaskId, UserId, jobs::files::Content, time::Time};
 
 /// Artifact to be stored; its content is in the store of contents already, and pinned there meanwhile.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,4 +24,21 @@ pub struct ArtifactFilter {
     pub before: Option<ArtifactId>,
     /// Maximum number of artifacts.
     pub limit: u32,
+}
+
+/// Upload that needs room.
+#[derive(Clone, Debug)]
+pub struct RoomRequest {
+    /// Its user.
+    pub owner: UserId,
+    /// Its name.
+    pub name: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Bytes that are to be freed for it.
+    pub missing: u64,
+    /// Bytes that the uploads of all users may take.
+    pub quota: u64,
+    /// Time since which no upload goes that was sent.
+    pub keep_since: Time,
 }

@@ -8,7 +8,10 @@ use crate::{
         tasks::{CreateTask, JobStatus},
     },
     digest::sha256_hex,
-    store::{CreateOutcome, FinishedJob, QueueLimits, Retention, sqlite::query_plan::assert_seeks},
+    store::{
+        CreateOutcome, FinishedJob, QueueLimits, Retention, RoomRequest,
+        sqlite::query_plan::assert_seeks,
+    },
 };
 use std::time::Duration;
 
@@ -249,4 +252,96 @@ async fn queries_use_index() {
         Ok(())
     });
     looked.await.unwrap();
+}
+
+impl Fixture {
+    /// Number of uploads that go for one of 2 bytes, where `missing` bytes are missing.
+    async fn evict(&self, name: &str, missing: u64) -> usize {
+        let request = RoomRequest {
+            owner: self.by.user,
+            name: name.to_owned(),
+            size: 2,
+            missing,
+            quota: 16,
+            keep_since: NOW,
+        };
+        self.store.artifacts_evict(request).await.unwrap()
+    }
+
+    /// Has all uploads so far belong to another user.
+    async fn give_away(&self) {
+        let given = self.store.write(|c| {
+            let user = UserId::new();
+            let sql = "INSERT INTO users VALUES (?1, 'bob', NULL, '', 1, 0, 1, 1)";
+            c.execute(sql, [user])?;
+            c.execute("UPDATE artifacts SET user_id = ?1", [user])?;
+            Ok(())
+        });
+        given.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn oldest_uploads_of_name_go_first() {
+    let fixture = Fixture::new().await;
+    let at = |n| Time::from_millis(n);
+    fixture.add("other", "ab", at(1)).await;
+    fixture.add("same", "cd", at(3)).await;
+    fixture.add("same", "ef", at(2)).await;
+    fixture.add("same", "needed", at(1)).await;
+    fixture.add("same", "new", LATER).await;
+    fixture.task("needed").await;
+    assert_eq!(fixture.evict("same", 7).await, 0, "all would not suffice");
+    assert_eq!(fixture.evict("same", 1).await, 1);
+    assert_eq!(fixture.released().await, [content("ef").sha256]);
+    assert_eq!(fixture.evict("same", 3).await, 2);
+    assert_eq!(fixture.list(fixture.filter()).await, ["same", "same"]);
+}
+
+#[tokio::test]
+async fn users_beyond_share_make_room() {
+    let fixture = Fixture::new().await;
+    for text in ["12345", "abcde", "ABCDE"] {
+        fixture.add("x", text, NOW).await;
+    }
+    fixture.give_away().await;
+    assert_eq!(fixture.evict("x", 3).await, 1, "8 is the share of each");
+    let mine = fixture.add("mine", "7 bytes", LATER).await;
+    assert_eq!(fixture.evict("x", 2).await, 0, "beyond the own share");
+    let deleted = fixture
+        .store
+        .artifact_delete(mine.artifact_id, None, fixture.by, event());
+    assert!(deleted.await.unwrap());
+    assert_eq!(fixture.evict("x", 3).await, 1, "10 are beyond it, too");
+    assert_eq!(fixture.evict("x", 3).await, 0, "5 are not");
+}
+
+#[tokio::test]
+async fn many_artifacts_go_in_several_commits() {
+    let fixture = Fixture::new().await;
+    let task = fixture.task("x").await;
+    let filled = fixture.store.write(move |c| {
+        c.execute(
+            "UPDATE tasks SET ended_at = ?2, status = 'completed' WHERE id = ?1",
+            params![task, NOW],
+        )?;
+        let owner: UserId = c.query_row("SELECT user_id FROM tasks", [], |row| row.get(0))?;
+        for _ in 0..1500 {
+            insert(c, owner, Some(task), &new("a", "y"), NOW)?;
+        }
+        Ok(())
+    });
+    filled.await.unwrap();
+    let keep = Retention {
+        age: Some(Duration::from_secs(1)),
+        max_tasks: None,
+    };
+    for (tasks, more) in [(0, true), (1, false)] {
+        let deleted = fixture
+            .store
+            .expired_delete(keep, Time::from_millis(5_000_000));
+        let deleted = deleted.await.unwrap();
+        assert_eq!((deleted.tasks, deleted.more), (tasks, more));
+    }
+    assert!(fixture.list(fixture.filter()).await.is_empty());
 }
