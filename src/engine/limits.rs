@@ -144,11 +144,25 @@ impl LimitSupport {
         let missing = limits
             .kinds()
             .find_map(|kind| self.faults.get_key_value(&kind));
-        let (kind, reason) = missing?;
+        let Some((kind, reason)) = missing else {
+            return self.shm_refusal(limits.shm_size?);
+        };
         let field = kind.as_str();
         Some(format!(
             "this node can't enforce the limit {field}: {reason}; run the task without {field}, or on another node"
         ))
+    }
+
+    /// Reason for which `/dev/shm` may not be so large: where memory can't be limited, nothing else bounds what is in it.
+    fn shm_refusal(&self, size: ByteSize) -> Option<String> {
+        let info = rustix::system::sysinfo();
+        let total = info.totalram.saturating_mul(info.mem_unit.into());
+        let most = ByteSize(total / 2);
+        (!self.has(LimitKind::Memory) && size.0 > most.0).then(|| {
+            format!(
+                "this node can't enforce the limit memory, so shm_size can be at most half of its memory ({most}); ask for less, or run the task on another node"
+            )
+        })
     }
 
     /// Limits that can't be enforced, each with the reason.
@@ -325,6 +339,19 @@ mod tests {
         ] {
             assert!(refusal.contains(text), "{text}: {refusal}");
         }
+    }
+
+    #[test]
+    fn large_shm_needs_limit_of_memory() {
+        let shm = |size| Limits {
+            shm_size: Some(ByteSize(size)),
+            ..Limits::default()
+        };
+        let support = LimitSupport::without(LimitKind::Memory, "x");
+        assert_eq!(support.refusal(&shm(1 << 20)), None);
+        let refusal = support.refusal(&shm(1 << 50)).unwrap();
+        assert!(refusal.contains("half of its memory"), "{refusal}");
+        assert_eq!(LimitSupport::default().refusal(&shm(1 << 50)), None);
     }
 
     #[test]
