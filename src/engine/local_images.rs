@@ -108,11 +108,9 @@ mod tests {
     #[test]
     fn only_named_local_images_are_listed() {
         let long = format!("localhost/{}:1", "x".repeat(MAX_NAME_BYTES));
-        let listed = format!(
-            "localhost/b:latest\ndocker.io/library/alpine:3\nlocalhost/a:1\nlocalhost/c:<none>\n\
-             <none>:<none>\nlocalhost.example/x:1\n"
-        );
-        let names = local_names(&listed);
+        let listed = "localhost/b:latest\ndocker.io/library/alpine:3\nlocalhost/a:1\nlocalhost/c:<none>\n\
+             <none>:<none>\nlocalhost.example/x:1\n";
+        let names = local_names(listed);
         assert_eq!(names, ["localhost/a:1", "localhost/b:latest"]);
         assert_eq!(complete(&names), Some(names));
         assert_eq!(complete(&local_names(&format!("{listed}{long}\n"))), None);

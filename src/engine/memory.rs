@@ -10,7 +10,7 @@ use std::{fs, path::Path};
 /// Mount point of control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Type of a tmpfs (statfs(2)).
-const TMPFS_MAGIC: i64 = 0x0102_1994;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Bytes of memory of the sandbox whose init has this PID; `None` once it is gone.
 pub fn sandbox_memory(init: u32) -> Option<u64> {
@@ -78,7 +78,7 @@ fn used_by_processes(init: u32) -> Option<u64> {
 /// Bytes of the files in a tmpfs; `None` where another filesystem is there.
 fn tmpfs_bytes(path: &str) -> Option<u64> {
     let stat = statfs(path).ok()?;
-    let is_tmpfs = i64::try_from(stat.f_type) == Ok(TMPFS_MAGIC);
+    let is_tmpfs = u64::try_from(stat.f_type) == Ok(TMPFS_MAGIC);
     let block_bytes = u64::try_from(stat.f_bsize).ok()?;
     is_tmpfs.then(|| {
         stat.f_blocks
