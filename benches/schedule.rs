@@ -183,6 +183,7 @@ impl Stage {
                 outline: None,
                 exit_code: Some(0),
                 summary: String::new(),
+                artifacts: Vec::new(),
             };
             assert!(self.store.job_finish(end, Time::now()).await.unwrap());
             let before = at_nodes.len();

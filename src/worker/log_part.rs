@@ -101,11 +101,7 @@ pub(super) fn frames(
     };
     futures_util::stream::unfold(Some(source), async |source| {
         let read = spawn_blocking(move || source?.next().transpose()).await;
-        match read
-            .map_err(io::Error::from)
-            .map(Option::transpose)
-            .flatten()
-        {
+        match read.map_err(io::Error::from).and_then(Option::transpose) {
             Ok(next) => next,
             Err(error) => {
                 tracing::warn!(%error, "log of a job can't be sent whole");

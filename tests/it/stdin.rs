@@ -220,7 +220,7 @@ fn user_sends_stdin_to_a_task() {
 #[test]
 fn run_streams_stdin_as_it_is() {
     let cluster = Cluster::start();
-    let bytes: Vec<u8> = (0..5 * MIB + 7).map(|n| (n * n >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..5 * MIB + 7).map(|n| ((n * n) >> 7) as u8).collect();
     let file = cluster.home().join("input");
     fs::write(&file, &bytes).unwrap();
     let expected = cynode::digest::sha256_hex(&bytes);
@@ -291,7 +291,7 @@ fn run_goes_on_after_restart_of_orchestrator() {
 fn stdin_of_a_new_task_is_whole() {
     let cluster = Cluster::start();
     let file = cluster.home().join("input");
-    let bytes: Vec<u8> = (0..2 * MIB + 3).map(|n| (n * n >> 5) as u8).collect();
+    let bytes: Vec<u8> = (0..2 * MIB + 3).map(|n| ((n * n) >> 5) as u8).collect();
     fs::write(&file, &bytes).unwrap();
     let path = file.to_str().unwrap();
     for stdin in [path, "-"] {

@@ -376,7 +376,7 @@ impl KeptText {
 
 /// Mark of an event; `None` for one without text.
 fn mark(seq: u64, start: u64, text: &str, bytes: usize) -> Option<EventMark> {
-    (!text.is_empty()).then(|| EventMark {
+    (!text.is_empty()).then_some(EventMark {
         seq,
         start,
         // Records are bounded far below u32::MAX.
