@@ -6,18 +6,17 @@
 
 use super::{
     api_files,
+    api_logs::{self, event_query, stream},
     context::WorkerContext,
-    event_stream::{self, EventQuery},
     image_load,
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
-    log_part, stdin,
+    stdin,
 };
 use crate::{
     api::{
         INSTANCE_HEADER, OrchestratorId,
         error::ApiError,
-        events::{LOG_MEDIA_TYPE, LogPart},
         image::ImageRef,
         is_valid_instance_id,
         jobs::{JobList, RunJob, SandboxSpec, stdin::MAX_PIECE_BYTES},
@@ -33,7 +32,6 @@ use crate::{
     instances::{InstanceStatus, Instances},
     spool::Piece,
 };
-use futures_util::StreamExt as _;
 use http::{Method, StatusCode};
 use std::{
     sync::{
@@ -49,9 +47,6 @@ const DUPLICATE_ORCHESTRATOR: &str = "two orchestrators run with the same data d
     until only one has called for 30 s";
 /// Delay after which a call may be sent again that was refused because of two orchestrators.
 const RETRY_AFTER_SECONDS: u64 = 10;
-
-/// Valid numbers of lines.
-const TAIL_EXPECTED: &str = "a number of lines up to 100000";
 
 /// State of the handlers.
 pub(super) struct Api {
@@ -71,7 +66,7 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
         .route(Method::GET, "/v1/worker/jobs/{id}", get)
-        .route(Method::GET, "/v1/worker/jobs/{id}/log", log)
+        .route(Method::GET, "/v1/worker/jobs/{id}/log", api_logs::get)
         .route(Method::DELETE, "/v1/worker/jobs/{id}", forget)
         .route(Method::POST, "/v1/worker/jobs/{id}:cancel", cancel)
         .route(
@@ -299,16 +294,6 @@ async fn get(api: Arc<Api>, request: Request) -> Reply {
     }
 }
 
-/// The whole log of a job as bytes, for the orchestrator to keep.
-async fn log(api: Arc<Api>, request: Request) -> Reply {
-    let job = api.job(&request).await?;
-    request.authorize(Account::SoleClient)?;
-    let frames = log_part::frames(job.spool.path().to_owned(), job.accepted.attempt);
-    // The job, and with it the directory, stays until the log was sent.
-    let frames = frames.map(move |bytes| (bytes, Arc::clone(&job)).0);
-    Ok(response::stream(LOG_MEDIA_TYPE, frames))
-}
-
 async fn list(api: Arc<Api>, request: Request) -> Reply {
     let owner = api.authorize(&request)?;
     let jobs = api.ledger.states(owner.as_ref());
@@ -386,37 +371,6 @@ fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
 
 fn wants_stream(request: &Request) -> bool {
     request.accepts("application/x-ndjson")
-}
-
-fn event_query(request: &Request) -> Result<EventQuery, Problem> {
-    let flag = |name: &str, default| {
-        let flag = request.query_as(name, "true or false")?;
-        Ok::<bool, Problem>(flag.unwrap_or(default))
-    };
-    Ok(EventQuery {
-        after: request
-            .query_as("after", "the number of an event")?
-            .unwrap_or(0),
-        output: flag("output", true)?,
-        follow: flag("follow", true)?,
-        encoding: request
-            .query_as("encoding", "text or base64")?
-            .unwrap_or_default(),
-        part: LogPart {
-            streams: request
-                .query_as("stream", "all, stdout or stderr")?
-                .unwrap_or_default(),
-            since: request.query_as("since", "a time in RFC 3339")?,
-            tail: request.query_as("tail", TAIL_EXPECTED)?,
-        },
-    })
-}
-
-fn stream(job: Arc<Job>, query: EventQuery) -> Reply {
-    Ok(response::stream(
-        "application/x-ndjson",
-        event_stream::open(job, query),
-    ))
 }
 
 fn unreadable_result() -> Problem {

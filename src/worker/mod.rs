@@ -17,6 +17,7 @@
 mod access;
 mod api;
 mod api_files;
+mod api_logs;
 pub(crate) mod artifacts;
 mod background;
 mod contents;

@@ -275,7 +275,13 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         open("/readyz"),
         open("/metrics"),
     ];
-    let worker = vec![
+    let worker = worker_calls(id);
+    [gateway, control, worker]
+}
+
+fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
+    let open = |path: &str| ("GET", path.to_owned(), true);
+    vec![
         ("POST", "/v1/worker/jobs:run".to_owned(), false),
         ("GET", "/v1/worker/jobs".to_owned(), false),
         ("GET", format!("/v1/worker/jobs/{id}"), false),
@@ -297,8 +303,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),
-    ];
-    [gateway, control, worker]
+    ]
 }
 
 #[test]

@@ -72,6 +72,42 @@ fn several_tasks_are_canceled_and_deleted() {
     );
 }
 
+/// Creates a task that has every setting.
+const CREATE: &[&str] = &[
+    "task",
+    "create",
+    "--name",
+    "mine",
+    "--env",
+    "KEY=secret value",
+    "--label",
+    "gpu",
+    "--timeout",
+    "90s",
+    "--grace",
+    "30s",
+    "--cpus",
+    "1.5",
+    "--memory",
+    "1GiB",
+    "--pids",
+    "100",
+    "--shm-size",
+    "64MiB",
+    "--gpus",
+    "2",
+    "--artifact",
+    "out/*.json",
+    "--artifact-limit",
+    "500MiB",
+    "--max-attempts",
+    "2",
+    "--",
+    "sh",
+    "-c",
+    "echo $KEY",
+];
+
 #[test]
 fn task_get_shows_settings_without_values() {
     let home = tempfile::tempdir().unwrap();
@@ -81,41 +117,7 @@ fn task_get_shows_settings_without_values() {
     let cli = |token: &str, arguments: &[&str]| {
         run(client(home.path(), &orchestrator.gateway_url, arguments).env("CYNODE_TOKEN", token))
     };
-    let create = [
-        "task",
-        "create",
-        "--name",
-        "mine",
-        "--env",
-        "KEY=secret value",
-        "--label",
-        "gpu",
-        "--timeout",
-        "90s",
-        "--grace",
-        "30s",
-        "--cpus",
-        "1.5",
-        "--memory",
-        "1GiB",
-        "--pids",
-        "100",
-        "--shm-size",
-        "64MiB",
-        "--gpus",
-        "2",
-        "--artifact",
-        "out/*.json",
-        "--artifact-limit",
-        "500MiB",
-        "--max-attempts",
-        "2",
-        "--",
-        "sh",
-        "-c",
-        "echo $KEY",
-    ];
-    let done = cli(ann.token(), &create);
+    let done = cli(ann.token(), CREATE);
     assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
     let shown = cli(ann.token(), &["task", "get", "mine"]).stdout;
     let value = |name: &str| {
