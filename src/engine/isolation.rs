@@ -4,7 +4,7 @@
 //! another version of podman, a wrapper around it, a hook or a runtime may ignore them. So the result is checked.
 //! Each finding names the setting that mostly causes it.
 
-use crate::sandbox_init::{self, view::View};
+use crate::sandbox_init::{self, GPU_HOOK_VARIABLE, view::View};
 
 /// Namespaces that every sandbox has of its own, each with its setting.
 const NAMESPACES: [(&str, &str); 6] = [
@@ -19,7 +19,14 @@ const NAMESPACES: [(&str, &str); 6] = [
 const USER: (&str, &str) = ("user", "userns");
 
 /// Variables that podman sets in every container.
-const VARIABLES: [&str; 5] = ["HOME", "HOSTNAME", "PATH", "TERM", "container"];
+const VARIABLES: [&str; 6] = [
+    "HOME",
+    "HOSTNAME",
+    GPU_HOOK_VARIABLE,
+    "PATH",
+    "TERM",
+    "container",
+];
 /// Mounts of every sandbox: podman's and ours.
 const MOUNTS: [&str; 16] = [
     "/",

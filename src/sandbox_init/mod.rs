@@ -65,6 +65,9 @@ use wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report};
 pub const ARGUMENT: &str = "__sandbox-init";
 /// Path of init inside a sandbox.
 pub const PATH: &str = "/.cynode-init";
+/// Variable that says which devices NVIDIA's hook passes to a container. Every container has it, so that no image can
+/// ask for some; a command has it only where its job says so.
+pub const GPU_HOOK_VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Working directory inside a sandbox.
 pub const WORKSPACE: &str = "/workspace";
 
@@ -161,6 +164,8 @@ fn start(
     let mut command = Command::new(program);
     command
         .args(arguments)
+        // Set for hooks of the host, and not for the command.
+        .env_remove(GPU_HOOK_VARIABLE)
         .envs(spec.env.iter().map(|(name, value)| (name, value)))
         .current_dir(WORKSPACE)
         .stdin(stdin)
