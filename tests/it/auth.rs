@@ -258,6 +258,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("GET", "/v1/nodes".to_owned(), false),
         ("GET", "/v1/nodes/box".to_owned(), false),
         ("DELETE", "/v1/nodes/box".to_owned(), false),
+        ("POST", "/v1/nodes/box/images".to_owned(), false),
         ("POST", "/v1/nodes/box/drain".to_owned(), false),
         ("POST", "/v1/nodes/box/resume".to_owned(), false),
         open("/openapi.json"),

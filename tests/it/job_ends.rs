@@ -148,14 +148,17 @@ fn command_gets_only_requested_environment() {
     assert_eq!(result["stdout"], format!("{value}||y|hi"));
 
     let job = Worker::script(
-        "echo $CYNODE_TASK_ID $CYNODE_JOB_ID $CYNODE_WORKSPACE_DIR; pwd; cat; ls -A | wc -l",
+        "echo $CYNODE_TASK_ID $CYNODE_JOB_ID $CYNODE_WORKSPACE_DIR; pwd; cat; ls -A",
     );
     let (task, id) = (
         job["task_id"].as_str().unwrap(),
         job["job_id"].as_str().unwrap(),
     );
     let printed = worker.run(&job)["stdout"].as_str().unwrap().to_owned();
-    assert_eq!(printed, format!("{task} {id} /workspace\n/workspace\n0\n"));
+    assert_eq!(
+        printed,
+        format!("{task} {id} /workspace\n/workspace\nartifacts\n")
+    );
 
     let result = worker.run(&Worker::job(&["true"]));
     let image_id = podman(&["image", "inspect", "--format={{.Id}}", IMAGE]).unwrap();
