@@ -301,6 +301,7 @@ fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
             format!("/v1/worker/contents/{}", "0".repeat(64)),
             false,
         ),
+        ("POST", "/v1/worker/images:load".to_owned(), false),
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),

@@ -94,6 +94,7 @@ fn podmans(flag: &str) -> bool {
         "--authfile",
         "--cpus",
         "--device",
+        "--format",
         "--image-volume",
         "--memory",
         "--memory-swap",
