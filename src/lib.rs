@@ -39,6 +39,10 @@
 //! | leases of silent nodes, rescheduling | `orchestrator/dispatch/lease.rs`, `orchestrator/dispatch/reschedule/machine.rs` |
 //! | backoff of nodes that refused or failed | `orchestrator/node_backoff.rs` |
 //! | cancel path | `orchestrator/cancel.rs`, `orchestrator/dispatch/attempt.rs`, `worker/api.rs`, `worker/job.rs`, `sandbox/lifecycle.rs` |
+//! | files of a task | sent: `client/upload/`, `orchestrator/artifacts.rs`, `orchestrator/dispatch/send.rs`, `worker/placement/`; collected: `worker/artifacts/`, `orchestrator/dispatch/retrieve.rs`, `client/download.rs` |
+//! | limits of a job, guards of a node | `engine/limits.rs`; `worker/disk_guard.rs`, `worker/memory_guard.rs`, `worker/workspace_guard.rs` |
+//! | GPUs | `node/gpu/`, `worker/gpus.rs`, `engine/gpus.rs`; counted: `orchestrator/gpu_pool.rs` |
+//! | logs of ended tasks | `orchestrator/logs/archive/` |
 //! | stdin of a command | `client/stdin.rs`, `orchestrator/stdin.rs`, `worker/stdin.rs`, `spool/stdin.rs`, `sandbox/stdin.rs`, `sandbox_init/control.rs` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
 //! | heartbeat | `node/heartbeat.rs`; nodes without one: `orchestrator/liveness.rs` |
@@ -65,6 +69,8 @@
 //! - **lane**: the queued jobs of one user with the same requirements; the scheduler reads lanes from their heads.
 //! - **placement**: what a job requires of a node, and the nodes that refused it.
 //! - **lease**: how long a silent node keeps its jobs. After that, another node is **offered** the next attempt.
+//! - **content**: bytes by their SHA-256. An **artifact** is a content with a name and an owner: an upload, or a file that
+//!   was collected from a task. A node **places** files before the command and **collects** artifacts after it.
 //! - **drain**: a node that finishes its jobs and gets no new ones. **Dirty**: a node that may hold superseded
 //!   attempts, until the reconciler has checked it.
 //! - **reserve**: free space on a disk that is kept for results and state.
