@@ -65,7 +65,7 @@ fn full_graph_root_refuses_jobs() {
 
 #[test]
 fn full_state_directory_shows_in_node_reason() {
-    let Some(disk) = Disk::of_kib(96 * 1024) else {
+    let Some(disk) = Disk::of_kib(256 * 1024) else {
         return;
     };
     let home = tempfile::tempdir().unwrap();

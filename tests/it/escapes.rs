@@ -23,7 +23,7 @@ fn job_files_with_internal_names_are_ignored() {
     let result = worker.run(&Worker::script(script));
     assert_eq!(
         (&result["stdout"], &result["exit_code"]),
-        (&json!("14\n"), &json!(5)),
+        (&json!("15\n"), &json!(5)),
         "{result}"
     );
     assert_well(&worker);
