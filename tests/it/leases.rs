@@ -215,7 +215,7 @@ fn silent_nodes_job_moves_late_copy_ends() {
     back.turn_on();
     report(&away);
     away.call("cancel the copy", |call| {
-        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1")
+        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1&force=true")
     });
     *away.jobs.lock().unwrap() = vec![copy("canceled")];
     away.call("forget the copy", |call| {
@@ -250,7 +250,7 @@ fn jobs_of_deleted_task_are_ended() {
     back.turn_on();
     report(&away);
     away.call("cancel the copy", |call| {
-        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1")
+        call.path == format!("/v1/worker/jobs/{job_id}:cancel?attempt=1&force=true")
     });
     away.call("forget the copy", |call| {
         call.method == "DELETE" && call.path == format!("/v1/worker/jobs/{job_id}?attempt=1")

@@ -319,7 +319,7 @@ fn oversized_heads_and_bodies_are_refused() {
     let head = format!(
         "POST /v1/tasks HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         admin.token(),
-        11 << 20
+        15 << 20
     );
     stream.write_all(head.as_bytes()).unwrap();
     let mut start = [0; 12];

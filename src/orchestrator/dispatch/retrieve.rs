@@ -189,7 +189,7 @@ impl Retrieval<'_> {
                 Ok(stored) => return Ok(stored),
                 Err(error) => error,
             };
-            tracing::debug!(n, ?error, "artifact not fetched");
+            tracing::debug!(n, %error, "artifact not fetched");
             let before = std::mem::replace(&mut received, self.received());
             if received != before {
                 silence = Duration::ZERO;
@@ -276,15 +276,19 @@ impl Retrieval<'_> {
 }
 
 /// Failure of one try.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug, thiserror::Error)]
 enum TryError {
     /// The artifact will not come.
+    #[error("{0}")]
     Missing(String),
     /// The store is full at the moment.
+    #[error("{0}")]
     NoRoom(String),
     /// The orchestrator could not ask, or store; the next try may do.
+    #[error("{0}")]
     Local(String),
     /// The node sent nothing, or broke off.
+    #[error("{0}")]
     Node(String),
 }
 

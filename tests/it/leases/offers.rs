@@ -230,7 +230,7 @@ fn superseded_copy_is_removed_despite_slow_store() {
         drop(database);
         let job = run.body["job_id"].as_str().unwrap();
         other.call("cancel the copy", |call| {
-            call.path == format!("/v1/worker/jobs/{job}:cancel?attempt=2")
+            call.path == format!("/v1/worker/jobs/{job}:cancel?attempt=2&force=true")
         });
         ends.turn_on();
         let (attempt, node, _) = scene.finish(&id);
