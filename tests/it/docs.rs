@@ -57,6 +57,7 @@ fn docs_name_existing_flags() {
     .collect();
     let others = [
         "--rm",
+        "--data-binary",
         "--restart",
         "--add-subuids",
         "--add-subgids",

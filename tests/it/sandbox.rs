@@ -31,7 +31,7 @@ fn sandbox_has_no_network_capabilities_or_node_files() {
     let result = worker.run(&Worker::script("ls /tmp /workspace; ls /left"));
     assert_eq!(
         (&result["stdout"], &result["exit_code"]),
-        (&json!("/tmp:\n\n/workspace:\n"), &json!(1)),
+        (&json!("/tmp:\n\n/workspace:\nartifacts\n"), &json!(1)),
         "{result}"
     );
 }
@@ -57,6 +57,7 @@ fn node_environment_stays_outside_sandbox() {
     let result = worker.run(&Worker::job(&["env"]));
     assert!(!result.to_string().contains(&secret), "{result}");
     let known = [
+        "CYNODE_ARTIFACTS_DIR",
         "CYNODE_JOB_ID",
         "CYNODE_TASK_ID",
         "CYNODE_WORKSPACE_DIR",
@@ -110,7 +111,7 @@ fn workspace_removal_follows_no_link() {
         "ln -s {target} link; mkdir -p a/b; ln -s {target}/precious a/b/file; ln -s / a/root; chmod 0 a/b; mkfifo pipe; ls -A"
     );
     let result = worker.run(&Worker::script(&script));
-    assert_eq!(result["stdout"], "a\nlink\npipe\n");
+    assert_eq!(result["stdout"], "a\nartifacts\nlink\npipe\n");
     worker.assert_clean();
     assert!(outside.path().join("precious").exists());
 }
