@@ -24,7 +24,7 @@ use super::AppState;
 use crate::{
     api::{
         JobId, PAYLOAD_VERSION,
-        events::{LOG_MEDIA_TYPE, LogPart, OutputEncoding, TailLines},
+        events::{LOG_MEDIA_TYPE, LogPart, OutputEncoding, StreamFilter, TailLines},
         jobs::{JobList, JobState, RunJob, SandboxSpec, stdin::StdinReceipt},
     },
     backoff::Backoff,
@@ -345,7 +345,9 @@ fn job_path(job: JobId, attempt: u32, after: u64, selection: EventSelection) -> 
             if encoding != OutputEncoding::default() {
                 path.push_str(&format!("&encoding={}", encoding.as_str()));
             }
-            path.push_str(&format!("&stream={}", part.streams.as_str()));
+            if part.streams != StreamFilter::default() {
+                path.push_str(&format!("&stream={}", part.streams.as_str()));
+            }
             if let Some(since) = part.since {
                 path.push_str(&format!("&since={since}"));
             }
