@@ -25,10 +25,10 @@ const JOBS: u64 = 200;
 /// Tasks created before the first fault.
 const AT_FIRST: u64 = 28;
 const NODES: u8 = 3;
-/// Time limit for all jobs, from the start.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Time limit for all jobs, from the start: a guard against a job that never ends, far above the time that they take.
+const LIMIT: Duration = Duration::from_secs(400);
 /// Time limit for the clean-up after that.
-const CLEAN_LIMIT: Duration = Duration::from_secs(30);
+const CLEAN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,10 +216,13 @@ fn statuses(bed: &TestBed) -> Option<BTreeMap<String, String>> {
     )
 }
 
+fn is_open(status: &str) -> bool {
+    ["queued", "running"].contains(&status)
+}
+
 fn wait_for_ends(bed: &TestBed, start: Instant) -> Vec<String> {
     loop {
         let all = statuses(bed).unwrap_or_default();
-        let is_open = |status: &String| ["queued", "running"].contains(&status.as_str());
         let open: Vec<_> = all.iter().filter(|(_, status)| is_open(status)).collect();
         if all.len() as u64 == JOBS && open.is_empty() {
             return Vec::new();
@@ -255,12 +258,15 @@ fn wait_clean(bed: &TestBed) -> Vec<String> {
     }
 }
 
-/// Errors in the records.
+/// Errors in the records of the tasks that ended; `wait_for_ends` reports the others.
 fn check(bed: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<String, usize>) {
     let (mut wrong, mut ends) = (Vec::new(), BTreeMap::new());
     for (plan, task) in tasks {
         let result = bed.result(task);
         let job = &result["jobs"][0];
+        if is_open(result["status"].as_str().unwrap()) {
+            continue;
+        }
         let end = format!("{} in attempt {}", job["status"], job["attempt"]);
         *ends.entry(end).or_default() += 1;
         let checked = plan.check(&result, &bed.witness);
