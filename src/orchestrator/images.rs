@@ -7,7 +7,7 @@ use super::{
     AppState,
     artifacts::{self, content_error},
     dispatch::{SendError, transfer},
-    node_client::{NodeCallError, NodeCallErrorKind, NodeClient, SendProgress},
+    node_client::{NodeCallError, NodeCallErrorKind, NodeClient},
 };
 use crate::{
     api::{
@@ -117,9 +117,10 @@ async fn load(
         if error.kind != NodeCallErrorKind::ContentMissing {
             return Err(refused(client, error).into());
         }
-        let sent = transfer(state, client, content, &SendProgress::default()).await;
+        let sending = state.jobs.sends.join(client.slug(), &content.sha256);
+        let sent = transfer(state, client, content, &sending).await;
         sent.map_err(|error| match error {
-            SendError::Unreadable(error) => content_error(error.into()),
+            SendError::Unreadable(error) | SendError::Broken(error) => content_error(error.into()),
             SendError::Node(error, _) => refused(client, error).into(),
         })?;
     }
@@ -164,7 +165,7 @@ async fn silence(client: &NodeClient<'_>) {
 fn refused(client: &NodeClient<'_>, error: NodeCallError) -> Problem {
     tracing::warn!(node = client.slug(), %error, "node did not take an image");
     let kind = match error.kind {
-        NodeCallErrorKind::Invalid => ProblemKind::InvalidRequest,
+        NodeCallErrorKind::Invalid | NodeCallErrorKind::TooLarge => ProblemKind::InvalidRequest,
         NodeCallErrorKind::Conflict
         | NodeCallErrorKind::Unsupported
         | NodeCallErrorKind::NotImplemented => ProblemKind::Conflict,

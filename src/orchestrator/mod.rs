@@ -8,9 +8,9 @@
 //! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
-//! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`] |
+//! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
-//! | calls to nodes | [`node_client`], [`node_address`], [`liveness`], [`reconciler`] |
+//! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
 //! nodes and are followed again after the next start ([`recovery`]).
@@ -31,6 +31,7 @@ mod liveness;
 mod logs;
 mod maintenance;
 mod metrics;
+mod no_room;
 mod node_address;
 mod node_backoff;
 mod node_client;
@@ -45,6 +46,7 @@ mod reconciler;
 mod recovery;
 mod refusals;
 pub mod scheduler;
+mod sends;
 mod settings;
 mod slots;
 mod state;

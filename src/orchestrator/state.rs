@@ -16,9 +16,11 @@ use super::{
     liveness::Liveness,
     logs::{LogLimits, archive::LogArchive},
     metrics::Metrics,
+    no_room::NoRoom,
     node_address::HttpClients,
     node_backoff::NodeBackoff,
     reconciler::NodeReconciler,
+    sends::Sends,
     slots::SlotLimits,
     task_watch::TaskWatches,
 };
@@ -67,6 +69,10 @@ pub(super) struct Jobs {
     pub(super) watches: TaskWatches,
     /// Background tasks that follow the attempts in `active`.
     pub(super) background: BackgroundTasks,
+    /// Nodes that had no room for the files of a job lately.
+    pub(super) no_room: Arc<NoRoom>,
+    /// Contents on their way to nodes.
+    pub(super) sends: Sends,
     /// Wakes the scheduler. To be notified after each commit that may let a job start: a new task, a free
     /// slot, a node that became ready.
     pub(super) wake: Notify,

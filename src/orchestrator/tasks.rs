@@ -290,6 +290,16 @@ pub(super) async fn delete(
     }
 }
 
+/// Reason of a task that waits for room for its files.
+async fn no_room(state: &AppState, task: TaskId) -> Option<String> {
+    let (node, reason) = state.jobs.no_room.last(task)?;
+    let slug = state.store.node_get(node).await.ok()??.slug;
+    let reason = reason.for_users(&slug);
+    Some(format!(
+        "{slug} has no room for its files at present ({reason})"
+    ))
+}
+
 /// Reason why a task has to wait; `None` where it does not, or where the reason can't be read.
 pub(super) async fn waiting_for(
     state: &AppState,
@@ -310,7 +320,10 @@ pub(super) async fn waiting_for(
                 let running = outlooks.iter().map(|node| node.view.running_jobs);
                 nodes.slots.exhausted_reason(running)
             };
-            waiting::waiting_reason(&requirements, &outlooks).or_else(exhausted)
+            match waiting::waiting_reason(&requirements, &outlooks) {
+                Some(reason) => Some(reason),
+                None => no_room(state, task).await.or_else(exhausted),
+            }
         }
         TaskStatus::Running => {
             let current = jobs.watches.current(task)?;

@@ -12,6 +12,7 @@ use crate::{
             files::{Content, ContentHash},
         },
         problem::{Problem, ProblemKind},
+        size::ByteSize,
     },
     contents::{ContentError, ContentStore, Expected, Pin, StoreLimits, StoredEntry},
     disk_space::{DiskSpace, Resource},
@@ -110,7 +111,8 @@ impl ContentCache {
         pinned.ok_or_else(|| missing(vec![sha256]))
     }
 
-    /// Receives a content. Ends with 400 where it is not what its hash says, and with 507 where there is no room.
+    /// Receives a content. Ends with 400 where it is not what its hash says, with 507 where there is no room
+    /// at present, and with 413 where there never is.
     pub(super) async fn receive(
         &self,
         sha256: ContentHash,
@@ -124,6 +126,7 @@ impl ContentCache {
         if is_known.map_err(|error| unreadable(&error))? {
             return Ok(());
         }
+        self.check_size(size.unwrap_or(0)).await?;
         self.make_room(size.unwrap_or(0)).await;
         let expected = Expected {
             sha256: Some(sha256.clone()),
@@ -137,6 +140,24 @@ impl ContentCache {
         let _stored = writer.finish().await.map_err(problem)?;
         self.expect_job_of(sha256);
         Ok(())
+    }
+
+    /// Fails with 413 where a content would not fit onto an empty disk.
+    async fn check_size(&self, size: u64) -> Result<(), Problem> {
+        let most = self.on_disk(|Self(cache)| {
+            let total = DiskSpace::at(&cache.path)?.bytes.total;
+            Ok(total.saturating_sub(cache.min_free))
+        });
+        let most = most.await.map_err(|error| unreadable(&error))?;
+        if size <= most {
+            return Ok(());
+        }
+        let detail = format!(
+            "a file of the job has {}, and the disk of this node holds at most {}; use a node with a larger disk",
+            ByteSize(size),
+            ByteSize(most)
+        );
+        Err(Problem::new(ProblemKind::PayloadTooLarge, detail))
     }
 
     /// Size of a content; `None` where it is not here.
@@ -302,6 +323,16 @@ mod tests {
         drop(pins);
         cache.make_room(1).await;
         assert!(!cache.0.store.contains(&sha256).unwrap());
+    }
+
+    #[tokio::test]
+    async fn content_larger_than_disk_is_too_large() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = ContentCache::open(home.path(), 3, 1 << 20).unwrap();
+        let total = DiskSpace::at(home.path()).unwrap().bytes.total;
+        cache.check_size(total - (1 << 20)).await.unwrap();
+        let refused = cache.check_size(total).await.unwrap_err();
+        assert_eq!(refused.kind, ProblemKind::PayloadTooLarge);
     }
 
     #[tokio::test]

@@ -1,6 +1,11 @@
 //! Files and artifacts between a user, the orchestrator and a node: whole, or with the reason why not.
 
-use crate::support::{Cluster, Node, Orchestrator, cluster::wait_ready, eventually, lasting_port};
+use crate::support::{
+    Cluster, Node, Orchestrator,
+    cluster::{finish, wait_ready},
+    disk::Disk,
+    eventually, lasting_port,
+};
 use cynode::digest::sha256_hex;
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::FileExt as _};
@@ -191,4 +196,47 @@ fn artifact_damaged_at_node_is_missing_with_reason() {
         artifacts(&cluster, &id),
         [("artifacts/b".to_owned(), b"two\n".to_vec())]
     );
+}
+
+#[test]
+fn files_wait_for_room_at_node() {
+    let Some(disk) = Disk::of_kib(96 * 1024) else {
+        return;
+    };
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let jobs = home.path().join("elsewhere");
+    let flags = [
+        "--jobs-dir",
+        jobs.to_str().unwrap(),
+        "--min-free-disk",
+        "16MiB",
+    ];
+    let _node = Node::start(disk.path(), "box", &orchestrator.control_url, &flags);
+    wait_ready(&orchestrator);
+    disk.fill_but(48 * 1024);
+    let user = orchestrator.login();
+    let create = |bytes: usize| {
+        let sent = user.call("POST", "/v1/artifacts?name=in", &[], &vec![1; bytes]);
+        let sent: Value = serde_json::from_slice(&sent.body).unwrap();
+        let files = json!([{"path": "in", "artifact_id": sent["artifact_id"]}]);
+        let task = json!({"command": ["wc", "-c", "in"], "files": files, "max_attempts": 1});
+        let task = user.post("/v1/tasks", &task).json(201);
+        task["id"].as_str().unwrap().to_owned()
+    };
+    let tasks = [(); 3].map(|()| create(40_000_000));
+    for task in &tasks {
+        eventually("the task waits for room", || {
+            let task = user.get(&format!("/v1/tasks/{task}")).json(200);
+            let reason = task["waiting_for"].as_str()?;
+            reason.contains("no room for its files").then_some(())
+        });
+    }
+    let hopeless = finish(&user, &create(90_000_000));
+    assert_eq!(hopeless["status"], "failed", "{hopeless}");
+    disk.free();
+    for task in &tasks {
+        let ended = finish(&user, task);
+        assert_eq!(ended["status"], "completed", "{ended}");
+    }
 }

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     api::{
-        NodeId,
         tasks::{JobStatus, TaskStatus},
         time::Time,
     },
@@ -54,7 +53,7 @@ pub(super) async fn finalize(
     is_canceled: bool,
 ) -> Cleanup {
     outcome.log();
-    back_off_node(state, job.node_id, &outcome);
+    back_off_node(state, job, &outcome);
     let mut transition = Transition::decide(job, outcome);
     transition.end.artifacts.clone_from(&retrieved.artifacts);
     if is_canceled {
@@ -84,7 +83,8 @@ where
 }
 
 /// Gives a node that did not start an attempt no jobs for a while.
-pub(super) fn back_off_node(state: &AppState, node: NodeId, outcome: &AttemptOutcome) {
+pub(super) fn back_off_node(state: &AppState, job: &RunningJob, outcome: &AttemptOutcome) {
+    let node = job.node_id;
     let (reason, is_full) = match outcome {
         AttemptOutcome::NotStarted(reason) => (Some(reason.clone().map(unreachable_advice)), false),
         AttemptOutcome::NodeUnhealthy(reason) => {
@@ -93,6 +93,7 @@ pub(super) fn back_off_node(state: &AppState, node: NodeId, outcome: &AttemptOut
             (Some(reason), false)
         }
         AttemptOutcome::AtCapacity(_) => (None::<Reason>, true),
+        AttemptOutcome::NoRoom(reason) => return state.jobs.no_room.record(job, reason.clone()),
         // By the database the devices are free, so a superseded attempt may have them. Other jobs can start.
         AttemptOutcome::GpusBusy(_) => return state.nodes.reconciler.mark_dirty(node),
         _ => return,

@@ -27,6 +27,8 @@ pub(super) enum AttemptOutcome {
     PullQueueFull(Reason),
     /// The node did not start the attempt: too few of its GPUs are free. Jobs that need fewer may still start.
     GpusBusy(Reason),
+    /// The node did not start the attempt: it has no room for the job's files at present. Other jobs can start.
+    NoRoom(Reason),
     /// The node was not sent the whole attempt, which is not for its sake: the job was canceled, or the orchestrator
     /// could not read its files at the moment.
     NotSent(Reason),
@@ -64,6 +66,9 @@ impl AttemptOutcome {
             }
             Self::GpusBusy(reason) => {
                 tracing::info!(%reason, "node did not start the job: its GPUs are taken");
+            }
+            Self::NoRoom(reason) => {
+                tracing::info!(%reason, "node did not start the job: it has no room for the job's files");
             }
             Self::NotSent(reason) => tracing::info!(%reason, "job not sent to its node"),
             Self::NotStarted(reason) | Self::AtCapacity(reason) | Self::NodeUnhealthy(reason) => {
@@ -181,7 +186,7 @@ impl AttemptError {
         let is_own_answer = error.is_own_answer;
         let reason = error.reason;
         let outcome = match (start, error.kind) {
-            (Start::Run, Kind::Invalid) => AttemptOutcome::Rejected,
+            (Start::Run, Kind::Invalid | Kind::TooLarge) => AttemptOutcome::Rejected,
             (Start::Run, Kind::Conflict) => AttemptOutcome::Lost,
             (Start::Run, Kind::Unhealthy | Kind::NoRoom) => AttemptOutcome::NodeUnhealthy,
             (Start::Run, Kind::PullQueueFull) => AttemptOutcome::PullQueueFull,

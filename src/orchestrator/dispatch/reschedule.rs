@@ -252,7 +252,7 @@ impl<'a, 'j> Reschedule<'a, 'j> {
             } else {
                 let is_refused = answer == Answer::Refused;
                 if let Some(Reply::Refused(outcome)) = reply {
-                    back_off_node(self.state, next.node_id, outcome);
+                    back_off_node(self.state, next, outcome);
                 }
                 let store = &self.state.store;
                 let withdraw = || store.job_withdraw(next.id, next.attempt, is_refused);

@@ -20,6 +20,7 @@ use crate::{
         AppState,
         node_client::{self, NodeCallError, NodeCallErrorKind, NodeClient, SendProgress},
         reason::Reason,
+        sends::Sending,
         task_watch::{TaskState, TaskWatch},
     },
     store::RunningJob,
@@ -70,16 +71,16 @@ pub(super) async fn send_contents(
     let total: u64 = wanted.iter().map(|content| content.size_bytes).sum();
     let mut sent = 0;
     for content in wanted {
-        let progress = SendProgress::default();
-        let sending = send_one(state, client, &content, &progress);
+        let sending = state.jobs.sends.join(client.slug(), &content.sha256);
+        let sent_one = send_one(state, client, &content, &sending);
         match &observers {
             Some(observers) => tokio::select! {
-                done = sending => done?,
-                () = report(state, observers, job, &progress, (sent, total)) => {
+                done = sent_one => done?,
+                () = report(state, observers, job, &sending.progress, (sent, total)) => {
                     return Err(not_sent("the task was canceled while its files were sent"));
                 }
             },
-            None => sending.await?,
+            None => sent_one.await?,
         }
         sent += content.size_bytes;
     }
@@ -105,13 +106,14 @@ async fn send_one(
     state: &AppState,
     client: &NodeClient<'_>,
     content: &Content,
-    progress: &SendProgress,
+    sending: &Sending,
 ) -> Result<(), AttemptError> {
-    let Err(error) = transfer(state, client, content, progress).await else {
+    let Err(error) = transfer(state, client, content, sending).await else {
         return Ok(());
     };
     Err(match error {
-        SendError::Node(error, file) => refused(content, file, progress, error).await,
+        SendError::Node(error, file) => refused(content, file, error).await,
+        SendError::Broken(_) => damaged("can't be read"),
         SendError::Unreadable(error) => {
             tracing::error!(%error, sha256 = %content.sha256, "content of a task can't be read");
             match error.kind() {
@@ -125,19 +127,26 @@ async fn send_one(
 
 /// Failure to send a content.
 pub(in crate::orchestrator) enum SendError {
-    /// The content can't be read here.
+    /// The content can't be opened here.
     Unreadable(io::Error),
+    /// A part of the content can't be read here.
+    Broken(io::Error),
     /// The node did not take it; with the content's file.
     Node(NodeCallError, Arc<File>),
 }
 
-/// Sends a content to a node, again where the connection breaks.
+/// Sends a content to a node, again where the connection breaks. While another job sends it there, waits for that one.
 pub(in crate::orchestrator) async fn transfer(
     state: &AppState,
     client: &NodeClient<'_>,
     content: &Content,
-    progress: &SendProgress,
+    sending: &Sending,
 ) -> Result<(), SendError> {
+    let mut has_arrived = sending.turn.lock().await;
+    if *has_arrived {
+        return Ok(());
+    }
+    let progress = &sending.progress;
     let (store, hash) = (state.contents.clone(), content.sha256.clone());
     let opened = spawn_blocking(move || store.open_content(&hash)).await;
     let file = opened.map_err(io::Error::from).flatten();
@@ -145,8 +154,13 @@ pub(in crate::orchestrator) async fn transfer(
     let mut backoff = node_client::retry_backoff();
     for tries in 1.. {
         let Err(error) = client.put_content(content, &file, progress).await else {
+            *has_arrived = true;
             return Ok(());
         };
+        if progress.has_read_failed() {
+            let error = "a part of a content can't be read; the log has the cause above";
+            return Err(SendError::Broken(io::Error::other(error)));
+        }
         let may_pass = matches!(
             error.kind,
             NodeCallErrorKind::Unclear | NodeCallErrorKind::Unreachable
@@ -161,15 +175,7 @@ pub(in crate::orchestrator) async fn transfer(
 }
 
 /// Meaning of a content that could not be sent. Where the fault is here, no node is to blame.
-async fn refused(
-    content: &Content,
-    file: Arc<File>,
-    progress: &SendProgress,
-    error: NodeCallError,
-) -> AttemptError {
-    if progress.has_read_failed() {
-        return damaged("can't be read");
-    }
+async fn refused(content: &Content, file: Arc<File>, error: NodeCallError) -> AttemptError {
     // The node says that the bytes have another hash, which may also be its own fault or that of the way to it.
     if error.kind == NodeCallErrorKind::Invalid && !is_intact(content, file).await {
         tracing::error!(sha256 = %content.sha256, "content of a task is damaged");
@@ -179,8 +185,9 @@ async fn refused(
         .reason
         .map(|reason| format!("the job's files could not be sent to it: {reason}"));
     let outcome = match error.kind {
-        // Others may fit, and another node may have room for these.
-        NodeCallErrorKind::NoRoom => AttemptOutcome::Rejected,
+        NodeCallErrorKind::NoRoom => AttemptOutcome::NoRoom,
+        // Another node may have a larger disk.
+        NodeCallErrorKind::TooLarge => AttemptOutcome::Rejected,
         NodeCallErrorKind::Unhealthy => AttemptOutcome::NodeUnhealthy,
         _ => AttemptOutcome::NotStarted,
     };

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(super) const REFUSED_BACKOFF: Duration = Duration::from_secs(1);
 /// Same where the node refuses only jobs that need an image pull, or GPUs; it has room for all others.
 const PARTLY_FULL_BACKOFF: Duration = Duration::from_secs(5);
+/// Same where the node has no room for the job's files, until other jobs end.
+const NO_ROOM_BACKOFF: Duration = Duration::from_secs(10);
 /// First backoff between two attempts; the later ones grow up to [`MAX_BACKOFF`].
 pub(super) const INITIAL_ATTEMPT_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,7 @@ impl Transition {
             AttemptOutcome::PullQueueFull(_) | AttemptOutcome::GpusBusy(_) if may_requeue => {
                 Self::not_started(job, PARTLY_FULL_BACKOFF)
             }
+            AttemptOutcome::NoRoom(_) if may_requeue => Self::not_started(job, NO_ROOM_BACKOFF),
             AttemptOutcome::NotStarted(_)
             | AttemptOutcome::NotSent(_)
             | AttemptOutcome::NodeUnhealthy(_)
@@ -72,6 +75,7 @@ impl Transition {
             | AttemptOutcome::NotStarted(reason)
             | AttemptOutcome::NodeUnhealthy(reason)
             | AttemptOutcome::NotSent(reason)
+            | AttemptOutcome::NoRoom(reason)
             | AttemptOutcome::PullQueueFull(reason)
             | AttemptOutcome::GpusBusy(reason)
             | AttemptOutcome::AtCapacity(reason) => {

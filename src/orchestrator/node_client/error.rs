@@ -48,8 +48,10 @@ pub(in crate::orchestrator) enum NodeCallErrorKind {
     Conflict,
     /// The node lacks contents of the job (409).
     ContentMissing,
-    /// The request is invalid or too large for this node (400, 413, 415).
+    /// The request is invalid (400, 415).
     Invalid,
+    /// The request is too large for this node, whatever else it has (413).
+    TooLarge,
     /// All slots are taken (429).
     AtCapacity,
     /// Too many jobs wait for image pulls (429).
@@ -116,7 +118,8 @@ fn kind(error: &CallError) -> NodeCallErrorKind {
     match status {
         501 => NodeCallErrorKind::NotImplemented,
         _ if error.is_unsupported() => NodeCallErrorKind::Unsupported,
-        400 | 413 | 415 => NodeCallErrorKind::Invalid,
+        400 | 415 => NodeCallErrorKind::Invalid,
+        413 => NodeCallErrorKind::TooLarge,
         401 => NodeCallErrorKind::UnknownToken,
         403 | 421 => NodeCallErrorKind::Denied,
         404 => NodeCallErrorKind::NotFound,
@@ -175,7 +178,7 @@ mod tests {
     fn worker_statuses_are_unambiguous() {
         let expected = [
             (400, NodeCallErrorKind::Invalid),
-            (413, NodeCallErrorKind::Invalid),
+            (413, NodeCallErrorKind::TooLarge),
             (415, NodeCallErrorKind::Invalid),
             (401, NodeCallErrorKind::UnknownToken),
             (403, NodeCallErrorKind::Denied),

@@ -29,13 +29,13 @@ mod hold;
 mod preference;
 mod servable;
 
-use super::{AppState, dispatch};
+use super::{AppState, dispatch, no_room::NoRoom};
 pub use super::{active_jobs::RescheduleRequest, slots::SlotLimits};
 use crate::{
     api::{JobId, NodeId, UserId, time::Time},
     errors,
     http::server::{Shutdown, shutdown_requested},
-    store::{LaneCursor, Node, Placement, Store, StoreError},
+    store::{JobDetails, LaneCursor, Node, Placement, Store, StoreError},
 };
 use decision::{LANE_READ_LIMIT, Round, Step, first_reads};
 use fair_share::{FairShare, ImageNodes};
@@ -60,6 +60,7 @@ pub struct SchedulerState {
     shares: FairShare,
     images: ImageNodes,
     holds: Holds,
+    no_room: Arc<NoRoom>,
 }
 
 /// Result of one decision.
@@ -168,10 +169,27 @@ async fn assign_queued(
     loop {
         match round.step() {
             Step::ReadJobs(reads) => round.add_jobs(store.lane_jobs(reads, now).await?),
-            Step::ReadDetails(jobs) => round.add_details(store.job_details(jobs).await?),
+            Step::ReadDetails(jobs) => {
+                round.add_details(job_details(store, &state.no_room, jobs).await?);
+            }
             Step::Done => return Ok(round.into_assigned()),
         }
     }
+}
+
+/// Details of jobs, with the nodes that had no room for them lately.
+async fn job_details(
+    store: &Store,
+    no_room: &NoRoom,
+    jobs: Vec<JobId>,
+) -> Result<Vec<(JobId, Option<JobDetails>)>, StoreError> {
+    let mut details = store.job_details(jobs).await?;
+    for (job, details) in &mut details {
+        if let Some(details) = details {
+            details.nodes_without_room = no_room.nodes(*job);
+        }
+    }
+    Ok(details)
 }
 
 /// Assigns the job for which devices were held, where they suffice now, and holds those of the next one.
@@ -192,7 +210,7 @@ async fn assign_held(
     let mut assigned = None;
     if let Some((lane, job)) = state.holds.due(&heads, slots) {
         heads.retain(|(head, _)| *head != lane);
-        let details = store.job_details(vec![job.id]).await?;
+        let details = job_details(store, &state.no_room, vec![job.id]).await?;
         if let Some((_, Some(details))) = details.into_iter().next() {
             let images = state.images.get(&details.image);
             let preference = Preference::new(&details, images);
@@ -217,7 +235,10 @@ pub(super) fn any_node_fits(nodes: Vec<Node>, limits: SlotLimits, placement: &Pl
 
 /// Runs until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
-    let mut scheduler = SchedulerState::default();
+    let mut scheduler = SchedulerState {
+        no_room: Arc::clone(&state.jobs.no_room),
+        ..SchedulerState::default()
+    };
     let mut is_low = false;
     loop {
         let began = Instant::now();

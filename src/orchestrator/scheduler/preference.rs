@@ -15,29 +15,33 @@ use std::{cmp::Reverse, collections::HashSet};
 pub(super) struct Preference<'a> {
     image: Option<ImageRef>,
     never_pulls: bool,
+    nodes_without_room: &'a [NodeId],
     timeout_seconds: Option<u64>,
     /// Nodes that ran the image before.
     image_nodes: Option<&'a HashSet<NodeId>>,
 }
 
-/// Order of nodes, the best first: image, time limit.
-pub(super) type Fitness = (bool, Reverse<u64>);
+/// Order of nodes, the best first: image, room, time limit.
+pub(super) type Fitness = (bool, bool, Reverse<u64>);
 
 impl<'a> Preference<'a> {
-    pub(super) fn new(details: &JobDetails, image_nodes: Option<&'a HashSet<NodeId>>) -> Self {
+    pub(super) fn new(details: &'a JobDetails, image_nodes: Option<&'a HashSet<NodeId>>) -> Self {
         Self {
             image: details.image.parse().ok(),
             never_pulls: details.never_pulls,
+            nodes_without_room: &details.nodes_without_room,
             timeout_seconds: details.timeout_seconds,
             image_nodes,
         }
     }
 
-    /// What counts more than the load of a node: whether it can't run the image, and the time that it allows.
+    /// What counts more than the load of a node: whether it can't run the image, whether it had no
+    /// room for the job's files lately, and the time that it allows.
     pub(super) fn fitness(&self, node: &Candidate) -> Fitness {
         let seconds = node.report.effective_timeout_seconds(self.timeout_seconds);
         let seconds = self.timeout_seconds.map_or(0, |_| seconds);
-        (self.denies_image(node), Reverse(seconds))
+        let lacks_room = self.nodes_without_room.contains(&node.id);
+        (self.denies_image(node), lacks_room, Reverse(seconds))
     }
 
     /// What counts less than the load: whether the node probably has to pull the image.

@@ -163,6 +163,7 @@ impl Store {
                         image: row.get("image")?,
                         timeout_seconds: seconds(row, "timeout_seconds")?,
                         never_pulls: row.get::<_, Option<bool>>("never_pulls")?.unwrap_or(false),
+                        nodes_without_room: Vec::new(),
                     })
                 });
                 Ok((*job, details.optional()?))

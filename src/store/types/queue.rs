@@ -1,7 +1,7 @@
 //! The queue as the scheduler sees it: lanes of jobs that ask the same of a node.
 
 use super::Placement;
-use crate::api::{JobId, UserId, time::Time};
+use crate::api::{JobId, NodeId, UserId, time::Time};
 use std::{collections::HashMap, time::Duration};
 
 /// Longest pause between two attempts. A stored backoff that is longer doesn't count: the clock was set back.
@@ -41,6 +41,8 @@ pub struct JobDetails {
     pub timeout_seconds: Option<u64>,
     /// Whether the node must have the image.
     pub never_pulls: bool,
+    /// Nodes that had no room for its files lately. Not stored: the scheduler adds them.
+    pub nodes_without_room: Vec<NodeId>,
 }
 
 /// Whether any queued job may run.

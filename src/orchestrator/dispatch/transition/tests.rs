@@ -107,6 +107,9 @@ fn infrastructure_faults_are_retried_up_to_limit() {
     assert!(queue_full.is_not_started && queue_full.requeue_after > not_started.requeue_after);
     let gpus_busy = decide(1, 1, AttemptOutcome::GpusBusy(Reason::default()));
     assert!(gpus_busy.is_not_started && gpus_busy.requeue_after > not_started.requeue_after);
+    let no_room = decide(1, 1, AttemptOutcome::NoRoom(Reason::default()));
+    assert!(no_room.is_not_started && no_room.refusal.is_none());
+    assert!(no_room.requeue_after > gpus_busy.requeue_after);
     let not_sent = decide(1, 1, AttemptOutcome::NotSent(Reason::default()));
     assert!(not_sent.is_not_started && not_sent.cleanup == Cleanup::Nothing);
     // A later attempt was offered meanwhile with an unknown answer, so no number is left. No user canceled it.
