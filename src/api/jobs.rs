@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod files;
+pub mod patterns;
 pub mod resources;
 mod result;
 pub mod stdin;

@@ -13,6 +13,7 @@ use super::{
     Settings,
     active_jobs::ActiveJobs,
     contents_gc::ContentsGc,
+    dispatch::Turns,
     liveness::Liveness,
     logs::{LogLimits, archive::LogArchive},
     metrics::Metrics,
@@ -73,6 +74,8 @@ pub(super) struct Jobs {
     pub(super) no_room: Arc<NoRoom>,
     /// Contents on their way to nodes.
     pub(super) sends: Sends,
+    /// Artifacts that are fetched from nodes.
+    pub(super) turns: Turns,
     /// Wakes the scheduler. To be notified after each commit that may let a job start: a new task, a free
     /// slot, a node that became ready.
     pub(super) wake: Notify,

@@ -240,3 +240,24 @@ fn files_wait_for_room_at_node() {
         assert_eq!(ended["status"], "completed", "{ended}");
     }
 }
+
+#[test]
+fn forced_cancel_ends_fetch_of_artifacts() {
+    let cluster = Cluster::start_orchestrated(&["--artifact-quota", "4MiB"]);
+    upload(&cluster, &[1; 3_000_000]);
+    let id = cluster.script("head -c 3000000 /dev/zero > artifacts/large");
+    eventually("the command has ended", || {
+        let spools = cluster.node.spools();
+        let result = spools.first()?.join("result.json");
+        result.exists().then_some(())
+    });
+    assert_eq!(cluster.task(&id)["status"], "running");
+    let path = format!("/v1/tasks/{id}/cancel?force=true");
+    let answer = cluster.user.act(&path).json(200);
+    assert_eq!(answer["canceled"], false);
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let result = &cluster.result(&id)["jobs"][0]["result_object"];
+    let reason = result["artifacts_skipped"]["reason"].as_str().unwrap();
+    assert!(reason.contains("canceled"), "{result}");
+    assert!(artifacts(&cluster, &id).is_empty());
+}

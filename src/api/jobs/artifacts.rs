@@ -4,6 +4,8 @@ use super::files::{MAX_PATH_BYTES, check_path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Directory in a workspace whose files are always collected.
+pub const ARTIFACTS_DIRECTORY: &str = "artifacts";
 /// Maximum number of artifacts of a job.
 pub const MAX_ARTIFACTS: usize = 10_000;
 /// Maximum bytes of all paths of a job's artifacts: the list is part of the result.

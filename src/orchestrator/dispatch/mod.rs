@@ -16,6 +16,7 @@
 //! | [`request`] | the first request of an attempt, and its node |
 //! | [`send`] | contents that the node lacks |
 //! | [`retrieve`] | artifacts, fetched before the end is stored |
+//! | [`turns`] | which artifacts are fetched at the same time |
 //! | [`outcome`] | meaning of an answer for the attempt; pure |
 //! | [`lease`] | the time for which a node may be silent |
 //! | [`reschedule`] | another node for a job whose lease expired |
@@ -51,11 +52,13 @@ mod reschedule;
 mod retrieve;
 mod send;
 mod transition;
+mod turns;
 
 pub(super) use attempt::cancel_timeout;
 pub use lease::LeaseTerms;
 pub(super) use request::Start;
 pub(super) use send::{SendError, transfer};
+pub(super) use turns::Turns;
 
 use super::{
     AppState,

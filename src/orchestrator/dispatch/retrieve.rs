@@ -4,15 +4,22 @@
 //! artifacts, in one commit. So a restart of this process fetches them again. A cut connection is resumed where it
 //! broke off.
 //!
-//! A job that has ended is never run again for its artifacts. A node that sends nothing has [`TIMEOUT_MARGIN`] to come
-//! back, and a store that is full has [`MAX_WAIT_FOR_ROOM`] to become less full; then the end is stored without what is
-//! missing. Where the node has lost a file, the end is stored at once, without that file. The result says what is
-//! missing and why.
+//! A job that has ended is never run again for its artifacts. A node that sends nothing, or almost nothing, has
+//! [`TIMEOUT_MARGIN`] to come back, and a store that is full has [`MAX_WAIT_FOR_ROOM`] to become less full; then the end
+//! is stored without what is missing. Where the node has lost a file, the end is stored at once, without that file. The
+//! result says what is missing and why.
+//!
+//! Once the job is canceled a silent node has [`CANCELED_MARGIN`], and a full store no time. A cancel that is forced, as
+//! the second one is, ends the retrieval.
+
+mod error;
+mod list;
 
 use super::{
     TIMEOUT_MARGIN,
-    outcome::{AttemptError, AttemptOutcome},
+    outcome::AttemptOutcome,
     request::{Start, connect},
+    turns::{self, Turn},
 };
 use crate::{
     api::{
@@ -20,20 +27,24 @@ use crate::{
         jobs::{JobArtifact, SkippedArtifacts},
         size::ByteSize,
     },
-    contents::{ContentError, Expected, PartialUpload, Pin, StoredContent},
+    contents::{Expected, PartialUpload, Pin, StoredContent},
     orchestrator::{
         AppState,
-        active_jobs::JobHandle,
-        node_client::{self, ArtifactBytes, NodeCallError, NodeCallErrorKind},
+        active_jobs::{Cancellation, JobHandle},
+        node_client::{self, ArtifactBytes, NodeClient},
     },
     store::{NewArtifact, RunningJob},
+    wait,
 };
+use error::TryError;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
+    future::pending,
     io,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -41,17 +52,21 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::Semaphore,
+    sync::watch,
     task::spawn_blocking,
     time::{Instant, sleep},
 };
 
+/// Beginning of the keys of artifacts that have not arrived whole.
+pub(in crate::orchestrator) const ARTIFACTS_PREFIX: &str = "job-";
 /// Artifacts of one job that are fetched at the same time.
 const MAX_CONCURRENT: usize = 4;
-/// Artifacts of all jobs that are fetched at the same time, each with two blocks of a mebibyte.
-static TRANSFERS: Semaphore = Semaphore::const_new(8);
+/// Bytes in a second below which a node counts as silent.
+const MIN_RATE: u64 = 1024;
 /// Time for which a job waits for room in the store, with all its artifacts together.
 const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
+/// Silence of the node after which its artifacts are given up where the job is canceled.
+const CANCELED_MARGIN: Duration = Duration::from_secs(30);
 
 /// Artifacts that are here, pinned until the end of the job refers to them.
 #[derive(Default)]
@@ -82,13 +97,7 @@ pub(super) async fn retrieve(
     if last.result.artifacts.is_empty() || !is_end {
         return Retrieved::default();
     }
-    let retrieval = Retrieval {
-        state,
-        job,
-        received: AtomicU64::new(0),
-        given_up_at: Mutex::new(None),
-        full_since: OnceLock::new(),
-    };
+    let retrieval = Retrieval::new(state, job, handle);
     let fetched = AssertUnwindSafe(retrieval.fetch_all(&last.result.artifacts)).catch_unwind();
     let fetched = fetched.await.unwrap_or_else(|_| {
         tracing::error!(
@@ -107,7 +116,10 @@ pub(super) async fn retrieve(
 
 /// Removes what has arrived of artifacts that will not be stored, also of earlier attempts.
 async fn discard_parts(state: &AppState, job: &RunningJob) {
-    let (store, prefix) = (state.contents.clone(), format!("job-{}-", job.id));
+    let (store, prefix) = (
+        state.contents.clone(),
+        format!("{ARTIFACTS_PREFIX}{}-", job.id),
+    );
     let discarded = spawn_blocking(move || store.discard_all(&prefix)).await;
     if let Err(error) = discarded.map_err(io::Error::from).flatten() {
         tracing::warn!(%error, "parts of artifacts not removed; they are when they are old");
@@ -151,79 +163,161 @@ fn record(last: &mut ResultEvent, fetched: Vec<Fetched>) -> Retrieved {
 struct Retrieval<'a> {
     state: &'a AppState,
     job: &'a RunningJob,
-    /// Chunks that the node has sent.
-    received: AtomicU64,
-    /// Number of chunks at which the node was given up.
+    handle: &'a JobHandle,
+    /// Client of the node, once it is known where that is.
+    client: tokio::sync::Mutex<Option<NodeClient<'a>>>,
+    /// Number of times that the node has sent as much as is to be expected.
+    progress: AtomicU64,
+    /// Progress at which the node was given up.
     given_up_at: Mutex<Option<u64>>,
     /// Time since which the store has been full, at least for one artifact.
     full_since: OnceLock<Instant>,
+    /// Whether a user has ended the retrieval.
+    stopped: watch::Sender<bool>,
 }
 
-impl Retrieval<'_> {
-    /// Fetches all artifacts of a result, in its order.
+impl<'a> Retrieval<'a> {
+    fn new(state: &'a AppState, job: &'a RunningJob, handle: &'a JobHandle) -> Self {
+        Self {
+            state,
+            job,
+            handle,
+            client: tokio::sync::Mutex::default(),
+            progress: AtomicU64::new(0),
+            given_up_at: Mutex::new(None),
+            full_since: OnceLock::new(),
+            stopped: watch::Sender::new(false),
+        }
+    }
+
+    /// Fetches all artifacts of a result, in its order, until a user ends that.
     async fn fetch_all(&self, artifacts: &[JobArtifact]) -> Vec<Fetched> {
+        let objections = list::check(self.state, self.job, artifacts).await;
         let mut fetches = Vec::with_capacity(artifacts.len());
-        for (n, artifact) in artifacts.iter().enumerate() {
-            fetches.push(self.fetch(n, artifact.size_bytes).boxed());
+        for (n, (artifact, objection)) in artifacts.iter().zip(objections).enumerate() {
+            fetches.push(self.fetch(n, artifact.size_bytes, objection).boxed());
         }
         let fetches = stream::iter(fetches).buffered(MAX_CONCURRENT);
-        fetches.collect().await
+        let mut fetched = pin!(fetches.collect());
+        tokio::select! {
+            fetched = &mut fetched => return fetched,
+            () = self.stop_requested() => {}
+        }
+        self.stopped.send_replace(true);
+        fetched.await
+    }
+
+    /// Waits until a user forces the end. That of the command may have been forced before, which does not count.
+    async fn stop_requested(&self) {
+        let mut cancellation = self.handle.cancellation();
+        let is_forced = |request: &Cancellation| *request == Cancellation::Forced;
+        if is_forced(&cancellation.borrow_and_update())
+            || wait::until(&mut cancellation, is_forced).await.is_err()
+        {
+            pending().await
+        }
+    }
+
+    async fn fetch(&self, n: usize, size: u64, objection: Option<String>) -> Fetched {
+        if let Some(objection) = objection {
+            return Err(objection);
+        }
+        let mut stopped = self.stopped.subscribe();
+        tokio::select! {
+            biased;
+            _ = wait::until(&mut stopped, |stopped| *stopped) => {
+                Err("the task was canceled while its artifacts were fetched".to_owned())
+            }
+            fetched = self.fetch_whole(n, size) => fetched,
+        }
     }
 
     /// Fetches one artifact; goes on where an earlier try, also one of an earlier process, broke off.
-    async fn fetch(&self, n: usize, size: u64) -> Fetched {
-        let key = format!("job-{}-{}-{n}", self.job.id, self.job.attempt);
+    async fn fetch_whole(&self, n: usize, size: u64) -> Fetched {
+        let key = format!("{ARTIFACTS_PREFIX}{}-{}-{n}", self.job.id, self.job.attempt);
         let mut backoff = node_client::retry_backoff();
-        // Time for which the node was asked without a chunk of any artifact, without the waits for other transfers.
-        let (mut silence, mut received) = (Duration::ZERO, self.received());
+        // Time for which the node was asked without progress of any artifact, without the waits for other transfers.
+        let (mut silence, mut progress) = (Duration::ZERO, self.progress());
         loop {
             if self.is_given_up() {
                 return Err("the node did not answer any more".to_owned());
             }
-            // Never closed.
-            let permit = TRANSFERS.acquire().await;
+            let turn = self.state.jobs.turns.take(self.job.node_id).await;
             let began = Instant::now();
-            let fetched = self.try_fetch(n, size, &key).await;
-            drop(permit);
+            let fetched = self.try_fetch(n, size, &key, &turn).await;
+            drop(turn);
             let error = match fetched {
-                Ok(stored) => return Ok(stored),
+                Ok(stored) => {
+                    self.record_progress();
+                    return Ok(stored);
+                }
                 Err(error) => error,
             };
             tracing::debug!(n, %error, "artifact not fetched");
-            let before = std::mem::replace(&mut received, self.received());
-            if received != before {
+            let before = std::mem::replace(&mut progress, self.progress());
+            if progress != before {
                 silence = Duration::ZERO;
                 backoff.reset();
             }
             let pause = backoff.next_delay();
             match error {
+                TryError::Paused => continue,
                 TryError::Missing(reason) => return Err(reason),
                 TryError::NoRoom(reason) => {
-                    if self.full_since.get_or_init(Instant::now).elapsed() >= MAX_WAIT_FOR_ROOM {
+                    let waited = self.full_since.get_or_init(Instant::now).elapsed();
+                    if waited >= MAX_WAIT_FOR_ROOM || self.handle.is_cancel_requested() {
                         return Err(reason);
                     }
                 }
                 // It says nothing about the node.
                 TryError::Local(_) => {}
-                TryError::Node(_) => silence += began.elapsed() + pause,
+                TryError::Node(_) => {
+                    silence += began.elapsed() + pause;
+                    // It may be elsewhere by now.
+                    self.client.lock().await.take();
+                }
             }
-            if silence >= TIMEOUT_MARGIN {
-                *self.given_up_at.lock() = Some(received);
+            let margin = match self.handle.is_cancel_requested() {
+                true => CANCELED_MARGIN,
+                false => TIMEOUT_MARGIN,
+            };
+            if silence >= margin {
+                *self.given_up_at.lock() = Some(progress);
             }
             sleep(pause).await;
         }
     }
 
-    fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+    fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    fn record_progress(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether the node was given up and has sent nothing since.
     fn is_given_up(&self) -> bool {
-        *self.given_up_at.lock() == Some(self.received())
+        *self.given_up_at.lock() == Some(self.progress())
     }
 
-    async fn try_fetch(&self, n: usize, size: u64, key: &str) -> Result<StoredContent, TryError> {
+    /// Client of the node, which all artifacts share.
+    async fn client(&self) -> Result<NodeClient<'a>, TryError> {
+        let mut known = self.client.lock().await;
+        if let Some(client) = &*known {
+            return Ok(client.clone());
+        }
+        let client = connect(self.state, self.job, Start::Attach).await?;
+        Ok(known.insert(client).clone())
+    }
+
+    async fn try_fetch(
+        &self,
+        n: usize,
+        size: u64,
+        key: &str,
+        turn: &Turn,
+    ) -> Result<StoredContent, TryError> {
         let store = &self.state.contents;
         if let Some(quota) = store.limits().quota.filter(|quota| size > *quota) {
             let reason = format!(
@@ -241,15 +335,15 @@ impl Retrieval<'_> {
         };
         let mut upload = store.resume(key, offset, expected).await?;
         if offset < size {
-            let client = connect(self.state, self.job, Start::Attach).await?;
             let attempt = (self.job.id, self.job.attempt);
+            let client = self.client().await?;
             let mut bytes = client.open_artifact(attempt, n, offset).await?;
             if offset > 0 && !bytes.is_part() {
                 return Err(TryError::Missing(
                     "its node can't resume a transfer".to_owned(),
                 ));
             }
-            let copied = self.copy(&mut bytes, &mut upload).await;
+            let copied = self.copy(&mut bytes, &mut upload, turn).await;
             let is_whole = upload.size() == size;
             if copied.is_err() || !is_whole {
                 // What broke off says more than what keeps its bytes from the disk.
@@ -262,80 +356,44 @@ impl Retrieval<'_> {
         Ok(upload.finish().await?)
     }
 
+    /// Copies to the end, or until another transfer has its turn.
     async fn copy(
         &self,
         bytes: &mut ArtifactBytes,
         upload: &mut PartialUpload,
+        turn: &Turn,
     ) -> Result<(), TryError> {
-        while let Some(chunk) = bytes.next().await? {
-            self.received.fetch_add(1, Ordering::Relaxed);
-            upload.write(&chunk).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Failure of one try.
-#[derive(PartialEq, Eq, Debug, thiserror::Error)]
-enum TryError {
-    /// The artifact will not come.
-    #[error("{0}")]
-    Missing(String),
-    /// The store is full at the moment.
-    #[error("{0}")]
-    NoRoom(String),
-    /// The orchestrator could not ask, or store; the next try may do.
-    #[error("{0}")]
-    Local(String),
-    /// The node sent nothing, or broke off.
-    #[error("{0}")]
-    Node(String),
-}
-
-impl From<AttemptError> for TryError {
-    fn from(error: AttemptError) -> Self {
-        let reason = error.reason.to_string();
-        match error.outcome {
-            Some(_) => Self::Missing(reason),
-            None if error.store_error.is_some() => Self::Local(reason),
-            None => Self::Node(reason),
-        }
-    }
-}
-
-impl From<NodeCallError> for TryError {
-    fn from(error: NodeCallError) -> Self {
-        use NodeCallErrorKind::{Conflict, NotFound};
-        match error.kind {
-            NotFound | Conflict if error.is_own_answer => {
-                Self::Missing("its node has lost it".to_owned())
+        loop {
+            let (began, before) = (Instant::now(), upload.size());
+            let copied = copy_for_turn(bytes, upload).await;
+            let arrived = upload.size() - before;
+            let is_fair = arrived > 0 && arrived >= MIN_RATE * began.elapsed().as_secs();
+            if is_fair {
+                self.record_progress();
             }
-            _ => Self::Node(error.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for TryError {
-    fn from(error: io::Error) -> Self {
-        Self::from(ContentError::from(error))
-    }
-}
-
-impl From<ContentError> for TryError {
-    fn from(error: ContentError) -> Self {
-        match error {
-            ContentError::Busy | ContentError::WrongOffset { .. } => Self::Local(error.to_string()),
-            ContentError::QuotaExceeded { .. } | ContentError::DiskFull { .. } => {
-                Self::NoRoom(format!("the orchestrator has no room: {error}"))
-            }
-            ContentError::WrongHash { .. } | ContentError::WrongSize { .. } => {
-                Self::Missing("its node sent something else than it had announced".to_owned())
-            }
-            // Such as too many open files: it passes, or else the time of a full disk does.
-            ContentError::Io(cause) => {
-                tracing::warn!(error = %cause, "artifact can't be stored; retrying");
-                Self::NoRoom("the orchestrator can't store it; see its log".to_owned())
+            match copied? {
+                true => return Ok(()),
+                false if !is_fair => {
+                    return Err(TryError::Node("its node sends too slowly".to_owned()));
+                }
+                false if turn.is_wanted() => return Err(TryError::Paused),
+                false => {}
             }
         }
     }
+}
+
+/// Copies for the time of a turn. Returns whether all was copied.
+async fn copy_for_turn(
+    bytes: &mut ArtifactBytes,
+    upload: &mut PartialUpload,
+) -> Result<bool, TryError> {
+    let began = Instant::now();
+    while began.elapsed() < turns::LENGTH {
+        let Some(chunk) = bytes.next().await? else {
+            return Ok(true);
+        };
+        upload.write(&chunk).await?;
+    }
+    Ok(false)
 }

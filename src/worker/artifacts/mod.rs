@@ -16,7 +16,6 @@
 //! files of a job's users may belong to subordinate ids: where the walk is denied access, it runs again inside podman's
 //! user namespace.
 
-mod pattern;
 mod transfer;
 mod walk;
 
@@ -24,7 +23,10 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::{
         events::ResultEvent,
-        jobs::{JobArtifact, JobErrorKind, SandboxSpec, SkippedArtifacts},
+        jobs::{
+            JobArtifact, JobErrorKind, SandboxSpec, SkippedArtifacts,
+            artifacts::ARTIFACTS_DIRECTORY, patterns::Patterns,
+        },
     },
     data_dir::make_private_subdir,
     digest::sha256_hex,
@@ -32,7 +34,6 @@ use crate::{
     files::{Durability, replace_file},
     spool::Spool,
 };
-use pattern::Patterns;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File, Permissions},
@@ -49,7 +50,7 @@ use walk::{Denial, Found, Limits, Skips};
 /// First argument that makes the binary collect the artifacts of a spool, inside podman's user namespace.
 pub(crate) const COLLECT_ARGUMENT: &str = "__collect-artifacts";
 /// Name of the directory in a workspace whose files are always collected.
-pub(in crate::worker) const DIRECTORY: &str = "artifacts";
+pub(in crate::worker) const DIRECTORY: &str = ARTIFACTS_DIRECTORY;
 
 const REQUEST_FILE: &str = "collect.json";
 const LIST_FILE: &str = "artifacts.json";

@@ -1,11 +1,11 @@
 //! Walk through a workspace: which files are collected, and why others are not. Nothing is changed here.
 
-use super::pattern::Patterns;
 use crate::api::{
     jobs::{
         JobArtifact, SkippedArtifacts,
         artifacts::{MAX_ARTIFACT_PATHS_BYTES, MAX_ARTIFACTS},
         files::MAX_PATH_BYTES,
+        patterns::Patterns,
     },
     size::ByteSize,
 };

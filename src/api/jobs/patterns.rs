@@ -3,11 +3,12 @@
 //! `*` and `?` match within one name, `**` across directories. A pattern that matches a directory takes all that is
 //! below it.
 
+use super::artifacts::ARTIFACTS_DIRECTORY;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
 /// Patterns of one job, and the directory that is always collected.
-pub(super) struct Patterns {
+pub struct Patterns {
     set: GlobSet,
     /// Directories below which each pattern can match, without wildcards.
     prefixes: Vec<Vec<u8>>,
@@ -15,7 +16,7 @@ pub(super) struct Patterns {
 
 impl Patterns {
     /// Reads patterns. Also returns those that can't be read.
-    pub(super) fn new(patterns: &[String]) -> (Self, Vec<String>) {
+    pub fn new(patterns: &[String]) -> (Self, Vec<String>) {
         let (mut builder, mut prefixes) = (GlobSetBuilder::new(), Vec::new());
         let mut invalid = Vec::new();
         for pattern in patterns {
@@ -47,14 +48,14 @@ impl Patterns {
     }
 
     /// Whether a file is to be collected.
-    pub(super) fn is_match(&self, path: &[u8]) -> bool {
-        is_below(path, super::DIRECTORY.as_bytes())
+    pub fn is_match(&self, path: &[u8]) -> bool {
+        is_below(path, ARTIFACTS_DIRECTORY.as_bytes())
             || self.set.is_match(Path::new(OsStr::from_bytes(path)))
     }
 
     /// Whether a file below this directory may be one to collect.
-    pub(super) fn may_match_below(&self, directory: &[u8]) -> bool {
-        let always = super::DIRECTORY.as_bytes();
+    pub fn may_match_below(&self, directory: &[u8]) -> bool {
+        let always = ARTIFACTS_DIRECTORY.as_bytes();
         directory == always
             || is_below(directory, always)
             || self.prefixes.iter().any(|prefix| {
