@@ -1,8 +1,8 @@
 //! Removal of uploads that were not finished.
 
-use super::{ContentStore, partial::PartialKey};
+use super::{ContentStore, partial::PartialKey, sink::SYNC_BYTES};
 use std::{
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -27,6 +27,24 @@ impl ContentStore {
             removed += usize::from(self.discard(&leftover.key)?);
         }
         Ok(removed)
+    }
+
+    /// Cuts uploads whose key begins with `prefix` to what was certainly synced, since after a loss of power there may be
+    /// holes behind it. For those whose hash nobody announced; before any of them goes on.
+    pub fn cut_unsynced(&self, prefix: &str) -> io::Result<()> {
+        for leftover in self.leftovers(prefix)? {
+            let path = self.shared.partial.join(&leftover.key);
+            let size = fs::symlink_metadata(&path)?.len();
+            // The file may have grown across a multiple of it and not been synced yet.
+            let synced = (size / SYNC_BYTES).saturating_sub(1) * SYNC_BYTES;
+            if synced == 0 {
+                fs::remove_file(&path)?;
+            } else {
+                File::options().write(true).open(&path)?.set_len(synced)?;
+            }
+            self.shared.release(size - synced);
+        }
+        Ok(())
     }
 
     /// Removes the oldest uploads whose key begins with `prefix`, where there are more than `most`.

@@ -2,7 +2,8 @@
 //!
 //! An upload has a key of the caller's, such as a user with a hash: parts are appended to the file of that name, and
 //! the whole is checked at its end. After a crash the file may be longer than what was answered for, or have a hole;
-//! the first is the offset that the next part gets named, and the second shows in the hash, where that is announced.
+//! the first is the offset that the next part gets named, and the second shows in the hash, where that is announced; see
+//! [`cut_unsynced`](ContentStore::cut_unsynced) for where it is not.
 
 use super::{
     ContentError, ContentStore, Shared, StoredContent,

@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 /// Bytes that are gathered before they are hashed and written: so many that the change of threads costs nothing.
 pub(super) const BLOCK_BYTES: usize = 1024 * 1024;
 /// Bytes after which a file is synced while it grows, so that the last sync of a large one is short.
-const SYNC_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where a file that grows stands, and what becomes of it when it is dropped.
 pub(super) enum FilePlace {
@@ -78,7 +78,8 @@ impl Sink {
         }
         self.hasher.update(block);
         self.written += length;
-        if self.written - self.synced >= SYNC_BYTES {
+        // At multiples of it, also where an upload goes on elsewhere: so it is known after a crash what was synced.
+        if self.written / SYNC_BYTES > self.synced / SYNC_BYTES {
             self.sync()?;
         }
         Ok(())

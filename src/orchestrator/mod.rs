@@ -176,8 +176,12 @@ async fn open_contents(data_dir: &DataDir, settings: &Settings) -> io::Result<Co
         quota: settings.artifact_quota,
         min_free: settings.reserve_disk,
     };
-    let opened = spawn_blocking(move || ContentStore::open(&directory, limits)).await;
-    opened.map_err(io::Error::other)?
+    let opened = spawn_blocking(move || {
+        let contents = ContentStore::open(&directory, limits)?;
+        contents.cut_unsynced(dispatch::ARTIFACTS_PREFIX)?;
+        Ok(contents)
+    });
+    opened.await.map_err(io::Error::other)?
 }
 
 /// Opens or creates the keys, and creates the first admin once the banner has shown the password.

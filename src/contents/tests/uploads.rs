@@ -115,3 +115,24 @@ async fn removal_and_pin_exclude_each_other() {
         assert!(!(gone && pin.is_some()), "a pinned content is here");
     }
 }
+
+#[test]
+fn parts_that_may_have_holes_are_cut() {
+    let home = tempfile::tempdir().unwrap();
+    drop(open(&home, StoreLimits::default()));
+    let mib = 1 << 20;
+    for (key, size) in [
+        ("job-a", 200 * mib),
+        ("job-b", 100 * mib),
+        ("user-c", 5 * mib),
+    ] {
+        let path = home.path().join("partial").join(key);
+        fs::File::create(path).unwrap().set_len(size).unwrap();
+    }
+    let store = open(&home, StoreLimits::default());
+    assert_eq!(store.used_bytes(), 305 * mib);
+    store.cut_unsynced("job-").unwrap();
+    let sizes = ["job-a", "job-b", "user-c"].map(|key| store.partial_size(key).unwrap());
+    assert_eq!(sizes, [128 * mib, 0, 5 * mib]);
+    assert_eq!(store.used_bytes(), 133 * mib);
+}

@@ -57,6 +57,7 @@ mod turns;
 pub(super) use attempt::cancel_timeout;
 pub use lease::LeaseTerms;
 pub(super) use request::Start;
+pub(super) use retrieve::ARTIFACTS_PREFIX;
 pub(super) use send::{SendError, transfer};
 pub(super) use turns::Turns;
 
