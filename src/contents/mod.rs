@@ -18,6 +18,7 @@
 mod discard;
 mod error;
 mod list;
+mod names;
 mod partial;
 mod pin;
 mod room;
@@ -38,6 +39,7 @@ use crate::{
     api::jobs::files::ContentHash,
     data_dir::{make_private_dir, make_private_subdir},
 };
+use names::NameSync;
 use parking_lot::Mutex;
 use partial::Partials;
 use pin::Pins;
@@ -87,6 +89,7 @@ struct Shared {
     partials: Partials,
     /// Held while a content gets its name, so that each is counted once.
     publishing: Mutex<()>,
+    names: NameSync,
 }
 
 impl ContentStore {
@@ -114,6 +117,7 @@ impl ContentStore {
             pins: Pins::default(),
             partials: Partials::default(),
             publishing: Mutex::default(),
+            names: NameSync::default(),
         });
         let quota = limits.quota;
         Ok(Self { shared, quota })

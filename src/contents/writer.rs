@@ -109,7 +109,7 @@ pub(super) fn finish(
         publish(&mut sink, &store, &hash)?;
     }
     drop(publishing);
-    File::open(&store.objects)?.sync_all()?;
+    store.names.sync(&store.objects)?;
     Ok(StoredContent {
         content: Content {
             sha256: hash,

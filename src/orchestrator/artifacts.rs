@@ -28,9 +28,15 @@ use crate::{
     identity::Caller,
     store::{ArtifactFilter, NewArtifact},
 };
-use std::sync::Arc;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tokio::task::spawn_blocking;
 
+/// Files of a task that are stored at the same time: each waits for the disk.
+const MAX_CONCURRENT_FILES: usize = 8;
 /// Seconds after which another call may have finished the same upload.
 const BUSY_RETRY_SECONDS: u64 = 1;
 
@@ -251,11 +257,37 @@ pub(super) async fn store_inputs(
     inputs: TaskInputs,
 ) -> Result<StoredInputs, ApiError> {
     let mut stored = StoredInputs::default();
+    let mut failure = None;
+    let has_failed = &AtomicBool::new(false);
+    let mut files = Vec::with_capacity(inputs.files.len());
     for file in inputs.files {
-        if let Err(error) = store_file(state, caller, file, &mut stored).await {
-            stored.abandon(state);
-            return Err(error);
+        let file = async move {
+            // None begins after a failure, and none is left half done.
+            if has_failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            Some(store_file(state, caller, file).await)
+        };
+        files.push(file.boxed());
+    }
+    let mut files = stream::iter(files).buffered(MAX_CONCURRENT_FILES);
+    while let Some(file) = files.next().await {
+        match file {
+            Some(Ok((file, pin))) => {
+                stored.files.push(file);
+                stored.pins.push(pin);
+            }
+            Some(Err(error)) => {
+                has_failed.store(true, Ordering::Relaxed);
+                failure.get_or_insert(error);
+            }
+            None => {}
         }
+    }
+    drop(files);
+    if let Some(error) = failure {
+        stored.abandon(state);
+        return Err(error);
     }
     if let Some(bytes) = inputs.stdin {
         match put_bytes(state, caller, bytes).await {
@@ -287,8 +319,7 @@ async fn store_file(
     state: &AppState,
     caller: &Caller,
     file: CheckedFile,
-    stored: &mut StoredInputs,
-) -> Result<(), ApiError> {
+) -> Result<(JobFile, Pin), ApiError> {
     let (content, pin, name) = match file.source {
         InputSource::Inline(bytes) => {
             let StoredContent { content, pin } = put_bytes(state, caller, bytes).await?;
@@ -310,7 +341,6 @@ async fn store_file(
             (content, pin, Some(artifact.name))
         }
     };
-    stored.pins.push(pin);
     let path = match (file.path, name) {
         (Some(path), _) => path,
         // An attachment has the name of its artifact, which may be any text.
@@ -320,11 +350,11 @@ async fn store_file(
             name
         }
     };
-    stored.files.push(JobFile {
+    let file = JobFile {
         path,
         content,
         mode: file.mode,
         extract: file.extract,
-    });
-    Ok(())
+    };
+    Ok((file, pin))
 }
