@@ -9,8 +9,13 @@ use std::{
 };
 
 /// Upload that was not finished.
-struct Leftover {
-    key: String,
+pub struct UnfinishedUpload {
+    /// Key.
+    pub key: String,
+    /// Bytes that are here.
+    pub size_bytes: u64,
+    /// Whether no call sends it at the moment.
+    pub is_idle: bool,
     modified: SystemTime,
 }
 
@@ -23,8 +28,8 @@ impl ContentStore {
     /// Removes all uploads whose key begins with `prefix`, except those that a call sends. Returns their number.
     pub fn discard_all(&self, prefix: &str) -> io::Result<usize> {
         let mut removed = 0;
-        for leftover in self.leftovers(prefix)? {
-            removed += usize::from(self.discard(&leftover.key)?);
+        for upload in self.unfinished(prefix)? {
+            removed += usize::from(self.discard(&upload.key)?);
         }
         Ok(removed)
     }
@@ -49,11 +54,26 @@ impl ContentStore {
 
     /// Removes the oldest uploads whose key begins with `prefix`, where there are more than `most`.
     pub fn discard_oldest(&self, prefix: &str, most: usize) -> io::Result<usize> {
-        let mut leftovers = self.leftovers(prefix)?;
-        leftovers.sort_by_key(|leftover| leftover.modified);
+        let uploads = self.unfinished(prefix)?;
         let mut removed = 0;
-        for leftover in &leftovers[..leftovers.len().saturating_sub(most)] {
-            removed += usize::from(self.discard(&leftover.key)?);
+        for upload in &uploads[..uploads.len().saturating_sub(most)] {
+            removed += usize::from(self.discard(&upload.key)?);
+        }
+        Ok(removed)
+    }
+
+    /// Removes the oldest uploads whose key begins with `prefix` until `enough` bytes are removed, except `kept` and
+    /// those that a call sends. Returns the number of uploads.
+    pub fn discard_bytes(&self, prefix: &str, kept: &str, enough: u64) -> io::Result<usize> {
+        let (mut removed, mut bytes) = (0, 0);
+        for upload in self.unfinished(prefix)? {
+            if bytes >= enough {
+                break;
+            }
+            if upload.key != kept && self.discard(&upload.key)? {
+                bytes += upload.size_bytes;
+                removed += 1;
+            }
         }
         Ok(removed)
     }
@@ -65,10 +85,10 @@ impl ContentStore {
             age.is_ok_and(|age| age >= max_age)
         };
         let mut removed = 0;
-        for leftover in self.leftovers("")? {
-            if is_stale(leftover.modified) {
+        for upload in self.unfinished("")? {
+            if is_stale(upload.modified) {
                 // A part may have arrived since the directory was read.
-                let still = self.discard_if(&leftover.key, |meta| Ok(is_stale(meta.modified()?)));
+                let still = self.discard_if(&upload.key, |meta| Ok(is_stale(meta.modified()?)));
                 removed += usize::from(still?);
             }
         }
@@ -97,7 +117,8 @@ impl ContentStore {
         Ok(true)
     }
 
-    fn leftovers(&self, prefix: &str) -> io::Result<Vec<Leftover>> {
+    /// Uploads whose key begins with `prefix`, the oldest first.
+    pub fn unfinished(&self, prefix: &str) -> io::Result<Vec<UnfinishedUpload>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.shared.partial)? {
             let entry = entry?;
@@ -110,11 +131,14 @@ impl ContentStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 found => found?,
             };
-            found.push(Leftover {
+            found.push(UnfinishedUpload {
                 key: key.to_owned(),
+                size_bytes: meta.len(),
+                is_idle: self.shared.partials.claim_of(key).is_none(),
                 modified: meta.modified()?,
             });
         }
+        found.sort_by_key(|upload| upload.modified);
         Ok(found)
     }
 }

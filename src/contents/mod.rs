@@ -28,6 +28,7 @@ mod sweep;
 mod tests;
 mod writer;
 
+pub use discard::UnfinishedUpload;
 pub use error::ContentError;
 pub use list::StoredEntry;
 pub use partial::PartialUpload;
@@ -73,6 +74,8 @@ pub struct ContentStore {
     shared: Arc<Shared>,
     /// Most bytes of the store up to which contents are taken through this value.
     quota: Option<u64>,
+    /// Most bytes that a content reserves which arrives through this value.
+    reserve_limit: u64,
 }
 
 /// What all parts of a store share.
@@ -120,16 +123,25 @@ impl ContentStore {
             names: NameSync::default(),
         });
         let quota = limits.quota;
-        Ok(Self { shared, quota })
+        Ok(Self {
+            shared,
+            quota,
+            reserve_limit: u64::MAX,
+        })
     }
 
-    /// Same store, for contents that may fill only `quota` bytes of it.
-    pub fn with_quota(&self, quota: Option<u64>) -> Self {
-        let shared = Arc::clone(&self.shared);
-        Self { shared, quota }
+    /// Same store, for contents that may fill only `quota` bytes of it, and of which each reserves at most
+    /// `reserve_limit` bytes: what is only announced must not keep others out. Beyond that, bytes are counted as they
+    /// arrive.
+    pub fn with_limits(&self, quota: Option<u64>, reserve_limit: u64) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            quota,
+            reserve_limit,
+        }
     }
 
-    /// Writer for a content that arrives. Fails where it can't fit; room for what is announced is reserved.
+    /// Writer for a content that arrives. Fails where it can't fit now; room for what is announced is reserved.
     pub async fn writer(&self, expected: Expected) -> Result<ContentWriter, ContentError> {
         ContentWriter::begin(self, expected).await
     }
@@ -142,7 +154,9 @@ impl ContentStore {
     }
 
     fn reserve(&self, bytes: u64) -> Result<Room, ContentError> {
-        Room::reserve(Arc::clone(&self.shared), self.quota, bytes)
+        let mut room = Room::reserve(Arc::clone(&self.shared), self.quota, bytes)?;
+        room.shrink(self.reserve_limit);
+        Ok(room)
     }
 
     /// Stores bytes that are in memory.

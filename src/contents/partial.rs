@@ -45,7 +45,7 @@ enum State {
 }
 
 /// Use of an upload by a call.
-struct Claim {
+pub(super) struct Claim {
     last_chunk: Mutex<Instant>,
     /// Asks the call to let the upload go.
     stop: Notify,
@@ -64,7 +64,7 @@ impl Claim {
 
 impl Partials {
     /// Claim of the call that sends an upload.
-    fn claim_of(&self, key: &str) -> Option<Arc<Claim>> {
+    pub(super) fn claim_of(&self, key: &str) -> Option<Arc<Claim>> {
         match self.0.lock().get(key) {
             Some(State::InUse(claim)) => Some(Arc::clone(claim)),
             _ => None,

@@ -27,6 +27,14 @@ impl Room {
         Ok(Self { store, quota, left })
     }
 
+    /// Frees what goes beyond `limit`.
+    pub(super) fn shrink(&mut self, limit: u64) {
+        let excess = self.left.saturating_sub(limit);
+        self.left -= excess;
+        self.store.reserved.fetch_sub(excess, Ordering::Relaxed);
+        self.store.release(excess);
+    }
+
     /// Uses `bytes`, which stay counted: of those that were reserved, and more where they don't suffice.
     pub(super) fn use_bytes(&mut self, bytes: u64) -> Result<(), ContentError> {
         self.store.check_disk(bytes, 0)?;

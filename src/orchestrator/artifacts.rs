@@ -7,7 +7,7 @@
 
 mod room;
 
-pub(super) use room::{intake, make_room};
+pub(super) use room::{Coming, intake, make_room};
 
 use super::AppState;
 use crate::{
@@ -310,7 +310,12 @@ async fn put_bytes(
     caller: &Caller,
     bytes: Vec<u8>,
 ) -> Result<StoredContent, ApiError> {
-    make_room(state, caller, "", bytes.len() as u64).await?;
+    let coming = Coming {
+        name: "",
+        key: None,
+        bytes: bytes.len() as u64,
+    };
+    make_room(state, caller, coming).await?;
     let stored = intake(state).put_bytes(bytes).await;
     stored.map_err(content_error)
 }

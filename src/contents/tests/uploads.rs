@@ -16,7 +16,10 @@ async fn announced_bytes_are_reserved() {
     let mut upload = store.resume("a", 0, sized(60)).await.unwrap();
     let refused = store.resume("b", 0, sized(60)).await.err();
     assert!(matches!(refused, Some(ContentError::QuotaExceeded { .. })));
-    let part = store.with_quota(Some(80));
+    let part = store.with_limits(Some(80), 10);
+    let limited = part.resume("c", 0, sized(20)).await.unwrap();
+    assert_eq!(store.used_bytes(), 70, "at most its limit is reserved");
+    drop(limited);
     let refused = part.ensure_room(30).await.unwrap_err();
     assert!(matches!(refused, ContentError::QuotaExceeded { .. }));
     store.ensure_room(30).await.unwrap();
@@ -66,7 +69,8 @@ async fn discarded_uploads_free_their_room() {
     assert_eq!(store.discard_all("job-1-").unwrap(), 2);
     assert!(store.discard("job-10-1-0").unwrap() && !store.discard("job-10-1-0").unwrap());
     drop(sent);
-    assert_eq!(store.discard_oldest("", 2).unwrap(), 0);
+    assert_eq!(store.discard_oldest("", 3).unwrap(), 0);
+    assert_eq!(store.discard_bytes("o", "other", 9).unwrap(), 0, "kept");
     assert_eq!(store.discard_oldest("job-", 0).unwrap(), 1);
     assert_eq!(
         (files(&home), store.used_bytes()),

@@ -1,6 +1,7 @@
 //! Artifacts: files that were uploaded or collected. The store knows their names and hashes, not their bytes.
 
 use crate::api::{ArtifactId, TaskId, UserId, jobs::files::Content, time::Time};
+use std::collections::BTreeMap;
 
 /// Artifact to be stored; its content is in the store of contents already, and pinned there meanwhile.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +27,15 @@ pub struct ArtifactFilter {
     pub limit: u32,
 }
 
+/// Bytes of a user's unfinished uploads.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct UnfinishedBytes {
+    /// Bytes of all of them.
+    pub all: u64,
+    /// Bytes of those that may go.
+    pub idle: u64,
+}
+
 /// Upload that needs room.
 #[derive(Clone, Debug)]
 pub struct RoomRequest {
@@ -41,4 +51,15 @@ pub struct RoomRequest {
     pub quota: u64,
     /// Time since which no upload goes that was sent.
     pub keep_since: Time,
+    /// Unfinished uploads of each user.
+    pub unfinished: BTreeMap<UserId, UnfinishedBytes>,
+}
+
+/// What goes to make room for an upload.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Evicted {
+    /// Number of uploads that were deleted.
+    pub uploads: usize,
+    /// Bytes of unfinished uploads that are to be removed of each user.
+    pub unfinished: BTreeMap<UserId, u64>,
 }

@@ -16,7 +16,7 @@ use crate::{
         response::{self, Reply},
     },
     identity::Caller,
-    orchestrator::artifacts::{self, content_error, intake, make_room, received_range},
+    orchestrator::artifacts::{self, Coming, content_error, intake, make_room, received_range},
 };
 use http::{HeaderValue, StatusCode, header};
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -74,6 +74,15 @@ impl Upload {
                           sha256 (the hash of the whole) or key (one of your own)";
             Problem::new(ProblemKind::InvalidRequest, detail)
         })
+    }
+
+    /// Upload of which `bytes` have not arrived.
+    fn coming(&self, bytes: u64) -> Coming<'_> {
+        Coming {
+            name: &self.name,
+            key: self.key.as_deref(),
+            bytes,
+        }
     }
 
     fn expected(&self, size: Option<u64>) -> Expected {
@@ -134,7 +143,7 @@ async fn whole(
     body: &mut BodyChunks,
 ) -> Reply {
     let size = body.announced_size();
-    make_room(state, caller, &upload.name, size.unwrap_or(0)).await?;
+    make_room(state, caller, upload.coming(size.unwrap_or(0))).await?;
     let writer = intake(state).writer(upload.expected(size)).await;
     let mut writer = writer.map_err(content_error)?;
     while let Some(chunk) = body.next().await? {
@@ -177,7 +186,7 @@ async fn query(state: &Arc<AppState>, caller: &Caller, upload: Upload, total: u6
         }
     }
     // Rather now than after the client has sent it all.
-    make_room(state, caller, &upload.name, total - size).await?;
+    make_room(state, caller, upload.coming(total - size)).await?;
     incomplete(size)
 }
 
@@ -214,7 +223,7 @@ async fn part(
     if range.start == 0 {
         discard_oldest(state, caller).await?;
     }
-    make_room(state, caller, &upload.name, total - range.start).await?;
+    make_room(state, caller, upload.coming(total - range.start)).await?;
     let expected = upload.expected(Some(total));
     let resumed = intake(state)
         .resume(upload.key()?, range.start, expected)

@@ -1,15 +1,17 @@
 //! Choice of the uploads that make room for another one.
 //!
 //! An upload may go when no task needs it, no other artifact has its content, and it is not so new that its task may
-//! still be on its way. The user's own go first: those of the same name, which the new one probably replaces, then the
-//! oldest. Only a user within a fair share of the room takes some of others, and only of those beyond theirs.
+//! still be on its way. The user's own go first: unfinished ones, then those of the same name, which the new one probably
+//! replaces, then the oldest. Only a user within a fair share of the room takes some of others, and only of those beyond
+//! theirs. Unfinished uploads count in the share.
 
 use super::{Store, StoreError};
 use crate::{
     api::{ArtifactId, UserId},
-    store::RoomRequest,
+    store::{Evicted, RoomRequest},
 };
 use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 
 /// Most uploads of a user that are looked at.
 const CANDIDATES_LIMIT: u32 = 1000;
@@ -29,6 +31,8 @@ const EVICT: &str =
 #[derive(Default)]
 struct Chosen {
     ids: Vec<ArtifactId>,
+    unfinished: BTreeMap<UserId, u64>,
+    /// Bytes of all of them.
     bytes: u64,
 }
 
@@ -41,6 +45,12 @@ impl Chosen {
         user: UserId,
         enough: u64,
     ) -> Result<(), StoreError> {
+        let idle = request.unfinished.get(&user).map_or(0, |bytes| bytes.idle);
+        let unfinished = idle.min(enough.saturating_sub(self.bytes));
+        if unfinished > 0 {
+            self.unfinished.insert(user, unfinished);
+            self.bytes += unfinished;
+        }
         let values = params![user, request.keep_since, request.name, CANDIDATES_LIMIT];
         let mut statement = c.prepare_cached(CANDIDATES)?;
         let mut rows = statement.query(values)?;
@@ -59,19 +69,14 @@ fn unsigned(bytes: i64) -> u64 {
 }
 
 /// Chooses uploads; none where all that may go don't suffice.
-fn choose(c: &Connection, request: &RoomRequest) -> Result<Vec<ArtifactId>, StoreError> {
+fn choose(c: &Connection, request: &RoomRequest) -> Result<Chosen, StoreError> {
     let mut chosen = Chosen::default();
     chosen.add(c, request, request.owner, request.missing)?;
     if chosen.bytes < request.missing {
-        let mut statement = c.prepare_cached(BYTES_BY_USER)?;
-        let users = statement.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?;
-        let mut users: Vec<(UserId, u64)> = users.collect::<Result<_, _>>()?;
-        if users.iter().all(|(user, _)| *user != request.owner) {
-            users.push((request.owner, 0));
-        }
+        let users = bytes_by_user(c, request)?;
         let share = request.quota / users.len() as u64;
-        let own = users.iter().find(|(user, _)| *user == request.owner);
-        let own = own.map_or(0, |(_, bytes)| bytes.saturating_sub(chosen.bytes));
+        let own = users.get(&request.owner).copied().unwrap_or(0);
+        let own = own.saturating_sub(chosen.bytes);
         if own.saturating_add(request.size) <= share {
             for (user, bytes) in users {
                 let excess = bytes.saturating_sub(share);
@@ -83,27 +88,49 @@ fn choose(c: &Connection, request: &RoomRequest) -> Result<Vec<ArtifactId>, Stor
         }
     }
     if chosen.bytes < request.missing {
-        chosen.ids.clear();
+        return Ok(Chosen::default());
     }
-    Ok(chosen.ids)
+    Ok(chosen)
+}
+
+/// Bytes of each user who has any, and of the one who needs room.
+fn bytes_by_user(
+    c: &Connection,
+    request: &RoomRequest,
+) -> Result<BTreeMap<UserId, u64>, StoreError> {
+    let mut statement = c.prepare_cached(BYTES_BY_USER)?;
+    let users = statement.query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?;
+    let mut users: BTreeMap<UserId, u64> = users.collect::<Result<_, _>>()?;
+    users.entry(request.owner).or_default();
+    for (user, bytes) in &request.unfinished {
+        let sum = users.entry(*user).or_default();
+        *sum = sum.saturating_add(bytes.all);
+    }
+    Ok(users)
 }
 
 impl Store {
-    /// Deletes uploads that make room for another one, or none where they would not suffice. Returns their number.
-    pub async fn artifacts_evict(&self, request: RoomRequest) -> Result<usize, StoreError> {
+    /// Deletes uploads that make room for another one, or none where they would not suffice. The caller removes the
+    /// unfinished ones.
+    pub async fn artifacts_evict(&self, request: RoomRequest) -> Result<Evicted, StoreError> {
         let keep_since = request.keep_since;
         let chosen = self.read_long(move |c| choose(c, &request)).await?;
-        if chosen.is_empty() {
-            return Ok(0);
+        let (ids, unfinished) = (chosen.ids, chosen.unfinished);
+        let mut uploads = 0;
+        if !ids.is_empty() {
+            let deleted = self.write(move |c| {
+                let mut statement = c.prepare_cached(EVICT)?;
+                let mut count = 0;
+                for id in &ids {
+                    count += statement.execute(params![id, keep_since])?;
+                }
+                Ok(count)
+            });
+            uploads = deleted.await?;
         }
-        self.write(move |c| {
-            let mut statement = c.prepare_cached(EVICT)?;
-            let mut count = 0;
-            for id in &chosen {
-                count += statement.execute(params![id, keep_since])?;
-            }
-            Ok(count)
+        Ok(Evicted {
+            uploads,
+            unfinished,
         })
-        .await
     }
 }

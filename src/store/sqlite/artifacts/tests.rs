@@ -9,11 +9,11 @@ use crate::{
     },
     digest::sha256_hex,
     store::{
-        CreateOutcome, FinishedJob, QueueLimits, Retention, RoomRequest,
+        CreateOutcome, Evicted, FinishedJob, QueueLimits, Retention, RoomRequest, UnfinishedBytes,
         sqlite::query_plan::assert_seeks,
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const NOW: Time = Time::from_millis(1_000_000);
 const LATER: Time = Time::from_millis(2_000_000);
@@ -264,8 +264,9 @@ impl Fixture {
             missing,
             quota: 16,
             keep_since: NOW,
+            unfinished: BTreeMap::new(),
         };
-        self.store.artifacts_evict(request).await.unwrap()
+        self.store.artifacts_evict(request).await.unwrap().uploads
     }
 
     /// Has all uploads so far belong to another user.
@@ -314,6 +315,38 @@ async fn users_beyond_share_make_room() {
     assert!(deleted.await.unwrap());
     assert_eq!(fixture.evict("x", 3).await, 1, "10 are beyond it, too");
     assert_eq!(fixture.evict("x", 3).await, 0, "5 are not");
+}
+
+#[tokio::test]
+async fn unfinished_uploads_make_room_first() {
+    let fixture = Fixture::new().await;
+    fixture.add("x", "12345", NOW).await;
+    let [own, other] = [fixture.by.user, UserId::new()];
+    let bytes = |all, idle| UnfinishedBytes { all, idle };
+    for (missing, unfinished, uploads, expected) in [
+        (3, vec![(own, bytes(4, 4))], 0, vec![(own, 3)]),
+        (9, vec![(own, bytes(4, 4)), (other, bytes(7, 7))], 0, vec![]),
+        (3, vec![(other, bytes(10, 10))], 1, vec![]),
+        (2, vec![(other, bytes(10, 10))], 0, vec![(other, 2)]),
+        (2, vec![(other, bytes(10, 1))], 0, vec![]),
+    ] {
+        let request = RoomRequest {
+            owner: own,
+            name: "y".to_owned(),
+            size: 2,
+            missing,
+            quota: 16,
+            keep_since: NOW,
+            unfinished: unfinished.into_iter().collect(),
+        };
+        let evicted = fixture.store.artifacts_evict(request).await.unwrap();
+        let expected = expected.into_iter().collect();
+        let expected = Evicted {
+            uploads,
+            unfinished: expected,
+        };
+        assert_eq!(evicted, expected, "{missing}");
+    }
 }
 
 #[tokio::test]
