@@ -102,7 +102,7 @@ pub struct ArtifactDownloadArgs {
     pub client: ClientFlags,
     /// Id of the artifact
     pub id: String,
-    /// File to write; - is stdout [default: the artifact's name, in this directory]
+    /// File to write; - is stdout [default: the artifact's name, in this directory, where no file has it]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }

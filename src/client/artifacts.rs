@@ -14,7 +14,7 @@ use crate::{
         ArtifactDeleteArgs, ArtifactDownloadArgs, ArtifactListArgs, ArtifactUploadArgs,
         ArtifactsCommand, OutputFormat,
     },
-    exit::Failure,
+    exit::{Exit, Failure},
     terminal::write_failure,
 };
 use http::Method;
@@ -73,7 +73,7 @@ fn download(args: &ArtifactDownloadArgs) -> Result<(), Failure> {
     }
     let path = match &args.out {
         Some(path) => path.clone(),
-        None => file_name(&artifact)?,
+        None => new_file(&artifact)?,
     };
     receive::to_file(&mut api, &artifact, &path)?;
     match args.client.output {
@@ -82,15 +82,25 @@ fn download(args: &ArtifactDownloadArgs) -> Result<(), Failure> {
     }
 }
 
-/// Last part of an artifact's name.
-fn file_name(artifact: &Artifact) -> Result<PathBuf, Failure> {
-    let name = artifact.name.rsplit('/').next().unwrap_or_default();
-    if matches!(name, "" | "." | "..") {
-        return Err(Failure::usage(
-            "the artifact has no name to write to; use --out FILE",
-        ));
+/// File for an artifact in this directory. The sandbox chooses names, so it must not choose a file of the user's.
+fn new_file(artifact: &Artifact) -> Result<PathBuf, Failure> {
+    let name = file_name(&artifact.name)
+        .ok_or_else(|| Failure::usage("the artifact has no name to write to; use --out FILE"))?;
+    let path = PathBuf::from(name);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+        Err(error) => Err(error.into()),
+        Ok(_) => {
+            let text = format!("{} exists; to replace it, use --out FILE", clean(name));
+            Err(Failure::new(Exit::Conflict, text))
+        }
     }
-    Ok(PathBuf::from(name))
+}
+
+/// Last part of an artifact's name, which makes no hidden file. `None` where nothing is left.
+fn file_name(name: &str) -> Option<&str> {
+    let name = name.rsplit('/').next()?.trim_start_matches('.');
+    (!name.is_empty()).then_some(name)
 }
 
 fn delete(args: &ArtifactDeleteArgs) -> Result<(), Failure> {
@@ -108,4 +118,24 @@ fn delete(args: &ArtifactDeleteArgs) -> Result<(), Failure> {
         print::json(&serde_json::json!({ "deleted": deleted }))?;
     }
     failures.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_make_no_hidden_file() {
+        for (name, expected) in [
+            ("a", Some("a")),
+            ("out/a.b", Some("a.b")),
+            (".bashrc", Some("bashrc")),
+            ("x/...a", Some("a")),
+            ("", None),
+            ("..", None),
+            ("a/", None),
+        ] {
+            assert_eq!(file_name(name), expected, "{name:?}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Downloads of artifacts: after the end of a task, and by id.
 //!
 //! Names come from the sandbox, so they are hostile: a file is written below the chosen directory, or not at all.
-//! It appears under its name once it is complete and its hash is right.
+//! It appears under its name once it is complete and its hash is right. None is written to a `.git`, whose files name
+//! commands that run on the user's machine.
 
 use super::{
     api_client::ApiClient,
@@ -232,6 +233,12 @@ fn path_below(dir: &Path, name: &str) -> Result<PathBuf, Failure> {
         Failure::internal(format!("is not written: the name {}", problem.detail))
     })?;
     let relative = name.strip_prefix("/workspace/").unwrap_or(name);
+    let is_git = |part: &str| part.eq_ignore_ascii_case(".git");
+    if relative.split('/').any(is_git) {
+        let text = "is not written: a file in .git can run commands here; download it by its id (cynode artifacts \
+                    download ID --out FILE)";
+        return Err(Failure::new(Exit::Conflict, text));
+    }
     fs::create_dir_all(dir)?;
     let mut path = dir.to_owned();
     let mut parts = relative.split('/').peekable();
@@ -266,7 +273,7 @@ mod tests {
     fn downloads_stay_below_their_directory() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("out");
-        for name in ["a", "b/c/d", "..x", "/workspace/e"] {
+        for name in ["a", "b/c/d", "..x", "/workspace/e", ".gitignore"] {
             let path = path_below(&dir, name).unwrap();
             assert!(
                 path.starts_with(&dir) && path.parent().unwrap().is_dir(),
@@ -286,6 +293,8 @@ mod tests {
             "link/x",
             "file/x",
             "b",
+            ".git",
+            "a/.Git/config",
         ] {
             assert!(path_below(&dir, name).is_err(), "{name:?}");
         }

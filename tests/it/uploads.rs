@@ -215,11 +215,13 @@ fn artifacts_are_listed_downloaded_and_deleted() {
         serde_json::from_str(&stage.output(&["artifacts", "list", "-o", "json"])).unwrap();
     assert_eq!(list["artifacts"].as_array().unwrap().len(), 2);
 
-    // A file that is there is replaced; a link at its place is not followed.
+    // A file that is there is replaced only by its name; a link at its place is not followed.
     stage.write("target", "kept");
     fs::remove_file(stage.path("model.bin")).unwrap();
     symlink("target", stage.path("model.bin")).unwrap();
-    assert_eq!(stage.output(&["artifacts", "download", &id]), "model.bin");
+    let done = stage.run(&["artifacts", "download", &id]);
+    fails(&done, 5, "model.bin exists; to replace it, use --out FILE");
+    stage.output(&["artifacts", "download", &id, "--out", "model.bin"]);
     assert_eq!(fs::read(stage.path("model.bin")).unwrap(), content);
     assert!(
         fs::symlink_metadata(stage.path("model.bin"))
