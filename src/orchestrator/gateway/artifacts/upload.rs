@@ -1,5 +1,7 @@
 //! Uploads: in one go, and in parts.
 
+mod permits;
+
 use super::{AppState, authenticate};
 use crate::{
     api::{
@@ -19,16 +21,9 @@ use crate::{
     orchestrator::artifacts::{self, Coming, content_error, intake, make_room, received_range},
 };
 use http::{HeaderValue, StatusCode, header};
-use std::{ops::Range, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use permits::UploadPermit;
+use std::{ops::Range, sync::Arc};
 
-/// Uploads of this process that arrive at the same time. Each has two blocks of 1 MiB in memory.
-static UPLOADS: Semaphore = Semaphore::const_new(MAX_UPLOADS);
-const MAX_UPLOADS: usize = 16;
-/// Time to wait for a permit.
-const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Seconds after which a client that got no permit tries again.
-const RETRY_SECONDS: u64 = 2;
 /// Most uploads of a user that wait for their next part.
 const MAX_WAITING_UPLOADS: usize = 100;
 /// Longest key of an upload, in bytes.
@@ -117,22 +112,13 @@ async fn receive(
     if let Some(UploadPart::Query { total }) = part {
         return query(state, caller, upload, total).await;
     }
-    let _permit = permit().await?;
+    let _permit = UploadPermit::acquire(caller.user.id).await?;
     match part {
         Some(UploadPart::Bytes { range, total }) => {
             self::part(state, caller, upload, (range, total), body).await
         }
         _ => whole(state, caller, upload, body).await,
     }
-}
-
-/// Waits a moment for fewer uploads. Fails with 503 where there are as many as before.
-async fn permit() -> Result<SemaphorePermit<'static>, Problem> {
-    let permit = tokio::time::timeout(PERMIT_TIMEOUT, UPLOADS.acquire()).await;
-    permit.ok().and_then(Result::ok).ok_or_else(|| {
-        let detail = format!("{MAX_UPLOADS} uploads arrive at the moment; try again");
-        Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_SECONDS)
-    })
 }
 
 /// Takes an upload in one go.
