@@ -5,7 +5,7 @@ use super::{
     preference::Preference,
 };
 use crate::{
-    api::{NodeId, jobs::resources::GpuRequest, nodes::CapabilityReport},
+    api::{NodeId, jobs::resources::GpuRequest, nodes::CapabilityReport, time::Time},
     orchestrator::{gpu_pool::GpuPool, readiness, scheduler::SlotLimits},
     store::{Node, Placement},
 };
@@ -133,22 +133,26 @@ impl FreeSlots {
     }
 
     /// Holds the devices of one node for a job, so that no job gets any of them: of those nodes that have a free device
-    /// and that at least so many others have to become free of, the one where these are the fewest. False where there
-    /// is none.
-    pub(super) fn hold(&mut self, placement: &Placement, least_missing: usize) -> bool {
-        let Some(gpus) = placement.gpus() else {
-            return false;
-        };
+    /// and that at least so many others have to become free of, the one where these are the fewest; never one of
+    /// `except`. `None` where there is none.
+    pub(super) fn hold(
+        &mut self,
+        placement: &Placement,
+        least_missing: usize,
+        except: &HashMap<NodeId, Time>,
+    ) -> Option<NodeId> {
+        let gpus = placement.gpus()?;
         let missing = |n: usize| {
+            if except.contains_key(&self.nodes[n].id) {
+                return None;
+            }
             let pool = self.nodes[n].gpus.as_ref()?;
             let missing = pool.missing(gpus);
             (pool.free() > 0 && missing >= least_missing).then_some((missing, n))
         };
-        let nearest = self.find(placement).into_iter().filter_map(missing).min();
-        if let Some((_, n)) = nearest {
-            self.nodes[n].is_held = true;
-        }
-        nearest.is_some()
+        let (_, n) = self.find(placement).into_iter().filter_map(missing).min()?;
+        self.nodes[n].is_held = true;
+        Some(self.nodes[n].id)
     }
 
     /// Takes a slot for a job that [has room](Self::has_room), at the node that it prefers, of equal ones the least

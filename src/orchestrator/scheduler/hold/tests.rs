@@ -208,7 +208,32 @@ fn hold_waits_and_leaves_other_nodes_free() {
     cluster
         .holds
         .apply(&[], &mut cluster.slots(), Time::from_millis(0));
-    assert!(cluster.holds.lane.is_none());
+    assert!(cluster.holds.hold.is_none());
     let lanes = [GpuRequest::Count(1), GpuRequest::All].map(|gpus| head(gpus).0);
     assert_eq!(reads(&lanes).len(), 1);
+}
+
+#[test]
+fn held_devices_are_in_use_half_the_time() {
+    let mut cluster = Cluster::new(&[2], vec![1]);
+    let one = placement(Some(GpuRequest::Count(1)));
+    let all = [head(GpuRequest::All), head(GpuRequest::All)];
+    // A job of weeks has one of the two devices.
+    let node = cluster.nodes[0].id;
+    cluster
+        .running
+        .push((node, Some(GpuRequest::Count(1)), i64::MAX));
+    let mut hours = String::new();
+    for minute in (0..16 * 60).step_by(10) {
+        let mut slots = cluster.slots();
+        let now = Time::from_millis(minute * MINUTE);
+        cluster.holds.apply(&all, &mut slots, now);
+        if minute % 60 == 30 {
+            hours.push(if slots.has_room(&one) { '-' } else { 'H' });
+        }
+    }
+    // Each of the two has one of an hour, then one of two hours.
+    assert_eq!(hours, "H-H-HH--HH--HHHH");
+    cluster.running.clear();
+    assert!(cluster.holds.due(&all, &mut cluster.slots()).is_some());
 }
