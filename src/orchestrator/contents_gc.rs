@@ -131,13 +131,13 @@ async fn remove_unreferenced(state: &AppState, is_full: bool) -> Result<(), GcEr
     loop {
         let released = state.store.contents_released(BATCH_LIMIT).await?;
         let count = released.len();
-        let kept = remove_batch(state, &sweep, &released).await?;
-        let settled: Vec<_> = released
+        let Removal { removed, kept } = remove_batch(state, &sweep, &released).await?;
+        let referenced: Vec<_> = released
             .into_iter()
-            .filter(|hash| !kept.contains(hash))
+            .filter(|hash| !kept.contains(hash) && !removed.contains(hash))
             .collect();
-        if !settled.is_empty() {
-            state.store.contents_settled(settled).await?;
+        if !removed.is_empty() || !referenced.is_empty() {
+            state.store.contents_settled(removed, referenced).await?;
         }
         // Those in use at the moment are looked at again next time.
         if count < BATCH_LIMIT as usize || !kept.is_empty() {
@@ -154,38 +154,48 @@ async fn remove_batches(
 ) -> Result<BTreeSet<ContentHash>, GcError> {
     let mut kept = BTreeSet::new();
     for batch in hashes.chunks(BATCH_LIMIT as usize) {
-        kept.append(&mut remove_batch(state, sweep, batch).await?);
+        kept.append(&mut remove_batch(state, sweep, batch).await?.kept);
     }
     Ok(kept)
 }
 
-/// Removes those of some contents that nothing refers to. Returns those that are in use without a reference.
+/// Contents to which nothing refers.
+#[derive(Default)]
+struct Removal {
+    /// Those that are gone.
+    removed: BTreeSet<ContentHash>,
+    /// Those that are in use.
+    kept: BTreeSet<ContentHash>,
+}
+
+/// Removes those of some contents that nothing refers to.
 async fn remove_batch(
     state: &AppState,
     sweep: &Arc<Sweep>,
     batch: &[ContentHash],
-) -> Result<BTreeSet<ContentHash>, GcError> {
+) -> Result<Removal, GcError> {
     if batch.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Removal::default());
     }
     let mut unreferenced = state.store.contents_unreferenced(batch.to_vec()).await?;
     let sweep = Arc::clone(sweep);
     let removal = blocking(move || {
-        let (mut removed, mut kept) = (0, BTreeSet::new());
+        let mut removal = Removal::default();
         while let Some(hash) = unreferenced.pop_first() {
             if sweep.remove(&hash)? {
-                removed += 1;
+                removal.removed.insert(hash);
             } else {
-                kept.insert(hash);
+                removal.kept.insert(hash);
             }
         }
-        Ok((removed, kept))
+        Ok(removal)
     });
-    let (removed, kept) = removal.await?;
+    let removal = removal.await?;
+    let removed = removal.removed.len();
     if removed > 0 {
         tracing::debug!(removed, "unused contents removed");
     }
-    Ok(kept)
+    Ok(removal)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -272,13 +272,23 @@ impl Store {
         .await
     }
 
-    /// Forgets that contents lost a reference.
-    pub async fn contents_settled(&self, contents: Vec<ContentHash>) -> Result<(), StoreError> {
+    /// Forgets that contents lost a reference: those that are `removed`, and those of `referenced` that still have
+    /// another one, which may have been lost since the look for it.
+    pub async fn contents_settled(
+        &self,
+        removed: BTreeSet<ContentHash>,
+        referenced: Vec<ContentHash>,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
-            let mut statement =
-                c.prepare_cached("DELETE FROM released_contents WHERE sha256 = ?1")?;
-            for hash in &contents {
-                statement.execute([hash])?;
+            let mut is_referenced = c.prepare_cached(IS_REFERENCED)?;
+            let mut forget = c.prepare_cached("DELETE FROM released_contents WHERE sha256 = ?1")?;
+            for hash in &removed {
+                forget.execute([hash])?;
+            }
+            for hash in &referenced {
+                if is_referenced.query_row([hash], |row| row.get::<_, bool>(0))? {
+                    forget.execute([hash])?;
+                }
             }
             Ok(())
         })

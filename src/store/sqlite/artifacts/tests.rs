@@ -166,8 +166,14 @@ async fn content_is_referenced_until_last_use() {
     assert_eq!(fixture.released().await, [content("x").sha256]);
     fixture.store.task_cancel(task, event()).await.unwrap();
     assert!(!fixture.is_referenced("x").await);
-    let settled = vec![content("x").sha256];
-    fixture.store.contents_settled(settled).await.unwrap();
+    let hash = content("x").sha256;
+    let lost = vec![hash.clone()];
+    let settled = fixture.store.contents_settled(BTreeSet::new(), lost);
+    settled.await.unwrap();
+    assert_eq!(fixture.released().await, [hash.clone()], "lost meanwhile");
+    let removed = BTreeSet::from([hash]);
+    let settled = fixture.store.contents_settled(removed, Vec::new());
+    settled.await.unwrap();
     assert!(fixture.released().await.is_empty());
 }
 
