@@ -37,9 +37,9 @@ impl ContentStore {
     /// Cuts uploads whose key begins with `prefix` to what was certainly synced, since after a loss of power there may be
     /// holes behind it. For those whose hash nobody announced; before any of them goes on.
     pub fn cut_unsynced(&self, prefix: &str) -> io::Result<()> {
-        for leftover in self.leftovers(prefix)? {
-            let path = self.shared.partial.join(&leftover.key);
-            let size = fs::symlink_metadata(&path)?.len();
+        for upload in self.unfinished(prefix)? {
+            let path = self.shared.partial.join(&upload.key);
+            let size = upload.size_bytes;
             // The file may have grown across a multiple of it and not been synced yet.
             let synced = (size / SYNC_BYTES).saturating_sub(1) * SYNC_BYTES;
             if synced == 0 {

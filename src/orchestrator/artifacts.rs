@@ -29,10 +29,7 @@ use crate::{
     store::{ArtifactFilter, NewArtifact},
 };
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// Files of a task that are stored at the same time: each waits for the disk.
@@ -236,98 +233,99 @@ pub(super) struct StoredInputs {
     pub(super) files: Vec<JobFile>,
     /// Content of stdin.
     pub(super) stdin: Option<Content>,
-    pins: Vec<Pin>,
+    pins: Vec<InputPin>,
 }
 
 impl StoredInputs {
-    /// Has contents of a task that was not stored removed, unless something else refers to them.
-    pub(super) fn abandon(self, state: &AppState) {
-        for pin in self.pins {
+    /// Releases the contents, to which the stored task refers now.
+    pub(super) fn release(self) {
+        for mut pin in self.pins {
+            drop(pin.pin.take());
+        }
+    }
+}
+
+/// Pin of a content of a new task. Where it is dropped before it is released, as when the request is cut, the content is
+/// removed, unless something else refers to it.
+struct InputPin {
+    state: Arc<AppState>,
+    pin: Option<Pin>,
+}
+
+impl InputPin {
+    fn new(state: &Arc<AppState>, pin: Pin) -> Self {
+        Self {
+            state: Arc::clone(state),
+            pin: Some(pin),
+        }
+    }
+}
+
+impl Drop for InputPin {
+    fn drop(&mut self) {
+        if let Some(pin) = self.pin.take() {
             let hash = pin.hash().clone();
+            // Else the removal would find the content in use.
             drop(pin);
-            state.contents_gc.suspect(hash);
+            self.state.contents_gc.suspect(hash);
         }
     }
 }
 
 /// Stores the bytes that a new task brings, and finds the artifacts that it names.
 pub(super) async fn store_inputs(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     inputs: TaskInputs,
 ) -> Result<StoredInputs, ApiError> {
     let mut stored = StoredInputs::default();
-    let mut failure = None;
-    let has_failed = &AtomicBool::new(false);
-    let mut files = Vec::with_capacity(inputs.files.len());
-    for file in inputs.files {
-        let file = async move {
-            // None begins after a failure, and none is left half done.
-            if has_failed.load(Ordering::Relaxed) {
-                return None;
-            }
-            Some(store_file(state, caller, file).await)
-        };
-        files.push(file.boxed());
-    }
+    let files = inputs.files.into_iter();
+    // Boxed, since the compiler can't prove a stream of these futures `Send`.
+    let files = files.map(|file| store_file(state, caller, file).boxed());
     let mut files = stream::iter(files).buffered(MAX_CONCURRENT_FILES);
     while let Some(file) = files.next().await {
-        match file {
-            Some(Ok((file, pin))) => {
-                stored.files.push(file);
-                stored.pins.push(pin);
-            }
-            Some(Err(error)) => {
-                has_failed.store(true, Ordering::Relaxed);
-                failure.get_or_insert(error);
-            }
-            None => {}
-        }
+        let (file, pin) = file?;
+        stored.files.push(file);
+        stored.pins.push(pin);
     }
     drop(files);
-    if let Some(error) = failure {
-        stored.abandon(state);
-        return Err(error);
-    }
     if let Some(bytes) = inputs.stdin {
-        match put_bytes(state, caller, bytes).await {
-            Ok(StoredContent { content, pin }) => {
-                stored.stdin = Some(content);
-                stored.pins.push(pin);
-            }
-            Err(error) => {
-                stored.abandon(state);
-                return Err(error);
-            }
-        }
+        let (content, pin) = put_bytes(state, caller, bytes).await?;
+        stored.stdin = Some(content);
+        stored.pins.push(pin);
     }
     Ok(stored)
 }
 
-/// Stores bytes that came with a task.
+/// Stores bytes that came with a task. A client that hangs up meanwhile leaves nothing.
 async fn put_bytes(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     bytes: Vec<u8>,
-) -> Result<StoredContent, ApiError> {
+) -> Result<(Content, InputPin), ApiError> {
     let coming = Coming {
         name: "",
         key: None,
         bytes: bytes.len() as u64,
     };
     make_room(state, caller, coming).await?;
-    let stored = intake(state).put_bytes(bytes).await;
+    let state = Arc::clone(state);
+    let stored = run_to_end("store_input", async move {
+        let StoredContent { content, pin } = intake(&state).put_bytes(bytes).await?;
+        Ok::<_, ContentError>((content, InputPin::new(&state, pin)))
+    });
+    let stored = stored.await.map_err(ApiError::internal)?;
     stored.map_err(content_error)
 }
 
 async fn store_file(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     file: CheckedFile,
-) -> Result<(JobFile, Pin), ApiError> {
+) -> Result<(JobFile, InputPin), ApiError> {
     let (content, pin, name) = match file.source {
         InputSource::Inline(bytes) => {
-            let StoredContent { content, pin } = put_bytes(state, caller, bytes).await?;
+            let (content, pin) = put_bytes(state, caller, bytes).await?;
             (content, pin, None)
         }
         InputSource::Artifact(id) => {
@@ -343,7 +341,7 @@ async fn store_file(
                 sha256: artifact.sha256,
                 size_bytes: artifact.size_bytes,
             };
-            (content, pin, Some(artifact.name))
+            (content, InputPin::new(state, pin), Some(artifact.name))
         }
     };
     let path = match (file.path, name) {

@@ -82,8 +82,7 @@ pub(super) async fn create(
             shared.metrics.record_created();
             task_log::created(task.id);
             shared.jobs.wake.notify_one();
-        } else {
-            stored.abandon(&shared);
+            stored.release();
         }
         outcome
     });

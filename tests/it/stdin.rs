@@ -296,7 +296,10 @@ fn stdin_of_a_new_task_is_whole() {
     let path = file.to_str().unwrap();
     for stdin in [path, "-"] {
         let mut command = cluster.cli(&["task", "create", "--stdin", stdin, "--", "sha256sum"]);
-        let created = run(command.stdin(fs::File::open(&file).unwrap()));
+        if stdin == "-" {
+            command.stdin(fs::File::open(&file).unwrap());
+        }
+        let created = run(&mut command);
         assert_eq!(
             (created.code, created.stderr.as_str()),
             (0, ""),
