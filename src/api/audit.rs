@@ -160,7 +160,8 @@ pub struct AuditEvent {
     /// Request id; absent for actions of the orchestrator itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name.
+    /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name; for an
+    /// artifact that was deleted to make room for another one, that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

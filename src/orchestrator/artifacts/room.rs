@@ -69,7 +69,7 @@ pub(in crate::orchestrator) async fn make_room(
         } = state.store.artifacts_evict(request).await?;
         let discarded = discard(state, key, unfinished).await?;
         if uploads > 0 || discarded > 0 {
-            tracing::info!(
+            tracing::warn!(
                 uploads,
                 discarded,
                 bytes,

@@ -17,7 +17,7 @@ const KEPT_EVENTS: i64 = 1_000_000;
 /// Deletes an event once it is [`KEPT_EVENTS`] from the newest, unless it is one of an admin.
 const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
-        'node.change_worker_url', 'node.duplicate', 'task.delete'))";
+        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete'))";
 
 /// Writes an event as a part of the caller's commit.
 pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {

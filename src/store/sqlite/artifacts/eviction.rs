@@ -5,9 +5,13 @@
 //! replaces, then the oldest. Only a user within a fair share of the room takes some of others, and only of those beyond
 //! theirs. Unfinished uploads count in the share.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, audit};
 use crate::{
-    api::{ArtifactId, UserId},
+    api::{
+        ArtifactId, UserId,
+        audit::{AuditAction, AuditEvent},
+        time::Time,
+    },
     store::{Evicted, RoomRequest},
 };
 use rusqlite::{Connection, params};
@@ -109,6 +113,14 @@ fn bytes_by_user(
     Ok(users)
 }
 
+/// Event of the audit log, by which an admin can tell a user where an upload has gone.
+fn evicted(id: ArtifactId) -> AuditEvent {
+    AuditEvent {
+        reason: Some("evicted to make room".to_owned()),
+        ..AuditEvent::new(AuditAction::ArtifactDelete, Time::now(), None).to(id.to_string())
+    }
+}
+
 impl Store {
     /// Deletes uploads that make room for another one, or none where they would not suffice. The caller removes the
     /// unfinished ones.
@@ -122,7 +134,10 @@ impl Store {
                 let mut statement = c.prepare_cached(EVICT)?;
                 let mut count = 0;
                 for id in &ids {
-                    count += statement.execute(params![id, keep_since])?;
+                    if statement.execute(params![id, keep_since])? > 0 {
+                        count += 1;
+                        audit::add(c, &evicted(*id))?;
+                    }
                 }
                 Ok(count)
             });
