@@ -5,8 +5,10 @@
 //! their own artifacts, admins all. That the store has a content tells a user nothing: only their own artifacts make a
 //! content theirs.
 
+mod results;
 mod room;
 
+pub(super) use results::ResultShare;
 pub(super) use room::{Coming, intake, make_room};
 
 use super::AppState;

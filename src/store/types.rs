@@ -11,7 +11,7 @@ mod queue;
 mod tasks;
 mod users;
 
-pub use artifacts::{ArtifactFilter, Evicted, NewArtifact, RoomRequest, UnfinishedBytes};
+pub use artifacts::{ArtifactFilter, Evicted, NewArtifact, RoomRequest, StoreUse, UnfinishedBytes};
 pub use jobs::{
     CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,
     RunningJob,

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 /// Part of the quota that only files take that tasks leave: one in this many. Else uploads, which can be sent again,
 /// would keep results from being stored, which can't be made again.
-const RESULTS_PART: u64 = 5;
+pub(super) const RESULTS_PART: u64 = 5;
 /// Part of the room that an upload reserves at most before it arrives: one in this many. Else uploads that are announced
 /// and sent slowly would keep all others out.
 const RESERVED_PART: u64 = 16;

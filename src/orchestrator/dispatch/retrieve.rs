@@ -7,7 +7,8 @@
 //! A job that has ended is never run again for its artifacts. A node that sends nothing, or almost nothing, has
 //! [`TIMEOUT_MARGIN`] to come back, and a store that is full has [`MAX_WAIT_FOR_ROOM`] to become less full; then the end
 //! is stored without what is missing. Where the node has lost a file, the end is stored at once, without that file. The
-//! result says what is missing and why.
+//! result says what is missing and why; also where the files go beyond the [share](ResultShare) of their user in a store
+//! that is nearly full.
 //!
 //! Once the job is canceled a silent node has [`CANCELED_MARGIN`], and a full store no time. A cancel that is forced, as
 //! the second one is, ends the retrieval.
@@ -31,6 +32,7 @@ use crate::{
     orchestrator::{
         AppState,
         active_jobs::{Cancellation, JobHandle},
+        artifacts::ResultShare,
         node_client::{self, ArtifactBytes, NodeClient},
     },
     store::{NewArtifact, RunningJob},
@@ -73,6 +75,7 @@ const CANCELED_MARGIN: Duration = Duration::from_secs(30);
 pub(super) struct Retrieved {
     pub(super) artifacts: Vec<NewArtifact>,
     _pins: Vec<Pin>,
+    _share: Option<ResultShare>,
 }
 
 /// Artifact, or the reason why it is missing.
@@ -97,7 +100,8 @@ pub(super) async fn retrieve(
     if last.result.artifacts.is_empty() || !is_end {
         return Retrieved::default();
     }
-    let retrieval = Retrieval::new(state, job, handle);
+    let share = ResultShare::of(state, job.task_id).await;
+    let retrieval = Retrieval::new(state, job, handle, share);
     let fetched = AssertUnwindSafe(retrieval.fetch_all(&last.result.artifacts)).catch_unwind();
     let fetched = fetched.await.unwrap_or_else(|_| {
         tracing::error!(
@@ -107,7 +111,8 @@ pub(super) async fn retrieve(
         last.result.artifacts.iter().map(|_| failed()).collect()
     });
     let is_whole = fetched.iter().all(Result::is_ok);
-    let retrieved = record(last, fetched);
+    let mut retrieved = record(last, fetched);
+    retrieved._share = Some(retrieval.share);
     if !is_whole || job.attempt > 1 {
         discard_parts(state, job).await;
     }
@@ -164,6 +169,7 @@ struct Retrieval<'a> {
     state: &'a AppState,
     job: &'a RunningJob,
     handle: &'a JobHandle,
+    share: ResultShare,
     /// Client of the node, once it is known where that is.
     client: tokio::sync::Mutex<Option<NodeClient<'a>>>,
     /// Number of times that the node has sent as much as is to be expected.
@@ -177,11 +183,17 @@ struct Retrieval<'a> {
 }
 
 impl<'a> Retrieval<'a> {
-    fn new(state: &'a AppState, job: &'a RunningJob, handle: &'a JobHandle) -> Self {
+    fn new(
+        state: &'a AppState,
+        job: &'a RunningJob,
+        handle: &'a JobHandle,
+        share: ResultShare,
+    ) -> Self {
         Self {
             state,
             job,
             handle,
+            share,
             client: tokio::sync::Mutex::default(),
             progress: AtomicU64::new(0),
             given_up_at: Mutex::new(None),
@@ -234,6 +246,7 @@ impl<'a> Retrieval<'a> {
 
     /// Fetches one artifact; goes on where an earlier try, also one of an earlier process, broke off.
     async fn fetch_whole(&self, n: usize, size: u64) -> Fetched {
+        self.share.take(self.state, size).await?;
         let key = format!("{ARTIFACTS_PREFIX}{}-{}-{n}", self.job.id, self.job.attempt);
         let mut backoff = node_client::retry_backoff();
         // Time for which the node was asked without progress of any artifact, without the waits for other transfers.

@@ -7,7 +7,8 @@
 mod eviction;
 
 use super::{
-    ArtifactFilter, Authority, NewArtifact, Store, StoreError, audit, authority::authorize,
+    ArtifactFilter, Authority, NewArtifact, Store, StoreError, StoreUse, audit,
+    authority::authorize,
 };
 use crate::api::{
     ArtifactId, TaskId, UserId,
@@ -30,6 +31,10 @@ const OF_CONTENT: &str =
     "SELECT size_bytes FROM artifacts WHERE sha256 = ?1 AND user_id = ?2 LIMIT 1";
 const IS_REFERENCED: &str = "SELECT EXISTS (SELECT 1 FROM artifacts WHERE sha256 = ?1)
                                  OR EXISTS (SELECT 1 FROM task_contents WHERE sha256 = ?1)";
+const OWN_BYTES: &str = "SELECT coalesce(sum(size_bytes), 0) FROM artifacts WHERE user_id = ?1";
+const HOLDERS: &str = "SELECT count(*) FROM users AS u
+    WHERE id = ?1 OR EXISTS (SELECT 1 FROM artifacts WHERE user_id = u.id)";
+const USERS: &str = "SELECT count(*) FROM users WHERE id = ?1 OR is_active = 1";
 /// Uploads that are older than a time.
 pub(super) const OLD_UPLOADS: &str = "DELETE FROM artifacts WHERE id IN
     (SELECT id FROM artifacts WHERE task_id IS NULL AND created_at <= ?1 LIMIT ?2)";
@@ -202,6 +207,34 @@ impl Store {
             let mut statement = c.prepare_cached(OF_CONTENT)?;
             let size = statement.query_row(params![hash, owner], |row| row.get::<_, i64>(0));
             Ok(size.optional()?.and_then(|size| u64::try_from(size).ok()))
+        })
+        .await
+    }
+
+    /// User to whom the files of a task belong; `None` where there is no such task.
+    pub async fn artifact_owner(&self, task: TaskId) -> Result<Option<UserId>, StoreError> {
+        self.read(move |c| {
+            let sql = "SELECT user_id FROM tasks WHERE id = ?1";
+            let mut statement = c.prepare_cached(sql)?;
+            Ok(statement.query_row([task], |row| row.get(0)).optional()?)
+        })
+        .await
+    }
+
+    /// Use of the room by this user and by others.
+    pub async fn artifact_use(&self, owner: UserId) -> Result<StoreUse, StoreError> {
+        self.read_long(move |c| {
+            let count = |sql: &str| -> Result<u64, StoreError> {
+                let number: i64 = c
+                    .prepare_cached(sql)?
+                    .query_row([owner], |row| row.get(0))?;
+                Ok(u64::try_from(number).unwrap_or(0))
+            };
+            Ok(StoreUse {
+                own: count(OWN_BYTES)?,
+                holders: count(HOLDERS)?,
+                users: count(USERS)?,
+            })
         })
         .await
     }

@@ -63,3 +63,14 @@ pub struct Evicted {
     /// Bytes of unfinished uploads that are to be removed of each user.
     pub unfinished: BTreeMap<UserId, u64>,
 }
+
+/// Use of the room by a user and by others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreUse {
+    /// Bytes of the user's artifacts.
+    pub own: u64,
+    /// Number of users with artifacts, and this one.
+    pub holders: u64,
+    /// Number of users who are not disabled, and this one.
+    pub users: u64,
+}
