@@ -252,6 +252,17 @@ fn full_quota_refuses_until_artifact_is_deleted() {
 }
 
 #[test]
+fn unfinished_upload_makes_room() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--artifact-quota=1MiB"];
+    let user = Orchestrator::start(home.path(), &flags).login_held();
+    let range = [("Content-Range", "bytes 0-699999/800000")];
+    upload(&user.api, "key=a", &range, &bytes(700_000)).expect(308);
+    put(&user.api, "b", &bytes(600_000));
+    assert!(contents(home.path(), "partial").is_empty());
+}
+
+#[test]
 fn same_content_at_once_is_one_file() {
     let home = tempfile::tempdir().unwrap();
     let user = Orchestrator::start(home.path(), &[]).login_held();

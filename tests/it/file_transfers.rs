@@ -136,6 +136,25 @@ fn full_orchestrator_ends_task_with_reason() {
 }
 
 #[test]
+fn results_of_one_user_leave_room_for_others() {
+    let cluster = Cluster::start_orchestrated(&["--artifact-quota", "5MiB"]);
+    let other = cluster.orchestrator.add_user(&cluster.user, "ann");
+    let id = cluster.script("for n in 1 2 3; do head -c 1200000 /dev/zero > artifacts/$n; done");
+    assert_eq!(cluster.finish(&id)["status"], "completed");
+    let result = &cluster.result(&id)["jobs"][0]["result_object"];
+    let skipped = &result["artifacts_skipped"];
+    assert_eq!(skipped["count"], 1, "{result}");
+    assert!(
+        skipped["reason"].as_str().unwrap().contains("share"),
+        "{result}"
+    );
+    assert_eq!(artifacts(&cluster, &id).len(), 2);
+    other
+        .call("POST", "/v1/artifacts?name=in", &[], &[1; 1_000_000])
+        .expect(201);
+}
+
+#[test]
 fn ended_job_outlasts_full_store_and_silent_node() {
     let mut cluster = Cluster::start_orchestrated(&["--artifact-quota", "4MiB", "--lease", "1s"]);
     let upload = upload(&cluster, &[1; 3_000_000]);

@@ -64,7 +64,8 @@ impl ResultShare {
         let own = table.entry(user).or_default();
         if let Some(stored) = stored {
             let share = share(quota, stored);
-            if stored.own.saturating_add(*own).saturating_add(size) > share {
+            // A user without others waits for room instead.
+            if share < quota && stored.own.saturating_add(*own).saturating_add(size) > share {
                 return Err(format!(
                     "the orchestrator has little room, and this user's share of it is {}; delete artifacts (cynode \
                      artifacts rm) or finished tasks (cynode task rm)",

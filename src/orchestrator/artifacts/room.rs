@@ -77,7 +77,8 @@ pub(in crate::orchestrator) async fn make_room(
             );
             checked = intake.ensure_room(bytes).await;
         }
-        for _ in 0..if uploads > 0 { MAX_REMOVALS } else { 0 } {
+        let removals = if uploads > 0 { MAX_REMOVALS } else { 0 };
+        for _ in 0..removals {
             if checked.is_ok() {
                 break;
             }
