@@ -2,7 +2,7 @@
 //!
 //! A deleted file keeps its space while a descriptor of any thread or a mapping refers to it, or while its descriptor is
 //! in transit through a socket. The size of the last is never known, and the size of a mapped file only to root on the
-//! host; a measurement has to assume the worst of these.
+//! host: these a measurement can only name.
 
 use rustix::fs::{FileType, Stat, makedev, stat};
 use std::{collections::HashSet, fs, io, path::Path, time::Instant};
@@ -14,8 +14,10 @@ pub(super) struct DeletedFiles {
     pub(super) files: Vec<Stat>,
     /// Devices with files of unknown size.
     pub(super) unmeasured: HashSet<u64>,
-    /// Whether there may be more files, on any device.
-    pub(super) is_partial: bool,
+    /// Whether descriptors are in transit, so that there may be more files, on any device.
+    pub(super) is_in_transit: bool,
+    /// Whether the deadline has cut the inspection short.
+    pub(super) has_timed_out: bool,
     seen: HashSet<(u64, u64)>,
 }
 
@@ -31,7 +33,7 @@ pub(super) fn deleted_open_files(init: u32, deadline: Instant) -> DeletedFiles {
             found.add_process(pid, deadline);
         }
         if Instant::now() > deadline {
-            found.is_partial = true;
+            found.has_timed_out = true;
             break;
         }
     }
@@ -47,7 +49,7 @@ impl DeletedFiles {
             self.add_open(thread);
             is_mapped = is_mapped || self.add_mapped(thread);
             if Instant::now() > deadline {
-                self.is_partial = true;
+                self.has_timed_out = true;
                 return;
             }
         }
@@ -61,7 +63,7 @@ impl DeletedFiles {
             };
             if FileType::from_raw_mode(file.st_mode) == FileType::Socket {
                 let fdinfo = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}"));
-                self.is_partial |= fdinfo.is_ok_and(|fdinfo| carries_descriptors(&fdinfo));
+                self.is_in_transit |= fdinfo.is_ok_and(|fdinfo| carries_descriptors(&fdinfo));
             }
             self.add(file);
         }
@@ -91,8 +93,7 @@ impl DeletedFiles {
     }
 
     fn add(&mut self, file: Stat) {
-        let is_regular = FileType::from_raw_mode(file.st_mode) == FileType::RegularFile;
-        if is_regular && file.st_nlink == 0 && self.seen.insert((file.st_dev, file.st_ino)) {
+        if is_deleted(&file) && self.seen.insert((file.st_dev, file.st_ino)) {
             self.files.push(file);
         }
     }
@@ -133,8 +134,13 @@ impl Mapping {
     }
 }
 
+/// Whether a regular file has no name.
+pub(super) fn is_deleted(file: &Stat) -> bool {
+    FileType::from_raw_mode(file.st_mode) == FileType::RegularFile && file.st_nlink == 0
+}
+
 /// Entries of a directory in /proc that are numbers.
-fn numbers(directory: impl AsRef<Path>) -> impl Iterator<Item = u32> {
+pub(super) fn numbers(directory: impl AsRef<Path>) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -1,11 +1,15 @@
 //! Disk usage of a running sandbox.
 //!
 //! The job is hostile and runs while it is measured. So nothing recurses and no link is followed; deleted files that a
-//! process of the sandbox keeps open ([`deleted_open_files`]) count, too; and a part that can't be measured in time, or
-//! at all, counts as unbounded, or a job would hide its files that way. Rootless, a job's files belong to subordinate
-//! ids and are measured inside podman's user namespace.
+//! process of the sandbox keeps open ([`deleted_open_files`]) count, too; a part that can't be measured in time counts as
+//! unbounded, or a job would hide its files that way; and a part with files of unknown size says so, since programs
+//! that hide nothing have some, too. Rootless, a job's files belong to subordinate ids and are measured inside podman's
+//! user namespace.
 
-use super::{Engine, EngineError, call, deleted_files::deleted_open_files};
+use super::{
+    Engine, EngineError, call,
+    deleted_files::{DeletedFiles, deleted_open_files},
+};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, stat, statat};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -36,7 +40,7 @@ const BLOCK_BYTES: u64 = 512;
 /// Parts of a sandbox to measure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MeasureRequest {
-    /// Directory of the attempt, with its workspace and its log.
+    /// Directory of the attempt, with its workspace and its log, or only the workspace.
     spool: PathBuf,
     /// Upper directory of the container's overlay.
     upper: Option<PathBuf>,
@@ -53,6 +57,9 @@ pub struct Usage {
     pub bytes: u64,
     /// Files and directories.
     pub inodes: u64,
+    /// Whether there may be more, in files of unknown size.
+    #[serde(default)]
+    pub is_partial: bool,
 }
 
 /// Disk usage of a sandbox, by filesystem.
@@ -69,7 +76,17 @@ impl Usage {
     const UNBOUNDED: Self = Self {
         bytes: u64::MAX,
         inodes: u64::MAX,
+        is_partial: false,
     };
+
+    /// The most that it may be.
+    pub fn worst_case(self) -> Self {
+        if self.is_partial {
+            Self::UNBOUNDED
+        } else {
+            self
+        }
+    }
 
     fn add(&mut self, stat: &Stat) {
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
@@ -256,15 +273,21 @@ fn add_deleted_files(usage: &mut SandboxUsage, sandbox: &MeasureRequest, init: u
         (&mut usage.images, overlay),
     ];
     for (part, device) in parts {
-        let Some(device) = device else {
-            continue;
-        };
-        let files = found.files.iter().filter(|file| file.st_dev == device);
-        files.for_each(|file| part.add(file));
-        if found.is_partial || found.unmeasured.contains(&device) {
-            *part = Usage::UNBOUNDED;
+        if let Some(device) = device {
+            add_found(part, &found, device);
         }
     }
+}
+
+/// Adds the deleted files of one device.
+fn add_found(part: &mut Usage, found: &DeletedFiles, device: u64) {
+    if found.has_timed_out {
+        *part = Usage::UNBOUNDED;
+        return;
+    }
+    let files = found.files.iter().filter(|file| file.st_dev == device);
+    files.for_each(|file| part.add(file));
+    part.is_partial |= found.is_in_transit || found.unmeasured.contains(&device);
 }
 
 #[cfg(test)]
@@ -310,6 +333,30 @@ mod tests {
             assert_eq!(measure(&tree).inodes, expected, "{}", tree.display());
             crate::engine::remove_tree(&tree).unwrap();
         }
+    }
+
+    #[test]
+    fn files_of_unknown_size_leave_rest_known() {
+        let known = Usage {
+            bytes: 5,
+            inodes: 1,
+            is_partial: false,
+        };
+        let mut found = DeletedFiles::default();
+        found.unmeasured.insert(7);
+        let after = |found: &DeletedFiles, device| {
+            let mut part = known;
+            add_found(&mut part, found, device);
+            part
+        };
+        assert_eq!(after(&found, 8), known);
+        let partial = after(&found, 7);
+        assert!(partial.is_partial && partial.bytes == 5);
+        assert_eq!(partial.worst_case(), Usage::UNBOUNDED);
+        found.is_in_transit = true;
+        assert_eq!(after(&found, 8), partial, "it may be on any device");
+        found.has_timed_out = true;
+        assert_eq!(after(&found, 8), Usage::UNBOUNDED);
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! one may be due: after free space has dropped by half of what the job may still take, which is asked several
 //! times a second and costs next to nothing, and else at an interval, since others may have freed space meanwhile. The
 //! walks of all jobs together take about a fifth of one processor.
+//!
+//! Of some files the size can't be known, such as those whose descriptors are in transit through a socket, which
+//! ordinary programs have, too. A job with such files is over its limit only when it stays that way, and the space that
+//! is missing since its last whole measurement could be its own.
 
 use super::{context::WorkerContext, disk::StorageArea, ledger::Job, measure::measure};
 use crate::{
@@ -28,26 +32,28 @@ const MAX_INTERVAL: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 4;
 /// Longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(80);
-/// Measurements in a row that may fail; a job that can't be measured any more is over its limit.
+/// Measurements in a row that may fail, or leave open whether the job is over its limit: then it is.
 const MAX_FAILURES: u32 = 5;
 /// Time limit of each part of a measurement; a job with more files than can be walked through in it is over its limit.
 const WALK_TIMEOUT: Duration = Duration::from_secs(20);
 /// A measurement of a job, which began at a time.
 type Walk = (Arc<Job>, Instant, Option<SandboxUsage>);
-/// Bytes free on the filesystems of jobs and of images.
+/// Bytes free on the filesystems of jobs and of images; 0 for the second where both are the same.
 type FreeSpace = [u64; 2];
 
 /// Whether a job may have passed the limit since its last measurement, when it had `largest` bytes.
 fn is_due(limit: u64, largest: u64, before: FreeSpace, now: FreeSpace) -> bool {
-    let dropped = before
-        .iter()
-        .zip(now)
-        .map(|(before, now)| before.saturating_sub(now));
-    let dropped = dropped.fold(0_u64, u64::saturating_add);
-    dropped > limit.saturating_sub(largest) / 2
+    dropped(before, now) > limit.saturating_sub(largest) / 2
 }
 
-/// Bytes that a job has on disk.
+/// Bytes that are missing since `before`.
+fn dropped(before: FreeSpace, now: FreeSpace) -> u64 {
+    let parts = before.iter().zip(now);
+    let parts = parts.map(|(before, now)| before.saturating_sub(now));
+    parts.fold(0, u64::saturating_add)
+}
+
+/// Bytes that a job is known to have on disk.
 fn used(usage: &SandboxUsage) -> u64 {
     usage.jobs.bytes.saturating_add(usage.images.bytes)
 }
@@ -57,6 +63,7 @@ pub(super) async fn run_workspace_guard(ctx: Arc<WorkerContext>, limit: u64) {
     let mut live = ctx.live.0.subscribe();
     let mut guarded: HashMap<(JobId, u32), Guarded> = HashMap::new();
     let mut walks: FuturesUnordered<BoxFuture<'_, Walk>> = FuturesUnordered::new();
+    let is_one = areas_share_device(&ctx).await;
     loop {
         let has_jobs = |jobs: &Vec<_>| !jobs.is_empty();
         if walks.is_empty() && wait::until(&mut live, has_jobs).await.is_err() {
@@ -68,15 +75,14 @@ pub(super) async fn run_workspace_guard(ctx: Arc<WorkerContext>, limit: u64) {
                 let jobs = u32::try_from(guarded.len()).unwrap_or(u32::MAX);
                 if let Some(state) = guarded.get_mut(&key_of(&job)) {
                     // While podman works for nothing, no job is to blame.
-                    let usage = usage.as_ref().map(used);
-                    let is_failed = usage.is_none() && ctx.engine.health_error().is_none();
-                    state.end(usage, is_failed, (began, Instant::now()), jobs);
+                    let is_blamed = ctx.engine.health_error().is_none();
+                    state.end(usage, is_blamed, limit, (began, Instant::now()), jobs);
                     stop_overfull(&job, state.used, limit);
                 }
                 continue;
             }
         }
-        let free = free_space(&ctx).await;
+        let free = free_space(&ctx, is_one).await;
         let mut jobs = live.borrow_and_update().clone();
         jobs.retain(|job| !job.is_ending());
         guarded.retain(|key, _| jobs.iter().any(|job| key_of(job) == *key));
@@ -105,10 +111,14 @@ fn key_of(job: &Job) -> (JobId, u32) {
 /// State of a job, which has a pause of its own: one that is slow to measure delays no other.
 #[derive(Debug)]
 struct Guarded {
-    /// Bytes that it had; `u64::MAX` where it can't be measured.
+    /// Bytes that it had at least; `u64::MAX` where it can't be measured.
     used: u64,
     /// Free space at the last measurement.
     before: FreeSpace,
+    /// Bytes that it had at the last measurement of all files, and the free space then.
+    whole: (u64, FreeSpace),
+    /// Free space now.
+    free: FreeSpace,
     measured_at: Instant,
     paused_until: Instant,
     is_in_walk: bool,
@@ -121,6 +131,8 @@ impl Guarded {
         Self {
             used: 0,
             before,
+            whole: (0, before),
+            free: before,
             measured_at: now,
             paused_until: now,
             is_in_walk: false,
@@ -130,9 +142,11 @@ impl Guarded {
 
     /// Whether the job is to be measured now; its measurement has begun then.
     fn begin(&mut self, limit: u64, free: FreeSpace, now: Instant) -> bool {
+        self.free = free;
         // Space that was freed can be written again.
-        let before = &mut self.before;
-        *before = [before[0].max(free[0]), before[1].max(free[1])];
+        for before in [&mut self.before, &mut self.whole.1] {
+            *before = [before[0].max(free[0]), before[1].max(free[1])];
+        }
         if self.is_in_walk || now < self.paused_until {
             return false;
         }
@@ -145,37 +159,64 @@ impl Guarded {
         true
     }
 
-    /// Ends a measurement; `used` is `None` where there is none, and `is_failed` when that counts against the job.
+    /// Ends a measurement; `usage` is `None` where it failed, which counts against the job when it `is_blamed`.
     fn end(
         &mut self,
-        used: Option<u64>,
-        is_failed: bool,
+        usage: Option<SandboxUsage>,
+        is_blamed: bool,
+        limit: u64,
         (began, now): (Instant, Instant),
         jobs: u32,
     ) {
         let pause = (now - began).saturating_mul(PAUSE_FACTOR.saturating_mul(jobs));
         (self.measured_at, self.paused_until) = (now, now + pause.min(MAX_PAUSE));
         self.is_in_walk = false;
-        if let Some(used) = used {
-            (self.used, self.failures) = (used, 0);
-        } else if is_failed {
-            self.failures += 1;
-            if self.failures >= MAX_FAILURES {
-                self.used = u64::MAX;
+        let is_failed = match usage {
+            Some(usage) => {
+                self.used = used(&usage);
+                let is_partial = usage.jobs.is_partial || usage.images.is_partial;
+                if !is_partial {
+                    self.whole = (self.used, self.before);
+                }
+                is_partial && self.may_be_over(limit)
             }
+            None if is_blamed => true,
+            None => return,
+        };
+        if !is_failed {
+            self.failures = 0;
+            return;
         }
+        self.failures += 1;
+        if self.failures >= MAX_FAILURES {
+            self.used = u64::MAX;
+        }
+    }
+
+    /// Whether the job is over its limit if all space that is missing since its last whole measurement is its own.
+    fn may_be_over(&self, limit: u64) -> bool {
+        let (used, before) = self.whole;
+        used.saturating_add(dropped(before, self.free)) > limit
     }
 }
 
-async fn free_space(ctx: &Arc<WorkerContext>) -> FreeSpace {
+/// Whether jobs and images share a filesystem.
+async fn areas_share_device(ctx: &Arc<WorkerContext>) -> bool {
+    let ctx = Arc::clone(ctx);
+    let is_one = spawn_blocking(move || {
+        let device = |area| ctx.disk.dir(area).device().ok();
+        let jobs = device(StorageArea::Jobs);
+        jobs.is_some() && jobs == device(StorageArea::Images)
+    });
+    is_one.await.unwrap_or_default()
+}
+
+async fn free_space(ctx: &Arc<WorkerContext>, is_one: bool) -> FreeSpace {
     let ctx = Arc::clone(ctx);
     let free = spawn_blocking(move || {
-        [StorageArea::Jobs, StorageArea::Images].map(|area| {
-            ctx.disk
-                .dir(area)
-                .space()
-                .map_or(0, |space| space.bytes.free)
-        })
+        let dirs = [StorageArea::Jobs, StorageArea::Images].map(|area| ctx.disk.dir(area));
+        let [jobs, images] = dirs.map(|dir| dir.space().map_or(0, |space| space.bytes.free));
+        [jobs, if is_one { 0 } else { images }]
     });
     free.await.unwrap_or_default()
 }
@@ -222,16 +263,51 @@ mod tests {
         assert!(!job.begin(GIB, [9 * GIB; 2], at(1)));
         assert!(job.begin(GIB, [9 * GIB; 2], at(6)), "overdue");
         assert!(!job.begin(GIB, [0; 2], at(7)), "under way");
-        job.end(Some(5), false, (at(6), at(8)), 2);
+        job.end(Some(usage(5, false)), true, GIB, (at(6), at(8)), 2);
         assert!(!job.begin(GIB, [0; 2], at(23)), "2 s are paid for with 16");
         assert!(job.begin(GIB, [0; 2], at(24)));
-        for failed in 1..=MAX_FAILURES {
+        for _ in 0..MAX_FAILURES {
             assert_eq!(job.used, 5);
-            job.end(None, failed > 0, (at(24), at(24)), 1);
+            job.end(None, false, GIB, (at(24), at(24)), 1);
+            job.end(None, true, GIB, (at(24), at(24)), 1);
         }
         assert_eq!(job.used, u64::MAX);
-        job.end(Some(7), false, (at(24), at(24)), 1);
+        job.end(Some(usage(7, false)), true, GIB, (at(24), at(24)), 1);
         assert_eq!(job.used, 7);
+    }
+
+    fn usage(bytes: u64, is_partial: bool) -> SandboxUsage {
+        let mut usage = SandboxUsage::default();
+        (usage.jobs.bytes, usage.images.is_partial) = (bytes, is_partial);
+        usage
+    }
+
+    #[test]
+    fn unknown_files_count_once_space_is_missing() {
+        let start = Instant::now();
+        let mut job = Guarded::new([9 * GIB, 0], start);
+        let end = |job: &mut Guarded, is_partial| {
+            let measured = Some(usage(GIB / 2, is_partial));
+            job.end(measured, true, GIB, (start, start), 1);
+        };
+        assert!(job.begin(GIB, [8 * GIB, 0], start));
+        end(&mut job, false);
+        for _ in 0..3 * MAX_FAILURES {
+            end(&mut job, true);
+        }
+        assert_eq!(job.used, GIB / 2, "nothing is missing");
+        assert!(job.begin(GIB, [7 * GIB, 0], start));
+        for _ in 1..MAX_FAILURES {
+            end(&mut job, true);
+            assert_eq!(job.used, GIB / 2, "it may be in transit for a moment");
+        }
+        let mut hidden = job;
+        end(&mut hidden, true);
+        assert_eq!(hidden.used, u64::MAX);
+        end(&mut hidden, false);
+        assert_eq!((hidden.used, hidden.failures), (GIB / 2, 0));
+        end(&mut hidden, true);
+        assert_eq!(hidden.failures, 0, "others have taken the space");
     }
 
     proptest! {
