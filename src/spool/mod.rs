@@ -44,7 +44,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::task::spawn_blocking;
 
@@ -170,6 +170,14 @@ impl Spool {
     /// Name of the job's container, once there may be one.
     pub fn container_name(&self) -> Option<String> {
         self.read(CONTAINER_FILE).ok().flatten()
+    }
+
+    /// Time at which the name was recorded, and so about that of the container's start.
+    pub fn container_named_at(&self) -> Option<SystemTime> {
+        fs::metadata(self.path.join(CONTAINER_FILE))
+            .ok()?
+            .modified()
+            .ok()
     }
 
     /// Result; `None` while there is none.

@@ -2,8 +2,9 @@
 //!
 //! The kernel ends a process only when nothing is left, and until then it slows everything down; the node and the jobs
 //! that behave should not notice. While jobs run, the available memory is read several times a second. Near the reserve
-//! each sandbox is measured, too, so that its growth is known when one has to go ([`choose_victim`]). A job that is
-//! faster than that is the kernel's: sandboxes are its first choice.
+//! each sandbox is measured, too, so that its growth is known when one has to go ([`choose_victim`]). What an old one has
+//! at its first measurement is no growth. A job that is faster than that is the kernel's: sandboxes are its first
+//! choice.
 
 use super::{context::WorkerContext, ledger::Job};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 use futures_util::future::join_all;
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
+    fs, mem,
     sync::Arc,
     time::Duration,
 };
@@ -55,11 +56,19 @@ struct MemoryUse {
 /// Samples of a sandbox.
 #[derive(Default)]
 struct Samples {
-    init: Option<u32>,
+    init: Option<Init>,
     /// Question to podman for the init that is under way, and when the last one began.
-    lookup: Option<JoinHandle<Option<u32>>>,
+    lookup: Option<JoinHandle<Option<Init>>>,
     looked_up_at: Option<Instant>,
     bytes: VecDeque<(Instant, u64)>,
+}
+
+/// Init of a sandbox.
+#[derive(Clone, Copy, Debug)]
+struct Init {
+    pid: u32,
+    /// Whether the sandbox began within the window before it was found.
+    is_new: bool,
 }
 
 /// Index of the job that is to be stopped: of those that aren't ending the one that grew most, or, where none grew,
@@ -152,11 +161,10 @@ async fn sample(
     let init_of = |job: &Arc<Job>| samples.get(&job.accepted.job_id)?.init;
     let measured = join_all(jobs.iter().map(|job| measure(init_of(job)))).await;
     let now = Instant::now();
-    let uses = jobs.iter().zip(measured).map(|(job, (init, used))| {
+    let uses = jobs.iter().zip(measured).map(|(job, used)| {
         let samples = samples.entry(job.accepted.job_id).or_default();
-        samples.init = init;
         MemoryUse {
-            used,
+            used: used.unwrap_or(0),
             growth: samples.growth_to(used, now),
             is_ending: job.is_ending(),
             is_canceled: job.is_canceled(),
@@ -165,23 +173,22 @@ async fn sample(
     uses.collect()
 }
 
-/// PID of the init of a job's sandbox; `None` while it has none.
-async fn look_up_init(ctx: Arc<WorkerContext>, job: Arc<Job>) -> Option<u32> {
-    let container = job.with_spool(|spool| spool.container_name()).await;
-    ctx.engine.init_pid(&container.ok()??).await
+/// Init of a job's sandbox; `None` while it has none.
+async fn look_up_init(ctx: Arc<WorkerContext>, job: Arc<Job>) -> Option<Init> {
+    let container =
+        job.with_spool(|spool| Some((spool.container_name()?, spool.container_named_at())));
+    let (container, began) = container.await.ok()??;
+    let pid = ctx.engine.init_pid(&container).await?;
+    // A clock that was set back makes it new, too.
+    let age = began.and_then(|began| began.elapsed().ok());
+    let is_new = age.is_none_or(|age| age < GROWTH_WINDOW);
+    Some(Init { pid, is_new })
 }
 
-/// PID of a sandbox's init, and the bytes of memory that it has; 0 before it runs and after its end.
-async fn measure(init: Option<u32>) -> (Option<u32>, u64) {
-    let Some(init) = init else {
-        return (None, 0);
-    };
-    let used = spawn_blocking(move || sandbox_memory(init))
-        .await
-        .ok()
-        .flatten();
-    // A job that is started again has another init.
-    (used.map(|_| init), used.unwrap_or(0))
+/// Bytes of memory that a sandbox has; `None` before it runs and after its end.
+async fn measure(init: Option<Init>) -> Option<u64> {
+    let Init { pid, .. } = init?;
+    spawn_blocking(move || sandbox_memory(pid)).await.ok()?
 }
 
 impl Samples {
@@ -201,14 +208,25 @@ impl Samples {
         }
     }
 
-    /// Adds a sample, and returns the growth since the oldest within the window; all of it for the first.
-    fn growth_to(&mut self, used: u64, now: Instant) -> u64 {
+    /// Adds a sample, and returns the growth since the oldest within the window. What a sandbox has at its first one has
+    /// grown before, unless it is new.
+    fn growth_to(&mut self, used: Option<u64>, now: Instant) -> u64 {
+        let (Some(used), Some(init)) = (used, &mut self.init) else {
+            // A job that is started again has another init.
+            self.init = None;
+            self.bytes.clear();
+            return 0;
+        };
         while let Some((at, _)) = self.bytes.front()
             && now.duration_since(*at) > GROWTH_WINDOW
         {
             self.bytes.pop_front();
         }
-        let before = self.bytes.front().map_or(0, |(_, bytes)| *bytes);
+        if self.bytes.is_empty() {
+            let before = if mem::take(&mut init.is_new) { 0 } else { used };
+            self.bytes.push_back((now, before));
+        }
+        let before = self.bytes.front().map_or(used, |(_, bytes)| *bytes);
         self.bytes.push_back((now, used));
         used.saturating_sub(before)
     }
@@ -272,14 +290,45 @@ mod tests {
 
     #[test]
     fn growth_counts_within_window() {
-        let mut samples = Samples::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(samples.growth_to(100, at(0)), 100);
-        assert_eq!(samples.growth_to(150, at(20)), 50);
-        assert_eq!(samples.growth_to(160, at(40)), 10);
-        assert_eq!(samples.growth_to(90, at(41)), 0);
+        let mut samples = samples(false);
+        let mut growth = |used, seconds| samples.growth_to(Some(used), at(seconds));
+        assert_eq!(growth(100, 0), 0, "it may have grown long ago");
+        assert_eq!(growth(150, 20), 50);
+        assert_eq!(growth(160, 40), 10);
+        assert_eq!(growth(90, 41), 0);
         assert!(available_memory().unwrap() > 0);
+    }
+
+    fn samples(is_new: bool) -> Samples {
+        Samples {
+            init: Some(Init { pid: 1, is_new }),
+            ..Samples::default()
+        }
+    }
+
+    #[test]
+    fn all_of_new_sandbox_has_grown() {
+        let start = Instant::now();
+        let mut samples = samples(true);
+        assert_eq!(samples.growth_to(Some(100), start), 100);
+        assert_eq!(samples.growth_to(Some(150), start), 150);
+        let later = start + GROWTH_WINDOW + Duration::from_secs(1);
+        assert_eq!(samples.growth_to(Some(160), later), 0);
+    }
+
+    #[test]
+    fn unknown_init_leaves_no_sample() {
+        let start = Instant::now();
+        let mut samples = samples(false);
+        assert_eq!(samples.growth_to(None, start), 0);
+        assert!(samples.init.is_none() && samples.bytes.is_empty());
+        samples.init = Some(Init {
+            pid: 1,
+            is_new: false,
+        });
+        assert_eq!(samples.growth_to(Some(9000), start), 0);
     }
 
     proptest! {
