@@ -5,7 +5,8 @@ use crate::engine::SandboxUsage;
 use std::{sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 
-/// Disk usage of a job's sandbox; `None` where it can't be measured now, which is logged.
+/// Disk usage of a job's sandbox; `None` where it can't be measured now, which is logged. Of a job that is ending only
+/// what goes with its sandbox counts: its artifacts and its log stay.
 pub(super) async fn measure(
     ctx: &WorkerContext,
     job: &Arc<Job>,
@@ -15,9 +16,11 @@ pub(super) async fn measure(
     let container = spawn_blocking(move || held.spool.container_name()).await;
     let container = container.ok().flatten();
     let init = ctx.init.path();
+    let workspace = job.is_ending().then(|| job.spool.workspace());
+    let files = workspace.as_deref().unwrap_or(job.spool.path());
     let measured = ctx
         .engine
-        .measure(init, job.spool.path(), container.as_deref(), walk_timeout);
+        .measure(init, files, container.as_deref(), walk_timeout);
     let log =
         |error: &_| tracing::warn!(job = %job.accepted.job_id, %error, "sandbox not measured");
     measured.await.inspect_err(log).ok()
