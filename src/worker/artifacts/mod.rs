@@ -24,7 +24,7 @@ use crate::{
     api::{
         events::ResultEvent,
         jobs::{
-            JobArtifact, JobErrorKind, SandboxSpec, SkippedArtifacts,
+            JobArtifact, JobErrorKind, Outcome, SandboxSpec, SkippedArtifacts,
             artifacts::ARTIFACTS_DIRECTORY, patterns::Patterns,
         },
     },
@@ -242,7 +242,7 @@ fn collect_blocking(spool: &Path, denial: Denial) -> io::Result<Collection> {
     make_private_subdir(&spool.join(DIRECTORY))?;
     let terms = Terms {
         min_free: request.min_free,
-        has_filled_disk: has_filled_disk(spool),
+        may_have_filled_disk: may_have_filled_disk(spool),
         denial,
     };
     let moved = transfer::take(spool, found.artifacts, terms, &mut skips)?;
@@ -256,17 +256,21 @@ fn collect_blocking(spool: &Path, denial: Denial) -> io::Result<Collection> {
     })
 }
 
-/// Whether the job was ended for what it had on the disk. One whose end could not even be recorded found it full.
-fn has_filled_disk(spool: &Path) -> bool {
-    match Spool::at(spool.to_owned()).ended() {
-        Ok(Some(ended)) => ended.result.error.is_some_and(|error| {
-            matches!(
-                error.kind,
-                JobErrorKind::OutOfDisk | JobErrorKind::WorkspaceLimit
+/// Whether the job may have been ended for what it had on the disk. One that was being stopped already, and filled the
+/// disk in its grace, keeps its first reason; one whose end could not even be recorded found the disk full.
+fn may_have_filled_disk(spool: &Path) -> bool {
+    let Ok(Some(ended)) = Spool::at(spool.to_owned()).ended() else {
+        return true;
+    };
+    let kind = ended.result.error.map(|error| error.kind);
+    matches!(
+        (ended.result.status, kind),
+        (Outcome::Canceled | Outcome::Timeout, _)
+            | (
+                _,
+                Some(JobErrorKind::OutOfDisk | JobErrorKind::WorkspaceLimit)
             )
-        }),
-        Ok(None) | Err(_) => true,
-    }
+    )
 }
 
 fn read<T: DeserializeOwned>(spool: &Path, name: &str) -> io::Result<Option<T>> {

@@ -202,12 +202,12 @@ fn nothing_is_collected_without_request_or_workspace() {
     assert!(!spool.path().join(DIRECTORY).exists());
 }
 
-fn ended_with(spool: &TempDir, kind: JobErrorKind) {
+fn ended_with(spool: &TempDir, status: &str, kind: Option<JobErrorKind>) {
     let id = "01890a5d-ac96-774b-bcce-b302099a8057";
     let ended = serde_json::json!({
-        "seq": 1, "version": 1, "task_id": id, "job_id": id, "attempt": 1, "status": "failed",
+        "seq": 1, "version": 1, "task_id": id, "job_id": id, "attempt": 1, "status": status,
         "stdout": "", "stderr": "", "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:00:00Z",
-        "truncated": {"stdout": false, "stderr": false}, "error": {"type": kind.as_str(), "message": "m"},
+        "truncated": {"stdout": false, "stderr": false}, "error": kind.map(|kind| serde_json::json!({"type": kind.as_str(), "message": "m"})),
     });
     let ended = serde_json::from_value(ended).unwrap();
     Spool::at(spool.path().to_owned())
@@ -216,11 +216,15 @@ fn ended_with(spool: &TempDir, kind: JobErrorKind) {
 }
 
 #[test]
-fn job_that_filled_disk_keeps_nothing_meanwhile() {
-    for (kind, count) in [
-        (JobErrorKind::OutOfDisk, 0),
-        (JobErrorKind::WorkspaceLimit, 0),
-        (JobErrorKind::Lost, 2),
+fn job_that_may_fill_disk_keeps_nothing_meanwhile() {
+    for (status, kind, count) in [
+        ("failed", Some(JobErrorKind::OutOfDisk), 0),
+        ("failed", Some(JobErrorKind::WorkspaceLimit), 0),
+        ("canceled", None, 0),
+        ("timeout", None, 0),
+        ("failed", Some(JobErrorKind::Lost), 2),
+        ("failed", None, 2),
+        ("completed", None, 2),
     ] {
         let spool = spool(&[], u64::MAX);
         let request = CollectRequest {
@@ -229,7 +233,7 @@ fn job_that_filled_disk_keeps_nothing_meanwhile() {
             min_free: 1 << 60,
         };
         request.write(spool.path()).unwrap();
-        ended_with(&spool, kind);
+        ended_with(&spool, status, kind);
         for path in ["artifacts/a", "artifacts/b"] {
             write_file(&spool, path, b"x");
         }
@@ -249,7 +253,7 @@ fn job_that_filled_disk_keeps_nothing_meanwhile() {
 fn next_run_collects_anew() {
     let spool = spool(&[], u64::MAX);
     write_file(&spool, "artifacts/old", b"old");
-    ended_with(&spool, JobErrorKind::EngineError);
+    ended_with(&spool, "failed", Some(JobErrorKind::EngineError));
     collect_directly(&spool).unwrap();
     let at = Spool::at(spool.path().to_owned());
     for _ in 0..2 {

@@ -37,7 +37,7 @@ pub(super) struct Terms {
     pub(super) min_free: u64,
     /// Whether nothing is kept while the disk has less than that: what is kept of a job that has filled it would be
     /// missing to others.
-    pub(super) has_filled_disk: bool,
+    pub(super) may_have_filled_disk: bool,
     pub(super) denial: Denial,
 }
 
@@ -96,7 +96,7 @@ impl Transfer<'_> {
         };
         let stat = statat(&parent, file, AtFlags::SYMLINK_NOFOLLOW)?;
         check(&stat, artifact)?;
-        if self.terms.has_filled_disk {
+        if self.terms.may_have_filled_disk {
             self.check_disk()?;
         }
         match renameat(&parent, file, &self.artifacts, &name) {
