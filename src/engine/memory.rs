@@ -2,15 +2,25 @@
 //!
 //! What counts is what can't be dropped: anonymous memory, and what is shared or in a tmpfs. A sandbox's control group
 //! knows it; where there is none, as without root, the processes of its PID namespace are summed up, and with them what
-//! is in `/dev/shm`, whether a process has it mapped or not.
+//! is in `/dev/shm` and in files without a name (`memfd_create`), whether a process has it mapped or not.
 
-use rustix::fs::statfs;
-use std::{fs, path::Path};
+use super::deleted_files::{is_deleted, numbers};
+use rustix::fs::{stat, statfs};
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Mount point of control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Type of a tmpfs (statfs(2)).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// Time for a walk through the open files of a sandbox: the guard of the memory waits for it.
+const WALK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Unit of `st_blocks`, in bytes.
+const BLOCK_BYTES: u64 = 512;
 
 /// Bytes of memory of the sandbox whose init has this PID; `None` once it is gone.
 pub fn sandbox_memory(init: u32) -> Option<u64> {
@@ -57,10 +67,12 @@ fn used_by_group(text: &str) -> Option<u64> {
 fn used_by_processes(init: u32) -> Option<u64> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let inside = namespace(init)?;
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let own = pids.filter(|pid| namespace(*pid).as_ref() == Some(&inside));
-    let statuses = own.filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    let own: Vec<_> = numbers("/proc")
+        .filter(|pid| namespace(*pid).as_ref() == Some(&inside))
+        .collect();
+    let statuses = own.iter();
+    let statuses =
+        statuses.filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
     let (anonymous, shared) = statuses.map(|status| used_by_process(&status)).fold(
         (0_u64, 0_u64),
         |sum, (anonymous, shared)| {
@@ -71,8 +83,43 @@ fn used_by_processes(init: u32) -> Option<u64> {
         },
     );
     // A part of either may be in the other.
-    let in_tmpfs = tmpfs_bytes(&format!("/proc/{init}/root/dev/shm")).unwrap_or(0);
-    Some(anonymous.saturating_add(shared.max(in_tmpfs)))
+    let shm = format!("/proc/{init}/root/dev/shm");
+    let in_files = tmpfs_bytes(&shm)
+        .unwrap_or(0)
+        .saturating_add(unnamed_bytes(&own, &shm));
+    Some(anonymous.saturating_add(shared.max(in_files)))
+}
+
+/// Bytes of the files without a name that processes have open and that are in memory, other than those in the tmpfs at
+/// `shm`.
+fn unnamed_bytes(pids: &[u32], shm: &str) -> u64 {
+    let deadline = Instant::now() + WALK_TIMEOUT;
+    let shm = stat(shm).ok().map(|shm| shm.st_dev);
+    let mut seen = HashSet::new();
+    let mut bytes = 0_u64;
+    // Each thread may have descriptors of its own.
+    let threads = pids
+        .iter()
+        .flat_map(|pid| numbers(format!("/proc/{pid}/task")));
+    for thread in threads {
+        for number in numbers(format!("/proc/{thread}/fd")) {
+            let path = format!("/proc/{thread}/fd/{number}");
+            let Ok(file) = stat(&path) else { continue };
+            let is_counted = is_deleted(&file) && Some(file.st_dev) != shm;
+            if is_counted && seen.insert((file.st_dev, file.st_ino)) && is_in_tmpfs(&path) {
+                let blocks = u64::try_from(file.st_blocks).unwrap_or(0);
+                bytes = bytes.saturating_add(blocks.saturating_mul(BLOCK_BYTES));
+            }
+        }
+        if Instant::now() > deadline {
+            break;
+        }
+    }
+    bytes
+}
+
+fn is_in_tmpfs(path: &str) -> bool {
+    statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(TMPFS_MAGIC))
 }
 
 /// Bytes of the files in a tmpfs; `None` where another filesystem is there.
@@ -101,6 +148,7 @@ fn used_by_process(status: &str) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
     #[test]
     fn group_of_container_is_found() {
@@ -136,5 +184,19 @@ mod tests {
             (8 * 1024, 2 * 1024)
         );
         assert!(used_by_processes(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn memory_without_name_counts_once() {
+        let bytes = 16 << 20;
+        let unnamed = || unnamed_bytes(&[std::process::id()], "/dev/shm");
+        let before = unnamed();
+        let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        fallocate(&file, FallocateFlags::empty(), 0, bytes).unwrap();
+        let again = file.try_clone().unwrap();
+        let gained = unnamed() - before;
+        assert!((bytes..bytes + (1 << 20)).contains(&gained), "{gained}");
+        drop((file, again));
+        assert!(unnamed() < before + bytes);
     }
 }
