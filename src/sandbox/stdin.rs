@@ -2,8 +2,11 @@
 
 use crate::{sandbox_init::wire::InitRequest, spool::StdinReader};
 use parking_lot::Mutex;
-use std::{io, sync::Arc};
-use tokio::sync::watch;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 /// Bytes that init keeps until the command reads.
 const WINDOW_BYTES: u64 = 256 * 1024;
@@ -11,6 +14,8 @@ const WINDOW_BYTES: u64 = 256 * 1024;
 const MESSAGE_BYTES: u64 = 64 * 1024;
 /// Bytes after which the sender of more is notified.
 const NOTICE_BYTES: u64 = 512 * 1024;
+/// Pause before a record that could not be written, such as on a full disk, is written again.
+const RECORD_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Source of a command's stdin.
 #[derive(Clone)]
@@ -25,6 +30,17 @@ pub(super) struct StdinFeed {
     source: StdinSource,
     window: Window,
     noticed: u64,
+    /// Time of the next try to record what was passed on, where the record is behind: its sender waits for it.
+    retry_at: Option<Instant>,
+}
+
+/// What a feed comes to.
+#[derive(Debug)]
+pub(super) enum FeedStep {
+    /// A message to init.
+    Send(InitRequest),
+    /// The record has caught up: the sender of more is to be notified.
+    Recorded,
 }
 
 /// Next thing to send.
@@ -75,36 +91,44 @@ impl StdinFeed {
             source: source.clone(),
             window: Window::default(),
             noticed: 0,
+            retry_at: None,
         }
     }
 
-    /// Whether there may be something to send.
+    /// Whether there may be something to send or to record.
     pub(super) fn is_open(&self) -> bool {
-        !self.window.is_over
+        !self.window.is_over || self.retry_at.is_some()
     }
 
-    /// Waits for the next message to init. Reads on this thread, as all that a sandbox prints is written on it: the
+    /// Waits for the next step. Reads on this thread, as all that a sandbox prints is written on it: the
     /// bytes were written just now. Fails once when they can't be read: an end would make the command take a part for
     /// the whole. Cancel-safe.
-    pub(super) async fn next(&mut self) -> io::Result<InitRequest> {
+    pub(super) async fn next(&mut self) -> io::Result<FeedStep> {
         loop {
+            if self.retry_at.is_some_and(|at| at <= Instant::now()) && self.record_again() {
+                return Ok(FeedStep::Recorded);
+            }
             // Before the look, so that nothing is missed.
             self.source.updates.mark_unchanged();
             match self.read() {
-                Ok(Some(request)) => return Ok(request),
+                Ok(Some(request)) => return Ok(FeedStep::Send(request)),
                 Ok(None) => {}
                 Err(error) => {
                     self.window.is_over = true;
                     return Err(error);
                 }
             }
-            if self.source.updates.changed().await.is_err() {
-                std::future::pending::<()>().await;
+            tokio::select! {
+                Ok(()) = self.source.updates.changed() => {}
+                () = sleep_to(self.retry_at) => {}
             }
         }
     }
 
     fn read(&mut self) -> io::Result<Option<InitRequest>> {
+        if self.window.is_over {
+            return Ok(None);
+        }
         let reader = self.source.reader.lock();
         let (available, has_ended) = reader.available()?;
         let bytes = match self.window.next(available, has_ended) {
@@ -126,9 +150,8 @@ impl StdinFeed {
     pub(super) fn record_taken(&mut self, bytes: u32) -> bool {
         self.window.record_taken(bytes.into());
         let Window { sent, taken, .. } = self.window;
-        if let Err(error) = self.source.reader.lock().record_passed(taken) {
-            tracing::error!(%error, "what the command read can't be recorded");
-        }
+        let recorded = self.source.reader.lock().record_passed(taken);
+        self.on_recorded(recorded);
         let is_due = taken == sent || taken - self.noticed >= NOTICE_BYTES;
         if is_due {
             self.noticed = taken;
@@ -139,9 +162,34 @@ impl StdinFeed {
     /// Records that the command reads no more.
     pub(super) fn record_closed(&mut self) {
         self.window.is_over = true;
-        if let Err(error) = self.source.reader.lock().record_closed() {
-            tracing::error!(%error, "the end of stdin can't be recorded");
+        let recorded = self.source.reader.lock().record_closed();
+        self.on_recorded(recorded);
+    }
+
+    /// Writes the record again, with all that it lacks. Whether it could be written.
+    fn record_again(&mut self) -> bool {
+        let recorded = self.source.reader.lock().record_passed(self.window.taken);
+        self.on_recorded(recorded);
+        self.retry_at.is_none()
+    }
+
+    fn on_recorded(&mut self, recorded: io::Result<()>) {
+        let Err(error) = recorded else {
+            self.retry_at = None;
+            return;
+        };
+        if self.retry_at.is_none() {
+            tracing::error!(%error, "what the command read can't be recorded; retrying");
         }
+        self.retry_at = Some(Instant::now() + RECORD_RETRY_INTERVAL);
+    }
+}
+
+/// Sleeps until this time, for ever where there is none.
+async fn sleep_to(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -150,19 +198,46 @@ mod tests {
     use super::*;
     use crate::spool::Spool;
     use proptest::prelude::*;
-    use std::fs;
+    use std::{fs, path::Path};
+
+    /// Feed of a stdin of four bytes, that nothing notifies.
+    fn feed(dir: &Path) -> StdinFeed {
+        let spool = Spool::at(dir.to_owned());
+        fs::write(spool.stdin(), b"some").unwrap();
+        let reader = spool.stdin_reader().unwrap().unwrap();
+        StdinFeed::new(&StdinSource {
+            reader: Arc::new(Mutex::new(reader)),
+            updates: watch::channel(()).1,
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn record_catches_up_after_failures() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut feed = feed(dir.path());
+        let sent = feed.next().await.unwrap();
+        assert!(matches!(sent, FeedStep::Send(InitRequest::Stdin(bytes)) if bytes == b"some"));
+        let end = feed.next().await.unwrap();
+        assert!(matches!(end, FeedStep::Send(InitRequest::Stdin(bytes)) if bytes.is_empty()));
+        assert!(!feed.is_open());
+        let record = dir.path().join("stdin.passed");
+        // In its place a record can't be written.
+        fs::create_dir(&record).unwrap();
+        feed.record_taken(4);
+        feed.record_closed();
+        assert!(feed.is_open(), "there is something to record");
+        let pause = 5 * RECORD_RETRY_INTERVAL;
+        assert!(tokio::time::timeout(pause, feed.next()).await.is_err());
+        fs::remove_dir(&record).unwrap();
+        assert!(matches!(feed.next().await.unwrap(), FeedStep::Recorded));
+        assert_eq!(fs::read(&record).unwrap(), [4, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(!feed.is_open());
+    }
 
     #[tokio::test]
     async fn unreadable_stdin_is_no_end() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::at(dir.path().to_owned());
-        fs::write(spool.stdin(), b"some").unwrap();
-        let reader = spool.stdin_reader().unwrap().unwrap();
-        let (_updates, updates) = watch::channel(());
-        let mut feed = StdinFeed::new(&StdinSource {
-            reader: Arc::new(Mutex::new(reader)),
-            updates,
-        });
+        let mut feed = feed(dir.path());
         fs::write(dir.path().join("stdin.received"), b"damaged").unwrap();
         assert!(feed.next().await.is_err());
         assert!(!feed.is_open(), "it would fail again and again");

@@ -8,7 +8,7 @@ use super::{
     exit::{SandboxExit, refused_by_init},
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
     ordered_sink::OrderedSink,
-    stdin::StdinFeed,
+    stdin::{FeedStep, StdinFeed},
     stop::{StopReason, StopRequest, Stops},
     streams::{OutputPipe, ReportReader, pipe_pair},
 };
@@ -162,9 +162,7 @@ impl Supervisor<'_> {
                 }
                 None
             }
-            request = next_stdin(&mut self.stdin), if life.is_running() => {
-                self.on_stdin_read(request)
-            }
+            step = next_stdin(&mut self.stdin), if life.is_running() => self.on_stdin_step(step),
             report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
             // Not before the command is reported to run: events come in that order.
             () = self.stdout.pump(&self.sink), if life.is_running() && self.stdout.is_open() => None,
@@ -208,10 +206,14 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_stdin_read(&mut self, request: io::Result<InitRequest>) -> Option<Event> {
-        match request {
-            Ok(request) => {
+    fn on_stdin_step(&mut self, step: io::Result<FeedStep>) -> Option<Event> {
+        match step {
+            Ok(FeedStep::Send(request)) => {
                 self.send(&request.encode(ExecId::FIRST));
+                None
+            }
+            Ok(FeedStep::Recorded) => {
+                self.sink.stdin_taken();
                 None
             }
             Err(error) => {
@@ -304,8 +306,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// Waits for the next message with a command's stdin, for ever where there is none. Cancel-safe.
-async fn next_stdin(stdin: &mut Option<StdinFeed>) -> io::Result<InitRequest> {
+/// Waits for the next step of a command's stdin, for ever where there is none. Cancel-safe.
+async fn next_stdin(stdin: &mut Option<StdinFeed>) -> io::Result<FeedStep> {
     match stdin {
         Some(stdin) if stdin.is_open() => stdin.next().await,
         _ => std::future::pending().await,
