@@ -32,8 +32,9 @@ use tokio::task::spawn_blocking;
 /// Time for which a content stays after its last use, unless the disk is short.
 const MIN_AGE: Duration = Duration::from_mins(10);
 
-/// Time for which no other content that arrives takes the place of one whose job has not come yet.
-const MAX_AWAITED_TIME: Duration = Duration::from_hours(1);
+/// Time for which no other content that arrives takes the place of one whose job has not come yet. The job may never
+/// come: it may be canceled or refused meanwhile.
+const MAX_AWAITED_TIME: Duration = Duration::from_mins(10);
 
 /// Cache of contents; cheap to clone.
 #[derive(Clone)]
@@ -108,6 +109,9 @@ impl ContentCache {
             )))
         });
         let pinned = pinned.await.map_err(|error| unreadable(&error))?;
+        if pinned.is_some() {
+            self.0.awaited.lock().remove(&sha256);
+        }
         pinned.ok_or_else(|| missing(vec![sha256]))
     }
 
@@ -308,21 +312,26 @@ mod tests {
 
     #[tokio::test]
     async fn content_makes_no_room_before_its_job() {
-        let home = tempfile::tempdir().unwrap();
-        let cache = ContentCache::open(home.path(), 3, 0).unwrap();
-        let stored = cache.0.store.put_bytes("one".into()).await.unwrap();
-        let sha256 = stored.content.sha256.clone();
-        drop(stored);
-        cache.expect_job_of(sha256.clone());
-        let path = home.path().join("contents/objects").join(sha256.as_str());
-        let file = File::options().append(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - 2 * MIN_AGE).unwrap();
-        cache.make_room(1).await;
-        assert!(cache.0.store.contains(&sha256).unwrap());
-        let pins = cache.pin_all(&spec(sha256.as_str())).await.unwrap();
-        drop(pins);
-        cache.make_room(1).await;
-        assert!(!cache.0.store.contains(&sha256).unwrap());
+        for is_of_job in [true, false] {
+            let home = tempfile::tempdir().unwrap();
+            let cache = ContentCache::open(home.path(), 3, 0).unwrap();
+            let stored = cache.0.store.put_bytes("one".into()).await.unwrap();
+            let sha256 = stored.content.sha256.clone();
+            drop(stored);
+            cache.expect_job_of(sha256.clone());
+            let path = home.path().join("contents/objects").join(sha256.as_str());
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - 2 * MIN_AGE).unwrap();
+            cache.make_room(1).await;
+            assert!(cache.0.store.contains(&sha256).unwrap());
+            if is_of_job {
+                drop(cache.pin_all(&spec(sha256.as_str())).await.unwrap());
+            } else {
+                drop(cache.pin_file(sha256.clone()).await.unwrap());
+            }
+            cache.make_room(1).await;
+            assert!(!cache.0.store.contains(&sha256).unwrap());
+        }
     }
 
     #[tokio::test]
