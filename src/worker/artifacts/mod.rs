@@ -16,6 +16,7 @@
 //! files of a job's users may belong to subordinate ids: where the walk is denied access, it runs again inside podman's
 //! user namespace.
 
+mod skips;
 mod transfer;
 mod walk;
 
@@ -28,13 +29,15 @@ use crate::{
             artifacts::ARTIFACTS_DIRECTORY, patterns::Patterns,
         },
     },
+    backoff::Backoff,
     data_dir::make_private_subdir,
     digest::sha256_hex,
-    engine::Engine,
+    engine::{Engine, EngineError},
     files::{Durability, replace_file},
     spool::Spool,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use skips::Skips;
 use std::{
     fs::{self, File, Permissions},
     io,
@@ -45,7 +48,7 @@ use std::{
 };
 use tokio::task::spawn_blocking;
 use transfer::Terms;
-use walk::{Denial, Found, Limits, Skips};
+use walk::{Denial, Found, Limits};
 
 /// First argument that makes the binary collect the artifacts of a spool, inside podman's user namespace.
 pub(crate) const COLLECT_ARGUMENT: &str = "__collect-artifacts";
@@ -56,6 +59,10 @@ const REQUEST_FILE: &str = "collect.json";
 const LIST_FILE: &str = "artifacts.json";
 /// Time for a collection inside podman's user namespace, which may have to copy.
 const COLLECT_TIMEOUT: Duration = Duration::from_mins(30);
+/// Most tries to collect there, and the shortest and longest pause between two.
+const MAX_TRIES: u32 = 5;
+const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is collected.
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +81,15 @@ pub(crate) struct Collection {
     /// Files that were not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skipped: Option<SkippedArtifacts>,
+}
+
+impl Collection {
+    fn of_none(skipped: SkippedArtifacts) -> Self {
+        Self {
+            artifacts: Vec::new(),
+            skipped: Some(skipped),
+        }
+    }
 }
 
 impl CollectRequest {
@@ -188,22 +204,62 @@ pub(super) async fn collect(engine: &Engine, init: &Path, spool: &Path) -> Colle
     };
     let is_denied = |error: &io::Error| denial.ends(error);
     let collected = if direct.as_ref().is_err_and(is_denied) {
-        let answer = engine.unshare(init, COLLECT_ARGUMENT, spool, COLLECT_TIMEOUT);
-        match answer.await {
-            Ok(answer) => serde_json::from_str(&answer).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+        collect_inside(engine, init, spool).await
     } else {
         direct.map_err(|error| error.to_string())
     };
-    collected.unwrap_or_else(|error| {
-        tracing::warn!(error, "artifacts not collected");
-        let reason = format!("artifacts could not be collected: {error}");
-        Collection {
-            artifacts: Vec::new(),
-            skipped: Some(SkippedArtifacts::new(0, reason)),
+    let error = match collected {
+        Ok(collected) => return collected,
+        Err(error) => error,
+    };
+    tracing::warn!(error, "artifacts not collected");
+    let reason = format!("artifacts could not be collected: {error}");
+    let skipped = SkippedArtifacts::new(0, reason);
+    let (path, none) = (spool.to_owned(), Collection::of_none(skipped.clone()));
+    let taken = spawn_blocking(move || taken_before(&path, skipped)).await;
+    taken.unwrap_or(none)
+}
+
+/// Collects the artifacts of a spool inside podman's user namespace. Podman may fail for a moment, such as where a
+/// machine has no more processes.
+async fn collect_inside(engine: &Engine, init: &Path, spool: &Path) -> Result<Collection, String> {
+    let mut backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+    for _ in 1..MAX_TRIES {
+        let answer = engine.unshare(init, COLLECT_ARGUMENT, spool, COLLECT_TIMEOUT);
+        match answer.await {
+            Err(error) if !matches!(error, EngineError::TimedOut { .. }) => {
+                tracing::warn!(%error, "artifacts not collected; retrying");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+            answer => return read_answer(answer),
         }
-    })
+    }
+    let answer = engine.unshare(init, COLLECT_ARGUMENT, spool, COLLECT_TIMEOUT);
+    read_answer(answer.await)
+}
+
+fn read_answer(answer: Result<String, EngineError>) -> Result<Collection, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    serde_json::from_str(&answer).map_err(|error| error.to_string())
+}
+
+/// What a collection that failed has moved; the rest of its list is skipped.
+fn taken_before(spool: &Path, mut skipped: SkippedArtifacts) -> Collection {
+    let Ok(Some(list)) = read::<Collection>(spool, LIST_FILE) else {
+        return Collection::of_none(skipped);
+    };
+    let (artifacts, missing): (Vec<_>, Vec<_>) = list
+        .artifacts
+        .into_iter()
+        .partition(|artifact| transfer::is_whole(&path_in(spool, artifact), artifact));
+    skipped.count = missing.len() as u64;
+    Collection {
+        artifacts,
+        skipped: Some(match list.skipped {
+            Some(before) => before.and(skipped),
+            None => skipped,
+        }),
+    }
 }
 
 /// Collects the artifacts of a spool and returns what the helper process prints.
@@ -213,10 +269,14 @@ pub(crate) fn collect_from_argument(spool: &Path) -> io::Result<String> {
 }
 
 fn collect_blocking(spool: &Path, denial: Denial) -> io::Result<Collection> {
-    let Some(request) = read::<CollectRequest>(spool, REQUEST_FILE)? else {
+    let file = match File::open(spool.join(REQUEST_FILE)) {
         // Its command never began, or an earlier release accepted it.
-        return Ok(Collection::default());
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Collection::default()),
+        opened => opened?,
     };
+    // One collection at a time: the helper of a shim that was killed goes on.
+    file.lock()?;
+    let request: CollectRequest = serde_json::from_reader(io::BufReader::new(&file))?;
     let (found, mut skips) = match read::<Collection>(spool, LIST_FILE)? {
         Some(list) => (list, Skips::default()),
         None => {

@@ -298,3 +298,44 @@ fn denial_leaves_rest_to_another_try() {
         (all.to_vec(), &None)
     );
 }
+
+#[test]
+fn failed_collection_keeps_what_it_moved() {
+    let spool = spool(&[], u64::MAX);
+    let failed = || taken_before(spool.path(), SkippedArtifacts::new(0, "failed"));
+    assert_eq!((failed().artifacts, reason(&failed())), (vec![], "failed"));
+    for path in ["artifacts/a", "artifacts/b", "artifacts/c"] {
+        write_file(&spool, path, b"x");
+    }
+    let whole = collect_directly(&spool).unwrap();
+    assert_eq!(failed().artifacts, whole.artifacts);
+    fs::remove_file(path_in(spool.path(), &whole.artifacts[0])).unwrap();
+    let foreign = path_in(spool.path(), &whole.artifacts[1]);
+    fs::set_permissions(foreign, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(paths(&failed()), ["artifacts/c"]);
+    assert_eq!(
+        failed().skipped,
+        Some(SkippedArtifacts::new(2, "failed")),
+        "the rest is skipped"
+    );
+}
+
+#[test]
+fn second_collection_waits_for_first() {
+    let spool = spool(&[], u64::MAX);
+    write_file(&spool, "artifacts/a", b"x");
+    let first = File::open(spool.path().join(REQUEST_FILE)).unwrap();
+    first.lock().unwrap();
+    let path = spool.path().to_owned();
+    let (done, second) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        done.send(collect_blocking(&path, Denial::IsSkipped))
+            .unwrap();
+    });
+    let meanwhile = second.recv_timeout(Duration::from_millis(300));
+    assert!(meanwhile.is_err(), "{meanwhile:?}");
+    drop(first);
+    let collected = second.recv().unwrap().unwrap();
+    assert_eq!(paths(&collected), ["artifacts/a"]);
+    thread.join().unwrap();
+}

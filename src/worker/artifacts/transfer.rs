@@ -2,7 +2,8 @@
 
 use super::{
     DIRECTORY as ARTIFACTS, file_name,
-    walk::{Denial, Skip, Skips, open_directory},
+    skips::{Skip, Skips},
+    walk::{Denial, open_directory},
 };
 use crate::{api::jobs::JobArtifact, disk_space::DiskSpace, files::copy_part};
 use rustix::{
@@ -176,6 +177,16 @@ impl Transfer<'_> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         Ok(chmod(path, Mode::RUSR | Mode::WUSR)?)
     }
+}
+
+/// Whether a collection has moved an artifact to this path, to its last step.
+pub(super) fn is_whole(path: &Path, artifact: &JobArtifact) -> bool {
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| {
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let is_ours = stat.st_uid == geteuid().as_raw() && mode == Mode::RUSR | Mode::WUSR;
+        is_ours && check(&stat, artifact).is_ok()
+    })
 }
 
 /// Fails where a file is not the one that is on the list.

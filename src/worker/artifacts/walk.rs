@@ -1,20 +1,17 @@
 //! Walk through a workspace: which files are collected, and why others are not. Nothing is changed here.
 
-use crate::api::{
-    jobs::{
-        JobArtifact, SkippedArtifacts,
-        artifacts::{MAX_ARTIFACT_PATHS_BYTES, MAX_ARTIFACTS},
-        files::MAX_PATH_BYTES,
-        patterns::Patterns,
-    },
-    size::ByteSize,
+use super::skips::{Skip, Skips};
+use crate::api::jobs::{
+    JobArtifact,
+    artifacts::{ARTIFACTS_DIRECTORY as ARTIFACTS, MAX_ARTIFACT_PATHS_BYTES, MAX_ARTIFACTS},
+    files::MAX_PATH_BYTES,
+    patterns::Patterns,
 };
 use rustix::{
     fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
     io::Errno,
 };
 use std::{
-    collections::BTreeMap,
     ffi::{CStr, CString},
     io,
     os::fd::OwnedFd,
@@ -22,15 +19,13 @@ use std::{
 };
 
 /// Depth below which nothing is collected: each level holds a descriptor.
-const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 /// Entries after which the rest is not looked at.
 const MAX_ENTRIES: u64 = 2_000_000;
 /// Memory for names that are not looked at yet, of all levels together.
 const MAX_NAMES_BYTES: usize = 8 << 20;
 /// Memory that a name takes besides its bytes.
 const NAME_OVERHEAD_BYTES: usize = 48;
-/// Longest part of a name that a reason quotes, in bytes.
-const MAX_QUOTED_BYTES: usize = 200;
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
@@ -41,57 +36,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 pub(super) struct Found {
     pub(super) artifacts: Vec<JobArtifact>,
     pub(super) skips: Skips,
-}
-
-/// Reason for which a file is not collected.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Skip {
-    OverLimit(u64),
-    TooMany,
-    NotRegular,
-    NotUtf8,
-    TooDeep,
-    TooManyEntries,
-    Failed(String),
-    InvalidPattern,
-}
-
-/// Files that are not collected, by reason: their number and the first one's path.
-#[derive(Default)]
-pub(super) struct Skips(BTreeMap<Skip, (u64, String)>);
-
-impl Skips {
-    pub(super) fn add(&mut self, skip: Skip, path: &[u8]) {
-        let (count, _) = self.0.entry(skip).or_insert_with(|| (0, quoted(path)));
-        *count += 1;
-    }
-
-    pub(super) fn add_invalid_patterns(&mut self, patterns: Vec<String>) {
-        for pattern in patterns {
-            self.add(Skip::InvalidPattern, pattern.as_bytes());
-        }
-    }
-
-    /// What the result says.
-    pub(super) fn summary(&self) -> Option<SkippedArtifacts> {
-        let count = self.0.values().map(|(count, _)| count).sum();
-        let reasons = self.0.iter().map(|(skip, (count, first))| match skip {
-            Skip::OverLimit(limit) => format!(
-                "{count} beyond the limit of {} in all (--artifact-limit), such as {first}",
-                ByteSize(*limit)
-            ),
-            Skip::TooMany => format!("{count} beyond the limit of {MAX_ARTIFACTS} files and {MAX_ARTIFACT_PATHS_BYTES} bytes of paths, such as {first}; collect an archive instead"),
-            Skip::NotRegular => format!("{count} not regular files (links, devices, sockets), such as {first}"),
-            Skip::NotUtf8 => format!("{count} with names that are not UTF-8, such as {first}"),
-            Skip::TooDeep => format!("{count} directories deeper than {MAX_DEPTH} levels or with paths that are too long, such as {first}"),
-            Skip::TooManyEntries => format!("all that is left of {count} directories, because the workspace has too many entries, such as {first}; collect an archive instead"),
-            Skip::Failed(error) => format!("{count} that could not be read or stored ({error}), such as {first}"),
-            Skip::InvalidPattern => format!("{count} patterns that can't be read, such as {first}"),
-        });
-        let reasons: Vec<_> = reasons.collect();
-        (count > 0)
-            .then(|| SkippedArtifacts::new(count, format!("not collected: {}", reasons.join("; "))))
-    }
 }
 
 /// A directory that is being read.
@@ -160,20 +104,16 @@ pub(super) fn find(
         device: fstat(&top)?.st_dev,
         found: Found::default(),
     };
+    // First, so that nothing else in the workspace takes its share of the limits.
+    let always = walk.always(&top)?;
+    walk.go(always)?;
     let mut levels = Vec::new();
     walk.enter(&mut levels, top, Vec::new())?;
-    while let Some(level) = levels.last_mut() {
-        let Some(name) = level.names.pop() else {
-            levels.pop();
-            continue;
-        };
-        walk.names_left += cost(&name);
-        let path = [&level.prefix, name.as_bytes()].concat();
-        if let Some(directory) = walk.look_at(level, &name, &path)? {
-            walk.enter(&mut levels, directory, [&path, b"/".as_slice()].concat())?;
-        }
-    }
-    Ok(walk.found)
+    walk.go(levels)?;
+    let mut found = walk.found;
+    let order = |a: &JobArtifact, b: &JobArtifact| a.path.split('/').cmp(b.path.split('/'));
+    found.artifacts.sort_by(order);
+    Ok(found)
 }
 
 struct Walk<'a> {
@@ -189,6 +129,38 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Level with the directory that is always collected alone, where there is one.
+    fn always(&mut self, top: &OwnedFd) -> io::Result<Vec<Level>> {
+        let mut names = Vec::new();
+        let found = statat(top, ARTIFACTS, AtFlags::SYMLINK_NOFOLLOW);
+        if !matches!(found, Err(Errno::NOENT)) {
+            let name = CString::new(ARTIFACTS)?;
+            self.names_left = self.names_left.saturating_sub(cost(&name));
+            names.push(name);
+        }
+        Ok(vec![Level {
+            directory: top.try_clone()?,
+            prefix: Vec::new(),
+            names,
+        }])
+    }
+
+    /// Looks at all names of these levels, and at all that is below.
+    fn go(&mut self, mut levels: Vec<Level>) -> io::Result<()> {
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.pop() else {
+                levels.pop();
+                continue;
+            };
+            self.names_left += cost(&name);
+            let path = [&level.prefix, name.as_bytes()].concat();
+            if let Some(directory) = self.look_at(level, &name, &path)? {
+                self.enter(&mut levels, directory, [&path, b"/".as_slice()].concat())?;
+            }
+        }
+        Ok(())
+    }
+
     fn enter(
         &mut self,
         levels: &mut Vec<Level>,
@@ -228,19 +200,27 @@ impl Walk<'_> {
         for entry in Dir::read_from(directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            if name == c"." || name == c".." {
+            let is_done = prefix.is_empty() && name.to_bytes() == ARTIFACTS.as_bytes();
+            if name == c"." || name == c".." || is_done {
                 continue;
             }
             path.truncate(prefix.len());
             path.extend_from_slice(name.to_bytes());
-            if self.entries_left == 0 || room < cost(name) {
+            if self.entries_left == 0 {
                 self.found.skips.add(Skip::TooManyEntries, &path);
                 break;
             }
             self.entries_left -= 1;
-            let is_plain = entry.file_type() == FileType::RegularFile;
-            if is_plain && !self.patterns.is_match(&path) {
+            let may_be_directory =
+                matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            let is_of_interest = self.patterns.is_match(&path)
+                || may_be_directory && self.patterns.may_match_below(&path);
+            if !is_of_interest {
                 continue;
+            }
+            if room < cost(name) {
+                self.found.skips.add(Skip::TooManyEntries, &path);
+                break;
             }
             room -= cost(name);
             names.push(name.to_owned());
@@ -337,11 +317,6 @@ fn cost(name: &CStr) -> usize {
     name.to_bytes().len() + NAME_OVERHEAD_BYTES
 }
 
-fn quoted(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&path[..path.len().min(MAX_QUOTED_BYTES)]);
-    format!("\"{}\"", text.escape_debug())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +347,28 @@ mod tests {
             find_within(top.path(), &patterns, 2 * room).artifacts.len(),
             80
         );
+    }
+
+    #[test]
+    fn artifacts_come_before_other_names() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir(top.path().join("artifacts")).unwrap();
+        fs::write(top.path().join("artifacts/x"), "").unwrap();
+        for n in 0..100 {
+            fs::create_dir(top.path().join(format!("a{n}"))).unwrap();
+            symlink("nowhere", top.path().join(format!("link{n}"))).unwrap();
+        }
+        fs::write(top.path().join("a.out"), "").unwrap();
+        let room = 2 * (NAME_OVERHEAD_BYTES + 10);
+        let (patterns, _) = Patterns::new(&["a.out".to_owned()]);
+        let found = find_within(top.path(), &patterns, room);
+        let paths = found.artifacts.iter().map(|one| one.path.as_str());
+        assert_eq!(paths.collect::<Vec<_>>(), ["a.out", "artifacts/x"]);
+        assert_eq!(found.skips.summary(), None);
+        let (all, _) = Patterns::new(&["**".to_owned()]);
+        let found = find_within(top.path(), &all, room);
+        let mut paths = found.artifacts.iter().map(|one| one.path.as_str());
+        assert!(paths.any(|path| path == "artifacts/x"), "without the rest");
     }
 
     fn find_within(top: &Path, patterns: &Patterns, names_left: usize) -> Found {
