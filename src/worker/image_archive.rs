@@ -96,7 +96,10 @@ fn plain_path(header: &Header) -> Result<String, InvalidArchive> {
         name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     });
     let is_plain = match &path[..] {
-        "blobs/" | "blobs/sha256/" => kind == EntryType::Directory,
+        // With a size, a directory has content for some readers, and for others what follows are entries.
+        "blobs/" | "blobs/sha256/" => {
+            kind == EntryType::Directory && header.entry_size().is_ok_and(|size| size == 0)
+        }
         "oci-layout" | "index.json" => kind == EntryType::Regular,
         _ => is_blob && kind == EntryType::Regular,
     };
@@ -237,6 +240,23 @@ mod tests {
         let twice = text.replacen('{', &format!("{{\"manifests\":{},", good["manifests"]), 1);
         assert!(with_index(twice.as_bytes(), &[]).is_err(), "{twice}");
         assert!(with_index(&vec![b' '; 70_000], &[]).is_err());
+    }
+
+    #[test]
+    fn directory_with_content_is_refused() {
+        let (good, evil) = (index("localhost/a:1"), index("localhost/b:1"));
+        let (good, evil) = (good.to_string(), evil.to_string());
+        let mut hidden = header("index.json", EntryType::Regular, evil.len() as u64)
+            .as_bytes()
+            .to_vec();
+        hidden.extend(evil.as_bytes());
+        hidden.resize(1024, 0);
+        let found = name_of(&[
+            ("index.json", EntryType::Regular, good.as_bytes()),
+            ("oci-layout", EntryType::Regular, b"{}"),
+            ("blobs/", EntryType::Directory, &hidden),
+        ]);
+        assert!(found.is_err(), "{found:?}");
     }
 
     #[test]
