@@ -17,8 +17,10 @@ const MAX_PATH_BYTES: usize = 4096;
 const MAX_NAME_BYTES: usize = 255;
 /// Mode of a directory that no entry describes.
 const DIRECTORY_MODE: u32 = 0o755;
-/// Directories whose modes are set at the end; more than these can't all be without access for their owner.
-const MAX_DELAYED_MODES: usize = 100_000;
+/// Memory for directories whose modes are set at the end.
+const MAX_DELAYED_BYTES: usize = 8 << 20;
+/// Memory that such a directory takes besides the bytes of its path.
+const DELAYED_OVERHEAD_BYTES: usize = 64;
 /// Flags to open a directory: never through a link, and nothing else.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -81,6 +83,8 @@ pub(super) struct Tree {
     made: u64,
     /// Modes that would keep a user who is not root from filling the directory.
     delayed: Vec<(RelativePath, u32)>,
+    /// Memory that these take.
+    delayed_bytes: usize,
 }
 
 impl Tree {
@@ -98,6 +102,7 @@ impl Tree {
             made: 0,
             root,
             delayed: Vec::new(),
+            delayed_bytes: 0,
         })
     }
 
@@ -175,7 +180,18 @@ impl Tree {
         if mode & 0o700 == 0o700 {
             return set_mode(directory, mode);
         }
-        if self.delayed.len() >= MAX_DELAYED_MODES {
+        self.delay_mode(path, mode)
+    }
+
+    fn delay_mode(&mut self, path: &RelativePath, mode: u32) -> io::Result<()> {
+        if let Some((last, last_mode)) = self.delayed.last_mut()
+            && last == path
+        {
+            *last_mode = mode;
+            return Ok(());
+        }
+        self.delayed_bytes += path.0.len() + DELAYED_OVERHEAD_BYTES;
+        if self.delayed_bytes > MAX_DELAYED_BYTES {
             return Err(io::Error::other(
                 "too many directories without access for their owner",
             ));
@@ -281,4 +297,26 @@ pub(super) fn set_modified(file: &File, seconds: i64) -> io::Result<()> {
         },
     };
     Ok(futimens(file, &times)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delayed_modes_take_bounded_memory() {
+        let home = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(home.path()).unwrap();
+        let path = |n: usize| normalize(format!("{n}/{}", "a/".repeat(2000)).as_bytes()).unwrap();
+        for mode in 0..10_000 {
+            tree.delay_mode(&path(0), mode).unwrap();
+        }
+        assert_eq!(tree.delayed, [(path(0), 9_999)], "the last mode counts");
+        let refused = (1..10_000).find(|n| tree.delay_mode(&path(*n), 0o500).is_err());
+        let most = MAX_DELAYED_BYTES / 4000;
+        assert!(
+            refused.is_some_and(|n| n <= most && n > most / 2),
+            "{refused:?}"
+        );
+    }
 }
