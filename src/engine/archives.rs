@@ -7,7 +7,8 @@ use super::{
     call::{call, message_or_status, read_stderr_tail},
     process::Process,
 };
-use std::{fs::File, io, path::Path, process::Stdio, time::Duration};
+use rustix::process::geteuid;
+use std::{env, fs::File, io, path::Path, process::Stdio, time::Duration};
 
 /// Time for podman to say whether it has an image.
 const EXISTS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,15 +69,31 @@ fn not_here(image: &str, error: EngineError) -> EngineError {
 }
 
 impl Engine {
-    /// Loads the image of an archive. What it may be called is for the caller to check before.
-    pub async fn load_archive(&self, archive: &Path, limit: Duration) -> Result<(), EngineError> {
+    /// Loads the image of an archive. What it may be called is for the caller to check before. Podman unpacks it in
+    /// `temp_dir`, and leaves it there when it is ended.
+    pub async fn load_archive(
+        &self,
+        archive: &Path,
+        temp_dir: &Path,
+        limit: Duration,
+    ) -> Result<(), EngineError> {
         let archive = archive.to_str().ok_or_else(|| {
             let text = "a path of the data directory is not UTF-8; choose another --data-dir";
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
         let arguments = ["load", "--quiet", "--input", archive];
-        call(&self.program, &arguments, limit, |_| ())
-            .await
-            .map(drop)
+        let program = if self.info.rootless && !has_runtime_dir() {
+            // Podman would look for its own state there, too.
+            self.program.clone()
+        } else {
+            self.program.with_temp_dir(temp_dir)
+        };
+        call(&program, &arguments, limit, |_| ()).await.map(drop)
     }
+}
+
+/// Whether this user has a directory for what lasts until its last logout.
+fn has_runtime_dir() -> bool {
+    let usual = format!("/run/user/{}", geteuid().as_raw());
+    env::var_os("XDG_RUNTIME_DIR").is_some() || Path::new(&usual).is_dir()
 }

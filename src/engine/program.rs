@@ -15,6 +15,9 @@ pub struct Program {
     path: PathBuf,
     /// Settings file of a podman, see [`containers_conf`].
     settings: Option<PathBuf>,
+    /// Directory for temporary files, where it is not the one of this process.
+    #[serde(skip)]
+    temp_dir: Option<PathBuf>,
 }
 
 impl Program {
@@ -23,6 +26,7 @@ impl Program {
         Self {
             path: path.into(),
             settings: None,
+            temp_dir: None,
         }
     }
 
@@ -31,7 +35,16 @@ impl Program {
         Ok(Self {
             path: path.into(),
             settings: Some(containers_conf::write(dir)?),
+            temp_dir: None,
         })
+    }
+
+    /// The same program, with its temporary files in `dir`.
+    pub(super) fn with_temp_dir(&self, dir: &Path) -> Self {
+        Self {
+            temp_dir: Some(dir.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// Name or path of the program.
@@ -51,6 +64,9 @@ impl Program {
                 .env(containers_conf::CONF_VARIABLE, settings)
                 .env_remove(containers_conf::CONF_OVERRIDE_VARIABLE)
                 .env_remove(containers_conf::USERNS_VARIABLE);
+        }
+        if let Some(dir) = &self.temp_dir {
+            command.env("TMPDIR", dir);
         }
         command
     }

@@ -18,7 +18,7 @@ use crate::{
     data_dir::{DataDirMoved, PathAnchors},
     engine::{Engine, Images, limits::LimitSupport},
 };
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 /// Delay after which a job may be sent again that was refused because of podman.
@@ -54,6 +54,8 @@ pub(super) struct WorkerContext {
     anchors: Arc<PathAnchors>,
     /// Contents that jobs need.
     pub(super) contents: ContentCache,
+    /// Directory with one for each load of an image.
+    pub(super) loads_dir: PathBuf,
     /// Permits to place files: each may take tens of MiB of memory, and more at a time make no disk faster.
     pub(super) placements: Semaphore,
     /// Most bytes of artifacts of a job.
@@ -97,6 +99,7 @@ impl WorkerContext {
             metrics: Metrics::default(),
             anchors: Arc::clone(&home.anchors),
             contents: home.contents.clone(),
+            loads_dir: home.loads_dir.clone(),
             placements: Semaphore::new(MAX_PLACEMENTS),
             artifact_limit: settings.storage.artifact_limit,
             changed: watch::Sender::new(()),

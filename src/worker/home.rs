@@ -8,6 +8,7 @@
 //!   node-uuid                      label of this node's containers
 //!   tombstones                     forgotten jobs
 //!   contents/                      contents that jobs need or needed (see contents)
+//!   loads/                         what podman unpacks of images that are pushed (see image_load)
 //!   pulled-images.json             images that this node pulled
 //! ```
 
@@ -38,6 +39,10 @@ pub(super) struct WorkerHome {
     pub(super) anchors: Arc<PathAnchors>,
     pub(super) tombstones: (TombstoneFile, Tombstones),
     pub(super) contents: ContentCache,
+    /// Directories of loads of images.
+    pub(super) loads_dir: PathBuf,
+    /// Those that an earlier process has left.
+    pub(super) left_loads: Vec<PathBuf>,
 }
 
 impl WorkerHome {
@@ -58,6 +63,10 @@ impl WorkerHome {
         let anchors = Arc::new(PathAnchors::open([lock.path(), &path, &jobs_dir])?);
         let tombstones = TombstoneFile::open(path.join("tombstones"), storage.retain)?;
         let contents = ContentCache::open(&path, storage.content_cache, storage.min_free)?;
+        let loads_dir = path.join("loads");
+        make_private_dir(&loads_dir)?;
+        let left_loads = fs::read_dir(&loads_dir)?.map(|entry| entry.map(|entry| entry.path()));
+        let left_loads = left_loads.collect::<io::Result<_>>()?;
         Ok(Self {
             lock,
             path,
@@ -67,6 +76,8 @@ impl WorkerHome {
             anchors,
             tombstones,
             contents,
+            loads_dir,
+            left_loads,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::{
         problem::{Problem, ProblemKind},
     },
     contents::Pin,
+    data_dir::make_private_dir,
     engine::EngineError,
     http::{
         request::Request,
@@ -20,8 +21,9 @@ use crate::{
     },
 };
 use futures_util::FutureExt as _;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use uuid::Uuid;
 
 /// Interval at which the disk is looked at while podman works.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,24 +57,52 @@ async fn load_content(api: &Api, sha256: ContentHash) -> Result<ImageRef, Proble
     };
     ctx.ensure_ready().await?;
     let (_pin, path, image) = checked(ctx, sha256).await?;
+    let temp_dir = make_temp_dir(ctx).await?;
     tracing::info!(%image, "loading a pushed image");
     // As a job that uses the image: nothing removes it meanwhile.
     let _lease = ctx.images.lease(&image).await;
-    let engine = ctx.engine.clone();
-    let mut loading = async move { engine.load_archive(&path, LOAD_LIMIT).await }.boxed();
-    tokio::select! {
-        loaded = &mut loading => loaded.map_err(|error| not_loaded(&image, &error))?,
-        problem = reason_to_stop(api) => {
-            // Blocks until podman has ended.
-            let ended = spawn_blocking(move || drop(loading)).await;
-            tracing::warn!(%image, reason = problem.detail, ended = ended.is_ok(), "load of an image ended");
-            return Err(problem);
-        }
-    }
+    let loaded = load_archive(api, &image, path, temp_dir.clone()).await;
+    // Podman that is ended, or killed, leaves there what it has unpacked.
+    ctx.trash.add(temp_dir, None);
+    loaded?;
     tracing::info!(%image, "image loaded");
     // The next report names it.
     ctx.changed.send_replace(());
     Ok(image)
+}
+
+/// Makes a directory for what podman unpacks.
+async fn make_temp_dir(ctx: &WorkerContext) -> Result<PathBuf, Problem> {
+    let path = ctx.loads_dir.join(Uuid::new_v4().to_string());
+    let dir = path.clone();
+    let made = spawn_blocking(move || make_private_dir(&dir)).await;
+    made.map_err(io::Error::from).flatten().map_err(|error| {
+        tracing::error!(%error, "directory for a pushed image can't be made");
+        let detail = "the data directory of this node can't be written; see its log";
+        Problem::new(ProblemKind::Unavailable, detail)
+    })?;
+    Ok(path)
+}
+
+/// Loads an archive, until there is a reason to stop.
+async fn load_archive(
+    api: &Api,
+    image: &ImageRef,
+    path: PathBuf,
+    temp_dir: PathBuf,
+) -> Result<(), Problem> {
+    let engine = api.ctx.engine.clone();
+    let loading = async move { engine.load_archive(&path, &temp_dir, LOAD_LIMIT).await };
+    let mut loading = loading.boxed();
+    tokio::select! {
+        loaded = &mut loading => loaded.map_err(|error| not_loaded(image, &error)),
+        problem = reason_to_stop(api) => {
+            // Blocks until podman has ended.
+            let ended = spawn_blocking(move || drop(loading)).await;
+            tracing::warn!(%image, reason = problem.detail, ended = ended.is_ok(), "load of an image ended");
+            Err(problem)
+        }
+    }
 }
 
 /// Pin and path of the archive, and the name of its image, which this node allows.

@@ -191,7 +191,11 @@ impl PreparedWorker {
         let (access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
         let images = background::open_images(&background, &engine, &home.path, &settings);
         let (trash, queue) = Trash::new(engine.clone(), home.init.path().to_owned());
-        for path in recovered.unremovable {
+        for path in recovered
+            .unremovable
+            .into_iter()
+            .chain(home.left_loads.clone())
+        {
             trash.add(path, None);
         }
         let ctx = WorkerContext::new(
