@@ -122,6 +122,7 @@ fn run() -> io::Result<()> {
         (None, Stdio::null())
     };
     control::serve(control, exec, sender, Arc::clone(&reporter));
+    let kills_before = oom::kills();
     let mut error_output = std::fs::File::from(stderr.try_clone()?);
     let end = match start(&spec, [stdin, stdout.into(), stderr.into()])? {
         Ok(pid) => {
@@ -143,7 +144,7 @@ fn run() -> io::Result<()> {
             end
         }
     };
-    if oom::has_killed() {
+    if oom::kills() > kills_before {
         reporter.send(ExecId::SANDBOX, &Report::OomKilled)?;
     }
     reporter.send(exec, &Report::Ended(end))

@@ -11,18 +11,22 @@ const FILES: [&str; 2] = ["memory.events", "memory/memory.oom_control"];
 /// Name of the count in them.
 const COUNT: &str = "oom_kill";
 
-/// Whether the kernel has killed any process of this sandbox for want of memory, be it the sandbox's limit or the
-/// machine's. False where the sandbox has no control group for memory.
-pub(super) fn has_killed() -> bool {
+/// Number of processes of this sandbox that the kernel has killed for want of memory, be it the sandbox's limit or the
+/// machine's. Where the sandbox has no control group of its own, those of all others may be among them, so that only an
+/// increase means something. 0 where there is no control group for memory.
+pub(super) fn kills() -> u64 {
     let mut files = FILES.into_iter();
-    files.any(|file| {
-        fs::read_to_string(Path::new(CGROUPS).join(file)).is_ok_and(|text| is_killed(&text))
-    })
+    let count = files.find_map(|file| {
+        let text = fs::read_to_string(Path::new(CGROUPS).join(file)).ok()?;
+        count_in(&text)
+    });
+    count.unwrap_or(0)
 }
 
-fn is_killed(text: &str) -> bool {
+fn count_in(text: &str) -> Option<u64> {
     let mut counts = text.lines().filter_map(|line| line.split_once(' '));
-    counts.any(|(name, count)| name == COUNT && count.trim() != "0")
+    let (_, count) = counts.find(|(name, _)| *name == COUNT)?;
+    count.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -35,9 +39,10 @@ mod tests {
             format!("low 0\nhigh 0\nmax 91\noom 2\noom_kill {kills}\noom_group_kill 0\n")
         };
         let v1 = |kills: u32| format!("oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n");
-        for kills in [1, 10] {
-            assert!(is_killed(&v1(kills)) && is_killed(&v2(kills)), "{kills}");
+        for kills in [0, 1, 10] {
+            let count = Some(kills.into());
+            assert_eq!((count_in(&v1(kills)), count_in(&v2(kills))), (count, count));
         }
-        assert!(!is_killed(&v1(0)) && !is_killed(&v2(0)) && !is_killed(""));
+        assert_eq!(count_in(""), None);
     }
 }
