@@ -46,7 +46,7 @@ use crate::{
 };
 use futures_util::FutureExt as _;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument as _;
 
 /// Shims that are started for one attempt, should they be killed before the command begins.
@@ -275,10 +275,15 @@ async fn supervise(
                     // A shim is gone only when it can't be connected to any more.
                     match ShimHandle::connect(job.spool.path()).await {
                         Ok(Some(again)) => {
-                            tokio::time::sleep(RECONNECT_INTERVAL).await;
+                            sleep(RECONNECT_INTERVAL).await;
                             (handle, sent) = (again, None);
                         }
-                        _ => return,
+                        Ok(None) => return,
+                        // Such as without a free descriptor: the shim may live.
+                        Err(error) => {
+                            tracing::warn!(%error, "shim can't be connected to; retrying");
+                            sleep(RECONNECT_INTERVAL).await;
+                        }
                     }
                 }
                 job.notify();
