@@ -8,7 +8,7 @@
 mod results;
 mod room;
 
-pub(super) use results::ResultShare;
+pub(super) use results::{ResultShare, ResultShares};
 pub(super) use room::{Coming, intake, make_room};
 
 use super::AppState;

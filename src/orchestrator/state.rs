@@ -12,6 +12,7 @@
 use super::{
     Settings,
     active_jobs::ActiveJobs,
+    artifacts::ResultShares,
     contents_gc::ContentsGc,
     dispatch::Turns,
     liveness::Liveness,
@@ -76,6 +77,8 @@ pub(super) struct Jobs {
     pub(super) sends: Sends,
     /// Artifacts that are fetched from nodes.
     pub(super) turns: Turns,
+    /// Room that they take in the shares of their users.
+    pub(super) result_shares: ResultShares,
     /// Wakes the scheduler. To be notified after each commit that may let a job start: a new task, a free
     /// slot, a node that became ready.
     pub(super) wake: Notify,

@@ -14,18 +14,23 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::OnceCell;
 
 /// Bytes of files, by user, that are fetched and not stored yet.
-static TAKEN: Mutex<BTreeMap<UserId, u64>> = Mutex::new(BTreeMap::new());
+#[derive(Clone, Default)]
+pub(in crate::orchestrator) struct ResultShares(Arc<Mutex<BTreeMap<UserId, u64>>>);
 
 /// Share of a user, for the files of one job. What they take of it is counted until this value is dropped, when they are
 /// stored.
 pub(in crate::orchestrator) struct ResultShare {
     /// Unknown where the database can't be read; then only the quota of all limits the files.
     user: Option<UserId>,
+    shares: ResultShares,
     taken: AtomicU64,
     stored: OnceCell<StoreUse>,
 }
@@ -36,6 +41,7 @@ impl ResultShare {
         let user = state.store.artifact_owner(task).await;
         Self {
             user: user.unwrap_or_else(|error| unknown(&error)),
+            shares: state.jobs.result_shares.clone(),
             taken: AtomicU64::new(0),
             stored: OnceCell::new(),
         }
@@ -51,7 +57,7 @@ impl ResultShare {
             return Ok(());
         };
         // Those that have arrived are counted twice, so that none is missed that has not.
-        let taken: u64 = TAKEN.lock().values().sum();
+        let taken: u64 = self.shares.0.lock().values().sum();
         let used = state.contents.used_bytes().saturating_add(taken);
         let stored = if used.saturating_add(size) > ample(quota) {
             let read = || state.store.artifact_use(user);
@@ -60,7 +66,7 @@ impl ResultShare {
         } else {
             None
         };
-        let mut table = TAKEN.lock();
+        let mut table = self.shares.0.lock();
         let own = table.entry(user).or_default();
         if let Some(stored) = stored {
             let share = share(quota, stored);
@@ -82,7 +88,7 @@ impl ResultShare {
 impl Drop for ResultShare {
     fn drop(&mut self) {
         let Some(user) = self.user else { return };
-        let mut table = TAKEN.lock();
+        let mut table = self.shares.0.lock();
         if let Some(own) = table.get_mut(&user) {
             *own = own.saturating_sub(self.taken.load(Ordering::Relaxed));
             if *own == 0 {

@@ -15,6 +15,9 @@
 
 mod error;
 mod list;
+mod record;
+
+pub(super) use record::Retrieved;
 
 use super::{
     TIMEOUT_MARGIN,
@@ -23,26 +26,22 @@ use super::{
     turns::{self, Turn},
 };
 use crate::{
-    api::{
-        events::ResultEvent,
-        jobs::{JobArtifact, SkippedArtifacts},
-        size::ByteSize,
-    },
-    contents::{Expected, PartialUpload, Pin, StoredContent},
+    api::{jobs::JobArtifact, size::ByteSize},
+    contents::{Expected, PartialUpload, StoredContent},
     orchestrator::{
         AppState,
         active_jobs::{Cancellation, JobHandle},
         artifacts::ResultShare,
         node_client::{self, ArtifactBytes, NodeClient},
     },
-    store::{NewArtifact, RunningJob},
+    store::RunningJob,
     wait,
 };
 use error::TryError;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
+use record::{Fetched, record};
 use std::{
-    collections::BTreeMap,
     future::pending,
     io,
     panic::AssertUnwindSafe,
@@ -69,17 +68,6 @@ const MIN_RATE: u64 = 1024;
 const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
 /// Silence of the node after which its artifacts are given up where the job is canceled.
 const CANCELED_MARGIN: Duration = Duration::from_secs(30);
-
-/// Artifacts that are here, pinned until the end of the job refers to them.
-#[derive(Default)]
-pub(super) struct Retrieved {
-    pub(super) artifacts: Vec<NewArtifact>,
-    _pins: Vec<Pin>,
-    _share: Option<ResultShare>,
-}
-
-/// Artifact, or the reason why it is missing.
-type Fetched = Result<StoredContent, String>;
 
 /// Fetches the artifacts of an outcome, unless the job is about to run again anyway.
 pub(super) async fn retrieve(
@@ -112,7 +100,7 @@ pub(super) async fn retrieve(
     });
     let is_whole = fetched.iter().all(Result::is_ok);
     let mut retrieved = record(last, fetched);
-    retrieved._share = Some(retrieval.share);
+    retrieved.share = Some(retrieval.share);
     if !is_whole || job.attempt > 1 {
         discard_parts(state, job).await;
     }
@@ -129,40 +117,6 @@ async fn discard_parts(state: &AppState, job: &RunningJob) {
     if let Err(error) = discarded.map_err(io::Error::from).flatten() {
         tracing::warn!(%error, "parts of artifacts not removed; they are when they are old");
     }
-}
-
-/// Leaves those artifacts in a result that are here, and says why the others are not.
-fn record(last: &mut ResultEvent, fetched: Vec<Fetched>) -> Retrieved {
-    let mut retrieved = Retrieved::default();
-    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let artifacts = std::mem::take(&mut last.result.artifacts);
-    for (artifact, fetched) in artifacts.into_iter().zip(fetched) {
-        match fetched {
-            Ok(StoredContent { content, pin }) => {
-                retrieved.artifacts.push(NewArtifact {
-                    name: artifact.path.clone(),
-                    content,
-                });
-                retrieved._pins.push(pin);
-                last.result.artifacts.push(artifact);
-            }
-            Err(reason) => missing.entry(reason).or_default().push(artifact.path),
-        }
-    }
-    for (reason, paths) in missing {
-        let count = paths.len();
-        tracing::warn!(count, reason, "artifacts of a job are missing");
-        let skipped = SkippedArtifacts::new(
-            count as u64,
-            format!("not stored: {count} ({reason}), such as {:?}", paths[0]),
-        );
-        let before = last.result.artifacts_skipped.take();
-        last.result.artifacts_skipped = Some(match before {
-            Some(before) => before.and(skipped),
-            None => skipped,
-        });
-    }
-    retrieved
 }
 
 struct Retrieval<'a> {
