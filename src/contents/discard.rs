@@ -39,7 +39,11 @@ impl ContentStore {
     pub fn cut_unsynced(&self, prefix: &str) -> io::Result<()> {
         for upload in self.unfinished(prefix)? {
             let path = self.shared.partial.join(&upload.key);
-            let size = upload.size_bytes;
+            let meta = fs::symlink_metadata(&path)?;
+            if !meta.is_file() {
+                continue;
+            }
+            let size = meta.len();
             // The file may have grown across a multiple of it and not been synced yet.
             let synced = (size / SYNC_BYTES).saturating_sub(1) * SYNC_BYTES;
             if synced == 0 {

@@ -13,6 +13,7 @@
 //! Once the job is canceled a silent node has [`CANCELED_MARGIN`], and a full store no time. A cancel that is forced, as
 //! the second one is, ends the retrieval.
 
+mod copy;
 mod error;
 mod list;
 mod record;
@@ -23,16 +24,16 @@ use super::{
     TIMEOUT_MARGIN,
     outcome::AttemptOutcome,
     request::{Start, connect},
-    turns::{self, Turn},
+    turns::Turn,
 };
 use crate::{
     api::{jobs::JobArtifact, size::ByteSize},
-    contents::{Expected, PartialUpload, StoredContent},
+    contents::{Expected, StoredContent},
     orchestrator::{
         AppState,
         active_jobs::{Cancellation, JobHandle},
         artifacts::ResultShare,
-        node_client::{self, ArtifactBytes, NodeClient},
+        node_client::{self, NodeClient},
     },
     store::RunningJob,
     wait,
@@ -62,8 +63,6 @@ use tokio::{
 pub(in crate::orchestrator) const ARTIFACTS_PREFIX: &str = "job-";
 /// Artifacts of one job that are fetched at the same time.
 const MAX_CONCURRENT: usize = 4;
-/// Bytes in a second below which a node counts as silent.
-const MIN_RATE: u64 = 1024;
 /// Time for which a job waits for room in the store, with all its artifacts together.
 const MAX_WAIT_FOR_ROOM: Duration = Duration::from_mins(10);
 /// Silence of the node after which its artifacts are given up where the job is canceled.
@@ -322,45 +321,4 @@ impl<'a> Retrieval<'a> {
         }
         Ok(upload.finish().await?)
     }
-
-    /// Copies to the end, or until another transfer has its turn.
-    async fn copy(
-        &self,
-        bytes: &mut ArtifactBytes,
-        upload: &mut PartialUpload,
-        turn: &Turn,
-    ) -> Result<(), TryError> {
-        loop {
-            let (began, before) = (Instant::now(), upload.size());
-            let copied = copy_for_turn(bytes, upload).await;
-            let arrived = upload.size() - before;
-            let is_fair = arrived > 0 && arrived >= MIN_RATE * began.elapsed().as_secs();
-            if is_fair {
-                self.record_progress();
-            }
-            match copied? {
-                true => return Ok(()),
-                false if !is_fair => {
-                    return Err(TryError::Node("its node sends too slowly".to_owned()));
-                }
-                false if turn.is_wanted() => return Err(TryError::Paused),
-                false => {}
-            }
-        }
-    }
-}
-
-/// Copies for the time of a turn. Returns whether all was copied.
-async fn copy_for_turn(
-    bytes: &mut ArtifactBytes,
-    upload: &mut PartialUpload,
-) -> Result<bool, TryError> {
-    let began = Instant::now();
-    while began.elapsed() < turns::LENGTH {
-        let Some(chunk) = bytes.next().await? else {
-            return Ok(true);
-        };
-        upload.write(&chunk).await?;
-    }
-    Ok(false)
 }
