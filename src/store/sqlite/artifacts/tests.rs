@@ -169,7 +169,11 @@ async fn content_is_referenced_until_last_use() {
     let lost = vec![hash.clone()];
     let settled = fixture.store.contents_settled(BTreeSet::new(), lost);
     settled.await.unwrap();
-    assert_eq!(fixture.released().await, [hash.clone()], "lost meanwhile");
+    assert_eq!(
+        fixture.released().await,
+        std::slice::from_ref(&hash),
+        "lost meanwhile"
+    );
     let removed = BTreeSet::from([hash]);
     let settled = fixture.store.contents_settled(removed, Vec::new());
     settled.await.unwrap();
