@@ -30,6 +30,8 @@ use tokio::{
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// Shortest time between two questions to podman for the init of a sandbox.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after the first look at the sandboxes for which no job is stopped while the init of another is being looked up.
+const LOOKUP_GRACE: Duration = Duration::from_secs(1);
 /// Time over which growth is measured.
 const GROWTH_WINDOW: Duration = Duration::from_secs(30);
 /// Multiple of the reserve below which sandboxes are measured.
@@ -98,6 +100,7 @@ pub(super) async fn run_memory_guard(ctx: Arc<WorkerContext>, reserve: u64) {
     let mut live = ctx.live.0.subscribe();
     let mut samples: HashMap<JobId, Samples> = HashMap::new();
     let mut unexplained = 0_u32;
+    let mut watched_since = None;
     while wait::until(&mut live, |jobs| !jobs.is_empty())
         .await
         .is_ok()
@@ -107,11 +110,17 @@ pub(super) async fn run_memory_guard(ctx: Arc<WorkerContext>, reserve: u64) {
         let Some(available) = available.filter(|free| *free < reserve.saturating_mul(WATCH_FACTOR))
         else {
             samples.clear();
-            unexplained = 0;
+            (unexplained, watched_since) = (0, None);
             continue;
         };
         let jobs = live.borrow_and_update().clone();
         let uses = sample(&ctx, &jobs, &mut samples).await;
+        let since: Instant = *watched_since.get_or_insert_with(Instant::now);
+        let is_known = samples.values().all(|samples| samples.lookup.is_none());
+        if !is_known && since.elapsed() < LOOKUP_GRACE {
+            // The one that grew may be among those that aren't measured yet.
+            continue;
+        }
         let missing = reserve.saturating_sub(available);
         let Some(index) = choose_victim(missing, &uses) else {
             let is_short = missing > 0 && !uses.iter().any(|job| job.is_ending && job.used > 0);
