@@ -328,6 +328,8 @@ mod tests {
                 drop(cache.pin_all(&spec(sha256.as_str())).await.unwrap());
             } else {
                 drop(cache.pin_file(sha256.clone()).await.unwrap());
+                // That was a use of it.
+                file.set_modified(SystemTime::now() - 2 * MIN_AGE).unwrap();
             }
             cache.make_room(1).await;
             assert!(!cache.0.store.contains(&sha256).unwrap());
