@@ -3,12 +3,16 @@
 use crate::{
     artifacts::put,
     support::{
-        Api, Cluster, IMAGE, Node, Orchestrator, Reply, client::fails, image, process::Done,
-        stage::Stage, uuid,
+        Api, Cluster, IMAGE, Node, Orchestrator, Reply,
+        client::fails,
+        eventually, image,
+        process::{Done, with_tool},
+        stage::Stage,
+        uuid,
     },
 };
 use serde_json::json;
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
 
 /// A podman of a laptop that shares its storage with the node: what was saved is removed, so that only a load brings
 /// it back.
@@ -178,4 +182,54 @@ fn stopped_node_gets_no_image() {
         .map(|event| &event["outcome"])
         .collect();
     assert_eq!(outcomes, ["denied", "failure"]);
+}
+
+#[test]
+fn ended_load_leaves_nothing_unpacked() {
+    let home = tempfile::tempdir().unwrap();
+    let loads = home.path().join("box/worker/loads");
+    fs::create_dir_all(loads.join("of-a-killed-node")).unwrap();
+    let locked = fs::Permissions::from_mode(0o700);
+    for path in ["box", "box/worker", "box/worker/loads"] {
+        fs::set_permissions(home.path().join(path), locked.clone()).unwrap();
+    }
+    let slow =
+        "test \"$1\" != load || { touch \"$TMPDIR/layer\"; exec sleep 1000; }\nexec podman \"$@\"";
+    with_tool(home.path(), "slow-podman", slow);
+    let engine = home.path().join("bin/slow-podman");
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let node = ["--engine", engine.to_str().unwrap()];
+    let mut node = Node::start(home.path(), "box", &orchestrator.control_url, &node);
+    let entries = || {
+        fs::read_dir(&loads)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
+    eventually("what an earlier node left is gone", || {
+        entries().next().is_none().then_some(())
+    });
+    let archive = home.path().join("archive.tar");
+    let file = archive.to_str().unwrap();
+    let odd = image::odd(|root| fs::write(root.join("unique"), uuid()).unwrap(), &[]);
+    image::podman(&[
+        "save",
+        "--quiet",
+        "--format=oci-archive",
+        "--output",
+        file,
+        &odd.0,
+    ])
+    .unwrap();
+    let artifact = put(&admin, "image", &fs::read(&archive).unwrap());
+    thread::scope(|scope| {
+        scope.spawn(|| push(&admin, "box", artifact["artifact_id"].as_str().unwrap()));
+        eventually("podman unpacks the image", || {
+            entries()
+                .any(|entry| entry.join("layer").exists())
+                .then_some(())
+        });
+        node.process.terminate();
+    });
+    assert_eq!(entries().count(), 0);
 }
