@@ -218,7 +218,11 @@ fn missing_model_server_skips_step() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
     wait_ready(&orchestrator);
-    let log = node.process.stderr();
+    // The orchestrator is ready a moment before the node logs its last step.
+    let log = eventually("the node logs that it takes jobs", || {
+        let log = node.process.stderr();
+        log.contains("the node takes jobs").then_some(log)
+    });
     assert!(
         log.contains("start the Worker API") && log.contains("acknowledge"),
         "{log}"
