@@ -14,7 +14,7 @@ pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncate
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, size::ByteSize};
 use crate::api::string_form::named_enum;
 use files::{Content, JobFile};
-use resources::{Cpus, GpuRequest, MAX_PIDS, MIN_MEMORY_BYTES, MIN_PIDS};
+use resources::{Cpus, GpuRequest, MAX_MEMORY_BYTES, MAX_PIDS, MIN_MEMORY_BYTES, MIN_PIDS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -241,6 +241,12 @@ impl SandboxSpec {
         if self.shm_size == Some(ByteSize(0)) {
             let detail = "must be at least 1 byte, got 0".to_owned();
             return Err(range("shm_size", detail));
+        }
+        for (field, size) in [("memory", self.memory), ("shm_size", self.shm_size)] {
+            if size.is_some_and(|size| size.0 > MAX_MEMORY_BYTES) {
+                let most = ByteSize(MAX_MEMORY_BYTES);
+                return Err(range(field, format!("must be at most {most}")));
+            }
         }
         if let Some(pids) = self
             .pids

@@ -51,6 +51,7 @@ impl Download {
             .strip_prefix("./")
             .unwrap_or(glob)
             .trim_end_matches('/');
+        let glob = if matches!(glob, "." | "") { "**" } else { glob };
         // A directory stands for all that is in it.
         let mut patterns = vec![glob.to_owned()];
         if !glob.ends_with("**") {
@@ -132,8 +133,12 @@ pub(super) fn after_end(
     }
     let artifacts = list_of_task(api, id, ApiClient::get_patiently)?.artifacts;
     let mut failures = Failures::default();
-    if let Some(missing) = remarks::skipped(result) {
-        failures.add(Exit::NotFound, missing);
+    match remarks::skipped(result) {
+        Some(left_out) if remarks::only_irregular(result) => {
+            print::note(&format!("warning: {left_out}"));
+        }
+        Some(missing) => failures.add(Exit::NotFound, missing),
+        None => {}
     }
     for download in &wanted.0 {
         let matching = artifacts
@@ -314,6 +319,7 @@ mod tests {
             ("./out:dir", "out/a", true),
             ("/workspace/model.bin", "model.bin", true),
             ("**", "a/b", true),
+            (".:dir", "a/b", true),
             ("out", "outer", false),
         ] {
             assert_eq!(matches(flag, name), expected, "{flag} {name}");

@@ -4,6 +4,7 @@ use super::{
     api_client::ApiClient,
     paths,
     patience::{CallFailure, Patience},
+    print::clean,
     progress::Progress,
 };
 use crate::{
@@ -39,17 +40,31 @@ pub(super) fn is_stopped() -> bool {
     IS_STOPPED.load(Ordering::Relaxed)
 }
 
-/// Downloads an artifact to a file, which is replaced.
+/// Downloads an artifact to a file, which is replaced. Devices, pipes and directories are not.
 pub(super) fn to_file(
     api: &mut ApiClient,
     artifact: &Artifact,
     path: &Path,
 ) -> Result<(), Failure> {
     let named = |error: io::Error| Failure::internal(format!("{}: {error}", path.display()));
+    if is_special(path) {
+        let text = format!(
+            "is not written: {} is not a file; to write into it: cynode artifacts download {} --out - > …",
+            clean(&path.display().to_string()),
+            artifact.artifact_id
+        );
+        return Err(Failure::new(Exit::Conflict, text));
+    }
     sweep(path);
     let mut file = Replacement::begin(path).map_err(named)?;
     copy(api, artifact, &mut file)?;
     file.commit().map_err(named)
+}
+
+/// Whether there is something else than a file or a link in the place of a file.
+fn is_special(path: &Path) -> bool {
+    let found = path.symlink_metadata();
+    found.is_ok_and(|found| !found.is_file() && !found.is_symlink())
 }
 
 /// Removes what killed downloads left beside a file, once for each directory.

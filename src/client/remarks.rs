@@ -18,6 +18,12 @@ pub(super) fn skipped(result: &TaskResult) -> Option<String> {
     skipped_of(last(result)?)
 }
 
+/// Whether all files that were not collected are such as never are: links, devices and the like.
+pub(super) fn only_irregular(result: &TaskResult) -> bool {
+    let skipped = last(result).and_then(|job| job.artifacts_skipped.as_ref());
+    skipped.is_none_or(|skipped| skipped.count > 0 && skipped.count == skipped.irregular)
+}
+
 pub(super) fn reason_of(job: &JobResult) -> Option<String> {
     match (&job.reason, job.oom_killed) {
         (Some(reason), _) => Some(clean(reason)),

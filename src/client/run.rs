@@ -15,12 +15,14 @@ use crate::{
 use http::Method;
 use std::{
     sync::{Arc, OnceLock, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Time for a download to remove what it has written so far, after a signal.
 const STOP_TIME: Duration = Duration::from_secs(2);
+/// Time within which a second TERM counts as the first one.
+const SAME_TERM: Duration = Duration::from_secs(1);
 
 /// Creates a task, prints its output, and ends the process as the task ended. The first Ctrl-C cancels the task, the
 /// second kills its command at once, and the third exits without it.
@@ -190,10 +192,18 @@ async fn listen(
     ended: &OnceLock<String>,
 ) {
     let mut signals = 0;
+    let mut terminated: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => {
+                // timeout(1) sends TERM to this process, and then to its group.
+                let is_again = terminated.is_some_and(|at| at.elapsed() < SAME_TERM);
+                terminated = Some(Instant::now());
+                if is_again {
+                    continue;
+                }
+            }
         }
         if let Some(hint) = ended.get() {
             print::note(&format!("interrupted\n{hint}"));

@@ -57,7 +57,7 @@ pub(super) fn content_error(error: ContentError) -> ApiError {
         ))
         .into(),
         ContentError::DiskFull { .. } => full(
-            "the disk of the orchestrator is full; delete artifacts (cynode artifacts rm) or finished tasks \
+            "the disk of the orchestrator has too little room for this; delete artifacts (cynode artifacts rm) or finished tasks \
              (cynode task rm), or ask the operator to free space"
                 .to_owned(),
         )

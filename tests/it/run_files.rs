@@ -1,10 +1,11 @@
 //! `cynode run` with files: a directory goes in, results come out, however the command ended.
 
 use crate::support::{Cluster, process::run};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
-    path::PathBuf,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
 };
 
 /// Directory of the user, made before the cluster runs anything in it.
@@ -84,6 +85,45 @@ fn file_keeps_mode_and_missing_result_is_named() {
     );
     assert!(done.stderr.contains("--download nothing"), "{done:?}");
     cluster.node.assert_clean();
+}
+
+#[test]
+fn links_are_left_out_with_warning() {
+    let cluster = Cluster::start();
+    let project = project(&cluster);
+    let script = "mkdir ck; echo one >ck/1; ln -s 1 ck/latest";
+    let mut command = cluster.cli(&["run", "--download", "ck", "--", "sh", "-c", script]);
+    let done = run(command.current_dir(&project));
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(
+        done.stderr.contains("warning: 1 file is missing: "),
+        "{done:?}"
+    );
+    let file = fs::read_to_string(project.join("ck/1"));
+    assert_eq!(file.unwrap(), "one\n");
+    cluster.node.assert_clean();
+}
+
+#[test]
+fn download_replaces_no_pipe() {
+    let cluster = Cluster::start();
+    let pipe = cluster.home().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let (file, link) = (cluster.home().join("file"), cluster.home().join("link"));
+    fs::write(&file, "content").unwrap();
+    let uploaded = cluster.run(&["artifacts", "upload", file.to_str().unwrap()]);
+    let id = uploaded.stdout.trim();
+    let download =
+        |out: &Path| cluster.run(&["artifacts", "download", id, "--out", out.to_str().unwrap()]);
+    let refused = download(&pipe);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(refused.stderr.contains("is not a file"), "{refused:?}");
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    fs::write(&file, "old").unwrap();
+    symlink(&file, &link).unwrap();
+    assert_eq!(download(&link).code, 0);
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "content");
 }
 
 #[test]

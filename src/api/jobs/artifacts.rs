@@ -29,6 +29,14 @@ pub struct SkippedArtifacts {
     pub count: u64,
     /// Reason.
     pub reason: String,
+    /// How many of them are links, devices and the like, which are never collected.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub irregular: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl SkippedArtifacts {
@@ -36,13 +44,24 @@ impl SkippedArtifacts {
     pub fn new(count: u64, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
         reason.truncate(reason.floor_char_boundary(MAX_SKIPPED_REASON_BYTES));
-        Self { count, reason }
+        Self {
+            count,
+            reason,
+            irregular: 0,
+        }
+    }
+
+    /// Same, of which so many are never collected.
+    #[must_use]
+    pub fn with_irregular(self, irregular: u64) -> Self {
+        Self { irregular, ..self }
     }
 
     /// Both, as one.
     pub fn and(self, other: Self) -> Self {
         let reason = format!("{}; {}", self.reason, other.reason);
-        Self::new(self.count.saturating_add(other.count), reason)
+        let irregular = self.irregular.saturating_add(other.irregular);
+        Self::new(self.count.saturating_add(other.count), reason).with_irregular(irregular)
     }
 }
 

@@ -11,6 +11,8 @@ pub const MAX_GPUS: usize = 64;
 const MAX_GPU_ID_BYTES: usize = 128;
 /// Smallest memory limit, in bytes: less than this, and no container starts.
 pub const MIN_MEMORY_BYTES: u64 = 8 << 20;
+/// Largest limit of memory, in bytes; the kernel and podman count in signed numbers.
+pub const MAX_MEMORY_BYTES: u64 = 1 << 50;
 /// Smallest limit of processes: init, the command, and a child.
 pub const MIN_PIDS: u32 = 8;
 /// Largest limit of processes: the kernel's own.

@@ -59,8 +59,11 @@ impl Skips {
             Skip::InvalidPattern => format!("{count} patterns that can't be read, such as {first}"),
         });
         let reasons: Vec<_> = reasons.collect();
-        (count > 0)
-            .then(|| SkippedArtifacts::new(count, format!("not collected: {}", reasons.join("; "))))
+        let irregular = self.0.get(&Skip::NotRegular).map_or(0, |(count, _)| *count);
+        (count > 0).then(|| {
+            let reason = format!("not collected: {}", reasons.join("; "));
+            SkippedArtifacts::new(count, reason).with_irregular(irregular)
+        })
     }
 }
 

@@ -129,3 +129,24 @@ fn wrong_numbers_name_their_range() {
         assert_eq!(task.resolve("alpine").unwrap_err().detail, text);
     }
 }
+
+#[test]
+fn uncountable_sizes_name_the_field() {
+    for (size, text) in [
+        (
+            r#""memory":"9000000TiB""#,
+            "`memory` must be at most 1024TiB",
+        ),
+        (
+            r#""shm_size":18446744073709551615"#,
+            "`shm_size` must be at most 1024TiB",
+        ),
+        (
+            r#""memory":1"#,
+            "`memory` must be at least 8MiB, got 1 bytes",
+        ),
+    ] {
+        let refused = resolve(&format!(r#"{{"script":"x",{size}}}"#)).unwrap_err();
+        assert_eq!(refused.detail, text);
+    }
+}
