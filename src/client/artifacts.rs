@@ -72,8 +72,7 @@ fn download(args: &ArtifactDownloadArgs) -> Result<(), Failure> {
         return out.flush().map_err(write_failure);
     }
     let path = match &args.out {
-        // A link that the user names leads to the file that is replaced.
-        Some(path) => path.canonicalize().unwrap_or_else(|_| path.clone()),
+        Some(path) => path.clone(),
         None => new_file(&artifact)?,
     };
     receive::to_file(&mut api, &artifact, &path)?;
