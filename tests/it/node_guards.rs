@@ -2,7 +2,7 @@
 
 use crate::support::{Worker, disk::Disk, podman_host::is_root};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 /// A job that runs until it is canceled; its events, once it has printed `on`.
 fn patient(worker: &Worker, script: &str) -> (Value, impl Iterator<Item = Value> + use<>) {
@@ -67,13 +67,28 @@ fn job_over_workspace_limit_is_ended() {
 #[test]
 fn files_outside_workspace_count() {
     let worker = Worker::start(&["--workspace-limit", "32MiB"]);
-    let result = worker.run(&Worker::script(
-        "echo before; head -c 60000000 /dev/zero > /opt/file; sleep 1000",
-    ));
-    error_of(&result, "workspace-limit");
+    // Other drivers copy the image, and do not tell what a sandbox adds to it.
+    if storage_driver() == "overlay" {
+        let result = worker.run(&Worker::script(
+            "echo before; head -c 60000000 /dev/zero > /opt/file; sleep 1000",
+        ));
+        error_of(&result, "workspace-limit");
+    } else {
+        eprintln!("not tried with files of the image: podman's storage has no upper directories");
+    }
     let deleted = "echo before; exec 9>file; rm file; head -c 60000000 /dev/zero >&9; sleep 1000";
     error_of(&worker.run(&Worker::script(deleted)), "workspace-limit");
     worker.assert_clean();
+}
+
+/// Name of podman's storage driver.
+fn storage_driver() -> String {
+    let format = "--format={{.Store.GraphDriverName}}";
+    let output = Command::new("podman").args(["info", format]).output();
+    String::from_utf8(output.unwrap().stdout)
+        .unwrap()
+        .trim()
+        .to_owned()
 }
 
 /// A file in place of `/proc/meminfo`, with so many MiB available.
