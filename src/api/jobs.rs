@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod files;
+mod limits;
 pub mod patterns;
 pub mod resources;
 mod result;
@@ -14,7 +15,7 @@ pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncate
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, size::ByteSize};
 use crate::api::string_form::named_enum;
 use files::{Content, JobFile};
-use resources::{Cpus, GpuRequest, MAX_MEMORY_BYTES, MAX_PIDS, MIN_MEMORY_BYTES, MIN_PIDS};
+use resources::{Cpus, GpuRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -193,76 +194,6 @@ impl RunJob {
             .at("/sandbox/use_inference"));
         }
         parse_image("/sandbox/image", &self.sandbox.image)
-    }
-}
-
-impl SandboxSpec {
-    /// Checks files, patterns, limits and devices; `base` is the pointer of the object that they are in.
-    pub fn check_extras(&self, base: &str) -> Result<(), Problem> {
-        let range =
-            |field: &str, detail: String| Problem::field(&format!("{base}/{field}"), detail);
-        if let Some(grace) = self
-            .grace_seconds
-            .filter(|grace| *grace > MAX_GRACE_SECONDS)
-        {
-            let detail =
-                format!("must be a whole number from 0 to {MAX_GRACE_SECONDS}, got {grace}");
-            return Err(range("grace_seconds", detail));
-        }
-        if self.files.len() > files::MAX_FILES {
-            let detail = format!(
-                "must have at most {} files, got {}; send an archive with extract instead",
-                files::MAX_FILES,
-                self.files.len()
-            );
-            return Err(range("files", detail));
-        }
-        for (n, file) in self.files.iter().enumerate() {
-            files::check_path(&format!("{base}/files/{n}/path"), &file.path, file.extract)?;
-        }
-        if self.artifacts.len() > files::MAX_PATTERNS {
-            let detail = format!(
-                "must have at most {} patterns, got {}",
-                files::MAX_PATTERNS,
-                self.artifacts.len()
-            );
-            return Err(range("artifacts", detail));
-        }
-        for (n, pattern) in self.artifacts.iter().enumerate() {
-            files::check_pattern(&format!("{base}/artifacts/{n}"), pattern)?;
-        }
-        if let Some(ByteSize(memory)) = self.memory.filter(|memory| memory.0 < MIN_MEMORY_BYTES) {
-            let least = ByteSize(MIN_MEMORY_BYTES);
-            return Err(range(
-                "memory",
-                format!("must be at least {least}, got {memory} bytes"),
-            ));
-        }
-        if self.shm_size == Some(ByteSize(0)) {
-            let detail = "must be at least 1 byte, got 0".to_owned();
-            return Err(range("shm_size", detail));
-        }
-        for (field, size) in [("memory", self.memory), ("shm_size", self.shm_size)] {
-            if size.is_some_and(|size| size.0 > MAX_MEMORY_BYTES) {
-                let most = ByteSize(MAX_MEMORY_BYTES);
-                return Err(range(field, format!("must be at most {most}")));
-            }
-        }
-        if let Some(pids) = self
-            .pids
-            .filter(|pids| !(MIN_PIDS..=MAX_PIDS).contains(pids))
-        {
-            let detail =
-                format!("must be a whole number from {MIN_PIDS} to {MAX_PIDS}, got {pids}");
-            return Err(range("pids", detail));
-        }
-        match &self.gpus {
-            Some(gpus) => {
-                gpus.check(&format!("{base}/gpus"))?;
-                check_gpu_env(&format!("{base}/env"), self.env.as_ref())
-            }
-            None => Ok(()),
-        }
     }
 }
 
