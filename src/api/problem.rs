@@ -119,7 +119,7 @@ pub struct Problem {
     pub retry_after: Option<u64>,
     /// Methods of the path (`Allow`), for 405.
     pub allow: Option<String>,
-    /// What few problems have.
+    /// Members that few problems have.
     pub extras: Box<ProblemExtras>,
 }
 

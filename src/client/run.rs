@@ -125,7 +125,7 @@ fn finish(
             let outcome = task_end::exit_like_task(api, id, end, &result, output);
             (outcome, downloaded.map_err(with_hint))
         }
-        // What is known of the end already counts more than that the rest is not.
+        // The known part of the end counts more than that the rest is unknown.
         Err(failure) => match task_end::end_code(api, id, end, None)? {
             (0, _) if is_enough => (Ok(()), Ok(())),
             (0, _) => (Ok(()), Err(with_hint(failure))),

@@ -62,7 +62,7 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         image: flags.image,
         env: (!env.is_empty()).then_some(env),
         timeout_seconds: flags.timeout.map(seconds),
-        // What is too long for the field is too long for the orchestrator, too, which says so.
+        // A grace too long for the field is too long for the orchestrator, too, which says so.
         grace_seconds: (flags.grace.map(seconds)).map(|s| s.try_into().unwrap_or(u32::MAX)),
         node_labels: (!flags.label.is_empty()).then_some(flags.label),
         node: flags.node,

@@ -78,7 +78,7 @@ pub struct ContentStore {
     reserve_limit: u64,
 }
 
-/// What all parts of a store share.
+/// State that all parts of a store share.
 struct Shared {
     objects: PathBuf,
     temporary: PathBuf,

@@ -67,7 +67,7 @@ impl Sink {
         self.room.use_bytes(length)?;
         if let Err(error) = self.file.write_all(block) {
             self.room.give_back(length);
-            // What was written of the block would make the next part begin at a wrong place.
+            // A part of the block would make the next part begin at a wrong place.
             self.file.set_len(self.written)?;
             return Err(match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -111,7 +111,7 @@ impl Sink {
     }
 }
 
-/// What was counted of a content that doesn't become one is counted no more; a partial upload stays, and so does the
+/// Bytes of a content that doesn't become one are counted no more; a partial upload stays, and so does the
 /// hash of its bytes.
 impl Drop for Sink {
     fn drop(&mut self) {

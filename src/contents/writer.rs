@@ -14,7 +14,7 @@ use std::{
 use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 
-/// What is known of a content before it arrives.
+/// Hash and size of a content, as far as they are known before it arrives.
 #[derive(Clone, Default, Debug)]
 pub struct Expected {
     /// Hash.

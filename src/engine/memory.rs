@@ -1,6 +1,6 @@
 //! Memory of a running sandbox.
 //!
-//! What counts is what can't be dropped: anonymous memory, and what is shared or in a tmpfs. A sandbox's control group
+//! Memory counts that can't be dropped: anonymous, shared, and in a tmpfs. A sandbox's control group
 //! knows it; where there is none, as without root, the processes of its PID namespace are summed up, and with them what
 //! is in `/dev/shm` and in files without a name (`memfd_create`), whether a process has it mapped or not.
 

@@ -181,7 +181,7 @@ fn old_nodes(placement: &Placement, nodes: &[&NodeOutlook]) -> String {
     )
 }
 
-/// What a node can't do for a task, though its release knows how.
+/// Requirements of a task that a node can't meet, though its release knows how.
 fn inability(placement: &Placement, node: &NodeOutlook) -> String {
     let slug = &node.view.node_slug;
     let (gpus, limits): (Vec<_>, Vec<_>) =

@@ -34,7 +34,7 @@ pub(super) struct StdinFeed {
     retry_at: Option<Instant>,
 }
 
-/// What a feed comes to.
+/// Next step of a feed.
 #[derive(Debug)]
 pub(super) enum FeedStep {
     /// A message to init.

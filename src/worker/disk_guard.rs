@@ -135,7 +135,7 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
             unexplained = 0;
             continue;
         }
-        // What can be had again goes before a job does.
+        // Cached contents can be had again, so they go before a job does.
         ctx.contents.make_room(0).await;
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();

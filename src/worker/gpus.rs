@@ -262,7 +262,7 @@ mod tests {
                         }
                         jobs.push(given);
                     }
-                    // What is busy now can be had once all jobs have ended, and what is not never can.
+                    // A request that fits an idle node can be met later; any other never can.
                     Err(refusal) => {
                         let later = pool.allocate(&request, &HashSet::new());
                         prop_assert_eq!(later.is_ok(), matches!(refusal, GpuRefusal::Busy(_)));

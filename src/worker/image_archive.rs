@@ -1,6 +1,6 @@
 //! Names in an OCI archive, checked before podman reads it.
 //!
-//! Whoever sends an archive must not choose what podman makes of it. So only the plain form is accepted in which
+//! The sender of an archive must not choose what podman makes of it. So only the plain form is accepted in which
 //! podman and buildah save images: a tar archive, not compressed, of `oci-layout`, `index.json` and blobs, each once,
 //! with no extension of the format that another reader may understand in another way. Podman names the image as the
 //! one entry of the index says.

@@ -251,7 +251,7 @@ async fn supervise(
 ) {
     let mut sent = None;
     let mut stdin = job.subscribe_stdin();
-    // What came before has perhaps not been notified.
+    // Input that came before has perhaps not been notified.
     stdin.mark_changed();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;

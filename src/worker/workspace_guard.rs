@@ -154,7 +154,7 @@ impl Guarded {
         if !is_overdue && !is_due(limit, self.used, self.before, free) {
             return false;
         }
-        // What a job writes during its measurement counts as written after it.
+        // Bytes written during a measurement count as written after it.
         (self.before, self.is_in_walk) = (free, true);
         true
     }
@@ -315,7 +315,7 @@ mod tests {
         fn no_job_passes_limit_unseen(limit in 1..u64::MAX / 4, largest: u64, written in 0..u64::MAX / 4) {
             let largest = largest % limit;
             let before = [u64::MAX / 2; 2];
-            // Nobody frees space.
+            // No space is freed.
             let now = [before[0] - written, before[1]];
             prop_assert!(is_due(limit, largest, before, now) || largest + written <= limit);
         }

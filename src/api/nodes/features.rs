@@ -34,7 +34,7 @@ const LIMIT_NAMES: [(&str, &str); 4] = [
     (LIMIT_SHM_SIZE, "shm_size"),
 ];
 
-/// What a feature limits; `None` for one that is no single limit.
+/// Limit that a feature enforces; `None` for one that is no single limit.
 pub fn limit_name(feature: &str) -> Option<&'static str> {
     let mut names = LIMIT_NAMES.into_iter();
     names.find_map(|(name, limit)| (name == feature).then_some(limit))

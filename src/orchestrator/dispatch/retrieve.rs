@@ -312,7 +312,7 @@ impl<'a> Retrieval<'a> {
             let copied = self.copy(&mut bytes, &mut upload, turn).await;
             let is_whole = upload.size() == size;
             if copied.is_err() || !is_whole {
-                // What broke off says more than what keeps its bytes from the disk.
+                // The break says more than a failure to keep the bytes before it.
                 let paused = upload.pause().await;
                 copied?;
                 paused?;

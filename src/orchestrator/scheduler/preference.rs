@@ -35,7 +35,7 @@ impl<'a> Preference<'a> {
         }
     }
 
-    /// What counts more than the load of a node: whether it can't run the image, whether it had no
+    /// Fitness, which counts more than the load of a node: whether it can't run the image, whether it had no
     /// room for the job's files lately, and the time that it allows.
     pub(super) fn fitness(&self, node: &Candidate) -> Fitness {
         let seconds = node.report.effective_timeout_seconds(self.timeout_seconds);
@@ -44,7 +44,7 @@ impl<'a> Preference<'a> {
         (self.denies_image(node), lacks_room, Reverse(seconds))
     }
 
-    /// What counts less than the load: whether the node probably has to pull the image.
+    /// Whether the node probably has to pull the image; counts less than its load.
     pub(super) fn lacks_image(&self, node: &Candidate) -> bool {
         self.image_nodes
             .is_none_or(|nodes| !nodes.contains(&node.id))

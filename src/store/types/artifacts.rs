@@ -55,7 +55,7 @@ pub struct RoomRequest {
     pub unfinished: BTreeMap<UserId, UnfinishedBytes>,
 }
 
-/// What goes to make room for an upload.
+/// Uploads that go to make room for another one.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Evicted {
     /// Number of uploads that were deleted.

@@ -32,7 +32,7 @@ pub struct QueuedJob {
     pub eligible_at: Time,
 }
 
-/// What decides between nodes that fit a job, beside its placement.
+/// Details of a job that decide between nodes that fit, beside its placement.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobDetails {
     /// Image in normal form.

@@ -64,7 +64,7 @@ const MAX_TRIES: u32 = 5;
 const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is collected.
+/// Request of a collection: patterns and limits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct CollectRequest {
     patterns: Vec<String>,
@@ -93,7 +93,7 @@ impl Collection {
 }
 
 impl CollectRequest {
-    /// What a job wants to have collected, within the limit of its node.
+    /// Request of a job, within the limit of its node.
     pub(super) fn new(spec: &SandboxSpec, limit: u64, min_free: u64) -> Self {
         let wanted = spec.artifact_limit.map_or(limit, |wanted| wanted.0);
         Self {
@@ -243,7 +243,7 @@ fn read_answer(answer: Result<String, EngineError>) -> Result<Collection, String
     serde_json::from_str(&answer).map_err(|error| error.to_string())
 }
 
-/// What a collection that failed has moved; the rest of its list is skipped.
+/// Files that a failed collection has moved; the rest of its list is skipped.
 fn taken_before(spool: &Path, mut skipped: SkippedArtifacts) -> Collection {
     let Ok(Some(list)) = read::<Collection>(spool, LIST_FILE) else {
         return Collection::of_none(skipped);

@@ -42,7 +42,7 @@ impl Skips {
         }
     }
 
-    /// What the result says.
+    /// Summary for the result.
     pub(super) fn summary(&self) -> Option<SkippedArtifacts> {
         let count = self.0.values().map(|(count, _)| count).sum();
         let reasons = self.0.iter().map(|(skip, (count, first))| match skip {

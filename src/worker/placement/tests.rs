@@ -332,7 +332,7 @@ proptest! {
             let end = bytes.len().min(at + noise.len());
             bytes[at..end].copy_from_slice(&noise[..end - at]);
         }
-        // What matters is checked there: nothing outside is made or changed.
+        // The check that matters is there: nothing outside is made or changed.
         let _ = extracted(&bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! What is recorded of the artifacts of an attempt: those that are here, and the reasons why others are missing.
+//! Record of the artifacts of an attempt: those that are here, and the reasons why others are missing.
 
 use crate::{
     api::{events::ResultEvent, jobs::SkippedArtifacts},

@@ -221,7 +221,7 @@ async fn part(
         let artifact = artifacts::finish_upload(state, caller, upload.name, partial.finish());
         return created(&artifact.await?);
     }
-    // What has arrived of a part that was cut is not sent again.
+    // Kept, so that the beginning of a part that was cut is not sent again.
     let paused = partial.pause().await.map_err(content_error);
     received?;
     paused?;

@@ -172,7 +172,7 @@ async fn fetch(state: &AppState, source: LogSource) -> Result<(), FetchError> {
     let written = spawn_blocking(move || write(&archive, job, attempt, receiver));
     let sent = send(chunks, sender).await;
     let written = written.await.map_err(io::Error::from)?;
-    // What the writer says comes first: it stops the sender.
+    // The writer's error comes first: it stops the sender.
     match (written, sent) {
         (Err(WriteError::Incomplete) | Ok(()), Err(error)) => Err(error),
         (written, _) => Ok(written?),
@@ -208,7 +208,7 @@ fn write(
             checked = received;
             archive.ensure_space()?;
         }
-        // What a node sends is bounded by its --job-log-size; a node that lies is bounded by this.
+        // A node sends at most its --job-log-size; one that lies is bounded by this.
         if received > archive.retention.quota {
             return Err(io::Error::other("it is longer than --log-quota").into());
         }
