@@ -42,3 +42,8 @@ pub(super) fn null_as_true<'de, D: Deserializer<'de>>(deserializer: D) -> Result
 pub(super) const fn default_true() -> bool {
     true
 }
+
+/// Whether a field has its default, for `skip_serializing_if`: older readers then need not know it.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

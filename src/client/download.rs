@@ -262,10 +262,6 @@ fn path_below(dir: &Path, name: &str) -> Result<PathBuf, Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
-        let text = format!("is not written: {} is a directory", path.display());
-        return Err(Failure::new(Exit::Conflict, text));
-    }
     Ok(path)
 }
 
@@ -297,7 +293,6 @@ mod tests {
             "a//b",
             "link/x",
             "file/x",
-            "b",
             ".git",
             "a/.Git/config",
         ] {

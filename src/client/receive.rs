@@ -49,7 +49,8 @@ pub(super) fn to_file(
     let named = |error: io::Error| Failure::internal(format!("{}: {error}", path.display()));
     if is_special(path) {
         let text = format!(
-            "is not written: {} is not a file; to write into it: cynode artifacts download {} --out - > …",
+            "is not written: {} is there and is not a regular file; name another place, or use: cynode artifacts \
+             download {} --out -",
             clean(&path.display().to_string()),
             artifact.artifact_id
         );

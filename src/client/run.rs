@@ -198,11 +198,10 @@ async fn listen(
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {
                 // timeout(1) sends TERM to this process, and then to its group.
-                let is_again = terminated.is_some_and(|at| at.elapsed() < SAME_TERM);
-                terminated = Some(Instant::now());
-                if is_again {
+                if terminated.is_some_and(|at| at.elapsed() < SAME_TERM) {
                     continue;
                 }
+                terminated = Some(Instant::now());
             }
         }
         if let Some(hint) = ended.get() {

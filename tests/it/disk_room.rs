@@ -2,12 +2,8 @@
 //! and the job that uses it up is ended.
 
 use crate::support::{
-    Orchestrator, Worker, attack,
-    cluster::{Node, wait_ready},
-    disk::Disk,
-    eventually,
-    exposition::Exposition,
-    own_storage::OwnStorage,
+    Orchestrator, Worker, attack, cluster::wait_ready, disk::Disk, eventually,
+    exposition::Exposition, own_storage::OwnStorage,
 };
 use serde_json::Value;
 use std::{
@@ -70,14 +66,7 @@ fn full_state_directory_shows_in_node_reason() {
     };
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
-    let jobs = home.path().join("elsewhere");
-    let flags = [
-        "--jobs-dir",
-        jobs.to_str().unwrap(),
-        "--min-free-disk",
-        "16MiB",
-    ];
-    let node = Node::start(disk.path(), "box", &orchestrator.control_url, &flags);
+    let node = disk.start_node(home.path(), &orchestrator.control_url);
     wait_ready(&orchestrator);
     disk.fill_but(8 * 1024);
     let user = orchestrator.login();

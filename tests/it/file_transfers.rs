@@ -224,14 +224,7 @@ fn files_wait_for_room_at_node() {
     };
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
-    let jobs = home.path().join("elsewhere");
-    let flags = [
-        "--jobs-dir",
-        jobs.to_str().unwrap(),
-        "--min-free-disk",
-        "16MiB",
-    ];
-    let _node = Node::start(disk.path(), "box", &orchestrator.control_url, &flags);
+    let _node = disk.start_node(home.path(), &orchestrator.control_url);
     wait_ready(&orchestrator);
     disk.fill_but(48 * 1024);
     let user = orchestrator.login();

@@ -105,7 +105,7 @@ fn links_are_left_out_with_warning() {
 }
 
 #[test]
-fn download_replaces_no_pipe() {
+fn download_replaces_only_files() {
     let cluster = Cluster::start();
     let pipe = cluster.home().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
@@ -115,9 +115,17 @@ fn download_replaces_no_pipe() {
     let id = uploaded.stdout.trim();
     let download =
         |out: &Path| cluster.run(&["artifacts", "download", id, "--out", out.to_str().unwrap()]);
-    let refused = download(&pipe);
-    assert_eq!(refused.code, 5, "{refused:?}");
-    assert!(refused.stderr.contains("is not a file"), "{refused:?}");
+    let directory = cluster.home().join("directory");
+    fs::create_dir(&directory).unwrap();
+    for place in [&pipe, &directory] {
+        let refused = download(place);
+        assert_eq!(refused.code, 5, "{refused:?}");
+        assert!(
+            refused.stderr.contains("is not a regular file"),
+            "{refused:?}"
+        );
+    }
+    assert!(directory.is_dir());
     assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     fs::write(&file, "old").unwrap();
     assert_eq!(download(&file).code, 0);

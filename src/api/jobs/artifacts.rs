@@ -1,6 +1,7 @@
 //! Files that a node collected after a job's end.
 
 use super::files::{MAX_PATH_BYTES, check_path};
+use crate::api::lenient::is_default;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,13 +31,8 @@ pub struct SkippedArtifacts {
     /// Reason.
     pub reason: String,
     /// How many of them are links, devices and the like, which are never collected.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub irregular: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl SkippedArtifacts {

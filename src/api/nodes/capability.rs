@@ -2,7 +2,7 @@
 
 use super::Reach;
 use crate::api::{
-    lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
+    lenient::{default_true, invalid_as_default, is_default, null_as_default, null_as_true},
     time::Time,
 };
 use schemars::JsonSchema;
@@ -179,7 +179,7 @@ pub struct SandboxCapability {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_concurrency: Option<u32>,
     /// Slots that are occupied by jobs of other orchestrators.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub other_jobs: u32,
     /// Longest time limit that the node allows to a job, in seconds; 10800 where it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,7 +198,7 @@ pub struct SandboxCapability {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_images: Option<Vec<String>>,
     /// Jobs of this orchestrator that wait for their images and occupy no slot.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pulling_jobs: u32,
     /// Reason why `supported` is false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -210,11 +210,6 @@ pub struct SandboxCapability {
         deserialize_with = "null_as_default"
     )]
     pub warnings: Vec<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// Network.

@@ -1,5 +1,6 @@
 //! A disk of a few megabytes that a test may fill.
 
+use super::cluster::Node;
 use rustix::{io::Errno, process::geteuid};
 use std::{
     fs::{self, File},
@@ -47,6 +48,14 @@ impl Disk {
     /// Has it hold the data directory of the orchestrator of a test.
     pub(crate) fn hold_orchestrator(&self, home: &Path) {
         symlink(self.path(), home.join("orchestrator")).unwrap();
+    }
+
+    /// A node with its state there, its jobs below `home`, and a reserve of 16 MiB.
+    pub(crate) fn start_node(&self, home: &Path, control_url: &str) -> Node {
+        let jobs = home.join("elsewhere");
+        let jobs = jobs.to_str().unwrap();
+        let flags = ["--jobs-dir", jobs, "--min-free-disk", "16MiB"];
+        Node::start(self.path(), "box", control_url, &flags)
     }
 
     /// Takes all of its room but so many KiB.
