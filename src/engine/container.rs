@@ -14,6 +14,9 @@ use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
 /// Argument that has no hook pass devices of NVIDIA.
 const NO_HOOKED_GPUS_ARG: &str = "--env=NVIDIA_VISIBLE_DEVICES=void";
 
+/// Mark of an error in podman's log.
+const LOGGED_ERROR: &str = "level=error";
+
 /// Root file system of a container.
 #[derive(Clone, Copy)]
 pub enum Root<'a> {
@@ -53,8 +56,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Waits for podman to end, which it does once the container is removed. Fails with podman's message. Can be
-    /// dropped and called again.
+    /// Waits for podman to end, which it does once the container is removed. Fails with podman's message, also where
+    /// that is about the removal. Can be dropped and called again.
     pub async fn wait_exit(&mut self) -> Result<(), String> {
         if self.outcome.is_none() {
             let outcome = self.wait().await;
@@ -68,9 +71,6 @@ impl Container {
             Ok(status) => status,
             Err(error) => return Err(error.to_string()),
         };
-        if status.success() {
-            return Ok(());
-        }
         // A child that inherited podman's stderr may keep it open.
         let message = match self.message.as_mut() {
             Some(message) => tokio::time::timeout(Duration::from_secs(1), message)
@@ -80,7 +80,12 @@ impl Container {
             None => None,
         };
         self.message = None;
-        Err(message_or_status(message.unwrap_or_default(), status))
+        let message = message.unwrap_or_default();
+        // Podman exits with the container's code where `--rm` fails, too, and only logs it.
+        if status.success() && !message.contains(LOGGED_ERROR) {
+            return Ok(());
+        }
+        Err(message_or_status(message, status))
     }
 
     /// Exit code of podman, once it has ended by itself: the one of the container's PID 1, or 128+N where signal N

@@ -214,9 +214,20 @@ impl TestBed {
 
     /// Description of something that was left, with the log lines about its job.
     pub(crate) fn describe_leftover(&self, what: &str) -> String {
-        let name = what.rsplit('/').next().unwrap_or_default();
-        let job = name.rsplit_once('-').map_or(name, |(job, _)| job);
-        format!("left: {what}\n{}", self.log_lines_about(job))
+        let (kind, id) = what.rsplit_once(' ').unwrap_or_default();
+        let (state, job) = if kind == "container" {
+            inspect_container(id)
+        } else {
+            let name = what.rsplit('/').next().unwrap_or_default();
+            let job = name.rsplit_once('-').map_or(name, |(job, _)| job);
+            (String::new(), job.to_owned())
+        };
+        let starts = self.witness.starts(&job);
+        let starts: String = starts.iter().map(|start| format!("  {start}\n")).collect();
+        format!(
+            "left: {what} {state}\n{starts}{}",
+            self.log_lines_about(&job)
+        )
     }
 
     /// Container monitors, also of containers that podman doesn't list any more.
@@ -272,6 +283,20 @@ impl TaskClient {
         });
         reply.json(201)["id"].as_str().unwrap().to_owned()
     }
+}
+
+/// State of a container, and the job of which it was.
+fn inspect_container(id: &str) -> (String, String) {
+    let inspect = [
+        "container",
+        "inspect",
+        "--format={{json .State}} {{.Name}} {{json .Config.Labels}}",
+        id,
+    ];
+    let state = podman(&inspect).unwrap_or_else(|error| error);
+    let job = state.split_once("job-id\":\"").map_or("", |(_, rest)| rest);
+    let job = job.split('"').next().unwrap_or_default().to_owned();
+    (state, job)
 }
 
 fn start_orchestrator(home: &Path, addresses: &[String; 2]) -> Orchestrator {

@@ -24,6 +24,10 @@ const FAILING: &str = "echo 'Error: out of sorts' >&2; exit 125";
 const LEAVING: &str = "kept=; for word; do case $word in --name=*|--label=*) kept=\"$kept $word\";; esac; done; \
     podman create --quiet $kept IMAGE true >/dev/null";
 
+/// Exits with the container's code although `--rm` has failed, as podman does.
+const NOT_REMOVING: &str = "for word; do shift; [ $word = --rm ] || set -- \"$@\" \"$word\"; done; podman \"$@\"; code=$?; \
+    echo 'time=\"2026-01-01T00:00:00Z\" level=error msg=\"Removing container: a lock\"' >&2; exit $code";
+
 /// A podman with moods, by subcommand.
 struct Moody(TempDir);
 
@@ -255,6 +259,15 @@ fn abandoned_start_leaves_no_container() {
     moody.is_over("rm");
     worker.assert_clean();
     assert_eq!(worker.run(&Worker::script("echo next"))["stdout"], "next\n");
+}
+
+#[test]
+fn removal_that_podman_only_logs_as_failed_is_repeated() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    moody.get("run", NOT_REMOVING);
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    worker.assert_clean();
 }
 
 #[test]
