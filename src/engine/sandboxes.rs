@@ -51,6 +51,7 @@ impl Engine {
     /// that doesn't exist counts as removed. Otherwise [`Engine::wait_for_unremoved_container`] resolves, for the
     /// collection of orphans.
     pub async fn remove_container(&self, name: &str) -> bool {
+        orphans::end_client(name).await;
         let is_removed = self.try_remove_container(name).await;
         let is_removed = orphans::remove(name).await && is_removed;
         if !is_removed {

@@ -271,6 +271,30 @@ fn removal_that_podman_only_logs_as_failed_is_repeated() {
 }
 
 #[test]
+fn podman_of_killed_shim_makes_no_container_later() {
+    let moody = Moody::new();
+    let worker = moody.worker(&[]);
+    let once = leaving("exit 125");
+    moody.get(
+        "run",
+        &format!("if mkdir HOME/late; then {DEAF}; {once}; fi"),
+    );
+    let events = worker.follow(&Worker::script("echo here"), 0);
+    moody.wait_until_caught(1);
+    for shim in worker.shims() {
+        kill(shim, Signal::KILL);
+    }
+    assert_eq!(
+        last(events)["stdout"],
+        "here\n",
+        "the second podman is on time"
+    );
+    moody.is_over("run");
+    moody.assert_none_lives();
+    worker.assert_clean();
+}
+
+#[test]
 fn failed_probe_leaves_no_container() {
     image::ready();
     let moody = Moody::new();
