@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 8.
+-- The database of the orchestrator: schema version 9.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -46,6 +46,21 @@ CREATE TABLE refresh_tokens (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX refresh_tokens_by_session ON refresh_tokens (session_id, expires_at);
 CREATE INDEX refresh_tokens_by_expiry ON refresh_tokens (expires_at);
+
+-- API keys of users, for programs. A revoked key is deleted.
+CREATE TABLE api_keys (
+    id           TEXT PRIMARY KEY,
+    user_id      TEXT NOT NULL REFERENCES users (id),
+    name         TEXT NOT NULL,
+    prefix       TEXT NOT NULL,                  -- beginning of the key, by which its user recognizes it
+    key_sha256   TEXT NOT NULL UNIQUE,
+    scopes       TEXT NOT NULL,                  -- JSON, array of names
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,                        -- NULL of a key that does not expire
+    last_used_at INTEGER                         -- to the minute
+) STRICT, WITHOUT ROWID;
+CREATE INDEX api_keys_by_user ON api_keys (user_id, id);
+CREATE INDEX api_keys_by_expiry ON api_keys (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE nodes (
     id                TEXT PRIMARY KEY,
@@ -201,12 +216,30 @@ CREATE TABLE audit_log (
     target     TEXT,                             -- handle or slug of the target
     address    TEXT,                             -- address of the client
     request_id TEXT,
-    reason     TEXT
+    reason     TEXT,
+    api_key    TEXT                              -- prefix of the key by which the actor called
 ) STRICT;
 -- Lists by handle or slug read the events by it and the events about it, and merge the two.
 CREATE INDEX audit_by_action ON audit_log (action, seq);
 CREATE INDEX audit_by_actor ON audit_log (actor, action, seq) WHERE actor IS NOT NULL;
 CREATE INDEX audit_by_target ON audit_log (target, action, seq) WHERE target IS NOT NULL;
+
+-- Use of models, summed up by day. Names are kept as they were; an empty id stands for none, since columns of a primary
+-- key are never NULL. Rows of a task are added to those without a task when the task is deleted.
+CREATE TABLE inference_usage (
+    user_id           TEXT NOT NULL REFERENCES users (id),
+    day               INTEGER NOT NULL,          -- its first millisecond (UTC)
+    key_id            TEXT NOT NULL DEFAULT '',  -- API key of the requests
+    task_id           TEXT NOT NULL DEFAULT '',  -- task whose sandbox sent them
+    model             TEXT NOT NULL,
+    key_name          TEXT NOT NULL DEFAULT '',
+    requests          INTEGER NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (user_id, day, key_id, task_id, model)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX inference_usage_by_day ON inference_usage (day);
+CREATE INDEX inference_usage_by_task ON inference_usage (task_id) WHERE task_id <> '';
 
 -- Number of queued tasks by user, and the bytes of their specs. Maintained by triggers, so that every write keeps
 -- it right, and a read costs the same for any length of the queue.

@@ -103,6 +103,22 @@ pub enum AuditAction {
     #[serde(rename = "image.push")]
     #[strum(serialize = "image.push")]
     ImagePush,
+    /// Creation of an API key.
+    #[serde(rename = "key.create")]
+    #[strum(serialize = "key.create")]
+    KeyCreate,
+    /// Revocation of an API key.
+    #[serde(rename = "key.revoke")]
+    #[strum(serialize = "key.revoke")]
+    KeyRevoke,
+    /// Use of an API key beyond its scopes; recorded only where it was denied.
+    #[serde(rename = "key.use")]
+    #[strum(serialize = "key.use")]
+    KeyUse,
+    /// Request to a model.
+    #[serde(rename = "inference.request")]
+    #[strum(serialize = "inference.request")]
+    InferenceRequest,
 }
 
 impl AuditAction {
@@ -151,7 +167,7 @@ pub struct AuditEvent {
     /// Handle or slug of the actor. Unknown names are not kept: people type passwords there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Handle or slug of the target; the id of a task.
+    /// Handle or slug of the target; the id of a task, the prefix of an API key, the name of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Address of the client; absent for actions of the orchestrator itself.
@@ -161,9 +177,13 @@ pub struct AuditEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name; for an
-    /// artifact that was deleted to make room for another one, that.
+    /// artifact that was deleted to make room for another one, that; for an API key, its name and scopes; for a request to a
+    /// model, its node, tokens and duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Prefix of the API key by which the actor called; absent for a login.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
 }
 
 impl AuditEvent {
@@ -179,6 +199,7 @@ impl AuditEvent {
             address: origin.map(|origin| origin.address.to_string()),
             request_id: origin.map(|origin| origin.request_id.clone()),
             reason: None,
+            api_key: None,
         }
     }
 
@@ -195,6 +216,14 @@ impl AuditEvent {
     pub fn to(self, target: impl Into<String>) -> Self {
         Self {
             target: Some(target.into()),
+            ..self
+        }
+    }
+
+    /// Same event with details of a success as its reason.
+    pub fn with_details(self, details: impl Into<String>) -> Self {
+        Self {
+            reason: Some(details.into()),
             ..self
         }
     }

@@ -4,6 +4,7 @@
 //! Validation fails with a [`Problem`](problem::Problem) that names the field. Section numbers refer to the
 //! contract between orchestrator, nodes and users.
 
+pub mod api_keys;
 pub mod artifacts;
 pub mod audit;
 pub mod auth;
@@ -21,6 +22,7 @@ pub mod size;
 mod string_form;
 pub mod tasks;
 pub mod time;
+pub mod usage;
 pub mod users;
 pub mod warning;
 
@@ -137,6 +139,10 @@ id!(
 id!(
     /// Id of a session: one login of a user, until the logout.
     SessionId
+);
+id!(
+    /// Id of an API key.
+    ApiKeyId
 );
 id!(
     /// Id of a task.

@@ -31,7 +31,7 @@ use crate::{
         time::Time,
     },
     background::run_to_end,
-    store::{Authority, Store, StoreError},
+    store::{Authority, CredentialId, Store, StoreError},
 };
 use rate_limits::{DenialLog, RateLimiter};
 use std::{future::Future, net::IpAddr, time::Duration};
@@ -65,7 +65,7 @@ impl Caller {
     /// Rights that a write checks again in its transaction.
     pub fn authority(&self) -> Authority {
         Authority {
-            session: self.session,
+            credential: CredentialId::Session(self.session),
             user: self.user.id,
             admin: false,
         }

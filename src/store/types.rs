@@ -3,6 +3,7 @@
 //! No type here knows a database. Where a row holds a document, such as the result of a job or the
 //! configuration of a node, the field is the parsed type and not its text.
 
+mod api_keys;
 mod artifacts;
 mod jobs;
 mod nodes;
@@ -11,6 +12,7 @@ mod queue;
 mod tasks;
 mod users;
 
+pub use api_keys::{ApiKeyFilter, NewApiKey, UsageFilter, UsageRecord, ValidApiKey};
 pub use artifacts::{ArtifactFilter, Evicted, NewArtifact, RoomRequest, StoreUse, UnfinishedBytes};
 pub use jobs::{
     CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,
@@ -27,6 +29,6 @@ pub use tasks::{
     QueueLimits, Retention, TaskFilter, TaskMatch, TaskPage, TaskRequirements,
 };
 pub use users::{
-    AuditFilter, Authority, BackupSummary, NewUser, PasswordProof, RefreshOutcome, UserChange,
-    UserChangeOutcome, UserRecord,
+    AuditFilter, Authority, BackupSummary, CredentialId, NewUser, PasswordProof, RefreshOutcome,
+    UserChange, UserChangeOutcome, UserRecord,
 };

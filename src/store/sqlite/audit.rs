@@ -17,13 +17,14 @@ const KEPT_EVENTS: i64 = 1_000_000;
 /// Deletes an event once it is [`KEPT_EVENTS`] from the newest, unless it is one of an admin.
 const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
-        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete'))";
+        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke',
+        'inference.request'))";
 
 /// Writes an event as a part of the caller's commit.
 pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
     c.prepare_cached(
-        "INSERT INTO audit_log (at, action, outcome, actor_id, actor, target, address, request_id, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO audit_log (at, action, outcome, actor_id, actor, target, address, request_id, reason, api_key)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         event.at,
@@ -34,7 +35,8 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
         event.target,
         event.address,
         event.request_id,
-        event.reason
+        event.reason,
+        event.api_key
     ])?;
     c.prepare_cached(DELETE_OLD)?
         .execute([c.last_insert_rowid() - KEPT_EVENTS])?;
@@ -90,6 +92,7 @@ fn entry(row: &Row<'_>) -> Result<AuditEntry, StoreError> {
             address: row.get("address")?,
             request_id: row.get("request_id")?,
             reason: row.get("reason")?,
+            api_key: row.get("api_key")?,
         },
     })
 }

@@ -1,19 +1,48 @@
 //! The caller of a write, checked within the write.
 
-use super::{Authority, StoreError};
+use super::{Authority, CredentialId, StoreError};
 use crate::api::time::Time;
 use rusqlite::{Connection, params};
 
-/// Fails where the session of the caller has ended, or its user may not make this write.
+const BY_SESSION: &str = "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
+    WHERE s.id = ?1 AND u.id = ?2 AND s.revoked_at IS NULL AND s.expires_at > ?3
+      AND u.is_active AND (u.is_admin OR NOT ?4)";
+const BY_KEY: &str = "SELECT 1 FROM api_keys k JOIN users u ON u.id = k.user_id
+    WHERE k.id = ?1 AND u.id = ?2 AND (k.expires_at IS NULL OR k.expires_at > ?3)
+      AND u.is_active AND (u.is_admin OR NOT ?4)";
+
+/// Fails where the session or the key of the caller has ended, or its user may not make this write.
 pub(super) fn authorize(c: &Connection, by: Authority, now: Time) -> Result<(), StoreError> {
-    let mut statement = c.prepare_cached(
-        "SELECT 1 FROM sessions s JOIN users u ON u.id = s.user_id
-         WHERE s.id = ?1 AND u.id = ?2 AND s.revoked_at IS NULL AND s.expires_at > ?3
-           AND u.is_active AND (u.is_admin OR NOT ?4)",
-    )?;
-    if statement.exists(params![by.session, by.user, now, by.admin])? {
+    let Authority { user, admin, .. } = by;
+    let is_valid = match by.credential {
+        CredentialId::Session(id) => c
+            .prepare_cached(BY_SESSION)?
+            .exists(params![id, user, now, admin]),
+        CredentialId::Key(id) => c
+            .prepare_cached(BY_KEY)?
+            .exists(params![id, user, now, admin]),
+    };
+    if is_valid? {
         Ok(())
     } else {
         Err(StoreError::NotAuthorized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Store, sqlite::query_plan::assert_seeks};
+
+    #[tokio::test]
+    async fn authority_is_checked_by_index() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let looked = store.read_blocking(|c| {
+            assert_seeks(c, BY_SESSION);
+            assert_seeks(c, BY_KEY);
+            Ok(())
+        });
+        looked.await.unwrap();
     }
 }

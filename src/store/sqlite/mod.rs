@@ -10,6 +10,7 @@
 //!
 //! `rusqlite` stays in this directory: its errors leave as the opaque source of a [`StoreError`] ([`error`]).
 
+mod api_keys;
 mod artifacts;
 mod audit;
 mod authority;
@@ -40,6 +41,7 @@ mod space;
 mod task_lists;
 mod task_names;
 mod tasks;
+mod usage;
 mod users;
 mod wal;
 mod wal_check;

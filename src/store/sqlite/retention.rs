@@ -5,8 +5,10 @@
 
 use super::{
     ExpiredBatch, Retention, Store, StoreError,
+    api_keys::{EXPIRED_RETENTION, OLD_API_KEYS},
     artifacts::{OLD_UPLOADS, SOME_OF_TASK},
     tasks::IDEMPOTENCY_WINDOW,
+    usage::{DELETE_OF_TASK, DETACH_TASK, OLD_USAGE, USAGE_RETENTION},
 };
 use crate::api::{JobId, TaskId, time::Time};
 use rusqlite::{Connection, params};
@@ -28,13 +30,15 @@ const BEYOND: &str = "SELECT max(0, finished - ?1) FROM finished_tasks";
 const DELETED_JOBS_RETENTION: Duration = Duration::from_hours(30 * 24);
 
 /// Deletes a task and all rows that name it; the attempts of its jobs stay known, since a node may still have them.
-const DELETE_TASK: [&str; 6] = [
+const DELETE_TASK: [&str; 8] = [
     "DELETE FROM artifacts WHERE task_id = ?1",
     "DELETE FROM task_contents WHERE task_id = ?1",
     "DELETE FROM idempotency_keys WHERE task_id = ?1",
     "INSERT INTO deleted_jobs SELECT id, task_id, last_attempt, ended_at FROM jobs
      WHERE task_id = ?1 AND last_attempt > 0 AND ended_at IS NOT NULL",
     "DELETE FROM jobs WHERE task_id = ?1",
+    DETACH_TASK,
+    DELETE_OF_TASK,
     "DELETE FROM tasks WHERE id = ?1",
 ];
 
@@ -84,6 +88,8 @@ impl Store {
             let others = [
                 (OLD_KEYS, now.minus(IDEMPOTENCY_WINDOW)),
                 (OLD_DELETED_JOBS, now.minus(DELETED_JOBS_RETENTION)),
+                (OLD_API_KEYS, now.minus(EXPIRED_RETENTION)),
+                (OLD_USAGE, now.minus(USAGE_RETENTION)),
             ];
             for (sql, by) in expired.into_iter().chain(others).chain(uploads) {
                 more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
@@ -182,6 +188,8 @@ mod tests {
             FINISHED,
             OLD_KEYS,
             OLD_DELETED_JOBS,
+            OLD_API_KEYS,
+            OLD_USAGE,
             OLD_UPLOADS,
             SOME_OF_TASK,
             JOB_IDS,

@@ -2,7 +2,8 @@
 
 use super::{Placement, StoreError};
 use crate::api::{
-    ArtifactId, JobId, NodeId, SessionId, TaskId, UserId, jobs::files::ContentHash, time::Time,
+    ApiKeyId, ArtifactId, JobId, NodeId, SessionId, TaskId, UserId, jobs::files::ContentHash,
+    time::Time,
 };
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,6 +30,7 @@ text_columns!(
     TaskId,
     JobId,
     NodeId,
+    ApiKeyId,
     ArtifactId,
     ContentHash
 );

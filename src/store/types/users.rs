@@ -1,14 +1,23 @@
 //! Users, sessions and the audit log.
 
-use crate::api::{SessionId, UserId, audit::AuditAction, auth::User};
+use crate::api::{ApiKeyId, SessionId, UserId, audit::AuditAction, auth::User};
+
+/// Credential of a caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CredentialId {
+    /// Session of an access token.
+    Session(SessionId),
+    /// API key.
+    Key(ApiKeyId),
+}
 
 /// Caller of a write, checked again within the write: between the check at the start of a request and its
 /// end, in which a body arrives and a password is hashed, the session may have ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Authority {
-    /// Session of the caller.
-    pub session: SessionId,
-    /// User of that session.
+    /// Session or key of the caller.
+    pub credential: CredentialId,
+    /// User to whom it belongs.
     pub user: UserId,
     /// Whether the write is for admins only.
     pub admin: bool,

@@ -8,7 +8,10 @@ use crate::{
         tasks::{CreateTask, JobStatus},
     },
     digest::sha256_hex,
-    store::{CreateOutcome, FinishedJob, QueueLimits, Retention, sqlite::query_plan::assert_seeks},
+    store::{
+        CreateOutcome, CredentialId, FinishedJob, QueueLimits, Retention,
+        sqlite::query_plan::assert_seeks,
+    },
 };
 use std::time::Duration;
 
@@ -41,8 +44,9 @@ impl Fixture {
     async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let session = crate::api::SessionId::new();
         let by = Authority {
-            session: crate::api::SessionId::new(),
+            credential: CredentialId::Session(session),
             user: UserId::new(),
             admin: false,
         };
@@ -52,7 +56,7 @@ impl Fixture {
                 [by.user],
             )?;
             let sql = "INSERT INTO sessions VALUES (?1, ?2, 1, 9000000, NULL)";
-            c.execute(sql, params![by.session, by.user])?;
+            c.execute(sql, params![session, by.user])?;
             Ok(())
         });
         insert.await.unwrap();

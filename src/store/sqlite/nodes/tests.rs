@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     api::{audit::AuditAction, tasks::CreateTask, time::Time},
-    store::{Authority, CreateOutcome, LaneCursor, LaneRead, NewUser, QueueLimits},
+    store::{Authority, CreateOutcome, CredentialId, LaneCursor, LaneRead, NewUser, QueueLimits},
 };
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn add_task(store: &Store, now: Time) {
         event(AuditAction::Login),
     );
     let by = Authority {
-        session: opened.await.unwrap().unwrap(),
+        credential: CredentialId::Session(opened.await.unwrap().unwrap()),
         user,
         admin: false,
     };
