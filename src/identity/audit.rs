@@ -1,6 +1,6 @@
 //! Lists for admins: users and the audit log.
 
-use super::{Caller, Identity};
+use super::{Caller, Identity, page};
 use crate::{
     api::{audit::AuditLog, error::ApiError, users::UserList},
     store::AuditFilter,
@@ -43,11 +43,4 @@ impl Identity {
             events,
         })
     }
-}
-
-/// First `limit` entries, and whether there are more.
-fn page<T>(mut entries: Vec<T>, limit: u32) -> (Vec<T>, bool) {
-    let has_more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
-    (entries, has_more)
 }

@@ -28,7 +28,7 @@ impl From<StoreError> for ApiError {
         }
         match error {
             StoreError::NotAuthorized => {
-                Problem::unauthorized("your session has ended meanwhile; log in again").into()
+                Problem::unauthorized("your session or API key has ended meanwhile; log in again, or use another key").into()
             }
             StoreError::ListsBusy => {
                 let detail =

@@ -1,11 +1,16 @@
 //! Identity: users with passwords and tokens, nodes with a pre-shared key and tokens, and the token that the
 //! orchestrator shows to each node's Worker API.
 //!
+//! Users call with the access token of a login or with an API key ([`Credential`]); [`Access`] says which of them a
+//! call accepts.
+//!
 //! User tokens and node tokens have separate keys and audiences, so that neither passes for the other. An
 //! access token names its session and is valid only while that session is active, which is looked up on
 //! each call: a logout takes effect immediately.
 
+mod api_keys;
 mod audit;
+mod caller;
 mod error;
 mod keys;
 mod nodes;
@@ -17,21 +22,22 @@ mod throttle;
 mod tokens;
 mod users;
 
+pub use caller::{Access, Caller, Credential};
 pub use keys::Keys;
 pub use password::hash as hash_password;
 pub use users::UserAction;
 
 use crate::{
     api::{
-        SessionId, UserId,
+        UserId,
+        api_keys::KEY_PREFIX,
         audit::{AuditAction, AuditEvent, RequestOrigin},
-        auth::User,
         error::ApiError,
         problem::{Problem, ProblemKind},
         time::Time,
     },
     background::run_to_end,
-    store::{Authority, CredentialId, Store, StoreError},
+    store::{Store, StoreError},
 };
 use rate_limits::{DenialLog, RateLimiter};
 use std::{future::Future, net::IpAddr, time::Duration};
@@ -44,38 +50,10 @@ const REFRESHES_PER_SECOND: u32 = 2;
 /// second, so that the holder of a key can't fill the list of nodes.
 const NEW_NODES_BURST: u32 = 64;
 const NEW_NODES_PER_SECOND: u32 = 1;
+/// Interval in which a long call checks that its session has not expired.
+const RECHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// Lifetime of an access token.
 const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_mins(15);
-
-/// Authenticated user.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// The user.
-    pub user: User,
-    /// Session of the access token.
-    pub session: SessionId,
-}
-
-impl Caller {
-    /// Audit event of this caller, to be stored with the change that it is about.
-    pub fn audit_event(&self, action: AuditAction, origin: &RequestOrigin) -> AuditEvent {
-        AuditEvent::new(action, Time::now(), Some(origin)).by(self.user.id, &self.user.handle)
-    }
-
-    /// Rights that a write checks again in its transaction.
-    pub fn authority(&self) -> Authority {
-        Authority {
-            credential: CredentialId::Session(self.session),
-            user: self.user.id,
-            admin: false,
-        }
-    }
-
-    /// Owner of the tasks that this caller may see: the caller, or any (`None`) for an admin.
-    pub fn visible_owner(&self) -> Option<UserId> {
-        (!self.user.is_admin).then_some(self.user.id)
-    }
-}
 
 /// Identity of users and nodes: the one door of this room.
 pub struct Identity {
@@ -88,7 +66,7 @@ pub struct Identity {
     refreshes: RateLimiter<UserId>,
     denials: DenialLog,
     hasher: password::Hasher,
-    /// Notifies that sessions have ended.
+    /// Notifies that sessions or keys have ended.
     revoked: watch::Sender<()>,
 }
 
@@ -110,14 +88,32 @@ impl Identity {
         }
     }
 
-    /// Authenticates a user by an access token. Fails with 401 where the token is invalid or its session has
-    /// ended, and with 429 above the user's rate.
-    pub async fn caller(&self, bearer: Option<&str>) -> Result<Caller, ApiError> {
-        let token = bearer.ok_or_else(|| {
+    /// Authenticates a user by an access token or an API key, for a call that accepts `access`. Fails with 401 where
+    /// the token is invalid or its session has ended, with 403 where the key is not for the call, and with 429 above
+    /// the user's rate.
+    pub async fn caller(
+        &self,
+        token: Option<&str>,
+        access: Access,
+        origin: &RequestOrigin,
+    ) -> Result<Caller, ApiError> {
+        let token = token.ok_or_else(|| {
             Problem::unauthorized(
-                "log in first (POST /v1/auth/login) and send Authorization: Bearer <token>",
+                "log in first (POST /v1/auth/login) and send Authorization: Bearer <token>, or send an API key so",
             )
         })?;
+        let caller = if token.starts_with(KEY_PREFIX) {
+            self.key_caller(token).await?
+        } else {
+            self.session_caller(token).await?
+        };
+        tracing::Span::current().record("user", &caller.user.handle);
+        self.check_access(&caller, access, origin).await?;
+        Ok(caller)
+    }
+
+    /// Caller with a valid access token.
+    async fn session_caller(&self, token: &str) -> Result<Caller, ApiError> {
         let invalid = || {
             Problem::unauthorized(
                 "the access token is invalid or has expired; refresh it or log in again",
@@ -130,18 +126,19 @@ impl Identity {
             .session_user(session, user, Time::now())
             .await?
             .ok_or_else(invalid)?;
-        tracing::Span::current().record("user", &user.handle);
-        Ok(Caller { user, session })
+        let credential = Credential::Session(session);
+        Ok(Caller { user, credential })
     }
 
     /// Authenticates an admin. A denial leaves an audit event.
     pub async fn admin(
         &self,
-        bearer: Option<&str>,
+        token: Option<&str>,
+        access: Access,
         action: AuditAction,
         origin: &RequestOrigin,
     ) -> Result<Caller, ApiError> {
-        let caller = self.caller(bearer).await?;
+        let caller = self.caller(token, access, origin).await?;
         if caller.user.is_admin {
             return Ok(caller);
         }
@@ -149,6 +146,17 @@ impl Identity {
             ProblemKind::Forbidden,
             "only an admin may do this; ask an admin, or log in as one",
         );
+        self.deny(&caller, action, problem, origin).await
+    }
+
+    /// Refuses an action with a problem, and records that, unless it was recorded lately.
+    async fn deny<T>(
+        &self,
+        caller: &Caller,
+        action: AuditAction,
+        problem: Problem,
+        origin: &RequestOrigin,
+    ) -> Result<T, ApiError> {
         if self.denials.record(caller.user.id, action) {
             let event = caller.audit_event(action, origin).refused(&problem);
             self.record_audit(event).await?;
@@ -156,20 +164,45 @@ impl Identity {
         Err(problem.into())
     }
 
-    /// Whether a caller's session is still active; `false` also where the store can't be read. To be asked
-    /// again after each notification of [`revocations`](Self::revocations).
-    pub async fn is_session_active(&self, caller: &Caller) -> bool {
-        let (session, user) = (caller.session, caller.user.id);
-        let found = self.store.session_user(session, user, Time::now()).await;
-        matches!(found, Ok(Some(_)))
+    /// Whether a caller's session or key is still valid; `false` also where the store can't be read.
+    async fn is_valid(&self, caller: &Caller) -> bool {
+        let now = Time::now();
+        match &caller.credential {
+            Credential::Session(session) => {
+                let found = self.store.session_user(*session, caller.user.id, now).await;
+                matches!(found, Ok(Some(_)))
+            }
+            Credential::Key(key) => {
+                let found = self.store.api_key_is_valid(key.id, now).await;
+                matches!(found, Ok(true))
+            }
+        }
     }
 
-    /// Notifications that sessions have ended.
+    /// Waits until a caller's session or key has ended. `revocations` has to be subscribed before the caller is
+    /// authenticated, so that no end is missed.
+    pub async fn ended(&self, caller: &Caller, mut revocations: watch::Receiver<()>) {
+        loop {
+            // No revocation announces that a session or a key expires.
+            let expiry = caller.key().and_then(|key| key.expires_at);
+            let left = expiry.map_or(Duration::MAX, |end| end.since(Time::now()));
+            tokio::select! {
+                // The sender lives in `self`.
+                _ = revocations.changed() => {}
+                () = tokio::time::sleep(left.min(RECHECK_INTERVAL)) => {}
+            }
+            if !self.is_valid(caller).await {
+                return;
+            }
+        }
+    }
+
+    /// Notifications that sessions or keys have ended, for [`ended`](Self::ended).
     pub fn revocations(&self) -> watch::Receiver<()> {
         self.revoked.subscribe()
     }
 
-    /// Runs a write that may end sessions, and notifies of it. Both happen even if the caller hangs up.
+    /// Runs a write that may end sessions or keys, and notifies of it. Both happen even if the caller hangs up.
     async fn write_and_notify<T: Send + 'static>(
         &self,
         write: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -191,4 +224,11 @@ impl Identity {
     pub async fn record_audit(&self, event: AuditEvent) -> Result<(), ApiError> {
         Ok(self.store.audit_add(event).await?)
     }
+}
+
+/// First `limit` entries, and whether there are more.
+fn page<T>(mut entries: Vec<T>, limit: u32) -> (Vec<T>, bool) {
+    let has_more = entries.len() > limit as usize;
+    entries.truncate(limit as usize);
+    (entries, has_more)
 }

@@ -75,7 +75,7 @@ impl Identity {
         let change = UserChange::OwnPassword {
             current: record.password_hash,
             new: self.hasher.hash(new).await?,
-            keep: caller.session,
+            keep: caller.session()?,
         };
         let (user, by, store) = (caller.user.id, caller.authority(), self.store.clone());
         let write = async move { store.user_change(user, change, Some(by), event).await };

@@ -175,7 +175,7 @@ impl Identity {
     ) -> Result<(), ApiError> {
         let other = refresh_token.as_deref().map(sha256_hex);
         let event = caller.audit_event(AuditAction::Logout, origin);
-        let (session, user, store) = (caller.session, caller.user.id, self.store.clone());
+        let (session, user, store) = (caller.session()?, caller.user.id, self.store.clone());
         let write = async move { store.session_revoke(session, user, other, event).await };
         self.write_and_notify(write, |()| true).await
     }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | start-up order and shutdown | [`start`], [`RunningOrchestrator`] |
 //! | shared state | [`state`] |
-//! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], and [`identity`](crate::identity) |
+//! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], [`usage`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
@@ -55,6 +55,7 @@ mod summary;
 mod task_log;
 mod task_watch;
 mod tasks;
+mod usage;
 mod waiting;
 
 pub use bootstrap::Banner;
@@ -239,6 +240,7 @@ fn spawn_services(
         spawn("presence", presence::run(state(), shutdown())),
         spawn("refusals", refusals::run(state(), shutdown())),
         spawn("scheduler", scheduler::run(state(), shutdown())),
+        spawn("usage", usage::run(state(), shutdown())),
     ]
 }
 
@@ -281,6 +283,7 @@ impl RunningOrchestrator {
             let _ = service.await;
         }
         self.state.jobs.background.stop(STOP_TIMEOUT).await;
+        usage::write_rest(&self.state).await;
         database::close(&self.state.store).await;
     }
 }

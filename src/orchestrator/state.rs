@@ -2,7 +2,7 @@
 //!
 //! | group | holds |
 //! |---|---|
-//! | [`AppState`] | settings, store, contents, kept logs, identity, limits, metrics, shutdown |
+//! | [`AppState`] | settings, store, contents, kept logs, identity, use of models, limits, metrics, shutdown |
 //! | [`Jobs`] | jobs under way: followed attempts, watches of tasks, the scheduler's wake-up |
 //! | [`Nodes`] | facts on nodes that only this process knows: contacts, instances, backoff, slots |
 //!
@@ -25,6 +25,7 @@ use super::{
     sends::Sends,
     slots::SlotLimits,
     task_watch::TaskWatches,
+    usage::UsageRecorder,
 };
 use crate::{
     api::NodeId,
@@ -49,6 +50,8 @@ pub(crate) struct AppState {
     pub(super) contents_gc: ContentsGc,
     pub(super) jobs: Jobs,
     pub(super) nodes: Nodes,
+    /// Requests to models that are to be written.
+    pub(super) usage: UsageRecorder,
     pub(super) log_limits: LogLimits,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
@@ -134,6 +137,7 @@ impl AppState {
             contents,
             contents_gc: ContentsGc::default(),
             jobs: Jobs::default(),
+            usage: UsageRecorder::default(),
             log_limits: LogLimits::default(),
             log_archive: Arc::new(logs),
             metrics: Metrics::default(),

@@ -12,7 +12,9 @@ mod queue;
 mod tasks;
 mod users;
 
-pub use api_keys::{ApiKeyFilter, NewApiKey, UsageFilter, UsageRecord, ValidApiKey};
+pub use api_keys::{
+    API_KEY_USE_INTERVAL, ApiKeyFilter, NewApiKey, UsageFilter, UsageRecord, ValidApiKey,
+};
 pub use artifacts::{ArtifactFilter, Evicted, NewArtifact, RoomRequest, StoreUse, UnfinishedBytes};
 pub use jobs::{
     CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,

@@ -6,25 +6,28 @@ pub(super) use upload::{KEY_PATTERN, upload};
 
 use super::{AppState, authenticate, cursor, page_size, tasks::DEFAULT_PAGE_SIZE};
 use crate::{
-    api::artifacts::DEFAULT_NAME,
+    api::{api_keys::Scope, artifacts::DEFAULT_NAME},
     http::{
         file,
         query::encode,
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
     orchestrator::{artifacts, tasks},
     store::ArtifactFilter,
 };
 use http::{HeaderValue, header};
 use std::sync::Arc;
 
+/// Keys that may make these calls.
+const ACCESS: Access = Access::Scope(Scope::Tasks);
 /// Size of a page of a task's artifacts, which mostly are few.
 const TASK_PAGE_SIZE: u32 = 1000;
 /// Longest file name in `Content-Disposition`, in bytes.
 const MAX_FILE_NAME_BYTES: usize = 255;
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let filter = ArtifactFilter {
         owner: None,
         name: request.query("name"),
@@ -36,7 +39,7 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
 }
 
 pub(super) async fn list_of_task(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let task = tasks::find(&state, &caller, request.param("id", "task")?).await?;
     let filter = ArtifactFilter {
         owner: None,
@@ -50,7 +53,7 @@ pub(super) async fn list_of_task(state: Arc<AppState>, request: Request) -> Repl
 
 /// Bytes of an artifact, or, for a client that accepts JSON, what is known of it.
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let id = request.param("id", "artifact")?;
     let artifact = artifacts::show(&state, &caller, id).await?;
     if request.accepts("application/json") {
@@ -85,7 +88,7 @@ fn disposition(name: &str) -> String {
 }
 
 pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let id = request.param("id", "artifact")?;
     artifacts::delete(&state, &caller, id, &request.origin()).await?;
     response::no_content()

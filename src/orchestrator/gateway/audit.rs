@@ -2,11 +2,12 @@
 
 use super::{AppState, authenticate_admin, cursor, page_size};
 use crate::{
-    api::audit::AuditAction,
+    api::{api_keys::Scope, audit::AuditAction},
     http::{
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
     store::AuditFilter,
 };
 use std::sync::Arc;
@@ -15,7 +16,13 @@ use std::sync::Arc;
 pub(super) const DEFAULT_PAGE_SIZE: u32 = 50;
 
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
+    let admin = authenticate_admin(
+        &state,
+        &request,
+        Access::Scope(Scope::All),
+        AuditAction::AdminRead,
+    )
+    .await?;
     let filter = AuditFilter {
         limit: page_size(&request, DEFAULT_PAGE_SIZE)?,
         action: request.query_as("action", "the name of an action, such as auth.login")?,

@@ -10,6 +10,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
 };
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ pub(super) async fn refresh(state: Arc<AppState>, mut request: Request) -> Reply
 }
 
 pub(super) async fn logout(state: Arc<AppState>, mut request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, Access::Login).await?;
     request.limit_body(MAX_BODY_BYTES);
     let Logout { refresh_token } = request.json_or_default().await?;
     let origin = request.origin();
@@ -48,7 +49,7 @@ pub(super) async fn logout(state: Arc<AppState>, mut request: Request) -> Reply 
 }
 
 pub(super) async fn change_password(state: Arc<AppState>, mut request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, Access::Login).await?;
     request.limit_body(MAX_BODY_BYTES);
     let change: ChangePassword = request.json().await?;
     let origin = request.origin();
@@ -58,5 +59,5 @@ pub(super) async fn change_password(state: Arc<AppState>, mut request: Request) 
 }
 
 pub(super) async fn me(state: Arc<AppState>, request: Request) -> Reply {
-    response::ok(&authenticate(&state, &request).await?.user)
+    response::ok(&authenticate(&state, &request, Access::Login).await?.user)
 }

@@ -3,6 +3,7 @@
 use super::{AppState, authenticate};
 use crate::{
     api::{
+        api_keys::Scope,
         events::LogPart,
         problem::{Problem, ProblemKind},
         tasks::{LogCursor, Since},
@@ -12,6 +13,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
     orchestrator::logs::{self, LogQuery, LogUpdate},
 };
 use bytes::Bytes;
@@ -24,7 +26,7 @@ const KEEP_ALIVE: &[u8] = b": still here\n\n";
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
     // Subscribed before the authentication, so that no end of the session is missed.
     let revocations = state.identity.revocations();
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, Access::Scope(Scope::Tasks)).await?;
     let name: String = request.param("id", "task")?;
     let query = log_query(&request)?;
     let follow = request.query_as("follow", "true or false")?;

@@ -2,6 +2,7 @@
 //!
 //! Handlers authenticate, parse, call a use case and render its outcome. They decide nothing.
 
+mod api_keys;
 mod artifacts;
 mod audit;
 mod auth;
@@ -9,6 +10,7 @@ mod logs;
 mod nodes;
 mod openapi;
 mod tasks;
+mod usage;
 mod users;
 
 use super::{AppState, health};
@@ -20,7 +22,7 @@ use crate::{
         response,
         router::{Router, RouterBuilder},
     },
-    identity::Caller,
+    identity::{Access, Caller},
 };
 use bytes::Bytes;
 use http::Method;
@@ -29,7 +31,8 @@ use std::{future::ready, str::FromStr, sync::Arc};
 /// Largest page of a list, in entries.
 const MAX_PAGE_SIZE: u32 = 200;
 
-/// All routes of the gateway. Those under `/v1` except login and refresh need an access token.
+/// All routes of the gateway. Those under `/v1` except login and refresh need an access token
+/// or an API key.
 pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
     let requests = state.metrics.requests("gateway");
     routes().build(state, requests)
@@ -58,7 +61,11 @@ fn routes() -> RouterBuilder<AppState> {
             "/v1/users/{id}/reset_password",
             users::reset_password,
         )
+        .route(Method::POST, "/v1/keys", api_keys::create)
+        .route(Method::GET, "/v1/keys", api_keys::list)
+        .route(Method::DELETE, "/v1/keys/{id}", api_keys::revoke)
         .route(Method::GET, "/v1/audit", audit::list)
+        .route(Method::GET, "/v1/usage", usage::list)
         .route(Method::POST, "/v1/tasks", tasks::create)
         .route(Method::GET, "/v1/tasks", tasks::list)
         .route(Method::GET, "/v1/tasks/{id}", tasks::get)
@@ -88,9 +95,21 @@ fn routes() -> RouterBuilder<AppState> {
     health::routes(builder)
 }
 
-/// Authenticates the user who calls. Their budget pays for the body.
-async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
-    let caller = state.identity.caller(request.bearer()).await?;
+/// Credential of a request: its bearer token, or an API key in `x-api-key`, as clients of Anthropic's API send it.
+fn token(request: &Request) -> Option<&str> {
+    let bearer = request.bearer();
+    bearer.or_else(|| request.header("x-api-key").map(str::trim))
+}
+
+/// Authenticates the user who calls, with a login or a key that `access` accepts. Their budget pays for the body.
+async fn authenticate(
+    state: &AppState,
+    request: &Request,
+    access: Access,
+) -> Result<Caller, ApiError> {
+    let origin = request.origin();
+    let caller = state.identity.caller(token(request), access, &origin);
+    let caller = caller.await?;
     request.authorize(Account::Authenticated(caller.user.id.into()))?;
     Ok(caller)
 }
@@ -99,10 +118,11 @@ async fn authenticate(state: &AppState, request: &Request) -> Result<Caller, Api
 async fn authenticate_admin(
     state: &AppState,
     request: &Request,
+    access: Access,
     action: AuditAction,
 ) -> Result<Caller, ApiError> {
-    let (bearer, origin) = (request.bearer(), request.origin());
-    let admin = state.identity.admin(bearer, action, &origin).await?;
+    let (token, origin) = (token(request), request.origin());
+    let admin = state.identity.admin(token, access, action, &origin).await?;
     request.authorize(Account::Authenticated(admin.user.id.into()))?;
     Ok(admin)
 }

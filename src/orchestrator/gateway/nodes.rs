@@ -2,46 +2,49 @@
 
 use super::{AppState, authenticate, authenticate_admin};
 use crate::{
-    api::{audit::AuditAction, error::ApiError, images::PushImage},
+    api::{api_keys::Scope, audit::AuditAction, error::ApiError, images::PushImage},
     background::run_to_end,
     http::{
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
     orchestrator::{images, nodes},
 };
 use std::sync::Arc;
 
+/// Keys that may change nodes.
+const ADMIN_ACCESS: Access = Access::Scope(Scope::All);
 /// Largest body of a push.
 const MAX_BODY_BYTES: usize = 4096;
 
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, Access::AnyKey).await?;
     response::ok(&nodes::list(&state, &caller).await?)
 }
 
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, Access::AnyKey).await?;
     let slug = request.param("slug", "node")?;
     response::ok(&nodes::show(&state, &caller, slug).await?)
 }
 
 pub(super) async fn forget(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::NodeForget).await?;
+    let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, AuditAction::NodeForget).await?;
     let slug = request.param("slug", "node")?;
     nodes::forget(&state, &admin, slug, &request.origin()).await?;
     response::no_content()
 }
 
 pub(super) async fn drain(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::NodeDrain).await?;
+    let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, AuditAction::NodeDrain).await?;
     let slug = request.param("slug", "node")?;
     nodes::drain(&state, &admin, slug, &request.origin()).await?;
     response::no_content()
 }
 
 pub(super) async fn resume(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::NodeResume).await?;
+    let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, AuditAction::NodeResume).await?;
     let slug = request.param("slug", "node")?;
     nodes::resume(&state, &admin, slug, &request.origin()).await?;
     response::no_content()
@@ -49,7 +52,7 @@ pub(super) async fn resume(state: Arc<AppState>, request: Request) -> Reply {
 
 /// Has a node load an image; goes on when the caller leaves, so that the audit log says how it ended.
 pub(super) async fn push_image(state: Arc<AppState>, mut request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::ImagePush).await?;
+    let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, AuditAction::ImagePush).await?;
     let slug = request.param("slug", "node")?;
     request.limit_body(MAX_BODY_BYTES);
     let wanted: PushImage = request.json().await?;

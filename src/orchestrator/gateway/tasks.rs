@@ -3,6 +3,7 @@
 use super::{AppState, authenticate, cursor, page_size};
 use crate::{
     api::{
+        api_keys::Scope,
         jobs::{MAX_TIMEOUT_SECONDS, stdin::MAX_PIECE_BYTES},
         problem::{Problem, ProblemKind},
         tasks::CreateTask,
@@ -11,6 +12,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
+    identity::Access,
     orchestrator::{
         stdin::{self, StdinPiece},
         tasks,
@@ -20,6 +22,8 @@ use crate::{
 use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 
+/// Keys that may make these calls.
+const ACCESS: Access = Access::Scope(Scope::Tasks);
 /// Size of a page of tasks where the caller gives none.
 pub(super) const DEFAULT_PAGE_SIZE: u32 = 50;
 const MAX_KEY_BYTES: usize = 255;
@@ -30,7 +34,7 @@ const MAX_BODY_BYTES: usize = 14 * 1024 * 1024;
 pub(super) const KEY_PATTERN: &str = "^[!-~]([ -~]{0,253}[!-~])?$";
 
 pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let key = idempotency_key(&request)?;
     request.allow_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
@@ -73,7 +77,7 @@ fn idempotency_key(request: &Request) -> Result<Option<String>, Problem> {
 }
 
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let filter = TaskFilter {
         limit: page_size(&request, DEFAULT_PAGE_SIZE)?,
         offset: offset(&request)?,
@@ -96,13 +100,13 @@ fn offset(request: &Request) -> Result<u32, Problem> {
 }
 
 pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "task")?;
     response::ok(&tasks::show(&state, &caller, name).await?)
 }
 
 pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "task")?;
     let (task, result) = tasks::result(&state, &caller, name).await?;
     // Limits differ between nodes; that of the last attempt counts.
@@ -121,7 +125,7 @@ pub(super) async fn result(state: Arc<AppState>, request: Request) -> Reply {
 }
 
 pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "task")?;
     let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
     let canceled = tasks::cancel(&state, &caller, name, is_forced, &request.origin()).await?;
@@ -130,7 +134,7 @@ pub(super) async fn cancel(state: Arc<AppState>, request: Request) -> Reply {
 
 /// Receives a piece of the stdin of an interactive task.
 pub(super) async fn send_stdin(state: Arc<AppState>, mut request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "task")?;
     let expected = "the number of bytes before this piece";
     let offset = request.query_as("offset", expected)?.ok_or_else(|| {
@@ -148,7 +152,7 @@ pub(super) async fn send_stdin(state: Arc<AppState>, mut request: Request) -> Re
 }
 
 pub(super) async fn delete(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "task")?;
     tasks::delete(&state, &caller, name, &request.origin()).await?;
     response::no_content()

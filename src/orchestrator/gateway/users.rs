@@ -7,7 +7,7 @@ use crate::{
         request::Request,
         response::{self, Reply},
     },
-    identity::{Caller, UserAction},
+    identity::{Access, Caller, UserAction},
 };
 use http::StatusCode;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use std::sync::Arc;
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::UserCreate).await?;
+    let admin =
+        authenticate_admin(&state, &request, Access::Login, AuditAction::UserCreate).await?;
     request.limit_body(MAX_BODY_BYTES);
     let create: CreateUser = request.json().await?;
     let origin = request.origin();
@@ -25,7 +26,7 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
 }
 
 pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::AdminRead).await?;
+    let admin = authenticate_admin(&state, &request, Access::Login, AuditAction::AdminRead).await?;
     let limit = page_size(&request, MAX_PAGE_SIZE)?;
     let after = request.query("cursor").filter(|cursor| !cursor.is_empty());
     let users = state.identity.user_list(&admin, after, limit);
@@ -33,22 +34,36 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
 }
 
 pub(super) async fn disable(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::UserDisable).await?;
+    let admin =
+        authenticate_admin(&state, &request, Access::Login, AuditAction::UserDisable).await?;
     change(&state, &request, &admin, UserAction::Disable).await
 }
 
 pub(super) async fn enable(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::UserEnable).await?;
+    let admin =
+        authenticate_admin(&state, &request, Access::Login, AuditAction::UserEnable).await?;
     change(&state, &request, &admin, UserAction::Enable).await
 }
 
 pub(super) async fn revoke_sessions(state: Arc<AppState>, request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::UserRevokeSessions).await?;
+    let admin = authenticate_admin(
+        &state,
+        &request,
+        Access::Login,
+        AuditAction::UserRevokeSessions,
+    )
+    .await?;
     change(&state, &request, &admin, UserAction::RevokeSessions).await
 }
 
 pub(super) async fn reset_password(state: Arc<AppState>, mut request: Request) -> Reply {
-    let admin = authenticate_admin(&state, &request, AuditAction::UserResetPassword).await?;
+    let admin = authenticate_admin(
+        &state,
+        &request,
+        Access::Login,
+        AuditAction::UserResetPassword,
+    )
+    .await?;
     request.limit_body(MAX_BODY_BYTES);
     let reset = UserAction::ResetPassword(request.json().await?);
     change(&state, &request, &admin, reset).await

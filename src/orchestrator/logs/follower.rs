@@ -30,9 +30,8 @@ pub(in crate::orchestrator) struct LogFollower {
     events: mpsc::Receiver<LogEvent>,
     streaming: Fuse<BoxFuture<'static, ()>>,
     state: Arc<AppState>,
-    /// User whose session has to stay active.
-    caller: Caller,
-    revocations: watch::Receiver<()>,
+    /// Completes when the session or key of the reader has ended.
+    ended: BoxFuture<'static, ()>,
     _permit: FollowPermit,
 }
 
@@ -49,12 +48,13 @@ impl LogFollower {
         let (sender, events) = mpsc::channel(1);
         // The stream outlives the handler of its request; its log lines still name the request.
         let streaming = streamer.run(stored, sender).in_current_span();
+        let shared = Arc::clone(&state);
+        let ended = async move { shared.identity.ended(&caller, revocations).await };
         Self {
             events,
             streaming: streaming.boxed().fuse(),
             state,
-            caller,
-            revocations,
+            ended: ended.boxed(),
             _permit: permit,
         }
     }
@@ -66,21 +66,13 @@ impl LogFollower {
 
     async fn next(mut self) -> Option<(LogUpdate, Self)> {
         loop {
-            if self.revocations.has_changed().unwrap_or(true) {
-                self.revocations.mark_unchanged();
-                if !self.state.identity.is_session_active(&self.caller).await {
-                    return None;
-                }
-            }
             tokio::select! {
+                // No event is sent once the session has ended.
+                biased;
+                () = &mut self.ended => return None,
                 event = self.events.recv() => return event.map(|event| (LogUpdate::Event(event), self)),
                 () = &mut self.streaming => {}
-                _ = self.revocations.changed() => self.revocations.mark_changed(),
-                () = tokio::time::sleep(IDLE_INTERVAL) => {
-                    // A session also expires, which no revocation announces.
-                    self.revocations.mark_changed();
-                    return Some((LogUpdate::Idle, self));
-                }
+                () = tokio::time::sleep(IDLE_INTERVAL) => return Some((LogUpdate::Idle, self)),
                 () = shutdown_requested(self.state.shutdown.clone()) => return None,
             }
         }

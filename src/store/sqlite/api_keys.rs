@@ -1,7 +1,8 @@
 //! API keys. Only the SHA-256 of a key is stored; a revoked one is deleted.
 
 use super::{
-    ApiKeyFilter, Authority, NewApiKey, Store, StoreError, ValidApiKey, audit,
+    API_KEY_USE_INTERVAL, ApiKeyFilter, Authority, NewApiKey, Store, StoreError, ValidApiKey,
+    audit,
     authority::authorize,
     rows::{parse_document, to_document},
 };
@@ -11,8 +12,6 @@ use std::time::Duration;
 
 /// Maximum number of keys of a user.
 const MAX_KEYS: u32 = 1000;
-/// Interval in which further uses of a key are not written.
-const USE_INTERVAL: Duration = Duration::from_mins(1);
 /// Time after its end for which an expired key is listed.
 pub(super) const EXPIRED_RETENTION: Duration = Duration::from_hours(30 * 24);
 
@@ -166,16 +165,12 @@ impl Store {
             .await
     }
 
-    /// Notes that a key was used, unless the last use is less than [`USE_INTERVAL`] ago.
-    pub async fn api_key_used(&self, key: &ApiKey, now: Time) -> Result<(), StoreError> {
-        let (id, limit) = (key.id, now.minus(USE_INTERVAL));
-        if key.last_used_at.is_some_and(|last| last > limit) {
-            return Ok(());
-        }
+    /// Notes that a key was used, unless another use was noted within [`API_KEY_USE_INTERVAL`].
+    pub async fn api_key_used(&self, id: ApiKeyId, now: Time) -> Result<(), StoreError> {
+        let limit = now.minus(API_KEY_USE_INTERVAL);
         self.write(move |c| {
-            Ok(c.prepare_cached(TOUCH)?
-                .execute(params![id, now, limit])
-                .map(drop)?)
+            c.prepare_cached(TOUCH)?.execute(params![id, now, limit])?;
+            Ok(())
         })
         .await
     }

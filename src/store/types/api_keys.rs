@@ -8,6 +8,7 @@ use crate::api::{
     time::Time,
     usage::{Day, UsageField},
 };
+use std::time::Duration;
 
 /// Key to be created.
 pub struct NewApiKey {
@@ -23,6 +24,9 @@ pub struct NewApiKey {
     pub expires_at: Option<Time>,
 }
 
+/// Interval in which further uses of a key are not noted.
+pub const API_KEY_USE_INTERVAL: Duration = Duration::from_mins(1);
+
 /// Valid key, found by its secret.
 #[derive(Clone, Debug)]
 pub struct ValidApiKey {
@@ -30,6 +34,14 @@ pub struct ValidApiKey {
     pub key: ApiKey,
     /// User to whom it belongs.
     pub user: User,
+}
+
+impl ValidApiKey {
+    /// Whether a use of the key at the time `now` is to be noted.
+    pub fn is_use_due(&self, now: Time) -> bool {
+        let limit = now.minus(API_KEY_USE_INTERVAL);
+        self.key.last_used_at.is_none_or(|last| last <= limit)
+    }
 }
 
 /// Filter for keys.

@@ -2,7 +2,7 @@
 
 mod permits;
 
-use super::{AppState, authenticate};
+use super::{ACCESS, AppState, authenticate};
 use crate::{
     api::{
         artifacts::{Artifact, DEFAULT_NAME, check_name},
@@ -92,7 +92,7 @@ pub(in crate::orchestrator::gateway) async fn upload(
     state: Arc<AppState>,
     mut request: Request,
 ) -> Reply {
-    let caller = authenticate(&state, &request).await?;
+    let caller = authenticate(&state, &request, ACCESS).await?;
     let mut body = request.chunks();
     let reply = receive(&state, &caller, &request, &mut body).await;
     if reply.is_err() {

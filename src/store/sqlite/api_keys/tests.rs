@@ -218,8 +218,9 @@ async fn use_is_written_once_a_minute() {
     fixture.create(ann, "ci", None).await.unwrap();
     for (seconds, noted) in [(0, 0), (59, 0), (60, 60), (119, 60), (300, 300)] {
         let now = NOW.plus(Duration::from_secs(seconds));
-        let key = fixture.find("ci", now).await.unwrap().key;
-        fixture.store.api_key_used(&key, now).await.unwrap();
+        let found = fixture.find("ci", now).await.unwrap();
+        assert_eq!(found.is_use_due(now), seconds == noted, "{seconds}");
+        fixture.store.api_key_used(found.key.id, now).await.unwrap();
         let key = fixture.find("ci", now).await.unwrap().key;
         assert_eq!(key.last_used_at, Some(NOW.plus(Duration::from_secs(noted))));
     }
