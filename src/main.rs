@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Command::Images(command) => client::images::images(command),
         Command::Nodes(command) => client::nodes::nodes(command),
         Command::Users(command) => client::users::users(command),
+        Command::Keys(command) => client::keys::keys(command),
+        Command::Usage(args) => client::usage::usage(&args),
         Command::Audit(args) => client::users::audit(&args),
         Command::Status(args) => client::nodes::status(&args),
         Command::Login(args) => client::login::login(args),

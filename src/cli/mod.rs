@@ -13,6 +13,7 @@ mod client;
 mod doctor;
 mod files;
 mod images;
+mod keys;
 mod old_names;
 mod orchestrator;
 mod roles;
@@ -24,6 +25,7 @@ pub use client::*;
 pub use doctor::*;
 pub use files::*;
 pub use images::*;
+pub use keys::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
@@ -147,6 +149,11 @@ pub enum Command {
     /// Create, list, disable and enable users, reset passwords (admins only)
     #[command(subcommand)]
     Users(UsersCommand),
+    /// Create, list and revoke API keys, with which programs call the orchestrator
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Show the use of models: requests and tokens by user, API key and model
+    Usage(UsageArgs),
     /// Show the audit log: logins, registrations, administration (admins only)
     Audit(AuditArgs),
     /// Show whether the orchestrator and its nodes are ready

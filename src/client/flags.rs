@@ -5,16 +5,18 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 35] = [
+const FLAGS: [(&str, &str); 39] = [
     ("action", "--action"),
     ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
+    ("by", "--by"),
     ("command", "the command"),
     ("cpus", "--cpus"),
     ("current_password", "the current password"),
     ("cursor", "--cursor"),
     ("email", "--email"),
     ("env", "--env"),
+    ("expires_at", "--expires"),
     ("files", "--upload"),
     ("gpus", "--gpus"),
     ("grace_seconds", "--grace"),
@@ -31,6 +33,7 @@ const FLAGS: [(&str, &str); 35] = [
     ("pids", "--pids"),
     ("priority", "--priority"),
     ("pull", "--pull"),
+    ("scopes", "--scope"),
     ("script", "the script"),
     ("shm_size", "--shm-size"),
     ("since", "--since"),
@@ -40,6 +43,7 @@ const FLAGS: [(&str, &str); 35] = [
     ("tail", "--tail"),
     ("task_name", "--name"),
     ("timeout_seconds", "--timeout"),
+    ("until", "--until"),
     ("who", "--who"),
 ];
 

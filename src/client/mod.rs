@@ -1,4 +1,4 @@
-//! Client commands: `cynode run`, `task`, `artifacts`, `images`, `nodes`, `users`, `audit`, `login`, `passwd`, `status`.
+//! Client commands: `cynode run`, `task`, `artifacts`, `images`, `nodes`, `users`, `keys`, `usage`, `audit`, `login`, `passwd`, `status`.
 //!
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
 //! nothing of the orchestrator but its User API.
@@ -13,6 +13,7 @@ mod flags;
 mod follow;
 pub mod images;
 mod input;
+pub mod keys;
 pub mod login;
 mod logs;
 mod many;
@@ -33,5 +34,6 @@ mod task_end;
 mod task_get;
 mod transfer;
 mod upload;
+pub mod usage;
 pub mod users;
 mod warnings;

@@ -59,6 +59,14 @@ pub(super) fn table<const N: usize>(
     head: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
 ) -> Result<(), Failure> {
+    wide_table(&head, rows.map(Vec::from))
+}
+
+/// Same with any number of columns; each row has as many cells as the head.
+pub(super) fn wide_table(
+    head: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> Result<(), Failure> {
     const MAX_CELL_CHARS: usize = 40;
     let cut = io::stdout().is_terminal();
     let shorten = |cell: String| {
@@ -68,16 +76,17 @@ pub(super) fn table<const N: usize>(
             cell
         }
     };
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned))
-        .chain(rows.map(|row| row.map(shorten)))
-        .collect();
+    let first: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    let rest = rows.into_iter();
+    let rest = rest.map(|row| row.into_iter().map(shorten).collect());
+    let rows: Vec<Vec<String>> = std::iter::once(first).chain(rest).collect();
     let width = |n: usize| {
         rows.iter()
             .map(|row| row[n].chars().count())
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..N).map(width).collect();
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
     to_stdout(|out| {
         for row in &rows {
             let cells: Vec<String> = row

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{
-        audit::{AuditEntry, AuditLog},
+        audit::{AuditEntry, AuditEvent, AuditLog},
         auth::User,
         users::{CreateUser, ResetPassword, UserList},
     },
@@ -190,13 +190,22 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Handle or slug of the actor, with the API key by which they called.
+fn actor(event: &AuditEvent) -> String {
+    let actor = event.actor.as_deref().unwrap_or("-");
+    match &event.api_key {
+        Some(key) => clean(&format!("{actor} ({key})")),
+        None => clean(actor),
+    }
+}
+
 fn row(entry: &AuditEntry) -> [String; 6] {
     let text = |text: Option<&String>| text.map_or_else(|| "-".to_owned(), |text| clean(text));
     let event = &entry.event;
     let outcome = event.outcome.as_str();
     [
         event.at.to_string(),
-        text(event.actor.as_ref()),
+        actor(event),
         event.action.as_str().to_owned(),
         text(event.target.as_ref()),
         event.reason.as_ref().map_or_else(

@@ -99,7 +99,7 @@ impl Identity {
     ) -> Result<Caller, ApiError> {
         let token = token.ok_or_else(|| {
             Problem::unauthorized(
-                "log in first (POST /v1/auth/login) and send Authorization: Bearer <token>, or send an API key so",
+                "log in first (POST /v1/auth/login) and send Authorization: Bearer <token>; an API key can be sent so, too",
             )
         })?;
         let caller = if token.starts_with(KEY_PREFIX) {

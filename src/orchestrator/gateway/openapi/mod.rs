@@ -5,6 +5,7 @@
 //! written once, in [`operation`]. A test compares the list with the router's: no route is undocumented,
 //! and nothing is documented that is not routed.
 
+mod api_keys;
 mod artifacts;
 mod operation;
 mod operations;
@@ -44,6 +45,17 @@ pub(super) fn document() -> Value {
                     "type": "http",
                     "scheme": "bearer",
                     "description": "The access_token returned by POST /v1/auth/login.",
+                },
+                "apiKey": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key (POST /v1/keys), for the calls of its scopes.",
+                },
+                "xApiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "x-api-key",
+                    "description": "An API key, as clients of Anthropic's API send it.",
                 },
             },
         },

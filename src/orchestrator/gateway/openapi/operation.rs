@@ -5,7 +5,7 @@ use super::{
     name, reason,
     schemas::{SchemaFn, Schemas, schema_of},
 };
-use crate::api::warning::Warning;
+use crate::api::{api_keys::Scope, warning::Warning};
 use http::Method;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
@@ -203,7 +203,7 @@ impl Operation {
             "operationId": self.id,
             "summary": self.summary,
             "tags": [tag(self.path)],
-            "security": if self.access == Access::Public { json!([]) } else { json!([{"bearer": []}]) },
+            "security": self.security(),
             "responses": self.responses(schemas),
         });
         if !parameters.is_empty() {
@@ -218,6 +218,29 @@ impl Operation {
             document["requestBody"] = json!({"content": {"application/octet-stream": {}}});
         }
         document
+    }
+
+    /// Credentials that the call accepts: an access token, or a key with one of these scopes.
+    fn security(&self) -> Value {
+        if self.access == Access::Public {
+            return json!([]);
+        }
+        match self.key_scopes() {
+            None => json!([{"bearer": []}]),
+            Some(scopes) => json!([{"bearer": []}, {"apiKey": scopes}, {"xApiKey": scopes}]),
+        }
+    }
+
+    /// Scopes of the keys that may make the call, empty for all keys; `None` where no key may.
+    fn key_scopes(&self) -> Option<&'static [Scope]> {
+        match tag(self.path) {
+            "auth" | "users" | "keys" => None,
+            _ if self.access == Access::Admin => Some(&[Scope::All]),
+            "usage" => Some(&[Scope::All]),
+            "nodes" => Some(&[]),
+            "tasks" | "artifacts" => Some(&[Scope::Tasks, Scope::All]),
+            _ => Some(&[Scope::Inference, Scope::All]),
+        }
     }
 
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
@@ -259,10 +282,7 @@ impl Operation {
             statuses.push(503);
         }
         if self.access != Access::Public {
-            statuses.extend([401, 429]);
-        }
-        if self.access == Access::Admin {
-            statuses.push(403);
+            statuses.extend([401, 403, 429]);
         }
         if self.path.contains('{') {
             statuses.push(404);

@@ -6,7 +6,7 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
-    artifacts,
+    api_keys, artifacts,
     operation::{Operation, operation},
     schemas::{any_text, schema_of},
 };
@@ -64,6 +64,7 @@ pub(super) fn all() -> Vec<Operation> {
     [
         auth(),
         users(),
+        api_keys::all(),
         tasks(),
         artifacts::all(),
         nodes(),
@@ -168,7 +169,7 @@ fn audit() -> Operation {
     )
     .query(
         "who",
-        "Only events by or about this handle or slug.",
+        "Only events by or about this handle or slug, or about the API key of this prefix.",
         any_text,
     )
     .returns::<AuditLog>()
