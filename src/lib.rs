@@ -11,6 +11,7 @@
 //! | [`orchestrator`] | role `serve-orchestrator`: use cases, gateway, control plane, scheduler, dispatch |
 //! | [`node`] | role `node`: registers and reports this machine, hosts a worker and an optional model server |
 //! | [`worker`] | role `worker`: the Worker API, the ledger of jobs, a job in its sandbox |
+//! | [`inference`] | calls of model servers, as they are passed on: allowed calls, `model` of a request, tokens of an answer, shapes of errors |
 //! | [`sandbox`] | an isolated container that runs a command: lifecycle, shim, protocol to init; independent of jobs |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
 //! | [`contents`] | files by their SHA-256: what tasks bring along and leave behind |
@@ -93,6 +94,7 @@ pub mod files;
 pub mod helpers;
 pub mod http;
 pub mod identity;
+pub mod inference;
 mod instances;
 mod network;
 pub mod node;

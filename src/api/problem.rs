@@ -59,6 +59,8 @@ kinds! {
     Forbidden = 403 "forbidden" "Not allowed";
     /// The resource does not exist, or is not visible to this caller.
     NotFound = 404 "not-found" "Not found";
+    /// No node has the model.
+    ModelNotFound = 404 "model-not-found" "The model is not found";
     /// The path exists, but not with this method.
     MethodNotAllowed = 405 "method-not-allowed" "The method is not allowed here";
     /// The state of the resource does not allow this.
@@ -93,6 +95,10 @@ kinds! {
     Internal = 500 "internal" "Internal error";
     /// The disk is too full for another job or task.
     InsufficientStorage = 507 "insufficient-storage" "Not enough storage";
+    /// The model server, or the way to it, failed before the answer began.
+    ModelServerFailed = 502 "model-server-failed" "The model server failed";
+    /// The answer of the model server did not begin in time.
+    ModelServerTimeout = 504 "model-server-timeout" "The model server is too slow";
     /// Temporarily unavailable; the reason is one that an operator can act on.
     Unavailable = 503 "unavailable" "Not available at present";
 }
@@ -232,6 +238,15 @@ impl Problem {
         if !field.is_empty() {
             self.detail = format!("`{field}` {}", self.detail);
         }
+        self
+    }
+
+    /// Same problem about the field `name` at the top of the body; its detail is a sentence that names the field.
+    pub fn about(mut self, name: &str) -> Self {
+        self.errors.push(FieldError {
+            pointer: format!("#/{name}"),
+            detail: self.detail.clone(),
+        });
         self
     }
 

@@ -73,11 +73,20 @@ pub fn text(status: StatusCode, body: impl Into<String>) -> Response {
 
 /// Problem with its headers, for the request with the id `instance`.
 pub fn problem(problem: &Problem, instance: &str) -> Response {
-    let status =
-        StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // A problem body is made of strings and numbers, which always have a JSON form.
     let body = serde_json::to_vec(&problem.body(instance)).unwrap_or_default();
-    let mut response = with(status, "application/problem+json", body);
+    problem_as(problem, "application/problem+json", body)
+}
+
+/// Status and headers of a problem, with a body in another form.
+pub fn problem_as(
+    problem: &Problem,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response {
+    let status =
+        StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = with(status, content_type, body);
     let headers = response.headers_mut();
     if problem.kind == ProblemKind::Unauthorized {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

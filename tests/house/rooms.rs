@@ -35,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sandbox_init", &[]),
     ("spool", &["api"]),
     ("contents", &["api"]),
+    ("inference", &["api", "http"]),
     ("engine", &["api", "sandbox_init"]),
     ("sandbox", &["api", "engine", "sandbox_init", "spool"]),
 ];
