@@ -197,7 +197,7 @@ impl Shortage {
 }
 
 /// Memory reserved for one body; returned when dropped.
-pub(super) struct BodyReservation {
+pub struct BodyReservation {
     budget: &'static Budget,
     id: u64,
     eviction: Arc<Notify>,
@@ -240,7 +240,7 @@ impl BodyReservation {
     }
 
     /// Reserves `bytes` more. Fails with 503 where they don't fit, or the body was evicted.
-    pub(super) fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
         self.budget.0.lock().reserve(self.id, bytes)
     }
 

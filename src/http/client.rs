@@ -38,7 +38,7 @@ const NDJSON: &str = "application/x-ndjson";
 const PROBE_BODY_BYTES: usize = 4096;
 
 /// Body of a call: whole, or a stream.
-type CallBody = UnsyncBoxBody<Bytes, io::Error>;
+pub type CallBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
@@ -84,6 +84,21 @@ impl Client {
             answer_timeout,
             ..Self::default()
         }
+    }
+
+    /// Passes a request on as it is, and receives the head of an answer of any status. Dropping the future, or the body
+    /// of the answer, ends the request at the peer. There is no timeout.
+    pub async fn forward(
+        &self,
+        request: http::Request<CallBody>,
+    ) -> Result<http::Response<Incoming>, CallError> {
+        let url = request.uri().to_string();
+        let answer = self.inner.request(request).await;
+        answer.map_err(|error| CallError::Transport {
+            url,
+            reason: errors::chain(&error),
+            connected: !error.is_connect(),
+        })
     }
 
     /// Call to `url`, to be completed and sent.

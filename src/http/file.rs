@@ -11,7 +11,7 @@ use futures_util::{Stream, stream};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use std::{convert::Infallible, fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 use tokio::task::spawn_blocking;
 
 /// Bytes that are read at a time.
@@ -82,7 +82,7 @@ fn body(file: File, range: Range<u64>) -> Body {
 fn blocks(
     file: File,
     range: Range<u64>,
-) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
     stream::unfold((Arc::new(file), range), async |(file, range)| {
         let length = (range.end - range.start).min(BLOCK_BYTES);
         if length == 0 {

@@ -19,7 +19,7 @@ use crate::{
     },
     text::clean_prefix,
 };
-use http::{HeaderMap, header, request::Parts, uri::Authority};
+use http::{HeaderMap, Method, header, request::Parts, uri::Authority};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::{
@@ -132,6 +132,11 @@ impl Request {
     /// Marks the connection as authorized, by credentials in the body of the request.
     pub fn authorize_connection(&self) {
         self.permit.authorize();
+    }
+
+    /// Method.
+    pub fn method(&self) -> &Method {
+        &self.parts.method
     }
 
     /// Header fields.
@@ -264,6 +269,18 @@ impl Request {
     pub fn chunks(&mut self) -> BodyChunks {
         self.permit.mark_received();
         BodyChunks::new(self.body.take())
+    }
+
+    /// Memory for a body that a handler collects by itself, charged to the caller's account.
+    pub fn reserve_memory(&self) -> Result<BodyReservation, Problem> {
+        let account = self.account.get().copied();
+        let account = account.unwrap_or_else(|| Account::anonymous(self.connection.client));
+        BodyReservation::open(account, self.body_limit, 0)
+    }
+
+    /// Id of the request, which the answer carries, too.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Part of an upload that the body is, by its header `Content-Range`; `None` without one. Fails with 400.

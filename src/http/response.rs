@@ -6,20 +6,21 @@ use crate::api::{
 };
 use bytes::Bytes;
 use futures_util::Stream;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use std::{
     convert::Infallible,
+    io,
     pin::Pin,
     task::{Context, Poll},
 };
 
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Body of every response.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// Body of every response. Its error cuts the connection, so that no client takes what it has for the whole.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Response of a handler.
 pub type Response = http::Response<Body>;
 /// Result of a handler.
@@ -27,7 +28,8 @@ pub type Reply = Result<Response, ApiError>;
 
 /// Body that is complete.
 pub(super) fn whole(body: impl Into<Bytes>) -> Body {
-    Full::new(body.into()).boxed_unsync()
+    let never = |error: Infallible| match error {};
+    Full::new(body.into()).map_err(never).boxed_unsync()
 }
 
 pub(super) fn with(
@@ -61,7 +63,7 @@ pub fn ok(value: &impl Serialize) -> Reply {
 
 /// 204 without a body.
 pub fn no_content() -> Reply {
-    let mut response = http::Response::new(Full::default().boxed_unsync());
+    let mut response = http::Response::new(whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
@@ -112,14 +114,19 @@ pub fn stream(
     chunks: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Response {
     use futures_util::StreamExt as _;
-    let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)));
+    let frames = chunks.map(|chunk| Ok(Frame::data(chunk)));
     let mut response = http::Response::new(StreamBody::new(frames).boxed_unsync());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    forbid_buffering(headers);
+    response
+}
+
+/// Has proxies forward each chunk of an answer as it arrives, and keep none.
+pub fn forbid_buffering(headers: &mut HeaderMap) {
     let cache = HeaderValue::from_static("no-store, no-cache, no-transform");
     headers.insert(header::CACHE_CONTROL, cache);
     headers.insert(&X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    response
 }
 
 /// Body that holds a guard until it was sent or dropped.
@@ -130,12 +137,12 @@ struct GuardedBody<T> {
 
 impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -32,16 +32,28 @@ static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 type Handler<S> = Arc<dyn Fn(Arc<S>, Request) -> BoxFuture<'static, Reply> + Send + Sync>;
 type Methods<S> = Vec<(Method, Handler<S>)>;
 type Params = HashMap<String, String>;
+/// Form of the errors of a path: from a problem and the id of the request.
+pub type ErrorRenderer = fn(&Problem, &str) -> Response;
 
 /// A path with its `{name}` parameters, and what is there.
 struct Route<S> {
     template: &'static str,
     methods: Methods<S>,
+    /// Form of errors of an API that is not ours; nothing of ours is added to its answers.
+    foreign: Option<ErrorRenderer>,
+}
+
+/// What was found for a request.
+struct Found<S> {
+    template: &'static str,
+    foreign: Option<ErrorRenderer>,
+    handler: Result<(Handler<S>, Params), Problem>,
 }
 
 /// Collects routes; see [`Router::new`].
 pub struct RouterBuilder<S> {
     paths: BTreeMap<&'static str, Methods<S>>,
+    foreign: BTreeMap<&'static str, ErrorRenderer>,
     warns_below: Option<&'static str>,
 }
 
@@ -73,6 +85,7 @@ impl<S: Send + Sync + 'static> Router<S> {
     pub fn new() -> RouterBuilder<S> {
         RouterBuilder {
             paths: BTreeMap::new(),
+            foreign: BTreeMap::new(),
             warns_below: None,
         }
     }
@@ -87,6 +100,12 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     {
         let handler: Handler<S> = Arc::new(move |state, request| Box::pin(handler(state, request)));
         self.paths.entry(path).or_default().push((method, handler));
+        self
+    }
+
+    /// Has the errors of a path rendered for another API.
+    pub fn with_errors(mut self, path: &'static str, render: ErrorRenderer) -> Self {
+        self.foreign.insert(path, render);
         self
     }
 
@@ -113,7 +132,13 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     pub fn build(self, state: Arc<S>, requests: RequestMetrics) -> Router<S> {
         let mut paths = matchit::Router::new();
         for (template, methods) in self.paths {
-            if let Err(error) = paths.insert(template, Route { template, methods }) {
+            let foreign = self.foreign.get(template).copied();
+            let route = Route {
+                template,
+                methods,
+                foreign,
+            };
+            if let Err(error) = paths.insert(template, route) {
                 panic!("route {template}: {error}");
             }
         }
@@ -127,20 +152,26 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
 }
 
 impl<S: Send + Sync + 'static> Router<S> {
-    /// The template of the route, and its handler for this method.
-    fn find(
-        &self,
-        method: &Method,
-        path: &str,
-    ) -> (&'static str, Result<(Handler<S>, Params), Problem>) {
+    /// The route, and its handler for this method.
+    fn find(&self, method: &Method, path: &str) -> Found<S> {
         let Ok(found) = self.paths.at(path) else {
             let detail = format!("there is no such path; {}", self.directory());
-            return (
-                UNMATCHED_ROUTE,
-                Err(Problem::new(ProblemKind::NotFound, detail)),
-            );
+            return Found {
+                template: UNMATCHED_ROUTE,
+                foreign: None,
+                handler: Err(Problem::new(ProblemKind::NotFound, detail)),
+            };
         };
-        let Route { template, methods } = found.value;
+        let Route {
+            template,
+            methods,
+            foreign,
+        } = found.value;
+        let answer = |handler| Found {
+            template,
+            foreign: *foreign,
+            handler,
+        };
         // HEAD is GET without the body, and hyper leaves the body out.
         let wanted = if method == Method::HEAD {
             &Method::GET
@@ -153,7 +184,7 @@ impl<S: Send + Sync + 'static> Router<S> {
                 .iter()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
-            return (template, Ok((Arc::clone(handler), params)));
+            return answer(Ok((Arc::clone(handler), params)));
         }
         let mut allow: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
         if allow.contains(&"GET") {
@@ -168,7 +199,7 @@ impl<S: Send + Sync + 'static> Router<S> {
             ),
         );
         problem.allow = Some(allow);
-        (template, Err(problem))
+        answer(Err(problem))
     }
 
     /// Where a caller finds out which calls there are.
@@ -189,7 +220,11 @@ impl<S: Send + Sync + 'static> Router<S> {
     ) -> Response {
         let id = Uuid::now_v7().to_string();
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let (route, found) = self.find(&method, uri.path());
+        let Found {
+            template: route,
+            foreign,
+            handler: found,
+        } = self.find(&method, uri.path());
         // Of the level of errors, so that they have it at every log level.
         let span = tracing::error_span!(
             "request", request_id = id, %method, route, user = Empty, node = Empty
@@ -210,12 +245,13 @@ impl<S: Send + Sync + 'static> Router<S> {
                 Ok(answer) => (answer, None),
                 Err(error) => {
                     let cause = error.cause().map(errors::chain);
-                    (response::problem(error.problem(), &id), cause)
+                    let render = foreign.unwrap_or(response::problem);
+                    (render(error.problem(), &id), cause)
                 }
             };
             if self
                 .warns_below
-                .is_some_and(|prefix| route.starts_with(prefix))
+                .is_some_and(|prefix| route.starts_with(prefix) && foreign.is_none())
             {
                 answer = warnings.write(uri.query(), answer).await;
             }

@@ -12,9 +12,9 @@ use super::{
 use crate::api::warning::Warning;
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
 use parking_lot::{Mutex, MutexGuard};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, future::ready, sync::Arc};
 
 /// Most warnings of an answer; more are only counted.
 const MAX_WARNINGS: usize = 16;
@@ -99,12 +99,16 @@ impl Warnings {
             return answer;
         }
         let (parts, body) = answer.into_parts();
-        // Reading can't fail: its error is uninhabited.
-        let body = body
-            .collect()
-            .await
-            .map_or_else(|never| match never {}, |whole| whole.to_bytes());
-        Response::from_parts(parts, response::whole(append_field(body, &warnings)))
+        match body.collect().await {
+            Ok(whole) => {
+                let body = append_field(whole.to_bytes(), &warnings);
+                Response::from_parts(parts, response::whole(body))
+            }
+            Err(error) => {
+                let cut = futures_util::stream::once(ready(Err(error)));
+                Response::from_parts(parts, StreamBody::new(cut).boxed_unsync())
+            }
+        }
     }
 }
 

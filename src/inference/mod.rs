@@ -7,6 +7,7 @@
 //! | `model` and `stream` of a request, read while its body passes | [`head`] |
 //! | numbers of tokens of an answer, counted while it passes | [`usage`] |
 //! | errors of our own, as clients of each API expect them | [`error`] |
+//! | headers that pass, and bodies of both directions | [`relay`] |
 //!
 //! Nothing here alters a byte, keeps more than a few KiB of a body, or knows of nodes, users and tasks. Bodies are
 //! hostile: those of requests come from users and jobs, those of answers from models.
@@ -15,6 +16,7 @@ pub mod endpoint;
 pub mod error;
 pub mod head;
 mod json;
+pub mod relay;
 pub mod usage;
 
 pub use endpoint::{Endpoint, Family};

@@ -171,12 +171,17 @@ impl Node {
         let plan = self.plan_model_server(config);
         worker.reserve_gpus(self.reserved_vendor(plan.as_ref().ok().and_then(Option::as_ref)));
         match plan.transpose() {
-            None => self.model_server.stop().await,
+            None => {
+                worker.set_model_server(None);
+                self.model_server.stop().await;
+            }
             Some(plan) => {
+                let address = plan.as_ref().ok().map(Plan::address);
                 step("start the model server", async {
                     self.start_model_server(plan?).await
                 })
                 .await?;
+                worker.set_model_server(address);
             }
         }
         Ok(worker)

@@ -9,6 +9,7 @@ use super::{
     api_logs::{self, event_query, stream},
     context::WorkerContext,
     image_load,
+    inference::{self, ModelServer},
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
     stdin,
@@ -54,6 +55,7 @@ pub(super) struct Api {
     pub(super) ctx: Arc<WorkerContext>,
     /// Jobs that run or are being accepted.
     pub(super) job_tasks: BackgroundTasks,
+    pub(super) model_server: ModelServer,
     /// Processes that call as orchestrators.
     instances: Instances<OrchestratorId>,
     /// Set at shutdown: new jobs are refused.
@@ -86,6 +88,16 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         )
         .route(Method::POST, "/v1/worker/jobs/{id}/stdin", receive_stdin)
         .route(Method::POST, "/v1/worker/images:load", image_load::load)
+        .route(
+            Method::GET,
+            "/v1/worker/inference/{*path}",
+            inference::proxy,
+        )
+        .route(
+            Method::POST,
+            "/v1/worker/inference/{*path}",
+            inference::proxy,
+        )
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
@@ -100,6 +112,7 @@ impl Api {
             ledger,
             ctx,
             job_tasks: BackgroundTasks::default(),
+            model_server: ModelServer::default(),
             instances: Instances::default(),
             is_closing: AtomicBool::new(false),
         }

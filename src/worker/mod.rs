@@ -33,6 +33,7 @@ mod home;
 mod image_archive;
 mod image_gc;
 mod image_load;
+mod inference;
 mod init_copy;
 mod job;
 mod job_files;
@@ -268,6 +269,11 @@ async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, 
 }
 
 impl Worker {
+    /// Sets the address of the model server to which calls are passed on; `None` where there is none.
+    pub fn set_model_server(&self, address: Option<SocketAddr>) {
+        self.0.api.model_server.set_address(address);
+    }
+
     /// Replaces the access of the orchestrator. Jobs that run keep their rules and their owner.
     pub fn set_access(&self, access: AccessGrant) {
         let access = AccessPolicy::new(access, &self.0.settings);

@@ -9,7 +9,10 @@ use crate::{
     },
     node::gpu::Vendor,
 };
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 /// Image for a configuration that names none.
 const OLLAMA_IMAGE: &str = "docker.io/ollama/ollama";
@@ -116,6 +119,11 @@ impl Plan {
     pub(super) fn podman_args(&self, rootless: bool) -> &'static [&'static str] {
         self.accelerator
             .map_or(&[], |vendor| vendor.podman_args(rootless))
+    }
+
+    /// Address of the model server.
+    pub(in crate::node) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Vendor of the GPUs that the model server uses; `None`: it uses the CPU.

@@ -1,0 +1,119 @@
+//! Calls of the model server of this machine: `/v1/worker/inference/…`, where `…` is the path at the model server.
+//!
+//! The orchestrator chooses the node and counts what is under way; here a call passes through as it is. Its end at
+//! either side ends it at the other: a dropped request closes the connection to the model server.
+
+use super::api::Api;
+use crate::{
+    api::problem::{Problem, ProblemKind},
+    http::{
+        body::BodyChunks,
+        client::{CallError, Client},
+        request::Request,
+        response::Reply,
+    },
+    inference::{
+        Endpoint, MAX_REQUEST_BYTES,
+        endpoint::NotAllowed,
+        relay::{self, FAULT_HEADER, UPSTREAM_FAILED, UPSTREAM_UNREACHABLE},
+    },
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use parking_lot::Mutex;
+use std::{io, net::SocketAddr, sync::Arc};
+
+/// Model server of this machine, as the API reaches it.
+#[derive(Default)]
+pub(super) struct ModelServer {
+    client: Client,
+    address: Mutex<Option<SocketAddr>>,
+}
+
+impl ModelServer {
+    /// Sets the address of the model server; `None` where there is none.
+    pub(super) fn set_address(&self, address: Option<SocketAddr>) {
+        *self.address.lock() = address;
+    }
+}
+
+pub(super) async fn proxy(api: Arc<Api>, mut request: Request) -> Reply {
+    api.authorize_long(&request)?;
+    let path: String = request.param("path", "call")?;
+    let endpoint = Endpoint::find(request.method(), &format!("/{path}")).map_err(refused)?;
+    let server = &api.model_server;
+    let Some(address) = *server.address.lock() else {
+        let detail = "this node runs no model server at present; ask another node";
+        return Err(fault(UPSTREAM_UNREACHABLE, detail).into());
+    };
+    let headers = relay::request_headers(request.headers());
+    let mut body = request.chunks();
+    let length = body.announced_size();
+    if length.is_some_and(|length| length > MAX_REQUEST_BYTES as u64) {
+        body.drain().await;
+        return Err(too_large().into());
+    }
+    let url = format!("http://{address}{}", endpoint.path());
+    let sent = relay::request(endpoint, &url, headers, length, chunks(body));
+    let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
+    match server.client.forward(sent).await {
+        Ok(answer) => Ok(relay::response(answer)),
+        Err(error) => {
+            let is_connected = matches!(
+                error,
+                CallError::Transport {
+                    connected: true,
+                    ..
+                }
+            );
+            let problem = if is_connected {
+                let detail = "the model server of this node broke off; ask another node";
+                fault(UPSTREAM_FAILED, detail)
+            } else {
+                let detail = "the model server of this node does not answer; ask another node";
+                fault(UPSTREAM_UNREACHABLE, detail)
+            };
+            Err(problem.caused_by(error))
+        }
+    }
+}
+
+/// Chunks of a body, up to the limit.
+fn chunks(body: BodyChunks) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::try_unfold((body, 0), |(mut body, length)| async move {
+        let next = body.next().await;
+        let Some(chunk) = next.map_err(|problem| io::Error::other(problem.detail))? else {
+            return Ok(None);
+        };
+        let length = length + chunk.len();
+        if length > MAX_REQUEST_BYTES {
+            return Err(io::Error::other(too_large().detail));
+        }
+        Ok(Some((chunk, (body, length))))
+    })
+}
+
+fn too_large() -> Problem {
+    let detail = format!("the body is larger than {MAX_REQUEST_BYTES} bytes; send less");
+    Problem::new(ProblemKind::PayloadTooLarge, detail)
+}
+
+fn fault(reason: &str, detail: &str) -> Problem {
+    Problem::new(ProblemKind::ModelServerFailed, detail)
+        .with_header(FAULT_HEADER, reason.to_owned())
+}
+
+fn refused(reason: NotAllowed) -> Problem {
+    match reason {
+        NotAllowed::Path => Problem::new(
+            ProblemKind::Forbidden,
+            "no call with this path may reach a model server; docs/api.md lists those that may",
+        ),
+        NotAllowed::Method(allow) => {
+            let detail = format!("this call takes {allow}");
+            let mut problem = Problem::new(ProblemKind::MethodNotAllowed, detail);
+            problem.allow = Some(allow.to_owned());
+            problem
+        }
+    }
+}
