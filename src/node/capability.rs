@@ -5,9 +5,9 @@ use crate::{
     api::{
         PAYLOAD_VERSION,
         nodes::{
-            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, Inference, InferenceMode,
-            MAX_TEXT_BYTES, MAX_WARNING_BYTES, NetworkCapability, NodeInfo, Platform, Reach,
-            SandboxCapability, WorkerApi, features,
+            CapabilityReport, Compute, ContainerRuntime, Gpu, GpuDevice, INFERENCE_PROXY,
+            Inference, InferenceMode, MAX_TEXT_BYTES, MAX_WARNING_BYTES, NetworkCapability,
+            NodeInfo, Platform, Reach, SandboxCapability, WorkerApi, features,
         },
         time::Time,
     },
@@ -221,6 +221,7 @@ pub(super) fn initial_inference(mode: InferenceMode) -> Inference {
         supported: mode == InferenceMode::On,
         mode: Some(mode.as_str().to_owned()),
         running: Some(false),
+        features: Some(vec![INFERENCE_PROXY.to_owned()]),
         ..Inference::default()
     }
 }

@@ -37,7 +37,9 @@ pub(crate) fn capability() -> Value {
         ]},
         "sandbox": {"supported": true, "features": ["x"], "max_concurrency": 2},
         "network": {"orchestrator_reachable": true, "outbound_policy": "none"},
-        "inference": {"supported": true, "mode": "m", "running": true, "existing_service": false, "models": ["q:1"]},
+        "inference": {"supported": true, "mode": "m", "running": true, "existing_service": false, "models": ["q:1"],
+            "model_details": [{"name": "q:1", "size_bytes": 1, "digest": "d", "loaded": true, "vram_bytes": 1, "context_length": 1}],
+            "features": ["proxy"]},
         "worker_api": {"base_url": "http://box:1"}, "tls": {"trust_material_status": "none"},
     })
 }

@@ -1,6 +1,6 @@
 //! Capability report of a node (contract, section 3).
 
-use super::Reach;
+use super::{Inference, Reach};
 use crate::api::{
     lenient::{default_true, invalid_as_default, is_default, null_as_default, null_as_true},
     time::Time,
@@ -221,26 +221,6 @@ pub struct NetworkCapability {
     /// Outbound network policy of sandboxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_policy: Option<String>,
-}
-
-/// Model server.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Inference {
-    /// Whether the node serves models; `true` where the object does not say.
-    #[serde(default = "default_true", deserialize_with = "null_as_true")]
-    pub supported: bool,
-    /// Mode: `off`, `auto` or `on`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<String>,
-    /// Whether the server answers now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<bool>,
-    /// Whether the server is an external one that cynode did not start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub existing_service: Option<bool>,
-    /// Names of the models that the server has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub models: Option<Vec<String>>,
 }
 
 /// Worker API of a node.

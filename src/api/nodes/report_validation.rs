@@ -40,6 +40,9 @@ impl CapabilityReport {
         }
         self.check_texts(at)?;
         self.check_lists(at)?;
+        if let Some(inference) = &self.inference {
+            inference.check(&format!("{at}/inference"))?;
+        }
         if let Some(url) = self.worker_url() {
             check_worker_url(&format!("{at}/worker_api/base_url"), url)?;
         }

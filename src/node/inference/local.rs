@@ -54,7 +54,7 @@ impl LocalModelServer {
         let models = self.manager.models(&plan).await;
         self.state.send_modify(|state| {
             state.running = Some(true);
-            state.models = models;
+            state.set_models(models);
             state.existing_service = Some(source == Source::External);
         });
         let monitor = run_monitor(

@@ -4,7 +4,7 @@ use super::{
     InferenceError, Plan, Settings, Source, ollama::OllamaClient, plan::MODEL_SERVER_PORT,
 };
 use crate::{
-    api::jobs::PullPolicy,
+    api::{jobs::PullPolicy, nodes::ModelDetails},
     background,
     backoff::Backoff,
     engine::{
@@ -111,7 +111,7 @@ impl ModelServerManager {
     }
 
     /// Models of a server that answers.
-    pub(super) async fn models(&self, plan: &Plan) -> Option<Vec<String>> {
+    pub(super) async fn models(&self, plan: &Plan) -> Option<Vec<ModelDetails>> {
         OllamaClient::new(plan.port).models().await
     }
 

@@ -1,7 +1,10 @@
 //! Monitor of the model server: publishes its state, restarts it when it fails, and pulls missing models.
 
 use super::{ModelServerManager, Plan, Source, ollama::OllamaClient};
-use crate::{api::nodes::Inference, backoff::Backoff};
+use crate::{
+    api::nodes::{Inference, ModelDetails},
+    backoff::Backoff,
+};
 use std::time::Duration;
 use tokio::{sync::watch, time::sleep};
 
@@ -86,15 +89,17 @@ fn publish(
     status: &watch::Sender<Inference>,
     source: Source,
     running: bool,
-    models: Option<Vec<String>>,
+    models: Option<Vec<ModelDetails>>,
 ) -> bool {
     status.send_if_modified(|known| {
-        let now = Inference {
+        let mut now = Inference {
             running: Some(running),
             existing_service: Some(source == Source::External),
-            models: models.or_else(|| known.models.clone()),
             ..known.clone()
         };
+        if models.is_some() {
+            now.set_models(models);
+        }
         let changed = *known != now;
         *known = now;
         changed
@@ -128,14 +133,15 @@ async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
 }
 
 /// Whether a model is present. A name without a tag means `latest`.
-fn has_model(there: &[String], wanted: &str) -> bool {
+fn has_model(there: &[ModelDetails], wanted: &str) -> bool {
     let tagged = wanted
         .rsplit('/')
         .next()
         .is_some_and(|last| last.contains(':'));
     there
         .iter()
-        .any(|name| name == wanted || (!tagged && *name == format!("{wanted}:latest")))
+        .map(|model| model.name.as_str())
+        .any(|name| name == wanted || (!tagged && name == format!("{wanted}:latest")))
 }
 
 #[cfg(test)]
@@ -144,7 +150,10 @@ mod tests {
 
     #[test]
     fn model_without_tag_is_latest() {
-        let there = ["a:latest".to_owned(), "b/c:7b".to_owned()];
+        let there = ["a:latest", "b/c:7b"].map(|name| ModelDetails {
+            name: name.to_owned(),
+            ..ModelDetails::default()
+        });
         for (wanted, is_there) in [
             ("a", true),
             ("a:latest", true),

@@ -1,9 +1,12 @@
 //! Client of Ollama's API: version, models, and pulling a model. Its answers are untrusted: a model server can be
 //! any program.
 
-use crate::http::client::{CallError, Client};
+use crate::{
+    api::nodes::{MAX_MODELS, ModelDetails},
+    http::client::{CallError, Client},
+};
 use http::Method;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
@@ -16,15 +19,63 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const PULL_STALL_TIMEOUT: Duration = Duration::from_mins(5);
 /// Interval between log lines of a pull.
 const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// Limits of a report: number of models, and length of a name.
-const MAX_MODELS: usize = 256;
-const MAX_MODEL_NAME_BYTES: usize = 256;
 
 /// Client of a model server on loopback.
 #[derive(Clone)]
 pub(super) struct OllamaClient {
     client: Client,
     address: SocketAddr,
+}
+
+/// Models of `/api/tags` and of `/api/ps`.
+#[derive(Deserialize)]
+struct ModelList<T> {
+    models: Option<Vec<T>>,
+}
+
+impl<T> Default for ModelList<T> {
+    fn default() -> Self {
+        Self { models: None }
+    }
+}
+
+/// A model of `/api/tags`.
+#[derive(Deserialize)]
+struct Stored {
+    name: String,
+    size: Option<u64>,
+    digest: Option<String>,
+}
+
+/// A model of `/api/ps`.
+#[derive(Deserialize)]
+struct Loaded {
+    name: String,
+    size_vram: Option<u64>,
+    context_length: Option<u64>,
+}
+
+/// Models with their states, within the limits of a report: a model that it can't name is left out.
+fn details(stored: ModelList<Stored>, loaded: ModelList<Loaded>) -> Vec<ModelDetails> {
+    let loaded = loaded.models.unwrap_or_default();
+    let known = stored.models.unwrap_or_default().into_iter();
+    known
+        .filter(|model| ModelDetails::is_valid_name(&model.name))
+        .take(MAX_MODELS)
+        .map(|model| {
+            let loaded = loaded.iter().find(|loaded| loaded.name == model.name);
+            ModelDetails {
+                size_bytes: model.size,
+                digest: model
+                    .digest
+                    .filter(|digest| ModelDetails::is_valid_digest(digest)),
+                loaded: loaded.is_some(),
+                vram_bytes: loaded.and_then(|loaded| loaded.size_vram),
+                context_length: loaded.and_then(|loaded| loaded.context_length),
+                name: model.name,
+            }
+        })
+        .collect()
 }
 
 /// Reason for which a model could not be pulled.
@@ -58,37 +109,29 @@ impl OllamaClient {
         struct Version {
             version: String,
         }
-        let answer = self.get::<Version>("/api/version").await?;
+        let answer = self.get::<Version>("/api/version").await.ok()?;
         Some(answer.version.chars().take(64).collect())
     }
 
-    /// Models of the server, within the limits of a report.
-    pub(super) async fn models(&self) -> Option<Vec<String>> {
-        #[derive(Deserialize)]
-        struct Tags {
-            #[serde(default)]
-            models: Option<Vec<Model>>,
-        }
-        #[derive(Deserialize)]
-        struct Model {
-            name: String,
-        }
-        let models = self.get::<Tags>("/api/tags").await?.models;
-        let names = models
-            .unwrap_or_default()
-            .into_iter()
-            .map(|model| model.name);
-        Some(
-            names
-                .filter(|name| name.len() <= MAX_MODEL_NAME_BYTES)
-                .take(MAX_MODELS)
-                .collect(),
-        )
+    /// Models of the server, within the limits of a report. `None`: it does not list them now.
+    pub(super) async fn models(&self) -> Option<Vec<ModelDetails>> {
+        let (stored, loaded) = tokio::join!(
+            self.get::<ModelList<Stored>>("/api/tags"),
+            self.get::<ModelList<Loaded>>("/api/ps"),
+        );
+        let loaded = match loaded {
+            // Old releases and other servers do not say what is loaded.
+            Err(Some(error)) if error.status().is_some() => ModelList::default(),
+            loaded => loaded.ok()?,
+        };
+        Some(details(stored.ok()?, loaded))
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Option<T> {
+    /// An answer of the server. `Err(None)`: no answer in time.
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Option<CallError>> {
         let call = self.client.call(Method::GET, self.url(path)).receive();
-        timeout(ANSWER_TIMEOUT, call).await.ok()?.ok()
+        let answer = timeout(ANSWER_TIMEOUT, call).await;
+        answer.map_err(|_| None)?.map_err(Some)
     }
 
     /// Pulls a model, and logs the progress.
@@ -133,5 +176,44 @@ impl OllamaClient {
 
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn loaded_models_are_marked() {
+        let stored = json!({"models": [
+            {"name": "a:latest", "model": "a:latest", "size": 7, "digest": "d1", "details": {"family": "x"}},
+            {"name": "b:1b", "size": 9, "digest": "no\nline"},
+            {"name": "bad\u{1b}"},
+        ]});
+        let loaded = json!({"models": [
+            {"name": "b:1b", "size": 9, "size_vram": 5, "context_length": 4096},
+            {"name": "gone:1b", "size_vram": 1},
+        ]});
+        let found = details(
+            serde_json::from_value(stored).unwrap(),
+            serde_json::from_value(loaded).unwrap(),
+        );
+        assert_eq!(
+            serde_json::to_value(found).unwrap(),
+            json!([
+                {"name": "a:latest", "size_bytes": 7, "digest": "d1", "loaded": false},
+                {"name": "b:1b", "size_bytes": 9, "loaded": true, "vram_bytes": 5, "context_length": 4096},
+            ])
+        );
+    }
+
+    #[test]
+    fn list_of_models_is_bounded() {
+        let models: Vec<_> = (0..300).map(|n| json!({"name": format!("m{n}")})).collect();
+        let stored = serde_json::from_value(json!({"models": models})).unwrap();
+        assert_eq!(details(stored, ModelList::default()).len(), MAX_MODELS);
+        let none = serde_json::from_value(json!({"models": null})).unwrap();
+        assert!(details(none, ModelList::default()).is_empty());
     }
 }
