@@ -1,6 +1,7 @@
 //! Client of the User API, with the login that belongs to it.
 
 use super::{
+    agent::agent,
     connection,
     credentials::{self, Credentials, not_logged_in},
     flags::in_flags,
@@ -15,23 +16,14 @@ use crate::{
     },
     cli::ClientFlags,
     exit::{Exit, Failure},
-    http::{MAX_BODY_BYTES, request::parse_json, resolve},
+    http::{MAX_BODY_BYTES, request::parse_json},
 };
-use http::{Method, Uri, header};
+use http::{Method, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io::Read, net::SocketAddr, time::Duration};
-use ureq::{
-    Agent, Body, SendBody,
-    config::Config,
-    unversioned::{
-        resolver::{ResolvedSocketAddrs, Resolver},
-        transport::{DefaultConnector, NextTimeout},
-    },
-};
+use std::{io::Read, time::Duration};
+use ureq::{Agent, Body, SendBody};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:12080";
-/// Time for a connection to be made, name resolution included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a byte after which a connection counts as dead, as after a laptop's sleep.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 /// Time for the head of an answer.
@@ -66,38 +58,6 @@ impl<'a> Payload<'a> {
             Self::None => Payload::None,
             Self::Bytes(bytes, kind) => Payload::Bytes(bytes, kind),
             Self::Stream(reader, length) => Payload::Stream(reader, *length),
-        }
-    }
-}
-
-/// Resolver that uses the same name resolution as the rest of this binary; see [`resolve`].
-#[derive(Debug)]
-struct HostResolver;
-
-impl Resolver for HostResolver {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _: &Config,
-        _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let limited =
-            async { tokio::time::timeout(CONNECT_TIMEOUT, resolve::resolve_host(host)).await };
-        let found = runtime
-            .block_on(limited)
-            .map_err(|_| ureq::Error::HostNotFound)??;
-        let mut addresses = self.empty();
-        for ip in found.into_iter().take(16) {
-            addresses.push(SocketAddr::new(ip, uri.port_u16().unwrap_or(80)));
-        }
-        if addresses.is_empty() {
-            Err(ureq::Error::HostNotFound)
-        } else {
-            Ok(addresses)
         }
     }
 }
@@ -315,19 +275,11 @@ impl ApiClient {
         &self,
         mut answer: http::Response<Body>,
     ) -> Result<http::Response<Body>, Failure> {
-        let status = answer.status().as_u16();
         if answer.status().is_success() {
             return Ok(answer);
         }
-        let exit = match status {
-            401 | 403 => Exit::NotAllowed,
-            404 => Exit::NotFound,
-            409 => Exit::Conflict,
-            400..=499 => Exit::Invalid,
-            _ => Exit::Internal,
-        };
         let message = match read_problem(answer.body_mut()) {
-            Some(problem) if status >= 500 => clean(&format!(
+            Some(problem) if answer.status().is_server_error() => clean(&format!(
                 "{} (request {})",
                 problem.detail, problem.instance
             )),
@@ -338,24 +290,19 @@ impl ApiClient {
                 answer.status()
             ),
         };
-        Err(Failure::new(exit, message))
+        Err(Failure::new(exit_of(answer.status()), message))
     }
 }
 
-/// HTTP client with these times for the head of an answer, and between two pieces of one.
-fn agent(answer_timeout: Duration, read_timeout: Duration) -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .proxy(None)
-        .max_redirects(0)
-        // A connection that the server closes while it is reused would fail a call that can't be repeated.
-        .max_idle_connections(0)
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_recv_response(Some(answer_timeout))
-        .timeout_per_read(Some(read_timeout))
-        .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
-        .build();
-    Agent::with_parts(config, DefaultConnector::default(), HostResolver)
+/// Exit code for an answer that is not a success.
+pub(super) fn exit_of(status: StatusCode) -> Exit {
+    match status.as_u16() {
+        401 | 403 => Exit::NotAllowed,
+        404 => Exit::NotFound,
+        409 => Exit::Conflict,
+        400..=499 => Exit::Invalid,
+        _ => Exit::Internal,
+    }
 }
 
 fn to_bytes(body: Option<&impl Serialize>) -> Result<Option<Vec<u8>>, Failure> {

@@ -1,6 +1,10 @@
 //! Output of a task while it runs: server-sent events, resumed after an interruption.
 
-use super::{api_client::ApiClient, output::OutputPrinter};
+use super::{
+    api_client::ApiClient,
+    output::OutputPrinter,
+    sse::{SseEvent, SseReader},
+};
 use crate::{
     api::{
         events::{OutputData, OutputEncoding, Stream},
@@ -12,17 +16,12 @@ use crate::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{
-    io::{self, BufRead as _, BufReader, Read as _},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Time for which the orchestrator may be unreachable.
 const RECONNECT_TIMEOUT: Duration = Duration::from_mins(10);
 /// Pause between two attempts to connect.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest event, in bytes; far above the largest of the contract, a whole stream of a result.
-const MAX_EVENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Last event of a task.
 #[derive(Deserialize)]
@@ -153,10 +152,11 @@ pub(super) fn follow_part(
         };
         match api.stream(&path, headers) {
             Ok(stream) => {
-                let mut events = SseReader {
-                    lines: BufReader::new(stream),
-                };
+                let mut events = SseReader::new(stream);
                 while let Some(event) = events.next()? {
+                    if event.name.is_empty() {
+                        continue;
+                    }
                     outage.end();
                     if let Some(end) = printer.print(&event)? {
                         return Ok(end);
@@ -302,87 +302,4 @@ fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
             problem.detail
         ))
     })
-}
-
-struct SseEvent {
-    id: String,
-    name: String,
-    data: String,
-}
-
-/// Reader of a `text/event-stream`, by the rules of the WHATWG as far as the gateway uses them.
-struct SseReader<R> {
-    lines: BufReader<R>,
-}
-
-impl<R: io::Read> SseReader<R> {
-    /// Next event; `None` at the end, and where the stream is interrupted.
-    fn next(&mut self) -> Result<Option<SseEvent>, Failure> {
-        let mut event = SseEvent {
-            id: String::new(),
-            name: String::new(),
-            data: String::new(),
-        };
-        let mut bytes_left = MAX_EVENT_BYTES;
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let Ok(read) = (&mut self.lines)
-                .take(bytes_left)
-                .read_until(b'\n', &mut line)
-            else {
-                return Ok(None);
-            };
-            bytes_left -= read as u64;
-            if !line.ends_with(b"\n") {
-                if bytes_left == 0 {
-                    return Err(Failure::internal(format!(
-                        "the server sent an event longer than {MAX_EVENT_BYTES} bytes; check that this is a cynode orchestrator"
-                    )));
-                }
-                return Ok(None);
-            }
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end_matches(['\r', '\n']);
-            if text.is_empty() {
-                if event.name.is_empty() {
-                    bytes_left = MAX_EVENT_BYTES;
-                    continue;
-                }
-                return Ok(Some(event));
-            }
-            let (field, value) = text.split_once(':').unwrap_or((text, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "id" => value.clone_into(&mut event.id),
-                "event" => value.clone_into(&mut event.name),
-                "data" => event.data.push_str(value),
-                _ => {}
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn events(text: &[u8]) -> SseReader<&[u8]> {
-        SseReader {
-            lines: BufReader::new(text),
-        }
-    }
-
-    #[test]
-    fn endless_event_is_bounded() {
-        let size = usize::try_from(MAX_EVENT_BYTES).unwrap();
-        let endless = vec![b'x'; size + 1];
-        assert!(events(&endless).next().is_err());
-        let many = b"data: x\n".repeat(size / 8 + 1);
-        assert!(events(&many).next().is_err());
-        assert!(events(b"data: x\n").next().unwrap().is_none(), "broken off");
-        let mut alive = b": still here\n\n".repeat(size / 13);
-        alive.extend_from_slice(b"id: 1-2\nevent: stdout\ndata: {}\n\n");
-        assert_eq!(events(&alive).next().unwrap().unwrap().id, "1-2");
-    }
 }

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
 //! nothing of the orchestrator but its User API.
 
+mod agent;
 mod api_client;
 pub mod artifacts;
 mod confirm;
@@ -28,6 +29,7 @@ mod quote;
 mod receive;
 mod remarks;
 pub mod run;
+mod sse;
 mod stdin;
 pub mod task;
 mod task_end;
