@@ -35,7 +35,7 @@ const RENAMED: [Renamed; 4] = [
         flag: "--inference-pull-timeout",
         old_flag: Some("--inference-timeout"),
         variables: ["CYNODE_INFERENCE_TIMEOUT", "CYNODE_INFERENCE_PULL_TIMEOUT"],
-        is_shared: false,
+        is_shared: true,
     },
     Renamed {
         commands: &["dev", "node", "worker", "doctor"],

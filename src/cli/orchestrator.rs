@@ -290,5 +290,40 @@ pub struct ServeOrchestratorArgs {
     )]
     pub require_inference: bool,
     #[command(flatten)]
+    pub models: ModelFlags,
+    #[command(flatten)]
     pub log: LogFlags,
+}
+
+/// Limits of calls of models.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Inference")]
+pub struct ModelFlags {
+    /// Send a node at most this many requests for its models at a time; the others wait
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_CONCURRENCY",
+        default_value_t = 4,
+        value_parser = number::<u32, _>(1..),
+        value_name = "N"
+    )]
+    pub inference_concurrency: u32,
+    /// Refuse requests for models while this many wait
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_QUEUE",
+        default_value_t = 256,
+        value_parser = number::<u32, _>(..),
+        value_name = "N"
+    )]
+    pub inference_queue: u32,
+    /// Give up on a model that has not begun to answer for this long
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_TIMEOUT",
+        default_value = "10m",
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
+    pub inference_timeout: Duration,
 }

@@ -32,6 +32,8 @@ use std::{borrow::Cow, convert::Infallible, io, sync::Arc, time::Duration};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for an answer that is not a stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for which an idle connection is kept: shorter than a cynode listener keeps it.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Media type of newline-delimited JSON.
 const NDJSON: &str = "application/x-ndjson";
 /// Bytes that are read of the body of a probe's answer.
@@ -43,7 +45,7 @@ pub type CallBody = UnsyncBoxBody<Bytes, io::Error>;
 /// HTTP client with a pool of connections; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    inner: legacy::Client<Connector, CallBody>,
+    pub(super) inner: legacy::Client<Connector, CallBody>,
     answer_timeout: Duration,
 }
 
@@ -56,6 +58,16 @@ impl Default for Client {
 impl Client {
     /// Client that connects only to addresses that `guard` allows, with a pool of its own.
     pub fn with_guard(guard: AddressGuard) -> Self {
+        Self::build(guard, POOL_IDLE_TIMEOUT)
+    }
+
+    /// Client that keeps idle connections for so long: shorter than its servers do, which may be other programs.
+    pub fn with_idle_timeout(idle_timeout: Duration) -> Self {
+        let guard = AddressGuard::new(Reach::Anywhere, Arc::new([]));
+        Self::build(guard, idle_timeout)
+    }
+
+    fn build(guard: AddressGuard, idle_timeout: Duration) -> Self {
         let connector = Connector::new(guard, |connector| {
             connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
             connector.set_nodelay(true);
@@ -69,8 +81,7 @@ impl Client {
         });
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            // Shorter than a cynode listener keeps idle connections.
-            .pool_idle_timeout(Duration::from_secs(5))
+            .pool_idle_timeout(idle_timeout)
             .build(connector);
         Self {
             inner,
@@ -84,21 +95,6 @@ impl Client {
             answer_timeout,
             ..Self::default()
         }
-    }
-
-    /// Passes a request on as it is, and receives the head of an answer of any status. Dropping the future, or the body
-    /// of the answer, ends the request at the peer. There is no timeout.
-    pub async fn forward(
-        &self,
-        request: http::Request<CallBody>,
-    ) -> Result<http::Response<Incoming>, CallError> {
-        let url = request.uri().to_string();
-        let answer = self.inner.request(request).await;
-        answer.map_err(|error| CallError::Transport {
-            url,
-            reason: errors::chain(&error),
-            connected: !error.is_connect(),
-        })
     }
 
     /// Call to `url`, to be completed and sent.

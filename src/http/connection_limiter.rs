@@ -292,6 +292,15 @@ impl ConnectionPermit {
         self.limiter.table.lock().leave_network(self.id);
     }
 
+    /// Marks the current request as one of a kind that is limited elsewhere: it counts for no account and no network.
+    pub(super) fn mark_limited_elsewhere(&self) {
+        let mut table = self.limiter.table.lock();
+        table.leave_network(self.id);
+        if let Some(entry) = table.open.get_mut(&self.id) {
+            entry.account = None;
+        }
+    }
+
     /// Marks the current request as preemptible: it may be evicted for any other.
     pub(super) fn mark_preemptible(&self) {
         if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Most connections of one listener at a time, where the system has file descriptors for them.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 2048;
 /// File descriptors that are reserved for everything else: the database, nodes, podman's pipes.
 const RESERVED_DESCRIPTORS: u64 = 128;
 

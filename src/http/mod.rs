@@ -11,6 +11,7 @@ pub mod client;
 pub mod client_response;
 mod connection_limiter;
 pub mod file;
+mod forward;
 pub mod host;
 mod json_body;
 mod json_error;

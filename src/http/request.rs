@@ -129,6 +129,11 @@ impl Request {
         self.permit.mark_preemptible();
     }
 
+    /// Marks an authorized request as one of a kind whose number the handler limits by itself.
+    pub fn mark_limited_elsewhere(&self) {
+        self.permit.mark_limited_elsewhere();
+    }
+
     /// Marks the connection as authorized, by credentials in the body of the request.
     pub fn authorize_connection(&self) {
         self.permit.authorize();

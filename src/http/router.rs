@@ -54,7 +54,16 @@ struct Found<S> {
 pub struct RouterBuilder<S> {
     paths: BTreeMap<&'static str, Methods<S>>,
     foreign: BTreeMap<&'static str, ErrorRenderer>,
+    refused: Option<Refused>,
     warns_below: Option<&'static str>,
+}
+
+/// Paths that are refused where they have no route.
+#[derive(Clone, Copy)]
+struct Refused {
+    prefix: &'static str,
+    detail: &'static str,
+    render: ErrorRenderer,
 }
 
 /// Routes over a shared state `S`.
@@ -62,6 +71,7 @@ pub struct Router<S> {
     state: Arc<S>,
     requests: RequestMetrics,
     paths: Arc<matchit::Router<Route<S>>>,
+    refused: Option<Refused>,
     warns_below: Option<&'static str>,
 }
 
@@ -71,6 +81,7 @@ impl<S> Clone for Router<S> {
             state: Arc::clone(&self.state),
             requests: self.requests.clone(),
             paths: Arc::clone(&self.paths),
+            refused: self.refused,
             warns_below: self.warns_below,
         }
     }
@@ -86,6 +97,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         RouterBuilder {
             paths: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            refused: None,
             warns_below: None,
         }
     }
@@ -106,6 +118,21 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
     /// Has the errors of a path rendered for another API.
     pub fn with_errors(mut self, path: &'static str, render: ErrorRenderer) -> Self {
         self.foreign.insert(path, render);
+        self
+    }
+
+    /// Has paths that begin with `prefix` and have no route answered 403 rather than 404.
+    pub fn with_refused(
+        mut self,
+        prefix: &'static str,
+        detail: &'static str,
+        render: ErrorRenderer,
+    ) -> Self {
+        self.refused = Some(Refused {
+            prefix,
+            detail,
+            render,
+        });
         self
     }
 
@@ -146,6 +173,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             state,
             requests,
             paths: Arc::new(paths),
+            refused: self.refused,
             warns_below: self.warns_below,
         }
     }
@@ -155,12 +183,7 @@ impl<S: Send + Sync + 'static> Router<S> {
     /// The route, and its handler for this method.
     fn find(&self, method: &Method, path: &str) -> Found<S> {
         let Ok(found) = self.paths.at(path) else {
-            let detail = format!("there is no such path; {}", self.directory());
-            return Found {
-                template: UNMATCHED_ROUTE,
-                foreign: None,
-                handler: Err(Problem::new(ProblemKind::NotFound, detail)),
-            };
+            return self.not_found(path);
         };
         let Route {
             template,
@@ -200,6 +223,23 @@ impl<S: Send + Sync + 'static> Router<S> {
         );
         problem.allow = Some(allow);
         answer(Err(problem))
+    }
+
+    fn not_found(&self, path: &str) -> Found<S> {
+        let refused = self.refused.as_ref();
+        let refused = refused.filter(|refused| path.starts_with(refused.prefix));
+        let problem = match refused {
+            Some(refused) => Problem::new(ProblemKind::Forbidden, refused.detail),
+            None => {
+                let detail = format!("there is no such path; {}", self.directory());
+                Problem::new(ProblemKind::NotFound, detail)
+            }
+        };
+        Found {
+            template: UNMATCHED_ROUTE,
+            foreign: refused.map(|refused| refused.render),
+            handler: Err(problem),
+        }
     }
 
     /// Where a caller finds out which calls there are.

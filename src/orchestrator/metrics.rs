@@ -84,7 +84,25 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let nodes = state.node_views().await?;
     let counts = state.store.job_counts().await;
     let counts = counts?;
-    state.metrics.base.render(&current_gauges(counts, &nodes))
+    let gauges = current_gauges(counts, &nodes);
+    add_model_calls(&gauges, state.models.counts());
+    state.metrics.base.render(&gauges)
+}
+
+/// Adds gauges of calls of models: those that wait, and those under way.
+fn add_model_calls(registry: &Registry, (waiting, in_flight): (usize, u32)) {
+    let gauge = |name, help| register(registry, IntGauge::new(name, help));
+    let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+    gauge(
+        "cynode_inference_queued",
+        "Requests for models that wait for a node.",
+    )
+    .set(waiting);
+    gauge(
+        "cynode_inference_running",
+        "Requests for models that nodes have.",
+    )
+    .set(in_flight.into());
 }
 
 /// Gauges of jobs and nodes at present.

@@ -10,6 +10,7 @@
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
+//! | calls of models | [`inference`] |
 //! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
@@ -27,6 +28,7 @@ mod gateway;
 mod gpu_pool;
 mod health;
 mod images;
+mod inference;
 mod liveness;
 mod logs;
 mod maintenance;
@@ -62,6 +64,7 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
+pub use inference::ModelSettings;
 use logs::archive::LogArchive;
 pub use settings::{LogRetention, Settings, StartError};
 use state::AppState;

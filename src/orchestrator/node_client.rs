@@ -15,10 +15,12 @@
 mod error;
 mod events;
 mod files;
+mod models;
 
 pub(super) use error::{NodeCallError, NodeCallErrorKind};
 pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};
 pub(super) use files::{ArtifactBytes, SendProgress};
+pub(super) use models::{ModelRequest, is_own_answer};
 
 use super::AppState;
 use crate::{

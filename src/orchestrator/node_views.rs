@@ -41,6 +41,18 @@ impl AppState {
         readiness::node_readiness(node, self.worker_url(node), &contact, now)
     }
 
+    /// Reason for which a node gets no calls of models now; `None` where it may. A node without a free slot may.
+    pub(super) fn model_obstacle(&self, node: &Node) -> Option<String> {
+        if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
+            return Some(readiness::DUPLICATE_REASON.to_owned());
+        }
+        let contact = self.nodes.liveness.last_contact(node);
+        let url = self.worker_url(node);
+        let obstacle = readiness::call_obstacle(node, url, &contact, Time::now())?;
+        let reason = obstacle.reason?;
+        Some(reason.for_users(&node.slug))
+    }
+
     /// View of a node whose running jobs have these graphics processors. Only admins see the node's own texts.
     fn node_view(&self, node: Node, gpus: &GpuPool, is_for_admin: bool) -> NodeView {
         let url = self.worker_url(&node).map(str::to_owned);

@@ -51,34 +51,17 @@ impl NodeReadiness {
     }
 }
 
-/// Readiness of `node` at `now`, reached at `url` and last contacted as `contact` says.
+/// Readiness of `node` for jobs at `now`, reached at `url` and last contacted as `contact` says.
 pub(super) fn node_readiness(
     node: &Node,
     url: Option<&str>,
     contact: &LastContact,
     now: Time,
 ) -> NodeReadiness {
-    if let Some(stopped) = stopped_since(node, now) {
-        let jobs = match node.running_jobs {
-            0 => String::new(),
-            1 => ", 1 job continues".to_owned(),
-            jobs => format!(", {jobs} jobs continue"),
-        };
-        return NodeReadiness::new(NodeStatus::Offline, format!("{stopped}{jobs}"));
+    if let Some(obstacle) = call_obstacle(node, url, contact, now) {
+        return obstacle;
     }
-    let silence = now.since(contact.at);
-    if silence > OFFLINE_AFTER {
-        let reason = format!("no contact for {} s", silence.as_secs());
-        return NodeReadiness::new(NodeStatus::Offline, reason);
-    }
-    if node.draining {
-        let reason = format!("draining; cynode nodes resume {} ends it", node.slug);
-        return NodeReadiness::new(NodeStatus::Draining, reason);
-    }
-    if url.is_none() {
-        return NodeReadiness::not_ready("the URL of its Worker API is unknown");
-    }
-    if let Some(reason) = config_reason(node).or_else(|| capacity_reason(node)) {
+    if let Some(reason) = capacity_reason(node) {
         return NodeReadiness::not_ready(reason);
     }
     if contact.is_unready {
@@ -88,6 +71,39 @@ pub(super) fn node_readiness(
         status: NodeStatus::Ready,
         reason: None,
     }
+}
+
+/// Readiness of a node that gets no new calls, be they jobs or calls of models; `None` where it does.
+pub(super) fn call_obstacle(
+    node: &Node,
+    url: Option<&str>,
+    contact: &LastContact,
+    now: Time,
+) -> Option<NodeReadiness> {
+    if let Some(stopped) = stopped_since(node, now) {
+        let jobs = match node.running_jobs {
+            0 => String::new(),
+            1 => ", 1 job continues".to_owned(),
+            jobs => format!(", {jobs} jobs continue"),
+        };
+        let reason = format!("{stopped}{jobs}");
+        return Some(NodeReadiness::new(NodeStatus::Offline, reason));
+    }
+    let silence = now.since(contact.at);
+    if silence > OFFLINE_AFTER {
+        let reason = format!("no contact for {} s", silence.as_secs());
+        return Some(NodeReadiness::new(NodeStatus::Offline, reason));
+    }
+    if node.draining {
+        let reason = format!("draining; cynode nodes resume {} ends it", node.slug);
+        return Some(NodeReadiness::new(NodeStatus::Draining, reason));
+    }
+    if url.is_none() {
+        return Some(NodeReadiness::not_ready(
+            "the URL of its Worker API is unknown",
+        ));
+    }
+    config_reason(node).map(NodeReadiness::not_ready)
 }
 
 /// Reason of a node that has applied no configuration. Any applied version counts: the node goes on with it

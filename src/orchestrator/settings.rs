@@ -1,6 +1,6 @@
 //! Settings of an orchestrator, and the errors that keep it from starting.
 
-use super::{database::IncompleteState, dispatch::LeaseTerms};
+use super::{database::IncompleteState, dispatch::LeaseTerms, inference::ModelSettings};
 use crate::{
     api::image::ImageRef,
     store::{QueueLimits, Retention, StoreError},
@@ -31,6 +31,8 @@ pub struct Settings {
     pub inference_image: Option<ImageRef>,
     /// Models that the model server has to have; any if empty.
     pub inference_models: Vec<String>,
+    /// Limits of calls of models.
+    pub models: ModelSettings,
     /// Whether readiness requires inference.
     pub require_inference: bool,
     /// Whether this process also runs a node.

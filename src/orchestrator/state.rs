@@ -15,6 +15,7 @@ use super::{
     artifacts::ResultShares,
     contents_gc::ContentsGc,
     dispatch::Turns,
+    inference::ModelQueue,
     liveness::Liveness,
     logs::{LogLimits, archive::LogArchive},
     metrics::Metrics,
@@ -52,6 +53,8 @@ pub(crate) struct AppState {
     pub(super) nodes: Nodes,
     /// Requests to models that are to be written.
     pub(super) usage: UsageRecorder,
+    /// Calls of models, under way and waiting.
+    pub(super) models: Arc<ModelQueue>,
     pub(super) log_limits: LogLimits,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
@@ -131,6 +134,10 @@ impl AppState {
     ) -> io::Result<Self> {
         Ok(Self {
             nodes: Nodes::new(&settings),
+            models: Arc::new(ModelQueue::new(
+                settings.models.concurrency,
+                settings.models.queue,
+            )),
             settings,
             store,
             identity,

@@ -52,7 +52,6 @@ impl Default for UsageRecorder {
 
 impl UsageRecorder {
     /// Records a request that has ended.
-    #[allow(dead_code, reason = "called by the gateway's calls to models")]
     pub(super) fn record(&self, record: UsageRecord) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {

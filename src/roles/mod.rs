@@ -58,6 +58,11 @@ pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
         worker_urls: parse_worker_urls(&args.worker_url)?,
         worker_url_allow: args.worker_url_allow,
         require_inference: args.require_inference,
+        models: orchestrator::ModelSettings {
+            concurrency: args.models.inference_concurrency,
+            queue: args.models.inference_queue,
+            timeout: args.models.inference_timeout,
+        },
         ..orchestrator_settings(args.flags, &args.psk)?
     };
     run_role(&args.log, &notices, async |shutdown| {

@@ -152,6 +152,7 @@ pub(super) fn orchestrator_settings(
             .map(|text| parse_image("--inference-image", &text))
             .transpose()?,
         inference_models: validate_models(flags.inference_model)?,
+        models: orchestrator::ModelSettings::default(),
         has_node: false,
         queue: QueueLimits {
             all: flags.limits.max_queued,

@@ -21,13 +21,24 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+/// Time for which an idle connection to the model server is kept. Some servers close theirs after 5 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Model server of this machine, as the API reaches it.
-#[derive(Default)]
 pub(super) struct ModelServer {
     client: Client,
     address: Mutex<Option<SocketAddr>>,
+}
+
+impl Default for ModelServer {
+    fn default() -> Self {
+        Self {
+            client: Client::with_idle_timeout(IDLE_TIMEOUT),
+            address: Mutex::default(),
+        }
+    }
 }
 
 impl ModelServer {

@@ -7,6 +7,7 @@ mod artifacts;
 mod audit;
 mod auth;
 mod logs;
+mod models;
 mod nodes;
 mod openapi;
 mod tasks;
@@ -92,7 +93,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::GET, "/openapi.json", move |_, _| {
             ready(Ok(response::raw_json(document.clone())))
         });
-    health::routes(builder)
+    health::routes(models::routes(builder))
 }
 
 /// Credential of a request: its bearer token, or an API key in `x-api-key`, as clients of Anthropic's API send it.

@@ -4,7 +4,7 @@
 use super::{eventually, stream::read_head};
 use serde_json::{Value, json};
 use std::{
-    io::{BufReader, Read as _, Write as _},
+    io::{BufReader, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     sync::{
         Arc, Mutex,
@@ -29,6 +29,10 @@ pub(crate) struct Call {
     pub(crate) token: String,
     /// Its body; null when there was none.
     pub(crate) body: Value,
+    /// Its body as it came.
+    pub(crate) text: String,
+    /// Its header fields, their names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 /// Where a script writes its answer. The call is left hanging for as long as this is kept, and
@@ -55,6 +59,21 @@ impl Answer {
     pub(crate) fn bytes(mut self, status: u16, media_type: &str, body: &str) {
         let head = head(status, media_type, body.len());
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());
+    }
+
+    /// Begins an answer in pieces of this media type. It is cut when dropped, unless it is ended.
+    pub(crate) fn pieces(mut self, media_type: &str) -> Pieces {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nConnection: close\r\n\
+             Transfer-Encoding: chunked\r\n\r\n"
+        );
+        let _ = self.0.write_all(head.as_bytes());
+        Pieces(self.0)
+    }
+
+    /// Waits until the caller has left.
+    pub(crate) fn wait_gone(&mut self) {
+        wait_gone(&mut self.0);
     }
 
     /// Begins an answer of one JSON document, and is cut in the middle of it.
@@ -84,6 +103,36 @@ impl Answer {
             "type": kind, "title": "On purpose", "status": status, "detail": "on purpose", "instance": "x",
         });
         self.status(status, &problem);
+    }
+}
+
+/// An answer in pieces, under way.
+pub(crate) struct Pieces(TcpStream);
+
+impl Pieces {
+    /// Sends a piece.
+    pub(crate) fn send(&mut self, piece: &str) {
+        let chunk = format!("{:x}\r\n{piece}\r\n", piece.len());
+        let _ = self.0.write_all(chunk.as_bytes());
+    }
+
+    /// Ends the answer.
+    pub(crate) fn end(mut self) {
+        let _ = self.0.write_all(b"0\r\n\r\n");
+    }
+
+    /// Waits until the caller has left.
+    pub(crate) fn wait_gone(&mut self) {
+        wait_gone(&mut self.0);
+    }
+}
+
+fn wait_gone(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(super::DEADLINE)).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("the caller has not left: {other:?}"),
     }
 }
 
@@ -174,22 +223,23 @@ fn receive(stream: &TcpStream) -> Option<Call> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let (start, headers) = read_head(&mut reader).ok()?;
     let value = |wanted: &str| {
-        headers
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map_or("", |(_, value)| value.as_str())
+        let mut found = headers.iter().filter(|(name, _)| name == wanted);
+        found.next().map_or("", |(_, value)| value.as_str())
     };
     let mut body = vec![0; value("content-length").parse().unwrap_or(0)];
     reader.read_exact(&mut body).ok()?;
+    let token = value("authorization")
+        .trim_start_matches("Bearer ")
+        .to_owned();
     let mut words = start.split(' ').map(str::to_owned);
     Some(Call {
         number: 0,
         at: Instant::now(),
         method: words.next()?,
         path: words.next()?,
-        token: value("authorization")
-            .trim_start_matches("Bearer ")
-            .to_owned(),
+        token,
         body: serde_json::from_slice(&body).unwrap_or_default(),
+        text: String::from_utf8_lossy(&body).into_owned(),
+        headers,
     })
 }

@@ -11,6 +11,7 @@ pub(crate) mod http;
 pub(crate) mod image;
 pub(crate) mod link;
 pub(crate) mod listener;
+pub(crate) mod model_node;
 pub(crate) mod model_server;
 pub(crate) mod orchestrator_stand_in;
 pub(crate) mod own_storage;

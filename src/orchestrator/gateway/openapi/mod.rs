@@ -7,6 +7,7 @@
 
 mod api_keys;
 mod artifacts;
+mod models;
 mod operation;
 mod operations;
 mod schemas;
@@ -22,7 +23,8 @@ pub(super) fn document() -> Value {
     let mut paths = Map::new();
     for operation in operations::all() {
         let methods = paths
-            .entry(operation.path)
+            // A parameter that holds slashes is written as any other.
+            .entry(operation.path.replace("{*", "{"))
             .or_insert_with(|| Value::Object(Map::new()));
         methods[operation.method.as_str().to_ascii_lowercase()] = operation.document(&mut schemas);
     }

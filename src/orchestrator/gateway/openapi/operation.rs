@@ -47,6 +47,8 @@ pub(super) struct Operation {
     status: u16,
     answers: Vec<Media>,
     has_location: bool,
+    /// Description of errors in the shape of another API; `None` for problems.
+    foreign_errors: Option<&'static str>,
     problems: Vec<u16>,
 }
 
@@ -70,6 +72,7 @@ pub(super) fn operation(
         status: 204,
         answers: Vec::new(),
         has_location: false,
+        foreign_errors: None,
         problems: vec![500],
     }
 }
@@ -132,6 +135,18 @@ impl Operation {
     /// Accepts a body.
     pub(super) fn optional_body<T: JsonSchema>(mut self) -> Self {
         self.body = Some((schema_of::<T>, false));
+        self
+    }
+
+    /// Requires a body of this schema.
+    pub(super) fn body_like(mut self, schema: SchemaFn) -> Self {
+        self.body = Some((schema, true));
+        self
+    }
+
+    /// Has errors in the shape of another API.
+    pub(super) fn errors_in(mut self, description: &'static str) -> Self {
+        self.foreign_errors = Some(description);
         self
     }
 
@@ -245,8 +260,14 @@ impl Operation {
 
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
         let problems = self.problem_statuses().into_iter().map(|status| {
-            let response = format!("#/components/responses/{}", name(status));
-            (status.to_string(), json!({"$ref": response}))
+            let response = match self.foreign_errors {
+                Some(description) => json!({
+                    "description": description,
+                    "content": {"application/json": {"schema": {"type": "object"}}},
+                }),
+                None => json!({"$ref": format!("#/components/responses/{}", name(status))}),
+            };
+            (status.to_string(), response)
         });
         let mut responses: Map<String, Value> = problems.collect();
         let mut headers = json!({"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}});
@@ -259,7 +280,8 @@ impl Operation {
             if !answer.description.is_empty() {
                 schema["description"] = answer.description.into();
             }
-            if answer.kind == "application/json" && self.path.starts_with("/v1/") {
+            let has_warnings = self.path.starts_with("/v1/") && self.foreign_errors.is_none();
+            if answer.kind == "application/json" && has_warnings {
                 schema["properties"]["warnings"] = json!({
                     "description": "Parts of the request that were ignored or changed; absent if there are none.",
                     "type": "array",
@@ -305,6 +327,7 @@ impl Operation {
 fn tag(path: &str) -> &str {
     match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "v1", resource, ..] => resource,
+        ["", "api", ..] => "ollama",
         _ => "service",
     }
 }
@@ -315,6 +338,7 @@ fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names.map(move |name| {
+        let name = name.trim_start_matches('*');
         let mut parameter = json!({"in": "path", "name": name, "required": true});
         parameter["schema"] = match name {
             "slug" => json!({"type": "string", "pattern": crate::api::nodes::SLUG_PATTERN}),
@@ -323,6 +347,7 @@ fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
                     "Id of the task, its name, or the first 8 or more characters of its id.".into();
                 json!({"type": "string", "minLength": 1})
             }
+            _ if tag(path) == "models" => json!({"type": "string"}),
             _ => json!({"type": "string", "format": "uuid"}),
         };
         parameter

@@ -6,7 +6,7 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
-    api_keys, artifacts,
+    api_keys, artifacts, models,
     operation::{Operation, operation},
     schemas::{any_text, schema_of},
 };
@@ -67,6 +67,7 @@ pub(super) fn all() -> Vec<Operation> {
         api_keys::all(),
         tasks(),
         artifacts::all(),
+        models::all(),
         nodes(),
         service(),
     ]

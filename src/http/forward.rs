@@ -1,0 +1,25 @@
+//! Requests of others that are passed on: to another role, or to a model server.
+
+use super::{
+    call_error::CallError,
+    client::{CallBody, Client},
+};
+use crate::errors;
+use hyper::body::Incoming;
+
+impl Client {
+    /// Passes a request on as it is, and receives the head of an answer of any status. Dropping the future, or the body
+    /// of the answer, ends the request at the peer. There is no timeout.
+    pub async fn forward(
+        &self,
+        request: http::Request<CallBody>,
+    ) -> Result<http::Response<Incoming>, CallError> {
+        let url = request.uri().to_string();
+        let answer = self.inner.request(request).await;
+        answer.map_err(|error| CallError::Transport {
+            url,
+            reason: errors::chain(&error),
+            connected: !error.is_connect(),
+        })
+    }
+}

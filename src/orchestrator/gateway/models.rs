@@ -1,0 +1,82 @@
+//! Model API: calls of OpenAI's, Anthropic's and Ollama's APIs, which reach the model servers of nodes.
+//!
+//! Answers and errors have the shape of the API that a call belongs to.
+
+use super::{AppState, authenticate};
+use crate::{
+    api::api_keys::Scope,
+    http::{
+        request::Request,
+        response::{self, Reply},
+        router::RouterBuilder,
+    },
+    identity::Access,
+    inference::{Endpoint, Family, error::renderer},
+    orchestrator::inference,
+};
+use http::Method;
+use std::sync::Arc;
+
+/// Credentials that the calls accept.
+const ACCESS: Access = Access::Scope(Scope::Inference);
+/// Path of one model. A name may hold slashes.
+const MODEL_PATH: &str = "/v1/models/{*id}";
+/// Begin of the paths of Ollama's API.
+const OLLAMA_PREFIX: &str = "/api/";
+/// Text for calls of Ollama's API that change a model server.
+const REFUSED: &str = "this call of Ollama's API is not served here: models are pulled and removed with cynode models, \
+    or at /v1/nodes/{slug}/models";
+
+/// Adds the calls to a router.
+pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
+    for endpoint in Endpoint::ALL.iter().copied() {
+        let (method, path) = (endpoint.method(), endpoint.path());
+        builder = match endpoint {
+            Endpoint::Models => builder.route(method, path, list),
+            Endpoint::Version => builder.route(method, path, version),
+            Endpoint::Tags => builder.route(method, path, tags),
+            Endpoint::Ps => builder.route(method, path, ps),
+            _ => builder.route(method, path, move |state, request| {
+                call(state, request, endpoint)
+            }),
+        };
+        builder = builder.with_errors(path, renderer(endpoint.family()));
+    }
+    builder
+        .route(Method::GET, MODEL_PATH, get)
+        .with_errors(MODEL_PATH, renderer(Family::OpenAi))
+        .with_refused(OLLAMA_PREFIX, REFUSED, renderer(Family::Ollama))
+}
+
+async fn call(state: Arc<AppState>, request: Request, endpoint: Endpoint) -> Reply {
+    // Subscribed before the authentication, so that no end of the session is missed.
+    let revocations = state.identity.revocations();
+    let caller = authenticate(&state, &request, ACCESS).await?;
+    inference::call(state, caller, revocations, endpoint, request).await
+}
+
+async fn list(state: Arc<AppState>, request: Request) -> Reply {
+    authenticate(&state, &request, ACCESS).await?;
+    response::ok(&inference::models(&state).await?)
+}
+
+async fn get(state: Arc<AppState>, request: Request) -> Reply {
+    authenticate(&state, &request, ACCESS).await?;
+    let name: String = request.param("id", "model")?;
+    response::ok(&inference::model(&state, &name).await?)
+}
+
+async fn version(state: Arc<AppState>, request: Request) -> Reply {
+    authenticate(&state, &request, ACCESS).await?;
+    response::ok(&inference::version(&state).await?)
+}
+
+async fn tags(state: Arc<AppState>, request: Request) -> Reply {
+    authenticate(&state, &request, ACCESS).await?;
+    response::ok(&inference::tags(&state).await?)
+}
+
+async fn ps(state: Arc<AppState>, request: Request) -> Reply {
+    authenticate(&state, &request, ACCESS).await?;
+    response::ok(&inference::loaded_models(&state).await?)
+}

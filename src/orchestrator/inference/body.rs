@@ -1,0 +1,210 @@
+//! Body of a request: scanned while it arrives, passed on at once, and kept so that another node can get it from its
+//! beginning. It is dropped when no attempt needs it any more, and its memory is charged to the caller.
+
+use crate::{
+    api::{
+        error::ApiError,
+        problem::{Problem, ProblemKind},
+    },
+    background,
+    http::{body::BodyChunks, budget::BodyReservation, request::Request},
+    inference::{
+        Endpoint, MAX_REQUEST_BYTES,
+        head::{HeadError, Scanner},
+    },
+};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::header;
+use parking_lot::Mutex;
+use std::{io, sync::Arc};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// Smallest memory that is charged for a chunk, which lies in a buffer of its own.
+const MIN_CHUNK_BYTES: usize = 64;
+
+/// Body of a request as far as it has arrived.
+pub(super) struct RequestBody {
+    received: Mutex<Received>,
+    /// Notifies that more has arrived, or that the body has ended.
+    changed: watch::Sender<()>,
+    /// Length that the client announced.
+    length: Option<u64>,
+}
+
+struct Received {
+    chunks: Vec<Bytes>,
+    /// Memory of the chunks, charged to the caller as long as they are kept.
+    reservation: BodyReservation,
+    state: BodyState,
+    stream: Option<bool>,
+}
+
+enum BodyState {
+    Arriving,
+    Complete,
+    Failed(Problem),
+}
+
+/// Receiver of the rest of a body; ends when dropped.
+pub(super) struct Receiving(JoinHandle<()>);
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Source of the chunks of a body.
+struct Source {
+    chunks: BodyChunks,
+    scanner: Scanner,
+}
+
+/// Body of a request whose model is known, the model, and the receiver of the rest, if any. Fails where the body is
+/// invalid, as far as that shows by then.
+pub(super) async fn receive(
+    request: &mut Request,
+    endpoint: Endpoint,
+) -> Result<(Arc<RequestBody>, String, Option<Receiving>), ApiError> {
+    let encoding = request.header(header::CONTENT_ENCODING.as_str());
+    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        let detail = "send the body without Content-Encoding: the model is read from it";
+        return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail).into());
+    }
+    let reservation = request.reserve_memory()?;
+    let mut source = Source {
+        chunks: request.chunks(),
+        scanner: Scanner::new(endpoint),
+    };
+    let body = Arc::new(RequestBody {
+        received: Mutex::new(Received {
+            chunks: Vec::new(),
+            reservation,
+            state: BodyState::Arriving,
+            stream: None,
+        }),
+        changed: watch::Sender::new(()),
+        length: source.chunks.announced_size(),
+    });
+    if body
+        .length
+        .is_some_and(|length| length > MAX_REQUEST_BYTES as u64)
+    {
+        source.chunks.drain().await;
+        return Err(HeadError::TooLarge.problem().into());
+    }
+    let mut is_arriving = true;
+    while is_arriving && source.scanner.model().is_none() {
+        is_arriving = body.receive_chunk(&mut source).await?;
+    }
+    let Some(model) = source.scanner.model().map(str::to_owned) else {
+        return Err(HeadError::NoModel.problem().into());
+    };
+    // Most bodies are complete by now, and need no task of their own.
+    if is_arriving && source.scanner.finish().is_ok() {
+        is_arriving = body.receive_chunk(&mut source).await?;
+    }
+    let receiving = is_arriving.then(|| {
+        let body = Arc::clone(&body);
+        let rest = async move {
+            // A failure is stored in the body.
+            while let Ok(true) = body.receive_chunk(&mut source).await {}
+        };
+        Receiving(background::spawn("receive_model_request", rest))
+    });
+    Ok((body, model, receiving))
+}
+
+impl RequestBody {
+    /// Receives one more chunk. Returns whether there may be more.
+    async fn receive_chunk(&self, source: &mut Source) -> Result<bool, Problem> {
+        let next = source.next().await;
+        let kept = next.and_then(|chunk| self.received.lock().keep(chunk, source));
+        let problem = match kept {
+            Ok(is_arriving) => {
+                self.changed.send_replace(());
+                return Ok(is_arriving);
+            }
+            Err(problem) => problem,
+        };
+        self.received.lock().state = BodyState::Failed(problem.clone());
+        self.changed.send_replace(());
+        // The client may send on before it reads the answer.
+        source.chunks.drain().await;
+        Err(problem)
+    }
+
+    /// Problem of a body that turned out to be invalid, or broke off.
+    pub(super) fn failure(&self) -> Option<Problem> {
+        match &self.received.lock().state {
+            BodyState::Failed(problem) => Some(problem.clone()),
+            BodyState::Arriving | BodyState::Complete => None,
+        }
+    }
+
+    /// Length of the whole, where it is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        let received = self.received.lock();
+        let lengths = received.chunks.iter().map(|chunk| chunk.len() as u64);
+        let is_complete = matches!(received.state, BodyState::Complete);
+        is_complete.then(|| lengths.sum()).or(self.length)
+    }
+
+    /// Value of `stream`, where it has arrived.
+    pub(super) fn stream_field(&self) -> Option<bool> {
+        self.received.lock().stream
+    }
+
+    /// The whole body from its beginning, as it arrives. Breaks off where the body turns out to be invalid, so that no
+    /// model server takes it for complete.
+    pub(super) fn read(self: &Arc<Self>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+        let start = (Arc::clone(self), self.changed.subscribe(), 0);
+        stream::try_unfold(start, |(body, mut changed, place)| async move {
+            loop {
+                changed.mark_unchanged();
+                if let Some(next) = body.chunk(place)? {
+                    return Ok(next.map(|chunk| (chunk, (body, changed, place + 1))));
+                }
+                changed.changed().await.map_err(io::Error::other)?;
+            }
+        })
+    }
+
+    /// Chunk at a place: `Some(None)` at the end, `None` before it has arrived.
+    fn chunk(&self, place: usize) -> io::Result<Option<Option<Bytes>>> {
+        let received = self.received.lock();
+        match (received.chunks.get(place), &received.state) {
+            (_, BodyState::Failed(problem)) => Err(io::Error::other(problem.detail.clone())),
+            (Some(chunk), _) => Ok(Some(Some(chunk.clone()))),
+            (None, BodyState::Complete) => Ok(Some(None)),
+            (None, BodyState::Arriving) => Ok(None),
+        }
+    }
+}
+
+impl Received {
+    /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where the caller has no memory left.
+    fn keep(&mut self, chunk: Option<Bytes>, source: &Source) -> Result<bool, Problem> {
+        self.stream = source.scanner.stream();
+        let Some(chunk) = chunk else {
+            self.state = BodyState::Complete;
+            return Ok(false);
+        };
+        self.reservation.reserve(chunk.len().max(MIN_CHUNK_BYTES))?;
+        self.chunks.push(chunk);
+        Ok(true)
+    }
+}
+
+impl Source {
+    /// Next chunk of the body, scanned; `None` at its valid end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let Some(chunk) = self.chunks.next().await? else {
+            self.scanner.finish().map_err(HeadError::problem)?;
+            return Ok(None);
+        };
+        self.scanner.feed(&chunk).map_err(HeadError::problem)?;
+        Ok(Some(chunk))
+    }
+}
