@@ -4,7 +4,8 @@ use super::{
     DataDirFlags, LogFlags, PskFlags, number, parse_duration, parse_lease, parse_listen,
     parse_network, parse_size,
 };
-use clap::{ArgAction, Args, ValueEnum};
+use crate::orchestrator::RequireInference;
+use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -45,7 +46,7 @@ pub struct OrchestratorFlags {
     /// Create the keys that are missing beside an existing database; nodes then register again
     #[arg(long, env = "CYNODE_NEW_KEYS", help_heading = "Storage")]
     pub new_keys: bool,
-    /// Run this model server image on nodes
+    /// Run this model server image on all nodes [default: Ollama's, on nodes with a GPU]
     #[arg(
         long,
         env = "CYNODE_INFERENCE_IMAGE",
@@ -53,13 +54,13 @@ pub struct OrchestratorFlags {
         help_heading = "Inference"
     )]
     pub inference_image: Option<String>,
-    /// Pull this model on nodes, such as qwen3:0.6b; repeatable
+    /// Pull this model on all nodes that run a model server, such as qwen3:0.6b, or on one, as in box=qwen3:0.6b;
+    /// repeatable
     #[arg(
         long,
         env = "CYNODE_INFERENCE_MODEL",
-        value_name = "NAME",
+        value_name = "[SLUG=]NAME",
         value_delimiter = ',',
-        requires = "inference_image",
         help_heading = "Inference"
     )]
     pub inference_model: Vec<String>,
@@ -279,16 +280,16 @@ pub struct ServeOrchestratorArgs {
         help_heading = "Connection"
     )]
     pub worker_url_allow: Vec<IpNet>,
-    /// Report ready only while a node has inference running
+    /// Report ready only while a node has inference running; auto: where a node was told to run it
     #[arg(
         long,
         env = "CYNODE_REQUIRE_INFERENCE",
-        default_value_t = true,
-        action = ArgAction::Set,
-        value_name = "BOOL",
+        default_value = "auto",
+        value_name = "auto|true|false",
+        hide_possible_values = true,
         help_heading = "Inference"
     )]
-    pub require_inference: bool,
+    pub require_inference: RequireInference,
     #[command(flatten)]
     pub models: ModelFlags,
     #[command(flatten)]

@@ -56,7 +56,8 @@ pub struct IdentityFlags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Inference")]
 pub struct InferenceFlags {
-    /// Run a model server; auto follows the orchestrator [default: auto; dev: off unless an image is given]
+    /// Run a model server; auto follows the orchestrator, uses one that runs already, and goes on without one where it
+    /// can't be started [default: auto; dev: off unless an image is given]
     #[arg(long, env = "CYNODE_INFERENCE", value_name = "MODE")]
     pub inference: Option<InferenceMode>,
     /// Port of the model server, on loopback only [default: the orchestrator's setting, else 11434]
@@ -84,6 +85,14 @@ pub struct InferenceFlags {
         value_name = "TIME"
     )]
     pub inference_start_timeout: Option<Duration>,
+    /// Length of the context of models, in tokens [default: as fits the memory of the GPUs]
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_CONTEXT_LENGTH",
+        value_parser = number::<u32, _>(1..=16_777_216),
+        value_name = "N"
+    )]
+    pub inference_context_length: Option<u32>,
     /// Whether the model server and jobs share GPUs [default: shared]
     #[arg(long, env = "CYNODE_GPU_SHARE", value_name = "MODE")]
     pub gpu_share: Option<GpuShare>,

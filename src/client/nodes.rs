@@ -145,7 +145,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
 /// State of a node's model server; `-` where it has none.
 fn inference(inference: Option<&Inference>) -> &'static str {
     match inference {
-        Some(inference) if inference.supported && inference.running == Some(true) => "running",
+        Some(inference) if inference.is_serving() => "running",
         Some(inference) if inference.supported => "not running",
         _ => "-",
     }
@@ -155,7 +155,10 @@ fn inference(inference: Option<&Inference>) -> &'static str {
 fn inference_detail(service: Option<&Inference>) -> String {
     let existing = service.is_some_and(|i| i.supported && i.existing_service == Some(true));
     let whose = if existing { " (external server)" } else { "" };
-    format!("{}{whose}", inference(service))
+    let reason = service.and_then(|known| known.reason.as_deref());
+    let reason = reason.map(|reason| format!(": {}", clean(reason)));
+    let reason = reason.unwrap_or_default();
+    format!("{}{whose}{reason}", inference(service))
 }
 
 fn models(inference: Option<&Inference>) -> String {

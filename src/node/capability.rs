@@ -216,9 +216,13 @@ fn truncate_text(mut text: String, max_bytes: usize) -> String {
 }
 
 /// State of the model server before one runs.
-pub(super) fn initial_inference(mode: InferenceMode) -> Inference {
+pub(super) fn initial_inference(mode: InferenceMode, has_gpu: bool) -> Inference {
     Inference {
-        supported: mode == InferenceMode::On,
+        supported: match mode {
+            InferenceMode::Off => false,
+            InferenceMode::Auto => has_gpu,
+            InferenceMode::On => true,
+        },
         mode: Some(mode.as_str().to_owned()),
         running: Some(false),
         features: Some(vec![INFERENCE_PROXY.to_owned()]),

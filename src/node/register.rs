@@ -80,9 +80,12 @@ impl Node {
             &settings.inference,
             &settings.sandbox.allowed_images,
         );
-        let model_server =
-            LocalModelServer::new(manager, initial_inference(settings.inference.mode));
         let devices = gpu::detect().await;
+        let initial = initial_inference(settings.inference.mode, !devices.is_empty());
+        let model_server = LocalModelServer::new(manager, initial);
+        if let Some(address) = inference::existing_address(&settings.inference) {
+            model_server.look_for_existing(address).await;
+        }
         for device in &devices {
             let [vendor, model] =
                 [&device.vendor, &device.model].map(|text| text.as_deref().unwrap_or_default());
@@ -171,17 +174,15 @@ impl Node {
         let plan = self.plan_model_server(config);
         worker.reserve_gpus(self.reserved_vendor(plan.as_ref().ok().and_then(Option::as_ref)));
         match plan.transpose() {
-            None => {
-                worker.set_model_server(None);
-                self.model_server.stop().await;
-            }
+            None => match inference::existing_address(&self.settings.inference) {
+                None => self.model_server.stop(&worker).await,
+                Some(address) => self.model_server.use_existing(address, &worker).await,
+            },
             Some(plan) => {
-                let address = plan.as_ref().ok().map(Plan::address);
                 step("start the model server", async {
-                    self.start_model_server(plan?).await
+                    self.start_model_server(plan?, &worker).await
                 })
                 .await?;
-                worker.set_model_server(address);
             }
         }
         Ok(worker)
@@ -210,9 +211,11 @@ impl Node {
 
     /// The model server that this node has to run, if any.
     fn plan_model_server(&self, config: &NodeConfig) -> Result<Option<Plan>, NodeError> {
-        let usable = gpu::usable_vendors(self.machine.gpus());
+        let devices = self.machine.gpus();
+        let usable = gpu::usable_vendors(devices);
         let backend = config.inference_backend.as_ref();
-        Ok(inference::plan(&self.settings.inference, backend, &usable)?)
+        let settings = &self.settings.inference;
+        Ok(inference::plan(settings, backend, devices, &usable)?)
     }
 
     /// Vendor whose GPUs are the model server's alone.
@@ -222,8 +225,8 @@ impl Node {
         vendor.map(gpu::Vendor::as_str)
     }
 
-    async fn start_model_server(&mut self, plan: Plan) -> Result<(), NodeError> {
-        let start = self.model_server.start(plan);
+    async fn start_model_server(&mut self, plan: Plan, worker: &Worker) -> Result<(), NodeError> {
+        let start = self.model_server.start(plan, worker);
         let (orchestrator, machine) = (&self.orchestrator, &self.machine);
         Ok(report_while(orchestrator, machine, self.report_interval, start).await?)
     }

@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`, alike on both listeners.
 
-use super::{AppState, metrics, readiness};
+use super::{AppState, metrics, model_server, readiness};
 use crate::{
     api::problem::{Problem, ProblemKind},
     http::{
@@ -29,8 +29,11 @@ async fn readyz(state: Arc<AppState>, _: Request) -> Reply {
     if let Some(low) = state.store.low_space() {
         return Err(Problem::new(ProblemKind::Unavailable, low.to_string()).into());
     }
-    let nodes = state.node_views().await?;
-    readiness::overall(&nodes, state.settings.require_inference)
+    let nodes = state.node_outlooks().await?;
+    let reports = nodes.iter().map(|node| &*node.report);
+    let is_required = model_server::is_required(&state.settings, reports);
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.view).collect();
+    readiness::overall(&nodes, is_required)
         .map(|()| response::text(StatusCode::OK, "ready"))
         .map_err(|reason| Problem::new(ProblemKind::Unavailable, reason).into())
 }

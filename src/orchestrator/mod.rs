@@ -33,6 +33,7 @@ mod liveness;
 mod logs;
 mod maintenance;
 mod metrics;
+mod model_server;
 mod no_room;
 mod node_address;
 mod node_backoff;
@@ -66,7 +67,7 @@ pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
 pub use inference::ModelSettings;
 use logs::archive::LogArchive;
-pub use settings::{LogRetention, Settings, StartError};
+pub use settings::{LogRetention, RequireInference, Settings, StartError, WantedModel};
 use state::AppState;
 
 use crate::{

@@ -4,17 +4,15 @@
 //! A configuration gets a new version when its content changes. A node fetches it when it starts, applies it
 //! and acknowledges the version; it is scheduled only then.
 
-use super::{AppState, Settings, node_registration::unregistered, reason::sanitize};
+use super::{AppState, Settings, model_server, node_registration::unregistered, reason::sanitize};
 use crate::{
     api::{
         PAYLOAD_VERSION,
         error::ApiError,
-        image::ImageRef,
         jobs::{MAX_TIMEOUT_SECONDS, NetworkPolicy},
         nodes::{
             self, AckStatus, ConfigAck, ConfigEndpoints, ConfigOrchestrator, ConfigWorkerApi,
-            Constraints, InferenceBackend, ModelCache, NodeConfig, Policy, SandboxPolicy,
-            SandboxRegistry,
+            Constraints, ModelCache, NodeConfig, Policy, SandboxPolicy, SandboxRegistry,
         },
         problem::{Problem, ProblemKind},
         time::Time,
@@ -36,7 +34,7 @@ pub(super) async fn serve(
 ) -> Result<NodeConfig, ApiError> {
     let (store, identity) = (&state.store, &state.identity);
     let token = identity.worker_token(node.id, node.registration);
-    let mut config = content(&state.settings, &node.slug, sha256_hex(&token), base_url);
+    let mut config = content(&state.settings, node, sha256_hex(&token), base_url);
     let version = store
         .node_config_serve(node.id, node.registration, config.clone())
         .await?
@@ -125,7 +123,7 @@ pub(super) fn is_stale(state: &AppState, node: &Node) -> bool {
         sha256_hex(state.identity.worker_token(node.id, node.registration))
     };
     let base_url = before.orchestrator.base_url.clone();
-    let now = content(&state.settings, &node.slug, token, base_url);
+    let now = content(&state.settings, node, token, base_url);
     serde_json::to_string(&now).ok() != serde_json::to_string(&before).ok()
 }
 
@@ -142,12 +140,12 @@ pub(super) fn has_current_key(state: &AppState, node: &Node) -> bool {
 /// Content of a node's configuration: the part that is stored, compared and numbered. It leaves out version,
 /// identity, dates, the node's own address and the report interval, whose change is no new configuration,
 /// and holds the digest of the token in place of the token.
-fn content(settings: &Settings, slug: &str, token_sha256: String, base_url: String) -> NodeConfig {
+fn content(settings: &Settings, node: &Node, token_sha256: String, base_url: String) -> NodeConfig {
     NodeConfig {
         version: PAYLOAD_VERSION,
         config_version: String::new(),
         issued_at: Some(Time::from_millis(0)),
-        node_slug: slug.to_owned(),
+        node_slug: node.slug.clone(),
         orchestrator_id: None,
         orchestrator: ConfigOrchestrator {
             endpoints: ConfigEndpoints {
@@ -172,16 +170,7 @@ fn content(settings: &Settings, slug: &str, token_sha256: String, base_url: Stri
         worker_api: ConfigWorkerApi {
             orchestrator_bearer_token: token_sha256,
         },
-        inference_backend: settings.inference_image.as_ref().map(|image: &ImageRef| {
-            InferenceBackend {
-                enabled: true,
-                image: Some(image.as_str().to_owned()),
-                variant: None,
-                port: None,
-                models: (!settings.inference_models.is_empty())
-                    .then(|| settings.inference_models.clone()),
-            }
-        }),
+        inference_backend: model_server::backend(settings, &node.slug, &node.capability),
         constraints: Some(Constraints {
             max_request_bytes: Some(MAX_BODY_BYTES as u64),
             max_job_timeout_seconds: Some(MAX_TIMEOUT_SECONDS),

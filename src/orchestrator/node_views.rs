@@ -80,6 +80,15 @@ impl AppState {
                 .or_else(|| stale.then(|| readiness::STALE_CONFIG_REASON.to_owned()));
         }
         let warnings = report.warnings().iter().filter(|_| is_for_admin);
+        let mut inference = report.inference.clone();
+        if let Some(text) = inference.as_mut().and_then(|known| known.reason.as_mut()) {
+            let reason = readiness::model_server_reason(text);
+            *text = if is_for_admin {
+                reason.for_admins()
+            } else {
+                reason.for_users(&node.slug)
+            };
+        }
         NodeView {
             warnings: warnings.map(|text| sanitize(text)).collect(),
             status: readiness.status,
@@ -100,7 +109,7 @@ impl AppState {
                 .sandbox
                 .is_some()
                 .then(|| report.max_timeout_seconds()),
-            inference: report.inference.clone(),
+            inference,
             node_slug: node.slug,
         }
     }

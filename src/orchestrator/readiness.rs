@@ -181,11 +181,16 @@ pub(super) fn overall(nodes: &[NodeView], require_inference: bool) -> Result<(),
         let each = list_nodes(nodes, reason);
         return Err(format!("no node accepts jobs; {each}"));
     }
-    let unavailable = |node: &NodeView| inference_unavailable(node.inference.as_ref());
-    let infers = |node: &&NodeView| unavailable(node).is_none();
+    let infers = |node: &&NodeView| node.inference.as_ref().is_some_and(Inference::is_serving);
     if require_inference && !ready.iter().any(infers) {
-        let reason = |node| unavailable(node).unwrap_or_default().to_owned();
-        let each = list_nodes(ready, reason);
+        let could_infer = |node: &&NodeView| {
+            let inference = node.inference.as_ref();
+            node.status == NodeStatus::Ready || inference.is_some_and(|known| known.supported)
+        };
+        let each = list_nodes(nodes.iter().filter(could_infer), |node| match node.status {
+            NodeStatus::Ready => inference_unavailable(node.inference.as_ref()),
+            _ => reason(node),
+        });
         return Err(format!(
             "no node has inference running; {each}; --require-inference false makes that optional"
         ));
@@ -216,14 +221,25 @@ pub(super) fn reason(node: &NodeView) -> String {
     reason.unwrap_or("not ready").to_owned()
 }
 
-/// Reason why a node that reports this can't serve inference; `None` if it can.
-pub(super) fn inference_unavailable(inference: Option<&Inference>) -> Option<&'static str> {
-    match inference {
-        Some(inference) if inference.supported => {
-            (inference.running != Some(true)).then_some("its model server does not answer")
-        }
-        _ => Some("runs no inference (--inference off, or none configured)"),
+/// Reason why a node that does not serve models does not, from its view.
+fn inference_unavailable(inference: Option<&Inference>) -> String {
+    match inference.filter(|inference| inference.supported) {
+        Some(Inference {
+            reason: Some(reason),
+            ..
+        }) => format!("its model server can't run: {reason}"),
+        Some(_) => "its model server does not answer".to_owned(),
+        None => "runs no inference (--inference off, or none configured)".to_owned(),
     }
+}
+
+/// Reason why the model server of a node can't run, as its report gives it.
+pub(super) fn model_server_reason(reported: &str) -> Reason {
+    let (kind, detail) = AckError::parse_stored(reported);
+    Reason::with_detail(
+        kind.unwrap_or("it gave no reason that this release knows"),
+        detail,
+    )
 }
 
 /// Reason why a task that runs on this unreachable node makes no progress, and what happens next.

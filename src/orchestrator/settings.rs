@@ -27,14 +27,14 @@ pub struct Settings {
     pub worker_url_allow: Vec<IpNet>,
     /// Image of tasks that name none.
     pub default_image: ImageRef,
-    /// Image of the model server that nodes run.
+    /// Image of the model server that all nodes run; nodes with a graphics processor run the default one if `None`.
     pub inference_image: Option<ImageRef>,
-    /// Models that the model server has to have; any if empty.
-    pub inference_models: Vec<String>,
+    /// Models that model servers have to have; any if empty.
+    pub inference_models: Vec<WantedModel>,
     /// Limits of calls of models.
     pub models: ModelSettings,
     /// Whether readiness requires inference.
-    pub require_inference: bool,
+    pub require_inference: RequireInference,
     /// Whether this process also runs a node.
     pub has_node: bool,
     /// Limits of the queue in tasks and bytes.
@@ -61,6 +61,26 @@ pub struct Settings {
     pub user_rate: u32,
     /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Whether readiness requires inference.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum RequireInference {
+    /// Where a node was told to run inference
+    Auto,
+    /// Always
+    True,
+    /// Never
+    False,
+}
+
+/// Model that model servers have to have.
+#[derive(Clone, Debug)]
+pub struct WantedModel {
+    /// Node that has to have it; all if `None`.
+    pub slug: Option<String>,
+    /// Name of the model.
+    pub name: String,
 }
 
 /// Retention of the logs of ended jobs.

@@ -16,7 +16,7 @@ use crate::{
     exit::Failure,
     http::server::Shutdown,
     node::{self, NodeError},
-    orchestrator,
+    orchestrator::{self, RequireInference},
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,9 +40,9 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
         require_inference: match inference.mode {
-            InferenceMode::On => true,
-            InferenceMode::Auto => has_image,
-            InferenceMode::Off => false,
+            InferenceMode::On => RequireInference::True,
+            InferenceMode::Auto => RequireInference::Auto,
+            InferenceMode::Off => RequireInference::False,
         },
         has_node: true,
         ..orchestrator_settings(args.flags, &args.psk)?

@@ -142,6 +142,8 @@ struct InferenceSection {
     timeout: Option<Duration>,
     #[serde(deserialize_with = "parse::duration")]
     start_timeout: Option<Duration>,
+    #[serde(deserialize_with = "parse::positive")]
+    context_length: Option<u32>,
     gpu_share: Option<GpuShare>,
 }
 
@@ -234,6 +236,7 @@ impl NodeFile {
         set_default(&mut inference.inference_port, file.port);
         set_default(&mut inference.inference_pull_timeout, file.pull_timeout);
         set_default(&mut inference.inference_start_timeout, file.start_timeout);
+        set_default(&mut inference.inference_context_length, file.context_length);
         set_default(&mut inference.gpu_share, file.gpu_share);
         let (sandbox, file) = (&mut args.sandbox, self.worker_api);
         set_default(&mut args.advertise_url, file.advertise_url);

@@ -5,7 +5,10 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{InferenceMode, check_model, check_psk, check_url, slug_from_host_name},
+        nodes::{
+            InferenceMode, check_model, check_psk, check_slug, check_url, slug_from_host_name,
+        },
+        problem::Problem,
     },
     cli::{
         DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
@@ -100,13 +103,27 @@ fn parse_image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
         .map_err(|error| Failure::usage(format!("{flag} {text:?}: {error}")))
 }
 
-fn validate_models(names: Vec<String>) -> Result<Vec<String>, Failure> {
-    for name in &names {
-        check_model("", name).map_err(|problem| {
-            Failure::usage(format!("--inference-model {name:?} {}", problem.detail))
-        })?;
-    }
-    Ok(names)
+/// Models of all nodes, `NAME`, and of one node, `SLUG=NAME`.
+fn parse_models(texts: &[String]) -> Result<Vec<orchestrator::WantedModel>, Failure> {
+    let invalid = |text: &str, problem: &Problem| {
+        Failure::usage(format!("--inference-model {text:?} {}", problem.detail))
+    };
+    texts
+        .iter()
+        .map(|text| {
+            let (slug, name) = match text.split_once('=') {
+                Some((slug, name)) => (Some(slug), name),
+                None => (None, text.as_str()),
+            };
+            slug.map_or(Ok(()), |slug| check_slug("", slug))
+                .and_then(|()| check_model("", name))
+                .map_err(|problem| invalid(text, &problem))?;
+            Ok(orchestrator::WantedModel {
+                slug: slug.map(str::to_owned),
+                name: name.to_owned(),
+            })
+        })
+        .collect()
 }
 
 pub(super) fn validate_url(flag: &str, url: String) -> Result<String, Failure> {
@@ -151,7 +168,7 @@ pub(super) fn orchestrator_settings(
             .inference_image
             .map(|text| parse_image("--inference-image", &text))
             .transpose()?,
-        inference_models: validate_models(flags.inference_model)?,
+        inference_models: parse_models(&flags.inference_model)?,
         models: orchestrator::ModelSettings::default(),
         has_node: false,
         queue: QueueLimits {
@@ -180,7 +197,7 @@ pub(super) fn orchestrator_settings(
         max_nodes: flags.limits.max_nodes,
         user_rate: flags.limits.user_rate,
         trusted_proxies: flags.limits.trusted_proxy,
-        require_inference: false,
+        require_inference: orchestrator::RequireInference::Auto,
     })
 }
 
@@ -334,6 +351,7 @@ pub(super) fn inference_settings(
             .inference_start_timeout
             .unwrap_or(Duration::from_mins(2)),
         gpu_share: flags.gpu_share.unwrap_or_default(),
+        context_length: flags.inference_context_length,
     }
 }
 

@@ -229,8 +229,8 @@ fn invalid_model_name_stops_start() {
         assert!(error.contains("--inference-model"), "{error}");
         assert!(error.contains("is not a valid model name"), "{error}");
     }
-    let error = start(&["--inference-model", "a"]);
-    assert!(error.contains("--inference-image"), "{error}");
+    let error = start(&["--inference-model", "Not_a_slug=a"]);
+    assert!(error.contains("lower-case letters"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! A model server that can not run: the node reports the reason to its orchestrator and its operator, ends, and touches
-//! no container of others.
+//! A required model server that can not run: the node reports the reason to its orchestrator and its operator, ends, and
+//! touches no container of others. For one that is not required see `zero_flags.rs`.
 
 use crate::support::{
     ModelPort, Node, Orchestrator, OrchestratorStandIn, Step,
@@ -22,7 +22,7 @@ fn wanting(image: &str, at: &ModelPort) -> OrchestratorStandIn {
 
 /// Starts a node that can not run the model server, waits for its end, and returns its acknowledgement.
 fn refused(home: &Path, orchestrator: &OrchestratorStandIn, more: &[&str]) -> Value {
-    let flags = [&["--inference", "auto"], more].concat();
+    let flags = [&["--inference", "on"], more].concat();
     let mut node = Node::launch(home, "box", &orchestrator.url, &flags);
     assert_eq!(node.process.code(), 8);
     let ack = orchestrator.call(Step::Ack, 1).body;
@@ -147,7 +147,7 @@ fn nodes_on_one_machine_have_own_servers() {
     let at = ModelPort::new();
     let orchestrator = Orchestrator::start(home.path(), &["--inference-image", OLLAMA_IMAGE]);
     let port = at.port.to_string();
-    let flags = ["--inference", "auto", "--inference-port", &port];
+    let flags = ["--inference", "on", "--inference-port", &port];
     let mut first = Node::launch(home.path(), "first", &orchestrator.control_url, &flags);
     wait_ready(&orchestrator);
     let id = at.id();

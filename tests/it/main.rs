@@ -115,3 +115,4 @@ mod users;
 mod users_cli;
 mod warnings;
 mod worker_api;
+mod zero_flags;

@@ -1,6 +1,9 @@
 //! The model server in a capability report: its state, and its models.
 
-use super::validation::{MAX_TEXT_BYTES, check_text};
+use super::{
+    MAX_WARNING_BYTES,
+    validation::{MAX_TEXT_BYTES, check_text},
+};
 use crate::{
     api::{
         lenient::{default_true, invalid_as_default, null_as_default, null_as_true},
@@ -20,6 +23,8 @@ const MAX_DIGEST_BYTES: usize = 128;
 /// Most features of a model server in a report.
 const MAX_FEATURES: usize = 32;
 
+/// Image of the model server where nobody names one.
+pub const DEFAULT_MODEL_SERVER_IMAGE: &str = "docker.io/ollama/ollama:latest";
 /// Feature of a node that serves `/v1/worker/inference/…` of the Worker API.
 pub const INFERENCE_PROXY: &str = "proxy";
 
@@ -35,6 +40,14 @@ pub struct Inference {
     /// Whether the server answers now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running: Option<bool>,
+    /// Reason why the server can't be started, with its kind first: `image-unavailable: …`. Only admins see more than
+    /// the kind.
+    #[serde(
+        default,
+        deserialize_with = "invalid_as_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub reason: Option<String>,
     /// Whether the server is an external one that cynode did not start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existing_service: Option<bool>,
@@ -92,6 +105,11 @@ impl ModelDetails {
 }
 
 impl Inference {
+    /// Whether the node serves models now.
+    pub fn is_serving(&self) -> bool {
+        self.supported && self.running == Some(true)
+    }
+
     /// Whether the node has a feature.
     pub fn has_feature(&self, feature: &str) -> bool {
         let features = self.features.as_deref().unwrap_or_default();
@@ -110,6 +128,13 @@ impl Inference {
 
     /// Checks the details of models and the features; `at` is the JSON pointer of this object.
     pub(super) fn check(&self, at: &str) -> Result<(), Problem> {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        if reason.len() > MAX_WARNING_BYTES {
+            return Err(Problem::field(
+                &format!("{at}/reason"),
+                format!("must have at most {MAX_WARNING_BYTES} bytes"),
+            ));
+        }
         let models = self.model_details.as_deref().unwrap_or_default();
         let pointer = format!("{at}/model_details");
         check_count(&pointer, models.len(), MAX_MODELS)?;

@@ -19,7 +19,10 @@ mod view;
 pub use capability::*;
 pub use config::*;
 pub use gpu_share::GpuShare;
-pub use inference::{INFERENCE_PROXY, Inference, MAX_MODEL_NAME_BYTES, MAX_MODELS, ModelDetails};
+pub use inference::{
+    DEFAULT_MODEL_SERVER_IMAGE, INFERENCE_PROXY, Inference, MAX_MODEL_NAME_BYTES, MAX_MODELS,
+    ModelDetails,
+};
 pub use inference_mode::InferenceMode;
 pub use reach::Reach;
 pub use registration::*;

@@ -8,8 +8,8 @@ use std::{fs, path::Path};
 /// PCI vendor id of AMD.
 const PCI_VENDOR: &str = "0x1002";
 
-/// Detects all GPUs.
-pub(super) async fn detect(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
+/// Detects all GPUs. `version_file` holds the version of ROCm, where that is installed.
+pub(super) async fn detect(tool: &Path, drm: &Path, version_file: &Path) -> Vec<GpuDevice> {
     let arguments = [
         "--showproductname",
         "--showuniqueid",
@@ -28,11 +28,21 @@ pub(super) async fn detect(tool: &Path, drm: &Path) -> Vec<GpuDevice> {
             Vec::new()
         }
     };
-    if found.is_empty() {
+    let mut found = if found.is_empty() {
         read_from_kernel(drm)
     } else {
         found
+    };
+    let version = fs::read_to_string(version_file).unwrap_or_default();
+    if let Some(version) = clean_value(&version) {
+        for device in &mut found {
+            let features = device.features.get_or_insert_with(|| Map::new().into());
+            if let Some(features) = features.as_object_mut() {
+                features.insert("rocm_version".to_owned(), version.clone().into());
+            }
+        }
     }
+    found
 }
 
 /// Parses one object per GPU. Names and case of the keys, and whether a number is a string, depend on the version.
@@ -250,9 +260,10 @@ mod tests {
         sysfs(&drm, "card1-DP-1", &[("vendor", "0x1002")]);
         sysfs(&drm, "renderD128", &[("vendor", "0x1002")]);
         let failing = tool(home.path(), "echo 'ERROR: no driver'; exit 1");
+        let tool_version = Path::new("/nonexistent/version");
         for tool in [&failing, Path::new("/nonexistent/tool")] {
             assert_eq!(
-                reported(&detect(tool, &drm).await),
+                reported(&detect(tool, &drm, tool_version).await),
                 json!([
                     {
                         "vendor": "amd", "model": "AMD GPU 0x744c", "vram_mb": 24560,
@@ -274,7 +285,14 @@ mod tests {
         .unwrap();
         let script = format!("exec cat {}/answer", home.path().display());
         let nowhere = Path::new("/nonexistent");
-        assert_eq!(detect(&tool(home.path(), &script), nowhere).await.len(), 1);
+        let version = home.path().join("version");
+        fs::write(&version, "6.2.0-66\n").unwrap();
+        let found = detect(&tool(home.path(), &script), nowhere, &version).await;
+        assert_eq!(
+            reported(&found)[0]["features"],
+            json!({"gfx": "gfx1100", "sku": "D70401XT", "rocm_version": "6.2.0-66"})
+        );
+        assert_eq!(found.len(), 1);
     }
 
     proptest! {

@@ -100,7 +100,11 @@ pub async fn detect() -> Vec<GpuDevice> {
             Path::new("nvidia-smi"),
             Path::new("/proc/driver/nvidia/gpus")
         ),
-        amd::detect(Path::new("rocm-smi"), Path::new("/sys/class/drm")),
+        amd::detect(
+            Path::new("rocm-smi"),
+            Path::new("/sys/class/drm"),
+            Path::new("/opt/rocm/.info/version"),
+        ),
     );
     let mut devices = nvidia;
     devices.extend(amd);

@@ -101,6 +101,8 @@ fn parse_line(line: &str, fields: &str) -> Option<GpuDevice> {
             ("driver", of("driver_version")),
             ("pci", of("pci.bus_id")),
             ("compute_capability", of("compute_cap")),
+            // The same by the name in the published contract.
+            ("cuda_capability", of("compute_cap")),
         ]),
     })
 }
@@ -129,11 +131,7 @@ fn parse_information(text: &str) -> Option<GpuDevice> {
         model: Some(of("Model")?),
         device_id: of("GPU UUID"),
         vram_mb: None,
-        features: features([
-            ("driver", of("GPU Firmware")),
-            ("pci", of("Bus Location")),
-            ("compute_capability", None),
-        ]),
+        features: features([("driver", of("GPU Firmware")), ("pci", of("Bus Location"))]),
     })
 }
 
@@ -163,7 +161,8 @@ mod tests {
             serde_json::json!([{
                 "vendor": "nvidia", "model": "NVIDIA A10G", "vram_mb": 23028,
                 "device_id": "GPU-82523fd8-3897-f599-d088-ccd04ae45ec1",
-                "features": {"driver": "535.104.05", "pci": "00000000:00:1E.0", "compute_capability": "8.6"},
+                "features": {"driver": "535.104.05", "pci": "00000000:00:1E.0", "compute_capability": "8.6",
+                    "cuda_capability": "8.6"},
             }])
         );
     }

@@ -1,8 +1,21 @@
 //! The model server as a part of a node: its plan, its monitor, and its state for the reports.
 
-use super::{InferenceError, ModelServerManager, Plan, Source, monitor::run_monitor};
-use crate::{api::nodes::Inference, background};
-use tokio::{sync::watch, task::JoinHandle};
+use super::{
+    InferenceError, ModelServerManager, Plan,
+    monitor::{run_monitor, watch_existing},
+    ollama::OllamaClient,
+    publisher::Publisher,
+};
+use crate::{api::nodes::Inference, background, worker::Worker};
+use std::{net::SocketAddr, time::Duration};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Time for which the start of a node waits for a model server that is not required; its image may take long.
+const START_WAIT: Duration = Duration::from_mins(1);
 
 /// The model server of a running node.
 pub(in crate::node) struct LocalModelServer {
@@ -13,10 +26,19 @@ pub(in crate::node) struct LocalModelServer {
     monitor: Option<Monitor>,
 }
 
-/// Monitor of a running model server; ends when this is dropped.
+/// Monitor of a model server; ends when this is dropped.
 struct Monitor {
-    plan: Plan,
+    target: Target,
     task: JoinHandle<()>,
+}
+
+/// Model server that is monitored.
+#[derive(PartialEq, Eq)]
+enum Target {
+    /// The one that this node runs.
+    Planned(Plan),
+    /// Any that somebody else runs at this address.
+    Existing(SocketAddr),
 }
 
 impl Drop for Monitor {
@@ -44,33 +66,78 @@ impl LocalModelServer {
         self.state.subscribe()
     }
 
-    /// Starts the planned server and its monitor, unless it is monitored already.
-    pub(in crate::node) async fn start(&mut self, plan: Plan) -> Result<(), InferenceError> {
-        if self.monitor.as_ref().map(|monitor| &monitor.plan) == Some(&plan) {
+    /// Looks for a model server of somebody else, so that the first report includes it.
+    pub(in crate::node) async fn look_for_existing(&self, address: SocketAddr) {
+        if !self.manager.is_existing(address).await {
+            return;
+        }
+        let models = OllamaClient::new(address.port()).models().await;
+        self.state.send_modify(|state| {
+            state.supported = true;
+            state.running = Some(true);
+            state.existing_service = Some(true);
+            state.set_models(models);
+        });
+    }
+
+    /// Starts the planned server and its monitor, unless it is monitored already. A server that is not required may
+    /// fail to start, or take longer than this waits: its monitor goes on trying.
+    pub(in crate::node) async fn start(
+        &mut self,
+        plan: Plan,
+        worker: &Worker,
+    ) -> Result<(), InferenceError> {
+        let target = Target::Planned(plan.clone());
+        if self.is_monitored(&target) {
             return Ok(());
         }
-        self.reset(true);
-        let source = self.manager.ensure_running(&plan).await?;
-        let models = self.manager.models(&plan).await;
-        self.state.send_modify(|state| {
-            state.running = Some(true);
-            state.set_models(models);
-            state.existing_service = Some(source == Source::External);
-        });
-        let monitor = run_monitor(
-            self.manager.clone(),
-            plan.clone(),
-            source,
-            self.state.clone(),
-        );
+        self.monitor = None;
+        let planned = Inference {
+            supported: true,
+            ..self.initial.clone()
+        };
+        let is_required = plan.is_required;
+        let publisher = Publisher::new(planned, &self.state, worker, plan.address());
+        let (on_started, started) = oneshot::channel();
+        let monitor = run_monitor(self.manager.clone(), plan, publisher, on_started);
         let task = background::spawn("monitor_model_server", monitor);
-        self.monitor = Some(Monitor { plan, task });
+        self.monitor = Some(Monitor { target, task });
+        if is_required {
+            // A monitor that ends without a word has panicked, which the next heartbeat finds.
+            let outcome = started.await.unwrap_or(Ok(()));
+            if outcome.is_err() {
+                self.monitor = None;
+            }
+            return outcome;
+        }
+        if timeout(START_WAIT, started).await.is_err() {
+            tracing::info!("model server is still being started; the node takes jobs meanwhile");
+        }
         Ok(())
     }
 
+    /// Removes the server of an earlier configuration, and uses one of somebody else at this address, now or when it
+    /// appears.
+    pub(in crate::node) async fn use_existing(&mut self, address: SocketAddr, worker: &Worker) {
+        let target = Target::Existing(address);
+        if self.is_monitored(&target) {
+            return;
+        }
+        self.stop(worker).await;
+        let publisher = Publisher::new(self.initial.clone(), &self.state, worker, address);
+        let (on_looked, looked) = oneshot::channel();
+        let watch = watch_existing(OllamaClient::new(address.port()), publisher, on_looked);
+        let task = background::spawn("watch_model_server", watch);
+        self.monitor = Some(Monitor { target, task });
+        // So that the next report includes it; a watch that ends without a word has panicked.
+        let _ = looked.await;
+    }
+
     /// Removes the server of an earlier configuration.
-    pub(in crate::node) async fn stop(&mut self) {
-        self.reset(false);
+    pub(in crate::node) async fn stop(&mut self, worker: &Worker) {
+        self.monitor = None;
+        worker.set_model_server(None);
+        self.state.send_replace(self.initial.clone());
         if let Err(error) = self.manager.remove_all_except(None).await {
             tracing::warn!(%error, "an earlier model server may be left; see podman ps --all");
         }
@@ -85,11 +152,7 @@ impl LocalModelServer {
         failed.is_some()
     }
 
-    fn reset(&mut self, supported: bool) {
-        self.monitor = None;
-        self.state.send_replace(Inference {
-            supported,
-            ..self.initial.clone()
-        });
+    fn is_monitored(&self, target: &Target) -> bool {
+        self.monitor.as_ref().map(|monitor| &monitor.target) == Some(target)
     }
 }

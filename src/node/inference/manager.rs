@@ -1,10 +1,12 @@
 //! Container of the model server: created, adopted, replaced and removed.
 
 use super::{
-    InferenceError, Plan, Settings, Source, ollama::OllamaClient, plan::MODEL_SERVER_PORT,
+    InferenceError, Plan, Settings, Source,
+    ollama::OllamaClient,
+    plan::{MODEL_SERVER_PORT, container_name},
 };
 use crate::{
-    api::{jobs::PullPolicy, nodes::ModelDetails},
+    api::jobs::PullPolicy,
     background,
     backoff::Backoff,
     engine::{
@@ -13,7 +15,12 @@ use crate::{
     },
     node::gpu::Vendor,
 };
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -110,9 +117,14 @@ impl ModelServerManager {
         }
     }
 
-    /// Models of a server that answers.
-    pub(super) async fn models(&self, plan: &Plan) -> Option<Vec<ModelDetails>> {
-        OllamaClient::new(plan.port).models().await
+    /// Whether a model server answers at this address that is not a container of this node.
+    pub(super) async fn is_existing(&self, address: SocketAddr) -> bool {
+        let port = address.port();
+        if OllamaClient::new(port).version().await.is_none() {
+            return false;
+        }
+        let found = self.engine.service_find(&container_name(port)).await;
+        !matches!(found, Ok(Some(found)) if found.label(labels::NODE) == self.node_uuid)
     }
 
     /// Whether the container is known to have exited; podman may be too busy to answer.
@@ -214,7 +226,7 @@ impl ModelServerManager {
             service: SERVICE_KIND,
             node_uuid: self.node_uuid.clone(),
             slug: self.slug.clone(),
-            env: vec![("OLLAMA_HOST", format!("0.0.0.0:{CONTAINER_PORT}"))],
+            env: env(plan),
             publish: (OllamaClient::new(plan.port).address(), CONTAINER_PORT),
             volume: (plan.name(), CONTAINER_HOME),
             extra: plan.podman_args(self.engine.info().rootless),
@@ -297,6 +309,14 @@ impl ModelServerManager {
         }
         Ok(())
     }
+}
+
+/// Environment of the model server.
+fn env(plan: &Plan) -> Vec<(&'static str, String)> {
+    let mut env = vec![("OLLAMA_HOST", format!("0.0.0.0:{CONTAINER_PORT}"))];
+    let length = plan.context_length.map(|tokens| tokens.to_string());
+    env.extend(length.map(|tokens| ("OLLAMA_CONTEXT_LENGTH", tokens)));
+    env
 }
 
 /// Owner of a container, for an error message.

@@ -13,25 +13,31 @@
 //! | no container, and something else at the port | an error |
 //! | nothing | the image is pulled and a container created |
 //!
+//! A node without a plan uses the model server that somebody else runs at the port, now or when it appears, unless it
+//! is told never to. A server that is not required may fail: the node then runs sandboxes only, says so in its reports,
+//! and its monitor goes on trying.
+//!
 //! There is never a second one: the name contains the port, a name is unique on a host, and containers of this
 //! node under other names are removed first. The server is published on loopback only; other machines reach it
 //! through the Worker API.
 //!
 //! The container outlives the node, so that a restart of the node does not reload models.
 
+mod context_length;
 mod error;
 mod local;
 mod manager;
 mod monitor;
 mod ollama;
 mod plan;
+mod publisher;
 
 pub use error::InferenceError;
 pub(super) use local::LocalModelServer;
 pub(super) use manager::ModelServerManager;
 pub use manager::container_owner;
 pub use plan::{MODEL_SERVER_PORT, Settings, container_name};
-pub(super) use plan::{Plan, plan};
+pub(super) use plan::{Plan, existing_address, plan};
 
 /// Origin of the model server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,12 +1,11 @@
-//! Monitor of the model server: publishes its state, restarts it when it fails, and pulls missing models.
+//! Monitor of the model server: starts it, publishes its state, restarts it when it fails, and pulls missing models.
 
-use super::{ModelServerManager, Plan, Source, ollama::OllamaClient};
-use crate::{
-    api::nodes::{Inference, ModelDetails},
-    backoff::Backoff,
+use super::{
+    InferenceError, ModelServerManager, Plan, Source, ollama::OllamaClient, publisher::Publisher,
 };
+use crate::{api::nodes::ModelDetails, backoff::Backoff, errors};
 use std::time::Duration;
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::oneshot, time::sleep};
 
 /// Interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -14,23 +13,99 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_MISSED_PROBES: u32 = 5;
 /// Successful probes in a row after which the restart backoff begins at its start.
 const STABLE_PROBES: u32 = 30;
+const INITIAL_START_BACKOFF: Duration = Duration::from_secs(10);
+const MAX_START_BACKOFF: Duration = Duration::from_mins(10);
 const INITIAL_RESTART_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_mins(1);
 const INITIAL_PULL_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_PULL_BACKOFF: Duration = Duration::from_mins(10);
 
-/// Keeps the server running and its models present, until it is aborted. Publishes each change to `status`.
+/// Starts the server, and keeps it running and its models present, until it is aborted. Reports the outcome of the first
+/// start to `on_started`; a server that is required and fails is not tried again.
 pub(super) async fn run_monitor(
     manager: ModelServerManager,
     plan: Plan,
-    source: Source,
-    status: watch::Sender<Inference>,
+    publisher: Publisher,
+    on_started: oneshot::Sender<Result<(), InferenceError>>,
 ) {
     let server = OllamaClient::new(plan.port);
+    let Some(source) = start(&manager, &plan, &server, &publisher, on_started).await else {
+        return;
+    };
     tokio::join!(
-        keep_running(&manager, &plan, source, &server, &status),
+        keep_running(&manager, &plan, source, &server, &publisher),
         pull_missing(&server, &plan.models),
     );
+}
+
+/// Starts the server, however often that takes. `None`: the first start of a required one failed.
+async fn start(
+    manager: &ModelServerManager,
+    plan: &Plan,
+    server: &OllamaClient,
+    publisher: &Publisher,
+    on_started: oneshot::Sender<Result<(), InferenceError>>,
+) -> Option<Source> {
+    let mut on_started = Some(on_started);
+    // The node may have stopped waiting.
+    let mut report = |outcome| on_started.take().map(|sender| sender.send(outcome).is_ok());
+    let mut backoff = Backoff::new(INITIAL_START_BACKOFF, MAX_START_BACKOFF);
+    loop {
+        match manager.ensure_running(plan).await {
+            Ok(source) => {
+                publisher.set_running(source, server.models().await);
+                report(Ok(()));
+                return Some(source);
+            }
+            Err(error) if plan.is_required => {
+                report(Err(error));
+                return None;
+            }
+            Err(error) => {
+                let (pause, message) = (backoff.next_delay(), errors::chain(&error));
+                tracing::warn!(
+                    error = message,
+                    retry_seconds = pause.as_secs_f32(),
+                    "model server can't be started; the node runs sandboxes only"
+                );
+                publisher.set_failed(error.kind(), message);
+                report(Err(error));
+                sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Publishes the state of a server that somebody else runs, whenever it is there, until it is aborted. Notifies
+/// `on_looked` when it has looked once.
+pub(super) async fn watch_existing(
+    server: OllamaClient,
+    publisher: Publisher,
+    on_looked: oneshot::Sender<()>,
+) {
+    let mut on_looked = Some(on_looked);
+    let (mut is_running, mut misses) = (false, 0);
+    loop {
+        if server.version().await.is_some() {
+            if !is_running {
+                tracing::info!(address = %server.address(), "using the model server that runs already");
+            }
+            (is_running, misses) = (true, 0);
+            publisher.set_running(Source::External, server.models().await);
+        } else {
+            misses += 1;
+            if is_running && misses >= MAX_MISSED_PROBES {
+                is_running = false;
+                tracing::info!(address = %server.address(), "model server that was used is gone");
+                publisher.set_idle();
+            }
+        }
+        if let Some(on_looked) = on_looked.take() {
+            // The node may have stopped waiting.
+            let _ = on_looked.send(());
+        }
+        sleep(PROBE_INTERVAL).await;
+    }
 }
 
 async fn keep_running(
@@ -38,7 +113,7 @@ async fn keep_running(
     plan: &Plan,
     mut source: Source,
     server: &OllamaClient,
-    status: &watch::Sender<Inference>,
+    publisher: &Publisher,
 ) {
     let mut backoff = Backoff::new(INITIAL_RESTART_BACKOFF, MAX_RESTART_BACKOFF);
     let (mut misses, mut good) = (0, 0);
@@ -48,7 +123,7 @@ async fn keep_running(
             if good == STABLE_PROBES {
                 backoff.reset();
             }
-            publish(status, source, true, server.models().await);
+            publisher.set_running(source, server.models().await);
             sleep(PROBE_INTERVAL).await;
             continue;
         }
@@ -58,7 +133,7 @@ async fn keep_running(
             sleep(PROBE_INTERVAL).await;
             continue;
         }
-        let changed = publish(status, source, false, None);
+        let changed = publisher.set_silent(source);
         if source == Source::External {
             if changed {
                 tracing::warn!(address = %server.address(), "external model server does not answer; restart it, or restart this node to replace it");
@@ -77,33 +152,12 @@ async fn keep_running(
         match manager.restart(plan).await {
             Ok(found) => source = found,
             Err(error) => {
-                tracing::error!(%error, "model server could not be restarted; retrying")
+                tracing::error!(%error, "model server could not be restarted; retrying");
+                publisher.set_failed(error.kind(), errors::chain(&error));
             }
         }
         misses = 0;
     }
-}
-
-/// Publishes the state. Returns whether it has changed.
-fn publish(
-    status: &watch::Sender<Inference>,
-    source: Source,
-    running: bool,
-    models: Option<Vec<ModelDetails>>,
-) -> bool {
-    status.send_if_modified(|known| {
-        let mut now = Inference {
-            running: Some(running),
-            existing_service: Some(source == Source::External),
-            ..known.clone()
-        };
-        if models.is_some() {
-            now.set_models(models);
-        }
-        let changed = *known != now;
-        *known = now;
-        changed
-    })
 }
 
 /// Pulls the missing models, until all are present.

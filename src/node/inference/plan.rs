@@ -1,11 +1,11 @@
 //! Plan of the model server: a pure decision from the settings, the orchestrator's configuration and the GPUs of
 //! the machine.
 
-use super::InferenceError;
+use super::{InferenceError, context_length};
 use crate::{
     api::{
         image::ImageRef,
-        nodes::{GpuShare, InferenceBackend, InferenceMode, check_model},
+        nodes::{GpuDevice, GpuShare, InferenceBackend, InferenceMode, check_model},
     },
     node::gpu::Vendor,
 };
@@ -32,6 +32,8 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// Whether jobs get the GPUs that the model server uses.
     pub gpu_share: GpuShare,
+    /// Length of the context of models, in tokens. `None`: as fits the memory of the GPUs.
+    pub context_length: Option<u32>,
 }
 
 /// A model server to run.
@@ -42,12 +44,24 @@ pub(in crate::node) struct Plan {
     /// Vendor of the GPUs to use. `None`: the CPU.
     pub(super) accelerator: Option<Vendor>,
     pub(super) models: Vec<String>,
+    /// Whether the node does not start without it.
+    pub(super) is_required: bool,
+    /// Length of the context of models, in tokens. `None`: the server decides.
+    pub(super) context_length: Option<u32>,
 }
 
-/// Plans the model server. `None`: this node runs sandboxes only. `usable` are the vendors of the GPUs here.
+/// Address at which a node without a plan uses a model server of somebody else; `None` where it is told never to.
+pub(in crate::node) fn existing_address(settings: &Settings) -> Option<SocketAddr> {
+    let port = settings.port.unwrap_or(MODEL_SERVER_PORT);
+    (settings.mode != InferenceMode::Off).then_some((Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// Plans the model server. `None`: this node runs none. `devices` are the GPUs here, and `usable` the vendors of those
+/// that a model server can use.
 pub(in crate::node) fn plan(
     settings: &Settings,
     backend: Option<&InferenceBackend>,
+    devices: &[GpuDevice],
     usable: &[Vendor],
 ) -> Result<Option<Plan>, InferenceError> {
     let backend = backend.filter(|backend| backend.enabled);
@@ -83,6 +97,10 @@ pub(in crate::node) fn plan(
         port,
         accelerator,
         models,
+        is_required: settings.mode == InferenceMode::On,
+        context_length: settings
+            .context_length
+            .or_else(|| context_length::fitting(devices, accelerator?)),
     }))
 }
 
@@ -152,6 +170,7 @@ mod tests {
             port,
             pull_timeout: Duration::from_secs(1),
             gpu_share: GpuShare::Shared,
+            context_length: None,
             start_timeout: Duration::from_secs(1),
         }
     }
@@ -173,8 +192,10 @@ mod tests {
             (InferenceMode::On, Some(&disabled), true),
             (InferenceMode::On, None, true),
         ] {
-            let plan = plan(&settings(mode, None), backend, &[]).unwrap();
+            let plan = plan(&settings(mode, None), backend, &[], &[]).unwrap();
             assert_eq!(plan.is_some(), runs, "{mode:?} {backend:?}");
+            let is_required = plan.is_some_and(|plan| plan.is_required);
+            assert_eq!(is_required, mode == InferenceMode::On);
         }
     }
 
@@ -184,7 +205,10 @@ mod tests {
         let plain = backend(serde_json::json!({"enabled": true}));
         let port = |port, backend| {
             let settings = settings(InferenceMode::Auto, port);
-            plan(&settings, Some(backend), &[]).unwrap().unwrap().port
+            plan(&settings, Some(backend), &[], &[])
+                .unwrap()
+                .unwrap()
+                .port
         };
         assert_eq!(port(Some(9), &named), 9);
         assert_eq!(port(None, &named), 7);
@@ -199,6 +223,7 @@ mod tests {
             plan(
                 &settings(InferenceMode::Auto, None),
                 Some(&backend),
+                &[],
                 vendors,
             )
             .unwrap()
@@ -255,6 +280,36 @@ mod tests {
     }
 
     #[test]
+    fn operator_context_length_wins() {
+        let backend = backend(serde_json::json!({"enabled": true}));
+        let cards = [GpuDevice {
+            vendor: Some("nvidia".to_owned()),
+            vram_mb: Some(24_576),
+            ..GpuDevice::default()
+        }];
+        let length = |own, vendors: &[Vendor]| {
+            let settings = Settings {
+                context_length: own,
+                ..settings(InferenceMode::Auto, None)
+            };
+            let plan = plan(&settings, Some(&backend), &cards, vendors).unwrap();
+            plan.unwrap().context_length
+        };
+        assert_eq!(length(None, &[Vendor::Nvidia]), Some(32_768));
+        assert_eq!(length(Some(1000), &[Vendor::Nvidia]), Some(1000));
+        assert_eq!(length(None, &[]), None);
+        assert_eq!(length(Some(1000), &[]), Some(1000));
+    }
+
+    #[test]
+    fn server_of_others_is_used_unless_off() {
+        let port = |mode, port| existing_address(&settings(mode, port)).map(|at| at.port());
+        assert_eq!(port(InferenceMode::Auto, None), Some(MODEL_SERVER_PORT));
+        assert_eq!(port(InferenceMode::Auto, Some(7)), Some(7));
+        assert_eq!(port(InferenceMode::Off, Some(7)), None);
+    }
+
+    #[test]
     fn invalid_orchestrator_configuration_is_error() {
         for wrong in [
             serde_json::json!({"enabled": true, "image": "--privileged"}),
@@ -263,7 +318,15 @@ mod tests {
             serde_json::json!({"enabled": true, "models": ["tiny", "../../etc/passwd"]}),
         ] {
             let backend = backend(wrong);
-            assert!(plan(&settings(InferenceMode::Auto, None), Some(&backend), &[]).is_err());
+            assert!(
+                plan(
+                    &settings(InferenceMode::Auto, None),
+                    Some(&backend),
+                    &[],
+                    &[]
+                )
+                .is_err()
+            );
         }
     }
 }

@@ -185,7 +185,9 @@ fn failed_readiness_condition_is_explained() {
                 ready("e", inference(true, None)),
                 view("f", "draining", inference(true, Some(true))),
             ],
-            no_inference(&format!("node a: {off}; node b: {dead}; node e: {dead}")),
+            no_inference(&format!(
+                "node a: {off}; node b: {dead}; node e: {dead}; node f: not ready"
+            )),
         ),
     ];
     for (nodes, reason) in cases {
@@ -194,6 +196,12 @@ fn failed_readiness_condition_is_explained() {
         let lenient = if sandboxes { Ok(()) } else { Err(reason) };
         assert_eq!(overall(&nodes, false), lenient);
     }
+    let refused = serde_json::json!({"inference": {"supported": true, "running": false, "reason": "port-in-use"}});
+    let reason = overall(&[ready("a", refused)], true).unwrap_err();
+    assert!(
+        reason.contains("node a: its model server can't run: port-in-use;"),
+        "{reason}"
+    );
     let many = vec![silent; 12];
     let reason = overall(&many, false).unwrap_err();
     assert_eq!(reason.matches("node c: ").count(), MAX_NAMED_NODES);

@@ -5,8 +5,13 @@ use super::{
     preference::Preference,
 };
 use crate::{
-    api::{NodeId, jobs::resources::GpuRequest, nodes::CapabilityReport, time::Time},
-    orchestrator::{gpu_pool::GpuPool, readiness, scheduler::SlotLimits},
+    api::{
+        NodeId,
+        jobs::resources::GpuRequest,
+        nodes::{CapabilityReport, Inference},
+        time::Time,
+    },
+    orchestrator::{gpu_pool::GpuPool, scheduler::SlotLimits},
     store::{Node, Placement},
 };
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
@@ -60,7 +65,7 @@ impl Candidate {
     /// Whether the node could run a job with this placement, when it has a slot and devices free.
     pub(super) fn fits(&self, placement: &Placement) -> bool {
         let inference = self.report.inference.as_ref();
-        let infers = || readiness::inference_unavailable(inference).is_none();
+        let infers = || inference.is_some_and(Inference::is_serving);
         could_serve(self.id, &self.report, placement) && (!placement.needs_inference() || infers())
     }
 

@@ -20,7 +20,7 @@ fn whole(text: &str, number: u16) -> Value {
             "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
             "reserve_memory": "1GiB",
         },
-        "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "gpu_share": "exclusive"},
+        "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "context_length": number, "gpu_share": "exclusive"},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "workspace_limit": "2GiB", "job_log_size": "9MiB", "content_cache": "9MiB",
             "artifact_limit": "9MiB",
