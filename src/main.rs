@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Command::Task(command) => client::task::task(command),
         Command::Artifacts(command) => client::artifacts::artifacts(command),
         Command::Images(command) => client::images::images(command),
+        Command::Models(args) => client::models::models(args),
         Command::Nodes(command) => client::nodes::nodes(command),
         Command::Users(command) => client::users::users(command),
         Command::Keys(command) => client::keys::keys(command),

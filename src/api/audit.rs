@@ -119,6 +119,14 @@ pub enum AuditAction {
     #[serde(rename = "inference.request")]
     #[strum(serialize = "inference.request")]
     InferenceRequest,
+    /// Pull of a model at a node.
+    #[serde(rename = "model.pull")]
+    #[strum(serialize = "model.pull")]
+    ModelPull,
+    /// Deletion of a model at a node.
+    #[serde(rename = "model.delete")]
+    #[strum(serialize = "model.delete")]
+    ModelDelete,
 }
 
 impl AuditAction {

@@ -16,6 +16,7 @@ mod integer;
 pub mod job_document;
 pub mod jobs;
 mod lenient;
+pub mod models;
 pub mod nodes;
 pub mod problem;
 pub mod size;

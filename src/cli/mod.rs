@@ -14,6 +14,7 @@ mod doctor;
 mod files;
 mod images;
 mod keys;
+mod models;
 mod old_names;
 mod orchestrator;
 mod roles;
@@ -26,6 +27,7 @@ pub use doctor::*;
 pub use files::*;
 pub use images::*;
 pub use keys::*;
+pub use models::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
@@ -143,6 +145,8 @@ pub enum Command {
     /// Send images of this machine to nodes (admins only)
     #[command(subcommand)]
     Images(ImagesCommand),
+    /// List, pull and delete models of nodes
+    Models(ModelsArgs),
     /// List, drain, resume and forget nodes
     #[command(subcommand)]
     Nodes(NodesCommand),

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod login;
 mod logs;
 mod many;
+pub mod models;
 pub mod nodes;
 mod output;
 pub mod password;

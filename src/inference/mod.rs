@@ -8,6 +8,7 @@
 //! | numbers of tokens of an answer, counted while it passes | [`usage`] |
 //! | errors of our own, as clients of each API expect them | [`error`] |
 //! | headers that pass, and bodies of both directions | [`relay`] |
+//! | calls of our own: version, and models, which are listed, pulled and deleted | [`ollama`] |
 //!
 //! Nothing here alters a byte, keeps more than a few KiB of a body, or knows of nodes, users and tasks. Bodies are
 //! hostile: those of requests come from users and jobs, those of answers from models.
@@ -16,6 +17,7 @@ pub mod endpoint;
 pub mod error;
 pub mod head;
 mod json;
+pub mod ollama;
 pub mod relay;
 pub mod usage;
 

@@ -8,6 +8,7 @@ use super::{
     artifacts::{self, content_error},
     dispatch::{SendError, transfer},
     node_client::{NodeCallError, NodeCallErrorKind, NodeClient},
+    nodes,
 };
 use crate::{
     api::{
@@ -15,9 +16,8 @@ use crate::{
         error::ApiError,
         images::{LOAD_LIMIT, PushImage, PushedImages},
         jobs::files::Content,
-        nodes::{NodeStatus, features},
+        nodes::features,
         problem::{Problem, ProblemKind},
-        time::Time,
     },
     identity::Caller,
     store::Node,
@@ -84,16 +84,8 @@ async fn push_artifact(
 
 /// Client of a node that can load images now.
 fn client_of<'a>(state: &'a AppState, node: &Node) -> Result<NodeClient<'a>, Problem> {
-    let readiness = state.node_readiness(node, Time::now());
+    let client = nodes::online_client(state, node)?;
     let slug = &node.slug;
-    let client = state.node_client(node);
-    let is_online = readiness.status != NodeStatus::Offline;
-    let Some(client) = client.filter(|_| is_online) else {
-        let reason = readiness.reason.map(|reason| reason.for_admins());
-        let reason = reason.unwrap_or_else(|| "no contact".to_owned());
-        let detail = format!("node {slug} can't be reached: {reason}; try again when it is online");
-        return Err(Problem::new(ProblemKind::Unavailable, detail));
-    };
     if !node.capability.has_feature(features::IMAGE_LOAD) {
         let detail = format!(
             "node {slug} can't load images: its cynode is too old; update it, or run podman load there"

@@ -39,6 +39,7 @@ mod node_address;
 mod node_backoff;
 mod node_client;
 mod node_config;
+mod node_models;
 mod node_registration;
 mod node_views;
 mod nodes;

@@ -15,11 +15,13 @@
 mod error;
 mod events;
 mod files;
+mod model_store;
 mod models;
 
 pub(super) use error::{NodeCallError, NodeCallErrorKind};
 pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};
 pub(super) use files::{ArtifactBytes, SendProgress};
+pub(super) use model_store::ModelPull;
 pub(super) use models::{ModelRequest, is_own_answer};
 
 use super::AppState;
@@ -301,7 +303,20 @@ impl<'a> NodeClient<'a> {
     where
         F: Future<Output = Result<T, NodeCallError>>,
     {
-        let call = |token: &str| request(self.authorized_call(method.clone(), path, token));
+        self.call_to(method, &format!("jobs{path}"), request).await
+    }
+
+    /// Same for any call below `/v1/worker/`.
+    async fn call_to<T, F>(
+        &self,
+        method: Method,
+        path: &str,
+        request: impl Fn(Call<'a>) -> F,
+    ) -> Result<T, NodeCallError>
+    where
+        F: Future<Output = Result<T, NodeCallError>>,
+    {
+        let call = |token: &str| request(self.authorized_call_to(method.clone(), path, token));
         let answer = call(&self.tokens.newest).await;
         match (&answer, &self.tokens.applied) {
             (Err(error), Some(applied)) if error.kind == NodeCallErrorKind::UnknownToken => {

@@ -3,16 +3,17 @@
 //! Each takes the authenticated [`Caller`] and data, and returns data or an [`ApiError`]; no HTTP. The
 //! caller of an admin's use case was authenticated as an admin for its action.
 
-use super::AppState;
+use super::{AppState, node_client::NodeClient};
 use crate::{
     api::{
         audit::{AuditAction, RequestOrigin},
         error::ApiError,
-        nodes::{NodeList, NodeView},
+        nodes::{NodeList, NodeStatus, NodeView},
         problem::{Problem, ProblemKind},
+        time::Time,
     },
     identity::Caller,
-    store::ForgetOutcome,
+    store::{ForgetOutcome, Node},
 };
 
 /// Lists all nodes. Only admins see what nodes say themselves.
@@ -33,6 +34,26 @@ pub(super) async fn show(
     let node = node.ok_or_else(|| Problem::not_found("node"))?;
     let view = state.node_view_for(node, caller.user.is_admin).await?;
     Ok(view.ok_or_else(|| Problem::not_found("node"))?)
+}
+
+/// Client of a node that is online, for the call of an admin. Fails with the reason, in the node's words, too.
+pub(super) fn online_client<'a>(
+    state: &'a AppState,
+    node: &Node,
+) -> Result<NodeClient<'a>, Problem> {
+    let readiness = state.node_readiness(node, Time::now());
+    let is_online = readiness.status != NodeStatus::Offline;
+    state
+        .node_client(node)
+        .filter(|_| is_online)
+        .ok_or_else(|| {
+            let reason = readiness.reason.map(|reason| reason.for_admins());
+            let reason = reason.unwrap_or_else(|| "no contact".to_owned());
+            let slug = &node.slug;
+            let detail =
+                format!("node {slug} can't be reached: {reason}; try again when it is online");
+            Problem::new(ProblemKind::Unavailable, detail)
+        })
 }
 
 /// Stops scheduling jobs on a node.

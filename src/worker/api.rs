@@ -12,7 +12,7 @@ use super::{
     inference::{self, ModelServer},
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
-    stdin,
+    models, stdin,
 };
 use crate::{
     api::{
@@ -98,6 +98,9 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
             "/v1/worker/inference/{*path}",
             inference::proxy,
         )
+        .route(Method::GET, "/v1/worker/models", models::list)
+        .route(Method::POST, "/v1/worker/models:pull", models::pull)
+        .route(Method::DELETE, "/v1/worker/models/{*model}", models::delete)
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })

@@ -42,6 +42,11 @@ impl Default for ModelServer {
 }
 
 impl ModelServer {
+    /// Address of the model server; `None` where there is none.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        *self.address.lock()
+    }
+
     /// Sets the address of the model server; `None` where there is none.
     pub(super) fn set_address(&self, address: Option<SocketAddr>) {
         *self.address.lock() = address;

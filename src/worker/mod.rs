@@ -45,6 +45,7 @@ mod log_part;
 mod measure;
 mod memory_guard;
 mod metrics;
+mod models;
 mod orphans;
 mod placement;
 mod prepare;

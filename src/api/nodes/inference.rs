@@ -105,6 +105,19 @@ impl ModelDetails {
 }
 
 impl Inference {
+    /// Models of the server; of a node that reports only names, none of which counts as loaded.
+    pub fn known_models(&self) -> Vec<ModelDetails> {
+        if let Some(models) = &self.model_details {
+            return models.clone();
+        }
+        let names = self.models.iter().flatten();
+        let named = names.map(|name| ModelDetails {
+            name: name.clone(),
+            ..ModelDetails::default()
+        });
+        named.collect()
+    }
+
     /// Whether the node serves models now.
     pub fn is_serving(&self) -> bool {
         self.supported && self.running == Some(true)

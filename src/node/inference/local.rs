@@ -3,10 +3,9 @@
 use super::{
     InferenceError, ModelServerManager, Plan,
     monitor::{run_monitor, watch_existing},
-    ollama::OllamaClient,
     publisher::Publisher,
 };
-use crate::{api::nodes::Inference, background, worker::Worker};
+use crate::{api::nodes::Inference, background, inference::ollama::OllamaClient, worker::Worker};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
@@ -71,7 +70,7 @@ impl LocalModelServer {
         if !self.manager.is_existing(address).await {
             return;
         }
-        let models = OllamaClient::new(address.port()).models().await;
+        let models = OllamaClient::at(address).models().await;
         self.state.send_modify(|state| {
             state.supported = true;
             state.running = Some(true);
@@ -126,7 +125,7 @@ impl LocalModelServer {
         self.stop(worker).await;
         let publisher = Publisher::new(self.initial.clone(), &self.state, worker, address);
         let (on_looked, looked) = oneshot::channel();
-        let watch = watch_existing(OllamaClient::new(address.port()), publisher, on_looked);
+        let watch = watch_existing(OllamaClient::at(address), publisher, on_looked);
         let task = background::spawn("watch_model_server", watch);
         self.monitor = Some(Monitor { target, task });
         // So that the next report includes it; a watch that ends without a word has panicked.

@@ -2,7 +2,6 @@
 
 use super::{
     InferenceError, Plan, Settings, Source,
-    ollama::OllamaClient,
     plan::{MODEL_SERVER_PORT, container_name},
 };
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
         Engine, EngineError, Images, labels,
         service::{Service, ServiceSpec},
     },
+    inference::ollama::OllamaClient,
     node::gpu::Vendor,
 };
 use std::{
@@ -77,7 +77,7 @@ impl ModelServerManager {
             let image = plan.image.to_string();
             return Err(InferenceError::ImageNotAllowed { image });
         }
-        let server = OllamaClient::new(plan.port);
+        let server = OllamaClient::at(plan.address());
         let name = plan.name();
         self.remove_all_except(Some(&name)).await?;
         let mut attempts = 0;
@@ -120,7 +120,7 @@ impl ModelServerManager {
     /// Whether a model server answers at this address that is not a container of this node.
     pub(super) async fn is_existing(&self, address: SocketAddr) -> bool {
         let port = address.port();
-        if OllamaClient::new(port).version().await.is_none() {
+        if OllamaClient::at(address).version().await.is_none() {
             return false;
         }
         let found = self.engine.service_find(&container_name(port)).await;
@@ -140,7 +140,7 @@ impl ModelServerManager {
             && found.running
             && found.label(labels::NODE) == self.node_uuid
             // It may have recovered meanwhile.
-            && OllamaClient::new(plan.port).version().await.is_none()
+            && OllamaClient::at(plan.address()).version().await.is_none()
         {
             self.engine.service_remove(&name).await?;
         }
@@ -227,7 +227,7 @@ impl ModelServerManager {
             node_uuid: self.node_uuid.clone(),
             slug: self.slug.clone(),
             env: env(plan),
-            publish: (OllamaClient::new(plan.port).address(), CONTAINER_PORT),
+            publish: (OllamaClient::at(plan.address()).address(), CONTAINER_PORT),
             volume: (plan.name(), CONTAINER_HOME),
             extra: plan.podman_args(self.engine.info().rootless),
         }

@@ -28,7 +28,6 @@ mod error;
 mod local;
 mod manager;
 mod monitor;
-mod ollama;
 mod plan;
 mod publisher;
 

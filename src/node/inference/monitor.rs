@@ -1,11 +1,17 @@
 //! Monitor of the model server: starts it, publishes its state, restarts it when it fails, and pulls missing models.
 
-use super::{
-    InferenceError, ModelServerManager, Plan, Source, ollama::OllamaClient, publisher::Publisher,
+use super::{InferenceError, ModelServerManager, Plan, Source, publisher::Publisher};
+use crate::{
+    api::nodes::ModelDetails,
+    backoff::Backoff,
+    errors,
+    inference::ollama::{OllamaClient, PullError},
 };
-use crate::{api::nodes::ModelDetails, backoff::Backoff, errors};
 use std::time::Duration;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 /// Interval between probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -17,6 +23,8 @@ const INITIAL_START_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_START_BACKOFF: Duration = Duration::from_mins(10);
 const INITIAL_RESTART_BACKOFF: Duration = Duration::from_secs(2);
 const MAX_RESTART_BACKOFF: Duration = Duration::from_mins(1);
+/// Interval between log lines of a pull.
+const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
 const INITIAL_PULL_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_PULL_BACKOFF: Duration = Duration::from_mins(10);
 
@@ -28,7 +36,7 @@ pub(super) async fn run_monitor(
     publisher: Publisher,
     on_started: oneshot::Sender<Result<(), InferenceError>>,
 ) {
-    let server = OllamaClient::new(plan.port);
+    let server = OllamaClient::at(plan.address());
     let Some(source) = start(&manager, &plan, &server, &publisher, on_started).await else {
         return;
     };
@@ -171,7 +179,7 @@ async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
         let mut failed = false;
         for model in wanted.iter().filter(|model| !has_model(&there, model)) {
             tracing::info!(model, "pulling a model");
-            match server.pull(model).await {
+            match pull(server, model).await {
                 Ok(()) => tracing::info!(model, "model is present"),
                 Err(error) => {
                     tracing::warn!(model, %error, "model could not be pulled; retrying later");
@@ -184,6 +192,22 @@ async fn pull_missing(server: &OllamaClient, wanted: &[String]) {
         }
         sleep(backoff.next_delay()).await;
     }
+}
+
+/// Pulls a model, and logs the progress.
+async fn pull(server: &OllamaClient, model: &str) -> Result<(), PullError> {
+    let mut pull = server.pull(model).await?;
+    let mut last_logged = Instant::now();
+    while let Some(progress) = pull.next().await? {
+        if last_logged.elapsed() >= PROGRESS_LOG_INTERVAL {
+            last_logged = Instant::now();
+            let [mib, of] = [progress.completed_bytes, progress.total_bytes]
+                .map(|bytes| bytes.unwrap_or(0) >> 20);
+            let status = progress.status;
+            tracing::info!(model, status, mib, of, "pulling a model");
+        }
+    }
+    Ok(())
 }
 
 /// Whether a model is present. A name without a tag means `latest`.

@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod logs;
 mod models;
+mod node_models;
 mod nodes;
 mod openapi;
 mod tasks;
@@ -90,6 +91,17 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::POST, "/v1/nodes/{slug}/drain", nodes::drain)
         .route(Method::POST, "/v1/nodes/{slug}/resume", nodes::resume)
         .route(Method::POST, "/v1/nodes/{slug}/images", nodes::push_image)
+        .route(Method::GET, "/v1/nodes/{slug}/models", node_models::list)
+        .route(
+            Method::POST,
+            "/v1/nodes/{slug}/models:pull",
+            node_models::pull,
+        )
+        .route(
+            Method::DELETE,
+            "/v1/nodes/{slug}/models/{*model}",
+            node_models::delete,
+        )
         .route(Method::GET, "/openapi.json", move |_, _| {
             ready(Ok(response::raw_json(document.clone())))
         });

@@ -8,6 +8,7 @@
 mod api_keys;
 mod artifacts;
 mod models;
+mod node_models;
 mod operation;
 mod operations;
 mod schemas;

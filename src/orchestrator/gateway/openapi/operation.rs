@@ -347,6 +347,7 @@ fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
                     "Id of the task, its name, or the first 8 or more characters of its id.".into();
                 json!({"type": "string", "minLength": 1})
             }
+            "model" => json!({"type": "string", "minLength": 1, "maxLength": crate::api::nodes::MAX_MODEL_NAME_BYTES}),
             _ if tag(path) == "models" => json!({"type": "string"}),
             _ => json!({"type": "string", "format": "uuid"}),
         };

@@ -6,7 +6,7 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
-    api_keys, artifacts, models,
+    api_keys, artifacts, models, node_models,
     operation::{Operation, operation},
     schemas::{any_text, schema_of},
 };
@@ -69,6 +69,7 @@ pub(super) fn all() -> Vec<Operation> {
         artifacts::all(),
         models::all(),
         nodes(),
+        node_models::all(),
         service(),
     ]
     .into_iter()

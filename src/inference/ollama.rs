@@ -1,28 +1,35 @@
-//! Client of Ollama's API: version, models, and pulling a model. Its answers are untrusted: a model server can be
-//! any program.
+//! Client of Ollama's API: its version, and its models, which are listed, pulled and deleted. Its answers are untrusted:
+//! a model server can be any program.
 
 use crate::{
-    api::nodes::{MAX_MODELS, ModelDetails},
-    http::client::{CallError, Client},
+    api::{
+        models::PullProgress,
+        nodes::{MAX_MODELS, ModelDetails},
+    },
+    http::{
+        client::{CallError, Client},
+        client_response::JsonLines,
+    },
+    text::clean_prefix,
 };
-use http::Method;
+use http::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
-};
-use tokio::time::timeout;
+use std::{net::SocketAddr, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Time limit for an answer, except of a pull.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without progress after which a pull has failed.
 const PULL_STALL_TIMEOUT: Duration = Duration::from_mins(5);
-/// Interval between log lines of a pull.
-const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Time limit for the deletion of a model, whose files may be large.
+const DELETE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Longest texts of the server that are repeated, in bytes.
+const MAX_ERROR_BYTES: usize = 500;
+const MAX_STATUS_BYTES: usize = 100;
 
 /// Client of a model server on loopback.
 #[derive(Clone)]
-pub(super) struct OllamaClient {
+pub struct OllamaClient {
     client: Client,
     address: SocketAddr,
 }
@@ -80,31 +87,92 @@ fn details(stored: ModelList<Stored>, loaded: ModelList<Loaded>) -> Vec<ModelDet
 
 /// Reason for which a model could not be pulled.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PullError {
+pub enum PullError {
+    /// Failed call.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Refusal, in the words of the model server, without control characters.
     #[error("{0}")]
     Refused(String),
+    /// No progress.
     #[error("no progress for {} s", PULL_STALL_TIMEOUT.as_secs())]
     Stalled,
+    /// End without success.
     #[error("the pull ended without success")]
     Unfinished,
 }
 
+/// Reason for which a model could not be deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// No such model.
+    #[error("the model server has no such model")]
+    Unknown,
+    /// Failed call.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Pull of a model. Dropping it ends the pull; the model server keeps what it has.
+pub struct Pull {
+    lines: JsonLines,
+    is_done: bool,
+    /// Time at which a pull without progress has failed.
+    deadline: Instant,
+}
+
+impl Pull {
+    /// Next progress; `None` when the model is there. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<PullProgress>, PullError> {
+        #[derive(Deserialize)]
+        struct Progress {
+            #[serde(default)]
+            status: String,
+            error: Option<String>,
+            digest: Option<String>,
+            total: Option<u64>,
+            completed: Option<u64>,
+        }
+        let next = timeout_at(self.deadline, self.lines.next::<Progress>()).await;
+        let Some(progress) = next.map_err(|_| PullError::Stalled)?? else {
+            return if self.is_done {
+                Ok(None)
+            } else {
+                Err(PullError::Unfinished)
+            };
+        };
+        self.deadline = Instant::now() + PULL_STALL_TIMEOUT;
+        if let Some(error) = progress.error {
+            return Err(PullError::Refused(clean_prefix(&error, MAX_ERROR_BYTES)));
+        }
+        self.is_done = progress.status == "success";
+        Ok(Some(PullProgress {
+            status: clean_prefix(&progress.status, MAX_STATUS_BYTES),
+            digest: progress
+                .digest
+                .filter(|digest| ModelDetails::is_valid_digest(digest)),
+            total_bytes: progress.total,
+            completed_bytes: progress.completed,
+        }))
+    }
+}
+
 impl OllamaClient {
-    pub(super) fn new(port: u16) -> Self {
+    /// Client of the server at this address.
+    pub fn at(address: SocketAddr) -> Self {
         Self {
             client: Client::default(),
-            address: (Ipv4Addr::LOCALHOST, port).into(),
+            address,
         }
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    /// Address of the server.
+    pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Version of the server. `None`: nothing answers as a model server does.
-    pub(super) async fn version(&self) -> Option<String> {
+    pub async fn version(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Version {
             version: String,
@@ -114,7 +182,7 @@ impl OllamaClient {
     }
 
     /// Models of the server, within the limits of a report. `None`: it does not list them now.
-    pub(super) async fn models(&self) -> Option<Vec<ModelDetails>> {
+    pub async fn models(&self) -> Option<Vec<ModelDetails>> {
         let (stored, loaded) = tokio::join!(
             self.get::<ModelList<Stored>>("/api/tags"),
             self.get::<ModelList<Loaded>>("/api/ps"),
@@ -134,43 +202,29 @@ impl OllamaClient {
         answer.map_err(|_| None)?.map_err(Some)
     }
 
-    /// Pulls a model, and logs the progress.
-    pub(super) async fn pull(&self, model: &str) -> Result<(), PullError> {
-        #[derive(Deserialize)]
-        struct Progress {
-            #[serde(default)]
-            status: String,
-            error: Option<String>,
-            total: Option<u64>,
-            completed: Option<u64>,
-        }
+    /// Starts the pull of a model.
+    pub async fn pull(&self, model: &str) -> Result<Pull, PullError> {
         let body = serde_json::json!({"model": model, "stream": true});
         let call = self.client.call(Method::POST, self.url("/api/pull"));
-        let answer = timeout(PULL_STALL_TIMEOUT, call.json(&body).lines());
-        let mut lines = answer.await.map_err(|_| PullError::Stalled)??;
-        let (mut last_logged, mut done) = (Instant::now(), false);
-        loop {
-            let next = timeout(PULL_STALL_TIMEOUT, lines.next::<Progress>()).await;
-            let Some(progress) = next.map_err(|_| PullError::Stalled)?? else {
-                return if done {
-                    Ok(())
-                } else {
-                    Err(PullError::Unfinished)
-                };
-            };
-            if let Some(error) = progress.error {
-                return Err(PullError::Refused(error.chars().take(500).collect()));
+        let answer = timeout(PULL_STALL_TIMEOUT, call.json(&body).lines()).await;
+        Ok(Pull {
+            lines: answer.map_err(|_| PullError::Stalled)??,
+            is_done: false,
+            deadline: Instant::now() + PULL_STALL_TIMEOUT,
+        })
+    }
+
+    /// Deletes a model.
+    pub async fn delete(&self, model: &str) -> Result<(), DeleteError> {
+        let body = serde_json::json!({"model": model});
+        let call = self.client.call(Method::DELETE, self.url("/api/delete"));
+        match timeout(DELETE_TIMEOUT, call.json(&body).done()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.status() == Some(StatusCode::NOT_FOUND) => {
+                Err(DeleteError::Unknown)
             }
-            done = progress.status == "success";
-            if last_logged.elapsed() >= PROGRESS_LOG_INTERVAL {
-                last_logged = Instant::now();
-                let (mib, of) = (
-                    progress.completed.unwrap_or(0) >> 20,
-                    progress.total.unwrap_or(0) >> 20,
-                );
-                let status: String = progress.status.chars().take(100).collect();
-                tracing::info!(model, status, mib, of, "pulling a model");
-            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(CallError::timed_out(&self.url("/api/delete"), DELETE_TIMEOUT).into()),
         }
     }
 

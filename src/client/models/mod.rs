@@ -1,0 +1,166 @@
+//! `cynode models …`: the models of all nodes, listed, pulled and deleted.
+
+mod choice;
+mod pull;
+
+use super::{
+    api_client::ApiClient,
+    paths,
+    print::{self, clean},
+};
+use crate::{
+    api::nodes::{ModelDetails, NodeList, NodeStatus, NodeView},
+    cli::{ModelArgs, ModelListArgs, ModelsArgs, ModelsCommand, OutputFormat},
+    exit::Failure,
+    http::query::encode,
+};
+use http::Method;
+use serde::Serialize;
+
+/// Model at a node, in the output for programs.
+#[derive(Serialize)]
+struct Listed {
+    node_slug: String,
+    #[serde(flatten)]
+    model: ModelDetails,
+}
+
+/// Runs `cynode models` or one of its subcommands.
+pub fn models(args: ModelsArgs) -> Result<(), Failure> {
+    match args.command {
+        None => list(&args.list),
+        Some(ModelsCommand::List(args)) => list(&args),
+        Some(ModelsCommand::Pull(args)) => pull::pull(&args),
+        Some(ModelsCommand::Rm(args)) => delete(&args),
+    }
+}
+
+fn list(args: &ModelListArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?;
+    let nodes = match &args.node {
+        Some(slug) => vec![api.get(&paths::node(slug, ""))?],
+        None => nodes(&mut api)?,
+    };
+    let models = listed(nodes);
+    if args.client.output == OutputFormat::Json {
+        return print::json(&serde_json::json!({ "models": models }));
+    }
+    if models.is_empty() {
+        print::note("no node has a model; pull one with: cynode models pull NAME");
+        return Ok(());
+    }
+    print::table(
+        ["MODEL", "NODE", "SIZE", "STATE", "CONTEXT"],
+        models.iter().map(row),
+    )
+}
+
+/// Models of the nodes that are online, by name and node.
+fn listed(nodes: Vec<NodeView>) -> Vec<Listed> {
+    let online = nodes
+        .into_iter()
+        .filter(|node| node.status != NodeStatus::Offline);
+    let of_node = |node: NodeView| {
+        let inference = node.inference.filter(|inference| inference.is_serving());
+        let models = inference.map(|inference| inference.known_models());
+        let node_slug = node.node_slug;
+        let listed = models.unwrap_or_default().into_iter();
+        listed.map(move |model| Listed {
+            node_slug: node_slug.clone(),
+            model,
+        })
+    };
+    let mut models: Vec<Listed> = online.flat_map(of_node).collect();
+    models.sort_by(|a, b| (&a.model.name, &a.node_slug).cmp(&(&b.model.name, &b.node_slug)));
+    models
+}
+
+fn row(listed: &Listed) -> [String; 5] {
+    let model = &listed.model;
+    let unknown = || "-".to_owned();
+    let state = match (model.loaded, model.vram_bytes) {
+        (false, _) => unknown(),
+        (true, None | Some(0)) => "loaded".to_owned(),
+        (true, Some(bytes)) => format!("loaded, {} VRAM", print::size(bytes)),
+    };
+    [
+        clean(&model.name),
+        clean(&listed.node_slug),
+        model.size_bytes.map_or_else(unknown, print::size),
+        state,
+        model
+            .context_length
+            .map_or_else(unknown, |tokens| tokens.to_string()),
+    ]
+}
+
+fn delete(args: &ModelArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?;
+    let slug = match &args.node {
+        Some(slug) => slug.clone(),
+        None => choice::with_model(&nodes(&mut api)?, &args.model)?,
+    };
+    let path = paths::node(&slug, &format!("/models/{}", encode(&args.model)));
+    api.done(Method::DELETE, &path, None::<&()>)?;
+    if args.client.output == OutputFormat::Json {
+        return print::json(&serde_json::json!({"node_slug": slug, "model": args.model}));
+    }
+    print::note(&format!(
+        "deleted {} from {}",
+        clean(&args.model),
+        clean(&slug)
+    ));
+    Ok(())
+}
+
+fn nodes(api: &mut ApiClient) -> Result<Vec<NodeView>, Failure> {
+    Ok(api.get::<NodeList>("/v1/nodes")?.nodes)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    pub(in crate::client) fn node(slug: &str, status: &str, inference: Value) -> NodeView {
+        serde_json::from_value(json!({
+            "node_slug": slug, "status": status, "labels": [], "config_version": "1",
+            "last_seen_at": "2026-01-01T00:00:00Z", "running_jobs": 0, "max_concurrency": 1,
+            "inference": inference,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn models_of_serving_nodes_are_listed() {
+        let models = json!([
+            {"name": "b:1b", "size_bytes": 3_000_000_000_u64, "loaded": true, "vram_bytes": 1_073_741_824, "context_length": 8192},
+            {"name": "a:1b", "loaded": false},
+        ]);
+        let serving = |more: Value| {
+            let mut inference = json!({"supported": true, "running": true});
+            let more = more.as_object().unwrap().clone();
+            inference.as_object_mut().unwrap().extend(more);
+            inference
+        };
+        let nodes = vec![
+            node("two", "ready", serving(json!({"model_details": models}))),
+            node("peer", "ready", serving(json!({"models": ["a:1b"]}))),
+            node("off", "offline", serving(json!({"models": ["c"]}))),
+            node(
+                "dead",
+                "ready",
+                json!({"supported": true, "running": false, "models": ["d"]}),
+            ),
+        ];
+        let rows: Vec<_> = listed(nodes).iter().map(row).collect();
+        assert_eq!(
+            rows,
+            [
+                ["a:1b", "peer", "-", "-", "-"],
+                ["a:1b", "two", "-", "-", "-"],
+                ["b:1b", "two", "2.8 GiB", "loaded, 1.0 GiB VRAM", "8192"],
+            ]
+        );
+    }
+}
