@@ -5,7 +5,8 @@
 //! It says everything back: `echo: ` and the prompt, word by word in a stream. Times, digests and
 //! durations are always the same, so that an answer can be foretold. A pull fetches nothing and
 //! leaves a small file below `$OLLAMA_MODELS`, which a volume keeps as it keeps real models; a
-//! model whose name starts with `missing` can't be pulled.
+//! model whose name starts with `missing` can't be pulled. A model that was asked once counts as
+//! loaded.
 //!
 //! Beside Ollama's own `OLLAMA_HOST` and `OLLAMA_MODELS`:
 //!
@@ -27,11 +28,13 @@ mod talk;
 use http::{Out, Request, TEXT, receive};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::{self, BufReader},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::ExitCode,
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -42,6 +45,7 @@ const MODELS: &str = "/root/.ollama/models";
 const WHEN: &str = "2026-01-01T00:00:00Z";
 const WHEN_IN_SECONDS: u64 = 1_767_225_600;
 const SIZE: u64 = 3_000_000;
+const CONTEXT_LENGTH: u64 = 4096;
 
 fn main() -> ExitCode {
     if let Ok(text) = env::var("STAND_IN_FAIL") {
@@ -83,6 +87,7 @@ fn end_on_signals() {
 fn serve() -> io::Result<()> {
     let server = Server {
         models: env::var_os("OLLAMA_MODELS").map_or_else(|| PathBuf::from(MODELS), PathBuf::from),
+        loaded: Mutex::default(),
         version: env::var("STAND_IN_VERSION").unwrap_or_else(|_| "0.0.0-stand-in".to_owned()),
         pause: env::var("STAND_IN_PAUSE_MS")
             .ok()
@@ -143,6 +148,8 @@ fn digest(name: &str) -> String {
 
 struct Server {
     models: PathBuf,
+    /// Names of the models that were asked, which stay in memory.
+    loaded: Mutex<BTreeSet<String>>,
     version: String,
     pause: Option<Duration>,
 }
@@ -172,12 +179,15 @@ impl Server {
             ("GET", "/") => out.whole(200, TEXT, "Ollama is running"),
             ("GET", "/api/version") => out.json(200, &json!({"version": self.version})),
             ("GET", "/api/tags") => out.json(200, &self.tags()),
+            ("GET", "/api/ps") => out.json(200, &self.loaded()),
             ("POST", "/api/pull") => self.pull(&request.body, out),
+            ("DELETE", "/api/delete") => self.delete(&request.body, out),
             ("POST", "/api/generate") => self.talk(Dialect::Generate, &request.body, out),
             ("POST", "/api/chat") => self.talk(Dialect::Chat, &request.body, out),
             ("GET", "/v1/models") => out.json(200, &self.openai_models()),
             ("POST", "/v1/chat/completions") => self.talk(Dialect::OpenAi, &request.body, out),
-            (_, "/" | "/api/version" | "/api/tags" | "/api/pull" | "/api/generate")
+            (_, "/" | "/api/version" | "/api/tags" | "/api/ps" | "/api/pull" | "/api/generate")
+            | (_, "/api/delete")
             | (_, "/api/chat" | "/v1/models" | "/v1/chat/completions") => {
                 out.whole(405, TEXT, "405 method not allowed")
             }
@@ -216,6 +226,37 @@ impl Server {
             })
         };
         json!({"models": self.names().into_iter().map(model).collect::<Vec<_>>()})
+    }
+
+    fn in_memory(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loaded(&self) -> Value {
+        let model = |name: &String| {
+            json!({
+                "name": name, "model": name, "size": SIZE, "digest": digest(name), "expires_at": WHEN,
+                "size_vram": SIZE, "context_length": CONTEXT_LENGTH,
+            })
+        };
+        json!({"models": self.in_memory().iter().map(model).collect::<Vec<_>>()})
+    }
+
+    fn delete(&self, body: &[u8], out: &mut Out) -> io::Result<()> {
+        let wish = match parse(body) {
+            Ok(wish) => wish,
+            Err(complaint) => return out.json(400, &json!({"error": complaint})),
+        };
+        let name = wish["model"].as_str().or(wish["name"].as_str());
+        let name = name.unwrap_or_default();
+        let known = full_name(name).filter(|name| self.names().contains(name));
+        let Some(full) = known else {
+            let error = format!("model '{name}' not found");
+            return out.json(404, &json!({"error": error}));
+        };
+        fs::remove_file(self.models.join(full.replace('/', "%")))?;
+        self.in_memory().remove(&full);
+        out.whole(200, TEXT, "")
     }
 
     fn openai_models(&self) -> Value {
@@ -275,9 +316,11 @@ impl Server {
             Err(complaint) => return dialect.refuse(out, 400, &complaint),
         };
         let model = wish["model"].as_str().unwrap_or_default();
-        if full_name(model).is_none_or(|name| !self.names().contains(&name)) {
+        let known = full_name(model).filter(|name| self.names().contains(name));
+        let Some(name) = known else {
             return dialect.refuse(out, 404, &format!("model '{model}' not found"));
-        }
+        };
+        self.in_memory().insert(name);
         dialect.answer(out, &wish, model)
     }
 }

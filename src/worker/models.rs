@@ -18,7 +18,7 @@ use crate::{
     inference::ollama::{DeleteError, OllamaClient, Pull},
 };
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
@@ -80,13 +80,14 @@ fn silent() -> Problem {
     Problem::new(ProblemKind::Unavailable, detail)
 }
 
-/// Events of a pull as lines of JSON, up to its end.
+/// Events of a pull as lines of JSON, up to its end. The first one comes at once.
 fn events(pull: Pull) -> impl Stream<Item = Bytes> + Send + 'static {
     let started = PullProgress {
         status: "starting".to_owned(),
         ..PullProgress::default()
     };
-    stream::unfold(Some((pull, started)), |state| async {
+    let first = line(&PullEvent::Progress(started.clone()));
+    let rest = stream::unfold(Some((pull, started)), |state| async {
         let (mut pull, last) = state?;
         let next = timeout(KEEPALIVE_INTERVAL, pull.next()).await;
         let end = |end| Some((line(&PullEvent::End(end)), None));
@@ -103,7 +104,8 @@ fn events(pull: Pull) -> impl Stream<Item = Bytes> + Send + 'static {
         };
         let event = PullEvent::Progress(progress.clone());
         Some((line(&event), Some((pull, progress))))
-    })
+    });
+    stream::once(async { first }).chain(rest)
 }
 
 fn line(event: &PullEvent) -> Bytes {

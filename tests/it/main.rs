@@ -63,6 +63,7 @@ mod metrics;
 mod model_api;
 mod model_server;
 mod model_streams;
+mod models;
 mod node_address;
 mod node_claims;
 mod node_faults;
