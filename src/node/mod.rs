@@ -184,6 +184,7 @@ pub async fn start(
     };
     let (worker_address, worker) = match started {
         Err(error) if ephemeral => {
+            node.end_model_server_monitor().await;
             remove_model_server(&node.model_server_manager()).await;
             return Err(error);
         }

@@ -285,6 +285,11 @@ impl Node {
         &self.settings.slug
     }
 
+    /// Ends the monitor of the model server, so that none is started any more.
+    pub(super) async fn end_model_server_monitor(&mut self) {
+        self.model_server.end_monitor().await;
+    }
+
     pub(super) fn model_server_manager(&self) -> ModelServerManager {
         self.model_server.manager()
     }

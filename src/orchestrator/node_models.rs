@@ -22,7 +22,7 @@ use crate::{
     store::Node,
 };
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Events of a pull that wait for a slow reader; further progress is dropped meanwhile.
 const EVENT_BUFFER: usize = 16;
@@ -42,10 +42,11 @@ pub(super) async fn list(state: &AppState, slug: String) -> Result<NodeModels, A
     })
 }
 
-/// Starts the pull of a model, whose events are received until its end.
+/// Starts the pull of a model, whose events are received until its end. The end of the admin's session ends the pull;
+/// `revocations` has to be subscribed before the admin is authenticated, so that no end is missed.
 pub(super) async fn pull(
     state: Arc<AppState>,
-    admin: Caller,
+    (admin, revocations): (Caller, watch::Receiver<()>),
     slug: String,
     request: PullModel,
     origin: RequestOrigin,
@@ -68,7 +69,12 @@ pub(super) async fn pull(
     };
     let (to, events) = mpsc::channel(EVENT_BUFFER);
     background::spawn("pull_model", async move {
-        let end = follow(pull, &to).await;
+        let end = tokio::select! {
+            end = follow(pull, &to) => end,
+            () = state.identity.ended(&admin, revocations) => {
+                PullEnd::failed("the session of the caller has ended")
+            }
+        };
         tracing::info!(
             node = node.slug,
             model,

@@ -264,7 +264,7 @@ fn model_server_image_needs_permission() {
     let port = at.port.to_string();
     let flags = [
         "--inference",
-        "auto",
+        "on",
         "--inference-port",
         &port,
         "--allowed-image",
@@ -290,7 +290,7 @@ fn model_server_image_of_own_network_needs_permission() {
     let image = registry.image();
     let orchestrator = Orchestrator::start(home.path(), &["--inference-image", &image]);
     let port = at.port.to_string();
-    let flags = ["--inference", "auto", "--inference-port", &port];
+    let flags = ["--inference", "on", "--inference-port", &port];
     let mut node = Node::launch(home.path(), "box", &orchestrator.control_url, &flags);
     assert_eq!(node.process.code(), 8);
     let stderr = node.process.stderr();

@@ -90,7 +90,7 @@ impl LocalModelServer {
         if self.is_monitored(&target) {
             return Ok(());
         }
-        self.monitor = None;
+        self.end_monitor().await;
         let planned = Inference {
             supported: true,
             ..self.initial.clone()
@@ -134,11 +134,20 @@ impl LocalModelServer {
 
     /// Removes the server of an earlier configuration.
     pub(in crate::node) async fn stop(&mut self, worker: &Worker) {
-        self.monitor = None;
+        self.end_monitor().await;
         worker.set_model_server(None);
         self.state.send_replace(self.initial.clone());
         if let Err(error) = self.manager.remove_all_except(None).await {
             tracing::warn!(%error, "an earlier model server may be left; see podman ps --all");
+        }
+    }
+
+    /// Ends the monitor, so that it starts no server any more.
+    pub(in crate::node) async fn end_monitor(&mut self) {
+        if let Some(mut monitor) = self.monitor.take() {
+            monitor.task.abort();
+            // Its end is all that matters: it was aborted, or has ended before.
+            let _ = (&mut monitor.task).await;
         }
     }
 

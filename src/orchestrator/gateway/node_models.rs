@@ -31,12 +31,13 @@ pub(super) async fn list(state: Arc<AppState>, request: Request) -> Reply {
 
 /// Pulls a model, and answers with events; ends when the caller leaves.
 pub(super) async fn pull(state: Arc<AppState>, mut request: Request) -> Reply {
+    let revocations = state.identity.revocations();
     let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, AuditAction::ModelPull).await?;
     let slug = request.param("slug", "node")?;
     request.limit_body(MAX_BODY_BYTES);
     let wanted: PullModel = request.json().await?;
     let origin = request.origin();
-    let events = node_models::pull(state, admin, slug, wanted, origin).await?;
+    let events = node_models::pull(state, (admin, revocations), slug, wanted, origin).await?;
     let events = stream::unfold(events, |mut events| async {
         let event = events.recv().await?;
         Some((render(&event), events))
