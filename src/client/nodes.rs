@@ -161,12 +161,22 @@ fn inference_detail(service: Option<&Inference>) -> String {
     format!("{}{whose}{reason}", inference(service))
 }
 
+/// Models of a node, and which are loaded, with the memory that they occupy.
 fn models(inference: Option<&Inference>) -> String {
-    let models = inference.and_then(|inference| inference.models.as_deref());
-    match models.unwrap_or_default() {
-        [] => "-".to_owned(),
-        models => models.join(", "),
+    let models = inference.map(Inference::known_models).unwrap_or_default();
+    let shown = models.into_iter().map(|model| {
+        let vram = model.vram_bytes.filter(|bytes| *bytes > 0);
+        match (model.loaded, vram) {
+            (false, _) => model.name,
+            (true, None) => format!("{} (loaded)", model.name),
+            (true, Some(bytes)) => format!("{} (loaded, {} VRAM)", model.name, print::size(bytes)),
+        }
+    });
+    let shown: Vec<_> = shown.collect();
+    if shown.is_empty() {
+        return "-".to_owned();
     }
+    shown.join(", ")
 }
 
 /// Graphics processors, equal ones together: number, model, memory each.
@@ -261,5 +271,24 @@ mod tests {
         }));
         assert_eq!(inference_detail(Some(&theirs)), "running (external server)");
         assert_eq!(models(Some(&theirs)), "b:1, a");
+        let failed =
+            of(json!({"supported": true, "running": false, "reason": "port-in-use: \u{1b}[2J"}));
+        assert_eq!(
+            inference_detail(Some(&failed)),
+            "not running: port-in-use:  [2J"
+        );
+    }
+
+    #[test]
+    fn loaded_models_show_their_memory() {
+        let details = json!([
+            {"name": "a", "loaded": true, "vram_bytes": 1_610_612_736},
+            {"name": "b", "loaded": true, "vram_bytes": 0},
+            {"name": "c", "vram_bytes": 7},
+        ]);
+        let node = json!({"models": ["a", "b", "c"], "model_details": details});
+        let node: Inference = serde_json::from_value(node).unwrap();
+        let expected = "a (loaded, 1.5 GiB VRAM), b (loaded), c";
+        assert_eq!(models(Some(&node)), expected);
     }
 }
