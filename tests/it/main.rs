@@ -9,6 +9,7 @@
     reason = "a failed test panics"
 )]
 
+mod api_keys;
 mod artifacts;
 mod audit;
 mod auth;
@@ -54,6 +55,7 @@ mod job_limits;
 mod job_logs;
 mod kept_logs;
 mod kernel;
+mod keys_cli;
 mod leases;
 mod limits;
 mod log_lines;
@@ -112,6 +114,7 @@ mod trees;
 mod typed_secrets;
 mod upgrade;
 mod uploads;
+mod usage;
 mod users;
 mod users_cli;
 mod warnings;
