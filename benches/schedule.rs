@@ -17,8 +17,8 @@ use cynode::{
     },
     orchestrator::scheduler::{Availability, SchedulerState, SlotLimits, decide},
     store::{
-        AckOutcome, Authority, CreateOutcome, FinishedJob, NewUser, QueueLimits, RegisterOutcome,
-        Store,
+        AckOutcome, Authority, CreateOutcome, CredentialId, FinishedJob, NewUser, QueueLimits,
+        RegisterOutcome, Store,
     },
 };
 use futures_util::{StreamExt as _, stream};
@@ -220,7 +220,7 @@ async fn add_user(store: &Store, n: usize) -> Authority {
         event(AuditAction::Login),
     );
     Authority {
-        session: opened.await.unwrap().unwrap(),
+        credential: CredentialId::Session(opened.await.unwrap().unwrap()),
         user,
         admin: false,
     }

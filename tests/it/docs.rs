@@ -48,6 +48,8 @@ fn docs_name_existing_flags() {
         vec!["login"],
         vec!["nodes", "forget"],
         vec!["users", "create"],
+        vec!["keys", "create"],
+        vec!["usage"],
         vec!["audit"],
         vec!["backup"],
         vec!["doctor"],
