@@ -85,7 +85,13 @@ fn users_see_own_use_and_admins_all() {
     assert_eq!(rows(&usage, &fields), hers);
     let usage = ann.get(&format!("/v1/usage?{RANGE}&user=admin")).json(200);
     assert_eq!(usage["usage"], json!([]));
+}
 
+#[test]
+fn sums_of_use_are_paged_and_checked() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = start(&home);
+    let admin = orchestrator.login();
     let mut path = format!("/v1/usage?{RANGE}&by=day,model&limit=2");
     let page = admin.get(&path).json(200);
     let fields = ["day", "model", "prompt_tokens"];

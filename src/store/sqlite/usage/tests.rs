@@ -83,10 +83,10 @@ async fn usage_queries_use_index() {
     looked.await.unwrap();
 }
 
-#[tokio::test]
-async fn use_is_summed_by_chosen_fields() {
+/// Store in which ann asked models by a key, from a task and with a login, and bob on two days.
+async fn populated() -> (Store, tempfile::TempDir, [UserId; 2], ApiKeyId, TaskId) {
     let (ann, bob) = (UserId::new(), UserId::new());
-    let (store, _home) = open(&[(ann, "ann"), (bob, "bob")]).await;
+    let (store, home) = open(&[(ann, "ann"), (bob, "bob")]).await;
     let (key, task) = (ApiKeyId::new(), TaskId::new());
     let by_key = UsageRecord {
         key: Some((key, "ci".to_owned())),
@@ -105,59 +105,56 @@ async fn use_is_summed_by_chosen_fields() {
         record(bob, "tiny", NOON.plus(A_DAY)),
     ];
     store.usage_add(records).await.unwrap();
-    use UsageField::{Day as ByDay, Key, Model, Task, User};
+    (store, home, [ann, bob], key, task)
+}
 
-    let sums = list(&store, filter(&[Model])).await;
+#[tokio::test]
+async fn use_is_summed_by_chosen_fields() {
+    let (store, _home, _, key, task) = populated().await;
+    let sums = list(&store, filter(&[UsageField::Model])).await;
     assert_eq!(counts(&sums), [(1, 10, 1), (4, 40, 4)]);
     assert_eq!(sums[1].model.as_deref(), Some("tiny"));
-    let sums = list(&store, filter(&[User, Key])).await;
+    let sums = list(&store, filter(&[UsageField::User, UsageField::Key])).await;
     assert_eq!(counts(&sums), [(2, 20, 2), (2, 20, 2), (1, 10, 1)]);
-    let shown: Vec<_> = sums
-        .iter()
-        .map(|sum| (sum.user.as_deref(), sum.key_id, sum.key_name.as_deref()))
-        .collect();
+    let names = |sum: &UsageSum| (sum.user.clone().unwrap(), sum.key_id, sum.key_name.clone());
+    let [ann, bob] = ["ann", "bob"].map(str::to_owned);
     assert_eq!(
-        shown,
+        sums.iter().map(names).collect::<Vec<_>>(),
         [
-            (Some("ann"), None, None),
-            (Some("ann"), Some(key), Some("ci")),
-            (Some("bob"), None, None),
+            (ann.clone(), None, None),
+            (ann, Some(key), Some("ci".to_owned())),
+            (bob, None, None),
         ]
     );
-    let sums = list(&store, filter(&[Task])).await;
-    assert_eq!(
-        sums.iter().map(|sum| sum.task_id).collect::<Vec<_>>(),
-        [Some(task), None]
-    );
-    let until = Day::of(NOON.plus(A_DAY));
-    let sums = list(
-        &store,
-        UsageFilter {
-            until,
-            ..filter(&[ByDay])
-        },
-    )
-    .await;
-    assert_eq!(counts(&sums), [(1, 10, 1), (5, 50, 5)], "newest day first");
-
-    let of = |owner, handle: Option<&str>| UsageFilter {
-        owner,
-        handle: handle.map(str::to_owned),
-        ..filter(&[User])
+    let sums = list(&store, filter(&[UsageField::Task])).await;
+    let tasks: Vec<_> = sums.iter().map(|sum| sum.task_id).collect();
+    assert_eq!(tasks, [Some(task), None]);
+    let two_days = UsageFilter {
+        until: Day::of(NOON.plus(A_DAY)),
+        ..filter(&[UsageField::Day])
     };
-    assert_eq!(
-        counts(&list(&store, of(Some(bob), None)).await),
-        [(1, 10, 1)]
-    );
-    assert_eq!(
-        counts(&list(&store, of(None, Some("ann"))).await),
-        [(4, 40, 4)]
-    );
-    assert!(list(&store, of(Some(bob), Some("ann"))).await.is_empty());
+    let sums = list(&store, two_days).await;
+    assert_eq!(counts(&sums), [(1, 10, 1), (5, 50, 5)], "newest day first");
+}
+
+#[tokio::test]
+async fn use_is_filtered_by_user_and_page() {
+    let (store, _home, [_, bob], key, _) = populated().await;
+    let of = async |owner, handle: Option<&str>| {
+        let filter = UsageFilter {
+            owner,
+            handle: handle.map(str::to_owned),
+            ..filter(&[UsageField::User])
+        };
+        counts(&list(&store, filter).await)
+    };
+    assert_eq!(of(Some(bob), None).await, [(1, 10, 1)]);
+    assert_eq!(of(None, Some("ann")).await, [(4, 40, 4)]);
+    assert!(of(Some(bob), Some("ann")).await.is_empty());
     let page = UsageFilter {
         offset: 1,
         limit: 1,
-        ..filter(&[User, Key])
+        ..filter(&[UsageField::User, UsageField::Key])
     };
     assert_eq!(list(&store, page).await[0].key_id, Some(key));
 }
