@@ -354,3 +354,6 @@ pub(super) fn none_ready(registry: &Registry) -> Problem {
     };
     Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
 }
+
+#[cfg(test)]
+mod tests;
