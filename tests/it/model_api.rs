@@ -6,6 +6,8 @@ use crate::support::{
 };
 use serde_json::{Value, json};
 
+/// Media type of answers in a worker's own words.
+const PROBLEM: &str = "application/problem+json";
 const CHAT: &str = "/v1/chat/completions";
 
 /// Detail of an error in OpenAI's shape, with this status and code.
@@ -198,8 +200,7 @@ fn failing_node_is_replaced_before_first_byte() {
     {
         Some("cut") => drop(out),
         Some("cut after head") => drop(out.pieces("text/event-stream")),
-        Some("worker") => out.refuse(502),
-        Some("garbage") => out.bytes(200, "garbage\r\n\r\nHTTP/9", ""),
+        Some("worker") => out.bytes(502, PROBLEM, "{}"),
         _ => out.status(500, &json!({"error": "out of memory"})),
     };
     let _bad = model_node(&orchestrator, "bad", &["tiny:latest"], fault);
@@ -239,7 +240,7 @@ fn old_and_silent_nodes_fail_clearly() {
     let orchestrator = Orchestrator::start(home.path(), &limit);
     let held = std::sync::Mutex::new(Vec::new());
     let _old = model_node(&orchestrator, "old", &["old:latest"], |_, out| {
-        out.problem(404, "not-found");
+        out.bytes(404, PROBLEM, "{}");
     });
     let _silent = model_node(
         &orchestrator,
