@@ -63,6 +63,7 @@ mod logs;
 mod long_jobs;
 mod metrics;
 mod model_api;
+mod model_chain;
 mod model_server;
 mod model_streams;
 mod models;
