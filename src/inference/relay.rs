@@ -62,7 +62,7 @@ pub fn response_headers(headers: &HeaderMap) -> HeaderMap {
 fn select(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let passes = |name: &HeaderName| {
         let is_of_api = |begin: &&str| name.as_str().starts_with(*begin);
-        names.contains(name) || API_HEADERS.iter().any(|begin| is_of_api(&begin))
+        names.contains(name) || API_HEADERS.iter().any(is_of_api)
     };
     let passed = headers.iter().filter(|(name, _)| passes(name));
     passed
