@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Artifacts(command) => client::artifacts::artifacts(command),
         Command::Images(command) => client::images::images(command),
         Command::Models(args) => client::models::models(args),
+        Command::Chat(args) => client::chat::chat(&args),
         Command::Nodes(command) => client::nodes::nodes(command),
         Command::Users(command) => client::users::users(command),
         Command::Keys(command) => client::keys::keys(command),

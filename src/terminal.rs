@@ -55,23 +55,29 @@ pub(crate) fn is_interactive() -> bool {
 /// Prompts for a secret without echo. Echo is off before the prompt appears, so that a secret that is typed
 /// or pasted early does not show either.
 pub(crate) fn ask_secret(prompt: &str) -> io::Result<Zeroizing<String>> {
-    let _echo_off = EchoOff::begin()?;
+    // Without ISIG, Ctrl-C reaches the reader as a byte: a signal would end the process with echo off.
+    let _echo_off = EchoOff::begin(LocalModes::ISIG)?;
     Ok(Zeroizing::new(rpassword::prompt_password(prompt)?))
 }
 
 /// A terminal without echo; restored when dropped.
-struct EchoOff {
+pub(crate) struct EchoOff {
     terminal: File,
     before: Termios,
 }
 
 impl EchoOff {
-    fn begin() -> io::Result<Self> {
+    /// Turns echo off, where what is typed would mix with what is printed. Ctrl-C stays a signal.
+    pub(crate) fn keeping_signals() -> io::Result<Self> {
+        Self::begin(LocalModes::empty())
+    }
+
+    /// Turns off echo, and these modes.
+    fn begin(more: LocalModes) -> io::Result<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty")?;
         let before = tcgetattr(&terminal)?;
         let mut silent = before.clone();
-        // Without ISIG, Ctrl-C reaches the reader as a byte: a signal would end the process with echo off.
-        silent.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ISIG;
+        silent.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | more;
         tcsetattr(&terminal, OptionalActions::Now, &silent)?;
         Ok(Self { terminal, before })
     }

@@ -6,6 +6,13 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Text of several lines, through [`clean`], with its line breaks and tabs.
+pub(crate) fn clean_lines(text: &str) -> String {
+    let is_shown = |c: char| is_printable(c) || matches!(c, '\n' | '\t');
+    let shown = |c: char| if is_shown(c) { c } else { ' ' };
+    text.chars().map(shown).collect()
+}
+
 /// Beginning of a text, at most `max_bytes` long, through [`clean`].
 pub(crate) fn clean_prefix(text: &str, max_bytes: usize) -> String {
     clean(&text[..text.floor_char_boundary(max_bytes)])
@@ -30,5 +37,9 @@ mod tests {
         assert_eq!(clean("\u{200b}\u{feff}\u{2066}"), "   ");
         let kept = "é 👩\u{200d}💻 می\u{200c}خواهم";
         assert_eq!(clean(kept), kept);
+        assert_eq!(
+            clean_lines("a\n\tb\r\n\u{1b}[1mc\u{202e}"),
+            "a\n\tb \n [1mc "
+        );
     }
 }

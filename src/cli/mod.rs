@@ -9,6 +9,7 @@
     reason = "doc comments are help texts here; a flattened group has none of its own"
 )]
 
+mod chat;
 mod client;
 mod doctor;
 mod files;
@@ -22,6 +23,7 @@ mod sandbox;
 mod values;
 mod variables;
 
+pub use chat::*;
 pub use client::*;
 pub use doctor::*;
 pub use files::*;
@@ -147,6 +149,14 @@ pub enum Command {
     Images(ImagesCommand),
     /// List, pull and delete models of nodes
     Models(ModelsArgs),
+    /// Chat with a model that a node serves, or ask it one question
+    ///
+    /// At a terminal this is a conversation: answers appear as they are written, Ctrl-C stops an answer, /help lists the
+    /// commands, and the arrow keys bring back what you typed, also in earlier chats. With --message, or with input from
+    /// a pipe or file, it asks once and prints the answer: `git diff | cynode chat -m "review this"`. Piped input is read
+    /// to its end; </dev/null where there is none to read.
+    Chat(Box<ChatArgs>),
+
     /// List, drain, resume and forget nodes
     #[command(subcommand)]
     Nodes(NodesCommand),

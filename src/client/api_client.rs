@@ -96,12 +96,30 @@ impl ApiClient {
         })
     }
 
+    /// Client of a test's own gateway.
+    #[cfg(test)]
+    pub(super) fn of_test(url: String) -> Self {
+        Self {
+            agent: agent(ANSWER_TIMEOUT, READ_TIMEOUT),
+            url,
+            fixed_token: Some("token".to_owned()),
+            access_token: None,
+        }
+    }
+
     /// Same client for a call whose answer may take as long as `limit`.
     pub(super) fn with_patience(&self, limit: Duration) -> Self {
         Self {
             agent: agent(limit, limit),
             ..self.clone()
         }
+    }
+
+    /// Gives this client new connections, with `limit` for the head of an answer. Another thread ends the calls that
+    /// use them, at once, by [`Agent::shutdown`] of the returned agent.
+    pub(super) fn reconnect(&mut self, limit: Duration) -> Agent {
+        self.agent = agent(limit, READ_TIMEOUT);
+        self.agent.clone()
     }
 
     /// Whether `CYNODE_TOKEN` stands in for a login.

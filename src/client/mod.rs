@@ -1,4 +1,5 @@
-//! Client commands: `cynode run`, `task`, `artifacts`, `images`, `nodes`, `users`, `keys`, `usage`, `audit`, `login`, `passwd`, `status`.
+//! Client commands: `cynode run`, `task`, `artifacts`, `images`, `models`, `chat`, `nodes`, `users`, `keys`, `usage`, `audit`, `login`, `passwd`,
+//! `status`.
 //!
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
 //! nothing of the orchestrator but its User API.
@@ -6,6 +7,7 @@
 mod agent;
 mod api_client;
 pub mod artifacts;
+pub mod chat;
 mod confirm;
 mod connection;
 pub mod credentials;

@@ -1,0 +1,286 @@
+//! The answer of a model, part by part, as the gateway streams it in the form of OpenAI's API.
+
+use super::super::{
+    api_client::{ApiClient, Payload, exit_of},
+    print::clean,
+    sse::SseReader,
+};
+use crate::{
+    api::problem::ProblemBody,
+    exit::{Exit, Failure},
+};
+use http::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::io::Read;
+use ureq::Body;
+
+/// Longest error of an answer, in bytes.
+const MAX_ERROR_BYTES: u64 = 64 * 1024;
+/// Longest answer, in bytes; a model that never ends its answer is stopped there.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// Data of the last event.
+const DONE: &str = "[DONE]";
+
+/// Part of an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    /// What a model that reasons thinks before it answers.
+    Reasoning(String),
+    Text(String),
+}
+
+/// Number of tokens that a question and its answer had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Usage {
+    pub(super) prompt_tokens: u64,
+    /// Of the answer; absent for a model that writes none.
+    #[serde(default)]
+    pub(super) completion_tokens: u64,
+}
+
+/// Answer as far as it came.
+#[derive(Default, Debug)]
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) reasoning: String,
+    /// Reason for the end, such as `stop`, or `length` for an answer that is cut.
+    pub(super) finish_reason: Option<String>,
+    pub(super) usage: Option<Usage>,
+    /// Reason for which there is no more of it, though the model had not ended.
+    pub(super) failure: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<Usage>,
+    #[serde(default)]
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Delta,
+    #[serde(default)]
+    finish_reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+    /// Name at Ollama; others say `reasoning_content`.
+    #[serde(default, alias = "reasoning_content")]
+    reasoning: Option<String>,
+}
+
+/// Asks a model, and hands on each part as it arrives. Fails where no answer begins, and where a part can't be handed on;
+/// an answer that breaks off later has its `failure`.
+pub(super) fn ask(
+    api: &mut ApiClient,
+    request: &[u8],
+    mut show: impl FnMut(&Part) -> Result<(), Failure>,
+) -> Result<Answer, Failure> {
+    let body = Payload::Bytes(request, "application/json");
+    let headers = [("accept", "text/event-stream")];
+    let answer = api.exchange(&Method::POST, "/v1/chat/completions", &headers, body)?;
+    let stream = check(api, answer)?.into_body().into_reader();
+    read(stream, &mut show)
+}
+
+fn read(
+    stream: impl Read,
+    show: &mut impl FnMut(&Part) -> Result<(), Failure>,
+) -> Result<Answer, Failure> {
+    let (mut events, mut answer) = (SseReader::new(stream), Answer::default());
+    loop {
+        let event = match events.next() {
+            Ok(Some(event)) => event,
+            // Some servers end without the last event.
+            Ok(None) if answer.finish_reason.is_some() => return Ok(answer),
+            Ok(None) => return Ok(answer.broken_off("the connection was lost")),
+            Err(failure) => return Ok(answer.broken_off(&failure.message)),
+        };
+        if event.data == DONE {
+            return Ok(answer);
+        }
+        let Ok(chunk) = serde_json::from_str::<Chunk>(&event.data) else {
+            return Ok(answer.broken_off("the model server sent what is not its API"));
+        };
+        if let Some(error) = chunk.error {
+            return Ok(answer.broken_off(&text_of(&error)));
+        }
+        answer.usage = chunk.usage.or(answer.usage);
+        for part in answer.take(chunk.choices.into_iter().next()) {
+            show(&part)?;
+        }
+        if answer.text.len() + answer.reasoning.len() > MAX_ANSWER_BYTES {
+            return Ok(answer.broken_off("it is longer than 8 MiB"));
+        }
+    }
+}
+
+impl Answer {
+    /// Adds what a choice brings; returns its parts.
+    fn take(&mut self, choice: Option<Choice>) -> impl Iterator<Item = Part> + use<> {
+        let Choice {
+            delta,
+            finish_reason,
+        } = choice.unwrap_or(Choice {
+            delta: Delta::default(),
+            finish_reason: None,
+        });
+        self.finish_reason = finish_reason.or(self.finish_reason.take());
+        let is_filled = |text: &String| !text.is_empty();
+        let reasoning = delta.reasoning.filter(is_filled);
+        let text = delta.content.filter(is_filled);
+        self.reasoning
+            .push_str(reasoning.as_deref().unwrap_or_default());
+        self.text.push_str(text.as_deref().unwrap_or_default());
+        let reasoning = reasoning.map(Part::Reasoning);
+        reasoning.into_iter().chain(text.map(Part::Text))
+    }
+
+    fn broken_off(self, reason: &str) -> Self {
+        let text = format!("the answer broke off: {}", clean(reason));
+        Self {
+            failure: Some(Failure::new(Exit::Unreachable, text)),
+            ..self
+        }
+    }
+}
+
+/// A successful answer; else the failure. The gateway's own errors have the shape of OpenAI's API there, others are
+/// problems.
+fn check(
+    api: &ApiClient,
+    mut answer: http::Response<Body>,
+) -> Result<http::Response<Body>, Failure> {
+    #[derive(Deserialize)]
+    struct ErrorBody {
+        error: Value,
+    }
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let mut bytes = Vec::new();
+    let body = answer.body_mut().as_reader().take(MAX_ERROR_BYTES);
+    let text = match { body }.read_to_end(&mut bytes) {
+        Ok(_) => {
+            let error = serde_json::from_slice::<ErrorBody>(&bytes).ok();
+            let problem = || serde_json::from_slice::<ProblemBody>(&bytes).ok();
+            let error = error.map(|body| text_of(&body.error));
+            error.or_else(|| problem().map(|problem| problem.detail))
+        }
+        Err(_) => None,
+    };
+    let text = text.unwrap_or_else(|| {
+        let url = &api.url;
+        format!(
+            "{url} answered {status}; check that this is a cynode orchestrator that serves models"
+        )
+    });
+    Err(Failure::new(exit_of(status), clean(&text)))
+}
+
+/// Text of an error: of an object with a message, or the error itself.
+fn text_of(error: &Value) -> String {
+    let message = error.get("message").unwrap_or(error);
+    let text = message.as_str().map(str::to_owned);
+    text.unwrap_or_else(|| message.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(stream: &str) -> (Vec<Part>, Answer) {
+        let mut parts = Vec::new();
+        let answer = read(stream.as_bytes(), &mut |part: &Part| {
+            parts.push(part.clone());
+            Ok(())
+        });
+        (parts, answer.unwrap())
+    }
+
+    fn event(data: &str) -> String {
+        format!("data: {data}\n\n")
+    }
+
+    const HELLO: &str = r#"{"choices":[{"delta":{"role":"assistant","content":"Hel"}}]}"#;
+
+    #[test]
+    fn parts_come_in_order_with_usage() {
+        let stream = [
+            ": keep-alive\n\n".to_owned(),
+            event(r#"{"choices":[{"delta":{"role":"assistant","content":"","reasoning":"hm"}}]}"#),
+            event(HELLO),
+            event(r#"{"choices":[{"delta":{"content":"lo"},"finish_reason":null}]}"#),
+            event(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#),
+            event(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#),
+            event(DONE),
+        ];
+        let (parts, answer) = read_all(&stream.concat());
+        let text = |text: &str| Part::Text(text.to_owned());
+        let expected = [Part::Reasoning("hm".to_owned()), text("Hel"), text("lo")];
+        assert_eq!(parts, expected);
+        assert_eq!((&*answer.text, &*answer.reasoning), ("Hello", "hm"));
+        assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+        let usage = Usage {
+            prompt_tokens: 3,
+            completion_tokens: 2,
+        };
+        assert_eq!(answer.usage, Some(usage));
+        assert!(answer.failure.is_none());
+    }
+
+    #[test]
+    fn broken_answers_keep_what_came() {
+        for (rest, reason) in [
+            ("", "the connection was lost"),
+            ("data: {\"cho", "the connection was lost"),
+            ("data: garbage\n\n", "what is not its API"),
+            (
+                "data: {\"error\":{\"message\":\"node \\u001b[2J gone\",\"code\":\"x\"}}\n\n",
+                "broke off: node  [2J gone",
+            ),
+            ("data: {\"error\":\"plain\"}\n\n", "broke off: plain"),
+        ] {
+            let (_, answer) = read_all(&[event(HELLO), rest.to_owned()].concat());
+            let failure = answer.failure.unwrap();
+            assert!(failure.message.contains(reason), "{}", failure.message);
+            assert_eq!((&*answer.text, failure.exit), ("Hel", Exit::Unreachable));
+        }
+    }
+
+    #[test]
+    fn endless_answer_is_stopped() {
+        let text = "x".repeat(1 << 20);
+        let chunk = event(&format!(
+            r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#
+        ));
+        let (_, answer) = read_all(&chunk.repeat(10));
+        let failure = answer.failure.unwrap();
+        assert!(
+            failure.message.contains("longer than 8 MiB"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn failure_to_show_ends_reading() {
+        let stream = event(HELLO).repeat(2);
+        let mut shown = 0;
+        let failed = read(stream.as_bytes(), &mut |_: &Part| {
+            shown += 1;
+            Err(Failure::silent(141))
+        });
+        assert_eq!((failed.unwrap_err().exit, shown), (Exit::Code(141), 1));
+    }
+}

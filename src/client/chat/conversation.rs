@@ -1,0 +1,215 @@
+//! A conversation: what the model is sent with each question, and how it is saved.
+
+use crate::{
+    exit::{Exit, Failure},
+    text::clean,
+};
+use serde::{Deserialize, Serialize};
+
+/// Longest request that the gateway takes, in bytes.
+const MAX_REQUEST_BYTES: usize = 10 << 20;
+/// Version of the stored form.
+const VERSION: u32 = 1;
+
+/// Author of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Message {
+    pub(super) role: Role,
+    pub(super) content: String,
+}
+
+/// Questions and answers so far. Between two questions each question has its answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Conversation {
+    version: u32,
+    pub(super) model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) system: Option<String>,
+    messages: Vec<Message>,
+}
+
+/// Body of `POST /v1/chat/completions`. What the gateway reads of it comes first.
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    stream: bool,
+    stream_options: StreamOptions,
+    messages: Vec<&'a Message>,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+impl Conversation {
+    pub(super) fn new(model: String, system: Option<String>) -> Self {
+        Self {
+            version: VERSION,
+            model,
+            system,
+            messages: Vec::new(),
+        }
+    }
+
+    /// Conversation in its stored form; `None` where another release has written another form.
+    pub(super) fn from_json(bytes: &[u8]) -> Option<Self> {
+        let conversation: Self = serde_json::from_slice(bytes).ok()?;
+        (conversation.version == VERSION).then_some(conversation)
+    }
+
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(Failure::internal)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Conversation as a document for people.
+    pub(super) fn to_markdown(&self) -> String {
+        let model = clean(&self.model);
+        let mut text = format!("# Chat with {model}\n");
+        for message in self.system_message().iter().chain(&self.messages) {
+            let author = match message.role {
+                Role::System => "System",
+                Role::User => "You",
+                Role::Assistant => &model,
+            };
+            text.push_str(&format!("\n## {author}\n\n{}\n", message.content.trim()));
+        }
+        text
+    }
+
+    pub(super) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Adds a question.
+    pub(super) fn ask(&mut self, question: String) {
+        self.push(Role::User, question);
+    }
+
+    /// Adds the answer to the last question. Without one, the question is taken back: a model that is asked again would
+    /// see two in a row.
+    pub(super) fn answer(&mut self, answer: String) {
+        if answer.trim().is_empty() {
+            self.messages.pop();
+        } else {
+            self.push(Role::Assistant, answer);
+        }
+    }
+
+    /// Forgets all messages; the system prompt stays.
+    pub(super) fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    /// Body that asks the model for the next answer.
+    pub(super) fn request(&self) -> Result<Vec<u8>, Failure> {
+        let system = self.system_message();
+        let request = Request {
+            model: &self.model,
+            stream: true,
+            stream_options: StreamOptions {
+                include_usage: true,
+            },
+            messages: system.iter().chain(&self.messages).collect(),
+        };
+        let body = serde_json::to_vec(&request).map_err(Failure::internal)?;
+        if body.len() > MAX_REQUEST_BYTES {
+            let text = "the conversation is longer than 10 MiB; begin a new one (at the prompt with /clear), or send less";
+            return Err(Failure::new(Exit::Invalid, text));
+        }
+        Ok(body)
+    }
+
+    fn system_message(&self) -> Option<Message> {
+        self.system.clone().map(|content| Message {
+            role: Role::System,
+            content,
+        })
+    }
+
+    fn push(&mut self, role: Role, content: String) {
+        self.messages.push(Message { role, content });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn sent(conversation: &Conversation) -> Value {
+        serde_json::from_slice(&conversation.request().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn request_has_system_prompt_and_history() {
+        let mut conversation = Conversation::new("m".to_owned(), Some("be brief".to_owned()));
+        conversation.ask("a".to_owned());
+        conversation.answer("b".to_owned());
+        conversation.ask("c".to_owned());
+        let expected = json!({
+            "model": "m", "stream": true, "stream_options": {"include_usage": true}, "messages": [
+                {"role": "system", "content": "be brief"}, {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
+            ],
+        });
+        assert_eq!(sent(&conversation), expected);
+        let body = conversation.request().unwrap();
+        assert!(body.starts_with(br#"{"model":"m","stream":true"#));
+        conversation.system = None;
+        conversation.clear();
+        assert_eq!(sent(&conversation)["messages"], json!([]));
+    }
+
+    #[test]
+    fn question_without_answer_is_taken_back() {
+        let mut conversation = Conversation::new("m".to_owned(), None);
+        conversation.ask("a".to_owned());
+        conversation.answer(" \n".to_owned());
+        assert!(conversation.is_empty());
+    }
+
+    #[test]
+    fn too_long_conversation_is_refused_here() {
+        let mut conversation = Conversation::new("m".to_owned(), None);
+        conversation.ask("x".repeat(MAX_REQUEST_BYTES));
+        let failure = conversation.request().unwrap_err();
+        assert_eq!(failure.exit, Exit::Invalid);
+        assert!(failure.message.contains("/clear"), "{}", failure.message);
+    }
+
+    #[test]
+    fn stored_form_is_read_again() {
+        let mut conversation = Conversation::new("m".to_owned(), Some("s".to_owned()));
+        conversation.ask("a".to_owned());
+        let stored = conversation.to_json().unwrap();
+        assert_eq!(Conversation::from_json(&stored), Some(conversation));
+        let newer = json!({"version": VERSION + 1, "model": "m", "messages": []});
+        for damaged in [b"".as_slice(), b"{}", newer.to_string().as_bytes()] {
+            assert_eq!(Conversation::from_json(damaged), None);
+        }
+    }
+
+    #[test]
+    fn markdown_names_each_author() {
+        let mut conversation = Conversation::new("m\u{1b}".to_owned(), Some("s".to_owned()));
+        conversation.ask("a\n".to_owned());
+        conversation.answer("b".to_owned());
+        let expected = "# Chat with m \n\n## System\n\ns\n\n## You\n\na\n\n## m \n\nb\n";
+        assert_eq!(conversation.to_markdown(), expected);
+    }
+}

@@ -1,0 +1,83 @@
+//! Models that can be asked now, and the choice of one where none was named.
+
+use super::super::{api_client::ApiClient, print::clean};
+use crate::exit::{Exit, Failure};
+use serde::Deserialize;
+
+/// Answer of `GET /v1/models`.
+#[derive(Deserialize)]
+struct ModelList {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+/// Answer of `GET /api/ps`: models in memory.
+#[derive(Deserialize)]
+struct LoadedModels {
+    models: Vec<LoadedModel>,
+}
+
+#[derive(Deserialize)]
+struct LoadedModel {
+    name: String,
+}
+
+/// Names of the models that nodes serve now, in order. Fails where there is none.
+pub(super) fn list(api: &mut ApiClient) -> Result<Vec<String>, Failure> {
+    let list: ModelList = api.get("/v1/models")?;
+    let mut names: Vec<String> = list.data.into_iter().map(|model| model.id).collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        let text = "no node serves a model now; see the nodes with: cynode nodes list\nAn admin adds a model with: cynode models pull MODEL";
+        return Err(Failure::new(Exit::NotFound, text));
+    }
+    Ok(names)
+}
+
+/// The model that answers soonest: one that is loaded, else the first.
+pub(super) fn choose(api: &mut ApiClient, names: &[String]) -> String {
+    let loaded = match names {
+        [_] => None,
+        // An orchestrator that can't tell is no reason to fail: any model will do.
+        _ => api.get::<LoadedModels>("/api/ps").ok(),
+    };
+    let loaded = loaded.map_or_else(Vec::new, |loaded| loaded.models);
+    let is_loaded = |name: &&String| loaded.iter().any(|model| model.name == **name);
+    let chosen = names.iter().find(is_loaded).or(names.first());
+    chosen.cloned().unwrap_or_default()
+}
+
+/// Fails where a model is not among those that can be asked; the failure names these.
+pub(super) fn check(name: &str, names: &[String]) -> Result<(), Failure> {
+    let is_same = |known: &String| known.strip_suffix(":latest").unwrap_or(known) == name;
+    if names.iter().any(|known| known == name || is_same(known)) {
+        return Ok(());
+    }
+    let text = format!(
+        "no node serves the model {name:?} now; there are: {}",
+        names.join(", ")
+    );
+    Err(Failure::new(Exit::NotFound, clean(&text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_model_is_answered_with_known_ones() {
+        let names = ["a:latest", "b:1"].map(str::to_owned);
+        for known in ["a", "a:latest", "b:1"] {
+            check(known, &names).unwrap();
+        }
+        for unknown in ["b", "a:1", ""] {
+            let failure = check(unknown, &names).unwrap_err();
+            assert!(failure.message.ends_with("there are: a:latest, b:1"));
+        }
+    }
+}
