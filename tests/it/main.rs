@@ -17,6 +17,7 @@ mod backup;
 mod bad_input;
 mod bodies;
 mod cancels;
+mod chat;
 mod client;
 mod client_failures;
 mod client_tasks;

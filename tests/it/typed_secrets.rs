@@ -6,56 +6,15 @@ use crate::support::{
     cynode, eventually,
     process::{Done, run},
     server::role,
-};
-use rustix::{
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{LocalModes, tcgetattr},
+    terminal::{at_terminal, echoes, terminal},
 };
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
-
-/// A pseudo-terminal: the end of the user, and the end of the program.
-fn terminal() -> (File, File) {
-    let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&person).unwrap();
-    unlockpt(&person).unwrap();
-    let name = ptsname(&person, Vec::new()).unwrap();
-    let path = Path::new(OsStr::from_bytes(name.as_bytes()));
-    let program = File::options().read(true).write(true).open(path).unwrap();
-    (File::from(person), program)
-}
-
-fn echoes(terminal: &File) -> bool {
-    let modes = tcgetattr(terminal).unwrap().local_modes;
-    modes.contains(LocalModes::ECHO)
-}
-
-/// The same command with this terminal as its own.
-fn at_terminal(plain: &Command, terminal: &File) -> Command {
-    let mut command = Command::new("setsid");
-    command
-        .args(["--ctty", "--wait"])
-        .arg(plain.get_program())
-        .args(plain.get_args());
-    for (name, value) in plain.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
-        .current_dir(plain.get_current_dir().unwrap())
-        .stdin(terminal.try_clone().unwrap());
-    command
-}
 
 #[test]
 fn echo_is_off_before_password_prompt() {

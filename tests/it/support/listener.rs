@@ -82,6 +82,25 @@ impl Answer {
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());
     }
 
+    /// Begins an answer of this media type, to which more can be added. It ends when this is dropped.
+    pub(crate) fn begin(mut self, media_type: &str) -> Self {
+        let head = format!(
+            "HTTP/1.1 200 Stand-in\r\nContent-Type: {media_type}\r\nConnection: close\r\n\r\n"
+        );
+        let _ = self.0.write_all(head.as_bytes());
+        self
+    }
+
+    /// Adds to an answer that has begun.
+    pub(crate) fn add(&mut self, part: &str) {
+        let _ = self.0.write_all(part.as_bytes());
+    }
+
+    /// Waits until the caller has closed the connection.
+    pub(crate) fn until_closed(mut self) {
+        while matches!(self.0.read(&mut [0; 64]), Ok(1..)) {}
+    }
+
     /// Sends the caller elsewhere.
     pub(crate) fn redirect(mut self, status: u16, to: &str) {
         let head = head(status, "text/plain", 0);
