@@ -20,7 +20,7 @@ pub struct ChatArgs {
     #[arg(long, short, value_name = "TEXT")]
     pub system: Option<String>,
     /// Go on with the last conversation
-    #[arg(long = "continue", short)]
+    #[arg(long = "continue", short = 'c')]
     pub is_continued: bool,
     /// Neither read nor write the state directory: no history, no --continue
     #[arg(long, conflicts_with = "is_continued")]

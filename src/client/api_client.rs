@@ -115,10 +115,10 @@ impl ApiClient {
         }
     }
 
-    /// Gives this client new connections, with `limit` for the head of an answer. Another thread ends the calls that
-    /// use them, at once, by [`Agent::shutdown`] of the returned agent.
+    /// Gives this client new connections, with `limit` for the head of an answer and between two pieces of it. Another
+    /// thread ends the calls that use them, at once, by [`Agent::shutdown`] of the returned agent.
     pub(super) fn reconnect(&mut self, limit: Duration) -> Agent {
-        self.agent = agent(limit, READ_TIMEOUT);
+        self.agent = agent(limit, limit);
         self.agent.clone()
     }
 

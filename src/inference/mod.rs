@@ -7,12 +7,14 @@
 //! | `model` and `stream` of a request, read while its body passes | [`head`] |
 //! | numbers of tokens of an answer, counted while it passes | [`usage`] |
 //! | errors of our own, as clients of each API expect them | [`error`] |
+//! | chat completions for callers of our own | [`chat`] |
 //! | headers that pass, and bodies of both directions | [`relay`] |
 //! | calls of our own: version, and models, which are listed, pulled and deleted | [`ollama`] |
 //!
 //! Nothing here alters a byte, keeps more than a few KiB of a body, or knows of nodes, users and tasks. Bodies are
 //! hostile: those of requests come from users and jobs, those of answers from models.
 
+pub mod chat;
 pub mod endpoint;
 pub mod error;
 pub mod head;

@@ -139,7 +139,7 @@ fn conversation_and_history_go_on() {
         "{saved}"
     );
 
-    let mut chat = Session::start(&gateway.command(home.path(), &["--continue"]));
+    let mut chat = Session::start(&gateway.command(home.path(), &["-c"]));
     chat.shows("goes on after 4 messages; you asked last: second");
     // Past /exit and /save.
     chat.types(&[UP, UP, UP].concat());

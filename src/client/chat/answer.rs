@@ -8,10 +8,9 @@ use super::super::{
 use crate::{
     api::problem::ProblemBody,
     exit::{Exit, Failure},
+    inference::chat::{self, Event, Part, TokenUsage, error_of},
 };
 use http::Method;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::io::Read;
 use ureq::Body;
 
@@ -19,26 +18,6 @@ use ureq::Body;
 const MAX_ERROR_BYTES: u64 = 64 * 1024;
 /// Longest answer, in bytes; a model that never ends its answer is stopped there.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Data of the last event.
-const DONE: &str = "[DONE]";
-
-/// Part of an answer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Part {
-    /// What a model that reasons thinks before it answers.
-    Reasoning(String),
-    Text(String),
-}
-
-/// Number of tokens that a question and its answer had.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Usage {
-    pub(super) prompt_tokens: u64,
-    /// Of the answer; absent for a model that writes none.
-    #[serde(default)]
-    pub(super) completion_tokens: u64,
-}
-
 /// Answer as far as it came.
 #[derive(Default, Debug)]
 pub(super) struct Answer {
@@ -46,36 +25,9 @@ pub(super) struct Answer {
     pub(super) reasoning: String,
     /// Reason for the end, such as `stop`, or `length` for an answer that is cut.
     pub(super) finish_reason: Option<String>,
-    pub(super) usage: Option<Usage>,
+    pub(super) usage: Option<TokenUsage>,
     /// Reason for which there is no more of it, though the model had not ended.
     pub(super) failure: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<Usage>,
-    #[serde(default)]
-    error: Option<Value>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    #[serde(default)]
-    delta: Delta,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<String>,
-    /// Name at Ollama; others say `reasoning_content`.
-    #[serde(default, alias = "reasoning_content")]
-    reasoning: Option<String>,
 }
 
 /// Asks a model, and hands on each part as it arrives. Fails where no answer begins, and where a part can't be handed on;
@@ -87,7 +39,7 @@ pub(super) fn ask(
 ) -> Result<Answer, Failure> {
     let body = Payload::Bytes(request, "application/json");
     let headers = [("accept", "text/event-stream")];
-    let answer = api.exchange(&Method::POST, "/v1/chat/completions", &headers, body)?;
+    let answer = api.exchange(&Method::POST, chat::PATH, &headers, body)?;
     let stream = check(api, answer)?.into_body().into_reader();
     read(stream, &mut show)
 }
@@ -105,17 +57,18 @@ fn read(
             Ok(None) => return Ok(answer.broken_off("the connection was lost")),
             Err(failure) => return Ok(answer.broken_off(&failure.message)),
         };
-        if event.data == DONE {
-            return Ok(answer);
-        }
-        let Ok(chunk) = serde_json::from_str::<Chunk>(&event.data) else {
-            return Ok(answer.broken_off("the model server sent what is not its API"));
+        let chunk = match Event::parse(&event.data) {
+            Event::Chunk(chunk) => chunk,
+            Event::Done => return Ok(answer),
+            Event::Failed(reason) => return Ok(answer.broken_off(&reason)),
         };
-        if let Some(error) = chunk.error {
-            return Ok(answer.broken_off(&text_of(&error)));
-        }
         answer.usage = chunk.usage.or(answer.usage);
-        for part in answer.take(chunk.choices.into_iter().next()) {
+        answer.finish_reason = chunk.finish_reason.or(answer.finish_reason);
+        for part in chunk.parts {
+            match &part {
+                Part::Reasoning(text) => answer.reasoning.push_str(text),
+                Part::Text(text) => answer.text.push_str(text),
+            }
             show(&part)?;
         }
         if answer.text.len() + answer.reasoning.len() > MAX_ANSWER_BYTES {
@@ -125,26 +78,6 @@ fn read(
 }
 
 impl Answer {
-    /// Adds what a choice brings; returns its parts.
-    fn take(&mut self, choice: Option<Choice>) -> impl Iterator<Item = Part> + use<> {
-        let Choice {
-            delta,
-            finish_reason,
-        } = choice.unwrap_or(Choice {
-            delta: Delta::default(),
-            finish_reason: None,
-        });
-        self.finish_reason = finish_reason.or(self.finish_reason.take());
-        let is_filled = |text: &String| !text.is_empty();
-        let reasoning = delta.reasoning.filter(is_filled);
-        let text = delta.content.filter(is_filled);
-        self.reasoning
-            .push_str(reasoning.as_deref().unwrap_or_default());
-        self.text.push_str(text.as_deref().unwrap_or_default());
-        let reasoning = reasoning.map(Part::Reasoning);
-        reasoning.into_iter().chain(text.map(Part::Text))
-    }
-
     fn broken_off(self, reason: &str) -> Self {
         let text = format!("the answer broke off: {}", clean(reason));
         Self {
@@ -160,10 +93,6 @@ fn check(
     api: &ApiClient,
     mut answer: http::Response<Body>,
 ) -> Result<http::Response<Body>, Failure> {
-    #[derive(Deserialize)]
-    struct ErrorBody {
-        error: Value,
-    }
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
@@ -172,10 +101,8 @@ fn check(
     let body = answer.body_mut().as_reader().take(MAX_ERROR_BYTES);
     let text = match { body }.read_to_end(&mut bytes) {
         Ok(_) => {
-            let error = serde_json::from_slice::<ErrorBody>(&bytes).ok();
             let problem = || serde_json::from_slice::<ProblemBody>(&bytes).ok();
-            let error = error.map(|body| text_of(&body.error));
-            error.or_else(|| problem().map(|problem| problem.detail))
+            error_of(&bytes).or_else(|| problem().map(|problem| problem.detail))
         }
         Err(_) => None,
     };
@@ -186,13 +113,6 @@ fn check(
         )
     });
     Err(Failure::new(exit_of(status), clean(&text)))
-}
-
-/// Text of an error: of an object with a message, or the error itself.
-fn text_of(error: &Value) -> String {
-    let message = error.get("message").unwrap_or(error);
-    let text = message.as_str().map(str::to_owned);
-    text.unwrap_or_else(|| message.to_string())
 }
 
 #[cfg(test)]
@@ -223,7 +143,7 @@ mod tests {
             event(r#"{"choices":[{"delta":{"content":"lo"},"finish_reason":null}]}"#),
             event(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#),
             event(r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#),
-            event(DONE),
+            event("[DONE]"),
         ];
         let (parts, answer) = read_all(&stream.concat());
         let text = |text: &str| Part::Text(text.to_owned());
@@ -231,7 +151,7 @@ mod tests {
         assert_eq!(parts, expected);
         assert_eq!((&*answer.text, &*answer.reasoning), ("Hello", "hm"));
         assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
-        let usage = Usage {
+        let usage = TokenUsage {
             prompt_tokens: 3,
             completion_tokens: 2,
         };

@@ -2,29 +2,16 @@
 
 use crate::{
     exit::{Exit, Failure},
+    inference::{
+        MAX_REQUEST_BYTES,
+        chat::{ChatRequest, Message, Role},
+    },
     text::clean,
 };
 use serde::{Deserialize, Serialize};
 
-/// Longest request that the gateway takes, in bytes.
-const MAX_REQUEST_BYTES: usize = 10 << 20;
 /// Version of the stored form.
 const VERSION: u32 = 1;
-
-/// Author of a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Message {
-    pub(super) role: Role,
-    pub(super) content: String,
-}
 
 /// Questions and answers so far. Between two questions each question has its answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,20 +21,6 @@ pub(super) struct Conversation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) system: Option<String>,
     messages: Vec<Message>,
-}
-
-/// Body of `POST /v1/chat/completions`. What the gateway reads of it comes first.
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    stream: bool,
-    stream_options: StreamOptions,
-    messages: Vec<&'a Message>,
-}
-
-#[derive(Serialize)]
-struct StreamOptions {
-    include_usage: bool,
 }
 
 impl Conversation {
@@ -118,14 +91,8 @@ impl Conversation {
     /// Body that asks the model for the next answer.
     pub(super) fn request(&self) -> Result<Vec<u8>, Failure> {
         let system = self.system_message();
-        let request = Request {
-            model: &self.model,
-            stream: true,
-            stream_options: StreamOptions {
-                include_usage: true,
-            },
-            messages: system.iter().chain(&self.messages).collect(),
-        };
+        let messages = system.iter().chain(&self.messages);
+        let request = ChatRequest::new(&self.model, messages);
         let body = serde_json::to_vec(&request).map_err(Failure::internal)?;
         if body.len() > MAX_REQUEST_BYTES {
             let text = "the conversation is longer than 10 MiB; begin a new one (at the prompt with /clear), or send less";

@@ -135,9 +135,11 @@ fn candidates(line: &str, models: &[String]) -> (usize, Vec<String>) {
         let mut names = models.iter().map(String::as_str);
         return (line.len() - begin.len(), matching(&mut names, begin));
     }
+    // With a space where an argument may follow.
+    let name = |usage: &'static str| &usage[..usage.find(' ').map_or(usage.len(), |at| at + 1)];
     let mut commands = COMMANDS
         .iter()
-        .filter_map(|(usage, _)| usage.split(' ').next())
+        .map(|(usage, _)| name(usage))
         .filter(|name| name.starts_with('/'));
     if line.starts_with('/') {
         return (0, matching(&mut commands, line));
@@ -185,7 +187,8 @@ mod tests {
             |names: &[&str]| -> Vec<String> { names.iter().map(|n| (*n).to_owned()).collect() };
         let models = names(&["llama3:8b", "llava", "qwen3"]);
         for (line, expected) in [
-            ("/s", (0, &["/system", "/save"][..])),
+            ("/s", (0, &["/system ", "/save "][..])),
+            ("/cl", (0, &["/clear"])),
             ("/model l", (7, &["llama3:8b", "llava"])),
             ("/model ", (7, &["llama3:8b", "llava", "qwen3"])),
             ("/save x", (0, &[])),

@@ -17,12 +17,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use self::{
-    answer::{Answer, Usage},
-    conversation::Conversation,
-    screen::Printer,
-    state::State,
-};
+use self::{answer::Answer, conversation::Conversation, screen::Printer, state::State};
 use super::{
     api_client::ApiClient,
     print::{self, note},
@@ -30,6 +25,7 @@ use super::{
 use crate::{
     cli::ChatArgs,
     exit::{Exit, Failure},
+    inference::chat::TokenUsage,
 };
 use serde::Serialize;
 use std::{
@@ -37,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-/// Longest wait for the head of an answer; longer than the gateway's own for the first byte of a model.
+/// Longest silence of an answer; longer than the gateway's own limit for a model, which may think for long.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(11);
 
 /// Answer as a document for programs.
@@ -48,7 +44,7 @@ struct AnswerDocument<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     reasoning: &'a str,
     finish_reason: Option<&'a str>,
-    usage: Option<Usage>,
+    usage: Option<TokenUsage>,
 }
 
 /// Chats, or asks one question.

@@ -5,7 +5,7 @@ use super::{
     answer::{self, Answer},
     begin,
     commands::{COMMANDS, Command, Input, SystemChange, parse},
-    conversation::{Conversation, Role},
+    conversation::Conversation,
     editor::{Entered, Prompt},
     interrupt::Interrupts,
     models, note_cut,
@@ -20,6 +20,7 @@ use crate::{
         print::{self, clean, note},
     },
     exit::{Exit, Failure},
+    inference::chat::Role,
     terminal::EchoOff,
 };
 

@@ -4,9 +4,9 @@
 
 use super::{
     super::print::{clean, note},
-    answer::{Answer, Part},
+    answer::Answer,
 };
-use crate::{exit::Failure, terminal::to_stdout, text::clean_lines};
+use crate::{exit::Failure, inference::chat::Part, terminal::to_stdout, text::clean_lines};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     env,
@@ -16,6 +16,8 @@ use std::{
 
 /// Interval of the sign of life.
 const TICK: Duration = Duration::from_millis(120);
+/// Time of an answer below which its rate says nothing.
+const MIN_RATE_SECONDS: f64 = 0.1;
 /// Escapes of a terminal: for what is beside the point, for the prompt, and for the end of both.
 const DIM: &str = "\x1b[2m";
 const BOLD: &str = "\x1b[1m";
@@ -111,8 +113,17 @@ impl Printer {
         let tokens = answer.usage.map(|usage| usage.completion_tokens);
         if let (Some(tokens @ 1..), Some(begun)) = (tokens, self.begun) {
             let seconds = begun.elapsed().as_secs_f64();
-            let rate = tokens as f64 / seconds.max(0.001);
-            note(&dim(&format!("[{tokens} tokens, {rate:.1}/s]")));
+            let rate = if seconds < MIN_RATE_SECONDS {
+                String::new()
+            } else {
+                format!(", {:.1}/s", tokens as f64 / seconds)
+            };
+            let tokens = if tokens == 1 {
+                "1 token".to_owned()
+            } else {
+                format!("{tokens} tokens")
+            };
+            note(&dim(&format!("[{tokens}{rate}]")));
         }
     }
 

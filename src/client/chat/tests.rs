@@ -1,13 +1,14 @@
 //! Calls of a chat, to a stand-in for the gateway.
 
 use super::{
-    answer::{Answer, Part, ask},
+    answer::{Answer, ask},
     conversation::Conversation,
     models,
 };
 use crate::{
     client::api_client::ApiClient,
     exit::{Exit, Failure},
+    inference::chat::Part,
 };
 use serde_json::{Value, json};
 use std::{
