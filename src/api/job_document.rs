@@ -111,6 +111,7 @@ impl JobDocument {
             effective: lenient::<Effective>(self.effective).filter(Effective::is_within_limits),
             error,
             oom_killed: lenient(self.oom_killed).unwrap_or(false),
+            inference: None,
             artifacts: Vec::new(),
             artifacts_skipped: None,
             reason: lenient(self.reason).map(|reason| cut(reason, MAX_ERROR_MESSAGE_BYTES).0),

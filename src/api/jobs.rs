@@ -4,16 +4,19 @@ pub mod artifacts;
 pub mod files;
 mod limits;
 pub mod patterns;
+mod policy;
+mod prompt;
 pub mod resources;
 mod result;
 pub mod stdin;
 
 pub use artifacts::{JobArtifact, SkippedArtifacts};
+pub use policy::{NetworkPolicy, PullPolicy};
+pub use prompt::{JobInference, MAX_PROMPT_BYTES, MODEL_PATTERN, Prompt};
 pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
 use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, size::ByteSize};
-use crate::api::string_form::named_enum;
 use files::{Content, JobFile};
 use resources::{Cpus, GpuRequest};
 use serde::{Deserialize, Serialize};
@@ -130,32 +133,9 @@ pub struct SandboxSpec {
     /// When the image is pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
-}
-
-named_enum! {
-    /// When a node pulls an image.
-    #[derive(Default)]
-    pub enum PullPolicy {
-        /// Where the node doesn't have it.
-        #[default]
-        Missing,
-        /// Before each job, so that a tag that moved is followed.
-        Always,
-        /// Not at all: a node without it refuses the job.
-        Never,
-    }
-}
-
-named_enum! {
-    /// Network policy of a sandbox. Both are `--network=none` today.
-    #[derive(Default)]
-    pub enum NetworkPolicy {
-        /// Only a loopback interface.
-        None,
-        /// Nothing but an operator's exceptions, of which there are none yet.
-        #[default]
-        Restricted,
-    }
+    /// Prompt that the node's model server answers: no command is run then, and no sandbox is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
 }
 
 impl SandboxSpec {
@@ -178,11 +158,13 @@ impl RunJob {
                 "must be a whole number of at least 1, got 0",
             ));
         }
-        check_command(
-            "/sandbox/command",
-            &self.sandbox.command,
-            self.sandbox.env.as_ref(),
-        )?;
+        match &self.sandbox.prompt {
+            Some(prompt) => prompt.check("/sandbox/prompt/text", "/sandbox/prompt/model")?,
+            None => {
+                let env = self.sandbox.env.as_ref();
+                check_command("/sandbox/command", &self.sandbox.command, env)?;
+            }
+        }
         check_env("/sandbox/env", self.sandbox.env.as_ref())?;
         check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
         self.sandbox.check_extras("/sandbox")?;

@@ -136,13 +136,19 @@ pub struct TaskCreateArgs {
     /// Script file for /bin/sh
     #[arg(long, value_name = "FILE", conflicts_with_all = ["command", "script"])]
     pub script_file: Option<PathBuf>,
+    /// Prompt for a model, whose answer is the task's stdout; - reads it from stdin
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["command", "script", "script_file", "stdin"])]
+    pub prompt: Option<String>,
+    /// Model that answers the prompt [default: the orchestrator's --default-model, else one that is loaded]
+    #[arg(long, requires = "prompt")]
+    pub model: Option<String>,
     /// Content of the command's stdin, at most 10 MiB; - reads yours to its end
     #[arg(long, value_name = "FILE")]
     pub stdin: Option<PathBuf>,
     /// Command and arguments
     #[arg(
         trailing_var_arg = true,
-        required_unless_present_any = ["script", "script_file"],
+        required_unless_present_any = ["script", "script_file", "prompt"],
         value_name = "CMD"
     )]
     pub command: Vec<String>,

@@ -64,6 +64,14 @@ pub struct OrchestratorFlags {
         help_heading = "Inference"
     )]
     pub inference_model: Vec<String>,
+    /// Model for prompts that name none [default: one that a node has loaded, else its first by name]
+    #[arg(
+        long,
+        env = "CYNODE_DEFAULT_MODEL",
+        value_name = "NAME",
+        help_heading = "Inference"
+    )]
+    pub default_model: Option<String>,
     #[command(flatten)]
     pub limits: LimitFlags,
     #[command(flatten)]

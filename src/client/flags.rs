@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 39] = [
+const FLAGS: [(&str, &str); 41] = [
     ("action", "--action"),
     ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
@@ -25,6 +25,7 @@ const FLAGS: [(&str, &str); 39] = [
     ("limit", "--limit"),
     ("max_attempts", "--max-attempts"),
     ("memory", "--memory"),
+    ("model", "--model"),
     ("name", "--name"),
     ("new_password", "the new password"),
     ("node", "--node"),
@@ -32,6 +33,7 @@ const FLAGS: [(&str, &str); 39] = [
     ("password", "the password"),
     ("pids", "--pids"),
     ("priority", "--priority"),
+    ("prompt", "--prompt"),
     ("pull", "--pull"),
     ("scopes", "--scope"),
     ("script", "the script"),

@@ -85,18 +85,19 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
     let uploads = upload::parse_all(&args.sandbox.files.upload)?;
     let mut create = from_flags(args.sandbox)?;
     let is_input = |path: &Path| path == Path::new("-");
-    let takes_input =
-        args.script.as_deref() == Some("-") || args.stdin.as_deref().is_some_and(is_input);
+    let is_dash = |text: &Option<String>| text.as_deref() == Some("-");
+    let takes_input = is_dash(&args.script)
+        || is_dash(&args.prompt)
+        || args.stdin.as_deref().is_some_and(is_input);
     if let Some(path) = &args.stdin {
         create.stdin_base64 = Some(read_stdin(path)?);
     }
+    create.model = args.model;
     match args.script {
-        Some(script) if script == "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            create.script = Some(text);
+        Some(script) => create.script = Some(text_or_stdin(script)?),
+        None if args.prompt.is_some() => {
+            create.prompt = args.prompt.map(text_or_stdin).transpose()?;
         }
-        Some(script) => create.script = Some(script),
         None if args.script_file.is_some() => {
             let path = args.script_file.unwrap_or_default();
             let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -106,10 +107,14 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         }
         None => create.command = Some(args.command),
     }
-    if let Some(script) = &create.script {
+    for (pointer, text) in [("/script", &create.script), ("/prompt", &create.prompt)] {
         // A body that is refused while it is sent looks like an unreachable orchestrator.
-        check_size("/script", script, MAX_SCRIPT_BYTES)
-            .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
+        check_size(
+            pointer,
+            text.as_deref().unwrap_or_default(),
+            MAX_SCRIPT_BYTES,
+        )
+        .map_err(|problem| Failure::new(Exit::Invalid, in_flags(&problem.body(""))))?;
     }
     create.files = send_files(&mut api, &uploads, &create)?;
     let task: Task = api.call(Method::POST, "/v1/tasks", Some(&create))?;
@@ -120,6 +125,18 @@ fn create(args: TaskCreateArgs) -> Result<(), Failure> {
         OutputFormat::Json => print::json(&task),
         OutputFormat::Text => print::line(&task.id.to_string()),
     }
+}
+
+/// Text of a flag; `-` stands for all of our own stdin.
+fn text_or_stdin(text: String) -> Result<String, Failure> {
+    if text != "-" {
+        return Ok(text);
+    }
+    let mut input = String::new();
+    // One byte more than any text may have shows that there is too much.
+    let limit = MAX_SCRIPT_BYTES as u64 + 1;
+    std::io::stdin().take(limit).read_to_string(&mut input)?;
+    Ok(input)
 }
 
 /// Uploads the files of a new task, unless the orchestrator would refuse the rest of it.
@@ -191,7 +208,9 @@ fn list(args: &TaskListArgs) -> Result<(), Failure> {
 
 fn row(task: &Task) -> [String; 5] {
     let command = || task.command.as_deref().map(quoted);
-    let what = task.task_name.as_deref().map(clean).or_else(command);
+    let prompt = || task.prompt.as_deref().map(clean);
+    let what = task.task_name.as_deref().map(clean);
+    let what = what.or_else(command).or_else(prompt);
     [
         task.id.to_string(),
         task.status.as_str().to_owned(),

@@ -37,12 +37,14 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
             "attempt",
             format!("{} of {}", details.attempt, details.max_attempts),
         ),
-        (
-            "command",
-            quoted(task.command.as_deref().unwrap_or_default()),
-        ),
-        ("image", text(task.image.as_deref())),
     ];
+    match (&task.command, &task.prompt) {
+        (None, Some(prompt)) => pairs.push(("prompt", clean(prompt))),
+        (command, _) => pairs.extend([
+            ("command", quoted(command.as_deref().unwrap_or_default())),
+            ("image", text(task.image.as_deref())),
+        ]),
+    }
     pairs.extend(settings(&task));
     pairs.extend([
         ("priority", task.priority.to_string()),
@@ -68,6 +70,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         files,
         artifacts,
         artifact_limit,
+        model,
         ..
     } = &task.details;
     let seconds = |seconds: u64| format!("{seconds} s");
@@ -76,6 +79,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         ("time limit", time_limit(task)),
         ("grace", grace_seconds.map(|grace| seconds(grace.into()))),
         ("labels", list(node_labels)),
+        ("model", model.as_deref().map(clean)),
         ("env", list(env_names)),
         ("gpus", gpus.as_ref().map(gpus_text)),
         ("cpus", cpus.map(|cpus| cpus.to_string())),

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 8] = [
+const BASE_FEATURES: [&str; 9] = [
     "network-none",
     "workspace",
     "static-init",
@@ -33,6 +33,7 @@ const BASE_FEATURES: [&str; 8] = [
     features::LOG_ARCHIVE,
     features::PULL_POLICY,
     features::IMAGE_LOAD,
+    features::PROMPTS,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

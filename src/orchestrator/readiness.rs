@@ -222,7 +222,7 @@ pub(super) fn reason(node: &NodeView) -> String {
 }
 
 /// Reason why a node that does not serve models does not, from its view.
-fn inference_unavailable(inference: Option<&Inference>) -> String {
+pub(super) fn inference_unavailable(inference: Option<&Inference>) -> String {
     match inference.filter(|inference| inference.supported) {
         Some(Inference {
             reason: Some(reason),

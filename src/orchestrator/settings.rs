@@ -27,6 +27,8 @@ pub struct Settings {
     pub worker_url_allow: Vec<IpNet>,
     /// Image of tasks that name none.
     pub default_image: ImageRef,
+    /// Model of prompts that name none; the node chooses one if `None`.
+    pub default_model: Option<String>,
     /// Image of the model server that all nodes run; nodes with a graphics processor run the default one if `None`.
     pub inference_image: Option<ImageRef>,
     /// Models that model servers have to have; any if empty.

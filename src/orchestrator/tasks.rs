@@ -54,6 +54,9 @@ pub(super) async fn create(
         None => None,
     };
     let inputs = request.take_inputs()?;
+    if request.is_for_model() && request.model.is_none() {
+        request.model.clone_from(&state.settings.default_model);
+    }
     let mut spec = request.resolve(state.settings.default_image.as_str())?;
     let mut stored = StoredInputs::default();
     if !inputs.is_empty() {

@@ -2,13 +2,13 @@
 
 use super::{
     gpu_pool::{self, GpuPool},
-    readiness::{MAX_NAMED_NODES, list_nodes, overall, reason},
+    readiness::{MAX_NAMED_NODES, inference_unavailable, list_nodes, overall, reason},
     summary,
 };
 use crate::{
     api::{
         jobs::resources::GpuRequest,
-        nodes::{CapabilityReport, NodeStatus, NodeView, features},
+        nodes::{CapabilityReport, Inference, NodeStatus, NodeView, features},
     },
     store::{Placement, TaskRequirements},
 };
@@ -126,7 +126,47 @@ fn fitting_nodes<'a>(
     if fitting.is_empty() {
         return Err("no other node is suitable".to_owned());
     }
-    with_features(placement, fitting).and_then(|fitting| with_gpus(placement, fitting))
+    let fitting = with_features(placement, fitting)?;
+    let fitting = with_inference(placement, fitting)?;
+    with_gpus(placement, fitting)
+}
+
+/// Nodes that serve models now, and have the one that is asked for.
+fn with_inference<'a>(
+    placement: &Placement,
+    mut fitting: Vec<&'a NodeOutlook>,
+) -> Result<Vec<&'a NodeOutlook>, String> {
+    if !placement.needs_inference() {
+        return Ok(fitting);
+    }
+    let all = fitting.clone();
+    fitting.retain(|node| {
+        let inference = node.report.inference.as_ref();
+        inference.is_some_and(Inference::is_serving)
+    });
+    if fitting.is_empty() {
+        let reason = |node: &NodeOutlook| {
+            let reason = inference_unavailable(node.report.inference.as_ref());
+            format!("{}: {reason}", node.view.node_slug)
+        };
+        return Err(format!(
+            "no suitable node serves models; {}",
+            each(&all, reason)
+        ));
+    }
+    let Some(model) = placement.model() else {
+        return Ok(fitting);
+    };
+    fitting.retain(|node| {
+        let inference = node.report.inference.as_ref();
+        inference.is_some_and(|inference| inference.has_model(model))
+    });
+    if fitting.is_empty() {
+        return Err(format!(
+            "no suitable node has the model {model}; an admin adds it with: cynode models pull {model}"
+        ));
+    }
+    Ok(fitting)
 }
 
 fn with_features<'a>(

@@ -126,6 +126,12 @@ fn parse_models(texts: &[String]) -> Result<Vec<orchestrator::WantedModel>, Fail
         .collect()
 }
 
+fn validate_model(flag: &str, name: String) -> Result<String, Failure> {
+    check_model("", &name)
+        .map_err(|problem| Failure::usage(format!("{flag} {name:?} {}", problem.detail)))?;
+    Ok(name)
+}
+
 pub(super) fn validate_url(flag: &str, url: String) -> Result<String, Failure> {
     check_url("", &url).map_err(|problem| Failure::usage(format!("{flag} {}", problem.detail)))?;
     Ok(url)
@@ -170,6 +176,10 @@ pub(super) fn orchestrator_settings(
             .transpose()?,
         inference_models: parse_models(&flags.inference_model)?,
         models: orchestrator::ModelSettings::default(),
+        default_model: flags
+            .default_model
+            .map(|name| validate_model("--default-model", name))
+            .transpose()?,
         has_node: false,
         queue: QueueLimits {
             all: flags.limits.max_queued,

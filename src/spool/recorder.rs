@@ -7,7 +7,7 @@ use crate::api::{
         OutputChunk, OutputLog, RECORD_OUTPUT_BYTES, RecordContent, ResultEvent, Stream,
         Utf8Decoder, incomplete_tail, prefix_with_text,
     },
-    jobs::{Effective, JobError, JobErrorKind, JobResult, Outcome},
+    jobs::{Effective, JobError, JobErrorKind, JobInference, JobResult, Outcome},
     time::Time,
 };
 use std::io;
@@ -29,6 +29,8 @@ pub struct JobEnd {
     pub error: Option<JobError>,
     /// Explanation, where the kernel killed a process of the sandbox for want of memory.
     pub oom: Option<String>,
+    /// What a model did for the job.
+    pub inference: Option<JobInference>,
 }
 
 impl JobEnd {
@@ -44,6 +46,7 @@ impl JobEnd {
             exit_code: Some(code),
             error: None,
             oom: None,
+            inference: None,
         }
     }
 
@@ -54,6 +57,7 @@ impl JobEnd {
             exit_code: None,
             error: None,
             oom: None,
+            inference: None,
         }
     }
 
@@ -66,6 +70,7 @@ impl JobEnd {
             exit_code: None,
             error: Some(JobError { kind, message }),
             oom: None,
+            inference: None,
         }
     }
 }
@@ -200,6 +205,7 @@ impl JobRecorder {
             error: end.error,
             oom_killed: end.oom.is_some(),
             reason: end.oom,
+            inference: end.inference,
             artifacts: Vec::new(),
             artifacts_skipped: None,
         };

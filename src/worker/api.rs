@@ -113,9 +113,9 @@ impl Api {
     pub(super) fn new(ledger: Arc<Ledger>, ctx: Arc<WorkerContext>) -> Self {
         Self {
             ledger,
-            ctx,
             job_tasks: BackgroundTasks::default(),
-            model_server: ModelServer::default(),
+            model_server: ctx.model_server.clone(),
+            ctx,
             instances: Instances::default(),
             is_closing: AtomicBool::new(false),
         }

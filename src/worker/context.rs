@@ -10,8 +10,8 @@
 
 use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
-    disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, init_copy::InitCopy,
-    metrics::Metrics, trash::Trash,
+    disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
+    init_copy::InitCopy, metrics::Metrics, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -64,6 +64,8 @@ pub(super) struct WorkerContext {
     pub(super) changed: watch::Sender<()>,
     /// Jobs that may have something on disk.
     pub(super) live: LiveJobs,
+    /// Model server of this machine, which answers prompts.
+    pub(super) model_server: ModelServer,
 }
 
 impl WorkerContext {
@@ -104,6 +106,7 @@ impl WorkerContext {
             artifact_limit: settings.storage.artifact_limit,
             changed: watch::Sender::new(()),
             live: LiveJobs::default(),
+            model_server: ModelServer::default(),
         }
     }
 

@@ -26,17 +26,18 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 /// Time for which an idle connection to the model server is kept. Some servers close theirs after 5 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Model server of this machine, as the API reaches it.
+/// Model server of this machine, as the API and prompts reach it; cheap to clone.
+#[derive(Clone)]
 pub(super) struct ModelServer {
-    client: Client,
-    address: Mutex<Option<SocketAddr>>,
+    pub(super) client: Client,
+    address: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl Default for ModelServer {
     fn default() -> Self {
         Self {
             client: Client::with_idle_timeout(IDLE_TIMEOUT),
-            address: Mutex::default(),
+            address: Arc::default(),
         }
     }
 }

@@ -23,6 +23,7 @@ use super::{
     job_stop::{cancel_requested, stop_requested},
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
+    prompt,
 };
 use crate::{
     api::{
@@ -101,6 +102,10 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     };
     for _ in 0..MAX_SHIM_STARTS {
         let Some(spec) = pending else { break };
+        if let Some(prompt) = &spec.prompt {
+            let end = prompt::answer(ctx, job, prompt, spec.timeout_seconds).await;
+            return end_without_shim(ctx, job, end).await;
+        }
         if pins.is_empty() {
             // Of an earlier process; one that is gone since is reported when it is placed.
             pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();

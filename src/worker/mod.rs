@@ -49,6 +49,7 @@ mod models;
 mod orphans;
 mod placement;
 mod prepare;
+mod prompt;
 mod recovery;
 mod settings;
 mod stdin;

@@ -181,7 +181,7 @@ async fn resolve_image(
     }
 }
 
-async fn acquire_slot<'a>(
+pub(super) async fn acquire_slot<'a>(
     ctx: &'a WorkerContext,
     job: &Arc<Job>,
 ) -> Result<SemaphorePermit<'a>, PrepareError> {

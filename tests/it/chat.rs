@@ -4,12 +4,12 @@ use crate::support::{
     Answer, Call,
     client::{client, fails},
     listener::{Calls, Listener},
-    process::{Done, run},
+    models::{DONE, STREAM, delta},
+    process::{piped, run},
     terminal::Session,
 };
 use serde_json::{Value, json};
 use std::{
-    io::Write as _,
     path::Path,
     process::{Command, Stdio},
     sync::{
@@ -18,8 +18,6 @@ use std::{
     },
 };
 
-const STREAM: &str = "text/event-stream";
-const DONE: &str = "data: [DONE]\n\n";
 const UP: &str = "\x1b[A";
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -77,36 +75,12 @@ fn last_question(call: &Call) -> String {
         .to_owned()
 }
 
-fn delta(text: &str) -> String {
-    let chunk = json!({"choices": [{"index": 0, "delta": {"content": text}}]});
-    format!("data: {chunk}\n\n")
-}
-
 /// Gateway that answers each question with `text`.
 fn answers(text: &'static str) -> impl Fn(&str, Answer) + Send + Sync {
     move |_, answer| {
         let end = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}"#;
         let stream = [&delta(text), end, "\n\n", DONE].concat();
         answer.bytes(200, STREAM, &stream);
-    }
-}
-
-/// Runs a command with this on its stdin.
-fn piped(command: &mut Command, input: &[u8]) -> Done {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that fails before it has read all is judged by its end.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Done {
-        code: output.status.code().unwrap(),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
     }
 }
 

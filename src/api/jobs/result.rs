@@ -1,11 +1,12 @@
 //! Result of a job, as the Worker API answers it and the orchestrator stores it.
 
 use super::{
+    JobInference,
     artifacts::{self, JobArtifact, SkippedArtifacts},
     resources::{Cpus, MAX_GPUS},
 };
 use crate::api::{
-    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, size::ByteSize,
+    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, nodes::check_model, size::ByteSize,
     string_form::named_enum, time::Time,
 };
 use schemars::JsonSchema;
@@ -77,6 +78,9 @@ pub struct JobResult {
     /// Explanation of the end, where exit code and error don't give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What a model did for a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inference: Option<JobInference>,
     /// Files that were collected from the workspace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<JobArtifact>,
@@ -103,6 +107,10 @@ impl JobResult {
                 .reason
                 .as_ref()
                 .is_none_or(|reason| reason.len() <= MAX_ERROR_MESSAGE_BYTES)
+            && self
+                .inference
+                .as_ref()
+                .is_none_or(|inference| check_model("", &inference.model).is_ok())
             && artifacts::are_valid(&self.artifacts, self.artifacts_skipped.as_ref())
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
@@ -201,6 +209,10 @@ pub enum JobErrorKind {
     FilesInvalid,
     /// The node has fewer or other graphics processors than the job asks for.
     GpuUnavailable,
+    /// The model server of the node does not have the model.
+    ModelNotFound,
+    /// The model server of the node does not answer, or broke off.
+    ModelServerFailed,
     /// Kind that this release does not know.
     #[serde(other)]
     Other,
@@ -222,17 +234,22 @@ impl JobErrorKind {
             Self::LimitUnsupported => "limit-unsupported",
             Self::FilesInvalid => "files-invalid",
             Self::GpuUnavailable => "gpu-unavailable",
+            Self::ModelNotFound => "model-not-found",
+            Self::ModelServerFailed => "model-server-failed",
             Self::Other => "other",
         }
     }
 
     /// Whether another attempt may succeed.
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::ImagePullFailed | Self::EngineError | Self::Lost)
+        matches!(
+            self,
+            Self::ImagePullFailed | Self::EngineError | Self::Lost | Self::ModelServerFailed
+        )
     }
 
     /// Whether the error is specific to the node: another one may allow the image, have it, have the user ids
-    /// and the runtime that it needs, enforce the limits, or have the graphics processors.
+    /// and the runtime that it needs, enforce the limits, or have the graphics processors or the model.
     pub const fn is_node_specific(self) -> bool {
         matches!(
             self,
@@ -241,6 +258,7 @@ impl JobErrorKind {
                 | Self::ImageNotRunnable
                 | Self::LimitUnsupported
                 | Self::GpuUnavailable
+                | Self::ModelNotFound
         )
     }
 }

@@ -25,6 +25,8 @@ pub const IMAGE_LOAD: &str = "image-load";
 pub const PULL_POLICY: &str = "pull-policy";
 /// Whole logs of ended jobs, for the orchestrator to keep.
 pub const LOG_ARCHIVE: &str = "log-archive";
+/// Prompts, which the model server answers.
+pub const PROMPTS: &str = "prompts";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

@@ -70,6 +70,15 @@ pub struct Inference {
     pub features: Option<Vec<String>>,
 }
 
+impl Inference {
+    /// Whether the server has a model. A name without a tag means the tag `latest`.
+    pub fn has_model(&self, name: &str) -> bool {
+        let is_same = |known: &String| known.strip_suffix(":latest").unwrap_or(known) == name;
+        let mut models = self.models.iter().flatten();
+        models.any(|known| known == name || is_same(known))
+    }
+}
+
 /// Model of a model server.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ModelDetails {

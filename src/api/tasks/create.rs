@@ -1,6 +1,7 @@
 //! Creation of a task: validation of the request, and its conversion to a [`TaskSpec`].
 
 mod attempts;
+pub(super) mod prompt;
 
 use super::{
     TaskSpec,
@@ -33,7 +34,7 @@ pub const PRIORITY_RANGE: RangeInclusive<i32> = -100..=100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("allOf" = [exclusive_input_schema()]))]
+#[schemars(extend("allOf" = [prompt::exclusive_input_schema()]))]
 pub struct CreateTask {
     /// Text whose meaning depends on `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,6 +51,10 @@ pub struct CreateTask {
     /// Meaning of `prompt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_mode: Option<InputMode>,
+    /// Model that answers a prompt; the orchestrator's `--default-model` when absent, else one that is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = jobs::MODEL_PATTERN))]
+    pub model: Option<String>,
     /// Name of the task. It is normalized (lower case, `-` for other characters) and made unique among the user's
     /// tasks by a number: `build`, `build-2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,33 +179,6 @@ fn text(shortest: usize) -> Value {
     })
 }
 
-/// Schema of the rule over several fields: exactly one of command, script and prompt, and none that needs a model.
-fn exclusive_input_schema() -> Value {
-    let ways = [
-        ("command", "array"),
-        ("script", "string"),
-        ("prompt", "string"),
-    ];
-    let schemas = ways.map(|(way, kind)| {
-        let only = |name| json!({"type": if name == way { kind } else { "null" }});
-        let (required, modes) = match way {
-            "prompt" => (json!([way, "input_mode"]), json!(["script", "commands"])),
-            _ => (json!([way]), json!(["script", "commands", null])),
-        };
-        json!({
-            "required": required,
-            "properties": {
-                "command": only("command"),
-                "script": only("script"),
-                "prompt": only("prompt"),
-                "input_mode": {"enum": modes},
-                "use_inference": {"enum": [false, null]},
-            },
-        })
-    });
-    json!({"oneOf": schemas})
-}
-
 fn timeout_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     optional_integer(deserializer, 1..)
 }
@@ -237,11 +215,18 @@ impl CreateTask {
     /// Checks every field, and converts command, script or prompt into one command.
     pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
         if self.use_inference == Some(true) {
-            return Err(inference_unavailable("/use_inference"));
+            return Err(prompt::inference_unavailable("/use_inference"));
         }
         self.take_inputs()?;
-        let (command, pointer) = self.take_command()?;
-        jobs::check_command(pointer, &command, self.env.as_ref())?;
+        let prompt = self.take_prompt()?;
+        let command = match prompt {
+            Some(_) => Vec::new(),
+            None => {
+                let (command, pointer) = self.take_command()?;
+                jobs::check_command(pointer, &command, self.env.as_ref())?;
+                command
+            }
+        };
         jobs::check_env("/env", self.env.as_ref())?;
         jobs::check_timeout("/timeout_seconds", self.timeout_seconds)?;
         check_name(self.task_name.as_deref())?;
@@ -281,6 +266,7 @@ impl CreateTask {
             shm_size: self.shm_size,
             gpus: self.gpus,
             pull: self.pull,
+            prompt,
             ..SandboxSpec::default()
         };
         sandbox.check_extras("")?;
@@ -313,12 +299,7 @@ impl CreateTask {
                 Ok((command, "/command"))
             }
             (None, Some(script), None) => Ok((shell("/script", script)?, "/script")),
-            (None, None, Some(prompt)) => match self.input_mode {
-                Some(InputMode::Script | InputMode::Commands) => {
-                    Ok((shell("/prompt", prompt)?, "/prompt"))
-                }
-                Some(InputMode::Prompt) | None => Err(inference_unavailable("/prompt")),
-            },
+            (None, None, Some(prompt)) => Ok((shell("/prompt", prompt)?, "/prompt")),
             _ => Err(Problem::new(
                 ProblemKind::InvalidRequest,
                 "give exactly one of command (an array), script (text for /bin/sh) and prompt",
@@ -371,15 +352,6 @@ fn check_name(name: Option<&str>) -> Result<(), Problem> {
         ));
     }
     Ok(())
-}
-
-fn inference_unavailable(pointer: &str) -> Problem {
-    Problem::new(
-        ProblemKind::InferenceNotAvailable,
-        "is not available: this release has no inference; to run text as a shell script, send it as \
-         script, or as prompt with input_mode \"script\"",
-    )
-    .at(pointer)
 }
 
 #[cfg(test)]

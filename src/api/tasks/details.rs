@@ -81,6 +81,9 @@ pub struct TaskDetails {
     /// Most bytes that are collected in all, where the user set a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_limit: Option<ByteSize>,
+    /// Model that answers the prompt, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 impl TaskDetails {
@@ -116,6 +119,10 @@ impl TaskDetails {
             files: files.collect(),
             artifacts: sandbox.artifacts.clone(),
             artifact_limit: sandbox.artifact_limit,
+            model: sandbox
+                .prompt
+                .as_ref()
+                .and_then(|prompt| prompt.model.clone()),
         }
     }
 

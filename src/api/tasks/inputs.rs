@@ -1,6 +1,6 @@
 //! Files and stdin of a new task: checks, and where the bytes come from.
 
-use super::create::CreateTask;
+use super::create::{CreateTask, prompt};
 use crate::api::{
     ArtifactId, UUID_PATTERN,
     jobs::files::{FileMode, MAX_FILES, MAX_PATH_BYTES, check_path},
@@ -139,6 +139,10 @@ impl CreateTask {
         if self.interactive && stdin.is_some() {
             let detail = "must be left out where there is stdin: it ends with that content";
             return Err(Problem::field("/interactive", detail));
+        }
+        if self.is_for_model() && (!checked.is_empty() || stdin.is_some()) {
+            let pointer = stdin.map_or("/files", |(pointer, _)| pointer);
+            return Err(prompt::unused(pointer));
         }
         Ok(TaskInputs {
             files: checked,

@@ -66,7 +66,10 @@ impl Candidate {
     pub(super) fn fits(&self, placement: &Placement) -> bool {
         let inference = self.report.inference.as_ref();
         let infers = || inference.is_some_and(Inference::is_serving);
-        could_serve(self.id, &self.report, placement) && (!placement.needs_inference() || infers())
+        let has_model = |name: &str| inference.is_some_and(|inference| inference.has_model(name));
+        could_serve(self.id, &self.report, placement)
+            && (!placement.needs_inference() || infers())
+            && placement.model().is_none_or(has_model)
     }
 
     /// Whether a job that fits could start now.

@@ -163,3 +163,27 @@ fn long_task_waits_for_node_that_allows_it() {
     assert_eq!(reason_of(long(), &nodes), full);
     assert_eq!(reason_of(Requirements::default(), &nodes), "");
 }
+
+#[test]
+fn missing_model_is_named() {
+    let mut nodes = vec![node("a", "ready", &[], 0), node("b", "ready", &[], 0)];
+    let asks = |model: Option<&str>| Requirements {
+        inference: true,
+        model: model.map(str::to_owned),
+        ..Requirements::default()
+    };
+    let none = reason_of(asks(None), &nodes);
+    assert!(
+        none.starts_with("no suitable node serves models; a: runs no inference"),
+        "{none}"
+    );
+    let inference = json!({"supported": true, "running": true, "models": ["m:latest", "n:1"]});
+    Arc::make_mut(&mut nodes[1].report).inference = serde_json::from_value(inference).unwrap();
+    for model in [None, Some("m"), Some("m:latest"), Some("n:1")] {
+        assert_eq!(reason_of(asks(model), &nodes), "");
+    }
+    assert_eq!(
+        reason_of(asks(Some("n")), &nodes),
+        "no suitable node has the model n; an admin adds it with: cynode models pull n"
+    );
+}

@@ -16,6 +16,7 @@
 use super::{
     CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, artifacts, audit,
     rows::{parse_document, parse_name, to_document},
+    usage,
 };
 use crate::api::{
     JobId, NodeId, TaskId,
@@ -186,6 +187,10 @@ impl Store {
         // Up to a megabyte, so serialized before the thread of the writer.
         let result = end.result.as_ref().map(to_document).transpose()?;
         let outline = end.outline.as_ref().map(to_document).transpose()?;
+        let inference = end
+            .result
+            .as_ref()
+            .and_then(|result| result.inference.clone());
         self.write(move |c| {
             let changed = c.execute(
                 "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6, offered_node_id = NULL
@@ -203,6 +208,9 @@ impl Store {
             let sql = "SELECT task_id FROM jobs WHERE id = ?1";
             let task = c.query_row(sql, [end.id], |row| row.get(0))?;
             artifacts::add_collected(c, task, &end.artifacts, now)?;
+            if let Some(inference) = &inference {
+                usage::add_prompt(c, task, inference, now)?;
+            }
             Ok(true)
         })
         .await

@@ -32,6 +32,7 @@ const PLACE: &str = "SELECT j.attempt, coalesce(n.slug, j.node_slug), j.effectiv
 pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     let spec: String = row.get("spec")?;
     let spec: TaskSpec = parse_document(&spec)?;
+    let has_sandbox = spec.sandbox.prompt.is_none();
     let id = row.get("id")?;
     let details = TaskDetails {
         owner: row.get("owner")?,
@@ -44,9 +45,11 @@ pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         waiting_for: None,
         summary: row.get("summary")?,
         task_name: row.get("name")?,
-        prompt: spec.prompt,
-        command: Some(spec.sandbox.command),
-        image: Some(spec.sandbox.image),
+        prompt: spec
+            .prompt
+            .or(spec.sandbox.prompt.map(|prompt| prompt.text)),
+        command: has_sandbox.then_some(spec.sandbox.command),
+        image: has_sandbox.then_some(spec.sandbox.image),
         timeout_seconds: spec.sandbox.timeout_seconds,
         priority: spec.priority,
         created_at: row.get("created_at")?,

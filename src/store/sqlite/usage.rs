@@ -2,7 +2,9 @@
 
 use super::{Store, StoreError, UsageFilter, UsageRecord, audit};
 use crate::api::{
-    UserId,
+    TaskId, UserId,
+    audit::{AuditAction, AuditEvent},
+    jobs::JobInference,
     time::Time,
     usage::{Day, UsageField, UsageSum},
 };
@@ -55,6 +57,36 @@ fn add(c: &Connection, record: &UsageRecord) -> Result<(), StoreError> {
         tokens(record.completion_tokens),
     ])?;
     audit::add(c, &record.event)
+}
+
+/// Records what a model did for a task that is a prompt, in the transaction that ends its job.
+pub(super) fn add_prompt(
+    c: &Connection,
+    task: TaskId,
+    inference: &JobInference,
+    now: Time,
+) -> Result<(), StoreError> {
+    let mut statement = c.prepare_cached(
+        "SELECT users.id, users.handle FROM tasks JOIN users ON users.id = tasks.user_id WHERE tasks.id = ?1",
+    )?;
+    let (user, handle): (UserId, String) =
+        statement.query_row([task], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (read, written) = (inference.prompt_tokens, inference.completion_tokens);
+    let details = format!("task {task}, {read} tokens in, {written} out");
+    let event = AuditEvent::new(AuditAction::InferenceRequest, now, None)
+        .by(user, handle)
+        .to(&inference.model)
+        .with_details(details);
+    let record = UsageRecord {
+        user,
+        key: None,
+        task: Some(task),
+        model: inference.model.clone(),
+        prompt_tokens: read,
+        completion_tokens: written,
+        event,
+    };
+    add(c, &record)
 }
 
 /// Columns by which a field groups and sorts, and those that it shows.

@@ -51,6 +51,9 @@ pub struct Requirements {
     /// Whether the node must serve models.
     #[serde(default)]
     pub inference: bool,
+    /// Model that the node must have.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Slug of the only node that may run the job.
     #[serde(default)]
     pub node: Option<String>,
@@ -87,7 +90,11 @@ impl Placement {
         let sandbox = &spec.sandbox;
         Self::new(Requirements {
             labels: spec.node_labels.iter().cloned().collect(),
-            inference: sandbox.use_inference == Some(true),
+            inference: sandbox.use_inference == Some(true) || sandbox.prompt.is_some(),
+            model: sandbox
+                .prompt
+                .as_ref()
+                .and_then(|prompt| prompt.model.clone()),
             node: spec.node.clone(),
             features: needed_features(sandbox).map(str::to_owned).collect(),
             gpus: sandbox.gpus.clone(),
@@ -127,6 +134,11 @@ impl Placement {
         self.0.requirements.inference
     }
 
+    /// Model that the node must have.
+    pub fn model(&self) -> Option<&str> {
+        self.0.requirements.model.as_deref()
+    }
+
     /// Slug of the only node that may run the job.
     pub fn node(&self) -> Option<&str> {
         self.0.requirements.node.as_deref()
@@ -164,6 +176,9 @@ impl Requirements {
         }
         if self.inference {
             add("inference", true.into());
+        }
+        if let Some(model) = &self.model {
+            add("model", model.as_str().into());
         }
         if let Some(node) = &self.node {
             add("node", node.as_str().into());
@@ -209,6 +224,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.shm_size.is_some(), features::LIMIT_SHM_SIZE),
         (sandbox.gpus.is_some(), features::GPUS),
         (pull, features::PULL_POLICY),
+        (sandbox.prompt.is_some(), features::PROMPTS),
     ]
     .into_iter()
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))

@@ -35,11 +35,13 @@ fn wrong_tasks() -> Vec<(Value, &'static str)> {
         (json!({"prompt": "", "input_mode": "script"}), invalid),
         (json!({"prompt": "true", "input_mode": "magic"}), invalid),
         (json!({"script": "true", "input_mode": "prompt"}), invalid),
-        (json!({"prompt": "write a poem"}), "inference-not-available"),
-        (
-            json!({"prompt": "write a poem", "input_mode": "prompt"}),
-            "inference-not-available",
-        ),
+        (json!({"prompt": " "}), invalid),
+        (json!({"prompt": "x".repeat(257 * 1024)}), invalid),
+        (json!({"prompt": "x", "model": "a b"}), invalid),
+        (json!({"prompt": "x", "model": 7}), invalid),
+        (json!({"prompt": "x", "image": "alpine"}), invalid),
+        (json!({"prompt": "x", "stdin": "y"}), invalid),
+        (json!({"script": "true", "model": "m"}), invalid),
         (
             json!({"script": "true", "task_name": "n".repeat(201)}),
             invalid,

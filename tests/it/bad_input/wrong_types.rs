@@ -283,7 +283,7 @@ fn invalid_value_is_named_by_its_field() {
         let pointer = format!("#/{}", field.replace('.', "/"));
         assert_eq!(problem["errors"][0]["pointer"], pointer);
     }
-    let prompt = user.post("/v1/tasks", &json!({"prompt": "x"}));
-    let problem = prompt.problem(400, "inference-not-available");
-    assert_eq!(problem["errors"][0]["pointer"], "#/prompt");
+    let task = user.post("/v1/tasks", &json!({"script": "x", "use_inference": true}));
+    let problem = task.problem(400, "inference-not-available");
+    assert_eq!(problem["errors"][0]["pointer"], "#/use_inference");
 }

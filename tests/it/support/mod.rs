@@ -13,6 +13,7 @@ pub(crate) mod link;
 pub(crate) mod listener;
 pub(crate) mod model_node;
 pub(crate) mod model_server;
+pub(crate) mod models;
 pub(crate) mod orchestrator_stand_in;
 pub(crate) mod own_storage;
 pub(crate) mod peer_worker;

@@ -183,6 +183,25 @@ pub(crate) fn run(command: &mut Command) -> Done {
     }
 }
 
+/// Runs a command to its end, with this on its stdin.
+pub(crate) fn piped(command: &mut Command, input: &[u8]) -> Done {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails before it has read all is judged by its end.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done {
+        code: output.status.code().unwrap(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
 /// Runs a command to its end at a terminal of its own, where `input` is typed; both streams are in `stdout`.
 pub(crate) fn at_terminal(command: &mut Command, input: &str) -> Done {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

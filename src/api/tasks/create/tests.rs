@@ -31,6 +31,20 @@ fn command_has_three_forms() {
     );
 }
 
+#[test]
+fn prompt_needs_no_sandbox() {
+    let spec = resolve(r#"{"prompt":"why?","model":"m","timeout_seconds":5}"#).unwrap();
+    assert_eq!(spec.prompt, None);
+    let prompt = spec.sandbox.prompt.unwrap();
+    assert_eq!(
+        (prompt.text.as_str(), prompt.model.as_deref()),
+        ("why?", Some("m"))
+    );
+    assert!(spec.sandbox.command.is_empty());
+    let named = resolve(r#"{"prompt":"why?","input_mode":"prompt"}"#).unwrap();
+    assert_eq!(named.sandbox.prompt.unwrap().model, None);
+}
+
 fn script() -> CreateTask {
     CreateTask {
         script: Some("x".to_owned()),
@@ -56,7 +70,11 @@ fn wrong_tasks_name_the_field() {
             format!(r#"{{"command":["/bin/sh","-c","{argument}"]}}"#),
             "#/command/2",
         ),
-        (r#"{"prompt":"hello"}"#.to_owned(), "#/prompt"),
+        (r#"{"prompt":" "}"#.to_owned(), "#/prompt"),
+        (r#"{"prompt":"x","model":"a b"}"#.to_owned(), "#/model"),
+        (r#"{"prompt":"x","memory":"1GiB"}"#.to_owned(), "#/memory"),
+        (r#"{"prompt":"x","stdin":"y"}"#.to_owned(), "#/stdin"),
+        (r#"{"script":"x","model":"m"}"#.to_owned(), "#/model"),
         (
             r#"{"script":"x","use_inference":true}"#.to_owned(),
             "#/use_inference",

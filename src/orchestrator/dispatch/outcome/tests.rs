@@ -43,6 +43,7 @@ fn answer(job: &RunningJob) -> JobResult {
         error: None,
         oom_killed: false,
         reason: None,
+        inference: None,
         artifacts: Vec::new(),
         artifacts_skipped: None,
     }

@@ -40,6 +40,7 @@ fn ended(status: Outcome, exit_code: Option<i32>, error: Option<JobErrorKind>) -
         }),
         oom_killed: false,
         reason: None,
+        inference: None,
         artifacts: Vec::new(),
         artifacts_skipped: None,
     };

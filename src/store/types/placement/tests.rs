@@ -24,16 +24,18 @@ fn requirements() -> impl Strategy<Value = Requirements> {
         texts(),
         any::<bool>(),
         of(".{0,4}"),
+        of(".{0,4}"),
         of(gpus()),
         limit,
         0..3_usize,
     )
         .prop_map(
-            |(labels, features, inference, node, gpus, time_limit, excluded)| {
+            |(labels, features, inference, model, node, gpus, time_limit, excluded)| {
                 let excluded_nodes = (0..excluded).map(|_| NodeId::new()).collect();
                 Requirements {
                     labels,
                     inference,
+                    model,
                     node,
                     features,
                     gpus,
@@ -109,6 +111,10 @@ fn fields_of_sandbox_need_features() {
         (
             serde_json::json!({"artifacts": ["*"], "interactive": true}),
             r#"{"features":["artifacts","stdin"]}"#,
+        ),
+        (
+            serde_json::json!({"prompt": {"text": "x", "model": "m:1"}}),
+            r#"{"inference":true,"model":"m:1","features":["prompts"]}"#,
         ),
         (
             serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
