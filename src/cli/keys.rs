@@ -47,7 +47,7 @@ pub struct KeyRevokeArgs {
 pub struct UsageArgs {
     #[command(flatten)]
     pub client: ClientFlags,
-    /// First day, such as 2026-01-31, in UTC [default: 30 days with the last one]
+    /// First day, such as 2026-01-31, in UTC [default: 29 days before the last]
     #[arg(long, value_name = "DAY", value_parser = parse_day)]
     pub since: Option<Day>,
     /// Last day, in UTC [default: today]
