@@ -34,11 +34,12 @@ fn create(args: KeyCreateArgs) -> Result<(), Failure> {
     };
     // The gateway would name the field, which has the name of a flag of other commands.
     body.check(now).map_err(|problem| {
-        let what = match problem.errors.first() {
-            Some(error) if error.pointer == "#/name" => "the name",
-            _ => "--expires",
+        let message = match problem.errors.first() {
+            Some(error) if error.pointer == "#/name" => format!("the name {}", error.detail),
+            Some(error) => format!("--expires {}", error.detail),
+            None => problem.detail,
         };
-        Failure::new(Exit::Invalid, format!("{what} {}", problem.detail))
+        Failure::new(Exit::Invalid, message)
     })?;
     let mut api = ApiClient::from_args(&args.client)?;
     let created: CreatedApiKey = api.call(Method::POST, "/v1/keys", Some(&body))?;

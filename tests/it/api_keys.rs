@@ -31,7 +31,7 @@ fn revoke(user: &Api, key: &Value) -> crate::support::Reply {
 #[test]
 fn key_is_shown_once_and_stored_nowhere() {
     let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &["--log-level", "trace"]);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
     let admin = orchestrator.login();
     let body = json!({"name": "ci", "scopes": ["tasks", "inference"], "expires_at": "2999-12-31T00:00:00Z"});
     let created = create(&admin, &body);

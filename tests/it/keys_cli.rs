@@ -34,10 +34,10 @@ fn key_stands_in_for_login() {
     fails(&cli(key, &["keys", "list"]), 3, "log in with a password");
     fails(&cli(key, &["audit"]), 3, "needs the scope all");
     let wrong = cli("cyk_wrong", &["task", "list"]);
-    fails(&wrong, 3, "API key is invalid");
+    fails(&wrong, 3, "CYNODE_TOKEN is invalid");
     let revoked = cli(admin.token(), &["keys", "revoke", "ci"]);
     assert_eq!(revoked.code, 0, "{revoked:?}");
-    fails(&cli(key, &["task", "list"]), 3, "was revoked");
+    fails(&cli(key, &["task", "list"]), 3, "CYNODE_TOKEN is invalid");
 }
 
 #[test]
