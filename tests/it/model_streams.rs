@@ -257,7 +257,7 @@ fn logout_ends_running_stream() {
 #[test]
 fn calls_are_recorded_without_contents() {
     let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &["--log-level", "debug"]);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
     let _node = model_node(&orchestrator, "a", &["tiny:latest"], |_, answer| {
         answer.status(200, &completion("a secret answer"));
     });
