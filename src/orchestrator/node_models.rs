@@ -63,7 +63,10 @@ pub(super) async fn pull(
     let pull = match started {
         Ok(pull) => pull,
         Err(problem) => {
-            state.identity.record_audit(event.refused(&problem)).await?;
+            state
+                .identity
+                .record_audit(refused_event(event, &problem))
+                .await?;
             return Err(problem.into());
         }
     };
@@ -84,7 +87,10 @@ pub(super) async fn pull(
         );
         let event = match &end.error {
             None => event,
-            Some(error) => event.refused(&Problem::new(ProblemKind::Unavailable, error.clone())),
+            Some(error) => {
+                let problem = Problem::new(ProblemKind::Unavailable, error.clone());
+                refused_event(event, &problem)
+            }
         };
         if let Err(error) = state.identity.record_audit(event).await {
             let error = error.cause().map(errors::chain);
@@ -113,10 +119,19 @@ pub(super) async fn delete(
     let deleted = delete_at(state, &node, &model).await;
     let event = match &deleted {
         Ok(()) => event,
-        Err(problem) => event.refused(problem),
+        Err(problem) => refused_event(event, problem),
     };
     state.identity.record_audit(event).await?;
     Ok(deleted?)
+}
+
+/// Same event, of an action that failed; its reason keeps the model.
+fn refused_event(event: AuditEvent, problem: &Problem) -> AuditEvent {
+    let model = event.reason.clone().unwrap_or_default();
+    AuditEvent {
+        reason: Some(format!("{}: {model}", problem.kind.slug())),
+        ..event.refused(problem)
+    }
 }
 
 async fn find(state: &AppState, slug: String) -> Result<Node, ApiError> {

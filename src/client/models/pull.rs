@@ -99,7 +99,10 @@ impl Display {
         Self {
             name: name.to_owned(),
             bar: io::stderr().is_terminal().then(|| {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                let target = ProgressDrawTarget::stderr();
+                let bar = ProgressBar::with_draw_target(None, target);
+                bar.set_style(style(false));
+                bar.set_message(format!("pulling {name}"));
                 bar.enable_steady_tick(TICK_INTERVAL);
                 bar
             }),
@@ -112,22 +115,15 @@ impl Display {
         let is_new = step != self.last;
         let Some(bar) = &self.bar else {
             if is_new {
-                print::note(&format!("{}: {step}", self.name));
+                print::note(&format!("{}: {step}{}", self.name, size(progress)));
             }
             self.last = step;
             return;
         };
         if is_new {
-            let template = if progress.total_bytes.is_some() {
-                "{msg} {percent:>3}% {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-            } else {
-                "{spinner} {msg}"
-            };
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
+            bar.set_style(style(progress.total_bytes.is_some()));
             bar.reset();
-            bar.set_message(format!("{}: {step}", self.name));
+            bar.set_message(step.clone());
         }
         if let Some(total) = progress.total_bytes {
             bar.set_length(total);
@@ -145,15 +141,30 @@ impl Drop for Display {
     }
 }
 
-/// Step of a pull for people: that of the model server, or the part that is pulled, with its size.
+/// Style of a bar with a length, or of a spinner.
+fn style(has_length: bool) -> ProgressStyle {
+    let template = if has_length {
+        "{msg} {percent:>3}% {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+    } else {
+        "{spinner} {msg}"
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// Step of a pull for people: that of the model server, or the part that is pulled.
 fn step(progress: &PullProgress) -> String {
-    let digest = progress.digest.as_deref();
-    let (Some(digest), Some(total)) = (digest, progress.total_bytes) else {
+    let Some(digest) = progress.digest.as_deref() else {
         return clean(&progress.status);
     };
     let digest = digest.rsplit(':').next().unwrap_or_default();
     let digest: String = digest.chars().take(SHOWN_DIGEST_CHARS).collect();
-    format!("pulling {} ({})", clean(&digest), print::size(total))
+    format!("pulling {}", clean(&digest))
+}
+
+/// Size of the part that is pulled, in brackets.
+fn size(progress: &PullProgress) -> String {
+    let total = progress.total_bytes.map(print::size);
+    total.map_or_else(String::new, |total| format!(" ({total})"))
 }
 
 #[cfg(test)]
@@ -162,7 +173,9 @@ mod tests {
 
     fn followed(stream: &str) -> (Vec<String>, Result<PullEnd, Failure>) {
         let mut steps = Vec::new();
-        let end = follow(stream.as_bytes(), |progress| steps.push(step(progress)));
+        let end = follow(stream.as_bytes(), |progress| {
+            steps.push(step(progress) + &size(progress));
+        });
         (steps, end)
     }
 
