@@ -51,7 +51,8 @@ impl Gateway {
     fn command(&self, home: &Path, arguments: &[&str]) -> Command {
         let url = format!("http://{}", self.listener.address);
         let mut command = client(home, &url, &[&["chat"], arguments].concat());
-        command.env("CYNODE_TOKEN", "cyk_test");
+        // Without colors, so that the prompt stands beside what is typed.
+        command.env("CYNODE_TOKEN", "cyk_test").env("NO_COLOR", "1");
         command
     }
 
