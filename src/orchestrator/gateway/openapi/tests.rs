@@ -44,6 +44,31 @@ fn accepts(task: &Value) -> bool {
 }
 
 #[test]
+fn prompt_schema_agrees_with_code() {
+    let script = "x".repeat(256 * 1024);
+    for task in [
+        json!({"prompt": "x"}),
+        json!({"prompt": "x", "input_mode": null, "model": "qwen3:0.6b", "files": []}),
+        json!({"prompt": script, "input_mode": "prompt", "model": null, "timeout_seconds": 5, "interactive": false}),
+    ] {
+        assert!(accepts(&task), "{task:.300}");
+    }
+    for task in [
+        json!({"prompt": "x", "model": "a b"}),
+        json!({"prompt": " "}),
+        json!({"prompt": "x", "image": "alpine"}),
+        json!({"prompt": "x", "env": {}}),
+        json!({"prompt": "x", "interactive": true}),
+        json!({"prompt": "x", "files": [{"path": "a", "content": ""}]}),
+        json!({"prompt": "x", "stdin": ""}),
+        json!({"prompt": "x", "input_mode": "script", "model": "m"}),
+        json!({"script": "x", "model": "m"}),
+    ] {
+        assert!(!accepts(&task), "{task:.300}");
+    }
+}
+
+#[test]
 fn task_schema_agrees_with_code() {
     let (longest, script) = ("x".repeat(120 * 1024), "x".repeat(256 * 1024));
     for task in [
@@ -55,9 +80,6 @@ fn task_schema_agrees_with_code() {
         json!({"prompt": "x", "input_mode": "commands", "timeout_seconds": 5.0, "max_attempts": 100}),
         json!({"script": "x", "task_name": "é".repeat(200), "node_labels": vec!["a/b=c"; 64]}),
         json!({"script": "x", "priority": -100}),
-        json!({"prompt": "x"}),
-        json!({"prompt": "x", "input_mode": null, "model": "qwen3:0.6b", "files": []}),
-        json!({"prompt": script, "input_mode": "prompt", "model": null, "timeout_seconds": 5, "interactive": false}),
         json!({"script": "x", "env": {"CYNODE_PROMPT": "p", "CYNODE_JOB_ID_": "x", "CYNODE_": ""}}),
         json!({"script": "x", "priority": 1e2}),
         json!({"script": "x", "attachments": []}),
@@ -87,15 +109,6 @@ fn task_schema_agrees_with_code() {
         json!({"script": "x", "env": {"A": "\u{0}"}}),
         json!({"script": "x", "input_mode": "prompt"}),
         json!({"script": "x", "use_inference": true}),
-        json!({"prompt": "x", "model": "a b"}),
-        json!({"prompt": " "}),
-        json!({"prompt": "x", "image": "alpine"}),
-        json!({"prompt": "x", "env": {}}),
-        json!({"prompt": "x", "interactive": true}),
-        json!({"prompt": "x", "files": [{"path": "a", "content": ""}]}),
-        json!({"prompt": "x", "stdin": ""}),
-        json!({"prompt": "x", "input_mode": "script", "model": "m"}),
-        json!({"script": "x", "model": "m"}),
         json!({"script": "x", "task_name": "é".repeat(201)}),
         json!({"script": "x", "node_labels": vec!["a"; 65]}),
         json!({"script": "x", "timeout_seconds": 0}),
