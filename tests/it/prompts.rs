@@ -50,7 +50,7 @@ fn answer_is_output_of_a_task() {
             "{shown}"
         );
         let result = cluster.result(&id);
-        let job = &result["jobs"][0]["result"];
+        let job = &result["jobs"][0]["result_object"];
         assert_eq!(job["stdout"], stdout, "{result}");
         let inference = json!({"model": model, "prompt_tokens": 3, "completion_tokens": 5});
         assert_eq!(job["inference"], inference);
@@ -95,7 +95,7 @@ fn cancel_and_time_limit_end_the_call() {
     assert_eq!(canceled["canceled"], true);
     closes(1);
     let result = cluster.result(&id);
-    let job = &result["jobs"][0]["result"];
+    let job = &result["jobs"][0]["result_object"];
     assert_eq!(
         (&job["status"], &job["stdout"]),
         (&json!("canceled"), &json!("endless"))
@@ -105,7 +105,10 @@ fn cancel_and_time_limit_end_the_call() {
     cluster.finish(&id);
     closes(2);
     let result = cluster.result(&id);
-    assert_eq!(result["jobs"][0]["result"]["status"], "timeout", "{result}");
+    assert_eq!(
+        result["jobs"][0]["result_object"]["status"], "timeout",
+        "{result}"
+    );
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn failures_are_retried_and_refusals_are_not() {
     );
     let result = cluster.result(&id);
     assert_eq!(
-        result["jobs"][0]["result"]["stderr"], "too long\n",
+        result["jobs"][0]["result_object"]["stderr"], "too long\n",
         "{result}"
     );
     let id = cluster.create(&json!({"prompt": "x", "model": "missing"}));
