@@ -86,7 +86,7 @@ fn command(name: &str, argument: &str) -> Input {
 
 /// Whether Enter ends the input: not after a backslash, and not between triple quotes.
 pub(super) fn is_complete(typed: &str) -> bool {
-    typed.matches(QUOTES).count() % 2 == 0 && !typed.ends_with('\\')
+    typed.matches(QUOTES).count().is_multiple_of(2) && !typed.ends_with('\\')
 }
 
 const QUOTES: &str = "\"\"\"";
