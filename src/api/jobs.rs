@@ -168,13 +168,6 @@ impl RunJob {
         check_env("/sandbox/env", self.sandbox.env.as_ref())?;
         check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
         self.sandbox.check_extras("/sandbox")?;
-        if self.sandbox.use_inference == Some(true) {
-            return Err(Problem::new(
-                super::problem::ProblemKind::InferenceNotAvailable,
-                "is not available: this worker offers no inference; leave it out",
-            )
-            .at("/sandbox/use_inference"));
-        }
         parse_image("/sandbox/image", &self.sandbox.image)
     }
 }

@@ -45,6 +45,8 @@ pub struct ContainerSpec<'a> {
     pub device_args: &'a [String],
     /// Descriptors 3, 4 and 5 of init.
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
+    /// Descriptor 6 of init, where the sandbox may use models.
+    pub inference: Option<OwnedFd>,
 }
 
 /// A running `podman run`, which is ended when dropped.
@@ -117,7 +119,7 @@ impl Engine {
             .args(run_args(self, spec)?)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let descriptors = spec.descriptors.iter().zip(3..);
+        let descriptors = spec.descriptors.iter().chain(&spec.inference).zip(3..);
         let mappings = descriptors.map(|(descriptor, child_fd)| {
             Ok(FdMapping {
                 parent_fd: descriptor.try_clone()?,
@@ -182,7 +184,18 @@ pub(super) fn entrypoint_arg(argument: &str) -> String {
 fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
     let mut list = sandbox_args(engine, spec.name, spec.init)?;
     // Init's socket and the pipes for output: no path in the sandbox leads to them.
-    list.push(format!("--preserve-fds={}", sandbox_init::DESCRIPTORS));
+    let inference = i32::from(spec.inference.is_some());
+    list.push(format!(
+        "--preserve-fds={}",
+        sandbox_init::DESCRIPTORS + inference
+    ));
+    if spec.inference.is_some() {
+        // Writable for any user that an image names, and empty: init makes a socket in it.
+        list.push(format!(
+            "--tmpfs={}:rw,nosuid,nodev,noexec,notmpcopyup,size=64k,mode=1777",
+            sandbox_init::inference::DIRECTORY
+        ));
+    }
     list.extend(label_args(spec.labels));
     list.extend(spec.limits.args());
     list.extend_from_slice(spec.device_args);

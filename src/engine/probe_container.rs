@@ -87,6 +87,7 @@ async fn try_container(
         limits: Limits::default(),
         device_args: &[],
         descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
+        inference: None,
     })?;
     let conversation = async {
         let answer = tokio::select! {

@@ -52,6 +52,11 @@ impl ListenerPolicy {
         }
     }
 
+    /// Policy of a listener that one client has to itself.
+    pub(super) fn private() -> Self {
+        Self::new(&[], AllowedHosts::default())
+    }
+
     /// Permit for a connection from `peer`; `None` where too many are open.
     pub(super) fn acquire(&self, peer: IpAddr) -> Option<ConnectionPermit> {
         let is_trusted = self.is_trusted_proxy(peer.to_canonical());

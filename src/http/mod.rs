@@ -18,6 +18,7 @@ mod json_error;
 pub mod lines;
 pub mod listener_policy;
 pub mod metrics;
+pub mod private;
 pub mod query;
 mod range;
 pub mod request;

@@ -19,14 +19,15 @@ use crate::{
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
-    service::service_fn,
+    service::{Service, service_fn},
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -42,7 +43,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time that a shutdown waits for requests in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted, mostly for lack of file descriptors.
-const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Shutdown signal that every part of a role can wait for: `true` once the role has to end.
 pub type Shutdown = watch::Receiver<bool>;
@@ -96,18 +97,15 @@ pub async fn serve<S: Send + Sync + 'static>(
             reject(&stream);
             continue;
         };
-        let (policy, router, held) = (policy.clone(), router.clone(), Arc::clone(&permit));
-        let service = service_fn(move |request| {
-            let (policy, router, permit) = (policy.clone(), router.clone(), Arc::clone(&held));
-            handle_request(policy, router, permit, request, address, connection)
-        });
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let policy = policy.clone();
+        let served = connection_on(
+            stream,
+            router.clone(),
+            policy,
+            Arc::clone(&permit),
+            address,
+            connection,
+        );
         background::spawn(
             "http_connection",
             serve_connection(connections.watch(served), connection, permit),
@@ -119,6 +117,56 @@ pub async fn serve<S: Send + Sync + 'static>(
         let waited_seconds = DRAIN_TIMEOUT.as_secs();
         tracing::info!(waited_seconds, "open connections cut at shutdown");
     }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve_stream<T, S>(
+    stream: T,
+    router: Router<S>,
+    policy: ListenerPolicy,
+    permit: Arc<ConnectionPermit>,
+    listener: SocketAddr,
+    connection: ConnectionInfo,
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+    S: Send + Sync + 'static,
+{
+    connection_on(stream, router, policy, permit, listener, connection).await
+}
+
+/// Connection on a stream, whose requests a router answers.
+fn connection_on<T, S>(
+    stream: T,
+    router: Router<S>,
+    policy: ListenerPolicy,
+    permit: Arc<ConnectionPermit>,
+    listener: SocketAddr,
+    connection: ConnectionInfo,
+) -> http1::Connection<
+    TokioIo<Pin<Box<TimeoutStream<T>>>>,
+    impl Service<
+        http::Request<Incoming>,
+        Response = Response,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Send + 'static,
+>
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+    S: Send + Sync + 'static,
+{
+    let service = service_fn(move |request| {
+        let (policy, router, permit) = (policy.clone(), router.clone(), Arc::clone(&permit));
+        handle_request(policy, router, permit, request, listener, connection)
+    });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
 }
 
 /// Answers one request. Its connection is not evicted for another one before the whole answer was handed over.

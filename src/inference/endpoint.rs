@@ -46,6 +46,11 @@ macro_rules! endpoints {
                 match self { $(Endpoint::$name => $path,)* }
             }
 
+            /// Path at the control plane, for calls of jobs that a node passes on.
+            pub const fn node_path(self) -> &'static str {
+                match self { $(Endpoint::$name => concat!("/v1/nodes/inference", $path),)* }
+            }
+
             /// API that the call belongs to.
             pub const fn family(self) -> Family {
                 match self { $(Endpoint::$name => Family::$family,)* }

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 9] = [
+const BASE_FEATURES: [&str; 10] = [
     "network-none",
     "workspace",
     "static-init",
@@ -34,6 +34,7 @@ const BASE_FEATURES: [&str; 9] = [
     features::PULL_POLICY,
     features::IMAGE_LOAD,
     features::PROMPTS,
+    features::INFERENCE,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

@@ -9,6 +9,7 @@ use crate::{
     },
     backoff::Backoff,
     http::client::{CallError, Client},
+    worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub(super) struct Registration {
     register_url: Option<String>,
     report_url: String,
     config_url: String,
+    /// URL for calls of models that jobs make.
+    inference_url: Option<String>,
     /// End of the token, on the clock of this machine.
     expires_at: Option<Instant>,
 }
@@ -90,6 +93,7 @@ impl OrchestratorClient {
             register_url: endpoints.worker_registration_url,
             report_url: endpoints.node_report_url,
             config_url: endpoints.node_config_url,
+            inference_url: endpoints.inference_url,
             expires_at: lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime)),
         })
     }
@@ -100,6 +104,15 @@ impl OrchestratorClient {
             self.register_url = url;
         }
         self.registration = Some(registration);
+    }
+
+    /// Model API for jobs, where the orchestrator has one.
+    pub(super) fn models(&self) -> Option<OrchestratorModels> {
+        let registration = self.registration.as_ref()?;
+        Some(OrchestratorModels {
+            url: registration.inference_url.clone()?,
+            token: registration.jwt.clone(),
+        })
     }
 
     /// Whether the token has expired.

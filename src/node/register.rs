@@ -197,7 +197,12 @@ impl Node {
         };
         if let Some((prepared, socket)) = self.reserved.take() {
             let advertise_url = self.settings.advertise_url.as_deref();
-            let worker = prepared.serve(socket.listen(LISTEN_BACKLOG)?, access, advertise_url);
+            let worker = prepared.serve(
+                socket.listen(LISTEN_BACKLOG)?,
+                access,
+                advertise_url,
+                self.orchestrator.models(),
+            );
             self.machine.set_worker(&worker);
             let address = self.address;
             self.data_dir
@@ -205,6 +210,7 @@ impl Node {
             self.worker = Some(worker);
         } else if let Some(worker) = &self.worker {
             worker.set_access(access);
+            worker.set_orchestrator_models(self.orchestrator.models());
         }
         self.worker.clone().ok_or(NodeError::Stopped)
     }

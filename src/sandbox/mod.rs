@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`lifecycle`] | starting → ready → in use → ending → cleared, a pure state machine |
 //! | [`supervisor`] | drives one container by it |
+//! | [`listeners`] | listeners in it for calls of models, which its owner serves |
 //! | [`stdin`] | what the command reads, on its way to init |
 //! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |
 //! | [`shim`] | the process in which a sandbox is supervised, and which outlives its owner |
@@ -25,6 +26,7 @@
 
 mod exit;
 mod lifecycle;
+pub(crate) mod listeners;
 mod ordered_sink;
 pub(crate) mod shim;
 mod start;
@@ -97,6 +99,9 @@ pub(crate) struct SandboxConfig {
     /// Podman's arguments for the devices that it is given.
     #[serde(default)]
     pub(crate) device_args: Vec<String>,
+    /// Whether init opens listeners for calls of models.
+    #[serde(default)]
+    pub(crate) inference: bool,
 }
 
 /// Command to run in a sandbox.
@@ -105,6 +110,8 @@ pub(crate) struct Exec {
     /// Source of its stdin; empty where there is none.
     pub(crate) stdin: Option<StdinSource>,
     pub(crate) limits: ExecLimits,
+    /// Where the listeners for calls of models go that init opens.
+    pub(crate) listeners: listeners::Received,
 }
 
 /// Receiver of what happens in a sandbox, called in this order.

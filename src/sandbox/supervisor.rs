@@ -7,6 +7,7 @@ use super::{
     Exec, OutputSink, SandboxConfig,
     exit::{SandboxExit, refused_by_init},
     lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
+    listeners,
     ordered_sink::OrderedSink,
     stdin::{FeedStep, StdinFeed},
     stop::{StopReason, StopRequest, Stops},
@@ -19,7 +20,7 @@ use crate::{
     sandbox_init::wire::{ExecId, Hello, InitRequest, Report},
 };
 use bytes::BytesMut;
-use std::{io, time::Instant};
+use std::{io, os::fd::OwnedFd, time::Instant};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
@@ -65,6 +66,7 @@ pub(super) async fn run_container(
     let hello = Hello::of_this_process()?.encode();
     let init_end = init_end.into_std()?;
     init_end.set_nonblocking(false)?;
+    let inference = config.inference.then(|| receive_listeners(exec));
     let name = config.id.container_name();
     let labels = container_labels(config);
     let container = config.engine.spawn(&ContainerSpec {
@@ -76,6 +78,7 @@ pub(super) async fn run_container(
         limits: config.limits.clone(),
         device_args: &config.device_args,
         descriptors: [init_end.into(), stdout_end, stderr_end],
+        inference: inference.transpose()?,
     })?;
     let (from_init, to_init) = control.into_split();
     let supervisor = Supervisor {
@@ -98,6 +101,21 @@ pub(super) async fn run_container(
         stderr: OutputPipe::new(stderr, Stream::Stderr),
     };
     Ok(supervisor.run(stops).await)
+}
+
+/// Receives the listeners of init in the background; the end of the socket for init.
+fn receive_listeners(exec: &Exec) -> io::Result<OwnedFd> {
+    let (ours, init_end) = UnixStream::pair()?;
+    let init_end = init_end.into_std()?;
+    init_end.set_nonblocking(false)?;
+    let received = exec.listeners.clone();
+    background::spawn("receive_listeners", async move {
+        // A container that never started sends none.
+        if let Ok(listeners) = listeners::receive(&ours).await {
+            received.send_replace(Some(listeners));
+        }
+    });
+    Ok(init_end.into())
 }
 
 fn container_labels(config: &SandboxConfig) -> Vec<(&str, String)> {

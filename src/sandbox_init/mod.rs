@@ -40,6 +40,7 @@
 )]
 
 mod control;
+pub mod inference;
 mod oom;
 mod script;
 pub mod seccomp;
@@ -74,7 +75,7 @@ pub const WORKSPACE: &str = "/workspace";
 const CONTROL: RawFd = 3;
 const STDOUT: RawFd = 4;
 const STDERR: RawFd = 5;
-/// Number of descriptors that podman hands through, from 3 on.
+/// Number of descriptors that podman hands through to every init, from 3 on; one more for [`inference`].
 pub const DESCRIPTORS: i32 = 3;
 
 /// Process id of the command, for the signal handler; 0 while there is none.
@@ -112,6 +113,12 @@ fn run() -> io::Result<()> {
     let Some((exec, spec)) = receive_exec(&mut control, &reporter)? else {
         return Ok(());
     };
+    // Before the command, which could take their addresses.
+    let opened = if spec.has_inference {
+        inference::open()
+    } else {
+        Ok(())
+    };
     forward_signals();
     let reporter = Arc::new(reporter);
     // The threads begin before the command, which could use up all processes that are allowed.
@@ -124,7 +131,13 @@ fn run() -> io::Result<()> {
     control::serve(control, exec, sender, Arc::clone(&reporter));
     let kills_before = oom::kills();
     let mut error_output = std::fs::File::from(stderr.try_clone()?);
-    let end = match start(&spec, [stdin, stdout.into(), stderr.into()])? {
+    let started = match opened {
+        Ok(()) => start(&spec, [stdin, stdout.into(), stderr.into()])?,
+        Err(error) => Err(io::Error::other(format!(
+            "no listener for calls of models: {error}"
+        ))),
+    };
+    let end = match started {
         Ok(pid) => {
             drop(error_output);
             COMMAND.store(pid, Ordering::SeqCst);

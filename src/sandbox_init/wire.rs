@@ -38,8 +38,8 @@ use std::{
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
 
-/// Version of these messages. 2: a command says whether it has a stdin.
-pub const VERSION: u8 = 2;
+/// Version of these messages. 2: a command says whether it has a stdin; 3: and whether it may use models.
+pub const VERSION: u8 = 3;
 /// Bytes of a message before its payload.
 pub const HEADER_BYTES: usize = 9;
 /// Largest payload to init: twice what validation of a job lets through, with room for the lengths.
@@ -85,6 +85,8 @@ pub struct ExecSpec {
     pub env: Vec<(OsString, OsString)>,
     /// Whether stdin is a pipe that [`InitRequest::Stdin`] fills; else it is empty.
     pub has_stdin: bool,
+    /// Whether init opens listeners for calls of models.
+    pub has_inference: bool,
 }
 
 impl InitRequest {
@@ -137,7 +139,7 @@ impl InitRequest {
 
 impl ExecSpec {
     /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
-    /// text after its length. Then whether it has a stdin, 0 or 1.
+    /// text after its length. Then whether it has a stdin, and whether it may use models, each 0 or 1.
     pub fn encode(&self, exec: ExecId) -> Vec<u8> {
         let mut bytes = Vec::new();
         let number =
@@ -155,7 +157,7 @@ impl ExecSpec {
             text(&mut bytes, name);
             text(&mut bytes, value);
         }
-        bytes.push(self.has_stdin.into());
+        bytes.extend([self.has_stdin, self.has_inference].map(u8::from));
         message(1, exec, &bytes)
     }
 
@@ -168,15 +170,14 @@ impl ExecSpec {
         let env = (0..cursor.number()?)
             .map(|_| Some((cursor.text()?, cursor.text()?)))
             .collect::<Option<_>>()?;
-        let has_stdin = match cursor.0 {
-            [0] => false,
-            [1] => true,
-            _ => return None,
+        let &[has_stdin @ 0..=1, has_inference @ 0..=1] = cursor.0 else {
+            return None;
         };
         Some(Self {
             command,
             env,
-            has_stdin,
+            has_stdin: has_stdin == 1,
+            has_inference: has_inference == 1,
         })
     }
 }

@@ -79,6 +79,9 @@ pub struct AcceptedJob {
     /// Ids of the graphics processors that no other job has until this one has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
+    /// Whether its sandbox may use models.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inference: bool,
 }
 
 /// Directory of one attempt. [`remove_on_drop`](Self::remove_on_drop) makes it go with the last reference.

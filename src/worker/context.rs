@@ -11,7 +11,7 @@
 use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
     disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
-    init_copy::InitCopy, metrics::Metrics, trash::Trash,
+    init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, trash::Trash,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -66,6 +66,8 @@ pub(super) struct WorkerContext {
     pub(super) live: LiveJobs,
     /// Model server of this machine, which answers prompts.
     pub(super) model_server: ModelServer,
+    /// Way from sandboxes to models.
+    pub(super) models: ModelGateway,
 }
 
 impl WorkerContext {
@@ -107,6 +109,7 @@ impl WorkerContext {
             changed: watch::Sender::new(()),
             live: LiveJobs::default(),
             model_server: ModelServer::default(),
+            models: ModelGateway::default(),
         }
     }
 

@@ -96,7 +96,7 @@ pub(super) async fn proxy(api: Arc<Api>, mut request: Request) -> Reply {
 }
 
 /// Chunks of a body, up to the limit.
-fn chunks(body: BodyChunks) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+pub(super) fn chunks(body: BodyChunks) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     stream::try_unfold((body, 0), |(mut body, length)| async move {
         let next = body.next().await;
         let Some(chunk) = next.map_err(|problem| io::Error::other(problem.detail))? else {
@@ -110,7 +110,7 @@ fn chunks(body: BodyChunks) -> impl Stream<Item = io::Result<Bytes>> + Send + 's
     })
 }
 
-fn too_large() -> Problem {
+pub(super) fn too_large() -> Problem {
     let detail = format!("the body is larger than {MAX_REQUEST_BYTES} bytes; send less");
     Problem::new(ProblemKind::PayloadTooLarge, detail)
 }

@@ -24,6 +24,7 @@ use super::{
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
     prompt,
+    sandbox_inference::SandboxModels,
 };
 use crate::{
     api::{
@@ -223,6 +224,7 @@ fn shim_config(
                 .to_vec(),
             limits: limits_of(spec),
             device_args: container_args(gpus, ctx.engine.info().rootless),
+            inference: spec.use_inference == Some(true),
         },
         spool: job.spool.path().to_owned(),
         accepted,
@@ -260,6 +262,7 @@ async fn supervise(
     stdin.mark_changed();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
+    let mut models = SandboxModels::new(ctx, job);
     loop {
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
@@ -270,6 +273,7 @@ async fn supervise(
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
+                models.serve_when_ready().await;
                 if !pins.is_empty() {
                     let request = job.with_spool(Spool::request).await;
                     if matches!(request.flatten(), Ok(None)) {

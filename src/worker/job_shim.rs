@@ -11,19 +11,20 @@ use crate::{
         jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
         size::ByteSize,
     },
+    background,
     data_dir::make_private_subdir,
     engine::not_runnable,
     sandbox::{
         self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, Overuse, SandboxConfig,
-        SandboxExit, StdinSource, StopReason,
+        SandboxExit, StdinSource, StopReason, listeners,
         shim::{self, Shim},
     },
-    sandbox_init::{WORKSPACE, wire::ExecSpec},
+    sandbox_init::{WORKSPACE, inference, wire::ExecSpec},
     spool::{AcceptedJob, JobEnd, JobRecorder, Spool},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Config of a job's shim. The command is not in it: it is in the spool.
@@ -95,6 +96,15 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     prepare_workspace(&config, &spec)?;
     let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;
     let exec = exec(&config, spec, stdin);
+    if config.sandbox.inference {
+        let (dir, received) = (config.spool.clone(), exec.listeners.subscribe());
+        let served = listeners::hand_over(dir, received, shim.updates.clone());
+        background::spawn("hand_over_listeners", async {
+            if let Err(error) = served.await {
+                tracing::warn!(%error, "calls of models from the sandbox can't be served");
+            }
+        });
+    }
     let (mut end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await
     {
         Ok((exit, container)) => (job_end(exit), Some(container)),
@@ -179,7 +189,7 @@ fn stdin(
     }))
 }
 
-/// The job's own environment, then the variables that it can't override.
+/// Variables for clients of models, the job's own environment, then the variables that it can't override.
 fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -> Exec {
     let own = [
         ("CYNODE_TASK_ID", config.accepted.task_id.to_string()),
@@ -192,6 +202,8 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -
     ];
     let devices = config.device_env.iter();
     let devices = devices.map(|(name, value)| (name.into(), value.into()));
+    let models = config.sandbox.inference.then(inference_variables);
+    let models = models.into_iter().flatten();
     let requested = spec
         .env
         .into_iter()
@@ -201,18 +213,36 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -
     Exec {
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
-            env: requested
+            env: models
+                .chain(requested)
                 .chain(devices)
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
             has_stdin: stdin.is_some(),
+            has_inference: config.sandbox.inference,
         },
         stdin,
         limits: ExecLimits {
             timeout: Duration::from_secs(config.effective.timeout_seconds),
             grace: Duration::from_secs(grace.into()),
         },
+        listeners: listeners::Received::new(None),
     }
+}
+
+/// Variables by which clients of models find the listeners, and a key for those that want one.
+fn inference_variables() -> [(OsString, OsString); 5] {
+    let base = format!("http://localhost:{}", inference::PORT);
+    let openai = format!("{base}/v1");
+    let socket = inference::SOCKET.replace('/', "%2F");
+    [
+        ("OLLAMA_HOST", base.clone()),
+        ("OLLAMA_BASE_URL", base),
+        ("OPENAI_BASE_URL", openai),
+        ("OPENAI_API_KEY", "cynode".to_owned()),
+        ("INFERENCE_PROXY_URL", format!("http+unix://{socket}")),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
 }
 
 /// End of the job whose sandbox ended so.

@@ -125,6 +125,7 @@ impl Ledger {
             accepted_at: Time::now(),
             orchestrator_id: owner,
             gpus: Vec::new(),
+            inference: run.sandbox.use_inference == Some(true),
         };
         loop {
             let admission = self

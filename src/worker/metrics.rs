@@ -34,6 +34,11 @@ impl Metrics {
         self.base.requests("worker")
     }
 
+    /// Request metrics of the model API in sandboxes.
+    pub(super) fn sandbox_requests(&self) -> RequestMetrics {
+        self.base.requests("sandbox")
+    }
+
     /// Counts a job that has a result now.
     pub(super) fn job_ended(&self, status: Outcome) {
         self.jobs.with_label_values(&[status.as_str()]).inc();

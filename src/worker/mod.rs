@@ -51,6 +51,7 @@ mod placement;
 mod prepare;
 mod prompt;
 mod recovery;
+mod sandbox_inference;
 mod settings;
 mod stdin;
 mod tombstones;
@@ -58,6 +59,7 @@ mod trash;
 mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
+pub use sandbox_inference::OrchestratorModels;
 pub(crate) use init_copy::InitCopy;
 pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
 
@@ -174,12 +176,13 @@ impl PreparedWorker {
     }
 
     /// Serves the Worker API on `listener` to the orchestrator of `access`, until [`Worker::close`]. On loopback the
-    /// host name of `public_url` is accepted, too.
+    /// host name of `public_url` is accepted, too. Jobs use models at `models`, where there are some.
     pub fn serve(
         self,
         listener: TcpListener,
         access: AccessGrant,
         public_url: Option<&str>,
+        models: Option<OrchestratorModels>,
     ) -> Worker {
         let Self {
             engine,
@@ -210,6 +213,7 @@ impl PreparedWorker {
             access_policy,
             &settings,
         );
+        ctx.models.set(models);
         let ctx = Arc::new(ctx);
         let ledger = Arc::new(Ledger::new(
             settings.max_concurrency,
@@ -274,6 +278,11 @@ impl Worker {
     /// Sets the address of the model server to which calls are passed on; `None` where there is none.
     pub fn set_model_server(&self, address: Option<SocketAddr>) {
         self.0.api.model_server.set_address(address);
+    }
+
+    /// Sets the model API of the orchestrator that jobs use; `None` where there is none.
+    pub fn set_orchestrator_models(&self, models: Option<OrchestratorModels>) {
+        self.0.api.ctx.models.set(models);
     }
 
     /// Replaces the access of the orchestrator. Jobs that run keep their rules and their owner.

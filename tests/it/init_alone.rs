@@ -65,6 +65,7 @@ fn init_that_is_not_pid_1_does_nothing() {
         command: vec!["true".into()],
         env: Vec::new(),
         has_stdin: false,
+        has_inference: false,
     };
     let _ = socket.write_all(&request.encode(ExecId::FIRST));
     assert_eq!(

@@ -12,11 +12,12 @@ fn text() -> impl Strategy<Value = OsString> {
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let command = proptest::collection::vec(text(), 0..4);
     let env = proptest::collection::vec((text(), text()), 0..4);
-    (command, env, any::<bool>()).prop_map(|(command, env, has_stdin)| {
+    (command, env, any::<[bool; 2]>()).prop_map(|(command, env, [has_stdin, has_inference])| {
         let spec = ExecSpec {
             command,
             env,
             has_stdin,
+            has_inference,
         };
         spec.encode(ExecId::FIRST)
     })

@@ -27,6 +27,8 @@ pub const PULL_POLICY: &str = "pull-policy";
 pub const LOG_ARCHIVE: &str = "log-archive";
 /// Prompts, which the model server answers.
 pub const PROMPTS: &str = "prompts";
+/// Calls of models from a sandbox.
+pub const INFERENCE: &str = "inference";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

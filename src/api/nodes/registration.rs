@@ -85,6 +85,7 @@ impl Bootstrap {
             ),
             ("node_report_url", Some(&endpoints.node_report_url)),
             ("node_config_url", Some(&endpoints.node_config_url)),
+            ("inference_url", endpoints.inference_url.as_ref()),
         ];
         for (name, url) in urls {
             if let Some(url) = url {
@@ -121,6 +122,13 @@ pub struct BootstrapEndpoints {
     pub node_report_url: String,
     /// URL to fetch and acknowledge the configuration.
     pub node_config_url: String,
+    /// URL before the paths of calls of models that jobs make; absent where the orchestrator passes none on.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub inference_url: Option<String>,
 }
 
 /// Credentials of a node.

@@ -214,9 +214,6 @@ named_enum! {
 impl CreateTask {
     /// Checks every field, and converts command, script or prompt into one command.
     pub fn resolve(mut self, default_image: &str) -> Result<TaskSpec, Problem> {
-        if self.use_inference == Some(true) {
-            return Err(prompt::inference_unavailable("/use_inference"));
-        }
         self.take_inputs()?;
         let prompt = self.take_prompt()?;
         let command = match prompt {
@@ -256,6 +253,7 @@ impl CreateTask {
             env: self.env,
             timeout_seconds: self.timeout_seconds,
             network_policy: self.network_policy,
+            use_inference: self.use_inference.filter(|is_wanted| *is_wanted),
             grace_seconds: self.grace_seconds,
             interactive: self.interactive,
             artifacts: self.artifacts.unwrap_or_default(),

@@ -2,7 +2,9 @@
 //! acknowledgement.
 //!
 //! Handlers authenticate, parse and check, call a use case ([`node_registration`], [`node_config`]) and
-//! render its outcome.
+//! render its outcome. Calls of models for jobs are in [`inference`].
+
+mod inference;
 
 use super::{
     AppState, health,
@@ -42,6 +44,8 @@ const REGISTER_PATH: &str = "/v1/nodes/register";
 /// Path of reports in other implementations of the contract.
 const CAPABILITY_PATH: &str = "/v1/nodes/capability";
 const CONFIG_PATH: &str = "/v1/nodes/config";
+/// Begin of the paths of calls of models.
+const INFERENCE_PATH: &str = "/v1/nodes/inference";
 
 /// All routes of the control plane.
 pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
@@ -52,7 +56,7 @@ pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
         .route(Method::POST, CAPABILITY_PATH, report)
         .route(Method::GET, CONFIG_PATH, config)
         .route(Method::POST, CONFIG_PATH, acknowledge);
-    health::routes(builder).build(state, requests)
+    inference::routes(health::routes(builder)).build(state, requests)
 }
 
 async fn register(state: Arc<AppState>, mut request: Request) -> Reply {
@@ -83,6 +87,7 @@ fn bootstrap(state: &AppState, registered: Registered, base_url: String) -> Boot
                 worker_registration_url: Some(format!("{base_url}{REGISTER_PATH}")),
                 node_report_url: format!("{base_url}{REPORT_PATH}"),
                 node_config_url: format!("{base_url}{CONFIG_PATH}"),
+                inference_url: Some(format!("{base_url}{INFERENCE_PATH}")),
             },
             base_url,
         },

@@ -111,7 +111,7 @@ impl Answer {
 
     /// Id of the request.
     pub(super) fn request_id(&self) -> &str {
-        &self.context.subject.origin.request_id
+        &self.context.subject.request_id
     }
 
     /// Whether the answer is a stream of server-sent events.
@@ -162,7 +162,7 @@ impl Answer {
                     family, subject, ..
                 } = &self.context;
                 Some(if self.boundary.is_at() {
-                    Ok(in_stream(*family, &problem, &subject.origin.request_id))
+                    Ok(in_stream(*family, &problem, &subject.request_id))
                 } else {
                     Err(io::Error::other(problem.detail))
                 })

@@ -9,7 +9,7 @@ use super::{
     attempt::{Begun, attempt},
     body::{Receiving, RequestBody, receive},
     queue::Wanted,
-    record::Subject,
+    record::{ModelUser, Subject},
 };
 use crate::{
     api::{
@@ -22,6 +22,7 @@ use crate::{
     identity::Caller,
     inference::{Endpoint, error::in_stream, relay},
     orchestrator::AppState,
+    store::InferenceUser,
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
@@ -58,17 +59,33 @@ pub(in crate::orchestrator) async fn call(
     caller: Caller,
     revocations: watch::Receiver<()>,
     endpoint: Endpoint,
+    request: Request,
+) -> Reply {
+    let access_end = access_end(&state, &caller, revocations);
+    let user = ModelUser::Caller(caller);
+    pass(state, (user, access_end), endpoint, request).await
+}
+
+/// Call of the model that the body of `request` names, for a job. Its node ends it with the job.
+pub(in crate::orchestrator) async fn call_of_job(
+    state: Arc<AppState>,
+    job: InferenceUser,
+    endpoint: Endpoint,
+    request: Request,
+) -> Reply {
+    let access_end = std::future::pending().boxed();
+    pass(state, (ModelUser::Job(job), access_end), endpoint, request).await
+}
+
+async fn pass(
+    state: Arc<AppState>,
+    (user, access_end): (ModelUser, BoxFuture<'static, ()>),
+    endpoint: Endpoint,
     mut request: Request,
 ) -> Reply {
     let since = Instant::now();
     let (body, model, receiving) = receive(&mut request, endpoint).await?;
-    let access_end = access_end(&state, &caller, revocations);
-    let subject = Arc::new(Subject {
-        caller,
-        origin: request.origin(),
-        model,
-        since,
-    });
+    let subject = Arc::new(Subject::new(&user, request.origin(), model, since));
     let context = AnswerContext {
         state: Arc::clone(&state),
         subject: Arc::clone(&subject),
@@ -128,7 +145,7 @@ impl ModelCall {
         let (mut failed, mut last_error) = (Vec::<NodeId>::new(), None);
         loop {
             let wanted = Wanted {
-                user: self.subject.caller.user.id,
+                user: self.subject.user,
                 model: &self.subject.model,
                 counts: self.endpoint.computes(),
                 except: &failed,
@@ -215,7 +232,7 @@ fn waiting(
 type Chunks = stream::BoxStream<'static, io::Result<Bytes>>;
 
 fn failure(context: &AnswerContext, problem: &Problem) -> Chunks {
-    let id = &context.subject.origin.request_id;
+    let id = &context.subject.request_id;
     let event = in_stream(context.family, problem, id);
     stream::once(std::future::ready(Ok(event))).boxed()
 }

@@ -30,7 +30,7 @@ mod record;
 mod registry;
 mod turns;
 
-pub(super) use call::call;
+pub(super) use call::{call, call_of_job};
 pub(super) use lists::{loaded_models, model, models, tags, version};
 pub(super) use queue::ModelQueue;
 

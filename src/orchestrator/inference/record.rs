@@ -1,21 +1,70 @@
 //! Record of a call whose answer began: who, which model, where, how many tokens, how long. Never what was said.
 
 use crate::{
-    api::audit::{AuditAction, RequestOrigin},
+    api::{
+        ApiKeyId, TaskId, UserId,
+        audit::{AuditAction, AuditEvent, RequestOrigin},
+        time::Time,
+    },
     identity::Caller,
     inference::usage::Usage,
     orchestrator::AppState,
-    store::UsageRecord,
+    store::{InferenceUser, UsageRecord},
 };
 use std::{sync::Arc, time::Instant};
 
 /// Caller of a call, and what it asks for.
 pub(super) struct Subject {
-    pub(super) caller: Caller,
-    pub(super) origin: RequestOrigin,
+    pub(super) user: UserId,
+    pub(super) key: Option<(ApiKeyId, String)>,
+    /// Task whose job makes the call.
+    pub(super) task: Option<TaskId>,
+    /// Event of the end, without what is known only then.
+    pub(super) event: AuditEvent,
+    pub(super) request_id: String,
     pub(super) model: String,
     /// Arrival of the request.
     pub(super) since: Instant,
+}
+
+/// Caller of a call.
+pub(super) enum ModelUser {
+    /// User with a session or key.
+    Caller(Caller),
+    /// Job in its sandbox.
+    Job(InferenceUser),
+}
+
+impl Subject {
+    pub(super) fn new(
+        user: &ModelUser,
+        origin: RequestOrigin,
+        model: String,
+        since: Instant,
+    ) -> Self {
+        let action = AuditAction::InferenceRequest;
+        let (user, key, task, event) = match user {
+            ModelUser::Caller(caller) => {
+                let key = caller.key().map(|key| (key.id, key.name.clone()));
+                let event = caller.audit_event(action, &origin);
+                (caller.user.id, key, None, event)
+            }
+            ModelUser::Job(job) => {
+                let event = AuditEvent::new(action, Time::now(), Some(&origin));
+                let event = event.by(job.user, &job.handle);
+                (job.user, None, Some(job.task), event)
+            }
+        };
+        Self {
+            user,
+            key,
+            task,
+            event,
+            request_id: origin.request_id,
+            model,
+            since,
+        }
+    }
 }
 
 /// End of a call.
@@ -30,28 +79,34 @@ pub(super) struct CallEnd<'a> {
 /// Records the end of a call. The database follows in the background.
 pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>) {
     let Subject {
-        caller,
-        origin,
+        user,
+        key,
+        task,
+        event,
         model,
         since,
+        ..
     } = subject;
     let Usage {
         prompt_tokens,
         completion_tokens,
     } = end.usage;
-    let mut event = caller
-        .audit_event(AuditAction::InferenceRequest, origin)
-        .to(model);
+    let mut event = AuditEvent {
+        at: Time::now(),
+        ..event.clone().to(model)
+    };
     let ended = if end.is_complete { "" } else { ", cut off" };
+    let of_task = task.map(|task| format!("task {task}, "));
+    let of_task = of_task.unwrap_or_default();
     event.reason = Some(format!(
-        "node {}, {prompt_tokens} tokens in, {completion_tokens} out, {} ms{ended}",
+        "{of_task}node {}, {prompt_tokens} tokens in, {completion_tokens} out, {} ms{ended}",
         end.node,
         since.elapsed().as_millis()
     ));
     state.usage.record(UsageRecord {
-        user: caller.user.id,
-        key: caller.key().map(|key| (key.id, key.name.clone())),
-        task: None,
+        user: *user,
+        key: key.clone(),
+        task: *task,
         model: model.clone(),
         prompt_tokens,
         completion_tokens,

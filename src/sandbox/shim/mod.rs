@@ -137,11 +137,16 @@ async fn stop_at_shutdown(stops: Stops) {
     }
 }
 
-/// Path of the socket in a shim's directory. Short enough for the kernel, wherever the directory is, as long as the
-/// file that comes with it is open.
+/// Path of the shim's own socket in its directory.
 fn socket_in(dir: &Path) -> io::Result<(File, PathBuf)> {
+    socket_path(dir, SOCKET_FILE)
+}
+
+/// Path of a socket in a directory. Short enough for the kernel, wherever the directory is, as long as the file that
+/// comes with it is open.
+pub(super) fn socket_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     let dir = File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{SOCKET_FILE}", dir.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     Ok((dir, path.into()))
 }
 

@@ -33,12 +33,13 @@ proptest! {
         env in proptest::collection::vec((text(), text()), 0..5),
         stdin in proptest::collection::vec(any::<u8>(), 0..40),
         has_stdin: bool,
+        has_inference: bool,
         signal: i32,
         exec: u32,
     ) {
         let exec = ExecId(exec);
         for request in [
-            InitRequest::Run(ExecSpec { command, env, has_stdin }),
+            InitRequest::Run(ExecSpec { command, env, has_stdin, has_inference }),
             InitRequest::Kill,
             InitRequest::Inspect,
             InitRequest::Stdin(stdin),

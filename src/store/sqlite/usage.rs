@@ -1,14 +1,14 @@
 //! Use of models, summed up by day.
 
-use super::{Store, StoreError, UsageFilter, UsageRecord, audit};
+use super::{InferenceUser, Store, StoreError, UsageFilter, UsageRecord, audit};
 use crate::api::{
-    TaskId, UserId,
+    JobId, NodeId, TaskId, UserId,
     audit::{AuditAction, AuditEvent},
     jobs::JobInference,
     time::Time,
     usage::{Day, UsageField, UsageSum},
 };
-use rusqlite::{Connection, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use std::time::Duration;
 
 /// Time for which sums are kept: for reports that compare a month with that of the year before.
@@ -33,6 +33,11 @@ pub(super) const DETACH_TASK: &str = "INSERT INTO inference_usage
 /// Deletes the rows of a task.
 pub(super) const DELETE_OF_TASK: &str =
     "DELETE FROM inference_usage WHERE task_id = ?1 AND task_id <> ''";
+/// Owner of a job that runs at a node and may use models. Both nodes of a job that is being moved count.
+const INFERENCE_USER: &str = "SELECT tasks.id, users.id, users.handle
+    FROM jobs JOIN tasks ON tasks.id = jobs.task_id JOIN users ON users.id = tasks.user_id
+    WHERE jobs.id = ?1 AND jobs.status = 'running' AND (jobs.node_id = ?2 OR jobs.offered_node_id = ?2)
+        AND json_extract(tasks.spec, '$.sandbox.use_inference') = 1";
 /// Sums of days before a time.
 pub(super) const OLD_USAGE: &str =
     "DELETE FROM inference_usage WHERE (user_id, day, key_id, task_id, model) IN
@@ -87,6 +92,28 @@ pub(super) fn add_prompt(
         event,
     };
     add(c, &record)
+}
+
+impl Store {
+    /// Task and user of a job that runs at this node and may use models; `None` for any other.
+    pub async fn inference_user(
+        &self,
+        job: JobId,
+        node: NodeId,
+    ) -> Result<Option<InferenceUser>, StoreError> {
+        self.read(move |c| {
+            let mut statement = c.prepare_cached(INFERENCE_USER)?;
+            let user = statement.query_row(params![job, node], |row| {
+                Ok(InferenceUser {
+                    task: row.get(0)?,
+                    user: row.get(1)?,
+                    handle: row.get(2)?,
+                })
+            });
+            Ok(user.optional()?)
+        })
+        .await
+    }
 }
 
 /// Columns by which a field groups and sorts, and those that it shows.

@@ -54,6 +54,17 @@ pub struct ApiKeyFilter {
     pub limit: u32,
 }
 
+/// Task and user with whom a call of a model is recorded that a job makes.
+#[derive(Clone, Debug)]
+pub struct InferenceUser {
+    /// Task of the job.
+    pub task: TaskId,
+    /// Owner of the task.
+    pub user: UserId,
+    /// Handle of the owner.
+    pub handle: String,
+}
+
 /// Request to a model that has ended.
 #[derive(Clone, Debug)]
 pub struct UsageRecord {

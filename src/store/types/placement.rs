@@ -225,6 +225,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.gpus.is_some(), features::GPUS),
         (pull, features::PULL_POLICY),
         (sandbox.prompt.is_some(), features::PROMPTS),
+        (sandbox.use_inference == Some(true), features::INFERENCE),
     ]
     .into_iter()
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))

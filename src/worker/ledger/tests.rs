@@ -45,6 +45,7 @@ pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
         accepted_at: Time::now(),
         orchestrator_id: None,
         gpus: Vec::new(),
+        inference: false,
     }
 }
 

@@ -144,7 +144,6 @@ pub(super) fn wrong_fields() -> Vec<(&'static str, Value, &'static str)> {
         ("network_policy", json!("None"), invalid),
         ("network_policy", json!("host"), invalid),
         ("use_inference", json!("yes"), invalid),
-        ("use_inference", json!(true), "inference-not-available"),
     ];
     let images = [
         "",

@@ -283,7 +283,7 @@ fn invalid_value_is_named_by_its_field() {
         let pointer = format!("#/{}", field.replace('.', "/"));
         assert_eq!(problem["errors"][0]["pointer"], pointer);
     }
-    let task = user.post("/v1/tasks", &json!({"script": "x", "use_inference": true}));
-    let problem = task.problem(400, "inference-not-available");
+    let task = user.post("/v1/tasks", &json!({"prompt": "x", "use_inference": true}));
+    let problem = task.problem(400, "invalid-request");
     assert_eq!(problem["errors"][0]["pointer"], "#/use_inference");
 }

@@ -3,7 +3,7 @@
 use super::{CreateTask, InputMode};
 use crate::api::{
     jobs::Prompt,
-    problem::{Problem, ProblemKind},
+    problem::Problem,
 };
 use serde_json::{Value, json};
 
@@ -59,6 +59,9 @@ impl CreateTask {
         if self.interactive {
             return Err(unused("/interactive"));
         }
+        if self.use_inference == Some(true) {
+            return Err(unused("/use_inference"));
+        }
         let text = self.prompt.take().unwrap_or_default();
         let model = self.model.take();
         let prompt = Prompt { text, model };
@@ -72,14 +75,6 @@ pub(in crate::api::tasks) fn unused(pointer: &str) -> Problem {
     let detail = "must be left out for a prompt that a model answers: it has no sandbox; to run text as a shell script, \
                   send it as script, or as prompt with input_mode \"script\"";
     Problem::field(pointer, detail)
-}
-
-pub(super) fn inference_unavailable(pointer: &str) -> Problem {
-    Problem::new(
-        ProblemKind::InferenceNotAvailable,
-        "is not available: this release has no inference in sandboxes",
-    )
-    .at(pointer)
 }
 
 /// Schema of the rule over several fields: exactly one of command, script and prompt, and for a prompt that a model
@@ -108,6 +103,7 @@ pub(super) fn exclusive_input_schema() -> Value {
         properties[field] = json!({"maxItems": 0});
     }
     properties["interactive"] = json!({"enum": [false]});
+    properties["use_inference"] = json!({"enum": [false, null]});
     schemas.push(json!({"required": ["prompt"], "properties": properties}));
     json!({"oneOf": schemas})
 }
@@ -120,6 +116,5 @@ fn inputs(way: &str, kind: &str, modes: &Value) -> Value {
         "script": only("script"),
         "prompt": only("prompt"),
         "input_mode": {"enum": modes},
-        "use_inference": {"enum": [false, null]},
     })
 }

@@ -76,7 +76,7 @@ fn wrong_tasks_name_the_field() {
         (r#"{"prompt":"x","stdin":"y"}"#.to_owned(), "#/stdin"),
         (r#"{"script":"x","model":"m"}"#.to_owned(), "#/model"),
         (
-            r#"{"script":"x","use_inference":true}"#.to_owned(),
+            r#"{"prompt":"x","use_inference":true}"#.to_owned(),
             "#/use_inference",
         ),
         (r#"{"script":"x","image":"-v"}"#.to_owned(), "#/image"),

@@ -1,0 +1,212 @@
+//! Listeners of a sandbox for calls of models, on their way from init to the owner.
+//!
+//! ```text
+//! init ──▶ supervisor, in the shim ──▶ inference.sock in the shim's directory ──▶ owner, at each of its starts
+//! ```
+//!
+//! The shim keeps them and accepts nothing. So while the owner is restarted, calls wait in the kernel, and the next
+//! owner takes them.
+
+use super::shim::socket_path;
+use crate::sandbox_init::inference::MAX_LISTENERS;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::{
+    fs,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
+    path::{Path, PathBuf},
+};
+use tokio::{
+    io::Interest,
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::watch,
+    task::spawn_blocking,
+};
+
+const SOCKET_FILE: &str = "inference.sock";
+/// Room for the descriptors of all listeners.
+const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_LISTENERS));
+
+/// Listeners that the supervisor got from init; none yet, or of an earlier container, while it starts.
+pub(crate) type Received = watch::Sender<Option<Vec<OwnedFd>>>;
+
+/// Listener in a sandbox, whose connections come from there only.
+pub(crate) enum SandboxListener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// Receives the listeners that the other end of a socket sends.
+pub(super) async fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    socket
+        .async_io(Interest::READABLE, || receive_now(socket.as_fd()))
+        .await
+}
+
+fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut content = [IoSliceMut::new(&mut byte)];
+    let received = recvmsg(
+        socket,
+        &mut content,
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let rights = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    Ok(rights.flatten().collect())
+}
+
+fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
+    let listeners: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&listeners)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// Hands the listeners to each owner that connects in `dir`, from the time on when there are some, of which it notifies
+/// `updates`. Ends with the supervisor.
+pub(crate) async fn hand_over(
+    dir: PathBuf,
+    mut received: watch::Receiver<Option<Vec<OwnedFd>>>,
+    updates: watch::Sender<()>,
+) -> io::Result<()> {
+    let listener = spawn_blocking(move || bind(&dir)).await??;
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    loop {
+        // An error means that the supervisor is gone.
+        let arrived = received.wait_for(Option::is_some).await;
+        drop(arrived.map_err(io::Error::other)?);
+        updates.send_replace(());
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (owner, _) = accepted?;
+                let listeners = received.borrow();
+                let sent = listeners.as_deref().map(|listeners| send_now(owner.as_fd(), listeners));
+                if let Some(Err(error)) = sent {
+                    tracing::warn!(%error, "listeners of the sandbox not handed over");
+                }
+            }
+            changed = received.changed() => changed.map_err(io::Error::other)?,
+        }
+    }
+}
+
+/// Socket in a shim's directory. A stale one of an earlier shim is replaced.
+fn bind(dir: &Path) -> io::Result<StdUnixListener> {
+    let (_open_dir, path) = socket_path(dir, SOCKET_FILE)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    StdUnixListener::bind(path)
+}
+
+/// Takes the listeners from the shim in `dir`; `None` while it has none.
+pub(crate) async fn take(dir: &Path) -> io::Result<Option<Vec<SandboxListener>>> {
+    let dir = dir.to_owned();
+    let connected = spawn_blocking(move || {
+        let (_open_dir, path) = socket_path(&dir, SOCKET_FILE)?;
+        StdUnixStream::connect(path)
+    });
+    let shim = match connected.await? {
+        Ok(shim) => shim,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    shim.set_nonblocking(true)?;
+    let shim = UnixStream::from_std(shim)?;
+    match receive(&shim).await {
+        Ok(listeners) => open(listeners).map(Some),
+        // A shim that ends, or that has none yet.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Listeners in the order in which init sends them: the Unix socket, then those on loopback.
+fn open(listeners: Vec<OwnedFd>) -> io::Result<Vec<SandboxListener>> {
+    let open = |(n, listener): (usize, OwnedFd)| {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        Ok(match n {
+            0 => SandboxListener::Unix(UnixListener::from_std(listener.into())?),
+            _ => SandboxListener::Tcp(TcpListener::from_std(listener.into())?),
+        })
+    };
+    listeners.into_iter().enumerate().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
+    #[tokio::test]
+    async fn listeners_reach_each_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = StdUnixListener::bind(dir.path().join("in-sandbox")).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        assert!(take(dir.path()).await.unwrap().is_none());
+        let received = Received::new(None);
+        let updates = watch::Sender::new(());
+        let mut updated = updates.subscribe();
+        let served = hand_over(dir.path().to_owned(), received.subscribe(), updates);
+        let owners = async {
+            received.send_replace(Some(vec![socket.into(), tcp.into()]));
+            updated.changed().await.unwrap();
+            for _ in 0..2 {
+                let mut listeners = take(dir.path()).await.unwrap().unwrap();
+                assert_eq!(listeners.len(), 2);
+                assert!(matches!(listeners[0], SandboxListener::Unix(_)));
+                let Some(SandboxListener::Tcp(tcp)) = listeners.pop() else {
+                    panic!("no TCP listener");
+                };
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client.write_all(b"x").await.unwrap();
+                let mut byte = [0];
+                let (mut accepted, _) = tcp.accept().await.unwrap();
+                accepted.read_exact(&mut byte).await.unwrap();
+                assert_eq!(&byte, b"x");
+            }
+        };
+        tokio::select! {
+            ended = served => panic!("ended early: {ended:?}"),
+            () = owners => {}
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Calls of models from sandboxes that may use them: they go to the orchestrator, which chooses a node for them as for
+//! any other, this one among them, and records the use with the job's task.
+//!
+//! Each sandbox has an HTTP server of its own, on the [listeners](crate::sandbox::listeners) that its init opened. So a
+//! call needs no key: the listener that it came from says which job made it. The node's token never enters a sandbox.
+
+use super::{
+    context::WorkerContext,
+    inference::{chunks, too_large},
+    ledger::Job,
+};
+use crate::{
+    api::{
+        JOB_HEADER, JobId,
+        problem::{Problem, ProblemKind},
+    },
+    background,
+    http::{
+        client::Client,
+        private::{PrivateListener, serve_private},
+        query::encode,
+        request::Request,
+        response::{self, Reply},
+        router::Router,
+        server::Shutdown,
+    },
+    inference::{Endpoint, Family, MAX_REQUEST_BYTES, error::renderer, relay},
+    sandbox::listeners::{self, SandboxListener},
+};
+use http::{HeaderValue, Method, StatusCode, header};
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+/// Connections of one sandbox at a time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 16;
+/// Time for a shim to hand the listeners over.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Delay after which a call may be sent again that found no orchestrator.
+const RETRY_AFTER_SECONDS: u64 = 5;
+/// Path of one model. A name may hold slashes.
+const MODEL_PATH: &str = "/v1/models/{*id}";
+/// Begin of the paths of Ollama's API.
+const OLLAMA_PREFIX: &str = "/api/";
+/// Text for calls of Ollama's API that change a model server.
+const REFUSED: &str = "this call of Ollama's API is not served in a sandbox: an admin pulls and removes models, with cynode models";
+
+/// Model API of the orchestrator for this node.
+pub struct OrchestratorModels {
+    /// URL before the path of a call.
+    pub url: String,
+    /// Bearer token of the node.
+    pub token: Zeroizing<String>,
+}
+
+/// Way from sandboxes to models; cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct ModelGateway {
+    client: Client,
+    access: Arc<Mutex<Option<Arc<OrchestratorModels>>>>,
+}
+
+impl ModelGateway {
+    /// Sets the model API that calls go to; `None` where the orchestrator has none.
+    pub(super) fn set(&self, access: Option<OrchestratorModels>) {
+        *self.access.lock() = access.map(Arc::new);
+    }
+
+    /// Whether jobs can use models.
+    pub(super) fn is_available(&self) -> bool {
+        self.access.lock().is_some()
+    }
+}
+
+/// Model API inside of one sandbox.
+struct SandboxApi {
+    gateway: ModelGateway,
+    job: JobId,
+}
+
+/// Server of the model API inside of one sandbox, from the time on when its shim has the listeners; ends when dropped,
+/// and all calls with it.
+pub(super) struct SandboxModels<'a> {
+    ctx: &'a WorkerContext,
+    job: &'a Job,
+    serving: Option<watch::Sender<bool>>,
+}
+
+impl<'a> SandboxModels<'a> {
+    pub(super) fn new(ctx: &'a WorkerContext, job: &'a Job) -> Self {
+        Self {
+            ctx,
+            job,
+            serving: None,
+        }
+    }
+
+    /// Starts to serve, if the job may use models and its shim has the listeners by now.
+    pub(super) async fn serve_when_ready(&mut self) {
+        if !self.job.accepted.inference || self.serving.is_some() {
+            return;
+        }
+        let taken = timeout(HANDOVER_TIMEOUT, listeners::take(self.job.spool.path()));
+        match taken.await {
+            Ok(Ok(Some(listeners))) => self.serve(listeners),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "calls of models from the sandbox are not served; retrying");
+            }
+            Err(_) => tracing::warn!("shim hands over no listeners; retrying"),
+        }
+    }
+
+    fn serve(&mut self, listeners: Vec<SandboxListener>) {
+        let (stop, stopped) = watch::channel(false);
+        let api = Arc::new(SandboxApi {
+            gateway: self.ctx.models.clone(),
+            job: self.job.accepted.job_id,
+        });
+        let router = router(api, self.ctx);
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        for listener in listeners {
+            let listener = match listener {
+                SandboxListener::Unix(listener) => PrivateListener::Unix(listener),
+                SandboxListener::Tcp(listener) => PrivateListener::Tcp(listener),
+            };
+            serve_listener(listener, router.clone(), &room, stopped.clone());
+        }
+        self.serving = Some(stop);
+    }
+}
+
+fn serve_listener(
+    listener: PrivateListener,
+    router: Router<SandboxApi>,
+    room: &Arc<Semaphore>,
+    stopped: Shutdown,
+) {
+    let served = serve_private(listener, router, Arc::clone(room), stopped);
+    background::spawn("sandbox_inference", served);
+}
+
+fn router(api: Arc<SandboxApi>, ctx: &WorkerContext) -> Router<SandboxApi> {
+    let mut builder = Router::new();
+    for endpoint in Endpoint::ALL.iter().copied() {
+        let (method, path) = (endpoint.method(), endpoint.path());
+        builder = builder
+            .route(method, path, move |api, request| {
+                call(api, request, endpoint)
+            })
+            .with_errors(path, renderer(endpoint.family()));
+    }
+    builder
+        .route(Method::GET, MODEL_PATH, model)
+        .with_errors(MODEL_PATH, renderer(Family::OpenAi))
+        .with_refused(OLLAMA_PREFIX, REFUSED, renderer(Family::Ollama))
+        // Ollama's own client asks this before it calls.
+        .route(Method::GET, "/", async |_, _| {
+            Ok(response::text(StatusCode::OK, "models are served here"))
+        })
+        .build(api, ctx.metrics.sandbox_requests())
+}
+
+async fn call(api: Arc<SandboxApi>, request: Request, endpoint: Endpoint) -> Reply {
+    forward(&api, request, endpoint, endpoint.path()).await
+}
+
+async fn model(api: Arc<SandboxApi>, request: Request) -> Reply {
+    let name: String = request.param("id", "model")?;
+    let path = format!("/v1/models/{}", encode(&name));
+    forward(&api, request, Endpoint::Models, &path).await
+}
+
+/// Passes a call on to the orchestrator, which answers in the shape of the API that the call belongs to.
+async fn forward(
+    api: &SandboxApi,
+    mut request: Request,
+    endpoint: Endpoint,
+    path: &str,
+) -> Reply {
+    let access = api.gateway.access.lock().clone();
+    let access = access.ok_or_else(|| unavailable("the orchestrator serves no models to jobs"))?;
+    let mut body = request.chunks();
+    let length = body.announced_size();
+    if length.is_some_and(|length| length > MAX_REQUEST_BYTES as u64) {
+        body.drain().await;
+        return Err(too_large().into());
+    }
+    let mut headers = relay::request_headers(request.headers());
+    let internal = |error| Problem::internal().caused_by(error);
+    let bearer = format!("Bearer {}", access.token.as_str());
+    let bearer = HeaderValue::try_from(bearer).map_err(internal)?;
+    headers.insert(header::AUTHORIZATION, bearer);
+    let job = HeaderValue::try_from(api.job.to_string()).map_err(internal)?;
+    headers.insert(JOB_HEADER, job);
+    let url = format!("{}{path}", access.url);
+    let sent = relay::request(endpoint, &url, headers, length, chunks(body));
+    let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
+    let answer = api.gateway.client.forward(sent).await.map_err(|error| {
+        unavailable("the orchestrator can't be reached, which knows the nodes with models")
+            .caused_by(error)
+    })?;
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        return Err(unavailable("this node is being registered again").into());
+    }
+    Ok(relay::response(answer))
+}
+
+fn unavailable(reason: &str) -> Problem {
+    let detail = format!("{reason}; try again in a moment");
+    Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
+}
