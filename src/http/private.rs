@@ -19,8 +19,7 @@ use tokio::{
 };
 
 /// Address of a client that has none.
-const NO_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+const NO_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Listener on a socket of any kind.
 pub enum PrivateListener {

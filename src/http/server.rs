@@ -25,7 +25,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -150,7 +152,8 @@ fn connection_on<T, S>(
         Response = Response,
         Error = Infallible,
         Future: Send + 'static,
-    > + Send + 'static,
+    > + Send
+    + 'static,
 >
 where
     T: AsyncRead + AsyncWrite + Send + 'static,

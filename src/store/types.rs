@@ -13,7 +13,8 @@ mod tasks;
 mod users;
 
 pub use api_keys::{
-    API_KEY_USE_INTERVAL, ApiKeyFilter, InferenceUser, NewApiKey, UsageFilter, UsageRecord, ValidApiKey,
+    API_KEY_USE_INTERVAL, ApiKeyFilter, InferenceUser, NewApiKey, UsageFilter, UsageRecord,
+    ValidApiKey,
 };
 pub use artifacts::{ArtifactFilter, Evicted, NewArtifact, RoomRequest, StoreUse, UnfinishedBytes};
 pub use jobs::{

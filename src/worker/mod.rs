@@ -59,8 +59,8 @@ mod trash;
 mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
-pub use sandbox_inference::OrchestratorModels;
 pub(crate) use init_copy::InitCopy;
+pub use sandbox_inference::OrchestratorModels;
 pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
 
 use crate::{

@@ -176,12 +176,7 @@ async fn model(api: Arc<SandboxApi>, request: Request) -> Reply {
 }
 
 /// Passes a call on to the orchestrator, which answers in the shape of the API that the call belongs to.
-async fn forward(
-    api: &SandboxApi,
-    mut request: Request,
-    endpoint: Endpoint,
-    path: &str,
-) -> Reply {
+async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, path: &str) -> Reply {
     let access = api.gateway.access.lock().clone();
     let access = access.ok_or_else(|| unavailable("the orchestrator serves no models to jobs"))?;
     let mut body = request.chunks();

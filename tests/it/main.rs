@@ -102,6 +102,7 @@ mod reserve;
 mod retention;
 mod run_files;
 mod sandbox;
+mod sandbox_inference;
 mod scheduling;
 mod secrets;
 mod shims;

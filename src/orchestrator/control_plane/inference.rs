@@ -82,7 +82,8 @@ async fn authorize(state: &AppState, request: &Request) -> Result<InferenceUser,
     let job = request.header(JOB_HEADER);
     let job: Option<JobId> = job.and_then(|job| job.parse().ok());
     let job = job.ok_or_else(|| {
-        let detail = format!("the header {JOB_HEADER} must be the id of the job that makes the call");
+        let detail =
+            format!("the header {JOB_HEADER} must be the id of the job that makes the call");
         Problem::new(ProblemKind::InvalidRequest, detail)
     })?;
     let user = state.store.inference_user(job, node.id).await?;

@@ -1,10 +1,7 @@
 //! Prompts for a model: tasks without a sandbox.
 
 use super::{CreateTask, InputMode};
-use crate::api::{
-    jobs::Prompt,
-    problem::Problem,
-};
+use crate::api::{jobs::Prompt, problem::Problem};
 use serde_json::{Value, json};
 
 /// Fields of a sandbox, which a prompt for a model has not.
