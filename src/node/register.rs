@@ -209,8 +209,7 @@ impl Node {
                 .update_addresses(|addresses| addresses.worker = Some(address));
             self.worker = Some(worker);
         } else if let Some(worker) = &self.worker {
-            worker.set_access(access);
-            worker.set_orchestrator_models(self.orchestrator.models());
+            worker.set_access(access, self.orchestrator.models());
         }
         self.worker.clone().ok_or(NodeError::Stopped)
     }

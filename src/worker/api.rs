@@ -266,11 +266,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     request.limit_body(api.ctx.access.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
     let image = wanted.check()?;
-    if wanted.sandbox.use_inference == Some(true) && !api.ctx.models.is_available() {
-        let detail = "is not available: this worker has no way to models; leave it out";
-        let problem = Problem::new(ProblemKind::InferenceNotAvailable, detail);
-        return Err(problem.at("/sandbox/use_inference").into());
-    }
+    api.ctx.models.check(&wanted.sandbox)?;
     if api.is_closing() {
         return Err(Problem::new(
             ProblemKind::Unavailable,

@@ -2,8 +2,12 @@
 
 use crate::{
     api::nodes::features,
-    engine::limits::{LimitKind, LimitSupport},
+    engine::{
+        Engine,
+        limits::{LimitKind, LimitSupport, probe_limits},
+    },
 };
+use std::path::Path;
 
 /// Features of every sandbox: files in and results out.
 const FILES: [&str; 2] = [features::FILES, features::ARTIFACTS];
@@ -24,4 +28,17 @@ pub(super) fn names(limits: &LimitSupport, has_gpus: bool) -> Vec<String> {
     let names = single.map(|(_, feature)| feature);
     let names = names.chain(FILES).chain(all).chain(gpus);
     names.map(str::to_owned).collect()
+}
+
+/// Finds the limits that this host can enforce; a job that asks for another is refused.
+pub(super) async fn find_limits(engine: &Engine, init: &Path, scratch: &Path) -> LimitSupport {
+    let support = probe_limits(engine, init, scratch).await;
+    for (kind, reason) in support.faults() {
+        tracing::warn!(
+            limit = kind.as_str(),
+            reason,
+            "limit can't be enforced; jobs with it are refused"
+        );
+    }
+    support
 }

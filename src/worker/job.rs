@@ -10,8 +10,7 @@
 //! A job ends exactly once, when there is a result in its spool; its slot is free once container and workspace are
 //! gone. While the job has a shim, it is the shim that writes to the spool ([`job_shim`](super::job_shim)), and the
 //! worker only reads; before and after, the worker does.
-//!
-//! All that is logged here is in the job's span, which names job, task and attempt.
+//! All that is logged here is in the job's span.
 
 use super::{
     artifacts,

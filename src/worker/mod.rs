@@ -69,7 +69,7 @@ use crate::{
     engine::{
         Engine, EngineError, Program,
         gpus::{GpuCandidate, PassedGpu, probe_gpus},
-        limits::{LimitSupport, probe_limits},
+        limits::LimitSupport,
         probe,
     },
     http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
@@ -142,7 +142,10 @@ impl PreparedWorker {
             background::warn_about_strays(&engine).await;
             Ok::<_, EngineError>(recovered)
         };
-        let (recovered, limits) = tokio::join!(jobs, find_limits(&engine, &home));
+        let (recovered, limits) = tokio::join!(
+            jobs,
+            features::find_limits(&engine, home.init.path(), &home.path)
+        );
         let recovered = recovered?;
         Ok(Self {
             engine,
@@ -246,19 +249,6 @@ impl PreparedWorker {
     }
 }
 
-/// Finds the limits that this host can enforce; a job that asks for another is refused.
-async fn find_limits(engine: &Engine, home: &WorkerHome) -> LimitSupport {
-    let support = probe_limits(engine, home.init.path(), &home.path).await;
-    for (kind, reason) in support.faults() {
-        tracing::warn!(
-            limit = kind.as_str(),
-            reason,
-            "limit can't be enforced; jobs with it are refused"
-        );
-    }
-    support
-}
-
 async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, EngineError> {
     let wanted = probe::ProbeRequest {
         program: Program::podman(&settings.engine, &home.path)?,
@@ -280,13 +270,10 @@ impl Worker {
         self.0.api.model_server.set_address(address);
     }
 
-    /// Sets the model API of the orchestrator that jobs use; `None` where there is none.
-    pub fn set_orchestrator_models(&self, models: Option<OrchestratorModels>) {
+    /// Replaces the access of the orchestrator, and the model API that jobs use. Jobs that run keep their rules and
+    /// their owner.
+    pub fn set_access(&self, access: AccessGrant, models: Option<OrchestratorModels>) {
         self.0.api.ctx.models.set(models);
-    }
-
-    /// Replaces the access of the orchestrator. Jobs that run keep their rules and their owner.
-    pub fn set_access(&self, access: AccessGrant) {
         let access = AccessPolicy::new(access, &self.0.settings);
         self.0.access.send_replace(access);
     }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::{
         JOB_HEADER, JobId,
+        jobs::SandboxSpec,
         problem::{Problem, ProblemKind},
     },
     background,
@@ -70,9 +71,14 @@ impl ModelGateway {
         *self.access.lock() = access.map(Arc::new);
     }
 
-    /// Whether jobs can use models.
-    pub(super) fn is_available(&self) -> bool {
-        self.access.lock().is_some()
+    /// Refuses a job that wants to use models while there is no way to them.
+    pub(super) fn check(&self, sandbox: &SandboxSpec) -> Result<(), Problem> {
+        if sandbox.use_inference != Some(true) || self.access.lock().is_some() {
+            return Ok(());
+        }
+        let detail = "is not available: this worker has no way to models; leave it out";
+        let problem = Problem::new(ProblemKind::InferenceNotAvailable, detail);
+        Err(problem.at("/sandbox/use_inference"))
     }
 }
 
