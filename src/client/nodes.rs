@@ -82,10 +82,29 @@ pub fn status(client: &ClientFlags) -> Result<(), Failure> {
         Err(reason) => print::line(&format!("{} is not ready: {}", api.url, clean(&reason)))?,
     }
     if list.nodes.is_empty() {
-        Ok(())
-    } else {
-        table(&list.nodes)
+        return Ok(());
     }
+    table(&list.nodes)?;
+    let loaded: Vec<_> = list.nodes.iter().flat_map(loaded_models).collect();
+    if loaded.is_empty() {
+        return Ok(());
+    }
+    print::line("")?;
+    print::table(["LOADED MODEL", "NODE", "VRAM"], loaded.into_iter())
+}
+
+/// Rows of the models that a node has in memory.
+fn loaded_models(node: &NodeView) -> impl Iterator<Item = [String; 3]> {
+    let inference = node.inference.as_ref();
+    let inference =
+        inference.filter(|known| node.status != NodeStatus::Offline && known.is_serving());
+    let models = inference.map(Inference::known_models).unwrap_or_default();
+    let loaded = models.into_iter().filter(|model| model.loaded);
+    loaded.map(|model| {
+        let vram = model.vram_bytes.filter(|bytes| *bytes > 0);
+        let vram = vram.map_or_else(|| "-".to_owned(), print::size);
+        [clean(&model.name), clean(&node.node_slug), vram]
+    })
 }
 
 fn table(nodes: &[NodeView]) -> Result<(), Failure> {

@@ -4,10 +4,13 @@
 //! jobs and nodes are read from the store for each answer: they can't drift, and a store that fails is a
 //! failed answer rather than a zero.
 
-use super::AppState;
+use super::{
+    AppState,
+    inference::{ModelMetrics, ModelQueue},
+};
 use crate::{
     api::{
-        nodes::{NodeStatus, NodeView},
+        nodes::{Inference, NodeStatus, NodeView},
         tasks::TaskStatus,
     },
     http::{
@@ -32,6 +35,7 @@ pub(super) struct Metrics {
     base: MetricsRegistry,
     tasks: IntCounterVec,
     dispatch: Histogram,
+    pub(super) models: ModelMetrics,
 }
 
 impl Default for Metrics {
@@ -50,6 +54,7 @@ impl Default for Metrics {
         let dispatch = dispatch.buckets(LATENCY_BUCKETS_SECONDS.to_vec());
         Self {
             dispatch: base.register(Histogram::with_opts(dispatch)),
+            models: ModelMetrics::new(&base),
             tasks,
             base,
         }
@@ -85,24 +90,32 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let counts = state.store.job_counts().await;
     let counts = counts?;
     let gauges = current_gauges(counts, &nodes);
-    add_model_calls(&gauges, state.models.counts());
+    add_model_calls(&gauges, &state.models, &nodes);
     state.metrics.base.render(&gauges)
 }
 
-/// Adds gauges of calls of models: those that wait, and those under way.
-fn add_model_calls(registry: &Registry, (waiting, in_flight): (usize, u32)) {
-    let gauge = |name, help| register(registry, IntGauge::new(name, help));
-    let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-    gauge(
+/// Adds gauges of calls of models: those that wait, and those under way at nodes that serve models.
+fn add_model_calls(registry: &Registry, queue: &ModelQueue, nodes: &[NodeView]) {
+    let (waiting, in_flight) = queue.counts();
+    let queued = IntGauge::new(
         "cynode_inference_queued",
         "Requests for models that wait for a node.",
-    )
-    .set(waiting);
-    gauge(
+    );
+    let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+    register(registry, queued).set(waiting);
+    let running = Opts::new(
         "cynode_inference_running",
-        "Requests for models that nodes have.",
-    )
-    .set(in_flight.into());
+        "Requests for models that a node has.",
+    );
+    let running = register(registry, IntGaugeVec::new(running, &["node"]));
+    for node in nodes {
+        let is_serving = node.inference.as_ref().is_some_and(Inference::is_serving);
+        let calls = in_flight.get(&node.node_slug).copied();
+        if is_serving || calls.is_some() {
+            let gauge = running.with_label_values(&[&node.node_slug]);
+            gauge.set(calls.unwrap_or(0).into());
+        }
+    }
 }
 
 /// Gauges of jobs and nodes at present.

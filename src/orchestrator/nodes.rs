@@ -108,6 +108,7 @@ pub(super) async fn forget(
         ForgetOutcome::Forgotten(id) => {
             state.nodes.backoff.clear(id);
             state.nodes.instances.forget(&id);
+            state.metrics.models.forget_node(&slug);
         }
         ForgetOutcome::Busy(jobs) => return Err(has_running_jobs(&slug, jobs).into()),
         ForgetOutcome::Unknown => return Err(Problem::not_found("node").into()),

@@ -66,6 +66,7 @@ mod long_jobs;
 mod metrics;
 mod model_api;
 mod model_chain;
+mod model_metrics;
 mod model_server;
 mod model_streams;
 mod models;

@@ -6,6 +6,7 @@
 use super::{
     attempt::{Begun, next_chunk},
     body::Receiving,
+    metrics::Meter,
     record::{CallEnd, Subject, record},
 };
 use crate::{
@@ -31,6 +32,7 @@ pub(super) struct AnswerContext {
     pub(super) family: Family,
     /// End of the session or key of the caller.
     pub(super) access_end: BoxFuture<'static, ()>,
+    pub(super) meter: Meter,
 }
 
 /// Answer that passes.
@@ -64,6 +66,8 @@ struct Boundary {
 
 impl Answer {
     pub(super) fn new(context: AnswerContext, begun: Begun, receiving: Option<Receiving>) -> Self {
+        let node = &begun.permit.node.slug;
+        context.meter.record_first_byte(node, begun.status);
         let content_type = begun.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default();
@@ -102,6 +106,11 @@ impl Answer {
     /// Status of the answer.
     pub(super) fn status(&self) -> http::StatusCode {
         self.begun.status
+    }
+
+    /// Records that the client can't have this answer.
+    pub(super) fn record_failure(&mut self) {
+        self.context.meter.record_failure();
     }
 
     /// API of the call.
@@ -157,6 +166,7 @@ impl Answer {
             }
             Err(problem) => {
                 self.ended = Ended::Cut;
+                self.context.meter.record_failure();
                 tracing::debug!(reason = problem.detail, "answer of a model cut off");
                 let AnswerContext {
                     family, subject, ..
@@ -199,12 +209,19 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let usage = self.counter.as_ref().map(Counter::usage);
+        let AnswerContext {
+            state,
+            subject,
+            meter,
+            ..
+        } = &mut self.context;
         let end = CallEnd {
             node: &self.begun.permit.node.slug,
             usage: usage.unwrap_or_default(),
             is_complete: self.ended == Ended::Complete,
+            took: meter.elapsed(),
         };
-        let AnswerContext { state, subject, .. } = &self.context;
+        meter.record_answer(end.node, self.begun.status, end.usage, end.is_complete);
         record(state, subject, &end);
     }
 }

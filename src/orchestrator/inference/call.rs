@@ -8,6 +8,7 @@ use super::{
     answer::{Answer, AnswerContext, access_ended, body},
     attempt::{Begun, attempt},
     body::{Receiving, RequestBody, receive},
+    metrics::Meter,
     queue::Wanted,
     record::{ModelUser, Subject},
 };
@@ -27,11 +28,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 /// Interval between comments to a client that waits for the first byte of a stream.
@@ -83,14 +80,17 @@ async fn pass(
     endpoint: Endpoint,
     mut request: Request,
 ) -> Reply {
-    let since = Instant::now();
-    let (body, model, receiving) = receive(&mut request, endpoint).await?;
-    let subject = Arc::new(Subject::new(&user, request.origin(), model, since));
-    let context = AnswerContext {
+    let mut meter = Meter::start(&state, endpoint);
+    let received = receive(&mut request, endpoint).await;
+    let (body, model, receiving) =
+        received.inspect_err(|error| meter.record_problem(error.problem()))?;
+    let subject = Arc::new(Subject::new(&user, request.origin(), model));
+    let mut context = AnswerContext {
         state: Arc::clone(&state),
         subject: Arc::clone(&subject),
         family: endpoint.family(),
         access_end,
+        meter,
     };
     let call = ModelCall {
         headers: relay::request_headers(request.headers()),
@@ -106,7 +106,11 @@ async fn pass(
     let mut pending = call.begin().boxed();
     loop {
         match timeout(KEEP_ALIVE_INTERVAL, &mut pending).await {
-            Ok(begun) => return Ok(Answer::new(context, begun?, receiving).response()),
+            Ok(Ok(begun)) => return Ok(Answer::new(context, begun, receiving).response()),
+            Ok(Err(error)) => {
+                context.meter.record_problem(error.problem());
+                return Err(error);
+            }
             Err(_) if endpoint.family().has_events() && endpoint.is_stream(body.stream_field()) => {
                 return Ok(waiting(context, pending, receiving));
             }
@@ -213,10 +217,10 @@ fn waiting(
                 Err(error) => {
                     let cause = error.cause().map(errors::chain);
                     tracing::info!(reason = error.problem().detail, cause, "call of a model failed");
-                    failure(&context, error.problem())
+                    failure(&mut context, error.problem())
                 }
             },
-            () = &mut context.access_end => failure(&context, &access_ended()),
+            () = &mut context.access_end => failure(&mut context, &access_ended()),
             () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {
                 let comment = Ok(Bytes::from_static(KEEP_ALIVE));
                 let comment = stream::once(std::future::ready(comment)).boxed();
@@ -231,18 +235,20 @@ fn waiting(
 /// Chunks of an answer.
 type Chunks = stream::BoxStream<'static, io::Result<Bytes>>;
 
-fn failure(context: &AnswerContext, problem: &Problem) -> Chunks {
+fn failure(context: &mut AnswerContext, problem: &Problem) -> Chunks {
+    context.meter.record_problem(problem);
     let id = &context.subject.request_id;
     let event = in_stream(context.family, problem, id);
     stream::once(std::future::ready(Ok(event))).boxed()
 }
 
 /// Answer that has begun, after the head of a success has been sent: an error becomes an event.
-async fn passed(answer: Answer) -> Chunks {
+async fn passed(mut answer: Answer) -> Chunks {
     let status = answer.status();
     if status.is_success() && answer.has_events() {
         return answer.chunks().boxed();
     }
+    answer.record_failure();
     let family = answer.family();
     let id = answer.request_id().to_owned();
     let text = answer.read(MAX_ERROR_BYTES).await;

@@ -13,7 +13,7 @@
 //! | choice of a node, turns of users | [`choice`], [`turns`], [`queue`] |
 //! | one try at one node, up to the first byte of the answer | [`attempt`] |
 //! | tries until one node answers; comments to the client meanwhile | [`call`] |
-//! | answer as it comes, its cuts, and its record | [`answer`], [`record`] |
+//! | answer as it comes, its cuts, its record and metrics | [`answer`], [`record`], [`metrics`] |
 //! | lists of models, which no single node can answer | [`lists`] |
 //!
 //! Nothing is decided after the first byte: from there on bytes pass until either side ends. Every resource of a call
@@ -25,6 +25,7 @@ mod body;
 mod call;
 mod choice;
 mod lists;
+mod metrics;
 mod queue;
 mod record;
 mod registry;
@@ -32,6 +33,7 @@ mod turns;
 
 pub(super) use call::{call, call_of_job};
 pub(super) use lists::{loaded_models, model, models, tags, version};
+pub(super) use metrics::ModelMetrics;
 pub(super) use queue::ModelQueue;
 
 use std::time::Duration;

@@ -56,6 +56,8 @@ struct State {
 /// Calls of one node.
 #[derive(Default)]
 struct NodeState {
+    /// Empty as long as the node has had no call.
+    slug: String,
     in_flight: u32,
     last_call: u64,
     failed_at: Option<Instant>,
@@ -175,11 +177,12 @@ impl ModelQueue {
         state.nodes.entry(node).or_default().failed_at = Some(Instant::now());
     }
 
-    /// Numbers of waiting calls, and of those under way.
-    pub(in crate::orchestrator) fn counts(&self) -> (usize, u32) {
+    /// Number of waiting calls, and numbers of those under way, by the slug of the node.
+    pub(in crate::orchestrator) fn counts(&self) -> (usize, HashMap<String, u32>) {
         let state = self.state.lock();
-        let in_flight = state.nodes.values().map(|node| node.in_flight).sum();
-        (state.waiting.len(), in_flight)
+        let busy = state.nodes.values().filter(|node| node.in_flight > 0);
+        let in_flight = busy.map(|node| (node.slug.clone(), node.in_flight));
+        (state.waiting.len(), in_flight.collect())
     }
 
     /// Puts a call into the queue. The ticket takes it out again.
@@ -265,6 +268,7 @@ impl State {
         self.calls += 1;
         let state = self.nodes.entry(node.id).or_default();
         state.in_flight += 1;
+        state.slug.clone_from(&node.slug);
         state.last_call = self.calls;
         Some((waiter, node))
     }

@@ -11,7 +11,7 @@ use crate::{
     orchestrator::AppState,
     store::{InferenceUser, UsageRecord},
 };
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 /// Caller of a call, and what it asks for.
 pub(super) struct Subject {
@@ -23,8 +23,6 @@ pub(super) struct Subject {
     pub(super) event: AuditEvent,
     pub(super) request_id: String,
     pub(super) model: String,
-    /// Arrival of the request.
-    pub(super) since: Instant,
 }
 
 /// Caller of a call.
@@ -36,12 +34,7 @@ pub(super) enum ModelUser {
 }
 
 impl Subject {
-    pub(super) fn new(
-        user: &ModelUser,
-        origin: RequestOrigin,
-        model: String,
-        since: Instant,
-    ) -> Self {
+    pub(super) fn new(user: &ModelUser, origin: RequestOrigin, model: String) -> Self {
         let action = AuditAction::InferenceRequest;
         let (user, key, task, event) = match user {
             ModelUser::Caller(caller) => {
@@ -62,7 +55,6 @@ impl Subject {
             event,
             request_id: origin.request_id,
             model,
-            since,
         }
     }
 }
@@ -74,6 +66,8 @@ pub(super) struct CallEnd<'a> {
     pub(super) usage: Usage,
     /// Whether the answer came to its end.
     pub(super) is_complete: bool,
+    /// Time since the request arrived.
+    pub(super) took: Duration,
 }
 
 /// Records the end of a call. The database follows in the background.
@@ -84,7 +78,6 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
         task,
         event,
         model,
-        since,
         ..
     } = subject;
     let Usage {
@@ -101,7 +94,7 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
     event.reason = Some(format!(
         "{of_task}node {}, {prompt_tokens} tokens in, {completion_tokens} out, {} ms{ended}",
         end.node,
-        since.elapsed().as_millis()
+        end.took.as_millis()
     ));
     state.usage.record(UsageRecord {
         user: *user,

@@ -26,6 +26,12 @@ fn enter(queue: &Arc<ModelQueue>, user: UserId) -> Result<Entered<'_>, Problem> 
     })
 }
 
+/// Numbers of waiting calls, and of those under way.
+fn counts(queue: &ModelQueue) -> (usize, u32) {
+    let (waiting, in_flight) = queue.counts();
+    (waiting, in_flight.values().sum())
+}
+
 fn granted(entered: &mut Entered<'_>) -> Option<Permit> {
     entered.0.try_recv().ok()
 }
@@ -44,11 +50,11 @@ fn free_places_are_given_at_once_and_evenly() {
             .count()
     };
     assert_eq!((on("a"), on("b")), (2, 2));
-    assert_eq!(queue.counts(), (0, 4));
+    assert_eq!(counts(&queue), (0, 4));
     assert!(granted(&mut enter(&queue, user).unwrap()).is_none());
-    assert_eq!(queue.counts(), (0, 4), "the ticket was dropped");
+    assert_eq!(counts(&queue), (0, 4), "the ticket was dropped");
     drop(permits);
-    assert_eq!(queue.counts(), (0, 0));
+    assert_eq!(counts(&queue), (0, 0));
 }
 
 #[test]
@@ -77,17 +83,17 @@ fn place_of_caller_that_left_is_free() {
     let user = UserId::new();
     // The permit is granted, and nobody takes it.
     drop(enter(&queue, user).unwrap());
-    assert_eq!(queue.counts(), (0, 0));
+    assert_eq!(counts(&queue), (0, 0));
     let mut first = enter(&queue, user).unwrap();
     let permit = granted(&mut first).unwrap();
     let second = enter(&queue, user).unwrap();
     let mut third = enter(&queue, user).unwrap();
-    assert_eq!(queue.counts(), (2, 1));
+    assert_eq!(counts(&queue), (2, 1));
     drop(second);
-    assert_eq!(queue.counts(), (1, 1));
+    assert_eq!(counts(&queue), (1, 1));
     drop(permit);
     assert!(granted(&mut third).is_some());
-    assert_eq!(queue.counts(), (0, 0));
+    assert_eq!(counts(&queue), (0, 0));
 }
 
 #[test]
