@@ -8,10 +8,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos bench test-fuzz fuzz-parsers fuzz-api install release clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos test-inference-clients test-inference-real bench test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 31
 
 demo: setup build ## Run a task in a sandbox on a registered node
 	@scripts/demo.sh $(BINARY)
@@ -49,6 +49,14 @@ test-soak: setup ## Run a thousand jobs in a row and check for leftovers (minute
 
 test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
+
+test-inference-clients: setup ## Run the official OpenAI, Anthropic and Ollama clients against cynode (PyPI)
+	$(CARGO) build --locked --example stand-in-ollama
+	python=$$(scripts/clients.sh) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_echo
+
+test-inference-real: setup ## Run the same clients with llama.cpp and a tiny model (PyPI)
+	$(CARGO) build --locked --example stand-in-ollama
+	python=$$(scripts/clients.sh --real) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_real_model
 
 bench: setup build ## Measure task overhead, files, output throughput, scheduling and logins
 	@scripts/setup.sh --bench

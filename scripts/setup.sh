@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs missing packages for building and testing: a C compiler (for SQLite), podman with a runtime (rootless,
 # too), a static busybox (for the test image), nginx (for tests behind a proxy; its service stays disabled), and, as
-# root, tools for namespaces and file systems. With --fuzz also Python and curl for the API fuzzer, with
-# --bench socat. Prints nothing if all are there; prints the missing ones where it can not install them. Rust itself is
-# only checked.
+# root, tools for namespaces and file systems. With --fuzz or --clients also Python and curl (for the API fuzzer and
+# for clients of model servers), with --bench socat. Prints nothing if all are there; prints the missing ones where it
+# can not install them. Rust itself is only checked.
 set -euo pipefail
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -27,7 +27,7 @@ command -v busybox >/dev/null || missing+=(busybox-static)
 if [ "${1:-}" = --bench ]; then
   command -v socat >/dev/null || missing+=(socat)
 fi
-if [ "${1:-}" = --fuzz ]; then
+if [ "${1:-}" = --fuzz ] || [ "${1:-}" = --clients ]; then
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
   command -v curl >/dev/null || missing+=(curl)
 fi

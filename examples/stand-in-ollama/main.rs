@@ -15,6 +15,7 @@
 //! - `STAND_IN_MODELS=a,b`: has these models from the start
 //! - `STAND_IN_VERSION=v`: the version that it tells
 //! - `STAND_IN_PAUSE_MS=n`: waits so long before each piece of a stream
+//! - `STAND_IN_UPSTREAM=host:port`: has this real model server answer what comes at `/v1/…`
 
 #![allow(
     clippy::print_stdout,
@@ -22,10 +23,14 @@
     reason = "a command's own output"
 )]
 
+mod embed;
 mod http;
+mod named;
 mod talk;
+mod upstream;
 
 use http::{Out, Request, TEXT, receive};
+use named::Named;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -93,6 +98,7 @@ fn serve() -> io::Result<()> {
             .ok()
             .and_then(|text| text.parse().ok())
             .map(Duration::from_millis),
+        upstream: env::var("STAND_IN_UPSTREAM").ok(),
     };
     let given = env::var("STAND_IN_MODELS").unwrap_or_default();
     for name in given.split(',').filter_map(full_name) {
@@ -135,6 +141,14 @@ fn full_name(name: &str) -> Option<String> {
     })
 }
 
+/// What a model is made of.
+fn details() -> Value {
+    json!({
+        "parent_model": "", "format": "gguf", "family": "echo", "families": ["echo"],
+        "parameter_size": "1M", "quantization_level": "Q4_0",
+    })
+}
+
 /// 64 hexadecimal digits that belong to a name.
 fn digest(name: &str) -> String {
     let digits = (0..4_u64).map(|salt| {
@@ -152,6 +166,7 @@ struct Server {
     loaded: Mutex<BTreeSet<String>>,
     version: String,
     pause: Option<Duration>,
+    upstream: Option<String>,
 }
 
 impl Server {
@@ -165,6 +180,11 @@ impl Server {
         };
         while let Some(request) = receive(&mut reader)? {
             eprintln!("{} {}", request.method, request.path);
+            if let Some(upstream) = &self.upstream
+                && request.path.starts_with("/v1/")
+            {
+                return upstream::pass(upstream, &request, &mut out);
+            }
             self.answer(&request, &mut out)?;
             if request.last {
                 break;
@@ -186,11 +206,19 @@ impl Server {
             ("POST", "/api/chat") => self.talk(Dialect::Chat, &request.body, out),
             ("GET", "/v1/models") => out.json(200, &self.openai_models()),
             ("POST", "/v1/chat/completions") => self.talk(Dialect::OpenAi, &request.body, out),
-            (_, "/" | "/api/version" | "/api/tags" | "/api/ps" | "/api/pull" | "/api/generate")
-            | (_, "/api/delete")
-            | (_, "/api/chat" | "/v1/models" | "/v1/chat/completions") => {
-                out.whole(405, TEXT, "405 method not allowed")
+            ("POST", "/v1/messages") => {
+                self.talk(Dialect::Named(Named::Messages), &request.body, out)
             }
+            ("POST", "/v1/responses") => {
+                self.talk(Dialect::Named(Named::Responses), &request.body, out)
+            }
+            ("POST", "/api/show") => self.show(&request.body, out),
+            ("POST", "/api/embed") => self.embed(Dialect::Chat, &request.body, out),
+            ("POST", "/v1/embeddings") => self.embed(Dialect::OpenAi, &request.body, out),
+            (_, "/" | "/api/version" | "/api/tags" | "/api/ps" | "/api/pull" | "/api/generate")
+            | (_, "/api/delete" | "/api/show" | "/api/embed" | "/api/chat")
+            | (_, "/v1/models" | "/v1/chat/completions" | "/v1/messages" | "/v1/responses")
+            | (_, "/v1/embeddings") => out.whole(405, TEXT, "405 method not allowed"),
             _ => out.whole(404, TEXT, "404 page not found"),
         }
     }
@@ -216,10 +244,7 @@ impl Server {
 
     fn tags(&self) -> Value {
         let model = |name: String| {
-            let details = json!({
-                "parent_model": "", "format": "gguf", "family": "echo", "families": ["echo"],
-                "parameter_size": "1M", "quantization_level": "Q4_0",
-            });
+            let details = details();
             json!({
                 "name": name, "model": name, "modified_at": WHEN, "size": SIZE,
                 "digest": digest(&name), "details": details,
@@ -308,6 +333,36 @@ impl Server {
         let rest = ["verifying sha256 digest", "writing manifest"].map(|s| json!({"status": s}));
         let steps = [manifest, layer].into_iter().chain(progress).chain(rest);
         out.lines(steps.chain(std::iter::once_with(success)))
+    }
+
+    fn show(&self, body: &[u8], out: &mut Out) -> io::Result<()> {
+        let wish = parse(body).unwrap_or_default();
+        let model = wish["model"].as_str().unwrap_or_default();
+        if full_name(model).is_none_or(|name| !self.names().contains(&name)) {
+            let error = format!("model '{model}' not found");
+            return out.json(404, &json!({"error": error}));
+        }
+        out.json(
+            200,
+            &json!({
+                "modelfile": "FROM echo", "template": "{{ .Prompt }}", "details": details(), "modified_at": WHEN,
+                "model_info": {"general.architecture": "echo", "echo.context_length": CONTEXT_LENGTH},
+                "capabilities": ["completion", "embedding"],
+            }),
+        )
+    }
+
+    /// Answers with vectors of texts.
+    fn embed(&self, dialect: Dialect, body: &[u8], out: &mut Out) -> io::Result<()> {
+        let wish = match parse(body) {
+            Ok(wish) => wish,
+            Err(complaint) => return dialect.refuse(out, 400, &complaint),
+        };
+        let model = wish["model"].as_str().unwrap_or_default();
+        if full_name(model).is_none_or(|name| !self.names().contains(&name)) {
+            return dialect.refuse(out, 404, &format!("model '{model}' not found"));
+        }
+        out.json(200, &embed::answer(dialect, &wish, model))
     }
 
     fn talk(&self, dialect: Dialect, body: &[u8], out: &mut Out) -> io::Result<()> {

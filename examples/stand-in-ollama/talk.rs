@@ -1,9 +1,10 @@
-//! The three ways to talk to a model: Ollama's generate and chat, and OpenAI's chat. They differ
+//! The ways to talk to a model: Ollama's generate and chat, OpenAI's chat, and those of [`Named`]. They differ
 //! in where the prompt stands and in how the answer is wrapped; what is answered is the same.
 
 use super::{
     WHEN, WHEN_IN_SECONDS,
     http::{JSON, Out},
+    named::Named,
 };
 use serde_json::{Value, json};
 use std::io;
@@ -14,6 +15,7 @@ pub(crate) enum Dialect {
     Generate,
     Chat,
     OpenAi,
+    Named(Named),
 }
 
 /// A body's object, or what to complain of.
@@ -31,6 +33,9 @@ pub(crate) fn parse(body: &[u8]) -> Result<Value, String> {
 
 impl Dialect {
     pub(crate) fn refuse(self, out: &mut Out, status: u16, message: &str) -> io::Result<()> {
+        if let Self::Named(named) = self {
+            return named.refuse(out, status, message);
+        }
         if self != Self::OpenAi {
             return self.object(out, status, &json!({"error": message}));
         }
@@ -57,7 +62,7 @@ impl Dialect {
     pub(crate) fn answer(self, out: &mut Out, wish: &Value, model: &str) -> io::Result<()> {
         let prompt = self.prompt(wish);
         if prompt.is_empty() {
-            if self == Self::OpenAi {
+            if matches!(self, Self::OpenAi | Self::Named(_)) {
                 return self.refuse(out, 400, "[] is too short - 'messages'");
             }
             // Nothing to answer: so a client has a model loaded before it is needed, or unloaded.
@@ -76,6 +81,9 @@ impl Dialect {
             prompt: prompt.split_whitespace().count(),
             answer: text.split_whitespace().count(),
         };
+        if let Self::Named(named) = self {
+            return named.answer(out, wish, model, &text, &counts);
+        }
         if !wish["stream"].as_bool().unwrap_or(self != Self::OpenAi) {
             let whole = match self {
                 Self::OpenAi => completion(model, &text, &counts),
@@ -107,7 +115,14 @@ impl Dialect {
         if self == Self::Generate {
             return wish["prompt"].as_str().unwrap_or_default().to_owned();
         }
-        let messages = wish["messages"].as_array().into_iter().flatten();
+        let list = match self {
+            Self::Named(Named::Responses) => &wish["input"],
+            _ => &wish["messages"],
+        };
+        if let Value::String(text) = list {
+            return text.clone();
+        }
+        let messages = list.as_array().into_iter().flatten();
         let said = messages
             .filter(|message| message["role"] == "user")
             .map(|message| &message["content"])
@@ -122,7 +137,7 @@ impl Dialect {
     /// One piece of a stream.
     fn piece(self, model: &str, text: &str) -> Value {
         match self {
-            Self::OpenAi => chunk(model, text, None),
+            Self::OpenAi | Self::Named(_) => chunk(model, text, None),
             Self::Generate => {
                 json!({"model": model, "created_at": WHEN, "response": text, "done": false})
             }
@@ -155,9 +170,9 @@ impl Dialect {
 }
 
 /// How many words there are; a real server counts tokens.
-struct Counts {
-    prompt: usize,
-    answer: usize,
+pub(crate) struct Counts {
+    pub(crate) prompt: usize,
+    pub(crate) answer: usize,
 }
 
 impl Counts {

@@ -80,6 +80,7 @@ mod node_report;
 mod node_start;
 mod node_words;
 mod odd_images;
+mod official_clients;
 mod old_names;
 mod open_sandboxes;
 mod openapi;

@@ -70,7 +70,7 @@ pub(crate) fn ready() {
 }
 
 /// The server, which cargo puts beside the directory of the test's own executable.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let own = env::current_exe().unwrap();
     let profile = own.parent().and_then(Path::parent).unwrap();
     profile.join("examples/stand-in-ollama")
