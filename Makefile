@@ -58,9 +58,9 @@ test-inference-real: setup ## Run the same clients with llama.cpp and a tiny mod
 	$(CARGO) build --locked --example stand-in-ollama
 	python=$$(scripts/clients.sh --real) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_real_model
 
-bench: setup build ## Measure task overhead, files, output throughput, scheduling and logins
+bench: setup build ## Measure task overhead, files, output throughput, scheduling, logins and inference
 	@scripts/setup.sh --bench
-	$(CARGO) bench --locked --bench overhead --bench files --bench flood --bench schedule --bench storm
+	$(CARGO) bench --locked --bench overhead --bench files --bench flood --bench schedule --bench storm --bench inference
 
 test-fuzz: fuzz-parsers fuzz-api ## Fuzz parsers and the User API (a few minutes)
 
