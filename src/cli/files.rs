@@ -37,6 +37,9 @@ pub struct ResourceFlags {
     /// Give the command these GPUs for itself: all, a number, or ids such as 0,1
     #[arg(long, value_name = "all|N|ID,…", value_parser = parse_gpus)]
     pub gpus: Option<GpuRequest>,
+    /// Let the command ask models, at http://localhost:11434 in its sandbox
+    #[arg(long)]
+    pub use_inference: bool,
     /// Limit the share of the processors, such as 2 or 0.5
     #[arg(long, value_name = "N", value_parser = parse_cpus)]
     pub cpus: Option<Cpus>,

@@ -46,6 +46,7 @@ const FLAGS: [(&str, &str); 41] = [
     ("task_name", "--name"),
     ("timeout_seconds", "--timeout"),
     ("until", "--until"),
+    ("use_inference", "--use-inference"),
     ("who", "--who"),
 ];
 

@@ -76,6 +76,7 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         pids: flags.limits.pids,
         shm_size: flags.limits.shm_size,
         gpus: flags.limits.gpus,
+        use_inference: flags.limits.use_inference.then_some(true),
         ..CreateTask::default()
     })
 }

@@ -202,8 +202,9 @@ async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, pat
     let sent = relay::request(endpoint, &url, headers, length, chunks(body));
     let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
     let answer = api.gateway.client.forward(sent).await.map_err(|error| {
+        // Not a warning: a job could repeat it.
+        tracing::debug!(%error, "call of a model not passed on");
         unavailable("the orchestrator can't be reached, which knows the nodes with models")
-            .caused_by(error)
     })?;
     if answer.status() == StatusCode::UNAUTHORIZED {
         return Err(unavailable("this node is being registered again").into());
