@@ -193,8 +193,8 @@ class Ollama(ClientTest):
             self.assertEqual(caught.exception.status_code, 403)
 
     def test_no_key(self):
-        with self.assertRaises(ollama.ResponseError) as caught:
-            ollama.Client(host=URL).list()
+        with ollama.Client(host=URL) as client, self.assertRaises(ollama.ResponseError) as caught:
+            client.list()
         self.assertEqual(caught.exception.status_code, 401)
 
 

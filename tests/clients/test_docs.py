@@ -27,7 +27,7 @@ class Docs(unittest.TestCase):
                 text = text.replace(old, new)
             command = ["sh"] if language == "sh" else [sys.executable, "-"]
             with self.subTest(heading):
-                done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+                done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=300)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertTrue(done.stdout.strip())
                 if os.environ["CYNODE_MODEL"] == "echo":

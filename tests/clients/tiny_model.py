@@ -49,7 +49,10 @@ def weights(tokens):
         yield f"{block}.ffn_up", matrix(HIDDEN)
         yield f"{block}.ffn_down", matrix(WIDTH, HIDDEN)
     yield "output_norm", norm()
-    yield "output", matrix(tokens)
+    output = matrix(tokens)
+    # What is not text has the score 0, so that many letters are likelier and answers are never empty.
+    output[:3] = 0
+    yield "output", output
 
 
 def write(path):
