@@ -65,7 +65,6 @@ fn run_clients(home: &Path, port: &str, model: &str) {
     let output = clients.output().unwrap();
     let report = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{report}");
-    print!("{report}");
 
     let metrics = Exposition::of(&orchestrator.gateway);
     for api in ["openai", "anthropic", "ollama"] {
@@ -124,7 +123,7 @@ fn clients_work_with_real_model() {
         assert!(
             ended.is_none(),
             "{}",
-            crate::support::read(&home.path().join("llama.log"))
+            crate::support::read(home.path().join("llama.log"))
         );
         let text = std::fs::read_to_string(&address).unwrap();
         Some(text.strip_suffix('\n')?.strip_prefix("http://")?.to_owned())
