@@ -140,10 +140,11 @@ fn job_without_inference_has_no_listener() {
 fn other_calls_and_large_bodies_are_refused() {
     let (server, calls) = model_server(|_, answer| answer.status(200, &completion("x")));
     let cluster = cluster(&server);
+    // nc closes its side with the end of its input, and a server takes that for a client that has left.
     let request = |method: &str, path: &str, length: usize, body: &str| {
         format!(
             "{{ printf '{method} {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: {length}\\r\\n\\r\\n'; \
-             {body}; }} | nc 127.0.0.1 11434 | tr -d '\\r'; echo"
+             {body}; sleep 3; }} | nc 127.0.0.1 11434 | tr -d '\\r'; echo"
         )
     };
     let model = "printf '{\"model\":\"a\"}'";
