@@ -62,6 +62,8 @@ struct Table {
 struct OpenConnection {
     /// Network that the connection counts for; `None` once its peer was the sole client of the listener.
     network: Option<IpAddr>,
+    /// Whether the current request is limited elsewhere: the connection counts for no network until its answer ends.
+    is_limited_elsewhere: bool,
     phase: Phase,
     /// Whether the body of the request is still incomplete.
     is_receiving: bool,
@@ -154,6 +156,7 @@ impl ConnectionLimiter {
         *table.from.entry(network).or_default() += 1;
         let entry = OpenConnection {
             network: Some(network),
+            is_limited_elsewhere: false,
             phase: Phase::Head,
             is_receiving: false,
             is_preemptible: false,
@@ -207,6 +210,16 @@ impl Table {
     fn remove(&mut self, id: u64) -> Option<OpenConnection> {
         self.leave_network(id);
         self.open.remove(&id)
+    }
+
+    /// Has a connection count for its network again, after a request that was limited elsewhere.
+    fn rejoin_network(&mut self, id: u64, network: IpAddr) {
+        if let Some(entry) = self.open.get_mut(&id)
+            && std::mem::take(&mut entry.is_limited_elsewhere)
+        {
+            entry.network = Some(network);
+            *self.from.entry(network).or_default() += 1;
+        }
     }
 
     /// Has a connection count for no network any more.
@@ -295,10 +308,11 @@ impl ConnectionPermit {
     /// Marks the current request as one of a kind that is limited elsewhere: it counts for no account and no network.
     pub(super) fn mark_limited_elsewhere(&self) {
         let mut table = self.limiter.table.lock();
-        table.leave_network(self.id);
         if let Some(entry) = table.open.get_mut(&self.id) {
             entry.account = None;
+            entry.is_limited_elsewhere = entry.network.is_some();
         }
+        table.leave_network(self.id);
     }
 
     /// Marks the current request as preemptible: it may be evicted for any other.
@@ -317,7 +331,9 @@ impl ConnectionPermit {
     }
 
     fn enter(&self, phase: Phase, is_receiving: bool, now: Instant) {
-        if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {
+        let mut table = self.limiter.table.lock();
+        table.rejoin_network(self.id, self.network);
+        if let Some(entry) = table.open.get_mut(&self.id) {
             (entry.phase, entry.since) = (phase, now);
             (entry.is_receiving, entry.is_preemptible, entry.account) = (is_receiving, false, None);
         }

@@ -203,3 +203,19 @@ proptest! {
         prop_assert!(limiter.table.lock().open.is_empty());
     }
 }
+
+#[test]
+fn request_limited_elsewhere_counts_again_later() {
+    let (limiter, now) = (ConnectionLimiter::new(64), Instant::now());
+    let peer = ip("192.0.2.1");
+    let permit = Arc::new(limiter.acquire(peer, false, now).unwrap());
+    let count = || limiter.table.lock().from.get(&peer).copied();
+    let exchange = permit.begin_request(false);
+    permit.authorize();
+    permit.mark_limited_elsewhere();
+    assert_eq!(count(), None);
+    drop(exchange);
+    assert_eq!(count(), Some(1));
+    drop(permit);
+    assert_eq!(count(), None);
+}

@@ -16,7 +16,7 @@ use crate::{
     orchestrator::AppState,
 };
 use bytes::Bytes;
-use futures_util::{Stream, future::BoxFuture, stream};
+use futures_util::{FutureExt as _, Stream, future::BoxFuture, stream};
 use http::header;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -32,6 +32,8 @@ pub(super) struct AnswerContext {
     pub(super) family: Family,
     /// End of the session or key of the caller.
     pub(super) access_end: BoxFuture<'static, ()>,
+    /// Most time between two chunks.
+    pub(super) time_limit: Duration,
     pub(super) meter: Meter,
 }
 
@@ -193,14 +195,18 @@ impl Answer {
     /// Next chunk from the node; `None` at the end of the answer.
     async fn receive(&mut self) -> Result<Option<Bytes>, Problem> {
         if let Some(first) = self.begun.first.take() {
-            return Ok(Some(first));
+            return match (&mut self.context.access_end).now_or_never() {
+                Some(()) => Err(access_ended()),
+                None => Ok(Some(first)),
+            };
         }
-        let timeout = self.context.state.settings.models.timeout;
+        let timeout = self.context.time_limit;
         tokio::select! {
+            biased;
+            () = &mut self.context.access_end => Err(access_ended()),
             chunk = next_chunk(&mut self.begun.rest) => {
                 chunk.map_err(|_| broke_off(&self.begun.permit.node.slug))
             }
-            () = &mut self.context.access_end => Err(access_ended()),
             () = tokio::time::sleep(timeout) => Err(stalled(timeout)),
         }
     }

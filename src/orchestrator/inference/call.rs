@@ -33,6 +33,8 @@ use tokio::{sync::watch, time::timeout};
 
 /// Interval between comments to a client that waits for the first byte of a stream.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Time limit of a call that no model computes.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Comment of a stream of server-sent events.
 const KEEP_ALIVE: &[u8] = b": waiting for the model\n\n";
 /// Most bytes of an error of a model server that are repeated in a stream.
@@ -90,6 +92,7 @@ async fn pass(
         subject: Arc::clone(&subject),
         family: endpoint.family(),
         access_end,
+        time_limit: time_limit(&state, endpoint),
         meter,
     };
     let call = ModelCall {
@@ -99,13 +102,20 @@ async fn pass(
         endpoint,
         subject,
     };
-    // The queue limits calls that wait, and the nodes those under way.
-    request.mark_limited_elsewhere();
+    if endpoint.computes() {
+        // The queue limits calls that wait, and the nodes those under way.
+        request.mark_limited_elsewhere();
+    }
     // Frees its memory: the answer may take minutes.
     drop(request);
     let mut pending = call.begin().boxed();
     loop {
-        match timeout(KEEP_ALIVE_INTERVAL, &mut pending).await {
+        let begun = tokio::select! {
+            biased;
+            () = &mut context.access_end => Ok(Err(access_ended().into())),
+            begun = timeout(KEEP_ALIVE_INTERVAL, &mut pending) => begun,
+        };
+        match begun {
             Ok(Ok(begun)) => return Ok(Answer::new(context, begun, receiving).response()),
             Ok(Err(error)) => {
                 context.meter.record_problem(error.problem());
@@ -117,6 +127,16 @@ async fn pass(
             // Only a stream of events can hold comments.
             Err(_) => {}
         }
+    }
+}
+
+/// Time for the first byte of an answer, and between two: short for one that no model computes.
+fn time_limit(state: &AppState, endpoint: Endpoint) -> Duration {
+    let limit = state.settings.models.timeout;
+    if endpoint.computes() {
+        limit
+    } else {
+        limit.min(SHORT_TIMEOUT)
     }
 }
 
@@ -133,13 +153,17 @@ fn access_end(
 impl ModelCall {
     /// Tries nodes until the answer of one begins, or time is up.
     async fn begin(self) -> Result<Begun, ApiError> {
-        let limit = self.state.settings.models.timeout;
+        let limit = time_limit(&self.state, self.endpoint);
         let begun = timeout(limit, self.try_nodes()).await;
         begun.unwrap_or_else(|_| {
             let seconds = limit.as_secs();
-            let detail = format!(
-                "no answer began within {seconds} s (--inference-timeout of the orchestrator); try again, or ask a smaller model"
-            );
+            let detail = if self.endpoint.computes() {
+                format!(
+                    "no answer began within {seconds} s (--inference-timeout of the orchestrator); try again, or ask a smaller model"
+                )
+            } else {
+                format!("no answer began within {seconds} s; try again")
+            };
             Err(Problem::new(ProblemKind::ModelServerTimeout, detail).into())
         })
     }
@@ -167,6 +191,7 @@ impl ModelCall {
                     if !self.has_other_node(&failed).await? {
                         return Ok(begun);
                     }
+                    last_error = Some(server_error(&node.slug, begun.status));
                     tracing::info!(
                         node = node.slug,
                         status = begun.status.as_u16(),
@@ -197,6 +222,12 @@ impl ModelCall {
         let registry = self.state.models.registry(&self.state, Duration::MAX);
         Ok(registry.await?.has_other(&self.subject.model, failed))
     }
+}
+
+/// Error of a node whose answer was dropped for that of another one.
+fn server_error(slug: &str, status: StatusCode) -> ApiError {
+    let detail = format!("the model server of the node {slug} answered {status}; try again");
+    Problem::new(ProblemKind::ModelServerFailed, detail).into()
 }
 
 /// Answer to a client that gets comments until the answer of the model server begins.

@@ -325,8 +325,14 @@ fn full() -> Problem {
     Problem::new(ProblemKind::QueueFull, detail).retry_after(RETRY_AFTER_SECONDS)
 }
 
-/// Problem of a model that no serving node has.
+/// Problem of a model that no serving node has, or none that did not fail the call.
 fn missing(registry: &Registry, model: &str) -> Problem {
+    if registry.find(model).next().is_some() {
+        let detail = format!(
+            "each node that has the model {model:?} failed this call; send it again in a moment"
+        );
+        return Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS);
+    }
     if let Some(absent) = registry.absent(model) {
         let (slug, reason) = (&absent.slug, &absent.reason);
         let detail = format!(

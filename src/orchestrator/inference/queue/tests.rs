@@ -165,6 +165,9 @@ fn missing_model_is_explained() {
     let absent = missing(&registry, "x:1b");
     assert_eq!(absent.kind, ProblemKind::Unavailable);
     assert!(absent.detail.contains("node off") && absent.detail.contains("40 s"));
+    let failed = missing(&registry, "n:7b");
+    assert_eq!(failed.kind, ProblemKind::Unavailable);
+    assert!(failed.detail.contains("failed this call"));
     let none = missing(&Registry::default(), "m");
     assert_eq!(none.kind, ProblemKind::Unavailable);
     assert!(
