@@ -17,11 +17,17 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::header;
 use parking_lot::Mutex;
-use std::{io, sync::Arc};
-use tokio::{sync::watch, task::JoinHandle};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 
-/// Smallest memory that is charged for a chunk, which lies in a buffer of its own.
-const MIN_CHUNK_BYTES: usize = 64;
+/// Size from which received bytes are a chunk of their own.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Time for the whole body. A call may hold a node meanwhile.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Body of a request as far as it has arrived.
 pub(super) struct RequestBody {
@@ -34,10 +40,19 @@ pub(super) struct RequestBody {
 
 struct Received {
     chunks: Vec<Bytes>,
-    /// Memory of the chunks, charged to the caller as long as they are kept.
+    /// Bytes after the chunks. They are copies: what a client sends byte by byte arrives in a large buffer each.
+    tail: Vec<u8>,
+    /// Memory of all of it, charged to the caller as long as they are kept.
     reservation: BodyReservation,
     state: BodyState,
     stream: Option<bool>,
+}
+
+/// Place of a reader.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    chunk: usize,
+    offset: usize,
 }
 
 enum BodyState {
@@ -59,6 +74,8 @@ impl Drop for Receiving {
 struct Source {
     chunks: BodyChunks,
     scanner: Scanner,
+    /// Time at which the body has to be complete.
+    deadline: Instant,
 }
 
 /// Body of a request whose model is known, the model, and the receiver of the rest, if any. Fails where the body is
@@ -76,10 +93,12 @@ pub(super) async fn receive(
     let mut source = Source {
         chunks: request.chunks(),
         scanner: Scanner::new(endpoint),
+        deadline: Instant::now() + BODY_TIMEOUT,
     };
     let body = Arc::new(RequestBody {
         received: Mutex::new(Received {
             chunks: Vec::new(),
+            tail: Vec::new(),
             reservation,
             state: BodyState::Arriving,
             stream: None,
@@ -146,9 +165,10 @@ impl RequestBody {
     /// Length of the whole, where it is known.
     pub(super) fn length(&self) -> Option<u64> {
         let received = self.received.lock();
-        let lengths = received.chunks.iter().map(|chunk| chunk.len() as u64);
+        let chunks = received.chunks.iter().map(|chunk| chunk.len() as u64);
+        let length = chunks.sum::<u64>() + received.tail.len() as u64;
         let is_complete = matches!(received.state, BodyState::Complete);
-        is_complete.then(|| lengths.sum()).or(self.length)
+        is_complete.then_some(length).or(self.length)
     }
 
     /// Value of `stream`, where it has arrived.
@@ -159,31 +179,54 @@ impl RequestBody {
     /// The whole body from its beginning, as it arrives. Breaks off where the body turns out to be invalid, so that no
     /// model server takes it for complete.
     pub(super) fn read(self: &Arc<Self>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        let start = (Arc::clone(self), self.changed.subscribe(), 0);
-        stream::try_unfold(start, |(body, mut changed, place)| async move {
+        let start = (Arc::clone(self), self.changed.subscribe(), Place::default());
+        stream::try_unfold(start, |(body, mut changed, mut place)| async move {
             loop {
                 changed.mark_unchanged();
-                if let Some(next) = body.chunk(place)? {
-                    return Ok(next.map(|chunk| (chunk, (body, changed, place + 1))));
+                let next = body.received.lock().read(&mut place)?;
+                if let Some(next) = next {
+                    return Ok(next.map(|chunk| (chunk, (body, changed, place))));
                 }
                 changed.changed().await.map_err(io::Error::other)?;
             }
         })
     }
-
-    /// Chunk at a place: `Some(None)` at the end, `None` before it has arrived.
-    fn chunk(&self, place: usize) -> io::Result<Option<Option<Bytes>>> {
-        let received = self.received.lock();
-        match (received.chunks.get(place), &received.state) {
-            (_, BodyState::Failed(problem)) => Err(io::Error::other(problem.detail.clone())),
-            (Some(chunk), _) => Ok(Some(Some(chunk.clone()))),
-            (None, BodyState::Complete) => Ok(Some(None)),
-            (None, BodyState::Arriving) => Ok(None),
-        }
-    }
 }
 
 impl Received {
+    /// Next bytes after a place, which moves on: `Some(None)` at the end, `None` before they have arrived.
+    fn read(&self, place: &mut Place) -> io::Result<Option<Option<Bytes>>> {
+        if let BodyState::Failed(problem) = &self.state {
+            return Err(io::Error::other(problem.detail.clone()));
+        }
+        while let Some(chunk) = self.chunks.get(place.chunk) {
+            // A reader may have had the beginning of a chunk before it was one.
+            let rest = chunk.slice(place.offset.min(chunk.len())..);
+            *place = Place {
+                chunk: place.chunk + 1,
+                offset: 0,
+            };
+            if !rest.is_empty() {
+                return Ok(Some(Some(rest)));
+            }
+        }
+        let rest = self.tail.get(place.offset..).unwrap_or_default();
+        if !rest.is_empty() {
+            place.offset = self.tail.len();
+            return Ok(Some(Some(Bytes::copy_from_slice(rest))));
+        }
+        Ok(matches!(self.state, BodyState::Complete).then_some(None))
+    }
+
+    /// Adds bytes at the end.
+    fn append(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() >= CHUNK_BYTES {
+            let chunk = std::mem::take(&mut self.tail).into_boxed_slice();
+            self.chunks.push(chunk.into());
+        }
+    }
+
     /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where the caller has no memory left.
     fn keep(&mut self, chunk: Option<Bytes>, source: &Source) -> Result<bool, Problem> {
         self.stream = source.scanner.stream();
@@ -191,8 +234,8 @@ impl Received {
             self.state = BodyState::Complete;
             return Ok(false);
         };
-        self.reservation.reserve(chunk.len().max(MIN_CHUNK_BYTES))?;
-        self.chunks.push(chunk);
+        self.reservation.reserve(chunk.len())?;
+        self.append(&chunk);
         Ok(true)
     }
 }
@@ -200,11 +243,18 @@ impl Received {
 impl Source {
     /// Next chunk of the body, scanned; `None` at its valid end.
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
-        let Some(chunk) = self.chunks.next().await? else {
+        let next = timeout_at(self.deadline, self.chunks.next()).await;
+        let Some(chunk) = next.unwrap_or_else(|_| Err(too_slow()))? else {
             self.scanner.finish().map_err(HeadError::problem)?;
             return Ok(None);
         };
         self.scanner.feed(&chunk).map_err(HeadError::problem)?;
         Ok(Some(chunk))
     }
+}
+
+fn too_slow() -> Problem {
+    let seconds = BODY_TIMEOUT.as_secs();
+    let detail = format!("the body did not arrive within {seconds} s; send it again");
+    Problem::new(ProblemKind::InvalidRequest, detail)
 }
