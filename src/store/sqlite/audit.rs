@@ -12,13 +12,23 @@ use crate::api::{
 use rusqlite::{Connection, Row, named_params, params};
 use std::{collections::BTreeMap, time::Duration};
 
-/// Number of the newest events that are all kept: at a thousand a day, for years.
+/// Number of the newest events that are all kept, requests to models apart: at a thousand a day, for years.
 const KEPT_EVENTS: i64 = 1_000_000;
-/// Deletes an event once it is [`KEPT_EVENTS`] from the newest, unless it is one of an admin.
-const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq = ?1 AND (outcome = 'denied'
+/// Number of the newest requests to models that are kept: a program sends any number of them.
+const KEPT_REQUESTS: i64 = 200_000;
+/// Number of events after which old ones are deleted.
+const PRUNE_INTERVAL: i64 = 10_000;
+/// Counts the events that are no requests to models, in an index alone.
+const COUNT_EVENTS: &str = "SELECT count(*) FROM audit_log WHERE action <> 'inference.request'";
+/// Deletes the events of users and nodes before the newest ?1 events.
+const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq <= (
+        SELECT seq FROM audit_log WHERE action <> 'inference.request' ORDER BY seq DESC LIMIT 1 OFFSET ?1)
+    AND action <> 'inference.request' AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
-        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke',
-        'inference.request'))";
+        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke'))";
+/// Deletes the requests to models before the newest ?1 of them.
+const DELETE_OLD_REQUESTS: &str = "DELETE FROM audit_log WHERE action = 'inference.request' AND seq <= (
+        SELECT seq FROM audit_log WHERE action = 'inference.request' ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
 
 /// Writes an event as a part of the caller's commit.
 pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
@@ -38,8 +48,19 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
         event.reason,
         event.api_key
     ])?;
-    c.prepare_cached(DELETE_OLD)?
-        .execute([c.last_insert_rowid() - KEPT_EVENTS])?;
+    if c.last_insert_rowid() % PRUNE_INTERVAL == 0 {
+        prune(c, KEPT_EVENTS, KEPT_REQUESTS)?;
+    }
+    Ok(())
+}
+
+/// Deletes old events. Requests to models make room for each other only, so that they push nothing else out.
+fn prune(c: &Connection, kept_events: i64, kept_requests: i64) -> Result<(), StoreError> {
+    c.execute(DELETE_OLD_REQUESTS, [kept_requests])?;
+    let events: i64 = c.query_row(COUNT_EVENTS, [], |row| row.get(0))?;
+    if events > kept_events {
+        c.execute(DELETE_OLD, [kept_events])?;
+    }
     Ok(())
 }
 
@@ -178,7 +199,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let looked = store.read_blocking(|c| {
-            for sql in [SEEK_ALL, SEEK_ACTION, SEEK_ACTOR, SEEK_TARGET, DELETE_OLD] {
+            for sql in [
+                SEEK_ALL,
+                SEEK_ACTION,
+                SEEK_ACTOR,
+                SEEK_TARGET,
+                DELETE_OLD_REQUESTS,
+            ] {
                 assert_seeks(c, sql);
             }
             for column in ["actor", "target"] {
@@ -190,6 +217,34 @@ mod tests {
             Ok(())
         });
         looked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_push_out_only_each_other() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("cynode.db")).unwrap();
+        let pruned = store.write(|c| {
+            let event = |action| AuditEvent::new(action, Time::now(), None);
+            let count = |action: &str| -> Result<u32, StoreError> {
+                let sql = "SELECT count(*) FROM audit_log WHERE action = ?1";
+                Ok(c.query_row(sql, [action], |row| row.get(0))?)
+            };
+            for _ in 0..5 {
+                add(c, &event(AuditAction::Login))?;
+                add(c, &event(AuditAction::UserDisable))?;
+            }
+            for _ in 0..20 {
+                add(c, &event(AuditAction::InferenceRequest))?;
+            }
+            prune(c, 10, 3)?;
+            assert_eq!(count("inference.request")?, 3);
+            assert_eq!((count("auth.login")?, count("user.disable")?), (5, 5));
+            prune(c, 4, 3)?;
+            assert_eq!(count("inference.request")?, 3);
+            assert_eq!((count("auth.login")?, count("user.disable")?), (2, 5));
+            Ok(())
+        });
+        pruned.await.unwrap();
     }
 
     #[tokio::test]
