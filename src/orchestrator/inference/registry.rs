@@ -121,7 +121,8 @@ fn models_of(node: &Node) -> BTreeMap<String, bool> {
     models
 }
 
-/// Reason for which a node in good order can't serve models. A peer that reports no features may well serve them.
+/// Reason for which a node in good order can't serve models. A peer that reports no features at all may well serve them;
+/// one whose sandboxes have features is of a release that names the proxy where it has it.
 fn server_obstacle(node: &Node) -> Option<&'static str> {
     let Some(inference) = &node.capability.inference else {
         return Some("runs no model server");
@@ -130,7 +131,9 @@ fn server_obstacle(node: &Node) -> Option<&'static str> {
         Some("runs no model server")
     } else if inference.running == Some(false) {
         Some("its model server does not answer at present")
-    } else if inference.features.is_some() && !inference.has_feature(INFERENCE_PROXY) {
+    } else if (inference.features.is_some() || !node.capability.features().is_empty())
+        && !inference.has_feature(INFERENCE_PROXY)
+    {
         Some("its release of cynode does not pass calls of models on; update it")
     } else {
         None
@@ -227,6 +230,17 @@ pub(super) mod tests {
             assert_eq!(found(&registry, "m"), [], "{inference}");
             assert!(registry.nodes().is_empty(), "{inference}");
         }
+    }
+
+    #[test]
+    fn previous_release_serves_nothing() {
+        let mut old = node("a", json!({"models": ["m:latest"], "running": true}));
+        let mut report = serde_json::to_value(&*old.capability).unwrap();
+        report["sandbox"] = json!({"supported": true, "features": ["files"]});
+        old.capability = Arc::new(serde_json::from_value(report).unwrap());
+        let registry = registry(vec![old]);
+        assert_eq!(found(&registry, "m"), []);
+        assert!(registry.absent("m").unwrap().reason.contains("update it"));
     }
 
     #[test]
