@@ -15,6 +15,7 @@ use crate::{
     api::{
         events::Stream,
         jobs::{JobErrorKind, JobInference, Outcome, Prompt},
+        nodes::check_model,
     },
     http::client::CallBody,
     inference::chat::{self, ChatRequest, Chunk, Event, Message, Part, Role, error_of},
@@ -274,19 +275,26 @@ async fn default_model(server: &ModelServer, base: &str) -> Result<String, Refus
     let call = |path: &str| server.client.call(Method::GET, format!("{base}{path}"));
     // A server of another kind can't tell; any model will do then.
     let loaded: Result<LoadedList, _> = call("/api/ps").receive().await;
-    let loaded = loaded.ok().and_then(|list| list.models.into_iter().next());
-    if let Some(model) = loaded {
-        return Ok(model.name);
+    let loaded = loaded.ok().map(|list| list.models).unwrap_or_default();
+    let mut loaded = loaded.into_iter().map(|model| model.name);
+    if let Some(model) = loaded.find(can_be_named) {
+        return Ok(model);
     }
     let list: List = call("/v1/models")
         .receive()
         .await
         .map_err(|error| server_failed(&error.to_string()))?;
-    let first = list.data.into_iter().map(|model| model.id).min();
+    let all = list.data.into_iter().map(|model| model.id);
+    let first = all.filter(can_be_named).min();
     first.ok_or_else(|| {
         let text = "this node has no model; an admin adds one with: cynode models pull MODEL";
         Refusal::Failed(JobErrorKind::ModelNotFound, text.to_owned())
     })
+}
+
+/// Whether a task could also ask for the model by its name.
+fn can_be_named(model: &String) -> bool {
+    check_model("", model).is_ok()
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::{
     resources::{Cpus, MAX_GPUS},
 };
 use crate::api::{
-    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, nodes::check_model, size::ByteSize,
-    string_form::named_enum, time::Time,
+    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, nodes::ModelDetails,
+    size::ByteSize, string_form::named_enum, time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,7 @@ impl JobResult {
             && self
                 .inference
                 .as_ref()
-                .is_none_or(|inference| check_model("", &inference.model).is_ok())
+                .is_none_or(|inference| ModelDetails::is_valid_name(&inference.model))
             && artifacts::are_valid(&self.artifacts, self.artifacts_skipped.as_ref())
             && match (self.status, self.exit_code, &self.error) {
                 (Outcome::Completed, code, error) => code == Some(0) && error.is_none(),
