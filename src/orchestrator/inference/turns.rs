@@ -86,6 +86,7 @@ impl<U: Copy + Eq + Hash, T> Turns<U, T> {
         }
         let (_, item) = self.lines.get_mut(&longest)?.pop_back()?;
         self.count -= 1;
+        self.drop_empty(longest);
         Some(item)
     }
 
@@ -147,6 +148,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn each_waiting_user_has_one_turn(
+            steps in prop::collection::vec((0..4u8, any::<bool>()), 0..40),
+        ) {
+            let mut turns = Turns::default();
+            for (user, is_push) in steps {
+                if is_push {
+                    turns.push(user, 0);
+                } else {
+                    turns.make_room(user);
+                }
+                let mut order: Vec<_> = turns.order.iter().copied().collect();
+                order.sort_unstable();
+                let mut waiting: Vec<_> = turns.lines.keys().copied().collect();
+                waiting.sort_unstable();
+                prop_assert_eq!(order, waiting);
+                prop_assert!(turns.lines.values().all(|line| !line.is_empty()));
+            }
+        }
+
         #[test]
         fn nothing_is_lost_or_doubled(
             pushed in prop::collection::vec((0..4u8, any::<bool>()), 0..40),
