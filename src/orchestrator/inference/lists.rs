@@ -8,15 +8,16 @@ use super::{
 use crate::{
     api::{
         error::ApiError,
+        nodes::ModelDetails,
         problem::{Problem, ProblemKind},
     },
-    inference::{Endpoint, MAX_MODEL_BYTES},
+    inference::Endpoint,
     orchestrator::{
         AppState,
         node_client::{ModelRequest, is_own_answer},
     },
 };
-use futures_util::{future::join_all, stream};
+use futures_util::{StreamExt as _, stream};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Limited};
 use serde::Serialize;
@@ -26,6 +27,8 @@ use tokio::time::timeout;
 
 /// Time for a node to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most nodes that are asked at a time.
+const MAX_CALLS: usize = 16;
 /// Longest answer of a node, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Most models of a node.
@@ -97,8 +100,12 @@ pub(in crate::orchestrator) async fn loaded_models(state: &AppState) -> Result<V
 /// Version of a model server, in Ollama's shape.
 pub(in crate::orchestrator) async fn version(state: &AppState) -> Result<Value, ApiError> {
     let registry = registry(state).await?;
-    for serving in registry.nodes() {
-        let answer = ask(state, serving, Endpoint::Version).await;
+    let nodes = registry.nodes().iter();
+    let asked: Vec<_> = nodes
+        .map(|serving| ask(state, serving, Endpoint::Version))
+        .collect();
+    let mut answers = stream::iter(asked).buffer_unordered(MAX_CALLS);
+    while let Some(answer) = answers.next().await {
         let version = answer
             .as_ref()
             .and_then(|answer| answer["version"].as_str());
@@ -118,7 +125,9 @@ async fn registry(state: &AppState) -> Result<Arc<Registry>, ApiError> {
 async fn merged(state: &AppState, endpoint: Endpoint) -> Result<Value, ApiError> {
     let registry = registry(state).await?;
     let nodes = registry.nodes().iter();
-    let answers = join_all(nodes.map(|serving| ask(state, serving, endpoint))).await;
+    let asked: Vec<_> = nodes.map(|serving| ask(state, serving, endpoint)).collect();
+    let answers = stream::iter(asked).buffered(MAX_CALLS).collect::<Vec<_>>();
+    let answers = answers.await;
     let mut models = BTreeMap::new();
     for mut answer in answers.into_iter().flatten() {
         let Value::Array(found) = answer["models"].take() else {
@@ -126,7 +135,7 @@ async fn merged(state: &AppState, endpoint: Endpoint) -> Result<Value, ApiError>
         };
         for model in found.into_iter().take(MAX_MODELS) {
             let name = model["name"].as_str().or_else(|| model["model"].as_str());
-            if let Some(name) = name.filter(|name| name.len() <= MAX_MODEL_BYTES) {
+            if let Some(name) = name.filter(|name| ModelDetails::is_valid_name(name)) {
                 models.entry(name.to_owned()).or_insert(model);
             }
         }
