@@ -44,6 +44,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time that a shutdown waits for requests in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a shutdown waits for connections that it has cut.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted, mostly for lack of file descriptors.
 pub(super) const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -74,6 +76,7 @@ pub async fn serve<S: Send + Sync + 'static>(
     shutdown: Shutdown,
 ) {
     let connections = GracefulShutdown::new();
+    let (cut, is_cut) = watch::channel(false);
     let Ok(address) = listener.local_addr() else {
         tracing::error!("listener has no address and serves no requests");
         return;
@@ -110,7 +113,10 @@ pub async fn serve<S: Send + Sync + 'static>(
         );
         background::spawn(
             "http_connection",
-            serve_connection(connections.watch(served), connection, permit),
+            serve_until_cut(
+                serve_connection(connections.watch(served), connection, permit),
+                is_cut.clone(),
+            ),
         );
     }
     drop(listener);
@@ -118,6 +124,18 @@ pub async fn serve<S: Send + Sync + 'static>(
     if drained.is_err() {
         let waited_seconds = DRAIN_TIMEOUT.as_secs();
         tracing::info!(waited_seconds, "open connections cut at shutdown");
+        drop(is_cut);
+        cut.send_replace(true);
+        // Their answers end now, and record that before the role does.
+        let _ = tokio::time::timeout(CUT_TIMEOUT, cut.closed()).await;
+    }
+}
+
+/// Serves a connection until it ends, or all are cut.
+async fn serve_until_cut(served: impl Future<Output = ()>, is_cut: Shutdown) {
+    tokio::select! {
+        () = served => {}
+        () = shutdown_requested(is_cut.clone()) => {}
     }
 }
 
