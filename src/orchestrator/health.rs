@@ -30,8 +30,8 @@ async fn readyz(state: Arc<AppState>, _: Request) -> Reply {
         return Err(Problem::new(ProblemKind::Unavailable, low.to_string()).into());
     }
     let nodes = state.node_outlooks().await?;
-    let reports = nodes.iter().map(|node| &*node.report);
-    let is_required = model_server::is_required(&state.settings, reports);
+    let known = nodes.iter().map(|node| (&*node.report, node.view.status));
+    let is_required = model_server::is_required(&state.settings, known);
     let nodes: Vec<_> = nodes.into_iter().map(|node| node.view).collect();
     readiness::overall(&nodes, is_required)
         .map(|()| response::text(StatusCode::OK, "ready"))

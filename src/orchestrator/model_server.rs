@@ -2,7 +2,7 @@
 
 use super::{RequireInference, Settings};
 use crate::api::nodes::{
-    CapabilityReport, DEFAULT_MODEL_SERVER_IMAGE, InferenceBackend, InferenceMode,
+    CapabilityReport, DEFAULT_MODEL_SERVER_IMAGE, InferenceBackend, InferenceMode, NodeStatus,
 };
 
 /// Model server in the configuration of a node: of the operator's image, or of the default one where the node has a
@@ -32,27 +32,30 @@ pub(super) fn backend(
 }
 
 /// Whether readiness depends on inference: always or never, or where one of these nodes was told to run it, by its own
-/// operator or by its configuration.
+/// operator or by its configuration. Of a node that is away, only the word of its operator counts: one laptop with a
+/// graphics processor must not make the whole unready while it is closed.
 pub(super) fn is_required<'a>(
     settings: &Settings,
-    reports: impl IntoIterator<Item = &'a CapabilityReport>,
+    nodes: impl IntoIterator<Item = (&'a CapabilityReport, NodeStatus)>,
 ) -> bool {
     match settings.require_inference {
         RequireInference::True => true,
         RequireInference::False => false,
-        RequireInference::Auto => reports
-            .into_iter()
-            .any(|report| is_told(settings.inference_image.is_some(), report)),
+        RequireInference::Auto => nodes.into_iter().any(|(report, status)| {
+            let is_away = matches!(status, NodeStatus::Offline | NodeStatus::Draining);
+            is_told(settings.inference_image.is_some(), is_away, report)
+        }),
     }
 }
 
-fn is_told(has_image: bool, report: &CapabilityReport) -> bool {
+fn is_told(has_image: bool, is_away: bool, report: &CapabilityReport) -> bool {
     let mode = report
         .inference
         .as_ref()
         .and_then(|known| known.mode.as_deref());
     let is_mode = |known: InferenceMode| mode == Some(known.as_str());
-    is_mode(InferenceMode::On) || ((has_image || has_gpu(report)) && !is_mode(InferenceMode::Off))
+    is_mode(InferenceMode::On)
+        || (!is_away && (has_image || has_gpu(report)) && !is_mode(InferenceMode::Off))
 }
 
 fn has_gpu(report: &CapabilityReport) -> bool {
@@ -86,13 +89,14 @@ mod tests {
         ] {
             let report = report(mode, has_gpu);
             assert_eq!(
-                is_told(has_image, &report),
+                is_told(has_image, false, &report),
                 expected,
                 "{has_image} {mode} {has_gpu}"
             );
+            assert_eq!(is_told(has_image, true, &report), mode == "on");
         }
         let silent: CapabilityReport =
             serde_json::from_value(json!({"version": 1, "node": {"node_slug": "peer"}})).unwrap();
-        assert!(!is_told(false, &silent) && is_told(true, &silent));
+        assert!(!is_told(false, false, &silent) && is_told(true, false, &silent));
     }
 }
