@@ -120,6 +120,7 @@ fn accepted() -> AcceptedJob {
     AcceptedJob {
         gpus: Vec::new(),
         orchestrator_id: None,
+        inference: false,
         task_id: TaskId::new(),
         job_id: JobId::new(),
         attempt: 7,
