@@ -10,7 +10,7 @@ use super::{
     body::{Receiving, RequestBody, receive},
     metrics::Meter,
     queue::Wanted,
-    record::{ModelUser, Subject},
+    record::{ModelUser, Subject, Unanswered},
 };
 use crate::{
     api::{
@@ -86,7 +86,7 @@ async fn pass(
     let received = receive(&mut request, endpoint).await;
     let (body, model, receiving) =
         received.inspect_err(|error| meter.record_problem(error.problem()))?;
-    let subject = Arc::new(Subject::new(&user, request.origin(), model));
+    let subject = Arc::new(Subject::new(&user, endpoint, request.origin(), model));
     let mut context = AnswerContext {
         state: Arc::clone(&state),
         subject: Arc::clone(&subject),
@@ -171,6 +171,7 @@ impl ModelCall {
     async fn try_nodes(&self) -> Result<Begun, ApiError> {
         let queue = &self.state.models;
         let (mut failed, mut last_error) = (Vec::<NodeId>::new(), None);
+        let mut unanswered = Unanswered::new(&self.state, &self.subject);
         loop {
             let wanted = Wanted {
                 user: self.subject.user,
@@ -183,12 +184,14 @@ impl ModelCall {
                 Err(error) => return Err(last_error.unwrap_or(error)),
             };
             let node = Arc::clone(&permit.node);
+            unanswered.note_node(&node.slug);
             let (endpoint, headers) = (self.endpoint, &self.headers);
             let attempt = attempt(&self.state, endpoint, headers, &self.body, permit);
             let error = match attempt.await {
                 Ok(begun) if begun.status.is_server_error() => {
                     failed.push(node.id);
                     if !self.has_other_node(&failed).await? {
+                        unanswered.end();
                         return Ok(begun);
                     }
                     last_error = Some(server_error(&node.slug, begun.status));
@@ -199,7 +202,10 @@ impl ModelCall {
                     );
                     continue;
                 }
-                Ok(begun) => return Ok(begun),
+                Ok(begun) => {
+                    unanswered.end();
+                    return Ok(begun);
+                }
                 Err(error) => error,
             };
             if let Some(problem) = self.body.failure() {

@@ -1,4 +1,4 @@
-//! Record of a call whose answer began: who, which model, where, how many tokens, how long. Never what was said.
+//! Record of a call that a node was asked for: who, which model, where, how many tokens, how long. Never what was said.
 
 use crate::{
     api::{
@@ -7,11 +7,14 @@ use crate::{
         time::Time,
     },
     identity::Caller,
-    inference::usage::Usage,
+    inference::{Endpoint, usage::Usage},
     orchestrator::AppState,
     store::{InferenceUser, UsageRecord},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Caller of a call, and what it asks for.
 pub(super) struct Subject {
@@ -23,6 +26,8 @@ pub(super) struct Subject {
     pub(super) event: AuditEvent,
     pub(super) request_id: String,
     pub(super) model: String,
+    /// Whether a model computes the answer; other calls are not recorded.
+    is_recorded: bool,
 }
 
 /// Caller of a call.
@@ -34,7 +39,12 @@ pub(super) enum ModelUser {
 }
 
 impl Subject {
-    pub(super) fn new(user: &ModelUser, origin: RequestOrigin, model: String) -> Self {
+    pub(super) fn new(
+        user: &ModelUser,
+        endpoint: Endpoint,
+        origin: RequestOrigin,
+        model: String,
+    ) -> Self {
         let action = AuditAction::InferenceRequest;
         let (user, key, task, event) = match user {
             ModelUser::Caller(caller) => {
@@ -55,6 +65,7 @@ impl Subject {
             event,
             request_id: origin.request_id,
             model,
+            is_recorded: endpoint.computes(),
         }
     }
 }
@@ -80,6 +91,9 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
         model,
         ..
     } = subject;
+    if !subject.is_recorded {
+        return;
+    }
     let Usage {
         prompt_tokens,
         completion_tokens,
@@ -105,4 +119,49 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
         completion_tokens,
         event,
     });
+}
+
+/// Call that waits for its first byte. Where it ends before, it is recorded with the last node that was asked.
+pub(super) struct Unanswered {
+    state: Arc<AppState>,
+    subject: Arc<Subject>,
+    since: Instant,
+    /// Slug of the node; `None` where none was asked, or the answer has begun.
+    node: Option<String>,
+}
+
+impl Unanswered {
+    pub(super) fn new(state: &Arc<AppState>, subject: &Arc<Subject>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            subject: Arc::clone(subject),
+            since: Instant::now(),
+            node: None,
+        }
+    }
+
+    /// Notes that a node is asked.
+    pub(super) fn note_node(&mut self, slug: &str) {
+        self.node = Some(slug.to_owned());
+    }
+
+    /// Ends the wait: the answer records itself.
+    pub(super) fn end(mut self) {
+        self.node = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Some(node) = &self.node else {
+            return;
+        };
+        let end = CallEnd {
+            node,
+            usage: Usage::default(),
+            is_complete: false,
+            took: self.since.elapsed(),
+        };
+        record(&self.state, &self.subject, &end);
+    }
 }
