@@ -39,13 +39,19 @@ pub(super) struct RequestBody {
 }
 
 struct Received {
-    chunks: Vec<Bytes>,
-    /// Bytes after the chunks. They are copies: what a client sends byte by byte arrives in a large buffer each.
-    tail: Vec<u8>,
-    /// Memory of all of it, charged to the caller as long as they are kept.
+    kept: Kept,
+    /// Memory of these bytes, charged to the caller as long as they are kept.
     reservation: BodyReservation,
     state: BodyState,
     stream: Option<bool>,
+}
+
+/// Bytes that are kept. They are copies: what a client sends byte by byte arrives in a large buffer each.
+#[derive(Default)]
+struct Kept {
+    chunks: Vec<Bytes>,
+    /// Bytes after the chunks.
+    tail: Vec<u8>,
 }
 
 /// Place of a reader.
@@ -97,8 +103,7 @@ pub(super) async fn receive(
     };
     let body = Arc::new(RequestBody {
         received: Mutex::new(Received {
-            chunks: Vec::new(),
-            tail: Vec::new(),
+            kept: Kept::default(),
             reservation,
             state: BodyState::Arriving,
             stream: None,
@@ -165,10 +170,10 @@ impl RequestBody {
     /// Length of the whole, where it is known.
     pub(super) fn length(&self) -> Option<u64> {
         let received = self.received.lock();
-        let chunks = received.chunks.iter().map(|chunk| chunk.len() as u64);
-        let length = chunks.sum::<u64>() + received.tail.len() as u64;
         let is_complete = matches!(received.state, BodyState::Complete);
-        is_complete.then_some(length).or(self.length)
+        is_complete
+            .then(|| received.kept.len() as u64)
+            .or(self.length)
     }
 
     /// Value of `stream`, where it has arrived.
@@ -199,23 +204,28 @@ impl Received {
         if let BodyState::Failed(problem) = &self.state {
             return Err(io::Error::other(problem.detail.clone()));
         }
-        while let Some(chunk) = self.chunks.get(place.chunk) {
-            // A reader may have had the beginning of a chunk before it was one.
-            let rest = chunk.slice(place.offset.min(chunk.len())..);
-            *place = Place {
-                chunk: place.chunk + 1,
-                offset: 0,
-            };
-            if !rest.is_empty() {
-                return Ok(Some(Some(rest)));
-            }
-        }
-        let rest = self.tail.get(place.offset..).unwrap_or_default();
-        if !rest.is_empty() {
-            place.offset = self.tail.len();
-            return Ok(Some(Some(Bytes::copy_from_slice(rest))));
+        if let Some(next) = self.kept.read(place) {
+            return Ok(Some(Some(next)));
         }
         Ok(matches!(self.state, BodyState::Complete).then_some(None))
+    }
+
+    /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where the caller has no memory left.
+    fn keep(&mut self, chunk: Option<Bytes>, source: &Source) -> Result<bool, Problem> {
+        self.stream = source.scanner.stream();
+        let Some(chunk) = chunk else {
+            self.state = BodyState::Complete;
+            return Ok(false);
+        };
+        self.reservation.reserve(chunk.len())?;
+        self.kept.append(&chunk);
+        Ok(true)
+    }
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        self.chunks.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
     }
 
     /// Adds bytes at the end.
@@ -227,16 +237,25 @@ impl Received {
         }
     }
 
-    /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where the caller has no memory left.
-    fn keep(&mut self, chunk: Option<Bytes>, source: &Source) -> Result<bool, Problem> {
-        self.stream = source.scanner.stream();
-        let Some(chunk) = chunk else {
-            self.state = BodyState::Complete;
-            return Ok(false);
-        };
-        self.reservation.reserve(chunk.len())?;
-        self.append(&chunk);
-        Ok(true)
+    /// Next bytes after a place, which moves on.
+    fn read(&self, place: &mut Place) -> Option<Bytes> {
+        while let Some(chunk) = self.chunks.get(place.chunk) {
+            // A reader may have had the beginning of a chunk before it was one.
+            let rest = chunk.slice(place.offset.min(chunk.len())..);
+            *place = Place {
+                chunk: place.chunk + 1,
+                offset: 0,
+            };
+            if !rest.is_empty() {
+                return Some(rest);
+            }
+        }
+        let rest = self.tail.get(place.offset..).unwrap_or_default();
+        if rest.is_empty() {
+            return None;
+        }
+        place.offset = self.tail.len();
+        Some(Bytes::copy_from_slice(rest))
     }
 }
 
@@ -257,4 +276,35 @@ fn too_slow() -> Problem {
     let seconds = BODY_TIMEOUT.as_secs();
     let detail = format!("the body did not arrive within {seconds} s; send it again");
     Problem::new(ProblemKind::InvalidRequest, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn readers_get_all_bytes_in_order(
+            steps in prop::collection::vec((0..2 * CHUNK_BYTES, 0..3usize), 0..20),
+        ) {
+            let (mut kept, mut expected) = (Kept::default(), Vec::new());
+            let mut readers = [(); 2].map(|()| (Place::default(), Vec::new()));
+            for (length, reader) in steps {
+                let sent: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+                kept.append(&sent);
+                expected.extend(sent);
+                prop_assert_eq!(kept.len(), expected.len());
+                if let Some((place, got)) = readers.get_mut(reader) {
+                    got.extend(kept.read(place).unwrap_or_default());
+                }
+            }
+            for (mut place, mut got) in readers {
+                while let Some(bytes) = kept.read(&mut place) {
+                    got.extend(bytes);
+                }
+                prop_assert!(got == expected);
+            }
+        }
+    }
 }
