@@ -71,11 +71,13 @@ pub(super) async fn proxy(api: Arc<Api>, mut request: Request) -> Reply {
         return Err(too_large().into());
     }
     let url = format!("http://{address}{}", endpoint.path());
-    let sent = relay::request(endpoint, &url, headers, length, chunks(body));
+    let (body, fault_of_body) = chunks(body);
+    let sent = relay::request(endpoint, &url, headers, length, body);
     let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
     match server.client.forward(sent).await {
         Ok(answer) => Ok(relay::response(answer)),
         Err(error) => {
+            fault_of_body.check()?;
             let is_connected = matches!(
                 error,
                 CallError::Transport {
@@ -95,19 +97,45 @@ pub(super) async fn proxy(api: Arc<Api>, mut request: Request) -> Reply {
     }
 }
 
-/// Chunks of a body, up to the limit.
-pub(super) fn chunks(body: BodyChunks) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    stream::try_unfold((body, 0), |(mut body, length)| async move {
+/// Reason for which a body that is passed on has ended early: a fault of its sender, not of the next hop.
+#[derive(Clone, Default)]
+pub(super) struct BodyFault(Arc<Mutex<Option<Problem>>>);
+
+impl BodyFault {
+    /// Fails with the reason, if there is one.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        self.0.lock().take().map_or(Ok(()), Err)
+    }
+
+    fn set(&self, problem: Problem) -> io::Error {
+        let error = io::Error::other(problem.detail.clone());
+        *self.0.lock() = Some(problem);
+        error
+    }
+}
+
+/// Chunks of a body, up to the limit, and what is wrong with them once they have failed.
+pub(super) fn chunks(
+    body: BodyChunks,
+) -> (
+    impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    BodyFault,
+) {
+    let fault = BodyFault::default();
+    let state = (body, 0, fault.clone());
+    let chunks = stream::try_unfold(state, |(mut body, length, fault)| async move {
         let next = body.next().await;
-        let Some(chunk) = next.map_err(|problem| io::Error::other(problem.detail))? else {
+        let Some(chunk) = next.map_err(|problem| fault.set(problem))? else {
             return Ok(None);
         };
         let length = length + chunk.len();
         if length > MAX_REQUEST_BYTES {
-            return Err(io::Error::other(too_large().detail));
+            body.drain().await;
+            return Err(fault.set(too_large()));
         }
-        Ok(Some((chunk, (body, length))))
-    })
+        Ok(Some((chunk, (body, length, fault))))
+    });
+    (chunks, fault)
 }
 
 pub(super) fn too_large() -> Problem {

@@ -13,6 +13,7 @@ use crate::{
     api::{
         JOB_HEADER, JobId,
         jobs::SandboxSpec,
+        nodes::ModelDetails,
         problem::{Problem, ProblemKind},
     },
     background,
@@ -177,8 +178,21 @@ async fn call(api: Arc<SandboxApi>, request: Request, endpoint: Endpoint) -> Rep
 
 async fn model(api: Arc<SandboxApi>, request: Request) -> Reply {
     let name: String = request.param("id", "model")?;
+    if !is_one_resource(&name) {
+        let detail = "no node has a model with this name; GET /v1/models lists those there are";
+        return Err(Problem::new(ProblemKind::ModelNotFound, detail)
+            .about("model")
+            .into());
+    }
     let path = format!("/v1/models/{}", encode(&name));
     forward(&api, request, Endpoint::Models, &path).await
+}
+
+/// Whether a name stays below the path that it is put into, whatever a proxy on the way makes of it: the call carries
+/// the node's token.
+fn is_one_resource(name: &str) -> bool {
+    let mut segments = name.split(['/', '\\']);
+    ModelDetails::is_valid_name(name) && segments.all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
 /// Passes a call on to the orchestrator, which answers in the shape of the API that the call belongs to.
@@ -199,9 +213,13 @@ async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, pat
     let job = HeaderValue::try_from(api.job.to_string()).map_err(internal)?;
     headers.insert(JOB_HEADER, job);
     let url = format!("{}{path}", access.url);
-    let sent = relay::request(endpoint, &url, headers, length, chunks(body));
+    let (body, fault_of_body) = chunks(body);
+    let sent = relay::request(endpoint, &url, headers, length, body);
     let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
     let answer = api.gateway.client.forward(sent).await.map_err(|error| {
+        if let Err(problem) = fault_of_body.check() {
+            return problem;
+        }
         // Not a warning: a job could repeat it.
         tracing::debug!(%error, "call of a model not passed on");
         unavailable("the orchestrator can't be reached, which knows the nodes with models")
@@ -215,4 +233,32 @@ async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, pat
 fn unavailable(reason: &str) -> Problem {
     let detail = format!("{reason}; try again in a moment");
     Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_with_other_paths_are_refused() {
+        for name in ["qwen3:0.6b", "hf.co/owner/name:Q4_K_M", "a..b", "..."] {
+            assert!(is_one_resource(name), "{name}");
+        }
+        for name in [
+            "", "/", ".", "..", "a/..", "../nodes", "a//b", "a\\..\\b", "a\n",
+        ] {
+            assert!(!is_one_resource(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn allowed_names_stay_below_their_path(name in "[a./\\\\%]{0,12}") {
+            let path = std::path::Path::new(&name);
+            let mut parts = path.components();
+            let is_below = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
+            prop_assert!(!is_one_resource(&name) || is_below);
+        }
+    }
 }
