@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     api::{
-        jobs::{Effective, JobErrorKind, SandboxSpec},
+        jobs::{Effective, JobError, JobErrorKind, SandboxSpec},
         size::ByteSize,
     },
     backoff::Backoff,
@@ -320,7 +320,7 @@ async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
         status = result.status.as_str(),
         exit_code = result.exit_code,
         error_type = kind.map(JobErrorKind::as_str),
-        error = result.error.as_ref().map(|error| error.message.as_str()),
+        error = result.error.as_ref().and_then(JobError::loggable_message),
         "job ended"
     );
     if kind == Some(JobErrorKind::EngineError) {

@@ -181,6 +181,17 @@ pub struct JobError {
     pub message: String,
 }
 
+impl JobError {
+    /// Message for a log; `None` for a model server's, which may repeat what it was asked.
+    pub fn loggable_message(&self) -> Option<&str> {
+        let is_of_model = matches!(
+            self.kind,
+            JobErrorKind::ModelServerFailed | JobErrorKind::ModelNotFound
+        );
+        (!is_of_model).then_some(self.message.as_str())
+    }
+}
+
 /// Kind of an error that kept a command from running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
