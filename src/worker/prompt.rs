@@ -3,6 +3,9 @@
 //! Like any job it has a slot, a log and a time limit, and is canceled by its orchestrator. It has no shim, so it ends
 //! with this process: the next start finds it lost, and the orchestrator gives it another attempt.
 
+mod default_model;
+
+use self::default_model::default_model;
 use super::{
     context::WorkerContext,
     inference::ModelServer,
@@ -23,10 +26,9 @@ use crate::{
     text::clean_prefix,
 };
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
+use http::{StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use serde::Deserialize;
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -52,18 +54,23 @@ pub(super) async fn answer(
         .access
         .borrow()
         .effective_timeout_seconds(timeout_seconds);
-    let limited = async {
-        let work = tokio::time::timeout(Duration::from_secs(seconds), run(ctx, job, prompt));
-        work.await
-            .unwrap_or_else(|_| JobEnd::stopped(Outcome::Timeout))
-    };
-    tokio::select! {
-        end = limited => end,
+    // Outlives the work: a model that was stopped has answered, too.
+    let mut inference = None;
+    let work = run(ctx, job, prompt, &mut inference);
+    let work = tokio::time::timeout(Duration::from_secs(seconds), work);
+    let end = tokio::select! {
+        end = work => end.unwrap_or_else(|_| JobEnd::stopped(Outcome::Timeout)),
         request = stop_requested(job, None) => job_shim::stopped(request.reason),
-    }
+    };
+    JobEnd { inference, ..end }
 }
 
-async fn run(ctx: &WorkerContext, job: &Arc<Job>, prompt: &Prompt) -> JobEnd {
+async fn run(
+    ctx: &WorkerContext,
+    job: &Arc<Job>,
+    prompt: &Prompt,
+    inference: &mut Option<JobInference>,
+) -> JobEnd {
     let _slot = match acquire_slot(ctx, job).await {
         Ok(slot) => slot,
         Err(error) => return error.into(),
@@ -75,7 +82,7 @@ async fn run(ctx: &WorkerContext, job: &Arc<Job>, prompt: &Prompt) -> JobEnd {
     }
     let (sender, outputs) = channel(MAX_WAITING_PARTS);
     let (end, written) = tokio::join!(
-        ask(&ctx.model_server, prompt, sender),
+        ask(&ctx.model_server, prompt, inference, sender),
         write_log(ctx, job, outputs)
     );
     match written {
@@ -105,14 +112,15 @@ async fn write_log(
     written.await.flatten()
 }
 
-/// Asks the model, and sends on what it answers. The connection closes when this is dropped, which ends the answer.
-async fn ask(server: &ModelServer, prompt: &Prompt, outputs: Sender<Output>) -> JobEnd {
-    let mut inference = JobInference {
-        model: prompt.model.clone().unwrap_or_default(),
-        prompt_tokens: 0,
-        completion_tokens: 0,
-    };
-    let end = match try_ask(server, prompt, &mut inference, &outputs).await {
+/// Asks the model, and sends on what it answers; says in `inference` which one it was, as soon as it is asked. The
+/// connection closes when this is dropped, which ends the answer.
+async fn ask(
+    server: &ModelServer,
+    prompt: &Prompt,
+    inference: &mut Option<JobInference>,
+    outputs: Sender<Output>,
+) -> JobEnd {
+    match try_ask(server, prompt, inference, &outputs).await {
         Ok(()) => JobEnd::exited(0),
         Err(Refusal::Rejected(reason)) => {
             // As a command would: the reason on stderr, and another exit code. Without a log nobody reads it.
@@ -120,11 +128,6 @@ async fn ask(server: &ModelServer, prompt: &Prompt, outputs: Sender<Output>) -> 
             JobEnd::exited(1)
         }
         Err(Refusal::Failed(kind, reason)) => JobEnd::failed(kind, reason),
-    };
-    let is_named = !inference.model.is_empty();
-    JobEnd {
-        inference: is_named.then_some(inference),
-        ..end
     }
 }
 
@@ -144,21 +147,27 @@ fn server_failed(reason: &str) -> Refusal {
 async fn try_ask(
     server: &ModelServer,
     prompt: &Prompt,
-    inference: &mut JobInference,
+    inference: &mut Option<JobInference>,
     outputs: &Sender<Output>,
 ) -> Result<(), Refusal> {
     let address = server.address();
     let address = address.ok_or_else(|| server_failed("there is none at present"))?;
     let base = format!("http://{address}");
-    if inference.model.is_empty() {
-        inference.model = default_model(server, &base).await?;
-    }
+    let model = match &prompt.model {
+        Some(model) => model.clone(),
+        None => default_model(server, &base).await?,
+    };
     let messages = [Message {
         role: Role::User,
         content: prompt.text.clone(),
     }];
-    let request = post(&base, &ChatRequest::new(&inference.model, &messages));
+    let request = post(&base, &ChatRequest::new(&model, &messages));
     let request = request.map_err(|error| server_failed(&error.to_string()))?;
+    let inference = inference.insert(JobInference {
+        model,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+    });
     let sent = server.client.forward(request).await;
     let answer = sent.map_err(|error| server_failed(&error.to_string()))?;
     if !answer.status().is_success() {
@@ -203,11 +212,14 @@ async fn read(
     outputs: &Sender<Output>,
 ) -> Result<(), Refusal> {
     let (mut bytes, mut is_finished) = (BytesMut::new(), false);
+    // Bytes without an end of a line, which are not looked through again.
+    let mut searched = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| server_failed(&error.to_string()))?;
         bytes.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
-            let line = bytes.split_to(at + 1);
+        while let Some(at) = bytes[searched..].iter().position(|byte| *byte == b'\n') {
+            let line = bytes.split_to(searched + at + 1);
+            searched = 0;
             let Some(data) = data_of(&line) else { continue };
             let chunk = match Event::parse(&data) {
                 Event::Chunk(chunk) => chunk,
@@ -217,7 +229,8 @@ async fn read(
             is_finished |= chunk.finish_reason.is_some();
             send(chunk, inference, outputs).await?;
         }
-        if bytes.len() > MAX_EVENT_BYTES {
+        searched = bytes.len();
+        if searched > MAX_EVENT_BYTES {
             return Err(server_failed("it sent an event longer than 1 MiB"));
         }
     }
@@ -252,49 +265,6 @@ async fn send(
         }
     }
     Ok(())
-}
-
-/// Model that answers soonest: one that is loaded, else the first by name.
-async fn default_model(server: &ModelServer, base: &str) -> Result<String, Refusal> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        id: String,
-    }
-    #[derive(Deserialize)]
-    struct LoadedList {
-        models: Vec<Loaded>,
-    }
-    #[derive(Deserialize)]
-    struct Loaded {
-        name: String,
-    }
-    let call = |path: &str| server.client.call(Method::GET, format!("{base}{path}"));
-    // A server of another kind can't tell; any model will do then.
-    let loaded: Result<LoadedList, _> = call("/api/ps").receive().await;
-    let loaded = loaded.ok().map(|list| list.models).unwrap_or_default();
-    let mut loaded = loaded.into_iter().map(|model| model.name);
-    if let Some(model) = loaded.find(can_be_named) {
-        return Ok(model);
-    }
-    let list: List = call("/v1/models")
-        .receive()
-        .await
-        .map_err(|error| server_failed(&error.to_string()))?;
-    let all = list.data.into_iter().map(|model| model.id);
-    let first = all.filter(can_be_named).min();
-    first.ok_or_else(|| {
-        let text = "this node has no model; an admin adds one with: cynode models pull MODEL";
-        Refusal::Failed(JobErrorKind::ModelNotFound, text.to_owned())
-    })
-}
-
-/// Whether a task could also ask for the model by its name.
-fn can_be_named(model: &String) -> bool {
-    check_model("", model).is_ok()
 }
 
 #[cfg(test)]

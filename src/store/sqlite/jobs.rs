@@ -187,10 +187,10 @@ impl Store {
         // Up to a megabyte, so serialized before the thread of the writer.
         let result = end.result.as_ref().map(to_document).transpose()?;
         let outline = end.outline.as_ref().map(to_document).transpose()?;
-        let inference = end
-            .result
-            .as_ref()
-            .and_then(|result| result.inference.clone());
+        let inference = end.result.as_ref().and_then(|result| {
+            let took = result.ended_at.since(result.started_at);
+            Some((result.inference.clone()?, took))
+        });
         self.write(move |c| {
             let changed = c.execute(
                 "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6, offered_node_id = NULL
@@ -208,8 +208,8 @@ impl Store {
             let sql = "SELECT task_id FROM jobs WHERE id = ?1";
             let task = c.query_row(sql, [end.id], |row| row.get(0))?;
             artifacts::add_collected(c, task, &end.artifacts, now)?;
-            if let Some(inference) = &inference {
-                usage::add_prompt(c, task, inference, now)?;
+            if let Some((inference, took)) = &inference {
+                usage::add_prompt(c, end.id, (inference, *took), now)?;
             }
             Ok(true)
         })

@@ -64,20 +64,27 @@ fn add(c: &Connection, record: &UsageRecord) -> Result<(), StoreError> {
     audit::add(c, &record.event)
 }
 
-/// Records what a model did for a task that is a prompt, in the transaction that ends its job.
+/// Records what a model did for a task that is a prompt, and for how long, in the transaction that ends its job.
 pub(super) fn add_prompt(
     c: &Connection,
-    task: TaskId,
-    inference: &JobInference,
+    job: JobId,
+    (inference, took): (&JobInference, Duration),
     now: Time,
 ) -> Result<(), StoreError> {
     let mut statement = c.prepare_cached(
-        "SELECT users.id, users.handle FROM tasks JOIN users ON users.id = tasks.user_id WHERE tasks.id = ?1",
+        "SELECT tasks.id, users.id, users.handle, nodes.slug
+         FROM jobs JOIN tasks ON tasks.id = jobs.task_id JOIN users ON users.id = tasks.user_id
+         LEFT JOIN nodes ON nodes.id = jobs.node_id WHERE jobs.id = ?1",
     )?;
-    let (user, handle): (UserId, String) =
-        statement.query_row([task], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (task, user, handle, node): (TaskId, UserId, String, Option<String>) = statement
+        .query_row([job], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
     let (read, written) = (inference.prompt_tokens, inference.completion_tokens);
-    let details = format!("task {task}, {read} tokens in, {written} out");
+    let of_node = node.map(|node| format!("node {node}, "));
+    let of_node = of_node.unwrap_or_default();
+    let took = took.as_millis();
+    let details = format!("task {task}, {of_node}{read} tokens in, {written} out, {took} ms");
     let event = AuditEvent::new(AuditAction::InferenceRequest, now, None)
         .by(user, handle)
         .to(&inference.model)

@@ -44,7 +44,9 @@ fn prompt(model: Option<&str>) -> Prompt {
 /// End of a job, and its output.
 async fn asked(server: &ModelServer, prompt: &Prompt) -> (JobEnd, Vec<Output>) {
     let (sender, mut outputs) = channel(MAX_WAITING_PARTS);
-    let end = ask(server, prompt, sender).await;
+    let mut inference = None;
+    let end = ask(server, prompt, &mut inference, sender).await;
+    let end = JobEnd { inference, ..end };
     let mut all = Vec::new();
     while let Some(output) = outputs.recv().await {
         all.push(output);
@@ -145,4 +147,38 @@ async fn loaded_model_is_preferred() {
         };
         assert_eq!(model, expected);
     }
+}
+
+#[tokio::test]
+async fn models_that_answer_nothing_are_passed_over() {
+    let models = r#"{"data":[{"id":"b"},{"id":"a"},{"id":"../c"}]}"#;
+    let shown =
+        |capability: &str| http("200 OK", &format!(r#"{{"capabilities":["{capability}"]}}"#));
+    let (server, requests) = serve([
+        http("200 OK", r#"{"models":[]}"#),
+        http("200 OK", models),
+        shown("embedding"),
+        shown("completion"),
+    ]);
+    let base = format!("http://{}", server.address().unwrap());
+    let chosen = default_model(&server, &base).await;
+    assert_eq!(chosen.ok().as_deref(), Some("b"));
+    assert!(requests.join().unwrap()[3].ends_with(r#"{"model":"b"}"#));
+}
+
+#[tokio::test]
+async fn stopped_answers_name_their_model() {
+    let (server, requests) = serve([http("200 OK", HALF).replace("Length: ", "Length: 9")]);
+    let (sender, mut outputs) = channel(MAX_WAITING_PARTS);
+    let (prompt, mut inference) = (prompt(Some("m")), None);
+    {
+        let asked = ask(&server, &prompt, &mut inference, sender);
+        tokio::pin!(asked);
+        tokio::select! {
+            _ = &mut asked => {}
+            output = outputs.recv() => assert!(output.is_some()),
+        }
+    }
+    requests.join().unwrap();
+    assert_eq!(inference.unwrap().model, "m");
 }
