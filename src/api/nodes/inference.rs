@@ -120,7 +120,8 @@ impl Inference {
             return models.clone();
         }
         let names = self.models.iter().flatten();
-        let named = names.map(|name| ModelDetails {
+        let valid = names.filter(|name| ModelDetails::is_valid_name(name));
+        let named = valid.map(|name| ModelDetails {
             name: name.clone(),
             ..ModelDetails::default()
         });

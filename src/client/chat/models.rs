@@ -2,7 +2,12 @@
 
 use super::super::{api_client::ApiClient, print::clean};
 use crate::exit::{Exit, Failure};
+use http::Method;
 use serde::Deserialize;
+use serde_json::json;
+
+/// Most models that are looked at for what they can do.
+const MAX_SHOWN: usize = 8;
 
 /// Answer of `GET /v1/models`.
 #[derive(Deserialize)]
@@ -29,7 +34,9 @@ struct LoadedModel {
 /// Names of the models that nodes serve now, in order. Fails where there is none.
 pub(super) fn list(api: &mut ApiClient) -> Result<Vec<String>, Failure> {
     let list: ModelList = api.get("/v1/models")?;
-    let mut names: Vec<String> = list.data.into_iter().map(|model| model.id).collect();
+    let names = list.data.into_iter().map(|model| model.id);
+    // The line editor writes names to the terminal as they are.
+    let mut names: Vec<String> = names.filter(|name| clean(name) == *name).collect();
     names.sort();
     names.dedup();
     if names.is_empty() {
@@ -39,7 +46,14 @@ pub(super) fn list(api: &mut ApiClient) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-/// The model that answers soonest: one that is loaded, else the first.
+/// Answer of `POST /api/show`, as far as it is read.
+#[derive(Deserialize)]
+struct ShownModel {
+    capabilities: Vec<String>,
+}
+
+/// The model that answers soonest: one that is loaded, else the first. One that can't chat, such as one that only makes
+/// vectors, is taken only where no other is found.
 pub(super) fn choose(api: &mut ApiClient, names: &[String]) -> String {
     let loaded = match names {
         [_] => None,
@@ -48,8 +62,26 @@ pub(super) fn choose(api: &mut ApiClient, names: &[String]) -> String {
     };
     let loaded = loaded.map_or_else(Vec::new, |loaded| loaded.models);
     let is_loaded = |name: &&String| loaded.iter().any(|model| model.name == **name);
-    let chosen = names.iter().find(is_loaded).or(names.first());
-    chosen.cloned().unwrap_or_default()
+    let (mut ordered, others): (Vec<_>, Vec<_>) = names.iter().partition(is_loaded);
+    ordered.extend(others);
+    let chosen = match names {
+        [_] => None,
+        _ => ordered
+            .iter()
+            .take(MAX_SHOWN)
+            .find(|name| can_chat(api, name)),
+    };
+    let chosen = chosen.or(ordered.first());
+    chosen.map(|name| (*name).clone()).unwrap_or_default()
+}
+
+/// Whether a model can chat, as far as its server tells.
+fn can_chat(api: &mut ApiClient, name: &str) -> bool {
+    let body = json!({ "model": name });
+    let shown = api.call::<ShownModel>(Method::POST, "/api/show", Some(&body));
+    shown.map_or(true, |shown| {
+        shown.capabilities.iter().any(|known| known == "completion")
+    })
 }
 
 /// Fails where a model is not among those that can be asked; the failure names these.

@@ -33,7 +33,8 @@ struct Call {
 }
 
 impl Gateway {
-    fn start<const N: usize>(answers: [String; N]) -> Self {
+    fn start(answers: impl IntoIterator<Item = String>) -> Self {
+        let answers: Vec<_> = answers.into_iter().collect();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let calls = thread::spawn(move || {
@@ -42,7 +43,7 @@ impl Gateway {
                 call.connection.write_all(answer.as_bytes()).unwrap();
                 call
             };
-            answers.map(answer).into()
+            answers.into_iter().map(answer).collect()
         });
         Self { url, calls }
     }
@@ -173,11 +174,18 @@ fn loaded_model_is_the_default() {
         json_answer(200, &json!({"object": "list", "data": data}))
     };
     let loaded = json_answer(200, &json!({"models": [{"name": "b"}, {"name": "z"}]}));
-    for (names, loaded, expected) in [
-        (&["c", "b", "a"][..], loaded, "b"),
-        (&["c", "a"], json_answer(404, &json!({})), "a"),
+    let shown = |capability| json_answer(200, &json!({"capabilities": [capability]}));
+    let none = || json_answer(404, &json!({}));
+    for (names, answers, expected) in [
+        (&["c", "b", "a"][..], vec![loaded, shown("completion")], "b"),
+        (&["c", "a"], vec![none(), none()], "a"),
+        (
+            &["c", "a"],
+            vec![none(), shown("embedding"), shown("completion")],
+            "c",
+        ),
     ] {
-        let gateway = Gateway::start([list(names), loaded]);
+        let gateway = Gateway::start([vec![list(names)], answers].concat());
         let mut api = ApiClient::of_test(gateway.url.clone());
         let names = models::list(&mut api).unwrap();
         assert!(names.is_sorted());

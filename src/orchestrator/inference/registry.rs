@@ -1,7 +1,10 @@
 //! Models of the nodes that can serve now, as the nodes report them. Pure.
 
 use crate::{
-    api::{NodeId, nodes::INFERENCE_PROXY},
+    api::{
+        NodeId,
+        nodes::{INFERENCE_PROXY, ModelDetails},
+    },
     store::Node,
 };
 use std::{
@@ -118,6 +121,8 @@ fn models_of(node: &Node) -> BTreeMap<String, bool> {
     let mut models: BTreeMap<_, _> = names.map(|name| (name.clone(), false)).collect();
     let details = inference.model_details.iter().flatten();
     models.extend(details.map(|model| (model.name.clone(), model.loaded)));
+    // A name that a terminal would obey is nobody's to ask for.
+    models.retain(|name, _| ModelDetails::is_valid_name(name));
     models
 }
 
