@@ -10,7 +10,7 @@
 use super::shim::socket_path;
 use crate::sandbox_init::inference::MAX_LISTENERS;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use std::{
@@ -22,15 +22,21 @@ use std::{
         unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::{
     io::Interest,
     net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
     task::spawn_blocking,
+    time::sleep,
 };
 
 const SOCKET_FILE: &str = "inference.sock";
+/// Fewest listeners of a sandbox: its Unix socket, and one on loopback.
+const MIN_LISTENERS: usize = 2;
+/// Delay after a connection that could not be accepted.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Room for the descriptors of all listeners.
 const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_LISTENERS));
 
@@ -43,8 +49,22 @@ pub(crate) enum SandboxListener {
     Tcp(TcpListener),
 }
 
+/// Receives the listeners of init.
+pub(super) async fn receive_into(socket: &UnixStream, received: &Received) {
+    match receive(socket).await {
+        Ok(listeners) => {
+            received.send_replace(Some(listeners));
+        }
+        // A container that never started sends none.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => {
+            tracing::warn!(%error, "calls of models from the sandbox can't be served");
+        }
+    }
+}
+
 /// Receives the listeners that the other end of a socket sends.
-pub(super) async fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+async fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     socket
         .async_io(Interest::READABLE, || receive_now(socket.as_fd()))
         .await
@@ -68,7 +88,12 @@ fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
         RecvAncillaryMessage::ScmRights(rights) => Some(rights),
         _ => None,
     });
-    Ok(rights.flatten().collect())
+    let listeners: Vec<_> = rights.flatten().collect();
+    // The kernel leaves out those for which this process has no descriptor free.
+    if received.flags.contains(ReturnFlags::CTRUNC) || listeners.len() < MIN_LISTENERS {
+        return Err(io::Error::other("not all listeners arrived"));
+    }
+    Ok(listeners)
 }
 
 fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
@@ -104,7 +129,14 @@ pub(crate) async fn hand_over(
         updates.send_replace(());
         tokio::select! {
             accepted = listener.accept() => {
-                let (owner, _) = accepted?;
+                let owner = match accepted {
+                    Ok((owner, _)) => owner,
+                    Err(error) => {
+                        tracing::warn!(%error, "no connection for the listeners of the sandbox; retrying");
+                        sleep(RETRY_INTERVAL).await;
+                        continue;
+                    }
+                };
                 let listeners = received.borrow();
                 let sent = listeners.as_deref().map(|listeners| send_now(owner.as_fd(), listeners));
                 if let Some(Err(error)) = sent {

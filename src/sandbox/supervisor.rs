@@ -110,10 +110,7 @@ fn receive_listeners(exec: &Exec) -> io::Result<OwnedFd> {
     init_end.set_nonblocking(false)?;
     let received = exec.listeners.clone();
     background::spawn("receive_listeners", async move {
-        // A container that never started sends none.
-        if let Ok(listeners) = listeners::receive(&ours).await {
-            received.send_replace(Some(listeners));
-        }
+        listeners::receive_into(&ours, &received).await;
     });
     Ok(init_end.into())
 }
