@@ -133,11 +133,20 @@ fn text_or_stdin(text: String) -> Result<String, Failure> {
     if text != "-" {
         return Ok(text);
     }
-    let mut input = String::new();
+    let mut input = Vec::new();
     // One byte more than any text may have shows that there is too much.
     let limit = MAX_SCRIPT_BYTES as u64 + 1;
-    std::io::stdin().take(limit).read_to_string(&mut input)?;
-    Ok(input)
+    std::io::stdin().take(limit).read_to_end(&mut input)?;
+    text_of(input)
+}
+
+/// Text that was read. One that is too long may be cut within a character; it stays too long, and is refused for that.
+fn text_of(input: Vec<u8>) -> Result<String, Failure> {
+    if input.len() > MAX_SCRIPT_BYTES {
+        return Ok(String::from_utf8_lossy(&input).into_owned());
+    }
+    let not_text = |_| Failure::usage("stdin is not text in UTF-8; a task's script or prompt is");
+    String::from_utf8(input).map_err(not_text)
 }
 
 /// Uploads the files of a new task, unless the orchestrator would refuse the rest of it.

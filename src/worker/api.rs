@@ -274,7 +274,9 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
         )
         .into());
     }
-    if let Err(full) = api.ledger.check_pull_limit(&wanted)
+    // A prompt needs no image.
+    if wanted.sandbox.prompt.is_none()
+        && let Err(full) = api.ledger.check_pull_limit(&wanted)
         && !api.ctx.images.is_present(&image).await
     {
         return Err(full.into());

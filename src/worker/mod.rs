@@ -353,7 +353,7 @@ impl Worker {
         if left > 0 {
             tracing::info!(
                 jobs = left,
-                "jobs go on without this process; the next start resumes them"
+                "jobs go on without this process, and the next start resumes them; prompts among them end, and are tried again"
             );
             return;
         }
