@@ -308,6 +308,23 @@ pub struct ServeOrchestratorArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Inference")]
 pub struct ModelFlags {
+    #[command(flatten)]
+    pub queue: ModelQueueFlags,
+    /// Give up on a model that has not begun to answer for this long
+    #[arg(
+        long,
+        env = "CYNODE_INFERENCE_TIMEOUT",
+        default_value = "10m",
+        value_parser = parse_duration,
+        value_name = "TIME"
+    )]
+    pub inference_timeout: Duration,
+}
+
+/// Queue of calls of models.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Inference")]
+pub struct ModelQueueFlags {
     /// Send a node at most this many requests for its models at a time; the others wait
     #[arg(
         long,
@@ -326,13 +343,4 @@ pub struct ModelFlags {
         value_name = "N"
     )]
     pub inference_queue: u32,
-    /// Give up on a model that has not begun to answer for this long
-    #[arg(
-        long,
-        env = "CYNODE_INFERENCE_TIMEOUT",
-        default_value = "10m",
-        value_parser = parse_duration,
-        value_name = "TIME"
-    )]
-    pub inference_timeout: Duration,
 }

@@ -2,7 +2,7 @@
 //! `next_help_heading` stays in force for the flags after it.
 
 use super::{
-    EngineFlags, LogFlags, OrchestratorFlags, OutputFormat, SandboxFlags, number,
+    EngineFlags, LogFlags, ModelQueueFlags, OrchestratorFlags, OutputFormat, SandboxFlags, number,
     old_names::variable, parse_duration, parse_listen,
 };
 use crate::api::nodes::{GpuShare, InferenceMode};
@@ -192,6 +192,9 @@ pub struct DevArgs {
     pub engine: EngineFlags,
     #[command(flatten)]
     pub state: DataDirFlags,
+    // Not the time limit: `--inference-timeout` is the old name of another of `dev`.
+    #[command(flatten)]
+    pub queue: ModelQueueFlags,
     #[command(flatten)]
     pub inference: InferenceFlags,
     #[command(flatten)]

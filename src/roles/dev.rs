@@ -16,7 +16,7 @@ use crate::{
     exit::Failure,
     http::server::Shutdown,
     node::{self, NodeError},
-    orchestrator::{self, RequireInference},
+    orchestrator::{self, ModelSettings, RequireInference},
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,6 +45,11 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             InferenceMode::Off => RequireInference::False,
         },
         has_node: true,
+        models: ModelSettings {
+            concurrency: args.queue.inference_concurrency,
+            queue: args.queue.inference_queue,
+            ..ModelSettings::default()
+        },
         ..orchestrator_settings(args.flags, &args.psk)?
     };
     let sandbox = sandbox_settings(&args.engine)?;

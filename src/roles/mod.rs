@@ -59,8 +59,8 @@ pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
         worker_url_allow: args.worker_url_allow,
         require_inference: args.require_inference,
         models: orchestrator::ModelSettings {
-            concurrency: args.models.inference_concurrency,
-            queue: args.models.inference_queue,
+            concurrency: args.models.queue.inference_concurrency,
+            queue: args.models.queue.inference_queue,
             timeout: args.models.inference_timeout,
         },
         ..orchestrator_settings(args.flags, &args.psk)?
