@@ -49,6 +49,7 @@ fn docs_name_existing_flags() {
         vec!["nodes", "forget"],
         vec!["users", "create"],
         vec!["keys", "create"],
+        vec!["chat"],
         vec!["usage"],
         vec!["audit"],
         vec!["backup"],
@@ -60,6 +61,8 @@ fn docs_name_existing_flags() {
     let others = [
         "--rm",
         "--data-binary",
+        "--header",
+        "--post-data",
         "--restart",
         "--add-subuids",
         "--add-subgids",
