@@ -308,3 +308,18 @@ pub(super) fn failure_text(task: &Task) -> String {
     };
     clean(task.summary.as_deref().unwrap_or(default))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_refused_for_its_size() {
+        let mut cut = vec![b'x'; MAX_SCRIPT_BYTES];
+        cut.push("é".as_bytes()[0]);
+        assert!(text_of(cut).unwrap().len() > MAX_SCRIPT_BYTES);
+        assert_eq!(text_of(b"why?".to_vec()).unwrap(), "why?");
+        let failure = text_of(vec![0xff]).unwrap_err();
+        assert!(failure.message.contains("UTF-8"), "{}", failure.message);
+    }
+}

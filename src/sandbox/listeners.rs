@@ -241,4 +241,13 @@ mod tests {
             () = owners => {}
         }
     }
+
+    #[tokio::test]
+    async fn some_listeners_are_no_handover() {
+        let (sender, receiver) = UnixStream::pair().unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        send_now(sender.as_fd(), &[tcp.into()]).unwrap();
+        let error = receive(&receiver).await.unwrap_err();
+        assert_eq!(error.to_string(), "not all listeners arrived");
+    }
 }
