@@ -124,8 +124,9 @@ pub(crate) async fn hand_over(
     let listener = UnixListener::from_std(listener)?;
     loop {
         // An error means that the supervisor is gone.
-        let arrived = received.wait_for(Option::is_some).await;
-        drop(arrived.map_err(io::Error::other)?);
+        while received.borrow_and_update().is_none() {
+            received.changed().await.map_err(io::Error::other)?;
+        }
         updates.send_replace(());
         tokio::select! {
             accepted = listener.accept() => {
