@@ -18,7 +18,6 @@ use crate::{
     api::{
         events::Stream,
         jobs::{JobErrorKind, JobInference, Outcome, Prompt},
-        nodes::check_model,
     },
     http::client::CallBody,
     inference::chat::{self, ChatRequest, Chunk, Event, Message, Part, Role, error_of},

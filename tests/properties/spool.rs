@@ -127,7 +127,6 @@ fn accepted() -> AcceptedJob {
         image: "a".to_owned(),
         spec_sha256: String::new(),
         accepted_at: Time::from_millis(0),
-        inference: false,
     }
 }
 
