@@ -19,15 +19,13 @@ use crate::{
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
-    service::{Service, service_fn},
+    service::service_fn,
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulConnection, GracefulShutdown},
 };
-use std::{
-    convert::Infallible, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -103,7 +101,7 @@ pub async fn serve<S: Send + Sync + 'static>(
             continue;
         };
         let policy = policy.clone();
-        let served = connection_on(
+        let served = serve_stream(
             stream,
             router.clone(),
             policy,
@@ -139,40 +137,15 @@ async fn serve_until_cut(served: impl Future<Output = ()>, is_cut: Shutdown) {
     }
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve_stream<T, S>(
-    stream: T,
-    router: Router<S>,
-    policy: ListenerPolicy,
-    permit: Arc<ConnectionPermit>,
-    listener: SocketAddr,
-    connection: ConnectionInfo,
-) -> hyper::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Send + 'static,
-    S: Send + Sync + 'static,
-{
-    connection_on(stream, router, policy, permit, listener, connection).await
-}
-
 /// Connection on a stream, whose requests a router answers.
-fn connection_on<T, S>(
+pub(super) fn serve_stream<T, S>(
     stream: T,
     router: Router<S>,
     policy: ListenerPolicy,
     permit: Arc<ConnectionPermit>,
     listener: SocketAddr,
     connection: ConnectionInfo,
-) -> http1::Connection<
-    TokioIo<Pin<Box<TimeoutStream<T>>>>,
-    impl Service<
-        http::Request<Incoming>,
-        Response = Response,
-        Error = Infallible,
-        Future: Send + 'static,
-    > + Send
-    + 'static,
->
+) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
     S: Send + Sync + 'static,
